@@ -1,0 +1,92 @@
+"""Echo round trip of the finished channel: hub in this process, one member in a second one, mutual TLS on
+loopback.
+
+Usage: python benchmarks/bench_transport.py [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
+from hansa.consortium.members import members_of, read_members, write_members
+from hansa.transport.tls import Credentials, TlsChannel, TlsHub
+
+SIZES = {"100 B": (100, 3000), "100 kB": (100_000, 1000), "4 MB": (4_000_000, 60)}
+WARM_UP = 20
+
+
+def credentials(folder: Path, name: str) -> Credentials:
+    members = read_members(folder / "members.toml")
+    return Credentials(
+        name, folder / name / CERTIFICATE_FILE, folder / name / TLS_KEY_FILE, members.certificates()
+    )
+
+
+def echo(folder: Path, port: int) -> None:
+    channel = TlsChannel.connect(credentials(folder, "party"), "hub", "127.0.0.1", port)
+    for _, repeats in SIZES.values():
+        for _ in range(WARM_UP + repeats):
+            channel.send(channel.receive())
+    channel.close()
+
+
+def round_trips(hub: TlsHub, size: int, repeats: int) -> list[float]:
+    """Seconds of each round trip of a frame of `size` bytes."""
+    frame, seconds = bytes(size), []
+    for _ in range(WARM_UP + repeats):
+        start = time.perf_counter()
+        hub.send("party", frame)
+        hub.receive()
+        seconds.append(time.perf_counter() - start)
+    return seconds[WARM_UP:]
+
+
+def measure() -> dict[str, dict[str, float]]:
+    """Size -> median and minimum round trip in microseconds."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        identities = [create_identity("hub"), create_identity("party")]
+        for identity in identities:
+            save_identity(identity, folder / identity.name)
+        write_members(folder / "members.toml", members_of(identity.card() for identity in identities))
+        hub = TlsHub.listen(credentials(folder, "hub"), "127.0.0.1", 0)
+        party = multiprocessing.get_context("spawn").Process(target=echo, args=(folder, hub.port))
+        party.start()
+        hub.wait_for(["party"], timeout=60)
+        results = {}
+        for label, (size, repeats) in SIZES.items():
+            seconds = round_trips(hub, size, repeats)
+            results[label] = {"median_us": 1e6 * statistics.median(seconds), "min_us": 1e6 * min(seconds)}
+        party.join()
+        hub.close()
+        return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    results = measure()
+    if arguments.json:
+        print(json.dumps(results))
+        return
+    table = Table(title="Echo round trip, mutual TLS 1.3 on loopback", caption="microseconds")
+    for heading in ("frame", "median", "minimum"):
+        table.add_column(heading, justify="right")
+    for label, figures in results.items():
+        table.add_row(label, f"{figures['median_us']:,.0f}", f"{figures['min_us']:,.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""The members file: the cards of all members, which each member gets outside the network.
+
+Whoever stands in it may connect, under the name and with the certificate written there and no other. It is
+TOML: one `[[member]]` table per member with `name`, and `identity`, `certificate`, `signature` in base64.
+Joining the members' `card.toml` files one after another makes a members file. Everything in it is public;
+what matters is that all members hold the same one, which `Members.digest` lets them compare.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.x509.oid import NameOID
+
+from hansa.consortium.identity import Card, card_toml, check_name, verify_card
+from hansa.errors import IdentityError
+
+_DIGEST_PREFIX = b"hansa members 1\0"
+_FIELDS = ("name", "identity", "certificate", "signature")
+_NEW_CARD = "ask that member for a new card"
+
+
+@dataclass(frozen=True)
+class Members(Mapping[str, Card]):
+    """All members by name. Made by `members_of` or `read_members`, which check every card."""
+
+    cards: Mapping[str, Card]
+
+    def __getitem__(self, name: str) -> Card:
+        return self.cards[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.cards)
+
+    def __len__(self) -> int:
+        return len(self.cards)
+
+    def certificates(self) -> dict[str, bytes]:
+        """Member name -> certificate (DER), as the transport wants them."""
+        return {name: card.certificate for name, card in self.cards.items()}
+
+    def digest(self) -> bytes:
+        """SHA-256 of the cards in the order of their names: 32 bytes that no layout of the file changes."""
+        fields = (
+            field
+            for name, card in sorted(self.cards.items())
+            for field in (name.encode("ascii"), card.identity, card.certificate, card.signature)
+        )
+        content = b"".join(len(field).to_bytes(4, "big") + field for field in fields)
+        return hashlib.sha256(_DIGEST_PREFIX + content).digest()
+
+
+def members_of(cards: Iterable[Card], now: datetime | None = None) -> Members:
+    """Check every card, and that no two share a name, a key or a certificate.
+
+    Args:
+        cards: the members' cards, in any order.
+        now: moment at which certificates must be valid, with a time zone; default: the clock.
+
+    Raises:
+        IdentityError: names the member, what is wrong with its card, and the cure.
+    """
+    listed = list(cards)
+    moment = now or datetime.now(UTC)
+    for card in listed:
+        _check_card(card, moment)
+    _check_distinct(listed, "name", lambda card: card.name.encode("ascii"))
+    _check_distinct(listed, "identity key", lambda card: card.identity)
+    _check_distinct(listed, "certificate", lambda card: card.certificate)
+    _check_distinct(listed, "TLS key", _tls_public)
+    return Members(MappingProxyType({card.name: card for card in sorted(listed, key=lambda card: card.name)}))
+
+
+def read_members(path: Path, now: datetime | None = None) -> Members:
+    """Read and check a members file; raises IdentityError with the file, the member and the cure."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise IdentityError(
+            f"{path}: {error.strerror}; name the members file that all members agreed on"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise IdentityError(f"{path}: not TOML ({error}); join the members' card.toml files anew") from error
+    tables = content.pop("member", None)
+    if content or not isinstance(tables, list) or not tables:
+        raise IdentityError(f"{path}: expected [[member]] tables and nothing else, found {_found(content)}")
+    try:
+        return members_of([_card(table, place) for place, table in enumerate(tables, start=1)], now)
+    except IdentityError as error:
+        raise IdentityError(f"{path}: {error}") from error
+
+
+def write_members(path: Path, members: Members) -> None:
+    """Write the members file, in the order of names."""
+    heading = f"# Hansa members file. SHA-256 of its members: {members.digest().hex()}\n"
+    tables = [card_toml(card) for _, card in sorted(members.items())]
+    path.write_text("\n".join([heading, *tables]), encoding="ascii")
+
+
+def _found(rest: Mapping[str, object]) -> str:
+    return ", ".join(sorted(rest)) if rest else "none"
+
+
+def _card(table: object, place: int) -> Card:
+    """One parsed `[[member]]` table as a card; nothing missing, nothing more."""
+    if not isinstance(table, dict):
+        raise IdentityError(f"member {place} is not a [[member]] table")
+    who = f"member {place} ({table.get('name', 'no name')!r})"
+    wrong = sorted(set(_FIELDS) ^ set(table))
+    if wrong:
+        raise IdentityError(
+            f"{who}: expected exactly {', '.join(_FIELDS)}; missing or unknown: {', '.join(wrong)}"
+        )
+    for key in _FIELDS:
+        if not isinstance(table[key], str):
+            raise IdentityError(f"{who}: {key} is not a string")
+    return Card(table["name"], *(_decoded(table[key], key, who) for key in _FIELDS[1:]))
+
+
+def _decoded(text: str, key: str, who: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise IdentityError(f"{who}: {key} is not base64; {_NEW_CARD}") from error
+
+
+def _check_card(card: Card, now: datetime) -> None:
+    check_name(card.name)
+    who = f"member {card.name!r}"
+    if len(card.identity) != 32:
+        raise IdentityError(
+            f"{who}: the identity key has {len(card.identity)} bytes, expected 32; {_NEW_CARD}"
+        )
+    certificate = _parsed(card.certificate, who)
+    _check_certificate(certificate, card.name, who)
+    _check_dates(certificate, now, who)
+    if _tls_public(card) == card.identity:
+        raise IdentityError(f"{who}: identity key and TLS key are one and the same; {_NEW_CARD}")
+    try:
+        verify_card(card)
+    except IdentityError as error:
+        raise IdentityError(
+            f"{who}: the card is not signed by its identity key, so it was damaged or somebody changed it; "
+            f"{_NEW_CARD} and compare the identity key with it by telephone"
+        ) from error
+
+
+def _parsed(der: bytes, who: str) -> x509.Certificate:
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        if not isinstance(certificate.public_key(), Ed25519PublicKey):
+            raise IdentityError(f"{who}: the certificate's key is not Ed25519; {_NEW_CARD}")
+        certificate.verify_directly_issued_by(certificate)
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+        raise IdentityError(
+            f"{who}: the certificate is damaged or not self-signed ({error}); {_NEW_CARD}"
+        ) from error
+    return certificate
+
+
+def _check_certificate(certificate: x509.Certificate, name: str, who: str) -> None:
+    """Refuse whatever could do more than stand for this one member, such as issuing certificates."""
+    names = [attribute.value for attribute in certificate.subject]
+    if names != [name] or not certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+        raise IdentityError(
+            f"{who}: the certificate names {certificate.subject.rfc4514_string()!r}, "
+            f"expected 'CN={name}'; {_NEW_CARD}"
+        )
+    try:
+        extensions = {extension.oid: extension for extension in certificate.extensions}
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise IdentityError(
+            f"{who}: the certificate's extensions are damaged ({error}); {_NEW_CARD}"
+        ) from error
+    constraints = extensions.pop(x509.BasicConstraints.oid, None)
+    if constraints is None or not constraints.critical or constraints.value.ca:
+        raise IdentityError(
+            f"{who}: the certificate must say CA:FALSE (critical): one that is an authority could issue "
+            f"certificates for others; {_NEW_CARD}"
+        )
+    usage = extensions.pop(x509.KeyUsage.oid, None)
+    if usage is None or not usage.critical or _usages(usage.value) != {"digital_signature"}:
+        raise IdentityError(
+            f"{who}: the certificate's keyUsage must be digitalSignature alone (critical); {_NEW_CARD}"
+        )
+    if x509.ExtendedKeyUsage.oid in extensions:
+        raise IdentityError(f"{who}: the certificate has an extendedKeyUsage, expected none; {_NEW_CARD}")
+    if extensions:
+        unknown = ", ".join(sorted(oid.dotted_string for oid in extensions))
+        raise IdentityError(f"{who}: the certificate has unexpected extensions {unknown}; {_NEW_CARD}")
+
+
+def _usages(usage: x509.KeyUsage) -> set[str]:
+    names = (
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+    )
+    return {name for name in names if getattr(usage, name)}
+
+
+def _check_dates(certificate: x509.Certificate, now: datetime, who: str) -> None:
+    if now > certificate.not_valid_after_utc:
+        raise IdentityError(
+            f"{who}: the certificate expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; "
+            "that member renews its identity and sends the new card to all"
+        )
+    if now < certificate.not_valid_before_utc:
+        raise IdentityError(
+            f"{who}: the certificate is not valid before "
+            f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; wait, or set this machine's clock right"
+        )
+
+
+def _tls_public(card: Card) -> bytes:
+    public = x509.load_der_x509_certificate(card.certificate).public_key()
+    assert isinstance(public, Ed25519PublicKey)  # _parsed refused all others
+    return public.public_bytes_raw()
+
+
+def _check_distinct(cards: list[Card], what: str, key: Callable[[Card], bytes]) -> None:
+    owner: dict[bytes, str] = {}
+    for card in cards:
+        if key(card) in owner:
+            raise IdentityError(
+                f"members {owner[key(card)]!r} and {card.name!r} have the same {what}; "
+                "list each member once, with the card that it made itself"
+            )
+        owner[key(card)] = card.name

@@ -1,0 +1,157 @@
+"""Codes: which bin each value of a party's rows falls in.
+
+    code(x) = #{cuts <= x}, and the feature's last code where x is missing
+
+Codes are stored twice: row-major for histograms (one cache line holds a row), feature-major for partitioning.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from hansa.data.quantiles import Cuts
+from hansa.errors import DataError, PlanError
+
+Array = NDArray[Any]
+
+_BLOCK_ROWS = 512
+"""Rows coded together, so that the row-major writes of all features stay in the first-level cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class BinnedRows:
+    """One party's rows as codes. Never leaves the party.
+
+    Attributes:
+        codes: uint8 or uint16 (n_rows, n_features), C-contiguous.
+        codes_by_feature: the same, (n_features, n_rows), C-contiguous.
+        offsets: int64 (n_features + 1): feature f has offsets[f + 1] - offsets[f] codes, the one for missing
+            included.
+        has_missing: bool (n_features,): the feature's last code means missing.
+    """
+
+    codes: Array
+    codes_by_feature: Array
+    offsets: Array
+    has_missing: Array
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.codes)
+
+    @property
+    def n_features(self) -> int:
+        return len(self.codes_by_feature)
+
+
+def bin_rows(features: Array, cuts: Cuts, threads: int = 1) -> BinnedRows:
+    """Code float32 `features` (n_features, n_rows), NaN = missing, by the pooled cuts.
+
+    Codes are uint8 where every feature has at most 256, else uint16. The result does not depend on `threads`.
+    Raises DataError where a value is missing in a feature that no pooled row lacked when the cuts were made,
+    and where shapes or dtypes do not match the cuts.
+    """
+    if threads < 1:
+        raise PlanError(f"threads: expected at least 1, found {threads}")
+    if features.ndim != 2 or features.dtype != np.float32 or len(features) != cuts.n_features:
+        raise DataError(
+            f"features: expected float32 of shape ({cuts.n_features}, n_rows) as in the cuts, "
+            f"found {features.dtype} of shape {features.shape}"
+        )
+    n_codes = cuts.n_codes
+    largest = int(n_codes.max())
+    if largest > 65_536:
+        raise DataError(f"cuts: a feature has {largest} codes, at most 65536 fit; lower max_bin")
+    dtype = np.uint8 if largest <= 256 else np.uint16
+    n_rows = features.shape[1]
+    by_row = np.empty((n_rows, cuts.n_features), dtype=dtype)
+    by_feature = np.empty((cuts.n_features, n_rows), dtype=dtype)
+    _code_blocks(np.ascontiguousarray(features), cuts, by_row, by_feature, threads)
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(n_codes, dtype=np.int64)])
+    return BinnedRows(by_row, by_feature, offsets, cuts.has_missing.copy())
+
+
+def _code_blocks(features: Array, cuts: Cuts, by_row: Array, by_feature: Array, threads: int) -> None:
+    tables, table_offsets = _search_tables(cuts)
+    # A missing value where none is known gets an impossible marker, which the kernel reports.
+    missing_code = np.where(cuts.has_missing, cuts.n_codes - 1, -1).astype(np.int64)
+
+    def code(first: int, end: int) -> bool:
+        return bool(_code(features, tables, table_offsets, missing_code, by_row, by_feature, first, end))
+
+    # The kernel releases the interpreter lock; plain threads leave numba's global thread settings alone.
+    edges = np.linspace(0, features.shape[1], threads + 1).astype(np.int64)
+    if threads == 1:
+        complete = code(0, features.shape[1])
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            complete = all(list(pool.map(code, edges[:-1].tolist(), edges[1:].tolist())))
+    if not complete:
+        _refuse_missing(features, cuts)
+
+
+def _search_tables(cuts: Cuts) -> tuple[Array, Array]:
+    """Each feature's cuts padded with NaN to 2^k - 1 entries, so that every search takes k steps and no
+    branch.
+
+    NaN <= x is false for every x, so padding is never passed.
+    """
+    padded = []
+    for feature in range(cuts.n_features):
+        inner = cuts.of(feature)
+        table = np.full((1 << len(inner).bit_length()) - 1, np.nan, dtype=np.float32)
+        table[: len(inner)] = inner
+        padded.append(table)
+    lengths = np.array([0, *(len(table) for table in padded)], dtype=np.int64)
+    return np.concatenate(padded), np.cumsum(lengths)
+
+
+def _refuse_missing(features: Array, cuts: Cuts) -> None:
+    for feature in np.flatnonzero(~cuts.has_missing):
+        missing = np.isnan(features[feature])
+        if missing.any():
+            raise DataError(
+                f"features: feature {feature}, row {int(missing.argmax()) + 1}: expected a number, "
+                "since no row lacked this feature when the cuts were made, found a missing value; "
+                "make the cuts from these rows too"
+            )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _code(features, tables, table_offsets, missing_code, by_row, by_feature, first, end):  # type: ignore[no-untyped-def]
+    complete = True
+    codes = np.empty(_BLOCK_ROWS, dtype=np.uint32)
+    for block in range(first, end, _BLOCK_ROWS):
+        block_end = min(block + _BLOCK_ROWS, end)
+        for feature in range(features.shape[0]):
+            values = features[feature, block:block_end]
+            _search(tables[table_offsets[feature] : table_offsets[feature + 1]], values, codes)
+            missing = missing_code[feature]
+            for row in range(len(values)):
+                if values[row] != values[row]:
+                    codes[row] = np.uint32(max(missing, 0))
+                    complete &= missing >= 0
+                by_feature[feature, block + row] = codes[row]
+                by_row[block + row, feature] = codes[row]
+    return complete
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _search(table, values, codes):  # type: ignore[no-untyped-def]
+    """codes[i] = #{table <= values[i]}. All values take a step together, so that the compiler can vectorise it.
+
+    Unsigned indices spare the test for negative ones: 5.4 against 7.7 ns a value, and 37 with the loops exchanged.
+    """
+    codes[: len(values)] = 0
+    step = np.uint32((len(table) + 1) >> 1)
+    while step > 0:
+        for row in range(len(values)):
+            middle = np.uint64(codes[row] + step - np.uint32(1))
+            codes[row] += step if table[middle] <= values[row] else np.uint32(0)
+        step >>= np.uint32(1)

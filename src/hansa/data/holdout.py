@@ -1,0 +1,42 @@
+"""Rows held out for evaluation, chosen by their own contents: the same rows whoever holds them and in whatever order."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def mix(x):  # type: ignore[no-untyped-def]
+    """One round of splitmix64's finaliser (Steele, Lea & Flood 2014): uint64 to uint64, a bijection."""
+    x = np.uint64(x)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _hash_rows(bits, hashes):  # type: ignore[no-untyped-def]
+    for column in range(bits.shape[0]):
+        for row in range(bits.shape[1]):
+            hashes[row] = mix(hashes[row] + np.uint64(0x9E3779B97F4A7C15) + np.uint64(bits[column, row]))
+
+
+def held_out(
+    features: npt.NDArray[np.float32], labels: npt.NDArray[np.float32], fraction: float, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Which rows are held out: about `fraction` of them, equal rows together.
+
+    Args:
+        features: float32 (n_features, n_rows), NaN missing. labels: float32 (n_rows,).
+        fraction: 0 to 1. seed: the plan's seed; another seed holds out other rows.
+
+    Returns:
+        bool (n_rows,).
+    """
+    hashes = np.full(labels.shape[0], seed, np.uint64)
+    canonical = np.where(np.isnan(features), np.float32(np.nan), features + np.float32(0))
+    _hash_rows(canonical.view(np.uint32), hashes)
+    _hash_rows((labels + np.float32(0)).view(np.uint32)[None], hashes)
+    return np.asarray((hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53 < fraction)

@@ -1,0 +1,636 @@
+"""Cuts between histogram bins, found from counts of rows alone.
+
+A float32 value (with -0 made +0) maps to a uint32 *key* of the same order. A *cell* is the set of keys that
+share a prefix of `bits` bits. Everyone counts rows per cell; the coordinator sees (or holds in another form)
+only the sums:
+
+    round 0      every feature's 4096 cells of 12 bits
+    rounds 1-4   the cells that still hold too many rows, each split into 32 (17, 22, 27, 32 bits)
+
+A cell of at most `min_cell_rows` pooled rows is never split, so no cut is finer than such a cell. The
+party's side is `SortedKeys`, `count_cells` and `CutGuard`; the coordinator's is `CutSearch`. All are pure:
+each step returns the next state. What parties send is counts, never a value; what comes back is prefixes of
+keys, and at the end `Cuts`.
+
+Exact statement, for a feature with N pooled non-missing rows and E = max(N / (4 max_bin), min_cell_rows):
+
+1. Each final cell holds one value only, or at most E rows. So every threshold t has a cell boundary b with
+   |#{x < b} - #{x < t}| <= E.
+2. Where the non-empty cells fit into the allowed bins, each gets its own. Elsewhere no other grouping of
+   those cells has a smaller largest mixed bin (one with more than one cell).
+3. Let M be the rows of the largest bin that holds more than one value (0 where there is none). Then
+   M <= max(C_opt + E, 2E), where C_opt is the least M that as many bins allow on the raw values themselves.
+   So a value with more than M rows has a bin of its own, and every threshold is within M rows of a cut or of
+   an end.
+
+(For 3: move each cut of the best bins on raw values down to its cell's boundary: at most E rows pass each
+cut, and none next to a value of more than E rows, since such a value is a cell by itself.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from hansa.errors import DataError, PlanError, ProtocolError
+
+Array = NDArray[Any]
+
+FIRST_BITS = 12
+"""Bits of the key that round 0 counts."""
+
+STEP_BITS = 5
+"""Bits that each later round adds."""
+
+KEY_BITS = 32
+
+REFINEMENTS = (KEY_BITS - FIRST_BITS) // STEP_BITS
+"""Rounds after the first, at most."""
+
+MAX_MAX_BIN = 65_536
+"""Codes of one feature must fit uint16."""
+
+# Keys of finite values: -FLT_MAX is the lowest key of cell 0x008, +inf the lowest of cell 0xFF8. Both are
+# 12-bit cell boundaries, so that no cell mixes finite values with infinities or NaN.
+_LOWEST_FINITE_KEY = 0x0080_0000
+_INFINITY_KEY = 0xFF80_0000
+_NEGATIVE_ZERO_KEY = 0x7FFF_FFFF
+
+
+def keys_from_values(values: Array) -> Array:
+    """Map float32 values to uint32 keys of the same order; -0 and +0 share a key. NaN is not allowed in.
+
+    key = bits ^ 0x80000000 for a clear sign bit, ~bits for a set one.
+    """
+    bits = (np.asarray(values, dtype=np.float32) + np.float32(0)).view(np.uint32)  # -0 + 0 = +0
+    return np.where(bits >> 31, ~bits, bits ^ np.uint32(0x8000_0000)).astype(np.uint32)
+
+
+def values_from_keys(keys: Array) -> Array:
+    """Inverse of `keys_from_values`: float32 values of uint32 keys."""
+    keys = np.asarray(keys, dtype=np.uint32)
+    bits = np.where(keys >> 31, keys ^ np.uint32(0x8000_0000), ~keys).astype(np.uint32)
+    return bits.view(np.float32)
+
+
+# --- the party's side --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class SortedKeys:
+    """One party's feature values as sorted keys, missing ones left out. Never leaves the party.
+
+    Attributes:
+        keys: uint32, all features one after the other, sorted within each.
+        offsets: int64 (n_features + 1): feature f's keys are keys[offsets[f]:offsets[f + 1]].
+        n_rows: rows of the party, missing values included.
+    """
+
+    keys: Array
+    offsets: Array
+    n_rows: int
+
+    @property
+    def n_features(self) -> int:
+        return len(self.offsets) - 1
+
+    @classmethod
+    def from_features(cls, features: Array) -> SortedKeys:
+        """Sort the keys of float32 `features` (n_features, n_rows), NaN = missing.
+
+        Raises DataError where a value is infinite.
+        """
+        features = np.asarray(features)
+        if features.ndim != 2 or features.dtype != np.float32:
+            raise DataError(
+                f"features: expected float32 of shape (n_features, n_rows), "
+                f"found {features.dtype} of shape {features.shape}"
+            )
+        present = np.array([len(row) - np.count_nonzero(np.isnan(row)) for row in features], dtype=np.int64)
+        offsets = _offsets(present)
+        keys = np.empty(offsets[-1], dtype=np.uint32)
+        for feature, row in enumerate(features):
+            _sort_into(keys[offsets[feature] : offsets[feature + 1]], row, feature)
+        return cls(keys, offsets, features.shape[1])
+
+
+def _sort_into(keys: Array, row: Array, feature: int) -> None:
+    keys[:] = keys_from_values(row[~np.isnan(row)])
+    keys.sort()
+    if len(keys) and (keys[0] < _LOWEST_FINITE_KEY or keys[-1] >= _INFINITY_KEY):
+        raise DataError(
+            f"features: feature {feature} holds an infinite value; write a number or leave it empty"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class CutRequest:
+    """Which cells to split and count, asked of every party alike.
+
+    Attributes:
+        bits: prefix length of the cells named: 0 (round 0, the whole range of each feature), 12, 17, 22 or
+            27.
+        offsets: int64 (n_features + 1): feature f's cells are prefixes[offsets[f]:offsets[f + 1]].
+        prefixes: uint32, sorted and unique within a feature.
+    """
+
+    bits: int
+    offsets: Array
+    prefixes: Array
+
+    @property
+    def split(self) -> int:
+        """Parts that each cell named is split into: 4096 in round 0, then 32."""
+        return 1 << (FIRST_BITS if self.bits == 0 else STEP_BITS)
+
+    @property
+    def n_counts(self) -> int:
+        """Length of an answer."""
+        return len(self.prefixes) * self.split
+
+
+def count_cells(sorted_keys: SortedKeys, request: CutRequest) -> Array:
+    """One party's answer: rows in each part of each cell named, as uint32 (request.n_counts,).
+
+    Raises ProtocolError where the request is for another number of features. The request's other rules are
+    `CutGuard`'s to check.
+    """
+    if len(request.offsets) != len(sorted_keys.offsets):
+        raise ProtocolError(
+            f"cut request: expected {sorted_keys.n_features} features as in the plan's schema, "
+            f"found {len(request.offsets) - 1}"
+        )
+    child_bits = FIRST_BITS if request.bits == 0 else request.bits + STEP_BITS
+    counts = np.zeros(request.n_counts, dtype=np.uint32)
+    _count(
+        sorted_keys.keys,
+        sorted_keys.offsets,
+        request.prefixes,
+        request.offsets,
+        KEY_BITS - child_bits,
+        request.split,
+        counts,
+    )
+    return counts
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _count(keys, key_offsets, prefixes, offsets, shift, split, counts):  # type: ignore[no-untyped-def]
+    # Both lists are sorted: one pass over a feature's keys meets every cell in turn.
+    for feature in range(len(offsets) - 1):
+        at, end = key_offsets[feature], key_offsets[feature + 1]
+        for cell in range(offsets[feature], offsets[feature + 1]):
+            first = (
+                np.int64(prefixes[cell]) * split
+            )  # the cell's first part, as a prefix of the parts' length
+            while at < end and np.int64(keys[at]) >> shift < first:
+                at += 1
+            while at < end and np.int64(keys[at]) >> shift < first + split:
+                counts[cell * split + (np.int64(keys[at]) >> shift) - first] += np.uint32(1)
+                at += 1
+
+
+@dataclass(frozen=True, eq=False)
+class CutGuard:
+    """What a party allows itself to be asked: each request a nested split of the last, never too many cells.
+
+    A party sees no sums, so it cannot check that a cell holds more than `min_cell_rows` pooled rows. It can
+    check that
+    no more cells are split than could hold that many: min(4 max_bin, n_rows_total // (min_cell_rows + 1)).
+
+    Attributes:
+        n_features: features of the plan's schema.
+        n_rows_total: pooled rows of all parties.
+        max_bin, min_cell_rows: as in the plan.
+        last: the last request allowed; None before round 0.
+        closed: no request is allowed any more.
+    """
+
+    n_features: int
+    n_rows_total: int
+    max_bin: int
+    min_cell_rows: int
+    last: CutRequest | None = None
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        _check_settings(self.n_features, self.n_rows_total, self.max_bin, self.min_cell_rows)
+
+    @property
+    def cell_limit(self) -> int:
+        """Cells of one feature that one request may split."""
+        return min(4 * self.max_bin, self.n_rows_total // (self.min_cell_rows + 1))
+
+    def check(self, request: CutRequest) -> CutGuard:
+        """Allow the request and return the guard for the next. Raises ProtocolError naming the rule."""
+        if self.closed:
+            raise ProtocolError("cut request: refused, since the cuts are settled; rounds end with the cuts")
+        self._check_round(request.bits)
+        _check_form(request, self.n_features)
+        if self.last is None:
+            _check_first(request)
+        else:
+            self._check_cells(request, self.last)
+        return replace(self, last=request)
+
+    def close(self) -> CutGuard:
+        """The guard once the cuts have come: it refuses every request."""
+        return replace(self, closed=True)
+
+    def _check_round(self, bits: int) -> None:
+        if self.last is None:
+            expected = 0
+        else:
+            expected = FIRST_BITS if self.last.bits == 0 else self.last.bits + STEP_BITS
+        if expected >= KEY_BITS:
+            raise ProtocolError(
+                f"cut request: a round after the last; the plan allows one round and {REFINEMENTS} splits"
+            )
+        if bits != expected:
+            raise ProtocolError(
+                f"cut request: expected the round that splits cells of {expected} bits, "
+                f"found one of {bits} bits; rounds come once and in order"
+            )
+
+    def _check_cells(self, request: CutRequest, last: CutRequest) -> None:
+        if not len(request.prefixes):
+            raise ProtocolError("cut request: names no cell; a round without cells must not be asked")
+        for feature in range(self.n_features):
+            cells = request.prefixes[request.offsets[feature] : request.offsets[feature + 1]]
+            if len(cells) > self.cell_limit:
+                raise ProtocolError(
+                    f"cut request: feature {feature}: at most {self.cell_limit} cells may be split "
+                    f"(4 max_bin, and rows / (min_cell_rows + 1)), found {len(cells)}"
+                )
+            if last.bits == 0:
+                nested = bool(np.all(cells < (1 << FIRST_BITS)))
+            else:
+                parents = last.prefixes[last.offsets[feature] : last.offsets[feature + 1]]
+                nested = bool(np.all(np.isin(cells >> STEP_BITS, parents)))
+            if not nested:
+                raise ProtocolError(
+                    f"cut request: feature {feature}: "
+                    "names a cell that is no part of a cell split in the last round"
+                )
+
+
+def _check_form(request: CutRequest, n_features: int) -> None:
+    offsets, prefixes = request.offsets, request.prefixes
+    if (
+        offsets.dtype != np.int64
+        or offsets.shape != (n_features + 1,)
+        or prefixes.dtype != np.uint32
+        or prefixes.ndim != 1
+    ):
+        raise ProtocolError(
+            f"cut request: expected int64 offsets ({n_features + 1},) and uint32 prefixes, "
+            f"found {offsets.dtype} {offsets.shape} and {prefixes.dtype} {prefixes.shape}"
+        )
+    if offsets[0] != 0 or offsets[-1] != len(prefixes) or np.any(offsets[1:] < offsets[:-1]):
+        raise ProtocolError("cut request: offsets must rise from 0 to the number of prefixes")
+    rises = np.ones(len(prefixes), dtype=bool)
+    rises[1:] = prefixes[1:] > prefixes[:-1]
+    rises[offsets[:-1][offsets[:-1] < len(prefixes)]] = True  # a feature's first cell has no cell before it
+    if not rises.all():
+        raise ProtocolError("cut request: prefixes must be sorted and unique within a feature")
+
+
+def _check_first(request: CutRequest) -> None:
+    if np.any(np.diff(request.offsets) != 1) or np.any(request.prefixes != 0):
+        raise ProtocolError("cut request: round 0 must ask for the whole range of every feature, once")
+
+
+# --- the cuts ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Cuts:
+    """Where the bins of every feature end. The same at every member.
+
+    A value x is in bin #{cuts <= x}, so that x < cut goes left (XGBoost's rule). A missing value has the
+    feature's last code where any pooled row lacks the feature.
+
+    Attributes:
+        offsets: int64 (n_features + 1): feature f's cuts are values[offsets[f]:offsets[f + 1]].
+        values: float32, finite, strictly rising within a feature, never -0.
+        has_missing: bool (n_features,): some pooled row lacks the feature.
+
+    Raises DataError where the arrays break these rules.
+    """
+
+    offsets: Array
+    values: Array
+    has_missing: Array
+
+    def __post_init__(self) -> None:
+        _check_cut_arrays(self.offsets, self.values, self.has_missing)
+
+    @classmethod
+    def from_arrays(cls, cuts: Sequence[Array], has_missing: Sequence[bool] | Array) -> Cuts:
+        """Cuts from one array of inner cuts per feature, such as a plan's or XGBoost's own."""
+        arrays = [np.asarray(feature_cuts, dtype=np.float32) for feature_cuts in cuts]
+        values = np.concatenate([np.empty(0, dtype=np.float32), *arrays])
+        offsets = _offsets(np.array([len(array) for array in arrays], dtype=np.int64))
+        return cls(offsets, values, np.asarray(has_missing, dtype=bool))
+
+    @property
+    def n_features(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def n_codes(self) -> Array:
+        """int64 (n_features,): codes of each feature, the one for missing included."""
+        return np.diff(self.offsets) + 1 + self.has_missing
+
+    def of(self, feature: int) -> Array:
+        """Inner cuts of one feature, float32."""
+        cuts: Array = self.values[self.offsets[feature] : self.offsets[feature + 1]]
+        return cuts
+
+
+def _check_cut_arrays(offsets: Array, values: Array, has_missing: Array) -> None:
+    if offsets.dtype != np.int64 or values.dtype != np.float32 or has_missing.dtype != np.bool_:
+        raise DataError(
+            "cuts: expected int64 offsets, float32 values and bool has_missing, "
+            f"found {offsets.dtype}, {values.dtype}, {has_missing.dtype}"
+        )
+    if offsets.ndim != 1 or values.ndim != 1 or has_missing.shape != (len(offsets) - 1,):
+        raise DataError(
+            f"cuts: shapes disagree: offsets {offsets.shape}, values {values.shape}, "
+            f"has_missing {has_missing.shape}"
+        )
+    if offsets[0] != 0 or offsets[-1] != len(values) or np.any(np.diff(offsets) < 0):
+        raise DataError("cuts: offsets must rise from 0 to the number of values")
+    if not np.isfinite(values).all() or np.any((values == 0) & np.signbit(values)):
+        raise DataError("cuts: every cut must be finite and not -0")
+    for feature in range(len(offsets) - 1):
+        if np.any(np.diff(values[offsets[feature] : offsets[feature + 1]]) <= 0):
+            raise DataError(f"cuts: feature {feature}: cuts must rise strictly")
+
+
+# --- the coordinator's side --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Non-empty cells of one feature, known so far from pooled counts.
+
+    Attributes:
+        settled_lows, settled_counts: lowest key (uint32) and rows (int64) of cells that will not be split.
+        open_lows, open_counts: the same of the cells that the last answer counted.
+    """
+
+    settled_lows: Array
+    settled_counts: Array
+    open_lows: Array
+    open_counts: Array
+
+
+@dataclass(frozen=True, eq=False)
+class CutSearch:
+    """The coordinator's state between two rounds: made of sums over parties, and of nothing else.
+
+        search = CutSearch(n_features, n_rows, max_bin, min_cell_rows)
+        while not search.done:
+            search = search.answer(sum of every party's count_cells(keys, search.request()))
+        search.cuts()
+
+    Attributes:
+        n_features, n_rows: features and pooled rows (all parties, missing values included).
+        max_bin: bins of a feature at most, the one for missing values included; 2 to 65536.
+        min_cell_rows: a cell of this many rows or fewer is never split; at least 1.
+        bits: prefix length of the cells counted so far: 0, 12, 17, 22, 27 or 32.
+        cells: what is known of each feature; empty before the first answer.
+    """
+
+    n_features: int
+    n_rows: int
+    max_bin: int
+    min_cell_rows: int
+    bits: int = 0
+    cells: tuple[Cells, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_settings(self.n_features, self.n_rows, self.max_bin, self.min_cell_rows)
+
+    @property
+    def done(self) -> bool:
+        """Whether no cell is left to split."""
+        if self.bits == 0:
+            return False
+        return not any(self._to_split(cells).any() for cells in self.cells)
+
+    def request(self) -> CutRequest:
+        """What to ask every party next. Raises ProtocolError once done."""
+        if self.bits == 0:
+            offsets = np.arange(self.n_features + 1, dtype=np.int64)
+            return CutRequest(0, offsets, np.zeros(self.n_features, dtype=np.uint32))
+        shift = np.uint32(KEY_BITS - self.bits)
+        chosen = [cells.open_lows[self._to_split(cells)] >> shift for cells in self.cells]
+        prefixes = np.concatenate(chosen)
+        if not len(prefixes):
+            raise ProtocolError("cut search: it is done, there is nothing to ask; read the cuts")
+        return CutRequest(self.bits, _offsets(np.array([len(c) for c in chosen], dtype=np.int64)), prefixes)
+
+    def answer(self, counts: Array) -> CutSearch:
+        """The next state, from the sum over parties of `count_cells` for `request()`.
+
+        `counts` is integer (request.n_counts,). Raises ProtocolError where counts do not add up to the cells
+        split (somebody answered another request, or wrongly), or where rows are counted that no finite value
+        can be.
+        """
+        request = self.request()
+        counts = _as_counts(counts, request.n_counts).reshape(len(request.prefixes), request.split)
+        child_bits = FIRST_BITS if self.bits == 0 else self.bits + STEP_BITS
+        shift = KEY_BITS - child_bits
+        first = request.prefixes.astype(np.int64)[:, None] * request.split
+        lows = ((first + np.arange(request.split)) << shift).astype(np.uint32)
+        before = self.cells or (_no_cells(),) * self.n_features
+        cells = []
+        for feature, known in enumerate(before):
+            part = slice(request.offsets[feature], request.offsets[feature + 1])
+            self._check_sums(feature, known, counts[part])
+            cells.append(self._split(known, lows[part].ravel(), counts[part].ravel()))
+            _check_finite(feature, cells[-1].open_lows)
+        return replace(self, bits=child_bits, cells=tuple(cells))
+
+    def final_cells(self, feature: int) -> tuple[Array, Array]:
+        """Non-empty cells of one feature so far: lowest keys (uint32, sorted) and pooled rows (int64)."""
+        cells = self.cells[feature]
+        lows = np.concatenate([cells.settled_lows, cells.open_lows])
+        counts = np.concatenate([cells.settled_counts, cells.open_counts])
+        order = np.argsort(lows)
+        return lows[order], counts[order]
+
+    def cuts(self) -> Cuts:
+        """The cuts, once done. Raises ProtocolError before."""
+        if not self.done:
+            raise ProtocolError(
+                "cut search: it is not done, there are cells to split; answer its requests first"
+            )
+        values, has_missing = [], []
+        for feature in range(self.n_features):
+            lows, counts = self.final_cells(feature)
+            missing = int(counts.sum()) < self.n_rows
+            firsts = first_cells_of_bins(counts, self.max_bin - missing)
+            values.append(values_from_keys(lows[firsts[1:]]))
+            has_missing.append(missing)
+        return Cuts.from_arrays(values, has_missing)
+
+    def _to_split(self, cells: Cells) -> Array:
+        """bool over the open cells: those that the next round splits.
+
+        At most 4 max_bin are chosen: while fewer cells than that are known, or else only cells above N / (4
+            max_bin).
+        """
+        if self.bits == KEY_BITS:
+            return np.zeros(len(cells.open_counts), dtype=bool)
+        enough = 4 * self.max_bin
+        splittable = cells.open_counts > self.min_cell_rows
+        if len(cells.settled_counts) + len(cells.open_counts) < enough:
+            return splittable
+        n = int(cells.settled_counts.sum() + cells.open_counts.sum())
+        return splittable & (cells.open_counts * enough > n)
+
+    def _split(self, known: Cells, lows: Array, counts: Array) -> Cells:
+        stay = ~self._to_split(known)
+        held = counts > 0
+        return Cells(
+            np.concatenate([known.settled_lows, known.open_lows[stay]]),
+            np.concatenate([known.settled_counts, known.open_counts[stay]]),
+            lows[held],
+            counts[held],
+        )
+
+    def _check_sums(self, feature: int, known: Cells, counts: Array) -> None:
+        if self.bits == 0:
+            right = int(counts.sum()) <= self.n_rows
+        else:
+            right = np.array_equal(counts.sum(axis=1), known.open_counts[self._to_split(known)])
+        if not right:
+            raise ProtocolError(
+                f"cut answers: feature {feature}: the parts of a cell do not add up to the cell; "
+                "a party counted other rows, or answered another request, than in the round before"
+            )
+
+
+def _check_finite(feature: int, lows: Array) -> None:
+    if np.any((lows < _LOWEST_FINITE_KEY) | (lows >= _INFINITY_KEY) | (lows == _NEGATIVE_ZERO_KEY)):
+        raise ProtocolError(
+            f"cut answers: feature {feature}: rows are counted where only infinities, NaN or -0 lie; "
+            "a party's answer is wrong"
+        )
+
+
+def first_cells_of_bins(counts: Array, n_bins: int) -> Array:
+    """Group consecutive cells into at most `n_bins` bins: int64 index of each bin's first cell.
+
+    counts: int64 (n_cells,), all positive. Where the cells fit, each is a bin. Elsewhere the largest bin of
+        more than
+    one cell is as small as any grouping can make it, heavier cells are bins by themselves, and within that
+    bound the light cells share the bins left equally.
+    """
+    if len(counts) <= n_bins:
+        return np.arange(len(counts), dtype=np.int64)
+    firsts: Array = _group_cells(np.asarray(counts, dtype=np.int64), n_bins)
+    return firsts
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _group_cells(counts, n_bins):  # type: ignore[no-untyped-def]
+    capacity = _smallest_capacity(counts, n_bins)
+    need = _bins_needed(counts, capacity)
+    light_rows, heavy_bins = np.int64(0), 0
+    for count in counts:
+        if count > capacity:
+            heavy_bins += 1
+        else:
+            light_rows += count
+    firsts = np.empty(n_bins, dtype=np.int64)
+    used, at, n_cells = 0, 0, len(counts)
+    while at < n_cells:
+        firsts[used] = at
+        used += 1
+        left = n_bins - used  # bins for the cells after this one
+        rows = counts[at]
+        at += 1
+        if rows > capacity:
+            heavy_bins -= 1
+            continue
+        # Close at an equal share, rows * bins >= light rows left, if the rest can do with the bins left.
+        share_bins = max(1, left + 1 - heavy_bins)
+        while at < n_cells and rows + counts[at] <= capacity:
+            if rows * share_bins >= light_rows and need[at] <= left:
+                break
+            rows += counts[at]
+            at += 1
+        light_rows -= rows
+    return firsts[:used]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _smallest_capacity(counts, n_bins):  # type: ignore[no-untyped-def]
+    # The bins needed never grow with the capacity, so bisection finds the smallest that suffices.
+    low, high = np.int64(0), counts.sum()
+    while low < high:
+        middle = (low + high) // 2
+        if _bins_needed(counts, middle)[0] <= n_bins:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _bins_needed(counts, capacity):  # type: ignore[no-untyped-def]
+    """Per cell, the fewest bins for it and all after it; a bin is one cell or at most `capacity` rows."""
+    n_cells = len(counts)
+    need = np.zeros(n_cells + 1, dtype=np.int64)
+    end, rows = n_cells, np.int64(0)  # cells at..end-1 are the longest bin that starts at `at`
+    for at in range(n_cells - 1, -1, -1):
+        rows += counts[at]
+        while rows > capacity and end > at + 1:
+            end -= 1
+            rows -= counts[end]
+        need[at] = 1 + need[end]
+    return need
+
+
+def _check_settings(n_features: int, n_rows: int, max_bin: int, min_cell_rows: int) -> None:
+    if n_features < 1 or not 1 <= n_rows < 2**32:
+        raise PlanError(
+            "cuts: expected at least 1 feature and 1 to 2^32 - 1 pooled rows, "
+            f"found {n_features} and {n_rows}"
+        )
+    if not 2 <= max_bin <= MAX_MAX_BIN:
+        raise PlanError(f"max_bin: expected 2 to {MAX_MAX_BIN}, found {max_bin}")
+    if min_cell_rows < 1:
+        raise PlanError(f"min_cell_rows: expected at least 1, found {min_cell_rows}")
+
+
+def _as_counts(counts: Array, length: int) -> Array:
+    counts = np.asarray(counts)
+    if counts.shape != (length,) or not np.issubdtype(counts.dtype, np.integer):
+        raise ProtocolError(
+            f"cut answers: expected {length} whole counts, found {counts.dtype} of shape {counts.shape}"
+        )
+    counts = counts.astype(np.int64)
+    if np.any((counts < 0) | (counts >= 2**32)):
+        raise ProtocolError("cut answers: expected counts of 0 to 2^32 - 1, found one outside")
+    return counts
+
+
+def _offsets(lengths: Array) -> Array:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _no_cells() -> Cells:
+    lows, counts = np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.int64)
+    return Cells(lows, counts, lows, counts)

@@ -1,0 +1,41 @@
+"""Every error that Hansa raises on purpose. Each message says what is wrong, where, and the cure."""
+
+from __future__ import annotations
+
+
+class HansaError(Exception):
+    """Base of all errors raised on purpose; the command line prints its text without a traceback."""
+
+
+class DataError(HansaError):
+    """A table departs from the schema: the text names file, row, column, what was expected and found."""
+
+
+class PlanError(HansaError):
+    """A plan, a member file or a parameter is wrong: the text names the key and what to write instead."""
+
+
+class IdentityError(HansaError):
+    """A key, certificate or members file is missing, expired, unknown or does not match."""
+
+
+class ProtocolError(HansaError):
+    """A member broke a rule of the protocol: the text names the member, the rule and the message."""
+
+
+class TransportError(HansaError):
+    """A connection could not be made or was refused."""
+
+
+class MemberLost(TransportError):
+    """One member's connection ended or was refused; other members' connections go on.
+
+    Attributes:
+        member: name of the member whose connection ended.
+        reason: what happened, in plain words.
+    """
+
+    def __init__(self, member: str, reason: str) -> None:
+        super().__init__(f"member {member!r}: {reason}")
+        self.member = member
+        self.reason = reason

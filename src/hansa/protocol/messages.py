@@ -1,0 +1,252 @@
+"""Every message of a run, and nothing else: what is not listed here cannot be sent.
+
+Messages are frozen msgspec structs, tagged, encoded as MessagePack, decoded strictly: an unknown type, an unknown or missing
+field, a wrong type or a tensor whose bytes do not fit its shape is refused. Numbers that are summed over parties travel only as
+`Contribution`s, so that a mode can change how they are protected without changing what is said.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hansa.errors import ProtocolError
+
+PROTOCOL_VERSION = 1
+
+DTYPES = ("|u1", "<i4", "<u4", "<i8", "<u8", "<f4")
+
+SETUP = -1
+"""Stands for the tree in messages that come before the first tree."""
+
+
+class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An array: numpy's name of the dtype, the shape, and the little-endian bytes in C order."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """Base of all messages."""
+
+
+class Join(Message, frozen=True):
+    """Party to aggregator: I take part in the plan with this digest.
+
+    rows and evaluation_rows are public in every mode; nonce (32 random bytes) goes into the run's id.
+    """
+
+    version: int
+    plan: bytes
+    nonce: bytes
+    rows: int
+    evaluation_rows: int
+
+
+class Welcome(Message, frozen=True):
+    """Aggregator to party: who takes part. The run's id is the hash of all of it."""
+
+    run: bytes
+    roster: tuple[tuple[str, bytes, int, int], ...]
+
+
+class CountMagnitudes(Message, frozen=True):
+    """Aggregator to party: count labels and weights by binary exponent (answered by `Contribution` "magnitudes")."""
+
+
+class SumLabels(Message, frozen=True):
+    """Aggregator to party: sum labels and weights in units of 2^label_unit and 2^weight_unit ("labels")."""
+
+    label_unit: int
+    weight_unit: int
+
+
+class CountCells(Message, frozen=True):
+    """Aggregator to party: count values in the parts of these cells of the feature axes ("cells").
+
+    The fields are those of `data.quantiles.CutRequest`.
+    """
+
+    bits: int
+    offsets: Tensor
+    prefixes: Tensor
+
+
+class UseCuts(Message, frozen=True):
+    """Aggregator to party: the cuts and start values; answer with the first tree's "totals".
+
+    Cuts: int64 offsets, float32 values, uint8 has_missing; base_score in label space; scale_pos_weight resolved; no weight
+    exceeds 2^weight_exponent, no label 2^label_exponent in size; bounds on |g| and h of any row fix the units of the totals.
+    """
+
+    offsets: Tensor
+    values: Tensor
+    has_missing: Tensor
+    base_score: float
+    scale_pos_weight: float
+    weight_exponent: int
+    label_exponent: int
+    gradient_bound: float
+    hessian_bound: float
+
+
+class QuantiseGradients(Message, frozen=True):
+    """Aggregator to party: count gradients at these scales, over these columns; answer with the root's "histograms"."""
+
+    tree: int
+    gradient_scale: float
+    hessian_scale: float
+    columns: Tensor
+
+
+class SplitNodes(Message, frozen=True):
+    """Aggregator to party: what happens to the active nodes of this level (fields of `trees.growth.Level`).
+
+    Answered by "histograms" of the built children; where the tree ends (build_left is empty), by the next tree's "totals" with
+    gradients bounded by gradient_bound.
+    """
+
+    tree: int
+    level: int
+    feature: Tensor
+    bin: Tensor
+    missing_left: Tensor
+    leaf: Tensor
+    build_left: Tensor
+    child_leaf: Tensor
+    gradient_bound: float
+
+
+class Contribution(Message, frozen=True):
+    """Party to aggregator: this party's part of a sum over all parties.
+
+    tree is -1 before the first tree; step counts the requests of the set-up or of the tree; quantity says what is summed;
+    first is the position of the first item where a quantity travels in several pieces.
+    """
+
+    tree: int
+    step: int
+    quantity: str
+    first: int
+    values: Tensor
+
+
+class Finish(Message, frozen=True):
+    """Aggregator to party: the run is over. model is the zlib-compressed XGBoost JSON for receivers, empty for others."""
+
+    trees: int
+    model_sha256: bytes
+    model: bytes
+
+
+class Received(Message, frozen=True):
+    """Party to aggregator: I have the end of the run, and for a receiver the model with this hash."""
+
+    model_sha256: bytes
+
+
+class Abort(Message, frozen=True):
+    """Either way: the run cannot go on. member is who is at fault ("" where nobody is), reason says what happened."""
+
+    member: str
+    reason: str
+
+
+MESSAGES: tuple[type[Message], ...] = (
+    Join,
+    Welcome,
+    CountMagnitudes,
+    SumLabels,
+    CountCells,
+    UseCuts,
+    QuantiseGradients,
+    SplitNodes,
+    Contribution,
+    Finish,
+    Received,
+    Abort,
+)
+
+AnyMessage = (
+    Join
+    | Welcome
+    | CountMagnitudes
+    | SumLabels
+    | CountCells
+    | UseCuts
+    | QuantiseGradients
+    | SplitNodes
+    | Contribution
+    | Finish
+    | Received
+    | Abort
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(AnyMessage, strict=True)
+
+Number = TypeVar("Number", bound=np.generic)
+
+
+def encode(message: Message) -> bytes:
+    """The frame that carries `message`."""
+    return _encoder.encode(message)
+
+
+def decode(sender: str, frame: bytes | bytearray | memoryview) -> AnyMessage:
+    """The message in a frame. Raises ProtocolError naming the sender where it is not exactly one message.
+
+    Tensor data are views into the frame: copy what must outlive it.
+    """
+    try:
+        return _decoder.decode(frame)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+        raise ProtocolError(
+            f"member {sender!r} sent a frame of {len(frame)} bytes that is not a message of protocol version "
+            f"{PROTOCOL_VERSION}: {error}; check that all members run the same release of Hansa"
+        ) from error
+
+
+def to_tensor(array: npt.NDArray[Any]) -> Tensor:
+    """The message form of an array whose dtype is one of `DTYPES`; the data are a view of the array where it is contiguous."""
+    contiguous = np.ascontiguousarray(array).reshape(array.shape)
+    if contiguous.dtype.str not in DTYPES:
+        raise TypeError(f"dtype {contiguous.dtype} cannot be sent; expected one of {', '.join(DTYPES)}")
+    data = memoryview(contiguous.reshape(-1)).cast("B") if contiguous.size else memoryview(b"")
+    return Tensor(contiguous.dtype.str, contiguous.shape, data)
+
+
+def to_array(
+    sender: str, what: str, tensor: Tensor, dtype: type[Number], shape: tuple[int | None, ...]
+) -> npt.NDArray[Number]:
+    """The array in a tensor, read-only, as a view of the frame.
+
+    Args:
+        sender, what: for the error's text.
+        dtype: the only dtype accepted.
+        shape: the shape expected; None where any length will do.
+
+    Raises:
+        ProtocolError: another dtype or shape, or bytes that do not fit them.
+    """
+    expected = np.dtype(dtype)
+    fits = (
+        tensor.dtype == expected.str
+        and len(tensor.shape) == len(shape)
+        and all(n >= 0 for n in tensor.shape)
+        and all(want is None or want == n for want, n in zip(shape, tensor.shape, strict=True))
+        and len(tensor.data) == math.prod(tensor.shape) * expected.itemsize
+    )
+    if not fits:
+        wanted = tuple("any" if n is None else n for n in shape)
+        raise ProtocolError(
+            f"member {sender!r} sent {what} as {tensor.dtype[:8]!r} of shape {tensor.shape[:8]} in {len(tensor.data)} bytes; "
+            f"expected {expected.str!r} of shape {wanted}"
+        )
+    return np.frombuffer(tensor.data, expected).reshape(tensor.shape)

@@ -1,0 +1,93 @@
+"""The conversation as a table: which message is legal in which state of a role, and where it may lead.
+
+`PARTY` says what the aggregator may send to a party, `AGGREGATOR` what a party may send to it. `Session` walks a table and refuses
+what is not in it, by name. ARCHITECTURE.md's state diagrams are drawn from these tables (`diagram`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hansa.errors import ProtocolError
+from hansa.protocol.messages import (
+    Abort,
+    Contribution,
+    CountCells,
+    CountMagnitudes,
+    Finish,
+    Join,
+    Message,
+    QuantiseGradients,
+    Received,
+    SplitNodes,
+    SumLabels,
+    UseCuts,
+    Welcome,
+)
+
+Table = Mapping[str, Mapping[type[Message], tuple[str, ...]]]
+
+PARTY: Table = {
+    "joining": {Welcome: ("welcomed",), Abort: ("aborted",)},
+    "welcomed": {CountMagnitudes: ("measured",), Abort: ("aborted",)},
+    "measured": {SumLabels: ("labelled",), Abort: ("aborted",)},
+    "labelled": {CountCells: ("cutting",), UseCuts: ("scaling",), Abort: ("aborted",)},
+    "cutting": {CountCells: ("cutting",), UseCuts: ("scaling",), Abort: ("aborted",)},
+    "scaling": {QuantiseGradients: ("growing",), Finish: ("finished",), Abort: ("aborted",)},
+    "growing": {SplitNodes: ("growing", "scaling"), Abort: ("aborted",)},
+    "finished": {},
+    "aborted": {},
+}
+"""What a party accepts from the aggregator. From "labelled" it may go straight to "scaling" where the plan gives the cuts."""
+
+AGGREGATOR: Table = {
+    "gathering": {Join: ("gathering", "measuring"), Abort: ("aborted",)},
+    "measuring": {Contribution: ("measuring", "labelling"), Abort: ("aborted",)},
+    "labelling": {Contribution: ("labelling", "cutting", "totalling"), Abort: ("aborted",)},
+    "cutting": {Contribution: ("cutting", "totalling"), Abort: ("aborted",)},
+    "totalling": {Contribution: ("totalling", "growing", "finishing"), Abort: ("aborted",)},
+    "growing": {Contribution: ("growing", "totalling"), Abort: ("aborted",)},
+    "finishing": {Received: ("finishing", "finished"), Abort: ("aborted",)},
+    "finished": {},
+    "aborted": {},
+}
+"""What the aggregator accepts from parties; it leaves a state when the last party's part has come."""
+
+
+class Session:
+    """Where one role stands in its table.
+
+    Args:
+        role: the role's name, for errors. table: `PARTY` or `AGGREGATOR`. state: the first one.
+    """
+
+    def __init__(self, role: str, table: Table, state: str) -> None:
+        self._role = role
+        self._table = table
+        self.state = state
+
+    def check(self, sender: str, message: Message) -> None:
+        """Raise ProtocolError where `message` is not legal now."""
+        legal = self._table[self.state]
+        if type(message) not in legal:
+            expected = ", ".join(kind.__name__ for kind in legal) or "nothing more"
+            raise ProtocolError(
+                f"member {sender!r} sent {type(message).__name__} while the {self._role} was {self.state!r}; "
+                f"expected {expected}"
+            )
+
+    def go(self, message: Message, state: str) -> None:
+        """Enter the state that `message` leads to."""
+        if state not in self._table[self.state][type(message)]:
+            raise ProtocolError(f"{type(message).__name__} cannot lead the {self._role} from {self.state!r} to {state!r}")
+        self.state = state
+
+
+def diagram(table: Table) -> str:
+    """The table as a Mermaid state diagram, Abort left out."""
+    lines = ["stateDiagram-v2"]
+    for state, legal in table.items():
+        for kind, targets in legal.items():
+            if kind is not Abort:
+                lines.extend(f"    {state} --> {target}: {kind.__name__}" for target in targets)
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,473 @@
+"""The aggregator: sums what parties contribute, finds splits, and says what comes next. No I/O: frames in, frames out.
+
+Every part is added on arrival, and a pair of siblings is searched as soon as the last party's histogram of it is there, so that
+the search overlaps with the network. Integer sums have no order: the model does not depend on who answers first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.data.quantiles import CutSearch, Cuts
+from hansa.errors import HansaError, ProtocolError
+from hansa.plan import Plan
+from hansa.protocol import messages
+from hansa.protocol.messages import (
+    PROTOCOL_VERSION,
+    SETUP,
+    Abort,
+    Contribution,
+    CountCells,
+    CountMagnitudes,
+    Finish,
+    Join,
+    Message,
+    QuantiseGradients,
+    Received,
+    SplitNodes,
+    SumLabels,
+    UseCuts,
+    Welcome,
+)
+from hansa.protocol.session import AGGREGATOR, Session
+from hansa.roles.run import Roster, run_id
+from hansa.roles.statistics import EXPONENTS, LABEL_SUMS, Bounds, Start, bounds_of, label_units, start_of
+from hansa.trees import histogram, objective
+from hansa.trees.ensemble import Ensemble, Tree, base_margin
+from hansa.trees.growth import Buffers, Grower, Level
+from hansa.trees.metrics import MetricScale, is_improvement, metric_value, sums_length
+from hansa.trees.sampling import draw_columns
+from hansa.trees.xgboost_json import to_json
+
+Int64 = npt.NDArray[np.int64]
+Outgoing = Iterator[tuple[str, bytes]]
+
+MARGIN_SLACK = 1.001
+"""Margins are summed in float32; the bound on them is widened by this factor."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a person waiting for the run wants to see.
+
+    Attributes:
+        stage: "gathered", "binned", "tree" or "trained".
+        trees: trees finished. rounds: trees at most.
+        metrics: of the held-out rows after so many trees, if any.
+    """
+
+    stage: str
+    trees: int
+    rounds: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave.
+
+    Attributes:
+        ensemble: the model. model: its XGBoost JSON.
+        history: metric -> its value after 1, 2, ... trees, on all parties' held-out rows.
+        trees_grown: trees grown before early stopping cut the model back.
+        exchanges: requests that every party answered between the first tree's start and the end of the last.
+        roster: who took part.
+    """
+
+    ensemble: Ensemble
+    model: bytes
+    history: dict[str, list[float]]
+    trees_grown: int
+    exchanges: int
+    roster: Roster
+
+
+class _Sum:
+    """A sum over parties that is filled as parts arrive."""
+
+    def __init__(self, parties: tuple[str, ...], shape: tuple[int, ...]) -> None:
+        self.values = np.zeros(shape, np.int64)
+        self._waiting = set(parties)
+
+    @property
+    def complete(self) -> bool:
+        return not self._waiting
+
+    def add(self, member: str, part: Int64) -> bool:
+        """Add a member's part; False where it has given one before."""
+        if member not in self._waiting:
+            return False
+        self._waiting.remove(member)
+        self.values += part
+        return True
+
+
+class Aggregator:
+    """The aggregator's side of a run.
+
+    Args:
+        plan: as every member holds it.
+        threads: compute threads for the search; with 1, pairs are searched one by one as they arrive.
+        report: called with `Progress` as the run goes on.
+
+    Attributes:
+        done: whether the run is over. outcome: what it gave, once done.
+    """
+
+    def __init__(self, plan: Plan, *, threads: int = 1, report: Callable[[Progress], None] | None = None) -> None:
+        self.done = False
+        self.outcome: Outcome | None = None
+        self._plan = plan
+        self._threads = threads
+        self._report = report or (lambda progress: None)
+        self._session = Session("aggregator", AGGREGATOR, "gathering")
+        self._joins: dict[str, Join] = {}
+        self._tree = SETUP
+        self._step = 0
+        self._sums: dict[str, _Sum] = {}
+        self._trees: list[Tree] = []
+        self._history: dict[str, list[float]] = {}
+        self._exchanges = 0
+        self._buffers = Buffers()
+        self._received: set[str] = set()
+
+    @property
+    def parties(self) -> tuple[str, ...]:
+        """Who takes part."""
+        return self._plan.parties
+
+    def handle(self, member: str, frame: memoryview) -> Outgoing:
+        """Take one frame of a party; yields (member, frame) to send.
+
+        Raises:
+            ProtocolError: the member broke a rule. HansaError: the run cannot go on.
+        """
+        message = messages.decode(member, frame)
+        if member not in self._plan.parties:
+            raise ProtocolError(f"member {member!r} is not a party of the plan, yet sent {type(message).__name__}")
+        self._session.check(member, message)
+        match message:
+            case Contribution():
+                yield from self._take(member, message)
+            case Join():
+                yield from self._join(member, message)
+            case Received():
+                self._acknowledge(member, message)
+            case Abort():
+                self._session.go(message, "aborted")
+                raise HansaError(f"party {member!r} stopped the run: {message.reason}")
+            case _:
+                raise ProtocolError(f"member {member!r} sent {type(message).__name__}, which no aggregator takes")
+
+    # --- gathering ----------------------------------------------------------------------------------------------------
+
+    def _join(self, member: str, message: Join) -> Outgoing:
+        plan = self._plan
+        if message.version != PROTOCOL_VERSION:
+            raise ProtocolError(
+                f"party {member!r} speaks protocol version {message.version}, the aggregator {PROTOCOL_VERSION}; "
+                "install the same release of Hansa everywhere"
+            )
+        if message.plan != plan.digest():
+            raise ProtocolError(
+                f"party {member!r} holds another plan (digest {message.plan.hex()[:16]}, the aggregator's is "
+                f"{plan.digest().hex()[:16]}); give every member the same plan file"
+            )
+        if member in self._joins:
+            raise ProtocolError(f"party {member!r} joined twice")
+        if len(message.nonce) != 32 or message.rows < 1 or message.evaluation_rows < 0:
+            raise ProtocolError(f"party {member!r} joined with a nonce that is not 32 bytes, or without rows")
+        self._joins[member] = message
+        if len(self._joins) < len(plan.parties):
+            self._session.go(message, "gathering")
+            return
+        self._session.go(message, "measuring")
+        self._roster: Roster = tuple(
+            (name, join.nonce, join.rows, join.evaluation_rows) for name, join in sorted(self._joins.items())
+        )
+        self._n_rows = sum(join.rows for join in self._joins.values())
+        self._n_evaluation = sum(join.evaluation_rows for join in self._joins.values())
+        self._report(Progress("gathered", 0, plan.parameters.rounds))
+        yield from self._broadcast(Welcome(run_id(plan.digest(), self._roster), self._roster))
+        self._expect({"magnitudes": (2, EXPONENTS)})
+        yield from self._broadcast(CountMagnitudes())
+
+    def _broadcast(self, message: Message) -> Outgoing:
+        frame = messages.encode(message)
+        for party in self._plan.parties:
+            yield party, frame
+
+    def _expect(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        self._sums = {quantity: _Sum(self._plan.parties, shape) for quantity, shape in shapes.items()}
+
+    # --- sums ---------------------------------------------------------------------------------------------------------
+
+    def _take(self, member: str, message: Contribution) -> Outgoing:
+        if (message.tree, message.step) != (self._tree, self._step):
+            raise self._broken(member, message, f"expected step {self._step} of tree {self._tree}")
+        if message.quantity == "histograms" and self._session.state == "growing":
+            yield from self._take_histograms(member, message)
+            return
+        sums = self._sums.get(message.quantity)
+        if sums is None or message.first != 0:
+            raise self._broken(member, message, f"expected {', '.join(self._sums)}, whole")
+        part = messages.to_array(member, message.quantity, message.values, np.int64, sums.values.shape)
+        if not sums.add(member, part):
+            raise self._broken(member, message, "that part was given before")
+        if not all(s.complete for s in self._sums.values()):
+            self._session.go(message, self._session.state)
+            return
+        totals = {quantity: s.values for quantity, s in self._sums.items()}
+        match self._session.state:
+            case "measuring":
+                yield from self._measured(message, totals["magnitudes"])
+            case "labelling":
+                yield from self._labelled(message, totals["labels"])
+            case "cutting":
+                yield from self._counted(message, totals["cells"])
+            case _:
+                yield from self._totalled(message, totals)
+
+    def _broken(self, member: str, message: Contribution, rule: str) -> ProtocolError:
+        return ProtocolError(
+            f"member {member!r} sent {message.quantity[:40]!r} of tree {message.tree}, step {message.step}, "
+            f"while the aggregator was {self._session.state!r}: {rule}"
+        )
+
+    def _measured(self, message: Contribution, magnitudes: Int64) -> Outgoing:
+        self._session.go(message, "labelling")
+        self._bounds: Bounds = bounds_of(magnitudes, self._plan.schema.weight is not None)
+        self._label_units = label_units(self._bounds, self._n_rows)
+        self._step = 1
+        self._expect({"labels": (LABEL_SUMS,)})
+        yield from self._broadcast(SumLabels(*self._label_units))
+
+    def _labelled(self, message: Contribution, sums: Int64) -> Outgoing:
+        plan = self._plan
+        self._start: Start = start_of(plan, sums, *self._label_units)
+        n_features = len(plan.schema.features)
+        self._search = CutSearch(n_features, self._n_rows, plan.parameters.max_bin, plan.min_cell_rows)
+        self._session.go(message, "cutting")
+        yield from self._count()
+
+    def _count(self) -> Outgoing:
+        request = self._search.request()
+        self._step += 1
+        self._expect({"cells": (request.n_counts,)})
+        yield from self._broadcast(
+            CountCells(request.bits, messages.to_tensor(request.offsets), messages.to_tensor(request.prefixes))
+        )
+
+    def _counted(self, message: Contribution, counts: Int64) -> Outgoing:
+        self._search = self._search.answer(counts)
+        if not self._search.done:
+            self._session.go(message, "cutting")
+            yield from self._count()
+            return
+        self._session.go(message, "totalling")
+        yield from self._start_training(self._search.cuts())
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def _start_training(self, cuts: Cuts) -> Outgoing:
+        plan = self._plan
+        self._cuts = cuts
+        self._bin_offsets = np.concatenate([[0], np.cumsum(cuts.n_codes)]).astype(np.int64)
+        self._margin_bound = abs(float(base_margin(plan.parameters.objective, self._start.base_score)))
+        self._hessian_bound = objective.hessian_bound(plan.parameters.objective, self._weight_bound())
+        self._report(Progress("binned", 0, plan.parameters.rounds))
+        bound = self._start_totals()
+        yield from self._broadcast(
+            UseCuts(
+                offsets=messages.to_tensor(cuts.offsets),
+                values=messages.to_tensor(cuts.values),
+                has_missing=messages.to_tensor(cuts.has_missing.astype(np.uint8)),
+                base_score=self._start.base_score,
+                scale_pos_weight=self._start.scale_pos_weight,
+                weight_exponent=self._bounds.weight_exponent,
+                label_exponent=self._bounds.label_exponent,
+                gradient_bound=bound,
+                hessian_bound=self._hessian_bound,
+            )
+        )
+
+    def _weight_bound(self) -> float:
+        return self._bounds.weight * max(1.0, self._start.scale_pos_weight)
+
+    def _start_totals(self) -> float:
+        """Expect the totals of the next tree, and the metrics of the trees so far; returns the bound on |g|."""
+        self._tree += 1
+        self._step = 0
+        self._exchanges += 1
+        shapes: dict[str, tuple[int, ...]] = {"totals": (2,)}
+        if self._tree > 0 and self._n_evaluation:
+            shapes |= {f"metric/{name}": (sums_length(name),) for name in self._plan.parameters.metrics}
+        self._expect(shapes)
+        self._gradient_bound = objective.gradient_bound(
+            self._plan.parameters.objective,
+            self._weight_bound(),
+            self._bounds.label,
+            self._margin_bound * MARGIN_SLACK,
+        )
+        return self._gradient_bound
+
+    def _totalled(self, message: Contribution, sums: dict[str, Int64]) -> Outgoing:
+        parameters = self._plan.parameters
+        if self._tree > 0:
+            metrics = self._evaluate(sums)
+            self._report(Progress("tree", self._tree, parameters.rounds, metrics))
+            if self._tree == parameters.rounds or self._stops_early():
+                self._session.go(message, "finishing")
+                yield from self._finish()
+                return
+        self._session.go(message, "growing")
+        gradient_sum, hessian_sum = sums["totals"].tolist()
+        scales = objective.scales(
+            gradient_sum,
+            hessian_sum,
+            objective.unit_exponent(self._gradient_bound, self._n_rows),
+            objective.unit_exponent(self._hessian_bound, self._n_rows),
+            self._n_rows,
+            parameters.histogram_bits,
+        )
+        columns = draw_columns(
+            len(self._plan.schema.features), parameters.colsample_bytree, parameters.seed, self._tree
+        )
+        layout = histogram.layout_of(self._bin_offsets, columns)
+        self._cells = layout.cells
+        self._planes = scales.planes
+        self._grower = Grower(
+            parameters, scales, layout, self._cuts.has_missing, self._buffers, self._threads
+        )
+        self._level = -1
+        self._start_level()
+        yield from self._broadcast(
+            QuantiseGradients(self._tree, scales.gradient, scales.hessian, messages.to_tensor(columns))
+        )
+
+    def _start_level(self) -> None:
+        self._level += 1
+        self._step = self._level + 1
+        self._exchanges += 1
+        built = len(self._grower.to_build)
+        self._next_node = dict.fromkeys(self._plan.parties, 0)
+        self._parts = [0] * built
+        self._complete = 0
+
+    def _take_histograms(self, member: str, message: Contribution) -> Outgoing:
+        built = len(self._parts)
+        part = messages.to_array(
+            member, "histograms", message.values, np.int64, (None, self._planes, self._cells)
+        )
+        first = self._next_node[member]
+        if message.first != first or not 1 <= len(part) <= built - first:
+            raise self._broken(
+                member, message, f"nodes {message.first} to {message.first + len(part)}; expected from {first} of {built}"
+            )
+        self._next_node[member] = first + len(part)
+        grower = self._grower
+        n_parties = len(self._plan.parties)
+        for i, values in enumerate(part, first):
+            node = grower.nodes[grower.to_build[i]]
+            if self._parts[i] == 0:
+                np.copyto(node, values)
+            else:
+                np.add(node, values, out=node)
+            self._parts[i] += 1
+            if self._parts[i] == n_parties:
+                self._complete += 1
+                if self._threads == 1:
+                    grower.finish(i)
+        if self._complete < built:
+            self._session.go(message, "growing")
+            return
+        if self._threads > 1:
+            grower.finish_all()
+        yield from self._decide(message)
+
+    def _decide(self, message: Contribution) -> Outgoing:
+        level_number = self._level
+        tree = self._tree
+        level = self._grower.next_level()
+        if level.last:
+            self._session.go(message, "totalling")
+            self._trees.append(self._grower.tree(self._cuts.offsets, self._cuts.values))
+            grown = self._trees[-1]
+            self._margin_bound += float(np.abs(grown.split_conditions[grown.left_children < 0]).max())
+            self._start_totals()
+        else:
+            self._session.go(message, "growing")
+            self._start_level()
+        yield from self._broadcast(_split_nodes(tree, level_number, level, self._gradient_bound))
+
+    def _evaluate(self, sums: dict[str, Int64]) -> dict[str, float]:
+        """The metrics after `self._tree` trees."""
+        if not self._n_evaluation:
+            return {}
+        scale = MetricScale(self._n_evaluation, self._bounds.weight_exponent, self._bounds.label_exponent)
+        values = {
+            name: metric_value(name, self._plan.parameters.objective, sums[f"metric/{name}"], scale)
+            for name in self._plan.parameters.metrics
+        }
+        for name, value in values.items():
+            self._history.setdefault(name, []).append(value)
+        return values
+
+    def _best_trees(self) -> int:
+        """Trees after which the last metric was best."""
+        name = self._plan.parameters.metrics[-1]
+        best, at = None, 0
+        for trees, value in enumerate(self._history[name], 1):
+            if is_improvement(name, value, best):
+                best, at = value, trees
+        return max(at, 1)
+
+    def _stops_early(self) -> bool:
+        patience = self._plan.parameters.early_stopping_rounds
+        return patience is not None and self._tree - self._best_trees() >= patience
+
+    def _finish(self) -> Outgoing:
+        plan = self._plan
+        grown = len(self._trees)
+        keep = grown if plan.parameters.early_stopping_rounds is None else self._best_trees()
+        ensemble = Ensemble(
+            objective=plan.parameters.objective,
+            base_score=self._start.base_score,
+            feature_names=plan.schema.features,
+            trees=tuple(self._trees[:keep]),
+        )
+        model = to_json(ensemble)
+        self.outcome = Outcome(ensemble, model, self._history, grown, self._exchanges, self._roster)
+        self._digest = hashlib.sha256(model).digest()
+        self._report(Progress("trained", keep, plan.parameters.rounds))
+        packed = zlib.compress(model, 6)
+        for party in plan.parties:
+            content = packed if party in plan.receivers else b""
+            yield party, messages.encode(Finish(keep, self._digest, content))
+
+    def _acknowledge(self, member: str, message: Received) -> None:
+        if message.model_sha256 != self._digest or member in self._received:
+            raise ProtocolError(f"member {member!r} acknowledged another model than it was told of, or twice")
+        self._received.add(member)
+        self.done = len(self._received) == len(self._plan.parties)
+        self._session.go(message, "finished" if self.done else "finishing")
+
+
+def _split_nodes(tree: int, number: int, level: Level, gradient_bound: float) -> SplitNodes:
+    return SplitNodes(
+        tree=tree,
+        level=number,
+        feature=messages.to_tensor(level.feature),
+        bin=messages.to_tensor(level.bin),
+        missing_left=messages.to_tensor(level.missing_left),
+        leaf=messages.to_tensor(level.leaf),
+        build_left=messages.to_tensor(level.build_left),
+        child_leaf=messages.to_tensor(level.child_leaf),
+        gradient_bound=gradient_bound,
+    )

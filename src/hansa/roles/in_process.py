@@ -1,0 +1,63 @@
+"""A whole run in one process: the same roles, the same frames, no sockets."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hansa.data.source import Rows
+from hansa.errors import HansaError
+from hansa.plan import Plan
+from hansa.roles.aggregator import Aggregator, Outcome, Progress
+from hansa.roles.party import Party
+from hansa.roles.run import run_hub
+from hansa.transport.channel import Hub, Traffic
+from hansa.transport.in_process import InProcessHub
+
+
+@dataclass(frozen=True)
+class InProcessRun:
+    """What a run in one process gave: the aggregator's outcome, each party at its end, and its traffic."""
+
+    outcome: Outcome
+    parties: Mapping[str, Party]
+    traffic: Mapping[str, Traffic]
+
+
+def train_in_process(
+    plan: Plan,
+    tables: Mapping[str, Rows],
+    *,
+    threads: int = 1,
+    nodes_per_frame: int = 0,
+    report: Callable[[Progress], None] | None = None,
+    order: Callable[[Sequence[str]], str] | None = None,
+    wrap: Callable[[Hub], Hub] = lambda hub: hub,
+) -> InProcessRun:
+    """Train on the rows of all parties in this process.
+
+    Args:
+        plan: whose parties are the keys of `tables`.
+        tables: each party's rows.
+        threads: compute threads of whichever role is at work.
+        nodes_per_frame: as for `Party`.
+        report: called with the aggregator's progress.
+        order: picks whose frame comes next (tests).
+        wrap: puts another transport around the hub (recording, delaying, faulty).
+    """
+    if set(tables) != set(plan.parties):
+        raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")
+    parties = {
+        name: Party(
+            plan, name, rows, nonce=secrets.token_bytes(32), threads=threads, nodes_per_frame=nodes_per_frame
+        )
+        for name, rows in tables.items()
+    }
+    openings: dict[str, Iterable[bytes]] = {name: party.opening() for name, party in parties.items()}
+    inner = InProcessHub({name: party.handle for name, party in parties.items()}, order, opening=openings)
+    aggregator = Aggregator(plan, threads=threads, report=report)
+    run_hub(aggregator, wrap(inner))
+    if aggregator.outcome is None:
+        raise HansaError("the run ended without a model")
+    return InProcessRun(aggregator.outcome, parties, inner.traffic)

@@ -1,0 +1,390 @@
+"""A party: holds rows, answers the aggregator's requests with sums over them. No I/O: frames in, frames out.
+
+What it sends is `Join`, `Contribution`s, `Received` and `Abort`, nothing else; every `Contribution` leaves through
+`Party._contribute`, the one place that a mode which protects sums has to change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.data.binning import BinnedRows, bin_rows
+from hansa.data.holdout import held_out
+from hansa.data.quantiles import CutGuard, CutRequest, Cuts, SortedKeys, count_cells
+from hansa.data.source import Rows
+from hansa.errors import HansaError, ProtocolError
+from hansa.plan import Plan
+from hansa.protocol import messages
+from hansa.protocol.messages import (
+    PROTOCOL_VERSION,
+    SETUP,
+    Abort,
+    Contribution,
+    CountCells,
+    CountMagnitudes,
+    Finish,
+    Join,
+    Message,
+    QuantiseGradients,
+    Received,
+    SplitNodes,
+    SumLabels,
+    Tensor,
+    UseCuts,
+    Welcome,
+)
+from hansa.protocol.session import PARTY, Session
+from hansa.roles.run import run_id
+from hansa.roles.statistics import count_magnitudes, sum_labels
+from hansa.trees import histogram, objective
+from hansa.trees.ensemble import Ensemble, base_margin
+from hansa.trees.growth import Buffers, Level, RowPartition, nodes_to_build
+from hansa.trees.metrics import MetricScale, metric_sums
+from hansa.trees.sampling import draw_columns, draw_rows
+from hansa.trees.xgboost_json import from_json
+
+MODEL_LIMIT = 2**30
+"""Bytes that a model may have once decompressed."""
+
+CHECKED_ROWS = 2000
+"""Rows on which a receiver checks the model against its own margins."""
+
+
+class Party:
+    """One party's side of a run.
+
+    Args:
+        plan: as every member holds it.
+        name: this party.
+        rows: its table; never leaves this object.
+        nonce: 32 bytes nobody else can foresee.
+        threads: compute threads.
+        nodes_per_frame: histograms that are sent together; 0 for a whole level.
+
+    Attributes:
+        done: whether the run is over.
+        model: the XGBoost JSON, once received; None for a member that the plan does not name a receiver.
+    """
+
+    def __init__(
+        self, plan: Plan, name: str, rows: Rows, *, nonce: bytes, threads: int = 1, nodes_per_frame: int = 1
+    ) -> None:
+        self.done = False
+        self.model: bytes | None = None
+        self._plan = plan
+        self._name = name
+        self._threads = threads
+        self._nodes_per_frame = nodes_per_frame
+        self._session = Session("party", PARTY, "joining")
+        self._features = rows.features
+        self._labels = rows.label
+        self._weights = rows.weight
+        held = np.zeros(rows.n_rows, np.bool_)
+        if plan.evaluation_fraction > 0:
+            held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
+        self._evaluation = np.flatnonzero(held).astype(np.uint32)
+        self._training = np.flatnonzero(~held).astype(np.uint32)
+        if not len(self._training):
+            raise HansaError(
+                f"party {name!r}: all {rows.n_rows} rows fall to evaluation and none to training; "
+                "bring more rows or lower evaluation.fraction in the plan"
+            )
+        self._join = Join(PROTOCOL_VERSION, plan.digest(), nonce, len(self._training), len(self._evaluation))
+        self._tree = SETUP
+        self._step = 0
+        self._buffers = Buffers()
+
+    def opening(self) -> Iterator[bytes]:
+        """The frames that a party sends before it is asked anything."""
+        yield messages.encode(self._join)
+
+    def handle(self, frame: memoryview) -> Iterator[bytes]:
+        """Answer one frame of the aggregator; answers are made one by one, so that each can leave as soon as it is there.
+
+        Raises:
+            ProtocolError: the aggregator broke a rule. HansaError: it stopped the run.
+        """
+        message = messages.decode(self._plan.aggregator, frame)
+        self._session.check(self._plan.aggregator, message)
+        match message:
+            case Welcome():
+                self._welcome(message)
+            case CountMagnitudes():
+                self._session.go(message, "measured")
+                yield self._contribute("magnitudes", count_magnitudes(self._labels, self._weights))
+            case SumLabels():
+                self._session.go(message, "labelled")
+                yield self._sum_labels(message)
+            case CountCells():
+                self._session.go(message, "cutting")
+                yield self._count_cells(message)
+            case UseCuts():
+                self._session.go(message, "scaling")
+                self._use_cuts(message)
+                yield from self._start_tree(message.gradient_bound)
+            case QuantiseGradients():
+                self._session.go(message, "growing")
+                self._quantise(message)
+                yield from self._histograms(np.zeros(1, np.int64))
+            case SplitNodes():
+                yield from self._split(message)
+            case Finish():
+                self._session.go(message, "finished")
+                yield messages.encode(self._finish(message))
+                self.done = True
+            case Abort():
+                self._session.go(message, "aborted")
+                who = f" because of member {message.member!r}" if message.member else ""
+                raise HansaError(f"{self._plan.aggregator!r} stopped the run{who}: {message.reason}")
+            case _:
+                raise ProtocolError(f"member {self._plan.aggregator!r} sent {type(message).__name__}, which no party takes")
+
+    def _contribute(self, quantity: str, values: npt.NDArray[np.int64], first: int = 0) -> bytes:
+        """The frame with this party's part of a sum."""
+        return messages.encode(
+            Contribution(self._tree, self._step, quantity, first, messages.to_tensor(values))
+        )
+
+    def _array(
+        self, message: Message, name: str, dtype: type[np.generic], *shape: int | None
+    ) -> npt.NDArray[np.generic]:
+        """A copy of a tensor of the aggregator's message, held to its dtype and shape."""
+        tensor: Tensor = getattr(message, name)
+        what = f"{type(message).__name__}.{name}"
+        return messages.to_array(self._plan.aggregator, what, tensor, dtype, shape).copy()
+
+    def _broken(self, rule: str) -> ProtocolError:
+        return ProtocolError(
+            f"member {self._plan.aggregator!r} (aggregator) to {self._name!r}, tree {self._tree}, step {self._step}: {rule}"
+        )
+
+    def _welcome(self, message: Welcome) -> None:
+        plan = self._plan
+        names = tuple(name for name, _, _, _ in message.roster)
+        if tuple(sorted(set(names))) != names or not set(names) <= set(plan.parties) or self._name not in names:
+            raise self._broken(f"roster {names} is not a sorted part of the plan's parties that includes this one")
+        if len(names) < plan.minimum_parties:
+            raise self._broken(f"{len(names)} parties take part; the plan asks for at least {plan.minimum_parties}")
+        mine = (self._name, self._join.nonce, self._join.rows, self._join.evaluation_rows)
+        if mine not in message.roster:
+            raise self._broken("the roster gives this party another nonce or number of rows than it sent")
+        if any(rows < 1 or held < 0 for _, _, rows, held in message.roster):
+            raise self._broken("the roster gives a party no rows")
+        if message.run != run_id(plan.digest(), message.roster):
+            raise self._broken("the run's id is not the hash of plan and roster")
+        self._session.go(message, "welcomed")
+        self._n_rows = sum(rows for _, _, rows, _ in message.roster)
+        self._n_evaluation = sum(held for _, _, _, held in message.roster)
+        parameters = plan.parameters
+        self._guard = CutGuard(len(plan.schema.features), self._n_rows, parameters.max_bin, plan.min_cell_rows)
+        self._keys: SortedKeys | None = None
+
+    def _sum_labels(self, message: SumLabels) -> bytes:
+        self._step += 1
+        rows = self._training
+        weights = None if self._weights is None else self._weights[rows]
+        return self._contribute("labels", sum_labels(self._labels[rows], weights, message.label_unit, message.weight_unit))
+
+    def _count_cells(self, message: CountCells) -> bytes:
+        self._step += 1
+        request = CutRequest(
+            message.bits,
+            self._array(message, "offsets", np.int64, len(self._plan.schema.features) + 1),
+            self._array(message, "prefixes", np.uint32, None),
+        )
+        self._guard = self._guard.check(request)
+        if self._keys is None:
+            training = self._features if not len(self._evaluation) else self._features[:, self._training]
+            self._keys = SortedKeys.from_features(training)
+        return self._contribute("cells", count_cells(self._keys, request).astype(np.int64))
+
+    def _use_cuts(self, message: UseCuts) -> None:
+        n_features = len(self._plan.schema.features)
+        cuts = Cuts(
+            self._array(message, "offsets", np.int64, n_features + 1),
+            self._array(message, "values", np.float32, None),
+            self._array(message, "has_missing", np.uint8, n_features).astype(np.bool_),
+        )
+        self._guard = self._guard.close()
+        self._keys = None
+        self._bounds = message
+        binned = self._binned = self._bin(cuts)
+        n_rows = binned.n_rows
+        sizes = np.diff(binned.offsets)
+        self._missing_code = np.where(binned.has_missing, sizes - 1, -1).astype(np.int32)
+        start = base_margin(self._plan.parameters.objective, message.base_score)
+        self._margins = np.full(n_rows, start, np.float32)
+        self._gradient = np.empty(n_rows)
+        self._hessian = np.empty(n_rows)
+        planes = 1 if self._plan.parameters.histogram_bits == 32 else 2
+        self._packed = np.empty((planes, n_rows), np.int64)
+
+    def _bin(self, cuts: Cuts) -> BinnedRows:
+        """Codes of all rows. A held-out row may lack a feature that no training row lacks: it goes right, as the model has it."""
+        features = self._features
+        if len(self._evaluation):
+            unknown = np.isnan(features) & ~cuts.has_missing[:, None]
+            unknown[:, self._training] = False
+            features = np.where(unknown, np.finfo(np.float32).max, features)
+        return bin_rows(features, cuts, self._threads)
+
+    def _start_tree(self, gradient_bound: float) -> Iterator[bytes]:
+        """Gradients at the margins so far; their totals, and the metrics that the trees so far reach."""
+        parameters = self._plan.parameters
+        self._tree += 1
+        self._step = 0
+        if self._tree > 0 and self._n_evaluation:
+            yield from self._metrics()
+        objective.gradients(
+            parameters.objective,
+            self._margins,
+            self._labels,
+            self._weights,
+            self._bounds.scale_pos_weight,
+            self._gradient,
+            self._hessian,
+        )
+        rows, others = self._training, self._evaluation
+        if parameters.subsample < 1:
+            drawn = draw_rows(len(rows), parameters.subsample, parameters.seed, self._tree, self._name)
+            rows, others = rows[drawn], np.concatenate([rows[~drawn], others])
+        self._inside = RowPartition(
+            self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins
+        )
+        self._outside = RowPartition(
+            self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins
+        )
+        totals = np.array(
+            [
+                objective.sum_magnitudes(self._gradient, rows, gradient_bound, self._n_rows),
+                objective.sum_magnitudes(self._hessian, rows, self._bounds.hessian_bound, self._n_rows),
+            ],
+            np.int64,
+        )
+        yield self._contribute("totals", totals)
+
+    def _metrics(self) -> Iterator[bytes]:
+        parameters = self._plan.parameters
+        rows = self._evaluation
+        scale = MetricScale(self._n_evaluation, self._bounds.weight_exponent, self._bounds.label_exponent)
+        weights = None if self._weights is None else self._weights[rows]
+        for name in parameters.metrics:
+            sums = metric_sums(
+                name, parameters.objective, self._margins[rows], self._labels[rows], weights, scale
+            )
+            yield self._contribute(f"metric/{name}", sums)
+
+    def _quantise(self, message: QuantiseGradients) -> None:
+        parameters = self._plan.parameters
+        if message.tree != self._tree:
+            raise self._broken(f"scales for tree {message.tree}; expected tree {self._tree}")
+        columns = self._array(message, "columns", np.uint32, None)
+        n_features = len(self._plan.schema.features)
+        drawn = draw_columns(n_features, parameters.colsample_bytree, parameters.seed, self._tree)
+        if not np.array_equal(columns, drawn):
+            raise self._broken("columns are not those that the plan's seed draws for this tree")
+        planes = 1 if parameters.histogram_bits == 32 else 2
+        scales = objective.Scales(message.gradient_scale, message.hessian_scale, planes)
+        objective.pack(self._gradient, self._hessian, scales, self._packed)
+        self._layout = histogram.layout_of(self._binned.offsets, drawn)
+        self._level = 0
+
+    def _split(self, message: SplitNodes) -> Iterator[bytes]:
+        if (message.tree, message.level) != (self._tree, self._level):
+            raise self._broken(
+                f"splits for tree {message.tree}, level {message.level}; expected level {self._level} of tree {self._tree}"
+            )
+        level = self._read_level(message)
+        self._inside.apply(level)
+        if len(self._outside.rows):
+            self._outside.apply(level)
+        if level.last:
+            self._session.go(message, "scaling")
+            yield from self._start_tree(message.gradient_bound)
+        else:
+            self._session.go(message, "growing")
+            self._level += 1
+            yield from self._histograms(nodes_to_build(level.build_left))
+
+    def _read_level(self, message: SplitNodes) -> Level:
+        """The message as a `Level`, refused unless it fits the nodes that are there."""
+        active = len(self._inside.starts)
+        feature = self._array(message, "feature", np.int32, active)
+        splits = int(np.count_nonzero(feature >= 0))
+        last = len(message.build_left.data) == 0
+        level = Level(
+            feature=feature,
+            bin=self._array(message, "bin", np.int32, active),
+            missing_left=self._array(message, "missing_left", np.uint8, active),
+            leaf=self._array(message, "leaf", np.float32, active),
+            build_left=self._array(message, "build_left", np.uint8, 0 if last else splits),
+            child_leaf=self._array(message, "child_leaf", np.float32, 2 * splits if last else 0),
+        )
+        used = feature[feature >= 0]
+        if not np.isin(used, self._layout.columns).all() or (feature < -1).any():
+            raise self._broken("a node is split by a feature that this tree may not use")
+        sizes = np.diff(self._binned.offsets)
+        if ((level.bin[feature >= 0] < 0) | (level.bin[feature >= 0] >= sizes[used])).any():
+            raise self._broken("a node is split at a bin that its feature does not have")
+        if not last and self._level + 1 >= self._plan.parameters.max_depth:
+            raise self._broken(f"the tree grows beyond max_depth {self._plan.parameters.max_depth}")
+        if not (np.isfinite(level.leaf).all() and np.isfinite(level.child_leaf).all()):
+            raise self._broken("a leaf value is not finite")
+        return level
+
+    def _histograms(self, positions: npt.NDArray[np.int64]) -> Iterator[bytes]:
+        """Histograms of the active nodes at `positions`, as frames of some nodes each."""
+        self._step = self._level + 1
+        layout, partition = self._layout, self._inside
+        planes = len(self._packed)
+        per_frame = self._nodes_per_frame or len(positions)
+        for first in range(0, len(positions), per_frame):
+            part = positions[first : first + per_frame]
+            out = self._buffers.get("histograms", (len(part), planes, layout.cells))
+            if self._threads == 1:
+                sums = self._buffers.get("sums", (histogram.STRIDE * len(layout.columns),))
+                for i, node in enumerate(part):
+                    rows = partition.rows[partition.starts[node] : partition.ends[node]]
+                    histogram.build_histogram(
+                        self._binned.codes, layout.columns, layout.offsets, layout.strided, rows, self._packed, sums, out[i]
+                    )
+            else:
+                sums = self._buffers.get("sums", (self._threads, histogram.STRIDE * len(layout.columns)))
+                histogram.build_histograms(
+                    self._binned.codes, layout.columns, layout.offsets, layout.strided, partition.rows,
+                    partition.starts[part], partition.ends[part], self._packed, sums, out,
+                )  # fmt: skip
+            yield self._contribute("histograms", out, first)
+
+    def _finish(self, message: Finish) -> Received:
+        receiver = self._name in self._plan.receivers
+        if receiver != bool(message.model):
+            raise self._broken(f"this party is {'' if receiver else 'not '}a receiver of the plan; the model says otherwise")
+        if receiver:
+            self.model = self._open_model(message)
+        return Received(message.model_sha256)
+
+    def _open_model(self, message: Finish) -> bytes:
+        inflate = zlib.decompressobj()
+        try:
+            model = inflate.decompress(message.model, MODEL_LIMIT)
+        except zlib.error as error:
+            raise self._broken(f"the model cannot be decompressed: {error}") from error
+        if not inflate.eof or hashlib.sha256(model).digest() != message.model_sha256:
+            raise self._broken("the model is cut short or does not have the hash that was announced")
+        self._check_model(from_json(model), message.trees)
+        return model
+
+    def _check_model(self, ensemble: Ensemble, trees: int) -> None:
+        """The model must give the margins that the splits and leaves of this run gave, bit for bit."""
+        if len(ensemble.trees) != trees:
+            raise self._broken(f"the model has {len(ensemble.trees)} trees; {trees} were announced")
+        if trees == self._tree:
+            rows = np.concatenate([self._training, self._evaluation])[:CHECKED_ROWS]
+            if not np.array_equal(ensemble.predict_margin(self._features[:, rows]), self._margins[rows]):
+                raise self._broken("the model gives other margins than the splits of this run did")

@@ -1,0 +1,98 @@
+"""What names a run, and the loops that drive roles over channels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import msgspec
+
+from hansa.errors import HansaError, MemberLost, TransportError
+from hansa.protocol import messages
+from hansa.protocol.messages import Abort
+from hansa.transport.channel import Channel, Hub
+
+Roster = tuple[tuple[str, bytes, int, int], ...]
+"""(member, nonce, rows, evaluation rows) of every party of a run, sorted by member."""
+
+
+def run_id(plan_digest: bytes, roster: Roster) -> bytes:
+    """SHA-256 over the plan and the roster, nonces included: 32 bytes, another for every run."""
+    return hashlib.sha256(b"hansa run\x00" + plan_digest + msgspec.json.encode(roster)).digest()
+
+
+class MemberRole(Protocol):
+    """A role that talks to the aggregator only."""
+
+    done: bool
+
+    def opening(self) -> Iterator[bytes]: ...
+
+    def handle(self, frame: memoryview) -> Iterator[bytes]: ...
+
+
+class HubRole(Protocol):
+    """The aggregator's role."""
+
+    done: bool
+
+    @property
+    def parties(self) -> Iterable[str]: ...
+
+    def handle(self, member: str, frame: memoryview) -> Iterator[tuple[str, bytes]]: ...
+
+
+def run_member(role: MemberRole, channel: Channel, timeout: float | None = None) -> None:
+    """Drive a member's role until the run is over.
+
+    Args:
+        timeout: seconds to wait for each frame of the aggregator; None waits for ever.
+
+    Raises:
+        HansaError: the run stopped; where the cause lies here, the aggregator has been told.
+    """
+    try:
+        for frame in role.opening():
+            channel.send(frame)
+        while not role.done:
+            for frame in role.handle(channel.receive(timeout)):
+                channel.send(frame)
+    except TransportError:
+        raise
+    except HansaError as error:
+        _tell(channel, str(error))
+        raise
+
+
+def _tell(channel: Channel, reason: str) -> None:
+    try:
+        channel.send(messages.encode(Abort("", reason)))
+    except TransportError:
+        return  # the connection is gone: nobody is left to be told, and the caller raises the cause
+
+
+def run_hub(role: HubRole, hub: Hub, timeout: float | None = None) -> None:
+    """Drive the aggregator's role until the run is over.
+
+    Args:
+        timeout: seconds to wait for any party's next frame; None waits for ever.
+
+    Raises:
+        HansaError: the run stopped; every party that can still be reached has been told why.
+    """
+    member = ""
+    try:
+        while not role.done:
+            member = ""
+            member, frame = hub.receive(timeout)
+            for recipient, answer in role.handle(member, frame):
+                hub.send(recipient, answer)
+    except HansaError as error:
+        at_fault = error.member if isinstance(error, MemberLost) else member
+        for party in role.parties:
+            try:
+                hub.send(party, messages.encode(Abort(at_fault, str(error))))
+            except TransportError:
+                continue  # that party is gone already
+        raise

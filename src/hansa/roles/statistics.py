@@ -1,0 +1,114 @@
+"""What is asked about labels and weights before the first tree, as sums that add up over parties.
+
+    magnitudes   how many |labels| and weights have each binary exponent: gives public powers of two that bound them
+    labels       sum w y, sum w, rows with label 1, rows: give the base score and scale_pos_weight
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.errors import HansaError
+from hansa.plan import Plan
+from hansa.trees import objective
+
+Int64 = npt.NDArray[np.int64]
+
+EXPONENTS = 256
+"""Values of float32's exponent field."""
+
+LABEL_SUMS = 4
+
+
+def count_magnitudes(labels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32] | None) -> Int64:
+    """int64 (2, 256): rows by the exponent field of |label|, and of the weight (all at 1's where there is none)."""
+    given = np.ones_like(labels) if weights is None else weights
+    counts = [
+        np.bincount((np.abs(values).view(np.uint32) >> 23).astype(np.int64), minlength=EXPONENTS)
+        for values in (labels, given)
+    ]
+    return np.stack(counts).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """No label exceeds 2^label_exponent in size, no weight exceeds 2^weight_exponent. Public, from pooled counts."""
+
+    label_exponent: int
+    weight_exponent: int
+
+    @property
+    def label(self) -> float:
+        return math.ldexp(1.0, self.label_exponent)
+
+    @property
+    def weight(self) -> float:
+        return math.ldexp(1.0, self.weight_exponent)
+
+
+def bounds_of(magnitudes: Int64, has_weights: bool) -> Bounds:
+    """The bounds that pooled magnitudes give: a number with exponent field e is below 2^(e - 126)."""
+    label, weight = (int(np.flatnonzero(counts)[-1]) - 126 if counts.any() else 0 for counts in magnitudes)
+    return Bounds(label_exponent=label, weight_exponent=weight if has_weights else 0)
+
+
+def label_units(bounds: Bounds, n_rows: int) -> tuple[int, int]:
+    """Exponents of the units in which w y and w are summed."""
+    return (
+        objective.unit_exponent(bounds.label * bounds.weight, n_rows),
+        objective.unit_exponent(bounds.weight, n_rows),
+    )
+
+
+def sum_labels(
+    labels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32] | None, label_unit: int, weight_unit: int
+) -> Int64:
+    """int64 (4,): sum w y in units of 2^label_unit, sum w in units of 2^weight_unit, rows with label 1, rows."""
+    ones = np.ones_like(labels)
+    return np.array(
+        [
+            objective.sum_fixed(labels, weights, label_unit),
+            objective.sum_fixed(ones, weights, weight_unit),
+            np.count_nonzero(labels == 1),
+            len(labels),
+        ],
+        np.int64,
+    )
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training starts: base_score in label space (a float32), scale_pos_weight as a number."""
+
+    base_score: float
+    scale_pos_weight: float
+
+
+def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Start:
+    """The start values that pooled label sums give.
+
+    Raises HansaError where every row has the same class: there is nothing to learn.
+    """
+    parameters = plan.parameters
+    weighted_label = math.ldexp(float(sums[0]), label_unit)
+    weight = math.ldexp(float(sums[1]), weight_unit)
+    positives, rows = int(sums[2]), int(sums[3])
+    if weight <= 0:
+        raise HansaError("all rows of all parties have weight 0; there is nothing to learn")
+    mean = weighted_label / weight
+    if parameters.objective == "binary:logistic":
+        if positives in (0, rows) or not 0 < float(np.float32(mean)) < 1:
+            raise HansaError(
+                f"of the {rows} rows of all parties (weights of 0 not counted) all have the same label "
+                f"{int(positives > 0)}; binary:logistic needs rows of both classes"
+            )
+    base_score = mean if parameters.base_score is None else parameters.base_score
+    if parameters.scale_pos_weight == "auto":
+        scale = (rows - positives) / positives
+    else:
+        scale = float(parameters.scale_pos_weight)
+    return Start(base_score=float(np.float32(base_score)), scale_pos_weight=scale)

@@ -1,0 +1,321 @@
+"""Pairwise masks: the aggregator learns the sum of all parties' vectors and nothing else about them.
+
+Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning" (CCS 2017), section
+4.1, on the complete graph, with one key set-up a run and without recovery of drop-outs. Party i uploads, in
+Z_2^w,
+
+    y_i = x_i + sum over j > i of PRG(k_ij) - sum over j < i of PRG(k_ij)      (lower id adds)
+
+    k_ij = HKDF-Expand(K_ij, purpose | algorithm | label)
+
+and the masks cancel in the sum of all y_i. To whoever holds none of the keys between the honest parties,
+their uploads are uniform vectors of which only the sum means anything.
+
+A label names one vector of one run and binds it to the roster and to everything that the coordinator
+broadcast before. A coordinator that told two parties different things gets noise; the last word of every
+vector is a zero that must sum to zero, so that an honest one notices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.errors import ProtocolError
+from hansa.secure.fixed_point import Ring, Words
+from hansa.secure.keys import HASH_BYTES, PairKey, encode_fields
+from hansa.secure.prg import CHUNK_BYTES, Algorithm, KeyStream
+
+Combine = Callable[..., Any]
+"""np.add or np.subtract: they wrap around in the ring."""
+
+_INTEGER_LIMIT = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The name of one masked vector, the same at every party. All public.
+
+    Attributes:
+        run: 32 bytes, the run's id.
+        epoch: the run's epoch.
+        tree, step: where in the run; both from 0.
+        tensor: what is summed, for example "histogram".
+        roster_hash: 32 bytes, `keys.roster_hash`.
+        transcript_hash: 32 bytes, `Transcript.digest` of the coordinator's broadcasts so far.
+        length: words of the vector, the closing zero word included.
+        ring: 32 or 64, bits of a word.
+
+    Raises ProtocolError where a field is out of range.
+    """
+
+    run: bytes
+    epoch: int
+    tree: int
+    step: int
+    tensor: str
+    roster_hash: bytes
+    transcript_hash: bytes
+    length: int
+    ring: Ring
+
+    def __post_init__(self) -> None:
+        for name in ("run", "roster_hash", "transcript_hash"):
+            value = getattr(self, name)
+            if not isinstance(value, bytes) or len(value) != HASH_BYTES:
+                raise ProtocolError(f"label: {name} has {HASH_BYTES} bytes, not {value!r}")
+        for name, least in (("epoch", 0), ("tree", 0), ("step", 0), ("length", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value < _INTEGER_LIMIT:
+                raise ProtocolError(
+                    f"label: {name} is a whole number from {least} to 2^63 - 1, not {value!r}"
+                )
+        if not self.tensor or self.ring not in (32, 64):
+            raise ProtocolError(
+                f"label: a tensor's name and ring 32 or 64 expected, not {self.tensor!r}, {self.ring!r}"
+            )
+
+    def encode(self) -> bytes:
+        """Canonical bytes: two labels that differ in any field have different ones."""
+        return encode_fields(
+            "hansa label v1",
+            self.run,
+            self.epoch,
+            self.tree,
+            self.step,
+            self.tensor,
+            self.roster_hash,
+            self.transcript_hash,
+            self.length,
+            self.ring,
+        )
+
+    def place(self) -> bytes:
+        """Canonical bytes of where in the run the vector stands, whatever was broadcast before it."""
+        return encode_fields("hansa place v1", self.run, self.epoch, self.tree, self.step, self.tensor)
+
+    def describe(self) -> str:
+        """The label in words, for errors."""
+        place = f"epoch {self.epoch}, tree {self.tree}, step {self.step}"
+        return f"vector {self.tensor!r} of run {self.run.hex()[:8]}, {place}"
+
+
+class Transcript:
+    """A running SHA-256 hash of the coordinator's broadcasts, kept by every party and by the coordinator.
+
+    Relayed messages, acknowledgements and resent frames are not broadcasts and are not absorbed.
+    """
+
+    __slots__ = ("_hash",)
+
+    def __init__(self, start: bytes) -> None:
+        """Begin from what the members agreed on before: the plan and run, or H(checkpoint | epoch)."""
+        self._hash = hashlib.sha256(encode_fields("hansa transcript v1", start))
+
+    def absorb(self, kind: str, frame: bytes | bytearray | memoryview) -> None:
+        """Add one broadcast: its kind and its bytes as sent. Injective in the list of broadcasts."""
+        view = memoryview(frame)
+        self._hash.update(encode_fields("hansa broadcast v1", kind, view.nbytes))
+        self._hash.update(view)
+
+    def digest(self) -> bytes:
+        """32 bytes over all broadcasts so far; more may be absorbed after."""
+        return self._hash.digest()
+
+
+class Masker:
+    """One party's masks in one run and epoch. Not for use by two threads at once.
+
+    Holds the party's pair keys and the labels used so far. A label masks one vector, ever, and so does a
+    place in the run (epoch, tree, step, tensor): a coordinator that asks again after telling something else
+    is refused. A retry after a lost link resends the bytes that were sent.
+    """
+
+    def __init__(self, member: str, pair_keys: Mapping[str, PairKey], algorithm: Algorithm) -> None:
+        """Mask for `member` against every peer in `pair_keys` (`keys.derive_pair_keys`).
+
+        Raises ProtocolError where there is no peer (the vector would go out as it is) or a key is another's.
+        """
+        if not pair_keys:
+            raise ProtocolError(f"member {member!r}: masking needs a peer; rule: no vector goes out unmasked")
+        for peer, key in pair_keys.items():
+            if (key.member, key.peer) != (member, peer):
+                raise ProtocolError(
+                    f"the pair key of {key.member!r} and {key.peer!r} is not of {member!r} and {peer!r}"
+                )
+            key.claim("masking")
+        self.member = member
+        self._algorithm = Algorithm(algorithm)
+        self._keys = {peer: pair_keys[peer] for peer in sorted(pair_keys)}
+        self._used: dict[bytes, bytes] = {}
+        self._scratch = np.zeros(CHUNK_BYTES // 8, np.uint64)
+        self._open: list[MaskedVector] = []
+
+    @property
+    def labels_used(self) -> int:
+        """How many vectors were masked, or begun."""
+        return len(self._used)
+
+    def open(self, label: Label) -> MaskedVector:
+        """Begin the one vector that `label` will ever mask. Raises ProtocolError where it was used before."""
+        self._use(label)
+        streams = [
+            (_direction(self.member, peer), self._stream(key, label)) for peer, key in self._keys.items()
+        ]
+        vector = MaskedVector(label, streams, self._scratch)
+        self._open = [earlier for earlier in self._open if not earlier.finished] + [vector]
+        return vector
+
+    def mask(self, label: Label, values: Words, out: Words) -> None:
+        """Mask a whole vector at once: `values` has `label.length - 1` words, `out` one more."""
+        if len(out) != label.length or len(values) != label.length - 1:
+            raise ProtocolError(
+                f"{label.describe()}: {label.length - 1} words and {label.length} masked ones expected, not"
+                f" {len(values)} and {len(out)}"
+            )
+        vector = self.open(label)
+        vector.mask_into(values, out[:-1])
+        out[-1:] = vector.finish()
+
+    def erase(self) -> None:
+        """Zero the pair keys, unfinished vectors' streams and the scratch words. Refuses further use."""
+        for key in self._keys.values():
+            key.erase()
+        for vector in self._open:
+            vector.erase()
+        self._scratch[:] = 0
+
+    def _use(self, label: Label) -> None:
+        place, name = hashlib.sha256(label.place()).digest(), hashlib.sha256(label.encode()).digest()
+        if place in self._used:
+            changed = "" if self._used[place] == name else " after other broadcasts or with another size"
+            raise ProtocolError(
+                f"{label.describe()}: the coordinator asked for it a second time{changed}; rule: a mask is"
+                " used once. A retry resends the stored bytes; a member that lost them starts a new epoch"
+            )
+        self._used[place] = name
+
+    def _stream(self, key: PairKey, label: Label) -> KeyStream:
+        secret = key.expand(encode_fields("hansa mask v1", self._algorithm.value, label.encode()))
+        stream = KeyStream(secret, self._algorithm)
+        secret[:] = bytes(len(secret))
+        return stream
+
+
+def _direction(member: str, peer: str) -> Combine:
+    return np.add if member < peer else np.subtract
+
+
+class MaskedVector:
+    """One vector on its way out: consumed piece by piece (node by node), closed by its zero word.
+
+    Made by `Masker.open`. Several may be open at a time.
+
+    Attributes:
+        label: the vector's name.
+        remaining: words still to come, the zero word not counted.
+        finished: whether the zero word was given out.
+    """
+
+    def __init__(
+        self, label: Label, streams: list[tuple[Combine, KeyStream]], scratch: npt.NDArray[np.uint64]
+    ) -> None:
+        self.label = label
+        self.remaining = label.length - 1
+        self.finished = False
+        self._streams = streams
+        self._dtype = _dtype(label)
+        self._scratch: Words = scratch.view(self._dtype)
+
+    def mask_into(self, values: Words, out: Words) -> None:
+        """Write the next piece, masked, to `out`.
+
+        Args:
+            values: this party's secret words, shape (m,), uint32 or uint64 as the label's ring says.
+            out: shape (m,), same dtype; may be `values` itself, but may not overlap it otherwise.
+
+        Raises ProtocolError where shape or dtype differ, or where the label has fewer than m words left.
+        """
+        self._check_piece(values, out)
+        self.remaining -= len(values)
+        self._combine(values, out)
+
+    def finish(self) -> Words:
+        """The closing zero word, masked: shape (1,). Raises ProtocolError too early or on a second call."""
+        if self.finished or self.remaining:
+            raise ProtocolError(
+                f"{self.label.describe()}: a vector is finished once, after all its words;"
+                f" {self.remaining} of {self.label.length - 1} are left"
+            )
+        self.finished = True
+        word: Words = np.zeros(1, self._dtype)
+        self._combine(word, word)
+        self.erase()
+        return word
+
+    def erase(self) -> None:
+        """Free the key streams. The vector refuses further words."""
+        for _, stream in self._streams:
+            stream.erase()
+
+    def _check_piece(self, values: Words, out: Words) -> None:
+        for array in (values, out):
+            if array.dtype != self._dtype or array.shape != (len(values),):
+                raise ProtocolError(
+                    f"{self.label.describe()}: {len(values)} words of {self._dtype.name} expected, not"
+                    f" {array.dtype.name} of shape {array.shape}"
+                )
+        if len(values) > self.remaining:
+            raise ProtocolError(
+                f"{self.label.describe()}: {len(values)} words to mask but {self.remaining} left; rule: a"
+                " vector has the length that its label says"
+            )
+        if values is not out and np.may_share_memory(values, out) and not _same_words(values, out):
+            raise ProtocolError(
+                f"{self.label.describe()}: masked words may replace the values, not overlap them otherwise"
+            )
+
+    def _combine(self, values: Words, out: Words) -> None:
+        # Chunk by chunk over all peers: a chunk of the sum stays in the cache while every stream joins it.
+        chunk = len(self._scratch)
+        for start in range(0, len(values), chunk):
+            source, target = values[start : start + chunk], out[start : start + chunk]
+            for combine, stream in self._streams:
+                combine(source, stream.words(len(target), self._scratch), out=target)
+                source = target
+
+
+def _same_words(values: Words, out: Words) -> bool:
+    return values.ctypes.data == out.ctypes.data and values.strides == out.strides
+
+
+def check_zero_word(total: Words, label: Label) -> Words:
+    """Check the closing zero word of a sum over all parties; the sum without it, shape (length - 1,).
+
+    Args:
+        total: the sum of all parties' masked vectors in the ring, shape (length,).
+        label: the vector's label.
+
+    Raises ProtocolError where the word is not zero: the masks did not cancel, and `total` is noise. The
+    chance that noise passes is 2^-ring.
+    """
+    if total.dtype != _dtype(label) or total.shape != (label.length,):
+        raise ProtocolError(
+            f"{label.describe()}: a sum of {label.length} words of {_dtype(label).name} expected, not"
+            f" {total.dtype.name} of shape {total.shape}"
+        )
+    if total[-1] != 0:
+        raise ProtocolError(
+            f"{label.describe()}: the masks do not cancel; rule: the zero word sums to zero. A member"
+            " saw another roster or other broadcasts, or sent a wrong vector: compare transcript hashes"
+        )
+    return total[:-1]
+
+
+def _dtype(label: Label) -> np.dtype[np.uint32] | np.dtype[np.uint64]:
+    return np.dtype(np.uint32) if label.ring == 32 else np.dtype(np.uint64)

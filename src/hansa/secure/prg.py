@@ -1,0 +1,136 @@
+"""The only source of secret randomness: fresh keys from the operating system, and key streams under them.
+
+A key stream is the encryption of zeros: AES-256 in counter mode (NIST SP 800-38A, section 6.5), or ChaCha20
+(RFC 8439, section 2.4) for processors without AES instructions, where AES in software is slow and leaks
+through the cache. All members use one algorithm, so it is announced, signed (`keys.Announcement`) and part of
+every stream key's derivation.
+
+Every key keys one stream, from its start, once. The counter therefore starts at zero and no nonce is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+
+from hansa.errors import ProtocolError
+
+KEY_BYTES = 32
+CHUNK_BYTES = 128 * 1024
+"""Bytes that one call of the cipher makes: few enough to stay in a core's second-level cache."""
+STREAM_LIMIT_BYTES = 2**36
+"""Bytes one key may give (64 GiB): ChaCha20's 32-bit block counter ends at 256 GiB."""
+
+Word = TypeVar("Word", np.uint32, np.uint64)
+
+_WORD_TYPES = (np.dtype(np.uint32), np.dtype(np.uint64))
+_ZEROS = memoryview(bytes(CHUNK_BYTES))
+_CPU_DESCRIPTION = Path("/proc/cpuinfo")
+
+
+class Algorithm(StrEnum):
+    """Stream ciphers that members may announce."""
+
+    AES_256_CTR = "aes-256-ctr"
+    CHACHA20 = "chacha20"
+
+
+def fresh_key() -> bytearray:
+    """32 secret bytes from the operating system, in a buffer that its holder zeroes after use."""
+    return bytearray(os.urandom(KEY_BYTES))
+
+
+def has_aes(cpu_description: str) -> bool:
+    """Does this text of /proc/cpuinfo (x86 `flags`, ARM `Features`) list AES instructions?"""
+    lines = (line.partition(":") for line in cpu_description.splitlines())
+    return any(key.strip() in {"flags", "Features"} and "aes" in value.split() for key, _, value in lines)
+
+
+def preferred_algorithm(cpu_description: Path = _CPU_DESCRIPTION) -> Algorithm:
+    """What this machine announces: AES-256-CTR with AES instructions, else ChaCha20.
+
+    A machine that does not say counts as one without: ChaCha20 is safe and fast in software on any of them.
+    """
+    known = cpu_description.is_file() and has_aes(
+        cpu_description.read_text(encoding="utf-8", errors="replace")
+    )
+    return Algorithm.AES_256_CTR if known else Algorithm.CHACHA20
+
+
+def agreed_algorithm(announced: Iterable[Algorithm]) -> Algorithm:
+    """The one algorithm of a run, from what all its members announced: AES only where all have it."""
+    everyone = {Algorithm(algorithm) for algorithm in announced}
+    return Algorithm.AES_256_CTR if everyone == {Algorithm.AES_256_CTR} else Algorithm.CHACHA20
+
+
+class KeyStream:
+    """Ring words under one secret key, consumed from first to last; never rewinds, never repeats.
+
+    Not for use by two threads at once. Words are the cipher's output bytes in order, read as little-endian
+    unsigned integers, so word k of a stream of 32-bit words is its bytes 4k to 4k + 3.
+    """
+
+    __slots__ = ("_encryptor", "_left")
+
+    def __init__(self, key: bytes | bytearray, algorithm: Algorithm) -> None:
+        """Start the stream of a 32-byte secret `key`, which must never key another. Raises ProtocolError."""
+        if len(key) != KEY_BYTES:
+            raise ProtocolError(f"a stream key has {KEY_BYTES} bytes, not {len(key)}")
+        self._encryptor: CipherContext | None = _encryptor(key, Algorithm(algorithm))
+        self._left = STREAM_LIMIT_BYTES
+
+    def words32(self, count: int, out: npt.NDArray[np.uint32] | None = None) -> npt.NDArray[np.uint32]:
+        """The next `count` secret 32-bit words: a view of `out`'s first ones, or a new array."""
+        return self.words(count, np.empty(count, np.uint32) if out is None else out)
+
+    def words64(self, count: int, out: npt.NDArray[np.uint64] | None = None) -> npt.NDArray[np.uint64]:
+        """The next `count` secret 64-bit words: a view of `out`'s first ones, or a new array."""
+        return self.words(count, np.empty(count, np.uint64) if out is None else out)
+
+    def words(self, count: int, out: npt.NDArray[Word]) -> npt.NDArray[Word]:
+        """The next `count` secret words of `out`'s width, written to `out[:count]`, which is returned.
+
+        Args:
+            count: at most `len(out)`.
+            out: contiguous vector, uint32 or uint64.
+
+        Raises ProtocolError for another `out`, after `erase`, and past the key's limit.
+        """
+        words = out[:count]
+        if out.dtype not in _WORD_TYPES or words.shape != (count,) or not words.flags.c_contiguous:
+            raise ProtocolError(
+                f"a contiguous vector of at least {count} uint32 or uint64 words expected,"
+                f" not {out.dtype.name} of shape {out.shape}"
+            )
+        self._fill(words.view(np.uint8).data)
+        return words if sys.byteorder == "little" else words.byteswap(inplace=True)
+
+    def erase(self) -> None:
+        """Free the cipher's state (OpenSSL zeroes it). The stream refuses further use."""
+        self._encryptor = None
+
+    def _fill(self, buffer: memoryview) -> None:
+        if self._encryptor is None:
+            raise ProtocolError("this key stream was erased; rule: an erased key is not used again")
+        if buffer.nbytes > self._left:
+            raise ProtocolError(
+                f"a stream key gives at most {STREAM_LIMIT_BYTES} bytes: use a key per vector"
+            )
+        self._left -= buffer.nbytes
+        for start in range(0, buffer.nbytes, CHUNK_BYTES):
+            piece = buffer[start : start + CHUNK_BYTES]
+            self._encryptor.update_into(_ZEROS[: piece.nbytes], piece)
+
+
+def _encryptor(key: bytes | bytearray, algorithm: Algorithm) -> CipherContext:
+    if algorithm is Algorithm.AES_256_CTR:
+        return Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    return Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()

@@ -1,0 +1,106 @@
+"""Frames on a byte stream: a length of four bytes, big-endian, then that many bytes; never none.
+
+Nothing here knows about TLS. A stream is anything with `recv_into`, which returns 0 where the stream has
+ended and raises what it likes where there is nothing to read yet: the reader keeps what it has and goes on at
+the next call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from hansa.errors import TransportError
+from hansa.transport.channel import Frame
+
+PREFIX_BYTES = 4
+_FIRST_BYTES = 2**14 - PREFIX_BYTES
+_PIECE_BYTES = 2**16
+_SMALLEST_BUFFER = 2**16
+
+
+class Stream(Protocol):
+    """What a `FrameReader` reads from."""
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """Read at most `len(buffer)` bytes; 0 where the stream has ended."""
+
+
+def checked(frame: Frame, limit: int) -> memoryview:
+    """The frame's bytes as a flat view; raises TransportError where no receiver would take them."""
+    view = memoryview(frame).cast("B")
+    if not 0 < len(view) <= limit:
+        raise TransportError(
+            f"cannot send a frame of {len(view)} bytes: a frame has 1 to {limit}; "
+            "split the message, or raise the frame limit at both ends"
+        )
+    return view
+
+
+def pieces(frame: memoryview) -> Iterator[bytes | memoryview]:
+    """What to write, in order: the prefix with the first bytes, then views of the rest.
+
+    A TLS record holds 16 KiB: the first piece fills one, so a small frame is one record and a large one is
+    not copied.
+    """
+    yield len(frame).to_bytes(PREFIX_BYTES, "big") + frame[:_FIRST_BYTES]
+    for start in range(_FIRST_BYTES, len(frame), _PIECE_BYTES):
+        yield frame[start : start + _PIECE_BYTES]
+
+
+class FrameReader:
+    """Puts frames together, however the stream cuts them, in one buffer that it uses again and again.
+
+    The buffer grows with the bytes that came, never with the bytes that were announced.
+    """
+
+    __slots__ = ("_buffer", "_have", "_length", "_limit", "_prefix")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._prefix = memoryview(bytearray(PREFIX_BYTES))
+        self._buffer = memoryview(bytearray(min(limit, _SMALLEST_BUFFER)))
+        self._length = 0  # of the frame being read; 0: its prefix is not complete
+        self._have = 0  # bytes of the frame, or of its prefix, that are here
+
+    def read(self, stream: Stream) -> memoryview:
+        """The next frame, a view that is valid until the next call.
+
+        Raises:
+            TransportError: the stream ended, or announced a frame that is empty or over the limit.
+        """
+        if not self._length:
+            self._read_prefix(stream)
+        length = self._length
+        while self._have < length:
+            if self._have == len(self._buffer):
+                self._grow()
+            self._have += self._take(stream, self._buffer[self._have : length])
+        self._length = self._have = 0
+        return self._buffer[:length].toreadonly()
+
+    def _read_prefix(self, stream: Stream) -> None:
+        while self._have < PREFIX_BYTES:
+            self._have += self._take(stream, self._prefix[self._have :])
+        length = int.from_bytes(self._prefix, "big")
+        if not 0 < length <= self._limit:
+            raise TransportError(f"announced a frame of {length} bytes, expected 1 to {self._limit}")
+        self._length, self._have = length, 0
+
+    def _take(self, stream: Stream, into: memoryview) -> int:
+        taken = stream.recv_into(into)
+        if taken == 0:
+            raise TransportError(self._ending())
+        return taken
+
+    def _ending(self) -> str:
+        if self._length:
+            return f"the connection ended inside a frame, after {self._have} of {self._length} bytes"
+        if self._have:
+            return f"the connection ended inside a frame's length, after {self._have} of {PREFIX_BYTES} bytes"
+        return "the connection was closed"
+
+    def _grow(self) -> None:
+        larger = memoryview(bytearray(min(self._length, 4 * len(self._buffer))))
+        larger[: self._have] = self._buffer[: self._have]
+        self._buffer = larger

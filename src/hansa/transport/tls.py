@@ -1,0 +1,818 @@
+"""Frames over TLS 1.3, each end proving which member it is. There is no other way onto the network.
+
+The hub listens; every other member dials out and keeps one connection. Both ends show the self-signed
+certificate that stands in the members file. A peer *is* the member whose exact certificate it holds the key
+of: no authority, no host name and no claim inside a frame takes part in that decision. Sessions are never
+resumed, because resumption skips the check of certificates and their dates.
+
+A TLS 1.3 client believes itself connected before the server has looked at its certificate. So a connection
+begins with one frame from the hub: a byte 1 where the member is welcome, or a byte 0 and the reason in UTF-8
+where it is not.
+
+The standard `ssl` module on plain sockets has the shortest round trip of what was measured (docs:
+ARCHITECTURE.md). Nothing here is safe to call from two threads at once, and nothing here starts a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hansa.errors import IdentityError, MemberLost, TransportError
+from hansa.transport.channel import DEFAULT_FRAME_LIMIT, Frame, Traffic
+from hansa.transport.frames import PREFIX_BYTES, FrameReader, checked, pieces
+
+_LOG = logging.getLogger(__name__)
+_WELCOME, _REFUSED = 1, 0
+_GREETING_LIMIT = 1024
+_ACCEPTS_AT_ONCE = 32
+_LISTEN_BACKLOG = 512
+_FIRST_RETRY_S, _LONGEST_RETRY_S = 0.05, 1.0
+_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+_FAILED = select.POLLERR | select.POLLHUP | getattr(select, "POLLRDHUP", 0)
+
+_ALERTS = {
+    "TLSV1_ALERT_UNKNOWN_CA": "the hub does not know this member's certificate; compare both members files",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": (
+        "this member's certificate has expired; renew it and send the new card to all"
+    ),
+    "SSLV3_ALERT_BAD_CERTIFICATE": (
+        "the hub finds this member's certificate not valid (not yet?); check the clocks of both machines"
+    ),
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the hub was shown no certificate; every member must show its own",
+}
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Who this end is, and whom it may talk to. Nothing can be left out, so nothing can run unprotected.
+
+    Attributes:
+        member: this end's own name.
+        certificate_file: its certificate, PEM.
+        key_file: the certificate's private key, PEM.
+        certificates: every member's name -> exact certificate, DER; this member's own among them.
+
+    Raises:
+        IdentityError: a part is missing or does not fit the others; the text says which, and the cure.
+    """
+
+    member: str
+    certificate_file: Path
+    key_file: Path
+    certificates: Mapping[str, bytes]
+
+    def __post_init__(self) -> None:
+        for what, path in (("certificate", self.certificate_file), ("private key", self.key_file)):
+            if not Path(path).is_file():
+                raise IdentityError(
+                    f"{path}: no such file; the {what} of member {self.member!r} belongs there. "
+                    "Certificate and key are both needed: Hansa has no unprotected mode"
+                )
+        if len(self.certificates) < 2:
+            raise IdentityError(
+                "the members' certificates are missing; name the members file that all agreed on"
+            )
+        if len(set(self.certificates.values())) < len(self.certificates):
+            raise IdentityError("two members have the same certificate; list each member once")
+        if self.member not in self.certificates:
+            raise IdentityError(
+                f"member {self.member!r} is not in the members file; add its card at every member"
+            )
+        if self._own_certificate() != self.certificates[self.member]:
+            raise IdentityError(
+                f"{self.certificate_file}: not the certificate of {self.member!r} in the members file; "
+                "after renewing, every member needs the new card"
+            )
+        self._load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+    def server_context(self) -> ssl.SSLContext:
+        """TLS for a hub: any member may be at the other end, and must prove it."""
+        context = self._context(ssl.PROTOCOL_TLS_SERVER, self.certificates.values())
+        context.num_tickets = 0
+        return context
+
+    def client_context(self, hub: str) -> ssl.SSLContext:
+        """TLS for a member that dials out: nobody but the member `hub` may be at the other end."""
+        if hub not in self.certificates or hub == self.member:
+            raise IdentityError(
+                f"{hub!r} cannot be the hub of {self.member!r}; name another member as the hub"
+            )
+        return self._context(ssl.PROTOCOL_TLS_CLIENT, [self.certificates[hub]])
+
+    def _context(self, protocol: int, trusted: Iterable[bytes]) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        context.check_hostname = False  # the certificate itself is pinned; host names prove less
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        # A leaf that is trusted itself ends the chain; it needs no authority above it.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
+        try:
+            context.load_verify_locations(cadata=b"".join(trusted))
+        except ssl.SSLError as error:
+            raise IdentityError(
+                f"a certificate of the members file is damaged ({error}); ask for new cards"
+            ) from error
+        self._load_into(context)
+        return context
+
+    def _load_into(self, context: ssl.SSLContext) -> None:
+        try:
+            # A password would be asked for on the terminal; an encrypted key is refused instead.
+            context.load_cert_chain(self.certificate_file, self.key_file, password=lambda: b"")
+        except (OSError, ValueError) as error:
+            raise IdentityError(
+                f"{self.key_file} does not fit {self.certificate_file} ({error}); "
+                "restore both from one identity"
+            ) from error
+
+    def _own_certificate(self) -> bytes:
+        try:
+            return ssl.PEM_cert_to_DER_cert(Path(self.certificate_file).read_text(encoding="ascii").strip())
+        except (OSError, ValueError) as error:
+            raise IdentityError(f"{self.certificate_file}: not a certificate in PEM ({error})") from error
+
+
+@dataclass(frozen=True)
+class HubLimits:
+    """What the hub bears from others before it drops them.
+
+    Attributes:
+        frame_bytes: largest frame, either way.
+        handshake_s: seconds that a newcomer has to prove who it is.
+        newcomers: handshakes under way at once; above that the oldest is given up.
+        send_s: seconds that a member may take nothing of what waits for it.
+        backlog_bytes: what may wait for one member before `send` blocks.
+    """
+
+    frame_bytes: int = DEFAULT_FRAME_LIMIT
+    handshake_s: float = 10.0
+    newcomers: int = 256
+    send_s: float = 60.0
+    backlog_bytes: int = 256 * 2**20
+
+
+class TlsChannel:
+    """A member's connection to the hub. See `hansa.transport.channel.Channel`."""
+
+    def __init__(self, stream: ssl.SSLSocket, frame_limit: int, send_timeout_s: float) -> None:
+        self._stream: ssl.SSLSocket | None = stream
+        self._reader = FrameReader(frame_limit)
+        self._frame_limit = frame_limit
+        self._send_timeout_s = send_timeout_s
+        self.traffic = Traffic()
+
+    @classmethod
+    def connect(
+        cls,
+        credentials: Credentials,
+        hub: str,
+        host: str,
+        port: int,
+        *,
+        timeout_s: float = 30.0,
+        retry_for_s: float = 0.0,
+        frame_limit: int = DEFAULT_FRAME_LIMIT,
+        send_timeout_s: float = 300.0,
+    ) -> TlsChannel:
+        """Dial the hub and be welcomed by it.
+
+        Args:
+            credentials: who this member is.
+            hub: name of the member that is the hub.
+            host: its host name or address.
+            port: its TCP port.
+            timeout_s: seconds for the handshake, the hub's welcome included.
+            retry_for_s: seconds to go on dialling while nobody listens there yet. A refusal is never retried.
+            frame_limit: bytes that one frame may hold, either way.
+            send_timeout_s: seconds after which a send that the hub does not take is given up.
+
+        Raises:
+            IdentityError: `hub` is not another member.
+            TransportError: nobody listens, somebody else does, or the hub refused this member and said why.
+        """
+        context = credentials.client_context(hub)
+        where = f"hub {hub!r} at {host}:{port}"
+        plain = _dial(host, port, where, timeout_s, retry_for_s)
+        stream = context.wrap_socket(plain, do_handshake_on_connect=False)
+        try:
+            stream.settimeout(timeout_s)
+            stream.do_handshake()
+            if stream.getpeercert(binary_form=True) != credentials.certificates[hub] or stream.session_reused:
+                raise TransportError(f"{where}: showed another certificate than the members file's")
+            _await_welcome(stream, time.monotonic() + timeout_s, where)
+        except ssl.SSLError as error:
+            stream.close()
+            raise TransportError(f"{where}: {_explained(error)}") from error
+        except TimeoutError as error:
+            stream.close()
+            raise TransportError(
+                f"{where}: no answer to the handshake in {timeout_s:g} s; is it a hub?"
+            ) from error
+        except OSError as error:
+            stream.close()
+            raise TransportError(f"{where}: hung up during the handshake ({error})") from error
+        except TransportError:
+            stream.close()
+            raise
+        return cls(stream, frame_limit, send_timeout_s)
+
+    def send(self, frame: Frame) -> None:
+        """Send one frame; returns when the system has taken it.
+
+        Raises:
+            TransportError: the hub is gone, or took nothing for too long; the connection is closed.
+        """
+        view = checked(frame, self._frame_limit)
+        stream = self._open()
+        try:
+            stream.settimeout(self._send_timeout_s)
+            for piece in pieces(view):
+                stream.sendall(piece)
+        except OSError as error:
+            self.close()
+            raise TransportError(
+                f"the hub is gone while a frame of {len(view)} bytes was sent: {error}"
+            ) from error
+        self.traffic.frames_up += 1
+        self.traffic.bytes_up += PREFIX_BYTES + len(view)
+
+    def receive(self, timeout: float | None = None) -> memoryview:
+        """Wait for the next frame from the hub.
+
+        Raises:
+            TransportError: nothing came in `timeout` seconds (a later call goes on where this one stopped),
+                or the connection ended or broke the rules (it is closed).
+        """
+        stream = self._open()
+        try:
+            if timeout is None:
+                stream.settimeout(None)
+                frame = self._reader.read(stream)
+            else:
+                frame = self._reader.read(_Until(stream, time.monotonic() + timeout))
+        except TimeoutError as error:
+            raise TransportError(f"no frame from the hub in {timeout:g} s") from error
+        except (OSError, TransportError) as error:
+            self.close()
+            raise TransportError(f"the hub is gone: {error}") from error
+        self.traffic.frames_down += 1
+        self.traffic.bytes_down += PREFIX_BYTES + len(frame)
+        return frame
+
+    def close(self) -> None:
+        """End the connection. Safe to call twice."""
+        if self._stream is not None:
+            _hang_up(self._stream)
+            self._stream = None
+
+    def _open(self) -> ssl.SSLSocket:
+        if self._stream is None:
+            raise TransportError("this connection to the hub is closed; connect anew")
+        return self._stream
+
+
+@dataclass(eq=False)
+class _Link:
+    """The hub's end of one member's connection."""
+
+    member: str
+    stream: ssl.SSLSocket
+    reader: FrameReader
+    backlog: deque[memoryview] = field(default_factory=deque)
+    backlog_bytes: int = 0
+    progress_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Newcomer:
+    """A connection whose other end has not proved yet who it is."""
+
+    stream: ssl.SSLSocket
+    address: str
+    deadline: float
+
+
+class TlsHub:
+    """The hub's end of all members' connections. See `hansa.transport.channel.Hub`.
+
+    Sockets never block. What a member does not take at once waits in its backlog and goes out during later
+    calls, so that two members who send each other large frames through the hub cannot lock up.
+    """
+
+    def __init__(
+        self, credentials: Credentials, listener: socket.socket, guests: frozenset[str], limits: HubLimits
+    ) -> None:
+        self._context = credentials.server_context()
+        self._listener = listener
+        self._guests = guests
+        self._limits = limits
+        self._member_of = {certificate: name for name, certificate in credentials.certificates.items()}
+        self._newcomers: dict[int, _Newcomer] = {}  # by file descriptor, oldest first
+        self._links: dict[str, _Link] = {}
+        self._links_by_fd: dict[int, _Link] = {}
+        self._ready: deque[_Link] = deque()
+        self._behind: set[_Link] = set()  # those with a backlog
+        self._losses: deque[MemberLost] = deque()
+        self._traffic: dict[str, Traffic] = {}
+        self._poll = select.poll()
+        self._poll.register(listener.fileno(), select.POLLIN)
+        self._closed = False
+        self.strangers = 0
+        """Connections so far that did not prove to be an expected member."""
+
+    @classmethod
+    def listen(
+        cls,
+        credentials: Credentials,
+        host: str,
+        port: int,
+        *,
+        guests: Collection[str] | None = None,
+        limits: HubLimits | None = None,
+    ) -> TlsHub:
+        """Listen for members.
+
+        Args:
+            credentials: who this hub is.
+            host: address to listen at.
+            port: TCP port; 0 lets the system choose (see `port`).
+            guests: the members that are wanted; default: all but the hub itself. Others are told that they
+                are not.
+            limits: what the hub bears.
+
+        Raises:
+            IdentityError: a guest is not in the members file.
+            TransportError: the address is taken or is not this machine's.
+        """
+        others = frozenset(credentials.certificates) - {credentials.member}
+        wanted = others if guests is None else frozenset(guests)
+        if not wanted or wanted - others:
+            unknown = ", ".join(sorted(wanted - others)) or "nobody"
+            raise IdentityError(
+                f"the hub expects {unknown}; it can expect other members of the members file only"
+            )
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listener = socket.create_server((host, port), family=family, backlog=_LISTEN_BACKLOG)
+        except (OSError, OverflowError) as error:
+            raise TransportError(
+                f"cannot listen at {host}:{port} ({error}); choose another address or port"
+            ) from error
+        listener.setblocking(False)
+        return cls(credentials, listener, wanted, limits or HubLimits())
+
+    @property
+    def port(self) -> int:
+        """The TCP port that the hub listens at."""
+        return int(self._listener.getsockname()[1])
+
+    @property
+    def joined(self) -> frozenset[str]:
+        """Names of the members that are connected."""
+        return frozenset(self._links)
+
+    @property
+    def traffic(self) -> Mapping[str, Traffic]:
+        """Bytes and frames so far, by member; kept when a member leaves and comes back."""
+        return self._traffic
+
+    def wait_for(self, members: Collection[str], timeout: float | None = None) -> None:
+        """Wait until all of `members` are connected. What they send meanwhile waits for `receive`.
+
+        Raises:
+            TransportError: names those who are missing after `timeout` seconds.
+        """
+        self._check_open()
+        deadline = _deadline(timeout)
+        if strangers := sorted(set(members) - self._guests):
+            raise TransportError(
+                f"the hub does not expect {', '.join(strangers)}, so it cannot wait for them"
+            )
+        while not self._links.keys() >= set(members):
+            door = select.poll()
+            for descriptor in (self._listener.fileno(), *self._newcomers):
+                door.register(descriptor, select.POLLIN)
+            self._admit([fd for fd, _ in door.poll(self._patience_ms(deadline))])
+            missing = sorted(set(members) - self._links.keys())
+            if missing and deadline is not None and time.monotonic() >= deadline:
+                raise TransportError(
+                    f"not connected after {timeout:g} s: {', '.join(missing)} "
+                    f"({self.strangers} connections of others were refused); "
+                    "start them, or look there why they cannot reach the hub"
+                )
+
+    def send(self, member: str, frame: Frame) -> None:
+        """Send one frame to one member; returns when the system, or the member's backlog, has taken it.
+
+        Raises:
+            MemberLost: the member's connection ended, or it took nothing for too long.
+            TransportError: the member is not connected.
+        """
+        view = checked(frame, self._limits.frame_bytes)
+        link = self._link(member)
+        try:
+            self._write(link, view)
+            if link.backlog_bytes > self._limits.backlog_bytes:
+                self._relieve(link)
+        except OSError as error:
+            raise self._lost(link, f"gone while a frame was sent to it: {error}") from error
+        except TransportError as error:
+            raise self._lost(link, str(error)) from error
+        traffic = self._traffic[member]
+        traffic.frames_down += 1
+        traffic.bytes_down += PREFIX_BYTES + len(view)
+
+    def receive(self, timeout: float | None = None) -> tuple[str, memoryview]:
+        """Wait for a frame from any member, and let newcomers in meanwhile.
+
+        Returns:
+            The member that sent it, and the frame: a view valid until the next call.
+
+        Raises:
+            MemberLost: one member's connection ended or broke the rules. Raised once; call again for the
+                others.
+            TransportError: no frame came in `timeout` seconds.
+        """
+        self._check_open()
+        deadline = _deadline(timeout)
+        looked = False
+        while True:
+            if self._losses:
+                raise self._losses.popleft()
+            while self._ready:
+                link = self._ready.popleft()
+                if (frame := self._read(link)) is not None:
+                    return link.member, frame
+            # Whoever trickles bytes must not stretch the deadline.
+            if looked and deadline is not None and time.monotonic() >= deadline:
+                raise TransportError(f"no frame from any member in {timeout:g} s")
+            self._wait(deadline)
+            looked = True
+
+    def drop(self, member: str, reason: str) -> None:
+        """End one member's connection; others go on. It may connect anew. Nothing is raised for it later."""
+        self._losses = deque(loss for loss in self._losses if loss.member != member)
+        if link := self._links.get(member):
+            _LOG.warning("member %r is dropped: %s", member, reason)
+            self._forget(link)
+
+    def close(self) -> None:
+        """Send what still waits (at most `send_s` seconds), end all connections, stop listening.
+
+        Safe to call twice.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        deadline = time.monotonic() + self._limits.send_s
+        for link in list(self._links.values()):
+            # Each failure here concerns a member that the hub is leaving anyway.
+            with contextlib.suppress(OSError, TransportError):
+                self._flush_until(link, 0, deadline)
+            self._forget(link)
+        for newcomer in self._newcomers.values():
+            _hang_up(newcomer.stream)
+        self._newcomers.clear()
+        self._listener.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise TransportError("this hub is closed")
+
+    def _link(self, member: str) -> _Link:
+        self._check_open()
+        for loss in self._losses:
+            if loss.member == member:
+                self._losses.remove(loss)
+                raise loss
+        if member not in self._links:
+            raise TransportError(f"member {member!r} is not connected")
+        return self._links[member]
+
+    def _read(self, link: _Link) -> memoryview | None:
+        """The member's next frame, or None where the rest of it is still on its way."""
+        try:
+            frame = link.reader.read(link.stream)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except (OSError, TransportError) as error:
+            raise self._lost(link, str(error)) from error
+        # TLS hands out whole records: what is left of this one is invisible to `poll`.
+        if link.stream.pending():
+            self._ready.append(link)
+        traffic = self._traffic[link.member]
+        traffic.frames_up += 1
+        traffic.bytes_up += PREFIX_BYTES + len(frame)
+        return frame
+
+    def _wait(self, deadline: float | None) -> None:
+        """Wait until some socket is ready or something is due, and do what is to be done."""
+        door = []
+        for descriptor, event in self._poll.poll(self._patience_ms(deadline)):
+            link = self._links_by_fd.get(descriptor)
+            if link is None:
+                door.append(descriptor)
+                continue
+            if event & ~select.POLLOUT:
+                self._ready.append(link)
+            if event & select.POLLOUT:
+                self._advance(link)
+        if door or self._newcomers:
+            self._admit(door)
+        if self._behind:
+            self._drop_stalled()
+
+    def _patience_ms(self, deadline: float | None) -> float | None:
+        """Milliseconds until the next moment at which something is due; None: nothing is."""
+        due = [] if deadline is None else [deadline]
+        if self._newcomers:
+            due.append(next(iter(self._newcomers.values())).deadline)
+        due += [link.progress_at + self._limits.send_s for link in self._behind]
+        return max(0.0, 1000 * (min(due) - time.monotonic())) if due else None
+
+    # Sending
+
+    def _write(self, link: _Link, frame: memoryview) -> None:
+        """Write the frame as far as the system takes it now, and keep a copy of the rest."""
+        queue = iter(pieces(frame))
+        if not link.backlog:
+            for piece in queue:
+                if rest := _untaken(link.stream, memoryview(piece)):
+                    link.progress_at = time.monotonic()
+                    self._poll.modify(link.stream.fileno(), select.POLLIN | select.POLLOUT)
+                    self._behind.add(link)
+                    self._keep(link, rest)
+                    break
+        for piece in queue:
+            self._keep(link, piece)
+
+    def _keep(self, link: _Link, piece: bytes | memoryview) -> None:
+        link.backlog.append(memoryview(bytes(piece)))
+        link.backlog_bytes += len(piece)
+
+    def _flush(self, link: _Link) -> None:
+        """Write from the backlog as far as the system takes it now."""
+        while link.backlog:
+            rest = _untaken(link.stream, link.backlog[0])
+            if taken := len(link.backlog[0]) - len(rest):
+                link.backlog_bytes -= taken
+                link.progress_at = time.monotonic()
+            if rest:
+                link.backlog[0] = rest
+                return
+            link.backlog.popleft()
+        self._poll.modify(link.stream.fileno(), select.POLLIN)
+        self._behind.discard(link)
+
+    def _relieve(self, link: _Link) -> None:
+        self._flush_until(link, self._limits.backlog_bytes, None)
+
+    def _flush_until(self, link: _Link, size: int, deadline: float | None) -> None:
+        """Write until at most `size` bytes wait; TransportError where the member takes too long."""
+        exit_door = select.poll()
+        exit_door.register(link.stream.fileno(), select.POLLOUT)
+        while link.backlog_bytes > size:
+            due = link.progress_at + self._limits.send_s
+            due = due if deadline is None else min(due, deadline)
+            if not exit_door.poll(max(0.0, 1000 * (due - time.monotonic()))):
+                raise TransportError(self._stalled(link))
+            self._flush(link)
+
+    def _advance(self, link: _Link) -> None:
+        try:
+            self._flush(link)
+        except OSError as error:
+            self._losses.append(self._lost(link, f"gone while a frame was sent to it: {error}"))
+
+    def _drop_stalled(self) -> None:
+        latest = time.monotonic() - self._limits.send_s
+        for link in [link for link in self._behind if link.progress_at <= latest]:
+            self._losses.append(self._lost(link, self._stalled(link)))
+
+    def _stalled(self, link: _Link) -> str:
+        return f"took nothing for {self._limits.send_s:g} s of {link.backlog_bytes} bytes that wait for it"
+
+    # Coming and going
+
+    def _admit(self, descriptors: Iterable[int]) -> None:
+        """Take new connections and go on with the handshakes of those whose descriptors are ready."""
+        for descriptor in descriptors:
+            if descriptor == self._listener.fileno():
+                self._accept()
+            elif newcomer := self._newcomers.get(descriptor):
+                self._shake_hands(newcomer)
+        now = time.monotonic()
+        for newcomer in [each for each in self._newcomers.values() if each.deadline <= now]:
+            self._turn_away(newcomer, f"no handshake in {self._limits.handshake_s:g} s")
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_AT_ONCE):
+            try:
+                plain, address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._accept_failed(error)
+                return
+            if len(self._newcomers) >= self._limits.newcomers:
+                self._turn_away(next(iter(self._newcomers.values())), "too many handshakes at once")
+            self._receive_newcomer(plain, f"{address[0]}:{address[1]}")
+
+    def _accept_failed(self, error: OSError) -> None:
+        """Make room where the system has run out of descriptors; otherwise the peer gave up itself."""
+        _LOG.warning("a connection could not be accepted: %s", error)
+        if self._newcomers:
+            self._turn_away(next(iter(self._newcomers.values())), "the system has no room")
+
+    def _receive_newcomer(self, plain: socket.socket, address: str) -> None:
+        try:
+            plain.setblocking(False)
+            _tune(plain)
+            stream = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+        except OSError as error:
+            plain.close()
+            self._count_stranger(address, str(error))
+            return
+        newcomer = _Newcomer(stream, address, time.monotonic() + self._limits.handshake_s)
+        self._newcomers[stream.fileno()] = newcomer
+        self._poll.register(stream.fileno(), select.POLLIN)
+
+    def _shake_hands(self, newcomer: _Newcomer) -> None:
+        try:
+            newcomer.stream.do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        except OSError as error:
+            self._turn_away(newcomer, str(error))
+            return
+        certificate = newcomer.stream.getpeercert(binary_form=True)
+        member = self._member_of.get(certificate) if certificate else None
+        if member is None or newcomer.stream.session_reused:
+            self._turn_away(newcomer, "shows no member's certificate")
+        elif member not in self._guests:
+            self._refuse(newcomer, member, "is not expected in this run; compare the plans of both members")
+        elif member in self._links and not _is_over(self._links[member].stream):
+            self._refuse(
+                newcomer, member, "is connected already; stop its other process, or wait until it is gone"
+            )
+        else:
+            self._seat(newcomer, member)
+
+    def _seat(self, newcomer: _Newcomer, member: str) -> None:
+        if member in self._links:
+            self._losses.append(
+                self._lost(self._links[member], "the connection was closed, and a new one made")
+            )
+        descriptor = newcomer.stream.fileno()
+        try:
+            _greet(newcomer.stream, bytes([_WELCOME]))
+        except OSError as error:
+            self._turn_away(newcomer, str(error))
+            return
+        del self._newcomers[descriptor]
+        link = _Link(member, newcomer.stream, FrameReader(self._limits.frame_bytes))
+        self._links[member] = self._links_by_fd[descriptor] = link
+        self._traffic.setdefault(member, Traffic())
+        _LOG.info("member %r connected from %s", member, newcomer.address)
+
+    def _refuse(self, newcomer: _Newcomer, member: str, reason: str) -> None:
+        with contextlib.suppress(OSError):  # it is turned away whether it hears the reason or not
+            _greet(newcomer.stream, bytes([_REFUSED]) + f"member {member!r} {reason}".encode())
+        self._turn_away(newcomer, f"{member!r} {reason}")
+
+    def _turn_away(self, newcomer: _Newcomer, reason: str) -> None:
+        descriptor = newcomer.stream.fileno()
+        del self._newcomers[descriptor]
+        self._poll.unregister(descriptor)
+        _hang_up(newcomer.stream)
+        self._count_stranger(newcomer.address, reason)
+
+    def _count_stranger(self, address: str, reason: str) -> None:
+        self.strangers += 1
+        # A flood of strangers must not become a flood of log lines.
+        if self.strangers <= 20 or self.strangers % 100 == 0:
+            _LOG.warning("stranger %d, at %s, is refused: %s", self.strangers, address, reason)
+
+    def _lost(self, link: _Link, reason: str) -> MemberLost:
+        self._forget(link)
+        return MemberLost(link.member, reason)
+
+    def _forget(self, link: _Link) -> None:
+        descriptor = link.stream.fileno()
+        self._poll.unregister(descriptor)
+        del self._links[link.member], self._links_by_fd[descriptor]
+        self._behind.discard(link)
+        if link in self._ready:
+            self._ready = deque(each for each in self._ready if each is not link)
+        _hang_up(link.stream)
+
+
+class _Until:
+    """A stream that raises TimeoutError once a moment has passed, however the bytes trickle."""
+
+    def __init__(self, stream: ssl.SSLSocket, deadline: float) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def recv_into(self, buffer: memoryview) -> int:
+        # Timeout 0 would mean "do not block", which raises another error.
+        self._stream.settimeout(max(1e-6, self._deadline - time.monotonic()))
+        return self._stream.recv_into(buffer)
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _dial(host: str, port: int, where: str, timeout_s: float, retry_for_s: float) -> socket.socket:
+    """A TCP connection; goes on dialling for `retry_for_s` seconds while nobody answers."""
+    give_up, pause = time.monotonic() + retry_for_s, _FIRST_RETRY_S
+    while True:
+        try:
+            plain = socket.create_connection((host, port), timeout=timeout_s)
+        except (OSError, OverflowError) as error:
+            if time.monotonic() + pause >= give_up:
+                raise TransportError(
+                    f"{where}: cannot be reached ({error}); is it started, and the port open?"
+                ) from error
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_RETRY_S)
+        else:
+            _tune(plain)
+            return plain
+
+
+def _tune(plain: socket.socket) -> None:
+    """Send frames at once, and notice within two minutes that a machine at the other end is gone."""
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE.items():
+        if hasattr(socket, option):
+            plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _await_welcome(stream: ssl.SSLSocket, deadline: float, where: str) -> None:
+    try:
+        greeting = bytes(FrameReader(_GREETING_LIMIT).read(_Until(stream, deadline)))
+    except TransportError as error:
+        raise TransportError(f"{where}: no welcome: {error}") from error
+    if greeting[0] == _REFUSED:
+        reason = "".join(c for c in greeting[1:].decode("utf-8", "replace") if c.isprintable())
+        raise TransportError(f"{where}: refused this member: {reason}")
+    if greeting != bytes([_WELCOME]):
+        raise TransportError(f"{where}: answered the handshake with something else than a welcome")
+
+
+def _greet(stream: ssl.SSLSocket, greeting: bytes) -> None:
+    for piece in pieces(memoryview(greeting)):
+        stream.send(piece)
+
+
+def _explained(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not the valid one of the members file ({error.verify_message}); "
+            "either this is not the hub, or its certificate was renewed or expired: ask for its present card"
+        )
+    return _ALERTS.get(error.reason or "", f"the handshake failed ({error}); is it a Hansa hub?")
+
+
+def _untaken(stream: ssl.SSLSocket, piece: memoryview) -> memoryview:
+    """Write to a socket that does not block; what it did not take, to be written next, unchanged."""
+    try:
+        while piece:
+            piece = piece[stream.send(piece) :]
+    except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+        pass
+    return piece
+
+
+def _is_over(stream: ssl.SSLSocket) -> bool:
+    """Whether the other end has hung up already, though nobody has read so far yet."""
+    probe = select.poll()
+    probe.register(stream.fileno(), _FAILED)
+    return bool(probe.poll(0))
+
+
+def _hang_up(stream: ssl.SSLSocket) -> None:
+    """Close a connection so that the other end can still read what was sent last.
+
+    Bytes left unread would turn the close into a reset, which may overtake an alert or a refusal.
+    """
+    with contextlib.suppress(OSError):
+        stream.setblocking(False)
+        stream.shutdown(socket.SHUT_WR)
+        for _ in range(64):
+            if not socket.socket.recv(stream, 2**16):
+                break
+    stream.close()

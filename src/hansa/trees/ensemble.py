@@ -1,0 +1,423 @@
+"""The trained model: trees as arrays, with XGBoost's meaning and numbering, and what can be asked of them.
+
+Everything here is public to whoever may hold the model. A row goes left where its value is less than the
+split condition, right where it is not, and to the default side where it is missing (NaN). Margins are summed
+in float32, tree by tree from the base margin, as XGBoost does, so that both give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from hansa.errors import DataError, PlanError
+from hansa.trees.elementary import log as elementary_log
+from hansa.trees.elementary import sigmoid
+
+Float32s = npt.NDArray[np.float32]
+ImportanceKind = Literal["weight", "gain", "cover", "total_gain", "total_cover"]
+
+NO_NODE = -1
+"""Stands in `left_children` and `right_children` of a leaf."""
+
+ROOT_PARENT = 2147483647
+"""Stands in `parents` of the root."""
+
+OBJECTIVES = ("binary:logistic", "reg:squarederror")
+"""The objectives that an ensemble can have."""
+
+ROWS_PER_BLOCK = 256
+"""Rows that all trees score before the next rows: their values then stay in the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """One regression tree; all arrays have length num_nodes, are copied on construction, and are read-only.
+
+    Attributes:
+        left_children, right_children: int32 node numbers, -1 at a leaf.
+        parents: int32 node numbers, 2147483647 at the root, which is node 0.
+        split_indices: int32, the feature that a node splits on; 0 at a leaf.
+        split_conditions: float32, rows with a smaller value go left; at a leaf, its value (eta included).
+        default_left: uint8, 1 where rows with a missing value go left.
+        base_weights: float32, a node's optimal weight.
+        loss_changes: float32, the gain of a split; 0 at a leaf.
+        sum_hessian: float32, the sum of hessians of a node's rows.
+
+    Raises:
+        DataError: `check_tree` refuses the arrays.
+    """
+
+    left_children: npt.NDArray[np.int32]
+    right_children: npt.NDArray[np.int32]
+    parents: npt.NDArray[np.int32]
+    split_indices: npt.NDArray[np.int32]
+    split_conditions: Float32s
+    default_left: npt.NDArray[np.uint8]
+    base_weights: Float32s
+    loss_changes: Float32s
+    sum_hessian: Float32s
+
+    def __post_init__(self) -> None:
+        for name, dtype in TREE_DTYPES.items():
+            array = np.array(getattr(self, name), dtype=dtype, order="C")
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        check_tree(self)
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes, leaves included."""
+        return len(self.left_children)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tree):
+            return NotImplemented
+        return all(getattr(self, f.name).tobytes() == getattr(other, f.name).tobytes() for f in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+TREE_DTYPES: dict[str, type[np.generic]] = {
+    "left_children": np.int32,
+    "right_children": np.int32,
+    "parents": np.int32,
+    "split_indices": np.int32,
+    "split_conditions": np.float32,
+    "default_left": np.uint8,
+    "base_weights": np.float32,
+    "loss_changes": np.float32,
+    "sum_hessian": np.float32,
+}
+
+
+def check_tree(tree: Tree) -> None:
+    """Refuse arrays that are not one binary tree: the kernels below index them without a check.
+
+    Raises:
+        DataError: naming the array, the node and what was expected.
+    """
+    _check_shapes(tree)
+    left, right, parents = tree.left_children, tree.right_children, tree.parents
+    nodes = np.arange(tree.num_nodes, dtype=np.int32)
+    _require((left == NO_NODE) == (right == NO_NODE), "right_children", "two children or none")
+    internal = left != NO_NODE
+    for name, children in (("left_children", left), ("right_children", right)):
+        _require(
+            ~internal | ((children > 0) & (children < tree.num_nodes)), name, "a node number below num_nodes"
+        )
+        expected = np.where(internal, nodes, parents[np.where(internal, children, 0)])
+        _require(
+            parents[np.where(internal, children, 0)] == expected, name, "a child whose parent is this node"
+        )
+    _require(~internal | (left != right), "right_children", "another node than the left child")
+    _require((parents == ROOT_PARENT) == (nodes == 0), "parents", f"{ROOT_PARENT} at node 0 and nowhere else")
+    # Each child names its parent, so the links form trees and cycles; what the root reaches tells which.
+    reached = _count_reached(left, right)
+    if reached != tree.num_nodes:
+        raise DataError(f"tree: {tree.num_nodes} nodes, but the root reaches {reached}; expected one tree")
+    _require(tree.split_indices >= 0, "split_indices", "a feature number of at least 0")
+    _require(tree.default_left <= 1, "default_left", "0 or 1")
+    for name in ("split_conditions", "base_weights", "loss_changes", "sum_hessian"):
+        _require(np.isfinite(getattr(tree, name)), name, "a finite number")
+
+
+def _check_shapes(tree: Tree) -> None:
+    shape = tree.left_children.shape
+    if len(shape) != 1 or shape[0] == 0:
+        raise DataError(
+            f"tree: left_children has shape {shape}; expected one dimension and at least one node"
+        )
+    for name in TREE_DTYPES:
+        if getattr(tree, name).shape != shape:
+            raise DataError(f"tree: {name} has shape {getattr(tree, name).shape}; expected {shape}")
+
+
+def _require(holds: npt.NDArray[np.bool_], name: str, expected: str) -> None:
+    if not holds.all():
+        raise DataError(f"tree: {name}[{int(np.argmin(holds))}] is wrong; expected {expected}")
+
+
+def _count_reached(left: npt.NDArray[np.int32], right: npt.NDArray[np.int32]) -> int:
+    """Nodes reached from the root, level by level; stops at num_nodes + 1 where a cycle leads round."""
+    level, reached = np.zeros(1, dtype=np.int32), 0
+    while level.size and reached <= len(left):
+        reached += level.size
+        level = np.concatenate([left[level], right[level]])
+        level = level[level != NO_NODE]
+    return reached
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A sum of trees above a base score.
+
+    Attributes:
+        objective: "binary:logistic" or "reg:squarederror".
+        base_score: in the space of predictions, as in XGBoost's file: a probability for binary:logistic.
+            Rounded to float32 on construction.
+        feature_names: one name per feature, in the order of the rows of `features` below.
+        trees: in the order of training.
+
+    Raises:
+        DataError: a tree splits on a feature that is not there, a name occurs twice, or the base score is out
+            of range.
+        PlanError: the objective is not known.
+    """
+
+    objective: str
+    base_score: float
+    feature_names: tuple[str, ...]
+    trees: tuple[Tree, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "feature_names", tuple(self.feature_names))
+        object.__setattr__(self, "trees", tuple(self.trees))
+        object.__setattr__(self, "base_score", float(np.float32(self.base_score)))
+        base_margin(self.objective, self.base_score)
+        if len(set(self.feature_names)) != len(self.feature_names):
+            raise DataError(
+                "ensemble: a feature name occurs twice; expected a name of its own for each feature"
+            )
+        for number, tree in enumerate(self.trees):
+            if tree.num_nodes > 1 and tree.split_indices.max() >= len(self.feature_names):
+                raise DataError(
+                    f"ensemble: tree {number} splits on feature {tree.split_indices.max()}; "
+                    f"expected less than {len(self.feature_names)}, the number of features"
+                )
+
+    def predict_margin(self, features: Float32s, threads: int = 1) -> Float32s:
+        """Margins, float32 of shape (n_rows,).
+
+        Args:
+            features: float32 (n_features, n_rows), NaN where a value is missing; the layout of `hansa.data`.
+            threads: rows are shared out between so many threads; the result does not depend on it.
+
+        Raises:
+            DataError: `features` has another shape or dtype.
+        """
+        if features.ndim != 2 or features.shape[0] != len(self.feature_names):
+            raise DataError(
+                f"features have shape {features.shape}; expected ({len(self.feature_names)}, rows): "
+                f"a row of the array for each feature of the model"
+            )
+        margins = np.full(features.shape[1], base_margin(self.objective, self.base_score), dtype=np.float32)
+        add_margins(self.trees, features, margins, threads)
+        return margins
+
+    def predict(self, features: Float32s, threads: int = 1) -> Float32s:
+        """Probabilities of class 1 (binary:logistic) or values (reg:squarederror), float32 (n_rows,).
+
+        Arguments and errors as `predict_margin`.
+        """
+        return predictions_from_margins(self.objective, self.predict_margin(features, threads))
+
+    def importance(self, kind: ImportanceKind = "gain") -> dict[str, float]:
+        """What each feature did, by name, as XGBoost's `get_score`; features without a split are left out.
+
+        Args:
+            kind: "weight" is the number of splits; "gain" and "cover" are the means over these splits of
+                `loss_changes` and `sum_hessian`; "total_gain" and "total_cover" are their sums.
+
+        Raises:
+            PlanError: another kind.
+        """
+        if kind not in ("weight", "gain", "cover", "total_gain", "total_cover"):
+            raise PlanError(
+                f"importance {kind!r} is unknown; expected weight, gain, cover, total_gain or total_cover"
+            )
+        count = np.zeros(len(self.feature_names), dtype=np.int64)
+        total = np.zeros(len(self.feature_names), dtype=np.float64)
+        for tree in self.trees:
+            internal = tree.left_children != NO_NODE
+            np.add.at(count, tree.split_indices[internal], 1)
+            amounts = tree.sum_hessian if kind.endswith("cover") else tree.loss_changes
+            np.add.at(total, tree.split_indices[internal], amounts[internal])
+        used = np.flatnonzero(count)
+        scores = {"weight": count[used].astype(np.float64), "gain": total[used] / count[used]}
+        scores |= {"cover": scores["gain"], "total_gain": total[used], "total_cover": total[used]}
+        return {self.feature_names[f]: float(score) for f, score in zip(used, scores[kind], strict=True)}
+
+    def truncate(self, n_trees: int) -> Ensemble:
+        """The same model with its first `n_trees` trees only, as after early stopping.
+
+        Raises:
+            PlanError: there are not so many trees.
+        """
+        if not 0 <= n_trees <= len(self.trees):
+            raise PlanError(f"cannot keep {n_trees} trees; expected 0 to {len(self.trees)}")
+        return replace(self, trees=self.trees[:n_trees])
+
+
+def base_margin(objective: str, base_score: float) -> np.float32:
+    """The margin that stands for `base_score`: ln(p / (1 - p)) for binary:logistic, float32 as in XGBoost.
+
+    Raises:
+        DataError: the base score is not a finite float32, or under binary:logistic not between 0 and 1.
+        PlanError: the objective is not known.
+    """
+    score = np.float32(base_score)
+    if not np.isfinite(score):
+        raise DataError(f"base_score is {base_score}; expected a finite number")
+    if objective == "reg:squarederror":
+        return score
+    if objective != "binary:logistic":
+        raise PlanError(f"objective {objective!r} is not supported; expected one of {', '.join(OBJECTIVES)}")
+    if not 0.0 < score < 1.0:
+        raise DataError(f"base_score is {base_score}; expected more than 0 and less than 1 for {objective}")
+    # XGBoost rounds to float32 after each step of -ln(1/p - 1).
+    odds_against = np.float32(np.float32(1.0) / score - np.float32(1.0))
+    return np.float32(-_log_once(float(odds_against)))
+
+
+def predictions_from_margins(objective: str, margins: Float32s) -> Float32s:
+    """Predictions, float32 of the margins' shape: 1 / (1 + e**-margin) for binary:logistic, else the margin.
+
+    Raises:
+        PlanError: the objective is not known.
+    """
+    if objective == "reg:squarederror":
+        return margins.copy()
+    if objective != "binary:logistic":
+        raise PlanError(f"objective {objective!r} is not supported; expected one of {', '.join(OBJECTIVES)}")
+    probabilities = np.empty(margins.shape, dtype=np.float32)
+    _sigmoids(margins.reshape(-1), probabilities.reshape(-1))
+    return probabilities
+
+
+def add_margins(trees: Sequence[Tree], features: Float32s, margins: Float32s, threads: int = 1) -> None:
+    """Add each tree's leaf value to each row's margin, in float32 and in the order of the trees.
+
+    So margins can be kept up to date while trees are being trained: adding trees one by one or all at once
+    gives the same bits.
+
+    Args:
+        trees: trees that split on features below n_features.
+        features: float32 (n_features, n_rows), NaN where a value is missing.
+        margins: float32 (n_rows,), changed in place.
+        threads: rows are shared out between so many threads; the result does not depend on it.
+
+    Raises:
+        DataError: an array has another shape or dtype, or a tree splits on a feature that is not there.
+    """
+    if features.dtype != np.float32 or margins.dtype != np.float32 or margins.shape != features.shape[1:]:
+        raise DataError(
+            f"features are {features.dtype}{features.shape}, margins {margins.dtype}{margins.shape}; "
+            f"expected float32 (n_features, n_rows) and float32 (n_rows,)"
+        )
+    if not trees or not margins.size:
+        return
+    last_feature = max(int(tree.split_indices.max()) for tree in trees)
+    if last_feature >= features.shape[0] and any(tree.num_nodes > 1 for tree in trees):
+        raise DataError(f"a tree splits on feature {last_feature}; expected less than {features.shape[0]}")
+    forest = _joined(trees)
+    size = -(-len(margins) // max(1, threads))
+    spans = [(first, min(first + size, len(margins))) for first in range(0, len(margins), size)]
+    if len(spans) == 1:
+        _add_leaf_values(*forest, features, margins, *spans[0])
+        return
+    with ThreadPoolExecutor(len(spans)) as pool:
+        score = partial(_add_leaf_values, *forest, features, margins)
+        jobs = [pool.submit(score, *span) for span in spans]
+        for job in jobs:
+            job.result()
+
+
+class _Forest(NamedTuple):
+    """The trees' nodes end to end; indices are unsigned, which spares the kernel a test for negative ones."""
+
+    roots: npt.NDArray[np.uint32]
+    levels: npt.NDArray[np.int64]
+    # The right child of node i stands at 2 i, the left one at 2 i + 1; a leaf is its own child on both sides.
+    children: npt.NDArray[np.uint32]
+    split_indices: npt.NDArray[np.uint32]
+    split_conditions: Float32s
+    default_left: npt.NDArray[np.uint8]
+
+
+def _joined(trees: Sequence[Tree]) -> _Forest:
+    sizes = [tree.num_nodes for tree in trees]
+    roots = np.cumsum([0, *sizes[:-1]])
+    own = np.arange(sum(sizes))
+    shift = np.repeat(roots, sizes)
+    right = np.concatenate([tree.right_children for tree in trees])
+    left = np.concatenate([tree.left_children for tree in trees])
+    is_leaf = left == NO_NODE
+    children = np.stack([np.where(is_leaf, own, right + shift), np.where(is_leaf, own, left + shift)], axis=1)
+    return _Forest(
+        roots.astype(np.uint32),
+        np.array([size.bit_length() - 1 for size in sizes]),
+        children.reshape(-1).astype(np.uint32),
+        np.concatenate([tree.split_indices for tree in trees]).astype(np.uint32),
+        np.concatenate([tree.split_conditions for tree in trees]),
+        np.concatenate([tree.default_left for tree in trees]),
+    )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _child(
+    node: np.uint64,
+    value: np.float32,
+    children: npt.NDArray[np.uint32],
+    split_conditions: Float32s,
+    default_left: npt.NDArray[np.uint8],
+) -> np.uint64:
+    is_less = np.uint64(value < split_conditions[node])
+    is_missing = np.uint64(value != value)
+    goes_left = is_less | (is_missing & np.uint64(default_left[node]))
+    return np.uint64(children[(node << np.uint64(1)) | goes_left])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_leaf_values(
+    roots: npt.NDArray[np.uint32],
+    levels: npt.NDArray[np.int64],
+    children: npt.NDArray[np.uint32],
+    split_indices: npt.NDArray[np.uint32],
+    split_conditions: Float32s,
+    default_left: npt.NDArray[np.uint8],
+    features: Float32s,
+    margins: Float32s,
+    first: int,
+    last: int,
+) -> None:
+    """Score rows first to last - 1.
+
+    A block of rows goes down a tree level by level, so that rows do not wait for one another's memory reads.
+    A balanced tree of n nodes has log2(n) levels; rows that are not yet at a leaf then go on one by one.
+    """
+    nodes = np.empty(ROWS_PER_BLOCK, dtype=np.uint32)
+    for start in range(first, last, ROWS_PER_BLOCK):
+        count = min(ROWS_PER_BLOCK, last - start)
+        for tree in range(roots.shape[0]):
+            nodes[:count] = roots[tree]
+            for _ in range(levels[tree]):
+                for i in range(count):
+                    node = np.uint64(nodes[i])
+                    value = features[np.uint64(split_indices[node]), np.uint64(start + i)]
+                    nodes[i] = _child(node, value, children, split_conditions, default_left)
+            for i in range(count):
+                node = np.uint64(nodes[i])
+                while np.uint64(children[node << np.uint64(1)]) != node:
+                    value = features[np.uint64(split_indices[node]), np.uint64(start + i)]
+                    node = _child(node, value, children, split_conditions, default_left)
+                margins[start + i] += split_conditions[node]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sigmoids(margins: Float32s, probabilities: Float32s) -> None:
+    for row in range(margins.shape[0]):
+        probabilities[row] = np.float32(sigmoid(np.float64(margins[row])))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _log_once(x: float) -> float:
+    result: float = elementary_log(x)
+    return result

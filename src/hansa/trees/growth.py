@@ -1,0 +1,318 @@
+"""Growing one tree, level by level: the side that holds rows, and the side that sees sums.
+
+Both sides know the same shape. The *active* nodes of a level are the children of the nodes that split in the level above, left
+before right, in their parents' order: so pair p of siblings stands at 2 p and 2 p + 1. Rows' side (`RowPartition`): which rows stand in
+which node. Sums' side (`Grower`): histograms, splits, leaf weights. Between them pass histograms of one child of each
+pair (the lighter by hessian; the other is its parent minus it) and `Level`s of splits: depth + 1 exchanges a tree, the first being
+that of the scales.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from hansa.trees import histogram, splitting
+from hansa.trees.ensemble import ROOT_PARENT, Tree
+from hansa.trees.histogram import Codes, Int64, Layout
+from hansa.trees.objective import Scales
+from hansa.trees.parameters import Parameters
+
+ABOVE_ALL = np.float32(3.4028235e38)
+"""Threshold of a split that parts present values from missing ones."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """What happens to the active nodes of one level.
+
+    Attributes:
+        feature: int32 (active,), -1 where the node becomes a leaf.
+        bin: int32 (active,): codes up to this one go left.
+        missing_left: uint8 (active,).
+        leaf: float32 (active,): the leaf's value where feature is -1, else 0.
+        build_left: uint8 (splits,): which child of each split is to be built next; empty where the tree ends here.
+        child_leaf: float32 (2 splits,): values of the children where they are all leaves, else empty.
+    """
+
+    feature: npt.NDArray[np.int32]
+    bin: npt.NDArray[np.int32]
+    missing_left: npt.NDArray[np.uint8]
+    leaf: npt.NDArray[np.float32]
+    build_left: npt.NDArray[np.uint8]
+    child_leaf: npt.NDArray[np.float32]
+
+    @property
+    def last(self) -> bool:
+        """Whether the tree ends with this level."""
+        return len(self.build_left) == 0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_leaves(margins, rows, starts, ends, is_leaf, values):  # type: ignore[no-untyped-def]
+    for node in range(starts.shape[0]):
+        if is_leaf[node]:
+            value = values[node]
+            for i in range(starts[node], ends[node]):
+                margins[rows[i]] += value
+
+
+class RowPartition:
+    """Which of a party's rows stand in which active node, and their margins.
+
+    Args:
+        codes_by_feature: uint8 or uint16 (n_features, n_rows).
+        missing_code: int32 (n_features,): the code that means missing, or -1.
+        rows: uint32 (m,): the rows to follow; taken over and reordered.
+        margins: float32 (n_rows,): increased by the leaf values as leaves appear.
+    """
+
+    def __init__(
+        self,
+        codes_by_feature: Codes,
+        missing_code: npt.NDArray[np.int32],
+        rows: npt.NDArray[np.uint32],
+        margins: npt.NDArray[np.float32],
+    ) -> None:
+        self._codes = codes_by_feature
+        self._missing_code = missing_code
+        self.rows = rows
+        self._scratch = np.empty_like(rows)
+        self._margins = margins
+        self.starts = np.zeros(1, np.int64)
+        self.ends = np.full(1, len(rows), np.int64)
+
+    def apply(self, level: Level) -> None:
+        """Move rows to the next level's nodes; rows that reach a leaf get its value."""
+        middle = np.empty(len(self.starts), np.int64)
+        missing = self._missing_code[level.feature]  # of a leaf: not used
+        histogram.partition_rows(
+            self._codes,
+            self.rows,
+            self._scratch,
+            self.starts,
+            self.ends,
+            level.feature,
+            level.bin,
+            missing,
+            level.missing_left,
+            middle,
+        )
+        leaf = level.feature < 0
+        _add_leaves(self._margins, self.rows, self.starts, self.ends, leaf, level.leaf)
+        split = np.flatnonzero(~leaf)
+        starts = np.empty(2 * len(split), np.int64)
+        ends = np.empty(2 * len(split), np.int64)
+        starts[0::2] = self.starts[split]
+        ends[0::2] = starts[1::2] = middle[split]
+        ends[1::2] = self.ends[split]
+        self.starts, self.ends = starts, ends
+        if level.last:
+            everywhere = np.ones(len(starts), np.bool_)
+            _add_leaves(self._margins, self.rows, starts, ends, everywhere, level.child_leaf)
+
+
+def nodes_to_build(build_left: npt.NDArray[np.uint8]) -> Int64:
+    """Positions, among the next level's active nodes, of the children that are built: int64 (splits,)."""
+    return 2 * np.arange(len(build_left), dtype=np.int64) + (build_left == 0)
+
+
+class Buffers:
+    """Arrays of histograms, kept from tree to tree so that memory is not returned and faulted in again."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[object, Int64] = {}
+
+    def get(self, key: object, shape: tuple[int, ...]) -> Int64:
+        """An int64 array of `shape` with unspecified contents; the same memory for the same key."""
+        size = int(np.prod(shape))
+        kept = self._arrays.get(key)
+        if kept is None or kept.size < size:
+            kept = np.empty(size, np.int64)
+            self._arrays[key] = kept
+        return kept[:size].reshape(shape)
+
+
+class Grower:
+    """One tree on the side that sees sums: takes the sum of all parties' histograms, finds splits.
+
+    Use: for each level, add every contribution to `nodes[position]`, for the positions of `to_build`; call `finish(i)` as
+    soon as the i-th is complete (or `finish_all` when all are); then `next_level`.
+
+    Args:
+        parameters, scales, layout: of this tree.
+        has_missing: bool (n_features,).
+        buffers: kept from tree to tree.
+        threads: for `finish_all`.
+    """
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        scales: Scales,
+        layout: Layout,
+        has_missing: npt.NDArray[np.bool_],
+        buffers: Buffers,
+        threads: int = 1,
+    ) -> None:
+        self._parameters = parameters
+        self._layout = layout
+        self._has_missing = has_missing
+        self._buffers = buffers
+        rule = splitting.rule_of(parameters, scales)
+        self._rule = rule
+        self._rule_array = np.array(
+            [rule.lambda_, rule.alpha, rule.max_delta_step, rule.least_hessian, rule.gradient_unit, rule.hessian_unit]
+        )
+        codes = int(np.diff(layout.offsets.astype(np.int64)).max()) if len(layout.columns) else 1
+        self._scratch = np.empty((threads, 3, codes))
+        self._planes = scales.planes
+        self._depth = 0
+        self._parents = np.empty((0, self._planes, layout.cells), np.int64)
+        self._parent_of = np.zeros(0, np.int64)
+        self._build_left = np.zeros(0, np.uint8)
+        self._levels: list[tuple[Level, npt.NDArray[np.float64], Int64]] = []
+        self._start_level(np.zeros((1, 2), np.int64))
+
+    def _start_level(self, totals: Int64) -> None:
+        active = len(totals)
+        self.nodes = self._buffers.get(self._depth, (active, self._planes, self._layout.cells))
+        self.to_build = nodes_to_build(self._build_left) if self._depth else np.zeros(1, np.int64)
+        self._totals = totals
+        self._gains = np.zeros(active)
+        self._found = np.full((active, 5), -1, np.int64)
+
+    def finish(self, i: int) -> None:
+        """Search the i-th built node and its sibling; its sums must be complete."""
+        if self._depth == 0 and self._layout.cells:
+            self._totals[0] = splitting.node_totals(self.nodes[0], int(self._layout.offsets[1]))
+        splitting.finish_pair(
+            i if self._depth else -1,
+            self.nodes,
+            self._build_left,
+            self._parents,
+            self._parent_of,
+            self._layout.columns,
+            self._layout.offsets,
+            self._has_missing,
+            self._totals,
+            self._rule_array,
+            self._scratch[0],
+            self._gains,
+            self._found,
+        )
+
+    def finish_all(self) -> None:
+        """`finish` for every built node, on all threads."""
+        if self._depth == 0 or len(self._scratch) == 1:
+            for i in range(len(self.to_build)):
+                self.finish(i)
+            return
+        splitting.finish_pairs(
+            self.nodes,
+            self._build_left,
+            self._parents,
+            self._parent_of,
+            self._layout.columns,
+            self._layout.offsets,
+            self._has_missing,
+            self._totals,
+            self._rule_array,
+            self._scratch,
+            self._gains,
+            self._found,
+        )
+
+    def next_level(self) -> Level:
+        """Decide the level whose nodes are all finished, and go to the next."""
+        gains, found, totals = self._gains, self._found, self._totals
+        splits = (found[:, 0] >= 0) & (gains > splitting.LEAST_GAIN) & (gains >= self._parameters.gamma)
+        where = np.flatnonzero(splits)
+        children = np.empty((2 * len(where), 2), np.int64)
+        children[0::2] = found[where, 3:5]
+        children[1::2] = totals[where] - found[where, 3:5]
+        last = len(where) == 0 or self._depth + 1 == self._parameters.max_depth
+        level = Level(
+            feature=np.where(splits, found[:, 0], -1).astype(np.int32),
+            bin=np.where(splits, found[:, 1], 0).astype(np.int32),
+            missing_left=np.where(splits, found[:, 2], 0).astype(np.uint8),
+            leaf=np.where(splits, np.float32(0), self._leaf_values(totals)),
+            build_left=np.zeros(0, np.uint8) if last else (children[0::2, 1] <= children[1::2, 1]).astype(np.uint8),
+            child_leaf=self._leaf_values(children) if last else np.zeros(0, np.float32),
+        )
+        self._levels.append((level, gains, totals))
+        if last:
+            if len(where):
+                self._levels.append((_all_leaves(level.child_leaf), np.zeros(len(children)), children))
+            return level
+        self._parents, self._parent_of, self._build_left = self.nodes, where, level.build_left
+        self._depth += 1
+        self._start_level(children)
+        return level
+
+    def _weights(self, totals: Int64) -> npt.NDArray[np.float32]:
+        weights = np.empty(len(totals), np.float32)
+        splitting.leaf_weights(totals, self._rule_array, weights)
+        return weights
+
+    def _leaf_values(self, totals: Int64) -> npt.NDArray[np.float32]:
+        return self._weights(totals) * np.float32(self._parameters.eta)
+
+    def tree(self, cut_offsets: Int64, cut_values: npt.NDArray[np.float32]) -> Tree:
+        """The finished tree, nodes numbered as XGBoost does, thresholds taken from the cuts of each feature."""
+        sizes = [len(level.feature) for level, _, _ in self._levels]
+        n_nodes = sum(sizes)
+        left = np.full(n_nodes, -1, np.int32)
+        parents = np.full(n_nodes, ROOT_PARENT, np.int32)
+        indices = np.zeros(n_nodes, np.int32)
+        conditions = np.zeros(n_nodes, np.float32)
+        default_left = np.zeros(n_nodes, np.uint8)
+        base = np.zeros(n_nodes, np.float32)
+        gain = np.zeros(n_nodes, np.float32)
+        cover = np.zeros(n_nodes, np.float32)
+        begin = 0
+        for (level, gains, totals), size in zip(self._levels, sizes, strict=True):
+            split = np.flatnonzero(level.feature >= 0)
+            nodes = begin + split
+            feature = level.feature[split]
+            left[nodes] = begin + size + 2 * np.arange(len(split))
+            parents[left[nodes]] = parents[left[nodes] + 1] = nodes
+            indices[nodes] = feature
+            conditions[begin : begin + size] = level.leaf
+            first = cut_offsets[feature]
+            inside = level.bin[split] < cut_offsets[feature + 1] - first
+            cut = cut_values[np.where(inside, first + level.bin[split], 0)] if len(cut_values) else ABOVE_ALL
+            conditions[nodes] = np.where(inside, cut, ABOVE_ALL)
+            default_left[nodes] = level.missing_left[split]
+            gain[nodes] = gains[split]
+            base[begin : begin + size] = level.leaf
+            base[nodes] = self._weights(totals[split])
+            cover[begin : begin + size] = totals[:, 1] * self._rule.hessian_unit
+            begin += size
+        return Tree(
+            left_children=left,
+            right_children=np.where(left < 0, -1, left + 1).astype(np.int32),
+            parents=parents,
+            split_indices=indices,
+            split_conditions=conditions,
+            default_left=default_left,
+            base_weights=base,
+            loss_changes=gain,
+            sum_hessian=cover,
+        )
+
+
+def _all_leaves(values: npt.NDArray[np.float32]) -> Level:
+    """A level of leaves only."""
+    count = len(values)
+    return Level(
+        feature=np.full(count, -1, np.int32),
+        bin=np.zeros(count, np.int32),
+        missing_left=np.zeros(count, np.uint8),
+        leaf=values,
+        build_left=np.zeros(0, np.uint8),
+        child_leaf=np.zeros(0, np.float32),
+    )

@@ -1,0 +1,178 @@
+"""Histograms of gradients: integer sums per (feature, bin), the same for any order of the rows.
+
+A *cell* is one bin of one column; the cells of all columns stand one after the other (`offsets`). A histogram is int64 of shape
+(planes, cells). One plane (*narrow*): the sum of g in the high 32 bits, of h in the low 32. Two planes (*wide*): g, then h. Either way
+histograms add and subtract as plain integers, because the scales (`objective.scales`) bound every sum by its field:
+`(g1 << 32 | h1) + (g2 << 32 | h2) = (g1 + g2) << 32 | (h1 + h2)` as long as h1 + h2 < 2^32.
+
+Codes are read row-major, so that one cache line holds a row. Where columns have about 256 bins the sums are first made at a fixed
+stride of 256 cells a column, which saves a load per cell (.42 against .68 ns a row and column, one thread).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit, prange
+
+Codes = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Int64 = npt.NDArray[np.int64]
+
+STRIDE = 256
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the cells of the columns of one tree stand.
+
+    Attributes:
+        columns: uint32 (k,), ascending: the features that the tree may use.
+        offsets: uint64 (k + 1,): the first cell of each column; the last entry is the number of cells.
+        strided: whether sums are made at a stride of 256 cells first.
+    """
+
+    columns: npt.NDArray[np.uint32]
+    offsets: npt.NDArray[np.uint64]
+    strided: bool
+
+    @property
+    def cells(self) -> int:
+        return int(self.offsets[-1])
+
+
+def layout_of(bin_offsets: npt.NDArray[np.int64], columns: npt.NDArray[np.uint32]) -> Layout:
+    """The layout of `columns` of a binned table whose feature f has `bin_offsets[f + 1] - bin_offsets[f]` codes."""
+    sizes = np.diff(bin_offsets)[columns]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
+    strided = bool(len(columns)) and int(sizes.max()) <= STRIDE and 2 * int(sizes.sum()) >= STRIDE * len(columns)
+    return Layout(columns=columns.astype(np.uint32), offsets=offsets, strided=strided)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_strided(codes, columns, first, last, rows, packed, sums):  # type: ignore[no-untyped-def]
+    """sums[256 (j - first) + code] += packed, for columns first <= j < last."""
+    if columns.shape[0] == codes.shape[1]:
+        for i in range(rows.shape[0]):
+            row = rows[i]
+            value = packed[0, row]
+            for j in range(last - first):
+                sums[np.uint64(j) * np.uint64(STRIDE) + np.uint64(codes[row, first + j])] += value
+    else:
+        for i in range(rows.shape[0]):
+            row = rows[i]
+            value = packed[0, row]
+            for j in range(last - first):
+                code = np.uint64(codes[row, columns[first + j]])
+                sums[np.uint64(j) * np.uint64(STRIDE) + code] += value
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _build_block(codes, columns, offsets, strided, first, last, rows, packed, sums, out):  # type: ignore[no-untyped-def]
+    """Histogram of columns first <= j < last; `sums` is scratch of 256 (last - first) cells."""
+    begin = np.int64(offsets[first])
+    end = np.int64(offsets[last])
+    if strided and out.shape[0] == 1:
+        if end - begin == STRIDE * (last - first):
+            direct = out[0, begin:end]
+            direct[:] = 0
+            _add_strided(codes, columns, first, last, rows, packed, direct)
+            return
+        sums[: STRIDE * (last - first)] = 0
+        _add_strided(codes, columns, first, last, rows, packed, sums)
+        for j in range(first, last):
+            cell = np.int64(offsets[j])
+            for code in range(np.int64(offsets[j + 1]) - cell):
+                out[0, cell + code] = sums[STRIDE * (j - first) + code]
+        return
+    out[:, begin:end] = 0
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        for plane in range(out.shape[0]):
+            value = packed[plane, row]
+            for j in range(first, last):
+                out[plane, offsets[j] + np.uint64(codes[row, columns[j]])] += value
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def build_histogram(codes, columns, offsets, strided, rows, packed, sums, out):  # type: ignore[no-untyped-def]
+    """Histogram of one node's rows, by one thread.
+
+    Args:
+        codes: uint8 or uint16 (n_rows, n_features), row-major.
+        columns, offsets, strided: the fields of `Layout`.
+        rows: uint32 (m,): the node's rows.
+        packed: int64 (planes, n_rows): gradients as integers (`objective.pack`).
+        sums: int64 scratch of at least 256 k cells.
+        out: int64 (planes, cells), overwritten.
+    """
+    _build_block(codes, columns, offsets, strided, 0, columns.shape[0], rows, packed, sums, out)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+def build_histograms(codes, columns, offsets, strided, rows, starts, ends, packed, sums, out):  # type: ignore[no-untyped-def]
+    """Histograms of several nodes, the columns shared out over `sums.shape[0]` threads; as `build_histogram` else.
+
+    Args:
+        starts, ends: int64 (nodes,): node i has rows[starts[i]:ends[i]].
+        sums: int64 (threads, 256 k) scratch.
+        out: int64 (nodes, planes, cells), overwritten.
+    """
+    threads = sums.shape[0]
+    k = columns.shape[0]
+    for thread in prange(threads):
+        first = k * thread // threads
+        last = k * (thread + 1) // threads
+        if first < last:
+            for node in range(starts.shape[0]):
+                _build_block(
+                    codes,
+                    columns,
+                    offsets,
+                    strided,
+                    first,
+                    last,
+                    rows[starts[node] : ends[node]],
+                    packed,
+                    sums[thread],
+                    out[node],
+                )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def partition_rows(codes_by_feature, rows, scratch, starts, ends, feature, threshold, missing, missing_left, middle):  # type: ignore[no-untyped-def]
+    """Sort each node's rows into those that go left, then those that go right; within a side the order stays.
+
+    Args:
+        codes_by_feature: uint8 or uint16 (n_features, n_rows).
+        rows: uint32 (n,), changed in place; scratch: uint32 (n,).
+        starts, ends: int64 (nodes,): node i has rows[starts[i]:ends[i]].
+        feature: int32 (nodes,), -1 where the node does not split.
+        threshold: int32 (nodes,): codes up to this one go left.
+        missing: int32 (nodes,): the code that means missing, or -1; missing_left: uint8 (nodes,).
+        middle: int64 (nodes,), written: the left child has rows[starts[i]:middle[i]].
+    """
+    for node in range(starts.shape[0]):
+        begin = starts[node]
+        end = ends[node]
+        if feature[node] < 0:
+            middle[node] = end
+            continue
+        codes = codes_by_feature[feature[node]]
+        cut = threshold[node]
+        absent = missing[node]
+        absent_left = missing_left[node] != 0
+        left = np.uint64(begin)
+        right = np.uint64(0)
+        for i in range(begin, end):
+            row = rows[i]
+            code = np.int32(codes[row])
+            goes_left = ((code <= cut) & (code != absent)) | (absent_left & (code == absent))
+            rows[left] = row
+            scratch[right] = row
+            left += np.uint64(goes_left)
+            right += np.uint64(not goes_left)
+        for i in range(right):
+            rows[left + np.uint64(i)] = scratch[i]
+        middle[node] = np.int64(left)

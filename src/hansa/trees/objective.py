@@ -1,0 +1,229 @@
+"""Gradients of a loss, and their exact conversion to integers.
+
+A row's g and h depend on its own margin, label and weight alone, to the bit (`elementary`), and all sums over rows are sums of
+integers: so nothing that leaves this module depends on the order of rows or on how they are spread over parties.
+
+Each tree takes two steps. First the sums of |g| and h, in units that a public bound fixes (`unit_exponent`); from their pooled
+values `scales` chooses how finely g and h may be counted so that no histogram can overflow. Then `pack` counts each row.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from hansa.errors import HansaError
+from hansa.trees.elementary import sigmoid
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+LEAST_HESSIAN = 1e-16
+"""XGBoost's floor on p (1 - p)."""
+
+SUM_BITS = 62
+"""Bits that a pooled fixed-point sum may use of an int64."""
+
+
+@dataclass(frozen=True)
+class Scales:
+    """How g and h become integers for one tree: q_g = round(g * gradient), q_h = round(h * hessian), at least 1 where h > 0.
+
+    Attributes:
+        gradient: any positive float, or 0 where all gradients are 0.
+        hessian: a power of two, so that hessians that are short binary fractions (1 for squared error) stay exact.
+        planes: 1 (g in 31 bits and sign, h in 32 bits of one int64) or 2 (62 bits each).
+    """
+
+    gradient: float
+    hessian: float
+    planes: int
+
+
+def bits_of_count(count: int) -> int:
+    """Least b with 2^b >= count."""
+    return max(count - 1, 0).bit_length()
+
+
+def unit_exponent(bound: float, n_rows: int) -> int:
+    """Exponent u of the unit 2^u in which n_rows magnitudes of at most `bound` sum to less than 2^62.
+
+    n_rows (bound / 2^u + 1) <= 2^62 holds with u = ceil(log2 bound) + ceil(log2 n_rows) - 61.
+    """
+    if not (math.isfinite(bound) and bound > 0):
+        raise HansaError(f"the bound of a fixed-point sum is {bound!r}; expected a positive finite number")
+    mantissa, exponent = math.frexp(bound)
+    ceiling = exponent - 1 if mantissa == 0.5 else exponent
+    return ceiling + bits_of_count(n_rows) - (SUM_BITS - 1)
+
+
+def gradient_bound(objective: str, weight_bound: float, label_bound: float, margin_bound: float) -> float:
+    """Public bound on |g| of any row; `weight_bound` includes scale_pos_weight.
+
+    logistic: |p - y| w <= w; squared error: |m - y| w.
+    """
+    if objective == "binary:logistic":
+        return weight_bound
+    return weight_bound * (label_bound + margin_bound)
+
+
+def hessian_bound(objective: str, weight_bound: float) -> float:
+    """Public bound on h of any row: p (1 - p) w <= w / 4 for logistic (doubled for rounding), w for squared error."""
+    return weight_bound / 2 if objective == "binary:logistic" else weight_bound
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _logistic(margins, labels, weights, positive_weight, gradient, hessian):  # type: ignore[no-untyped-def]
+    if weights.shape[0] == 0:
+        for i in range(margins.shape[0]):
+            label = np.float64(labels[i])
+            p = sigmoid(np.float64(margins[i]))
+            w = 1.0 + label * (positive_weight - 1.0)
+            gradient[i] = (p - label) * w
+            hessian[i] = max(p * (1.0 - p), LEAST_HESSIAN) * w
+    else:
+        for i in range(margins.shape[0]):
+            label = np.float64(labels[i])
+            p = sigmoid(np.float64(margins[i]))
+            w = np.float64(weights[i]) * (1.0 + label * (positive_weight - 1.0))
+            gradient[i] = (p - label) * w
+            hessian[i] = max(p * (1.0 - p), LEAST_HESSIAN) * w
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _squared_error(margins, labels, weights, gradient, hessian):  # type: ignore[no-untyped-def]
+    if weights.shape[0] == 0:
+        for i in range(margins.shape[0]):
+            gradient[i] = np.float64(margins[i]) - np.float64(labels[i])
+            hessian[i] = 1.0
+    else:
+        for i in range(margins.shape[0]):
+            w = np.float64(weights[i])
+            gradient[i] = (np.float64(margins[i]) - np.float64(labels[i])) * w
+            hessian[i] = w
+
+
+NO_WEIGHTS = np.zeros(0, np.float32)
+
+
+def gradients(
+    objective: str,
+    margins: Float32,
+    labels: Float32,
+    weights: Float32 | None,
+    positive_weight: float,
+    gradient: Float64,
+    hessian: Float64,
+) -> None:
+    """First and second derivative of each row's loss by its margin, times its weight.
+
+    logistic: g = (p - y) w, h = max(p (1 - p), 1e-16) w, with w multiplied by scale_pos_weight where y = 1;
+    squared error: g = (m - y) w, h = w (XGBoost's `regression_loss.h`).
+
+    Args:
+        objective: "binary:logistic" or "reg:squarederror".
+        margins, labels: float32 (n,). weights: float32 (n,) or None for 1.
+        positive_weight: scale_pos_weight, a number.
+        gradient, hessian: float64 (n,), written.
+    """
+    given = NO_WEIGHTS if weights is None else weights
+    if objective == "binary:logistic":
+        _logistic(margins, labels, given, positive_weight, gradient, hessian)
+    else:
+        _squared_error(margins, labels, given, gradient, hessian)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sum_magnitudes(values, rows, inverse_unit, limit):  # type: ignore[no-untyped-def]
+    total = np.int64(0)
+    largest = np.int64(0)
+    for i in range(rows.shape[0]):
+        size = np.int64(abs(values[rows[i]]) * inverse_unit)
+        largest = max(largest, size)
+        total += size + 1
+    return total if largest <= limit else np.int64(-1)
+
+
+def sum_magnitudes(values: Float64, rows: npt.NDArray[np.uint32], bound: float, n_rows_total: int) -> int:
+    """Upper bound of sum |values[rows]| in units of 2^unit_exponent(bound, n_rows_total), each row rounded up.
+
+    Raises HansaError where a row exceeds the public bound: an overflow is refused, never silent.
+    """
+    exponent = unit_exponent(bound, n_rows_total)
+    limit = math.ldexp(bound, -exponent)
+    total = int(_sum_magnitudes(values, rows, math.ldexp(1.0, -exponent), np.int64(limit)))
+    if total < 0:
+        raise HansaError(
+            f"a row's gradient or hessian exceeds the bound {bound:g} that the plan's public figures give; "
+            "training stops rather than overflow"
+        )
+    return total
+
+
+def scales(
+    gradient_sum: int, hessian_sum: int, gradient_unit: int, hessian_unit: int, n_rows_total: int, bits: int
+) -> Scales:
+    """The finest scales under which no histogram of these rows can overflow.
+
+    With S = sum |g| <= gradient_sum 2^unit, |sum of rounded s g| <= s S + N/2, so s = (2^31 - 1 - N) / S keeps 31 bits and sign;
+    likewise for h, unsigned, rounded up by at most 1 a row, with s cut to a power of two.
+
+    Args:
+        gradient_sum, hessian_sum: pooled `sum_magnitudes`, in units of 2^gradient_unit and 2^hessian_unit.
+        n_rows_total: rows of all parties.
+        bits: 32 or 64 (`histogram_bits`).
+    """
+    gradient_room, hessian_room = (31, 32) if bits == 32 else (SUM_BITS, SUM_BITS)
+    if n_rows_total >= 2 ** (gradient_room - 2):
+        raise HansaError(
+            f"{n_rows_total} rows are too many for histogram_bits = {bits}; set histogram_bits = 64 in the plan"
+        )
+    gradient = 0.0
+    if gradient_sum > 0:
+        gradient = math.ldexp((2**gradient_room - 1 - n_rows_total) / gradient_sum, -gradient_unit)
+    hessian = 1.0
+    if hessian_sum > 0:
+        _, exponent = math.frexp(math.ldexp((2**hessian_room - 1 - n_rows_total) / hessian_sum, -hessian_unit))
+        hessian = math.ldexp(1.0, exponent - 1)
+    return Scales(gradient=gradient, hessian=hessian, planes=1 if bits == 32 else 2)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _pack(gradient, hessian, gradient_scale, hessian_scale, packed):  # type: ignore[no-untyped-def]
+    if packed.shape[0] == 1:
+        for i in range(gradient.shape[0]):
+            g = np.int64(np.floor(gradient[i] * gradient_scale + 0.5))
+            h = np.int64(np.floor(hessian[i] * hessian_scale + 0.5))
+            h = max(h, np.int64(hessian[i] > 0.0))
+            packed[0, i] = g * np.int64(4294967296) + h
+    else:
+        for i in range(gradient.shape[0]):
+            h = np.int64(np.floor(hessian[i] * hessian_scale + 0.5))
+            packed[0, i] = np.int64(np.floor(gradient[i] * gradient_scale + 0.5))
+            packed[1, i] = max(h, np.int64(hessian[i] > 0.0))
+
+
+def pack(gradient: Float64, hessian: Float64, scales: Scales, packed: npt.NDArray[np.int64]) -> None:
+    """Write each row's integers into `packed`, int64 (planes, n): see `histogram` for the layout."""
+    _pack(gradient, hessian, scales.gradient, scales.hessian, packed)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sum_fixed(values, weights, inverse_unit):  # type: ignore[no-untyped-def]
+    total = np.int64(0)
+    if weights.shape[0] == 0:
+        for i in range(values.shape[0]):
+            total += np.int64(np.floor(np.float64(values[i]) * inverse_unit + 0.5))
+    else:
+        for i in range(values.shape[0]):
+            total += np.int64(np.floor(np.float64(values[i]) * np.float64(weights[i]) * inverse_unit + 0.5))
+    return total
+
+
+def sum_fixed(values: Float32, weights: Float32 | None, unit: int) -> int:
+    """sum of values (times weights) as a whole number of 2^unit, each row rounded to nearest; values float32 (n,)."""
+    return int(_sum_fixed(values, NO_WEIGHTS if weights is None else weights, math.ldexp(1.0, -unit)))

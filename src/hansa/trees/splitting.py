@@ -1,0 +1,273 @@
+"""The best split of a node, from its histogram alone.
+
+    gain = score(G_L, H_L) + score(G_R, H_R) - score(G, H),   score(G, H) = T(G)^2 / (H + lambda),
+    T(G) = sign(G) max(|G| - alpha, 0);  with max_delta_step: score = -(2 G w + (H + lambda) w^2), w the bounded weight
+
+(Chen & Guestrin 2016, eq. 7; XGBoost's `split_evaluator.h`). Candidates are the cuts of each feature, in order, with missing values
+going right, then again with them going left. Ties go to the lower feature, then to missing values going right, then to the lower bin.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit, prange
+
+from hansa.trees.objective import Scales
+from hansa.trees.parameters import Parameters
+
+LEAST_GAIN = 1e-6
+"""XGBoost's kRtEps: a split must gain more than this."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the search needs of the parameters and scales, as plain numbers.
+
+    Attributes:
+        lambda_, alpha, max_delta_step: as in `Parameters`.
+        least_hessian: least sum of integer hessians of a child.
+        gradient_unit, hessian_unit: what one integer counts (0 gradient unit where all gradients are 0).
+    """
+
+    lambda_: float
+    alpha: float
+    max_delta_step: float
+    least_hessian: float
+    gradient_unit: float
+    hessian_unit: float
+
+
+def rule_of(parameters: Parameters, scales: Scales) -> Rule:
+    """The rule for one tree."""
+    return Rule(
+        lambda_=parameters.lambda_,
+        alpha=parameters.alpha,
+        max_delta_step=parameters.max_delta_step,
+        least_hessian=max(math.ceil(parameters.min_child_weight * scales.hessian), 1.0),
+        gradient_unit=1.0 / scales.gradient if scales.gradient > 0 else 0.0,
+        hessian_unit=1.0 / scales.hessian,
+    )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def leaf_weight(gradient, hessian, lambda_, alpha, max_delta_step):  # type: ignore[no-untyped-def]
+    """-T(G) / (H + lambda), bounded by max_delta_step where that is not 0 (eq. 5); 0 where H <= 0. float64."""
+    if hessian <= 0.0:
+        return 0.0
+    thresholded = gradient - alpha if gradient > alpha else (gradient + alpha if gradient < -alpha else 0.0)
+    weight = -thresholded / (hessian + lambda_)
+    if max_delta_step != 0.0 and abs(weight) > max_delta_step:
+        weight = math.copysign(max_delta_step, weight)
+    return weight
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def score(gradient, hessian, lambda_, alpha, max_delta_step):  # type: ignore[no-untyped-def]
+    """A node's part of the gain (twice the loss that its best leaf removes). float64."""
+    if hessian <= 0.0:
+        return 0.0
+    if max_delta_step == 0.0:
+        size = max(abs(gradient) - alpha, 0.0)
+        return size * size / (hessian + lambda_)
+    weight = leaf_weight(gradient, hessian, lambda_, alpha, max_delta_step)
+    return -(2.0 * gradient * weight + (hessian + lambda_) * weight * weight)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _scan(  # type: ignore[no-untyped-def]
+    left_g, left_h, extra_g, extra_h, total_g, total_h, candidates, lambda_, alpha, max_delta_step, least, unit_g, unit_h, scores
+):
+    """scores[b] = score of both sides of candidate b, -1 where a side is too light. Sums are whole numbers in float64."""
+    if alpha == 0.0 and max_delta_step == 0.0:
+        for b in range(candidates):
+            g_left = left_g[b] + extra_g
+            h_left = left_h[b] + extra_h
+            g_right = total_g - g_left
+            h_right = total_h - h_left
+            a = g_left * unit_g
+            c = g_right * unit_g
+            u = h_left * unit_h + lambda_
+            v = h_right * unit_h + lambda_
+            both = (a * a * v + c * c * u) / (u * v)
+            scores[b] = both if (h_left >= least) & (h_right >= least) else -1.0
+    else:
+        for b in range(candidates):
+            g_left = left_g[b] + extra_g
+            h_left = left_h[b] + extra_h
+            g_right = total_g - g_left
+            h_right = total_h - h_left
+            if h_left >= least and h_right >= least:
+                scores[b] = score(g_left * unit_g, h_left * unit_h, lambda_, alpha, max_delta_step) + score(
+                    g_right * unit_g, h_right * unit_h, lambda_, alpha, max_delta_step
+                )
+            else:
+                scores[b] = -1.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sum_left(histogram, begin, end, found):  # type: ignore[no-untyped-def]
+    """found[3:5] = exact sums of g and h on the left side of the split in found[1:3]."""
+    for cell in range(begin, end):
+        if cell <= begin + found[1] or (found[2] == 1 and cell == end - 1):
+            if histogram.shape[0] == 1:
+                found[3] += histogram[0, cell] >> 32
+                found[4] += histogram[0, cell] & np.int64(0xFFFFFFFF)
+            else:
+                found[3] += histogram[0, cell]
+                found[4] += histogram[1, cell]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _best_of_node(  # type: ignore[no-untyped-def]
+    histogram, columns, offsets, has_missing, total_g, total_h, lambda_, alpha, max_delta_step, least, unit_g, unit_h, scratch, found
+):
+    """Write (column's feature, bin, missing goes left, G_L, H_L) into found, feature -1 if none; return the gain."""
+    best = -1.0
+    column = 0
+    found[:] = 0
+    found[0] = -1
+    left_g = scratch[0]
+    left_h = scratch[1]
+    scores = scratch[2]
+    narrow = histogram.shape[0] == 1
+    sum_g = np.float64(total_g)
+    sum_h = np.float64(total_h)
+    for j in range(columns.shape[0]):
+        feature = columns[j]
+        begin = np.int64(offsets[j])
+        candidates = np.int64(offsets[j + 1]) - begin
+        missing_g = np.int64(0)
+        missing_h = np.int64(0)
+        if has_missing[feature]:
+            candidates -= 1
+            if narrow:
+                cell = histogram[0, begin + candidates]
+                missing_g = cell >> 32
+                missing_h = cell & np.int64(0xFFFFFFFF)
+            else:
+                missing_g = histogram[0, begin + candidates]
+                missing_h = histogram[1, begin + candidates]
+        if narrow:
+            running = np.int64(0)
+            for b in range(candidates):
+                running += histogram[0, begin + b]
+                left_g[b] = np.float64(running >> 32)
+                left_h[b] = np.float64(running & np.int64(0xFFFFFFFF))
+        else:
+            running_g = np.int64(0)
+            running_h = np.int64(0)
+            for b in range(candidates):
+                running_g += histogram[0, begin + b]
+                running_h += histogram[1, begin + b]
+                left_g[b] = np.float64(running_g)
+                left_h[b] = np.float64(running_h)
+        for side in range(2 if missing_h > 0 else 1):
+            _scan(
+                left_g, left_h, np.float64(missing_g) * side, np.float64(missing_h) * side, sum_g, sum_h, candidates,
+                lambda_, alpha, max_delta_step, least, unit_g, unit_h, scores,
+            )  # fmt: skip
+            column_best = best
+            at = -1
+            for b in range(candidates):
+                if scores[b] > column_best:
+                    column_best = scores[b]
+                    at = b
+            if at >= 0:
+                best = column_best
+                found[0] = feature
+                found[1] = at
+                found[2] = side
+                column = j
+    if found[0] < 0:
+        return 0.0
+    _sum_left(histogram, np.int64(offsets[column]), np.int64(offsets[column + 1]), found)
+    return best - score(sum_g * unit_g, sum_h * unit_h, lambda_, alpha, max_delta_step)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def node_totals(histogram, end):  # type: ignore[no-untyped-def]
+    """(G, H) of a node: the sums of its first column, whose cells end at `end`. Whole numbers."""
+    total_g = np.int64(0)
+    total_h = np.int64(0)
+    for cell in range(end):
+        if histogram.shape[0] == 1:
+            total_g += histogram[0, cell] >> 32
+            total_h += histogram[0, cell] & np.int64(0xFFFFFFFF)
+        else:
+            total_g += histogram[0, cell]
+            total_h += histogram[1, cell]
+    return total_g, total_h
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _finish_pair(  # type: ignore[no-untyped-def]
+    pair, nodes, built_left, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
+):
+    """Subtract the sibling of a built child and search both; pair < 0 stands for the root, which has no sibling."""
+    if pair < 0:
+        gains[0] = _best_of_node(
+            nodes[0], columns, offsets, has_missing, totals[0, 0], totals[0, 1],
+            rule[0], rule[1], rule[2], rule[3], rule[4], rule[5], scratch, found[0],
+        )  # fmt: skip
+        return
+    built = 2 * pair + (0 if built_left[pair] else 1)
+    other = 2 * pair + (1 if built_left[pair] else 0)
+    parent = parents[parent_of[pair]]
+    for plane in range(nodes.shape[1]):
+        for cell in range(nodes.shape[2]):
+            nodes[other, plane, cell] = parent[plane, cell] - nodes[built, plane, cell]
+    for node in range(2 * pair, 2 * pair + 2):
+        gains[node] = _best_of_node(
+            nodes[node], columns, offsets, has_missing, totals[node, 0], totals[node, 1],
+            rule[0], rule[1], rule[2], rule[3], rule[4], rule[5], scratch, found[node],
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def finish_pair(  # type: ignore[no-untyped-def]
+    pair, nodes, built_left, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
+):
+    """Finish one pair of siblings as soon as the histogram of the built one is complete.
+
+    Args:
+        pair: which pair, or -1 for the root.
+        nodes: int64 (active, planes, cells): pair p stands at 2 p (left) and 2 p + 1 (right); the sibling is written.
+        built_left: uint8 (pairs,): whether the left child is the built one.
+        parents: int64 (active nodes of the level above, planes, cells); parent_of: int64 (pairs,).
+        columns, offsets: of the `Layout`; has_missing: bool (n_features,).
+        totals: int64 (active, 2): G and H of each node.
+        rule: float64 (6,): the fields of `Rule` in order.
+        scratch: float64 (3, most codes of a column).
+        gains: float64 (active,), written; found: int64 (active, 5), written: feature or -1, bin, missing left, G_L, H_L.
+    """
+    _finish_pair(
+        pair, nodes, built_left, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
+    )
+
+
+@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+def finish_pairs(  # type: ignore[no-untyped-def]
+    nodes, built_left, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
+):
+    """`finish_pair` for all pairs of a level, shared out over `scratch.shape[0]` threads (scratch: float64 (threads, 3, codes))."""
+    threads = scratch.shape[0]
+    pairs = parent_of.shape[0]
+    for thread in prange(threads):
+        for pair in range(pairs * thread // threads, pairs * (thread + 1) // threads):
+            _finish_pair(
+                pair, nodes, built_left, parents, parent_of, columns, offsets, has_missing, totals, rule,
+                scratch[thread], gains, found,
+            )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def leaf_weights(totals, rule, weights):  # type: ignore[no-untyped-def]
+    """weights[i] = `leaf_weight` of totals[i] = (G, H) in whole numbers; 0 where H is below the least hessian."""
+    for i in range(totals.shape[0]):
+        weights[i] = 0.0
+        if totals[i, 1] >= rule[3]:
+            weights[i] = leaf_weight(totals[i, 0] * rule[4], totals[i, 1] * rule[5], rule[0], rule[1], rule[2])

@@ -1,0 +1,355 @@
+"""XGBoost's JSON model file, written and read: the form in which a Hansa model leaves Hansa.
+
+Written files are canonical: equal ensembles give equal bytes, on every host. Keys stand in XGBoost's order,
+floats are the shortest decimals that give back the same float32, and nothing is said of the run that trained
+the model.
+
+Read files may be Hansa's own or those of XGBoost 3 (`Booster.save_model("x.json")`, `save_raw("json")`), for
+`gbtree` models of numeric features with one output. What is not supported is refused by name, never skipped:
+a model that loads predicts as in XGBoost.
+
+Format: https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html and the schema that it links.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping
+from fractions import Fraction
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hansa.errors import DataError
+from hansa.trees.ensemble import OBJECTIVES, TREE_DTYPES, Ensemble, Tree
+
+VERSION = (3, 2, 0)
+"""The XGBoost version whose format is written."""
+
+NUMERIC_TYPES = ("float", "int", "i", "q")
+"""XGBoost's feature types whose splits are comparisons."""
+
+_FLOAT_ARRAYS = tuple(name for name, dtype in TREE_DTYPES.items() if dtype is np.float32)
+_CATEGORY_ARRAYS = ("categories", "categories_nodes", "categories_segments", "categories_sizes")
+_TREE_KEYS = {*TREE_DTYPES, *_CATEGORY_ARRAYS, "id", "split_type", "tree_param"}
+
+
+def to_json(ensemble: Ensemble) -> bytes:
+    """The ensemble as an XGBoost model file, UTF-8 bytes; equal ensembles give equal bytes."""
+    n_features, n_trees = len(ensemble.feature_names), len(ensemble.trees)
+    texts = _float_texts(ensemble)
+    model = {
+        "cats": {"enc": [], "feature_segments": [], "sorted_idx": []},
+        "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": str(n_trees)},
+        "iteration_indptr": list(range(n_trees + 1)),
+        "tree_info": [0] * n_trees,
+        "trees": [
+            _tree_to_object(number, tree, n_features, texts) for number, tree in enumerate(ensemble.trees)
+        ],
+    }
+    learner = {
+        "attributes": {},
+        "feature_names": list(ensemble.feature_names),
+        "feature_types": ["float"] * n_features,
+        "gradient_booster": {"model": model, "name": "gbtree"},
+        "learner_model_param": {
+            # A scalar, not "[...]": XGBoost 2.1 reads a bracket as a margin of 0.
+            "base_score": _shortest(ensemble.base_score).upper(),
+            "boost_from_average": "0",
+            "num_class": "0",
+            "num_feature": str(n_features),
+            "num_target": "1",
+        },
+        "objective": {"name": ensemble.objective, "reg_loss_param": {"scale_pos_weight": "1"}},
+    }
+    return msgspec.json.encode({"learner": learner, "version": list(VERSION)})
+
+
+def _tree_to_object(number: int, tree: Tree, n_features: int, texts: Mapping[int, str]) -> dict[str, Any]:
+    fields: dict[str, Any] = {name: getattr(tree, name).tolist() for name in TREE_DTYPES}
+    for name in _FLOAT_ARRAYS:
+        # Each float is written by `_shortest`: an integer token here would be refused by XGBoost.
+        tokens = ",".join(texts[bits] for bits in getattr(tree, name).view(np.uint32).tolist())
+        fields[name] = msgspec.Raw(f"[{tokens}]".encode())
+    fields |= {name: [] for name in _CATEGORY_ARRAYS}
+    fields |= {"id": number, "split_type": [0] * tree.num_nodes}
+    fields["tree_param"] = {
+        "num_deleted": "0",
+        "num_feature": str(n_features),
+        "num_nodes": str(tree.num_nodes),
+        "size_leaf_vector": "1",
+    }
+    return dict(sorted(fields.items()))
+
+
+def _float_texts(ensemble: Ensemble) -> dict[int, str]:
+    """Text of each float32 in the trees, by its bits: the same cuts occur often, and formatting is slow."""
+    arrays = [getattr(tree, name) for tree in ensemble.trees for name in _FLOAT_ARRAYS]
+    if not arrays:
+        return {}
+    bits = np.unique(np.concatenate(arrays).view(np.uint32))
+    return {
+        pattern: _shortest(value)
+        for pattern, value in zip(bits.tolist(), bits.view(np.float32).tolist(), strict=True)
+    }
+
+
+def _shortest(value: float) -> str:
+    """The shortest decimal that a float32 parser reads as `value`, with a decimal point or an exponent.
+
+    Readers that parse into float64 first round twice; where that would give another float32, the decimal
+    is that of the float64, which both kinds read alike.
+    """
+    digits = float(np.format_float_scientific(np.float32(value), unique=True))
+    return repr(digits if np.float32(digits) == np.float32(value) else float(value))
+
+
+def from_json(document: bytes) -> Ensemble:
+    """Read a model file of Hansa or of XGBoost 3.
+
+    All trees are kept, as by `Booster.predict`, which ignores the attribute `best_iteration`; call
+    `Ensemble.truncate` for fewer. Features without names are called f0, f1, ... as in XGBoost.
+
+    Raises:
+        DataError: naming the place in the file, what was expected and what stands there: text that is not
+            JSON, a field of another type, an inconsistent tree, or a model that is not supported
+            (another booster or objective, categorical splits, several outputs or parallel trees).
+    """
+    top = _object(_parse(document), "model", required=("learner",), optional=("version",))
+    learner = _object(
+        top["learner"],
+        "learner",
+        required=("gradient_booster", "learner_model_param", "objective"),
+        optional=("attributes", "feature_names", "feature_types"),
+    )
+    objective = _objective(learner["objective"])
+    n_features, base_score = _model_parameters(learner["learner_model_param"])
+    names = _strings(learner.get("feature_names", []), "feature_names")
+    _check_feature_types(_strings(learner.get("feature_types", []), "feature_types"))
+    if names and len(names) != n_features:
+        raise _wrong("feature_names", f"none or num_feature = {n_features} of them", len(names))
+    names = names or [f"f{feature}" for feature in range(n_features)]
+    trees = _booster(learner["gradient_booster"], n_features)
+    return Ensemble(objective, base_score, tuple(names), trees)
+
+
+def _parse(document: bytes) -> Any:
+    try:
+        return json.loads(
+            document.decode("utf-8"),
+            object_pairs_hook=_without_repeats,
+            parse_float=_nearest_float32,
+            parse_constant=_refuse_constant,
+        )
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"XGBoost model: not a JSON document ({error}); expected a file saved as .json"
+        ) from error
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return members
+
+
+def _refuse_constant(token: str) -> float:
+    raise ValueError(f"{token} is not a JSON number")
+
+
+def _nearest_float32(token: str) -> float:
+    """The float32 nearest to a decimal, as a float64; ties as the exact value of the decimal decides.
+
+    Rounding to float64 and then to float32 is wrong only where the first lands halfway between two float32.
+    """
+    value = float(token)
+    mantissa, _ = math.frexp(value)
+    if abs(value) >= np.finfo(np.float32).tiny and (mantissa * 2**25) % 2 != 1:
+        return value
+    with np.errstate(over="ignore", under="ignore"):
+        candidate = np.float32(value)
+        if not np.isfinite(candidate) or float(candidate) == value:
+            return value
+        exact = Fraction(token)
+        around = (
+            np.nextafter(candidate, np.float32(-np.inf)),
+            candidate,
+            np.nextafter(candidate, np.float32(np.inf)),
+        )
+    # A true tie goes to the even float32, which is `candidate`.
+    nearest = min(
+        (float(f) for f in around if np.isfinite(f)),
+        key=lambda f: (abs(Fraction(f) - exact), f != float(candidate)),
+    )
+    return math.copysign(nearest, value)
+
+
+def _wrong(where: str, expected: str, found: object) -> DataError:
+    return DataError(f"XGBoost model: {where} is {found!r:.80}; expected {expected}")
+
+
+def _unsupported(what: str) -> DataError:
+    return DataError(
+        f"XGBoost model: {what} is not supported; "
+        f"expected a gbtree model with one output and numeric features"
+    )
+
+
+def _object(
+    value: Any, where: str, required: Collection[str] = (), optional: Collection[str] = ()
+) -> dict[str, Any]:
+    """`value` as an object with these keys. An unknown one may change what a model means: refused."""
+    if not isinstance(value, dict):
+        raise _wrong(where, "an object", value)
+    for key in required:
+        if key not in value:
+            raise DataError(f"XGBoost model: {where} lacks {key!r}")
+    for key in value:
+        if key not in required and key not in optional:
+            raise _unsupported(f"the field {key!r} of {where}")
+    return value
+
+
+def _strings(value: Any, where: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _wrong(where, "an array of strings", value)
+    return value
+
+
+def _count(value: Any, where: str) -> int:
+    """A number of things, which XGBoost writes as a string."""
+    if not isinstance(value, str) or not value.isascii() or not value.isdigit() or len(value) > 10:
+        raise _wrong(where, "a string of digits", value)
+    return int(value)
+
+
+def _objective(value: Any) -> str:
+    name = _object(value, "objective", required=("name",), optional=("reg_loss_param",))["name"]
+    if name not in OBJECTIVES:
+        raise _unsupported(f"objective {name!r}")
+    return str(name)
+
+
+def _model_parameters(value: Any) -> tuple[int, float]:
+    """(number of features, base score)"""
+    where = "learner_model_param"
+    parameters = _object(
+        value,
+        where,
+        required=("base_score", "num_class", "num_feature"),
+        optional=("boost_from_average", "num_target"),
+    )
+    if _count(parameters["num_class"], "num_class") > 1:
+        raise _unsupported(f"num_class = {parameters['num_class']} (multiclass)")
+    if _count(parameters.get("num_target", "1"), "num_target") != 1:
+        raise _unsupported(f"num_target = {parameters['num_target']} (several outputs)")
+    return _count(parameters["num_feature"], "num_feature"), _base_score(parameters["base_score"])
+
+
+def _base_score(text: Any) -> float:
+    """XGBoost 3.1 and later write "[5E-1]", earlier ones "5E-1"."""
+    if not isinstance(text, str):
+        raise _wrong("base_score", "a string", text)
+    is_array = text.startswith("[") and text.endswith("]")
+    try:
+        return _nearest_float32(text[1:-1] if is_array else text)
+    except ValueError:
+        raise _wrong("base_score", "a string with one number", text) from None
+
+
+def _check_feature_types(types: list[str]) -> None:
+    for feature, kind in enumerate(types):
+        if kind not in NUMERIC_TYPES:
+            raise _unsupported(
+                f"feature {feature} of type {kind!r} (categorical)" if kind == "c" else f"type {kind!r}"
+            )
+
+
+def _booster(value: Any, n_features: int) -> tuple[Tree, ...]:
+    name = value.get("name") if isinstance(value, dict) else value
+    if name != "gbtree":
+        raise _unsupported(f"booster {name!r}")
+    booster = _object(value, "gradient_booster", required=("model", "name"))
+    model = _object(
+        booster["model"],
+        "gradient_booster.model",
+        required=("gbtree_model_param", "tree_info", "trees"),
+        optional=("iteration_indptr", "cats"),
+    )
+    parameters = _object(
+        model["gbtree_model_param"],
+        "gbtree_model_param",
+        required=("num_trees",),
+        optional=("num_parallel_tree", "size_leaf_vector"),
+    )
+    if _count(parameters.get("num_parallel_tree", "1"), "num_parallel_tree") > 1:
+        raise _unsupported(f"num_parallel_tree = {parameters['num_parallel_tree']}")
+    trees, n_trees = model["trees"], _count(parameters["num_trees"], "num_trees")
+    if not isinstance(trees, list) or len(trees) != n_trees:
+        raise _wrong("trees", f"an array of num_trees = {n_trees} trees", trees)
+    if model["tree_info"] != [0] * n_trees:
+        raise _unsupported("tree_info with other groups than 0 (several outputs)")
+    if model.get("iteration_indptr") not in (None, [], list(range(n_trees + 1))):
+        raise _unsupported("iteration_indptr with other than one tree an iteration")
+    _check_no_categories(model.get("cats", {}))
+    return tuple(_tree_from_object(number, tree, n_features) for number, tree in enumerate(trees))
+
+
+def _check_no_categories(value: Any) -> None:
+    cats = _object(value, "cats", optional=("enc", "feature_segments", "sorted_idx"))
+    for encoding in cats.get("enc", []):
+        if not isinstance(encoding, dict) or encoding.get("values"):
+            raise _unsupported("a categorical feature (cats.enc)")
+
+
+def _tree_from_object(number: int, value: Any, n_features: int) -> Tree:
+    where = f"trees[{number}]"
+    tree = _object(
+        value,
+        where,
+        required=_TREE_KEYS - {"id", "split_type", *_CATEGORY_ARRAYS},
+        optional=("id", "split_type", *_CATEGORY_ARRAYS),
+    )
+    if tree.get("id", number) != number:
+        raise _wrong(f"{where}.id", f"{number}, its position", tree["id"])
+    if any(tree.get(name) for name in _CATEGORY_ARRAYS) or any(tree.get("split_type", [])):
+        raise _unsupported(f"a categorical split in {where}")
+    arrays = {name: _array(tree[name], f"{where}.{name}", dtype) for name, dtype in TREE_DTYPES.items()}
+    _check_tree_parameters(tree["tree_param"], where, len(arrays["left_children"]), n_features)
+    try:
+        return Tree(**arrays)
+    except DataError as error:
+        raise DataError(f"XGBoost model: {where}: {error}") from error
+
+
+def _check_tree_parameters(value: Any, where: str, num_nodes: int, n_features: int) -> None:
+    where = f"{where}.tree_param"
+    keys = ("num_nodes", "num_feature", "size_leaf_vector", "num_deleted")
+    parameters = _object(value, where, required=keys[:2], optional=keys[2:])
+    if _count(parameters.get("size_leaf_vector", "1"), f"{where}.size_leaf_vector") > 1:
+        raise _unsupported(f"{where}.size_leaf_vector = {parameters['size_leaf_vector']} (several outputs)")
+    if _count(parameters.get("num_deleted", "0"), f"{where}.num_deleted") > 0:
+        raise _unsupported(f"{where}.num_deleted = {parameters['num_deleted']} (deleted nodes)")
+    for key, expected in (("num_nodes", num_nodes), ("num_feature", n_features)):
+        if _count(parameters[key], f"{where}.{key}") != expected:
+            raise _wrong(f"{where}.{key}", f"{expected}", parameters[key])
+
+
+def _array(value: Any, where: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    expected, accepts = _ELEMENTS[dtype]
+    if not isinstance(value, list) or not all(map(accepts, value)):
+        raise _wrong(where, f"an array of {expected}", value)
+    with np.errstate(over="ignore", under="ignore"):
+        return np.array(value, dtype=np.float64 if dtype is np.float32 else dtype).astype(dtype)
+
+
+_ELEMENTS: dict[type[np.generic], tuple[str, Callable[[Any], bool]]] = {
+    np.float32: ("numbers with a decimal point or an exponent", lambda item: type(item) is float),
+    np.int32: ("int32 numbers", lambda item: type(item) is int and -(2**31) <= item < 2**31),
+    # Early versions write true and false.
+    np.uint8: ("0 and 1", lambda item: type(item) in (int, bool) and item in (0, 1)),
+}

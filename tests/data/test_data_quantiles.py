@@ -1,0 +1,480 @@
+"""Cuts from counts alone: keys, counting, the search, the guard, and the laws that quantiles.py states."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import naive_data as naive
+from hansa.data.quantiles import (
+    CutGuard,
+    CutRequest,
+    Cuts,
+    CutSearch,
+    SortedKeys,
+    count_cells,
+    first_cells_of_bins,
+    keys_from_values,
+    values_from_keys,
+)
+from hansa.errors import DataError, PlanError, ProtocolError
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)
+# Values that crowd: small integers, near neighbours, both zeros, ends of the range.
+CROWDED = st.one_of(
+    st.integers(-3, 3).map(float),
+    st.integers(0, 40).map(lambda i: float(np.float32(1) + np.float32(i) * np.finfo(np.float32).eps)),
+    st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 3.4028234663852886e38, -3.4028234663852886e38]),
+    FLOATS,
+)
+COLUMN = st.lists(st.one_of(CROWDED, st.just(float("nan"))), min_size=1, max_size=120)
+NO_DEADLINE = settings(deadline=None, max_examples=60)
+
+
+def search_cuts(parties: list[np.ndarray], max_bin: int, min_cell_rows: int) -> CutSearch:
+    """The whole search, each party behind its guard; summed in uint32 as masked sums are."""
+    n_features, n_rows = len(parties[0]), sum(p.shape[1] for p in parties)
+    keys = [SortedKeys.from_features(p) for p in parties]
+    guard = CutGuard(n_features, n_rows, max_bin, min_cell_rows)
+    search = CutSearch(n_features, n_rows, max_bin, min_cell_rows)
+    while not search.done:
+        request = search.request()
+        guard = guard.check(request)
+        answers = [count_cells(k, request) for k in keys]
+        search = search.answer(np.sum(answers, axis=0, dtype=np.uint32))
+    return search
+
+
+def table(*columns: list[float]) -> np.ndarray:
+    return np.array(columns, dtype=np.float32)
+
+
+def same_cuts(one: Cuts, other: Cuts) -> bool:
+    return all(
+        getattr(one, name).tobytes() == getattr(other, name).tobytes()
+        for name in ("offsets", "values", "has_missing")
+    )
+
+
+# --- keys -------------------------------------------------------------------------------------------------
+
+
+@NO_DEADLINE
+@given(st.lists(st.one_of(CROWDED, st.sampled_from([np.inf, -np.inf])), min_size=1))
+def test_keys_keep_the_order_and_come_back(values):
+    array = np.array(values, dtype=np.float32)
+    keys = keys_from_values(array)
+    assert keys.dtype == np.uint32
+    assert keys.tolist() == [naive.key_of(v) for v in values]
+    back = values_from_keys(keys)
+    np.testing.assert_array_equal(back, array)
+    assert not np.any(np.signbit(back) & (back == 0))
+    order = np.argsort(keys, kind="stable")
+    np.testing.assert_array_equal(array[order], np.sort(array))
+    for i, j in pairwise(order):
+        assert (keys[i] == keys[j]) == (array[i] == array[j])
+
+
+def test_cells_of_finite_values_begin_at_finite_values():
+    lows = values_from_keys(np.arange(0x008, 0xFF8, dtype=np.uint32) << np.uint32(20))
+    assert np.isfinite(lows).all()
+    assert lows[0] == np.finfo(np.float32).min
+    assert np.isposinf(values_from_keys(np.array([0xFF8 << 20])))[0]
+
+
+def test_infinite_values_are_refused():
+    for value in (np.inf, -np.inf):
+        with pytest.raises(DataError, match="feature 1 holds an infinite value"):
+            SortedKeys.from_features(table([1, 2], [3, value]))
+    with pytest.raises(DataError, match="expected float32"):
+        SortedKeys.from_features(np.zeros((2, 2)))
+
+
+# --- counting ---------------------------------------------------------------------------------------------
+
+
+@NO_DEADLINE
+@given(st.data())
+def test_counts_are_the_naive_counts(data):
+    n_rows = data.draw(st.integers(1, 30))
+    features = table(*[[data.draw(CROWDED) for _ in range(n_rows)] for _ in range(2)])
+    features[0, :: data.draw(st.integers(1, 5))] = np.nan
+    bits = data.draw(st.sampled_from([12, 17, 22, 27]))
+    cells = []
+    for row in features:
+        held = [naive.key_of(v) >> (32 - bits) for v in row if not np.isnan(v)]
+        wild = st.integers(0, 2**bits - 1)
+        chosen = data.draw(st.lists(st.one_of(st.sampled_from(held), wild) if held else wild, max_size=6))
+        cells.append(sorted(set(chosen)))
+    offsets = np.array([0, len(cells[0]), len(cells[0]) + len(cells[1])], dtype=np.int64)
+    later = CutRequest(bits, offsets, np.array(cells[0] + cells[1], dtype=np.uint32))
+    first = CutRequest(0, np.arange(3, dtype=np.int64), np.zeros(2, dtype=np.uint32))
+    for request in (first, later):
+        counts = count_cells(SortedKeys.from_features(features), request)
+        assert counts.dtype == np.uint32
+        np.testing.assert_array_equal(counts, naive.count_cells(features, request))
+
+
+def test_an_answer_is_counts_only():
+    # A sentinel moved within its cell leaves no trace: the answer depends on counts alone.
+    request = CutRequest(0, np.arange(2, dtype=np.int64), np.zeros(1, dtype=np.uint32))
+    one = count_cells(SortedKeys.from_features(table([1234.5678, 2.0])), request)
+    other = count_cells(SortedKeys.from_features(table([1233.4321, 2.0])), request)
+    assert one.tobytes() == other.tobytes()
+    assert set(one.tolist()) == {0, 1}
+    assert one.shape == (4096,)
+
+
+def test_counting_refuses_another_number_of_features():
+    request = CutRequest(0, np.arange(3, dtype=np.int64), np.zeros(2, dtype=np.uint32))
+    with pytest.raises(ProtocolError, match="expected 1 features as in the plan's schema, found 2"):
+        count_cells(SortedKeys.from_features(table([1])), request)
+
+
+# --- laws of the cuts -------------------------------------------------------------------------------------
+
+
+@NO_DEADLINE
+@given(COLUMN, st.integers(2, 12), st.integers(1, 9), st.data())
+def test_cuts_do_not_depend_on_the_split_or_order_of_rows(column, max_bin, min_cell_rows, data):
+    features = table(column, column[::-1])
+    n_rows = len(column)
+    whole = search_cuts([features], max_bin, min_cell_rows).cuts()
+    order = np.array(data.draw(st.permutations(range(n_rows))))
+    owner = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n_rows, max_size=n_rows)))
+    parties = [features[:, order[owner == p]] for p in range(4) if np.any(owner == p)]
+    assert same_cuts(search_cuts(parties, max_bin, min_cell_rows).cuts(), whole)
+    single_rows = [features[:, [row]] for row in range(n_rows)]
+    assert same_cuts(search_cuts(single_rows, max_bin, min_cell_rows).cuts(), whole)
+
+
+@NO_DEADLINE
+@given(COLUMN, st.integers(2, 12), st.integers(1, 9))
+def test_cells_obey_the_rank_error_and_the_minimum(column, max_bin, min_cell_rows):
+    values = np.array([v for v in column if not np.isnan(v)], dtype=np.float32)
+    search = search_cuts([table(column)], max_bin, min_cell_rows)
+    lows, counts = search.final_cells(0)
+    error = max(len(values) / (4 * max_bin), min_cell_rows)
+    cell_of = np.searchsorted(lows, keys_from_values(values), side="right") - 1
+    assert np.bincount(cell_of, minlength=len(counts)).tolist() == counts.tolist()
+    boundaries = [*values_from_keys(lows), np.inf]
+    for cell, count in enumerate(counts):
+        held = set(values[cell_of == cell].tolist())
+        assert len(held) == 1 or count <= error  # statement 1
+    for threshold in values:
+        below = np.sum(values < threshold)
+        assert min(abs(int(np.sum(values < b)) - below) for b in boundaries) <= error
+
+
+@NO_DEADLINE
+@given(COLUMN, st.integers(2, 12), st.integers(1, 9))
+def test_bins_obey_the_stated_bounds(column, max_bin, min_cell_rows):
+    values = np.array([v for v in column if not np.isnan(v)], dtype=np.float32)
+    cuts = search_cuts([table(column)], max_bin, min_cell_rows).cuts()
+    missing = len(values) < len(column)
+    assert cuts.has_missing.tolist() == [missing]
+    n_bins = max_bin - missing
+    inner = cuts.of(0)
+    assert len(inner) + 1 <= n_bins
+    assert cuts.n_codes[0] <= max_bin
+    code = np.searchsorted(inner, values, side="right")
+    assert set(code.tolist()) == set(range(len(inner) + 1)) or not len(values)  # no bin is empty
+    distinct, counts = np.unique(values + np.float32(0), return_counts=True)
+    mixed = [np.sum(code == b) for b in set(code.tolist()) if len(set(values[code == b].tolist())) > 1]
+    largest = max(mixed, default=0)
+    error = max(len(values) / (4 * max_bin), min_cell_rows)
+    best = naive.smallest_mixed_bin(counts.tolist(), n_bins)
+    assert largest <= max(best + error, 2 * error)  # statement 3
+    for value, count in zip(distinct, counts, strict=True):
+        if count > largest:  # a heavy value is alone
+            assert set(values[code == np.searchsorted(inner, value, side="right")].tolist()) == {value}
+
+
+@NO_DEADLINE
+@given(st.lists(st.integers(1, 9) | st.integers(1, 60), min_size=1, max_size=24), st.integers(1, 12))
+def test_no_grouping_has_a_smaller_largest_mixed_bin(counts, n_bins):
+    firsts = first_cells_of_bins(np.array(counts, dtype=np.int64), n_bins)
+    assert firsts[0] == 0
+    assert np.all(np.diff(firsts) > 0)
+    assert len(firsts) == min(n_bins, len(counts))
+    groups = [counts[a:b] for a, b in zip(firsts, [*firsts[1:], len(counts)], strict=True)]
+    largest = max([sum(g) for g in groups if len(g) > 1], default=0)
+    assert largest == naive.smallest_mixed_bin(counts, n_bins)
+
+
+def test_equal_cells_share_the_bins_equally():
+    sizes = np.diff([*first_cells_of_bins(np.ones(1000, dtype=np.int64), 256), 1000])
+    assert len(sizes) == 256
+    assert sizes.min() >= 3
+    assert sizes.max() == 4
+
+
+def test_a_heavy_value_has_its_own_bin_among_many_light_ones():
+    rng = np.random.default_rng(5)
+    column = np.concatenate([rng.normal(size=9000), np.zeros(3000), np.full(900, 0.5)]).astype(np.float32)
+    cuts = search_cuts([column[None]], 64, 5).cuts()
+    code = np.searchsorted(cuts.of(0), column, side="right")
+    for value in (0.0, 0.5):
+        at = np.searchsorted(cuts.of(0), np.float32(value), side="right")
+        assert set(column[code == at].tolist()) == {value}
+    light = [np.sum(code == b) for b in range(64) if len(np.unique(column[code == b])) > 1]
+    assert max(light) <= 1.25 * 9000 / 62
+
+
+def test_few_values_get_a_bin_each_and_cuts_are_the_values():
+    column = [3.0, -1.0, 7.5, 3.0, -1.0, 7.5, 0.0, -0.0] * 5
+    cuts = search_cuts([table(column)], 256, 1).cuts()
+    assert cuts.of(0).tolist() == [0.0, 3.0, 7.5]
+    assert not np.signbit(cuts.of(0)).any()
+
+
+@pytest.mark.parametrize("column", [[4.0] * 9, [np.nan] * 9, [-0.0, 0.0, 0.0], [7.0]])
+def test_constant_and_all_missing_features_have_no_cut(column):
+    cuts = search_cuts([table(column, list(range(len(column))))], 16, 1).cuts()
+    assert len(cuts.of(0)) == 0
+    assert cuts.has_missing.tolist() == [bool(np.isnan(column[0])), False]
+    assert len(cuts.of(1)) == len(column) - 1
+
+
+def test_constant_or_missing_at_one_party_is_the_same_as_pooled():
+    parts = [table([5.0] * 6, [np.nan] * 6), table([1, 2, 3.5], [9, 8, np.nan]), table([2.0], [3.0])]
+    pooled = search_cuts([np.concatenate(parts, axis=1)], 8, 1).cuts()
+    assert same_cuts(search_cuts(parts, 8, 1).cuts(), pooled)
+    assert pooled.has_missing.tolist() == [False, True]
+    assert pooled.of(0).tolist() == [2.0, 3.5, 5.0]
+
+
+def test_missing_takes_one_of_the_bins():
+    column = [float(i) for i in range(300)]
+    assert len(search_cuts([table(column)], 256, 1).cuts().of(0)) == 255
+    with_missing = search_cuts([table([*column, np.nan])], 256, 1).cuts()
+    assert len(with_missing.of(0)) == 254
+    assert with_missing.n_codes.tolist() == [256]
+
+
+def test_two_bins_of_which_one_is_missing():
+    cuts = search_cuts([table([1, 2, 3, np.nan])], 2, 1).cuts()
+    assert len(cuts.of(0)) == 0
+    assert cuts.n_codes.tolist() == [2]
+
+
+def test_a_cell_of_few_rows_is_never_split():
+    # Nine rows lie within one 12-bit cell: min_cell_rows 9 leaves them together, 8 tells them all apart.
+    column = [1.0 + i / 128 for i in range(9)]
+    assert len(search_cuts([table([*column, 50.0])], 64, 9).cuts().of(0)) == 1
+    assert len(search_cuts([table([*column, 50.0])], 64, 8).cuts().of(0)) == 9
+
+
+# --- the coordinator refuses wrong answers ----------------------------------------------------------------
+
+
+def after_first_round() -> tuple[CutSearch, SortedKeys]:
+    keys = SortedKeys.from_features(table([1.0, 1.001, 1.002, 8.0]))
+    search = CutSearch(1, 4, 4, 1)
+    return search.answer(count_cells(keys, search.request())), keys
+
+
+def test_search_steps_are_pure():
+    search, keys = after_first_round()
+    counts = count_cells(keys, search.request())
+    assert (
+        search.answer(counts).final_cells(0)[0].tolist() == search.answer(counts).final_cells(0)[0].tolist()
+    )
+    assert search.bits == 12
+
+
+def test_search_refuses_answers_that_do_not_add_up():
+    search, keys = after_first_round()
+    counts = count_cells(keys, search.request())
+    counts[3] += 1
+    with pytest.raises(ProtocolError, match="feature 0: the parts of a cell do not add up"):
+        search.answer(counts)
+    too_many = np.zeros(4096, dtype=np.uint32)
+    too_many[0x900] = 5
+    with pytest.raises(ProtocolError, match="do not add up"):
+        CutSearch(1, 4, 4, 1).answer(too_many)
+
+
+@pytest.mark.parametrize("cell", [0x000, 0x007, 0xFF8, 0xFFF])
+def test_search_refuses_rows_where_no_finite_value_lies(cell):
+    counts = np.zeros(4096, dtype=np.uint32)
+    counts[cell] = 1
+    with pytest.raises(ProtocolError, match="only infinities, NaN or -0"):
+        CutSearch(1, 4, 4, 1).answer(counts)
+
+
+@pytest.mark.parametrize(
+    "counts", [np.zeros(4095, np.uint32), np.zeros(4096), np.full(4096, -1), np.full(4096, 2**32)]
+)
+def test_search_refuses_malformed_answers(counts):
+    with pytest.raises(ProtocolError, match="cut answers: expected"):
+        CutSearch(1, 4, 4, 1).answer(counts)
+
+
+def test_search_refuses_use_out_of_order():
+    with pytest.raises(ProtocolError, match="not done"):
+        CutSearch(1, 4, 4, 1).cuts()
+    done = search_cuts([table([1, 2])], 4, 1)
+    with pytest.raises(ProtocolError, match="nothing to ask"):
+        done.request()
+
+
+@pytest.mark.parametrize(
+    ("settings_", "text"),
+    [
+        ((0, 4, 4, 1), "at least 1 feature"),
+        ((1, 0, 4, 1), "pooled rows"),
+        ((1, 2**32, 4, 1), "pooled rows"),
+        ((1, 4, 1, 1), "max_bin: expected 2 to 65536, found 1"),
+        ((1, 4, 65537, 1), "max_bin"),
+        ((1, 4, 4, 0), "min_cell_rows: expected at least 1, found 0"),
+    ],
+)
+def test_settings_are_checked(settings_, text):
+    for kind in (CutSearch, CutGuard):
+        with pytest.raises(PlanError, match=text):
+            kind(*settings_)
+
+
+# --- the party's guard ------------------------------------------------------------------------------------
+
+
+def honest_rounds() -> tuple[CutGuard, list[CutRequest]]:
+    """The guard before round 0, and all requests of an honest search over values that need every round."""
+    near = np.float32(1) + np.arange(40, dtype=np.float32) * np.finfo(np.float32).eps
+    features = np.stack([near, np.linspace(-5, 5, 40, dtype=np.float32)])
+    keys, search, requests = SortedKeys.from_features(features), CutSearch(2, 40, 8, 1), []
+    while not search.done:
+        requests.append(search.request())
+        search = search.answer(count_cells(keys, requests[-1]))
+    assert [r.bits for r in requests] == [0, 12, 17, 22, 27]
+    return CutGuard(2, 40, 8, 1), requests
+
+
+def request_of(bits: int, *cells: list[int]) -> CutRequest:
+    offsets = np.cumsum([0, *(len(c) for c in cells)], dtype=np.int64)
+    return CutRequest(bits, offsets, np.array([p for c in cells for p in c], dtype=np.uint32))
+
+
+def test_guard_allows_the_honest_search_and_nothing_after_it():
+    guard, requests = honest_rounds()
+    for request in requests:
+        guard = guard.check(request)
+    for request in (*requests, replace(requests[-1], bits=32)):
+        with pytest.raises(ProtocolError, match="a round after the last"):
+            guard.check(request)
+
+
+def test_guard_refuses_repeated_skipped_and_earlier_rounds():
+    guard, requests = honest_rounds()
+    with pytest.raises(
+        ProtocolError, match=r"expected the round that splits cells of 0 bits, found one of 12"
+    ):
+        guard.check(requests[1])
+    for at, request in enumerate(requests[:-1]):
+        guard = guard.check(request)
+        for other in (o for o in range(len(requests)) if o != at + 1):
+            with pytest.raises(ProtocolError, match="rounds come once and in order"):
+                guard.check(requests[other])
+
+
+def test_guard_refuses_everything_once_closed():
+    guard, requests = honest_rounds()
+    for at in range(len(requests)):
+        for request in requests:
+            with pytest.raises(ProtocolError, match="the cuts are settled"):
+                guard.close().check(request)
+        guard = guard.check(requests[at])
+
+
+def test_guard_refuses_cells_that_are_not_nested():
+    guard, requests = honest_rounds()
+    guard = guard.check(requests[0]).check(requests[1])
+    parent = int(requests[1].prefixes[0])
+    other = int(requests[1].prefixes[requests[1].offsets[1]])
+    guard.check(request_of(17, [parent * 32 + 31], []))
+    for stranger in (parent * 32 - 1, parent * 32 + 32, other * 32, 2**32 - 1):
+        with pytest.raises(ProtocolError, match="feature 0: names a cell that is no part of a cell split"):
+            guard.check(request_of(17, [stranger], []))
+    with pytest.raises(ProtocolError, match="feature 1: names a cell that is no part"):
+        guard.check(request_of(17, [], [parent * 32]))
+    with pytest.raises(ProtocolError, match="no part"):
+        honest_rounds()[0].check(requests[0]).check(request_of(12, [4096], []))
+
+
+def test_guard_limits_the_cells():
+    guard, requests = honest_rounds()
+    guard = guard.check(requests[0])
+    assert guard.cell_limit == 20  # 40 rows hold at most 20 cells of two rows
+    guard.check(request_of(12, list(range(20)), list(range(20))))
+    with pytest.raises(ProtocolError, match=r"feature 1: at most 20 cells may be split .* found 21"):
+        guard.check(request_of(12, [], list(range(21))))
+    assert CutGuard(1, 10**6, 8, 1).cell_limit == 32  # 4 max_bin
+    assert CutGuard(1, 10**6, 256, 9999).cell_limit == 100
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        (request_of(12, [5, 4], []), "sorted and unique"),
+        (request_of(12, [4, 4], []), "sorted and unique"),
+        (request_of(12, [1], [7, 7]), "sorted and unique"),
+        (request_of(12, [], []), "names no cell"),
+        (request_of(12, [1]), r"expected int64 offsets \(3,\)"),
+        (CutRequest(12, np.array([0, 1, 1]), np.array([1.0])), "uint32 prefixes"),
+        (CutRequest(12, np.array([0, 2, 1]), np.array([1], np.uint32)), "offsets must rise"),
+        (CutRequest(12, np.array([0, 0, 0]), np.array([1], np.uint32)), "offsets must rise"),
+        (CutRequest(12, np.array([1, 1, 1]), np.array([1], np.uint32)), "offsets must rise"),
+    ],
+)
+def test_guard_refuses_malformed_requests(request_, text):
+    guard, requests = honest_rounds()
+    with pytest.raises(ProtocolError, match=text):
+        guard.check(requests[0]).check(request_)
+
+
+@pytest.mark.parametrize("cells", [([0], []), ([0, 1], [0]), ([1], [0])])
+def test_guard_refuses_a_first_round_for_less_or_more_than_everything(cells):
+    with pytest.raises(ProtocolError, match=r"round 0 must ask for the whole range|sorted"):
+        honest_rounds()[0].check(request_of(0, *cells))
+
+
+# --- cuts as data -----------------------------------------------------------------------------------------
+
+
+def test_cuts_from_arrays():
+    cuts = Cuts.from_arrays([np.array([1, 2.5]), np.array([]), np.array([-3])], [True, False, True])
+    assert cuts.offsets.tolist() == [0, 2, 2, 3]
+    assert cuts.values.dtype == np.float32
+    assert cuts.n_codes.tolist() == [4, 1, 3]
+    assert cuts.n_features == 3
+    assert cuts.of(2).tolist() == [-3]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "missing", "text"),
+    [
+        ([[1.0, 1.0]], [False], "feature 0: cuts must rise strictly"),
+        ([[2.0, 1.0]], [False], "rise strictly"),
+        ([[np.nan]], [False], "finite"),
+        ([[np.inf]], [False], "finite"),
+        ([[-0.0]], [False], "not -0"),
+        ([[1.0]], [False, True], "shapes disagree"),
+    ],
+)
+def test_cuts_refuse_what_no_search_makes(arrays, missing, text):
+    with pytest.raises(DataError, match=text):
+        Cuts.from_arrays([np.array(a) for a in arrays], missing)
+
+
+def test_cuts_refuse_wrong_offsets_and_dtypes():
+    values = np.array([1, 2], dtype=np.float32)
+    with pytest.raises(DataError, match="offsets must rise"):
+        Cuts(np.array([0, 1]), values, np.array([False]))
+    with pytest.raises(DataError, match="expected int64 offsets, float32 values"):
+        Cuts(np.array([0, 2]), values.astype(np.float64), np.array([False]))

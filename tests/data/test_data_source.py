@@ -1,0 +1,353 @@
+"""Tables in, float32 rows out; departures name file, row, column, expected, found, cure."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import os
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import feather
+
+from hansa.data.schema import Schema
+from hansa.data.source import check_rows, read_rows
+from hansa.errors import DataError, PlanError
+
+AB = Schema(("a", "b"), "y")
+SHARED = Path(os.environ.get("HANSA_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+
+
+def csv_file(folder: Path, text: str, name: str = "t.csv") -> Path:
+    path = folder / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return path
+
+
+def arrow_file(folder: Path, table: pa.Table, ending: str) -> Path:
+    path = folder / f"t{ending}"
+    if ending == ".parquet":
+        pq.write_table(table, path)
+    elif ending == ".feather":
+        feather.write_feather(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    return path
+
+
+# --- what is read -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "odd [1]*?.csv", "a=1.csv", "'; DROP.csv"])
+def test_csv(tmp_path, name):
+    text = 'y,b,a\n0,1.5,-2\n1,,1e3\ntrue,NA,"7"\nFALSE, nan ,NULL\n'
+    rows = read_rows(csv_file(tmp_path, text, name), AB, label_kind="binary")
+    assert rows.features.dtype == rows.label.dtype == np.float32
+    assert rows.features.flags.c_contiguous
+    nan = np.nan
+    np.testing.assert_array_equal(rows.features, [[-2, 1000, 7, nan], [1.5, nan, nan, nan]])
+    np.testing.assert_array_equal(rows.label, [0, 1, 1, 0])
+    assert rows.weight is None
+    assert rows.n_rows == 4
+
+
+def test_pattern_characters_open_only_the_file_named(tmp_path):
+    csv_file(tmp_path, "a,b,y\n1,1,1\n", "x1.csv")
+    csv_file(tmp_path, "a,b,y\n2,2,2\n", "x?.csv")
+    rows = read_rows(tmp_path / "x?.csv", AB, label_kind="numeric")
+    assert rows.label.tolist() == [2]
+
+
+def test_a_folder_named_like_a_partition_adds_no_column(tmp_path):
+    folder = tmp_path / "b=9"
+    folder.mkdir()
+    table = pa.table({"a": [1.0], "b": [2.0], "y": [3.0]})
+    rows = read_rows(arrow_file(folder, table, ".parquet"), AB, label_kind="numeric")
+    assert rows.features.tolist() == [[1], [2]]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_csv_delimiters_byte_order_mark_and_quoted_names(tmp_path, delimiter):
+    text = "\ufeff" + delimiter.join(['"a,x"', "b", "y"]) + "\r\n" + delimiter.join("123") + "\r\n"
+    rows = read_rows(csv_file(tmp_path, text), Schema(("a,x", "b"), "y"), label_kind="numeric")
+    assert rows.features.tolist() == [[1], [2]]
+
+
+def test_names_are_never_sql(tmp_path):
+    name = 'a") FROM x; --'
+    table = pa.table({name: [1], "A": [2], "a": [3], "y": [4]})
+    schema = Schema((name, "A", "a"), "y")
+    for ending in (".parquet", ".feather"):
+        path = arrow_file(tmp_path, table, ending)
+        assert read_rows(path, schema, label_kind="numeric").features.tolist() == [[1], [2], [3]]
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".feather", ".arrow"])
+def test_numeric_types(tmp_path, ending):
+    table = pa.table(
+        {
+            "i8": pa.array([1, None], pa.int8()),
+            "u64": pa.array([2**64 - 1, 0], pa.uint64()),
+            "f64": pa.array([0.1, float("nan")], pa.float64()),
+            "dec": pa.array([Decimal("1.25"), None], pa.decimal128(20, 2)),
+            "bool": pa.array([True, False]),
+            "y": pa.array([1.0, 2.0], pa.float32()),
+            "w": pa.array([0, 3], pa.int32()),
+        }
+        | ({} if ending == ".parquet" else {"f16": pa.array([np.float16(1.5), None], pa.float16())})
+    )
+    schema = Schema(tuple(n for n in table.column_names if n not in "yw"), "y", "w")
+    rows = read_rows(arrow_file(tmp_path, table, ending), schema, label_kind="numeric")
+    nan = np.nan
+    expected = np.array([[1, nan], [2**64, 0], [0.1, nan], [1.25, nan], [1, 0], [1.5, nan]], dtype=np.float32)
+    np.testing.assert_array_equal(rows.features, expected[: len(schema.features)])
+    assert rows.weight is not None
+    assert rows.weight.tolist() == [0, 3]
+
+
+def test_an_all_missing_column_of_any_type_is_all_missing(tmp_path):
+    table = pa.table({"a": pa.nulls(2), "b": pa.array([None, None], pa.string()), "y": [0, 1]})
+    for ending in (".parquet", ".arrow"):
+        rows = read_rows(arrow_file(tmp_path, table, ending), AB, label_kind="binary")
+        assert np.isnan(rows.features).all()
+
+
+def test_values_round_through_double_like_other_readers(tmp_path):
+    text = "1.00000005960464477539062500001"  # just above the middle of two floats; its double is the middle
+    rows = read_rows(csv_file(tmp_path, f"a,b,y\n{text},0.1,0\n"), AB, label_kind="numeric")
+    np.testing.assert_array_equal(rows.features[:, 0], np.array([float(text), 0.1]).astype(np.float32))
+
+
+def test_many_rows_keep_their_order(tmp_path):
+    path = tmp_path / "many.csv"
+    with path.open("w") as file:
+        file.write("a,b,y\n")
+        file.writelines(f"{i},,{i % 2}\n" for i in range(300_000))
+    rows = read_rows(path, AB, label_kind="binary")
+    np.testing.assert_array_equal(rows.features[0], np.arange(300_000, dtype=np.float32))
+
+
+# --- what is refused --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        (
+            "a,b,y\n1,1,0\n1,red,0\n2,blue,1\n",
+            "binary",
+            r"row 2, column 'b': expected a number.*found 'red' \(and 1 more",
+        ),
+        ("a,b,y\n1,1,0\n1,red,0\n", "binary", "write codes"),
+        ("a,b,y\n1,1,0\n-inf,1,0\n", "binary", "row 2, column 'a': expected a finite number, found '-inf'"),
+        ("a,b,y\n1e39,1,0\n", "binary", "row 1, column 'a': expected a number.*found '1e39'"),
+        (
+            "a,b,y\n1,1,0\n1,1,\n",
+            "binary",
+            "row 2, column 'y': expected a label in every row, found a missing",
+        ),
+        ("a,b,y\n1,1,nan\n", "numeric", "row 1, column 'y': expected a label in every row, found 'nan'"),
+        ("a,b,y\n1,1,inf\n", "numeric", "row 1, column 'y': expected a finite number, found 'inf'"),
+        (
+            "a,b,y\n1,1,0\n1,1,1\n1,1,2\n",
+            "binary",
+            "row 3, column 'y': expected label 0 or 1, found '2'; code",
+        ),
+        ("a,b,y\n1,1,0.5\n", "binary", "row 1, column 'y': expected label 0 or 1, found '0.5'"),
+        ("a,b,y\n1,1,yes\n", "binary", "row 1, column 'y': expected a number.*found 'yes'"),
+        ("a,y\n1,0\n", "binary", "column 'b': expected a column of this name, found columns 'a', 'y'; add"),
+        ("a,b,c,y\n1,1,1,0\n", "binary", "column 'c': expected only the schema's columns 'a', 'b', 'y'"),
+        ("a,b,a,y\n1,1,1,0\n", "binary", "column 'a': expected one column of this name, found 2 columns"),
+        ("A,b,y\n1,1,0\n", "binary", "column 'a': expected a column of this name"),
+        ("a,b,y\n", "binary", "expected at least one row, found no rows"),
+        ("", "binary", "expected a header line"),
+        ("a,b,y\n1,1,0\n1,1\n", "binary", "expected a readable table, found: .*Line: 3"),
+        ("a,b,y\n1,1,0\n1,1,0,9\n", "binary", "expected a readable table, found: .*Line: 3"),
+    ],
+)
+def test_refuses_csv(tmp_path, text, kind, message):
+    path = csv_file(tmp_path, text)
+    with pytest.raises(DataError, match=message) as error:
+        read_rows(path, AB, label_kind=kind)
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1, -0.5], "row 2, column 'w': expected a weight of 0 or more, found '-0.5'"),
+        ([1, float("nan")], "row 2, column 'w': expected a weight in every row, found 'nan'"),
+        ([None, 1], "row 1, column 'w': expected a weight in every row, found a missing value"),
+        ([1, float("inf")], "row 2, column 'w': expected a finite number, found 'inf'"),
+        ([1, float("-inf")], "row 2, column 'w': expected a finite number, found '-inf'"),
+        ([0.0, 0.0], "column 'w': expected a positive weight in some row, found only zeros"),
+    ],
+)
+@pytest.mark.parametrize("ending", [".parquet", ".feather", ".arrow"])
+def test_refuses_weights(tmp_path, weights, message, ending):
+    table = pa.table({"a": [1, 2], "y": [0, 1], "w": pa.array(weights, pa.float64())})
+    with pytest.raises(DataError, match=message):
+        read_rows(arrow_file(tmp_path, table, ending), Schema(("a",), "y", "w"), label_kind="binary")
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".feather", ".arrow"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([None, "7"]),
+        pa.array([None, "7"]).dictionary_encode(),
+        pa.array([None, datetime.date(2020, 1, 1)]),
+        pa.array([None, [1.0]]),
+    ],
+    ids=["text", "dictionary", "date", "list"],
+)
+def test_refuses_types_that_are_no_numbers(tmp_path, column, ending):
+    table = pa.table({"a": column, "b": [1, 2], "y": [0, 1]})
+    with pytest.raises(DataError, match="row 2, column 'a': expected a number"):
+        read_rows(arrow_file(tmp_path, table, ending), AB, label_kind="binary")
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".feather"])
+def test_refuses_doubles_outside_float32(tmp_path, ending):
+    table = pa.table({"a": [1.0, -1e300], "b": [1, 2], "y": [0, 1]})
+    with pytest.raises(DataError, match=r"row 2, column 'a': .*float32"):
+        read_rows(arrow_file(tmp_path, table, ending), AB, label_kind="binary")
+
+
+def test_refuses_repeated_columns_in_parquet_and_feather(tmp_path):
+    table = pa.table([[1], [2], [3], [4]], names=["a", "a", "b", "y"])
+    for ending in (".parquet", ".arrow"):
+        with pytest.raises(DataError, match="column 'a': expected one column of this name, found 2"):
+            read_rows(arrow_file(tmp_path, table, ending), AB, label_kind="binary")
+
+
+def test_refuses_no_file_a_folder_and_an_unknown_ending(tmp_path):
+    with pytest.raises(DataError, match="expected a file, found none; check the path"):
+        read_rows(tmp_path / "none.csv", AB, label_kind="binary")
+    with pytest.raises(DataError, match="expected a file, found none"):
+        read_rows("https://example.org/t.csv", AB, label_kind="binary")
+    (tmp_path / "d.csv").mkdir()
+    with pytest.raises(DataError, match="expected a file, found none"):
+        read_rows(tmp_path / "d.csv", AB, label_kind="binary")
+    with pytest.raises(DataError, match=r"ending in one of .csv, .*found '.xlsx'"):
+        read_rows(csv_file(tmp_path, "a", "t.xlsx"), AB, label_kind="binary")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.parquet", "t.arrow", "t.feather"])
+def test_refuses_unreadable_bytes(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\xff\xfe\x00garbage\x80" * 20)
+    with pytest.raises(DataError, match="expected a readable table, found") as error:
+        read_rows(path, AB, label_kind="binary")
+    assert str(path) in str(error.value)
+
+
+def test_refuses_broken_text_in_a_later_row(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"a,b,y\n1,1,0\n1,\xff\xfe,0\n")
+    with pytest.raises(DataError, match=r"t\.csv"):
+        read_rows(path, AB, label_kind="binary")
+
+
+def test_truncated_gzip_is_refused(tmp_path):
+    path = csv_file(
+        tmp_path, "a,b,y\n" + "".join(f"{i * 7919 % 9973},{i},1\n" for i in range(20_000)), "t.csv.gz"
+    )
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(DataError, match="expected a readable table"):
+        read_rows(path, AB, label_kind="binary")
+
+
+def test_arrow_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
+    path = arrow_file(tmp_path, pa.table({"a": [1], "b": [1], "y": [1]}), ".arrow")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"pip install 'hansa\[arrow\]'"):
+        read_rows(path, AB, label_kind="binary")
+
+
+def test_unknown_label_kind_is_refused(tmp_path):
+    with pytest.raises(PlanError, match="label_kind: expected 'binary' or 'numeric', found 'multi'"):
+        read_rows(csv_file(tmp_path, "a,b,y\n1,1,1\n"), AB, label_kind="multi")  # type: ignore[arg-type]
+
+
+# --- the report -------------------------------------------------------------------------------------------
+
+
+def test_check_of_a_good_table(tmp_path):
+    path = csv_file(tmp_path, "a,b,y\n1,,0\n2,5,1\n2,5,1\n,6,1\n")
+    report = check_rows(path, AB, label_kind="binary")
+    assert report.ok
+    assert report.n_rows == 4
+    a, b = report.features
+    assert (a.name, a.missing, a.distinct, a.rarest, a.minimum, a.maximum) == ("a", 1, 2, 1, 1, 2)
+    assert (b.missing, b.distinct, b.rarest) == (1, 2, 1)
+    assert report.label is not None
+    assert report.label.mean == 0.75
+    assert report.warnings == ()
+    text = report.text()
+    assert "4 rows, fits the schema" in text
+    assert "label 'y': 75.00% ones" in text
+    assert "25.0%" in text
+
+
+def test_check_lists_every_departure_and_does_not_raise(tmp_path):
+    path = csv_file(tmp_path, "a,c,y\n1,1,0\nx,1,2\ninf,1,\nz,2,1\n")
+    report = check_rows(path, AB, label_kind="binary")
+    assert not report.ok
+    assert [(d.column, d.row, d.n_rows) for d in report.departures] == [
+        ("b", None, 0),
+        ("c", None, 0),
+        ("a", 2, 2),
+        ("a", 3, 1),
+        ("y", 3, 1),
+        ("y", 2, 1),
+    ]
+    assert all(d.file == str(path) and d.expected and d.found and d.cure for d in report.departures)
+    assert "refused" in report.text()
+    with pytest.raises(DataError) as error:
+        read_rows(path, AB, label_kind="binary")
+    assert str(error.value) == str(report.departures[0])
+
+
+def test_check_warns_of_constant_and_missing_columns_and_one_class(tmp_path):
+    report = check_rows(csv_file(tmp_path, "a,b,y\n1,,1\n1,,1\n"), AB, label_kind="binary")
+    assert report.ok
+    assert [w.split(";")[0] for w in report.warnings] == [
+        "feature 'a' is constant",
+        "feature 'b' is missing in every row",
+        "label 'y' has one class only",
+    ]
+
+
+def test_check_of_an_empty_table_and_of_no_schema_column(tmp_path):
+    report = check_rows(csv_file(tmp_path, "a,b,y\n"), AB, label_kind="numeric")
+    assert [d.found for d in report.departures] == ["no rows"]
+    assert "0 rows" in report.text()
+    assert not check_rows(csv_file(tmp_path, "p,q\n1,2\n"), AB, label_kind="numeric").ok
+
+
+# --- real tables ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"real tables not found at {SHARED}")
+@pytest.mark.parametrize("name", ["heart_disease", "credit_default", "cell_anomaly_4g", "higgs"])
+def test_real_tables_read_as_pandas_reads_them(name):
+    pandas = pytest.importorskip("pandas")
+    path = SHARED / f"{name}.csv.gz"
+    frame = pandas.read_csv(path)
+    text_columns = [c for c in frame.columns if not pandas.api.types.is_numeric_dtype(frame[c])]
+    keep = [c for c in frame.columns if c not in text_columns]
+    schema = Schema(tuple(keep[:-1]), keep[-1])
+    report = check_rows(path, schema, label_kind="binary")
+    assert [d.column for d in report.departures] == text_columns
+    assert report.n_rows == len(frame)
+    for summary in report.features:
+        values = frame[summary.name].to_numpy(dtype=np.float64)
+        assert summary.missing == np.isnan(values).sum()
+        assert summary.mean == pytest.approx(np.nanmean(values.astype(np.float32).astype(np.float64)))

@@ -1,0 +1,348 @@
+"""Masks: attacks first, then the laws (they cancel, they are uniform, no two alike) and the naive twin."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2
+
+import naive_secure as naive
+from hansa.errors import ProtocolError
+from hansa.secure.keys import PairKey
+from hansa.secure.masking import Label, Masker, Transcript, check_zero_word
+from hansa.secure.prg import CHUNK_BYTES, Algorithm
+
+AES = Algorithm.AES_256_CTR
+DTYPES = {32: np.uint32, 64: np.uint64}
+
+
+def make_label(length: int, ring: int = 32, **changes) -> Label:
+    return replace(Label(b"r" * 32, 0, 0, 0, "histogram", b"o" * 32, b"t" * 32, length, ring), **changes)
+
+
+def names(parties: int) -> list[str]:
+    return [f"party-{index}" for index in range(parties)]
+
+
+def raw_key(low: str, high: str) -> bytes:
+    return (low + high).encode().ljust(32, b"k")
+
+
+def raw_keys(member: str, parties: int) -> dict[str, bytes]:
+    return {peer: raw_key(min(member, peer), max(member, peer)) for peer in names(parties) if peer != member}
+
+
+def make_masker(member: str, parties: int = 3, algorithm: Algorithm = AES) -> Masker:
+    keys = {peer: PairKey(key, member, peer) for peer, key in raw_keys(member, parties).items()}
+    return Masker(member, keys, algorithm)
+
+
+def masked(masker: Masker, label: Label, values: np.ndarray) -> np.ndarray:
+    out = np.empty(label.length, DTYPES[label.ring])
+    masker.mask(label, values, out)
+    return out
+
+
+def zeros(label: Label) -> np.ndarray:
+    return np.zeros(label.length - 1, DTYPES[label.ring])
+
+
+def test_attack_a_label_asked_twice_is_refused():
+    masker, label = make_masker("party-0"), make_label(5)
+    masked(masker, label, zeros(label))
+    with pytest.raises(ProtocolError, match="a mask is used once"):
+        masker.open(label)
+    assert masker.labels_used == 1
+
+
+def test_attack_a_label_whose_vector_was_never_finished_is_refused():
+    masker, label = make_masker("party-0"), make_label(5)
+    masker.open(label)
+    with pytest.raises(ProtocolError, match="a mask is used once"):
+        masker.open(label)
+
+
+@pytest.mark.parametrize(
+    "change", [{"transcript_hash": b"x" * 32}, {"length": 6}, {"ring": 64}, {"roster_hash": b"x" * 32}]
+)
+def test_attack_the_same_step_asked_again_after_another_story_is_refused(change):
+    masker, label = make_masker("party-0"), make_label(5)
+    masked(masker, label, zeros(label))
+    with pytest.raises(ProtocolError, match="after other broadcasts or with another size"):
+        masker.open(replace(label, **change))
+
+
+def test_attack_a_second_masker_on_the_same_keys_is_refused():
+    keys = {peer: PairKey(key, "party-0", peer) for peer, key in raw_keys("party-0", 3).items()}
+    Masker("party-0", keys, AES)
+    with pytest.raises(ProtocolError, match=r"party-1.*masking already"):
+        Masker("party-0", keys, AES)
+
+
+def test_attack_a_party_alone_gets_no_masker():
+    with pytest.raises(ProtocolError, match="no vector goes out unmasked"):
+        Masker("party-0", {}, AES)
+
+
+def test_attack_another_members_keys_are_refused():
+    with pytest.raises(ProtocolError, match="'party-1'"):
+        Masker("party-0", {"party-1": PairKey(bytes(32), "party-2", "party-1")}, AES)
+
+
+def test_attack_two_stories_give_noise_and_the_zero_word_tells():
+    told = {"party-0": b"left", "party-1": b"left", "party-2": b"right"}
+    total = np.zeros(1001, np.uint32)
+    for member, story in told.items():
+        transcript = Transcript(b"run")
+        transcript.absorb("splits", story)
+        label = make_label(1001, transcript_hash=transcript.digest())
+        total += masked(make_masker(member), label, np.full(1000, 5, np.uint32))
+    assert np.count_nonzero(total == 15) <= 1
+    with pytest.raises(ProtocolError, match="zero word sums to zero"):
+        check_zero_word(total, make_label(1001))
+
+
+def test_attack_a_vector_left_out_or_counted_twice_gives_noise():
+    label = make_label(9, 64)
+    uploads = [masked(make_masker(member), label, zeros(label)) for member in names(3)]
+    for chosen in (uploads[:2], uploads[1:], [*uploads, uploads[0]]):
+        with pytest.raises(ProtocolError, match="zero word"):
+            check_zero_word(np.sum(chosen, axis=0, dtype=np.uint64), label)
+
+
+def test_attack_more_or_fewer_words_than_the_label_says_are_refused():
+    vector = make_masker("party-0").open(make_label(5))
+    with pytest.raises(ProtocolError, match="5 words to mask but 4 left"):
+        vector.mask_into(np.zeros(5, np.uint32), np.zeros(5, np.uint32))
+    vector.mask_into(np.zeros(3, np.uint32), np.zeros(3, np.uint32))
+    with pytest.raises(ProtocolError, match="1 of 4 are left"):
+        vector.finish()
+    with pytest.raises(ProtocolError, match="2 words to mask but 1 left"):
+        vector.mask_into(np.zeros(2, np.uint32), np.zeros(2, np.uint32))
+    vector.mask_into(np.zeros(1, np.uint32), np.zeros(1, np.uint32))
+    vector.finish()
+    with pytest.raises(ProtocolError, match="finished once"):
+        vector.finish()
+    with pytest.raises(ProtocolError, match="1 words to mask but 0 left"):
+        vector.mask_into(np.zeros(1, np.uint32), np.zeros(1, np.uint32))
+
+
+def test_a_refused_piece_consumes_nothing():
+    refused, smooth = make_masker("party-0").open(make_label(3)), make_masker("party-0").open(make_label(3))
+    with pytest.raises(ProtocolError):
+        refused.mask_into(np.zeros(2, np.int32), np.zeros(2, np.uint32))
+    outs = [np.zeros(2, np.uint32), np.zeros(2, np.uint32)]
+    for vector, out in zip((refused, smooth), outs, strict=True):
+        vector.mask_into(np.zeros(2, np.uint32), out)
+    assert np.array_equal(*outs)
+
+
+@pytest.mark.parametrize(
+    ("values", "out"),
+    [
+        (np.zeros(2, np.uint64), np.zeros(2, np.uint32)),
+        (np.zeros(2, np.int32), np.zeros(2, np.uint32)),
+        (np.zeros(2, np.uint32), np.zeros(3, np.uint32)),
+        (np.zeros((2, 1), np.uint32), np.zeros((2, 1), np.uint32)),
+    ],
+    ids=["wide", "signed", "lengths", "axes"],
+)
+def test_pieces_of_another_kind_are_refused(values, out):
+    with pytest.raises(ProtocolError, match="2 words of uint32"):
+        make_masker("party-0").open(make_label(9)).mask_into(values, out)
+
+
+def test_words_may_be_masked_in_place_but_not_shifted():
+    values = np.arange(8, dtype=np.uint32)
+    vector, other = make_masker("party-0").open(make_label(9)), make_masker("party-0").open(make_label(9))
+    out = np.empty(8, np.uint32)
+    other.mask_into(values, out)
+    for piece in (values[:5], values[5:]):
+        vector.mask_into(piece, piece)
+    assert np.array_equal(values, out)
+    late = make_masker("party-0").open(make_label(9))
+    for source, target in ((values[:4], values[1:5]), (values[:8:2], values[:4])):
+        with pytest.raises(ProtocolError, match="overlap"):
+            late.mask_into(source, target)
+
+
+@given(
+    parties=st.integers(2, 8),
+    ring=st.sampled_from([32, 64]),
+    algorithm=st.sampled_from(Algorithm),
+    pieces=st.lists(st.integers(0, 300), min_size=1, max_size=5),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=60, deadline=None)
+def test_masks_cancel_and_equal_the_naive_twin(parties, ring, algorithm, pieces, seed):
+    label = make_label(sum(pieces) + 1, ring)
+    values = np.random.default_rng(seed).integers(0, 2**ring, (parties, sum(pieces)), DTYPES[ring])
+    total = np.zeros(label.length, DTYPES[ring])
+    for member, own in zip(names(parties), values, strict=True):
+        vector, out, at = make_masker(member, parties, algorithm).open(label), [], 0
+        for count in pieces:
+            out.append(np.empty(count, DTYPES[ring]))
+            vector.mask_into(own[at : at + count], out[-1])
+            at += count
+        upload = np.concatenate([*out, vector.finish()])
+        total += upload
+    assert np.array_equal(check_zero_word(total, label), values.sum(axis=0, dtype=DTYPES[ring]))
+    twin = naive.mask(own.tolist(), member, raw_keys(member, parties), label.encode(), ring, algorithm.value)
+    assert upload.tolist() == twin
+
+
+@pytest.mark.parametrize("ring", [32, 64])
+def test_vectors_longer_than_a_chunk_cancel_and_equal_their_pieces(ring):
+    length = 2 * CHUNK_BYTES * 8 // ring + 14
+    label = make_label(length, ring)
+    values = np.arange(length - 1, dtype=DTYPES[ring])
+    uploads = [masked(make_masker(member), label, values) for member in names(3)]
+    total = np.sum(uploads, axis=0, dtype=DTYPES[ring])
+    assert np.array_equal(check_zero_word(total, label), values * DTYPES[ring](3))
+    vector, out = make_masker("party-1").open(label), np.empty(length - 1, DTYPES[ring])
+    for start, stop in ((0, 7), (7, length - 9), (length - 9, length - 1)):
+        vector.mask_into(values[start:stop], out[start:stop])
+    assert np.array_equal(out, uploads[1][:-1])
+
+
+@pytest.mark.parametrize("ring", [32, 64])
+@pytest.mark.parametrize("algorithm", Algorithm)
+def test_uploads_are_uniform_whatever_the_rows(ring, algorithm):
+    label = make_label(100_001, ring)
+    for values in (zeros(label), np.full(100_000, 2**ring - 1, DTYPES[ring])):
+        for member in names(3):
+            octets = masked(make_masker(member, 3, algorithm), label, values).view(np.uint8)
+            counts = np.bincount(octets, minlength=256)
+            statistic = ((counts - len(octets) / 256) ** 2).sum() / (len(octets) / 256)
+            assert chi2.sf(statistic, 255) > 1e-6
+
+
+def test_any_two_uploads_of_three_look_like_noise():
+    label = make_label(100_001)
+    uploads = [masked(make_masker(member), label, zeros(label)) for member in names(3)]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        octets = (uploads[first] + uploads[second]).view(np.uint8)
+        expected = len(octets) / 256
+        assert chi2.sf(((np.bincount(octets, minlength=256) - expected) ** 2).sum() / expected, 255) > 1e-6
+
+
+def test_every_field_of_a_label_changes_every_stream():
+    base = make_label(2001, 64)
+    changes = {
+        "run": b"x" * 32, "epoch": 1, "tree": 1, "step": 1, "tensor": "metric", "roster_hash": b"x" * 32,
+        "transcript_hash": b"x" * 32, "length": 2002, "ring": 32,
+    }  # fmt: skip
+    assert set(changes) == {field.name for field in fields(Label)}
+    labels = [base] + [replace(base, **{name: value}) for name, value in changes.items()]
+    uploads = [
+        masked(make_masker("party-0", 2), label, zeros(label)).view(np.uint8)[:8000] for label in labels
+    ]
+    uploads.append(
+        masked(make_masker("party-0", 2, Algorithm.CHACHA20), base, zeros(base)).view(np.uint8)[:8000]
+    )
+    assert len({label.encode() for label in labels}) == len(labels)
+    for index, first in enumerate(uploads):
+        for second in uploads[:index]:
+            equal = np.count_nonzero(first == second)
+            assert 8000 / 256 - 45 < equal < 8000 / 256 + 45
+
+
+TENSORS = st.text(min_size=1, max_size=4)
+NUMBERS = st.integers(0, 300)
+LABELS = st.builds(
+    make_label,
+    length=st.integers(1, 300),
+    ring=st.sampled_from([32, 64]),
+    epoch=NUMBERS,
+    tree=NUMBERS,
+    step=NUMBERS,
+    tensor=TENSORS,
+)
+
+
+@given(LABELS, LABELS)
+def test_label_encoding_is_injective(first, second):
+    assert (first.encode() == second.encode()) == (first == second)
+
+
+def test_the_lower_name_adds_and_the_higher_subtracts():
+    label = make_label(50, 64)
+    low, high = (
+        masked(make_masker("party-0", 2), label, zeros(label)),
+        masked(make_masker("party-1", 2), label, zeros(label)),
+    )
+    stream = naive.hkdf_expand(
+        raw_key("party-0", "party-1"), naive.fields("hansa mask v1", AES.value, label.encode())
+    )
+    assert low.tolist() == naive.stream_words(AES.value, stream, 50, 64)
+    assert np.array_equal(low + high, np.zeros(50, np.uint64))
+
+
+def test_interleaved_vectors_are_independent():
+    first, second = make_label(7), make_label(7, step=1)
+    masker, out = make_masker("party-0"), np.empty((2, 6), np.uint32)
+    vectors = [masker.open(first), masker.open(second)]
+    for part in (slice(0, 2), slice(2, 6)):
+        for vector, row in zip(vectors, out, strict=True):
+            vector.mask_into(np.zeros(6, np.uint32)[part], row[part])
+    alone = make_masker("party-0")
+    assert np.array_equal(out[0], masked(alone, first, zeros(first))[:-1])
+    assert np.array_equal(out[1], masked(alone, second, zeros(second))[:-1])
+
+
+def test_erasing_zeroes_keys_and_scratch_and_ends_open_vectors():
+    keys = {"party-1": PairKey(raw_key("party-0", "party-1"), "party-0", "party-1")}
+    secret = keys["party-1"]._key
+    masker = Masker("party-0", keys, AES)
+    vector = masker.open(make_label(5))
+    vector.mask_into(np.zeros(2, np.uint32), np.zeros(2, np.uint32))
+    assert any(secret)
+    assert masker._scratch.any()
+    masker.erase()
+    assert not any(secret)
+    assert not masker._scratch.any()
+    with pytest.raises(ProtocolError, match="erased"):
+        vector.mask_into(np.zeros(2, np.uint32), np.zeros(2, np.uint32))
+    with pytest.raises(ProtocolError, match="erased"):
+        masker.open(make_label(5, step=1))
+
+
+@pytest.mark.parametrize(
+    "total",
+    [np.zeros(4, np.uint32), np.zeros(5, np.uint64), np.zeros((5, 1), np.uint32)],
+    ids=["short", "wide", "axes"],
+)
+def test_sums_of_another_shape_are_refused(total):
+    with pytest.raises(ProtocolError, match="a sum of 5 words of uint32"):
+        check_zero_word(total, make_label(5))
+
+
+def test_a_sum_of_one_wrong_zero_word_is_refused():
+    total = np.zeros(5, np.uint32)
+    assert len(check_zero_word(total, make_label(5))) == 4
+    total[-1] = 1
+    with pytest.raises(ProtocolError, match="zero word"):
+        check_zero_word(total, make_label(5))
+
+
+BROADCASTS = st.lists(st.tuples(st.text(max_size=3), st.binary(max_size=4)), max_size=4)
+
+
+@given(BROADCASTS, BROADCASTS)
+def test_transcripts_are_equal_only_for_equal_broadcasts(first, second):
+    digests = []
+    for broadcasts in (first, second):
+        transcript = Transcript(b"start")
+        for kind, frame in broadcasts:
+            transcript.absorb(kind, memoryview(frame))
+            transcript.digest()
+        digests.append(transcript.digest())
+    assert (digests[0] == digests[1]) == (first == second)
+
+
+def test_transcripts_of_different_starts_differ():
+    assert Transcript(b"one").digest() != Transcript(b"two").digest()

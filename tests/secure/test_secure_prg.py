@@ -1,0 +1,122 @@
+"""Key streams: published answers, the naive twin, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import naive_secure as naive
+from hansa.errors import ProtocolError
+from hansa.secure import prg
+from hansa.secure.prg import Algorithm, KeyStream
+
+PUBLISHED = {
+    # AES-256 of a zero block under a zero key: NIST's GCM test case 13 uses it as its hash key.
+    Algorithm.AES_256_CTR: "dc95c078a2408989ad48a21492842087",
+    # RFC 8439, appendix A.1, test vector 1.
+    Algorithm.CHACHA20: "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
+    "da41597c5157488d7724e03fb8d84a376a43b8f41518a11cc387b669b2ee6586",
+}
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
+def test_stream_starts_with_the_published_answer(algorithm):
+    answer = bytes.fromhex(PUBLISHED[algorithm])
+    words = KeyStream(bytes(32), algorithm).words32(len(answer) // 4)
+    assert words.astype("<u4").tobytes() == answer
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
+@pytest.mark.parametrize("ring", [32, 64])
+@given(key=st.binary(min_size=32, max_size=32), pieces=st.lists(st.integers(0, 90), max_size=6))
+@settings(max_examples=25, deadline=None)
+def test_stream_equals_the_naive_twin_however_it_is_read(algorithm, ring, key, pieces):
+    stream = KeyStream(bytearray(key), algorithm)
+    take = stream.words32 if ring == 32 else stream.words64
+    words = [int(word) for count in pieces for word in take(count)]
+    assert words == naive.stream_words(algorithm.value, key, sum(pieces), ring)
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
+def test_chunks_join_without_a_seam(algorithm):
+    count = 2 * prg.CHUNK_BYTES // 8 + 5
+    whole = KeyStream(bytes(32), algorithm).words64(count)
+    stream = KeyStream(bytes(32), algorithm)
+    parts = [stream.words64(n) for n in (1, prg.CHUNK_BYTES // 8, count - 1 - prg.CHUNK_BYTES // 8)]
+    assert np.array_equal(whole, np.concatenate(parts))
+    assert len(np.unique(whole)) == count
+
+
+def test_words_go_to_the_buffer_given():
+    buffer = np.full(10, 7, np.uint32)
+    words = KeyStream(bytes(32), Algorithm.AES_256_CTR).words32(4, buffer)
+    assert np.shares_memory(words, buffer)
+    assert not np.array_equal(buffer[:4], np.full(4, 7))
+    assert np.array_equal(buffer[4:], np.full(6, 7))
+
+
+@pytest.mark.parametrize(
+    "out",
+    [np.zeros(3, np.uint64), np.zeros(8, np.uint64)[::2], np.zeros(4, np.int64), np.zeros((4, 1), np.uint64)],
+    ids=["too short", "strided", "signed", "two axes"],
+)
+def test_other_buffers_are_refused(out):
+    with pytest.raises(ProtocolError, match="contiguous vector of at least 4"):
+        KeyStream(bytes(32), Algorithm.AES_256_CTR).words64(4, out)
+
+
+def test_an_erased_stream_is_refused():
+    stream = KeyStream(bytes(32), Algorithm.AES_256_CTR)
+    stream.words32(1)
+    stream.erase()
+    with pytest.raises(ProtocolError, match="erased"):
+        stream.words32(1)
+
+
+def test_a_stream_ends_before_its_counter_does(monkeypatch):
+    monkeypatch.setattr(prg, "STREAM_LIMIT_BYTES", 64)
+    stream = KeyStream(bytes(32), Algorithm.CHACHA20)
+    stream.words32(16)
+    with pytest.raises(ProtocolError, match="at most 64 bytes"):
+        stream.words32(1)
+
+
+@pytest.mark.parametrize("length", [0, 16, 31, 33])
+def test_keys_of_another_length_are_refused(length):
+    with pytest.raises(ProtocolError, match="32 bytes"):
+        KeyStream(bytes(length), Algorithm.AES_256_CTR)
+
+
+def test_fresh_keys_differ():
+    assert len({bytes(prg.fresh_key()) for _ in range(100)}) == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("processor : 0\nflags\t\t: fpu sse2 aes avx2\n", True),
+        ("Features\t: fp asimd aes pmull sha1\n", True),
+        ("flags : fpu sse2 avx2 vaes_like\nmodel name : aes maker\n", False),
+        ("", False),
+    ],
+)
+def test_aes_is_found_in_the_processor_description(text, expected, tmp_path):
+    description = tmp_path / "cpuinfo"
+    description.write_text(text)
+    assert prg.has_aes(text) is expected
+    assert (prg.preferred_algorithm(description) is Algorithm.AES_256_CTR) is expected
+
+
+def test_a_machine_that_does_not_describe_itself_prefers_chacha20(tmp_path):
+    assert prg.preferred_algorithm(tmp_path / "absent") is Algorithm.CHACHA20
+
+
+def test_aes_is_agreed_only_where_all_have_it():
+    aes, chacha = Algorithm.AES_256_CTR, Algorithm.CHACHA20
+    assert prg.agreed_algorithm([aes, aes]) is aes
+    assert prg.agreed_algorithm([aes, chacha, aes]) is chacha
+    assert prg.agreed_algorithm([]) is chacha
+    with pytest.raises(ValueError, match="rot13"):
+        prg.agreed_algorithm([aes, "rot13"])

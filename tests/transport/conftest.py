@@ -1,0 +1,149 @@
+"""A circle of members with real identities, and hubs that are closed when the test is over."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, create_identity, save_identity
+from hansa.transport.tls import Credentials, HubLimits, TlsChannel, TlsHub
+
+NOW = datetime.now(UTC)
+QUICK = HubLimits(frame_bytes=16 * 2**20, handshake_s=0.4, send_s=0.4)
+
+
+class Circle:
+    """Members `hub`, `north`, `south`, `east`, and two whose certificates are no longer or not yet valid."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        made = {name: create_identity(name) for name in ("hub", "north", "south", "east")}
+        made["expired"] = create_identity("expired", days=1, now=NOW - timedelta(days=3))
+        made["early"] = create_identity("early", now=NOW + timedelta(days=3))
+        self.identities = made
+        for name, identity in made.items():
+            save_identity(identity, folder / name)
+        self.certificates = {name: identity.certificate for name, identity in made.items()}
+
+    def credentials(self, name: str) -> Credentials:
+        home = self.folder / name
+        return Credentials(name, home / CERTIFICATE_FILE, home / TLS_KEY_FILE, self.certificates)
+
+    def outsider(self, name: str, folder: Path) -> Credentials:
+        """Credentials of somebody with a fresh key, under any name, who knows the hub's certificate."""
+        return self.holder(create_identity(name), folder)
+
+    def holder(self, identity: Identity, folder: Path) -> Credentials:
+        save_identity(identity, folder)
+        own = {**self.certificates, identity.name: identity.certificate}
+        return Credentials(identity.name, folder / CERTIFICATE_FILE, folder / TLS_KEY_FILE, own)
+
+    def renewed_hub(self, folder: Path, **validity: object) -> Credentials:
+        """Credentials of a hub whose certificate differs from the one that the members hold."""
+        return self.holder(create_identity("hub", **validity), folder)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def circle(tmp_path_factory: pytest.TempPathFactory) -> Circle:
+    folder = tmp_path_factory.mktemp("circle")
+    folder.chmod(0o700)
+    return Circle(folder)
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+class Network:
+    """One hub on loopback and whoever dials it; all are closed at the end."""
+
+    def __init__(self, circle: Circle, threads: ThreadPoolExecutor) -> None:
+        self.circle = circle
+        self.threads = threads
+        self.open: list[TlsHub | TlsChannel | socket.socket] = []
+
+    def hub(self, limits: HubLimits = QUICK, **changes: object) -> TlsHub:
+        guests = changes.pop("guests", None)
+        credentials = changes.pop("credentials", self.circle.credentials("hub"))
+        hub = TlsHub.listen(
+            credentials,  # type: ignore[arg-type]
+            "127.0.0.1",
+            0,
+            guests=guests,  # type: ignore[arg-type]
+            limits=replace(limits, **changes),  # type: ignore[arg-type]
+        )
+        self.open.append(hub)
+        return hub
+
+    def dialling(self, hub: TlsHub, who: str | Credentials, **options: object) -> Future[TlsChannel]:
+        """A member that dials the hub in another thread: the hub has to receive meanwhile."""
+        credentials = self.circle.credentials(who) if isinstance(who, str) else who
+        return self.threads.submit(self._dial, credentials, hub.port, options)
+
+    def connect(self, hub: TlsHub, *names: str) -> list[TlsChannel]:
+        futures = [self.dialling(hub, name) for name in names]
+        hub.wait_for(names, timeout=10)
+        return [future.result(10) for future in futures]
+
+    def plain(self, hub: TlsHub) -> socket.socket:
+        """A bare TCP connection to the hub."""
+        plain = socket.create_connection(("127.0.0.1", hub.port), timeout=10)
+        self.open.append(plain)
+        return plain
+
+    def raw(self, hub: TlsHub, name: str) -> ssl.SSLSocket:
+        """A welcomed member that may write whatever bytes it likes."""
+        future = self.threads.submit(self._raw, hub.port, name)
+        hub.wait_for([name], timeout=10)
+        return future.result(10)
+
+    def close(self) -> None:
+        # Those who dialled go first: a hub that closes waits for members that do not read.
+        for each in reversed(self.open):
+            each.close()
+
+    def _dial(self, credentials: Credentials, port: int, options: dict[str, object]) -> TlsChannel:
+        settings = {"frame_limit": QUICK.frame_bytes, "timeout_s": 10.0, **options}
+        channel = TlsChannel.connect(credentials, "hub", "127.0.0.1", port, **settings)  # type: ignore[arg-type]
+        self.open.append(channel)
+        return channel
+
+    def _raw(self, port: int, name: str) -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", port), timeout=10)
+        stream = self.circle.credentials(name).client_context("hub").wrap_socket(plain)
+        self.open.append(stream)
+        assert stream.recv(16) == b"\0\0\0\1\1"
+        return stream
+
+
+@pytest.fixture
+def network(circle: Circle, threads: ThreadPoolExecutor) -> Iterator[Network]:
+    network = Network(circle, threads)
+    yield network
+    network.close()
+
+
+@pytest.fixture
+def attempt() -> Callable[[TlsHub, Future[TlsChannel]], BaseException | None]:
+    """Let the hub receive until a dialling member has its answer; the error it got, or None."""
+
+    def run(hub: TlsHub, future: Future[TlsChannel]) -> BaseException | None:
+        from hansa.errors import TransportError
+
+        for _ in range(200):
+            if future.done():
+                return future.exception()
+            with pytest.raises(TransportError, match="no frame from any member"):
+                hub.receive(timeout=0.05)
+        raise AssertionError("the member got no answer")
+
+    return run

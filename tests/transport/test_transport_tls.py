@@ -1,0 +1,687 @@
+"""The finished channel on real sockets. Every attack here was written before its defence."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import socket
+import ssl
+import struct
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from hansa.errors import IdentityError, MemberLost, TransportError
+from hansa.transport import tls
+from hansa.transport.channel import Traffic
+from hansa.transport.tls import Credentials, TlsChannel, TlsHub
+
+SIZES = [1, 100, 2**14 - 4, 2**14 - 3, 2**16, 2**16 + 2**14 - 4, 3_000_001]
+
+
+def pattern(size: int, start: int = 0) -> bytes:
+    """Bytes in which a shifted, lost or repeated piece shows."""
+    return b"".join((start + i).to_bytes(4, "big") for i in range(size // 4 + 1))[:size]
+
+
+def prefixed(frame: bytes) -> bytes:
+    return len(frame).to_bytes(4, "big") + frame
+
+
+def assert_serves(hub: TlsHub, channel: TlsChannel, name: str) -> None:
+    """Others are unharmed: one question and one answer pass."""
+    channel.send(b"question")
+    assert receive(hub) == (name, b"question")
+    hub.send(name, b"answer")
+    assert bytes(channel.receive(5)) == b"answer"
+
+
+def receive(hub: TlsHub, timeout: float = 5) -> tuple[str, bytes]:
+    member, frame = hub.receive(timeout)
+    return member, bytes(frame)
+
+
+def loss(hub: TlsHub, timeout: float = 5) -> MemberLost:
+    with pytest.raises(MemberLost) as caught:
+        while True:
+            hub.receive(timeout)
+    return caught.value
+
+
+# What must work
+
+
+def test_frames_of_all_sizes_arrive_whole_in_order_with_their_senders(network):
+    hub = network.hub()
+    channels = dict(zip(("north", "south"), network.connect(hub, "north", "south"), strict=True))
+    for name, channel in channels.items():
+        network.threads.submit(lambda n=name, c=channel: [c.send(n.encode() + pattern(size)) for size in SIZES])
+    got = {"north": [], "south": []}
+    for _ in range(2 * len(SIZES)):
+        member, frame = receive(hub)
+        got[member].append(frame)
+    for name in channels:
+        assert got[name] == [name.encode() + pattern(size) for size in SIZES]
+    for name, channel in channels.items():
+        reading = network.threads.submit(lambda c=channel: [bytes(c.receive(10)) for _ in SIZES])
+        for size in SIZES:
+            hub.send(name, pattern(size, 7))
+        while not reading.done():
+            with pytest.raises(TransportError, match="no frame"):
+                hub.receive(0.02)
+        assert reading.result() == [pattern(size, 7) for size in SIZES]
+        sizes = sum(SIZES) + 4 * len(SIZES)
+        expected = Traffic(sizes + 5 * len(SIZES), sizes, len(SIZES), len(SIZES))
+        assert hub.traffic[name] == channel.traffic == expected
+
+
+def test_joined_and_wait_for(network):
+    hub = network.hub()
+    network.connect(hub, "north")
+    assert hub.joined == {"north"}
+    with pytest.raises(TransportError, match=r"not connected after 0\.1 s: east, south"):
+        hub.wait_for(["south", "north", "east"], timeout=0.1)
+    with pytest.raises(TransportError, match="does not expect west"):
+        hub.wait_for(["west"], timeout=0.1)
+
+
+def test_frames_sent_before_everybody_is_there_are_kept(network):
+    hub = network.hub()
+    (north,) = network.connect(hub, "north")
+    north.send(b"early")
+    network.connect(hub, "south")
+    assert receive(hub) == ("north", b"early")
+
+
+def test_a_member_may_start_before_the_hub(network, circle):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    options = {"timeout_s": 10.0, "retry_for_s": 10.0}
+    early = network.threads.submit(
+        TlsChannel.connect, circle.credentials("north"), "hub", "127.0.0.1", port, **options
+    )
+    time.sleep(0.15)
+    hub = TlsHub.listen(circle.credentials("hub"), "127.0.0.1", port)
+    network.open.append(hub)
+    hub.wait_for(["north"], timeout=10)
+    network.open.append(early.result(10))
+
+
+def test_nobody_listening_is_said_at_once_without_retry(circle):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    start = time.monotonic()
+    with pytest.raises(TransportError, match=rf"hub 'hub' at 127\.0\.0\.1:{port}: cannot be reached"):
+        TlsChannel.connect(circle.credentials("north"), "hub", "127.0.0.1", port)
+    assert time.monotonic() - start < 1
+
+
+def test_timeouts_leave_the_connection_usable(network):
+    hub = network.hub()
+    (north,) = network.connect(hub, "north")
+    with pytest.raises(TransportError, match=r"no frame from the hub in 0\.05 s"):
+        north.receive(0.05)
+    with pytest.raises(TransportError, match=r"no frame from any member in 0 s"):
+        hub.receive(0)
+    assert_serves(hub, north, "north")
+
+
+def test_a_timeout_inside_a_frame_loses_nothing(network):
+    """Half a frame arrives at the member, its receive times out, the rest arrives."""
+    hub = network.hub()
+    (north,) = network.connect(hub, "north")
+    frame = prefixed(pattern(100_000))
+    link = hub._links["north"]
+    link.stream.send(frame[:50_000])
+    with pytest.raises(TransportError, match="no frame from the hub"):
+        north.receive(0.1)
+    link.stream.send(frame[50_000:])
+    assert bytes(north.receive(5)) == pattern(100_000)
+
+
+def test_two_members_that_send_each_other_large_frames_do_not_lock_up(network):
+    """Both send 24 MB before they read anything; neither socket buffer holds that much."""
+    hub = network.hub(send_s=10)
+    north, south = network.connect(hub, "north", "south")
+
+    def exchange(channel: TlsChannel) -> list[bytes]:
+        for place in range(6):
+            channel.send(pattern(4_000_000, place))
+        return [bytes(channel.receive(20)) for _ in range(6)]
+
+    ends = [network.threads.submit(exchange, channel) for channel in (north, south)]
+    for _ in range(12):
+        member, frame = hub.receive(10)
+        hub.send("south" if member == "north" else "north", frame)
+    while not all(end.done() for end in ends):
+        with contextlib.suppress(TransportError):
+            hub.receive(0.02)
+    for end in ends:
+        assert end.result() == [pattern(4_000_000, place) for place in range(6)]
+
+
+def test_closing_the_hub_delivers_what_waits(network):
+    hub = network.hub(send_s=10)
+    (north,) = network.connect(hub, "north")
+    hub.send("north", pattern(12_000_000))
+    reading = network.threads.submit(lambda: (time.sleep(0.1), bytes(north.receive(10)))[1])
+    hub.close()
+    hub.close()
+    assert reading.result(10) == pattern(12_000_000)
+    with pytest.raises(TransportError, match="the hub is gone: the connection was closed"):
+        north.receive(5)
+    with pytest.raises(TransportError, match="closed; connect anew"):
+        north.send(b"x")
+    with pytest.raises(TransportError, match="this hub is closed"):
+        hub.receive(0)
+
+
+# Who is let in
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("expired", "certificate has expired; renew it"), ("early", "not valid .not yet.*check the clocks")],
+)
+def test_certificates_out_of_date_are_refused_and_told_why(network, attempt, name, answer):
+    hub = network.hub()
+    (south,) = network.connect(hub, "south")
+    error = attempt(hub, network.dialling(hub, name))
+    assert_matches(error, answer)
+    assert hub.strangers == 1
+    assert hub.joined == {"south"}
+    assert_serves(hub, south, "south")
+
+
+@pytest.mark.parametrize("name", ["stranger", "north"])
+def test_an_unknown_certificate_is_refused_even_under_a_members_name(network, circle, attempt, tmp_path, name):
+    hub = network.hub()
+    (south,) = network.connect(hub, "south")
+    error = attempt(hub, network.dialling(hub, circle.outsider(name, tmp_path / "outsider")))
+    assert_matches(error, "the hub does not know this member's certificate")
+    assert (hub.strangers, hub.joined) == (1, {"south"})
+    assert_serves(hub, south, "south")
+
+
+def assert_matches(error: BaseException | None, answer: str) -> None:
+    with pytest.raises(TransportError, match=answer):
+        raise error if error else AssertionError("was let in")
+
+
+def test_a_member_not_expected_hears_so(network, attempt):
+    hub = network.hub(guests=["north"])
+    error = attempt(hub, network.dialling(hub, "south"))
+    assert_matches(error, "refused this member: member 'south' is not expected in this run")
+    assert hub.joined == frozenset()
+
+
+def test_a_refusal_is_not_retried(network, attempt):
+    hub = network.hub(guests=["north"])
+    assert_matches(attempt(hub, network.dialling(hub, "south", retry_for_s=60.0)), "not expected")
+    assert hub.strangers == 1
+
+
+def test_a_second_connection_of_a_member_is_refused_while_the_first_lives(network, attempt):
+    hub = network.hub()
+    (north,) = network.connect(hub, "north")
+    assert_matches(attempt(hub, network.dialling(hub, "north")), "'north' is connected already")
+    assert_serves(hub, north, "north")
+
+
+def test_a_member_that_came_back_is_lost_first_and_heard_then(network):
+    hub = network.hub()
+    (north,) = network.connect(hub, "north")
+    north.close()
+    again = network.dialling(hub, "north")
+    while not again.done():
+        hub.wait_for(["north"], timeout=5)
+        with contextlib.suppress(TransportError):
+            hub.wait_for(["south"], timeout=0.05)
+    again.result().send(b"here again")
+    assert "a new one made" in loss(hub).reason
+    assert receive(hub) == ("north", b"here again")
+
+
+def test_a_send_to_a_member_that_came_back_reports_the_loss_first(network):
+    hub = network.hub()
+    (north,) = network.connect(hub, "north")
+    north.close()
+    again = network.dialling(hub, "north")
+    while not again.done():
+        with contextlib.suppress(TransportError):
+            hub.wait_for(["south"], timeout=0.05)
+    with pytest.raises(MemberLost, match="a new one made"):
+        hub.send("north", b"meant for the one who left")
+    hub.send("north", b"meant for the new one")
+    assert bytes(again.result().receive(5)) == b"meant for the new one"
+
+
+def test_a_member_trusts_the_hubs_certificate_alone(network, circle, attempt, tmp_path):
+    """Another member, or a hub with a renewed or expired certificate, listens where the hub should."""
+    posing = network.hub(credentials=circle.credentials("east"))
+    assert_matches(attempt(posing, network.dialling(posing, "north")), "not the valid one of the members file")
+    renewed = network.hub(credentials=circle.renewed_hub(tmp_path / "renewed"))
+    assert_matches(attempt(renewed, network.dialling(renewed, "north")), "ask for its present card")
+
+
+def test_a_hub_with_an_expired_certificate_is_refused(network, circle, attempt):
+    old = network.hub(credentials=circle.credentials("expired"))
+    dialling = network.threads.submit(
+        TlsChannel.connect, circle.credentials("north"), "expired", "127.0.0.1", old.port, timeout_s=5.0
+    )
+    assert_matches(attempt(old, dialling), "certificate has expired")
+
+
+def test_sessions_are_never_resumed(network, circle):
+    hub = network.hub()
+    first = network.raw(hub, "north")
+    first.sendall(prefixed(b"x"))
+    assert receive(hub) == ("north", b"x")
+    session = first.session
+    context = first.context
+    assert session is None or not session.has_ticket
+    first.close()
+    loss(hub)
+
+    def resume() -> bool:
+        plain = socket.create_connection(("127.0.0.1", hub.port), timeout=10)
+        with context.wrap_socket(plain, session=session) as second:
+            assert second.recv(16) == b"\0\0\0\1\1"
+            return bool(second.session_reused)
+
+    resumed = network.threads.submit(resume)
+    hub.wait_for(["north"], timeout=5)
+    assert resumed.result(5) is False
+
+
+# Strangers
+
+
+def hub_meets(network, hub, stranger) -> TlsChannel:
+    """A stranger does its worst; meanwhile and afterwards a member gets in and is served."""
+    stranger()
+    (north,) = network.connect(hub, "north")
+    assert_serves(hub, north, "north")
+    return north
+
+
+def settle(hub: TlsHub, strangers: int) -> None:
+    for _ in range(100):
+        if hub.strangers >= strangers:
+            return
+        with pytest.raises(TransportError, match="no frame"):
+            hub.receive(0.05)
+
+
+def test_a_client_without_a_certificate_is_refused(network, circle, attempt):
+    hub = network.hub()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+
+    def dial() -> None:
+        with context.wrap_socket(network.plain(hub)) as stream:
+            stream.recv(1)
+
+    error = attempt(hub, network.threads.submit(dial))
+    assert isinstance(error, ssl.SSLError)
+    assert "CERTIFICATE_REQUIRED" in str(error)
+    assert tls._ALERTS[error.reason].startswith("the hub was shown no certificate")
+    assert (hub.strangers, hub.joined) == (1, frozenset())
+
+
+def test_tls_1_2_is_refused(network, circle, attempt):
+    hub = network.hub()
+    context = circle.credentials("north").client_context("hub")
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    error = attempt(hub, network.threads.submit(lambda: context.wrap_socket(network.plain(hub))))
+    assert isinstance(error, ssl.SSLError)
+    assert "PROTOCOL_VERSION" in str(error)
+    assert hub.strangers == 1
+
+
+def test_plaintext_is_refused(network):
+    hub = network.hub()
+    hub_meets(network, hub, lambda: network.plain(hub).sendall(b"GET / HTTP/1.1\r\n\r\n" + prefixed(b"x" * 99)))
+    settle(hub, 1)
+    assert hub.strangers == 1
+
+
+def test_one_who_says_nothing_is_hung_up_on(network):
+    hub = network.hub()
+    silent = network.plain(hub)
+    hub_meets(network, hub, lambda: None)
+    settle(hub, 1)
+    assert silent.recv(1) == b""
+
+
+def test_half_a_client_hello_blocks_nobody(network):
+    hub = network.hub(handshake_s=30)
+    hub_meets(network, hub, lambda: network.plain(hub).sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"))
+    assert hub.strangers == 0
+
+
+def test_two_hundred_strangers_at_once_keep_no_member_out(network):
+    hub = network.hub(handshake_s=30, newcomers=64)
+
+    def crowd() -> None:
+        for place in range(200):
+            plain = network.plain(hub)
+            if place % 2:
+                plain.sendall(bytes(range(place % 250)))
+
+    start = time.monotonic()
+    hub_meets(network, hub, crowd)
+    assert time.monotonic() - start < 5
+    assert hub.strangers >= 200 - 64
+    assert len(hub._newcomers) <= 64
+
+
+# Members who misbehave
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        ((3 * 2**30).to_bytes(4, "big") + b"x" * 50, "announced a frame of 3221225472 bytes, expected 1 to 16777216"),
+        (prefixed(b""), "announced a frame of 0 bytes"),
+    ],
+)
+def test_frames_no_one_may_send_cost_the_sender_its_connection(network, sent, reason):
+    hub = network.hub()
+    (south,) = network.connect(hub, "south")
+    network.raw(hub, "north").sendall(sent)
+    lost = loss(hub)
+    assert lost.member == "north"
+    assert reason in lost.reason
+    assert hub.joined == {"south"}
+    assert_serves(hub, south, "south")
+    with pytest.raises(TransportError, match="'north' is not connected") as caught:
+        hub.send("north", b"x")
+    assert not isinstance(caught.value, MemberLost)
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"", "the connection was closed"),
+        (prefixed(b"x" * 400)[:104], "ended inside a frame, after 100 of 400 bytes"),
+        (b"\0\0", "ended inside a frame's length, after 2 of 4 bytes"),
+    ],
+)
+@pytest.mark.parametrize("goodbye", ["close_notify", "end of file"])
+def test_an_end_of_file_is_named(network, sent, reason, goodbye):
+    hub = network.hub()
+    (south,) = network.connect(hub, "south")
+    north = network.raw(hub, "north")
+    if sent:
+        north.sendall(sent)
+    if goodbye == "close_notify":
+        north.settimeout(0.05)
+        with contextlib.suppress(OSError):
+            north.unwrap()
+    else:
+        north.close()
+    lost = loss(hub)
+    assert lost.member == "north"
+    assert reason in lost.reason
+    assert_serves(hub, south, "south")
+
+
+def test_a_reset_is_a_loss(network):
+    hub = network.hub()
+    (south,) = network.connect(hub, "south")
+    north = network.raw(hub, "north")
+    north.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    north.close()
+    assert loss(hub).member == "north"
+    assert_serves(hub, south, "south")
+
+
+def test_bytes_that_are_not_tls_end_a_members_connection(network):
+    hub = network.hub()
+    (south,) = network.connect(hub, "south")
+    north = network.raw(hub, "north")
+    socket.socket.send(north, b"\x17\x03\x03\x00\x20" + b"not a record that anybody encrypted")
+    assert loss(hub).member == "north"
+    assert_serves(hub, south, "south")
+
+
+def test_a_stall_inside_a_frame_holds_nobody_up(network):
+    hub = network.hub()
+    (south,) = network.connect(hub, "south")
+    north = network.raw(hub, "north")
+    frame = prefixed(pattern(200_000))
+    north.sendall(frame[:70_000])
+    for _ in range(20):
+        assert_serves(hub, south, "south")
+    north.sendall(frame[70_000:])
+    assert receive(hub) == ("north", pattern(200_000))
+
+
+def test_an_announced_frame_takes_no_memory_before_its_bytes_come(network):
+    hub = network.hub()
+    north = network.raw(hub, "north")
+    north.sendall((16 * 2**20).to_bytes(4, "big") + b"x" * 1000)
+    with pytest.raises(TransportError, match="no frame"):
+        hub.receive(0.1)
+    assert len(hub._links["north"].reader._buffer) <= 2**16
+
+
+def test_trickled_bytes_do_not_stretch_the_hubs_deadline(network):
+    hub = network.hub()
+    north = network.raw(hub, "north")
+    stop = threading.Event()
+
+    def trickle() -> None:
+        north.sendall((10_000_000).to_bytes(4, "big"))
+        while not stop.wait(0.005):
+            north.sendall(b"x")
+
+    trickling = network.threads.submit(trickle)
+    start = time.monotonic()
+    with pytest.raises(TransportError, match="no frame from any member"):
+        hub.receive(0.2)
+    assert 0.2 <= time.monotonic() - start < 1
+    stop.set()
+    trickling.result(5)
+
+
+def test_a_flood_neither_fills_memory_nor_drowns_others(network):
+    """10,000 frames that nobody asked for: they wait at the sender, and others get their turn among them."""
+    hub = network.hub()
+    north, south = network.connect(hub, "north", "south")
+    flood = network.threads.submit(lambda: [north.send(pattern(1000)) for _ in range(10_000)])
+    before_south, heard = 0, 0
+    south.send(b"me too")
+    while heard < 10_000:
+        member, frame = hub.receive(5)
+        if member == "south":
+            before_south = heard
+            assert bytes(frame) == b"me too"
+            continue
+        assert frame == pattern(1000)
+        heard += 1
+        assert len(hub._links["north"].reader._buffer) <= 2**16
+    flood.result(5)
+    assert before_south < 2000
+    assert hub.traffic["north"].frames_up == 10_000
+
+
+def test_a_member_that_never_reads_is_dropped_while_others_go_on(network):
+    hub = network.hub(send_s=0.3)
+    (south,) = network.connect(hub, "south")
+    network.raw(hub, "north")
+    for _ in range(8):
+        hub.send("north", pattern(4_000_000))
+    lost = None
+    start = time.monotonic()
+    while lost is None and time.monotonic() - start < 5:
+        try:
+            assert_serves(hub, south, "south")
+        except MemberLost as error:
+            lost = error
+    assert lost is not None
+    assert lost.member == "north"
+    assert "took nothing for 0.3 s" in lost.reason
+
+
+def test_a_backlog_has_a_limit(network):
+    hub = network.hub(send_s=0.2, backlog_bytes=5_000_000)
+    (south,) = network.connect(hub, "south")
+    network.raw(hub, "north")
+    with pytest.raises(MemberLost, match="took nothing"):
+        for _ in range(40):
+            hub.send("north", pattern(1_000_000))
+            assert hub._links["north"].backlog_bytes <= 6_100_000
+    assert hub.traffic["north"].frames_down < 20
+    south.send(b"still here")
+    assert receive(hub) == ("south", b"still here")
+
+
+def test_a_loss_found_while_sending_is_raised_once(network):
+    hub = network.hub()
+    north = network.raw(hub, "north")
+    north.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    north.close()
+    with pytest.raises(MemberLost, match="'north': gone while a frame was sent"):
+        for _ in range(100):
+            hub.send("north", b"x" * 1000)
+    with pytest.raises(TransportError, match="no frame from any member"):
+        hub.receive(0.05)
+
+
+def test_a_dropped_member_is_not_reported_again_and_may_return(network):
+    hub = network.hub()
+    north, south = network.connect(hub, "north", "south")
+    north.send(b"unwelcome")
+    hub.drop("north", "broke a rule")
+    hub.drop("north", "twice does no harm")
+    assert_serves(hub, south, "south")
+    with pytest.raises(TransportError, match="the hub is gone"):
+        north.receive(5)
+    (north,) = network.connect(hub, "north")
+    assert_serves(hub, north, "north")
+
+
+def test_frames_that_cannot_be_sent_are_refused_at_home(network):
+    hub = network.hub()
+    (north,) = network.connect(hub, "north")
+    for frame in (b"", bytes(16 * 2**20 + 1)):
+        with pytest.raises(TransportError, match="cannot send a frame of"):
+            hub.send("north", frame)
+        with pytest.raises(TransportError, match="cannot send a frame of"):
+            north.send(frame)
+    assert_serves(hub, north, "north")
+
+
+# Never unprotected
+
+
+def test_nothing_crosses_the_network_in_the_clear(network):
+    """A relay between member and hub writes down every byte; none of what was said is among them."""
+    hub = network.hub()
+    listener = socket.create_server(("127.0.0.1", 0))
+    network.open.append(listener)
+    seen = bytearray()
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := source.recv(2**16):
+                seen.extend(chunk)
+                target.sendall(chunk)
+            target.shutdown(socket.SHUT_WR)
+
+    def relay() -> None:
+        inside, outside = listener.accept()[0], network.plain(hub)
+        outside.settimeout(None)
+        network.open.append(inside)
+        network.threads.submit(copy, inside, outside)
+        network.threads.submit(copy, outside, inside)
+
+    network.threads.submit(relay)
+    port = listener.getsockname()[1]
+    dialling = network.threads.submit(network._dial, network.circle.credentials("north"), port, {})
+    hub.wait_for(["north"], timeout=5)
+    north = dialling.result(5)
+    north.send(b"SECRET-UP" * 1000)
+    assert receive(hub) == ("north", b"SECRET-UP" * 1000)
+    hub.send("north", b"SECRET-DOWN" * 1000)
+    assert bytes(north.receive(5)) == b"SECRET-DOWN" * 1000
+    assert len(seen) > 20_000
+    assert b"SECRET" not in seen
+    assert network.circle.certificates["north"][:100] not in seen
+
+
+def test_no_setting_turns_protection_off():
+    names = {
+        name
+        for function in (TlsHub.listen, TlsChannel.connect, TlsHub, TlsChannel, Credentials)
+        for name in inspect.signature(function).parameters
+    }
+    assert not {name for name in names if any(word in name for word in ("secure", "plain", "tls", "ssl", "verify"))}
+    assert all(
+        parameter.default is inspect.Parameter.empty
+        for parameter in inspect.signature(Credentials).parameters.values()
+    )
+
+
+def test_half_a_tls_configuration_is_refused(circle, tmp_path):
+    good = circle.credentials("north")
+    broken = {
+        "private key of member 'north' belongs there": {"key_file": tmp_path / "none.pem"},
+        "certificate of member 'north' belongs there": {"certificate_file": tmp_path / "none.pem"},
+        "the members' certificates are missing": {"certificates": {}},
+        "'north' is not in the members file": {
+            "certificates": {name: circle.certificates[name] for name in ("hub", "south")}
+        },
+        "not the certificate of 'north'": {"certificate_file": circle.credentials("south").certificate_file},
+        "does not fit": {"key_file": circle.credentials("south").key_file},
+        "two members have the same certificate": {
+            "certificates": {**circle.certificates, "other": circle.certificates["south"]}
+        },
+    }
+    for message, change in broken.items():
+        with pytest.raises(IdentityError, match=message):
+            replace(good, **change)
+    (tmp_path / "noise.pem").write_text("noise")
+    with pytest.raises(IdentityError, match="not a certificate in PEM"):
+        replace(good, certificate_file=tmp_path / "noise.pem")
+
+
+def test_a_damaged_certificate_in_the_members_file_is_refused(circle):
+    damaged = replace(circle.credentials("hub"), certificates={**circle.certificates, "east": b"noise"})
+    with pytest.raises(IdentityError, match="damaged"):
+        TlsHub.listen(damaged, "127.0.0.1", 0)
+
+
+def test_a_member_cannot_take_anothers_name(network, circle):
+    """South's certificate under north's name is refused at home; on the wire only the certificate counts."""
+    with pytest.raises(IdentityError, match="not the certificate of 'north'"):
+        replace(circle.credentials("south"), member="north")
+    swapped = {**circle.certificates, "north": circle.certificates["south"]}
+    del swapped["south"]
+    liar = replace(circle.credentials("south"), member="north", certificates=swapped)
+    hub = network.hub()
+    dialling = network.dialling(hub, liar)
+    hub.wait_for(["south"], timeout=5)
+    dialling.result(5).send(b"I am north")
+    assert receive(hub) == ("south", b"I am north")
+
+
+def test_the_hub_expects_only_members(circle):
+    with pytest.raises(IdentityError, match="expects nobody"):
+        TlsHub.listen(circle.credentials("hub"), "127.0.0.1", 0, guests=[])
+    with pytest.raises(IdentityError, match="expects west"):
+        TlsHub.listen(circle.credentials("hub"), "127.0.0.1", 0, guests=["west", "north"])
+    with pytest.raises(IdentityError, match="cannot be the hub"):
+        circle.credentials("north").client_context("north")
+
+
+def test_an_address_that_is_taken_is_named(network, circle):
+    hub = network.hub()
+    with pytest.raises(TransportError, match=f"cannot listen at 127.0.0.1:{hub.port}"):
+        TlsHub.listen(circle.credentials("hub"), "127.0.0.1", hub.port)
