@@ -86,7 +86,7 @@ def compare_auc(folder: Path, tables: list[str], max_bin: int, repeats: int) -> 
 
 
 def load_table(path: Path) -> tuple[Array, Array]:
-    """Features float32 (n_features, n_rows) without the party column, text as sorted codes; label (n_rows,)."""
+    """Features float32 (n_features, n_rows), text as sorted codes, no party column; label (n_rows,)."""
     import pandas as pd
 
     frame = pd.read_csv(path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +35,7 @@ CROWDED = st.one_of(
     FLOATS,
 )
 COLUMN = st.lists(st.one_of(CROWDED, st.just(float("nan"))), min_size=1, max_size=120)
+SHARED = Path(os.environ.get("HANSA_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 NO_DEADLINE = settings(deadline=None, max_examples=60)
 
 
@@ -268,6 +271,21 @@ def test_a_cell_of_few_rows_is_never_split():
     column = [1.0 + i / 128 for i in range(9)]
     assert len(search_cuts([table([*column, 50.0])], 64, 9).cuts().of(0)) == 1
     assert len(search_cuts([table([*column, 50.0])], 64, 8).cuts().of(0)) == 9
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"real tables not found at {SHARED}")
+@pytest.mark.parametrize(("name", "least"), [("adult", 4), ("heart_disease", 12)])
+def test_every_value_of_real_columns_with_few_values_has_its_own_bin(name, least):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_csv(SHARED / f"{name}.csv.gz").iloc[:, 1:-1].select_dtypes("number")
+    few = frame[[column for column in frame if frame[column].nunique() <= 250]]
+    assert few.shape[1] >= least
+    features = np.ascontiguousarray(few.to_numpy(dtype=np.float32).T)
+    cuts = search_cuts([features[:, ::2], features[:, 1::2]], 256, 1).cuts()
+    assert cuts.has_missing.tolist() == few.isna().any().tolist()
+    for feature, row in enumerate(features):
+        values = np.unique(row[~np.isnan(row)])
+        assert np.searchsorted(cuts.of(feature), values, side="right").tolist() == list(range(len(values)))
 
 
 # --- the coordinator refuses wrong answers ----------------------------------------------------------------

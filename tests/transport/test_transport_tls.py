@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from hansa.errors import IdentityError, MemberLost, TransportError
@@ -23,7 +24,7 @@ SIZES = [1, 100, 2**14 - 4, 2**14 - 3, 2**16, 2**16 + 2**14 - 4, 3_000_001]
 
 def pattern(size: int, start: int = 0) -> bytes:
     """Bytes in which a shifted, lost or repeated piece shows."""
-    return b"".join((start + i).to_bytes(4, "big") for i in range(size // 4 + 1))[:size]
+    return np.arange(start, start + size // 4 + 1, dtype=">u4").tobytes()[:size]
 
 
 def prefixed(frame: bytes) -> bytes:
@@ -57,7 +58,9 @@ def test_frames_of_all_sizes_arrive_whole_in_order_with_their_senders(network):
     hub = network.hub()
     channels = dict(zip(("north", "south"), network.connect(hub, "north", "south"), strict=True))
     for name, channel in channels.items():
-        network.threads.submit(lambda n=name, c=channel: [c.send(n.encode() + pattern(size)) for size in SIZES])
+        network.threads.submit(
+            lambda n=name, c=channel: [c.send(n.encode() + pattern(size)) for size in SIZES]
+        )
     got = {"north": [], "south": []}
     for _ in range(2 * len(SIZES)):
         member, frame = receive(hub)
@@ -196,7 +199,9 @@ def test_certificates_out_of_date_are_refused_and_told_why(network, attempt, nam
 
 
 @pytest.mark.parametrize("name", ["stranger", "north"])
-def test_an_unknown_certificate_is_refused_even_under_a_members_name(network, circle, attempt, tmp_path, name):
+def test_an_unknown_certificate_is_refused_even_under_a_members_name(
+    network, circle, attempt, tmp_path, name
+):
     hub = network.hub()
     (south,) = network.connect(hub, "south")
     error = attempt(hub, network.dialling(hub, circle.outsider(name, tmp_path / "outsider")))
@@ -261,7 +266,9 @@ def test_a_send_to_a_member_that_came_back_reports_the_loss_first(network):
 def test_a_member_trusts_the_hubs_certificate_alone(network, circle, attempt, tmp_path):
     """Another member, or a hub with a renewed or expired certificate, listens where the hub should."""
     posing = network.hub(credentials=circle.credentials("east"))
-    assert_matches(attempt(posing, network.dialling(posing, "north")), "not the valid one of the members file")
+    assert_matches(
+        attempt(posing, network.dialling(posing, "north")), "not the valid one of the members file"
+    )
     renewed = network.hub(credentials=circle.renewed_hub(tmp_path / "renewed"))
     assert_matches(attempt(renewed, network.dialling(renewed, "north")), "ask for its present card")
 
@@ -345,7 +352,9 @@ def test_tls_1_2_is_refused(network, circle, attempt):
 
 def test_plaintext_is_refused(network):
     hub = network.hub()
-    hub_meets(network, hub, lambda: network.plain(hub).sendall(b"GET / HTTP/1.1\r\n\r\n" + prefixed(b"x" * 99)))
+    hub_meets(
+        network, hub, lambda: network.plain(hub).sendall(b"GET / HTTP/1.1\r\n\r\n" + prefixed(b"x" * 99))
+    )
     settle(hub, 1)
     assert hub.strangers == 1
 
@@ -360,7 +369,9 @@ def test_one_who_says_nothing_is_hung_up_on(network):
 
 def test_half_a_client_hello_blocks_nobody(network):
     hub = network.hub(handshake_s=30)
-    hub_meets(network, hub, lambda: network.plain(hub).sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"))
+    hub_meets(
+        network, hub, lambda: network.plain(hub).sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+    )
     assert hub.strangers == 0
 
 
@@ -386,7 +397,10 @@ def test_two_hundred_strangers_at_once_keep_no_member_out(network):
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
-        ((3 * 2**30).to_bytes(4, "big") + b"x" * 50, "announced a frame of 3221225472 bytes, expected 1 to 16777216"),
+        (
+            (3 * 2**30).to_bytes(4, "big") + b"x" * 50,
+            "announced a frame of 3221225472 bytes, expected 1 to 16777216",
+        ),
         (prefixed(b""), "announced a frame of 0 bytes"),
     ],
 )
@@ -622,7 +636,9 @@ def test_no_setting_turns_protection_off():
         for function in (TlsHub.listen, TlsChannel.connect, TlsHub, TlsChannel, Credentials)
         for name in inspect.signature(function).parameters
     }
-    assert not {name for name in names if any(word in name for word in ("secure", "plain", "tls", "ssl", "verify"))}
+    assert not {
+        name for name in names if any(word in name for word in ("secure", "plain", "tls", "ssl", "verify"))
+    }
     assert all(
         parameter.default is inspect.Parameter.empty
         for parameter in inspect.signature(Credentials).parameters.values()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 
+import naive_model as naive
 from hansa.trees import elementary
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import naive_model
 
 
 @njit(nogil=True, error_model="numpy")
@@ -63,7 +59,7 @@ def compiled(name: str, x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", KERNELS)
 def test_bits_are_those_of_the_naive_twin(name):
     x = np.concatenate([arguments(name), EXTREMES])
-    fast, slow = compiled(name, x), getattr(naive_model, name)(x)
+    fast, slow = compiled(name, x), getattr(naive, name)(x)
     np.testing.assert_array_equal(np.isnan(fast), np.isnan(slow))
     number = ~np.isnan(slow)
     np.testing.assert_array_equal(fast[number].view(np.uint64), slow[number].view(np.uint64))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import naive_model as naive
 from hansa.errors import DataError, PlanError
 from hansa.trees.ensemble import (
     OBJECTIVES,
@@ -26,9 +25,6 @@ from hansa.trees.ensemble import (
     check_tree,
     predictions_from_margins,
 )
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import naive_model
 
 NAMES = tuple("abcdef")
 
@@ -126,7 +122,7 @@ def test_margins_are_those_of_the_naive_twin(seed, n_splits, n_rows):
     values = np.concatenate([trees[0].split_conditions, [np.nan, np.inf, -np.inf, 0.0]])
     features = rng.choice(values, size=(6, n_rows)).astype(np.float32)
     fast = Ensemble("reg:squarederror", 0.25, NAMES, tuple(trees)).predict_margin(features)
-    assert fast.tobytes() == naive_model.margins(trees, features, np.float32(0.25)).tobytes()
+    assert fast.tobytes() == naive.margins(trees, features, np.float32(0.25)).tobytes()
 
 
 def test_threads_and_blocks_do_not_change_bits():
@@ -276,7 +272,14 @@ def test_wrong_ensembles_are_refused():
         Ensemble("reg:squarederror", 0, (), (stump(),))
     with pytest.raises(DataError, match="twice"):
         Ensemble("reg:squarederror", 0, ("a", "a"), ())
-    for objective, base_score in (("binary:logistic", 0), ("binary:logistic", 1), ("reg:squarederror", np.nan)):
+    for objective, base_score in (
+        ("binary:logistic", 0),
+        ("binary:logistic", 1),
+        ("binary:logistic", 1 - 1e-9),
+        ("binary:logistic", 1e-45),
+        ("reg:squarederror", np.nan),
+        ("reg:squarederror", 1e39),
+    ):
         with pytest.raises(DataError, match="base_score"):
             Ensemble(objective, base_score, ("a",), ())
     for ask in (base_margin, lambda objective, _: predictions_from_margins(objective, np.zeros(1, np.float32))):

@@ -134,7 +134,9 @@ class CheckReport:
 
     def text(self) -> str:
         """The report for a person to read."""
-        verdict = "fits the schema" if self.ok else f"departs from the schema in {len(self.departures)} ways"
+        departures = len(self.departures)
+        refused = f"refused for {departures} departure{'s' if departures > 1 else ''} from the schema"
+        verdict = "fits the schema" if self.ok else refused
         lines = [f"{self.file}: {self.n_rows} rows, {verdict}"]
         lines += [f"  refused: {departure}" for departure in self.departures]
         lines += [f"  warning: {warning}" for warning in self.warnings]

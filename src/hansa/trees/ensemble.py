@@ -180,8 +180,8 @@ class Ensemble:
     def __post_init__(self) -> None:
         object.__setattr__(self, "feature_names", tuple(self.feature_names))
         object.__setattr__(self, "trees", tuple(self.trees))
-        object.__setattr__(self, "base_score", float(np.float32(self.base_score)))
         base_margin(self.objective, self.base_score)
+        object.__setattr__(self, "base_score", float(np.float32(self.base_score)))
         if len(set(self.feature_names)) != len(self.feature_names):
             raise DataError(
                 "ensemble: a feature name occurs twice; expected a name of its own for each feature"
@@ -263,7 +263,8 @@ def base_margin(objective: str, base_score: float) -> np.float32:
         DataError: the base score is not a finite float32, or under binary:logistic not between 0 and 1.
         PlanError: the objective is not known.
     """
-    score = np.float32(base_score)
+    with np.errstate(over="ignore"):
+        score = np.float32(base_score)
     if not np.isfinite(score):
         raise DataError(f"base_score is {base_score}; expected a finite number")
     if objective == "reg:squarederror":
@@ -273,8 +274,11 @@ def base_margin(objective: str, base_score: float) -> np.float32:
     if not 0.0 < score < 1.0:
         raise DataError(f"base_score is {base_score}; expected more than 0 and less than 1 for {objective}")
     # XGBoost rounds to float32 after each step of -ln(1/p - 1).
-    odds_against = np.float32(np.float32(1.0) / score - np.float32(1.0))
-    return np.float32(-_log_once(float(odds_against)))
+    odds_against = float(np.float32(1.0) / score - np.float32(1.0))
+    margin = np.float32(-_log_once(odds_against))
+    if not np.isfinite(margin):
+        raise DataError(f"base_score is {base_score}; expected a probability further from 0 and 1")
+    return margin
 
 
 def predictions_from_margins(objective: str, margins: Float32s) -> Float32s:

@@ -1,0 +1,117 @@
+"""Real XGBoost on pooled rows, in a process of its own with its own threads: the yardstick of simulations and benchmarks.
+
+    python -m hansa.cli.pooled_xgboost JOB.json
+
+The job names .npy files and parameters; the answer is one JSON object on standard output and predictions in an .npy file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hansa.cli.tables import Table
+from hansa.errors import HansaError
+from hansa.trees.parameters import Parameters
+
+
+def is_installed() -> bool:
+    """Whether XGBoost can be imported."""
+    return importlib.util.find_spec("xgboost") is not None
+
+
+def xgboost_parameters(parameters: Parameters, positives: int, negatives: int) -> dict[str, Any]:
+    """The same training in XGBoost's words."""
+    weight = negatives / max(positives, 1) if parameters.scale_pos_weight == "auto" else parameters.scale_pos_weight
+    named = {
+        "objective": parameters.objective,
+        "tree_method": "hist",
+        "eta": parameters.eta,
+        "max_depth": parameters.max_depth,
+        "lambda": parameters.lambda_,
+        "alpha": parameters.alpha,
+        "gamma": parameters.gamma,
+        "min_child_weight": parameters.min_child_weight,
+        "max_delta_step": parameters.max_delta_step,
+        "subsample": parameters.subsample,
+        "colsample_bytree": parameters.colsample_bytree,
+        "max_bin": parameters.max_bin,
+        "scale_pos_weight": weight,
+        "seed": parameters.seed,
+    }
+    if parameters.base_score is not None:
+        named["base_score"] = parameters.base_score
+    return named
+
+
+def train_pooled_xgboost(
+    folder: Path, train: Table, test: Table | None, parameters: Parameters, repeats: int = 1
+) -> tuple[dict[str, Any], np.ndarray[Any, np.dtype[np.float32]] | None]:
+    """Train in another process.
+
+    Returns:
+        {"version", "seconds": {"binning": [...], "training": [...]}}, one time a repeat, and the predictions on `test`.
+    """
+    names = {"train": train.features, "label": train.label}
+    if train.weight is not None:
+        names["weight"] = train.weight
+    if test is not None:
+        names["test"] = test.features
+    for name, array in names.items():
+        np.save(folder / f"xgboost-{name}.npy", array)
+    positives = int((train.label == 1).sum())
+    job = {
+        "folder": str(folder),
+        "arrays": sorted(names),
+        "parameters": xgboost_parameters(parameters, positives, train.n_rows - positives),
+        "rounds": parameters.rounds,
+        "max_bin": parameters.max_bin,
+        "repeats": repeats,
+    }
+    path = folder / "xgboost-job.json"
+    path.write_text(json.dumps(job))
+    done = subprocess.run(
+        [sys.executable, "-m", "hansa.cli.pooled_xgboost", str(path)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise HansaError(f"XGBoost failed on the pooled rows: {done.stderr.strip()[-2000:]}")
+    predictions = np.load(folder / "xgboost-predictions.npy") if test is not None else None
+    return json.loads(done.stdout), predictions
+
+
+def main(path: str) -> None:
+    """Do the job in the file at `path`."""
+    import xgboost
+
+    job = json.loads(Path(path).read_text())
+    folder = Path(job["folder"])
+    arrays = {name: np.load(folder / f"xgboost-{name}.npy") for name in job["arrays"]}
+    features = np.ascontiguousarray(arrays["train"].T)
+    seconds: dict[str, list[float]] = {"binning": [], "training": []}
+    booster = None
+    for _ in range(job["repeats"]):
+        started = time.perf_counter()
+        pooled = xgboost.QuantileDMatrix(
+            features, arrays["label"], weight=arrays.get("weight"), max_bin=job["max_bin"]
+        )
+        binned = time.perf_counter()
+        booster = xgboost.train(job["parameters"], pooled, job["rounds"])
+        seconds["binning"].append(binned - started)
+        seconds["training"].append(time.perf_counter() - binned)
+    if booster is not None and "test" in arrays:
+        np.save(
+            folder / "xgboost-predictions.npy",
+            booster.predict(xgboost.DMatrix(np.ascontiguousarray(arrays["test"].T))),
+        )
+    print(json.dumps({"version": xgboost.__version__, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

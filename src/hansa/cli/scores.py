@@ -1,0 +1,60 @@
+"""Exact metrics of predictions on a table that one process holds (the protocol's own metrics are pooled sums: `trees.metrics`)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float64]
+
+HIGHER_IS_BETTER = ("auc", "aucpr")
+
+
+def _ranks(values: Float) -> Float:
+    """Ranks from 1, ties sharing their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray((ends - (counts - 1) / 2)[inverse])
+
+
+def auc(predictions: Float, labels: Float) -> float:
+    """Area under the ROC curve by rank sums (Mann-Whitney); NaN where one class is missing."""
+    positive = labels > 0.5
+    n_positive = int(positive.sum())
+    n_negative = len(labels) - n_positive
+    if not n_positive or not n_negative:
+        return float("nan")
+    rank_sum = float(_ranks(predictions)[positive].sum())
+    return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+
+
+def aucpr(predictions: Float, labels: Float) -> float:
+    """Average precision: mean precision over positives, tied scores taken together; NaN without a positive."""
+    order = np.argsort(-predictions, kind="stable")
+    hits = np.cumsum(labels[order] > 0.5)
+    if not len(hits) or hits[-1] == 0:
+        return float("nan")
+    last_of_tie = np.append(np.diff(predictions[order]) != 0, True)
+    hits_at = hits[last_of_tie]
+    precision = hits_at / (np.flatnonzero(last_of_tie) + 1)
+    return float((np.diff(hits_at, prepend=0) * precision).sum() / hits[-1])
+
+
+def score_table(objective: str, predictions: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) -> dict[str, float]:
+    """Metric -> value of predictions (n,) against labels (n,); the objective's main metric first."""
+    p = predictions.astype(np.float64)
+    y = labels.astype(np.float64)
+    if objective == "binary:logistic":
+        clipped = np.clip(p, 1e-15, 1 - 1e-15)
+        return {
+            "auc": auc(p, y),
+            "aucpr": aucpr(p, y),
+            "logloss": float(-np.mean(np.where(y > 0.5, np.log(clipped), np.log1p(-clipped)))),
+            "error": float(np.mean((p > 0.5) != (y > 0.5))),
+        }
+    return {"rmse": float(np.sqrt(np.mean((p - y) ** 2))), "mae": float(np.mean(np.abs(p - y)))}
+
+
+def main_metric(objective: str) -> str:
+    """The metric that tables show."""
+    return "auc" if objective == "binary:logistic" else "rmse"

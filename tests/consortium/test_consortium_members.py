@@ -1,0 +1,253 @@
+"""The members file lets in exactly those whose cards are in order, and says what is wrong with the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from hansa.consortium.identity import (
+    CARD_FILE,
+    Card,
+    Identity,
+    card_toml,
+    create_identity,
+    renew_identity,
+    save_identity,
+)
+from hansa.consortium.members import members_of, read_members, write_members
+from hansa.errors import IdentityError
+
+NOW = datetime.now(UTC)
+NORTH, SOUTH = create_identity("north"), create_identity("south")
+
+
+def forged(
+    *,
+    common_name: str = "north",
+    ca: bool = False,
+    constrained: bool = True,
+    constraints_critical: bool = True,
+    usage: tuple[str, ...] = ("digital_signature",),
+    usage_critical: bool = True,
+    extra: x509.ExtensionType | None = None,
+    issuer_key: Ed25519PrivateKey | None = None,
+    unit: str | None = None,
+) -> Card:
+    """North's card, properly signed by its identity, over a certificate that is not what it should be."""
+    key = Ed25519PrivateKey.generate()
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+    if unit:
+        attributes.append(x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit))
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name(attributes))
+        .issuer_name(x509.Name(attributes))
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW - timedelta(hours=1))
+        .not_valid_after(NOW + timedelta(days=1))
+    )
+    if constrained:
+        builder = builder.add_extension(x509.BasicConstraints(ca, None), constraints_critical)
+    if usage:
+        builder = builder.add_extension(key_usage(usage), usage_critical)
+    if extra:
+        builder = builder.add_extension(extra, critical=False)
+    certificate = builder.sign(issuer_key or key, None).public_bytes(Encoding.DER)
+    return Identity("north", NORTH.identity_key, key, certificate).card()
+
+
+def key_usage(allowed: tuple[str, ...]) -> x509.KeyUsage:
+    names = "digital_signature content_commitment key_encipherment data_encipherment key_agreement".split()
+    names += ["key_cert_sign", "crl_sign", "encipher_only", "decipher_only"]
+    return x509.KeyUsage(**{name: name in allowed for name in names})
+
+
+def elliptic() -> Card:
+    key = generate_private_key(SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "north")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+    certificate = builder.sign(key, SHA256()).public_bytes(Encoding.DER)
+    return Identity("north", NORTH.identity_key, NORTH.tls_key, certificate).card()
+
+
+def one_key() -> Card:
+    """Identity and TLS key are the same."""
+    card = forged()
+    key = Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "north")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+    for extension in x509.load_der_x509_certificate(card.certificate).extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    return Identity("north", key, key, builder.sign(key, None).public_bytes(Encoding.DER)).card()
+
+
+def test_what_the_forger_makes_is_sound_unless_told_otherwise():
+    assert members_of([forged()])["north"].name == "north"
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        (forged(ca=True), "CA:FALSE"),
+        (forged(constrained=False), "CA:FALSE"),
+        (forged(constraints_critical=False), "CA:FALSE"),
+        (forged(usage=("digital_signature", "key_cert_sign")), "keyUsage"),
+        (forged(usage=("key_agreement",)), "keyUsage"),
+        (forged(usage=()), "keyUsage"),
+        (forged(usage_critical=False), "keyUsage"),
+        (forged(extra=x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])), "extendedKeyUsage"),
+        (
+            forged(extra=x509.SubjectAlternativeName([x509.DNSName("north")])),
+            r"unexpected extensions 2\.5\.29\.17",
+        ),
+        (forged(common_name="south"), "names 'CN=south', expected 'CN=north'"),
+        (forged(unit="more"), "expected 'CN=north'"),
+        (forged(issuer_key=Ed25519PrivateKey.generate()), "damaged or not self-signed"),
+        (elliptic(), "not Ed25519"),
+        (one_key(), "one and the same"),
+        (replace(NORTH.card(), certificate=b"noise"), "damaged"),
+        (replace(NORTH.card(), certificate=NORTH.certificate[:-1]), "damaged"),
+        (replace(NORTH.card(), identity=SOUTH.public), "not signed by its identity key"),
+        (replace(NORTH.card(), identity=b"short"), "has 5 bytes, expected 32"),
+        (replace(NORTH.card(), signature=SOUTH.card().signature), "not signed by its identity key"),
+        (replace(NORTH.card(), signature=b""), "not signed by its identity key"),
+        (
+            replace(NORTH.card(), certificate=renew_identity(NORTH).certificate),
+            "not signed by its identity key",
+        ),
+    ],
+)
+def test_cards_out_of_order_are_refused_by_name(card, message):
+    with pytest.raises(IdentityError, match=f"^member 'north'.*{message}"):
+        members_of([SOUTH.card(), card])
+
+
+def test_a_card_under_another_name_is_refused():
+    with pytest.raises(IdentityError, match="^member 'west': the certificate names"):
+        members_of([replace(NORTH.card(), name="west")])
+    with pytest.raises(IdentityError, match="cannot name a member"):
+        members_of([replace(NORTH.card(), name="../north")])
+
+
+def test_dates_are_checked_at_both_ends():
+    identity = create_identity("north", days=10, now=NOW)
+    assert members_of([identity.card()], NOW + timedelta(days=9))
+    with pytest.raises(IdentityError, match="'north': the certificate expired at .* renews its identity"):
+        members_of([identity.card()], NOW + timedelta(days=11))
+    with pytest.raises(IdentityError, match="'north': the certificate is not valid before .* clock"):
+        members_of([identity.card()], NOW - timedelta(days=1))
+
+
+def test_no_two_members_share_anything():
+    twin = Identity("twin", NORTH.identity_key, SOUTH.tls_key, create_identity("twin").certificate).card()
+    with pytest.raises(IdentityError, match="'north' and 'north' have the same name"):
+        members_of([NORTH.card(), renew_identity(NORTH).card()])
+    with pytest.raises(IdentityError, match="'north' and 'twin' have the same identity key"):
+        members_of([NORTH.card(), twin])
+    with pytest.raises(IdentityError, match="the same name"):
+        members_of([NORTH.card(), NORTH.card()])
+
+
+def test_no_two_members_share_a_tls_key():
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "twin")])
+    builder = x509.CertificateBuilder(name, name, NORTH.tls_key.public_key(), 1, NOW, NOW + timedelta(days=1))
+    for extension in x509.load_der_x509_certificate(NORTH.certificate).extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    certificate = builder.sign(NORTH.tls_key, None).public_bytes(Encoding.DER)
+    twin = Identity("twin", SOUTH.identity_key, NORTH.tls_key, certificate).card()
+    with pytest.raises(IdentityError, match="'north' and 'twin' have the same TLS key"):
+        members_of([NORTH.card(), twin], NOW + timedelta(minutes=1))
+
+
+def test_members_are_a_mapping_that_does_not_change():
+    members = members_of([SOUTH.card(), NORTH.card()])
+    assert list(members) == ["north", "south"]
+    assert members["north"] == NORTH.card()
+    assert members.certificates() == {"north": NORTH.certificate, "south": SOUTH.certificate}
+    with pytest.raises(TypeError):
+        members.cards["west"] = NORTH.card()
+
+
+def test_write_and_read(tmp_path):
+    members = members_of([SOUTH.card(), NORTH.card()])
+    write_members(tmp_path / "members.toml", members)
+    assert read_members(tmp_path / "members.toml") == members
+
+
+def test_card_files_joined_make_a_members_file_with_the_same_digest(tmp_path):
+    for identity in (SOUTH, NORTH):
+        save_identity(identity, tmp_path / identity.name)
+    joined = "# ours\n\n" + "\n\n".join((tmp_path / n / CARD_FILE).read_text() for n in ("south", "north"))
+    (tmp_path / "members.toml").write_text(joined.replace(" = ", "   =   "))
+    members = members_of([NORTH.card(), SOUTH.card()])
+    assert read_members(tmp_path / "members.toml").digest() == members.digest()
+    assert len(members.digest()) == 32
+
+
+def test_the_digest_covers_every_field_of_every_member():
+    members = members_of([NORTH.card(), SOUTH.card()])
+    card = NORTH.card()
+    others = [
+        replace(members, cards={"north": card}),
+        *(
+            replace(
+                members,
+                cards={**members.cards, "north": replace(card, **{field: getattr(card, field) + more})},
+            )
+            for field, more in [("identity", b"x"), ("certificate", b"x"), ("signature", b"x")]
+        ),
+        replace(members, cards={"west": card, "south": SOUTH.card()}),
+        # A byte moved from one field to the next.
+        replace(
+            members,
+            cards={
+                **members.cards,
+                "north": replace(
+                    card, identity=card.identity + card.certificate[:1], certificate=card.certificate[1:]
+                ),
+            },
+        ),
+    ]
+    assert len({each.digest() for each in [members, *others]}) == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected .*member.* tables"),
+        ("member = 3", "expected .*member.* tables"),
+        ("member = [3]", "member 1 is not a"),
+        ("colour = 'red'\n" + card_toml(NORTH.card()), "found colour"),
+        ("[[member]]\nname = 'north'", "missing or unknown: certificate, identity, signature"),
+        (card_toml(NORTH.card()) + "note = 'x'\n", "missing or unknown: note"),
+        (card_toml(NORTH.card()).replace('"north"', "7"), "name is not a string"),
+        (
+            card_toml(NORTH.card()).replace('identity = "', 'identity = "*'),
+            r"\('north'\): identity is not base64",
+        ),
+        ("[[member", "not TOML"),
+        (card_toml(NORTH.card()) * 2, "the same name"),
+    ],
+)
+def test_files_out_of_order_are_refused_with_their_name(tmp_path, text, message):
+    path = tmp_path / "members.toml"
+    path.write_text(text)
+    with pytest.raises(IdentityError, match=rf"members\.toml: (?s:.)*{message}"):
+        read_members(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(IdentityError, match=r"none\.toml: No such file"):
+        read_members(tmp_path / "none.toml")
+    (tmp_path / "noise.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(IdentityError, match="not TOML"):
+        read_members(tmp_path / "noise.toml")

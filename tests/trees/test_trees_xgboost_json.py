@@ -1,0 +1,370 @@
+"""Real XGBoost loads what is written and predicts the same; what it saves is read back as the same ensemble."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+
+import numpy as np
+import pytest
+import xgboost
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hansa.errors import DataError
+from hansa.trees.ensemble import ROOT_PARENT, TREE_DTYPES, Ensemble, Tree
+from hansa.trees.xgboost_json import _nearest_float32, _shortest, from_json, to_json
+
+NAMES = ["age", "näme", 'quo"te', "d"]
+
+
+def table(n_rows=1500, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n_rows, 4)).astype(np.float32)
+    target = rows[:, 0] + rows[:, 1] * rows[:, 2] + rng.normal(size=n_rows)
+    rows[rng.random(rows.shape) < 0.15] = np.nan
+    return rows, target
+
+
+def booster_of(objective="binary:logistic", rounds=10, names=NAMES, **parameters):
+    rows, target = table()
+    labels = target > 0.5 if objective == "binary:logistic" else 3 * target
+    parameters = {"objective": objective, "max_depth": 4, "nthread": 1, **parameters}
+    return xgboost.train(parameters, xgboost.DMatrix(rows, labels, feature_names=names), rounds)
+
+
+def loaded(document):
+    booster = xgboost.Booster({"nthread": 1})
+    booster.load_model(bytearray(document))
+    return booster
+
+
+def saved(booster, kind="json"):
+    return bytes(booster.save_raw(kind))
+
+
+def document(**parameters):
+    """A model file of real XGBoost, parsed."""
+    return json.loads(saved(booster_of(rounds=2, **parameters)))
+
+
+def encoded(document):
+    return json.dumps(document).encode()
+
+
+def leaf(value):
+    return Tree([-1], [-1], [ROOT_PARENT], [0], [value], [0], [value], [0.0], [1.0])
+
+
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+@pytest.mark.parametrize("base_score", [None, 0.3])
+def test_through_xgboost_and_back(objective, base_score):
+    parameters = {} if base_score is None else {"base_score": base_score}
+    original = booster_of(objective, **parameters)
+    ensemble = from_json(saved(original))
+    assert ensemble.feature_names == tuple(NAMES)
+    document = to_json(ensemble)
+    again = loaded(document)
+
+    rows, _ = table(seed=1)
+    matrix = xgboost.DMatrix(rows, feature_names=NAMES)
+    features = np.ascontiguousarray(rows.T)
+    np.testing.assert_allclose(again.predict(matrix), ensemble.predict(features), rtol=0, atol=1e-6)
+    expected = original.predict(matrix, output_margin=True)
+    assert again.predict(matrix, output_margin=True).tobytes() == expected.tobytes()
+    assert ensemble.predict_margin(features).tobytes() == expected.tobytes()
+    for kind in ("weight", "total_gain", "total_cover"):
+        assert again.get_score(importance_type=kind) == original.get_score(importance_type=kind)
+
+    assert from_json(saved(again)) == ensemble
+    assert from_json(document) == ensemble
+    assert to_json(from_json(saved(again))) == document
+
+
+def test_file_and_ubj_and_pickle_of_the_estimator(tmp_path):
+    ensemble = from_json(saved(booster_of()))
+    (tmp_path / "model.json").write_bytes(to_json(ensemble))
+    booster = xgboost.Booster(model_file=str(tmp_path / "model.json"))
+    booster.save_model(tmp_path / "model.ubj")
+    from_ubj = xgboost.Booster(model_file=str(tmp_path / "model.ubj"))
+    assert from_json(saved(from_ubj)) == ensemble
+    rows, _ = table()
+    classifier = xgboost.XGBClassifier()
+    classifier.load_model(tmp_path / "model.json")
+    np.testing.assert_allclose(classifier.predict_proba(rows)[:, 1], ensemble.predict(rows.T.copy()), atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+def test_shap_values_sum_to_the_margin(objective):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import shap
+    ensemble = from_json(saved(booster_of(objective, base_score=0.4)))
+    booster = loaded(to_json(ensemble))
+    rows, _ = table(50)
+    margins = ensemble.predict_margin(rows.T.copy())
+    values = booster.predict(xgboost.DMatrix(rows, feature_names=NAMES), pred_contribs=True)
+    np.testing.assert_allclose(values.sum(axis=1), margins, atol=1e-4)
+    explanation = shap.TreeExplainer(booster)(rows)
+    np.testing.assert_allclose(explanation.values.sum(axis=1) + explanation.base_values, margins, atol=1e-4)
+    assert np.abs(explanation.values).max() > 0.1
+
+
+def test_training_goes_on_from_a_written_model():
+    rows, target = table()
+    matrix = xgboost.DMatrix(rows, target > 0.5, feature_names=NAMES)
+    parameters = {"objective": "binary:logistic", "base_score": 0.3, "nthread": 1, "max_depth": 4}
+    straight = xgboost.train(parameters, matrix, 6)
+    half = to_json(from_json(saved(straight)).truncate(3))
+    resumed = from_json(saved(xgboost.train(parameters, matrix, 3, xgb_model=loaded(half))))
+    assert len(resumed.trees) == 6
+    assert resumed.trees[:3] == from_json(half).trees
+    assert resumed.base_score == from_json(half).base_score
+
+
+def test_models_without_trees_and_of_single_leaves():
+    for trees in ((), (leaf(0.25), leaf(-1.0))):
+        ensemble = Ensemble("reg:squarederror", 2.0, tuple(NAMES), trees)
+        booster = loaded(to_json(ensemble))
+        rows, _ = table(3)
+        expected = booster.predict(xgboost.DMatrix(rows, feature_names=NAMES))
+        assert ensemble.predict(rows.T.copy()).tobytes() == expected.tobytes()
+        assert from_json(saved(booster)) == ensemble
+
+
+def test_written_files_are_canonical_and_bare():
+    ensemble = from_json(saved(booster_of()))
+    text = to_json(ensemble)
+    assert to_json(from_json(text)) == text
+    top = json.loads(text)
+    assert list(top) == ["learner", "version"]
+    assert top["learner"]["attributes"] == {}
+    assert top["learner"]["feature_types"] == ["float"] * 4
+    assert top["learner"]["learner_model_param"]["base_score"][0] != "["
+    assert top["learner"]["gradient_booster"]["model"]["iteration_indptr"] == list(range(11))
+
+    def keys_sorted(value):
+        children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return (not isinstance(value, dict) or list(value) == sorted(value)) and all(map(keys_sorted, children))
+
+    assert keys_sorted(top)
+    # Each float has a decimal point or an exponent: an integer token there is refused by XGBoost.
+    for name in ("split_conditions", "base_weights", "loss_changes", "sum_hessian"):
+        for array in re.findall(rf'"{name}":\[([^]]*)\]'.encode(), text):
+            assert all(re.fullmatch(rb"-?\d+(\.\d+)?(e[+-]?\d+)?", token) for token in array.split(b","))
+            assert all(b"." in token or b"e" in token for token in array.split(b","))
+
+
+# Floats that are awkward to write: subnormal, largest, integral, halfway in decimal, minus zero.
+AWKWARD = [1e-45, 1.1754942e-38, 1.1754944e-38, 3.4028235e38, 1.0, -1.0, 16777216.0, 1e16, 1e22, -0.0, 0.1, 8.5e-5]
+
+
+def test_xgboost_reads_each_awkward_float_to_the_bit():
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 2**32, 3000, dtype=np.uint32).view(np.float32)
+    values = np.concatenate([np.array(AWKWARD, np.float32), patterns[np.isfinite(patterns)]])
+    ensemble = Ensemble("reg:squarederror", 0.5, ("a",), tuple(leaf(value) for value in values))
+    back = from_json(saved(loaded(to_json(ensemble))))
+    assert back == ensemble
+    assert from_json(to_json(ensemble)) == ensemble
+
+
+@settings(max_examples=500)
+@given(st.integers(0, 2**32 - 1))
+def test_shortest_text_reads_back_and_no_shorter_text_does(bits):
+    value = np.uint32(bits).view(np.float32)
+    if not np.isfinite(value):
+        return
+    text = _shortest(float(value))
+    assert np.float32(float(text)).tobytes() == value.tobytes()
+    assert np.float32(_nearest_float32(text)).tobytes() == value.tobytes()
+    digits = len(text.lower().split("e")[0].replace(".", "").replace("-", "").strip("0"))
+    if digits > 1:
+        assert np.float32(f"{value:.{digits - 2}e}") != value
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 0x7F7FFFFE), st.sampled_from([0, 1, -1]), st.booleans())
+def test_decimals_near_a_tie_are_rounded_once(bits, side, negative):
+    """A decimal just beside the middle of two float32, so close that float64 cannot tell."""
+    from fractions import Fraction
+
+    low, high = np.uint32(bits).view(np.float32), np.uint32(bits + 1).view(np.float32)
+    middle = (Fraction(float(low)) + Fraction(float(high))) / 2
+    exact = middle + side * (Fraction(float(high)) - middle) / 10**15
+    exponent = 60 + 20
+    digits = str(exact.numerator * 10**exponent * 10**100 // exact.denominator) + f"e-{exponent + 100}"
+    if side == 0:
+        # All digits of a float64, which the middle is, are finitely many.
+        from decimal import Decimal
+
+        digits = str(Decimal(float(middle)))
+    nearest = {1: high, -1: low, 0: low if bits % 2 == 0 else high}[side]
+    sign = -1 if negative else 1
+    assert np.float32(_nearest_float32(("-" if negative else "") + digits)) == sign * nearest
+
+
+def test_base_score_is_read_in_both_forms():
+    for text in ("2.5E-1", "[2.5E-1]", "0.25"):
+        parsed = document()
+        parsed["learner"]["learner_model_param"]["base_score"] = text
+        assert from_json(encoded(parsed)).base_score == 0.25
+    assert json.loads(to_json(Ensemble("reg:squarederror", 1e-7, (), ())))["learner"]["learner_model_param"][
+        "base_score"
+    ] == "1E-07"
+
+
+def test_names_are_made_up_where_there_are_none():
+    ensemble = from_json(saved(booster_of(names=None)))
+    assert ensemble.feature_names == ("f0", "f1", "f2", "f3")
+
+
+def test_all_trees_are_kept_whatever_best_iteration_says():
+    rows, target = table()
+    matrix = xgboost.DMatrix(rows, target > 0.5)
+    noise = xgboost.DMatrix(rows, target[::-1] > 0.5)
+    parameters = {"objective": "binary:logistic", "nthread": 1}
+    booster = xgboost.train(
+        parameters, matrix, 30, evals=[(noise, "noise")], early_stopping_rounds=3, verbose_eval=False
+    )
+    ensemble = from_json(saved(booster))
+    assert booster.best_iteration + 1 < len(ensemble.trees) == booster.num_boosted_rounds()
+    # What leaves Hansa after early stopping holds the kept trees only, and no attribute.
+    kept = loaded(to_json(ensemble.truncate(booster.best_iteration + 1)))
+    assert kept.attributes() == {}
+    best = booster.predict(matrix, iteration_range=(0, booster.best_iteration + 1))
+    assert kept.predict(xgboost.DMatrix(rows, feature_names=["f0", "f1", "f2", "f3"])).tobytes() == best.tobytes()
+
+
+def test_unsupported_xgboost_models_are_refused_by_name():
+    rows, target = table()
+    codes = np.nan_to_num(np.floor(2 * rows) % 4)
+    kinds = {
+        "dart": ({"booster": "dart", "objective": "reg:squarederror"}, rows, target, None),
+        "gblinear": ({"booster": "gblinear", "objective": "reg:squarederror"}, rows, target, None),
+        "multi:softprob": ({"objective": "multi:softprob", "num_class": 3}, rows, np.floor(target) % 3, None),
+        "count:poisson": ({"objective": "count:poisson"}, rows, np.abs(target), None),
+        "num_parallel_tree": ({"num_parallel_tree": 2, "objective": "reg:squarederror"}, rows, target, None),
+        "num_target": ({"objective": "reg:squarederror"}, rows, np.stack([target, -target], 1), None),
+        "categorical": ({"objective": "reg:squarederror"}, codes, codes[:, 0] == 2, ["c"] * 4),
+    }
+    for name, (parameters, data, labels, types) in kinds.items():
+        matrix = xgboost.DMatrix(data, labels, feature_types=types, enable_categorical=True)
+        booster = xgboost.train({"nthread": 1, **parameters}, matrix, 2)
+        with pytest.raises(DataError, match=re.escape(name)):
+            from_json(saved(booster))
+    # The same where the feature types say nothing.
+    parsed = json.loads(saved(booster))
+    parsed["learner"]["feature_types"] = []
+    parsed["learner"]["gradient_booster"]["model"]["cats"] = {}
+    with pytest.raises(DataError, match="categorical split"):
+        from_json(encoded(parsed))
+
+
+def edit(path, value):
+    """A change of one field of a parsed file: path of keys, new value (or ... to delete)."""
+
+    def apply(parsed):
+        *way, last = path
+        for key in way:
+            parsed = parsed[key]
+        if value is ...:
+            del parsed[last]
+        else:
+            parsed[last] = value
+
+    return apply
+
+
+L, G = ("learner",), ("learner", "gradient_booster")
+M = (*G, "model")
+T = (*M, "trees", 1)
+P = (*L, "learner_model_param")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (L, 3, "learner"),
+        (("extra",), 3, "extra"),
+        ((*L, "extra"), {}, "extra"),
+        ((*L, "objective"), ..., "objective"),
+        ((*L, "objective", "name"), "rank:ndcg", "rank:ndcg"),
+        ((*L, "objective", "name"), ["binary:logistic"], "objective"),
+        ((*L, "feature_names"), ["a"], "feature_names"),
+        ((*L, "feature_names"), [1, 2, 3, 4], "feature_names"),
+        ((*L, "feature_names"), ["a", "a", "b", "c"], "twice"),
+        ((*L, "feature_types"), ["c", "q", "q", "q"], "categorical"),
+        ((*L, "feature_types"), ["float32"], "float32"),
+        ((*P, "base_score"), 0.5, "base_score"),
+        ((*P, "base_score"), [0.5], "base_score"),
+        ((*P, "base_score"), "[5E-1,5E-1]", "base_score"),
+        ((*P, "base_score"), "half", "base_score"),
+        ((*P, "base_score"), "nan", "base_score"),
+        ((*P, "base_score"), "1.5", "base_score"),
+        ((*P, "num_class"), "3", "num_class"),
+        ((*P, "num_class"), 0, "num_class"),
+        ((*P, "num_target"), "2", "num_target"),
+        ((*P, "num_feature"), "-4", "num_feature"),
+        ((*P, "num_feature"), "5", "feature_names"),
+        ((*P, "num_feature"), ..., "num_feature"),
+        ((*G, "name"), "gblinear", "gblinear"),
+        ((*M, "gbtree_model_param", "num_parallel_tree"), "4", "num_parallel_tree"),
+        ((*M, "gbtree_model_param", "num_trees"), "3", "num_trees"),
+        ((*M, "tree_info"), [0, 1], "tree_info"),
+        ((*M, "iteration_indptr"), [0, 2], "iteration_indptr"),
+        ((*M, "cats"), {"enc": [{"offsets": [0, 1], "values": [97]}]}, "categorical"),
+        ((*M, "weight_drop"), [1.0, 1.0], "weight_drop"),
+        ((*M, "trees"), {}, "trees"),
+        (T, [], "trees[1]"),
+        ((*T, "id"), 0, "trees[1].id"),
+        ((*T, "parents"), ..., "parents"),
+        ((*T, "parents"), [0], "trees[1]"),
+        ((*T, "left_children", 0), 2.0, "trees[1].left_children"),
+        ((*T, "left_children", 0), True, "trees[1].left_children"),
+        ((*T, "left_children", 0), 2**40, "trees[1].left_children"),
+        ((*T, "left_children", 0), 999, "trees[1]: tree: left_children[0]"),
+        ((*T, "split_conditions", 0), 1, "trees[1].split_conditions"),
+        ((*T, "split_conditions", 0), "1.0", "trees[1].split_conditions"),
+        ((*T, "split_conditions", 0), 1e39, "trees[1]: tree: split_conditions[0]"),
+        ((*T, "default_left", 0), 2, "trees[1].default_left"),
+        ((*T, "split_type", 0), 1, "categorical split in trees[1]"),
+        ((*T, "categories"), [1], "categorical split in trees[1]"),
+        ((*T, "split_indices", 0), 4, "feature 4"),
+        ((*T, "split_indices", 0), -1, "split_indices"),
+        ((*T, "tree_param", "size_leaf_vector"), "3", "size_leaf_vector"),
+        ((*T, "tree_param", "num_deleted"), "2", "num_deleted"),
+        ((*T, "tree_param", "num_nodes"), "2", "num_nodes"),
+        ((*T, "tree_param", "num_feature"), "3", "num_feature"),
+        ((*T, "leaf_weights"), [], "leaf_weights"),
+    ],
+)
+def test_changed_files_are_refused_by_name(path, value, named):
+    parsed = document()
+    edit(path, value)(parsed)
+    with pytest.raises(DataError, match=re.escape(named)):
+        from_json(encoded(parsed))
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"\xff", b"NaN", b'{"learner": {}, "learner": {}}', b"[" * 100_000, b'{"learner": Infinity}']
+)
+def test_what_is_not_json_is_refused(text):
+    with pytest.raises(DataError, match="not a JSON document"):
+        from_json(text)
+
+
+def test_fields_that_older_versions_lack_or_write_otherwise():
+    parsed = document()
+    expected = from_json(encoded(parsed))
+    model = parsed["learner"]["gradient_booster"]["model"]
+    del model["cats"], model["iteration_indptr"], parsed["version"], parsed["learner"]["attributes"]
+    del parsed["learner"]["learner_model_param"]["num_target"]
+    for tree in model["trees"]:
+        tree["default_left"] = [bool(side) for side in tree["default_left"]]
+        tree["tree_param"]["size_leaf_vector"] = "0"
+        for name in ("categories", "categories_nodes", "categories_segments", "categories_sizes", "split_type"):
+            del tree[name]
+    assert from_json(encoded(parsed)) == expected
+    assert set(TREE_DTYPES) <= set(model["trees"][0])
