@@ -39,17 +39,15 @@ def smallest_mixed_bin(counts: list[int], n_bins: int) -> int:
 
     Dynamic programme: best[i] for the first i cells and the bins used so far.
     """
-    best = [0] + [math.inf] * len(counts)
+    rows = np.concatenate([[0], np.cumsum(counts)])
+    best = np.array([0.0] + [math.inf] * len(counts))
     for _ in range(n_bins):
-        best = [
-            min(
-                max(best[start], sum(counts[start:end]) if end - start > 1 else 0)
-                for start in range(max(end, 1))
-            )
-            if end
-            else 0
-            for end in range(len(counts) + 1)
-        ]
+        after = np.zeros(len(best))
+        for end in range(1, len(best)):
+            mixed = rows[end] - rows[:end]
+            mixed[-1] = 0  # a bin of one cell is not mixed
+            after[end] = np.maximum(best[:end], mixed).min()
+        best = after
     return int(best[-1])
 
 

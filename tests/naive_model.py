@@ -112,10 +112,12 @@ def score_histogram(margins: np.ndarray, labels: np.ndarray, weights: np.ndarray
 
 
 def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    """Weighted share of (positive, negative) pairs that the scores order rightly; half for ties. Labels 0 and 1."""
+    """Weighted share of pairs (positive, negative) that the scores order rightly; ties count half."""
     won = pairs = 0.0
     for i in np.flatnonzero(labels == 1):
         for j in np.flatnonzero(labels == 0):
             pairs += weights[i] * weights[j]
-            won += weights[i] * weights[j] * (1.0 if scores[i] > scores[j] else 0.5 * (scores[i] == scores[j]))
+            won += (
+                weights[i] * weights[j] * (1.0 if scores[i] > scores[j] else 0.5 * (scores[i] == scores[j]))
+            )
     return won / pairs

@@ -242,7 +242,8 @@ def read_plan(path: Path) -> Plan:
 
 
 def _quoted(text: str) -> str:
-    return msgspec.json.encode(text).decode()
+    # TOML's strings are JSON's, but for the one control character that JSON leaves as it is.
+    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
 
 
 def _value(value: Any) -> str:

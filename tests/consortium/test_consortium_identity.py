@@ -122,7 +122,7 @@ def test_save_and_load(tmp_path):
 def test_an_identity_is_never_overwritten(tmp_path):
     save_identity(NORTH, tmp_path / "n")
     before = {path: path.read_bytes() for path in (tmp_path / "n").iterdir()}
-    with pytest.raises(IdentityError, match="holds identity_key.pem"):
+    with pytest.raises(IdentityError, match=r"holds identity_key\.pem"):
         save_identity(create_identity("north"), tmp_path / "n")
     assert before == {path: path.read_bytes() for path in (tmp_path / "n").iterdir()}
 

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from hansa.consortium import members
 from hansa.consortium.identity import (
     CARD_FILE,
     Card,
@@ -66,7 +67,13 @@ def forged(
 
 
 def key_usage(allowed: tuple[str, ...]) -> x509.KeyUsage:
-    names = "digital_signature content_commitment key_encipherment data_encipherment key_agreement".split()
+    names = [
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+    ]
     names += ["key_cert_sign", "crl_sign", "encipher_only", "decipher_only"]
     return x509.KeyUsage(**{name: name in allowed for name in names})
 
@@ -127,12 +134,34 @@ def test_what_the_forger_makes_is_sound_unless_told_otherwise():
     ],
 )
 def test_cards_out_of_order_are_refused_by_name(card, message):
-    with pytest.raises(IdentityError, match=f"^member 'north'.*{message}"):
+    with pytest.raises(IdentityError, match=rf"^member 'north'.*{message}"):
         members_of([SOUTH.card(), card])
 
 
+def doubled(y: int) -> int:
+    """y of the double of a point of edwards25519 (RFC 8032, section 5.1): -x^2 + y^2 = 1 + d x^2 y^2."""
+    p = 2**255 - 19
+    d = -121665 * pow(121666, -1, p) % p
+    x_squared = (y * y - 1) * pow(d * y * y + 1, -1, p) % p
+    return (y * y + x_squared) * pow(1 - d * x_squared * y * y, -1, p) % p
+
+
+def test_identity_keys_of_small_order_are_refused():
+    """Eight times each listed point is the neutral one (y = 1), and the list has all five y."""
+    listed = members._SMALL_ORDER
+    assert len(listed) == 5
+    assert {doubled(doubled(doubled(y))) for y in listed} == {1}
+    for y in listed:
+        for sign in (0, 2**255):
+            key = (y + sign).to_bytes(32, "little")
+            with pytest.raises(IdentityError, match="'north': anybody can sign"):
+                members_of([replace(NORTH.card(), identity=key)])
+    with pytest.raises(IdentityError, match="anybody can sign"):  # 1, written as p + 1
+        members_of([replace(NORTH.card(), identity=(2**255 - 18).to_bytes(32, "little"))])
+
+
 def test_a_card_under_another_name_is_refused():
-    with pytest.raises(IdentityError, match="^member 'west': the certificate names"):
+    with pytest.raises(IdentityError, match=r"^member 'west': the certificate names"):
         members_of([replace(NORTH.card(), name="west")])
     with pytest.raises(IdentityError, match="cannot name a member"):
         members_of([replace(NORTH.card(), name="../north")])
@@ -141,9 +170,9 @@ def test_a_card_under_another_name_is_refused():
 def test_dates_are_checked_at_both_ends():
     identity = create_identity("north", days=10, now=NOW)
     assert members_of([identity.card()], NOW + timedelta(days=9))
-    with pytest.raises(IdentityError, match="'north': the certificate expired at .* renews its identity"):
+    with pytest.raises(IdentityError, match=r"'north': the certificate expired at .* renews its identity"):
         members_of([identity.card()], NOW + timedelta(days=11))
-    with pytest.raises(IdentityError, match="'north': the certificate is not valid before .* clock"):
+    with pytest.raises(IdentityError, match=r"'north': the certificate is not valid before .* clock"):
         members_of([identity.card()], NOW - timedelta(days=1))
 
 
@@ -169,18 +198,18 @@ def test_no_two_members_share_a_tls_key():
 
 
 def test_members_are_a_mapping_that_does_not_change():
-    members = members_of([SOUTH.card(), NORTH.card()])
-    assert list(members) == ["north", "south"]
-    assert members["north"] == NORTH.card()
-    assert members.certificates() == {"north": NORTH.certificate, "south": SOUTH.certificate}
+    circle = members_of([SOUTH.card(), NORTH.card()])
+    assert list(circle) == ["north", "south"]
+    assert circle["north"] == NORTH.card()
+    assert circle.certificates() == {"north": NORTH.certificate, "south": SOUTH.certificate}
     with pytest.raises(TypeError):
-        members.cards["west"] = NORTH.card()
+        circle.cards["west"] = NORTH.card()
 
 
 def test_write_and_read(tmp_path):
-    members = members_of([SOUTH.card(), NORTH.card()])
-    write_members(tmp_path / "members.toml", members)
-    assert read_members(tmp_path / "members.toml") == members
+    circle = members_of([SOUTH.card(), NORTH.card()])
+    write_members(tmp_path / "members.toml", circle)
+    assert read_members(tmp_path / "members.toml") == circle
 
 
 def test_card_files_joined_make_a_members_file_with_the_same_digest(tmp_path):
@@ -188,36 +217,36 @@ def test_card_files_joined_make_a_members_file_with_the_same_digest(tmp_path):
         save_identity(identity, tmp_path / identity.name)
     joined = "# ours\n\n" + "\n\n".join((tmp_path / n / CARD_FILE).read_text() for n in ("south", "north"))
     (tmp_path / "members.toml").write_text(joined.replace(" = ", "   =   "))
-    members = members_of([NORTH.card(), SOUTH.card()])
-    assert read_members(tmp_path / "members.toml").digest() == members.digest()
-    assert len(members.digest()) == 32
+    circle = members_of([NORTH.card(), SOUTH.card()])
+    assert read_members(tmp_path / "members.toml").digest() == circle.digest()
+    assert len(circle.digest()) == 32
 
 
 def test_the_digest_covers_every_field_of_every_member():
-    members = members_of([NORTH.card(), SOUTH.card()])
+    circle = members_of([NORTH.card(), SOUTH.card()])
     card = NORTH.card()
     others = [
-        replace(members, cards={"north": card}),
+        replace(circle, cards={"north": card}),
         *(
             replace(
-                members,
-                cards={**members.cards, "north": replace(card, **{field: getattr(card, field) + more})},
+                circle,
+                cards={**circle.cards, "north": replace(card, **{field: getattr(card, field) + more})},
             )
             for field, more in [("identity", b"x"), ("certificate", b"x"), ("signature", b"x")]
         ),
-        replace(members, cards={"west": card, "south": SOUTH.card()}),
+        replace(circle, cards={"west": card, "south": SOUTH.card()}),
         # A byte moved from one field to the next.
         replace(
-            members,
+            circle,
             cards={
-                **members.cards,
+                **circle.cards,
                 "north": replace(
                     card, identity=card.identity + card.certificate[:1], certificate=card.certificate[1:]
                 ),
             },
         ),
     ]
-    assert len({each.digest() for each in [members, *others]}) == 7
+    assert len({each.digest() for each in [circle, *others]}) == 7
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,15 @@ def counting(name: bytes, count: int):
 
 def everything(hub: InProcessHub) -> list[tuple[str, bytes]]:
     frames = []
-    while True:
-        try:
+
+    def collect() -> None:
+        while True:
             member, frame = hub.receive()
-        except TransportError as error:
-            assert "deadlock" in str(error)
-            return frames
-        frames.append((member, bytes(frame)))
+            frames.append((member, bytes(frame)))
+
+    with pytest.raises(TransportError, match="deadlock"):
+        collect()
+    return frames
 
 
 def test_round_robin_and_traffic():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,17 +30,23 @@ def sigmoids(x, out):
         out[i] = elementary.sigmoid(x[i])
 
 
-EXTREMES = np.array(
-    [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 5e-324, -5e-324, 2.2250738585072014e-308, 1e-310]
-    + [1.7976931348623157e308, 709.782712893384, 709.7827128933841, 709.5, -708.0, -708.0000000000001, -745.2]
-    + [0.34657359027997264, -0.34657359027997264, 1.4142135623730951, 0.7071067811865476, 0.9999999999999999]
-)
+# fmt: off
+EXTREMES = np.array([
+    0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 5e-324, -5e-324, 1e-310, 2.2250738585072014e-308,
+    1.7976931348623157e308, 709.782712893384, 709.7827128933841, 709.5, -708.0, -708.0000000000001, -745.2,
+    0.34657359027997264, -0.34657359027997264, 1.4142135623730951, 0.7071067811865476, 0.9999999999999999,
+])
+# fmt: on
 
 
 def arguments(name: str) -> np.ndarray:
     rng = np.random.default_rng(7)
     if name == "log":
-        draws = [rng.uniform(0.4, 3, 20_000), np.exp(rng.uniform(-700, 700, 20_000)), 1 + rng.uniform(0, 1e-9, 999)]
+        draws = [
+            rng.uniform(0.4, 3, 20_000),
+            np.exp(rng.uniform(-700, 700, 20_000)),
+            1 + rng.uniform(0, 1e-9, 999),
+        ]
     else:
         draws = [rng.uniform(-700, 700, 20_000), rng.uniform(-2, 2, 20_000), rng.normal(size=999) * 1e-9]
     return np.concatenate(draws)

@@ -1,4 +1,4 @@
-"""Real XGBoost loads what is written and predicts the same; what it saves is read back as the same ensemble."""
+"""Real XGBoost loads what is written and predicts the same; what it saves is the same ensemble again."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_through_xgboost_and_back(objective, base_score):
     assert to_json(from_json(saved(again))) == document
 
 
-def test_file_and_ubj_and_pickle_of_the_estimator(tmp_path):
+def test_model_files_ubj_and_the_scikit_learn_wrapper(tmp_path):
     ensemble = from_json(saved(booster_of()))
     (tmp_path / "model.json").write_bytes(to_json(ensemble))
     booster = xgboost.Booster(model_file=str(tmp_path / "model.json"))
@@ -92,7 +92,9 @@ def test_file_and_ubj_and_pickle_of_the_estimator(tmp_path):
     rows, _ = table()
     classifier = xgboost.XGBClassifier()
     classifier.load_model(tmp_path / "model.json")
-    np.testing.assert_allclose(classifier.predict_proba(rows)[:, 1], ensemble.predict(rows.T.copy()), atol=1e-6)
+    np.testing.assert_allclose(
+        classifier.predict_proba(rows)[:, 1], ensemble.predict(rows.T.copy()), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
@@ -146,7 +148,9 @@ def test_written_files_are_canonical_and_bare():
 
     def keys_sorted(value):
         children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        return (not isinstance(value, dict) or list(value) == sorted(value)) and all(map(keys_sorted, children))
+        return (not isinstance(value, dict) or list(value) == sorted(value)) and all(
+            map(keys_sorted, children)
+        )
 
     assert keys_sorted(top)
     # Each float has a decimal point or an exponent: an integer token there is refused by XGBoost.
@@ -157,7 +161,20 @@ def test_written_files_are_canonical_and_bare():
 
 
 # Floats that are awkward to write: subnormal, largest, integral, halfway in decimal, minus zero.
-AWKWARD = [1e-45, 1.1754942e-38, 1.1754944e-38, 3.4028235e38, 1.0, -1.0, 16777216.0, 1e16, 1e22, -0.0, 0.1, 8.5e-5]
+AWKWARD = [
+    1e-45,
+    1.1754942e-38,
+    1.1754944e-38,
+    3.4028235e38,
+    1.0,
+    -1.0,
+    16777216.0,
+    1e16,
+    1e22,
+    -0.0,
+    0.1,
+    8.5e-5,
+]
 
 
 def test_xgboost_reads_each_awkward_float_to_the_bit():
@@ -210,9 +227,12 @@ def test_base_score_is_read_in_both_forms():
         parsed = document()
         parsed["learner"]["learner_model_param"]["base_score"] = text
         assert from_json(encoded(parsed)).base_score == 0.25
-    assert json.loads(to_json(Ensemble("reg:squarederror", 1e-7, (), ())))["learner"]["learner_model_param"][
-        "base_score"
-    ] == "1E-07"
+    assert (
+        json.loads(to_json(Ensemble("reg:squarederror", 1e-7, (), ())))["learner"]["learner_model_param"][
+            "base_score"
+        ]
+        == "1E-07"
+    )
 
 
 def test_names_are_made_up_where_there_are_none():
@@ -234,7 +254,10 @@ def test_all_trees_are_kept_whatever_best_iteration_says():
     kept = loaded(to_json(ensemble.truncate(booster.best_iteration + 1)))
     assert kept.attributes() == {}
     best = booster.predict(matrix, iteration_range=(0, booster.best_iteration + 1))
-    assert kept.predict(xgboost.DMatrix(rows, feature_names=["f0", "f1", "f2", "f3"])).tobytes() == best.tobytes()
+    assert (
+        kept.predict(xgboost.DMatrix(rows, feature_names=["f0", "f1", "f2", "f3"])).tobytes()
+        == best.tobytes()
+    )
 
 
 def test_unsupported_xgboost_models_are_refused_by_name():
@@ -348,7 +371,8 @@ def test_changed_files_are_refused_by_name(path, value, named):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"\xff", b"NaN", b'{"learner": {}, "learner": {}}', b"[" * 100_000, b'{"learner": Infinity}']
+    "text",
+    [b"", b"{", b"\xff", b"NaN", b'{"learner": {}, "learner": {}}', b"[" * 100_000, b'{"learner": Infinity}'],
 )
 def test_what_is_not_json_is_refused(text):
     with pytest.raises(DataError, match="not a JSON document"):
@@ -364,7 +388,13 @@ def test_fields_that_older_versions_lack_or_write_otherwise():
     for tree in model["trees"]:
         tree["default_left"] = [bool(side) for side in tree["default_left"]]
         tree["tree_param"]["size_leaf_vector"] = "0"
-        for name in ("categories", "categories_nodes", "categories_segments", "categories_sizes", "split_type"):
+        for name in (
+            "categories",
+            "categories_nodes",
+            "categories_segments",
+            "categories_sizes",
+            "split_type",
+        ):
             del tree[name]
     assert from_json(encoded(parsed)) == expected
     assert set(TREE_DTYPES) <= set(model["trees"][0])

@@ -28,6 +28,17 @@ from hansa.errors import IdentityError
 
 _DIGEST_PREFIX = b"hansa members 1\0"
 _FIELDS = ("name", "identity", "certificate", "signature")
+_FIELD_PRIME = 2**255 - 19
+# The points of edwards25519 whose order divides 8, by y: for them one signature fits many messages.
+_SMALL_ORDER = frozenset(
+    (
+        0,
+        1,
+        _FIELD_PRIME - 1,
+        0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
+        0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7,
+    )
+)
 _NEW_CARD = "ask that member for a new card"
 
 
@@ -142,6 +153,8 @@ def _check_card(card: Card, now: datetime) -> None:
         raise IdentityError(
             f"{who}: the identity key has {len(card.identity)} bytes, expected 32; {_NEW_CARD}"
         )
+    if int.from_bytes(card.identity, "little") % 2**255 % _FIELD_PRIME in _SMALL_ORDER:
+        raise IdentityError(f"{who}: anybody can sign under this identity key (small order); {_NEW_CARD}")
     certificate = _parsed(card.certificate, who)
     _check_certificate(certificate, card.name, who)
     _check_dates(certificate, now, who)

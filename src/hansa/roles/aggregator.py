@@ -142,6 +142,10 @@ class Aggregator:
         """Who takes part."""
         return self._plan.parties
 
+    def has_left(self, member: str) -> bool:
+        """Whether this party has acknowledged the end of the run."""
+        return member in self._received
+
     def handle(self, member: str, frame: memoryview) -> Outgoing:
         """Take one frame of a party; yields (member, frame) to send.
 

@@ -42,6 +42,9 @@ class HubRole(Protocol):
 
     def handle(self, member: str, frame: memoryview) -> Iterator[tuple[str, bytes]]: ...
 
+    def has_left(self, member: str) -> bool:
+        """Whether this member has said its last word, so that it may hang up."""
+
 
 def run_member(role: MemberRole, channel: Channel, timeout: float | None = None) -> None:
     """Drive a member's role until the run is over.
@@ -85,7 +88,12 @@ def run_hub(role: HubRole, hub: Hub, timeout: float | None = None) -> None:
     try:
         while not role.done:
             member = ""
-            member, frame = hub.receive(timeout)
+            try:
+                member, frame = hub.receive(timeout)
+            except MemberLost as loss:
+                if role.has_left(loss.member):
+                    continue
+                raise
             for recipient, answer in role.handle(member, frame):
                 hub.send(recipient, answer)
     except HansaError as error:

@@ -274,7 +274,8 @@ def base_margin(objective: str, base_score: float) -> np.float32:
     if not 0.0 < score < 1.0:
         raise DataError(f"base_score is {base_score}; expected more than 0 and less than 1 for {objective}")
     # XGBoost rounds to float32 after each step of -ln(1/p - 1).
-    odds_against = float(np.float32(1.0) / score - np.float32(1.0))
+    with np.errstate(over="ignore"):
+        odds_against = float(np.float32(1.0) / score - np.float32(1.0))
     margin = np.float32(-_log_once(odds_against))
     if not np.isfinite(margin):
         raise DataError(f"base_score is {base_score}; expected a probability further from 0 and 1")

@@ -43,7 +43,7 @@ TOTAL_BITS = 62
 SCORE_BUCKETS = 4096
 SCORE_BUCKETS_PER_UNIT = 256
 SCORE_LOWEST = -8.0
-"""Bucket i holds margins in [-8 + i/256, -8 + (i+1)/256); the first and last also hold all that lie beyond."""
+"""Bucket i holds margins in [-8 + i/256, -8 + (i+1)/256); the first and last also hold all beyond."""
 
 LOGLOSS_BITS = 6
 LOGLOSS_LIMIT = 36.841361487904734

@@ -34,6 +34,7 @@ NUMERIC_TYPES = ("float", "int", "i", "q")
 
 _FLOAT_ARRAYS = tuple(name for name, dtype in TREE_DTYPES.items() if dtype is np.float32)
 _CATEGORY_ARRAYS = ("categories", "categories_nodes", "categories_segments", "categories_sizes")
+_SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 _TREE_KEYS = {*TREE_DTYPES, *_CATEGORY_ARRAYS, "id", "split_type", "tree_param"}
 
 
@@ -168,7 +169,7 @@ def _nearest_float32(token: str) -> float:
     """
     value = float(token)
     mantissa, _ = math.frexp(value)
-    if abs(value) >= np.finfo(np.float32).tiny and (mantissa * 2**25) % 2 != 1:
+    if abs(value) >= _SMALLEST_NORMAL and (mantissa * 2**25) % 2 != 1:
         return value
     with np.errstate(over="ignore", under="ignore"):
         candidate = np.float32(value)
@@ -228,9 +229,10 @@ def _count(value: Any, where: str) -> int:
 
 
 def _objective(value: Any) -> str:
-    name = _object(value, "objective", required=("name",), optional=("reg_loss_param",))["name"]
+    name = value.get("name") if isinstance(value, dict) else value
     if name not in OBJECTIVES:
-        raise _unsupported(f"objective {name!r}")
+        raise _unsupported(f"objective {name!r:.80}")
+    _object(value, "objective", required=("name",), optional=("reg_loss_param",))
     return str(name)
 
 
@@ -272,7 +274,7 @@ def _check_feature_types(types: list[str]) -> None:
 def _booster(value: Any, n_features: int) -> tuple[Tree, ...]:
     name = value.get("name") if isinstance(value, dict) else value
     if name != "gbtree":
-        raise _unsupported(f"booster {name!r}")
+        raise _unsupported(f"booster {name!r:.80}")
     booster = _object(value, "gradient_booster", required=("model", "name"))
     model = _object(
         booster["model"],

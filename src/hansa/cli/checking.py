@@ -1,0 +1,99 @@
+"""`hansa check`: a party's table held to the plan's schema, and what the party would send."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hansa.cli.member import label_kind
+from hansa.cli.output import size
+from hansa.data.quantiles import FIRST_BITS, REFINEMENTS, STEP_BITS
+from hansa.data.source import CheckReport, check_rows
+from hansa.plan import Plan, read_plan
+from hansa.roles.statistics import EXPONENTS, LABEL_SUMS
+from hansa.trees.metrics import sums_length
+
+WORD = 8
+"""Bytes of one number of a contribution."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One kind of thing that a party sends: what it is, at most how many bytes, and how often."""
+
+    what: str
+    bytes_at_most: int
+    often: str
+
+
+@dataclass(frozen=True)
+class TableCheck:
+    """The table's report, and what would be sent under the plan."""
+
+    plan: Plan
+    table: CheckReport
+    sent: tuple[Sent, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether a party could join with this table."""
+        return self.table.ok
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "ok": self.ok,
+            "file": self.table.file,
+            "rows": self.table.n_rows,
+            "departures": [asdict(departure) for departure in self.table.departures],
+            "warnings": list(self.table.warnings),
+            "features": [asdict(feature) for feature in self.table.features],
+            "mode": self.plan.mode,
+            "plan": self.plan.digest().hex(),
+            "sent": [asdict(sent) for sent in self.sent],
+        }
+
+    def text(self) -> str:
+        """For people."""
+        lines = [self.table.text(), "", f"Under this plan (mode {self.plan.mode}) the party would send, and nothing else:"]
+        lines += [f"  {sent.what}: at most {size(sent.bytes_at_most)} {sent.often}" for sent in self.sent]
+        readers = f"the aggregator {self.plan.aggregator!r} can read them; no other party gets them"
+        lines.append(f"In mode {self.plan.mode} {readers}. Rows and feature values stay here.")
+        return "\n".join(lines)
+
+
+def sent_under(plan: Plan) -> tuple[Sent, ...]:
+    """What a party sends under `plan`, from the plan alone."""
+    parameters = plan.parameters
+    features = len(plan.schema.features)
+    planes = 1 if parameters.histogram_bits == 32 else 2
+    nodes = 2 ** (parameters.max_depth - 1)
+    sent = [
+        Sent("number of rows, and of held-out rows", 2 * WORD, "once"),
+        Sent("rows by binary exponent of label and weight", 2 * EXPONENTS * WORD, "once"),
+        Sent("sums of labels and weights, rows with label 1", LABEL_SUMS * WORD, "once"),
+        Sent("rows in the coarse cells of each feature", features * 2**FIRST_BITS * WORD, "once"),
+        Sent(
+            "rows in the parts of cells",
+            features * 4 * parameters.max_bin * 2**STEP_BITS * WORD,
+            f"in each of at most {REFINEMENTS} rounds",
+        ),
+        Sent("sums of |gradient| and hessian", 2 * WORD, "per tree"),
+        Sent(
+            "histograms of gradients and hessians", nodes * features * parameters.max_bin * WORD * planes, "per tree"
+        ),
+    ]
+    if plan.evaluation_fraction > 0:
+        sent += [
+            Sent(f"sums for {name} on held-out rows", sums_length(name) * WORD, "per tree")
+            for name in parameters.metrics
+        ]
+    return tuple(sent)
+
+
+def check_table(plan_path: Path, table_path: Path) -> TableCheck:
+    """Check a party's table. Raises PlanError for a bad plan, DataError where the table cannot be read at all."""
+    plan = read_plan(plan_path)
+    report = check_rows(table_path, plan.schema, label_kind=label_kind(plan))
+    return TableCheck(plan, report, sent_under(plan))

@@ -1,0 +1,234 @@
+"""One member's process: reads its two files (the plan and its own), connects, plays its role, writes what it got.
+
+A member's own file:
+
+    plan = "plan.toml"                  # the same at every member
+    members = "members.toml"            # the same at every member
+    identity = "north.identity"         # this member's folder of keys
+    hub = "127.0.0.1:7465"              # where the aggregator listens (its own file) or is found (a party's)
+    table = "north.csv"                 # a party's rows
+    model = "north-model.json"          # where a receiver puts the model
+    record = "north-record.json"        # optional: what this member sent and got
+    transcript = "north-transcript"     # optional: folder for every frame that passed
+    threads = 1                         # optional
+    wait_s = 600                        # optional: seconds to wait for the others
+
+Paths are taken from the file's own folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, load_identity
+from hansa.consortium.members import Members, read_members
+from hansa.data.source import LabelKind, read_rows
+from hansa.errors import IdentityError, PlanError
+from hansa.plan import Plan, read_plan
+from hansa.roles.aggregator import Aggregator, Progress
+from hansa.roles.party import Party
+from hansa.roles.run import run_hub, run_member
+from hansa.transport.channel import Channel, Hub
+from hansa.transport.recording import RecordingChannel, RecordingHub
+from hansa.transport.tls import Credentials, TlsChannel, TlsHub
+
+KEYS = ("plan", "members", "identity", "hub", "table", "model", "record", "transcript", "threads", "wait_s")
+REQUIRED = ("plan", "members", "identity", "hub")
+
+ANSWER_S = 3600.0
+"""Seconds that the aggregator waits for any party's next frame before it gives the run up."""
+
+Event = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class MemberFile:
+    """A member's own file, read and checked.
+
+    Attributes:
+        plan, members, identity: what the files it names hold. folder: of the identity's files.
+        host, port: of the hub.
+        table, model, record, transcript: paths, None where the file does not give them.
+        threads: compute threads. wait_s: seconds to wait for others.
+    """
+
+    path: Path
+    plan: Plan
+    members: Members
+    identity: Identity
+    folder: Path
+    host: str
+    port: int
+    table: Path | None
+    model: Path | None
+    record: Path | None
+    transcript: Path | None
+    threads: int
+    wait_s: float
+
+    @property
+    def credentials(self) -> Credentials:
+        """What TLS needs."""
+        return Credentials(
+            self.identity.name,
+            self.folder / CERTIFICATE_FILE,
+            self.folder / TLS_KEY_FILE,
+            self.members.certificates(),
+        )
+
+
+def read_member_file(path: Path) -> MemberFile:
+    """Read a member's file and all that it names. Raises PlanError or IdentityError naming file and key."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PlanError(f"{path}: cannot be read as TOML: {error}") from error
+    for key in REQUIRED:
+        if key not in content:
+            raise PlanError(f"{path}: {key} is missing; add it (expected keys: {', '.join(KEYS)})")
+    for key, value in content.items():
+        kind = {"threads": int, "wait_s": (int, float)}.get(key, str)
+        if key not in KEYS or not isinstance(value, kind) or isinstance(value, bool):
+            raise PlanError(f"{path}: {key} = {value!r} is not known or of the wrong type; expected keys: {', '.join(KEYS)}")
+    if content.get("threads", 1) < 1 or content.get("wait_s", 1) <= 0:
+        raise PlanError(f"{path}: threads must be at least 1 and wait_s above 0")
+    host, _, port = content["hub"].rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise PlanError(f"{path}: hub = {content['hub']!r}; expected address:port, such as 127.0.0.1:7465")
+
+    def at(key: str) -> Path | None:
+        return path.parent / content[key] if key in content else None
+
+    folder = path.parent / content["identity"]
+    plan = read_plan(path.parent / content["plan"])
+    members = read_members(path.parent / content["members"])
+    missing = sorted(set(plan.members) - set(members))
+    if missing:
+        raise IdentityError(
+            f"{path.parent / content['members']}: the plan's member {missing[0]!r} is not in it; add its card at every member"
+        )
+    return MemberFile(
+        path=path,
+        plan=plan,
+        members=members,
+        identity=load_identity(folder),
+        folder=folder,
+        host=host.strip("[]"),
+        port=int(port),
+        table=at("table"),
+        model=at("model"),
+        record=at("record"),
+        transcript=at("transcript"),
+        threads=content.get("threads", 1),
+        wait_s=float(content.get("wait_s", 600)),
+    )
+
+
+def label_kind(plan: Plan) -> LabelKind:
+    """What labels the plan's objective takes."""
+    return "binary" if plan.parameters.objective == "binary:logistic" else "numeric"
+
+
+def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
+    """Listen, gather the plan's parties, train. Returns the record, which is also written where the file says.
+
+    `event` is called with {"event": "listening", "port": ...}, then with every step of the run's progress.
+    """
+    plan = member.plan
+    if member.identity.name != plan.aggregator:
+        raise PlanError(
+            f"{member.path}: identity {member.identity.name!r} is not the plan's aggregator {plan.aggregator!r}; "
+            "run `hansa party` for a party"
+        )
+    inner = TlsHub.listen(member.credentials, member.host, member.port, guests=plan.parties)
+    hub: Hub = inner
+    if member.transcript is not None:
+        hub = RecordingHub(inner, member.transcript, plan.aggregator)
+    at: dict[str, float] = {}
+
+    def report(progress: Progress) -> None:
+        at.setdefault(progress.stage, time.perf_counter())
+        event(
+            {"event": progress.stage, "trees": progress.trees, "rounds": progress.rounds, "metrics": progress.metrics}
+        )
+
+    aggregator = Aggregator(plan, threads=member.threads, report=report)
+    try:
+        event({"event": "listening", "host": member.host, "port": inner.port})
+        inner.wait_for(plan.parties, member.wait_s)
+        run_hub(aggregator, hub, ANSWER_S)
+    finally:
+        hub.close()
+    outcome = aggregator.outcome
+    if outcome is None:  # run_hub returns only once the role is done
+        raise PlanError("the run ended without a model")
+    if plan.aggregator in plan.receivers and member.model is not None:
+        member.model.write_bytes(outcome.model)
+    record = {
+        "member": plan.aggregator,
+        "role": "aggregator",
+        "plan": plan.digest().hex(),
+        "mode": plan.mode,
+        "trees": len(outcome.ensemble.trees),
+        "trees_grown": outcome.trees_grown,
+        "exchanges": outcome.exchanges,
+        "history": outcome.history,
+        "model_sha256": hashlib.sha256(outcome.model).hexdigest(),
+        "roster": [[name, rows, held] for name, _, rows, held in outcome.roster],
+        "seconds": {"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]},
+        "traffic": {
+            name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())
+        },
+    }
+    _write_record(member, record)
+    return record
+
+
+def run_party_process(member: MemberFile) -> dict[str, Any]:
+    """Connect to the hub, train, keep the model. Returns the record, which is also written where the file says."""
+    plan, name = member.plan, member.identity.name
+    if name not in plan.parties:
+        raise PlanError(f"{member.path}: identity {name!r} is not among the plan's parties {', '.join(plan.parties)}")
+    if member.table is None:
+        raise PlanError(f"{member.path}: table is missing; name the file with this party's rows")
+    if name in plan.receivers and member.model is None:
+        raise PlanError(f"{member.path}: model is missing; this party receives the model: say where to put it")
+    rows = read_rows(member.table, plan.schema, label_kind=label_kind(plan))
+    party = Party(plan, name, rows, nonce=secrets.token_bytes(32), threads=member.threads)
+    inner = TlsChannel.connect(
+        member.credentials, plan.aggregator, member.host, member.port, retry_for_s=member.wait_s
+    )
+    channel: Channel = inner
+    if member.transcript is not None:
+        channel = RecordingChannel(inner, member.transcript, name)
+    try:
+        run_member(party, channel)
+    finally:
+        channel.close()
+    if party.model is not None and member.model is not None:
+        member.model.write_bytes(party.model)
+    record = {
+        "member": name,
+        "role": "party",
+        "plan": plan.digest().hex(),
+        "mode": plan.mode,
+        "rows": rows.n_rows,
+        "model_sha256": None if party.model is None else hashlib.sha256(party.model).hexdigest(),
+        "bytes_up": inner.traffic.bytes_up,
+        "bytes_down": inner.traffic.bytes_down,
+    }
+    _write_record(member, record)
+    return record
+
+
+def _write_record(member: MemberFile, record: dict[str, Any]) -> None:
+    if member.record is not None:
+        member.record.write_text(json.dumps(record, indent=2) + "\n")

@@ -1,0 +1,37 @@
+"""`hansa predict`: score a table with a model file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+
+from hansa.cli.simulation import cores
+from hansa.cli.tables import open_relation, read_features
+from hansa.errors import DataError
+from hansa.trees.xgboost_json import from_json
+
+
+def predict_table(model_path: Path, table_path: Path, save: Path, margin: bool) -> str:
+    """Score every row of a table; columns beyond the model's features are ignored. Returns a sentence for the terminal.
+
+    Raises DataError naming file and column where the table lacks a feature or holds text.
+    """
+    ensemble = from_json(model_path.read_bytes())
+    relation = open_relation(table_path)
+    missing = [name for name in ensemble.feature_names if name not in relation.columns]
+    if missing:
+        raise DataError(f"{table_path}: no column {missing[0]!r}, which the model {model_path} needs")
+    features, _ = read_features(table_path, relation, ensemble.feature_names, {})
+    scores = ensemble.predict_margin(features, cores()) if margin else ensemble.predict(features, cores())
+    connection = duckdb.connect(":memory:")
+    connection.register("scores", {"prediction": scores})
+    result = connection.sql("SELECT prediction FROM scores")
+    match save.suffix.lower():
+        case ".csv":
+            result.write_csv(str(save), header=True)
+        case ".parquet":
+            result.write_parquet(str(save))
+        case other:
+            raise DataError(f"{save}: ends in {other!r}; expected .csv or .parquet")
+    return f"{len(scores)} predictions written to {save}"

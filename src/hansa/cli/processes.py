@@ -1,0 +1,160 @@
+"""A run with one operating-system process per member, over mutual TLS on this machine: the same commands that people type."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from hansa.cli.tables import Table, write_party_table
+from hansa.consortium.identity import create_identity, save_identity
+from hansa.consortium.members import members_of, write_members
+from hansa.errors import HansaError
+from hansa.plan import Plan, write_plan
+
+POLL_S = 0.2
+
+
+def write_consortium(
+    folder: Path, plan: Plan, tables: Mapping[str, Table], threads: int, transcript: Path | None
+) -> None:
+    """Make identities, members file, plan and every party's table in `folder`."""
+    identities = {name: create_identity(name, days=1) for name in plan.members}
+    for name, identity in identities.items():
+        save_identity(identity, folder / f"{name}.identity")
+    write_members(folder / "members.toml", members_of([identity.card() for identity in identities.values()]))
+    (folder / "plan.toml").write_text(write_plan(plan), encoding="utf-8")
+    for name, table in tables.items():
+        write_party_table(folder / f"{name}.parquet", table, plan.schema.label, plan.schema.weight)
+    _write_member_file(folder, plan.aggregator, 0, {"threads": 1}, transcript)
+    for name in tables:
+        _write_member_file(folder, name, 0, {"threads": threads, "table": f"{name}.parquet"}, transcript)
+
+
+def _write_member_file(
+    folder: Path, name: str, port: int, more: Mapping[str, Any], transcript: Path | None
+) -> None:
+    values: dict[str, Any] = {
+        "plan": "plan.toml",
+        "members": "members.toml",
+        "identity": f"{name}.identity",
+        "hub": f"127.0.0.1:{port}",
+        "model": f"{name}-model.json",
+        "record": f"{name}-record.json",
+        **({"transcript": str(transcript.resolve())} if transcript else {}),
+        **more,
+    }
+    (folder / f"{name}.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
+
+
+class Processes:
+    """The members' processes; left alone they are all stopped on exit, whatever happened."""
+
+    def __init__(self) -> None:
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._errors: dict[str, IO[str]] = {}
+        self.events: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for stream in self._errors.values():
+            stream.close()
+
+    def start(self, role: str, name: str, folder: Path) -> None:
+        """Start `hansa ROLE NAME.toml --json`."""
+        errors = (folder / f"{name}.log").open("w+", encoding="utf-8")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hansa", role, str(folder / f"{name}.toml"), "--json"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        self._processes[name] = process
+        self._errors[name] = errors
+        threading.Thread(target=self._read, args=(process,), daemon=True).start()
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        if process.stdout is not None:
+            for line in process.stdout:
+                self.events.put(json.loads(line))
+
+    def next_event(self) -> dict[str, Any]:
+        """The next event of any process. Raises HansaError where a process failed instead."""
+        while True:
+            try:
+                return self.events.get(timeout=POLL_S)
+            except queue.Empty:
+                self._check()
+
+    def _check(self) -> None:
+        failed = {name: p.returncode for name, p in self._processes.items() if p.poll() not in (None, 0)}
+        if not failed:
+            return
+        time.sleep(POLL_S)  # others may fail because of the first: prefer the one that says why
+        texts = {name: self._text(name) for name in failed}
+        name = min(texts, key=lambda n: ("stopped the run" in texts[n], "is gone" in texts[n], n))
+        raise HansaError(f"the process of member {name!r} ended with status {failed[name]}: {texts[name]}")
+
+    def _text(self, name: str) -> str:
+        self._errors[name].seek(0)
+        return self._errors[name].read().strip()[-2000:] or "no message"
+
+
+def train_in_processes(
+    folder: Path,
+    plan: Plan,
+    tables: Mapping[str, Table],
+    *,
+    threads: int,
+    transcript: Path | None,
+    report: Callable[[dict[str, Any]], None],
+) -> tuple[dict[str, Any], bytes, float]:
+    """Train with one process per member in `folder`.
+
+    Returns:
+        The aggregator's record, the model that the receivers hold, and the seconds until all had joined.
+
+    Raises:
+        HansaError: a process failed, or receivers hold different models.
+    """
+    started = time.perf_counter()
+    write_consortium(folder, plan, tables, threads, transcript)
+    startup = 0.0
+    records: dict[str, dict[str, Any]] = {}
+    with Processes() as processes:
+        processes.start("aggregator", plan.aggregator, folder)
+        while len(records) < 1 + len(tables):
+            event = processes.next_event()
+            if event["event"] == "listening":
+                for name in tables:
+                    path = folder / f"{name}.toml"
+                    path.write_text(path.read_text().replace("127.0.0.1:0", f"127.0.0.1:{event['port']}"))
+                    processes.start("party", name, folder)
+            elif event["event"] == "record":
+                records[event["record"]["member"]] = event["record"]
+            else:
+                if event["event"] == "gathered":
+                    startup = time.perf_counter() - started
+                report(event)
+    models = {(folder / f"{name}-model.json").read_bytes() for name in plan.receivers}
+    if len(models) != 1:
+        raise HansaError("the receivers hold different models; this must not happen: please report it")
+    return records[plan.aggregator], models.pop(), startup

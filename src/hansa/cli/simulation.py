@@ -1,0 +1,286 @@
+"""`hansa simulate`: a table split into parties, trained together, and compared with training alone and pooled."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hansa.cli.pooled_xgboost import is_installed, train_pooled_xgboost
+from hansa.cli.processes import train_in_processes
+from hansa.cli.scores import score_table
+from hansa.cli.tables import Table
+from hansa.data.schema import Schema
+from hansa.data.source import Rows
+from hansa.errors import DataError, HansaError
+from hansa.plan import DEFAULT_MIN_CELL_ROWS, Plan
+from hansa.roles.aggregator import Progress
+from hansa.roles.in_process import train_in_process
+from hansa.transport.channel import Hub
+from hansa.transport.recording import RecordingHub
+from hansa.trees.ensemble import Ensemble
+from hansa.trees.parameters import Parameters
+from hansa.trees.xgboost_json import from_json
+
+AGGREGATOR = "aggregator"
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to simulate.
+
+    Attributes:
+        parameters: of the trees. mode: of the plan.
+        label, weight: column names.
+        min_cell_rows, evaluation_fraction: of the plan.
+        alone, pooled: whether to train each party alone, and the pooled rows (Hansa, and XGBoost where it is installed).
+        in_process: without processes and sockets. threads: compute threads of a party (of the run, in one process).
+        transcript: folder for every frame that passed, or None.
+    """
+
+    parameters: Parameters
+    label: str
+    mode: str = "federated"
+    weight: str | None = None
+    min_cell_rows: int = DEFAULT_MIN_CELL_ROWS
+    evaluation_fraction: float = 0.0
+    alone: bool = False
+    pooled: bool = False
+    in_process: bool = False
+    threads: int | None = None
+    transcript: Path | None = None
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What came out: `summary` is what --json prints; `model` the XGBoost JSON."""
+
+    summary: dict[str, Any]
+    model: bytes
+    history: Mapping[str, list[float]] = field(default_factory=dict)
+
+
+def member_names(values: list[str]) -> dict[str, str]:
+    """Values of the party column -> member names: lower case, others than letters and digits made hyphens, distinct."""
+    names: dict[str, str] = {}
+    for value in values:
+        slug = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")[:50] or "party"
+        name, number = slug, 2
+        while name in names.values() or name == AGGREGATOR:
+            name, number = f"{slug}-{number}", number + 1
+        names[value] = name
+    return names
+
+
+def split_parties(table: Table, names: Mapping[str, str]) -> dict[str, Table]:
+    """Each party's rows, by member name; a party without rows is left out."""
+    parts = {name: table.take(table.party == value) for value, name in names.items()}
+    return {name: part for name, part in parts.items() if part.n_rows}
+
+
+def make_plan(settings: Settings, features: tuple[str, ...], parties: tuple[str, ...]) -> Plan:
+    """The plan of a simulation: every party receives the model."""
+    return Plan(
+        name="simulation",
+        mode=settings.mode,
+        aggregator=AGGREGATOR,
+        parties=parties,
+        receivers=parties,
+        minimum_parties=len(parties),
+        schema=Schema(features, settings.label, settings.weight),
+        parameters=settings.parameters,
+        min_cell_rows=settings.min_cell_rows,
+        evaluation_fraction=settings.evaluation_fraction,
+    )
+
+
+def simulate(train: Table, test: Table, settings: Settings, report: Report = lambda event: None) -> Simulation:
+    """Train on the parties of `train`, score on `test`; see `Settings` for what else is trained.
+
+    Raises HansaError and its kinds with what to do.
+    """
+    started = time.perf_counter()
+    objective = settings.parameters.objective
+    _check_labels(objective, train)
+    names = member_names(sorted(set(train.party)))
+    parts = split_parties(train, names)
+    plan = make_plan(settings, train.names, tuple(parts))
+    warm_up(plan)
+    run = _train_in_process if settings.in_process else _train_over_tls
+    report({"event": "stage", "text": f"{len(parts)} parties, {train.n_rows} rows, {len(train.names)} features"})
+    summary, model, history = run(plan, parts, settings, report)
+    ensemble = from_json(model)
+    tests = split_parties(test, names)
+    summary["metrics"] = _scores(ensemble, test)
+    members: dict[str, Any] = {}
+    for name, part in parts.items():
+        traffic = summary["traffic"][name]
+        alone = None
+        if settings.alone and name in tests:
+            report({"event": "stage", "text": f"{name} alone"})
+            alone = _train_alone(plan, part, tests[name])
+        members[name] = {
+            "rows": part.n_rows,
+            "test_rows": tests[name].n_rows if name in tests else 0,
+            "label_mean": float(part.label.mean(dtype=np.float64)),
+            "bytes_up": traffic["bytes_up"],
+            "bytes_down": traffic["bytes_down"],
+            "metrics": {"together": _scores(ensemble, tests[name]) if name in tests else None, "alone": alone},
+        }
+    pooled = _train_pooled(plan, train, test, report) if settings.pooled else {}
+    seconds = summary["seconds"]
+    seconds["total"] = time.perf_counter() - started
+    return Simulation(
+        summary={
+            "mode": settings.mode,
+            "transport": "in-process" if settings.in_process else "mutual TLS 1.3",
+            "objective": objective,
+            "trees": len(ensemble.trees),
+            "members": members,
+            "seconds": {key: seconds[key] for key in ("total", "startup", "binning", "training")},
+            "round_trips_per_tree": summary["exchanges"] / summary["trees_grown"],
+            "metrics": summary["metrics"],
+            "pooled": pooled,
+            "model_sha256": hashlib.sha256(model).hexdigest(),
+        },
+        model=model,
+        history=history,
+    )
+
+
+def _check_labels(objective: str, train: Table) -> None:
+    if objective == "binary:logistic" and not np.isin(train.label, (0, 1)).all():
+        row = int(np.flatnonzero(~np.isin(train.label, (0, 1)))[0])
+        raise DataError(
+            f"training table, row {row + 1}: label {train.label[row]:g}; binary:logistic expects 0 or 1 "
+            "(for other numbers use --objective reg:squarederror)"
+        )
+
+
+def warm_up(plan: Plan) -> None:
+    """Compile the kernels (or load them from the cache) here, so that the members' processes all find them in the cache."""
+    label = np.array([0, 1] * 8, np.float32)
+    features = np.tile(np.arange(16, dtype=np.float32), (2, 1))
+    features[1, 3] = np.nan
+    rows = Rows(features, label, None)
+    small = replace(
+        plan,
+        aggregator=AGGREGATOR,
+        parties=("warm-up",),
+        receivers=("warm-up",),
+        minimum_parties=1,
+        schema=Schema(("a", "b"), "label"),
+        parameters=replace(
+            plan.parameters, rounds=1, max_depth=2, colsample_bytree=1.0, early_stopping_rounds=None,
+            scale_pos_weight=1.0, base_score=None,
+        ),
+        evaluation_fraction=0.0,
+    )  # fmt: skip
+    train_in_process(small, {"warm-up": rows})
+
+
+def _scores(ensemble: Ensemble, table: Table) -> dict[str, float | None]:
+    values = score_table(ensemble.objective, ensemble.predict(table.features, cores()), table.label)
+    return {name: None if np.isnan(value) else value for name, value in values.items()}
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _train_over_tls(
+    plan: Plan, parts: Mapping[str, Table], settings: Settings, report: Report
+) -> tuple[dict[str, Any], bytes, dict[str, list[float]]]:
+    with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
+        record, model, startup = train_in_processes(
+            Path(folder),
+            plan,
+            parts,
+            threads=settings.threads or 1,
+            transcript=settings.transcript,
+            report=report,
+        )
+    record["seconds"]["startup"] = startup
+    return record, model, record["history"]
+
+
+def _train_in_process(
+    plan: Plan, parts: Mapping[str, Table], settings: Settings, report: Report
+) -> tuple[dict[str, Any], bytes, dict[str, list[float]]]:
+    at: dict[str, float] = {"start": time.perf_counter()}
+
+    def note(progress: Progress) -> None:
+        at.setdefault(progress.stage, time.perf_counter())
+        report({"event": progress.stage, "trees": progress.trees, "rounds": progress.rounds, "metrics": progress.metrics})
+
+    def wrap(hub: Hub) -> Hub:
+        return hub if settings.transcript is None else RecordingHub(hub, settings.transcript, AGGREGATOR)
+
+    run = train_in_process(
+        plan,
+        {name: part.rows() for name, part in parts.items()},
+        threads=settings.threads or cores(),
+        report=note,
+        wrap=wrap,
+    )
+    summary = {
+        "exchanges": run.outcome.exchanges,
+        "trees_grown": run.outcome.trees_grown,
+        "seconds": {
+            "startup": at["gathered"] - at["start"],
+            "binning": at["binned"] - at["gathered"],
+            "training": at["trained"] - at["binned"],
+        },
+        "traffic": {name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in run.traffic.items()},
+    }
+    return summary, run.outcome.model, run.outcome.history
+
+
+def _train_alone(plan: Plan, train: Table, test: Table) -> dict[str, float | None] | None:
+    """Metrics of a model of this party's rows only; None where it has one class only."""
+    if plan.parameters.objective == "binary:logistic" and len(np.unique(train.label)) < 2:
+        return None
+    single = replace(plan, parties=("alone",), receivers=("alone",), minimum_parties=1)
+    run = train_in_process(single, {"alone": train.rows()}, threads=cores())
+    return _scores(run.outcome.ensemble, test)
+
+
+def _train_pooled(plan: Plan, train: Table, test: Table, report: Report) -> dict[str, Any]:
+    report({"event": "stage", "text": "pooled, Hansa"})
+    single = replace(plan, parties=("pooled",), receivers=("pooled",), minimum_parties=1)
+    at: dict[str, float] = {}
+    run = train_in_process(
+        single,
+        {"pooled": train.rows()},
+        threads=cores(),
+        report=lambda progress: at.setdefault(progress.stage, time.perf_counter()) and None,
+    )
+    result: dict[str, Any] = {
+        "hansa": {
+            "metrics": _scores(run.outcome.ensemble, test),
+            "seconds": {"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]},
+        }
+    }
+    if is_installed():
+        report({"event": "stage", "text": "pooled, XGBoost"})
+        with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
+            answer, predictions = train_pooled_xgboost(Path(folder), train, test, plan.parameters)
+        if predictions is None:
+            raise HansaError("XGBoost gave no predictions")
+        result["xgboost"] = {
+            "version": answer["version"],
+            "metrics": score_table(plan.parameters.objective, predictions, test.label),
+            "seconds": {key: values[-1] for key, values in answer["seconds"].items()},
+        }
+    return result

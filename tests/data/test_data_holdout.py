@@ -1,0 +1,78 @@
+"""Which rows are held out depends on what stands in them alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import naive_trees as naive
+from hansa.data.holdout import held_out
+
+floats = st.floats(width=32, allow_infinity=False)
+
+
+@st.composite
+def tables(draw):
+    n_rows, n_features = draw(st.integers(1, 12)), draw(st.integers(1, 4))
+    features = draw(hnp.arrays(np.float32, (n_features, n_rows), elements=floats))
+    labels = draw(hnp.arrays(np.float32, n_rows, elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
+    return features, labels
+
+
+@given(tables(), st.floats(0, 1), st.integers(0, 2**63 - 1))
+def test_rows_held_out_are_the_naive_ones(table, fraction, seed):
+    features, labels = table
+    expected = [naive.hash_row(row, label, seed) < fraction for row, label in zip(features.T, labels, strict=True)]
+    assert held_out(features, labels, fraction, seed).tolist() == expected
+
+
+@settings(deadline=None)
+@given(tables(), st.floats(0, 1), st.integers(0, 2**63 - 1), st.data())
+def test_any_split_and_order_holds_out_the_same_rows(table, fraction, seed, data):
+    features, labels = table
+    whole = held_out(features, labels, fraction, seed)
+    order = np.array(data.draw(st.permutations(range(len(labels)))))
+    cut = data.draw(st.integers(0, len(labels)))
+    for part in (order[:cut], order[cut:]):
+        assert np.array_equal(held_out(features[:, part], labels[part], fraction, seed), whole[part])
+
+
+def test_equal_rows_stay_together():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(3, 500)).astype(np.float32)
+    features[0, ::5] = np.nan
+    features[1, ::7] = 0.0
+    twins = features.copy()
+    twins[1, ::7] = -0.0
+    twins[0, ::5] = np.uint32(0xFFC0_0001).view(np.float32)
+    labels = np.zeros(500, np.float32)
+    held = held_out(features, labels, 0.5, 4)
+    assert np.array_equal(held_out(twins, -labels, 0.5, 4), held)
+    assert 150 < held.sum() < 350
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.5])
+def test_the_share_is_right_and_so_is_it_in_every_group(fraction):
+    n = 40_000
+    rng = np.random.default_rng(1)
+    features = rng.integers(0, 10, size=(8, n)).astype(np.float32)
+    labels = rng.integers(0, 2, size=n).astype(np.float32)
+    held = held_out(features, labels, fraction, 0)
+    for group in (np.ones(n, bool), labels == 1, features[0] < 3):
+        assert abs(held[group].mean() - fraction) < 5 * np.sqrt(fraction * (1 - fraction) / group.sum())
+
+
+def test_another_seed_holds_out_other_rows():
+    features = np.arange(4000, dtype=np.float32)[None]
+    labels = np.zeros(4000, np.float32)
+    first, second = held_out(features, labels, 0.5, 0), held_out(features, labels, 0.5, 1)
+    assert abs((first == second).mean() - 0.5) < 0.05
+
+
+def test_nothing_and_everything():
+    features, labels = np.ones((2, 5), np.float32), np.ones(5, np.float32)
+    assert not held_out(features, labels, 0.0, 0).any()
+    assert held_out(features, labels, 1.0, 0).all()

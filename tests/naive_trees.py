@@ -1,0 +1,210 @@
+"""Slow, plain twins of the learner: loops over rows and candidates, nothing clever. Tests compare; nothing else uses them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+
+def gradients(objective, margins, labels, weights, positive_weight):
+    """(g, h) float64 (n,) with numpy's own exp; agrees with the kernels to rounding."""
+    margins, labels = margins.astype(np.float64), labels.astype(np.float64)
+    weights = np.ones_like(labels) if weights is None else weights.astype(np.float64)
+    if objective == "reg:squarederror":
+        return (margins - labels) * weights, weights
+    weights = np.where(labels == 1, weights * positive_weight, weights)
+    p = 1 / (1 + np.exp(-margins))
+    return (p - labels) * weights, np.maximum(p * (1 - p), 1e-16) * weights
+
+
+def pack(gradient, hessian, scales):
+    """int64 (planes, n) by exact arithmetic: round half up, h at least 1 where it is positive."""
+    packed = np.zeros((scales.planes, len(gradient)), np.int64)
+    for i, (g, h) in enumerate(zip(gradient.tolist(), hessian.tolist(), strict=True)):
+        q_g = math.floor(g * scales.gradient + 0.5)
+        q_h = max(math.floor(h * scales.hessian + 0.5), int(h > 0))
+        if scales.planes == 1:
+            packed[0, i] = q_g * 2**32 + q_h
+        else:
+            packed[:, i] = q_g, q_h
+    return packed
+
+
+def unpack(cells):
+    """(g, h) whole numbers of a histogram or of packed rows, (planes, n)."""
+    if len(cells) == 2:
+        return [int(g) for g in cells[0]], [int(h) for h in cells[1]]
+    return [int(c) >> 32 for c in cells[0]], [int(c) & 0xFFFFFFFF for c in cells[0]]
+
+
+def build_histogram(codes, columns, sizes, rows, packed):
+    """int64 (planes, cells): sums per (column, code) in a dict, row by row; `sizes` are the codes of every feature."""
+    sums = defaultdict(int)
+    for row in rows:
+        for position, feature in enumerate(columns):
+            for plane in range(len(packed)):
+                sums[position, int(codes[row, feature]), plane] += int(packed[plane, row])
+    return np.array(
+        [
+            [sums[position, code, plane] for position, feature in enumerate(columns) for code in range(sizes[feature])]
+            for plane in range(len(packed))
+        ],
+        np.int64,
+    ).reshape(len(packed), -1)
+
+
+def goes_left(code, cut, missing_code, missing_left):
+    """Whether a row with this code goes left."""
+    return bool(missing_left) if code == missing_code else code <= cut
+
+
+def partition(codes_by_feature, rows, feature, cut, missing_code, missing_left):
+    """(rows that go left, rows that go right), in order."""
+    sides = [goes_left(int(codes_by_feature[feature, row]), cut, missing_code, missing_left) for row in rows]
+    return (
+        [row for row, left in zip(rows, sides, strict=True) if left],
+        [row for row, left in zip(rows, sides, strict=True) if not left],
+    )
+
+
+def weight(g, h, parameters):
+    """XGBoost's CalcWeight without min_child_weight."""
+    if h <= 0:
+        return 0.0
+    w = -math.copysign(max(abs(g) - parameters.alpha, 0.0), g) / (h + parameters.lambda_)
+    bound = parameters.max_delta_step
+    return math.copysign(bound, w) if bound and abs(w) > bound else w
+
+
+def score(g, h, parameters):
+    """XGBoost's CalcGainGivenWeight at the best weight."""
+    if h <= 0:
+        return 0.0
+    if parameters.max_delta_step == 0:
+        return max(abs(g) - parameters.alpha, 0.0) ** 2 / (h + parameters.lambda_)
+    w = weight(g, h, parameters)
+    return -(2 * g * w + (h + parameters.lambda_) * w * w)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A candidate: its gain and what it does. Sums on the left side are whole numbers or float64."""
+
+    gain: float
+    feature: int
+    bin: int
+    missing_left: bool
+    g: float
+    h: float
+
+
+def candidates(sums, columns, has_missing, parameters, unit_g=1.0, unit_h=1.0, least=None):
+    """Every allowed split of a node, in the order in which ties are decided.
+
+    `sums[j]` is a list of (g, h) per code of column j; `least` is the least h of a child, in its own unit.
+    """
+    least = parameters.min_child_weight if least is None else least
+    total_g, total_h = (math.fsum(cell[i] for cell in sums[0]) for i in (0, 1))
+    parent = score(total_g * unit_g, total_h * unit_h, parameters)
+    for j, feature in enumerate(columns):
+        present = sums[j][:-1] if has_missing[feature] else sums[j]
+        missing = sums[j][-1] if has_missing[feature] else (0, 0)
+        for side in (False, True) if missing[1] > 0 else (False,):
+            g, h = missing if side else (0, 0)
+            for b, (bin_g, bin_h) in enumerate(present):
+                g, h = g + bin_g, h + bin_h
+                other_g, other_h = total_g - g, total_h - h
+                if h < least or other_h < least or h <= 0 or other_h <= 0:
+                    continue
+                gain = score(g * unit_g, h * unit_h, parameters) + score(
+                    other_g * unit_g, other_h * unit_h, parameters
+                )
+                yield Split(gain - parent, int(feature), b, side, g, h)
+
+
+def best_split(sums, columns, has_missing, parameters, unit_g=1.0, unit_h=1.0, least=None):
+    """The first of the best candidates; None where there is none."""
+    return max(
+        candidates(sums, columns, has_missing, parameters, unit_g, unit_h, least),
+        key=lambda split: split.gain,
+        default=None,
+    )
+
+
+def float_sums(codes, columns, sizes, rows, gradient, hessian):
+    """[[(g, h) per code] per column] in float64."""
+    result = []
+    for feature in columns:
+        g = np.bincount(codes[rows, feature], gradient[rows], minlength=sizes[feature])
+        h = np.bincount(codes[rows, feature], hessian[rows], minlength=sizes[feature])
+        result.append(list(zip(g.tolist(), h.tolist(), strict=True)))
+    return result
+
+
+def grow_tree(codes, sizes, has_missing, gradient, hessian, parameters):
+    """A whole tree in float64: {path: (Split or None, leaf value)}, where a path is a string of L and R."""
+    nodes = {}
+    level = [("", np.arange(len(gradient)))]
+    columns = np.arange(codes.shape[1])
+    while level:
+        below = []
+        for path, rows in level:
+            best = None
+            if len(path) < parameters.max_depth:
+                sums = float_sums(codes, columns, sizes, rows, gradient, hessian)
+                best = best_split(sums, columns, has_missing, parameters)
+            if best is None or best.gain <= 1e-6 or best.gain < parameters.gamma:
+                g, h = gradient[rows].sum(), hessian[rows].sum()
+                value = weight(g, h, parameters) if h >= parameters.min_child_weight else 0.0
+                nodes[path] = (None, parameters.eta * value)
+                continue
+            nodes[path] = (best, 0.0)
+            missing = sizes[best.feature] - 1 if has_missing[best.feature] else -1
+            sides = partition(codes.T, rows.tolist(), best.feature, best.bin, missing, best.missing_left)
+            below += [(path + side, np.array(part)) for side, part in zip("LR", sides, strict=True)]
+        level = below
+    return nodes
+
+
+def splitmix_uniforms(key, count):
+    """splitmix64's outputs in [0, 1), by Python's whole numbers."""
+    mask = 2**64 - 1
+    values = []
+    for i in range(1, count + 1):
+        x = (key + i * 0x9E3779B97F4A7C15) & mask
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+        values.append(((x ^ (x >> 31)) >> 11) / 2**53)
+    return values
+
+
+def draw(count, *key):
+    """Numbers in [0, 1) under a hash of the key."""
+    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
+    return splitmix_uniforms(int.from_bytes(digest[:8], "little"), count)
+
+
+def hash_row(values, label, seed):
+    """Number in [0, 1) of one row's contents; equal rows, and -0 and +0, and all NaNs, agree."""
+    mask = 2**64 - 1
+    x = seed
+    for value in (*values, label):
+        bits = 0x7FC00000 if math.isnan(value) else int(np.float32(value + np.float32(0)).view(np.uint32))
+        x = (x + 0x9E3779B97F4A7C15 + bits) & mask
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+        x ^= x >> 31
+    return (x >> 11) / 2**53
+
+
+def exact_sum(values, weights):
+    """Sum of float32 values times weights, exactly."""
+    weights = np.ones_like(values) if weights is None else weights
+    return sum(
+        (Fraction(v) * Fraction(w) for v, w in zip(values.tolist(), weights.tolist(), strict=True)), Fraction(0)
+    )

@@ -1,0 +1,243 @@
+"""Every message survives the wire unchanged; anything else is refused, by the sender's name."""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from hansa.errors import ProtocolError
+from hansa.protocol.messages import (
+    DTYPES,
+    MESSAGES,
+    Abort,
+    AnyMessage,
+    Contribution,
+    CountCells,
+    CountMagnitudes,
+    Finish,
+    Join,
+    Message,
+    QuantiseGradients,
+    Received,
+    SplitNodes,
+    SumLabels,
+    Tensor,
+    UseCuts,
+    Welcome,
+    decode,
+    encode,
+    to_array,
+    to_tensor,
+)
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+FLOATS = st.floats(allow_nan=False)
+TEXT = st.text(max_size=20)
+ARRAYS = st.sampled_from(DTYPES).flatmap(
+    lambda dtype: hnp.arrays(
+        np.dtype(dtype), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
+    )
+)
+TENSORS = ARRAYS.map(to_tensor)
+FIELDS = {
+    int: INT64,
+    float: FLOATS,
+    bytes: st.binary(max_size=40),
+    str: TEXT,
+    Tensor: TENSORS,
+    tuple[tuple[str, bytes, int, int], ...]: st.lists(
+        st.tuples(TEXT, st.binary(max_size=40), INT64, INT64), max_size=4
+    ).map(tuple),
+}
+
+
+def build(kind: type[Message]) -> st.SearchStrategy[Message]:
+    return st.builds(kind, **{field.name: FIELDS[field.type] for field in msgspec.structs.fields(kind)})
+
+
+MESSAGE = st.sampled_from(MESSAGES).flatmap(build)
+
+
+@pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_every_message_survives_the_wire(kind, data):
+    message = data.draw(build(kind))
+    back = decode("aurora", encode(message))
+    assert type(back) is kind
+    assert encode(back) == encode(message)
+    for field in msgspec.structs.fields(kind):
+        was, now = getattr(message, field.name), getattr(back, field.name)
+        if isinstance(was, Tensor):
+            assert (now.dtype, now.shape, bytes(now.data)) == (was.dtype, was.shape, bytes(was.data))
+        else:
+            assert now == was
+
+
+def test_the_list_of_messages_is_closed():
+    assert set(MESSAGES) == set(Message.__subclasses__())
+    assert set(MESSAGES) == set(AnyMessage.__args__)
+    assert [kind.__name__ for kind in MESSAGES] == [
+        "Join",
+        "Welcome",
+        "CountMagnitudes",
+        "SumLabels",
+        "CountCells",
+        "UseCuts",
+        "QuantiseGradients",
+        "SplitNodes",
+        "Contribution",
+        "Finish",
+        "Received",
+        "Abort",
+    ]
+
+
+def test_messages_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        Received(b"x").model_sha256 = b"y"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused(frame):
+    with pytest.raises(ProtocolError, match="'borealis'"):
+        decode("borealis", frame)
+
+
+@settings(max_examples=150, deadline=None)
+@given(MESSAGE, st.data())
+def test_a_truncated_frame_is_refused(message, data):
+    frame = encode(message)
+    with pytest.raises(ProtocolError, match="'borealis'"):
+        decode("borealis", frame[: data.draw(st.integers(0, len(frame) - 1))])
+
+
+@settings(max_examples=150, deadline=None)
+@given(MESSAGE, st.binary(min_size=1, max_size=9))
+def test_a_frame_with_more_than_one_message_is_refused(message, more):
+    with pytest.raises(ProtocolError, match="'borealis'"):
+        decode("borealis", encode(message) + more)
+
+
+@settings(max_examples=300, deadline=None)
+@given(MESSAGE, st.data())
+def test_a_flipped_bit_gives_a_listed_message_or_a_refusal(message, data):
+    frame = bytearray(encode(message))
+    bit = data.draw(st.integers(0, 8 * len(frame) - 1))
+    frame[bit // 8] ^= 1 << bit % 8
+    back = None
+    with contextlib.suppress(ProtocolError):
+        back = decode("borealis", frame)
+    if back is None:
+        return
+    assert type(back) in MESSAGES
+    # What decodes is within the types that the message declares: it can be said again.
+    assert encode(decode("borealis", encode(back))) == encode(back)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"type": "Joined", "model_sha256": b""},
+        {"type": "Received"},
+        {"model_sha256": b""},
+        {"type": "Received", "model_sha256": b"", "more": 1},
+        {"type": "Received", "model_sha256": 5},
+        {"type": "SumLabels", "label_unit": 1.5, "weight_unit": 0},
+        {"type": "SumLabels", "label_unit": "1", "weight_unit": 0},
+        {"type": "SumLabels", "label_unit": True, "weight_unit": 0},
+        {"type": "SumLabels", "label_unit": None, "weight_unit": 0},
+        {"type": "Abort", "member": b"x", "reason": ""},
+        ["Received", b""],
+        b"Received",
+        None,
+        7,
+    ],
+    ids=str,
+)
+def test_another_form_is_refused(content):
+    with pytest.raises(ProtocolError, match="'cirrus'"):
+        decode("cirrus", msgspec.msgpack.encode(content))
+
+
+def test_a_deeply_nested_frame_is_refused():
+    with pytest.raises(ProtocolError, match="'cirrus'"):
+        decode("cirrus", b"\x91" * 100_000 + b"\xc0")
+
+
+def test_text_that_is_not_utf8_is_refused():
+    frame = encode(Abort("", "abcd")).replace(b"abcd", b"ab\xff\xfe")
+    with pytest.raises(ProtocolError, match="'cirrus'"):
+        decode("cirrus", frame)
+
+
+@given(ARRAYS)
+def test_an_array_survives_as_a_tensor(array):
+    back = decode("a", encode(Contribution(0, 0, "q", 0, to_tensor(array)))).values
+    result = to_array("a", "q", back, array.dtype.type, tuple(None for _ in array.shape))
+    assert result.dtype == array.dtype
+    assert result.shape == array.shape
+    assert result.tobytes() == array.tobytes()
+
+
+def test_a_tensor_of_a_strided_array_is_in_c_order():
+    array = np.arange(24, dtype=np.int64).reshape(4, 6)[::2, ::-3]
+    assert np.array_equal(to_array("a", "q", to_tensor(array), np.int64, (2, 2)), array)
+
+
+def test_a_decoded_array_cannot_be_written():
+    with pytest.raises(ValueError, match="read-only"):
+        to_array("a", "q", decode("a", encode(tensor_message())).values, np.int64, (3,))[0] = 1
+
+
+def tensor_message() -> Contribution:
+    return Contribution(0, 0, "q", 0, to_tensor(np.arange(3)))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.bool_, np.int16, np.complex64, np.dtype(">i8")], ids=str)
+def test_other_dtypes_cannot_be_sent(dtype):
+    with pytest.raises(TypeError, match="cannot be sent"):
+        to_tensor(np.zeros(2, dtype))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "shape"),
+    [
+        (Tensor("<i8", (3,), b"\x00" * 23), (3,)),
+        (Tensor("<i8", (3,), b"\x00" * 25), (3,)),
+        (Tensor("<i8", (2,), b"\x00" * 16), (3,)),
+        (Tensor("<i4", (3,), b"\x00" * 12), (3,)),
+        (Tensor(">i8", (3,), b"\x00" * 24), (3,)),
+        (Tensor("<u8", (3,), b"\x00" * 24), (3,)),
+        (Tensor("O", (3,), b"\x00" * 24), (3,)),
+        (Tensor("<i8", (3, 1), b"\x00" * 24), (3,)),
+        (Tensor("<i8", (), b"\x00" * 8), (1,)),
+        (Tensor("<i8", (-1, -3), b"\x00" * 24), (None, None)),
+        (Tensor("<i8", (2**62, 2**62), b""), (None, None)),
+        (Tensor("<i8", (2**61, 8), b""), (None, None)),
+        (Tensor("<i8", (0, 5), b""), (None, 4)),
+    ],
+    ids=str,
+)
+def test_a_tensor_that_does_not_fit_is_refused(tensor, shape):
+    frame = encode(Contribution(0, 0, "cells", 0, tensor))
+    with pytest.raises(ProtocolError, match=r"'dune' sent cells as"):
+        to_array("dune", "cells", decode("dune", frame).values, np.int64, shape)
+
+
+def test_every_message_says_who_sends_it():
+    for kind in MESSAGES:
+        assert kind.__doc__ is not None
+        assert kind.__doc__.startswith(("Party to aggregator", "Aggregator to party", "Either way")), kind
+
+
+def test_both_ways_are_listed():
+    down = (Welcome, CountMagnitudes, SumLabels, CountCells, UseCuts, QuantiseGradients, SplitNodes, Finish)
+    assert {*down, Join, Contribution, Received, Abort} == set(MESSAGES)

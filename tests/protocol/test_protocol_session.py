@@ -1,0 +1,111 @@
+"""The tables say the whole conversation, and a session lets nothing else pass."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+import pytest
+
+from hansa.errors import ProtocolError
+from hansa.protocol.messages import MESSAGES, Abort, Contribution, Join, Message, Received, Tensor, to_tensor
+from hansa.protocol.session import AGGREGATOR, PARTY, Session, Table, diagram
+
+TABLES = {"party": (PARTY, "joining"), "aggregator": (AGGREGATOR, "gathering")}
+ENDS = {"finished", "aborted"}
+
+both = pytest.mark.parametrize(("table", "first"), TABLES.values(), ids=TABLES)
+
+
+def reachable(table: Table, first: str) -> set[str]:
+    seen, waiting = {first}, [first]
+    while waiting:
+        for targets in table[waiting.pop()].values():
+            waiting += [target for target in targets if target not in seen]
+            seen.update(targets)
+    return seen
+
+
+def example(kind: type[Message]) -> Message:
+    values = {int: 0, float: 0.0, bytes: b"", str: "", Tensor: to_tensor(np.zeros(0, np.int64))}
+    return kind(*(values.get(field.type, ()) for field in msgspec.structs.fields(kind)))
+
+
+def steps(table: Table) -> Iterator[tuple[str, type[Message], str]]:
+    for state, legal in table.items():
+        for kind, targets in legal.items():
+            for target in targets:
+                yield state, kind, target
+
+
+@both
+def test_every_state_can_be_reached_and_left(table, first):
+    assert reachable(table, first) == set(table)
+    for state, legal in table.items():
+        assert bool(legal) == (state not in ENDS)
+        assert ENDS & reachable(table, state)
+
+
+@both
+def test_every_state_but_the_last_hears_of_an_abort(table, first):
+    for state, legal in table.items():
+        if state not in ENDS:
+            assert legal[Abort] == ("aborted",)
+
+
+def test_every_message_has_a_place_and_a_direction():
+    down = {kind for legal in PARTY.values() for kind in legal}
+    up = {kind for legal in AGGREGATOR.values() for kind in legal}
+    assert down | up == set(MESSAGES)
+    assert down & up == {Abort}
+    assert up == {Join, Contribution, Received, Abort}
+
+
+@both
+def test_a_session_lets_pass_what_the_table_lists_and_nothing_else(table, first):
+    for state, legal in table.items():
+        for kind in MESSAGES:
+            session = Session("party", table, state)
+            if kind in legal:
+                session.check("hub", example(kind))
+                continue
+            with pytest.raises(ProtocolError) as caught:
+                session.check("hub", example(kind))
+            text = str(caught.value)
+            assert "'hub'" in text
+            assert kind.__name__ in text
+            assert repr(state) in text
+            assert session.state == state
+
+
+@both
+def test_a_session_goes_only_where_the_table_leads(table, first):
+    legal = set(steps(table))
+    for state, kinds in table.items():
+        for kind in kinds:
+            for target in table:
+                session = Session("party", table, state)
+                if (state, kind, target) in legal:
+                    session.go(example(kind), target)
+                    assert session.state == target
+                else:
+                    with pytest.raises(ProtocolError, match=kind.__name__):
+                        session.go(example(kind), target)
+                    assert session.state == state
+
+
+def test_after_the_end_nothing_is_expected():
+    with pytest.raises(ProtocolError, match="expected nothing more"):
+        Session("party", PARTY, "finished").check("hub", Abort("", ""))
+
+
+@both
+def test_the_diagram_shows_every_step(table, first):
+    lines = diagram(table).splitlines()
+    assert lines[0] == "stateDiagram-v2"
+    drawn = {re.fullmatch(r"    (\w+) --> (\w+): (\w+)", line).groups() for line in lines[1:]}
+    assert drawn == {(a, b, kind.__name__) for a, kind, b in steps(table) if kind is not Abort}
+    assert len(drawn) == len(lines) - 1
+    assert {state for a, b, _ in drawn for state in (a, b)} == set(table) - {"aborted"}

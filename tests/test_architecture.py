@@ -1,0 +1,175 @@
+"""Which part may import which, and what nobody may import at all. Read from the source by `ast`."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import hansa.errors
+
+SOURCE = Path(hansa.errors.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "data": ("errors",),
+    "trees": ("errors",),
+    "transport": ("errors",),
+    "secure": ("errors",),
+    "consortium": ("errors",),
+    "protocol": ("errors",),
+    "plan": ("errors", "data.schema", "trees.parameters"),
+    "roles": ("errors", "plan", "data", "trees", "protocol", "transport", "secure", "consortium"),
+}
+"""Part -> what it may import of the other parts. Parts that are not listed sit on top."""
+
+TOP = ("cli", "demo", "__main__")
+"""Imported by nobody but each other."""
+
+BANNED = ("pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "random")
+SEEDED = ("demo", "cli/tables.py")
+"""Where seeded draws are wanted: made-up tables, and the split of a table that one person simulates with."""
+
+GENERATORS = ("Generator", "PCG64", "default_rng")
+OPTIONAL = ("xgboost", "sklearn", "matplotlib", "pyarrow", "pandas", "shap", "jinja2")
+
+
+def part_of(path: Path) -> str:
+    """The part of the package that a file belongs to: a subpackage or a top-level module."""
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+def imported(tree: ast.AST, package: str = "hansa") -> Iterator[tuple[str, int]]:
+    """(module, line) of every import under `tree`; names taken from a package count as modules of it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import; write the whole name"
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def top_level(tree: ast.Module) -> Iterator[ast.AST]:
+    """Statements that run when the module is imported: everything outside functions."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        yield node
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+def is_numpy_random(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Attribute)
+        and node.attr == "random"
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("np", "numpy")
+    )
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def under(module: str, prefix: str) -> bool:
+    return module == prefix or module.startswith(prefix + ".")
+
+
+def departures(path: Path, tree: ast.Module) -> list[str]:
+    """Imports of `path` that its part is not allowed."""
+    part = part_of(path)
+    if part == "__init__":
+        return []
+    found = []
+    for module, line in imported(tree):
+        if not under(module, "hansa") or module == "hansa.__version__":
+            continue
+        target = module.removeprefix("hansa.")
+        own = target.split(".")[0] == part
+        if own:
+            continue
+        if part in ALLOWED:
+            fine = any(under(target, allowed) for allowed in ALLOWED[part])
+        else:
+            fine = part in TOP or not any(under(target, top) for top in TOP)
+        if not fine:
+            found.append(f"{path.relative_to(SOURCE)}:{line}: {part} may not import {module}")
+    return found
+
+
+def test_the_source_was_found():
+    assert {part_of(path) for path in FILES} >= {*ALLOWED, "demo"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_parts_import_only_what_lies_below_them(path):
+    assert departures(path, parse(path)) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_no_pickle_and_no_predictable_randomness(path):
+    tree = parse(path)
+    modules = [(module, line) for module, line in imported(tree)]
+    banned = [entry for entry in modules if any(under(entry[0], name) for name in BANNED)]
+    assert banned == []
+    random = [node for node in ast.walk(tree) if is_numpy_random(node)]
+    drawn = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value in random
+    ]
+    assert [line for module, line in modules if under(module, "numpy.random")] == []
+    loads = [
+        keyword.value.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "allow_pickle"
+    ]
+    assert loads == []
+    if str(path.relative_to(SOURCE)).startswith(SEEDED):
+        assert len(drawn) == len(random)
+        assert {node.attr for node in drawn} <= {*GENERATORS}
+    else:
+        assert [node.lineno for node in random] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_optional_packages_are_imported_where_they_are_used(path):
+    if part_of(path) == "demo":
+        return
+    eager = [
+        (module, node.lineno)
+        for node in top_level(parse(path))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for module, _ in imported(node)
+        if any(under(module, name) for name in OPTIONAL)
+    ]
+    assert eager == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("data/a.py", "from hansa.trees import objective"),
+        ("trees/a.py", "import hansa.data.source"),
+        ("protocol/a.py", "from hansa import plan"),
+        ("transport/a.py", "def f():\n    from hansa.protocol.messages import Join"),
+        ("plan.py", "from hansa.data.source import Rows"),
+        ("roles/a.py", "from hansa.cli.main import main"),
+        ("estimators.py", "from hansa.demo import report"),
+    ],
+)
+def test_a_wrong_import_is_noticed(file, text):
+    assert len(departures(SOURCE / file, ast.parse(text))) == 1
+
+
+def test_imports_in_a_class_or_condition_count_as_eager():
+    tree = ast.parse("if x:\n    import pandas\nclass A:\n    import sklearn\ndef f():\n    import xgboost\n")
+    eager = [m for node in top_level(tree) if isinstance(node, ast.Import) for m, _ in imported(node)]
+    assert sorted(eager) == ["pandas", "sklearn"]

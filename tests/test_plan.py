@@ -1,0 +1,309 @@
+"""A plan means the same however it is written, and says by name what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hansa.data.schema import Schema
+from hansa.errors import PlanError
+from hansa.plan import MODES, PLAN_KEYS, PLANNED_MODES, Plan, parse_plan, read_plan, write_plan
+from hansa.trees.parameters import METRICS, NAMES, Parameters, parse_parameters
+
+TEXT = """
+name = "dropped-calls"
+mode = "federated"
+
+[members]
+aggregator = "hub"
+parties = ["aurora", "borealis", "cirrus"]
+receivers = ["aurora"]
+minimum_parties = 2
+
+[schema]
+features = ["traffic", "temperature"]
+label = "fault"
+weight = "importance"
+
+[privacy]
+min_cell_rows = 20
+
+[evaluation]
+fraction = 0.2
+
+[parameters]
+objective = "binary:logistic"
+rounds = 50
+eta = 0.1
+"""
+
+PLAN = parse_plan(TEXT)
+
+member = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
+column = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+number = st.floats(0, 1e9, allow_subnormal=False)
+share = st.floats(1e-6, 1)
+
+
+@st.composite
+def parameter_sets(draw):
+    objective = draw(st.sampled_from(sorted(METRICS)))
+    logistic = objective == "binary:logistic"
+    start = st.floats(1e-6, 1 - 1e-6) if logistic else st.floats(-1e9, 1e9)
+    return parse_parameters(
+        {
+            "objective": objective,
+            "rounds": draw(st.integers(1, 100_000)),
+            "eta": draw(share),
+            "max_depth": draw(st.integers(1, 16)),
+            "lambda": draw(number),
+            "alpha": draw(number),
+            "gamma": draw(number),
+            "min_child_weight": draw(number),
+            "max_delta_step": draw(number),
+            "subsample": draw(share),
+            "colsample_bytree": draw(share),
+            "max_bin": draw(st.integers(2, 65_535)),
+            "scale_pos_weight": draw(st.just("auto") | st.floats(1e-6, 1e6)) if logistic else 1,
+            "base_score": draw(st.none() | start),
+            "early_stopping_rounds": draw(st.none() | st.integers(1, 1000)),
+            "eval_metric": draw(st.lists(st.sampled_from(METRICS[objective]), unique=True, max_size=3)),
+            "seed": draw(st.integers(0, 2**63 - 1)),
+            "histogram_bits": draw(st.sampled_from([32, 64])),
+        }
+    )
+
+
+@st.composite
+def plans(draw):
+    names = draw(st.lists(member, min_size=2, max_size=6, unique=True))
+    hub, parties = names[0], names[1:]
+    columns = draw(st.lists(column, min_size=3, max_size=6, unique=True))
+    weighted = draw(st.booleans())
+    parameters = draw(parameter_sets())
+    fraction = draw(st.floats(0, 0.99))
+    if parameters.early_stopping_rounds is not None and fraction == 0:
+        fraction = 0.25
+    return Plan(
+        name=draw(st.text(st.characters(codec="utf-8"), max_size=12)),
+        mode=draw(st.sampled_from(MODES)),
+        aggregator=hub,
+        parties=tuple(draw(st.permutations(parties))),
+        receivers=tuple(draw(st.lists(st.sampled_from(names), unique=True))),
+        minimum_parties=draw(st.integers(1, len(parties))),
+        schema=Schema(tuple(columns[2:]), columns[0], columns[1] if weighted else None),
+        parameters=parameters,
+        min_cell_rows=draw(st.integers(2, 10**6)),
+        evaluation_fraction=fraction,
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(plans())
+def test_a_plan_survives_being_written(plan):
+    again = parse_plan(write_plan(plan))
+    assert again == plan
+    assert again.canonical() == plan.canonical()
+    assert again.digest() == plan.digest()
+
+
+def test_a_plan_is_read_as_it_says():
+    assert PLAN.name == "dropped-calls"
+    assert PLAN.parties == ("aurora", "borealis", "cirrus")
+    assert PLAN.receivers == ("aurora",)
+    assert PLAN.members == ("aurora", "borealis", "cirrus", "hub")
+    assert PLAN.minimum_parties == 2
+    assert PLAN.schema == Schema(("traffic", "temperature"), "fault", "importance")
+    assert PLAN.min_cell_rows == 20
+    assert PLAN.evaluation_fraction == 0.2
+    assert PLAN.parameters == Parameters(rounds=50, eta=0.1)
+
+
+def test_defaults_are_the_stated_ones():
+    short = parse_plan(
+        'mode = "federated"\n[members]\naggregator = "h"\nparties = ["b", "a"]\n[schema]\nfeatures = ["x"]\nlabel = "y"\n'
+    )
+    assert short.receivers == short.parties == ("a", "b")
+    assert short.minimum_parties == 2
+    assert short.evaluation_fraction == 0
+    assert short.min_cell_rows == 10
+    assert short.parameters == Parameters()
+    written_out = write_plan(short)
+    assert parse_plan(written_out).digest() == short.digest()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# a comment\n" + TEXT,
+        TEXT.replace("\n", "\r\n"),
+        TEXT.replace(" = ", "   =  "),
+        TEXT.replace("0.1", "1e-1").replace("0.2", "2.0e-1"),
+        TEXT.replace('"aurora", "borealis", "cirrus"', '"cirrus", "aurora",\n  "borealis",'),
+        TEXT.replace("eta = 0.1", "learning_rate = 0.1"),
+        TEXT.replace("rounds = 50\neta = 0.1", "eta = 0.1\nrounds = 50\nmax_depth = 6\ntree_method = 'hist'"),
+        TEXT.replace("[members]", "[privacy]\nmin_cell_rows = 20\n[members]").replace(
+            "[privacy]\nmin_cell_rows = 20\n\n[evaluation]", "[evaluation]"
+        ),
+    ],
+)
+def test_the_digest_is_of_the_meaning(text):
+    assert tomllib.loads(text)
+    assert parse_plan(text).digest() == PLAN.digest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "other"},
+        {"aggregator": "hub2"},
+        {"parties": ("aurora", "borealis", "dune")},
+        {"receivers": ("aurora", "borealis")},
+        {"receivers": ()},
+        {"minimum_parties": 3},
+        {"schema": Schema(("temperature", "traffic"), "fault", "importance")},
+        {"schema": Schema(("traffic", "temperature"), "fault")},
+        {"min_cell_rows": 21},
+        {"evaluation_fraction": 0.21},
+        *({"parameters": replace(PLAN.parameters, **p)} for p in ({"eta": 0.2}, {"seed": 1}, {"lambda_": 0.5})),
+    ],
+    ids=str,
+)
+def test_the_digest_changes_with_the_meaning(change):
+    assert replace(PLAN, **change).digest() != PLAN.digest()
+
+
+def test_the_digest_is_known():
+    """Another release must not read another meaning into the same digest unnoticed."""
+    assert len(PLAN.digest()) == 32
+    assert PLAN.canonical().startswith(b'{"aggregator":"hub","evaluation_fraction":0.2,"format":1,')
+
+
+def edited(old: str, new: str) -> str:
+    assert TEXT.count(old) == 1, old
+    return TEXT.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('mode = "federated"', 'mode = "federate"', "mode is 'federate'"),
+        ('mode = "federated"', "mode = 3", "mode is 3"),
+        ('mode = "federated"', "", "mode is missing"),
+        ('name = "dropped-calls"', "name = 3", "name is 3"),
+        ('name = "dropped-calls"', 'nome = "dropped-calls"', "key 'nome'"),
+        ('aggregator = "hub"', "", "members.aggregator is missing"),
+        ('aggregator = "hub"', 'aggregator = ["hub"]', "members.aggregator is ['hub']"),
+        ('aggregator = "hub"', 'aggregator = "Hub"', "member name 'Hub'"),
+        ('aggregator = "hub"', 'aggregator = "aurora"', "'aurora' is both the aggregator and a party"),
+        ('aggregator = "hub"', 'aggregator = "hub"\nservers = []', "key 'servers'"),
+        ('parties = ["aurora", "borealis", "cirrus"]', "", "members.parties is missing"),
+        ('parties = ["aurora", "borealis", "cirrus"]', 'parties = "aurora"', "members.parties is 'aurora'"),
+        ('parties = ["aurora", "borealis", "cirrus"]', "parties = [1, 2]", "members.parties is [1, 2]"),
+        ('parties = ["aurora", "borealis", "cirrus"]', "parties = []", "members.parties is empty"),
+        (
+            'parties = ["aurora", "borealis", "cirrus"]',
+            'parties = ["aurora", "aurora"]',
+            "members.parties names a member twice",
+        ),
+        ('receivers = ["aurora"]', 'receivers = ["dune"]', "receiver 'dune'"),
+        ('receivers = ["aurora"]', 'receivers = ["aurora", "aurora"]', "members.receivers names a member twice"),
+        ("minimum_parties = 2", "minimum_parties = 4", "members.minimum_parties is 4"),
+        ("minimum_parties = 2", "minimum_parties = 0", "members.minimum_parties is 0"),
+        ("minimum_parties = 2", "minimum_parties = true", "members.minimum_parties is True"),
+        ("minimum_parties = 2", "minimum_parties = 2.0", "members.minimum_parties is 2.0"),
+        ('features = ["traffic", "temperature"]', "features = []", "schema.features"),
+        ('features = ["traffic", "temperature"]', "", "schema.features is missing"),
+        ('label = "fault"', "", "schema.label is missing"),
+        ('label = "fault"', 'label = "traffic"', "'traffic' is named more than once"),
+        ('label = "fault"', "label = 1", "schema.label is 1"),
+        ('weight = "importance"', "weight = 1", "schema.weight is 1"),
+        ('weight = "importance"', 'weights = "importance"', "key 'weights'"),
+        ("min_cell_rows = 20", "min_cell_rows = 1", "privacy.min_cell_rows is 1"),
+        ("min_cell_rows = 20", 'min_cell_rows = "20"', "privacy.min_cell_rows is '20'"),
+        ("min_cell_rows = 20", "cells = 1", "key 'cells'"),
+        ("fraction = 0.2", "fraction = 1.0", "evaluation.fraction is 1.0"),
+        ("fraction = 0.2", "fraction = -0.1", "evaluation.fraction is -0.1"),
+        ("fraction = 0.2", "fraction = nan", "evaluation.fraction is nan"),
+        ("fraction = 0.2", "fraction = true", "evaluation.fraction is True"),
+        ("fraction = 0.2", "part = 0.2", "key 'part'"),
+        ("[privacy]\nmin_cell_rows = 20", "privacy = 3", "key"),
+        ("eta = 0.1", "eta = 2", "eta = 2"),
+        ("eta = 0.1", "etta = 0.1", "'eta'"),
+        ("eta = 0.1", "booster = 'dart'", "booster = 'dart'"),
+        ("eta = 0.1", "early_stopping_rounds = 5.0", "early_stopping_rounds = 5.0"),
+        ("[parameters]", "[parametres]", "'parametres'"),
+    ],
+)
+def test_what_is_wrong_is_named(old, new, named):
+    with pytest.raises(PlanError, match=re.escape(named)):
+        parse_plan(edited(old, new))
+
+
+def test_early_stopping_needs_held_out_rows():
+    text = edited("fraction = 0.2", "fraction = 0").replace("eta = 0.1", "early_stopping_rounds = 5")
+    with pytest.raises(PlanError, match="early_stopping_rounds needs held-out rows"):
+        parse_plan(text)
+
+
+@pytest.mark.parametrize("mode", PLANNED_MODES)
+def test_a_planned_mode_is_refused_and_never_run_as_another(mode):
+    with pytest.raises(PlanError, match=f"'{mode}' is not in this release.*refused rather than run in a weaker mode"):
+        parse_plan(edited('mode = "federated"', f'mode = "{mode}"'))
+    with pytest.raises(PlanError, match="not in this release"):
+        replace(PLAN, mode=mode)
+
+
+@pytest.mark.parametrize("table", ["members", "schema", "privacy", "evaluation", "parameters"])
+def test_a_table_must_be_a_table(table):
+    text = re.sub(rf"\[{table}\]\n(?:[^\[\n][^\n]*\n)*", "", TEXT)
+    with pytest.raises(PlanError, match=table):
+        parse_plan(f"{table} = 3\n" + text)
+
+
+def test_what_is_not_toml_is_refused_with_its_place():
+    with pytest.raises(PlanError, match="plan: not TOML: .*line 2"):
+        parse_plan("mode = 1\nname = \n")
+
+
+def test_a_file_is_named_in_errors(tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text(TEXT)
+    assert read_plan(path) == PLAN
+    path.write_text(TEXT + "\nbogus = 1\n")
+    with pytest.raises(PlanError, match="bogus"):
+        read_plan(path)
+    path.write_text("nonsense")
+    with pytest.raises(PlanError, match=r"plan\.toml"):
+        read_plan(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(PlanError, match=r"plan\.toml: cannot be read"):
+        read_plan(path)
+    with pytest.raises(PlanError, match="cannot be read"):
+        read_plan(tmp_path / "none.toml")
+
+
+def test_every_key_is_listed():
+    """The list of keys, from which the documentation is checked, is what a written plan has."""
+    document = tomllib.loads(write_plan(PLAN))
+    assert set(document) == set(PLAN_KEYS[""])
+    for table in ("members", "schema", "privacy", "evaluation"):
+        assert set(document[table]) == set(PLAN_KEYS[table])
+    assert set(document["parameters"]) <= set(NAMES)
+    assert {f.name for f in fields(Plan)} == {
+        "name",
+        "mode",
+        "aggregator",
+        "parties",
+        "receivers",
+        "minimum_parties",
+        "schema",
+        "parameters",
+        "min_cell_rows",
+        "evaluation_fraction",
+    }

@@ -1,0 +1,319 @@
+"""Pooled metrics are XGBoost's within the stated resolution, and never depend on how rows are spread."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import xgboost
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss, mean_absolute_error, roc_auc_score
+
+import naive_model as naive
+from hansa.errors import DataError, PlanError
+from hansa.trees.metrics import (
+    CLASSIFICATION_METRICS,
+    HIGHER_IS_BETTER,
+    LOGLOSS_LIMIT,
+    METRICS,
+    REGRESSION_METRICS,
+    SCORE_BUCKETS,
+    MetricScale,
+    auc_resolution,
+    aucpr_resolution,
+    check_metric,
+    default_metric,
+    is_improvement,
+    metric_resolution,
+    metric_sums,
+    metric_value,
+    sums_length,
+)
+
+LOGISTIC, SQUARED = "binary:logistic", "reg:squarederror"
+PAIRS = [(name, LOGISTIC) for name in METRICS] + [(name, SQUARED) for name in REGRESSION_METRICS]
+
+
+def rows(objective, n_rows=4000, seed=0, positives=0.3, weighted=True, spread=1.5):
+    """(margins, labels, weights): float32, scores that tell something of the labels."""
+    rng = np.random.default_rng(seed)
+    if objective == LOGISTIC:
+        labels = (rng.random(n_rows) < positives).astype(np.float32)
+        margins = spread * rng.normal(size=n_rows) + 2 * labels - 2
+    else:
+        labels = (10 * rng.normal(size=n_rows)).astype(np.float32)
+        margins = labels + 3 * rng.normal(size=n_rows)
+    weights = rng.uniform(0, 3, n_rows).astype(np.float32) if weighted else None
+    return margins.astype(np.float32), labels, weights
+
+
+def scale_for(n_rows, objective):
+    return MetricScale(n_rows, weight_exponent=2, label_exponent=7 if objective == SQUARED else 0)
+
+
+def xgboosts(name, objective, margins, labels, weights):
+    """The metric as real XGBoost evaluates it on given margins."""
+    if name in HIGHER_IS_BETTER:
+        # Ranks of the margins themselves: float32 sigmoids of large margins would fall together.
+        objective = SQUARED
+    matrix = xgboost.DMatrix(
+        np.zeros((len(labels), 1)), labels, weight=weights, base_margin=margins, nthread=1
+    )
+    parameters = {"objective": objective, "eval_metric": name, "eta": 0, "nthread": 1}
+    result = {}
+    xgboost.train(parameters, matrix, 1, evals=[(matrix, "rows")], evals_result=result, verbose_eval=False)
+    return result["rows"][name][0]
+
+
+def ours(name, objective, margins, labels, weights, scale=None):
+    """(value, resolution)"""
+    scale = scale or scale_for(len(labels), objective)
+    summed = metric_sums(name, objective, margins, labels, weights, scale)
+    return metric_value(name, objective, summed, scale), metric_resolution(name, objective, summed, scale)
+
+
+@pytest.mark.parametrize(("name", "objective"), PAIRS)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("positives", [0.5, 0.01])
+def test_value_is_xgboosts_within_the_resolution(name, objective, weighted, positives):
+    sample = rows(objective, positives=positives, weighted=weighted)
+    value, resolution = ours(name, objective, *sample)
+    expected = xgboosts(name, objective, *sample)
+    # XGBoost itself works on float32 predictions: 1e-7 of a prediction, hence 2e-7 relative here.
+    assert abs(value - expected) <= resolution + 2e-7 * abs(expected)
+    assert resolution < (2e-3 if name in HIGHER_IS_BETTER else 1e-9)
+
+
+@pytest.mark.parametrize("name", HIGHER_IS_BETTER)
+@pytest.mark.parametrize("spread", [0.001, 0.02, 0.3, 20.0])
+def test_resolution_holds_where_buckets_are_coarse_or_scores_lie_beyond(name, spread):
+    sample = rows(LOGISTIC, spread=spread, n_rows=1000)
+    sample = (sample[0] - sample[1] * 2 + sample[1] * np.float32(spread / 2), *sample[1:])
+    value, resolution = ours(name, LOGISTIC, *sample)
+    expected = xgboosts(name, LOGISTIC, *sample)
+    assert abs(value - expected) <= resolution + 1e-6
+    if name == "auc":
+        exact = roc_auc_score(sample[1], sample[0], sample_weight=sample[2])
+        assert abs(value - exact) <= resolution + 1e-12
+
+
+def test_resolution_is_zero_without_mixed_buckets_and_large_in_one_bucket():
+    margins = np.array([-3, -1, -1, 1, 2], np.float32)
+    scale = MetricScale(5)
+    for name, resolution in (("auc", auc_resolution), ("aucpr", aucpr_resolution)):
+        split = metric_sums(name, LOGISTIC, margins, np.array([0, 0, 0, 1, 1], np.float32), None, scale)
+        assert metric_value(name, LOGISTIC, split, scale) == 1.0
+        assert resolution(split) == 0.0
+        one = metric_sums(
+            name, LOGISTIC, np.zeros(5, np.float32), np.array([0, 0, 0, 1, 1], np.float32), None, scale
+        )
+        assert metric_value(name, LOGISTIC, one, scale) == pytest.approx({"auc": 0.5, "aucpr": 0.4}[name])
+        assert resolution(one) >= 0.5
+        # Scores within a bucket in the best order: the exact value is 1, and the bound covers it.
+        assert metric_value(name, LOGISTIC, one, scale) + resolution(one) >= 1 - 1e-12
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_auc_resolution_covers_any_order_inside_buckets(data):
+    n_rows = data.draw(st.integers(4, 40))
+    seed = data.draw(st.integers(0, 2**32))
+    rng = np.random.default_rng(seed)
+    # A few buckets, each with scores inside it in random order.
+    margins = (rng.integers(0, 4, n_rows) / 256 + rng.random(n_rows) / 257).astype(np.float32)
+    labels = (rng.random(n_rows) < 0.5).astype(np.float32)
+    labels[:2] = [0, 1]
+    weights = rng.uniform(0.1, 2, n_rows).astype(np.float32)
+    value, resolution = ours("auc", LOGISTIC, margins, labels, weights)
+    assert abs(value - naive.auc(margins, labels, weights.astype(np.float64))) <= resolution + 1e-12
+    value, resolution = ours("aucpr", LOGISTIC, margins, labels, weights)
+    assert abs(value - xgboosts("aucpr", LOGISTIC, margins, labels, weights)) <= resolution + 1e-6
+
+
+@pytest.mark.parametrize(("name", "objective"), PAIRS)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_sums_do_not_depend_on_how_rows_are_spread(name, objective, data):
+    margins, labels, weights = rows(objective, 300, data.draw(st.integers(0, 999)))
+    scale = scale_for(300, objective)
+    order = np.random.default_rng(data.draw(st.integers(0, 999))).permutation(300)
+    cuts = sorted(data.draw(st.lists(st.integers(0, 300), max_size=5)))
+    parties = np.split(order, cuts)
+    summed = sum(
+        metric_sums(name, objective, margins[party], labels[party], weights[party], scale)
+        for party in parties
+    )
+    pooled = metric_sums(name, objective, margins, labels, weights, scale)
+    assert summed.dtype == np.int64
+    assert summed.shape == (sums_length(name),)
+    np.testing.assert_array_equal(summed, pooled)
+
+
+@pytest.mark.parametrize(("name", "objective"), [pair for pair in PAIRS if pair[0] not in HIGHER_IS_BETTER])
+def test_sums_are_the_naive_ones_in_fixed_point(name, objective):
+    margins, labels, weights = rows(objective, 500)
+    scale = scale_for(500, objective)
+    total, weight = metric_sums(name, objective, margins, labels, weights, scale)
+    values = naive.metric_rows(name, objective == LOGISTIC, margins, labels)
+    value_bits = {"logloss": 6, "error": 0, "rmse": 18, "mae": 9}[name] if objective == SQUARED else 0
+    value_bits = 6 if name == "logloss" else value_bits
+    # 500 rows take 9 bits, weights up to 4 take 2.
+    assert total == pytest.approx(np.sum(values * weights) * 2.0 ** (62 - 9 - 2 - value_bits), rel=1e-12)
+    assert weight == pytest.approx(np.sum(weights.astype(np.float64)) * 2.0 ** (62 - 9 - 2), rel=1e-12)
+
+
+def test_histogram_is_the_naive_one():
+    margins, labels, weights = rows(LOGISTIC, 500, spread=6)
+    margins[:4] = [-8, np.nextafter(np.float32(8), np.float32(0)), 8, -1e30]
+    histogram = metric_sums("auc", LOGISTIC, margins, labels, weights, MetricScale(500, 2)).reshape(
+        2, SCORE_BUCKETS
+    )
+    np.testing.assert_allclose(
+        histogram * 2.0**-51, naive.score_histogram(margins, labels, weights), rtol=1e-12
+    )
+    same = metric_sums("aucpr", LOGISTIC, margins, labels, weights, MetricScale(500, 2))
+    np.testing.assert_array_equal(same.reshape(2, -1), histogram)
+
+
+def test_unit_weights_are_no_weights():
+    margins, labels, _ = rows(LOGISTIC, weighted=False)
+    for name in METRICS:
+        plain = metric_sums(name, LOGISTIC, margins, labels, None, MetricScale(4000))
+        weighted = metric_sums(name, LOGISTIC, margins, labels, np.ones(4000, np.float32), MetricScale(4000))
+        np.testing.assert_array_equal(plain, weighted)
+
+
+def test_scikit_learn_agrees():
+    margins, labels, weights = rows(LOGISTIC)
+    probabilities = 1 / (1 + np.exp(-margins.astype(np.float64)))
+    value, _ = ours("logloss", LOGISTIC, margins, labels, weights)
+    assert value == pytest.approx(log_loss(labels, probabilities, sample_weight=weights), rel=1e-9)
+    margins, labels, weights = rows(SQUARED)
+    value, _ = ours("mae", SQUARED, margins, labels, weights)
+    assert value == pytest.approx(mean_absolute_error(labels, margins, sample_weight=weights), rel=1e-6)
+
+
+def test_fractional_labels_are_weighed_as_in_xgboost():
+    rng = np.random.default_rng(3)
+    labels = rng.random(2000).astype(np.float32)
+    margins = rng.normal(size=2000).astype(np.float32)
+    for name in ("logloss", "rmse", "mae"):
+        value, resolution = ours(name, LOGISTIC, margins, labels, None)
+        assert abs(value - xgboosts(name, LOGISTIC, margins, labels, None)) <= resolution + 1e-6
+
+
+def test_extreme_margins_stay_within_the_limit_of_a_row():
+    margins = np.array([-1e30, 1e30, -3e38, 3e38, 0], np.float32)
+    labels = np.array([1, 0, 0, 1, 1], np.float32)
+    scale = MetricScale(5)
+    value = metric_value(
+        "logloss", LOGISTIC, metric_sums("logloss", LOGISTIC, margins, labels, None, scale), scale
+    )
+    assert value == pytest.approx((2 * LOGLOSS_LIMIT + math.log(2)) / 5, rel=1e-12)
+    assert pytest.approx(-math.log(1e-16), rel=1e-15) == LOGLOSS_LIMIT
+
+
+@pytest.mark.parametrize(("name", "objective"), PAIRS)
+@pytest.mark.parametrize("n_rows_total", [7, 8, 2**20, 2**40])
+def test_totals_never_overflow_at_the_bounds(name, objective, n_rows_total):
+    scale = MetricScale(n_rows_total, weight_exponent=5, label_exponent=10)
+    weights = np.full(7, 32, np.float32)
+    if objective == LOGISTIC:
+        margins, labels = np.full(7, 3e38, np.float32), np.zeros(7, np.float32)
+    else:
+        margins, labels = np.full(7, -3 * 1024, np.float32), np.full(7, 1024, np.float32)
+    seven = metric_sums(name, objective, margins, labels, weights, scale)
+    assert (seven >= 0).all()
+    # What all rows would sum to, in Python's integers.
+    assert sum(int(entry) for entry in seven[:1]) * n_rows_total // 7 <= 2**62
+    assert int(seven[-1]) * n_rows_total // 7 <= 2**62
+    assert int(seven.max()) * n_rows_total // 7 >= 2**60
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_without_meaning_is_nan(name):
+    scale = MetricScale(4)
+    empty = metric_sums(name, LOGISTIC, *(np.zeros(0, np.float32),) * 2, None, scale)
+    assert not empty.any()
+    assert math.isnan(metric_value(name, LOGISTIC, empty, scale))
+    assert math.isnan(metric_resolution(name, LOGISTIC, empty, scale))
+    for label in (0, 1):
+        one_class = metric_sums(
+            name, LOGISTIC, np.zeros(4, np.float32), np.full(4, label, np.float32), None, scale
+        )
+        assert math.isnan(metric_value(name, LOGISTIC, one_class, scale)) == (name in HIGHER_IS_BETTER)
+
+
+def test_values_beyond_the_public_bounds_are_refused():
+    good = np.array([0, 1, 1], np.float32)
+    scale = MetricScale(3, weight_exponent=0, label_exponent=2)
+
+    def ask(objective=LOGISTIC, margins=good, labels=good, weights=good, scale=scale):
+        return metric_sums("rmse", objective, margins, labels, weights, scale)
+
+    ask()
+    ask(SQUARED)
+    for wrong, text in (
+        ({"margins": np.array([0, np.nan, 0], np.float32)}, "margins: row 1"),
+        ({"labels": np.array([0, 0, np.inf], np.float32)}, "labels: row 2"),
+        ({"labels": np.array([0, 0, 1.5], np.float32)}, "labels: row 2"),
+        ({"labels": np.array([-1, 0, 1], np.float32)}, "labels: row 0"),
+        ({"weights": np.array([0, 1.01, 0], np.float32)}, "weights: row 1"),
+        ({"weights": np.array([0, 0, -1], np.float32)}, "weights: row 2"),
+        ({"weights": np.ones(2, np.float32)}, "weights are"),
+        ({"labels": good.astype(np.float64)}, "labels are float64"),
+        ({"margins": good.reshape(1, 3)}, "margins are"),
+        ({"scale": MetricScale(2)}, "3 rows"),
+        ({"objective": SQUARED, "labels": np.array([0, 0, 5], np.float32)}, "labels: row 2"),
+        (
+            {"objective": SQUARED, "margins": np.array([0, 0, 18], np.float32)},
+            "prediction minus label: row 2",
+        ),
+    ):
+        with pytest.raises(DataError, match=text):
+            ask(**wrong)
+    for wrong_bounds in ((0,), (2**41,), (1, 200), (1, 0, -200)):
+        with pytest.raises(PlanError, match="expected"):
+            MetricScale(*wrong_bounds)
+
+
+def test_impossible_sums_are_refused():
+    scale = MetricScale(3)
+    for name, wrong in (
+        ("rmse", np.array([-1, 1])),
+        ("rmse", np.array([1, 2**62 + 2**60])),
+        ("rmse", np.array([1.0, 2.0])),
+        ("rmse", np.array([1, 2, 3])),
+        ("auc", np.full(2 * SCORE_BUCKETS, 2**55)),
+        ("auc", np.zeros(2, np.int64)),
+    ):
+        with pytest.raises(DataError, match="sums of"):
+            metric_value(name, LOGISTIC, wrong, scale)
+
+
+def test_names_are_checked():
+    for objective in (LOGISTIC, SQUARED):
+        check_metric(default_metric(objective), objective)
+        with pytest.raises(PlanError, match="ndcg"):
+            check_metric("ndcg", objective)
+    for name in CLASSIFICATION_METRICS:
+        with pytest.raises(PlanError, match="binary:logistic"):
+            check_metric(name, SQUARED)
+    assert default_metric(LOGISTIC) == "logloss"
+    assert default_metric(SQUARED) == "rmse"
+
+
+def test_direction_of_improvement():
+    for name in METRICS:
+        better, worse = (0.9, 0.8) if name in HIGHER_IS_BETTER else (0.8, 0.9)
+        assert is_improvement(name, better, worse)
+        assert not is_improvement(name, worse, better)
+        assert not is_improvement(name, worse, worse)
+        assert not is_improvement(name, better, worse, min_delta=0.2)
+        assert is_improvement(name, worse, None)
+        assert not is_improvement(name, math.nan, None)
+        assert not is_improvement(name, math.nan, worse)
+    with pytest.raises(PlanError, match="ndcg"):
+        is_improvement("ndcg", 1.0, None)

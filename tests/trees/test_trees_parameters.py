@@ -1,0 +1,158 @@
+"""Parameters have XGBoost's names and defaults; what Hansa cannot do is refused by name."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import xgboost
+
+from hansa.errors import PlanError
+from hansa.trees.metrics import check_metric, default_metric
+from hansa.trees.parameters import (
+    ALIASES,
+    DEFAULT_METRIC,
+    METRICS,
+    NAMES,
+    WITHOUT_EFFECT,
+    Parameters,
+    parse_parameters,
+)
+
+
+def test_nothing_given_gives_the_defaults():
+    assert parse_parameters({}) == Parameters()
+
+
+def test_defaults_are_xgboosts_own():
+    booster = xgboost.train({"tree_method": "hist"}, xgboost.DMatrix(np.eye(4), np.arange(4)), 1)
+    learner = json.loads(booster.save_config())["learner"]
+    text = json.dumps(learner)
+    for name in NAMES:
+        found = re.search(rf'"{name}": "([^"]*)"', text)
+        if found is None or name in ("objective", "base_score", "scale_pos_weight", "seed"):
+            continue
+        default = getattr(Parameters(), "lambda_" if name == "lambda" else name)
+        assert float(found[1]) == pytest.approx(default), name
+    assert {"eta", "gamma", "max_bin", "max_depth"} <= set(re.findall(r'"(\w+)":', text))
+
+
+def test_aliases_are_names_that_xgboost_has():
+    sklearn_names = set(inspect.signature(xgboost.XGBModel.__init__).parameters)
+    own = {"num_boost_round", "eta", "lambda", "alpha", "min_split_loss"}
+    assert set(ALIASES) <= sklearn_names | own
+    assert set(ALIASES.values()) <= set(NAMES)
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_an_alias_means_its_name(alias, name):
+    value = 5 if name in ("rounds", "seed") else 0.5
+    assert parse_parameters({alias: value}) == parse_parameters({name: value})
+    assert parse_parameters({name: value}) != Parameters()
+    with pytest.raises(PlanError, match=f"{name!r} is given twice"):
+        parse_parameters({alias: value, name: value})
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_what_hansa_does_anyway_may_be_said(name):
+    for value in WITHOUT_EFFECT[name] or (1, "any"):
+        assert parse_parameters({name: value}) == Parameters()
+    if WITHOUT_EFFECT[name] is not None:
+        with pytest.raises(PlanError, match=f"parameter {name} = 'other' is not supported"):
+            parse_parameters({name: "other"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("objective", "multi:softprob"),
+        ("objective", None),
+        ("rounds", 0),
+        ("rounds", 1.0),
+        ("rounds", True),
+        ("rounds", 100_001),
+        ("eta", 0),
+        ("eta", 1.01),
+        ("eta", "0.3"),
+        ("eta", float("nan")),
+        ("eta", True),
+        ("max_depth", 0),
+        ("max_depth", 17),
+        ("max_depth", 6.0),
+        ("lambda", -1e-9),
+        ("lambda", float("inf")),
+        ("alpha", -1),
+        ("gamma", -1),
+        ("gamma", None),
+        ("min_child_weight", -1),
+        ("max_delta_step", -1),
+        ("subsample", 0),
+        ("subsample", 1.5),
+        ("colsample_bytree", 0.0),
+        ("colsample_bytree", 2),
+        ("max_bin", 1),
+        ("max_bin", 65_536),
+        ("scale_pos_weight", 0),
+        ("scale_pos_weight", "automatic"),
+        ("scale_pos_weight", 1e7),
+        ("base_score", 0),
+        ("base_score", 1),
+        ("base_score", "mean"),
+        ("base_score", float("nan")),
+        ("early_stopping_rounds", 0),
+        ("early_stopping_rounds", 2.5),
+        ("eval_metric", 3),
+        ("eval_metric", [1]),
+        ("eval_metric", "mape"),
+        ("eval_metric", ["auc", "auc"]),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("histogram_bits", 16),
+        ("histogram_bits", True),
+        ("histogram_bits", "32"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(name, value):
+    with pytest.raises(PlanError, match=rf"parameter {name} = .*expected "):
+        parse_parameters({name: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ({"ete": 0.1}, "did you mean 'eta'"),
+        ({"max_dept": 4}, "did you mean 'max_depth'"),
+        ({"monotone_constraints": "(1)"}, "unknown or not supported"),
+        ({"lambda_": 1}, "did you mean 'lambda'"),
+        ({"colsample_bylevel": 0.5}, "unknown or not supported"),
+        ({"max_leaves": 8}, "max_leaves = 8 is not supported"),
+        ({"grow_policy": "lossguide"}, "grow_policy = 'lossguide'"),
+        ({"objective": "reg:squarederror", "eval_metric": "auc"}, "eval_metric = 'auc'"),
+        ({"objective": "reg:squarederror", "scale_pos_weight": "auto"}, "scale_pos_weight = 'auto'"),
+        ({"objective": "reg:squarederror", "scale_pos_weight": 2}, "scale_pos_weight = 2"),
+    ],
+)
+def test_what_is_not_supported_says_so(given, hint):
+    with pytest.raises(PlanError, match=re.escape(hint)):
+        parse_parameters(given)
+
+
+def test_every_parameter_can_be_given_and_is_described():
+    values = {f.name.rstrip("_"): getattr(Parameters(), f.name) for f in fields(Parameters)}
+    assert tuple(values) == NAMES
+    assert parse_parameters(values) == Parameters()
+    for name in NAMES:
+        assert re.search(rf"\b{name}_?[:,]", Parameters.__doc__), name
+
+
+@pytest.mark.parametrize("objective", METRICS)
+def test_metrics_are_those_that_can_be_computed(objective):
+    for metric in METRICS[objective]:
+        check_metric(metric, objective)
+        assert parse_parameters({"objective": objective, "eval_metric": metric}).metrics == (metric,)
+    assert DEFAULT_METRIC[objective] == default_metric(objective)
+    assert parse_parameters({"objective": objective}).metrics == (default_metric(objective),)
