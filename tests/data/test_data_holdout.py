@@ -22,6 +22,7 @@ def tables(draw):
     return features, labels
 
 
+@settings(deadline=None)
 @given(tables(), st.floats(0, 1), st.integers(0, 2**63 - 1))
 def test_rows_held_out_are_the_naive_ones(table, fraction, seed):
     features, labels = table

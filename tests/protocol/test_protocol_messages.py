@@ -178,6 +178,7 @@ def test_text_that_is_not_utf8_is_refused():
         decode("cirrus", frame)
 
 
+@settings(deadline=None)
 @given(ARRAYS)
 def test_an_array_survives_as_a_tensor(array):
     back = decode("a", encode(Contribution(0, 0, "q", 0, to_tensor(array)))).values
@@ -187,9 +188,9 @@ def test_an_array_survives_as_a_tensor(array):
     assert result.tobytes() == array.tobytes()
 
 
-def test_a_tensor_of_a_strided_array_is_in_c_order():
-    array = np.arange(24, dtype=np.int64).reshape(4, 6)[::2, ::-3]
-    assert np.array_equal(to_array("a", "q", to_tensor(array), np.int64, (2, 2)), array)
+def test_an_array_out_of_order_cannot_be_sent():
+    with pytest.raises(TypeError, match="C order"):
+        to_tensor(np.arange(24, dtype=np.int64).reshape(4, 6)[::2, ::-3])
 
 
 def test_a_decoded_array_cannot_be_written():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import inspect
 import socket
 import ssl
@@ -136,6 +137,22 @@ def test_timeouts_leave_the_connection_usable(network):
     assert_serves(hub, north, "north")
 
 
+def test_a_hub_whose_machine_vanished_is_gone_not_late(network):
+    """What keepalive reports after two minutes: an error of the system, though Python calls it a timeout."""
+    hub = network.hub()
+    (north,) = network.connect(hub, "north")
+
+    class Vanished:
+        def read(self, stream):
+            raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+    north._reader = Vanished()
+    with pytest.raises(TransportError, match=r"the hub is gone: .*Connection timed out"):
+        north.receive()
+    with pytest.raises(TransportError, match="connect anew"):
+        north.receive()
+
+
 def test_a_timeout_inside_a_frame_loses_nothing(network):
     """Half a frame arrives at the member, its receive times out, the rest arrives."""
     hub = network.hub()
@@ -147,6 +164,31 @@ def test_a_timeout_inside_a_frame_loses_nothing(network):
         north.receive(0.1)
     link.stream.send(frame[50_000:])
     assert bytes(north.receive(5)) == pattern(100_000)
+
+
+def test_many_frames_in_one_tls_record_all_arrive(network):
+    hub = network.hub()
+    network.raw(hub, "north").sendall(b"".join(prefixed(b"%d" % place) for place in range(500)))
+    assert [receive(hub) for _ in range(500)] == [("north", b"%d" % place) for place in range(500)]
+
+
+def test_a_trickling_hub_does_not_stretch_a_members_deadline(network):
+    hub = network.hub()
+    (north,) = network.connect(hub, "north")
+    link, stop = hub._links["north"], threading.Event()
+
+    def trickle() -> None:
+        link.stream.send((1_000_000).to_bytes(4, "big"))
+        while not stop.wait(0.005):
+            link.stream.send(b"x")
+
+    trickling = network.threads.submit(trickle)
+    start = time.monotonic()
+    with pytest.raises(TransportError, match=r"no frame from the hub in 0\.2 s"):
+        north.receive(0.2)
+    assert 0.2 <= time.monotonic() - start < 0.9
+    stop.set()
+    trickling.result(5)
 
 
 def test_two_members_that_send_each_other_large_frames_do_not_lock_up(network):
@@ -484,10 +526,11 @@ def test_a_stall_inside_a_frame_holds_nobody_up(network):
 def test_an_announced_frame_takes_no_memory_before_its_bytes_come(network):
     hub = network.hub()
     north = network.raw(hub, "north")
-    north.sendall((16 * 2**20).to_bytes(4, "big") + b"x" * 1000)
-    with pytest.raises(TransportError, match="no frame"):
-        hub.receive(0.1)
-    assert len(hub._links["north"].reader._buffer) <= 2**16
+    for sent, most in ((1000, 2**16), (69_000, 2**18)):
+        north.sendall((16 * 2**20).to_bytes(4, "big") * (sent == 1000) + b"x" * sent)
+        with pytest.raises(TransportError, match="no frame"):
+            hub.receive(0.1)
+        assert len(hub._links["north"].reader._buffer) <= most
 
 
 def test_trickled_bytes_do_not_stretch_the_hubs_deadline(network):
@@ -583,6 +626,43 @@ def test_a_dropped_member_is_not_reported_again_and_may_return(network):
         north.receive(5)
     (north,) = network.connect(hub, "north")
     assert_serves(hub, north, "north")
+
+
+def test_a_dropped_member_that_was_next_is_not_heard(network):
+    """Frames of both have arrived; the hub takes one and drops the sender of the other."""
+    hub = network.hub()
+    for channel in network.connect(hub, "north", "south"):
+        channel.send(b"x" * 100)
+    time.sleep(0.05)
+    first, _ = receive(hub)
+    hub.drop({"north": "south", "south": "north"}[first], "broke a rule")
+    with pytest.raises(TransportError, match="no frame from any member"):
+        hub.receive(0.05)
+    assert hub.joined == {first}
+
+
+def test_dropping_settles_a_loss_that_was_not_reported_yet(network):
+    hub = network.hub()
+    (north,) = network.connect(hub, "north")
+    north.close()
+    again = network.dialling(hub, "north")
+    while not again.done():
+        with contextlib.suppress(TransportError):
+            hub.wait_for(["south"], timeout=0.05)
+    hub.drop("north", "enough of it")
+    with pytest.raises(TransportError, match="no frame from any member"):
+        hub.receive(0.05)
+
+
+def test_last_words_are_heard_though_the_hub_left_much_unread(network):
+    hub = network.hub()
+    (north,) = network.connect(hub, "north")
+    for _ in range(50):
+        north.send(b"unread" * 1000)
+    hub.send("north", b"last words" * 10_000)
+    hub.drop("north", "no more of this")
+    time.sleep(0.05)
+    assert bytes(north.receive(5)) == b"last words" * 10_000
 
 
 def test_frames_that_cannot_be_sent_are_refused_at_home(network):

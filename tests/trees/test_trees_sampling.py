@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive_trees as naive
@@ -13,6 +13,7 @@ from hansa.trees.sampling import draw_columns, draw_rows
 seeds = st.integers(0, 2**63 - 1)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.floats(0.01, 0.99), seeds, st.integers(0, 10**6))
 def test_columns_are_the_naive_ones(n_features, share, seed, tree):
     drawn = draw_columns(n_features, share, seed, tree)
@@ -23,6 +24,7 @@ def test_columns_are_the_naive_ones(n_features, share, seed, tree):
     assert drawn.tolist() == expected
 
 
+@settings(deadline=None)
 @given(st.integers(1, 50), st.floats(0.01, 0.99), seeds, st.integers(0, 10**6), st.sampled_from("abc"))
 def test_rows_are_the_naive_ones(rows, share, seed, tree, member):
     drawn = draw_rows(rows, share, seed, tree, member)

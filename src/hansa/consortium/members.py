@@ -73,7 +73,7 @@ class Members(Mapping[str, Card]):
 
 
 def members_of(cards: Iterable[Card], now: datetime | None = None) -> Members:
-    """Check every card, and that no two share a name, a key or a certificate.
+    """Check every card, and that no two share a name or a key (and so a certificate).
 
     Args:
         cards: the members' cards, in any order.
@@ -88,7 +88,6 @@ def members_of(cards: Iterable[Card], now: datetime | None = None) -> Members:
         _check_card(card, moment)
     _check_distinct(listed, "name", lambda card: card.name.encode("ascii"))
     _check_distinct(listed, "identity key", lambda card: card.identity)
-    _check_distinct(listed, "certificate", lambda card: card.certificate)
     _check_distinct(listed, "TLS key", _tls_public)
     return Members(MappingProxyType({card.name: card for card in sorted(listed, key=lambda card: card.name)}))
 

@@ -18,6 +18,8 @@ from hansa.errors import ProtocolError
 
 PROTOCOL_VERSION = 1
 
+_NOTHING = memoryview(b"")
+
 DTYPES = ("|u1", "<i4", "<u4", "<i8", "<u8", "<f4")
 
 SETUP = -1
@@ -214,12 +216,10 @@ def decode(sender: str, frame: bytes | bytearray | memoryview) -> AnyMessage:
 
 
 def to_tensor(array: npt.NDArray[Any]) -> Tensor:
-    """The message form of an array whose dtype is one of `DTYPES`; the data are a view of the array where it is contiguous."""
-    contiguous = np.ascontiguousarray(array).reshape(array.shape)
-    if contiguous.dtype.str not in DTYPES:
-        raise TypeError(f"dtype {contiguous.dtype} cannot be sent; expected one of {', '.join(DTYPES)}")
-    data = memoryview(contiguous.reshape(-1)).cast("B") if contiguous.size else memoryview(b"")
-    return Tensor(contiguous.dtype.str, contiguous.shape, data)
+    """The message form of a C-contiguous array whose dtype is one of `DTYPES`; the data are a view of the array."""
+    if array.dtype.str not in DTYPES or not array.flags.c_contiguous:
+        raise TypeError(f"an array of {array.dtype} cannot be sent; expected C order and one of {', '.join(DTYPES)}")
+    return Tensor(array.dtype.str, array.shape, array.data.cast("B") if array.size else _NOTHING)
 
 
 def to_array(
@@ -236,17 +236,16 @@ def to_array(
         ProtocolError: another dtype or shape, or bytes that do not fit them.
     """
     expected = np.dtype(dtype)
-    fits = (
-        tensor.dtype == expected.str
-        and len(tensor.shape) == len(shape)
-        and all(n >= 0 for n in tensor.shape)
-        and all(want is None or want == n for want, n in zip(shape, tensor.shape, strict=True))
-        and len(tensor.data) == math.prod(tensor.shape) * expected.itemsize
-    )
-    if not fits:
+    got = tensor.shape
+    fits = tensor.dtype == expected.str and len(got) == len(shape)
+    if fits:
+        for want, n in zip(shape, got, strict=True):
+            if n < 0 or (want is not None and want != n):
+                fits = False
+    if not fits or len(tensor.data) != math.prod(got) * expected.itemsize:
         wanted = tuple("any" if n is None else n for n in shape)
         raise ProtocolError(
-            f"member {sender!r} sent {what} as {tensor.dtype[:8]!r} of shape {tensor.shape[:8]} in {len(tensor.data)} bytes; "
+            f"member {sender!r} sent {what} as {tensor.dtype[:8]!r} of shape {got[:8]} in {len(tensor.data)} bytes; "
             f"expected {expected.str!r} of shape {wanted}"
         )
-    return np.frombuffer(tensor.data, expected).reshape(tensor.shape)
+    return np.frombuffer(tensor.data, expected).reshape(got)

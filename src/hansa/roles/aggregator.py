@@ -48,6 +48,9 @@ from hansa.trees.xgboost_json import to_json
 Int64 = npt.NDArray[np.int64]
 Outgoing = Iterator[tuple[str, bytes]]
 
+PARALLEL_CELLS = 20_000
+"""Cells to search in a level below which one thread is as fast as several."""
+
 MARGIN_SLACK = 1.001
 """Margins are summed in float32; the bound on them is widened by this factor."""
 
@@ -377,6 +380,7 @@ class Aggregator:
         self._next_node[member] = first + len(part)
         grower = self._grower
         n_parties = len(self._plan.parties)
+        at_once = self._threads > 1 and built * self._cells >= PARALLEL_CELLS
         for i, values in enumerate(part, first):
             node = grower.nodes[grower.to_build[i]]
             if self._parts[i] == 0:
@@ -386,12 +390,11 @@ class Aggregator:
             self._parts[i] += 1
             if self._parts[i] == n_parties:
                 self._complete += 1
-                if self._threads == 1:
+                if not at_once:
                     grower.finish(i)
         if self._complete < built:
-            self._session.go(message, "growing")
             return
-        if self._threads > 1:
+        if at_once:
             grower.finish_all()
         yield from self._decide(message)
 
@@ -446,10 +449,10 @@ class Aggregator:
             feature_names=plan.schema.features,
             trees=tuple(self._trees[:keep]),
         )
+        self._report(Progress("trained", keep, plan.parameters.rounds))
         model = to_json(ensemble)
         self.outcome = Outcome(ensemble, model, self._history, grown, self._exchanges, self._roster)
         self._digest = hashlib.sha256(model).digest()
-        self._report(Progress("trained", keep, plan.parameters.rounds))
         packed = zlib.compress(model, 6)
         for party in plan.parties:
             content = packed if party in plan.receivers else b""

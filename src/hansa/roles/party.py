@@ -51,6 +51,9 @@ from hansa.trees.xgboost_json import from_json
 MODEL_LIMIT = 2**30
 """Bytes that a model may have once decompressed."""
 
+PARALLEL_VALUES = 200_000
+"""Rows times columns of a tree below which one thread builds histograms as fast as several."""
+
 CHECKED_ROWS = 2000
 """Rows on which a receiver checks the model against its own margins."""
 
@@ -215,8 +218,8 @@ class Party:
         self._bounds = message
         binned = self._binned = self._bin(cuts)
         n_rows = binned.n_rows
-        sizes = np.diff(binned.offsets)
-        self._missing_code = np.where(binned.has_missing, sizes - 1, -1).astype(np.int32)
+        self._sizes = np.diff(binned.offsets)
+        self._missing_code = np.where(binned.has_missing, self._sizes - 1, -1).astype(np.int32)
         start = base_margin(self._plan.parameters.objective, message.base_score)
         self._margins = np.full(n_rows, start, np.float32)
         self._gradient = np.empty(n_rows)
@@ -292,6 +295,8 @@ class Party:
         scales = objective.Scales(message.gradient_scale, message.hessian_scale, planes)
         objective.pack(self._gradient, self._hessian, scales, self._packed)
         self._layout = histogram.layout_of(self._binned.offsets, drawn)
+        self._allowed = np.zeros(n_features, np.bool_)
+        self._allowed[drawn] = True
         self._level = 0
 
     def _split(self, message: SplitNodes) -> Iterator[bytes]:
@@ -326,10 +331,10 @@ class Party:
             child_leaf=self._array(message, "child_leaf", np.float32, 2 * splits if last else 0),
         )
         used = feature[feature >= 0]
-        if not np.isin(used, self._layout.columns).all() or (feature < -1).any():
+        if (feature < -1).any() or (used >= len(self._allowed)).any() or not self._allowed[used].all():
             raise self._broken("a node is split by a feature that this tree may not use")
-        sizes = np.diff(self._binned.offsets)
-        if ((level.bin[feature >= 0] < 0) | (level.bin[feature >= 0] >= sizes[used])).any():
+        bins = level.bin[feature >= 0]
+        if ((bins < 0) | (bins >= self._sizes[used])).any():
             raise self._broken("a node is split at a bin that its feature does not have")
         if not last and self._level + 1 >= self._plan.parameters.max_depth:
             raise self._broken(f"the tree grows beyond max_depth {self._plan.parameters.max_depth}")
@@ -340,25 +345,24 @@ class Party:
     def _histograms(self, positions: npt.NDArray[np.int64]) -> Iterator[bytes]:
         """Histograms of the active nodes at `positions`, as frames of some nodes each."""
         self._step = self._level + 1
-        layout, partition = self._layout, self._inside
-        planes = len(self._packed)
+        layout, partition, codes, packed = self._layout, self._inside, self._binned.codes, self._packed
+        columns, offsets, strided = layout.columns, layout.offsets, layout.strided
         per_frame = self._nodes_per_frame or len(positions)
+        threads = self._threads if len(partition.rows) * len(columns) >= PARALLEL_VALUES else 1
+        all_out = self._buffers.get("histograms", (min(per_frame, len(positions)), len(packed), layout.cells))
+        sums = self._buffers.get("sums", (threads, histogram.STRIDE * len(columns)))
         for first in range(0, len(positions), per_frame):
             part = positions[first : first + per_frame]
-            out = self._buffers.get("histograms", (len(part), planes, layout.cells))
-            if self._threads == 1:
-                sums = self._buffers.get("sums", (histogram.STRIDE * len(layout.columns),))
-                for i, node in enumerate(part):
+            out = all_out[: len(part)]
+            if threads == 1:
+                for i, node in enumerate(part.tolist()):
                     rows = partition.rows[partition.starts[node] : partition.ends[node]]
-                    histogram.build_histogram(
-                        self._binned.codes, layout.columns, layout.offsets, layout.strided, rows, self._packed, sums, out[i]
-                    )
+                    histogram.build_histogram(codes, columns, offsets, strided, rows, packed, sums[0], out[i])
             else:
-                sums = self._buffers.get("sums", (self._threads, histogram.STRIDE * len(layout.columns)))
+                starts, ends = partition.starts[part], partition.ends[part]
                 histogram.build_histograms(
-                    self._binned.codes, layout.columns, layout.offsets, layout.strided, partition.rows,
-                    partition.starts[part], partition.ends[part], self._packed, sums, out,
-                )  # fmt: skip
+                    codes, columns, offsets, strided, partition.rows, starts, ends, packed, sums, out
+                )
             yield self._contribute("histograms", out, first)
 
     def _finish(self, message: Finish) -> Received:

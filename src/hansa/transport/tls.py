@@ -260,9 +260,10 @@ class TlsChannel:
                 frame = self._reader.read(stream)
             else:
                 frame = self._reader.read(_Until(stream, time.monotonic() + timeout))
-        except TimeoutError as error:
-            raise TransportError(f"no frame from the hub in {timeout:g} s") from error
         except (OSError, TransportError) as error:
+            # A connection that keepalive gave up is a TimeoutError as well, but has a number.
+            if isinstance(error, TimeoutError) and error.errno is None:
+                raise TransportError(f"no frame from the hub in {timeout or 0:g} s") from error
             self.close()
             raise TransportError(f"the hub is gone: {error}") from error
         self.traffic.frames_down += 1
@@ -423,7 +424,7 @@ class TlsHub:
         try:
             self._write(link, view)
             if link.backlog_bytes > self._limits.backlog_bytes:
-                self._relieve(link)
+                self._flush_until(link, self._limits.backlog_bytes, None)
         except OSError as error:
             raise self._lost(link, f"gone while a frame was sent to it: {error}") from error
         except TransportError as error:
@@ -573,9 +574,6 @@ class TlsHub:
             link.backlog.popleft()
         self._poll.modify(link.stream.fileno(), select.POLLIN)
         self._behind.discard(link)
-
-    def _relieve(self, link: _Link) -> None:
-        self._flush_until(link, self._limits.backlog_bytes, None)
 
     def _flush_until(self, link: _Link, size: int, deadline: float | None) -> None:
         """Write until at most `size` bytes wait; TransportError where the member takes too long."""

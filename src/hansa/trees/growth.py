@@ -9,6 +9,7 @@ that of the scales.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,12 +53,38 @@ class Level:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _add_leaves(margins, rows, starts, ends, is_leaf, values):  # type: ignore[no-untyped-def]
-    for node in range(starts.shape[0]):
-        if is_leaf[node]:
-            value = values[node]
-            for i in range(starts[node], ends[node]):
-                margins[rows[i]] += value
+def _add_leaf(margins, rows, value):  # type: ignore[no-untyped-def]
+    for i in range(rows.shape[0]):
+        margins[rows[i]] += value
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _advance(  # type: ignore[no-untyped-def]
+    codes, missing_code, rows, scratch, starts, ends, feature, bins, missing_left, leaf, child_leaf, margins
+):
+    """Part the rows of nodes that split, add leaf values to the others; returns the children's (starts, ends)."""
+    splits = 0
+    for node in range(feature.shape[0]):
+        splits += feature[node] >= 0
+    child_starts = np.empty(2 * splits, np.int64)
+    child_ends = np.empty(2 * splits, np.int64)
+    child = 0
+    for node in range(feature.shape[0]):
+        begin, end = starts[node], ends[node]
+        if feature[node] < 0:
+            _add_leaf(margins, rows[begin:end], leaf[node])
+            continue
+        split = feature[node]
+        middle = histogram.partition_rows(
+            codes[split], rows, scratch, begin, end, bins[node], missing_code[split], missing_left[node] != 0
+        )
+        child_starts[child], child_ends[child] = begin, middle
+        child_starts[child + 1], child_ends[child + 1] = middle, end
+        child += 2
+    if child_leaf.shape[0]:
+        for i in range(child):
+            _add_leaf(margins, rows[child_starts[i] : child_ends[i]], child_leaf[i])
+    return child_starts, child_ends
 
 
 class RowPartition:
@@ -87,32 +114,20 @@ class RowPartition:
 
     def apply(self, level: Level) -> None:
         """Move rows to the next level's nodes; rows that reach a leaf get its value."""
-        middle = np.empty(len(self.starts), np.int64)
-        missing = self._missing_code[level.feature]  # of a leaf: not used
-        histogram.partition_rows(
+        self.starts, self.ends = _advance(
             self._codes,
+            self._missing_code,
             self.rows,
             self._scratch,
             self.starts,
             self.ends,
             level.feature,
             level.bin,
-            missing,
             level.missing_left,
-            middle,
+            level.leaf,
+            level.child_leaf,
+            self._margins,
         )
-        leaf = level.feature < 0
-        _add_leaves(self._margins, self.rows, self.starts, self.ends, leaf, level.leaf)
-        split = np.flatnonzero(~leaf)
-        starts = np.empty(2 * len(split), np.int64)
-        ends = np.empty(2 * len(split), np.int64)
-        starts[0::2] = self.starts[split]
-        ends[0::2] = starts[1::2] = middle[split]
-        ends[1::2] = self.ends[split]
-        self.starts, self.ends = starts, ends
-        if level.last:
-            everywhere = np.ones(len(starts), np.bool_)
-            _add_leaves(self._margins, self.rows, starts, ends, everywhere, level.child_leaf)
 
 
 def nodes_to_build(build_left: npt.NDArray[np.uint8]) -> Int64:
@@ -128,7 +143,7 @@ class Buffers:
 
     def get(self, key: object, shape: tuple[int, ...]) -> Int64:
         """An int64 array of `shape` with unspecified contents; the same memory for the same key."""
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         kept = self._arrays.get(key)
         if kept is None or kept.size < size:
             kept = np.empty(size, np.int64)
@@ -207,7 +222,7 @@ class Grower:
 
     def finish_all(self) -> None:
         """`finish` for every built node, on all threads."""
-        if self._depth == 0 or len(self._scratch) == 1:
+        if self._depth == 0:
             for i in range(len(self.to_build)):
                 self.finish(i)
             return

@@ -141,38 +141,27 @@ def build_histograms(codes, columns, offsets, strided, rows, starts, ends, packe
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def partition_rows(codes_by_feature, rows, scratch, starts, ends, feature, threshold, missing, missing_left, middle):  # type: ignore[no-untyped-def]
-    """Sort each node's rows into those that go left, then those that go right; within a side the order stays.
+def partition_rows(codes, rows, scratch, begin, end, threshold, missing, missing_left):  # type: ignore[no-untyped-def]
+    """Sort one node's rows into those that go left, then those that go right; within a side the order stays.
 
     Args:
-        codes_by_feature: uint8 or uint16 (n_features, n_rows).
-        rows: uint32 (n,), changed in place; scratch: uint32 (n,).
-        starts, ends: int64 (nodes,): node i has rows[starts[i]:ends[i]].
-        feature: int32 (nodes,), -1 where the node does not split.
-        threshold: int32 (nodes,): codes up to this one go left.
-        missing: int32 (nodes,): the code that means missing, or -1; missing_left: uint8 (nodes,).
-        middle: int64 (nodes,), written: the left child has rows[starts[i]:middle[i]].
+        codes: uint8 or uint16 (n_rows,): of the feature that the node splits on.
+        rows: uint32 (n,): the node's are rows[begin:end], reordered in place. scratch: uint32 (n,).
+        threshold: codes up to this one go left. missing: the code that means missing, or -1, and missing_left its side.
+
+    Returns:
+        The position where the right side begins.
     """
-    for node in range(starts.shape[0]):
-        begin = starts[node]
-        end = ends[node]
-        if feature[node] < 0:
-            middle[node] = end
-            continue
-        codes = codes_by_feature[feature[node]]
-        cut = threshold[node]
-        absent = missing[node]
-        absent_left = missing_left[node] != 0
-        left = np.uint64(begin)
-        right = np.uint64(0)
-        for i in range(begin, end):
-            row = rows[i]
-            code = np.int32(codes[row])
-            goes_left = ((code <= cut) & (code != absent)) | (absent_left & (code == absent))
-            rows[left] = row
-            scratch[right] = row
-            left += np.uint64(goes_left)
-            right += np.uint64(not goes_left)
-        for i in range(right):
-            rows[left + np.uint64(i)] = scratch[i]
-        middle[node] = np.int64(left)
+    left = np.uint64(begin)
+    right = np.uint64(0)
+    for i in range(begin, end):
+        row = rows[i]
+        code = np.int32(codes[row])
+        goes_left = ((code <= threshold) & (code != missing)) | (missing_left & (code == missing))
+        rows[left] = row
+        scratch[right] = row
+        left += np.uint64(goes_left)
+        right += np.uint64(not goes_left)
+    for i in range(right):
+        rows[left + np.uint64(i)] = scratch[i]
+    return np.int64(left)

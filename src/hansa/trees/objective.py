@@ -140,12 +140,12 @@ def gradients(
 @njit(cache=True, nogil=True, error_model="numpy")
 def _sum_magnitudes(values, rows, inverse_unit, limit):  # type: ignore[no-untyped-def]
     total = np.int64(0)
-    largest = np.int64(0)
+    within = True
     for i in range(rows.shape[0]):
-        size = np.int64(abs(values[rows[i]]) * inverse_unit)
-        largest = max(largest, size)
-        total += size + 1
-    return total if largest <= limit else np.int64(-1)
+        size = abs(values[rows[i]]) * inverse_unit
+        within &= size <= limit  # false for NaN, whose conversion to a whole number differs between hosts
+        total += np.int64(size) + 1
+    return total if within else np.int64(-1)
 
 
 def sum_magnitudes(values: Float64, rows: npt.NDArray[np.uint32], bound: float, n_rows_total: int) -> int:
@@ -155,7 +155,7 @@ def sum_magnitudes(values: Float64, rows: npt.NDArray[np.uint32], bound: float, 
     """
     exponent = unit_exponent(bound, n_rows_total)
     limit = math.ldexp(bound, -exponent)
-    total = int(_sum_magnitudes(values, rows, math.ldexp(1.0, -exponent), np.int64(limit)))
+    total = int(_sum_magnitudes(values, rows, math.ldexp(1.0, -exponent), limit))
     if total < 0:
         raise HansaError(
             f"a row's gradient or hessian exceeds the bound {bound:g} that the plan's public figures give; "

@@ -1,0 +1,156 @@
+"""Every histogram kernel gives its naive twin's integers; rows are parted as the naive twin parts them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import naive_trees as naive
+from hansa.trees.histogram import STRIDE, build_histogram, build_histograms, layout_of, partition_rows
+
+
+@dataclass(frozen=True)
+class Table:
+    """Codes of made-up rows, and their gradients as integers."""
+
+    codes: np.ndarray
+    sizes: np.ndarray
+    packed: np.ndarray
+
+    @property
+    def offsets(self):
+        return np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
+
+
+def table(sizes, n_rows, planes, dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    codes = np.stack([rng.integers(0, size, n_rows) for size in sizes], axis=1).astype(dtype)
+    if planes == 1:
+        packed = rng.integers(-(2**20), 2**20, (1, n_rows)) * 2**32 + rng.integers(0, 2**20, (1, n_rows))
+    else:
+        packed = rng.integers(-(2**50), 2**50, (2, n_rows))
+    return Table(codes, np.array(sizes), packed.astype(np.int64))
+
+
+SHAPES = {
+    "full stride": ([STRIDE] * 5, np.uint8),
+    "nearly full stride": ([STRIDE, 250, 255, 200, 17], np.uint8),
+    "ragged": ([2, 3, 40, 1, 7], np.uint8),
+    "one code": ([1, 1], np.uint8),
+    "missing beyond a byte": ([STRIDE + 1, STRIDE, 20, STRIDE + 1], np.uint16),
+    "sixteen bits, few codes": ([200, 256, 190], np.uint16),
+    "many codes": ([3000, 5], np.uint16),
+    "one column": ([STRIDE], np.uint8),
+}
+
+
+def build(data, columns, rows):
+    layout = layout_of(data.offsets, columns)
+    out = np.full((len(data.packed), layout.cells), 77, np.int64)
+    scratch = np.full(STRIDE * len(columns), 99, np.int64)
+    build_histogram(
+        data.codes, layout.columns, layout.offsets, layout.strided, rows, data.packed, scratch, out
+    )
+    return out
+
+
+@pytest.mark.parametrize("planes", [1, 2], ids=["narrow", "wide"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("subset", [False, True], ids=["all columns", "some columns"])
+def test_a_histogram_is_the_naive_one(shape, planes, subset):
+    sizes, dtype = SHAPES[shape]
+    data = table(sizes, 300, planes, dtype)
+    columns = np.arange(0, len(sizes), 2 if subset else 1, dtype=np.uint32)
+    for rows in (np.arange(300), np.arange(299, 0, -3), np.array([5]), np.zeros(0)):
+        rows = rows.astype(np.uint32)
+        expected = naive.build_histogram(data.codes, columns.tolist(), sizes, rows.tolist(), data.packed)
+        np.testing.assert_array_equal(build(data, columns, rows), expected)
+
+
+@pytest.mark.parametrize("planes", [1, 2], ids=["narrow", "wide"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_histograms_of_many_nodes_are_the_single_ones(shape, planes, threads):
+    sizes, dtype = SHAPES[shape]
+    data = table(sizes, 400, planes, dtype)
+    order = np.random.default_rng(1).permutation(400).astype(np.uint32)
+    starts, ends = np.array([0, 90, 90, 200]), np.array([90, 90, 200, 390])
+    for columns in (np.arange(len(sizes), dtype=np.uint32), np.array([len(sizes) - 1], np.uint32)):
+        layout = layout_of(data.offsets, columns)
+        out = np.full((4, planes, layout.cells), 77, np.int64)
+        scratch = np.full((threads, STRIDE * len(columns)), 99, np.int64)
+        build_histograms(
+            data.codes, layout.columns, layout.offsets, layout.strided, order, starts, ends, data.packed, scratch, out
+        )  # fmt: skip
+        for node in range(4):
+            np.testing.assert_array_equal(out[node], build(data, columns, order[starts[node] : ends[node]]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    st.integers(1, 40),
+    st.sampled_from([1, 2]),
+    st.sampled_from([np.uint8, np.uint16]),
+    st.integers(0, 2**32),
+    st.data(),
+)
+def test_histograms_add_and_subtract_in_any_order(sizes, n_rows, planes, dtype, seed, data):
+    made = table(sizes, n_rows, planes, dtype, seed)
+    columns = np.arange(len(sizes), dtype=np.uint32)
+    order = np.array(data.draw(st.permutations(range(n_rows))), np.uint32)
+    cut = data.draw(st.integers(0, n_rows))
+    whole = build(made, columns, np.arange(n_rows, dtype=np.uint32))
+    first, second = build(made, columns, order[:cut]), build(made, columns, order[cut:])
+    assert np.array_equal(first + second, whole)
+    assert np.array_equal(whole - first, second)
+    g, h = naive.unpack(whole)
+    all_g, all_h = naive.unpack(made.packed)
+    for begin, end in zip(made.offsets[:-1], made.offsets[1:], strict=True):
+        assert sum(g[begin:end]) == sum(all_g)
+        assert sum(h[begin:end]) == sum(all_h)
+
+
+def test_sums_of_negative_gradients_leave_the_hessians_alone():
+    data = Table(np.zeros((3, 1), np.uint8), np.array([1]), np.array([[-(2**32) + 1, -5 * 2**32 + 2, 3 * 2**32 + 4]]))
+    out = build(data, np.zeros(1, np.uint32), np.arange(3, dtype=np.uint32))
+    assert naive.unpack(out) == ([-3], [7])
+
+
+def test_a_layout_places_the_columns_drawn():
+    layout = layout_of(np.array([0, 4, 10, 11, 20]), np.array([1, 3], np.uint32))
+    assert layout.offsets.tolist() == [0, 6, 15]
+    assert layout.cells == 15
+    assert not layout.strided
+    assert layout_of(np.arange(6) * STRIDE, np.arange(5, dtype=np.uint32)).strided
+    assert not layout_of(np.arange(6) * (STRIDE + 1), np.arange(5, dtype=np.uint32)).strided
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(0, 60),
+    st.integers(1, 6),
+    st.sampled_from([np.uint8, np.uint16]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 2**32),
+    st.data(),
+)
+def test_rows_are_parted_as_the_naive_twin_parts_them(n, size, dtype, absent, missing_left, seed, data):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, size, max(n, 1)).astype(dtype)
+    rows = rng.permutation(max(n, 1)).astype(np.uint32)[:n]
+    begin, end = sorted(data.draw(st.tuples(st.integers(0, n), st.integers(0, n))))
+    cut = data.draw(st.integers(0, size - 1))
+    missing = size - 1 if absent else -1
+    moved = rows.copy()
+    middle = partition_rows(codes, moved, np.empty_like(rows), begin, end, cut, missing, missing_left)
+    left, right = naive.partition(codes[None], rows[begin:end].tolist(), 0, cut, missing, missing_left)
+    assert moved[begin:middle].tolist() == left
+    assert moved[middle:end].tolist() == right
+    assert np.array_equal(moved[:begin], rows[:begin])
+    assert np.array_equal(moved[end:], rows[end:])

@@ -1,0 +1,241 @@
+"""Gradients are XGBoost's; their integers are exact, never overflow, and say so where they would."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import naive_trees as naive
+from hansa.errors import HansaError
+from hansa.trees.objective import (
+    LEAST_HESSIAN,
+    Scales,
+    bits_of_count,
+    gradient_bound,
+    gradients,
+    hessian_bound,
+    pack,
+    scales,
+    sum_fixed,
+    sum_magnitudes,
+    unit_exponent,
+)
+
+OBJECTIVES = ("binary:logistic", "reg:squarederror")
+
+
+def rows_of(objective, n=1000, seed=0):
+    rng = np.random.default_rng(seed)
+    margins = (4 * rng.normal(size=n)).astype(np.float32)
+    labels = rng.normal(size=n) if objective != "binary:logistic" else rng.integers(0, 2, n)
+    weights = rng.gamma(1, size=n)
+    weights[::11] = 0
+    return margins, labels.astype(np.float32), weights.astype(np.float32)
+
+
+def compute(objective, margins, labels, weights, positive_weight=1.0):
+    g, h = np.full((2, len(margins)), np.nan)
+    gradients(objective, margins, labels, weights, positive_weight, g, h)
+    return g, h
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("positive_weight", [1.0, 7.5])
+def test_gradients_are_the_naive_ones(objective, weighted, positive_weight):
+    margins, labels, weights = rows_of(objective)
+    weights = weights if weighted else None
+    got = compute(objective, margins, labels, weights, positive_weight)
+    expected = naive.gradients(objective, margins, labels, weights, positive_weight)
+    np.testing.assert_allclose(got, expected, rtol=1e-13, atol=1e-16)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradients_are_the_derivatives_of_the_loss(objective, weighted):
+    margins, labels, weights = rows_of(objective, 200)
+    weights = weights if weighted else None
+
+    def loss(m):
+        w = 1 if weights is None else weights.astype(np.float64)
+        return w * ((m - labels) ** 2 / 2 if objective != "binary:logistic" else np.logaddexp(0, m) - labels * m)
+
+    m, step = margins.astype(np.float64), 1e-4
+    g, h = compute(objective, margins, labels, weights)
+    np.testing.assert_allclose(g, (loss(m + step) - loss(m - step)) / (2 * step), atol=1e-5)
+    np.testing.assert_allclose(h, (loss(m + step) - 2 * loss(m) + loss(m - step)) / step**2, atol=1e-4)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 80), st.integers(0, 1000), st.sampled_from(OBJECTIVES), st.booleans())
+def test_a_rows_gradient_does_not_depend_on_where_it_stands(n, offset, objective, weighted):
+    margins, labels, weights = rows_of(objective, 1100)
+    weights = weights if weighted else None
+    whole = compute(objective, margins, labels, weights, 3.0)
+    part = slice(offset, offset + n)
+    alone = compute(objective, margins[part], labels[part], weights[part] if weighted else None, 3.0)
+    assert np.array_equal(np.array(whole)[:, part], alone)
+
+
+def test_far_margins_are_finite_and_within_the_bounds():
+    margins = np.array([-1e30, -800, -40, 0, 40, 800, 3e38], np.float32)
+    for label in (0, 1):
+        g, h = compute("binary:logistic", margins, np.full(7, label, np.float32), None, 5.0)
+        assert np.all(np.abs(g) <= gradient_bound("binary:logistic", 5.0, 1.0, 9.0))
+        assert np.all(h <= hessian_bound("binary:logistic", 5.0))
+        assert h.min() == LEAST_HESSIAN * (5 if label else 1)
+
+
+@given(st.integers(0, 2**40))
+def test_bits_of_count_is_the_least(count):
+    bits = bits_of_count(count)
+    assert 2**bits >= count
+    assert bits == 0 or 2 ** (bits - 1) < count
+
+
+bounds = st.floats(1e-60, 1e60)
+
+
+@given(bounds, st.integers(1, 2**40))
+def test_units_leave_room_and_not_too_much(bound, n_rows):
+    unit = Fraction(2) ** unit_exponent(bound, n_rows)
+    assert n_rows * (Fraction(bound) / unit + 1) <= 2**62
+    assert Fraction(bound) / unit * n_rows >= 2**59 or n_rows == 1
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.inf, math.nan])
+def test_a_bound_must_be_positive_and_finite(bound):
+    with pytest.raises(HansaError, match="positive finite"):
+        unit_exponent(bound, 10)
+
+
+sizes = hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(-8, 8, allow_subnormal=False))
+
+
+@settings(deadline=None)
+@given(sizes, st.integers(1, 10**9))
+def test_sums_of_magnitudes_are_upper_bounds_and_close(values, others):
+    n_total = len(values) + others
+    total = sum_magnitudes(values, np.arange(len(values), dtype=np.uint32), 8.0, n_total)
+    unit = Fraction(2) ** unit_exponent(8.0, n_total)
+    exact = sum(abs(Fraction(v)) for v in values.tolist()) / unit
+    assert exact <= total <= exact + len(values)
+
+
+def test_only_the_rows_given_are_summed():
+    values = np.array([1.0, 5.0, -2.0, 7.0])
+    whole = sum_magnitudes(values, np.array([2, 0], np.uint32), 8.0, 4)
+    assert whole == sum_magnitudes(np.array([1.0, 2.0]), np.arange(2, dtype=np.uint32), 8.0, 4)
+
+
+@pytest.mark.parametrize("value", [8.0000001, -9.0, 1e300, math.inf])
+def test_a_row_beyond_the_public_bound_stops_training(value):
+    with pytest.raises(HansaError, match="exceeds the bound 8"):
+        sum_magnitudes(np.array([1.0, value]), np.arange(2, dtype=np.uint32), 8.0, 2)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 16])
+def test_rows_that_are_not_numbers_stop_training(rows):
+    with pytest.raises(HansaError, match="exceeds the bound 8"):
+        sum_magnitudes(np.full(rows, math.nan), np.arange(rows, dtype=np.uint32), 8.0, rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 300),
+    st.sampled_from([32, 64]),
+    st.floats(-60, 60),
+    st.floats(0, 12),
+    st.integers(0, 2**32),
+)
+def test_no_sum_of_any_rows_can_overflow_and_precision_is_used(n, bits, size, spread, seed):
+    """Whatever the gradients, the fields of a histogram hold every sum of every subset of rows."""
+    rng = np.random.default_rng(seed)
+    g = rng.normal(size=n) * np.exp(spread * rng.normal(size=n) + size)
+    h = np.abs(g) * rng.random(n)
+    rows = np.arange(n, dtype=np.uint32)
+    g_bound, h_bound = float(np.abs(g).max()), float(max(h.max(), 1e-300))
+    chosen = scales(
+        sum_magnitudes(g, rows, g_bound, n),
+        sum_magnitudes(h, rows, h_bound, n),
+        unit_exponent(g_bound, n),
+        unit_exponent(h_bound, n),
+        n,
+        bits,
+    )
+    packed = np.empty((chosen.planes, n), np.int64)
+    pack(g, h, chosen, packed)
+    q_g, q_h = naive.unpack(packed)
+    g_room, h_room = (31, 32) if bits == 32 else (63, 63)
+    assert sum(abs(q) for q in q_g) < 2**g_room
+    assert sum(q_h) < 2**h_room
+    assert sum(abs(q) for q in q_g) >= 2 ** (g_room - 2) - n
+    assert sum(q_h) >= 2 ** (h_room - 3) - 2 * n
+    assert math.frexp(chosen.hessian)[0] == 0.5, "a power of two"
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(np.float64, st.integers(1, 20), elements=st.floats(-3, 3)),
+    st.floats(0.1, 1e6),
+    st.integers(-4, 20),
+    st.sampled_from([1, 2]),
+)
+def test_packing_is_the_naive_packing(values, gradient, exponent, planes):
+    chosen = Scales(gradient, 2.0**exponent, planes)
+    packed = np.empty((planes, len(values)), np.int64)
+    pack(values, np.abs(values), chosen, packed)
+    assert np.array_equal(packed, naive.pack(values, np.abs(values), chosen))
+
+
+def test_a_positive_hessian_never_vanishes():
+    packed = np.empty((1, 3), np.int64)
+    pack(np.zeros(3), np.array([0.0, 1e-16, 1e-300]), Scales(1.0, 1.0, 1), packed)
+    assert packed.tolist() == [[0, 1, 1]]
+
+
+def test_too_many_rows_are_refused_with_the_cure():
+    scales(1, 1, 0, 0, 2**29 - 1, 32)
+    with pytest.raises(HansaError, match="set histogram_bits = 64"):
+        scales(1, 1, 0, 0, 2**29, 32)
+    scales(1, 1, 0, 0, 2**29, 64)
+
+
+def test_nothing_to_count_gives_scales_that_count_nothing():
+    chosen = scales(0, 0, 0, 0, 10, 32)
+    packed = np.ones((1, 2), np.int64)
+    pack(np.zeros(2), np.zeros(2), chosen, packed)
+    assert packed.tolist() == [[0, 0]]
+
+
+def test_unit_hessians_stay_exact():
+    chosen = scales(10, 1000 * 2**40, 0, -40, 1000, 32)
+    packed = np.empty((1, 5), np.int64)
+    pack(np.zeros(5), np.ones(5), chosen, packed)
+    assert np.all((packed & 0xFFFFFFFF) / chosen.hessian == 1.0)
+
+
+small = st.floats(-1000, 1000, width=32)
+
+
+@settings(deadline=None)
+@given(hnp.arrays(np.float32, st.integers(1, 30), elements=small), st.integers(-30, 4), st.data())
+def test_fixed_sums_are_exact_to_half_a_unit_a_row(values, unit, data):
+    weights = data.draw(
+        st.none() | hnp.arrays(np.float32, len(values), elements=st.floats(0, 8, width=32, allow_subnormal=False))
+    )
+    got = sum_fixed(values, weights, unit)
+    exact = naive.exact_sum(values, weights) / Fraction(2) ** unit
+    assert abs(got - exact) <= Fraction(len(values), 2)
+    cut = data.draw(st.integers(0, len(values)))
+    parts = [
+        sum_fixed(values[part], None if weights is None else weights[part], unit)
+        for part in (slice(0, cut), slice(cut, None))
+    ]
+    assert sum(parts) == got

@@ -1,0 +1,246 @@
+"""The split found is the naive twin's best candidate; scores and weights are XGBoost's formulas."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import naive_trees as naive
+from hansa.trees.histogram import layout_of
+from hansa.trees.objective import Scales
+from hansa.trees.parameters import Parameters
+from hansa.trees.splitting import finish_pair, finish_pairs, leaf_weight, leaf_weights, node_totals, rule_of, score
+
+RULES = {
+    "plain": Parameters(),
+    "lambda 0": Parameters(lambda_=0.0, min_child_weight=0.0),
+    "alpha": Parameters(alpha=3.0),
+    "max_delta_step": Parameters(max_delta_step=0.1),
+    "all": Parameters(alpha=2.0, max_delta_step=0.2, lambda_=0.5, min_child_weight=5.0),
+    "heavy children": Parameters(min_child_weight=40.0),
+}
+SCALES = {1: Scales(512.0, 256.0, 1), 2: Scales(1000.0, 4096.0, 2)}
+
+
+def histogram_of(sizes, has_missing, planes, n_rows, seed, columns=None):
+    """A node's histogram (planes, cells) over `columns`, and sums[j] = [(g, h) per code], of made-up rows."""
+    rng = np.random.default_rng(seed)
+    codes = np.stack([rng.integers(0, size, n_rows) for size in sizes], axis=1)
+    for feature, absent in enumerate(has_missing):
+        if absent and seed % 3 == 0:  # a feature that pooled rows lack, but none of this node
+            codes[:, feature] %= max(sizes[feature] - 1, 1)
+    scales = SCALES[planes]
+    h = rng.random(n_rows) + 0.01
+    g = rng.normal(size=n_rows) * 2 + 0.5 * (codes[:, 0] > sizes[0] // 2)
+    packed = np.array(naive.pack(g, h, scales))
+    columns = np.arange(len(sizes)) if columns is None else columns
+    cells = naive.build_histogram(codes, columns.tolist(), sizes, range(n_rows), packed)
+    return cells, columns, scales
+
+
+def sums_of(cells, columns, sizes):
+    g, h = naive.unpack(cells)
+    ends = np.cumsum([sizes[f] for f in columns])
+    return [
+        list(zip(g[end - sizes[f] : end], h[end - sizes[f] : end], strict=True))
+        for f, end in zip(columns, ends, strict=True)
+    ]
+
+
+def rule_array(parameters, scales):
+    rule = rule_of(parameters, scales)
+    return np.array(
+        [rule.lambda_, rule.alpha, rule.max_delta_step, rule.least_hessian, rule.gradient_unit, rule.hessian_unit]
+    )
+
+
+def search(cells, columns, sizes, has_missing, parameters, scales):
+    """What the kernel finds for one node: (gain, found, totals)."""
+    layout = layout_of(np.concatenate([[0], np.cumsum(sizes)]), columns.astype(np.uint32))
+    totals = np.array([node_totals(cells, int(layout.offsets[1]))])
+    gains, found = np.zeros(1), np.zeros((1, 5), np.int64)
+    finish_pair(
+        -1, cells[None].copy(), np.zeros(0, np.uint8), np.empty((0, *cells.shape), np.int64), np.zeros(0, np.int64),
+        layout.columns, layout.offsets, np.array(has_missing), totals, rule_array(parameters, scales),
+        np.empty((3, max(sizes))), gains, found,
+    )  # fmt: skip
+    return gains[0], found[0], totals[0]
+
+
+def naive_best(cells, columns, sizes, has_missing, parameters, scales):
+    return naive.best_split(
+        sums_of(cells, columns, sizes),
+        columns,
+        has_missing,
+        parameters,
+        1 / scales.gradient,
+        1 / scales.hessian,
+        max(math.ceil(parameters.min_child_weight * scales.hessian), 1),
+    )
+
+
+def check(cells, columns, sizes, has_missing, parameters, scales):
+    gain, found, totals = search(cells, columns, sizes, has_missing, parameters, scales)
+    g, h = naive.unpack(cells[:, : sizes[columns[0]]])
+    assert totals.tolist() == [sum(g), sum(h)]
+    best = naive_best(cells, columns, sizes, has_missing, parameters, scales)
+    if best is None:
+        assert (gain, found[0]) == (0.0, -1)
+        return
+    assert gain == pytest.approx(best.gain, rel=1e-9, abs=1e-9)
+    exact = (best.feature, best.bin, int(best.missing_left), best.g, best.h)
+    if tuple(found) == exact:
+        return
+    # Candidates that part the same rows tie to rounding; then the one found must be as good, with exact sums.
+    tied = [
+        split
+        for split in naive.candidates(
+            sums_of(cells, columns, sizes), columns, has_missing, parameters, 1 / scales.gradient, 1 / scales.hessian,
+            max(math.ceil(parameters.min_child_weight * scales.hessian), 1),
+        )
+        if split.gain == pytest.approx(best.gain, rel=1e-12, abs=1e-12)
+    ]  # fmt: skip
+    assert tuple(found) in {(s.feature, s.bin, int(s.missing_left), s.g, s.h) for s in tied}
+
+
+@pytest.mark.parametrize("planes", [1, 2], ids=["narrow", "wide"])
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("seed", range(6))
+def test_the_best_split_is_the_naive_one(name, planes, seed):
+    sizes, has_missing = [8, 5, 17, 1, 3], [False, True, True, False, True]
+    columns = np.arange(5) if seed % 2 else np.array([1, 2, 4])
+    cells, columns, scales = histogram_of(sizes, has_missing, planes, 300, seed, columns)
+    check(cells, columns, sizes, has_missing, RULES[name], scales)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=4),
+    st.integers(1, 40),
+    st.sampled_from([1, 2]),
+    st.sampled_from(sorted(RULES)),
+    st.integers(0, 2**20),
+)
+def test_the_best_split_of_any_node_is_the_naive_one(shape, n_rows, planes, name, seed):
+    sizes, has_missing = [size + absent for size, absent in shape], [absent for _, absent in shape]
+    cells, columns, scales = histogram_of(sizes, has_missing, planes, n_rows, seed)
+    check(cells, columns, sizes, has_missing, RULES[name], scales)
+
+
+def pair_inputs(planes, seed, pairs=3):
+    """Histograms of `pairs` parents, and of the left or right children that were built."""
+    sizes, has_missing = [6, 9, 4], np.array([False, True, False])
+    made = [histogram_of(sizes, has_missing, planes, 200, 10 * seed + i) for i in range(2 * pairs)]
+    children = np.stack([cells for cells, _, _ in made])
+    parents = np.zeros((pairs + 1, *children.shape[1:]), np.int64)
+    parent_of = np.arange(pairs)[::-1] + np.array([0, 1, 1][:pairs])
+    for pair in range(pairs):
+        parents[parent_of[pair]] = children[2 * pair] + children[2 * pair + 1]
+    built_left = np.array([1, 0, 1][:pairs], np.uint8)
+    layout = layout_of(np.array([0, 6, 15, 19]), np.arange(3, dtype=np.uint32))
+    totals = np.array([node_totals(cells, 6) for cells in children])
+    return children, parents, parent_of, built_left, layout, has_missing, totals, made[0][2], sizes
+
+
+@pytest.mark.parametrize("planes", [1, 2], ids=["narrow", "wide"])
+@pytest.mark.parametrize("threads", [0, 1, 2, 4], ids=lambda n: f"{n} threads" if n else "pair by pair")
+def test_siblings_are_subtracted_and_searched(planes, threads):
+    children, parents, parent_of, built_left, layout, has_missing, totals, scales, sizes = pair_inputs(planes, 1)
+    nodes = children.copy()
+    nodes[[1, 2, 5]] = 123456789  # the siblings of those built: to be overwritten
+    gains, found = np.full(6, np.nan), np.full((6, 5), 77, np.int64)
+    shared = (layout.columns, layout.offsets, has_missing, totals, rule_array(Parameters(), scales))
+    if threads:
+        scratch = np.empty((threads, 3, 9))
+        finish_pairs(nodes, built_left, parents, parent_of, *shared, scratch, gains, found)
+    else:
+        for pair in (2, 0, 1):
+            finish_pair(pair, nodes, built_left, parents, parent_of, *shared, np.empty((3, 9)), gains, found)
+    assert np.array_equal(nodes, children)
+    for node, cells in enumerate(children):
+        gain, best, _ = search(cells, np.arange(3), sizes, has_missing, Parameters(), scales)
+        assert gains[node] == gain
+        assert found[node].tolist() == best.tolist()
+
+
+numbers = st.floats(-1e4, 1e4)
+
+
+@settings(deadline=None)
+@given(numbers, st.floats(0, 1e4), st.floats(0, 10), st.floats(0, 10), st.floats(0, 2))
+def test_scores_and_weights_are_the_naive_ones(g, h, lambda_, alpha, max_delta_step):
+    parameters = Parameters(lambda_=lambda_, alpha=alpha, max_delta_step=max_delta_step)
+    with np.errstate(over="ignore"):
+        assert leaf_weight(g, h, lambda_, alpha, max_delta_step) == pytest.approx(naive.weight(g, h, parameters))
+        assert score(g, h, lambda_, alpha, max_delta_step) == pytest.approx(naive.score(g, h, parameters))
+
+
+@settings(deadline=None)
+@given(numbers, st.floats(0.1, 1e4), st.floats(0, 10), st.floats(0, 10), st.floats(0, 2), st.floats(-3, 3))
+def test_no_leaf_value_is_better(g, h, lambda_, alpha, max_delta_step, other):
+    """The weight minimises g w + (h + lambda) w^2 / 2 + alpha |w| over |w| <= max_delta_step (eq. 5)."""
+    best = leaf_weight(g, h, lambda_, alpha, max_delta_step)
+    if max_delta_step:
+        other = min(max(other, -max_delta_step), max_delta_step)
+
+    def loss(w):
+        return g * w + (h + lambda_) * w * w / 2 + alpha * abs(w)
+
+    assert loss(best) <= loss(other) + 1e-9 * (1 + abs(loss(other)))
+
+
+def test_ties_go_to_the_lower_feature_then_right_then_to_the_lower_bin():
+    """Two equal features, an empty bin between values, and no missing value in this node."""
+    column = [(-50, 100), (0, 0), (50, 100)]
+    cells = np.array([[g * 2**32 + h for g, h in (*column, *column, (0, 0))]])
+    parameters, scales = Parameters(min_child_weight=0.0), Scales(1.0, 1.0, 1)
+    for columns in (np.array([0, 1]), np.array([1])):
+        part = cells if len(columns) == 2 else cells[:, 3:]
+        _, found, _ = search(part, columns, [3, 4], [False, True], parameters, scales)
+        assert found.tolist() == [columns[0], 0, 0, -50, 100]
+
+
+def test_missing_values_go_where_they_gain_more():
+    cells = np.array([[-50 * 2**32 + 100, 50 * 2**32 + 100, -40 * 2**32 + 100]])
+    _, found, _ = search(cells, np.array([0]), [3], [True], Parameters(), Scales(1.0, 1.0, 1))
+    assert found.tolist() == [0, 0, 1, -90, 200]
+    _, found, _ = search(-1 * cells + 200 * 1, np.array([0]), [3], [True], Parameters(), Scales(1.0, 1.0, 1))
+    assert found.tolist()[:3] == [0, 0, 1]
+    cells[0, 2] = 40 * 2**32 + 100
+    _, found, _ = search(cells, np.array([0]), [3], [True], Parameters(), Scales(1.0, 1.0, 1))
+    assert found.tolist() == [0, 0, 0, -50, 100]
+
+
+def test_present_values_can_be_parted_from_missing_ones():
+    cells = np.array([[-50 * 2**32 + 100, -50 * 2**32 + 100, 90 * 2**32 + 100]])
+    _, found, _ = search(cells, np.array([0]), [3], [True], Parameters(), Scales(1.0, 1.0, 1))
+    assert found.tolist() == [0, 1, 0, -100, 200]
+
+
+def test_a_child_must_be_heavy_enough():
+    cells = np.array([[-50 * 2**32 + 9, 50 * 2**32 + 100]])
+    for least, expected in ((9.0, 0), (9.01, -1), (10.0, -1)):
+        gain, found, _ = search(
+            cells, np.array([0]), [2], [False], Parameters(min_child_weight=least), Scales(1.0, 1.0, 1)
+        )
+        assert found[0] == expected
+        assert (gain > 0) == (expected == 0)
+
+
+def test_leaf_weights_are_zero_where_too_light():
+    rule = rule_array(Parameters(min_child_weight=10.0), Scales(2.0, 1.0, 1))
+    weights = np.full(3, np.nan, np.float32)
+    leaf_weights(np.array([[-22, 10], [-22, 9], [0, 50]]), rule, weights)
+    assert weights.tolist() == [1.0, 0.0, 0.0]
+
+
+def test_the_rule_counts_in_whole_numbers():
+    rule = rule_of(Parameters(min_child_weight=1.3), Scales(4.0, 8.0, 1))
+    assert rule.least_hessian == 11.0
+    assert (rule.gradient_unit, rule.hessian_unit) == (0.25, 0.125)
+    empty = rule_of(Parameters(min_child_weight=0.0), Scales(0.0, 8.0, 1))
+    assert (empty.least_hessian, empty.gradient_unit) == (1.0, 0.0)
