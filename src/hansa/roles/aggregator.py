@@ -48,9 +48,6 @@ from hansa.trees.xgboost_json import to_json
 Int64 = npt.NDArray[np.int64]
 Outgoing = Iterator[tuple[str, bytes]]
 
-PARALLEL_CELLS = 20_000
-"""Cells to search in a level below which one thread is as fast as several."""
-
 MARGIN_SLACK = 1.001
 """Margins are summed in float32; the bound on them is widened by this factor."""
 
@@ -362,13 +359,10 @@ class Aggregator:
         self._level += 1
         self._step = self._level + 1
         self._exchanges += 1
-        built = len(self._grower.to_build)
         self._next_node = dict.fromkeys(self._plan.parties, 0)
-        self._parts = [0] * built
-        self._complete = 0
 
     def _take_histograms(self, member: str, message: Contribution) -> Outgoing:
-        built = len(self._parts)
+        built = len(self._grower.to_build)
         part = messages.to_array(
             member, "histograms", message.values, np.int64, (None, self._planes, self._cells)
         )
@@ -378,25 +372,8 @@ class Aggregator:
                 member, message, f"nodes {message.first} to {message.first + len(part)}; expected from {first} of {built}"
             )
         self._next_node[member] = first + len(part)
-        grower = self._grower
-        n_parties = len(self._plan.parties)
-        at_once = self._threads > 1 and built * self._cells >= PARALLEL_CELLS
-        for i, values in enumerate(part, first):
-            node = grower.nodes[grower.to_build[i]]
-            if self._parts[i] == 0:
-                np.copyto(node, values)
-            else:
-                np.add(node, values, out=node)
-            self._parts[i] += 1
-            if self._parts[i] == n_parties:
-                self._complete += 1
-                if not at_once:
-                    grower.finish(i)
-        if self._complete < built:
-            return
-        if at_once:
-            grower.finish_all()
-        yield from self._decide(message)
+        if self._grower.add(first, part, len(self._plan.parties)):
+            yield from self._decide(message)
 
     def _decide(self, message: Contribution) -> Outgoing:
         level_number = self._level

@@ -51,6 +51,9 @@ from hansa.trees.xgboost_json import from_json
 MODEL_LIMIT = 2**30
 """Bytes that a model may have once decompressed."""
 
+FRAMES_PER_LEVEL = 4
+"""Frames that the histograms of a level are sent in: enough that the aggregator adds some while others are built."""
+
 PARALLEL_VALUES = 200_000
 """Rows times columns of a tree below which one thread builds histograms as fast as several."""
 
@@ -67,7 +70,7 @@ class Party:
         rows: its table; never leaves this object.
         nonce: 32 bytes nobody else can foresee.
         threads: compute threads.
-        nodes_per_frame: histograms that are sent together; 0 for a whole level.
+        nodes_per_frame: histograms that are sent together; 0 makes four frames of a level.
 
     Attributes:
         done: whether the run is over.
@@ -75,7 +78,7 @@ class Party:
     """
 
     def __init__(
-        self, plan: Plan, name: str, rows: Rows, *, nonce: bytes, threads: int = 1, nodes_per_frame: int = 1
+        self, plan: Plan, name: str, rows: Rows, *, nonce: bytes, threads: int = 1, nodes_per_frame: int = 0
     ) -> None:
         self.done = False
         self.model: bytes | None = None
@@ -347,22 +350,16 @@ class Party:
         self._step = self._level + 1
         layout, partition, codes, packed = self._layout, self._inside, self._binned.codes, self._packed
         columns, offsets, strided = layout.columns, layout.offsets, layout.strided
-        per_frame = self._nodes_per_frame or len(positions)
+        per_frame = self._nodes_per_frame or -(-len(positions) // FRAMES_PER_LEVEL)
         threads = self._threads if len(partition.rows) * len(columns) >= PARALLEL_VALUES else 1
         all_out = self._buffers.get("histograms", (min(per_frame, len(positions)), len(packed), layout.cells))
         sums = self._buffers.get("sums", (threads, histogram.STRIDE * len(columns)))
+        build = histogram.build_histograms if threads == 1 else histogram.build_histograms_parallel
         for first in range(0, len(positions), per_frame):
             part = positions[first : first + per_frame]
             out = all_out[: len(part)]
-            if threads == 1:
-                for i, node in enumerate(part.tolist()):
-                    rows = partition.rows[partition.starts[node] : partition.ends[node]]
-                    histogram.build_histogram(codes, columns, offsets, strided, rows, packed, sums[0], out[i])
-            else:
-                starts, ends = partition.starts[part], partition.ends[part]
-                histogram.build_histograms(
-                    codes, columns, offsets, strided, partition.rows, starts, ends, packed, sums, out
-                )
+            starts, ends = partition.starts[part], partition.ends[part]
+            build(codes, columns, offsets, strided, partition.rows, starts, ends, packed, sums, out)
             yield self._contribute("histograms", out, first)
 
     def _finish(self, message: Finish) -> Received:

@@ -14,7 +14,10 @@ from hansa.errors import TransportError
 from hansa.transport.channel import Frame
 
 PREFIX_BYTES = 4
-_FIRST_BYTES = 2**14 - PREFIX_BYTES
+RECORD_BYTES = 2**14
+"""Bytes that one TLS record holds."""
+
+_FIRST_BYTES = RECORD_BYTES - PREFIX_BYTES
 _PIECE_BYTES = 2**16
 _SMALLEST_BUFFER = 2**16
 

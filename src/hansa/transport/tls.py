@@ -28,7 +28,7 @@ from pathlib import Path
 
 from hansa.errors import IdentityError, MemberLost, TransportError
 from hansa.transport.channel import DEFAULT_FRAME_LIMIT, Frame, Traffic
-from hansa.transport.frames import PREFIX_BYTES, FrameReader, checked, pieces
+from hansa.transport.frames import PREFIX_BYTES, RECORD_BYTES, FrameReader, checked, pieces
 
 _LOG = logging.getLogger(__name__)
 _WELCOME, _REFUSED = 1, 0
@@ -236,8 +236,9 @@ class TlsChannel:
         stream = self._open()
         try:
             stream.settimeout(self._send_timeout_s)
-            for piece in pieces(view):
-                stream.sendall(piece)
+            with _corked(stream, len(view)):
+                for piece in pieces(view):
+                    stream.sendall(piece)
         except OSError as error:
             self.close()
             raise TransportError(
@@ -800,6 +801,17 @@ def _is_over(stream: ssl.SSLSocket) -> bool:
     probe = select.poll()
     probe.register(stream.fileno(), _FAILED)
     return bool(probe.poll(0))
+
+
+@contextlib.contextmanager
+def _corked(stream: ssl.SSLSocket, size: int) -> Iterator[None]:
+    """Hold back partial segments while the records of a large frame are written: fewer, fuller ones cost both ends less."""
+    if size <= RECORD_BYTES or not hasattr(socket, "TCP_CORK"):
+        yield
+        return
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    yield
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
 
 
 def _hang_up(stream: ssl.SSLSocket) -> None:

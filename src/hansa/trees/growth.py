@@ -22,6 +22,9 @@ from hansa.trees.histogram import Codes, Int64, Layout
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
 
+PARALLEL_CELLS = 40_000
+"""Cells of a level below which one thread searches as fast as several."""
+
 ABOVE_ALL = np.float32(3.4028235e38)
 """Threshold of a split that parts present values from missing ones."""
 
@@ -154,14 +157,14 @@ class Buffers:
 class Grower:
     """One tree on the side that sees sums: takes the sum of all parties' histograms, finds splits.
 
-    Use: for each level, add every contribution to `nodes[position]`, for the positions of `to_build`; call `finish(i)` as
-    soon as the i-th is complete (or `finish_all` when all are); then `next_level`.
+    For each level, `add` every party's histograms of the nodes `to_build`, in any order; when `add` says that all are there,
+    `next_level` decides. With one thread each pair of siblings is searched as soon as it is complete.
 
     Args:
         parameters, scales, layout: of this tree.
         has_missing: bool (n_features,).
         buffers: kept from tree to tree.
-        threads: for `finish_all`.
+        threads: for the search of levels that are large enough.
     """
 
     def __init__(
@@ -199,14 +202,24 @@ class Grower:
         self._totals = totals
         self._gains = np.zeros(active)
         self._found = np.full((active, 5), -1, np.int64)
+        self._taken = np.zeros(len(self.to_build), np.int64)
+        self._complete = 0
 
-    def finish(self, i: int) -> None:
-        """Search the i-th built node and its sibling; its sums must be complete."""
-        if self._depth == 0 and self._layout.cells:
-            self._totals[0] = splitting.node_totals(self.nodes[0], int(self._layout.offsets[1]))
-        splitting.finish_pair(
-            i if self._depth else -1,
+    def add(self, first: int, part: Int64, parties: int) -> bool:
+        """Add one party's histograms of the built nodes first, first + 1, ...; int64 (m, planes, cells).
+
+        Returns:
+            Whether all parties' parts of all built nodes are there, and `next_level` may be called.
+        """
+        at_once = len(self._scratch) == 1 or len(self.nodes) == 1 or self.nodes.size < PARALLEL_CELLS
+        self._complete += splitting.take_part(
+            part,
+            first,
+            self._taken,
+            parties,
+            at_once,
             self.nodes,
+            self.to_build,
             self._build_left,
             self._parents,
             self._parent_of,
@@ -219,13 +232,13 @@ class Grower:
             self._gains,
             self._found,
         )
+        if self._complete < len(self.to_build):
+            return False
+        if not at_once:
+            self._finish_all()
+        return True
 
-    def finish_all(self) -> None:
-        """`finish` for every built node, on all threads."""
-        if self._depth == 0:
-            for i in range(len(self.to_build)):
-                self.finish(i)
-            return
+    def _finish_all(self) -> None:
         splitting.finish_pairs(
             self.nodes,
             self._build_left,

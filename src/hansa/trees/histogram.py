@@ -96,48 +96,39 @@ def _build_block(codes, columns, offsets, strided, first, last, rows, packed, su
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def build_histogram(codes, columns, offsets, strided, rows, packed, sums, out):  # type: ignore[no-untyped-def]
-    """Histogram of one node's rows, by one thread.
+def _build_nodes(codes, columns, offsets, strided, first, last, rows, starts, ends, packed, sums, out):  # type: ignore[no-untyped-def]
+    for node in range(starts.shape[0]):
+        part = rows[starts[node] : ends[node]]
+        _build_block(codes, columns, offsets, strided, first, last, part, packed, sums, out[node])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def build_histograms(codes, columns, offsets, strided, rows, starts, ends, packed, sums, out):  # type: ignore[no-untyped-def]
+    """Histograms of several nodes, by one thread.
 
     Args:
         codes: uint8 or uint16 (n_rows, n_features), row-major.
-        columns, offsets, strided: the fields of `Layout`.
-        rows: uint32 (m,): the node's rows.
+        columns, offsets, strided: the fields of `Layout`, k columns.
+        rows: uint32 (n,); starts, ends: int64 (nodes,): node i has rows[starts[i]:ends[i]].
         packed: int64 (planes, n_rows): gradients as integers (`objective.pack`).
-        sums: int64 scratch of at least 256 k cells.
-        out: int64 (planes, cells), overwritten.
+        sums: int64 (threads, 256 k): scratch.
+        out: int64 (nodes, planes, cells), overwritten.
     """
-    _build_block(codes, columns, offsets, strided, 0, columns.shape[0], rows, packed, sums, out)
+    _build_nodes(codes, columns, offsets, strided, 0, columns.shape[0], rows, starts, ends, packed, sums[0], out)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def build_histograms(codes, columns, offsets, strided, rows, starts, ends, packed, sums, out):  # type: ignore[no-untyped-def]
-    """Histograms of several nodes, the columns shared out over `sums.shape[0]` threads; as `build_histogram` else.
-
-    Args:
-        starts, ends: int64 (nodes,): node i has rows[starts[i]:ends[i]].
-        sums: int64 (threads, 256 k) scratch.
-        out: int64 (nodes, planes, cells), overwritten.
-    """
+def build_histograms_parallel(codes, columns, offsets, strided, rows, starts, ends, packed, sums, out):  # type: ignore[no-untyped-def]
+    """`build_histograms` with the columns shared out over `sums.shape[0]` threads."""
     threads = sums.shape[0]
     k = columns.shape[0]
     for thread in prange(threads):
         first = k * thread // threads
         last = k * (thread + 1) // threads
         if first < last:
-            for node in range(starts.shape[0]):
-                _build_block(
-                    codes,
-                    columns,
-                    offsets,
-                    strided,
-                    first,
-                    last,
-                    rows[starts[node] : ends[node]],
-                    packed,
-                    sums[thread],
-                    out[node],
-                )
+            _build_nodes(
+                codes, columns, offsets, strided, first, last, rows, starts, ends, packed, sums[thread], out
+            )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -29,6 +29,10 @@ SUM_BITS = 62
 """Bits that a pooled fixed-point sum may use of an int64."""
 
 
+LEAST_BOUND = 2.0**-800
+"""Bounds of fixed-point sums are at least this and at most its inverse, so that units are normal numbers."""
+
+
 @dataclass(frozen=True)
 class Scales:
     """How g and h become integers for one tree: q_g = round(g * gradient), q_h = round(h * hessian), at least 1 where h > 0.
@@ -54,8 +58,10 @@ def unit_exponent(bound: float, n_rows: int) -> int:
 
     n_rows (bound / 2^u + 1) <= 2^62 holds with u = ceil(log2 bound) + ceil(log2 n_rows) - 61.
     """
-    if not (math.isfinite(bound) and bound > 0):
-        raise HansaError(f"the bound of a fixed-point sum is {bound!r}; expected a positive finite number")
+    if not LEAST_BOUND <= bound <= 1 / LEAST_BOUND:
+        raise HansaError(
+            f"the bound of a fixed-point sum is {bound!r}; expected a number from {LEAST_BOUND:g} to {1 / LEAST_BOUND:g}"
+        )
     mantissa, exponent = math.frexp(bound)
     ceiling = exponent - 1 if mantissa == 0.5 else exponent
     return ceiling + bits_of_count(n_rows) - (SUM_BITS - 1)

@@ -228,32 +228,58 @@ def _finish_pair(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def finish_pair(  # type: ignore[no-untyped-def]
-    pair, nodes, built_left, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
-):
-    """Finish one pair of siblings as soon as the histogram of the built one is complete.
+def take_part(  # type: ignore[no-untyped-def]
+    part, first, taken, parties, search, nodes, to_build, built_left, parents, parent_of, columns, offsets, has_missing,
+    totals, rule, scratch, gains, found,
+):  # fmt: skip
+    """Add one party's histograms; where that completes a built child, finish the pair of siblings (if `search`).
 
     Args:
-        pair: which pair, or -1 for the root.
-        nodes: int64 (active, planes, cells): pair p stands at 2 p (left) and 2 p + 1 (right); the sibling is written.
+        part: int64 (m, planes, cells): of the built children first, first + 1, ...
+        taken: int64 (built,): parties added so far, updated. parties: how many there are.
+        search: whether to subtract and search at once; else `finish_pairs` does it for the whole level.
+        nodes: int64 (active, planes, cells): pair p stands at 2 p (left) and 2 p + 1 (right); alone at 0 stands the root.
+        to_build: int64 (built,): positions of the built children.
         built_left: uint8 (pairs,): whether the left child is the built one.
         parents: int64 (active nodes of the level above, planes, cells); parent_of: int64 (pairs,).
         columns, offsets: of the `Layout`; has_missing: bool (n_features,).
-        totals: int64 (active, 2): G and H of each node.
+        totals: int64 (active, 2): G and H of each node; the root's is written.
         rule: float64 (6,): the fields of `Rule` in order.
         scratch: float64 (3, most codes of a column).
         gains: float64 (active,), written; found: int64 (active, 5), written: feature or -1, bin, missing left, G_L, H_L.
+
+    Returns:
+        How many built children this completed.
     """
-    _finish_pair(
-        pair, nodes, built_left, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
-    )
+    complete = 0
+    for i in range(part.shape[0]):
+        node = nodes[to_build[first + i]]
+        if taken[first + i] == 0:
+            node[:] = part[i]
+        else:
+            for plane in range(node.shape[0]):
+                for cell in range(node.shape[1]):
+                    node[plane, cell] += part[i, plane, cell]
+        taken[first + i] += 1
+        if taken[first + i] < parties:
+            continue
+        complete += 1
+        root = nodes.shape[0] == 1
+        if root:
+            totals[0, 0], totals[0, 1] = node_totals(node, np.int64(offsets[1]))
+        if search:
+            _finish_pair(
+                -1 if root else first + i, nodes, built_left, parents, parent_of, columns, offsets, has_missing,
+                totals, rule, scratch, gains, found,
+            )  # fmt: skip
+    return complete
 
 
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 def finish_pairs(  # type: ignore[no-untyped-def]
     nodes, built_left, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
 ):
-    """`finish_pair` for all pairs of a level, shared out over `scratch.shape[0]` threads (scratch: float64 (threads, 3, codes))."""
+    """Subtract and search all pairs of a level, shared out over threads; arguments as `take_part`, scratch (threads, 3, codes)."""
     threads = scratch.shape[0]
     pairs = parent_of.shape[0]
     for thread in prange(threads):

@@ -1,0 +1,281 @@
+"""Rings of shares, and the kernels that do the heavy work on them. Nothing here is secret-dependent in time.
+
+A ring is Z_2^k under addition (k = 32 and 64 in training, 3 in the exhaustive tests), or words of bits under
+exclusive or. All kernels wrap around; none allocates in its inner loop. Each has a naive twin in
+`tests/naive_mpc.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+Words = npt.NDArray[Any]
+"""An array of ring elements: uint8, uint32 or uint64."""
+
+WORD_BITS = 64
+"""Bits that one word of packed bits holds."""
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Z_2^bits, kept in the low bits of `dtype`; where `xor`, vectors over GF(2) instead.
+
+    Attributes:
+        name: for addresses and messages.
+        bits: k of Z_2^k; all bits of the word where `xor`.
+        dtype: the unsigned integer that holds one element.
+        xor: addition is exclusive or, multiplication is and.
+    """
+
+    name: str
+    bits: int
+    dtype: type[np.unsignedinteger[Any]]
+    xor: bool = False
+
+    @property
+    def mask(self) -> int:
+        """The largest element."""
+        return (1 << self.bits) - 1
+
+    @property
+    def is_full(self) -> bool:
+        """Does an element fill its word, so that machine arithmetic wraps by itself?"""
+        return self.bits == np.dtype(self.dtype).itemsize * 8
+
+    def reduce(self, words: Words) -> Words:
+        """The representative of each word in [0, 2^bits)."""
+        return words if self.is_full else words & self.dtype(self.mask)
+
+    def add(self, x: Words, y: Words) -> Words:
+        """x + y."""
+        return x ^ y if self.xor else self.reduce(x + y)
+
+    def subtract(self, x: Words, y: Words) -> Words:
+        """x - y."""
+        return x ^ y if self.xor else self.reduce(x - y)
+
+    def constant(self, value: int) -> Any:
+        """A public integer as a scalar of this ring."""
+        return self.dtype(value & self.mask)
+
+
+RING32 = Ring("Z32", 32, np.uint32)
+RING64 = Ring("Z64", 64, np.uint64)
+BITS = Ring("bits", 64, np.uint64, xor=True)
+"""Bits packed 64 to a word, bit j of word w standing for element 64 w + j."""
+BYTES = Ring("bytes", 8, np.uint8, xor=True)
+"""Bits packed 8 to a byte."""
+
+
+def words_for(count: int) -> int:
+    """Words that `count` packed bits take."""
+    return -(-count // WORD_BITS)
+
+
+def pack_bits(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """uint8 (..., n) of zeros and ones -> uint64 (..., ceil(n / 64)), lowest bit first, zeros behind."""
+    packed = np.packbits(bits, axis=-1, bitorder="little")
+    short = -packed.shape[-1] % 8
+    if short:
+        packed = np.concatenate([packed, np.zeros((*packed.shape[:-1], short), np.uint8)], axis=-1)
+    return np.ascontiguousarray(packed).view("<u8").astype(np.uint64, copy=False)
+
+
+def unpack_bits(words: npt.NDArray[np.uint64], count: int) -> npt.NDArray[np.uint8]:
+    """The inverse of `pack_bits`: uint8 (..., count)."""
+    octets = np.ascontiguousarray(words).astype("<u8", copy=False).view(np.uint8)
+    return np.unpackbits(octets, axis=-1, count=count, bitorder="little")
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_gemm(c, v, out):  # type: ignore[no-untyped-def]
+    """out[j, t] += sum_i c[i, t] * v[j, i] in Z_2^32.
+
+    Args:
+        c: uint32 (rows, columns). v: uint32 (vectors, rows). out: uint32 (vectors, columns), changed.
+
+    Eight rows and two vectors at a time: sixteen products for eight loads of `c` and two of `out`. The
+    inner loop runs over columns, which the compiler turns into full-width vector instructions.
+    """
+    rows, columns = c.shape
+    vectors = v.shape[0]
+    whole = rows - rows % 8
+    paired = vectors - vectors % 2
+    for i in range(0, whole, 8):
+        c0, c1, c2, c3 = c[i], c[i + 1], c[i + 2], c[i + 3]
+        c4, c5, c6, c7 = c[i + 4], c[i + 5], c[i + 6], c[i + 7]
+        for j in range(0, paired, 2):
+            a0, a1, a2, a3 = v[j, i], v[j, i + 1], v[j, i + 2], v[j, i + 3]
+            a4, a5, a6, a7 = v[j, i + 4], v[j, i + 5], v[j, i + 6], v[j, i + 7]
+            b0, b1, b2, b3 = v[j + 1, i], v[j + 1, i + 1], v[j + 1, i + 2], v[j + 1, i + 3]
+            b4, b5, b6, b7 = v[j + 1, i + 4], v[j + 1, i + 5], v[j + 1, i + 6], v[j + 1, i + 7]
+            p = out[j]
+            q = out[j + 1]
+            for t in range(columns):
+                x = c0[t] * a0 + c1[t] * a1 + c2[t] * a2 + c3[t] * a3
+                p[t] += x + c4[t] * a4 + c5[t] * a5 + c6[t] * a6 + c7[t] * a7
+                y = c0[t] * b0 + c1[t] * b1 + c2[t] * b2 + c3[t] * b3
+                q[t] += y + c4[t] * b4 + c5[t] * b5 + c6[t] * b6 + c7[t] * b7
+        for j in range(paired, vectors):
+            a0, a1, a2, a3 = v[j, i], v[j, i + 1], v[j, i + 2], v[j, i + 3]
+            a4, a5, a6, a7 = v[j, i + 4], v[j, i + 5], v[j, i + 6], v[j, i + 7]
+            p = out[j]
+            for t in range(columns):
+                x = c0[t] * a0 + c1[t] * a1 + c2[t] * a2 + c3[t] * a3
+                p[t] += x + c4[t] * a4 + c5[t] * a5 + c6[t] * a6 + c7[t] * a7
+    for i in range(whole, rows):
+        for j in range(vectors):
+            for t in range(columns):
+                out[j, t] += c[i, t] * v[j, i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_code_sums(codes, v, out):  # type: ignore[no-untyped-def]
+    """out[f, codes[i, f], j] += v[j, i] in Z_2^32: sums by code, for rows known in the clear.
+
+    Args:
+        codes: uint16 (rows, features). v: uint32 (vectors, rows).
+        out: uint32 (features, codes, vectors), changed.
+    """
+    rows, features = codes.shape
+    vectors = v.shape[0]
+    block = np.empty((256, vectors), np.uint32)
+    for start in range(0, rows, 256):
+        size = min(256, rows - start)
+        for j in range(vectors):
+            for i in range(size):
+                block[i, j] = v[j, start + i]
+        for i in range(size):
+            for f in range(features):
+                target = out[f, codes[start + i, f]]
+                for j in range(vectors):
+                    target[j] += block[i, j]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def masked_products(x_own, x_next, y_own, y_next, mask_own, mask_next, out):  # type: ignore[no-untyped-def]
+    """out[j, i] = x_own (y_own + y_next) + x_next y_own + mask_own - mask_next, y broadcast over j, in Z_2^32.
+
+    Args:
+        x_own, x_next, mask_own, mask_next, out: uint32 (vectors, rows). y_own, y_next: uint32 (rows,).
+    """
+    vectors, rows = x_own.shape
+    for j in range(vectors):
+        for i in range(rows):
+            product = x_own[j, i] * (y_own[i] + y_next[i]) + x_next[j, i] * y_own[i]
+            out[j, i] = product + mask_own[j, i] - mask_next[j, i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def cross_dots(x, y, out):  # type: ignore[no-untyped-def]
+    """out[a, b] += sum_i x[a, i] * y[b, i] in the ring of the arrays (uint32 or uint64)."""
+    rows = x.shape[1]
+    for start in range(0, rows, 4096):
+        stop = min(start + 4096, rows)
+        for a in range(x.shape[0]):
+            for b in range(y.shape[0]):
+                total = out[a, b]
+                for i in range(start, stop):
+                    total += x[a, i] * y[b, i]
+                out[a, b] = total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_combinations(weights, v, out):  # type: ignore[no-untyped-def]
+    """out[a, i] += sum_b weights[a, b] * v[b, i] in Z_2^32."""
+    for start in range(0, v.shape[1], 4096):
+        stop = min(start + 4096, v.shape[1])
+        for a in range(weights.shape[0]):
+            for b in range(weights.shape[1]):
+                w = weights[a, b]
+                for i in range(start, stop):
+                    out[a, i] += w * v[b, i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def gf2_products(c_own, c_next, s_sum, s_own, out):  # type: ignore[no-untyped-def]
+    """Bit n of out[i] ^= XOR_t (c_own[i,t] AND s_sum[n,t]) XOR (c_next[i,t] AND s_own[n,t]).
+
+    Args:
+        c_own, c_next: uint64 (rows, words), packed over columns. s_sum, s_own: uint64 (nodes, words).
+        out: uint8 (rows, ceil(nodes / 8)), changed.
+    """
+    rows, words = c_own.shape
+    for i in range(rows):
+        for n in range(s_sum.shape[0]):
+            fold = np.uint64(0)
+            for t in range(words):
+                fold ^= (c_own[i, t] & s_sum[n, t]) ^ (c_next[i, t] & s_own[n, t])
+            fold ^= fold >> np.uint64(32)
+            fold ^= fold >> np.uint64(16)
+            fold ^= fold >> np.uint64(8)
+            fold ^= fold >> np.uint64(4)
+            bit = (np.uint64(0x6996) >> (fold & np.uint64(15))) & np.uint64(1)
+            out[i, n >> 3] ^= np.uint8(bit << np.uint64(n & 7))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def and_parities(m_own, m_next, p_own, p_next, out):  # type: ignore[no-untyped-def]
+    """out[i] = parity of (m_own AND (p_own XOR p_next)) XOR (m_next AND p_own) over a row's bytes.
+
+    Args:
+        m_own, m_next, p_own, p_next: uint8 (rows, bytes). out: uint8 (rows,) of zeros and ones.
+    """
+    rows, size = m_own.shape
+    for i in range(rows):
+        fold = np.uint8(0)
+        for b in range(size):
+            fold ^= (m_own[i, b] & (p_own[i, b] ^ p_next[i, b])) ^ (m_next[i, b] & p_own[i, b])
+        fold ^= fold >> np.uint8(4)
+        out[i] = (np.uint32(0x6996) >> np.uint32(fold & np.uint8(15))) & np.uint32(1)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def digit_one_hots(values, digits, digit_bits, out):  # type: ignore[no-untyped-def]
+    """out[m, d] ^= 1 << (digit d of values[m]).
+
+    Args:
+        values: uint64 (count,). out: uint16 (count, digits), changed; digit 0 is the lowest.
+    """
+    low = np.uint64((1 << digit_bits) - 1)
+    for m in range(values.shape[0]):
+        for d in range(digits):
+            digit = (values[m] >> np.uint64(d * digit_bits)) & low
+            out[m, d] ^= np.uint16(np.uint64(1) << digit)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def look_up_planes(values, tables, masks, digit_bits, out):  # type: ignore[no-untyped-def]
+    """Bit m of out[p] = parity of tables[m, d] AND masks[p, digit d of values[m]], d = masks' digit p // 2.
+
+    Args:
+        values: uint64 (count,). tables: uint16 (count, digits). masks: uint16 (2 digits, 2^digit_bits).
+        out: uint64 (2 digits, ceil(count / 64)), overwritten.
+    """
+    low = np.uint64((1 << digit_bits) - 1)
+    count, digits = tables.shape
+    one = np.uint64(1)
+    for word in range(out.shape[1]):
+        start = word * 64
+        size = min(64, count - start)
+        for d in range(digits):
+            greater = np.uint64(0)
+            equal = np.uint64(0)
+            for b in range(size):
+                digit = (values[start + b] >> np.uint64(d * digit_bits)) & low
+                table = np.uint64(tables[start + b, d])
+                g = table & np.uint64(masks[2 * d, digit])
+                e = table & np.uint64(masks[2 * d + 1, digit])
+                g ^= g >> np.uint64(8)
+                e ^= e >> np.uint64(8)
+                g ^= g >> np.uint64(4)
+                e ^= e >> np.uint64(4)
+                greater |= ((np.uint64(0x6996) >> (g & np.uint64(15))) & one) << np.uint64(b)
+                equal |= ((np.uint64(0x6996) >> (e & np.uint64(15))) & one) << np.uint64(b)
+            out[2 * d, word] = greater
+            out[2 * d + 1, word] = equal

@@ -1,0 +1,63 @@
+"""Made-up tables, plans over them, and ways to spread their rows over parties."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hansa.data.schema import Schema
+from hansa.data.source import Rows
+from hansa.plan import Plan
+from hansa.trees.parameters import parse_parameters
+
+FEATURES = ("a", "b", "c", "d", "e")
+NAMES = ("aurora", "borealis", "cirrus", "dune", "ember", "fjord")
+
+
+def table(n_rows: int, objective: str = "binary:logistic", *, weighted: bool = False, seed: int = 0) -> Rows:
+    """Rows with a continuous feature, two with few values, two with missing values (one of them mostly)."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(5, n_rows)).astype(np.float32)
+    features[1] = rng.integers(0, 3, n_rows)
+    features[2] = np.round(features[2], 1) + np.float32(0)
+    signal = features[0] + features[1] * features[2] + features[3]
+    features[3, rng.random(n_rows) < 0.2] = np.nan
+    features[4, rng.random(n_rows) < 0.9] = np.nan
+    noisy = signal + rng.logistic(size=n_rows)
+    label = (noisy > 1).astype(np.float32) if objective == "binary:logistic" else (20 * noisy).astype(np.float32)
+    weight = rng.gamma(2, size=n_rows).astype(np.float32) if weighted else None
+    if weight is not None:
+        weight[::17] = 0
+    return Rows(features, label, weight)
+
+
+def plan(parties: Sequence[str], *, weighted: bool = False, evaluation: float = 0.0, **parameters: object) -> Plan:
+    """A plan over `parties` with aggregator "hub"; all parties are receivers."""
+    given = {"rounds": 3, "max_depth": 3, "eta": 0.3, "max_bin": 32} | parameters
+    return Plan(
+        name="test",
+        mode="federated",
+        aggregator="hub",
+        parties=tuple(parties),
+        receivers=tuple(parties),
+        minimum_parties=len(parties),
+        schema=Schema(FEATURES, "y", "w" if weighted else None),
+        parameters=parse_parameters(given),
+        min_cell_rows=2,
+        evaluation_fraction=evaluation,
+    )
+
+
+def take(rows: Rows, which: np.ndarray) -> Rows:
+    """The rows at `which`, as a table of their own."""
+    return Rows(
+        np.ascontiguousarray(rows.features[:, which]),
+        rows.label[which],
+        None if rows.weight is None else rows.weight[which],
+    )
+
+
+def spread(rows: Rows, owners: np.ndarray) -> dict[str, Rows]:
+    """Party name -> its rows, where owners int (n_rows,) says whose each row is; every number up to the last is used."""
+    return {NAMES[i]: take(rows, np.flatnonzero(owners == i)) for i in range(int(owners.max()) + 1)}

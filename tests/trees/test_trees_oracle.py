@@ -1,0 +1,422 @@
+"""Real XGBoost as the oracle: along its own path and margins, over its own cuts, our kernels choose as float64 does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import xgboost
+
+import naive_trees as naive
+from hansa.data.binning import bin_rows
+from hansa.data.quantiles import Cuts
+from hansa.data.schema import Schema
+from hansa.data.source import Rows
+from hansa.plan import Plan
+from hansa.roles.in_process import train_in_process
+from hansa.roles.statistics import bounds_of, count_magnitudes, label_units, start_of, sum_labels
+from hansa.trees.ensemble import base_margin
+from hansa.trees.histogram import STRIDE, build_histogram, layout_of
+from hansa.trees.objective import (
+    gradient_bound,
+    gradients,
+    hessian_bound,
+    pack,
+    scales,
+    sum_magnitudes,
+    unit_exponent,
+)
+from hansa.trees.parameters import Parameters, parse_parameters
+from hansa.trees.splitting import finish_pair, leaf_weights, node_totals, rule_of
+from hansa.trees.xgboost_json import from_json
+
+ARGMAX_SHARE = 0.995
+MOST_REGRET = 1e-3
+LEAF_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Case:
+    """Rows and what XGBoost made of them. features float32 (n_features, n_rows)."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray | None
+    parameters: Parameters
+    booster: xgboost.Booster
+    cuts: Cuts
+    base_score: float
+
+
+def made_rows(n_rows, n_features, objective, positives, seed):
+    """A signal with interactions, steps and missing values; the share of positives as told."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n_features, n_rows)).astype(np.float32)
+    features[1] = rng.integers(0, 12, n_rows)
+    features[2] = rng.gamma(0.5, size=n_rows)
+    signal = features[0] * features[3] + np.sin(features[1]) + 1.5 * (features[2] > 0.7) + 0.5 * features[4]
+    for feature in (3, 5, n_features - 1):
+        features[feature, rng.random(n_rows) < 0.15] = np.nan
+    noisy = signal + rng.logistic(size=n_rows)
+    if objective == "reg:squarederror":
+        return features, noisy.astype(np.float32)
+    return features, (noisy > np.quantile(noisy, 1 - positives)).astype(np.float32)
+
+
+def xgboost_names(parameters):
+    return {
+        "objective": parameters.objective,
+        "eta": parameters.eta,
+        "max_depth": parameters.max_depth,
+        "lambda": parameters.lambda_,
+        "alpha": parameters.alpha,
+        "gamma": parameters.gamma,
+        "min_child_weight": parameters.min_child_weight,
+        "max_delta_step": parameters.max_delta_step,
+        "max_bin": parameters.max_bin,
+        "scale_pos_weight": parameters.scale_pos_weight,
+        "tree_method": "hist",
+        "nthread": 1,
+    }
+
+
+def estimated_base_score(booster):
+    text = json.loads(booster.save_config())["learner"]["learner_model_param"]["base_score"]
+    return float(text.strip("[]"))
+
+
+def trained(n_rows, n_features, rounds, positives=0.5, weighted=False, seed=0, **given):
+    """Rows, XGBoost's model of them and its cuts."""
+    parameters = parse_parameters({"rounds": rounds, "eta": 0.2} | given)
+    features, labels = made_rows(n_rows, n_features, parameters.objective, positives, seed)
+    weights = np.random.default_rng(seed).gamma(2, size=n_rows).astype(np.float32) if weighted else None
+    matrix = xgboost.QuantileDMatrix(
+        np.ascontiguousarray(features.T), labels, weight=weights, max_bin=parameters.max_bin
+    )
+    booster = xgboost.train(xgboost_names(parameters), matrix, rounds)
+    begins, values = matrix.get_quantile_cut()
+    inner = [values[begin : end - 1] for begin, end in zip(begins[:-1], begins[1:], strict=True)]
+    cuts = Cuts.from_arrays(inner, np.isnan(features).any(axis=1))
+    return Case(features, labels, weights, parameters, booster, cuts, estimated_base_score(booster))
+
+
+def rows_by_node(tree, features):
+    """Row numbers of every node of one of XGBoost's trees, by its own rule on the raw values."""
+    rows = {0: np.arange(features.shape[1], dtype=np.uint32)}
+    for node, left in enumerate(tree.left_children):
+        if left < 0:
+            continue
+        values = features[tree.split_indices[node], rows[node]]
+        goes_left = np.where(np.isnan(values), tree.default_left[node] == 1, values < tree.split_conditions[node])
+        rows[int(left)] = rows[node][goes_left]
+        rows[int(tree.right_children[node])] = rows[node][~goes_left]
+    return rows
+
+
+def float_gains(codes, cuts, rows, g, h, parameters):
+    """float64 gains (n_features, 2, most bins) of every candidate, -inf where there is none, by naive's formulas."""
+    most = int(cuts.n_codes.max())
+    gains = np.full((cuts.n_features, 2, most), -np.inf)
+    node_g, node_h = g[rows], h[rows]
+    total_g, total_h = node_g.sum(), node_h.sum()
+
+    def score(a, b):
+        if parameters.max_delta_step:
+            thresholded = np.sign(a) * np.maximum(np.abs(a) - parameters.alpha, 0)
+            w = np.clip(-thresholded / (b + parameters.lambda_), -parameters.max_delta_step, parameters.max_delta_step)
+            return -(2 * a * w + (b + parameters.lambda_) * w * w)
+        return np.maximum(np.abs(a) - parameters.alpha, 0) ** 2 / (b + parameters.lambda_)
+
+    for feature in range(cuts.n_features):
+        bins = int(cuts.n_codes[feature] - cuts.has_missing[feature])
+        of_node = codes[feature, rows]
+        sum_g = np.bincount(of_node, node_g, minlength=bins + 1)
+        sum_h = np.bincount(of_node, node_h, minlength=bins + 1)
+        for side in (0, 1) if cuts.has_missing[feature] and sum_h[bins] > 0 else (0,):
+            left_g = np.cumsum(sum_g[:bins]) + side * sum_g[bins]
+            left_h = np.cumsum(sum_h[:bins]) + side * sum_h[bins]
+            right_g, right_h = total_g - left_g, total_h - left_h
+            # To rounding: a side that weighs exactly min_child_weight is allowed either way.
+            least = max(parameters.min_child_weight * (1 - 1e-7), 1e-12)
+            allowed = (left_h >= least) & (right_h >= least)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                both = score(left_g, left_h) + score(right_g, right_h)
+            gains[feature, side, :bins] = np.where(allowed, both, -np.inf)
+    return gains - score(total_g, total_h)
+
+
+class Follower:
+    """Our kernels on the rows of XGBoost's nodes, one tree after another."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        binned = bin_rows(case.features, case.cuts)
+        self.codes, self.by_feature = binned.codes, binned.codes_by_feature
+        self.layout = layout_of(binned.offsets, np.arange(case.cuts.n_features, dtype=np.uint32))
+        self.scratch = np.empty(STRIDE * case.cuts.n_features, np.int64)
+
+    def start_tree(self, margins):
+        case, n = self.case, len(margins)
+        p = case.parameters
+        g, h = np.empty((2, n))
+        gradients(p.objective, margins, case.labels, case.weights, p.scale_pos_weight, g, h)
+        bounds = bounds_of(count_magnitudes(case.labels, case.weights), case.weights is not None)
+        heaviest = bounds.weight * max(1.0, p.scale_pos_weight)
+        bound_g = gradient_bound(p.objective, heaviest, bounds.label, float(np.abs(margins).max()))
+        bound_h = hessian_bound(p.objective, heaviest)
+        rows = np.arange(n, dtype=np.uint32)
+        self.scales = scales(
+            sum_magnitudes(g, rows, bound_g, n),
+            sum_magnitudes(h, rows, bound_h, n),
+            unit_exponent(bound_g, n),
+            unit_exponent(bound_h, n),
+            n,
+            p.histogram_bits,
+        )
+        self.packed = np.empty((self.scales.planes, n), np.int64)
+        pack(g, h, self.scales, self.packed)
+        rule = rule_of(p, self.scales)
+        self.rule = np.array(
+            [rule.lambda_, rule.alpha, rule.max_delta_step, rule.least_hessian, rule.gradient_unit, rule.hessian_unit]
+        )
+
+    def node(self, rows):
+        """(gain, feature, bin, missing left, value): our split of a node, and its value were it a leaf."""
+        layout = self.layout
+        cells = np.empty((1, self.scales.planes, layout.cells), np.int64)
+        build_histogram(
+            self.codes, layout.columns, layout.offsets, layout.strided, rows, self.packed, self.scratch, cells[0]
+        )
+        totals = np.array([node_totals(cells[0], int(layout.offsets[1]))])
+        gains, found = np.zeros(1), np.zeros((1, 5), np.int64)
+        finish_pair(
+            -1, cells, np.zeros(0, np.uint8), cells[:0], np.zeros(0, np.int64), layout.columns, layout.offsets,
+            self.case.cuts.has_missing, totals, self.rule, np.empty((3, int(self.case.cuts.n_codes.max()))), gains, found,
+        )  # fmt: skip
+        value = np.empty(1, np.float32)
+        leaf_weights(totals, self.rule, value)
+        feature, bin_, side = found[0, :3].tolist()
+        return gains[0], feature, bin_, side, value[0] * np.float32(self.case.parameters.eta)
+
+
+@dataclass
+class Verdict:
+    """How our splits compare with float64's and XGBoost's."""
+
+    splits: int = 0
+    argmax: int = 0
+    regret: float = 0.0
+    leaf_error: float = 0.0
+    leaves: int = 0
+    other_leaves: int = 0
+    same_as_xgboost: int = 0
+
+    def check(self) -> None:
+        assert self.splits > 0
+        assert self.argmax >= ARGMAX_SHARE * self.splits, self
+        assert self.regret <= MOST_REGRET, self
+        assert self.leaf_error <= LEAF_TOLERANCE, self
+        assert self.other_leaves <= 0.002 * self.leaves, self
+
+
+def follow(case: Case) -> Verdict:
+    """Compare at every node of every tree of XGBoost's model."""
+    parameters, verdict = case.parameters, Verdict()
+    follower = Follower(case)
+    ensemble = from_json(case.booster.save_raw("json"))
+    matrix = xgboost.DMatrix(np.ascontiguousarray(case.features.T))
+    start = base_margin(parameters.objective, case.base_score)
+    for number, tree in enumerate(ensemble.trees):
+        margins = np.full(len(case.labels), start, np.float32)
+        if number:
+            margins = case.booster.predict(matrix, output_margin=True, iteration_range=(0, number))
+        follower.start_tree(margins)
+        g, h = naive.gradients(
+            parameters.objective, margins, case.labels, case.weights, parameters.scale_pos_weight
+        )
+        depth = {0: 0}
+        for node, rows in rows_by_node(tree, case.features).items():
+            gain, feature, bin_, side, value = follower.node(rows)
+            left = int(tree.left_children[node])
+            if left >= 0:
+                depth[left] = depth[int(tree.right_children[node])] = depth[node] + 1
+                gains = float_gains(follower.by_feature, case.cuts, rows, g, h, parameters)
+                compare_split(verdict, gains, (feature, side, bin_))
+                chosen = int(np.searchsorted(case.cuts.of(feature), tree.split_conditions[node]))
+                verdict.same_as_xgboost += (feature, bin_) == (int(tree.split_indices[node]), chosen)
+                continue
+            verdict.leaves += 1
+            error = abs(float(value) - float(tree.split_conditions[node])) / max(1.0, abs(float(value)))
+            verdict.leaf_error = max(verdict.leaf_error, error)
+            if depth[node] < parameters.max_depth:
+                # XGBoost rounds gains to float32: a hair above its threshold may be a hair below.
+                verdict.other_leaves += bool(gain > 1.001 * max(parameters.gamma, 1e-6) + 1e-3)
+    return verdict
+
+
+def compare_split(verdict, gains, ours):
+    """Count one split: `ours` is (feature, missing left, bin), -1 where we would not split."""
+    verdict.splits += 1
+    best = gains.max()
+    mine = gains[ours] if ours[0] >= 0 else 0.0
+    verdict.argmax += bool(mine >= best * (1 - 1e-12))
+    verdict.regret = max(verdict.regret, float((best - mine) / best))
+
+
+SIZES = {
+    "small": pytest.param(6000, 8, 6, id="6k rows"),
+    "large": pytest.param(30_000, 12, 25, id="30k rows", marks=pytest.mark.slow),
+}
+sizes = pytest.mark.parametrize(("n_rows", "n_features", "rounds"), SIZES.values())
+
+
+@sizes
+@pytest.mark.parametrize("positives", [0.5, 0.01, 0.002])
+def test_splits_of_a_classifier_are_the_float64_argmax(n_rows, n_features, rounds, positives):
+    verdict = follow(trained(n_rows, n_features, rounds, positives))
+    verdict.check()
+    assert verdict.splits > 10 * rounds or positives < 0.5
+
+
+@sizes
+def test_splits_of_a_regression_are_the_float64_argmax(n_rows, n_features, rounds):
+    verdict = follow(trained(n_rows, n_features, rounds, objective="reg:squarederror"))
+    verdict.check()
+    assert verdict.splits > 30 * rounds
+
+
+VARIANTS = {
+    "alpha": {"alpha": 3.0},
+    "max_delta_step": {"max_delta_step": 0.5},
+    "gamma": {"gamma": 2.0},
+    "heavy children": {"min_child_weight": 20.0},
+    "lambda 0": {"lambda": 0.0},
+    "light children": {"min_child_weight": 0.0},
+    "weights": {"weighted": True},
+    "positives count more": {"scale_pos_weight": 9.0, "positives": 0.1},
+    "all": {"alpha": 1.0, "max_delta_step": 0.3, "gamma": 0.5, "min_child_weight": 5.0, "lambda": 0.5},
+    "few bins": {"max_bin": 16},
+    "wide sums": {"histogram_bits": 64},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+def test_splits_are_the_float64_argmax_under_every_parameter(name, objective):
+    if objective == "reg:squarederror" and name == "positives count more":
+        pytest.skip("a regression has no positives")
+    verdict = follow(trained(3000, 8, 4, objective=objective, **VARIANTS[name]))
+    verdict.check()
+
+
+def few_valued(n_rows, objective, seed=1):
+    """Features with few values, some missing: every cut that separates two of them parts the same rows."""
+    rng = np.random.default_rng(seed)
+    features = rng.integers(0, 25, (5, n_rows)).astype(np.float32)
+    features[4, rng.random(n_rows) < 0.3] = np.nan
+    signal = np.sin(features[0]) + 0.2 * features[1] * (features[2] > 11) - np.isnan(features[4])
+    noisy = signal + rng.logistic(size=n_rows)
+    labels = noisy if objective == "reg:squarederror" else noisy > 1.5
+    return features, labels.astype(np.float32)
+
+
+def ours(features, labels, weights, parameters):
+    names = tuple(f"f{i}" for i in range(len(features)))
+    plan = Plan(
+        name="oracle",
+        mode="federated",
+        aggregator="hub",
+        parties=("a", "b"),
+        receivers=("a", "b"),
+        minimum_parties=2,
+        schema=Schema(names, "y", None if weights is None else "w"),
+        parameters=parameters,
+        min_cell_rows=2,
+    )
+    tables = {
+        party: Rows(
+            np.ascontiguousarray(features[:, half::2]),
+            labels[half::2],
+            None if weights is None else weights[half::2],
+        )
+        for half, party in enumerate(plan.parties)
+    }
+    return train_in_process(plan, tables).outcome
+
+
+def both_models(objective, weighted=False, **given):
+    parameters = parse_parameters({"rounds": 6, "eta": 0.3, "max_depth": 3, "objective": objective} | given)
+    features, labels = few_valued(3000, objective)
+    weights = np.random.default_rng(2).gamma(2, size=3000).astype(np.float32) if weighted else None
+    matrix = xgboost.DMatrix(np.ascontiguousarray(features.T), labels, weight=weights)
+    booster = xgboost.train(xgboost_names(parameters), matrix, parameters.rounds)
+    return ours(features, labels, weights, parameters), booster, features, matrix
+
+
+WHOLE = {name: given for name, given in VARIANTS.items() if name not in ("positives count more", "few bins")}
+
+
+@pytest.mark.parametrize("name", ["plain", *WHOLE])
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+def test_whole_models_agree_with_xgboosts(name, objective):
+    """Without luck: gains here are well apart, so that trees coincide and only rounding is left."""
+    outcome, booster, features, matrix = both_models(objective, **WHOLE.get(name, {}))
+    theirs = from_json(booster.save_raw("json"))
+    assert len(theirs.trees) == len(outcome.ensemble.trees)
+    for mine, other in zip(outcome.ensemble.trees, theirs.trees, strict=True):
+        assert mine.num_nodes == other.num_nodes
+        assert np.array_equal(mine.left_children, other.left_children)
+        assert np.array_equal(mine.split_indices, other.split_indices)
+        np.testing.assert_allclose(mine.sum_hessian, other.sum_hessian, rtol=1e-4)
+        np.testing.assert_allclose(mine.loss_changes, other.loss_changes, rtol=2e-3, atol=1e-2)
+        np.testing.assert_allclose(mine.base_weights, other.base_weights, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        outcome.ensemble.predict_margin(features), booster.predict(matrix, output_margin=True), atol=2e-5
+    )
+
+
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+@pytest.mark.parametrize("histogram_bits", [32, 64])
+def test_xgboost_loads_our_model_and_predicts_the_same(objective, histogram_bits):
+    features, labels = made_rows(3000, 6, objective, 0.3, seed=4)
+    outcome = ours(
+        features, labels, None, parse_parameters({"rounds": 12, "objective": objective, "histogram_bits": histogram_bits})
+    )
+    booster = xgboost.Booster()
+    booster.load_model(bytearray(outcome.model))
+    unseen, _ = made_rows(2000, 6, objective, 0.3, seed=5)
+    unseen[:, :50] = np.nan
+    names = list(outcome.ensemble.feature_names)
+    theirs = booster.predict(xgboost.DMatrix(np.ascontiguousarray(unseen.T), feature_names=names))
+    assert np.isnan(unseen).any(axis=1).all()
+    np.testing.assert_allclose(outcome.ensemble.predict(unseen), theirs, atol=1e-6, rtol=1e-6)
+    assert from_json(outcome.model) == outcome.ensemble
+    assert from_json(booster.save_raw("json")).trees == outcome.ensemble.trees
+
+
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("scale_pos_weight", [1.0, 4.0])
+def test_the_start_is_the_one_that_xgboost_estimates(objective, weighted, scale_pos_weight):
+    if objective == "reg:squarederror" and scale_pos_weight != 1:
+        pytest.skip("a regression has no positives")
+    case = trained(
+        2000, 6, 1, 0.3, weighted=weighted, objective=objective, scale_pos_weight=scale_pos_weight
+    )
+    bounds = bounds_of(count_magnitudes(case.labels, case.weights), weighted)
+    units = label_units(bounds, 2000)
+    plan = Plan(
+        name="start",
+        mode="federated",
+        aggregator="hub",
+        parties=("a",),
+        receivers=("a",),
+        minimum_parties=1,
+        schema=Schema(("x",), "y", "w" if weighted else None),
+        parameters=case.parameters,
+    )
+    start = start_of(plan, sum_labels(case.labels, case.weights, *units), *units)
+    assert start.base_score == pytest.approx(case.base_score, rel=1e-6)
+    assert start.scale_pos_weight == scale_pos_weight
