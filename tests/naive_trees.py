@@ -1,4 +1,4 @@
-"""Slow, plain twins of the learner: loops over rows and candidates, nothing clever. Tests compare; nothing else uses them."""
+"""Slow, plain twins of the learner: loops over rows and candidates. Tests compare; nothing else uses them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def unpack(cells):
 
 
 def build_histogram(codes, columns, sizes, rows, packed):
-    """int64 (planes, cells): sums per (column, code) in a dict, row by row; `sizes` are the codes of every feature."""
+    """int64 (planes, cells): sums per (column, code), row by row; `sizes` counts each feature's codes."""
     sums = defaultdict(int)
     for row in rows:
         for position, feature in enumerate(columns):
@@ -51,7 +51,11 @@ def build_histogram(codes, columns, sizes, rows, packed):
                 sums[position, int(codes[row, feature]), plane] += int(packed[plane, row])
     return np.array(
         [
-            [sums[position, code, plane] for position, feature in enumerate(columns) for code in range(sizes[feature])]
+            [
+                sums[position, code, plane]
+                for position, feature in enumerate(columns)
+                for code in range(sizes[feature])
+            ]
             for plane in range(len(packed))
         ],
         np.int64,
@@ -206,5 +210,6 @@ def exact_sum(values, weights):
     """Sum of float32 values times weights, exactly."""
     weights = np.ones_like(values) if weights is None else weights
     return sum(
-        (Fraction(v) * Fraction(w) for v, w in zip(values.tolist(), weights.tolist(), strict=True)), Fraction(0)
+        (Fraction(v) * Fraction(w) for v, w in zip(values.tolist(), weights.tolist(), strict=True)),
+        Fraction(0),
     )

@@ -20,6 +20,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "transport": ("errors",),
     "secure": ("errors",),
     "consortium": ("errors",),
+    "mpc": ("errors", "secure"),
     "protocol": ("errors",),
     "plan": ("errors", "data.schema", "trees.parameters"),
     "roles": ("errors", "plan", "data", "trees", "protocol", "transport", "secure", "consortium"),

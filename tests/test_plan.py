@@ -126,7 +126,8 @@ def test_a_plan_is_read_as_it_says():
 
 def test_defaults_are_the_stated_ones():
     short = parse_plan(
-        'mode = "federated"\n[members]\naggregator = "h"\nparties = ["b", "a"]\n[schema]\nfeatures = ["x"]\nlabel = "y"\n'
+        'mode = "federated"\n[members]\naggregator = "h"\nparties = ["b", "a"]\n'
+        '[schema]\nfeatures = ["x"]\nlabel = "y"\n'
     )
     assert short.receivers == short.parties == ("a", "b")
     assert short.minimum_parties == 2
@@ -170,7 +171,10 @@ def test_the_digest_is_of_the_meaning(text):
         {"schema": Schema(("traffic", "temperature"), "fault")},
         {"min_cell_rows": 21},
         {"evaluation_fraction": 0.21},
-        *({"parameters": replace(PLAN.parameters, **p)} for p in ({"eta": 0.2}, {"seed": 1}, {"lambda_": 0.5})),
+        *(
+            {"parameters": replace(PLAN.parameters, **p)}
+            for p in ({"eta": 0.2}, {"seed": 1}, {"lambda_": 0.5})
+        ),
     ],
     ids=str,
 )
@@ -212,7 +216,11 @@ def edited(old: str, new: str) -> str:
             "members.parties names a member twice",
         ),
         ('receivers = ["aurora"]', 'receivers = ["dune"]', "receiver 'dune'"),
-        ('receivers = ["aurora"]', 'receivers = ["aurora", "aurora"]', "members.receivers names a member twice"),
+        (
+            'receivers = ["aurora"]',
+            'receivers = ["aurora", "aurora"]',
+            "members.receivers names a member twice",
+        ),
         ("minimum_parties = 2", "minimum_parties = 4", "members.minimum_parties is 4"),
         ("minimum_parties = 2", "minimum_parties = 0", "members.minimum_parties is 0"),
         ("minimum_parties = 2", "minimum_parties = true", "members.minimum_parties is True"),
@@ -253,7 +261,9 @@ def test_early_stopping_needs_held_out_rows():
 
 @pytest.mark.parametrize("mode", PLANNED_MODES)
 def test_a_planned_mode_is_refused_and_never_run_as_another(mode):
-    with pytest.raises(PlanError, match=f"'{mode}' is not in this release.*refused rather than run in a weaker mode"):
+    with pytest.raises(
+        PlanError, match=f"'{mode}' is not in this release.*refused rather than run in a weaker mode"
+    ):
         parse_plan(edited('mode = "federated"', f'mode = "{mode}"'))
     with pytest.raises(PlanError, match="not in this release"):
         replace(PLAN, mode=mode)
@@ -267,7 +277,7 @@ def test_a_table_must_be_a_table(table):
 
 
 def test_what_is_not_toml_is_refused_with_its_place():
-    with pytest.raises(PlanError, match="plan: not TOML: .*line 2"):
+    with pytest.raises(PlanError, match=r"plan: not TOML: .*line 2"):
         parse_plan("mode = 1\nname = \n")
 
 

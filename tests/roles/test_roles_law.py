@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from made_tables import NAMES, plan, spread, table, take
 
-import hansa.roles.aggregator
 import hansa.roles.party
+import hansa.trees.growth
 from hansa.data.holdout import held_out
 from hansa.errors import HansaError
 from hansa.roles.in_process import train_in_process
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.xgboost_json import from_json
-from made_tables import NAMES, plan, spread, table, take
 
 SETTINGS: dict[str, dict[str, object]] = {
     "logistic": {},
@@ -57,7 +57,7 @@ SETTINGS: dict[str, dict[str, object]] = {
 def _small_tables_use_threads_too():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hansa.roles.party, "PARALLEL_VALUES", 0)
-        patch.setattr(hansa.roles.aggregator, "PARALLEL_CELLS", 0)
+        patch.setattr(hansa.trees.growth, "PARALLEL_CELLS", 0)
         yield
 
 
@@ -168,7 +168,7 @@ def test_the_settings_are_not_idle(name):
 
 
 def test_drawn_rows_are_the_exception():
-    """With subsample < 1 rows are drawn by their place at their party: the spread is an input, a repetition is not."""
+    """With subsample < 1 rows are drawn by their place at their party, so the spread is an input."""
     rows = rows_of("logistic")
     tables = spread(rows, np.arange(rows.n_rows) % 3)
     sampled = plan(tuple(tables), subsample=0.5)

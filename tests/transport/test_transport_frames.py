@@ -16,7 +16,7 @@ class Cut:
     def __init__(self, content: bytes, sizes: list[int]) -> None:
         self.content, self.sizes, self.turn = content, sizes, 0
 
-    def recv_into(self, buffer: memoryview) -> int:
+    def read(self, size: int, buffer: memoryview) -> int:
         size = self.sizes[self.turn % len(self.sizes)]
         self.turn += 1
         if size == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hansa.data.binning import bin_rows
 from hansa.data.quantiles import Cuts
 from hansa.trees.ensemble import ROOT_PARENT, Ensemble
 from hansa.trees.growth import Buffers, Grower, Level, RowPartition, nodes_to_build
-from hansa.trees.histogram import STRIDE, build_histogram, layout_of
+from hansa.trees.histogram import STRIDE, build_histograms, layout_of
 from hansa.trees.objective import gradients, pack, scales, sum_magnitudes, unit_exponent
 from hansa.trees.parameters import Parameters
 
@@ -22,14 +23,17 @@ NO_BITS = np.zeros(0, np.uint8)
 
 
 def made_rows(n, seed=0, n_features=4):
-    """Features float32 (n_features, n) with missing values, and cuts of them with missing codes where needed."""
+    """Features float32 (n_features, n) with missing values, a target, and cuts of the features."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(n_features, n)).astype(np.float32)
     features[1] = np.round(features[1]) + np.float32(0)
     features[2, rng.random(n) < 0.3] = np.nan
     features[2, 0] = np.nan
     target = features[0] + 2 * (features[1] > 0) - np.isnan(features[2]) + 0.3 * rng.normal(size=n)
-    inner = [np.unique(row[~np.isnan(row)])[1:][:: 1 if f == 1 else max(n // 40, 1)] for f, row in enumerate(features)]
+    inner = [
+        np.unique(row[~np.isnan(row)])[1:][:: 1 if f == 1 else max(n // 40, 1)]
+        for f, row in enumerate(features)
+    ]
     return features, target, Cuts.from_arrays(inner, np.isnan(features).any(axis=1))
 
 
@@ -49,7 +53,9 @@ def integers(g, h, bits):
     return chosen, packed
 
 
-def grow(features, cuts, g, h, parameters, *, parties=1, threads=1, columns=None, at_once=False, buffers=None):
+def grow(
+    features, cuts, g, h, parameters, *, parties=1, threads=1, columns=None, piecewise=False, buffers=None
+):
     """Grow one tree as the roles do, rows dealt to `parties`; returns (tree, margins, levels)."""
     binned = bin_rows(features, cuts)
     chosen, packed = integers(g, h, parameters.histogram_bits)
@@ -58,27 +64,26 @@ def grow(features, cuts, g, h, parameters, *, parties=1, threads=1, columns=None
     missing = np.where(cuts.has_missing, cuts.n_codes - 1, -1).astype(np.int32)
     margins = np.zeros(len(g), np.float32)
     followed = [
-        RowPartition(binned.codes_by_feature, missing, np.arange(i, len(g), parties, dtype=np.uint32), margins)
+        RowPartition(
+            binned.codes_by_feature, missing, np.arange(i, len(g), parties, dtype=np.uint32), margins
+        )
         for i in range(parties)
     ]
     grower = Grower(parameters, chosen, layout, cuts.has_missing, buffers or Buffers(), threads)
     levels: list[Level] = []
     while not levels or not levels[-1].last:
-        assert len(grower.nodes) == (2 * len(grower.to_build) if levels else 1)
-        for i, node in enumerate(grower.to_build):
-            grower.nodes[node] = 0
-            for rows in followed:
-                out = np.empty((chosen.planes, layout.cells), np.int64)
-                part = rows.rows[rows.starts[node] : rows.ends[node]]
-                build_histogram(
-                    binned.codes, layout.columns, layout.offsets, layout.strided, part, packed,
-                    np.empty(STRIDE * len(columns), np.int64), out,
-                )  # fmt: skip
-                grower.nodes[node] += out
-            if not at_once:
-                grower.finish(i)
-        if at_once:
-            grower.finish_all()
+        built = len(grower.to_build)
+        assert len(grower.nodes) == (2 * built if levels else 1)
+        for party, rows in enumerate(followed):
+            out = np.empty((built, chosen.planes, layout.cells), np.int64)
+            build_histograms(
+                binned.codes, layout.columns, layout.offsets, layout.strided, rows.rows,
+                rows.starts[grower.to_build], rows.ends[grower.to_build], packed,
+                np.empty((1, STRIDE * len(columns)), np.int64), out,
+            )  # fmt: skip
+            for first in range(0, built, 1 if piecewise else built):
+                complete = grower.add(first, out[first : first + 1] if piecewise else out, parties)
+                assert complete == (party == parties - 1 and (not piecewise or first == built - 1))
         levels.append(grower.next_level())
         for rows in followed:
             rows.apply(levels[-1])
@@ -156,14 +161,15 @@ def test_margins_are_the_trees_own(name):
     st.sampled_from(sorted(SETTINGS)),
     st.integers(0, 50),
 )
-def test_parties_threads_and_order_do_not_matter(n, parties, threads, at_once, name, seed):
+def test_parties_threads_and_pieces_do_not_matter(n, parties, threads, piecewise, name, seed):
     features, target, cuts = made_rows(n, seed)
     g, h = -target, np.ones(n)
     parameters = replace(SETTINGS[name], min_child_weight=1.0)
     one, margins, _ = grow(features, cuts, g, h, parameters)
-    other, same, _ = grow(
-        features, cuts, g, h, parameters, parties=parties, threads=threads, at_once=at_once
-    )
+    with mock.patch("hansa.trees.growth.PARALLEL_CELLS", 0):
+        other, same, _ = grow(
+            features, cuts, g, h, parameters, parties=parties, threads=threads, piecewise=piecewise
+        )
     assert one == other
     assert np.array_equal(margins, same)
 
@@ -185,7 +191,9 @@ def test_buffers_are_used_again_without_a_trace():
 
 def test_only_drawn_columns_are_split_on():
     features, target, cuts = made_rows(400)
-    tree, _, _ = grow(features, cuts, -target, np.ones(400), Parameters(), columns=np.array([1, 3], np.uint32))
+    tree, _, _ = grow(
+        features, cuts, -target, np.ones(400), Parameters(), columns=np.array([1, 3], np.uint32)
+    )
     assert set(tree.split_indices[tree.left_children >= 0].tolist()) == {1, 3}
 
 
@@ -236,7 +244,9 @@ def test_statistics_of_nodes_are_sums_and_gains():
     tree, _, levels = grow(features, cuts, g, h, parameters)
     left, right = tree.left_children, tree.right_children
     internal = np.flatnonzero(left >= 0)
-    np.testing.assert_allclose(tree.sum_hessian[internal], tree.sum_hessian[left[internal]] + tree.sum_hessian[right[internal]])
+    np.testing.assert_allclose(
+        tree.sum_hessian[internal], tree.sum_hessian[left[internal]] + tree.sum_hessian[right[internal]]
+    )
     assert tree.sum_hessian[0] == 300
     assert np.all(tree.loss_changes[internal] > 0)
     assert np.all(tree.loss_changes[left < 0] == 0)
@@ -244,7 +254,9 @@ def test_statistics_of_nodes_are_sums_and_gains():
     assert np.array_equal(tree.base_weights[left < 0], tree.split_conditions[left < 0])
     assert tree.parents[0] == ROOT_PARENT
     # Breadth first, as XGBoost numbers nodes.
-    assert np.array_equal(np.sort(np.concatenate([left[internal], right[internal]])), np.arange(1, tree.num_nodes))
+    assert np.array_equal(
+        np.sort(np.concatenate([left[internal], right[internal]])), np.arange(1, tree.num_nodes)
+    )
     assert np.all(np.diff(left[internal]) > 0)
     assert [len(level.feature) for level in levels] == [1, 2, 4]
     assert len(levels[-1].child_leaf) == 8

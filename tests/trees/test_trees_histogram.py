@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive_trees as naive
-from hansa.trees.histogram import STRIDE, build_histogram, build_histograms, layout_of, partition_rows
+from hansa.trees.histogram import (
+    STRIDE,
+    build_histograms,
+    build_histograms_parallel,
+    layout_of,
+    partition_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,21 @@ SHAPES = {
 }
 
 
-def build(data, columns, rows):
+def build_nodes(data, columns, rows, starts, ends, threads=0):
+    """Histograms of nodes, by the serial kernel or (threads > 0) the parallel one; memory begins dirty."""
     layout = layout_of(data.offsets, columns)
-    out = np.full((len(data.packed), layout.cells), 77, np.int64)
-    scratch = np.full(STRIDE * len(columns), 99, np.int64)
-    build_histogram(
-        data.codes, layout.columns, layout.offsets, layout.strided, rows, data.packed, scratch, out
-    )
+    out = np.full((len(starts), len(data.packed), layout.cells), 77, np.int64)
+    scratch = np.full((max(threads, 1), STRIDE * len(columns)), 99, np.int64)
+    kernel = build_histograms_parallel if threads else build_histograms
+    kernel(
+        data.codes, layout.columns, layout.offsets, layout.strided, rows, np.array(starts), np.array(ends),
+        data.packed, scratch, out,
+    )  # fmt: skip
     return out
+
+
+def build(data, columns, rows):
+    return build_nodes(data, columns, rows, [0], [len(rows)])[0]
 
 
 @pytest.mark.parametrize("planes", [1, 2], ids=["narrow", "wide"])
@@ -73,19 +86,14 @@ def test_a_histogram_is_the_naive_one(shape, planes, subset):
 
 @pytest.mark.parametrize("planes", [1, 2], ids=["narrow", "wide"])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("threads", [0, 1, 2, 3], ids=lambda n: f"{n} threads" if n else "serial")
 def test_histograms_of_many_nodes_are_the_single_ones(shape, planes, threads):
     sizes, dtype = SHAPES[shape]
     data = table(sizes, 400, planes, dtype)
     order = np.random.default_rng(1).permutation(400).astype(np.uint32)
-    starts, ends = np.array([0, 90, 90, 200]), np.array([90, 90, 200, 390])
+    starts, ends = [0, 90, 90, 200], [90, 90, 200, 390]
     for columns in (np.arange(len(sizes), dtype=np.uint32), np.array([len(sizes) - 1], np.uint32)):
-        layout = layout_of(data.offsets, columns)
-        out = np.full((4, planes, layout.cells), 77, np.int64)
-        scratch = np.full((threads, STRIDE * len(columns)), 99, np.int64)
-        build_histograms(
-            data.codes, layout.columns, layout.offsets, layout.strided, order, starts, ends, data.packed, scratch, out
-        )  # fmt: skip
+        out = build_nodes(data, columns, order, starts, ends, threads)
         for node in range(4):
             np.testing.assert_array_equal(out[node], build(data, columns, order[starts[node] : ends[node]]))
 
@@ -116,7 +124,9 @@ def test_histograms_add_and_subtract_in_any_order(sizes, n_rows, planes, dtype, 
 
 
 def test_sums_of_negative_gradients_leave_the_hessians_alone():
-    data = Table(np.zeros((3, 1), np.uint8), np.array([1]), np.array([[-(2**32) + 1, -5 * 2**32 + 2, 3 * 2**32 + 4]]))
+    data = Table(
+        np.zeros((3, 1), np.uint8), np.array([1]), np.array([[-(2**32) + 1, -5 * 2**32 + 2, 3 * 2**32 + 4]])
+    )
     out = build(data, np.zeros(1, np.uint32), np.arange(3, dtype=np.uint32))
     assert naive.unpack(out) == ([-3], [7])
 

@@ -1,9 +1,10 @@
-"""Real XGBoost as the oracle: along its own path and margins, over its own cuts, our kernels choose as float64 does."""
+"""Real XGBoost as the oracle: on its path, margins and cuts, our kernels choose as float64 does."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from hansa.plan import Plan
 from hansa.roles.in_process import train_in_process
 from hansa.roles.statistics import bounds_of, count_magnitudes, label_units, start_of, sum_labels
 from hansa.trees.ensemble import base_margin
-from hansa.trees.histogram import STRIDE, build_histogram, layout_of
+from hansa.trees.histogram import STRIDE, build_histograms, layout_of
 from hansa.trees.objective import (
     gradient_bound,
     gradients,
@@ -29,7 +30,7 @@ from hansa.trees.objective import (
     unit_exponent,
 )
 from hansa.trees.parameters import Parameters, parse_parameters
-from hansa.trees.splitting import finish_pair, leaf_weights, node_totals, rule_of
+from hansa.trees.splitting import leaf_weights, rule_of, take_part
 from hansa.trees.xgboost_json import from_json
 
 ARGMAX_SHARE = 0.995
@@ -97,7 +98,7 @@ def trained(n_rows, n_features, rounds, positives=0.5, weighted=False, seed=0, *
     )
     booster = xgboost.train(xgboost_names(parameters), matrix, rounds)
     begins, values = matrix.get_quantile_cut()
-    inner = [values[begin : end - 1] for begin, end in zip(begins[:-1], begins[1:], strict=True)]
+    inner = [values[begin : end - 1] for begin, end in pairwise(begins)]
     cuts = Cuts.from_arrays(inner, np.isnan(features).any(axis=1))
     return Case(features, labels, weights, parameters, booster, cuts, estimated_base_score(booster))
 
@@ -109,14 +110,16 @@ def rows_by_node(tree, features):
         if left < 0:
             continue
         values = features[tree.split_indices[node], rows[node]]
-        goes_left = np.where(np.isnan(values), tree.default_left[node] == 1, values < tree.split_conditions[node])
+        goes_left = np.where(
+            np.isnan(values), tree.default_left[node] == 1, values < tree.split_conditions[node]
+        )
         rows[int(left)] = rows[node][goes_left]
         rows[int(tree.right_children[node])] = rows[node][~goes_left]
     return rows
 
 
 def float_gains(codes, cuts, rows, g, h, parameters):
-    """float64 gains (n_features, 2, most bins) of every candidate, -inf where there is none, by naive's formulas."""
+    """float64 gains (n_features, 2, most bins) of every candidate, -inf where there is none."""
     most = int(cuts.n_codes.max())
     gains = np.full((cuts.n_features, 2, most), -np.inf)
     node_g, node_h = g[rows], h[rows]
@@ -125,7 +128,9 @@ def float_gains(codes, cuts, rows, g, h, parameters):
     def score(a, b):
         if parameters.max_delta_step:
             thresholded = np.sign(a) * np.maximum(np.abs(a) - parameters.alpha, 0)
-            w = np.clip(-thresholded / (b + parameters.lambda_), -parameters.max_delta_step, parameters.max_delta_step)
+            w = np.clip(
+                -thresholded / (b + parameters.lambda_), -parameters.max_delta_step, parameters.max_delta_step
+            )
             return -(2 * a * w + (b + parameters.lambda_) * w * w)
         return np.maximum(np.abs(a) - parameters.alpha, 0) ** 2 / (b + parameters.lambda_)
 
@@ -155,7 +160,7 @@ class Follower:
         binned = bin_rows(case.features, case.cuts)
         self.codes, self.by_feature = binned.codes, binned.codes_by_feature
         self.layout = layout_of(binned.offsets, np.arange(case.cuts.n_features, dtype=np.uint32))
-        self.scratch = np.empty(STRIDE * case.cuts.n_features, np.int64)
+        self.scratch = np.empty((1, STRIDE * case.cuts.n_features), np.int64)
 
     def start_tree(self, margins):
         case, n = self.case, len(margins)
@@ -179,21 +184,38 @@ class Follower:
         pack(g, h, self.scales, self.packed)
         rule = rule_of(p, self.scales)
         self.rule = np.array(
-            [rule.lambda_, rule.alpha, rule.max_delta_step, rule.least_hessian, rule.gradient_unit, rule.hessian_unit]
+            [
+                rule.lambda_,
+                rule.alpha,
+                rule.max_delta_step,
+                rule.least_hessian,
+                rule.gradient_unit,
+                rule.hessian_unit,
+            ]
         )
 
     def node(self, rows):
         """(gain, feature, bin, missing left, value): our split of a node, and its value were it a leaf."""
         layout = self.layout
         cells = np.empty((1, self.scales.planes, layout.cells), np.int64)
-        build_histogram(
-            self.codes, layout.columns, layout.offsets, layout.strided, rows, self.packed, self.scratch, cells[0]
+        begin, end, nobody = np.zeros(1, np.int64), np.array([len(rows)]), np.zeros(0, np.int64)
+        build_histograms(
+            self.codes,
+            layout.columns,
+            layout.offsets,
+            layout.strided,
+            rows,
+            begin,
+            end,
+            self.packed,
+            self.scratch,
+            cells,
         )
-        totals = np.array([node_totals(cells[0], int(layout.offsets[1]))])
-        gains, found = np.zeros(1), np.zeros((1, 5), np.int64)
-        finish_pair(
-            -1, cells, np.zeros(0, np.uint8), cells[:0], np.zeros(0, np.int64), layout.columns, layout.offsets,
-            self.case.cuts.has_missing, totals, self.rule, np.empty((3, int(self.case.cuts.n_codes.max()))), gains, found,
+        totals, gains, found = np.zeros((1, 2), np.int64), np.zeros(1), np.zeros((1, 5), np.int64)
+        take_part(
+            cells, 0, np.zeros(1, np.int64), 1, True, np.empty_like(cells), begin, np.zeros(0, np.uint8),
+            cells[:0], nobody, layout.columns, layout.offsets, self.case.cuts.has_missing, totals, self.rule,
+            np.empty((3, int(self.case.cuts.n_codes.max()))), gains, found,
         )  # fmt: skip
         value = np.empty(1, np.float32)
         leaf_weights(totals, self.rule, value)
@@ -267,7 +289,7 @@ def compare_split(verdict, gains, ours):
 
 SIZES = {
     "small": pytest.param(6000, 8, 6, id="6k rows"),
-    "large": pytest.param(30_000, 12, 25, id="30k rows", marks=pytest.mark.slow),
+    "large": pytest.param(30_000, 12, 25, id="30k rows"),
 }
 sizes = pytest.mark.parametrize(("n_rows", "n_features", "rounds"), SIZES.values())
 
@@ -355,13 +377,17 @@ def both_models(objective, weighted=False, **given):
     return ours(features, labels, weights, parameters), booster, features, matrix
 
 
-WHOLE = {name: given for name, given in VARIANTS.items() if name not in ("positives count more", "few bins")}
+WHOLE = {
+    name: given for name, given in VARIANTS.items() if name not in ("positives count more", "few bins")
+} | {"positives count more": {"scale_pos_weight": 4.0}}
 
 
 @pytest.mark.parametrize("name", ["plain", *WHOLE])
 @pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
 def test_whole_models_agree_with_xgboosts(name, objective):
     """Without luck: gains here are well apart, so that trees coincide and only rounding is left."""
+    if objective == "reg:squarederror" and name == "positives count more":
+        pytest.skip("a regression has no positives")
     outcome, booster, features, matrix = both_models(objective, **WHOLE.get(name, {}))
     theirs = from_json(booster.save_raw("json"))
     assert len(theirs.trees) == len(outcome.ensemble.trees)
@@ -382,7 +408,10 @@ def test_whole_models_agree_with_xgboosts(name, objective):
 def test_xgboost_loads_our_model_and_predicts_the_same(objective, histogram_bits):
     features, labels = made_rows(3000, 6, objective, 0.3, seed=4)
     outcome = ours(
-        features, labels, None, parse_parameters({"rounds": 12, "objective": objective, "histogram_bits": histogram_bits})
+        features,
+        labels,
+        None,
+        parse_parameters({"rounds": 12, "objective": objective, "histogram_bits": histogram_bits}),
     )
     booster = xgboost.Booster()
     booster.load_model(bytearray(outcome.model))
@@ -402,9 +431,7 @@ def test_xgboost_loads_our_model_and_predicts_the_same(objective, histogram_bits
 def test_the_start_is_the_one_that_xgboost_estimates(objective, weighted, scale_pos_weight):
     if objective == "reg:squarederror" and scale_pos_weight != 1:
         pytest.skip("a regression has no positives")
-    case = trained(
-        2000, 6, 1, 0.3, weighted=weighted, objective=objective, scale_pos_weight=scale_pos_weight
-    )
+    case = trained(2000, 6, 1, 0.3, weighted=weighted, objective=objective, scale_pos_weight=scale_pos_weight)
     bounds = bounds_of(count_magnitudes(case.labels, case.weights), weighted)
     units = label_units(bounds, 2000)
     plan = Plan(

@@ -39,11 +39,28 @@ def test_all_columns_are_all_columns():
 def test_draws_are_known():
     """Fixed for good: another order would change every model with colsample_bytree below 1."""
     assert draw_columns(10, 0.5, 7, 3).tolist() == [0, 1, 3, 5, 8]
-    assert np.flatnonzero(draw_rows(20, 0.5, 7, 3, "aurora")).tolist() == [3, 4, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18]
+    assert np.flatnonzero(draw_rows(20, 0.5, 7, 3, "aurora")).tolist() == [
+        3,
+        4,
+        6,
+        7,
+        8,
+        9,
+        11,
+        12,
+        13,
+        14,
+        15,
+        16,
+        17,
+        18,
+    ]
 
 
 def test_draws_differ_between_trees_seeds_and_members():
-    rows = {draw_rows(200, 0.5, *key).tobytes() for key in ((0, 0, "a"), (0, 1, "a"), (1, 0, "a"), (0, 0, "b"))}
+    rows = {
+        draw_rows(200, 0.5, *key).tobytes() for key in ((0, 0, "a"), (0, 1, "a"), (1, 0, "a"), (0, 0, "b"))
+    }
     assert len(rows) == 4
     columns = {draw_columns(30, 0.5, *key).tobytes() for key in ((0, 0), (0, 1), (1, 0))}
     assert len(columns) == 3

@@ -13,7 +13,15 @@ import naive_trees as naive
 from hansa.trees.histogram import layout_of
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
-from hansa.trees.splitting import finish_pair, finish_pairs, leaf_weight, leaf_weights, node_totals, rule_of, score
+from hansa.trees.splitting import (
+    finish_pairs,
+    leaf_weight,
+    leaf_weights,
+    node_totals,
+    rule_of,
+    score,
+    take_part,
+)
 
 RULES = {
     "plain": Parameters(),
@@ -54,18 +62,26 @@ def sums_of(cells, columns, sizes):
 def rule_array(parameters, scales):
     rule = rule_of(parameters, scales)
     return np.array(
-        [rule.lambda_, rule.alpha, rule.max_delta_step, rule.least_hessian, rule.gradient_unit, rule.hessian_unit]
+        [
+            rule.lambda_,
+            rule.alpha,
+            rule.max_delta_step,
+            rule.least_hessian,
+            rule.gradient_unit,
+            rule.hessian_unit,
+        ]
     )
 
 
 def search(cells, columns, sizes, has_missing, parameters, scales):
     """What the kernel finds for one node: (gain, found, totals)."""
     layout = layout_of(np.concatenate([[0], np.cumsum(sizes)]), columns.astype(np.uint32))
-    totals = np.array([node_totals(cells, int(layout.offsets[1]))])
-    gains, found = np.zeros(1), np.zeros((1, 5), np.int64)
-    finish_pair(
-        -1, cells[None].copy(), np.zeros(0, np.uint8), np.empty((0, *cells.shape), np.int64), np.zeros(0, np.int64),
-        layout.columns, layout.offsets, np.array(has_missing), totals, rule_array(parameters, scales),
+    totals, gains, found = np.zeros((1, 2), np.int64), np.zeros(1), np.zeros((1, 5), np.int64)
+    nobody, taken = np.zeros(0, np.int64), np.zeros(1, np.int64)
+    take_part(
+        cells[None], 0, taken, 1, True, np.full((1, *cells.shape), 77), np.zeros(1, np.int64),
+        np.zeros(0, np.uint8), np.empty((0, *cells.shape), np.int64), nobody, layout.columns, layout.offsets,
+        np.array(has_missing), totals, rule_array(parameters, scales),
         np.empty((3, max(sizes))), gains, found,
     )  # fmt: skip
     return gains[0], found[0], totals[0]
@@ -99,7 +115,8 @@ def check(cells, columns, sizes, has_missing, parameters, scales):
     tied = [
         split
         for split in naive.candidates(
-            sums_of(cells, columns, sizes), columns, has_missing, parameters, 1 / scales.gradient, 1 / scales.hessian,
+            sums_of(cells, columns, sizes), columns, has_missing, parameters,
+            1 / scales.gradient, 1 / scales.hessian,
             max(math.ceil(parameters.min_child_weight * scales.hessian), 1),
         )
         if split.gain == pytest.approx(best.gain, rel=1e-12, abs=1e-12)
@@ -147,19 +164,33 @@ def pair_inputs(planes, seed):
 
 
 @pytest.mark.parametrize("planes", [1, 2], ids=["narrow", "wide"])
-@pytest.mark.parametrize("threads", [0, 1, 2, 4], ids=lambda n: f"{n} threads" if n else "pair by pair")
-def test_siblings_are_subtracted_and_searched(planes, threads):
-    children, parents, parent_of, built_left, layout, has_missing, totals, scales, sizes = pair_inputs(planes, 1)
-    nodes = children.copy()
-    nodes[[1, 2, 5]] = 123456789  # the siblings of those built: to be overwritten
+@pytest.mark.parametrize("threads", [0, 1, 2, 4], ids=lambda n: f"{n} threads" if n else "on arrival")
+@pytest.mark.parametrize("parties", [1, 3])
+def test_parts_are_added_siblings_subtracted_and_searched(planes, threads, parties):
+    """Whatever the order of parts, every node ends as the sum over parties, searched as if it were alone."""
+    children, parents, parent_of, built_left, layout, has_missing, totals, scales, sizes = pair_inputs(
+        planes, 1
+    )
+    to_build = np.array([0, 3, 4])
+    nodes = np.full_like(children, 123456789)
     gains, found = np.full(6, np.nan), np.full((6, 5), 77, np.int64)
-    shared = (layout.columns, layout.offsets, has_missing, totals, rule_array(Parameters(), scales))
+    tree = (layout.columns, layout.offsets, has_missing, totals, rule_array(Parameters(), scales))
+    family = (built_left, parents, parent_of)
+    rng = np.random.default_rng(planes)
+    shares = rng.integers(-(2**20), 2**20, (parties, *children[to_build].shape))
+    shares[0] = children[to_build] - shares[1:].sum(axis=0)
+    taken, complete = np.zeros(3, np.int64), 0
+    pieces = [(party, first, last) for party in range(parties) for first, last in ((0, 2), (2, 3))]
+    for party, first, last in [pieces[i] for i in rng.permutation(len(pieces))]:
+        complete += take_part(
+            shares[party, first:last], first, taken, parties, threads == 0, nodes, to_build, *family, *tree,
+            np.empty((3, 9)), gains, found,
+        )  # fmt: skip
+    assert complete == 3
+    assert taken.tolist() == [parties] * 3
     if threads:
-        scratch = np.empty((threads, 3, 9))
-        finish_pairs(nodes, built_left, parents, parent_of, *shared, scratch, gains, found)
-    else:
-        for pair in (2, 0, 1):
-            finish_pair(pair, nodes, built_left, parents, parent_of, *shared, np.empty((3, 9)), gains, found)
+        assert np.isnan(gains).all()
+        finish_pairs(nodes, *family, *tree, np.empty((threads, 3, 9)), gains, found)
     assert np.array_equal(nodes, children)
     for node, cells in enumerate(children):
         gain, best, _ = search(cells, np.arange(3), sizes, has_missing, Parameters(), scales)
@@ -175,7 +206,9 @@ numbers = st.floats(-1e4, 1e4)
 def test_scores_and_weights_are_the_naive_ones(g, h, lambda_, alpha, max_delta_step):
     parameters = Parameters(lambda_=lambda_, alpha=alpha, max_delta_step=max_delta_step)
     with np.errstate(over="ignore"):
-        assert leaf_weight(g, h, lambda_, alpha, max_delta_step) == pytest.approx(naive.weight(g, h, parameters))
+        assert leaf_weight(g, h, lambda_, alpha, max_delta_step) == pytest.approx(
+            naive.weight(g, h, parameters)
+        )
         assert score(g, h, lambda_, alpha, max_delta_step) == pytest.approx(naive.score(g, h, parameters))
 
 

@@ -18,6 +18,7 @@ Paths are taken from the file's own folder.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import secrets
@@ -34,6 +35,7 @@ from hansa.data.source import LabelKind, read_rows
 from hansa.errors import IdentityError, PlanError
 from hansa.plan import Plan, read_plan
 from hansa.roles.aggregator import Aggregator, Progress
+from hansa.roles.in_process import warm_up
 from hansa.roles.party import Party
 from hansa.roles.run import run_hub, run_member
 from hansa.transport.channel import Channel, Hub
@@ -161,6 +163,7 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
         )
 
     aggregator = Aggregator(plan, threads=member.threads, report=report)
+    _prepare(plan)
     try:
         event({"event": "listening", "host": member.host, "port": inner.port})
         inner.wait_for(plan.parties, member.wait_s)
@@ -202,6 +205,7 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
     if name in plan.receivers and member.model is None:
         raise PlanError(f"{member.path}: model is missing; this party receives the model: say where to put it")
     rows = read_rows(member.table, plan.schema, label_kind=label_kind(plan))
+    _prepare(plan)
     party = Party(plan, name, rows, nonce=secrets.token_bytes(32), threads=member.threads)
     inner = TlsChannel.connect(
         member.credentials, plan.aggregator, member.host, member.port, retry_for_s=member.wait_s
@@ -227,6 +231,12 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
     }
     _write_record(member, record)
     return record
+
+
+def _prepare(plan: Plan) -> None:
+    """Load the kernels before anybody waits for this member, and spare the collector what stays for good."""
+    warm_up(plan.parameters)
+    gc.freeze()
 
 
 def _write_record(member: MemberFile, record: dict[str, Any]) -> None:

@@ -19,11 +19,10 @@ from hansa.cli.processes import train_in_processes
 from hansa.cli.scores import score_table
 from hansa.cli.tables import Table
 from hansa.data.schema import Schema
-from hansa.data.source import Rows
 from hansa.errors import DataError, HansaError
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, Plan
 from hansa.roles.aggregator import Progress
-from hansa.roles.in_process import train_in_process
+from hansa.roles.in_process import train_in_process, warm_up
 from hansa.transport.channel import Hub
 from hansa.transport.recording import RecordingHub
 from hansa.trees.ensemble import Ensemble
@@ -115,7 +114,7 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
     names = member_names(sorted(set(train.party)))
     parts = split_parties(train, names)
     plan = make_plan(settings, train.names, tuple(parts))
-    warm_up(plan)
+    warm_up(plan.parameters)
     run = _train_in_process if settings.in_process else _train_over_tls
     report({"event": "stage", "text": f"{len(parts)} parties, {train.n_rows} rows, {len(train.names)} features"})
     summary, model, history = run(plan, parts, settings, report)
@@ -165,28 +164,6 @@ def _check_labels(objective: str, train: Table) -> None:
             f"training table, row {row + 1}: label {train.label[row]:g}; binary:logistic expects 0 or 1 "
             "(for other numbers use --objective reg:squarederror)"
         )
-
-
-def warm_up(plan: Plan) -> None:
-    """Compile the kernels (or load them from the cache) here, so that the members' processes all find them in the cache."""
-    label = np.array([0, 1] * 8, np.float32)
-    features = np.tile(np.arange(16, dtype=np.float32), (2, 1))
-    features[1, 3] = np.nan
-    rows = Rows(features, label, None)
-    small = replace(
-        plan,
-        aggregator=AGGREGATOR,
-        parties=("warm-up",),
-        receivers=("warm-up",),
-        minimum_parties=1,
-        schema=Schema(("a", "b"), "label"),
-        parameters=replace(
-            plan.parameters, rounds=1, max_depth=2, colsample_bytree=1.0, early_stopping_rounds=None,
-            scale_pos_weight=1.0, base_score=None,
-        ),
-        evaluation_fraction=0.0,
-    )  # fmt: skip
-    train_in_process(small, {"warm-up": rows})
 
 
 def _scores(ensemble: Ensemble, table: Table) -> dict[str, float | None]:

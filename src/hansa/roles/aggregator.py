@@ -285,7 +285,6 @@ class Aggregator:
         self._bin_offsets = np.concatenate([[0], np.cumsum(cuts.n_codes)]).astype(np.int64)
         self._margin_bound = abs(float(base_margin(plan.parameters.objective, self._start.base_score)))
         self._hessian_bound = objective.hessian_bound(plan.parameters.objective, self._weight_bound())
-        self._report(Progress("binned", 0, plan.parameters.rounds))
         bound = self._start_totals()
         yield from self._broadcast(
             UseCuts(
@@ -323,7 +322,9 @@ class Aggregator:
 
     def _totalled(self, message: Contribution, sums: dict[str, Int64]) -> Outgoing:
         parameters = self._plan.parameters
-        if self._tree > 0:
+        if self._tree == 0:
+            self._report(Progress("binned", 0, parameters.rounds))
+        else:
             metrics = self._evaluate(sums)
             self._report(Progress("tree", self._tree, parameters.rounds, metrics))
             if self._tree == parameters.rounds or self._stops_early():

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.errors import HansaError
 from hansa.plan import Plan
@@ -14,6 +17,7 @@ from hansa.roles.party import Party
 from hansa.roles.run import run_hub
 from hansa.transport.channel import Hub, Traffic
 from hansa.transport.in_process import InProcessHub
+from hansa.trees.parameters import Parameters
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,33 @@ def train_in_process(
     if aggregator.outcome is None:
         raise HansaError("the run ended without a model")
     return InProcessRun(aggregator.outcome, parties, inner.traffic)
+
+
+def warm_up(parameters: Parameters) -> None:
+    """Compile the kernels, or load them from the cache, by a tiny run; so that no real run waits for it.
+
+    Done first in the process that starts others, it also fills the cache that they all load from.
+    """
+    label = np.array([0, 1] * 8, np.float32)
+    features = np.tile(np.arange(16, dtype=np.float32), (2, 1))
+    features[1, 3] = np.nan
+    tiny = replace(
+        parameters,
+        rounds=1,
+        max_depth=2,
+        colsample_bytree=1.0,
+        early_stopping_rounds=None,
+        scale_pos_weight=1.0,
+        base_score=None,
+    )
+    plan = Plan(
+        name="warm-up",
+        mode="federated",
+        aggregator="hub",
+        parties=("party",),
+        receivers=("party",),
+        minimum_parties=1,
+        schema=Schema(("a", "b"), "label"),
+        parameters=tiny,
+    )
+    train_in_process(plan, {"party": Rows(features, label, None)})

@@ -7,8 +7,10 @@ What it sends is `Join`, `Contribution`s, `Received` and `Abort`, nothing else; 
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +45,7 @@ from hansa.roles.run import run_id
 from hansa.roles.statistics import count_magnitudes, sum_labels
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, base_margin
-from hansa.trees.growth import Buffers, Level, RowPartition, nodes_to_build
+from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build
 from hansa.trees.metrics import MetricScale, metric_sums
 from hansa.trees.sampling import draw_columns, draw_rows
 from hansa.trees.xgboost_json import from_json
@@ -169,6 +171,16 @@ class Party:
             f"member {self._plan.aggregator!r} (aggregator) to {self._name!r}, tree {self._tree}, step {self._step}: {rule}"
         )
 
+    @contextmanager
+    def _blaming(self) -> Iterator[None]:
+        """What is wrong with something the aggregator sent is the aggregator's fault."""
+        try:
+            yield
+        except ProtocolError as error:
+            raise error if repr(self._plan.aggregator) in str(error) else self._broken(str(error)) from error
+        except HansaError as error:
+            raise self._broken(str(error)) from error
+
     def _welcome(self, message: Welcome) -> None:
         plan = self._plan
         names = tuple(name for name, _, _, _ in message.roster)
@@ -194,7 +206,9 @@ class Party:
         self._step += 1
         rows = self._training
         weights = None if self._weights is None else self._weights[rows]
-        return self._contribute("labels", sum_labels(self._labels[rows], weights, message.label_unit, message.weight_unit))
+        with self._blaming():
+            sums = sum_labels(self._labels[rows], weights, message.label_unit, message.weight_unit)
+        return self._contribute("labels", sums)
 
     def _count_cells(self, message: CountCells) -> bytes:
         self._step += 1
@@ -203,7 +217,8 @@ class Party:
             self._array(message, "offsets", np.int64, len(self._plan.schema.features) + 1),
             self._array(message, "prefixes", np.uint32, None),
         )
-        self._guard = self._guard.check(request)
+        with self._blaming():
+            self._guard = self._guard.check(request)
         if self._keys is None:
             training = self._features if not len(self._evaluation) else self._features[:, self._training]
             self._keys = SortedKeys.from_features(training)
@@ -211,15 +226,19 @@ class Party:
 
     def _use_cuts(self, message: UseCuts) -> None:
         n_features = len(self._plan.schema.features)
-        cuts = Cuts(
-            self._array(message, "offsets", np.int64, n_features + 1),
-            self._array(message, "values", np.float32, None),
-            self._array(message, "has_missing", np.uint8, n_features).astype(np.bool_),
-        )
+        with self._blaming():
+            self._check_start(message)
+            cuts = Cuts(
+                self._array(message, "offsets", np.int64, n_features + 1),
+                self._array(message, "values", np.float32, None),
+                self._array(message, "has_missing", np.uint8, n_features).astype(np.bool_),
+            )
+            if cuts.n_codes.max() > self._plan.parameters.max_bin + 1:
+                raise self._broken(f"a feature has more bins than max_bin {self._plan.parameters.max_bin} and the missing one")
+            binned = self._binned = self._bin(cuts)
         self._guard = self._guard.close()
         self._keys = None
         self._bounds = message
-        binned = self._binned = self._bin(cuts)
         n_rows = binned.n_rows
         self._sizes = np.diff(binned.offsets)
         self._missing_code = np.where(binned.has_missing, self._sizes - 1, -1).astype(np.int32)
@@ -229,6 +248,18 @@ class Party:
         self._hessian = np.empty(n_rows)
         planes = 1 if self._plan.parameters.histogram_bits == 32 else 2
         self._packed = np.empty((planes, n_rows), np.int64)
+
+    def _check_start(self, message: UseCuts) -> None:
+        """Refuse start values that are not numbers, and others than the plan's where it names them."""
+        parameters = self._plan.parameters
+        base_margin(parameters.objective, message.base_score)
+        given = parameters.base_score
+        if given is not None and message.base_score != float(np.float32(given)):
+            raise self._broken(f"base_score is {message.base_score}; the plan says {given}")
+        scale = message.scale_pos_weight
+        if not (math.isfinite(scale) and scale > 0) or parameters.scale_pos_weight not in ("auto", scale):
+            raise self._broken(f"scale_pos_weight is {scale}; the plan says {parameters.scale_pos_weight}")
+        MetricScale(max(self._n_evaluation, 1), message.weight_exponent, message.label_exponent)
 
     def _bin(self, cuts: Cuts) -> BinnedRows:
         """Codes of all rows. A held-out row may lack a feature that no training row lacks: it goes right, as the model has it."""
@@ -265,14 +296,16 @@ class Party:
         self._outside = RowPartition(
             self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins
         )
-        totals = np.array(
-            [
+        with self._blaming():
+            self._totals = (
                 objective.sum_magnitudes(self._gradient, rows, gradient_bound, self._n_rows),
                 objective.sum_magnitudes(self._hessian, rows, self._bounds.hessian_bound, self._n_rows),
-            ],
-            np.int64,
-        )
-        yield self._contribute("totals", totals)
+            )
+            self._units = (
+                objective.unit_exponent(gradient_bound, self._n_rows),
+                objective.unit_exponent(self._bounds.hessian_bound, self._n_rows),
+            )
+        yield self._contribute("totals", np.array(self._totals, np.int64))
 
     def _metrics(self) -> Iterator[bytes]:
         parameters = self._plan.parameters
@@ -289,6 +322,8 @@ class Party:
         parameters = self._plan.parameters
         if message.tree != self._tree:
             raise self._broken(f"scales for tree {message.tree}; expected tree {self._tree}")
+        if message.tree >= parameters.rounds:
+            raise self._broken(f"a tree after the plan's {parameters.rounds} rounds")
         columns = self._array(message, "columns", np.uint32, None)
         n_features = len(self._plan.schema.features)
         drawn = draw_columns(n_features, parameters.colsample_bytree, parameters.seed, self._tree)
@@ -296,6 +331,8 @@ class Party:
             raise self._broken("columns are not those that the plan's seed draws for this tree")
         planes = 1 if parameters.histogram_bits == 32 else 2
         scales = objective.Scales(message.gradient_scale, message.hessian_scale, planes)
+        with self._blaming():
+            objective.check_scales(scales, *self._totals, *self._units)
         objective.pack(self._gradient, self._hessian, scales, self._packed)
         self._layout = histogram.layout_of(self._binned.offsets, drawn)
         self._allowed = np.zeros(n_features, np.bool_)
@@ -320,29 +357,28 @@ class Party:
             yield from self._histograms(nodes_to_build(level.build_left))
 
     def _read_level(self, message: SplitNodes) -> Level:
-        """The message as a `Level`, refused unless it fits the nodes that are there."""
+        """The message as a `Level` of views into its frame, refused unless it fits the nodes that are there."""
         active = len(self._inside.starts)
-        feature = self._array(message, "feature", np.int32, active)
-        splits = int(np.count_nonzero(feature >= 0))
+        sender = self._plan.aggregator
+        splits = len(message.child_leaf.data) // 8 or len(message.build_left.data)
         last = len(message.build_left.data) == 0
         level = Level(
-            feature=feature,
-            bin=self._array(message, "bin", np.int32, active),
-            missing_left=self._array(message, "missing_left", np.uint8, active),
-            leaf=self._array(message, "leaf", np.float32, active),
-            build_left=self._array(message, "build_left", np.uint8, 0 if last else splits),
-            child_leaf=self._array(message, "child_leaf", np.float32, 2 * splits if last else 0),
+            feature=messages.to_array(sender, "SplitNodes.feature", message.feature, np.int32, (active,)),
+            bin=messages.to_array(sender, "SplitNodes.bin", message.bin, np.int32, (active,)),
+            missing_left=messages.to_array(sender, "SplitNodes.missing_left", message.missing_left, np.uint8, (active,)),
+            leaf=messages.to_array(sender, "SplitNodes.leaf", message.leaf, np.float32, (active,)),
+            build_left=messages.to_array(
+                sender, "SplitNodes.build_left", message.build_left, np.uint8, (0 if last else splits,)
+            ),
+            child_leaf=messages.to_array(
+                sender, "SplitNodes.child_leaf", message.child_leaf, np.float32, (2 * splits if last else 0,)
+            ),
         )
-        used = feature[feature >= 0]
-        if (feature < -1).any() or (used >= len(self._allowed)).any() or not self._allowed[used].all():
-            raise self._broken("a node is split by a feature that this tree may not use")
-        bins = level.bin[feature >= 0]
-        if ((bins < 0) | (bins >= self._sizes[used])).any():
-            raise self._broken("a node is split at a bin that its feature does not have")
+        broken = check_level(level, self._allowed, self._sizes, splits)
+        if broken:
+            raise self._broken(broken)
         if not last and self._level + 1 >= self._plan.parameters.max_depth:
             raise self._broken(f"the tree grows beyond max_depth {self._plan.parameters.max_depth}")
-        if not (np.isfinite(level.leaf).all() and np.isfinite(level.child_leaf).all()):
-            raise self._broken("a leaf value is not finite")
         return level
 
     def _histograms(self, positions: npt.NDArray[np.int64]) -> Iterator[bytes]:
@@ -378,7 +414,8 @@ class Party:
             raise self._broken(f"the model cannot be decompressed: {error}") from error
         if not inflate.eof or hashlib.sha256(model).digest() != message.model_sha256:
             raise self._broken("the model is cut short or does not have the hash that was announced")
-        self._check_model(from_json(model), message.trees)
+        with self._blaming():
+            self._check_model(from_json(model), message.trees)
         return model
 
     def _check_model(self, ensemble: Ensemble, trees: int) -> None:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from hansa.errors import HansaError
 from hansa.plan import Plan
 from hansa.trees import objective
+from hansa.trees.elementary import sigmoid
 
 Int64 = npt.NDArray[np.int64]
 
@@ -88,6 +89,18 @@ class Start:
     scale_pos_weight: float
 
 
+def _estimated(mean: float, scale_pos_weight: float) -> float:
+    """The base score that XGBoost 3 estimates: the weighted mean; where positives count more or less, one Newton step.
+
+    From margin 0, where p = 1/2, h = w/4 and g = w (1/2 - y):  margin = -G/H = 2 (s P - N) / (s P + N),
+    with P and N the weights of both classes and s = scale_pos_weight (XGBoost's `fit_stump`).
+    """
+    if scale_pos_weight == 1.0:
+        return mean
+    positive, negative = scale_pos_weight * mean, 1.0 - mean
+    return float(sigmoid(2.0 * (positive - negative) / (positive + negative)))
+
+
 def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Start:
     """The start values that pooled label sums give.
 
@@ -106,9 +119,9 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Star
                 f"of the {rows} rows of all parties (weights of 0 not counted) all have the same label "
                 f"{int(positives > 0)}; binary:logistic needs rows of both classes"
             )
-    base_score = mean if parameters.base_score is None else parameters.base_score
     if parameters.scale_pos_weight == "auto":
         scale = (rows - positives) / positives
     else:
         scale = float(parameters.scale_pos_weight)
+    base_score = _estimated(mean, scale) if parameters.base_score is None else parameters.base_score
     return Start(base_score=float(np.float32(base_score)), scale_pos_weight=scale)

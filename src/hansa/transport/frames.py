@@ -1,6 +1,6 @@
 """Frames on a byte stream: a length of four bytes, big-endian, then that many bytes; never none.
 
-Nothing here knows about TLS. A stream is anything with `recv_into`, which returns 0 where the stream has
+Nothing here knows about TLS. A stream is anything with `read`, which returns 0 where the stream has
 ended and raises what it likes where there is nothing to read yet: the reader keeps what it has and goes on at
 the next call.
 """
@@ -25,8 +25,8 @@ _SMALLEST_BUFFER = 2**16
 class Stream(Protocol):
     """What a `FrameReader` reads from."""
 
-    def recv_into(self, buffer: memoryview) -> int:
-        """Read at most `len(buffer)` bytes; 0 where the stream has ended."""
+    def read(self, size: int, buffer: memoryview) -> int:
+        """Read at most `size` bytes into `buffer`; 0 where the stream has ended. (`SSLSocket.recv_into` ends here too.)"""
 
 
 def checked(frame: Frame, limit: int) -> memoryview:
@@ -91,7 +91,7 @@ class FrameReader:
         self._length, self._have = length, 0
 
     def _take(self, stream: Stream, into: memoryview) -> int:
-        taken = stream.recv_into(into)
+        taken = stream.read(len(into), into)
         if taken == 0:
             raise TransportError(self._ending())
         return taken

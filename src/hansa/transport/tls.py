@@ -723,10 +723,10 @@ class _Until:
         self._stream = stream
         self._deadline = deadline
 
-    def recv_into(self, buffer: memoryview) -> int:
+    def read(self, size: int, buffer: memoryview) -> int:
         # Timeout 0 would mean "do not block", which raises another error.
         self._stream.settimeout(max(1e-6, self._deadline - time.monotonic()))
-        return self._stream.recv_into(buffer)
+        return self._stream.read(size, buffer)
 
 
 def _deadline(timeout: float | None) -> float | None:

@@ -133,6 +133,45 @@ class RowPartition:
         )
 
 
+LEVEL_RULES = (
+    "",
+    "a node is split by a feature that this tree may not use",
+    "a node is split at a bin that its feature does not have",
+    "a leaf value is not finite",
+    "the number of nodes that split is not the number of children announced",
+)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _broken_rule(feature, bins, leaf, child_leaf, allowed, sizes, splits):  # type: ignore[no-untyped-def]
+    found = 0
+    for node in range(feature.shape[0]):
+        f = feature[node]
+        if f < -1 or f >= allowed.shape[0] or (f >= 0 and not allowed[f]):
+            return 1
+        if f >= 0:
+            found += 1
+            if bins[node] < 0 or bins[node] >= sizes[f]:
+                return 2
+        if not np.isfinite(leaf[node]):
+            return 3
+    for child in range(child_leaf.shape[0]):
+        if not np.isfinite(child_leaf[child]):
+            return 3
+    return 0 if found == splits else 4
+
+
+def check_level(level: Level, allowed: npt.NDArray[np.bool_], sizes: Int64, splits: int) -> str:
+    """The rule that a level breaks, or "".
+
+    Args:
+        allowed: bool (n_features,): features that the tree may use. sizes: int64 (n_features,): codes of each.
+        splits: how many nodes must split.
+    """
+    rule = _broken_rule(level.feature, level.bin, level.leaf, level.child_leaf, allowed, sizes, splits)
+    return LEVEL_RULES[rule]
+
+
 def nodes_to_build(build_left: npt.NDArray[np.uint8]) -> Int64:
     """Positions, among the next level's active nodes, of the children that are built: int64 (splits,)."""
     return 2 * np.arange(len(build_left), dtype=np.int64) + (build_left == 0)
@@ -257,20 +296,12 @@ class Grower:
     def next_level(self) -> Level:
         """Decide the level whose nodes are all finished, and go to the next."""
         gains, found, totals = self._gains, self._found, self._totals
-        splits = (found[:, 0] >= 0) & (gains > splitting.LEAST_GAIN) & (gains >= self._parameters.gamma)
-        where = np.flatnonzero(splits)
-        children = np.empty((2 * len(where), 2), np.int64)
-        children[0::2] = found[where, 3:5]
-        children[1::2] = totals[where] - found[where, 3:5]
-        last = len(where) == 0 or self._depth + 1 == self._parameters.max_depth
-        level = Level(
-            feature=np.where(splits, found[:, 0], -1).astype(np.int32),
-            bin=np.where(splits, found[:, 1], 0).astype(np.int32),
-            missing_left=np.where(splits, found[:, 2], 0).astype(np.uint8),
-            leaf=np.where(splits, np.float32(0), self._leaf_values(totals)),
-            build_left=np.zeros(0, np.uint8) if last else (children[0::2, 1] <= children[1::2, 1]).astype(np.uint8),
-            child_leaf=self._leaf_values(children) if last else np.zeros(0, np.float32),
+        deepest = self._depth + 1 == self._parameters.max_depth
+        feature, bins, missing_left, where, children, leaf, build_left, child_leaf = splitting.decide_level(
+            gains, found, totals, self._parameters.gamma, self._rule_array, self._parameters.eta, deepest
         )
+        level = Level(feature, bins, missing_left, leaf, build_left, child_leaf)
+        last = level.last
         self._levels.append((level, gains, totals))
         if last:
             if len(where):
@@ -285,9 +316,6 @@ class Grower:
         weights = np.empty(len(totals), np.float32)
         splitting.leaf_weights(totals, self._rule_array, weights)
         return weights
-
-    def _leaf_values(self, totals: Int64) -> npt.NDArray[np.float32]:
-        return self._weights(totals) * np.float32(self._parameters.eta)
 
     def tree(self, cut_offsets: Int64, cut_values: npt.NDArray[np.float32]) -> Tree:
         """The finished tree, nodes numbered as XGBoost does, thresholds taken from the cuts of each feature."""

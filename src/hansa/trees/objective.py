@@ -198,6 +198,22 @@ def scales(
     return Scales(gradient=gradient, hessian=hessian, planes=1 if bits == 32 else 2)
 
 
+def check_scales(
+    scales: Scales, gradient_sum: int, hessian_sum: int, gradient_unit: int, hessian_unit: int
+) -> None:
+    """Refuse scales under which the sums of one party alone would overflow; arguments as in `scales`.
+
+    Raises HansaError where a scale is not a finite number of at least 0, or too large.
+    """
+    gradient_room, hessian_room = (31, 32) if scales.planes == 1 else (SUM_BITS, SUM_BITS)
+    for name, scale, total, unit, room in (
+        ("gradient", scales.gradient, gradient_sum, gradient_unit, gradient_room),
+        ("hessian", scales.hessian, hessian_sum, hessian_unit, hessian_room),
+    ):
+        if not (scale >= 0 and math.isfinite(scale) and scale * math.ldexp(total, unit) <= 2**room):
+            raise HansaError(f"the {name} scale {scale!r} is no number, or so large that sums would overflow {room} bits")
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def _pack(gradient, hessian, gradient_scale, hessian_scale, packed):  # type: ignore[no-untyped-def]
     if packed.shape[0] == 1:
@@ -231,5 +247,11 @@ def _sum_fixed(values, weights, inverse_unit):  # type: ignore[no-untyped-def]
 
 
 def sum_fixed(values: Float32, weights: Float32 | None, unit: int) -> int:
-    """sum of values (times weights) as a whole number of 2^unit, each row rounded to nearest; values float32 (n,)."""
+    """sum of values (times weights) as a whole number of 2^unit, each row rounded to nearest; values float32 (n,).
+
+    Raises HansaError where the sum might not fit: `unit` is too small for these rows.
+    """
+    sizes = np.abs(values, dtype=np.float64) * (1.0 if weights is None else weights)
+    if not (-1000 <= unit <= 1000 and sizes.sum() * math.ldexp(1.0, -unit) + len(values) <= 2.0**SUM_BITS):
+        raise HansaError(f"a sum in units of 2^{unit} does not fit {SUM_BITS} bits, or no such unit is used")
     return int(_sum_fixed(values, NO_WEIGHTS if weights is None else weights, math.ldexp(1.0, -unit)))

@@ -297,3 +297,52 @@ def leaf_weights(totals, rule, weights):  # type: ignore[no-untyped-def]
         weights[i] = 0.0
         if totals[i, 1] >= rule[3]:
             weights[i] = leaf_weight(totals[i, 0] * rule[4], totals[i, 1] * rule[5], rule[0], rule[1], rule[2])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def decide_level(gains, found, totals, gamma, rule, eta, deepest):  # type: ignore[no-untyped-def]
+    """Which active nodes split, and what becomes of the others and of the children.
+
+    Args:
+        gains: float64 (active,); found: int64 (active, 5), of the search. totals: int64 (active, 2).
+        gamma, eta: of the parameters. rule: float64 (6,). deepest: whether children cannot split.
+
+    Returns:
+        The fields of `growth.Level` in its order, with int64 `where` (splits,), the nodes that split, and int64 `children`
+        (2 splits, 2), their totals, after missing_left.
+    """
+    active = gains.shape[0]
+    feature = np.full(active, -1, np.int32)
+    bins = np.zeros(active, np.int32)
+    missing_left = np.zeros(active, np.uint8)
+    splits = 0
+    for node in range(active):
+        if found[node, 0] >= 0 and gains[node] > LEAST_GAIN and gains[node] >= gamma:
+            feature[node] = found[node, 0]
+            bins[node] = found[node, 1]
+            missing_left[node] = found[node, 2]
+            splits += 1
+    leaf = np.zeros(active, np.float32)
+    leaf_weights(totals, rule, leaf)
+    where = np.empty(splits, np.int64)
+    children = np.empty((2 * splits, 2), np.int64)
+    at = 0
+    for node in range(active):
+        if feature[node] < 0:
+            leaf[node] *= np.float32(eta)
+            continue
+        leaf[node] = 0.0
+        where[at] = node
+        for side in range(2):
+            children[2 * at, side] = found[node, 3 + side]
+            children[2 * at + 1, side] = totals[node, side] - found[node, 3 + side]
+        at += 1
+    last = deepest or splits == 0
+    build_left = np.empty(0 if last else splits, np.uint8)
+    for i in range(build_left.shape[0]):
+        build_left[i] = children[2 * i, 1] <= children[2 * i + 1, 1]
+    child_leaf = np.empty(2 * splits if last else 0, np.float32)
+    if last:
+        leaf_weights(children, rule, child_leaf)
+        child_leaf *= np.float32(eta)
+    return feature, bins, missing_left, where, children, leaf, build_left, child_leaf

@@ -1,0 +1,243 @@
+"""Comparisons and conversions that rest on open-and-deal: sign, ring extension, truncation, bit to arithmetic.
+
+In all of them z = w - r, where S_0 and S_1 know w, S_2 knows r, and both look uniform to who sees them
+(`replicated.open_and_deal`). S_2 deals shares of functions of r, and S_0 and S_1 evaluate something that is
+linear in them with coefficients that depend on w.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from hansa.mpc.replicated import (
+    Address,
+    Deal,
+    Program,
+    Server,
+    add_to_part,
+    open_and_deal,
+    product_part,
+    reshare,
+    reshare_of_evaluators,
+)
+from hansa.mpc.ring import (
+    BITS,
+    RING32,
+    RING64,
+    Ring,
+    Words,
+    digit_one_hots,
+    look_up_planes,
+    unpack_bits,
+    words_for,
+)
+
+TABLES = Ring("tables", 16, np.uint16, xor=True)
+"""One-hot tables of a digit, one bit an entry."""
+
+DIGIT_BITS = 4
+
+
+def sign_part(
+    server: Server, ring: Ring, part: Words, address: Address, digit_bits: int = DIGIT_BITS
+) -> Program[Words]:
+    """The most significant bit of additive values, as XOR parts of packed bits.
+
+        msb(w - r) = [w' < r'] XOR msb(w) XOR msb(r),      w', r' = w, r without their highest bit
+
+    w and r are cut into digits of 4 bits. S_2 deals an XOR-shared one-hot table of each digit of r; any
+    function of (digit of w, digit of r) is then the parity of the table under a mask that w picks. So S_0 and
+    S_1 look up `greater` (the digit of r is larger) and `equal`, and log2(digits) rounds of ANDs combine
+
+        greater = greater_high XOR (equal_high AND greater_low),    equal = equal_high AND equal_low.
+
+    Source: the table look-up is in the spirit of Ishai, Kushilevitz, Meldgaard, Orlandi & Paskin-Cherniavsky,
+    TCC 2013. For k = 64: 1 + 1 + 3 rounds before the last AND, whose parts are returned unopened; 16 bytes a
+    value from S_0 and S_1, 36 from S_2.
+
+    Args:
+        part: this server's additive part, (count,).
+
+    Returns:
+        uint64 (ceil(count / 64),): XOR parts, not yet masked; bits past `count` mean nothing.
+    """
+    deal = table_deal(ring, part.shape[0], digit_bits)
+    opened = yield from open_and_deal(server, ring, part, address.named("open"), [deal])
+    return (yield from sign_of_masked(server, ring, opened.value, opened.dealt[0], address, digit_bits))
+
+
+def table_deal(ring: Ring, count: int, digit_bits: int = DIGIT_BITS) -> Deal:
+    """The one-hot tables of the digits of r that `sign_of_masked` reads."""
+    digits = -(-ring.bits // digit_bits)
+    return Deal(TABLES, (count, digits), lambda r: _one_hot_tables(r, digits, digit_bits))
+
+
+def sign_of_masked(
+    server: Server, ring: Ring, value: Words, tables: Words, address: Address, digit_bits: int = DIGIT_BITS
+) -> Program[Words]:
+    """`sign_part` behind its open: `value` is w at S_0 and S_1 (r at S_2, not read), `tables` this one's part."""
+    count, digits = tables.shape
+    planes = np.zeros((2 * digits, words_for(count)), np.uint64)
+    if server.index != 2:
+        masks = _digit_masks(ring.bits, digit_bits)
+        look_up_planes(value.astype(np.uint64, copy=False), tables, masks, digit_bits, planes)
+    if digits == 1:
+        return planes[0]
+    # The lowest digit's `equal` is never needed.
+    needed = np.delete(planes, 1, axis=0)
+    shared = yield from reshare_of_evaluators(server, BITS, needed, address.named("planes"))
+    greater = np.concatenate([shared[:, :1], shared[:, 1::2]], axis=1)
+    equal = shared[:, 2::2]
+    return (yield from _combine_digits(server, greater, equal, address))
+
+
+def _combine_digits(server: Server, greater: Words, equal: Words, address: Address) -> Program[Words]:
+    """`greater` (2, digits, words), `equal` (2, digits - 1, words) of the digits above the lowest."""
+    layer = 0
+    while greater.shape[1] > 2:
+        pairs = greater.shape[1] // 2
+        # equal[:, d - 1] belongs to digit d.
+        high = equal[:, 0 : 2 * pairs : 2]
+        x = np.concatenate([high, high[:, 1:]], axis=1)
+        y = np.concatenate([greater[:, 0 : 2 * pairs : 2], equal[:, 1 : 2 * pairs - 1 : 2]], axis=1)
+        both = yield from reshare(server, BITS, product_part(BITS, x, y), address.named(f"and {layer}"))
+        rest = greater[:, 2 * pairs :], equal[:, 2 * pairs - 1 :]
+        greater = np.concatenate([both[:, :pairs] ^ greater[:, 1 : 2 * pairs : 2], rest[0]], axis=1)
+        equal = np.concatenate([both[:, pairs:], rest[1]], axis=1)
+        layer += 1
+    return product_part(BITS, equal[:, 0], greater[:, 0]) ^ greater[0, 1]
+
+
+def _one_hot_tables(r: Words, digits: int, digit_bits: int) -> Words:
+    tables = np.zeros((r.shape[0], digits), np.uint16)
+    digit_one_hots(r.astype(np.uint64, copy=False), digits, digit_bits, tables)
+    return tables
+
+
+@cache
+def _digit_masks(bits: int, digit_bits: int) -> Words:
+    """Row 2d: which digits of r make `greater`, for each digit of w; row 2d + 1: which make `equal`.
+
+    At the highest digit the sign bits are left out of the comparison and folded into `greater`.
+    """
+    digits = -(-bits // digit_bits)
+    masks = np.zeros((2 * digits, 1 << digit_bits), np.uint16)
+    for d in range(digits):
+        width = min(digit_bits, bits - d * digit_bits)
+        sign = 1 << (width - 1) if d == digits - 1 else 0
+        for w in range(1 << width):
+            for r in range(1 << width):
+                low_w, low_r = w & ~sign, r & ~sign
+                greater = (low_w < low_r) != ((w & sign) != (r & sign))
+                masks[2 * d, w] |= int(greater) << r
+                masks[2 * d + 1, w] |= int(low_w == low_r) << r
+    masks.setflags(write=False)
+    return masks
+
+
+def bits_to_arithmetic(
+    server: Server, part: Words, count: int, ring: Ring, address: Address
+) -> Program[Words]:
+    """XOR parts of packed bits to shared ring elements: b = w XOR r = w + (1 - 2w) r.
+
+    Source: Mohassel & Rindal, ABY3 (CCS 2018), section 5.4.1, with r dealt by S_2. Two rounds; a bit and a word
+    from S_0 and S_1, a word from S_2.
+
+    Returns:
+        (2, count), shared in `ring`.
+    """
+    deal = Deal(ring, (count,), lambda r: unpack_bits(r, count).astype(ring.dtype))
+    opened = yield from open_and_deal(server, BITS, part, address.named("bits"), [deal])
+    result = np.zeros(count, ring.dtype)
+    if server.index != 2:
+        w = unpack_bits(opened.value, count).astype(ring.dtype)
+        result = ring.reduce((ring.dtype(1) - w - w) * opened.dealt[0])
+        if server.index == 0:
+            result = ring.add(result, w)
+    return (yield from reshare_of_evaluators(server, ring, result, address.named("words")))
+
+
+def signs(server: Server, ring: Ring, part: Words, address: Address) -> Program[Words]:
+    """msb of additive values as shared 0 or 1 of `RING64`, (2, count). Seven rounds for k = 64."""
+    bits = yield from sign_part(server, ring, part, address)
+    return (yield from bits_to_arithmetic(server, bits, part.shape[0], RING64, address.named("arithmetic")))
+
+
+def extend(
+    server: Server, part: Words, address: Address, source: Ring = RING32, target: Ring = RING64
+) -> Program[Words]:
+    """Additive values in [-2^(k-2), 2^(k-2)) of Z_2^k to shared values of a larger ring.
+
+    With z + 2^(k-2) in [0, 2^(k-1)) the wrap of w - r is the product of a bit that S_2 knows and one that S_0 and
+    S_1 know:
+
+        z = w - r + 2^k msb(r) (1 - msb(w)).
+
+    S_2 deals msb(r), which only the upper bits of the target need. Two rounds; for 32 to 64 bits 12 bytes a
+    value and server.
+    """
+    offset = 1 << (source.bits - 2)
+    part = add_to_part(server, source, part, offset)
+    narrow = RING32 if target == RING64 and source == RING32 else target
+    deal = Deal(narrow, part.shape, lambda r: _top_bit(source, r).astype(narrow.dtype))
+    opened = yield from open_and_deal(server, source, part, address.named("open"), [deal])
+    wide = opened.value.astype(target.dtype)
+    if server.index == 2:
+        result = target.subtract(np.zeros_like(wide), wide)
+    else:
+        below = (_top_bit(source, opened.value) ^ 1).astype(target.dtype)
+        carry = below * (opened.dealt[0].astype(target.dtype) << target.dtype(source.bits))
+        result = target.reduce(carry + wide) if server.index == 0 else target.reduce(carry)
+    result = add_to_part(server, target, result, -offset)
+    return (yield from reshare(server, target, result, address.named("words")))
+
+
+def truncate(
+    server: Server, ring: Ring, part: Words, shift: int, address: Address, target: Ring | None = None
+) -> Program[Words]:
+    """z / 2^s of additive values in [-2^(k-2), 2^(k-1) - 2^(k-2)), rounded up or down at random, without bias.
+
+    With z + 2^(k-2) in [0, 2^(k-1)), and floors written >>,
+
+        z / 2^s ~ (w >> s) - (r >> s) + 2^(k-s) msb(r) (1 - msb(w)).
+
+    The wrap is exact; the borrow of the low s bits is left out, which adds one with probability (z mod 2^s) / 2^s:
+    the mean is z / 2^s. (The shares' local truncation of ABY3 fails with probability |z| / 2^k, which for values
+    of 2^60 is not small.) What the rounding did follows from w and r, so a server that is later given the result
+    learns where in a window of width 2^s around it z may lie, and nothing else.
+
+    Two rounds; S_0 and S_1 send an element of `ring` and one of the target, S_2 msb(r) and one of the target.
+    Where all of the wrap lies above the target ring nothing is dealt.
+
+    Args:
+        part: additive parts in `ring`.
+        target: the ring of the result, `ring` itself unless given.
+    """
+    target = target or ring
+    offset = 1 << (ring.bits - 2)
+    part = add_to_part(server, ring, part, offset)
+    wrap = ring.bits - shift
+    narrow = RING32 if target == RING64 and shift <= 32 else target
+    deals = [Deal(narrow, part.shape, lambda r: _top_bit(ring, r).astype(narrow.dtype))]
+    deals = deals if wrap < target.bits else []
+    opened = yield from open_and_deal(server, ring, part, address.named("open"), deals)
+    high = (opened.value >> ring.dtype(shift)).astype(target.dtype)
+    if server.index == 2:
+        result = target.subtract(np.zeros_like(high), high)
+    else:
+        result = high if server.index == 0 else np.zeros_like(high)
+        if deals:
+            below = (_top_bit(ring, opened.value) ^ 1).astype(target.dtype)
+            result = target.reduce(
+                result + below * (opened.dealt[0].astype(target.dtype) << target.dtype(wrap))
+            )
+    result = add_to_part(server, target, result, -(offset >> shift))
+    return (yield from reshare(server, target, result, address.named("words")))
+
+
+def _top_bit(ring: Ring, words: Words) -> Words:
+    return words >> ring.dtype(ring.bits - 1)
+
+

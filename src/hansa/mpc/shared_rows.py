@@ -1,0 +1,206 @@
+"""Rows as shares: what an owner sends to the three servers, once, and the products with it.
+
+A row is shared twice over: its columns of bits C as words of Z_2^32, for sums, and as packed bits under XOR, for
+routing; and its label, in Z_2^32. Two of the three parts of each are key streams, so only one travels.
+
+*Owner-assisted rows*: an owner that is itself server p gives x_p = PRG(key of S_p and S_{p+2}),
+x_{p+1} = C - x_p, x_{p+2} = 0. S_{p+1} sees only x_{p+1}, which x_p masks, and S_{p+2} only x_p. S_p then sums over
+its plaintext codes, and every server does one dense product instead of two.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.errors import ProtocolError
+from hansa.mpc.candidates import Candidates
+from hansa.mpc.ring import RING32, Words, add_code_sums, add_gemm, gf2_products, pack_bits, words_for
+from hansa.secure.prg import Algorithm, KeyStream, fresh_key
+
+PURPOSES = ("columns", "bits", "labels")
+
+
+@dataclass(frozen=True)
+class RowShares:
+    """What an owner sends to one server. Secret to that server.
+
+    Attributes:
+        rows: how many.
+        keys: for own and next part: 32 bytes where that part is a key stream, else None.
+        parts: for own and next part: (columns uint32 (rows, columns), bits uint64 (rows, words), labels uint32
+            (rows,)) where it travels, else None. Where key and parts are None, the part is zero.
+        assisted_by: the server that owns the rows, or None.
+    """
+
+    rows: int
+    keys: tuple[bytes | None, bytes | None]
+    parts: tuple[tuple[Words, Words, Words] | None, tuple[Words, Words, Words] | None]
+    assisted_by: int | None
+
+
+def share_rows(
+    candidates: Candidates,
+    codes: npt.NDArray[np.uint16],
+    labels: npt.NDArray[np.uint32],
+    algorithm: Algorithm,
+    owner: int | None = None,
+) -> list[RowShares]:
+    """Share an owner's rows: one message for each server.
+
+    Args:
+        codes: uint16 (rows, features), secret.
+        labels: uint32 (rows,), 0 or 1, or fixed-point words; secret.
+        owner: the server that the owner is, for owner-assisted rows; None otherwise.
+
+    Raises:
+        DataError: codes out of range.
+    """
+    candidates.check_codes(codes)
+    bits = candidates.column_bits(codes)
+    plain = (bits.astype(np.uint32), pack_bits(bits), labels.astype(np.uint32, copy=False))
+    rows = codes.shape[0]
+    # The seeds of parts that are streams: all but the last part, or all but p + 1 and p + 2.
+    streams = (0, 1) if owner is None else (owner,)
+    explicit = 2 if owner is None else (owner + 1) % 3
+    keys = {number: bytes(fresh_key()) for number in streams}
+    rest = list(plain)
+    for key in keys.values():
+        masks = _masks(key, candidates, rows, algorithm)
+        rest = [rest[0] - masks[0], rest[1] ^ masks[1], rest[2] - masks[2]]
+    sent = (rest[0], rest[1], rest[2])
+    return [
+        RowShares(
+            rows,
+            (keys.get(server), keys.get((server + 1) % 3)),
+            (sent if server == explicit else None, sent if (server + 1) % 3 == explicit else None),
+            owner,
+        )
+        for server in range(3)
+    ]
+
+
+def _masks(
+    key: bytes, candidates: Candidates, rows: int, algorithm: Algorithm
+) -> tuple[Words, Words, Words]:
+    columns = np.empty((rows, candidates.n_columns), np.uint32)
+    bits = np.empty((rows, words_for(candidates.n_columns)), np.uint64)
+    labels = np.empty(rows, np.uint32)
+    arrays: tuple[Any, ...] = (columns, bits, labels)
+    for purpose, array in zip(PURPOSES, arrays, strict=True):
+        stream = KeyStream(hmac.digest(key, b"hansa shared rows v1 " + purpose.encode(), "sha256"), algorithm)
+        stream.words(array.size, array.reshape(-1))
+    return columns, bits, labels
+
+
+@dataclass(frozen=True)
+class Block:
+    """One owner's rows as one server holds them.
+
+    Attributes:
+        own, following: x_i and x_{i+1} of the columns, uint32 (rows, columns), None for zero.
+        bits: x_i and x_{i+1} of the packed bits, uint64 (2, rows, words).
+        labels: uint32 (2, rows).
+        codes: the plaintext, at the server that owns the rows; then `following` is None and not zero but
+            C - own.
+    """
+
+    own: Words | None
+    following: Words | None
+    bits: Words
+    labels: Words
+    codes: npt.NDArray[np.uint16] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the block."""
+        return int(self.labels.shape[1])
+
+
+def receive_rows(
+    candidates: Candidates,
+    server: int,
+    message: RowShares,
+    algorithm: Algorithm,
+    codes: npt.NDArray[np.uint16] | None = None,
+) -> Block:
+    """A server's block from an owner's message; `codes` where the server itself is that owner.
+
+    Raises:
+        ProtocolError: parts of another shape or dtype, or codes without being the owner.
+    """
+    if (codes is not None) != (message.assisted_by == server):
+        raise ProtocolError(f"server {server}: the owner's codes go with owner-assisted rows of its own")
+    halves = [_half(candidates, message, number, algorithm) for number in range(2)]
+    own, following = (half[0] if half else None for half in halves)
+    zeros = (
+        np.zeros((message.rows, words_for(candidates.n_columns)), np.uint64),
+        np.zeros(message.rows, np.uint32),
+    )
+    bits, labels = (
+        np.stack([half[place] if half else zeros[place - 1] for half in halves]) for place in (1, 2)
+    )
+    return Block(own, None if codes is not None else following, bits, labels, codes)
+
+
+def _half(
+    candidates: Candidates, message: RowShares, number: int, algorithm: Algorithm
+) -> tuple[Words, Words, Words] | None:
+    key, parts = message.keys[number], message.parts[number]
+    if key is not None:
+        return _masks(key, candidates, message.rows, algorithm)
+    if parts is None:
+        return None
+    shapes = [
+        (np.dtype(np.uint32), (message.rows, candidates.n_columns)),
+        (np.dtype(np.uint64), (message.rows, words_for(candidates.n_columns))),
+        (np.dtype(np.uint32), (message.rows,)),
+    ]
+    found = [(part.dtype, part.shape) for part in parts]
+    if found != shapes:
+        raise ProtocolError(f"an owner's shares are {found}; expected {shapes}")
+    return parts
+
+
+def sums_part(candidates: Candidates, block: Block, vectors: Words) -> Words:
+    """This server's additive part of C^T V, in Z_2^32; local.
+
+        x_i (v_i + v_{i+1}) + x_{i+1} v_i;    at the owner p:  C v_p + x_p v_{p+1}
+
+    Args:
+        vectors: shared, uint32 (2, vectors, rows of the block).
+
+    Returns:
+        uint32 (vectors, columns).
+    """
+    out = np.zeros((vectors.shape[1], candidates.n_columns), np.uint32)
+    first = np.ascontiguousarray(vectors[0])
+    if block.codes is not None:
+        add_gemm(block.own, np.ascontiguousarray(vectors[1]), out)
+        by_code = np.zeros((len(candidates.features), candidates.n_codes, vectors.shape[1]), np.uint32)
+        add_code_sums(block.codes, first, by_code)
+        return out + candidates.sums_by_column(by_code)
+    if block.own is not None:
+        add_gemm(block.own, vectors[0] + vectors[1], out)
+    if block.following is not None:
+        add_gemm(block.following, first, out)
+    return out
+
+
+def routing_part(block: Block, one_hots: Words, out: npt.NDArray[np.uint8]) -> None:
+    """XOR parts of <C_i, onehot_n> over GF(2), into bit n of out[i]; local.
+
+    Args:
+        one_hots: XOR-shared over the columns, packed, uint64 (2, nodes, words).
+        out: uint8 (rows, ceil(nodes / 8)) of zeros.
+    """
+    gf2_products(block.bits[0], block.bits[1], one_hots[0] ^ one_hots[1], one_hots[0], out)
+
+
+def label_words(blocks: list[Block]) -> Words:
+    """The labels of all blocks, shared in Z_2^32, (2, rows)."""
+    return RING32.reduce(np.concatenate([block.labels for block in blocks], axis=1))

@@ -1,0 +1,397 @@
+"""All rounds of oblivious boosting: gradients from shared margins, a tree, margins again.
+
+Everything in `Settings` is public. Formats follow from public bounds alone:
+
+    B = max(N g_max + A, N h_max + 2 lambda),   f = 30 - ceil(log2 B) fraction bits
+
+so that every sum fits Z_2^32; above `rows_per_sum` rows, sums are taken by groups, with the group's own (larger)
+f a row, extended to Z_2^64 and truncated as a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.errors import PlanError, ProtocolError
+from hansa.mpc.candidates import Candidates
+from hansa.mpc.comparison import truncate
+from hansa.mpc.fourier import MARGIN_BITS, logistic
+from hansa.mpc.oblivious_growth import COUNT_BITS, CountFactors, Growth, Kind, TreeShares, grow_tree
+from hansa.mpc.replicated import (
+    Address,
+    Program,
+    Server,
+    add_public,
+    multiply,
+    open_to_all,
+    public,
+)
+from hansa.mpc.ring import BITS, RING32, Words, words_for
+from hansa.mpc.shared_rows import Block, label_words
+from hansa.mpc.split_finding import scoring
+
+MOST_FRACTION_BITS = 22
+"""More than the margins' noise is worth, and few enough for every shift below to stay positive."""
+
+SAFE_MARGIN = 16
+"""The series of `fourier` holds for |margin| <= 16."""
+
+WEIGHT_BITS = 8
+"""Fraction bits that scale_pos_weight is rounded to."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Public parameters, under XGBoost's names where it has them.
+
+    Attributes:
+        objective: "binary:logistic", or "reg:squarederror" on labels scaled by `LabelScale`.
+        rounds, eta, max_depth, reg_lambda, gamma, min_child_weight, scale_pos_weight: as in XGBoost. gamma
+            applies to the scaled labels of squared error: divide it by the scale's square.
+        base_margin: where margins start; 0 for squared error (the scale centres labels).
+        leaf_limit: leaf values, eta included, are clamped to about +- this.
+        leaf_bits: fraction bits of an opened leaf value: with the sign and the limit about 16 bits in all. A
+            sharper value of a first tree nearly gives its leaf's sums away.
+        rows_per_sum: rows summed in Z_2^32 at a time.
+
+    Raises:
+        PlanError: a parameter out of range, naming it.
+    """
+
+    objective: Literal["binary:logistic", "reg:squarederror"]
+    rounds: int
+    eta: float = 0.3
+    max_depth: int = 6
+    reg_lambda: float = 1.0
+    gamma: float = 0.0
+    min_child_weight: float = 1.0
+    scale_pos_weight: float = 1.0
+    base_margin: float = 0.0
+    leaf_limit: float = 4.0
+    leaf_bits: int = 14
+    rows_per_sum: int = 2**18
+
+    def __post_init__(self) -> None:
+        ranges: dict[str, tuple[float, float]] = {
+            "rounds": (1, 10**6),
+            "eta": (2**-10, 1),
+            "max_depth": (1, 8),
+            "reg_lambda": (0, 2**20),
+            "gamma": (0, 2**20),
+            "min_child_weight": (0, 2**20),
+            "scale_pos_weight": (2.0**-WEIGHT_BITS, 2.0**WEIGHT_BITS),
+            "base_margin": (-SAFE_MARGIN, SAFE_MARGIN),
+            "leaf_limit": (2**-10, SAFE_MARGIN),
+            "leaf_bits": (8, MARGIN_BITS),
+            "rows_per_sum": (64, 2**24),
+        }
+        for name, (least, most) in ranges.items():
+            if not least <= getattr(self, name) <= most:
+                raise PlanError(f"{name} is {getattr(self, name)}; expected {least} to {most}")
+        if self.objective not in ("binary:logistic", "reg:squarederror"):
+            raise PlanError(f"objective {self.objective!r} is not supported in coopetitive mode")
+        if self.objective == "reg:squarederror" and (self.base_margin or self.scale_pos_weight != 1):
+            raise PlanError("reg:squarederror takes base_margin 0 and scale_pos_weight 1")
+
+    @property
+    def weight(self) -> tuple[int, int]:
+        """scale_pos_weight as an integer and its fraction bits; (1, 0) for none."""
+        if self.scale_pos_weight == 1:
+            return 1, 0
+        return max(1, round(self.scale_pos_weight * 2**WEIGHT_BITS)), WEIGHT_BITS
+
+
+@dataclass(frozen=True)
+class LabelScale:
+    """How owners bring labels of squared error to words: (y - centre) / scale, within +-1/2.
+
+    Attributes:
+        centre: the model's base score.
+        scale: twice the greatest distance of a label from it, from the plan's public range. Leaves of the
+            opened trees are multiplied by it.
+    """
+
+    centre: float
+    scale: float
+
+    @classmethod
+    def of_range(cls, lowest: float, highest: float, base_score: float) -> LabelScale:
+        """For labels in [lowest, highest], base_score among them. Raises PlanError."""
+        if not lowest <= base_score <= highest or lowest == highest:
+            raise PlanError(f"base_score {base_score} must lie in the label range {lowest} to {highest}")
+        return cls(base_score, 2 * max(highest - base_score, base_score - lowest))
+
+    def words(self, labels: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
+        """Labels as words of Z_2^32 with 26 fraction bits. Raises PlanError on one out of range."""
+        scaled = (labels - self.centre) / self.scale
+        if not (np.abs(scaled) <= 0.5).all():
+            raise PlanError("a label lies outside the plan's label range; widen the range or drop the row")
+        return np.round(scaled * 2**MARGIN_BITS).astype(np.int32).view(np.uint32)
+
+
+@dataclass(frozen=True)
+class Coins:
+    """Public draws of each tree. None stands for all.
+
+    Attributes:
+        rows: tree number -> bool (rows,), which rows the tree uses.
+        features: tree number -> the features it may split on, ascending.
+    """
+
+    rows: Callable[[int], npt.NDArray[np.bool_] | None] = lambda tree: None
+    features: Callable[[int], npt.NDArray[Any] | None] = lambda tree: None
+
+
+@dataclass(frozen=True)
+class ModelShares:
+    """A trained model as one server's shares: its trees, and whether its margins stayed in range (opened)."""
+
+    trees: tuple[TreeShares, ...]
+    in_range: bool
+
+
+def train(
+    server: Server,
+    candidates: Candidates,
+    blocks: list[Block],
+    settings: Settings,
+    epoch: int = 0,
+    coins: Coins | None = None,
+) -> Program[ModelShares]:
+    """Train all rounds. Opens one bit at the end, and that only where margins could leave +-16.
+
+    Raises:
+        ProtocolError: a margin left +-16, so that later trees are wrong: less eta or fewer rounds are needed.
+    """
+    coins = coins or Coins()
+    labels = label_words(blocks)
+    margins = start_margins(server, labels.shape[1], settings)
+    trees: list[TreeShares] = []
+    flags: list[Words] = []
+    for tree in range(settings.rounds):
+        shares, margins, outside = yield from boost(
+            server, candidates, blocks, labels, margins, settings, coins, tree, epoch
+        )
+        trees.append(shares)
+        flags += [] if outside is None else [outside]
+    in_range = yield from margins_in_range(
+        server, flags, labels.shape[1], Address(epoch, settings.rounds, 0, "range")
+    )
+    return ModelShares(tuple(trees), in_range)
+
+
+def start_margins(server: Server, rows: int, settings: Settings) -> Words:
+    """The public base margin of every row, as a shared array; local."""
+    start = RING32.constant(_start(settings))
+    return public(server, RING32, np.full(rows, start, np.uint32))
+
+
+def _start(settings: Settings) -> int:
+    return round(settings.base_margin * 2**MARGIN_BITS)
+
+
+def boost(
+    server: Server,
+    candidates: Candidates,
+    blocks: list[Block],
+    labels: Words,
+    margins: Words,
+    settings: Settings,
+    coins: Coins,
+    tree: int,
+    epoch: int,
+) -> Program[tuple[TreeShares, Words, Words | None]]:
+    """One round of boosting: the tree, the new margins (2, rows), and XOR-shared bits of rows out of range."""
+    rows = labels.shape[1]
+    address = Address(epoch, tree, 0, "tree")
+    growth = growth_of(settings, candidates, rows, coins.features(tree))
+    outside: Words | None = None
+    absolute: Words | None = None
+    kind: Kind
+    if settings.objective == "reg:squarederror":
+        kind = "residuals"
+        part = margins[0] - labels[0]
+        shift = MARGIN_BITS - growth.row_bits
+        gradient = yield from truncate(server, RING32, part, shift, address.named("residuals"))
+        vectors = _vectors(gradient, _ones(server, rows))
+    elif tree == 0:
+        kind = "counts"
+        vectors = _vectors(labels, _ones(server, rows))
+    else:
+        kind = "gradients"
+        check = abs(settings.base_margin) + tree * settings.leaf_limit > SAFE_MARGIN
+        vectors, absolute, outside = yield from logistic_gradients(
+            server, margins, labels, growth.row_bits, settings.weight, check, address.named("gradients")
+        )
+    used = coins.rows(tree)
+    if used is not None:
+        mask = used.astype(np.uint32)
+        vectors = vectors * mask
+        absolute = None if absolute is None else absolute * mask
+    with_paths = kind == "gradients" or used is not None
+    shares, leaves = yield from grow_tree(
+        server, candidates, blocks, vectors, absolute, kind, growth, with_paths, address
+    )
+    return shares, margins + leaves, outside
+
+
+def _vectors(first: Words, second: Words) -> Words:
+    return np.ascontiguousarray(np.stack([first, second], axis=1)[:, None])
+
+
+def _ones(server: Server, rows: int) -> Words:
+    return public(server, RING32, np.ones(rows, np.uint32))
+
+
+def logistic_gradients(
+    server: Server,
+    margins: Words,
+    labels: Words,
+    fraction_bits: int,
+    weight: tuple[int, int],
+    check_range: bool,
+    address: Address,
+) -> Program[tuple[Words, Words, Words | None]]:
+    """Gradients and hessians (2, 1, 2, rows), |g| (2, rows), and bits of rows out of range, from margins.
+
+        g = p - y,  |g| = p + y - 2 y p,  h = p (1 - p)
+
+    and with scale_pos_weight s (p_s = s p and h_s = s h come from the same series)
+
+        g = p + y (p_s - p) - s y,  |g| = p + s y - y (p + p_s),  h = h + y (h_s - h).
+
+    Four rounds.
+    """
+    results, outside = yield from logistic(
+        server, margins, fraction_bits, address.named("logistic"), *weight, check_range
+    )
+    p, h = results[:2]
+    if weight == (1, 0):
+        product = yield from multiply(server, RING32, labels, p, address.named("y p"))
+        ones = labels << np.uint32(fraction_bits)
+        return _vectors(p - ones, h), p + ones - product - product, outside
+    weighted_p, weighted_h = results[2:]
+    factors = np.stack([weighted_p - p, p + weighted_p, weighted_h - h], axis=1)
+    products = yield from multiply(server, RING32, labels[:, None], factors, address.named("weighted"))
+    ones = labels * np.uint32((weight[0] << fraction_bits) >> weight[1])
+    return _vectors(p + products[:, 0] - ones, h + products[:, 2]), p + ones - products[:, 1], outside
+
+
+def growth_of(
+    settings: Settings, candidates: Candidates, rows: int, features: npt.NDArray[Any] | None = None
+) -> Growth:
+    """A tree's public constants. Raises PlanError where the bounds leave no fraction bits."""
+    floor, final_bits = _bounds(settings, rows)
+    row_bits = _bounds(settings, min(rows, settings.rows_per_sum))[1]
+    limit = settings.leaf_limit if settings.objective == "binary:logistic" else settings.eta
+    return Growth(
+        depth=settings.max_depth,
+        scoring=scoring(
+            final_bits, settings.reg_lambda, settings.gamma, settings.min_child_weight, floor
+        ),
+        row_bits=row_bits,
+        rows_per_sum=settings.rows_per_sum,
+        scale_floor=int(np.ceil(floor * 2**final_bits)),
+        eta=settings.eta,
+        leaf_limit=limit,
+        leaf_bits=settings.leaf_bits,
+        chosen=None if features is None else candidates.of_features(features),
+        counts=_count_factors(settings) if settings.objective == "binary:logistic" else None,
+    )
+
+
+def _bounds(settings: Settings, rows: int) -> tuple[float, int]:
+    """A = max(1 + N 2^-16 w, gamma / 6, sqrt(2 gamma lambda / 3)), and f for so many rows."""
+    logistic_loss = settings.objective == "binary:logistic"
+    weight = max(1.0, settings.scale_pos_weight)
+    floor = max(
+        1 + rows * weight / 65536,
+        settings.gamma / 6,
+        float(np.sqrt(2 * settings.gamma * settings.reg_lambda / 3)),
+    )
+    bound = max(
+        rows * weight + floor, rows * weight * (0.25 if logistic_loss else 1) + 2 * settings.reg_lambda + 1
+    )
+    bits = min(MOST_FRACTION_BITS, 30 - int(np.ceil(bound)).bit_length())
+    if bits < 1:
+        raise PlanError(f"{rows} rows with these weights leave no fraction bits; take fewer rows a sum")
+    return floor, bits
+
+
+def _count_factors(settings: Settings) -> CountFactors:
+    """Gradients of both classes at the base margin, times 2^26. In decimals: floats differ between hosts."""
+    with localcontext() as context:
+        context.prec = 50
+        x = Decimal(_start(settings)) / 2**MARGIN_BITS
+        p = 1 / (1 + (-x).exp())
+        weight = Decimal(settings.weight[0]) / 2 ** settings.weight[1]
+
+        def words(negative: Decimal, positive: Decimal) -> tuple[int, int]:
+            return round(negative * 2**COUNT_BITS), round(positive * 2**COUNT_BITS)
+
+        return CountFactors(
+            gradient=words(p, weight * (p - 1)),
+            hessian=words(p * (1 - p), weight * p * (1 - p)),
+            absolute=words(p, weight * (1 - p)),
+        )
+
+
+def margins_in_range(server: Server, flags: list[Words], rows: int, address: Address) -> Program[bool]:
+    """Was every bit of these 0? One bit is opened, to the three servers: True unless training went wrong.
+
+    An AND over the complements, by halves: ceil(log2(64 words)) rounds.
+
+    Raises:
+        ProtocolError: a row left the range.
+    """
+    if not flags:
+        return True
+    # Bits past the last row are noise.
+    keep = np.full(words_for(rows), 2**64 - 1, np.uint64)
+    if rows % 64:
+        keep[-1] = (1 << (rows % 64)) - 1
+    inside = add_public(
+        server, BITS, np.concatenate([flag & keep for flag in flags], axis=1), np.uint64(2**64 - 1)
+    )
+    number = 0
+    while inside.shape[1] > 1:
+        half = inside.shape[1] // 2
+        both = yield from multiply(
+            server, BITS, inside[:, :half], inside[:, half : 2 * half], address.named(f"words {number}")
+        )
+        inside = np.concatenate([both, inside[:, 2 * half :]], axis=1)
+        number += 1
+    for shift in (32, 16, 8, 4, 2, 1):
+        inside = yield from multiply(
+            server, BITS, inside, inside >> np.uint64(shift), address.named(f"bits {shift}")
+        )
+    opened = yield from open_to_all(server, BITS, inside & np.uint64(1), address.named("margins in range"))
+    if int(opened[0]) != 1:
+        raise ProtocolError(
+            f"a margin left +-{SAFE_MARGIN} during training, where the logistic series fails;"
+            " rule: such a model is not released. Lower eta, rounds or leaf_limit, or raise reg_lambda"
+        )
+    return True
+
+
+def memory_estimate(
+    candidates: Candidates, rows: int, settings: Settings, assisted_rows: int = 0
+) -> int:
+    """Bytes that one server holds at most, roughly: shares of the rows, and the widest level's arrays.
+
+    Args:
+        assisted_rows: rows that are owner-assisted: one dense part each instead of two.
+    """
+    dense = 4 * candidates.n_columns * (2 * rows - assisted_rows)
+    bits = 16 * words_for(candidates.n_columns) * rows
+    # The last two levels' vectors, and the message between them.
+    vectors = 4 * rows * 2 * 2 ** (settings.max_depth - 1) * 3
+    gradients = rows * (8 * 40 + 64)
+    histograms = 2 ** (settings.max_depth - 1) * len(candidates.all) * 8 * 60
+    return dense + bits + vectors + gradients + histograms

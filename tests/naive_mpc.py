@@ -1,0 +1,148 @@
+"""Naive twins of the kernels of `hansa.mpc`, and slow oracles of its protocols. Plain numpy, on open values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.mpc.candidates import Candidates
+from hansa.mpc.release import PlainTree, left_of
+from hansa.mpc.training import Settings
+
+
+def naive_gemm(c, v):
+    """(vectors, columns) of sum_i c[i, t] v[j, i] in Z_2^32."""
+    return ((v.astype(object) @ c.astype(object)) % 2**32).astype(np.uint32)
+
+
+def naive_dots(x, y, bits):
+    """(a, b) of sum_i x[a, i] y[b, i] in Z_2^bits."""
+    return (x.astype(object) @ y.astype(object).T) % 2**bits
+
+
+def naive_code_sums(codes, v, n_codes):
+    """(features, codes, vectors) of sums of v by code in Z_2^32."""
+    out = np.zeros((codes.shape[1], n_codes, v.shape[0]), np.uint32)
+    for i, row in enumerate(codes):
+        for feature, code in enumerate(row):
+            out[feature, code] += v[:, i]
+    return out
+
+
+def naive_gf2_products(c_bits, s_bits):
+    """(rows, nodes) of XOR_t c[i, t] AND s[n, t] from unpacked bits."""
+    return (c_bits.astype(np.int64) @ s_bits.astype(np.int64).T) % 2
+
+
+def naive_look_up(values, tables, masks, digit_bits):
+    """(2 digits, count) bits: parity of a table under the mask that the digit of the value picks."""
+    out = np.zeros((2 * tables.shape[1], len(values)), np.uint8)
+    for m, value in enumerate(values):
+        for d in range(tables.shape[1]):
+            digit = (int(value) >> (d * digit_bits)) & ((1 << digit_bits) - 1)
+            for half in range(2):
+                out[2 * d + half, m] = (int(tables[m, d]) & int(masks[2 * d + half, digit])).bit_count() & 1
+    return out
+
+
+def signed(words):
+    """Ring words as signed numbers."""
+    return words.view(np.int32 if words.dtype == np.uint32 else np.int64)
+
+
+def sigmoid(x):
+    """1 / (1 + e^-x), float64."""
+    return 1 / (1 + np.exp(-x))
+
+
+def gradients(settings: Settings, margins, labels):
+    """(g, h) in float64; for squared error of labels in the scale of `LabelScale`."""
+    if settings.objective == "reg:squarederror":
+        return margins - labels, np.ones(len(labels))
+    p = sigmoid(margins)
+    w = np.where(labels == 1, settings.scale_pos_weight, 1.0)
+    return w * (p - labels), w * p * (1 - p)
+
+
+def candidate_gains(candidates: Candidates, codes, g, h, settings: Settings, chosen=None):
+    """Gain of each candidate of a node with these rows, float64; -inf where invalid (Chen & Guestrin, eq. 7)."""
+    bits = candidates.column_bits(codes).astype(np.float64)
+    columns = candidates.columns
+    left = bits[:, columns[:, 0]] + np.where(columns[:, 1] >= 0, bits[:, columns[:, 1]], 0)
+    g_left, h_left = g @ left, h @ left
+    lam, least = settings.reg_lambda, max(settings.min_child_weight, 1e-9)
+
+    def term(a, b):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(b + lam > 0, a * a / (b + lam), 0)
+
+    gain = term(g_left, h_left) + term(g.sum() - g_left, h.sum() - h_left) - term(g.sum(), h.sum())
+    tolerance = 1e-9 * max(1, h.sum())
+    gain[(h_left < least - tolerance) | (h.sum() - h_left < least - tolerance)] = -np.inf
+    if chosen is not None:
+        drop = np.ones(len(gain), bool)
+        drop[chosen] = False
+        gain[drop] = -np.inf
+    return gain
+
+
+@dataclass
+class Verdict:
+    """What a comparison with the oracle found.
+
+    Attributes:
+        splits: nodes that were checked, those without a split included.
+        gaps: relative gain gap of each choice that was not the argmax.
+        leaf_error: greatest distance of a leaf from float64's, before rounding to leaf_bits allowed for.
+    """
+
+    splits: int
+    gaps: list[float]
+    leaf_error: float
+
+
+def judge_tree(
+    candidates: Candidates, codes, labels, margins, tree: PlainTree, settings: Settings, used=None, chosen=None
+) -> Verdict:
+    """Compare an opened tree with float64's best choice at each node of its own path."""
+    g, h = gradients(settings, margins, labels)
+    if used is not None:
+        g, h = g * used, h * used
+    verdict = Verdict(0, [], 0.0)
+    floor = max(settings.gamma, 1e-6)
+    stack = [(0, np.arange(len(labels)), 0)]
+    while stack:
+        node, rows, level = stack.pop()
+        split = tree.candidates[node]
+        if split is None or level < settings.max_depth:
+            gain = candidate_gains(candidates, codes[rows], g[rows], h[rows], settings, chosen)
+            best = float(gain.max(initial=-np.inf))
+        if split is None:
+            if level < settings.max_depth:
+                verdict.splits += 1
+                if best > floor:
+                    verdict.gaps.append((best - floor) / best)
+            limit = settings.leaf_limit if settings.objective == "binary:logistic" else np.inf
+            weight = 0.0
+            if h[rows].sum() >= settings.min_child_weight - 1e-9 and len(rows):
+                weight = -settings.eta * g[rows].sum() / (h[rows].sum() + settings.reg_lambda)
+            weight = float(np.clip(weight, -limit, limit))
+            verdict.leaf_error = max(verdict.leaf_error, abs(weight - float(tree.values[node])))
+            continue
+        verdict.splits += 1
+        got = float(gain[candidates.all.index(split)])
+        if max(got, floor) < best:
+            verdict.gaps.append((best - max(got, floor)) / best)
+        if got <= floor and best <= floor:
+            verdict.gaps.append(float(floor - got) / floor)
+        goes_left = left_of(candidates, split, codes[rows])
+        stack.append((int(tree.left[node]), rows[goes_left], level + 1))
+        stack.append((int(tree.right[node]), rows[~goes_left], level + 1))
+    return verdict
+
+
+def naive_reconstruct(shares) -> npt.NDArray:
+    """x_0 + x_1 + x_2 with wrap-around, from three pairs."""
+    return shares[0][0] + shares[1][0] + shares[2][0]

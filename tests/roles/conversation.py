@@ -1,0 +1,86 @@
+"""A run that a test can stop at any frame, to say something else in its place."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from hansa.data.source import Rows
+from hansa.plan import Plan
+from hansa.protocol.messages import Message, decode, encode
+from hansa.roles.aggregator import Aggregator
+from hansa.roles.party import Party
+
+Wanted = Callable[[str, Message], bool]
+
+
+class Conversation:
+    """An aggregator and parties, their frames in queues.
+
+    Attributes:
+        up: (party, frame) on the way to the aggregator. down: the same on the way to parties.
+    """
+
+    def __init__(self, plan: Plan, tables: Mapping[str, Rows], **options: int) -> None:
+        self.plan = plan
+        self.parties = {
+            name: Party(plan, name, rows, nonce=bytes([i]) * 32, **options)
+            for i, (name, rows) in enumerate(tables.items())
+        }
+        self.aggregator = Aggregator(plan)
+        self.down: deque[tuple[str, bytes]] = deque()
+        self.up: deque[tuple[str, bytes]] = deque(
+            (name, bytes(frame)) for name, party in self.parties.items() for frame in party.opening()
+        )
+
+    def deliver(self, name: str, frame: bytes) -> None:
+        """Give a party a frame and put its answers on their way."""
+        self.up += [(name, bytes(answer)) for answer in self.parties[name].handle(memoryview(frame))]
+
+    def submit(self, name: str, frame: bytes) -> None:
+        """Give the aggregator a frame and put its answers on their way."""
+        self.down += [(to, bytes(answer)) for to, answer in self.aggregator.handle(name, memoryview(frame))]
+
+    def until(self, kind: type[Message], to: str, count: int = 1) -> Message:
+        """Run until the count-th message of this kind to a party is next; it is not delivered."""
+        return self._run(self.down, kind, to, count)
+
+    def until_up(self, kind: type[Message], sender: str, wanted: Wanted | None = None) -> Message:
+        """Run until a message of this kind by a party is next at the aggregator; it is not delivered."""
+        return self._run(self.up, kind, sender, 1, wanted)
+
+    def _run(self, queue, kind, member, count, wanted=None):
+        while self.up or self.down:
+            at = self.up or self.down
+            name, frame = at.popleft()
+            message = decode(name, frame)
+            if (
+                at is queue
+                and name == member
+                and isinstance(message, kind)
+                and (not wanted or wanted(name, message))
+            ):
+                count -= 1
+                if count == 0:
+                    return message
+            (self.submit if at is self.up else self.deliver)(name, frame)
+        raise AssertionError(f"the run ended before {kind.__name__} to or from {member}")
+
+    def finish(self) -> None:
+        """Run to the end."""
+        while self.up or self.down:
+            at = self.up or self.down
+            (self.submit if at is self.up else self.deliver)(*at.popleft())
+
+    def tell(self, name: str, message: Message) -> list[Message]:
+        """What a party answers to a message."""
+        return [
+            decode(name, bytes(frame)) for frame in self.parties[name].handle(memoryview(encode(message)))
+        ]
+
+    def say(self, name: str, message: Message) -> list[tuple[str, Message]]:
+        """What the aggregator answers to a party's message."""
+        return [
+            (to, decode("hub", bytes(frame)))
+            for to, frame in self.aggregator.handle(name, memoryview(encode(message)))
+        ]
