@@ -31,7 +31,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--repeats", type=int, default=15, help="runs of each measurement (default 15)")
+    parser.add_argument("--quick", action="store_true", help="two runs of each: does it work?")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.repeats = 2
     result = {
         "preferred": preferred_algorithm().value,
         "streams": [measure_stream(algorithm, arguments.repeats) for algorithm in Algorithm],

@@ -61,7 +61,10 @@ def main() -> None:
     parser.add_argument("--trees", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5, help="runs of each measurement (default 5)")
+    parser.add_argument("--quick", action="store_true", help="few rows, ten trees, twice: does it work?")
     options = parser.parse_args()
+    if options.quick:
+        options.rows, options.trees, options.repeats = 5_000, 10, 2
     result = {
         "rows": options.rows,
         "features": options.features,

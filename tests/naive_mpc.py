@@ -1,4 +1,4 @@
-"""Naive twins of the kernels of `hansa.mpc`, and slow oracles of its protocols. Plain numpy, on open values."""
+"""Naive twins of the kernels of `hansa.mpc`, and slow oracles of its protocols: plain numpy, open values."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def gradients(settings: Settings, margins, labels):
 
 
 def candidate_gains(candidates: Candidates, codes, g, h, settings: Settings, chosen=None):
-    """Gain of each candidate of a node with these rows, float64; -inf where invalid (Chen & Guestrin, eq. 7)."""
+    """Gain of each candidate of a node, float64; -inf where invalid (Chen & Guestrin 2016, eq. 7)."""
     bits = candidates.column_bits(codes).astype(np.float64)
     columns = candidates.columns
     left = bits[:, columns[:, 0]] + np.where(columns[:, 1] >= 0, bits[:, columns[:, 1]], 0)
@@ -104,7 +104,14 @@ class Verdict:
 
 
 def judge_tree(
-    candidates: Candidates, codes, labels, margins, tree: PlainTree, settings: Settings, used=None, chosen=None
+    candidates: Candidates,
+    codes,
+    labels,
+    margins,
+    tree: PlainTree,
+    settings: Settings,
+    used=None,
+    chosen=None,
 ) -> Verdict:
     """Compare an opened tree with float64's best choice at each node of its own path."""
     g, h = gradients(settings, margins, labels)

@@ -34,7 +34,7 @@ BANNED = ("pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "jobl
 SEEDED = ("demo", "cli/tables.py")
 """Where seeded draws are wanted: made-up tables, and the split of a table that one person simulates with."""
 
-GENERATORS = ("Generator", "PCG64", "default_rng")
+GENERATORS = ("Generator", "PCG64", "SeedSequence", "default_rng")
 OPTIONAL = ("xgboost", "sklearn", "matplotlib", "pyarrow", "pandas", "shap", "jinja2")
 
 

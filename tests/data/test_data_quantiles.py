@@ -22,6 +22,7 @@ from hansa.data.quantiles import (
     count_cells,
     first_cells_of_bins,
     keys_from_values,
+    roundest_key,
     values_from_keys,
 )
 from hansa.errors import DataError, PlanError, ProtocolError
@@ -263,7 +264,8 @@ def test_constant_or_missing_at_one_party_is_the_same_as_pooled():
     pooled = search_cuts([np.concatenate(parts, axis=1)], 8, 1).cuts()
     assert same_cuts(search_cuts(parts, 8, 1).cuts(), pooled)
     assert pooled.has_missing.tolist() == [False, True]
-    assert pooled.of(0).tolist() == [2.0, 3.5, 5.0]
+    # 3.5 is one row's value: the cut below it is the roundest number in the gap.
+    assert pooled.of(0).tolist() == [2.0, 3.0, 5.0]
 
 
 def test_missing_takes_one_of_the_bins():
@@ -510,3 +512,44 @@ def test_cuts_refuse_wrong_offsets_and_dtypes():
         Cuts(np.array([0, 1]), values, np.array([False]))
     with pytest.raises(DataError, match="expected int64 offsets, float32 values"):
         Cuts(np.array([0, 2]), values.astype(np.float64), np.array([False]))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 2), st.integers(1, 2**20), st.booleans())
+def test_the_roundest_key_lies_in_the_gap_and_no_other_is_rounder(below, width, single):
+    above = min(below + width, 2**32 - 1)
+    key = roundest_key(below, above, single)
+    gap = range(below + 1, above if single else above + 1)
+    if not gap:
+        assert key is None
+        return
+    assert key in gap
+    zeros = (key & -key).bit_length() - 1 if key else 32
+    step = 2 << zeros
+    assert not any(multiple in gap for multiple in range(-(-(below + 1) // step) * step, above + 1, step))
+
+
+def test_no_cut_is_a_value_that_few_rows_have():
+    rng = np.random.default_rng(8)
+    column = np.concatenate([np.full(400, 0.1), np.full(400, 0.2), rng.normal(0.1, 1e-8, 60), rng.normal(0.2, 1e-8, 60)])
+    column = column.astype(np.float32)
+    for least in (1, 2, 10, 30):
+        cuts = search_cuts([column[None]], 256, least).cuts().of(0)
+        values, counts = np.unique(column, return_counts=True)
+        assert not set(cuts.tolist()) & set(values[counts <= least].tolist())
+
+
+def test_cuts_finer_than_what_was_counted_are_refused():
+    rng = np.random.default_rng(9)
+    column = rng.normal(size=(2, 3000)).astype(np.float32)
+    search = CutSearch(2, 3000, 16, 20)
+    guard = CutGuard(2, 3000, 16, 20)
+    keys = SortedKeys.from_features(column)
+    while not search.done:
+        guard = guard.check(search.request())
+        search = search.answer(count_cells(keys, search.request()))
+    cuts = search.cuts()
+    guard.check_cuts(cuts)
+    finer = Cuts.from_arrays([cuts.of(0), np.sort(column[1])[:3]], [False, False])
+    with pytest.raises(ProtocolError, match="feature 1.*finer"):
+        guard.check_cuts(finer)

@@ -77,7 +77,7 @@ QUANTITIES = ("magnitudes", "labels", "cells", "totals", "histograms", "metric/a
         ({"plan": b""}, "another plan"),
         ({"nonce": b"short"}, "nonce"),
         ({"nonce": b"\0" * 33}, "nonce"),
-        ({"rows": 0}, "without rows"),
+        ({"rows": 0, "evaluation_rows": 0}, "without rows"),
         ({"rows": -5}, "without rows"),
         ({"evaluation_rows": -1}, "without rows"),
     ],

@@ -474,11 +474,6 @@ def test_a_party_says_first_what_it_brings():
     assert len(message.nonce) == 32
 
 
-def test_a_party_of_held_out_rows_only_is_refused_at_once():
-    with pytest.raises(HansaError, match=r"none to training"):
-        Party(plan(tuple(TABLES), evaluation=0.999), ME, TABLES[ME], nonce=b"\0" * 32)
-
-
 def test_answers_do_not_change_once_given():
     """A frame given out is not written over by the next one: histograms leave from one buffer."""
     talk = Conversation(plan(tuple(TABLES), max_depth=3), TABLES, nodes_per_frame=1)

@@ -23,6 +23,9 @@ NUMERIC = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUB
 
 LARGEST = float(np.finfo(np.float32).max)
 
+SPLIT_STREAM = 0x73706C6974
+"""Keeps the draws of `split_table` apart from other uses of the same seed."""
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -168,7 +171,7 @@ def _numbers(path: Path, relation: duckdb.DuckDBPyRelation, name: str) -> npt.ND
         values = np.ma.filled(np.ma.asarray(_column(relation, name, "DOUBLE")), np.nan).astype(np.float64)
     except duckdb.ConversionException as error:
         raise DataError(f"{path}, column {name!r}: expected numbers: {error}") from error
-    broken = np.abs(values) > LARGEST
+    broken = np.abs(values) >= LARGEST
     if broken.any():
         row = int(np.flatnonzero(broken)[0])
         raise DataError(
@@ -187,7 +190,8 @@ def split_table(
     table: Table, fraction: float, seed: int, stratified: bool
 ) -> tuple[Table, Table]:
     """Split rows at random into (train, test), class by class where `stratified`; the same for a seed everywhere."""
-    draw = np.random.Generator(np.random.PCG64(seed))
+    # A stream of its own: whoever gave the rows to parties with PCG64(seed) would otherwise get splits that follow the parties.
+    draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([SPLIT_STREAM, seed])))
     groups = [np.flatnonzero(table.label == value) for value in np.unique(table.label)] if stratified else None
     test = np.zeros(table.n_rows, np.bool_)
     for group in groups or [np.arange(table.n_rows)]:

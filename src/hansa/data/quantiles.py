@@ -207,7 +207,7 @@ class CutGuard:
         n_features: features of the plan's schema.
         n_rows_total: pooled rows of all parties.
         max_bin, min_cell_rows: as in the plan.
-        last: the last request allowed; None before round 0.
+        asked: the requests allowed so far.
         closed: no request is allowed any more.
     """
 
@@ -215,7 +215,7 @@ class CutGuard:
     n_rows_total: int
     max_bin: int
     min_cell_rows: int
-    last: CutRequest | None = None
+    asked: tuple[CutRequest, ...] = ()
     closed: bool = False
 
     def __post_init__(self) -> None:
@@ -236,7 +236,32 @@ class CutGuard:
             _check_first(request)
         else:
             self._check_cells(request, self.last)
-        return replace(self, last=request)
+        return replace(self, asked=(*self.asked, request))
+
+    @property
+    def last(self) -> CutRequest | None:
+        """The last request allowed; None before round 0."""
+        return self.asked[-1] if self.asked else None
+
+    def check_cuts(self, cuts: Cuts) -> None:
+        """Refuse cuts finer than what was counted: each must bound a part of a cell that some request split.
+
+        Raises ProtocolError naming the feature.
+        """
+        for feature in range(self.n_features):
+            keys = keys_from_values(cuts.of(feature))
+            counted = np.zeros(len(keys), dtype=bool)
+            for request in self.asked:
+                child_bits = FIRST_BITS if request.bits == 0 else request.bits + STEP_BITS
+                bounds_part = keys & np.uint32((1 << (KEY_BITS - child_bits)) - 1) == 0
+                if request.bits:
+                    cells = request.prefixes[request.offsets[feature] : request.offsets[feature + 1]]
+                    bounds_part &= np.isin(keys >> np.uint32(KEY_BITS - request.bits), cells)
+                counted |= bounds_part
+            if not counted.all():
+                raise ProtocolError(
+                    f"cuts: feature {feature}: cut {cuts.of(feature)[~counted][0]!r} is finer than the cells that were counted"
+                )
 
     def close(self) -> CutGuard:
         """The guard once the cuts have come: it refuses every request."""
@@ -381,11 +406,13 @@ class Cells:
     """Non-empty cells of one feature, known so far from pooled counts.
 
     Attributes:
-        settled_lows, settled_counts: lowest key (uint32) and rows (int64) of cells that will not be split.
+        settled_lows, settled_highs, settled_counts: lowest and highest key (uint32) and rows (int64) of cells that will
+            not be split.
         open_lows, open_counts: the same of the cells that the last answer counted.
     """
 
     settled_lows: Array
+    settled_highs: Array
     settled_counts: Array
     open_lows: Array
     open_counts: Array
@@ -468,19 +495,38 @@ class CutSearch:
         return lows[order], counts[order]
 
     def cuts(self) -> Cuts:
-        """The cuts, once done. Raises ProtocolError before."""
+        """The cuts, once done. Raises ProtocolError before.
+
+        A cut stands at the first value of the cell to its right, as XGBoost's does, where more than min_cell_rows rows are in
+        that cell. Elsewhere it is the roundest number in the gap between the two cells, and where the gap holds nothing but a
+        value that so few rows have, there is no cut. So the value of min_cell_rows rows or fewer is a cut only where it happens
+        to be the boundary of a cell that was not split for it.
+        """
         if not self.done:
-            raise ProtocolError(
-                "cut search: it is not done, there are cells to split; answer its requests first"
-            )
+            raise ProtocolError("cut search: it is not done, there are cells to split; answer its requests first")
         values, has_missing = [], []
         for feature in range(self.n_features):
             lows, counts = self.final_cells(feature)
+            highs = self._highs(feature)
             missing = int(counts.sum()) < self.n_rows
-            firsts = first_cells_of_bins(counts, self.max_bin - missing)
-            values.append(values_from_keys(lows[firsts[1:]]))
+            firsts = first_cells_of_bins(counts, self.max_bin - missing)[1:]
+            keys = [
+                int(lows[first])
+                if counts[first] > self.min_cell_rows
+                else roundest_key(int(highs[first - 1]), int(lows[first]), single=bool(lows[first] == highs[first]))
+                for first in firsts.tolist()
+            ]
+            values.append(values_from_keys(np.array([key for key in keys if key is not None], dtype=np.uint32)))
             has_missing.append(missing)
         return Cuts.from_arrays(values, has_missing)
+
+    def _highs(self, feature: int) -> Array:
+        """Highest keys (uint32) of the cells of `final_cells`."""
+        cells = self.cells[feature]
+        width = np.uint32((1 << (KEY_BITS - self.bits)) - 1)
+        highs = np.concatenate([cells.settled_highs, cells.open_lows + width])
+        order = np.argsort(np.concatenate([cells.settled_lows, cells.open_lows]))
+        return np.asarray(highs[order])
 
     def _to_split(self, cells: Cells) -> Array:
         """bool over the open cells: those that the next round splits.
@@ -500,8 +546,10 @@ class CutSearch:
     def _split(self, known: Cells, lows: Array, counts: Array) -> Cells:
         stay = ~self._to_split(known)
         held = counts > 0
+        width = np.uint32((1 << (KEY_BITS - self.bits)) - 1) if self.bits else np.uint32(0)
         return Cells(
             np.concatenate([known.settled_lows, known.open_lows[stay]]),
+            np.concatenate([known.settled_highs, known.open_lows[stay] + width]),
             np.concatenate([known.settled_counts, known.open_counts[stay]]),
             lows[held],
             counts[held],
@@ -525,6 +573,18 @@ def _check_finite(feature: int, lows: Array) -> None:
             f"cut answers: feature {feature}: rows are counted where only infinities, NaN or -0 lie; "
             "a party's answer is wrong"
         )
+
+
+def roundest_key(below: int, above: int, single: bool) -> int | None:
+    """The key k with most trailing zero bits, below < k <= above; < above where `single`. None where there is none.
+
+    With t the highest bit in which `below` and the end differ, k is the end with all bits under t cleared.
+    """
+    end = above - 1 if single else above
+    if end <= below:
+        return None
+    t = (below ^ end).bit_length() - 1
+    return end >> t << t
 
 
 def first_cells_of_bins(counts: Array, n_bins: int) -> Array:
@@ -565,7 +625,7 @@ def _group_cells(counts, n_bins):  # type: ignore[no-untyped-def]
         # Close at an equal share, rows * bins >= light rows left, if the rest can do with the bins left.
         share_bins = max(1, left + 1 - heavy_bins)
         while at < n_cells and rows + counts[at] <= capacity:
-            if rows * share_bins >= light_rows and need[at] <= left:
+            if n_cells - at <= left or (rows * share_bins >= light_rows and need[at] <= left):
                 break
             rows += counts[at]
             at += 1
@@ -633,4 +693,4 @@ def _offsets(lengths: Array) -> Array:
 
 def _no_cells() -> Cells:
     lows, counts = np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.int64)
-    return Cells(lows, counts, lows, counts)
+    return Cells(lows, lows, counts, lows, counts)

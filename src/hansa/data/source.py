@@ -435,6 +435,11 @@ def _number_rules(column: _Column) -> Iterator[_Rule]:
     expected = "a number (at most 3.4e38, or empty for missing)"
     yield column.bad, expected, "write codes (numbers) in place of text, dates and values outside float32"
     yield np.isinf(column.values), "a finite number", "write a finite number, or leave a feature empty"
+    yield (
+        np.abs(column.values) == np.finfo(np.float32).max,
+        "a number below 3.4028235e38 (which means `above all` in a model)",
+        "write a smaller number, or leave a feature empty",
+    )
 
 
 def _role_rules(name: str, schema: Schema, column: _Column, label_kind: LabelKind) -> Iterator[_Rule]:

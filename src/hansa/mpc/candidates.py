@@ -1,7 +1,8 @@
 """The public list of candidate splits, and the columns of bits that rows are shared as.
 
-A row's code of an ordered feature is the number of cuts at or below its value, so "value < cut b" is "code <= b";
-of a categorical feature it is the category's number. The code behind the last one stands for a missing value.
+A row's code of an ordered feature is the number of cuts at or below its value, so "value < cut b" is "code
+<= b"; of a categorical feature it is the category's number. The code behind the last one stands for a
+missing value.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class Candidates:
         return bits
 
     def sums_by_column(self, by_code: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Sums by code (features, codes, vectors) to sums by column (vectors, columns), in the array's ring."""
+        """Sums by code (features, codes, vectors) to sums by column (vectors, columns), in its ring."""
         result = np.empty((by_code.shape[2], self.n_columns), by_code.dtype)
         for number, feature in enumerate(self.features):
             first = int(self.first_columns[number])

@@ -1,4 +1,5 @@
-"""Comparisons and conversions that rest on open-and-deal: sign, ring extension, truncation, bit to arithmetic.
+"""Comparisons and conversions that rest on open-and-deal: sign, ring extension, truncation, bit to
+arithmetic.
 
 In all of them z = w - r, where S_0 and S_1 know w, S_2 knows r, and both look uniform to who sees them
 (`replicated.open_and_deal`). S_2 deals shares of functions of r, and S_0 and S_1 evaluate something that is
@@ -77,14 +78,14 @@ def table_deal(ring: Ring, count: int, digit_bits: int = DIGIT_BITS) -> Deal:
 def sign_of_masked(
     server: Server, ring: Ring, value: Words, tables: Words, address: Address, digit_bits: int = DIGIT_BITS
 ) -> Program[Words]:
-    """`sign_part` behind its open: `value` is w at S_0 and S_1 (r at S_2, not read), `tables` this one's part."""
+    """`sign_part` behind its open: `value` is w at S_0 and S_1 (not read at S_2), `tables` its part."""
     count, digits = tables.shape
     planes = np.zeros((2 * digits, words_for(count)), np.uint64)
     if server.index != 2:
         masks = _digit_masks(ring.bits, digit_bits)
         look_up_planes(value.astype(np.uint64, copy=False), tables, masks, digit_bits, planes)
     if digits == 1:
-        return planes[0]
+        return np.asarray(planes[0])
     # The lowest digit's `equal` is never needed.
     needed = np.delete(planes, 1, axis=0)
     shared = yield from reshare_of_evaluators(server, BITS, needed, address.named("planes"))
@@ -107,7 +108,7 @@ def _combine_digits(server: Server, greater: Words, equal: Words, address: Addre
         greater = np.concatenate([both[:, :pairs] ^ greater[:, 1 : 2 * pairs : 2], rest[0]], axis=1)
         equal = np.concatenate([both[:, pairs:], rest[1]], axis=1)
         layer += 1
-    return product_part(BITS, equal[:, 0], greater[:, 0]) ^ greater[0, 1]
+    return np.asarray(product_part(BITS, equal[:, 0], greater[:, 0]) ^ greater[0, 1])
 
 
 def _one_hot_tables(r: Words, digits: int, digit_bits: int) -> Words:
@@ -142,8 +143,8 @@ def bits_to_arithmetic(
 ) -> Program[Words]:
     """XOR parts of packed bits to shared ring elements: b = w XOR r = w + (1 - 2w) r.
 
-    Source: Mohassel & Rindal, ABY3 (CCS 2018), section 5.4.1, with r dealt by S_2. Two rounds; a bit and a word
-    from S_0 and S_1, a word from S_2.
+    Source: Mohassel & Rindal, ABY3 (CCS 2018), section 5.4.1, with r dealt by S_2. Two rounds; a bit and a
+    word from S_0 and S_1, a word from S_2.
 
     Returns:
         (2, count), shared in `ring`.
@@ -170,8 +171,8 @@ def extend(
 ) -> Program[Words]:
     """Additive values in [-2^(k-2), 2^(k-2)) of Z_2^k to shared values of a larger ring.
 
-    With z + 2^(k-2) in [0, 2^(k-1)) the wrap of w - r is the product of a bit that S_2 knows and one that S_0 and
-    S_1 know:
+    With z + 2^(k-2) in [0, 2^(k-1)) the wrap of w - r is the product of a bit that S_2 knows and one that
+    S_0 and S_1 know:
 
         z = w - r + 2^k msb(r) (1 - msb(w)).
 
@@ -197,16 +198,17 @@ def extend(
 def truncate(
     server: Server, ring: Ring, part: Words, shift: int, address: Address, target: Ring | None = None
 ) -> Program[Words]:
-    """z / 2^s of additive values in [-2^(k-2), 2^(k-1) - 2^(k-2)), rounded up or down at random, without bias.
+    """z / 2^s of additive values in [-2^(k-2), 2^(k-1) - 2^(k-2)), rounded up or down at random, without
+    bias.
 
     With z + 2^(k-2) in [0, 2^(k-1)), and floors written >>,
 
         z / 2^s ~ (w >> s) - (r >> s) + 2^(k-s) msb(r) (1 - msb(w)).
 
-    The wrap is exact; the borrow of the low s bits is left out, which adds one with probability (z mod 2^s) / 2^s:
-    the mean is z / 2^s. (The shares' local truncation of ABY3 fails with probability |z| / 2^k, which for values
-    of 2^60 is not small.) What the rounding did follows from w and r, so a server that is later given the result
-    learns where in a window of width 2^s around it z may lie, and nothing else.
+    The wrap is exact; the borrow of the low s bits is left out, which adds one with probability (z mod 2^s)
+    / 2^s: the mean is z / 2^s. (The shares' local truncation of ABY3 fails with probability |z| / 2^k, which
+    for values of 2^60 is not small.) What the rounding did follows from w and r, so a server that is later
+    given the result learns where in a window of width 2^s around it z may lie, and nothing else.
 
     Two rounds; S_0 and S_1 send an element of `ring` and one of the target, S_2 msb(r) and one of the target.
     Where all of the wrap lies above the target ring nothing is dealt.
@@ -238,6 +240,4 @@ def truncate(
 
 
 def _top_bit(ring: Ring, words: Words) -> Words:
-    return words >> ring.dtype(ring.bits - 1)
-
-
+    return np.asarray(words >> ring.dtype(ring.bits - 1))

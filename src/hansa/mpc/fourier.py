@@ -1,9 +1,10 @@
 """The logistic function and its derivative of shared margins, in one evaluation of a Fourier series.
 
 A margin x has 26 fraction bits in Z_2^32, so the ring's own wrap is the series' period, exactly 64. Continued
-antiperiodically, f(x + 32) = -f(x), p(x) - 1/2 is a sum of odd sines and h(x) = p (1 - p) one of odd cosines; both
-continuations are smooth where |x| = 16, so 20 terms suffice there: p within 4.6e-6 and h within 1.9e-5, and
-beyond |x| = 6, where h itself is small, within 7.4e-7 and 3.3e-6. Beyond 16 the series is wrong and says nothing: `sign_part` of x + 16 tells.
+antiperiodically, f(x + 32) = -f(x), p(x) - 1/2 is a sum of odd sines and h(x) = p (1 - p) one of odd
+cosines; both continuations are smooth where |x| = 16, so 24 terms suffice there: p within 7e-7 and h within
+3e-6, and beyond |x| = 6, where h itself is small, within 6e-8 and 3e-7. Beyond 16 the series is wrong and
+says nothing: `sign_part` of x + 16 tells.
 
 Trigonometry is done in integers: S_0 and S_1 must compute the same words on every host.
 """
@@ -23,27 +24,31 @@ from hansa.mpc.ring import BITS, RING32, Words
 MARGIN_BITS = 26
 """Fraction bits of a margin."""
 
-TERMS = 20
+TERMS = 24
 
-# Fitted by reweighted least squares (Lawson 1961) to p - 1/2 and p (1 - p) on [0, 16], with errors weighted by
-# 1 / (sqrt(h) + 1/20): sums over rows with a small h stand a small error only. Times 2^40.
+# Fitted by reweighted least squares (Lawson 1961) to p - 1/2 and p (1 - p) on [0, 16], with errors weighted
+# by 1 / (sqrt(h) + 1/50): sums over rows with a small h stand a small error only. Times 2^40.
 SINES = (
-    688995217577, 203080246468, 96798232253, 50519040024, 27003660447, 14532150909, 7835878006, 4227568325,
-    2281223287, 1231009317, 664302467, 358472126, 193438896, 104359578, 56278392, 30287657, 16209027, 8501554,
-    4192193, 1782153,
+    688995217153, 203080246914, 96798231858, 50519040523, 27003660139, 14532151579, 7835878000, 4227569573,
+    2281224327, 1231012534, 664307116, 358482079, 193455949, 104392547, 56337677, 30397700, 16405219,
+    8846355, 4770481, 2559795, 1363913, 699141, 329251, 113806,
 )  # fmt: skip
 COSINES = (
-    67641947311, 59812069860, 47515720980, 34717866330, 23859703086, 15693596623, 10000711017, 6225608286,
-    3807294099, 2296226275, 1369569003, 809433747, 474762019, 276617297, 160207478, 92148736, 52464591, 29149768,
-    15146561, 6803857,
+    67641947419, 59812069581, 47515721534, 34717865715, 23859704264, 15693595871, 10000713392, 6225608269,
+    3807299676, 2296230538, 1369585123, 809456105, 474816149, 276710461, 160401902, 92505984, 53154191,
+    30386247, 17332027, 9781327, 5485775, 2914536, 1439138, 482066,
 )  # fmt: skip
 COEFFICIENT_BITS = 40
 
-DEALT_BITS = 14
-"""Fraction bits of the dealt sines and cosines."""
-
 PRODUCT_BITS = 30
 """Fraction bits of p - 1/2 before truncation; h has one more."""
+
+DEALT_BITS = tuple(15 - (COEFFICIENT_BITS - sine.bit_length()) // 2 for sine in SINES)
+"""Fraction bits of the dealt waves, by term. A term's product has 30 (31) in all; a small coefficient needs
+them itself. This split about minimises the noise of both roundings, b_k 2^-d and 2^(d - 30)."""
+
+GUARD_BITS = 14
+"""Fraction bits that coefficients keep until they are multiplied: rounded before, each would err for good."""
 
 TABLE_BITS = 12
 SINE_BITS = 28
@@ -85,7 +90,8 @@ def _sine(x: int, scale: int) -> int:
 
 
 def _rounded(value: int, shift: int) -> int:
-    return (value + (1 << (shift - 1))) >> shift
+    """value / 2^shift, to nearest."""
+    return (value + (1 << (shift - 1))) >> shift if shift > 0 else value << -shift
 
 
 @njit(inline="always", error_model="numpy")
@@ -97,20 +103,21 @@ def _sine_of(angle, table):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def dealt_waves(r, table, out):  # type: ignore[no-untyped-def]
-    """out[i, 2m], out[i, 2m + 1] = 2^14 cos(k r_i), 2^14 sin(k r_i), k = 2m + 1, as words of Z_2^32.
+def dealt_waves(r, table, shifts, out):  # type: ignore[no-untyped-def]
+    """out[i, 2m], out[i, 2m + 1] = cos(k r_i), sin(k r_i), k = 2m + 1, as words of Z_2^32.
 
     Args:
-        r: uint32 (rows,), 2^32 a full turn. out: uint32 (rows, 2 TERMS), overwritten.
+        r: uint32 (rows,), 2^32 a full turn. shifts: int64 (TERMS,), 28 less a term's fraction bits.
+        out: uint32 (rows, 2 TERMS), overwritten.
     """
-    half = np.int64(1 << (SINE_BITS - DEALT_BITS - 1))
     for i in range(r.shape[0]):
         for m in range(TERMS):
             angle = np.uint32(r[i] * np.uint32(2 * m + 1))
             cosine = _sine_of(np.uint32(angle + np.uint32(1 << 30)), table)
             sine = _sine_of(angle, table)
-            out[i, 2 * m] = np.uint32((cosine + half) >> np.int64(SINE_BITS - DEALT_BITS))
-            out[i, 2 * m + 1] = np.uint32((sine + half) >> np.int64(SINE_BITS - DEALT_BITS))
+            half = np.int64(1) << (shifts[m] - np.int64(1))
+            out[i, 2 * m] = np.uint32((cosine + half) >> shifts[m])
+            out[i, 2 * m + 1] = np.uint32((sine + half) >> shifts[m])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -122,11 +129,11 @@ def evaluate_series(w, dealt, table, sines, cosines, odd, even):  # type: ignore
 
     Args:
         w: uint32 (rows,). dealt: uint32 (rows, 2 TERMS), this server's part.
-        sines, cosines: int64 (TERMS,), at scales that leave 16 and 17 fraction bits after >> 28.
+        sines, cosines: int64 (TERMS,), at scales that bring all products to one after >> 42.
         odd, even: uint32 (rows,), overwritten.
     """
-    half = np.int64(1 << (SINE_BITS - 1))
-    shift = np.int64(SINE_BITS)
+    half = np.int64(1 << (SINE_BITS + GUARD_BITS - 1))
+    shift = np.int64(SINE_BITS + GUARD_BITS)
     for i in range(w.shape[0]):
         p = np.uint32(0)
         h = np.uint32(0)
@@ -145,8 +152,14 @@ def evaluate_series(w, dealt, table, sines, cosines, odd, even):  # type: ignore
 
 
 def _scaled(coefficients: tuple[int, ...], bits: int, weight: int, weight_bits: int) -> npt.NDArray[np.int64]:
-    shift = COEFFICIENT_BITS + weight_bits - bits
-    return np.array([_rounded(c * weight, shift) for c in coefficients], dtype=np.int64)
+    """Coefficients times a weight, each with `bits` fraction bits less its wave's, and the guard bits."""
+    return np.array(
+        [
+            _rounded(coefficient * weight, COEFFICIENT_BITS + weight_bits - bits + dealt - GUARD_BITS)
+            for coefficient, dealt in zip(coefficients, DEALT_BITS, strict=True)
+        ],
+        dtype=np.int64,
+    )
 
 
 def logistic(
@@ -160,14 +173,14 @@ def logistic(
 ) -> Program[tuple[list[Words], Words | None]]:
     """p(x) and h(x) = p (1 - p), and both times a public weight, of shared margins.
 
-    S_2 deals shares of sin(k r) and cos(k r) for the 20 odd k, and S_0 and S_1 combine them with the sines and
-    cosines of k w:
+    S_2 deals shares of sin(k r) and cos(k r) for the 24 odd k, and S_0 and S_1 combine them with the sines
+    and cosines of k w:
 
         p - 1/2 = sum_k b_k sin(k (w - r)),    h = sum_k a_k cos(k (w - r))
 
     then all is truncated to `fraction_bits` (p - 1/2 before the 1/2 is added: p would not fit) and rounded
-    without bias. Noise before that: sd 2.3e-5 in p, 1.7e-5 in h. Three rounds; a row costs S_0 and S_1 4 bytes
-    and 8 for each result, S_2 160 bytes and 8 for each result.
+    without bias. Noise before that: sd about 2.8e-5 in p and 1.5e-5 in h. Three rounds; a row costs S_0 and
+    S_1 4 bytes and 8 for each result, S_2 192 bytes and 8 for each result.
 
     Args:
         margins: shared in Z_2^32 with 26 fraction bits, (2, rows), |x| < 16.
@@ -180,10 +193,11 @@ def logistic(
     """
     rows = margins.shape[1]
     table = sine_table()
+    shifts = SINE_BITS - np.array(DEALT_BITS, dtype=np.int64)
 
     def waves(r: Words) -> Words:
         out = np.empty((rows, 2 * TERMS), np.uint32)
-        dealt_waves(r, table, out)
+        dealt_waves(r, table, shifts, out)
         return out
 
     deals = [Deal(RING32, (rows, 2 * TERMS), waves)] + [table_deal(RING32, rows)] * check_range
@@ -196,7 +210,7 @@ def logistic(
         headroom = max(0, (factor - 1).bit_length() - factor_bits)
         parts = np.zeros((2, rows), np.uint32)
         if server.index != 2:
-            bits = PRODUCT_BITS - DEALT_BITS - headroom
+            bits = PRODUCT_BITS - headroom
             evaluate_series(
                 opened.value,
                 opened.dealt[0],

@@ -1,7 +1,7 @@
 """One tree, grown obliviously: sums, splits, routing and leaves, all on shares, level by level.
 
-Node n of a level has the children n (left) and n + 2^d (right) at the next, so that bit d of a leaf's number says
-which way was taken at level d. Rows keep three shared things:
+Node n of a level has the children n (left) and n + 2^d (right) at the next, so that bit d of a leaf's number
+says which way was taken at level d. Rows keep three shared things:
 
 * vectors V[n, i] = [row i in node n] times its gradient and hessian, in Z_2^32, for C^T V;
 * membership, one bit a node, under XOR, for routing;
@@ -105,8 +105,8 @@ class TreeShares:
     """A grown tree as one server's shares.
 
     Attributes:
-        splits: by level, XOR-shared one-hots over "none" and all candidates, uint8 (2, nodes, candidates + 1).
-        leaves: values with 26 fraction bits, multiples of 2^-leaf_bits, shared in Z_2^32, (2, leaves).
+        splits: by level, XOR-shared one-hots over "none" and all candidates, uint8 (2, nodes, candidates +
+        1). leaves: values with 26 fraction bits, multiples of 2^-leaf_bits, shared in Z_2^32, (2, leaves).
     """
 
     splits: tuple[Words, ...]
@@ -129,7 +129,7 @@ def upper_levels(depth: int, weighted: bool) -> int:
     def words(upper: int) -> int:
         lower = depth - upper
         weight = (2 ** (lower - 1) - 1 if lower else 0) * weighted
-        return 2**upper - 2 + (2**lower - 2 if lower else 0) + weight + (2**lower if lower else 0)
+        return int(2**upper - 2 + (2 * 2**lower - 2 if lower else 0) + weight)
 
     return min(range(1, depth + 1), key=words)
 
@@ -152,7 +152,8 @@ def grow_tree(
         vectors: shared in Z_2^32, (2, 1, 2, rows): gradients and hessians with row_bits, or (label, 1) as
             integers ("counts"), or gradients and 1 ("residuals").
         absolute: |g| of the rows with row_bits, (2, rows), for "gradients"; else None.
-        with_paths: leaf values by half-path one-hots; else by the vectors' second row, which must then be 1 for
+        with_paths: leaf values by half-path one-hots; else by the vectors' second row, which must then be 1
+        for
             every row.
         address: of the tree; steps are the levels.
 
@@ -208,7 +209,8 @@ def _level_sums(
     level: int,
     address: Address,
 ) -> Program[tuple[Words, Words]]:
-    """Sums left of every column, and totals behind them, of a level's nodes; and S = sum |g| + A of the nodes.
+    """Sums left of every column, and totals behind them, of a level's nodes; and S = sum |g| + A of the
+    nodes.
 
     Only left children are summed; a right child is its parent minus its sibling.
 
@@ -249,9 +251,7 @@ def _with_siblings(left: Words, parents: Words | None) -> Words:
     return left if parents is None else np.concatenate([left, parents - left], axis=1)
 
 
-def _column_sums(
-    candidates: Candidates, blocks: list[Block], vectors: Words, rows_per_sum: int
-) -> Words:
+def _column_sums(candidates: Candidates, blocks: list[Block], vectors: Words, rows_per_sum: int) -> Words:
     """Additive parts in Z_2^32 of all sums, by group of at most rows_per_sum rows; local.
 
     Returns uint32 (groups, nodes, 2, columns + 1).
@@ -287,7 +287,7 @@ def _piece(block: Block, start: int, stop: int) -> Block:
 
 
 def _sum_parts(server: Server, parts: Words, growth: Growth, address: Address) -> Program[Words]:
-    """Groups' sums (groups, ...) extended to Z_2^64, added up, and truncated to the scoring's fraction bits."""
+    """Groups' sums (groups, ...) extended to Z_2^64, added up, truncated to the scoring's fraction bits."""
     wide = yield from extend(server, parts, address)
     total = wide.sum(axis=1, dtype=np.uint64)
     shift = growth.row_bits - growth.scoring.fraction_bits
@@ -299,7 +299,7 @@ def _sum_parts(server: Server, parts: Words, growth: Growth, address: Address) -
 def _absolute_sums(paths: _Paths, level: int, rows_per_sum: int) -> Words:
     """Additive parts of sum |g_i| [row i in node n] of a level's nodes: uint32 (groups, nodes); local.
 
-        sum_i U[a, i] (|g_i| L[b, i]),  n = a + 2^upper b
+    sum_i U[a, i] (|g_i| L[b, i]),  n = a + 2^upper b
     """
     assert paths.weighted is not None
     weighted = paths.weighted if paths.weighted.ndim == 3 else paths.weighted[:, None]
@@ -335,7 +335,8 @@ def _from_counts(
     positive, negative = wide[0, :, 0], wide[0, :, 1] - wide[0, :, 0]
 
     def weigh(pair: tuple[int, int], columns: slice) -> Words:
-        return negative[:, columns] * RING64.constant(pair[0]) + positive[:, columns] * RING64.constant(pair[1])
+        first, second = (RING64.constant(factor) for factor in pair)
+        return np.asarray(negative[:, columns] * first + positive[:, columns] * second)
 
     parts = np.stack(
         [weigh(growth.counts.gradient, slice(None)), weigh(growth.counts.hessian, slice(None))], axis=1
@@ -344,7 +345,11 @@ def _from_counts(
     sums, scale = yield from together(
         truncate(server, RING64, parts, shift, address.named("sums")),
         truncate(
-            server, RING64, weigh(growth.counts.absolute, slice(-1, None))[:, 0], shift, address.named("scale")
+            server,
+            RING64,
+            weigh(growth.counts.absolute, slice(-1, None))[:, 0],
+            shift,
+            address.named("scale"),
         ),
     )
     return sums, scale
@@ -536,10 +541,10 @@ def _leaves(
 def leaf_values(server: Server, g: Words, h: Words, growth: Growth, address: Address) -> Program[Words]:
     """-eta G / (H + lambda) [H >= m'], clamped, rounded at random to leaf_bits fraction bits.
 
-    (Chen & Guestrin 2016, eq. 5.) G is clamped to +-W (H + lambda) first, W = ceil(leaf_limit / eta). With c, y from
-    `reciprocal`: G c <= W 2^31 is multiplied by eta 2^20 and brought below 2^30, then by y. Rounded before any row
-    uses it, so that the opened tree and the shared margins agree to the last bit. Fifteen or so rounds of single
-    words.
+    (Chen & Guestrin 2016, eq. 5.) G is clamped to +-W (H + lambda) first, W = ceil(leaf_limit / eta). With
+    c, y from `reciprocal`: G c <= W 2^31 is multiplied by eta 2^20 and brought below 2^30, then by y.
+    Rounded before any row uses it, so that the opened tree and the shared margins agree to the last bit.
+    Fifteen or so rounds of single words.
 
     Args:
         g, h: shared in Z_2^64, (2, leaves).

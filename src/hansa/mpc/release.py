@@ -26,8 +26,8 @@ class TreeMessage:
     """One tree's parts from one server. Secret to the receiver that it is sealed to.
 
     Attributes:
-        splits: by level, XOR parts of one-hots over "none" and all candidates, packed, uint64 (2, nodes, words).
-        leaves: parts of leaf values, uint32 (2, leaves).
+        splits: by level, XOR parts of one-hots over "none" and all candidates, packed, uint64 (2, nodes,
+        words). leaves: parts of leaf values, uint32 (2, leaves).
     """
 
     splits: tuple[Words, ...]
@@ -51,7 +51,7 @@ class PlainTree:
 
 
 def release(tree: TreeShares) -> TreeMessage:
-    """What a server sends to each receiver that the plan names, of one tree: its own two parts of everything."""
+    """What a server sends of one tree to each receiver that the plan names: its two parts of everything."""
     return TreeMessage(tuple(pack_bits(level) for level in tree.splits), tree.leaves)
 
 
@@ -76,9 +76,7 @@ def open_tree(candidates: Candidates, depth: int, messages: Mapping[int, TreeMes
         if not (one_hots.sum(axis=1) == 1).all():
             raise ProtocolError(f"level {level}: a node has not exactly one split; the shares do not fit")
         choices.append(one_hots.argmax(axis=1))
-    leaves = {
-        s: _checked(s, "leaves", m.leaves, np.uint32, (2, 1 << depth)) for s, m in messages.items()
-    }
+    leaves = {s: _checked(s, "leaves", m.leaves, np.uint32, (2, 1 << depth)) for s, m in messages.items()}
     values = reconstruct(RING32, leaves, "leaves").view(np.int32) / 2.0**MARGIN_BITS
     return _collapsed(candidates, choices, values)
 
@@ -153,9 +151,7 @@ def leaf_of_codes(
     return tree.values[node]
 
 
-def left_of(
-    candidates: Candidates, split: Candidate, codes: npt.NDArray[np.uint16]
-) -> npt.NDArray[np.bool_]:
+def left_of(candidates: Candidates, split: Candidate, codes: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
     """Which rows a split sends left, bool (rows,)."""
     feature = candidates.features[split.feature]
     own = codes[:, split.feature].astype(np.int64)

@@ -1,8 +1,8 @@
 """Replicated secret sharing among three servers, its multiplication, and the two-round open-and-deal.
 
-A value is x = x_0 + x_1 + x_2 in its ring, and server S_i holds (x_i, x_{i+1}) (Araki, Furukawa, Lindell, Nof &
-Ohara, CCS 2016; indices wrap at 3). In memory a shared array is one array whose first axis is the pair, so that
-adding shared arrays, scaling them by public integers and indexing them are plain numpy.
+A value is x = x_0 + x_1 + x_2 in its ring, and server S_i holds (x_i, x_{i+1}) (Araki, Furukawa, Lindell,
+Nof & Ohara, CCS 2016; indices wrap at 3). In memory a shared array is one array whose first axis is the
+pair, so that adding shared arrays, scaling them by public integers and indexing them are plain numpy.
 
 Each server's program is a generator: every `yield` is one round of messages (`Round`), and it is resumed with
 what arrived. Whoever drives it owns the network.
@@ -13,9 +13,9 @@ that is used twice is no mask. The *zero-sharing rule*: every additive part gets
 
     a_i = stream_i - stream_{i+1},      a_0 + a_1 + a_2 = 0
 
-before it leaves its server. S_2's part thereby carries both the stream that S_1 lacks and the one that S_0 lacks.
-An open and a reshare of one value use two of them; with one, S_1 would get z_0 from the open, z_2 from the
-reshare, and know z.
+before it leaves its server. S_2's part thereby carries both the stream that S_1 lacks and the one that S_0
+lacks. An open and a reshare of one value use two of them; with one, S_1 would get z_0 from the open, z_2
+from the reshare, and know z.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def together(*programs: Program[Any]) -> Program[list[Any]]:
         _advance(number, program, None, rounds, results)
     while rounds:
         received = yield _merged(list(rounds.values()))
-        taken = {peer: 0 for peer in received}
+        taken = dict.fromkeys(received, 0)
         for number, step in list(rounds.items()):
             own: dict[int, Sequence[Words]] = {}
             for peer, shapes in step.expect.items():
@@ -244,13 +244,14 @@ def add_to_part(server: Server, ring: Ring, part: Words, value: int) -> Words:
 
 
 def product_part(ring: Ring, x: Words, y: Words) -> Words:
-    """z_i = x_i y_i + x_i y_{i+1} + x_{i+1} y_i, S_i's additive part of x y (Araki et al., section 2.2); local.
+    """z_i = x_i y_i + x_i y_{i+1} + x_{i+1} y_i, S_i's additive part of x y (Araki et al., section 2.2);
+    local.
 
     Args:
         x, y: shared, of shapes that broadcast behind the first axis.
     """
     if ring.xor:
-        return (x[0] & (y[0] ^ y[1])) ^ (x[1] & y[0])
+        return np.asarray((x[0] & (y[0] ^ y[1])) ^ (x[1] & y[0]))
     return ring.reduce(x[0] * (y[0] + y[1]) + x[1] * y[0])
 
 

@@ -100,9 +100,9 @@ def add_gemm(c, v, out):  # type: ignore[no-untyped-def]
         c: uint32 (rows, columns). v: uint32 (vectors, rows). out: uint32 (vectors, columns), changed.
 
     Eight rows and two vectors at a time: sixteen products for eight loads of `c` and two of `out`. The
-    inner loop runs over columns, which the compiler turns into full-width vector instructions. The two vectors
-    come from either half: neighbours' output rows overlap as ranges over j, and the compiler, which checks for
-    overlap once for all j, would fall back to scalars (3 Gmac/s instead of 20).
+    inner loop runs over columns, which the compiler turns into full-width vector instructions. The two
+    vectors come from either half: neighbours' output rows overlap as ranges over j, and the compiler, which
+    checks for overlap once for all j, would fall back to scalars (3 Gmac/s instead of 20).
     """
     rows, columns = c.shape
     vectors = v.shape[0]
@@ -168,7 +168,8 @@ def add_code_sums(codes, v, out):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def masked_products(x_own, x_next, y_own, y_next, mask_own, mask_next, out):  # type: ignore[no-untyped-def]
-    """out[j, i] = x_own (y_own + y_next) + x_next y_own + mask_own - mask_next, y broadcast over j, in Z_2^32.
+    """out[j, i] = x_own (y_own + y_next) + x_next y_own + mask_own - mask_next, y broadcast over j, in
+    Z_2^32.
 
     Args:
         x_own, x_next, mask_own, mask_next, out: uint32 (vectors, rows). y_own, y_next: uint32 (rows,).

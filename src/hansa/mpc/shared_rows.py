@@ -1,11 +1,11 @@
 """Rows as shares: what an owner sends to the three servers, once, and the products with it.
 
-A row is shared twice over: its columns of bits C as words of Z_2^32, for sums, and as packed bits under XOR, for
-routing; and its label, in Z_2^32. Two of the three parts of each are key streams, so only one travels.
+A row is shared twice over: its columns of bits C as words of Z_2^32, for sums, and as packed bits under XOR,
+for routing; and its label, in Z_2^32. Two of the three parts of each are key streams, so only one travels.
 
 *Owner-assisted rows*: an owner that is itself server p gives x_p = PRG(key of S_p and S_{p+2}),
-x_{p+1} = C - x_p, x_{p+2} = 0. S_{p+1} sees only x_{p+1}, which x_p masks, and S_{p+2} only x_p. S_p then sums over
-its plaintext codes, and every server does one dense product instead of two.
+x_{p+1} = C - x_p, x_{p+2} = 0. S_{p+1} sees only x_{p+1}, which x_p masks, and S_{p+2} only x_p. S_p then
+sums over its plaintext codes, and every server does one dense product instead of two.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class RowShares:
     Attributes:
         rows: how many.
         keys: for own and next part: 32 bytes where that part is a key stream, else None.
-        parts: for own and next part: (columns uint32 (rows, columns), bits uint64 (rows, words), labels uint32
+        parts: for own and next part: (columns uint32 (rows, columns), bits uint64 (rows, words), labels
+        uint32
             (rows,)) where it travels, else None. Where key and parts are None, the part is zero.
         assisted_by: the server that owns the rows, or None.
     """
@@ -68,7 +69,7 @@ def share_rows(
     streams = (0, 1) if owner is None else (owner,)
     explicit = 2 if owner is None else (owner + 1) % 3
     keys = {number: bytes(fresh_key()) for number in streams}
-    rest = list(plain)
+    rest: list[Words] = list(plain)
     for key in keys.values():
         masks = _masks(key, candidates, rows, algorithm)
         rest = [rest[0] - masks[0], rest[1] ^ masks[1], rest[2] - masks[2]]
@@ -84,9 +85,7 @@ def share_rows(
     ]
 
 
-def _masks(
-    key: bytes, candidates: Candidates, rows: int, algorithm: Algorithm
-) -> tuple[Words, Words, Words]:
+def _masks(key: bytes, candidates: Candidates, rows: int, algorithm: Algorithm) -> tuple[Words, Words, Words]:
     columns = np.empty((rows, candidates.n_columns), np.uint32)
     bits = np.empty((rows, words_for(candidates.n_columns)), np.uint64)
     labels = np.empty(rows, np.uint32)
@@ -183,7 +182,7 @@ def sums_part(candidates: Candidates, block: Block, vectors: Words) -> Words:
         add_gemm(block.own, np.ascontiguousarray(vectors[1]), out)
         by_code = np.zeros((len(candidates.features), candidates.n_codes, vectors.shape[1]), np.uint32)
         add_code_sums(block.codes, first, by_code)
-        return out + candidates.sums_by_column(by_code)
+        return np.asarray(out + candidates.sums_by_column(by_code))
     if block.own is not None:
         add_gemm(block.own, vectors[0] + vectors[1], out)
     if block.following is not None:

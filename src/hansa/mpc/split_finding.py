@@ -1,8 +1,8 @@
 """The best split of each node, as a shared one-hot over the candidates: scores without a division each, then
 a tournament.
 
-With u = H_L + lambda, v = H_R + lambda, U = u + v, rho = u / U and e = G_L - G rho, the gain of XGBoost (Chen &
-Guestrin 2016, eq. 7, without its factor 1/2) is
+With u = H_L + lambda, v = H_R + lambda, U = u + v, rho = u / U and e = G_L - G rho, the gain of XGBoost
+(Chen & Guestrin 2016, eq. 7, without its factor 1/2) is
 
     G_L^2/u + G_R^2/v - G^2/(H + lambda) = e^2 / (U rho (1 - rho)) - G^2 lambda / ((H + lambda) U)
 
@@ -10,13 +10,13 @@ so within a node candidates are ordered by e^2 / q, q = rho (1 - rho), and a spl
 
     e^2 / q > G^2 lambda / (H + lambda) + gamma U.
 
-"No split" is candidate 0, with q = 1/4 and a quarter of the right side as numerator. Two candidates are compared
-by e_a^2 q_b < e_b^2 q_a; ties go to the lower one. Nothing is opened but masked values.
+"No split" is candidate 0, with q = 1/4 and a quarter of the right side as numerator. Two candidates are
+compared by e_a^2 q_b < e_b^2 q_a; ties go to the lower one. Nothing is opened but masked values.
 
-Formats. Sums have f fraction bits and lie within +-2^30. In a node, e is scaled by a secret power of two k, chosen
-by S = sum |g| + A >= |e| of the node, so that |e k| < 2^31. e^2 keeps 38 bits behind the scale, q 26 bits plus two
-ulp (so that it is never 0): their cross products stay within 2^62. The relative error of a score is about
-2^-26 / q + 2^-30 S / |e|.
+Formats. Sums have f fraction bits and lie within +-2^30. In a node, e is scaled by a secret power of two k,
+chosen by S = sum |g| + A >= |e| of the node, so that |e k| < 2^31. e^2 keeps 38 bits behind the scale, q 26
+bits plus two ulp (so that it is never 0): their cross products stay within 2^62. The relative error of a
+score is about 2^-26 / q + 2^-30 S / |e|.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def find_splits(
     """The best candidate of each node, index 0 meaning none.
 
     Args:
-        left: sums of gradient and hessian left of each candidate, shared in Z_2^64, (2, 2, nodes, candidates).
-        totals: G and H of the nodes, (2, 2, nodes).
+        left: sums of gradient and hessian left of each candidate, shared in Z_2^64, (2, 2, nodes,
+        candidates). totals: G and H of the nodes, (2, 2, nodes).
         scale: S = sum |g| + A of the nodes, (2, nodes).
 
     Returns:
@@ -123,7 +123,7 @@ def score(
     rounds; per candidate about 90 bytes from S_0 and S_1 and 110 from S_2.
     """
     ring, lam = RING64, constants.reg_lambda
-    nodes, candidates = left.shape[2:]
+    nodes = left.shape[2]
     g_left, u_left = left[:, 0], add_public(server, ring, left[:, 1], lam)
     g, h = totals[:, 0], totals[:, 1]
     upper = np.stack([add_public(server, ring, h, 2 * lam), add_public(server, ring, h, lam)], axis=1)
@@ -152,7 +152,9 @@ def score(
     squares, ratios, numerator_lambda = yield from together(
         truncate(server, ring, product_part(ring, e, e), 62 - SCORE_BITS, address.named("e e")),
         truncate(server, ring, product_part(ring, rho, other), 2 * RHO_BITS - RATIO_BITS, address.named("q")),
-        truncate(server, ring, product_part(ring, g_scaled, g_tau), 64 - SCORE_BITS, address.named("g g tau")),
+        truncate(
+            server, ring, product_part(ring, g_scaled, g_tau), 64 - SCORE_BITS, address.named("g g tau")
+        ),
     )
     # Valid candidates keep (e^2, q + 2 ulp), others become (0, 1).
     one = 1 << RATIO_BITS
@@ -162,7 +164,9 @@ def score(
     )
     quarter = public(server, ring, np.full((nodes, 1), one // 4, np.uint64))
     none = (numerator_lambda + numerator_gamma)[:, :, None]
-    return np.concatenate([none, first], axis=2), np.concatenate([quarter, add_public(server, ring, second, one)], axis=2)
+    return np.concatenate([none, first], axis=2), np.concatenate(
+        [quarter, add_public(server, ring, second, one)], axis=2
+    )
 
 
 def _conditions(
@@ -187,7 +191,8 @@ def _conditions(
     sizes = np.cumsum([part.size for part in parts])[:-1]
     negative = yield from signs(server, ring, np.concatenate([part.reshape(-1) for part in parts]), address)
     valid, node_valid, below_upper, below_scale = (
-        bits.reshape(2, *part.shape) for bits, part in zip(np.split(negative, sizes, axis=1), parts, strict=True)
+        bits.reshape(2, *part.shape)
+        for bits, part in zip(np.split(negative, sizes, axis=1), parts, strict=True)
     )
     return (
         add_public(server, ring, np.zeros_like(valid) - valid, 1),
@@ -202,8 +207,8 @@ def _scaled_totals(
 ) -> Program[tuple[Words, Words, Words]]:
     """k [H >= 2 m'], then with this k: G k, and a quarter of gamma U in the units of e^2 k^2.
 
-    A node that is too small gets k = 0, so that all its numerators are 0 and "no split" wins the tie. (There both
-    sides of a candidate can be below m', and the product that tells validity positive.)
+    A node that is too small gets k = 0, so that all its numerators are 0 and "no split" wins the tie. (There
+    both sides of a candidate can be below m', and the product that tells validity positive.)
     The last result has 38 bits where |e k| = 2^31.
     """
     ring = RING64
@@ -228,9 +233,9 @@ PAIRS = tuple(combinations(range(4), 2))
 def tournament(server: Server, numerators: Words, ratios: Words, address: Address) -> Program[Words]:
     """Who has the greatest numerator / ratio; ties go to the lower index.
 
-    Groups of four neighbours play all six matches; the winners' values go up, and the one-hot of the winner is
-    rebuilt top-down from the matches' bits. With L = ceil(log4 items): 11 L - 1 rounds; per item about 48 bytes
-    from S_0 and S_1 and 110 from S_2.
+    Groups of four neighbours play all six matches; the winners' values go up, and the one-hot of the winner
+    is rebuilt top-down from the matches' bits. With L = ceil(log4 items): 11 L - 1 rounds; per item about 48
+    bytes from S_0 and S_1 and 110 from S_2.
 
     Args:
         numerators, ratios: shared in Z_2^64, (2, nodes, items); every ratio is positive.
@@ -275,7 +280,8 @@ def _matches(
 ) -> Program[tuple[Words, Words]]:
     """The winners among four: XOR-shared bits and arithmetic 0 or 1 for slots 1, 2 and 3.
 
-        b beats a < b where n_a q_b - n_b q_a < 0;  slot j wins where it beats all before and none after beat it
+        b beats a < b where n_a q_b - n_b q_a < 0;  slot j wins where it beats all before and none after beat
+        it
 
     Returns bits uint8 (2, 3, nodes, groups) and words of Z_2^64 of the same shape.
     """
@@ -283,7 +289,10 @@ def _matches(
     count = nodes * groups
     parts = np.zeros((6, words_for(count) * 64), np.uint64)
     slots = [
-        (np.ascontiguousarray(numerators[..., s]).reshape(2, -1), np.ascontiguousarray(ratios[..., s]).reshape(2, -1))
+        (
+            np.ascontiguousarray(numerators[..., s]).reshape(2, -1),
+            np.ascontiguousarray(ratios[..., s]).reshape(2, -1),
+        )
         for s in range(4)
     ]
     for row, (a, b) in enumerate(PAIRS):
@@ -329,9 +338,7 @@ def _hand_down(server: Server, won: Words, wins: Words, is_top: bool, address: A
         slots = wins
     else:
         count = nodes * groups
-        part = product_part(
-            BITS, pack_bits(wins.reshape(2, 3, count)), pack_bits(won.reshape(2, 1, count))
-        )
+        part = product_part(BITS, pack_bits(wins.reshape(2, 3, count)), pack_bits(won.reshape(2, 1, count)))
         packed = yield from reshare(server, BITS, part, address)
         slots = unpack_bits(packed, count).reshape(2, 3, nodes, groups)
     first = won ^ slots[:, 0] ^ slots[:, 1] ^ slots[:, 2]

@@ -4,8 +4,8 @@ Everything in `Settings` is public. Formats follow from public bounds alone:
 
     B = max(N g_max + A, N h_max + 2 lambda),   f = 30 - ceil(log2 B) fraction bits
 
-so that every sum fits Z_2^32; above `rows_per_sum` rows, sums are taken by groups, with the group's own (larger)
-f a row, extended to Z_2^64 and truncated as a sum.
+so that every sum fits Z_2^32; above `rows_per_sum` rows, sums are taken by groups, with the group's own
+(larger) f a row, extended to Z_2^64 and truncated as a sum.
 """
 
 from __future__ import annotations
@@ -132,7 +132,12 @@ class LabelScale:
         scaled = (labels - self.centre) / self.scale
         if not (np.abs(scaled) <= 0.5).all():
             raise PlanError("a label lies outside the plan's label range; widen the range or drop the row")
-        return np.round(scaled * 2**MARGIN_BITS).astype(np.int32).view(np.uint32)
+        words: npt.NDArray[np.int32] = np.round(scaled * 2**MARGIN_BITS).astype(np.int32)
+        return words.view(np.uint32)
+
+
+def _everything(_tree: int) -> None:
+    """No draw: all rows, all features."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +149,8 @@ class Coins:
         features: tree number -> the features it may split on, ascending.
     """
 
-    rows: Callable[[int], npt.NDArray[np.bool_] | None] = lambda tree: None
-    features: Callable[[int], npt.NDArray[Any] | None] = lambda tree: None
+    rows: Callable[[int], npt.NDArray[np.bool_] | None] = _everything
+    features: Callable[[int], npt.NDArray[Any] | None] = _everything
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,8 @@ def start_margins(server: Server, rows: int, settings: Settings) -> Words:
 
 
 def _start(settings: Settings) -> int:
-    return round(settings.base_margin * 2**MARGIN_BITS)
+    start: int = round(settings.base_margin * 2**MARGIN_BITS)
+    return start
 
 
 def boost(
@@ -207,7 +213,7 @@ def boost(
     tree: int,
     epoch: int,
 ) -> Program[tuple[TreeShares, Words, Words | None]]:
-    """One round of boosting: the tree, the new margins (2, rows), and XOR-shared bits of rows out of range."""
+    """One round of boosting: the tree, the new margins (2, rows), XOR-shared bits of rows out of range."""
     rows = labels.shape[1]
     address = Address(epoch, tree, 0, "tree")
     growth = growth_of(settings, candidates, rows, coins.features(tree))
@@ -292,9 +298,7 @@ def growth_of(
     limit = settings.leaf_limit if settings.objective == "binary:logistic" else settings.eta
     return Growth(
         depth=settings.max_depth,
-        scoring=scoring(
-            final_bits, settings.reg_lambda, settings.gamma, settings.min_child_weight, floor
-        ),
+        scoring=scoring(final_bits, settings.reg_lambda, settings.gamma, settings.min_child_weight, floor),
         row_bits=row_bits,
         rows_per_sum=settings.rows_per_sum,
         scale_floor=int(np.ceil(floor * 2**final_bits)),
@@ -380,9 +384,7 @@ def margins_in_range(server: Server, flags: list[Words], rows: int, address: Add
     return True
 
 
-def memory_estimate(
-    candidates: Candidates, rows: int, settings: Settings, assisted_rows: int = 0
-) -> int:
+def memory_estimate(candidates: Candidates, rows: int, settings: Settings, assisted_rows: int = 0) -> int:
     """Bytes that one server holds at most, roughly: shares of the rows, and the widest level's arrays.
 
     Args:
@@ -394,4 +396,4 @@ def memory_estimate(
     vectors = 4 * rows * 2 * 2 ** (settings.max_depth - 1) * 3
     gradients = rows * (8 * 40 + 64)
     histograms = 2 ** (settings.max_depth - 1) * len(candidates.all) * 8 * 60
-    return dense + bits + vectors + gradients + histograms
+    return int(dense + bits + vectors + gradients + histograms)

@@ -37,11 +37,21 @@ from hansa.protocol.messages import (
 )
 from hansa.protocol.session import AGGREGATOR, Session
 from hansa.roles.run import Roster, run_id
-from hansa.roles.statistics import EXPONENTS, LABEL_SUMS, Bounds, Start, bounds_of, label_units, start_of
+from hansa.roles.statistics import (
+    EXPONENTS,
+    LABEL_SUMS,
+    Bounds,
+    Start,
+    bounds_of,
+    check_label_size,
+    label_units,
+    metric_scale,
+    start_of,
+)
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, Tree, base_margin
 from hansa.trees.growth import Buffers, Grower, Level
-from hansa.trees.metrics import MetricScale, is_improvement, metric_value, sums_length
+from hansa.trees.metrics import is_improvement, metric_value, sums_length
 from hansa.trees.sampling import draw_columns
 from hansa.trees.xgboost_json import to_json
 
@@ -185,7 +195,9 @@ class Aggregator:
             )
         if member in self._joins:
             raise ProtocolError(f"party {member!r} joined twice")
-        if len(message.nonce) != 32 or message.rows < 1 or message.evaluation_rows < 0:
+        if len(message.nonce) != 32 or min(message.rows, message.evaluation_rows) < 0 or not (
+            message.rows + message.evaluation_rows
+        ):
             raise ProtocolError(f"party {member!r} joined with a nonce that is not 32 bytes, or without rows")
         self._joins[member] = message
         if len(self._joins) < len(plan.parties):
@@ -197,6 +209,8 @@ class Aggregator:
         )
         self._n_rows = sum(join.rows for join in self._joins.values())
         self._n_evaluation = sum(join.evaluation_rows for join in self._joins.values())
+        if not self._n_rows:
+            raise HansaError("all rows of all parties fall to evaluation; lower evaluation.fraction in the plan")
         self._report(Progress("gathered", 0, plan.parameters.rounds))
         yield from self._broadcast(Welcome(run_id(plan.digest(), self._roster), self._roster))
         self._expect({"magnitudes": (2, EXPONENTS)})
@@ -247,6 +261,7 @@ class Aggregator:
     def _measured(self, message: Contribution, magnitudes: Int64) -> Outgoing:
         self._session.go(message, "labelling")
         self._bounds: Bounds = bounds_of(magnitudes, self._plan.schema.weight is not None)
+        check_label_size(self._bounds)
         self._label_units = label_units(self._bounds, self._n_rows)
         self._step = 1
         self._expect({"labels": (LABEL_SUMS,)})
@@ -395,7 +410,7 @@ class Aggregator:
         """The metrics after `self._tree` trees."""
         if not self._n_evaluation:
             return {}
-        scale = MetricScale(self._n_evaluation, self._bounds.weight_exponent, self._bounds.label_exponent)
+        scale = metric_scale(self._n_evaluation, self._bounds, self._gradient_bound)
         values = {
             name: metric_value(name, self._plan.parameters.objective, sums[f"metric/{name}"], scale)
             for name in self._plan.parameters.metrics

@@ -42,7 +42,7 @@ from hansa.protocol.messages import (
 )
 from hansa.protocol.session import PARTY, Session
 from hansa.roles.run import run_id
-from hansa.roles.statistics import count_magnitudes, sum_labels
+from hansa.roles.statistics import Bounds, count_magnitudes, metric_scale, sum_labels
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, base_margin
 from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build
@@ -97,11 +97,6 @@ class Party:
             held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
         self._evaluation = np.flatnonzero(held).astype(np.uint32)
         self._training = np.flatnonzero(~held).astype(np.uint32)
-        if not len(self._training):
-            raise HansaError(
-                f"party {name!r}: all {rows.n_rows} rows fall to evaluation and none to training; "
-                "bring more rows or lower evaluation.fraction in the plan"
-            )
         self._join = Join(PROTOCOL_VERSION, plan.digest(), nonce, len(self._training), len(self._evaluation))
         self._tree = SETUP
         self._step = 0
@@ -191,7 +186,7 @@ class Party:
         mine = (self._name, self._join.nonce, self._join.rows, self._join.evaluation_rows)
         if mine not in message.roster:
             raise self._broken("the roster gives this party another nonce or number of rows than it sent")
-        if any(rows < 1 or held < 0 for _, _, rows, held in message.roster):
+        if any(min(rows, held) < 0 or rows + held < 1 for _, _, rows, held in message.roster):
             raise self._broken("the roster gives a party no rows")
         if message.run != run_id(plan.digest(), message.roster):
             raise self._broken("the run's id is not the hash of plan and roster")
@@ -235,6 +230,7 @@ class Party:
             )
             if cuts.n_codes.max() > self._plan.parameters.max_bin + 1:
                 raise self._broken(f"a feature has more bins than max_bin {self._plan.parameters.max_bin} and the missing one")
+            self._guard.check_cuts(cuts)
             binned = self._binned = self._bin(cuts)
         self._guard = self._guard.close()
         self._keys = None
@@ -276,7 +272,7 @@ class Party:
         self._tree += 1
         self._step = 0
         if self._tree > 0 and self._n_evaluation:
-            yield from self._metrics()
+            yield from self._metrics(gradient_bound)
         objective.gradients(
             parameters.objective,
             self._margins,
@@ -307,10 +303,11 @@ class Party:
             )
         yield self._contribute("totals", np.array(self._totals, np.int64))
 
-    def _metrics(self) -> Iterator[bytes]:
+    def _metrics(self, gradient_bound: float) -> Iterator[bytes]:
         parameters = self._plan.parameters
         rows = self._evaluation
-        scale = MetricScale(self._n_evaluation, self._bounds.weight_exponent, self._bounds.label_exponent)
+        bounds = Bounds(self._bounds.label_exponent, self._bounds.weight_exponent)
+        scale = metric_scale(self._n_evaluation, bounds, gradient_bound)
         weights = None if self._weights is None else self._weights[rows]
         for name in parameters.metrics:
             sums = metric_sums(
@@ -374,7 +371,7 @@ class Party:
                 sender, "SplitNodes.child_leaf", message.child_leaf, np.float32, (2 * splits if last else 0,)
             ),
         )
-        broken = check_level(level, self._allowed, self._sizes, splits)
+        broken = check_level(level, self._allowed, self._sizes - self._binned.has_missing, splits)
         if broken:
             raise self._broken(broken)
         if not last and self._level + 1 >= self._plan.parameters.max_depth:

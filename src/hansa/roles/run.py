@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from hansa.errors import HansaError, MemberLost, TransportError
+from hansa.errors import HansaError, MemberLost, ProtocolError, TransportError
 from hansa.protocol import messages
 from hansa.protocol.messages import Abort
 from hansa.transport.channel import Channel, Hub
@@ -64,8 +64,15 @@ def run_member(role: MemberRole, channel: Channel, timeout: float | None = None)
     except TransportError:
         raise
     except HansaError as error:
-        _tell(channel, str(error))
+        _tell(channel, _tellable(error))
         raise
+
+
+def _tellable(error: HansaError) -> str:
+    """What another member may read of an error. Only the protocol's own texts: others may quote a party's cells."""
+    if isinstance(error, ProtocolError):
+        return str(error)
+    return f"it stopped with a {type(error).__name__}; its own log says why"
 
 
 def _tell(channel: Channel, reason: str) -> None:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from hansa.errors import HansaError
 from hansa.plan import Plan
 from hansa.trees import objective
+from hansa.trees.metrics import MetricScale
 from hansa.trees.elementary import sigmoid
 
 Int64 = npt.NDArray[np.int64]
@@ -125,3 +126,25 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Star
         scale = float(parameters.scale_pos_weight)
     base_score = _estimated(mean, scale) if parameters.base_score is None else parameters.base_score
     return Start(base_score=float(np.float32(base_score)), scale_pos_weight=scale)
+
+
+def metric_scale(n_rows: int, bounds: Bounds, gradient_bound: float) -> MetricScale:
+    """The units of metric sums over n_rows held-out rows, where no row's |g| exceeds gradient_bound.
+
+    For squared error |g| = w |m - y|, so that |m - y| <= gradient_bound / weight bound (`MetricScale` allows 4 label bounds).
+    """
+    _, exponent = math.frexp(gradient_bound / bounds.weight)
+    return MetricScale(n_rows, bounds.weight_exponent, max(bounds.label_exponent, exponent - 2))
+
+
+LARGEST_LABEL_EXPONENT = 45
+"""Gains, of the order of rows times label squared, must fit float32."""
+
+
+def check_label_size(bounds: Bounds) -> None:
+    """Raise HansaError where labels are so large that gains would overflow."""
+    if bounds.label_exponent + max(bounds.weight_exponent, 0) > LARGEST_LABEL_EXPONENT:
+        raise HansaError(
+            f"labels (times weights) reach 2^{bounds.label_exponent + max(bounds.weight_exponent, 0)}; at most "
+            f"2^{LARGEST_LABEL_EXPONENT} can be trained on: divide the labels by a constant at every party"
+        )

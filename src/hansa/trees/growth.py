@@ -139,11 +139,12 @@ LEVEL_RULES = (
     "a node is split at a bin that its feature does not have",
     "a leaf value is not finite",
     "the number of nodes that split is not the number of children announced",
+    "a flag is neither 0 nor 1",
 )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _broken_rule(feature, bins, leaf, child_leaf, allowed, sizes, splits):  # type: ignore[no-untyped-def]
+def _broken_rule(feature, bins, missing_left, leaf, build_left, child_leaf, allowed, sizes, splits):  # type: ignore[no-untyped-def]
     found = 0
     for node in range(feature.shape[0]):
         f = feature[node]
@@ -153,8 +154,13 @@ def _broken_rule(feature, bins, leaf, child_leaf, allowed, sizes, splits):  # ty
             found += 1
             if bins[node] < 0 or bins[node] >= sizes[f]:
                 return 2
+        if missing_left[node] > 1:
+            return 5
         if not np.isfinite(leaf[node]):
             return 3
+    for split in range(build_left.shape[0]):
+        if build_left[split] > 1:
+            return 5
     for child in range(child_leaf.shape[0]):
         if not np.isfinite(child_leaf[child]):
             return 3
@@ -165,10 +171,12 @@ def check_level(level: Level, allowed: npt.NDArray[np.bool_], sizes: Int64, spli
     """The rule that a level breaks, or "".
 
     Args:
-        allowed: bool (n_features,): features that the tree may use. sizes: int64 (n_features,): codes of each.
+        allowed: bool (n_features,): features that the tree may use. sizes: int64 (n_features,): codes of each, missing not counted.
         splits: how many nodes must split.
     """
-    rule = _broken_rule(level.feature, level.bin, level.leaf, level.child_leaf, allowed, sizes, splits)
+    rule = _broken_rule(
+        level.feature, level.bin, level.missing_left, level.leaf, level.build_left, level.child_leaf, allowed, sizes, splits
+    )
     return LEVEL_RULES[rule]
 
 

@@ -1,0 +1,1 @@
+"""Measurements of Hansa: `python -m benchmarks [--quick] [--json] [names ...]`."""

@@ -1,0 +1,101 @@
+"""Every place where something is opened: who learns what, and why that may be. A test holds the code to it.
+
+A *masked* opening shows S_0 and S_1 a value plus S_2's part of it, which is uniform to each of them
+(`replicated.open_and_deal`); it says nothing. The others say something.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One call in the code that opens something.
+
+    Attributes:
+        module, function: where the call stands.
+        call: the function that opens.
+        to: who learns it.
+        what: what they learn.
+        why: what it is for, or why it may be known.
+        masked: what is learnt is uniform, whatever the data.
+    """
+
+    module: str
+    function: str
+    call: str
+    to: str
+    what: str
+    why: str
+    masked: bool
+
+
+EVALUATORS = "S_0 and S_1"
+
+OPENINGS = (
+    Opening(
+        "comparison",
+        "sign_part",
+        "open_and_deal",
+        EVALUATORS,
+        "a value less a mask",
+        "its digits pick entries of S_2's tables",
+        True,
+    ),
+    Opening(
+        "comparison",
+        "bits_to_arithmetic",
+        "open_and_deal",
+        EVALUATORS,
+        "a bit under a mask",
+        "bit to ring element",
+        True,
+    ),
+    Opening(
+        "comparison",
+        "extend",
+        "open_and_deal",
+        EVALUATORS,
+        "a 32-bit sum less a mask",
+        "32-bit to 64-bit shares",
+        True,
+    ),
+    Opening(
+        "comparison",
+        "truncate",
+        "open_and_deal",
+        EVALUATORS,
+        "a value less a mask",
+        "dropping low bits",
+        True,
+    ),
+    Opening(
+        "fourier",
+        "logistic",
+        "open_and_deal",
+        EVALUATORS,
+        "margins less masks",
+        "the logistic series, and whether a margin is in range",
+        True,
+    ),
+    Opening(
+        "training",
+        "margins_in_range",
+        "open_to_all",
+        "all three servers",
+        "one bit at the end of training: did every margin stay within +-16",
+        "1 unless training went wrong; 0 refuses the release, because later trees would be noise",
+        False,
+    ),
+    Opening(
+        "release",
+        "open_tree",
+        "reconstruct",
+        "the receivers that the plan names",
+        "splits and rounded leaf values of every tree",
+        "the model is what they trained for",
+        False,
+    ),
+)
+"""All openings, in the order of the modules."""

@@ -1,0 +1,89 @@
+"""Signs, conversions and truncation at the edges of their ranges, and in other rings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from three_servers import reveal, share
+
+from hansa.mpc import comparison as cmp
+from hansa.mpc.lockstep import Record, run_three
+from hansa.mpc.replicated import reshare
+from hansa.mpc.ring import BITS, RING32, RING64, Ring, unpack_bits
+
+EDGES = [0, 1, -1, 2**20, -(2**20), 2**62 - 1, -(2**62), 2**61, 2**63 - 1, -(2**63)]
+
+
+@pytest.mark.parametrize("digit_bits", [1, 2, 4])
+@pytest.mark.parametrize("bits", [3, 5, 32, 64])
+def test_sign_in_any_ring(bits, digit_bits, servers, place):
+    ring = Ring(f"Z{bits}", bits, np.uint64)
+    values = np.arange(2**bits) if bits < 10 else np.random.default_rng(bits).integers(-(2**62), 2**62, 777)
+    values = np.concatenate([values, EDGES]).astype(np.int64).astype(np.uint64) & np.uint64(ring.mask)
+    shares = share(ring, values)
+
+    def program(server):
+        part = yield from cmp.sign_part(server, ring, shares[server.index][0], place, digit_bits)
+        return (yield from reshare(server, BITS, part, place.named("result")))
+
+    signs = unpack_bits(reveal(BITS, run_three([program(s) for s in servers])), len(values))
+    assert np.array_equal(signs, values >> np.uint64(bits - 1))
+
+
+def test_signs_are_arithmetic_and_cost_what_they_say(servers, place):
+    values = np.random.default_rng(1).integers(-(2**62), 2**62, 6400)
+    shares = share(RING64, values)
+    record = Record()
+    bits = run_three([cmp.signs(s, RING64, shares[s.index][0], place) for s in servers], record)
+    assert np.array_equal(reveal(RING64, bits), values < 0)
+    assert record.rounds == 7
+    # 8 to open, 31 + 22 bits of planes and ANDs, 1 to open the sign, 8 for its word.
+    assert record.sent[0] == record.sent[1] == 6400 * (8 + 31 / 8 + 25 / 8 + 1 / 8 + 8)
+    assert record.sent[2] == 6400 * (32 + 25 / 8 + 8)
+
+
+@pytest.mark.parametrize(("shift", "target"), [(1, None), (31, None), (34, None), (20, RING32), (45, RING32)])
+def test_truncation_rounds_to_a_neighbour_without_bias(shift, target, servers, place):
+    low = -(2 ** min(62, shift + 30))
+    values = np.random.default_rng(shift).integers(low, -low, 20000)
+    values[:4] = [0, low, -low - 1, 1]
+    shares = share(RING64, values)
+    record = Record()
+    out = run_three(
+        [cmp.truncate(s, RING64, shares[s.index][0], shift, place, target) for s in servers], record
+    )
+    signed = np.int32 if target == RING32 else np.int64
+    found = reveal(target or RING64, out).view(signed)
+    rest = (values & (2**shift - 1)) / 2.0**shift
+    above = found - (values >> shift)
+    assert set(above.tolist()) <= {0, 1}
+    assert abs((above - rest).mean()) < 4 * 0.5 / np.sqrt(len(values))
+    assert record.rounds == 2
+
+
+def test_truncation_in_32_bits(servers, place):
+    values = np.random.default_rng(4).integers(-(2**30), 2**30, 5000)
+    shares = share(RING32, values)
+    out = run_three([cmp.truncate(s, RING32, shares[s.index][0], 17, place) for s in servers])
+    above = reveal(RING32, out).view(np.int32) - (values >> 17)
+    assert set(above.tolist()) <= {0, 1}
+
+
+def test_extension_is_exact_over_its_whole_range(servers, place):
+    values = np.concatenate(
+        [[-(2**30), 2**30 - 1, 0, -1], np.random.default_rng(5).integers(-(2**30), 2**30, 5000)]
+    )
+    shares = share(RING32, values)
+    record = Record()
+    out = run_three([cmp.extend(s, shares[s.index][0], place) for s in servers], record)
+    assert np.array_equal(reveal(RING64, out).view(np.int64), values)
+    assert record.sent == [12 * len(values)] * 3
+    assert record.rounds == 2
+
+
+@pytest.mark.parametrize("ring", [RING32, RING64], ids=lambda ring: ring.name)
+def test_bits_become_numbers(ring, servers, place):
+    bits = np.random.default_rng(6).integers(0, 2**64, 3, dtype=np.uint64)
+    shares = share(BITS, bits)
+    out = run_three([cmp.bits_to_arithmetic(s, shares[s.index][0], 150, ring, place) for s in servers])
+    assert np.array_equal(reveal(ring, out), unpack_bits(bits, 150))

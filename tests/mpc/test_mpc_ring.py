@@ -1,0 +1,102 @@
+"""Kernels against their naive twins, at sizes that end in the middle of every block."""
+
+from __future__ import annotations
+
+import naive_mpc as naive
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hansa.mpc import ring
+
+
+def words(rng, shape, dtype=np.uint32):
+    return rng.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+
+
+@pytest.mark.parametrize(("rows", "columns", "vectors"), [(1, 1, 1), (8, 5, 2), (37, 70, 5), (64, 33, 8)])
+def test_gemm_is_the_naive_sum(rows, columns, vectors):
+    rng = np.random.default_rng(rows)
+    c, v = words(rng, (rows, columns)), words(rng, (vectors, rows))
+    out = words(rng, (vectors, columns))
+    expected = out + naive.naive_gemm(c, v)
+    ring.add_gemm(c, v, out)
+    assert np.array_equal(out, expected)
+
+
+def test_code_sums_are_the_naive_sums():
+    rng = np.random.default_rng(1)
+    codes, v = rng.integers(0, 7, (300, 4)).astype(np.uint16), words(rng, (3, 300))
+    out = np.zeros((4, 7, 3), np.uint32)
+    ring.add_code_sums(codes, v, out)
+    assert np.array_equal(out, naive.naive_code_sums(codes, v, 7))
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
+def test_cross_dots_and_combinations(dtype):
+    rng = np.random.default_rng(2)
+    x, y = words(rng, (3, 5000), dtype), words(rng, (4, 5000), dtype)
+    out = np.zeros((3, 4), dtype)
+    ring.cross_dots(x, y, out)
+    assert np.array_equal(out.astype(object), naive.naive_dots(x, y, np.dtype(dtype).itemsize * 8))
+    if dtype == np.uint32:
+        weights, rows = words(rng, (2, 4)), np.zeros((2, 5000), np.uint32)
+        ring.add_combinations(weights, y, rows)
+        assert np.array_equal(rows, naive.naive_gemm(y, weights))
+
+
+def test_masked_products():
+    rng = np.random.default_rng(3)
+    x, masks, y = words(rng, (2, 3, 100)), words(rng, (2, 3, 100)), words(rng, (2, 100))
+    out = np.empty((3, 100), np.uint32)
+    ring.masked_products(x[0], x[1], y[0], y[1], masks[0], masks[1], out)
+    assert np.array_equal(out, x[0] * (y[0] + y[1]) + x[1] * y[0] + masks[0] - masks[1])
+
+
+@pytest.mark.parametrize("nodes", [1, 8, 13])
+def test_gf2_products(nodes):
+    rng = np.random.default_rng(nodes)
+    c, s = rng.integers(0, 2, (50, 130), np.uint8), rng.integers(0, 2, (nodes, 130), np.uint8)
+    out = np.zeros((50, -(-nodes // 8)), np.uint8)
+    none = np.zeros_like(ring.pack_bits(c))
+    ring.gf2_products(ring.pack_bits(c), none, ring.pack_bits(s), np.zeros_like(ring.pack_bits(s)), out)
+    bits = np.unpackbits(out, axis=1, bitorder="little")[:, :nodes]
+    assert np.array_equal(bits, naive.naive_gf2_products(c, s))
+    ring.gf2_products(none, ring.pack_bits(c), np.zeros_like(ring.pack_bits(s)), ring.pack_bits(s), out)
+    assert not out.any()
+
+
+def test_and_parities():
+    rng = np.random.default_rng(5)
+    m, p = words(rng, (2, 90, 3), np.uint8), words(rng, (2, 90, 3), np.uint8)
+    out = np.empty(90, np.uint8)
+    ring.and_parities(m[0], m[1], p[0], p[1], out)
+    product = (m[0] & p[0]) ^ (m[0] & p[1]) ^ (m[1] & p[0])
+    assert np.array_equal(out, np.unpackbits(product, axis=1).sum(axis=1) % 2)
+
+
+@pytest.mark.parametrize(("digits", "digit_bits"), [(16, 4), (3, 1), (8, 4)])
+def test_digit_tables_and_look_ups(digits, digit_bits):
+    rng = np.random.default_rng(digits)
+    values = words(rng, 75, np.uint64) & np.uint64(2 ** (digits * digit_bits) - 1)
+    tables = np.zeros((75, digits), np.uint16)
+    ring.digit_one_hots(values, digits, digit_bits, tables)
+    for m, value in enumerate(values):
+        for d in range(digits):
+            assert tables[m, d] == 1 << ((int(value) >> (d * digit_bits)) % (1 << digit_bits))
+    tables = words(rng, (75, digits), np.uint16)
+    masks = words(rng, (2 * digits, 1 << digit_bits), np.uint16)
+    out = np.empty((2 * digits, 2), np.uint64)
+    ring.look_up_planes(values, tables, masks, digit_bits, out)
+    expected = naive.naive_look_up(values, tables, masks, digit_bits)
+    assert np.array_equal(ring.unpack_bits(out, 75), expected)
+
+
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=200))
+def test_packing_is_undone_by_unpacking(bits):
+    array = np.array(bits, np.uint8)
+    packed = ring.pack_bits(array)
+    assert packed.shape == (ring.words_for(len(bits)),)
+    assert np.array_equal(ring.unpack_bits(packed, len(bits)), array)
+    assert sum(int(word).bit_count() for word in packed) == sum(bits)
