@@ -59,9 +59,7 @@ CASES = {
 
 def parameters_of(case: Case) -> Parameters:
     """100 trees of depth 6, 256 bins, eta .1, for both learners."""
-    return parse_parameters(
-        {"objective": case.objective, "rounds": 100, "max_depth": 6, "max_bin": 256, "eta": 0.1}
-    )
+    return parse_parameters({"objective": case.objective, "rounds": 100, "max_depth": 6, "max_bin": 256, "eta": 0.1})
 
 
 def compare(path: Path, case: Case, splits: int) -> dict[str, Any]:
@@ -114,8 +112,7 @@ def show(results: dict[str, Any], missing: Iterable[str], splits: int, where: st
         "better by",
         "allowed",
         "verdict",
-        title=f"Test metric, mean of {splits} paired random splits; 100 trees, depth 6, 256 bins, eta .1\n"
-        f"{where}",
+        title=f"Test metric, mean of {splits} paired random splits; 100 trees, depth 6, 256 bins, eta .1\n{where}",
         caption="better by: mean difference ± 2 standard errors, positive where Hansa is better; "
         "allowed to be worse by max(.0005 AUC or .5 % of RMSE, 2 standard errors)",
         title_justify="left",
@@ -140,9 +137,7 @@ def show(results: dict[str, Any], missing: Iterable[str], splits: int, where: st
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"any of {', '.join(CASES)}; default: all")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the tables are")
     parser.add_argument("--quick", action="store_true", help="two splits: does it work?")
@@ -154,9 +149,7 @@ def main() -> None:
     paths = {name: options.folder / f"{name}.csv.gz" for name in options.tables or CASES}
     missing = [name for name, path in paths.items() if not path.is_file()]
     found = machine()
-    results = {
-        name: compare(path, CASES[name], splits) for name, path in paths.items() if name not in missing
-    }
+    results = {name: compare(path, CASES[name], splits) for name, path in paths.items() if name not in missing}
     if options.json:
         print(json.dumps({"machine": found, "splits": splits, "tables": results, "skipped": missing}))
     else:

@@ -74,14 +74,10 @@ def compare_auc(folder: Path, tables: list[str], max_bin: int, repeats: int) -> 
         for seed in range(repeats):
             train = split_rows(label, seed)
             own.append(score(features, label, train, max_bin))
-            ours.append(
-                [score(coded(features, train, max_bin, m), label, train, max_bin) for m in MIN_CELL_ROWS]
-            )
+            ours.append([score(coded(features, train, max_bin, m), label, train, max_bin) for m in MIN_CELL_ROWS])
         difference = np.array(ours) - np.array(own)[:, None]
         error = 2 * difference.std(axis=0, ddof=1) / np.sqrt(repeats)
-        shown = " ".join(
-            f"{f'{d:+.4f} +- {e:.4f}':>20}" for d, e in zip(difference.mean(0), error, strict=True)
-        )
+        shown = " ".join(f"{f'{d:+.4f} +- {e:.4f}':>20}" for d, e in zip(difference.mean(0), error, strict=True))
         print(f"{table:<18} {np.mean(own):>8.4f} {shown}", flush=True)
 
 

@@ -42,9 +42,7 @@ def measure_rows(quick: bool) -> dict[str, Any]:
 def measure_parties(quick: bool) -> dict[str, Any]:
     """Ever more parties over mutual TLS with the same rows in all. Asserts that the model stays the same."""
     job = Job(rows=3_000 if quick else 60_000, parties=0, trees=3 if quick else 20)
-    runs = {
-        parties: over_tls(replace(job, parties=parties)) for parties in (QUICK_PARTIES if quick else PARTIES)
-    }
+    runs = {parties: over_tls(replace(job, parties=parties)) for parties in (QUICK_PARTIES if quick else PARTIES)}
     models = {run.model_sha256 for run in runs.values()}
     assert len(models) == 1, f"the model depends on the number of parties: {models}"
     lines = [{"parties": parties, **asdict(run)} for parties, run in runs.items()]
@@ -164,12 +162,8 @@ SHOW = {"rows": show_rows, "parties": show_parties, "delays": show_delays}
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"any of {', '.join(MEASURES)}; default: all"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(MEASURES)}; default: all")
     parser.add_argument("--quick", action="store_true", help="small jobs: does it work?")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()

@@ -69,9 +69,7 @@ def measure_masks(parties: int, ring: int, repeats: int) -> dict[str, Any]:
     dtype = np.dtype(np.uint32 if ring == 32 else np.uint64)
     values = np.zeros(VECTOR_BYTES // dtype.itemsize, dtype)
     peers = [f"party-{index:02}" for index in range(parties) if index != 1]
-    masker = Masker(
-        "party-01", {peer: PairKey(fresh_key(), "party-01", peer) for peer in peers}, preferred_algorithm()
-    )
+    masker = Masker("party-01", {peer: PairKey(fresh_key(), "party-01", peer) for peer in peers}, preferred_algorithm())
     steps = iter(range(10**9))
 
     def run(piece: int) -> None:

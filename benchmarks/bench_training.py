@@ -124,17 +124,13 @@ def show(result: dict[str, Any]) -> None:
         )
     if result["void"]:
         table.add_section()
-        table.add_row(
-            f"VOID: XGBoost's median exceeds {STEADY} x its minimum; run again with nothing else running"
-        )
+        table.add_row(f"VOID: XGBoost's median exceeds {STEADY} x its minimum; run again with nothing else running")
     Console().print(table)
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small job, two turns: does it work?")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()

@@ -27,9 +27,7 @@ WARM_UP = 20
 
 def credentials(folder: Path, name: str) -> Credentials:
     members = read_members(folder / "members.toml")
-    return Credentials(
-        name, folder / name / CERTIFICATE_FILE, folder / name / TLS_KEY_FILE, members.certificates()
-    )
+    return Credentials(name, folder / name / CERTIFICATE_FILE, folder / name / TLS_KEY_FILE, members.certificates())
 
 
 def echo(folder: Path, port: int, sizes: dict[str, tuple[int, int]]) -> None:

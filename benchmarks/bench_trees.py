@@ -52,9 +52,7 @@ NAIVE_ROWS = 2000
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--rows", type=int, default=60_000)
     parser.add_argument("--features", type=int, default=30)
@@ -221,9 +219,7 @@ def measure_search(n_features: int, repeats: int) -> dict[str, Any]:
     sums = [list(zip(*naive.unpack(part), strict=True)) for part in np.split(cells[0], n_features, axis=1)]
 
     def with_loops() -> None:
-        naive.best_split(
-            sums, range(n_features), no_missing, parameters, rule.gradient_unit, rule.hessian_unit
-        )
+        naive.best_split(sums, range(n_features), no_missing, parameters, rule.gradient_unit, rule.hessian_unit)
 
     count = n_features * BINS
     return entry(
@@ -353,9 +349,7 @@ def fit_sklearn(features: Any, labels: Any, trees: int, threads: int) -> Fit:
 LEARNERS = {"hansa": fit_hansa, "xgboost": fit_xgboost, "scikit-learn": fit_sklearn}
 
 
-def measure_fits(
-    n_rows: int, n_features: int, trees: int, threads: int, repeats: int
-) -> list[dict[str, Any]]:
+def measure_fits(n_rows: int, n_features: int, trees: int, threads: int, repeats: int) -> list[dict[str, Any]]:
     """Seconds of whole fits, interleaved, and the AUC on the training rows (are the models alike?)."""
     from sklearn.metrics import roc_auc_score
 
@@ -402,9 +396,7 @@ def show(result: dict[str, Any]) -> None:
         kernels.add_row(row["kernel"], f"{row['ns']:.2f}", f"{row['ns_best']:.2f}", row["unit"], *ratios)
     kernels.title = f"{result['rows']} x {result['features']}, {result['bins']} bins"
     console.print(kernels)
-    fits = Table(
-        "learner", "all, s", "best", "times Hansa", "training, s", "best", "times Hansa", "AUC", "steady"
-    )
+    fits = Table("learner", "all, s", "best", "times Hansa", "training, s", "best", "times Hansa", "AUC", "steady")
     for row in result["fits"]:
         figures = (
             "-" if row[f"{part}_{key}"] is None else f"{row[f'{part}_{key}']:.2f}"
@@ -412,9 +404,7 @@ def show(result: dict[str, Any]) -> None:
             for key in ("median", "best", "times_hansa")
         )
         steady = row["all_steady"] and row["training_steady"] is not False
-        fits.add_row(
-            row["learner"], *figures, f"{row['auc_on_training_rows']:.5f}", "yes" if steady else "no: void"
-        )
+        fits.add_row(row["learner"], *figures, f"{row['auc_on_training_rows']:.5f}", "yes" if steady else "no: void")
     fits.title = f"{result['trees']} trees of depth {result['depth']}, {result['threads']} threads"
     console.print(fits)
 

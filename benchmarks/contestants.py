@@ -108,9 +108,7 @@ def dealt(rows: Rows, parties: int) -> dict[str, Rows]:
     if parties == 1:
         return {"party-00": rows}
     return {
-        f"party-{i:02}": Rows(
-            np.ascontiguousarray(rows.features[:, i::parties]), rows.label[i::parties], None
-        )
+        f"party-{i:02}": Rows(np.ascontiguousarray(rows.features[:, i::parties]), rows.label[i::parties], None)
         for i in range(parties)
     }
 

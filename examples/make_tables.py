@@ -1,10 +1,10 @@
 """Make the tables of README's tour: three simulated operators' cells, from a fixed seed.
 
-    python examples/make_tables.py FOLDER
+python examples/make_tables.py FOLDER
 
-    cells.csv       every operator's cells, with a column that says whose each row is
-    OPERATOR.csv    one operator's cells, without that column: what a party brings
-    new-cells.csv   other cells, without the answer: what the model is to score
+cells.csv       every operator's cells, with a column that says whose each row is
+OPERATOR.csv    one operator's cells, without that column: what a party brings
+new-cells.csv   other cells, without the answer: what the model is to score
 """
 
 from __future__ import annotations

@@ -117,7 +117,5 @@ def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
     for i in np.flatnonzero(labels == 1):
         for j in np.flatnonzero(labels == 0):
             pairs += weights[i] * weights[j]
-            won += (
-                weights[i] * weights[j] * (1.0 if scores[i] > scores[j] else 0.5 * (scores[i] == scores[j]))
-            )
+            won += weights[i] * weights[j] * (1.0 if scores[i] > scores[j] else 0.5 * (scores[i] == scores[j]))
     return won / pairs

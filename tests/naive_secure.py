@@ -140,9 +140,7 @@ def mask(
 
 def gcm_seal(key: bytes, nonce: bytes, message: bytes, context: bytes) -> bytes:
     """AES-256-GCM with a 12-byte nonce (NIST SP 800-38D, section 7.1): ciphertext and tag."""
-    counters = b"".join(
-        nonce + counter.to_bytes(4, "big") for counter in range(1, 2 + -(-len(message) // 16))
-    )
+    counters = b"".join(nonce + counter.to_bytes(4, "big") for counter in range(1, 2 + -(-len(message) // 16)))
     pads = aes_blocks(key, counters)
     ciphertext = bytes(x ^ y for x, y in zip(message, pads[16:], strict=False))
     hash_key, total = int.from_bytes(aes_blocks(key, bytes(16)), "big"), 0

@@ -51,11 +51,7 @@ def build_histogram(codes, columns, sizes, rows, packed):
                 sums[position, int(codes[row, feature]), plane] += int(packed[plane, row])
     return np.array(
         [
-            [
-                sums[position, code, plane]
-                for position, feature in enumerate(columns)
-                for code in range(sizes[feature])
-            ]
+            [sums[position, code, plane] for position, feature in enumerate(columns) for code in range(sizes[feature])]
             for plane in range(len(packed))
         ],
         np.int64,
@@ -125,9 +121,7 @@ def candidates(sums, columns, has_missing, parameters, unit_g=1.0, unit_h=1.0, l
                 other_g, other_h = total_g - g, total_h - h
                 if h < least or other_h < least or h <= 0 or other_h <= 0:
                     continue
-                gain = score(g * unit_g, h * unit_h, parameters) + score(
-                    other_g * unit_g, other_h * unit_h, parameters
-                )
+                gain = score(g * unit_g, h * unit_h, parameters) + score(other_g * unit_g, other_h * unit_h, parameters)
                 yield Split(gain - parent, int(feature), b, side, g, h)
 
 

@@ -171,10 +171,7 @@ def test_the_digest_is_of_the_meaning(text):
         {"schema": Schema(("traffic", "temperature"), "fault")},
         {"min_cell_rows": 21},
         {"evaluation_fraction": 0.21},
-        *(
-            {"parameters": replace(PLAN.parameters, **p)}
-            for p in ({"eta": 0.2}, {"seed": 1}, {"lambda_": 0.5})
-        ),
+        *({"parameters": replace(PLAN.parameters, **p)} for p in ({"eta": 0.2}, {"seed": 1}, {"lambda_": 0.5})),
     ],
     ids=str,
 )
@@ -261,9 +258,7 @@ def test_early_stopping_needs_held_out_rows():
 
 @pytest.mark.parametrize("mode", PLANNED_MODES)
 def test_a_planned_mode_is_refused_and_never_run_as_another(mode):
-    with pytest.raises(
-        PlanError, match=f"'{mode}' is not in this release.*refused rather than run in a weaker mode"
-    ):
+    with pytest.raises(PlanError, match=f"'{mode}' is not in this release.*refused rather than run in a weaker mode"):
         parse_plan(edited('mode = "federated"', f'mode = "{mode}"'))
     with pytest.raises(PlanError, match="not in this release"):
         replace(PLAN, mode=mode)

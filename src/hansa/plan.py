@@ -213,7 +213,11 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
         parties=parties,
         receivers=_names(members.get("receivers", list(parties)), "members.receivers", where),
         minimum_parties=_typed(
-            members.get("minimum_parties", len(parties)), int, "members.minimum_parties", "a whole number", where
+            members.get("minimum_parties", len(parties)),
+            int,
+            "members.minimum_parties",
+            "a whole number",
+            where,
         ),
         schema=Schema(
             features=_names(schema["features"], "schema.features", where),
@@ -224,7 +228,11 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
         ),
         parameters=parse_parameters(parameters),
         min_cell_rows=_typed(
-            privacy.get("min_cell_rows", DEFAULT_MIN_CELL_ROWS), int, "privacy.min_cell_rows", "a whole number", where
+            privacy.get("min_cell_rows", DEFAULT_MIN_CELL_ROWS),
+            int,
+            "privacy.min_cell_rows",
+            "a whole number",
+            where,
         ),
         evaluation_fraction=float(
             _typed(evaluation.get("fraction", 0.0), (int, float), "evaluation.fraction", "a number", where)

@@ -240,9 +240,7 @@ def test_the_digest_covers_every_field_of_every_member():
             circle,
             cards={
                 **circle.cards,
-                "north": replace(
-                    card, identity=card.identity + card.certificate[:1], certificate=card.certificate[1:]
-                ),
+                "north": replace(card, identity=card.identity + card.certificate[:1], certificate=card.certificate[1:]),
             },
         ),
     ]

@@ -25,9 +25,7 @@ def test_codes_are_the_naive_codes(data):
     cuts = Cuts.from_arrays(columns, [True] * len(columns))
     n_rows = data.draw(st.integers(1, 20))
     pick = [
-        st.one_of(
-            FLOATS, st.sampled_from([*c.tolist(), -0.0, 0.0, float("nan"), float("inf"), -float("inf")])
-        )
+        st.one_of(FLOATS, st.sampled_from([*c.tolist(), -0.0, 0.0, float("nan"), float("inf"), -float("inf")]))
         for c in columns
     ]
     features = np.array([[data.draw(p) for _ in range(n_rows)] for p in pick], dtype=np.float32)

@@ -18,9 +18,7 @@ floats = st.floats(width=32, allow_infinity=False)
 def tables(draw):
     n_rows, n_features = draw(st.integers(1, 12)), draw(st.integers(1, 4))
     features = draw(hnp.arrays(np.float32, (n_features, n_rows), elements=floats))
-    labels = draw(
-        hnp.arrays(np.float32, n_rows, elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
-    )
+    labels = draw(hnp.arrays(np.float32, n_rows, elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
     return features, labels
 
 
@@ -28,9 +26,7 @@ def tables(draw):
 @given(tables(), st.floats(0, 1), st.integers(0, 2**63 - 1))
 def test_rows_held_out_are_the_naive_ones(table, fraction, seed):
     features, labels = table
-    expected = [
-        naive.hash_row(row, label, seed) < fraction for row, label in zip(features.T, labels, strict=True)
-    ]
+    expected = [naive.hash_row(row, label, seed) < fraction for row, label in zip(features.T, labels, strict=True)]
     assert held_out(features, labels, fraction, seed).tolist() == expected
 
 

@@ -256,9 +256,7 @@ def test_refuses_broken_text_in_a_later_row(tmp_path):
 
 
 def test_truncated_gzip_is_refused(tmp_path):
-    path = csv_file(
-        tmp_path, "a,b,y\n" + "".join(f"{i * 7919 % 9973},{i},1\n" for i in range(20_000)), "t.csv.gz"
-    )
+    path = csv_file(tmp_path, "a,b,y\n" + "".join(f"{i * 7919 % 9973},{i},1\n" for i in range(20_000)), "t.csv.gz")
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(DataError, match="expected a readable table"):
         read_rows(path, AB, label_kind="binary")

@@ -96,9 +96,7 @@ def test_page_shows_the_numbers(tmp_path):
 
 def test_page_loads_nothing_and_runs_nothing():
     text = report.render_report([case("a", "b")])
-    assert not re.search(
-        r"https?:|//[a-z]|@import|url\((?!#)|javascript:", text.replace("<!DOCTYPE html>", "")
-    )
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)|javascript:", text.replace("<!DOCTYPE html>", ""))
     for tag, attributes in Page(text).elements:
         assert tag not in {"script", "link", "iframe", "img", "object", "embed"}
         assert "src" not in attributes

@@ -94,16 +94,7 @@ def test_lost_values(table):
         operator.name: np.isnan(table["vswr"][table["operator"] == operator.name]).mean()
         for operator in telecom.OPERATORS
     }
-    assert (
-        without_vswr["aurora"]
-        < 0.03
-        < 0.15
-        < without_vswr["borealis"]
-        < 0.3
-        < 0.6
-        < without_vswr["cirrus"]
-        < 0.8
-    )
+    assert without_vswr["aurora"] < 0.03 < 0.15 < without_vswr["borealis"] < 0.3 < 0.6 < without_vswr["cirrus"] < 0.8
     lost = np.isnan(table["rrc_connections"])
     assert 0.003 < lost.mean() < 0.01
     assert all(np.isnan(table[name][lost]).all() for name in telecom._COUNTER_FILE)
@@ -201,10 +192,7 @@ def test_breast_cancer_is_the_real_table_dealt_out():
         mine = table["malignant"][table["hospital"] == name]
         assert 0 < mine.sum() < len(mine)
     # Malignant tumours are larger: the label is the right way round.
-    assert (
-        table["mean_radius"][table["malignant"] == 1].mean()
-        > table["mean_radius"][table["malignant"] == 0].mean()
-    )
+    assert table["mean_radius"][table["malignant"] == 1].mean() > table["mean_radius"][table["malignant"] == 0].mean()
     assert digest(table) == digest(telecom.breast_cancer_table())
     assert digest(table) != digest(telecom.breast_cancer_table(8))
 

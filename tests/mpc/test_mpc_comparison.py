@@ -49,9 +49,7 @@ def test_truncation_rounds_to_a_neighbour_without_bias(shift, target, servers, p
     values[:4] = [0, low, -low - 1, 1]
     shares = share(RING64, values)
     record = Record()
-    out = run_three(
-        [cmp.truncate(s, RING64, shares[s.index][0], shift, place, target) for s in servers], record
-    )
+    out = run_three([cmp.truncate(s, RING64, shares[s.index][0], shift, place, target) for s in servers], record)
     signed = np.int32 if target == RING32 else np.int64
     found = reveal(target or RING64, out).view(signed)
     rest = (values & (2**shift - 1)) / 2.0**shift
@@ -70,9 +68,7 @@ def test_truncation_in_32_bits(servers, place):
 
 
 def test_extension_is_exact_over_its_whole_range(servers, place):
-    values = np.concatenate(
-        [[-(2**30), 2**30 - 1, 0, -1], np.random.default_rng(5).integers(-(2**30), 2**30, 5000)]
-    )
+    values = np.concatenate([[-(2**30), 2**30 - 1, 0, -1], np.random.default_rng(5).integers(-(2**30), 2**30, 5000)])
     shares = share(RING32, values)
     record = Record()
     out = run_three([cmp.extend(s, shares[s.index][0], place) for s in servers], record)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from naive_mpc import sigmoid
 from three_servers import reveal, share
 
 from hansa.mpc import fourier
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.ring import BITS, RING32, unpack_bits
+from naive_mpc import sigmoid
 
 K = 2 * np.arange(fourier.TERMS) + 1
 
@@ -38,9 +38,7 @@ def test_logistic_of_shares(weight, servers, place):
     x[:3] = [-15.99, 15.99, 0]
     shares = share(RING32, np.round(x * 2**26).astype(np.int64))
     record = Record()
-    out = run_three(
-        [fourier.logistic(s, shares[s.index], 20, place, *weight) for s in servers], record
-    )
+    out = run_three([fourier.logistic(s, shares[s.index], 20, place, *weight) for s in servers], record)
     p, factor = sigmoid(x), weight[0] / 2 ** weight[1]
     expected = [p, p * (1 - p), factor * p, factor * p * (1 - p)]
 
@@ -68,8 +66,6 @@ def test_no_bias_at_a_single_margin(servers, place):
 def test_rows_out_of_range_are_flagged(servers, place):
     x = np.array([0, 15.9999, -15.9999, 16.0001, -16.0001, 20, -31, 3.0] * 20)
     shares = share(RING32, np.round(x * 2**26).astype(np.int64))
-    out = run_three(
-        [fourier.logistic(s, shares[s.index], 20, place, check_range=True) for s in servers]
-    )
+    out = run_three([fourier.logistic(s, shares[s.index], 20, place, check_range=True) for s in servers])
     flags = unpack_bits(reveal(BITS, [o[1] for o in out]), len(x))
     assert np.array_equal(flags, np.abs(x) > 16)

@@ -104,7 +104,13 @@ def test_draws_depend_on_every_part_of_the_address(place):
         server = make_servers(secrets)[0]
         return server.source.draw(number, address, use, RING64, (2,)).tobytes()
 
-    places = [place, place._replace(epoch=1), place._replace(tree=1), place._replace(step=1), place.named("x")]
+    places = [
+        place,
+        place._replace(epoch=1),
+        place._replace(tree=1),
+        place._replace(step=1),
+        place.named("x"),
+    ]
     words = [drawn(p) for p in places] + [drawn(place, "v"), drawn(place, "u", 1)]
     assert len(set(words)) == len(words)
     assert drawn(place) == words[0]

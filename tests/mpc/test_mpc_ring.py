@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import naive_mpc as naive
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import naive_mpc as naive
 from hansa.mpc import ring
 
 

@@ -11,7 +11,7 @@ from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.release import open_tree, release
 from hansa.mpc.replicated import PairStreams, Server
 from hansa.mpc.shared_rows import receive_rows, share_rows
-from hansa.mpc.training import Settings, train
+from hansa.mpc.training import train
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm
 
@@ -33,9 +33,7 @@ def share(ring, values, seed=0):
     rng = np.random.default_rng(seed)
     values = np.asarray(values).astype(ring.dtype)
     top = np.iinfo(ring.dtype).max
-    parts = [
-        ring.reduce(rng.integers(0, top, values.shape, dtype=ring.dtype, endpoint=True)) for _ in range(2)
-    ]
+    parts = [ring.reduce(rng.integers(0, top, values.shape, dtype=ring.dtype, endpoint=True)) for _ in range(2)]
     parts.append(ring.subtract(ring.subtract(ring.reduce(values), parts[0]), parts[1]))
     return [np.stack([parts[i], parts[(i + 1) % 3]]) for i in range(3)]
 

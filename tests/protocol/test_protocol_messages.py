@@ -40,9 +40,7 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=False)
 TEXT = st.text(max_size=20)
 ARRAYS = st.sampled_from(DTYPES).flatmap(
-    lambda dtype: hnp.arrays(
-        np.dtype(dtype), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
-    )
+    lambda dtype: hnp.arrays(np.dtype(dtype), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
 )
 TENSORS = ARRAYS.map(to_tensor)
 FIELDS = {

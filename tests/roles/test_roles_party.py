@@ -35,7 +35,6 @@ from hansa.protocol.messages import (
     to_tensor,
 )
 from hansa.protocol.session import PARTY
-from hansa.roles.party import Party
 from hansa.roles.run import run_id
 from hansa.trees.xgboost_json import from_json, to_json
 
@@ -89,9 +88,7 @@ def roster_of(change) -> object:
 def mine(nonce=None, rows=None, held=None):
     def change(roster):
         return [
-            (n, nonce or a, b if rows is None else rows, c if held is None else held)
-            if n == ME
-            else (n, a, b, c)
+            (n, nonce or a, b if rows is None else rows, c if held is None else held) if n == ME else (n, a, b, c)
             for n, a, b, c in roster
         ]
 
@@ -440,9 +437,7 @@ def test_another_model_than_was_trained_is_refused():
 def test_an_abort_ends_the_run_and_says_who_and_why():
     talk = conversation()
     talk.until(CountCells, ME)
-    with pytest.raises(
-        HansaError, match=r"'hub' stopped the run because of member 'cirrus': its disk is full"
-    ):
+    with pytest.raises(HansaError, match=r"'hub' stopped the run because of member 'cirrus': its disk is full"):
         talk.tell(ME, Abort("cirrus", "its disk is full"))
     refused(talk, CountMagnitudes(), "'aborted'")
 

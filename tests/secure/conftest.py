@@ -71,8 +71,7 @@ def consortium(members: int = 3, epoch: int = 0) -> Consortium:
         {},
     )
     announcements = {
-        name: announce(empty.pairs[name], run, name, Algorithm.AES_256_CTR, empty.sign(name))
-        for name in names
+        name: announce(empty.pairs[name], run, name, Algorithm.AES_256_CTR, empty.sign(name)) for name in names
     }
     return Consortium(run, empty.identities, empty.pairs, announcements)
 

@@ -210,9 +210,7 @@ def test_encoding_is_injective_and_equals_the_twin(first, second):
     assert encode_fields(first[0], *first[1]) == naive.fields(first[0], *first[1])
 
 
-@pytest.mark.parametrize(
-    "bad", [{"plan_hash": b""}, {"run_id": b"r" * 31}, {"epoch": -1}, {"run_id": "r" * 32}]
-)
+@pytest.mark.parametrize("bad", [{"plan_hash": b""}, {"run_id": b"r" * 31}, {"epoch": -1}, {"run_id": "r" * 32}])
 def test_malformed_runs_and_keys_are_refused(bad):
     with pytest.raises(ProtocolError):
         Run(**({"plan_hash": b"p" * 32, "run_id": b"r" * 32} | bad))

@@ -238,12 +238,8 @@ def test_every_field_of_a_label_changes_every_stream():
     }  # fmt: skip
     assert set(changes) == {field.name for field in fields(Label)}
     labels = [base] + [replace(base, **{name: value}) for name, value in changes.items()]
-    uploads = [
-        masked(make_masker("party-0", 2), label, zeros(label)).view(np.uint8)[:8000] for label in labels
-    ]
-    uploads.append(
-        masked(make_masker("party-0", 2, Algorithm.CHACHA20), base, zeros(base)).view(np.uint8)[:8000]
-    )
+    uploads = [masked(make_masker("party-0", 2), label, zeros(label)).view(np.uint8)[:8000] for label in labels]
+    uploads.append(masked(make_masker("party-0", 2, Algorithm.CHACHA20), base, zeros(base)).view(np.uint8)[:8000])
     assert len({label.encode() for label in labels}) == len(labels)
     for index, first in enumerate(uploads):
         for second in uploads[:index]:
@@ -275,9 +271,7 @@ def test_the_lower_name_adds_and_the_higher_subtracts():
         masked(make_masker("party-0", 2), label, zeros(label)),
         masked(make_masker("party-1", 2), label, zeros(label)),
     )
-    stream = naive.hkdf_expand(
-        raw_key("party-0", "party-1"), naive.fields("hansa mask v1", AES.value, label.encode())
-    )
+    stream = naive.hkdf_expand(raw_key("party-0", "party-1"), naive.fields("hansa mask v1", AES.value, label.encode()))
     assert low.tolist() == naive.stream_words(AES.value, stream, 50, 64)
     assert np.array_equal(low + high, np.zeros(50, np.uint64))
 

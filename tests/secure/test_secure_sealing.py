@@ -20,9 +20,7 @@ KEY = b"k" * 32
 
 
 def ends(algorithm=AES, run=RUN) -> tuple[Sealer, Opener]:
-    return Sealer(PairKey(KEY, "alba", "brix"), run, algorithm), Opener(
-        PairKey(KEY, "brix", "alba"), run, algorithm
-    )
+    return Sealer(PairKey(KEY, "alba", "brix"), run, algorithm), Opener(PairKey(KEY, "brix", "alba"), run, algorithm)
 
 
 @pytest.mark.parametrize("algorithm", Algorithm)

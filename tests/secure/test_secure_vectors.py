@@ -72,19 +72,13 @@ def test_mask_vectors_follow_from_the_naive_twins(stored):
     assert len(masks["cases"]) == 4
     for case in masks["cases"]:
         fields = [
-            bytes.fromhex(v) if k in ("run", "roster_hash", "transcript_hash") else v
-            for k, v in case["label"].items()
+            bytes.fromhex(v) if k in ("run", "roster_hash", "transcript_hash") else v for k, v in case["label"].items()
         ]
         label = naive.fields("hansa label v1", *fields)
         assert label.hex() == case["encoded_label"]
         for member, values in case["values"].items():
-            keys = {
-                p: naive.pair_key(private[member], public, member, p, *run) for p in private if p != member
-            }
-            assert (
-                naive.mask(values, member, keys, label, case["ring"], case["algorithm"])
-                == case["masked"][member]
-            )
+            keys = {p: naive.pair_key(private[member], public, member, p, *run) for p in private if p != member}
+            assert naive.mask(values, member, keys, label, case["ring"], case["algorithm"]) == case["masked"][member]
         sums = [sum(column) % 2 ** case["ring"] for column in zip(*case["masked"].values(), strict=True)]
         true = [sum(column) % 2 ** case["ring"] for column in zip(*case["values"].values(), strict=True)]
         assert sums == [*true, 0]

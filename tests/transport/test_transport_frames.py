@@ -93,7 +93,5 @@ def test_what_is_no_frame_is_refused(content, message):
 def test_frames_without_a_receiver_are_refused():
     assert checked(memoryview(b"abcd").cast("H"), 4) == b"abcd"
     for frame in (b"", b"12345"):
-        with pytest.raises(
-            TransportError, match=f"cannot send a frame of {len(frame)} bytes: a frame has 1 to 4"
-        ):
+        with pytest.raises(TransportError, match=f"cannot send a frame of {len(frame)} bytes: a frame has 1 to 4"):
             checked(frame, 4)

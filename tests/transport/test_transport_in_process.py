@@ -45,9 +45,7 @@ def test_every_order_of_arrival_can_be_asked_for():
     orders = set()
     for wish in itertools.permutations("abc"):
         rank = wish.index
-        hub = InProcessHub(
-            {name: counting(name.encode(), 1) for name in "abc"}, lambda busy, r=rank: min(busy, key=r)
-        )
+        hub = InProcessHub({name: counting(name.encode(), 1) for name in "abc"}, lambda busy, r=rank: min(busy, key=r))
         for name in "abc":
             hub.send(name, b"!")
         orders.add("".join(member for member, _ in everything(hub)))
@@ -79,9 +77,7 @@ def test_parties_work_lazily_frame_by_frame():
 
 
 def test_parties_may_speak_first_and_may_stay_silent():
-    hub = InProcessHub(
-        {"a": lambda frame: [], "b": lambda frame: [b"re:" + frame]}, opening={"a": [b"hello"]}
-    )
+    hub = InProcessHub({"a": lambda frame: [], "b": lambda frame: [b"re:" + frame]}, opening={"a": [b"hello"]})
     hub.send("a", b"1")
     hub.send("b", b"2")
     assert everything(hub) == [("a", b"hello"), ("b", b"re:2")]

@@ -64,9 +64,7 @@ def test_frames_of_all_sizes_arrive_whole_in_order_with_their_senders(network):
     hub = network.hub()
     channels = dict(zip(("north", "south"), network.connect(hub, "north", "south"), strict=True))
     for name, channel in channels.items():
-        network.threads.submit(
-            lambda n=name, c=channel: [c.send(n.encode() + pattern(size)) for size in SIZES]
-        )
+        network.threads.submit(lambda n=name, c=channel: [c.send(n.encode() + pattern(size)) for size in SIZES])
     got = {"north": [], "south": []}
     for _ in range(2 * len(SIZES)):
         member, frame = receive(hub)
@@ -108,9 +106,7 @@ def test_a_member_may_start_before_the_hub(network, circle):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     options = {"timeout_s": 10.0, "retry_for_s": 10.0}
-    early = network.threads.submit(
-        TlsChannel.connect, circle.credentials("north"), "hub", "127.0.0.1", port, **options
-    )
+    early = network.threads.submit(TlsChannel.connect, circle.credentials("north"), "hub", "127.0.0.1", port, **options)
     time.sleep(0.15)
     hub = TlsHub.listen(circle.credentials("hub"), "127.0.0.1", port)
     network.open.append(hub)
@@ -246,9 +242,7 @@ def test_certificates_out_of_date_are_refused_and_told_why(network, attempt, nam
 
 
 @pytest.mark.parametrize("name", ["stranger", "north"])
-def test_an_unknown_certificate_is_refused_even_under_a_members_name(
-    network, circle, attempt, tmp_path, name
-):
+def test_an_unknown_certificate_is_refused_even_under_a_members_name(network, circle, attempt, tmp_path, name):
     hub = network.hub()
     (south,) = network.connect(hub, "south")
     error = attempt(hub, network.dialling(hub, circle.outsider(name, tmp_path / "outsider")))
@@ -313,9 +307,7 @@ def test_a_send_to_a_member_that_came_back_reports_the_loss_first(network):
 def test_a_member_trusts_the_hubs_certificate_alone(network, circle, attempt, tmp_path):
     """Another member, or a hub with a renewed or expired certificate, listens where the hub should."""
     posing = network.hub(credentials=circle.credentials("east"))
-    assert_matches(
-        attempt(posing, network.dialling(posing, "north")), "not the valid one of the members file"
-    )
+    assert_matches(attempt(posing, network.dialling(posing, "north")), "not the valid one of the members file")
     renewed = network.hub(credentials=circle.renewed_hub(tmp_path / "renewed"))
     assert_matches(attempt(renewed, network.dialling(renewed, "north")), "ask for its present card")
 
@@ -399,9 +391,7 @@ def test_tls_1_2_is_refused(network, circle, attempt):
 
 def test_plaintext_is_refused(network):
     hub = network.hub()
-    hub_meets(
-        network, hub, lambda: network.plain(hub).sendall(b"GET / HTTP/1.1\r\n\r\n" + prefixed(b"x" * 99))
-    )
+    hub_meets(network, hub, lambda: network.plain(hub).sendall(b"GET / HTTP/1.1\r\n\r\n" + prefixed(b"x" * 99)))
     settle(hub, 1)
     assert hub.strangers == 1
 
@@ -416,9 +406,7 @@ def test_one_who_says_nothing_is_hung_up_on(network):
 
 def test_half_a_client_hello_blocks_nobody(network):
     hub = network.hub(handshake_s=30)
-    hub_meets(
-        network, hub, lambda: network.plain(hub).sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
-    )
+    hub_meets(network, hub, lambda: network.plain(hub).sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"))
     assert hub.strangers == 0
 
 
@@ -720,12 +708,9 @@ def test_no_setting_turns_protection_off():
         for function in (TlsHub.listen, TlsChannel.connect, TlsHub, TlsChannel, Credentials)
         for name in inspect.signature(function).parameters
     }
-    assert not {
-        name for name in names if any(word in name for word in ("secure", "plain", "tls", "ssl", "verify"))
-    }
+    assert not {name for name in names if any(word in name for word in ("secure", "plain", "tls", "ssl", "verify"))}
     assert all(
-        parameter.default is inspect.Parameter.empty
-        for parameter in inspect.signature(Credentials).parameters.values()
+        parameter.default is inspect.Parameter.empty for parameter in inspect.signature(Credentials).parameters.values()
     )
 
 

@@ -57,8 +57,7 @@ def trained(objective, rounds=20, **parameters):
     booster = xgboost.train(parameters, matrix(rows, labels), rounds)
     learner = json.loads(booster.save_raw("json"))["learner"]
     trees = [
-        Tree(**{name: tree[name] for name in TREE_DTYPES})
-        for tree in learner["gradient_booster"]["model"]["trees"]
+        Tree(**{name: tree[name] for name in TREE_DTYPES}) for tree in learner["gradient_booster"]["model"]["trees"]
     ]
     base_score = float(learner["learner_model_param"]["base_score"].strip("[]"))
     return booster, Ensemble(objective, base_score, NAMES, tuple(trees))
@@ -91,9 +90,7 @@ def random_tree(seed, n_splits=20, n_features=6):
 
 
 def stump():
-    return Tree(
-        [1, -1, -1], [2, -1, -1], [ROOT_PARENT, 0, 0], [0, 0, 0], [0.5, -1, 2], [1, 0, 0], *[[0.0] * 3] * 3
-    )
+    return Tree([1, -1, -1], [2, -1, -1], [ROOT_PARENT, 0, 0], [0, 0, 0], [0.5, -1, 2], [1, 0, 0], *[[0.0] * 3] * 3)
 
 
 @pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
@@ -105,9 +102,7 @@ def test_margins_have_xgboosts_bits(objective, base_score):
     margins = ensemble.predict_margin(features_of(rows))
     expected = booster.predict(matrix(rows), output_margin=True)
     assert margins.tobytes() == expected.tobytes()
-    np.testing.assert_allclose(
-        ensemble.predict(features_of(rows)), booster.predict(matrix(rows)), rtol=0, atol=1e-6
-    )
+    np.testing.assert_allclose(ensemble.predict(features_of(rows)), booster.predict(matrix(rows)), rtol=0, atol=1e-6)
 
 
 def test_lossguide_trees_have_xgboosts_bits():
@@ -178,9 +173,7 @@ def test_truncate_keeps_the_first_trees():
     features = features_of(table()[0])
     expected = booster.predict(matrix(table()[0]), output_margin=True, iteration_range=(0, 7))
     assert ensemble.truncate(7).predict_margin(features).tobytes() == expected.tobytes()
-    assert (
-        ensemble.truncate(0).predict_margin(features) == base_margin("binary:logistic", ensemble.base_score)
-    ).all()
+    assert (ensemble.truncate(0).predict_margin(features) == base_margin("binary:logistic", ensemble.base_score)).all()
     for wrong in (-1, 21):
         with pytest.raises(PlanError, match="0 to 20"):
             ensemble.truncate(wrong)

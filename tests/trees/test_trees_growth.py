@@ -30,10 +30,7 @@ def made_rows(n, seed=0, n_features=4):
     features[2, rng.random(n) < 0.3] = np.nan
     features[2, 0] = np.nan
     target = features[0] + 2 * (features[1] > 0) - np.isnan(features[2]) + 0.3 * rng.normal(size=n)
-    inner = [
-        np.unique(row[~np.isnan(row)])[1:][:: 1 if f == 1 else max(n // 40, 1)]
-        for f, row in enumerate(features)
-    ]
+    inner = [np.unique(row[~np.isnan(row)])[1:][:: 1 if f == 1 else max(n // 40, 1)] for f, row in enumerate(features)]
     return features, target, Cuts.from_arrays(inner, np.isnan(features).any(axis=1))
 
 
@@ -53,9 +50,7 @@ def integers(g, h, bits):
     return chosen, packed
 
 
-def grow(
-    features, cuts, g, h, parameters, *, parties=1, threads=1, columns=None, piecewise=False, buffers=None
-):
+def grow(features, cuts, g, h, parameters, *, parties=1, threads=1, columns=None, piecewise=False, buffers=None):
     """Grow one tree as the roles do, rows dealt to `parties`; returns (tree, margins, levels)."""
     binned = bin_rows(features, cuts)
     chosen, packed = integers(g, h, parameters.histogram_bits)
@@ -64,9 +59,7 @@ def grow(
     missing = np.where(cuts.has_missing, cuts.n_codes - 1, -1).astype(np.int32)
     margins = np.zeros(len(g), np.float32)
     followed = [
-        RowPartition(
-            binned.codes_by_feature, missing, np.arange(i, len(g), parties, dtype=np.uint32), margins
-        )
+        RowPartition(binned.codes_by_feature, missing, np.arange(i, len(g), parties, dtype=np.uint32), margins)
         for i in range(parties)
     ]
     grower = Grower(parameters, chosen, layout, cuts.has_missing, buffers or Buffers(), threads)
@@ -167,9 +160,7 @@ def test_parties_threads_and_pieces_do_not_matter(n, parties, threads, piecewise
     parameters = replace(SETTINGS[name], min_child_weight=1.0)
     one, margins, _ = grow(features, cuts, g, h, parameters)
     with mock.patch("hansa.trees.growth.PARALLEL_CELLS", 0):
-        other, same, _ = grow(
-            features, cuts, g, h, parameters, parties=parties, threads=threads, piecewise=piecewise
-        )
+        other, same, _ = grow(features, cuts, g, h, parameters, parties=parties, threads=threads, piecewise=piecewise)
     assert one == other
     assert np.array_equal(margins, same)
 
@@ -191,9 +182,7 @@ def test_buffers_are_used_again_without_a_trace():
 
 def test_only_drawn_columns_are_split_on():
     features, target, cuts = made_rows(400)
-    tree, _, _ = grow(
-        features, cuts, -target, np.ones(400), Parameters(), columns=np.array([1, 3], np.uint32)
-    )
+    tree, _, _ = grow(features, cuts, -target, np.ones(400), Parameters(), columns=np.array([1, 3], np.uint32))
     assert set(tree.split_indices[tree.left_children >= 0].tolist()) == {1, 3}
 
 
@@ -254,9 +243,7 @@ def test_statistics_of_nodes_are_sums_and_gains():
     assert np.array_equal(tree.base_weights[left < 0], tree.split_conditions[left < 0])
     assert tree.parents[0] == ROOT_PARENT
     # Breadth first, as XGBoost numbers nodes.
-    assert np.array_equal(
-        np.sort(np.concatenate([left[internal], right[internal]])), np.arange(1, tree.num_nodes)
-    )
+    assert np.array_equal(np.sort(np.concatenate([left[internal], right[internal]])), np.arange(1, tree.num_nodes))
     assert np.all(np.diff(left[internal]) > 0)
     assert [len(level.feature) for level in levels] == [1, 2, 4]
     assert len(levels[-1].child_leaf) == 8

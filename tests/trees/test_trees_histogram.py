@@ -124,9 +124,7 @@ def test_histograms_add_and_subtract_in_any_order(sizes, n_rows, planes, dtype, 
 
 
 def test_sums_of_negative_gradients_leave_the_hessians_alone():
-    data = Table(
-        np.zeros((3, 1), np.uint8), np.array([1]), np.array([[-(2**32) + 1, -5 * 2**32 + 2, 3 * 2**32 + 4]])
-    )
+    data = Table(np.zeros((3, 1), np.uint8), np.array([1]), np.array([[-(2**32) + 1, -5 * 2**32 + 2, 3 * 2**32 + 4]]))
     out = build(data, np.zeros(1, np.uint32), np.arange(3, dtype=np.uint32))
     assert naive.unpack(out) == ([-3], [7])
 

@@ -58,9 +58,7 @@ def xgboosts(name, objective, margins, labels, weights):
     if name in HIGHER_IS_BETTER:
         # Ranks of the margins themselves: float32 sigmoids of large margins would fall together.
         objective = SQUARED
-    matrix = xgboost.DMatrix(
-        np.zeros((len(labels), 1)), labels, weight=weights, base_margin=margins, nthread=1
-    )
+    matrix = xgboost.DMatrix(np.zeros((len(labels), 1)), labels, weight=weights, base_margin=margins, nthread=1)
     parameters = {"objective": objective, "eval_metric": name, "eta": 0, "nthread": 1}
     result = {}
     xgboost.train(parameters, matrix, 1, evals=[(matrix, "rows")], evals_result=result, verbose_eval=False)
@@ -106,9 +104,7 @@ def test_resolution_is_zero_without_mixed_buckets_and_large_in_one_bucket():
         split = metric_sums(name, LOGISTIC, margins, np.array([0, 0, 0, 1, 1], np.float32), None, scale)
         assert metric_value(name, LOGISTIC, split, scale) == 1.0
         assert resolution(split) == 0.0
-        one = metric_sums(
-            name, LOGISTIC, np.zeros(5, np.float32), np.array([0, 0, 0, 1, 1], np.float32), None, scale
-        )
+        one = metric_sums(name, LOGISTIC, np.zeros(5, np.float32), np.array([0, 0, 0, 1, 1], np.float32), None, scale)
         assert metric_value(name, LOGISTIC, one, scale) == pytest.approx({"auc": 0.5, "aucpr": 0.4}[name])
         assert resolution(one) >= 0.5
         # Scores within a bucket in the best order: the exact value is 1, and the bound covers it.
@@ -142,8 +138,7 @@ def test_sums_do_not_depend_on_how_rows_are_spread(name, objective, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, 300), max_size=5)))
     parties = np.split(order, cuts)
     summed = sum(
-        metric_sums(name, objective, margins[party], labels[party], weights[party], scale)
-        for party in parties
+        metric_sums(name, objective, margins[party], labels[party], weights[party], scale) for party in parties
     )
     pooled = metric_sums(name, objective, margins, labels, weights, scale)
     assert summed.dtype == np.int64
@@ -167,12 +162,8 @@ def test_sums_are_the_naive_ones_in_fixed_point(name, objective):
 def test_histogram_is_the_naive_one():
     margins, labels, weights = rows(LOGISTIC, 500, spread=6)
     margins[:4] = [-8, np.nextafter(np.float32(8), np.float32(0)), 8, -1e30]
-    histogram = metric_sums("auc", LOGISTIC, margins, labels, weights, MetricScale(500, 2)).reshape(
-        2, SCORE_BUCKETS
-    )
-    np.testing.assert_allclose(
-        histogram * 2.0**-51, naive.score_histogram(margins, labels, weights), rtol=1e-12
-    )
+    histogram = metric_sums("auc", LOGISTIC, margins, labels, weights, MetricScale(500, 2)).reshape(2, SCORE_BUCKETS)
+    np.testing.assert_allclose(histogram * 2.0**-51, naive.score_histogram(margins, labels, weights), rtol=1e-12)
     same = metric_sums("aucpr", LOGISTIC, margins, labels, weights, MetricScale(500, 2))
     np.testing.assert_array_equal(same.reshape(2, -1), histogram)
 
@@ -208,9 +199,7 @@ def test_extreme_margins_stay_within_the_limit_of_a_row():
     margins = np.array([-1e30, 1e30, -3e38, 3e38, 0], np.float32)
     labels = np.array([1, 0, 0, 1, 1], np.float32)
     scale = MetricScale(5)
-    value = metric_value(
-        "logloss", LOGISTIC, metric_sums("logloss", LOGISTIC, margins, labels, None, scale), scale
-    )
+    value = metric_value("logloss", LOGISTIC, metric_sums("logloss", LOGISTIC, margins, labels, None, scale), scale)
     assert value == pytest.approx((2 * LOGLOSS_LIMIT + math.log(2)) / 5, rel=1e-12)
     assert pytest.approx(-math.log(1e-16), rel=1e-15) == LOGLOSS_LIMIT
 
@@ -240,9 +229,7 @@ def test_without_meaning_is_nan(name):
     assert math.isnan(metric_value(name, LOGISTIC, empty, scale))
     assert math.isnan(metric_resolution(name, LOGISTIC, empty, scale))
     for label in (0, 1):
-        one_class = metric_sums(
-            name, LOGISTIC, np.zeros(4, np.float32), np.full(4, label, np.float32), None, scale
-        )
+        one_class = metric_sums(name, LOGISTIC, np.zeros(4, np.float32), np.full(4, label, np.float32), None, scale)
         assert math.isnan(metric_value(name, LOGISTIC, one_class, scale)) == (name in HIGHER_IS_BETTER)
 
 

@@ -64,9 +64,7 @@ def test_gradients_are_the_derivatives_of_the_loss(objective, weighted):
 
     def loss(m):
         w = 1 if weights is None else weights.astype(np.float64)
-        return w * (
-            (m - labels) ** 2 / 2 if objective != "binary:logistic" else np.logaddexp(0, m) - labels * m
-        )
+        return w * ((m - labels) ** 2 / 2 if objective != "binary:logistic" else np.logaddexp(0, m) - labels * m)
 
     m, step = margins.astype(np.float64), 1e-4
     g, h = compute(objective, margins, labels, weights)
@@ -230,8 +228,7 @@ small = st.floats(-1000, 1000, width=32)
 @given(hnp.arrays(np.float32, st.integers(1, 30), elements=small), st.integers(-30, 4), st.data())
 def test_fixed_sums_are_exact_to_half_a_unit_a_row(values, unit, data):
     weights = data.draw(
-        st.none()
-        | hnp.arrays(np.float32, len(values), elements=st.floats(0, 8, width=32, allow_subnormal=False))
+        st.none() | hnp.arrays(np.float32, len(values), elements=st.floats(0, 8, width=32, allow_subnormal=False))
     )
     got = sum_fixed(values, weights, unit)
     exact = naive.exact_sum(values, weights) / Fraction(2) ** unit

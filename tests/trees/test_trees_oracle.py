@@ -110,9 +110,7 @@ def rows_by_node(tree, features):
         if left < 0:
             continue
         values = features[tree.split_indices[node], rows[node]]
-        goes_left = np.where(
-            np.isnan(values), tree.default_left[node] == 1, values < tree.split_conditions[node]
-        )
+        goes_left = np.where(np.isnan(values), tree.default_left[node] == 1, values < tree.split_conditions[node])
         rows[int(left)] = rows[node][goes_left]
         rows[int(tree.right_children[node])] = rows[node][~goes_left]
     return rows
@@ -128,9 +126,7 @@ def float_gains(codes, cuts, rows, g, h, parameters):
     def score(a, b):
         if parameters.max_delta_step:
             thresholded = np.sign(a) * np.maximum(np.abs(a) - parameters.alpha, 0)
-            w = np.clip(
-                -thresholded / (b + parameters.lambda_), -parameters.max_delta_step, parameters.max_delta_step
-            )
+            w = np.clip(-thresholded / (b + parameters.lambda_), -parameters.max_delta_step, parameters.max_delta_step)
             return -(2 * a * w + (b + parameters.lambda_) * w * w)
         return np.maximum(np.abs(a) - parameters.alpha, 0) ** 2 / (b + parameters.lambda_)
 
@@ -255,9 +251,7 @@ def follow(case: Case) -> Verdict:
         if number:
             margins = case.booster.predict(matrix, output_margin=True, iteration_range=(0, number))
         follower.start_tree(margins)
-        g, h = naive.gradients(
-            parameters.objective, margins, case.labels, case.weights, parameters.scale_pos_weight
-        )
+        g, h = naive.gradients(parameters.objective, margins, case.labels, case.weights, parameters.scale_pos_weight)
         depth = {0: 0}
         for node, rows in rows_by_node(tree, case.features).items():
             gain, feature, bin_, side, value = follower.node(rows)
@@ -377,9 +371,9 @@ def both_models(objective, weighted=False, **given):
     return ours(features, labels, weights, parameters), booster, features, matrix
 
 
-WHOLE = {
-    name: given for name, given in VARIANTS.items() if name not in ("positives count more", "few bins")
-} | {"positives count more": {"scale_pos_weight": 4.0}}
+WHOLE = {name: given for name, given in VARIANTS.items() if name not in ("positives count more", "few bins")} | {
+    "positives count more": {"scale_pos_weight": 4.0}
+}
 
 
 @pytest.mark.parametrize("name", ["plain", *WHOLE])

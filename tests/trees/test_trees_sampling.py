@@ -58,9 +58,7 @@ def test_draws_are_known():
 
 
 def test_draws_differ_between_trees_seeds_and_members():
-    rows = {
-        draw_rows(200, 0.5, *key).tobytes() for key in ((0, 0, "a"), (0, 1, "a"), (1, 0, "a"), (0, 0, "b"))
-    }
+    rows = {draw_rows(200, 0.5, *key).tobytes() for key in ((0, 0, "a"), (0, 1, "a"), (1, 0, "a"), (0, 0, "b"))}
     assert len(rows) == 4
     columns = {draw_columns(30, 0.5, *key).tobytes() for key in ((0, 0), (0, 1), (1, 0))}
     assert len(columns) == 3

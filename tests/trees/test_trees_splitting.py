@@ -168,9 +168,7 @@ def pair_inputs(planes, seed):
 @pytest.mark.parametrize("parties", [1, 3])
 def test_parts_are_added_siblings_subtracted_and_searched(planes, threads, parties):
     """Whatever the order of parts, every node ends as the sum over parties, searched as if it were alone."""
-    children, parents, parent_of, built_left, layout, has_missing, totals, scales, sizes = pair_inputs(
-        planes, 1
-    )
+    children, parents, parent_of, built_left, layout, has_missing, totals, scales, sizes = pair_inputs(planes, 1)
     to_build = np.array([0, 3, 4])
     nodes = np.full_like(children, 123456789)
     gains, found = np.full(6, np.nan), np.full((6, 5), 77, np.int64)
@@ -206,9 +204,7 @@ numbers = st.floats(-1e4, 1e4)
 def test_scores_and_weights_are_the_naive_ones(g, h, lambda_, alpha, max_delta_step):
     parameters = Parameters(lambda_=lambda_, alpha=alpha, max_delta_step=max_delta_step)
     with np.errstate(over="ignore"):
-        assert leaf_weight(g, h, lambda_, alpha, max_delta_step) == pytest.approx(
-            naive.weight(g, h, parameters)
-        )
+        assert leaf_weight(g, h, lambda_, alpha, max_delta_step) == pytest.approx(naive.weight(g, h, parameters))
         assert score(g, h, lambda_, alpha, max_delta_step) == pytest.approx(naive.score(g, h, parameters))
 
 

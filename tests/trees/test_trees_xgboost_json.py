@@ -92,9 +92,7 @@ def test_model_files_ubj_and_the_scikit_learn_wrapper(tmp_path):
     rows, _ = table()
     classifier = xgboost.XGBClassifier()
     classifier.load_model(tmp_path / "model.json")
-    np.testing.assert_allclose(
-        classifier.predict_proba(rows)[:, 1], ensemble.predict(rows.T.copy()), atol=1e-6
-    )
+    np.testing.assert_allclose(classifier.predict_proba(rows)[:, 1], ensemble.predict(rows.T.copy()), atol=1e-6)
 
 
 @pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
@@ -148,9 +146,7 @@ def test_written_files_are_canonical_and_bare():
 
     def keys_sorted(value):
         children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        return (not isinstance(value, dict) or list(value) == sorted(value)) and all(
-            map(keys_sorted, children)
-        )
+        return (not isinstance(value, dict) or list(value) == sorted(value)) and all(map(keys_sorted, children))
 
     assert keys_sorted(top)
     # Each float has a decimal point or an exponent: an integer token there is refused by XGBoost.
@@ -228,9 +224,7 @@ def test_base_score_is_read_in_both_forms():
         parsed["learner"]["learner_model_param"]["base_score"] = text
         assert from_json(encoded(parsed)).base_score == 0.25
     assert (
-        json.loads(to_json(Ensemble("reg:squarederror", 1e-7, (), ())))["learner"]["learner_model_param"][
-            "base_score"
-        ]
+        json.loads(to_json(Ensemble("reg:squarederror", 1e-7, (), ())))["learner"]["learner_model_param"]["base_score"]
         == "1E-07"
     )
 
@@ -254,10 +248,7 @@ def test_all_trees_are_kept_whatever_best_iteration_says():
     kept = loaded(to_json(ensemble.truncate(booster.best_iteration + 1)))
     assert kept.attributes() == {}
     best = booster.predict(matrix, iteration_range=(0, booster.best_iteration + 1))
-    assert (
-        kept.predict(xgboost.DMatrix(rows, feature_names=["f0", "f1", "f2", "f3"])).tobytes()
-        == best.tobytes()
-    )
+    assert kept.predict(xgboost.DMatrix(rows, feature_names=["f0", "f1", "f2", "f3"])).tobytes() == best.tobytes()
 
 
 def test_unsupported_xgboost_models_are_refused_by_name():

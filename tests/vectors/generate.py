@@ -126,9 +126,7 @@ def _directions(algorithm: Algorithm) -> Iterator[tuple[str, str, PairKey]]:
 def mask_vectors() -> dict[str, Any]:
     """Key streams, labels and masked vectors for each cipher and ring; labels to refuse."""
     cases = [_mask_case(algorithm, ring) for algorithm in Algorithm for ring in (32, 64)]
-    streams = {
-        algorithm.value: KeyStream(secret("stream"), algorithm).words64(9).tolist() for algorithm in Algorithm
-    }
+    streams = {algorithm.value: KeyStream(secret("stream"), algorithm).words64(9).tolist() for algorithm in Algorithm}
     return {
         "stream_key": secret("stream").hex(),
         "streams": streams,
@@ -185,9 +183,7 @@ def _sealing_case(algorithm: Algorithm) -> dict[str, Any]:
     messages = [("share", b"first"), ("share", b""), ("checkpoint", bytes(range(40)))]
     sealed = [sealer.seal(kind, message) for kind, message in messages]
     first = sealed[0]
-    other_epoch = Sealer(pair_keys("alba", algorithm)["brix"], replace(run(), epoch=3), algorithm).seal(
-        *messages[0]
-    )
+    other_epoch = Sealer(pair_keys("alba", algorithm)["brix"], replace(run(), epoch=3), algorithm).seal(*messages[0])
     refused = {
         "flipped bit in the number": _flip(first, 0),
         "flipped bit in the text": _flip(first, 8),
@@ -198,12 +194,8 @@ def _sealing_case(algorithm: Algorithm) -> dict[str, Any]:
         "longer": first + b"\x00",
         "the second before the first": sealed[1],
         "another epoch": other_epoch,
-        "from another member": Sealer(pair_keys("cova", algorithm)["brix"], run(), algorithm).seal(
-            *messages[0]
-        ),
-        "the receiver's own": Sealer(pair_keys("brix", algorithm)["alba"], run(), algorithm).seal(
-            *messages[0]
-        ),
+        "from another member": Sealer(pair_keys("cova", algorithm)["brix"], run(), algorithm).seal(*messages[0]),
+        "the receiver's own": Sealer(pair_keys("brix", algorithm)["alba"], run(), algorithm).seal(*messages[0]),
     }
     return {
         "algorithm": algorithm.value,

@@ -56,7 +56,11 @@ class TableCheck:
 
     def text(self) -> str:
         """For people."""
-        lines = [self.table.text(), "", f"Under this plan (mode {self.plan.mode}) the party would send, and nothing else:"]
+        lines = [
+            self.table.text(),
+            "",
+            f"Under this plan (mode {self.plan.mode}) the party would send, and nothing else:",
+        ]
         lines += [f"  {sent.what}: at most {size(sent.bytes_at_most)} {sent.often}" for sent in self.sent]
         readers = f"the aggregator {self.plan.aggregator!r} can read them; no other party gets them"
         lines.append(f"In mode {self.plan.mode} {readers}. Rows and feature values stay here.")
@@ -81,7 +85,9 @@ def sent_under(plan: Plan) -> tuple[Sent, ...]:
         ),
         Sent("sums of |gradient| and hessian", 2 * WORD, "per tree"),
         Sent(
-            "histograms of gradients and hessians", nodes * features * parameters.max_bin * WORD * planes, "per tree"
+            "histograms of gradients and hessians",
+            nodes * features * parameters.max_bin * WORD * planes,
+            "per tree",
         ),
     ]
     if plan.evaluation_fraction > 0:

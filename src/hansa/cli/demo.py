@@ -156,9 +156,7 @@ def _case_result(case: Case, result: Simulation) -> Any:
             if key in summary["pooled"]
         },
         curves={f"{name} on held-out rows": values for name, values in result.history.items() if name == metric},
-        importance=dict(
-            sorted(from_json(result.model).importance("gain").items(), key=lambda item: -item[1])[:15]
-        ),
+        importance=dict(sorted(from_json(result.model).importance("gain").items(), key=lambda item: -item[1])[:15]),
     )
 
 
@@ -171,10 +169,15 @@ def run_demo(report_path: Path, as_json: bool) -> None:
     results: list[Any] = []
     summaries: dict[str, Any] = {}
     for case in CASES:
-        with tempfile.TemporaryDirectory(prefix="hansa-demo-") as folder, output.progress(not as_json) as report:
+        with (
+            tempfile.TemporaryDirectory(prefix="hansa-demo-") as folder,
+            output.progress(not as_json) as report,
+        ):
             result = run_case(case, Path(folder), report)
         if not as_json:
-            output.out.print(f"\n[bold]{case.title}[/bold]" + (" (simulated data)" if case.simulated else " (real data)"))
+            output.out.print(
+                f"\n[bold]{case.title}[/bold]" + (" (simulated data)" if case.simulated else " (real data)")
+            )
             output.print_simulation(result.summary)
         summaries[case.target] = result.summary
         results.append(_case_result(case, result))

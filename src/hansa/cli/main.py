@@ -55,7 +55,13 @@ def parse_setting(text: str) -> tuple[str, Any]:
 @click.option("--test", type=EXISTING, help="Table of test rows.")
 @click.option("--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Share of rows to set aside for testing; 0.2 where no --test is given.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=42, show_default=True, help="Of the split, and of the parameters.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=42,
+    show_default=True,
+    help="Of the split, and of the parameters.",
+)
 @click.option("--mode", default="federated", show_default=True, help="How contributions are protected.")
 @click.option("--objective", default="binary:logistic", show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=100, show_default=True, help="Number of trees.")
@@ -209,8 +215,16 @@ def predict(model: Path, table: Path, save: Path, margin: bool) -> None:
 @main.command()
 @click.argument("name")
 @click.option("--folder", type=PATH, help="Where to put it; default NAME.identity.")
-@click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Validity of the certificate.")
-@click.option("--renew", type=PATH, help="Folder of the old identity: keep its key, make a new TLS key and certificate.")
+@click.option(
+    "--days",
+    type=click.IntRange(1, 3650),
+    default=365,
+    show_default=True,
+    help="Validity of the certificate.",
+)
+@click.option(
+    "--renew", type=PATH, help="Folder of the old identity: keep its key, make a new TLS key and certificate."
+)
 def identity(name: str, folder: Path | None, days: int, renew: Path | None) -> None:
     """Make a member's keys and its card, which goes to all other members."""
     from hansa.consortium.identity import (

@@ -97,9 +97,12 @@ def read_member_file(path: Path) -> MemberFile:
         if key not in content:
             raise PlanError(f"{path}: {key} is missing; add it (expected keys: {', '.join(KEYS)})")
     for key, value in content.items():
-        kind = {"threads": int, "wait_s": (int, float)}.get(key, str)
+        kinds: dict[str, tuple[type, ...]] = {"threads": (int,), "wait_s": (int, float)}
+        kind = kinds.get(key, (str,))
         if key not in KEYS or not isinstance(value, kind) or isinstance(value, bool):
-            raise PlanError(f"{path}: {key} = {value!r} is not known or of the wrong type; expected keys: {', '.join(KEYS)}")
+            raise PlanError(
+                f"{path}: {key} = {value!r} is not known or of the wrong type; expected keys: {', '.join(KEYS)}"
+            )
     if content.get("threads", 1) < 1 or content.get("wait_s", 1) <= 0:
         raise PlanError(f"{path}: threads must be at least 1 and wait_s above 0")
     host, _, port = content["hub"].rpartition(":")
@@ -159,7 +162,12 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
     def report(progress: Progress) -> None:
         at.setdefault(progress.stage, time.perf_counter())
         event(
-            {"event": progress.stage, "trees": progress.trees, "rounds": progress.rounds, "metrics": progress.metrics}
+            {
+                "event": progress.stage,
+                "trees": progress.trees,
+                "rounds": progress.rounds,
+                "metrics": progress.metrics,
+            }
         )
 
     aggregator = Aggregator(plan, threads=member.threads, report=report)
@@ -207,9 +215,7 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
     rows = read_rows(member.table, plan.schema, label_kind=label_kind(plan))
     _prepare(plan)
     party = Party(plan, name, rows, nonce=secrets.token_bytes(32), threads=member.threads)
-    inner = TlsChannel.connect(
-        member.credentials, plan.aggregator, member.host, member.port, retry_for_s=member.wait_s
-    )
+    inner = TlsChannel.connect(member.credentials, plan.aggregator, member.host, member.port, retry_for_s=member.wait_s)
     channel: Channel = inner
     if member.transcript is not None:
         channel = RecordingChannel(inner, member.transcript, name)

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from hansa.cli.scores import main_metric
@@ -35,7 +42,7 @@ def _number(value: float | None) -> str:
 def progress(shown: bool) -> Iterator[Report]:
     """A progress bar on standard error, fed by a run's events; silent where not `shown`."""
     if not shown:
-        yield lambda event: None
+        yield lambda _: None
         return
     bar = Progress(
         SpinnerColumn(),
@@ -59,7 +66,11 @@ def progress(shown: bool) -> Iterator[Report]:
                 case "binned" | "tree" | "trained":
                     metrics = "  ".join(f"{name} {value:.5f}" for name, value in event.get("metrics", {}).items())
                     bar.update(
-                        task, description="trees", total=event["rounds"], completed=event["trees"], metrics=metrics
+                        task,
+                        description="trees",
+                        total=event["rounds"],
+                        completed=event["trees"],
+                        metrics=metrics,
                     )
 
         yield report
@@ -71,7 +82,14 @@ def print_simulation(summary: dict[str, Any]) -> None:
     table = Table(title=f"{summary['mode']}, {summary['transport']}, {summary['trees']} trees", title_justify="left")
     table.add_column("member")
     binary = summary["objective"] == "binary:logistic"
-    columns = ("rows", "label 1" if binary else "mean label", "up", "down", f"{metric} alone", f"{metric} together")
+    columns = (
+        "rows",
+        "label 1" if binary else "mean label",
+        "up",
+        "down",
+        f"{metric} alone",
+        f"{metric} together",
+    )
     for column in columns:
         table.add_column(column, justify="right")
     for name, member in summary["members"].items():
@@ -100,7 +118,9 @@ def print_simulation(summary: dict[str, Any]) -> None:
         if name in summary["pooled"]:
             result = summary["pooled"][name]
             scores.add_row(
-                label, *(_number(v) for v in result["metrics"].values()), f"{result['seconds']['training']:.2f}"
+                label,
+                *(_number(v) for v in result["metrics"].values()),
+                f"{result['seconds']['training']:.2f}",
             )
     out.print(scores)
     seconds = summary["seconds"]

@@ -78,7 +78,10 @@ def train_pooled_xgboost(
     path = folder / "xgboost-job.json"
     path.write_text(json.dumps(job))
     done = subprocess.run(
-        [sys.executable, "-m", "hansa.cli.pooled_xgboost", str(path)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "hansa.cli.pooled_xgboost", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise HansaError(f"XGBoost failed on the pooled rows: {done.stderr.strip()[-2000:]}")
@@ -98,9 +101,7 @@ def main(path: str) -> None:
     booster = None
     for _ in range(job["repeats"]):
         started = time.perf_counter()
-        pooled = xgboost.QuantileDMatrix(
-            features, arrays["label"], weight=arrays.get("weight"), max_bin=job["max_bin"]
-        )
+        pooled = xgboost.QuantileDMatrix(features, arrays["label"], weight=arrays.get("weight"), max_bin=job["max_bin"])
         binned = time.perf_counter()
         booster = xgboost.train(job["parameters"], pooled, job["rounds"])
         seconds["binning"].append(binned - started)

@@ -37,9 +37,7 @@ def write_consortium(
         _write_member_file(folder, name, 0, {"threads": threads, "table": f"{name}.parquet"}, transcript)
 
 
-def _write_member_file(
-    folder: Path, name: str, port: int, more: Mapping[str, Any], transcript: Path | None
-) -> None:
+def _write_member_file(folder: Path, name: str, port: int, more: Mapping[str, Any], transcript: Path | None) -> None:
     values: dict[str, Any] = {
         "plan": "plan.toml",
         "members": "members.toml",

@@ -40,7 +40,9 @@ def aucpr(predictions: Float, labels: Float) -> float:
     return float((np.diff(hits_at, prepend=0) * precision).sum() / hits[-1])
 
 
-def score_table(objective: str, predictions: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) -> dict[str, float]:
+def score_table(
+    objective: str, predictions: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]
+) -> dict[str, float]:
     """Metric -> value of predictions (n,) against labels (n,); the objective's main metric first."""
     p = predictions.astype(np.float64)
     y = labels.astype(np.float64)

@@ -18,6 +18,7 @@ from hansa.cli.pooled_xgboost import is_installed, train_pooled_xgboost
 from hansa.cli.processes import train_in_processes
 from hansa.cli.scores import score_table
 from hansa.cli.tables import Table
+from hansa.data.holdout import held_out
 from hansa.data.schema import Schema
 from hansa.errors import DataError, HansaError
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, Plan
@@ -103,7 +104,7 @@ def make_plan(settings: Settings, features: tuple[str, ...], parties: tuple[str,
     )
 
 
-def simulate(train: Table, test: Table, settings: Settings, report: Report = lambda event: None) -> Simulation:
+def simulate(train: Table, test: Table, settings: Settings, report: Report = lambda _: None) -> Simulation:
     """Train on the parties of `train`, score on `test`; see `Settings` for what else is trained.
 
     Raises HansaError and its kinds with what to do.
@@ -134,7 +135,10 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
             "label_mean": float(part.label.mean(dtype=np.float64)),
             "bytes_up": traffic["bytes_up"],
             "bytes_down": traffic["bytes_down"],
-            "metrics": {"together": _scores(ensemble, tests[name]) if name in tests else None, "alone": alone},
+            "metrics": {
+                "together": _scores(ensemble, tests[name]) if name in tests else None,
+                "alone": alone,
+            },
         }
     pooled = _train_pooled(plan, train, test, report) if settings.pooled else {}
     seconds = summary["seconds"]
@@ -199,7 +203,14 @@ def _train_in_process(
 
     def note(progress: Progress) -> None:
         at.setdefault(progress.stage, time.perf_counter())
-        report({"event": progress.stage, "trees": progress.trees, "rounds": progress.rounds, "metrics": progress.metrics})
+        report(
+            {
+                "event": progress.stage,
+                "trees": progress.trees,
+                "rounds": progress.rounds,
+                "metrics": progress.metrics,
+            }
+        )
 
     def wrap(hub: Hub) -> Hub:
         return hub if settings.transcript is None else RecordingHub(hub, settings.transcript, AGGREGATOR)
@@ -237,11 +248,15 @@ def _train_pooled(plan: Plan, train: Table, test: Table, report: Report) -> dict
     report({"event": "stage", "text": "pooled, Hansa"})
     single = replace(plan, parties=("pooled",), receivers=("pooled",), minimum_parties=1)
     at: dict[str, float] = {}
+
+    def note(progress: Progress) -> None:
+        at.setdefault(progress.stage, time.perf_counter())
+
     run = train_in_process(
         single,
         {"pooled": train.rows()},
         threads=cores(),
-        report=lambda progress: at.setdefault(progress.stage, time.perf_counter()) and None,
+        report=note,
     )
     result: dict[str, Any] = {
         "hansa": {
@@ -251,8 +266,9 @@ def _train_pooled(plan: Plan, train: Table, test: Table, report: Report) -> dict
     }
     if is_installed():
         report({"event": "stage", "text": "pooled, XGBoost"})
+        held = held_out(train.features, train.label, plan.evaluation_fraction, plan.parameters.seed)
         with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
-            answer, predictions = train_pooled_xgboost(Path(folder), train, test, plan.parameters)
+            answer, predictions = train_pooled_xgboost(Path(folder), train.take(~held), test, plan.parameters)
         if predictions is None:
             raise HansaError("XGBoost gave no predictions")
         result["xgboost"] = {

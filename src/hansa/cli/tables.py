@@ -186,9 +186,7 @@ def _texts(relation: duckdb.DuckDBPyRelation, name: str) -> npt.NDArray[np.objec
     return np.ma.filled(values.astype(object), None)
 
 
-def split_table(
-    table: Table, fraction: float, seed: int, stratified: bool
-) -> tuple[Table, Table]:
+def split_table(table: Table, fraction: float, seed: int, stratified: bool) -> tuple[Table, Table]:
     """Split rows at random into (train, test), class by class where `stratified`; the same for a seed everywhere."""
     # A stream of its own: whoever gave the rows to parties with PCG64(seed) would otherwise get splits that follow the parties.
     draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([SPLIT_STREAM, seed])))

@@ -162,9 +162,7 @@ def save_identity(identity: Identity, folder: Path) -> None:
     }
     taken = [name for name in files if (folder / name).exists()]
     if taken:
-        raise IdentityError(
-            f"{folder}: holds {', '.join(taken)} already; name another folder or move it away"
-        )
+        raise IdentityError(f"{folder}: holds {', '.join(taken)} already; name another folder or move it away")
     for name, content in files.items():
         _write_private(folder / name, content)
 
@@ -184,9 +182,7 @@ def load_identity(folder: Path) -> Identity:
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         public = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise IdentityError(
-            f"{path}: not a certificate that Hansa made ({error}); restore it from a copy"
-        ) from error
+        raise IdentityError(f"{path}: not a certificate that Hansa made ({error}); restore it from a copy") from error
     if not isinstance(public, Ed25519PublicKey) or public != tls_key.public_key():
         raise IdentityError(f"{path}: belongs to another key than {TLS_KEY_FILE}; restore both from one copy")
     if len(names) != 1:

@@ -97,9 +97,7 @@ def read_members(path: Path, now: datetime | None = None) -> Members:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise IdentityError(
-            f"{path}: {error.strerror}; name the members file that all members agreed on"
-        ) from error
+        raise IdentityError(f"{path}: {error.strerror}; name the members file that all members agreed on") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise IdentityError(f"{path}: not TOML ({error}); join the members' card.toml files anew") from error
     tables = content.pop("member", None)
@@ -129,9 +127,7 @@ def _card(table: object, place: int) -> Card:
     who = f"member {place} ({table.get('name', 'no name')!r})"
     wrong = sorted(set(_FIELDS) ^ set(table))
     if wrong:
-        raise IdentityError(
-            f"{who}: expected exactly {', '.join(_FIELDS)}; missing or unknown: {', '.join(wrong)}"
-        )
+        raise IdentityError(f"{who}: expected exactly {', '.join(_FIELDS)}; missing or unknown: {', '.join(wrong)}")
     for key in _FIELDS:
         if not isinstance(table[key], str):
             raise IdentityError(f"{who}: {key} is not a string")
@@ -149,9 +145,7 @@ def _check_card(card: Card, now: datetime) -> None:
     check_name(card.name)
     who = f"member {card.name!r}"
     if len(card.identity) != 32:
-        raise IdentityError(
-            f"{who}: the identity key has {len(card.identity)} bytes, expected 32; {_NEW_CARD}"
-        )
+        raise IdentityError(f"{who}: the identity key has {len(card.identity)} bytes, expected 32; {_NEW_CARD}")
     if int.from_bytes(card.identity, "little") % 2**255 % _FIELD_PRIME in _SMALL_ORDER:
         raise IdentityError(f"{who}: anybody can sign under this identity key (small order); {_NEW_CARD}")
     certificate = _parsed(card.certificate, who)
@@ -175,9 +169,7 @@ def _parsed(der: bytes, who: str) -> x509.Certificate:
             raise IdentityError(f"{who}: the certificate's key is not Ed25519; {_NEW_CARD}")
         certificate.verify_directly_issued_by(certificate)
     except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
-        raise IdentityError(
-            f"{who}: the certificate is damaged or not self-signed ({error}); {_NEW_CARD}"
-        ) from error
+        raise IdentityError(f"{who}: the certificate is damaged or not self-signed ({error}); {_NEW_CARD}") from error
     return certificate
 
 
@@ -186,15 +178,12 @@ def _check_certificate(certificate: x509.Certificate, name: str, who: str) -> No
     names = [attribute.value for attribute in certificate.subject]
     if names != [name] or not certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
         raise IdentityError(
-            f"{who}: the certificate names {certificate.subject.rfc4514_string()!r}, "
-            f"expected 'CN={name}'; {_NEW_CARD}"
+            f"{who}: the certificate names {certificate.subject.rfc4514_string()!r}, expected 'CN={name}'; {_NEW_CARD}"
         )
     try:
         extensions = {extension.oid: extension for extension in certificate.extensions}
     except (ValueError, x509.DuplicateExtension) as error:
-        raise IdentityError(
-            f"{who}: the certificate's extensions are damaged ({error}); {_NEW_CARD}"
-        ) from error
+        raise IdentityError(f"{who}: the certificate's extensions are damaged ({error}); {_NEW_CARD}") from error
     constraints = extensions.pop(x509.BasicConstraints.oid, None)
     if constraints is None or not constraints.critical or constraints.value.ca:
         raise IdentityError(
@@ -203,9 +192,7 @@ def _check_certificate(certificate: x509.Certificate, name: str, who: str) -> No
         )
     usage = extensions.pop(x509.KeyUsage.oid, None)
     if usage is None or not usage.critical or _usages(usage.value) != {"digital_signature"}:
-        raise IdentityError(
-            f"{who}: the certificate's keyUsage must be digitalSignature alone (critical); {_NEW_CARD}"
-        )
+        raise IdentityError(f"{who}: the certificate's keyUsage must be digitalSignature alone (critical); {_NEW_CARD}")
     if x509.ExtendedKeyUsage.oid in extensions:
         raise IdentityError(f"{who}: the certificate has an extendedKeyUsage, expected none; {_NEW_CARD}")
     if extensions:

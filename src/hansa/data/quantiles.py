@@ -18,7 +18,7 @@ Exact statement, for a feature with N pooled non-missing rows and E = max(N / (4
    |#{x < b} - #{x < t}| <= E.
 2. Where the non-empty cells fit into the allowed bins, each gets its own. Elsewhere no other grouping of
    those cells has a smaller largest mixed bin (one with more than one cell).
-3. Let M be the rows of the largest bin that holds more than one value (0 where there is none). Then
+3. Where no cut is left out (see `CutSearch.cuts`), let M be the rows of the largest bin that holds more than one value (0 where there is none). Then
    M <= max(C_opt + E, 2E), where C_opt is the least M that as many bins allow on the raw values themselves.
    So a value with more than M rows has a bin of its own, and every threshold is within M rows of a cut or of
    an end.
@@ -123,9 +123,7 @@ def _sort_into(keys: Array, row: Array, feature: int) -> None:
     keys[:] = keys_from_values(row[~np.isnan(row)])
     keys.sort()
     if len(keys) and (keys[0] < _LOWEST_FINITE_KEY or keys[-1] >= _INFINITY_KEY):
-        raise DataError(
-            f"features: feature {feature} holds an infinite value; write a number or leave it empty"
-        )
+        raise DataError(f"features: feature {feature} holds an infinite value; write a number or leave it empty")
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,9 +183,7 @@ def _count(keys, key_offsets, prefixes, offsets, shift, split, counts):  # type:
     for feature in range(len(offsets) - 1):
         at, end = key_offsets[feature], key_offsets[feature + 1]
         for cell in range(offsets[feature], offsets[feature + 1]):
-            first = (
-                np.int64(prefixes[cell]) * split
-            )  # the cell's first part, as a prefix of the parts' length
+            first = np.int64(prefixes[cell]) * split  # the cell's first part, as a prefix of the parts' length
             while at < end and np.int64(keys[at]) >> shift < first:
                 at += 1
             while at < end and np.int64(keys[at]) >> shift < first + split:
@@ -299,8 +295,7 @@ class CutGuard:
                 nested = bool(np.all(np.isin(cells >> STEP_BITS, parents)))
             if not nested:
                 raise ProtocolError(
-                    f"cut request: feature {feature}: "
-                    "names a cell that is no part of a cell split in the last round"
+                    f"cut request: feature {feature}: names a cell that is no part of a cell split in the last round"
                 )
 
 
@@ -386,8 +381,7 @@ def _check_cut_arrays(offsets: Array, values: Array, has_missing: Array) -> None
         )
     if offsets.ndim != 1 or values.ndim != 1 or has_missing.shape != (len(offsets) - 1,):
         raise DataError(
-            f"cuts: shapes disagree: offsets {offsets.shape}, values {values.shape}, "
-            f"has_missing {has_missing.shape}"
+            f"cuts: shapes disagree: offsets {offsets.shape}, values {values.shape}, has_missing {has_missing.shape}"
         )
     if offsets[0] != 0 or offsets[-1] != len(values) or np.any(np.diff(offsets) < 0):
         raise DataError("cuts: offsets must rise from 0 to the number of values")
@@ -664,8 +658,7 @@ def _bins_needed(counts, capacity):  # type: ignore[no-untyped-def]
 def _check_settings(n_features: int, n_rows: int, max_bin: int, min_cell_rows: int) -> None:
     if n_features < 1 or not 1 <= n_rows < 2**32:
         raise PlanError(
-            "cuts: expected at least 1 feature and 1 to 2^32 - 1 pooled rows, "
-            f"found {n_features} and {n_rows}"
+            f"cuts: expected at least 1 feature and 1 to 2^32 - 1 pooled rows, found {n_features} and {n_rows}"
         )
     if not 2 <= max_bin <= MAX_MAX_BIN:
         raise PlanError(f"max_bin: expected 2 to {MAX_MAX_BIN}, found {max_bin}")

@@ -399,14 +399,10 @@ def _column_departures(table: _Table, schema: Schema) -> Iterator[Departure]:
     for name in dict.fromkeys(table.names):
         if table.names.count(name) > 1:
             found = f"{table.names.count(name)} columns"
-            yield Departure(
-                table.file, None, name, "one column of this name", found, "rename or drop the others"
-            )
+            yield Departure(table.file, None, name, "one column of this name", found, "rename or drop the others")
         elif name not in schema.columns:
             expected = f"only the schema's columns {', '.join(map(repr, schema.columns))}"
-            yield Departure(
-                table.file, None, name, expected, "one more", "drop the column, or name it in the schema"
-            )
+            yield Departure(table.file, None, name, expected, "one more", "drop the column, or name it in the schema")
 
 
 def _value_departures(

@@ -203,9 +203,7 @@ def render_report(cases: Sequence[CaseResult]) -> str:
         raise DataError("write_report: no cases to show; give at least one CaseResult")
     for case in cases:
         _check(case)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"bytes": _bytes, "metric": _metric, "percent": _percent, "count": _count}
     source = resources.files("hansa.demo").joinpath("report.html.j2").read_text(encoding="utf-8")
     shown = [(case, _figures(case, f"case{index}")) for index, case in enumerate(cases, start=1)]
@@ -262,9 +260,7 @@ def draw_alone_against_together(case: CaseResult) -> Figure:
                     zorder=4,
                 )
         if party.alone is not None:
-            axes.plot(
-                [party.alone], [row], "o", color=_MUTED, markerfacecolor=_SURFACE, markersize=8, zorder=3
-            )
+            axes.plot([party.alone], [row], "o", color=_MUTED, markerfacecolor=_SURFACE, markersize=8, zorder=3)
     _mark_in_legend(axes, case)
     axes.set_yticks(range(len(case.parties)), [_short(party.name) for party in case.parties])
     axes.set_ylim(len(case.parties) - 0.5, -0.5)
@@ -346,9 +342,7 @@ def _svg(figure: Figure) -> str:
     """The figure as an SVG document; the same bytes for the same figure."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "hansa"}):
-        figure.savefig(
-            buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return buffer.getvalue()
 
 

@@ -197,13 +197,9 @@ def simulate_operators(seed: int = 7, cells: Sequence[int] = DEFAULT_CELLS) -> T
     """
     if len(cells) != len(OPERATORS) or min(cells) < 1:
         names = ", ".join(operator.name for operator in OPERATORS)
-        raise DataError(
-            f"simulate_operators: cells is {tuple(cells)}; give one row count >= 1 for each of {names}"
-        )
+        raise DataError(f"simulate_operators: cells is {tuple(cells)}; give one row count >= 1 for each of {names}")
     generator = np.random.Generator(np.random.PCG64(seed))
-    parts = [
-        _operator_rows(generator, operator, rows) for operator, rows in zip(OPERATORS, cells, strict=True)
-    ]
+    parts = [_operator_rows(generator, operator, rows) for operator, rows in zip(OPERATORS, cells, strict=True)]
     order = generator.permutation(sum(cells))
     return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
@@ -303,8 +299,7 @@ def _site_state(generator: np.random.Generator, operator: Operator, rows: int) -
     hot = (generator.random(rows) < operator.hot_cabinets) * generator.standard_gamma(2.0, rows)
     sag = (generator.random(rows) < operator.poor_mains) * generator.standard_gamma(2.0, rows)
     return {
-        "vendor": np.searchsorted(np.cumsum(operator.vendor_shares)[:-1], generator.random(rows), "right")
-        * 1.0,
+        "vendor": np.searchsorted(np.cumsum(operator.vendor_shares)[:-1], generator.random(rows), "right") * 1.0,
         "hour": hour,
         "urban": urban,
         "scale": np.full(rows, operator.load),
@@ -478,12 +473,8 @@ def _radio_counters(
     handovers = generator.poisson(35.0 * (1.0 + state["urban"]) * state["traffic"] ** 0.7)
     reports = generator.poisson(40.0 * state["traffic"])
     quality = 9.5 + 0.13 * (state["rsrp"] + 100.0) - 0.02 * state["utilisation"]
-    quality = (
-        quality + np.array([v.cqi_offset for v in _VENDORS])[vendor] + 0.7 * generator.standard_normal(rows)
-    )
-    rsrq = (
-        -9.0 - 0.05 * state["utilisation"] + 0.08 * (state["rsrp"] + 100.0) + generator.standard_normal(rows)
-    )
+    quality = quality + np.array([v.cqi_offset for v in _VENDORS])[vendor] + 0.7 * generator.standard_normal(rows)
+    rsrq = -9.0 - 0.05 * state["utilisation"] + 0.08 * (state["rsrp"] + 100.0) + generator.standard_normal(rows)
     return {
         "cqi_mean": np.where(reports > 0, np.clip(quality, 0, 15), np.nan),
         "rsrp_dbm": np.where(reports > 0, state["rsrp"] + 1.5 * generator.standard_normal(rows), np.nan),

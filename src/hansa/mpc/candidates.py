@@ -132,9 +132,7 @@ class Candidates:
     def check_codes(self, codes: npt.NDArray[np.uint16]) -> None:
         """Raise DataError unless codes are uint16 (rows, features), each within its feature's range."""
         if codes.dtype != np.uint16 or codes.ndim != 2 or codes.shape[1] != len(self.features):
-            raise DataError(
-                f"codes are {codes.dtype}{codes.shape}; expected uint16 (rows, {len(self.features)})"
-            )
+            raise DataError(f"codes are {codes.dtype}{codes.shape}; expected uint16 (rows, {len(self.features)})")
         for number, feature in enumerate(self.features):
             highest = feature.missing_code if feature.has_missing else feature.missing_code - 1
             found = int(codes[:, number].max(initial=0))

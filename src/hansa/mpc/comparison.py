@@ -138,9 +138,7 @@ def _digit_masks(bits: int, digit_bits: int) -> Words:
     return masks
 
 
-def bits_to_arithmetic(
-    server: Server, part: Words, count: int, ring: Ring, address: Address
-) -> Program[Words]:
+def bits_to_arithmetic(server: Server, part: Words, count: int, ring: Ring, address: Address) -> Program[Words]:
     """XOR parts of packed bits to shared ring elements: b = w XOR r = w + (1 - 2w) r.
 
     Source: Mohassel & Rindal, ABY3 (CCS 2018), section 5.4.1, with r dealt by S_2. Two rounds; a bit and a
@@ -232,9 +230,7 @@ def truncate(
         result = high if server.index == 0 else np.zeros_like(high)
         if deals:
             below = (_top_bit(ring, opened.value) ^ 1).astype(target.dtype)
-            result = target.reduce(
-                result + below * (opened.dealt[0].astype(target.dtype) << target.dtype(wrap))
-            )
+            result = target.reduce(result + below * (opened.dealt[0].astype(target.dtype) << target.dtype(wrap)))
     result = add_to_part(server, target, result, -(offset >> shift))
     return (yield from reshare(server, target, result, address.named("words")))
 

@@ -41,9 +41,7 @@ def check_received(step: str, sender: int, shapes: Sequence[Shape], arrays: Sequ
         )
 
 
-def run_three(
-    programs: Sequence[Program[Any]], record: Record | None = None, keep_views: bool = False
-) -> list[Any]:
+def run_three(programs: Sequence[Program[Any]], record: Record | None = None, keep_views: bool = False) -> list[Any]:
     """Run the programs of S_0, S_1 and S_2 to their end; their results.
 
     Args:

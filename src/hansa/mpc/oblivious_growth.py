@@ -222,9 +222,7 @@ def _level_sums(
     if kind == "gradients":
         programs: list[Program[Words]] = [
             _sum_parts(server, parts, growth, address.named("columns")),
-            _sum_parts(
-                server, _absolute_sums(paths, level, growth.rows_per_sum), growth, address.named("absolute")
-            ),
+            _sum_parts(server, _absolute_sums(paths, level, growth.rows_per_sum), growth, address.named("absolute")),
         ]
         sums, scale = yield from together(*programs)
         scale = add_public(server, RING64, scale, growth.scale_floor)
@@ -322,9 +320,7 @@ def add_dot_parts(x: Words, y: Words, out: Words) -> None:
     cross_dots(np.ascontiguousarray(x[1]), np.ascontiguousarray(y[0]), out)
 
 
-def _from_counts(
-    server: Server, wide: Words, growth: Growth, address: Address
-) -> Program[tuple[Words, Words]]:
+def _from_counts(server: Server, wide: Words, growth: Growth, address: Address) -> Program[tuple[Words, Words]]:
     """Exact sums from counts: every row of a class has the same public gradient and hessian.
 
         G = g_0 (W - Y) + g_1 Y,   H = h_0 (W - Y) + h_1 Y,   S = |g|_0 (W - Y) + |g|_1 Y
@@ -338,9 +334,7 @@ def _from_counts(
         first, second = (RING64.constant(factor) for factor in pair)
         return np.asarray(negative[:, columns] * first + positive[:, columns] * second)
 
-    parts = np.stack(
-        [weigh(growth.counts.gradient, slice(None)), weigh(growth.counts.hessian, slice(None))], axis=1
-    )
+    parts = np.stack([weigh(growth.counts.gradient, slice(None)), weigh(growth.counts.hessian, slice(None))], axis=1)
     shift = COUNT_BITS - growth.scoring.fraction_bits
     sums, scale = yield from together(
         truncate(server, RING64, parts, shift, address.named("sums")),
@@ -422,9 +416,7 @@ def _node_mask(level: int) -> Any:
     return np.uint8(255 if level >= 3 else (1 << (1 << level)) - 1)
 
 
-def _next_members(
-    server: Server, part: Words, members: Words, level: int, address: Address
-) -> Program[Words]:
+def _next_members(server: Server, part: Words, members: Words, level: int, address: Address) -> Program[Words]:
     """left = member AND bit, right = member XOR left, at bits n and n + 2^level."""
     rows = members.shape[1]
     packed = yield from reshare(server, BITS, part, address.named("bits"))
@@ -462,9 +454,7 @@ def _descend(server: Server, vectors: Words, beta: Words, address: Address) -> P
             after.words32(size, scratch[1, 0])
             x = flat[:, j : j + 1, chunk]
             y = beta[:, chunk]
-            masked_products(
-                x[0], x[1], y[0], y[1], scratch[0, :, :size], scratch[1, :, :size], out[j : j + 1, chunk]
-            )
+            masked_products(x[0], x[1], y[0], y[1], scratch[0, :, :size], scratch[1, :, :size], out[j : j + 1, chunk])
     yield from pass_on(server, below[:, :nodes], address)
     np.subtract(vectors, below[:, :nodes], out=below[:, nodes:])
     return below
@@ -531,9 +521,7 @@ def _leaves(
             left[:, :, 1] <<= np.uint64(growth.scoring.fraction_bits)
             shift = growth.row_bits - growth.scoring.fraction_bits
             if shift:
-                left[:, :, 0] = yield from truncate(
-                    server, RING64, left[0, :, 0], shift, address.named("gradient")
-                )
+                left[:, :, 0] = yield from truncate(server, RING64, left[0, :, 0], shift, address.named("gradient"))
     totals = np.concatenate([left, parents[..., -1:] - left], axis=1)
     return (yield from leaf_values(server, totals[:, :, 0, 0], totals[:, :, 1, 0], growth, address))
 
@@ -581,9 +569,7 @@ def leaf_values(server: Server, g: Words, h: Words, growth: Growth, address: Add
     product = product_part(ring, g, kept) * np.uint64(eta)
     scaled = yield from truncate(server, ring, product, shift, address.named("scaled"))
     rest = eta_bits + 31 + 30 - shift - growth.leaf_bits
-    value = yield from truncate(
-        server, ring, product_part(ring, scaled, y), rest, address.named("value"), RING32
-    )
+    value = yield from truncate(server, ring, product_part(ring, scaled, y), rest, address.named("value"), RING32)
     return (np.zeros_like(value) - value) << np.uint32(MARGIN_BITS - growth.leaf_bits)
 
 
@@ -611,9 +597,7 @@ def _weighted_part(weights: Words, x: Words) -> Words:
     return out
 
 
-def _leaf_of_vectors(
-    server: Server, vectors: Words, beta: Words, leaves: Words, address: Address
-) -> Program[Words]:
+def _leaf_of_vectors(server: Server, vectors: Words, beta: Words, leaves: Words, address: Address) -> Program[Words]:
     """Each row's leaf value where the vectors' second row is membership m of the last level's nodes:
 
         sum_n m[n] leaf_right[n] + beta sum_n m[n] (leaf_left[n] - leaf_right[n])

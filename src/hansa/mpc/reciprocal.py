@@ -57,7 +57,7 @@ def normaliser(server: Server, below: Words, lowest: int) -> Words:
 
 
 def inverse(server: Server, x: Words, c: Words, address: Address) -> Program[Words]:
-    """2^61 / x = c y, within a relative 2^-27.5 where 1 <= x < 2^31, and 0 where x = 0.
+    """2^61 / x = c y, within a relative 2^-26.5 where 1 <= x < 2^31, and 0 where x = 0.
 
     Ten rounds. Arguments as `mantissa`.
     """

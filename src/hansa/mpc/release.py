@@ -137,9 +137,7 @@ def _collapsed(
     return PlainTree(np.array(left, np.int32), np.array(right, np.int32), tuple(splits), np.array(weights))
 
 
-def leaf_of_codes(
-    candidates: Candidates, tree: PlainTree, codes: npt.NDArray[np.uint16]
-) -> npt.NDArray[np.float64]:
+def leaf_of_codes(candidates: Candidates, tree: PlainTree, codes: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
     """Each row's leaf value in a plain tree, float64 (rows,), from codes uint16 (rows, features)."""
     node = np.zeros(codes.shape[0], np.int64)
     for number, split in enumerate(tree.candidates):

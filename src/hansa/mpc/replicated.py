@@ -275,9 +275,7 @@ def reshare(server: Server, ring: Ring, part: Words, address: Address) -> Progra
 
 def pass_on(server: Server, shared: Words, address: Address) -> Program[Words]:
     """The round of a reshare: shared[0], already masked, goes to S_{i-1}; shared[1] is filled."""
-    received = yield Round(
-        address.tensor, {server.previous: [shared[0]]}, {server.following: [shape_of(shared[0])]}
-    )
+    received = yield Round(address.tensor, {server.previous: [shared[0]]}, {server.following: [shape_of(shared[0])]})
     shared[1] = received[server.following][0]
     return shared
 
@@ -343,9 +341,7 @@ class Masked(NamedTuple):
     dealt: list[Words]
 
 
-def open_and_deal(
-    server: Server, ring: Ring, part: Words, address: Address, deals: Sequence[Deal]
-) -> Program[Masked]:
+def open_and_deal(server: Server, ring: Ring, part: Words, address: Address, deals: Sequence[Deal]) -> Program[Masked]:
     """Open z, masked by S_2's part, to S_0 and S_1, while S_2 deals functions of the mask.
 
         z = z_0 + z_1 + z_2,   w = z_0 + z_1   (S_0 and S_1 tell each other),   r = -z_2,   z = w - r
@@ -375,9 +371,7 @@ def open_to_all(server: Server, ring: Ring, x: Words, address: Address) -> Progr
 
     Only what `openings.OPENINGS` lists may be opened.
     """
-    received = yield Round(
-        address.tensor, {server.following: [x[0]]}, {server.previous: [Shape(x.dtype, x.shape[1:])]}
-    )
+    received = yield Round(address.tensor, {server.following: [x[0]]}, {server.previous: [Shape(x.dtype, x.shape[1:])]})
     return ring.add(ring.add(x[0], x[1]), received[server.previous][0])
 
 

@@ -140,9 +140,7 @@ def receive_rows(
         np.zeros((message.rows, words_for(candidates.n_columns)), np.uint64),
         np.zeros(message.rows, np.uint32),
     )
-    bits, labels = (
-        np.stack([half[place] if half else zeros[place - 1] for half in halves]) for place in (1, 2)
-    )
+    bits, labels = (np.stack([half[place] if half else zeros[place - 1] for half in halves]) for place in (1, 2))
     return Block(own, None if codes is not None else following, bits, labels, codes)
 
 

@@ -152,9 +152,7 @@ def score(
     squares, ratios, numerator_lambda = yield from together(
         truncate(server, ring, product_part(ring, e, e), 62 - SCORE_BITS, address.named("e e")),
         truncate(server, ring, product_part(ring, rho, other), 2 * RHO_BITS - RATIO_BITS, address.named("q")),
-        truncate(
-            server, ring, product_part(ring, g_scaled, g_tau), 64 - SCORE_BITS, address.named("g g tau")
-        ),
+        truncate(server, ring, product_part(ring, g_scaled, g_tau), 64 - SCORE_BITS, address.named("g g tau")),
     )
     # Valid candidates keep (e^2, q + 2 ulp), others become (0, 1).
     one = 1 << RATIO_BITS
@@ -191,8 +189,7 @@ def _conditions(
     sizes = np.cumsum([part.size for part in parts])[:-1]
     negative = yield from signs(server, ring, np.concatenate([part.reshape(-1) for part in parts]), address)
     valid, node_valid, below_upper, below_scale = (
-        bits.reshape(2, *part.shape)
-        for bits, part in zip(np.split(negative, sizes, axis=1), parts, strict=True)
+        bits.reshape(2, *part.shape) for bits, part in zip(np.split(negative, sizes, axis=1), parts, strict=True)
     )
     return (
         add_public(server, ring, np.zeros_like(valid) - valid, 1),
@@ -275,9 +272,7 @@ def _padded(server: Server, numerators: Words, ratios: Words) -> tuple[Words, Wo
     return np.concatenate([numerators, zeros], axis=2), np.concatenate([ratios, ones], axis=2)
 
 
-def _matches(
-    server: Server, numerators: Words, ratios: Words, address: Address
-) -> Program[tuple[Words, Words]]:
+def _matches(server: Server, numerators: Words, ratios: Words, address: Address) -> Program[tuple[Words, Words]]:
     """The winners among four: XOR-shared bits and arithmetic 0 or 1 for slots 1, 2 and 3.
 
         b beats a < b where n_a q_b - n_b q_a < 0;  slot j wins where it beats all before and none after beat

@@ -185,9 +185,7 @@ def train(
         )
         trees.append(shares)
         flags += [] if outside is None else [outside]
-    in_range = yield from margins_in_range(
-        server, flags, labels.shape[1], Address(epoch, settings.rounds, 0, "range")
-    )
+    in_range = yield from margins_in_range(server, flags, labels.shape[1], Address(epoch, settings.rounds, 0, "range"))
     return ModelShares(tuple(trees), in_range)
 
 
@@ -319,9 +317,7 @@ def _bounds(settings: Settings, rows: int) -> tuple[float, int]:
         settings.gamma / 6,
         float(np.sqrt(2 * settings.gamma * settings.reg_lambda / 3)),
     )
-    bound = max(
-        rows * weight + floor, rows * weight * (0.25 if logistic_loss else 1) + 2 * settings.reg_lambda + 1
-    )
+    bound = max(rows * weight + floor, rows * weight * (0.25 if logistic_loss else 1) + 2 * settings.reg_lambda + 1)
     bits = min(MOST_FRACTION_BITS, 30 - int(np.ceil(bound)).bit_length())
     if bits < 1:
         raise PlanError(f"{rows} rows with these weights leave no fraction bits; take fewer rows a sum")
@@ -360,9 +356,7 @@ def margins_in_range(server: Server, flags: list[Words], rows: int, address: Add
     keep = np.full(words_for(rows), 2**64 - 1, np.uint64)
     if rows % 64:
         keep[-1] = (1 << (rows % 64)) - 1
-    inside = add_public(
-        server, BITS, np.concatenate([flag & keep for flag in flags], axis=1), np.uint64(2**64 - 1)
-    )
+    inside = add_public(server, BITS, np.concatenate([flag & keep for flag in flags], axis=1), np.uint64(2**64 - 1))
     number = 0
     while inside.shape[1] > 1:
         half = inside.shape[1] // 2
@@ -372,9 +366,7 @@ def margins_in_range(server: Server, flags: list[Words], rows: int, address: Add
         inside = np.concatenate([both, inside[:, 2 * half :]], axis=1)
         number += 1
     for shift in (32, 16, 8, 4, 2, 1):
-        inside = yield from multiply(
-            server, BITS, inside, inside >> np.uint64(shift), address.named(f"bits {shift}")
-        )
+        inside = yield from multiply(server, BITS, inside, inside >> np.uint64(shift), address.named(f"bits {shift}"))
     opened = yield from open_to_all(server, BITS, inside & np.uint64(1), address.named("margins in range"))
     if int(opened[0]) != 1:
         raise ProtocolError(

@@ -207,12 +207,19 @@ def decode(sender: str, frame: bytes | bytearray | memoryview) -> AnyMessage:
     Tensor data are views into the frame: copy what must outlive it.
     """
     try:
-        return _decoder.decode(frame)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+        message: AnyMessage = _decoder.decode(frame)
+    except (
+        msgspec.DecodeError,
+        msgspec.ValidationError,
+        UnicodeDecodeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise ProtocolError(
             f"member {sender!r} sent a frame of {len(frame)} bytes that is not a message of protocol version "
             f"{PROTOCOL_VERSION}: {error}; check that all members run the same release of Hansa"
         ) from error
+    return message
 
 
 def to_tensor(array: npt.NDArray[Any]) -> Tensor:

@@ -79,7 +79,9 @@ class Session:
     def go(self, message: Message, state: str) -> None:
         """Enter the state that `message` leads to."""
         if state not in self._table[self.state][type(message)]:
-            raise ProtocolError(f"{type(message).__name__} cannot lead the {self._role} from {self.state!r} to {state!r}")
+            raise ProtocolError(
+                f"{type(message).__name__} cannot lead the {self._role} from {self.state!r} to {state!r}"
+            )
         self.state = state
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.quantiles import CutSearch, Cuts
+from hansa.data.quantiles import Cuts, CutSearch
 from hansa.errors import HansaError, ProtocolError
 from hansa.plan import Plan
 from hansa.protocol import messages
@@ -135,7 +135,7 @@ class Aggregator:
         self.outcome: Outcome | None = None
         self._plan = plan
         self._threads = threads
-        self._report = report or (lambda progress: None)
+        self._report = report or (lambda _: None)
         self._session = Session("aggregator", AGGREGATOR, "gathering")
         self._joins: dict[str, Join] = {}
         self._tree = SETUP
@@ -195,8 +195,10 @@ class Aggregator:
             )
         if member in self._joins:
             raise ProtocolError(f"party {member!r} joined twice")
-        if len(message.nonce) != 32 or min(message.rows, message.evaluation_rows) < 0 or not (
-            message.rows + message.evaluation_rows
+        if (
+            len(message.nonce) != 32
+            or min(message.rows, message.evaluation_rows) < 0
+            or not (message.rows + message.evaluation_rows)
         ):
             raise ProtocolError(f"party {member!r} joined with a nonce that is not 32 bytes, or without rows")
         self._joins[member] = message
@@ -362,9 +364,7 @@ class Aggregator:
         layout = histogram.layout_of(self._bin_offsets, columns)
         self._cells = layout.cells
         self._planes = scales.planes
-        self._grower = Grower(
-            parameters, scales, layout, self._cuts.has_missing, self._buffers, self._threads
-        )
+        self._grower = Grower(parameters, scales, layout, self._cuts.has_missing, self._buffers, self._threads)
         self._level = -1
         self._start_level()
         yield from self._broadcast(
@@ -379,13 +379,13 @@ class Aggregator:
 
     def _take_histograms(self, member: str, message: Contribution) -> Outgoing:
         built = len(self._grower.to_build)
-        part = messages.to_array(
-            member, "histograms", message.values, np.int64, (None, self._planes, self._cells)
-        )
+        part = messages.to_array(member, "histograms", message.values, np.int64, (None, self._planes, self._cells))
         first = self._next_node[member]
         if message.first != first or not 1 <= len(part) <= built - first:
             raise self._broken(
-                member, message, f"nodes {message.first} to {message.first + len(part)}; expected from {first} of {built}"
+                member,
+                message,
+                f"nodes {message.first} to {message.first + len(part)}; expected from {first} of {built}",
             )
         self._next_node[member] = first + len(part)
         if self._grower.add(first, part, len(self._plan.parties)):

@@ -53,9 +53,7 @@ def train_in_process(
     if set(tables) != set(plan.parties):
         raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")
     parties = {
-        name: Party(
-            plan, name, rows, nonce=secrets.token_bytes(32), threads=threads, nodes_per_frame=nodes_per_frame
-        )
+        name: Party(plan, name, rows, nonce=secrets.token_bytes(32), threads=threads, nodes_per_frame=nodes_per_frame)
         for name, rows in tables.items()
     }
     openings: dict[str, Iterable[bytes]] = {name: party.opening() for name, party in parties.items()}

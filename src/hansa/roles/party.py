@@ -145,13 +145,13 @@ class Party:
                 who = f" because of member {message.member!r}" if message.member else ""
                 raise HansaError(f"{self._plan.aggregator!r} stopped the run{who}: {message.reason}")
             case _:
-                raise ProtocolError(f"member {self._plan.aggregator!r} sent {type(message).__name__}, which no party takes")
+                raise ProtocolError(
+                    f"member {self._plan.aggregator!r} sent {type(message).__name__}, which no party takes"
+                )
 
     def _contribute(self, quantity: str, values: npt.NDArray[np.int64], first: int = 0) -> bytes:
         """The frame with this party's part of a sum."""
-        return messages.encode(
-            Contribution(self._tree, self._step, quantity, first, messages.to_tensor(values))
-        )
+        return messages.encode(Contribution(self._tree, self._step, quantity, first, messages.to_tensor(values)))
 
     def _array(
         self, message: Message, name: str, dtype: type[np.generic], *shape: int | None
@@ -229,7 +229,9 @@ class Party:
                 self._array(message, "has_missing", np.uint8, n_features).astype(np.bool_),
             )
             if cuts.n_codes.max() > self._plan.parameters.max_bin + 1:
-                raise self._broken(f"a feature has more bins than max_bin {self._plan.parameters.max_bin} and the missing one")
+                raise self._broken(
+                    f"a feature has more bins than max_bin {self._plan.parameters.max_bin} and the missing one"
+                )
             self._guard.check_cuts(cuts)
             binned = self._binned = self._bin(cuts)
         self._guard = self._guard.close()
@@ -286,12 +288,8 @@ class Party:
         if parameters.subsample < 1:
             drawn = draw_rows(len(rows), parameters.subsample, parameters.seed, self._tree, self._name)
             rows, others = rows[drawn], np.concatenate([rows[~drawn], others])
-        self._inside = RowPartition(
-            self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins
-        )
-        self._outside = RowPartition(
-            self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins
-        )
+        self._inside = RowPartition(self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins)
+        self._outside = RowPartition(self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins)
         with self._blaming():
             self._totals = (
                 objective.sum_magnitudes(self._gradient, rows, gradient_bound, self._n_rows),
@@ -310,9 +308,7 @@ class Party:
         scale = metric_scale(self._n_evaluation, bounds, gradient_bound)
         weights = None if self._weights is None else self._weights[rows]
         for name in parameters.metrics:
-            sums = metric_sums(
-                name, parameters.objective, self._margins[rows], self._labels[rows], weights, scale
-            )
+            sums = metric_sums(name, parameters.objective, self._margins[rows], self._labels[rows], weights, scale)
             yield self._contribute(f"metric/{name}", sums)
 
     def _quantise(self, message: QuantiseGradients) -> None:
@@ -362,7 +358,9 @@ class Party:
         level = Level(
             feature=messages.to_array(sender, "SplitNodes.feature", message.feature, np.int32, (active,)),
             bin=messages.to_array(sender, "SplitNodes.bin", message.bin, np.int32, (active,)),
-            missing_left=messages.to_array(sender, "SplitNodes.missing_left", message.missing_left, np.uint8, (active,)),
+            missing_left=messages.to_array(
+                sender, "SplitNodes.missing_left", message.missing_left, np.uint8, (active,)
+            ),
             leaf=messages.to_array(sender, "SplitNodes.leaf", message.leaf, np.float32, (active,)),
             build_left=messages.to_array(
                 sender, "SplitNodes.build_left", message.build_left, np.uint8, (0 if last else splits,)
@@ -398,7 +396,9 @@ class Party:
     def _finish(self, message: Finish) -> Received:
         receiver = self._name in self._plan.receivers
         if receiver != bool(message.model):
-            raise self._broken(f"this party is {'' if receiver else 'not '}a receiver of the plan; the model says otherwise")
+            raise self._broken(
+                f"this party is {'' if receiver else 'not '}a receiver of the plan; the model says otherwise"
+            )
         if receiver:
             self.model = self._open_model(message)
         return Received(message.model_sha256)

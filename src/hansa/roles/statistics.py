@@ -1,7 +1,7 @@
 """What is asked about labels and weights before the first tree, as sums that add up over parties.
 
-    magnitudes   how many |labels| and weights have each binary exponent: gives public powers of two that bound them
-    labels       sum w y, sum w, rows with label 1, rows: give the base score and scale_pos_weight
+magnitudes   how many |labels| and weights have each binary exponent: gives public powers of two that bound them
+labels       sum w y, sum w, rows with label 1, rows: give the base score and scale_pos_weight
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy.typing as npt
 from hansa.errors import HansaError
 from hansa.plan import Plan
 from hansa.trees import objective
-from hansa.trees.metrics import MetricScale
 from hansa.trees.elementary import sigmoid
+from hansa.trees.metrics import MetricScale
 
 Int64 = npt.NDArray[np.int64]
 
@@ -67,7 +67,10 @@ def label_units(bounds: Bounds, n_rows: int) -> tuple[int, int]:
 
 
 def sum_labels(
-    labels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32] | None, label_unit: int, weight_unit: int
+    labels: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float32] | None,
+    label_unit: int,
+    weight_unit: int,
 ) -> Int64:
     """int64 (4,): sum w y in units of 2^label_unit, sum w in units of 2^weight_unit, rows with label 1, rows."""
     ones = np.ones_like(labels)
@@ -114,12 +117,12 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Star
     if weight <= 0:
         raise HansaError("all rows of all parties have weight 0; there is nothing to learn")
     mean = weighted_label / weight
-    if parameters.objective == "binary:logistic":
-        if positives in (0, rows) or not 0 < float(np.float32(mean)) < 1:
-            raise HansaError(
-                f"of the {rows} rows of all parties (weights of 0 not counted) all have the same label "
-                f"{int(positives > 0)}; binary:logistic needs rows of both classes"
-            )
+    one_class = positives in (0, rows) or not 0 < float(np.float32(mean)) < 1
+    if parameters.objective == "binary:logistic" and one_class:
+        raise HansaError(
+            f"of the {rows} rows of all parties (weights of 0 not counted) all have the same label "
+            f"{int(positives > 0)}; binary:logistic needs rows of both classes"
+        )
     if parameters.scale_pos_weight == "auto":
         scale = (rows - positives) / positives
     else:

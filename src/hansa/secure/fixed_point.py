@@ -126,9 +126,7 @@ def power_of_two_scale(largest: float, magnitude_bits: int, terms: int) -> float
     if largest_term < 1:
         raise ProtocolError(f"fixed point: {terms} terms do not fit in {magnitude_bits} bits; use ring 64")
     if not math.isfinite(largest_term / largest):
-        raise ProtocolError(
-            f"fixed point: values up to {largest!r} are too small to scale; give a larger bound"
-        )
+        raise ProtocolError(f"fixed point: values up to {largest!r} are too small to scale; give a larger bound")
     scale = math.ldexp(1.0, math.frexp(largest_term / largest)[1] - 1)
     return scale if largest * scale <= largest_term else scale / 2
 

@@ -177,9 +177,7 @@ def announce(pair: RunKeyPair, run: Run, member: str, algorithm: Algorithm, sign
 
 def announced_bytes(run: Run, member: str, public_key: bytes, algorithm: Algorithm) -> bytes:
     """The bytes that a member signs (under `SIGNING_PURPOSE`) to announce its key."""
-    return encode_fields(
-        SIGNING_PURPOSE, run.plan_hash, run.run_id, run.epoch, member, public_key, algorithm.value
-    )
+    return encode_fields(SIGNING_PURPOSE, run.plan_hash, run.run_id, run.epoch, member, public_key, algorithm.value)
 
 
 def check_announcements(
@@ -214,9 +212,7 @@ def check_announcements(
     return {member: checked[member] for member in sorted(checked)}
 
 
-def _check_announcement(
-    announcement: Announcement, run: Run, identities: Mapping[str, bytes], verify: Verify
-) -> None:
+def _check_announcement(announcement: Announcement, run: Run, identities: Mapping[str, bytes], verify: Verify) -> None:
     member = announcement.member
     if member not in identities:
         raise IdentityError(f"member {member!r} announced a run key but does not take part in this run")
@@ -240,9 +236,7 @@ def _check_distinct(announcements: Mapping[str, Announcement]) -> None:
     for member, announcement in announcements.items():
         other = owners.setdefault(announcement.public_key, member)
         if other != member:
-            raise ProtocolError(
-                f"members {other!r} and {member!r} announced the same run key; rule: keys are fresh"
-            )
+            raise ProtocolError(f"members {other!r} and {member!r} announced the same run key; rule: keys are fresh")
 
 
 def roster_hash(run: Run, announcements: Mapping[str, Announcement]) -> bytes:
@@ -272,9 +266,7 @@ class PairKey:
     def expand(self, info: bytes) -> bytearray:
         """HKDF-Expand(K_ij, info, 32 bytes) (RFC 5869, section 2.3): a secret only the pair can derive."""
         if self._key is None:
-            raise ProtocolError(
-                f"the key shared with member {self.peer!r} was erased: erased keys are not used again"
-            )
+            raise ProtocolError(f"the key shared with member {self.peer!r} was erased: erased keys are not used again")
         return bytearray(HKDFExpand(SHA256(), KEY_BYTES, info).derive(self._key))
 
     def claim(self, use: str) -> None:
@@ -307,14 +299,8 @@ def derive_pair_keys(
     Raises ProtocolError naming the member whose key is wrong.
     """
     if member not in announcements or announcements[member].public_key != own.public_key:
-        raise ProtocolError(
-            f"member {member!r}: the roster does not hold the run key that this member announced"
-        )
-    return {
-        peer: _derive_pair_key(own, member, peer, announcements, run)
-        for peer in announcements
-        if peer != member
-    }
+        raise ProtocolError(f"member {member!r}: the roster does not hold the run key that this member announced")
+    return {peer: _derive_pair_key(own, member, peer, announcements, run) for peer in announcements if peer != member}
 
 
 def _derive_pair_key(

@@ -72,9 +72,7 @@ class Label:
         for name, least in (("epoch", 0), ("tree", 0), ("step", 0), ("length", 1)):
             value = getattr(self, name)
             if type(value) is not int or not least <= value < _INTEGER_LIMIT:
-                raise ProtocolError(
-                    f"label: {name} is a whole number from {least} to 2^63 - 1, not {value!r}"
-                )
+                raise ProtocolError(f"label: {name} is a whole number from {least} to 2^63 - 1, not {value!r}")
         if not self.tensor or self.ring not in (32, 64):
             raise ProtocolError(
                 f"label: a tensor's name and ring 32 or 64 expected, not {self.tensor!r}, {self.ring!r}"
@@ -164,9 +162,7 @@ class Masker:
     def open(self, label: Label) -> MaskedVector:
         """Begin the one vector that `label` will ever mask. Raises ProtocolError where it was used before."""
         self._use(label)
-        streams = [
-            (_direction(self.member, peer), self._stream(key, label)) for peer, key in self._keys.items()
-        ]
+        streams = [(_direction(self.member, peer), self._stream(key, label)) for peer, key in self._keys.items()]
         vector = MaskedVector(label, streams, self._scratch)
         self._open = [earlier for earlier in self._open if not earlier.finished] + [vector]
         return vector
@@ -222,9 +218,7 @@ class MaskedVector:
         finished: whether the zero word was given out.
     """
 
-    def __init__(
-        self, label: Label, streams: list[tuple[Combine, KeyStream]], scratch: npt.NDArray[np.uint64]
-    ) -> None:
+    def __init__(self, label: Label, streams: list[tuple[Combine, KeyStream]], scratch: npt.NDArray[np.uint64]) -> None:
         self.label = label
         self.remaining = label.length - 1
         self.finished = False

@@ -59,9 +59,7 @@ def preferred_algorithm(cpu_description: Path = _CPU_DESCRIPTION) -> Algorithm:
 
     A machine that does not say counts as one without: ChaCha20 is safe and fast in software on any of them.
     """
-    known = cpu_description.is_file() and has_aes(
-        cpu_description.read_text(encoding="utf-8", errors="replace")
-    )
+    known = cpu_description.is_file() and has_aes(cpu_description.read_text(encoding="utf-8", errors="replace"))
     return Algorithm.AES_256_CTR if known else Algorithm.CHACHA20
 
 
@@ -121,9 +119,7 @@ class KeyStream:
         if self._encryptor is None:
             raise ProtocolError("this key stream was erased; rule: an erased key is not used again")
         if buffer.nbytes > self._left:
-            raise ProtocolError(
-                f"a stream key gives at most {STREAM_LIMIT_BYTES} bytes: use a key per vector"
-            )
+            raise ProtocolError(f"a stream key gives at most {STREAM_LIMIT_BYTES} bytes: use a key per vector")
         self._left -= buffer.nbytes
         for start in range(0, buffer.nbytes, CHUNK_BYTES):
             piece = buffer[start : start + CHUNK_BYTES]

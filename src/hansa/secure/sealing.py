@@ -81,9 +81,7 @@ class Opener:
         if counter < self._opened:
             raise self._refusal(kind, f"number {counter} came before; rule: a message is taken once")
         if counter > self._opened or counter >= MESSAGE_LIMIT:
-            raise self._refusal(
-                kind, f"number {counter} came instead of {self._opened}; rule: messages come in order"
-            )
+            raise self._refusal(kind, f"number {counter} came instead of {self._opened}; rule: messages come in order")
         context = _context(self._run, self._sender, self._receiver, kind, counter)
         try:
             message = aead.decrypt(_nonce(counter), view[COUNTER_BYTES:], context)
@@ -102,9 +100,7 @@ class Opener:
         self._aead = None
 
     def _refusal(self, kind: str, what: str) -> ProtocolError:
-        return ProtocolError(
-            f"message {kind!r} in the name of member {self._sender!r} to {self._receiver!r}: {what}"
-        )
+        return ProtocolError(f"message {kind!r} in the name of member {self._sender!r} to {self._receiver!r}: {what}")
 
 
 def _direction_key(pair: PairKey, sender: str, receiver: str, algorithm: Algorithm) -> bytearray:
@@ -117,9 +113,7 @@ def _aead(key: bytearray, algorithm: Algorithm) -> Aead:
 
 def _usable(aead: Aead | None, peer: str) -> Aead:
     if aead is None:
-        raise ProtocolError(
-            f"the sealing key shared with member {peer!r} was erased: erased keys are not used again"
-        )
+        raise ProtocolError(f"the sealing key shared with member {peer!r} was erased: erased keys are not used again")
     return aead
 
 

@@ -82,9 +82,7 @@ class _Faults:
 class FaultyChannel:
     """A channel that mistreats what a member sends or receives. See `channel.Channel`."""
 
-    def __init__(
-        self, channel: Channel, *, sending: Fault | None = None, receiving: Fault | None = None
-    ) -> None:
+    def __init__(self, channel: Channel, *, sending: Fault | None = None, receiving: Fault | None = None) -> None:
         self._channel = channel
         self._sending = _Faults({"": sending} if sending else {})
         self._receiving = _Faults({"": receiving} if receiving else {})

@@ -158,9 +158,7 @@ def _read_record(file: BinaryIO, mark: bytes, sequence: int, path: Path) -> Reco
     name = _exactly(file, _exactly(file, 1, sequence, path)[0], sequence, path)
     number = int.from_bytes(_exactly(file, 8, sequence, path), "big")
     if number != sequence:
-        raise TransportError(
-            f"{path}: record {number} follows where {sequence} was expected; records are missing"
-        )
+        raise TransportError(f"{path}: record {number} follows where {sequence} was expected; records are missing")
     length = int.from_bytes(_exactly(file, 4, sequence, path), "big")
     frame = _exactly(file, length, sequence, path)
     try:

@@ -22,13 +22,14 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from hansa.errors import IdentityError, MemberLost, TransportError
 from hansa.transport.channel import DEFAULT_FRAME_LIMIT, Frame, Traffic
-from hansa.transport.frames import PREFIX_BYTES, RECORD_BYTES, FrameReader, checked, pieces
+from hansa.transport.frames import PREFIX_BYTES, RECORD_BYTES, FrameReader, Stream, checked, pieces
 
 _LOG = logging.getLogger(__name__)
 _WELCOME, _REFUSED = 1, 0
@@ -41,9 +42,7 @@ _FAILED = select.POLLERR | select.POLLHUP | getattr(select, "POLLRDHUP", 0)
 
 _ALERTS = {
     "TLSV1_ALERT_UNKNOWN_CA": "the hub does not know this member's certificate; compare both members files",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": (
-        "this member's certificate has expired; renew it and send the new card to all"
-    ),
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": ("this member's certificate has expired; renew it and send the new card to all"),
     "SSLV3_ALERT_BAD_CERTIFICATE": (
         "the hub finds this member's certificate not valid (not yet?); check the clocks of both machines"
     ),
@@ -78,15 +77,11 @@ class Credentials:
                     "Certificate and key are both needed: Hansa has no unprotected mode"
                 )
         if len(self.certificates) < 2:
-            raise IdentityError(
-                "the members' certificates are missing; name the members file that all agreed on"
-            )
+            raise IdentityError("the members' certificates are missing; name the members file that all agreed on")
         if len(set(self.certificates.values())) < len(self.certificates):
             raise IdentityError("two members have the same certificate; list each member once")
         if self.member not in self.certificates:
-            raise IdentityError(
-                f"member {self.member!r} is not in the members file; add its card at every member"
-            )
+            raise IdentityError(f"member {self.member!r} is not in the members file; add its card at every member")
         if self._own_certificate() != self.certificates[self.member]:
             raise IdentityError(
                 f"{self.certificate_file}: not the certificate of {self.member!r} in the members file; "
@@ -103,9 +98,7 @@ class Credentials:
     def client_context(self, hub: str) -> ssl.SSLContext:
         """TLS for a member that dials out: nobody but the member `hub` may be at the other end."""
         if hub not in self.certificates or hub == self.member:
-            raise IdentityError(
-                f"{hub!r} cannot be the hub of {self.member!r}; name another member as the hub"
-            )
+            raise IdentityError(f"{hub!r} cannot be the hub of {self.member!r}; name another member as the hub")
         return self._context(ssl.PROTOCOL_TLS_CLIENT, [self.certificates[hub]])
 
     def _context(self, protocol: int, trusted: Iterable[bytes]) -> ssl.SSLContext:
@@ -119,9 +112,7 @@ class Credentials:
         try:
             context.load_verify_locations(cadata=b"".join(trusted))
         except ssl.SSLError as error:
-            raise IdentityError(
-                f"a certificate of the members file is damaged ({error}); ask for new cards"
-            ) from error
+            raise IdentityError(f"a certificate of the members file is damaged ({error}); ask for new cards") from error
         self._load_into(context)
         return context
 
@@ -131,8 +122,7 @@ class Credentials:
             context.load_cert_chain(self.certificate_file, self.key_file, password=lambda: b"")
         except (OSError, ValueError) as error:
             raise IdentityError(
-                f"{self.key_file} does not fit {self.certificate_file} ({error}); "
-                "restore both from one identity"
+                f"{self.key_file} does not fit {self.certificate_file} ({error}); restore both from one identity"
             ) from error
 
     def _own_certificate(self) -> bytes:
@@ -215,9 +205,7 @@ class TlsChannel:
             raise TransportError(f"{where}: {_explained(error)}") from error
         except TimeoutError as error:
             stream.close()
-            raise TransportError(
-                f"{where}: no answer to the handshake in {timeout_s:g} s; is it a hub?"
-            ) from error
+            raise TransportError(f"{where}: no answer to the handshake in {timeout_s:g} s; is it a hub?") from error
         except OSError as error:
             stream.close()
             raise TransportError(f"{where}: hung up during the handshake ({error})") from error
@@ -241,9 +229,7 @@ class TlsChannel:
                     stream.sendall(piece)
         except OSError as error:
             self.close()
-            raise TransportError(
-                f"the hub is gone while a frame of {len(view)} bytes was sent: {error}"
-            ) from error
+            raise TransportError(f"the hub is gone while a frame of {len(view)} bytes was sent: {error}") from error
         self.traffic.frames_up += 1
         self.traffic.bytes_up += PREFIX_BYTES + len(view)
 
@@ -258,7 +244,7 @@ class TlsChannel:
         try:
             if timeout is None:
                 stream.settimeout(None)
-                frame = self._reader.read(stream)
+                frame = self._reader.read(cast(Stream, stream))
             else:
                 frame = self._reader.read(_Until(stream, time.monotonic() + timeout))
         except (OSError, TransportError) as error:
@@ -360,16 +346,12 @@ class TlsHub:
         wanted = others if guests is None else frozenset(guests)
         if not wanted or wanted - others:
             unknown = ", ".join(sorted(wanted - others)) or "nobody"
-            raise IdentityError(
-                f"the hub expects {unknown}; it can expect other members of the members file only"
-            )
+            raise IdentityError(f"the hub expects {unknown}; it can expect other members of the members file only")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             listener = socket.create_server((host, port), family=family, backlog=_LISTEN_BACKLOG)
         except (OSError, OverflowError) as error:
-            raise TransportError(
-                f"cannot listen at {host}:{port} ({error}); choose another address or port"
-            ) from error
+            raise TransportError(f"cannot listen at {host}:{port} ({error}); choose another address or port") from error
         listener.setblocking(False)
         return cls(credentials, listener, wanted, limits or HubLimits())
 
@@ -397,9 +379,7 @@ class TlsHub:
         self._check_open()
         deadline = _deadline(timeout)
         if strangers := sorted(set(members) - self._guests):
-            raise TransportError(
-                f"the hub does not expect {', '.join(strangers)}, so it cannot wait for them"
-            )
+            raise TransportError(f"the hub does not expect {', '.join(strangers)}, so it cannot wait for them")
         while not self._links.keys() >= set(members):
             door = select.poll()
             for descriptor in (self._listener.fileno(), *self._newcomers):
@@ -504,7 +484,7 @@ class TlsHub:
     def _read(self, link: _Link) -> memoryview | None:
         """The member's next frame, or None where the rest of it is still on its way."""
         try:
-            frame = link.reader.read(link.stream)
+            frame = link.reader.read(cast(Stream, link.stream))
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
         except (OSError, TransportError) as error:
@@ -661,17 +641,13 @@ class TlsHub:
         elif member not in self._guests:
             self._refuse(newcomer, member, "is not expected in this run; compare the plans of both members")
         elif member in self._links and not _is_over(self._links[member].stream):
-            self._refuse(
-                newcomer, member, "is connected already; stop its other process, or wait until it is gone"
-            )
+            self._refuse(newcomer, member, "is connected already; stop its other process, or wait until it is gone")
         else:
             self._seat(newcomer, member)
 
     def _seat(self, newcomer: _Newcomer, member: str) -> None:
         if member in self._links:
-            self._losses.append(
-                self._lost(self._links[member], "the connection was closed, and a new one made")
-            )
+            self._losses.append(self._lost(self._links[member], "the connection was closed, and a new one made"))
         descriptor = newcomer.stream.fileno()
         try:
             _greet(newcomer.stream, bytes([_WELCOME]))
@@ -726,7 +702,7 @@ class _Until:
     def read(self, size: int, buffer: memoryview) -> int:
         # Timeout 0 would mean "do not block", which raises another error.
         self._stream.settimeout(max(1e-6, self._deadline - time.monotonic()))
-        return self._stream.read(size, buffer)
+        return cast(Stream, self._stream).read(size, buffer)
 
 
 def _deadline(timeout: float | None) -> float | None:

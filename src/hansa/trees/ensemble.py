@@ -110,13 +110,9 @@ def check_tree(tree: Tree) -> None:
     _require((left == NO_NODE) == (right == NO_NODE), "right_children", "two children or none")
     internal = left != NO_NODE
     for name, children in (("left_children", left), ("right_children", right)):
-        _require(
-            ~internal | ((children > 0) & (children < tree.num_nodes)), name, "a node number below num_nodes"
-        )
+        _require(~internal | ((children > 0) & (children < tree.num_nodes)), name, "a node number below num_nodes")
         expected = np.where(internal, nodes, parents[np.where(internal, children, 0)])
-        _require(
-            parents[np.where(internal, children, 0)] == expected, name, "a child whose parent is this node"
-        )
+        _require(parents[np.where(internal, children, 0)] == expected, name, "a child whose parent is this node")
     _require(~internal | (left != right), "right_children", "another node than the left child")
     _require((parents == ROOT_PARENT) == (nodes == 0), "parents", f"{ROOT_PARENT} at node 0 and nowhere else")
     # Each child names its parent, so the links form trees and cycles; what the root reaches tells which.
@@ -132,9 +128,7 @@ def check_tree(tree: Tree) -> None:
 def _check_shapes(tree: Tree) -> None:
     shape = tree.left_children.shape
     if len(shape) != 1 or shape[0] == 0:
-        raise DataError(
-            f"tree: left_children has shape {shape}; expected one dimension and at least one node"
-        )
+        raise DataError(f"tree: left_children has shape {shape}; expected one dimension and at least one node")
     for name in TREE_DTYPES:
         if getattr(tree, name).shape != shape:
             raise DataError(f"tree: {name} has shape {getattr(tree, name).shape}; expected {shape}")
@@ -183,9 +177,7 @@ class Ensemble:
         base_margin(self.objective, self.base_score)
         object.__setattr__(self, "base_score", float(np.float32(self.base_score)))
         if len(set(self.feature_names)) != len(self.feature_names):
-            raise DataError(
-                "ensemble: a feature name occurs twice; expected a name of its own for each feature"
-            )
+            raise DataError("ensemble: a feature name occurs twice; expected a name of its own for each feature")
         for number, tree in enumerate(self.trees):
             if tree.num_nodes > 1 and tree.split_indices.max() >= len(self.feature_names):
                 raise DataError(
@@ -230,9 +222,7 @@ class Ensemble:
             PlanError: another kind.
         """
         if kind not in ("weight", "gain", "cover", "total_gain", "total_cover"):
-            raise PlanError(
-                f"importance {kind!r} is unknown; expected weight, gain, cover, total_gain or total_cover"
-            )
+            raise PlanError(f"importance {kind!r} is unknown; expected weight, gain, cover, total_gain or total_cover")
         count = np.zeros(len(self.feature_names), dtype=np.int64)
         total = np.zeros(len(self.feature_names), dtype=np.float64)
         for tree in self.trees:

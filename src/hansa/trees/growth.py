@@ -175,14 +175,23 @@ def check_level(level: Level, allowed: npt.NDArray[np.bool_], sizes: Int64, spli
         splits: how many nodes must split.
     """
     rule = _broken_rule(
-        level.feature, level.bin, level.missing_left, level.leaf, level.build_left, level.child_leaf, allowed, sizes, splits
+        level.feature,
+        level.bin,
+        level.missing_left,
+        level.leaf,
+        level.build_left,
+        level.child_leaf,
+        allowed,
+        sizes,
+        splits,
     )
     return LEVEL_RULES[rule]
 
 
 def nodes_to_build(build_left: npt.NDArray[np.uint8]) -> Int64:
     """Positions, among the next level's active nodes, of the children that are built: int64 (splits,)."""
-    return 2 * np.arange(len(build_left), dtype=np.int64) + (build_left == 0)
+    positions: Int64 = 2 * np.arange(len(build_left), dtype=np.int64) + (build_left == 0)
+    return positions
 
 
 class Buffers:
@@ -230,7 +239,14 @@ class Grower:
         rule = splitting.rule_of(parameters, scales)
         self._rule = rule
         self._rule_array = np.array(
-            [rule.lambda_, rule.alpha, rule.max_delta_step, rule.least_hessian, rule.gradient_unit, rule.hessian_unit]
+            [
+                rule.lambda_,
+                rule.alpha,
+                rule.max_delta_step,
+                rule.least_hessian,
+                rule.gradient_unit,
+                rule.hessian_unit,
+            ]
         )
         codes = int(np.diff(layout.offsets.astype(np.int64)).max()) if len(layout.columns) else 1
         self._scratch = np.empty((threads, 3, codes))

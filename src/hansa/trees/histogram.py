@@ -126,9 +126,7 @@ def build_histograms_parallel(codes, columns, offsets, strided, rows, starts, en
         first = k * thread // threads
         last = k * (thread + 1) // threads
         if first < last:
-            _build_nodes(
-                codes, columns, offsets, strided, first, last, rows, starts, ends, packed, sums[thread], out
-            )
+            _build_nodes(codes, columns, offsets, strided, first, last, rows, starts, ends, packed, sums[thread], out)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -73,9 +73,7 @@ class MetricScale:
             raise PlanError(f"n_rows_total is {self.n_rows_total}; expected 1 to 2**40")
         for name in ("weight_exponent", "label_exponent"):
             if not -149 <= getattr(self, name) <= 128:
-                raise PlanError(
-                    f"{name} is {getattr(self, name)}; expected -149 to 128, the range of float32"
-                )
+                raise PlanError(f"{name} is {getattr(self, name)}; expected -149 to 128, the range of float32")
 
 
 def check_metric(name: str, objective: str) -> None:
@@ -237,9 +235,7 @@ def _fraction_bits(scale: MetricScale, value_bits: int) -> int:
     return TOTAL_BITS - (scale.n_rows_total - 1).bit_length() - scale.weight_exponent - value_bits
 
 
-def _check_rows(
-    objective: str, margins: Float32s, labels: Float32s, weights: Float32s, scale: MetricScale
-) -> None:
+def _check_rows(objective: str, margins: Float32s, labels: Float32s, weights: Float32s, scale: MetricScale) -> None:
     for name, array in (("margins", margins), ("labels", labels), ("weights", weights)):
         if array.dtype != np.float32 or array.ndim != 1 or len(array) != len(margins):
             raise DataError(f"{name} are {array.dtype}{array.shape}; expected float32({len(margins)},)")
@@ -260,23 +256,17 @@ def _check_range(name: str, values: npt.NDArray[np.floating], low: float, high: 
     inside = (values >= low) & (values <= high)
     if not inside.all():
         row = int(np.argmin(inside))
-        raise DataError(
-            f"{name}: row {row} has {values[row]}; expected {low:g} to {high:g}, the public bound"
-        )
+        raise DataError(f"{name}: row {row} has {values[row]}; expected {low:g} to {high:g}, the public bound")
 
 
 def _check_summed(name: str, objective: str, summed: Int64s) -> None:
     check_metric(name, objective)
     if summed.dtype != np.int64 or summed.shape != (sums_length(name),):
-        raise DataError(
-            f"sums of {name} are {summed.dtype}{summed.shape}; expected int64({sums_length(name)},)"
-        )
+        raise DataError(f"sums of {name} are {summed.dtype}{summed.shape}; expected int64({sums_length(name)},)")
     # Float64 sums: what no honest parties send must not wrap round to something that looks good.
     totals = summed.reshape(2, -1).sum(axis=1, dtype=np.float64)
     if (summed < 0).any() or (totals > 1.001 * 2.0**TOTAL_BITS).any():
-        raise DataError(
-            f"sums of {name} exceed 0 to 2**{TOTAL_BITS}; a party's sums are not what they should be"
-        )
+        raise DataError(f"sums of {name} exceed 0 to 2**{TOTAL_BITS}; a party's sums are not what they should be")
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -343,9 +333,7 @@ def _absolute_error_sum(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _score_histogram(
-    margins: Float32s, labels: Float32s, weights: Float32s, unit: float, histogram: Int64s
-) -> None:
+def _score_histogram(margins: Float32s, labels: Float32s, weights: Float32s, unit: float, histogram: Int64s) -> None:
     for row in range(margins.shape[0]):
         place = np.floor((np.float64(margins[row]) - SCORE_LOWEST) * SCORE_BUCKETS_PER_UNIT)
         bucket = np.uint64(min(max(place, 0.0), SCORE_BUCKETS - 1.0))

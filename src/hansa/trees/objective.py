@@ -198,9 +198,7 @@ def scales(
     return Scales(gradient=gradient, hessian=hessian, planes=1 if bits == 32 else 2)
 
 
-def check_scales(
-    scales: Scales, gradient_sum: int, hessian_sum: int, gradient_unit: int, hessian_unit: int
-) -> None:
+def check_scales(scales: Scales, gradient_sum: int, hessian_sum: int, gradient_unit: int, hessian_unit: int) -> None:
     """Refuse scales under which the sums of one party alone would overflow; arguments as in `scales`.
 
     Raises HansaError where a scale is not a finite number of at least 0, or too large.
@@ -211,7 +209,9 @@ def check_scales(
         ("hessian", scales.hessian, hessian_sum, hessian_unit, hessian_room),
     ):
         if not (scale >= 0 and math.isfinite(scale) and scale * math.ldexp(total, unit) <= 2**room):
-            raise HansaError(f"the {name} scale {scale!r} is no number, or so large that sums would overflow {room} bits")
+            raise HansaError(
+                f"the {name} scale {scale!r} is no number, or so large that sums would overflow {room} bits"
+            )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

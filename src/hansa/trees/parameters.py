@@ -109,9 +109,7 @@ def parse_parameters(given: Mapping[str, Any]) -> Parameters:
         if target not in NAMES:
             near = difflib.get_close_matches(name, [*NAMES, *ALIASES], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise PlanError(
-                f"parameter {name!r} is unknown or not supported{hint} (supported: {', '.join(NAMES)})"
-            )
+            raise PlanError(f"parameter {name!r} is unknown or not supported{hint} (supported: {', '.join(NAMES)})")
         if target in values:
             raise PlanError(f"parameter {target!r} is given twice (as {name!r} and under another name)")
         values[target] = value

@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit, prange
 
 from hansa.trees.objective import Scales
@@ -79,7 +78,20 @@ def score(gradient, hessian, lambda_, alpha, max_delta_step):  # type: ignore[no
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _scan(  # type: ignore[no-untyped-def]
-    left_g, left_h, extra_g, extra_h, total_g, total_h, candidates, lambda_, alpha, max_delta_step, least, unit_g, unit_h, scores
+    left_g,
+    left_h,
+    extra_g,
+    extra_h,
+    total_g,
+    total_h,
+    candidates,
+    lambda_,
+    alpha,
+    max_delta_step,
+    least,
+    unit_g,
+    unit_h,
+    scores,
 ):
     """scores[b] = score of both sides of candidate b, -1 where a side is too light. Sums are whole numbers in float64."""
     if alpha == 0.0 and max_delta_step == 0.0:
@@ -123,7 +135,20 @@ def _sum_left(histogram, begin, end, found):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _best_of_node(  # type: ignore[no-untyped-def]
-    histogram, columns, offsets, has_missing, total_g, total_h, lambda_, alpha, max_delta_step, least, unit_g, unit_h, scratch, found
+    histogram,
+    columns,
+    offsets,
+    has_missing,
+    total_g,
+    total_h,
+    lambda_,
+    alpha,
+    max_delta_step,
+    least,
+    unit_g,
+    unit_h,
+    scratch,
+    found,
 ):
     """Write (column's feature, bin, missing goes left, G_L, H_L) into found, feature -1 if none; return the gain."""
     best = -1.0
@@ -205,7 +230,19 @@ def node_totals(histogram, end):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _finish_pair(  # type: ignore[no-untyped-def]
-    pair, nodes, built_left, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
+    pair,
+    nodes,
+    built_left,
+    parents,
+    parent_of,
+    columns,
+    offsets,
+    has_missing,
+    totals,
+    rule,
+    scratch,
+    gains,
+    found,
 ):
     """Subtract the sibling of a built child and search both; pair < 0 stands for the root, which has no sibling."""
     if pair < 0:

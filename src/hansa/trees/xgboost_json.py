@@ -47,9 +47,7 @@ def to_json(ensemble: Ensemble) -> bytes:
         "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": str(n_trees)},
         "iteration_indptr": list(range(n_trees + 1)),
         "tree_info": [0] * n_trees,
-        "trees": [
-            _tree_to_object(number, tree, n_features, texts) for number, tree in enumerate(ensemble.trees)
-        ],
+        "trees": [_tree_to_object(number, tree, n_features, texts) for number, tree in enumerate(ensemble.trees)],
     }
     learner = {
         "attributes": {},
@@ -93,8 +91,7 @@ def _float_texts(ensemble: Ensemble) -> dict[int, str]:
         return {}
     bits = np.unique(np.concatenate(arrays).view(np.uint32))
     return {
-        pattern: _shortest(value)
-        for pattern, value in zip(bits.tolist(), bits.view(np.float32).tolist(), strict=True)
+        pattern: _shortest(value) for pattern, value in zip(bits.tolist(), bits.view(np.float32).tolist(), strict=True)
     }
 
 
@@ -146,9 +143,7 @@ def _parse(document: bytes) -> Any:
             parse_constant=_refuse_constant,
         )
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"XGBoost model: not a JSON document ({error}); expected a file saved as .json"
-        ) from error
+        raise DataError(f"XGBoost model: not a JSON document ({error}); expected a file saved as .json") from error
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -195,14 +190,11 @@ def _wrong(where: str, expected: str, found: object) -> DataError:
 
 def _unsupported(what: str) -> DataError:
     return DataError(
-        f"XGBoost model: {what} is not supported; "
-        f"expected a gbtree model with one output and numeric features"
+        f"XGBoost model: {what} is not supported; expected a gbtree model with one output and numeric features"
     )
 
 
-def _object(
-    value: Any, where: str, required: Collection[str] = (), optional: Collection[str] = ()
-) -> dict[str, Any]:
+def _object(value: Any, where: str, required: Collection[str] = (), optional: Collection[str] = ()) -> dict[str, Any]:
     """`value` as an object with these keys. An unknown one may change what a model means: refused."""
     if not isinstance(value, dict):
         raise _wrong(where, "an object", value)
@@ -266,9 +258,7 @@ def _base_score(text: Any) -> float:
 def _check_feature_types(types: list[str]) -> None:
     for feature, kind in enumerate(types):
         if kind not in NUMERIC_TYPES:
-            raise _unsupported(
-                f"feature {feature} of type {kind!r} (categorical)" if kind == "c" else f"type {kind!r}"
-            )
+            raise _unsupported(f"feature {feature} of type {kind!r} (categorical)" if kind == "c" else f"type {kind!r}")
 
 
 def _booster(value: Any, n_features: int) -> tuple[Tree, ...]:

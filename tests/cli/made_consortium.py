@@ -1,0 +1,186 @@
+"""A consortium in a folder, made with the commands that people type, and members' processes to run in it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from click.testing import CliRunner, Result
+
+from hansa.cli.main import main
+
+PARTIES = ("aurora", "borealis")
+HUB = "hub"
+FEATURES = ("load", "rsrp", "alarms")
+SOON_S = 30.0
+
+PLAN = """
+name = "test"
+mode = "federated"
+
+[members]
+aggregator = "hub"
+parties = ["aurora", "borealis"]
+
+[schema]
+features = ["load", "rsrp", "alarms"]
+label = "fault"
+
+[privacy]
+min_cell_rows = 2
+
+[parameters]
+objective = "binary:logistic"
+rounds = 3
+max_depth = 2
+max_bin = 16
+"""
+
+
+def hansa(*arguments: str | Path) -> Result:
+    """Run `hansa ARGUMENTS` in this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def assert_refused(result: Result, *fragments: str) -> None:
+    """One line on standard error that says so, status 1, no traceback."""
+    assert result.exit_code == 1, (result.output, result.exception)
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.stderr.startswith("hansa: ")
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    for fragment in fragments:
+        assert fragment in result.stderr, result.stderr
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[object] | np.ndarray]) -> Path:
+    """A CSV file; None and NaN are empty fields."""
+    rows = zip(*columns.values(), strict=True)
+    lines = [",".join("" if v is None or v != v else str(v) for v in row) for row in rows]
+    path.write_text("\n".join([",".join(columns), *lines]) + "\n")
+    return path
+
+
+def cells(n_rows: int, seed: int) -> dict[str, np.ndarray]:
+    """A party's rows: three features, one with missing values, and a label that depends on them."""
+    draw = np.random.Generator(np.random.PCG64(seed))
+    load = draw.normal(size=n_rows).astype(np.float32)
+    rsrp = np.round(draw.normal(-95, 8, n_rows), 1).astype(np.float32)
+    alarms = draw.integers(0, 4, n_rows).astype(np.float32)
+    fault = (load + alarms + draw.logistic(size=n_rows) > 2).astype(np.int64)
+    rsrp[draw.random(n_rows) < 0.2] = np.nan
+    return {"load": load, "rsrp": rsrp, "alarms": alarms, "fault": fault}
+
+
+def make_consortium(folder: Path, plan: str = PLAN) -> Path:
+    """Identities, members file, plan, tables; members' own files are written by `write_member`."""
+    for name in (HUB, *PARTIES):
+        made = hansa("identity", name, "--folder", folder / f"{name}.identity")
+        assert made.exit_code == 0, made.output
+    cards = [folder / f"{name}.identity" / "card.toml" for name in (HUB, *PARTIES)]
+    joined = hansa("members", *cards, "--save", folder / "members.toml")
+    assert joined.exit_code == 0, joined.output
+    (folder / "plan.toml").write_text(plan)
+    for seed, name in enumerate(PARTIES):
+        write_table(folder / f"{name}.csv", cells(60 + 20 * seed, seed))
+    return folder
+
+
+def write_member(folder: Path, name: str, port: int, **changes: Any) -> Path:
+    """A member's own file; a change to None leaves its key out."""
+    values: dict[str, Any] = {
+        "plan": "plan.toml",
+        "members": "members.toml",
+        "identity": f"{name}.identity",
+        "hub": f"127.0.0.1:{port}",
+        "record": f"{name}-record.json",
+        "wait_s": 20,
+    }
+    if name != HUB:
+        values |= {"table": f"{name}.csv", "model": f"{name}-model.json"}
+    kept = {key: value for key, value in (values | changes).items() if value is not None}
+    path = folder / f"{name}.toml"
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in kept.items()))
+    return path
+
+
+class Started:
+    """A member's process."""
+
+    def __init__(self, role: str, path: Path, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "hansa", role, str(path), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def event(self, kind: str) -> dict[str, Any]:
+        """The next event of this kind on standard output; what comes before it is passed over."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            event: dict[str, Any] = json.loads(line)
+            if event["event"] == kind:
+                return event
+        raise AssertionError(f"the process ended before {kind}: {self.end()}")
+
+    def end(self) -> tuple[int, str, str]:
+        """Exit status, the rest of standard output, and standard error, once it has ended."""
+        out, err = self.process.communicate(timeout=SOON_S)
+        return self.process.returncode, out, err
+
+    def kill(self) -> None:
+        """End it as a crash would, if it runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+
+class Consortium:
+    """A folder and the processes started in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._started: list[Started] = []
+
+    def start(self, role: str, path: Path, *options: str) -> Started:
+        started = Started(role, path, *options)
+        self._started.append(started)
+        return started
+
+    def start_hub(self, **changes: Any) -> tuple[Started, int]:
+        """The aggregator's process, and the port where it listens."""
+        hub = self.start("aggregator", write_member(self.folder, HUB, 0, **changes), "--json")
+        return hub, hub.event("listening")["port"]
+
+    def start_party(self, name: str, port: int, **changes: Any) -> Started:
+        return self.start("party", write_member(self.folder, name, port, **changes))
+
+    def stop(self) -> None:
+        for started in self._started:
+            started.kill()
+
+    def models(self) -> list[Path]:
+        """Model files that were written."""
+        return sorted(self.folder.glob("*-model.json"))
+
+
+def refused(end: tuple[int, str, str], *fragments: str) -> None:
+    """A process's end: status 1, one line of error with these fragments, no traceback."""
+    status, _, text = end
+    assert status == 1, end
+    assert "Traceback" not in text
+    assert len(text.strip().splitlines()) == 1, text
+    assert text.startswith("hansa: ")
+    for fragment in fragments:
+        assert fragment in text, text
+
+
+def seconds_since(started: float) -> float:
+    return time.monotonic() - started

@@ -1,0 +1,273 @@
+"""`hansa aggregator` and `hansa party`: members' own files, runs by hand, and members that vanish or do not belong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+
+import pytest
+from made_consortium import HUB, PARTIES, PLAN, Consortium, assert_refused, hansa, refused, seconds_since, write_member
+
+from hansa.consortium.identity import create_identity, load_identity, save_identity
+from hansa.consortium.members import members_of, read_members, write_members
+from hansa.protocol.messages import decode
+from hansa.transport.recording import read_transcript
+
+ENDLESS = PLAN.replace("rounds = 3", "rounds = 1000000")
+
+
+def test_a_run_by_hand_with_a_stranger_at_the_door(consortium: Consortium):
+    """The stranger is refused and told so; the run goes on, everybody writes model, record and transcript."""
+    folder = consortium.folder
+    hub, port = consortium.start_hub(transcript="frames", model="hub-model.json")
+    stranger = create_identity(PARTIES[1])
+    save_identity(stranger, folder / "stranger.identity")
+    known = read_members(folder / "members.toml")
+    write_members(folder / "strange.toml", members_of([known[HUB], known[PARTIES[0]], stranger.card()]))
+    intruder = consortium.start(
+        "party",
+        write_member(folder, PARTIES[1], port, members="strange.toml", identity="stranger.identity"),
+    )
+    refused(intruder.end(), "hub 'hub'", "does not know this member's certificate", "members file")
+    assert not consortium.models()
+
+    parties = {name: consortium.start_party(name, port, transcript="frames") for name in PARTIES}
+    for name, party in parties.items():
+        status, out, err = party.end()
+        assert (status, err) == (0, ""), (name, err)
+        assert "rows stayed here" in out
+    record = hub.event("record")["record"]
+    status, _, err = hub.end()
+    assert (status, err) == (0, "")
+
+    assert [path.name for path in consortium.models()] == [f"{name}-model.json" for name in PARTIES]
+    models = {path.read_bytes() for path in consortium.models()}
+    assert len(models) == 1
+    assert hashlib.sha256(models.pop()).hexdigest() == record["model_sha256"]
+    assert record == json.loads((folder / "hub-record.json").read_text())
+    assert [row[:2] for row in record["roster"]] == [[PARTIES[0], 60], [PARTIES[1], 80]]
+    for name in PARTIES:
+        own = json.loads((folder / f"{name}-record.json").read_text())
+        assert own["plan"] == record["plan"]
+        assert own["bytes_up"] == record["traffic"][name]["bytes_up"]
+        assert own["bytes_down"] == record["traffic"][name]["bytes_down"]
+    frames = {path.stem: list(read_transcript(path)) for path in (folder / "frames").iterdir()}
+    assert set(frames) == {HUB, *PARTIES}
+    assert all(decode(r.member, r.frame) for records in frames.values() for r in records)
+    assert len(frames[HUB]) == sum(len(frames[name]) for name in PARTIES)
+
+
+def test_a_party_killed_in_the_middle_ends_the_run_for_all(consortium: Consortium):
+    (consortium.folder / "plan.toml").write_text(ENDLESS)
+    hub, port = consortium.start_hub()
+    parties = {name: consortium.start_party(name, port) for name in PARTIES}
+    hub.event("tree")
+    killed = time.monotonic()
+    parties["borealis"].kill()
+    refused(hub.end(), "member 'borealis'")
+    refused(parties["aurora"].end(), "borealis")
+    assert seconds_since(killed) < 10
+    assert not consortium.models()
+    assert not list(consortium.folder.glob("*-record.json"))
+
+
+def test_an_aggregator_killed_in_the_middle_ends_the_run_for_all(consortium: Consortium):
+    (consortium.folder / "plan.toml").write_text(ENDLESS)
+    hub, port = consortium.start_hub()
+    parties = [consortium.start_party(name, port) for name in PARTIES]
+    hub.event("tree")
+    killed = time.monotonic()
+    hub.kill()
+    for party in parties:
+        refused(party.end(), "the hub is gone")
+    assert seconds_since(killed) < 10
+    assert not consortium.models()
+
+
+def test_two_parties_with_different_plans_are_refused_by_name(consortium: Consortium):
+    (consortium.folder / "other.toml").write_text(PLAN.replace("max_depth = 2", "max_depth = 3"))
+    hub, port = consortium.start_hub()
+    honest = consortium.start_party("aurora", port)
+    other = consortium.start_party("borealis", port, plan="other.toml")
+    refused(hub.end(), "'borealis' holds another plan", "same plan file")
+    refused(honest.end(), "borealis")
+    refused(other.end(), "another plan")
+    assert not consortium.models()
+
+
+def test_a_missing_party_is_named_when_the_wait_is_over(consortium: Consortium):
+    path = write_member(consortium.folder, HUB, 0, wait_s=0.3)
+    assert_refused(hansa("aggregator", path, "--json"), "not connected after 0.3 s", "aurora, borealis")
+
+
+def test_a_party_says_when_nobody_listens(consortium: Consortium):
+    path = write_member(consortium.folder, "aurora", 1, wait_s=0.3)
+    assert_refused(hansa("party", path), "127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragments"),
+    [
+        ({"hub": None}, ("hub is missing",)),
+        ({"plan": None}, ("plan is missing",)),
+        ({"members": None}, ("members is missing",)),
+        ({"identity": None}, ("identity is missing",)),
+        ({"tabel": "x.csv"}, ("tabel", "expected keys")),
+        ({"threads": "two"}, ("threads = 'two'",)),
+        ({"threads": 0}, ("threads must be at least 1",)),
+        ({"wait_s": 0}, ("wait_s above 0",)),
+        ({"table": True}, ("table = True",)),
+        ({"hub": "somewhere"}, ("hub = 'somewhere'", "address:port")),
+        ({"hub": "127.0.0.1:99999"}, ("99999",)),
+        ({"table": None}, ("table is missing",)),
+        ({"table": "none.csv"}, ("none.csv",)),
+        ({"model": None}, ("model is missing",)),
+        ({"plan": "none.toml"}, ("none.toml",)),
+        ({"members": "none.toml"}, ("none.toml",)),
+        ({"identity": "none"}, ("none",)),
+        ({"identity": "hub.identity"}, ("'hub'", "not among the plan's parties")),
+        ({"identity": "borealis.identity", "table": "aurora-none.csv"}, ("aurora-none.csv",)),
+    ],
+)
+def test_a_wrong_key_in_a_partys_file_is_named(consortium: Consortium, changes, fragments):
+    path = write_member(consortium.folder, "aurora", 1, **{"wait_s": 0.1} | changes)
+    assert_refused(hansa("party", path), *fragments)
+
+
+def test_a_party_cannot_play_the_aggregator(consortium: Consortium):
+    path = write_member(consortium.folder, "aurora", 0)
+    assert_refused(hansa("aggregator", path), "'aurora' is not the plan's aggregator 'hub'", "hansa party")
+
+
+def test_a_file_that_is_not_toml_is_named(consortium: Consortium):
+    path = consortium.folder / "aurora.toml"
+    path.write_text("plan = ")
+    assert_refused(hansa("party", path), "aurora.toml", "TOML")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fragments"),
+    [
+        ('mode = "federated"', 'mode = "federated"\ncolour = "red"', ("colour",)),
+        ("[members]", '[members]\nauditor = "x"', ("auditor",)),
+        ("[schema]", '[schema]\ntarget = "x"', ("target",)),
+        ("[privacy]", "[privacy]\nepsilon = 1", ("epsilon",)),
+        ("[parameters]", "[parameters]\nmax_dept = 3", ("max_dept", "max_depth")),
+        ('mode = "federated"', 'mode = "open"', ("'open'", "federated")),
+        ('mode = "federated"', 'mode = "secure-aggregation"', ("refused rather than run in a weaker mode",)),
+        ("min_cell_rows = 2", "min_cell_rows = 1", ("min_cell_rows", "at least 2")),
+        ("rounds = 3", "rounds = 0", ("rounds",)),
+        ("rounds = 3", "rounds = 3\nearly_stopping_rounds = 2", ("early_stopping_rounds", "evaluation.fraction")),
+        ('label = "fault"', 'label = "load"', ("'load'",)),
+        ('aggregator = "hub"', 'aggregator = "aurora"', ("both the aggregator and a party",)),
+        ('"borealis"]', '"cirrus"]', ("'cirrus' is not in it",)),
+    ],
+)
+def test_a_wrong_key_in_the_plan_is_named(consortium: Consortium, old, new, fragments):
+    assert old in PLAN
+    (consortium.folder / "plan.toml").write_text(PLAN.replace(old, new, 1))
+    assert_refused(hansa("party", write_member(consortium.folder, "aurora", 1)), *fragments)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fragments"),
+    [
+        ("[[member]]", "[[memeber]]", ("members.toml", "memeber")),
+        ("signature", "sign", ("members.toml", "sign")),
+        ('name = "aurora"', 'name = "dune"', ("members.toml", "dune")),
+    ],
+)
+def test_a_wrong_key_in_the_members_file_is_named(consortium: Consortium, old, new, fragments):
+    path = consortium.folder / "members.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    assert_refused(hansa("party", write_member(consortium.folder, "aurora", 1)), *fragments)
+
+
+@pytest.mark.parametrize("name", ["identity_key.pem", "tls_key.pem", "certificate.pem"])
+def test_half_an_identity_is_refused_at_the_start(consortium: Consortium, name):
+    (consortium.folder / "aurora.identity" / name).unlink()
+    assert_refused(hansa("party", write_member(consortium.folder, "aurora", 1)), name)
+
+
+def test_a_renewed_certificate_that_others_do_not_have_is_refused_at_the_start(consortium: Consortium):
+    old = consortium.folder / "aurora.identity"
+    new = consortium.folder / "new.identity"
+    made = hansa("identity", "aurora", "--renew", old, "--folder", new)
+    assert made.exit_code == 0, made.output
+    assert load_identity(new).public == load_identity(old).public
+    path = write_member(consortium.folder, "aurora", 1, identity="new.identity")
+    assert_refused(hansa("party", path), "every member needs the new card")
+
+
+# --- identity, members, plan ------------------------------------------------------------------------------------------
+
+
+def test_an_identity_is_not_overwritten_and_keeps_its_name(consortium: Consortium):
+    folder = consortium.folder / "aurora.identity"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert_refused(hansa("identity", "aurora", "--folder", folder), "aurora.identity")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    renewed = hansa("identity", "dune", "--renew", folder, "--folder", consortium.folder / "dune")
+    assert_refused(renewed, "holds the identity of 'aurora', not of 'dune'")
+    assert_refused(hansa("identity", "Not A Name", "--folder", consortium.folder / "x"), "Not A Name")
+
+
+def test_members_prints_a_fingerprint_each_and_refuses_the_same_name_twice(consortium: Consortium):
+    cards = [consortium.folder / f"{name}.identity" / "card.toml" for name in PARTIES]
+    joined = hansa("members", *cards, "--save", consortium.folder / "two.toml")
+    assert joined.exit_code == 0
+    lines = joined.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == list(PARTIES)
+    assert read_members(consortium.folder / "two.toml").digest().hex() in lines[2]
+    assert_refused(hansa("members", cards[0], cards[0], "--save", consortium.folder / "three.toml"), "'aurora'")
+    assert not (consortium.folder / "three.toml").exists()
+
+
+def test_plan_prints_one_digest_for_one_meaning(consortium: Consortium):
+    first = hansa("plan", consortium.folder / "plan.toml")
+    assert first.exit_code == 0
+    other = consortium.folder / "other.toml"
+    other.write_text("# the same\n" + PLAN.replace('["aurora", "borealis"]', '["borealis", "aurora"]'))
+    second = hansa("plan", other)
+    digests = [result.stdout.splitlines()[0].split("digest ")[1] for result in (first, second)]
+    assert digests[0] == digests[1]
+    other.write_text(PLAN.replace("max_bin = 16", "max_bin = 17"))
+    assert digests[0] not in hansa("plan", other).stdout
+    other.write_text("mode = 3")
+    assert_refused(hansa("plan", other), "other.toml")
+
+
+# --- check ------------------------------------------------------------------------------------------------------------
+
+
+def test_check_says_what_would_be_sent(consortium: Consortium):
+    plan, table = consortium.folder / "plan.toml", consortium.folder / "aurora.csv"
+    shown = hansa("check", plan, table)
+    assert shown.exit_code == 0
+    assert "and nothing else" in shown.stdout
+    assert "histograms of gradients and hessians" in shown.stdout
+    report = json.loads(hansa("check", plan, table, "--json").stdout)
+    assert report["ok"] is True
+    assert report["rows"] == 60
+    assert report["departures"] == []
+    assert report["mode"] == "federated"
+    assert report["plan"] in hansa("plan", plan).stdout
+    assert [feature["name"] for feature in report["features"]] == ["load", "rsrp", "alarms"]
+    assert all(sent["bytes_at_most"] > 0 for sent in report["sent"])
+
+
+def test_check_names_every_departure_and_ends_with_status_1(consortium: Consortium):
+    plan, table = consortium.folder / "plan.toml", consortium.folder / "bad.csv"
+    table.write_text("load,rsrp,fault,extra\n1,2,0,3\n1,2,7,3\n")
+    result = hansa("check", plan, table, "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert report["ok"] is False
+    text = json.dumps(report["departures"])
+    assert "alarms" in text
+    assert "extra" in text
+    assert "bad.csv" in hansa("check", plan, table).stdout
+    assert_refused(hansa("check", plan, consortium.folder / "plan.toml"), "plan.toml")

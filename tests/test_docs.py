@@ -1,0 +1,372 @@
+"""The documents say what the code does: every name stands in the reference, every command of README runs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import msgspec
+import pytest
+
+import hansa.errors
+from hansa.cli.main import main
+from hansa.cli.member import KEYS, REQUIRED, label_kind
+from hansa.data.source import read_rows
+from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_KEYS, PLANNED_MODES, read_plan
+from hansa.protocol.messages import MESSAGES
+from hansa.protocol.session import AGGREGATOR, PARTY, diagram
+from hansa.roles.in_process import train_in_process
+from hansa.trees.metrics import METRICS
+from hansa.trees.parameters import ALIASES, NAMES, WITHOUT_EFFECT, Parameters
+
+ROOT = Path(__file__).parent.parent
+SOURCE = Path(hansa.errors.__file__).parent
+PORT = "7465"
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TITLED_TOML = re.compile(r"`([\w.-]+\.toml)`[^\n]*:\n\n```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+IN_BACKGROUND = ("hansa aggregator", "hansa party")
+NO_INPUT_OR_OUTPUT = (
+    "socket ssl select selectors asyncio threading multiprocessing subprocess os io pathlib time datetime "
+    "tempfile shutil sys logging"
+).split()
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def section(document: str, title: str) -> str:
+    """What stands under the heading `title`, down to the next heading of its rank or above."""
+    heading = re.search(rf"^(#+) {re.escape(title)}$", document, re.MULTILINE)
+    assert heading, f"no heading {title!r}"
+    rest = document[heading.end() :]
+    following = re.search(rf"^#{{1,{len(heading[1])}}} ", rest, re.MULTILINE)
+    return rest[: following.start()] if following else rest
+
+
+def table_rows(document: str) -> dict[str, list[str]]:
+    """First cell (its backticks taken off) -> the other cells, of every table row that begins with a name in backticks."""
+    rows = {}
+    for line in document.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if line.startswith("|") and re.fullmatch(r"`[^`]+`", cells[0]):
+            rows[cells[0].strip("`")] = cells[1:]
+    return rows
+
+
+def names_in(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def readme_commands() -> list[str]:
+    blocks = [content for kind, content in BLOCK.findall(text("README.md")) if kind == "console"]
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert all(line.startswith("$ ") for line in lines)
+    return [line.removeprefix("$ ") for line in lines]
+
+
+# --- the reference ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_option_of_a_command_is_in_its_section(command):
+    part = section(text("docs/reference.md"), f"hansa {command}")
+    listed = table_rows(part)
+    options = [p for p in main.commands[command].params if isinstance(p, click.Option)]
+    assert set(listed) == {max(option.opts, key=len) for option in options}
+    for argument in (p for p in main.commands[command].params if isinstance(p, click.Argument)):
+        assert re.search(rf"`hansa {command} [^`]*{argument.name.upper()}", part)
+    for option in options:
+        said = listed[max(option.opts, key=len)][0].strip("`")
+        if option.required:
+            assert said == "required"
+        elif isinstance(option.default, int | float | str | Path) and not isinstance(option.default, bool):
+            assert said == f"{option.default:g}" if isinstance(option.default, float) else said == str(option.default)
+        elif option.is_flag:
+            assert said == "off"
+
+
+def test_no_command_is_described_that_is_not_there():
+    described = re.findall(r"^### hansa (\S+)$", text("docs/reference.md"), re.MULTILINE)
+    assert sorted(described) == sorted(main.commands)
+
+
+def test_every_plan_key_is_described():
+    keys = {f"{table}.{key}" for table, names in PLAN_KEYS.items() if table for key in names}
+    keys |= {key for key in PLAN_KEYS[""] if key not in PLAN_KEYS}
+    listed = table_rows(section(text("docs/reference.md"), "The plan"))
+    assert set(listed) == keys
+    assert listed["privacy.min_cell_rows"][0] == str(DEFAULT_MIN_CELL_ROWS)
+    assert f"at least {LEAST_MIN_CELL_ROWS}" in listed["privacy.min_cell_rows"][1]
+
+
+def test_every_parameter_is_described_with_its_default():
+    part = section(text("docs/reference.md"), "Parameters")
+    listed = table_rows(part)
+    assert set(listed) == set(NAMES)
+    for field, default in asdict(Parameters()).items():
+        said = listed[field.rstrip("_")][0].strip("`")
+        assert said == ("none" if default in (None, ()) else str(default))
+    assert {*ALIASES, *WITHOUT_EFFECT, *METRICS} <= set(names_in(part))
+
+
+def test_every_parameter_and_metric_is_in_readme():
+    assert {*NAMES, *METRICS} - {"objective"} <= set(names_in(section(text("README.md"), "Parameters")))
+
+
+def test_every_key_of_a_members_file_is_described():
+    listed = table_rows(section(text("docs/reference.md"), "A member's own file"))
+    assert set(listed) == set(KEYS)
+    assert {key for key, cells in listed.items() if cells[0] == "required"} == set(REQUIRED)
+
+
+def test_every_message_is_described_with_its_fields():
+    listed = table_rows(section(text("docs/reference.md"), "Messages"))
+    for message in MESSAGES:
+        fields = [field.name for field in msgspec.structs.fields(message)]
+        assert names_in(listed[message.__name__][1]) == fields
+    assert {name for name in listed if name[0].isupper()} == {message.__name__ for message in MESSAGES}
+
+
+def test_every_quantity_that_a_party_contributes_is_described():
+    party = ast.parse((SOURCE / "roles" / "party.py").read_text(encoding="utf-8"))
+    sent = {
+        ast.unparse(call.args[0]).strip("f'\"").replace("{name}", "NAME")
+        for call in ast.walk(party)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "_contribute"
+    }
+    listed = table_rows(section(text("docs/reference.md"), "Messages"))
+    assert sent == {name for name in listed if name[0].islower()}
+
+
+@pytest.mark.parametrize("table", [PARTY, AGGREGATOR], ids=["party", "aggregator"])
+def test_every_state_is_described(table):
+    part = section(text("docs/reference.md"), "States")
+    half = part.split("| the aggregator is |")[table is AGGREGATOR]
+    listed = table_rows(half)
+    assert list(listed) == list(table)
+    for state, legal in table.items():
+        said = set(names_in(listed[state][0])) & {message.__name__ for message in MESSAGES}
+        assert said == {message.__name__ for message in legal} - {"Abort"}
+
+
+def test_modes_are_what_the_plan_says():
+    rows = table_rows(section(text("README.md"), "Modes"))
+    assert set(rows) == {*MODES, *PLANNED_MODES}
+    assert {mode for mode, cells in rows.items() if cells[-1].startswith("yes")} == set(MODES)
+    assert all(mode in text("SECURITY.md") for mode in rows)
+
+
+# --- the architecture ------------------------------------------------------------------------------------------------
+
+
+def test_the_diagrams_are_those_of_the_tables():
+    drawn = [content for kind, content in BLOCK.findall(text("ARCHITECTURE.md")) if kind == "mermaid"]
+    assert drawn == [diagram(PARTY), diagram(AGGREGATOR)]
+
+
+def test_the_code_map_is_complete():
+    mapped = {name for name in table_rows(section(text("ARCHITECTURE.md"), "Code map")) if name.endswith(".py")}
+    there = {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if path.name != "__init__.py"}
+    assert mapped == there
+
+
+def test_every_invariant_names_a_test_that_exists():
+    invariants = text("ARCHITECTURE.md").split("**Architecture Invariant:**")[1:]
+    assert len(invariants) >= 10
+    for invariant in invariants:
+        named = re.search(r"\(`(tests/\S+\.py)::(test_\w+)`\)", invariant.split("\n\n")[0])
+        assert named, f"no test is named: {invariant[:80]}"
+        functions = ast.walk(ast.parse(text(named[1])))
+        assert named[2] in {node.name for node in functions if isinstance(node, ast.FunctionDef)}, named[0]
+
+
+def test_every_test_and_file_that_is_named_exists():
+    for document in DOCUMENTS:
+        content = document.read_text(encoding="utf-8")
+        for file, name in re.findall(r"`((?:tests|benchmarks|examples)/[\w/*-]+\.py)(?:::(test_\w+))?", content):
+            assert list(ROOT.glob(file)), f"{document.name}: {file}"
+            assert not name or f"def {name}(" in text(file), f"{document.name}: {file}::{name}"
+
+
+@pytest.mark.parametrize("part", ["roles", "protocol"])
+def test_roles_and_protocol_do_no_input_or_output(part):
+    for path in sorted((SOURCE / part).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                imported = [str(node.module)]
+            assert not {name.split(".")[0] for name in imported} & set(NO_INPUT_OR_OUTPUT), path
+            called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            assert called not in ("open", "print", "input"), path
+
+
+# --- links, Makefile, CI ---------------------------------------------------------------------------------------------
+
+
+def anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)]+)\)", document.read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (document.parent / file).resolve() if file else document
+        assert linked.is_file(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+def test_every_target_that_is_named_is_in_the_makefile():
+    targets = set(re.findall(r"^([\w-]+):", text("Makefile"), re.MULTILINE))
+    named = {
+        name
+        for document in DOCUMENTS
+        for name in re.findall(r"[`$] ?make (?:PYTHON=\S+ )?([\w-]+)", document.read_text(encoding="utf-8"))
+    }
+    assert {"demo", "test", "check", "bench", "docs"} <= named <= targets
+    assert {"install", "test-all", "clean"} <= targets
+
+
+def test_the_gate_checks_and_tests():
+    gate = ROOT / ".ci" / "run"
+    assert os.access(gate, os.X_OK)
+    assert {"make check", "make test"} <= {command for command in re.findall(r"make \w+", gate.read_text())}
+    subprocess.run(["bash", "-n", str(gate)], check=True)
+
+
+# --- README, typed as it stands --------------------------------------------------------------------------------------
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+class Terminals:
+    """Runs commands in a folder: roles in the background, and any other only once those have ended."""
+
+    def __init__(self, folder: Path) -> None:
+        bin_folder = str(Path(sys.executable).parent)
+        self.folder = folder
+        self.environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
+        self.output: dict[str, str] = {}
+        self.running: dict[str, subprocess.Popen[str]] = {}
+
+    def type(self, command: str) -> None:
+        if not command.startswith(IN_BACKGROUND):
+            self.wait()
+        self.running[command] = subprocess.Popen(
+            shlex.split(command),
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        if not command.startswith(IN_BACKGROUND):
+            self.wait()
+
+    def wait(self) -> None:
+        for command, process in self.running.items():
+            self.output[command], _ = process.communicate(timeout=120)
+            assert process.returncode == 0, f"$ {command}\n{self.output[command]}"
+        self.running = {}
+
+    def stop(self) -> None:
+        for process in self.running.values():
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture(scope="module")
+def tour(tmp_path_factory):
+    """README followed to the letter, but for the port and for `make`, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("tour")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    port = free_port()
+    for name, content in TITLED_TOML.findall(text("README.md")):
+        (folder / name).write_text(content.replace(f":{PORT}", f":{port}"), encoding="utf-8")
+    terminals = Terminals(folder)
+    try:
+        for command in readme_commands():
+            if not command.startswith("make "):
+                terminals.type(command)
+        terminals.wait()
+    finally:
+        terminals.stop()
+    return terminals
+
+
+def test_every_file_that_the_tour_needs_stands_in_readme():
+    assert len(TITLED_TOML.findall(text("README.md"))) == text("README.md").count("```toml")
+    assert {"python", "hansa", "make"} == {command.split()[0] for command in readme_commands()}
+
+
+def test_every_command_of_readme_works(tour):
+    assert set(tour.output) == {command for command in readme_commands() if not command.startswith("make ")}
+    for name in (
+        "model.json",
+        "members.toml",
+        "aurora-model.json",
+        "borealis-model.json",
+        "scores.csv",
+        "hub-record.json",
+    ):
+        assert (tour.folder / name).stat().st_size > 0
+    assert not (tour.folder / "cirrus-model.json").exists()
+
+
+def test_the_simulation_prints_what_readme_shows(tour):
+    shown = next(content for kind, content in BLOCK.findall(text("README.md")) if kind == "text")
+    printed = next(output for command, output in tour.output.items() if command.startswith("hansa simulate"))
+
+    def cells(content: str) -> list[list[str]]:
+        lines = [line for line in content.splitlines() if line.startswith(("│", "┃"))]
+        return [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines]
+
+    # Counts and scores of Hansa are the same on every host; seconds, bytes and XGBoost's scores need not be.
+    members, fixed = cells(shown)[1:4], cells(shown)[0]
+    assert fixed in cells(printed)
+    for row in members:
+        assert any(row[:3] == other[:3] and row[5:] == other[5:] for other in cells(printed)), row
+    for line in (row for row in cells(shown) if row[0].startswith("Hansa,")):
+        assert any(line[:-1] == other[:-1] for other in cells(printed)), line
+
+
+def test_a_run_over_tls_gives_the_model_of_a_run_in_one_process(tour):
+    plan = read_plan(tour.folder / "plan.toml")
+    tables = {
+        name: read_rows(tour.folder / f"{name}.csv", plan.schema, label_kind=label_kind(plan)) for name in plan.parties
+    }
+    model = train_in_process(plan, tables).outcome.model
+    assert (tour.folder / "aurora-model.json").read_bytes() == model
+    assert (tour.folder / "borealis-model.json").read_bytes() == model
+
+
+def test_xgboost_loads_the_model_as_readme_says(tour):
+    pytest.importorskip("xgboost")
+    scripts = [content for kind, content in BLOCK.findall(text("README.md")) if kind == "python"]
+    assert len(scripts) == 1
+    printed = subprocess.run(
+        [sys.executable, "-c", scripts[0]], cwd=tour.folder, check=True, capture_output=True, text=True
+    ).stdout
+    loaded = [float(number) for number in printed.strip("[]\n").split()]
+    ours = [float(line) for line in (tour.folder / "scores.csv").read_text().split()[1:4]]
+    assert loaded == pytest.approx(ours, abs=1e-6)
