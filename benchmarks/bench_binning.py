@@ -1,6 +1,6 @@
 """Time of a party's share of the cuts and of binning; with --auc, what min_cell_rows costs in quality.
 
-    python benchmarks/bench_binning.py                      times, 60k x 30 and (with --large) 2M x 30
+    python benchmarks/bench_binning.py [--quick] [--json]   times, 60k x 30 and (with --large) 2M x 30
     python benchmarks/bench_binning.py --auc FOLDER         AUC of XGBoost on rows binned by our cuts
 
 With --auc, XGBoost trains on codes made by our cuts (each code is one of its bins, so the cuts alone differ)
@@ -10,12 +10,15 @@ and, for comparison, on the raw values with its own cuts. Same rows, same splits
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from hansa.data.binning import bin_rows
 from hansa.data.quantiles import Cuts, CutSearch, SortedKeys, count_cells
@@ -43,15 +46,15 @@ def find_cuts(features: Array, max_bin: int, min_cell_rows: int) -> tuple[Cuts, 
     return timed("search", search.cuts), seconds
 
 
-def time_binning(n_rows: int, n_features: int, max_bin: int, min_cell_rows: int) -> None:
+def time_binning(n_rows: int, n_features: int, max_bin: int, min_cell_rows: int) -> dict[str, Any]:
+    """Seconds of each part of the search for cuts, and of binning with one and two threads."""
     rng = np.random.default_rng(0)
     features = rng.standard_normal((n_features, n_rows), dtype=np.float32)
     features[: n_features // 3] = np.round(features[: n_features // 3], 1)
     features[-1, ::10] = np.nan
     find_cuts(features[:, :1000], max_bin, min_cell_rows)  # compiles
     cuts, seconds = find_cuts(features, max_bin, min_cell_rows)
-    parts = ", ".join(f"{part} {value:.3f} s" for part, value in seconds.items())
-    print(f"{n_rows} x {n_features}, {max_bin} bins: {parts}")
+    result: dict[str, Any] = {"rows": n_rows, "features": n_features, "max_bin": max_bin, **seconds}
     bin_rows(features[:, :1000], cuts)
     for threads in (1, 2):
         times = []
@@ -60,8 +63,31 @@ def time_binning(n_rows: int, n_features: int, max_bin: int, min_cell_rows: int)
             bin_rows(features, cuts, threads=threads)
             times.append(time.perf_counter() - start)
         per_value = 1e9 / features.size
-        print(f"  bin_rows, {threads} thread(s): {min(times) * per_value:.2f} ns a value at best", end=", ")
-        print(f"{np.median(times) * per_value:.2f} median")
+        result[f"bin_ns_min_{threads}"] = min(times) * per_value
+        result[f"bin_ns_median_{threads}"] = float(np.median(times)) * per_value
+    return result
+
+
+def show(lines: list[dict[str, Any]]) -> None:
+    """Print the table of times."""
+    table = Table(
+        "rows x features",
+        "sort, s",
+        "count, s",
+        "search, s",
+        "bin, 1 thread: ns a value",
+        "median",
+        "bin, 2 threads",
+        "median",
+        title=f"A party's part of the cuts (sort, count), the coordinator's (search), and binning; "
+        f"{lines[0]['max_bin']} bins",
+        title_justify="left",
+    )
+    for line in lines:
+        seconds = (f"{line[part]:.3f}" for part in ("sort", "count", "search"))
+        binning = (f"{line[f'bin_ns_{kind}_{n}']:.2f}" for n in (1, 2) for kind in ("min", "median"))
+        table.add_row(f"{line['rows']:,} x {line['features']}", *seconds, *binning)
+    Console().print(table)
 
 
 def compare_auc(folder: Path, tables: list[str], max_bin: int, repeats: int) -> None:
@@ -141,12 +167,18 @@ def main() -> None:
     parser.add_argument("--max-bin", type=int, default=256)
     parser.add_argument("--min-cell-rows", type=int, default=10)
     parser.add_argument("--large", action="store_true", help="also time 2M x 30 (about 2 GB)")
+    parser.add_argument("--quick", action="store_true", help="few rows: does it work?")
+    parser.add_argument("--json", action="store_true", help="print times as one JSON object")
     options = parser.parse_args()
     if options.auc is not None:
         compare_auc(options.auc, options.tables, options.max_bin, options.repeats)
         return
-    for n_rows in (20_000, 60_000, *([2_000_000] if options.large else [])):
-        time_binning(n_rows, 30, options.max_bin, options.min_cell_rows)
+    sizes = (2_000,) if options.quick else (20_000, 60_000, *([2_000_000] if options.large else []))
+    lines = [time_binning(n_rows, 30, options.max_bin, options.min_cell_rows) for n_rows in sizes]
+    if options.json:
+        print(json.dumps({"times": lines}))
+    else:
+        show(lines)
 
 
 if __name__ == "__main__":

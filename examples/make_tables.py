@@ -17,6 +17,17 @@ import numpy as np
 from hansa.demo.telecom import OPERATOR_COLUMN, simulate_operators, telecom_case, write_csv
 
 TARGET = "sleeping_cell"
+AGREED = (
+    "hour_of_day",
+    "rrc_connections",
+    "traffic_gb",
+    "traffic_last_week_gb",
+    "neighbour_traffic_gb",
+    "active_alarms",
+    TARGET,
+)
+"""The columns that the tour's plan names."""
+
 SEED, NEW_SEED = 7, 8
 
 
@@ -27,7 +38,7 @@ def make_tables(folder: Path) -> list[Path]:
     tables = {"cells": cells}
     for operator in operators:
         rows = cells[OPERATOR_COLUMN] == operator
-        tables[str(operator)] = {name: column[rows] for name, column in cells.items() if name != OPERATOR_COLUMN}
+        tables[str(operator)] = {name: cells[name][rows] for name in AGREED}
     new = telecom_case(simulate_operators(NEW_SEED, cells=(400, 300, 200)), TARGET)
     tables["new-cells"] = {name: column for name, column in new.items() if name not in (OPERATOR_COLUMN, TARGET)}
     paths = []

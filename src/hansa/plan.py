@@ -44,11 +44,11 @@ from hansa.data.schema import Schema
 from hansa.errors import PlanError
 from hansa.trees.parameters import Parameters, parse_parameters
 
-MODES = ("federated",)
+MODES = ("federated", "secure-aggregation")
 """The modes that this release runs."""
 
-PLANNED_MODES = ("secure-aggregation", "coopetitive")
-"""Modes that a later release will run; until then they are refused, never run as another mode."""
+PLANNED_MODES = ("coopetitive",)
+"""Modes that a later release will run; until then they are refused, never run in a weaker mode."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -131,6 +131,11 @@ def _check_plan(plan: Plan) -> None:
     if not 1 <= plan.minimum_parties <= len(plan.parties):
         raise PlanError(
             f"plan: members.minimum_parties is {plan.minimum_parties}; expected 1 to {len(plan.parties)}, the number of parties"
+        )
+    if plan.mode == "secure-aggregation" and plan.minimum_parties < 2:
+        raise PlanError(
+            f"plan: members.minimum_parties is {plan.minimum_parties}; secure-aggregation needs at least 2 parties "
+            "(and 3, unless every party's own policy allows two): the sum over one party is that party's part"
         )
     if plan.min_cell_rows < LEAST_MIN_CELL_ROWS:
         raise PlanError(

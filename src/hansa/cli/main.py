@@ -23,8 +23,19 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except HansaError as error:
-            click.echo(f"hansa: {error}", err=True)
-            ctx.exit(1)
+            text = str(error)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            text = f"{error.filename}: {error.strerror}"
+        click.echo(f"hansa: {text}", err=True)
+        sys.exit(1)
+
+
+def require_folder(path: Path | None) -> None:
+    """Refuse a file to write whose folder does not exist, before any work is done for it. Raises HansaError."""
+    if path is not None and not path.parent.is_dir():
+        raise HansaError(f"{path}: there is no folder {path.parent}; make it, or name another file")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -90,6 +101,7 @@ def simulate(
     from hansa.plan import DEFAULT_MIN_CELL_ROWS
     from hansa.trees.parameters import parse_parameters
 
+    require_folder(save)
     given = {"objective": objective, "rounds": rounds, "seed": seed}
     for text in settings:
         name, value = parse_setting(text)
@@ -98,6 +110,7 @@ def simulate(
     if test is not None and test_fraction is not None:
         raise HansaError("--test and --test-fraction exclude each other; give one")
     table = tables.read_table(train, label, party_column, weight)
+    simulation.check_labels(parameters.objective, table)
     if test is not None:
         train_rows, test_rows = table, tables.read_table(test, label, party_column, weight, like=table)
     else:
@@ -135,6 +148,7 @@ def demo(report: Path, as_json: bool) -> None:
     """Three simulated telecom operators, and the real breast-cancer table: alone against together."""
     from hansa.cli.demo import run_demo
 
+    require_folder(report)
     run_demo(report, as_json)
 
 
@@ -209,6 +223,7 @@ def predict(model: Path, table: Path, save: Path, margin: bool) -> None:
     """Score the rows of TABLE with MODEL (an XGBoost JSON file)."""
     from hansa.cli.prediction import predict_table
 
+    require_folder(save)
     click.echo(predict_table(model, table, save, margin))
 
 

@@ -12,12 +12,17 @@ A member's own file:
     transcript = "north-transcript"     # optional: folder for every frame that passed
     threads = 1                         # optional
     wait_s = 600                        # optional: seconds to wait for the others
+    least_mode = "secure-aggregation"   # a party's policy, optional: refuse plans of a weaker mode
+    allow_two_parties = false           # optional: mask with one other party only
+    allow_other_rosters = false         # optional: let the same rows meet another set of parties under masks
+    ledger = "north-ledger.jsonl"       # a party's, in secure-aggregation mode: which sets of parties its rows have met
 
 Paths are taken from the file's own folder.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 import hashlib
 import json
@@ -31,22 +36,55 @@ from typing import Any
 
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, load_identity
 from hansa.consortium.members import Members, read_members
+from hansa.consortium.policy import Policy, note_roster, rows_digest
 from hansa.data.source import LabelKind, read_rows
 from hansa.errors import IdentityError, PlanError
 from hansa.plan import Plan, read_plan
 from hansa.roles.aggregator import Aggregator, Progress
 from hansa.roles.in_process import warm_up
 from hansa.roles.party import Party
+from hansa.roles.protection import Signer
 from hansa.roles.run import run_hub, run_member
 from hansa.transport.channel import Channel, Hub
 from hansa.transport.recording import RecordingChannel, RecordingHub
 from hansa.transport.tls import Credentials, TlsChannel, TlsHub
 
-KEYS = ("plan", "members", "identity", "hub", "table", "model", "record", "transcript", "threads", "wait_s")
+KEYS = (
+    "plan",
+    "members",
+    "identity",
+    "hub",
+    "table",
+    "model",
+    "record",
+    "transcript",
+    "threads",
+    "wait_s",
+    "least_mode",
+    "allow_two_parties",
+    "allow_other_rosters",
+    "ledger",
+)
 REQUIRED = ("plan", "members", "identity", "hub")
+
+KINDS: dict[str, tuple[type, ...]] = {
+    "threads": (int,),
+    "wait_s": (int, float),
+    "allow_two_parties": (bool,),
+    "allow_other_rosters": (bool,),
+}
+"""Types of the values that are not text."""
 
 ANSWER_S = 3600.0
 """Seconds that the aggregator waits for any party's next frame before it gives the run up."""
+
+FRAMING = "names and positions of sums, lengths, keys with their signatures and confirmations, the model's hash"
+
+CLEAR = {
+    "federated": f"numbers of rows, every sum; {FRAMING}",
+    "secure-aggregation": f"numbers of rows; {FRAMING}",
+}
+"""What a party sends without a mask, by mode."""
 
 Event = Callable[[dict[str, Any]], None]
 
@@ -58,7 +96,8 @@ class MemberFile:
     Attributes:
         plan, members, identity: what the files it names hold. folder: of the identity's files.
         host, port: of the hub.
-        table, model, record, transcript: paths, None where the file does not give them.
+        table, model, record, transcript, ledger: paths, None where the file does not give them.
+        policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others.
     """
 
@@ -73,8 +112,15 @@ class MemberFile:
     model: Path | None
     record: Path | None
     transcript: Path | None
+    ledger: Path | None
+    policy: Policy
     threads: int
     wait_s: float
+
+    @property
+    def signer(self) -> Signer:
+        """This member's signature, and the identities that the members file pins."""
+        return Signer(self.identity.sign, {name: self.members[name].identity for name in self.plan.members})
 
     @property
     def credentials(self) -> Credentials:
@@ -97,9 +143,8 @@ def read_member_file(path: Path) -> MemberFile:
         if key not in content:
             raise PlanError(f"{path}: {key} is missing; add it (expected keys: {', '.join(KEYS)})")
     for key, value in content.items():
-        kinds: dict[str, tuple[type, ...]] = {"threads": (int,), "wait_s": (int, float)}
-        kind = kinds.get(key, (str,))
-        if key not in KEYS or not isinstance(value, kind) or isinstance(value, bool):
+        kind = KINDS.get(key, (str,))
+        if key not in KEYS or not isinstance(value, kind) or isinstance(value, bool) != (kind == (bool,)):
             raise PlanError(
                 f"{path}: {key} = {value!r} is not known or of the wrong type; expected keys: {', '.join(KEYS)}"
             )
@@ -132,6 +177,12 @@ def read_member_file(path: Path) -> MemberFile:
         model=at("model"),
         record=at("record"),
         transcript=at("transcript"),
+        ledger=at("ledger"),
+        policy=Policy(
+            content.get("least_mode", "federated"),
+            content.get("allow_two_parties", False),
+            content.get("allow_other_rosters", False),
+        ),
         threads=content.get("threads", 1),
         wait_s=float(content.get("wait_s", 600)),
     )
@@ -170,7 +221,7 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
             }
         )
 
-    aggregator = Aggregator(plan, threads=member.threads, report=report)
+    aggregator = Aggregator(plan, threads=member.threads, report=report, identities=member.signer.identities)
     _prepare(plan)
     try:
         event({"event": "listening", "host": member.host, "port": inner.port})
@@ -194,6 +245,9 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
         "history": outcome.history,
         "model_sha256": hashlib.sha256(outcome.model).hexdigest(),
         "roster": [[name, rows, held] for name, _, rows, held in outcome.roster],
+        "masked_bytes": aggregator.masked_bytes,
+        "clear_bytes": sum(t.bytes_up for t in hub.traffic.values()) - aggregator.masked_bytes,
+        "clear": CLEAR[plan.mode],
         "seconds": {"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]},
         "traffic": {
             name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())
@@ -213,8 +267,22 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
     if name in plan.receivers and member.model is None:
         raise PlanError(f"{member.path}: model is missing; this party receives the model: say where to put it")
     rows = read_rows(member.table, plan.schema, label_kind=label_kind(plan))
+    if plan.mode == "secure-aggregation":
+        if member.ledger is None:
+            raise PlanError(
+                f"{member.path}: ledger is missing; name a file that keeps count of which parties these rows have met"
+            )
+        note_roster(member.ledger, rows_digest(rows.features, rows.label, rows.weight), plan.parties, member.policy)
     _prepare(plan)
-    party = Party(plan, name, rows, nonce=secrets.token_bytes(32), threads=member.threads)
+    party = Party(
+        plan,
+        name,
+        rows,
+        nonce=secrets.token_bytes(32),
+        threads=member.threads,
+        signer=member.signer,
+        policy=member.policy,
+    )
     inner = TlsChannel.connect(member.credentials, plan.aggregator, member.host, member.port, retry_for_s=member.wait_s)
     channel: Channel = inner
     if member.transcript is not None:
@@ -234,6 +302,9 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
         "model_sha256": None if party.model is None else hashlib.sha256(party.model).hexdigest(),
         "bytes_up": inner.traffic.bytes_up,
         "bytes_down": inner.traffic.bytes_down,
+        "masked_bytes": party.masked_bytes,
+        "clear_bytes": inner.traffic.bytes_up - party.masked_bytes,
+        "clear": CLEAR[plan.mode],
     }
     _write_record(member, record)
     return record
@@ -243,6 +314,8 @@ def _prepare(plan: Plan) -> None:
     """Load the kernels before anybody waits for this member, and spare the collector what stays for good."""
     warm_up(plan.parameters)
     gc.freeze()
+    # What is frozen would not be freed at the end, and extension modules (DuckDB's) report that as leaks.
+    atexit.register(gc.unfreeze)
 
 
 def _write_record(member: MemberFile, record: dict[str, Any]) -> None:

@@ -34,7 +34,8 @@ def write_consortium(
         write_party_table(folder / f"{name}.parquet", table, plan.schema.label, plan.schema.weight)
     _write_member_file(folder, plan.aggregator, 0, {"threads": 1}, transcript)
     for name in tables:
-        _write_member_file(folder, name, 0, {"threads": threads, "table": f"{name}.parquet"}, transcript)
+        more = {"threads": threads, "table": f"{name}.parquet", "ledger": f"{name}-ledger.jsonl"}
+        _write_member_file(folder, name, 0, more, transcript)
 
 
 def _write_member_file(folder: Path, name: str, port: int, more: Mapping[str, Any], transcript: Path | None) -> None:

@@ -111,7 +111,7 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
     """
     started = time.perf_counter()
     objective = settings.parameters.objective
-    _check_labels(objective, train)
+    check_labels(objective, train)
     names = member_names(sorted(set(train.party)))
     parts = split_parties(train, names)
     plan = make_plan(settings, train.names, tuple(parts))
@@ -161,7 +161,8 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
     )
 
 
-def _check_labels(objective: str, train: Table) -> None:
+def check_labels(objective: str, train: Table) -> None:
+    """Refuse labels that the objective does not take. Raises DataError naming the row."""
     if objective == "binary:logistic" and not np.isin(train.label, (0, 1)).all():
         row = int(np.flatnonzero(~np.isin(train.label, (0, 1)))[0])
         raise DataError(
@@ -235,18 +236,23 @@ def _train_in_process(
     return summary, run.outcome.model, run.outcome.history
 
 
+def _local(plan: Plan, name: str) -> Plan:
+    """The same training of one table in this process, where there is nobody to hide it from."""
+    return replace(plan, mode="federated", parties=(name,), receivers=(name,), minimum_parties=1)
+
+
 def _train_alone(plan: Plan, train: Table, test: Table) -> dict[str, float | None] | None:
     """Metrics of a model of this party's rows only; None where it has one class only."""
     if plan.parameters.objective == "binary:logistic" and len(np.unique(train.label)) < 2:
         return None
-    single = replace(plan, parties=("alone",), receivers=("alone",), minimum_parties=1)
+    single = _local(plan, "alone")
     run = train_in_process(single, {"alone": train.rows()}, threads=cores())
     return _scores(run.outcome.ensemble, test)
 
 
 def _train_pooled(plan: Plan, train: Table, test: Table, report: Report) -> dict[str, Any]:
     report({"event": "stage", "text": "pooled, Hansa"})
-    single = replace(plan, parties=("pooled",), receivers=("pooled",), minimum_parties=1)
+    single = _local(plan, "pooled")
     at: dict[str, float] = {}
 
     def note(progress: Progress) -> None:

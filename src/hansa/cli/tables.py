@@ -144,7 +144,7 @@ def read_features(
     known: Mapping[str, tuple[str, ...]] | None,
 ) -> tuple[npt.NDArray[np.float32], dict[str, tuple[str, ...]]]:
     """Feature columns as float32 (n_features, n_rows), and the codes given to text columns."""
-    types = dict(zip(relation.columns, map(str, relation.types), strict=True))
+    types = _types(relation)
     features = []
     categories: dict[str, tuple[str, ...]] = {}
     for name in names:
@@ -170,7 +170,7 @@ def _numbers(path: Path, relation: duckdb.DuckDBPyRelation, name: str) -> npt.ND
     try:
         values = np.ma.filled(np.ma.asarray(_column(relation, name, "DOUBLE")), np.nan).astype(np.float64)
     except duckdb.ConversionException as error:
-        raise DataError(f"{path}, column {name!r}: expected numbers: {error}") from error
+        raise DataError(_not_a_number(path, relation, name)) from error
     broken = np.abs(values) >= LARGEST
     if broken.any():
         row = int(np.flatnonzero(broken)[0])
@@ -181,9 +181,24 @@ def _numbers(path: Path, relation: duckdb.DuckDBPyRelation, name: str) -> npt.ND
     return values.astype(np.float32)
 
 
+def _not_a_number(path: Path, relation: duckdb.DuckDBPyRelation, name: str) -> str:
+    for row, text in enumerate(_texts(relation, name), 1):
+        try:
+            float(text or "nan")
+        except ValueError:
+            return f"{path}, row {row}, column {name!r}: expected a number, found {text[:40]!r}"
+    return f"{path}, column {name!r}: expected numbers, found {_types(relation)[name]}"
+
+
+def _types(relation: duckdb.DuckDBPyRelation) -> dict[str, str]:
+    return dict(zip(relation.columns, map(str, relation.types), strict=True))
+
+
 def _texts(relation: duckdb.DuckDBPyRelation, name: str) -> npt.NDArray[np.object_]:
     values = np.ma.asarray(_column(relation, name, "VARCHAR"))
-    return np.ma.filled(values.astype(object), None)
+    texts = np.array(values.data, object)
+    texts[np.ma.getmaskarray(values)] = None  # np.ma.filled would write its own default, "?"
+    return texts
 
 
 def split_table(table: Table, fraction: float, seed: int, stratified: bool) -> tuple[Table, Table]:

@@ -18,10 +18,10 @@ Exact statement, for a feature with N pooled non-missing rows and E = max(N / (4
    |#{x < b} - #{x < t}| <= E.
 2. Where the non-empty cells fit into the allowed bins, each gets its own. Elsewhere no other grouping of
    those cells has a smaller largest mixed bin (one with more than one cell).
-3. Where no cut is left out (see `CutSearch.cuts`), let M be the rows of the largest bin that holds more than one value (0 where there is none). Then
-   M <= max(C_opt + E, 2E), where C_opt is the least M that as many bins allow on the raw values themselves.
-   So a value with more than M rows has a bin of its own, and every threshold is within M rows of a cut or of
-   an end.
+3. Where no cut is left out (see `CutSearch.cuts`), let M be the rows of the largest bin that holds more than one value
+   (0 where there is none). Then M <= max(C_opt + E, 2E), where C_opt is the least M that as many bins allow on the raw
+   values themselves. So a value with more than M rows has a bin of its own, and every threshold is within M rows of a
+   cut or of an end.
 
 (For 3: move each cut of the best bins on raw values down to its cell's boundary: at most E rows pass each
 cut, and none next to a value of more than E rows, since such a value is a cell by itself.)

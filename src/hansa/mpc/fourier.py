@@ -179,7 +179,7 @@ def logistic(
         p - 1/2 = sum_k b_k sin(k (w - r)),    h = sum_k a_k cos(k (w - r))
 
     then all is truncated to `fraction_bits` (p - 1/2 before the 1/2 is added: p would not fit) and rounded
-    without bias. Noise before that: sd about 2.8e-5 in p and 1.5e-5 in h. Three rounds; a row costs S_0 and
+    without bias. Noise before that: sd 1.3e-5 in p, 6e-6 in h. Three rounds; a row costs S_0 and
     S_1 4 bytes and 8 for each result, S_2 192 bytes and 8 for each result.
 
     Args:

@@ -56,6 +56,11 @@ CHUNK_ROWS = 16384
 COUNT_BITS = 26
 """Fraction bits of the public factors of counts."""
 
+CLAMP_BITS = 6
+"""Fraction bits of the bound that G is clamped to, relative to H + lambda."""
+
+ETA_BITS = 20
+
 Kind = Literal["gradients", "counts", "residuals"]
 
 
@@ -82,7 +87,7 @@ class Growth:
         rows_per_sum: rows whose sum is known to fit Z_2^32.
         scale_floor: A, in units of 2^-fraction_bits.
         eta: learning rate.
-        leaf_limit: leaf values, eta included, are clamped to about +-leaf_limit.
+        leaf_limit: leaf values, eta included, are clamped to +-leaf_limit; at most 16.
         leaf_bits: fraction bits that a leaf value keeps.
         chosen: the candidates of this tree, ascending; None for all.
         counts: for the kind "counts".
@@ -529,10 +534,10 @@ def _leaves(
 def leaf_values(server: Server, g: Words, h: Words, growth: Growth, address: Address) -> Program[Words]:
     """-eta G / (H + lambda) [H >= m'], clamped, rounded at random to leaf_bits fraction bits.
 
-    (Chen & Guestrin 2016, eq. 5.) G is clamped to +-W (H + lambda) first, W = ceil(leaf_limit / eta). With
-    c, y from `reciprocal`: G c <= W 2^31 is multiplied by eta 2^20 and brought below 2^30, then by y.
-    Rounded before any row uses it, so that the opened tree and the shared margins agree to the last bit.
-    Fifteen or so rounds of single words.
+    (Chen & Guestrin 2016, eq. 5.) G is clamped to +-W (H + lambda) first, W = leaf_limit / eta, with 6
+    fraction bits more. With c, y from `reciprocal`, eta 2^20 G c <= leaf_limit 2^57 is brought below 2^30,
+    then multiplied by y. Rounded before any row uses it, so that the opened tree and the shared margins
+    agree to the last bit. Twenty rounds of single words.
 
     Args:
         g, h: shared in Z_2^64, (2, leaves).
@@ -542,8 +547,8 @@ def leaf_values(server: Server, g: Words, h: Words, growth: Growth, address: Add
     """
     ring, constants = RING64, growth.scoring
     x = add_public(server, ring, h, constants.reg_lambda)
-    bound = int(np.ceil(growth.leaf_limit / growth.eta))
-    limit = x * np.uint64(bound)
+    g = g << np.uint64(CLAMP_BITS)
+    limit = x * np.uint64(round(growth.leaf_limit / growth.eta * 2**CLAMP_BITS))
     parts = [
         threshold_parts(server, x, 0),
         add_to_part(server, ring, h[0], -constants.least_hessian)[None],
@@ -563,12 +568,12 @@ def leaf_values(server: Server, g: Words, h: Words, growth: Growth, address: Add
         multiply(server, ring, c, keep, address.named("kept")),
         mantissa(server, x, c, address.named("mantissa")),
     )
-    eta_bits = 20
-    eta = round(growth.eta * 2**eta_bits)
-    shift = eta_bits + 31 + (int(growth.leaf_limit) + 1).bit_length() - 30
+    eta = round(growth.eta * 2**ETA_BITS)
+    # |eta G c| <= 2^(51 + CLAMP_BITS) leaf_limit is brought below 2^30.
+    shift = ETA_BITS + CLAMP_BITS + 31 + int(growth.leaf_limit).bit_length() - 30
     product = product_part(ring, g, kept) * np.uint64(eta)
     scaled = yield from truncate(server, ring, product, shift, address.named("scaled"))
-    rest = eta_bits + 31 + 30 - shift - growth.leaf_bits
+    rest = ETA_BITS + CLAMP_BITS + 31 + 30 - shift - growth.leaf_bits
     value = yield from truncate(server, ring, product_part(ring, scaled, y), rest, address.named("value"), RING32)
     return (np.zeros_like(value) - value) << np.uint32(MARGIN_BITS - growth.leaf_bits)
 

@@ -56,7 +56,8 @@ class Scoring:
         reg_lambda: lambda 2^f.
         least_hessian: m' 2^f, m' = max(min_child_weight, 2^-f).
         least_scale_bit: S >= 2^least_scale_bit in every node.
-        gamma: gamma 2^(f + gamma_bits), so that gamma times k stays below 2^31.
+        gamma: gamma 2^(f + gamma_bits), so that gamma times k stays below 2^31. It is thereby rounded, by at most
+            one part in 2^(least_scale_bit + 1).
         gamma_bits: may be negative.
         ratio_shift: U k 2^-ratio_shift stays below 2^30.
     """

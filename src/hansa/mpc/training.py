@@ -55,7 +55,7 @@ class Settings:
         rounds, eta, max_depth, reg_lambda, gamma, min_child_weight, scale_pos_weight: as in XGBoost. gamma
             applies to the scaled labels of squared error: divide it by the scale's square.
         base_margin: where margins start; 0 for squared error (the scale centres labels).
-        leaf_limit: leaf values, eta included, are clamped to about +- this.
+        leaf_limit: leaf values, eta included, are clamped to +- this.
         leaf_bits: fraction bits of an opened leaf value: with the sign and the limit about 16 bits in all. A
             sharper value of a first tree nearly gives its leaf's sums away.
         rows_per_sum: rows summed in Z_2^32 at a time.

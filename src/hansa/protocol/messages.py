@@ -58,6 +58,32 @@ class Welcome(Message, frozen=True):
     roster: tuple[tuple[str, bytes, int, int], ...]
 
 
+class AnnounceKey(Message, frozen=True):
+    """Party to aggregator (secure-aggregation): my X25519 key for this run, signed by my identity; the cipher I prefer."""
+
+    public_key: bytes
+    algorithm: str
+    signature: bytes
+
+
+class ExchangeKeys(Message, frozen=True):
+    """Aggregator to party: everybody's announced key: (member, key, cipher, signature), sorted by member."""
+
+    keys: tuple[tuple[str, bytes, str, bytes], ...]
+
+
+class ConfirmKeys(Message, frozen=True):
+    """Party to aggregator: for each other party, proof that I hold our shared key and saw this roster."""
+
+    tags: dict[str, bytes]
+
+
+class KeysConfirmed(Message, frozen=True):
+    """Aggregator to party: the proofs that the others made for this party. Relayed, not broadcast."""
+
+    tags: dict[str, bytes]
+
+
 class CountMagnitudes(Message, frozen=True):
     """Aggregator to party: count labels and weights by binary exponent (answered by `Contribution` "magnitudes")."""
 
@@ -129,7 +155,8 @@ class Contribution(Message, frozen=True):
     """Party to aggregator: this party's part of a sum over all parties.
 
     tree is -1 before the first tree; step counts the requests of the set-up or of the tree; quantity says what is summed;
-    first is the position of the first item where a quantity travels in several pieces.
+    first is the position of the first item where a quantity travels in several pieces; zero, in the last piece of a masked
+    vector, is its masked zero word (0 elsewhere).
     """
 
     tree: int
@@ -137,6 +164,7 @@ class Contribution(Message, frozen=True):
     quantity: str
     first: int
     values: Tensor
+    zero: int = 0
 
 
 class Finish(Message, frozen=True):
@@ -163,6 +191,10 @@ class Abort(Message, frozen=True):
 MESSAGES: tuple[type[Message], ...] = (
     Join,
     Welcome,
+    AnnounceKey,
+    ExchangeKeys,
+    ConfirmKeys,
+    KeysConfirmed,
     CountMagnitudes,
     SumLabels,
     CountCells,
@@ -178,6 +210,10 @@ MESSAGES: tuple[type[Message], ...] = (
 AnyMessage = (
     Join
     | Welcome
+    | AnnounceKey
+    | ExchangeKeys
+    | ConfirmKeys
+    | KeysConfirmed
     | CountMagnitudes
     | SumLabels
     | CountCells

@@ -11,11 +11,15 @@ from collections.abc import Mapping
 from hansa.errors import ProtocolError
 from hansa.protocol.messages import (
     Abort,
+    AnnounceKey,
+    ConfirmKeys,
     Contribution,
     CountCells,
     CountMagnitudes,
+    ExchangeKeys,
     Finish,
     Join,
+    KeysConfirmed,
     Message,
     QuantiseGradients,
     Received,
@@ -52,6 +56,23 @@ AGGREGATOR: Table = {
     "aborted": {},
 }
 """What the aggregator accepts from parties; it leaves a state when the last party's part has come."""
+
+
+PARTY_MASKED: Table = {
+    **PARTY,
+    "welcomed": {ExchangeKeys: ("keyed",), Abort: ("aborted",)},
+    "keyed": {KeysConfirmed: ("confirmed",), Abort: ("aborted",)},
+    "confirmed": {CountMagnitudes: ("measured",), Abort: ("aborted",)},
+}
+"""`PARTY` in secure-aggregation mode: no sum is asked for before all keys are confirmed."""
+
+AGGREGATOR_MASKED: Table = {
+    **AGGREGATOR,
+    "gathering": {Join: ("gathering", "keying"), Abort: ("aborted",)},
+    "keying": {AnnounceKey: ("keying", "confirming"), Abort: ("aborted",)},
+    "confirming": {ConfirmKeys: ("confirming", "measuring"), Abort: ("aborted",)},
+}
+"""`AGGREGATOR` in secure-aggregation mode."""
 
 
 class Session:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +24,15 @@ from hansa.protocol.messages import (
     PROTOCOL_VERSION,
     SETUP,
     Abort,
+    AnnounceKey,
+    ConfirmKeys,
     Contribution,
     CountCells,
     CountMagnitudes,
+    ExchangeKeys,
     Finish,
     Join,
+    KeysConfirmed,
     Message,
     QuantiseGradients,
     Received,
@@ -35,8 +41,8 @@ from hansa.protocol.messages import (
     UseCuts,
     Welcome,
 )
-from hansa.protocol.session import AGGREGATOR, Session
-from hansa.roles.run import Roster, run_id
+from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, Session
+from hansa.roles.run import Roster, agreement, run_id
 from hansa.roles.statistics import (
     EXPONENTS,
     LABEL_SUMS,
@@ -99,22 +105,30 @@ class Outcome:
 
 
 class _Sum:
-    """A sum over parties that is filled as parts arrive."""
+    """A sum over parties that is filled as parts arrive, in Z_2^64 (int64) or Z_2^32 (uint32)."""
 
-    def __init__(self, parties: tuple[str, ...], shape: tuple[int, ...]) -> None:
-        self.values = np.zeros(shape, np.int64)
+    def __init__(self, parties: tuple[str, ...], shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+        self.values = np.zeros(shape, dtype)
+        self.zero = 0
         self._waiting = set(parties)
+
+    @property
+    def cancels(self) -> bool:
+        """Whether the masks, if any, cancelled: the parts' zero words sum to zero in the ring."""
+        modulus: int = 1 << 8 * self.values.dtype.itemsize
+        return self.zero % modulus == 0
 
     @property
     def complete(self) -> bool:
         return not self._waiting
 
-    def add(self, member: str, part: Int64) -> bool:
-        """Add a member's part; False where it has given one before."""
+    def add(self, member: str, part: npt.NDArray[Any], zero: int) -> bool:
+        """Add a member's part and its zero word; False where it has given one before."""
         if member not in self._waiting:
             return False
         self._waiting.remove(member)
         self.values += part
+        self.zero += zero
         return True
 
 
@@ -125,18 +139,34 @@ class Aggregator:
         plan: as every member holds it.
         threads: compute threads for the search; with 1, pairs are searched one by one as they arrive.
         report: called with `Progress` as the run goes on.
+        identities: every member's pinned identity, as the parties hold them.
 
     Attributes:
+        masked_bytes, clear_bytes: bytes of sums that came in masked, and as they are.
         done: whether the run is over. outcome: what it gave, once done.
     """
 
-    def __init__(self, plan: Plan, *, threads: int = 1, report: Callable[[Progress], None] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        threads: int = 1,
+        report: Callable[[Progress], None] | None = None,
+        identities: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> None:
         self.done = False
+        self.masked_bytes = 0
+        self.clear_bytes = 0
+        self._masked = plan.mode == "secure-aggregation"
+        self._agreement = agreement(plan, identities)
+        self._keys: dict[str, AnnounceKey] = {}
+        self._tags: dict[str, ConfirmKeys] = {}
         self.outcome: Outcome | None = None
         self._plan = plan
         self._threads = threads
         self._report = report or (lambda _: None)
-        self._session = Session("aggregator", AGGREGATOR, "gathering")
+        table = AGGREGATOR_MASKED if self._masked else AGGREGATOR
+        self._session = Session("aggregator", table, "gathering")
         self._joins: dict[str, Join] = {}
         self._tree = SETUP
         self._step = 0
@@ -171,6 +201,10 @@ class Aggregator:
                 yield from self._take(member, message)
             case Join():
                 yield from self._join(member, message)
+            case AnnounceKey():
+                yield from self._announced(member, message)
+            case ConfirmKeys():
+                yield from self._confirmed(member, message)
             case Received():
                 self._acknowledge(member, message)
             case Abort():
@@ -188,10 +222,10 @@ class Aggregator:
                 f"party {member!r} speaks protocol version {message.version}, the aggregator {PROTOCOL_VERSION}; "
                 "install the same release of Hansa everywhere"
             )
-        if message.plan != plan.digest():
+        if message.plan != self._agreement:
             raise ProtocolError(
-                f"party {member!r} holds another plan (digest {message.plan.hex()[:16]}, the aggregator's is "
-                f"{plan.digest().hex()[:16]}); give every member the same plan file"
+                f"party {member!r} holds another plan or members file (digest {message.plan.hex()[:16]}, the aggregator's is "
+                f"{self._agreement.hex()[:16]}); give every member the same plan file and members file"
             )
         if member in self._joins:
             raise ProtocolError(f"party {member!r} joined twice")
@@ -205,7 +239,7 @@ class Aggregator:
         if len(self._joins) < len(plan.parties):
             self._session.go(message, "gathering")
             return
-        self._session.go(message, "measuring")
+        self._session.go(message, "keying" if self._masked else "measuring")
         self._roster: Roster = tuple(
             (name, join.nonce, join.rows, join.evaluation_rows) for name, join in sorted(self._joins.items())
         )
@@ -214,7 +248,38 @@ class Aggregator:
         if not self._n_rows:
             raise HansaError("all rows of all parties fall to evaluation; lower evaluation.fraction in the plan")
         self._report(Progress("gathered", 0, plan.parameters.rounds))
-        yield from self._broadcast(Welcome(run_id(plan.digest(), self._roster), self._roster))
+        yield from self._broadcast(Welcome(run_id(self._agreement, self._roster), self._roster))
+        if not self._masked:
+            yield from self._start_counting()
+
+    def _announced(self, member: str, message: AnnounceKey) -> Outgoing:
+        if member in self._keys:
+            raise ProtocolError(f"party {member!r} announced two keys")
+        self._keys[member] = message
+        complete = len(self._keys) == len(self._plan.parties)
+        self._session.go(message, "confirming" if complete else "keying")
+        if complete:
+            keys = tuple(
+                (name, key.public_key, key.algorithm, key.signature) for name, key in sorted(self._keys.items())
+            )
+            yield from self._broadcast(ExchangeKeys(keys))
+
+    def _confirmed(self, member: str, message: ConfirmKeys) -> Outgoing:
+        others = set(self._plan.parties) - {member}
+        if member in self._tags or set(message.tags) != others:
+            raise ProtocolError(
+                f"party {member!r} confirmed its keys twice, or not with each of {', '.join(sorted(others))}"
+            )
+        self._tags[member] = message
+        complete = len(self._tags) == len(self._plan.parties)
+        self._session.go(message, "measuring" if complete else "confirming")
+        if complete:
+            for party in self._plan.parties:
+                tags = {peer: self._tags[peer].tags[party] for peer in self._plan.parties if peer != party}
+                yield party, messages.encode(KeysConfirmed(tags))
+            yield from self._start_counting()
+
+    def _start_counting(self) -> Outgoing:
         self._expect({"magnitudes": (2, EXPONENTS)})
         yield from self._broadcast(CountMagnitudes())
 
@@ -223,8 +288,8 @@ class Aggregator:
         for party in self._plan.parties:
             yield party, frame
 
-    def _expect(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        self._sums = {quantity: _Sum(self._plan.parties, shape) for quantity, shape in shapes.items()}
+    def _expect(self, shapes: dict[str, tuple[int, ...]], dtype: type[np.generic] = np.int64) -> None:
+        self._sums = {quantity: _Sum(self._plan.parties, shape, dtype) for quantity, shape in shapes.items()}
 
     # --- sums ---------------------------------------------------------------------------------------------------------
 
@@ -237,9 +302,12 @@ class Aggregator:
         sums = self._sums.get(message.quantity)
         if sums is None or message.first != 0:
             raise self._broken(member, message, f"expected {', '.join(self._sums)}, whole")
-        part = messages.to_array(member, message.quantity, message.values, np.int64, sums.values.shape)
-        if not sums.add(member, part):
+        part = messages.to_array(member, message.quantity, message.values, sums.values.dtype.type, sums.values.shape)
+        if not sums.add(member, part, message.zero):
             raise self._broken(member, message, "that part was given before")
+        self._count_bytes(message)
+        if sums.complete and not sums.cancels:
+            raise self._noise(message)
         if not all(s.complete for s in self._sums.values()):
             self._session.go(message, self._session.state)
             return
@@ -253,6 +321,18 @@ class Aggregator:
                 yield from self._counted(message, totals["cells"])
             case _:
                 yield from self._totalled(message, totals)
+
+    def _count_bytes(self, message: Contribution) -> None:
+        if self._masked:
+            self.masked_bytes += len(message.values.data)
+        else:
+            self.clear_bytes += len(message.values.data)
+
+    def _noise(self, message: Contribution) -> ProtocolError:
+        return ProtocolError(
+            f"{message.quantity!r} of tree {message.tree}, step {message.step}: the masks of {', '.join(self._plan.parties)} do "
+            "not cancel: the zero words do not sum to zero. A member saw other keys or broadcasts, or sent a wrong vector"
+        )
 
     def _broken(self, member: str, message: Contribution, rule: str) -> ProtocolError:
         return ProtocolError(
@@ -280,7 +360,7 @@ class Aggregator:
     def _count(self) -> Outgoing:
         request = self._search.request()
         self._step += 1
-        self._expect({"cells": (request.n_counts,)})
+        self._expect({"cells": (request.n_counts,)}, np.uint32)
         yield from self._broadcast(
             CountCells(request.bits, messages.to_tensor(request.offsets), messages.to_tensor(request.prefixes))
         )
@@ -376,6 +456,7 @@ class Aggregator:
         self._step = self._level + 1
         self._exchanges += 1
         self._next_node = dict.fromkeys(self._plan.parties, 0)
+        self._zero = 0
 
     def _take_histograms(self, member: str, message: Contribution) -> Outgoing:
         built = len(self._grower.to_build)
@@ -388,7 +469,11 @@ class Aggregator:
                 f"nodes {message.first} to {message.first + len(part)}; expected from {first} of {built}",
             )
         self._next_node[member] = first + len(part)
+        self._zero += message.zero
+        self._count_bytes(message)
         if self._grower.add(first, part, len(self._plan.parties)):
+            if self._zero % 2**64:
+                raise self._noise(message)
             yield from self._decide(message)
 
     def _decide(self, message: Contribution) -> Outgoing:

@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hansa.consortium.identity import create_identity
+from hansa.consortium.policy import Policy
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.errors import HansaError
 from hansa.plan import Plan
 from hansa.roles.aggregator import Aggregator, Outcome, Progress
-from hansa.roles.party import Party
+from hansa.roles.party import DEFAULT_POLICY, Party
+from hansa.roles.protection import Signer
 from hansa.roles.run import run_hub
 from hansa.transport.channel import Hub, Traffic
 from hansa.transport.in_process import InProcessHub
@@ -38,6 +41,7 @@ def train_in_process(
     report: Callable[[Progress], None] | None = None,
     order: Callable[[Sequence[str]], str] | None = None,
     wrap: Callable[[Hub], Hub] = lambda hub: hub,
+    policy: Policy = DEFAULT_POLICY,
 ) -> InProcessRun:
     """Train on the rows of all parties in this process.
 
@@ -49,20 +53,40 @@ def train_in_process(
         report: called with the aggregator's progress.
         order: picks whose frame comes next (tests).
         wrap: puts another transport around the hub (recording, delaying, faulty).
+        policy: of every party.
     """
     if set(tables) != set(plan.parties):
         raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")
+    signers, identities = _make_signers(plan)
     parties = {
-        name: Party(plan, name, rows, nonce=secrets.token_bytes(32), threads=threads, nodes_per_frame=nodes_per_frame)
+        name: Party(
+            plan,
+            name,
+            rows,
+            nonce=secrets.token_bytes(32),
+            threads=threads,
+            nodes_per_frame=nodes_per_frame,
+            signer=signers.get(name),
+            policy=policy,
+        )
         for name, rows in tables.items()
     }
     openings: dict[str, Iterable[bytes]] = {name: party.opening() for name, party in parties.items()}
     inner = InProcessHub({name: party.handle for name, party in parties.items()}, order, opening=openings)
-    aggregator = Aggregator(plan, threads=threads, report=report)
+    aggregator = Aggregator(plan, threads=threads, report=report, identities=identities)
     run_hub(aggregator, wrap(inner))
     if aggregator.outcome is None:
         raise HansaError("the run ended without a model")
     return InProcessRun(aggregator.outcome, parties, inner.traffic)
+
+
+def _make_signers(plan: Plan) -> tuple[dict[str, Signer], dict[str, bytes]]:
+    """Fresh identities for one run in one process, where the mode needs any."""
+    if plan.mode == "federated":
+        return {}, {}
+    made = {name: create_identity(name, days=1) for name in plan.members}
+    identities = {name: identity.public for name, identity in made.items()}
+    return {name: Signer(identity.sign, identities) for name, identity in made.items()}, identities
 
 
 def warm_up(parameters: Parameters) -> None:

@@ -11,15 +11,17 @@ import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hansa.consortium.policy import Policy
 from hansa.data.binning import BinnedRows, bin_rows
 from hansa.data.holdout import held_out
 from hansa.data.quantiles import CutGuard, CutRequest, Cuts, SortedKeys, count_cells
 from hansa.data.source import Rows
-from hansa.errors import HansaError, ProtocolError
+from hansa.errors import HansaError, IdentityError, ProtocolError
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
@@ -29,8 +31,10 @@ from hansa.protocol.messages import (
     Contribution,
     CountCells,
     CountMagnitudes,
+    ExchangeKeys,
     Finish,
     Join,
+    KeysConfirmed,
     Message,
     QuantiseGradients,
     Received,
@@ -40,9 +44,11 @@ from hansa.protocol.messages import (
     UseCuts,
     Welcome,
 )
-from hansa.protocol.session import PARTY, Session
-from hansa.roles.run import run_id
+from hansa.protocol.session import PARTY, PARTY_MASKED, Session
+from hansa.roles.protection import Clear, Masked, Signer
+from hansa.roles.run import agreement, run_id
 from hansa.roles.statistics import Bounds, count_magnitudes, metric_scale, sum_labels
+from hansa.secure.keys import Run
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, base_margin
 from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build
@@ -59,6 +65,11 @@ FRAMES_PER_LEVEL = 4
 PARALLEL_VALUES = 200_000
 """Rows times columns of a tree below which one thread builds histograms as fast as several."""
 
+NOT_BROADCAST = (Welcome, KeysConfirmed, Finish, Abort)
+"""What differs from party to party, or comes before there is a transcript to bind it to (the run's id binds `Welcome`)."""
+
+DEFAULT_POLICY = Policy()
+
 CHECKED_ROWS = 2000
 """Rows on which a receiver checks the model against its own margins."""
 
@@ -73,22 +84,41 @@ class Party:
         nonce: 32 bytes nobody else can foresee.
         threads: compute threads.
         nodes_per_frame: histograms that are sent together; 0 makes four frames of a level.
+        signer: this party's signature and everybody's pinned identity; needed in secure-aggregation mode.
+        policy: this party's own conditions.
 
     Attributes:
         done: whether the run is over.
+        masked_bytes: bytes of sums that left masked so far.
         model: the XGBoost JSON, once received; None for a member that the plan does not name a receiver.
     """
 
     def __init__(
-        self, plan: Plan, name: str, rows: Rows, *, nonce: bytes, threads: int = 1, nodes_per_frame: int = 0
+        self,
+        plan: Plan,
+        name: str,
+        rows: Rows,
+        *,
+        nonce: bytes,
+        threads: int = 1,
+        nodes_per_frame: int = 0,
+        signer: Signer | None = None,
+        policy: Policy = DEFAULT_POLICY,
     ) -> None:
+        policy.check(plan.mode, len(plan.parties))
+        if plan.mode != "federated" and signer is None:
+            raise IdentityError(f"party {name!r}: mode {plan.mode!r} needs this member's identity and the members file")
         self.done = False
+        self._policy = policy
+        self._signer = signer
+        self._protection: Clear | Masked = Clear()
         self.model: bytes | None = None
         self._plan = plan
         self._name = name
         self._threads = threads
         self._nodes_per_frame = nodes_per_frame
-        self._session = Session("party", PARTY, "joining")
+        table = PARTY if plan.mode == "federated" else PARTY_MASKED
+        self._session = Session("party", table, "joining")
         self._features = rows.features
         self._labels = rows.label
         self._weights = rows.weight
@@ -97,7 +127,8 @@ class Party:
             held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
         self._evaluation = np.flatnonzero(held).astype(np.uint32)
         self._training = np.flatnonzero(~held).astype(np.uint32)
-        self._join = Join(PROTOCOL_VERSION, plan.digest(), nonce, len(self._training), len(self._evaluation))
+        agreed = agreement(plan, {} if signer is None else signer.identities)
+        self._join = Join(PROTOCOL_VERSION, agreed, nonce, len(self._training), len(self._evaluation))
         self._tree = SETUP
         self._step = 0
         self._buffers = Buffers()
@@ -114,9 +145,22 @@ class Party:
         """
         message = messages.decode(self._plan.aggregator, frame)
         self._session.check(self._plan.aggregator, message)
+        if not isinstance(message, NOT_BROADCAST):
+            self._protection.hear(type(message).__name__, frame)
         match message:
             case Welcome():
                 self._welcome(message)
+                if isinstance(self._protection, Masked):
+                    yield messages.encode(self._protection.announcement())
+            case ExchangeKeys() if isinstance(self._protection, Masked):
+                self._session.go(message, "keyed")
+                with self._blaming():
+                    answer = self._protection.exchange(message)
+                yield messages.encode(answer)
+            case KeysConfirmed() if isinstance(self._protection, Masked):
+                self._session.go(message, "confirmed")
+                with self._blaming():
+                    self._protection.confirm(message)
             case CountMagnitudes():
                 self._session.go(message, "measured")
                 yield self._contribute("magnitudes", count_magnitudes(self._labels, self._weights))
@@ -138,6 +182,7 @@ class Party:
                 yield from self._split(message)
             case Finish():
                 self._session.go(message, "finished")
+                self._protection.erase()
                 yield messages.encode(self._finish(message))
                 self.done = True
             case Abort():
@@ -149,9 +194,20 @@ class Party:
                     f"member {self._plan.aggregator!r} sent {type(message).__name__}, which no party takes"
                 )
 
-    def _contribute(self, quantity: str, values: npt.NDArray[np.int64], first: int = 0) -> bytes:
-        """The frame with this party's part of a sum."""
-        return messages.encode(Contribution(self._tree, self._step, quantity, first, messages.to_tensor(values)))
+    @property
+    def masked_bytes(self) -> int:
+        """Bytes of sums that left masked so far."""
+        return self._protection.masked_bytes
+
+    def _contribute(self, quantity: str, values: npt.NDArray[Any], first: int = 0, words: int | None = None) -> bytes:
+        """The frame with this party's part of a sum, protected as the mode says; `values` may be overwritten.
+
+        Args:
+            values: int64 or uint32. first: position of its first item; words: of the whole vector, where this is a piece.
+        """
+        whole = values.size if words is None else words
+        zero = self._protection.protect(self._tree, self._step, quantity, values, first == 0, whole)
+        return messages.encode(Contribution(self._tree, self._step, quantity, first, messages.to_tensor(values), zero))
 
     def _array(
         self, message: Message, name: str, dtype: type[np.generic], *shape: int | None
@@ -188,9 +244,12 @@ class Party:
             raise self._broken("the roster gives this party another nonce or number of rows than it sent")
         if any(min(rows, held) < 0 or rows + held < 1 for _, _, rows, held in message.roster):
             raise self._broken("the roster gives a party no rows")
-        if message.run != run_id(plan.digest(), message.roster):
+        if message.run != run_id(self._join.plan, message.roster):
             raise self._broken("the run's id is not the hash of plan and roster")
+        self._policy.check(plan.mode, len(names))
         self._session.go(message, "welcomed")
+        if self._signer is not None and plan.mode == "secure-aggregation":
+            self._protection = Masked(self._name, Run(self._join.plan, message.run), self._signer, names)
         self._n_rows = sum(rows for _, _, rows, _ in message.roster)
         self._n_evaluation = sum(held for _, _, _, held in message.roster)
         parameters = plan.parameters
@@ -217,7 +276,7 @@ class Party:
         if self._keys is None:
             training = self._features if not len(self._evaluation) else self._features[:, self._training]
             self._keys = SortedKeys.from_features(training)
-        return self._contribute("cells", count_cells(self._keys, request).astype(np.int64))
+        return self._contribute("cells", count_cells(self._keys, request))
 
     def _use_cuts(self, message: UseCuts) -> None:
         n_features = len(self._plan.schema.features)
@@ -391,7 +450,7 @@ class Party:
             out = all_out[: len(part)]
             starts, ends = partition.starts[part], partition.ends[part]
             build(codes, columns, offsets, strided, partition.rows, starts, ends, packed, sums, out)
-            yield self._contribute("histograms", out, first)
+            yield self._contribute("histograms", out, first, len(positions) * out[0].size)
 
     def _finish(self, message: Finish) -> Received:
         receiver = self._name in self._plan.receivers

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 import msgspec
 
 from hansa.errors import HansaError, MemberLost, ProtocolError, TransportError
+from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import Abort
 from hansa.transport.channel import Channel, Hub
@@ -20,6 +21,14 @@ Roster = tuple[tuple[str, bytes, int, int], ...]
 def run_id(plan_digest: bytes, roster: Roster) -> bytes:
     """SHA-256 over the plan and the roster, nonces included: 32 bytes, another for every run."""
     return hashlib.sha256(b"hansa run\x00" + plan_digest + msgspec.json.encode(roster)).digest()
+
+
+def agreement(plan: Plan, identities: Mapping[str, bytes]) -> bytes:
+    """What all members must hold alike, as 32 bytes: the plan's digest and, where there are any, its members' identities."""
+    if not identities:
+        return plan.digest()
+    pinned = [(name, identities[name]) for name in plan.members]
+    return hashlib.sha256(b"hansa agreement\x00" + plan.digest() + msgspec.json.encode(pinned)).digest()
 
 
 class MemberRole(Protocol):

@@ -1,0 +1,82 @@
+"""`hansa predict`: a table scored with a model file, the same as XGBoost scores it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+from made_consortium import assert_refused, cells, hansa, write_table
+
+xgboost = pytest.importorskip("xgboost")
+
+FEATURES = ["load", "rsrp", "alarms"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A model that XGBoost itself made, and a table with missing values and a column that it does not use."""
+    folder = tmp_path_factory.mktemp("predict")
+    columns = cells(300, 2)
+    matrix = xgboost.DMatrix(np.stack([columns[n] for n in FEATURES], 1), columns["fault"], feature_names=FEATURES)
+    options = {"objective": "binary:logistic", "max_depth": 3, "nthread": 1}
+    xgboost.train(options, matrix, 5).save_model(folder / "model.json")
+    fresh = cells(120, 3)
+    write_table(folder / "cells.csv", {"site": np.arange(120), **{n: fresh[n] for n in reversed(FEATURES)}})
+    return folder
+
+
+def expected(folder: Path, margin: bool) -> np.ndarray:
+    fresh = cells(120, 3)
+    matrix = xgboost.DMatrix(np.stack([fresh[n] for n in FEATURES], 1), feature_names=FEATURES)
+    return xgboost.Booster(model_file=str(folder / "model.json")).predict(matrix, output_margin=margin)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("margin", [False, True])
+def test_predictions_are_xgboosts(folder, tmp_path, suffix, margin):
+    out = tmp_path / f"predictions{suffix}"
+    options = ["--margin"] if margin else []
+    result = hansa("predict", folder / "model.json", folder / "cells.csv", "--save", out, *options)
+    assert result.exit_code == 0, result.output
+    assert "120 predictions written to" in result.stdout
+    written = duckdb.sql(f"SELECT prediction FROM '{out}'").fetchnumpy()["prediction"]
+    np.testing.assert_allclose(written, expected(folder, margin), rtol=0, atol=1e-6)
+
+
+def test_a_parquet_table_gives_the_same(folder, tmp_path):
+    duckdb.sql(f"SELECT * FROM '{folder / 'cells.csv'}'").write_parquet(str(tmp_path / "cells.parquet"))
+    outs = []
+    for table in (folder / "cells.csv", tmp_path / "cells.parquet"):
+        outs.append(tmp_path / f"{table.suffix[1:]}.csv")
+        assert hansa("predict", folder / "model.json", table, "--save", outs[-1]).exit_code == 0
+    assert outs[0].read_text() == outs[1].read_text()
+
+
+def test_a_missing_column_is_named(folder, tmp_path):
+    table = write_table(tmp_path / "less.csv", {"load": [1.0], "alarms": [0]})
+    result = hansa("predict", folder / "model.json", table, "--save", tmp_path / "out.csv")
+    assert_refused(result, "less.csv", "no column 'rsrp'", "model.json")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_text_where_a_number_belongs_is_named(folder, tmp_path):
+    table = write_table(tmp_path / "text.csv", {"load": ["high"], "rsrp": [-90], "alarms": [0]})
+    result = hansa("predict", folder / "model.json", table, "--save", tmp_path / "out.csv")
+    assert_refused(result, "text.csv", "row 1", "'load'", "found 'high'")
+
+
+def test_another_kind_of_output_is_refused(folder, tmp_path):
+    result = hansa("predict", folder / "model.json", folder / "cells.csv", "--save", tmp_path / "out.xlsx")
+    assert_refused(result, "'.xlsx'", "expected .csv or .parquet")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"learner": 1}'])
+def test_what_is_no_model_is_refused(folder, tmp_path, text):
+    model = tmp_path / "broken.json"
+    model.write_text(text)
+    result = hansa("predict", model, folder / "cells.csv", "--save", tmp_path / "out.csv")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.stderr.startswith("hansa: ")

@@ -1,0 +1,47 @@
+"""Metrics of the command line against scikit-learn's, ties and single classes included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hansa.cli.scores import auc, aucpr, score_table
+
+metrics = pytest.importorskip("sklearn.metrics")
+
+ROWS = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40)
+
+
+@given(ROWS)
+def test_auc_and_aucpr_are_scikit_learns(rows):
+    predictions = np.array([score / 8 for score, _ in rows])
+    labels = np.array([float(label) for _, label in rows])
+    if labels.any():
+        assert aucpr(predictions, labels) == pytest.approx(metrics.average_precision_score(labels, predictions))
+    else:
+        assert np.isnan(aucpr(predictions, labels))
+    if labels.any() and not labels.all():
+        assert auc(predictions, labels) == pytest.approx(metrics.roc_auc_score(labels, predictions))
+    else:
+        assert np.isnan(auc(predictions, labels))
+
+
+def test_the_other_metrics_are_scikit_learns():
+    draw = np.random.Generator(np.random.PCG64(1))
+    predictions = draw.random(200).astype(np.float32)
+    labels = (draw.random(200) < predictions).astype(np.float32)
+    scores = score_table("binary:logistic", predictions, labels)
+    assert next(iter(scores)) == "auc"
+    assert scores["logloss"] == pytest.approx(metrics.log_loss(labels, predictions.astype(float)))
+    assert scores["error"] == pytest.approx(1 - metrics.accuracy_score(labels, predictions > 0.5))
+    values = draw.normal(size=200).astype(np.float32)
+    scores = score_table("reg:squarederror", predictions, values)
+    assert scores["rmse"] == pytest.approx(metrics.root_mean_squared_error(values, predictions), rel=1e-6)
+    assert scores["mae"] == pytest.approx(metrics.mean_absolute_error(values, predictions), rel=1e-6)
+
+
+def test_certain_and_wrong_predictions_have_a_finite_logloss():
+    scores = score_table("binary:logistic", np.array([0, 1], np.float32), np.array([1, 0], np.float32))
+    assert 30 < scores["logloss"] < 40

@@ -1,0 +1,312 @@
+"""`hansa simulate`: what it prints and writes, in one process and over mutual TLS, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from made_consortium import assert_refused, cells, hansa, write_table
+
+from hansa.cli.scores import score_table
+from hansa.cli.simulation import member_names
+from hansa.cli.tables import read_table, split_table
+from hansa.plan import PLANNED_MODES
+from hansa.protocol.messages import Contribution, Finish, Join, Received, decode
+from hansa.transport.recording import read_transcript
+from hansa.trees.xgboost_json import from_json
+
+N_ROWS = 240
+PARTIES = {"Aurora Mobile": "aurora-mobile", "borealis": "borealis", "Cirrus": "cirrus"}
+BASE = ("--label", "fault", "--party-column", "operator", "--json")
+QUICK = ("--rounds", "3", "--set", "max_depth=3", "--set", "max_bin=32", "--min-cell-rows", "2")
+
+KEYS = {
+    "mode", "transport", "objective", "trees", "members", "seconds", "round_trips_per_tree", "metrics", "pooled",
+    "model_sha256",
+}  # fmt: skip
+MEMBER_KEYS = {"rows", "bytes_up", "bytes_down", "metrics"}
+SECONDS = {"total", "startup", "binning", "training"}
+
+
+def operators(seed: int = 5) -> dict[str, object]:
+    """Three operators' cells; Cirrus has no fault at all, and every operator writes its vendor as text."""
+    columns = cells(N_ROWS, seed)
+    operator = np.array(list(PARTIES), object)[np.arange(N_ROWS) % 3]
+    fault = np.where(operator == "Cirrus", 0, columns["fault"])
+    vendor = np.array(["north", "south", None], object)[np.arange(N_ROWS) // 2 % 3]
+    return {"operator": operator, **columns, "vendor": vendor, "fault": fault}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    return write_table(tmp_path_factory.mktemp("tables") / "cells.csv", operators())
+
+
+def ran(stdout: str, folder: Path) -> SimpleNamespace:
+    return SimpleNamespace(summary=json.loads(stdout), model=(folder / "model.json").read_bytes(), folder=folder)
+
+
+@pytest.fixture(scope="module")
+def in_process(table, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("in-process")
+    result = hansa(
+        "simulate", table, *BASE, *QUICK, "--in-process", "--alone", "--pooled",
+        "--save", folder / "model.json", "--transcript", folder / "frames",
+    )  # fmt: skip
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert result.stderr == ""
+    return ran(result.stdout, folder)
+
+
+@pytest.fixture(scope="module")
+def over_tls(table, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    done = subprocess.run(
+        [sys.executable, "-m", "hansa", "simulate", str(table), *BASE, *QUICK,
+         "--save", str(folder / "model.json"), "--transcript", str(folder / "frames")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    return ran(done.stdout, folder)
+
+
+def test_json_has_the_documented_keys(in_process, over_tls):
+    for run, transport in ((in_process, "in-process"), (over_tls, "mutual TLS 1.3")):
+        summary = run.summary
+        assert summary.keys() >= KEYS
+        assert summary["transport"] == transport
+        assert (summary["mode"], summary["objective"]) == ("federated", "binary:logistic")
+        assert summary["trees"] == 3
+        assert set(summary["members"]) == set(PARTIES.values())
+        for member in summary["members"].values():
+            assert member.keys() >= MEMBER_KEYS
+            assert member["metrics"].keys() == {"together", "alone"}
+            assert member["metrics"]["together"].keys() >= {"auc", "logloss"}
+            assert member["bytes_up"] > member["bytes_down"] > 0
+        assert summary["seconds"].keys() == SECONDS
+        parts = summary["seconds"]
+        assert 0 < parts["startup"] + parts["binning"] + parts["training"] < parts["total"]
+        # a question for each level and one for the totals, and the last metrics once
+        assert summary["round_trips_per_tree"] == pytest.approx((3 * 4 + 1) / 3)
+        assert 0.5 < summary["metrics"]["auc"] < 1
+        assert summary["model_sha256"] == hashlib.sha256(run.model).hexdigest()
+
+
+def test_pooled_has_the_documented_keys_and_hansa_gives_the_same_model_there(in_process, over_tls):
+    pooled = in_process.summary["pooled"]
+    assert pooled.keys() == {"hansa", "xgboost"}
+    for result in pooled.values():
+        assert result["metrics"].keys() == in_process.summary["metrics"].keys()
+        assert result["seconds"].keys() >= {"binning", "training"}
+    assert pooled["hansa"]["metrics"] == in_process.summary["metrics"]
+    assert pooled["xgboost"]["metrics"]["auc"] == pytest.approx(in_process.summary["metrics"]["auc"], abs=0.1)
+    assert over_tls.summary["pooled"] == {}
+
+
+def test_one_process_and_many_give_the_same_model_and_say_as_much(in_process, over_tls):
+    assert in_process.model == over_tls.model
+    assert in_process.summary["metrics"] == over_tls.summary["metrics"]
+    for name, member in in_process.summary["members"].items():
+        other = over_tls.summary["members"][name]
+        assert member["metrics"]["together"] == other["metrics"]["together"]
+        for key in ("rows", "bytes_up", "bytes_down"):
+            assert member[key] == other[key], (name, key)
+
+
+def test_alone_is_none_for_a_party_of_one_class_and_only_where_asked(in_process, over_tls):
+    alone = {name: m["metrics"]["alone"] for name, m in in_process.summary["members"].items()}
+    assert alone["cirrus"] is None
+    assert alone["borealis"].keys() == in_process.summary["metrics"].keys()
+    assert alone["borealis"] != in_process.summary["members"]["borealis"]["metrics"]["together"]
+    assert in_process.summary["members"]["cirrus"]["metrics"]["together"]["auc"] is None
+    assert all(m["metrics"]["alone"] is None for m in over_tls.summary["members"].values())
+
+
+def test_the_transcript_decodes_and_each_party_hears_only_its_own_connection(over_tls):
+    frames = {path.stem: list(read_transcript(path)) for path in (over_tls.folder / "frames").iterdir()}
+    assert set(frames) == {"aggregator", *PARTIES.values()}
+    for name in PARTIES.values():
+        own = [(record.direction, record.frame) for record in frames[name]]
+        there = [(r.direction, r.frame) for r in frames["aggregator"] if r.member == name]
+        assert sorted(own) == sorted(there)
+        assert {record.member for record in frames[name]} == {name}
+        up = {type(decode(name, frame)) for direction, frame in own if direction == "up"}
+        down = {type(decode("aggregator", frame)) for direction, frame in own if direction == "down"}
+        assert up == {Join, Contribution, Received}
+        assert Contribution not in down
+        assert Finish in down
+        passed = sum(len(frame) + 4 for direction, frame in own if direction == "up")
+        assert passed == over_tls.summary["members"][name]["bytes_up"]
+
+
+def test_the_transcript_of_one_process_is_the_hubs(in_process):
+    records = list(read_transcript(in_process.folder / "frames" / "aggregator.frames"))
+    assert {record.member for record in records} == set(PARTIES.values())
+    assert all(decode(record.member, record.frame) for record in records)
+
+
+def test_the_saved_model_loads_in_xgboost_and_gives_the_reported_metrics(in_process, table):
+    xgboost = pytest.importorskip("xgboost")
+    rows = read_table(table, "fault", "operator")
+    _, test = split_table(rows, 0.2, 42, stratified=True)
+    booster = xgboost.Booster(model_file=str(in_process.folder / "model.json"))
+    predictions = booster.predict(xgboost.DMatrix(test.features.T, feature_names=list(test.names)))
+    own = from_json(in_process.model).predict(test.features)
+    np.testing.assert_allclose(predictions, own, rtol=0, atol=1e-6)
+    assert score_table("binary:logistic", own, test.label) == in_process.summary["metrics"]
+
+
+def test_a_test_table_is_scored_with_the_codes_of_the_training_table(table, tmp_path):
+    columns = operators(seed=9)
+    columns["vendor"] = np.where(np.arange(N_ROWS) % 5 == 0, "west", columns["vendor"])  # never seen in training
+    test_path = write_table(tmp_path / "test.csv", columns)
+    result = hansa("simulate", table, *BASE, *QUICK, "--in-process", "--test", test_path, "--save", tmp_path / "m")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert sum(member["rows"] for member in summary["members"].values()) == N_ROWS
+    train = read_table(table, "fault", "operator")
+    test = read_table(test_path, "fault", "operator", like=train)
+    assert np.isnan(test.features[test.names.index("vendor")][::5]).all()
+    predictions = from_json((tmp_path / "m").read_bytes()).predict(test.features)
+    assert summary["metrics"] == score_table("binary:logistic", predictions, test.label)
+
+
+def test_a_test_fraction_is_set_aside_class_by_class(table):
+    result = hansa("simulate", table, *BASE, *QUICK, "--in-process", "--test-fraction", "0.5", "--seed", "3")
+    assert result.exit_code == 0, result.output
+    members = json.loads(result.stdout)["members"].values()
+    labels = operators()["fault"]
+    kept = sum(int((labels == v).sum()) - round(0.5 * int((labels == v).sum())) for v in (0, 1))
+    assert sum(member["rows"] for member in members) == kept
+    assert sum(member["rows"] + member["test_rows"] for member in members) == N_ROWS
+
+
+def test_the_tables_for_people_show_members_and_pooled_metrics(table, tmp_path):
+    result = hansa("simulate", table, *BASE[:-1], *QUICK, "--in-process", "--alone", "--save", tmp_path / "model.json")
+    assert result.exit_code == 0, result.output
+    shown = result.stdout.split()
+    assert {"borealis", "cirrus"} <= set(shown)
+    assert "aurora" in result.stdout  # a narrow terminal may break the rest of the name
+    assert "–" in shown  # Cirrus alone
+    assert "0.00%" in shown
+    assert "round trips a tree" in result.stdout
+    assert "model written to" in result.stdout
+
+
+def test_regression_reports_rmse(tmp_path):
+    columns = operators() | {"vendor": np.zeros(N_ROWS, np.int64)}
+    path = write_table(tmp_path / "cells.csv", columns)
+    options = ("--label", "load", "--party-column", "operator", "--objective", "reg:squarederror", "--json")
+    result = hansa("simulate", path, *options, *QUICK, "--in-process", "--evaluation-fraction", "0.2")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["metrics"].keys() == {"rmse", "mae"}
+
+
+def test_member_names_are_legal_and_distinct():
+    names = member_names(["Aurora Mobile", "aurora-mobile", "aggregator", "é", "1"])
+    assert list(names.values()) == ["aurora-mobile", "aurora-mobile-2", "aggregator-2", "party", "1"]
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "fragments"),
+    [
+        (("--label", "fualt"), ("no column 'fualt'", "cells.csv")),
+        (("--party-column", "who"), ("no column 'who'",)),
+        (("--weight", "kilo"), ("no column 'kilo'",)),
+        (("--set", "max_depth"), ("--set 'max_depth'", "name=value")),
+        (("--set", "max_dept=3"), ("max_dept", "max_depth")),
+        (("--set", "eta=-1"), ("eta",)),
+        (("--set", "tree_method=exact"), ("tree_method",)),
+        (("--set", "eval_metric=auc,ndcg"), ("ndcg",)),
+        (("--set", "early_stopping_rounds=3"), ("early_stopping_rounds", "evaluation.fraction")),
+        (("--mode", PLANNED_MODES[-1]), (PLANNED_MODES[-1], "weaker mode")),
+        (("--mode", "open"), ("'open'",)),
+        (("--objective", "multi:softprob"), ("multi:softprob",)),
+        (("--test", "TABLE", "--test-fraction", "0.2"), ("--test and --test-fraction",)),
+        (("--test-fraction", "0.0001"), ("test fraction",)),
+        (("--label", "vendor", "--party-column", "operator"), ("row 1", "'vendor'", "found 'north'")),
+        (("--label", "rsrp"), ("row", "'rsrp'", "missing")),
+        (("--label", "load"), ("binary:logistic expects 0 or 1", "reg:squarederror")),
+    ],
+)
+def test_a_bad_option_is_one_clear_line(table, options, fragments):
+    chosen = [str(table) if option == "TABLE" else option for option in options]
+    assert_refused(hansa("simulate", table, *BASE, *QUICK, "--in-process", *chosen), *fragments)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fragments"),
+    [
+        ("cells.txt.bin", "operator,load,fault\na,1,0\n", ("'.bin'", "expected .csv")),
+        ("cells.parquet", "operator,load,fault\na,1,0\n", ("cells.parquet", "cannot be read")),
+        ("cells.csv", "operator,fault\na,1\nb,0\n", ("no column is left as a feature",)),
+        ("cells.csv", "operator,load,fault\na,1,0\n,2,1\n", ("row 2", "'operator'", "says no party")),
+        ("cells.csv", "operator,load,fault\na,1e39,0\nb,2,1\n", ("row 1", "'load'", "float32")),
+    ],
+)
+def test_a_bad_table_is_one_clear_line(tmp_path, name, text, fragments):
+    path = tmp_path / name
+    path.write_text(text)
+    assert_refused(hansa("simulate", path, *BASE, *QUICK, "--in-process"), *fragments)
+
+
+def test_a_test_table_without_a_feature_is_refused(table, tmp_path):
+    columns = operators()
+    del columns["alarms"]
+    test_path = write_table(tmp_path / "test.csv", columns)
+    result = hansa("simulate", table, *BASE, *QUICK, "--in-process", "--test", test_path)
+    assert_refused(result, "test.csv", "no column 'alarms'")
+
+
+def test_a_transcript_is_not_written_over(in_process, table):
+    result = hansa("simulate", table, *BASE, *QUICK, "--in-process", "--transcript", in_process.folder / "frames")
+    assert_refused(result, "there is a transcript already")
+
+
+def test_a_model_that_cannot_be_saved_is_one_clear_line(table, tmp_path):
+    result = hansa("simulate", table, *BASE, *QUICK, "--in-process", "--save", tmp_path / "nowhere" / "m.json")
+    assert_refused(result, "nowhere")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("simulate", "none.csv", "--label", "a", "--party-column", "b"),
+        ("simulate", "--label", "a"),
+        ("simulate", "TABLE", "--label", "fault", "--party-column", "operator", "--rounds", "0"),
+        ("simulate", "TABLE", "--label", "fault", "--party-column", "operator", "--test-fraction", "1"),
+        ("simulate", "TABLE", "--label", "fault", "--party-column", "operator", "--colour"),
+        ("party", "none.toml"),
+        ("conquer",),
+    ],
+)
+def test_a_wrong_command_line_is_explained_without_a_traceback(table, arguments):
+    result = hansa(*(table if argument == "TABLE" else argument for argument in arguments))
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert "Error: " in result.stderr
+
+
+def test_a_process_that_fails_is_named_with_its_reason(table, tmp_path):
+    """The transcript's file is taken: only that member's process finds out."""
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "borealis.frames").write_bytes(b"")
+    done = subprocess.run(
+        [sys.executable, "-m", "hansa", "simulate", str(table), *BASE, *QUICK,
+         "--transcript", str(tmp_path / "frames"), "--save", str(tmp_path / "model.json")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("hansa: the process of member 'borealis' ended with status 1")
+    assert "there is a transcript already" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "model.json").exists()

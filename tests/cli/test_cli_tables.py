@@ -1,0 +1,67 @@
+"""Tables that one process holds: reading, splitting at random, writing a party's part."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_consortium import write_table
+
+from hansa.cli.tables import Table, read_table, split_table, write_party_table
+from hansa.data.schema import Schema
+from hansa.data.source import read_rows
+
+
+def rows(n_rows: int, party: np.ndarray | None = None) -> Table:
+    draw = np.random.Generator(np.random.PCG64(0))
+    features = draw.normal(size=(2, n_rows)).astype(np.float32)
+    label = (np.arange(n_rows) % 4 == 0).astype(np.float32)
+    return Table(("a", 'b "quoted"'), features, label, None, np.full(n_rows, "all", object), {})
+
+
+def test_text_becomes_codes_in_the_order_of_the_texts(tmp_path):
+    path = write_table(tmp_path / "t.csv", {"who": ["x", "y", "x"], "kind": ["b", None, "a"], "y": [0, 1, 0]})
+    table = read_table(path, "y", "who")
+    assert table.names == ("kind",)
+    assert table.categories == {"kind": ("a", "b")}
+    np.testing.assert_array_equal(table.features, np.array([[1, np.nan, 0]], np.float32))
+    assert list(table.party) == ["x", "y", "x"]
+
+
+def test_a_split_is_stratified_complete_and_its_own(tmp_path):
+    table = rows(400)
+    train, test = split_table(table, 0.25, 3, stratified=True)
+    assert (train.n_rows, test.n_rows) == (300, 100)
+    assert test.label.sum() == 25
+    values = np.sort(np.concatenate([train.features[0], test.features[0]]))
+    np.testing.assert_array_equal(values, np.sort(table.features[0]))
+    again = split_table(table, 0.25, 3, stratified=True)[1]
+    np.testing.assert_array_equal(again.features, test.features)
+    assert not np.array_equal(split_table(table, 0.25, 4, stratified=True)[1].features, test.features)
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_a_split_does_not_follow_parties_dealt_with_the_same_seed(stratified):
+    """Parties dealt out by PCG64(seed) once got all or none of the test rows of the split with that seed."""
+    for seed in range(5):
+        draw = np.random.Generator(np.random.PCG64(seed))
+        table = rows(4000)
+        party = np.empty(table.n_rows, object)
+        groups = [np.flatnonzero(table.label == v) for v in (0, 1)] if stratified else [np.arange(4000)]
+        for group in groups:
+            order = draw.permutation(group)
+            for name, part in zip("abcd", np.array_split(order, 4), strict=True):
+                party[part] = name
+        dealt = Table(table.names, table.features, table.label, None, party, {})
+        _, test = split_table(dealt, 0.25, seed, stratified)
+        shares = [int((test.party == name).sum()) / 1000 for name in "abcd"]
+        assert min(shares) > 0.18, shares
+        assert max(shares) < 0.32, shares
+
+
+def test_a_partys_table_reads_back_exactly(tmp_path):
+    table = rows(50)
+    table.features[0, ::7] = np.nan
+    write_party_table(tmp_path / "p.parquet", table, "y", None)
+    back = read_rows(tmp_path / "p.parquet", Schema(table.names, "y"), label_kind="binary")
+    np.testing.assert_array_equal(back.features, table.features)
+    np.testing.assert_array_equal(back.label, table.label)

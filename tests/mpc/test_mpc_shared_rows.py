@@ -1,0 +1,96 @@
+"""Candidates, and rows as shares: what arrives, and that products with it are right for every kind of owner."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from three_servers import ALGORITHM, share
+
+import naive_mpc as naive
+from hansa.errors import DataError, PlanError, ProtocolError
+from hansa.mpc.candidates import ONLY_MISSING, Candidates, Feature
+from hansa.mpc.release import left_of
+from hansa.mpc.ring import RING32, pack_bits
+from hansa.mpc.shared_rows import receive_rows, routing_part, share_rows, sums_part
+
+MIXED = Candidates((Feature(4), Feature(3, categorical=True, has_missing=True), Feature(5, has_missing=True)))
+
+
+def mixed_codes(rows, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.integers(0, n, rows) for n in (5, 4, 7)], axis=1).astype(np.uint16)
+
+
+def test_columns_and_candidates():
+    assert MIXED.n_columns == 4 + 4 + 6
+    assert len(MIXED.all) == 4 + 6 + 11
+    assert [c.cut for c in MIXED.all if c.feature == 2][-1] == ONLY_MISSING
+    codes = mixed_codes(200)
+    bits = MIXED.column_bits(codes)
+    goes_left = MIXED.sums_by_candidate(bits)
+    for number, candidate in enumerate(MIXED.all):
+        assert np.array_equal(goes_left[:, number], left_of(MIXED, candidate, codes))
+    one_hots = np.eye(len(MIXED.all), dtype=np.uint8)
+    assert np.array_equal(naive.naive_gf2_products(bits, MIXED.bits_by_column(one_hots)), goes_left)
+    v = np.random.default_rng(1).integers(0, 2**32, (3, 200), dtype=np.uint32)
+    by_code = naive.naive_code_sums(codes, v, MIXED.n_codes)
+    assert np.array_equal(MIXED.sums_by_column(by_code), naive.naive_gemm(bits.astype(np.uint32), v))
+
+
+def test_refusals():
+    codes = mixed_codes(5)
+    codes[2, 0] = 5
+    with pytest.raises(DataError, match="feature 0: code 5"):
+        MIXED.check_codes(codes)
+    with pytest.raises(DataError, match="uint16"):
+        MIXED.check_codes(codes.astype(np.int64))
+    with pytest.raises(PlanError):
+        Candidates((Feature(0),))
+
+
+@pytest.mark.parametrize("owner", [None, 0, 1, 2])
+def test_products_with_shared_rows(owner):
+    codes, rng = mixed_codes(333), np.random.default_rng(2)
+    labels = rng.integers(0, 2, 333).astype(np.uint32)
+    messages = share_rows(MIXED, codes, labels, ALGORITHM, owner)
+    blocks = [receive_rows(MIXED, i, m, ALGORITHM, codes if i == owner else None) for i, m in enumerate(messages)]
+    assert np.array_equal(sum(b.labels[0] for b in blocks), labels)
+    vectors = rng.integers(0, 2**32, (3, 333), dtype=np.uint32)
+    v = share(RING32, vectors)
+    parts = [sums_part(MIXED, b, v[i]) for i, b in enumerate(blocks)]
+    bits = MIXED.column_bits(codes)
+    assert np.array_equal(sum(parts), naive.naive_gemm(bits.astype(np.uint32), vectors))
+    chosen = rng.integers(0, 2, (9, MIXED.n_columns)).astype(np.uint8)
+    masks = [pack_bits(rng.integers(0, 2, chosen.shape).astype(np.uint8)) for _ in range(2)]
+    pieces = [*masks, pack_bits(chosen) ^ masks[0] ^ masks[1]]
+    total = np.zeros((333, 2), np.uint8)
+    for i, block in enumerate(blocks):
+        out = np.zeros((333, 2), np.uint8)
+        routing_part(block, np.stack([pieces[i], pieces[(i + 1) % 3]]), out)
+        total ^= out
+    found = np.unpackbits(total, axis=1, bitorder="little")[:, :9]
+    assert np.array_equal(found, naive.naive_gf2_products(bits, chosen))
+
+
+@pytest.mark.parametrize("owner", [None, 1])
+def test_only_one_part_travels_and_no_server_gets_all(owner):
+    messages = share_rows(MIXED, mixed_codes(50), np.zeros(50, np.uint32), ALGORITHM, owner)
+    travelling = [part for m in messages for part in m.parts if part is not None]
+    assert all(part is travelling[0] for part in travelling)
+    assert len(travelling) == 2
+    for m in messages:
+        held = {k for k in m.keys if k} | ({"part"} if any(m.parts) else set())
+        assert len(held) < 3 if owner is None else True
+    if owner is not None:
+        others = [m for i, m in enumerate(messages) if i != owner]
+        # S_{p+1} gets the masked part and no key, S_{p+2} the key and no part.
+        assert sorted((any(m.keys), any(m.parts)) for m in others) == [(False, True), (True, False)]
+
+
+def test_wrong_shares_are_refused():
+    message = share_rows(MIXED, mixed_codes(50), np.zeros(50, np.uint32), ALGORITHM)[2]
+    short = type(message)(49, message.keys, message.parts, None)
+    with pytest.raises(ProtocolError, match="expected"):
+        receive_rows(MIXED, 2, short, ALGORITHM)
+    with pytest.raises(ProtocolError, match="owner"):
+        receive_rows(MIXED, 2, message, ALGORITHM, mixed_codes(50))

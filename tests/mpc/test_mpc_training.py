@@ -1,0 +1,261 @@
+"""Whole trees: every opened split is float64's argmax along the tree's own path, for each objective and parameter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from three_servers import make_servers, make_table, reveal, train_openly
+
+import naive_mpc as naive
+from hansa.errors import PlanError, ProtocolError
+from hansa.mpc.candidates import Candidates, Feature
+from hansa.mpc.lockstep import Record, run_three
+from hansa.mpc.release import leaf_of_codes
+from hansa.mpc.replicated import Address
+from hansa.mpc.ring import BITS, pack_bits
+from hansa.mpc.training import Coins, LabelScale, Settings, growth_of, margins_in_range, memory_estimate
+
+LOGISTIC = {"objective": "binary:logistic", "rounds": 3, "max_depth": 3}
+
+
+def judge(candidates, codes, labels, settings, oracle_labels=None, coins=None, **kw):
+    """Train, open, and compare every tree with float64; the trees and final margins."""
+    trees = train_openly(candidates, codes, labels, settings, coins=coins, **kw)
+    margins = np.full(len(codes), round(settings.base_margin * 2**26) / 2**26)
+    splits, gaps, leaf_error = 0, [], 0.0
+    for number, tree in enumerate(trees):
+        used = coins.rows(number) if coins else None
+        features = coins.features(number) if coins else None
+        chosen = None if features is None else candidates.of_features(features)
+        target = labels if oracle_labels is None else oracle_labels
+        verdict = naive.judge_tree(candidates, codes, target, margins, tree, settings, used, chosen)
+        splits, gaps = splits + verdict.splits, gaps + [gap for gap in verdict.gaps if gap > 1e-6]
+        leaf_error = max(leaf_error, verdict.leaf_error)
+        margins = margins + leaf_of_codes(candidates, tree, codes)
+    return trees, margins, splits, gaps, leaf_error
+
+
+VARIANTS = {
+    "plain": {},
+    "deep": {"max_depth": 5, "rounds": 2},
+    "stump": {"max_depth": 1},
+    "lambda 0": {"reg_lambda": 0.0, "min_child_weight": 0.0},
+    "small lambda": {"reg_lambda": 0.01},
+    "large lambda": {"reg_lambda": 200.0},
+    "gamma": {"gamma": 12.0, "max_depth": 4},
+    "min_child_weight": {"min_child_weight": 40.0, "max_depth": 4},
+    "weighted": {"scale_pos_weight": 3.5},
+    "lightly weighted": {"scale_pos_weight": 0.25},
+    "by groups": {"rows_per_sum": 700},
+    "near the bound": {"base_margin": 13.5, "leaf_limit": 0.5, "min_child_weight": 0.0},
+    "near the other bound": {"base_margin": -14.0, "leaf_limit": 0.5, "min_child_weight": 0.0},
+    "base": {"base_margin": -1.5, "eta": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_splits_are_the_argmax(name):
+    settings = Settings(**{**LOGISTIC, **VARIANTS[name]})
+    candidates, codes, labels = make_table(2500, 5, 15, seed=1)
+    _, _, splits, gaps, leaf_error = judge(candidates, codes, labels, settings)
+    assert splits >= settings.rounds
+    assert not gaps
+    # A leaf is rounded to 2^-14 = 6.1e-5.
+    assert leaf_error <= 1e-4
+
+
+@pytest.mark.parametrize("owners", [(0, 1, 2), (None, 2), (1,)], ids=str)
+def test_owner_assisted_rows_give_the_same_trees(owners):
+    candidates, codes, labels = make_table(2000, 5, 15, seed=2)
+    settings = Settings(**LOGISTIC)
+    trees, *_ = judge(candidates, codes, labels, settings)
+    assisted = train_openly(candidates, codes, labels, settings, owners)
+    for a, b in zip(trees, assisted, strict=True):
+        assert a.candidates == b.candidates
+        assert np.abs(a.values - b.values).max() <= 2 * 2.0**-14
+
+
+def test_rare_positives():
+    candidates, codes, labels = make_table(5000, 5, 15, seed=3, share_of_ones=0.01, noise=0.5)
+    base = float(np.log(0.01 / 0.99))
+    settings = Settings(**{**LOGISTIC, "base_margin": base, "max_depth": 4})
+    _, _, _, gaps, leaf_error = judge(candidates, codes, labels, settings)
+    assert not gaps
+    assert leaf_error <= 2e-4
+
+
+def test_separable_classes():
+    candidates, codes, _ = make_table(2000, 5, 15, seed=4)
+    labels = (codes[:, 0] > 7).astype(np.uint32)
+    settings = Settings(**{**LOGISTIC, "rounds": 8, "eta": 0.5})
+    _, margins, _, gaps, leaf_error = judge(candidates, codes, labels, settings)
+    assert not gaps
+    assert leaf_error <= 2e-4
+    assert ((margins > 0) == labels).all()
+
+
+def test_constant_and_skewed_columns():
+    candidates, codes, labels = make_table(2500, 5, 15, seed=5)
+    codes[:, 1] = 7
+    codes[:, 2] = np.where(codes[:, 2] < 15, 0, 15)
+    codes[:, 3] = 0
+    _, _, _, gaps, leaf_error = judge(candidates, codes, labels, Settings(**LOGISTIC))
+    assert not gaps
+    assert leaf_error <= 1e-4
+
+
+def test_missing_values_and_categories():
+    _, codes, labels = make_table(2500, 3, 15, seed=6)
+    rng = np.random.default_rng(6)
+    codes[rng.random(2500) < 0.2 + 0.3 * labels, 0] = 16
+    codes[:, 2] = rng.integers(0, 7, 2500)
+    labels[codes[:, 2] == 3] = 1
+    features = (Feature(15, has_missing=True), Feature(15), Feature(6, categorical=True, has_missing=True))
+    candidates = Candidates(features)
+    trees, _, _, gaps, leaf_error = judge(candidates, codes, labels, Settings(**{**LOGISTIC, "max_depth": 4}))
+    assert not gaps
+    assert leaf_error <= 1e-4
+    found = [c for tree in trees for c in tree.candidates if c]
+    assert {c.feature for c in found} == {0, 1, 2}
+    assert any(c.missing_left for c in found)
+
+
+def test_squared_error():
+    candidates, codes, _ = make_table(2500, 5, 15, seed=7)
+    values = codes[:, 0] / 3.0 + np.random.default_rng(7).normal(size=2500)
+    values = np.clip(values, -4, 9)
+    scale = LabelScale.of_range(-4, 9, base_score=2.0)
+    words = scale.words(values)
+    settings = Settings("reg:squarederror", rounds=4, max_depth=4, leaf_bits=17, rows_per_sum=1000)
+    scaled = (values - scale.centre) / scale.scale
+    _, margins, _, gaps, leaf_error = judge(candidates, codes, words, settings, oracle_labels=scaled)
+    assert not gaps
+    assert leaf_error <= 2e-5
+    assert np.mean((scaled - margins) ** 2) < 0.5 * np.mean(scaled**2)
+    with pytest.raises(PlanError, match="label range"):
+        scale.words(np.array([9.01]))
+
+
+@pytest.mark.slow
+def test_many_splits_at_20k_rows():
+    candidates, codes, labels = make_table(20000, 10, 31, seed=14)
+    settings = Settings("binary:logistic", rounds=6, max_depth=6)
+    _, _, splits, gaps, leaf_error = judge(candidates, codes, labels, settings)
+    assert splits > 300
+    assert len(gaps) <= 0.005 * splits
+    assert leaf_error <= 1e-4
+
+
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+def test_public_coins(objective):
+    candidates, codes, labels = make_table(2500, 5, 15, seed=8)
+    draw = np.random.default_rng(8)
+    rows = [draw.random(2500) < 0.6 for _ in range(3)]
+    features = [np.sort(draw.permutation(5)[:2]) for _ in range(3)]
+    coins = Coins(rows=lambda t: rows[t], features=lambda t: features[t])
+    settings = Settings(**{**LOGISTIC, "objective": objective, "leaf_bits": 16})
+    words, oracle = labels, labels
+    if objective == "reg:squarederror":
+        scale = LabelScale.of_range(0, 1, 0.5)
+        words, oracle = scale.words(labels.astype(float)), labels - 0.5
+    trees, _, _, gaps, leaf_error = judge(candidates, codes, words, settings, oracle, coins)
+    assert not gaps
+    assert leaf_error <= 5e-5
+    for number, tree in enumerate(trees):
+        assert {c.feature for c in tree.candidates if c} <= set(features[number].tolist())
+
+
+def test_leaves_are_clamped():
+    candidates, codes, labels = make_table(2500, 5, 15, seed=9)
+    settings = Settings(**{**LOGISTIC, "rounds": 2, "leaf_limit": 0.25, "eta": 0.5})
+    trees, _, _, gaps, leaf_error = judge(candidates, codes, labels, settings)
+    assert not gaps
+    assert leaf_error <= 1e-4
+    assert max(np.abs(tree.values).max() for tree in trees) == pytest.approx(0.25, abs=1e-4)
+
+
+def test_predictions_are_those_of_xgboost():
+    xgboost = pytest.importorskip("xgboost")
+    candidates, codes, labels = make_table(4000, 5, 15, seed=13)
+    settings = Settings(**{**LOGISTIC, "rounds": 10, "max_depth": 4})
+    trees = train_openly(candidates, codes, labels, settings)
+    margins = sum(leaf_of_codes(candidates, tree, codes) for tree in trees)
+    data = xgboost.DMatrix(codes.astype(np.float32), labels)
+    parameters = {
+        "objective": "binary:logistic", "eta": 0.3, "max_depth": 4, "max_bin": 16, "tree_method": "hist",
+        "base_score": 0.5, "nthread": 1,
+    }  # fmt: skip
+    theirs = xgboost.train(parameters, data, 10).predict(data, output_margin=True)
+
+    def log_loss(m):
+        return np.mean(np.logaddexp(0, m) - labels * m)
+
+    assert abs(log_loss(margins) - log_loss(theirs)) < 1e-4
+    # Exact ties apart, the trees are the same: nearly every margin is.
+    assert np.mean(np.abs(margins - theirs) < 2e-3) > 0.97
+
+
+def test_a_margin_out_of_range_is_refused():
+    candidates, codes, _ = make_table(600, 3, 15, seed=10)
+    labels = (codes[:, 0] > 7).astype(np.uint32)
+    settings = Settings(
+        "binary:logistic", rounds=2, max_depth=1, eta=1.0, reg_lambda=0, min_child_weight=0, leaf_limit=16,
+        base_margin=15.6,
+    )  # fmt: skip
+    with pytest.raises(ProtocolError, match="left \\+-16"):
+        train_openly(candidates, codes, labels, settings)
+
+
+@pytest.mark.parametrize("bad", [None, 0, 63, 64, 100])
+def test_one_flag_is_enough(bad, servers):
+    flags = np.zeros((2, 101), np.uint8)
+    if bad is not None:
+        flags[1, bad] = 1
+    words = [pack_bits(flags[k]) for k in range(2)]
+    # Noise behind the last row must not count.
+    noise = [w | np.array([0, 2**64 - 2**37], np.uint64) for w in words]
+    shares = [[np.stack([w, np.zeros_like(w)]) for w in noise]]
+    shares.append([np.zeros((2, 2), np.uint64) for _ in noise])
+    shares.append([np.stack([np.zeros_like(w), w]) for w in noise])
+    assert np.array_equal(reveal(BITS, [s[0] for s in shares]), noise[0])
+    programs = [margins_in_range(s, shares[s.index], 101, Address(0, 9, 0, "range")) for s in servers]
+    if bad is None:
+        assert run_three(programs) == [True] * 3
+    else:
+        with pytest.raises(ProtocolError, match="left"):
+            run_three(programs)
+
+
+def test_rounds_a_tree():
+    candidates, codes, labels = make_table(300, 3, 15, seed=11)
+    counts = []
+    for rounds in (2, 3):
+        record = Record()
+        settings = Settings("binary:logistic", rounds=rounds, max_depth=4)
+        train_openly(candidates, codes, labels, settings, record=record)
+        counts.append(record.rounds)
+    # By level 2 for sums, 24 for scores, 11 L - 1 for the tournament (46 items: L = 3), 4 for routing and
+    # below. sert counts[1] - counts[0] == 4 * (2 + 24 + 11 * 3 - 1 + 4) + 26
+
+
+def test_estimate_and_refusals():
+    candidates, _, _ = make_table(10, 30, 31, seed=0)
+    estimate = memory_estimate(candidates, 100_000, Settings(**LOGISTIC))
+    assert 769e6 < estimate < 1.5e9
+    assert memory_estimate(candidates, 100_000, Settings(**LOGISTIC), 100_000) < estimate - 370e6
+    for wrong in ({"eta": 0.0}, {"max_depth": 9}, {"objective": "count:poisson"}, {"scale_pos_weight": 1000}):
+        with pytest.raises(PlanError):
+            Settings(**{**LOGISTIC, **wrong})
+    with pytest.raises(PlanError, match="base_margin"):
+        Settings("reg:squarederror", rounds=1, base_margin=1.0)
+    with pytest.raises(PlanError, match="fraction bits"):
+        growth_of(Settings(**LOGISTIC, scale_pos_weight=200.0), candidates, 2**23)
+    with pytest.raises(PlanError, match="label range"):
+        LabelScale.of_range(0, 1, 2)
+
+
+def test_two_runs_have_fresh_keys_and_one_model():
+    candidates, codes, labels = make_table(800, 3, 15, seed=12)
+    first, second = (train_openly(candidates, codes, labels, Settings(**LOGISTIC)) for _ in range(2))
+    assert [t.candidates for t in first] == [t.candidates for t in second]
+    assert make_servers()[0].source is not make_servers()[0].source
