@@ -7,7 +7,7 @@ import contextlib
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -16,12 +16,16 @@ from hansa.protocol.messages import (
     DTYPES,
     MESSAGES,
     Abort,
+    AnnounceKey,
     AnyMessage,
+    ConfirmKeys,
     Contribution,
     CountCells,
     CountMagnitudes,
+    ExchangeKeys,
     Finish,
     Join,
+    KeysConfirmed,
     Message,
     QuantiseGradients,
     Received,
@@ -40,7 +44,9 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=False)
 TEXT = st.text(max_size=20)
 ARRAYS = st.sampled_from(DTYPES).flatmap(
-    lambda dtype: hnp.arrays(np.dtype(dtype), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+    lambda dtype: hnp.arrays(
+        np.dtype(dtype), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
+    )
 )
 TENSORS = ARRAYS.map(to_tensor)
 FIELDS = {
@@ -52,6 +58,10 @@ FIELDS = {
     tuple[tuple[str, bytes, int, int], ...]: st.lists(
         st.tuples(TEXT, st.binary(max_size=40), INT64, INT64), max_size=4
     ).map(tuple),
+    tuple[tuple[str, bytes, str, bytes], ...]: st.lists(
+        st.tuples(TEXT, st.binary(max_size=40), TEXT, st.binary(max_size=64)), max_size=4
+    ).map(tuple),
+    dict[str, bytes]: st.dictionaries(TEXT, st.binary(max_size=40), max_size=4),
 }
 
 
@@ -84,6 +94,10 @@ def test_the_list_of_messages_is_closed():
     assert [kind.__name__ for kind in MESSAGES] == [
         "Join",
         "Welcome",
+        "AnnounceKey",
+        "ExchangeKeys",
+        "ConfirmKeys",
+        "KeysConfirmed",
         "CountMagnitudes",
         "SumLabels",
         "CountCells",
@@ -238,5 +252,37 @@ def test_every_message_says_who_sends_it():
 
 
 def test_both_ways_are_listed():
-    down = (Welcome, CountMagnitudes, SumLabels, CountCells, UseCuts, QuantiseGradients, SplitNodes, Finish)
-    assert {*down, Join, Contribution, Received, Abort} == set(MESSAGES)
+    down = {
+        Welcome, ExchangeKeys, KeysConfirmed, CountMagnitudes, SumLabels, CountCells, UseCuts, QuantiseGradients, SplitNodes, Finish
+    }  # fmt: skip
+    up = {Join, AnnounceKey, ConfirmKeys, Contribution, Received}
+    assert down | up | {Abort} == set(MESSAGES)
+    assert not down & up
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**64 - 1))
+@example(2**64 - 1)
+@example(2**63)
+def test_a_zero_word_of_either_ring_survives(zero):
+    message = Contribution(0, 0, "totals", 0, to_tensor(np.zeros(2, np.int64)), zero)
+    assert decode("aurora", encode(message)).zero == zero
+
+
+@pytest.mark.parametrize("zero", [b"\0" * 8, "1", 1.0, None, [1]], ids=str)
+def test_a_zero_word_is_a_whole_number(zero):
+    fields = msgspec.msgpack.decode(
+        encode(Contribution(0, 0, "totals", 0, to_tensor(np.zeros(2, np.int64)), 5))
+    )
+    with pytest.raises(ProtocolError, match="'aurora'"):
+        decode("aurora", msgspec.msgpack.encode(fields | {"zero": zero}))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [[["a", b"k", "aes-256-ctr"]], [["a", b"k", "c", b"s", 1]], [[1, b"k", "c", b"s"]], {"a": b""}],
+    ids=str,
+)
+def test_keys_of_another_form_are_refused(keys):
+    with pytest.raises(ProtocolError, match="'hub'"):
+        decode("hub", msgspec.msgpack.encode({"type": "ExchangeKeys", "keys": keys}))

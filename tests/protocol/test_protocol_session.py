@@ -10,10 +10,29 @@ import numpy as np
 import pytest
 
 from hansa.errors import ProtocolError
-from hansa.protocol.messages import MESSAGES, Abort, Contribution, Join, Message, Received, Tensor, to_tensor
-from hansa.protocol.session import AGGREGATOR, PARTY, Session, Table, diagram
+from hansa.protocol.messages import (
+    MESSAGES,
+    Abort,
+    AnnounceKey,
+    ConfirmKeys,
+    Contribution,
+    CountMagnitudes,
+    ExchangeKeys,
+    Join,
+    KeysConfirmed,
+    Message,
+    Received,
+    Tensor,
+    to_tensor,
+)
+from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, PARTY, PARTY_MASKED, Session, Table, diagram
 
-TABLES = {"party": (PARTY, "joining"), "aggregator": (AGGREGATOR, "gathering")}
+TABLES = {
+    "party": (PARTY, "joining"),
+    "aggregator": (AGGREGATOR, "gathering"),
+    "masked party": (PARTY_MASKED, "joining"),
+    "masked aggregator": (AGGREGATOR_MASKED, "gathering"),
+}
 ENDS = {"finished", "aborted"}
 
 both = pytest.mark.parametrize(("table", "first"), TABLES.values(), ids=TABLES)
@@ -29,7 +48,14 @@ def reachable(table: Table, first: str) -> set[str]:
 
 
 def example(kind: type[Message]) -> Message:
-    values = {int: 0, float: 0.0, bytes: b"", str: "", Tensor: to_tensor(np.zeros(0, np.int64))}
+    values = {
+        int: 0,
+        float: 0.0,
+        bytes: b"",
+        str: "",
+        dict[str, bytes]: {},
+        Tensor: to_tensor(np.zeros(0, np.int64)),
+    }
     return kind(*(values.get(field.type, ()) for field in msgspec.structs.fields(kind)))
 
 
@@ -56,11 +82,30 @@ def test_every_state_but_the_last_hears_of_an_abort(table, first):
 
 
 def test_every_message_has_a_place_and_a_direction():
-    down = {kind for legal in PARTY.values() for kind in legal}
-    up = {kind for legal in AGGREGATOR.values() for kind in legal}
-    assert down | up == set(MESSAGES)
+    keys_down, keys_up = {ExchangeKeys, KeysConfirmed}, {AnnounceKey, ConfirmKeys}
+    down, up = ({kind for legal in table.values() for kind in legal} for table in (PARTY, AGGREGATOR))
+    assert down | up == set(MESSAGES) - keys_down - keys_up
     assert down & up == {Abort}
     assert up == {Join, Contribution, Received, Abort}
+    masked_down, masked_up = (
+        {kind for legal in table.values() for kind in legal} for table in (PARTY_MASKED, AGGREGATOR_MASKED)
+    )
+    assert (masked_down, masked_up) == (down | keys_down, up | keys_up)
+
+
+def test_masked_no_sum_is_asked_for_or_taken_before_the_keys_are_confirmed():
+    """Without its confirming step, no state in which sums pass can be reached."""
+    for table, first, needed, sums in (
+        (PARTY_MASKED, "joining", ExchangeKeys, CountMagnitudes),
+        (PARTY_MASKED, "joining", KeysConfirmed, CountMagnitudes),
+        (AGGREGATOR_MASKED, "gathering", AnnounceKey, Contribution),
+        (AGGREGATOR_MASKED, "gathering", ConfirmKeys, Contribution),
+    ):
+        assert any(sums in table[state] for state in reachable(table, first))
+        without = {
+            state: {k: to for k, to in legal.items() if k is not needed} for state, legal in table.items()
+        }
+        assert not any(sums in without[state] for state in reachable(without, first))
 
 
 @both

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Any
 
+from hansa.consortium.identity import Identity, create_identity
 from hansa.data.source import Rows
 from hansa.plan import Plan
 from hansa.protocol.messages import Message, decode, encode
 from hansa.roles.aggregator import Aggregator
 from hansa.roles.party import Party
+from hansa.roles.protection import Signer
 
 Wanted = Callable[[str, Message], bool]
+
+
+@functools.cache
+def identity(name: str) -> Identity:
+    """One identity a name, for all tests."""
+    return create_identity(name, days=1)
+
+
+def identities(plan: Plan) -> dict[str, bytes]:
+    """What all members of the plan pinned; nothing in federated mode, as in process."""
+    return {} if plan.mode == "federated" else {name: identity(name).public for name in plan.members}
+
+
+def signer(plan: Plan, name: str) -> Signer | None:
+    """A member's signature and what it pinned; None in federated mode."""
+    return None if plan.mode == "federated" else Signer(identity(name).sign, identities(plan))
 
 
 class Conversation:
@@ -21,13 +41,13 @@ class Conversation:
         up: (party, frame) on the way to the aggregator. down: the same on the way to parties.
     """
 
-    def __init__(self, plan: Plan, tables: Mapping[str, Rows], **options: int) -> None:
+    def __init__(self, plan: Plan, tables: Mapping[str, Rows], **options: Any) -> None:
         self.plan = plan
         self.parties = {
-            name: Party(plan, name, rows, nonce=bytes([i]) * 32, **options)
+            name: Party(plan, name, rows, nonce=bytes([i]) * 32, signer=signer(plan, name), **options)
             for i, (name, rows) in enumerate(tables.items())
         }
-        self.aggregator = Aggregator(plan)
+        self.aggregator = Aggregator(plan, identities=identities(plan))
         self.down: deque[tuple[str, bytes]] = deque()
         self.up: deque[tuple[str, bytes]] = deque(
             (name, bytes(frame)) for name, party in self.parties.items() for frame in party.opening()
@@ -54,7 +74,12 @@ class Conversation:
             at = self.up or self.down
             name, frame = at.popleft()
             message = decode(name, frame)
-            if at is queue and name == member and isinstance(message, kind) and (not wanted or wanted(name, message)):
+            if (
+                at is queue
+                and name == member
+                and isinstance(message, kind)
+                and (not wanted or wanted(name, message))
+            ):
                 count -= 1
                 if count == 0:
                     return message
@@ -69,10 +94,13 @@ class Conversation:
 
     def tell(self, name: str, message: Message) -> list[Message]:
         """What a party answers to a message."""
-        return [decode(name, bytes(frame)) for frame in self.parties[name].handle(memoryview(encode(message)))]
+        return [
+            decode(name, bytes(frame)) for frame in self.parties[name].handle(memoryview(encode(message)))
+        ]
 
     def say(self, name: str, message: Message) -> list[tuple[str, Message]]:
         """What the aggregator answers to a party's message."""
         return [
-            (to, decode("hub", bytes(frame))) for to, frame in self.aggregator.handle(name, memoryview(encode(message)))
+            (to, decode("hub", bytes(frame)))
+            for to, frame in self.aggregator.handle(name, memoryview(encode(message)))
         ]

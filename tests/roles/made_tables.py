@@ -25,19 +25,28 @@ def table(n_rows: int, objective: str = "binary:logistic", *, weighted: bool = F
     features[3, rng.random(n_rows) < 0.2] = np.nan
     features[4, rng.random(n_rows) < 0.9] = np.nan
     noisy = signal + rng.logistic(size=n_rows)
-    label = (noisy > 1).astype(np.float32) if objective == "binary:logistic" else (20 * noisy).astype(np.float32)
+    label = (
+        (noisy > 1).astype(np.float32) if objective == "binary:logistic" else (20 * noisy).astype(np.float32)
+    )
     weight = rng.gamma(2, size=n_rows).astype(np.float32) if weighted else None
     if weight is not None:
         weight[::17] = 0
     return Rows(features, label, weight)
 
 
-def plan(parties: Sequence[str], *, weighted: bool = False, evaluation: float = 0.0, **parameters: object) -> Plan:
+def plan(
+    parties: Sequence[str],
+    *,
+    weighted: bool = False,
+    evaluation: float = 0.0,
+    mode: str = "federated",
+    **parameters: object,
+) -> Plan:
     """A plan over `parties` with aggregator "hub"; all parties are receivers."""
     given = {"rounds": 3, "max_depth": 3, "eta": 0.3, "max_bin": 32} | parameters
     return Plan(
         name="test",
-        mode="federated",
+        mode=mode,
         aggregator="hub",
         parties=tuple(parties),
         receivers=tuple(parties),

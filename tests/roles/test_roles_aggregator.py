@@ -18,6 +18,8 @@ from hansa.protocol.messages import (
     MESSAGES,
     PROTOCOL_VERSION,
     Abort,
+    AnnounceKey,
+    ConfirmKeys,
     Contribution,
     Finish,
     Join,
@@ -28,7 +30,7 @@ from hansa.protocol.messages import (
     encode,
     to_tensor,
 )
-from hansa.protocol.session import AGGREGATOR
+from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED
 from hansa.roles.aggregator import Progress
 from hansa.roles.in_process import train_in_process
 from hansa.transport import faults
@@ -131,7 +133,7 @@ def test_all_are_welcomed_alike():
         (lambda m: edited(m, first=2**62), "expected"),
         (lambda m: edited(m, values=to_tensor(np.zeros(3, np.int64))), "of shape"),
         (lambda m: edited(m, values=to_tensor(np.zeros((0, 1, 1), np.int64))), "expected"),
-        (lambda m: edited(m, values=edited(m.values, dtype="<u8")), "'<i8'"),
+        (lambda m: edited(m, values=edited(m.values, dtype="<u8")), "expected '<i8'|cells.*expected '<u4'"),
         (lambda m: edited(m, values=edited(m.values, data=bytes(m.values.data)[:-8])), "bytes"),
     ],
     ids=range(13),
@@ -184,11 +186,19 @@ def test_histograms_come_in_order_and_no_more_than_asked():
     refused(talk, IT, edited(message, values=to_tensor(wider)), "of shape")
 
 
+MODES = {"federated": AGGREGATOR, "secure-aggregation": AGGREGATOR_MASKED}
 ORDERS = [
-    (state, kind) for state in AGGREGATOR if AGGREGATOR[state] for kind in MESSAGES if kind not in AGGREGATOR[state]
+    (mode, state, kind)
+    for mode, states in MODES.items()
+    for state in states
+    if states[state]
+    for kind in MESSAGES
+    if kind not in states[state]
 ]
 REACHED = {
     "gathering": (Join, None),
+    "keying": (AnnounceKey, None),
+    "confirming": (ConfirmKeys, None),
     "measuring": (Contribution, "magnitudes"),
     "labelling": (Contribution, "labels"),
     "cutting": (Contribution, "cells"),
@@ -201,16 +211,18 @@ REACHED = {
 @pytest.fixture(scope="module")
 def spoken():
     found: dict[type[Message], Message] = {Abort: Abort("", "over")}
-    for kind in (Join, Contribution, Received):
-        found[kind] = conversation().until_up(kind, IT)
+    for kind in (Join, AnnounceKey, ConfirmKeys, Contribution, Received):
+        found[kind] = conversation(mode="secure-aggregation").until_up(kind, IT)
     for kind in set(MESSAGES) - set(found):
-        found[kind] = conversation().until(kind, IT)
+        found[kind] = conversation(mode="secure-aggregation").until(kind, IT)
     return found
 
 
-@pytest.mark.parametrize(("state", "kind"), ORDERS, ids=lambda x: x if isinstance(x, str) else x.__name__)
-def test_a_message_out_of_order_is_refused(state, kind, spoken):
-    talk = conversation()
+@pytest.mark.parametrize(
+    ("mode", "state", "kind"), ORDERS, ids=lambda x: x if isinstance(x, str) else x.__name__
+)
+def test_a_message_out_of_order_is_refused(mode, state, kind, spoken):
+    talk = conversation(mode=mode)
     reached, quantity = REACHED[state]
     talk.until_up(reached, IT, None if quantity is None else lambda _, m: m.quantity == quantity)
     refused(talk, IT, spoken[kind], repr(state))
@@ -229,7 +241,7 @@ def test_who_acknowledges_another_model_is_refused():
 
 @pytest.mark.parametrize("state", REACHED)
 def test_an_abort_ends_the_run_and_names_the_party(state):
-    talk = conversation()
+    talk = conversation(mode="federated" if state in AGGREGATOR else "secure-aggregation")
     reached, quantity = REACHED[state]
     talk.until_up(reached, IT, None if quantity is None else lambda _, m: m.quantity == quantity)
     with pytest.raises(HansaError, match=f"'{IT}' stopped the run: no more power"):
@@ -262,9 +274,9 @@ def test_wild_numbers_end_in_a_refusal_or_a_finished_run(quantity, count, wild, 
     if quantity in ("magnitudes", "labels"):
         count = 1
     message = contribution(talk, quantity, count=count)
-    values = np.frombuffer(message.values.data, np.int64).copy()
+    values = np.frombuffer(message.values.data, message.values.dtype).copy()
     for i, value in enumerate(wild):
-        values[:: len(wild) - i if everywhere else len(values)] = value
+        values[:: len(wild) - i if everywhere else len(values)] = np.int64(value).astype(values.dtype)
     changed = edited(message, values=edited(message.values, data=values.tobytes()))
     try:
         talk.submit(IT, encode(changed))
@@ -281,7 +293,8 @@ def test_progress_is_reported_and_the_outcome_complete():
     assert [p.stage for p in seen] == ["gathered", "binned", *["tree"] * 4, "trained"]
     assert [p.trees for p in seen[2:-1]] == [1, 2, 3, 4]
     assert [p.metrics for p in seen[2:-1]] == [
-        {"logloss": a, "auc": b} for a, b in zip(outcome.history["logloss"], outcome.history["auc"], strict=True)
+        {"logloss": a, "auc": b}
+        for a, b in zip(outcome.history["logloss"], outcome.history["auc"], strict=True)
     ]
     assert outcome.trees_grown == 4
     assert outcome.history["logloss"][-1] < outcome.history["logloss"][0]
@@ -352,13 +365,17 @@ def test_everybody_hears_who_broke_a_rule(name):
 @pytest.mark.parametrize("fault", [faults.dropping(3), faults.dropping(0)])
 def test_a_frame_that_never_comes_ends_the_run(fault):
     with pytest.raises(HansaError, match="deadlock"):
-        train_in_process(plan(tuple(TABLES)), TABLES, wrap=lambda hub: faults.FaultyHub(hub, receiving={IT: fault}))
+        train_in_process(
+            plan(tuple(TABLES)), TABLES, wrap=lambda hub: faults.FaultyHub(hub, receiving={IT: fault})
+        )
 
 
 @pytest.mark.parametrize("fault", [faults.duplicating(3), faults.truncating(5, 20), faults.swapping(0)])
 def test_a_party_that_is_told_nonsense_stops_the_run(fault):
     with pytest.raises(ProtocolError, match="'hub'"):
-        train_in_process(plan(tuple(TABLES)), TABLES, wrap=lambda hub: faults.FaultyHub(hub, sending={IT: fault}))
+        train_in_process(
+            plan(tuple(TABLES)), TABLES, wrap=lambda hub: faults.FaultyHub(hub, sending={IT: fault})
+        )
 
 
 def test_one_class_only_is_refused_with_the_reason():

@@ -18,11 +18,15 @@ from hansa.errors import HansaError, ProtocolError
 from hansa.protocol.messages import (
     MESSAGES,
     Abort,
+    AnnounceKey,
+    ConfirmKeys,
     Contribution,
     CountCells,
     CountMagnitudes,
+    ExchangeKeys,
     Finish,
     Join,
+    KeysConfirmed,
     Message,
     QuantiseGradients,
     Received,
@@ -34,12 +38,13 @@ from hansa.protocol.messages import (
     encode,
     to_tensor,
 )
-from hansa.protocol.session import PARTY
+from hansa.protocol.session import PARTY, PARTY_MASKED
 from hansa.roles.run import run_id
 from hansa.trees.xgboost_json import from_json, to_json
 
 ME = "borealis"
 ROWS = table(200)
+MODES = {"federated": PARTY, "secure-aggregation": PARTY_MASKED}
 TABLES = spread(ROWS, np.arange(200) % 3)
 
 
@@ -88,7 +93,9 @@ def roster_of(change) -> object:
 def mine(nonce=None, rows=None, held=None):
     def change(roster):
         return [
-            (n, nonce or a, b if rows is None else rows, c if held is None else held) if n == ME else (n, a, b, c)
+            (n, nonce or a, b if rows is None else rows, c if held is None else held)
+            if n == ME
+            else (n, a, b, c)
             for n, a, b, c in roster
         ]
 
@@ -306,10 +313,25 @@ def test_no_tree_is_grown_after_the_plans_rounds():
 
 
 @pytest.mark.parametrize(
-    "kind", [Welcome, CountMagnitudes, SumLabels, CountCells, UseCuts, QuantiseGradients, SplitNodes, Finish]
+    "kind",
+    [
+        Welcome,
+        ExchangeKeys,
+        KeysConfirmed,
+        CountMagnitudes,
+        SumLabels,
+        CountCells,
+        UseCuts,
+        QuantiseGradients,
+        SplitNodes,
+        Finish,
+    ],
 )
-def test_a_message_replayed_is_refused(kind):
-    talk = conversation()
+@pytest.mark.parametrize("mode", MODES)
+def test_a_message_replayed_is_refused(kind, mode):
+    if mode == "federated" and kind in (ExchangeKeys, KeysConfirmed):
+        pytest.skip("not said in this mode")
+    talk = conversation(mode=mode)
     message = talk.until(kind, ME)
     talk.deliver(ME, encode(message))
     refused(talk, message, "expected|level|round|tree")
@@ -324,10 +346,18 @@ def test_a_message_replayed_later_is_refused(kind):
     refused(talk, message, "expected|tree|level")
 
 
-ORDERS = [(state, kind) for state in PARTY if PARTY[state] for kind in MESSAGES if kind not in PARTY[state]]
+ORDERS = [
+    (mode, state, kind)
+    for mode, states in MODES.items()
+    for state in states
+    if states[state]
+    for kind in MESSAGES
+    if kind not in states[state]
+]
 REACHED = {
     "joining": (Welcome, 1),
-    "welcomed": (CountMagnitudes, 1),
+    "keyed": (KeysConfirmed, 1),
+    "confirmed": (CountMagnitudes, 1),
     "measured": (SumLabels, 1),
     "labelled": (CountCells, 1),
     "cutting": (CountCells, 2),
@@ -342,6 +372,8 @@ def spoken():
     found: dict[type[Message], Message] = {Abort: Abort("", "over"), Received: Received(b"\0" * 32)}
     for kind in (
         Welcome,
+        ExchangeKeys,
+        KeysConfirmed,
         CountMagnitudes,
         SumLabels,
         CountCells,
@@ -350,17 +382,20 @@ def spoken():
         SplitNodes,
         Finish,
     ):
-        found[kind] = conversation().until(kind, ME)
-    for kind in (Join, Contribution):
-        found[kind] = conversation().until_up(kind, ME)
+        found[kind] = conversation(mode="secure-aggregation").until(kind, ME)
+    for kind in (Join, AnnounceKey, ConfirmKeys, Contribution):
+        found[kind] = conversation(mode="secure-aggregation").until_up(kind, ME)
     assert set(found) == set(MESSAGES)
     return found
 
 
-@pytest.mark.parametrize(("state", "kind"), ORDERS, ids=lambda x: x if isinstance(x, str) else x.__name__)
-def test_a_message_out_of_order_is_refused(state, kind, spoken):
-    talk = conversation()
-    talk.until(REACHED[state][0], ME, REACHED[state][1])
+@pytest.mark.parametrize(
+    ("mode", "state", "kind"), ORDERS, ids=lambda x: x if isinstance(x, str) else x.__name__
+)
+def test_a_message_out_of_order_is_refused(mode, state, kind, spoken):
+    talk = conversation(mode=mode)
+    at, count = REACHED.get(state, (ExchangeKeys if mode == "secure-aggregation" else CountMagnitudes, 1))
+    talk.until(at, ME, count)
     refused(talk, spoken[kind], repr(state))
 
 
@@ -437,7 +472,9 @@ def test_another_model_than_was_trained_is_refused():
 def test_an_abort_ends_the_run_and_says_who_and_why():
     talk = conversation()
     talk.until(CountCells, ME)
-    with pytest.raises(HansaError, match=r"'hub' stopped the run because of member 'cirrus': its disk is full"):
+    with pytest.raises(
+        HansaError, match=r"'hub' stopped the run because of member 'cirrus': its disk is full"
+    ):
         talk.tell(ME, Abort("cirrus", "its disk is full"))
     refused(talk, CountMagnitudes(), "'aborted'")
 

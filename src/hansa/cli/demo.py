@@ -1,11 +1,11 @@
-"""`hansa demo`: three simulated operators and the real breast-cancer table, trained alone and together over mutual TLS."""
+"""`hansa demo`: three simulated operators and the real breast-cancer table, alone and together, in every mode."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hansa.cli.scores import HIGHER_IS_BETTER, main_metric
 from hansa.cli.simulation import Settings, Simulation, simulate
 from hansa.cli.tables import read_table, split_table
 from hansa.errors import HansaError
+from hansa.plan import MODES
 from hansa.trees.parameters import parse_parameters
 from hansa.trees.xgboost_json import from_json
 
@@ -87,8 +88,8 @@ def _columns(case: Case) -> Mapping[str, Any]:
     return telecom.breast_cancer_table(SEED)
 
 
-def run_case(case: Case, folder: Path, report: Any) -> Simulation:
-    """Train one case, alone, together and pooled, over mutual TLS."""
+def run_case(case: Case, folder: Path, report: Any) -> list[Simulation]:
+    """Train one case over mutual TLS in every mode; alone and pooled with the first."""
     from hansa.demo import telecom
 
     path = folder / f"{case.target}.csv"
@@ -111,12 +112,33 @@ def run_case(case: Case, folder: Path, report: Any) -> Simulation:
         alone=True,
         pooled=True,
     )
-    return simulate(train, test, settings, report)
+    results: list[Simulation] = []
+    for mode in MODES:
+        first = not results
+        results.append(simulate(train, test, replace(settings, mode=mode, alone=first, pooled=first), report))
+    return results
 
 
-def _case_result(case: Case, result: Simulation) -> Any:
-    from hansa.demo.report import PROTECTION, SENT, CaseResult, ModeResult, PartyResult, Traffic
+def _mode_result(summary: dict[str, Any], metric: str) -> Any:
+    from hansa.demo.report import PROTECTION, SENT, ModeResult, Traffic
 
+    members = summary["members"]
+    return ModeResult(
+        mode=summary["mode"],
+        together={name: m["metrics"]["together"] and m["metrics"]["together"][metric] for name, m in members.items()},
+        traffic={name: Traffic(m["bytes_up"], m["bytes_down"]) for name, m in members.items()},
+        metric=summary["metrics"][metric],
+        seconds=summary["seconds"]["training"],
+        round_trips_per_tree=summary["round_trips_per_tree"],
+        sent=SENT[summary["mode"]],
+        protection=PROTECTION[summary["mode"]],
+    )
+
+
+def _case_result(case: Case, results: list[Simulation]) -> Any:
+    from hansa.demo.report import CaseResult, PartyResult
+
+    result = results[0]
     summary = result.summary
     metric = main_metric(case.objective)
     members = summary["members"]
@@ -130,16 +152,6 @@ def _case_result(case: Case, result: Simulation) -> Any:
         )
         for name, member in members.items()
     ]
-    mode = ModeResult(
-        mode=summary["mode"],
-        together={name: m["metrics"]["together"] and m["metrics"]["together"][metric] for name, m in members.items()},
-        traffic={name: Traffic(m["bytes_up"], m["bytes_down"]) for name, m in members.items()},
-        metric=summary["metrics"][metric],
-        seconds=summary["seconds"]["training"],
-        round_trips_per_tree=summary["round_trips_per_tree"],
-        sent=SENT[summary["mode"]],
-        protection=PROTECTION[summary["mode"]],
-    )
     rows = sum(member["rows"] + member["test_rows"] for member in members.values())
     return CaseResult(
         title=case.title,
@@ -149,7 +161,7 @@ def _case_result(case: Case, result: Simulation) -> Any:
         higher_is_better=metric in HIGHER_IS_BETTER,
         trees=summary["trees"],
         parties=parties,
-        modes=[mode],
+        modes=[_mode_result(each.summary, metric) for each in results],
         pooled={
             label: summary["pooled"][key]["metrics"][metric]
             for key, label in (("hansa", "Hansa, pooled rows"), ("xgboost", "XGBoost, pooled rows"))
@@ -173,14 +185,14 @@ def run_demo(report_path: Path, as_json: bool) -> None:
             tempfile.TemporaryDirectory(prefix="hansa-demo-") as folder,
             output.progress(not as_json) as report,
         ):
-            result = run_case(case, Path(folder), report)
+            outcomes = run_case(case, Path(folder), report)
         if not as_json:
             output.out.print(
                 f"\n[bold]{case.title}[/bold]" + (" (simulated data)" if case.simulated else " (real data)")
             )
-            output.print_simulation(result.summary)
-        summaries[case.target] = result.summary
-        results.append(_case_result(case, result))
+            output.print_simulation([outcome.summary for outcome in outcomes])
+        summaries[case.target] = {outcome.summary["mode"]: outcome.summary for outcome in outcomes}
+        results.append(_case_result(case, outcomes))
     write_report(report_path, results)
     if as_json:
         click.echo(json.dumps(summaries))

@@ -136,7 +136,7 @@ def simulate(
     if as_json:
         click.echo(json.dumps(result.summary))
     else:
-        output.print_simulation(result.summary)
+        output.print_simulation([result.summary])
         if save is not None:
             click.echo(f"model written to {save}")
 

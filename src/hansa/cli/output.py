@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,59 +76,50 @@ def progress(shown: bool) -> Iterator[Report]:
         yield report
 
 
-def print_simulation(summary: dict[str, Any]) -> None:
-    """One table of the members, and one of the pooled test rows."""
-    metric = main_metric(summary["objective"])
-    table = Table(title=f"{summary['mode']}, {summary['transport']}, {summary['trees']} trees", title_justify="left")
+def print_simulation(summaries: Sequence[dict[str, Any]]) -> None:
+    """One table of the members and one of all test rows, for one or more modes on the same rows; the first has the comparisons."""
+    first = summaries[0]
+    metric = main_metric(first["objective"])
+    binary = first["objective"] == "binary:logistic"
+    modes = [summary["mode"] for summary in summaries]
+    title = f"{', '.join(modes)}; {first['transport']}; {first['trees']} trees"
+    table = Table(title=title, title_justify="left")
     table.add_column("member")
-    binary = summary["objective"] == "binary:logistic"
-    columns = (
-        "rows",
-        "label 1" if binary else "mean label",
-        "up",
-        "down",
-        f"{metric} alone",
-        f"{metric} together",
-    )
-    for column in columns:
+    for column in ("rows", "label 1" if binary else "mean label", f"{metric} alone"):
         table.add_column(column, justify="right")
-    for name, member in summary["members"].items():
-        alone, together = member["metrics"]["alone"], member["metrics"]["together"]
-        table.add_row(
-            name,
-            f"{member['rows']:,}",
-            f"{member['label_mean']:.2%}" if binary else _number(member["label_mean"]),
-            size(member["bytes_up"]),
-            size(member["bytes_down"]),
-            _number(alone and alone[metric]),
-            _number(together and together[metric]),
-        )
+    table.add_column("together")
+    for column in (metric, "up", "down"):
+        table.add_column(column, justify="right")
+    for name, member in first["members"].items():
+        alone = member["metrics"]["alone"]
+        label = f"{member['label_mean']:.2%}" if binary else _number(member["label_mean"])
+        whose = [name, f"{member['rows']:,}", label, _number(alone and alone[metric])]
+        for summary in summaries:
+            part = summary["members"][name]
+            together = part["metrics"]["together"]
+            score = _number(together and together[metric])
+            table.add_row(*whose, summary["mode"], score, size(part["bytes_up"]), size(part["bytes_down"]))
+            whose = [""] * len(whose)
     out.print(table)
     scores = Table(title="all test rows", title_justify="left")
     scores.add_column("model")
-    for name in summary["metrics"]:
+    for name in (*first["metrics"], "training, s"):
         scores.add_column(name, justify="right")
-    scores.add_column("seconds of training", justify="right")
-    scores.add_row(
-        "Hansa, together",
-        *(_number(v) for v in summary["metrics"].values()),
-        f"{summary['seconds']['training']:.2f}",
-    )
-    for name, label in (("hansa", "Hansa, pooled rows"), ("xgboost", "XGBoost, pooled rows")):
-        if name in summary["pooled"]:
-            result = summary["pooled"][name]
-            scores.add_row(
-                label,
-                *(_number(v) for v in result["metrics"].values()),
-                f"{result['seconds']['training']:.2f}",
-            )
+    lines = [(f"together, {summary['mode']}", summary["metrics"], summary["seconds"]) for summary in summaries]
+    for key, label in (("hansa", "pooled rows, Hansa"), ("xgboost", "pooled rows, XGBoost")):
+        if key in first["pooled"]:
+            lines.append((label, first["pooled"][key]["metrics"], first["pooled"][key]["seconds"]))
+    for label, metrics, seconds in lines:
+        scores.add_row(label, *(_number(value) for value in metrics.values()), f"{seconds['training']:.2f}")
     out.print(scores)
-    seconds = summary["seconds"]
-    out.print(
-        f"{summary['round_trips_per_tree']:.2f} round trips a tree; seconds: start {seconds['startup']:.1f}, "
-        f"binning {seconds['binning']:.2f}, training {seconds['training']:.2f}, in all {seconds['total']:.1f}; "
-        f"model {summary['model_sha256'][:16]}"
-    )
+    for summary in summaries:
+        seconds = summary["seconds"]
+        out.print(
+            f"{summary['mode']}: {summary['round_trips_per_tree']:.2f} round trips a tree; seconds: start "
+            f"{seconds['startup']:.1f}, binning {seconds['binning']:.2f}, training {seconds['training']:.2f}, in all "
+            f"{seconds['total']:.1f}; model {summary['model_sha256'][:16]}",
+            soft_wrap=True,
+        )
 
 
 def print_aggregator_record(record: dict[str, Any]) -> None:

@@ -1,5 +1,4 @@
-"""Comparisons and conversions that rest on open-and-deal: sign, ring extension, truncation, bit to
-arithmetic.
+"""What rests on open-and-deal: comparison with 0, ring extension, truncation, bits to arithmetic.
 
 In all of them z = w - r, where S_0 and S_1 know w, S_2 knows r, and both look uniform to who sees them
 (`replicated.open_and_deal`). S_2 deals shares of functions of r, and S_0 and S_1 evaluate something that is
@@ -196,8 +195,7 @@ def extend(
 def truncate(
     server: Server, ring: Ring, part: Words, shift: int, address: Address, target: Ring | None = None
 ) -> Program[Words]:
-    """z / 2^s of additive values in [-2^(k-2), 2^(k-1) - 2^(k-2)), rounded up or down at random, without
-    bias.
+    """z / 2^s of additive values in [-2^(k-2), 2^(k-1) - 2^(k-2)), rounded at random without bias.
 
     With z + 2^(k-2) in [0, 2^(k-1)), and floors written >>,
 

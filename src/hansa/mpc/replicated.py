@@ -244,8 +244,7 @@ def add_to_part(server: Server, ring: Ring, part: Words, value: int) -> Words:
 
 
 def product_part(ring: Ring, x: Words, y: Words) -> Words:
-    """z_i = x_i y_i + x_i y_{i+1} + x_{i+1} y_i, S_i's additive part of x y (Araki et al., section 2.2);
-    local.
+    """z_i = x_i y_i + x_i y_{i+1} + x_{i+1} y_i, S_i's part of x y (Araki et al. 2016, section 2.2); local.
 
     Args:
         x, y: shared, of shapes that broadcast behind the first axis.

@@ -33,8 +33,7 @@ class RowShares:
         rows: how many.
         keys: for own and next part: 32 bytes where that part is a key stream, else None.
         parts: for own and next part: (columns uint32 (rows, columns), bits uint64 (rows, words), labels
-        uint32
-            (rows,)) where it travels, else None. Where key and parts are None, the part is zero.
+            uint32 (rows,)) where it travels, else None. Where key and parts are None, the part is zero.
         assisted_by: the server that owns the rows, or None.
     """
 

@@ -1,5 +1,4 @@
-"""The best split of each node, as a shared one-hot over the candidates: scores without a division each, then
-a tournament.
+"""The best split of each node, as a shared one-hot: scores without a division each, then a tournament.
 
 With u = H_L + lambda, v = H_R + lambda, U = u + v, rho = u / U and e = G_L - G rho, the gain of XGBoost
 (Chen & Guestrin 2016, eq. 7, without its factor 1/2) is

@@ -22,7 +22,7 @@ from hansa.errors import PlanError, ProtocolError
 from hansa.mpc.candidates import Candidates
 from hansa.mpc.comparison import truncate
 from hansa.mpc.fourier import MARGIN_BITS, logistic
-from hansa.mpc.oblivious_growth import COUNT_BITS, CountFactors, Growth, Kind, TreeShares, grow_tree
+from hansa.mpc.oblivious_growth import TreeShares, grow_tree
 from hansa.mpc.replicated import (
     Address,
     Program,
@@ -35,6 +35,7 @@ from hansa.mpc.replicated import (
 from hansa.mpc.ring import BITS, RING32, Words, words_for
 from hansa.mpc.shared_rows import Block, label_words
 from hansa.mpc.split_finding import scoring
+from hansa.mpc.tree_constants import COUNT_BITS, CountFactors, Growth, Kind
 
 MOST_FRACTION_BITS = 22
 """More than the margins' noise is worth, and few enough for every shift below to stay positive."""
