@@ -23,7 +23,7 @@ from hansa.cli.member import KEYS, REQUIRED, label_kind
 from hansa.data.source import read_rows
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_KEYS, PLANNED_MODES, read_plan
 from hansa.protocol.messages import MESSAGES
-from hansa.protocol.session import AGGREGATOR, PARTY, diagram
+from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, PARTY, PARTY_MASKED, diagram
 from hansa.roles.in_process import train_in_process
 from hansa.trees.metrics import METRICS
 from hansa.trees.parameters import ALIASES, NAMES, WITHOUT_EFFECT, Parameters
@@ -31,6 +31,7 @@ from hansa.trees.parameters import ALIASES, NAMES, WITHOUT_EFFECT, Parameters
 ROOT = Path(__file__).parent.parent
 SOURCE = Path(hansa.errors.__file__).parent
 PORT = "7465"
+OPERATORS = ("aurora", "borealis", "cirrus")
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -150,15 +151,18 @@ def test_every_quantity_that_a_party_contributes_is_described():
     assert sent == {name for name in listed if name[0].islower()}
 
 
-@pytest.mark.parametrize("table", [PARTY, AGGREGATOR], ids=["party", "aggregator"])
-def test_every_state_is_described(table):
+@pytest.mark.parametrize(
+    "tables", [(PARTY, PARTY_MASKED), (AGGREGATOR, AGGREGATOR_MASKED)], ids=["party", "aggregator"]
+)
+def test_every_state_is_described(tables):
     part = section(text("docs/reference.md"), "States")
-    half = part.split("| the aggregator is |")[table is AGGREGATOR]
+    half = part.split("| the aggregator is |")[tables[0] is AGGREGATOR]
     listed = table_rows(half)
-    assert list(listed) == list(table)
-    for state, legal in table.items():
+    assert set(listed) == {state for table in tables for state in table}
+    for state in listed:
+        legal = [message.__name__ for table in tables for message in table.get(state, ())]
         said = set(names_in(listed[state][0])) & {message.__name__ for message in MESSAGES}
-        assert said == {message.__name__ for message in legal} - {"Abort"}
+        assert said == set(legal) - {"Abort"}
 
 
 def test_modes_are_what_the_plan_says():
@@ -173,7 +177,7 @@ def test_modes_are_what_the_plan_says():
 
 def test_the_diagrams_are_those_of_the_tables():
     drawn = [content for kind, content in BLOCK.findall(text("ARCHITECTURE.md")) if kind == "mermaid"]
-    assert drawn == [diagram(PARTY), diagram(AGGREGATOR)]
+    assert drawn == [diagram(table) for table in (PARTY, AGGREGATOR, PARTY_MASKED, AGGREGATOR_MASKED)]
 
 
 def test_the_code_map_is_complete():
@@ -264,7 +268,12 @@ class Terminals:
     def __init__(self, folder: Path) -> None:
         bin_folder = str(Path(sys.executable).parent)
         self.folder = folder
-        self.environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
+        self.environment = {
+            **os.environ,
+            "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+            "COLUMNS": "100",
+            "OMP_WAIT_POLICY": "PASSIVE",  # XGBoost's threads must not spin while others work
+        }
         self.output: dict[str, str] = {}
         self.running: dict[str, subprocess.Popen[str]] = {}
 
@@ -346,7 +355,8 @@ def test_the_simulation_prints_what_readme_shows(tour):
     assert expected[0] == got[0]
     assert len(expected) == len(got)
     for row, other in zip(expected, got, strict=True):
-        assert row[:3] == other[:3] or row[0] == other[0]
+        same = 3 if row[0] in OPERATORS else 1
+        assert row[:same] == other[:same]
         assert scores(other) == pytest.approx(scores(row), abs=0.02)
     together, pooled = got[-3:-1]
     assert together[1:-1] == pooled[1:-1]

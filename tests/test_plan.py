@@ -81,7 +81,9 @@ def parameter_sets(draw):
 
 @st.composite
 def plans(draw):
-    names = draw(st.lists(member, min_size=2, max_size=6, unique=True))
+    mode = draw(st.sampled_from(MODES))
+    least = 2 if mode == "secure-aggregation" else 1
+    names = draw(st.lists(member, min_size=1 + least, max_size=6, unique=True))
     hub, parties = names[0], names[1:]
     columns = draw(st.lists(column, min_size=3, max_size=6, unique=True))
     weighted = draw(st.booleans())
@@ -91,11 +93,11 @@ def plans(draw):
         fraction = 0.25
     return Plan(
         name=draw(st.text(st.characters(codec="utf-8"), max_size=12)),
-        mode=draw(st.sampled_from(MODES)),
+        mode=mode,
         aggregator=hub,
         parties=tuple(draw(st.permutations(parties))),
         receivers=tuple(draw(st.lists(st.sampled_from(names), unique=True))),
-        minimum_parties=draw(st.integers(1, len(parties))),
+        minimum_parties=draw(st.integers(least, len(parties))),
         schema=Schema(tuple(columns[2:]), columns[0], columns[1] if weighted else None),
         parameters=parameters,
         min_cell_rows=draw(st.integers(2, 10**6)),

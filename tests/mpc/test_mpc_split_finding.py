@@ -86,6 +86,22 @@ def test_find_splits(kind, lam, gamma, least):
     assert record.rounds == 24 + 11 * 3 - 1
 
 
+def test_a_score_near_the_bound_beats_what_is_no_candidate():
+    """Nearly all of S on the left, with hardly any hessian: e k comes close to 2^31. Its cross product with a
+    ratio of 1 would wrap to a negative number."""
+    servers, bits = make_servers(), 13
+    g_left, h_left = np.array([-99.9, -1.0, 0.0, 0.0, 0.0]), np.array([0.1, 0.0, 0.0, 2.1, 0.0])
+    left = np.round(np.stack([g_left, h_left]) * 2**bits)[:, None]
+    totals = np.round(np.array([[-97.9], [2.1]]) * 2**bits)
+    scale = np.array([np.round(103.2 * 2**bits)])
+    constants = scoring(bits, 0.01, 0, 0.05, 1.03)
+    shared = [share(RING64, x.astype(np.int64), n) for n, x in enumerate((left, totals, scale))]
+    scores = run_three([score(s, *(x[s.index] for x in shared), constants, PLACE) for s in servers])
+    assert reveal(RING64, [s[0] for s in scores])[0, 1] > 2**37
+    out = run_three([find_splits(s, *(x[s.index] for x in shared), constants, PLACE.named("again")) for s in servers])
+    assert reveal(BYTES, out).argmax(axis=1).tolist() == [1]
+
+
 def test_scores_are_the_gains():
     """numerator / ratio, unscaled, is the gain's e^2 / q within 2^-26 / q and the numerator's own grain."""
     servers, bits, lam = make_servers(), 13, 1.0

@@ -44,9 +44,7 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=False)
 TEXT = st.text(max_size=20)
 ARRAYS = st.sampled_from(DTYPES).flatmap(
-    lambda dtype: hnp.arrays(
-        np.dtype(dtype), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
-    )
+    lambda dtype: hnp.arrays(np.dtype(dtype), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
 )
 TENSORS = ARRAYS.map(to_tensor)
 FIELDS = {
@@ -271,9 +269,7 @@ def test_a_zero_word_of_either_ring_survives(zero):
 
 @pytest.mark.parametrize("zero", [b"\0" * 8, "1", 1.0, None, [1]], ids=str)
 def test_a_zero_word_is_a_whole_number(zero):
-    fields = msgspec.msgpack.decode(
-        encode(Contribution(0, 0, "totals", 0, to_tensor(np.zeros(2, np.int64)), 5))
-    )
+    fields = msgspec.msgpack.decode(encode(Contribution(0, 0, "totals", 0, to_tensor(np.zeros(2, np.int64)), 5)))
     with pytest.raises(ProtocolError, match="'aurora'"):
         decode("aurora", msgspec.msgpack.encode(fields | {"zero": zero}))
 

@@ -102,9 +102,7 @@ def test_masked_no_sum_is_asked_for_or_taken_before_the_keys_are_confirmed():
         (AGGREGATOR_MASKED, "gathering", ConfirmKeys, Contribution),
     ):
         assert any(sums in table[state] for state in reachable(table, first))
-        without = {
-            state: {k: to for k, to in legal.items() if k is not needed} for state, legal in table.items()
-        }
+        without = {state: {k: to for k, to in legal.items() if k is not needed} for state, legal in table.items()}
         assert not any(sums in without[state] for state in reachable(without, first))
 
 

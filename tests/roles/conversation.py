@@ -74,12 +74,7 @@ class Conversation:
             at = self.up or self.down
             name, frame = at.popleft()
             message = decode(name, frame)
-            if (
-                at is queue
-                and name == member
-                and isinstance(message, kind)
-                and (not wanted or wanted(name, message))
-            ):
+            if at is queue and name == member and isinstance(message, kind) and (not wanted or wanted(name, message)):
                 count -= 1
                 if count == 0:
                     return message
@@ -94,13 +89,10 @@ class Conversation:
 
     def tell(self, name: str, message: Message) -> list[Message]:
         """What a party answers to a message."""
-        return [
-            decode(name, bytes(frame)) for frame in self.parties[name].handle(memoryview(encode(message)))
-        ]
+        return [decode(name, bytes(frame)) for frame in self.parties[name].handle(memoryview(encode(message)))]
 
     def say(self, name: str, message: Message) -> list[tuple[str, Message]]:
         """What the aggregator answers to a party's message."""
         return [
-            (to, decode("hub", bytes(frame)))
-            for to, frame in self.aggregator.handle(name, memoryview(encode(message)))
+            (to, decode("hub", bytes(frame))) for to, frame in self.aggregator.handle(name, memoryview(encode(message)))
         ]

@@ -218,9 +218,7 @@ def spoken():
     return found
 
 
-@pytest.mark.parametrize(
-    ("mode", "state", "kind"), ORDERS, ids=lambda x: x if isinstance(x, str) else x.__name__
-)
+@pytest.mark.parametrize(("mode", "state", "kind"), ORDERS, ids=lambda x: x if isinstance(x, str) else x.__name__)
 def test_a_message_out_of_order_is_refused(mode, state, kind, spoken):
     talk = conversation(mode=mode)
     reached, quantity = REACHED[state]
@@ -293,8 +291,7 @@ def test_progress_is_reported_and_the_outcome_complete():
     assert [p.stage for p in seen] == ["gathered", "binned", *["tree"] * 4, "trained"]
     assert [p.trees for p in seen[2:-1]] == [1, 2, 3, 4]
     assert [p.metrics for p in seen[2:-1]] == [
-        {"logloss": a, "auc": b}
-        for a, b in zip(outcome.history["logloss"], outcome.history["auc"], strict=True)
+        {"logloss": a, "auc": b} for a, b in zip(outcome.history["logloss"], outcome.history["auc"], strict=True)
     ]
     assert outcome.trees_grown == 4
     assert outcome.history["logloss"][-1] < outcome.history["logloss"][0]
@@ -365,17 +362,13 @@ def test_everybody_hears_who_broke_a_rule(name):
 @pytest.mark.parametrize("fault", [faults.dropping(3), faults.dropping(0)])
 def test_a_frame_that_never_comes_ends_the_run(fault):
     with pytest.raises(HansaError, match="deadlock"):
-        train_in_process(
-            plan(tuple(TABLES)), TABLES, wrap=lambda hub: faults.FaultyHub(hub, receiving={IT: fault})
-        )
+        train_in_process(plan(tuple(TABLES)), TABLES, wrap=lambda hub: faults.FaultyHub(hub, receiving={IT: fault}))
 
 
 @pytest.mark.parametrize("fault", [faults.duplicating(3), faults.truncating(5, 20), faults.swapping(0)])
 def test_a_party_that_is_told_nonsense_stops_the_run(fault):
     with pytest.raises(ProtocolError, match="'hub'"):
-        train_in_process(
-            plan(tuple(TABLES)), TABLES, wrap=lambda hub: faults.FaultyHub(hub, sending={IT: fault})
-        )
+        train_in_process(plan(tuple(TABLES)), TABLES, wrap=lambda hub: faults.FaultyHub(hub, sending={IT: fault}))
 
 
 def test_one_class_only_is_refused_with_the_reason():

@@ -93,9 +93,7 @@ def roster_of(change) -> object:
 def mine(nonce=None, rows=None, held=None):
     def change(roster):
         return [
-            (n, nonce or a, b if rows is None else rows, c if held is None else held)
-            if n == ME
-            else (n, a, b, c)
+            (n, nonce or a, b if rows is None else rows, c if held is None else held) if n == ME else (n, a, b, c)
             for n, a, b, c in roster
         ]
 
@@ -389,9 +387,7 @@ def spoken():
     return found
 
 
-@pytest.mark.parametrize(
-    ("mode", "state", "kind"), ORDERS, ids=lambda x: x if isinstance(x, str) else x.__name__
-)
+@pytest.mark.parametrize(("mode", "state", "kind"), ORDERS, ids=lambda x: x if isinstance(x, str) else x.__name__)
 def test_a_message_out_of_order_is_refused(mode, state, kind, spoken):
     talk = conversation(mode=mode)
     at, count = REACHED.get(state, (ExchangeKeys if mode == "secure-aggregation" else CountMagnitudes, 1))
@@ -472,9 +468,7 @@ def test_another_model_than_was_trained_is_refused():
 def test_an_abort_ends_the_run_and_says_who_and_why():
     talk = conversation()
     talk.until(CountCells, ME)
-    with pytest.raises(
-        HansaError, match=r"'hub' stopped the run because of member 'cirrus': its disk is full"
-    ):
+    with pytest.raises(HansaError, match=r"'hub' stopped the run because of member 'cirrus': its disk is full"):
         talk.tell(ME, Abort("cirrus", "its disk is full"))
     refused(talk, CountMagnitudes(), "'aborted'")
 

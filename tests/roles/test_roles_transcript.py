@@ -63,11 +63,7 @@ def rows():
     features = made.features.copy()
     for feature in (0, 3):
         # Odd mantissas: cuts are ends of key ranges of at least 2^5 keys, whose last bits are zeros.
-        bits = (
-            features[feature].view(np.uint32) & ~np.uint32(0x1F)
-            | rng.integers(1, 31, 400).astype(np.uint32)
-            | 1
-        )
+        bits = features[feature].view(np.uint32) & ~np.uint32(0x1F) | rng.integers(1, 31, 400).astype(np.uint32) | 1
         features[feature] = np.where(np.isnan(features[feature]), np.nan, bits.view(np.float32))
     weight = made.weight + np.float32(0.1)
     return Rows(features, made.label, weight)
@@ -148,9 +144,7 @@ def test_the_search_finds_a_value_in_any_form(dtype):
 
 def test_parties_hear_no_contribution_and_all_hear_the_same(transcript):
     _, records = transcript
-    heard = {
-        name: [r.frame for r in records if r.direction == "down" and r.member == name] for name in PARTIES
-    }
+    heard = {name: [r.frame for r in records if r.direction == "down" and r.member == name] for name in PARTIES}
     frames = [frames[:-1] for frames in heard.values()]
     assert all(other == frames[0] for other in frames[1:])
     assert len(frames[0]) > 10
@@ -183,9 +177,7 @@ def test_a_party_hears_nothing_that_depends_on_who_of_the_others_holds_what(rows
     heard = []
     for i, spreading in enumerate((owners, swap, moved)):
         _, records = recorded(spread(rows, spreading), tmp_path / str(i))
-        heard.append(
-            [without_names(r.frame) for r in records if r.direction == "down" and r.member == "aurora"]
-        )
+        heard.append([without_names(r.frame) for r in records if r.direction == "down" and r.member == "aurora"])
     assert heard[0] == heard[1]
     # Row counts are public in this mode, and nothing else differs.
     assert [a for a, b in zip(heard[0], heard[2], strict=True) if a != b] == [heard[0][0]]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from hansa.errors import PlanError
 
@@ -51,17 +53,25 @@ class Policy:
             )
 
 
-def rows_digest(*arrays: Any) -> str:
-    """SHA-256 over a party's rows (numpy arrays or None), in hex."""
-    digest = hashlib.sha256(b"hansa rows\x00")
-    for array in arrays:
-        digest.update(b"-" if array is None else repr((array.dtype.str, array.shape)).encode())
-        if array is not None:
-            digest.update(memoryview(array).cast("B"))
-    return digest.hexdigest()
+def rows_digest(*arrays: npt.NDArray[np.float32] | None) -> tuple[str, ...]:
+    """What a ledger knows a party's rows by: SHA-256 of each of its columns, in hex, sorted.
+
+    A column is hashed by its sorted values, so that neither the order of the rows nor the choice of features in a later plan
+    makes known rows look new. Rows added or taken away do: SECURITY.md says so.
+
+    Args:
+        arrays: float32, (n,) for one column or (columns, n) for several; None for a column that is not there.
+    """
+    columns = [column for array in arrays if array is not None for column in np.atleast_2d(array)]
+    return tuple(sorted({_column_digest(column) for column in columns}))
 
 
-def note_roster(ledger: Path, rows: str, parties: tuple[str, ...], policy: Policy) -> None:
+def _column_digest(column: npt.NDArray[np.float32]) -> str:
+    content = np.sort(column).tobytes()
+    return hashlib.sha256(b"hansa column\x00" + repr((column.dtype.str, column.shape)).encode() + content).hexdigest()
+
+
+def note_roster(ledger: Path, rows: tuple[str, ...], parties: tuple[str, ...], policy: Policy) -> None:
     """Write down, before a masked run, which parties these rows meet; refuse another set than before.
 
     Args:
@@ -69,26 +79,37 @@ def note_roster(ledger: Path, rows: str, parties: tuple[str, ...], policy: Polic
         rows: `rows_digest`. parties: of the plan.
 
     Raises:
-        PlanError: the rows met another set of parties, and the policy does not allow that; or the ledger cannot be read.
+        PlanError: rows that share a column with these met another set of parties, and the policy does not allow that; or the
+            ledger cannot be read.
     """
-    known = []
-    if ledger.exists():
-        try:
-            known = [json.loads(line) for line in ledger.read_text(encoding="utf-8").splitlines()]
-            met = [entry["parties"] for entry in known if entry["rows"] == rows]
-        except (ValueError, KeyError, TypeError) as error:
-            raise PlanError(
-                f"{ledger}: not a ledger ({error!r}); restore it: it keeps rows from meeting other rosters"
-            ) from error
-        other = next((names for names in met if tuple(names) != parties), None)
-        if other is not None and not policy.allow_other_rosters:
-            raise PlanError(
-                f"these rows were trained on with {', '.join(other)}; the plan names {', '.join(parties)}. The difference of "
-                f"both sums would show the part of whoever left or came; {ledger} keeps count (allow_other_rosters says otherwise)"
-            )
-        if list(parties) in met:
-            return
+    known = _read_ledger(ledger) if ledger.exists() else []
+    met = [entry.parties for entry in known if not set(rows).isdisjoint(entry.rows)]
+    other = next((names for names in met if names != parties), None)
+    if other is not None and not policy.allow_other_rosters:
+        raise PlanError(
+            f"these rows were trained on with {', '.join(other)}; the plan names {', '.join(parties)}. The difference of "
+            f"both sums would show the part of whoever left or came; {ledger} keeps count (allow_other_rosters says otherwise)"
+        )
+    entry = _Entry(rows, parties)
+    if entry in known:
+        return
     with ledger.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"rows": rows, "parties": list(parties)}) + "\n")
+        file.write(msgspec.json.encode(entry).decode() + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A line of a ledger: `rows_digest`, and the parties that these rows met."""
+
+    rows: tuple[str, ...]
+    parties: tuple[str, ...]
+
+
+def _read_ledger(ledger: Path) -> list[_Entry]:
+    try:
+        return [msgspec.json.decode(line, type=_Entry) for line in ledger.read_bytes().splitlines()]
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PlanError(
+            f"{ledger}: not a ledger ({error}); restore it: it keeps rows from meeting other rosters"
+        ) from error

@@ -578,7 +578,8 @@ def roundest_key(below: int, above: int, single: bool) -> int | None:
     if end <= below:
         return None
     t = (below ^ end).bit_length() - 1
-    return end >> t << t
+    key = end >> t << t
+    return key if key != _NEGATIVE_ZERO_KEY else key + 1  # -0 is not used: x < -0 is x < 0
 
 
 def first_cells_of_bins(counts: Array, n_bins: int) -> Array:

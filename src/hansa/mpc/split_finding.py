@@ -43,6 +43,8 @@ from hansa.mpc.ring import BITS, BYTES, RING64, Words, pack_bits, unpack_bits, w
 
 SCORE_BITS = 38
 RATIO_BITS = 26
+QUARTER = 1 << (RATIO_BITS - 2)
+"""The greatest rho (1 - rho), and the ratio of what is no candidate: a greater one, times e^2, would wrap."""
 RHO_BITS = 30
 
 
@@ -154,16 +156,15 @@ def score(
         truncate(server, ring, product_part(ring, rho, other), 2 * RHO_BITS - RATIO_BITS, address.named("q")),
         truncate(server, ring, product_part(ring, g_scaled, g_tau), 64 - SCORE_BITS, address.named("g g tau")),
     )
-    # Valid candidates keep (e^2, q + 2 ulp), others become (0, 1).
-    one = 1 << RATIO_BITS
+    # Valid candidates keep (e^2, q + 2 ulp), others become (0, 1/4).
     first, second = yield from together(
         multiply(server, ring, squares, valid, address.named("numerators")),
-        multiply(server, ring, add_public(server, ring, ratios, 2 - one), valid, address.named("ratios")),
+        multiply(server, ring, add_public(server, ring, ratios, 2 - QUARTER), valid, address.named("ratios")),
     )
-    quarter = public(server, ring, np.full((nodes, 1), one // 4, np.uint64))
+    quarter = public(server, ring, np.full((nodes, 1), QUARTER, np.uint64))
     none = (numerator_lambda + numerator_gamma)[:, :, None]
     return np.concatenate([none, first], axis=2), np.concatenate(
-        [quarter, add_public(server, ring, second, one)], axis=2
+        [quarter, add_public(server, ring, second, QUARTER)], axis=2
     )
 
 
@@ -262,14 +263,14 @@ def tournament(server: Server, numerators: Words, ratios: Words, address: Addres
 
 
 def _padded(server: Server, numerators: Words, ratios: Words) -> tuple[Words, Words]:
-    """Items (0, 1) behind the others, up to a multiple of four: they lose every tie."""
+    """Items (0, 1/4) behind the others, up to a multiple of four: they lose every tie."""
     short = -numerators.shape[2] % 4
     if short == 0:
         return numerators, ratios
     shape = (numerators.shape[1], short)
     zeros = np.zeros((2, *shape), np.uint64)
-    ones = public(server, RING64, np.full(shape, 1 << RATIO_BITS, np.uint64))
-    return np.concatenate([numerators, zeros], axis=2), np.concatenate([ratios, ones], axis=2)
+    quarters = public(server, RING64, np.full(shape, QUARTER, np.uint64))
+    return np.concatenate([numerators, zeros], axis=2), np.concatenate([ratios, quarters], axis=2)
 
 
 def _matches(server: Server, numerators: Words, ratios: Words, address: Address) -> Program[tuple[Words, Words]]:

@@ -21,7 +21,7 @@ from hansa.data.binning import BinnedRows, bin_rows
 from hansa.data.holdout import held_out
 from hansa.data.quantiles import CutGuard, CutRequest, Cuts, SortedKeys, count_cells
 from hansa.data.source import Rows
-from hansa.errors import HansaError, IdentityError, ProtocolError
+from hansa.errors import DataError, HansaError, IdentityError, ProtocolError
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
@@ -140,9 +140,20 @@ class Party:
     def handle(self, frame: memoryview) -> Iterator[bytes]:
         """Answer one frame of the aggregator; answers are made one by one, so that each can leave as soon as it is there.
 
+        A party that refused once is done: its keys are erased and it takes nothing more, not even what would be right.
+
         Raises:
             ProtocolError: the aggregator broke a rule. HansaError: it stopped the run.
         """
+        try:
+            yield from self._answer(frame)
+        except HansaError:
+            self._protection.erase()
+            if not self.done:
+                self._session.state = "aborted"
+            raise
+
+    def _answer(self, frame: memoryview) -> Iterator[bytes]:
         message = messages.decode(self._plan.aggregator, frame)
         self._session.check(self._plan.aggregator, message)
         if not isinstance(message, NOT_BROADCAST):
@@ -237,6 +248,12 @@ class Party:
         names = tuple(name for name, _, _, _ in message.roster)
         if tuple(sorted(set(names))) != names or not set(names) <= set(plan.parties) or self._name not in names:
             raise self._broken(f"roster {names} is not a sorted part of the plan's parties that includes this one")
+        if plan.mode != "federated" and names != plan.parties:
+            # Fewer parties now and all of them in another run of the same plan: the difference is one party's part.
+            left_out = ", ".join(sorted(set(plan.parties) - set(names)))
+            raise self._broken(
+                f"the roster leaves out {left_out}; in mode {plan.mode!r} every party of the plan takes part, or nobody does"
+            )
         if len(names) < plan.minimum_parties:
             raise self._broken(f"{len(names)} parties take part; the plan asks for at least {plan.minimum_parties}")
         mine = (self._name, self._join.nonce, self._join.rows, self._join.evaluation_rows)
@@ -292,7 +309,7 @@ class Party:
                     f"a feature has more bins than max_bin {self._plan.parameters.max_bin} and the missing one"
                 )
             self._guard.check_cuts(cuts)
-            binned = self._binned = self._bin(cuts)
+        binned = self._binned = self._bin(cuts)
         self._guard = self._guard.close()
         self._keys = None
         self._bounds = message
@@ -325,7 +342,11 @@ class Party:
             unknown = np.isnan(features) & ~cuts.has_missing[:, None]
             unknown[:, self._training] = False
             features = np.where(unknown, np.finfo(np.float32).max, features)
-        return bin_rows(features, cuts, self._threads)
+        try:
+            return bin_rows(features, cuts, self._threads)
+        except DataError as error:
+            # Its text names a row of this party, and a refusal's text goes to the aggregator.
+            raise self._broken("the cuts have no place for a missing value that this party's rows hold") from error
 
     def _start_tree(self, gradient_bound: float) -> Iterator[bytes]:
         """Gradients at the margins so far; their totals, and the metrics that the trees so far reach."""
