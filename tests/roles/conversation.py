@@ -37,14 +37,17 @@ def signer(plan: Plan, name: str) -> Signer | None:
 class Conversation:
     """An aggregator and parties, their frames in queues.
 
+    Args:
+        first_nonce: the first party's nonce is 32 of this byte; another one makes another run.
+
     Attributes:
         up: (party, frame) on the way to the aggregator. down: the same on the way to parties.
     """
 
-    def __init__(self, plan: Plan, tables: Mapping[str, Rows], **options: Any) -> None:
+    def __init__(self, plan: Plan, tables: Mapping[str, Rows], first_nonce: int = 0, **options: Any) -> None:
         self.plan = plan
         self.parties = {
-            name: Party(plan, name, rows, nonce=bytes([i]) * 32, signer=signer(plan, name), **options)
+            name: Party(plan, name, rows, nonce=bytes([first_nonce + i]) * 32, signer=signer(plan, name), **options)
             for i, (name, rows) in enumerate(tables.items())
         }
         self.aggregator = Aggregator(plan, identities=identities(plan))

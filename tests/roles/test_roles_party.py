@@ -195,17 +195,43 @@ def refused(talk: Conversation, message: Message, rule: str) -> None:
     assert any(part in str(caught.value) for part in rule.split("|")), str(caught.value)
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_what_breaks_a_rule_is_refused(name):
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    # The run ids of these rosters are federated mode's; test_roles_attacks has the masked ones.
+    [(mode, name) for mode in MODES for name in HOSTILE if mode == "federated" or HOSTILE[name][0] is not Welcome],
+)
+def test_what_breaks_a_rule_is_refused(mode, name):
     kind, change, rule = HOSTILE[name]
-    talk = conversation()
+    talk = conversation(mode=mode)
     message = talk.until(kind, ME)
     refused(talk, change(message), rule)
 
 
-def test_the_unchanged_messages_would_have_been_accepted():
+def test_what_is_told_of_rows_that_do_not_fit_names_no_row():
+    """The text of a refusal reaches the aggregator."""
+    talk = conversation()
+    message = with_array("has_missing", put(slice(None), 0))(talk.until(UseCuts, ME))
+    with pytest.raises(ProtocolError) as caught:
+        talk.tell(ME, message)
+    assert "row " not in str(caught.value)
+    assert not [
+        word for word in str(caught.value).split() if word.strip(",;:.").isdigit() and int(word.strip(",;:.")) > 9
+    ]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_party_that_refused_once_takes_nothing_more(mode):
+    talk = conversation(mode=mode)
+    message = talk.until(UseCuts, ME)
+    refused(talk, edited(message, base_score=math.nan), "base_score")
+    refused(talk, message, "'aborted'")
+    refused(talk, Abort("", ""), "'aborted'")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_unchanged_messages_would_have_been_accepted(mode):
     for kind in {kind for kind, _, _ in HOSTILE.values()}:
-        talk = conversation()
+        talk = conversation(mode=mode)
         talk.tell(ME, talk.until(kind, ME))
 
 

@@ -46,8 +46,9 @@ from hansa.roles.party import Party
 from hansa.roles.protection import Signer
 from hansa.roles.run import run_hub, run_member
 from hansa.transport.channel import Channel, Hub
+from hansa.transport.credentials import Credentials
 from hansa.transport.recording import RecordingChannel, RecordingHub
-from hansa.transport.tls import Credentials, TlsChannel, TlsHub
+from hansa.transport.tls import TlsChannel, TlsHub
 
 KEYS = (
     "plan",
