@@ -9,6 +9,8 @@ import time
 import pytest
 from made_consortium import hansa
 
+from hansa.plan import MODES
+
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -20,18 +22,18 @@ def test_the_demo_ends_in_time_with_a_page_that_needs_nothing_else(tmp_path):
     result = hansa("demo", "--report", tmp_path / "report.html", "--json")
     assert result.exit_code == 0, (result.output, result.exception)
     assert time.monotonic() - started < 120
-    summaries = json.loads(result.stdout)
-    assert set(summaries) == {"sleeping_cell", "hardware_fault", "dropped_call_rate", "malignant"}
-    for name, summary in summaries.items():
-        metric = "rmse" if name == "dropped_call_rate" else "auc"
-        assert summary["transport"] == "mutual TLS 1.3"
-        assert len(summary["members"]) == 3
-        for member in summary["members"].values():
-            assert member["test_rows"] > 0
-            assert isinstance(member["metrics"]["together"][metric], float), (name, member)
+    cases = json.loads(result.stdout)
+    assert set(cases) == {"sleeping_cell", "hardware_fault", "dropped_call_rate", "malignant"}
     page = (tmp_path / "report.html").read_text()
     assert not re.search(r"""(src|href)\s*=\s*["']\s*(https?:)?//""", page)
     assert "simulated" in page
-    for summary in summaries.values():
-        for member in summary["members"]:
-            assert member in page
+    for name, modes in cases.items():
+        assert list(modes) == list(MODES)
+        assert len({summary["model_sha256"] for summary in modes.values()}) == 1, "the mode changed the model"
+        for mode, summary in modes.items():
+            assert (summary["mode"], summary["transport"]) == (mode, "mutual TLS 1.3")
+            assert len(summary["members"]) == 3
+            for member, figures in summary["members"].items():
+                assert member in page
+                score = figures["metrics"]["together"]["rmse" if name == "dropped_call_rate" else "auc"]
+                assert isinstance(score, float), (name, member)

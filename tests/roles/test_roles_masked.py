@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from conversation import Conversation
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from made_tables import NAMES, plan, spread, table, take
+from uniformity import looks_uniform
 
 import hansa.roles.protection
 import hansa.secure.masking
@@ -178,27 +178,6 @@ def parts(said) -> dict[str, dict[tuple[object, ...], np.ndarray]]:
             assert place not in found.setdefault(member, {})
             found[member][place] = words
     return found
-
-
-def chi_square(content: bytes) -> float:
-    """Of the bytes' frequencies, in standard deviations from what uniform bytes give (chi-square, 255 degrees)."""
-    counts = np.bincount(np.frombuffer(content, np.uint8), minlength=256)
-    expected = len(content) / 256
-    assert expected > 500, "too few bytes to test"
-    return float((((counts - expected) ** 2 / expected).sum() - 255) / np.sqrt(2 * 255))
-
-
-def looks_uniform(words: Iterable[np.ndarray]) -> bool:
-    """Bytes, each byte's place in a word, and differences of neighbouring words: all as uniform words have them.
-
-    Six standard deviations: uniform bytes fail once in some hundred million tests.
-    """
-    kept = list(words)
-    contents = [b"".join(w.tobytes() for w in kept)]
-    wide = np.concatenate([w for w in kept if w.itemsize == 8]).view(np.uint8).reshape(-1, 8)
-    contents += [np.ascontiguousarray(wide[:, k]).tobytes() for k in range(8) if len(wide) > 500 * 256]
-    contents.append(b"".join((w[1:] - w[:-1]).tobytes() for w in kept))
-    return all(abs(chi_square(content)) < 6 for content in contents)
 
 
 def test_every_partys_uploads_look_uniform(both):
