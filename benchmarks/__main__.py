@@ -19,7 +19,7 @@ from rich.console import Console
 from benchmarks.machine import described, machine
 
 HERE = Path(__file__).parent
-NAMES = ("training", "growth", "accuracy", "trees", "binning", "masking", "transport")
+NAMES = ("training", "growth", "accuracy", "trees", "binning", "masking", "transport", "secure", "reconstruction")
 """In their order. Each file takes --quick and --json."""
 
 

@@ -31,6 +31,7 @@ from hansa.data.source import Rows
 from hansa.plan import Plan
 from hansa.roles.aggregator import Progress
 from hansa.roles.in_process import train_in_process
+from hansa.trees.crew import Crew
 from hansa.trees.histogram import (
     STRIDE,
     build_histograms,
@@ -149,10 +150,11 @@ def measure_histogram(
     out = np.empty((1, planes, layout.cells), np.int64)
     sums = np.empty((max(threads, 1), STRIDE * k), np.int64)
     begin, end = np.zeros(1, np.int64), np.array([n_rows])
+    crew = [Crew(threads)] if threads else []
     kernel = build_histograms_parallel if threads else build_histograms
 
     def ours() -> None:
-        kernel(codes, layout.columns, layout.offsets, layout.strided, rows, begin, end, packed, sums, out)
+        kernel(codes, layout.columns, layout.offsets, layout.strided, rows, begin, end, packed, sums, out, *crew)
 
     def with_numpy() -> None:
         for feature in range(k):

@@ -45,7 +45,7 @@ class Job:
     Attributes:
         rows: of all parties together, N_FEATURES features each. parties: who hold them in turn.
         trees, max_depth, max_bin, eta: of the model.
-        round_trip_s: added to every round trip of a run in one process.
+        round_trip_s: added to every round trip of a run in one process. mode: of Hansa's plan.
     """
 
     rows: int
@@ -55,6 +55,7 @@ class Job:
     max_bin: int = 256
     eta: float = 0.1
     round_trip_s: float = 0.0
+    mode: str = "federated"
 
     @property
     def parameters(self) -> Parameters:
@@ -120,7 +121,7 @@ def as_table(rows: Rows) -> Table:
 
 def plan_of(job: Job, parties: Mapping[str, Rows]) -> Plan:
     """The plan that `hansa simulate` would make."""
-    return make_plan(Settings(parameters=job.parameters, label="y"), NAMES, tuple(parties))
+    return make_plan(Settings(parameters=job.parameters, label="y", mode=job.mode), NAMES, tuple(parties))
 
 
 def xgboost(job: Job) -> Run:

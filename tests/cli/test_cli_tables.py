@@ -65,3 +65,10 @@ def test_a_partys_table_reads_back_exactly(tmp_path):
     back = read_rows(tmp_path / "p.parquet", Schema(table.names, "y"), label_kind="binary")
     np.testing.assert_array_equal(back.features, table.features)
     np.testing.assert_array_equal(back.label, table.label)
+
+
+def test_a_few_texts_among_numbers_are_a_mistake(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("who,a,y\n" + "".join(f"p,{'oops' if i == 7 else i},{i % 2}\n" for i in range(30)))
+    with pytest.raises(DataError, match=r"row 8, column 'a': found 'oops'.*29 numbers"):
+        read_table(path, "y", "who")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import naive_trees as naive
 from hansa.data.binning import bin_rows
 from hansa.data.quantiles import Cuts
+from hansa.trees.crew import Crew
 from hansa.trees.ensemble import ROOT_PARENT, Ensemble
 from hansa.trees.growth import Buffers, Grower, Level, RowPartition, nodes_to_build
 from hansa.trees.histogram import STRIDE, build_histograms, layout_of
@@ -62,7 +63,7 @@ def grow(features, cuts, g, h, parameters, *, parties=1, threads=1, columns=None
         RowPartition(binned.codes_by_feature, missing, np.arange(i, len(g), parties, dtype=np.uint32), margins)
         for i in range(parties)
     ]
-    grower = Grower(parameters, chosen, layout, cuts.has_missing, buffers or Buffers(), threads)
+    grower = Grower(parameters, chosen, layout, cuts.has_missing, buffers or Buffers(), Crew(threads))
     levels: list[Level] = []
     while not levels or not levels[-1].last:
         built = len(grower.to_build)

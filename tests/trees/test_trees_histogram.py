@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive_trees as naive
+from hansa.trees.crew import Crew
 from hansa.trees.histogram import (
     STRIDE,
     build_histograms,
@@ -59,10 +60,11 @@ def build_nodes(data, columns, rows, starts, ends, threads=0):
     layout = layout_of(data.offsets, columns)
     out = np.full((len(starts), len(data.packed), layout.cells), 77, np.int64)
     scratch = np.full((max(threads, 1), STRIDE * len(columns)), 99, np.int64)
+    crew = [Crew(threads)] if threads else []
     kernel = build_histograms_parallel if threads else build_histograms
     kernel(
         data.codes, layout.columns, layout.offsets, layout.strided, rows, np.array(starts), np.array(ends),
-        data.packed, scratch, out,
+        data.packed, scratch, out, *crew,
     )  # fmt: skip
     return out
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive_trees as naive
+from hansa.trees.crew import Crew
 from hansa.trees.histogram import layout_of
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
@@ -188,7 +189,7 @@ def test_parts_are_added_siblings_subtracted_and_searched(planes, threads, parti
     assert taken.tolist() == [parties] * 3
     if threads:
         assert np.isnan(gains).all()
-        finish_pairs(nodes, *family, *tree, np.empty((threads, 3, 9)), gains, found)
+        finish_pairs(nodes, *family, *tree, np.empty((threads, 3, 9)), gains, found, crew=Crew(threads))
     assert np.array_equal(nodes, children)
     for node, cells in enumerate(children):
         gain, best, _ = search(cells, np.arange(3), sizes, has_missing, Parameters(), scales)

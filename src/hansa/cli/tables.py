@@ -153,11 +153,33 @@ def read_features(
             features.append(_numbers(path, relation, name))
             continue
         texts = _texts(relation, name)
+        _refuse_stray_text(path, name, texts)
         values = known[name] if known is not None else tuple(sorted({text for text in texts if text is not None}))
         code = {value: float(i) for i, value in enumerate(values)}
         categories[name] = values
         features.append(np.array([code.get(text, np.nan) for text in texts], np.float32))
     return np.stack(features), categories
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse_stray_text(path: Path, name: str, texts: npt.NDArray[np.object_]) -> None:
+    """Refuse a column that is text because of a few cells only: these are mistakes, not categories."""
+    kinds = {text: _is_number(text) for text in set(texts) if text is not None}
+    stray = np.array([not kinds.get(text, True) for text in texts])
+    numbers = sum(kinds.get(text, False) for text in texts)
+    if numbers > stray.sum() > 0:
+        row = int(np.flatnonzero(stray)[0])
+        raise DataError(
+            f"{path}, row {row + 1}, column {name!r}: found {texts[row]!r} (and {stray.sum() - 1} more texts) among {numbers} "
+            "numbers; expected a number, or nothing where it is missing"
+        )
 
 
 def _column(relation: duckdb.DuckDBPyRelation, name: str, kind: str) -> npt.NDArray[Any]:

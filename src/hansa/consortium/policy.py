@@ -57,7 +57,8 @@ def rows_digest(*arrays: npt.NDArray[np.float32] | None) -> tuple[str, ...]:
     """What a ledger knows a party's rows by: SHA-256 of each of its columns, in hex, sorted.
 
     A column is hashed by its sorted values, so that neither the order of the rows nor the choice of features in a later plan
-    makes known rows look new. Rows added or taken away do: SECURITY.md says so.
+    makes known rows look new. Rows added or taken away do: SECURITY.md says so. Two tables with as many rows may share a column
+    by chance (a flag that is never set, a label as often 1): they are then taken for the same, which errs on the safe side.
 
     Args:
         arrays: float32, (n,) for one column or (columns, n) for several; None for a column that is not there.
@@ -87,8 +88,9 @@ def note_roster(ledger: Path, rows: tuple[str, ...], parties: tuple[str, ...], p
     other = next((names for names in met if names != parties), None)
     if other is not None and not policy.allow_other_rosters:
         raise PlanError(
-            f"these rows were trained on with {', '.join(other)}; the plan names {', '.join(parties)}. The difference of "
-            f"both sums would show the part of whoever left or came; {ledger} keeps count (allow_other_rosters says otherwise)"
+            f"these rows, or a column with the same values, were trained on with {', '.join(other)}; "
+            f"the plan names {', '.join(parties)}. The difference of both sums would show the part of whoever left or came; "
+            f"{ledger} keeps count (allow_other_rosters says otherwise)"
         )
     entry = _Entry(rows, parties)
     if entry in known:

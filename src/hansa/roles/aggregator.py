@@ -55,6 +55,7 @@ from hansa.roles.statistics import (
     start_of,
 )
 from hansa.trees import histogram, objective
+from hansa.trees.crew import Crew
 from hansa.trees.ensemble import Ensemble, Tree, base_margin
 from hansa.trees.growth import Buffers, Grower, Level
 from hansa.trees.metrics import is_improvement, metric_value, sums_length
@@ -110,7 +111,7 @@ class _Sum:
     def __init__(self, parties: tuple[str, ...], shape: tuple[int, ...], dtype: type[np.generic]) -> None:
         self.values = np.zeros(shape, dtype)
         self.zero = 0
-        self._waiting = set(parties)
+        self.waiting = set(parties)
 
     @property
     def cancels(self) -> bool:
@@ -120,13 +121,13 @@ class _Sum:
 
     @property
     def complete(self) -> bool:
-        return not self._waiting
+        return not self.waiting
 
     def add(self, member: str, part: npt.NDArray[Any], zero: int) -> bool:
         """Add a member's part and its zero word; False where it has given one before."""
-        if member not in self._waiting:
+        if member not in self.waiting:
             return False
-        self._waiting.remove(member)
+        self.waiting.remove(member)
         self.values += part
         self.zero += zero
         return True
@@ -163,7 +164,7 @@ class Aggregator:
         self._tags: dict[str, ConfirmKeys] = {}
         self.outcome: Outcome | None = None
         self._plan = plan
-        self._threads = threads
+        self._crew = Crew(threads)
         self._report = report or (lambda _: None)
         table = AGGREGATOR_MASKED if self._masked else AGGREGATOR
         self._session = Session("aggregator", table, "gathering")
@@ -181,6 +182,25 @@ class Aggregator:
     def parties(self) -> tuple[str, ...]:
         """Who takes part."""
         return self._plan.parties
+
+    def waiting_for(self) -> list[str]:
+        """The parties whose part is missing before the run can go on."""
+        match self._session.state:
+            case "gathering":
+                done = set(self._joins)
+            case "keying":
+                done = set(self._keys)
+            case "confirming":
+                done = set(self._tags)
+            case "growing":
+                built = len(self._grower.to_build)
+                done = {party for party, count in self._next_node.items() if count == built}
+            case "finishing":
+                done = self._received
+            case _:
+                owed = set().union(*(sums.waiting for sums in self._sums.values()))
+                done = set(self._plan.parties) - owed
+        return sorted(set(self._plan.parties) - done)
 
     def has_left(self, member: str) -> bool:
         """Whether this party has acknowledged the end of the run."""
@@ -444,7 +464,7 @@ class Aggregator:
         layout = histogram.layout_of(self._bin_offsets, columns)
         self._cells = layout.cells
         self._planes = scales.planes
-        self._grower = Grower(parameters, scales, layout, self._cuts.has_missing, self._buffers, self._threads)
+        self._grower = Grower(parameters, scales, layout, self._cuts.has_missing, self._buffers, self._crew)
         self._level = -1
         self._start_level()
         yield from self._broadcast(

@@ -22,6 +22,9 @@ from hansa.transport.channel import Hub, Traffic
 from hansa.transport.in_process import InProcessHub
 from hansa.trees.parameters import Parameters
 
+WHOLE_LEVEL = 2**16
+"""Nodes a frame, so that a level travels in one: here no network runs beside the building."""
+
 
 @dataclass(frozen=True)
 class InProcessRun:
@@ -37,7 +40,7 @@ def train_in_process(
     tables: Mapping[str, Rows],
     *,
     threads: int = 1,
-    nodes_per_frame: int = 0,
+    nodes_per_frame: int = WHOLE_LEVEL,
     report: Callable[[Progress], None] | None = None,
     order: Callable[[Sequence[str]], str] | None = None,
     wrap: Callable[[Hub], Hub] = lambda hub: hub,

@@ -50,6 +50,7 @@ from hansa.roles.run import agreement, run_id
 from hansa.roles.statistics import Bounds, count_magnitudes, metric_scale, sum_labels
 from hansa.secure.keys import Run
 from hansa.trees import histogram, objective
+from hansa.trees.crew import Crew
 from hansa.trees.ensemble import Ensemble, base_margin
 from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build
 from hansa.trees.metrics import MetricScale, metric_sums
@@ -115,7 +116,7 @@ class Party:
         self.model: bytes | None = None
         self._plan = plan
         self._name = name
-        self._threads = threads
+        self._crew = Crew(threads)
         self._nodes_per_frame = nodes_per_frame
         table = PARTY if plan.mode == "federated" else PARTY_MASKED
         self._session = Session("party", table, "joining")
@@ -343,7 +344,7 @@ class Party:
             unknown[:, self._training] = False
             features = np.where(unknown, np.finfo(np.float32).max, features)
         try:
-            return bin_rows(features, cuts, self._threads)
+            return bin_rows(features, cuts, self._crew.threads)
         except DataError as error:
             # Its text names a row of this party, and a refusal's text goes to the aggregator.
             raise self._broken("the cuts have no place for a missing value that this party's rows hold") from error
@@ -368,8 +369,12 @@ class Party:
         if parameters.subsample < 1:
             drawn = draw_rows(len(rows), parameters.subsample, parameters.seed, self._tree, self._name)
             rows, others = rows[drawn], np.concatenate([rows[~drawn], others])
-        self._inside = RowPartition(self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins)
-        self._outside = RowPartition(self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins)
+        self._inside = RowPartition(
+            self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins, self._crew
+        )
+        self._outside = RowPartition(
+            self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins, self._crew
+        )
         with self._blaming():
             self._totals = (
                 objective.sum_magnitudes(self._gradient, rows, gradient_bound, self._n_rows),
@@ -462,15 +467,18 @@ class Party:
         layout, partition, codes, packed = self._layout, self._inside, self._binned.codes, self._packed
         columns, offsets, strided = layout.columns, layout.offsets, layout.strided
         per_frame = self._nodes_per_frame or -(-len(positions) // FRAMES_PER_LEVEL)
-        threads = self._threads if len(partition.rows) * len(columns) >= PARALLEL_VALUES else 1
+        parallel = self._crew.threads > 1 and len(partition.rows) * len(columns) >= PARALLEL_VALUES
         all_out = self._buffers.get("histograms", (min(per_frame, len(positions)), len(packed), layout.cells))
-        sums = self._buffers.get("sums", (threads, histogram.STRIDE * len(columns)))
-        build = histogram.build_histograms if threads == 1 else histogram.build_histograms_parallel
+        sums = self._buffers.get("sums", (self._crew.threads, histogram.STRIDE * len(columns)))
         for first in range(0, len(positions), per_frame):
             part = positions[first : first + per_frame]
             out = all_out[: len(part)]
             starts, ends = partition.starts[part], partition.ends[part]
-            build(codes, columns, offsets, strided, partition.rows, starts, ends, packed, sums, out)
+            work = (codes, columns, offsets, strided, partition.rows, starts, ends, packed, sums, out)
+            if parallel:
+                histogram.build_histograms_parallel(*work, self._crew)
+            else:
+                histogram.build_histograms(*work)
             yield self._contribute("histograms", out, first, len(positions) * out[0].size)
 
     def _finish(self, message: Finish) -> Received:

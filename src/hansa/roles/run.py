@@ -51,6 +51,9 @@ class HubRole(Protocol):
 
     def handle(self, member: str, frame: memoryview) -> Iterator[tuple[str, bytes]]: ...
 
+    def waiting_for(self) -> list[str]:
+        """The members whose next frame is owed."""
+
     def has_left(self, member: str) -> bool:
         """Whether this member has said its last word, so that it may hang up."""
 
@@ -110,10 +113,13 @@ def run_hub(role: HubRole, hub: Hub, timeout: float | None = None) -> None:
                 if role.has_left(loss.member):
                     continue
                 raise
+            except TransportError as error:
+                raise TransportError(f"{error}; waiting for {', '.join(role.waiting_for())}") from error
             for recipient, answer in role.handle(member, frame):
                 hub.send(recipient, answer)
     except HansaError as error:
-        at_fault = error.member if isinstance(error, MemberLost) else member
+        named = member if repr(member) in str(error) else ""
+        at_fault = error.member if isinstance(error, MemberLost) else named
         for party in role.parties:
             try:
                 hub.send(party, messages.encode(Abort(at_fault, str(error))))

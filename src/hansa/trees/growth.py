@@ -17,10 +17,16 @@ import numpy.typing as npt
 from numba import njit
 
 from hansa.trees import histogram, splitting
+from hansa.trees.crew import Crew
 from hansa.trees.ensemble import ROOT_PARENT, Tree
 from hansa.trees.histogram import Codes, Int64, Layout
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
+
+PARALLEL_ROWS = 30_000
+"""Rows below which one thread moves them as fast as several."""
+
+ALONE = Crew(1)
 
 PARALLEL_CELLS = 40_000
 """Cells of a level below which one thread searches as fast as several."""
@@ -63,16 +69,14 @@ def _add_leaf(margins, rows, value):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _advance(  # type: ignore[no-untyped-def]
-    codes, missing_code, rows, scratch, starts, ends, feature, bins, missing_left, leaf, child_leaf, margins
-):
-    """Part the rows of nodes that split, add leaf values to the others; returns the children's (starts, ends)."""
-    splits = 0
-    for node in range(feature.shape[0]):
-        splits += feature[node] >= 0
-    child_starts = np.empty(2 * splits, np.int64)
-    child_ends = np.empty(2 * splits, np.int64)
-    child = 0
-    for node in range(feature.shape[0]):
+    first, last, slot, codes, missing_code, rows, scratch, starts, ends, feature, bins, missing_left, leaf, child_leaf,
+    margins, child_starts, child_ends,
+):  # fmt: skip
+    """Part the rows of nodes first <= i < last that split; rows of nodes, and of children, that are leaves get their value.
+
+    slot: int64 (active,): how many nodes before this one split. child_starts, child_ends: int64 (2 splits,), written.
+    """
+    for node in range(first, last):
         begin, end = starts[node], ends[node]
         if feature[node] < 0:
             _add_leaf(margins, rows[begin:end], leaf[node])
@@ -81,13 +85,12 @@ def _advance(  # type: ignore[no-untyped-def]
         middle = histogram.partition_rows(
             codes[split], rows, scratch, begin, end, bins[node], missing_code[split], missing_left[node] != 0
         )
-        child_starts[child], child_ends[child] = begin, middle
-        child_starts[child + 1], child_ends[child + 1] = middle, end
-        child += 2
-    if child_leaf.shape[0]:
-        for i in range(child):
-            _add_leaf(margins, rows[child_starts[i] : child_ends[i]], child_leaf[i])
-    return child_starts, child_ends
+        left = 2 * slot[node]
+        child_starts[left], child_ends[left] = begin, middle
+        child_starts[left + 1], child_ends[left + 1] = middle, end
+        if child_leaf.shape[0]:
+            _add_leaf(margins, rows[begin:middle], child_leaf[left])
+            _add_leaf(margins, rows[middle:end], child_leaf[left + 1])
 
 
 class RowPartition:
@@ -98,6 +101,7 @@ class RowPartition:
         missing_code: int32 (n_features,): the code that means missing, or -1.
         rows: uint32 (m,): the rows to follow; taken over and reordered.
         margins: float32 (n_rows,): increased by the leaf values as leaves appear.
+        crew: shares out the nodes of a level where there are many rows.
     """
 
     def __init__(
@@ -106,7 +110,9 @@ class RowPartition:
         missing_code: npt.NDArray[np.int32],
         rows: npt.NDArray[np.uint32],
         margins: npt.NDArray[np.float32],
+        crew: Crew = ALONE,
     ) -> None:
+        self._crew = crew
         self._codes = codes_by_feature
         self._missing_code = missing_code
         self.rows = rows
@@ -117,20 +123,37 @@ class RowPartition:
 
     def apply(self, level: Level) -> None:
         """Move rows to the next level's nodes; rows that reach a leaf get its value."""
-        self.starts, self.ends = _advance(
-            self._codes,
-            self._missing_code,
-            self.rows,
-            self._scratch,
-            self.starts,
-            self.ends,
-            level.feature,
-            level.bin,
-            level.missing_left,
-            level.leaf,
-            level.child_leaf,
-            self._margins,
-        )
+        splits = level.feature >= 0
+        slot: Int64 = np.cumsum(splits) - splits
+        n_children = 2 * int(np.count_nonzero(splits))
+        child_starts, child_ends = np.empty(n_children, np.int64), np.empty(n_children, np.int64)
+
+        def advance(_: int, first: int, last: int) -> None:
+            _advance(
+                first,
+                last,
+                slot,
+                self._codes,
+                self._missing_code,
+                self.rows,
+                self._scratch,
+                self.starts,
+                self.ends,
+                level.feature,
+                level.bin,
+                level.missing_left,
+                level.leaf,
+                level.child_leaf,
+                self._margins,
+                child_starts,
+                child_ends,
+            )
+
+        if len(self.rows) >= PARALLEL_ROWS:
+            self._crew.share(advance, len(splits))
+        else:
+            advance(0, 0, len(splits))
+        self.starts, self.ends = child_starts, child_ends
 
 
 LEVEL_RULES = (
@@ -220,7 +243,7 @@ class Grower:
         parameters, scales, layout: of this tree.
         has_missing: bool (n_features,).
         buffers: kept from tree to tree.
-        threads: for the search of levels that are large enough.
+        crew: for the search of levels that are large enough.
     """
 
     def __init__(
@@ -230,8 +253,9 @@ class Grower:
         layout: Layout,
         has_missing: npt.NDArray[np.bool_],
         buffers: Buffers,
-        threads: int = 1,
+        crew: Crew = ALONE,
     ) -> None:
+        self._crew = crew
         self._parameters = parameters
         self._layout = layout
         self._has_missing = has_missing
@@ -249,7 +273,7 @@ class Grower:
             ]
         )
         codes = int(np.diff(layout.offsets.astype(np.int64)).max()) if len(layout.columns) else 1
-        self._scratch = np.empty((threads, 3, codes))
+        self._scratch = np.empty((crew.threads, 3, codes))
         self._planes = scales.planes
         self._depth = 0
         self._parents = np.empty((0, self._planes, layout.cells), np.int64)
@@ -274,7 +298,7 @@ class Grower:
         Returns:
             Whether all parties' parts of all built nodes are there, and `next_level` may be called.
         """
-        at_once = len(self._scratch) == 1 or len(self.nodes) == 1 or self.nodes.size < PARALLEL_CELLS
+        at_once = self._crew.threads == 1 or len(self.nodes) == 1 or self.nodes.size < PARALLEL_CELLS
         self._complete += splitting.take_part(
             part,
             first,
@@ -315,6 +339,7 @@ class Grower:
             self._scratch,
             self._gains,
             self._found,
+            crew=self._crew,
         )
 
     def next_level(self) -> Level:

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import njit
+
+from hansa.trees.crew import Crew
 
 Codes = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Int64 = npt.NDArray[np.int64]
@@ -117,16 +119,25 @@ def build_histograms(codes, columns, offsets, strided, rows, starts, ends, packe
     _build_nodes(codes, columns, offsets, strided, 0, columns.shape[0], rows, starts, ends, packed, sums[0], out)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def build_histograms_parallel(codes, columns, offsets, strided, rows, starts, ends, packed, sums, out):  # type: ignore[no-untyped-def]
-    """`build_histograms` with the columns shared out over `sums.shape[0]` threads."""
-    threads = sums.shape[0]
-    k = columns.shape[0]
-    for thread in prange(threads):
-        first = k * thread // threads
-        last = k * (thread + 1) // threads
-        if first < last:
-            _build_nodes(codes, columns, offsets, strided, first, last, rows, starts, ends, packed, sums[thread], out)
+def build_histograms_parallel(
+    codes: Codes,
+    columns: npt.NDArray[np.uint32],
+    offsets: npt.NDArray[np.uint64],
+    strided: bool,
+    rows: npt.NDArray[np.uint32],
+    starts: Int64,
+    ends: Int64,
+    packed: Int64,
+    sums: Int64,
+    out: Int64,
+    crew: Crew,
+) -> None:
+    """`build_histograms` with the columns shared out over a crew; `sums` has a row for each thread."""
+
+    def build(thread: int, first: int, last: int) -> None:
+        _build_nodes(codes, columns, offsets, strided, first, last, rows, starts, ends, packed, sums[thread], out)
+
+    crew.share(build, len(columns))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -135,14 +146,14 @@ def partition_rows(codes, rows, scratch, begin, end, threshold, missing, missing
 
     Args:
         codes: uint8 or uint16 (n_rows,): of the feature that the node splits on.
-        rows: uint32 (n,): the node's are rows[begin:end], reordered in place. scratch: uint32 (n,).
+        rows: uint32 (n,): the node's are rows[begin:end], reordered in place. scratch: uint32 (n,), overwritten at the same places.
         threshold: codes up to this one go left. missing: the code that means missing, or -1, and missing_left its side.
 
     Returns:
         The position where the right side begins.
     """
     left = np.uint64(begin)
-    right = np.uint64(0)
+    right = np.uint64(begin)
     for i in range(begin, end):
         row = rows[i]
         code = np.int32(codes[row])
@@ -151,6 +162,6 @@ def partition_rows(codes, rows, scratch, begin, end, threshold, missing, missing
         scratch[right] = row
         left += np.uint64(goes_left)
         right += np.uint64(not goes_left)
-    for i in range(right):
-        rows[left + np.uint64(i)] = scratch[i]
+    for i in range(right - np.uint64(begin)):
+        rows[left + np.uint64(i)] = scratch[begin + i]
     return np.int64(left)

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
+from hansa.trees.crew import Crew
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
 
@@ -312,19 +314,43 @@ def take_part(  # type: ignore[no-untyped-def]
     return complete
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def finish_pairs(  # type: ignore[no-untyped-def]
-    nodes, built_left, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
+@njit(cache=True, nogil=True, error_model="numpy")
+def _finish_range(  # type: ignore[no-untyped-def]
+    first,
+    last,
+    nodes,
+    built_left,
+    parents,
+    parent_of,
+    columns,
+    offsets,
+    has_missing,
+    totals,
+    rule,
+    scratch,
+    gains,
+    found,
 ):
-    """Subtract and search all pairs of a level, shared out over threads; arguments as `take_part`, scratch (threads, 3, codes)."""
-    threads = scratch.shape[0]
-    pairs = parent_of.shape[0]
-    for thread in prange(threads):
-        for pair in range(pairs * thread // threads, pairs * (thread + 1) // threads):
-            _finish_pair(
-                pair, nodes, built_left, parents, parent_of, columns, offsets, has_missing, totals, rule,
-                scratch[thread], gains, found,
-            )  # fmt: skip
+    for pair in range(first, last):
+        _finish_pair(
+            pair, nodes, built_left, parents, parent_of, columns, offsets, has_missing, totals, rule,
+            scratch, gains, found,
+        )  # fmt: skip
+
+
+def finish_pairs(*arguments: Any, crew: Crew) -> None:
+    """Subtract and search all pairs of a level, shared out over a crew.
+
+    Args:
+        arguments: nodes, built_left, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found, as
+            for `take_part`, but scratch has a row for each thread.
+    """
+    *family, scratch, gains, found = arguments
+
+    def finish(thread: int, first: int, last: int) -> None:
+        _finish_range(first, last, *family, scratch[thread], gains, found)
+
+    crew.share(finish, len(family[3]))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
