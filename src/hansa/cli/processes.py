@@ -20,6 +20,9 @@ from hansa.plan import Plan, write_plan
 
 POLL_S = 0.2
 
+FOLLOWS = ("stopped the run", "is gone", "connection was closed", "connection ended")
+"""Words of errors that follow from another member's."""
+
 
 def write_consortium(
     folder: Path, plan: Plan, tables: Mapping[str, Table], threads: int, transcript: Path | None
@@ -104,13 +107,18 @@ class Processes:
                 self._check()
 
     def _check(self) -> None:
-        failed = {name: p.returncode for name, p in self._processes.items() if p.poll() not in (None, 0)}
-        if not failed:
+        if not self._failed():
             return
-        time.sleep(POLL_S)  # others may fail because of the first: prefer the one that says why
+        time.sleep(
+            2 * POLL_S
+        )  # others fail because of the first, maybe before it has ended: prefer the one that says why
+        failed = self._failed()
         texts = {name: self._text(name) for name in failed}
-        name = min(texts, key=lambda n: ("stopped the run" in texts[n], "is gone" in texts[n], n))
+        name = min(texts, key=lambda n: (any(word in texts[n] for word in FOLLOWS), n))
         raise HansaError(f"the process of member {name!r} ended with status {failed[name]}: {texts[name]}")
+
+    def _failed(self) -> dict[str, int]:
+        return {name: p.returncode for name, p in self._processes.items() if p.poll() not in (None, 0)}
 
     def _text(self, name: str) -> str:
         self._errors[name].seek(0)

@@ -220,6 +220,7 @@ def _train_in_process(
         plan,
         {name: part.rows() for name, part in parts.items()},
         threads=settings.threads or cores(),
+        nodes_per_frame=0,  # the frames that would cross a network
         report=note,
         wrap=wrap,
     )
