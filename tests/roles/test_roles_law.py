@@ -57,7 +57,6 @@ def _small_tables_use_threads_too():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hansa.roles.party, "PARALLEL_VALUES", 0)
         patch.setattr(hansa.trees.growth, "PARALLEL_CELLS", 0)
-        patch.setattr(hansa.trees.growth, "PARALLEL_ROWS", 0)
         yield
 
 

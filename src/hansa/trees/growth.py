@@ -23,9 +23,6 @@ from hansa.trees.histogram import Codes, Int64, Layout
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
 
-PARALLEL_ROWS = 30_000
-"""Rows below which one thread moves them as fast as several."""
-
 ALONE = Crew(1)
 
 PARALLEL_CELLS = 40_000
@@ -69,14 +66,14 @@ def _add_leaf(margins, rows, value):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _advance(  # type: ignore[no-untyped-def]
-    first, last, slot, codes, missing_code, rows, scratch, starts, ends, feature, bins, missing_left, leaf, child_leaf,
+    slot, codes, missing_code, rows, scratch, starts, ends, feature, bins, missing_left, leaf, child_leaf,
     margins, child_starts, child_ends,
 ):  # fmt: skip
-    """Part the rows of nodes first <= i < last that split; rows of nodes, and of children, that are leaves get their value.
+    """Part the rows of nodes that split; rows of nodes, and of children, that are leaves get their value.
 
     slot: int64 (active,): how many nodes before this one split. child_starts, child_ends: int64 (2 splits,), written.
     """
-    for node in range(first, last):
+    for node in range(feature.shape[0]):
         begin, end = starts[node], ends[node]
         if feature[node] < 0:
             _add_leaf(margins, rows[begin:end], leaf[node])
@@ -101,7 +98,6 @@ class RowPartition:
         missing_code: int32 (n_features,): the code that means missing, or -1.
         rows: uint32 (m,): the rows to follow; taken over and reordered.
         margins: float32 (n_rows,): increased by the leaf values as leaves appear.
-        crew: shares out the nodes of a level where there are many rows.
     """
 
     def __init__(
@@ -110,9 +106,7 @@ class RowPartition:
         missing_code: npt.NDArray[np.int32],
         rows: npt.NDArray[np.uint32],
         margins: npt.NDArray[np.float32],
-        crew: Crew = ALONE,
     ) -> None:
-        self._crew = crew
         self._codes = codes_by_feature
         self._missing_code = missing_code
         self.rows = rows
@@ -128,31 +122,23 @@ class RowPartition:
         n_children = 2 * int(np.count_nonzero(splits))
         child_starts, child_ends = np.empty(n_children, np.int64), np.empty(n_children, np.int64)
 
-        def advance(_: int, first: int, last: int) -> None:
-            _advance(
-                first,
-                last,
-                slot,
-                self._codes,
-                self._missing_code,
-                self.rows,
-                self._scratch,
-                self.starts,
-                self.ends,
-                level.feature,
-                level.bin,
-                level.missing_left,
-                level.leaf,
-                level.child_leaf,
-                self._margins,
-                child_starts,
-                child_ends,
-            )
-
-        if len(self.rows) >= PARALLEL_ROWS:
-            self._crew.share(advance, len(splits))
-        else:
-            advance(0, 0, len(splits))
+        _advance(
+            slot,
+            self._codes,
+            self._missing_code,
+            self.rows,
+            self._scratch,
+            self.starts,
+            self.ends,
+            level.feature,
+            level.bin,
+            level.missing_left,
+            level.leaf,
+            level.child_leaf,
+            self._margins,
+            child_starts,
+            child_ends,
+        )
         self.starts, self.ends = child_starts, child_ends
 
 

@@ -53,55 +53,46 @@ def layout_of(bin_offsets: npt.NDArray[np.int64], columns: npt.NDArray[np.uint32
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _add_strided(codes, columns, first, last, rows, packed, sums):  # type: ignore[no-untyped-def]
-    """sums[256 (j - first) + code] += packed, for columns first <= j < last."""
+def _add_strided(codes, columns, rows, packed, sums):  # type: ignore[no-untyped-def]
+    """sums[256 j + code] += packed, for column j."""
     if columns.shape[0] == codes.shape[1]:
         for i in range(rows.shape[0]):
             row = rows[i]
             value = packed[0, row]
-            for j in range(last - first):
-                sums[np.uint64(j) * np.uint64(STRIDE) + np.uint64(codes[row, first + j])] += value
+            for j in range(codes.shape[1]):
+                sums[np.uint64(j) * np.uint64(STRIDE) + np.uint64(codes[row, j])] += value
     else:
         for i in range(rows.shape[0]):
             row = rows[i]
             value = packed[0, row]
-            for j in range(last - first):
-                code = np.uint64(codes[row, columns[first + j]])
+            for j in range(columns.shape[0]):
+                code = np.uint64(codes[row, columns[j]])
                 sums[np.uint64(j) * np.uint64(STRIDE) + code] += value
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _build_block(codes, columns, offsets, strided, first, last, rows, packed, sums, out):  # type: ignore[no-untyped-def]
-    """Histogram of columns first <= j < last; `sums` is scratch of 256 (last - first) cells."""
-    begin = np.int64(offsets[first])
-    end = np.int64(offsets[last])
+def _build_node(codes, columns, offsets, strided, rows, packed, sums, out):  # type: ignore[no-untyped-def]
+    """Histogram of one node, int64 (planes, cells); `sums` is scratch of 256 k cells."""
+    k = columns.shape[0]
     if strided and out.shape[0] == 1:
-        if end - begin == STRIDE * (last - first):
-            direct = out[0, begin:end]
-            direct[:] = 0
-            _add_strided(codes, columns, first, last, rows, packed, direct)
+        if out.shape[1] == STRIDE * k:
+            out[0, :] = 0
+            _add_strided(codes, columns, rows, packed, out[0])
             return
-        sums[: STRIDE * (last - first)] = 0
-        _add_strided(codes, columns, first, last, rows, packed, sums)
-        for j in range(first, last):
+        sums[: STRIDE * k] = 0
+        _add_strided(codes, columns, rows, packed, sums)
+        for j in range(k):
             cell = np.int64(offsets[j])
             for code in range(np.int64(offsets[j + 1]) - cell):
-                out[0, cell + code] = sums[STRIDE * (j - first) + code]
+                out[0, cell + code] = sums[STRIDE * j + code]
         return
-    out[:, begin:end] = 0
+    out[:] = 0
     for i in range(rows.shape[0]):
         row = rows[i]
         for plane in range(out.shape[0]):
             value = packed[plane, row]
-            for j in range(first, last):
+            for j in range(k):
                 out[plane, offsets[j] + np.uint64(codes[row, columns[j]])] += value
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _build_nodes(codes, columns, offsets, strided, first, last, rows, starts, ends, packed, sums, out):  # type: ignore[no-untyped-def]
-    for node in range(starts.shape[0]):
-        part = rows[starts[node] : ends[node]]
-        _build_block(codes, columns, offsets, strided, first, last, part, packed, sums, out[node])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -116,7 +107,9 @@ def build_histograms(codes, columns, offsets, strided, rows, starts, ends, packe
         sums: int64 (threads, 256 k): scratch.
         out: int64 (nodes, planes, cells), overwritten.
     """
-    _build_nodes(codes, columns, offsets, strided, 0, columns.shape[0], rows, starts, ends, packed, sums[0], out)
+    for node in range(starts.shape[0]):
+        part = rows[starts[node] : ends[node]]
+        _build_node(codes, columns, offsets, strided, part, packed, sums[0], out[node])
 
 
 def build_histograms_parallel(
@@ -132,12 +125,37 @@ def build_histograms_parallel(
     out: Int64,
     crew: Crew,
 ) -> None:
-    """`build_histograms` with the columns shared out over a crew; `sums` has a row for each thread."""
+    """`build_histograms` with the rows shared out evenly over a crew; `sums` has a row for each thread.
+
+    A node whose rows fall to several threads is built in parts, which are then added: integers have no order.
+    """
+    before = np.concatenate([[0], np.cumsum(ends - starts)])
+    parts: list[tuple[int, Int64]] = []
 
     def build(thread: int, first: int, last: int) -> None:
-        _build_nodes(codes, columns, offsets, strided, first, last, rows, starts, ends, packed, sums[thread], out)
+        node = int(np.searchsorted(before, first, side="right")) - 1
+        beyond = int(np.searchsorted(before, last, side="left"))
+        begins, stops = starts[node:beyond].copy(), ends[node:beyond].copy()
+        if not len(begins):
+            return
+        begins[0] += first - before[node]
+        stops[-1] -= before[beyond] - last
+        target = out[node:beyond]
+        if first > before[node]:  # the node's first rows are another thread's, which builds in `out` itself
+            part = np.empty((1, *out.shape[1:]), np.int64)
+            parts.append((node, part[0]))
+            build_histograms(
+                codes, columns, offsets, strided, rows, begins[:1], stops[:1], packed, sums[thread : thread + 1], part
+            )
+            begins, stops, target = begins[1:], stops[1:], target[1:]
+        build_histograms(
+            codes, columns, offsets, strided, rows, begins, stops, packed, sums[thread : thread + 1], target
+        )
 
-    crew.share(build, len(columns))
+    crew.share(build, int(before[-1]))
+    out[ends == starts] = 0
+    for node, part in parts:
+        out[node] += part
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
