@@ -369,12 +369,8 @@ class Party:
         if parameters.subsample < 1:
             drawn = draw_rows(len(rows), parameters.subsample, parameters.seed, self._tree, self._name)
             rows, others = rows[drawn], np.concatenate([rows[~drawn], others])
-        self._inside = RowPartition(
-            self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins, self._crew
-        )
-        self._outside = RowPartition(
-            self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins, self._crew
-        )
+        self._inside = RowPartition(self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins)
+        self._outside = RowPartition(self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins)
         with self._blaming():
             self._totals = (
                 objective.sum_magnitudes(self._gradient, rows, gradient_bound, self._n_rows),
