@@ -17,7 +17,7 @@ from numba import njit, types
 Work = Callable[[int, int, int], object]
 
 
-LOOKS = 3000
+LOOKS = 300
 """Looks at a flag before a thread goes to sleep: waking up costs more (about 50 us on a virtual machine) than the gap between
 two kernels of a level."""
 
