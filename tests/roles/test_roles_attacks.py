@@ -47,7 +47,7 @@ from hansa.protocol.messages import (
 from hansa.roles.aggregator import Aggregator
 from hansa.roles.in_process import train_in_process
 from hansa.roles.party import Party
-from hansa.roles.protection import Masked
+from hansa.roles.protection import Locked, Masked
 from hansa.roles.run import agreement, run_hub, run_id
 from hansa.secure.keys import SIGNING_PURPOSE, Run, announced_bytes, fresh_key_pair
 from hansa.secure.prg import Algorithm
@@ -956,3 +956,9 @@ def test_the_receivers_model_is_checked_against_the_splits_that_were_masked_for(
     talk = conversation()
     message = talk.until(Finish, ME)
     refused(talk, edited(message, model_sha256=hashlib.sha256(b"").digest()), "hash")
+
+
+def test_nothing_passes_before_a_masked_run_has_keys():
+    """Even where the session table failed: a protected mode never starts from the clear one."""
+    with pytest.raises(ProtocolError, match="no vector goes out unmasked"):
+        Locked().protect(-1, 0, "magnitudes", np.zeros(2, np.int64), True, 2)

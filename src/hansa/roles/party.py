@@ -45,7 +45,7 @@ from hansa.protocol.messages import (
     Welcome,
 )
 from hansa.protocol.session import PARTY, PARTY_MASKED, Session
-from hansa.roles.protection import Clear, Masked, Signer
+from hansa.roles.protection import Clear, Locked, Masked, Signer
 from hansa.roles.run import agreement, run_id
 from hansa.roles.statistics import Bounds, count_magnitudes, metric_scale, sum_labels
 from hansa.secure.keys import Run
@@ -112,7 +112,7 @@ class Party:
         self.done = False
         self._policy = policy
         self._signer = signer
-        self._protection: Clear | Masked = Clear()
+        self._protection: Clear | Masked = Clear() if plan.mode == "federated" else Locked()
         self.model: bytes | None = None
         self._plan = plan
         self._name = name
@@ -148,7 +148,7 @@ class Party:
         """
         try:
             yield from self._answer(frame)
-        except HansaError:
+        except Exception:
             self._protection.erase()
             if not self.done:
                 self._session.state = "aborted"

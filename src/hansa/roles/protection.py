@@ -74,6 +74,22 @@ class Clear:
         """Nothing is secret here."""
 
 
+class Locked(Clear):
+    """A protected mode before its keys are being made: nothing passes."""
+
+    def protect(
+        self,
+        tree: int,  # noqa: ARG002
+        step: int,  # noqa: ARG002
+        quantity: str,
+        values: npt.NDArray[Any],  # noqa: ARG002
+        first: bool,  # noqa: ARG002
+        words: int,  # noqa: ARG002
+    ) -> int:
+        """Refuse. Raises ProtocolError."""
+        raise ProtocolError(f"{quantity!r} was asked for before the run's keys; rule: no vector goes out unmasked")
+
+
 class Masked:
     """Secure aggregation: one party's keys and masks in one run.
 

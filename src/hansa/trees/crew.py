@@ -18,7 +18,7 @@ Work = Callable[[int, int, int], object]
 
 
 LOOKS = 300
-"""Looks at a flag before a thread goes to sleep: waking up costs more (about 50 us on a virtual machine) than the gap between
+"""Looks at a flag before a thread goes to sleep: waking up costs more, above all on a virtual machine, than the gap between
 two kernels of a level."""
 
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
