@@ -203,7 +203,7 @@ def measure_search(n_features: int, repeats: int) -> dict[str, Any]:
     no_missing = np.zeros(n_features, np.bool_)
     nodes, nobody = np.empty_like(cells), np.zeros(0, np.int64)
     totals, gains, found = np.zeros((1, 2), np.int64), np.zeros(1), np.zeros((1, 5), np.int64)
-    scratch, root = np.empty((3, BINS)), np.zeros(1, np.int64)
+    scratch, root = np.empty(BINS), np.zeros(1, np.int64)
 
     def ours() -> None:
         taken = np.zeros(1, np.int64)

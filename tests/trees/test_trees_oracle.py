@@ -211,7 +211,7 @@ class Follower:
         take_part(
             cells, 0, np.zeros(1, np.int64), 1, True, np.empty_like(cells), begin, np.zeros(0, np.uint8),
             cells[:0], nobody, layout.columns, layout.offsets, self.case.cuts.has_missing, totals, self.rule,
-            np.empty((3, int(self.case.cuts.n_codes.max()))), gains, found,
+            np.empty(int(self.case.cuts.n_codes.max())), gains, found,
         )  # fmt: skip
         value = np.empty(1, np.float32)
         leaf_weights(totals, self.rule, value)

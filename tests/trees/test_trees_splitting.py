@@ -83,7 +83,7 @@ def search(cells, columns, sizes, has_missing, parameters, scales):
         cells[None], 0, taken, 1, True, np.full((1, *cells.shape), 77), np.zeros(1, np.int64),
         np.zeros(0, np.uint8), np.empty((0, *cells.shape), np.int64), nobody, layout.columns, layout.offsets,
         np.array(has_missing), totals, rule_array(parameters, scales),
-        np.empty((3, max(sizes))), gains, found,
+        np.empty(max(sizes)), gains, found,
     )  # fmt: skip
     return gains[0], found[0], totals[0]
 
@@ -149,18 +149,24 @@ def test_the_best_split_of_any_node_is_the_naive_one(shape, n_rows, planes, name
     check(cells, columns, sizes, has_missing, RULES[name], scales)
 
 
+def running(cells, offsets):
+    """Histograms (..., cells) summed up from the start of each column: how complete nodes are kept."""
+    columns = np.split(cells, offsets[1:-1].astype(np.int64), axis=-1)
+    return np.concatenate([np.cumsum(column, axis=-1) for column in columns], axis=-1)
+
+
 def pair_inputs(planes, seed):
-    """Histograms of three parents (of four nodes), and of the left or right children that were built."""
+    """Running sums of three parents (of four nodes), and histograms of both children of each."""
     sizes, has_missing = [6, 9, 4], np.array([False, True, False])
     made = [histogram_of(sizes, has_missing, planes, 200, 10 * seed + i) for i in range(6)]
     children = np.stack([cells for cells, _, _ in made])
     parents = np.zeros((4, *children.shape[1:]), np.int64)
     parent_of = np.array([3, 0, 2])
     for pair in range(3):
-        parents[parent_of[pair]] = children[2 * pair] + children[2 * pair + 1]
+        parents[parent_of[pair]] = running(children[2 * pair] + children[2 * pair + 1], np.array([0, 6, 15, 19]))
     built_left = np.array([1, 0, 1], np.uint8)
     layout = layout_of(np.array([0, 6, 15, 19]), np.arange(3, dtype=np.uint32))
-    totals = np.array([node_totals(cells, 6) for cells in children])
+    totals = np.array([node_totals(cells, 6) for cells in running(children, layout.offsets)])
     return children, parents, parent_of, built_left, layout, has_missing, totals, made[0][2], sizes
 
 
@@ -183,14 +189,14 @@ def test_parts_are_added_siblings_subtracted_and_searched(planes, threads, parti
     for party, first, last in [pieces[i] for i in rng.permutation(len(pieces))]:
         complete += take_part(
             shares[party, first:last], first, taken, parties, threads == 0, nodes, to_build, *family, *tree,
-            np.empty((3, 9)), gains, found,
+            np.empty(9), gains, found,
         )  # fmt: skip
     assert complete == 3
     assert taken.tolist() == [parties] * 3
     if threads:
         assert np.isnan(gains).all()
-        finish_pairs(nodes, *family, *tree, np.empty((threads, 3, 9)), gains, found, crew=Crew(threads))
-    assert np.array_equal(nodes, children)
+        finish_pairs(nodes, *family, *tree, np.empty((threads, 9)), gains, found, crew=Crew(threads))
+    assert np.array_equal(nodes, running(children, layout.offsets))
     for node, cells in enumerate(children):
         gain, best, _ = search(cells, np.arange(3), sizes, has_missing, Parameters(), scales)
         assert gains[node] == gain

@@ -121,8 +121,8 @@ class Party:
         table = PARTY if plan.mode == "federated" else PARTY_MASKED
         self._session = Session("party", table, "joining")
         self._features = rows.features
-        self._labels = rows.label
-        self._weights = rows.weight
+        self._labels = np.ascontiguousarray(rows.label)
+        self._weights = None if rows.weight is None else np.ascontiguousarray(rows.weight)
         held = np.zeros(rows.n_rows, np.bool_)
         if plan.evaluation_fraction > 0:
             held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)

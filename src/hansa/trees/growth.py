@@ -65,13 +65,23 @@ def _add_leaf(margins, rows, value):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _add_leaves(margins, codes, rows, threshold, missing, missing_left, left, right):  # type: ignore[no-untyped-def]
+    """Rows of a node that splits into two leaves."""
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        goes_left = histogram.goes_left(np.int32(codes[row]), threshold, missing, missing_left)
+        margins[row] += left if goes_left else right
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _advance(  # type: ignore[no-untyped-def]
     slot, codes, missing_code, rows, scratch, starts, ends, feature, bins, missing_left, leaf, child_leaf,
     margins, child_starts, child_ends,
 ):  # fmt: skip
     """Part the rows of nodes that split; rows of nodes, and of children, that are leaves get their value.
 
-    slot: int64 (active,): how many nodes before this one split. child_starts, child_ends: int64 (2 splits,), written.
+    slot: int64 (active,): how many nodes before this one split. child_starts, child_ends: int64 (2 splits,), written where the
+    children are no leaves.
     """
     for node in range(feature.shape[0]):
         begin, end = starts[node], ends[node]
@@ -79,15 +89,18 @@ def _advance(  # type: ignore[no-untyped-def]
             _add_leaf(margins, rows[begin:end], leaf[node])
             continue
         split = feature[node]
+        left = 2 * slot[node]
+        if child_leaf.shape[0]:
+            _add_leaves(
+                margins, codes[split], rows[begin:end], bins[node], missing_code[split], missing_left[node] != 0,
+                child_leaf[left], child_leaf[left + 1],
+            )  # fmt: skip
+            continue
         middle = histogram.partition_rows(
             codes[split], rows, scratch, begin, end, bins[node], missing_code[split], missing_left[node] != 0
         )
-        left = 2 * slot[node]
         child_starts[left], child_ends[left] = begin, middle
         child_starts[left + 1], child_ends[left + 1] = middle, end
-        if child_leaf.shape[0]:
-            _add_leaf(margins, rows[begin:middle], child_leaf[left])
-            _add_leaf(margins, rows[middle:end], child_leaf[left + 1])
 
 
 class RowPartition:
@@ -119,7 +132,7 @@ class RowPartition:
         """Move rows to the next level's nodes; rows that reach a leaf get its value."""
         splits = level.feature >= 0
         slot: Int64 = np.cumsum(splits) - splits
-        n_children = 2 * int(np.count_nonzero(splits))
+        n_children = 0 if level.last else 2 * int(np.count_nonzero(splits))
         child_starts, child_ends = np.empty(n_children, np.int64), np.empty(n_children, np.int64)
 
         _advance(
@@ -259,7 +272,7 @@ class Grower:
             ]
         )
         codes = int(np.diff(layout.offsets.astype(np.int64)).max()) if len(layout.columns) else 1
-        self._scratch = np.empty((crew.threads, 3, codes))
+        self._scratch = np.empty((crew.threads, codes))
         self._planes = scales.planes
         self._depth = 0
         self._parents = np.empty((0, self._planes, layout.cells), np.int64)
@@ -347,53 +360,67 @@ class Grower:
         self._start_level(children)
         return level
 
-    def _weights(self, totals: Int64) -> npt.NDArray[np.float32]:
-        weights = np.empty(len(totals), np.float32)
-        splitting.leaf_weights(totals, self._rule_array, weights)
-        return weights
-
     def tree(self, cut_offsets: Int64, cut_values: npt.NDArray[np.float32]) -> Tree:
         """The finished tree, nodes numbered as XGBoost does, thresholds taken from the cuts of each feature."""
-        sizes = [len(level.feature) for level, _, _ in self._levels]
-        n_nodes = sum(sizes)
-        left = np.full(n_nodes, -1, np.int32)
-        parents = np.full(n_nodes, ROOT_PARENT, np.int32)
-        indices = np.zeros(n_nodes, np.int32)
-        conditions = np.zeros(n_nodes, np.float32)
-        default_left = np.zeros(n_nodes, np.uint8)
-        base = np.zeros(n_nodes, np.float32)
-        gain = np.zeros(n_nodes, np.float32)
-        cover = np.zeros(n_nodes, np.float32)
-        begin = 0
-        for (level, gains, totals), size in zip(self._levels, sizes, strict=True):
-            split = np.flatnonzero(level.feature >= 0)
-            nodes = begin + split
-            feature = level.feature[split]
-            left[nodes] = begin + size + 2 * np.arange(len(split))
-            parents[left[nodes]] = parents[left[nodes] + 1] = nodes
-            indices[nodes] = feature
-            conditions[begin : begin + size] = level.leaf
-            first = cut_offsets[feature]
-            inside = level.bin[split] < cut_offsets[feature + 1] - first
-            cut = cut_values[np.where(inside, first + level.bin[split], 0)] if len(cut_values) else ABOVE_ALL
-            conditions[nodes] = np.where(inside, cut, ABOVE_ALL)
-            default_left[nodes] = level.missing_left[split]
-            gain[nodes] = gains[split]
-            base[begin : begin + size] = level.leaf
-            base[nodes] = self._weights(totals[split])
-            cover[begin : begin + size] = totals[:, 1] * self._rule.hessian_unit
-            begin += size
+        levels = [level for level, _, _ in self._levels]
+        totals = np.concatenate([totals for _, _, totals in self._levels])
+        base = np.empty(len(totals), np.float32)
+        splitting.leaf_weights(totals, self._rule_array, base)
         return Tree(
-            left_children=left,
-            right_children=np.where(left < 0, -1, left + 1).astype(np.int32),
-            parents=parents,
-            split_indices=indices,
-            split_conditions=conditions,
-            default_left=default_left,
-            base_weights=base,
-            loss_changes=gain,
-            sum_hessian=cover,
+            *_assemble(
+                np.array([len(level.feature) for level in levels]),
+                np.concatenate([level.feature for level in levels]),
+                np.concatenate([level.bin for level in levels]),
+                np.concatenate([level.missing_left for level in levels]),
+                np.concatenate([level.leaf for level in levels]),
+                np.concatenate([gains for _, gains, _ in self._levels]),
+                totals,
+                base,
+                self._rule.hessian_unit,
+                cut_offsets,
+                cut_values,
+            )
         )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _assemble(  # type: ignore[no-untyped-def]
+    sizes, feature, bins, missing_left, leaf, gains, totals, base, hessian_unit, cut_offsets, cut_values
+):  # fmt: skip
+    """The fields of `ensemble.Tree`, in its order, from all levels' nodes one level after the other.
+
+    sizes: int64 (levels,): nodes of each. base: float32 (nodes,): weights of the nodes that split; written for leaves.
+    """
+    count = feature.shape[0]
+    left = np.full(count, -1, np.int32)
+    right = np.full(count, -1, np.int32)
+    parents = np.full(count, ROOT_PARENT, np.int32)
+    indices = np.zeros(count, np.int32)
+    conditions = leaf.copy()
+    default_left = np.zeros(count, np.uint8)
+    gain = np.zeros(count, np.float32)
+    cover = np.empty(count, np.float32)
+    node = 0
+    begin = 0
+    for level in range(sizes.shape[0]):
+        child = begin + sizes[level]
+        begin = child
+        while node < begin:
+            cover[node] = totals[node, 1] * hessian_unit
+            split = feature[node]
+            if split < 0:
+                base[node] = leaf[node]
+            else:
+                left[node], right[node] = child, child + 1
+                parents[child] = parents[child + 1] = node
+                child += 2
+                indices[node] = split
+                default_left[node] = missing_left[node]
+                gain[node] = gains[node]
+                cut = cut_offsets[split] + bins[node]
+                conditions[node] = cut_values[cut] if cut < cut_offsets[split + 1] else ABOVE_ALL
+            node += 1
+    return left, right, parents, indices, conditions, default_left, base, gain, cover
 
 
 def _all_leaves(values: npt.NDArray[np.float32]) -> Level:

@@ -18,11 +18,18 @@ import numpy.typing as npt
 from numba import njit
 
 from hansa.trees.crew import Crew
+from hansa.trees.prefetch import prefetch
 
 Codes = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Int64 = npt.NDArray[np.int64]
 
 STRIDE = 256
+
+AHEAD = 12
+"""Rows of a scattered node that are fetched before their turn."""
+
+SCATTERED = 4
+"""A node's rows are scattered where they are fewer than one in so many of those they lie among."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +61,30 @@ def layout_of(bin_offsets: npt.NDArray[np.int64], columns: npt.NDArray[np.uint32
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _add_strided(codes, columns, rows, packed, sums):  # type: ignore[no-untyped-def]
-    """sums[256 j + code] += packed, for column j."""
-    if columns.shape[0] == codes.shape[1]:
-        for i in range(rows.shape[0]):
-            row = rows[i]
-            value = packed[0, row]
-            for j in range(codes.shape[1]):
-                sums[np.uint64(j) * np.uint64(STRIDE) + np.uint64(codes[row, j])] += value
-    else:
-        for i in range(rows.shape[0]):
+    """sums[256 j + code] += packed, for column j; rows ascend."""
+    n = rows.shape[0]
+    if columns.shape[0] < codes.shape[1]:
+        for i in range(n):
             row = rows[i]
             value = packed[0, row]
             for j in range(columns.shape[0]):
                 code = np.uint64(codes[row, columns[j]])
                 sums[np.uint64(j) * np.uint64(STRIDE) + code] += value
+    elif n and rows[n - 1] - rows[0] < SCATTERED * n:
+        for i in range(n):
+            row = rows[i]
+            value = packed[0, row]
+            for j in range(codes.shape[1]):
+                sums[np.uint64(j) * np.uint64(STRIDE) + np.uint64(codes[row, j])] += value
+    else:
+        for i in range(n):
+            row = rows[i]
+            value = packed[0, row]
+            ahead = np.uint64(rows[min(i + AHEAD, n - 1)])
+            prefetch(codes, ahead)
+            prefetch(packed[0], ahead)
+            for j in range(codes.shape[1]):
+                sums[np.uint64(j) * np.uint64(STRIDE) + np.uint64(codes[row, j])] += value
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -159,27 +176,38 @@ def build_histograms_parallel(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def goes_left(code, threshold, missing, missing_left):  # type: ignore[no-untyped-def]
+    """Whether a row with this code goes left. `missing` is the feature's last code or -1, so it is above every threshold."""
+    return (code <= threshold) | (missing_left & (code == missing))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def partition_rows(codes, rows, scratch, begin, end, threshold, missing, missing_left):  # type: ignore[no-untyped-def]
     """Sort one node's rows into those that go left, then those that go right; within a side the order stays.
 
     Args:
         codes: uint8 or uint16 (n_rows,): of the feature that the node splits on.
         rows: uint32 (n,): the node's are rows[begin:end], reordered in place. scratch: uint32 (n,), overwritten at the same places.
-        threshold: codes up to this one go left. missing: the code that means missing, or -1, and missing_left its side.
+        threshold: codes up to this one go left; below `missing` where that is a code. missing: the feature's last code where it means
+            missing, else -1, and missing_left its side.
 
     Returns:
         The position where the right side begins.
     """
-    left = np.uint64(begin)
-    right = np.uint64(begin)
-    for i in range(begin, end):
-        row = rows[i]
-        code = np.int32(codes[row])
-        goes_left = ((code <= threshold) & (code != missing)) | (missing_left & (code == missing))
-        rows[left] = row
-        scratch[right] = row
-        left += np.uint64(goes_left)
-        right += np.uint64(not goes_left)
-    for i in range(right - np.uint64(begin)):
-        rows[left + np.uint64(i)] = scratch[begin + i]
-    return np.int64(left)
+    own = rows[begin:end]
+    others = scratch[begin:end]
+    left = np.uint64(0)
+    if missing_left and missing >= 0:
+        for i in range(own.shape[0]):
+            row = own[i]
+            own[left] = row
+            others[np.uint64(i) - left] = row
+            left += np.uint64(goes_left(np.int32(codes[row]), threshold, missing, True))
+    else:
+        for i in range(own.shape[0]):
+            row = own[i]
+            own[left] = row
+            others[np.uint64(i) - left] = row
+            left += np.uint64(np.int32(codes[row]) <= threshold)
+    own[left:] = others[: np.uint64(own.shape[0]) - left]
+    return begin + np.int64(left)

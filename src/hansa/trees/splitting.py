@@ -23,6 +23,8 @@ from hansa.trees.parameters import Parameters
 LEAST_GAIN = 1e-6
 """XGBoost's kRtEps: a split must gain more than this."""
 
+LOWEST = np.int64(-(2**63))
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -79,65 +81,75 @@ def score(gradient, hessian, lambda_, alpha, max_delta_step):  # type: ignore[no
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _scan(  # type: ignore[no-untyped-def]
-    left_g,
-    left_h,
-    extra_g,
-    extra_h,
-    total_g,
-    total_h,
-    candidates,
-    lambda_,
-    alpha,
-    max_delta_step,
-    least,
-    unit_g,
-    unit_h,
-    scores,
-):
-    """scores[b] = score of both sides of candidate b, -1 where a side is too light. Sums are whole numbers in float64."""
-    if alpha == 0.0 and max_delta_step == 0.0:
-        for b in range(candidates):
-            g_left = left_g[b] + extra_g
-            h_left = left_h[b] + extra_h
-            g_right = total_g - g_left
-            h_right = total_h - h_left
+def _score_simple(sums, extra_g, extra_h, total_g, total_h, lambda_, least, unit_g, unit_h, scores):  # type: ignore[no-untyped-def]
+    """`_score_column` of one plane without alpha and max_delta_step: one loop, compiled to vectors.
+
+    Its arguments are slices, since an index that might be negative keeps a loop from that.
+    """
+    for b in range(sums.shape[0]):
+        g_left = np.float64(sums[b] >> 32) + extra_g
+        h_left = np.float64(sums[b] & np.int64(0xFFFFFFFF)) + extra_h
+        h_right = total_h - h_left
+        a = g_left * unit_g
+        c = (total_g - g_left) * unit_g
+        u = h_left * unit_h + lambda_
+        v = h_right * unit_h + lambda_
+        both = (a * a * v + c * c * u) / (u * v)
+        scores[b] = both if (h_left >= least) & (h_right >= least) else -1.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _score_column(  # type: ignore[no-untyped-def]
+    sums, begin, end, extra_g, extra_h, total_g, total_h, lambda_, alpha, max_delta_step, least, unit_g, unit_h, scores
+):  # fmt: skip
+    """scores[b] = score of both sides of candidate b of one column, -1 where a side is too light.
+
+    Args:
+        sums: int64 (planes, cells), running within the column, whose candidates are cells begin to end. extra_g, extra_h: added to
+            the left side. All sums are whole numbers; those given as float64 and those made here are exact.
+    """
+    simple = alpha == 0.0 and max_delta_step == 0.0
+    if simple and sums.shape[0] == 1:
+        _score_simple(sums[0, begin:end], extra_g, extra_h, total_g, total_h, lambda_, least, unit_g, unit_h, scores)
+        return
+    for b in range(end - begin):
+        whole_g, whole_h = _sums_at(sums, begin + b)
+        g_left = np.float64(whole_g) + extra_g
+        h_left = np.float64(whole_h) + extra_h
+        g_right = total_g - g_left
+        h_right = total_h - h_left
+        if h_left < least or h_right < least:
+            scores[b] = -1.0
+        elif simple:
             a = g_left * unit_g
             c = g_right * unit_g
             u = h_left * unit_h + lambda_
             v = h_right * unit_h + lambda_
-            both = (a * a * v + c * c * u) / (u * v)
-            scores[b] = both if (h_left >= least) & (h_right >= least) else -1.0
-    else:
-        for b in range(candidates):
-            g_left = left_g[b] + extra_g
-            h_left = left_h[b] + extra_h
-            g_right = total_g - g_left
-            h_right = total_h - h_left
-            if h_left >= least and h_right >= least:
-                scores[b] = score(g_left * unit_g, h_left * unit_h, lambda_, alpha, max_delta_step) + score(
-                    g_right * unit_g, h_right * unit_h, lambda_, alpha, max_delta_step
-                )
-            else:
-                scores[b] = -1.0
+            scores[b] = (a * a * v + c * c * u) / (u * v)
+        else:
+            both = score(g_left * unit_g, h_left * unit_h, lambda_, alpha, max_delta_step) + score(
+                g_right * unit_g, h_right * unit_h, lambda_, alpha, max_delta_step
+            )
+            scores[b] = both + 0.0  # -0 becomes +0: see `_highest`
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _sum_left(histogram, begin, end, found):  # type: ignore[no-untyped-def]
-    """found[3:5] = exact sums of g and h on the left side of the split in found[1:3]."""
-    for cell in range(begin, end):
-        if cell <= begin + found[1] or (found[2] == 1 and cell == end - 1):
-            if histogram.shape[0] == 1:
-                found[3] += histogram[0, cell] >> 32
-                found[4] += histogram[0, cell] & np.int64(0xFFFFFFFF)
-            else:
-                found[3] += histogram[0, cell]
-                found[4] += histogram[1, cell]
+def _highest(scores):  # type: ignore[no-untyped-def]
+    """The highest score, as the whole number that its bits spell; LOWEST of none.
+
+    Scores are at least 0 or exactly -1: such floats keep their order as whole numbers, and only of whole numbers is a maximum
+    found several at a time.
+    """
+    bits = scores.view(np.int64)
+    most = LOWEST
+    for b in range(bits.shape[0]):
+        most = max(most, bits[b])
+    return most
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _best_of_node(  # type: ignore[no-untyped-def]
-    histogram,
+    sums,
     columns,
     offsets,
     has_missing,
@@ -152,82 +164,97 @@ def _best_of_node(  # type: ignore[no-untyped-def]
     scratch,
     found,
 ):
-    """Write (column's feature, bin, missing goes left, G_L, H_L) into found, feature -1 if none; return the gain."""
-    best = -1.0
-    column = 0
+    """Write (column's feature, bin, missing goes left, G_L, H_L) into found, feature -1 if none; return the gain.
+
+    sums: int64 (planes, cells), running within each column (`accumulate`). Which bin of the best column it is, is looked up
+    last, once.
+    """
+    best = LOWEST
+    column = -1
+    missing_left = 0
     found[:] = 0
     found[0] = -1
-    left_g = scratch[0]
-    left_h = scratch[1]
-    scores = scratch[2]
-    narrow = histogram.shape[0] == 1
     sum_g = np.float64(total_g)
     sum_h = np.float64(total_h)
     for j in range(columns.shape[0]):
-        feature = columns[j]
-        begin = np.int64(offsets[j])
-        candidates = np.int64(offsets[j + 1]) - begin
-        missing_g = np.int64(0)
-        missing_h = np.int64(0)
-        if has_missing[feature]:
-            candidates -= 1
-            if narrow:
-                cell = histogram[0, begin + candidates]
-                missing_g = cell >> 32
-                missing_h = cell & np.int64(0xFFFFFFFF)
-            else:
-                missing_g = histogram[0, begin + candidates]
-                missing_h = histogram[1, begin + candidates]
-        if narrow:
-            running = np.int64(0)
-            for b in range(candidates):
-                running += histogram[0, begin + b]
-                left_g[b] = np.float64(running >> 32)
-                left_h[b] = np.float64(running & np.int64(0xFFFFFFFF))
-        else:
-            running_g = np.int64(0)
-            running_h = np.int64(0)
-            for b in range(candidates):
-                running_g += histogram[0, begin + b]
-                running_h += histogram[1, begin + b]
-                left_g[b] = np.float64(running_g)
-                left_h[b] = np.float64(running_h)
+        begin, end, missing_g, missing_h = _column(sums, offsets, has_missing[columns[j]], j, total_g, total_h)
+        scores = scratch[: end - begin]
         for side in range(2 if missing_h > 0 else 1):
-            _scan(
-                left_g, left_h, np.float64(missing_g) * side, np.float64(missing_h) * side, sum_g, sum_h, candidates,
+            _score_column(
+                sums, begin, end, np.float64(missing_g * side), np.float64(missing_h * side), sum_g, sum_h,
                 lambda_, alpha, max_delta_step, least, unit_g, unit_h, scores,
             )  # fmt: skip
-            column_best = best
-            at = -1
-            for b in range(candidates):
-                if scores[b] > column_best:
-                    column_best = scores[b]
-                    at = b
-            if at >= 0:
-                best = column_best
-                found[0] = feature
-                found[1] = at
-                found[2] = side
-                column = j
-    if found[0] < 0:
+            highest = _highest(scores)
+            if highest > best:
+                best, column, missing_left = highest, j, side
+    if best < 0:  # the bits of -1, or LOWEST
         return 0.0
-    _sum_left(histogram, np.int64(offsets[column]), np.int64(offsets[column + 1]), found)
-    return best - score(sum_g * unit_g, sum_h * unit_h, lambda_, alpha, max_delta_step)
+    begin, end, missing_g, missing_h = _column(sums, offsets, has_missing[columns[column]], column, total_g, total_h)
+    missing_g, missing_h = missing_g * missing_left, missing_h * missing_left
+    scores = scratch[: end - begin]
+    _score_column(
+        sums, begin, end, np.float64(missing_g), np.float64(missing_h), sum_g, sum_h,
+        lambda_, alpha, max_delta_step, least, unit_g, unit_h, scores,
+    )  # fmt: skip
+    at = 0
+    while scores.view(np.int64)[at] != best:
+        at += 1
+    left_g, left_h = _sums_at(sums, begin + at)
+    found[0] = columns[column]
+    found[1] = at
+    found[2] = missing_left
+    found[3] = left_g + missing_g
+    found[4] = left_h + missing_h
+    return scores[at] - score(sum_g * unit_g, sum_h * unit_h, lambda_, alpha, max_delta_step)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def node_totals(histogram, end):  # type: ignore[no-untyped-def]
-    """(G, H) of a node: the sums of its first column, whose cells end at `end`. Whole numbers."""
-    total_g = np.int64(0)
-    total_h = np.int64(0)
-    for cell in range(end):
-        if histogram.shape[0] == 1:
-            total_g += histogram[0, cell] >> 32
-            total_h += histogram[0, cell] & np.int64(0xFFFFFFFF)
-        else:
-            total_g += histogram[0, cell]
-            total_h += histogram[1, cell]
-    return total_g, total_h
+def _column(sums, offsets, has_missing, j, total_g, total_h):  # type: ignore[no-untyped-def]
+    """(first cell, cell behind the last candidate, sum of g and of h over missing values) of column j. Whole numbers."""
+    begin, end = np.int64(offsets[j]), np.int64(offsets[j + 1])
+    if not has_missing:
+        return begin, end, np.int64(0), np.int64(0)
+    if end - begin == 1:
+        return begin, begin, total_g, total_h
+    present_g, present_h = _sums_at(sums, end - 2)
+    return begin, end - 1, total_g - present_g, total_h - present_h
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sums_at(sums, cell):  # type: ignore[no-untyped-def]
+    """(G, H) of one cell. Whole numbers."""
+    if sums.shape[0] == 1:
+        return sums[0, cell] >> 32, sums[0, cell] & np.int64(0xFFFFFFFF)
+    return sums[0, cell], sums[1, cell]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def accumulate(node, part, add, offsets):  # type: ignore[no-untyped-def]
+    """node = node + part (or part alone unless `add`), summed up from the start of each column; int64 (planes, cells).
+
+    Nodes are kept in this form once complete: it is what the search reads, and it subtracts like the histogram itself.
+    """
+    for plane in range(node.shape[0]):
+        for j in range(offsets.shape[0] - 1):
+            running = np.int64(0)
+            given = part[plane, offsets[j] : offsets[j + 1]]
+            column = node[plane, offsets[j] : offsets[j + 1]]
+            if add:
+                for b in range(column.shape[0]):
+                    running += given[b] + column[b]
+                    column[b] = running
+            else:
+                for b in range(column.shape[0]):
+                    running += given[b]
+                    column[b] = running
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def node_totals(sums, end):  # type: ignore[no-untyped-def]
+    """(G, H) of a node: the running sums at the end of its first column, whose cells end at `end`. Whole numbers."""
+    if end == 0:
+        return np.int64(0), np.int64(0)
+    return _sums_at(sums, end - 1)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -253,12 +280,12 @@ def _finish_pair(  # type: ignore[no-untyped-def]
             rule[0], rule[1], rule[2], rule[3], rule[4], rule[5], scratch, found[0],
         )  # fmt: skip
         return
-    built = 2 * pair + (0 if built_left[pair] else 1)
-    other = 2 * pair + (1 if built_left[pair] else 0)
+    built = nodes[2 * pair + (0 if built_left[pair] else 1)]
+    other = nodes[2 * pair + (1 if built_left[pair] else 0)]
     parent = parents[parent_of[pair]]
     for plane in range(nodes.shape[1]):
         for cell in range(nodes.shape[2]):
-            nodes[other, plane, cell] = parent[plane, cell] - nodes[built, plane, cell]
+            other[plane, cell] = parent[plane, cell] - built[plane, cell]
     for node in range(2 * pair, 2 * pair + 2):
         gains[node] = _best_of_node(
             nodes[node], columns, offsets, has_missing, totals[node, 0], totals[node, 1],
@@ -278,13 +305,14 @@ def take_part(  # type: ignore[no-untyped-def]
         taken: int64 (built,): parties added so far, updated. parties: how many there are.
         search: whether to subtract and search at once; else `finish_pairs` does it for the whole level.
         nodes: int64 (active, planes, cells): pair p stands at 2 p (left) and 2 p + 1 (right); alone at 0 stands the root.
+            Complete nodes are running sums (`accumulate`).
         to_build: int64 (built,): positions of the built children.
         built_left: uint8 (pairs,): whether the left child is the built one.
         parents: int64 (active nodes of the level above, planes, cells); parent_of: int64 (pairs,).
         columns, offsets: of the `Layout`; has_missing: bool (n_features,).
         totals: int64 (active, 2): G and H of each node; the root's is written.
         rule: float64 (6,): the fields of `Rule` in order.
-        scratch: float64 (3, most codes of a column).
+        scratch: float64 (most codes of a column,).
         gains: float64 (active,), written; found: int64 (active, 5), written: feature or -1, bin, missing left, G_L, H_L.
 
     Returns:
@@ -293,15 +321,16 @@ def take_part(  # type: ignore[no-untyped-def]
     complete = 0
     for i in range(part.shape[0]):
         node = nodes[to_build[first + i]]
-        if taken[first + i] == 0:
-            node[:] = part[i]
-        else:
-            for plane in range(node.shape[0]):
-                for cell in range(node.shape[1]):
-                    node[plane, cell] += part[i, plane, cell]
         taken[first + i] += 1
         if taken[first + i] < parties:
+            if taken[first + i] == 1:
+                node[:] = part[i]
+            else:
+                for plane in range(node.shape[0]):
+                    for cell in range(node.shape[1]):
+                        node[plane, cell] += part[i, plane, cell]
             continue
+        accumulate(node, part[i], parties > 1, offsets)
         complete += 1
         root = nodes.shape[0] == 1
         if root:
