@@ -60,7 +60,7 @@ from hansa.trees.xgboost_json import from_json
 MODEL_LIMIT = 2**30
 """Bytes that a model may have once decompressed."""
 
-FRAMES_PER_LEVEL = 4
+FRAMES_PER_LEVEL = 2
 """Frames that the histograms of a level are sent in: enough that the aggregator adds some while others are built."""
 
 PARALLEL_VALUES = 200_000

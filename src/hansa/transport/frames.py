@@ -57,14 +57,18 @@ class FrameReader:
     The buffer grows with the bytes that came, never with the bytes that were announced.
     """
 
-    __slots__ = ("_buffer", "_have", "_length", "_limit", "_prefix")
+    __slots__ = ("_buffer", "_end", "_have", "_limit")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._prefix = memoryview(bytearray(PREFIX_BYTES))
-        self._buffer = memoryview(bytearray(min(limit, _SMALLEST_BUFFER)))
-        self._length = 0  # of the frame being read; 0: its prefix is not complete
-        self._have = 0  # bytes of the frame, or of its prefix, that are here
+        self._buffer = memoryview(bytearray(min(PREFIX_BYTES + limit, _SMALLEST_BUFFER)))
+        self._have = 0  # bytes at the start of the buffer
+        self._end = 0  # where, among them, the frame ends that was handed out last
+
+    @property
+    def ahead(self) -> bool:
+        """Whether bytes are here that came behind the last frame."""
+        return self._end < self._have
 
     def read(self, stream: Stream) -> memoryview:
         """The next frame, a view that is valid until the next call.
@@ -72,38 +76,39 @@ class FrameReader:
         Raises:
             TransportError: the stream ended, or announced a frame that is empty or over the limit.
         """
-        if not self._length:
-            self._read_prefix(stream)
-        length = self._length
-        while self._have < length:
-            if self._have == len(self._buffer):
-                self._grow()
-            self._have += self._take(stream, self._buffer[self._have : length])
-        self._length = self._have = 0
-        return self._buffer[:length].toreadonly()
-
-    def _read_prefix(self, stream: Stream) -> None:
+        if self._end:  # what came behind the last frame moves to the front
+            behind = bytes(self._buffer[self._end : self._have])
+            self._buffer[: len(behind)] = behind
+            self._have, self._end = len(behind), 0
         while self._have < PREFIX_BYTES:
-            self._have += self._take(stream, self._prefix[self._have :])
-        length = int.from_bytes(self._prefix, "big")
+            # More than the prefix, so that one call gets a small frame whole; a TLS record holds parts of one frame only.
+            self._take(stream, self._buffer[self._have : PREFIX_BYTES + RECORD_BYTES])
+        length = int.from_bytes(self._buffer[:PREFIX_BYTES], "big")
         if not 0 < length <= self._limit:
             raise TransportError(f"announced a frame of {length} bytes, expected 1 to {self._limit}")
-        self._length, self._have = length, 0
+        end = PREFIX_BYTES + length
+        while self._have < end:
+            if self._have == len(self._buffer):
+                self._grow(end)
+            self._take(stream, self._buffer[self._have : end])
+        self._end = end
+        return self._buffer[PREFIX_BYTES:end].toreadonly()
 
-    def _take(self, stream: Stream, into: memoryview) -> int:
+    def _take(self, stream: Stream, into: memoryview) -> None:
         taken = stream.read(len(into), into)
         if taken == 0:
             raise TransportError(self._ending())
-        return taken
+        self._have += taken
 
     def _ending(self) -> str:
-        if self._length:
-            return f"the connection ended inside a frame, after {self._have} of {self._length} bytes"
+        if self._have >= PREFIX_BYTES:
+            length = int.from_bytes(self._buffer[:PREFIX_BYTES], "big")
+            return f"the connection ended inside a frame, after {self._have - PREFIX_BYTES} of {length} bytes"
         if self._have:
             return f"the connection ended inside a frame's length, after {self._have} of {PREFIX_BYTES} bytes"
         return "the connection was closed"
 
-    def _grow(self) -> None:
-        larger = memoryview(bytearray(min(self._length, 4 * len(self._buffer))))
+    def _grow(self, end: int) -> None:
+        larger = memoryview(bytearray(min(end, 4 * len(self._buffer))))
         larger[: self._have] = self._buffer[: self._have]
         self._buffer = larger

@@ -22,14 +22,14 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import cast
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from hansa.errors import IdentityError, MemberLost, TransportError
 from hansa.transport.channel import DEFAULT_FRAME_LIMIT, Frame, Traffic
 from hansa.transport.credentials import Credentials
-from hansa.transport.frames import PREFIX_BYTES, RECORD_BYTES, FrameReader, Stream, checked, pieces
+from hansa.transport.frames import PREFIX_BYTES, FrameReader, checked, pieces
+from hansa.transport.tls_stream import TlsStream
 
 _LOG = logging.getLogger(__name__)
 _WELCOME, _REFUSED = 1, 0
@@ -72,8 +72,8 @@ class HubLimits:
 class TlsChannel:
     """A member's connection to the hub. See `hansa.transport.channel.Channel`."""
 
-    def __init__(self, stream: ssl.SSLSocket, frame_limit: int, send_timeout_s: float) -> None:
-        self._stream: ssl.SSLSocket | None = stream
+    def __init__(self, stream: TlsStream, frame_limit: int, send_timeout_s: float) -> None:
+        self._stream: TlsStream | None = stream
         self._reader = FrameReader(frame_limit)
         self._frame_limit = frame_limit
         self._send_timeout_s = send_timeout_s
@@ -111,11 +111,11 @@ class TlsChannel:
         context = credentials.client_context(hub)
         where = f"hub {hub!r} at {host}:{port}"
         plain = _dial(host, port, where, timeout_s, retry_for_s)
-        stream = context.wrap_socket(plain, do_handshake_on_connect=False)
+        stream = TlsStream(plain, context)
         try:
             stream.settimeout(timeout_s)
             stream.do_handshake()
-            if stream.getpeercert(binary_form=True) != credentials.certificates[hub] or stream.session_reused:
+            if stream.certificate() != credentials.certificates[hub] or stream.session_reused:
                 raise TransportError(f"{where}: showed another certificate than the members file's")
             _await_welcome(stream, time.monotonic() + timeout_s, where)
         except ssl.SSLError as error:
@@ -142,9 +142,9 @@ class TlsChannel:
         stream = self._open()
         try:
             stream.settimeout(self._send_timeout_s)
-            with _corked(stream, len(view)):
-                for piece in pieces(view):
-                    stream.sendall(piece)
+            for piece in pieces(view):
+                stream.write(piece)
+            stream.flush()
         except OSError as error:
             self.close()
             raise TransportError(f"the hub is gone while a frame of {len(view)} bytes was sent: {error}") from error
@@ -162,7 +162,7 @@ class TlsChannel:
         try:
             if timeout is None:
                 stream.settimeout(None)
-                frame = self._reader.read(cast(Stream, stream))
+                frame = self._reader.read(stream)
             else:
                 frame = self._reader.read(_Until(stream, time.monotonic() + timeout))
         except (OSError, TransportError) as error:
@@ -178,10 +178,10 @@ class TlsChannel:
     def close(self) -> None:
         """End the connection. Safe to call twice."""
         if self._stream is not None:
-            _hang_up(self._stream)
+            self._stream.hang_up()
             self._stream = None
 
-    def _open(self) -> ssl.SSLSocket:
+    def _open(self) -> TlsStream:
         if self._stream is None:
             raise TransportError("this connection to the hub is closed; connect anew")
         return self._stream
@@ -192,10 +192,8 @@ class _Link:
     """The hub's end of one member's connection."""
 
     member: str
-    stream: ssl.SSLSocket
+    stream: TlsStream
     reader: FrameReader
-    backlog: deque[memoryview] = field(default_factory=deque)
-    backlog_bytes: int = 0
     progress_at: float = 0.0
 
 
@@ -203,7 +201,7 @@ class _Link:
 class _Newcomer:
     """A connection whose other end has not proved yet who it is."""
 
-    stream: ssl.SSLSocket
+    stream: TlsStream
     address: str
     deadline: float
 
@@ -322,7 +320,7 @@ class TlsHub:
         link = self._link(member)
         try:
             self._write(link, view)
-            if link.backlog_bytes > self._limits.backlog_bytes:
+            if link.stream.unsent > self._limits.backlog_bytes:
                 self._flush_until(link, self._limits.backlog_bytes, None)
         except OSError as error:
             raise self._lost(link, f"gone while a frame was sent to it: {error}") from error
@@ -381,7 +379,7 @@ class TlsHub:
                 self._flush_until(link, 0, deadline)
             self._forget(link)
         for newcomer in self._newcomers.values():
-            _hang_up(newcomer.stream)
+            newcomer.stream.hang_up()
         self._newcomers.clear()
         self._listener.close()
 
@@ -402,13 +400,13 @@ class TlsHub:
     def _read(self, link: _Link) -> memoryview | None:
         """The member's next frame, or None where the rest of it is still on its way."""
         try:
-            frame = link.reader.read(cast(Stream, link.stream))
+            frame = link.reader.read(link.stream)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
         except (OSError, TransportError) as error:
             raise self._lost(link, str(error)) from error
-        # TLS hands out whole records: what is left of this one is invisible to `poll`.
-        if link.stream.pending():
+        # What TLS or the reader holds already is invisible to `poll`.
+        if link.reader.ahead or link.stream.pending():
             self._ready.append(link)
         traffic = self._traffic[link.member]
         traffic.frames_up += 1
@@ -443,42 +441,29 @@ class TlsHub:
     # Sending
 
     def _write(self, link: _Link, frame: memoryview) -> None:
-        """Write the frame as far as the system takes it now, and keep a copy of the rest."""
-        queue = iter(pieces(frame))
-        if not link.backlog:
-            for piece in queue:
-                if rest := _untaken(link.stream, memoryview(piece)):
-                    link.progress_at = time.monotonic()
-                    self._poll.modify(link.stream.fileno(), select.POLLIN | select.POLLOUT)
-                    self._behind.add(link)
-                    self._keep(link, rest)
-                    break
-        for piece in queue:
-            self._keep(link, piece)
-
-    def _keep(self, link: _Link, piece: bytes | memoryview) -> None:
-        link.backlog.append(memoryview(bytes(piece)))
-        link.backlog_bytes += len(piece)
+        """Encrypt the frame and send as much as the system takes now; the rest waits."""
+        waited = link.stream.unsent
+        for piece in pieces(frame):
+            link.stream.write(piece)
+        link.stream.flush()
+        if link.stream.unsent and not waited:
+            link.progress_at = time.monotonic()
+            self._poll.modify(link.stream.fileno(), select.POLLIN | select.POLLOUT)
+            self._behind.add(link)
 
     def _flush(self, link: _Link) -> None:
-        """Write from the backlog as far as the system takes it now."""
-        while link.backlog:
-            rest = _untaken(link.stream, link.backlog[0])
-            if taken := len(link.backlog[0]) - len(rest):
-                link.backlog_bytes -= taken
-                link.progress_at = time.monotonic()
-            if rest:
-                link.backlog[0] = rest
-                return
-            link.backlog.popleft()
-        self._poll.modify(link.stream.fileno(), select.POLLIN)
-        self._behind.discard(link)
+        """Send as much of what waits as the system takes now."""
+        if link.stream.flush():
+            link.progress_at = time.monotonic()
+        if not link.stream.unsent:
+            self._poll.modify(link.stream.fileno(), select.POLLIN)
+            self._behind.discard(link)
 
     def _flush_until(self, link: _Link, size: int, deadline: float | None) -> None:
         """Write until at most `size` bytes wait; TransportError where the member takes too long."""
         exit_door = select.poll()
         exit_door.register(link.stream.fileno(), select.POLLOUT)
-        while link.backlog_bytes > size:
+        while link.stream.unsent > size:
             due = link.progress_at + self._limits.send_s
             due = due if deadline is None else min(due, deadline)
             if not exit_door.poll(max(0.0, 1000 * (due - time.monotonic()))):
@@ -497,7 +482,7 @@ class TlsHub:
             self._losses.append(self._lost(link, self._stalled(link)))
 
     def _stalled(self, link: _Link) -> str:
-        return f"took nothing for {self._limits.send_s:g} s of {link.backlog_bytes} bytes that wait for it"
+        return f"took nothing for {self._limits.send_s:g} s of {link.stream.unsent} bytes that wait for it"
 
     # Coming and going
 
@@ -535,7 +520,7 @@ class TlsHub:
         try:
             plain.setblocking(False)
             _tune(plain)
-            stream = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+            stream = TlsStream(plain, self._context, server_side=True)
         except OSError as error:
             plain.close()
             self._count_stranger(address, str(error))
@@ -552,7 +537,7 @@ class TlsHub:
         except OSError as error:
             self._turn_away(newcomer, str(error))
             return
-        certificate = newcomer.stream.getpeercert(binary_form=True)
+        certificate = newcomer.stream.certificate()
         member = self._member_of.get(certificate) if certificate else None
         if member is None or newcomer.stream.session_reused:
             self._turn_away(newcomer, "shows no member's certificate")
@@ -587,7 +572,7 @@ class TlsHub:
         descriptor = newcomer.stream.fileno()
         del self._newcomers[descriptor]
         self._poll.unregister(descriptor)
-        _hang_up(newcomer.stream)
+        newcomer.stream.hang_up()
         self._count_stranger(newcomer.address, reason)
 
     def _count_stranger(self, address: str, reason: str) -> None:
@@ -607,20 +592,20 @@ class TlsHub:
         self._behind.discard(link)
         if link in self._ready:
             self._ready = deque(each for each in self._ready if each is not link)
-        _hang_up(link.stream)
+        link.stream.hang_up()
 
 
 class _Until:
     """A stream that raises TimeoutError once a moment has passed, however the bytes trickle."""
 
-    def __init__(self, stream: ssl.SSLSocket, deadline: float) -> None:
+    def __init__(self, stream: TlsStream, deadline: float) -> None:
         self._stream = stream
         self._deadline = deadline
 
     def read(self, size: int, buffer: memoryview) -> int:
         # Timeout 0 would mean "do not block", which raises another error.
         self._stream.settimeout(max(1e-6, self._deadline - time.monotonic()))
-        return cast(Stream, self._stream).read(size, buffer)
+        return self._stream.read(size, buffer)
 
 
 def _deadline(timeout: float | None) -> float | None:
@@ -654,7 +639,7 @@ def _tune(plain: socket.socket) -> None:
             plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-def _await_welcome(stream: ssl.SSLSocket, deadline: float, where: str) -> None:
+def _await_welcome(stream: TlsStream, deadline: float, where: str) -> None:
     try:
         greeting = bytes(FrameReader(_GREETING_LIMIT).read(_Until(stream, deadline)))
     except TransportError as error:
@@ -666,9 +651,10 @@ def _await_welcome(stream: ssl.SSLSocket, deadline: float, where: str) -> None:
         raise TransportError(f"{where}: answered the handshake with something else than a welcome")
 
 
-def _greet(stream: ssl.SSLSocket, greeting: bytes) -> None:
+def _greet(stream: TlsStream, greeting: bytes) -> None:
     for piece in pieces(memoryview(greeting)):
-        stream.send(piece)
+        stream.write(piece)
+    stream.flush()
 
 
 def _explained(error: ssl.SSLError) -> str:
@@ -680,43 +666,8 @@ def _explained(error: ssl.SSLError) -> str:
     return _ALERTS.get(error.reason or "", f"the handshake failed ({error}); is it a Hansa hub?")
 
 
-def _untaken(stream: ssl.SSLSocket, piece: memoryview) -> memoryview:
-    """Write to a socket that does not block; what it did not take, to be written next, unchanged."""
-    try:
-        while piece:
-            piece = piece[stream.send(piece) :]
-    except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
-        pass
-    return piece
-
-
-def _is_over(stream: ssl.SSLSocket) -> bool:
+def _is_over(stream: TlsStream) -> bool:
     """Whether the other end has hung up already, though nobody has read so far yet."""
     probe = select.poll()
     probe.register(stream.fileno(), _FAILED)
     return bool(probe.poll(0))
-
-
-@contextlib.contextmanager
-def _corked(stream: ssl.SSLSocket, size: int) -> Iterator[None]:
-    """Hold back partial segments while the records of a large frame are written: fewer, fuller ones cost both ends less."""
-    if size <= RECORD_BYTES or not hasattr(socket, "TCP_CORK"):
-        yield
-        return
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-    yield
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
-
-
-def _hang_up(stream: ssl.SSLSocket) -> None:
-    """Close a connection so that the other end can still read what was sent last.
-
-    Bytes left unread would turn the close into a reset, which may overtake an alert or a refusal.
-    """
-    with contextlib.suppress(OSError):
-        stream.setblocking(False)
-        stream.shutdown(socket.SHUT_WR)
-        for _ in range(64):
-            if not socket.socket.recv(stream, 2**16):
-                break
-    stream.close()

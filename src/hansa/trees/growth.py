@@ -75,32 +75,38 @@ def _add_leaves(margins, codes, rows, threshold, missing, missing_left, left, ri
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _advance(  # type: ignore[no-untyped-def]
-    slot, codes, missing_code, rows, scratch, starts, ends, feature, bins, missing_left, leaf, child_leaf,
-    margins, child_starts, child_ends,
+    codes, missing_code, rows, scratch, starts, ends, feature, bins, missing_left, leaf, child_leaf, last, margins
 ):  # fmt: skip
     """Part the rows of nodes that split; rows of nodes, and of children, that are leaves get their value.
 
-    slot: int64 (active,): how many nodes before this one split. child_starts, child_ends: int64 (2 splits,), written where the
-    children are no leaves.
+    Returns:
+        Where the children's rows start and end, int64 (2 splits,) each; none where they are leaves (`last`).
     """
+    splits = 0
+    for node in range(0 if last else feature.shape[0]):
+        splits += feature[node] >= 0
+    child_starts, child_ends = np.empty(2 * splits, np.int64), np.empty(2 * splits, np.int64)
+    left = 0
     for node in range(feature.shape[0]):
         begin, end = starts[node], ends[node]
         if feature[node] < 0:
             _add_leaf(margins, rows[begin:end], leaf[node])
             continue
         split = feature[node]
-        left = 2 * slot[node]
-        if child_leaf.shape[0]:
+        if last:
             _add_leaves(
                 margins, codes[split], rows[begin:end], bins[node], missing_code[split], missing_left[node] != 0,
                 child_leaf[left], child_leaf[left + 1],
             )  # fmt: skip
+            left += 2
             continue
         middle = histogram.partition_rows(
             codes[split], rows, scratch, begin, end, bins[node], missing_code[split], missing_left[node] != 0
         )
         child_starts[left], child_ends[left] = begin, middle
         child_starts[left + 1], child_ends[left + 1] = middle, end
+        left += 2
+    return child_starts, child_ends
 
 
 class RowPartition:
@@ -130,13 +136,7 @@ class RowPartition:
 
     def apply(self, level: Level) -> None:
         """Move rows to the next level's nodes; rows that reach a leaf get its value."""
-        splits = level.feature >= 0
-        slot: Int64 = np.cumsum(splits) - splits
-        n_children = 0 if level.last else 2 * int(np.count_nonzero(splits))
-        child_starts, child_ends = np.empty(n_children, np.int64), np.empty(n_children, np.int64)
-
-        _advance(
-            slot,
+        self.starts, self.ends = _advance(
             self._codes,
             self._missing_code,
             self.rows,
@@ -148,11 +148,9 @@ class RowPartition:
             level.missing_left,
             level.leaf,
             level.child_leaf,
+            level.last,
             self._margins,
-            child_starts,
-            child_ends,
         )
-        self.starts, self.ends = child_starts, child_ends
 
 
 LEVEL_RULES = (
@@ -210,9 +208,12 @@ def check_level(level: Level, allowed: npt.NDArray[np.bool_], sizes: Int64, spli
     return LEVEL_RULES[rule]
 
 
-def nodes_to_build(build_left: npt.NDArray[np.uint8]) -> Int64:
-    """Positions, among the next level's active nodes, of the children that are built: int64 (splits,)."""
-    positions: Int64 = 2 * np.arange(len(build_left), dtype=np.int64) + (build_left == 0)
+@njit(cache=True, nogil=True, error_model="numpy")
+def nodes_to_build(build_left):  # type: ignore[no-untyped-def]
+    """Positions, among the next level's active nodes, of the children that are built: int64 (splits,); build_left uint8 (splits,)."""
+    positions = np.empty(build_left.shape[0], np.int64)
+    for pair in range(build_left.shape[0]):
+        positions[pair] = 2 * pair + (build_left[pair] == 0)
     return positions
 
 
@@ -298,36 +299,27 @@ class Grower:
             Whether all parties' parts of all built nodes are there, and `next_level` may be called.
         """
         at_once = self._crew.threads == 1 or len(self.nodes) == 1 or self.nodes.size < PARALLEL_CELLS
-        self._complete += splitting.take_part(
-            part,
-            first,
-            self._taken,
-            parties,
-            at_once,
-            self.nodes,
-            self.to_build,
-            self._build_left,
-            self._parents,
-            self._parent_of,
-            self._layout.columns,
-            self._layout.offsets,
-            self._has_missing,
-            self._totals,
-            self._rule_array,
-            self._scratch[0],
-            self._gains,
-            self._found,
-        )
+        taken, offsets = self._taken, self._layout.offsets
+        complete = splitting.add_part(part, first, taken, parties, self.nodes, self.to_build, offsets)
+        self._complete += complete
+        if at_once and complete == len(part):
+            self._finish(first, first + complete, ALONE)
+        elif at_once and complete:
+            for node in first + np.flatnonzero(taken[first : first + len(part)] == parties):
+                self._finish(int(node), int(node) + 1, ALONE)
         if self._complete < len(self.to_build):
             return False
         if not at_once:
-            self._finish_all()
+            self._finish(0, len(self.to_build), self._crew)
         return True
 
-    def _finish_all(self) -> None:
-        splitting.finish_pairs(
+    def _finish(self, first: int, last: int, crew: Crew) -> None:
+        """Search the built children first to last, and their siblings."""
+        splitting.finish_nodes(
+            first,
+            last,
             self.nodes,
-            self._build_left,
+            self.to_build,
             self._parents,
             self._parent_of,
             self._layout.columns,
@@ -338,7 +330,7 @@ class Grower:
             self._scratch,
             self._gains,
             self._found,
-            crew=self._crew,
+            crew=crew,
         )
 
     def next_level(self) -> Level:

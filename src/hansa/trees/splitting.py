@@ -258,128 +258,78 @@ def node_totals(sums, end):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _finish_pair(  # type: ignore[no-untyped-def]
-    pair,
-    nodes,
-    built_left,
-    parents,
-    parent_of,
-    columns,
-    offsets,
-    has_missing,
-    totals,
-    rule,
-    scratch,
-    gains,
-    found,
-):
-    """Subtract the sibling of a built child and search both; pair < 0 stands for the root, which has no sibling."""
-    if pair < 0:
-        gains[0] = _best_of_node(
-            nodes[0], columns, offsets, has_missing, totals[0, 0], totals[0, 1],
-            rule[0], rule[1], rule[2], rule[3], rule[4], rule[5], scratch, found[0],
-        )  # fmt: skip
-        return
-    built = nodes[2 * pair + (0 if built_left[pair] else 1)]
-    other = nodes[2 * pair + (1 if built_left[pair] else 0)]
-    parent = parents[parent_of[pair]]
-    for plane in range(nodes.shape[1]):
-        for cell in range(nodes.shape[2]):
-            other[plane, cell] = parent[plane, cell] - built[plane, cell]
-    for node in range(2 * pair, 2 * pair + 2):
-        gains[node] = _best_of_node(
-            nodes[node], columns, offsets, has_missing, totals[node, 0], totals[node, 1],
-            rule[0], rule[1], rule[2], rule[3], rule[4], rule[5], scratch, found[node],
-        )  # fmt: skip
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def take_part(  # type: ignore[no-untyped-def]
-    part, first, taken, parties, search, nodes, to_build, built_left, parents, parent_of, columns, offsets, has_missing,
-    totals, rule, scratch, gains, found,
-):  # fmt: skip
-    """Add one party's histograms; where that completes a built child, finish the pair of siblings (if `search`).
+def add_part(part, first, taken, parties, nodes, to_build, offsets):  # type: ignore[no-untyped-def]
+    """Add one party's histograms; those that are thereby complete become running sums (`accumulate`).
 
     Args:
-        part: int64 (m, planes, cells): of the built children first, first + 1, ...
+        part: int64 (m, planes, cells): of the built nodes first, first + 1, ...
         taken: int64 (built,): parties added so far, updated. parties: how many there are.
-        search: whether to subtract and search at once; else `finish_pairs` does it for the whole level.
-        nodes: int64 (active, planes, cells): pair p stands at 2 p (left) and 2 p + 1 (right); alone at 0 stands the root.
-            Complete nodes are running sums (`accumulate`).
-        to_build: int64 (built,): positions of the built children.
-        built_left: uint8 (pairs,): whether the left child is the built one.
-        parents: int64 (active nodes of the level above, planes, cells); parent_of: int64 (pairs,).
-        columns, offsets: of the `Layout`; has_missing: bool (n_features,).
-        totals: int64 (active, 2): G and H of each node; the root's is written.
-        rule: float64 (6,): the fields of `Rule` in order.
-        scratch: float64 (most codes of a column,).
-        gains: float64 (active,), written; found: int64 (active, 5), written: feature or -1, bin, missing left, G_L, H_L.
+        nodes: int64 (active, planes, cells). to_build: int64 (built,): positions of the built nodes.
+        offsets: of the `Layout`.
 
     Returns:
-        How many built children this completed.
+        How many built nodes this completed.
     """
     complete = 0
     for i in range(part.shape[0]):
         node = nodes[to_build[first + i]]
         taken[first + i] += 1
-        if taken[first + i] < parties:
-            if taken[first + i] == 1:
-                node[:] = part[i]
-            else:
-                for plane in range(node.shape[0]):
-                    for cell in range(node.shape[1]):
-                        node[plane, cell] += part[i, plane, cell]
-            continue
-        accumulate(node, part[i], parties > 1, offsets)
-        complete += 1
-        root = nodes.shape[0] == 1
-        if root:
-            totals[0, 0], totals[0, 1] = node_totals(node, np.int64(offsets[1]))
-        if search:
-            _finish_pair(
-                -1 if root else first + i, nodes, built_left, parents, parent_of, columns, offsets, has_missing,
-                totals, rule, scratch, gains, found,
-            )  # fmt: skip
+        if taken[first + i] == parties:
+            accumulate(node, part[i], parties > 1, offsets)
+            complete += 1
+        elif taken[first + i] == 1:
+            node[:] = part[i]
+        else:
+            for plane in range(node.shape[0]):
+                for cell in range(node.shape[1]):
+                    node[plane, cell] += part[i, plane, cell]
     return complete
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _finish_range(  # type: ignore[no-untyped-def]
-    first,
-    last,
-    nodes,
-    built_left,
-    parents,
-    parent_of,
-    columns,
-    offsets,
-    has_missing,
-    totals,
-    rule,
-    scratch,
-    gains,
-    found,
-):
-    for pair in range(first, last):
-        _finish_pair(
-            pair, nodes, built_left, parents, parent_of, columns, offsets, has_missing, totals, rule,
-            scratch, gains, found,
-        )  # fmt: skip
+    first, last, nodes, to_build, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
+):  # fmt: skip
+    """Search the built nodes first to last and their siblings, each the parent minus the built one; the root has none."""
+    for child in range(first, last):
+        begin = to_build[child] & ~1
+        if nodes.shape[0] == 1:
+            totals[0, 0], totals[0, 1] = node_totals(nodes[0], np.int64(offsets[1]))
+        else:
+            built, other, parent = nodes[to_build[child]], nodes[to_build[child] ^ 1], parents[parent_of[child]]
+            for plane in range(nodes.shape[1]):
+                for cell in range(nodes.shape[2]):
+                    other[plane, cell] = parent[plane, cell] - built[plane, cell]
+        for node in range(begin, min(begin + 2, nodes.shape[0])):
+            gains[node] = _best_of_node(
+                nodes[node], columns, offsets, has_missing, totals[node, 0], totals[node, 1],
+                rule[0], rule[1], rule[2], rule[3], rule[4], rule[5], scratch, found[node],
+            )  # fmt: skip
 
 
-def finish_pairs(*arguments: Any, crew: Crew) -> None:
-    """Subtract and search all pairs of a level, shared out over a crew.
+def finish_nodes(first: int, last: int, *arguments: Any, crew: Crew) -> None:
+    """Subtract and search the pairs of built nodes first to last, shared out over a crew.
 
-    Args:
-        arguments: nodes, built_left, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found, as
-            for `take_part`, but scratch has a row for each thread.
+    Args, after first and last:
+        nodes: int64 (active, planes, cells), running sums where complete: pair p stands at 2 p (left) and 2 p + 1 (right); alone
+            at 0 stands the root. Siblings of built nodes are written.
+        to_build: int64 (built,): positions of the built nodes.
+        parents: int64 (active nodes of the level above, planes, cells), running sums; parent_of: int64 (pairs,).
+        columns, offsets: of the `Layout`; has_missing: bool (n_features,).
+        totals: int64 (active, 2): G and H of each node; the root's is written.
+        rule: float64 (6,): the fields of `Rule` in order.
+        scratch: float64 (threads, most codes of a column).
+        gains: float64 (active,), written; found: int64 (active, 5), written: feature or -1, bin, missing left, G_L, H_L.
     """
     *family, scratch, gains, found = arguments
+    if crew.threads == 1:
+        _finish_range(first, last, *family, scratch[0], gains, found)
+        return
 
-    def finish(thread: int, first: int, last: int) -> None:
-        _finish_range(first, last, *family, scratch[thread], gains, found)
+    def finish(thread: int, begin: int, end: int) -> None:
+        _finish_range(first + begin, first + end, *family, scratch[thread], gains, found)
 
-    crew.share(finish, len(family[3]))
+    crew.share(finish, last - first)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
