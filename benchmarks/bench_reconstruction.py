@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.contestants import N_FEATURES, Job, dealt, made_rows, plan_of
 from benchmarks.machine import described, machine
-from hansa.cli.simulation import cores
+from hansa.cli.cores import cores
 from hansa.data.binning import bin_rows
 from hansa.data.quantiles import Cuts
 from hansa.data.source import Rows

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hansa.cli.cores import cores, useful_threads
 from hansa.cli.pooled_xgboost import train_pooled_xgboost
 from hansa.cli.processes import train_in_processes
 from hansa.cli.scores import auc
-from hansa.cli.simulation import Settings, cores, make_plan
+from hansa.cli.simulation import Settings, make_plan
 from hansa.cli.tables import Table
 from hansa.data.source import Rows
 from hansa.plan import Plan
@@ -206,7 +207,7 @@ def _here(job: Job) -> Run:
     run = train_in_process(
         plan_of(job, parties),
         parties,
-        threads=cores(),
+        threads=useful_threads(),
         report=lambda progress: at.setdefault(progress.stage, time.perf_counter()) and None,
         wrap=wrap,
     )

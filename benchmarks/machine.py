@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hansa.cli.simulation import cores
+from hansa.cli.cores import cores
 
 
 def machine() -> dict[str, Any]:

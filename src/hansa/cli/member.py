@@ -79,6 +79,9 @@ KINDS: dict[str, tuple[type, ...]] = {
 ANSWER_S = 3600.0
 """Seconds that the aggregator waits for any party's next frame before it gives the run up."""
 
+TREE_EVENT_S = 0.1
+"""Seconds at least between two events that tell of trees: whoever reads them would wake up for each."""
+
 FRAMING = "names and positions of sums, lengths, keys with their signatures and confirmations, the model's hash"
 
 CLEAR = {
@@ -210,9 +213,15 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
     if member.transcript is not None:
         hub = RecordingHub(inner, member.transcript, plan.aggregator)
     at: dict[str, float] = {}
+    said = 0.0
 
     def report(progress: Progress) -> None:
-        at.setdefault(progress.stage, time.perf_counter())
+        nonlocal said
+        now = time.perf_counter()
+        at.setdefault(progress.stage, now)
+        if progress.stage == "tree" and now < said + TREE_EVENT_S and progress.trees < progress.rounds:
+            return
+        said = now
         event(
             {
                 "event": progress.stage,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from hansa.cli.simulation import cores
+from hansa.cli.cores import cores
 from hansa.cli.tables import open_relation, read_features
 from hansa.errors import DataError
 from hansa.trees.xgboost_json import from_json

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import tempfile
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hansa.cli.cores import cores, useful_threads
 from hansa.cli.pooled_xgboost import is_installed, train_pooled_xgboost
 from hansa.cli.processes import train_in_processes
 from hansa.cli.scores import score_table
@@ -176,11 +176,6 @@ def _scores(ensemble: Ensemble, table: Table) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _train_over_tls(
     plan: Plan, parts: Mapping[str, Table], settings: Settings, report: Report
 ) -> tuple[dict[str, Any], bytes, dict[str, list[float]]]:
@@ -219,7 +214,7 @@ def _train_in_process(
     run = train_in_process(
         plan,
         {name: part.rows() for name, part in parts.items()},
-        threads=settings.threads or cores(),
+        threads=settings.threads or useful_threads(),
         nodes_per_frame=0,  # the frames that would cross a network
         report=note,
         wrap=wrap,
@@ -247,7 +242,7 @@ def _train_alone(plan: Plan, train: Table, test: Table) -> dict[str, float | Non
     if plan.parameters.objective == "binary:logistic" and len(np.unique(train.label)) < 2:
         return None
     single = _local(plan, "alone")
-    run = train_in_process(single, {"alone": train.rows()}, threads=cores())
+    run = train_in_process(single, {"alone": train.rows()}, threads=useful_threads())
     return _scores(run.outcome.ensemble, test)
 
 
@@ -262,7 +257,7 @@ def _train_pooled(plan: Plan, train: Table, test: Table, report: Report) -> dict
     run = train_in_process(
         single,
         {"pooled": train.rows()},
-        threads=cores(),
+        threads=useful_threads(),
         report=note,
     )
     result: dict[str, Any] = {

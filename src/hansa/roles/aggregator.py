@@ -176,6 +176,7 @@ class Aggregator:
         self._history: dict[str, list[float]] = {}
         self._exchanges = 0
         self._buffers = Buffers()
+        self._layout: histogram.Layout | None = None
         self._received: set[str] = set()
 
     @property
@@ -461,7 +462,9 @@ class Aggregator:
         columns = draw_columns(
             len(self._plan.schema.features), parameters.colsample_bytree, parameters.seed, self._tree
         )
-        layout = histogram.layout_of(self._bin_offsets, columns)
+        layout = self._layout
+        if layout is None or not np.array_equal(columns, layout.columns):
+            layout = self._layout = histogram.layout_of(self._bin_offsets, columns)
         self._cells = layout.cells
         self._planes = scales.planes
         self._grower = Grower(parameters, scales, layout, self._cuts.has_missing, self._buffers, self._crew)

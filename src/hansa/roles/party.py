@@ -316,6 +316,8 @@ class Party:
         self._bounds = message
         n_rows = binned.n_rows
         self._sizes = np.diff(binned.offsets)
+        self._present = self._sizes - binned.has_missing
+        self._layout: histogram.Layout | None = None
         self._missing_code = np.where(binned.has_missing, self._sizes - 1, -1).astype(np.int32)
         start = base_margin(self._plan.parameters.objective, message.base_score)
         self._margins = np.full(n_rows, start, np.float32)
@@ -408,9 +410,10 @@ class Party:
         with self._blaming():
             objective.check_scales(scales, *self._totals, *self._units)
         objective.pack(self._gradient, self._hessian, scales, self._packed)
-        self._layout = histogram.layout_of(self._binned.offsets, drawn)
-        self._allowed = np.zeros(n_features, np.bool_)
-        self._allowed[drawn] = True
+        if self._layout is None or not np.array_equal(drawn, self._layout.columns):
+            self._layout = histogram.layout_of(self._binned.offsets, drawn)
+            self._allowed = np.zeros(n_features, np.bool_)
+            self._allowed[drawn] = True
         self._level = 0
 
     def _split(self, message: SplitNodes) -> Iterator[bytes]:
@@ -450,7 +453,7 @@ class Party:
                 sender, "SplitNodes.child_leaf", message.child_leaf, np.float32, (2 * splits if last else 0,)
             ),
         )
-        broken = check_level(level, self._allowed, self._sizes - self._binned.has_missing, splits)
+        broken = check_level(level, self._allowed, self._present, splits)
         if broken:
             raise self._broken(broken)
         if not last and self._level + 1 >= self._plan.parameters.max_depth:
@@ -460,6 +463,7 @@ class Party:
     def _histograms(self, positions: npt.NDArray[np.int64]) -> Iterator[bytes]:
         """Histograms of the active nodes at `positions`, as frames of some nodes each."""
         self._step = self._level + 1
+        assert self._layout is not None  # `_quantise` comes before, by the session's table
         layout, partition, codes, packed = self._layout, self._inside, self._binned.codes, self._packed
         columns, offsets, strided = layout.columns, layout.offsets, layout.strided
         per_frame = self._nodes_per_frame or -(-len(positions) // FRAMES_PER_LEVEL)

@@ -105,6 +105,51 @@ def check_tree(tree: Tree) -> None:
         DataError: naming the array, the node and what was expected.
     """
     _check_shapes(tree)
+    if not _is_tree(*(getattr(tree, name) for name in TREE_DTYPES)):
+        _name_what_is_wrong(tree)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _is_tree(left, right, parents, indices, conditions, default_left, base, gain, cover):  # type: ignore[no-untyped-def]
+    """Whether `_name_what_is_wrong` has nothing to name: the same rules, for the many trees that keep them."""
+    nodes = left.shape[0]
+    children = 0
+    for node in range(nodes):
+        if (parents[node] == ROOT_PARENT) != (node == 0) or indices[node] < 0 or default_left[node] > 1:
+            return False
+        if not (
+            np.isfinite(conditions[node])
+            and np.isfinite(base[node])
+            and np.isfinite(gain[node])
+            and np.isfinite(cover[node])
+        ):
+            return False
+        if left[node] == NO_NODE and right[node] == NO_NODE:
+            continue
+        for child in (left[node], right[node]):
+            if child <= 0 or child >= nodes or parents[child] != node:
+                return False
+        if left[node] == right[node]:
+            return False
+        children += 2
+    # Each child has one parent, which names it: with all nodes but the root as children there may still be cycles.
+    if children != nodes - 1:
+        return False
+    seen = 1
+    waiting = np.zeros(nodes, np.int32)
+    end = 1
+    while end:
+        end -= 1
+        node = waiting[end]
+        if left[node] != NO_NODE:
+            waiting[end], waiting[end + 1] = left[node], right[node]
+            end += 2
+            seen += 2
+    return seen == nodes
+
+
+def _name_what_is_wrong(tree: Tree) -> None:
+    """Raise DataError naming the array and the node."""
     left, right, parents = tree.left_children, tree.right_children, tree.parents
     nodes = np.arange(tree.num_nodes, dtype=np.int32)
     _require((left == NO_NODE) == (right == NO_NODE), "right_children", "two children or none")

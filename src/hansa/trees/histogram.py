@@ -12,6 +12,7 @@ stride of 256 cells a column, which saves a load per cell.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,7 @@ class Layout:
     offsets: npt.NDArray[np.uint64]
     strided: bool
 
-    @property
+    @cached_property
     def cells(self) -> int:
         return int(self.offsets[-1])
 
