@@ -63,8 +63,8 @@ def test_a_run_by_hand_with_a_stranger_at_the_door(consortium: Consortium):
 
 def test_a_party_killed_in_the_middle_ends_the_run_for_all(consortium: Consortium):
     (consortium.folder / "plan.toml").write_text(ENDLESS)
-    hub, port = consortium.start_hub()
-    parties = {name: consortium.start_party(name, port) for name in PARTIES}
+    hub, port = consortium.start_hub(patience_s=0)
+    parties = {name: consortium.start_party(name, port, patience_s=0) for name in PARTIES}
     hub.event("tree")
     killed = time.monotonic()
     parties["borealis"].kill()
@@ -77,8 +77,8 @@ def test_a_party_killed_in_the_middle_ends_the_run_for_all(consortium: Consortiu
 
 def test_an_aggregator_killed_in_the_middle_ends_the_run_for_all(consortium: Consortium):
     (consortium.folder / "plan.toml").write_text(ENDLESS)
-    hub, port = consortium.start_hub()
-    parties = [consortium.start_party(name, port) for name in PARTIES]
+    hub, port = consortium.start_hub(patience_s=0)
+    parties = [consortium.start_party(name, port, patience_s=0) for name in PARTIES]
     hub.event("tree")
     killed = time.monotonic()
     hub.kill()

@@ -40,14 +40,21 @@ def checked(frame: Frame, limit: int) -> memoryview:
     return view
 
 
-def pieces(frame: memoryview) -> Iterator[bytes | memoryview]:
+class FrameRefused(TransportError):
+    """A frame was announced that no sender who keeps to the rules announces."""
+
+
+def pieces(frame: memoryview, head: bytes = b"") -> Iterator[bytes | memoryview]:
     """What to write, in order: the prefix with the first bytes, then views of the rest.
+
+    What is sent is one frame: `head` (short), then `frame`.
 
     A TLS record holds 16 KiB: the first piece fills one, so a small frame is one record and a large one is
     not copied.
     """
-    yield len(frame).to_bytes(PREFIX_BYTES, "big") + frame[:_FIRST_BYTES]
-    for start in range(_FIRST_BYTES, len(frame), _PIECE_BYTES):
+    first = _FIRST_BYTES - len(head)
+    yield (len(head) + len(frame)).to_bytes(PREFIX_BYTES, "big") + head + frame[:first]
+    for start in range(first, len(frame), _PIECE_BYTES):
         yield frame[start : start + _PIECE_BYTES]
 
 
@@ -70,7 +77,8 @@ class FrameReader:
         """The next frame, a view that is valid until the next call.
 
         Raises:
-            TransportError: the stream ended, or announced a frame that is empty or over the limit.
+            TransportError: the stream ended.
+            FrameRefused: it announced a frame that is empty or over the limit.
         """
         if not self._length:
             self._read_prefix(stream)
@@ -87,7 +95,7 @@ class FrameReader:
             self._have += self._take(stream, self._prefix[self._have :])
         length = int.from_bytes(self._prefix, "big")
         if not 0 < length <= self._limit:
-            raise TransportError(f"announced a frame of {length} bytes, expected 1 to {self._limit}")
+            raise FrameRefused(f"announced a frame of {length} bytes, expected 1 to {self._limit}")
         self._length, self._have = length, 0
 
     def _take(self, stream: Stream, into: memoryview) -> int:
