@@ -152,7 +152,9 @@ class LastingChannel:
         frame: memoryview | None = memoryview(self._aside.popleft()) if self._aside else None
         deadline = None if timeout is None else time.monotonic() + timeout
         while frame is None:
-            frame = self._next(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            frame = self._next(timeout)
+            if deadline is not None:
+                timeout = max(0.0, deadline - time.monotonic())
         self.traffic.frames_down += 1
         self.traffic.bytes_down += PREFIX_BYTES + len(frame)
         return frame
