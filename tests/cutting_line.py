@@ -25,20 +25,22 @@ class Cut:
 
 
 def drawn_cuts(seed: int, count: int, most: int) -> list[Cut]:
-    """Cuts of `count` connections, at most `most` bytes after each began; the first lets the handshake pass."""
+    """Cuts of `count` connections, at most `most` bytes up, or a tenth of it down, after each began.
+
+    The first lets the handshake pass.
+    """
     draw = np.random.Generator(np.random.PCG64(seed))
-    return [
-        Cut(
-            str(draw.choice(["up", "down"])),
-            int(draw.integers(1, most)) + (0 if place else HANDSHAKE_BYTES),
-            bool(draw.integers(2)),
-        )
-        for place in range(count)
-    ]
+    cuts = []
+    for place in range(count):
+        direction = str(draw.choice(["up", "down"])) if place else "up"
+        at = int(draw.integers(1, most if direction == "up" else most // 10))
+        cuts.append(Cut(direction, at + (0 if place else HANDSHAKE_BYTES), bool(draw.integers(2))))
+    return cuts
 
 
 class CuttingLine:
-    """Listens at `port` and passes bytes on to the hub's port, but for the cuts, one a connection; later ones stay.
+    """Listens at `port` and passes bytes on to the hub's port, but for the cuts, one a connection; later ones stay, or
+    are refused where the line `breaks`.
 
     Attributes:
         connections: how many were made. cuts: how many were cut.
@@ -46,7 +48,7 @@ class CuttingLine:
         down: while true, whoever dials is hung up on.
     """
 
-    def __init__(self, hub_port: int, cuts: Sequence[Cut] = ()) -> None:
+    def __init__(self, hub_port: int, cuts: Sequence[Cut] = (), *, breaks: bool = False) -> None:
         self._hub_port = hub_port
         self._todo = list(cuts)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -54,6 +56,7 @@ class CuttingLine:
         self.connections = self.cuts = 0
         self.upward: list[bytearray] = []
         self.down = False
+        self._breaks = breaks
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._kept_open: list[socket.socket] = []
         self._lock = threading.Lock()
@@ -117,6 +120,7 @@ class CuttingLine:
                 if cut is not None and passed + len(data) >= cut.at:
                     sink.sendall(data[: cut.at - passed])
                     self.cuts += 1
+                    self.down = self.down or self._breaks
                     hang_up(source, cut.reset)
                     hang_up(sink, cut.reset)
                     return
