@@ -236,6 +236,70 @@ def test_a_view_that_changes_after_it_was_sent_is_sent_again_as_it_was(net):
     assert pump(hub, net.threads.submit(lambda: bytes(north.receive(10)))) == b"as it was"
 
 
+def test_a_frame_in_hand_stays_as_it_is_while_the_answer_meets_a_broken_line(net):
+    """The member still reads the first frame while it sends; what comes after is saved from the broken connection."""
+    hub = net.hub()
+    line = net.line(hub)
+    north = net.connect(hub, "north", line.port)
+    asked(hub, north, "north")
+    for place in range(3):
+        hub.send("north", pattern(20_000, 1000 * place))
+    first = north.receive(10)
+    time.sleep(0.1)
+    socket.socket.shutdown(north._link._stream, socket.SHUT_WR)
+    answering = net.threads.submit(north.send, b"answer")
+    while not answering.done():
+        with contextlib.suppress(TransportError):
+            assert heard(hub, 0.05) == ("north", b"answer")
+    assert north.reconnections == 1
+    assert len(north._aside) == 2
+    assert first == pattern(20_000, 0)
+    assert [bytes(north.receive(10)) for _ in range(2)] == [pattern(20_000, 1000), pattern(20_000, 2000)]
+
+
+@pytest.mark.parametrize("end", ["hub", "member"])
+def test_a_frame_in_hand_stays_as_it_is_while_an_end_waits_for_room(net, monkeypatch, end):
+    monkeypatch.setattr(lasting, "KEPT_BYTES", 1_000_000)
+    hub = net.hub()
+    north = net.connect(hub, "north")
+    here, there = (hub, north) if end == "hub" else (north, hub)
+
+    def say(who, frame: bytes) -> None:
+        who.send("north", frame) if who is hub else who.send(frame)
+
+    def take(who):
+        return who.receive(10)[1] if who is hub else who.receive(10)
+
+    for place in range(3):
+        say(there, pattern(20_000, 1000 * place))
+    if end == "member":
+        with contextlib.suppress(TransportError):
+            hub.receive(0.05)
+    first = take(here)
+
+    def answer() -> list[bytes]:
+        return [bytes(take(there)) for _ in range(3)]
+
+    def speak() -> None:
+        for place in range(3):
+            say(here, pattern(600_000, place))
+
+    if end == "hub":
+        answering = net.threads.submit(answer)
+        speak()
+        with contextlib.suppress(TransportError):
+            hub.receive(0.05) if not hub._aside else None
+        frames = answering.result(10)
+    else:
+        speaking = net.threads.submit(speak)
+        frames = answer()
+        speaking.result(10)
+    assert frames == [pattern(600_000, place) for place in range(3)]
+    assert first == pattern(20_000, 0)
+    assert here._aside, "nothing came while it waited for room"
+    assert [bytes(take(here)) for _ in range(2)] == [pattern(20_000, 1000), pattern(20_000, 2000)]
+
+
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_what_is_kept_has_a_limit_though_all_goes_one_way(net, monkeypatch, direction):
     """50 MB without an answer; each end keeps little more than the limit, and nothing is lost."""

@@ -90,6 +90,13 @@ class FrameReader:
         self._length = self._have = 0
         return self._buffer[:length].toreadonly()
 
+    def spare_last(self) -> None:
+        """Leave the frame that was read last as it is for good: what is read next goes into another buffer."""
+        fresh = memoryview(bytearray(len(self._buffer)))
+        if self._length:
+            fresh[: self._have] = self._buffer[: self._have]
+        self._buffer = fresh
+
     def _read_prefix(self, stream: Stream) -> None:
         while self._have < PREFIX_BYTES:
             self._have += self._take(stream, self._prefix[self._have :])

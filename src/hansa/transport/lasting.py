@@ -226,6 +226,7 @@ class LastingChannel:
     def _make_room(self) -> None:
         """Wait until the hub has acknowledged enough; what it says meanwhile is put aside."""
         give_up = time.monotonic() + self._send_timeout_s
+        self._open().spare_last()
         while self._said.kept_bytes > KEPT_BYTES:
             self._signal(FLUSH)
             if (frame := self._next(max(0.0, give_up - time.monotonic()))) is not None:
@@ -294,6 +295,8 @@ class LastingChannel:
     def _hear_out(self) -> None:
         """Take what the hub said before the connection broke, its goodbye above all; then close what is left of it."""
         link, self._link = self._link, None
+        if link is not None:
+            link.spare_last()  # this may be in the middle of `send`, where the caller still reads it
         while link is not None and link.is_open:
             try:
                 frame = link.receive(0)
@@ -351,6 +354,7 @@ class LastingHub:
         self._losses: deque[MemberLost] = deque()
         self._aside: deque[tuple[str, bytes]] = deque()
         self._traffic: dict[str, Traffic] = {}
+        self._heard_last = ""
         self._closing = False
         self.reconnections = 0
         self._inner = opened(self)
@@ -527,17 +531,17 @@ class LastingHub:
         traffic = self._traffic[member]
         traffic.frames_up += 1
         traffic.bytes_up += PREFIX_BYTES + len(frame)
+        self._heard_last = member
         return member, frame
 
     def _next(self, deadline: float | None) -> tuple[str, memoryview] | None:
         """The next frame of any member; None where something else came, or the deadline or somebody's patience."""
         if self._losses:
             self._cut(self._losses.popleft())
+        due = deadline
         if self._away:
             self._give_up()
-        due = min(self._away.values(), default=None)
-        if deadline is not None:
-            due = deadline if due is None else min(due, deadline)
+            due = min(self._away.values()) if deadline is None else min(deadline, *self._away.values())
         try:
             member, frame = self._inner.receive(None if due is None else max(0.0, due - time.monotonic()))
         except MemberLost as loss:
@@ -578,6 +582,7 @@ class LastingHub:
     def _make_room(self, member: str, seat: _Seat) -> None:
         """Wait until a member has acknowledged enough; what others say meanwhile is put aside."""
         give_up = time.monotonic() + self._limits.send_s + self._patience_s
+        self._inner.spare_last(self._heard_last)
         self._say(member, seat, FLUSH)
         while seat.said.kept_bytes > KEPT_BYTES:
             if (heard := self._next(give_up)) is not None:

@@ -203,6 +203,10 @@ class TlsChannel:
         self.traffic.bytes_down += PREFIX_BYTES + len(frame)
         return frame
 
+    def spare_last(self) -> None:
+        """Keep the frame that was received last valid for good."""
+        self._reader.spare_last()
+
     def close(self) -> None:
         """End the connection. Safe to call twice."""
         if self._stream is not None:
@@ -400,6 +404,11 @@ class TlsHub:
                 raise TransportError(f"no frame from any member in {timeout:g} s")
             self._wait(deadline)
             looked = True
+
+    def spare_last(self, member: str) -> None:
+        """Keep the frame that was received last from this member valid for good."""
+        if link := self._links.get(member):
+            link.reader.spare_last()
 
     def drop(self, member: str, reason: str) -> None:
         """End one member's connection; others go on. It may connect anew. Nothing is raised for it later."""
