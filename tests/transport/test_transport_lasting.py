@@ -109,6 +109,11 @@ def asked(hub: LastingHub, channel: LastingChannel, name: str) -> None:
     assert bytes(channel.receive(10)) == b"answer"
 
 
+def send_often(hub: LastingHub, member: str, frame: bytes, times: int) -> None:
+    for _ in range(times):
+        hub.send(member, frame)
+
+
 def pattern(size: int, start: int) -> bytes:
     return np.arange(start, start + size // 4 + 1, dtype=">u4").tobytes()[:size]
 
@@ -298,6 +303,34 @@ def test_a_frame_in_hand_stays_as_it_is_while_an_end_waits_for_room(net, monkeyp
     assert first == pattern(20_000, 0)
     assert here._aside, "nothing came while it waited for room"
     assert [bytes(take(here)) for _ in range(2)] == [pattern(20_000, 1000), pattern(20_000, 2000)]
+
+
+def test_one_who_floods_a_hub_that_waits_for_room_is_dropped_by_name(net, monkeypatch):
+    """North acknowledges nothing; while the hub waits for that, south sends and sends."""
+    monkeypatch.setattr(lasting, "KEPT_BYTES", 3_000_000)
+    hub = net.hub()
+    south = net.connect(hub, "south")
+    seated_raw(net, hub)
+    flood = net.threads.submit(lambda: [south.send(bytes(500_000)) for _ in range(20)])
+    with pytest.raises(MemberLost, match="'south': sent more than 3000000 bytes that nobody asked for"):
+        send_often(hub, "north", bytes(500_000), 10)
+    with pytest.raises(TransportError, match="the hub is gone"):
+        pump(hub, flood)
+
+
+def test_a_hub_that_floods_a_member_that_waits_for_room_is_left(net, monkeypatch):
+    monkeypatch.setattr(lasting, "KEPT_BYTES", 2_000_000)
+    hub = net.hub()
+    north = net.connect(hub, "north")
+    monkeypatch.setattr(lasting, "KEPT_BYTES", 2**30)
+    for _ in range(10):
+        hub.send("north", bytes(500_000))
+    for _ in range(5):
+        net.threads.submit(north.send, bytes(500_000)).result(10)
+    monkeypatch.setattr(lasting, "KEPT_BYTES", 2_000_000)
+    sending = net.threads.submit(north.send, b"x")
+    with pytest.raises(TransportError, match="it sent more than 2000000 bytes that nobody asked for"):
+        sending.result(10)
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])

@@ -230,7 +230,14 @@ class LastingChannel:
         while self._said.kept_bytes > KEPT_BYTES:
             self._signal(FLUSH)
             if (frame := self._next(max(0.0, give_up - time.monotonic()))) is not None:
-                self._aside.append(bytes(frame))
+                self._put_aside(frame)
+
+    def _put_aside(self, frame: memoryview) -> None:
+        """Keep a frame for `receive`. Raises TransportError where the hub floods this member."""
+        if sum(map(len, self._aside)) + len(frame) > KEPT_BYTES:
+            self._hang_up()
+            raise TransportError(f"the hub is gone: it sent more than {KEPT_BYTES} bytes that nobody asked for")
+        self._aside.append(bytes(frame))
 
     def _linger(self, seconds: float) -> None:
         """Wait until the hub has acknowledged all; over each new connection it is asked to."""
@@ -304,7 +311,7 @@ class LastingChannel:
                 link.close()  # there is no more
             else:
                 if (content := self._taken(frame)) is not None:
-                    self._aside.append(bytes(content))
+                    self._put_aside(content)
         if self._said.left:
             raise TransportError("the hub is gone: it ended the connection")
 
@@ -586,10 +593,18 @@ class LastingHub:
         self._say(member, seat, FLUSH)
         while seat.said.kept_bytes > KEPT_BYTES:
             if (heard := self._next(give_up)) is not None:
-                self._aside.append((heard[0], bytes(heard[1])))
+                self._put_aside(*heard)
             if time.monotonic() >= give_up:
                 self._end(member, seat)
                 raise MemberLost(member, f"acknowledged nothing of {seat.said.kept_bytes} bytes that were sent to it")
+
+    def _put_aside(self, member: str, frame: memoryview) -> None:
+        """Keep a frame for `receive`. Raises MemberLost where its sender floods the hub."""
+        waiting = sum(len(kept) for name, kept in self._aside if name == member)
+        if waiting + len(frame) > KEPT_BYTES:
+            self.drop(member, reason := f"sent more than {KEPT_BYTES} bytes that nobody asked for")
+            raise MemberLost(member, reason)
+        self._aside.append((member, bytes(frame)))
 
     # Who goes
 
