@@ -1,5 +1,5 @@
-"""Echo round trip of the finished channel: hub in this process, one member in a second one, mutual TLS on
-loopback.
+"""Echo round trip of the finished channel, and of the bare TLS connection under it: hubs in this process, a member of each
+in one of its own, mutual TLS on loopback.
 
 Usage: python benchmarks/bench_transport.py [--quick] [--json]
 """
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
 from hansa.consortium.members import members_of, read_members, write_members
+from hansa.transport.lasting import LastingChannel, LastingHub
 from hansa.transport.tls import Credentials, TlsChannel, TlsHub
 
 SIZES = {"100 B": (100, 3000), "100 kB": (100_000, 1000), "4 MB": (4_000_000, 60)}
@@ -30,43 +31,53 @@ def credentials(folder: Path, name: str) -> Credentials:
     return Credentials(name, folder / name / CERTIFICATE_FILE, folder / name / TLS_KEY_FILE, members.certificates())
 
 
-def echo(folder: Path, port: int, sizes: dict[str, tuple[int, int]]) -> None:
-    channel = TlsChannel.connect(credentials(folder, "party"), "hub", "127.0.0.1", port)
+def echo(folder: Path, port: int, lasting: bool, sizes: dict[str, tuple[int, int]]) -> None:
+    channel_type = LastingChannel if lasting else TlsChannel
+    channel = channel_type.connect(credentials(folder, "party"), "hub", "127.0.0.1", port)
     for _, repeats in sizes.values():
         for _ in range(WARM_UP + repeats):
-            channel.send(channel.receive())
+            channel.send(bytes(channel.receive()))
     channel.close()
 
 
-def round_trips(hub: TlsHub, size: int, repeats: int) -> list[float]:
-    """Seconds of each round trip of a frame of `size` bytes."""
-    frame, seconds = bytes(size), []
-    for _ in range(WARM_UP + repeats):
-        start = time.perf_counter()
-        hub.send("party", frame)
-        hub.receive()
-        seconds.append(time.perf_counter() - start)
-    return seconds[WARM_UP:]
+def round_trip(hub: TlsHub | LastingHub, frame: bytes) -> float:
+    """Seconds of one round trip of a frame."""
+    start = time.perf_counter()
+    hub.send("party", frame)
+    hub.receive()
+    return time.perf_counter() - start
 
 
 def measure(sizes: dict[str, tuple[int, int]]) -> dict[str, dict[str, float]]:
-    """Size -> median and minimum round trip in microseconds."""
+    """ "kind, size" -> median and minimum round trip in microseconds; the kinds take turns, frame by frame."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         identities = [create_identity("hub"), create_identity("party")]
         for identity in identities:
             save_identity(identity, folder / identity.name)
         write_members(folder / "members.toml", members_of(identity.card() for identity in identities))
-        hub = TlsHub.listen(credentials(folder, "hub"), "127.0.0.1", 0)
-        party = multiprocessing.get_context("spawn").Process(target=echo, args=(folder, hub.port, sizes))
-        party.start()
-        hub.wait_for(["party"], timeout=60)
+        hubs: dict[str, TlsHub | LastingHub] = {
+            "lasting": LastingHub.listen(credentials(folder, "hub"), "127.0.0.1", 0),
+            "bare": TlsHub.listen(credentials(folder, "hub"), "127.0.0.1", 0),
+        }
+        spawn = multiprocessing.get_context("spawn").Process
+        parties = [spawn(target=echo, args=(folder, hub.port, kind == "lasting", sizes)) for kind, hub in hubs.items()]
+        for party, hub in zip(parties, hubs.values(), strict=True):
+            party.start()
+            hub.wait_for(["party"], timeout=60)
         results = {}
         for label, (size, repeats) in sizes.items():
-            seconds = round_trips(hub, size, repeats)
-            results[label] = {"median_us": 1e6 * statistics.median(seconds), "min_us": 1e6 * min(seconds)}
-        party.join()
-        hub.close()
+            frame = bytes(size)
+            turns = [[round_trip(hub, frame) for hub in hubs.values()] for _ in range(WARM_UP + repeats)]
+            for kind, seconds in zip(hubs, zip(*turns[WARM_UP:], strict=True), strict=True):
+                results[f"{kind}, {label}"] = {
+                    "median_us": 1e6 * statistics.median(seconds),
+                    "min_us": 1e6 * min(seconds),
+                }
+        for hub in hubs.values():
+            hub.close()
+        for party in parties:
+            party.join()
         return results
 
 

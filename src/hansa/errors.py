@@ -27,15 +27,25 @@ class TransportError(HansaError):
     """A connection could not be made or was refused."""
 
 
+class LinkLost(TransportError):
+    """The connection to the hub broke, and nobody is known to have broken a rule: it may be made anew."""
+
+
+class SeatRefused(TransportError):
+    """The hub itself refuses this member, and said why: dialling again is of no use."""
+
+
 class MemberLost(TransportError):
     """One member's connection ended or was refused; other members' connections go on.
 
     Attributes:
         member: name of the member whose connection ended.
         reason: what happened, in plain words.
+        broken: whether it is the connection that broke, so that it may be made anew, and not the member a rule.
     """
 
-    def __init__(self, member: str, reason: str) -> None:
+    def __init__(self, member: str, reason: str, *, broken: bool = False) -> None:
         super().__init__(f"member {member!r}: {reason}")
         self.member = member
         self.reason = reason
+        self.broken = broken

@@ -9,6 +9,7 @@ import time
 import pytest
 from made_consortium import HUB, PARTIES, PLAN, Consortium, assert_refused, hansa, refused, seconds_since, write_member
 
+from cutting_line import Cut, CuttingLine
 from hansa.consortium.identity import create_identity, load_identity, save_identity
 from hansa.consortium.members import members_of, read_members, write_members
 from hansa.plan import PLANNED_MODES
@@ -63,8 +64,8 @@ def test_a_run_by_hand_with_a_stranger_at_the_door(consortium: Consortium):
 
 def test_a_party_killed_in_the_middle_ends_the_run_for_all(consortium: Consortium):
     (consortium.folder / "plan.toml").write_text(ENDLESS)
-    hub, port = consortium.start_hub()
-    parties = {name: consortium.start_party(name, port) for name in PARTIES}
+    hub, port = consortium.start_hub(patience_s=0)
+    parties = {name: consortium.start_party(name, port, patience_s=0) for name in PARTIES}
     hub.event("tree")
     killed = time.monotonic()
     parties["borealis"].kill()
@@ -77,8 +78,8 @@ def test_a_party_killed_in_the_middle_ends_the_run_for_all(consortium: Consortiu
 
 def test_an_aggregator_killed_in_the_middle_ends_the_run_for_all(consortium: Consortium):
     (consortium.folder / "plan.toml").write_text(ENDLESS)
-    hub, port = consortium.start_hub()
-    parties = [consortium.start_party(name, port) for name in PARTIES]
+    hub, port = consortium.start_hub(patience_s=0)
+    parties = [consortium.start_party(name, port, patience_s=0) for name in PARTIES]
     hub.event("tree")
     killed = time.monotonic()
     hub.kill()
@@ -86,6 +87,74 @@ def test_an_aggregator_killed_in_the_middle_ends_the_run_for_all(consortium: Con
         refused(party.end(), "the hub is gone")
     assert seconds_since(killed) < 10
     assert not consortium.models()
+
+
+def test_a_killed_party_is_waited_for_and_then_named_and_its_new_process_is_refused(consortium: Consortium):
+    """Its state is gone with it: whoever starts it again cannot take up the run, and is told so."""
+    (consortium.folder / "plan.toml").write_text(ENDLESS)
+    hub, port = consortium.start_hub(patience_s=8)
+    parties = {name: consortium.start_party(name, port) for name in PARTIES}
+    hub.event("tree")
+    killed = time.monotonic()
+    parties["borealis"].kill()
+    again = consortium.start_party("borealis", port)
+    refused(again.end(), "refused this member: member 'borealis'", "lost its state (start a new run)")
+    assert seconds_since(killed) < 8
+    status, _, text = hub.end()
+    assert status == 1
+    assert "waiting for it for up to 8 s" in text
+    assert "is refused: 'borealis' holds its seat by another process" in text
+    assert text.splitlines()[-1].startswith("hansa: member 'borealis': ")
+    assert text.splitlines()[-1].endswith("it did not come back in 8 s")
+    refused(parties["aurora"].end(), "borealis")
+    assert 7 < seconds_since(killed) < 20
+    assert not consortium.models()
+
+
+def test_an_aggregator_that_was_started_again_is_refused(consortium: Consortium):
+    (consortium.folder / "plan.toml").write_text(ENDLESS)
+    hub, port = consortium.start_hub()
+    parties = [consortium.start_party(name, port) for name in PARTIES]
+    hub.event("tree")
+    hub.kill()
+    consortium.start("aggregator", write_member(consortium.folder, HUB, port), "--json").event("listening")
+    for party in parties:
+        status, _, text = party.end()
+        assert status == 1
+        assert text.splitlines()[-1].startswith("hansa: the hub is gone: ")
+        assert "another process of this hub, which lost its state" in text
+    assert not consortium.models()
+
+
+def test_a_run_by_hand_over_lines_that_are_cut(consortium: Consortium):
+    """The same model as over whole lines; each end says when it waits and when the other is there again."""
+    hub, port = consortium.start_hub()
+    for party in [consortium.start_party(name, port) for name in PARTIES]:
+        assert party.end()[0] == 0
+    assert hub.end()[0] == 0
+    whole = {path.name: path.read_bytes() for path in consortium.models()}
+    for path in consortium.models():
+        path.unlink()
+    hub, port = consortium.start_hub()
+    lines = {
+        name: CuttingLine(
+            port, [Cut("up", 5_000 + 999 * place, False), Cut("down", 2_500, True), Cut("up", 3_333, True)]
+        )
+        for place, name in enumerate(PARTIES)
+    }
+    parties = {name: consortium.start_party(name, lines[name].port) for name in PARTIES}
+    for name, party in parties.items():
+        status, _, text = party.end()
+        assert status == 0, text
+        assert "dialling again" in text
+        assert "the hub is there again" in text
+        assert lines[name].cuts >= 2
+    status, _, text = hub.end()
+    assert status == 0, text
+    assert "member 'aurora' is back" in text
+    assert {path.name: path.read_bytes() for path in consortium.models()} == whole
+    for line in lines.values():
+        line.close()
 
 
 def test_two_parties_with_different_plans_are_refused_by_name(consortium: Consortium):
@@ -120,6 +189,8 @@ def test_a_party_says_when_nobody_listens(consortium: Consortium):
         ({"threads": "two"}, ("threads = 'two'",)),
         ({"threads": 0}, ("threads must be at least 1",)),
         ({"wait_s": 0}, ("wait_s above 0",)),
+        ({"patience_s": -1}, ("patience_s must be at least 0",)),
+        ({"patience_s": "long"}, ("patience_s = 'long'",)),
         ({"table": True}, ("table = True",)),
         ({"hub": "somewhere"}, ("hub = 'somewhere'", "address:port")),
         ({"hub": "127.0.0.1:99999"}, ("99999",)),

@@ -6,10 +6,12 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from made_consortium import assert_refused, cells, hansa, write_table
 
@@ -310,3 +312,30 @@ def test_a_process_that_fails_is_named_with_its_reason(table, tmp_path):
     assert "there is a transcript already" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "model.json").exists()
+
+
+def test_a_killed_process_ends_a_simulation_in_seconds(table):
+    """Nobody waits for its patience: who started the processes sees that one has ended."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "hansa", "simulate", str(table), *BASE, *QUICK, "--rounds", "100000"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        victim, give_up = None, time.monotonic() + 40
+        while victim is None and time.monotonic() < give_up:
+            time.sleep(0.2)
+            for child in psutil.Process(running.pid).children():
+                connected = [c for c in child.net_connections() if c.status == psutil.CONN_ESTABLISHED]
+                if any(argument.endswith("borealis.toml") for argument in child.cmdline()) and connected:
+                    victim = child
+        assert victim is not None
+        killed = time.monotonic()
+        victim.kill()
+        _, text = running.communicate(timeout=20)
+        assert time.monotonic() - killed < 8
+    finally:
+        running.kill()
+        running.communicate()
+    assert running.returncode == 1
+    assert "the process of member 'borealis' ended with status -9" in text
+    assert "Traceback" not in text

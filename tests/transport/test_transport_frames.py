@@ -95,3 +95,18 @@ def test_frames_without_a_receiver_are_refused():
     for frame in (b"", b"12345"):
         with pytest.raises(TransportError, match=f"cannot send a frame of {len(frame)} bytes: a frame has 1 to 4"):
             checked(frame, 4)
+
+
+def test_a_frame_that_is_spared_is_not_written_over_and_a_half_read_one_is_not_lost():
+    stream = Cut(encoded(b"first") + encoded(b"second") + encoded(b"third"), [4, 5, 4, 3, 0, 99])
+    reader = FrameReader(100)
+    first = reader.read(stream)
+    reader.spare_last()
+    with pytest.raises(BlockingIOError):
+        reader.read(stream)
+    reader.spare_last()
+    second = reader.read(stream)
+    assert (first, second) == (b"first", b"second")
+    reader.spare_last()
+    assert reader.read(stream) == b"third"
+    assert (first, second) == (b"first", b"second")

@@ -12,6 +12,7 @@ A member's own file:
     transcript = "north-transcript"     # optional: folder for every frame that passed
     threads = 1                         # optional
     wait_s = 600                        # optional: seconds to wait for the others
+    patience_s = 60                     # optional: seconds that a broken connection may take to be made anew
     least_mode = "secure-aggregation"   # a party's policy, optional: refuse plans of a weaker mode
     allow_two_parties = false           # optional: mask with one other party only
     allow_other_rosters = false         # optional: let the same rows meet another set of parties under masks
@@ -31,6 +32,7 @@ import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +49,8 @@ from hansa.roles.protection import Signer
 from hansa.roles.run import run_hub, run_member
 from hansa.transport.channel import Channel, Hub
 from hansa.transport.credentials import Credentials
+from hansa.transport.lasting import PATIENCE_S, LastingChannel, LastingHub
 from hansa.transport.recording import RecordingChannel, RecordingHub
-from hansa.transport.tls import TlsChannel, TlsHub
 
 KEYS = (
     "plan",
@@ -61,6 +63,7 @@ KEYS = (
     "transcript",
     "threads",
     "wait_s",
+    "patience_s",
     "least_mode",
     "allow_two_parties",
     "allow_other_rosters",
@@ -71,6 +74,7 @@ REQUIRED = ("plan", "members", "identity", "hub")
 KINDS: dict[str, tuple[type, ...]] = {
     "threads": (int,),
     "wait_s": (int, float),
+    "patience_s": (int, float),
     "allow_two_parties": (bool,),
     "allow_other_rosters": (bool,),
 }
@@ -103,6 +107,7 @@ class MemberFile:
         table, model, record, transcript, ledger: paths, None where the file does not give them.
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others.
+        patience_s: seconds that a broken connection may take to be made anew; 0 ends the run.
     """
 
     path: Path
@@ -120,6 +125,7 @@ class MemberFile:
     policy: Policy
     threads: int
     wait_s: float
+    patience_s: float
 
     @property
     def signer(self) -> Signer:
@@ -154,6 +160,8 @@ def read_member_file(path: Path) -> MemberFile:
             )
     if content.get("threads", 1) < 1 or content.get("wait_s", 1) <= 0:
         raise PlanError(f"{path}: threads must be at least 1 and wait_s above 0")
+    if not 0 <= content.get("patience_s", PATIENCE_S) < inf:
+        raise PlanError(f"{path}: patience_s must be at least 0")
     host, _, port = content["hub"].rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
         raise PlanError(f"{path}: hub = {content['hub']!r}; expected address:port, such as 127.0.0.1:7465")
@@ -189,6 +197,7 @@ def read_member_file(path: Path) -> MemberFile:
         ),
         threads=content.get("threads", 1),
         wait_s=float(content.get("wait_s", 600)),
+        patience_s=float(content.get("patience_s", PATIENCE_S)),
     )
 
 
@@ -208,7 +217,9 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
             f"{member.path}: identity {member.identity.name!r} is not the plan's aggregator {plan.aggregator!r}; "
             "run `hansa party` for a party"
         )
-    inner = TlsHub.listen(member.credentials, member.host, member.port, guests=plan.parties)
+    inner = LastingHub.listen(
+        member.credentials, member.host, member.port, guests=plan.parties, patience_s=member.patience_s
+    )
     hub: Hub = inner
     if member.transcript is not None:
         hub = RecordingHub(inner, member.transcript, plan.aggregator)
@@ -293,7 +304,14 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
         signer=member.signer,
         policy=member.policy,
     )
-    inner = TlsChannel.connect(member.credentials, plan.aggregator, member.host, member.port, retry_for_s=member.wait_s)
+    inner = LastingChannel.connect(
+        member.credentials,
+        plan.aggregator,
+        member.host,
+        member.port,
+        patience_s=member.patience_s,
+        retry_for_s=member.wait_s,
+    )
     channel: Channel = inner
     if member.transcript is not None:
         channel = RecordingChannel(inner, member.transcript, name)

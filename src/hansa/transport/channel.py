@@ -5,8 +5,10 @@ A *frame* is one encoded message. Guarantees that every transport gives:
 1. Frames between two ends arrive whole, once, unchanged, in the order sent.
 2. `receive` returns a view that stays valid until the next `receive` on the same end, no longer.
 3. The name that `Hub.receive` gives with a frame is the authenticated sender, never a claim inside the frame.
-4. One member's failure reaches the hub as `MemberLost`, once, and leaves other members' connections as they
-were. 5. A frame over `limit` bytes is never read into memory: the sender is dropped, by name.
+4. One member's failure reaches the hub as `MemberLost`, once, and leaves other members' connections as they were.
+5. A frame over `limit` bytes is never read into memory: the sender is dropped, by name.
+
+`lasting` adds 6 to 8: there, a connection that breaks is made anew, and is no failure until that has taken too long.
 """
 
 from __future__ import annotations

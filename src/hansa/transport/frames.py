@@ -40,14 +40,21 @@ def checked(frame: Frame, limit: int) -> memoryview:
     return view
 
 
-def pieces(frame: memoryview) -> Iterator[bytes | memoryview]:
+class FrameRefused(TransportError):
+    """A frame was announced that no sender who keeps to the rules announces."""
+
+
+def pieces(frame: memoryview, head: bytes = b"") -> Iterator[bytes | memoryview]:
     """What to write, in order: the prefix with the first bytes, then views of the rest.
+
+    What is sent is one frame: `head` (short), then `frame`.
 
     A TLS record holds 16 KiB: the first piece fills one, so a small frame is one record and a large one is
     not copied.
     """
-    yield len(frame).to_bytes(PREFIX_BYTES, "big") + frame[:_FIRST_BYTES]
-    for start in range(_FIRST_BYTES, len(frame), _PIECE_BYTES):
+    first = _FIRST_BYTES - len(head)
+    yield (len(head) + len(frame)).to_bytes(PREFIX_BYTES, "big") + head + frame[:first]
+    for start in range(first, len(frame), _PIECE_BYTES):
         yield frame[start : start + _PIECE_BYTES]
 
 
@@ -65,6 +72,12 @@ class FrameReader:
         self._have = 0  # bytes at the start of the buffer
         self._end = 0  # where, among them, the frame ends that was handed out last
 
+    def spare_last(self) -> None:
+        """Leave the frame that was read last as it is for good: what is read next goes into another buffer."""
+        fresh = memoryview(bytearray(len(self._buffer)))
+        fresh[self._end : self._have] = self._buffer[self._end : self._have]
+        self._buffer = fresh
+
     @property
     def ahead(self) -> bool:
         """Whether bytes are here that came behind the last frame."""
@@ -74,7 +87,8 @@ class FrameReader:
         """The next frame, a view that is valid until the next call.
 
         Raises:
-            TransportError: the stream ended, or announced a frame that is empty or over the limit.
+            TransportError: the stream ended.
+            FrameRefused: it announced a frame that is empty or over the limit.
         """
         if self._end:  # what came behind the last frame moves to the front
             behind = bytes(self._buffer[self._end : self._have])
@@ -85,7 +99,7 @@ class FrameReader:
             self._take(stream, self._buffer[self._have : PREFIX_BYTES + RECORD_BYTES])
         length = int.from_bytes(self._buffer[:PREFIX_BYTES], "big")
         if not 0 < length <= self._limit:
-            raise TransportError(f"announced a frame of {length} bytes, expected 1 to {self._limit}")
+            raise FrameRefused(f"announced a frame of {length} bytes, expected 1 to {self._limit}")
         end = PREFIX_BYTES + length
         while self._have < end:
             if self._have == len(self._buffer):

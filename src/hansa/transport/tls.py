@@ -7,7 +7,8 @@ resumed, because resumption skips the check of certificates and their dates.
 
 A TLS 1.3 client believes itself connected before the server has looked at its certificate. So a connection
 begins with one frame from the hub: a byte 1 where the member is welcome, or a byte 0 and the reason in UTF-8
-where it is not.
+where it is not. A hub with a *door* hears a greeting of the member before it answers, and the door says whether the
+member is welcome and what stands behind the byte 1: so a member whose connection broke comes back to its seat.
 
 The standard `ssl` module on plain sockets has the shortest round trip of what was measured (docs:
 ARCHITECTURE.md). Nothing here is safe to call from two threads at once, and nothing here starts a thread.
@@ -23,12 +24,13 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from hansa.errors import IdentityError, MemberLost, TransportError
+from hansa.errors import IdentityError, LinkLost, MemberLost, SeatRefused, TransportError
 from hansa.transport.channel import DEFAULT_FRAME_LIMIT, Frame, Traffic
 from hansa.transport.credentials import Credentials
-from hansa.transport.frames import PREFIX_BYTES, FrameReader, checked, pieces
+from hansa.transport.frames import PREFIX_BYTES, FrameReader, FrameRefused, checked, pieces
 from hansa.transport.tls_stream import TlsStream
 
 _LOG = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ _GREETING_LIMIT = 1024
 _ACCEPTS_AT_ONCE = 32
 _LISTEN_BACKLOG = 512
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.05, 1.0
-_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+_KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 _FAILED = select.POLLERR | select.POLLHUP | getattr(select, "POLLRDHUP", 0)
 
 _ALERTS = {
@@ -69,10 +71,29 @@ class HubLimits:
     backlog_bytes: int = 256 * 2**20
 
 
-class TlsChannel:
-    """A member's connection to the hub. See `hansa.transport.channel.Channel`."""
+class Door(Protocol):
+    """Who decides whether a member that proved who it is may have a seat at the hub."""
 
-    def __init__(self, stream: TlsStream, frame_limit: int, send_timeout_s: float) -> None:
+    def admit(self, member: str, hello: bytes, vacant: bool) -> bytes:
+        """What to answer a member's greeting. Raises TransportError, whose text the member is told, to refuse it.
+
+        Args:
+            vacant: whether no earlier connection of the member is known to live.
+        """
+
+    def seated(self, member: str, hello: bytes) -> None:
+        """The member, admitted with `hello`, has taken its seat; an earlier connection of it is closed. Never raises."""
+
+
+class TlsChannel:
+    """A member's connection to the hub. See `hansa.transport.channel.Channel`.
+
+    Attributes:
+        greeting: what the hub's door answered this member's greeting.
+    """
+
+    def __init__(self, stream: TlsStream, frame_limit: int, send_timeout_s: float, greeting: bytes = b"") -> None:
+        self.greeting = greeting
         self._stream: TlsStream | None = stream
         self._reader = FrameReader(frame_limit)
         self._frame_limit = frame_limit
@@ -91,6 +112,7 @@ class TlsChannel:
         retry_for_s: float = 0.0,
         frame_limit: int = DEFAULT_FRAME_LIMIT,
         send_timeout_s: float = 300.0,
+        hello: bytes = b"",
     ) -> TlsChannel:
         """Dial the hub and be welcomed by it.
 
@@ -103,10 +125,12 @@ class TlsChannel:
             retry_for_s: seconds to go on dialling while nobody listens there yet. A refusal is never retried.
             frame_limit: bytes that one frame may hold, either way.
             send_timeout_s: seconds after which a send that the hub does not take is given up.
+            hello: this member's greeting, for a hub that has a door.
 
         Raises:
             IdentityError: `hub` is not another member.
-            TransportError: nobody listens, somebody else does, or the hub refused this member and said why.
+            SeatRefused: the hub refused this member and said why.
+            TransportError: nobody listens, or somebody else does.
         """
         context = credentials.client_context(hub)
         where = f"hub {hub!r} at {host}:{port}"
@@ -117,7 +141,11 @@ class TlsChannel:
             stream.do_handshake()
             if stream.certificate() != credentials.certificates[hub] or stream.session_reused:
                 raise TransportError(f"{where}: showed another certificate than the members file's")
-            _await_welcome(stream, time.monotonic() + timeout_s, where)
+            if hello:
+                _greet(stream, hello)
+            greeting = _await_welcome(stream, time.monotonic() + timeout_s, where)
+            if greeting and not hello:
+                raise TransportError(f"{where}: answered the handshake with something else than a welcome")
         except ssl.SSLError as error:
             stream.close()
             raise TransportError(f"{where}: {_explained(error)}") from error
@@ -130,24 +158,23 @@ class TlsChannel:
         except TransportError:
             stream.close()
             raise
-        return cls(stream, frame_limit, send_timeout_s)
+        return cls(stream, frame_limit, send_timeout_s, greeting)
 
-    def send(self, frame: Frame) -> None:
-        """Send one frame; returns when the system has taken it.
+    def send(self, frame: Frame, head: bytes = b"") -> None:
+        """Send one frame, `head` before it; returns when the system has taken it.
 
         Raises:
-            TransportError: the hub is gone, or took nothing for too long; the connection is closed.
+            LinkLost: the hub is gone, or took nothing for too long. What it said before may still be received.
         """
         view = checked(frame, self._frame_limit)
         stream = self._open()
         try:
             stream.settimeout(self._send_timeout_s)
-            for piece in pieces(view):
+            for piece in pieces(view, head):
                 stream.write(piece)
             stream.flush()
         except OSError as error:
-            self.close()
-            raise TransportError(f"the hub is gone while a frame of {len(view)} bytes was sent: {error}") from error
+            raise LinkLost(f"the hub is gone while a frame of {len(view)} bytes was sent: {error}") from error
         self.traffic.frames_up += 1
         self.traffic.bytes_up += PREFIX_BYTES + len(view)
 
@@ -156,7 +183,8 @@ class TlsChannel:
 
         Raises:
             TransportError: nothing came in `timeout` seconds (a later call goes on where this one stopped),
-                or the connection ended or broke the rules (it is closed).
+                or the hub broke the rules (the connection is closed).
+            LinkLost: the connection ended (it is closed).
         """
         stream = self._open()
         try:
@@ -170,16 +198,26 @@ class TlsChannel:
             if isinstance(error, TimeoutError) and error.errno is None:
                 raise TransportError(f"no frame from the hub in {timeout or 0:g} s") from error
             self.close()
-            raise TransportError(f"the hub is gone: {error}") from error
+            kind = TransportError if isinstance(error, FrameRefused) else LinkLost
+            raise kind(f"the hub is gone: {error}") from error
         self.traffic.frames_down += 1
         self.traffic.bytes_down += PREFIX_BYTES + len(frame)
         return frame
+
+    def spare_last(self) -> None:
+        """Keep the frame that was received last valid for good."""
+        self._reader.spare_last()
 
     def close(self) -> None:
         """End the connection. Safe to call twice."""
         if self._stream is not None:
             self._stream.hang_up()
             self._stream = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection is not known to have ended."""
+        return self._stream is not None
 
     def _open(self) -> TlsStream:
         if self._stream is None:
@@ -204,6 +242,7 @@ class _Newcomer:
     stream: TlsStream
     address: str
     deadline: float
+    hello: FrameReader = field(default_factory=lambda: FrameReader(_GREETING_LIMIT))
 
 
 class TlsHub:
@@ -214,12 +253,18 @@ class TlsHub:
     """
 
     def __init__(
-        self, credentials: Credentials, listener: socket.socket, guests: frozenset[str], limits: HubLimits
+        self,
+        credentials: Credentials,
+        listener: socket.socket,
+        guests: frozenset[str],
+        limits: HubLimits,
+        door: Door | None = None,
     ) -> None:
         self._context = credentials.server_context()
         self._listener = listener
         self._guests = guests
         self._limits = limits
+        self._door = door
         self._member_of = {certificate: name for name, certificate in credentials.certificates.items()}
         self._newcomers: dict[int, _Newcomer] = {}  # by file descriptor, oldest first
         self._links: dict[str, _Link] = {}
@@ -243,6 +288,7 @@ class TlsHub:
         *,
         guests: Collection[str] | None = None,
         limits: HubLimits | None = None,
+        door: Door | None = None,
     ) -> TlsHub:
         """Listen for members.
 
@@ -253,6 +299,7 @@ class TlsHub:
             guests: the members that are wanted; default: all but the hub itself. Others are told that they
                 are not.
             limits: what the hub bears.
+            door: who says whether a member that greets it may have a seat; default: whoever has none may.
 
         Raises:
             IdentityError: a guest is not in the members file.
@@ -269,7 +316,7 @@ class TlsHub:
         except (OSError, OverflowError) as error:
             raise TransportError(f"cannot listen at {host}:{port} ({error}); choose another address or port") from error
         listener.setblocking(False)
-        return cls(credentials, listener, wanted, limits or HubLimits())
+        return cls(credentials, listener, wanted, limits or HubLimits(), door)
 
     @property
     def port(self) -> int:
@@ -309,8 +356,8 @@ class TlsHub:
                     "start them, or look there why they cannot reach the hub"
                 )
 
-    def send(self, member: str, frame: Frame) -> None:
-        """Send one frame to one member; returns when the system, or the member's backlog, has taken it.
+    def send(self, member: str, frame: Frame, head: bytes = b"") -> None:
+        """Send one frame, `head` before it, to one member; returns when the system, or its backlog, has taken it.
 
         Raises:
             MemberLost: the member's connection ended, or it took nothing for too long.
@@ -319,13 +366,13 @@ class TlsHub:
         view = checked(frame, self._limits.frame_bytes)
         link = self._link(member)
         try:
-            self._write(link, view)
+            self._write(link, view, head)
             if link.stream.unsent > self._limits.backlog_bytes:
                 self._flush_until(link, self._limits.backlog_bytes, None)
         except OSError as error:
-            raise self._lost(link, f"gone while a frame was sent to it: {error}") from error
+            raise self._lost(link, f"gone while a frame was sent to it: {error}", broken=True) from error
         except TransportError as error:
-            raise self._lost(link, str(error)) from error
+            raise self._lost(link, str(error), broken=True) from error
         traffic = self._traffic[member]
         traffic.frames_down += 1
         traffic.bytes_down += PREFIX_BYTES + len(view)
@@ -356,6 +403,11 @@ class TlsHub:
                 raise TransportError(f"no frame from any member in {timeout:g} s")
             self._wait(deadline)
             looked = True
+
+    def spare_last(self, member: str) -> None:
+        """Keep the frame that was received last from this member valid for good."""
+        if link := self._links.get(member):
+            link.reader.spare_last()
 
     def drop(self, member: str, reason: str) -> None:
         """End one member's connection; others go on. It may connect anew. Nothing is raised for it later."""
@@ -404,7 +456,7 @@ class TlsHub:
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
         except (OSError, TransportError) as error:
-            raise self._lost(link, str(error)) from error
+            raise self._lost(link, str(error), broken=not isinstance(error, FrameRefused)) from error
         # What TLS or the reader holds already is invisible to `poll`.
         if link.reader.ahead or link.stream.pending():
             self._ready.append(link)
@@ -440,10 +492,10 @@ class TlsHub:
 
     # Sending
 
-    def _write(self, link: _Link, frame: memoryview) -> None:
+    def _write(self, link: _Link, frame: memoryview, head: bytes) -> None:
         """Encrypt the frame and send as much as the system takes now; the rest waits."""
         waited = link.stream.unsent
-        for piece in pieces(frame):
+        for piece in pieces(frame, head):
             link.stream.write(piece)
         link.stream.flush()
         if link.stream.unsent and not waited:
@@ -474,12 +526,12 @@ class TlsHub:
         try:
             self._flush(link)
         except OSError as error:
-            self._losses.append(self._lost(link, f"gone while a frame was sent to it: {error}"))
+            self._losses.append(self._lost(link, f"gone while a frame was sent to it: {error}", broken=True))
 
     def _drop_stalled(self) -> None:
         latest = time.monotonic() - self._limits.send_s
         for link in [link for link in self._behind if link.progress_at <= latest]:
-            self._losses.append(self._lost(link, self._stalled(link)))
+            self._losses.append(self._lost(link, self._stalled(link), broken=True))
 
     def _stalled(self, link: _Link) -> str:
         return f"took nothing for {self._limits.send_s:g} s of {link.stream.unsent} bytes that wait for it"
@@ -543,17 +595,44 @@ class TlsHub:
             self._turn_away(newcomer, "shows no member's certificate")
         elif member not in self._guests:
             self._refuse(newcomer, member, "is not expected in this run; compare the plans of both members")
+        elif self._door is not None:
+            self._hear(newcomer, member, self._door)
         elif member in self._links and not _is_over(self._links[member].stream):
             self._refuse(newcomer, member, "is connected already; stop its other process, or wait until it is gone")
         else:
             self._seat(newcomer, member)
 
-    def _seat(self, newcomer: _Newcomer, member: str) -> None:
+    def _hear(self, newcomer: _Newcomer, member: str, door: Door) -> None:
+        """Take a newcomer's greeting once it is all there, and do what the door says."""
+        try:
+            hello = bytes(newcomer.hello.read(newcomer.stream))
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        except (OSError, TransportError) as error:
+            self._turn_away(newcomer, str(error))
+            return
+        vacant = member not in self._links or _is_over(self._links[member].stream)
+        try:
+            answer = door.admit(member, hello, vacant)
+        except TransportError as refusal:
+            self._refuse(newcomer, member, str(refusal))
+            return
+        if earlier := self._links.get(member):
+            self._forget(earlier)
+        self._losses = deque(loss for loss in self._losses if loss.member != member)
+        self._seat(newcomer, member, answer)
         if member in self._links:
-            self._losses.append(self._lost(self._links[member], "the connection was closed, and a new one made"))
+            door.seated(member, hello)
+        elif earlier:
+            self._losses.append(MemberLost(member, "gone while it came back", broken=True))
+
+    def _seat(self, newcomer: _Newcomer, member: str, answer: bytes = b"") -> None:
+        if member in self._links:
+            lost = self._lost(self._links[member], "the connection was closed, and a new one made", broken=True)
+            self._losses.append(lost)
         descriptor = newcomer.stream.fileno()
         try:
-            _greet(newcomer.stream, bytes([_WELCOME]))
+            _greet(newcomer.stream, bytes([_WELCOME]) + answer)
         except OSError as error:
             self._turn_away(newcomer, str(error))
             return
@@ -581,9 +660,9 @@ class TlsHub:
         if self.strangers <= 20 or self.strangers % 100 == 0:
             _LOG.warning("stranger %d, at %s, is refused: %s", self.strangers, address, reason)
 
-    def _lost(self, link: _Link, reason: str) -> MemberLost:
+    def _lost(self, link: _Link, reason: str, *, broken: bool) -> MemberLost:
         self._forget(link)
-        return MemberLost(link.member, reason)
+        return MemberLost(link.member, reason, broken=broken)
 
     def _forget(self, link: _Link) -> None:
         descriptor = link.stream.fileno()
@@ -631,7 +710,7 @@ def _dial(host: str, port: int, where: str, timeout_s: float, retry_for_s: float
 
 
 def _tune(plain: socket.socket) -> None:
-    """Send frames at once, and notice within two minutes that a machine at the other end is gone."""
+    """Send frames at once, and notice within a minute that a machine at the other end is gone."""
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEPALIVE.items():
@@ -639,16 +718,18 @@ def _tune(plain: socket.socket) -> None:
             plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-def _await_welcome(stream: TlsStream, deadline: float, where: str) -> None:
+def _await_welcome(stream: TlsStream, deadline: float, where: str) -> bytes:
+    """What stands behind the hub's byte of welcome."""
     try:
         greeting = bytes(FrameReader(_GREETING_LIMIT).read(_Until(stream, deadline)))
     except TransportError as error:
         raise TransportError(f"{where}: no welcome: {error}") from error
     if greeting[0] == _REFUSED:
         reason = "".join(c for c in greeting[1:].decode("utf-8", "replace") if c.isprintable())
-        raise TransportError(f"{where}: refused this member: {reason}")
-    if greeting != bytes([_WELCOME]):
+        raise SeatRefused(f"{where}: refused this member: {reason}")
+    if greeting[0] != _WELCOME:
         raise TransportError(f"{where}: answered the handshake with something else than a welcome")
+    return greeting[1:]
 
 
 def _greet(stream: TlsStream, greeting: bytes) -> None:

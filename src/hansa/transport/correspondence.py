@@ -1,0 +1,180 @@
+"""What one end remembers of its conversation with another, so that a link that breaks loses nothing. No I/O.
+
+A *correspondence* outlives the connections, one after another, that carry it. Each frame gets a number, counted from
+1 in each direction, and is kept, the very bytes, until the other end acknowledges it. On the wire stand, before each
+frame, two big-endian words of 32 bits: its number, and the number of the last frame that came from the other end, which
+acknowledges all up to it. Number 0 is a signal: one byte that says which, and no frame of anybody.
+
+A connection begins with one greeting each way, which says how far the speaker has heard; what the other end kept
+beyond that is sent again. What an end acknowledged once it may not ask for again, and there is nothing else to ask for: a
+frame that is sent again has the bytes it had.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Iterator
+
+from hansa.errors import TransportError
+from hansa.transport.channel import Frame
+
+SESSION_BYTES = 16
+UNKNOWN = bytes(SESSION_BYTES)
+"""What stands for the other end's session before one was heard of."""
+
+HEAD = struct.Struct(">II")
+HELLO = struct.Struct(">16s16sI")
+WELCOME = struct.Struct(">16sI")
+
+ACKNOWLEDGE, FLUSH, GOODBYE = b"a", b"f", b"g"
+"""Signals: only the acknowledgement in its head; "acknowledge at once"; "I leave for good"."""
+
+ACKNOWLEDGE_BYTES = 2**24
+ACKNOWLEDGE_FRAMES = 1024
+"""An end that answers acknowledges with its answers; one that only listens does so after so much."""
+
+KEPT_BYTES = 2**28
+"""What an end keeps for another before it waits for acknowledgements."""
+
+_LAST_NUMBER = 2**32 - 1
+
+
+class Correspondence:
+    """One end's side of a conversation.
+
+    Attributes:
+        sent, acknowledged: number of the last frame that was sent, and that the other end has.
+        received: number of the last frame that came.
+        kept_bytes: of the frames that are kept.
+        repeated: frames that came twice and were dropped.
+        asked: whether the other end waits for an acknowledgement. left: whether it said goodbye.
+    """
+
+    __slots__ = (
+        "_kept",
+        "_owed_bytes",
+        "_owed_frames",
+        "acknowledged",
+        "asked",
+        "kept_bytes",
+        "left",
+        "received",
+        "repeated",
+        "sent",
+    )
+
+    def __init__(self) -> None:
+        self.sent = self.acknowledged = self.received = self.repeated = 0
+        self.kept_bytes = 0
+        self.asked = self.left = False
+        self._kept: deque[bytes] = deque()
+        self._owed_frames = self._owed_bytes = 0
+
+    @property
+    def untouched(self) -> bool:
+        """Whether no frame passed yet, either way."""
+        return not self.sent and not self.received
+
+    @property
+    def owes(self) -> bool:
+        """Whether so much came since this end last wrote anything that it should acknowledge without being asked."""
+        return self._owed_bytes > ACKNOWLEDGE_BYTES or self._owed_frames > ACKNOWLEDGE_FRAMES
+
+    def keep(self, frame: Frame) -> tuple[bytes, bytes]:
+        """Number a frame that is to be sent and keep it.
+
+        Returns:
+            Its head, and the bytes that are kept: the frame itself where it cannot change, else a copy.
+        """
+        if self.sent == _LAST_NUMBER:
+            raise TransportError(
+                f"{_LAST_NUMBER} frames were sent in one conversation, which is all that it can number"
+            )
+        kept = frame if type(frame) is bytes else bytes(frame)
+        self.sent += 1
+        self._kept.append(kept)
+        self.kept_bytes += len(kept)
+        return self._head(self.sent), kept
+
+    def signal(self, kind: bytes) -> bytes:
+        """What to write for a signal."""
+        return self._head(0) + kind
+
+    def take(self, frame: memoryview) -> memoryview | None:
+        """The frame in what came over the connection; None where it was a signal, or came before.
+
+        Raises:
+            TransportError: says which rule of this module the other end broke.
+        """
+        if len(frame) <= HEAD.size:
+            raise TransportError(f"{len(frame)} bytes came, too few for a numbered frame")
+        number, acknowledged = HEAD.unpack_from(frame)
+        if acknowledged != self.acknowledged:
+            self._forget(acknowledged)
+        content = frame[HEAD.size :]
+        if number == self.received + 1:
+            self.received = number
+            self._owed_frames += 1
+            self._owed_bytes += len(content)
+            return content
+        if number > self.received:
+            raise TransportError(f"frame {number} came, expected frame {self.received + 1}; rule: none is left out")
+        if number:
+            self.repeated += 1
+        elif content == FLUSH:
+            self.asked = True
+        elif content == GOODBYE:
+            self.left = True
+        elif content != ACKNOWLEDGE:
+            raise TransportError(f"a signal of {len(content)} bytes came that is none of the known ones")
+        return None
+
+    def check(self, heard: int) -> None:
+        """Refuse a greeting that says how far the other end has heard and cannot be true.
+
+        Raises:
+            TransportError: it acknowledged more before, or speaks of a frame that was never sent.
+        """
+        if not self.acknowledged <= heard <= self.sent:
+            raise TransportError(
+                f"says it has heard {heard} frames; it acknowledged {self.acknowledged} of {self.sent} that were sent. "
+                "It lost its state, or rewinds the run; start a new run"
+            )
+
+    def again(self, heard: int) -> Iterator[tuple[bytes, bytes]]:
+        """Heads and bytes of all frames after the `heard` ones, in order. Raises TransportError, as `check`."""
+        self.check(heard)
+        self._forget(heard)
+        for place, kept in enumerate(tuple(self._kept), self.acknowledged + 1):
+            yield self._head(place), kept
+
+    def _head(self, number: int) -> bytes:
+        self._owed_frames = self._owed_bytes = 0
+        return HEAD.pack(number, self.received)
+
+    def _forget(self, acknowledged: int) -> None:
+        """Let go of the frames that the other end has."""
+        if not self.acknowledged <= acknowledged <= self.sent:
+            raise TransportError(
+                f"frame {acknowledged} was acknowledged after {self.acknowledged}, of {self.sent} that were sent"
+            )
+        for _ in range(acknowledged - self.acknowledged):
+            self.kept_bytes -= len(self._kept.popleft())
+        self.acknowledged = acknowledged
+
+
+def read_hello(hello: bytes) -> tuple[bytes, bytes, int]:
+    """(the member's session, the hub's session as it knows it, frames heard). Raises TransportError."""
+    if len(hello) != HELLO.size:
+        raise TransportError(f"sent a greeting of {len(hello)} bytes, expected {HELLO.size}")
+    session, other, heard = HELLO.unpack(hello)
+    return session, other, heard
+
+
+def read_welcome(welcome: bytes) -> tuple[bytes, int]:
+    """(the hub's session, frames heard). Raises TransportError."""
+    if len(welcome) != WELCOME.size:
+        raise TransportError(f"welcomed this member with {len(welcome)} bytes, expected {WELCOME.size}")
+    session, heard = WELCOME.unpack(welcome)
+    return session, heard

@@ -1,0 +1,731 @@
+"""Connections that break on real sockets: what is mended, who is let back in, and who is not."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+from cutting_line import HANDSHAKE_BYTES, Cut, CuttingLine, drawn_cuts
+from hansa.errors import MemberLost, SeatRefused, TransportError
+from hansa.transport import correspondence, lasting
+from hansa.transport.channel import Traffic
+from hansa.transport.correspondence import ACKNOWLEDGE, FLUSH, GOODBYE, HEAD, HELLO, UNKNOWN, read_welcome
+from hansa.transport.lasting import LastingChannel, LastingHub
+from hansa.transport.tls import Credentials, HubLimits, TlsChannel
+
+LIMITS = HubLimits(frame_bytes=16 * 2**20, handshake_s=2.0, send_s=5.0)
+PATIENCE_S = 10.0
+
+
+class Net:
+    """A hub that lasts, lines that are cut, and members; all are closed at the end."""
+
+    def __init__(self, circle, threads) -> None:
+        self.circle = circle
+        self.threads = threads
+        self.open: list = []
+
+    def hub(self, patience_s: float = PATIENCE_S, port: int = 0) -> LastingHub:
+        hub = LastingHub.listen(self.circle.credentials("hub"), "127.0.0.1", port, limits=LIMITS, patience_s=patience_s)
+        self.open.append(hub)
+        return hub
+
+    def line(self, hub: LastingHub, cuts=()) -> CuttingLine:
+        line = CuttingLine(hub.port, cuts)
+        self.open.append(line)
+        return line
+
+    def dialling(
+        self, port: int, who: str | Credentials, patience_s: float = PATIENCE_S, **options
+    ) -> Future[LastingChannel]:
+        credentials = self.circle.credentials(who) if isinstance(who, str) else who
+
+        def dial() -> LastingChannel:
+            options.setdefault("frame_limit", LIMITS.frame_bytes)
+            channel = LastingChannel.connect(credentials, "hub", "127.0.0.1", port, patience_s=patience_s, **options)
+            self.open.append(channel)
+            return channel
+
+        return self.threads.submit(dial)
+
+    def connect(self, hub: LastingHub, name: str, port: int | None = None, **options) -> LastingChannel:
+        future = self.dialling(port or hub.port, name, **options)
+        hub.wait_for([name], timeout=10)
+        return future.result(10)
+
+    def raw(self, hub: LastingHub, name: str, hello: bytes) -> Future[TlsChannel]:
+        """A member that greets and writes what it likes."""
+
+        def dial() -> TlsChannel:
+            channel = TlsChannel.connect(
+                self.circle.credentials(name), "hub", "127.0.0.1", hub.port, hello=hello, frame_limit=2**25
+            )
+            self.open.append(channel)
+            return channel
+
+        return self.threads.submit(dial)
+
+    def close(self) -> None:
+        for each in reversed(self.open):
+            if isinstance(each, LastingChannel):
+                each._patience_s = 0.0  # nobody answers any more
+            if isinstance(each, LastingHub):
+                each._patience_s = 0.0
+            each.close()
+
+
+@pytest.fixture
+def net(circle, threads) -> Iterator[Net]:
+    net = Net(circle, threads)
+    yield net
+    net.close()
+
+
+def pump(hub: LastingHub, future: Future, most_s: float = 10) -> object:
+    """Let the hub receive, which must hear nothing, until `future` is done; its result, or its error raised."""
+    give_up = time.monotonic() + most_s
+    while not future.done() and time.monotonic() < give_up:
+        with pytest.raises(TransportError, match="no frame from any member"):
+            hub.receive(0.02)
+    return future.result(0)
+
+
+def heard(hub: LastingHub, timeout: float = 10) -> tuple[str, bytes]:
+    member, frame = hub.receive(timeout)
+    return member, bytes(frame)
+
+
+def asked(hub: LastingHub, channel: LastingChannel, name: str) -> None:
+    """One question and its answer pass."""
+    channel.send(b"question")
+    assert heard(hub) == (name, b"question")
+    hub.send(name, b"answer")
+    assert bytes(channel.receive(10)) == b"answer"
+
+
+def send_often(hub: LastingHub, member: str, frame: bytes, times: int) -> None:
+    for _ in range(times):
+        hub.send(member, frame)
+
+
+def pattern(size: int, start: int) -> bytes:
+    return np.arange(start, start + size // 4 + 1, dtype=">u4").tobytes()[:size]
+
+
+def gone(channel: LastingChannel) -> str:
+    """How a channel ends on which nothing more comes."""
+    with pytest.raises(TransportError) as caught:
+        channel.receive(10)
+    return str(caught.value)
+
+
+# What must work
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_frames_arrive_once_in_order_whole_however_often_the_line_is_cut(net, seed):
+    """Cuts at drawn bytes, inside handshakes, heads and frames, in both directions; both ends send without waiting."""
+    hub = net.hub()
+    draw = np.random.Generator(np.random.PCG64(seed))
+    line = net.line(hub, drawn_cuts(seed, 12, 60_000))
+    north = net.connect(hub, "north", line.port)
+    sizes = [int(size) for size in np.exp(draw.uniform(0, np.log(200_000), 60))]
+    frames = [pattern(size, place) for place, size in enumerate(sizes)]
+
+    def talk() -> list[bytes]:
+        got = []
+        for frame in frames:
+            north.send(frame)
+            got.append(bytes(north.receive()))
+            got.append(bytes(north.receive()))
+        return got
+
+    talking = net.threads.submit(talk)
+    for place, frame in enumerate(frames):
+        assert heard(hub) == ("north", frame)
+        hub.send("north", frame[::-1])
+        hub.send("north", b"%d" % place)
+    while not talking.done():
+        with contextlib.suppress(TransportError):
+            hub.receive(0.02)
+    expected = [each for place, frame in enumerate(frames) for each in (frame[::-1], b"%d" % place)]
+    assert talking.result() == expected
+    assert line.cuts >= 5
+    assert hub.reconnections
+    assert north.reconnections
+    up, down = (sum(map(len, each)) + 4 * len(each) for each in (frames, expected))
+    assert hub.traffic["north"] == north.traffic == Traffic(up, down, len(frames), len(expected))
+
+
+def test_others_are_served_while_one_is_away_and_what_it_missed_waits(net):
+    hub = net.hub()
+    line = net.line(hub)
+    north, south = net.connect(hub, "north", line.port), net.connect(hub, "south")
+    asked(hub, north, "north")
+    line.down = True
+    line.sever()
+    for _ in range(20):
+        asked(hub, south, "south")
+        hub.send("north", b"meanwhile")
+    line.down = False
+    reading = net.threads.submit(lambda: [bytes(north.receive(10)) for _ in range(20)])
+    assert pump(hub, reading) == [b"meanwhile"] * 20
+    asked(hub, north, "north")
+
+
+def test_a_member_whose_line_died_in_silence_takes_its_seat_back(net):
+    """The hub has not noticed: to it the old connection still stands open."""
+    hub = net.hub()
+    line = net.line(hub)
+    north = net.connect(hub, "north", line.port)
+    asked(hub, north, "north")
+    line.abandon()
+    sending = net.threads.submit(lambda: (north.send(b"x"), north.send(b"y"), bytes(north.receive(10)))[2])
+    assert [heard(hub), heard(hub)] == [("north", b"x"), ("north", b"y")]
+    hub.send("north", b"z")
+    assert pump(hub, sending) == b"z"
+    assert line.connections == 2
+
+
+def test_the_last_frame_before_leaving_is_heard_though_the_line_breaks(net):
+    hub = net.hub()
+    line = net.line(hub)
+    north = net.connect(hub, "north", line.port)
+    asked(hub, north, "north")
+
+    def leave() -> None:
+        line.down = True
+        line.sever()
+        line.down = False
+        north.send(b"last words")
+        north.close()
+
+    leaving = net.threads.submit(leave)
+    assert heard(hub) == ("north", b"last words")
+    with pytest.raises(MemberLost, match="'north': the connection was closed"):
+        hub.receive(10)
+    leaving.result(10)
+
+
+def test_the_hubs_last_frame_is_heard_though_the_line_breaks(net):
+    hub = net.hub()
+    line = net.line(hub)
+    north = net.connect(hub, "north", line.port)
+    asked(hub, north, "north")
+    line.sever()
+    hub.send("north", b"last words")
+    reading = net.threads.submit(lambda: (bytes(north.receive(10)), gone(north)))
+    hub.close()
+    assert reading.result(10) == (b"last words", "the hub is gone: it ended the connection")
+
+
+def test_a_view_that_changes_after_it_was_sent_is_sent_again_as_it_was(net):
+    hub = net.hub()
+    line = net.line(hub)
+    north = net.connect(hub, "north", line.port)
+    asked(hub, north, "north")
+    line.down = True
+    line.sever()
+    with pytest.raises(TransportError, match="no frame"):
+        hub.receive(0.05)
+    buffer = bytearray(b"as it was")
+    hub.send("north", memoryview(buffer))
+    buffer[:] = b"otherwise"
+    line.down = False
+    assert pump(hub, net.threads.submit(lambda: bytes(north.receive(10)))) == b"as it was"
+
+
+def test_a_frame_in_hand_stays_as_it_is_while_the_answer_meets_a_broken_line(net):
+    """The member still reads the first frame while it sends; what comes after is saved from the broken connection."""
+    hub = net.hub()
+    line = net.line(hub)
+    north = net.connect(hub, "north", line.port)
+    asked(hub, north, "north")
+    for place in range(3):
+        hub.send("north", pattern(20_000, 1000 * place))
+    first = north.receive(10)
+    time.sleep(0.1)
+    socket.socket.shutdown(north._link._stream, socket.SHUT_WR)
+    answering = net.threads.submit(north.send, b"answer")
+    while not answering.done():
+        with contextlib.suppress(TransportError):
+            assert heard(hub, 0.05) == ("north", b"answer")
+    assert north.reconnections == 1
+    assert len(north._aside) == 2
+    assert first == pattern(20_000, 0)
+    assert [bytes(north.receive(10)) for _ in range(2)] == [pattern(20_000, 1000), pattern(20_000, 2000)]
+
+
+@pytest.mark.parametrize("end", ["hub", "member"])
+def test_a_frame_in_hand_stays_as_it_is_while_an_end_waits_for_room(net, monkeypatch, end):
+    monkeypatch.setattr(lasting, "KEPT_BYTES", 1_000_000)
+    hub = net.hub()
+    north = net.connect(hub, "north")
+    here, there = (hub, north) if end == "hub" else (north, hub)
+
+    def say(who, frame: bytes) -> None:
+        who.send("north", frame) if who is hub else who.send(frame)
+
+    def take(who):
+        return who.receive(10)[1] if who is hub else who.receive(10)
+
+    for place in range(3):
+        say(there, pattern(20_000, 1000 * place))
+    if end == "member":
+        with contextlib.suppress(TransportError):
+            hub.receive(0.05)
+    first = take(here)
+
+    def answer() -> list[bytes]:
+        return [bytes(take(there)) for _ in range(3)]
+
+    def speak() -> None:
+        for place in range(3):
+            say(here, pattern(600_000, place))
+
+    if end == "hub":
+        answering = net.threads.submit(answer)
+        speak()
+        with contextlib.suppress(TransportError):
+            hub.receive(0.05) if not hub._aside else None
+        frames = answering.result(10)
+    else:
+        speaking = net.threads.submit(speak)
+        frames = answer()
+        speaking.result(10)
+    assert frames == [pattern(600_000, place) for place in range(3)]
+    assert first == pattern(20_000, 0)
+    assert here._aside, "nothing came while it waited for room"
+    assert [bytes(take(here)) for _ in range(2)] == [pattern(20_000, 1000), pattern(20_000, 2000)]
+
+
+def test_one_who_floods_a_hub_that_waits_for_room_is_dropped_by_name(net, monkeypatch):
+    """North acknowledges nothing; while the hub waits for that, south sends and sends."""
+    monkeypatch.setattr(lasting, "KEPT_BYTES", 3_000_000)
+    hub = net.hub()
+    south = net.connect(hub, "south")
+    seated_raw(net, hub)
+    flood = net.threads.submit(lambda: [south.send(bytes(500_000)) for _ in range(20)])
+    with pytest.raises(MemberLost, match="'south': sent more than 3000000 bytes that nobody asked for"):
+        send_often(hub, "north", bytes(500_000), 10)
+    with pytest.raises(TransportError, match="the hub is gone"):
+        pump(hub, flood)
+
+
+def test_a_hub_that_floods_a_member_that_waits_for_room_is_left(net, monkeypatch):
+    monkeypatch.setattr(lasting, "KEPT_BYTES", 2_000_000)
+    hub = net.hub()
+    north = net.connect(hub, "north")
+    monkeypatch.setattr(lasting, "KEPT_BYTES", 2**30)
+    for _ in range(10):
+        hub.send("north", bytes(500_000))
+    for _ in range(5):
+        net.threads.submit(north.send, bytes(500_000)).result(10)
+    monkeypatch.setattr(lasting, "KEPT_BYTES", 2_000_000)
+    sending = net.threads.submit(north.send, b"x")
+    with pytest.raises(TransportError, match="it sent more than 2000000 bytes that nobody asked for"):
+        sending.result(10)
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_what_is_kept_has_a_limit_though_all_goes_one_way(net, monkeypatch, direction):
+    """50 MB without an answer; each end keeps little more than the limit, and nothing is lost."""
+    for module in (correspondence, lasting):
+        monkeypatch.setattr(module, "KEPT_BYTES", 4_000_000)
+    monkeypatch.setattr(correspondence, "ACKNOWLEDGE_BYTES", 1_000_000)
+    hub = net.hub()
+    line = net.line(hub, [Cut(direction, at, at % 2 == 1) for at in (1_500_001, 700_000, 9_000_003)])
+    north = net.connect(hub, "north", line.port)
+    frames = [pattern(1_000_000, place) for place in range(50)]
+    most = 0
+    if direction == "up":
+
+        def say() -> int:
+            most = 0
+            for frame in frames:
+                north.send(frame)
+                most = max(most, north._said.kept_bytes)
+            north.close()
+            return most
+
+        saying = net.threads.submit(say)
+        assert [heard(hub) for _ in frames] == [("north", frame) for frame in frames]
+        with pytest.raises(MemberLost, match="the connection was closed"):
+            hub.receive(10)
+        most = saying.result(10)
+    else:
+        listening = net.threads.submit(lambda: [bytes(north.receive(20)) for _ in frames])
+        for frame in frames:
+            hub.send("north", frame)
+            most = max(most, hub._seats["north"].said.kept_bytes)
+        assert pump(hub, listening) == frames
+    assert line.cuts == 3
+    assert 0 < most <= 6_000_000
+
+
+# Patience
+
+
+def test_a_member_that_stays_away_is_lost_by_name_once_and_may_not_come_back(net):
+    hub = net.hub(patience_s=0.5)
+    line = net.line(hub)
+    north, south = net.connect(hub, "north", line.port), net.connect(hub, "south")
+    asked(hub, north, "north")
+    started = time.monotonic()
+    line.down = True
+    line.sever()
+    late = net.threads.submit(north.send, b"a late masked vector")
+    with pytest.raises(MemberLost, match=r"'north': .*; it did not come back in 0\.5 s") as lost:
+        hub.receive(10)
+    assert 0.4 < time.monotonic() - started < 3
+    assert lost.value.member == "north"
+    hub.send("south", b"we go on")
+    with pytest.raises(TransportError, match="'north' is not connected"):
+        hub.send("north", b"x")
+    line.down = False
+    with pytest.raises(TransportError, match=r"the hub is gone: .*came back too late; start a new run"):
+        pump(hub, late)
+    asked_south = net.threads.submit(south.receive, 10)
+    assert pump(hub, asked_south) == b"we go on"
+
+
+def test_a_member_gives_up_when_its_patience_is_over(net):
+    hub = net.hub()
+    line = net.line(hub)
+    north = net.connect(hub, "north", line.port, patience_s=0.5)
+    asked(hub, north, "north")
+    line.down = True
+    line.sever()
+    started = time.monotonic()
+    with pytest.raises(TransportError, match=r"the hub is gone: .*could not be reached again in 0\.5 s"):
+        north.receive()
+    assert 0.4 < time.monotonic() - started < 3
+    with pytest.raises(TransportError, match="closed; connect anew"):
+        north.send(b"x")
+
+
+def test_without_patience_a_lost_connection_is_the_end_at_once(net):
+    hub = net.hub(patience_s=0)
+    line = net.line(hub)
+    north = net.connect(hub, "north", line.port, patience_s=0)
+    asked(hub, north, "north")
+    line.sever()
+    started = time.monotonic()
+    with pytest.raises(MemberLost, match="'north'"):
+        hub.receive(10)
+    with pytest.raises(TransportError, match="the hub is gone"):
+        north.receive(10)
+    assert time.monotonic() - started < 1
+
+
+def test_losses_without_a_word_between_them_share_one_patience(net):
+    """One who lets a member in and cuts it off again and again delays a run for the patience, and no longer."""
+    hub = net.hub(patience_s=1.0)
+    line = net.line(hub, [Cut("up", HANDSHAKE_BYTES, place % 2 == 0) for place in range(10_000)])
+    future = net.dialling(line.port, "north", patience_s=1.0)
+    hub.wait_for(["north"], 10)
+    north = future.result(10)
+    started = time.monotonic()
+    sending = net.threads.submit(lambda: [north.send(bytes(100_000)), north.receive()])
+    with pytest.raises(MemberLost, match="it did not come back"):
+        hub.receive(30)
+    assert time.monotonic() - started < 5
+    assert hub.reconnections > 2
+    with pytest.raises(TransportError, match="the hub is gone"):
+        pump(hub, sending)
+
+
+def test_a_goodbye_is_a_loss_at_once(net):
+    hub = net.hub(patience_s=60)
+    north = net.connect(hub, "north")
+    asked(hub, north, "north")
+    net.threads.submit(north.close)
+    started = time.monotonic()
+    with pytest.raises(MemberLost, match="'north': the connection was closed"):
+        hub.receive(10)
+    assert time.monotonic() - started < 1
+    with pytest.raises(TransportError, match="no frame from any member"):
+        hub.receive(0.05)
+
+
+def test_a_dropped_member_hears_that_it_is_over_and_does_not_come_back(net):
+    hub = net.hub()
+    north = net.connect(hub, "north")
+    asked(hub, north, "north")
+    hub.drop("north", "broke a rule")
+    with pytest.raises(TransportError, match="the hub is gone: it ended the connection"):
+        north.receive(10)
+    with pytest.raises(SeatRefused, match="has left this run"):
+        pump(hub, net.dialling(hub.port, "north"))
+
+
+# Who may have the seat
+
+
+def cut_off(net: Net, hub: LastingHub) -> tuple[CuttingLine, LastingChannel]:
+    """North has spoken, and its line is down."""
+    line = net.line(hub)
+    north = net.connect(hub, "north", line.port)
+    asked(hub, north, "north")
+    line.down = True
+    line.sever()
+    with pytest.raises(TransportError, match="no frame"):
+        hub.receive(0.05)
+    return line, north
+
+
+def comes_back(net: Net, hub: LastingHub, line: CuttingLine, north: LastingChannel) -> None:
+    line.down = False
+    assert heard_by(net, hub, north) == b"welcome back"
+
+
+def heard_by(net: Net, hub: LastingHub, north: LastingChannel) -> bytes:
+    hub.send("north", b"welcome back")
+    return pump(hub, net.threads.submit(lambda: bytes(north.receive(10))))
+
+
+def test_an_impostor_with_another_certificate_gets_no_seat(net, tmp_path):
+    hub = net.hub()
+    line, north = cut_off(net, hub)
+    with pytest.raises(TransportError, match="does not know this member's certificate"):
+        pump(hub, net.dialling(hub.port, net.circle.outsider("north", tmp_path / "impostor")))
+    comes_back(net, hub, line, north)
+
+
+def test_another_member_does_not_get_the_seat_with_the_session(net):
+    """South has stolen north's session, but not its key: to the hub it is south, who never spoke."""
+    hub = net.hub()
+    line, north = cut_off(net, hub)
+    hello = HELLO.pack(north._session, north._hub_session, north._said.received)
+    with pytest.raises(SeatRefused, match="'south'"):
+        pump(hub, net.raw(hub, "south", hello))
+    comes_back(net, hub, line, north)
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_second_process_of_a_member_does_not_get_the_seat(net, away):
+    hub = net.hub()
+    line, north = cut_off(net, hub)
+    if not away:
+        comes_back(net, hub, line, north)
+    with pytest.raises(SeatRefused, match=r"'north' holds its seat by another process: .*lost its state"):
+        pump(hub, net.dialling(hub.port, "north"))
+    line.down = False
+    assert heard_by(net, hub, north) == b"welcome back"
+
+
+def test_a_process_that_ended_before_anything_was_said_may_be_started_again(net):
+    hub = net.hub()
+    line = net.line(hub)
+    net.connect(hub, "north", line.port)
+    line.sever()
+    time.sleep(0.05)
+    again = net.dialling(hub.port, "north")
+    with contextlib.suppress(TransportError):
+        hub.wait_for(["south"], timeout=1)
+    asked(hub, again.result(10), "north")
+
+
+def test_while_the_first_process_lives_a_second_is_refused_though_nothing_was_said(net):
+    hub = net.hub()
+    north = net.connect(hub, "north")
+    with pytest.raises(SeatRefused, match="stop it"):
+        pump(hub, net.dialling(hub.port, "north"))
+    asked(hub, north, "north")
+
+
+def test_a_hub_that_was_started_again_is_refused_by_name(net):
+    hub = net.hub()
+    line, north = cut_off(net, hub)
+    port = hub.port
+    hub._patience_s = 0.0
+    hub.close()
+    another = net.hub(port=port)
+    line.down = False
+    with pytest.raises(TransportError, match=r"the hub is gone: .*another process of this hub, which lost its state"):
+        pump(another, net.threads.submit(north.receive))
+
+
+def test_a_false_hub_process_that_lets_everybody_in_is_refused_by_the_member(net, monkeypatch):
+    hub = net.hub()
+    line, north = cut_off(net, hub)
+    monkeypatch.setattr(hub, "seated", lambda *_: None)
+    monkeypatch.setattr(hub, "admit", lambda *_: correspondence.WELCOME.pack(b"another process.", 1))
+    line.down = False
+    with pytest.raises(TransportError, match="another process answers, which lost the state of this run"):
+        pump(hub, net.threads.submit(north.receive))
+
+
+@pytest.mark.parametrize("rewound", [0, 2])
+def test_a_hub_that_rewinds_gets_nothing_again(net, monkeypatch, rewound):
+    """Its greeting claims to have heard less than it acknowledged, or what was never sent."""
+    hub = net.hub()
+    line, north = cut_off(net, hub)
+    assert (north._said.sent, north._said.acknowledged) == (1, 1)
+    monkeypatch.setattr(hub, "admit", lambda *_: correspondence.WELCOME.pack(hub._session, rewound))
+    line.down = False
+    with pytest.raises(TransportError, match=f"the hub is gone: .*heard {rewound} frames; it acknowledged 1 of 1"):
+        pump(hub, net.threads.submit(north.receive))
+
+
+@pytest.mark.parametrize(
+    ("heard", "text"), [(0, "says it has heard 0 frames; it acknowledged 1 of 2"), (3, "says it has heard 3 frames")]
+)
+def test_a_member_that_rewinds_is_refused(net, heard, text):
+    hub = net.hub()
+    line, north = cut_off(net, hub)
+    hub.send("north", b"for north")
+    hub._seats["north"].said.take(memoryview(HEAD.pack(0, 1) + ACKNOWLEDGE))
+    with pytest.raises(SeatRefused, match=text):
+        pump(hub, net.raw(hub, "north", HELLO.pack(north._session, north._hub_session, heard)))
+    line.down = False
+    assert pump(hub, net.threads.submit(lambda: bytes(north.receive(10)))) == b"for north"
+
+
+@pytest.mark.parametrize(
+    "hello", [b"x", bytes(35), HELLO.pack(b"s" * 16, UNKNOWN, 5), HELLO.pack(b"s" * 16, b"h" * 16, 0)]
+)
+def test_a_greeting_that_cannot_be_true_is_refused(net, hello):
+    hub = net.hub()
+    with pytest.raises(SeatRefused, match="refused this member: member 'north'"):
+        pump(hub, net.raw(hub, "north", hello))
+    assert hub.joined == frozenset()
+    assert hub.strangers == 1
+    asked(hub, net.connect(hub, "north"), "north")
+
+
+def test_a_member_that_never_greets_is_hung_up_on(net):
+    hub = net.hub()
+    credentials = net.circle.credentials("north")
+    silent = net.threads.submit(TlsChannel.connect, credentials, "hub", "127.0.0.1", hub.port, timeout_s=6.0)
+    south = net.connect(hub, "south")
+    asked(hub, south, "south")
+    with pytest.raises(TransportError, match=r"no welcome|hung up"):
+        pump(hub, silent)
+    assert hub.joined == {"south"}
+
+
+def test_bytes_of_an_earlier_connection_are_worth_nothing(net):
+    """Somebody on the line replays all that north said over TLS, handshake and all."""
+    hub = net.hub()
+    line = net.line(hub)
+    north = net.connect(hub, "north", line.port)
+    asked(hub, north, "north")
+    before = hub.strangers
+    replay = socket.create_connection(("127.0.0.1", hub.port))
+    replay.sendall(bytes(line.upward[0]))
+    give_up = time.monotonic() + 5
+    while hub.strangers == before and time.monotonic() < give_up:
+        with pytest.raises(TransportError, match="no frame from any member"):
+            hub.receive(0.05)
+    replay.close()
+    assert hub.strangers == before + 1
+    asked(hub, north, "north")
+
+
+# Old and future frames inside a session
+
+
+def seated_raw(
+    net: Net, hub: LastingHub, session: bytes = b"s" * 16, known: bytes = UNKNOWN, heard: int = 0
+) -> TlsChannel:
+    return pump(hub, net.raw(hub, "north", HELLO.pack(session, known, heard)))
+
+
+def test_frames_replayed_inside_a_session_are_dropped_and_late_ones_refused(net):
+    hub = net.hub()
+    south = net.connect(hub, "south")
+    north = seated_raw(net, hub)
+    north.send(b"first", HEAD.pack(1, 0))
+    assert heard(hub) == ("north", b"first")
+    north.send(b"first", HEAD.pack(1, 0))
+    north.send(b"first, and other bytes", HEAD.pack(1, 0))
+    north.send(b"second", HEAD.pack(2, 0))
+    assert heard(hub) == ("north", b"second")
+    assert hub._seats["north"].said.repeated == 2
+    north.send(b"a frame was left out", HEAD.pack(4, 0))
+    with pytest.raises(MemberLost, match="'north': frame 4 came, expected frame 3"):
+        hub.receive(10)
+    asked(hub, south, "south")
+    session, _ = read_welcome(north.greeting)
+    with pytest.raises(SeatRefused, match="has left this run"):
+        seated_raw(net, hub, known=session)
+
+
+@pytest.mark.parametrize(
+    "sent", [HEAD.pack(1, 0), b"x", HEAD.pack(0, 0) + b"?", HEAD.pack(1, 9) + b"x", HEAD.pack(2**32 - 1, 0) + b"x"]
+)
+def test_frames_that_break_the_rules_end_a_member_at_once(net, sent):
+    hub = net.hub()
+    south = net.connect(hub, "south")
+    north = seated_raw(net, hub)
+    north.send(sent)
+    with pytest.raises(MemberLost, match="'north'"):
+        hub.receive(10)
+    asked(hub, south, "south")
+
+
+def test_a_hub_that_breaks_the_rules_ends_the_member_at_once(net):
+    hub = net.hub()
+    north = net.connect(hub, "north")
+    asked(hub, north, "north")
+    hub._inner.send("north", b"out of order", HEAD.pack(7, 1))
+    started = time.monotonic()
+    with pytest.raises(
+        TransportError, match="the hub is gone: it broke a rule of the connection: frame 7 came, expected frame 2"
+    ):
+        north.receive(10)
+    assert time.monotonic() - started < 1
+
+
+def test_a_frame_over_the_limit_ends_a_member_at_once(net):
+    hub = net.hub()
+    north = seated_raw(net, hub)
+    started = time.monotonic()
+    net.threads.submit(north.send, bytes(LIMITS.frame_bytes + 1), HEAD.pack(1, 0))
+    with pytest.raises(MemberLost, match="announced a frame of 16777225 bytes, expected 1 to 16777224"):
+        hub.receive(10)
+    assert time.monotonic() - started < 2
+
+
+def test_signals_are_answered_and_never_handed_over(net):
+    hub = net.hub()
+    north = seated_raw(net, hub)
+    north.send(b"first", HEAD.pack(1, 0))
+    assert heard(hub) == ("north", b"first")
+    north.send(HEAD.pack(0, 0) + ACKNOWLEDGE)
+    north.send(HEAD.pack(0, 0) + FLUSH)
+    assert pump(hub, net.threads.submit(lambda: bytes(north.receive(10)))) == HEAD.pack(0, 1) + ACKNOWLEDGE
+    north.send(HEAD.pack(0, 0) + GOODBYE)
+    with pytest.raises(MemberLost, match="the connection was closed"):
+        hub.receive(10)
+
+
+def test_frames_that_cannot_be_sent_are_refused_at_home(net):
+    hub = net.hub()
+    north = net.connect(hub, "north")
+    for frame in (b"", bytes(LIMITS.frame_bytes + 1)):
+        for send in (north.send, lambda f: hub.send("north", f)):
+            with pytest.raises(TransportError, match="cannot send a frame of"):
+                send(frame)
+    largest = bytes(LIMITS.frame_bytes)
+    sending = net.threads.submit(north.send, largest)
+    assert heard(hub) == ("north", largest)
+    sending.result(10)
+    asked(hub, north, "north")
+
+
+def test_waiting_may_end_and_go_on(net):
+    hub = net.hub()
+    north = net.connect(hub, "north")
+    with pytest.raises(TransportError, match=r"no frame from the hub in 0\.05 s"):
+        north.receive(0.05)
+    with pytest.raises(TransportError, match=r"no frame from any member in 0\.05 s"):
+        hub.receive(0.05)
+    asked(hub, north, "north")
