@@ -23,7 +23,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "mpc": ("errors", "secure"),
     "protocol": ("errors",),
     "plan": ("errors", "data.schema", "trees.parameters"),
-    "roles": ("errors", "plan", "data", "trees", "protocol", "transport", "secure", "consortium"),
+    "roles": ("errors", "plan", "data", "trees", "protocol", "transport", "secure", "mpc", "consortium"),
 }
 """Part -> what it may import of the other parts. Parts that are not listed sit on top."""
 

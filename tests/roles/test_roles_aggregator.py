@@ -31,8 +31,8 @@ from hansa.protocol.messages import (
     to_tensor,
 )
 from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED
-from hansa.roles.aggregator import Progress
 from hansa.roles.in_process import train_in_process
+from hansa.roles.run import Progress
 from hansa.transport import faults
 from hansa.transport.channel import Traffic
 from hansa.trees.metrics import sums_length

@@ -52,14 +52,14 @@ class Join(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True):
-    """Aggregator to party: who takes part. The run's id is the hash of all of it."""
+    """Aggregator (in coopetitive mode the hub) to all: who takes part. The run's id is the hash of all of it."""
 
     run: bytes
     roster: tuple[tuple[str, bytes, int, int], ...]
 
 
 class AnnounceKey(Message, frozen=True):
-    """Party to aggregator (secure-aggregation): my X25519 key for this run, signed by my identity; the cipher I prefer."""
+    """Member to aggregator or hub: my X25519 key for this run, signed by my identity; the cipher I prefer."""
 
     public_key: bytes
     algorithm: str
@@ -181,6 +181,61 @@ class Received(Message, frozen=True):
     model_sha256: bytes
 
 
+class Relay(Message, frozen=True):
+    """Member to member, through the hub (coopetitive): a piece of a letter that only the receiver can open.
+
+    The hub checks that `sender` is who sent it, and passes the frame on as it is. kind is "message", a sealed message of
+    `SEALED`, or "round", the numbers of one round among servers; the seal binds it.
+    """
+
+    sender: str
+    receiver: str
+    kind: str
+    sealed: memoryview
+
+
+class Through(Message, frozen=True):
+    """Member to hub (coopetitive): I have said my last word."""
+
+
+class Close(Message, frozen=True):
+    """Hub to member (coopetitive): everybody is through; the run is over."""
+
+
+class ShareRows(Message, frozen=True):
+    """Owner to server, sealed: the shares of some of my rows (fields are those of `mpc.shared_rows.RowShares`).
+
+    first is the number of the first row; keys has an empty key where that part is no key stream; parts is the part that
+    travels, or empty.
+    """
+
+    first: int
+    rows: int
+    keys: tuple[bytes, bytes]
+    parts: tuple[Tensor, ...]
+
+
+class TakeRows(Message, frozen=True):
+    """Server to owner, sealed: I hold so many of your rows; you may go on."""
+
+    rows: int
+
+
+class ReleaseTree(Message, frozen=True):
+    """Server to receiver, sealed: my two parts of every split (XOR parts of packed one-hots, by level) and leaf of a tree."""
+
+    tree: int
+    trees: int
+    splits: tuple[Tensor, ...]
+    leaves: Tensor
+
+
+class AgreeModel(Message, frozen=True):
+    """Receiver to receiver, sealed: the hash of the model file that I put together."""
+
+    model_sha256: bytes
+
+
 class Abort(Message, frozen=True):
     """Either way: the run cannot go on. member is who is at fault ("" where nobody is), reason says what happened."""
 
@@ -204,8 +259,18 @@ MESSAGES: tuple[type[Message], ...] = (
     Contribution,
     Finish,
     Received,
+    Relay,
+    Through,
+    Close,
+    ShareRows,
+    TakeRows,
+    ReleaseTree,
+    AgreeModel,
     Abort,
 )
+
+SEALED: tuple[type[Message], ...] = (ShareRows, TakeRows, ReleaseTree, AgreeModel)
+"""Messages that travel inside a `Relay` only: the hub takes none of them."""
 
 AnyMessage = (
     Join
@@ -223,6 +288,13 @@ AnyMessage = (
     | Contribution
     | Finish
     | Received
+    | Relay
+    | Through
+    | Close
+    | ShareRows
+    | TakeRows
+    | ReleaseTree
+    | AgreeModel
     | Abort
 )
 

@@ -1,0 +1,162 @@
+"""A receiver: puts the model together from the three servers' shares of every tree. No I/O.
+
+Every part comes from two servers, and both copies must agree. Receivers then compare the hash of their files with each other, and
+with nobody else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from hansa.errors import ProtocolError
+from hansa.mpc.candidates import ONLY_MISSING
+from hansa.mpc.release import PlainTree, TreeMessage, open_tree
+from hansa.mpc.ring import words_for
+from hansa.protocol.messages import AgreeModel, Message, ReleaseTree, to_array
+from hansa.roles.sharing import Start
+from hansa.trees.ensemble import NO_NODE, ROOT_PARENT, Ensemble, Tree
+from hansa.trees.xgboost_json import to_json
+
+Outgoing = Iterator[tuple[str, Message]]
+
+
+class Receiver:
+    """One receiver's side of a run.
+
+    Args:
+        name: this member. servers: S_0, S_1, S_2. receivers: all of them.
+
+    Attributes:
+        through: whether every receiver has the same model. model: its XGBoost JSON, once through.
+        waiting_for_hashes: whether the model is put together.
+    """
+
+    def __init__(self, name: str, servers: tuple[str, ...], receivers: tuple[str, ...]) -> None:
+        self.through = False
+        self.model: bytes | None = None
+        self._name = name
+        self._servers = servers
+        self._others = tuple(receiver for receiver in receivers if receiver != name)
+        self._start: Start | None = None
+        self._trees: dict[str, list[TreeMessage]] = {server: [] for server in servers}
+        self._file: bytes | None = None
+        self._hashes: dict[str, bytes] = {}
+
+    def start(self, start: Start) -> Outgoing:
+        """The cuts are known: trees may come."""
+        self._start = start
+        yield from ()
+
+    def waiting_for(self) -> list[str]:
+        """The members whose next letter is owed."""
+        if self._start is None:
+            return []
+        if self._file is None:
+            rounds = self._start.settings.rounds
+            return [server for server, trees in self._trees.items() if len(trees) < rounds]
+        return [other for other in self._others if other not in self._hashes]
+
+    def handle(self, sender: str, message: Message) -> Outgoing:
+        """Take a server's share of a tree, or another receiver's hash. Raises ProtocolError naming the sender."""
+        match message:
+            case ReleaseTree():
+                self._take(sender, message)
+                if not self.waiting_for():
+                    yield from self._assemble()
+            case AgreeModel():
+                if sender not in self._others or sender in self._hashes:
+                    raise ProtocolError(
+                        f"member {sender!r} sent a model's hash, and is no other receiver, or sent it before"
+                    )
+                self._hashes[sender] = message.model_sha256
+            case _:
+                raise ProtocolError(f"member {sender!r} sent {type(message).__name__} to receiver {self._name!r}")
+        self._compare()
+
+    def _take(self, sender: str, message: ReleaseTree) -> None:
+        if self._start is None or sender not in self._trees or self._file is not None:
+            raise ProtocolError(f"member {sender!r} sent shares of a tree that receiver {self._name!r} does not expect")
+        settings, candidates = self._start.settings, self._start.candidates
+        trees = self._trees[sender]
+        if (message.tree, message.trees) != (len(trees), settings.rounds) or len(message.splits) != settings.max_depth:
+            raise ProtocolError(
+                f"member {sender!r} sent tree {message.tree} of {message.trees}; expected {len(trees)} of {settings.rounds}, "
+                f"with {settings.max_depth} levels"
+            )
+        words = words_for(len(candidates.all) + 1)
+        splits = tuple(
+            to_array(sender, f"splits of level {level}", tensor, np.uint64, (2, 1 << level, words)).copy()
+            for level, tensor in enumerate(message.splits)
+        )
+        leaves = to_array(sender, "leaves", message.leaves, np.uint32, (2, 1 << settings.max_depth)).copy()
+        trees.append(TreeMessage(splits, leaves))
+
+    def _assemble(self) -> Outgoing:
+        start = self._start
+        if start is None:
+            raise ProtocolError("trees before the cuts")
+        scale = 1.0 if start.label_scale is None else start.label_scale.scale
+        trees = []
+        for number in range(start.settings.rounds):
+            shares = {index: self._trees[server][number] for index, server in enumerate(self._servers)}
+            trees.append(tree_of(start, open_tree(start.candidates, start.settings.max_depth, shares), scale))
+        ensemble = Ensemble(
+            objective=start.plan.parameters.objective,
+            base_score=start.base_score,
+            feature_names=start.plan.schema.features,
+            trees=tuple(trees),
+        )
+        self._file = to_json(ensemble)
+        self._trees = {server: [] for server in self._servers}
+        message = AgreeModel(hashlib.sha256(self._file).digest())
+        for other in self._others:
+            yield other, message
+
+    def _compare(self) -> None:
+        if self._file is None:
+            return
+        own = hashlib.sha256(self._file).digest()
+        for other, digest in self._hashes.items():
+            if digest != own:
+                raise ProtocolError(
+                    f"receiver {other!r} put together another model than {self._name!r}; "
+                    "rule: servers release the same trees to all receivers"
+                )
+        if len(self._hashes) == len(self._others):
+            self.model = self._file
+            self.through = True
+
+
+def tree_of(start: Start, plain: PlainTree, scale: float) -> Tree:
+    """An opened tree as the model holds it: cuts as thresholds, leaf values times `scale`. No statistics."""
+    count = len(plain.left)
+    internal = plain.left != NO_NODE
+    parents = np.full(count, ROOT_PARENT, np.int32)
+    parents[plain.left[internal]] = parents[plain.right[internal]] = np.flatnonzero(internal)
+    indices = np.zeros(count, np.int32)
+    conditions = (plain.values * scale).astype(np.float32)
+    default_left = np.zeros(count, np.uint8)
+    for node, split in enumerate(plain.candidates):
+        if split is None:
+            continue
+        feature = int(start.features[split.feature])
+        indices[node] = feature
+        # No finite number is less than the lowest: all present values go right.
+        lowest = np.finfo(np.float32).min
+        conditions[node] = lowest if split.cut == ONLY_MISSING else start.cuts.of(feature)[split.cut]
+        default_left[node] = split.missing_left
+    zeros = np.zeros(count, np.float32)
+    return Tree(
+        left_children=plain.left,
+        right_children=plain.right,
+        parents=parents,
+        split_indices=indices,
+        split_conditions=conditions,
+        default_left=default_left,
+        base_weights=np.where(internal, zeros, conditions),
+        loss_changes=zeros,
+        sum_hessian=zeros,
+    )
