@@ -153,3 +153,53 @@ def judge_tree(
 def naive_reconstruct(shares) -> npt.NDArray:
     """x_0 + x_1 + x_2 with wrap-around, from three pairs."""
     return shares[0][0] + shares[1][0] + shares[2][0]
+
+
+def replayed_openings(state):
+    """What `CutSearchOnShares` opened, in order, from the gaps and cells that it found and nothing else.
+
+    Returns [(name of the draw, words as nested lists)], as all servers saw them.
+    """
+    outcomes = {(f.feature, f.gap.low, f.gap.high, f.gap.below_value): f.searches for f in state.found}
+    own = type(state)(state.n_features, state.rows_total, state.max_bin, state.min_cell_rows, state.has_missing)
+    log = []
+    asked = [set() for _ in range(state.n_features)]
+    while not own.done:
+        request = own.request()
+        for feature in range(state.n_features):
+            asked[feature] |= set(request.keys(feature).tolist())
+        own = own._with_counts(np.zeros((2, request.n_counts), np.uint64))
+        while True:
+            if not own.searches:
+                own, gaps = own._next_phase()
+                if not gaps and own.phase > 1:
+                    break
+                live = [bool(outcomes[f, g.low, g.high, g.below_value]) for f, g in gaps]
+                missing = [bool(f.missing) for f in state.features] if state.has_missing is None else []
+                rows = [[not is_live for is_live in live]] + [missing] * (own.phase == 1 and bool(missing))
+                log.append((f"cuts/gaps {own.draws}/gaps of cuts", _packed_rows(rows)))
+                own = own._with_gaps(gaps, live, missing if own.phase == 1 else [])
+                if not own.searches:
+                    continue
+            ready = [n for n, s in enumerate(own.searches) if s.cut is None and s.middle - 1 in asked[s.feature]]
+            if not ready:
+                break
+            stop, right = [], []
+            for n in ready:
+                s = own.searches[n]
+                final = outcomes[s.feature, s.gap.low, s.gap.high, s.gap.below_value][s.rank - 1]
+                stop.append(s.depth == final.depth)
+                right.append(not stop[-1] and final.start >= s.middle)
+            log.append((f"cuts/bits {own.draws}/path of cuts", _packed_rows([stop, right])))
+            own = own._descended(ready, stop, right)
+    return log
+
+
+def _packed_rows(rows):
+    """Each row of bits padded to whole words, one after the other, as integers."""
+    width = -(-max(len(row) for row in rows) // 64) * 64
+    return [
+        sum(int(bit) << k for k, bit in enumerate(row[start : start + 64]))
+        for row in rows
+        for start in range(0, width, 64)
+    ]

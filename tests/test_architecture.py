@@ -20,7 +20,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "transport": ("errors",),
     "secure": ("errors",),
     "consortium": ("errors",),
-    "mpc": ("errors", "secure"),
+    "mpc": ("errors", "secure", "data.quantiles"),
     "protocol": ("errors",),
     "plan": ("errors", "data.schema", "trees.parameters"),
     "roles": ("errors", "plan", "data", "trees", "protocol", "transport", "secure", "mpc", "consortium"),

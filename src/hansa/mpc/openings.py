@@ -80,6 +80,25 @@ OPENINGS = (
         True,
     ),
     Opening(
+        "quantile_search",
+        "_open_path",
+        "open_to_all",
+        "all three servers",
+        "per wanted quantile: in which half of a cell of keys it lies, until that half holds at most min_cell_rows rows",
+        "the path to a cut; the found cells imply it, and every cell named holds more than min_cell_rows pooled rows",
+        False,
+    ),
+    Opening(
+        "quantile_search",
+        "_open_gaps",
+        "open_to_all",
+        "all three servers",
+        "per gap between cuts that more cuts could divide: does it hold more than min_cell_rows rows; and, where the plan "
+        "does not declare it, per feature: does any pooled row lack it",
+        "where cuts that a heavy value saves are spent; the cuts, and the missing bin that they have, imply it",
+        False,
+    ),
+    Opening(
         "training",
         "margins_in_range",
         "open_to_all",
