@@ -108,7 +108,8 @@ class Coopetitive:
         statistics: whether gain and cover are released with the splits.
         label_range: lowest and highest label of reg:squarederror; None for binary:logistic.
         cuts: of every feature, in the schema's order, or None where they are searched.
-        missing: with cuts: names of the features that may lack values.
+        missing: names of the features that may lack values; with cuts, none where it is not given; without, None lets the
+            servers open one bit a feature: whether any row lacks it.
     """
 
     hub: str
@@ -116,7 +117,7 @@ class Coopetitive:
     statistics: bool = False
     label_range: tuple[float, float] | None = None
     cuts: tuple[tuple[float, ...], ...] | None = None
-    missing: tuple[str, ...] = ()
+    missing: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -247,6 +248,11 @@ def _check_coopetitive(plan: Plan, more: Coopetitive) -> None:
         raise PlanError(f"plan: schema.weight is not supported in {COOPETITIVE} mode; leave it out")
     if plan.evaluation_fraction:
         raise PlanError(f"plan: evaluation.fraction is not supported in {COOPETITIVE} mode; leave it out")
+    if plan.parameters.scale_pos_weight == "auto" and plan.parameters.base_score is not None:
+        raise PlanError(
+            f'plan: scale_pos_weight = "auto" follows from the pooled mean in {COOPETITIVE} mode: leave base_score out, or '
+            "give a number"
+        )
     _check_on_shares(plan.parameters)
     _check_labels(plan, more)
     _check_cuts(plan, more)
@@ -283,11 +289,9 @@ def _check_labels(plan: Plan, more: Coopetitive) -> None:
 
 
 def _check_cuts(plan: Plan, more: Coopetitive) -> None:
-    unknown = sorted(set(more.missing) - set(plan.schema.features))
-    if unknown or (more.missing and more.cuts is None):
-        raise PlanError(
-            f"plan: schema.missing is {list(more.missing)}; it names features, and goes with a [cuts] table"
-        )
+    unknown = sorted(set(more.missing or ()) - set(plan.schema.features))
+    if unknown:
+        raise PlanError(f"plan: schema.missing names {unknown[0]!r}, which is no feature")
     if more.cuts is None:
         return
     if len(more.cuts) != len(plan.schema.features):
@@ -439,7 +443,7 @@ def _coopetitive(document: Mapping[str, Any], features: tuple[str, ...], where: 
         statistics=statistics,
         label_range=label_range,
         cuts=cuts,
-        missing=_names(schema.get("missing", []), "schema.missing", where),
+        missing=_names(schema["missing"], "schema.missing", where) if "missing" in schema else None,
     )
 
 
@@ -479,7 +483,7 @@ def write_plan(plan: Plan) -> str:
     if plan.schema.weight is not None:
         schema["weight"] = plan.schema.weight
     more = plan.coopetitive
-    if more is not None and more.missing:
+    if more is not None and more.missing is not None:
         schema["missing"] = more.missing
     parameters = {
         name.rstrip("_"): value for name, value in asdict(plan.parameters).items() if value is not None and value != ()

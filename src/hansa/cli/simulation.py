@@ -112,7 +112,7 @@ def make_plan(
             servers=settings.servers or (*sorted(parties), *SPARE_SERVERS)[:SERVERS],
             label_range=(settings.label_range or labels) if squared else None,
             cuts=settings.cuts,
-            missing=features if settings.cuts is not None else (),
+            missing=features if settings.cuts is not None else None,
         )
     elif settings.servers or settings.receivers or settings.label_range:
         raise PlanError(f"--servers, --receivers and --label-range go with --mode {COOPETITIVE}")

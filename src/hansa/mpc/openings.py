@@ -99,6 +99,15 @@ OPENINGS = (
         False,
     ),
     Opening(
+        "start_value",
+        "pooled_sum",
+        "open_to_all",
+        "all three servers",
+        "where the plan gives no base score: the sum of all labels",
+        "the base score is part of the model, and the servers need it to start; they tell owners and receivers",
+        False,
+    ),
+    Opening(
         "training",
         "margins_in_range",
         "open_to_all",

@@ -202,6 +202,36 @@ class Close(Message, frozen=True):
     """Hub to member (coopetitive): everybody is through; the run is over."""
 
 
+class ShareCounts(Message, frozen=True):
+    """Owner to server, sealed: my shares of whole numbers (fields are those of `mpc.shared_vectors.VectorShares`).
+
+    step 0 is the sum of my labels, where the plan gives no base score; the others answer `CountProbes`, in order.
+    """
+
+    step: int
+    count: int
+    keys: tuple[bytes, bytes]
+    part: tuple[Tensor, ...]
+
+
+class CountProbes(Message, frozen=True):
+    """Server to owner, sealed: count rows at these probes (fields are those of `mpc.quantile_search.CutProbes`)."""
+
+    offsets: Tensor
+    starts: Tensor
+    depths: Tensor
+    bits: int
+
+
+class SettleStart(Message, frozen=True):
+    """Server to owner and receiver, sealed: the cuts and the base score, as the three servers found them."""
+
+    offsets: Tensor
+    values: Tensor
+    has_missing: Tensor
+    base_score: float
+
+
 class ShareRows(Message, frozen=True):
     """Owner to server, sealed: the shares of some of my rows (fields are those of `mpc.shared_rows.RowShares`).
 
@@ -262,6 +292,9 @@ MESSAGES: tuple[type[Message], ...] = (
     Relay,
     Through,
     Close,
+    ShareCounts,
+    CountProbes,
+    SettleStart,
     ShareRows,
     TakeRows,
     ReleaseTree,
@@ -269,7 +302,15 @@ MESSAGES: tuple[type[Message], ...] = (
     Abort,
 )
 
-SEALED: tuple[type[Message], ...] = (ShareRows, TakeRows, ReleaseTree, AgreeModel)
+SEALED: tuple[type[Message], ...] = (
+    ShareCounts,
+    CountProbes,
+    SettleStart,
+    ShareRows,
+    TakeRows,
+    ReleaseTree,
+    AgreeModel,
+)
 """Messages that travel inside a `Relay` only: the hub takes none of them."""
 
 AnyMessage = (
@@ -291,6 +332,9 @@ AnyMessage = (
     | Relay
     | Through
     | Close
+    | ShareCounts
+    | CountProbes
+    | SettleStart
     | ShareRows
     | TakeRows
     | ReleaseTree

@@ -16,19 +16,37 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hansa.data.quantiles import Cuts
 from hansa.errors import ProtocolError
 from hansa.mpc.lockstep import check_received
 from hansa.mpc.oblivious_growth import TreeShares
+from hansa.mpc.quantile_search import CutSearchOnShares
 from hansa.mpc.release import release
 from hansa.mpc.replicated import Address, PairStreams, Program, Round, Server, Shape
 from hansa.mpc.ring import Words, words_for
 from hansa.mpc.shared_rows import Block, RowShares, label_words, receive_rows
+from hansa.mpc.shared_vectors import VectorShares, receive_vector
+from hansa.mpc.start_value import pooled_sum
 from hansa.mpc.training import boost, margins_in_range, start_margins
-from hansa.protocol.messages import Message, ReleaseTree, ShareRows, TakeRows, to_array, to_tensor
+from hansa.plan import Plan
+from hansa.protocol.messages import (
+    CountProbes,
+    Message,
+    ReleaseTree,
+    SettleStart,
+    ShareCounts,
+    ShareRows,
+    TakeRows,
+    to_array,
+    to_tensor,
+)
 from hansa.roles.mail import NAME_BYTES, Letter
-from hansa.roles.sharing import Start, batches
+from hansa.roles.sharing import Start, base_score_of, batches, declared_missing, given_start, plan_cuts, settings_of
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm
+
+MOST_AHEAD = 4
+"""Rounds that another server may be ahead: the dealer waits for nobody in some."""
 
 ALIGNMENT = 8
 """Every array of a round begins at a multiple of so many bytes."""
@@ -48,8 +66,11 @@ Outgoing = Iterator[tuple[str, Message | RoundLetter]]
 class ComputeServer:
     """One server's side of a run.
 
+    It goes through stages: where the plan leaves it open, the pooled sum of labels and then the cuts, from owners' counts; the
+    owners' rows; training; release. Each but the third is a program of rounds.
+
     Args:
-        name: this member. servers: S_0, S_1, S_2. owners: owner -> number of rows. receivers: who gets the trees.
+        plan: as every member holds it. name: this member. counts: owner -> number of rows.
         keys: the pair keys with the two other servers, by member. algorithm: of key streams.
         progress: called with the number of trees grown.
 
@@ -61,9 +82,9 @@ class ComputeServer:
 
     def __init__(
         self,
+        plan: Plan,
         name: str,
-        servers: tuple[str, ...],
-        receivers: tuple[str, ...],
+        counts: Mapping[str, int],
         keys: Mapping[str, PairKey],
         algorithm: Algorithm,
         progress: Callable[[int], None] = lambda _: None,
@@ -71,36 +92,46 @@ class ComputeServer:
         self.through = False
         self.openings: list[str] = []
         self.rounds = 0
-        self.index = servers.index(name)
+        self.index = plan.servers.index(name)
+        self._plan = plan
         self._name = name
-        self._servers = servers
-        self._receivers = receivers
+        self._servers = plan.servers
+        self._counts = counts
         self._algorithm = algorithm
         self._progress = progress
-        by_index = {servers.index(peer): key for peer, key in keys.items()}
+        by_index = {plan.servers.index(peer): key for peer, key in keys.items()}
         self._server = Server(self.index, PairStreams(self.index, by_index, algorithm))
         self._inbox: dict[int, deque[Letter]] = {i: deque() for i in range(3) if i != self.index}
         self._start: Start | None = None
+        self._step = 0
+        self._expected = 0
+        self._vectors: dict[str, Words] = {}
+        self._base_score: float | None = plan.parameters.base_score
+        self._cuts: Cuts | None = plan_cuts(plan)
+        self._search: CutSearchOnShares | None = None
         self._blocks: dict[str, list[Block]] = {}
-        self._program: Program[tuple[TreeShares, ...]] | None = None
+        self._program: Program[Any] | None = None
+        self._then: Callable[[Any], Outgoing] = self._release
         self._round: Round | None = None
 
     def waiting_for(self) -> list[str]:
         """The members whose next letter is owed."""
-        if self._start is not None and self._program is None:
-            return [o for o, rows in self._start.rows.items() if sum(b.rows for b in self._blocks.get(o, [])) < rows]
-        if self._round is None:
-            return []
-        return [self._servers[i] for i, shapes in self._round.expect.items() if shapes and not self._inbox[i]]
+        if self._round is not None:
+            return [self._servers[i] for i, shapes in self._round.expect.items() if shapes and not self._inbox[i]]
+        if self._start is None:
+            return sorted(set(self._counts) - set(self._vectors))
+        return [owner for owner, rows in self._counts.items() if self._rows_of(owner) < rows]
 
-    def start(self, start: Start) -> Outgoing:
-        """Take rows from now on; they may have come before."""
-        self._start = start
-        start.settings  # noqa: B018 - refuses what shares cannot hold before any row is sent
-        yield from ()
+    def begin(self) -> Outgoing:
+        """The keys are confirmed: expect rows, or first find what the plan leaves open."""
+        settings_of(self._plan, self._base_score or 0.5)
+        if self._base_score is None:
+            self._expected = 1
+            return
+        yield from self._look_for_cuts()
 
     def handle(self, sender: str, message: Message, codes: npt.NDArray[np.uint16] | None = None) -> Outgoing:
-        """Take a sealed message: a batch of an owner's rows.
+        """Take a sealed message: an owner's counts, or a batch of its rows.
 
         Args:
             codes: of all rows of the sender, where the sender is this member itself.
@@ -108,24 +139,122 @@ class ComputeServer:
         Raises:
             ProtocolError: naming the sender and the rule it broke.
         """
-        if not isinstance(message, ShareRows):
+        if sender not in self._counts:
             raise ProtocolError(
-                f"member {sender!r} sent {type(message).__name__} to server {self._name!r}, which takes rows"
+                f"member {sender!r} sent {type(message).__name__} to server {self._name!r}, and owns no rows"
             )
-        self._take_rows(sender, message, codes)
-        yield sender, TakeRows(message.first + message.rows)
-        start = self._started()
-        if all(sum(block.rows for block in self._blocks.get(o, [])) == rows for o, rows in start.rows.items()):
-            self._program = self._train()
-            yield from self._advance(None)
+        match message:
+            case ShareCounts() if self._start is None and self._program is None:
+                self._take_counts(sender, message)
+                if len(self._vectors) == len(self._counts):
+                    yield from self._counted()
+            case ShareRows() if self._start is not None and self._program is None:
+                self._take_rows(sender, message, codes)
+                yield sender, TakeRows(message.first + message.rows)
+                if all(self._rows_of(owner) == rows for owner, rows in self._counts.items()):
+                    yield from self._run(self._train(self._start), self._release)
+            case _:
+                raise ProtocolError(
+                    f"member {sender!r} sent {type(message).__name__}, which server {self._name!r} does not expect now"
+                )
 
     def handle_round(self, letter: Letter) -> Outgoing:
         """Take another server's part of a round, this one or a later one. Raises ProtocolError."""
         if letter.sender not in self._servers:
             raise ProtocolError(f"member {letter.sender!r} sent numbers of a round, and is no server")
-        self._inbox[self._servers.index(letter.sender)].append(letter)
-        while self._round is not None and not self.waiting_for():
-            yield from self._advance(self._received(self._round))
+        waiting = self._inbox[self._servers.index(letter.sender)]
+        if len(waiting) == MOST_AHEAD:
+            raise ProtocolError(f"server {letter.sender!r} is {MOST_AHEAD} rounds ahead; rule: servers go in step")
+        waiting.append(letter)
+        yield from self._continue()
+
+    # --- cuts and base score ------------------------------------------------------------------------------------------
+
+    def _take_counts(self, sender: str, message: ShareCounts) -> None:
+        if message.step != self._step or sender in self._vectors:
+            raise ProtocolError(
+                f"owner {sender!r} shared counts of step {message.step}; expected step {self._step}, once"
+            )
+        if len(message.part) > 1:
+            raise ProtocolError(f"owner {sender!r} shared {len(message.part)} arrays of counts; expected one at most")
+        part = to_array(sender, "counts", message.part[0], np.uint64, (self._expected,)) if message.part else None
+        shares = VectorShares(message.count, (message.keys[0] or None, message.keys[1] or None), part)
+        try:
+            self._vectors[sender] = receive_vector(self.index, shares, self._expected, self._algorithm)
+        except ProtocolError as error:
+            raise ProtocolError(f"owner {sender!r}: {error}") from error
+
+    def _counted(self) -> Outgoing:
+        """Counts of all owners are here: their sum is the next answer."""
+        total = np.zeros((2, self._expected), np.uint64)
+        for vector in self._vectors.values():
+            total += vector
+        self._vectors = {}
+        self._step += 1
+        if self._base_score is None:
+            self.openings.append("start_value.pooled_sum: the sum of all labels, from which the base score follows")
+            yield from self._run(pooled_sum(self._server, total, Address(0, 0, 0, "labels")), self._based)
+        elif self._search is not None:
+            yield from self._run(self._search.answer(self._server, total, Address(0, 0, 0, "cuts")), self._searched)
+
+    def _based(self, units: int) -> Outgoing:
+        self._base_score = base_score_of(units, sum(self._counts.values()), self._plan)
+        yield from self._look_for_cuts()
+
+    def _look_for_cuts(self) -> Outgoing:
+        if self._cuts is not None:
+            yield from self._settle(self._cuts)
+            return
+        # Owners that shared no label sum begin with step 0.
+        self._search = CutSearchOnShares(
+            len(self._plan.schema.features),
+            sum(self._counts.values()),
+            self._plan.parameters.max_bin,
+            self._plan.min_cell_rows,
+            declared_missing(self._plan),
+        )
+        self.openings.append("quantile_search: the path of the search to every cut, and which features lack values")
+        yield from self._ask()
+
+    def _ask(self) -> Outgoing:
+        if self._search is None:
+            raise ProtocolError(f"server {self._name!r}: no search for cuts is under way")
+        request = self._search.request()
+        self._expected = request.n_counts
+        message = CountProbes(
+            to_tensor(request.offsets), to_tensor(request.starts), to_tensor(request.depths), request.bits
+        )
+        for owner in sorted(self._counts):
+            yield owner, message
+
+    def _searched(self, search: CutSearchOnShares) -> Outgoing:
+        self._search = search
+        if not search.done:
+            yield from self._ask()
+            return
+        self._search = None
+        yield from self._settle(search.cuts())
+
+    def _settle(self, cuts: Cuts) -> Outgoing:
+        """The start is known: tell it, unless the plan said all of it, and expect rows."""
+        if self._base_score is None:
+            raise ProtocolError(f"server {self._name!r}: the base score is not known yet")
+        self._start = Start(self._plan, self._counts, cuts, self._base_score)
+        if given_start(self._plan, self._counts) is not None:
+            return
+        message = SettleStart(
+            to_tensor(cuts.offsets),
+            to_tensor(cuts.values),
+            to_tensor(cuts.has_missing.astype(np.uint8)),
+            self._base_score,
+        )
+        for member in sorted({*self._counts, *self._plan.receivers}):
+            yield member, message
+
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    def _rows_of(self, owner: str) -> int:
+        return sum(block.rows for block in self._blocks.get(owner, []))
 
     def _started(self) -> Start:
         if self._start is None:
@@ -135,11 +264,9 @@ class ComputeServer:
     def _take_rows(self, sender: str, message: ShareRows, codes: npt.NDArray[np.uint16] | None) -> None:
         start = self._started()
         blocks = self._blocks.setdefault(sender, [])
-        expected = batches(start.rows.get(sender, 0))
-        if self._program is not None or len(blocks) >= len(expected):
-            raise ProtocolError(
-                f"member {sender!r} shared more rows than the {start.rows.get(sender, 0)} that it announced"
-            )
+        expected = batches(self._counts[sender])
+        if len(blocks) == len(expected):
+            raise ProtocolError(f"member {sender!r} shared more rows than the {self._counts[sender]} that it announced")
         if (message.first, message.rows) != expected[len(blocks)]:
             raise ProtocolError(
                 f"member {sender!r} shared rows {message.first} to {message.first + message.rows}; expected from "
@@ -181,24 +308,31 @@ class ComputeServer:
 
     # --- rounds -------------------------------------------------------------------------------------------------------
 
+    def _run(self, program: Program[Any], then: Callable[[Any], Outgoing]) -> Outgoing:
+        """Run a program as far as what is here allows; what it gives at its end goes to `then`."""
+        self._program, self._then = program, then
+        yield from self._advance(None)
+        yield from self._continue()
+
+    def _continue(self) -> Outgoing:
+        while self._round is not None and not self.waiting_for():
+            yield from self._advance(self._received(self._round))
+
     def _advance(self, received: Mapping[int, Sequence[Words]] | None) -> Outgoing:
         """Run the program to its next round, or to its end; what it sends."""
         if self._program is None:
-            raise ProtocolError(f"server {self._name!r}: a round before the rows were complete")
+            raise ProtocolError(f"server {self._name!r}: a round outside every program")
         try:
             self._round = next(self._program) if received is None else self._program.send(received)
         except StopIteration as stop:
-            self._round = None
-            yield from self._release(stop.value)
+            self._round = self._program = None
+            yield from self._then(stop.value)
             return
         self.rounds += 1
         name = step_name(self._round.step)
         for index, arrays in self._round.send.items():
             if arrays:
                 yield self._servers[index], RoundLetter(name, tuple(_padded(arrays)))
-        if received is None:
-            while self._round is not None and not self.waiting_for():
-                yield from self._advance(self._received(self._round))
 
     def _received(self, step: Round) -> dict[int, list[Words]]:
         """What the other servers sent for this round, as arrays, taken from the inbox."""
@@ -217,9 +351,9 @@ class ComputeServer:
             received[index] = arrays
         return received
 
-    def _train(self) -> Program[tuple[TreeShares, ...]]:
+    def _train(self, start: Start) -> Program[tuple[TreeShares, ...]]:
         """All rounds of boosting, and the check of the margins' range; as `mpc.training.train`, with progress."""
-        start, server = self._started(), self._server
+        server = self._server
         settings, candidates, coins = start.settings, start.candidates, start.coins
         blocks = [block for _, of_owner in sorted(self._blocks.items()) for block in of_owner]
         self._blocks = {}
@@ -236,7 +370,7 @@ class ComputeServer:
             flags += [] if outside is None else [outside]
             self._progress(tree + 1)
         if flags:
-            self.openings.append("margins_in_range: one bit, that every margin stayed within +-16")
+            self.openings.append("training.margins_in_range: one bit, that every margin stayed within +-16")
         yield from margins_in_range(server, flags, labels.shape[1], Address(0, settings.rounds, 0, "range"))
         return tuple(trees)
 
@@ -245,7 +379,7 @@ class ComputeServer:
             parts = release(tree)
             splits = tuple(to_tensor(np.ascontiguousarray(level)) for level in parts.splits)
             message = ReleaseTree(number, len(trees), splits, to_tensor(np.ascontiguousarray(parts.leaves)))
-            for receiver in self._receivers:
+            for receiver in self._plan.receivers:
                 yield receiver, message
         self.through = True
 

@@ -6,8 +6,9 @@ leaves as sealed letters (`roles.mail`) through the hub, which learns who writes
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hansa.consortium.policy import Policy
@@ -23,12 +24,15 @@ from hansa.protocol.messages import (
     Abort,
     AgreeModel,
     Close,
+    CountProbes,
     ExchangeKeys,
     Join,
     KeysConfirmed,
     Message,
     Relay,
     ReleaseTree,
+    SettleStart,
+    ShareCounts,
     ShareRows,
     TakeRows,
     Through,
@@ -46,9 +50,9 @@ from hansa.secure.keys import Run
 
 DEFAULT_POLICY = Policy()
 
-OWNER_LETTERS = (TakeRows,)
-SERVER_LETTERS = (ShareRows,)
-RECEIVER_LETTERS = (ReleaseTree, AgreeModel)
+OWNER_LETTERS = (CountProbes, SettleStart, TakeRows)
+SERVER_LETTERS = (ShareCounts, ShareRows)
+RECEIVER_LETTERS = (SettleStart, ReleaseTree, AgreeModel)
 
 Outgoing = Iterator[tuple[str, Message | RoundLetter]]
 
@@ -264,24 +268,16 @@ class Member:
         plan, keys = self._plan, self._key_setup()
         self._mail = Mail(self._name, keys.keys, keys.run, keys.algorithm)
         if self._rows is not None:
-            self._owner = Owner(self._name, plan.servers, self._rows, keys.algorithm)
+            self._owner = Owner(plan, self._name, self._rows, self._counts, keys.algorithm)
         if self._name in plan.servers:
             others = {peer: keys.keys[peer] for peer in plan.servers if peer != self._name}
-            self._server = ComputeServer(self._name, plan.servers, plan.receivers, others, keys.algorithm, self._grown)
+            self._server = ComputeServer(plan, self._name, self._counts, others, keys.algorithm, self._grown)
         if self._name in plan.receivers:
-            self._receiver = Receiver(self._name, plan.servers, plan.receivers)
-        cuts, base_score = plan_cuts(plan), plan.parameters.base_score
-        if cuts is None or base_score is None:
-            raise PlanError("plan: [cuts] and base_score are missing; in coopetitive mode give them")
-        yield from self._start(Start(plan, self._counts, cuts, base_score))
-
-    def _start(self, start: Start) -> Outgoing:
-        if self._receiver is not None:
-            yield from self._receiver.start(start)
+            self._receiver = Receiver(plan, self._name, self._counts)
         if self._server is not None:
-            yield from self._server.start(start)
+            yield from self._server.begin()
         if self._owner is not None:
-            yield from self._owner.share(start)
+            yield from self._owner.begin()
 
     def _grown(self, trees: int) -> None:
         self._report(Progress("tree" if trees else "binned", trees, self._plan.parameters.rounds))
@@ -290,7 +286,7 @@ class Member:
 
     def _run(self, outgoing: Outgoing) -> Iterator[bytes]:
         """Seal what goes to others; hand over, in order, what goes to this member's own roles."""
-        waiting: deque[Iterable[tuple[str, Message | RoundLetter]]] = deque([outgoing])
+        waiting: deque[Outgoing] = deque([outgoing])
         while waiting:
             for to, said in waiting.popleft():
                 if to != self._name:
@@ -318,16 +314,19 @@ class Member:
             raise ProtocolError(
                 f"member {sender!r} sealed a {type(message).__name__}, which travels in the open or not at all"
             )
+        taken: list[Outgoing] = []
         if isinstance(message, SERVER_LETTERS) and self._server is not None:
             codes = self._owner.codes if self._owner is not None and sender == self._name else None
-            return self._server.handle(sender, message, codes)
+            taken.append(self._server.handle(sender, message, codes))
         if isinstance(message, OWNER_LETTERS) and self._owner is not None:
-            return self._owner.handle(sender, message)
+            taken.append(self._owner.handle(sender, message))
         if isinstance(message, RECEIVER_LETTERS) and self._receiver is not None:
-            return self._receiver.handle(sender, message)
-        raise ProtocolError(
-            f"member {sender!r} sent {type(message).__name__} to {self._name!r}, whose roles are {', '.join(self.roles)}"
-        )
+            taken.append(self._receiver.handle(sender, message))
+        if not taken:
+            raise ProtocolError(
+                f"member {sender!r} sent {type(message).__name__} to {self._name!r}, whose roles are {', '.join(self.roles)}"
+            )
+        return itertools.chain.from_iterable(taken)
 
 
 def widest_candidates(plan: Plan) -> Candidates:

@@ -7,7 +7,7 @@ with nobody else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -15,8 +15,9 @@ from hansa.errors import ProtocolError
 from hansa.mpc.candidates import ONLY_MISSING
 from hansa.mpc.release import PlainTree, TreeMessage, open_tree
 from hansa.mpc.ring import words_for
-from hansa.protocol.messages import AgreeModel, Message, ReleaseTree, to_array
-from hansa.roles.sharing import Start
+from hansa.plan import Plan
+from hansa.protocol.messages import AgreeModel, Message, ReleaseTree, SettleStart, encode, to_array
+from hansa.roles.sharing import Start, given_start, start_of
 from hansa.trees.ensemble import NO_NODE, ROOT_PARENT, Ensemble, Tree
 from hansa.trees.xgboost_json import to_json
 
@@ -27,41 +28,38 @@ class Receiver:
     """One receiver's side of a run.
 
     Args:
-        name: this member. servers: S_0, S_1, S_2. receivers: all of them.
+        plan: as every member holds it. name: this member. counts: owner -> number of rows.
 
     Attributes:
         through: whether every receiver has the same model. model: its XGBoost JSON, once through.
-        waiting_for_hashes: whether the model is put together.
     """
 
-    def __init__(self, name: str, servers: tuple[str, ...], receivers: tuple[str, ...]) -> None:
+    def __init__(self, plan: Plan, name: str, counts: Mapping[str, int]) -> None:
         self.through = False
         self.model: bytes | None = None
+        self._plan = plan
         self._name = name
-        self._servers = servers
-        self._others = tuple(receiver for receiver in receivers if receiver != name)
-        self._start: Start | None = None
-        self._trees: dict[str, list[TreeMessage]] = {server: [] for server in servers}
+        self._counts = counts
+        self._others = tuple(receiver for receiver in plan.receivers if receiver != name)
+        self._start = given_start(plan, counts)
+        self._told: dict[str, SettleStart] = {}
+        self._trees: dict[str, list[TreeMessage]] = {server: [] for server in plan.servers}
         self._file: bytes | None = None
         self._hashes: dict[str, bytes] = {}
-
-    def start(self, start: Start) -> Outgoing:
-        """The cuts are known: trees may come."""
-        self._start = start
-        yield from ()
 
     def waiting_for(self) -> list[str]:
         """The members whose next letter is owed."""
         if self._start is None:
-            return []
+            return [server for server in self._plan.servers if server not in self._told]
         if self._file is None:
-            rounds = self._start.settings.rounds
-            return [server for server, trees in self._trees.items() if len(trees) < rounds]
+            return [server for server, trees in self._trees.items() if len(trees) < self._start.settings.rounds]
         return [other for other in self._others if other not in self._hashes]
 
     def handle(self, sender: str, message: Message) -> Outgoing:
-        """Take a server's share of a tree, or another receiver's hash. Raises ProtocolError naming the sender."""
+        """Take the start, a server's share of a tree, or another receiver's hash. Raises ProtocolError naming the sender."""
         match message:
+            case SettleStart():
+                self._settle(sender, message)
             case ReleaseTree():
                 self._take(sender, message)
                 if not self.waiting_for():
@@ -75,6 +73,21 @@ class Receiver:
             case _:
                 raise ProtocolError(f"member {sender!r} sent {type(message).__name__} to receiver {self._name!r}")
         self._compare()
+
+    def _settle(self, sender: str, message: SettleStart) -> None:
+        servers = self._plan.servers
+        if self._start is not None or sender not in servers or sender in self._told:
+            raise ProtocolError(f"member {sender!r} told a start that receiver {self._name!r} does not expect")
+        self._told[sender] = message
+        if len(self._told) == len(servers):
+            said = [encode(self._told[server]) for server in servers]
+            odd = [server for server, own in zip(servers, said, strict=True) if said.count(own) == 1]
+            if odd:
+                raise ProtocolError(
+                    f"server {odd[0]!r} told {self._name!r} another start than the others; rule: all say the same"
+                )
+            self._start = start_of(", ".join(servers), message, self._plan, self._counts)
+            self._told = {}
 
     def _take(self, sender: str, message: ReleaseTree) -> None:
         if self._start is None or sender not in self._trees or self._file is not None:
@@ -101,7 +114,7 @@ class Receiver:
         scale = 1.0 if start.label_scale is None else start.label_scale.scale
         trees = []
         for number in range(start.settings.rounds):
-            shares = {index: self._trees[server][number] for index, server in enumerate(self._servers)}
+            shares = {index: self._trees[server][number] for index, server in enumerate(self._plan.servers)}
             trees.append(tree_of(start, open_tree(start.candidates, start.settings.max_depth, shares), scale))
         ensemble = Ensemble(
             objective=start.plan.parameters.objective,
@@ -110,7 +123,7 @@ class Receiver:
             trees=tuple(trees),
         )
         self._file = to_json(ensemble)
-        self._trees = {server: [] for server in self._servers}
+        self._trees = {server: [] for server in self._plan.servers}
         message = AgreeModel(hashlib.sha256(self._file).digest())
         for other in self._others:
             yield other, message
