@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import secrets
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from hansa.cli.member import ANSWER_S, MemberFile, label_kind, prepare, write_record
+from hansa.cli.phases import Ledger
 from hansa.data.source import Rows, read_rows
 from hansa.errors import PlanError
 from hansa.plan import COOPETITIVE
@@ -21,6 +24,9 @@ from hansa.transport.recording import RecordingChannel, RecordingHub
 from hansa.transport.tls import HubLimits, TlsChannel, TlsHub
 
 Event = Callable[[dict[str, Any]], None]
+
+RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes in a unit of `ru_maxrss`."""
 
 BACKLOG_BYTES = 2**31
 """What may wait at the hub for one server: the other two send a round's numbers before either reads."""
@@ -80,9 +86,14 @@ def run_member_process(member: MemberFile, event: Event) -> dict[str, Any]:
     if name in plan.receivers and member.model is None:
         raise PlanError(f"{member.path}: model is missing; this member receives the model: say where to put it")
     at: dict[str, float] = {}
+    begun: dict[str, int] = {}
     report = _reporter(name, event)
+    ledger = Ledger()
 
     def note(progress: Progress) -> None:
+        if progress.stage == "binned":
+            begun["rounds"] = role.rounds
+            ledger.clear()
         at.setdefault(progress.stage, time.perf_counter())
         report(progress)
 
@@ -95,6 +106,7 @@ def run_member_process(member: MemberFile, event: Event) -> dict[str, Any]:
         policy=member.policy,
         memory_limit=member.memory_limit or free_memory(),
         report=note,
+        observe=ledger.note,
     )
     prepare(plan)
     inner = TlsChannel.connect(member.credentials, plan.hub, member.host, member.port, retry_for_s=member.wait_s)
@@ -113,6 +125,9 @@ def run_member_process(member: MemberFile, event: Event) -> dict[str, Any]:
     record["rows"] = 0 if rows is None else rows.n_rows
     record["model_sha256"] = None if role.model is None else hashlib.sha256(role.model).hexdigest()
     if "trained" in at:
+        record["training_rounds"] = role.rounds - begun["rounds"]
+        record["phases"] = ledger.as_json()
+        record["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RUSAGE_UNIT
         record["seconds"] = {"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]}
     write_record(member, record)
     return record

@@ -182,7 +182,7 @@ def _joint_record(plan: Plan, records: Mapping[str, dict[str, Any]]) -> dict[str
     """What an aggregator's record says, from those of S_0 and the hub: no member of a coopetitive run knows more."""
     first = records[plan.servers[0]]
     return {
-        "exchanges": first["rounds"],
+        "exchanges": first["training_rounds"],
         "trees_grown": plan.parameters.rounds,
         "history": {},
         "seconds": first["seconds"],

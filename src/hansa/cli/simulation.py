@@ -272,20 +272,28 @@ def _share_in_process(
     plan: Plan, parts: Mapping[str, Table], settings: Settings, report: Report
 ) -> tuple[dict[str, Any], bytes, dict[str, list[float]]]:
     at: dict[str, float] = {"start": time.perf_counter()}
+    steps: list[str] = []
 
     def note(progress: Progress) -> None:
+        if progress.stage == "binned":
+            steps.clear()
         at.setdefault(progress.stage, time.perf_counter())
         report({"event": progress.stage, "trees": progress.trees, "rounds": progress.rounds})
+
+    def observe(step: str, _: int) -> None:
+        steps.append(step)
 
     def wrap(hub: Hub) -> Hub:
         return hub if settings.transcript is None else RecordingHub(hub, settings.transcript, HUB)
 
-    run = share_in_process(plan, {name: part.rows() for name, part in parts.items()}, report=note, wrap=wrap)
+    run = share_in_process(
+        plan, {name: part.rows() for name, part in parts.items()}, report=note, observe=observe, wrap=wrap
+    )
     model = run.members[plan.receivers[0]].model
     if model is None:
         raise HansaError("the run ended without a model")
     summary = {
-        "exchanges": run.members[plan.servers[0]].rounds,
+        "exchanges": len(steps),
         "trees_grown": plan.parameters.rounds,
         "seconds": {
             "startup": at["gathered"] - at["start"],

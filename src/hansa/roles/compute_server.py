@@ -72,7 +72,8 @@ class ComputeServer:
     Args:
         plan: as every member holds it. name: this member. counts: owner -> number of rows.
         keys: the pair keys with the two other servers, by member. algorithm: of key streams.
-        progress: called with the number of trees grown.
+        progress: called with the number of trees grown. observe: with the step of every round that is over, and the bytes that
+            it sent.
 
     Attributes:
         through: whether the trees were released.
@@ -88,6 +89,7 @@ class ComputeServer:
         keys: Mapping[str, PairKey],
         algorithm: Algorithm,
         progress: Callable[[int], None] = lambda _: None,
+        observe: Callable[[str, int], None] = lambda _, __: None,
     ) -> None:
         self.through = False
         self.openings: list[str] = []
@@ -99,6 +101,8 @@ class ComputeServer:
         self._counts = counts
         self._algorithm = algorithm
         self._progress = progress
+        self._observe = observe
+        self._bytes = 0
         by_index = {plan.servers.index(peer): key for peer, key in keys.items()}
         self._server = Server(self.index, PairStreams(self.index, by_index, algorithm))
         self._inbox: dict[int, deque[Letter]] = {i: deque() for i in range(3) if i != self.index}
@@ -322,6 +326,8 @@ class ComputeServer:
         """Run the program to its next round, or to its end; what it sends."""
         if self._program is None:
             raise ProtocolError(f"server {self._name!r}: a round outside every program")
+        if self._round is not None:
+            self._observe(self._round.step, self._bytes)
         try:
             self._round = next(self._program) if received is None else self._program.send(received)
         except StopIteration as stop:
@@ -329,6 +335,7 @@ class ComputeServer:
             yield from self._then(stop.value)
             return
         self.rounds += 1
+        self._bytes = sum(array.nbytes for arrays in self._round.send.values() for array in arrays)
         name = step_name(self._round.step)
         for index, arrays in self._round.send.items():
             if arrays:

@@ -98,7 +98,8 @@ def share_in_process(
     plan: Plan,
     tables: Mapping[str, Rows],
     *,
-    report: Callable[[Progress], None] | None = None,
+    report: Callable[[Progress], None] = lambda _: None,
+    observe: Callable[[str, int], None] = lambda _, __: None,
     order: Callable[[Sequence[str]], str] | None = None,
     wrap: Callable[[Hub], Hub] = lambda hub: hub,
     policy: Policy = DEFAULT_POLICY,
@@ -107,12 +108,12 @@ def share_in_process(
 
     Args:
         plan: whose parties are the keys of `tables`. tables: each party's rows.
-        report: called with the progress of S_0. order, wrap: as for `train_in_process`. policy: of every member.
+        report: called with the progress of S_0. observe: with its rounds, see `ComputeServer`.
+        order, wrap: as for `train_in_process`. policy: of every member.
     """
     if set(tables) != set(plan.parties):
         raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")
     signers, identities = _make_signers(plan)
-    silent: Callable[[Progress], None] = lambda _: None  # noqa: E731
     members = {
         name: Member(
             plan,
@@ -121,7 +122,8 @@ def share_in_process(
             nonce=secrets.token_bytes(32),
             signer=signers[name],
             policy=policy,
-            report=report if report is not None and name == plan.servers[0] else silent,
+            report=report if name == plan.servers[0] else lambda _: None,
+            observe=observe if name == plan.servers[0] else lambda _, __: None,
         )
         for name in plan.members
         if name != plan.hub

@@ -68,6 +68,7 @@ class Member:
         policy: this member's own conditions.
         memory_limit: bytes that this member has for shares, if it is a server; None does not ask.
         report: called with the run's progress, as far as this member knows it: which tree is being grown, where it is a server.
+        observe: see `ComputeServer`.
 
     Attributes:
         done: whether the run is over. model: the XGBoost JSON, at a receiver. run: the run's id, once known.
@@ -85,6 +86,7 @@ class Member:
         policy: Policy = DEFAULT_POLICY,
         memory_limit: int | None = None,
         report: Callable[[Progress], None] = lambda _: None,
+        observe: Callable[[str, int], None] = lambda _, __: None,
     ) -> None:
         policy.check(plan.mode, len(plan.parties))
         if name not in plan.members or name == plan.hub:
@@ -101,6 +103,7 @@ class Member:
         self._signer = signer
         self._memory_limit = memory_limit
         self._report = report
+        self._observe = observe
         self._session = Session("member", MEMBER, "joining")
         count = 0 if rows is None else rows.n_rows
         self._join = Join(PROTOCOL_VERSION, agreement(plan, signer.identities), nonce, count, 0)
@@ -271,7 +274,9 @@ class Member:
             self._owner = Owner(plan, self._name, self._rows, self._counts, keys.algorithm)
         if self._name in plan.servers:
             others = {peer: keys.keys[peer] for peer in plan.servers if peer != self._name}
-            self._server = ComputeServer(plan, self._name, self._counts, others, keys.algorithm, self._grown)
+            self._server = ComputeServer(
+                plan, self._name, self._counts, others, keys.algorithm, self._grown, self._observe
+            )
         if self._name in plan.receivers:
             self._receiver = Receiver(plan, self._name, self._counts)
         if self._server is not None:
