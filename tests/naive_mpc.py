@@ -112,11 +112,13 @@ def judge_tree(
     settings: Settings,
     used=None,
     chosen=None,
+    weights=None,
 ) -> Verdict:
     """Compare an opened tree with float64's best choice at each node of its own path."""
     g, h = gradients(settings, margins, labels)
-    if used is not None:
-        g, h = g * used, h * used
+    for factor in (used, weights):
+        if factor is not None:
+            g, h = g * factor, h * factor
     verdict = Verdict(0, [], 0.0)
     floor = max(settings.gamma, 1e-6)
     stack = [(0, np.arange(len(labels)), 0)]

@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from three_servers import make_servers, make_table, reveal, train_openly
+from three_servers import ALGORITHM, make_servers, make_table, reveal, train_openly
 
 import naive_mpc as naive
-from hansa.errors import PlanError, ProtocolError
+from hansa.errors import DataError, PlanError, ProtocolError
 from hansa.mpc.candidates import Candidates, Feature
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.release import leaf_of_codes
 from hansa.mpc.replicated import Address
 from hansa.mpc.ring import BITS, pack_bits
-from hansa.mpc.training import Coins, LabelScale, Settings, growth_of, margins_in_range, memory_estimate
+from hansa.mpc.shared_rows import receive_rows, share_rows
+from hansa.mpc.training import (
+    Coins,
+    LabelScale,
+    Settings,
+    growth_of,
+    margins_in_range,
+    memory_estimate,
+    pooled_sums,
+    weight_words,
+)
 
 LOGISTIC = {"objective": "binary:logistic", "rounds": 3, "max_depth": 3}
 
 
-def judge(candidates, codes, labels, settings, oracle_labels=None, coins=None, **kw):
+def judge(candidates, codes, labels, settings, oracle_labels=None, coins=None, weights=None, **kw):
     """Train, open, and compare every tree with float64; the trees and final margins."""
-    trees = train_openly(candidates, codes, labels, settings, coins=coins, **kw)
+    target = labels if oracle_labels is None else oracle_labels
+    words = None if weights is None else weight_words(settings, target, weights)
+    trees = train_openly(candidates, codes, labels, settings, coins=coins, weights=words, **kw)
     margins = np.full(len(codes), round(settings.base_margin * 2**26) / 2**26)
     splits, gaps, leaf_error = 0, [], 0.0
     for number, tree in enumerate(trees):
         used = coins.rows(number) if coins else None
         features = coins.features(number) if coins else None
         chosen = None if features is None else candidates.of_features(features)
-        target = labels if oracle_labels is None else oracle_labels
-        verdict = naive.judge_tree(candidates, codes, target, margins, tree, settings, used, chosen)
+        verdict = naive.judge_tree(candidates, codes, target, margins, tree, settings, used, chosen, weights)
         splits, gaps = splits + verdict.splits, gaps + [gap for gap in verdict.gaps if gap > 1e-6]
         leaf_error = max(leaf_error, verdict.leaf_error)
         margins = margins + leaf_of_codes(candidates, tree, codes)
@@ -134,6 +145,74 @@ def test_squared_error():
     assert np.mean((scaled - margins) ** 2) < 0.5 * np.mean(scaled**2)
     with pytest.raises(PlanError, match="label range"):
         scale.words(np.array([9.01]))
+
+
+def some_weights(rows, seed=15):
+    """Multiples of 1/128 up to 2, a tenth of them 0."""
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(rows) < 0.1, 0, rng.integers(1, 257, rows)) / 128
+
+
+@pytest.mark.parametrize("owners", [(None,), (0, 1, None)], ids=str)
+@pytest.mark.parametrize("factor", [1.0, 2.5])
+def test_weighted_rows(factor, owners):
+    candidates, codes, labels = make_table(2500, 5, 15, seed=15)
+    settings = Settings(**LOGISTIC, weight_limit=2.0, scale_pos_weight=factor)
+    _, _, splits, gaps, leaf_error = judge(
+        candidates, codes, labels, settings, weights=some_weights(2500), owners=owners
+    )
+    assert splits > 9
+    assert not gaps
+    assert leaf_error <= 1e-4
+
+
+def test_weighted_squared_error():
+    candidates, codes, _ = make_table(2500, 5, 15, seed=16)
+    values = np.clip(codes[:, 0] / 3.0 + np.random.default_rng(7).normal(size=2500), -4, 9)
+    scale = LabelScale.of_range(-4, 9, base_score=2.0)
+    settings = Settings("reg:squarederror", rounds=3, max_depth=4, leaf_bits=17, weight_limit=2.0)
+    scaled = (values - scale.centre) / scale.scale
+    _, _, _, gaps, leaf_error = judge(
+        candidates, codes, scale.words(values), settings, oracle_labels=scaled, weights=some_weights(2500)
+    )
+    assert not gaps
+    assert leaf_error <= 1e-4
+
+
+def test_weights_are_those_of_the_plan():
+    candidates, codes, labels = make_table(300, 3, 15, seed=17)
+    weighted, plain = Settings(**LOGISTIC, weight_limit=2.0), Settings(**LOGISTIC)
+    words = weight_words(weighted, labels, some_weights(300))
+    for settings, own in ((plain, words), (weighted, None)):
+        with pytest.raises(ProtocolError, match="disagree"):
+            train_openly(candidates, codes, labels, settings, weights=own)
+    with pytest.raises(PlanError, match="no weights"):
+        weight_words(plain, labels, some_weights(300))
+    for wrong in (-0.1, 2.1, np.nan):
+        with pytest.raises(PlanError, match="out of range"):
+            weight_words(weighted, labels[:1], np.array([wrong]))
+    with pytest.raises(DataError, match="weights"):
+        share_rows(candidates, codes, labels, ALGORITHM, weights=words[:, 1:])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+def test_pooled_sums_are_exact(objective, weighted, servers):
+    candidates, codes, labels = make_table(777, 3, 15, seed=18)
+    settings = Settings(objective, rounds=1, weight_limit=2.0 if weighted else None)
+    weights = some_weights(777) if weighted else np.ones(777)
+    oracle, words = labels.astype(float), labels
+    if objective == "reg:squarederror":
+        oracle = np.random.default_rng(1).integers(-512, 513, 777) / 1024
+        words = LabelScale(0, 1).words(oracle)
+    own = weight_words(settings, oracle, weights) if weighted else None
+    messages = share_rows(candidates, codes, words, ALGORITHM, weights=own)
+    blocks = [[receive_rows(candidates, i, messages[i], ALGORITHM)] for i in range(3)]
+    place = Address(0, 0, 0, "base")
+    for sums in run_three([pooled_sums(s, blocks[s.index], settings, place) for s in servers]):
+        assert sums.weight == weights.sum()
+        assert sums.label == pytest.approx((weights * oracle).sum(), abs=777 * 2.0**-24)
+        assert objective == "reg:squarederror" or sums.label == (weights * oracle).sum()
 
 
 @pytest.mark.slow

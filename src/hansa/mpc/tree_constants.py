@@ -44,6 +44,7 @@ class Growth:
         leaf_bits: fraction bits that a leaf value keeps.
         chosen: the candidates of this tree, ascending; None for all.
         counts: for the kind "counts".
+        weight_bits: fraction bits of the rows' weights, which counts then are sums of; 0 without weights.
     """
 
     depth: int
@@ -56,3 +57,4 @@ class Growth:
     leaf_bits: int
     chosen: Any = None
     counts: CountFactors | None = None
+    weight_bits: int = 0
