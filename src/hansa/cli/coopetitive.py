@@ -87,6 +87,7 @@ def run_member_process(member: MemberFile, event: Event) -> dict[str, Any]:
         raise PlanError(f"{member.path}: model is missing; this member receives the model: say where to put it")
     at: dict[str, float] = {}
     begun: dict[str, int] = {}
+    tree_seconds: list[float] = []
     report = _reporter(name, event)
     ledger = Ledger()
 
@@ -94,6 +95,11 @@ def run_member_process(member: MemberFile, event: Event) -> dict[str, Any]:
         if progress.stage == "binned":
             begun["rounds"] = role.rounds
             ledger.clear()
+        if progress.stage == "tree":
+            tree_seconds.append(time.perf_counter() - at["binned"] - sum(tree_seconds))
+            if progress.trees == 1 < progress.rounds:
+                # The first tree is cheaper than the others, which the phases are to tell of.
+                ledger.clear()
         at.setdefault(progress.stage, time.perf_counter())
         report(progress)
 
@@ -126,6 +132,8 @@ def run_member_process(member: MemberFile, event: Event) -> dict[str, Any]:
     record["model_sha256"] = None if role.model is None else hashlib.sha256(role.model).hexdigest()
     if "trained" in at:
         record["training_rounds"] = role.rounds - begun["rounds"]
+        record["tree_seconds"] = tree_seconds
+        record["phase_trees"] = max(1, len(tree_seconds) - 1)
         record["phases"] = ledger.as_json()
         record["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RUSAGE_UNIT
         record["seconds"] = {"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]}

@@ -187,4 +187,5 @@ def _joint_record(plan: Plan, records: Mapping[str, dict[str, Any]]) -> dict[str
         "history": {},
         "seconds": first["seconds"],
         "traffic": records[plan.hub]["traffic"],
+        "servers": [records[server] for server in plan.servers],
     }
