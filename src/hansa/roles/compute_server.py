@@ -7,7 +7,9 @@ the same step notice. Sizes are public and checked. What it opens stands in `mpc
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -391,6 +393,7 @@ class ComputeServer:
         self.through = True
 
 
+@functools.lru_cache(maxsize=2**14)
 def step_name(step: str) -> bytes:
     """Eight bytes that name a step in letters."""
     return hashlib.sha256(b"hansa step\x00" + step.encode()).digest()[:NAME_BYTES]
@@ -407,7 +410,7 @@ def _padded(arrays: Sequence[Words]) -> Iterator[memoryview]:
 def _arrays(letter: Letter, step: str, shapes: Sequence[Shape]) -> list[Words]:
     """The arrays in a letter, as views of it. Raises ProtocolError where its length is another than theirs."""
     dtypes = [np.dtype(shape.dtype) for shape in shapes]
-    sizes = [dtype.itemsize * int(np.prod(shape.shape)) for dtype, shape in zip(dtypes, shapes, strict=True)]
+    sizes = [dtype.itemsize * math.prod(shape.shape) for dtype, shape in zip(dtypes, shapes, strict=True)]
     total = sum(size + -size % ALIGNMENT for size in sizes)
     if len(letter.body) != total:
         raise ProtocolError(
