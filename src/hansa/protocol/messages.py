@@ -52,14 +52,14 @@ class Join(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True):
-    """Aggregator (in coopetitive mode the hub) to all: who takes part. The run's id is the hash of all of it."""
+    """Aggregator or hub to all: who takes part. The run's id is the hash of all of it."""
 
     run: bytes
     roster: tuple[tuple[str, bytes, int, int], ...]
 
 
 class AnnounceKey(Message, frozen=True):
-    """Member to aggregator or hub: my X25519 key for this run, signed by my identity; the cipher I prefer."""
+    """Party to aggregator, or member to hub: my X25519 key for this run, signed by my identity; the cipher I prefer."""
 
     public_key: bytes
     algorithm: str
