@@ -205,3 +205,28 @@ def _packed_rows(rows):
         for row in rows
         for start in range(0, width, 64)
     ]
+
+
+def metric(name, margins, labels, weights=None, logistic=True):
+    """XGBoost's metric of plain rows, float64; auc by all pairs."""
+    w = np.ones(len(labels)) if weights is None else weights
+    y = labels.astype(np.float64)
+    if name == "auc":
+        wins = np.sign(margins[y == 1][:, None] - margins[y == 0][None])
+        return float((wins.mean() + 1) / 2)
+    if name == "logloss":
+        return float(np.average(np.logaddexp(0, margins) - y * margins, weights=w))
+    if name == "error":
+        return float(np.average((margins > 0) != (y == 1), weights=w))
+    off = (sigmoid(margins) if logistic else margins) - y
+    return float(np.sqrt(np.average(off**2, weights=w)) if name == "rmse" else np.average(np.abs(off), weights=w))
+
+
+def naive_turned(tables, turns):
+    """out[(turns[i] - k) mod size] of sums of tables[i, k], in the tables' type."""
+    size = tables.shape[1]
+    out = np.zeros(size, object)
+    for table, turn in zip(tables, turns, strict=True):
+        for k in range(size):
+            out[(turn - k) % size] += int(table[k])
+    return np.array([int(value) % 2 ** (8 * tables.itemsize) for value in out]).astype(tables.dtype)

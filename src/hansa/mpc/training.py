@@ -69,7 +69,8 @@ class Settings:
         objective: "binary:logistic", or "reg:squarederror" on labels scaled by `LabelScale`.
         rounds, eta, max_depth, reg_lambda, gamma, min_child_weight, scale_pos_weight: as in XGBoost. gamma
             applies to the scaled labels of squared error: divide it by the scale's square.
-        base_margin: where margins start; 0 for squared error (the scale centres labels).
+        base_margin: where margins start. For squared error in units of the scale, within +-1/2: 0 where the scale's centre
+            is the base score, or the pooled mean of the scaled labels.
         leaf_limit: leaf values, eta included, are clamped to +- this.
         leaf_bits: fraction bits of an opened leaf value: with the sign and the limit about 16 bits in all. A
             sharper value of a first tree nearly gives its leaf's sums away.
@@ -120,8 +121,8 @@ class Settings:
                 raise PlanError(f"{name} is {getattr(self, name)}; expected {least} to {most}")
         if self.objective not in ("binary:logistic", "reg:squarederror"):
             raise PlanError(f"objective {self.objective!r} is not supported in coopetitive mode")
-        if self.objective == "reg:squarederror" and (self.base_margin or self.scale_pos_weight != 1):
-            raise PlanError("reg:squarederror takes base_margin 0 and scale_pos_weight 1")
+        if self.objective == "reg:squarederror" and (abs(self.base_margin) > 0.5 or self.scale_pos_weight != 1):
+            raise PlanError("reg:squarederror takes a base_margin within +-1/2 and scale_pos_weight 1")
         if self.weight_limit is not None and not (self.weight_limit >= 2.0**-20 and self.greatest_weight <= 2**15):
             raise PlanError(f"weight_limit is {self.weight_limit}; expected 2^-20 to 2^15, scale_pos_weight included")
         if self.total_weight is not None and not self.total_weight > 0:
@@ -256,6 +257,11 @@ def train(
     return ModelShares(tuple(trees), in_range)
 
 
+def may_leave_range(settings: Settings, trees: int) -> bool:
+    """Could a margin of so many trees leave +-16? Public; only then is the range checked on shares."""
+    return abs(settings.base_margin) + trees * settings.leaf_limit > SAFE_MARGIN
+
+
 def start_margins(server: Server, rows: int, settings: Settings) -> Words:
     """The public base margin of every row, as a shared array; local."""
     start = RING32.constant(_start(settings))
@@ -304,7 +310,7 @@ def boost(
         vectors = _vectors(labels, _ones(server, rows)) if weights is None else _vectors(weights[:, 1], weights[:, 0])
     else:
         kind = "gradients"
-        check = abs(settings.base_margin) + tree * settings.leaf_limit > SAFE_MARGIN
+        check = may_leave_range(settings, tree)
         place = address.named("gradients")
         if weights is None:
             vectors, absolute, outside = yield from logistic_gradients(
