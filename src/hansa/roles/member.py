@@ -131,7 +131,7 @@ class Member:
         """What was opened to this member, in words."""
         found = [] if self._server is None else list(self._server.openings)
         if self.model is not None:
-            found.append("open_tree: splits and rounded leaf values of every tree, the model")
+            found.append("release.open_tree: splits and rounded leaf values of every tree, the model")
         return found
 
     @property
