@@ -254,3 +254,25 @@ def naive_turned(tables, turns):
         for k in range(size):
             out[(turn - k) % size] += int(table[k])
     return np.array([int(value) % 2 ** (8 * tables.itemsize) for value in out]).astype(tables.dtype)
+
+
+def statistics(candidates: Candidates, codes, labels, margins, tree: PlainTree, settings: Settings):
+    """(covers, gains) of a plain tree's nodes, float64, from the rows."""
+    g, h = gradients(settings, margins, labels)
+    covers, gains = np.zeros(len(tree.values)), np.zeros(len(tree.values))
+
+    def term(rows):
+        return g[rows].sum() ** 2 / (h[rows].sum() + settings.reg_lambda)
+
+    stack = [(0, np.arange(len(labels)))]
+    while stack:
+        node, rows = stack.pop()
+        covers[node] = h[rows].sum()
+        split = tree.candidates[node]
+        if split is None:
+            continue
+        goes_left = left_of(candidates, split, codes[rows])
+        left, right = rows[goes_left], rows[~goes_left]
+        gains[node] = term(left) + term(right) - term(rows)
+        stack += [(int(tree.left[node]), left), (int(tree.right[node]), right)]
+    return covers, gains

@@ -83,6 +83,8 @@ class Settings:
         total_weight: a public bound on the sum of all weights (scale_pos_weight included), where one is known, as it is
             once the pooled mean is opened (`pooled_sums`). Sums get the more fraction bits the smaller it is, which a
             large scale_pos_weight with few positives needs.
+        cover_bits: where statistics are part of the model, the fraction bits that a leaf's cover (sum of hessians) keeps;
+            None for no statistics. `release.open_tree` derives gains from covers.
         rows_per_sum: rows summed in Z_2^32 at a time; None for as many as leave a row's gradient two fraction bits more than
             sums keep, but no more than eight groups. Halving it gives a bit more, for 24 bytes a column, left child and
             group of rows.
@@ -105,6 +107,7 @@ class Settings:
     rows_per_sum: int | None = None
     weight_limit: float | None = None
     total_weight: float | None = None
+    cover_bits: int | None = None
 
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float]] = {
@@ -122,6 +125,8 @@ class Settings:
         for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
                 raise PlanError(f"{name} is {getattr(self, name)}; expected {least} to {most}")
+        if self.cover_bits is not None and not 0 <= self.cover_bits <= 8:
+            raise PlanError(f"cover_bits is {self.cover_bits}; expected 0 to 8, or none")
         if self.rows_per_sum is not None and not 64 <= self.rows_per_sum <= 2**24:
             raise PlanError(f"rows_per_sum is {self.rows_per_sum}; expected 64 to 2^24, or none")
         if self.objective not in ("binary:logistic", "reg:squarederror"):
@@ -476,6 +481,7 @@ def growth_of(
         leaf_bits=settings.leaf_bits,
         chosen=None if features is None else candidates.of_features(features),
         counts=_count_factors(settings) if settings.objective == "binary:logistic" else None,
+        cover_bits=None if settings.cover_bits is None else min(settings.cover_bits, final_bits),
         weight_bits=0 if settings.weight_limit is None else settings.row_weight_bits,
     )
 
