@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from hansa.mpc.candidates import Candidates
 from hansa.mpc.release import PlainTree, left_of
-from hansa.mpc.training import Settings
+from hansa.mpc.training import Settings, growth_of
 
 
 def naive_gemm(c, v):
@@ -66,13 +66,16 @@ def gradients(settings: Settings, margins, labels):
     return w * (p - labels), w * p * (1 - p)
 
 
-def candidate_gains(candidates: Candidates, codes, g, h, settings: Settings, chosen=None):
-    """Gain of each candidate of a node, float64; -inf where invalid (Chen & Guestrin 2016, eq. 7)."""
+def candidate_gains(candidates: Candidates, codes, g, h, settings: Settings, chosen=None, unit=0.0):
+    """Gain of each candidate of a node, float64; -inf where invalid (Chen & Guestrin 2016, eq. 7).
+
+    `unit`: the least hessian that children may have at the format's precision.
+    """
     bits = candidates.column_bits(codes).astype(np.float64)
     columns = candidates.columns
     left = bits[:, columns[:, 0]] + np.where(columns[:, 1] >= 0, bits[:, columns[:, 1]], 0)
     g_left, h_left = g @ left, h @ left
-    lam, least = settings.reg_lambda, max(settings.min_child_weight, 1e-9)
+    lam, least = settings.reg_lambda, max(settings.min_child_weight, unit, 1e-9)
 
     def term(a, b):
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -96,11 +99,15 @@ class Verdict:
         splits: nodes that were checked, those without a split included.
         gaps: relative gain gap of each choice that was not the argmax.
         leaf_error: greatest distance of a leaf from float64's, before rounding to leaf_bits allowed for.
+        unexplained: how many of the gaps above 1e-6 are more than noise explains.
+        leaf_excess: as leaf_error, after what noise explains is taken off.
     """
 
     splits: int
     gaps: list[float]
     leaf_error: float
+    unexplained: int = 0
+    leaf_excess: float = 0.0
 
 
 def judge_tree(
@@ -113,37 +120,54 @@ def judge_tree(
     used=None,
     chosen=None,
     weights=None,
+    noise=0.0,
 ) -> Verdict:
-    """Compare an opened tree with float64's best choice at each node of its own path."""
+    """Compare an opened tree with float64's best choice at each node of its own path.
+
+    `noise`: standard deviation of a row's gradient and hessian. A sum of n rows errs by at most d = 6 noise sqrt(n) and
+    four units of its format, so a gain e^2 / (U q) by 2 d sqrt(gain / (U q)) + d^2 / (U q), where q is taken for 1/25, and
+    a leaf eta G / (H + lambda) by d (eta + |leaf|) / (H + lambda).
+    """
     g, h = gradients(settings, margins, labels)
     for factor in (used, weights):
         if factor is not None:
             g, h = g * factor, h * factor
+    scoring = growth_of(settings, candidates, len(labels)).scoring
+    unit = scoring.least_hessian * 2.0**-scoring.fraction_bits
     verdict = Verdict(0, [], 0.0)
     floor = max(settings.gamma, 1e-6)
     stack = [(0, np.arange(len(labels)), 0)]
     while stack:
         node, rows, level = stack.pop()
         split = tree.candidates[node]
+        upper = h[rows].sum() + settings.reg_lambda + 1e-12
+        off = 6 * noise * np.sqrt(len(rows)) + 4 * 2.0**-scoring.fraction_bits
         if split is None or level < settings.max_depth:
-            gain = candidate_gains(candidates, codes[rows], g[rows], h[rows], settings, chosen)
+            gain = candidate_gains(candidates, codes[rows], g[rows], h[rows], settings, chosen, unit)
             best = float(gain.max(initial=-np.inf))
+            spread = max(best, 0) + g[rows].sum() ** 2 * settings.reg_lambda / upper**2
+            doubt = 10 * off * np.sqrt(spread / upper) + 25 * off**2 / upper
         if split is None:
             if level < settings.max_depth:
                 verdict.splits += 1
                 if best > floor:
                     verdict.gaps.append((best - floor) / best)
+                    verdict.unexplained += best - floor > max(1e-6 * best, doubt)
             limit = settings.leaf_limit if settings.objective == "binary:logistic" else np.inf
             weight = 0.0
-            if h[rows].sum() >= settings.min_child_weight - 1e-9 and len(rows):
+            if h[rows].sum() >= unit - 1e-9 and len(rows):
                 weight = -settings.eta * g[rows].sum() / (h[rows].sum() + settings.reg_lambda)
             weight = float(np.clip(weight, -limit, limit))
-            verdict.leaf_error = max(verdict.leaf_error, abs(weight - float(tree.values[node])))
+            error = abs(weight - float(tree.values[node]))
+            allowed = off * (settings.eta + abs(weight)) / upper
+            verdict.leaf_error = max(verdict.leaf_error, error)
+            verdict.leaf_excess = max(verdict.leaf_excess, error - allowed)
             continue
         verdict.splits += 1
         got = float(gain[candidates.all.index(split)])
         if max(got, floor) < best:
             verdict.gaps.append((best - max(got, floor)) / best)
+            verdict.unexplained += best - max(got, floor) > max(1e-6 * best, doubt)
         if got <= floor and best <= floor:
             verdict.gaps.append(float(floor - got) / floor)
         goes_left = left_of(candidates, split, codes[rows])
@@ -230,3 +254,25 @@ def naive_turned(tables, turns):
         for k in range(size):
             out[(turn - k) % size] += int(table[k])
     return np.array([int(value) % 2 ** (8 * tables.itemsize) for value in out]).astype(tables.dtype)
+
+
+def statistics(candidates: Candidates, codes, labels, margins, tree: PlainTree, settings: Settings):
+    """(covers, gains) of a plain tree's nodes, float64, from the rows."""
+    g, h = gradients(settings, margins, labels)
+    covers, gains = np.zeros(len(tree.values)), np.zeros(len(tree.values))
+
+    def term(rows):
+        return g[rows].sum() ** 2 / (h[rows].sum() + settings.reg_lambda)
+
+    stack = [(0, np.arange(len(labels)))]
+    while stack:
+        node, rows = stack.pop()
+        covers[node] = h[rows].sum()
+        split = tree.candidates[node]
+        if split is None:
+            continue
+        goes_left = left_of(candidates, split, codes[rows])
+        left, right = rows[goes_left], rows[~goes_left]
+        gains[node] = term(left) + term(right) - term(rows)
+        stack += [(int(tree.left[node]), left), (int(tree.right[node]), right)]
+    return covers, gains

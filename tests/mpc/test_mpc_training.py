@@ -147,6 +147,48 @@ def test_squared_error():
         scale.words(np.array([9.01]))
 
 
+HARD = {
+    "1 % positives": {"base_margin": -4.595},
+    "1 % positives, lambda 0": {"base_margin": -4.595, "reg_lambda": 0.0, "min_child_weight": 0.0},
+    "1 % positives, gamma": {"base_margin": -4.595, "gamma": 2.0},
+    "few positives, weighted": {"scale_pos_weight": 50.0, "total_weight": 20150.0, "base_margin": -4.0},
+    "few positives, weighted, lambda 0": {
+        "scale_pos_weight": 50.0, "total_weight": 20150.0, "base_margin": -4.0, "reg_lambda": 0.0, "min_child_weight": 0.0,
+    },
+    "few positives, weighted, total not known": {"scale_pos_weight": 50.0, "base_margin": -4.0},
+    "separable": {"rounds": 8, "eta": 0.5},
+    "separable, lambda 0": {"rounds": 8, "eta": 0.5, "reg_lambda": 0.0, "min_child_weight": 0.0},
+    "lambda 0": {"reg_lambda": 0.0, "min_child_weight": 0.0},
+    "gamma": {"gamma": 3.0},
+    "near the bound": {"base_margin": 13.5, "leaf_limit": 0.5, "min_child_weight": 0.0},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HARD)
+def test_hard_cases(name):
+    """Splits are the argmax but for what the rows' noise explains, and so are leaves; see ARCHITECTURE.md."""
+    ones = 3 / 20000 if "few" in name else 0.01 if "positives" in name else 0.5
+    candidates, codes, labels = make_table(
+        20000, 6, 15, seed=3, share_of_ones=ones, noise=0.2 if "few" in name else 0.5
+    )
+    if "separable" in name:
+        labels = (codes[:, 0] > 7).astype(np.uint32)
+    settings = Settings(**{"objective": "binary:logistic", "rounds": 4, "max_depth": 5, **HARD[name]})
+    rounding = 0.41 * 2.0 ** -growth_of(settings, candidates, 20000).row_bits * settings.greatest_weight**0.5
+    noise = float(np.hypot(1.4e-5 * settings.greatest_weight**0.5, rounding))
+    margins = np.full(20000, settings.base_margin)
+    splits, gaps = 0, []
+    for tree in train_openly(candidates, codes, labels, settings):
+        verdict = naive.judge_tree(candidates, codes, labels, margins, tree, settings, noise=noise)
+        splits, gaps = splits + verdict.splits, gaps + [gap for gap in verdict.gaps if gap > 1e-6]
+        assert verdict.unexplained == 0
+        assert verdict.leaf_excess <= 1e-4
+        margins = margins + leaf_of_codes(candidates, tree, codes)
+    # Of some 50 to 120 splits.
+    assert len(gaps) <= 2
+
+
 def some_weights(rows, seed=15):
     """Multiples of 1/128 up to 2, a tenth of them 0."""
     rng = np.random.default_rng(seed)

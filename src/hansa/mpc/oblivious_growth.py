@@ -36,10 +36,13 @@ class TreeShares:
     Attributes:
         splits: by level, XOR-shared one-hots over "none" and all candidates, uint8 (2, nodes, candidates +
         1). leaves: values with 26 fraction bits, multiples of 2^-leaf_bits, shared in Z_2^32, (2, leaves).
+        covers: sums of hessians of the leaves with cover_bits, shared in Z_2^32, (2, leaves); None unless statistics are
+            part of the model.
     """
 
     splits: tuple[Words, ...]
     leaves: Words
+    covers: Words | None = None
 
 
 def grow_tree(
@@ -94,13 +97,13 @@ def grow_tree(
         if not last:
             vectors = results[-1]
     place = address._replace(step=growth.depth)
-    values = yield from leaves(server, vectors, beta, sums, kind, growth, place)
+    values, covers = yield from leaves(server, vectors, beta, sums, kind, growth, place)
     margins = yield from (
         leaf_of_paths(server, paths, values, place.named("margins"))
         if with_paths
         else leaf_of_vectors(server, vectors, beta, values, place.named("margins"))
     )
-    return TreeShares(tuple(splits), values), margins
+    return TreeShares(tuple(splits), values, covers), margins
 
 
 def _choose(

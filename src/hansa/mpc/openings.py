@@ -170,5 +170,14 @@ OPENINGS = (
         "the model is what they trained for",
         False,
     ),
+    Opening(
+        "release",
+        "_open_covers",
+        "reconstruct",
+        "the receivers that the plan names",
+        "rounded sums of hessians of every leaf",
+        "covers, and gains that follow from them; only where the plan makes statistics part of the model",
+        False,
+    ),
 )
 """All openings, in the order of the modules."""

@@ -12,6 +12,7 @@ sums over its plaintext codes, and every server does one dense product instead o
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,10 @@ from hansa.mpc.candidates import Candidates
 from hansa.mpc.ring import RING32, Words, add_code_sums, add_gemm, gf2_products, pack_bits, words_for
 from hansa.secure.prg import Algorithm, KeyStream, fresh_key
 
-PURPOSES = ("columns", "bits", "labels", "weights")
+CHUNK_ROWS = 1024
+"""Rows whose columns have a key stream of their own: 4 MB of it at a thousand columns."""
+
+PURPOSES = ("bits", "labels", "weights")
 
 
 @dataclass(frozen=True)
@@ -104,11 +108,61 @@ def _shapes(candidates: Candidates, rows: int, weighted: bool) -> list[tuple[Any
 
 
 def _masks(key: bytes, candidates: Candidates, rows: int, algorithm: Algorithm, weighted: bool) -> tuple[Words, ...]:
-    arrays = tuple(np.empty(shape, dtype) for dtype, shape in _shapes(candidates, rows, weighted))
+    """A part that is a key stream: all its arrays. The columns have a key of their own for every CHUNK_ROWS rows."""
+    columns = Regenerated(key, candidates.n_columns, 0, rows, algorithm)
+    return (columns.stored(), *_other_masks(key, candidates, rows, algorithm, weighted))
+
+
+def _other_masks(
+    key: bytes, candidates: Candidates, rows: int, algorithm: Algorithm, weighted: bool
+) -> tuple[Words, ...]:
+    arrays = tuple(np.empty(shape, dtype) for dtype, shape in _shapes(candidates, rows, weighted)[1:])
     for purpose, array in zip(PURPOSES, arrays, strict=False):
-        stream = KeyStream(hmac.digest(key, b"hansa shared rows v1 " + purpose.encode(), "sha256"), algorithm)
+        stream = KeyStream(_key_for(key, purpose), algorithm)
         stream.words(array.size, array.reshape(-1))
     return arrays
+
+
+def _key_for(key: bytes, purpose: str) -> bytes:
+    return hmac.digest(key, b"hansa shared rows v1 " + purpose.encode(), "sha256")
+
+
+@dataclass(frozen=True)
+class Regenerated:
+    """A part of the columns that is a key stream, made anew for every use instead of being stored.
+
+    Attributes:
+        key: 32 bytes. Secret to the servers that hold the part.
+        n_columns: words a row.
+        start, stop: which of the owner's rows.
+        algorithm: of the stream.
+    """
+
+    key: bytes
+    n_columns: int
+    start: int
+    stop: int
+    algorithm: Algorithm
+
+    def __getitem__(self, rows: slice) -> Regenerated:
+        start, stop, _ = rows.indices(self.stop - self.start)
+        return Regenerated(self.key, self.n_columns, self.start + start, self.start + stop, self.algorithm)
+
+    def chunks(self, scratch: Words) -> Iterator[tuple[int, Words]]:
+        """(first row, counted from `start`; uint32 (rows, columns)) in turn. `scratch`: (CHUNK_ROWS, columns), reused."""
+        for number in range(self.start // CHUNK_ROWS, -(-self.stop // CHUNK_ROWS)):
+            first = number * CHUNK_ROWS
+            below = scratch[: min(CHUNK_ROWS, self.stop - first)]
+            KeyStream(_key_for(self.key, f"columns {number}"), self.algorithm).words32(below.size, below.reshape(-1))
+            skipped = max(0, self.start - first)
+            yield first + skipped - self.start, below[skipped:]
+
+    def stored(self) -> Words:
+        """All of it, uint32 (rows, columns)."""
+        out = np.empty((self.stop - self.start, self.n_columns), np.uint32)
+        for first, chunk in self.chunks(np.empty((CHUNK_ROWS, self.n_columns), np.uint32)):
+            out[first : first + len(chunk)] = chunk
+        return out
 
 
 @dataclass(frozen=True)
@@ -116,7 +170,7 @@ class Block:
     """One owner's rows as one server holds them.
 
     Attributes:
-        own, following: x_i and x_{i+1} of the columns, uint32 (rows, columns), None for zero.
+        own, following: x_i and x_{i+1} of the columns, uint32 (rows, columns), or how to make them anew; None for zero.
         bits: x_i and x_{i+1} of the packed bits, uint64 (2, rows, words).
         labels: uint32 (2, rows).
         codes: the plaintext, at the server that owns the rows; then `following` is None and not zero but
@@ -124,8 +178,8 @@ class Block:
         weights: uint32 (2, 2, rows): weights, and weights times labels; None where rows have none.
     """
 
-    own: Words | None
-    following: Words | None
+    own: Words | Regenerated | None
+    following: Words | Regenerated | None
     bits: Words
     labels: Words
     codes: npt.NDArray[np.uint16] | None = None
@@ -143,19 +197,23 @@ def receive_rows(
     message: RowShares,
     algorithm: Algorithm,
     codes: npt.NDArray[np.uint16] | None = None,
+    regenerate: bool = False,
 ) -> Block:
     """A server's block from an owner's message; `codes` where the server itself is that owner.
+
+    With `regenerate`, columns that are a key stream are not stored but made anew for every level: at S_0 that is all of
+    them, elsewhere half. `benchmarks/bench_mpc.py --regenerate` measures what it costs.
 
     Raises:
         ProtocolError: parts of another shape or dtype, or codes without being the owner.
     """
     if (codes is not None) != (message.assisted_by == server):
         raise ProtocolError(f"server {server}: the owner's codes go with owner-assisted rows of its own")
-    halves = [_half(candidates, message, number, algorithm) for number in range(2)]
+    halves = [_half(candidates, message, number, algorithm, regenerate) for number in range(2)]
     own, following = (half[0] if half else None for half in halves)
     shapes = _shapes(candidates, message.rows, message.weighted)
     bits, labels, *weights = (
-        np.stack([half[place] if half else np.zeros(shape, dtype) for half in halves])
+        np.stack([half[1][place - 1] if half else np.zeros(shape, dtype) for half in halves])
         for place, (dtype, shape) in enumerate(shapes)
         if place > 0
     )
@@ -163,17 +221,21 @@ def receive_rows(
     return Block(own, following, bits, labels, codes, weights[0] if weights else None)
 
 
-def _half(candidates: Candidates, message: RowShares, number: int, algorithm: Algorithm) -> tuple[Words, ...] | None:
+def _half(
+    candidates: Candidates, message: RowShares, number: int, algorithm: Algorithm, regenerate: bool
+) -> tuple[Words | Regenerated, tuple[Words, ...]] | None:
     key, parts = message.keys[number], message.parts[number]
     if key is not None:
-        return _masks(key, candidates, message.rows, algorithm, message.weighted)
+        columns = Regenerated(key, candidates.n_columns, 0, message.rows, algorithm)
+        others = _other_masks(key, candidates, message.rows, algorithm, message.weighted)
+        return (columns if regenerate else columns.stored()), others
     if parts is None:
         return None
     shapes = _shapes(candidates, message.rows, message.weighted)
     found = [(part.dtype, part.shape) for part in parts]
     if found != shapes:
         raise ProtocolError(f"an owner's shares are {found}; expected {shapes}")
-    return parts
+    return parts[0], parts[1:]
 
 
 def sums_part(candidates: Candidates, block: Block, vectors: Words) -> Words:
@@ -190,15 +252,25 @@ def sums_part(candidates: Candidates, block: Block, vectors: Words) -> Words:
     out = np.zeros((vectors.shape[1], candidates.n_columns), np.uint32)
     first = np.ascontiguousarray(vectors[0])
     if block.codes is not None:
-        add_gemm(block.own, np.ascontiguousarray(vectors[1]), out)
+        _add_product(block.own, np.ascontiguousarray(vectors[1]), out)
         by_code = np.zeros((len(candidates.features), candidates.n_codes, vectors.shape[1]), np.uint32)
         add_code_sums(block.codes, first, by_code)
         return np.asarray(out + candidates.sums_by_column(by_code))
-    if block.own is not None:
-        add_gemm(block.own, vectors[0] + vectors[1], out)
-    if block.following is not None:
-        add_gemm(block.following, first, out)
+    _add_product(block.own, vectors[0] + vectors[1], out)
+    _add_product(block.following, first, out)
     return out
+
+
+def _add_product(columns: Words | Regenerated | None, vectors: Words, out: Words) -> None:
+    """out += C^T V for stored columns, regenerated ones, or none."""
+    if columns is None:
+        return
+    if not isinstance(columns, Regenerated):
+        add_gemm(columns, vectors, out)
+        return
+    scratch = np.empty((CHUNK_ROWS, columns.n_columns), np.uint32)
+    for first, chunk in columns.chunks(scratch):
+        add_gemm(chunk, np.ascontiguousarray(vectors[:, first : first + len(chunk)]), out)
 
 
 def routing_part(block: Block, one_hots: Words, out: npt.NDArray[np.uint8]) -> None:

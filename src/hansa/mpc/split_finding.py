@@ -46,6 +46,7 @@ RATIO_BITS = 26
 QUARTER = 1 << (RATIO_BITS - 2)
 """The greatest rho (1 - rho), and the ratio of what is no candidate: a greater one, times e^2, would wrap."""
 RHO_BITS = 30
+LEAST_UNITS = 8
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Scoring:
     Attributes:
         fraction_bits: f of the sums of gradients and hessians.
         reg_lambda: lambda 2^f.
-        least_hessian: m' 2^f, m' = max(min_child_weight, 2^-f).
+        least_hessian: m' 2^f, m' = max(min_child_weight, 8 2^-f): sums of no rows come out as a few units, because a parent's
+            sum and its left child's are rounded apart, and must not pass for a child.
         least_scale_bit: S >= 2^least_scale_bit in every node.
         gamma: gamma 2^(f + gamma_bits), so that gamma times k stays below 2^31. It is thereby rounded, by at most
             one part in 2^(least_scale_bit + 1).
@@ -86,7 +88,7 @@ def scoring(
     return Scoring(
         fraction_bits=fraction_bits,
         reg_lambda=round(reg_lambda * unit),
-        least_hessian=max(1, round(min_child_weight * unit)),
+        least_hessian=max(LEAST_UNITS, round(min_child_weight * unit)),
         least_scale_bit=least_scale_bit,
         gamma=round(gamma * 2.0 ** (fraction_bits + gamma_bits)),
         gamma_bits=gamma_bits,

@@ -57,6 +57,9 @@ WEIGHTED_BITS = 17
 LABEL_BITS = 24
 """Fraction bits of weight times scaled label, in units of the greatest weight: for the pooled mean alone."""
 
+EXTRA_BITS, MOST_GROUPS, MOST_ROWS_PER_SUM = 2, 8, 2**18
+"""A row's gradient keeps so many fraction bits more than sums do, unless that takes more groups of rows."""
+
 MOST_WEIGHTED_ROWS = 2**17
 """Rows whose weight words add up to less than 2^30."""
 
@@ -80,8 +83,11 @@ class Settings:
         total_weight: a public bound on the sum of all weights (scale_pos_weight included), where one is known, as it is
             once the pooled mean is opened (`pooled_sums`). Sums get the more fraction bits the smaller it is, which a
             large scale_pos_weight with few positives needs.
-        rows_per_sum: rows summed in Z_2^32 at a time. Halving it gives each row's gradient a fraction bit more, for
-            24 bytes a column, left child and group of rows; worth it under a large scale_pos_weight.
+        cover_bits: where statistics are part of the model, the fraction bits that a leaf's cover (sum of hessians) keeps;
+            None for no statistics. `release.open_tree` derives gains from covers.
+        rows_per_sum: rows summed in Z_2^32 at a time; None for as many as leave a row's gradient two fraction bits more than
+            sums keep, but no more than eight groups. Halving it gives a bit more, for 24 bytes a column, left child and
+            group of rows.
 
     Raises:
         PlanError: a parameter out of range, naming it.
@@ -98,9 +104,10 @@ class Settings:
     base_margin: float = 0.0
     leaf_limit: float = 4.0
     leaf_bits: int = 14
-    rows_per_sum: int = 2**18
+    rows_per_sum: int | None = None
     weight_limit: float | None = None
     total_weight: float | None = None
+    cover_bits: int | None = None
 
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float]] = {
@@ -114,11 +121,14 @@ class Settings:
             "base_margin": (-SAFE_MARGIN, SAFE_MARGIN),
             "leaf_limit": (2**-10, SAFE_MARGIN),
             "leaf_bits": (8, MARGIN_BITS),
-            "rows_per_sum": (64, 2**24),
         }
         for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
                 raise PlanError(f"{name} is {getattr(self, name)}; expected {least} to {most}")
+        if self.cover_bits is not None and not 0 <= self.cover_bits <= 8:
+            raise PlanError(f"cover_bits is {self.cover_bits}; expected 0 to 8, or none")
+        if self.rows_per_sum is not None and not 64 <= self.rows_per_sum <= 2**24:
+            raise PlanError(f"rows_per_sum is {self.rows_per_sum}; expected 64 to 2^24, or none")
         if self.objective not in ("binary:logistic", "reg:squarederror"):
             raise PlanError(f"objective {self.objective!r} is not supported in coopetitive mode")
         if self.objective == "reg:squarederror" and (abs(self.base_margin) > 0.5 or self.scale_pos_weight != 1):
@@ -457,10 +467,8 @@ def growth_of(
 ) -> Growth:
     """A tree's public constants. Raises PlanError where the bounds leave no fraction bits."""
     floor, final_bits = _bounds(settings, rows)
-    rows_per_sum = settings.rows_per_sum
-    if settings.weight_limit is not None:
-        rows_per_sum = min(rows_per_sum, MOST_WEIGHTED_ROWS)
-    row_bits = _bounds(settings, min(rows, rows_per_sum))[1]
+    rows_per_sum = _rows_per_sum(settings, rows, final_bits)
+    row_bits = max(final_bits, _row_bits(settings, min(rows, rows_per_sum)))
     limit = settings.leaf_limit if settings.objective == "binary:logistic" else settings.eta
     return Growth(
         depth=settings.max_depth,
@@ -473,16 +481,37 @@ def growth_of(
         leaf_bits=settings.leaf_bits,
         chosen=None if features is None else candidates.of_features(features),
         counts=_count_factors(settings) if settings.objective == "binary:logistic" else None,
+        cover_bits=None if settings.cover_bits is None else min(settings.cover_bits, final_bits),
         weight_bits=0 if settings.weight_limit is None else settings.row_weight_bits,
     )
+
+
+def _rows_per_sum(settings: Settings, rows: int, final_bits: int) -> int:
+    """How many rows are summed in Z_2^32 at a time."""
+    most = MOST_ROWS_PER_SUM if settings.weight_limit is None else MOST_WEIGHTED_ROWS
+    if settings.rows_per_sum is not None:
+        return settings.rows_per_sum if settings.weight_limit is None else min(settings.rows_per_sum, most)
+    wanted = min(MOST_FRACTION_BITS, final_bits + EXTRA_BITS)
+    fitting = int((2 ** (30 - wanted) - 2) / settings.greatest_weight)
+    return min(most, max(fitting, -(-rows // MOST_GROUPS), 64))
+
+
+def _row_bits(settings: Settings, rows: int) -> int:
+    """Fraction bits with which the sum of so many rows fits Z_2^32, noise included."""
+    total = _greatest_total(settings, rows)
+    return min(MOST_FRACTION_BITS, 30 - int(np.ceil(total + 1 + total / 65536)).bit_length())
+
+
+def _greatest_total(settings: Settings, rows: int) -> float:
+    """No sum of so many rows' weights exceeds this."""
+    total = rows * settings.greatest_weight
+    return total if settings.total_weight is None else min(total, settings.total_weight)
 
 
 def _bounds(settings: Settings, rows: int) -> tuple[float, int]:
     """A = max(1 + N 2^-16 w, gamma / 6, sqrt(2 gamma lambda / 3)), and f for so many rows."""
     logistic_loss = settings.objective == "binary:logistic"
-    total = rows * settings.greatest_weight
-    if settings.total_weight is not None:
-        total = min(total, settings.total_weight)
+    total = _greatest_total(settings, rows)
     floor = max(
         1 + total / 65536,
         settings.gamma / 6,
