@@ -56,7 +56,13 @@ receivers = ["reader"]
 [schema]
 features = ["traffic", "temperature"]
 label = "fault"
+weight = "importance"
+weight_limit = 4
 missing = ["temperature"]
+
+[evaluation]
+fraction = 0.1
+steps = [10, 50]
 
 [labels]
 range = [0, 100]
@@ -315,7 +321,14 @@ def test_a_coopetitive_plan_is_read_as_it_says():
     assert ON_SHARES.aggregator == ""
     assert ON_SHARES.parameters.max_bin == 32
     assert ON_SHARES.coopetitive == Coopetitive(
-        "post", ("cirrus", "aurora", "vault"), True, (0.0, 100.0), ((1.0, 10.0), (-0.5,)), ("temperature",)
+        "post",
+        ("cirrus", "aurora", "vault"),
+        True,
+        (0.0, 100.0),
+        ((1.0, 10.0), (-0.5,)),
+        ("temperature",),
+        4.0,
+        (10, 50),
     )
     assert parse_plan(write_plan(ON_SHARES)) == ON_SHARES
     bare = parse_plan(re.sub(r"\[(cuts|release)\]\n(?:[^\[\n][^\n]*\n)*", "", TEXT_ON_SHARES))
@@ -347,7 +360,14 @@ def test_other_modes_know_nothing_of_servers():
         ('hub = "post"', 'hub = "post"\naggregator = "x"', "there is a hub instead"),
         ('receivers = ["reader"]', "receivers = []", "nobody would ever see the model"),
         ('receivers = ["reader"]', "minimum_parties = 2", "every party takes part"),
-        ('label = "fault"', 'label = "fault"\nweight = "w"', "schema.weight is not supported"),
+        ("weight_limit = 4\n", "", "schema.weight and schema.weight_limit go together"),
+        ('weight = "importance"\n', "", "schema.weight and schema.weight_limit go together"),
+        ("weight_limit = 4", "weight_limit = 0", "schema.weight_limit is 0.0"),
+        ("weight_limit = 4", 'weight_limit = "x"', "schema.weight_limit is 'x'"),
+        ("steps = [10, 50]", "steps = [50, 10]", "evaluation.steps is [50, 10]"),
+        ("steps = [10, 50]", "steps = [51]", "rising numbers of trees up to rounds 50"),
+        ("steps = [10, 50]", "steps = [1.5]", "a list of whole numbers"),
+        ("fraction = 0.1", "", "and an evaluation.fraction"),
         ("range = [0, 100]", "range = [100, 0]", "labels.range is [100.0, 0.0]"),
         ("range = [0, 100]", "range = [1]", "expected [lowest, highest]"),
         ("range = [0, 100]", 'range = ["a", "b"]', "expected a list of numbers"),

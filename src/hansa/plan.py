@@ -92,8 +92,6 @@ NOT_ON_SHARES: dict[str, Any] = {
     "alpha": 0.0,
     "max_delta_step": 0.0,
     "histogram_bits": 32,
-    "early_stopping_rounds": None,
-    "eval_metric": (),
 }
 """Parameters that coopetitive mode takes at this value only."""
 
@@ -108,6 +106,8 @@ class Coopetitive:
         statistics: whether gain and cover are released with the splits.
         label_range: lowest and highest label of reg:squarederror; None for binary:logistic.
         cuts: of every feature, in the schema's order, or None where they are searched.
+        weight_limit: no row's weight exceeds it; None where rows have no weights.
+        steps: numbers of trees after which the metrics of held-out rows are opened; empty for the last tree only.
         missing: names of the features that may lack values; with cuts, none where it is not given; without, None lets the
             servers open one bit a feature: whether any row lacks it.
     """
@@ -118,6 +118,8 @@ class Coopetitive:
     label_range: tuple[float, float] | None = None
     cuts: tuple[tuple[float, ...], ...] | None = None
     missing: tuple[str, ...] | None = None
+    weight_limit: float | None = None
+    steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -244,10 +246,21 @@ def _check_coopetitive(plan: Plan, more: Coopetitive) -> None:
         raise PlanError("plan: members.receivers is empty; nobody would ever see the model")
     if plan.minimum_parties != len(plan.parties):
         raise PlanError(f"plan: in {COOPETITIVE} mode every party takes part; leave members.minimum_parties out")
-    if plan.schema.weight is not None:
-        raise PlanError(f"plan: schema.weight is not supported in {COOPETITIVE} mode; leave it out")
-    if plan.evaluation_fraction:
-        raise PlanError(f"plan: evaluation.fraction is not supported in {COOPETITIVE} mode; leave it out")
+    if (plan.schema.weight is None) != (more.weight_limit is None):
+        raise PlanError(
+            f"plan: in {COOPETITIVE} mode schema.weight and schema.weight_limit go together: no row's weight may exceed the limit"
+        )
+    if more.weight_limit is not None and not (math.isfinite(more.weight_limit) and more.weight_limit > 0):
+        raise PlanError(f"plan: schema.weight_limit is {more.weight_limit}; expected a positive number")
+    if more.steps and (
+        not plan.evaluation_fraction
+        or any(step < 1 or step > plan.parameters.rounds for step in more.steps)
+        or list(more.steps) != sorted(set(more.steps))
+    ):
+        raise PlanError(
+            f"plan: evaluation.steps is {list(more.steps)}; expected rising numbers of trees up to rounds "
+            f"{plan.parameters.rounds}, and an evaluation.fraction"
+        )
     if plan.parameters.scale_pos_weight == "auto" and plan.parameters.base_score is not None:
         raise PlanError(
             f'plan: scale_pos_weight = "auto" follows from the pooled mean in {COOPETITIVE} mode: leave base_score out, or '
@@ -339,9 +352,9 @@ def _names(value: Any, key: str, where: str) -> tuple[str, ...]:
 PLAN_KEYS: dict[str, tuple[str, ...]] = {
     "": ("name", "mode", "members", "schema", "privacy", "evaluation", "labels", "cuts", "release", "parameters"),
     "members": ("aggregator", "hub", "servers", "parties", "receivers", "minimum_parties"),
-    "schema": ("features", "label", "weight", "missing"),
+    "schema": ("features", "label", "weight", "weight_limit", "missing"),
     "privacy": ("min_cell_rows",),
-    "evaluation": ("fraction",),
+    "evaluation": ("fraction", "steps"),
     "labels": ("range",),
     "release": ("statistics",),
 }
@@ -417,7 +430,8 @@ def _coopetitive(document: Mapping[str, Any], features: tuple[str, ...], where: 
     members, schema = document.get("members", {}), document.get("schema", {})
     if document.get("mode") != COOPETITIVE:
         given = [f"members.{key}" for key in ("hub", "servers") if key in members]
-        given += ["schema.missing"] if "missing" in schema else []
+        given += [f"schema.{key}" for key in ("missing", "weight_limit") if key in schema]
+        given += ["evaluation.steps"] if "steps" in document.get("evaluation", {}) else []
         given += [f"[{key}]" for key in ("labels", "cuts", "release") if key in document]
         if given:
             raise PlanError(f"{where}: {given[0]} goes with mode {COOPETITIVE!r} only; leave it out")
@@ -433,6 +447,12 @@ def _coopetitive(document: Mapping[str, Any], features: tuple[str, ...], where: 
         if len(ends) != 2:
             raise PlanError(f"{where}: labels.range is {list(ends)}; expected [lowest, highest]")
         label_range = (ends[0], ends[1])
+    steps = document.get("evaluation", {}).get("steps", [])
+    if not isinstance(steps, list) or not all(isinstance(step, int) and not isinstance(step, bool) for step in steps):
+        raise PlanError(f"{where}: evaluation.steps is {steps!r}; expected a list of whole numbers")
+    limit = schema.get("weight_limit")
+    if limit is not None:
+        limit = float(_typed(limit, (int, float), "schema.weight_limit", "a number", where))
     cuts = None
     if "cuts" in document:
         given_cuts = _table(document, "cuts", features, where)
@@ -444,6 +464,8 @@ def _coopetitive(document: Mapping[str, Any], features: tuple[str, ...], where: 
         label_range=label_range,
         cuts=cuts,
         missing=_names(schema["missing"], "schema.missing", where) if "missing" in schema else None,
+        weight_limit=limit,
+        steps=tuple(steps),
     )
 
 
@@ -485,6 +507,8 @@ def write_plan(plan: Plan) -> str:
     more = plan.coopetitive
     if more is not None and more.missing is not None:
         schema["missing"] = more.missing
+    if more is not None and more.weight_limit is not None:
+        schema["weight_limit"] = more.weight_limit
     parameters = {
         name.rstrip("_"): value for name, value in asdict(plan.parameters).items() if value is not None and value != ()
     }
@@ -501,6 +525,8 @@ def write_plan(plan: Plan) -> str:
         "parameters": parameters,
     }
     if more is not None:
+        if more.steps:
+            tables["evaluation"]["steps"] = more.steps
         tables["release"] = {"statistics": more.statistics}
         if more.label_range is not None:
             tables["labels"] = {"range": more.label_range}

@@ -55,6 +55,7 @@ ARRAYS = st.sampled_from(DTYPES).flatmap(
 TENSORS = ARRAYS.map(to_tensor)
 FIELDS = {
     int: INT64,
+    bool: st.booleans(),
     float: FLOATS,
     bytes: st.binary(max_size=40),
     str: TEXT,

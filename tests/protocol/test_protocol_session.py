@@ -67,6 +67,7 @@ def reachable(table: Table, first: str) -> set[str]:
 def example(kind: type[Message]) -> Message:
     values = {
         int: 0,
+        bool: False,
         float: 0.0,
         bytes: b"",
         str: "",

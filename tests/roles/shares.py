@@ -37,6 +37,9 @@ def shared_plan(
     receivers: tuple[str, ...] = ("aurora", "dune"),
     given: bool = True,
     objective: str = "binary:logistic",
+    weight_limit: float | None = None,
+    held: float = 0.0,
+    steps: tuple[int, ...] = (),
     **parameters: Any,
 ) -> Plan:
     """A plan over made tables; `given`: it gives cuts and base score, so that servers search for nothing."""
@@ -50,15 +53,18 @@ def shared_plan(
         parties=parties,
         receivers=receivers,
         minimum_parties=len(parties),
-        schema=Schema(FEATURES, "y"),
+        schema=Schema(FEATURES, "y", None if weight_limit is None else "w"),
         parameters=parse_parameters(values | parameters),
         min_cell_rows=5,
+        evaluation_fraction=held,
         coopetitive=Coopetitive(
             HUB,
             servers,
             label_range=(-300.0, 300.0) if squared else None,
             cuts=CUTS if given else None,
             missing=("d", "e") if given else None,
+            weight_limit=weight_limit,
+            steps=steps,
         ),
     )
 

@@ -304,10 +304,10 @@ def test_a_letter_goes_to_another_member(receiver):
         (Join, lambda m: msgspec.structs.replace(m, nonce=b"short")),
         (Join, lambda m: msgspec.structs.replace(m, rows=0)),
         (Join, lambda m: msgspec.structs.replace(m, rows=-5)),
-        (Join, lambda m: msgspec.structs.replace(m, evaluation_rows=1)),
+        (Join, lambda m: msgspec.structs.replace(m, evaluation_rows=-1)),
         (ConfirmKeys, lambda m: ConfirmKeys(dict(list(m.tags.items())[1:]))),
         (AnnounceKey, lambda m: Through()),
-        (Through, lambda m: ShareRows(0, 1, (b"", b""), ())),
+        (Through, lambda m: ShareRows(False, 0, 1, (b"", b""), ())),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
@@ -406,13 +406,13 @@ def test_a_server_far_ahead_is_refused():
 def other_cuts(said):
     values = np.frombuffer(said.values.data, np.float32).copy()
     values[0] -= 1
-    return SettleStart(said.offsets, to_tensor(values), said.has_missing, said.base_score)
+    return msgspec.structs.replace(said, values=to_tensor(values))
 
 
 @pytest.mark.parametrize("to", ["dune", "aurora"])
 @pytest.mark.parametrize(
     "change",
-    [other_cuts, lambda s: SettleStart(s.offsets, s.values, s.has_missing, s.base_score + 1e-3)],
+    [other_cuts, lambda s: msgspec.structs.replace(s, base_score=s.base_score + 1e-3)],
     ids=["cuts", "base score"],
 )
 def test_a_server_that_tells_members_different_starts_is_named(to, change):
@@ -425,9 +425,7 @@ def test_three_different_starts_are_refused():
     talk = meddled(
         SEARCHING,
         twists={
-            name: nth(
-                SettleStart, 0, lambda s, n=n: SettleStart(s.offsets, s.values, s.has_missing, 0.1 * n), to="dune"
-            )
+            name: nth(SettleStart, 0, lambda s, n=n: msgspec.structs.replace(s, base_score=0.1 * n), to="dune")
             for n, name in enumerate(SERVERS, 1)
         },
     )
@@ -475,8 +473,9 @@ def test_no_counts_are_given_where_the_plan_gives_the_cuts():
         lambda m: msgspec.structs.replace(m, splits=m.splits[:-1]),
         lambda m: msgspec.structs.replace(m, leaves=to_tensor(np.zeros((2, 4), np.uint32))),
         lambda m: msgspec.structs.replace(m, leaves=to_tensor(np.zeros((2, 8), np.uint32))),
+        lambda m: msgspec.structs.replace(m, covers=(m.leaves,)),
     ],
-    ids=["another tree", "more trees", "a level less", "fewer leaves", "other leaves"],
+    ids=["another tree", "more trees", "a level less", "fewer leaves", "other leaves", "covers"],
 )
 def test_false_shares_of_a_tree_are_refused(change):
     talk = meddled(twists={"borealis": nth(ReleaseTree, 0, change, to="dune")})
@@ -507,7 +506,7 @@ def test_a_server_that_releases_another_model_to_one_receiver_is_noticed():
 
 def test_shares_for_one_who_is_no_receiver_are_refused():
     plan = shared_plan(receivers=("dune",))
-    tree = ReleaseTree(0, 2, (), to_tensor(np.zeros((2, 8), np.uint32)))
+    tree = ReleaseTree(0, 2, (), to_tensor(np.zeros((2, 8), np.uint32)), ())
     talk = meddled(plan, twists={"aurora": nth(TakeRows, 0, lambda _: tree, to="borealis")})
     assert talk.raised_by == "borealis"
     assert "whose roles are owner, server" in str(talk.error)
@@ -520,6 +519,7 @@ def test_shares_for_one_who_is_no_receiver_are_refused():
     "change",
     [
         lambda m: msgspec.structs.replace(m, first=1),
+        lambda m: msgspec.structs.replace(m, held=True),
         lambda m: msgspec.structs.replace(m, rows=m.rows - 1),
         lambda m: msgspec.structs.replace(m, rows=2**40),
         lambda m: msgspec.structs.replace(m, keys=(b"k" * 32, b"k" * 32)),
@@ -527,7 +527,7 @@ def test_shares_for_one_who_is_no_receiver_are_refused():
         lambda m: msgspec.structs.replace(m, parts=m.parts[:2]),
         lambda m: msgspec.structs.replace(m, parts=(m.parts[1], m.parts[0], m.parts[2])),
     ],
-    ids=["first", "fewer", "more", "two keys", "no keys", "two arrays", "exchanged arrays"],
+    ids=["first", "held", "fewer", "more", "two keys", "no keys", "two arrays", "exchanged arrays"],
 )
 @pytest.mark.parametrize("owner", ["dune", "borealis"])
 def test_row_shares_of_another_form_are_refused(change, owner, request):
@@ -581,7 +581,7 @@ def test_counts_of_another_form_are_refused(change, number):
 
 def test_a_member_that_owns_no_rows_shares_none():
     plan = shared_plan(receivers=("reader",))
-    rows = ShareRows(0, 100, (b"k" * 32, b"k" * 32), ())
+    rows = ShareRows(False, 0, 100, (b"k" * 32, b"k" * 32), ())
     talk = meddled(plan, twists={"aurora": nth(ReleaseTree, 0, lambda _: AgreeModel(b""), to="reader")})
     assert talk.raised_by == "reader"
     other = SharedTalk(plan, TABLES)

@@ -61,7 +61,7 @@ def run_hub_process(member: MemberFile, event: Event) -> dict[str, Any]:
         "plan": plan.digest().hex(),
         "run": relay.run.hex(),
         "mode": plan.mode,
-        "roster": [[name, rows] for name, _, rows, _ in relay.roster],
+        "roster": [[name, rows, held] for name, _, rows, held in relay.roster],
         "relayed": [[*ends, count] for ends, count in sorted(relay.relayed.items())],
         "seconds": {"total": time.perf_counter() - started},
         "traffic": {

@@ -66,6 +66,16 @@ def parse_names(text: str | None) -> tuple[str, ...]:
     return () if text is None else tuple(name.strip() for name in text.split(","))
 
 
+def parse_steps(text: str | None) -> tuple[int, ...]:
+    """Whole numbers between commas; none where nothing is given."""
+    if text is None:
+        return ()
+    try:
+        return tuple(int(step) for step in text.split(","))
+    except ValueError as error:
+        raise HansaError(f"--evaluation-steps {text!r}: expected whole numbers, such as 10,20") from error
+
+
 def parse_range(text: str | None) -> tuple[float, float] | None:
     """LOWEST,HIGHEST; None where nothing is given."""
     if text is None:
@@ -97,6 +107,10 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
     "--servers", help="Coopetitive: the three compute servers, such as a,b,c; default: the first three parties."
 )
 @click.option("--receivers", help="Coopetitive: who gets the model, such as a,b; default: all parties.")
+@click.option(
+    "--evaluation-steps", help="Coopetitive: trees after which metrics are opened, such as 10,20; default: the last."
+)
+@click.option("--statistics", is_flag=True, help="Coopetitive: release gain and cover with the splits.")
 @click.option("--label-range", help="Coopetitive, reg:squarederror: LOWEST,HIGHEST label; default: those of TRAIN.")
 @click.option("--objective", default="binary:logistic", show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=100, show_default=True, help="Number of trees.")
@@ -113,7 +127,8 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def simulate(
     train: Path, label: str, party_column: str, weight: str | None, test: Path | None, test_fraction: float | None,
-    seed: int, mode: str, servers: str | None, receivers: str | None, label_range: str | None, objective: str,
+    seed: int, mode: str, servers: str | None, receivers: str | None, evaluation_steps: str | None,
+    statistics: bool, label_range: str | None, objective: str,
     rounds: int, settings: tuple[str, ...], min_cell_rows: int | None,
     evaluation_fraction: float, alone: bool, pooled: bool, save: Path | None, transcript: Path | None,
     in_process: bool, threads: int | None, as_json: bool,
@@ -158,6 +173,8 @@ def simulate(
         servers=parse_names(servers),
         receivers=parse_names(receivers),
         label_range=parse_range(label_range),
+        steps=parse_steps(evaluation_steps),
+        statistics=statistics,
     )
     with output.progress(not as_json) as report:
         result = simulation.simulate(train_rows, test_rows, chosen, report)

@@ -183,8 +183,8 @@ def _joint_record(plan: Plan, records: Mapping[str, dict[str, Any]]) -> dict[str
     first = records[plan.servers[0]]
     return {
         "exchanges": first["training_rounds"],
-        "trees_grown": plan.parameters.rounds,
-        "history": {},
+        "trees_grown": len(first["tree_seconds"]),
+        "history": first["history"],
         "seconds": first["seconds"],
         "traffic": records[plan.hub]["traffic"],
         "servers": [records[server] for server in plan.servers],

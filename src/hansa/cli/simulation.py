@@ -49,7 +49,8 @@ class Settings:
         alone, pooled: whether to train each party alone, and the pooled rows (Hansa, and XGBoost where it is installed).
         in_process: without processes and sockets. threads: compute threads of a party (of the run, in one process).
         transcript: folder for every frame that passed, or None.
-        servers, receivers, label_range, cuts: of a coopetitive plan; empty or None for the defaults of `make_plan`.
+        servers, receivers, label_range, cuts, steps, statistics: of a coopetitive plan; empty or None for the defaults of
+            `make_plan`.
     """
 
     parameters: Parameters
@@ -67,6 +68,8 @@ class Settings:
     receivers: tuple[str, ...] = ()
     label_range: tuple[float, float] | None = None
     cuts: tuple[tuple[float, ...], ...] | None = None
+    steps: tuple[int, ...] = ()
+    statistics: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,17 @@ def split_parties(table: Table, names: Mapping[str, str]) -> dict[str, Table]:
 
 
 def make_plan(
-    settings: Settings, features: tuple[str, ...], parties: tuple[str, ...], labels: tuple[float, float] = (0.0, 1.0)
+    settings: Settings,
+    features: tuple[str, ...],
+    parties: tuple[str, ...],
+    labels: tuple[float, float] = (0.0, 1.0),
+    heaviest: float = 1.0,
 ) -> Plan:
     """The plan of a simulation: every party receives the model, and in coopetitive mode the first three compute.
 
     Args:
         labels: the lowest and highest one, of which a coopetitive regression makes its public range.
+        heaviest: the greatest weight, which a coopetitive plan with weights makes its public limit.
     """
     more = None
     if settings.mode == COOPETITIVE:
@@ -113,9 +121,14 @@ def make_plan(
             label_range=(settings.label_range or labels) if squared else None,
             cuts=settings.cuts,
             missing=features if settings.cuts is not None else None,
+            weight_limit=None if settings.weight is None else heaviest,
+            steps=settings.steps,
+            statistics=settings.statistics,
         )
-    elif settings.servers or settings.receivers or settings.label_range:
-        raise PlanError(f"--servers, --receivers and --label-range go with --mode {COOPETITIVE}")
+    elif settings.servers or settings.receivers or settings.label_range or settings.steps or settings.statistics:
+        raise PlanError(
+            f"--servers, --receivers, --label-range, --evaluation-steps and --statistics go with --mode {COOPETITIVE}"
+        )
     return Plan(
         name="simulation",
         mode=settings.mode,
@@ -141,7 +154,9 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
     check_labels(objective, train)
     names = member_names(sorted(set(train.party)))
     parts = split_parties(train, names)
-    plan = make_plan(settings, train.names, tuple(parts), (float(train.label.min()), float(train.label.max())))
+    labels = float(train.label.min()), float(train.label.max())
+    heaviest = 1.0 if train.weight is None else float(train.weight.max())
+    plan = make_plan(settings, train.names, tuple(parts), labels, heaviest)
     warm_up(plan.parameters)
     in_process = _train_in_process
     if plan.coopetitive is not None:
@@ -225,7 +240,8 @@ def _train_over_tls(
             report=report,
         )
     record["seconds"]["startup"] = startup
-    return record, model, record["history"]
+    history = record["history"]
+    return record, model, history if plan.coopetitive is None else values_alone(history)
 
 
 def _train_in_process(
@@ -278,7 +294,14 @@ def _share_in_process(
         if progress.stage == "binned":
             steps.clear()
         at.setdefault(progress.stage, time.perf_counter())
-        report({"event": progress.stage, "trees": progress.trees, "rounds": progress.rounds})
+        report(
+            {
+                "event": progress.stage,
+                "trees": progress.trees,
+                "rounds": progress.rounds,
+                "metrics": progress.metrics,
+            }
+        )
 
     def observe(step: str, _: int) -> None:
         steps.append(step)
@@ -294,7 +317,7 @@ def _share_in_process(
         raise HansaError("the run ended without a model")
     summary = {
         "exchanges": len(steps),
-        "trees_grown": plan.parameters.rounds,
+        "trees_grown": run.members[plan.servers[0]].trees,
         "seconds": {
             "startup": at["gathered"] - at["start"],
             "binning": at["binned"] - at["gathered"],
@@ -302,7 +325,12 @@ def _share_in_process(
         },
         "traffic": {name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in run.traffic.items()},
     }
-    return summary, model, {}
+    return summary, model, values_alone(run.members[plan.servers[0]].history)
+
+
+def values_alone(history: Mapping[str, list[tuple[int, float]]]) -> dict[str, list[float]]:
+    """Metric -> its values, in the order of the steps."""
+    return {name: [value for _, value in values] for name, values in history.items()}
 
 
 def _local(plan: Plan, name: str) -> Plan:

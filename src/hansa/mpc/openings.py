@@ -100,10 +100,11 @@ OPENINGS = (
     ),
     Opening(
         "start_value",
-        "pooled_sum",
+        "pooled_sums",
         "open_to_all",
         "all three servers",
-        "where the plan gives no base score: the sum of all labels",
+        "where the plan gives no base score: the sum of all labels; with weights the sums of weight times label and of weights, "
+        "and the number of positive rows",
         "the base score is part of the model, and the servers need it to start; they tell owners and receivers",
         False,
     ),

@@ -205,7 +205,7 @@ class Close(Message, frozen=True):
 class ShareCounts(Message, frozen=True):
     """Owner to server, sealed: my shares of whole numbers (fields are those of `mpc.shared_vectors.VectorShares`).
 
-    step 0 is the sum of my labels, where the plan gives no base score; the others answer `CountProbes`, in order.
+    step 0 is the sums of my labels and weights, where the plan gives no base score; the others answer `CountProbes`, in order.
     """
 
     step: int
@@ -224,21 +224,27 @@ class CountProbes(Message, frozen=True):
 
 
 class SettleStart(Message, frozen=True):
-    """Server to owner and receiver, sealed: the cuts and the base score, as the three servers found them."""
+    """Server to owner and receiver, sealed: cuts, base score and scale_pos_weight, as the three servers found them.
+
+    total_weight bounds the sum of all rows' weights; 0 where nothing is known of it.
+    """
 
     offsets: Tensor
     values: Tensor
     has_missing: Tensor
     base_score: float
+    scale_pos_weight: float
+    total_weight: float
 
 
 class ShareRows(Message, frozen=True):
     """Owner to server, sealed: the shares of some of my rows (fields are those of `mpc.shared_rows.RowShares`).
 
-    first is the number of the first row; keys has an empty key where that part is no key stream; parts is the part that
-    travels, or empty.
+    held says whether these are held-out rows; first is the number of the first row; keys has an empty key where that part is no
+    key stream; parts is the part that travels, or empty.
     """
 
+    held: bool
     first: int
     rows: int
     keys: tuple[bytes, bytes]
@@ -246,18 +252,22 @@ class ShareRows(Message, frozen=True):
 
 
 class TakeRows(Message, frozen=True):
-    """Server to owner, sealed: I hold so many of your rows; you may go on."""
+    """Server to owner, sealed: I hold so many of your rows, held-out ones included; you may go on."""
 
     rows: int
 
 
 class ReleaseTree(Message, frozen=True):
-    """Server to receiver, sealed: my two parts of every split (XOR parts of packed one-hots, by level) and leaf of a tree."""
+    """Server to receiver, sealed: my two parts of every split (XOR parts of packed one-hots, by level) and leaf of a tree.
+
+    covers is my parts of the leaves' covers, where the plan releases statistics, else empty.
+    """
 
     tree: int
     trees: int
     splits: tuple[Tensor, ...]
     leaves: Tensor
+    covers: tuple[Tensor, ...]
 
 
 class AgreeModel(Message, frozen=True):

@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,22 +28,32 @@ from hansa.mpc.replicated import Address, PairStreams, Program, Round, Server, S
 from hansa.mpc.ring import Words, words_for
 from hansa.mpc.shared_rows import Block, RowShares, label_words, receive_rows
 from hansa.mpc.shared_vectors import VectorShares, receive_vector
-from hansa.mpc.start_value import pooled_sum
+from hansa.mpc.start_value import pooled_sums
 from hansa.mpc.training import boost, margins_in_range, start_margins
 from hansa.plan import Plan
 from hansa.protocol.messages import (
     CountProbes,
     Message,
     ReleaseTree,
-    SettleStart,
     ShareCounts,
     ShareRows,
     TakeRows,
     to_array,
     to_tensor,
 )
+from hansa.roles.evaluation import Evaluation
 from hansa.roles.mail import NAME_BYTES, Letter
-from hansa.roles.sharing import Start, base_score_of, batches, declared_missing, given_start, plan_cuts, settings_of
+from hansa.roles.sharing import (
+    Counts,
+    Start,
+    Values,
+    declared_missing,
+    given_start,
+    given_values,
+    n_label_sums,
+    plan_cuts,
+    values_of,
+)
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm
 
@@ -72,10 +82,10 @@ class ComputeServer:
     owners' rows; training; release. Each but the third is a program of rounds.
 
     Args:
-        plan: as every member holds it. name: this member. counts: owner -> number of rows.
+        plan: as every member holds it. name: this member. counts: of every owner's rows.
         keys: the pair keys with the two other servers, by member. algorithm: of key streams.
-        progress: called with the number of trees grown. observe: with the step of every round that is over, and the bytes that
-            it sent.
+        progress: called with the number of trees grown, and the metrics that were opened after them.
+        observe: called with the step of every round that is over, and the bytes that it sent.
 
     Attributes:
         through: whether the trees were released.
@@ -87,10 +97,10 @@ class ComputeServer:
         self,
         plan: Plan,
         name: str,
-        counts: Mapping[str, int],
+        counts: Counts,
         keys: Mapping[str, PairKey],
         algorithm: Algorithm,
-        progress: Callable[[int], None] = lambda _: None,
+        progress: Callable[[int, dict[str, float]], None] = lambda _, __: None,
         observe: Callable[[str, int], None] = lambda _, __: None,
     ) -> None:
         self.through = False
@@ -112,10 +122,10 @@ class ComputeServer:
         self._step = 0
         self._expected = 0
         self._vectors: dict[str, Words] = {}
-        self._base_score: float | None = plan.parameters.base_score
+        self._values: Values | None = given_values(plan)
         self._cuts: Cuts | None = plan_cuts(plan)
         self._search: CutSearchOnShares | None = None
-        self._blocks: dict[str, list[Block]] = {}
+        self._blocks: dict[str, list[tuple[bool, Block]]] = {}
         self._program: Program[Any] | None = None
         self._then: Callable[[Any], Outgoing] = self._release
         self._round: Round | None = None
@@ -125,14 +135,13 @@ class ComputeServer:
         if self._round is not None:
             return [self._servers[i] for i, shapes in self._round.expect.items() if shapes and not self._inbox[i]]
         if self._start is None:
-            return sorted(set(self._counts) - set(self._vectors))
-        return [owner for owner, rows in self._counts.items() if self._rows_of(owner) < rows]
+            return sorted(set(self._counts.training) - set(self._vectors))
+        return [owner for owner in self._counts.training if not self._has_all(owner)]
 
     def begin(self) -> Outgoing:
         """The keys are confirmed: expect rows, or first find what the plan leaves open."""
-        settings_of(self._plan, self._base_score or 0.5)
-        if self._base_score is None:
-            self._expected = 1
+        if self._values is None:
+            self._expected = n_label_sums(self._plan)
             return
         yield from self._look_for_cuts()
 
@@ -145,19 +154,19 @@ class ComputeServer:
         Raises:
             ProtocolError: naming the sender and the rule it broke.
         """
-        if sender not in self._counts:
+        if sender not in self._counts.training:
             raise ProtocolError(
                 f"member {sender!r} sent {type(message).__name__} to server {self._name!r}, and owns no rows"
             )
         match message:
             case ShareCounts() if self._start is None and self._program is None:
                 self._take_counts(sender, message)
-                if len(self._vectors) == len(self._counts):
+                if len(self._vectors) == len(self._counts.training):
                     yield from self._counted()
             case ShareRows() if self._start is not None and self._program is None:
                 self._take_rows(sender, message, codes)
-                yield sender, TakeRows(message.first + message.rows)
-                if all(self._rows_of(owner) == rows for owner, rows in self._counts.items()):
+                yield sender, TakeRows(sum(block.rows for _, block in self._blocks[sender]))
+                if all(self._has_all(owner) for owner in self._counts.training):
                     yield from self._run(self._train(self._start), self._release)
             case _:
                 raise ProtocolError(
@@ -197,14 +206,16 @@ class ComputeServer:
             total += vector
         self._vectors = {}
         self._step += 1
-        if self._base_score is None:
-            self.openings.append("start_value.pooled_sum: the sum of all labels, from which the base score follows")
-            yield from self._run(pooled_sum(self._server, total, Address(0, 0, 0, "labels")), self._based)
+        if self._values is None:
+            self.openings.append(
+                "start_value.pooled_sums: the sums of labels and weights that the base score follows from"
+            )
+            yield from self._run(pooled_sums(self._server, total, Address(0, 0, 0, "labels")), self._based)
         elif self._search is not None:
             yield from self._run(self._search.answer(self._server, total, Address(0, 0, 0, "cuts")), self._searched)
 
-    def _based(self, units: int) -> Outgoing:
-        self._base_score = base_score_of(units, sum(self._counts.values()), self._plan)
+    def _based(self, sums: list[int]) -> Outgoing:
+        self._values = values_of(sums, self._counts.total, self._plan)
         yield from self._look_for_cuts()
 
     def _look_for_cuts(self) -> Outgoing:
@@ -214,7 +225,7 @@ class ComputeServer:
         # Owners that shared no label sum begin with step 0.
         self._search = CutSearchOnShares(
             len(self._plan.schema.features),
-            sum(self._counts.values()),
+            self._counts.total,
             self._plan.parameters.max_bin,
             self._plan.min_cell_rows,
             declared_missing(self._plan),
@@ -230,7 +241,7 @@ class ComputeServer:
         message = CountProbes(
             to_tensor(request.offsets), to_tensor(request.starts), to_tensor(request.depths), request.bits
         )
-        for owner in sorted(self._counts):
+        for owner in sorted(self._counts.training):
             yield owner, message
 
     def _searched(self, search: CutSearchOnShares) -> Outgoing:
@@ -243,24 +254,19 @@ class ComputeServer:
 
     def _settle(self, cuts: Cuts) -> Outgoing:
         """The start is known: tell it, unless the plan said all of it, and expect rows."""
-        if self._base_score is None:
+        if self._values is None:
             raise ProtocolError(f"server {self._name!r}: the base score is not known yet")
-        self._start = Start(self._plan, self._counts, cuts, self._base_score)
+        self._start = Start(self._plan, self._counts, cuts, self._values)
         if given_start(self._plan, self._counts) is not None:
             return
-        message = SettleStart(
-            to_tensor(cuts.offsets),
-            to_tensor(cuts.values),
-            to_tensor(cuts.has_missing.astype(np.uint8)),
-            self._base_score,
-        )
-        for member in sorted({*self._counts, *self._plan.receivers}):
+        message = self._start.message()
+        for member in sorted({*self._counts.training, *self._plan.receivers}):
             yield member, message
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
-    def _rows_of(self, owner: str) -> int:
-        return sum(block.rows for block in self._blocks.get(owner, []))
+    def _has_all(self, owner: str) -> bool:
+        return len(self._blocks.get(owner, [])) == len(self._counts.batches(owner))
 
     def _started(self) -> Start:
         if self._start is None:
@@ -270,17 +276,21 @@ class ComputeServer:
     def _take_rows(self, sender: str, message: ShareRows, codes: npt.NDArray[np.uint16] | None) -> None:
         start = self._started()
         blocks = self._blocks.setdefault(sender, [])
-        expected = batches(self._counts[sender])
+        expected = self._counts.batches(sender)
         if len(blocks) == len(expected):
-            raise ProtocolError(f"member {sender!r} shared more rows than the {self._counts[sender]} that it announced")
-        if (message.first, message.rows) != expected[len(blocks)]:
+            raise ProtocolError(f"member {sender!r} shared more rows than it announced")
+        if (message.held, message.first, message.rows) != expected[len(blocks)]:
             raise ProtocolError(
-                f"member {sender!r} shared rows {message.first} to {message.first + message.rows}; expected from "
-                f"{expected[len(blocks)][0]}, {expected[len(blocks)][1]} rows"
+                f"member {sender!r} shared {message.rows} rows from {message.first} (held out: {message.held}); expected "
+                f"{expected[len(blocks)]}"
             )
         shares = self._row_shares(sender, message)
         own = None if codes is None else codes[message.first : message.first + message.rows]
-        blocks.append(receive_rows(start.candidates, self.index, shares, self._algorithm, own))
+        if message.held:
+            # Held-out rows are routed and scored, never summed by candidate: of their columns only the bits are kept.
+            own = np.zeros((message.rows, len(start.candidates.features)), np.uint16) if codes is not None else None
+        block = receive_rows(start.candidates, self.index, shares, self._algorithm, own, regenerate=message.held)
+        blocks.append((message.held, replace(block, own=None, following=None) if message.held else block))
 
     def _row_shares(self, sender: str, message: ShareRows) -> RowShares:
         """The message, held to what an owner gives to this server: which parts are keys, which travels."""
@@ -292,24 +302,29 @@ class ComputeServer:
             if len(key) != (32 if number in streams else 0):
                 raise ProtocolError(f"member {sender!r} gave a key of {len(key)} bytes for part {number} of its rows")
         travels = explicit in halves
-        if len(message.parts) != (3 if travels else 0):
-            raise ProtocolError(
-                f"member {sender!r} sent {len(message.parts)} arrays of row shares; expected {3 if travels else 0}"
-            )
-        part = None
+        weighted = self._plan.schema.weight is not None
+        arrays = (4 if weighted else 3) if travels else 0
+        if len(message.parts) != arrays:
+            raise ProtocolError(f"member {sender!r} sent {len(message.parts)} arrays of row shares; expected {arrays}")
+        part: tuple[Words, ...] | None = None
         if travels:
-            columns = self._started().candidates.n_columns
-            rows = message.rows
-            part = (
-                to_array(sender, "columns", message.parts[0], np.uint32, (rows, columns)),
-                to_array(sender, "bits", message.parts[1], np.uint64, (rows, words_for(columns))),
-                to_array(sender, "labels", message.parts[2], np.uint32, (rows,)),
+            columns, rows = self._started().candidates.n_columns, message.rows
+            shapes: list[tuple[str, Any, tuple[int, ...]]] = [
+                ("columns", np.uint32, (rows, columns)),
+                ("bits", np.uint64, (rows, words_for(columns))),
+                ("labels", np.uint32, (rows,)),
+                ("weights", np.uint32, (2, rows)),
+            ]
+            part = tuple(
+                to_array(sender, name, tensor, dtype, shape)
+                for (name, dtype, shape), tensor in zip(shapes, message.parts, strict=False)
             )
         return RowShares(
             message.rows,
             (message.keys[0] or None, message.keys[1] or None),
             (part if explicit == halves[0] else None, part if explicit == halves[1] else None),
             assisted,
+            weighted,
         )
 
     # --- rounds -------------------------------------------------------------------------------------------------------
@@ -361,33 +376,39 @@ class ComputeServer:
         return received
 
     def _train(self, start: Start) -> Program[tuple[TreeShares, ...]]:
-        """All rounds of boosting, and the check of the margins' range; as `mpc.training.train`, with progress."""
-        server = self._server
-        settings, candidates, coins = start.settings, start.candidates, start.coins
-        blocks = [block for _, of_owner in sorted(self._blocks.items()) for block in of_owner]
+        """All rounds of boosting, and the check of the margins' range; as `mpc.training.train`, with progress and evaluation."""
+        server, settings, coins = self._server, start.settings, start.coins
+        in_order = [block for _, of_owner in sorted(self._blocks.items()) for block in of_owner]
+        blocks = [block for held, block in in_order if not held]
         self._blocks = {}
         labels = label_words(blocks)
         margins = start_margins(server, labels.shape[1], settings)
         trees: list[TreeShares] = []
         flags: list[Words] = []
-        self._progress(0)
+        evaluation = Evaluation(server, start, [block for held, block in in_order if held])
+        self._progress(0, {})
         for tree in range(settings.rounds):
             shares, margins, outside = yield from boost(
-                server, candidates, blocks, labels, margins, settings, coins, tree, 0
+                server, start.candidates, blocks, labels, margins, settings, coins, tree, 0
             )
             trees.append(shares)
             flags += [] if outside is None else [outside]
-            self._progress(tree + 1)
+            metrics = yield from evaluation.after(tree, shares)
+            self._progress(tree + 1, metrics)
+            if evaluation.stops:
+                break
         if flags:
             self.openings.append("training.margins_in_range: one bit, that every margin stayed within +-16")
+        self.openings += evaluation.openings
         yield from margins_in_range(server, flags, labels.shape[1], Address(0, settings.rounds, 0, "range"))
-        return tuple(trees)
+        return tuple(trees[: evaluation.best_trees])
 
     def _release(self, trees: tuple[TreeShares, ...]) -> Outgoing:
         for number, tree in enumerate(trees):
             parts = release(tree)
             splits = tuple(to_tensor(np.ascontiguousarray(level)) for level in parts.splits)
-            message = ReleaseTree(number, len(trees), splits, to_tensor(np.ascontiguousarray(parts.leaves)))
+            covers = () if parts.covers is None else (to_tensor(np.ascontiguousarray(parts.covers)),)
+            message = ReleaseTree(number, len(trees), splits, to_tensor(np.ascontiguousarray(parts.leaves)), covers)
             for receiver in self._plan.receivers:
                 yield receiver, message
         self.through = True

@@ -11,10 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from hansa.consortium.policy import Policy
+from hansa.data.holdout import held_out
 from hansa.data.source import Rows
 from hansa.errors import HansaError, IdentityError, PlanError, ProtocolError
-from hansa.mpc.candidates import Candidates, Feature
+from hansa.mpc.evaluation import check_metric
+from hansa.mpc.ring import words_for
 from hansa.mpc.training import memory_estimate
 from hansa.plan import Plan
 from hansa.protocol import messages
@@ -45,7 +49,7 @@ from hansa.roles.mail import Letter, Mail
 from hansa.roles.owner import Owner
 from hansa.roles.receiver import Receiver
 from hansa.roles.run import Progress, agreement, run_id
-from hansa.roles.sharing import Start, plan_cuts, settings_of
+from hansa.roles.sharing import Counts, settings_of, some_values, widest_candidates
 from hansa.secure.keys import Run
 
 DEFAULT_POLICY = Policy()
@@ -73,6 +77,7 @@ class Member:
     Attributes:
         done: whether the run is over. model: the XGBoost JSON, at a receiver. run: the run's id, once known.
         roles: what this member is: "owner", "server", "receiver".
+        trees: how many were grown, at a server. history: metric -> (trees, value) wherever it was opened to this server.
     """
 
     def __init__(
@@ -95,6 +100,8 @@ class Member:
             raise PlanError(f"member {name!r}: a table goes with a party of the plan, and every party has one")
         self.done = False
         self.run = b""
+        self.trees = 0
+        self.history: dict[str, list[tuple[int, float]]] = {}
         held = {"owner": plan.parties, "server": plan.servers, "receiver": plan.receivers}
         self.roles = tuple(role for role, names in held.items() if name in names)
         self._plan = plan
@@ -105,14 +112,21 @@ class Member:
         self._report = report
         self._observe = observe
         self._session = Session("member", MEMBER, "joining")
-        count = 0 if rows is None else rows.n_rows
-        self._join = Join(PROTOCOL_VERSION, agreement(plan, signer.identities), nonce, count, 0)
+        self._held = np.zeros(0 if rows is None else rows.n_rows, np.bool_)
+        if rows is not None and plan.evaluation_fraction > 0:
+            self._held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
+        held_rows = int(self._held.sum())
+        training_rows = len(self._held) - held_rows
+        self._join = Join(PROTOCOL_VERSION, agreement(plan, signer.identities), nonce, training_rows, held_rows)
+        settings = settings_of(plan, some_values(plan))
+        for metric in plan.parameters.metrics if plan.evaluation_fraction > 0 else ():
+            check_metric(metric, settings)
         self._keys: KeySetup | None = None
         self._mail: Mail | None = None
         self._owner: Owner | None = None
         self._server: ComputeServer | None = None
         self._receiver: Receiver | None = None
-        self._counts: dict[str, int] = {}
+        self._counts = Counts({}, {})
 
     # --- what others may ask ------------------------------------------------------------------------------------------
 
@@ -217,7 +231,7 @@ class Member:
         self._session.go(message, "through" if through else "relaying")
         if through:
             if self._server is not None:
-                self._report(Progress("trained", self._plan.parameters.rounds, self._plan.parameters.rounds))
+                self._report(Progress("trained", self.trees, self._plan.parameters.rounds))
             yield messages.encode(Through())
 
     # --- set-up -------------------------------------------------------------------------------------------------------
@@ -231,10 +245,14 @@ class Member:
         expected = tuple(name for name in plan.members if name != plan.hub)
         if names != expected:
             raise self._broken(f"the roster is {names}; expected every member but the hub, sorted: {expected}")
-        if (self._name, self._join.nonce, self._join.rows, 0) not in message.roster:
+        if (self._name, self._join.nonce, self._join.rows, self._join.evaluation_rows) not in message.roster:
             raise self._broken("the roster gives this member another nonce or number of rows than it sent")
         for name, _, rows, held in message.roster:
-            if held or (rows > 0) != (name in plan.parties):
+            if (
+                min(rows, held) < 0
+                or (rows + held > 0) != (name in plan.parties)
+                or (held and not plan.evaluation_fraction)
+            ):
                 raise self._broken(
                     f"the roster gives member {name!r} {rows} rows and {held} held out; parties have rows"
                 )
@@ -242,7 +260,12 @@ class Member:
             raise self._broken("the run's id is not the hash of plan and roster")
         self._session.go(message, "welcomed")
         self.run = message.run
-        self._counts = {name: rows for name, _, rows, _ in message.roster if name in plan.parties}
+        self._counts = Counts(
+            {name: rows for name, _, rows, _ in message.roster if name in plan.parties},
+            {name: held for name, _, _, held in message.roster if name in plan.parties},
+        )
+        if not self._counts.total:
+            raise self._broken("all rows of all owners are held out; lower evaluation.fraction in the plan")
         self._check_size()
         self._report(Progress("gathered", 0, plan.parameters.rounds))
         self._keys = KeySetup(self._name, Run(self._join.plan, message.run), self._signer, names)
@@ -262,16 +285,18 @@ class Member:
         if self._name not in self._plan.servers:
             return 0
         candidates = widest_candidates(self._plan)
-        assisted = self._counts.get(self._name, 0)
-        settings = settings_of(self._plan, _some_base_score(self._plan))
-        return memory_estimate(candidates, sum(self._counts.values()), settings, assisted)
+        assisted = self._counts.training.get(self._name, 0)
+        settings = settings_of(self._plan, some_values(self._plan))
+        # Of held-out rows a server keeps bits and labels.
+        held = self._counts.total_held * (16 * words_for(candidates.n_columns) + 64)
+        return memory_estimate(candidates, self._counts.total, settings, assisted) + held
 
     def _begin(self) -> Outgoing:
         """Keys are confirmed: make this member's roles, and let them start."""
         plan, keys = self._plan, self._key_setup()
         self._mail = Mail(self._name, keys.keys, keys.run, keys.algorithm)
         if self._rows is not None:
-            self._owner = Owner(plan, self._name, self._rows, self._counts, keys.algorithm)
+            self._owner = Owner(plan, self._name, self._rows, self._held, self._counts, keys.algorithm)
         if self._name in plan.servers:
             others = {peer: keys.keys[peer] for peer in plan.servers if peer != self._name}
             self._server = ComputeServer(
@@ -284,8 +309,11 @@ class Member:
         if self._owner is not None:
             yield from self._owner.begin()
 
-    def _grown(self, trees: int) -> None:
-        self._report(Progress("tree" if trees else "binned", trees, self._plan.parameters.rounds))
+    def _grown(self, trees: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self.history.setdefault(name, []).append((trees, value))
+        self.trees = trees
+        self._report(Progress("tree" if trees else "binned", trees, self._plan.parameters.rounds, metrics))
 
     # --- letters ------------------------------------------------------------------------------------------------------
 
@@ -334,22 +362,6 @@ class Member:
         return itertools.chain.from_iterable(taken)
 
 
-def widest_candidates(plan: Plan) -> Candidates:
-    """The most candidate splits that the plan's cuts, found or given, can have."""
-    cuts = plan_cuts(plan)
-    if cuts is None:
-        return Candidates(tuple(Feature(plan.parameters.max_bin - 1, has_missing=True) for _ in plan.schema.features))
-    return Start(plan, {}, cuts, _some_base_score(plan)).candidates
-
-
-def _some_base_score(plan: Plan) -> float:
-    """The plan's base score, or one in range where it is found later."""
-    if plan.parameters.base_score is not None:
-        return plan.parameters.base_score
-    bounds = None if plan.coopetitive is None else plan.coopetitive.label_range
-    return 0.5 if bounds is None else sum(bounds) / 2
-
-
 def record_of(member: Member, plan: Plan, name: str, traffic: Mapping[str, int]) -> dict[str, Any]:
     """A member's record of a run: what it was, sent and saw opened. Holds nothing of rows or model but, at a receiver, its hash."""
     return {
@@ -359,6 +371,7 @@ def record_of(member: Member, plan: Plan, name: str, traffic: Mapping[str, int])
         "run": member.run.hex(),
         "mode": plan.mode,
         "rounds": member.rounds,
+        "history": member.history,
         "openings": member.openings,
         "sealed_bytes": member.sealed_bytes,
         "clear_bytes": traffic["bytes_up"] - member.sealed_bytes,

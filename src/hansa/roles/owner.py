@@ -9,7 +9,7 @@ so that nothing piles up on the way. An owner that is itself a server gives owne
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from hansa.errors import DataError, ProtocolError
 from hansa.mpc.quantile_search import CutProbes, RequestGuard, count_probes
 from hansa.mpc.shared_rows import RowShares, share_rows
 from hansa.mpc.shared_vectors import share_vector
+from hansa.mpc.training import weight_words
 from hansa.plan import Plan
 from hansa.protocol.messages import (
     CountProbes,
@@ -34,7 +35,7 @@ from hansa.protocol.messages import (
     to_array,
     to_tensor,
 )
-from hansa.roles.sharing import Start, batches, coopetitive, given_start, label_units, plan_cuts, start_of
+from hansa.roles.sharing import Counts, Start, coopetitive, given_start, label_sums, plan_cuts, start_of
 from hansa.secure.prg import Algorithm
 
 Outgoing = Iterator[tuple[str, Message]]
@@ -47,21 +48,26 @@ class Owner:
     """One owner's side of a run.
 
     Args:
-        plan: as every member holds it. name: this member. rows: its table; leaves this object as shares only.
-        counts: owner -> rows, of all owners. algorithm: of key streams.
+        plan: as every member holds it. name: this member. algorithm: of key streams.
+        rows: its table; leaves this object as shares only. held: bool (rows,), which of them are held out.
+        counts: of every owner's rows.
 
     Attributes:
         through: whether all servers hold all rows.
-        codes: uint16 (rows, features with candidates), once binned: for this member's own server, if it is one.
+        codes: uint16 (rows, features with candidates) of the training rows, once binned: for this member's own server, if it
+            is one.
     """
 
-    def __init__(self, plan: Plan, name: str, rows: Rows, counts: Mapping[str, int], algorithm: Algorithm) -> None:
+    def __init__(
+        self, plan: Plan, name: str, rows: Rows, held: npt.NDArray[np.bool_], counts: Counts, algorithm: Algorithm
+    ) -> None:
         self.through = False
         self.codes: npt.NDArray[np.uint16] | None = None
+        self._tables = {False: taken(rows, ~held), True: taken(rows, held)}
+        self._training = self._tables[False]
         self._plan = plan
         self._name = name
         self._servers = plan.servers
-        self._rows = rows
         self._counts = counts
         self._algorithm = algorithm
         self._start: Start | None = None
@@ -69,22 +75,20 @@ class Owner:
         self._asked: dict[str, Message] = {}
         self._keys: SortedKeys | None = None
         parameters = plan.parameters
-        self._guard = RequestGuard(
-            len(plan.schema.features), sum(counts.values()), parameters.max_bin, plan.min_cell_rows
-        )
-        self._labels = np.empty(0, np.uint32)
+        self._guard = RequestGuard(len(plan.schema.features), counts.total, parameters.max_bin, plan.min_cell_rows)
+        self._binned: dict[
+            bool, tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]
+        ] = {}
         self._taken = dict.fromkeys(plan.servers, 0)
-        self._waiting: deque[tuple[int, int]] = deque()
-        self._sent: deque[tuple[int, int]] = deque()
+        self._waiting: deque[tuple[bool, int, int]] = deque()
+        self._sent: deque[int] = deque()
+        self._said = 0
 
     def waiting_for(self) -> list[str]:
         """The members whose next letter is owed."""
         if self._start is None:
             return [server for server in self._servers if server not in self._asked]
-        if not self._sent:
-            return []
-        first, count = self._sent[0]
-        return [server for server, taken in self._taken.items() if taken < first + count]
+        return [server for server, rows in self._taken.items() if self._sent and rows < self._sent[0]]
 
     def begin(self) -> Outgoing:
         """The keys are confirmed: share the rows, or first what the servers need to find cuts and base score.
@@ -92,13 +96,13 @@ class Owner:
         Raises:
             DataError: a label out of the plan's range, naming its row; a value missing where the plan says none is.
         """
-        check_labels(self._rows.label, self._plan)
+        for rows in self._tables.values():
+            check_labels(rows, self._plan)
         start = given_start(self._plan, self._counts)
         if start is not None:
             yield from self._share(start)
         elif self._plan.parameters.base_score is None:
-            units = label_units(self._rows.label.astype(np.float64), self._plan)
-            yield from self._share_vector(np.array([units], np.int64))
+            yield from self._share_vector(label_sums(self._training.label, self._training.weight, self._plan))
 
     def handle(self, sender: str, message: Message) -> Outgoing:
         """Take a server's question, the start, or its word that it holds a batch. Raises ProtocolError naming the sender."""
@@ -149,7 +153,7 @@ class Owner:
                 raise ProtocolError(f"servers {servers} asked for counts, and the plan gives the cuts")
             self._guard = self._guard.check(request)
             if self._keys is None:
-                self._keys = SortedKeys.from_features(self._rows.features)
+                self._keys = SortedKeys.from_features(self._training.features)
             yield from self._share_vector(count_probes(self._keys, request))
             return
         start = start_of(servers, message, self._plan, self._counts)
@@ -167,17 +171,19 @@ class Owner:
 
     def _share(self, start: Start) -> Outgoing:
         self._start = start
-        self._labels = label_words(self._rows.label, start)
-        codes = bin_rows(self._rows.features, start.cuts).codes[:, start.features]
-        self.codes = np.ascontiguousarray(codes, np.uint16)
-        self._waiting.extend(batches(self._rows.n_rows))
+        for held, rows in self._tables.items():
+            codes = bin_rows(rows.features, start.cuts).codes[:, start.features]
+            labels, weights = label_words(rows, start)
+            self._binned[held] = np.ascontiguousarray(codes, np.uint16), labels, weights
+        self.codes = self._binned[False][0]
+        self._waiting.extend(self._counts.batches(self._name))
         yield from self._share_more()
 
     def _taken_by(self, sender: str, message: TakeRows) -> Outgoing:
-        follows = [first + count for first, count in self._sent if first == self._taken[sender]]
-        if follows != [message.rows]:
+        if message.rows not in self._sent or message.rows <= self._taken[sender]:
             raise ProtocolError(
-                f"server {sender!r} holds {message.rows} rows of {self._name!r}; expected {follows or 'no word more'}"
+                f"server {sender!r} holds {message.rows} rows of {self._name!r}; expected one of {sorted(self._sent)}, and more "
+                f"than the {self._taken[sender]} before"
             )
         self._taken[sender] = message.rows
         while self._sent and not self.waiting_for():
@@ -186,45 +192,78 @@ class Owner:
         self.through = not self._sent and not self._waiting
 
     def _share_more(self) -> Outgoing:
-        start, codes = self._start, self.codes
-        if start is None or codes is None:
+        start = self._start
+        if start is None:
             raise ProtocolError(f"owner {self._name!r}: rows cannot be shared before the cuts are known")
         own = self._servers.index(self._name) if self._name in self._servers else None
         while self._waiting and len(self._sent) < UNDER_WAY:
-            first, count = self._waiting.popleft()
-            self._sent.append((first, count))
+            held, first, count = self._waiting.popleft()
+            self._said += count
+            self._sent.append(self._said)
+            codes, labels, weights = self._binned[held]
             batch = slice(first, first + count)
-            shares = share_rows(start.candidates, codes[batch], self._labels[batch], self._algorithm, own)
+            shares = share_rows(
+                start.candidates,
+                codes[batch],
+                labels[batch],
+                self._algorithm,
+                own,
+                None if weights is None else np.ascontiguousarray(weights[:, batch]),
+            )
             for server, share in zip(self._servers, shares, strict=True):
-                yield server, _message(first, share)
+                yield server, _message(held, first, share)
 
 
-def check_labels(labels: npt.NDArray[np.float32], plan: Plan) -> None:
-    """Refuse labels that the objective or the plan's range does not take. Raises DataError naming the first such row."""
-    bounds = coopetitive(plan).label_range
+def taken(rows: Rows, which: npt.NDArray[np.bool_]) -> Rows:
+    """The rows at `which`."""
+    if which.all():
+        return rows
+    weight = None if rows.weight is None else rows.weight[which]
+    return Rows(np.ascontiguousarray(rows.features[:, which]), rows.label[which], weight)
+
+
+def check_labels(rows: Rows, plan: Plan) -> None:
+    """Refuse labels and weights that the plan does not take. Raises DataError naming the first such row and its number."""
+    more, labels = coopetitive(plan), rows.label
+    bounds = more.label_range
     # The plan's numbers are doubles, a label is a float32: compare where both are float32.
     low, high = (np.float32(bound) for bound in bounds or (0, 1))
     wrong = np.flatnonzero((labels < low) | (labels > high) if bounds else (labels != 0) & (labels != 1))
-    if not wrong.size:
+    if wrong.size:
+        row, label = int(wrong[0]) + 1, labels[wrong[0]]
+        if bounds is None:
+            raise DataError(f"row {row}: the label is {label:g}; binary:logistic expects 0 or 1")
+        raise DataError(
+            f"row {row}: the label is {label:g}; the plan's labels.range is {list(bounds)}: "
+            "widen it at every member, or leave the row out"
+        )
+    if rows.weight is None or more.weight_limit is None:
         return
-    row, label = int(wrong[0]) + 1, labels[wrong[0]]
-    if bounds is None:
-        raise DataError(f"row {row}: the label is {label:g}; binary:logistic expects 0 or 1")
-    raise DataError(
-        f"row {row}: the label is {label:g}; the plan's labels.range is {list(bounds)}: "
-        "widen it at every member, or leave the row out"
-    )
+    heavy = np.flatnonzero(rows.weight > np.float32(more.weight_limit))
+    if heavy.size:
+        raise DataError(
+            f"row {int(heavy[0]) + 1}: the weight is {rows.weight[heavy[0]]:g}; the plan's schema.weight_limit is "
+            f"{more.weight_limit:g}: raise it at every member"
+        )
 
 
-def label_words(labels: npt.NDArray[np.float32], start: Start) -> npt.NDArray[np.uint32]:
-    """Labels that `check_labels` took, as words: 0 and 1, or fixed point."""
-    scale, bounds = start.label_scale, coopetitive(start.plan).label_range
-    if scale is None or bounds is None:
-        return labels.astype(np.uint32)
-    return scale.words(np.clip(labels.astype(np.float64), *bounds))
+def label_words(rows: Rows, start: Start) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]:
+    """Labels that `check_labels` took as words, uint32 (rows,), and weights as `share_rows` takes them, or None."""
+    more, scale = coopetitive(start.plan), start.label_scale
+    labels = rows.label.astype(np.float64)
+    if scale is None or more.label_range is None:
+        words = rows.label.astype(np.uint32)
+    else:
+        labels = np.clip(labels, *more.label_range)
+        words = scale.words(labels)
+        labels = (labels - scale.centre) / scale.scale
+    if rows.weight is None or more.weight_limit is None:
+        return words, None
+    weights = np.minimum(rows.weight.astype(np.float64), more.weight_limit)
+    return words, weight_words(start.settings, labels, weights)
 
 
-def _message(first: int, share: RowShares) -> ShareRows:
+def _message(held: bool, first: int, share: RowShares) -> ShareRows:
     parts = next((part for part in share.parts if part is not None), ())
     keys = (share.keys[0] or b"", share.keys[1] or b"")
-    return ShareRows(first, share.rows, keys, tuple(to_tensor(np.ascontiguousarray(part)) for part in parts))
+    return ShareRows(held, first, share.rows, keys, tuple(to_tensor(np.ascontiguousarray(part)) for part in parts))

@@ -7,7 +7,7 @@ with nobody else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from hansa.mpc.release import PlainTree, TreeMessage, open_tree
 from hansa.mpc.ring import words_for
 from hansa.plan import Plan
 from hansa.protocol.messages import AgreeModel, Message, ReleaseTree, SettleStart, encode, to_array
-from hansa.roles.sharing import Start, given_start, start_of
+from hansa.roles.sharing import Counts, Start, given_start, start_of
 from hansa.trees.ensemble import NO_NODE, ROOT_PARENT, Ensemble, Tree
 from hansa.trees.xgboost_json import to_json
 
@@ -28,13 +28,13 @@ class Receiver:
     """One receiver's side of a run.
 
     Args:
-        plan: as every member holds it. name: this member. counts: owner -> number of rows.
+        plan: as every member holds it. name: this member. counts: of every owner's rows.
 
     Attributes:
         through: whether every receiver has the same model. model: its XGBoost JSON, once through.
     """
 
-    def __init__(self, plan: Plan, name: str, counts: Mapping[str, int]) -> None:
+    def __init__(self, plan: Plan, name: str, counts: Counts) -> None:
         self.through = False
         self.model: bytes | None = None
         self._plan = plan
@@ -44,6 +44,7 @@ class Receiver:
         self._start = given_start(plan, counts)
         self._told: dict[str, SettleStart] = {}
         self._trees: dict[str, list[TreeMessage]] = {server: [] for server in plan.servers}
+        self._count = plan.parameters.rounds
         self._file: bytes | None = None
         self._hashes: dict[str, bytes] = {}
 
@@ -52,7 +53,7 @@ class Receiver:
         if self._start is None:
             return [server for server in self._plan.servers if server not in self._told]
         if self._file is None:
-            return [server for server, trees in self._trees.items() if len(trees) < self._start.settings.rounds]
+            return [server for server, trees in self._trees.items() if len(trees) < self._count]
         return [other for other in self._others if other not in self._hashes]
 
     def handle(self, sender: str, message: Message) -> Outgoing:
@@ -94,10 +95,17 @@ class Receiver:
             raise ProtocolError(f"member {sender!r} sent shares of a tree that receiver {self._name!r} does not expect")
         settings, candidates = self._start.settings, self._start.candidates
         trees = self._trees[sender]
-        if (message.tree, message.trees) != (len(trees), settings.rounds) or len(message.splits) != settings.max_depth:
+        first = not any(self._trees.values())
+        if first and self._plan.parameters.early_stopping_rounds is not None and 1 <= message.trees <= settings.rounds:
+            self._count = message.trees
+        if (message.tree, message.trees) != (len(trees), self._count) or len(message.splits) != settings.max_depth:
             raise ProtocolError(
-                f"member {sender!r} sent tree {message.tree} of {message.trees}; expected {len(trees)} of {settings.rounds}, "
+                f"member {sender!r} sent tree {message.tree} of {message.trees}; expected {len(trees)} of {self._count}, "
                 f"with {settings.max_depth} levels"
+            )
+        if len(message.covers) != (self._start.statistics is not None):
+            raise ProtocolError(
+                f"member {sender!r} sent covers, or left them out, against what the plan says of statistics"
             )
         words = words_for(len(candidates.all) + 1)
         splits = tuple(
@@ -105,7 +113,8 @@ class Receiver:
             for level, tensor in enumerate(message.splits)
         )
         leaves = to_array(sender, "leaves", message.leaves, np.uint32, (2, 1 << settings.max_depth)).copy()
-        trees.append(TreeMessage(splits, leaves))
+        covers = [to_array(sender, "covers", c, np.uint32, (2, 1 << settings.max_depth)).copy() for c in message.covers]
+        trees.append(TreeMessage(splits, leaves, covers[0] if covers else None))
 
     def _assemble(self) -> Outgoing:
         start = self._start
@@ -113,12 +122,13 @@ class Receiver:
             raise ProtocolError("trees before the cuts")
         scale = 1.0 if start.label_scale is None else start.label_scale.scale
         trees = []
-        for number in range(start.settings.rounds):
+        for number in range(self._count):
             shares = {index: self._trees[server][number] for index, server in enumerate(self._plan.servers)}
-            trees.append(tree_of(start, open_tree(start.candidates, start.settings.max_depth, shares), scale))
+            plain = open_tree(start.candidates, start.settings.max_depth, shares, start.statistics)
+            trees.append(tree_of(start, plain, scale))
         ensemble = Ensemble(
             objective=start.plan.parameters.objective,
-            base_score=start.base_score,
+            base_score=start.values.base_score,
             feature_names=start.plan.schema.features,
             trees=tuple(trees),
         )
@@ -144,7 +154,8 @@ class Receiver:
 
 
 def tree_of(start: Start, plain: PlainTree, scale: float) -> Tree:
-    """An opened tree as the model holds it: cuts as thresholds, leaf values times `scale`. No statistics."""
+    """An opened tree as the model holds it: cuts as thresholds, leaf values times `scale`; gains, of which labels are the
+    unit, times its square."""
     count = len(plain.left)
     internal = plain.left != NO_NODE
     parents = np.full(count, ROOT_PARENT, np.int32)
@@ -170,6 +181,6 @@ def tree_of(start: Start, plain: PlainTree, scale: float) -> Tree:
         split_conditions=conditions,
         default_left=default_left,
         base_weights=np.where(internal, zeros, conditions),
-        loss_changes=zeros,
-        sum_hessian=zeros,
+        loss_changes=zeros if plain.gains is None else (plain.gains * scale**2).astype(np.float32),
+        sum_hessian=zeros if plain.covers is None else plain.covers.astype(np.float32),
     )

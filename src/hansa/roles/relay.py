@@ -137,16 +137,17 @@ class RelayHub:
             )
         if member in self._joins or len(message.nonce) != 32:
             raise ProtocolError(f"member {member!r} joined twice, or without a nonce of 32 bytes")
-        if message.evaluation_rows or (message.rows > 0) != (member in self._plan.parties) or message.rows < 0:
-            raise ProtocolError(
-                f"member {member!r} announced {message.rows} rows; the plan's parties have rows, others none"
-            )
+        rows = message.rows + message.evaluation_rows
+        if min(message.rows, message.evaluation_rows) < 0 or (rows > 0) != (member in self._plan.parties):
+            raise ProtocolError(f"member {member!r} announced {rows} rows; the plan's parties have rows, others none")
         self._joins[member] = message
         complete = len(self._joins) == len(self._members)
         self._session.go(message, "keying" if complete else "gathering")
         if not complete:
             return
-        self.roster = tuple((name, join.nonce, join.rows, 0) for name, join in sorted(self._joins.items()))
+        self.roster = tuple(
+            (name, join.nonce, join.rows, join.evaluation_rows) for name, join in sorted(self._joins.items())
+        )
         self.run = run_id(self._agreement, self.roster)
         self._report(Progress("gathered", 0, self._plan.parameters.rounds))
         yield from self._broadcast(Welcome(self.run, self.roster))
