@@ -578,16 +578,27 @@ def margins_in_range(server: Server, flags: list[Words], rows: int, address: Add
     return True
 
 
-def memory_estimate(candidates: Candidates, rows: int, settings: Settings, assisted_rows: int = 0) -> int:
+PROCESS_BYTES = 150 * 10**6
+"""An interpreter with numpy and the compiled kernels."""
+
+
+def memory_estimate(
+    candidates: Candidates, rows: int, settings: Settings, assisted_rows: int = 0, regenerating: int | None = None
+) -> int:
     """Bytes that one server holds at most, roughly: shares of the rows, and the widest level's arrays.
 
     Args:
         assisted_rows: rows that are owner-assisted: one dense part each instead of two.
+        regenerating: the server's number where it regenerates what it can (`shared_rows.receive_rows`); None where it
+            stores all.
     """
-    dense = 4 * candidates.n_columns * (2 * rows - assisted_rows)
+    parts = 2 - (0 if regenerating is None else 2 if regenerating == 0 else 1)
+    dense = 4 * candidates.n_columns * max(0, parts * (rows - assisted_rows) + assisted_rows)
     bits = 16 * words_for(candidates.n_columns) * rows
     # The last two levels' vectors, and the message between them.
     vectors = 4 * rows * 2 * 2 ** (settings.max_depth - 1) * 3
+    upper = 2 ** -(-settings.max_depth // 2)
+    paths = 4 * rows * 2 * (3 * upper + 4)
     gradients = rows * (8 * 40 + 64)
     histograms = 2 ** (settings.max_depth - 1) * len(candidates.all) * 8 * 60
-    return int(dense + bits + vectors + gradients + histograms)
+    return int(PROCESS_BYTES + dense + bits + vectors + paths + gradients + histograms)
