@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 PHASES = (
+    ("evaluation", "evaluation"),
     ("cuts", "cuts"),
     ("labels", "cuts"),
     ("gradients", "gradients"),
