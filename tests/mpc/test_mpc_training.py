@@ -10,18 +10,20 @@ import naive_mpc as naive
 from hansa.errors import DataError, PlanError, ProtocolError
 from hansa.mpc.candidates import Candidates, Feature
 from hansa.mpc.lockstep import Record, run_three
-from hansa.mpc.release import leaf_of_codes
-from hansa.mpc.replicated import Address
-from hansa.mpc.ring import BITS, pack_bits
-from hansa.mpc.shared_rows import receive_rows, share_rows
+from hansa.mpc.release import leaf_of_codes, open_tree, release
+from hansa.mpc.replicated import Address, refresh
+from hansa.mpc.ring import BITS, RING32, pack_bits
+from hansa.mpc.shared_rows import label_words, receive_rows, share_rows
 from hansa.mpc.training import (
     Coins,
     LabelScale,
     Settings,
+    boost,
     growth_of,
     margins_in_range,
     memory_estimate,
     pooled_sums,
+    start_margins,
     weight_words,
 )
 
@@ -355,8 +357,9 @@ def test_rounds_a_tree():
         settings = Settings("binary:logistic", rounds=rounds, max_depth=4)
         train_openly(candidates, codes, labels, settings, record=record)
         counts.append(record.rounds)
-    # By level 2 for sums, 24 for scores, 11 L - 1 for the tournament (46 items: L = 3), 4 for routing and
-    # below. sert counts[1] - counts[0] == 4 * (2 + 24 + 11 * 3 - 1 + 4) + 26
+    # By level 2 for sums (4 where rows have more bits than sums), 24 for scores, 11 L - 1 for the tournament (46 items: L = 3), 4
+    # for routing and membership (one less at the first and last level); 4 for gradients, 22 for leaves, 2 for margins.
+    assert counts[1] - counts[0] == 4 * (2 + 24 + 11 * 3 - 1 + 4) - 2 + 28
 
 
 def test_estimate_and_refusals():
@@ -373,6 +376,51 @@ def test_estimate_and_refusals():
         growth_of(Settings(**LOGISTIC, scale_pos_weight=200.0), candidates, 2**23)
     with pytest.raises(PlanError, match="label range"):
         LabelScale.of_range(0, 1, 2)
+
+
+def test_a_restarted_run_re_randomises_its_shares_under_new_keys():
+    """Two trees, then new servers with new keys: margins are refreshed, draws have another epoch, the trees are the same."""
+    candidates, codes, labels = make_table(800, 3, 15, seed=19)
+    settings = Settings(**LOGISTIC)
+    messages = share_rows(candidates, codes, labels, ALGORITHM)
+
+    def program(server, start, margins, trees, epoch):
+        blocks = [receive_rows(candidates, server.index, messages[server.index], ALGORITHM)]
+        words = label_words(blocks)
+        if margins is None:
+            margins = start_margins(server, 800, settings)
+        else:
+            margins = yield from refresh(server, RING32, margins, Address(epoch, start, 0, "restart"))
+        refreshed, found = margins, []
+        for tree in range(start, trees):
+            shares, margins, _ = yield from boost(
+                server, candidates, blocks, words, margins, settings, Coins(), tree, epoch
+            )
+            found.append(release(shares))
+        return found, margins, refreshed
+
+    whole = run_three([program(s, 0, None, 3, 0) for s in make_servers()])
+    first = run_three([program(s, 0, None, 2, 0) for s in make_servers()])
+    rest = run_three([program(s, 2, first[s.index][1], 3, 1) for s in make_servers()])
+    before, after = ([r[place] for r in run] for run, place in ((first, 1), (rest, 2)))
+    assert np.array_equal(reveal(RING32, before), reveal(RING32, after))
+    assert all((b != a).mean() > 0.99 for b, a in zip(before, after, strict=True))
+
+    def last(run):
+        return open_tree(candidates, settings.max_depth, {i: run[i][0][-1] for i in range(3)})
+
+    assert last(rest).candidates == last(whole).candidates
+    assert np.abs(last(rest).values - last(whole).values).max() <= 2 * 2.0**-14
+
+
+def test_a_constant_feature_is_never_split():
+    _, codes, labels = make_table(1500, 3, 15, seed=20)
+    codes[:, 1] = 0
+    candidates = Candidates((Feature(15), Feature(0), Feature(15)))
+    trees, _, splits, gaps, _ = judge(candidates, codes, labels, Settings(**LOGISTIC), owners=(None, 1))
+    assert splits > 9
+    assert not gaps
+    assert {c.feature for tree in trees for c in tree.candidates if c} == {0, 2}
 
 
 def test_two_runs_have_fresh_keys_and_one_model():
