@@ -340,3 +340,16 @@ def test_a_ledger_adds_up_what_rounds_cost():
     assert found["cuts"] == {**found["cuts"], "bytes": 5, "rounds": 1}
     ledger.clear()
     assert ledger.as_json() == {}
+
+
+def test_check_says_what_would_be_sent(by_hand):
+    hand = by_hand()
+    result = hansa("check", hand.folder / "plan.toml", hand.folder / "aurora.csv")
+    assert result.exit_code == 0, result.output
+    for text in ("shares of the sums of labels", "shares of counts", "shares of which bin", "aurora, vault, cirrus"):
+        assert text in result.stdout
+    answer = json.loads(hansa("check", hand.folder / "plan.toml", hand.folder / "aurora.csv", "--json").stdout)
+    rows = next(sent for sent in answer["sent"] if sent["often"] == "per row")
+    record_bytes = sum(sent["bytes_at_most"] for sent in answer["sent"]) + N_ROWS * rows["bytes_at_most"]
+    assert record_bytes < 10**7
+    assert rows["bytes_at_most"] == 2 * (4 * 3 * 8 + 8 + 4)

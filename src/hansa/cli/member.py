@@ -154,7 +154,7 @@ def read_member_file(path: Path) -> MemberFile:
                 f"{path}: {key} = {value!r} is not known or of the wrong type; expected keys: {', '.join(KEYS)}"
             )
     if content.get("threads", 1) < 1 or content.get("wait_s", 1) <= 0 or content.get("memory_mb", 1) <= 0:
-        raise PlanError(f"{path}: threads must be at least 1, wait_s and memory_mb above 0")
+        raise PlanError(f"{path}: threads must be at least 1, wait_s above 0 and memory_mb above 0")
     host, _, port = content["hub"].rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
         raise PlanError(f"{path}: hub = {content['hub']!r}; expected address:port, such as 127.0.0.1:7465")
