@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hansa.mpc.candidates import Candidates
+from hansa.mpc.candidates import ONLY_MISSING, Candidates
 from hansa.mpc.release import PlainTree, left_of
 from hansa.mpc.training import Settings, growth_of
 
@@ -84,6 +84,11 @@ def candidate_gains(candidates: Candidates, codes, g, h, settings: Settings, cho
     gain = term(g_left, h_left) + term(g.sum() - g_left, h.sum() - h_left) - term(g.sum(), h.sum())
     tolerance = 1e-9 * max(1, h.sum())
     gain[(h_left < least - tolerance) | (h.sum() - h_left < least - tolerance)] = -np.inf
+    if any(settings.monotone):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = (g.sum() - g_left) / (h.sum() - h_left + lam) - g_left / (h_left + lam)
+        direction = np.array([0 if c.cut == ONLY_MISSING else settings.monotone[c.feature] for c in candidates.all])
+        gain[slope * direction > 1e-7] = -np.inf
     if chosen is not None:
         drop = np.ones(len(gain), bool)
         drop[chosen] = False

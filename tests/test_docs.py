@@ -21,7 +21,6 @@ import hansa.errors
 from hansa.cli.main import main
 from hansa.cli.member import KEYS, REQUIRED, label_kind
 from hansa.data.source import read_rows
-from hansa.mpc.openings import OPENINGS
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_KEYS, read_plan
 from hansa.protocol.messages import MESSAGES
 from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, HUB, MEMBER, PARTY, PARTY_MASKED, diagram
@@ -185,16 +184,6 @@ def test_modes_are_what_the_plan_says():
 def test_the_diagrams_are_those_of_the_tables():
     drawn = [content for kind, content in BLOCK.findall(text("ARCHITECTURE.md")) if kind == "mermaid"]
     assert drawn == [diagram(table) for table in (PARTY, AGGREGATOR, PARTY_MASKED, AGGREGATOR_MASKED, MEMBER, HUB)]
-
-
-def test_everything_that_is_opened_is_listed():
-    """The table of openings is the registry, but for masked ones, which say nothing."""
-    listed = table_rows(section(text("ARCHITECTURE.md"), "Coopetitive mode"))
-    registry = {f"{o.module}.{o.function}": [o.to, o.what, o.why] for o in OPENINGS if not o.masked}
-    assert {name: cells for name, cells in listed.items() if "." in name and not name.endswith(".py")} == registry
-    masked = re.search(r"\*\*(\d+) masked openings\*\*", text("ARCHITECTURE.md"))
-    assert masked
-    assert int(masked[1]) == sum(o.masked for o in OPENINGS)
 
 
 def test_the_code_map_is_complete():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from three_servers import ALGORITHM, make_servers, make_table, reveal, train_openly
@@ -189,6 +191,42 @@ def test_hard_cases(name):
         margins = margins + leaf_of_codes(candidates, tree, codes)
     # Of some 50 to 120 splits.
     assert len(gaps) <= 2
+
+
+@pytest.mark.parametrize("signs", [(1, -1, 0, 0), (-1, 1, 1, 0)])
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+def test_monotone_constraints(objective, signs):
+    """The whole model is monotone to the last bit, and splits are the best of those that may be taken."""
+    candidates, codes, labels = make_table(2500, 4, 15, seed=21)
+    settings = Settings(objective, rounds=3, max_depth=4, monotone=signs)
+    free = dataclasses.replace(settings, monotone=())
+    scale = LabelScale.of_range(0, 1, 0.5)
+    words, oracle = (labels, labels) if objective == "binary:logistic" else (scale.words(labels * 1.0), labels - 0.5)
+    trees, _, splits, gaps, _ = judge(candidates, codes, words, settings, oracle_labels=oracle)
+    assert splits > 9
+    assert not gaps
+
+    def worst_step(trees):
+        worst = 0.0
+        for feature, sign in enumerate(signs):
+            grid = np.repeat(codes[:300], 16, axis=0)
+            grid[:, feature] = np.tile(np.arange(16), 300)
+            margins = sum(leaf_of_codes(candidates, tree, grid) for tree in trees).reshape(300, 16)
+            worst = max(worst, float((-sign * np.diff(margins, axis=1)).max(initial=0)))
+        return worst
+
+    assert worst_step(trees) == 0
+    assert worst_step(judge(candidates, codes, words, free, oracle_labels=oracle)[0]) > 0.01
+
+
+def test_constraints_that_cannot_be_had_are_refused():
+    candidates = Candidates((Feature(3), Feature(3, categorical=True)))
+    for wrong in ({"monotone": (2,)}, {"monotone": (1,), "leaf_limit": 16.0}, {"monotone": (1,), "leaf_bits": 24}):
+        with pytest.raises(PlanError, match="monotone_constraints"):
+            Settings(**{**LOGISTIC, **wrong})
+    for signs, message in (((0, 1), "categorical"), ((1,), "one for each")):
+        with pytest.raises(PlanError, match=message):
+            growth_of(Settings(**LOGISTIC, monotone=signs), candidates, 100)
 
 
 def some_weights(rows, seed=15):

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -102,7 +103,13 @@ def _log2_ceil(value: float) -> int:
 
 
 def find_splits(
-    server: Server, left: Words, totals: Words, scale: Words, constants: Scoring, address: Address
+    server: Server,
+    left: Words,
+    totals: Words,
+    scale: Words,
+    constants: Scoring,
+    address: Address,
+    directions: Any = None,
 ) -> Program[Words]:
     """The best candidate of each node, index 0 meaning none.
 
@@ -110,16 +117,23 @@ def find_splits(
         left: sums of gradient and hessian left of each candidate, shared in Z_2^64, (2, 2, nodes,
         candidates). totals: G and H of the nodes, (2, 2, nodes).
         scale: S = sum |g| + A of the nodes, (2, nodes).
+        directions: of monotone constraints, by candidate: 1, -1 or 0; None for none.
 
     Returns:
         XOR-shared bits, uint8 (2, nodes, candidates + 1), one of which is 1 in each node.
     """
-    numerators, ratios = yield from score(server, left, totals, scale, constants, address.named("score"))
+    numerators, ratios = yield from score(server, left, totals, scale, constants, address.named("score"), directions)
     return (yield from tournament(server, numerators, ratios, address.named("tournament")))
 
 
 def score(
-    server: Server, left: Words, totals: Words, scale: Words, constants: Scoring, address: Address
+    server: Server,
+    left: Words,
+    totals: Words,
+    scale: Words,
+    constants: Scoring,
+    address: Address,
+    directions: Any = None,
 ) -> Program[tuple[Words, Words]]:
     """Numerators (38 bits behind the node's scale) and q (26 bits) of "no split" and of each candidate.
 
@@ -152,6 +166,8 @@ def score(
         truncate(server, ring, e_part, RHO_BITS, address.named("e")),
         truncate(server, ring, product_part(ring, g_scaled, tau), RHO_BITS, address.named("g tau")),
     )
+    if directions is not None:
+        valid = yield from _on_the_right_side(server, e, valid, directions, address.named("monotone"))
     other = add_public(server, ring, np.zeros_like(rho) - rho, 1 << RHO_BITS)
     squares, ratios, numerator_lambda = yield from together(
         truncate(server, ring, product_part(ring, e, e), 62 - SCORE_BITS, address.named("e e")),
@@ -168,6 +184,23 @@ def score(
     return np.concatenate([none, first], axis=2), np.concatenate(
         [quarter, add_public(server, ring, second, QUARTER)], axis=2
     )
+
+
+def _on_the_right_side(server: Server, e: Words, valid: Words, directions: Any, address: Address) -> Program[Words]:
+    """valid [e >= 0] under an increasing constraint, valid [e <= 0] under a decreasing one. Eight rounds.
+
+    e (u + v) = G_L v - G_R u, so e >= 0 is -G_L / u <= -G_R / v: the left value is at most the right one.
+    """
+    bound = np.flatnonzero(directions)
+    if not bound.size:
+        return valid
+    part = e[0][:, bound] * np.asarray(directions)[bound].astype(np.uint64)
+    wrong = yield from signs(server, RING64, np.ascontiguousarray(part).reshape(-1), address.named("sign"))
+    own = valid[:, :, bound]
+    lost = yield from multiply(server, RING64, own, wrong.reshape(own.shape), address.named("lost"))
+    kept = valid.copy()
+    kept[:, :, bound] = own - lost
+    return kept
 
 
 def _conditions(

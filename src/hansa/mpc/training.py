@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.errors import PlanError, ProtocolError
-from hansa.mpc.candidates import Candidates
+from hansa.mpc.candidates import ONLY_MISSING, Candidates
 from hansa.mpc.comparison import extend, truncate
 from hansa.mpc.fourier import MARGIN_BITS, logistic
 from hansa.mpc.oblivious_growth import TreeShares, grow_tree
@@ -44,6 +44,9 @@ MOST_FRACTION_BITS = 22
 
 SAFE_MARGIN = 16
 """The series of `fourier` holds for |margin| <= 16."""
+
+MOST_BOUNDED = 15
+"""Greatest leaf_limit under monotone constraints: values are compared with bounds in Z_2^32."""
 
 WEIGHT_BITS = 8
 """Fraction bits that scale_pos_weight is rounded to."""
@@ -85,6 +88,8 @@ class Settings:
             large scale_pos_weight with few positives needs.
         cover_bits: where statistics are part of the model, the fraction bits that a leaf's cover (sum of hessians) keeps;
             None for no statistics. `release.open_tree` derives gains from covers.
+        monotone: by feature 1 for increasing, -1 for decreasing, 0 for neither; empty for no constraint. Not for categorical
+            features. Missing values go either way, as in XGBoost.
         rows_per_sum: rows summed in Z_2^32 at a time; None for as many as leave a row's gradient two fraction bits more than
             sums keep, but no more than eight groups. Halving it gives a bit more, for 24 bytes a column, left child and
             group of rows.
@@ -108,6 +113,7 @@ class Settings:
     weight_limit: float | None = None
     total_weight: float | None = None
     cover_bits: int | None = None
+    monotone: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float]] = {
@@ -125,6 +131,7 @@ class Settings:
         for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
                 raise PlanError(f"{name} is {getattr(self, name)}; expected {least} to {most}")
+        self._check_monotone()
         if self.cover_bits is not None and not 0 <= self.cover_bits <= 8:
             raise PlanError(f"cover_bits is {self.cover_bits}; expected 0 to 8, or none")
         if self.rows_per_sum is not None and not 64 <= self.rows_per_sum <= 2**24:
@@ -137,6 +144,14 @@ class Settings:
             raise PlanError(f"weight_limit is {self.weight_limit}; expected 2^-20 to 2^15, scale_pos_weight included")
         if self.total_weight is not None and not self.total_weight > 0:
             raise PlanError(f"total_weight is {self.total_weight}; expected a positive bound")
+
+    def _check_monotone(self) -> None:
+        if any(direction not in (-1, 0, 1) for direction in self.monotone):
+            raise PlanError("monotone_constraints: expected -1, 0 or 1 for each feature")
+        if any(self.monotone) and (self.leaf_limit > MOST_BOUNDED or self.leaf_bits + self.max_depth >= MARGIN_BITS):
+            raise PlanError(
+                f"monotone_constraints take a leaf_limit of at most {MOST_BOUNDED}, and leaf_bits + max_depth below {MARGIN_BITS}"
+            )
 
     @property
     def weight(self) -> tuple[int, int]:
@@ -481,9 +496,25 @@ def growth_of(
         leaf_bits=settings.leaf_bits,
         chosen=None if features is None else candidates.of_features(features),
         counts=_count_factors(settings) if settings.objective == "binary:logistic" else None,
+        directions=_directions(settings, candidates),
         cover_bits=None if settings.cover_bits is None else min(settings.cover_bits, final_bits),
         weight_bits=0 if settings.weight_limit is None else settings.row_weight_bits,
     )
+
+
+def _directions(settings: Settings, candidates: Candidates) -> npt.NDArray[np.int64] | None:
+    """Of each candidate; a split on "missing or not" is free."""
+    if not any(settings.monotone):
+        return None
+    if len(settings.monotone) != len(candidates.features):
+        raise PlanError(
+            f"monotone_constraints: expected one for each of {len(candidates.features)} features, "
+            f"found {len(settings.monotone)}"
+        )
+    for number, (direction, feature) in enumerate(zip(settings.monotone, candidates.features, strict=True)):
+        if direction and feature.categorical:
+            raise PlanError(f"monotone_constraints: feature {number} is categorical and can have none")
+    return np.array([0 if c.cut == ONLY_MISSING else settings.monotone[c.feature] for c in candidates.all], np.int64)
 
 
 def _rows_per_sum(settings: Settings, rows: int, final_bits: int) -> int:
