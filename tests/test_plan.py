@@ -71,6 +71,9 @@ range = [0, 100]
 traffic = [1, 10]
 temperature = [-0.5]
 
+[monotone]
+temperature = -1
+
 [release]
 statistics = true
 
@@ -329,6 +332,7 @@ def test_a_coopetitive_plan_is_read_as_it_says():
         ("temperature",),
         4.0,
         (10, 50),
+        (0, -1),
     )
     assert parse_plan(write_plan(ON_SHARES)) == ON_SHARES
     bare = parse_plan(re.sub(r"\[(cuts|release)\]\n(?:[^\[\n][^\n]*\n)*", "", TEXT_ON_SHARES))
@@ -385,6 +389,9 @@ def test_other_modes_know_nothing_of_servers():
         ("traffic = [1, 10]", "traffic = [1e39]", "finite float32"),
         ("traffic = [1, 10]", "trafic = [1, 10]", "'trafic' is not known"),
         ('missing = ["temperature"]', 'missing = ["humidity"]', "schema.missing names 'humidity'"),
+        ("temperature = -1", "temperature = 2", "[monotone] is [0, 2]"),
+        ("temperature = -1", "humidity = 1", "'humidity' is not known"),
+        ("temperature = -1", "temperature = 0.5", "monotone.temperature is 0.5"),
         ("statistics = true", "statistics = 1", "expected true or false"),
         ("statistics = true", "stats = true", "'stats' is not known"),
     ],

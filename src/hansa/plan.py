@@ -42,6 +42,9 @@ In coopetitive mode nobody sums; three servers compute on shares, and the hub on
     traffic = [1.0, 10.0, 100.0]
     temperature = [0.0, 20.0]
 
+    [monotone]                                # optional: 1 for increasing, -1 for decreasing
+    traffic = 1
+
     [release]
     statistics = false                        # gain and cover of every split
 
@@ -107,6 +110,7 @@ class Coopetitive:
         label_range: lowest and highest label of reg:squarederror; None for binary:logistic.
         cuts: of every feature, in the schema's order, or None where they are searched.
         weight_limit: no row's weight exceeds it; None where rows have no weights.
+        monotone: by feature, in the schema's order, 1 for increasing, -1 for decreasing, 0 for neither; empty for no constraint.
         steps: numbers of trees after which the metrics of held-out rows are opened; empty for the last tree only.
         missing: names of the features that may lack values; with cuts, none where it is not given; without, None lets the
             servers open one bit a feature: whether any row lacks it.
@@ -120,6 +124,7 @@ class Coopetitive:
     missing: tuple[str, ...] | None = None
     weight_limit: float | None = None
     steps: tuple[int, ...] = ()
+    monotone: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -266,6 +271,10 @@ def _check_coopetitive(plan: Plan, more: Coopetitive) -> None:
             f'plan: scale_pos_weight = "auto" follows from the pooled mean in {COOPETITIVE} mode: leave base_score out, or '
             "give a number"
         )
+    if more.monotone and (
+        len(more.monotone) != len(plan.schema.features) or any(sign not in (-1, 0, 1) for sign in more.monotone)
+    ):
+        raise PlanError(f"plan: [monotone] is {list(more.monotone)}; expected 1, -1 or 0 for a feature")
     _check_on_shares(plan.parameters)
     _check_labels(plan, more)
     _check_cuts(plan, more)
@@ -350,7 +359,19 @@ def _names(value: Any, key: str, where: str) -> tuple[str, ...]:
 
 
 PLAN_KEYS: dict[str, tuple[str, ...]] = {
-    "": ("name", "mode", "members", "schema", "privacy", "evaluation", "labels", "cuts", "release", "parameters"),
+    "": (
+        "name",
+        "mode",
+        "members",
+        "schema",
+        "privacy",
+        "evaluation",
+        "labels",
+        "cuts",
+        "monotone",
+        "release",
+        "parameters",
+    ),
     "members": ("aggregator", "hub", "servers", "parties", "receivers", "minimum_parties"),
     "schema": ("features", "label", "weight", "weight_limit", "missing"),
     "privacy": ("min_cell_rows",),
@@ -358,7 +379,7 @@ PLAN_KEYS: dict[str, tuple[str, ...]] = {
     "labels": ("range",),
     "release": ("statistics",),
 }
-"""Every key of a plan file but those of [parameters], which are `trees.parameters.NAMES`, and of [cuts]: features."""
+"""Every key of a plan file but those of [parameters], which are `trees.parameters.NAMES`, and of [cuts] and [monotone]: features."""
 
 
 def parse_plan(text: str, where: str = "plan") -> Plan:
@@ -432,7 +453,7 @@ def _coopetitive(document: Mapping[str, Any], features: tuple[str, ...], where: 
         given = [f"members.{key}" for key in ("hub", "servers") if key in members]
         given += [f"schema.{key}" for key in ("missing", "weight_limit") if key in schema]
         given += ["evaluation.steps"] if "steps" in document.get("evaluation", {}) else []
-        given += [f"[{key}]" for key in ("labels", "cuts", "release") if key in document]
+        given += [f"[{key}]" for key in ("labels", "cuts", "monotone", "release") if key in document]
         if given:
             raise PlanError(f"{where}: {given[0]} goes with mode {COOPETITIVE!r} only; leave it out")
         return None
@@ -450,6 +471,10 @@ def _coopetitive(document: Mapping[str, Any], features: tuple[str, ...], where: 
     steps = document.get("evaluation", {}).get("steps", [])
     if not isinstance(steps, list) or not all(isinstance(step, int) and not isinstance(step, bool) for step in steps):
         raise PlanError(f"{where}: evaluation.steps is {steps!r}; expected a list of whole numbers")
+    signs = _table(document, "monotone", features, where)
+    monotone = tuple(
+        _typed(signs.get(name, 0), int, f"monotone.{name}", "1, -1 or 0", where) for name in features if signs
+    )
     limit = schema.get("weight_limit")
     if limit is not None:
         limit = float(_typed(limit, (int, float), "schema.weight_limit", "a number", where))
@@ -466,6 +491,7 @@ def _coopetitive(document: Mapping[str, Any], features: tuple[str, ...], where: 
         missing=_names(schema["missing"], "schema.missing", where) if "missing" in schema else None,
         weight_limit=limit,
         steps=tuple(steps),
+        monotone=monotone,
     )
 
 
@@ -527,6 +553,10 @@ def write_plan(plan: Plan) -> str:
     if more is not None:
         if more.steps:
             tables["evaluation"]["steps"] = more.steps
+        if more.monotone:
+            tables["monotone"] = {
+                _quoted(name): sign for name, sign in zip(plan.schema.features, more.monotone, strict=True)
+            }
         tables["release"] = {"statistics": more.statistics}
         if more.label_range is not None:
             tables["labels"] = {"range": more.label_range}

@@ -402,7 +402,9 @@ def test_statistics_are_released_where_the_plan_says_so(objective):
 def test_metrics_of_held_out_rows_are_opened_at_the_plans_steps(objective, weighted):
     names = ["rmse", "mae"] if objective != "binary:logistic" else ["error", "logloss", *([] if weighted else ["auc"])]
     limit = 20.0 if weighted else None
-    plan = shared_plan(objective=objective, rounds=4, eval_metric=names, held=0.3, steps=(1, 3), weight_limit=limit)
+    plan = shared_plan(
+        objective=objective, rounds=4, eta=1.0, eval_metric=names, held=0.3, steps=(1, 3), weight_limit=limit
+    )
     rows = table(1200, objective, weighted=weighted)
     seen = []
     run = share_in_process(plan, spread(rows, np.arange(1200) % 4), report=seen.append)
@@ -428,7 +430,7 @@ def test_metrics_of_held_out_rows_are_opened_at_the_plans_steps(objective, weigh
             }
         for name in names:
             value = dict(history[name])[trees]
-            assert value == pytest.approx(exact[name], rel=1e-3, abs=1e-2 if name == "auc" else 1e-4), (name, trees)
+            assert value == pytest.approx(exact[name], rel=1e-3, abs=2e-2 if name == "auc" else 1e-4), (name, trees)
     assert sum(o.startswith("evaluation.open_metric") for o in run.members["aurora"].openings) == 2 * len(names)
 
 
@@ -471,3 +473,19 @@ def test_held_out_rows_are_not_trained_on():
     assert sum(own.n_rows for own in training.values()) == 400 - out.sum()
     start = given_start(plan, counts_of(training))
     assert_alike(model.trees, lockstep_trees(plan, training, start), 3 * 2.0**-14)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_model_may_be_bound_to_rise_or_fall(sign):
+    plan = with_cuts(shared_plan(given=False, rounds=4, max_depth=4), monotone=(sign, 0, 0, 0, 0))
+    talk = SharedTalk(plan, shared_tables()).run()
+    assert talk.error is None
+    model = from_json(talk.models["dune"])
+    rows = table(400)
+    points = np.linspace(-3, 3, 41, dtype=np.float32)
+    lines = np.repeat(rows.features[:, :60], len(points), axis=1)
+    lines[0] = np.tile(points, 60)
+    margins = model.predict_margin(lines).reshape(60, -1)
+    assert (sign * np.diff(margins, axis=1) >= 0).all()
+    free = from_json(SharedTalk(shared_plan(given=False, rounds=4, max_depth=4), shared_tables()).run().models["dune"])
+    assert (sign * np.diff(free.predict_margin(lines).reshape(60, -1), axis=1) < 0).any()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -202,7 +202,9 @@ class Start:
     @cached_property
     def settings(self) -> Settings:
         """How to grow trees on shares. Raises PlanError where the plan asks for what shares cannot hold."""
-        return settings_of(self.plan, self.values)
+        settings = settings_of(self.plan, self.values)
+        signs = coopetitive(self.plan).monotone
+        return settings if not signs else replace(settings, monotone=tuple(signs[feature] for feature in self.features))
 
     @cached_property
     def label_scale(self) -> LabelScale | None:
