@@ -88,7 +88,7 @@ def assert_silent(talk: Conversation, party: str) -> None:
     protection = talk.parties[party]._protection
     if isinstance(protection, Masked):
         assert protection._setup._pair._private is None
-        assert all(key._key is None for key in protection._keys.values())
+        assert all(key._key is None for key in protection._setup.keys.values())
     for kind in (CountMagnitudes(), SumLabels(-40, -40), Abort("", "")):
         with pytest.raises(ProtocolError, match="'aborted'"):
             talk.tell(party, kind)
@@ -280,7 +280,7 @@ def test_a_party_with_another_cipher_decides_for_all_and_the_run_goes_on():
     talk.until_up(AnnounceKey, OTHER)
     protection = talk.parties[OTHER]._protection
     assert isinstance(protection, Masked)
-    protection._algorithm = Algorithm.CHACHA20
+    protection._setup.algorithm = Algorithm.CHACHA20
     talk.submit(OTHER, encode(protection.announcement()))
     talk.finish()
     assert {party._protection._setup.algorithm for party in talk.parties.values()} == {Algorithm.CHACHA20}
