@@ -30,8 +30,10 @@ from benchmarks.machine import described, machine
 from hansa.cli.processes import train_in_processes
 from hansa.cli.simulation import Settings, make_plan
 from hansa.mpc.ring import add_gemm
+from hansa.mpc.training import growth_of
 from hansa.plan import Plan
 from hansa.roles.in_process import share_in_process, warm_up_shares
+from hansa.roles.sharing import Counts, Start, given_start
 from hansa.transport.channel import Hub
 from hansa.transport.faults import DelayingHub
 from hansa.trees.parameters import parse_parameters
@@ -119,10 +121,12 @@ def over_tls(rows: int, apart: bool, depth: int, trees: int, features: int) -> d
     }
 
 
-def rounds_of_tree(depth: int, candidates: int) -> int:
+def rounds_of_tree(start: Start) -> int:
     """Rounds of a tree after the first, by the formula of ARCHITECTURE.md."""
-    levels = math.ceil(math.log(candidates + 1, 4) - 1e-9)
-    return depth * (2 + 24 + 11 * levels - 1 + 4) + 26
+    growth = growth_of(start.settings, start.candidates, start.counts.total)
+    matches = math.ceil(math.log(len(start.candidates.all) + 1, 4) - 1e-9)
+    sums = 4 if growth.row_bits > growth.scoring.fraction_bits else 2
+    return growth.depth * (sums + 24 + 11 * matches - 1 + 4) + 26
 
 
 def over_slow_line(rows: int = DELAYED_ROWS, depth: int = DELAYED_DEPTH, trees: int = 3) -> dict[str, Any]:
@@ -143,7 +147,10 @@ def over_slow_line(rows: int = DELAYED_ROWS, depth: int = DELAYED_DEPTH, trees: 
         # gathered, binned, tree 1, ..., the last tree, trained
         return (at[1 + trees] - at[2]) / (trees - 1)
 
-    rounds = rounds_of_tree(depth, features * CUTS)
+    counts = Counts({name: own.n_rows for name, own in parties.items()}, dict.fromkeys(parties, 0))
+    start = given_start(plan, counts)
+    assert start is not None
+    rounds = rounds_of_tree(start)
     quick, slow = seconds(0.0), seconds(DELAY_S)
     return {
         "rows": rows,
