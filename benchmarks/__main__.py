@@ -19,7 +19,18 @@ from rich.console import Console
 from benchmarks.machine import described, machine
 
 HERE = Path(__file__).parent
-NAMES = ("training", "growth", "accuracy", "trees", "binning", "masking", "transport", "secure", "reconstruction")
+NAMES = (
+    "training",
+    "growth",
+    "accuracy",
+    "trees",
+    "binning",
+    "masking",
+    "transport",
+    "secure",
+    "coopetitive",
+    "reconstruction",
+)
 """In their order. Each file takes --quick and --json."""
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hansa.mpc.candidates import Candidates
+from hansa.mpc.candidates import ONLY_MISSING, Candidates
 from hansa.mpc.release import PlainTree, left_of
-from hansa.mpc.training import Settings
+from hansa.mpc.training import Settings, growth_of
 
 
 def naive_gemm(c, v):
@@ -66,13 +66,16 @@ def gradients(settings: Settings, margins, labels):
     return w * (p - labels), w * p * (1 - p)
 
 
-def candidate_gains(candidates: Candidates, codes, g, h, settings: Settings, chosen=None):
-    """Gain of each candidate of a node, float64; -inf where invalid (Chen & Guestrin 2016, eq. 7)."""
+def candidate_gains(candidates: Candidates, codes, g, h, settings: Settings, chosen=None, unit=0.0):
+    """Gain of each candidate of a node, float64; -inf where invalid (Chen & Guestrin 2016, eq. 7).
+
+    `unit`: the least hessian that children may have at the format's precision.
+    """
     bits = candidates.column_bits(codes).astype(np.float64)
     columns = candidates.columns
     left = bits[:, columns[:, 0]] + np.where(columns[:, 1] >= 0, bits[:, columns[:, 1]], 0)
     g_left, h_left = g @ left, h @ left
-    lam, least = settings.reg_lambda, max(settings.min_child_weight, 1e-9)
+    lam, least = settings.reg_lambda, max(settings.min_child_weight, unit, 1e-9)
 
     def term(a, b):
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -81,6 +84,11 @@ def candidate_gains(candidates: Candidates, codes, g, h, settings: Settings, cho
     gain = term(g_left, h_left) + term(g.sum() - g_left, h.sum() - h_left) - term(g.sum(), h.sum())
     tolerance = 1e-9 * max(1, h.sum())
     gain[(h_left < least - tolerance) | (h.sum() - h_left < least - tolerance)] = -np.inf
+    if any(settings.monotone):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = (g.sum() - g_left) / (h.sum() - h_left + lam) - g_left / (h_left + lam)
+        direction = np.array([0 if c.cut == ONLY_MISSING else settings.monotone[c.feature] for c in candidates.all])
+        gain[slope * direction > 1e-7] = -np.inf
     if chosen is not None:
         drop = np.ones(len(gain), bool)
         drop[chosen] = False
@@ -96,11 +104,15 @@ class Verdict:
         splits: nodes that were checked, those without a split included.
         gaps: relative gain gap of each choice that was not the argmax.
         leaf_error: greatest distance of a leaf from float64's, before rounding to leaf_bits allowed for.
+        unexplained: how many of the gaps above 1e-6 are more than noise explains.
+        leaf_excess: as leaf_error, after what noise explains is taken off.
     """
 
     splits: int
     gaps: list[float]
     leaf_error: float
+    unexplained: int = 0
+    leaf_excess: float = 0.0
 
 
 def judge_tree(
@@ -112,36 +124,55 @@ def judge_tree(
     settings: Settings,
     used=None,
     chosen=None,
+    weights=None,
+    noise=0.0,
 ) -> Verdict:
-    """Compare an opened tree with float64's best choice at each node of its own path."""
+    """Compare an opened tree with float64's best choice at each node of its own path.
+
+    `noise`: standard deviation of a row's gradient and hessian. A sum of n rows errs by at most d = 6 noise sqrt(n) and
+    four units of its format, so a gain e^2 / (U q) by 2 d sqrt(gain / (U q)) + d^2 / (U q), where q is taken for 1/25, and
+    a leaf eta G / (H + lambda) by d (eta + |leaf|) / (H + lambda).
+    """
     g, h = gradients(settings, margins, labels)
-    if used is not None:
-        g, h = g * used, h * used
+    for factor in (used, weights):
+        if factor is not None:
+            g, h = g * factor, h * factor
+    scoring = growth_of(settings, candidates, len(labels)).scoring
+    unit = scoring.least_hessian * 2.0**-scoring.fraction_bits
     verdict = Verdict(0, [], 0.0)
     floor = max(settings.gamma, 1e-6)
     stack = [(0, np.arange(len(labels)), 0)]
     while stack:
         node, rows, level = stack.pop()
         split = tree.candidates[node]
+        upper = h[rows].sum() + settings.reg_lambda + 1e-12
+        off = 6 * noise * np.sqrt(len(rows)) + 4 * 2.0**-scoring.fraction_bits
         if split is None or level < settings.max_depth:
-            gain = candidate_gains(candidates, codes[rows], g[rows], h[rows], settings, chosen)
+            gain = candidate_gains(candidates, codes[rows], g[rows], h[rows], settings, chosen, unit)
             best = float(gain.max(initial=-np.inf))
+            spread = max(best, 0) + g[rows].sum() ** 2 * settings.reg_lambda / upper**2
+            doubt = 10 * off * np.sqrt(spread / upper) + 25 * off**2 / upper
         if split is None:
             if level < settings.max_depth:
                 verdict.splits += 1
                 if best > floor:
                     verdict.gaps.append((best - floor) / best)
+                    verdict.unexplained += best - floor > max(1e-6 * best, doubt)
             limit = settings.leaf_limit if settings.objective == "binary:logistic" else np.inf
             weight = 0.0
-            if h[rows].sum() >= settings.min_child_weight - 1e-9 and len(rows):
+            if h[rows].sum() >= unit - 1e-9 and len(rows):
                 weight = -settings.eta * g[rows].sum() / (h[rows].sum() + settings.reg_lambda)
             weight = float(np.clip(weight, -limit, limit))
-            verdict.leaf_error = max(verdict.leaf_error, abs(weight - float(tree.values[node])))
+            error = abs(weight - float(tree.values[node]))
+            allowed = off * (settings.eta + abs(weight)) / upper
+            verdict.leaf_error = max(verdict.leaf_error, error)
+            verdict.leaf_excess = max(verdict.leaf_excess, error - allowed)
             continue
         verdict.splits += 1
         got = float(gain[candidates.all.index(split)])
         if max(got, floor) < best:
             verdict.gaps.append((best - max(got, floor)) / best)
+            verdict.unexplained += best - max(got, floor) > max(1e-6 * best, doubt)
         if got <= floor and best <= floor:
             verdict.gaps.append(float(floor - got) / floor)
         goes_left = left_of(candidates, split, codes[rows])
@@ -153,3 +184,100 @@ def judge_tree(
 def naive_reconstruct(shares) -> npt.NDArray:
     """x_0 + x_1 + x_2 with wrap-around, from three pairs."""
     return shares[0][0] + shares[1][0] + shares[2][0]
+
+
+def replayed_openings(state):
+    """What `CutSearchOnShares` opened, in order, from the gaps and cells that it found and nothing else.
+
+    Returns [(name of the draw, words as nested lists)], as all servers saw them.
+    """
+    outcomes = {(f.feature, f.gap.low, f.gap.high, f.gap.below_value): f.searches for f in state.found}
+    own = type(state)(state.n_features, state.rows_total, state.max_bin, state.min_cell_rows, state.has_missing)
+    log = []
+    asked = [set() for _ in range(state.n_features)]
+    while not own.done:
+        request = own.request()
+        for feature in range(state.n_features):
+            asked[feature] |= set(request.keys(feature).tolist())
+        own = own._with_counts(np.zeros((2, request.n_counts), np.uint64))
+        while True:
+            if not own.searches:
+                own, gaps = own._next_phase()
+                if not gaps and own.phase > 1:
+                    break
+                live = [bool(outcomes[f, g.low, g.high, g.below_value]) for f, g in gaps]
+                missing = [bool(f.missing) for f in state.features] if state.has_missing is None else []
+                rows = [[not is_live for is_live in live]] + [missing] * (own.phase == 1 and bool(missing))
+                log.append((f"cuts/gaps {own.draws}/gaps of cuts", _packed_rows(rows)))
+                own = own._with_gaps(gaps, live, missing if own.phase == 1 else [])
+                if not own.searches:
+                    continue
+            ready = [n for n, s in enumerate(own.searches) if s.cut is None and s.middle - 1 in asked[s.feature]]
+            if not ready:
+                break
+            stop, right = [], []
+            for n in ready:
+                s = own.searches[n]
+                final = outcomes[s.feature, s.gap.low, s.gap.high, s.gap.below_value][s.rank - 1]
+                stop.append(s.depth == final.depth)
+                right.append(not stop[-1] and final.start >= s.middle)
+            log.append((f"cuts/bits {own.draws}/path of cuts", _packed_rows([stop, right])))
+            own = own._descended(ready, stop, right)
+    return log
+
+
+def _packed_rows(rows):
+    """Each row of bits padded to whole words, one after the other, as integers."""
+    width = -(-max(len(row) for row in rows) // 64) * 64
+    return [
+        sum(int(bit) << k for k, bit in enumerate(row[start : start + 64]))
+        for row in rows
+        for start in range(0, width, 64)
+    ]
+
+
+def metric(name, margins, labels, weights=None, logistic=True):
+    """XGBoost's metric of plain rows, float64; auc by all pairs."""
+    w = np.ones(len(labels)) if weights is None else weights
+    y = labels.astype(np.float64)
+    if name == "auc":
+        wins = np.sign(margins[y == 1][:, None] - margins[y == 0][None])
+        return float((wins.mean() + 1) / 2)
+    if name == "logloss":
+        return float(np.average(np.logaddexp(0, margins) - y * margins, weights=w))
+    if name == "error":
+        return float(np.average((margins > 0) != (y == 1), weights=w))
+    off = (sigmoid(margins) if logistic else margins) - y
+    return float(np.sqrt(np.average(off**2, weights=w)) if name == "rmse" else np.average(np.abs(off), weights=w))
+
+
+def naive_turned(tables, turns):
+    """out[(turns[i] - k) mod size] of sums of tables[i, k], in the tables' type."""
+    size = tables.shape[1]
+    out = np.zeros(size, object)
+    for table, turn in zip(tables, turns, strict=True):
+        for k in range(size):
+            out[(turn - k) % size] += int(table[k])
+    return np.array([int(value) % 2 ** (8 * tables.itemsize) for value in out]).astype(tables.dtype)
+
+
+def statistics(candidates: Candidates, codes, labels, margins, tree: PlainTree, settings: Settings):
+    """(covers, gains) of a plain tree's nodes, float64, from the rows."""
+    g, h = gradients(settings, margins, labels)
+    covers, gains = np.zeros(len(tree.values)), np.zeros(len(tree.values))
+
+    def term(rows):
+        return g[rows].sum() ** 2 / (h[rows].sum() + settings.reg_lambda)
+
+    stack = [(0, np.arange(len(labels)))]
+    while stack:
+        node, rows = stack.pop()
+        covers[node] = h[rows].sum()
+        split = tree.candidates[node]
+        if split is None:
+            continue
+        goes_left = left_of(candidates, split, codes[rows])
+        left, right = rows[goes_left], rows[~goes_left]
+        gains[node] = term(left) + term(right) - term(rows)
+        stack += [(int(tree.left[node]), left), (int(tree.right[node]), right)]
+    return covers, gains

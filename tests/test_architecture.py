@@ -20,10 +20,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "transport": ("errors",),
     "secure": ("errors",),
     "consortium": ("errors",),
-    "mpc": ("errors", "secure"),
+    "mpc": ("errors", "secure", "data.quantiles"),
     "protocol": ("errors",),
     "plan": ("errors", "data.schema", "trees.parameters"),
-    "roles": ("errors", "plan", "data", "trees", "protocol", "transport", "secure", "consortium"),
+    "roles": ("errors", "plan", "data", "trees", "protocol", "transport", "secure", "mpc", "consortium"),
 }
 """Part -> what it may import of the other parts. Parts that are not listed sit on top."""
 

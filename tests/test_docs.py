@@ -21,9 +21,9 @@ import hansa.errors
 from hansa.cli.main import main
 from hansa.cli.member import KEYS, REQUIRED, label_kind
 from hansa.data.source import read_rows
-from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_KEYS, PLANNED_MODES, read_plan
+from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_KEYS, read_plan
 from hansa.protocol.messages import MESSAGES
-from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, PARTY, PARTY_MASKED, diagram
+from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, HUB, MEMBER, PARTY, PARTY_MASKED, diagram
 from hansa.roles.in_process import train_in_process
 from hansa.trees.metrics import METRICS
 from hansa.trees.parameters import ALIASES, NAMES, WITHOUT_EFFECT, Parameters
@@ -152,12 +152,18 @@ def test_every_quantity_that_a_party_contributes_is_described():
 
 
 @pytest.mark.parametrize(
-    "tables", [(PARTY, PARTY_MASKED), (AGGREGATOR, AGGREGATOR_MASKED)], ids=["party", "aggregator"]
+    ("tables", "title"),
+    [
+        ((PARTY, PARTY_MASKED), "a party is"),
+        ((AGGREGATOR, AGGREGATOR_MASKED), "the aggregator is"),
+        ((MEMBER,), "a member is"),
+        ((HUB,), "the hub is"),
+    ],
+    ids=["party", "aggregator", "member", "hub"],
 )
-def test_every_state_is_described(tables):
+def test_every_state_is_described(tables, title):
     part = section(text("docs/reference.md"), "States")
-    half = part.split("| the aggregator is |")[tables[0] is AGGREGATOR]
-    listed = table_rows(half)
+    listed = table_rows(part.split(f"| {title} |")[1].split("\n\n")[0])
     assert set(listed) == {state for table in tables for state in table}
     for state in listed:
         legal = [message.__name__ for table in tables for message in table.get(state, ())]
@@ -167,7 +173,7 @@ def test_every_state_is_described(tables):
 
 def test_modes_are_what_the_plan_says():
     rows = table_rows(section(text("README.md"), "Modes"))
-    assert set(rows) == {*MODES, *PLANNED_MODES}
+    assert set(rows) == set(MODES)
     assert {mode for mode, cells in rows.items() if cells[-1].startswith("yes")} == set(MODES)
     assert all(mode in text("SECURITY.md") for mode in rows)
 
@@ -177,7 +183,7 @@ def test_modes_are_what_the_plan_says():
 
 def test_the_diagrams_are_those_of_the_tables():
     drawn = [content for kind, content in BLOCK.findall(text("ARCHITECTURE.md")) if kind == "mermaid"]
-    assert drawn == [diagram(table) for table in (PARTY, AGGREGATOR, PARTY_MASKED, AGGREGATOR_MASKED)]
+    assert drawn == [diagram(table) for table in (PARTY, AGGREGATOR, PARTY_MASKED, AGGREGATOR_MASKED, MEMBER, HUB)]
 
 
 def test_the_code_map_is_complete():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hansa.data.schema import Schema
 from hansa.errors import PlanError
-from hansa.plan import MODES, PLAN_KEYS, PLANNED_MODES, Plan, parse_plan, read_plan, write_plan
+from hansa.plan import COOPETITIVE, MODES, PLAN_KEYS, Coopetitive, Plan, parse_plan, read_plan, write_plan
 from hansa.trees.parameters import METRICS, NAMES, Parameters, parse_parameters
 
 TEXT = """
@@ -43,6 +43,46 @@ eta = 0.1
 """
 
 PLAN = parse_plan(TEXT)
+
+TEXT_ON_SHARES = """
+mode = "coopetitive"
+
+[members]
+hub = "post"
+servers = ["cirrus", "aurora", "vault"]
+parties = ["aurora", "borealis", "cirrus"]
+receivers = ["reader"]
+
+[schema]
+features = ["traffic", "temperature"]
+label = "fault"
+weight = "importance"
+weight_limit = 4
+missing = ["temperature"]
+
+[evaluation]
+fraction = 0.1
+steps = [10, 50]
+
+[labels]
+range = [0, 100]
+
+[cuts]
+traffic = [1, 10]
+temperature = [-0.5]
+
+[monotone]
+temperature = -1
+
+[release]
+statistics = true
+
+[parameters]
+objective = "reg:squarederror"
+rounds = 50
+"""
+
+ON_SHARES = parse_plan(TEXT_ON_SHARES)
 
 member = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 column = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
@@ -81,7 +121,7 @@ def parameter_sets(draw):
 
 @st.composite
 def plans(draw):
-    mode = draw(st.sampled_from(MODES))
+    mode = draw(st.sampled_from([mode for mode in MODES if mode != COOPETITIVE]))
     least = 2 if mode == "secure-aggregation" else 1
     names = draw(st.lists(member, min_size=1 + least, max_size=6, unique=True))
     hub, parties = names[0], names[1:]
@@ -204,7 +244,7 @@ def edited(old: str, new: str) -> str:
         ('aggregator = "hub"', 'aggregator = ["hub"]', "members.aggregator is ['hub']"),
         ('aggregator = "hub"', 'aggregator = "Hub"', "member name 'Hub'"),
         ('aggregator = "hub"', 'aggregator = "aurora"', "'aurora' is both the aggregator and a party"),
-        ('aggregator = "hub"', 'aggregator = "hub"\nservers = []', "key 'servers'"),
+        ('aggregator = "hub"', 'aggregator = "hub"\nservers = []', "members.servers goes with mode"),
         ('parties = ["aurora", "borealis", "cirrus"]', "", "members.parties is missing"),
         ('parties = ["aurora", "borealis", "cirrus"]', 'parties = "aurora"', "members.parties is 'aurora'"),
         ('parties = ["aurora", "borealis", "cirrus"]', "parties = [1, 2]", "members.parties is [1, 2]"),
@@ -258,12 +298,134 @@ def test_early_stopping_needs_held_out_rows():
         parse_plan(text)
 
 
-@pytest.mark.parametrize("mode", PLANNED_MODES)
-def test_a_planned_mode_is_refused_and_never_run_as_another(mode):
-    with pytest.raises(PlanError, match=f"'{mode}' is not in this release.*refused rather than run in a weaker mode"):
+@pytest.mark.parametrize("mode", ["open", "", "Federated", "coopetitive ", "secure"])
+def test_an_unknown_mode_is_refused_and_never_run_as_another(mode):
+    with pytest.raises(PlanError, match=f"mode is '{mode}'; expected one of"):
         parse_plan(edited('mode = "federated"', f'mode = "{mode}"'))
-    with pytest.raises(PlanError, match="not in this release"):
+    with pytest.raises(PlanError, match="expected one of"):
         replace(PLAN, mode=mode)
+
+
+def test_a_plan_of_one_mode_is_never_run_as_another():
+    for mode in MODES:
+        if mode != COOPETITIVE:
+            with pytest.raises(PlanError, match="go with 'coopetitive' only"):
+                replace(ON_SHARES, mode=mode)
+    with pytest.raises(PlanError, match=r"members\.hub is missing"):
+        parse_plan(edited('mode = "federated"', 'mode = "coopetitive"'))
+    with pytest.raises(PlanError, match="go with 'coopetitive' only"):
+        replace(PLAN, mode=COOPETITIVE)
+
+
+def test_a_coopetitive_plan_is_read_as_it_says():
+    assert ON_SHARES.hub == "post"
+    assert ON_SHARES.servers == ("cirrus", "aurora", "vault")
+    assert ON_SHARES.members == ("aurora", "borealis", "cirrus", "post", "reader", "vault")
+    assert ON_SHARES.aggregator == ""
+    assert ON_SHARES.parameters.max_bin == 32
+    assert ON_SHARES.coopetitive == Coopetitive(
+        "post",
+        ("cirrus", "aurora", "vault"),
+        True,
+        (0.0, 100.0),
+        ((1.0, 10.0), (-0.5,)),
+        ("temperature",),
+        4.0,
+        (10, 50),
+        (0, -1),
+    )
+    assert parse_plan(write_plan(ON_SHARES)) == ON_SHARES
+    bare = parse_plan(re.sub(r"\[(cuts|release)\]\n(?:[^\[\n][^\n]*\n)*", "", TEXT_ON_SHARES))
+    assert bare.coopetitive is not None
+    assert bare.coopetitive.cuts is None
+    assert not bare.coopetitive.statistics
+    assert parse_plan(write_plan(bare)) == bare
+    assert len({plan.digest() for plan in (ON_SHARES, bare, replace(ON_SHARES, name="x"))}) == 3
+
+
+def test_the_order_of_servers_counts():
+    more = replace(ON_SHARES.coopetitive, servers=("aurora", "cirrus", "vault"))
+    assert replace(ON_SHARES, coopetitive=more).digest() != ON_SHARES.digest()
+
+
+def test_other_modes_know_nothing_of_servers():
+    assert b"coopetitive" not in PLAN.canonical()
+    assert PLAN.servers == ()
+    assert PLAN.hub == "hub"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('servers = ["cirrus", "aurora", "vault"]', 'servers = ["cirrus", "aurora"]', "three different members"),
+        ('servers = ["cirrus", "aurora", "vault"]', 'servers = ["cirrus", "aurora", "aurora"]', "three different"),
+        ('servers = ["cirrus", "aurora", "vault"]', "", "three different members"),
+        ('hub = "post"', 'hub = "aurora"', "has another role too"),
+        ('hub = "post"', 'hub = "post"\naggregator = "x"', "there is a hub instead"),
+        ('receivers = ["reader"]', "receivers = []", "nobody would ever see the model"),
+        ('receivers = ["reader"]', "minimum_parties = 2", "every party takes part"),
+        ("weight_limit = 4\n", "", "schema.weight and schema.weight_limit go together"),
+        ('weight = "importance"\n', "", "schema.weight and schema.weight_limit go together"),
+        ("weight_limit = 4", "weight_limit = 0", "schema.weight_limit is 0.0"),
+        ("weight_limit = 4", 'weight_limit = "x"', "schema.weight_limit is 'x'"),
+        ("steps = [10, 50]", "steps = [50, 10]", "evaluation.steps is [50, 10]"),
+        ("steps = [10, 50]", "steps = [51]", "rising numbers of trees up to rounds 50"),
+        ("steps = [10, 50]", "steps = [1.5]", "a list of whole numbers"),
+        ("fraction = 0.1", "", "and an evaluation.fraction"),
+        ("range = [0, 100]", "range = [100, 0]", "labels.range is [100.0, 0.0]"),
+        ("range = [0, 100]", "range = [1]", "expected [lowest, highest]"),
+        ("range = [0, 100]", 'range = ["a", "b"]', "expected a list of numbers"),
+        ("[labels]\nrange = [0, 100]", "", "needs labels.range"),
+        ('objective = "reg:squarederror"', "", "has no use for labels.range"),
+        ("rounds = 50", "rounds = 50\nalpha = 1", "alpha = 1.0 is not supported in coopetitive mode"),
+        ("rounds = 50", "rounds = 50\nmax_delta_step = 1", "max_delta_step = 1.0 is not supported"),
+        ("rounds = 50", "rounds = 50\nhistogram_bits = 64", "histogram_bits = 64 is not supported"),
+        ("rounds = 50", "rounds = 50\nmax_depth = 9", "max_depth = 9 is too much"),
+        ("rounds = 50", "rounds = 50\nmax_bin = 257", "max_bin = 257 is too much"),
+        ("rounds = 50", "rounds = 50\nmax_bin = 2", "cuts.traffic has 2 cuts"),
+        ("rounds = 50", "rounds = 50\nbase_score = 101", "lies outside labels.range"),
+        ("traffic = [1, 10]", "traffic = [10, 1]", "cuts.traffic is [10.0, 1.0]"),
+        ("traffic = [1, 10]", "traffic = [1, 1.00000000001]", "float32 numbers that rise strictly"),
+        ("traffic = [1, 10]", "traffic = [1e39]", "finite float32"),
+        ("traffic = [1, 10]", "trafic = [1, 10]", "'trafic' is not known"),
+        ('missing = ["temperature"]', 'missing = ["humidity"]', "schema.missing names 'humidity'"),
+        ("temperature = -1", "temperature = 2", "[monotone] is [0, 2]"),
+        ("temperature = -1", "humidity = 1", "'humidity' is not known"),
+        ("temperature = -1", "temperature = 0.5", "monotone.temperature is 0.5"),
+        ("statistics = true", "statistics = 1", "expected true or false"),
+        ("statistics = true", "stats = true", "'stats' is not known"),
+    ],
+)
+def test_what_is_wrong_with_a_coopetitive_plan_is_named(old, new, named):
+    assert old in TEXT_ON_SHARES
+    with pytest.raises(PlanError, match=re.escape(named)):
+        parse_plan(TEXT_ON_SHARES.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["[labels]\nrange = [0, 1]", "[cuts]\ntraffic = [1]", "[release]\nstatistics = true"],
+)
+def test_tables_of_coopetitive_plans_are_refused_in_others(more):
+    with pytest.raises(PlanError, match="goes with mode 'coopetitive' only"):
+        parse_plan(TEXT + "\n" + more + "\n")
+    for key in ('hub = "x"', 'servers = ["x"]'):
+        with pytest.raises(PlanError, match=r"members\.\w+ goes with mode 'coopetitive' only"):
+            parse_plan(edited("[members]", f"[members]\n{key}"))
+    with pytest.raises(PlanError, match=r"schema\.missing goes with"):
+        parse_plan(edited("[schema]", '[schema]\nmissing = ["traffic"]'))
+
+
+def test_automatic_weights_need_the_pooled_mean():
+    text = TEXT.replace("federated", "coopetitive").replace(
+        'aggregator = "hub"', 'hub = "post"\nservers = ["a", "b", "c"]'
+    )
+    text = (
+        text.replace('weight = "importance"\n', "").replace("fraction = 0.2", "").replace("minimum_parties = 2\n", "")
+    )
+    assert parse_plan(text + 'scale_pos_weight = "auto"\n').parameters.scale_pos_weight == "auto"
+    with pytest.raises(PlanError, match="leave base_score out"):
+        parse_plan(text + 'scale_pos_weight = "auto"\nbase_score = 0.5\n')
 
 
 @pytest.mark.parametrize("table", ["members", "schema", "privacy", "evaluation", "parameters"])
@@ -297,11 +459,11 @@ def test_a_file_is_named_in_errors(tmp_path):
 
 def test_every_key_is_listed():
     """The list of keys, from which the documentation is checked, is what a written plan has."""
-    document = tomllib.loads(write_plan(PLAN))
-    assert set(document) == set(PLAN_KEYS[""])
-    for table in ("members", "schema", "privacy", "evaluation"):
-        assert set(document[table]) == set(PLAN_KEYS[table])
-    assert set(document["parameters"]) <= set(NAMES)
+    documents = [tomllib.loads(write_plan(plan)) for plan in (PLAN, ON_SHARES)]
+    assert {key for document in documents for key in document} == set(PLAN_KEYS[""])
+    for table in ("members", "schema", "privacy", "evaluation", "labels", "release"):
+        assert {key for document in documents for key in document.get(table, ())} == set(PLAN_KEYS[table])
+    assert all(set(document["parameters"]) <= set(NAMES) for document in documents)
     assert {f.name for f in fields(Plan)} == {
         "name",
         "mode",
@@ -313,4 +475,5 @@ def test_every_key_is_listed():
         "parameters",
         "min_cell_rows",
         "evaluation_fraction",
+        "coopetitive",
     }

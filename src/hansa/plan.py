@@ -25,13 +25,39 @@
     rounds = 100
     eta = 0.1
 
-Signed plans, approvals and policies come later; they will sign `digest`.
+In coopetitive mode nobody sums; three servers compute on shares, and the hub only relays what members seal for each other:
+
+    mode = "coopetitive"
+
+    [members]
+    hub = "post"                              # in place of an aggregator
+    servers = ["aurora", "borealis", "cirrus"]   # any three members, with rows or without; the order is S_0, S_1, S_2
+    parties = ["aurora", "borealis", "cirrus", "dune"]
+    receivers = ["aurora", "dune"]
+
+    [labels]
+    range = [0.0, 100.0]                      # reg:squarederror: labels outside are refused at their owner
+
+    [cuts]                                    # optional: cuts by feature; then none are searched
+    traffic = [1.0, 10.0, 100.0]
+    temperature = [0.0, 20.0]
+
+    [monotone]                                # optional: 1 for increasing, -1 for decreasing
+    traffic = 1
+
+    [release]
+    statistics = false                        # gain and cover of every split
+
+Signed plans and approvals come later; they will sign `digest`. So do conditions of a release: they will stand in [release].
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 import re
+import struct
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -44,11 +70,13 @@ from hansa.data.schema import Schema
 from hansa.errors import PlanError
 from hansa.trees.parameters import Parameters, parse_parameters
 
-MODES = ("federated", "secure-aggregation")
-"""The modes that this release runs."""
+COOPETITIVE = "coopetitive"
 
-PLANNED_MODES = ("coopetitive",)
-"""Modes that a later release will run; until then they are refused, never run in a weaker mode."""
+MODES = ("federated", "secure-aggregation", COOPETITIVE)
+"""The modes that this release runs. Another is refused, never run as one of these."""
+
+SERVERS = 3
+"""Compute servers of a coopetitive run."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -56,6 +84,47 @@ DEFAULT_MIN_CELL_ROWS = 10
 """Argued for in SECURITY.md, "Cuts"."""
 
 LEAST_MIN_CELL_ROWS = 2
+
+DEFAULT_BINS_ON_SHARES = 32
+"""`max_bin` of a coopetitive plan that names none: every cut is a column of shares, 4 bytes a row and part."""
+
+MOST_BINS_ON_SHARES = 256
+DEEPEST_ON_SHARES = 8
+
+NOT_ON_SHARES: dict[str, Any] = {
+    "alpha": 0.0,
+    "max_delta_step": 0.0,
+    "histogram_bits": 32,
+}
+"""Parameters that coopetitive mode takes at this value only."""
+
+
+@dataclass(frozen=True)
+class Coopetitive:
+    """What a plan says more in coopetitive mode. Public to all members.
+
+    Attributes:
+        hub: the member whose process listens and relays; it holds no keys of the run.
+        servers: S_0, S_1 and S_2, in this order.
+        statistics: whether gain and cover are released with the splits.
+        label_range: lowest and highest label of reg:squarederror; None for binary:logistic.
+        cuts: of every feature, in the schema's order, or None where they are searched.
+        weight_limit: no row's weight exceeds it; None where rows have no weights.
+        monotone: by feature, in the schema's order, 1 for increasing, -1 for decreasing, 0 for neither; empty for no constraint.
+        steps: numbers of trees after which the metrics of held-out rows are opened; empty for the last tree only.
+        missing: names of the features that may lack values; with cuts, none where it is not given; without, None lets the
+            servers open one bit a feature: whether any row lacks it.
+    """
+
+    hub: str
+    servers: tuple[str, ...]
+    statistics: bool = False
+    label_range: tuple[float, float] | None = None
+    cuts: tuple[tuple[float, ...], ...] | None = None
+    missing: tuple[str, ...] | None = None
+    weight_limit: float | None = None
+    steps: tuple[int, ...] = ()
+    monotone: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +134,7 @@ class Plan:
     Attributes:
         name: of the run, for people.
         mode: one of `MODES`.
-        aggregator: the member that sums and finds splits.
+        aggregator: the member that sums and finds splits; empty in coopetitive mode.
         parties: the members that hold rows, sorted.
         receivers: the members that get the model file, sorted.
         minimum_parties: the run does not start with fewer parties.
@@ -73,6 +142,7 @@ class Plan:
         parameters: how to grow the trees.
         min_cell_rows: a cell of so many pooled rows or fewer is not split further when cuts are searched.
         evaluation_fraction: share of each party's rows that is held out; 0 for none.
+        coopetitive: in that mode, else None.
     """
 
     name: str
@@ -85,6 +155,7 @@ class Plan:
     parameters: Parameters
     min_cell_rows: int = DEFAULT_MIN_CELL_ROWS
     evaluation_fraction: float = 0.0
+    coopetitive: Coopetitive | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parties", tuple(sorted(self.parties)))
@@ -94,11 +165,24 @@ class Plan:
     @property
     def members(self) -> tuple[str, ...]:
         """All members, sorted."""
-        return tuple(sorted({self.aggregator, *self.parties, *self.receivers}))
+        return tuple(sorted({self.hub, *self.servers, *self.parties, *self.receivers}))
+
+    @property
+    def hub(self) -> str:
+        """The member whose process listens: all others dial it."""
+        return self.aggregator if self.coopetitive is None else self.coopetitive.hub
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The compute servers S_0, S_1, S_2; none but in coopetitive mode."""
+        return () if self.coopetitive is None else self.coopetitive.servers
 
     def canonical(self) -> bytes:
         """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out."""
-        return msgspec.json.encode({"format": 1, **asdict(self)}, order="sorted")
+        content = {"format": 1, **asdict(self)}
+        if self.coopetitive is None:
+            del content["coopetitive"]
+        return msgspec.json.encode(content, order="sorted")
 
     def digest(self) -> bytes:
         """SHA-256 of `canonical`, 32 bytes."""
@@ -106,13 +190,12 @@ class Plan:
 
 
 def _check_plan(plan: Plan) -> None:
-    if plan.mode in PLANNED_MODES:
-        raise PlanError(
-            f"plan: mode {plan.mode!r} is not in this release; it is refused rather than run in a weaker mode "
-            f"(available: {', '.join(MODES)})"
-        )
     if plan.mode not in MODES:
-        raise PlanError(f"plan: mode is {plan.mode!r}; expected one of {', '.join((*MODES, *PLANNED_MODES))}")
+        raise PlanError(f"plan: mode is {plan.mode!r}; expected one of {', '.join(MODES)}")
+    if (plan.mode == COOPETITIVE) != (plan.coopetitive is not None):
+        raise PlanError(
+            f"plan: mode is {plan.mode!r}; hub, servers, labels, cuts and release go with {COOPETITIVE!r} only"
+        )
     for name in plan.members:
         if not NAME.fullmatch(name):
             raise PlanError(
@@ -123,10 +206,12 @@ def _check_plan(plan: Plan) -> None:
     for key, names in (("parties", plan.parties), ("receivers", plan.receivers)):
         if len(set(names)) < len(names):
             raise PlanError(f"plan: members.{key} names a member twice")
-    if plan.aggregator in plan.parties:
+    if plan.coopetitive is not None:
+        _check_coopetitive(plan, plan.coopetitive)
+    elif plan.aggregator in plan.parties:
         raise PlanError(f"plan: {plan.aggregator!r} is both the aggregator and a party; the aggregator holds no rows")
     strangers = set(plan.receivers) - {plan.aggregator, *plan.parties}
-    if strangers:
+    if strangers and plan.coopetitive is None:
         raise PlanError(f"plan: receiver {min(strangers)!r} is neither the aggregator nor a party")
     if not 1 <= plan.minimum_parties <= len(plan.parties):
         raise PlanError(
@@ -149,6 +234,102 @@ def _check_plan(plan: Plan) -> None:
         raise PlanError(
             "plan: early_stopping_rounds needs held-out rows; set evaluation.fraction, for example to 0.2, or leave it out"
         )
+
+
+def _check_coopetitive(plan: Plan, more: Coopetitive) -> None:
+    if plan.aggregator:
+        raise PlanError(
+            f"plan: members.aggregator is {plan.aggregator!r}; in {COOPETITIVE} mode there is a hub instead"
+        )
+    if len(set(more.servers)) != SERVERS or len(more.servers) != SERVERS:
+        raise PlanError(f"plan: members.servers is {list(more.servers)}; expected three different members")
+    if more.hub in {*plan.parties, *more.servers, *plan.receivers}:
+        raise PlanError(
+            f"plan: members.hub {more.hub!r} has another role too; the hub only relays: name a member for it alone"
+        )
+    if not plan.receivers:
+        raise PlanError("plan: members.receivers is empty; nobody would ever see the model")
+    if plan.minimum_parties != len(plan.parties):
+        raise PlanError(f"plan: in {COOPETITIVE} mode every party takes part; leave members.minimum_parties out")
+    if (plan.schema.weight is None) != (more.weight_limit is None):
+        raise PlanError(
+            f"plan: in {COOPETITIVE} mode schema.weight and schema.weight_limit go together: no row's weight may exceed the limit"
+        )
+    if more.weight_limit is not None and not (math.isfinite(more.weight_limit) and more.weight_limit > 0):
+        raise PlanError(f"plan: schema.weight_limit is {more.weight_limit}; expected a positive number")
+    if more.steps and (
+        not plan.evaluation_fraction
+        or any(step < 1 or step > plan.parameters.rounds for step in more.steps)
+        or list(more.steps) != sorted(set(more.steps))
+    ):
+        raise PlanError(
+            f"plan: evaluation.steps is {list(more.steps)}; expected rising numbers of trees up to rounds "
+            f"{plan.parameters.rounds}, and an evaluation.fraction"
+        )
+    if plan.parameters.scale_pos_weight == "auto" and plan.parameters.base_score is not None:
+        raise PlanError(
+            f'plan: scale_pos_weight = "auto" follows from the pooled mean in {COOPETITIVE} mode: leave base_score out, or '
+            "give a number"
+        )
+    if more.monotone and (
+        len(more.monotone) != len(plan.schema.features) or any(sign not in (-1, 0, 1) for sign in more.monotone)
+    ):
+        raise PlanError(f"plan: [monotone] is {list(more.monotone)}; expected 1, -1 or 0 for a feature")
+    _check_on_shares(plan.parameters)
+    _check_labels(plan, more)
+    _check_cuts(plan, more)
+
+
+def _check_on_shares(parameters: Parameters) -> None:
+    for name, value in NOT_ON_SHARES.items():
+        if getattr(parameters, name) != value:
+            raise PlanError(
+                f"parameter {name} = {getattr(parameters, name)!r} is not supported in {COOPETITIVE} mode, "
+                f"where nobody sees the sums that it needs; leave it at {value!r}"
+            )
+    for name, most in (("max_depth", DEEPEST_ON_SHARES), ("max_bin", MOST_BINS_ON_SHARES)):
+        if getattr(parameters, name) > most:
+            raise PlanError(
+                f"parameter {name} = {getattr(parameters, name)} is too much for {COOPETITIVE} mode; at most {most}"
+            )
+
+
+def _check_labels(plan: Plan, more: Coopetitive) -> None:
+    squared = plan.parameters.objective == "reg:squarederror"
+    if squared != (more.label_range is not None):
+        needed = "needs" if squared else "has no use for"
+        raise PlanError(
+            f"plan: {plan.parameters.objective} {needed} labels.range = [lowest, highest] in {COOPETITIVE} mode"
+        )
+    if more.label_range is not None:
+        low, high = more.label_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise PlanError(f"plan: labels.range is {[low, high]}; expected two finite numbers, the lower first")
+        base = plan.parameters.base_score
+        if base is not None and not low <= base <= high:
+            raise PlanError(f"plan: base_score {base} lies outside labels.range {[low, high]}")
+
+
+def _check_cuts(plan: Plan, more: Coopetitive) -> None:
+    unknown = sorted(set(more.missing or ()) - set(plan.schema.features))
+    if unknown:
+        raise PlanError(f"plan: schema.missing names {unknown[0]!r}, which is no feature")
+    if more.cuts is None:
+        return
+    if len(more.cuts) != len(plan.schema.features):
+        raise PlanError(
+            f"plan: [cuts] is of {len(more.cuts)} features; expected a list for each of {len(plan.schema.features)}"
+        )
+    for feature, cuts in zip(plan.schema.features, more.cuts, strict=True):
+        narrow = [struct.unpack("<f", struct.pack("<f", cut))[0] if abs(cut) < 3.4e38 else math.inf for cut in cuts]
+        if any(not math.isfinite(cut) for cut in narrow) or any(a >= b for a, b in itertools.pairwise(narrow)):
+            raise PlanError(f"plan: cuts.{feature} is {list(cuts)}; expected finite float32 numbers that rise strictly")
+        if len(cuts) >= plan.parameters.max_bin:
+            raise PlanError(
+                f"plan: cuts.{feature} has {len(cuts)} cuts; max_bin {plan.parameters.max_bin} allows fewer"
+            )
+    if not any(more.cuts) and not more.missing:
+        raise PlanError("plan: [cuts] gives no cut at all; a tree could not split")
 
 
 def _table(document: Mapping[str, Any], key: str, allowed: tuple[str, ...], where: str) -> dict[str, Any]:
@@ -178,13 +359,27 @@ def _names(value: Any, key: str, where: str) -> tuple[str, ...]:
 
 
 PLAN_KEYS: dict[str, tuple[str, ...]] = {
-    "": ("name", "mode", "members", "schema", "privacy", "evaluation", "parameters"),
-    "members": ("aggregator", "parties", "receivers", "minimum_parties"),
-    "schema": ("features", "label", "weight"),
+    "": (
+        "name",
+        "mode",
+        "members",
+        "schema",
+        "privacy",
+        "evaluation",
+        "labels",
+        "cuts",
+        "monotone",
+        "release",
+        "parameters",
+    ),
+    "members": ("aggregator", "hub", "servers", "parties", "receivers", "minimum_parties"),
+    "schema": ("features", "label", "weight", "weight_limit", "missing"),
     "privacy": ("min_cell_rows",),
-    "evaluation": ("fraction",),
+    "evaluation": ("fraction", "steps"),
+    "labels": ("range",),
+    "release": ("statistics",),
 }
-"""Every key of a plan file but those of [parameters], which are `trees.parameters.NAMES`."""
+"""Every key of a plan file but those of [parameters], which are `trees.parameters.NAMES`, and of [cuts] and [monotone]: features."""
 
 
 def parse_plan(text: str, where: str = "plan") -> Plan:
@@ -201,8 +396,10 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
     parameters = document.get("parameters", {})
     if not isinstance(parameters, dict):
         raise PlanError(f"{where}: parameters is {parameters!r}; expected a table [parameters]")
+    mode = document.get("mode")
+    hub = "hub" if mode == COOPETITIVE else "aggregator"
     for key, table, name in (
-        ("members.aggregator", members, "aggregator"),
+        (f"members.{hub}", members, hub),
         ("members.parties", members, "parties"),
         ("schema.features", schema, "features"),
         ("schema.label", schema, "label"),
@@ -211,10 +408,13 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
         if name not in table:
             raise PlanError(f"{where}: {key} is missing; add it")
     parties = _names(members["parties"], "members.parties", where)
+    if mode == COOPETITIVE:
+        parameters = {"max_bin": DEFAULT_BINS_ON_SHARES, **parameters}
+    features = _names(schema["features"], "schema.features", where)
     return Plan(
         name=_typed(document.get("name", "run"), str, "name", "text", where),
         mode=_typed(document["mode"], str, "mode", "text", where),
-        aggregator=_typed(members["aggregator"], str, "members.aggregator", "a member's name", where),
+        aggregator=_typed(members.get("aggregator", ""), str, "members.aggregator", "a member's name", where),
         parties=parties,
         receivers=_names(members.get("receivers", list(parties)), "members.receivers", where),
         minimum_parties=_typed(
@@ -225,7 +425,7 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
             where,
         ),
         schema=Schema(
-            features=_names(schema["features"], "schema.features", where),
+            features=features,
             label=_typed(schema["label"], str, "schema.label", "a column's name", where),
             weight=None
             if "weight" not in schema
@@ -242,7 +442,63 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
         evaluation_fraction=float(
             _typed(evaluation.get("fraction", 0.0), (int, float), "evaluation.fraction", "a number", where)
         ),
+        coopetitive=_coopetitive(document, features, where),
     )
+
+
+def _coopetitive(document: Mapping[str, Any], features: tuple[str, ...], where: str) -> Coopetitive | None:
+    """What the tables say that only a coopetitive plan has."""
+    members, schema = document.get("members", {}), document.get("schema", {})
+    if document.get("mode") != COOPETITIVE:
+        given = [f"members.{key}" for key in ("hub", "servers") if key in members]
+        given += [f"schema.{key}" for key in ("missing", "weight_limit") if key in schema]
+        given += ["evaluation.steps"] if "steps" in document.get("evaluation", {}) else []
+        given += [f"[{key}]" for key in ("labels", "cuts", "monotone", "release") if key in document]
+        if given:
+            raise PlanError(f"{where}: {given[0]} goes with mode {COOPETITIVE!r} only; leave it out")
+        return None
+    labels = _table(document, "labels", PLAN_KEYS["labels"], where)
+    release = _table(document, "release", PLAN_KEYS["release"], where)
+    statistics = release.get("statistics", False)
+    if not isinstance(statistics, bool):
+        raise PlanError(f"{where}: release.statistics is {statistics!r}; expected true or false")
+    label_range = None
+    if "range" in labels:
+        ends = _numbers(labels["range"], "labels.range", where)
+        if len(ends) != 2:
+            raise PlanError(f"{where}: labels.range is {list(ends)}; expected [lowest, highest]")
+        label_range = (ends[0], ends[1])
+    steps = document.get("evaluation", {}).get("steps", [])
+    if not isinstance(steps, list) or not all(isinstance(step, int) and not isinstance(step, bool) for step in steps):
+        raise PlanError(f"{where}: evaluation.steps is {steps!r}; expected a list of whole numbers")
+    signs = _table(document, "monotone", features, where)
+    monotone = tuple(
+        _typed(signs.get(name, 0), int, f"monotone.{name}", "1, -1 or 0", where) for name in features if signs
+    )
+    limit = schema.get("weight_limit")
+    if limit is not None:
+        limit = float(_typed(limit, (int, float), "schema.weight_limit", "a number", where))
+    cuts = None
+    if "cuts" in document:
+        given_cuts = _table(document, "cuts", features, where)
+        cuts = tuple(_numbers(given_cuts.get(name, []), f"cuts.{name}", where) for name in features)
+    return Coopetitive(
+        hub=_typed(members["hub"], str, "members.hub", "a member's name", where),
+        servers=_names(members.get("servers", []), "members.servers", where),
+        statistics=statistics,
+        label_range=label_range,
+        cuts=cuts,
+        missing=_names(schema["missing"], "schema.missing", where) if "missing" in schema else None,
+        weight_limit=limit,
+        steps=tuple(steps),
+        monotone=monotone,
+    )
+
+
+def _numbers(value: Any, key: str, where: str) -> tuple[float, ...]:
+    if not isinstance(value, list) or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in value):
+        raise PlanError(f"{where}: {key} is {value!r}; expected a list of numbers")
+    return tuple(float(n) for n in value)
 
 
 def read_plan(path: Path) -> Plan:
@@ -262,6 +518,8 @@ def _quoted(text: str) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, str):
         return _quoted(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     return repr(value)
@@ -272,12 +530,17 @@ def write_plan(plan: Plan) -> str:
     schema: dict[str, Any] = {"features": plan.schema.features, "label": plan.schema.label}
     if plan.schema.weight is not None:
         schema["weight"] = plan.schema.weight
+    more = plan.coopetitive
+    if more is not None and more.missing is not None:
+        schema["missing"] = more.missing
+    if more is not None and more.weight_limit is not None:
+        schema["weight_limit"] = more.weight_limit
     parameters = {
         name.rstrip("_"): value for name, value in asdict(plan.parameters).items() if value is not None and value != ()
     }
     tables: dict[str, dict[str, Any]] = {
         "members": {
-            "aggregator": plan.aggregator,
+            **({"aggregator": plan.aggregator} if more is None else {"hub": more.hub, "servers": more.servers}),
             "parties": plan.parties,
             "receivers": plan.receivers,
             "minimum_parties": plan.minimum_parties,
@@ -287,6 +550,18 @@ def write_plan(plan: Plan) -> str:
         "evaluation": {"fraction": plan.evaluation_fraction},
         "parameters": parameters,
     }
+    if more is not None:
+        if more.steps:
+            tables["evaluation"]["steps"] = more.steps
+        if more.monotone:
+            tables["monotone"] = {
+                _quoted(name): sign for name, sign in zip(plan.schema.features, more.monotone, strict=True)
+            }
+        tables["release"] = {"statistics": more.statistics}
+        if more.label_range is not None:
+            tables["labels"] = {"range": more.label_range}
+        if more.cuts is not None:
+            tables["cuts"] = {_quoted(name): cuts for name, cuts in zip(plan.schema.features, more.cuts, strict=True)}
     lines = [f"name = {_quoted(plan.name)}", f"mode = {_quoted(plan.mode)}"]
     for title, table in tables.items():
         lines += ["", f"[{title}]", *(f"{key} = {_value(value)}" for key, value in table.items())]

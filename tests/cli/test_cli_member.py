@@ -12,7 +12,6 @@ from made_consortium import HUB, PARTIES, PLAN, Consortium, assert_refused, hans
 from cutting_line import Cut, CuttingLine
 from hansa.consortium.identity import create_identity, load_identity, save_identity
 from hansa.consortium.members import members_of, read_members, write_members
-from hansa.plan import PLANNED_MODES
 from hansa.protocol.messages import decode
 from hansa.transport.recording import read_transcript
 
@@ -229,7 +228,7 @@ def test_a_file_that_is_not_toml_is_named(consortium: Consortium):
         ("[privacy]", "[privacy]\nepsilon = 1", ("epsilon",)),
         ("[parameters]", "[parameters]\nmax_dept = 3", ("max_dept", "max_depth")),
         ('mode = "federated"', 'mode = "open"', ("'open'", "federated")),
-        ('mode = "federated"', f'mode = "{PLANNED_MODES[-1]}"', ("refused rather than run in a weaker mode",)),
+        ('mode = "federated"', 'mode = "coopetitive"', ("members.hub is missing",)),
         ("min_cell_rows = 2", "min_cell_rows = 1", ("min_cell_rows", "at least 2")),
         ("rounds = 3", "rounds = 0", ("rounds",)),
         ("rounds = 3", "rounds = 3\nearly_stopping_rounds = 2", ("early_stopping_rounds", "evaluation.fraction")),

@@ -18,7 +18,6 @@ from made_consortium import assert_refused, cells, hansa, write_table
 from hansa.cli.scores import score_table
 from hansa.cli.simulation import member_names
 from hansa.cli.tables import read_table, split_table
-from hansa.plan import PLANNED_MODES
 from hansa.protocol.messages import Contribution, Finish, Join, Received, decode
 from hansa.transport.recording import read_transcript
 from hansa.trees.xgboost_json import from_json
@@ -230,7 +229,10 @@ def test_member_names_are_legal_and_distinct():
         (("--set", "tree_method=exact"), ("tree_method",)),
         (("--set", "eval_metric=auc,ndcg"), ("ndcg",)),
         (("--set", "early_stopping_rounds=3"), ("early_stopping_rounds", "evaluation.fraction")),
-        (("--mode", PLANNED_MODES[-1]), (PLANNED_MODES[-1], "weaker mode")),
+        (("--servers", "a,b,c"), ("--servers", "go with --mode coopetitive")),
+        (("--mode", "coopetitive", "--servers", "a,b"), ("members.servers", "three different members")),
+        (("--mode", "coopetitive", "--set", "alpha=1"), ("alpha", "not supported in coopetitive mode")),
+        (("--mode", "coopetitive", "--label-range", "low"), ("--label-range 'low'", "two numbers")),
         (("--mode", "open"), ("'open'",)),
         (("--objective", "multi:softprob"), ("multi:softprob",)),
         (("--test", "TABLE", "--test-fraction", "0.2"), ("--test and --test-fraction",)),

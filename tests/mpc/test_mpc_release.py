@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from three_servers import ALGORITHM, make_servers, make_table, reveal
 
+import naive_mpc as naive
 from hansa.errors import ProtocolError
 from hansa.mpc.lockstep import run_three
-from hansa.mpc.release import LEAF, PlainTree, TreeMessage, leaf_of_codes, open_tree, release
+from hansa.mpc.release import LEAF, PlainTree, Statistics, TreeMessage, leaf_of_codes, open_tree, release
 from hansa.mpc.ring import RING32
 from hansa.mpc.shared_rows import label_words, receive_rows, share_rows
 from hansa.mpc.training import Coins, LabelScale, Settings, boost, start_margins
@@ -133,3 +134,34 @@ def test_pass_through_nodes_collapse(messages):
     assert tree.left.tolist() == [1, 3, 5, LEAF, LEAF, LEAF, LEAF]
     # Level 1, node 1 splits into nodes 1 and 3 of level 2, which pass on to leaves 5 and 7.
     assert tree.values.tolist() == [0, 0, 0, 2, 6, 5, 7]
+
+
+@pytest.mark.parametrize("cover_bits", [None, 0, 6])
+def test_covers_and_gains_only_where_the_plan_says_so(cover_bits):
+    settings = Settings("binary:logistic", rounds=2, max_depth=4, cover_bits=cover_bits)
+    candidates, codes, results = boosted(settings, None, 2)
+    labels = make_table(1200, 4, 15, seed=1)[2]
+    margins = np.zeros(1200)
+    for number in range(2):
+        messages = {i: release(results[i][0][number]) for i in range(3)}
+        statistics = Statistics(cover_bits or 0, settings.eta, settings.reg_lambda)
+        if cover_bits is None:
+            assert all(message.covers is None for message in messages.values())
+            tree = open_tree(candidates, 4, messages)
+            assert tree.covers is None
+            assert tree.gains is None
+            with pytest.raises(ProtocolError, match="statistics"):
+                open_tree(candidates, 4, messages, statistics)
+            continue
+        with pytest.raises(ProtocolError, match="statistics"):
+            open_tree(candidates, 4, messages)
+        short = dataclasses.replace(messages[1], covers=messages[1].covers[:, 1:])
+        with pytest.raises(ProtocolError, match="server 1: covers"):
+            open_tree(candidates, 4, {**messages, 1: short}, statistics)
+        tree = open_tree(candidates, 4, messages, statistics)
+        covers, gains = naive.statistics(candidates, codes, labels, margins, tree, settings)
+        # A node's cover is rounded leaf by leaf.
+        assert np.abs(tree.covers - covers).max() <= 16 * 2.0**-cover_bits
+        assert np.abs(tree.gains - gains).max() <= (0.02 if cover_bits == 6 else 0.1) * gains.max()
+        assert (tree.gains[[c is None for c in tree.candidates]] == 0).all()
+        margins += leaf_of_codes(candidates, tree, codes)

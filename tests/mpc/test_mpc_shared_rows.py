@@ -8,6 +8,7 @@ from three_servers import ALGORITHM, share
 
 import naive_mpc as naive
 from hansa.errors import DataError, PlanError, ProtocolError
+from hansa.mpc import shared_rows
 from hansa.mpc.candidates import ONLY_MISSING, Candidates, Feature
 from hansa.mpc.release import left_of
 from hansa.mpc.ring import RING32, pack_bits
@@ -48,12 +49,16 @@ def test_refusals():
         Candidates((Feature(0),))
 
 
+@pytest.mark.parametrize("regenerate", [False, True])
 @pytest.mark.parametrize("owner", [None, 0, 1, 2])
-def test_products_with_shared_rows(owner):
+def test_products_with_shared_rows(owner, regenerate, monkeypatch):
+    monkeypatch.setattr(shared_rows, "CHUNK_ROWS", 100)
     codes, rng = mixed_codes(333), np.random.default_rng(2)
     labels = rng.integers(0, 2, 333).astype(np.uint32)
     messages = share_rows(MIXED, codes, labels, ALGORITHM, owner)
-    blocks = [receive_rows(MIXED, i, m, ALGORITHM, codes if i == owner else None) for i, m in enumerate(messages)]
+    blocks = [
+        receive_rows(MIXED, i, m, ALGORITHM, codes if i == owner else None, regenerate) for i, m in enumerate(messages)
+    ]
     assert np.array_equal(sum(b.labels[0] for b in blocks), labels)
     vectors = rng.integers(0, 2**32, (3, 333), dtype=np.uint32)
     v = share(RING32, vectors)
@@ -94,3 +99,27 @@ def test_wrong_shares_are_refused():
         receive_rows(MIXED, 2, short, ALGORITHM)
     with pytest.raises(ProtocolError, match="owner"):
         receive_rows(MIXED, 2, message, ALGORITHM, mixed_codes(50))
+
+
+def test_regenerated_columns_are_those_that_would_be_stored(monkeypatch):
+    monkeypatch.setattr(shared_rows, "CHUNK_ROWS", 64)
+    message = share_rows(MIXED, mixed_codes(333), np.zeros(333, np.uint32), ALGORITHM)[0]
+    stored, made = (receive_rows(MIXED, 0, message, ALGORITHM, regenerate=r) for r in (False, True))
+    assert isinstance(made.own, shared_rows.Regenerated)
+    assert isinstance(made.following, shared_rows.Regenerated)
+    for part in (slice(0, 333), slice(0, 64), slice(63, 65), slice(100, 300), slice(320, 333)):
+        assert np.array_equal(made.own[part].stored(), stored.own[part])
+    assert np.array_equal(made.own[50:300][20:130].stored(), stored.own[70:180])
+    assert np.array_equal(made.following.stored(), stored.following)
+
+
+def test_a_constant_feature_has_no_column():
+    candidates = Candidates((Feature(0), Feature(3), Feature(0)))
+    assert (candidates.n_columns, len(candidates.all)) == (3, 3)
+    codes = np.zeros((40, 3), np.uint16)
+    codes[:, 1] = np.arange(40) % 4
+    assert {c.feature for c in candidates.all} == {1}
+    assert np.array_equal(candidates.column_bits(codes), codes[:, 1:2] <= np.arange(3))
+    codes[3, 0] = 1
+    with pytest.raises(DataError, match="feature 0"):
+        candidates.check_codes(codes)

@@ -18,10 +18,12 @@ import pytest
 
 from hansa.errors import ProtocolError
 from hansa.mpc import comparison as cmp
+from hansa.mpc import evaluation as ev
 from hansa.mpc import replicated as rep
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.ring import BITS, RING32, Ring, pack_bits, unpack_bits
 
+Z2 = Ring("Z2", 2, np.uint32)
 Z3 = Ring("Z3", 3, np.uint32)
 Z5 = Ring("Z5", 5, np.uint32)
 PLACE = rep.Address(0, 0, 0, "view")
@@ -174,6 +176,23 @@ def squared_and_opened(server, inputs):
     return (yield from rep.open_and_deal(server, Z3, part, PLACE, deals))
 
 
+def histogram(server, inputs):
+    """One-hots of S_2's part, dealt and turned round."""
+    return (yield from ev.histogram_part(server, Z2, Z2, inputs[0][0], PLACE))
+
+
+def refresh(server, inputs):
+    return (yield from rep.refresh(server, Z3, inputs[0], PLACE))
+
+
+def chosen_bit(server, inputs):
+    """As the search for cuts: b ? y : x of bits, and what of b is not stopped by it."""
+    choice, x, y = inputs
+    picked = yield from rep.multiply(server, BITS, choice, x ^ y, PLACE.named("chosen"))
+    go_on = rep.add_public(server, BITS, x ^ picked, np.full(x.shape[1:], 2**64 - 1, np.uint64))
+    return (yield from rep.multiply(server, BITS, choice, go_on, PLACE.named("right")))
+
+
 PROTOCOLS = {
     "multiply": (multiply(Z3), [Z3, Z3], 0),
     "and": (multiply(BITS), [BITS, BITS], 0),
@@ -184,6 +203,9 @@ PROTOCOLS = {
     "sign, three digits": (sign(1), [Z3], 2),
     "open and reshare": (open_and_reshare, [Z3, Z3], 0),
     "dot, opened with a deal": (squared_and_opened, [Z3, Z3], 0),
+    "histogram": (histogram, [Z2], 0),
+    "refresh": (refresh, [Z3], 0),
+    "chosen bit": (chosen_bit, [BITS, BITS, BITS], 0),
 }
 
 
@@ -193,7 +215,7 @@ def test_a_view_says_nothing(name, viewer):
     program, rings, table_bits = PROTOCOLS[name]
     agree, messages = views_agree(program, viewer, rings, 4 if "sign" in name else 12, table_bits)
     assert agree
-    receives_nothing = viewer == 2 and name in {"bits to arithmetic", "dot, opened with a deal"}
+    receives_nothing = viewer == 2 and name in {"bits to arithmetic", "dot, opened with a deal", "histogram"}
     assert (messages == 0) == receives_nothing
 
 

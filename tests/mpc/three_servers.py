@@ -45,14 +45,20 @@ def reveal(ring, shares):
     return ring.add(ring.add(shares[0][0], shares[1][0]), shares[2][0])
 
 
-def train_openly(candidates, codes, labels, settings, owners=(None,), coins=None, record=None, keep_views=False):
-    """Share rows, train in lockstep, open the trees. `owners`: for equal slices of the rows, who assists."""
+def train_openly(
+    candidates, codes, labels, settings, owners=(None,), coins=None, record=None, keep_views=False, weights=None
+):
+    """Share rows, train in lockstep, open the trees. `owners`: for equal slices of the rows, who assists.
+
+    `weights`: words (2, rows) of `weight_words`, where rows have weights.
+    """
     servers = make_servers()
     edges = np.linspace(0, len(codes), len(owners) + 1).astype(int)
     blocks = [[], [], []]
     for owner, start, stop in zip(owners, edges[:-1], edges[1:], strict=True):
         own = codes[start:stop]
-        messages = share_rows(candidates, own, labels[start:stop].astype(np.uint32), ALGORITHM, owner)
+        words = None if weights is None else np.ascontiguousarray(weights[:, start:stop])
+        messages = share_rows(candidates, own, labels[start:stop].astype(np.uint32), ALGORITHM, owner, words)
         for i, message in enumerate(messages):
             blocks[i].append(receive_rows(candidates, i, message, ALGORITHM, own if owner == i else None))
     record = record or Record()

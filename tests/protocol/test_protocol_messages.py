@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import msgspec
 import numpy as np
@@ -15,9 +16,11 @@ from hansa.errors import ProtocolError
 from hansa.protocol.messages import (
     DTYPES,
     MESSAGES,
+    SEALED,
     Abort,
     AnnounceKey,
     AnyMessage,
+    Close,
     ConfirmKeys,
     Contribution,
     CountCells,
@@ -29,9 +32,11 @@ from hansa.protocol.messages import (
     Message,
     QuantiseGradients,
     Received,
+    Relay,
     SplitNodes,
     SumLabels,
     Tensor,
+    Through,
     UseCuts,
     Welcome,
     decode,
@@ -40,6 +45,7 @@ from hansa.protocol.messages import (
     to_tensor,
 )
 
+WHO = "Party|Member|Owner|Server|Receiver|Aggregator|Hub|party|aggregator|member|owner|server|receiver|hub"
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=False)
 TEXT = st.text(max_size=20)
@@ -49,6 +55,7 @@ ARRAYS = st.sampled_from(DTYPES).flatmap(
 TENSORS = ARRAYS.map(to_tensor)
 FIELDS = {
     int: INT64,
+    bool: st.booleans(),
     float: FLOATS,
     bytes: st.binary(max_size=40),
     str: TEXT,
@@ -59,6 +66,9 @@ FIELDS = {
     tuple[tuple[str, bytes, str, bytes], ...]: st.lists(
         st.tuples(TEXT, st.binary(max_size=40), TEXT, st.binary(max_size=64)), max_size=4
     ).map(tuple),
+    memoryview: st.binary(max_size=40).map(memoryview),
+    tuple[bytes, bytes]: st.tuples(st.binary(max_size=40), st.binary(max_size=40)),
+    tuple[Tensor, ...]: st.lists(TENSORS, max_size=3).map(tuple),
     dict[str, bytes]: st.dictionaries(TEXT, st.binary(max_size=40), max_size=4),
 }
 
@@ -80,10 +90,16 @@ def test_every_message_survives_the_wire(kind, data):
     assert encode(back) == encode(message)
     for field in msgspec.structs.fields(kind):
         was, now = getattr(message, field.name), getattr(back, field.name)
-        if isinstance(was, Tensor):
-            assert (now.dtype, now.shape, bytes(now.data)) == (was.dtype, was.shape, bytes(was.data))
-        else:
-            assert now == was
+        assert plain(now) == plain(was)
+
+
+def plain(value):
+    """A field's value with tensors and views as bytes, to be compared."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.shape, bytes(value.data)
+    if isinstance(value, tuple):
+        return tuple(plain(item) for item in value)
+    return bytes(value) if isinstance(value, memoryview) else value
 
 
 def test_the_list_of_messages_is_closed():
@@ -105,6 +121,16 @@ def test_the_list_of_messages_is_closed():
         "Contribution",
         "Finish",
         "Received",
+        "Relay",
+        "Through",
+        "Close",
+        "ShareCounts",
+        "CountProbes",
+        "SettleStart",
+        "ShareRows",
+        "TakeRows",
+        "ReleaseTree",
+        "AgreeModel",
         "Abort",
     ]
 
@@ -246,7 +272,7 @@ def test_a_tensor_that_does_not_fit_is_refused(tensor, shape):
 def test_every_message_says_who_sends_it():
     for kind in MESSAGES:
         assert kind.__doc__ is not None
-        assert kind.__doc__.startswith(("Party to aggregator", "Aggregator to party", "Either way")), kind
+        assert re.match(rf"({WHO})( or hub)? to ({WHO}|all)|Either way", kind.__doc__), kind
 
 
 def test_both_ways_are_listed():
@@ -254,8 +280,9 @@ def test_both_ways_are_listed():
         Welcome, ExchangeKeys, KeysConfirmed, CountMagnitudes, SumLabels, CountCells, UseCuts, QuantiseGradients, SplitNodes, Finish
     }  # fmt: skip
     up = {Join, AnnounceKey, ConfirmKeys, Contribution, Received}
-    assert down | up | {Abort} == set(MESSAGES)
-    assert not down & up
+    coopetitive = {Relay, Through, Close}
+    assert down | up | coopetitive | {Abort} | set(SEALED) == set(MESSAGES)
+    assert len(down) + len(up) + len(coopetitive) + len(SEALED) + 1 == len(MESSAGES)
 
 
 @settings(max_examples=50, deadline=None)

@@ -12,8 +12,10 @@ import pytest
 from hansa.errors import ProtocolError
 from hansa.protocol.messages import (
     MESSAGES,
+    SEALED,
     Abort,
     AnnounceKey,
+    Close,
     ConfirmKeys,
     Contribution,
     CountMagnitudes,
@@ -22,16 +24,31 @@ from hansa.protocol.messages import (
     KeysConfirmed,
     Message,
     Received,
+    Relay,
     Tensor,
+    Through,
+    Welcome,
     to_tensor,
 )
-from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, PARTY, PARTY_MASKED, Session, Table, diagram
+from hansa.protocol.session import (
+    AGGREGATOR,
+    AGGREGATOR_MASKED,
+    HUB,
+    MEMBER,
+    PARTY,
+    PARTY_MASKED,
+    Session,
+    Table,
+    diagram,
+)
 
 TABLES = {
     "party": (PARTY, "joining"),
     "aggregator": (AGGREGATOR, "gathering"),
     "masked party": (PARTY_MASKED, "joining"),
     "masked aggregator": (AGGREGATOR_MASKED, "gathering"),
+    "member": (MEMBER, "joining"),
+    "hub": (HUB, "gathering"),
 }
 ENDS = {"finished", "aborted"}
 
@@ -50,6 +67,7 @@ def reachable(table: Table, first: str) -> set[str]:
 def example(kind: type[Message]) -> Message:
     values = {
         int: 0,
+        bool: False,
         float: 0.0,
         bytes: b"",
         str: "",
@@ -84,13 +102,34 @@ def test_every_state_but_the_last_hears_of_an_abort(table, first):
 def test_every_message_has_a_place_and_a_direction():
     keys_down, keys_up = {ExchangeKeys, KeysConfirmed}, {AnnounceKey, ConfirmKeys}
     down, up = ({kind for legal in table.values() for kind in legal} for table in (PARTY, AGGREGATOR))
-    assert down | up == set(MESSAGES) - keys_down - keys_up
+    coopetitive = {Relay, Through, Close}
+    assert down | up == set(MESSAGES) - keys_down - keys_up - coopetitive - set(SEALED)
     assert down & up == {Abort}
     assert up == {Join, Contribution, Received, Abort}
     masked_down, masked_up = (
         {kind for legal in table.values() for kind in legal} for table in (PARTY_MASKED, AGGREGATOR_MASKED)
     )
     assert (masked_down, masked_up) == (down | keys_down, up | keys_up)
+    to_member, to_hub = ({kind for legal in table.values() for kind in legal} for table in (MEMBER, HUB))
+    assert to_member == {Welcome, Relay, Close, Abort} | keys_down
+    assert to_hub == {Join, Relay, Through, Abort} | keys_up
+
+
+def test_nothing_sealed_is_taken_in_the_open():
+    for table, _ in TABLES.values():
+        assert not {kind for legal in table.values() for kind in legal} & set(SEALED)
+
+
+def test_no_letter_passes_before_the_keys_are_confirmed():
+    for table, first, needed in (
+        (MEMBER, "joining", ExchangeKeys),
+        (MEMBER, "joining", KeysConfirmed),
+        (HUB, "gathering", AnnounceKey),
+        (HUB, "gathering", ConfirmKeys),
+    ):
+        assert any(Relay in table[state] for state in reachable(table, first))
+        without = {state: {k: to for k, to in legal.items() if k is not needed} for state, legal in table.items()}
+        assert not any(Relay in without[state] for state in reachable(without, first))
 
 
 def test_masked_no_sum_is_asked_for_or_taken_before_the_keys_are_confirmed():

@@ -7,10 +7,27 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from hansa.consortium.identity import Identity, create_identity
 from hansa.data.source import Rows
 from hansa.plan import Plan
-from hansa.protocol.messages import Message, decode, encode
+from hansa.protocol.messages import (
+    AgreeModel,
+    Close,
+    CountProbes,
+    Message,
+    Relay,
+    ReleaseTree,
+    SettleStart,
+    ShareCounts,
+    ShareRows,
+    TakeRows,
+    Through,
+    decode,
+    encode,
+    to_tensor,
+)
 from hansa.roles.aggregator import Aggregator
 from hansa.roles.party import Party
 from hansa.roles.protection import Signer
@@ -32,6 +49,26 @@ def identities(plan: Plan) -> dict[str, bytes]:
 def signer(plan: Plan, name: str) -> Signer | None:
     """A member's signature and what it pinned; None in federated mode."""
     return None if plan.mode == "federated" else Signer(identity(name).sign, identities(plan))
+
+
+_EMPTY = to_tensor(np.zeros(0, np.uint32))
+
+OF_COOPETITIVE_RUNS: dict[type[Message], Message] = {
+    type(message): message
+    for message in (
+        Relay("aurora", "borealis", "round", memoryview(b"sealed")),
+        Through(),
+        Close(),
+        ShareCounts(0, 0, (b"", b""), ()),
+        CountProbes(_EMPTY, _EMPTY, _EMPTY, 1),
+        SettleStart(_EMPTY, _EMPTY, _EMPTY, 0.5, 1.0, 0.0),
+        ShareRows(False, 0, 0, (b"", b""), ()),
+        TakeRows(0),
+        ReleaseTree(0, 1, (), _EMPTY, ()),
+        AgreeModel(b"hash"),
+    )
+}
+"""One of each message that no run of another mode has, where it must be refused."""
 
 
 class Conversation:

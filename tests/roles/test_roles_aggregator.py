@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from conversation import Conversation
+from conversation import OF_COOPETITIVE_RUNS, Conversation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_tables import NAMES, plan, spread, table
@@ -31,8 +31,8 @@ from hansa.protocol.messages import (
     to_tensor,
 )
 from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED
-from hansa.roles.aggregator import Progress
 from hansa.roles.in_process import train_in_process
+from hansa.roles.run import Progress
 from hansa.transport import faults
 from hansa.transport.channel import Traffic
 from hansa.trees.metrics import sums_length
@@ -213,6 +213,7 @@ def spoken():
     found: dict[type[Message], Message] = {Abort: Abort("", "over")}
     for kind in (Join, AnnounceKey, ConfirmKeys, Contribution, Received):
         found[kind] = conversation(mode="secure-aggregation").until_up(kind, IT)
+    found |= OF_COOPETITIVE_RUNS
     for kind in set(MESSAGES) - set(found):
         found[kind] = conversation(mode="secure-aggregation").until(kind, IT)
     return found

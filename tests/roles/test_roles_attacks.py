@@ -87,8 +87,8 @@ def assert_silent(talk: Conversation, party: str) -> None:
     """The party has no keys and answers no request."""
     protection = talk.parties[party]._protection
     if isinstance(protection, Masked):
-        assert protection._pair._private is None
-        assert all(key._key is None for key in protection._keys.values())
+        assert protection._setup._pair._private is None
+        assert all(key._key is None for key in protection._setup.keys.values())
     for kind in (CountMagnitudes(), SumLabels(-40, -40), Abort("", "")):
         with pytest.raises(ProtocolError, match="'aborted'"):
             talk.tell(party, kind)
@@ -280,10 +280,10 @@ def test_a_party_with_another_cipher_decides_for_all_and_the_run_goes_on():
     talk.until_up(AnnounceKey, OTHER)
     protection = talk.parties[OTHER]._protection
     assert isinstance(protection, Masked)
-    protection._algorithm = Algorithm.CHACHA20
+    protection._setup.algorithm = Algorithm.CHACHA20
     talk.submit(OTHER, encode(protection.announcement()))
     talk.finish()
-    assert {party._protection._algorithm for party in talk.parties.values()} == {Algorithm.CHACHA20}
+    assert {party._protection._setup.algorithm for party in talk.parties.values()} == {Algorithm.CHACHA20}
     assert all(party.done for party in talk.parties.values())
 
 
@@ -631,7 +631,7 @@ def test_nothing_of_a_runs_keys_can_be_taken_up_again():
         protection.exchange(message)
     talk.finish()
     for party in talk.parties.values():
-        assert all(key._key is None for key in party._protection._keys.values())
+        assert all(key._key is None for key in party._protection._setup.keys.values())
         with pytest.raises(ProtocolError, match="erased"):
             party._protection.protect(99, 0, "totals", np.zeros(2, np.int64), True, 2)
 

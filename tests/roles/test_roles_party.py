@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from conversation import Conversation
+from conversation import OF_COOPETITIVE_RUNS, Conversation
 from made_tables import FEATURES, plan, spread, table
 
 import hansa.roles.party
@@ -409,6 +409,7 @@ def spoken():
         found[kind] = conversation(mode="secure-aggregation").until(kind, ME)
     for kind in (Join, AnnounceKey, ConfirmKeys, Contribution):
         found[kind] = conversation(mode="secure-aggregation").until_up(kind, ME)
+    found |= OF_COOPETITIVE_RUNS
     assert set(found) == set(MESSAGES)
     return found
 

@@ -30,3 +30,12 @@ def looks_uniform(words: Iterable[np.ndarray]) -> bool:
         if len(places) >= LEAST_EXPECTED * 256:
             contents += [places[:, k].tobytes() for k in range(size)]
     return all(abs(chi_square(content)) < 6 for content in contents)
+
+
+def sixteen_bit_chi_square(content: bytes) -> float:
+    """As `chi_square`, of the frequencies of 16-bit words: 65535 degrees."""
+    words = np.frombuffer(content[: len(content) // 2 * 2], np.uint16)
+    expected = len(words) / 65536
+    assert expected >= 8, "too few words to test"
+    counts = np.bincount(words, minlength=65536)
+    return float((((counts - expected) ** 2 / expected).sum() - 65535) / np.sqrt(2 * 65535))

@@ -10,7 +10,10 @@ from hansa.cli.member import label_kind
 from hansa.cli.output import size
 from hansa.data.quantiles import FIRST_BITS, REFINEMENTS, STEP_BITS
 from hansa.data.source import CheckReport, check_rows
-from hansa.plan import Plan, read_plan
+from hansa.mpc.quantile_search import MOST_REQUESTS, PROBES
+from hansa.mpc.ring import words_for
+from hansa.plan import COOPETITIVE, Plan, read_plan
+from hansa.roles.sharing import n_label_sums, plan_cuts, widest_candidates
 from hansa.roles.statistics import EXPONENTS, LABEL_SUMS
 from hansa.trees.metrics import sums_length
 
@@ -62,13 +65,22 @@ class TableCheck:
             f"Under this plan (mode {self.plan.mode}) the party would send, and nothing else:",
         ]
         lines += [f"  {sent.what}: at most {size(sent.bytes_at_most)} {sent.often}" for sent in self.sent]
-        readers = f"the aggregator {self.plan.aggregator!r} can read them; no other party gets them"
-        lines.append(f"In mode {self.plan.mode} {readers}. Rows and feature values stay here.")
+        if self.plan.mode == COOPETITIVE:
+            servers = ", ".join(self.plan.servers)
+            lines.append(
+                f"All but the numbers of rows are shares: no one of the servers {servers} can read them, any two of them together "
+                "could. They travel sealed; the hub sees sizes and times."
+            )
+        else:
+            readers = f"the aggregator {self.plan.aggregator!r} can read them; no other party gets them"
+            lines.append(f"In mode {self.plan.mode} {readers}. Rows and feature values stay here.")
         return "\n".join(lines)
 
 
 def sent_under(plan: Plan) -> tuple[Sent, ...]:
     """What a party sends under `plan`, from the plan alone."""
+    if plan.mode == COOPETITIVE:
+        return _shared_under(plan)
     parameters = plan.parameters
     features = len(plan.schema.features)
     planes = 1 if parameters.histogram_bits == 32 else 2
@@ -95,6 +107,29 @@ def sent_under(plan: Plan) -> tuple[Sent, ...]:
             Sent(f"sums for {name} on held-out rows", sums_length(name) * WORD, "per tree")
             for name in parameters.metrics
         ]
+    return tuple(sent)
+
+
+def _shared_under(plan: Plan) -> tuple[Sent, ...]:
+    """What an owner sends in coopetitive mode: two of three parts are keys of 32 bytes, so the third travels to two servers."""
+    columns = widest_candidates(plan).n_columns
+    weights = 2 * 4 if plan.schema.weight is not None else 0
+    sent = [Sent("number of rows, and of held-out rows", 2 * WORD, "once")]
+    if plan.parameters.base_score is None:
+        sums = n_label_sums(plan)
+        sent.append(Sent("shares of the sums of labels and weights", 2 * sums * WORD + 4 * 32, "once"))
+    if plan_cuts(plan) is None:
+        features = len(plan.schema.features)
+        most = features * 4 * PROBES * 2 * WORD
+        sent.append(
+            Sent(
+                "shares of counts of rows at points that the servers ask for",
+                most,
+                f"in each of at most {MOST_REQUESTS} requests",
+            )
+        )
+    row = 2 * (4 * columns + WORD * words_for(columns) + 4 + weights)
+    sent.append(Sent("shares of which bin each value is in, of the label and of the weight", row, "per row"))
     return tuple(sent)
 
 

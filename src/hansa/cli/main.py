@@ -6,11 +6,14 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hansa.errors import HansaError
+
+if TYPE_CHECKING:
+    from hansa.cli.member import MemberFile
 
 PATH = click.Path(path_type=Path)
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -58,6 +61,32 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return name, parsed
 
 
+def parse_names(text: str | None) -> tuple[str, ...]:
+    """Names between commas; none where nothing is given."""
+    return () if text is None else tuple(name.strip() for name in text.split(","))
+
+
+def parse_steps(text: str | None) -> tuple[int, ...]:
+    """Whole numbers between commas; none where nothing is given."""
+    if text is None:
+        return ()
+    try:
+        return tuple(int(step) for step in text.split(","))
+    except ValueError as error:
+        raise HansaError(f"--evaluation-steps {text!r}: expected whole numbers, such as 10,20") from error
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """LOWEST,HIGHEST; None where nothing is given."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(end) for end in text.split(","))
+    except ValueError as error:
+        raise HansaError(f"--label-range {text!r}: expected two numbers, such as 0,100") from error
+    return low, high
+
+
 @main.command()
 @click.argument("train", type=EXISTING)
 @click.option("--label", required=True, help="Column to predict.")
@@ -74,6 +103,15 @@ def parse_setting(text: str) -> tuple[str, Any]:
     help="Of the split, and of the parameters.",
 )
 @click.option("--mode", default="federated", show_default=True, help="How contributions are protected.")
+@click.option(
+    "--servers", help="Coopetitive: the three compute servers, such as a,b,c; default: the first three parties."
+)
+@click.option("--receivers", help="Coopetitive: who gets the model, such as a,b; default: all parties.")
+@click.option(
+    "--evaluation-steps", help="Coopetitive: trees after which metrics are opened, such as 10,20; default: the last."
+)
+@click.option("--statistics", is_flag=True, help="Coopetitive: release gain and cover with the splits.")
+@click.option("--label-range", help="Coopetitive, reg:squarederror: LOWEST,HIGHEST label; default: those of TRAIN.")
 @click.option("--objective", default="binary:logistic", show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=100, show_default=True, help="Number of trees.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any of XGBoost's parameters; repeatable.")
@@ -89,7 +127,9 @@ def parse_setting(text: str) -> tuple[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def simulate(
     train: Path, label: str, party_column: str, weight: str | None, test: Path | None, test_fraction: float | None,
-    seed: int, mode: str, objective: str, rounds: int, settings: tuple[str, ...], min_cell_rows: int | None,
+    seed: int, mode: str, servers: str | None, receivers: str | None, evaluation_steps: str | None,
+    statistics: bool, label_range: str | None, objective: str,
+    rounds: int, settings: tuple[str, ...], min_cell_rows: int | None,
     evaluation_fraction: float, alone: bool, pooled: bool, save: Path | None, transcript: Path | None,
     in_process: bool, threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -98,11 +138,13 @@ def simulate(
     Starts one process per member and the aggregator, on loopback over mutual TLS.
     """
     from hansa.cli import output, simulation, tables
-    from hansa.plan import DEFAULT_MIN_CELL_ROWS
+    from hansa.plan import COOPETITIVE, DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS
     from hansa.trees.parameters import parse_parameters
 
     require_folder(save)
     given = {"objective": objective, "rounds": rounds, "seed": seed}
+    if mode == COOPETITIVE:
+        given["max_bin"] = DEFAULT_BINS_ON_SHARES
     for text in settings:
         name, value = parse_setting(text)
         given[name] = value
@@ -128,6 +170,11 @@ def simulate(
         in_process=in_process,
         threads=threads,
         transcript=transcript,
+        servers=parse_names(servers),
+        receivers=parse_names(receivers),
+        label_range=parse_range(label_range),
+        steps=parse_steps(evaluation_steps),
+        statistics=statistics,
     )
     with output.progress(not as_json) as report:
         result = simulation.simulate(train_rows, test_rows, chosen, report)
@@ -183,13 +230,69 @@ def aggregator(member_file: Path, as_json: bool) -> None:
 def party(member_file: Path, as_json: bool) -> None:
     """Run the party that MEMBER_FILE describes: join the hub, contribute, receive the model."""
     from hansa.cli import member, output
+    from hansa.plan import COOPETITIVE
 
     described = member.read_member_file(member_file)
+    if described.plan.mode == COOPETITIVE:
+        _run_member(described, as_json)
+        return
     record = member.run_party_process(described)
     if as_json:
         _print_line({"event": "record", "record": record})
     else:
         output.print_party_record(record, described.model)
+
+
+@main.command()
+@click.argument("member_file", type=EXISTING)
+@click.option("--json", "as_json", is_flag=True, help="Print progress and record as lines of JSON.")
+def hub(member_file: Path, as_json: bool) -> None:
+    """Run the hub of a coopetitive plan that MEMBER_FILE describes: wait for all members, relay what they seal."""
+    from hansa.cli import coopetitive, member, output
+
+    described = member.read_member_file(member_file)
+    if as_json:
+        _print_line({"event": "record", "record": coopetitive.run_hub_process(described, _print_line)})
+        return
+
+    def event(what: dict[str, Any]) -> None:
+        if what["event"] == "listening":
+            others = ", ".join(name for name in described.plan.members if name != described.plan.hub)
+            output.err.print(f"listening at {what['host']}:{what['port']} for {others}")
+
+    output.print_hub_record(coopetitive.run_hub_process(described, event))
+
+
+@main.command()
+@click.argument("member_file", type=EXISTING)
+@click.option("--json", "as_json", is_flag=True, help="Print progress and record as lines of JSON.")
+def server(member_file: Path, as_json: bool) -> None:
+    """Run the compute server without rows that MEMBER_FILE describes (a server with rows is run by `hansa party`)."""
+    from hansa.cli import member
+
+    _run_member(member.read_member_file(member_file), as_json)
+
+
+@main.command()
+@click.argument("member_file", type=EXISTING)
+@click.option("--json", "as_json", is_flag=True, help="Print progress and record as lines of JSON.")
+def receiver(member_file: Path, as_json: bool) -> None:
+    """Run the member that MEMBER_FILE describes, which only receives the model of a coopetitive run."""
+    from hansa.cli import member
+
+    _run_member(member.read_member_file(member_file), as_json)
+
+
+def _run_member(described: MemberFile, as_json: bool) -> None:
+    """A member of a coopetitive run, with whichever roles the plan gives it."""
+    from hansa.cli import coopetitive, output
+
+    if as_json:
+        _print_line({"event": "record", "record": coopetitive.run_member_process(described, _print_line)})
+        return
+    with output.progress(True) as report:
+        record = coopetitive.run_member_process(described, report)
+    output.print_member_record(record, described.model)
 
 
 def _print_line(event: dict[str, Any]) -> None:

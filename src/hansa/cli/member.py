@@ -5,7 +5,7 @@ A member's own file:
     plan = "plan.toml"                  # the same at every member
     members = "members.toml"            # the same at every member
     identity = "north.identity"         # this member's folder of keys
-    hub = "127.0.0.1:7465"              # where the aggregator listens (its own file) or is found (a party's)
+    hub = "127.0.0.1:7465"              # where the aggregator or hub listens (its own file) or is found (all others')
     table = "north.csv"                 # a party's rows
     model = "north-model.json"          # where a receiver puts the model
     record = "north-record.json"        # optional: what this member sent and got
@@ -16,6 +16,7 @@ A member's own file:
     least_mode = "secure-aggregation"   # a party's policy, optional: refuse plans of a weaker mode
     allow_two_parties = false           # optional: mask with one other party only
     allow_other_rosters = false         # optional: let the same rows meet another set of parties under masks
+    memory_mb = 2000                    # a coopetitive server's, optional: what its shares may take; default: what is free
     ledger = "north-ledger.jsonl"       # a party's, in secure-aggregation mode: which sets of parties its rows have met
 
 Paths are taken from the file's own folder.
@@ -41,12 +42,12 @@ from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy, note_roster, rows_digest
 from hansa.data.source import LabelKind, read_rows
 from hansa.errors import IdentityError, PlanError
-from hansa.plan import Plan, read_plan
-from hansa.roles.aggregator import Aggregator, Progress
-from hansa.roles.in_process import warm_up
+from hansa.plan import COOPETITIVE, Plan, read_plan
+from hansa.roles.aggregator import Aggregator
+from hansa.roles.in_process import warm_up, warm_up_shares
 from hansa.roles.party import Party
 from hansa.roles.protection import Signer
-from hansa.roles.run import run_hub, run_member
+from hansa.roles.run import Progress, run_hub, run_member
 from hansa.transport.channel import Channel, Hub
 from hansa.transport.credentials import Credentials
 from hansa.transport.lasting import PATIENCE_S, LastingChannel, LastingHub
@@ -68,6 +69,7 @@ KEYS = (
     "allow_two_parties",
     "allow_other_rosters",
     "ledger",
+    "memory_mb",
 )
 REQUIRED = ("plan", "members", "identity", "hub")
 
@@ -75,6 +77,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "threads": (int,),
     "wait_s": (int, float),
     "patience_s": (int, float),
+    "memory_mb": (int, float),
     "allow_two_parties": (bool,),
     "allow_other_rosters": (bool,),
 }
@@ -106,7 +109,7 @@ class MemberFile:
         host, port: of the hub.
         table, model, record, transcript, ledger: paths, None where the file does not give them.
         policy: of a party.
-        threads: compute threads. wait_s: seconds to wait for others.
+        threads: compute threads. wait_s: seconds to wait for others. memory_limit: bytes for a server's shares, or None.
         patience_s: seconds that a broken connection may take to be made anew; 0 ends the run.
     """
 
@@ -126,6 +129,7 @@ class MemberFile:
     threads: int
     wait_s: float
     patience_s: float
+    memory_limit: int | None = None
 
     @property
     def signer(self) -> Signer:
@@ -158,8 +162,8 @@ def read_member_file(path: Path) -> MemberFile:
             raise PlanError(
                 f"{path}: {key} = {value!r} is not known or of the wrong type; expected keys: {', '.join(KEYS)}"
             )
-    if content.get("threads", 1) < 1 or content.get("wait_s", 1) <= 0:
-        raise PlanError(f"{path}: threads must be at least 1 and wait_s above 0")
+    if content.get("threads", 1) < 1 or content.get("wait_s", 1) <= 0 or content.get("memory_mb", 1) <= 0:
+        raise PlanError(f"{path}: threads must be at least 1, wait_s above 0 and memory_mb above 0")
     if not 0 <= content.get("patience_s", PATIENCE_S) < inf:
         raise PlanError(f"{path}: patience_s must be at least 0")
     host, _, port = content["hub"].rpartition(":")
@@ -198,6 +202,7 @@ def read_member_file(path: Path) -> MemberFile:
         threads=content.get("threads", 1),
         wait_s=float(content.get("wait_s", 600)),
         patience_s=float(content.get("patience_s", PATIENCE_S)),
+        memory_limit=int(content["memory_mb"] * 1e6) if "memory_mb" in content else None,
     )
 
 
@@ -212,6 +217,7 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
     `event` is called with {"event": "listening", "port": ...}, then with every step of the run's progress.
     """
     plan = member.plan
+    _refuse_coopetitive(member)
     if member.identity.name != plan.aggregator:
         raise PlanError(
             f"{member.path}: identity {member.identity.name!r} is not the plan's aggregator {plan.aggregator!r}; "
@@ -243,7 +249,7 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
         )
 
     aggregator = Aggregator(plan, threads=member.threads, report=report, identities=member.signer.identities)
-    _prepare(plan)
+    prepare(plan)
     try:
         event({"event": "listening", "host": member.host, "port": inner.port})
         inner.wait_for(plan.parties, member.wait_s)
@@ -274,13 +280,14 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
             name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())
         },
     }
-    _write_record(member, record)
+    write_record(member, record)
     return record
 
 
 def run_party_process(member: MemberFile) -> dict[str, Any]:
     """Connect to the hub, train, keep the model. Returns the record, which is also written where the file says."""
     plan, name = member.plan, member.identity.name
+    _refuse_coopetitive(member)
     if name not in plan.parties:
         raise PlanError(f"{member.path}: identity {name!r} is not among the plan's parties {', '.join(plan.parties)}")
     if member.table is None:
@@ -294,7 +301,7 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
                 f"{member.path}: ledger is missing; name a file that keeps count of which parties these rows have met"
             )
         note_roster(member.ledger, rows_digest(rows.features, rows.label, rows.weight), plan.parties, member.policy)
-    _prepare(plan)
+    prepare(plan)
     party = Party(
         plan,
         name,
@@ -334,18 +341,30 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
         "clear_bytes": inner.traffic.bytes_up - party.masked_bytes,
         "clear": CLEAR[plan.mode],
     }
-    _write_record(member, record)
+    write_record(member, record)
     return record
 
 
-def _prepare(plan: Plan) -> None:
-    """Load the kernels before anybody waits for this member, and spare the collector what stays for good."""
-    warm_up(plan.parameters)
+def prepare(plan: Plan) -> None:
+    """Load the mode's kernels before anybody waits for this member, and spare the collector what stays for good."""
+    if plan.mode == COOPETITIVE:
+        warm_up_shares(plan.parameters)
+    else:
+        warm_up(plan.parameters)
     gc.freeze()
     # What is frozen would not be freed at the end, and extension modules (DuckDB's) report that as leaks.
     atexit.register(gc.unfreeze)
 
 
-def _write_record(member: MemberFile, record: dict[str, Any]) -> None:
+def _refuse_coopetitive(member: MemberFile) -> None:
+    if member.plan.mode == COOPETITIVE:
+        raise PlanError(
+            f"{member.path}: a plan of mode {COOPETITIVE!r} has no aggregator: run `hansa hub` for its hub {member.plan.hub!r}, "
+            "and `hansa party`, `hansa server` or `hansa receiver` for the others"
+        )
+
+
+def write_record(member: MemberFile, record: dict[str, Any]) -> None:
+    """Write a member's record where its file says."""
     if member.record is not None:
         member.record.write_text(json.dumps(record, indent=2) + "\n")

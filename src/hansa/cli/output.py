@@ -150,3 +150,27 @@ def print_party_record(record: dict[str, Any], model: Path | None) -> None:
         out.print(f"model {record['model_sha256'][:16]} written to {model}")
     else:
         out.print("the plan does not name this party a receiver: no model")
+
+
+def print_hub_record(record: dict[str, Any]) -> None:
+    """Who sent how much through the hub."""
+    table = Table(title=f"{record['mode']}: letters passed on, sealed", title_justify="left")
+    for column in ("from", "to", "bytes"):
+        table.add_column(column, justify="right" if column == "bytes" else "left")
+    for sender, receiver, count in record["relayed"]:
+        table.add_row(sender, receiver, size(count))
+    out.print(table)
+
+
+def print_member_record(record: dict[str, Any], model: Path | None) -> None:
+    """What a member of a coopetitive run sent, and what was opened to it."""
+    out.print(
+        f"{record['member']} ({', '.join(record['roles'])}): {record['rows']:,} rows, shared and never shown; "
+        f"sent {size(record['bytes_up'])} ({size(record['sealed_bytes'])} sealed), received {size(record['bytes_down'])}"
+    )
+    for opening in record["openings"]:
+        out.print(f"opened to it: {opening}")
+    if record["model_sha256"]:
+        out.print(f"model {record['model_sha256'][:16]} written to {model}")
+    else:
+        out.print("the plan does not name this member a receiver: no model")

@@ -35,9 +35,10 @@ def write_consortium(
     (folder / "plan.toml").write_text(write_plan(plan), encoding="utf-8")
     for name, table in tables.items():
         write_party_table(folder / f"{name}.parquet", table, plan.schema.label, plan.schema.weight)
-    _write_member_file(folder, plan.aggregator, 0, {"threads": 1}, transcript)
-    for name in tables:
-        more = {"threads": threads, "table": f"{name}.parquet", "ledger": f"{name}-ledger.jsonl"}
+    for name in plan.members:
+        more: dict[str, Any] = {"threads": 1}
+        if name in tables:
+            more = {"threads": threads, "table": f"{name}.parquet", "ledger": f"{name}-ledger.jsonl"}
         _write_member_file(folder, name, 0, more, transcript)
 
 
@@ -137,7 +138,8 @@ def train_in_processes(
     """Train with one process per member in `folder`.
 
     Returns:
-        The aggregator's record, the model that the receivers hold, and the seconds until all had joined.
+        The aggregator's record (in coopetitive mode what S_0 and the hub say of the same), the model that the receivers hold,
+        and the seconds until all had joined.
 
     Raises:
         HansaError: a process failed, or receivers hold different models.
@@ -147,21 +149,43 @@ def train_in_processes(
     startup = 0.0
     records: dict[str, dict[str, Any]] = {}
     with Processes() as processes:
-        processes.start("aggregator", plan.aggregator, folder)
-        while len(records) < 1 + len(tables):
+        others = [name for name in plan.members if name != plan.hub]
+        processes.start("aggregator" if plan.coopetitive is None else "hub", plan.hub, folder)
+        while len(records) < 1 + len(others):
             event = processes.next_event()
             if event["event"] == "listening":
-                for name in tables:
+                for name in others:
                     path = folder / f"{name}.toml"
                     path.write_text(path.read_text().replace("127.0.0.1:0", f"127.0.0.1:{event['port']}"))
-                    processes.start("party", name, folder)
+                    processes.start(command_of(plan, name), name, folder)
             elif event["event"] == "record":
                 records[event["record"]["member"]] = event["record"]
-            else:
+            elif plan.coopetitive is None or event["member"] == plan.servers[0]:
                 if event["event"] == "gathered":
                     startup = time.perf_counter() - started
                 report(event)
     models = {(folder / f"{name}-model.json").read_bytes() for name in plan.receivers}
     if len(models) != 1:
         raise HansaError("the receivers hold different models; this must not happen: please report it")
-    return records[plan.aggregator], models.pop(), startup
+    record = records[plan.hub] if plan.coopetitive is None else _joint_record(plan, records)
+    return record, models.pop(), startup
+
+
+def command_of(plan: Plan, name: str) -> str:
+    """The command that runs a member other than the aggregator or hub."""
+    if name in plan.parties:
+        return "party"
+    return "server" if name in plan.servers else "receiver"
+
+
+def _joint_record(plan: Plan, records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """What an aggregator's record says, from those of S_0 and the hub: no member of a coopetitive run knows more."""
+    first = records[plan.servers[0]]
+    return {
+        "exchanges": first["training_rounds"],
+        "trees_grown": len(first["tree_seconds"]),
+        "history": first["history"],
+        "seconds": first["seconds"],
+        "traffic": records[plan.hub]["traffic"],
+        "servers": [records[server] for server in plan.servers],
+    }

@@ -20,10 +20,10 @@ from hansa.cli.scores import score_table
 from hansa.cli.tables import Table
 from hansa.data.holdout import held_out
 from hansa.data.schema import Schema
-from hansa.errors import DataError, HansaError
-from hansa.plan import DEFAULT_MIN_CELL_ROWS, Plan
-from hansa.roles.aggregator import Progress
-from hansa.roles.in_process import train_in_process, warm_up
+from hansa.errors import DataError, HansaError, PlanError
+from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, SERVERS, Coopetitive, Plan
+from hansa.roles.in_process import share_in_process, train_in_process, warm_up, warm_up_shares
+from hansa.roles.run import Progress
 from hansa.transport.channel import Hub
 from hansa.transport.recording import RecordingHub
 from hansa.trees.ensemble import Ensemble
@@ -31,6 +31,9 @@ from hansa.trees.parameters import Parameters
 from hansa.trees.xgboost_json import from_json
 
 AGGREGATOR = "aggregator"
+HUB = "hub"
+SPARE_SERVERS = ("server-a", "server-b")
+"""Compute servers without rows, where there are fewer than three parties."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -46,6 +49,8 @@ class Settings:
         alone, pooled: whether to train each party alone, and the pooled rows (Hansa, and XGBoost where it is installed).
         in_process: without processes and sockets. threads: compute threads of a party (of the run, in one process).
         transcript: folder for every frame that passed, or None.
+        servers, receivers, label_range, cuts, steps, statistics: of a coopetitive plan; empty or None for the defaults of
+            `make_plan`.
     """
 
     parameters: Parameters
@@ -59,6 +64,12 @@ class Settings:
     in_process: bool = False
     threads: int | None = None
     transcript: Path | None = None
+    servers: tuple[str, ...] = ()
+    receivers: tuple[str, ...] = ()
+    label_range: tuple[float, float] | None = None
+    cuts: tuple[tuple[float, ...], ...] | None = None
+    steps: tuple[int, ...] = ()
+    statistics: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ def member_names(values: list[str]) -> dict[str, str]:
     for value in values:
         slug = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")[:50] or "party"
         name, number = slug, 2
-        while name in names.values() or name == AGGREGATOR:
+        while name in names.values() or name in (AGGREGATOR, HUB, *SPARE_SERVERS):
             name, number = f"{slug}-{number}", number + 1
         names[value] = name
     return names
@@ -88,19 +99,48 @@ def split_parties(table: Table, names: Mapping[str, str]) -> dict[str, Table]:
     return {name: part for name, part in parts.items() if part.n_rows}
 
 
-def make_plan(settings: Settings, features: tuple[str, ...], parties: tuple[str, ...]) -> Plan:
-    """The plan of a simulation: every party receives the model."""
+def make_plan(
+    settings: Settings,
+    features: tuple[str, ...],
+    parties: tuple[str, ...],
+    labels: tuple[float, float] = (0.0, 1.0),
+    heaviest: float = 1.0,
+) -> Plan:
+    """The plan of a simulation: every party receives the model, and in coopetitive mode the first three compute.
+
+    Args:
+        labels: the lowest and highest one, of which a coopetitive regression makes its public range.
+        heaviest: the greatest weight, which a coopetitive plan with weights makes its public limit.
+    """
+    more = None
+    if settings.mode == COOPETITIVE:
+        squared = settings.parameters.objective == "reg:squarederror"
+        more = Coopetitive(
+            hub=HUB,
+            servers=settings.servers or (*sorted(parties), *SPARE_SERVERS)[:SERVERS],
+            label_range=(settings.label_range or labels) if squared else None,
+            cuts=settings.cuts,
+            missing=features if settings.cuts is not None else None,
+            weight_limit=None if settings.weight is None else heaviest,
+            steps=settings.steps,
+            statistics=settings.statistics,
+        )
+    elif settings.servers or settings.receivers or settings.label_range or settings.steps or settings.statistics:
+        raise PlanError(
+            f"--servers, --receivers, --label-range, --evaluation-steps and --statistics go with --mode {COOPETITIVE}"
+        )
     return Plan(
         name="simulation",
         mode=settings.mode,
-        aggregator=AGGREGATOR,
+        aggregator=AGGREGATOR if more is None else "",
         parties=parties,
-        receivers=parties,
+        receivers=settings.receivers or parties,
         minimum_parties=len(parties),
         schema=Schema(features, settings.label, settings.weight),
         parameters=settings.parameters,
         min_cell_rows=settings.min_cell_rows,
         evaluation_fraction=settings.evaluation_fraction,
+        coopetitive=more,
     )
 
 
@@ -114,9 +154,15 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
     check_labels(objective, train)
     names = member_names(sorted(set(train.party)))
     parts = split_parties(train, names)
-    plan = make_plan(settings, train.names, tuple(parts))
+    labels = float(train.label.min()), float(train.label.max())
+    heaviest = 1.0 if train.weight is None else float(train.weight.max())
+    plan = make_plan(settings, train.names, tuple(parts), labels, heaviest)
     warm_up(plan.parameters)
-    run = _train_in_process if settings.in_process else _train_over_tls
+    in_process = _train_in_process
+    if plan.coopetitive is not None:
+        warm_up_shares(plan.parameters)
+        in_process = _share_in_process
+    run = in_process if settings.in_process else _train_over_tls
     report({"event": "stage", "text": f"{len(parts)} parties, {train.n_rows} rows, {len(train.names)} features"})
     summary, model, history = run(plan, parts, settings, report)
     ensemble = from_json(model)
@@ -189,7 +235,8 @@ def _train_over_tls(
             report=report,
         )
     record["seconds"]["startup"] = startup
-    return record, model, record["history"]
+    history = record["history"]
+    return record, model, history if plan.coopetitive is None else values_alone(history)
 
 
 def _train_in_process(
@@ -232,9 +279,66 @@ def _train_in_process(
     return summary, run.outcome.model, run.outcome.history
 
 
+def _share_in_process(
+    plan: Plan, parts: Mapping[str, Table], settings: Settings, report: Report
+) -> tuple[dict[str, Any], bytes, dict[str, list[float]]]:
+    at: dict[str, float] = {"start": time.perf_counter()}
+    steps: list[str] = []
+
+    def note(progress: Progress) -> None:
+        if progress.stage == "binned":
+            steps.clear()
+        at.setdefault(progress.stage, time.perf_counter())
+        report(
+            {
+                "event": progress.stage,
+                "trees": progress.trees,
+                "rounds": progress.rounds,
+                "metrics": progress.metrics,
+            }
+        )
+
+    def observe(step: str, _: int) -> None:
+        steps.append(step)
+
+    def wrap(hub: Hub) -> Hub:
+        return hub if settings.transcript is None else RecordingHub(hub, settings.transcript, HUB)
+
+    run = share_in_process(
+        plan, {name: part.rows() for name, part in parts.items()}, report=note, observe=observe, wrap=wrap
+    )
+    model = run.members[plan.receivers[0]].model
+    if model is None:
+        raise HansaError("the run ended without a model")
+    summary = {
+        "exchanges": len(steps),
+        "trees_grown": run.members[plan.servers[0]].trees,
+        "seconds": {
+            "startup": at["gathered"] - at["start"],
+            "binning": at["binned"] - at["gathered"],
+            "training": at["trained"] - at["binned"],
+        },
+        "traffic": {name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in run.traffic.items()},
+    }
+    return summary, model, values_alone(run.members[plan.servers[0]].history)
+
+
+def values_alone(history: Mapping[str, list[tuple[int, float]]]) -> dict[str, list[float]]:
+    """Metric -> its values, in the order of the steps."""
+    return {name: [value for _, value in values] for name, values in history.items()}
+
+
 def _local(plan: Plan, name: str) -> Plan:
     """The same training of one table in this process, where there is nobody to hide it from."""
-    return replace(plan, mode="federated", parties=(name,), receivers=(name,), minimum_parties=1)
+    return replace(
+        plan,
+        mode="federated",
+        aggregator=AGGREGATOR,
+        parties=(name,),
+        receivers=(name,),
+        minimum_parties=1,
+        coopetitive=None,
+    )
 
 
 def _train_alone(plan: Plan, train: Table, test: Table) -> dict[str, float | None] | None:

@@ -26,7 +26,7 @@ class Feature:
     """What is public about one feature.
 
     Attributes:
-        size: cuts of an ordered feature, categories of a categorical one.
+        size: cuts of an ordered feature, categories of a categorical one; 0 for a constant feature, which no split takes.
         categorical: one column a category instead of one a cut.
         has_missing: a missing-indicator column is shared, and both default directions are candidates.
     """
@@ -68,8 +68,10 @@ class Candidates:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(self.features))
-        if not self.features or any(f.size < 1 and not f.has_missing for f in self.features):
-            raise PlanError("candidate splits: every feature needs a cut, a category or missing values")
+        if not any(f.size > 0 or f.has_missing for f in self.features):
+            raise PlanError(
+                "candidate splits: no feature has a cut, a category or missing values; nothing can be split"
+            )
 
     @cached_property
     def first_columns(self) -> npt.NDArray[np.int64]:

@@ -32,8 +32,11 @@ def leaves(
     kind: Kind,
     growth: Growth,
     address: Address,
-) -> Program[Words]:
-    """Leaf values from the last level's vectors: totals left are dots with beta, output-sized messages."""
+) -> Program[tuple[Words, Words | None]]:
+    """Leaf values from the last level's vectors: totals left are dots with beta, output-sized messages.
+
+    And covers, where they are part of the model: sums of hessians rounded at random to cover_bits, (2, leaves) in Z_2^32.
+    """
     assert parents is not None
     nodes, rows = vectors.shape[1], vectors.shape[3]
     edges = range(0, rows, growth.rows_per_sum)
@@ -57,7 +60,19 @@ def leaves(
             if shift:
                 left[:, :, 0] = yield from truncate(server, RING64, left[0, :, 0], shift, address.named("gradient"))
     totals = np.concatenate([left, parents[..., -1:] - left], axis=1)
-    return (yield from leaf_values(server, totals[:, :, 0, 0], totals[:, :, 1, 0], growth, address))
+    g, h = totals[:, :, 0, 0], totals[:, :, 1, 0]
+    values = leaf_values(server, g, h, growth, address)
+    if growth.cover_bits is None:
+        return (yield from values), None
+    both = yield from together(values, _covers(server, h, growth, growth.cover_bits, address.named("covers")))
+    return both[0], both[1]
+
+
+def _covers(server: Server, h: Words, growth: Growth, bits: int, address: Address) -> Program[Words]:
+    shift = growth.scoring.fraction_bits - bits
+    if shift == 0:
+        return (yield from reshare(server, RING32, h[0].astype(np.uint32), address))
+    return (yield from truncate(server, RING64, h[0], shift, address, RING32))
 
 
 def leaf_values(server: Server, g: Words, h: Words, growth: Growth, address: Address) -> Program[Words]:

@@ -119,7 +119,8 @@ def from_counts(server: Server, wide: Words, growth: Growth, address: Address) -
 
         G = g_0 (W - Y) + g_1 Y,   H = h_0 (W - Y) + h_1 Y,   S = |g|_0 (W - Y) + |g|_1 Y
 
-    with 26 fraction bits, truncated as sums. Two rounds.
+    with 26 fraction bits (and those of the rows' weights, where W and Y are sums of weights), truncated as sums. Two
+    rounds.
     """
     assert growth.counts is not None
     positive, negative = wide[0, :, 0], wide[0, :, 1] - wide[0, :, 0]
@@ -129,7 +130,7 @@ def from_counts(server: Server, wide: Words, growth: Growth, address: Address) -
         return np.asarray(negative[:, columns] * first + positive[:, columns] * second)
 
     parts = np.stack([weigh(growth.counts.gradient, slice(None)), weigh(growth.counts.hessian, slice(None))], axis=1)
-    shift = COUNT_BITS - growth.scoring.fraction_bits
+    shift = COUNT_BITS + growth.weight_bits - growth.scoring.fraction_bits
     sums, scale = yield from together(
         truncate(server, RING64, parts, shift, address.named("sums")),
         truncate(

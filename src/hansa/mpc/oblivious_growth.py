@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from hansa.mpc.candidates import Candidates
-from hansa.mpc.leaves import leaf_of_vectors, leaves
+from hansa.mpc.fourier import MARGIN_BITS
+from hansa.mpc.leaves import leaf_of_vectors, leaf_values, leaves
+from hansa.mpc.monotone import first_bounds, narrowed
 from hansa.mpc.node_sums import level_sums
 from hansa.mpc.paths import Paths, extend_paths, leaf_of_paths, upper_levels
 from hansa.mpc.replicated import Address, Program, Server, together
@@ -36,10 +38,13 @@ class TreeShares:
     Attributes:
         splits: by level, XOR-shared one-hots over "none" and all candidates, uint8 (2, nodes, candidates +
         1). leaves: values with 26 fraction bits, multiples of 2^-leaf_bits, shared in Z_2^32, (2, leaves).
+        covers: sums of hessians of the leaves with cover_bits, shared in Z_2^32, (2, leaves); None unless statistics are
+            part of the model.
     """
 
     splits: tuple[Words, ...]
     leaves: Words
+    covers: Words | None = None
 
 
 def grow_tree(
@@ -74,11 +79,20 @@ def grow_tree(
     sums: Words | None = None
     scale: Words | None = None
     beta = np.zeros((2, rows), np.uint32)
+    bounds = None
+    if growth.directions is not None:
+        bounds = first_bounds(server, int(growth.leaf_limit * 2**MARGIN_BITS))
     for level in range(growth.depth):
         place = address._replace(step=level)
         sums, scale = yield from level_sums(
             server, candidates, blocks, vectors, paths, sums, scale, kind, growth, level, place.named("sums")
         )
+        if bounds is not None and level > 0:
+            g, h = sums[:, :, 0, -1], sums[:, :, 1, -1]
+            values = yield from leaf_values(server, g, h, growth, place.named("values"))
+            _, bounds = yield from narrowed(
+                server, values, splits[-1], growth.directions, bounds, place.named("bounds")
+            )
         one_hots = yield from _choose(server, candidates, sums, scale, growth, place.named("split"))
         splits.append(one_hots)
         last = level == growth.depth - 1
@@ -94,13 +108,15 @@ def grow_tree(
         if not last:
             vectors = results[-1]
     place = address._replace(step=growth.depth)
-    values = yield from leaves(server, vectors, beta, sums, kind, growth, place)
+    values, covers = yield from leaves(server, vectors, beta, sums, kind, growth, place)
+    if bounds is not None:
+        values, _ = yield from narrowed(server, values, splits[-1], growth.directions, bounds, place.named("bounds"))
     margins = yield from (
         leaf_of_paths(server, paths, values, place.named("margins"))
         if with_paths
         else leaf_of_vectors(server, vectors, beta, values, place.named("margins"))
     )
-    return TreeShares(tuple(splits), values), margins
+    return TreeShares(tuple(splits), values, covers), margins
 
 
 def _choose(
@@ -113,7 +129,10 @@ def _choose(
     if growth.chosen is not None:
         by_candidate = by_candidate[..., growth.chosen]
     left = np.ascontiguousarray(by_candidate.transpose(0, 2, 1, 3))
-    bits = yield from find_splits(server, left, totals, scale, growth.scoring, address)
+    directions = growth.directions
+    if directions is not None and growth.chosen is not None:
+        directions = directions[growth.chosen]
+    bits = yield from find_splits(server, left, totals, scale, growth.scoring, address, directions)
     if growth.chosen is None:
         return bits
     one_hots = np.zeros((*bits.shape[:2], count + 1), np.uint8)

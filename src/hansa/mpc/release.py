@@ -28,10 +28,26 @@ class TreeMessage:
     Attributes:
         splits: by level, XOR parts of one-hots over "none" and all candidates, packed, uint64 (2, nodes,
         words). leaves: parts of leaf values, uint32 (2, leaves).
+        covers: parts of the leaves' covers, uint32 (2, leaves), where statistics are part of the model, else None.
     """
 
     splits: tuple[Words, ...]
     leaves: Words
+    covers: Words | None = None
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a receiver needs to make covers and gains of what is released. Public.
+
+    Attributes:
+        cover_bits: `tree_constants.Growth.cover_bits`.
+        eta, reg_lambda: as in `training.Settings`.
+    """
+
+    cover_bits: int
+    eta: float
+    reg_lambda: float
 
 
 @dataclass(frozen=True)
@@ -42,24 +58,32 @@ class PlainTree:
         left, right: int32 children, LEAF at a leaf.
         candidates: the split of each node, None at a leaf.
         values: float64, leaf values with eta; 0 elsewhere. Exact in float32 for up to 24 bits.
+        covers: float64, sums of hessians, rounded; None where the model has no statistics.
+        gains: float64, of the splits, 0 at leaves: as good as the rounded leaf values and covers that they come from. None
+            likewise.
     """
 
     left: npt.NDArray[np.int32]
     right: npt.NDArray[np.int32]
     candidates: tuple[Candidate | None, ...]
     values: npt.NDArray[np.float64]
+    covers: npt.NDArray[np.float64] | None = None
+    gains: npt.NDArray[np.float64] | None = None
 
 
 def release(tree: TreeShares) -> TreeMessage:
     """What a server sends of one tree to each receiver that the plan names: its two parts of everything."""
-    return TreeMessage(tuple(pack_bits(level) for level in tree.splits), tree.leaves)
+    return TreeMessage(tuple(pack_bits(level) for level in tree.splits), tree.leaves, tree.covers)
 
 
-def open_tree(candidates: Candidates, depth: int, messages: Mapping[int, TreeMessage]) -> PlainTree:
-    """A receiver's plain tree from the three servers' messages.
+def open_tree(
+    candidates: Candidates, depth: int, messages: Mapping[int, TreeMessage], statistics: Statistics | None = None
+) -> PlainTree:
+    """A receiver's plain tree from the three servers' messages; with covers and gains where the plan says so.
 
     Raises:
-        ProtocolError: two copies of a part differ, a size is wrong, or a node has not exactly one choice.
+        ProtocolError: two copies of a part differ, a size is wrong, a node has not exactly one choice, or covers come or
+            lack against the plan.
     """
     if set(messages) != {0, 1, 2}:
         raise ProtocolError(f"a release needs all three servers' shares, not those of {sorted(messages)}")
@@ -78,7 +102,47 @@ def open_tree(candidates: Candidates, depth: int, messages: Mapping[int, TreeMes
         choices.append(one_hots.argmax(axis=1))
     leaves = {s: _checked(s, "leaves", m.leaves, np.uint32, (2, 1 << depth)) for s, m in messages.items()}
     values = reconstruct(RING32, leaves, "leaves").view(np.int32) / 2.0**MARGIN_BITS
-    return _collapsed(candidates, choices, values)
+    if any((m.covers is None) != (statistics is None) for m in messages.values()):
+        raise ProtocolError("servers sent covers, or left them out, against what the plan says of statistics")
+    covers = None if statistics is None else _open_covers(messages, depth, statistics)
+    return _collapsed(candidates, choices, values, covers, statistics)
+
+
+def _open_covers(messages: Mapping[int, TreeMessage], depth: int, statistics: Statistics) -> npt.NDArray[np.float64]:
+    """The leaves' covers, float64 (leaves,); rounding may leave one just below 0."""
+    parts = {
+        s: _checked(s, "covers", m.covers if m.covers is not None else np.zeros(0), np.uint32, (2, 1 << depth))
+        for s, m in messages.items()
+    }
+    opened = reconstruct(RING32, parts, "covers").view(np.int32)
+    covers: npt.NDArray[np.float64] = np.maximum(opened, 0) * 2.0**-statistics.cover_bits
+    return covers
+
+
+def gains_of(
+    left: npt.NDArray[np.int32],
+    right: npt.NDArray[np.int32],
+    values: npt.NDArray[np.float64],
+    covers: npt.NDArray[np.float64],
+    statistics: Statistics,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Covers and gains of all nodes, from the leaves' values and covers (children come after their parent).
+
+    A leaf's gradient is G = -value (H + lambda) / eta; sums go up the tree; then Chen & Guestrin 2016, eq. 7 times two.
+    """
+    h, gains = covers.copy(), np.zeros(len(values))
+    g = -values * (h + statistics.reg_lambda) / statistics.eta
+
+    def term(node: int) -> float:
+        below = h[node] + statistics.reg_lambda
+        return float(g[node] ** 2 / below) if below > 0 else 0.0
+
+    for node in range(len(values) - 1, -1, -1):
+        if left[node] != LEAF:
+            a, b = int(left[node]), int(right[node])
+            g[node], h[node] = g[a] + g[b], h[a] + h[b]
+            gains[node] = max(0.0, term(a) + term(b) - term(node))
+    return h, gains
 
 
 def _at(levels: tuple[Words, ...], level: int) -> Words:
@@ -107,7 +171,11 @@ def reconstruct(ring: Ring, shares: Mapping[int, Words], name: str) -> Words:
 
 
 def _collapsed(
-    candidates: Candidates, choices: list[npt.NDArray[np.intp]], values: npt.NDArray[np.float64]
+    candidates: Candidates,
+    choices: list[npt.NDArray[np.intp]],
+    values: npt.NDArray[np.float64],
+    covers: npt.NDArray[np.float64] | None,
+    statistics: Statistics | None,
 ) -> PlainTree:
     """Number the splitting nodes and the leaves, breadth first; a node without a split is its right child."""
     depth = len(choices)
@@ -115,6 +183,7 @@ def _collapsed(
     right: list[int] = []
     splits: list[Candidate | None] = []
     weights: list[float] = []
+    own_covers: list[float] = []
     queue = [(0, 0)]
     position = 0
     while position < len(queue):
@@ -128,13 +197,19 @@ def _collapsed(
             right.append(LEAF)
             splits.append(None)
             weights.append(float(values[node]))
+            own_covers.append(0.0 if covers is None else float(covers[node]))
             continue
         left.append(len(queue))
         right.append(len(queue) + 1)
         splits.append(candidates.all[choices[level][node] - 1])
         weights.append(0.0)
+        own_covers.append(0.0)
         queue += [(level + 1, node), (level + 1, node + (1 << level))]
-    return PlainTree(np.array(left, np.int32), np.array(right, np.int32), tuple(splits), np.array(weights))
+    children = np.array(left, np.int32), np.array(right, np.int32)
+    if statistics is None:
+        return PlainTree(*children, tuple(splits), np.array(weights))
+    both = gains_of(*children, np.array(weights), np.array(own_covers), statistics)
+    return PlainTree(*children, tuple(splits), np.array(weights), *both)
 
 
 def leaf_of_codes(candidates: Candidates, tree: PlainTree, codes: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:

@@ -1,7 +1,8 @@
 """Rows as shares: what an owner sends to the three servers, once, and the products with it.
 
 A row is shared twice over: its columns of bits C as words of Z_2^32, for sums, and as packed bits under XOR,
-for routing; and its label, in Z_2^32. Two of the three parts of each are key streams, so only one travels.
+for routing; and its label, in Z_2^32. Where rows have weights, so are the weight and the weight times the label
+(`training.weight_words`). Two of the three parts of each are key streams, so only one travels.
 
 *Owner-assisted rows*: an owner that is itself server p gives x_p = PRG(key of S_p and S_{p+2}),
 x_{p+1} = C - x_p, x_{p+2} = 0. S_{p+1} sees only x_{p+1}, which x_p masks, and S_{p+2} only x_p. S_p then
@@ -11,18 +12,22 @@ sums over its plaintext codes, and every server does one dense product instead o
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hansa.errors import ProtocolError
+from hansa.errors import DataError, ProtocolError
 from hansa.mpc.candidates import Candidates
 from hansa.mpc.ring import RING32, Words, add_code_sums, add_gemm, gf2_products, pack_bits, words_for
 from hansa.secure.prg import Algorithm, KeyStream, fresh_key
 
-PURPOSES = ("columns", "bits", "labels")
+CHUNK_ROWS = 1024
+"""Rows whose columns have a key stream of their own: 4 MB of it at a thousand columns."""
+
+PURPOSES = ("bits", "labels", "weights")
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,14 @@ class RowShares:
         parts: for own and next part: (columns uint32 (rows, columns), bits uint64 (rows, words), labels
             uint32 (rows,)) where it travels, else None. Where key and parts are None, the part is zero.
         assisted_by: the server that owns the rows, or None.
+        weighted: the rows have weights: parts hold a fourth array, uint32 (2, rows).
     """
 
     rows: int
     keys: tuple[bytes | None, bytes | None]
-    parts: tuple[tuple[Words, Words, Words] | None, tuple[Words, Words, Words] | None]
+    parts: tuple[tuple[Words, ...] | None, tuple[Words, ...] | None]
     assisted_by: int | None
+    weighted: bool = False
 
 
 def share_rows(
@@ -49,6 +56,7 @@ def share_rows(
     labels: npt.NDArray[np.uint32],
     algorithm: Algorithm,
     owner: int | None = None,
+    weights: npt.NDArray[np.uint32] | None = None,
 ) -> list[RowShares]:
     """Share an owner's rows: one message for each server.
 
@@ -56,43 +64,105 @@ def share_rows(
         codes: uint16 (rows, features), secret.
         labels: uint32 (rows,), 0 or 1, or fixed-point words; secret.
         owner: the server that the owner is, for owner-assisted rows; None otherwise.
+        weights: uint32 (2, rows), `training.weight_words` of the owner's rows; secret. None where rows have none: all
+            owners of a run have weights, or none has.
 
     Raises:
-        DataError: codes out of range.
+        DataError: codes out of range, or weights of another shape.
     """
     candidates.check_codes(codes)
-    bits = candidates.column_bits(codes)
-    plain = (bits.astype(np.uint32), pack_bits(bits), labels.astype(np.uint32, copy=False))
     rows = codes.shape[0]
+    if weights is not None and (weights.dtype != np.uint32 or weights.shape != (2, rows)):
+        raise DataError(f"weights are {weights.dtype}{weights.shape}; expected uint32 (2, {rows})")
+    bits = candidates.column_bits(codes)
+    rest: list[Words] = [bits.astype(np.uint32), pack_bits(bits), labels.astype(np.uint32, copy=False)]
+    rest += [] if weights is None else [weights]
     # The seeds of parts that are streams: all but the last part, or all but p + 1 and p + 2.
     streams = (0, 1) if owner is None else (owner,)
     explicit = 2 if owner is None else (owner + 1) % 3
     keys = {number: bytes(fresh_key()) for number in streams}
-    rest: list[Words] = list(plain)
     for key in keys.values():
-        masks = _masks(key, candidates, rows, algorithm)
-        rest = [rest[0] - masks[0], rest[1] ^ masks[1], rest[2] - masks[2]]
-    sent = (rest[0], rest[1], rest[2])
+        masks = _masks(key, candidates, rows, algorithm, weights is not None)
+        rest = [part ^ mask if n == 1 else part - mask for n, (part, mask) in enumerate(zip(rest, masks, strict=True))]
+    sent = tuple(rest)
     return [
         RowShares(
             rows,
             (keys.get(server), keys.get((server + 1) % 3)),
             (sent if server == explicit else None, sent if (server + 1) % 3 == explicit else None),
             owner,
+            weights is not None,
         )
         for server in range(3)
     ]
 
 
-def _masks(key: bytes, candidates: Candidates, rows: int, algorithm: Algorithm) -> tuple[Words, Words, Words]:
-    columns = np.empty((rows, candidates.n_columns), np.uint32)
-    bits = np.empty((rows, words_for(candidates.n_columns)), np.uint64)
-    labels = np.empty(rows, np.uint32)
-    arrays: tuple[Any, ...] = (columns, bits, labels)
-    for purpose, array in zip(PURPOSES, arrays, strict=True):
-        stream = KeyStream(hmac.digest(key, b"hansa shared rows v1 " + purpose.encode(), "sha256"), algorithm)
+def _shapes(candidates: Candidates, rows: int, weighted: bool) -> list[tuple[Any, tuple[int, ...]]]:
+    """Dtype and shape of a part's arrays."""
+    shapes: list[tuple[Any, tuple[int, ...]]] = [
+        (np.dtype(np.uint32), (rows, candidates.n_columns)),
+        (np.dtype(np.uint64), (rows, words_for(candidates.n_columns))),
+        (np.dtype(np.uint32), (rows,)),
+    ]
+    return shapes + [(np.dtype(np.uint32), (2, rows))] * weighted
+
+
+def _masks(key: bytes, candidates: Candidates, rows: int, algorithm: Algorithm, weighted: bool) -> tuple[Words, ...]:
+    """A part that is a key stream: all its arrays. The columns have a key of their own for every CHUNK_ROWS rows."""
+    columns = Regenerated(key, candidates.n_columns, 0, rows, algorithm)
+    return (columns.stored(), *_other_masks(key, candidates, rows, algorithm, weighted))
+
+
+def _other_masks(
+    key: bytes, candidates: Candidates, rows: int, algorithm: Algorithm, weighted: bool
+) -> tuple[Words, ...]:
+    arrays = tuple(np.empty(shape, dtype) for dtype, shape in _shapes(candidates, rows, weighted)[1:])
+    for purpose, array in zip(PURPOSES, arrays, strict=False):
+        stream = KeyStream(_key_for(key, purpose), algorithm)
         stream.words(array.size, array.reshape(-1))
-    return columns, bits, labels
+    return arrays
+
+
+def _key_for(key: bytes, purpose: str) -> bytes:
+    return hmac.digest(key, b"hansa shared rows v1 " + purpose.encode(), "sha256")
+
+
+@dataclass(frozen=True)
+class Regenerated:
+    """A part of the columns that is a key stream, made anew for every use instead of being stored.
+
+    Attributes:
+        key: 32 bytes. Secret to the servers that hold the part.
+        n_columns: words a row.
+        start, stop: which of the owner's rows.
+        algorithm: of the stream.
+    """
+
+    key: bytes
+    n_columns: int
+    start: int
+    stop: int
+    algorithm: Algorithm
+
+    def __getitem__(self, rows: slice) -> Regenerated:
+        start, stop, _ = rows.indices(self.stop - self.start)
+        return Regenerated(self.key, self.n_columns, self.start + start, self.start + stop, self.algorithm)
+
+    def chunks(self, scratch: Words) -> Iterator[tuple[int, Words]]:
+        """(first row, counted from `start`; uint32 (rows, columns)) in turn. `scratch`: (CHUNK_ROWS, columns), reused."""
+        for number in range(self.start // CHUNK_ROWS, -(-self.stop // CHUNK_ROWS)):
+            first = number * CHUNK_ROWS
+            below = scratch[: min(CHUNK_ROWS, self.stop - first)]
+            KeyStream(_key_for(self.key, f"columns {number}"), self.algorithm).words32(below.size, below.reshape(-1))
+            skipped = max(0, self.start - first)
+            yield first + skipped - self.start, below[skipped:]
+
+    def stored(self) -> Words:
+        """All of it, uint32 (rows, columns)."""
+        out = np.empty((self.stop - self.start, self.n_columns), np.uint32)
+        for first, chunk in self.chunks(np.empty((CHUNK_ROWS, self.n_columns), np.uint32)):
+            out[first : first + len(chunk)] = chunk
+        return out
 
 
 @dataclass(frozen=True)
@@ -100,18 +170,20 @@ class Block:
     """One owner's rows as one server holds them.
 
     Attributes:
-        own, following: x_i and x_{i+1} of the columns, uint32 (rows, columns), None for zero.
+        own, following: x_i and x_{i+1} of the columns, uint32 (rows, columns), or how to make them anew; None for zero.
         bits: x_i and x_{i+1} of the packed bits, uint64 (2, rows, words).
         labels: uint32 (2, rows).
         codes: the plaintext, at the server that owns the rows; then `following` is None and not zero but
             C - own.
+        weights: uint32 (2, 2, rows): weights, and weights times labels; None where rows have none.
     """
 
-    own: Words | None
-    following: Words | None
+    own: Words | Regenerated | None
+    following: Words | Regenerated | None
     bits: Words
     labels: Words
     codes: npt.NDArray[np.uint16] | None = None
+    weights: Words | None = None
 
     @property
     def rows(self) -> int:
@@ -125,41 +197,45 @@ def receive_rows(
     message: RowShares,
     algorithm: Algorithm,
     codes: npt.NDArray[np.uint16] | None = None,
+    regenerate: bool = False,
 ) -> Block:
     """A server's block from an owner's message; `codes` where the server itself is that owner.
+
+    With `regenerate`, columns that are a key stream are not stored but made anew for every level: at S_0 that is all of
+    them, elsewhere half. `benchmarks/bench_mpc.py --regenerate` measures what it costs.
 
     Raises:
         ProtocolError: parts of another shape or dtype, or codes without being the owner.
     """
     if (codes is not None) != (message.assisted_by == server):
         raise ProtocolError(f"server {server}: the owner's codes go with owner-assisted rows of its own")
-    halves = [_half(candidates, message, number, algorithm) for number in range(2)]
+    halves = [_half(candidates, message, number, algorithm, regenerate) for number in range(2)]
     own, following = (half[0] if half else None for half in halves)
-    zeros = (
-        np.zeros((message.rows, words_for(candidates.n_columns)), np.uint64),
-        np.zeros(message.rows, np.uint32),
+    shapes = _shapes(candidates, message.rows, message.weighted)
+    bits, labels, *weights = (
+        np.stack([half[1][place - 1] if half else np.zeros(shape, dtype) for half in halves])
+        for place, (dtype, shape) in enumerate(shapes)
+        if place > 0
     )
-    bits, labels = (np.stack([half[place] if half else zeros[place - 1] for half in halves]) for place in (1, 2))
-    return Block(own, None if codes is not None else following, bits, labels, codes)
+    following = None if codes is not None else following
+    return Block(own, following, bits, labels, codes, weights[0] if weights else None)
 
 
 def _half(
-    candidates: Candidates, message: RowShares, number: int, algorithm: Algorithm
-) -> tuple[Words, Words, Words] | None:
+    candidates: Candidates, message: RowShares, number: int, algorithm: Algorithm, regenerate: bool
+) -> tuple[Words | Regenerated, tuple[Words, ...]] | None:
     key, parts = message.keys[number], message.parts[number]
     if key is not None:
-        return _masks(key, candidates, message.rows, algorithm)
+        columns = Regenerated(key, candidates.n_columns, 0, message.rows, algorithm)
+        others = _other_masks(key, candidates, message.rows, algorithm, message.weighted)
+        return (columns if regenerate else columns.stored()), others
     if parts is None:
         return None
-    shapes = [
-        (np.dtype(np.uint32), (message.rows, candidates.n_columns)),
-        (np.dtype(np.uint64), (message.rows, words_for(candidates.n_columns))),
-        (np.dtype(np.uint32), (message.rows,)),
-    ]
+    shapes = _shapes(candidates, message.rows, message.weighted)
     found = [(part.dtype, part.shape) for part in parts]
     if found != shapes:
         raise ProtocolError(f"an owner's shares are {found}; expected {shapes}")
-    return parts
+    return parts[0], parts[1:]
 
 
 def sums_part(candidates: Candidates, block: Block, vectors: Words) -> Words:
@@ -176,15 +252,25 @@ def sums_part(candidates: Candidates, block: Block, vectors: Words) -> Words:
     out = np.zeros((vectors.shape[1], candidates.n_columns), np.uint32)
     first = np.ascontiguousarray(vectors[0])
     if block.codes is not None:
-        add_gemm(block.own, np.ascontiguousarray(vectors[1]), out)
+        _add_product(block.own, np.ascontiguousarray(vectors[1]), out)
         by_code = np.zeros((len(candidates.features), candidates.n_codes, vectors.shape[1]), np.uint32)
         add_code_sums(block.codes, first, by_code)
         return np.asarray(out + candidates.sums_by_column(by_code))
-    if block.own is not None:
-        add_gemm(block.own, vectors[0] + vectors[1], out)
-    if block.following is not None:
-        add_gemm(block.following, first, out)
+    _add_product(block.own, vectors[0] + vectors[1], out)
+    _add_product(block.following, first, out)
     return out
+
+
+def _add_product(columns: Words | Regenerated | None, vectors: Words, out: Words) -> None:
+    """out += C^T V for stored columns, regenerated ones, or none."""
+    if columns is None:
+        return
+    if not isinstance(columns, Regenerated):
+        add_gemm(columns, vectors, out)
+        return
+    scratch = np.empty((CHUNK_ROWS, columns.n_columns), np.uint32)
+    for first, chunk in columns.chunks(scratch):
+        add_gemm(chunk, np.ascontiguousarray(vectors[:, first : first + len(chunk)]), out)
 
 
 def routing_part(block: Block, one_hots: Words, out: npt.NDArray[np.uint8]) -> None:
@@ -200,3 +286,19 @@ def routing_part(block: Block, one_hots: Words, out: npt.NDArray[np.uint8]) -> N
 def label_words(blocks: list[Block]) -> Words:
     """The labels of all blocks, shared in Z_2^32, (2, rows)."""
     return RING32.reduce(np.concatenate([block.labels for block in blocks], axis=1))
+
+
+def weights_of(blocks: list[Block]) -> Words | None:
+    """Weights, and weights times labels, of all blocks, shared in Z_2^32, (2, 2, rows); None where there are none.
+
+    Raises:
+        ProtocolError: some owners sent weights and some did not.
+    """
+    own = [block.weights for block in blocks if block.weights is not None]
+    if not own:
+        return None
+    if len(own) < len(blocks):
+        raise ProtocolError(
+            "some owners sent weights and some did not; rule: the plan says for all whether rows have them"
+        )
+    return np.concatenate(own, axis=2)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,7 @@ RATIO_BITS = 26
 QUARTER = 1 << (RATIO_BITS - 2)
 """The greatest rho (1 - rho), and the ratio of what is no candidate: a greater one, times e^2, would wrap."""
 RHO_BITS = 30
+LEAST_UNITS = 8
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Scoring:
     Attributes:
         fraction_bits: f of the sums of gradients and hessians.
         reg_lambda: lambda 2^f.
-        least_hessian: m' 2^f, m' = max(min_child_weight, 2^-f).
+        least_hessian: m' 2^f, m' = max(min_child_weight, 8 2^-f): sums of no rows come out as a few units, because a parent's
+            sum and its left child's are rounded apart, and must not pass for a child.
         least_scale_bit: S >= 2^least_scale_bit in every node.
         gamma: gamma 2^(f + gamma_bits), so that gamma times k stays below 2^31. It is thereby rounded, by at most
             one part in 2^(least_scale_bit + 1).
@@ -86,7 +89,7 @@ def scoring(
     return Scoring(
         fraction_bits=fraction_bits,
         reg_lambda=round(reg_lambda * unit),
-        least_hessian=max(1, round(min_child_weight * unit)),
+        least_hessian=max(LEAST_UNITS, round(min_child_weight * unit)),
         least_scale_bit=least_scale_bit,
         gamma=round(gamma * 2.0 ** (fraction_bits + gamma_bits)),
         gamma_bits=gamma_bits,
@@ -100,7 +103,13 @@ def _log2_ceil(value: float) -> int:
 
 
 def find_splits(
-    server: Server, left: Words, totals: Words, scale: Words, constants: Scoring, address: Address
+    server: Server,
+    left: Words,
+    totals: Words,
+    scale: Words,
+    constants: Scoring,
+    address: Address,
+    directions: Any = None,
 ) -> Program[Words]:
     """The best candidate of each node, index 0 meaning none.
 
@@ -108,16 +117,23 @@ def find_splits(
         left: sums of gradient and hessian left of each candidate, shared in Z_2^64, (2, 2, nodes,
         candidates). totals: G and H of the nodes, (2, 2, nodes).
         scale: S = sum |g| + A of the nodes, (2, nodes).
+        directions: of monotone constraints, by candidate: 1, -1 or 0; None for none.
 
     Returns:
         XOR-shared bits, uint8 (2, nodes, candidates + 1), one of which is 1 in each node.
     """
-    numerators, ratios = yield from score(server, left, totals, scale, constants, address.named("score"))
+    numerators, ratios = yield from score(server, left, totals, scale, constants, address.named("score"), directions)
     return (yield from tournament(server, numerators, ratios, address.named("tournament")))
 
 
 def score(
-    server: Server, left: Words, totals: Words, scale: Words, constants: Scoring, address: Address
+    server: Server,
+    left: Words,
+    totals: Words,
+    scale: Words,
+    constants: Scoring,
+    address: Address,
+    directions: Any = None,
 ) -> Program[tuple[Words, Words]]:
     """Numerators (38 bits behind the node's scale) and q (26 bits) of "no split" and of each candidate.
 
@@ -150,6 +166,8 @@ def score(
         truncate(server, ring, e_part, RHO_BITS, address.named("e")),
         truncate(server, ring, product_part(ring, g_scaled, tau), RHO_BITS, address.named("g tau")),
     )
+    if directions is not None:
+        valid = yield from _on_the_right_side(server, e, valid, directions, address.named("monotone"))
     other = add_public(server, ring, np.zeros_like(rho) - rho, 1 << RHO_BITS)
     squares, ratios, numerator_lambda = yield from together(
         truncate(server, ring, product_part(ring, e, e), 62 - SCORE_BITS, address.named("e e")),
@@ -166,6 +184,23 @@ def score(
     return np.concatenate([none, first], axis=2), np.concatenate(
         [quarter, add_public(server, ring, second, QUARTER)], axis=2
     )
+
+
+def _on_the_right_side(server: Server, e: Words, valid: Words, directions: Any, address: Address) -> Program[Words]:
+    """valid [e >= 0] under an increasing constraint, valid [e <= 0] under a decreasing one. Eight rounds.
+
+    e (u + v) = G_L v - G_R u, so e >= 0 is -G_L / u <= -G_R / v: the left value is at most the right one.
+    """
+    bound = np.flatnonzero(directions)
+    if not bound.size:
+        return valid
+    part = e[0][:, bound] * np.asarray(directions)[bound].astype(np.uint64)
+    wrong = yield from signs(server, RING64, np.ascontiguousarray(part).reshape(-1), address.named("sign"))
+    own = valid[:, :, bound]
+    lost = yield from multiply(server, RING64, own, wrong.reshape(own.shape), address.named("lost"))
+    kept = valid.copy()
+    kept[:, :, bound] = own - lost
+    return kept
 
 
 def _conditions(

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.errors import PlanError, ProtocolError
-from hansa.mpc.candidates import Candidates
-from hansa.mpc.comparison import truncate
+from hansa.mpc.candidates import ONLY_MISSING, Candidates
+from hansa.mpc.comparison import extend, truncate
 from hansa.mpc.fourier import MARGIN_BITS, logistic
 from hansa.mpc.oblivious_growth import TreeShares, grow_tree
 from hansa.mpc.replicated import (
@@ -30,10 +30,12 @@ from hansa.mpc.replicated import (
     add_public,
     multiply,
     open_to_all,
+    product_part,
     public,
+    reshare,
 )
-from hansa.mpc.ring import BITS, RING32, Words, words_for
-from hansa.mpc.shared_rows import Block, label_words
+from hansa.mpc.ring import BITS, RING32, RING64, Words, words_for
+from hansa.mpc.shared_rows import Block, label_words, weights_of
 from hansa.mpc.split_finding import scoring
 from hansa.mpc.tree_constants import COUNT_BITS, CountFactors, Growth, Kind
 
@@ -43,8 +45,26 @@ MOST_FRACTION_BITS = 22
 SAFE_MARGIN = 16
 """The series of `fourier` holds for |margin| <= 16."""
 
+MOST_BOUNDED = 15
+"""Greatest leaf_limit under monotone constraints: values are compared with bounds in Z_2^32."""
+
 WEIGHT_BITS = 8
 """Fraction bits that scale_pos_weight is rounded to."""
+
+ROW_WEIGHT_BITS = 12
+"""A row's weight is a word of at most 2^12."""
+
+WEIGHTED_BITS = 17
+"""Fraction bits of p, h and residuals before they are multiplied by such a word: the product stays below 2^30."""
+
+LABEL_BITS = 24
+"""Fraction bits of weight times scaled label, in units of the greatest weight: for the pooled mean alone."""
+
+EXTRA_BITS, MOST_GROUPS, MOST_ROWS_PER_SUM = 2, 8, 2**18
+"""A row's gradient keeps so many fraction bits more than sums do, unless that takes more groups of rows."""
+
+MOST_WEIGHTED_ROWS = 2**17
+"""Rows whose weight words add up to less than 2^30."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +75,24 @@ class Settings:
         objective: "binary:logistic", or "reg:squarederror" on labels scaled by `LabelScale`.
         rounds, eta, max_depth, reg_lambda, gamma, min_child_weight, scale_pos_weight: as in XGBoost. gamma
             applies to the scaled labels of squared error: divide it by the scale's square.
-        base_margin: where margins start; 0 for squared error (the scale centres labels).
+        base_margin: where margins start. For squared error in units of the scale, within +-1/2: 0 where the scale's centre
+            is the base score, or the pooled mean of the scaled labels.
         leaf_limit: leaf values, eta included, are clamped to +- this.
         leaf_bits: fraction bits of an opened leaf value: with the sign and the limit about 16 bits in all. A
             sharper value of a first tree nearly gives its leaf's sums away.
-        rows_per_sum: rows summed in Z_2^32 at a time. Halving it gives each row's gradient a fraction bit more, for
-            24 bytes a column, left child and group of rows; worth it under a large scale_pos_weight.
+        weight_limit: no row's weight exceeds this; None where rows have no weights. Weights are rounded to
+            2^-12 of the next power of two. With them, scale_pos_weight is folded in by the owners
+            (`weight_words`).
+        total_weight: a public bound on the sum of all weights (scale_pos_weight included), where one is known, as it is
+            once the pooled mean is opened (`pooled_sums`). Sums get the more fraction bits the smaller it is, which a
+            large scale_pos_weight with few positives needs.
+        cover_bits: where statistics are part of the model, the fraction bits that a leaf's cover (sum of hessians) keeps;
+            None for no statistics. `release.open_tree` derives gains from covers.
+        monotone: by feature 1 for increasing, -1 for decreasing, 0 for neither; empty for no constraint. Not for categorical
+            features. Missing values go either way, as in XGBoost.
+        rows_per_sum: rows summed in Z_2^32 at a time; None for as many as leave a row's gradient two fraction bits more than
+            sums keep, but no more than eight groups. Halving it gives a bit more, for 24 bytes a column, left child and
+            group of rows.
 
     Raises:
         PlanError: a parameter out of range, naming it.
@@ -77,7 +109,11 @@ class Settings:
     base_margin: float = 0.0
     leaf_limit: float = 4.0
     leaf_bits: int = 14
-    rows_per_sum: int = 2**18
+    rows_per_sum: int | None = None
+    weight_limit: float | None = None
+    total_weight: float | None = None
+    cover_bits: int | None = None
+    monotone: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float]] = {
@@ -91,15 +127,31 @@ class Settings:
             "base_margin": (-SAFE_MARGIN, SAFE_MARGIN),
             "leaf_limit": (2**-10, SAFE_MARGIN),
             "leaf_bits": (8, MARGIN_BITS),
-            "rows_per_sum": (64, 2**24),
         }
         for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
                 raise PlanError(f"{name} is {getattr(self, name)}; expected {least} to {most}")
+        self._check_monotone()
+        if self.cover_bits is not None and not 0 <= self.cover_bits <= 8:
+            raise PlanError(f"cover_bits is {self.cover_bits}; expected 0 to 8, or none")
+        if self.rows_per_sum is not None and not 64 <= self.rows_per_sum <= 2**24:
+            raise PlanError(f"rows_per_sum is {self.rows_per_sum}; expected 64 to 2^24, or none")
         if self.objective not in ("binary:logistic", "reg:squarederror"):
             raise PlanError(f"objective {self.objective!r} is not supported in coopetitive mode")
-        if self.objective == "reg:squarederror" and (self.base_margin or self.scale_pos_weight != 1):
-            raise PlanError("reg:squarederror takes base_margin 0 and scale_pos_weight 1")
+        if self.objective == "reg:squarederror" and (abs(self.base_margin) > 0.5 or self.scale_pos_weight != 1):
+            raise PlanError("reg:squarederror takes a base_margin within +-1/2 and scale_pos_weight 1")
+        if self.weight_limit is not None and not (self.weight_limit >= 2.0**-20 and self.greatest_weight <= 2**15):
+            raise PlanError(f"weight_limit is {self.weight_limit}; expected 2^-20 to 2^15, scale_pos_weight included")
+        if self.total_weight is not None and not self.total_weight > 0:
+            raise PlanError(f"total_weight is {self.total_weight}; expected a positive bound")
+
+    def _check_monotone(self) -> None:
+        if any(direction not in (-1, 0, 1) for direction in self.monotone):
+            raise PlanError("monotone_constraints: expected -1, 0 or 1 for each feature")
+        if any(self.monotone) and (self.leaf_limit > MOST_BOUNDED or self.leaf_bits + self.max_depth >= MARGIN_BITS):
+            raise PlanError(
+                f"monotone_constraints take a leaf_limit of at most {MOST_BOUNDED}, and leaf_bits + max_depth below {MARGIN_BITS}"
+            )
 
     @property
     def weight(self) -> tuple[int, int]:
@@ -107,6 +159,17 @@ class Settings:
         if self.scale_pos_weight == 1:
             return 1, 0
         return max(1, round(self.scale_pos_weight * 2**WEIGHT_BITS)), WEIGHT_BITS
+
+    @property
+    def greatest_weight(self) -> float:
+        """No row's weight exceeds this, scale_pos_weight included."""
+        return (1.0 if self.weight_limit is None else self.weight_limit) * max(1.0, self.scale_pos_weight)
+
+    @property
+    def row_weight_bits(self) -> int:
+        """Fraction bits of a weight's word; negative for large weights."""
+        mantissa, exponent = np.frexp(self.greatest_weight)
+        return ROW_WEIGHT_BITS - int(exponent) + int(mantissa == 0.5)
 
 
 @dataclass(frozen=True)
@@ -136,6 +199,34 @@ class LabelScale:
             raise PlanError("a label lies outside the plan's label range; widen the range or drop the row")
         words: npt.NDArray[np.int32] = np.round(scaled * 2**MARGIN_BITS).astype(np.int32)
         return words.view(np.uint32)
+
+
+def weight_words(
+    settings: Settings, labels: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]
+) -> npt.NDArray[np.uint32]:
+    """What an owner shares of its rows' weights: words of the weights, and of weights times labels.
+
+    Args:
+        labels: 0 or 1, or for squared error `LabelScale`'s scaled labels, float64 (rows,). Secret.
+        weights: float64 (rows,), 0 to the plan's limit. Secret.
+
+    Returns:
+        uint32 (2, rows), as `shared_rows.share_rows` takes them.
+
+    Raises:
+        PlanError: the plan has no weights, or a weight is out of range.
+    """
+    if settings.weight_limit is None:
+        raise PlanError("this plan's rows have no weights; give weight_limit")
+    if not ((weights >= 0) & (weights <= settings.weight_limit)).all():
+        raise PlanError(f"a row's weight is out of range; expected 0 to the plan's limit {settings.weight_limit}")
+    scaled = np.round(weights * np.where(labels == 1, settings.scale_pos_weight, 1) * 2.0**settings.row_weight_bits)
+    if settings.objective == "binary:logistic":
+        products = scaled * labels
+    else:
+        products = np.round(scaled * labels * 2.0 ** (LABEL_BITS - ROW_WEIGHT_BITS))
+    words: npt.NDArray[np.int32] = np.stack([scaled, products]).astype(np.int32)
+    return words.view(np.uint32)
 
 
 def _everything(_tree: int) -> None:
@@ -191,6 +282,11 @@ def train(
     return ModelShares(tuple(trees), in_range)
 
 
+def may_leave_range(settings: Settings, trees: int) -> bool:
+    """Could a margin of so many trees leave +-16? Public; only then is the range checked on shares."""
+    return abs(settings.base_margin) + trees * settings.leaf_limit > SAFE_MARGIN
+
+
 def start_margins(server: Server, rows: int, settings: Settings) -> Words:
     """The public base margin of every row, as a shared array; local."""
     start = RING32.constant(_start(settings))
@@ -220,7 +316,15 @@ def boost(
     outside: Words | None = None
     absolute: Words | None = None
     kind: Kind
-    if settings.objective == "reg:squarederror":
+    weights = weights_of(blocks)
+    if (weights is None) != (settings.weight_limit is None):
+        raise ProtocolError("the owners' rows and the plan disagree on whether rows have weights")
+    if settings.objective == "reg:squarederror" and weights is not None:
+        kind = "gradients"
+        vectors = yield from _weighted_residuals(server, margins, labels, weights, growth, address.named("residuals"))
+        # |g| <= w: labels and margins are scaled so.
+        absolute = vectors[:, 0, 1]
+    elif settings.objective == "reg:squarederror":
         kind = "residuals"
         part = margins[0] - labels[0]
         shift = MARGIN_BITS - growth.row_bits
@@ -228,19 +332,24 @@ def boost(
         vectors = _vectors(gradient, _ones(server, rows))
     elif tree == 0:
         kind = "counts"
-        vectors = _vectors(labels, _ones(server, rows))
+        vectors = _vectors(labels, _ones(server, rows)) if weights is None else _vectors(weights[:, 1], weights[:, 0])
     else:
         kind = "gradients"
-        check = abs(settings.base_margin) + tree * settings.leaf_limit > SAFE_MARGIN
-        vectors, absolute, outside = yield from logistic_gradients(
-            server, margins, labels, growth.row_bits, settings.weight, check, address.named("gradients")
-        )
+        check = may_leave_range(settings, tree)
+        place = address.named("gradients")
+        if weights is None:
+            vectors, absolute, outside = yield from logistic_gradients(
+                server, margins, labels, growth.row_bits, settings.weight, check, place
+            )
+        else:
+            shift = settings.row_weight_bits + WEIGHTED_BITS - growth.row_bits
+            vectors, absolute, outside = yield from _weighted_gradients(server, margins, weights, shift, check, place)
     used = coins.rows(tree)
     if used is not None:
         mask = used.astype(np.uint32)
         vectors = vectors * mask
         absolute = None if absolute is None else absolute * mask
-    with_paths = kind == "gradients" or used is not None
+    with_paths = kind == "gradients" or used is not None or weights is not None
     shares, leaves = yield from grow_tree(
         server, candidates, blocks, vectors, absolute, kind, growth, with_paths, address
     )
@@ -289,37 +398,157 @@ def logistic_gradients(
     return _vectors(p + products[:, 0] - ones, h + products[:, 2]), p + ones - products[:, 1], outside
 
 
+def _weighted_gradients(
+    server: Server, margins: Words, weights: Words, shift: int, check_range: bool, address: Address
+) -> Program[tuple[Words, Words, Words | None]]:
+    """As `logistic_gradients` for rows with weights; five rounds.
+
+    g = w p - w y,  |g| = w p + w y - 2 (w y) p,  h = w p (1 - p)
+    """
+    (p, h), outside = yield from logistic(
+        server, margins, WEIGHTED_BITS, address.named("logistic"), check_range=check_range
+    )
+    w, w_y = weights[:, 0], weights[:, 1]
+    w_p = product_part(RING32, w, p)
+    ones = w_y[0] << np.uint32(WEIGHTED_BITS)
+    cross = product_part(RING32, w_y, p)
+    parts = np.stack([w_p - ones, product_part(RING32, w, h), w_p + ones - cross - cross])
+    words = yield from _to_row_bits(server, parts, shift, address.named("weighted"))
+    return _vectors(words[:, 0], words[:, 1]), words[:, 2], outside
+
+
+def _weighted_residuals(
+    server: Server, margins: Words, labels: Words, weights: Words, growth: Growth, address: Address
+) -> Program[Words]:
+    """w (F - y) and w, with row_bits fraction bits, as vectors (2, 1, 2, rows). Four rounds."""
+    residual = yield from truncate(
+        server, RING32, margins[0] - labels[0], MARGIN_BITS - WEIGHTED_BITS, address.named("short")
+    )
+    w = weights[:, 0]
+    parts = np.stack([product_part(RING32, w, residual), w[0] << np.uint32(WEIGHTED_BITS)])
+    shift = growth.weight_bits + WEIGHTED_BITS - growth.row_bits
+    words = yield from _to_row_bits(server, parts, shift, address.named("weighted"))
+    return _vectors(words[:, 0], words[:, 1])
+
+
+def _to_row_bits(server: Server, parts: Words, shift: int, address: Address) -> Program[Words]:
+    """Additive parts divided by 2^shift, shared; multiplied where that is negative."""
+    if shift > 0:
+        return (yield from truncate(server, RING32, parts, shift, address))
+    return (yield from reshare(server, RING32, parts << np.uint32(-shift), address))
+
+
+@dataclass(frozen=True)
+class PooledSums:
+    """Sums over all rows, opened. Public.
+
+    Attributes:
+        weight: of the weights; the number of rows where there are none.
+        label: of weight times label; of scaled labels for squared error.
+    """
+
+    weight: float
+    label: float
+
+
+def pooled_sums(server: Server, blocks: list[Block], settings: Settings, address: Address) -> Program[PooledSums]:
+    """The sums that base_score comes from, opened to the three servers: exact sums of the rows' words.
+
+    For binary:logistic without weights one number is opened, the positive rows; for squared error one, the sum of the
+    labels; with weights the sum of weights too. Then `Settings.total_weight` is known:
+    W - Y + scale_pos_weight Y without weights; `weight` itself with them, which hold scale_pos_weight already.
+    """
+    weights = weights_of(blocks)
+    labels = label_words(blocks)
+    logistic_loss = settings.objective == "binary:logistic"
+    rows = labels.shape[1]
+    words = labels[:, None] if weights is None else weights
+    if weights is None and logistic_loss:
+        total = words.sum(axis=2, dtype=np.uint32)
+        counted = yield from open_to_all(server, RING32, total, address.named("pooled sums"))
+        return PooledSums(rows, float(counted[0]))
+    wide = yield from extend(server, words[0], address.named("wide"))
+    opened = yield from open_to_all(server, RING64, wide.sum(axis=2, dtype=np.uint64), address.named("pooled sums"))
+    sums = opened.astype(np.int64).astype(np.float64)
+    if weights is None:
+        return PooledSums(rows, float(sums[0]) * 2.0**-MARGIN_BITS)
+    unit = 2.0**-settings.row_weight_bits
+    label_unit = unit if logistic_loss else unit * 2.0 ** (ROW_WEIGHT_BITS - LABEL_BITS)
+    return PooledSums(float(sums[0]) * unit, float(sums[1]) * label_unit)
+
+
 def growth_of(
     settings: Settings, candidates: Candidates, rows: int, features: npt.NDArray[Any] | None = None
 ) -> Growth:
     """A tree's public constants. Raises PlanError where the bounds leave no fraction bits."""
     floor, final_bits = _bounds(settings, rows)
-    row_bits = _bounds(settings, min(rows, settings.rows_per_sum))[1]
+    rows_per_sum = _rows_per_sum(settings, rows, final_bits)
+    row_bits = max(final_bits, _row_bits(settings, min(rows, rows_per_sum)))
     limit = settings.leaf_limit if settings.objective == "binary:logistic" else settings.eta
     return Growth(
         depth=settings.max_depth,
         scoring=scoring(final_bits, settings.reg_lambda, settings.gamma, settings.min_child_weight, floor),
         row_bits=row_bits,
-        rows_per_sum=settings.rows_per_sum,
+        rows_per_sum=rows_per_sum,
         scale_floor=int(np.ceil(floor * 2**final_bits)),
         eta=settings.eta,
         leaf_limit=limit,
         leaf_bits=settings.leaf_bits,
         chosen=None if features is None else candidates.of_features(features),
         counts=_count_factors(settings) if settings.objective == "binary:logistic" else None,
+        directions=_directions(settings, candidates),
+        cover_bits=None if settings.cover_bits is None else min(settings.cover_bits, final_bits),
+        weight_bits=0 if settings.weight_limit is None else settings.row_weight_bits,
     )
+
+
+def _directions(settings: Settings, candidates: Candidates) -> npt.NDArray[np.int64] | None:
+    """Of each candidate; a split on "missing or not" is free."""
+    if not any(settings.monotone):
+        return None
+    if len(settings.monotone) != len(candidates.features):
+        raise PlanError(
+            f"monotone_constraints: expected one for each of {len(candidates.features)} features, "
+            f"found {len(settings.monotone)}"
+        )
+    for number, (direction, feature) in enumerate(zip(settings.monotone, candidates.features, strict=True)):
+        if direction and feature.categorical:
+            raise PlanError(f"monotone_constraints: feature {number} is categorical and can have none")
+    return np.array([0 if c.cut == ONLY_MISSING else settings.monotone[c.feature] for c in candidates.all], np.int64)
+
+
+def _rows_per_sum(settings: Settings, rows: int, final_bits: int) -> int:
+    """How many rows are summed in Z_2^32 at a time."""
+    most = MOST_ROWS_PER_SUM if settings.weight_limit is None else MOST_WEIGHTED_ROWS
+    if settings.rows_per_sum is not None:
+        return settings.rows_per_sum if settings.weight_limit is None else min(settings.rows_per_sum, most)
+    wanted = min(MOST_FRACTION_BITS, final_bits + EXTRA_BITS)
+    fitting = int((2 ** (30 - wanted) - 2) / settings.greatest_weight)
+    return min(most, max(fitting, -(-rows // MOST_GROUPS), 64))
+
+
+def _row_bits(settings: Settings, rows: int) -> int:
+    """Fraction bits with which the sum of so many rows fits Z_2^32, noise included."""
+    total = _greatest_total(settings, rows)
+    return min(MOST_FRACTION_BITS, 30 - int(np.ceil(total + 1 + total / 65536)).bit_length())
+
+
+def _greatest_total(settings: Settings, rows: int) -> float:
+    """No sum of so many rows' weights exceeds this."""
+    total = rows * settings.greatest_weight
+    return total if settings.total_weight is None else min(total, settings.total_weight)
 
 
 def _bounds(settings: Settings, rows: int) -> tuple[float, int]:
     """A = max(1 + N 2^-16 w, gamma / 6, sqrt(2 gamma lambda / 3)), and f for so many rows."""
     logistic_loss = settings.objective == "binary:logistic"
-    weight = max(1.0, settings.scale_pos_weight)
+    total = _greatest_total(settings, rows)
     floor = max(
-        1 + rows * weight / 65536,
+        1 + total / 65536,
         settings.gamma / 6,
         float(np.sqrt(2 * settings.gamma * settings.reg_lambda / 3)),
     )
-    bound = max(rows * weight + floor, rows * weight * (0.25 if logistic_loss else 1) + 2 * settings.reg_lambda + 1)
+    bound = max(total + floor, total * (0.25 if logistic_loss else 1) + 2 * settings.reg_lambda + 1)
     bits = min(MOST_FRACTION_BITS, 30 - int(np.ceil(bound)).bit_length())
     if bits < 1:
         raise PlanError(f"{rows} rows with these weights leave no fraction bits; take fewer rows a sum")
@@ -332,7 +561,9 @@ def _count_factors(settings: Settings) -> CountFactors:
         context.prec = 50
         x = Decimal(_start(settings)) / 2**MARGIN_BITS
         p = 1 / (1 + (-x).exp())
-        weight = Decimal(settings.weight[0]) / 2 ** settings.weight[1]
+        # Owners fold scale_pos_weight into the rows' weights.
+        folded = settings.weight_limit is not None
+        weight = Decimal(1) if folded else Decimal(settings.weight[0]) / 2 ** settings.weight[1]
 
         def words(negative: Decimal, positive: Decimal) -> tuple[int, int]:
             return round(negative * 2**COUNT_BITS), round(positive * 2**COUNT_BITS)
@@ -378,16 +609,27 @@ def margins_in_range(server: Server, flags: list[Words], rows: int, address: Add
     return True
 
 
-def memory_estimate(candidates: Candidates, rows: int, settings: Settings, assisted_rows: int = 0) -> int:
+PROCESS_BYTES = 150 * 10**6
+"""An interpreter with numpy and the compiled kernels."""
+
+
+def memory_estimate(
+    candidates: Candidates, rows: int, settings: Settings, assisted_rows: int = 0, regenerating: int | None = None
+) -> int:
     """Bytes that one server holds at most, roughly: shares of the rows, and the widest level's arrays.
 
     Args:
         assisted_rows: rows that are owner-assisted: one dense part each instead of two.
+        regenerating: the server's number where it regenerates what it can (`shared_rows.receive_rows`); None where it
+            stores all.
     """
-    dense = 4 * candidates.n_columns * (2 * rows - assisted_rows)
+    parts = 2 - (0 if regenerating is None else 2 if regenerating == 0 else 1)
+    dense = 4 * candidates.n_columns * max(0, parts * (rows - assisted_rows) + assisted_rows)
     bits = 16 * words_for(candidates.n_columns) * rows
     # The last two levels' vectors, and the message between them.
     vectors = 4 * rows * 2 * 2 ** (settings.max_depth - 1) * 3
+    upper = 2 ** -(-settings.max_depth // 2)
+    paths = 4 * rows * 2 * (3 * upper + 4)
     gradients = rows * (8 * 40 + 64)
     histograms = 2 ** (settings.max_depth - 1) * len(candidates.all) * 8 * 60
-    return int(dense + bits + vectors + gradients + histograms)
+    return int(PROCESS_BYTES + dense + bits + vectors + paths + gradients + histograms)

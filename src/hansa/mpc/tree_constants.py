@@ -44,6 +44,9 @@ class Growth:
         leaf_bits: fraction bits that a leaf value keeps.
         chosen: the candidates of this tree, ascending; None for all.
         counts: for the kind "counts".
+        cover_bits: fraction bits of the leaves' hessians where they are part of the model; None where not.
+        directions: of each candidate, for monotone constraints: 1, -1 or 0; None for no constraint.
+        weight_bits: fraction bits of the rows' weights, which counts then are sums of; 0 without weights.
     """
 
     depth: int
@@ -56,3 +59,6 @@ class Growth:
     leaf_bits: int
     chosen: Any = None
     counts: CountFactors | None = None
+    weight_bits: int = 0
+    cover_bits: int | None = None
+    directions: Any = None

@@ -54,14 +54,14 @@ class Join(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True):
-    """Aggregator to party: who takes part. The run's id is the hash of all of it."""
+    """Aggregator or hub to all: who takes part. The run's id is the hash of all of it."""
 
     run: bytes
     roster: tuple[tuple[str, bytes, int, int], ...]
 
 
 class AnnounceKey(Message, frozen=True):
-    """Party to aggregator (secure-aggregation): my X25519 key for this run, signed by my identity; the cipher I prefer."""
+    """Party to aggregator, or member to hub: my X25519 key for this run, signed by my identity; the cipher I prefer."""
 
     public_key: bytes
     algorithm: str
@@ -183,6 +183,101 @@ class Received(Message, frozen=True):
     model_sha256: bytes
 
 
+class Relay(Message, frozen=True):
+    """Member to member, through the hub (coopetitive): a piece of a letter that only the receiver can open.
+
+    The hub checks that `sender` is who sent it, and passes the frame on as it is. kind is "message", a sealed message of
+    `SEALED`, or "round", the numbers of one round among servers; the seal binds it.
+    """
+
+    sender: str
+    receiver: str
+    kind: str
+    sealed: memoryview
+
+
+class Through(Message, frozen=True):
+    """Member to hub (coopetitive): I have said my last word."""
+
+
+class Close(Message, frozen=True):
+    """Hub to member (coopetitive): everybody is through; the run is over."""
+
+
+class ShareCounts(Message, frozen=True):
+    """Owner to server, sealed: my shares of whole numbers (fields are those of `mpc.shared_vectors.VectorShares`).
+
+    step 0 is the sums of my labels and weights, where the plan gives no base score; the others answer `CountProbes`, in order.
+    """
+
+    step: int
+    count: int
+    keys: tuple[bytes, bytes]
+    part: tuple[Tensor, ...]
+
+
+class CountProbes(Message, frozen=True):
+    """Server to owner, sealed: count rows at these probes (fields are those of `mpc.quantile_search.CutProbes`)."""
+
+    offsets: Tensor
+    starts: Tensor
+    depths: Tensor
+    bits: int
+
+
+class SettleStart(Message, frozen=True):
+    """Server to owner and receiver, sealed: cuts, base score and scale_pos_weight, as the three servers found them.
+
+    total_weight bounds the sum of all rows' weights; 0 where nothing is known of it.
+    """
+
+    offsets: Tensor
+    values: Tensor
+    has_missing: Tensor
+    base_score: float
+    scale_pos_weight: float
+    total_weight: float
+
+
+class ShareRows(Message, frozen=True):
+    """Owner to server, sealed: the shares of some of my rows (fields are those of `mpc.shared_rows.RowShares`).
+
+    held says whether these are held-out rows; first is the number of the first row; keys has an empty key where that part is no
+    key stream; parts is the part that travels, or empty.
+    """
+
+    held: bool
+    first: int
+    rows: int
+    keys: tuple[bytes, bytes]
+    parts: tuple[Tensor, ...]
+
+
+class TakeRows(Message, frozen=True):
+    """Server to owner, sealed: I hold so many of your rows, held-out ones included; you may go on."""
+
+    rows: int
+
+
+class ReleaseTree(Message, frozen=True):
+    """Server to receiver, sealed: my two parts of every split (XOR parts of packed one-hots, by level) and leaf of a tree.
+
+    covers is my parts of the leaves' covers, where the plan releases statistics, else empty.
+    """
+
+    tree: int
+    trees: int
+    splits: tuple[Tensor, ...]
+    leaves: Tensor
+    covers: tuple[Tensor, ...]
+
+
+class AgreeModel(Message, frozen=True):
+    """Receiver to receiver, sealed: the hash of the model file that I put together."""
+
+    model_sha256: bytes
+
+
 class Abort(Message, frozen=True):
     """Either way: the run cannot go on. member is who is at fault ("" where nobody is), reason says what happened."""
 
@@ -206,8 +301,29 @@ MESSAGES: tuple[type[Message], ...] = (
     Contribution,
     Finish,
     Received,
+    Relay,
+    Through,
+    Close,
+    ShareCounts,
+    CountProbes,
+    SettleStart,
+    ShareRows,
+    TakeRows,
+    ReleaseTree,
+    AgreeModel,
     Abort,
 )
+
+SEALED: tuple[type[Message], ...] = (
+    ShareCounts,
+    CountProbes,
+    SettleStart,
+    ShareRows,
+    TakeRows,
+    ReleaseTree,
+    AgreeModel,
+)
+"""Messages that travel inside a `Relay` only: the hub takes none of them."""
 
 AnyMessage = (
     Join
@@ -225,6 +341,16 @@ AnyMessage = (
     | Contribution
     | Finish
     | Received
+    | Relay
+    | Through
+    | Close
+    | ShareCounts
+    | CountProbes
+    | SettleStart
+    | ShareRows
+    | TakeRows
+    | ReleaseTree
+    | AgreeModel
     | Abort
 )
 

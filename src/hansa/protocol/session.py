@@ -1,6 +1,7 @@
 """The conversation as a table: which message is legal in which state of a role, and where it may lead.
 
-`PARTY` says what the aggregator may send to a party, `AGGREGATOR` what a party may send to it. `Session` walks a table and refuses
+`PARTY` says what the aggregator may send to a party, `AGGREGATOR` what a party may send to it. In coopetitive mode `MEMBER` says what
+the hub may send to any other member and `HUB` what they may send to it. `Session` walks a table and refuses
 what is not in it, by name. ARCHITECTURE.md's state diagrams are drawn from these tables (`diagram`).
 """
 
@@ -12,6 +13,7 @@ from hansa.errors import ProtocolError
 from hansa.protocol.messages import (
     Abort,
     AnnounceKey,
+    Close,
     ConfirmKeys,
     Contribution,
     CountCells,
@@ -23,8 +25,10 @@ from hansa.protocol.messages import (
     Message,
     QuantiseGradients,
     Received,
+    Relay,
     SplitNodes,
     SumLabels,
+    Through,
     UseCuts,
     Welcome,
 )
@@ -73,6 +77,28 @@ AGGREGATOR_MASKED: Table = {
     "confirming": {ConfirmKeys: ("confirming", "measuring"), Abort: ("aborted",)},
 }
 """`AGGREGATOR` in secure-aggregation mode."""
+
+MEMBER: Table = {
+    "joining": {Welcome: ("welcomed",), Abort: ("aborted",)},
+    "welcomed": {ExchangeKeys: ("keyed",), Abort: ("aborted",)},
+    "keyed": {KeysConfirmed: ("relaying", "through"), Abort: ("aborted",)},
+    "relaying": {Relay: ("relaying", "through"), Abort: ("aborted",)},
+    "through": {Close: ("finished",), Abort: ("aborted",)},
+    "finished": {},
+    "aborted": {},
+}
+"""What a member of a coopetitive run accepts from the hub. "through" once all its roles are: an owner that shares its rows at once
+is so from the start."""
+
+HUB: Table = {
+    "gathering": {Join: ("gathering", "keying"), Abort: ("aborted",)},
+    "keying": {AnnounceKey: ("keying", "confirming"), Abort: ("aborted",)},
+    "confirming": {ConfirmKeys: ("confirming", "relaying"), Abort: ("aborted",)},
+    "relaying": {Relay: ("relaying",), Through: ("relaying", "finished"), Abort: ("aborted",)},
+    "finished": {},
+    "aborted": {},
+}
+"""What the hub of a coopetitive run accepts from members; it leaves a state when the last member's part has come."""
 
 
 class Session:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -42,7 +42,7 @@ from hansa.protocol.messages import (
     Welcome,
 )
 from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, Session
-from hansa.roles.run import Roster, agreement, run_id
+from hansa.roles.run import Progress, Roster, agreement, run_id
 from hansa.roles.statistics import (
     EXPONENTS,
     LABEL_SUMS,
@@ -67,22 +67,6 @@ Outgoing = Iterator[tuple[str, bytes]]
 
 MARGIN_SLACK = 1.001
 """Margins are summed in float32; the bound on them is widened by this factor."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a person waiting for the run wants to see.
-
-    Attributes:
-        stage: "gathered", "binned", "tree" or "trained".
-        trees: trees finished. rounds: trees at most.
-        metrics: of the held-out rows after so many trees, if any.
-    """
-
-    stage: str
-    trees: int
-    rounds: int
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

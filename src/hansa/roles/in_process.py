@@ -13,11 +13,13 @@ from hansa.consortium.policy import Policy
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.errors import HansaError
-from hansa.plan import Plan
-from hansa.roles.aggregator import Aggregator, Outcome, Progress
+from hansa.plan import COOPETITIVE, Coopetitive, Plan
+from hansa.roles.aggregator import Aggregator, Outcome
+from hansa.roles.member import Member
 from hansa.roles.party import DEFAULT_POLICY, Party
 from hansa.roles.protection import Signer
-from hansa.roles.run import run_hub
+from hansa.roles.relay import RelayHub
+from hansa.roles.run import Progress, run_hub
 from hansa.transport.channel import Hub, Traffic
 from hansa.transport.in_process import InProcessHub
 from hansa.trees.parameters import Parameters
@@ -83,6 +85,57 @@ def train_in_process(
     return InProcessRun(aggregator.outcome, parties, inner.traffic)
 
 
+@dataclass(frozen=True)
+class SharedRun:
+    """What a coopetitive run in one process gave: each member at its end, the hub, and each member's traffic."""
+
+    members: Mapping[str, Member]
+    hub: RelayHub
+    traffic: Mapping[str, Traffic]
+
+
+def share_in_process(
+    plan: Plan,
+    tables: Mapping[str, Rows],
+    *,
+    report: Callable[[Progress], None] = lambda _: None,
+    observe: Callable[[str, int], None] = lambda _, __: None,
+    order: Callable[[Sequence[str]], str] | None = None,
+    wrap: Callable[[Hub], Hub] = lambda hub: hub,
+    policy: Policy = DEFAULT_POLICY,
+) -> SharedRun:
+    """Train on shares, all members of a coopetitive plan in this process.
+
+    Args:
+        plan: whose parties are the keys of `tables`. tables: each party's rows.
+        report: called with the progress of S_0. observe: with its rounds, see `ComputeServer`.
+        order, wrap: as for `train_in_process`. policy: of every member.
+    """
+    if set(tables) != set(plan.parties):
+        raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")
+    signers, identities = _make_signers(plan)
+    members = {
+        name: Member(
+            plan,
+            name,
+            tables.get(name),
+            nonce=secrets.token_bytes(32),
+            signer=signers[name],
+            policy=policy,
+            report=report if name == plan.servers[0] else lambda _: None,
+            observe=observe if name == plan.servers[0] else lambda _, __: None,
+        )
+        for name in plan.members
+        if name != plan.hub
+    }
+    openings: dict[str, Iterable[bytes]] = {name: member.opening() for name, member in members.items()}
+    inner = InProcessHub({name: member.handle for name, member in members.items()}, order, opening=openings)
+    hub = RelayHub(plan, identities)
+    run_hub(hub, wrap(inner))
+    inner.settle()
+    return SharedRun(members, hub, inner.traffic)
+
+
 def _make_signers(plan: Plan) -> tuple[dict[str, Signer], dict[str, bytes]]:
     """Fresh identities for one run in one process, where the mode needs any."""
     if plan.mode == "federated":
@@ -120,3 +173,32 @@ def warm_up(parameters: Parameters) -> None:
         parameters=tiny,
     )
     train_in_process(plan, {"party": Rows(features, label, None)})
+
+
+def warm_up_shares(parameters: Parameters) -> None:
+    """As `warm_up`, for coopetitive mode."""
+    count = 24
+    label = np.array([0, 1] * (count // 2), np.float32)
+    features = np.tile(np.arange(count, dtype=np.float32), (2, 1))
+    features[1, ::3] = np.nan
+    tiny = replace(parameters, rounds=2, max_depth=2, colsample_bytree=1.0, scale_pos_weight=1.0, base_score=0.5)
+    names = ("a", "b", "c", "d")
+    squared = parameters.objective == "reg:squarederror"
+    plan = Plan(
+        name="warm-up",
+        mode=COOPETITIVE,
+        aggregator="",
+        parties=names,
+        receivers=("d",),
+        minimum_parties=len(names),
+        schema=Schema(("a", "b"), "label"),
+        parameters=tiny,
+        coopetitive=Coopetitive(
+            hub="hub",
+            servers=names[:3],
+            label_range=(0.0, 1.0) if squared else None,
+            cuts=((4.0, 9.0), (4.0, 9.0)) if tiny.max_bin > 3 else ((4.0,), (4.0,)),
+            missing=("b",),
+        ),
+    )
+    share_in_process(plan, {name: Rows(features, label, None) for name in names})

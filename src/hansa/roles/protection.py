@@ -10,44 +10,19 @@ The seam between the modes on a party's side. Guarantees of `Masked`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hansa.consortium.identity import verify
 from hansa.errors import ProtocolError
 from hansa.protocol.messages import AnnounceKey, ConfirmKeys, ExchangeKeys, KeysConfirmed
+from hansa.roles.key_setup import KeySetup, Signer
 from hansa.secure.fixed_point import Words
-from hansa.secure.keys import (
-    Announcement,
-    PairKey,
-    Run,
-    announce,
-    check_announcements,
-    check_confirmation,
-    confirmation,
-    derive_pair_keys,
-    fresh_key_pair,
-    roster_hash,
-)
+from hansa.secure.keys import Run
 from hansa.secure.masking import Label, MaskedVector, Masker, Transcript
-from hansa.secure.prg import Algorithm, agreed_algorithm, preferred_algorithm
 
-
-@dataclass(frozen=True)
-class Signer:
-    """A member's own signature, and the identities that all members pinned.
-
-    Attributes:
-        sign: (purpose, message) -> signature under the member's identity.
-        identities: name -> Ed25519 public key (32 bytes), of every member of the plan.
-    """
-
-    sign: Callable[[str, bytes], bytes]
-    identities: Mapping[str, bytes]
+__all__ = ["Clear", "Locked", "Masked", "Signer"]
 
 
 class Clear:
@@ -101,47 +76,23 @@ class Masked:
         self.masked_bytes = 0
         self._member = member
         self._run = run
-        self._signer = signer
-        self._parties = parties
-        self._pair = fresh_key_pair()
+        self._setup = KeySetup(member, run, signer, parties)
         self._transcript = Transcript(run.run_id)
-        self._roster = b""
-        self._keys: dict[str, PairKey] = {}
-        self._algorithm: Algorithm = preferred_algorithm()
         self._masker: Masker | None = None
         self._vector: MaskedVector | None = None
 
     def announcement(self) -> AnnounceKey:
         """This party's signed key for the run."""
-        own = announce(self._pair, self._run, self._member, self._algorithm, self._signer.sign)
-        return AnnounceKey(own.public_key, own.algorithm.value, own.signature)
+        return self._setup.announcement()
 
     def exchange(self, message: ExchangeKeys) -> ConfirmKeys:
-        """Check everybody's signed key against the pinned identities; derive the pair keys; prove that we hold them.
-
-        Raises IdentityError or ProtocolError naming the member whose key is wrong.
-        """
-        given = [
-            Announcement(member, key, _algorithm(member, algorithm), signature)
-            for member, key, algorithm, signature in message.keys
-        ]
-        pinned = {party: self._signer.identities[party] for party in self._parties}
-        announcements = check_announcements(given, self._run, pinned, verify)
-        self._keys = derive_pair_keys(self._pair, self._member, announcements, self._run)
-        self._pair.erase()
-        self._roster = roster_hash(self._run, announcements)
-        self._algorithm = agreed_algorithm([a.algorithm for a in announcements.values()])
-        return ConfirmKeys({peer: confirmation(key, self._roster) for peer, key in self._keys.items()})
+        """See `KeySetup.exchange`."""
+        return self._setup.exchange(message)
 
     def confirm(self, message: KeysConfirmed) -> None:
-        """Check that every other party holds the same key and roster. Raises ProtocolError naming the one that does not."""
-        if set(message.tags) != set(self._keys):
-            raise ProtocolError(
-                f"key confirmations came from {sorted(message.tags)}; expected one from each of {sorted(self._keys)}"
-            )
-        for peer, key in self._keys.items():
-            check_confirmation(key, self._roster, message.tags[peer])
-        self._masker = Masker(self._member, self._keys, self._algorithm)
+        """See `KeySetup.confirm`; from here on vectors can be masked."""
+        self._setup.confirm(message)
+        self._masker = Masker(self._member, self._setup.keys, self._setup.algorithm)
 
     def hear(self, kind: str, frame: memoryview) -> None:
         """Bind all later masks to a broadcast of the aggregator."""
@@ -175,7 +126,7 @@ class Masked:
                 tree=tree + 1,
                 step=step,
                 tensor=quantity,
-                roster_hash=self._roster,
+                roster_hash=self._setup.roster,
                 transcript_hash=self._transcript.digest(),
                 length=words + 1,
                 ring=64 if ring == 64 else 32,
@@ -193,15 +144,6 @@ class Masked:
 
     def erase(self) -> None:
         """Zero all keys."""
-        self._pair.erase()
         if self._masker is not None:
             self._masker.erase()
-        for key in self._keys.values():
-            key.erase()
-
-
-def _algorithm(member: str, name: str) -> Algorithm:
-    try:
-        return Algorithm(name)
-    except ValueError as error:
-        raise ProtocolError(f"member {member!r}: unknown stream cipher {name[:40]!r}") from error
+        self._setup.erase()

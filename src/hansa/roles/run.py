@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -12,10 +13,27 @@ from hansa.errors import HansaError, MemberLost, ProtocolError, TransportError
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import Abort
-from hansa.transport.channel import Channel, Hub
+from hansa.transport.channel import Channel, Frame, Hub
 
 Roster = tuple[tuple[str, bytes, int, int], ...]
-"""(member, nonce, rows, evaluation rows) of every party of a run, sorted by member."""
+"""(member, nonce, rows, evaluation rows) of every party of a run, sorted by member; in coopetitive mode of every member but the
+hub, with 0 rows for those that have none."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a person waiting for the run wants to see.
+
+    Attributes:
+        stage: "gathered", "binned", "tree" or "trained".
+        trees: trees finished. rounds: trees at most.
+        metrics: of the held-out rows after so many trees, if any.
+    """
+
+    stage: str
+    trees: int
+    rounds: int
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def run_id(plan_digest: bytes, roster: Roster) -> bytes:
@@ -49,7 +67,7 @@ class HubRole(Protocol):
     @property
     def parties(self) -> Iterable[str]: ...
 
-    def handle(self, member: str, frame: memoryview) -> Iterator[tuple[str, bytes]]: ...
+    def handle(self, member: str, frame: memoryview) -> Iterator[tuple[str, Frame]]: ...
 
     def waiting_for(self) -> list[str]:
         """The members whose next frame is owed."""
@@ -58,11 +76,17 @@ class HubRole(Protocol):
         """Whether this member has said its last word, so that it may hang up."""
 
 
-def run_member(role: MemberRole, channel: Channel, timeout: float | None = None) -> None:
+def run_member(
+    role: MemberRole,
+    channel: Channel,
+    timeout: float | None = None,
+    waiting_for: Callable[[], Iterable[str]] = tuple,
+) -> None:
     """Drive a member's role until the run is over.
 
     Args:
-        timeout: seconds to wait for each frame of the aggregator; None waits for ever.
+        timeout: seconds to wait for each frame of the aggregator or hub; None waits for ever.
+        waiting_for: names the members whose word is owed, for the error after waiting in vain.
 
     Raises:
         HansaError: the run stopped; where the cause lies here, the aggregator has been told.
@@ -73,8 +97,13 @@ def run_member(role: MemberRole, channel: Channel, timeout: float | None = None)
         while not role.done:
             for frame in role.handle(channel.receive(timeout)):
                 channel.send(frame)
-    except TransportError:
-        raise
+    except TransportError as error:
+        owed = ", ".join(waiting_for())
+        if not owed:
+            raise
+        stopped = TransportError(f"{error}; waiting for {owed}")
+        _tell(channel, str(stopped))
+        raise stopped from error
     except HansaError as error:
         _tell(channel, _tellable(error))
         raise

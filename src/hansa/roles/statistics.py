@@ -93,7 +93,7 @@ class Start:
     scale_pos_weight: float
 
 
-def _estimated(mean: float, scale_pos_weight: float) -> float:
+def estimated_base(mean: float, scale_pos_weight: float) -> float:
     """The base score that XGBoost 3 estimates: the weighted mean; where positives count more or less, one Newton step.
 
     From margin 0, where p = 1/2, h = w/4 and g = w (1/2 - y):  margin = -G/H = 2 (s P - N) / (s P + N),
@@ -127,7 +127,7 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Star
         scale = (rows - positives) / positives
     else:
         scale = float(parameters.scale_pos_weight)
-    base_score = _estimated(mean, scale) if parameters.base_score is None else parameters.base_score
+    base_score = estimated_base(mean, scale) if parameters.base_score is None else parameters.base_score
     return Start(base_score=float(np.float32(base_score)), scale_pos_weight=scale)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -44,18 +45,21 @@ def encode_fields(purpose: str, *fields: bytes | str | int) -> bytes:
     Injective: the number of fields stands first, and a type and a length before each, so that no two
     different lists of fields have the same bytes. Integers lie in [0, 2^64).
     """
-    encoded = [_encode_field(field) for field in (purpose, *fields)]
-    return len(encoded).to_bytes(4, "little") + b"".join(encoded)
+    # Thousands of keys and messages are named in a second: one pass, and no call for each field.
+    encoded = [_LENGTH.pack(len(fields) + 1)]
+    for field in (purpose, *fields):
+        if isinstance(field, str):
+            body = field.encode()
+            encoded += (_HEAD.pack(b"s", len(body)), body)
+        elif isinstance(field, int):
+            encoded.append(_HEAD.pack(b"i", 8) + field.to_bytes(8, "little"))
+        else:
+            encoded += (_HEAD.pack(b"b", len(field)), field)
+    return b"".join(encoded)
 
 
-def _encode_field(field: bytes | str | int) -> bytes:
-    if isinstance(field, int):
-        kind, body = b"i", field.to_bytes(8, "little")
-    elif isinstance(field, str):
-        kind, body = b"s", field.encode()
-    else:
-        kind, body = b"b", bytes(field)
-    return kind + len(body).to_bytes(8, "little") + body
+_LENGTH = struct.Struct("<I")
+_HEAD = struct.Struct("<cQ")
 
 
 def run_id(nonces: Mapping[str, bytes], plan_hash: bytes) -> bytes:

@@ -11,6 +11,8 @@ A sealed message is n as 8 little-endian bytes, then the ciphertext, then its 16
 
 from __future__ import annotations
 
+import functools
+
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
@@ -118,9 +120,13 @@ def _usable(aead: Aead | None, peer: str) -> Aead:
 
 
 def _context(run: Run, sender: str, receiver: str, kind: str, counter: int) -> bytes:
-    return encode_fields(
-        "hansa sealed message v1", run.plan_hash, run.run_id, run.epoch, sender, receiver, kind, counter
-    )
+    # The counter's bytes stand last in what is encoded.
+    return _context_of_first(run, sender, receiver, kind)[:-COUNTER_BYTES] + _counter_bytes(counter)
+
+
+@functools.lru_cache(maxsize=1024)
+def _context_of_first(run: Run, sender: str, receiver: str, kind: str) -> bytes:
+    return encode_fields("hansa sealed message v1", run.plan_hash, run.run_id, run.epoch, sender, receiver, kind, 0)
 
 
 def _counter_bytes(counter: int) -> bytes:

@@ -98,6 +98,13 @@ class InProcessHub:
                 return name, self._arrived(name, frame)
         raise TransportError("deadlock: the hub waits for a frame, and every party waits for the hub")
 
+    def settle(self) -> None:
+        """Let parties take the frames that are left, to which they have nothing to say. Raises TransportError where one has."""
+        for name, party in self._parties.items():
+            while party.has_work():
+                if party.advance() is not None:
+                    raise TransportError(f"member {name!r} gave a frame after the hub's last")
+
     def drop(self, member: str, reason: str) -> None:  # noqa: ARG002
         """Leave one member out from now on; others go on."""
         self._parties.pop(member, None)

@@ -1,0 +1,225 @@
+"""Training on shares: three server processes over mutual TLS through the hub, phase by phase; and over a slow line.
+
+    python -m benchmarks.bench_coopetitive [--quick] [--json] [--rows N] [--assisted | --apart]
+
+Assisted: the three parties are the servers. Apart: three parties own the rows, three other members compute. A bare uint32
+product of the size of a tree's histograms (rows x columns x 64) is timed in the same run, and walls are given as multiples of
+it too. CPU, bytes and rounds are those of a server and a tree after the first; sealing, TLS and relaying are in them (the hub's
+own processor time is not, but it shares the cores). The slow line delays every letter by 20 ms one way, in one process: a tree
+must take the rounds of `mpc`'s formula times the delay, beside what it takes without delay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table as Printed
+
+from benchmarks.contestants import NAMES, as_table, dealt, made_rows
+from benchmarks.machine import described, machine
+from hansa.cli.processes import train_in_processes
+from hansa.cli.simulation import Settings, make_plan
+from hansa.mpc.ring import add_gemm
+from hansa.mpc.training import growth_of
+from hansa.plan import Plan
+from hansa.roles.in_process import share_in_process, warm_up_shares
+from hansa.roles.sharing import Counts, Start, given_start
+from hansa.transport.channel import Hub
+from hansa.transport.faults import DelayingHub
+from hansa.trees.parameters import parse_parameters
+
+CUTS = 31
+SIZES, QUICK_SIZES = (20_000, 100_000), (3_000,)
+TREES = 4
+DELAY_S = 0.02
+DELAYED_ROWS, DELAYED_DEPTH = 600, 3
+TRIAL_WALL = {(20_000, True): 0.40, (20_000, False): 0.53, (100_000, True): 1.23, (100_000, False): 1.75}
+"""Seconds a tree of the trial in coopetitive.md, where the bare product ran at 14 to 21 Gmac/s."""
+
+TRIAL_CPU = {(20_000, True): 0.20, (20_000, False): 0.30, (100_000, True): 0.74, (100_000, False): 1.04}
+
+
+def plan_of(parties: tuple[str, ...], apart: bool, depth: int, trees: int, features: int, cuts: bool = True) -> Plan:
+    """Three parties; three servers of theirs, or three others. The plan gives the cuts: what is timed is the trees."""
+    names = NAMES[:features]
+    # Features are normal: these cuts are their quantiles.
+    quantiles = tuple(statistics.NormalDist().inv_cdf((i + 1) / (CUTS + 1)) for i in range(CUTS))
+    settings = Settings(
+        parameters=parse_parameters(
+            {"rounds": trees, "max_depth": depth, "max_bin": CUTS + 1, "eta": 0.3, "base_score": 0.4}
+        ),
+        label="y",
+        mode="coopetitive",
+        servers=("server-a", "server-b", "server-c") if apart else parties,
+        cuts=(quantiles,) * features if cuts else None,
+    )
+    plan = make_plan(settings, names, parties)
+    assert plan.coopetitive is not None
+    return replace(plan, coopetitive=replace(plan.coopetitive, missing=()))
+
+
+def gemm_seconds(rows: int, columns: int, vectors: int) -> float:
+    """Seconds of one uint32 product rows x columns x vectors on one core; the better of two."""
+    draw = np.random.Generator(np.random.PCG64(3))
+    codes = draw.integers(0, 2**32, (rows, columns), dtype=np.uint32)
+    weights = draw.integers(0, 2**32, (vectors, rows), dtype=np.uint32)
+    out = np.zeros((vectors, columns), np.uint32)
+    add_gemm(codes[:16], np.ascontiguousarray(weights[:, :16]), out)
+    best = math.inf
+    for _ in range(2):
+        start = time.perf_counter()
+        add_gemm(codes, weights, out)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def over_tls(rows: int, apart: bool, depth: int, trees: int, features: int) -> dict[str, Any]:
+    """One run over mutual TLS; a server's figures a tree after the first."""
+    parties = dealt(made_rows(rows), 3)
+    tables = {}
+    for name, own in parties.items():
+        table = as_table(own)
+        tables[name] = replace(table, names=NAMES[:features], features=np.ascontiguousarray(table.features[:features]))
+    plan = plan_of(tuple(parties), apart, depth, trees, features)
+    warm_up_shares(plan.parameters)
+    with tempfile.TemporaryDirectory(prefix="hansa-bench-") as folder:
+        record, _, _ = train_in_processes(Path(folder), plan, tables, threads=1, transcript=None, report=lambda _: None)
+    servers = record["servers"]
+    phases: dict[str, dict[str, list[float]]] = {}
+    for name in sorted({name for server in servers for name in server["phases"]}):
+        empty = {"cpu_s": 0.0, "bytes": 0, "rounds": 0}
+        phases[name] = {
+            key: [server["phases"].get(name, empty)[key] / server["phase_trees"] for server in servers] for key in empty
+        }
+    totals = {key: [sum(p[key][i] for p in phases.values()) for i in range(3)] for key in ("cpu_s", "bytes", "rounds")}
+    bare = gemm_seconds(rows, features * CUTS, 2**depth)
+    wall = statistics.median(servers[0]["tree_seconds"][1:])
+    return {
+        "rows": rows,
+        "features": features,
+        "depth": depth,
+        "servers": "apart" if apart else "assisted",
+        "wall_s": wall,
+        "bare_product_s": bare,
+        "gmac_s": rows * features * CUTS * 2**depth / bare / 1e9,
+        "wall_in_products": wall / bare,
+        "trial": {"wall_s": TRIAL_WALL.get((rows, not apart)), "cpu_s": TRIAL_CPU.get((rows, not apart))},
+        "totals": totals,
+        "phases": phases,
+        "sharing_s": record["seconds"]["binning"],
+        "peak_bytes": [server["peak_bytes"] for server in servers],
+    }
+
+
+def rounds_of_tree(start: Start) -> int:
+    """Rounds of a tree after the first, by the formula of ARCHITECTURE.md."""
+    growth = growth_of(start.settings, start.candidates, start.counts.total)
+    matches = math.ceil(math.log(len(start.candidates.all) + 1, 4) - 1e-9)
+    sums = 4 if growth.row_bits > growth.scoring.fraction_bits else 2
+    return growth.depth * (sums + 24 + 11 * matches - 1 + 4) + 26
+
+
+def over_slow_line(rows: int = DELAYED_ROWS, depth: int = DELAYED_DEPTH, trees: int = 3) -> dict[str, Any]:
+    """The same run without delay and with it, in one process; seconds of the trees after the first."""
+    features = 5
+    made = dealt(made_rows(rows), 3)
+    parties = {name: replace(own, features=np.ascontiguousarray(own.features[:features])) for name, own in made.items()}
+    plan = plan_of(tuple(parties), False, depth, trees, features)
+    warm_up_shares(plan.parameters)
+
+    def seconds(delay: float) -> float:
+        at: list[float] = []
+
+        def wrap(hub: Hub) -> Hub:
+            return DelayingHub(hub, delay) if delay else hub
+
+        share_in_process(plan, parties, report=lambda _: at.append(time.perf_counter()), wrap=wrap)
+        # gathered, binned, tree 1, ..., the last tree, trained
+        return (at[1 + trees] - at[2]) / (trees - 1)
+
+    counts = Counts({name: own.n_rows for name, own in parties.items()}, dict.fromkeys(parties, 0))
+    start = given_start(plan, counts)
+    assert start is not None
+    rounds = rounds_of_tree(start)
+    quick, slow = seconds(0.0), seconds(DELAY_S)
+    return {
+        "rows": rows,
+        "depth": depth,
+        "one_way_s": DELAY_S,
+        "rounds": rounds,
+        "tree_s": slow,
+        "tree_without_delay_s": quick,
+        "predicted_s": quick + rounds * DELAY_S,
+        "ratio": slow / (quick + rounds * DELAY_S),
+    }
+
+
+def show(console: Console, run: dict[str, Any]) -> None:
+    """One run's phases."""
+    table = Printed(
+        title=f"{run['rows']:,} rows x {run['features']} features x {CUTS} cuts, depth {run['depth']}, servers {run['servers']}",
+        title_justify="left",
+    )
+    for column in ("phase, a tree", "CPU s, S0 S1 S2", "MB sent, S0 S1 S2", "rounds"):
+        table.add_column(column, justify="left" if column.startswith("phase") else "right")
+    for name, phase in (*run["phases"].items(), ("all", run["totals"])):
+        cpu = " ".join(f"{value:6.3f}" for value in phase["cpu_s"])
+        sent = " ".join(f"{value / 1e6:6.2f}" for value in phase["bytes"])
+        table.add_row(name, cpu, sent, f"{phase['rounds'][0]:.0f}")
+    console.print(table)
+    trial = run["trial"]["wall_s"]
+    console.print(
+        f"wall {run['wall_s']:.2f} s a tree"
+        + (f" (trial {trial} s)" if trial else "")
+        + f", {run['wall_in_products']:.2f} bare products of {run['bare_product_s']:.2f} s ({run['gmac_s']:.1f} Gmac/s); "
+        f"CPU {max(run['totals']['cpu_s']):.2f} s a server"
+        + (f" (trial {run['trial']['cpu_s']} s)" if trial else "")
+        + f"; sharing {run['sharing_s']:.1f} s; peak {max(run['peak_bytes']) / 1e6:.0f} MB"
+    )
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--features", type=int, default=len(NAMES))
+    parser.add_argument("--depth", type=int, default=6)
+    parser.add_argument("--trees", type=int, default=TREES)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--assisted", action="store_true", help="only with the parties as servers")
+    which.add_argument("--apart", action="store_true", help="only with servers apart")
+    options = parser.parse_args()
+    sizes = (options.rows,) if options.rows else QUICK_SIZES if options.quick else SIZES
+    ways = [apart for apart in (False, True) if not (apart and options.assisted) and not (not apart and options.apart)]
+    console = Console(stderr=options.json)
+    runs = []
+    for rows in sizes:
+        for apart in ways:
+            runs.append(over_tls(rows, apart, options.depth, options.trees, options.features))
+            show(console, runs[-1])
+    line = over_slow_line(trees=2) if options.quick else over_slow_line()
+    console.print(
+        f"slow line, {line['one_way_s'] * 1000:.0f} ms one way, {line['rows']} rows, depth {line['depth']}: "
+        f"{line['tree_s']:.2f} s a tree; predicted {line['predicted_s']:.2f} s from {line['rounds']} rounds and "
+        f"{line['tree_without_delay_s']:.2f} s without delay"
+    )
+    if options.json:
+        print(json.dumps({"machine": machine(), "runs": runs, "slow_line": line}))
+    else:
+        console.print(described())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Letters between two members, sealed end to end and cut into pieces, each the content of one `Relay`.
+
+A letter is a kind, eight bytes of name and a body. Its bytes are
+
+    length of the body, 8 bytes little-endian | name, 8 bytes | body
+
+cut every `PIECE_BYTES` and sealed piece by piece (`secure.sealing`: in order, once, for this run, sender, receiver and kind).
+A hub therefore cannot change, leave out, repeat or exchange pieces unnoticed; it can only withhold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from hansa.errors import ProtocolError
+from hansa.protocol import messages
+from hansa.protocol.messages import Relay
+from hansa.secure.keys import PairKey, Run
+from hansa.secure.prg import Algorithm
+from hansa.secure.sealing import Opener, Sealer
+
+PIECE_BYTES = 2**20
+"""Of a letter in one frame: many pieces are under way at once, so that sealing, relaying and opening overlap."""
+
+NAME_BYTES = 8
+HEADER_BYTES = 8 + NAME_BYTES
+
+LETTER_LIMIT = 2**31
+"""Bytes that the body of one letter may have."""
+
+KINDS = ("message", "round")
+
+NO_NAME = bytes(NAME_BYTES)
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A whole letter, opened. Secret to its receiver.
+
+    Attributes:
+        sender: authenticated by the seal. kind: one of `KINDS`.
+        name: 8 bytes. body: starts at an address that is a multiple of 8, for arrays to be read in place.
+    """
+
+    sender: str
+    kind: str
+    name: bytes
+    body: memoryview
+
+
+class _Incoming:
+    """A letter of which some pieces are here."""
+
+    def __init__(self, kind: str, name: bytes, length: int) -> None:
+        self.kind, self.name = kind, name
+        self.body = memoryview(bytearray(length))
+        self.have = 0
+
+
+class Mail:
+    """One member's letters to and from every other one.
+
+    Args:
+        member: this member. keys: its confirmed pair keys. run, algorithm: as agreed.
+
+    Attributes:
+        sealed_bytes: bytes of sealed pieces sent so far. letters: how many letters were sent, by kind.
+    """
+
+    def __init__(self, member: str, keys: Mapping[str, PairKey], run: Run, algorithm: Algorithm) -> None:
+        self.sealed_bytes = 0
+        self._member = member
+        self._sealers = {peer: Sealer(key, run, algorithm) for peer, key in keys.items()}
+        self._openers = {peer: Opener(key, run, algorithm) for peer, key in keys.items()}
+        self._incoming: dict[str, _Incoming] = {}
+
+    def post(self, to: str, kind: str, body: Sequence[memoryview], name: bytes = NO_NAME) -> Iterator[bytes]:
+        """The frames that carry a letter; each piece is sealed when it is asked for.
+
+        Args:
+            to: another member. kind: one of `KINDS`. body: byte views, sent one after the other.
+        """
+        length = sum(part.nbytes for part in body)
+        header = memoryview(length.to_bytes(8, "little") + name)
+        for piece in _pieces([header, *body]):
+            sealed = self._sealers[to].seal(kind, piece)
+            self.sealed_bytes += len(sealed)
+            yield messages.encode(Relay(self._member, to, kind, memoryview(sealed)))
+
+    def take(self, relay: Relay) -> Letter | None:
+        """Open a piece; the letter, where this piece completes it.
+
+        Raises:
+            ProtocolError: naming the member in whose name a piece came that is not its next one.
+        """
+        opener = self._openers.get(relay.sender)
+        if opener is None or relay.receiver != self._member or relay.kind not in KINDS:
+            raise ProtocolError(
+                f"a letter of kind {relay.kind[:20]!r} in the name of member {relay.sender[:63]!r} to {relay.receiver[:63]!r} "
+                f"came to {self._member!r}; expected one to it, of kind {' or '.join(KINDS)}, from another member of the run"
+            )
+        piece = opener.open(relay.kind, relay.sealed)
+        letter = self._incoming.get(relay.sender)
+        if letter is None:
+            whole = self._begun(relay, piece)
+            if whole is not None:
+                return whole
+            letter = self._incoming[relay.sender]
+            piece = piece[HEADER_BYTES:]
+        if letter.kind != relay.kind or not 0 < len(piece) <= len(letter.body) - letter.have:
+            raise ProtocolError(
+                f"member {relay.sender!r} sent {len(piece)} bytes of kind {relay.kind!r} inside a letter of kind {letter.kind!r} "
+                f"that lacks {len(letter.body) - letter.have}; rule: a letter is finished before another begins"
+            )
+        letter.body[letter.have : letter.have + len(piece)] = piece
+        letter.have += len(piece)
+        if letter.have < len(letter.body):
+            return None
+        del self._incoming[relay.sender]
+        return Letter(relay.sender, letter.kind, letter.name, letter.body)
+
+    def _begun(self, relay: Relay, piece: bytes) -> Letter | None:
+        """The first piece of a letter: the letter, where it is the only one."""
+        length = int.from_bytes(piece[:8], "little")
+        rest = len(piece) - HEADER_BYTES
+        if rest < 0 or length > LETTER_LIMIT or rest > length:
+            raise ProtocolError(
+                f"member {relay.sender!r} began a letter of {length} bytes with a piece of {len(piece)}; "
+                f"expected at most {LETTER_LIMIT}, and no piece longer than its letter"
+            )
+        name = piece[8:HEADER_BYTES]
+        if rest == length:
+            return Letter(relay.sender, relay.kind, name, memoryview(piece)[HEADER_BYTES:])
+        if not rest:
+            raise ProtocolError(f"member {relay.sender!r} began a letter with a piece that holds none of it")
+        self._incoming[relay.sender] = _Incoming(relay.kind, name, length)
+        return None
+
+    def erase(self) -> None:
+        """Zero all sealing keys and forget what came in part."""
+        self._incoming.clear()
+        for sealer in self._sealers.values():
+            sealer.erase()
+        for opener in self._openers.values():
+            opener.erase()
+
+
+def _pieces(parts: Sequence[memoryview]) -> Iterator[bytes | memoryview]:
+    """The parts' bytes in pieces of `PIECE_BYTES`, the last one shorter; what lies within one part is not copied."""
+    piece: list[memoryview] = []
+    room = PIECE_BYTES
+    for part in parts:
+        while part.nbytes:
+            taken, part = part[:room], part[room:]
+            piece.append(taken)
+            room -= taken.nbytes
+            if not room:
+                yield piece[0] if len(piece) == 1 else b"".join(piece)
+                piece, room = [], PIECE_BYTES
+    if piece:
+        yield b"".join(piece)

@@ -1,0 +1,379 @@
+"""A member of a coopetitive run: the set-up of keys, then whichever roles the plan gives it. No I/O: frames in, frames out.
+
+One member may own rows, be one of the three servers, and receive the model; what its roles tell each other stays here. All else
+leaves as sealed letters (`roles.mail`) through the hub, which learns who writes to whom, when, and how much.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from hansa.consortium.policy import Policy
+from hansa.data.holdout import held_out
+from hansa.data.source import Rows
+from hansa.errors import HansaError, IdentityError, PlanError, ProtocolError
+from hansa.mpc.evaluation import check_metric
+from hansa.mpc.ring import words_for
+from hansa.mpc.training import memory_estimate
+from hansa.plan import Plan
+from hansa.protocol import messages
+from hansa.protocol.messages import (
+    PROTOCOL_VERSION,
+    SEALED,
+    Abort,
+    AgreeModel,
+    Close,
+    CountProbes,
+    ExchangeKeys,
+    Join,
+    KeysConfirmed,
+    Message,
+    Relay,
+    ReleaseTree,
+    SettleStart,
+    ShareCounts,
+    ShareRows,
+    TakeRows,
+    Through,
+    Welcome,
+)
+from hansa.protocol.session import MEMBER, Session
+from hansa.roles.compute_server import ComputeServer, RoundLetter
+from hansa.roles.key_setup import KeySetup, Signer
+from hansa.roles.mail import Letter, Mail
+from hansa.roles.owner import Owner
+from hansa.roles.receiver import Receiver
+from hansa.roles.run import Progress, agreement, run_id
+from hansa.roles.sharing import Counts, settings_of, some_values, widest_candidates
+from hansa.secure.keys import Run
+
+DEFAULT_POLICY = Policy()
+
+OWNER_LETTERS = (CountProbes, SettleStart, TakeRows)
+SERVER_LETTERS = (ShareCounts, ShareRows)
+RECEIVER_LETTERS = (SettleStart, ReleaseTree, AgreeModel)
+
+Outgoing = Iterator[tuple[str, Message | RoundLetter]]
+
+
+class Member:
+    """One member's side of a coopetitive run.
+
+    Args:
+        plan: as every member holds it. name: this member, not the hub.
+        rows: its table, where the plan names it a party; None otherwise.
+        nonce: 32 bytes nobody else can foresee.
+        signer: this member's signature and everybody's pinned identity.
+        policy: this member's own conditions.
+        memory_limit: bytes that this member has for shares, if it is a server; None does not ask.
+        report: called with the run's progress, as far as this member knows it: which tree is being grown, where it is a server.
+        observe: see `ComputeServer`.
+
+    Attributes:
+        done: whether the run is over. model: the XGBoost JSON, at a receiver. run: the run's id, once known.
+        roles: what this member is: "owner", "server", "receiver".
+        trees: how many were grown, at a server. history: metric -> (trees, value) wherever it was opened to this server.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        name: str,
+        rows: Rows | None,
+        *,
+        nonce: bytes,
+        signer: Signer,
+        policy: Policy = DEFAULT_POLICY,
+        memory_limit: int | None = None,
+        report: Callable[[Progress], None] = lambda _: None,
+        observe: Callable[[str, int], None] = lambda _, __: None,
+    ) -> None:
+        policy.check(plan.mode, len(plan.parties))
+        if name not in plan.members or name == plan.hub:
+            raise IdentityError(f"member {name!r} is none of the plan's parties, servers and receivers")
+        if (rows is not None) != (name in plan.parties):
+            raise PlanError(f"member {name!r}: a table goes with a party of the plan, and every party has one")
+        self.done = False
+        self.run = b""
+        self.trees = 0
+        self.history: dict[str, list[tuple[int, float]]] = {}
+        held = {"owner": plan.parties, "server": plan.servers, "receiver": plan.receivers}
+        self.roles = tuple(role for role, names in held.items() if name in names)
+        self._plan = plan
+        self._name = name
+        self._rows = rows
+        self._signer = signer
+        self._memory_limit = memory_limit
+        self._report = report
+        self._observe = observe
+        self._session = Session("member", MEMBER, "joining")
+        self._held = np.zeros(0 if rows is None else rows.n_rows, np.bool_)
+        if rows is not None and plan.evaluation_fraction > 0:
+            self._held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
+        held_rows = int(self._held.sum())
+        training_rows = len(self._held) - held_rows
+        self._join = Join(PROTOCOL_VERSION, agreement(plan, signer.identities), nonce, training_rows, held_rows)
+        settings = settings_of(plan, some_values(plan))
+        for metric in plan.parameters.metrics if plan.evaluation_fraction > 0 else ():
+            check_metric(metric, settings)
+        self._keys: KeySetup | None = None
+        self._mail: Mail | None = None
+        self._owner: Owner | None = None
+        self._server: ComputeServer | None = None
+        self._receiver: Receiver | None = None
+        self._counts = Counts({}, {})
+
+    # --- what others may ask ------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> bytes | None:
+        """The model file, at a receiver whose copy agrees with all others."""
+        return None if self._receiver is None else self._receiver.model
+
+    @property
+    def sealed_bytes(self) -> int:
+        """Bytes that left sealed for another member so far."""
+        return 0 if self._mail is None else self._mail.sealed_bytes
+
+    @property
+    def openings(self) -> list[str]:
+        """What was opened to this member, in words."""
+        found = [] if self._server is None else list(self._server.openings)
+        if self.model is not None:
+            found.append("release.open_tree: splits and rounded leaf values of every tree, the model")
+        return found
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of messages among servers that this member took part in."""
+        return 0 if self._server is None else self._server.rounds
+
+    def waiting_for(self) -> list[str]:
+        """The members whose next word is owed; the hub where it is its turn."""
+        roles = [r for r in (self._owner, self._server, self._receiver) if r is not None and not r.through]
+        return sorted({name for r in roles for name in r.waiting_for()} - {self._name}) or [self._plan.hub]
+
+    # --- frames -------------------------------------------------------------------------------------------------------
+
+    def opening(self) -> Iterator[bytes]:
+        """The frame that a member sends before it is asked anything."""
+        yield messages.encode(self._join)
+
+    def handle(self, frame: memoryview) -> Iterator[bytes]:
+        """Answer one frame of the hub. A member that refused once is done: its keys are erased.
+
+        Raises:
+            ProtocolError: the hub or another member broke a rule. HansaError: the run was stopped.
+        """
+        try:
+            yield from self._answer(frame)
+        except Exception:
+            self._erase()
+            if not self.done:
+                self._session.state = "aborted"
+            raise
+
+    def _erase(self) -> None:
+        if self._mail is not None:
+            self._mail.erase()
+        if self._keys is not None:
+            self._keys.erase()
+
+    def _answer(self, frame: memoryview) -> Iterator[bytes]:
+        hub = self._plan.hub
+        message = messages.decode(hub, frame)
+        self._session.check(hub, message)
+        match message:
+            case Relay():
+                letter = self._open_mail().take(message)
+                if letter is not None:
+                    yield from self._run(self._dispatch(letter))
+                    yield from self._settle(message)
+            case Welcome():
+                yield messages.encode(self._welcome(message).announcement())
+            case ExchangeKeys():
+                self._session.go(message, "keyed")
+                yield messages.encode(self._key_setup().exchange(message))
+            case KeysConfirmed():
+                self._key_setup().confirm(message)
+                yield from self._run(self._begin())
+                yield from self._settle(message)
+            case Close():
+                self._session.go(message, "finished")
+                self._erase()
+                self.done = True
+            case Abort():
+                self._session.go(message, "aborted")
+                who = f" because of member {message.member!r}" if message.member else ""
+                raise HansaError(f"{hub!r} stopped the run{who}: {message.reason}")
+            case _:
+                raise ProtocolError(f"member {hub!r} sent {type(message).__name__}, which no member of this mode takes")
+
+    def _key_setup(self) -> KeySetup:
+        if self._keys is None:
+            raise ProtocolError(f"member {self._plan.hub!r} spoke of keys before the run had a name")
+        return self._keys
+
+    def _open_mail(self) -> Mail:
+        if self._mail is None:
+            raise ProtocolError(f"member {self._plan.hub!r} relayed a letter before the keys were confirmed")
+        return self._mail
+
+    def _settle(self, message: Message) -> Iterator[bytes]:
+        """Say that this member is through, once all its roles are."""
+        roles = [role for role in (self._owner, self._server, self._receiver) if role is not None]
+        through = all(role.through for role in roles)
+        self._session.go(message, "through" if through else "relaying")
+        if through:
+            if self._server is not None:
+                self._report(Progress("trained", self.trees, self._plan.parameters.rounds))
+            yield messages.encode(Through())
+
+    # --- set-up -------------------------------------------------------------------------------------------------------
+
+    def _broken(self, rule: str) -> ProtocolError:
+        return ProtocolError(f"member {self._plan.hub!r} (hub) to {self._name!r}: {rule}")
+
+    def _welcome(self, message: Welcome) -> KeySetup:
+        plan = self._plan
+        names = tuple(name for name, _, _, _ in message.roster)
+        expected = tuple(name for name in plan.members if name != plan.hub)
+        if names != expected:
+            raise self._broken(f"the roster is {names}; expected every member but the hub, sorted: {expected}")
+        if (self._name, self._join.nonce, self._join.rows, self._join.evaluation_rows) not in message.roster:
+            raise self._broken("the roster gives this member another nonce or number of rows than it sent")
+        for name, _, rows, held in message.roster:
+            if (
+                min(rows, held) < 0
+                or (rows + held > 0) != (name in plan.parties)
+                or (held and not plan.evaluation_fraction)
+            ):
+                raise self._broken(
+                    f"the roster gives member {name!r} {rows} rows and {held} held out; parties have rows"
+                )
+        if message.run != run_id(self._join.plan, message.roster):
+            raise self._broken("the run's id is not the hash of plan and roster")
+        self._session.go(message, "welcomed")
+        self.run = message.run
+        self._counts = Counts(
+            {name: rows for name, _, rows, _ in message.roster if name in plan.parties},
+            {name: held for name, _, _, held in message.roster if name in plan.parties},
+        )
+        if not self._counts.total:
+            raise self._broken("all rows of all owners are held out; lower evaluation.fraction in the plan")
+        self._check_size()
+        self._report(Progress("gathered", 0, plan.parameters.rounds))
+        self._keys = KeySetup(self._name, Run(self._join.plan, message.run), self._signer, names)
+        return self._keys
+
+    def _check_size(self) -> None:
+        """Refuse a run whose shares would not fit here, before anything of it is made. Raises PlanError."""
+        needed = self.memory_needed()
+        if self._memory_limit is not None and needed > self._memory_limit:
+            raise PlanError(
+                f"member {self._name!r}: as a server this run takes about {needed / 1e6:.0f} MB, and it has "
+                f"{self._memory_limit / 1e6:.0f} MB; take fewer rows, features, max_bin or max_depth, or give it more (memory_mb)"
+            )
+
+    def memory_needed(self) -> int:
+        """Bytes that a server holds at most, roughly; 0 for others. From the plan and the roster alone."""
+        if self._name not in self._plan.servers:
+            return 0
+        candidates = widest_candidates(self._plan)
+        assisted = self._counts.training.get(self._name, 0)
+        settings = settings_of(self._plan, some_values(self._plan))
+        # Of held-out rows a server keeps bits and labels.
+        held = self._counts.total_held * (16 * words_for(candidates.n_columns) + 64)
+        return memory_estimate(candidates, self._counts.total, settings, assisted) + held
+
+    def _begin(self) -> Outgoing:
+        """Keys are confirmed: make this member's roles, and let them start."""
+        plan, keys = self._plan, self._key_setup()
+        self._mail = Mail(self._name, keys.keys, keys.run, keys.algorithm)
+        if self._rows is not None:
+            self._owner = Owner(plan, self._name, self._rows, self._held, self._counts, keys.algorithm)
+        if self._name in plan.servers:
+            others = {peer: keys.keys[peer] for peer in plan.servers if peer != self._name}
+            self._server = ComputeServer(
+                plan, self._name, self._counts, others, keys.algorithm, self._grown, self._observe
+            )
+        if self._name in plan.receivers:
+            self._receiver = Receiver(plan, self._name, self._counts)
+        if self._server is not None:
+            yield from self._server.begin()
+        if self._owner is not None:
+            yield from self._owner.begin()
+
+    def _grown(self, trees: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self.history.setdefault(name, []).append((trees, value))
+        self.trees = trees
+        self._report(Progress("tree" if trees else "binned", trees, self._plan.parameters.rounds, metrics))
+
+    # --- letters ------------------------------------------------------------------------------------------------------
+
+    def _run(self, outgoing: Outgoing) -> Iterator[bytes]:
+        """Seal what goes to others; hand over, in order, what goes to this member's own roles."""
+        waiting: deque[Outgoing] = deque([outgoing])
+        while waiting:
+            for to, said in waiting.popleft():
+                if to != self._name:
+                    yield from self._post(to, said)
+                elif isinstance(said, Message):
+                    waiting.append(self._hand_over(self._name, said))
+
+    def _post(self, to: str, said: Message | RoundLetter) -> Iterator[bytes]:
+        if isinstance(said, RoundLetter):
+            return self._open_mail().post(to, "round", said.body, said.name)
+        return self._open_mail().post(to, "message", [memoryview(messages.encode(said))])
+
+    def _dispatch(self, letter: Letter) -> Outgoing:
+        if letter.kind == "round":
+            if self._server is None:
+                raise ProtocolError(
+                    f"member {letter.sender!r} sent numbers of a round to {self._name!r}, which is no server"
+                )
+            return self._server.handle_round(letter)
+        return self._hand_over(letter.sender, messages.decode(letter.sender, letter.body))
+
+    def _hand_over(self, sender: str, message: Message) -> Outgoing:
+        """Give a sealed message to the role that it is for."""
+        if not isinstance(message, SEALED):
+            raise ProtocolError(
+                f"member {sender!r} sealed a {type(message).__name__}, which travels in the open or not at all"
+            )
+        taken: list[Outgoing] = []
+        if isinstance(message, SERVER_LETTERS) and self._server is not None:
+            codes = self._owner.codes if self._owner is not None and sender == self._name else None
+            taken.append(self._server.handle(sender, message, codes))
+        if isinstance(message, OWNER_LETTERS) and self._owner is not None:
+            taken.append(self._owner.handle(sender, message))
+        if isinstance(message, RECEIVER_LETTERS) and self._receiver is not None:
+            taken.append(self._receiver.handle(sender, message))
+        if not taken:
+            raise ProtocolError(
+                f"member {sender!r} sent {type(message).__name__} to {self._name!r}, whose roles are {', '.join(self.roles)}"
+            )
+        return itertools.chain.from_iterable(taken)
+
+
+def record_of(member: Member, plan: Plan, name: str, traffic: Mapping[str, int]) -> dict[str, Any]:
+    """A member's record of a run: what it was, sent and saw opened. Holds nothing of rows or model but, at a receiver, its hash."""
+    return {
+        "member": name,
+        "roles": list(member.roles),
+        "plan": plan.digest().hex(),
+        "run": member.run.hex(),
+        "mode": plan.mode,
+        "rounds": member.rounds,
+        "history": member.history,
+        "openings": member.openings,
+        "sealed_bytes": member.sealed_bytes,
+        "clear_bytes": traffic["bytes_up"] - member.sealed_bytes,
+        **traffic,
+    }

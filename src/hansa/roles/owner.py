@@ -1,0 +1,269 @@
+"""An owner: shares its rows among the three servers, and is done. No I/O.
+
+Where the plan leaves cuts or base score open it first shares counts that the servers ask for, under `RequestGuard`, and the sum of
+its labels. All three servers must ask and tell the same. Of its table it sends shares and nothing else: two of three parts of
+everything are key streams, so a batch of rows travels once or twice. It sends a batch once all servers hold the one before the last,
+so that nothing piles up on the way. An owner that is itself a server gives owner-assisted rows (`mpc.shared_rows`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.data.binning import bin_rows
+from hansa.data.quantiles import SortedKeys
+from hansa.data.source import Rows
+from hansa.errors import DataError, ProtocolError
+from hansa.mpc.quantile_search import CutProbes, RequestGuard, count_probes
+from hansa.mpc.shared_rows import RowShares, share_rows
+from hansa.mpc.shared_vectors import share_vector
+from hansa.mpc.training import weight_words
+from hansa.plan import Plan
+from hansa.protocol.messages import (
+    CountProbes,
+    Message,
+    SettleStart,
+    ShareCounts,
+    ShareRows,
+    TakeRows,
+    encode,
+    to_array,
+    to_tensor,
+)
+from hansa.roles.sharing import Counts, Start, coopetitive, given_start, label_sums, plan_cuts, start_of
+from hansa.secure.prg import Algorithm
+
+Outgoing = Iterator[tuple[str, Message]]
+
+UNDER_WAY = 2
+"""Batches of an owner that may be on their way."""
+
+
+class Owner:
+    """One owner's side of a run.
+
+    Args:
+        plan: as every member holds it. name: this member. algorithm: of key streams.
+        rows: its table; leaves this object as shares only. held: bool (rows,), which of them are held out.
+        counts: of every owner's rows.
+
+    Attributes:
+        through: whether all servers hold all rows.
+        codes: uint16 (rows, features with candidates) of the training rows, once binned: for this member's own server, if it
+            is one.
+    """
+
+    def __init__(
+        self, plan: Plan, name: str, rows: Rows, held: npt.NDArray[np.bool_], counts: Counts, algorithm: Algorithm
+    ) -> None:
+        self.through = False
+        self.codes: npt.NDArray[np.uint16] | None = None
+        self._tables = {False: taken(rows, ~held), True: taken(rows, held)}
+        self._training = self._tables[False]
+        self._plan = plan
+        self._name = name
+        self._servers = plan.servers
+        self._counts = counts
+        self._algorithm = algorithm
+        self._start: Start | None = None
+        self._step = 0
+        self._asked: dict[str, Message] = {}
+        self._keys: SortedKeys | None = None
+        parameters = plan.parameters
+        self._guard = RequestGuard(len(plan.schema.features), counts.total, parameters.max_bin, plan.min_cell_rows)
+        self._binned: dict[
+            bool, tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]
+        ] = {}
+        self._taken = dict.fromkeys(plan.servers, 0)
+        self._waiting: deque[tuple[bool, int, int]] = deque()
+        self._sent: deque[int] = deque()
+        self._said = 0
+
+    def waiting_for(self) -> list[str]:
+        """The members whose next letter is owed."""
+        if self._start is None:
+            return [server for server in self._servers if server not in self._asked]
+        return [server for server, rows in self._taken.items() if self._sent and rows < self._sent[0]]
+
+    def begin(self) -> Outgoing:
+        """The keys are confirmed: share the rows, or first what the servers need to find cuts and base score.
+
+        Raises:
+            DataError: a label out of the plan's range, naming its row; a value missing where the plan says none is.
+        """
+        for rows in self._tables.values():
+            check_labels(rows, self._plan)
+        start = given_start(self._plan, self._counts)
+        if start is not None:
+            yield from self._share(start)
+        elif self._plan.parameters.base_score is None:
+            yield from self._share_vector(label_sums(self._training.label, self._training.weight, self._plan))
+
+    def handle(self, sender: str, message: Message) -> Outgoing:
+        """Take a server's question, the start, or its word that it holds a batch. Raises ProtocolError naming the sender."""
+        if sender not in self._servers:
+            raise ProtocolError(
+                f"member {sender!r} sent {type(message).__name__} to owner {self._name!r}, and is no server"
+            )
+        match message:
+            case CountProbes() | SettleStart() if self._start is None:
+                if self._agreed(sender, message):
+                    yield from self._answer(message)
+            case TakeRows() if self._sent:
+                yield from self._taken_by(sender, message)
+            case _:
+                raise ProtocolError(
+                    f"server {sender!r} sent {type(message).__name__}, which owner {self._name!r} does not expect"
+                )
+
+    def _agreed(self, sender: str, message: Message) -> bool:
+        """Whether all three servers said this. Raises ProtocolError naming one that says something else than the others."""
+        if sender in self._asked:
+            raise ProtocolError(f"server {sender!r} sent {type(message).__name__} before the other servers said theirs")
+        self._asked[sender] = message
+        if len(self._asked) < len(self._servers):
+            return False
+        said = {server: encode(own) for server, own in self._asked.items()}
+        odd = [server for server, own in said.items() if list(said.values()).count(own) == 1]
+        if odd:
+            named = odd[0] if len(odd) == 1 else ", ".join(odd)
+            raise ProtocolError(
+                f"server {named!r} told {self._name!r} another {type(message).__name__} than the others; "
+                "rule: servers find the same cuts, and say so alike"
+            )
+        self._asked = {}
+        return True
+
+    def _answer(self, message: CountProbes | SettleStart) -> Outgoing:
+        servers = ", ".join(self._servers)
+        features = len(self._plan.schema.features)
+        if isinstance(message, CountProbes):
+            request = CutProbes(
+                to_array(servers, "offsets", message.offsets, np.int64, (features + 1,)).copy(),
+                to_array(servers, "starts", message.starts, np.uint32, (None,)).copy(),
+                to_array(servers, "depths", message.depths, np.uint8, (None,)).copy(),
+                message.bits,
+            )
+            if plan_cuts(self._plan) is not None:
+                raise ProtocolError(f"servers {servers} asked for counts, and the plan gives the cuts")
+            self._guard = self._guard.check(request)
+            if self._keys is None:
+                self._keys = SortedKeys.from_features(self._training.features)
+            yield from self._share_vector(count_probes(self._keys, request))
+            return
+        start = start_of(servers, message, self._plan, self._counts)
+        if plan_cuts(self._plan) is None:
+            self._guard.check_cuts(start.cuts)
+        self._guard = self._guard.close()
+        self._keys = None
+        yield from self._share(start)
+
+    def _share_vector(self, values: npt.NDArray[Any]) -> Outgoing:
+        for server, share in zip(self._servers, share_vector(values, self._algorithm), strict=True):
+            part = () if share.part is None else (to_tensor(share.part),)
+            yield server, ShareCounts(self._step, share.count, (share.keys[0] or b"", share.keys[1] or b""), part)
+        self._step += 1
+
+    def _share(self, start: Start) -> Outgoing:
+        self._start = start
+        for held, rows in self._tables.items():
+            codes = bin_rows(rows.features, start.cuts).codes[:, start.features]
+            labels, weights = label_words(rows, start)
+            self._binned[held] = np.ascontiguousarray(codes, np.uint16), labels, weights
+        self.codes = self._binned[False][0]
+        self._waiting.extend(self._counts.batches(self._name))
+        yield from self._share_more()
+
+    def _taken_by(self, sender: str, message: TakeRows) -> Outgoing:
+        if message.rows not in self._sent or message.rows <= self._taken[sender]:
+            raise ProtocolError(
+                f"server {sender!r} holds {message.rows} rows of {self._name!r}; expected one of {sorted(self._sent)}, and more "
+                f"than the {self._taken[sender]} before"
+            )
+        self._taken[sender] = message.rows
+        while self._sent and not self.waiting_for():
+            self._sent.popleft()
+        yield from self._share_more()
+        self.through = not self._sent and not self._waiting
+
+    def _share_more(self) -> Outgoing:
+        start = self._start
+        if start is None:
+            raise ProtocolError(f"owner {self._name!r}: rows cannot be shared before the cuts are known")
+        own = self._servers.index(self._name) if self._name in self._servers else None
+        while self._waiting and len(self._sent) < UNDER_WAY:
+            held, first, count = self._waiting.popleft()
+            self._said += count
+            self._sent.append(self._said)
+            codes, labels, weights = self._binned[held]
+            batch = slice(first, first + count)
+            shares = share_rows(
+                start.candidates,
+                codes[batch],
+                labels[batch],
+                self._algorithm,
+                own,
+                None if weights is None else np.ascontiguousarray(weights[:, batch]),
+            )
+            for server, share in zip(self._servers, shares, strict=True):
+                yield server, _message(held, first, share)
+
+
+def taken(rows: Rows, which: npt.NDArray[np.bool_]) -> Rows:
+    """The rows at `which`."""
+    if which.all():
+        return rows
+    weight = None if rows.weight is None else rows.weight[which]
+    return Rows(np.ascontiguousarray(rows.features[:, which]), rows.label[which], weight)
+
+
+def check_labels(rows: Rows, plan: Plan) -> None:
+    """Refuse labels and weights that the plan does not take. Raises DataError naming the first such row and its number."""
+    more, labels = coopetitive(plan), rows.label
+    bounds = more.label_range
+    # The plan's numbers are doubles, a label is a float32: compare where both are float32.
+    low, high = (np.float32(bound) for bound in bounds or (0, 1))
+    wrong = np.flatnonzero((labels < low) | (labels > high) if bounds else (labels != 0) & (labels != 1))
+    if wrong.size:
+        row, label = int(wrong[0]) + 1, labels[wrong[0]]
+        if bounds is None:
+            raise DataError(f"row {row}: the label is {label:g}; binary:logistic expects 0 or 1")
+        raise DataError(
+            f"row {row}: the label is {label:g}; the plan's labels.range is {list(bounds)}: "
+            "widen it at every member, or leave the row out"
+        )
+    if rows.weight is None or more.weight_limit is None:
+        return
+    heavy = np.flatnonzero(rows.weight > np.float32(more.weight_limit))
+    if heavy.size:
+        raise DataError(
+            f"row {int(heavy[0]) + 1}: the weight is {rows.weight[heavy[0]]:g}; the plan's schema.weight_limit is "
+            f"{more.weight_limit:g}: raise it at every member"
+        )
+
+
+def label_words(rows: Rows, start: Start) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]:
+    """Labels that `check_labels` took as words, uint32 (rows,), and weights as `share_rows` takes them, or None."""
+    more, scale = coopetitive(start.plan), start.label_scale
+    labels = rows.label.astype(np.float64)
+    if scale is None or more.label_range is None:
+        words = rows.label.astype(np.uint32)
+    else:
+        labels = np.clip(labels, *more.label_range)
+        words = scale.words(labels)
+        labels = (labels - scale.centre) / scale.scale
+    if rows.weight is None or more.weight_limit is None:
+        return words, None
+    weights = np.minimum(rows.weight.astype(np.float64), more.weight_limit)
+    return words, weight_words(start.settings, labels, weights)
+
+
+def _message(held: bool, first: int, share: RowShares) -> ShareRows:
+    parts = next((part for part in share.parts if part is not None), ())
+    keys = (share.keys[0] or b"", share.keys[1] or b"")
+    return ShareRows(held, first, share.rows, keys, tuple(to_tensor(np.ascontiguousarray(part)) for part in parts))

@@ -1,0 +1,355 @@
+"""Coopetitive runs as people start them: one process a member over mutual TLS, and what happens when one of them stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_consortium import assert_refused, cells, hansa, write_table
+
+from hansa.cli.phases import Ledger, phase_of
+from hansa.protocol.messages import SEALED, Abort, Relay, decode
+from hansa.transport.recording import read_transcript
+from hansa.trees.xgboost_json import from_json
+
+N_ROWS = 240
+OPERATORS = ("aurora", "borealis", "cirrus", "dune")
+BASE = ("--label", "fault", "--party-column", "operator", "--mode", "coopetitive", "--json")
+QUICK = ("--rounds", "2", "--set", "max_depth=2", "--set", "max_bin=8", "--min-cell-rows", "5")
+
+PLAN = """
+name = "test"
+mode = "coopetitive"
+
+[members]
+hub = "post"
+servers = ["aurora", "vault", "cirrus"]
+parties = ["aurora", "borealis", "cirrus"]
+receivers = ["borealis", "reader"]
+
+[schema]
+features = ["load", "rsrp", "alarms"]
+label = "fault"
+
+[privacy]
+min_cell_rows = 5
+
+[parameters]
+rounds = ROUNDS
+max_depth = 2
+max_bin = 8
+"""
+
+COMMANDS = {
+    "post": "hub", "aurora": "party", "borealis": "party", "cirrus": "party", "vault": "server", "reader": "receiver",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    columns = cells(N_ROWS, 5)
+    operator = np.array(OPERATORS, object)[np.arange(N_ROWS) % 4]
+    return write_table(tmp_path_factory.mktemp("tables") / "cells.csv", {"operator": operator, **columns})
+
+
+def simulated(table, folder, *options):
+    done = subprocess.run(
+        [sys.executable, "-m", "hansa", "simulate", str(table), *BASE, *QUICK, *map(str, options)],
+        capture_output=True, text=True, cwd=folder, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def over_tls(table, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    summary = simulated(
+        table, folder, "--servers", "dune,aurora,outside", "--receivers", "borealis,cirrus",
+        "--save", folder / "model.json", "--transcript", folder / "frames",
+    )  # fmt: skip
+    return folder, summary
+
+
+def test_a_simulation_over_tls_gives_a_model(over_tls):
+    folder, summary = over_tls
+    assert summary["mode"] == "coopetitive"
+    assert summary["transport"] == "mutual TLS 1.3"
+    assert summary["trees"] == 2
+    assert set(summary["members"]) == set(OPERATORS)
+    assert 60 < summary["round_trips_per_tree"] < 250
+    assert summary["metrics"]["auc"] > 0.6
+    assert set(summary["seconds"]) == {"total", "startup", "binning", "training"}
+    assert len(from_json((folder / "model.json").read_bytes()).trees) == 2
+    members = summary["members"]
+    # Servers compute; owners that are none share once, and a receiver gets little.
+    assert members["dune"]["bytes_up"] > 3 * members["cirrus"]["bytes_up"]
+    assert members["cirrus"]["bytes_down"] < members["aurora"]["bytes_down"] / 3
+
+
+def test_in_one_process_the_trees_are_the_same(over_tls, table, tmp_path):
+    folder, _ = over_tls
+    summary = simulated(
+        table, tmp_path, "--in-process", "--save", tmp_path / "model.json", "--servers", "dune,aurora,outside"
+    )
+    assert summary["transport"] == "in-process"
+    one, other = (from_json((where / "model.json").read_bytes()) for where in (folder, tmp_path))
+    assert one.base_score == other.base_score
+    for tree, same in zip(one.trees, other.trees, strict=True):
+        assert np.array_equal(tree.split_indices, same.split_indices)
+        assert np.abs(tree.split_conditions - same.split_conditions).max() <= 3 * 2.0**-14
+
+
+def test_every_frame_of_numbers_is_sealed(over_tls):
+    folder, _ = over_tls
+    ends = {path.stem: list(read_transcript(path)) for path in (folder / "frames").glob("*.frames")}
+    assert set(ends) == {"hub", "outside", *OPERATORS}
+    kinds = set()
+    for records in ends.values():
+        for record in records:
+            message = decode("x", record.frame)
+            kinds.add(type(message))
+            assert not isinstance(message, SEALED)
+            if not isinstance(message, Relay):
+                assert len(record.frame) < 4000
+    assert Relay in kinds
+    assert Abort not in kinds
+    # What the model's file says stands in no frame.
+    model = (folder / "model.json").read_bytes()
+    cuts = from_json(model).trees[0].split_conditions
+    frames = b"".join(record.frame for record in ends["hub"])
+    assert not any(cut.tobytes() in frames for cut in cuts if cut not in (0, 1))
+
+
+# --- by hand ---------------------------------------------------------------------------------------------------------
+
+
+class Hand:
+    """Members' processes, each started by the command that its file is for."""
+
+    def __init__(self, folder: Path, rounds: int, **changes: object) -> None:
+        self.folder = folder
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+        cards = []
+        for name in COMMANDS:
+            assert hansa("identity", name, "--folder", folder / f"{name}.identity").exit_code == 0
+            cards.append(folder / f"{name}.identity" / "card.toml")
+        assert hansa("members", *cards, "--save", folder / "members.toml").exit_code == 0
+        (folder / "plan.toml").write_text(PLAN.replace("ROUNDS", str(rounds)))
+        columns = cells(N_ROWS, 5)
+        for i, name in enumerate(("aurora", "borealis", "cirrus")):
+            write_table(folder / f"{name}.csv", {key: column[i::3] for key, column in columns.items()})
+        self.port = 0
+        for name in COMMANDS:
+            self.write(name, **changes)
+
+    def write(self, name: str, **changes: object) -> None:
+        values: dict[str, object] = {
+            "plan": "plan.toml",
+            "members": "members.toml",
+            "identity": f"{name}.identity",
+            "hub": f"127.0.0.1:{self.port}",
+            "record": f"{name}-record.json",
+            "wait_s": 60,
+        }
+        if COMMANDS[name] == "party":
+            values["table"] = f"{name}.csv"
+        if name in ("borealis", "reader"):
+            values["model"] = f"{name}-model.json"
+        lines = [f"{key} = {json.dumps(value)}\n" for key, value in (values | changes).items()]
+        (self.folder / f"{name}.toml").write_text("".join(lines))
+
+    def start(self, *names: str) -> None:
+        for name in names:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "hansa", COMMANDS[name], f"{name}.toml", "--json"],
+                cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            if name == "post":
+                event = json.loads(self.processes[name].stdout.readline())
+                assert event["event"] == "listening"
+                self.port = event["port"]
+                for other in COMMANDS:
+                    if other != "post":
+                        self.write(other)
+
+    def wait_for_tree(self, server: str, trees: int) -> None:
+        for line in self.processes[server].stdout:
+            if json.loads(line).get("trees") == trees:
+                return
+        raise AssertionError(f"{server} ended before tree {trees}")
+
+    def ended(self) -> dict[str, tuple[int, str, str]]:
+        """Member -> its status, output and errors."""
+        found = {}
+        for name, process in self.processes.items():
+            out, errors = process.communicate(timeout=120)
+            found[name] = (process.returncode, out, errors)
+        return found
+
+
+@pytest.fixture
+def by_hand(tmp_path):
+    hands = []
+
+    def make(rounds=2, **changes):
+        hands.append(Hand(tmp_path, rounds, **changes))
+        return hands[0]
+
+    yield make
+    for hand in hands:
+        for process in hand.processes.values():
+            process.kill()
+            process.communicate()
+
+
+def test_members_are_run_by_hand(by_hand):
+    hand = by_hand()
+    hand.start("post", "vault", "aurora", "borealis", "cirrus", "reader")
+    ended = hand.ended()
+    assert {name: status for name, (status, _, _) in ended.items()} == dict.fromkeys(COMMANDS, 0), ended
+    models = {path.name: path.read_bytes() for path in hand.folder.glob("*-model.json")}
+    assert set(models) == {"borealis-model.json", "reader-model.json"}
+    assert len(set(models.values())) == 1
+    records = {name: json.loads((hand.folder / f"{name}-record.json").read_text()) for name in COMMANDS}
+    assert len({record["plan"] for record in records.values()}) == 1
+    assert len({record["run"] for record in records.values()}) == 1
+    assert records["vault"]["roles"] == ["server"]
+    assert records["post"]["roles"] == ["hub"]
+    assert {name for name, record in records.items() if record.get("model_sha256")} == {"borealis", "reader"}
+    assert all(record["mode"] == "coopetitive" for record in records.values())
+    vault = records["vault"]
+    assert vault["sealed_bytes"] + vault["clear_bytes"] == vault["bytes_up"]
+    assert vault["clear_bytes"] < 0.2 * vault["bytes_up"]
+    assert len(vault["tree_seconds"]) == 2
+    assert {"score", "tournament", "routing", "leaves"} <= set(vault["phases"])
+    relayed = {(sender, receiver): count for sender, receiver, count in records["post"]["relayed"]}
+    assert sum(count for (sender, _), count in relayed.items() if sender == "vault") == vault["sealed_bytes"]
+    assert not any("reader" in ends and "borealis" not in ends and ends[1] != "reader" for ends in relayed)
+
+
+@pytest.mark.parametrize("victim", ["vault", "aurora"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+def test_a_server_that_stops_is_named_and_the_run_ends_for_all(by_hand, victim, how):
+    hand = by_hand(rounds=2000)
+    hand.start("post", *(name for name in COMMANDS if name != "post"))
+    hand.wait_for_tree("cirrus", 2)
+    os.kill(hand.processes[victim].pid, how)
+    ended = hand.ended()
+    assert all(status != 0 for status, _, _ in ended.values())
+    for name, (_, _, errors) in ended.items():
+        if name != victim:
+            assert re.search(f"member '{victim}'", errors), (name, errors)
+    assert not list(hand.folder.glob("*-model.json"))
+
+
+def test_a_server_that_is_started_again_does_not_get_back_into_its_run(by_hand):
+    hand = by_hand(rounds=2000)
+    hand.start("post", *(name for name in COMMANDS if name != "post"))
+    hand.wait_for_tree("cirrus", 1)
+    hand.processes["vault"].kill()
+    hand.processes["vault"].communicate()
+    time.sleep(0.2)
+    hand.write("vault", wait_s=3)
+    hand.start("vault")
+    ended = hand.ended()
+    assert all(status != 0 for status, _, _ in ended.values())
+    assert "member 'vault'" in ended["cirrus"][2]
+    assert not list(hand.folder.glob("*-model.json"))
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "changes", "fragments"),
+    [
+        ("aggregator", "post", {}, ("has no aggregator", "`hansa hub`")),
+        ("hub", "aurora", {}, ("is not the plan's hub 'post'",)),
+        ("server", "post", {}, ("none of the plan's parties, servers and receivers",)),
+        ("party", "borealis", {"table": "aurora.csv", "model": None}, ("model is missing",)),
+        ("party", "borealis", {"table": None}, ("table is missing",)),
+        ("server", "vault", {"table": "aurora.csv"}, ("does not name 'vault' a party",)),
+        ("server", "vault", {"memory_mb": -1}, ("memory_mb above 0",)),
+        ("party", "borealis", {"least_mode": "open"}, ("least_mode",)),
+    ],
+)
+def test_a_wrong_command_or_file_is_refused_with_what_to_do(by_hand, command, name, changes, fragments):
+    hand = by_hand()
+    hand.write(name, **{key: value for key, value in changes.items() if value is not None})
+    path = hand.folder / f"{name}.toml"
+    gone = [key for key, value in changes.items() if value is None]
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if line.split(" = ")[0] not in gone))
+    assert_refused(hansa(command, path, "--json"), *fragments)
+
+
+def test_roles_of_other_modes_are_not_run_as_these(by_hand):
+    hand = by_hand()
+    other = PLAN.replace("coopetitive", "federated").replace("ROUNDS", "2")
+    other = re.sub(r"hub = .*\nservers = .*\n", 'aggregator = "post"\n', other).replace('"reader"', '"cirrus"')
+    (hand.folder / "plan.toml").write_text(other)
+    for command, name in (("hub", "post"), ("server", "aurora"), ("receiver", "borealis")):
+        assert_refused(hansa(command, hand.folder / f"{name}.toml", "--json"), "the plan's mode is 'federated'")
+
+
+def test_a_server_with_too_little_memory_says_so_before_anything_is_shared(by_hand):
+    hand = by_hand()
+    hand.start("post")
+    hand.write("vault", memory_mb=0.01)
+    hand.start("vault", "aurora", "borealis", "cirrus", "reader")
+    ended = hand.ended()
+    assert "this run takes about" in ended["vault"][2]
+    assert "memory_mb" in ended["vault"][2]
+    assert all(status != 0 for status, _, _ in ended.values())
+
+
+# --- phases ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "phase"),
+    [
+        ("tree/gradients/logistic", "gradients"),
+        ("tree/sums/columns + tree/sums/absolute", "histogram"),
+        ("cuts/bits 3/sign", "cuts"),
+        ("tree/split/tournament/round 1", "tournament"),
+        ("tree/leaves/clamped", "leaves"),
+        ("evaluation/route", "evaluation"),
+    ],
+)
+def test_a_step_belongs_to_a_phase(step, phase):
+    assert phase_of(step) == phase
+
+
+def test_a_ledger_adds_up_what_rounds_cost():
+    ledger = Ledger()
+    for _ in range(3):
+        sum(range(200_000))
+        ledger.note("tree/score/a", 10)
+    ledger.note("cuts/x", 5)
+    found = ledger.as_json()
+    assert found["score"]["bytes"] == 30
+    assert found["score"]["rounds"] == 3
+    assert found["score"]["cpu_s"] > 0.005
+    assert found["cuts"] == {**found["cuts"], "bytes": 5, "rounds": 1}
+    ledger.clear()
+    assert ledger.as_json() == {}
+
+
+def test_check_says_what_would_be_sent(by_hand):
+    hand = by_hand()
+    result = hansa("check", hand.folder / "plan.toml", hand.folder / "aurora.csv")
+    assert result.exit_code == 0, result.output
+    for text in ("shares of the sums of labels", "shares of counts", "shares of which bin", "aurora, vault, cirrus"):
+        assert text in result.stdout
+    answer = json.loads(hansa("check", hand.folder / "plan.toml", hand.folder / "aurora.csv", "--json").stdout)
+    rows = next(sent for sent in answer["sent"] if sent["often"] == "per row")
+    record_bytes = sum(sent["bytes_at_most"] for sent in answer["sent"]) + N_ROWS * rows["bytes_at_most"]
+    assert record_bytes < 10**7
+    assert rows["bytes_at_most"] == 2 * (4 * 3 * 8 + 8 + 4)
