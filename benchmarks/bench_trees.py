@@ -41,7 +41,7 @@ from hansa.trees.histogram import (
 )
 from hansa.trees.objective import Scales, gradients, pack
 from hansa.trees.parameters import Parameters, parse_parameters
-from hansa.trees.splitting import rule_of, take_part
+from hansa.trees.splitting import add_part, finish_nodes, rule_of
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import naive_trees as naive
@@ -203,13 +203,14 @@ def measure_search(n_features: int, repeats: int) -> dict[str, Any]:
     no_missing = np.zeros(n_features, np.bool_)
     nodes, nobody = np.empty_like(cells), np.zeros(0, np.int64)
     totals, gains, found = np.zeros((1, 2), np.int64), np.zeros(1), np.zeros((1, 5), np.int64)
-    scratch, root = np.empty(BINS), np.zeros(1, np.int64)
+    scratch, root = np.empty((1, BINS)), np.zeros(1, np.int64)
 
     def ours() -> None:
         taken = np.zeros(1, np.int64)
-        take_part(
-            cells, 0, taken, 1, True, nodes, root, np.zeros(0, np.uint8), cells[:0], nobody, layout.columns,
-            layout.offsets, no_missing, totals, numbers, scratch, gains, found,
+        add_part(cells, 0, taken, 1, nodes, root, layout.offsets)
+        finish_nodes(
+            0, 1, nodes, root, cells[:0], nobody, layout.columns, layout.offsets, no_missing, totals, numbers,
+            scratch, gains, found, crew=Crew(1),
         )  # fmt: skip
 
     def with_numpy() -> None:

@@ -18,6 +18,7 @@ from hansa.data.source import Rows
 from hansa.plan import Plan
 from hansa.roles.in_process import train_in_process
 from hansa.roles.statistics import bounds_of, count_magnitudes, label_units, start_of, sum_labels
+from hansa.trees.crew import Crew
 from hansa.trees.ensemble import base_margin
 from hansa.trees.histogram import STRIDE, build_histograms, layout_of
 from hansa.trees.objective import (
@@ -30,7 +31,7 @@ from hansa.trees.objective import (
     unit_exponent,
 )
 from hansa.trees.parameters import Parameters, parse_parameters
-from hansa.trees.splitting import leaf_weights, rule_of, take_part
+from hansa.trees.splitting import add_part, finish_nodes, leaf_weights, rule_of
 from hansa.trees.xgboost_json import from_json
 
 ARGMAX_SHARE = 0.995
@@ -208,10 +209,11 @@ class Follower:
             cells,
         )
         totals, gains, found = np.zeros((1, 2), np.int64), np.zeros(1), np.zeros((1, 5), np.int64)
-        take_part(
-            cells, 0, np.zeros(1, np.int64), 1, True, np.empty_like(cells), begin, np.zeros(0, np.uint8),
-            cells[:0], nobody, layout.columns, layout.offsets, self.case.cuts.has_missing, totals, self.rule,
-            np.empty(int(self.case.cuts.n_codes.max())), gains, found,
+        sums = np.empty_like(cells)
+        add_part(cells, 0, np.zeros(1, np.int64), 1, sums, begin, layout.offsets)
+        finish_nodes(
+            0, 1, sums, begin, cells[:0], nobody, layout.columns, layout.offsets, self.case.cuts.has_missing, totals,
+            self.rule, np.empty((1, int(self.case.cuts.n_codes.max()))), gains, found, crew=Crew(1),
         )  # fmt: skip
         value = np.empty(1, np.float32)
         leaf_weights(totals, self.rule, value)

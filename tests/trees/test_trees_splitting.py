@@ -15,13 +15,13 @@ from hansa.trees.histogram import layout_of
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
 from hansa.trees.splitting import (
-    finish_pairs,
+    add_part,
+    finish_nodes,
     leaf_weight,
     leaf_weights,
     node_totals,
     rule_of,
     score,
-    take_part,
 )
 
 RULES = {
@@ -78,12 +78,13 @@ def search(cells, columns, sizes, has_missing, parameters, scales):
     """What the kernel finds for one node: (gain, found, totals)."""
     layout = layout_of(np.concatenate([[0], np.cumsum(sizes)]), columns.astype(np.uint32))
     totals, gains, found = np.zeros((1, 2), np.int64), np.zeros(1), np.zeros((1, 5), np.int64)
-    nobody, taken = np.zeros(0, np.int64), np.zeros(1, np.int64)
-    take_part(
-        cells[None], 0, taken, 1, True, np.full((1, *cells.shape), 77), np.zeros(1, np.int64),
-        np.zeros(0, np.uint8), np.empty((0, *cells.shape), np.int64), nobody, layout.columns, layout.offsets,
-        np.array(has_missing), totals, rule_array(parameters, scales),
-        np.empty(max(sizes)), gains, found,
+    nobody, taken, root = np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64)
+    nodes = np.full((1, *cells.shape), 77)
+    assert add_part(cells[None], 0, taken, 1, nodes, root, layout.offsets) == 1
+    finish_nodes(
+        0, 1, nodes, root, np.empty((0, *cells.shape), np.int64), nobody, layout.columns, layout.offsets,
+        np.array(has_missing), totals, rule_array(parameters, scales), np.empty((1, max(sizes))), gains, found,
+        crew=Crew(1),
     )  # fmt: skip
     return gains[0], found[0], totals[0]
 
@@ -164,10 +165,9 @@ def pair_inputs(planes, seed):
     parent_of = np.array([3, 0, 2])
     for pair in range(3):
         parents[parent_of[pair]] = running(children[2 * pair] + children[2 * pair + 1], np.array([0, 6, 15, 19]))
-    built_left = np.array([1, 0, 1], np.uint8)
     layout = layout_of(np.array([0, 6, 15, 19]), np.arange(3, dtype=np.uint32))
     totals = np.array([node_totals(cells, 6) for cells in running(children, layout.offsets)])
-    return children, parents, parent_of, built_left, layout, has_missing, totals, made[0][2], sizes
+    return children, parents, parent_of, layout, has_missing, totals, made[0][2], sizes
 
 
 @pytest.mark.parametrize("planes", [1, 2], ids=["narrow", "wide"])
@@ -175,27 +175,27 @@ def pair_inputs(planes, seed):
 @pytest.mark.parametrize("parties", [1, 3])
 def test_parts_are_added_siblings_subtracted_and_searched(planes, threads, parties):
     """Whatever the order of parts, every node ends as the sum over parties, searched as if it were alone."""
-    children, parents, parent_of, built_left, layout, has_missing, totals, scales, sizes = pair_inputs(planes, 1)
+    children, parents, parent_of, layout, has_missing, totals, scales, sizes = pair_inputs(planes, 1)
     to_build = np.array([0, 3, 4])
     nodes = np.full_like(children, 123456789)
     gains, found = np.full(6, np.nan), np.full((6, 5), 77, np.int64)
     tree = (layout.columns, layout.offsets, has_missing, totals, rule_array(Parameters(), scales))
-    family = (built_left, parents, parent_of)
+    family = (nodes, to_build, parents, parent_of)
     rng = np.random.default_rng(planes)
     shares = rng.integers(-(2**20), 2**20, (parties, *children[to_build].shape))
     shares[0] = children[to_build] - shares[1:].sum(axis=0)
     taken, complete = np.zeros(3, np.int64), 0
     pieces = [(party, first, last) for party in range(parties) for first, last in ((0, 2), (2, 3))]
     for party, first, last in [pieces[i] for i in rng.permutation(len(pieces))]:
-        complete += take_part(
-            shares[party, first:last], first, taken, parties, threads == 0, nodes, to_build, *family, *tree,
-            np.empty(9), gains, found,
-        )  # fmt: skip
+        completed = add_part(shares[party, first:last], first, taken, parties, nodes, to_build, layout.offsets)
+        complete += completed
+        if not threads and completed:  # on arrival
+            finish_nodes(first, last, *family, *tree, np.empty((1, 9)), gains, found, crew=Crew(1))
     assert complete == 3
     assert taken.tolist() == [parties] * 3
     if threads:
         assert np.isnan(gains).all()
-        finish_pairs(nodes, *family, *tree, np.empty((threads, 9)), gains, found, crew=Crew(threads))
+        finish_nodes(0, 3, *family, *tree, np.empty((threads, 9)), gains, found, crew=Crew(threads))
     assert np.array_equal(nodes, running(children, layout.offsets))
     for node, cells in enumerate(children):
         gain, best, _ = search(cells, np.arange(3), sizes, has_missing, Parameters(), scales)

@@ -130,6 +130,14 @@ SENT: Mapping[str, tuple[Sent, ...]] = {
         _ROW_COUNT,
         _BROADCAST,
     ),
+    "coopetitive": (
+        Sent(
+            "rows and labels, as three parts of which each alone is noise",
+            "nobody; each of the three servers holds two",
+        ),
+        Sent("answers to the search for cuts: counts, in parts", "nobody; the servers see on which side a cut lies"),
+        _ROW_COUNT,
+    ),
 }
 """Mode -> what leaves a party in that mode."""
 
@@ -139,6 +147,8 @@ PROTECTION: Mapping[str, str] = {
     "secure-aggregation": "Contributions are masked: the aggregator learns sums over all organisations, and "
     "nothing of one of them but its row count. Sums over very few rows can still tell something about a row, "
     "though not whose it is.",
+    "coopetitive": "Nothing is opened but cuts, base score, the named metrics and the final model, and that to its receivers only. "
+    "One curious server learns nothing; two of the three that collude learn everything.",
 }
 """Mode -> one honest sentence about it."""
 
