@@ -149,10 +149,11 @@ class LastingChannel:
             TransportError: nothing came in time (a later call goes on), or the hub is gone for good.
         """
         self._open()
-        frame: memoryview | None = memoryview(self._aside.popleft()) if self._aside else None
         deadline = None if timeout is None else time.monotonic() + timeout
+        frame: memoryview | None = None
         while frame is None:
-            frame = self._next(timeout)
+            # Looked at each time: a loss that `_next` mends may put frames aside, which come before all later ones.
+            frame = memoryview(self._aside.popleft()) if self._aside else self._next(timeout)
             if deadline is not None:
                 timeout = max(0.0, deadline - time.monotonic())
         self.traffic.frames_down += 1
