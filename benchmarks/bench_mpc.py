@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from hansa.cli.phases import phase_of
 from hansa.mpc.candidates import Candidates, Feature
 from hansa.mpc.lockstep import check_received
 from hansa.mpc.replicated import PairStreams, Program, Server
@@ -36,29 +37,6 @@ from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm
 
 ALGORITHM = Algorithm.AES_256_CTR
-
-PHASES = (
-    ("gradients", "gradients"),
-    ("columns", "histogram"),
-    ("absolute", "scale of nodes"),
-    ("counts", "histogram"),
-    ("totals", "leaves"),
-    ("score", "score"),
-    ("tournament", "tournament"),
-    ("route", "routing"),
-    ("paths", "membership"),
-    ("vectors", "membership"),
-    ("margins", "margins"),
-)
-
-
-def phase_of(step: str) -> str:
-    """The phase of a step by the first part of its name that tells."""
-    for part in step.replace(" + ", "/").split("/"):
-        for key, phase in PHASES:
-            if part == key:
-                return phase
-    return "leaves"
 
 
 class Peer:

@@ -16,10 +16,13 @@ import naive_mpc as naive
 from hansa.data.binning import bin_rows
 from hansa.mpc import evaluation as ev
 from hansa.mpc.candidates import Candidates, Feature
+from hansa.mpc.fourier import MARGIN_BITS
 from hansa.mpc.lockstep import run_three
 from hansa.mpc.release import leaf_of_codes, open_tree, release
 from hansa.mpc.replicated import Address
 from hansa.mpc.shared_rows import label_words, receive_rows, share_rows
+from hansa.mpc.shared_vectors import receive_vector, share_vector
+from hansa.mpc.start_value import pooled_sums
 from hansa.mpc.training import (
     Coins,
     LabelScale,
@@ -27,7 +30,6 @@ from hansa.mpc.training import (
     boost,
     growth_of,
     margins_in_range,
-    pooled_sums,
     start_margins,
 )
 
@@ -84,12 +86,15 @@ def trained(features, labels, settings, scale):
     codes = bin_rows(np.ascontiguousarray(features), cuts).codes.astype(np.uint16)
     words = labels.astype(np.uint32) if scale is None else scale.words(labels)
     messages = [share_rows(candidates, codes[p], words[p], ALGORITHM) for p in (slice(0, split), slice(split, rows))]
+    own_sum = words[:split].astype(np.uint32).view(np.int32).sum(dtype=np.int64)
+    sums = share_vector(np.array([own_sum]), ALGORITHM)
     name = "auc" if scale is None else "rmse"
 
     def program(server):
         blocks, held_out = ([receive_rows(candidates, server.index, m[server.index], ALGORITHM)] for m in messages)
-        sums = yield from pooled_sums(server, blocks, settings, Address(0, 0, 0, "base"))
-        mean = sums.label / sums.weight
+        total = receive_vector(server.index, sums[server.index], 1, ALGORITHM)
+        (opened,) = yield from pooled_sums(server, total, Address(0, 0, 0, "base"))
+        mean = opened / split / (1 if scale is None else 2.0**MARGIN_BITS)
         base = float(np.log(mean / (1 - mean))) if scale is None else mean
         own = Settings(**{**vars(settings), "base_margin": base})
         margins, others = start_margins(server, split, own), start_margins(server, rows - split, own)

@@ -24,7 +24,6 @@ from hansa.mpc.training import (
     growth_of,
     margins_in_range,
     memory_estimate,
-    pooled_sums,
     start_margins,
     weight_words,
 )
@@ -275,26 +274,6 @@ def test_weights_are_those_of_the_plan():
             weight_words(weighted, labels[:1], np.array([wrong]))
     with pytest.raises(DataError, match="weights"):
         share_rows(candidates, codes, labels, ALGORITHM, weights=words[:, 1:])
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
-def test_pooled_sums_are_exact(objective, weighted, servers):
-    candidates, codes, labels = make_table(777, 3, 15, seed=18)
-    settings = Settings(objective, rounds=1, weight_limit=2.0 if weighted else None)
-    weights = some_weights(777) if weighted else np.ones(777)
-    oracle, words = labels.astype(float), labels
-    if objective == "reg:squarederror":
-        oracle = np.random.default_rng(1).integers(-512, 513, 777) / 1024
-        words = LabelScale(0, 1).words(oracle)
-    own = weight_words(settings, oracle, weights) if weighted else None
-    messages = share_rows(candidates, codes, words, ALGORITHM, weights=own)
-    blocks = [[receive_rows(candidates, i, messages[i], ALGORITHM)] for i in range(3)]
-    place = Address(0, 0, 0, "base")
-    for sums in run_three([pooled_sums(s, blocks[s.index], settings, place) for s in servers]):
-        assert sums.weight == weights.sum()
-        assert sums.label == pytest.approx((weights * oracle).sum(), abs=777 * 2.0**-24)
-        assert objective == "reg:squarederror" or sums.label == (weights * oracle).sum()
 
 
 @pytest.mark.slow

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from made_tables import FEATURES, spread, table, take
 from shares import CUTS, SERVERS, SharedTalk, shared_plan, shared_tables, with_cuts
-from three_servers import train_openly
+from three_servers import make_servers, train_openly
 
 from hansa.cli.scores import auc
 from hansa.data.binning import bin_rows
 from hansa.data.holdout import held_out
 from hansa.errors import DataError, PlanError, ProtocolError
+from hansa.mpc.lockstep import run_three
+from hansa.mpc.replicated import Address
+from hansa.mpc.shared_vectors import receive_vector, share_vector
+from hansa.mpc.start_value import pooled_sums
 from hansa.mpc.training import LabelScale
 from hansa.protocol.messages import ReleaseTree, SettleStart, ShareRows
 from hansa.roles import sharing
@@ -21,6 +25,7 @@ from hansa.roles.in_process import share_in_process
 from hansa.roles.member import record_of
 from hansa.roles.receiver import tree_of
 from hansa.roles.sharing import Counts, Values, given_start, widest_candidates
+from hansa.secure.prg import Algorithm
 from hansa.transport.faults import DelayingHub
 from hansa.trees.xgboost_json import from_json
 
@@ -291,6 +296,23 @@ def test_constant_features_have_no_candidates():
     assert not any((tree.split_indices[tree.left_children >= 0] == 1).any() for tree in trees)
 
 
+def test_a_held_out_row_may_lack_what_no_training_row_lacks():
+    """It goes right, as in the other modes; where the plan declares who lacks values it is refused."""
+    plan = shared_plan(given=False, rounds=1, max_depth=2, held=0.3)
+    tables = shared_tables()
+    rows = tables["dune"]
+    assert not np.isnan(np.concatenate([table.features[0] for table in tables.values()])).any()
+    for row in range(rows.n_rows):
+        lacking = rows.features.copy()
+        lacking[0, row] = np.nan
+        if held_out(lacking, rows.label, 0.3, plan.parameters.seed)[row]:
+            break
+    tables["dune"] = replace(rows, features=lacking)
+    assert SharedTalk(plan, tables).run().models.keys() == {"aurora", "dune"}
+    refused = SharedTalk(with_cuts(plan, missing=("d", "e")), tables).run()
+    assert "found a missing value" in str(refused.error)
+
+
 def test_missing_values_alone_can_split():
     plan = with_cuts(shared_plan(max_depth=1, rounds=1), cuts=((), (), (), (), ()), missing=("d",))
     tables = shared_tables()
@@ -304,6 +326,36 @@ def test_missing_values_alone_can_split():
     assert tree.default_left[0] == 1
     predicted = from_json(SharedTalk(plan, tables).run().models["dune"]).predict(tables["dune"].features)
     assert np.mean((predicted > 0.5) == tables["dune"].label) == 0.99
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+def test_pooled_sums_are_exact(objective, weighted):
+    """What three servers open of the owners' shared sums is the sum over all rows, however they are spread."""
+    plan = shared_plan(given=False, objective=objective, weight_limit=2.0 if weighted else None)
+    tables = shared_tables(777, objective=objective)
+    weights = {name: np.arange(rows.n_rows) % 5 / np.float32(2) for name, rows in tables.items()}
+    count = sharing.n_label_sums(plan)
+    total = np.zeros((3, 2, count), np.uint64)
+    for name, rows in tables.items():
+        own = sharing.label_sums(rows.label, weights[name] if weighted else None, plan)
+        for server, share in enumerate(share_vector(own, Algorithm.AES_256_CTR)):
+            total[server] += receive_vector(server, share, count, Algorithm.AES_256_CTR)
+    place = Address(0, 0, 0, "labels")
+    label = np.concatenate([rows.label for rows in tables.values()]).astype(np.float64)
+    weight = np.concatenate(list(weights.values())) if weighted else np.ones(777)
+    for sums in run_three([pooled_sums(server, total[server.index], place) for server in make_servers()]):
+        assert len(sums) == count
+        if not weighted and objective == "binary:logistic":
+            assert sums == [int(label.sum())]
+            continue
+        if weighted:
+            assert sums[1] * 2.0**-sharing.WEIGHT_BITS * 2.0 == weight.sum()
+            assert sums[2] == (label == 1).sum()
+        unit = 2.0 ** -(2 * sharing.WEIGHT_BITS) * 2.0 if weighted else 2.0**-sharing.LABEL_BITS
+        low, high = (0, 1) if objective == "binary:logistic" else (-300, 300)
+        found = sums[0] * unit * (high - low) + low * weight.sum()
+        assert found == pytest.approx((weight * label).sum(), abs=777 * (high - low) * 2.0**-30)
 
 
 def test_the_scale_of_labels_is_the_plans():

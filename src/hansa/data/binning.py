@@ -77,6 +77,17 @@ def bin_rows(features: Array, cuts: Cuts, threads: int = 1) -> BinnedRows:
     return BinnedRows(by_row, by_feature, offsets, cuts.has_missing.copy())
 
 
+def with_known_missing(features: Array, cuts: Cuts, held: Array) -> Array:
+    """`features` with a missing value of a held-out row sent right where no training row lacked the feature, as the model does.
+
+    Args:
+        features: float32 (n_features, n_rows). held: bool (n_rows,), the held-out rows. Other rows keep what they lack, so that
+            `bin_rows` refuses it.
+    """
+    unknown = np.isnan(features) & ~cuts.has_missing[:, None] & held
+    return np.where(unknown, np.finfo(np.float32).max, features) if unknown.any() else features
+
+
 def _code_blocks(features: Array, cuts: Cuts, by_row: Array, by_feature: Array, threads: int) -> None:
     tables, table_offsets = _search_tables(cuts)
     # A missing value where none is known gets an impossible marker, which the kernel reports.

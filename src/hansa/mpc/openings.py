@@ -146,15 +146,6 @@ OPENINGS = (
     ),
     Opening(
         "training",
-        "pooled_sums",
-        "open_to_all",
-        "all three servers",
-        "the number of positive rows; or the sums of weights and of labels (times weights)",
-        "base_score, a part of the model, is their quotient; only where the plan gives no base_score",
-        False,
-    ),
-    Opening(
-        "training",
         "margins_in_range",
         "open_to_all",
         "all three servers",

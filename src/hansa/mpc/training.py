@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from hansa.errors import PlanError, ProtocolError
 from hansa.mpc.candidates import ONLY_MISSING, Candidates
-from hansa.mpc.comparison import extend, truncate
+from hansa.mpc.comparison import truncate
 from hansa.mpc.fourier import MARGIN_BITS, logistic
 from hansa.mpc.oblivious_growth import TreeShares, grow_tree
 from hansa.mpc.replicated import (
@@ -34,7 +34,7 @@ from hansa.mpc.replicated import (
     public,
     reshare,
 )
-from hansa.mpc.ring import BITS, RING32, RING64, Words, words_for
+from hansa.mpc.ring import BITS, RING32, Words, words_for
 from hansa.mpc.shared_rows import Block, label_words, weights_of
 from hansa.mpc.split_finding import scoring
 from hansa.mpc.tree_constants import COUNT_BITS, CountFactors, Growth, Kind
@@ -84,7 +84,7 @@ class Settings:
             2^-12 of the next power of two. With them, scale_pos_weight is folded in by the owners
             (`weight_words`).
         total_weight: a public bound on the sum of all weights (scale_pos_weight included), where one is known, as it is
-            once the pooled mean is opened (`pooled_sums`). Sums get the more fraction bits the smaller it is, which a
+            once the pooled mean is opened (`start_value.pooled_sums`). Sums get the more fraction bits the smaller it is, which a
             large scale_pos_weight with few positives needs.
         cover_bits: where statistics are part of the model, the fraction bits that a leaf's cover (sum of hessians) keeps;
             None for no statistics. `release.open_tree` derives gains from covers.
@@ -436,45 +436,6 @@ def _to_row_bits(server: Server, parts: Words, shift: int, address: Address) -> 
     if shift > 0:
         return (yield from truncate(server, RING32, parts, shift, address))
     return (yield from reshare(server, RING32, parts << np.uint32(-shift), address))
-
-
-@dataclass(frozen=True)
-class PooledSums:
-    """Sums over all rows, opened. Public.
-
-    Attributes:
-        weight: of the weights; the number of rows where there are none.
-        label: of weight times label; of scaled labels for squared error.
-    """
-
-    weight: float
-    label: float
-
-
-def pooled_sums(server: Server, blocks: list[Block], settings: Settings, address: Address) -> Program[PooledSums]:
-    """The sums that base_score comes from, opened to the three servers: exact sums of the rows' words.
-
-    For binary:logistic without weights one number is opened, the positive rows; for squared error one, the sum of the
-    labels; with weights the sum of weights too. Then `Settings.total_weight` is known:
-    W - Y + scale_pos_weight Y without weights; `weight` itself with them, which hold scale_pos_weight already.
-    """
-    weights = weights_of(blocks)
-    labels = label_words(blocks)
-    logistic_loss = settings.objective == "binary:logistic"
-    rows = labels.shape[1]
-    words = labels[:, None] if weights is None else weights
-    if weights is None and logistic_loss:
-        total = words.sum(axis=2, dtype=np.uint32)
-        counted = yield from open_to_all(server, RING32, total, address.named("pooled sums"))
-        return PooledSums(rows, float(counted[0]))
-    wide = yield from extend(server, words[0], address.named("wide"))
-    opened = yield from open_to_all(server, RING64, wide.sum(axis=2, dtype=np.uint64), address.named("pooled sums"))
-    sums = opened.astype(np.int64).astype(np.float64)
-    if weights is None:
-        return PooledSums(rows, float(sums[0]) * 2.0**-MARGIN_BITS)
-    unit = 2.0**-settings.row_weight_bits
-    label_unit = unit if logistic_loss else unit * 2.0 ** (ROW_WEIGHT_BITS - LABEL_BITS)
-    return PooledSums(float(sums[0]) * unit, float(sums[1]) * label_unit)
 
 
 def growth_of(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.binning import bin_rows
+from hansa.data.binning import bin_rows, with_known_missing
 from hansa.data.quantiles import SortedKeys
 from hansa.data.source import Rows
 from hansa.errors import DataError, ProtocolError
@@ -35,7 +35,16 @@ from hansa.protocol.messages import (
     to_array,
     to_tensor,
 )
-from hansa.roles.sharing import Counts, Start, coopetitive, given_start, label_sums, plan_cuts, start_of
+from hansa.roles.sharing import (
+    Counts,
+    Start,
+    coopetitive,
+    declared_missing,
+    given_start,
+    label_sums,
+    plan_cuts,
+    start_of,
+)
 from hansa.secure.prg import Algorithm
 
 Outgoing = Iterator[tuple[str, Message]]
@@ -172,7 +181,10 @@ class Owner:
     def _share(self, start: Start) -> Outgoing:
         self._start = start
         for held, rows in self._tables.items():
-            codes = bin_rows(rows.features, start.cuts).codes[:, start.features]
+            features = rows.features
+            if held and declared_missing(self._plan) is None:
+                features = with_known_missing(features, start.cuts, np.ones(rows.n_rows, np.bool_))
+            codes = bin_rows(features, start.cuts).codes[:, start.features]
             labels, weights = label_words(rows, start)
             self._binned[held] = np.ascontiguousarray(codes, np.uint16), labels, weights
         self.codes = self._binned[False][0]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.consortium.policy import Policy
-from hansa.data.binning import BinnedRows, bin_rows
+from hansa.data.binning import BinnedRows, bin_rows, with_known_missing
 from hansa.data.holdout import held_out
 from hansa.data.quantiles import CutGuard, CutRequest, Cuts, SortedKeys, count_cells
 from hansa.data.source import Rows
@@ -340,11 +340,9 @@ class Party:
 
     def _bin(self, cuts: Cuts) -> BinnedRows:
         """Codes of all rows. A held-out row may lack a feature that no training row lacks: it goes right, as the model has it."""
-        features = self._features
-        if len(self._evaluation):
-            unknown = np.isnan(features) & ~cuts.has_missing[:, None]
-            unknown[:, self._training] = False
-            features = np.where(unknown, np.finfo(np.float32).max, features)
+        held = np.zeros(self._features.shape[1], np.bool_)
+        held[self._evaluation] = True
+        features = with_known_missing(self._features, cuts, held)
         try:
             return bin_rows(features, cuts, self._crew.threads)
         except DataError as error:

@@ -4,8 +4,8 @@
 works on buffers in memory, which a socket fills and empties some hundred KiB at a time. The protocol, and every check of it, is the
 `ssl` module's all the same.
 
-Methods are those of `ssl.SSLSocket` that `transport.tls` needs, with these differences: `write` never waits, what the system has not
-taken is kept (`unsent`) and goes out with later calls of `flush`.
+Of what `write` encrypts the system may not take all at once, where the socket does not wait: the rest is kept (`unsent`) and goes out
+with later calls of `flush`.
 """
 
 from __future__ import annotations

@@ -168,6 +168,7 @@ def _name_what_is_wrong(tree: Tree) -> None:
     _require(tree.default_left <= 1, "default_left", "0 or 1")
     for name in ("split_conditions", "base_weights", "loss_changes", "sum_hessian"):
         _require(np.isfinite(getattr(tree, name)), name, "a finite number")
+    raise DataError("tree: the arrays are not one binary tree")
 
 
 def _check_shapes(tree: Tree) -> None:
