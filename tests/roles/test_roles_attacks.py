@@ -309,11 +309,11 @@ TAGS: dict[str, tuple[Callable[[Conversation, KeysConfirmed], dict[str, bytes]],
 
 
 def own_tags(talk: Conversation) -> dict[str, bytes]:
-    return talk.aggregator._tags[ME].tags
+    return talk.aggregator._gathering.tags[ME].tags
 
 
 def tag_for(talk: Conversation, sender: str, receiver: str) -> bytes:
-    return talk.aggregator._tags[sender].tags[receiver]
+    return talk.aggregator._gathering.tags[sender].tags[receiver]
 
 
 @pytest.mark.parametrize("name", TAGS)

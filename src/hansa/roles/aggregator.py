@@ -21,7 +21,6 @@ from hansa.errors import HansaError, ProtocolError
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
-    PROTOCOL_VERSION,
     SETUP,
     Abort,
     AnnounceKey,
@@ -29,10 +28,8 @@ from hansa.protocol.messages import (
     Contribution,
     CountCells,
     CountMagnitudes,
-    ExchangeKeys,
     Finish,
     Join,
-    KeysConfirmed,
     Message,
     QuantiseGradients,
     Received,
@@ -42,6 +39,7 @@ from hansa.protocol.messages import (
     Welcome,
 )
 from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, Session
+from hansa.roles.gathering import Gathering
 from hansa.roles.run import Progress, Roster, agreement, run_id
 from hansa.roles.statistics import (
     EXPONENTS,
@@ -144,15 +142,13 @@ class Aggregator:
         self.clear_bytes = 0
         self._masked = plan.mode == "secure-aggregation"
         self._agreement = agreement(plan, identities)
-        self._keys: dict[str, AnnounceKey] = {}
-        self._tags: dict[str, ConfirmKeys] = {}
+        self._gathering = Gathering(plan.parties, plan.parties, self._agreement)
         self.outcome: Outcome | None = None
         self._plan = plan
         self._crew = Crew(threads)
         self._report = report or (lambda _: None)
         table = AGGREGATOR_MASKED if self._masked else AGGREGATOR
         self._session = Session("aggregator", table, "gathering")
-        self._joins: dict[str, Join] = {}
         self._tree = SETUP
         self._step = 0
         self._sums: dict[str, _Sum] = {}
@@ -172,11 +168,11 @@ class Aggregator:
         """The parties whose part is missing before the run can go on."""
         match self._session.state:
             case "gathering":
-                done = set(self._joins)
+                done = set(self._gathering.joins)
             case "keying":
-                done = set(self._keys)
+                done = set(self._gathering.keys)
             case "confirming":
-                done = set(self._tags)
+                done = set(self._gathering.tags)
             case "growing":
                 built = len(self._grower.to_build)
                 done = {party for party, count in self._next_node.items() if count == built}
@@ -221,67 +217,32 @@ class Aggregator:
     # --- gathering ----------------------------------------------------------------------------------------------------
 
     def _join(self, member: str, message: Join) -> Outgoing:
-        plan = self._plan
-        if message.version != PROTOCOL_VERSION:
-            raise ProtocolError(
-                f"party {member!r} speaks protocol version {message.version}, the aggregator {PROTOCOL_VERSION}; "
-                "install the same release of Hansa everywhere"
-            )
-        if message.plan != self._agreement:
-            raise ProtocolError(
-                f"party {member!r} holds another plan or members file (digest {message.plan.hex()[:16]}, the aggregator's is "
-                f"{self._agreement.hex()[:16]}); give every member the same plan file and members file"
-            )
-        if member in self._joins:
-            raise ProtocolError(f"party {member!r} joined twice")
-        if (
-            len(message.nonce) != 32
-            or min(message.rows, message.evaluation_rows) < 0
-            or not (message.rows + message.evaluation_rows)
-        ):
-            raise ProtocolError(f"party {member!r} joined with a nonce that is not 32 bytes, or without rows")
-        self._joins[member] = message
-        if len(self._joins) < len(plan.parties):
+        if not self._gathering.join(member, message):
             self._session.go(message, "gathering")
             return
         self._session.go(message, "keying" if self._masked else "measuring")
-        self._roster: Roster = tuple(
-            (name, join.nonce, join.rows, join.evaluation_rows) for name, join in sorted(self._joins.items())
-        )
-        self._n_rows = sum(join.rows for join in self._joins.values())
-        self._n_evaluation = sum(join.evaluation_rows for join in self._joins.values())
+        self._roster: Roster = self._gathering.roster
+        self._n_rows = sum(rows for _, _, rows, _ in self._roster)
+        self._n_evaluation = sum(held for _, _, _, held in self._roster)
         if not self._n_rows:
             raise HansaError("all rows of all parties fall to evaluation; lower evaluation.fraction in the plan")
-        self._report(Progress("gathered", 0, plan.parameters.rounds))
+        self._report(Progress("gathered", 0, self._plan.parameters.rounds))
         yield from self._broadcast(Welcome(run_id(self._agreement, self._roster), self._roster))
         if not self._masked:
             yield from self._start_counting()
 
     def _announced(self, member: str, message: AnnounceKey) -> Outgoing:
-        if member in self._keys:
-            raise ProtocolError(f"party {member!r} announced two keys")
-        self._keys[member] = message
-        complete = len(self._keys) == len(self._plan.parties)
-        self._session.go(message, "confirming" if complete else "keying")
-        if complete:
-            keys = tuple(
-                (name, key.public_key, key.algorithm, key.signature) for name, key in sorted(self._keys.items())
-            )
-            yield from self._broadcast(ExchangeKeys(keys))
+        exchange = self._gathering.announced(member, message)
+        self._session.go(message, "keying" if exchange is None else "confirming")
+        if exchange is not None:
+            yield from self._broadcast(exchange)
 
     def _confirmed(self, member: str, message: ConfirmKeys) -> Outgoing:
-        others = set(self._plan.parties) - {member}
-        if member in self._tags or set(message.tags) != others:
-            raise ProtocolError(
-                f"party {member!r} confirmed its keys twice, or not with each of {', '.join(sorted(others))}"
-            )
-        self._tags[member] = message
-        complete = len(self._tags) == len(self._plan.parties)
-        self._session.go(message, "measuring" if complete else "confirming")
-        if complete:
-            for party in self._plan.parties:
-                tags = {peer: self._tags[peer].tags[party] for peer in self._plan.parties if peer != party}
-                yield party, messages.encode(KeysConfirmed(tags))
+        told = self._gathering.confirmed(member, message)
+        self._session.go(message, "measuring" if told else "confirming")
+        for party, tags in told.items():
+            yield party, messages.encode(tags)
+        if told:
             yield from self._start_counting()
 
     def _start_counting(self) -> Outgoing:

@@ -12,20 +12,18 @@ from hansa.errors import HansaError, ProtocolError
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
-    PROTOCOL_VERSION,
     Abort,
     AnnounceKey,
     Close,
     ConfirmKeys,
-    ExchangeKeys,
     Join,
-    KeysConfirmed,
     Message,
     Relay,
     Through,
     Welcome,
 )
 from hansa.protocol.session import HUB, Session
+from hansa.roles.gathering import Gathering
 from hansa.roles.run import Progress, Roster, agreement, run_id
 from hansa.transport.channel import Frame
 
@@ -56,9 +54,7 @@ class RelayHub:
         self._members = tuple(name for name in plan.members if name != plan.hub)
         self._agreement = agreement(plan, identities)
         self._session = Session("hub", HUB, "gathering")
-        self._joins: dict[str, Join] = {}
-        self._keys: dict[str, AnnounceKey] = {}
-        self._tags: dict[str, ConfirmKeys] = {}
+        self._gathering = Gathering(self._members, plan.parties, self._agreement)
         self._through: set[str] = set()
 
     @property
@@ -70,11 +66,11 @@ class RelayHub:
         """The members whose next frame is owed."""
         match self._session.state:
             case "gathering":
-                done = set(self._joins)
+                done = set(self._gathering.joins)
             case "keying":
-                done = set(self._keys)
+                done = set(self._gathering.keys)
             case "confirming":
-                done = set(self._tags)
+                done = set(self._gathering.tags)
             case _:
                 done = self._through
         return sorted(set(self._members) - done)
@@ -126,57 +122,25 @@ class RelayHub:
         return message.receiver
 
     def _join(self, member: str, message: Join) -> Outgoing:
-        if message.version != PROTOCOL_VERSION:
-            raise ProtocolError(
-                f"member {member!r} speaks protocol version {message.version}, this hub {PROTOCOL_VERSION}; use the same release"
-            )
-        if message.plan != self._agreement:
-            raise ProtocolError(
-                f"member {member!r} holds another plan or members file; compare the digests that `hansa plan` and "
-                "`hansa members` print"
-            )
-        if member in self._joins or len(message.nonce) != 32:
-            raise ProtocolError(f"member {member!r} joined twice, or without a nonce of 32 bytes")
-        rows = message.rows + message.evaluation_rows
-        if min(message.rows, message.evaluation_rows) < 0 or (rows > 0) != (member in self._plan.parties):
-            raise ProtocolError(f"member {member!r} announced {rows} rows; the plan's parties have rows, others none")
-        self._joins[member] = message
-        complete = len(self._joins) == len(self._members)
+        complete = self._gathering.join(member, message)
         self._session.go(message, "keying" if complete else "gathering")
-        if not complete:
-            return
-        self.roster = tuple(
-            (name, join.nonce, join.rows, join.evaluation_rows) for name, join in sorted(self._joins.items())
-        )
-        self.run = run_id(self._agreement, self.roster)
-        self._report(Progress("gathered", 0, self._plan.parameters.rounds))
-        yield from self._broadcast(Welcome(self.run, self.roster))
+        if complete:
+            self.roster = self._gathering.roster
+            self.run = run_id(self._agreement, self.roster)
+            self._report(Progress("gathered", 0, self._plan.parameters.rounds))
+            yield from self._broadcast(Welcome(self.run, self.roster))
 
     def _announced(self, member: str, message: AnnounceKey) -> Outgoing:
-        if member in self._keys:
-            raise ProtocolError(f"member {member!r} announced two keys")
-        self._keys[member] = message
-        complete = len(self._keys) == len(self._members)
-        self._session.go(message, "confirming" if complete else "keying")
-        if complete:
-            keys = tuple(
-                (name, key.public_key, key.algorithm, key.signature) for name, key in sorted(self._keys.items())
-            )
-            yield from self._broadcast(ExchangeKeys(keys))
+        exchange = self._gathering.announced(member, message)
+        self._session.go(message, "keying" if exchange is None else "confirming")
+        if exchange is not None:
+            yield from self._broadcast(exchange)
 
     def _confirmed(self, member: str, message: ConfirmKeys) -> Outgoing:
-        others = set(self._members) - {member}
-        if member in self._tags or set(message.tags) != others:
-            raise ProtocolError(
-                f"member {member!r} confirmed its keys twice, or not with each of {', '.join(sorted(others))}"
-            )
-        self._tags[member] = message
-        complete = len(self._tags) == len(self._members)
-        self._session.go(message, "relaying" if complete else "confirming")
-        if complete:
-            for name in self._members:
-                tags = {peer: self._tags[peer].tags[name] for peer in self._members if peer != name}
-                yield name, messages.encode(KeysConfirmed(tags))
+        told = self._gathering.confirmed(member, message)
+        self._session.go(message, "relaying" if told else "confirming")
+        for name, tags in told.items():
+            yield name, messages.encode(tags)
 
     def _closed(self, member: str, message: Through) -> Outgoing:
         if member in self._through:
