@@ -161,8 +161,11 @@ class Masker:
 
     def open(self, label: Label) -> MaskedVector:
         """Begin the one vector that `label` will ever mask. Raises ProtocolError where it was used before."""
-        self._use(label)
-        streams = [(_direction(self.member, peer), self._stream(key, label)) for peer, key in self._keys.items()]
+        encoded = label.encode()
+        self._use(label, encoded)
+        # Every pair's key is its own; what it is expanded by is the same.
+        info = encode_fields("hansa mask v1", self._algorithm.value, encoded)
+        streams = [(_direction(self.member, peer), self._stream(key, info)) for peer, key in self._keys.items()]
         vector = MaskedVector(label, streams, self._scratch)
         self._open = [earlier for earlier in self._open if not earlier.finished] + [vector]
         return vector
@@ -186,8 +189,8 @@ class Masker:
             vector.erase()
         self._scratch[:] = 0
 
-    def _use(self, label: Label) -> None:
-        place, name = hashlib.sha256(label.place()).digest(), hashlib.sha256(label.encode()).digest()
+    def _use(self, label: Label, encoded: bytes) -> None:
+        place, name = hashlib.sha256(label.place()).digest(), hashlib.sha256(encoded).digest()
         if place in self._used:
             changed = "" if self._used[place] == name else " after other broadcasts or with another size"
             raise ProtocolError(
@@ -196,8 +199,8 @@ class Masker:
             )
         self._used[place] = name
 
-    def _stream(self, key: PairKey, label: Label) -> KeyStream:
-        secret = key.expand(encode_fields("hansa mask v1", self._algorithm.value, label.encode()))
+    def _stream(self, key: PairKey, info: bytes) -> KeyStream:
+        secret = key.expand(info)
         stream = KeyStream(secret, self._algorithm)
         secret[:] = bytes(len(secret))
         return stream

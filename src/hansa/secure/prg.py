@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 from hansa.errors import ProtocolError
 
 KEY_BYTES = 32
-CHUNK_BYTES = 128 * 1024
+CHUNK_BYTES = 256 * 1024
 """Bytes that one call of the cipher makes: few enough to stay in a core's second-level cache."""
 STREAM_LIMIT_BYTES = 2**36
 """Bytes one key may give (64 GiB): ChaCha20's 32-bit block counter ends at 256 GiB."""
