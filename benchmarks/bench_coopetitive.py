@@ -31,7 +31,7 @@ from hansa.cli.processes import train_in_processes
 from hansa.cli.simulation import Settings, make_plan
 from hansa.mpc.ring import add_gemm
 from hansa.mpc.training import growth_of
-from hansa.plan import Plan
+from hansa.plan import SERVER_LINKS, Plan
 from hansa.roles.in_process import share_in_process, warm_up_shares
 from hansa.roles.sharing import Counts, Start, given_start
 from hansa.transport.channel import Hub
@@ -49,7 +49,15 @@ TRIAL_WALL = {(20_000, True): 0.40, (20_000, False): 0.53, (100_000, True): 1.23
 TRIAL_CPU = {(20_000, True): 0.20, (20_000, False): 0.30, (100_000, True): 0.74, (100_000, False): 1.04}
 
 
-def plan_of(parties: tuple[str, ...], apart: bool, depth: int, trees: int, features: int, cuts: bool = True) -> Plan:
+def plan_of(
+    parties: tuple[str, ...],
+    apart: bool,
+    depth: int,
+    trees: int,
+    features: int,
+    cuts: bool = True,
+    links: str = "direct",
+) -> Plan:
     """Three parties; three servers of theirs, or three others. The plan gives the cuts: what is timed is the trees."""
     names = NAMES[:features]
     # Features are normal: these cuts are their quantiles.
@@ -61,6 +69,7 @@ def plan_of(parties: tuple[str, ...], apart: bool, depth: int, trees: int, featu
         label="y",
         mode="coopetitive",
         servers=("server-a", "server-b", "server-c") if apart else parties,
+        server_links=links,
         cuts=(quantiles,) * features if cuts else None,
     )
     plan = make_plan(settings, names, parties)
@@ -83,14 +92,14 @@ def gemm_seconds(rows: int, columns: int, vectors: int) -> float:
     return best
 
 
-def over_tls(rows: int, apart: bool, depth: int, trees: int, features: int) -> dict[str, Any]:
+def over_tls(rows: int, apart: bool, depth: int, trees: int, features: int, links: str = "direct") -> dict[str, Any]:
     """One run over mutual TLS; a server's figures a tree after the first."""
     parties = dealt(made_rows(rows), 3)
     tables = {}
     for name, own in parties.items():
         table = as_table(own)
         tables[name] = replace(table, names=NAMES[:features], features=np.ascontiguousarray(table.features[:features]))
-    plan = plan_of(tuple(parties), apart, depth, trees, features)
+    plan = plan_of(tuple(parties), apart, depth, trees, features, links=links)
     warm_up_shares(plan.parameters)
     with tempfile.TemporaryDirectory(prefix="hansa-bench-") as folder:
         record, _, _ = train_in_processes(Path(folder), plan, tables, threads=1, transcript=None, report=lambda _: None)
@@ -109,6 +118,7 @@ def over_tls(rows: int, apart: bool, depth: int, trees: int, features: int) -> d
         "features": features,
         "depth": depth,
         "servers": "apart" if apart else "assisted",
+        "links": links,
         "wall_s": wall,
         "bare_product_s": bare,
         "gmac_s": rows * features * CUTS * 2**depth / bare / 1e9,
@@ -197,6 +207,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=len(NAMES))
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--trees", type=int, default=TREES)
+    parser.add_argument("--links", choices=SERVER_LINKS, default="direct", help="which way the servers' letters take")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--assisted", action="store_true", help="only with the parties as servers")
     which.add_argument("--apart", action="store_true", help="only with servers apart")
@@ -207,7 +218,7 @@ def main() -> None:
     runs = []
     for rows in sizes:
         for apart in ways:
-            runs.append(over_tls(rows, apart, options.depth, options.trees, options.features))
+            runs.append(over_tls(rows, apart, options.depth, options.trees, options.features, options.links))
             show(out, runs[-1])
     line = over_slow_line(trees=2) if options.quick else over_slow_line()
     out.print(

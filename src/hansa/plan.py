@@ -32,6 +32,7 @@ In coopetitive mode nobody sums; three servers compute on shares, and the hub on
     [members]
     hub = "post"                              # in place of an aggregator
     servers = ["aurora", "borealis", "cirrus"]   # any three members, with rows or without; the order is S_0, S_1, S_2
+    server_links = "direct"                   # default "hub"; direct: servers connect to each other
     parties = ["aurora", "borealis", "cirrus", "dune"]
     receivers = ["aurora", "dune"]
 
@@ -98,6 +99,8 @@ NOT_ON_SHARES: dict[str, Any] = {
 }
 """Parameters that coopetitive mode takes at this value only."""
 
+SERVER_LINKS = ("hub", "direct")
+
 
 @dataclass(frozen=True)
 class Coopetitive:
@@ -106,6 +109,7 @@ class Coopetitive:
     Attributes:
         hub: the member whose process listens and relays; it holds no keys of the run.
         servers: S_0, S_1 and S_2, in this order.
+        server_links: one of `SERVER_LINKS`: which way the servers' letters to each other take.
         statistics: whether gain and cover are released with the splits.
         label_range: lowest and highest label of reg:squarederror; None for binary:logistic.
         cuts: of every feature, in the schema's order, or None where they are searched.
@@ -125,6 +129,7 @@ class Coopetitive:
     weight_limit: float | None = None
     steps: tuple[int, ...] = ()
     monotone: tuple[int, ...] = ()
+    server_links: str = "hub"
 
 
 @dataclass(frozen=True)
@@ -243,6 +248,8 @@ def _check_coopetitive(plan: Plan, more: Coopetitive) -> None:
         )
     if len(set(more.servers)) != SERVERS or len(more.servers) != SERVERS:
         raise PlanError(f"plan: members.servers is {list(more.servers)}; expected three different members")
+    if more.server_links not in SERVER_LINKS:
+        raise PlanError(f"plan: members.server_links is {more.server_links!r}; expected {' or '.join(SERVER_LINKS)}")
     if more.hub in {*plan.parties, *more.servers, *plan.receivers}:
         raise PlanError(
             f"plan: members.hub {more.hub!r} has another role too; the hub only relays: name a member for it alone"
@@ -372,7 +379,7 @@ PLAN_KEYS: dict[str, tuple[str, ...]] = {
         "release",
         "parameters",
     ),
-    "members": ("aggregator", "hub", "servers", "parties", "receivers", "minimum_parties"),
+    "members": ("aggregator", "hub", "servers", "server_links", "parties", "receivers", "minimum_parties"),
     "schema": ("features", "label", "weight", "weight_limit", "missing"),
     "privacy": ("min_cell_rows",),
     "evaluation": ("fraction", "steps"),
@@ -450,7 +457,7 @@ def _coopetitive(document: Mapping[str, Any], features: tuple[str, ...], where: 
     """What the tables say that only a coopetitive plan has."""
     members, schema = document.get("members", {}), document.get("schema", {})
     if document.get("mode") != COOPETITIVE:
-        given = [f"members.{key}" for key in ("hub", "servers") if key in members]
+        given = [f"members.{key}" for key in ("hub", "servers", "server_links") if key in members]
         given += [f"schema.{key}" for key in ("missing", "weight_limit") if key in schema]
         given += ["evaluation.steps"] if "steps" in document.get("evaluation", {}) else []
         given += [f"[{key}]" for key in ("labels", "cuts", "monotone", "release") if key in document]
@@ -492,6 +499,7 @@ def _coopetitive(document: Mapping[str, Any], features: tuple[str, ...], where: 
         weight_limit=limit,
         steps=tuple(steps),
         monotone=monotone,
+        server_links=_typed(members.get("server_links", "hub"), str, "members.server_links", "a text", where),
     )
 
 
@@ -525,6 +533,10 @@ def _value(value: Any) -> str:
     return repr(value)
 
 
+def _hub_and_servers(more: Coopetitive) -> dict[str, Any]:
+    return {"hub": more.hub, "servers": more.servers, "server_links": more.server_links}
+
+
 def write_plan(plan: Plan) -> str:
     """The plan as TOML text that `parse_plan` reads back to an equal plan."""
     schema: dict[str, Any] = {"features": plan.schema.features, "label": plan.schema.label}
@@ -540,7 +552,7 @@ def write_plan(plan: Plan) -> str:
     }
     tables: dict[str, dict[str, Any]] = {
         "members": {
-            **({"aggregator": plan.aggregator} if more is None else {"hub": more.hub, "servers": more.servers}),
+            **({"aggregator": plan.aggregator} if more is None else _hub_and_servers(more)),
             "parties": plan.parties,
             "receivers": plan.receivers,
             "minimum_parties": plan.minimum_parties,

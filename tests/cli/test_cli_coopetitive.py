@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +34,7 @@ mode = "coopetitive"
 [members]
 hub = "post"
 servers = ["aurora", "vault", "cirrus"]
+server_links = "LINKS"
 parties = ["aurora", "borealis", "cirrus"]
 receivers = ["borealis", "reader"]
 
@@ -133,18 +136,32 @@ def test_every_frame_of_numbers_is_sealed(over_tls):
 # --- by hand ---------------------------------------------------------------------------------------------------------
 
 
+def toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value)
+
+
 class Hand:
     """Members' processes, each started by the command that its file is for."""
 
-    def __init__(self, folder: Path, rounds: int, **changes: object) -> None:
+    def __init__(self, folder: Path, rounds: int, links: str, **changes: object) -> None:
         self.folder = folder
+        self.servers: dict[str, str] = {}
+        if links == "direct":
+            with contextlib.ExitStack() as stack:
+                taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+                ports = [each.getsockname()[1] for each in taken]
+            self.servers = {
+                n: f"127.0.0.1:{port}" for n, port in zip(("aurora", "vault", "cirrus"), ports, strict=True)
+            }
         self.processes: dict[str, subprocess.Popen[str]] = {}
         cards = []
         for name in COMMANDS:
             assert hansa("identity", name, "--folder", folder / f"{name}.identity").exit_code == 0
             cards.append(folder / f"{name}.identity" / "card.toml")
         assert hansa("members", *cards, "--save", folder / "members.toml").exit_code == 0
-        (folder / "plan.toml").write_text(PLAN.replace("ROUNDS", str(rounds)))
+        (folder / "plan.toml").write_text(PLAN.replace("ROUNDS", str(rounds)).replace("LINKS", links))
         columns = cells(N_ROWS, 5)
         for i, name in enumerate(("aurora", "borealis", "cirrus")):
             write_table(folder / f"{name}.csv", {key: column[i::3] for key, column in columns.items()})
@@ -165,7 +182,9 @@ class Hand:
             values["table"] = f"{name}.csv"
         if name in ("borealis", "reader"):
             values["model"] = f"{name}-model.json"
-        lines = [f"{key} = {json.dumps(value)}\n" for key, value in (values | changes).items()]
+        if name in self.servers:
+            values["servers"] = self.servers
+        lines = [f"{key} = {toml(value)}\n" for key, value in (values | changes).items()]
         (self.folder / f"{name}.toml").write_text("".join(lines))
 
     def start(self, *names: str) -> None:
@@ -201,8 +220,8 @@ class Hand:
 def by_hand(tmp_path):
     hands = []
 
-    def make(rounds=2, **changes):
-        hands.append(Hand(tmp_path, rounds, **changes))
+    def make(rounds=2, links="hub", **changes):
+        hands.append(Hand(tmp_path, rounds, links, **changes))
         return hands[0]
 
     yield make
@@ -212,8 +231,9 @@ def by_hand(tmp_path):
             process.communicate()
 
 
-def test_members_are_run_by_hand(by_hand):
-    hand = by_hand()
+@pytest.mark.parametrize("links", ["hub", "direct"])
+def test_members_are_run_by_hand(by_hand, links):
+    hand = by_hand(links=links)
     hand.start("post", "vault", "aurora", "borealis", "cirrus", "reader")
     ended = hand.ended()
     assert {name: status for name, (status, _, _) in ended.items()} == dict.fromkeys(COMMANDS, 0), ended
@@ -233,14 +253,23 @@ def test_members_are_run_by_hand(by_hand):
     assert len(vault["tree_seconds"]) == 2
     assert {"score", "tournament", "routing", "leaves"} <= set(vault["phases"])
     relayed = {(sender, receiver): count for sender, receiver, count in records["post"]["relayed"]}
-    assert sum(count for (sender, _), count in relayed.items() if sender == "vault") == vault["sealed_bytes"]
+    sealed = sum(count for (sender, _), count in relayed.items() if sender == "vault")
+    among = {ends for ends in relayed if set(ends) <= {"aurora", "vault", "cirrus"}}
+    if links == "hub":
+        assert sealed == vault["sealed_bytes"]
+        assert len(among) == 6
+    else:
+        # The hub sees what owners and receivers get, and none of the computation.
+        assert sealed < 0.1 * vault["sealed_bytes"]
+        assert not among
     assert not any("reader" in ends and "borealis" not in ends and ends[1] != "reader" for ends in relayed)
 
 
+@pytest.mark.parametrize("links", ["hub", "direct"])
 @pytest.mark.parametrize("victim", ["vault", "aurora"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
-def test_a_server_that_stops_is_named_and_the_run_ends_for_all(by_hand, victim, how):
-    hand = by_hand(rounds=2000)
+def test_a_server_that_stops_is_named_and_the_run_ends_for_all(by_hand, victim, how, links):
+    hand = by_hand(rounds=2000, links=links)
     hand.start("post", *(name for name in COMMANDS if name != "post"))
     hand.wait_for_tree("cirrus", 2)
     os.kill(hand.processes[victim].pid, how)
@@ -278,6 +307,7 @@ def test_a_server_that_is_started_again_does_not_get_back_into_its_run(by_hand):
         ("server", "vault", {"table": "aurora.csv"}, ("does not name 'vault' a party",)),
         ("server", "vault", {"memory_mb": -1}, ("memory_mb above 0",)),
         ("party", "borealis", {"least_mode": "open"}, ("least_mode",)),
+        ("server", "vault", {"servers": {"vault": "127.0.0.1:1"}}, ('server_links = "direct" only',)),
     ],
 )
 def test_a_wrong_command_or_file_is_refused_with_what_to_do(by_hand, command, name, changes, fragments):
@@ -289,10 +319,44 @@ def test_a_wrong_command_or_file_is_refused_with_what_to_do(by_hand, command, na
     assert_refused(hansa(command, path, "--json"), *fragments)
 
 
+@pytest.mark.parametrize(
+    ("servers", "fragments"),
+    [
+        ({}, ("servers is missing", "where 'vault' listens")),
+        ({"vault": "127.0.0.1:1", "aurora": "127.0.0.1:2"}, ("servers names aurora, vault", "aurora, vault, cirrus")),
+        (
+            {"vault": "here", "aurora": "127.0.0.1:2", "cirrus": "127.0.0.1:3"},
+            ("servers.vault = 'here'", "address:port"),
+        ),
+    ],
+)
+def test_direct_links_need_every_servers_address(by_hand, servers, fragments):
+    hand = by_hand(links="direct")
+    hand.write("vault", servers=servers)
+    assert_refused(hansa("server", hand.folder / "vault.toml", "--json"), *fragments)
+
+
+def test_a_server_that_somebody_else_answers_for_is_refused(by_hand):
+    hand = by_hand(links="direct")
+    hand.start("post")
+    # Where cirrus should find aurora, the hub listens.
+    hand.write("cirrus", servers={**hand.servers, "aurora": f"127.0.0.1:{hand.port}"}, wait_s=5)
+    hand.start("cirrus")
+    assert_refused_text(hand.processes["cirrus"], "hub 'aurora' at 127.0.0.1", "certificate")
+
+
+def assert_refused_text(process, *fragments):
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert all(fragment in errors for fragment in fragments), errors
+
+
 def test_roles_of_other_modes_are_not_run_as_these(by_hand):
     hand = by_hand()
     other = PLAN.replace("coopetitive", "federated").replace("ROUNDS", "2")
-    other = re.sub(r"hub = .*\nservers = .*\n", 'aggregator = "post"\n', other).replace('"reader"', '"cirrus"')
+    other = re.sub(r"hub = .*\nservers = .*\nserver_links = .*\n", 'aggregator = "post"\n', other).replace(
+        '"reader"', '"cirrus"'
+    )
     (hand.folder / "plan.toml").write_text(other)
     for command, name in (("hub", "post"), ("server", "aurora"), ("receiver", "borealis")):
         assert_refused(hansa(command, hand.folder / f"{name}.toml", "--json"), "the plan's mode is 'federated'")

@@ -14,8 +14,9 @@ from typing import Any
 from hansa.cli.member import ANSWER_S, MemberFile, label_kind, prepare, write_record
 from hansa.cli.phases import Ledger
 from hansa.data.source import Rows, read_rows
-from hansa.errors import PlanError
+from hansa.errors import HansaError, PlanError
 from hansa.plan import COOPETITIVE
+from hansa.roles.direct import DirectChannel
 from hansa.roles.member import Member, record_of
 from hansa.roles.relay import RelayHub
 from hansa.roles.run import Progress, run_hub, run_member
@@ -27,6 +28,9 @@ Event = Callable[[dict[str, Any]], None]
 
 RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in a unit of `ru_maxrss`."""
+
+SPIN_S = 0.001
+"""Seconds that a server with direct links looks for a round's letters before it sleeps: rounds are shorter than that nearby."""
 
 BACKLOG_BYTES = 2**31
 """What may wait at the hub for one server: the other two send a round's numbers before either reads."""
@@ -115,7 +119,7 @@ def run_member_process(member: MemberFile, event: Event) -> dict[str, Any]:
         observe=ledger.note,
     )
     prepare(plan)
-    inner = TlsChannel.connect(member.credentials, plan.hub, member.host, member.port, retry_for_s=member.wait_s)
+    inner = _connect(member, "server" in role.roles)
     channel: Channel = inner
     if member.transcript is not None:
         channel = RecordingChannel(inner, member.transcript, name)
@@ -139,6 +143,36 @@ def run_member_process(member: MemberFile, event: Event) -> dict[str, Any]:
         record["seconds"] = {"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]}
     write_record(member, record)
     return record
+
+
+def _connect(member: MemberFile, serves: bool) -> TlsChannel | DirectChannel:
+    """The connection to the hub; at a server whose plan says so, with connections to the other servers beside it."""
+    plan, name, wait_s = member.plan, member.identity.name, member.wait_s
+    if not serves or plan.coopetitive is None or plan.coopetitive.server_links != "direct":
+        return TlsChannel.connect(member.credentials, plan.hub, member.host, member.port, retry_for_s=wait_s)
+    if not member.servers:
+        raise PlanError(
+            f'{member.path}: servers is missing; the plan says members.server_links = "direct": say where {name!r} listens and '
+            f'where the other servers are found, such as servers = {{ {plan.servers[0]} = "10.0.0.1:7466", ... }}'
+        )
+    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S)
+    place = plan.servers.index(name)
+    # A server listens for those behind it in the plan's order and dials those before it.
+    before, behind = plan.servers[:place], plan.servers[place + 1 :]
+    if behind:
+        links = TlsHub.listen(member.credentials, *member.servers[name], guests=behind, limits=limits)
+    else:
+        links = TlsHub.without_listener(member.credentials, limits)
+    try:
+        links.dial(plan.hub, member.host, member.port, retry_for_s=wait_s)
+        for peer in before:
+            links.dial(peer, *member.servers[peer], retry_for_s=wait_s)
+        if behind:
+            links.wait_for(behind, wait_s)
+    except HansaError:
+        links.close()
+        raise
+    return DirectChannel(name, plan.hub, (*before, *behind), links)
 
 
 def _check_mode(member: MemberFile) -> None:

@@ -106,6 +106,13 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 @click.option(
     "--servers", help="Coopetitive: the three compute servers, such as a,b,c; default: the first three parties."
 )
+@click.option(
+    "--server-links",
+    type=click.Choice(["direct", "hub"]),
+    default="direct",
+    show_default=True,
+    help="Coopetitive: servers connect to each other, or write through the hub.",
+)
 @click.option("--receivers", help="Coopetitive: who gets the model, such as a,b; default: all parties.")
 @click.option(
     "--evaluation-steps", help="Coopetitive: trees after which metrics are opened, such as 10,20; default: the last."
@@ -127,7 +134,7 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def simulate(
     train: Path, label: str, party_column: str, weight: str | None, test: Path | None, test_fraction: float | None,
-    seed: int, mode: str, servers: str | None, receivers: str | None, evaluation_steps: str | None,
+    seed: int, mode: str, servers: str | None, server_links: str, receivers: str | None, evaluation_steps: str | None,
     statistics: bool, label_range: str | None, objective: str,
     rounds: int, settings: tuple[str, ...], min_cell_rows: int | None,
     evaluation_fraction: float, alone: bool, pooled: bool, save: Path | None, transcript: Path | None,
@@ -171,6 +178,7 @@ def simulate(
         threads=threads,
         transcript=transcript,
         servers=parse_names(servers),
+        server_links=server_links,
         receivers=parse_names(receivers),
         label_range=parse_range(label_range),
         steps=parse_steps(evaluation_steps),

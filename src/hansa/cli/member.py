@@ -17,6 +17,8 @@ A member's own file:
     allow_two_parties = false           # optional: mask with one other party only
     allow_other_rosters = false         # optional: let the same rows meet another set of parties under masks
     memory_mb = 2000                    # a coopetitive server's, optional: what its shares may take; default: what is free
+    servers = { north = "0.0.0.0:7466", south = "10.0.0.2:7466", west = "10.0.0.3:7466" }
+                                        # with server_links = "direct": where this server listens, and where the others are found
     ledger = "north-ledger.jsonl"       # a party's, in secure-aggregation mode: which sets of parties its rows have met
 
 Paths are taken from the file's own folder.
@@ -31,8 +33,8 @@ import json
 import secrets
 import time
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,7 @@ KEYS = (
     "allow_other_rosters",
     "ledger",
     "memory_mb",
+    "servers",
 )
 REQUIRED = ("plan", "members", "identity", "hub")
 
@@ -80,6 +83,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "memory_mb": (int, float),
     "allow_two_parties": (bool,),
     "allow_other_rosters": (bool,),
+    "servers": (dict,),
 }
 """Types of the values that are not text."""
 
@@ -111,6 +115,7 @@ class MemberFile:
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. memory_limit: bytes for a server's shares, or None.
         patience_s: seconds that a broken connection may take to be made anew; 0 ends the run.
+        servers: host and port of every server, where they have connections of their own: this one's to listen at.
     """
 
     path: Path
@@ -130,6 +135,7 @@ class MemberFile:
     wait_s: float
     patience_s: float
     memory_limit: int | None = None
+    servers: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     @property
     def signer(self) -> Signer:
@@ -166,9 +172,7 @@ def read_member_file(path: Path) -> MemberFile:
         raise PlanError(f"{path}: threads must be at least 1, wait_s above 0 and memory_mb above 0")
     if not 0 <= content.get("patience_s", PATIENCE_S) < inf:
         raise PlanError(f"{path}: patience_s must be at least 0")
-    host, _, port = content["hub"].rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise PlanError(f"{path}: hub = {content['hub']!r}; expected address:port, such as 127.0.0.1:7465")
+    host, port = _address(content["hub"], "hub", path)
 
     def at(key: str) -> Path | None:
         return path.parent / content[key] if key in content else None
@@ -187,8 +191,8 @@ def read_member_file(path: Path) -> MemberFile:
         members=members,
         identity=load_identity(folder),
         folder=folder,
-        host=host.strip("[]"),
-        port=int(port),
+        host=host,
+        port=port,
         table=at("table"),
         model=at("model"),
         record=at("record"),
@@ -203,7 +207,30 @@ def read_member_file(path: Path) -> MemberFile:
         wait_s=float(content.get("wait_s", 600)),
         patience_s=float(content.get("patience_s", PATIENCE_S)),
         memory_limit=int(content["memory_mb"] * 1e6) if "memory_mb" in content else None,
+        servers=_server_addresses(content.get("servers"), plan, path),
     )
+
+
+def _address(text: Any, key: str, path: Path) -> tuple[str, int]:
+    host, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise PlanError(f"{path}: {key} = {text!r}; expected address:port, such as 127.0.0.1:7465")
+    return host.strip("[]"), int(port)
+
+
+def _server_addresses(given: dict[str, Any] | None, plan: Plan, path: Path) -> dict[str, tuple[str, int]]:
+    """Where the servers are, which a plan with direct links takes from every server's file, and no other plan."""
+    if plan.coopetitive is None or plan.coopetitive.server_links != "direct":
+        if given is not None:
+            raise PlanError(f'{path}: servers goes with a plan of members.server_links = "direct" only; leave it out')
+        return {}
+    addresses = {name: _address(text, f"servers.{name}", path) for name, text in (given or {}).items()}
+    if addresses and set(addresses) != set(plan.servers):
+        raise PlanError(
+            f"{path}: servers names {', '.join(sorted(addresses))}; expected an address for each of the plan's servers "
+            f"{', '.join(plan.servers)}"
+        )
+    return addresses
 
 
 def label_kind(plan: Plan) -> LabelKind:

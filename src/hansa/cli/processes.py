@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
+import socket
 import subprocess
 import sys
 import threading
@@ -35,10 +37,14 @@ def write_consortium(
     (folder / "plan.toml").write_text(write_plan(plan), encoding="utf-8")
     for name, table in tables.items():
         write_party_table(folder / f"{name}.parquet", table, plan.schema.label, plan.schema.weight)
+    direct = plan.coopetitive is not None and plan.coopetitive.server_links == "direct"
+    servers = dict(zip(plan.servers, _free_addresses(len(plan.servers)), strict=True)) if direct else {}
     for name in plan.members:
         more: dict[str, Any] = {"threads": 1}
         if name in tables:
             more = {"threads": threads, "table": f"{name}.parquet", "ledger": f"{name}-ledger.jsonl"}
+        if name in servers:
+            more["servers"] = servers
         _write_member_file(folder, name, 0, more, transcript)
 
 
@@ -53,7 +59,20 @@ def _write_member_file(folder: Path, name: str, port: int, more: Mapping[str, An
         **({"transcript": str(transcript.resolve())} if transcript else {}),
         **more,
     }
-    (folder / f"{name}.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
+    (folder / f"{name}.toml").write_text("".join(f"{key} = {_toml(value)}\n" for key, value in values.items()))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }"
+    return json.dumps(value)
+
+
+def _free_addresses(count: int) -> list[str]:
+    """Addresses on this machine that nobody listens at just now."""
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [f"127.0.0.1:{each.getsockname()[1]}" for each in taken]
 
 
 class Processes:

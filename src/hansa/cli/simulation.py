@@ -49,8 +49,8 @@ class Settings:
         alone, pooled: whether to train each party alone, and the pooled rows (Hansa, and XGBoost where it is installed).
         in_process: without processes and sockets. threads: compute threads of a party (of the run, in one process).
         transcript: folder for every frame that passed, or None.
-        servers, receivers, label_range, cuts, steps, statistics: of a coopetitive plan; empty or None for the defaults of
-            `make_plan`.
+        server_links, servers, receivers, label_range, cuts, steps, statistics: of a coopetitive plan; empty or None for the
+            defaults of `make_plan`.
     """
 
     parameters: Parameters
@@ -65,6 +65,7 @@ class Settings:
     threads: int | None = None
     transcript: Path | None = None
     servers: tuple[str, ...] = ()
+    server_links: str = "direct"
     receivers: tuple[str, ...] = ()
     label_range: tuple[float, float] | None = None
     cuts: tuple[tuple[float, ...], ...] | None = None
@@ -118,6 +119,7 @@ def make_plan(
         more = Coopetitive(
             hub=HUB,
             servers=settings.servers or (*sorted(parties), *SPARE_SERVERS)[:SERVERS],
+            server_links=settings.server_links,
             label_range=(settings.label_range or labels) if squared else None,
             cuts=settings.cuts,
             missing=features if settings.cuts is not None else None,

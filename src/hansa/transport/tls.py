@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
 import socket
 import ssl
@@ -62,6 +63,8 @@ class HubLimits:
         newcomers: handshakes under way at once; above that the oldest is given up.
         send_s: seconds that a member may take nothing of what waits for it.
         backlog_bytes: what may wait for one member before `send` blocks.
+        spin_s: seconds to look for frames again and again, letting other processes run in between, before sleeping: waking up
+            may cost more than a short wait.
     """
 
     frame_bytes: int = DEFAULT_FRAME_LIMIT
@@ -69,6 +72,7 @@ class HubLimits:
     newcomers: int = 256
     send_s: float = 60.0
     backlog_bytes: int = 256 * 2**20
+    spin_s: float = 0.0
 
 
 class Door(Protocol):
@@ -160,6 +164,11 @@ class TlsChannel:
             raise
         return cls(stream, frame_limit, send_timeout_s, greeting)
 
+    def give_up(self) -> TlsStream:
+        """The connection, for somebody else to go on with; this channel is closed."""
+        stream, self._stream = self._open(), None
+        return stream
+
     def send(self, frame: Frame, head: bytes = b"") -> None:
         """Send one frame, `head` before it; returns when the system has taken it.
 
@@ -246,7 +255,7 @@ class _Newcomer:
 
 
 class TlsHub:
-    """The hub's end of all members' connections. See `hansa.transport.channel.Hub`.
+    """One end of many members' connections: those that dial it, and those that it dials. See `hansa.transport.channel.Hub`.
 
     Sockets never block. What a member does not take at once waits in its backlog and goes out during later
     calls, so that two members who send each other large frames through the hub cannot lock up.
@@ -255,11 +264,12 @@ class TlsHub:
     def __init__(
         self,
         credentials: Credentials,
-        listener: socket.socket,
+        listener: socket.socket | None,
         guests: frozenset[str],
         limits: HubLimits,
         door: Door | None = None,
     ) -> None:
+        self._credentials = credentials
         self._context = credentials.server_context()
         self._listener = listener
         self._guests = guests
@@ -274,7 +284,8 @@ class TlsHub:
         self._losses: deque[MemberLost] = deque()
         self._traffic: dict[str, Traffic] = {}
         self._poll = select.poll()
-        self._poll.register(listener.fileno(), select.POLLIN)
+        if listener is not None:
+            self._poll.register(listener.fileno(), select.POLLIN)
         self._closed = False
         self.strangers = 0
         """Connections so far that did not prove to be an expected member."""
@@ -318,10 +329,36 @@ class TlsHub:
         listener.setblocking(False)
         return cls(credentials, listener, wanted, limits or HubLimits(), door)
 
+    @classmethod
+    def without_listener(cls, credentials: Credentials, limits: HubLimits | None = None) -> TlsHub:
+        """An end that nobody dials: it has the connections that it dials itself."""
+        return cls(credentials, None, frozenset(), limits or HubLimits())
+
+    def dial(self, member: str, host: str, port: int, *, retry_for_s: float = 0.0) -> None:
+        """Connect to a member that listens, as `TlsChannel.connect`, and keep the connection beside the others.
+
+        Raises:
+            IdentityError: it is not another member. TransportError: nobody listens there, somebody else does, it refuses this
+                member, or there is a connection to it already.
+        """
+        self._check_open()
+        if member in self._links:
+            raise TransportError(f"member {member!r} is connected already")
+        limit = self._limits.frame_bytes
+        channel = TlsChannel.connect(self._credentials, member, host, port, retry_for_s=retry_for_s, frame_limit=limit)
+        stream = channel.give_up()
+        stream.settimeout(0)
+        self._poll.register(stream.fileno(), select.POLLIN)
+        link = _Link(member, stream, FrameReader(limit))
+        self._links[member] = self._links_by_fd[stream.fileno()] = link
+        self._traffic.setdefault(member, Traffic())
+        if stream.pending():
+            self._ready.append(link)
+
     @property
     def port(self) -> int:
-        """The TCP port that the hub listens at."""
-        return int(self._listener.getsockname()[1])
+        """The TCP port that the hub listens at; 0 where it does not listen."""
+        return 0 if self._listener is None else int(self._listener.getsockname()[1])
 
     @property
     def joined(self) -> frozenset[str]:
@@ -345,7 +382,8 @@ class TlsHub:
             raise TransportError(f"the hub does not expect {', '.join(strangers)}, so it cannot wait for them")
         while not self._links.keys() >= set(members):
             door = select.poll()
-            for descriptor in (self._listener.fileno(), *self._newcomers):
+            entrance = () if self._listener is None else (self._listener.fileno(),)
+            for descriptor in (*entrance, *self._newcomers):
                 door.register(descriptor, select.POLLIN)
             self._admit([fd for fd, _ in door.poll(self._patience_ms(deadline))])
             missing = sorted(set(members) - self._links.keys())
@@ -433,7 +471,8 @@ class TlsHub:
         for newcomer in self._newcomers.values():
             newcomer.stream.hang_up()
         self._newcomers.clear()
-        self._listener.close()
+        if self._listener is not None:
+            self._listener.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -468,7 +507,7 @@ class TlsHub:
     def _wait(self, deadline: float | None) -> None:
         """Wait until some socket is ready or something is due, and do what is to be done."""
         door = []
-        for descriptor, event in self._poll.poll(self._patience_ms(deadline)):
+        for descriptor, event in self._events(deadline):
             link = self._links_by_fd.get(descriptor)
             if link is None:
                 door.append(descriptor)
@@ -481,6 +520,16 @@ class TlsHub:
             self._admit(door)
         if self._behind:
             self._drop_stalled()
+
+    def _events(self, deadline: float | None) -> list[tuple[int, int]]:
+        """What is ready; looked for `spin_s` without sleeping before this process waits."""
+        if self._limits.spin_s:
+            until = time.perf_counter() + self._limits.spin_s
+            while not (events := self._poll.poll(0)) and time.perf_counter() < until:
+                os.sched_yield()
+            if events:
+                return events
+        return self._poll.poll(self._patience_ms(deadline))
 
     def _patience_ms(self, deadline: float | None) -> float | None:
         """Milliseconds until the next moment at which something is due; None: nothing is."""
@@ -541,18 +590,18 @@ class TlsHub:
     def _admit(self, descriptors: Iterable[int]) -> None:
         """Take new connections and go on with the handshakes of those whose descriptors are ready."""
         for descriptor in descriptors:
-            if descriptor == self._listener.fileno():
-                self._accept()
+            if self._listener is not None and descriptor == self._listener.fileno():
+                self._accept(self._listener)
             elif newcomer := self._newcomers.get(descriptor):
                 self._shake_hands(newcomer)
         now = time.monotonic()
         for newcomer in [each for each in self._newcomers.values() if each.deadline <= now]:
             self._turn_away(newcomer, f"no handshake in {self._limits.handshake_s:g} s")
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
             try:
-                plain, address = self._listener.accept()
+                plain, address = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:

@@ -1,0 +1,96 @@
+"""A server's channel with connections of its own to the other two servers: their letters need not pass the hub.
+
+The letters are the same, sealed all the same; only the way is shorter. All letters between two servers take it, so that they stay in
+order. The hub then sees nothing of the computation but its beginning and its end. No I/O of its own: it chooses among connections.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+
+from hansa.errors import MemberLost, ProtocolError
+from hansa.protocol import messages
+from hansa.protocol.messages import KeysConfirmed, Relay, Through
+from hansa.transport.channel import Frame, Hub, Traffic
+
+HELD_BYTES = 256 * 2**20
+"""Of letters that other servers may send before the hub's word that the keys are confirmed is here."""
+
+
+class DirectChannel:
+    """A server's one channel, over its connections to the hub and to other servers. See `hansa.transport.channel.Channel`.
+
+    Args:
+        member: this server. hub: name of the hub. peers: the other servers.
+        links: connections to all of them; closed with this channel.
+    """
+
+    def __init__(self, member: str, hub: str, peers: Collection[str], links: Hub) -> None:
+        self._member = member
+        self._hub = hub
+        self._peers = frozenset(peers)
+        self._links = links
+        self._confirmed = False
+        self._through = False
+        self._held: deque[bytes] = deque()
+        self._held_bytes = 0
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes and frames of all connections, seen from this member."""
+        total = Traffic()
+        for traffic in self._links.traffic.values():
+            total.bytes_up += traffic.bytes_down
+            total.bytes_down += traffic.bytes_up
+            total.frames_up += traffic.frames_down
+            total.frames_down += traffic.frames_up
+        return total
+
+    def send(self, frame: Frame) -> None:
+        """Send one frame: a letter to another server to that server, all else to the hub. Raises MemberLost."""
+        message = messages.decode(self._member, frame)
+        self._through = self._through or isinstance(message, Through)
+        to = message.receiver if isinstance(message, Relay) and message.receiver in self._peers else self._hub
+        self._links.send(to, frame)
+
+    def receive(self, timeout: float | None = None) -> memoryview:
+        """Wait for the next frame.
+
+        Letters of other servers that overtake the hub's word that the keys are confirmed are kept until it is here.
+
+        Raises:
+            MemberLost: a connection ended before the run did. TransportError: nothing came in `timeout` seconds.
+            ProtocolError: another server sent what is no letter of its own to this one, or too much too early.
+        """
+        while True:
+            if self._confirmed and self._held:
+                return memoryview(self._held.popleft())
+            try:
+                sender, frame = self._links.receive(timeout)
+            except MemberLost as loss:
+                # Whoever hung up has been told that all are through.
+                if self._through and loss.member in self._peers:
+                    continue
+                raise
+            message = messages.decode(sender, frame)
+            if sender == self._hub:
+                self._confirmed = self._confirmed or isinstance(message, KeysConfirmed)
+                return frame
+            if not isinstance(message, Relay) or message.sender != sender or message.receiver != self._member:
+                raise ProtocolError(
+                    f"server {sender!r} sent {type(message).__name__} on its own connection to {self._member!r}; "
+                    "rule: nothing but its own letters to it"
+                )
+            if self._confirmed:
+                return frame
+            self._held_bytes += len(frame)
+            if self._held_bytes > HELD_BYTES:
+                raise ProtocolError(
+                    f"server {sender!r} sent letters before the keys were confirmed; {HELD_BYTES} bytes of them may wait"
+                )
+            self._held.append(bytes(frame))
+
+    def close(self) -> None:
+        """End all connections. Safe to call twice."""
+        self._links.close()

@@ -1,0 +1,114 @@
+"""A server's channel with connections of its own to the other servers: what goes which way, and what is refused."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+
+from hansa.errors import MemberLost, ProtocolError, TransportError
+from hansa.protocol import messages
+from hansa.protocol.messages import Close, KeysConfirmed, Relay, Through
+from hansa.roles import direct
+from hansa.roles.direct import DirectChannel
+from hansa.transport.channel import Traffic
+
+
+class Links:
+    """Connections whose other ends say what the test says."""
+
+    def __init__(self):
+        self.sent = []
+        self.coming = deque()
+        self.closed = False
+        self.traffic = {"post": Traffic(1, 2, 3, 4), "b": Traffic(10, 20, 30, 40)}
+
+    def send(self, member, frame):
+        self.sent.append((member, bytes(frame)))
+
+    def receive(self, timeout=None):
+        if not self.coming:
+            raise TransportError(f"no frame from any member in {timeout} s")
+        if isinstance(self.coming[0], MemberLost):
+            raise self.coming.popleft()
+        return self.coming.popleft()
+
+    def close(self):
+        self.closed = True
+
+
+def letter(sender, to, text=b"sealed"):
+    return messages.encode(Relay(sender, to, "round", memoryview(text)))
+
+
+CONFIRMED = messages.encode(KeysConfirmed({}))
+THROUGH = messages.encode(Through())
+
+
+@pytest.fixture
+def links():
+    return Links()
+
+
+@pytest.fixture
+def channel(links):
+    return DirectChannel("a", "post", ("b", "c"), links)
+
+
+def test_letters_to_servers_go_to_them_and_all_else_to_the_hub(links, channel):
+    frames = [letter("a", "b"), letter("a", "dune"), letter("a", "c"), THROUGH]
+    for frame in frames:
+        channel.send(frame)
+    assert links.sent == list(zip(("b", "post", "c", "post"), frames, strict=True))
+
+
+def test_letters_that_overtake_the_confirmation_of_keys_wait_for_it(links, channel):
+    first, second, third = letter("b", "a", b"1"), letter("c", "a", b"2"), letter("b", "a", b"3")
+    links.coming += [("b", first), ("c", second), ("post", CONFIRMED), ("b", third)]
+    assert [bytes(channel.receive(1)) for _ in range(4)] == [CONFIRMED, first, second, third]
+    with pytest.raises(TransportError, match="no frame"):
+        channel.receive(1)
+
+
+def test_what_overtakes_is_bounded(links, channel, monkeypatch):
+    monkeypatch.setattr(direct, "HELD_BYTES", 100)
+    links.coming += [("b", letter("b", "a", bytes(50)))] * 3
+    with pytest.raises(ProtocolError, match="server 'b' sent letters before the keys were confirmed"):
+        channel.receive(1)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [letter("c", "a"), letter("b", "c"), CONFIRMED, THROUGH, messages.encode(Close())],
+    ids=["in another's name", "to another", "the hub's word", "a last word", "the hub's end"],
+)
+def test_a_server_says_nothing_but_its_own_letters(links, channel, frame):
+    links.coming += [("post", CONFIRMED), ("b", frame)]
+    channel.receive(1)
+    with pytest.raises(ProtocolError, match=r"server .b. sent .* nothing but its own letters"):
+        channel.receive(1)
+
+
+def test_noise_is_blamed_on_who_sent_it(links, channel):
+    links.coming.append(("c", b"\xff\xff"))
+    with pytest.raises(ProtocolError, match="'c'"):
+        channel.receive(1)
+
+
+def test_a_server_may_hang_up_only_once_all_are_through(links, channel):
+    loss = MemberLost("b", "the connection was closed", broken=True)
+    links.coming.append(loss)
+    with pytest.raises(MemberLost, match="'b'"):
+        channel.receive(1)
+    channel.send(THROUGH)
+    links.coming += [loss, ("post", messages.encode(Close()))]
+    assert bytes(channel.receive(1)) == messages.encode(Close())
+    links.coming.append(MemberLost("post", "the connection was closed", broken=True))
+    with pytest.raises(MemberLost, match="'post'"):
+        channel.receive(1)
+
+
+def test_traffic_is_that_of_all_connections_seen_from_here(links, channel):
+    assert channel.traffic == Traffic(bytes_up=22, bytes_down=11, frames_up=44, frames_down=33)
+    channel.close()
+    assert links.closed
