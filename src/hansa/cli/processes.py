@@ -205,6 +205,11 @@ def _joint_record(plan: Plan, records: Mapping[str, dict[str, Any]]) -> dict[str
         "trees_grown": len(first["tree_seconds"]),
         "history": first["history"],
         "seconds": first["seconds"],
-        "traffic": records[plan.hub]["traffic"],
+        # A server's connections to other servers are not the hub's to count.
+        "traffic": {
+            name: {key: record[key] for key in ("bytes_up", "bytes_down")}
+            for name, record in sorted(records.items())
+            if name != plan.hub
+        },
         "servers": [records[server] for server in plan.servers],
     }
