@@ -208,6 +208,8 @@ def read_member_file(path: Path) -> MemberFile:
 
 def label_kind(plan: Plan) -> LabelKind:
     """What labels the plan's objective takes."""
+    if plan.parameters.num_class:
+        return plan.parameters.num_class
     return "binary" if plan.parameters.objective == "binary:logistic" else "numeric"
 
 

@@ -99,7 +99,7 @@ def _piece(block: Block, start: int, stop: int) -> Block:
         None if block.own is None else block.own[start:stop],
         None if block.following is None else block.following[start:stop],
         block.bits[:, start:stop],
-        block.labels[:, start:stop],
+        block.labels[..., start:stop],
         None if block.codes is None else block.codes[start:stop],
     )
 
