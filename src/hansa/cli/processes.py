@@ -183,7 +183,7 @@ def _joint_record(plan: Plan, records: Mapping[str, dict[str, Any]]) -> dict[str
     first = records[plan.servers[0]]
     return {
         "exchanges": first["training_rounds"],
-        "trees_grown": len(first["tree_seconds"]),
+        "trees_grown": len(first["tree_seconds"]) * plan.parameters.outputs,
         "history": first["history"],
         "seconds": first["seconds"],
         "traffic": records[plan.hub]["traffic"],

@@ -1,8 +1,9 @@
 """Rows as shares: what an owner sends to the three servers, once, and the products with it.
 
-A row is shared twice over: its columns of bits C as words of Z_2^32, for sums, and as packed bits under XOR,
-for routing; and its label, in Z_2^32: for each output of the model one (of several classes, whether the row is of that class).
-Where rows have weights, so are the weight and the weight times the label (`training.weight_words`), again for each output. Two of the three parts of each are key streams, so only one travels.
+A row is shared twice over: its columns of bits C as words of Z_2^32, for sums, and as packed bits under XOR, for routing; and its
+label, in Z_2^32. Where rows have weights, so are the weight and the weight times the label (`training.weight_words`). A model of
+several outputs has a label and weights for each (of several classes: whether the row is of that class). Two of the three parts of
+each are key streams, so only one travels.
 
 *Owner-assisted rows*: an owner that is itself server p gives x_p = PRG(key of S_p and S_{p+2}),
 x_{p+1} = C - x_p, x_{p+2} = 0. S_{p+1} sees only x_{p+1}, which x_p masks, and S_{p+2} only x_p. S_p then

@@ -155,6 +155,7 @@ def warm_up(parameters: Parameters) -> None:
     features[1, 3] = np.nan
     tiny = replace(
         parameters,
+        num_class=0,
         rounds=1,
         max_depth=2,
         colsample_bytree=1.0,
