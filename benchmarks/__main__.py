@@ -14,9 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
-from benchmarks.machine import described, machine
+from benchmarks.machine import console, described, machine
 
 HERE = Path(__file__).parent
 NAMES = (
@@ -62,9 +60,9 @@ def main() -> None:
     if options.json:
         print(json.dumps({name: json.loads(run(name, flags, True)) for name in chosen}))
         return
-    console = Console()
+    out = console()
     for name in chosen:
-        console.rule(f"{name}: {described(machine())}")
+        out.rule(f"{name}: {described(machine())}")
         run(name, flags, False)
 
 

@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import described, machine
+from benchmarks.machine import console, described, machine
 from hansa.cli.pooled_xgboost import train_pooled_xgboost
 from hansa.cli.scores import HIGHER_IS_BETTER, main_metric, score_table
 from hansa.cli.simulation import Settings, simulate
@@ -132,7 +131,7 @@ def show(results: dict[str, Any], missing: Iterable[str], splits: int, where: st
         )
     for name in missing:
         table.add_row(name, "[yellow]skipped: no such file")
-    Console().print(table)
+    console().print(table)
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import console
 from hansa.data.binning import bin_rows
 from hansa.data.quantiles import Cuts, CutSearch, SortedKeys, count_cells
 
@@ -87,7 +87,7 @@ def show(lines: list[dict[str, Any]]) -> None:
         seconds = (f"{line[part]:.3f}" for part in ("sort", "count", "search"))
         binning = (f"{line[f'bin_ns_{kind}_{n}']:.2f}" for n in (1, 2) for kind in ("min", "median"))
         table.add_row(f"{line['rows']:,} x {line['features']}", *seconds, *binning)
-    Console().print(table)
+    console().print(table)
 
 
 def compare_auc(folder: Path, tables: list[str], max_bin: int, repeats: int) -> None:

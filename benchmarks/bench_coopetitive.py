@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table as Printed
 
 from benchmarks.contestants import NAMES, as_table, dealt, made_rows
-from benchmarks.machine import described, machine
+from benchmarks.machine import console, described, machine
 from hansa.cli.processes import train_in_processes
 from hansa.cli.simulation import Settings, make_plan
 from hansa.mpc.ring import add_gemm
@@ -164,7 +164,7 @@ def over_slow_line(rows: int = DELAYED_ROWS, depth: int = DELAYED_DEPTH, trees: 
     }
 
 
-def show(console: Console, run: dict[str, Any]) -> None:
+def show(out: Console, run: dict[str, Any]) -> None:
     """One run's phases."""
     table = Printed(
         title=f"{run['rows']:,} rows x {run['features']} features x {CUTS} cuts, depth {run['depth']}, servers {run['servers']}",
@@ -176,9 +176,9 @@ def show(console: Console, run: dict[str, Any]) -> None:
         cpu = " ".join(f"{value:6.3f}" for value in phase["cpu_s"])
         sent = " ".join(f"{value / 1e6:6.2f}" for value in phase["bytes"])
         table.add_row(name, cpu, sent, f"{phase['rounds'][0]:.0f}")
-    console.print(table)
+    out.print(table)
     trial = run["trial"]["wall_s"]
-    console.print(
+    out.print(
         f"wall {run['wall_s']:.2f} s a tree"
         + (f" (trial {trial} s)" if trial else "")
         + f", {run['wall_in_products']:.2f} bare products of {run['bare_product_s']:.2f} s ({run['gmac_s']:.1f} Gmac/s); "
@@ -203,14 +203,14 @@ def main() -> None:
     options = parser.parse_args()
     sizes = (options.rows,) if options.rows else QUICK_SIZES if options.quick else SIZES
     ways = [apart for apart in (False, True) if not (apart and options.assisted) and not (not apart and options.apart)]
-    console = Console(stderr=options.json)
+    out = console(stderr=options.json)
     runs = []
     for rows in sizes:
         for apart in ways:
             runs.append(over_tls(rows, apart, options.depth, options.trees, options.features))
-            show(console, runs[-1])
+            show(out, runs[-1])
     line = over_slow_line(trees=2) if options.quick else over_slow_line()
-    console.print(
+    out.print(
         f"slow line, {line['one_way_s'] * 1000:.0f} ms one way, {line['rows']} rows, depth {line['depth']}: "
         f"{line['tree_s']:.2f} s a tree; predicted {line['predicted_s']:.2f} s from {line['rounds']} rounds and "
         f"{line['tree_without_delay_s']:.2f} s without delay"
@@ -218,7 +218,7 @@ def main() -> None:
     if options.json:
         print(json.dumps({"machine": machine(), "runs": runs, "slow_line": line}))
     else:
-        console.print(described())
+        out.print(described())
 
 
 if __name__ == "__main__":

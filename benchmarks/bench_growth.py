@@ -14,11 +14,10 @@ import json
 from dataclasses import asdict, replace
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contestants import N_FEATURES, Job, in_process, over_tls, xgboost
-from benchmarks.machine import described, machine
+from benchmarks.machine import console, described, machine
 from hansa.roles.in_process import warm_up
 
 ROWS = (20_000, 60_000, 200_000, 600_000, 2_000_000)
@@ -94,7 +93,7 @@ def show_rows(result: dict[str, Any], where: str) -> None:
             f"{line['rows'] * (N_FEATURES + 1) * 4 / 1e6:,.0f} MB",
             str(ours["swapped_pages"]),
         )
-    Console().print(table)
+    console().print(table)
 
 
 def show_parties(result: dict[str, Any], where: str) -> None:
@@ -127,7 +126,7 @@ def show_parties(result: dict[str, Any], where: str) -> None:
             f"{line['bytes_up'] * line['parties'] / 1e6:,.0f}",
             line["model_sha256"][:12],
         )
-    Console().print(table)
+    console().print(table)
 
 
 def show_delays(result: dict[str, Any], where: str) -> None:
@@ -154,7 +153,7 @@ def show_delays(result: dict[str, Any], where: str) -> None:
             f"{1e3 * line['expected_s']:.0f}",
             f"{line['round_trips']:.2f}",
         )
-    Console().print(table)
+    console().print(table)
 
 
 SHOW = {"rows": show_rows, "parties": show_parties, "delays": show_delays}

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import console
 from hansa.secure.keys import PairKey
 from hansa.secure.masking import Label, Masker
 from hansa.secure.prg import CHUNK_BYTES, Algorithm, KeyStream, fresh_key, preferred_algorithm
@@ -122,9 +122,9 @@ def show(result: dict[str, Any]) -> None:
     columns = ("ms_whole_best", "ms_whole_median", "ms_by_node_best", "ms_by_node_median", "gb_per_s_masked")
     for row in result["masks"]:
         masks.add_row(str(row["parties"]), str(row["ring"]), *(f"{row[column]:.2f}" for column in columns))
-    console = Console()
-    console.print(streams)
-    console.print(masks)
+    out = console()
+    out.print(streams)
+    out.print(masks)
 
 
 if __name__ == "__main__":

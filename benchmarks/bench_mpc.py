@@ -219,7 +219,12 @@ def start(
         worker.join()
     estimates = [
         memory_estimate(
-            candidates, args.rows, settings, args.rows if args.assisted else 0, i if args.regenerate else None
+            candidates,
+            args.rows,
+            settings,
+            args.rows if args.assisted else 0,
+            slices[i].stop - slices[i].start if args.assisted else 0,
+            i if args.regenerate else None,
         )
         for i in range(3)
     ]

@@ -23,11 +23,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contestants import N_FEATURES, Job, dealt, made_rows, plan_of
-from benchmarks.machine import described, machine
+from benchmarks.machine import console, described, machine
 from hansa.cli.cores import cores
 from hansa.data.binning import bin_rows
 from hansa.data.quantiles import Cuts
@@ -332,7 +331,7 @@ def show(result: dict[str, Any]) -> None:
             f"{line['mean_values']:.1f}",
             f"{line['links_right']:.1%}",
         )
-    Console().print(table)
+    console().print(table)
 
 
 def main() -> None:

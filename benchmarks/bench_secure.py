@@ -17,12 +17,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bench_training import STEADY
 from benchmarks.contestants import N_FEATURES, Job, Run, in_process, over_tls
-from benchmarks.machine import described, machine
+from benchmarks.machine import console, described, machine
 from hansa.roles.in_process import warm_up
 
 MODES = ("federated", "secure-aggregation")
@@ -136,7 +135,7 @@ def show(result: dict[str, Any]) -> None:
                 f"{secure['bytes_up'] / row['trees'] / 1e3:,.0f}",
                 f"{row['ratio']['bytes_up']:.4f}",
             )
-    Console().print(table)
+    console().print(table)
 
 
 def main() -> None:

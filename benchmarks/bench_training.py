@@ -16,11 +16,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contestants import N_FEATURES, Job, Run, in_process, over_tls, xgboost
-from benchmarks.machine import described, machine
+from benchmarks.machine import console, described, machine
 from hansa.roles.in_process import warm_up
 
 PARTIES = 3
@@ -125,7 +124,7 @@ def show(result: dict[str, Any]) -> None:
     if result["void"]:
         table.add_section()
         table.add_row(f"VOID: XGBoost's median exceeds {STEADY} x its minimum; run again with nothing else running")
-    Console().print(table)
+    console().print(table)
 
 
 def main() -> None:

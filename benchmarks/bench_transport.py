@@ -14,9 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import console
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
 from hansa.consortium.members import members_of, read_members, write_members
 from hansa.transport.lasting import LastingChannel, LastingHub
@@ -95,7 +95,7 @@ def main() -> None:
         table.add_column(heading, justify="right")
     for label, figures in results.items():
         table.add_row(label, f"{figures['median_us']:,.0f}", f"{figures['min_us']:,.0f}")
-    Console().print(table)
+    console().print(table)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import console
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.plan import Plan
@@ -392,13 +392,13 @@ def spread(seconds: dict[str, list[float]], name: str) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """Print two tables."""
-    console = Console()
+    out = console()
     kernels = Table("kernel", "ns", "best", "a", "numpy / ours", "Python loops / ours")
     for row in result["kernels"]:
         ratios = ("-" if row[key] is None else f"{row[key]:.1f}" for key in ("times_numpy", "times_naive"))
         kernels.add_row(row["kernel"], f"{row['ns']:.2f}", f"{row['ns_best']:.2f}", row["unit"], *ratios)
     kernels.title = f"{result['rows']} x {result['features']}, {result['bins']} bins"
-    console.print(kernels)
+    out.print(kernels)
     fits = Table("learner", "all, s", "best", "times Hansa", "training, s", "best", "times Hansa", "AUC", "steady")
     for row in result["fits"]:
         figures = (
@@ -409,7 +409,7 @@ def show(result: dict[str, Any]) -> None:
         steady = row["all_steady"] and row["training_steady"] is not False
         fits.add_row(row["learner"], *figures, f"{row['auc_on_training_rows']:.5f}", "yes" if steady else "no: void")
     fits.title = f"{result['trees']} trees of depth {result['depth']}, {result['threads']} threads"
-    console.print(fits)
+    out.print(fits)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from hansa.cli.cores import cores
+
+WIDTH = 150
+"""Characters of a table that goes to a file, where no terminal says how wide it is."""
+
+
+def console(stderr: bool = False) -> Console:
+    """Where the benchmarks' tables go."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else WIDTH)
 
 
 def machine() -> dict[str, Any]:

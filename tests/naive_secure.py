@@ -116,6 +116,14 @@ def stream_words(algorithm: str, key: bytes, count: int, ring: int) -> list[int]
     return [int.from_bytes(stream[i : i + size], "little") for i in range(0, len(stream), size)]
 
 
+def named_stream(algorithm: str, key: bytes, name: bytes, length: int) -> bytes:
+    """The stream of a name in a family: the cipher's input is the name, then the block's number."""
+    if algorithm == "chacha20":
+        return chacha20_stream(key, length, nonce=bytes(4) + name)
+    numbers = range(-(-length // 16))
+    return aes_blocks(key, b"".join(name + n.to_bytes(8, "big") for n in numbers))[:length]
+
+
 def pair_key(
     private: bytes, publics: Mapping[str, bytes], member: str, peer: str, plan: bytes, run: bytes, epoch: int
 ) -> bytes:

@@ -54,16 +54,17 @@ def test_masked_products():
     assert np.array_equal(out, x[0] * (y[0] + y[1]) + x[1] * y[0] + masks[0] - masks[1])
 
 
-@pytest.mark.parametrize("nodes", [1, 8, 13])
-def test_gf2_products(nodes):
+@pytest.mark.parametrize("rows", [50, 128, 300])
+@pytest.mark.parametrize("nodes", [1, 8, 13, 32])
+def test_gf2_product(nodes, rows):
     rng = np.random.default_rng(nodes)
-    c, s = rng.integers(0, 2, (50, 130), np.uint8), rng.integers(0, 2, (nodes, 130), np.uint8)
-    out = np.zeros((50, -(-nodes // 8)), np.uint8)
-    none = np.zeros_like(ring.pack_bits(c))
-    ring.gf2_products(ring.pack_bits(c), none, ring.pack_bits(s), np.zeros_like(ring.pack_bits(s)), out)
+    c, s = rng.integers(0, 2, (rows, 130), np.uint8), rng.integers(0, 2, (nodes, 130), np.uint8)
+    out = np.zeros((rows, -(-nodes // 8)), np.uint8)
+    columns = np.ascontiguousarray(ring.pack_bits(c).T)
+    ring.add_gf2_product(columns, ring.pack_bits(s), out)
     bits = np.unpackbits(out, axis=1, bitorder="little")[:, :nodes]
     assert np.array_equal(bits, naive.naive_gf2_products(c, s))
-    ring.gf2_products(none, ring.pack_bits(c), np.zeros_like(ring.pack_bits(s)), ring.pack_bits(s), out)
+    ring.add_gf2_product(columns, ring.pack_bits(s), out)
     assert not out.any()
 
 

@@ -131,13 +131,28 @@ def test_wrong_shares_are_refused():
 def test_regenerated_columns_are_those_that_would_be_stored(monkeypatch):
     monkeypatch.setattr(shared_rows, "CHUNK_ROWS", 64)
     message = share_rows(MIXED, mixed_codes(333), np.zeros(333, np.uint32), ALGORITHM)[0]
-    stored, made = (receive_rows(MIXED, 0, message, ALGORITHM, regenerate=r) for r in (False, True))
-    assert isinstance(made.own, shared_rows.Regenerated)
-    assert isinstance(made.following, shared_rows.Regenerated)
-    for part in (slice(0, 333), slice(0, 64), slice(63, 65), slice(100, 300), slice(320, 333)):
-        assert np.array_equal(made.own[part].stored(), stored.own[part])
-    assert np.array_equal(made.own[50:300][20:130].stored(), stored.own[70:180])
-    assert np.array_equal(made.following.stored(), stored.following)
+    stored, made = (
+        [term.columns for term in receive_rows(MIXED, 0, message, ALGORITHM, regenerate=r).terms] for r in (False, True)
+    )
+    assert len(made) == 2
+    for whole, again in zip(stored, made, strict=True):
+        assert isinstance(again, shared_rows.Regenerated)
+        for part in (slice(0, 333), slice(0, 64), slice(63, 65), slice(100, 300), slice(320, 333)):
+            assert np.array_equal(again[part].stored(), whole[part])
+        assert np.array_equal(again[50:300][20:130].stored(), whole[70:180])
+
+
+def test_an_owner_that_is_a_server_sums_in_the_clear_and_the_others_take_one_product_each():
+    codes = mixed_codes(90)
+    messages = share_rows(MIXED, codes, np.zeros(90, np.uint32), ALGORITHM, 1)
+    blocks = [receive_rows(MIXED, i, m, ALGORITHM, codes if i == 1 else None) for i, m in enumerate(messages)]
+    assert [[term.factor for term in block.terms] for block in blocks] == [["own"], ["both"], ["following"]]
+    assert blocks[1].terms[0].columns is None
+    assert np.array_equal(blocks[1].terms[0].bits, pack_bits(MIXED.column_bits(codes)).T)
+    assert np.array_equal(blocks[1][20:50].codes, codes[20:50])
+    assert all(block[20:50].rows == 30 and block[20:50].terms[0].bits.shape[1] == 30 for block in blocks)
+    held = blocks[0].without_columns()
+    assert [(term.columns, term.bits.shape) for term in held.terms] == [(None, (1, 90))]
 
 
 def test_a_constant_feature_has_no_column():

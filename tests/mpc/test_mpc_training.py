@@ -468,6 +468,7 @@ def test_estimate_and_refusals():
     estimate = memory_estimate(candidates, 100_000, Settings(**LOGISTIC))
     assert 769e6 < estimate < 1.5e9
     assert memory_estimate(candidates, 100_000, Settings(**LOGISTIC), 100_000) < estimate - 370e6
+    assert memory_estimate(candidates, 100_000, Settings(**LOGISTIC), 100_000, 33_000) < estimate - 490e6
     for wrong in ({"eta": 0.0}, {"max_depth": 9}, {"objective": "count:poisson"}, {"scale_pos_weight": 1000}):
         with pytest.raises(PlanError):
             Settings(**{**LOGISTIC, **wrong})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import naive_secure as naive
 from hansa.errors import ProtocolError
 from hansa.secure import prg
-from hansa.secure.prg import Algorithm, KeyStream
+from hansa.secure.prg import Algorithm, KeyStream, NamedStreams
 
 PUBLISHED = {
     # AES-256 of a zero block under a zero key: NIST's GCM test case 13 uses it as its hash key.
@@ -120,3 +120,51 @@ def test_aes_is_agreed_only_where_all_have_it():
     assert prg.agreed_algorithm([]) is chacha
     with pytest.raises(ValueError, match="rot13"):
         prg.agreed_algorithm([aes, "rot13"])
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64])
+def test_named_streams_equal_the_naive_twin_in_any_order(algorithm, dtype):
+    key = bytes(range(32))
+    family = NamedStreams(bytearray(key), algorithm)
+    for number, shape in enumerate([(5,), (3, 7), (0,), (2, 1, 40)]):
+        name = bytes([9 - number]) * 8
+        out = np.empty(shape, dtype)
+        family.fill(name, out)
+        assert out.tobytes() == naive.named_stream(algorithm.value, key, name, out.nbytes)
+    whole = family.stream(b"in parts")
+    words = np.concatenate([whole.words32(3), whole.words32(30)])
+    assert words.tobytes() == naive.named_stream(algorithm.value, key, b"in parts", 132)
+
+
+def test_a_family_goes_on_past_a_chunk():
+    out = np.empty(2 * prg.CHUNK_BYTES // 8 + 5, np.uint64)
+    NamedStreams(bytes(32), Algorithm.AES_256_CTR).fill(b"a stream", out)
+    same = KeyStream(bytes(32), Algorithm.AES_256_CTR, b"a stream").words64(out.size)
+    assert np.array_equal(out, same)
+    assert len(np.unique(out)) == out.size
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
+def test_a_name_is_used_once(algorithm):
+    family = NamedStreams(bytes(32), algorithm)
+    family.fill(b"the name", np.empty(4, np.uint32))
+    with pytest.raises(ProtocolError, match="used once"):
+        family.fill(b"the name", np.empty(4, np.uint32))
+    with pytest.raises(ProtocolError, match="used once"):
+        family.stream(b"the name")
+    family.stream(b"another.")
+    with pytest.raises(ProtocolError, match="used once"):
+        family.fill(b"another.", np.empty(4, np.uint32))
+
+
+def test_what_a_family_refuses():
+    with pytest.raises(ProtocolError, match="32 bytes"):
+        NamedStreams(bytes(31), Algorithm.AES_256_CTR)
+    family = NamedStreams(bytes(32), Algorithm.AES_256_CTR)
+    with pytest.raises(ProtocolError, match="8 bytes"):
+        family.fill(b"short", np.empty(4, np.uint32))
+    family.erase()
+    assert bytes(family._key) == bytes(32)
+    with pytest.raises(ProtocolError, match="erased"):
+        family.fill(b"the name", np.empty(4, np.uint32))

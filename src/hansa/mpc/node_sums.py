@@ -84,7 +84,7 @@ def _column_sums(candidates: Candidates, blocks: list[Block], vectors: Words, ro
         while offset < block.rows:
             place = start + offset
             size = min(block.rows - offset, rows_per_sum - place % rows_per_sum)
-            piece = block if size == block.rows else _piece(block, offset, offset + size)
+            piece = block if size == block.rows else block[offset : offset + size]
             part = sums_part(candidates, piece, flat[:, :, place : place + size])
             total[place // rows_per_sum, :, :-1] += part
             offset += size
@@ -92,16 +92,6 @@ def _column_sums(candidates: Candidates, blocks: list[Block], vectors: Words, ro
     edges = np.arange(0, rows, rows_per_sum)
     total[:, :, -1] = np.add.reduceat(flat[0], edges, axis=1, dtype=np.uint32).T
     return total.reshape(groups, nodes, 2, -1)
-
-
-def _piece(block: Block, start: int, stop: int) -> Block:
-    return Block(
-        None if block.own is None else block.own[start:stop],
-        None if block.following is None else block.following[start:stop],
-        block.bits[:, start:stop],
-        block.labels[..., start:stop],
-        None if block.codes is None else block.codes[start:stop],
-    )
 
 
 def sum_parts(server: Server, parts: Words, growth: Growth, address: Address) -> Program[Words]:

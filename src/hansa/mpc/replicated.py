@@ -20,7 +20,8 @@ from the reshare, and know z.
 
 from __future__ import annotations
 
-import hmac
+import functools
+import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -30,7 +31,7 @@ import numpy as np
 from hansa.errors import ProtocolError
 from hansa.mpc.ring import Ring, Words
 from hansa.secure.keys import PairKey, encode_fields
-from hansa.secure.prg import Algorithm, KeyStream
+from hansa.secure.prg import NAME_BYTES, Algorithm, KeyStream, NamedStreams
 
 SERVERS = 3
 DEALER = 2
@@ -97,8 +98,8 @@ class Source(Protocol):
 class PairStreams:
     """A server's two streams, under the keys that it shares with its two neighbours.
 
-    Every tree has a key of its own in each stream, and every (step, tensor, use) a key under that:
-    HMAC-SHA256 as pseudo-random function (Bellare, CRYPTO 2006).
+    Every tree has a key of its own in each stream, and every (step, tensor, use) is the name of a stream under that
+    (`secure.prg.NamedStreams`), which refuses a name that was used before.
     """
 
     def __init__(self, index: int, keys: Mapping[int, PairKey], algorithm: Algorithm) -> None:
@@ -110,40 +111,37 @@ class PairStreams:
             pair.claim("replicated sharing")
         self._algorithm = algorithm
         self._tree: tuple[int, int] = (-1, -1)
-        self._tree_keys: dict[int, bytearray] = {}
-        self._used: set[tuple[int, int, str, str]] = set()
+        self._families: dict[int, NamedStreams] = {}
 
     def stream(self, number: int, address: Address, use: str) -> KeyStream:
         """Raises ProtocolError where the name was used before, or its tree is over."""
-        self._turn_to(address)
-        name = (number, address.step, address.tensor, use)
-        if name in self._used:
-            raise ProtocolError(
-                f"stream {number}: {use!r} of {address} was drawn before; rule: a draw's name is used once"
-            )
-        self._used.add(name)
-        info = encode_fields("draw", address.step, address.tensor, use)
-        return KeyStream(hmac.digest(bytes(self._tree_keys[number]), info, "sha256"), self._algorithm)
+        return self._family(number, address).stream(draw_name(address.step, address.tensor, use))
 
     def draw(self, number: int, address: Address, use: str, ring: Ring, shape: tuple[int, ...]) -> Words:
         """As `stream`, as ring elements of a shape."""
         words = np.empty(shape, ring.dtype)
-        stream = self.stream(number, address, use)
-        if words.itemsize >= 4:
-            stream.words(words.size, words.reshape(-1))
-            return ring.reduce(words)
-        octets = stream.words32(-(-words.nbytes // 4)).view(np.uint8)[: words.nbytes]
-        return ring.reduce(octets.view(ring.dtype).reshape(shape))
+        self._family(number, address).fill(draw_name(address.step, address.tensor, use), words)
+        return ring.reduce(words)
 
-    def _turn_to(self, address: Address) -> None:
+    def _family(self, number: int, address: Address) -> NamedStreams:
         place = (address.epoch, address.tree)
         if place < self._tree:
             raise ProtocolError(f"draws of {self._tree} have begun, so none of {place} may be made any more")
         if place > self._tree:
             self._tree = place
-            self._used.clear()
-            info = encode_fields("hansa replicated sharing v1", *place)
-            self._tree_keys = {number: pair.expand(info) for number, pair in self._pairs.items()}
+            for family in self._families.values():
+                family.erase()
+            info = encode_fields("hansa replicated sharing v2", *place)
+            self._families = {
+                number: NamedStreams(pair.expand(info), self._algorithm) for number, pair in self._pairs.items()
+            }
+        return self._families[number]
+
+
+@functools.lru_cache(maxsize=2**14)
+def draw_name(step: int, tensor: str, use: str) -> bytes:
+    """The name of a draw's stream within its tree: 8 bytes of SHA-256. Two draws of one hash would be refused, not masked alike."""
+    return hashlib.sha256(encode_fields("draw", step, tensor, use)).digest()[:NAME_BYTES]
 
 
 @dataclass(frozen=True)

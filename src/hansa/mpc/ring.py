@@ -207,26 +207,44 @@ def add_combinations(weights, v, out):  # type: ignore[no-untyped-def]
                     out[a, i] += w * v[b, i]
 
 
+GF2_ROWS = 128
+"""Rows that `add_gf2_product` takes at a time: their bits stay in the first cache for all nodes."""
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
-def gf2_products(c_own, c_next, s_sum, s_own, out):  # type: ignore[no-untyped-def]
-    """Bit n of out[i] ^= XOR_t (c_own[i,t] AND s_sum[n,t]) XOR (c_next[i,t] AND s_own[n,t]).
+def add_gf2_product(c, s, out):  # type: ignore[no-untyped-def]
+    """Bit n of out[i] ^= XOR_t (c[t, i] AND s[n, t]).
 
     Args:
-        c_own, c_next: uint64 (rows, words), packed over columns. s_sum, s_own: uint64 (nodes, words).
+        c: uint64 (words, rows), each row's bits packed over columns. s: uint64 (nodes, words).
         out: uint8 (rows, ceil(nodes / 8)), changed.
     """
-    rows, words = c_own.shape
-    for i in range(rows):
-        for n in range(s_sum.shape[0]):
-            fold = np.uint64(0)
-            for t in range(words):
-                fold ^= (c_own[i, t] & s_sum[n, t]) ^ (c_next[i, t] & s_own[n, t])
-            fold ^= fold >> np.uint64(32)
-            fold ^= fold >> np.uint64(16)
-            fold ^= fold >> np.uint64(8)
-            fold ^= fold >> np.uint64(4)
-            bit = (np.uint64(0x6996) >> (fold & np.uint64(15))) & np.uint64(1)
-            out[i, n >> 3] ^= np.uint8(bit << np.uint64(n & 7))
+    words, rows = c.shape
+    nodes = s.shape[0]
+    fold = np.empty(GF2_ROWS, np.uint64)
+    octet = np.empty(GF2_ROWS, np.uint64)
+    for start in range(0, rows, GF2_ROWS):
+        size = min(GF2_ROWS, rows - start)
+        for first in range(0, nodes, 8):
+            octet[:] = 0
+            for n in range(first, min(first + 8, nodes)):
+                fold[:] = 0
+                for t in range(words):
+                    chosen = s[n, t]
+                    for i in range(size):
+                        fold[i] ^= c[t, start + i] & chosen
+                place = np.uint64(n - first)
+                for i in range(size):
+                    x = fold[i]
+                    x ^= x >> np.uint64(32)
+                    x ^= x >> np.uint64(16)
+                    x ^= x >> np.uint64(8)
+                    x ^= x >> np.uint64(4)
+                    x ^= x >> np.uint64(2)
+                    x ^= x >> np.uint64(1)
+                    octet[i] |= (x & np.uint64(1)) << place
+            for i in range(size):
+                out[start + i, first >> 3] ^= np.uint8(octet[i])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -6,8 +6,12 @@ several outputs has a label and weights for each (of several classes: whether th
 each are key streams, so only one travels.
 
 *Owner-assisted rows*: an owner that is itself server p gives x_p = PRG(key of S_p and S_{p+2}),
-x_{p+1} = C - x_p, x_{p+2} = 0. S_{p+1} sees only x_{p+1}, which x_p masks, and S_{p+2} only x_p. S_p then
-sums over its plaintext codes, and every server does one dense product instead of two.
+x_{p+1} = C - x_p, x_{p+2} = 0. S_{p+1} sees only x_{p+1}, which x_p masks, and S_{p+2} only x_p. A product with shared v is then
+
+    C v = C (v_p + v_{p+1}) + x_{p+1} v_{p+2} + x_p v_{p+2}
+
+of which S_p takes the first term, in the clear, S_{p+1} the second and S_{p+2} the third: one dense product at each of the other
+two servers and none at the owner, where rows that are shared three ways take two at each of the three.
 """
 
 from __future__ import annotations
@@ -15,14 +19,14 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from hansa.errors import DataError, ProtocolError
 from hansa.mpc.candidates import Candidates
-from hansa.mpc.ring import RING32, Words, add_code_sums, add_gemm, gf2_products, pack_bits, words_for
+from hansa.mpc.ring import BITS, RING32, Ring, Words, add_code_sums, add_gemm, add_gf2_product, pack_bits, words_for
 from hansa.secure.prg import Algorithm, KeyStream, fresh_key
 
 CHUNK_ROWS = 1024
@@ -174,22 +178,41 @@ class Regenerated:
         return out
 
 
+Factor = Literal["own", "following", "both"]
+"""Which of a server's two parts of v a term multiplies: v_i, v_{i+1}, or their sum."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """What a server multiplies, and by which of its parts of the other factor.
+
+    Attributes:
+        columns: a part of the columns, uint32 (rows, columns), or how to make it anew; None at the rows' owner, who sums by
+            code, and for rows that are never summed.
+        bits: the same part of the packed bits, uint64 (words, rows); at the owner the bits themselves.
+        factor: of v.
+    """
+
+    columns: Words | Regenerated | None
+    bits: Words
+    factor: Factor
+
+    def __getitem__(self, rows: slice) -> Term:
+        return Term(None if self.columns is None else self.columns[rows], self.bits[:, rows], self.factor)
+
+
 @dataclass(frozen=True)
 class Block:
     """One owner's rows as one server holds them.
 
     Attributes:
-        own, following: x_i and x_{i+1} of the columns, uint32 (rows, columns), or how to make them anew; None for zero.
-        bits: x_i and x_{i+1} of the packed bits, uint64 (2, rows, words).
+        terms: the local products that make this server's additive part of C v.
         labels: uint32 (2, outputs, rows).
-        codes: the plaintext, at the server that owns the rows; then `following` is None and not zero but
-            C - own.
+        codes: the plaintext, at the server that owns the rows.
         weights: uint32 (2, outputs, 2, rows): weights, and weights times labels; None where rows have none.
     """
 
-    own: Words | Regenerated | None
-    following: Words | Regenerated | None
-    bits: Words
+    terms: tuple[Term, ...]
     labels: Words
     codes: npt.NDArray[np.uint16] | None = None
     weights: Words | None = None
@@ -198,6 +221,19 @@ class Block:
     def rows(self) -> int:
         """Rows of the block."""
         return int(self.labels.shape[-1])
+
+    def __getitem__(self, rows: slice) -> Block:
+        return Block(
+            tuple(term[rows] for term in self.terms),
+            self.labels[..., rows],
+            None if self.codes is None else self.codes[rows],
+            None if self.weights is None else self.weights[..., rows],
+        )
+
+    def without_columns(self) -> Block:
+        """The same rows, to be routed and scored but never summed by candidate."""
+        terms = tuple(Term(None, term.bits, term.factor) for term in self.terms)
+        return Block(terms, self.labels, None, self.weights)
 
 
 def receive_rows(
@@ -216,23 +252,31 @@ def receive_rows(
     Raises:
         ProtocolError: parts of another shape or dtype, or codes without being the owner.
     """
-    if (codes is not None) != (message.assisted_by == server):
+    owner = message.assisted_by
+    if (codes is not None) != (owner == server):
         raise ProtocolError(f"server {server}: the owner's codes go with owner-assisted rows of its own")
+    regenerate = regenerate or codes is not None
     halves = [_half(candidates, message, number, algorithm, regenerate) for number in range(2)]
-    own, following = (half[0] if half else None for half in halves)
-    shapes = _shapes(candidates, message.rows, message.weighted, message.outputs)
-    bits, labels, *weights = (
-        np.stack([half[1][place - 1] if half else np.zeros(shape, dtype) for half in halves])
+    shapes = _shapes(candidates, message.rows, message.weighted, message.outputs)[2:]
+    labels, *weights = (
+        np.stack([half[1][place + 1] if half else np.zeros(shape, dtype) for half in halves])
         for place, (dtype, shape) in enumerate(shapes)
-        if place > 0
     )
-    following = None if codes is not None else following
-    return Block(own, following, bits, labels, codes, weights[0] if weights else None)
+    factors: tuple[Factor, Factor] = ("both", "own") if owner is None else ("following", "own")
+    terms = tuple(
+        Term(half[0], np.ascontiguousarray(half[1][0].T), factor)
+        for half, factor in zip(halves, factors, strict=True)
+        if half is not None
+    )
+    if codes is not None:
+        terms = (Term(None, terms[0].bits ^ terms[1].bits, "both"),)
+    return Block(terms, labels, codes, weights[0] if weights else None)
 
 
 def _half(
     candidates: Candidates, message: RowShares, number: int, algorithm: Algorithm, regenerate: bool
 ) -> tuple[Words | Regenerated, tuple[Words, ...]] | None:
+    """A part: its columns, and bits, labels and weights; None where it is zero."""
     key, parts = message.keys[number], message.parts[number]
     if key is not None:
         columns = Regenerated(key, candidates.n_columns, 0, message.rows, algorithm)
@@ -250,8 +294,6 @@ def _half(
 def sums_part(candidates: Candidates, block: Block, vectors: Words) -> Words:
     """This server's additive part of C^T V, in Z_2^32; local.
 
-        x_i (v_i + v_{i+1}) + x_{i+1} v_i;    at the owner p:  C v_p + x_p v_{p+1}
-
     Args:
         vectors: shared, uint32 (2, vectors, rows of the block).
 
@@ -259,15 +301,26 @@ def sums_part(candidates: Candidates, block: Block, vectors: Words) -> Words:
         uint32 (vectors, columns).
     """
     out = np.zeros((vectors.shape[1], candidates.n_columns), np.uint32)
-    first = np.ascontiguousarray(vectors[0])
-    if block.codes is not None:
-        _add_product(block.own, np.ascontiguousarray(vectors[1]), out)
-        by_code = np.zeros((len(candidates.features), candidates.n_codes, vectors.shape[1]), np.uint32)
-        add_code_sums(block.codes, first, by_code)
-        return np.asarray(out + candidates.sums_by_column(by_code))
-    _add_product(block.own, vectors[0] + vectors[1], out)
-    _add_product(block.following, first, out)
+    for term in block.terms:
+        factor = _factor(vectors, term.factor, RING32)
+        if block.codes is None:
+            _add_product(term.columns, factor, out)
+            continue
+        by_code = np.zeros((len(candidates.features), candidates.n_codes, len(factor)), np.uint32)
+        add_code_sums(block.codes, factor, by_code)
+        out += candidates.sums_by_column(by_code)
     return out
+
+
+def _factor(pair: Words, factor: Factor, ring: Ring) -> Words:
+    """What a term multiplies, of a shared array."""
+    match factor:
+        case "both":
+            return ring.add(pair[0], pair[1])
+        case "own":
+            return np.ascontiguousarray(pair[0])
+        case "following":
+            return np.ascontiguousarray(pair[1])
 
 
 def _add_product(columns: Words | Regenerated | None, vectors: Words, out: Words) -> None:
@@ -289,7 +342,8 @@ def routing_part(block: Block, one_hots: Words, out: npt.NDArray[np.uint8]) -> N
         one_hots: XOR-shared over the columns, packed, uint64 (2, nodes, words).
         out: uint8 (rows, ceil(nodes / 8)) of zeros.
     """
-    gf2_products(block.bits[0], block.bits[1], one_hots[0] ^ one_hots[1], one_hots[0], out)
+    for term in block.terms:
+        add_gf2_product(term.bits, _factor(one_hots, term.factor, BITS), out)
 
 
 def label_words(blocks: list[Block], output: int = 0) -> Words:

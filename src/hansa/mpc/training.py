@@ -638,20 +638,22 @@ def memory_estimate(
     rows: int,
     settings: Settings,
     assisted_rows: int = 0,
+    own_rows: int = 0,
     regenerating: int | None = None,
     outputs: int = 1,
 ) -> int:
     """Bytes that one server holds at most, roughly: shares of the rows, and the widest level's arrays.
 
     Args:
-        assisted_rows: rows that are owner-assisted: one dense part each instead of two.
+        assisted_rows: rows that servers own: one dense part each instead of two.
+        own_rows: those of them that this server owns: none.
         regenerating: the server's number where it regenerates what it can (`shared_rows.receive_rows`); None where it
             stores all.
         outputs: of the model: their trees are grown side by side.
     """
     parts = 2 - (0 if regenerating is None else 2 if regenerating == 0 else 1)
-    dense = 4 * candidates.n_columns * max(0, parts * (rows - assisted_rows) + assisted_rows)
-    bits = 16 * words_for(candidates.n_columns) * rows
+    dense = 4 * candidates.n_columns * (parts * (rows - assisted_rows) + assisted_rows - own_rows)
+    bits = 8 * words_for(candidates.n_columns) * (2 * rows - assisted_rows)
     # The last two levels' vectors, and the message between them.
     vectors = 4 * rows * 2 * 2 ** (settings.max_depth - 1) * 3
     upper = 2 ** -(-settings.max_depth // 2)

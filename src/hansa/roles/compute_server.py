@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -290,7 +290,7 @@ class ComputeServer:
             # Held-out rows are routed and scored, never summed by candidate: of their columns only the bits are kept.
             own = np.zeros((message.rows, len(start.candidates.features)), np.uint16) if codes is not None else None
         block = receive_rows(start.candidates, self.index, shares, self._algorithm, own, regenerate=message.held)
-        blocks.append((message.held, replace(block, own=None, following=None) if message.held else block))
+        blocks.append((message.held, block.without_columns() if message.held else block))
 
     def _row_shares(self, sender: str, message: ShareRows) -> RowShares:
         """The message, held to what an owner gives to this server: which parts are keys, which travels."""

@@ -285,12 +285,14 @@ class Member:
         if self._name not in self._plan.servers:
             return 0
         candidates = widest_candidates(self._plan)
-        assisted = self._counts.training.get(self._name, 0)
+        rows = self._counts.training
+        assisted = sum(rows.get(name, 0) for name in self._plan.servers)
         settings = settings_of(self._plan, some_values(self._plan))
         # Of held-out rows a server keeps bits and labels.
         outputs = self._plan.parameters.outputs
         held = self._counts.total_held * (16 * words_for(candidates.n_columns) + 64 * outputs)
-        return memory_estimate(candidates, self._counts.total, settings, assisted, outputs=outputs) + held
+        own = rows.get(self._name, 0)
+        return memory_estimate(candidates, self._counts.total, settings, assisted, own, outputs=outputs) + held
 
     def _begin(self) -> Outgoing:
         """Keys are confirmed: make this member's roles, and let them start."""

@@ -5,7 +5,9 @@ A key stream is the encryption of zeros: AES-256 in counter mode (NIST SP 800-38
 through the cache. All members use one algorithm, so it is announced, signed (`keys.Announcement`) and part of
 every stream key's derivation.
 
-Every key keys one stream, from its start, once. The counter therefore starts at zero and no nonce is needed.
+Every key keys one stream, from its start, once: the counter starts at zero and no nonce is needed. Or it keys a family
+of streams with public names (`NamedStreams`): a name is eight bytes of the cipher's input block, which the counter
+never reaches, and is used once.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ KEY_BYTES = 32
 CHUNK_BYTES = 256 * 1024
 """Bytes that one call of the cipher makes: few enough to stay in a core's second-level cache."""
 STREAM_LIMIT_BYTES = 2**36
-"""Bytes one key may give (64 GiB): ChaCha20's 32-bit block counter ends at 256 GiB."""
+"""Bytes one stream may give (64 GiB): ChaCha20's 32-bit block counter ends at 256 GiB."""
+NAME_BYTES = 8
+NO_NAME = bytes(NAME_BYTES)
 
 Word = TypeVar("Word", np.uint32, np.uint64)
 
@@ -78,11 +82,11 @@ class KeyStream:
 
     __slots__ = ("_encryptor", "_left")
 
-    def __init__(self, key: bytes | bytearray, algorithm: Algorithm) -> None:
-        """Start the stream of a 32-byte secret `key`, which must never key another. Raises ProtocolError."""
+    def __init__(self, key: bytes | bytearray, algorithm: Algorithm, name: bytes = NO_NAME) -> None:
+        """Start the stream of a 32-byte secret `key`, which must never key another (but see `NamedStreams`). Raises ProtocolError."""
         if len(key) != KEY_BYTES:
             raise ProtocolError(f"a stream key has {KEY_BYTES} bytes, not {len(key)}")
-        self._encryptor: CipherContext | None = _encryptor(key, Algorithm(algorithm))
+        self._encryptor: CipherContext | None = _encryptor(key, Algorithm(algorithm), name)
         self._left = STREAM_LIMIT_BYTES
 
     def words32(self, count: int, out: npt.NDArray[np.uint32] | None = None) -> npt.NDArray[np.uint32]:
@@ -119,14 +123,75 @@ class KeyStream:
         if self._encryptor is None:
             raise ProtocolError("this key stream was erased; rule: an erased key is not used again")
         if buffer.nbytes > self._left:
-            raise ProtocolError(f"a stream key gives at most {STREAM_LIMIT_BYTES} bytes: use a key per vector")
+            raise ProtocolError(f"a stream gives at most {STREAM_LIMIT_BYTES} bytes: use a key per vector")
         self._left -= buffer.nbytes
-        for start in range(0, buffer.nbytes, CHUNK_BYTES):
-            piece = buffer[start : start + CHUNK_BYTES]
-            self._encryptor.update_into(_ZEROS[: piece.nbytes], piece)
+        _encrypt_zeros(self._encryptor, buffer)
 
 
-def _encryptor(key: bytes | bytearray, algorithm: Algorithm) -> CipherContext:
+class NamedStreams:
+    """Key streams under one secret key, told apart by public names of 8 bytes; a name is used once.
+
+    Stream `name` is the cipher under the key with the input blocks name || block number (AES: 64-bit numbers, big-endian; ChaCha20:
+    the name as the nonce's last 8 bytes), so no two names share a block. A draw costs no new cipher.
+    """
+
+    __slots__ = ("_algorithm", "_encryptor", "_key", "_used")
+
+    def __init__(self, key: bytes | bytearray, algorithm: Algorithm) -> None:
+        """`key`: 32 secret bytes, copied, which must never key another stream or family. Raises ProtocolError."""
+        if len(key) != KEY_BYTES:
+            raise ProtocolError(f"a stream key has {KEY_BYTES} bytes, not {len(key)}")
+        self._key, self._algorithm = bytearray(key), Algorithm(algorithm)
+        self._encryptor: CipherContext | None = _encryptor(key, self._algorithm)
+        self._used: set[bytes] = set()
+
+    def stream(self, name: bytes) -> KeyStream:
+        """The stream of a name, to be consumed piece by piece. Raises ProtocolError for a name used before, or none."""
+        self._claim(name)
+        return KeyStream(self._key, self._algorithm, name)
+
+    def fill(self, name: bytes, out: npt.NDArray[np.generic]) -> None:
+        """Write the stream of a name into a contiguous array; words are little-endian, as in `KeyStream.words`.
+
+        Raises ProtocolError for a name used before, or none, and for an array past a stream's limit.
+        """
+        if out.nbytes > STREAM_LIMIT_BYTES:
+            raise ProtocolError(f"a stream gives at most {STREAM_LIMIT_BYTES} bytes: use a name per vector")
+        encryptor = self._claim(name)
+        encryptor.reset_nonce(_first_block(name, self._algorithm))
+        _encrypt_zeros(encryptor, out.reshape(-1).view(np.uint8).data)
+        if sys.byteorder != "little":
+            out.byteswap(inplace=True)
+
+    def erase(self) -> None:
+        """Zero the key and free the cipher's state. The family refuses further use."""
+        self._key[:] = bytes(len(self._key))
+        self._encryptor = None
+
+    def _claim(self, name: bytes) -> CipherContext:
+        if self._encryptor is None:
+            raise ProtocolError("these key streams were erased; rule: an erased key is not used again")
+        if len(name) != NAME_BYTES:
+            raise ProtocolError(f"a stream's name has {NAME_BYTES} bytes, not {len(name)}")
+        if name in self._used:
+            raise ProtocolError(f"the stream named {name.hex()} was drawn before; rule: a draw's name is used once")
+        self._used.add(name)
+        return self._encryptor
+
+
+def _encrypt_zeros(encryptor: CipherContext, buffer: memoryview) -> None:
+    for start in range(0, buffer.nbytes, CHUNK_BYTES):
+        piece = buffer[start : start + CHUNK_BYTES]
+        encryptor.update_into(_ZEROS[: piece.nbytes], piece)
+
+
+def _first_block(name: bytes, algorithm: Algorithm) -> bytes:
+    """The cipher's first input: for AES name || block number; for ChaCha20 its 4-byte number, then 12 bytes of nonce."""
+    return name + bytes(8) if algorithm is Algorithm.AES_256_CTR else bytes(8) + name
+
+
+def _encryptor(key: bytes | bytearray, algorithm: Algorithm, name: bytes = NO_NAME) -> CipherContext:
+    first = _first_block(name, algorithm)
     if algorithm is Algorithm.AES_256_CTR:
-        return Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
-    return Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+        return Cipher(algorithms.AES(key), modes.CTR(first)).encryptor()
+    return Cipher(algorithms.ChaCha20(key, first), mode=None).encryptor()
