@@ -369,7 +369,7 @@ def test_other_modes_know_nothing_of_servers():
         ("weight_limit = 4", "weight_limit = 0", "schema.weight_limit is 0.0"),
         ("weight_limit = 4", 'weight_limit = "x"', "schema.weight_limit is 'x'"),
         ("steps = [10, 50]", "steps = [50, 10]", "evaluation.steps is [50, 10]"),
-        ("steps = [10, 50]", "steps = [51]", "rising numbers of trees up to rounds 50"),
+        ("steps = [10, 50]", "steps = [51]", "rising numbers of rounds up to 50"),
         ("steps = [10, 50]", "steps = [1.5]", "a list of whole numbers"),
         ("fraction = 0.1", "", "and an evaluation.fraction"),
         ("range = [0, 100]", "range = [100, 0]", "labels.range is [100.0, 0.0]"),
@@ -414,6 +414,22 @@ def test_tables_of_coopetitive_plans_are_refused_in_others(more):
             parse_plan(edited("[members]", f"[members]\n{key}"))
     with pytest.raises(PlanError, match=r"schema\.missing goes with"):
         parse_plan(edited("[schema]", '[schema]\nmissing = ["traffic"]'))
+
+
+@pytest.mark.parametrize("mode", ["federated", "secure-aggregation"])
+def test_classes_are_refused_by_name_in_other_modes(mode):
+    text = TEXT.replace("federated", mode).replace("[parameters]", "[parameters]\nnum_class = 3")
+    with pytest.raises(PlanError, match=f"num_class = 3 goes with mode 'coopetitive' only; in mode '{mode}' train"):
+        parse_plan(text)
+
+
+def test_a_plan_of_classes_survives_being_written():
+    text = TEXT_ON_SHARES.replace('"reg:squarederror"', '"binary:logistic"\nnum_class = 4')
+    text = text.replace("[labels]\nrange = [0, 100]\n", "")
+    plan = parse_plan(text)
+    assert (plan.parameters.num_class, plan.parameters.outputs) == (4, 4)
+    assert parse_plan(write_plan(plan)) == plan
+    assert plan.digest() != parse_plan(text.replace("num_class = 4", "num_class = 3")).digest()
 
 
 def test_automatic_weights_need_the_pooled_mean():

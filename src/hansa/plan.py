@@ -115,7 +115,7 @@ class Coopetitive:
         cuts: of every feature, in the schema's order, or None where they are searched.
         weight_limit: no row's weight exceeds it; None where rows have no weights.
         monotone: by feature, in the schema's order, 1 for increasing, -1 for decreasing, 0 for neither; empty for no constraint.
-        steps: numbers of trees after which the metrics of held-out rows are opened; empty for the last tree only.
+        steps: numbers of rounds after which the metrics of held-out rows are opened; empty for the last round only.
         missing: names of the features that may lack values; with cuts, none where it is not given; without, None lets the
             servers open one bit a feature: whether any row lacks it.
     """
@@ -235,6 +235,11 @@ def _check_plan(plan: Plan) -> None:
     if not 0 <= plan.evaluation_fraction < 1:
         raise PlanError(f"plan: evaluation.fraction is {plan.evaluation_fraction}; expected at least 0 and below 1")
     parameters = plan.parameters
+    if parameters.num_class and plan.coopetitive is None:
+        raise PlanError(
+            f"plan: parameter num_class = {parameters.num_class} goes with mode {COOPETITIVE!r} only; in mode {plan.mode!r} train "
+            "one binary:logistic model for each class, with labels 0 and 1"
+        )
     if plan.evaluation_fraction == 0 and parameters.early_stopping_rounds is not None:
         raise PlanError(
             "plan: early_stopping_rounds needs held-out rows; set evaluation.fraction, for example to 0.2, or leave it out"
@@ -270,7 +275,7 @@ def _check_coopetitive(plan: Plan, more: Coopetitive) -> None:
         or list(more.steps) != sorted(set(more.steps))
     ):
         raise PlanError(
-            f"plan: evaluation.steps is {list(more.steps)}; expected rising numbers of trees up to rounds "
+            f"plan: evaluation.steps is {list(more.steps)}; expected rising numbers of rounds up to "
             f"{plan.parameters.rounds}, and an evaluation.fraction"
         )
     if plan.parameters.scale_pos_weight == "auto" and plan.parameters.base_score is not None:

@@ -417,3 +417,72 @@ def test_check_says_what_would_be_sent(by_hand):
     record_bytes = sum(sent["bytes_at_most"] for sent in answer["sent"]) + N_ROWS * rows["bytes_at_most"]
     assert record_bytes < 10**7
     assert rows["bytes_at_most"] == 2 * (4 * 3 * 8 + 8 + 4)
+
+
+# --- several classes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory) -> Path:
+    """Four operators' cells of classes 0, 1 and 2; dune has no cell of class 2."""
+    columns = cells(N_ROWS, 5)
+    operator = np.array(OPERATORS, object)[np.arange(N_ROWS) % 4]
+    load = np.asarray(columns["load"], float)
+    severity = np.digitize(load + columns["fault"], np.quantile(load + columns["fault"], [0.4, 0.8]))
+    severity = np.where(operator == "dune", np.minimum(severity, 1), severity)
+    columns = {name: values for name, values in columns.items() if name != "fault"}
+    folder = tmp_path_factory.mktemp("classes")
+    return write_table(folder / "cells.csv", {"operator": operator, **columns, "severity": severity})
+
+
+def test_several_classes_are_simulated_beside_alone_and_pooled(classes, tmp_path):
+    pytest.importorskip("xgboost")
+    options = ("--rounds", "6", "--set", "max_depth=2", "--set", "max_bin=8", "--min-cell-rows", "5", "--set", "num_class=3",
+               "--set", "eval_metric=logloss", "--set", "early_stopping_rounds=5",
+               "--evaluation-fraction", "0.2", "--alone", "--pooled", "--save", str(tmp_path / "model.json"))  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "hansa", "simulate", str(classes), "--label", "severity", *BASE[2:], *options],
+        capture_output=True, text=True, cwd=tmp_path, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    model = from_json((tmp_path / "model.json").read_bytes())
+    assert summary["num_class"] == model.outputs == 3
+    assert summary["trees"] == len(model.trees) == 3 * model.rounds
+    for metrics in (summary["metrics"], *(summary["pooled"][key]["metrics"] for key in ("hansa", "xgboost"))):
+        assert list(metrics) == ["auc_ovr", "merror", "logloss", "error"]
+        assert metrics["auc_ovr"] > 0.8
+        assert metrics["merror"] < 0.45
+    assert summary["metrics"]["auc_ovr"] == pytest.approx(summary["pooled"]["hansa"]["metrics"]["auc_ovr"], abs=0.05)
+    for name, member in summary["members"].items():
+        assert sum(member["class_shares"]) == pytest.approx(1)
+        assert (member["class_shares"][2] == 0) == (name == "dune")
+        assert set(member["metrics"]["alone"]) == {"auc_ovr", "merror", "logloss", "error"}
+
+
+def test_classes_are_printed_as_a_table(classes):
+    options = ("--rounds", "1", "--set", "max_depth=2", "--set", "max_bin=8", "--set", "num_class=3", "--in-process")
+    result = hansa("simulate", classes, "--label", "severity", *BASE[2:-1], *options)
+    assert result.exit_code == 0, (result.output, result.exception)
+    for text in ("classes, %", "auc_ovr", "merror", "3 trees"):
+        assert text in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        (("--mode", "federated", "--set", "num_class=3"), "num_class = 3 goes with mode 'coopetitive' only"),
+        (("--set", "num_class=4", "--mode", "secure-aggregation"), "num_class = 4 goes with mode 'coopetitive' only"),
+        ((), "for classes 0 to K - 1 --mode coopetitive --set num_class=K"),
+        (("--objective", "multi:softprob"), "num_class = K"),
+    ],
+)
+def test_classes_that_cannot_be_had_are_refused(classes, options, fragment):
+    result = hansa("simulate", classes, "--label", "severity", "--party-column", "operator", *options)
+    assert_refused(result, fragment)
+
+
+def test_a_label_that_is_no_class_is_named(table):
+    options = ("--set", "num_class=3", "--mode", "coopetitive", "--party-column", "operator")
+    result = hansa("simulate", table, "--label", "load", *options)
+    assert_refused(result, "training table, row 1: label", "num_class = 3 expects a whole number from 0 to 2")

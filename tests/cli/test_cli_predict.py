@@ -45,6 +45,24 @@ def test_predictions_are_xgboosts(folder, tmp_path, suffix, margin):
     np.testing.assert_allclose(written, expected(folder, margin), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("margin", [False, True])
+def test_several_outputs_are_a_column_each(folder, tmp_path, margin):
+    columns, out = cells(300, 2), tmp_path / "predictions.csv"
+    labels = np.digitize(columns["load"], np.quantile(columns["load"], [0.3, 0.8]))[:, None] == np.arange(3)
+    matrix = xgboost.DMatrix(np.stack([columns[n] for n in FEATURES], 1), labels, feature_names=FEATURES)
+    booster = xgboost.train({"objective": "binary:logistic", "max_depth": 3, "nthread": 1}, matrix, 4)
+    booster.save_model(tmp_path / "classes.json")
+    result = hansa("predict", tmp_path / "classes.json", folder / "cells.csv", "--save", out, *["--margin"] * margin)
+    assert result.exit_code == 0, result.output
+    assert "120 predictions written to" in result.stdout
+    relation = duckdb.read_csv(str(out))
+    assert relation.columns == ["prediction_0", "prediction_1", "prediction_2"]
+    written = np.stack([relation.fetchnumpy()[name] for name in relation.columns], axis=1)
+    fresh = cells(120, 3)
+    rows = xgboost.DMatrix(np.stack([fresh[n] for n in FEATURES], 1), feature_names=FEATURES)
+    np.testing.assert_allclose(written, booster.predict(rows, output_margin=margin), rtol=0, atol=1e-6)
+
+
 def test_a_parquet_table_gives_the_same(folder, tmp_path):
     duckdb.sql(f"SELECT * FROM '{folder / 'cells.csv'}'").write_parquet(str(tmp_path / "cells.parquet"))
     outs = []

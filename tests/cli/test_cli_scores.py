@@ -45,3 +45,24 @@ def test_the_other_metrics_are_scikit_learns():
 def test_certain_and_wrong_predictions_have_a_finite_logloss():
     scores = score_table("binary:logistic", np.array([0, 1], np.float32), np.array([1, 0], np.float32))
     assert 30 < scores["logloss"] < 40
+
+
+def test_metrics_of_several_classes_are_scikit_learns():
+    draw = np.random.Generator(np.random.PCG64(2))
+    labels = draw.integers(0, 3, 300).astype(np.float32)
+    one_hot = labels[:, None] == np.arange(3)
+    predictions = np.clip(0.4 * one_hot + 0.6 * draw.random((300, 3)), 0.01, 0.99).astype(np.float32)
+    scores = score_table("binary:logistic", predictions, labels)
+    assert list(scores) == ["auc_ovr", "merror", "logloss", "error"]
+    p = predictions.astype(float)
+    assert scores["auc_ovr"] == pytest.approx(metrics.roc_auc_score(one_hot, p, average="macro"))
+    assert scores["merror"] == pytest.approx(1 - metrics.accuracy_score(labels, p.argmax(axis=1)))
+    assert scores["logloss"] == pytest.approx(np.mean([metrics.log_loss(one_hot[:, k], p[:, k]) for k in range(3)]))
+    assert scores["error"] == pytest.approx(np.mean((p > 0.5) != one_hot))
+    # A class that no row has counts for nothing in the mean.
+    two = labels < 2
+    scores = score_table("binary:logistic", predictions[two], labels[two])
+    assert scores["auc_ovr"] == pytest.approx(
+        metrics.roc_auc_score(one_hot[two][:, :2], p[two][:, :2], average="macro")
+    )
+    assert np.isnan(score_table("binary:logistic", predictions[:1], labels[:1])["auc_ovr"])

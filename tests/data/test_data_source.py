@@ -160,6 +160,13 @@ def test_many_rows_keep_their_order(tmp_path):
             "row 3, column 'y': expected label 0 or 1, found '2'; code",
         ),
         ("a,b,y\n1,1,0.5\n", "binary", "row 1, column 'y': expected label 0 or 1, found '0.5'"),
+        (
+            "a,b,y\n1,1,0\n1,1,2\n1,1,3\n1,1,-1\n",
+            3,
+            "row 3, column 'y': expected a class, a whole number from 0 to 2, found '3' .and 1 more rows.; code the 3 classes",
+        ),
+        ("a,b,y\n1,1,1\n1,1,1.5\n", 3, "row 2, column 'y': expected a class, .*found '1.5'"),
+        ("a,b,y\n1,1,1\n1,1,\n", 3, "row 2, column 'y': expected a label in every row, found a missing"),
         ("a,b,y\n1,1,yes\n", "binary", "row 1, column 'y': expected a number.*found 'yes'"),
         ("a,y\n1,0\n", "binary", "column 'b': expected a column of this name, found columns 'a', 'y'; add"),
         ("a,b,c,y\n1,1,1,0\n", "binary", "column 'c': expected only the schema's columns 'a', 'b', 'y'"),
@@ -270,8 +277,11 @@ def test_arrow_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
 
 
 def test_unknown_label_kind_is_refused(tmp_path):
-    with pytest.raises(PlanError, match="label_kind: expected 'binary' or 'numeric', found 'multi'"):
-        read_rows(csv_file(tmp_path, "a,b,y\n1,1,1\n"), AB, label_kind="multi")  # type: ignore[arg-type]
+    for kind in ("multi", 1):
+        with pytest.raises(
+            PlanError, match=f"label_kind: expected 'binary', 'numeric' or a number of classes, found {kind!r}"
+        ):
+            read_rows(csv_file(tmp_path, "a,b,y\n1,1,1\n"), AB, label_kind=kind)  # type: ignore[arg-type]
 
 
 # --- the report -------------------------------------------------------------------------------------------

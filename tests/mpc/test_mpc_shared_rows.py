@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from three_servers import ALGORITHM, share
+from three_servers import ALGORITHM, reveal, share
 
 import naive_mpc as naive
 from hansa.errors import DataError, PlanError, ProtocolError
@@ -12,7 +14,7 @@ from hansa.mpc import shared_rows
 from hansa.mpc.candidates import ONLY_MISSING, Candidates, Feature
 from hansa.mpc.release import left_of
 from hansa.mpc.ring import RING32, pack_bits
-from hansa.mpc.shared_rows import receive_rows, routing_part, share_rows, sums_part
+from hansa.mpc.shared_rows import label_words, receive_rows, routing_part, share_rows, sums_part, weights_of
 
 MIXED = Candidates((Feature(4), Feature(3, categorical=True, has_missing=True), Feature(5, has_missing=True)))
 
@@ -59,7 +61,7 @@ def test_products_with_shared_rows(owner, regenerate, monkeypatch):
     blocks = [
         receive_rows(MIXED, i, m, ALGORITHM, codes if i == owner else None, regenerate) for i, m in enumerate(messages)
     ]
-    assert np.array_equal(sum(b.labels[0] for b in blocks), labels)
+    assert np.array_equal(sum(b.labels[0, 0] for b in blocks), labels)
     vectors = rng.integers(0, 2**32, (3, 333), dtype=np.uint32)
     v = share(RING32, vectors)
     parts = [sums_part(MIXED, b, v[i]) for i, b in enumerate(blocks)]
@@ -92,11 +94,36 @@ def test_only_one_part_travels_and_no_server_gets_all(owner):
         assert sorted((any(m.keys), any(m.parts)) for m in others) == [(False, True), (True, False)]
 
 
+@pytest.mark.parametrize("owner", [None, 0, 1, 2])
+def test_labels_and_weights_of_several_outputs_arrive(owner):
+    codes, rng = mixed_codes(70), np.random.default_rng(4)
+    labels = rng.integers(0, 2, (4, 70)).astype(np.uint32)
+    weights = rng.integers(0, 2**32, (4, 2, 70), dtype=np.uint32)
+    messages = share_rows(MIXED, codes, labels, ALGORITHM, owner, weights)
+    blocks = [receive_rows(MIXED, i, m, ALGORITHM, codes if i == owner else None) for i, m in enumerate(messages)]
+    for output in range(4):
+        assert np.array_equal(reveal(RING32, [label_words([b, b], output) for b in blocks]), np.tile(labels[output], 2))
+        assert np.array_equal(reveal(RING32, [weights_of([b], output) for b in blocks]), weights[output])
+
+
+def test_labels_and_weights_of_another_shape_are_refused():
+    codes, labels = mixed_codes(50), np.zeros((3, 50), np.uint32)
+    for wrong in (labels[:, 1:], labels[None]):
+        with pytest.raises(DataError, match="labels are"):
+            share_rows(MIXED, codes, wrong, ALGORITHM)
+    for wrong in (np.zeros((2, 50), np.uint32), np.zeros((2, 2, 50), np.uint32)):
+        with pytest.raises(DataError, match="weights are"):
+            share_rows(MIXED, codes, labels, ALGORITHM, weights=wrong)
+
+
 def test_wrong_shares_are_refused():
     message = share_rows(MIXED, mixed_codes(50), np.zeros(50, np.uint32), ALGORITHM)[2]
     short = type(message)(49, message.keys, message.parts, None)
     with pytest.raises(ProtocolError, match="expected"):
         receive_rows(MIXED, 2, short, ALGORITHM)
+    fewer = replace(share_rows(MIXED, mixed_codes(50), np.zeros((3, 50), np.uint32), ALGORITHM)[2], outputs=2)
+    with pytest.raises(ProtocolError, match="expected"):
+        receive_rows(MIXED, 2, fewer, ALGORITHM)
     with pytest.raises(ProtocolError, match="owner"):
         receive_rows(MIXED, 2, message, ALGORITHM, mixed_codes(50))
 

@@ -134,6 +134,90 @@ def test_missing_values_and_categories():
     assert any(c.missing_left for c in found)
 
 
+def make_classes(rows, shares, seed):
+    """Codes, and whether each row is of each class, uint32 (classes, rows): shares of rows that are not the same."""
+    rng = np.random.default_rng(seed)
+    candidates, codes, _ = make_table(rows, 5, 15, seed)
+    score = 2 * codes[:, 0] / 15 + (codes[:, 1] > 9) - (codes[:, 2] % 3 == 0) + 0.7 * rng.normal(size=rows)
+    bounds = np.quantile(score, np.cumsum(shares)[:-1])
+    return candidates, codes, (np.searchsorted(bounds, score) == np.arange(len(shares))[:, None]).astype(np.uint32)
+
+
+CLASSES = {
+    "plain": {},
+    "lambda 0": {"reg_lambda": 0.0, "min_child_weight": 0.0},
+    "weighted classes": {"scale_pos_weight": 3.5, "total_weight": True},
+    "weighted rows": {"weight_limit": 2.0, "scale_pos_weight": 2.5},
+    "coins": {"leaf_bits": 16},
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_one_class_against_the_rest(name):
+    """Each class's splits are the argmax along its own path, and its trees those of a run of its own."""
+    shares = (0.1, 0.25, 0.65)
+    candidates, codes, labels = make_classes(2500, shares, seed=22)
+    given = dict(CLASSES[name])
+    known = given.pop("total_weight", False)
+    settings = [
+        Settings(
+            **LOGISTIC,
+            **given,
+            base_margin=float(np.log(s / (1 - s))),
+            total_weight=2500 * (1 + 2.5 * s) if known else None,
+        )
+        for s in shares
+    ]
+    draw = np.random.default_rng(8)
+    rows, features = draw.random((9, 2500)) < 0.6, np.sort(draw.permuted(np.tile(np.arange(5), (9, 1)), axis=1)[:, :3])
+
+    def coins_of(tree_of_round):
+        if name != "coins":
+            return None
+        return Coins(rows=lambda t: rows[tree_of_round(t)], features=lambda t: features[tree_of_round(t)])
+
+    weights = some_weights(2500) if "rows" in name else None
+    words = None if weights is None else np.stack([weight_words(settings[0], own, weights) for own in labels])
+    trees = train_openly(candidates, codes, labels, settings, (None, 1), coins_of(lambda t: t), weights=words)
+    assert len(trees) == 9
+    for k, (own, setting) in enumerate(zip(labels, settings, strict=True)):
+        coins = coins_of(lambda t, k=k: 3 * t + k)
+        alone, _, splits, gaps, leaf_error = judge(candidates, codes, own, setting, coins=coins, weights=weights)
+        assert splits > 9
+        assert not gaps
+        assert leaf_error <= 1e-4
+        margins = np.full(2500, round(setting.base_margin * 2**26) / 2**26)
+        for number, tree in enumerate(trees[k::3]):
+            used = None if coins is None else coins.rows(number)
+            chosen = None if coins is None else candidates.of_features(coins.features(number))
+            verdict = naive.judge_tree(candidates, codes, own, margins, tree, setting, used, chosen, weights)
+            assert not [gap for gap in verdict.gaps if gap > 1e-6]
+            assert verdict.leaf_error <= 1e-4
+            assert tree.candidates == alone[number].candidates
+            assert np.abs(tree.values - alone[number].values).max() <= 2 * 2.0**-14
+            margins = margins + leaf_of_codes(candidates, tree, codes)
+
+
+def test_classes_take_the_rounds_of_one_and_no_name_twice():
+    """Trees of a round grow side by side; every draw's name is of one tree (a name that is used twice is refused)."""
+    candidates, codes, labels = make_classes(300, (0.3, 0.3, 0.4), seed=23)
+    records = [Record(), Record()]
+    settings = Settings(**LOGISTIC)
+    train_openly(candidates, codes, labels, [settings] * 3, record=records[0])
+    train_openly(candidates, codes, labels[0], settings, record=records[1])
+    assert records[0].rounds == records[1].rounds
+
+    def program(server):
+        message = share_rows(candidates, codes, labels[0], ALGORITHM)[server.index]
+        blocks = [receive_rows(candidates, server.index, message, ALGORITHM)]
+        words, margins = label_words(blocks), start_margins(server, 300, settings)
+        for _ in range(2):
+            yield from boost(server, candidates, blocks, words, margins, settings, Coins(), 1, 0, 2, 3)
+
+    with pytest.raises(ProtocolError, match="drawn before"):
+        run_three([program(s) for s in make_servers()])
+
+
 def test_squared_error():
     candidates, codes, _ = make_table(2500, 5, 15, seed=7)
     values = codes[:, 0] / 3.0 + np.random.default_rng(7).normal(size=2500)

@@ -11,7 +11,7 @@ from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.release import open_tree, release
 from hansa.mpc.replicated import PairStreams, Server
 from hansa.mpc.shared_rows import receive_rows, share_rows
-from hansa.mpc.training import train
+from hansa.mpc.training import Settings, train
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm
 
@@ -50,23 +50,25 @@ def train_openly(
 ):
     """Share rows, train in lockstep, open the trees. `owners`: for equal slices of the rows, who assists.
 
-    `weights`: words (2, rows) of `weight_words`, where rows have weights.
+    `weights`: words (2, rows) of `weight_words`, where rows have weights. For several outputs labels are (outputs, rows), weights
+    (outputs, 2, rows), settings a list, and the trees of a round follow each other.
     """
+    settings = [settings] if isinstance(settings, Settings) else settings
     servers = make_servers()
     edges = np.linspace(0, len(codes), len(owners) + 1).astype(int)
     blocks = [[], [], []]
     for owner, start, stop in zip(owners, edges[:-1], edges[1:], strict=True):
         own = codes[start:stop]
-        words = None if weights is None else np.ascontiguousarray(weights[:, start:stop])
-        messages = share_rows(candidates, own, labels[start:stop].astype(np.uint32), ALGORITHM, owner, words)
+        words = None if weights is None else np.ascontiguousarray(weights[..., start:stop])
+        messages = share_rows(candidates, own, labels[..., start:stop].astype(np.uint32), ALGORITHM, owner, words)
         for i, message in enumerate(messages):
             blocks[i].append(receive_rows(candidates, i, message, ALGORITHM, own if owner == i else None))
     record = record or Record()
     programs = [train(servers[i], candidates, blocks[i], settings, 0, coins) for i in range(3)]
     models = run_three(programs, record, keep_views)
     return [
-        open_tree(candidates, settings.max_depth, {i: release(models[i].trees[t]) for i in range(3)})
-        for t in range(settings.rounds)
+        open_tree(candidates, settings[0].max_depth, {i: release(models[i].trees[t]) for i in range(3)})
+        for t in range(settings[0].rounds * len(settings))
     ]
 
 

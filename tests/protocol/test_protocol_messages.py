@@ -57,6 +57,7 @@ FIELDS = {
     int: INT64,
     bool: st.booleans(),
     float: FLOATS,
+    tuple[float, ...]: st.lists(FLOATS, max_size=3).map(tuple),
     bytes: st.binary(max_size=40),
     str: TEXT,
     Tensor: TENSORS,

@@ -35,8 +35,9 @@ def lockstep_trees(plan, tables, start, owners=None):
     names = sorted(tables)
     codes = np.concatenate([bin_rows(tables[n].features, start.cuts).codes[:, start.features] for n in names])
     labels = np.concatenate([tables[n].label for n in names])
-    words = labels.astype(np.uint32) if start.label_scale is None else start.label_scale.words(labels.astype(float))
-    trees = train_openly(start.candidates, codes.astype(np.uint16), words, start.settings, coins=start.coins)
+    words = sharing.output_labels(labels, plan)
+    words = words.astype(np.uint32) if start.label_scale is None else start.label_scale.words(words)
+    trees = train_openly(start.candidates, codes.astype(np.uint16), words, start.output_settings, coins=start.coins)
     scale = 1.0 if start.label_scale is None else start.label_scale.scale
     return [tree_of(start, tree, scale) for tree in trees]
 
@@ -367,7 +368,7 @@ def test_the_scale_of_labels_is_the_plans():
 
 def replace_base(plan):
     start = given_start(plan, Counts({}, {}))
-    return replace(start, values=Values(1.0, 1.0)).message()
+    return replace(start, values=Values((1.0,), 1.0, (0.0,))).message()
 
 
 def test_automatic_class_weights_follow_from_the_pooled_mean():
@@ -377,8 +378,8 @@ def test_automatic_class_weights_follow_from_the_pooled_mean():
     values = sharing.values_of([positives], 400, plan)
     assert values.scale_pos_weight == (400 - positives) / positives
     # One Newton step from even odds, as in the other modes: with balanced classes it stays there.
-    assert values.base_score == 0.5
-    assert values.total_weight == pytest.approx(2 * (400 - positives))
+    assert values.base_score == (0.5,)
+    assert values.total_weight == (pytest.approx(2 * (400 - positives)),)
     told = recorded_starts(plan, shared_tables())[0]
     assert (told.base_score, told.scale_pos_weight) == (values.base_score, values.scale_pos_weight)
     assert SharedTalk(plan, shared_tables()).run().error is None
@@ -502,7 +503,7 @@ def test_early_stopping_opens_a_bit_a_tree_and_keeps_the_best():
     assert server.trees == kept + 3
     assert server.history == {}
     assert [o for o in server.openings if "improved" in o] == [
-        f"evaluation.improved: one bit, whether logloss improved with tree {tree}" for tree in range(2, kept + 4)
+        f"evaluation.improved: one bit, whether logloss improved with round {number}" for number in range(2, kept + 4)
     ]
 
 

@@ -412,7 +412,7 @@ def other_cuts(said):
 @pytest.mark.parametrize("to", ["dune", "aurora"])
 @pytest.mark.parametrize(
     "change",
-    [other_cuts, lambda s: msgspec.structs.replace(s, base_score=s.base_score + 1e-3)],
+    [other_cuts, lambda s: msgspec.structs.replace(s, base_score=(s.base_score[0] + 1e-3,))],
     ids=["cuts", "base score"],
 )
 def test_a_server_that_tells_members_different_starts_is_named(to, change):
@@ -425,7 +425,7 @@ def test_three_different_starts_are_refused():
     talk = meddled(
         SEARCHING,
         twists={
-            name: nth(SettleStart, 0, lambda s, n=n: msgspec.structs.replace(s, base_score=0.1 * n), to="dune")
+            name: nth(SettleStart, 0, lambda s, n=n: msgspec.structs.replace(s, base_score=(0.1 * n,)), to="dune")
             for n, name in enumerate(SERVERS, 1)
         },
     )

@@ -307,3 +307,28 @@ def test_wrong_features_are_refused():
 def test_every_objective_has_a_margin_and_predictions(objective):
     margin = base_margin(objective, 0.25)
     assert predictions_from_margins(objective, np.full(3, margin)) == pytest.approx([0.25] * 3, abs=1e-7)
+
+
+def test_several_outputs_are_models_side_by_side():
+    trees = [random_tree(seed) for seed in range(6)]
+    both = Ensemble("binary:logistic", (0.2, 0.6), NAMES, tuple(trees))
+    features = features_of(table(500)[0])
+    for output, score in enumerate((0.2, 0.6)):
+        alone = Ensemble("binary:logistic", score, NAMES, tuple(trees[output::2]))
+        assert both.predict_margin(features)[:, output].tobytes() == alone.predict_margin(features).tobytes()
+        assert both.predict(features)[:, output].tobytes() == alone.predict(features).tobytes()
+    assert (both.outputs, both.rounds) == (2, 3)
+    assert both.truncate(4).rounds == 2
+
+
+def test_outputs_with_more_trees_than_others_are_refused():
+    tree = random_tree(0)
+    with pytest.raises(DataError, match="3 trees"):
+        Ensemble("binary:logistic", (0.2, 0.6), NAMES, (tree,) * 3)
+    for scores in ((), (0.5,)):
+        with pytest.raises(DataError, match="base_score"):
+            Ensemble("binary:logistic", scores, NAMES, ())
+    with pytest.raises(DataError, match="base_score"):
+        Ensemble("binary:logistic", (0.5, 1.0), NAMES, ())
+    with pytest.raises(PlanError, match="each of 2 outputs"):
+        Ensemble("binary:logistic", (0.2, 0.6), NAMES, (tree,) * 4).truncate(3)

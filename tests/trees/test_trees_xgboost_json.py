@@ -260,7 +260,12 @@ def test_unsupported_xgboost_models_are_refused_by_name():
         "multi:softprob": ({"objective": "multi:softprob", "num_class": 3}, rows, np.floor(target) % 3, None),
         "count:poisson": ({"objective": "count:poisson"}, rows, np.abs(target), None),
         "num_parallel_tree": ({"num_parallel_tree": 2, "objective": "reg:squarederror"}, rows, target, None),
-        "num_target": ({"objective": "reg:squarederror"}, rows, np.stack([target, -target], 1), None),
+        "multi_output_tree": (
+            {"objective": "reg:squarederror", "multi_strategy": "multi_output_tree"},
+            rows,
+            np.stack([target, -target], 1),
+            None,
+        ),
         "categorical": ({"objective": "reg:squarederror"}, codes, codes[:, 0] == 2, ["c"] * 4),
     }
     for name, (parameters, data, labels, types) in kinds.items():
@@ -358,6 +363,77 @@ def test_changed_files_are_refused_by_name(path, value, named):
     parsed = document()
     edit(path, value)(parsed)
     with pytest.raises(DataError, match=re.escape(named)):
+        from_json(encoded(parsed))
+
+
+def several_outputs(rounds=5, objective="binary:logistic", names=NAMES, **parameters):
+    """Labels with three columns: one of three classes each, or three numbers."""
+    rows, target = table()
+    labels = np.digitize(target, [-0.7, 0.7])[:, None] == np.arange(3)
+    labels = labels if objective == "binary:logistic" else target[:, None] * [1, 2, -3]
+    parameters = {"objective": objective, "max_depth": 4, "nthread": 1, **parameters}
+    return xgboost.train(parameters, xgboost.DMatrix(rows, labels, feature_names=names), rounds)
+
+
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+@pytest.mark.parametrize("base_score", [None, 0.3])
+def test_several_outputs_through_xgboost_and_back(objective, base_score):
+    original = several_outputs(5, objective, **({} if base_score is None else {"base_score": base_score}))
+    ensemble = from_json(saved(original))
+    assert (ensemble.outputs, ensemble.rounds, len(ensemble.trees)) == (3, 5, 15)
+    document = to_json(ensemble)
+    again = loaded(document)
+    ours, theirs = (json.loads(text)["learner"] for text in (document, saved(again)))
+    for name in ("tree_info", "iteration_indptr", "gbtree_model_param"):
+        assert ours["gradient_booster"]["model"][name] == theirs["gradient_booster"]["model"][name]
+    scores = [json.loads(each["learner_model_param"]["base_score"]) for each in (ours, theirs)]
+    assert scores[0] == scores[1]
+    assert len(scores[0]) == 3
+    assert ours["learner_model_param"]["num_target"] == theirs["learner_model_param"]["num_target"] == "3"
+
+    rows, _ = table(seed=1)
+    matrix = xgboost.DMatrix(rows, feature_names=NAMES)
+    features = np.ascontiguousarray(rows.T)
+    assert ensemble.predict(features, threads=2).shape == (len(rows), 3)
+    np.testing.assert_allclose(again.predict(matrix), ensemble.predict(features), rtol=0, atol=1e-6)
+    expected = original.predict(matrix, output_margin=True)
+    assert again.predict(matrix, output_margin=True).tobytes() == expected.tobytes()
+    assert ensemble.predict_margin(features).tobytes() == expected.tobytes()
+    for kind in ("weight", "gain", "cover", "total_gain", "total_cover"):
+        assert ensemble.importance(kind) == pytest.approx(original.get_score(importance_type=kind), rel=1e-5)
+
+    assert from_json(saved(again)) == ensemble
+    assert from_json(document) == ensemble
+    first = loaded(to_json(ensemble.truncate(6)))
+    assert first.predict(matrix).tobytes() == original.predict(matrix, iteration_range=(0, 2)).tobytes()
+
+
+def test_one_base_score_stands_for_all_outputs_as_in_xgboost():
+    parsed = json.loads(saved(several_outputs(2, base_score=0.3, names=list("abcd"))))
+    rows, _ = table(seed=1)
+    for text in ("3E-1", "[3E-1]"):
+        parsed["learner"]["learner_model_param"]["base_score"] = text
+        ensemble = from_json(encoded(parsed))
+        assert ensemble.base_scores == (float(np.float32(0.3)),) * 3
+        theirs = loaded(encoded(parsed)).predict(xgboost.DMatrix(rows, feature_names=list("abcd")), output_margin=True)
+        assert ensemble.predict_margin(rows.T.copy()).tobytes() == theirs.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        (("learner_model_param", "base_score"), "[3E-1,3E-1]", "base_score"),
+        (("learner_model_param", "base_score"), "[3E-1,3E-1,1.5E0]", "base_score"),
+        (("learner_model_param", "num_target"), "2", "num_target"),
+        (("learner_model_param", "num_target"), "0", "num_target"),
+        (("gradient_booster", "model", "tree_info"), [0, 0, 1, 1, 2, 2], "tree_info"),
+        (("gradient_booster", "model", "iteration_indptr"), [0, 1, 2, 3, 4, 5, 6], "iteration_indptr"),
+    ],
+)
+def test_changed_files_of_several_outputs_are_refused_by_name(place, value, named):
+    parsed = json.loads(saved(several_outputs(2)))
+    edit(("learner", *place), value)(parsed)
+    with pytest.raises(DataError, match=named):
         from_json(encoded(parsed))
 
 

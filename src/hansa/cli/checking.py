@@ -128,8 +128,9 @@ def _shared_under(plan: Plan) -> tuple[Sent, ...]:
                 f"in each of at most {MOST_REQUESTS} requests",
             )
         )
-    row = 2 * (4 * columns + WORD * words_for(columns) + 4 + weights)
-    sent.append(Sent("shares of which bin each value is in, of the label and of the weight", row, "per row"))
+    row = 2 * (4 * columns + WORD * words_for(columns) + plan.parameters.outputs * (4 + weights))
+    label = "of the label" if not plan.parameters.num_class else "of whether it is of each class"
+    sent.append(Sent(f"shares of which bin each value is in, {label} and of the weight", row, "per row"))
     return tuple(sent)
 
 

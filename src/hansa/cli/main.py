@@ -115,12 +115,14 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 )
 @click.option("--receivers", help="Coopetitive: who gets the model, such as a,b; default: all parties.")
 @click.option(
-    "--evaluation-steps", help="Coopetitive: trees after which metrics are opened, such as 10,20; default: the last."
+    "--evaluation-steps", help="Coopetitive: rounds after which metrics are opened, such as 10,20; default: the last."
 )
 @click.option("--statistics", is_flag=True, help="Coopetitive: release gain and cover with the splits.")
 @click.option("--label-range", help="Coopetitive, reg:squarederror: LOWEST,HIGHEST label; default: those of TRAIN.")
 @click.option("--objective", default="binary:logistic", show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=100, show_default=True, help="Number of trees.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=100, show_default=True, help="Rounds of boosting: trees of a class."
+)
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any of XGBoost's parameters; repeatable.")
 @click.option("--min-cell-rows", type=click.IntRange(2), help="Cuts stop at cells of so many pooled rows.")
 @click.option("--evaluation-fraction", type=click.FloatRange(0, 1, max_open=True), default=0.0,
@@ -159,7 +161,7 @@ def simulate(
     if test is not None and test_fraction is not None:
         raise HansaError("--test and --test-fraction exclude each other; give one")
     table = tables.read_table(train, label, party_column, weight)
-    simulation.check_labels(parameters.objective, table)
+    simulation.check_labels(parameters, table)
     if test is not None:
         train_rows, test_rows = table, tables.read_table(test, label, party_column, weight, like=table)
     else:

@@ -235,6 +235,8 @@ def _server_addresses(given: dict[str, Any] | None, plan: Plan, path: Path) -> d
 
 def label_kind(plan: Plan) -> LabelKind:
     """What labels the plan's objective takes."""
+    if plan.parameters.num_class:
+        return plan.parameters.num_class
     return "binary" if plan.parameters.objective == "binary:logistic" else "numeric"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from hansa.cli.scores import main_metric
 from hansa.cli.simulation import Report
 
 out = Console(width=None if sys.stdout.isatty() else 120)
@@ -77,24 +76,32 @@ def progress(shown: bool) -> Iterator[Report]:
         yield report
 
 
+def _labels(summary: dict[str, Any]) -> tuple[str, Callable[[dict[str, Any]], str]]:
+    """What the table says of each member's labels: the column's title, and its text."""
+    if summary["num_class"]:
+        return "classes, %", lambda member: " ".join(f"{100 * share:.0f}" for share in member["class_shares"])
+    if summary["objective"] == "binary:logistic":
+        return "label 1", lambda member: f"{member['label_mean']:.2%}"
+    return "mean label", lambda member: _number(member["label_mean"])
+
+
 def print_simulation(summaries: Sequence[dict[str, Any]]) -> None:
     """One table of the members and one of all test rows, for one or more modes on the same rows; the first has the comparisons."""
     first = summaries[0]
-    metric = main_metric(first["objective"])
-    binary = first["objective"] == "binary:logistic"
+    metric = next(iter(first["metrics"]))
+    title_of_labels, label_of = _labels(first)
     modes = [summary["mode"] for summary in summaries]
     title = f"{', '.join(modes)}; {first['transport']}; {first['trees']} trees"
     table = Table(title=title, title_justify="left")
     table.add_column("member")
-    for column in ("rows", "label 1" if binary else "mean label", f"{metric} alone"):
+    for column in ("rows", title_of_labels, f"{metric} alone"):
         table.add_column(column, justify="right")
     table.add_column("together")
     for column in (metric, "up", "down"):
         table.add_column(column, justify="right")
     for name, member in first["members"].items():
         alone = member["metrics"]["alone"]
-        label = f"{member['label_mean']:.2%}" if binary else _number(member["label_mean"])
-        whose = [name, f"{member['rows']:,}", label, _number(alone and alone[metric])]
+        whose = [name, f"{member['rows']:,}", label_of(member), _number(alone and alone[metric])]
         for summary in summaries:
             part = summary["members"][name]
             together = part["metrics"]["together"]

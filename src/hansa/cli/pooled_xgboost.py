@@ -57,9 +57,14 @@ def train_pooled_xgboost(
     """Train in another process.
 
     Returns:
-        {"version", "seconds": {"binning": [...], "training": [...]}}, one time a repeat, and the predictions on `test`.
+        {"version", "seconds": {"binning": [...], "training": [...]}}, one time a repeat, and the predictions on `test`: (rows,), or
+        (rows, classes) with num_class.
     """
-    names = {"train": train.features, "label": train.label}
+    label = train.label
+    if parameters.num_class:
+        # XGBoost trains one model a column: one class against the rest.
+        label = (label[:, None] == np.arange(parameters.num_class)).astype(np.float32)
+    names = {"train": train.features, "label": label}
     if train.weight is not None:
         names["weight"] = train.weight
     if test is not None:

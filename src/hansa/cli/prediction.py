@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import duckdb
+import numpy as np
 
 from hansa.cli.cores import cores
 from hansa.cli.tables import open_relation, read_features
@@ -14,6 +15,8 @@ from hansa.trees.xgboost_json import from_json
 
 def predict_table(model_path: Path, table_path: Path, save: Path, margin: bool) -> str:
     """Score every row of a table; columns beyond the model's features are ignored. Returns a sentence for the terminal.
+
+    The column is called prediction; those of a model with several outputs prediction_0, prediction_1 and so on.
 
     Raises DataError naming file and column where the table lacks a feature or holds text.
     """
@@ -25,8 +28,11 @@ def predict_table(model_path: Path, table_path: Path, save: Path, margin: bool) 
     features, _ = read_features(table_path, relation, ensemble.feature_names, {})
     scores = ensemble.predict_margin(features, cores()) if margin else ensemble.predict(features, cores())
     connection = duckdb.connect(":memory:")
-    connection.register("scores", {"prediction": scores})
-    result = connection.sql("SELECT prediction FROM scores")
+    columns = {"prediction": scores}
+    if ensemble.outputs > 1:
+        columns = {f"prediction_{output}": np.ascontiguousarray(own) for output, own in enumerate(scores.T)}
+    connection.register("scores", columns)
+    result = connection.sql(f"SELECT {', '.join(columns)} FROM scores")
     match save.suffix.lower():
         case ".csv":
             result.write_csv(str(save), header=True)

@@ -202,7 +202,7 @@ def _joint_record(plan: Plan, records: Mapping[str, dict[str, Any]]) -> dict[str
     first = records[plan.servers[0]]
     return {
         "exchanges": first["training_rounds"],
-        "trees_grown": len(first["tree_seconds"]),
+        "trees_grown": len(first["tree_seconds"]) * plan.parameters.outputs,
         "history": first["history"],
         "seconds": first["seconds"],
         # A server's connections to other servers are not the hub's to count.

@@ -43,20 +43,36 @@ def aucpr(predictions: Float, labels: Float) -> float:
 def score_table(
     objective: str, predictions: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]
 ) -> dict[str, float]:
-    """Metric -> value of predictions (n,) against labels (n,); the objective's main metric first."""
+    """Metric -> value of predictions (n,), or (n, classes), against labels (n,); the objective's main metric first.
+
+    Of classes 0, 1, ..., one against the rest: auc_ovr is the mean of the classes' auc, of those that some rows have and some have
+    not; merror is the share of rows whose greatest prediction is not their class's; logloss and error are means over rows and classes.
+    """
     p = predictions.astype(np.float64)
     y = labels.astype(np.float64)
-    if objective == "binary:logistic":
-        clipped = np.clip(p, 1e-15, 1 - 1e-15)
+    if predictions.ndim == 2:
+        is_class = (y[:, None] == np.arange(predictions.shape[1])).astype(np.float64)
+        areas = [area for k in range(p.shape[1]) if not np.isnan(area := auc(p[:, k], is_class[:, k]))]
         return {
-            "auc": auc(p, y),
-            "aucpr": aucpr(p, y),
-            "logloss": float(-np.mean(np.where(y > 0.5, np.log(clipped), np.log1p(-clipped)))),
-            "error": float(np.mean((p > 0.5) != (y > 0.5))),
+            "auc_ovr": float(np.mean(areas)) if areas else float("nan"),
+            "merror": float(np.mean(p.argmax(axis=1) != y)),
+            "logloss": _log_loss(p, is_class),
+            "error": _error(p, is_class),
         }
+    if objective == "binary:logistic":
+        return {"auc": auc(p, y), "aucpr": aucpr(p, y), "logloss": _log_loss(p, y), "error": _error(p, y)}
     return {"rmse": float(np.sqrt(np.mean((p - y) ** 2))), "mae": float(np.mean(np.abs(p - y)))}
 
 
+def _log_loss(p: Float, y: Float) -> float:
+    clipped = np.clip(p, 1e-15, 1 - 1e-15)
+    return float(-np.mean(np.where(y > 0.5, np.log(clipped), np.log1p(-clipped))))
+
+
+def _error(p: Float, y: Float) -> float:
+    return float(np.mean((p > 0.5) != (y > 0.5)))
+
+
 def main_metric(objective: str) -> str:
-    """The metric that tables show."""
+    """The metric of a model of one output that tables show."""
     return "auc" if objective == "binary:logistic" else "rmse"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hansa.cli.cores import cores, useful_threads
 from hansa.cli.pooled_xgboost import is_installed, train_pooled_xgboost
@@ -153,7 +154,7 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
     """
     started = time.perf_counter()
     objective = settings.parameters.objective
-    check_labels(objective, train)
+    check_labels(settings.parameters, train)
     names = member_names(sorted(set(train.party)))
     parts = split_parties(train, names)
     labels = float(train.label.min()), float(train.label.max())
@@ -181,6 +182,7 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
             "rows": part.n_rows,
             "test_rows": tests[name].n_rows if name in tests else 0,
             "label_mean": float(part.label.mean(dtype=np.float64)),
+            "class_shares": [float(np.mean(part.label == k)) for k in range(settings.parameters.num_class)],
             "bytes_up": traffic["bytes_up"],
             "bytes_down": traffic["bytes_down"],
             "metrics": {
@@ -196,6 +198,7 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
             "mode": settings.mode,
             "transport": "in-process" if settings.in_process else "mutual TLS 1.3",
             "objective": objective,
+            "num_class": settings.parameters.num_class,
             "trees": len(ensemble.trees),
             "members": members,
             "seconds": {key: seconds[key] for key in ("total", "startup", "binning", "training")},
@@ -209,18 +212,27 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
     )
 
 
-def check_labels(objective: str, train: Table) -> None:
+def check_labels(parameters: Parameters, train: Table) -> None:
     """Refuse labels that the objective does not take. Raises DataError naming the row."""
-    if objective == "binary:logistic" and not np.isin(train.label, (0, 1)).all():
-        row = int(np.flatnonzero(~np.isin(train.label, (0, 1)))[0])
-        raise DataError(
-            f"training table, row {row + 1}: label {train.label[row]:g}; binary:logistic expects 0 or 1 "
-            "(for other numbers use --objective reg:squarederror)"
-        )
+    classes = parameters.num_class
+    wrong = np.flatnonzero(~np.isin(train.label, np.arange(classes or 2)))
+    if parameters.objective != "binary:logistic" or not wrong.size:
+        return
+    where = f"training table, row {wrong[0] + 1}: label {train.label[wrong[0]]:g}"
+    if classes:
+        raise DataError(f"{where}; num_class = {classes} expects a whole number from 0 to {classes - 1}")
+    raise DataError(
+        f"{where}; binary:logistic expects 0 or 1 (for other numbers use --objective reg:squarederror, for classes 0 to K - 1 "
+        "--mode coopetitive --set num_class=K)"
+    )
 
 
 def _scores(ensemble: Ensemble, table: Table) -> dict[str, float | None]:
-    values = score_table(ensemble.objective, ensemble.predict(table.features, cores()), table.label)
+    return _scores_of(ensemble.objective, ensemble.predict(table.features, cores()), table)
+
+
+def _scores_of(objective: str, predictions: npt.NDArray[np.float32], table: Table) -> dict[str, float | None]:
+    values = score_table(objective, predictions, table.label)
     return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
@@ -314,7 +326,7 @@ def _share_in_process(
         raise HansaError("the run ended without a model")
     summary = {
         "exchanges": len(steps),
-        "trees_grown": run.members[plan.servers[0]].trees,
+        "trees_grown": run.members[plan.servers[0]].trees * plan.parameters.outputs,
         "seconds": {
             "startup": at["gathered"] - at["start"],
             "binning": at["binned"] - at["gathered"],
@@ -331,7 +343,7 @@ def values_alone(history: Mapping[str, list[tuple[int, float]]]) -> dict[str, li
 
 
 def _local(plan: Plan, name: str) -> Plan:
-    """The same training of one table in this process, where there is nobody to hide it from."""
+    """The same training of one table in this process, where there is nobody to hide it from; of several classes, of one."""
     return replace(
         plan,
         mode="federated",
@@ -339,49 +351,66 @@ def _local(plan: Plan, name: str) -> Plan:
         parties=(name,),
         receivers=(name,),
         minimum_parties=1,
+        parameters=replace(plan.parameters, num_class=0),
         coopetitive=None,
     )
 
 
 def _train_alone(plan: Plan, train: Table, test: Table) -> dict[str, float | None] | None:
-    """Metrics of a model of this party's rows only; None where it has one class only."""
+    """Metrics of a model of this party's rows only; None where it has one class only. See `_predict_local` for several."""
     if plan.parameters.objective == "binary:logistic" and len(np.unique(train.label)) < 2:
         return None
-    single = _local(plan, "alone")
-    run = train_in_process(single, {"alone": train.rows()}, threads=useful_threads())
-    return _scores(run.outcome.ensemble, test)
+    return _scores_of(plan.parameters.objective, _predict_local(plan, "alone", train, test), test)
+
+
+def _predict_local(
+    plan: Plan, name: str, train: Table, test: Table, report: Callable[[Progress], None] = lambda _: None
+) -> npt.NDArray[np.float32]:
+    """Predictions on `test` of the plan's training of one table in this process: (rows,), or (rows, classes).
+
+    With several classes they are those of one model a class, against the rest; 0 for a class that no training row has.
+    """
+    classes, single = plan.parameters.num_class, _local(plan, name)
+    found = []
+    for label in [train.label == k for k in range(classes)] if classes else [train.label]:
+        rows = replace(train, label=label.astype(np.float32))
+        held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
+        if classes and len(values := np.unique(rows.label[~held])) == 1:
+            found.append(np.full(test.n_rows, values[0], np.float32))
+            continue
+        run = train_in_process(single, {name: rows.rows()}, threads=useful_threads(), report=report)
+        found.append(run.outcome.ensemble.predict(test.features, cores()))
+    return np.stack(found, axis=1) if classes else found[0]
 
 
 def _train_pooled(plan: Plan, train: Table, test: Table, report: Report) -> dict[str, Any]:
     report({"event": "stage", "text": "pooled, Hansa"})
-    single = _local(plan, "pooled")
     at: dict[str, float] = {}
+    seconds = {"binning": 0.0, "training": 0.0}
 
     def note(progress: Progress) -> None:
+        # With several classes each is a run of its own.
+        if progress.stage == "gathered":
+            at.clear()
         at.setdefault(progress.stage, time.perf_counter())
+        if progress.stage == "trained":
+            seconds["binning"] += at["binned"] - at["gathered"]
+            seconds["training"] += at["trained"] - at["binned"]
 
-    run = train_in_process(
-        single,
-        {"pooled": train.rows()},
-        threads=useful_threads(),
-        report=note,
-    )
+    predictions = _predict_local(plan, "pooled", train, test, note)
     result: dict[str, Any] = {
-        "hansa": {
-            "metrics": _scores(run.outcome.ensemble, test),
-            "seconds": {"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]},
-        }
+        "hansa": {"metrics": _scores_of(plan.parameters.objective, predictions, test), "seconds": seconds}
     }
     if is_installed():
         report({"event": "stage", "text": "pooled, XGBoost"})
         held = held_out(train.features, train.label, plan.evaluation_fraction, plan.parameters.seed)
         with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
-            answer, predictions = train_pooled_xgboost(Path(folder), train.take(~held), test, plan.parameters)
-        if predictions is None:
+            answer, theirs = train_pooled_xgboost(Path(folder), train.take(~held), test, plan.parameters)
+        if theirs is None:
             raise HansaError("XGBoost gave no predictions")
         result["xgboost"] = {
             "version": answer["version"],
-            "metrics": score_table(plan.parameters.objective, predictions, test.label),
+            "metrics": _scores_of(plan.parameters.objective, theirs, test),
             "seconds": {key: values[-1] for key, values in answer["seconds"].items()},
         }
     return result

@@ -30,7 +30,8 @@ from hansa.data.schema import Schema
 from hansa.errors import DataError, PlanError
 
 Array = NDArray[Any]
-LabelKind = Literal["binary", "numeric"]
+LabelKind = Literal["binary", "numeric"] | int
+"""Labels 0 and 1; any finite number; or, as a number K, the classes 0 to K - 1."""
 
 _NUMERIC = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|BOOLEAN|DECIMAL\(.*\)")
 _DELIMITERS = ",;\t|"
@@ -159,7 +160,7 @@ def _label_line(label: ColumnSummary, kind: LabelKind) -> str:
 def read_rows(path: str | Path, schema: Schema, *, label_kind: LabelKind) -> Rows:
     """Read a table that must have exactly the schema's columns, in any order.
 
-    `label_kind` "binary" takes labels 0 and 1 (true and false) only, "numeric" any finite number.
+    `label_kind` "binary" takes labels 0 and 1 (true and false) only, "numeric" any finite number, K whole numbers below K.
 
     Raises DataError naming file, row, column, what was expected and found, and the cure: unreadable or
         unknown file; no rows;
@@ -198,9 +199,9 @@ def check_rows(path: str | Path, schema: Schema, *, label_kind: LabelKind) -> Ch
     return CheckReport(table.file, n_rows, tuple(departures), warnings, features, label, label_kind)
 
 
-def _check_label_kind(label_kind: str) -> None:
-    if label_kind not in ("binary", "numeric"):
-        raise PlanError(f"label_kind: expected 'binary' or 'numeric', found {label_kind!r}")
+def _check_label_kind(label_kind: LabelKind) -> None:
+    if label_kind not in ("binary", "numeric") and not (isinstance(label_kind, int) and label_kind > 1):
+        raise PlanError(f"label_kind: expected 'binary', 'numeric' or a number of classes, found {label_kind!r}")
 
 
 # --- opening -----------------------------------------------------------------------------------------------
@@ -452,6 +453,12 @@ def _role_rules(name: str, schema: Schema, column: _Column, label_kind: LabelKin
             "label 0 or 1",
             "code the two classes as 0 and 1",
         )
+    elif isinstance(label_kind, int):
+        yield (
+            np.isfinite(values) & ~np.isin(values, np.arange(label_kind)),
+            f"a class, a whole number from 0 to {label_kind - 1}",
+            f"code the {label_kind} classes as 0 to {label_kind - 1}",
+        )
 
 
 def _departure(table: _Table, name: str, broken: Array, expected: str, cure: str) -> Departure:
@@ -483,5 +490,5 @@ def _warnings(
         elif feature.distinct == 1 and not feature.missing:
             yield f"feature {feature.name!r} is constant; it helps only if it differs at other parties"
     if label is not None and label.distinct == 1:
-        kind = "one class only" if label_kind == "binary" else "one value only"
+        kind = "one value only" if label_kind == "numeric" else "one class only"
         yield f"label {label.name!r} has {kind}; this party has no metric of its own"

@@ -1,8 +1,9 @@
 """Rows as shares: what an owner sends to the three servers, once, and the products with it.
 
-A row is shared twice over: its columns of bits C as words of Z_2^32, for sums, and as packed bits under XOR,
-for routing; and its label, in Z_2^32. Where rows have weights, so are the weight and the weight times the label
-(`training.weight_words`). Two of the three parts of each are key streams, so only one travels.
+A row is shared twice over: its columns of bits C as words of Z_2^32, for sums, and as packed bits under XOR, for routing; and its
+label, in Z_2^32. Where rows have weights, so are the weight and the weight times the label (`training.weight_words`). A model of
+several outputs has a label and weights for each (of several classes: whether the row is of that class). Two of the three parts of
+each are key streams, so only one travels.
 
 *Owner-assisted rows*: an owner that is itself server p gives x_p = PRG(key of S_p and S_{p+2}),
 x_{p+1} = C - x_p, x_{p+2} = 0. S_{p+1} sees only x_{p+1}, which x_p masks, and S_{p+2} only x_p. A product with shared v is then
@@ -42,9 +43,10 @@ class RowShares:
         rows: how many.
         keys: for own and next part: 32 bytes where that part is a key stream, else None.
         parts: for own and next part: (columns uint32 (rows, columns), bits uint64 (rows, words), labels
-            uint32 (rows,)) where it travels, else None. Where key and parts are None, the part is zero.
+            uint32 (outputs, rows)) where it travels, else None. Where key and parts are None, the part is zero.
         assisted_by: the server that owns the rows, or None.
-        weighted: the rows have weights: parts hold a fourth array, uint32 (2, rows).
+        weighted: the rows have weights: parts hold a fourth array, uint32 (outputs, 2, rows).
+        outputs: of the model.
     """
 
     rows: int
@@ -52,6 +54,7 @@ class RowShares:
     parts: tuple[tuple[Words, ...] | None, tuple[Words, ...] | None]
     assisted_by: int | None
     weighted: bool = False
+    outputs: int = 1
 
 
 def share_rows(
@@ -66,27 +69,30 @@ def share_rows(
 
     Args:
         codes: uint16 (rows, features), secret.
-        labels: uint32 (rows,), 0 or 1, or fixed-point words; secret.
+        labels: uint32 (rows,), or (outputs, rows) for several: 0 or 1, or fixed-point words; secret.
         owner: the server that the owner is, for owner-assisted rows; None otherwise.
-        weights: uint32 (2, rows), `training.weight_words` of the owner's rows; secret. None where rows have none: all
-            owners of a run have weights, or none has.
+        weights: uint32 (2, rows), or (outputs, 2, rows) for several, `training.weight_words` of the owner's rows; secret. None
+            where rows have none: all owners of a run have weights, or none has.
 
     Raises:
-        DataError: codes out of range, or weights of another shape.
+        DataError: codes out of range, or labels or weights of another shape.
     """
     candidates.check_codes(codes)
-    rows = codes.shape[0]
-    if weights is not None and (weights.dtype != np.uint32 or weights.shape != (2, rows)):
-        raise DataError(f"weights are {weights.dtype}{weights.shape}; expected uint32 (2, {rows})")
+    rows, outputs = codes.shape[0], 1 if labels.ndim == 1 else labels.shape[0]
+    if labels.shape not in ((rows,), (outputs, rows)):
+        raise DataError(f"labels are of shape {labels.shape}; expected ({rows},), or (outputs, {rows})")
+    if weights is not None and (weights.dtype != np.uint32 or weights.shape != (*labels.shape[:-1], 2, rows)):
+        raise DataError(f"weights are {weights.dtype}{weights.shape}; expected uint32 {(*labels.shape[:-1], 2, rows)}")
     bits = candidates.column_bits(codes)
-    rest: list[Words] = [bits.astype(np.uint32), pack_bits(bits), labels.astype(np.uint32, copy=False)]
-    rest += [] if weights is None else [weights]
+    words = labels.astype(np.uint32, copy=False).reshape(outputs, rows)
+    rest: list[Words] = [bits.astype(np.uint32), pack_bits(bits), words]
+    rest += [] if weights is None else [weights.reshape(outputs, 2, rows)]
     # The seeds of parts that are streams: all but the last part, or all but p + 1 and p + 2.
     streams = (0, 1) if owner is None else (owner,)
     explicit = 2 if owner is None else (owner + 1) % 3
     keys = {number: bytes(fresh_key()) for number in streams}
     for key in keys.values():
-        masks = _masks(key, candidates, rows, algorithm, weights is not None)
+        masks = _masks(key, candidates, rows, algorithm, weights is not None, outputs)
         rest = [part ^ mask if n == 1 else part - mask for n, (part, mask) in enumerate(zip(rest, masks, strict=True))]
     sent = tuple(rest)
     return [
@@ -96,31 +102,34 @@ def share_rows(
             (sent if server == explicit else None, sent if (server + 1) % 3 == explicit else None),
             owner,
             weights is not None,
+            outputs,
         )
         for server in range(3)
     ]
 
 
-def _shapes(candidates: Candidates, rows: int, weighted: bool) -> list[tuple[Any, tuple[int, ...]]]:
+def _shapes(candidates: Candidates, rows: int, weighted: bool, outputs: int) -> list[tuple[Any, tuple[int, ...]]]:
     """Dtype and shape of a part's arrays."""
     shapes: list[tuple[Any, tuple[int, ...]]] = [
         (np.dtype(np.uint32), (rows, candidates.n_columns)),
         (np.dtype(np.uint64), (rows, words_for(candidates.n_columns))),
-        (np.dtype(np.uint32), (rows,)),
+        (np.dtype(np.uint32), (outputs, rows)),
     ]
-    return shapes + [(np.dtype(np.uint32), (2, rows))] * weighted
+    return shapes + [(np.dtype(np.uint32), (outputs, 2, rows))] * weighted
 
 
-def _masks(key: bytes, candidates: Candidates, rows: int, algorithm: Algorithm, weighted: bool) -> tuple[Words, ...]:
+def _masks(
+    key: bytes, candidates: Candidates, rows: int, algorithm: Algorithm, weighted: bool, outputs: int
+) -> tuple[Words, ...]:
     """A part that is a key stream: all its arrays. The columns have a key of their own for every CHUNK_ROWS rows."""
     columns = Regenerated(key, candidates.n_columns, 0, rows, algorithm)
-    return (columns.stored(), *_other_masks(key, candidates, rows, algorithm, weighted))
+    return (columns.stored(), *_other_masks(key, candidates, rows, algorithm, weighted, outputs))
 
 
 def _other_masks(
-    key: bytes, candidates: Candidates, rows: int, algorithm: Algorithm, weighted: bool
+    key: bytes, candidates: Candidates, rows: int, algorithm: Algorithm, weighted: bool, outputs: int
 ) -> tuple[Words, ...]:
-    arrays = tuple(np.empty(shape, dtype) for dtype, shape in _shapes(candidates, rows, weighted)[1:])
+    arrays = tuple(np.empty(shape, dtype) for dtype, shape in _shapes(candidates, rows, weighted, outputs)[1:])
     for purpose, array in zip(PURPOSES, arrays, strict=False):
         stream = KeyStream(_key_for(key, purpose), algorithm)
         stream.words(array.size, array.reshape(-1))
@@ -198,9 +207,9 @@ class Block:
 
     Attributes:
         terms: the local products that make this server's additive part of C v.
-        labels: uint32 (2, rows).
+        labels: uint32 (2, outputs, rows).
         codes: the plaintext, at the server that owns the rows.
-        weights: uint32 (2, 2, rows): weights, and weights times labels; None where rows have none.
+        weights: uint32 (2, outputs, 2, rows): weights, and weights times labels; None where rows have none.
     """
 
     terms: tuple[Term, ...]
@@ -211,14 +220,14 @@ class Block:
     @property
     def rows(self) -> int:
         """Rows of the block."""
-        return int(self.labels.shape[1])
+        return int(self.labels.shape[-1])
 
     def __getitem__(self, rows: slice) -> Block:
         return Block(
             tuple(term[rows] for term in self.terms),
-            self.labels[:, rows],
+            self.labels[..., rows],
             None if self.codes is None else self.codes[rows],
-            None if self.weights is None else self.weights[:, :, rows],
+            None if self.weights is None else self.weights[..., rows],
         )
 
     def without_columns(self) -> Block:
@@ -248,7 +257,7 @@ def receive_rows(
         raise ProtocolError(f"server {server}: the owner's codes go with owner-assisted rows of its own")
     regenerate = regenerate or codes is not None
     halves = [_half(candidates, message, number, algorithm, regenerate) for number in range(2)]
-    shapes = _shapes(candidates, message.rows, message.weighted)[2:]
+    shapes = _shapes(candidates, message.rows, message.weighted, message.outputs)[2:]
     labels, *weights = (
         np.stack([half[1][place + 1] if half else np.zeros(shape, dtype) for half in halves])
         for place, (dtype, shape) in enumerate(shapes)
@@ -271,11 +280,11 @@ def _half(
     key, parts = message.keys[number], message.parts[number]
     if key is not None:
         columns = Regenerated(key, candidates.n_columns, 0, message.rows, algorithm)
-        others = _other_masks(key, candidates, message.rows, algorithm, message.weighted)
+        others = _other_masks(key, candidates, message.rows, algorithm, message.weighted, message.outputs)
         return (columns if regenerate else columns.stored()), others
     if parts is None:
         return None
-    shapes = _shapes(candidates, message.rows, message.weighted)
+    shapes = _shapes(candidates, message.rows, message.weighted, message.outputs)
     found = [(part.dtype, part.shape) for part in parts]
     if found != shapes:
         raise ProtocolError(f"an owner's shares are {found}; expected {shapes}")
@@ -337,18 +346,18 @@ def routing_part(block: Block, one_hots: Words, out: npt.NDArray[np.uint8]) -> N
         add_gf2_product(term.bits, _factor(one_hots, term.factor, BITS), out)
 
 
-def label_words(blocks: list[Block]) -> Words:
-    """The labels of all blocks, shared in Z_2^32, (2, rows)."""
-    return RING32.reduce(np.concatenate([block.labels for block in blocks], axis=1))
+def label_words(blocks: list[Block], output: int = 0) -> Words:
+    """The labels of all blocks for one output, shared in Z_2^32, (2, rows)."""
+    return RING32.reduce(np.concatenate([block.labels[:, output] for block in blocks], axis=1))
 
 
-def weights_of(blocks: list[Block]) -> Words | None:
-    """Weights, and weights times labels, of all blocks, shared in Z_2^32, (2, 2, rows); None where there are none.
+def weights_of(blocks: list[Block], output: int = 0) -> Words | None:
+    """Weights, and weights times labels, of all blocks for one output, shared in Z_2^32, (2, 2, rows); None where there are none.
 
     Raises:
         ProtocolError: some owners sent weights and some did not.
     """
-    own = [block.weights for block in blocks if block.weights is not None]
+    own = [block.weights[:, output] for block in blocks if block.weights is not None]
     if not own:
         return None
     if len(own) < len(blocks):

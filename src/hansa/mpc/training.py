@@ -1,5 +1,8 @@
 """All rounds of oblivious boosting: gradients from shared margins, a tree, margins again.
 
+With several classes each has labels (is the row of this class?), margins and trees of its own: one class against the rest. The trees
+of a round are grown side by side, in the rounds of messages of one.
+
 Everything in `Settings` is public. Formats follow from public bounds alone:
 
     B = max(N g_max + A, N h_max + 2 lambda),   f = 30 - ceil(log2 B) fraction bits
@@ -10,7 +13,7 @@ so that every sum fits Z_2^32; above `rows_per_sum` rows, sums are taken by grou
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Any, Literal
@@ -33,6 +36,7 @@ from hansa.mpc.replicated import (
     product_part,
     public,
     reshare,
+    together,
 )
 from hansa.mpc.ring import BITS, RING32, Words, words_for
 from hansa.mpc.shared_rows import Block, label_words, weights_of
@@ -235,7 +239,7 @@ def _everything(_tree: int) -> None:
 
 @dataclass(frozen=True)
 class Coins:
-    """Public draws of each tree. None stands for all.
+    """Public draws of each tree. None stands for all. Trees are numbered in the model's order: round * outputs + output.
 
     Attributes:
         rows: tree number -> bool (rows,), which rows the tree uses.
@@ -248,7 +252,7 @@ class Coins:
 
 @dataclass(frozen=True)
 class ModelShares:
-    """A trained model as one server's shares: its trees, and whether its margins stayed in range (opened)."""
+    """A trained model as one server's shares: its trees, round by round, and whether its margins stayed in range (opened)."""
 
     trees: tuple[TreeShares, ...]
     in_range: bool
@@ -258,33 +262,82 @@ def train(
     server: Server,
     candidates: Candidates,
     blocks: list[Block],
-    settings: Settings,
+    settings: Sequence[Settings],
     epoch: int = 0,
     coins: Coins | None = None,
 ) -> Program[ModelShares]:
     """Train all rounds. Opens one bit at the end, and that only where margins could leave +-16.
 
+    Args:
+        settings: of each output; they differ in base_margin and total_weight at most.
+
     Raises:
         ProtocolError: a margin left +-16, so that later trees are wrong: less eta or fewer rounds are needed.
     """
     coins = coins or Coins()
-    labels = label_words(blocks)
-    margins = start_margins(server, labels.shape[1], settings)
+    outputs = start_outputs(server, blocks, settings)
     trees: list[TreeShares] = []
     flags: list[Words] = []
-    for tree in range(settings.rounds):
-        shares, margins, outside = yield from boost(
-            server, candidates, blocks, labels, margins, settings, coins, tree, epoch
-        )
-        trees.append(shares)
-        flags += [] if outside is None else [outside]
-    in_range = yield from margins_in_range(server, flags, labels.shape[1], Address(epoch, settings.rounds, 0, "range"))
+    for number in range(settings[0].rounds):
+        grown, outside = yield from boost_round(server, candidates, blocks, outputs, coins, number, epoch)
+        trees += grown
+        flags += outside
+    rows = sum(block.rows for block in blocks)
+    in_range = yield from margins_in_range(server, flags, rows, Address(epoch, settings[0].rounds, 0, "range"))
     return ModelShares(tuple(trees), in_range)
 
 
-def may_leave_range(settings: Settings, trees: int) -> bool:
-    """Could a margin of so many trees leave +-16? Public; only then is the range checked on shares."""
-    return abs(settings.base_margin) + trees * settings.leaf_limit > SAFE_MARGIN
+@dataclass
+class Output:
+    """One output of a model under training, at one server.
+
+    Attributes:
+        settings: its own. labels: shared in Z_2^32, (2, rows). margins: shared in Z_2^32 with 26 fraction bits, (2, rows); each
+            round brings new ones.
+    """
+
+    settings: Settings
+    labels: Words
+    margins: Words
+
+
+def start_outputs(server: Server, blocks: list[Block], settings: Sequence[Settings]) -> list[Output]:
+    """Where each output starts: its labels, and its base margin at every row; local."""
+    return [
+        Output(own, label_words(blocks, number), start_margins(server, sum(block.rows for block in blocks), own))
+        for number, own in enumerate(settings)
+    ]
+
+
+def boost_round(
+    server: Server,
+    candidates: Candidates,
+    blocks: list[Block],
+    outputs: list[Output],
+    coins: Coins,
+    number: int,
+    epoch: int,
+) -> Program[tuple[list[TreeShares], list[Words]]]:
+    """One round of boosting: a tree for every output, side by side; the outputs get their new margins.
+
+    Returns:
+        The trees, and XOR-shared bits of rows out of range, of each output where they are known.
+    """
+    programs = [
+        boost(
+            server, candidates, blocks, own.labels, own.margins, own.settings, coins, number, epoch, place, len(outputs)
+        )
+        for place, own in enumerate(outputs)
+    ]
+    results = yield from together(*programs)
+    for own, (_, margins, _) in zip(outputs, results, strict=True):
+        own.margins = margins
+    return [tree for tree, _, _ in results], [outside for _, _, outside in results if outside is not None]
+
+
+def may_leave_range(settings: Settings, rounds: int) -> bool:
+    """Could a margin of so many rounds leave +-16? Public; only then is the range checked on shares."""
+    return abs(settings.base_margin) + rounds * settings.leaf_limit > SAFE_MARGIN
 
 
 def start_margins(server: Server, rows: int, settings: Settings) -> Words:
@@ -306,17 +359,23 @@ def boost(
     margins: Words,
     settings: Settings,
     coins: Coins,
-    tree: int,
+    number: int,
     epoch: int,
+    output: int = 0,
+    outputs: int = 1,
 ) -> Program[tuple[TreeShares, Words, Words | None]]:
-    """One round of boosting: the tree, the new margins (2, rows), XOR-shared bits of rows out of range."""
+    """One round of boosting of one output: the tree, the new margins (2, rows), XOR-shared bits of rows out of range.
+
+    Draws are named by the round and, where there are several, by the output: no two trees share a name.
+    """
     rows = labels.shape[1]
-    address = Address(epoch, tree, 0, "tree")
+    address = Address(epoch, number, 0, "tree" if outputs == 1 else f"tree of output {output}")
+    tree = number * outputs + output
     growth = growth_of(settings, candidates, rows, coins.features(tree))
     outside: Words | None = None
     absolute: Words | None = None
     kind: Kind
-    weights = weights_of(blocks)
+    weights = weights_of(blocks, output)
     if (weights is None) != (settings.weight_limit is None):
         raise ProtocolError("the owners' rows and the plan disagree on whether rows have weights")
     if settings.objective == "reg:squarederror" and weights is not None:
@@ -330,12 +389,12 @@ def boost(
         shift = MARGIN_BITS - growth.row_bits
         gradient = yield from truncate(server, RING32, part, shift, address.named("residuals"))
         vectors = _vectors(gradient, _ones(server, rows))
-    elif tree == 0:
+    elif number == 0:
         kind = "counts"
         vectors = _vectors(labels, _ones(server, rows)) if weights is None else _vectors(weights[:, 1], weights[:, 0])
     else:
         kind = "gradients"
-        check = may_leave_range(settings, tree)
+        check = may_leave_range(settings, number)
         place = address.named("gradients")
         if weights is None:
             vectors, absolute, outside = yield from logistic_gradients(
@@ -581,6 +640,7 @@ def memory_estimate(
     assisted_rows: int = 0,
     own_rows: int = 0,
     regenerating: int | None = None,
+    outputs: int = 1,
 ) -> int:
     """Bytes that one server holds at most, roughly: shares of the rows, and the widest level's arrays.
 
@@ -589,6 +649,7 @@ def memory_estimate(
         own_rows: those of them that this server owns: none.
         regenerating: the server's number where it regenerates what it can (`shared_rows.receive_rows`); None where it
             stores all.
+        outputs: of the model: their trees are grown side by side.
     """
     parts = 2 - (0 if regenerating is None else 2 if regenerating == 0 else 1)
     dense = 4 * candidates.n_columns * (parts * (rows - assisted_rows) + assisted_rows - own_rows)
@@ -599,4 +660,4 @@ def memory_estimate(
     paths = 4 * rows * 2 * (3 * upper + 4)
     gradients = rows * (8 * 40 + 64)
     histograms = 2 ** (settings.max_depth - 1) * len(candidates.all) * 8 * 60
-    return int(PROCESS_BYTES + dense + bits + vectors + paths + gradients + histograms)
+    return int(PROCESS_BYTES + dense + bits + outputs * (vectors + paths + gradients + histograms))

@@ -228,15 +228,16 @@ class CountProbes(Message, frozen=True):
 class SettleStart(Message, frozen=True):
     """Server to owner and receiver, sealed: cuts, base score and scale_pos_weight, as the three servers found them.
 
-    total_weight bounds the sum of all rows' weights; 0 where nothing is known of it.
+    base_score and total_weight have one entry for each output; total_weight bounds the sum of all rows' weights, and is 0 where
+    nothing is known of it.
     """
 
     offsets: Tensor
     values: Tensor
     has_missing: Tensor
-    base_score: float
+    base_score: tuple[float, ...]
     scale_pos_weight: float
-    total_weight: float
+    total_weight: tuple[float, ...]
 
 
 class ShareRows(Message, frozen=True):

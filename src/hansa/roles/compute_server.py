@@ -26,10 +26,10 @@ from hansa.mpc.quantile_search import CutSearchOnShares
 from hansa.mpc.release import release
 from hansa.mpc.replicated import Address, PairStreams, Program, Round, Server, Shape
 from hansa.mpc.ring import Words, words_for
-from hansa.mpc.shared_rows import Block, RowShares, label_words, receive_rows
+from hansa.mpc.shared_rows import Block, RowShares, receive_rows
 from hansa.mpc.shared_vectors import VectorShares, receive_vector
 from hansa.mpc.start_value import pooled_sums
-from hansa.mpc.training import boost, margins_in_range, start_margins
+from hansa.mpc.training import boost_round, margins_in_range, start_outputs
 from hansa.plan import Plan
 from hansa.protocol.messages import (
     CountProbes,
@@ -84,7 +84,7 @@ class ComputeServer:
     Args:
         plan: as every member holds it. name: this member. counts: of every owner's rows.
         keys: the pair keys with the two other servers, by member. algorithm: of key streams.
-        progress: called with the number of trees grown, and the metrics that were opened after them.
+        progress: called with the number of rounds that are over, and the metrics that were opened after them.
         observe: called with the step of every round that is over, and the bytes that it sent.
 
     Attributes:
@@ -302,7 +302,7 @@ class ComputeServer:
             if len(key) != (32 if number in streams else 0):
                 raise ProtocolError(f"member {sender!r} gave a key of {len(key)} bytes for part {number} of its rows")
         travels = explicit in halves
-        weighted = self._plan.schema.weight is not None
+        weighted, outputs = self._plan.schema.weight is not None, self._plan.parameters.outputs
         arrays = (4 if weighted else 3) if travels else 0
         if len(message.parts) != arrays:
             raise ProtocolError(f"member {sender!r} sent {len(message.parts)} arrays of row shares; expected {arrays}")
@@ -312,8 +312,8 @@ class ComputeServer:
             shapes: list[tuple[str, Any, tuple[int, ...]]] = [
                 ("columns", np.uint32, (rows, columns)),
                 ("bits", np.uint64, (rows, words_for(columns))),
-                ("labels", np.uint32, (rows,)),
-                ("weights", np.uint32, (2, rows)),
+                ("labels", np.uint32, (outputs, rows)),
+                ("weights", np.uint32, (outputs, 2, rows)),
             ]
             part = tuple(
                 to_array(sender, name, tensor, dtype, shape)
@@ -325,6 +325,7 @@ class ComputeServer:
             (part if explicit == halves[0] else None, part if explicit == halves[1] else None),
             assisted,
             weighted,
+            outputs,
         )
 
     # --- rounds -------------------------------------------------------------------------------------------------------
@@ -377,31 +378,30 @@ class ComputeServer:
 
     def _train(self, start: Start) -> Program[tuple[TreeShares, ...]]:
         """All rounds of boosting, and the check of the margins' range; as `mpc.training.train`, with progress and evaluation."""
-        server, settings, coins = self._server, start.settings, start.coins
+        server, rounds, coins = self._server, start.settings.rounds, start.coins
         in_order = [block for _, of_owner in sorted(self._blocks.items()) for block in of_owner]
         blocks = [block for held, block in in_order if not held]
         self._blocks = {}
-        labels = label_words(blocks)
-        margins = start_margins(server, labels.shape[1], settings)
+        outputs = start_outputs(server, blocks, start.output_settings)
         trees: list[TreeShares] = []
         flags: list[Words] = []
         evaluation = Evaluation(server, start, [block for held, block in in_order if held])
         self._progress(0, {})
-        for tree in range(settings.rounds):
-            shares, margins, outside = yield from boost(
-                server, start.candidates, blocks, labels, margins, settings, coins, tree, 0
-            )
-            trees.append(shares)
-            flags += [] if outside is None else [outside]
-            metrics = yield from evaluation.after(tree, shares)
-            self._progress(tree + 1, metrics)
+        for number in range(rounds):
+            grown, outside = yield from boost_round(server, start.candidates, blocks, outputs, coins, number, 0)
+            trees += grown
+            flags += outside
+            metrics = yield from evaluation.after(number, grown)
+            self._progress(number + 1, metrics)
             if evaluation.stops:
                 break
         if flags:
             self.openings.append("training.margins_in_range: one bit, that every margin stayed within +-16")
         self.openings += evaluation.openings
-        yield from margins_in_range(server, flags, labels.shape[1], Address(0, settings.rounds, 0, "range"))
-        return tuple(trees[: evaluation.best_trees])
+        rows = sum(block.rows for block in blocks)
+        yield from margins_in_range(server, flags, rows, Address(0, rounds, 0, "range"))
+        kept = rounds if evaluation.best_rounds is None else evaluation.best_rounds
+        return tuple(trees[: kept * len(outputs)])
 
     def _release(self, trees: tuple[TreeShares, ...]) -> Outgoing:
         for number, tree in enumerate(trees):

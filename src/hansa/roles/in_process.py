@@ -155,6 +155,7 @@ def warm_up(parameters: Parameters) -> None:
     features[1, 3] = np.nan
     tiny = replace(
         parameters,
+        num_class=0,
         rounds=1,
         max_depth=2,
         colsample_bytree=1.0,
@@ -181,7 +182,15 @@ def warm_up_shares(parameters: Parameters) -> None:
     label = np.array([0, 1] * (count // 2), np.float32)
     features = np.tile(np.arange(count, dtype=np.float32), (2, 1))
     features[1, ::3] = np.nan
-    tiny = replace(parameters, rounds=2, max_depth=2, colsample_bytree=1.0, scale_pos_weight=1.0, base_score=0.5)
+    tiny = replace(
+        parameters,
+        rounds=2,
+        max_depth=2,
+        colsample_bytree=1.0,
+        early_stopping_rounds=None,
+        scale_pos_weight=1.0,
+        base_score=0.5,
+    )
     names = ("a", "b", "c", "d")
     squared = parameters.objective == "reg:squarederror"
     plan = Plan(

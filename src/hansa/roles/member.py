@@ -77,7 +77,7 @@ class Member:
     Attributes:
         done: whether the run is over. model: the XGBoost JSON, at a receiver. run: the run's id, once known.
         roles: what this member is: "owner", "server", "receiver".
-        trees: how many were grown, at a server. history: metric -> (trees, value) wherever it was opened to this server.
+        trees: rounds of boosting that are over, at a server. history: metric -> (rounds, value) wherever it was opened to this server.
     """
 
     def __init__(
@@ -289,8 +289,10 @@ class Member:
         assisted = sum(rows.get(name, 0) for name in self._plan.servers)
         settings = settings_of(self._plan, some_values(self._plan))
         # Of held-out rows a server keeps bits and labels.
-        held = self._counts.total_held * (16 * words_for(candidates.n_columns) + 64)
-        return memory_estimate(candidates, self._counts.total, settings, assisted, rows.get(self._name, 0)) + held
+        outputs = self._plan.parameters.outputs
+        held = self._counts.total_held * (16 * words_for(candidates.n_columns) + 64 * outputs)
+        own = rows.get(self._name, 0)
+        return memory_estimate(candidates, self._counts.total, settings, assisted, own, outputs=outputs) + held
 
     def _begin(self) -> Outgoing:
         """Keys are confirmed: make this member's roles, and let them start."""

@@ -42,6 +42,7 @@ from hansa.roles.sharing import (
     declared_missing,
     given_start,
     label_sums,
+    output_labels,
     plan_cuts,
     start_of,
 )
@@ -217,10 +218,10 @@ class Owner:
             shares = share_rows(
                 start.candidates,
                 codes[batch],
-                labels[batch],
+                np.ascontiguousarray(labels[:, batch]),
                 self._algorithm,
                 own,
-                None if weights is None else np.ascontiguousarray(weights[:, batch]),
+                None if weights is None else np.ascontiguousarray(weights[..., batch]),
             )
             for server, share in zip(self._servers, shares, strict=True):
                 yield server, _message(held, first, share)
@@ -240,9 +241,16 @@ def check_labels(rows: Rows, plan: Plan) -> None:
     bounds = more.label_range
     # The plan's numbers are doubles, a label is a float32: compare where both are float32.
     low, high = (np.float32(bound) for bound in bounds or (0, 1))
-    wrong = np.flatnonzero((labels < low) | (labels > high) if bounds else (labels != 0) & (labels != 1))
+    classes = plan.parameters.num_class
+    wrong = np.flatnonzero(
+        (labels < low) | (labels > high) if bounds else ~np.isin(labels, np.arange(classes or 2, dtype=np.float32))
+    )
     if wrong.size:
         row, label = int(wrong[0]) + 1, labels[wrong[0]]
+        if classes:
+            raise DataError(
+                f"row {row}: the label is {label:g}; num_class = {classes} expects a whole number from 0 to {classes - 1}"
+            )
         if bounds is None:
             raise DataError(f"row {row}: the label is {label:g}; binary:logistic expects 0 or 1")
         raise DataError(
@@ -260,11 +268,11 @@ def check_labels(rows: Rows, plan: Plan) -> None:
 
 
 def label_words(rows: Rows, start: Start) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]:
-    """Labels that `check_labels` took as words, uint32 (rows,), and weights as `share_rows` takes them, or None."""
+    """Labels that `check_labels` took as words, uint32 (outputs, rows), and weights (outputs, 2, rows), or None."""
     more, scale = coopetitive(start.plan), start.label_scale
-    labels = rows.label.astype(np.float64)
+    labels = output_labels(rows.label, start.plan)
     if scale is None or more.label_range is None:
-        words = rows.label.astype(np.uint32)
+        words = labels.astype(np.uint32)
     else:
         labels = np.clip(labels, *more.label_range)
         words = scale.words(labels)
@@ -272,7 +280,7 @@ def label_words(rows: Rows, start: Start) -> tuple[npt.NDArray[np.uint32], npt.N
     if rows.weight is None or more.weight_limit is None:
         return words, None
     weights = np.minimum(rows.weight.astype(np.float64), more.weight_limit)
-    return words, weight_words(start.settings, labels, weights)
+    return words, np.stack([weight_words(start.settings, own, weights) for own in labels])
 
 
 def _message(held: bool, first: int, share: RowShares) -> ShareRows:

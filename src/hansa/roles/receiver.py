@@ -44,7 +44,8 @@ class Receiver:
         self._start = given_start(plan, counts)
         self._told: dict[str, SettleStart] = {}
         self._trees: dict[str, list[TreeMessage]] = {server: [] for server in plan.servers}
-        self._count = plan.parameters.rounds
+        self._outputs = plan.parameters.outputs
+        self._count = plan.parameters.rounds * self._outputs
         self._file: bytes | None = None
         self._hashes: dict[str, bytes] = {}
 
@@ -96,7 +97,9 @@ class Receiver:
         settings, candidates = self._start.settings, self._start.candidates
         trees = self._trees[sender]
         first = not any(self._trees.values())
-        if first and self._plan.parameters.early_stopping_rounds is not None and 1 <= message.trees <= settings.rounds:
+        rounds, rest = divmod(message.trees, self._outputs)
+        stops = self._plan.parameters.early_stopping_rounds is not None
+        if first and stops and 1 <= rounds <= settings.rounds and rest == 0:
             self._count = message.trees
         if (message.tree, message.trees) != (len(trees), self._count) or len(message.splits) != settings.max_depth:
             raise ProtocolError(
@@ -124,11 +127,12 @@ class Receiver:
         trees = []
         for number in range(self._count):
             shares = {index: self._trees[server][number] for index, server in enumerate(self._plan.servers)}
-            plain = open_tree(start.candidates, start.settings.max_depth, shares, start.statistics)
+            statistics = None if start.statistics is None else start.statistics[number % self._outputs]
+            plain = open_tree(start.candidates, start.settings.max_depth, shares, statistics)
             trees.append(tree_of(start, plain, scale))
         ensemble = Ensemble(
             objective=start.plan.parameters.objective,
-            base_score=start.values.base_score,
+            base_score=start.values.base_score if self._outputs > 1 else start.values.base_score[0],
             feature_names=start.plan.schema.features,
             trees=tuple(trees),
         )

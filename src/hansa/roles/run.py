@@ -26,8 +26,8 @@ class Progress:
 
     Attributes:
         stage: "gathered", "binned", "tree" or "trained".
-        trees: trees finished. rounds: trees at most.
-        metrics: of the held-out rows after so many trees, if any.
+        trees: rounds of boosting finished, a tree of every output each. rounds: at most.
+        metrics: of the held-out rows after so many rounds, if any.
     """
 
     stage: str

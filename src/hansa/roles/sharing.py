@@ -93,12 +93,13 @@ class Values:
     """The numbers that training starts from. Public.
 
     Attributes:
-        base_score: in label space. scale_pos_weight: a number. total_weight: bounds the sum of weights; 0 for unknown.
+        base_score: of each output, in label space. scale_pos_weight: a number.
+        total_weight: for each output, bounds the sum of weights; 0 for unknown.
     """
 
-    base_score: float
+    base_score: tuple[float, ...]
     scale_pos_weight: float
-    total_weight: float = 0.0
+    total_weight: tuple[float, ...]
 
 
 def given_values(plan: Plan) -> Values | None:
@@ -106,7 +107,19 @@ def given_values(plan: Plan) -> Values | None:
     given = plan.parameters
     if given.base_score is None:
         return None
-    return Values(given.base_score, float(given.scale_pos_weight))
+    return _same_for_all(given.base_score, float(given.scale_pos_weight), plan)
+
+
+def _same_for_all(base_score: float, scale_pos_weight: float, plan: Plan) -> Values:
+    """One base score for every output, and nothing known of weights."""
+    outputs = plan.parameters.outputs
+    return Values((base_score,) * outputs, scale_pos_weight, (0.0,) * outputs)
+
+
+def output_labels(labels: npt.NDArray[np.float32], plan: Plan) -> npt.NDArray[np.float64]:
+    """What each output learns, float64 (outputs, rows): the labels, or of each class whether a row is of it. Secret."""
+    classes = plan.parameters.num_class
+    return (labels == np.arange(classes)[:, None] if classes else labels[None]).astype(np.float64)
 
 
 def label_sums(
@@ -114,10 +127,16 @@ def label_sums(
 ) -> npt.NDArray[np.int64]:
     """An owner's sums in whole units, int64 (n_label_sums,): of labels, with weights of weight times label, and of weights.
 
-    A label of binary:logistic is 0 or 1 units; one of squared error is counted from the lowest of the plan's range. Secret.
+    Of each output in turn. A label of binary:logistic is 0 or 1 units; one of squared error is counted from the lowest of the
+    plan's range. Secret.
     """
-    more = coopetitive(plan)
-    shares = labels.astype(np.float64)
+    return np.concatenate([_sums_of_output(own, weights, plan) for own in output_labels(labels, plan)])
+
+
+def _sums_of_output(
+    labels: npt.NDArray[np.float64], weights: npt.NDArray[np.float32] | None, plan: Plan
+) -> npt.NDArray[np.int64]:
+    more, shares = coopetitive(plan), labels
     if more.label_range is not None:
         low, high = more.label_range
         shares = np.clip((shares - low) / (high - low), 0, 1)
@@ -132,11 +151,30 @@ def label_sums(
 
 def n_label_sums(plan: Plan) -> int:
     """How many sums `label_sums` gives."""
-    return 1 if plan.schema.weight is None else 3
+    return plan.parameters.outputs * (1 if plan.schema.weight is None else 3)
 
 
 def values_of(sums: list[int], rows: int, plan: Plan) -> Values:
     """The values that pooled `label_sums` give, by the rule of the other modes. Raises PlanError where no model could start."""
+    each = len(sums) // plan.parameters.outputs
+    starts = [_start_of_output(sums[first : first + each], rows, plan) for first in range(0, len(sums), each)]
+    classes = plan.parameters.num_class
+    for number, start in enumerate(starts):
+        if start is None and classes:
+            raise PlanError(
+                f"of all {rows} rows none, or every one, is of class {number}; num_class = {classes} needs rows of each class from "
+                f"0 to {classes - 1}, or a base_score"
+            )
+        if start is None:
+            raise PlanError(
+                f"all {rows} labels are the same; binary:logistic needs rows of both classes, or a base_score"
+            )
+    found = [start for start in starts if start is not None]
+    return Values(tuple(base for base, _, _ in found), found[0][1], tuple(total for _, _, total in found))
+
+
+def _start_of_output(sums: list[int], rows: int, plan: Plan) -> tuple[float, float, float] | None:
+    """(base score, scale_pos_weight, total weight) of one output; None where a logistic one has rows of one class only."""
     more, given = coopetitive(plan), plan.parameters
     if more.weight_limit is None:
         weight, positives = float(rows), sums[0]
@@ -148,12 +186,12 @@ def values_of(sums: list[int], rows: int, plan: Plan) -> Values:
         mean = sums[0] / sums[1] * 2.0**-WEIGHT_BITS
     if more.label_range is not None:
         low, high = more.label_range
-        return Values(float(np.float32(low + (high - low) * mean)), 1.0, _bound(weight, rows, 1.0, plan))
+        return float(np.float32(low + (high - low) * mean)), 1.0, _bound(weight, rows, 1.0, plan)
     if not 0 < positives < rows or not 0 < float(np.float32(mean)) < 1:
-        raise PlanError(f"all {rows} labels are the same; binary:logistic needs rows of both classes, or a base_score")
+        return None
     scale = given.scale_pos_weight if isinstance(given.scale_pos_weight, float) else (rows - positives) / positives
     total = weight * (1 - mean) + scale * weight * mean
-    return Values(float(np.float32(estimated_base(mean, scale))), scale, _bound(total, rows, scale, plan))
+    return float(np.float32(estimated_base(mean, scale))), scale, _bound(total, rows, scale, plan)
 
 
 def _bound(weight: float, rows: int, scale: float, plan: Plan) -> float:
@@ -173,7 +211,7 @@ class Start:
         plan: as every member holds it.
         counts: of every owner's rows.
         cuts: of every feature.
-        values: base score and weights.
+        values: base scores and weights.
     """
 
     plan: Plan
@@ -200,27 +238,37 @@ class Start:
         )
 
     @cached_property
-    def settings(self) -> Settings:
-        """How to grow trees on shares. Raises PlanError where the plan asks for what shares cannot hold."""
-        settings = settings_of(self.plan, self.values)
+    def output_settings(self) -> tuple[Settings, ...]:
+        """How to grow each output's trees on shares. Raises PlanError where the plan asks for what shares cannot hold."""
         signs = coopetitive(self.plan).monotone
-        return settings if not signs else replace(settings, monotone=tuple(signs[feature] for feature in self.features))
+        monotone = tuple(signs[feature] for feature in self.features) if signs else ()
+        outputs = range(self.plan.parameters.outputs)
+        return tuple(replace(settings_of(self.plan, self.values, output), monotone=monotone) for output in outputs)
+
+    @property
+    def settings(self) -> Settings:
+        """Of the first output, for what is the same for all: everything but base_margin and total_weight."""
+        return self.output_settings[0]
 
     @cached_property
     def label_scale(self) -> LabelScale | None:
         """How labels of squared error become words; None for binary:logistic."""
-        return label_scale(self.plan, self.values.base_score)
+        return label_scale(self.plan, self.values.base_score[0])
 
     @cached_property
-    def statistics(self) -> Statistics | None:
-        """How a receiver makes covers and gains, where the plan releases them."""
-        settings = self.settings
-        bits = growth_of(settings, self.candidates, self.counts.total).cover_bits
-        return None if bits is None else Statistics(bits, settings.eta, settings.reg_lambda)
+    def statistics(self) -> tuple[Statistics, ...] | None:
+        """How a receiver makes covers and gains of each output, where the plan releases them."""
+        found = []
+        for settings in self.output_settings:
+            bits = growth_of(settings, self.candidates, self.counts.total).cover_bits
+            if bits is None:
+                return None
+            found.append(Statistics(bits, settings.eta, settings.reg_lambda))
+        return tuple(found)
 
     @property
     def coins(self) -> Coins:
-        """The public draws of each tree, from the plan's seed."""
+        """The public draws of each tree, from the plan's seed: those of each output's tree are its own, as in XGBoost."""
         parameters = self.plan.parameters
 
         def rows(tree: int) -> npt.NDArray[np.bool_] | None:
@@ -240,11 +288,11 @@ class Start:
 
         return Coins(rows, features)
 
-    def evaluated_after(self, trees: int) -> bool:
-        """Whether the plan has the metrics opened after so many trees."""
+    def evaluated_after(self, rounds: int) -> bool:
+        """Whether the plan has the metrics opened after so many rounds."""
         if not self.counts.total_held:
             return False
-        return trees in (coopetitive(self.plan).steps or (self.settings.rounds,))
+        return rounds in (coopetitive(self.plan).steps or (self.settings.rounds,))
 
     def message(self) -> SettleStart:
         """What servers tell owners and receivers."""
@@ -270,14 +318,20 @@ def start_of(servers: str, message: SettleStart, plan: Plan, counts: Counts) -> 
     Args:
         servers: their names, for errors. counts: of every owner's rows.
     """
-    features = len(plan.schema.features)
+    features, outputs = len(plan.schema.features), plan.parameters.outputs
+    if (len(message.base_score), len(message.total_weight)) != (outputs, outputs):
+        raise ProtocolError(
+            f"servers {servers} told {len(message.base_score)} base scores and {len(message.total_weight)} sums of weights; expected "
+            f"{outputs} of each, one for every output"
+        )
     try:
         cuts = Cuts(
             to_array(servers, "offsets", message.offsets, np.int64, (features + 1,)).copy(),
             to_array(servers, "values", message.values, np.float32, (None,)).copy(),
             to_array(servers, "has_missing", message.has_missing, np.uint8, (features,)).astype(np.bool_),
         )
-        base_margin(plan.parameters.objective, message.base_score)
+        for score in message.base_score:
+            base_margin(plan.parameters.objective, score)
     except DataError as error:
         raise ProtocolError(f"servers {servers} told a start that is none: {error}") from error
     values = Values(message.base_score, message.scale_pos_weight, message.total_weight)
@@ -301,7 +355,7 @@ def start_of(servers: str, message: SettleStart, plan: Plan, counts: Counts) -> 
         raise ProtocolError(f"servers {servers} found more bins of a feature than max_bin {plan.parameters.max_bin}")
     start = Start(plan, counts, cuts, values)
     try:
-        start.settings  # noqa: B018 - refuses numbers that no training takes
+        start.output_settings  # noqa: B018 - refuses numbers that no training takes
     except PlanError as error:
         raise ProtocolError(f"servers {servers} told a start that is none: {error}") from error
     return start
@@ -317,13 +371,14 @@ def some_values(plan: Plan) -> Values:
     """The plan's values, or such in range where they are found later: for estimates."""
     bounds = coopetitive(plan).label_range
     given = given_values(plan)
-    return given or Values(0.5 if bounds is None else sum(bounds) / 2, 1.0)
+    return given or _same_for_all(0.5 if bounds is None else sum(bounds) / 2, 1.0, plan)
 
 
-def settings_of(plan: Plan, values: Values) -> Settings:
-    """The parameters of training on shares. Raises PlanError naming what shares cannot hold."""
+def settings_of(plan: Plan, values: Values, output: int = 0) -> Settings:
+    """The parameters of training one output on shares. Raises PlanError naming what shares cannot hold."""
     given, more = plan.parameters, coopetitive(plan)
-    scale = label_scale(plan, values.base_score)
+    base_score, total_weight = values.base_score[output], values.total_weight[output]
+    scale = label_scale(plan, base_score)
     return Settings(
         objective="binary:logistic" if scale is None else "reg:squarederror",
         rounds=given.rounds,
@@ -333,10 +388,10 @@ def settings_of(plan: Plan, values: Values) -> Settings:
         gamma=given.gamma if scale is None else given.gamma / scale.scale**2,
         min_child_weight=given.min_child_weight,
         scale_pos_weight=values.scale_pos_weight,
-        base_margin=float(base_margin(given.objective, values.base_score)) if scale is None else 0.0,
+        base_margin=float(base_margin(given.objective, base_score)) if scale is None else 0.0,
         leaf_bits=LEAF_BITS[given.objective],
         weight_limit=more.weight_limit,
-        total_weight=values.total_weight or None,
+        total_weight=total_weight or None,
         cover_bits=COVER_BITS if more.statistics else None,
     )
 

@@ -1,5 +1,7 @@
 """The trained model: trees as arrays, with XGBoost's meaning and numbering, and what can be asked of them.
 
+A model has one output, or several, as XGBoost's has where labels have several columns: tree i then belongs to output i mod outputs.
+
 Everything here is public to whoever may hold the model. A row goes left where its value is less than the
 split condition, right where it is not, and to the default side where it is missing (NaN). Margins are summed
 in float32, tree by tree from the base margin, as XGBoost does, so that both give the same bits.
@@ -197,31 +199,39 @@ def _count_reached(left: npt.NDArray[np.int32], right: npt.NDArray[np.int32]) ->
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A sum of trees above a base score.
+    """A sum of trees above a base score; with several outputs, one such sum for each.
 
     Attributes:
         objective: "binary:logistic" or "reg:squarederror".
-        base_score: in the space of predictions, as in XGBoost's file: a probability for binary:logistic.
-            Rounded to float32 on construction.
+        base_score: in the space of predictions, as in XGBoost's file: a probability for binary:logistic. For several outputs a
+            tuple with one for each. Rounded to float32 on construction.
         feature_names: one name per feature, in the order of the rows of `features` below.
-        trees: in the order of training.
+        trees: in the order of training: in each round one for every output, in turn.
 
     Raises:
-        DataError: a tree splits on a feature that is not there, a name occurs twice, or the base score is out
-            of range.
+        DataError: a tree splits on a feature that is not there, a name occurs twice, a base score is out of range, or an output
+            has more trees than another.
         PlanError: the objective is not known.
     """
 
     objective: str
-    base_score: float
+    base_score: float | tuple[float, ...]
     feature_names: tuple[str, ...]
     trees: tuple[Tree, ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "feature_names", tuple(self.feature_names))
         object.__setattr__(self, "trees", tuple(self.trees))
-        base_margin(self.objective, self.base_score)
-        object.__setattr__(self, "base_score", float(np.float32(self.base_score)))
+        for score in self.base_scores:
+            base_margin(self.objective, score)
+        rounded = tuple(float(np.float32(score)) for score in self.base_scores)
+        if isinstance(self.base_score, tuple) and self.outputs < 2:
+            raise DataError(
+                f"ensemble: base_score is {self.base_score}; expected a number, or two or more for as many outputs"
+            )
+        object.__setattr__(self, "base_score", rounded if isinstance(self.base_score, tuple) else rounded[0])
+        if len(self.trees) % self.outputs:
+            raise DataError(f"ensemble: {len(self.trees)} trees; expected as many for each of {self.outputs} outputs")
         if len(set(self.feature_names)) != len(self.feature_names):
             raise DataError("ensemble: a feature name occurs twice; expected a name of its own for each feature")
         for number, tree in enumerate(self.trees):
@@ -231,8 +241,23 @@ class Ensemble:
                     f"expected less than {len(self.feature_names)}, the number of features"
                 )
 
+    @property
+    def base_scores(self) -> tuple[float, ...]:
+        """The base score of each output."""
+        return self.base_score if isinstance(self.base_score, tuple) else (self.base_score,)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that are predicted for a row."""
+        return len(self.base_scores)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of boosting: trees of each output."""
+        return len(self.trees) // self.outputs
+
     def predict_margin(self, features: Float32s, threads: int = 1) -> Float32s:
-        """Margins, float32 of shape (n_rows,).
+        """Margins, float32 of shape (n_rows,), or (n_rows, outputs) where there are several.
 
         Args:
             features: float32 (n_features, n_rows), NaN where a value is missing; the layout of `hansa.data`.
@@ -246,19 +271,22 @@ class Ensemble:
                 f"features have shape {features.shape}; expected ({len(self.feature_names)}, rows): "
                 f"a row of the array for each feature of the model"
             )
-        margins = np.full(features.shape[1], base_margin(self.objective, self.base_score), dtype=np.float32)
-        add_margins(self.trees, features, margins, threads)
-        return margins
+        margins = np.empty((self.outputs, features.shape[1]), dtype=np.float32)
+        for output, score in enumerate(self.base_scores):
+            margins[output] = base_margin(self.objective, score)
+            add_margins(self.trees[output :: self.outputs], features, margins[output], threads)
+        return np.ascontiguousarray(margins.T) if self.outputs > 1 else margins[0]
 
     def predict(self, features: Float32s, threads: int = 1) -> Float32s:
         """Probabilities of class 1 (binary:logistic) or values (reg:squarederror), float32 (n_rows,).
 
-        Arguments and errors as `predict_margin`.
+        With several outputs (n_rows, outputs): each output's own probability, which need not add up to 1. Arguments and errors as
+        `predict_margin`.
         """
         return predictions_from_margins(self.objective, self.predict_margin(features, threads))
 
     def importance(self, kind: ImportanceKind = "gain") -> dict[str, float]:
-        """What each feature did, by name, as XGBoost's `get_score`; features without a split are left out.
+        """What each feature did in the trees of all outputs, by name, as XGBoost's `get_score`; features without a split are left out.
 
         Args:
             kind: "weight" is the number of splits; "gain" and "cover" are the means over these splits of
@@ -285,10 +313,12 @@ class Ensemble:
         """The same model with its first `n_trees` trees only, as after early stopping.
 
         Raises:
-            PlanError: there are not so many trees.
+            PlanError: there are not so many trees, or some outputs would keep more than others.
         """
         if not 0 <= n_trees <= len(self.trees):
             raise PlanError(f"cannot keep {n_trees} trees; expected 0 to {len(self.trees)}")
+        if n_trees % self.outputs:
+            raise PlanError(f"cannot keep {n_trees} trees; expected as many for each of {self.outputs} outputs")
         return replace(self, trees=self.trees[:n_trees])
 
 

@@ -18,6 +18,13 @@ METRICS = {
     "reg:squarederror": ("rmse", "mae"),
 }
 
+METRICS_OF_CLASSES = ("logloss", "error", "rmse", "mae")
+"""Metrics where num_class is given: means over rows and classes. XGBoost has no auc or aucpr of several outputs either."""
+
+MOST_CLASSES = 1000
+
+SOFTMAX = ("multi:softprob", "multi:softmax")
+
 ALIASES = {
     "learning_rate": "eta",
     "reg_lambda": "lambda",
@@ -48,7 +55,8 @@ class Parameters:
 
     Attributes:
         objective: "binary:logistic" or "reg:squarederror".
-        rounds: number of trees.
+        num_class: 0, or the number of classes K: then K models are trained side by side, class k against the rest.
+        rounds: rounds of boosting; each grows one tree, or with num_class one for each class.
         eta: learning rate, times which each leaf weight is taken.
         max_depth: depth of a tree, 1 to 16.
         lambda_, alpha: L2 and L1 terms on leaf weights.
@@ -67,6 +75,7 @@ class Parameters:
     """
 
     objective: str = "binary:logistic"
+    num_class: int = 0
     rounds: int = 100
     eta: float = 0.3
     max_depth: int = 6
@@ -84,6 +93,11 @@ class Parameters:
     eval_metric: tuple[str, ...] = ()
     seed: int = 0
     histogram_bits: int = 32
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the model predicts for a row: one, or with num_class one for each class."""
+        return self.num_class or 1
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -147,11 +161,18 @@ def _integer(name: str, value: Any, low: int, high: int) -> int:
 def _check(name: str, value: Any) -> Any:
     match name:
         case "objective":
+            if value in SOFTMAX:
+                raise PlanError(
+                    f"parameter objective = {value!r} is not supported; write objective = 'binary:logistic' with num_class = K: "
+                    "K models, one class against the rest, in one file (coopetitive mode)"
+                )
             if value not in OBJECTIVES:
                 raise _refuse(name, value, f"one of {', '.join(OBJECTIVES)}")
             return value
         case "rounds":
             return _integer(name, value, 1, 100_000)
+        case "num_class":
+            return 0 if value == 0 and not isinstance(value, bool) else _integer(name, value, 3, MOST_CLASSES)
         case "max_depth":
             return _integer(name, value, 1, 16)
         case "max_bin":
@@ -184,6 +205,8 @@ def _check(name: str, value: Any) -> Any:
 
 
 def _check_together(p: Parameters) -> None:
+    if p.num_class:
+        _check_classes(p)
     for metric in p.eval_metric:
         if metric not in METRICS[p.objective]:
             raise _refuse("eval_metric", metric, f"one of {', '.join(METRICS[p.objective])} for {p.objective}")
@@ -193,3 +216,14 @@ def _check_together(p: Parameters) -> None:
         raise _refuse("base_score", p.base_score, "a probability between 0 and 1 (exclusive) for binary:logistic")
     if p.objective != "binary:logistic" and p.scale_pos_weight != 1.0:
         raise _refuse("scale_pos_weight", p.scale_pos_weight, f"1 for {p.objective}, which has no positive class")
+
+
+def _check_classes(p: Parameters) -> None:
+    """What K models of one class against the rest cannot have."""
+    if p.objective != "binary:logistic":
+        raise _refuse("num_class", p.num_class, f"0 for {p.objective}, which has no classes")
+    for metric in p.eval_metric:
+        if metric in METRICS[p.objective] and metric not in METRICS_OF_CLASSES:
+            raise _refuse("eval_metric", metric, f"one of {', '.join(METRICS_OF_CLASSES)} with num_class")
+    if p.scale_pos_weight == "auto":
+        raise _refuse("scale_pos_weight", "auto", "a number with num_class: one number holds for every class")

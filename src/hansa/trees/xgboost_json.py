@@ -40,13 +40,14 @@ _TREE_KEYS = {*TREE_DTYPES, *_CATEGORY_ARRAYS, "id", "split_type", "tree_param"}
 
 def to_json(ensemble: Ensemble) -> bytes:
     """The ensemble as an XGBoost model file, UTF-8 bytes; equal ensembles give equal bytes."""
-    n_features, n_trees = len(ensemble.feature_names), len(ensemble.trees)
+    n_features, n_trees, n_outputs = len(ensemble.feature_names), len(ensemble.trees), ensemble.outputs
+    scores = [_shortest(score).upper() for score in ensemble.base_scores]
     texts = _float_texts(ensemble)
     model = {
         "cats": {"enc": [], "feature_segments": [], "sorted_idx": []},
         "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": str(n_trees)},
-        "iteration_indptr": list(range(n_trees + 1)),
-        "tree_info": [0] * n_trees,
+        "iteration_indptr": list(range(0, n_trees + 1, n_outputs)),
+        "tree_info": _output_of_trees(n_trees, n_outputs),
         "trees": [_tree_to_object(number, tree, n_features, texts) for number, tree in enumerate(ensemble.trees)],
     }
     learner = {
@@ -55,16 +56,21 @@ def to_json(ensemble: Ensemble) -> bytes:
         "feature_types": ["float"] * n_features,
         "gradient_booster": {"model": model, "name": "gbtree"},
         "learner_model_param": {
-            # A scalar, not "[...]": XGBoost 2.1 reads a bracket as a margin of 0.
-            "base_score": _shortest(ensemble.base_score).upper(),
+            # A scalar for one output, not "[...]": XGBoost 2.1 reads a bracket as a margin of 0.
+            "base_score": scores[0] if n_outputs == 1 else f"[{','.join(scores)}]",
             "boost_from_average": "0",
             "num_class": "0",
             "num_feature": str(n_features),
-            "num_target": "1",
+            "num_target": str(n_outputs),
         },
         "objective": {"name": ensemble.objective, "reg_loss_param": {"scale_pos_weight": "1"}},
     }
     return msgspec.json.encode({"learner": learner, "version": list(VERSION)})
+
+
+def _output_of_trees(n_trees: int, n_outputs: int) -> list[int]:
+    """XGBoost's `tree_info`: in each round one tree for every output, in turn."""
+    return [tree % n_outputs for tree in range(n_trees)]
 
 
 def _tree_to_object(number: int, tree: Tree, n_features: int, texts: Mapping[int, str]) -> dict[str, Any]:
@@ -114,7 +120,7 @@ def from_json(document: bytes) -> Ensemble:
     Raises:
         DataError: naming the place in the file, what was expected and what stands there: text that is not
             JSON, a field of another type, an inconsistent tree, or a model that is not supported
-            (another booster or objective, categorical splits, several outputs or parallel trees).
+            (another booster or objective, categorical splits, softmax classes, vectors as leaves, parallel trees).
     """
     top = _object(_parse(document), "model", required=("learner",), optional=("version",))
     learner = _object(
@@ -124,13 +130,13 @@ def from_json(document: bytes) -> Ensemble:
         optional=("attributes", "feature_names", "feature_types"),
     )
     objective = _objective(learner["objective"])
-    n_features, base_score = _model_parameters(learner["learner_model_param"])
+    n_features, n_outputs, base_score = _model_parameters(learner["learner_model_param"])
     names = _strings(learner.get("feature_names", []), "feature_names")
     _check_feature_types(_strings(learner.get("feature_types", []), "feature_types"))
     if names and len(names) != n_features:
         raise _wrong("feature_names", f"none or num_feature = {n_features} of them", len(names))
     names = names or [f"f{feature}" for feature in range(n_features)]
-    trees = _booster(learner["gradient_booster"], n_features)
+    trees = _booster(learner["gradient_booster"], n_features, n_outputs)
     return Ensemble(objective, base_score, tuple(names), trees)
 
 
@@ -190,7 +196,7 @@ def _wrong(where: str, expected: str, found: object) -> DataError:
 
 def _unsupported(what: str) -> DataError:
     return DataError(
-        f"XGBoost model: {what} is not supported; expected a gbtree model with one output and numeric features"
+        f"XGBoost model: {what} is not supported; expected a gbtree model with trees of single outputs and numeric features"
     )
 
 
@@ -228,8 +234,8 @@ def _objective(value: Any) -> str:
     return str(name)
 
 
-def _model_parameters(value: Any) -> tuple[int, float]:
-    """(number of features, base score)"""
+def _model_parameters(value: Any) -> tuple[int, int, float | tuple[float, ...]]:
+    """(number of features, number of outputs, base score)"""
     where = "learner_model_param"
     parameters = _object(
         value,
@@ -239,20 +245,27 @@ def _model_parameters(value: Any) -> tuple[int, float]:
     )
     if _count(parameters["num_class"], "num_class") > 1:
         raise _unsupported(f"num_class = {parameters['num_class']} (multiclass)")
-    if _count(parameters.get("num_target", "1"), "num_target") != 1:
-        raise _unsupported(f"num_target = {parameters['num_target']} (several outputs)")
-    return _count(parameters["num_feature"], "num_feature"), _base_score(parameters["base_score"])
+    n_outputs = _count(parameters.get("num_target", "1"), "num_target")
+    if n_outputs < 1:
+        raise _wrong("num_target", "1 or more", n_outputs)
+    return _count(parameters["num_feature"], "num_feature"), n_outputs, _base_score(parameters["base_score"], n_outputs)
 
 
-def _base_score(text: Any) -> float:
-    """XGBoost 3.1 and later write "[5E-1]", earlier ones "5E-1"."""
+def _base_score(text: Any, n_outputs: int) -> float | tuple[float, ...]:
+    """XGBoost 3.1 and later write "[5E-1]" and "[1E-1,2E-1]" for several outputs; earlier ones "5E-1", for all outputs."""
     if not isinstance(text, str):
         raise _wrong("base_score", "a string", text)
     is_array = text.startswith("[") and text.endswith("]")
     try:
-        return _nearest_float32(text[1:-1] if is_array else text)
+        scores = [_nearest_float32(score) for score in (text[1:-1].split(",") if is_array else [text])]
     except ValueError:
-        raise _wrong("base_score", "a string with one number", text) from None
+        scores = []
+    if len(scores) not in (1, n_outputs):
+        expected = "one number" if n_outputs == 1 else f"one number, or {n_outputs} for num_target = {n_outputs}"
+        raise _wrong("base_score", f"a string with {expected}", text)
+    if n_outputs == 1:
+        return scores[0]
+    return tuple(scores * n_outputs if len(scores) == 1 else scores)
 
 
 def _check_feature_types(types: list[str]) -> None:
@@ -261,7 +274,7 @@ def _check_feature_types(types: list[str]) -> None:
             raise _unsupported(f"feature {feature} of type {kind!r} (categorical)" if kind == "c" else f"type {kind!r}")
 
 
-def _booster(value: Any, n_features: int) -> tuple[Tree, ...]:
+def _booster(value: Any, n_features: int, n_outputs: int) -> tuple[Tree, ...]:
     name = value.get("name") if isinstance(value, dict) else value
     if name != "gbtree":
         raise _unsupported(f"booster {name!r:.80}")
@@ -283,10 +296,13 @@ def _booster(value: Any, n_features: int) -> tuple[Tree, ...]:
     trees, n_trees = model["trees"], _count(parameters["num_trees"], "num_trees")
     if not isinstance(trees, list) or len(trees) != n_trees:
         raise _wrong("trees", f"an array of num_trees = {n_trees} trees", trees)
-    if model["tree_info"] != [0] * n_trees:
-        raise _unsupported("tree_info with other groups than 0 (several outputs)")
-    if model.get("iteration_indptr") not in (None, [], list(range(n_trees + 1))):
-        raise _unsupported("iteration_indptr with other than one tree an iteration")
+    if n_trees % n_outputs or model["tree_info"] != _output_of_trees(n_trees, n_outputs):
+        raise _unsupported(
+            f"tree_info with other than one tree for each of num_target = {n_outputs} outputs in turn "
+            "(as of multi_strategy = multi_output_tree)"
+        )
+    if model.get("iteration_indptr") not in (None, [], list(range(0, n_trees + 1, n_outputs))):
+        raise _unsupported(f"iteration_indptr with other than {n_outputs} trees an iteration")
     _check_no_categories(model.get("cats", {}))
     return tuple(_tree_from_object(number, tree, n_features) for number, tree in enumerate(trees))
 
@@ -323,7 +339,7 @@ def _check_tree_parameters(value: Any, where: str, num_nodes: int, n_features: i
     keys = ("num_nodes", "num_feature", "size_leaf_vector", "num_deleted")
     parameters = _object(value, where, required=keys[:2], optional=keys[2:])
     if _count(parameters.get("size_leaf_vector", "1"), f"{where}.size_leaf_vector") > 1:
-        raise _unsupported(f"{where}.size_leaf_vector = {parameters['size_leaf_vector']} (several outputs)")
+        raise _unsupported(f"{where}.size_leaf_vector = {parameters['size_leaf_vector']} (vectors as leaves)")
     if _count(parameters.get("num_deleted", "0"), f"{where}.num_deleted") > 0:
         raise _unsupported(f"{where}.num_deleted = {parameters['num_deleted']} (deleted nodes)")
     for key, expected in (("num_nodes", num_nodes), ("num_feature", n_features)):
