@@ -478,7 +478,7 @@ def test_classes_are_printed_as_a_table(classes):
     ],
 )
 def test_classes_that_cannot_be_had_are_refused(classes, options, fragment):
-    result = hansa("simulate", classes, "--label", "severity", "--party-column", "operator", *options)
+    result = hansa("simulate", classes, "--label", "severity", "--party-column", "operator", "--json", *options)
     assert_refused(result, fragment)
 
 
