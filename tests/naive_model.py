@@ -75,7 +75,13 @@ def leaf_value(tree: Tree, row: np.ndarray) -> np.float32:
     node = 0
     while tree.left_children[node] != -1:
         value = row[tree.split_indices[node]]
-        goes_left = tree.default_left[node] if np.isnan(value) else value < tree.split_conditions[node]
+        condition = tree.split_conditions[node]
+        if np.isnan(value):
+            goes_left = tree.default_left[node]
+        elif tree.split_type[node]:
+            goes_left = not (0 <= value < 2**24 and int(value) == int(condition))
+        else:
+            goes_left = value < condition
         node = tree.left_children[node] if goes_left else tree.right_children[node]
     return tree.split_conditions[node]
 

@@ -84,6 +84,12 @@ rounds = 50
 
 ON_SHARES = parse_plan(TEXT_ON_SHARES)
 
+TEXT_OF_CATEGORIES = TEXT_ON_SHARES.replace('"temperature"]\nlabel', '"temperature", "kind", "site"]\nlabel').replace(
+    "[monotone]", '[categories]\nsite = [7, -3, 12]\nkind = ["old", "new \'7", "naïve"]\n\n[monotone]'
+)
+
+OF_CATEGORIES = parse_plan(TEXT_OF_CATEGORIES)
+
 member = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 column = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
 number = st.floats(0, 1e9, allow_subnormal=False)
@@ -402,6 +408,62 @@ def test_what_is_wrong_with_a_coopetitive_plan_is_named(old, new, named):
         parse_plan(TEXT_ON_SHARES.replace(old, new))
 
 
+def test_categories_are_read_as_they_say():
+    assert OF_CATEGORIES.schema.categories == ((), (), ("old", "new '7", "naïve"), (7, -3, 12))
+    assert OF_CATEGORIES.schema.levels == {"kind": ("old", "new '7", "naïve"), "site": (7, -3, 12)}
+    assert OF_CATEGORIES.coopetitive.cuts == ((1.0, 10.0), (-0.5,), (), ())
+    assert parse_plan(write_plan(OF_CATEGORIES)) == OF_CATEGORIES
+    assert ON_SHARES.schema.categories == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("7, -3", "-3, 7"),
+        ("7, -3", "8, -3"),
+        ("7, -3, 12", '"7", "-3", "12"'),
+        ('"old", ', ""),
+        ("site = [7, -3, 12]", ""),
+    ],
+)
+def test_the_digest_covers_levels_and_their_order(old, new):
+    assert parse_plan(TEXT_OF_CATEGORIES.replace(old, new)).digest() != OF_CATEGORIES.digest()
+
+
+MANY = str([f"level {number}" for number in range(1025)]).replace("'", '"')
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("site = [7, -3, 12]", "sight = [7, -3, 12]", "'sight' is not known"),
+        ("site = [7, -3, 12]", "site = 7", "categories.site is 7; expected a list of levels"),
+        ("site = [7, -3, 12]", "site = []", "categories.site is []"),
+        ("site = [7, -3, 12]", 'site = [7, "a"]', "categories.site: expected texts"),
+        ("site = [7, -3, 12]", "site = [7, 7]", "level 7 is named more than once"),
+        ("site = [7, -3, 12]", "site = [7, 1.5]", "whole numbers below 2^53"),
+        ("site = [7, -3, 12]", "site = [7, true]", "whole numbers below 2^53"),
+        ("site = [7, -3, 12]", "site = [9007199254740992]", "whole numbers below 2^53"),
+        ("site = [7, -3, 12]", 'site = ["a", " "]', "which mean a missing value"),
+        ("site = [7, -3, 12]", 'site = ["a", "Na"]', "which mean a missing value"),
+        ("site = [7, -3, 12]", f"site = {MANY}", "categories.site has 1025 levels; at most 1024 are taken: join rare ones"),
+        ("temperature = -1", "site = 1", "monotone.site constrains a categorical feature"),
+        ("temperature = [-0.5]", "temperature = [-0.5]\nkind = [1]", "cuts.kind gives cuts of a categorical feature"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_categories_is_named(old, new, named):
+    assert old in TEXT_OF_CATEGORIES
+    with pytest.raises(PlanError, match=re.escape(named)):
+        parse_plan(TEXT_OF_CATEGORIES.replace(old, new))
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != COOPETITIVE])
+def test_categories_are_refused_in_other_modes_with_what_to_do(mode):
+    text = edited('mode = "federated"', f'mode = "{mode}"') + '\n[categories]\ntraffic = ["low", "high"]\n'
+    with pytest.raises(PlanError, match=rf"\[categories\] goes with .* the mode is '{mode}'.* give 'traffic' as codes"):
+        parse_plan(text)
+
+
 @pytest.mark.parametrize(
     "more",
     ["[labels]\nrange = [0, 1]", "[cuts]\ntraffic = [1]", "[release]\nstatistics = true"],
@@ -475,7 +537,7 @@ def test_a_file_is_named_in_errors(tmp_path):
 
 def test_every_key_is_listed():
     """The list of keys, from which the documentation is checked, is what a written plan has."""
-    documents = [tomllib.loads(write_plan(plan)) for plan in (PLAN, ON_SHARES)]
+    documents = [tomllib.loads(write_plan(plan)) for plan in (PLAN, ON_SHARES, OF_CATEGORIES)]
     assert {key for document in documents for key in document} == set(PLAN_KEYS[""])
     for table in ("members", "schema", "privacy", "evaluation", "labels", "release"):
         assert {key for document in documents for key in document.get(table, ())} == set(PLAN_KEYS[table])

@@ -43,6 +43,9 @@ In coopetitive mode nobody sums; three servers compute on shares, and the hub on
     traffic = [1.0, 10.0, 100.0]
     temperature = [0.0, 20.0]
 
+    [categories]                              # optional: levels of categorical features; the order is the code
+    employer = ["private", "public", "none"]
+
     [monotone]                                # optional: 1 for increasing, -1 for decreasing
     traffic = 1
 
@@ -67,7 +70,7 @@ from typing import Any
 
 import msgspec
 
-from hansa.data.schema import Schema
+from hansa.data.schema import Level, Schema
 from hansa.errors import PlanError
 from hansa.trees.parameters import Parameters, parse_parameters
 
@@ -92,6 +95,9 @@ DEFAULT_BINS_ON_SHARES = 32
 MOST_BINS_ON_SHARES = 256
 DEEPEST_ON_SHARES = 8
 
+MOST_LEVELS = 1024
+"""Levels of a categorical feature: each is a column of shares, of 4 bytes a row and part."""
+
 NOT_ON_SHARES: dict[str, Any] = {
     "alpha": 0.0,
     "max_delta_step": 0.0,
@@ -112,7 +118,7 @@ class Coopetitive:
         server_links: one of `SERVER_LINKS`: which way the servers' letters to each other take.
         statistics: whether gain and cover are released with the splits.
         label_range: lowest and highest label of reg:squarederror; None for binary:logistic.
-        cuts: of every feature, in the schema's order, or None where they are searched.
+        cuts: of every feature, in the schema's order, or None where they are searched. A categorical feature has none.
         weight_limit: no row's weight exceeds it; None where rows have no weights.
         monotone: by feature, in the schema's order, 1 for increasing, -1 for decreasing, 0 for neither; empty for no constraint.
         steps: numbers of rounds after which the metrics of held-out rows are opened; empty for the last round only.
@@ -213,6 +219,11 @@ def _check_plan(plan: Plan) -> None:
             raise PlanError(f"plan: members.{key} names a member twice")
     if plan.coopetitive is not None:
         _check_coopetitive(plan, plan.coopetitive)
+    elif plan.schema.categories:
+        raise PlanError(
+            f"plan: [categories] goes with mode {COOPETITIVE!r} only, and the mode is {plan.mode!r}; leave the table out, and give "
+            f"{next(iter(plan.schema.levels))!r} as codes (numbers) at every member"
+        )
     elif plan.aggregator in plan.parties:
         raise PlanError(f"plan: {plan.aggregator!r} is both the aggregator and a party; the aggregator holds no rows")
     strangers = set(plan.receivers) - {plan.aggregator, *plan.parties}
@@ -290,6 +301,7 @@ def _check_coopetitive(plan: Plan, more: Coopetitive) -> None:
     _check_on_shares(plan.parameters)
     _check_labels(plan, more)
     _check_cuts(plan, more)
+    _check_categories(plan, more)
 
 
 def _check_on_shares(parameters: Parameters) -> None:
@@ -340,8 +352,24 @@ def _check_cuts(plan: Plan, more: Coopetitive) -> None:
             raise PlanError(
                 f"plan: cuts.{feature} has {len(cuts)} cuts; max_bin {plan.parameters.max_bin} allows fewer"
             )
-    if not any(more.cuts) and not more.missing:
+    if not any(more.cuts) and not more.missing and not plan.schema.categories:
         raise PlanError("plan: [cuts] gives no cut at all; a tree could not split")
+
+
+def _check_categories(plan: Plan, more: Coopetitive) -> None:
+    for number, (name, levels) in enumerate(zip(plan.schema.features, plan.schema.categories, strict=False)):
+        if not levels:
+            continue
+        if len(levels) > MOST_LEVELS:
+            raise PlanError(
+                f"plan: categories.{name} has {len(levels)} levels; at most {MOST_LEVELS} are taken: join rare ones into one"
+            )
+        if more.cuts is not None and more.cuts[number]:
+            raise PlanError(f"plan: cuts.{name} gives cuts of a categorical feature, which has none; leave them out")
+        if more.monotone and more.monotone[number]:
+            raise PlanError(
+                f"plan: monotone.{name} constrains a categorical feature, whose levels have no order; leave it out"
+            )
 
 
 def _table(document: Mapping[str, Any], key: str, allowed: tuple[str, ...], where: str) -> dict[str, Any]:
@@ -380,6 +408,7 @@ PLAN_KEYS: dict[str, tuple[str, ...]] = {
         "evaluation",
         "labels",
         "cuts",
+        "categories",
         "monotone",
         "release",
         "parameters",
@@ -391,7 +420,8 @@ PLAN_KEYS: dict[str, tuple[str, ...]] = {
     "labels": ("range",),
     "release": ("statistics",),
 }
-"""Every key of a plan file but those of [parameters], which are `trees.parameters.NAMES`, and of [cuts] and [monotone]: features."""
+"""Every key of a plan file but those of [parameters], which are `trees.parameters.NAMES`, and of [cuts], [categories] and
+[monotone]: features."""
 
 
 def parse_plan(text: str, where: str = "plan") -> Plan:
@@ -442,6 +472,7 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
             weight=None
             if "weight" not in schema
             else _typed(schema["weight"], str, "schema.weight", "a column's name", where),
+            categories=_categories(document, features, where),
         ),
         parameters=parse_parameters(parameters),
         min_cell_rows=_typed(
@@ -456,6 +487,16 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
         ),
         coopetitive=_coopetitive(document, features, where),
     )
+
+
+def _categories(document: Mapping[str, Any], features: tuple[str, ...], where: str) -> tuple[tuple[Level, ...], ...]:
+    given = _table(document, "categories", features, where)
+    for name, levels in given.items():
+        if not isinstance(levels, list) or not levels:
+            raise PlanError(
+                f"{where}: categories.{name} is {levels!r}; expected a list of levels, texts or whole numbers"
+            )
+    return tuple(tuple(given.get(name, ())) for name in features) if given else ()
 
 
 def _coopetitive(document: Mapping[str, Any], features: tuple[str, ...], where: str) -> Coopetitive | None:
@@ -567,6 +608,8 @@ def write_plan(plan: Plan) -> str:
         "evaluation": {"fraction": plan.evaluation_fraction},
         "parameters": parameters,
     }
+    if plan.schema.categories:
+        tables["categories"] = {_quoted(name): levels for name, levels in plan.schema.levels.items()}
     if more is not None:
         if more.steps:
             tables["evaluation"]["steps"] = more.steps

@@ -112,6 +112,53 @@ def test_in_one_process_the_trees_are_the_same(over_tls, table, tmp_path):
         assert np.abs(tree.split_conditions - same.split_conditions).max() <= 3 * 2.0**-14
 
 
+@pytest.fixture(scope="module")
+def vendors(tmp_path_factory):
+    """A table whose labels follow a text and a number that has no order; each lacks values."""
+    draw = np.random.default_rng(8)
+    vendor, site = draw.integers(4, size=600), draw.integers(5, size=600)
+    fault = ((vendor == 2) ^ (site == 3) ^ (draw.random(600) < 0.1)).astype(int)
+    columns = {
+        "operator": np.array(OPERATORS, object)[np.arange(600) % 4],
+        "load": np.round(draw.normal(size=600), 2),
+        "vendor": np.where(draw.random(600) < 0.1, None, np.array(["south", "it's", "naïve", "north"], object)[vendor]),
+        "site": np.where(draw.random(600) < 0.1, None, np.array([40, 7, 1000, -1, 12], object)[site]),
+        "fault": fault,
+    }
+    return write_table(tmp_path_factory.mktemp("vendors") / "cells.csv", columns)
+
+
+@pytest.mark.parametrize("where", ["--in-process", "--threads=1"], ids=["in process", "over TLS"])
+def test_a_simulation_with_categories(vendors, tmp_path, where):
+    """A model of one-hot splits that XGBoost loads, and that scores tables of texts, with no plan."""
+    xgboost = pytest.importorskip("xgboost")
+    options = ("--categorical", "vendor", "--categorical", "site", "--rounds", "3", "--set", "max_depth=3", "--pooled")
+    summary = simulated(vendors, tmp_path, where, *options, "--save", tmp_path / "model.json")
+    ensemble = from_json((tmp_path / "model.json").read_bytes())
+    assert ensemble.feature_names == ("load", "vendor", "site")
+    assert ensemble.categories == (None, ("it's", "naïve", "north", "south"), (-1, 7, 12, 40, 1000))
+    assert sum(int(tree.split_type.sum()) for tree in ensemble.trees) >= 6
+    assert summary["metrics"]["auc"] > 0.75
+    assert summary["pooled"]["xgboost"]["metrics"]["auc"] == pytest.approx(summary["metrics"]["auc"], abs=0.02)
+
+    rows = {
+        "site": [-1, None, 1000, 8, 40, 12], "vendor": ["naïve", "south", None, "it's", "west", "north"], "load": [0.5] * 6,
+    }  # fmt: skip
+    fresh = write_table(tmp_path / "fresh.csv", rows)
+    result = hansa("predict", tmp_path / "model.json", fresh, "--save", tmp_path / "out.csv", "--margin")
+    assert result.exit_code == 0, result.output
+    assert "6 predictions" in result.stdout
+    assert "2 cells hold levels that the model does not know" in result.stdout
+    codes = np.array([[0.5] * 6, [1, 3, np.nan, 0, 77, 2], [0, np.nan, 4, 77, 3, 2]], np.float32)
+    booster = xgboost.Booster(model_file=str(tmp_path / "model.json"))
+    matrix = xgboost.DMatrix(
+        codes.T, feature_names=["load", "vendor", "site"], feature_types=["q", "c", "c"], enable_categorical=True
+    )
+    written = np.loadtxt(tmp_path / "out.csv", skiprows=1)
+    np.testing.assert_allclose(written, booster.predict(matrix, output_margin=True), rtol=0, atol=1e-6)
+    assert len(set(written)) >= 3
+
+
 def test_every_frame_of_numbers_is_sealed(over_tls):
     folder, _ = over_tls
     ends = {path.stem: list(read_transcript(path)) for path in (folder / "frames").glob("*.frames")}
@@ -404,6 +451,31 @@ def test_a_ledger_adds_up_what_rounds_cost():
     assert found["cuts"] == {**found["cuts"], "bytes": 5, "rounds": 1}
     ledger.clear()
     assert ledger.as_json() == {}
+
+
+def test_a_plan_of_categories_is_shown_and_checked(by_hand):
+    hand = by_hand()
+    plan, table = hand.folder / "plan.toml", hand.folder / "aurora.csv"
+    result = hansa("plan", plan)
+    assert "categories:" not in result.stdout
+    plan.write_text(plan.read_text() + "\n[categories]\nalarms = [0, 1, 2, 3, 4]\n")
+    result = hansa("plan", plan)
+    assert "alarms: 5 categories: 0, 1, 2, 3, 4" in result.stdout
+    answer = json.loads(hansa("check", plan, table, "--json").stdout)
+    assert answer["ok"]
+    rows = next(sent for sent in answer["sent"] if sent["often"] == "per row")
+    assert rows["bytes_at_most"] == 2 * (4 * (2 * 8 + 6) + 8 + 4)
+    plan.write_text(plan.read_text().replace("alarms = [0, 1, 2, 3, 4]", "alarms = [17]"))
+    result = hansa("check", plan, table)
+    assert result.exit_code == 1
+    for text in (
+        str(table),
+        "row 1",
+        "column 'alarms'",
+        "one of the plan's 1 levels 17",
+        "add its value to [categories]",
+    ):
+        assert text in result.stdout
 
 
 def test_check_says_what_would_be_sent(by_hand):

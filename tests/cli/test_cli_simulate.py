@@ -230,6 +230,13 @@ def test_member_names_are_legal_and_distinct():
         (("--set", "eval_metric=auc,ndcg"), ("ndcg",)),
         (("--set", "early_stopping_rounds=3"), ("early_stopping_rounds", "evaluation.fraction")),
         (("--servers", "a,b,c"), ("--servers", "go with --mode coopetitive")),
+        (("--categorical", "vendor"), ("--categorical goes with --mode coopetitive", "in mode federated leave it out")),
+        (("--mode", "secure-aggregation", "--categorical", "vendor"), ("--categorical goes with --mode coopetitive",)),
+        (
+            ("--mode", "coopetitive", "--categorical", "rsrp"),
+            ("'rsrp'", "expected whole numbers, or texts, as categories"),
+        ),
+        (("--mode", "coopetitive", "--categorical", "fault"), ("'fault' is to be categorical, and is no feature",)),
         (("--mode", "coopetitive", "--servers", "a,b"), ("members.servers", "three different members")),
         (("--mode", "coopetitive", "--set", "alpha=1"), ("alpha", "not supported in coopetitive mode")),
         (("--mode", "coopetitive", "--label-range", "low"), ("--label-range 'low'", "two numbers")),

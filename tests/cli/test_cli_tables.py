@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_consortium import write_table
@@ -73,3 +75,41 @@ def test_a_few_texts_among_numbers_are_a_mistake(tmp_path):
     path.write_text("who,a,y\n" + "".join(f"p,{'oops' if i == 7 else i},{i % 2}\n" for i in range(30)))
     with pytest.raises(DataError, match=r"row 8, column 'a': found 'oops'.*29 numbers"):
         read_table(path, "y", "who")
+
+
+def test_named_columns_become_categories(tmp_path):
+    columns = {"who": ["x", "y", "x", "y"], "kind": ["b", None, "a", "12"], "site": [7, -3, None, 7], "y": [0, 1, 0, 1]}
+    table = read_table(write_table(tmp_path / "t.csv", columns), "y", "who", categorical=("site", "kind"))
+    assert table.categories == {"kind": ("12", "a", "b"), "site": (-3, 7)}
+    np.testing.assert_array_equal(table.features, np.array([[2, np.nan, 1, 0], [1, 0, np.nan, 1]], np.float32))
+    other = {"who": ["x"] * 3, "kind": ["c", None, "a"], "site": [8.5, None, 7], "y": [0, 1, 0]}
+    test = read_table(write_table(tmp_path / "test.csv", other), "y", "who", like=table)
+    # What is not known is of no category, not missing.
+    np.testing.assert_array_equal(test.features, np.array([[3, np.nan, 1], [2, np.nan, 1]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("column", "named"),
+    [
+        ("load", r"row 2, column 'load': found 1\.5; expected whole numbers, or texts"),
+        ("y", "'y' is to be categorical, and is no feature"),
+        ("none", "column 'none': no row has a value"),
+    ],
+)
+def test_columns_that_cannot_be_categories_are_refused(tmp_path, column, named):
+    columns = {"who": ["x", "y"], "load": [1, 1.5], "none": [None, None], "y": [0, 1]}
+    with pytest.raises(DataError, match=named):
+        read_table(write_table(tmp_path / "t.csv", columns), "y", "who", categorical=(column,))
+
+
+def test_a_partys_categories_read_back_as_the_same_codes(tmp_path):
+    table = rows(50)
+    table.features[0] = np.arange(50) % 3
+    table.features[1] = np.arange(50) % 2
+    table.features[:, ::7] = np.nan
+    levels = {"a": ("it's", "naïve", 'b "quoted"'), 'b "quoted"': (10**15, -4)}
+    table = replace(table, categories=levels, categorical=tuple(levels))
+    write_party_table(tmp_path / "p.parquet", table, "y", None)
+    schema = Schema(table.names, "y", categories=tuple(levels.values()))
+    back = read_rows(tmp_path / "p.parquet", schema, label_kind="binary")
+    np.testing.assert_array_equal(back.features, table.features)

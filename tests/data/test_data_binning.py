@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive_data as naive
-from hansa.data.binning import bin_rows
+from hansa.data.binning import bin_rows, category_codes
 from hansa.data.quantiles import Cuts
 from hansa.errors import DataError, PlanError
 
@@ -116,3 +116,15 @@ def test_codes_are_those_of_xgboost_for_its_own_cuts():
         assert split in inner[feature]
         code = int(np.searchsorted(inner[feature], split))
         np.testing.assert_array_equal(binned.codes[:, feature] <= code, features[feature] < split)
+
+
+def test_codes_of_categories_are_their_numbers():
+    codes = category_codes(np.array([2, 0, np.nan, -0.0, 1], np.float32), 3, "kind")
+    assert codes.dtype == np.uint16
+    assert codes.tolist() == [2, 0, 3, 0, 1]
+
+
+@pytest.mark.parametrize("wrong", [3, -1, 0.5, np.inf])
+def test_what_is_no_category_is_refused(wrong):
+    with pytest.raises(DataError, match=rf"feature 'kind', row 2: .* one of 3 categories, found {wrong:g}"):
+        category_codes(np.array([2, wrong, 9], np.float32), 3, "kind")

@@ -19,6 +19,15 @@ def test_a_list_of_features_becomes_a_tuple():
     assert Schema(["a", "b"], "y").features == ("a", "b")  # type: ignore[arg-type]
 
 
+def test_levels_go_with_their_features():
+    schema = Schema(("a", "b", "c"), "y", categories=[[], ["x", "y"], [2, 1]])  # type: ignore[arg-type]
+    assert schema.categories == ((), ("x", "y"), (2, 1))
+    assert schema.levels == {"b": ("x", "y"), "c": (2, 1)}
+    assert Schema(("a",), "y", categories=((),)) == Schema(("a",), "y")
+    with pytest.raises(PlanError, match="for each of 2 features, found 1"):
+        Schema(("a", "b"), "y", categories=(("x",),))
+
+
 def test_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Schema(("a",), "y").label = "a"  # type: ignore[misc]

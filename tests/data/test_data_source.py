@@ -359,3 +359,73 @@ def test_real_tables_read_as_pandas_reads_them(name):
         values = frame[summary.name].to_numpy(dtype=np.float64)
         assert summary.missing == np.isnan(values).sum()
         assert summary.mean == pytest.approx(np.nanmean(values.astype(np.float32).astype(np.float64)))
+
+
+# --- categories -------------------------------------------------------------------------------------------
+
+LEVELS = Schema(("a", "k", "x"), "y", categories=(("bl,ue", "red", "naïve"), (7, 1, 2**52), ()))
+
+
+CODES = np.array([[1, 0, np.nan, 2, np.nan], [1, 0, np.nan, 2, np.nan], [0.5, np.nan, 1, 2, 3]], np.float32)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+def test_levels_of_a_csv_file_become_codes(tmp_path, name):
+    text = f'x,y,k,a\n.5,1,1,red\n,0,7.0,"bl,ue"\n1,0,,\n2,1,{2**52},naïve\n3,1,NaN, Null\n'
+    rows = read_rows(csv_file(tmp_path, text, name), LEVELS, label_kind="binary")
+    np.testing.assert_array_equal(rows.features, CODES)
+    assert rows.features.dtype == np.float32
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".feather", ".arrow"])
+@pytest.mark.parametrize("as_dictionary", [False, True])
+@pytest.mark.parametrize("number", [pa.int64(), pa.float64()])
+def test_levels_of_typed_files_become_codes(tmp_path, ending, as_dictionary, number):
+    texts = pa.array(["red", "bl,ue", None, "naïve", ""])
+    columns = {
+        "a": texts.dictionary_encode() if as_dictionary else texts,
+        "k": pa.array([1, 7, None, 2**52, None], number),
+        "x": [0.5, None, 1, 2, 3],
+        "y": [1, 0, 0, 1, 1],
+    }
+    rows = read_rows(arrow_file(tmp_path, pa.table(columns), ending), LEVELS, label_kind="binary")
+    np.testing.assert_array_equal(rows.features, CODES)
+
+
+@pytest.mark.parametrize(
+    ("cells", "row", "column", "found"),
+    [
+        (("green", "1"), 2, "a", "'green'"),
+        (("Red", "1"), 2, "a", "'Red'"),
+        (("red ", "1"), 2, "a", "'red '"),
+        (("1", "1"), 2, "a", "'1'"),
+        (("red", "1.5"), 2, "k", "'1.5'"),
+        (("red", "2"), 2, "k", "'2'"),
+        (("red", "x"), 2, "k", "'x'"),
+        (("red", "inf"), 2, "k", "'inf'"),
+        (("red", str(2**52 + 1)), 2, "k", f"'{2**52 + 1}'"),
+    ],
+)
+def test_what_is_no_level_is_refused_with_its_place_and_the_cure(tmp_path, cells, row, column, found):
+    path = csv_file(tmp_path, f"a,k,x,y\nred,1,1,1\n{','.join(cells)},1,0\n")
+    with pytest.raises(DataError) as caught:
+        read_rows(path, LEVELS, label_kind="binary")
+    for part in (
+        str(path),
+        f"row {row}",
+        f"column {column!r}",
+        f"found {found}",
+        "3 levels",
+        "[categories] in the plan",
+    ):
+        assert part in str(caught.value)
+    report = check_rows(path, LEVELS, label_kind="binary")
+    assert [str(departure) for departure in report.departures] == [str(caught.value)]
+    assert not report.ok
+
+
+def test_a_report_counts_categories(tmp_path):
+    path = csv_file(tmp_path, "a,k,x,y\nred,1,1,1\nred,7,2,0\n,1,3,0\n")
+    report = check_rows(path, LEVELS, label_kind="binary")
+    assert report.ok
+    assert [(f.name, f.missing, f.distinct, f.rarest) for f in report.features[:2]] == [("a", 1, 1, 2), ("k", 0, 2, 1)]

@@ -20,7 +20,7 @@ from hansa.mpc.shared_vectors import receive_vector, share_vector
 PLACE = Address(0, 0, 0, "cuts")
 
 
-def search(columns, max_bin=16, min_cell_rows=5, owners=3, has_missing=None, seed=0, log=None):
+def search(columns, max_bin=16, min_cell_rows=5, owners=3, has_missing=None, seed=0, log=None, categorical=None):
     """Run the whole search over shares; S_0's final state, checked to be the others' too.
 
     Args:
@@ -32,7 +32,9 @@ def search(columns, max_bin=16, min_cell_rows=5, owners=3, has_missing=None, see
     keys = [SortedKeys.from_features(np.ascontiguousarray(columns[:, owner == o])) for o in range(owners)]
     guards = [qs.RequestGuard(len(columns), rows, max_bin, min_cell_rows) for _ in keys]
     servers = make_servers()
-    states = [qs.CutSearchOnShares(len(columns), rows, max_bin, min_cell_rows, has_missing) for _ in range(3)]
+    states = [
+        qs.CutSearchOnShares(len(columns), rows, max_bin, min_cell_rows, has_missing, categorical) for _ in range(3)
+    ]
     trips = 0
     while not states[0].done:
         request = states[0].request()
@@ -269,3 +271,36 @@ def test_shared_vectors_add_up():
         with pytest.raises(ProtocolError, match="owner's shares"):
             wrong()
     assert RING64.bits == 64
+
+
+@pytest.mark.parametrize("categorical", [(False, True, False), (True, True, True)])
+def test_of_categorical_features_the_bit_of_missing_values_is_opened_and_no_cell(categorical):
+    rng = np.random.default_rng(30)
+    columns = rng.normal(size=(3, 400)).astype(np.float32)
+    columns[1] = 0
+    columns[1, :30] = np.nan
+    log = []
+    state, cuts = search(columns, categorical=categorical, log=log)
+    assert cuts.has_missing.tolist() == [False, True, False]
+    others = [feature for feature in range(3) if not categorical[feature]]
+    assert {found.feature for found in state.found} == set(others)
+    assert [len(cuts.of(feature)) > 0 for feature in range(3)] == [feature in others for feature in range(3)]
+    gaps = [words for name, words in log if name.endswith("gaps of cuts")]
+    # At first a bit a gap, and a bit a feature.
+    assert naive_bits(gaps[0], 2)[1][:3].tolist() == [0, 1, 0]
+    if not others:
+        assert len(log) == 1
+        return
+    _, alone = search(np.ascontiguousarray(columns[others]))
+    for place, feature in enumerate(others):
+        assert np.array_equal(cuts.of(feature), alone.of(place))
+
+
+def naive_bits(words, rows):
+    """Packed words as zeros and ones, (rows, 64 words a row)."""
+    return np.unpackbits(words.reshape(rows, -1).view(np.uint8), axis=1, bitorder="little")
+
+
+def test_which_features_are_categorical_is_said_of_each():
+    with pytest.raises(PlanError, match="categorical: expected one entry for each of 2 features"):
+        qs.CutSearchOnShares(2, 100, 16, 5, categorical=(True,))

@@ -40,6 +40,17 @@ def test_columns_and_candidates():
     assert np.array_equal(MIXED.sums_by_column(by_code), naive.naive_gemm(bits.astype(np.uint32), v))
 
 
+def test_a_row_of_no_category_goes_right_at_every_split():
+    """Where no row lacks a category, its missing code stands for none: held-out rows may have it."""
+    candidates = Candidates((Feature(3, categorical=True),))
+    codes = np.array([[0], [3], [2]], np.uint16)
+    candidates.check_codes(codes)
+    assert candidates.column_bits(codes).tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 1]]
+    assert not any(left_of(candidates, split, codes)[1] for split in candidates.all)
+    with pytest.raises(DataError, match="feature 0: code 4"):
+        candidates.check_codes(codes + np.uint16(1))
+
+
 def test_refusals():
     codes = mixed_codes(5)
     codes[2, 0] = 5

@@ -61,7 +61,7 @@ OF_COOPETITIVE_RUNS: dict[type[Message], Message] = {
         Close(),
         ShareCounts(0, 0, (b"", b""), ()),
         CountProbes(_EMPTY, _EMPTY, _EMPTY, 1),
-        SettleStart(_EMPTY, _EMPTY, _EMPTY, 0.5, 1.0, 0.0),
+        SettleStart(_EMPTY, _EMPTY, _EMPTY, (0.5,), 1.0, (0.0,)),
         ShareRows(False, 0, 0, (b"", b""), ()),
         TakeRows(0),
         ReleaseTree(0, 1, (), _EMPTY, ()),

@@ -8,10 +8,14 @@ import pytest
 
 from hansa.errors import MemberLost, ProtocolError, TransportError
 from hansa.protocol import messages
-from hansa.protocol.messages import Close, KeysConfirmed, Relay, Through
+from hansa.protocol.messages import Abort, Close, KeysConfirmed, Relay, Through
 from hansa.roles import direct
-from hansa.roles.direct import DirectChannel
+from hansa.roles.direct import VERDICT_S, DirectChannel
 from hansa.transport.channel import Traffic
+
+
+def loss_of(member):
+    return MemberLost(member, "the connection was closed", broken=True)
 
 
 class Links:
@@ -19,15 +23,20 @@ class Links:
 
     def __init__(self):
         self.sent = []
+        self.waits = []
+        self.gone = set()
         self.coming = deque()
         self.closed = False
         self.traffic = {"post": Traffic(1, 2, 3, 4), "b": Traffic(10, 20, 30, 40)}
 
     def send(self, member, frame):
+        if member in self.gone:
+            raise loss_of(member)
         self.sent.append((member, bytes(frame)))
 
     def receive(self, timeout=None):
         if not self.coming:
+            self.waits.append(timeout)
             raise TransportError(f"no frame from any member in {timeout} s")
         if isinstance(self.coming[0], MemberLost):
             raise self.coming.popleft()
@@ -96,15 +105,45 @@ def test_noise_is_blamed_on_who_sent_it(links, channel):
 
 
 def test_a_server_may_hang_up_only_once_all_are_through(links, channel):
-    loss = MemberLost("b", "the connection was closed", broken=True)
-    links.coming.append(loss)
+    links.coming.append(loss_of("b"))
     with pytest.raises(MemberLost, match="'b'"):
-        channel.receive(1)
+        channel.receive(None)
+    (wait,) = links.waits
+    assert 0 < wait <= VERDICT_S
+
+
+def test_whoever_is_through_may_hang_up_and_the_hub_may_not(links, channel):
     channel.send(THROUGH)
-    links.coming += [loss, ("post", messages.encode(Close()))]
+    links.coming += [loss_of("b"), ("post", messages.encode(Close())), loss_of("post")]
     assert bytes(channel.receive(1)) == messages.encode(Close())
-    links.coming.append(MemberLost("post", "the connection was closed", broken=True))
     with pytest.raises(MemberLost, match="'post'"):
+        channel.receive(1)
+
+
+def test_the_hub_says_who_ended_the_run_when_servers_hang_up_one_after_another(links, channel):
+    """c lost b and hung up; this server hears of c first."""
+    verdict = messages.encode(Abort("b", "the connection was closed"))
+    links.coming += [("post", CONFIRMED), loss_of("c"), loss_of("b"), ("post", verdict)]
+    channel.receive(1)
+    assert bytes(channel.receive(1)) == verdict
+
+
+def test_a_letter_to_a_server_that_hung_up_waits_for_the_hubs_word_as_well(links, channel):
+    verdict = messages.encode(Abort("b", "the connection was closed"))
+    links.gone.add("c")
+    channel.send(letter("a", "c"))
+    links.coming.append(("post", verdict))
+    assert bytes(channel.receive(1)) == verdict
+    with pytest.raises(MemberLost, match="'c'"):
+        channel.receive(1)
+    links.gone.add("post")
+    with pytest.raises(MemberLost, match="'post'"):
+        channel.send(THROUGH)
+
+
+def test_a_server_that_broke_a_rule_is_named_at_once(links, channel):
+    links.coming += [MemberLost("b", "sent a frame of 2 GB"), ("post", messages.encode(Close()))]
+    with pytest.raises(MemberLost, match=r"'b'.*2 GB"):
         channel.receive(1)
 
 

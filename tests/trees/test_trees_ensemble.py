@@ -89,6 +89,14 @@ def random_tree(seed, n_splits=20, n_features=6):
     )
 
 
+def some_categorical(tree, seed, features=(4, 5)):
+    """The tree with one-hot splits wherever it splits on these features."""
+    rng = np.random.default_rng(seed)
+    kinds = (tree.left_children >= 0) & np.isin(tree.split_indices, features)
+    categories = rng.integers(4, size=tree.num_nodes)
+    return replace(tree, split_conditions=np.where(kinds, categories, tree.split_conditions), split_type=kinds)
+
+
 def stump():
     return Tree([1, -1, -1], [2, -1, -1], [ROOT_PARENT, 0, 0], [0, 0, 0], [0.5, -1, 2], [1, 0, 0], *[[0.0] * 3] * 3)
 
@@ -122,6 +130,57 @@ def test_margins_are_those_of_the_naive_twin(seed, n_splits, n_rows):
     features = rng.choice(values, size=(6, n_rows)).astype(np.float32)
     fast = Ensemble("reg:squarederror", 0.25, NAMES, tuple(trees)).predict_margin(features)
     assert fast.tobytes() == naive.margins(trees, features, np.float32(0.25)).tobytes()
+
+
+CATEGORICAL = (None, None, None, None, (), ("x", "y", "z", "w"))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), n_splits=st.integers(0, 40), n_rows=st.integers(0, 40))
+def test_margins_of_categorical_splits_are_those_of_the_naive_twin(seed, n_splits, n_rows):
+    rng = np.random.default_rng(seed)
+    trees = [some_categorical(random_tree(seed + i, n_splits), seed + i) for i in range(3)]
+    values = [0, 1, 2, 3, 4, 2.5, 0.999, -0.0, -0.5, -1, 2**24 - 1, 2**24, 1e30, -1e30, np.inf, -np.inf, np.nan, np.nan]
+    features = rng.choice(values, size=(6, n_rows)).astype(np.float32)
+    fast = Ensemble("reg:squarederror", 0.25, NAMES, tuple(trees), CATEGORICAL).predict_margin(features)
+    assert fast.tobytes() == naive.margins(trees, features, np.float32(0.25)).tobytes()
+
+
+def categorical_stump(**changes):
+    return replace(stump(), **{"split_type": [1, 0, 0], "split_conditions": [2.0, -1, 2], **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"split_conditions": [-1.0, -1, 2]}, r"split_conditions\[0\] is wrong; expected a category"),
+        ({"split_conditions": [1.5, -1, 2]}, r"split_conditions\[0\] is wrong; expected a category"),
+        ({"split_conditions": [2.0**24, -1, 2]}, r"split_conditions\[0\] is wrong; expected a category"),
+        ({"split_type": [2, 0, 0]}, r"split_type\[0\] is wrong"),
+        ({"split_type": [1, 0, 1]}, r"split_type\[2\] is wrong"),
+        ({"split_type": [1]}, "split_type has shape"),
+    ],
+)
+def test_categorical_splits_that_are_none_are_refused(changes, named):
+    assert categorical_stump().split_type.tolist() == [1, 0, 0]
+    with pytest.raises(DataError, match=named):
+        categorical_stump(**changes)
+
+
+def test_features_are_split_as_what_they_are():
+    trees = (stump(), categorical_stump())
+    ok = Ensemble("reg:squarederror", 0.5, ("a", "b"), trees[1:], (("x", "y", "z"), None))
+    assert ok.importance("weight") == {"a": 1.0}
+    assert Ensemble("reg:squarederror", 0.5, ("a", "b"), trees[:1], (None, None)).categories == ()
+    for chosen, categories, named in (
+        (trees, (("x", "y", "z"), None), "tree 0 splits 'a' by a comparison; expected a category"),
+        (trees, (), "tree 1 splits 'a' by a category; expected a comparison"),
+        (trees[1:], (("x", "y"), None), "tree 0 splits 'a' by category 2; expected less than 2"),
+        (trees[1:], (("x", "x", "y"), None), "category of 'a' occurs twice"),
+        (trees[1:], (("x", "y", "z"),), "categories of 1 features; expected 2"),
+    ):
+        with pytest.raises(DataError, match=named):
+            Ensemble("reg:squarederror", 0.5, ("a", "b"), chosen, categories)
 
 
 def test_threads_and_blocks_do_not_change_bits():

@@ -281,6 +281,148 @@ def test_unsupported_xgboost_models_are_refused_by_name():
         from_json(encoded(parsed))
 
 
+# --- categorical features ------------------------------------------------------------------------------------------
+
+COLOURS = ("red", "green", "blue", "naïve", "no", "yes", "12")
+SITES = (7, 3, 10**15, -4)
+TYPES = ["c", "q", "c", "q"]
+UNUSUAL = (7.0, 8.0, 31.0, 32.0, 1e6, 16777215.0, 16777216.0, 3e9, -1.0, -0.5, -0.0, 2.7, 0.999)
+"""No category, or one that is not there, or not a whole number."""
+
+
+def coded_table(n_rows=2000, seed=0):
+    """Rows (n_rows, 4) float32, of which two features are codes of COLOURS and SITES; a tenth missing; and labels."""
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n_rows, 4)).astype(np.float32)
+    rows[:, 0] = rng.integers(len(COLOURS), size=n_rows)
+    rows[:, 2] = rng.integers(len(SITES), size=n_rows)
+    labels = (rows[:, 0] == 2) | (rows[:, 2] == 1) & (rows[:, 1] > 0) | (rows[:, 3] > 1.5)
+    rows[rng.random(rows.shape) < 0.1] = np.nan
+    return rows, (labels ^ (rng.random(n_rows) < 0.1)).astype(np.float32)
+
+
+def coded_matrix(rows, labels=None):
+    return xgboost.DMatrix(rows, labels, feature_names=NAMES, feature_types=TYPES, enable_categorical=True)
+
+
+def coded_booster(**parameters):
+    parameters = {"objective": "binary:logistic", "max_cat_to_onehot": 100, "max_depth": 5, "nthread": 1, **parameters}
+    return xgboost.train(parameters, coded_matrix(*coded_table()), 10)
+
+
+def unusual_rows():
+    """Rows of which some lack values and some hold codes that no training row had."""
+    rows, _ = coded_table(300, seed=1)
+    for feature in (0, 2):
+        rows[: len(UNUSUAL), feature] = UNUSUAL
+        rows[len(UNUSUAL) : 60, feature] = np.nan
+    return rows
+
+
+def assert_same_margins(booster, ensemble, rows):
+    expected = booster.predict(coded_matrix(rows), output_margin=True)
+    assert ensemble.predict_margin(np.ascontiguousarray(rows.T)).tobytes() == expected.tobytes()
+
+
+def test_one_hot_splits_of_real_xgboost_predict_the_same_here_and_back_there():
+    original = coded_booster()
+    ensemble = from_json(saved(original))
+    assert ensemble.categories == ((), None, (), None)
+    kinds = np.concatenate([tree.split_type for tree in ensemble.trees])
+    assert 10 < kinds.sum() < (np.concatenate([tree.left_children for tree in ensemble.trees]) >= 0).sum()
+    again = loaded(to_json(ensemble))
+    for booster in (original, again):
+        assert_same_margins(booster, ensemble, unusual_rows())
+    assert from_json(saved(again)) == ensemble == from_json(to_json(ensemble))
+    for kind in ("weight", "gain", "cover"):
+        assert ensemble.importance(kind) == pytest.approx(original.get_score(importance_type=kind), rel=1e-5)
+    assert again.feature_types == ["c", "float", "c", "float"]
+
+
+def with_levels():
+    ensemble = from_json(saved(coded_booster()))
+    return Ensemble(ensemble.objective, ensemble.base_score, tuple(NAMES), ensemble.trees, (COLOURS, None, SITES, None))
+
+
+def test_levels_travel_through_xgboost(tmp_path):
+    ensemble = with_levels()
+    booster = loaded(to_json(ensemble))
+    assert_same_margins(booster, ensemble, unusual_rows())
+    assert json.loads(booster.attr("hansa.categories")) == {NAMES[0]: list(COLOURS), NAMES[2]: list(SITES)}
+    booster.save_model(tmp_path / "model.ubj")
+    for other in (booster, xgboost.Booster(model_file=str(tmp_path / "model.ubj"))):
+        assert from_json(saved(other)) == ensemble
+    assert from_json(to_json(ensemble)) == ensemble
+    rows = unusual_rows()
+    values = booster.predict(coded_matrix(rows), pred_contribs=True)
+    np.testing.assert_allclose(values.sum(axis=1), ensemble.predict_margin(rows.T.copy()), atol=1e-4)
+
+
+def test_xgboost_finds_a_data_frames_categories_whatever_their_order():
+    """Without `cats` it would take a frame's own codes for ours."""
+    pandas = pytest.importorskip("pandas")
+    names = tuple(name if name.isascii() else "naive" for name in COLOURS)  # XGBoost 3.2 cuts other letters short
+    ensemble = with_levels()
+    ensemble = Ensemble(
+        "binary:logistic", ensemble.base_score, tuple(NAMES), ensemble.trees, (names, None, SITES, None)
+    )
+    booster = loaded(to_json(ensemble))
+    rows, _ = coded_table(500, seed=2)
+    rows = rows[~np.isnan(rows[:, [0, 2]]).any(axis=1)]
+    codes = rows[:, [0, 2]].astype(int)
+    frame = pandas.DataFrame(rows, columns=NAMES)
+    frame[NAMES[0]] = pandas.Categorical(np.array(names)[codes[:, 0]], categories=sorted(names))
+    frame[NAMES[2]] = pandas.Categorical(np.array(SITES)[codes[:, 1]], categories=sorted(SITES))
+    found = booster.predict(xgboost.DMatrix(frame, enable_categorical=True), output_margin=True)
+    assert found.tobytes() == ensemble.predict_margin(np.ascontiguousarray(rows.T)).tobytes()
+    assert from_json(saved(booster)) == ensemble
+
+
+def test_sets_of_categories_and_data_frames_are_refused_by_name():
+    with pytest.raises(DataError, match=r"split on several categories in trees\[0\]"):
+        from_json(saved(coded_booster(max_cat_to_onehot=1)))
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": pandas.Categorical(["x", "y", "z", "x"] * 50)})
+    matrix = xgboost.DMatrix(frame, [1, 0, 0, 1] * 50, enable_categorical=True)
+    with pytest.raises(DataError, match=r"cats\.enc"):
+        from_json(saved(xgboost.train({"max_cat_to_onehot": 9}, matrix, 1)))
+
+
+def coded_document():
+    return json.loads(to_json(with_levels()))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda learner, tree: learner["attributes"].update({"hansa.categories": "[]"}), "attributes"),
+        (lambda learner, tree: learner["attributes"].update({"hansa.categories": '{"d": ["a"]}'}), "'d'"),
+        (lambda learner, tree: learner["attributes"].update({"hansa.categories": '{"age": ["a", 1]}'}), "attributes"),
+        (lambda learner, tree: learner["attributes"].update({"hansa.categories": '{"age": ["a", "a"]}'}), "cats.enc"),
+        (lambda learner, tree: learner["attributes"].clear(), "cats.enc"),
+        (lambda learner, tree: learner["gradient_booster"]["model"]["cats"]["sorted_idx"].reverse(), "cats.enc"),
+        (lambda learner, tree: learner["feature_types"].reverse(), "d"),
+        (lambda learner, tree: tree["categories"].__setitem__(0, 2**24), "trees[0].categories"),
+        (lambda learner, tree: tree["categories"].__setitem__(0, -1), "trees[0].categories"),
+        (lambda learner, tree: tree["categories"].__setitem__(0, 7), "category 7; expected less than"),
+        (lambda learner, tree: tree["categories_sizes"].__setitem__(0, 2), "several categories in trees[0]"),
+        (lambda learner, tree: tree["categories_segments"].__setitem__(0, 1), "trees[0].categories"),
+        (lambda learner, tree: tree["split_type"].__setitem__(-1, 1), "trees[0].categories_nodes"),
+    ],
+)  # fmt: skip
+def test_changed_categories_are_refused_by_name(change, named):
+    parsed = coded_document()
+    change(parsed["learner"], parsed["learner"]["gradient_booster"]["model"]["trees"][0])
+    with pytest.raises(DataError, match=re.escape(named)):
+        from_json(encoded(parsed))
+
+
+def test_feature_types_may_be_left_out():
+    parsed = coded_document()
+    parsed["learner"]["feature_types"] = []
+    assert from_json(encoded(parsed)) == with_levels()
+
+
 def edit(path, value):
     """A change of one field of a parsed file: path of keys, new value (or ... to delete)."""
 
@@ -348,8 +490,11 @@ P = (*L, "learner_model_param")
         ((*T, "split_conditions", 0), "1.0", "trees[1].split_conditions"),
         ((*T, "split_conditions", 0), 1e39, "trees[1]: tree: split_conditions[0]"),
         ((*T, "default_left", 0), 2, "trees[1].default_left"),
-        ((*T, "split_type", 0), 1, "categorical split in trees[1]"),
-        ((*T, "categories"), [1], "categorical split in trees[1]"),
+        ((*T, "split_type", 0), 1, "trees[1].categories_nodes"),
+        ((*T, "split_type", 0), 2, "trees[1].split_type"),
+        ((*T, "split_type"), [0], "trees[1]: tree: split_type"),
+        ((*T, "categories"), [1], "trees[1].categories"),
+        ((*T, "categories_nodes"), [1], "trees[1].categories_nodes"),
         ((*T, "split_indices", 0), 4, "feature 4"),
         ((*T, "split_indices", 0), -1, "split_indices"),
         ((*T, "tree_param", "size_leaf_vector"), "3", "size_leaf_vector"),
@@ -464,4 +609,4 @@ def test_fields_that_older_versions_lack_or_write_otherwise():
         ):
             del tree[name]
     assert from_json(encoded(parsed)) == expected
-    assert set(TREE_DTYPES) <= set(model["trees"][0])
+    assert set(TREE_DTYPES) - {"split_type"} <= set(model["trees"][0])

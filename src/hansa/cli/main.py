@@ -117,6 +117,8 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 @click.option(
     "--evaluation-steps", help="Coopetitive: rounds after which metrics are opened, such as 10,20; default: the last."
 )
+@click.option("--categorical", multiple=True, metavar="COLUMN",
+              help="Coopetitive: a feature whose values are categories; repeatable.")  # fmt: skip
 @click.option("--statistics", is_flag=True, help="Coopetitive: release gain and cover with the splits.")
 @click.option("--label-range", help="Coopetitive, reg:squarederror: LOWEST,HIGHEST label; default: those of TRAIN.")
 @click.option("--objective", default="binary:logistic", show_default=True)
@@ -137,7 +139,7 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 def simulate(
     train: Path, label: str, party_column: str, weight: str | None, test: Path | None, test_fraction: float | None,
     seed: int, mode: str, servers: str | None, server_links: str, receivers: str | None, evaluation_steps: str | None,
-    statistics: bool, label_range: str | None, objective: str,
+    categorical: tuple[str, ...], statistics: bool, label_range: str | None, objective: str,
     rounds: int, settings: tuple[str, ...], min_cell_rows: int | None,
     evaluation_fraction: float, alone: bool, pooled: bool, save: Path | None, transcript: Path | None,
     in_process: bool, threads: int | None, as_json: bool,
@@ -160,7 +162,7 @@ def simulate(
     parameters = parse_parameters(given)
     if test is not None and test_fraction is not None:
         raise HansaError("--test and --test-fraction exclude each other; give one")
-    table = tables.read_table(train, label, party_column, weight)
+    table = tables.read_table(train, label, party_column, weight, categorical=categorical)
     simulation.check_labels(parameters, table)
     if test is not None:
         train_rows, test_rows = table, tables.read_table(test, label, party_column, weight, like=table)
@@ -398,4 +400,6 @@ def plan(plan: Path) -> None:
 
     read = read_plan(plan)
     click.echo(f"{plan}: {read.mode}, {len(read.parties)} parties, digest {read.digest().hex()}")
+    for name, levels in read.schema.levels.items():
+        click.echo(f"{name}: {len(levels)} categories: {', '.join(map(str, levels))}")
     click.echo(f"file SHA-256 {hashlib.sha256(plan.read_bytes()).hexdigest()} (need not be the same)")

@@ -21,14 +21,19 @@ from hansa.cli.tables import Table
 from hansa.errors import HansaError
 from hansa.trees.parameters import Parameters
 
+ONE_HOT = 2**16
+"""`max_cat_to_onehot` above any number of categories."""
+
 
 def is_installed() -> bool:
     """Whether XGBoost can be imported."""
     return importlib.util.find_spec("xgboost") is not None
 
 
-def xgboost_parameters(parameters: Parameters, positives: int, negatives: int) -> dict[str, Any]:
-    """The same training in XGBoost's words."""
+def xgboost_parameters(
+    parameters: Parameters, positives: int, negatives: int, categorical: bool = False
+) -> dict[str, Any]:
+    """The same training in XGBoost's words; `categorical`: some features are, and each split tells one category from the others."""
     weight = negatives / max(positives, 1) if parameters.scale_pos_weight == "auto" else parameters.scale_pos_weight
     named = {
         "objective": parameters.objective,
@@ -46,6 +51,8 @@ def xgboost_parameters(parameters: Parameters, positives: int, negatives: int) -
         "scale_pos_weight": weight,
         "seed": parameters.seed,
     }
+    if categorical:
+        named["max_cat_to_onehot"] = ONE_HOT
     if parameters.base_score is not None:
         named["base_score"] = parameters.base_score
     return named
@@ -75,7 +82,8 @@ def train_pooled_xgboost(
     job = {
         "folder": str(folder),
         "arrays": sorted(names),
-        "parameters": xgboost_parameters(parameters, positives, train.n_rows - positives),
+        "parameters": xgboost_parameters(parameters, positives, train.n_rows - positives, bool(train.categorical)),
+        "types": ["c" if name in train.categorical else "q" for name in train.names],
         "rounds": parameters.rounds,
         "max_bin": parameters.max_bin,
         "repeats": repeats,
@@ -106,7 +114,14 @@ def main(path: str) -> None:
     booster = None
     for _ in range(job["repeats"]):
         started = time.perf_counter()
-        pooled = xgboost.QuantileDMatrix(features, arrays["label"], weight=arrays.get("weight"), max_bin=job["max_bin"])
+        pooled = xgboost.QuantileDMatrix(
+            features,
+            arrays["label"],
+            weight=arrays.get("weight"),
+            max_bin=job["max_bin"],
+            feature_types=job["types"],
+            enable_categorical=True,
+        )
         binned = time.perf_counter()
         booster = xgboost.train(job["parameters"], pooled, job["rounds"])
         seconds["binning"].append(binned - started)
@@ -114,7 +129,11 @@ def main(path: str) -> None:
     if booster is not None and "test" in arrays:
         np.save(
             folder / "xgboost-predictions.npy",
-            booster.predict(xgboost.DMatrix(np.ascontiguousarray(arrays["test"].T))),
+            booster.predict(
+                xgboost.DMatrix(
+                    np.ascontiguousarray(arrays["test"].T), feature_types=job["types"], enable_categorical=True
+                )
+            ),
         )
     print(json.dumps({"version": xgboost.__version__, "seconds": seconds}))
 

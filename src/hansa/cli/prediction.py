@@ -16,16 +16,20 @@ from hansa.trees.xgboost_json import from_json
 def predict_table(model_path: Path, table_path: Path, save: Path, margin: bool) -> str:
     """Score every row of a table; columns beyond the model's features are ignored. Returns a sentence for the terminal.
 
-    The column is called prediction; those of a model with several outputs prediction_0, prediction_1 and so on.
+    The column is called prediction; those of a model with several outputs prediction_0, prediction_1 and so on. Categorical columns
+    hold levels, where the model tells them, and codes where it does not. A level that the model does not know is of no category.
 
-    Raises DataError naming file and column where the table lacks a feature or holds text.
+    Raises DataError naming file and column where the table lacks a feature or a numeric one holds text.
     """
     ensemble = from_json(model_path.read_bytes())
     relation = open_relation(table_path)
     missing = [name for name in ensemble.feature_names if name not in relation.columns]
     if missing:
         raise DataError(f"{table_path}: no column {missing[0]!r}, which the model {model_path} needs")
-    features, _ = read_features(table_path, relation, ensemble.feature_names, {})
+    levels = {name: own for name, own in zip(ensemble.feature_names, ensemble.categories, strict=False) if own}
+    features, _ = read_features(table_path, relation, ensemble.feature_names, levels, tuple(levels))
+    names = ensemble.feature_names
+    unknown = sum(int((features[names.index(name)] == len(own)).sum()) for name, own in levels.items())
     scores = ensemble.predict_margin(features, cores()) if margin else ensemble.predict(features, cores())
     connection = duckdb.connect(":memory:")
     columns = {"prediction": scores}
@@ -40,4 +44,5 @@ def predict_table(model_path: Path, table_path: Path, save: Path, margin: bool) 
             result.write_parquet(str(save))
         case other:
             raise DataError(f"{save}: ends in {other!r}; expected .csv or .parquet")
-    return f"{len(scores)} predictions written to {save}"
+    noted = f"; {unknown} cells hold levels that the model does not know" if unknown else ""
+    return f"{len(scores)} predictions written to {save}{noted}"

@@ -20,7 +20,7 @@ from hansa.cli.processes import train_in_processes
 from hansa.cli.scores import score_table
 from hansa.cli.tables import Table
 from hansa.data.holdout import held_out
-from hansa.data.schema import Schema
+from hansa.data.schema import Level, Schema
 from hansa.errors import DataError, HansaError, PlanError
 from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, SERVERS, Coopetitive, Plan
 from hansa.roles.in_process import share_in_process, train_in_process, warm_up, warm_up_shares
@@ -51,7 +51,7 @@ class Settings:
         in_process: without processes and sockets. threads: compute threads of a party (of the run, in one process).
         transcript: folder for every frame that passed, or None.
         server_links, servers, receivers, label_range, cuts, steps, statistics: of a coopetitive plan; empty or None for the
-            defaults of `make_plan`.
+            defaults of `make_plan`. Categorical features are a table's (`Table.categorical`).
     """
 
     parameters: Parameters
@@ -107,14 +107,17 @@ def make_plan(
     parties: tuple[str, ...],
     labels: tuple[float, float] = (0.0, 1.0),
     heaviest: float = 1.0,
+    categories: Mapping[str, tuple[Level, ...]] | None = None,
 ) -> Plan:
     """The plan of a simulation: every party receives the model, and in coopetitive mode the first three compute.
 
     Args:
         labels: the lowest and highest one, of which a coopetitive regression makes its public range.
         heaviest: the greatest weight, which a coopetitive plan with weights makes its public limit.
+        categories: the levels of categorical features.
     """
     more = None
+    categories = categories or {}
     if settings.mode == COOPETITIVE:
         squared = settings.parameters.objective == "reg:squarederror"
         more = Coopetitive(
@@ -132,6 +135,10 @@ def make_plan(
         raise PlanError(
             f"--servers, --receivers, --label-range, --evaluation-steps and --statistics go with --mode {COOPETITIVE}"
         )
+    elif categories:
+        raise PlanError(
+            f"--categorical goes with --mode {COOPETITIVE}; in mode {settings.mode} leave it out, and text columns become codes"
+        )
     return Plan(
         name="simulation",
         mode=settings.mode,
@@ -139,7 +146,7 @@ def make_plan(
         parties=parties,
         receivers=settings.receivers or parties,
         minimum_parties=len(parties),
-        schema=Schema(features, settings.label, settings.weight),
+        schema=Schema(features, settings.label, settings.weight, tuple(categories.get(name, ()) for name in features)),
         parameters=settings.parameters,
         min_cell_rows=settings.min_cell_rows,
         evaluation_fraction=settings.evaluation_fraction,
@@ -159,7 +166,8 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
     parts = split_parties(train, names)
     labels = float(train.label.min()), float(train.label.max())
     heaviest = 1.0 if train.weight is None else float(train.weight.max())
-    plan = make_plan(settings, train.names, tuple(parts), labels, heaviest)
+    categories = {name: train.categories[name] for name in train.categorical}
+    plan = make_plan(settings, train.names, tuple(parts), labels, heaviest, categories)
     warm_up(plan.parameters)
     in_process = _train_in_process
     if plan.coopetitive is not None:
@@ -343,9 +351,12 @@ def values_alone(history: Mapping[str, list[tuple[int, float]]]) -> dict[str, li
 
 
 def _local(plan: Plan, name: str) -> Plan:
-    """The same training of one table in this process, where there is nobody to hide it from; of several classes, of one."""
+    """The same training of one table in this process, where there is nobody to hide it from: of several classes, of one; of
+    categories, as ordered codes.
+    """
     return replace(
         plan,
+        schema=replace(plan.schema, categories=()),
         mode="federated",
         aggregator=AGGREGATOR,
         parties=(name,),

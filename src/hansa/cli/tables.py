@@ -1,11 +1,12 @@
 """A whole table on one machine: what `hansa simulate` splits into parties and `hansa predict` scores.
 
 Text columns become codes here, the same for everybody because one process holds every row. (In a real run each party brings
-numbers; categories agreed between parties come later.)
+numbers, or in coopetitive mode the levels that the plan names.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
+from hansa.data.schema import MISSING_WORDS, Level
 from hansa.data.source import Rows
 from hansa.errors import DataError
 
@@ -36,7 +38,9 @@ class Table:
         features: float32 (n_features, n_rows), NaN missing.
         label: float32 (n_rows,). weight: float32 (n_rows,) or None.
         party: object (n_rows,): each row's value of the party column, as text.
-        categories: text columns -> their values; a value's place is its code.
+        categories: text columns -> their values; a value's place is its code. So for the columns in `categorical`, which may hold
+            whole numbers too.
+        categorical: the features whose codes are categories, in no order.
     """
 
     names: tuple[str, ...]
@@ -44,7 +48,8 @@ class Table:
     label: npt.NDArray[np.float32]
     weight: npt.NDArray[np.float32] | None
     party: npt.NDArray[np.object_]
-    categories: Mapping[str, tuple[str, ...]]
+    categories: Mapping[str, tuple[Level, ...]]
+    categorical: tuple[str, ...] = ()
 
     @property
     def n_rows(self) -> int:
@@ -93,13 +98,20 @@ def _read_arrow(path: Path) -> Any:
 
 
 def read_table(
-    path: Path, label: str, party_column: str | None, weight: str | None = None, like: Table | None = None
+    path: Path,
+    label: str,
+    party_column: str | None,
+    weight: str | None = None,
+    like: Table | None = None,
+    categorical: tuple[str, ...] = (),
 ) -> Table:
     """Read a table with a column that says whose each row is.
 
     Args:
         party_column: left out of the features; None puts all rows to one party, "all".
-        like: takes features, their order and the codes of text columns from that table; an unknown text is a missing value.
+        like: takes features, their order and the codes of text columns from that table; an unknown text is a missing value, or
+            in a categorical column of no category.
+        categorical: columns of text or whole numbers whose values are categories; their levels are all values, sorted.
 
     Raises:
         DataError: naming file, row and column.
@@ -113,7 +125,13 @@ def read_table(
         _require_column(path, relation.columns, name)
     if not names:
         raise DataError(f"{path}: no column is left as a feature; found {', '.join(relation.columns)}")
-    features, categories = read_features(path, relation, names, like.categories if like else None)
+    categorical = like.categorical if like else categorical
+    for name in categorical:
+        if name not in names:
+            raise DataError(
+                f"{path}: {name!r} is to be categorical, and is no feature; expected one of {', '.join(names)}"
+            )
+    features, categories = read_features(path, relation, names, like.categories if like else None, categorical)
     label_values = _numbers(path, relation, label)
     if np.isnan(label_values).any():
         row = int(np.flatnonzero(np.isnan(label_values))[0]) + 1
@@ -129,6 +147,7 @@ def read_table(
         weight=None if weight is None else _numbers(path, relation, weight),
         party=party,
         categories=categories,
+        categorical=categorical,
     )
 
 
@@ -141,24 +160,65 @@ def read_features(
     path: Path,
     relation: duckdb.DuckDBPyRelation,
     names: tuple[str, ...],
-    known: Mapping[str, tuple[str, ...]] | None,
-) -> tuple[npt.NDArray[np.float32], dict[str, tuple[str, ...]]]:
-    """Feature columns as float32 (n_features, n_rows), and the codes given to text columns."""
+    known: Mapping[str, tuple[Level, ...]] | None,
+    categorical: tuple[str, ...] = (),
+) -> tuple[npt.NDArray[np.float32], dict[str, tuple[Level, ...]]]:
+    """Feature columns as float32 (n_features, n_rows), and the codes given to text and categorical columns.
+
+    Args:
+        known: the codes to give; None finds them in the table.
+        categorical: columns in which a value that is not known gets the code behind the last one, which is no category; in other
+            text columns it is missing.
+    """
     types = _types(relation)
     features = []
-    categories: dict[str, tuple[str, ...]] = {}
+    categories: dict[str, tuple[Level, ...]] = {}
     for name in names:
+        if name in categorical:
+            codes, categories[name] = _category_codes(path, relation, name, None if known is None else known[name])
+            features.append(codes)
+            continue
         coded = name in known if known is not None else not types[name].startswith(NUMERIC)
         if not coded:
             features.append(_numbers(path, relation, name))
             continue
         texts = _texts(relation, name)
         _refuse_stray_text(path, name, texts)
+        values: tuple[Level, ...]
         values = known[name] if known is not None else tuple(sorted({text for text in texts if text is not None}))
         code = {value: float(i) for i, value in enumerate(values)}
         categories[name] = values
         features.append(np.array([code.get(text, np.nan) for text in texts], np.float32))
     return np.stack(features), categories
+
+
+def _category_codes(
+    path: Path, relation: duckdb.DuckDBPyRelation, name: str, known: tuple[Level, ...] | None
+) -> tuple[npt.NDArray[np.float32], tuple[Level, ...]]:
+    """A categorical column's codes, float32 (n_rows,), NaN missing, and its levels: those known, or all that it holds, sorted."""
+    are_numbers = isinstance(known[0], int) if known else _types(relation)[name].startswith(NUMERIC)
+    values: list[Any]
+    if are_numbers:
+        values = [None if math.isnan(number) else number for number in _doubles(path, relation, name).tolist()]
+        row = next((row for row, value in enumerate(values, 1) if value is not None and not value.is_integer()), None)
+        if row is not None and known is None:
+            raise DataError(
+                f"{path}, row {row}, column {name!r}: found {values[row - 1]:g}; expected whole numbers, or texts, as categories"
+            )
+    else:
+        texts = _texts(relation, name)
+        values = [None if text is None or text.strip().lower() in MISSING_WORDS else text for text in texts]
+    levels = known
+    if levels is None:
+        found = {value for value in values if value is not None}
+        levels = tuple(sorted(map(int, found) if are_numbers else found))
+        if not levels:
+            raise DataError(
+                f"{path}, column {name!r}: no row has a value; a categorical feature needs some, leave it out"
+            )
+    # A number's code is found whether it is written 2 or 2.0.
+    code: dict[Any, float] = {level: float(place) for place, level in enumerate(levels)} | {None: math.nan}
+    return np.array([code.get(value, float(len(levels))) for value in values], np.float32), levels
 
 
 def _is_number(text: str) -> bool:
@@ -189,6 +249,11 @@ def _column(relation: duckdb.DuckDBPyRelation, name: str, kind: str) -> npt.NDAr
 
 
 def _numbers(path: Path, relation: duckdb.DuckDBPyRelation, name: str) -> npt.NDArray[np.float32]:
+    return _doubles(path, relation, name).astype(np.float32)
+
+
+def _doubles(path: Path, relation: duckdb.DuckDBPyRelation, name: str) -> npt.NDArray[np.float64]:
+    """A column's numbers, float64 (n_rows,), NaN missing, each finite as a float32. Raises DataError naming the row."""
     try:
         values = np.ma.filled(np.ma.asarray(_column(relation, name, "DOUBLE")), np.nan).astype(np.float64)
     except duckdb.ConversionException as error:
@@ -200,7 +265,7 @@ def _numbers(path: Path, relation: duckdb.DuckDBPyRelation, name: str) -> npt.ND
             f"{path}, row {row + 1}, column {name!r}: found {values[row]:g}; expected a finite number that float32 holds, "
             "or nothing where it is missing"
         )
-    return values.astype(np.float32)
+    return np.asarray(values, np.float64)
 
 
 def _not_a_number(path: Path, relation: duckdb.DuckDBPyRelation, name: str) -> str:
@@ -238,15 +303,20 @@ def split_table(table: Table, fraction: float, seed: int, stratified: bool) -> t
 
 
 def write_party_table(path: Path, table: Table, label: str, weight: str | None) -> None:
-    """Write a party's rows as Parquet, features and label under their own names. float32 values stay exact."""
+    """Write a party's rows as Parquet, features and label under their own names; float32 values stay exact, categories are levels."""
     names = [*table.names, label, *([weight] if weight else [])]
     arrays = [*table.features, table.label, *([table.weight] if table.weight is not None else [])]
     columns = {f"c{i}": np.ascontiguousarray(values) for i, values in enumerate(arrays)}
-    chosen = ", ".join(
-        f"CASE WHEN isnan(c{i}) THEN NULL ELSE c{i} END AS " + '"' + name.replace('"', '""') + '"'
-        for i, name in enumerate(names)
-    )
     connection = duckdb.connect(":memory:")
     connection.register("given", columns)
-    connection.sql(f"SELECT {chosen} FROM given").write_parquet(str(path))
+    chosen = []
+    for i, name in enumerate(names):
+        value = f"c{i}"
+        if name in table.categorical:
+            # Lists count from 1.
+            kind = "BIGINT" if isinstance(table.categories[name][0], int) else "VARCHAR"
+            connection.execute(f"CREATE TABLE levels{i} AS SELECT ?::{kind}[] AS l", [list(table.categories[name])])
+            value = f"(SELECT l FROM levels{i})[TRY_CAST(c{i} AS INTEGER) + 1]"
+        chosen.append(f"CASE WHEN isnan(c{i}) THEN NULL ELSE {value} END AS " + '"' + name.replace('"', '""') + '"')
+    connection.sql(f"SELECT {', '.join(chosen)} FROM given").write_parquet(str(path))
     connection.close()

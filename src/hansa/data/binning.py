@@ -88,6 +88,22 @@ def with_known_missing(features: Array, cuts: Cuts, held: Array) -> Array:
     return np.where(unknown, np.finfo(np.float32).max, features) if unknown.any() else features
 
 
+def category_codes(values: Array, n_categories: int, name: str) -> Array:
+    """Codes of a categorical feature, uint16 (n_rows,), from float32 values (n_rows,): the same numbers, `n_categories` where missing.
+
+    Raises DataError naming the feature and the row of a value that is no category.
+    """
+    missing = np.isnan(values)
+    wrong = np.flatnonzero(~missing & ~((values >= 0) & (values < n_categories) & (values == np.floor(values))))
+    if wrong.size:
+        raise DataError(
+            f"feature {name!r}, row {int(wrong[0]) + 1}: expected the code of one of {n_categories} categories, "
+            f"found {values[wrong[0]]:g}; give codes from 0 on, or NaN for missing"
+        )
+    codes: Array = np.where(missing, np.float32(n_categories), values).astype(np.uint16)
+    return codes
+
+
 def _code_blocks(features: Array, cuts: Cuts, by_row: Array, by_feature: Array, threads: int) -> None:
     tables, table_offsets = _search_tables(cuts)
     # A missing value where none is known gets an impossible marker, which the kernel reports.

@@ -1,4 +1,4 @@
-"""What a party's table must look like: which columns are features, label and weight."""
+"""What a party's table must look like: which columns are features, label and weight, and what categories a feature has."""
 
 from __future__ import annotations
 
@@ -6,22 +6,36 @@ from dataclasses import dataclass
 
 from hansa.errors import PlanError
 
+Level = str | int
+"""A value of a categorical feature."""
+
+MISSING_WORDS = ("", "na", "nan", "null")
+"""What a cell says, spaces and case aside, that has no value."""
+
+WHOLE = 2**53
+"""Whole numbers below this, of either sign, are exact as float64: levels that are numbers are such."""
+
 
 @dataclass(frozen=True)
 class Schema:
     """Columns of every party's table, agreed in the plan. Public to all members.
 
     Attributes:
-        features: names of the numeric feature columns, in the order that the model numbers them.
+        features: names of the feature columns, in the order that the model numbers them; numeric but where `categories` says
+            otherwise.
         label: name of the column to predict.
         weight: name of the column with each row's weight, or None where every row weighs 1.
+        categories: by feature, the levels of a categorical one, all texts or all whole numbers; a level's place is its code.
+            Empty for an ordered feature; () where all are.
 
-    Raises PlanError where a name is empty or used twice, or where there is no feature.
+    Raises PlanError where a name is empty or used twice, where there is no feature, and where levels are no list of different
+    texts or whole numbers.
     """
 
     features: tuple[str, ...]
     label: str
     weight: str | None = None
+    categories: tuple[tuple[Level, ...], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", _names(self.features))
@@ -31,11 +45,24 @@ class Schema:
             if name is not None and (not isinstance(name, str) or not name):
                 raise PlanError(f"schema.{role}: {name!r} is no column name; write the column's name")
         _refuse_repeats(self.columns)
+        levels = tuple(tuple(own) for own in self.categories)
+        if levels and len(levels) != len(self.features):
+            raise PlanError(
+                f"schema.categories: expected levels, or none, for each of {len(self.features)} features, found {len(levels)}"
+            )
+        for name, own in zip(self.features, levels, strict=False):
+            _check_levels(name, own)
+        object.__setattr__(self, "categories", levels if any(levels) else ())
 
     @property
     def columns(self) -> tuple[str, ...]:
         """All column names: features, then the label, then the weight where there is one."""
         return (*self.features, self.label, *(() if self.weight is None else (self.weight,)))
+
+    @property
+    def levels(self) -> dict[str, tuple[Level, ...]]:
+        """The levels of the categorical features, by name."""
+        return {name: own for name, own in zip(self.features, self.categories, strict=False) if own}
 
 
 def _names(features: object) -> tuple[str, ...]:
@@ -55,3 +82,16 @@ def _refuse_repeats(columns: tuple[str, ...]) -> None:
             f"schema: column {repeated[0]!r} is named more than once; "
             "a column is one feature, or the label, or the weight: name it once"
         )
+
+
+def _check_levels(name: str, levels: tuple[Level, ...]) -> None:
+    texts = all(isinstance(level, str) and level.strip().lower() not in MISSING_WORDS for level in levels)
+    numbers = all(isinstance(level, int) and not isinstance(level, bool) and abs(level) < WHOLE for level in levels)
+    if not texts and not numbers:
+        raise PlanError(
+            f"categories.{name}: expected texts other than {', '.join(map(repr, MISSING_WORDS))} (which mean a missing value), or "
+            f"whole numbers below 2^53, found {list(levels)!r:.200}; write all levels alike"
+        )
+    if len(set(levels)) < len(levels):
+        repeated = next(level for level in levels if levels.count(level) > 1)
+        raise PlanError(f"categories.{name}: level {repeated!r} is named more than once; name it once")

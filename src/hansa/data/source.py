@@ -10,6 +10,9 @@ a statement. Rows are numbered from 1, the header not counted.
 
 Missing: an empty cell, or NA, NaN or null in any case (CSV); null or NaN (Parquet, Arrow). true and false
 are 1 and 0.
+
+A categorical column is read as its levels, and becomes codes: texts are compared letter by letter, numbers as numbers. Texts that
+mean a missing value in a CSV file do so in every file.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 import csv
 import gzip
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +29,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from hansa.data.schema import Schema
+from hansa.data.schema import MISSING_WORDS, Level, Schema
 from hansa.errors import DataError, PlanError
 
 Array = NDArray[Any]
@@ -36,13 +39,16 @@ LabelKind = Literal["binary", "numeric"] | int
 _NUMERIC = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|BOOLEAN|DECIMAL\(.*\)")
 _DELIMITERS = ",;\t|"
 
+SHOWN_LEVELS = 5
+"""Levels that an error lists."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """One party's rows. Never leaves the party.
 
     Attributes:
-        features: float32 (n_features, n_rows), C-contiguous, finite or NaN for missing.
+        features: float32 (n_features, n_rows), C-contiguous, finite or NaN for missing; codes of a categorical feature.
         label: float32 (n_rows,), finite.
         weight: float32 (n_rows,), finite, not negative, not all zero; None where the schema names none.
     """
@@ -86,7 +92,7 @@ class Departure:
 
 @dataclass(frozen=True)
 class ColumnSummary:
-    """What one numeric column holds.
+    """What one column holds; of a categorical one, its codes.
 
     Attributes:
         name: the column.
@@ -164,8 +170,8 @@ def read_rows(path: str | Path, schema: Schema, *, label_kind: LabelKind) -> Row
 
     Raises DataError naming file, row, column, what was expected and found, and the cure: unreadable or
         unknown file; no rows;
-    missing, extra or repeated columns; text; infinite or out of float32's range; missing or NaN label or
-    weight; negative weight; all weights zero.
+    missing, extra or repeated columns; text in a numeric column, or what is no level in a categorical one; infinite or out of
+    float32's range; missing or NaN label or weight; negative weight; all weights zero.
     """
     _check_label_kind(label_kind)
     table = _open(Path(path))
@@ -219,9 +225,13 @@ class _Table:
     relation: str
     parameters: tuple[str, ...]
 
-    def fetch(self, selection: str, end: str = "") -> duckdb.DuckDBPyConnection:
+    def fetch(
+        self, selection: str, end: str = "", parameters: Sequence[Sequence[Level]] = ()
+    ) -> duckdb.DuckDBPyConnection:
+        """`parameters` fill the marks of the selection."""
+        filled = [*map(list, parameters), *self.parameters]
         try:
-            return self.connection.execute(f"SELECT {selection} FROM {self.relation} {end}", self.parameters)
+            return self.connection.execute(f"SELECT {selection} FROM {self.relation} {end}", filled)
         except duckdb.Error as error:
             raise _unreadable(self.file, error) from error
 
@@ -350,7 +360,7 @@ _OPENERS: dict[str, Callable[[Path], _Table]] = {
 
 @dataclass(frozen=True, eq=False)
 class _Column:
-    """A column as float32 (n_rows,), NaN = missing. `bad` marks cells that are no float32 number."""
+    """A column as float32 (n_rows,), NaN = missing. `bad` marks cells that are no float32 number, or none of the levels."""
 
     values: Array
     bad: Array
@@ -361,8 +371,13 @@ def _load(table: _Table, schema: Schema) -> dict[str, _Column]:
     wanted = [name for name in schema.columns if table.names.count(name) == 1]
     if not wanted:
         return {}
-    expressions = [_as_float(table, table.names.index(name)) for name in wanted]
-    fetched = table.fetch(", ".join(f"{e} AS v{i}" for i, e in enumerate(expressions))).fetchnumpy()
+    levels = [schema.levels.get(name, ()) for name in wanted]
+    expressions = [
+        _as_code(table, table.names.index(name), own) if own else _as_number(table, table.names.index(name), "FLOAT")
+        for name, own in zip(wanted, levels, strict=True)
+    ]
+    selection = ", ".join(f"{e} AS v{i}" for i, e in enumerate(expressions))
+    fetched = table.fetch(selection, parameters=[own for own in levels if own]).fetchnumpy()
     columns = {}
     for index, name in enumerate(wanted):
         values = fetched.pop(f"v{index}")
@@ -371,21 +386,33 @@ def _load(table: _Table, schema: Schema) -> dict[str, _Column]:
     return columns
 
 
-def _as_float(table: _Table, index: int) -> str:
-    """SQL for column `index`: a float, NaN where missing, NULL where the cell is no float32 number.
+def _as_number(table: _Table, index: int, kind: Literal["FLOAT", "DOUBLE"]) -> str:
+    """SQL for column `index`: a number, NaN where missing, NULL where the cell is no float32 number (or double).
 
     Through double, since that is what other readers round from.
     """
     column = f"c{index}"
-    number = f"TRY_CAST(TRY_CAST({column} AS DOUBLE) AS FLOAT)"
+    number = f"TRY_CAST(TRY_CAST({column} AS DOUBLE) AS {kind})"
     if table.is_text:
         return (
-            f"COALESCE({number}, CASE WHEN {column} IS NULL THEN 'nan'::FLOAT ELSE "
-            f"CASE lower(trim({column})) WHEN '' THEN 'nan'::FLOAT WHEN 'na' THEN 'nan'::FLOAT "
-            "WHEN 'null' THEN 'nan'::FLOAT WHEN 'true' THEN 1::FLOAT WHEN 'false' THEN 0::FLOAT END END)"
+            f"COALESCE({number}, CASE WHEN {column} IS NULL THEN 'nan'::{kind} ELSE "
+            f"CASE lower(trim({column})) WHEN '' THEN 'nan'::{kind} WHEN 'na' THEN 'nan'::{kind} "
+            f"WHEN 'null' THEN 'nan'::{kind} WHEN 'true' THEN 1::{kind} WHEN 'false' THEN 0::{kind} END END)"
         )
-    missing = f"CASE WHEN {column} IS NULL THEN 'nan'::FLOAT END"
+    missing = f"CASE WHEN {column} IS NULL THEN 'nan'::{kind} END"
     return f"COALESCE({number}, {missing})" if _NUMERIC.fullmatch(table.types[index]) else missing
+
+
+def _as_code(table: _Table, index: int, levels: tuple[Level, ...]) -> str:
+    """SQL for column `index` with one mark, which the levels fill: a level's place, NaN where missing, NULL where the cell is none."""
+    if isinstance(levels[0], int):
+        value = _as_number(table, index, "DOUBLE")
+        return f"CASE WHEN isnan({value}) THEN 'nan'::FLOAT ELSE (NULLIF(list_position(?::DOUBLE[], {value}), 0) - 1)::FLOAT END"
+    text = f"c{index}::VARCHAR"
+    return (
+        f"COALESCE((NULLIF(list_position(?::VARCHAR[], {text}), 0) - 1)::FLOAT, "
+        f"CASE WHEN {text} IS NULL OR lower(trim({text})) IN {MISSING_WORDS} THEN 'nan'::FLOAT END)"
+    )
 
 
 # --- rules -------------------------------------------------------------------------------------------------
@@ -415,7 +442,9 @@ def _value_departures(
     for name in schema.columns:
         if name in columns:
             column = columns[name]
-            rules = [*_number_rules(column), *_role_rules(name, schema, column, label_kind)]
+            levels = schema.levels.get(name)
+            rules = list(_number_rules(column)) if levels is None else [_level_rule(column, levels)]
+            rules += _role_rules(name, schema, column, label_kind)
             for broken, expected, cure in rules:
                 if broken.any():
                     yield _departure(table, name, broken, expected, cure)
@@ -437,6 +466,12 @@ def _number_rules(column: _Column) -> Iterator[_Rule]:
         "a number below 3.4028235e38 (which means `above all` in a model)",
         "write a smaller number, or leave a feature empty",
     )
+
+
+def _level_rule(column: _Column, levels: tuple[Level, ...]) -> _Rule:
+    some = ", ".join(map(repr, levels[:SHOWN_LEVELS])) + (", ..." if len(levels) > SHOWN_LEVELS else "")
+    cure = "mend the cell, or add its value to [categories] in the plan, which all members must agree on"
+    return column.bad, f"one of the plan's {len(levels)} levels {some}, or empty for missing", cure
 
 
 def _role_rules(name: str, schema: Schema, column: _Column, label_kind: LabelKind) -> Iterator[_Rule]:

@@ -2,7 +2,10 @@
 
 A row's code of an ordered feature is the number of cuts at or below its value, so "value < cut b" is "code
 <= b"; of a categorical feature it is the category's number. The code behind the last one stands for a
-missing value.
+missing value; where a categorical feature has none, for a row of no category, which every split takes for another.
+
+Missing values go either way at every split of a feature that has them. "Missing values go left, all others right" is a split of
+ordered features only, as in XGBoost, whose one-hot splits always tell one category from the others.
 """
 
 from __future__ import annotations
@@ -136,7 +139,7 @@ class Candidates:
         if codes.dtype != np.uint16 or codes.ndim != 2 or codes.shape[1] != len(self.features):
             raise DataError(f"codes are {codes.dtype}{codes.shape}; expected uint16 (rows, {len(self.features)})")
         for number, feature in enumerate(self.features):
-            highest = feature.missing_code if feature.has_missing else feature.missing_code - 1
+            highest = feature.missing_code if feature.has_missing or feature.categorical else feature.missing_code - 1
             found = int(codes[:, number].max(initial=0))
             if found > highest:
                 raise DataError(f"feature {number}: code {found} found; expected at most {highest}")

@@ -324,6 +324,8 @@ class CutSearchOnShares:
         n_features, rows_total: features and pooled rows (all owners, missing values included).
         max_bin: bins of a feature at most, the one for missing values included.
         min_cell_rows: no cell of so many pooled rows or fewer is named; at least 1.
+        categorical: features that need no cut, bool (n_features,); None for no such feature. Of them only the bit of
+            missing values is opened.
         has_missing: which features may lack values, as the plan declares, bool (n_features,); None opens one bit a
             feature: whether any pooled row lacks it. Where a declaration says no, an owner that does lack a value
             refuses when it bins its rows.
@@ -340,6 +342,7 @@ class CutSearchOnShares:
     max_bin: int
     min_cell_rows: int
     has_missing: Any = None
+    categorical: Any = None
     features: tuple[FeatureCuts, ...] = ()
     searches: tuple[Search, ...] = ()
     found: tuple[Found, ...] = ()
@@ -350,10 +353,13 @@ class CutSearchOnShares:
 
     def __post_init__(self) -> None:
         _check_settings(self.n_features, self.rows_total, self.max_bin, self.min_cell_rows)
-        if self.has_missing is not None and np.shape(self.has_missing) != (self.n_features,):
-            raise PlanError(f"has_missing: expected one entry for each of {self.n_features} features")
+        for name, given in (("has_missing", self.has_missing), ("categorical", self.categorical)):
+            if given is not None and np.shape(given) != (self.n_features,):
+                raise PlanError(f"{name}: expected one entry for each of {self.n_features} features")
         if not self.features:
-            object.__setattr__(self, "features", (FeatureCuts(),) * self.n_features)
+            without = [False] * self.n_features if self.categorical is None else self.categorical
+            own = tuple(FeatureCuts(gaps=()) if known else FeatureCuts() for known in without)
+            object.__setattr__(self, "features", own)
             object.__setattr__(self, "columns", tuple({LOWEST - 1: 0} for _ in range(self.n_features)))
 
     @property

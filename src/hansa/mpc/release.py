@@ -55,7 +55,8 @@ class PlainTree:
     """An opened tree; node 0 is the root. Nodes that did not split are collapsed.
 
     Attributes:
-        left, right: int32 children, LEAF at a leaf.
+        left, right: int32 children, LEAF at a leaf. The left one has the lower number, but below a categorical split: the rows of
+            its category go left here, and right in XGBoost's trees.
         candidates: the split of each node, None at a leaf.
         values: float64, leaf values with eta; 0 elsewhere. Exact in float32 for up to 24 bits.
         covers: float64, sums of hessians, rounded; None where the model has no statistics.
@@ -199,17 +200,20 @@ def _collapsed(
             weights.append(float(values[node]))
             own_covers.append(0.0 if covers is None else float(covers[node]))
             continue
-        left.append(len(queue))
-        right.append(len(queue) + 1)
-        splits.append(candidates.all[choices[level][node] - 1])
+        split = candidates.all[choices[level][node] - 1]
+        children = [(level + 1, node), (level + 1, node + (1 << level))]
+        swapped = candidates.features[split.feature].categorical
+        left.append(len(queue) + swapped)
+        right.append(len(queue) + (not swapped))
+        splits.append(split)
         weights.append(0.0)
         own_covers.append(0.0)
-        queue += [(level + 1, node), (level + 1, node + (1 << level))]
-    children = np.array(left, np.int32), np.array(right, np.int32)
+        queue += reversed(children) if swapped else children
+    sides = np.array(left, np.int32), np.array(right, np.int32)
     if statistics is None:
-        return PlainTree(*children, tuple(splits), np.array(weights))
-    both = gains_of(*children, np.array(weights), np.array(own_covers), statistics)
-    return PlainTree(*children, tuple(splits), np.array(weights), *both)
+        return PlainTree(*sides, tuple(splits), np.array(weights))
+    both = gains_of(*sides, np.array(weights), np.array(own_covers), statistics)
+    return PlainTree(*sides, tuple(splits), np.array(weights), *both)
 
 
 def leaf_of_codes(candidates: Candidates, tree: PlainTree, codes: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:

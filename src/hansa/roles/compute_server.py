@@ -47,6 +47,7 @@ from hansa.roles.sharing import (
     Counts,
     Start,
     Values,
+    categorical,
     declared_missing,
     given_start,
     given_values,
@@ -229,6 +230,7 @@ class ComputeServer:
             self._plan.parameters.max_bin,
             self._plan.min_cell_rows,
             declared_missing(self._plan),
+            categorical(self._plan),
         )
         self.openings.append("quantile_search: the path of the search to every cut, and which features lack values")
         yield from self._ask()

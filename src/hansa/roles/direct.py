@@ -6,16 +6,20 @@ order. The hub then sees nothing of the computation but its beginning and its en
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Collection
 
-from hansa.errors import MemberLost, ProtocolError
+from hansa.errors import MemberLost, ProtocolError, TransportError
 from hansa.protocol import messages
 from hansa.protocol.messages import KeysConfirmed, Relay, Through
 from hansa.transport.channel import Frame, Hub, Traffic
 
 HELD_BYTES = 256 * 2**20
 """Of letters that other servers may send before the hub's word that the keys are confirmed is here."""
+
+VERDICT_S = 5.0
+"""Seconds that the hub has to say who ended the run, once a server hung up: that server may itself have lost another first."""
 
 
 class DirectChannel:
@@ -35,6 +39,8 @@ class DirectChannel:
         self._through = False
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
+        self._loss: MemberLost | None = None
+        self._verdict_by = 0.0
 
     @property
     def traffic(self) -> Traffic:
@@ -48,11 +54,20 @@ class DirectChannel:
         return total
 
     def send(self, frame: Frame) -> None:
-        """Send one frame: a letter to another server to that server, all else to the hub. Raises MemberLost."""
+        """Send one frame: a letter to another server to that server, all else to the hub.
+
+        A letter to a server that hung up goes nowhere; `receive` then says who ended the run.
+
+        Raises:
+            MemberLost: the hub is lost.
+        """
         message = messages.decode(self._member, frame)
         self._through = self._through or isinstance(message, Through)
         to = message.receiver if isinstance(message, Relay) and message.receiver in self._peers else self._hub
-        self._links.send(to, frame)
+        try:
+            self._links.send(to, frame)
+        except MemberLost as loss:
+            self._note(loss)
 
     def receive(self, timeout: float | None = None) -> memoryview:
         """Wait for the next frame.
@@ -60,18 +75,25 @@ class DirectChannel:
         Letters of other servers that overtake the hub's word that the keys are confirmed are kept until it is here.
 
         Raises:
-            MemberLost: a connection ended before the run did. TransportError: nothing came in `timeout` seconds.
+            MemberLost: a connection ended before the run did, and the hub did not say in `VERDICT_S` seconds who ended the run.
+            TransportError: nothing came in `timeout` seconds.
             ProtocolError: another server sent what is no letter of its own to this one, or too much too early.
         """
         while True:
             if self._confirmed and self._held:
                 return memoryview(self._held.popleft())
             try:
-                sender, frame = self._links.receive(timeout)
+                sender, frame = self._links.receive(timeout if self._loss is None else self._left())
             except MemberLost as loss:
-                # Whoever hung up has been told that all are through.
-                if self._through and loss.member in self._peers:
-                    continue
+                # Whoever hangs up once this member is through has been told that all are.
+                if not self._through:
+                    self._note(loss)
+                elif loss.member not in self._peers:
+                    raise
+                continue
+            except TransportError:
+                if self._loss is not None:
+                    raise self._loss from None
                 raise
             message = messages.decode(sender, frame)
             if sender == self._hub:
@@ -90,6 +112,16 @@ class DirectChannel:
                     f"server {sender!r} sent letters before the keys were confirmed; {HELD_BYTES} bytes of them may wait"
                 )
             self._held.append(bytes(frame))
+
+    def _note(self, loss: MemberLost) -> None:
+        """Keep the first loss of a server's connection; that of the hub, and of one who broke a rule, is raised."""
+        if loss.member not in self._peers or not loss.broken:
+            raise loss
+        if self._loss is None:
+            self._loss, self._verdict_by = loss, time.monotonic() + VERDICT_S
+
+    def _left(self) -> float:
+        return max(0.0, self._verdict_by - time.monotonic())
 
     def close(self) -> None:
         """End all connections. Safe to call twice."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.binning import bin_rows, with_known_missing
+from hansa.data.binning import bin_rows, category_codes, with_known_missing
 from hansa.data.quantiles import SortedKeys
 from hansa.data.source import Rows
 from hansa.errors import DataError, ProtocolError
@@ -38,6 +38,7 @@ from hansa.protocol.messages import (
 from hansa.roles.sharing import (
     Counts,
     Start,
+    categorical,
     coopetitive,
     declared_missing,
     given_start,
@@ -163,7 +164,7 @@ class Owner:
                 raise ProtocolError(f"servers {servers} asked for counts, and the plan gives the cuts")
             self._guard = self._guard.check(request)
             if self._keys is None:
-                self._keys = SortedKeys.from_features(self._training.features)
+                self._keys = SortedKeys.from_features(without_categories(self._training.features, self._plan))
             yield from self._share_vector(count_probes(self._keys, request))
             return
         start = start_of(servers, message, self._plan, self._counts)
@@ -182,12 +183,8 @@ class Owner:
     def _share(self, start: Start) -> Outgoing:
         self._start = start
         for held, rows in self._tables.items():
-            features = rows.features
-            if held and declared_missing(self._plan) is None:
-                features = with_known_missing(features, start.cuts, np.ones(rows.n_rows, np.bool_))
-            codes = bin_rows(features, start.cuts).codes[:, start.features]
             labels, weights = label_words(rows, start)
-            self._binned[held] = np.ascontiguousarray(codes, np.uint16), labels, weights
+            self._binned[held] = codes_of(rows.features, start, held), labels, weights
         self.codes = self._binned[False][0]
         self._waiting.extend(self._counts.batches(self._name))
         yield from self._share_more()
@@ -233,6 +230,33 @@ def taken(rows: Rows, which: npt.NDArray[np.bool_]) -> Rows:
         return rows
     weight = None if rows.weight is None else rows.weight[which]
     return Rows(np.ascontiguousarray(rows.features[:, which]), rows.label[which], weight)
+
+
+def without_categories(features: npt.NDArray[np.float32], plan: Plan) -> npt.NDArray[np.float32]:
+    """`features` with 0 for every category: counts then tell of a categorical feature who has a value, and nothing else."""
+    unordered = categorical(plan)[:, None] & ~np.isnan(features)
+    return np.where(unordered, np.float32(0), features)
+
+
+def codes_of(features: npt.NDArray[np.float32], start: Start, held: bool) -> npt.NDArray[np.uint16]:
+    """An owner's rows as candidates take them, uint16 (rows, features with candidates).
+
+    Args:
+        features: float32 (features, rows), NaN missing; codes of a categorical feature.
+        held: the rows are held out: unless the plan declares who lacks values, a value may be missing where no training row lacked
+            the feature. It goes where the model sends it: right of a cut, or to the other categories.
+
+    Raises:
+        DataError: a value is missing where none may, or is no category.
+    """
+    known = features
+    if held and declared_missing(start.plan) is None:
+        known = with_known_missing(features, start.cuts, np.ones(features.shape[1], np.bool_))
+    codes = np.ascontiguousarray(bin_rows(known, start.cuts).codes[:, start.features], np.uint16)
+    for column, (number, feature) in enumerate(zip(start.features, start.candidates.features, strict=True)):
+        if feature.categorical:
+            codes[:, column] = category_codes(features[number], feature.size, start.plan.schema.features[number])
+    return codes
 
 
 def check_labels(rows: Rows, plan: Plan) -> None:

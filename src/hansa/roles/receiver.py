@@ -135,6 +135,7 @@ class Receiver:
             base_score=start.values.base_score if self._outputs > 1 else start.values.base_score[0],
             feature_names=start.plan.schema.features,
             trees=tuple(trees),
+            categories=tuple(start.plan.schema.levels.get(name) for name in start.plan.schema.features),
         )
         self._file = to_json(ensemble)
         self._trees = {server: [] for server in self._plan.servers}
@@ -159,7 +160,11 @@ class Receiver:
 
 def tree_of(start: Start, plain: PlainTree, scale: float) -> Tree:
     """An opened tree as the model holds it: cuts as thresholds, leaf values times `scale`; gains, of which labels are the
-    unit, times its square."""
+    unit, times its square.
+
+    A categorical split sends its category left on shares, and right in the model: there the children change places.
+    """
+    kinds = np.array([s is not None and start.candidates.features[s.feature].categorical for s in plain.candidates])
     count = len(plain.left)
     internal = plain.left != NO_NODE
     parents = np.full(count, ROOT_PARENT, np.int32)
@@ -172,14 +177,17 @@ def tree_of(start: Start, plain: PlainTree, scale: float) -> Tree:
             continue
         feature = int(start.features[split.feature])
         indices[node] = feature
+        default_left[node] = split.missing_left != kinds[node]
+        if kinds[node]:
+            conditions[node] = split.cut
+            continue
         # No finite number is less than the lowest: all present values go right.
         lowest = np.finfo(np.float32).min
         conditions[node] = lowest if split.cut == ONLY_MISSING else start.cuts.of(feature)[split.cut]
-        default_left[node] = split.missing_left
     zeros = np.zeros(count, np.float32)
     return Tree(
-        left_children=plain.left,
-        right_children=plain.right,
+        left_children=np.where(kinds, plain.right, plain.left),
+        right_children=np.where(kinds, plain.left, plain.right),
         parents=parents,
         split_indices=indices,
         split_conditions=conditions,
@@ -187,4 +195,5 @@ def tree_of(start: Start, plain: PlainTree, scale: float) -> Tree:
         base_weights=np.where(internal, zeros, conditions),
         loss_changes=zeros if plain.gains is None else (plain.gains * scale**2).astype(np.float32),
         sum_hessian=zeros if plain.covers is None else plain.covers.astype(np.float32),
+        split_type=kinds.astype(np.uint8),
     )

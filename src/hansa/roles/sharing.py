@@ -71,11 +71,11 @@ def coopetitive(plan: Plan) -> Coopetitive:
 
 
 def plan_cuts(plan: Plan) -> Cuts | None:
-    """The cuts that the plan gives, or None where they are searched."""
+    """The cuts that the plan gives, or None where they are searched; a categorical feature has none."""
     more = coopetitive(plan)
-    if more.cuts is None:
+    if more.cuts is None and (more.missing is None or not categorical(plan).all()):
         return None
-    arrays = [np.array(cuts, np.float32) + np.float32(0) for cuts in more.cuts]
+    arrays = [np.array(cuts, np.float32) + np.float32(0) for cuts in more.cuts or ((),) * len(plan.schema.features)]
     return Cuts.from_arrays(arrays, [name in (more.missing or ()) for name in plan.schema.features])
 
 
@@ -83,6 +83,11 @@ def declared_missing(plan: Plan) -> npt.NDArray[np.bool_] | None:
     """bool (features,): which may lack values, as the plan says; None where it does not."""
     missing = coopetitive(plan).missing
     return None if missing is None else np.array([name in missing for name in plan.schema.features])
+
+
+def categorical(plan: Plan) -> npt.NDArray[np.bool_]:
+    """bool (features,): which are categorical, as the plan says."""
+    return np.array([name in plan.schema.levels for name in plan.schema.features])
 
 
 # --- base score --------------------------------------------------------------------------------------------------------
@@ -222,7 +227,7 @@ class Start:
     @cached_property
     def features(self) -> npt.NDArray[np.int64]:
         """The features that have a candidate split, ascending: the others are constant."""
-        used = np.flatnonzero((np.diff(self.cuts.offsets) > 0) | self.cuts.has_missing)
+        used = np.flatnonzero((np.diff(self.cuts.offsets) > 0) | self.cuts.has_missing | categorical(self.plan))
         if not used.size:
             raise PlanError(
                 "no feature has a cut: a tree could not split. Give other features, or a smaller min_cell_rows"
@@ -232,9 +237,8 @@ class Start:
     @cached_property
     def candidates(self) -> Candidates:
         """Of the features in `features`."""
-        sizes = np.diff(self.cuts.offsets)
         return Candidates(
-            tuple(Feature(int(sizes[f]), has_missing=bool(self.cuts.has_missing[f])) for f in self.features)
+            tuple(_feature(self.plan, f, len(self.cuts.of(f)), bool(self.cuts.has_missing[f])) for f in self.features)
         )
 
     @cached_property
@@ -306,6 +310,11 @@ class Start:
         )
 
 
+def _feature(plan: Plan, number: int, cuts: int, has_missing: bool) -> Feature:
+    levels = plan.schema.levels.get(plan.schema.features[number])
+    return Feature(cuts, False, has_missing) if levels is None else Feature(len(levels), True, has_missing)
+
+
 def given_start(plan: Plan, counts: Counts) -> Start | None:
     """The start, where the plan says all of it; None where servers have something to find."""
     cuts, values = plan_cuts(plan), given_values(plan)
@@ -340,6 +349,8 @@ def start_of(servers: str, message: SettleStart, plan: Plan, counts: Counts) -> 
         np.array_equal(getattr(cuts, name), getattr(given, name)) for name in ("offsets", "values", "has_missing")
     ):
         raise ProtocolError(f"servers {servers} told other cuts than the plan gives")
+    if np.diff(cuts.offsets)[categorical(plan)].any():
+        raise ProtocolError(f"servers {servers} told cuts of a categorical feature, which has none")
     if declared is not None and not np.array_equal(cuts.has_missing, declared):
         raise ProtocolError(f"servers {servers} told other features with missing values than the plan declares")
     if given_numbers is not None and values != given_numbers:
@@ -400,5 +411,6 @@ def widest_candidates(plan: Plan) -> Candidates:
     """The most candidate splits that the plan's cuts, found or given, can have."""
     cuts = plan_cuts(plan)
     if cuts is None:
-        return Candidates(tuple(Feature(plan.parameters.max_bin - 1, has_missing=True) for _ in plan.schema.features))
+        most = plan.parameters.max_bin - 1
+        return Candidates(tuple(_feature(plan, number, most, True) for number in range(len(plan.schema.features))))
     return Start(plan, Counts({}, {}), cuts, some_values(plan)).candidates

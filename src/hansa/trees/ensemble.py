@@ -3,15 +3,17 @@
 A model has one output, or several, as XGBoost's has where labels have several columns: tree i then belongs to output i mod outputs.
 
 Everything here is public to whoever may hold the model. A row goes left where its value is less than the
-split condition, right where it is not, and to the default side where it is missing (NaN). Margins are summed
-in float32, tree by tree from the base margin, as XGBoost does, so that both give the same bits.
+split condition, right where it is not, and to the default side where it is missing (NaN). At a categorical split a row goes
+right where its value is the split's category, and left where it is another, one that nobody knows, or no whole number: XGBoost
+drops a value's fraction, and knows no category below 0 or from 2^24. Margins are summed in float32, tree by tree from the base
+margin, as XGBoost does, so that both give the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -35,6 +37,12 @@ ROOT_PARENT = 2147483647
 OBJECTIVES = ("binary:logistic", "reg:squarederror")
 """The objectives that an ensemble can have."""
 
+Level = str | int
+"""A value of a categorical feature, as tables have it; its place among all of them is the category that trees know."""
+
+CATEGORIES_END = 2**24
+"""Categories are whole numbers from 0 to below this: float32 holds each, and XGBoost allows no others."""
+
 ROWS_PER_BLOCK = 256
 """Rows that all trees score before the next rows: their values then stay in the cache."""
 
@@ -47,11 +55,13 @@ class Tree:
         left_children, right_children: int32 node numbers, -1 at a leaf.
         parents: int32 node numbers, 2147483647 at the root, which is node 0.
         split_indices: int32, the feature that a node splits on; 0 at a leaf.
-        split_conditions: float32, rows with a smaller value go left; at a leaf, its value (eta included).
+        split_conditions: float32, rows with a smaller value go left; at a categorical split, rows with this value go right;
+            at a leaf, its value (eta included).
         default_left: uint8, 1 where rows with a missing value go left.
         base_weights: float32, a node's optimal weight.
         loss_changes: float32, the gain of a split; 0 at a leaf.
         sum_hessian: float32, the sum of hessians of a node's rows.
+        split_type: uint8, 1 at a categorical split, 0 elsewhere; not given, 0 everywhere.
 
     Raises:
         DataError: `check_tree` refuses the arrays.
@@ -66,8 +76,11 @@ class Tree:
     base_weights: Float32s
     loss_changes: Float32s
     sum_hessian: Float32s
+    split_type: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
 
     def __post_init__(self) -> None:
+        if not len(self.split_type):
+            object.__setattr__(self, "split_type", np.zeros(len(self.left_children), np.uint8))
         for name, dtype in TREE_DTYPES.items():
             array = np.array(getattr(self, name), dtype=dtype, order="C")
             array.setflags(write=False)
@@ -97,6 +110,7 @@ TREE_DTYPES: dict[str, type[np.generic]] = {
     "base_weights": np.float32,
     "loss_changes": np.float32,
     "sum_hessian": np.float32,
+    "split_type": np.uint8,
 }
 
 
@@ -112,7 +126,7 @@ def check_tree(tree: Tree) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _is_tree(left, right, parents, indices, conditions, default_left, base, gain, cover):  # type: ignore[no-untyped-def]
+def _is_tree(left, right, parents, indices, conditions, default_left, base, gain, cover, kind):  # type: ignore[no-untyped-def]
     """Whether `_name_what_is_wrong` has nothing to name: the same rules, for the many trees that keep them."""
     nodes = left.shape[0]
     children = 0
@@ -126,7 +140,11 @@ def _is_tree(left, right, parents, indices, conditions, default_left, base, gain
             and np.isfinite(cover[node])
         ):
             return False
+        if kind[node] > 1 or (kind[node] == 1 and not _is_category(conditions[node])):
+            return False
         if left[node] == NO_NODE and right[node] == NO_NODE:
+            if kind[node]:
+                return False
             continue
         for child in (left[node], right[node]):
             if child <= 0 or child >= nodes or parents[child] != node:
@@ -150,6 +168,11 @@ def _is_tree(left, right, parents, indices, conditions, default_left, base, gain
     return seen == nodes
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _is_category(value):  # type: ignore[no-untyped-def]
+    return 0 <= value < CATEGORIES_END and value == np.floor(value)
+
+
 def _name_what_is_wrong(tree: Tree) -> None:
     """Raise DataError naming the array and the node."""
     left, right, parents = tree.left_children, tree.right_children, tree.parents
@@ -168,6 +191,9 @@ def _name_what_is_wrong(tree: Tree) -> None:
         raise DataError(f"tree: {tree.num_nodes} nodes, but the root reaches {reached}; expected one tree")
     _require(tree.split_indices >= 0, "split_indices", "a feature number of at least 0")
     _require(tree.default_left <= 1, "default_left", "0 or 1")
+    _require(tree.split_type <= internal.astype(np.uint8), "split_type", "0, or 1 at a categorical split")
+    is_category = np.array([_is_category(condition) for condition in tree.split_conditions])
+    _require((tree.split_type == 0) | is_category, "split_conditions", "a category, a whole number from 0 to 2^24 - 1")
     for name in ("split_conditions", "base_weights", "loss_changes", "sum_hessian"):
         _require(np.isfinite(getattr(tree, name)), name, "a finite number")
     raise DataError("tree: the arrays are not one binary tree")
@@ -207,10 +233,12 @@ class Ensemble:
             tuple with one for each. Rounded to float32 on construction.
         feature_names: one name per feature, in the order of the rows of `features` below.
         trees: in the order of training: in each round one for every output, in turn.
+        categories: by feature, the levels of a categorical one, empty where nobody told them; None for an ordered feature. ()
+            where all are ordered.
 
     Raises:
-        DataError: a tree splits on a feature that is not there, a name occurs twice, a base score is out of range, or an output
-            has more trees than another.
+        DataError: a tree splits on a feature that is not there, or splits it as what it is not; a name or a level occurs twice,
+            a base score is out of range, or an output has more trees than another.
         PlanError: the objective is not known.
     """
 
@@ -218,6 +246,7 @@ class Ensemble:
     base_score: float | tuple[float, ...]
     feature_names: tuple[str, ...]
     trees: tuple[Tree, ...]
+    categories: tuple[tuple[Level, ...] | None, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "feature_names", tuple(self.feature_names))
@@ -240,6 +269,36 @@ class Ensemble:
                     f"ensemble: tree {number} splits on feature {tree.split_indices.max()}; "
                     f"expected less than {len(self.feature_names)}, the number of features"
                 )
+        self._check_categories()
+
+    def _check_categories(self) -> None:
+        levels = tuple(None if own is None else tuple(own) for own in self.categories)
+        levels = levels if any(own is not None for own in levels) else ()
+        object.__setattr__(self, "categories", levels)
+        if levels and len(levels) != len(self.feature_names):
+            raise DataError(f"ensemble: categories of {len(levels)} features; expected {len(self.feature_names)}")
+        for name, own in zip(self.feature_names, levels, strict=False):
+            if own is not None and len(set(own)) < len(own):
+                raise DataError(f"ensemble: a category of {name!r} occurs twice; expected different ones")
+        categorical = np.array([own is not None for own in levels] or [False] * len(self.feature_names), np.bool_)
+        known = np.array([len(own) if own else CATEGORIES_END for own in levels])
+        for number, tree in enumerate(self.trees):
+            internal = np.flatnonzero(tree.left_children != NO_NODE)
+            features, kinds = tree.split_indices[internal], tree.split_type[internal] == 1
+            wrong = np.flatnonzero(categorical[features] != kinds)
+            if wrong.size:
+                name, is_one = self.feature_names[features[wrong[0]]], kinds[wrong[0]]
+                raise DataError(
+                    f"ensemble: tree {number} splits {name!r} {'by a category' if is_one else 'by a comparison'}; expected "
+                    f"{'a comparison: it is ordered' if is_one else 'a category: it is categorical'}"
+                )
+            far = kinds & (tree.split_conditions[internal] >= (known[features] if levels else CATEGORIES_END))
+            if far.any():
+                first = int(np.flatnonzero(far)[0])
+                raise DataError(
+                    f"ensemble: tree {number} splits {self.feature_names[features[first]]!r} by category "
+                    f"{tree.split_conditions[internal][first]:g}; expected less than {known[features[first]]}, its levels"
+                )
 
     @property
     def base_scores(self) -> tuple[float, ...]:
@@ -260,7 +319,8 @@ class Ensemble:
         """Margins, float32 of shape (n_rows,), or (n_rows, outputs) where there are several.
 
         Args:
-            features: float32 (n_features, n_rows), NaN where a value is missing; the layout of `hansa.data`.
+            features: float32 (n_features, n_rows), NaN where a value is missing; the layout of `hansa.data`. Codes of a
+                categorical feature.
             threads: rows are shared out between so many threads; the result does not depend on it.
 
         Raises:
@@ -410,6 +470,8 @@ class _Forest(NamedTuple):
     children: npt.NDArray[np.uint32]
     split_indices: npt.NDArray[np.uint32]
     split_conditions: Float32s
+    # Rows from here on go left again: the category after a categorical split's; NaN at an ordered one, where none do.
+    split_ends: Float32s
     default_left: npt.NDArray[np.uint8]
 
 
@@ -421,13 +483,16 @@ def _joined(trees: Sequence[Tree]) -> _Forest:
     right = np.concatenate([tree.right_children for tree in trees])
     left = np.concatenate([tree.left_children for tree in trees])
     is_leaf = left == NO_NODE
+    conditions = np.concatenate([tree.split_conditions for tree in trees])
+    kinds = np.concatenate([tree.split_type for tree in trees])
     children = np.stack([np.where(is_leaf, own, right + shift), np.where(is_leaf, own, left + shift)], axis=1)
     return _Forest(
         roots.astype(np.uint32),
         np.array([size.bit_length() - 1 for size in sizes]),
         children.reshape(-1).astype(np.uint32),
         np.concatenate([tree.split_indices for tree in trees]).astype(np.uint32),
-        np.concatenate([tree.split_conditions for tree in trees]),
+        conditions,
+        np.where(kinds == 1, conditions + np.float32(1), np.float32(np.nan)),
         np.concatenate([tree.default_left for tree in trees]),
     )
 
@@ -438,11 +503,12 @@ def _child(
     value: np.float32,
     children: npt.NDArray[np.uint32],
     split_conditions: Float32s,
+    split_ends: Float32s,
     default_left: npt.NDArray[np.uint8],
 ) -> np.uint64:
-    is_less = np.uint64(value < split_conditions[node])
+    is_outside = np.uint64(value < split_conditions[node]) | np.uint64(value >= split_ends[node])
     is_missing = np.uint64(value != value)
-    goes_left = is_less | (is_missing & np.uint64(default_left[node]))
+    goes_left = is_outside | (is_missing & np.uint64(default_left[node]))
     return np.uint64(children[(node << np.uint64(1)) | goes_left])
 
 
@@ -453,6 +519,7 @@ def _add_leaf_values(
     children: npt.NDArray[np.uint32],
     split_indices: npt.NDArray[np.uint32],
     split_conditions: Float32s,
+    split_ends: Float32s,
     default_left: npt.NDArray[np.uint8],
     features: Float32s,
     margins: Float32s,
@@ -473,12 +540,12 @@ def _add_leaf_values(
                 for i in range(count):
                     node = np.uint64(nodes[i])
                     value = features[np.uint64(split_indices[node]), np.uint64(start + i)]
-                    nodes[i] = _child(node, value, children, split_conditions, default_left)
+                    nodes[i] = _child(node, value, children, split_conditions, split_ends, default_left)
             for i in range(count):
                 node = np.uint64(nodes[i])
                 while np.uint64(children[node << np.uint64(1)]) != node:
                     value = features[np.uint64(split_indices[node]), np.uint64(start + i)]
-                    node = _child(node, value, children, split_conditions, default_left)
+                    node = _child(node, value, children, split_conditions, split_ends, default_left)
                 margins[start + i] += split_conditions[node]
 
 

@@ -5,8 +5,11 @@ floats are the shortest decimals that give back the same float32, and nothing is
 the model.
 
 Read files may be Hansa's own or those of XGBoost 3 (`Booster.save_model("x.json")`, `save_raw("json")`), for
-`gbtree` models of numeric features with one output. What is not supported is refused by name, never skipped:
-a model that loads predicts as in XGBoost.
+`gbtree` models of numeric and one-hot categorical features with one output. What is not supported is refused by name, never
+skipped: a model that loads predicts as in XGBoost.
+
+Trees know categories by number. Their levels stand in the learner's attribute `hansa.categories`, which XGBoost keeps, for
+`hansa predict`; and in `cats`, by which XGBoost 3 finds the numbers of a data frame's categories, however these are ordered there.
 
 Format: https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html and the schema that it links.
 """
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -24,13 +27,21 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.errors import DataError
-from hansa.trees.ensemble import OBJECTIVES, TREE_DTYPES, Ensemble, Tree
+from hansa.trees.ensemble import CATEGORIES_END, OBJECTIVES, TREE_DTYPES, Ensemble, Level, Tree
 
 VERSION = (3, 2, 0)
 """The XGBoost version whose format is written."""
 
 NUMERIC_TYPES = ("float", "int", "i", "q")
 """XGBoost's feature types whose splits are comparisons."""
+
+CATEGORICAL_TYPE = "c"
+
+LEVELS_ATTRIBUTE = "hansa.categories"
+"""The learner's attribute that holds the levels of categorical features, by name, as JSON."""
+
+_INT64_ARRAY = 15
+"""XGBoost's number for a typed array of int64."""
 
 _FLOAT_ARRAYS = tuple(name for name, dtype in TREE_DTYPES.items() if dtype is np.float32)
 _CATEGORY_ARRAYS = ("categories", "categories_nodes", "categories_segments", "categories_sizes")
@@ -44,16 +55,18 @@ def to_json(ensemble: Ensemble) -> bytes:
     scores = [_shortest(score).upper() for score in ensemble.base_scores]
     texts = _float_texts(ensemble)
     model = {
-        "cats": {"enc": [], "feature_segments": [], "sorted_idx": []},
+        "cats": _cats(ensemble.categories),
         "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": str(n_trees)},
         "iteration_indptr": list(range(0, n_trees + 1, n_outputs)),
         "tree_info": _output_of_trees(n_trees, n_outputs),
         "trees": [_tree_to_object(number, tree, n_features, texts) for number, tree in enumerate(ensemble.trees)],
     }
     learner = {
-        "attributes": {},
+        "attributes": _attributes(ensemble),
         "feature_names": list(ensemble.feature_names),
-        "feature_types": ["float"] * n_features,
+        "feature_types": [
+            "float" if own is None else CATEGORICAL_TYPE for own in ensemble.categories or [None] * n_features
+        ],
         "gradient_booster": {"model": model, "name": "gbtree"},
         "learner_model_param": {
             # A scalar for one output, not "[...]": XGBoost 2.1 reads a bracket as a margin of 0.
@@ -79,8 +92,13 @@ def _tree_to_object(number: int, tree: Tree, n_features: int, texts: Mapping[int
         # Each float is written by `_shortest`: an integer token here would be refused by XGBoost.
         tokens = ",".join(texts[bits] for bits in getattr(tree, name).view(np.uint32).tolist())
         fields[name] = msgspec.Raw(f"[{tokens}]".encode())
-    fields |= {name: [] for name in _CATEGORY_ARRAYS}
-    fields |= {"id": number, "split_type": [0] * tree.num_nodes}
+    nodes = np.flatnonzero(tree.split_type)
+    fields["id"] = number
+    # One category a node: those listed go right.
+    fields["categories"] = tree.split_conditions[nodes].astype(np.int64).tolist()
+    fields["categories_nodes"] = nodes.tolist()
+    fields["categories_segments"] = list(range(len(nodes)))
+    fields["categories_sizes"] = [1] * len(nodes)
     fields["tree_param"] = {
         "num_deleted": "0",
         "num_feature": str(n_features),
@@ -88,6 +106,32 @@ def _tree_to_object(number: int, tree: Tree, n_features: int, texts: Mapping[int
         "size_leaf_vector": "1",
     }
     return dict(sorted(fields.items()))
+
+
+def _attributes(ensemble: Ensemble) -> dict[str, str]:
+    levels = {name: own for name, own in zip(ensemble.feature_names, ensemble.categories, strict=False) if own}
+    return {LEVELS_ATTRIBUTE: msgspec.json.encode(levels).decode()} if levels else {}
+
+
+def _cats(categories: Sequence[tuple[Level, ...] | None]) -> dict[str, Any]:
+    """XGBoost's `cats`: each categorical feature's levels, as bytes end to end or as numbers, and their order."""
+    if not any(categories):
+        return {"enc": [], "feature_segments": [], "sorted_idx": []}
+    encodings: list[dict[str, Any]] = []
+    order: list[int] = []
+    segments = [0]
+    for own in categories:
+        levels = own or ()
+        if levels and isinstance(levels[0], int):
+            keys: list[Any] = list(levels)
+            encodings.append({"type": _INT64_ARRAY, "values": keys})
+        else:
+            keys = [str(level).encode() for level in levels]
+            ends = np.cumsum([0, *map(len, keys)]).tolist() if keys else []
+            encodings.append({"offsets": ends, "values": np.frombuffer(b"".join(keys), np.int8).tolist()})
+        order += sorted(range(len(keys)), key=keys.__getitem__)
+        segments.append(segments[-1] + len(keys))
+    return {"enc": encodings, "feature_segments": segments, "sorted_idx": order}
 
 
 def _float_texts(ensemble: Ensemble) -> dict[int, str]:
@@ -120,7 +164,8 @@ def from_json(document: bytes) -> Ensemble:
     Raises:
         DataError: naming the place in the file, what was expected and what stands there: text that is not
             JSON, a field of another type, an inconsistent tree, or a model that is not supported
-            (another booster or objective, categorical splits, softmax classes, vectors as leaves, parallel trees).
+            (another booster or objective, splits on several categories at once, categories of a data frame, softmax classes,
+            vectors as leaves, parallel trees).
     """
     top = _object(_parse(document), "model", required=("learner",), optional=("version",))
     learner = _object(
@@ -132,12 +177,21 @@ def from_json(document: bytes) -> Ensemble:
     objective = _objective(learner["objective"])
     n_features, n_outputs, base_score = _model_parameters(learner["learner_model_param"])
     names = _strings(learner.get("feature_names", []), "feature_names")
-    _check_feature_types(_strings(learner.get("feature_types", []), "feature_types"))
+    types = _strings(learner.get("feature_types", []), "feature_types")
+    _check_feature_types(types)
     if names and len(names) != n_features:
         raise _wrong("feature_names", f"none or num_feature = {n_features} of them", len(names))
     names = names or [f"f{feature}" for feature in range(n_features)]
+    if types and len(types) != n_features:
+        raise _wrong("feature_types", f"none or num_feature = {n_features} of them", len(types))
     trees = _booster(learner["gradient_booster"], n_features, n_outputs)
-    return Ensemble(objective, base_score, tuple(names), trees)
+    categories = _levels(learner.get("attributes", {}), names, _categorical(types, trees, n_features))
+    cats = learner["gradient_booster"]["model"].get("cats", {})
+    if not _is_empty(cats) and cats != _cats(categories):
+        raise _unsupported(
+            f"a categorical feature of a data frame (cats.enc without the attribute {LEVELS_ATTRIBUTE!r})"
+        )
+    return Ensemble(objective, base_score, tuple(names), trees, categories)
 
 
 def _parse(document: bytes) -> Any:
@@ -196,7 +250,8 @@ def _wrong(where: str, expected: str, found: object) -> DataError:
 
 def _unsupported(what: str) -> DataError:
     return DataError(
-        f"XGBoost model: {what} is not supported; expected a gbtree model with trees of single outputs and numeric features"
+        f"XGBoost model: {what} is not supported; expected a gbtree model with trees of single outputs, and features that are "
+        "numeric or categories by number, one to a split"
     )
 
 
@@ -270,8 +325,32 @@ def _base_score(text: Any, n_outputs: int) -> float | tuple[float, ...]:
 
 def _check_feature_types(types: list[str]) -> None:
     for feature, kind in enumerate(types):
-        if kind not in NUMERIC_TYPES:
-            raise _unsupported(f"feature {feature} of type {kind!r} (categorical)" if kind == "c" else f"type {kind!r}")
+        if kind not in (*NUMERIC_TYPES, CATEGORICAL_TYPE):
+            raise _unsupported(f"feature {feature} of type {kind!r}")
+
+
+def _categorical(types: list[str], trees: Sequence[Tree], n_features: int) -> list[bool]:
+    """Which features are categorical: as the file says, or where it says nothing, as its trees split them."""
+    if types:
+        return [kind == CATEGORICAL_TYPE for kind in types]
+    split = {int(feature) for tree in trees for feature in tree.split_indices[tree.split_type == 1]}
+    return [feature in split for feature in range(n_features)]
+
+
+def _levels(attributes: Any, names: list[str], categorical: list[bool]) -> tuple[tuple[Level, ...] | None, ...]:
+    """Levels by feature, from the attribute where there is one: none of a feature that it leaves out; None for an ordered one."""
+    where = f"attributes[{LEVELS_ATTRIBUTE!r}]"
+    text = attributes.get(LEVELS_ATTRIBUTE, "{}") if isinstance(attributes, dict) else attributes
+    try:
+        told = msgspec.json.decode(text, type=dict[str, list[Level]])
+        if any(len({type(level) for level in own}) > 1 for own in told.values()):
+            raise TypeError("levels of two kinds")
+    except (msgspec.DecodeError, TypeError) as error:
+        raise _wrong(where, "an object of lists of texts or of whole numbers", text) from error
+    for name in told:
+        if name not in names or not categorical[names.index(name)]:
+            raise _wrong(where, "levels of the model's categorical features", name)
+    return tuple(tuple(told.get(name, ())) if own else None for name, own in zip(names, categorical, strict=True))
 
 
 def _booster(value: Any, n_features: int, n_outputs: int) -> tuple[Tree, ...]:
@@ -303,15 +382,13 @@ def _booster(value: Any, n_features: int, n_outputs: int) -> tuple[Tree, ...]:
         )
     if model.get("iteration_indptr") not in (None, [], list(range(0, n_trees + 1, n_outputs))):
         raise _unsupported(f"iteration_indptr with other than {n_outputs} trees an iteration")
-    _check_no_categories(model.get("cats", {}))
+    _object(model.get("cats", {}), "cats", optional=("enc", "feature_segments", "sorted_idx"))
     return tuple(_tree_from_object(number, tree, n_features) for number, tree in enumerate(trees))
 
 
-def _check_no_categories(value: Any) -> None:
-    cats = _object(value, "cats", optional=("enc", "feature_segments", "sorted_idx"))
-    for encoding in cats.get("enc", []):
-        if not isinstance(encoding, dict) or encoding.get("values"):
-            raise _unsupported("a categorical feature (cats.enc)")
+def _is_empty(cats: Mapping[str, Any]) -> bool:
+    encodings = cats.get("enc", [])
+    return isinstance(encodings, list) and all(isinstance(e, dict) and not e.get("values") for e in encodings)
 
 
 def _tree_from_object(number: int, value: Any, n_features: int) -> Tree:
@@ -324,14 +401,33 @@ def _tree_from_object(number: int, value: Any, n_features: int) -> Tree:
     )
     if tree.get("id", number) != number:
         raise _wrong(f"{where}.id", f"{number}, its position", tree["id"])
-    if any(tree.get(name) for name in _CATEGORY_ARRAYS) or any(tree.get("split_type", [])):
-        raise _unsupported(f"a categorical split in {where}")
-    arrays = {name: _array(tree[name], f"{where}.{name}", dtype) for name, dtype in TREE_DTYPES.items()}
+    arrays = {name: _array(tree[name], f"{where}.{name}", dtype) for name, dtype in TREE_DTYPES.items() if name in tree}
+    _read_categories(tree, where, arrays)
     _check_tree_parameters(tree["tree_param"], where, len(arrays["left_children"]), n_features)
     try:
         return Tree(**arrays)
     except DataError as error:
         raise DataError(f"XGBoost model: {where}: {error}") from error
+
+
+def _read_categories(tree: Mapping[str, Any], where: str, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    """Put each categorical split's one category where `Tree` has it; what XGBoost has there means nothing."""
+    lists = {name: _array(tree.get(name, []), f"{where}.{name}", np.int32).tolist() for name in _CATEGORY_ARRAYS}
+    categories, nodes, segments, sizes = (lists[name] for name in _CATEGORY_ARRAYS)
+    expected = np.flatnonzero(arrays.get("split_type", ())).tolist()
+    if nodes != expected:
+        raise _wrong(f"{where}.categories_nodes", f"{expected}, the nodes of split_type 1", nodes)
+    if any(size != 1 for size in sizes):
+        raise _unsupported(
+            f"a categorical split on several categories in {where} (train with a large max_cat_to_onehot)"
+        )
+    count = len(nodes)
+    if (len(categories), segments, len(sizes)) != (count, list(range(count)), count):
+        raise _wrong(f"{where}.categories", f"{count} of them, one a categorical split", (categories, segments, sizes))
+    if any(not 0 <= category < CATEGORIES_END for category in categories):
+        raise _wrong(f"{where}.categories", "whole numbers from 0 to 2^24 - 1", categories)
+    if nodes and max(nodes) < len(arrays["split_conditions"]):
+        arrays["split_conditions"][nodes] = categories
 
 
 def _check_tree_parameters(value: Any, where: str, num_nodes: int, n_features: int) -> None:
