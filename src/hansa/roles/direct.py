@@ -6,7 +6,6 @@ order. The hub then sees nothing of the computation but its beginning and its en
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Collection
 
@@ -40,7 +39,6 @@ class DirectChannel:
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._loss: MemberLost | None = None
-        self._verdict_by = 0.0
 
     @property
     def traffic(self) -> Traffic:
@@ -83,7 +81,7 @@ class DirectChannel:
             if self._confirmed and self._held:
                 return memoryview(self._held.popleft())
             try:
-                sender, frame = self._links.receive(timeout if self._loss is None else self._left())
+                sender, frame = self._links.receive(timeout if self._loss is None else VERDICT_S)
             except MemberLost as loss:
                 # Whoever hangs up once this member is through has been told that all are.
                 if not self._through:
@@ -117,11 +115,7 @@ class DirectChannel:
         """Keep the first loss of a server's connection; that of the hub, and of one who broke a rule, is raised."""
         if loss.member not in self._peers or not loss.broken:
             raise loss
-        if self._loss is None:
-            self._loss, self._verdict_by = loss, time.monotonic() + VERDICT_S
-
-    def _left(self) -> float:
-        return max(0.0, self._verdict_by - time.monotonic())
+        self._loss = self._loss or loss
 
     def close(self) -> None:
         """End all connections. Safe to call twice."""
