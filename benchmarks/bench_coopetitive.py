@@ -136,7 +136,7 @@ def rounds_of_tree(start: Start) -> int:
     growth = growth_of(start.settings, start.candidates, start.counts.total)
     matches = math.ceil(math.log(len(start.candidates.all) + 1, 4) - 1e-9)
     sums = 4 if growth.row_bits > growth.scoring.fraction_bits else 2
-    return growth.depth * (sums + 24 + 11 * matches - 1 + 4) + 26
+    return growth.depth * (sums + 22 + 6 * matches + 4) + 24
 
 
 def over_slow_line(rows: int = DELAYED_ROWS, depth: int = DELAYED_DEPTH, trees: int = 3) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from three_servers import reveal, share
 from hansa.mpc import comparison as cmp
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.replicated import reshare
-from hansa.mpc.ring import BITS, RING32, RING64, Ring, unpack_bits
+from hansa.mpc.ring import BITS, RING32, RING64, Ring, pack_bits, unpack_bits
 
 EDGES = [0, 1, -1, 2**20, -(2**20), 2**62 - 1, -(2**62), 2**61, 2**63 - 1, -(2**63)]
 
@@ -36,10 +36,43 @@ def test_signs_are_arithmetic_and_cost_what_they_say(servers, place):
     record = Record()
     bits = run_three([cmp.signs(s, RING64, shares[s.index][0], place) for s in servers], record)
     assert np.array_equal(reveal(RING64, bits), values < 0)
-    assert record.rounds == 7
-    # 8 to open, 31 + 22 bits of planes and ANDs, 1 to open the sign, 8 for its word.
-    assert record.sent[0] == record.sent[1] == 6400 * (8 + 31 / 8 + 25 / 8 + 1 / 8 + 8)
-    assert record.sent[2] == 6400 * (32 + 25 / 8 + 8)
+    assert record.rounds == 5
+    # 8 to open, 4 times 7 and 6 bits of digits, 1 to open the sign, 8 for its word.
+    assert record.sent[0] == record.sent[1] == 6400 * (8 + 28 / 8 + 6 / 8 + 1 / 8 + 8)
+    # The digits' tables, the products of the masks of 4 times 7 and 6 bits, the sign's word.
+    assert record.sent[2] == 6400 * (32 + 4 * 29 / 8 + 21 / 8 + 8)
+
+
+PRODUCTS = ((0, 1), (~0, 2, 3), (1, ~2, ~3), (3,), (0, 1, 2, 3))
+
+
+@pytest.mark.parametrize("ring", [None, RING32, RING64], ids=str)
+def test_products_of_bits_are_those_of_the_bits(ring, servers, place):
+    values = np.random.default_rng(6).integers(0, 2, (4, 3, 200), dtype=np.uint8)
+    packed = pack_bits(values)
+    # Any parts will do, S_2's too.
+    shares = share(BITS, packed)
+    expected = [np.prod([values[k] if k >= 0 else 1 - values[~k] for k in product], axis=0) for product in PRODUCTS]
+    record = Record()
+
+    def program(server, own, count):
+        bits, words = yield from cmp.bit_products(server, own, PRODUCTS, place, ring, count)
+        again = yield from reshare(server, BITS, bits, place.named("bits"))
+        if ring is None:
+            return again, None
+        return again, (yield from reshare(server, ring, words, place.named("words")))
+
+    if ring is None:
+        found = run_three([program(s, shares[s.index][0], 0) for s in servers], record)
+        # A word for each bit that is opened, and for each of the subsets of the products; then the reshare.
+        assert record.sent[0] == packed.nbytes + 5 * packed.nbytes // 4
+        assert record.sent[2] == 15 * packed.nbytes // 4 + 5 * packed.nbytes // 4
+    else:
+        found = run_three([program(s, shares[s.index][0][:, 0], 200) for s in servers], record)
+        expected = [own[0] for own in expected]
+        assert np.array_equal(reveal(ring, [words for _, words in found]), expected)
+    assert np.array_equal(unpack_bits(reveal(BITS, [bits for bits, _ in found]), 200), expected)
+    assert record.rounds == 2 + (ring is not None)
 
 
 @pytest.mark.parametrize(("shift", "target"), [(1, None), (31, None), (34, None), (20, RING32), (45, RING32)])

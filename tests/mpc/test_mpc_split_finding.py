@@ -83,7 +83,7 @@ def test_find_splits(kind, lam, gamma, least):
     chosen = gains[np.arange(len(gains)), one_hots.argmax(axis=1)]
     assert (chosen >= gains.max(axis=1) * (1 - 1e-5)).all()
     # L = ceil(log4 41) = 3.
-    assert record.rounds == 24 + 11 * 3 - 1
+    assert record.rounds == 22 + 6 * 3
 
 
 def test_a_score_near_the_bound_beats_what_is_no_candidate():

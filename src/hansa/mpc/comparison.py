@@ -8,8 +8,10 @@ linear in them with coefficients that depend on w.
 from __future__ import annotations
 
 from functools import cache
+from itertools import combinations
 
 import numpy as np
+import numpy.typing as npt
 
 from hansa.mpc.replicated import (
     Address,
@@ -18,7 +20,6 @@ from hansa.mpc.replicated import (
     Server,
     add_to_part,
     open_and_deal,
-    product_part,
     reshare,
     reshare_of_evaluators,
 )
@@ -39,6 +40,9 @@ TABLES = Ring("tables", 16, np.uint16, xor=True)
 
 DIGIT_BITS = 4
 
+DIGITS_A_ROUND = 4
+"""Digits that one round of a comparison combines: their masks have 29 products."""
+
 
 def sign_part(
     server: Server, ring: Ring, part: Words, address: Address, digit_bits: int = DIGIT_BITS
@@ -49,19 +53,19 @@ def sign_part(
 
     w and r are cut into digits of 4 bits. S_2 deals an XOR-shared one-hot table of each digit of r; any
     function of (digit of w, digit of r) is then the parity of the table under a mask that w picks. So S_0 and
-    S_1 look up `greater` (the digit of r is larger) and `equal`, and log2(digits) rounds of ANDs combine
+    S_1 look up `greater` (the digit of r is larger) and `equal`, and combine four digits a round
+    (`bit_products`), the highest, 3, first:
 
-        greater = greater_high XOR (equal_high AND greater_low),    equal = equal_high AND equal_low.
+        greater = greater_3 XOR equal_3 greater_2 XOR equal_3 equal_2 greater_1 XOR equal_3 equal_2 equal_1 greater_0
 
     Source: the table look-up is in the spirit of Ishai, Kushilevitz, Meldgaard, Orlandi & Paskin-Cherniavsky,
-    TCC 2013. For k = 64: 1 + 1 + 3 rounds before the last AND, whose parts are returned unopened; 16 bytes a
-    value from S_0 and S_1, 36 from S_2.
+    TCC 2013. For k = 64: 1 + 2 rounds; 12 bytes a value from S_0 and S_1, 49 from S_2.
 
     Args:
         part: this server's additive part, (count,).
 
     Returns:
-        uint64 (ceil(count / 64),): XOR parts, not yet masked; bits past `count` mean nothing.
+        uint64 (ceil(count / 64),): XOR parts, not yet masked, zero at S_2; bits past `count` mean nothing.
     """
     deal = table_deal(ring, part.shape[0], digit_bits)
     opened = yield from open_and_deal(server, ring, part, address.named("open"), [deal])
@@ -83,31 +87,44 @@ def sign_of_masked(
     if server.index != 2:
         masks = _digit_masks(ring.bits, digit_bits)
         look_up_planes(value.astype(np.uint64, copy=False), tables, masks, digit_bits, planes)
-    if digits == 1:
-        return np.asarray(planes[0])
-    # The lowest digit's `equal` is never needed.
-    needed = np.delete(planes, 1, axis=0)
-    shared = yield from reshare_of_evaluators(server, BITS, needed, address.named("planes"))
-    greater = np.concatenate([shared[:, :1], shared[:, 1::2]], axis=1)
-    equal = shared[:, 2::2]
-    return (yield from _combine_digits(server, greater, equal, address))
+    return (yield from _combine_digits(server, planes[0::2], planes[1::2], address))
 
 
 def _combine_digits(server: Server, greater: Words, equal: Words, address: Address) -> Program[Words]:
-    """`greater` (2, digits, words), `equal` (2, digits - 1, words) of the digits above the lowest."""
+    """[w' < r'] from XOR parts of `greater` and `equal` of all digits, (digits, words), lowest first; zero at S_2."""
     layer = 0
-    while greater.shape[1] > 2:
-        pairs = greater.shape[1] // 2
-        # equal[:, d - 1] belongs to digit d.
-        high = equal[:, 0 : 2 * pairs : 2]
-        x = np.concatenate([high, high[:, 1:]], axis=1)
-        y = np.concatenate([greater[:, 0 : 2 * pairs : 2], equal[:, 1 : 2 * pairs - 1 : 2]], axis=1)
-        both = yield from reshare(server, BITS, product_part(BITS, x, y), address.named(f"and {layer}"))
-        rest = greater[:, 2 * pairs :], equal[:, 2 * pairs - 1 :]
-        greater = np.concatenate([both[:, :pairs] ^ greater[:, 1 : 2 * pairs : 2], rest[0]], axis=1)
-        equal = np.concatenate([both[:, pairs:], rest[1]], axis=1)
+    while len(greater) > 1:
+        size = min(DIGITS_A_ROUND, len(greater))
+        short = -len(greater) % size
+        # Digits that are equal, above all others.
+        equal = np.concatenate([equal, np.full((short, equal.shape[1]), _ones_at_first(server), np.uint64)])
+        greater = np.concatenate([greater, np.zeros((short, greater.shape[1]), np.uint64)])
+        g = greater.reshape(-1, size, greater.shape[1]).swapaxes(0, 1)
+        e = equal.reshape(-1, size, equal.shape[1]).swapaxes(0, 1)
+        last = g.shape[1] == 1
+        products = _digit_products(size, not last)
+        variables = np.concatenate([g[:-1], e[1:] if last else e])
+        parts, _ = yield from bit_products(server, variables, products, address.named(f"and {layer}"))
+        greater = g[-1] ^ np.bitwise_xor.reduce(parts[: size - 1], axis=0)
+        equal = parts[-1]
         layer += 1
-    return np.asarray(product_part(BITS, equal[:, 0], greater[:, 0]) ^ greater[0, 1])
+    return np.asarray(greater[0])
+
+
+def _ones_at_first(server: Server) -> np.uint64:
+    return np.uint64(2**64 - 1 if server.index == 0 else 0)
+
+
+@cache
+def _digit_products(size: int, with_equal: bool) -> Products:
+    """Products over greater_0 .. greater_(size - 2), then equal of the digits, from 0 or, without, from 1."""
+    first = size - 1 if with_equal else size - 2
+
+    def equal(lowest: int) -> tuple[int, ...]:
+        return tuple(first + digit for digit in range(lowest, size))
+
+    products = tuple((digit, *equal(digit + 1)) for digit in range(size - 1))
+    return (*products, equal(0)) if with_equal else products
 
 
 def _one_hot_tables(r: Words, digits: int, digit_bits: int) -> Words:
@@ -137,6 +154,97 @@ def _digit_masks(bits: int, digit_bits: int) -> Words:
     return masks
 
 
+Products = tuple[tuple[int, ...], ...]
+"""Products of bits by their places; ~k, below 0, is the bit at k negated."""
+
+
+def bit_products(
+    server: Server, part: Words, products: Products, address: Address, ring: Ring | None = None, count: int = 0
+) -> Program[tuple[Words, Words]]:
+    """Parts of products of shared bits, in one round.
+
+    With x_k = w_k XOR r_k, and S_2 dealing the products of its masks over every subset S of a product P,
+
+        prod_(k in P) x_k = XOR_(S in P) prod_(k in P - S) w_k prod_(k in S) r_k
+
+    and in a ring the same with x_k = w_k + (1 - 2 w_k) r_k. Source: multiplication with dealt products (Beaver, CRYPTO 1991)
+    of more than two factors (Couteau, EUROCRYPT 2019). S_0 and S_1 send a bit for each x_k, S_2 a bit or word for each subset.
+
+    Args:
+        part: XOR parts of packed bits, uint64 (bits, ..., words).
+        products: at most a few bits each: 2^bits subsets are dealt.
+        ring: where given, the products also as elements of it.
+        count: of the bits that become elements of `ring`.
+
+    Returns:
+        XOR parts uint64 (products, ..., words) and, with a ring, additive parts (products, count); zero at S_2.
+    """
+    subsets = _subsets(products)
+    shape = (len(subsets), *part.shape[1:])
+    deals = [Deal(BITS, shape, lambda r: _products_of_masks(r, subsets))]
+    if ring is not None:
+        word = ring.dtype
+        deals.append(
+            Deal(ring, (len(subsets), count), lambda r: unpack_bits(_products_of_masks(r, subsets), count).astype(word))
+        )
+    opened = yield from open_and_deal(server, BITS, part, address, deals)
+    nothing = np.zeros((len(products), count), np.uint64 if ring is None else ring.dtype)
+    if server.index == 2:
+        return np.zeros((len(products), *part.shape[1:]), np.uint64), nothing
+    bits = _folded(server, BITS, opened.value, opened.dealt[0], products)
+    if ring is None:
+        return bits, nothing
+    chosen = unpack_bits(opened.value, count).astype(bool)
+    return bits, _folded(server, ring, chosen, opened.dealt[1], products)
+
+
+@cache
+def _subsets(products: Products) -> Products:
+    """Every subset, but the empty one, of every product's places, each once; the smaller ones first."""
+    places = [tuple(sorted(k if k >= 0 else ~k for k in product)) for product in products]
+    found = {subset for own in places for size in range(1, len(own) + 1) for subset in combinations(own, size)}
+    return tuple(sorted(found, key=lambda subset: (len(subset), subset)))
+
+
+def _products_of_masks(r: Words, subsets: Products) -> Words:
+    out = np.empty((len(subsets), *r.shape[1:]), np.uint64)
+    row_of = {subset: row for row, subset in enumerate(subsets)}
+    for subset, row in row_of.items():
+        if len(subset) == 1:
+            out[row] = r[subset[0]]
+        else:
+            np.bitwise_and(out[row_of[subset[:-1]]], r[subset[-1]], out=out[row])
+    return out
+
+
+@cache
+def _rows_of_subsets(products: Products) -> tuple[npt.NDArray[np.intp], ...]:
+    """Of each product, by subset as a binary number over its literals: the dealt row, counted from 1; 0 for the empty one."""
+    row_of = {subset: 1 + row for row, subset in enumerate(_subsets(products))}
+
+    def rows(product: tuple[int, ...]) -> npt.NDArray[np.intp]:
+        chosen = [[k for bit, k in enumerate(product) if number >> bit & 1] for number in range(2 ** len(product))]
+        return np.array([row_of.get(tuple(sorted(k if k >= 0 else ~k for k in own)), 0) for own in chosen])
+
+    return tuple(rows(product) for product in products)
+
+
+def _folded(server: Server, ring: Ring, w: Words, dealt: Words, products: Products) -> Words:
+    """The sums over subsets, one factor at a time: of those without it, times w_k, and those with it."""
+    first = server.index == 0
+    empty = np.full((1, *dealt.shape[1:]), (2**64 - 1 if ring.xor else 1) if first else 0, ring.dtype)
+    terms = np.concatenate([empty, dealt])
+    out = np.empty((len(products), *dealt.shape[1:]), ring.dtype)
+    for product, rows, result in zip(products, _rows_of_subsets(products), out, strict=True):
+        sums = terms[rows]
+        for k in product:
+            chosen = w[k] if k >= 0 else ~w[~k]
+            without, with_it = sums[0::2], sums[1::2]
+            sums = (without & chosen) ^ with_it if ring.xor else np.where(chosen, without - with_it, with_it)
+        result[...] = ring.reduce(sums[0])
+    return out
+
+
 def bits_to_arithmetic(server: Server, part: Words, count: int, ring: Ring, address: Address) -> Program[Words]:
     """XOR parts of packed bits to shared ring elements: b = w XOR r = w + (1 - 2w) r.
 
@@ -158,7 +266,7 @@ def bits_to_arithmetic(server: Server, part: Words, count: int, ring: Ring, addr
 
 
 def signs(server: Server, ring: Ring, part: Words, address: Address) -> Program[Words]:
-    """msb of additive values as shared 0 or 1 of `RING64`, (2, count). Seven rounds for k = 64."""
+    """msb of additive values as shared 0 or 1 of `RING64`, (2, count). Five rounds for k = 64."""
     bits = yield from sign_part(server, ring, part, address)
     return (yield from bits_to_arithmetic(server, bits, part.shape[0], RING64, address.named("arithmetic")))
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from hansa.mpc.comparison import bits_to_arithmetic, sign_part, signs, truncate
+from hansa.mpc.comparison import Products, bit_products, sign_part, signs, truncate
 from hansa.mpc.reciprocal import NORMAL_BITS, inverse, normaliser, threshold_parts
 from hansa.mpc.replicated import (
     Address,
@@ -38,6 +38,7 @@ from hansa.mpc.replicated import (
     product_part,
     public,
     reshare,
+    reshare_of_evaluators,
     together,
 )
 from hansa.mpc.ring import BITS, BYTES, RING64, Words, pack_bits, unpack_bits, words_for
@@ -137,7 +138,7 @@ def score(
 ) -> Program[tuple[Words, Words]]:
     """Numerators (38 bits behind the node's scale) and q (26 bits) of "no split" and of each candidate.
 
-    Arguments as `find_splits`. Returns two arrays (2, nodes, candidates + 1), shared in Z_2^64. Twenty-four
+    Arguments as `find_splits`. Returns two arrays (2, nodes, candidates + 1), shared in Z_2^64. Twenty-two
     rounds; per candidate about 90 bytes from S_0 and S_1 and 110 from S_2.
     """
     ring, lam = RING64, constants.reg_lambda
@@ -187,7 +188,7 @@ def score(
 
 
 def _on_the_right_side(server: Server, e: Words, valid: Words, directions: Any, address: Address) -> Program[Words]:
-    """valid [e >= 0] under an increasing constraint, valid [e <= 0] under a decreasing one. Eight rounds.
+    """valid [e >= 0] under an increasing constraint, valid [e <= 0] under a decreasing one. Six rounds.
 
     e (u + v) = G_L v - G_R u, so e >= 0 is -G_L / u <= -G_R / v: the left value is at most the right one.
     """
@@ -262,13 +263,16 @@ def _scaled_totals(
 PAIRS = tuple(combinations(range(4), 2))
 """The six matches of a group of four."""
 
+SLOTS: Products = ((0, ~3, ~4), (1, 3, ~5), (2, 4, 5))
+"""Which matches slots 1, 2 and 3 must win and, negated, not lose to a later slot: together they win the group."""
+
 
 def tournament(server: Server, numerators: Words, ratios: Words, address: Address) -> Program[Words]:
     """Who has the greatest numerator / ratio; ties go to the lower index.
 
-    Groups of four neighbours play all six matches; the winners' values go up, and the one-hot of the winner
-    is rebuilt top-down from the matches' bits. With L = ceil(log4 items): 11 L - 1 rounds; per item about 48
-    bytes from S_0 and S_1 and 110 from S_2.
+    Groups of four neighbours play all six matches. The winners' values go up, and meanwhile the one-hot of each group's
+    winner is joined to those of the groups below. With L = ceil(log4 items): 6 L rounds; per item about 43 bytes from S_0 and
+    S_1 and 146 from S_2.
 
     Args:
         numerators, ratios: shared in Z_2^64, (2, nodes, items); every ratio is positive.
@@ -276,25 +280,22 @@ def tournament(server: Server, numerators: Words, ratios: Words, address: Addres
     Returns:
         XOR-shared one-hots, uint8 (2, nodes, items).
     """
-    levels: list[Words] = []
-    sizes: list[int] = []
+    items, nodes = numerators.shape[2], numerators.shape[1]
+    won = add_public(server, BYTES, np.zeros((2, nodes, items, 1), np.uint8), 1)
+    level = 0
     while numerators.shape[2] > 1:
-        sizes.append(numerators.shape[2])
         numerators, ratios = _padded(server, numerators, ratios)
-        place = address.named(str(len(levels)))
-        first = numerators.reshape(2, numerators.shape[1], -1, 4)
-        second = ratios.reshape(2, ratios.shape[1], -1, 4)
-        wins, weights = yield from _matches(server, first, second, place)
-        levels.append(wins)
-        numerators, ratios = yield from _winners(server, first, second, weights, place)
-    won = np.zeros((2, numerators.shape[1], 1), np.uint8)
-    won = add_public(server, BYTES, won, 1)
-    for number in range(len(levels) - 1, -1, -1):
-        won = yield from _hand_down(
-            server, won, levels[number], number == len(levels) - 1, address.named(f"down {number}")
-        )
-        won = won[:, :, : sizes[number]]
-    return won
+        place = address.named(str(level))
+        first = numerators.reshape(2, nodes, -1, 4)
+        second = ratios.reshape(2, nodes, -1, 4)
+        slots, weights = yield from _matches(server, first, second, place)
+        joined = _joined(server, won, slots, level == 0, place)
+        if weights is None:
+            won = yield from joined
+            break
+        won, (numerators, ratios) = yield from together(joined, _winners(server, first, second, weights, place))
+        level += 1
+    return np.ascontiguousarray(won.reshape(2, nodes, -1)[:, :, :items])
 
 
 def _padded(server: Server, numerators: Words, ratios: Words) -> tuple[Words, Words]:
@@ -308,17 +309,16 @@ def _padded(server: Server, numerators: Words, ratios: Words) -> tuple[Words, Wo
     return np.concatenate([numerators, zeros], axis=2), np.concatenate([ratios, quarters], axis=2)
 
 
-def _matches(server: Server, numerators: Words, ratios: Words, address: Address) -> Program[tuple[Words, Words]]:
-    """The winners among four: XOR-shared bits and arithmetic 0 or 1 for slots 1, 2 and 3.
+def _matches(server: Server, numerators: Words, ratios: Words, address: Address) -> Program[tuple[Words, Words | None]]:
+    """The winners among four: XOR-shared bits and arithmetic 0 or 1 for slots 1, 2 and 3. Five rounds.
 
-        b beats a < b where n_a q_b - n_b q_a < 0;  slot j wins where it beats all before and none after beat
-        it
+        b beats a < b where n_a q_b - n_b q_a < 0;  slot j wins where it beats all before and none after beat it
 
-    Returns bits uint8 (2, 3, nodes, groups) and words of Z_2^64 of the same shape.
+    Returns bits uint8 (2, 3, nodes, groups) and words of Z_2^64 of the same shape; of the last group bits only.
     """
     nodes, groups = numerators.shape[1:3]
     count = nodes * groups
-    parts = np.zeros((6, words_for(count) * 64), np.uint64)
+    parts = np.zeros((len(PAIRS), words_for(count) * 64), np.uint64)
     slots = [
         (
             np.ascontiguousarray(numerators[..., s]).reshape(2, -1),
@@ -330,24 +330,39 @@ def _matches(server: Server, numerators: Words, ratios: Words, address: Address)
         parts[row, :count] = product_part(RING64, slots[a][0], slots[b][1])
         parts[row, :count] -= product_part(RING64, slots[b][0], slots[a][1])
     flat = yield from sign_part(server, RING64, parts.reshape(-1), address.named("sign"))
-    beats = yield from reshare(server, BITS, flat.reshape(6, -1), address.named("beats"))
-    p01, p02, p03, p12, p13, p23 = (beats[:, row] for row in range(6))
-    ones = np.uint64(2**64 - 1)
-    not12, not13, not23 = (add_public(server, BITS, p, ones) for p in (p12, p13, p23))
-    after = yield from multiply(
-        server,
-        BITS,
-        np.stack([not12, p12, p13], axis=1),
-        np.stack([not13, not23, p23], axis=1),
-        address.named("after"),
-    )
-    part = product_part(BITS, np.stack([p01, p02, p03], axis=1), after)
-    bits, weights = yield from together(
-        reshare(server, BITS, part, address.named("wins")),
-        bits_to_arithmetic(server, part.reshape(-1), part.size * 64, RING64, address.named("weights")),
-    )
-    weights = weights.reshape(2, 3, -1)[:, :, :count].reshape(2, 3, nodes, groups)
-    return unpack_bits(bits, count).reshape(2, 3, nodes, groups), weights
+    beats = flat.reshape(len(PAIRS), -1)
+    ring = RING64 if groups > 1 else None
+    parts_of_bits, parts_of_words = yield from bit_products(server, beats, SLOTS, address.named("beats"), ring, count)
+    programs = [reshare_of_evaluators(server, BITS, parts_of_bits, address.named("wins"))]
+    if ring is not None:
+        programs.append(reshare_of_evaluators(server, RING64, parts_of_words, address.named("weights")))
+    bits, *weights = yield from together(*programs)
+    shape = (2, len(SLOTS), nodes, groups)
+    return unpack_bits(bits, count).reshape(shape), weights[0].reshape(shape) if weights else None
+
+
+def _joined(server: Server, won: Words, slots: Words, lowest: bool, address: Address) -> Program[Words]:
+    """Which item won, of four groups' one-hots: the slot won AND the item won in its group. One round, none at the lowest.
+
+    Args:
+        won: XOR-shared, uint8 (2, nodes, groups, items of a group); slots: of their winners, (2, 3, nodes, fours).
+
+    Returns:
+        XOR-shared, uint8 (2, nodes, fours, 4 items).
+    """
+    nodes, fours = slots.shape[2:]
+    first = add_public(server, BYTES, slots[:, 0] ^ slots[:, 1] ^ slots[:, 2], 1)
+    of_slots = np.concatenate([first[:, None], slots], axis=1).transpose(0, 2, 3, 1)
+    if lowest:
+        return np.ascontiguousarray(of_slots)
+    size = won.shape[3]
+    short = 4 * fours - won.shape[2]
+    own = np.concatenate([won, np.zeros((2, nodes, short, size), np.uint8)], axis=2).reshape(2, nodes, fours, 4, size)
+    over = np.broadcast_to(of_slots[..., None], own.shape)
+    count = nodes * fours * 4 * size
+    part = product_part(BITS, pack_bits(own.reshape(2, count)), pack_bits(over.reshape(2, count)))
+    packed = yield from reshare(server, BITS, part, address.named("joined"))
+    return unpack_bits(packed, count).reshape(2, nodes, fours, 4 * size)
 
 
 def _winners(
@@ -360,18 +375,3 @@ def _winners(
         part += product_part(RING64, values[..., slot + 1] - values[..., 0], weights[:, slot][:, None])
     both = yield from reshare(server, RING64, part, address.named("winners"))
     return both[:, 0], both[:, 1]
-
-
-def _hand_down(server: Server, won: Words, wins: Words, is_top: bool, address: Address) -> Program[Words]:
-    """Bits of the items below: the group won AND the slot won in its group. One round, none at the top."""
-    nodes, groups = won.shape[1:]
-    if is_top:
-        slots = wins
-    else:
-        count = nodes * groups
-        part = product_part(BITS, pack_bits(wins.reshape(2, 3, count)), pack_bits(won.reshape(2, 1, count)))
-        packed = yield from reshare(server, BITS, part, address)
-        slots = unpack_bits(packed, count).reshape(2, 3, nodes, groups)
-    first = won ^ slots[:, 0] ^ slots[:, 1] ^ slots[:, 2]
-    items = np.concatenate([first[:, None], slots], axis=1)
-    return np.ascontiguousarray(items.transpose(0, 2, 3, 1)).reshape(2, nodes, groups * 4)
