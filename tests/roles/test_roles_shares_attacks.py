@@ -399,7 +399,7 @@ def test_a_server_far_ahead_is_refused():
     talk.run()
     talk.assert_failed_closed()
     assert re.search(
-        "'borealis' (is 4 rounds ahead|sent the numbers of another step|sent .* bytes for step)", str(talk.error)
+        "'borealis' (is 8 rounds ahead|sent the numbers of another step|sent .* bytes for step)", str(talk.error)
     )
 
 

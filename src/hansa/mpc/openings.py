@@ -45,6 +45,15 @@ OPENINGS = (
     ),
     Opening(
         "comparison",
+        "bit_products",
+        "open_and_deal",
+        EVALUATORS,
+        "bits under masks",
+        "their products, from S_2's products of the masks",
+        True,
+    ),
+    Opening(
+        "comparison",
         "bits_to_arithmetic",
         "open_and_deal",
         EVALUATORS,

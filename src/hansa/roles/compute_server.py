@@ -58,8 +58,8 @@ from hansa.roles.sharing import (
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm
 
-MOST_AHEAD = 4
-"""Rounds that another server may be ahead: the dealer waits for nobody in some."""
+MOST_AHEAD = 8
+"""Rounds that another server may be ahead: the dealer waits for nobody in up to five running."""
 
 ALIGNMENT = 8
 """Every array of a round begins at a multiple of so many bytes."""
