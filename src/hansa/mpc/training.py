@@ -629,7 +629,7 @@ def margins_in_range(server: Server, flags: list[Words], rows: int, address: Add
     return True
 
 
-PROCESS_BYTES = 150 * 10**6
+PROCESS_BYTES = 260 * 10**6
 """An interpreter with numpy and the compiled kernels."""
 
 
@@ -654,8 +654,8 @@ def memory_estimate(
     parts = 2 - (0 if regenerating is None else 2 if regenerating == 0 else 1)
     dense = 4 * candidates.n_columns * (parts * (rows - assisted_rows) + assisted_rows - own_rows)
     bits = 8 * words_for(candidates.n_columns) * (2 * rows - assisted_rows)
-    # The last two levels' vectors, and the message between them.
-    vectors = 4 * rows * 2 * 2 ** (settings.max_depth - 1) * 3
+    # The last two levels' vectors, the message between them, and as much that is freed and not reused yet.
+    vectors = 4 * rows * 2 * 2 ** (settings.max_depth - 1) * 4
     upper = 2 ** -(-settings.max_depth // 2)
     paths = 4 * rows * 2 * (3 * upper + 4)
     gradients = rows * (8 * 40 + 64)
