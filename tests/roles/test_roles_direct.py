@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 import pytest
@@ -61,7 +62,7 @@ def links():
 
 @pytest.fixture
 def channel(links):
-    return DirectChannel("a", "post", ("b", "c"), links)
+    return DirectChannel("a", "post", ("b", "c"), links, time.monotonic)
 
 
 def test_letters_to_servers_go_to_them_and_all_else_to_the_hub(links, channel):

@@ -172,7 +172,7 @@ def _connect(member: MemberFile, serves: bool) -> TlsChannel | DirectChannel:
     except HansaError:
         links.close()
         raise
-    return DirectChannel(name, plan.hub, (*before, *behind), links)
+    return DirectChannel(name, plan.hub, (*before, *behind), links, time.monotonic)
 
 
 def _check_mode(member: MemberFile) -> None:

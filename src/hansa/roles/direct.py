@@ -6,9 +6,8 @@ order. The hub then sees nothing of the computation but its beginning and its en
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from hansa.errors import MemberLost, ProtocolError, TransportError
 from hansa.protocol import messages
@@ -28,13 +27,15 @@ class DirectChannel:
     Args:
         member: this server. hub: name of the hub. peers: the other servers.
         links: connections to all of them; closed with this channel.
+        clock: seconds that only ever rise, such as `time.monotonic`.
     """
 
-    def __init__(self, member: str, hub: str, peers: Collection[str], links: Hub) -> None:
+    def __init__(self, member: str, hub: str, peers: Collection[str], links: Hub, clock: Callable[[], float]) -> None:
         self._member = member
         self._hub = hub
         self._peers = frozenset(peers)
         self._links = links
+        self._clock = clock
         self._confirmed = False
         self._through = False
         self._held: deque[bytes] = deque()
@@ -118,10 +119,10 @@ class DirectChannel:
         if loss.member not in self._peers or not loss.broken:
             raise loss
         if self._loss is None:
-            self._loss, self._verdict_by = loss, time.monotonic() + VERDICT_S
+            self._loss, self._verdict_by = loss, self._clock() + VERDICT_S
 
     def _left(self) -> float:
-        return max(0.0, self._verdict_by - time.monotonic())
+        return max(0.0, self._verdict_by - self._clock())
 
     def close(self) -> None:
         """End all connections. Safe to call twice."""
