@@ -40,6 +40,7 @@ class DirectChannel:
         self._through = False
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
+        self._gone: set[str] = set()
         self._loss: MemberLost | None = None
         self._verdict_by = 0.0
 
@@ -65,6 +66,8 @@ class DirectChannel:
         message = messages.decode(self._member, frame)
         self._through = self._through or isinstance(message, Through)
         to = message.receiver if isinstance(message, Relay) and message.receiver in self._peers else self._hub
+        if to in self._gone:
+            return
         try:
             self._links.send(to, frame)
         except MemberLost as loss:
@@ -118,6 +121,7 @@ class DirectChannel:
         """Keep the first loss of a server's connection; that of the hub, and of one who broke a rule, is raised."""
         if loss.member not in self._peers or not loss.broken:
             raise loss
+        self._gone.add(loss.member)
         if self._loss is None:
             self._loss, self._verdict_by = loss, self._clock() + VERDICT_S
 
