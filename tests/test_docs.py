@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import hansa.errors
 from hansa.cli.main import main
 from hansa.cli.member import KEYS, REQUIRED, label_kind
 from hansa.data.source import read_rows
-from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_KEYS, read_plan
+from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_KEYS, parse_plan, read_plan
 from hansa.protocol.messages import MESSAGES
 from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, HUB, MEMBER, PARTY, PARTY_MASKED, diagram
 from hansa.roles.in_process import train_in_process
@@ -110,6 +111,19 @@ def test_every_plan_key_is_described():
     assert set(listed) == keys
     assert listed["privacy.min_cell_rows"][0] == str(DEFAULT_MIN_CELL_ROWS)
     assert f"at least {LEAST_MIN_CELL_ROWS}" in listed["privacy.min_cell_rows"][1]
+
+
+def test_the_coopetitive_files_of_the_reference_are_read():
+    plan_text, member_text = (
+        c for k, c in BLOCK.findall(section(text("docs/reference.md"), "A coopetitive run")) if k == "toml"
+    )
+    plan = parse_plan(plan_text, "plan.toml")
+    member = tomllib.loads(member_text)
+    assert set(member) <= set(KEYS)
+    assert set(member["servers"]) == set(plan.servers)
+    assert plan.coopetitive.server_links == "direct"
+    assert plan.schema.levels
+    assert plan.parameters.num_class
 
 
 def test_every_parameter_is_described_with_its_default():

@@ -389,7 +389,7 @@ def test_a_server_that_somebody_else_answers_for_is_refused(by_hand):
     # Where cirrus should find aurora, the hub listens.
     hand.write("cirrus", servers={**hand.servers, "aurora": f"127.0.0.1:{hand.port}"}, wait_s=5)
     hand.start("cirrus")
-    assert_refused_text(hand.processes["cirrus"], "hub 'aurora' at 127.0.0.1", "certificate")
+    assert_refused_text(hand.processes["cirrus"], "member 'aurora' at 127.0.0.1", "certificate")
 
 
 def assert_refused_text(process, *fragments):

@@ -30,7 +30,7 @@ def test_a_run_by_hand_with_a_stranger_at_the_door(consortium: Consortium):
         "party",
         write_member(folder, PARTIES[1], port, members="strange.toml", identity="stranger.identity"),
     )
-    refused(intruder.end(), "hub 'hub'", "does not know this member's certificate", "members file")
+    refused(intruder.end(), "member 'hub'", "does not know this member's certificate", "members file")
     assert not consortium.models()
 
     parties = {name: consortium.start_party(name, port, transcript="frames") for name in PARTIES}

@@ -12,6 +12,7 @@ All elements of one array run at once: element e stands for one (fixed things, s
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -20,13 +21,25 @@ from hansa.errors import ProtocolError
 from hansa.mpc import comparison as cmp
 from hansa.mpc import evaluation as ev
 from hansa.mpc import replicated as rep
+from hansa.mpc.candidates import Candidates, Feature
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.ring import BITS, RING32, Ring, pack_bits, unpack_bits
+from hansa.mpc.shared_rows import RowShares, receive_rows, routing_part, sums_part
 
 Z2 = Ring("Z2", 2, np.uint32)
 Z3 = Ring("Z3", 3, np.uint32)
 Z5 = Ring("Z5", 5, np.uint32)
+BIT = Ring("bit", 1, np.uint8, xor=True)
 PLACE = rep.Address(0, 0, 0, "view")
+
+
+@dataclass(frozen=True)
+class Owned:
+    """A secret bit of one server's own, in the clear at it and unknown to the others."""
+
+    owner: int
+    bits: int = 1
+    xor: bool = True
 
 
 class Enumerated:
@@ -81,9 +94,9 @@ def views_agree(program, viewer, rings, fixed=24, table_bits=0):
     """Run `program(server, shares)` on all secrets and missing coins; do the viewer's views agree?
 
     Args:
-        rings: of the secret inputs; BITS for packed bits.
+        rings: of the secret inputs; BITS for packed bits, Owned for what one server has in the clear.
     """
-    widths = [1 if ring == BITS else ring.bits for ring in rings]
+    widths = [1 if ring == BITS else 0 if is_own(ring, viewer) else ring.bits for ring in rings]
     secrets = 2 ** sum(widths)
     coin_bits = 0
     while True:
@@ -109,14 +122,27 @@ def views_agree(program, viewer, rings, fixed=24, table_bits=0):
     return bool((codes == codes[:, :1]).all()), len(record.views[viewer])
 
 
+def is_own(ring, viewer):
+    return isinstance(ring, Owned) and ring.owner == viewer
+
+
 def make_shares(viewer, rings, widths, secret, fixed_index):
-    """Three pairs for each input: the viewer's parts fixed, the third what the secret asks for."""
+    """Three pairs for each input: the viewer's parts fixed, the third what the secret asks for.
+
+    Of an owned one the owner gets the value, a fixed one where the owner is the viewer, and the others None.
+    """
     result = [[], [], []]
     shift = 0
     for number, (ring, width) in enumerate(zip(rings, widths, strict=True)):
         value = (secret >> np.uint64(shift)) & np.uint64((1 << width) - 1)
         shift += width
         rng = np.random.default_rng(1000 + number)
+        if isinstance(ring, Owned):
+            if ring.owner == viewer:
+                value = rng.integers(0, 2, int(fixed_index.max()) + 1, dtype=np.uint64)[fixed_index]
+            for i in range(3):
+                result[i].append(value if i == ring.owner else None)
+            continue
         tables = rng.integers(0, 1 << width, (2, int(fixed_index.max()) + 1), dtype=np.uint64)
         mask = np.uint64((1 << width) - 1)
         parts = [None] * 3
@@ -254,6 +280,113 @@ def test_double_use_of_a_zero_sharing_is_found():
     # S_0 gets z_1 twice, and S_2 z_0 only: they still learn nothing, which is why it is a trap.
     assert views_agree(double_use, 0, [Z3, Z3])[0]
     assert views_agree(double_use, 2, [Z3, Z3])[0]
+
+
+# Rows that a server owns: one column, of one bit; the parts are of the small ring, the products those of `mpc.shared_rows`.
+
+COLUMN = Candidates((Feature(1),))
+
+
+def row_shares(server, owner, ring, bit, arrays):
+    """The owner's row of every element, as `share_rows` shares it: (columns, bits, labels) masked by stream p, and sent.
+
+    `arrays` tells which of the three the bit goes into; the others hold zeros.
+    """
+    sent = {}
+    count = server.source.count
+    mask = None
+    if server.index in (owner, (owner + 2) % 3):
+        mask = server.source.draw(owner, PLACE, "rows", ring, (count,))
+    masked = ring.subtract(bit.astype(ring.dtype), mask) if server.index == owner else None
+    if server.index == owner:
+        sent = {(owner + 1) % 3: [masked]}
+    expect = {owner: [rep.Shape(np.dtype(ring.dtype), (count,))]} if server.index == (owner + 1) % 3 else {}
+    received = yield rep.Round("rows", sent, expect)
+    if server.index == (owner + 1) % 3:
+        masked = received[owner][0]
+    by_number = {owner: mask, (owner + 1) % 3: masked}
+    parts = [by_number.get(number) for number in (server.index, (server.index + 1) % 3)]
+    shares = RowShares(count, (None, None), tuple(None if p is None else as_arrays(p, arrays) for p in parts), owner)
+    codes = None if server.index != owner else (1 - bit).astype(np.uint16)[:, None]
+    return receive_rows(COLUMN, server.index, shares, None, codes)
+
+
+def as_arrays(part, arrays):
+    zeros = np.zeros_like(part)
+    columns, bits = (part if name in arrays else zeros for name in ("columns", "bits"))
+    return columns.astype(np.uint32)[:, None], bits.astype(np.uint64)[:, None], zeros.astype(np.uint32)[None]
+
+
+def assisted_sums(owner):
+    """C v of the owner's C, reshared."""
+
+    def program(server, inputs):
+        block = yield from row_shares(server, owner, Z3, inputs[0], {"columns"})
+        v = inputs[1]
+        part = np.array([sums_part(COLUMN, block[e : e + 1], v[:, None, e : e + 1])[0, 0] for e in range(v.shape[1])])
+        return (yield from rep.reshare(server, Z3, Z3.reduce(part), PLACE.named("sums")))
+
+    return program
+
+
+def assisted_routing(owner):
+    """C and a bit that chooses the column, both under XOR, reshared."""
+
+    def program(server, inputs):
+        block = yield from row_shares(server, owner, BIT, inputs[0], {"bits"})
+        chosen = inputs[1].astype(np.uint64)
+        part = np.zeros((chosen.shape[1], 1), np.uint8)
+        for e in range(chosen.shape[1]):
+            routing_part(block[e : e + 1], chosen[:, e].reshape(2, 1, 1), part[e : e + 1])
+        return (yield from rep.reshare(server, BIT, part[:, 0], PLACE.named("bits")))
+
+    return program
+
+
+ASSISTED = {"sums": (assisted_sums, Z3), "routing": (assisted_routing, BIT)}
+
+
+@pytest.mark.parametrize("viewer", [0, 1, 2])
+@pytest.mark.parametrize("owner", [0, 1, 2])
+@pytest.mark.parametrize("name", ASSISTED)
+def test_a_view_of_rows_that_a_server_owns_says_nothing(name, owner, viewer):
+    """Of the owner's rows to the two others, of the other factor to all three; the owner's own rows are fixed in its view."""
+    program, ring = ASSISTED[name]
+    agree, messages = views_agree(program(owner), viewer, [Owned(owner), ring], fixed=4)
+    assert agree
+    assert messages == (2 if viewer == (owner + 1) % 3 else 1)
+
+
+@pytest.mark.parametrize("owner", [0, 1, 2])
+@pytest.mark.parametrize("name", ASSISTED)
+def test_products_with_rows_that_a_server_owns_are_right(name, owner):
+    program, ring = ASSISTED[name]
+    coins, secrets = 64, 2 * 2**ring.bits
+    index = np.arange(4 * secrets * coins, dtype=np.uint64)
+    coin, secret = index % np.uint64(coins), (index // np.uint64(coins)) % np.uint64(secrets)
+    fixed = (index // np.uint64(secrets * coins)).astype(np.int64)
+    # To a viewer that is not the owner the owner's bit is secret, and so enumerated.
+    viewer = (owner + 1) % 3
+    sources = Enumerated(viewer, len(index), fixed, coin, 0)
+    shares = make_shares(viewer, [Owned(owner), ring], [1, ring.bits], secret, fixed)
+    results = run_three([program(owner)(rep.Server(i, sources), shares[i]) for i in range(3)], Record())
+    total = ring.add(ring.add(results[0][0], results[1][0]), results[2][0])
+    assert np.array_equal(total, (secret & np.uint64(1)) * (secret >> np.uint64(1)))
+
+
+def test_one_mask_for_two_arrays_of_a_row_is_found():
+    """Why columns, bits, labels and weights have a key stream each: S_{p+1} would learn their differences."""
+
+    def program(server, inputs):
+        sent, expect = {}, {}
+        if server.index == 0:
+            mask = server.source.draw(0, PLACE, "rows", Z3, inputs[0].shape)
+            sent = {1: [Z3.subtract(value.astype(np.uint32), mask) for value in inputs]}
+        if server.index == 1:
+            expect = {0: [rep.Shape(np.dtype(np.uint32), (server.source.count,))] * 2}
+        yield rep.Round("rows", sent, expect)
+
+    assert not views_agree(program, 1, [Owned(0), Owned(0)])[0]
 
 
 def test_an_unmasked_part_is_found():

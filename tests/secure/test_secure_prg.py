@@ -164,6 +164,8 @@ def test_what_a_family_refuses():
     family = NamedStreams(bytes(32), Algorithm.AES_256_CTR)
     with pytest.raises(ProtocolError, match="8 bytes"):
         family.fill(b"short", np.empty(4, np.uint32))
+    with pytest.raises(ProtocolError, match="contiguous"):
+        family.fill(b"a column", np.empty((4, 2), np.uint32)[:, 0])
     family.erase()
     assert bytes(family._key) == bytes(32)
     with pytest.raises(ProtocolError, match="erased"):

@@ -64,7 +64,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 class Network:
-    """One hub on loopback and whoever dials it; all are closed at the end."""
+    """Hubs on loopback and whoever dials them; all are closed at the end."""
 
     def __init__(self, circle: Circle, threads: ThreadPoolExecutor) -> None:
         self.circle = circle
@@ -83,6 +83,27 @@ class Network:
         )
         self.open.append(hub)
         return hub
+
+    def end(self, who: str | Credentials, **changes: object) -> TlsHub:
+        """An end that nobody dials."""
+        credentials = self.circle.credentials(who) if isinstance(who, str) else who
+        end = TlsHub.without_listener(credentials, replace(QUICK, **changes))  # type: ignore[arg-type]
+        self.open.append(end)
+        return end
+
+    def server(self, name: str, **changes: object) -> TlsHub:
+        """A member that is not the hub and listens all the same."""
+        return self.hub(credentials=self.circle.credentials(name), **changes)
+
+    def dial(self, end: TlsHub, member: str, there: TlsHub, **options: object) -> Future[None]:
+        """`end` dials `member` where `there` listens, in another thread: the one who listens has to receive meanwhile."""
+        return self.threads.submit(end.dial, member, "127.0.0.1", there.port, **options)  # type: ignore[arg-type]
+
+    def link(self, end: TlsHub, name: str, member: str, there: TlsHub) -> None:
+        """Let `end`, which is member `name`, dial `member`, which listens, and be welcomed."""
+        dialling = self.dial(end, member, there)
+        there.wait_for([name], timeout=10)
+        dialling.result(10)
 
     def dialling(self, hub: TlsHub, who: str | Credentials, **options: object) -> Future[TlsChannel]:
         """A member that dials the hub in another thread: the hub has to receive meanwhile."""

@@ -118,7 +118,7 @@ def test_nobody_listening_is_said_at_once_without_retry(circle):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     start = time.monotonic()
-    with pytest.raises(TransportError, match=rf"hub 'hub' at 127\.0\.0\.1:{port}: cannot be reached"):
+    with pytest.raises(TransportError, match=rf"member 'hub' at 127\.0\.0\.1:{port}: cannot be reached"):
         TlsChannel.connect(circle.credentials("north"), "hub", "127.0.0.1", port)
     assert time.monotonic() - start < 1
 
@@ -250,7 +250,7 @@ def test_an_unknown_certificate_is_refused_even_under_a_members_name(network, ci
     hub = network.hub()
     (south,) = network.connect(hub, "south")
     error = attempt(hub, network.dialling(hub, circle.outsider(name, tmp_path / "outsider")))
-    assert_matches(error, "the hub does not know this member's certificate")
+    assert_matches(error, "member 'hub' at .*: it does not know this member's certificate")
     assert (hub.strangers, hub.joined) == (1, {"south"})
     assert_serves(hub, south, "south")
 
@@ -378,7 +378,7 @@ def test_a_client_without_a_certificate_is_refused(network, circle, attempt):
     error = attempt(hub, network.threads.submit(dial))
     assert isinstance(error, ssl.SSLError)
     assert "CERTIFICATE_REQUIRED" in str(error)
-    assert tls._ALERTS[error.reason].startswith("the hub was shown no certificate")
+    assert tls._ALERTS[error.reason].startswith("it was shown no certificate")
     assert (hub.strangers, hub.joined) == (1, frozenset())
 
 
@@ -666,6 +666,305 @@ def test_frames_that_cannot_be_sent_are_refused_at_home(network):
         with pytest.raises(TransportError, match="cannot send a frame of"):
             north.send(frame)
     assert_serves(hub, north, "north")
+
+
+# One end that dials and keeps many connections
+
+
+def pump(there: TlsHub, waiting) -> None:
+    """Let `there` work off what waits for others until something is done."""
+    while not waiting.done():
+        with contextlib.suppress(TransportError):
+            there.receive(0.02)
+
+
+def test_frames_go_both_ways_over_a_connection_that_was_dialled(network):
+    north, south = network.server("north"), network.end("south")
+    network.link(south, "south", "north", north)
+    assert (north.joined, south.joined) == ({"south"}, {"north"})
+    send_often(south, "north", b"to begin with", 3)
+    for size in SIZES:
+        south.send("north", pattern(size))
+    hearing = network.threads.submit(lambda: [receive(south, 10) for _ in SIZES])
+    assert [receive(north) for _ in range(3)] == [("south", b"to begin with")] * 3
+    for size in SIZES:
+        assert receive(north, 10) == ("south", pattern(size))
+        north.send("south", pattern(size, 7))
+    pump(north, hearing)
+    assert hearing.result() == [("north", pattern(size, 7)) for size in SIZES]
+    sizes = sum(SIZES) + 4 * len(SIZES)
+    up, down = (sizes + 3 * 17, len(SIZES) + 3), (sizes, len(SIZES))
+    assert north.traffic == {"south": Traffic(up[0], down[0], up[1], down[1])}
+    assert south.traffic == {"north": Traffic(down[0], up[0], down[1], up[1])}
+
+
+def test_one_end_may_listen_and_dial(network):
+    """As a server does: the hub and one server are dialled, another server dials in."""
+    hub, north, south = network.hub(), network.server("north", guests=["south"]), network.end("south")
+    network.link(north, "north", "hub", hub)
+    network.link(south, "south", "north", north)
+    hub.send("north", b"from the hub")
+    assert receive(north) == ("hub", b"from the hub")
+    south.send("north", b"from south")
+    assert receive(north) == ("south", b"from south")
+    for member, there in (("hub", hub), ("south", south)):
+        north.send(member, b"to " + member.encode())
+        assert receive(there) == ("north", b"to " + member.encode())
+    hub.close()
+    assert loss(north).member == "hub"
+    south.send("north", b"still here")
+    assert receive(north) == ("south", b"still here")
+
+
+def test_what_arrives_with_the_welcome_is_heard(network, monkeypatch):
+    """The first frame may lie decrypted in memory, where waiting for the socket tells nothing of it."""
+
+    def greet_and_speak(stream, greeting):
+        for frame in (greeting, b"at once"):
+            stream.write(prefixed(frame))
+        stream.flush()
+
+    north, south = network.server("north"), network.end("south")
+    monkeypatch.setattr(tls, "_greet", greet_and_speak)
+    network.link(south, "south", "north", north)
+    assert receive(south) == ("north", b"at once")
+
+
+def test_a_member_may_be_dialled_before_it_listens(network, circle, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    tried = counted_tries(monkeypatch)
+    south = network.end("south")
+    early = network.threads.submit(south.dial, "north", "127.0.0.1", port, retry_for_s=30.0)
+    while not tried:
+        time.sleep(0.01)
+    north = TlsHub.listen(circle.credentials("north"), "127.0.0.1", port)
+    network.open.append(north)
+    north.wait_for(["south"], timeout=10)
+    early.result(10)
+    assert len(tried) > 1
+    south.send("north", b"here")
+    assert receive(north) == ("south", b"here")
+
+
+def counted_tries(monkeypatch) -> list[tuple[str, int]]:
+    """Where TCP connections were tried, one entry for each try."""
+    tried = []
+    connect = socket.create_connection
+
+    def counted(address, **options):
+        tried.append(address)
+        return connect(address, **options)
+
+    monkeypatch.setattr(tls.socket, "create_connection", counted)
+    return tried
+
+
+@pytest.mark.parametrize("retry_for_s", [0.0, 0.2])
+def test_whom_nobody_answers_for_is_named_with_the_cure(network, monkeypatch, retry_for_s):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    tried, south = counted_tries(monkeypatch), network.end("south")
+    with pytest.raises(TransportError, match=rf"member 'north' at .*:{port}: cannot be reached .*is it started"):
+        south.dial("north", "127.0.0.1", port, retry_for_s=retry_for_s)
+    assert (len(tried) > 1) == (retry_for_s > 0)
+    assert (south.joined, south.traffic) == (frozenset(), {})
+
+
+@pytest.mark.parametrize("who", ["another member", "a renewed certificate", "an expired certificate"])
+def test_whoever_answers_for_another_is_refused(network, circle, attempt, tmp_path, who):
+    posing = {
+        "another member": lambda: network.server("east"),
+        "a renewed certificate": lambda: network.hub(credentials=circle.renewed_hub(tmp_path / "renewed")),
+        "an expired certificate": lambda: network.server("expired"),
+    }[who]()
+    name = {"another member": "north", "a renewed certificate": "hub", "an expired certificate": "expired"}[who]
+    south = network.end("south")
+    error = attempt(posing, network.dial(south, name, posing))
+    assert_matches(error, rf"member '{name}' at .*:{posing.port}: its certificate is not .*ask for its present card")
+    assert (south.joined, south.traffic, posing.joined) == (frozenset(), {}, frozenset())
+    # Nothing is left of the attempt: the right one may be dialled.
+    east = network.server("east")
+    network.link(south, "south", "east", east)
+    south.send("east", b"the right one")
+    assert receive(east) == ("south", b"the right one")
+
+
+def test_whoever_is_no_hansa_is_refused(network, monkeypatch):
+    """A listener that answers a TLS greeting with text, and one that hangs up."""
+    south = network.end("south")
+    for answer, error in (
+        (b"220 mail.example ESMTP\r\n", "is it Hansa that listens there"),
+        (b"", "hung up|handshake failed"),
+    ):
+        listener = socket.create_server(("127.0.0.1", 0))
+        network.open.append(listener)
+
+        def speak(listener=listener, answer=answer) -> None:
+            with listener.accept()[0] as plain:
+                plain.sendall(answer)
+                plain.recv(4096)
+
+        speaking = network.threads.submit(speak)
+        with pytest.raises(TransportError, match=rf"member 'north' at .*({error})"):
+            south.dial("north", *listener.getsockname())
+        speaking.result(5)
+    assert south.joined == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("who", "answer"),
+    [
+        ("south", "refused this member: member 'south' is not expected in this run; compare the plans"),
+        ("stranger", "it does not know this member's certificate; compare both members files"),
+        ("expired", "this member's certificate has expired; renew it"),
+    ],
+)
+def test_whoever_dials_unwanted_hears_why(network, circle, attempt, tmp_path, who, answer):
+    north = network.server("north", guests=["east"])
+    end = network.end(circle.outsider(who, tmp_path / "outsider") if who == "stranger" else who)
+    # A refusal is not retried.
+    error = attempt(north, network.dial(end, "north", north, retry_for_s=60.0))
+    assert_matches(error, f"member 'north' at .*{answer}")
+    assert (north.strangers, north.joined, end.joined) == (1, frozenset(), frozenset())
+
+
+def test_only_other_members_can_be_dialled(network):
+    south, port = network.end("south"), network.server("north").port
+    for name in ("south", "west"):
+        with pytest.raises(IdentityError, match=f"'{name}'"):
+            south.dial(name, "127.0.0.1", port)
+
+
+def test_a_member_is_dialled_once(network, attempt):
+    north, south, second = network.server("north"), network.end("south"), network.end("south")
+    network.link(south, "south", "north", north)
+    with pytest.raises(TransportError, match="member 'north' is connected already"):
+        south.dial("north", "127.0.0.1", north.port)
+    error = attempt(north, network.dial(second, "north", north))
+    assert_matches(error, "member 'south' is connected already; stop its other process")
+    south.send("north", b"the first")
+    assert receive(north) == ("south", b"the first")
+
+
+def test_a_dialled_member_that_hung_up_is_lost_and_may_be_dialled_again(network):
+    north, south = network.server("north"), network.end("south")
+    network.link(south, "south", "north", north)
+    north.send("south", b"last words")
+    north.drop("south", "enough")
+    assert receive(south) == ("north", b"last words")
+    assert loss(south).broken
+    with pytest.raises(TransportError, match="'north' is not connected"):
+        south.send("north", b"x")
+    network.link(south, "south", "north", north)
+    south.send("north", b"again")
+    assert receive(north) == ("south", b"again")
+    assert south.traffic == {"north": Traffic(4 + 10, 4 + 5, 1, 1)}
+
+
+def test_a_frame_over_the_limit_costs_a_dialled_member_its_connection(network):
+    north, south = network.server("north", frame_bytes=2000), network.end("south", frame_bytes=1000)
+    network.link(south, "south", "north", north)
+    north.send("south", bytes(1001))
+    lost = loss(south)
+    assert (lost.member, lost.broken) == ("north", False)
+    assert "announced a frame of 1001 bytes, expected 1 to 1000" in lost.reason
+
+
+def test_an_end_without_listener_hears_of_nobody_it_did_not_dial(network):
+    south = network.end("south")
+    assert (south.port, south.joined) == (0, frozenset())
+    south.wait_for([], timeout=0)
+    with pytest.raises(TransportError, match="does not expect north"):
+        south.wait_for(["north"], timeout=5)
+    with pytest.raises(TransportError, match=r"no frame from any member in 0\.05 s"):
+        south.receive(0.05)
+    with pytest.raises(TransportError, match="'north' is not connected"):
+        south.send("north", b"x")
+
+
+def test_closing_an_end_without_listener_delivers_what_waits(network):
+    north, south = network.server("north", send_s=10), network.end("south", send_s=10)
+    network.link(south, "south", "north", north)
+    south.send("north", pattern(12_000_000))
+    closing = network.threads.submit(south.close)
+    assert receive(north, 10) == ("south", pattern(12_000_000))
+    assert loss(north).member == "south"
+    closing.result(10)
+    south.close()
+    with pytest.raises(TransportError, match="this hub is closed"):
+        south.dial("north", "127.0.0.1", north.port)
+
+
+def test_a_channel_given_up_lives_on_in_other_hands(network):
+    hub = network.hub()
+    (north,) = network.connect(hub, "north")
+    stream = north.give_up()
+    north.close()
+    assert not north.is_open
+    for refused in (north.give_up, lambda: north.send(b"x"), lambda: north.receive(0)):
+        with pytest.raises(TransportError, match="closed; connect anew"):
+            refused()
+    stream.write(prefixed(b"in other hands"))
+    stream.flush()
+    assert receive(hub) == ("north", b"in other hands")
+    stream.close()
+    assert loss(hub).member == "north"
+
+
+# Looking for frames without sleeping. A minute is longer than any wait of these tests: what they see, they see awake.
+
+
+def test_a_hub_that_does_not_sleep_obeys_its_deadline(network):
+    hub = network.hub(spin_s=60)
+    network.connect(hub, "north")
+    for timeout in (0, 0.1):
+        start = time.monotonic()
+        with pytest.raises(TransportError, match=f"no frame from any member in {timeout} s"):
+            hub.receive(timeout)
+        assert timeout <= time.monotonic() - start < 20
+
+
+def test_a_hub_that_does_not_sleep_hears_all_members(network):
+    hub = network.hub(spin_s=60)
+    north, south = network.connect(hub, "north", "south")
+    # Nothing is there when the hub begins to look.
+    hearing = network.threads.submit(lambda: [receive(hub, 20) for _ in range(2 * len(SIZES))])
+    for size in SIZES:
+        north.send(pattern(size))
+        south.send(pattern(size, 7))
+    got = hearing.result(20)
+    assert [frame for member, frame in got if member == "north"] == [pattern(size) for size in SIZES]
+    assert [frame for member, frame in got if member == "south"] == [pattern(size, 7) for size in SIZES]
+    hearing = network.threads.submit(receive, hub, 20)
+    (east,) = [network.dialling(hub, "east").result(10)]
+    east.send(b"a newcomer")
+    assert hearing.result(20) == ("east", b"a newcomer")
+    hub.send("east", b"answer")
+    assert bytes(east.receive(5)) == b"answer"
+
+
+def test_a_hub_that_does_not_sleep_notices_a_lost_member(network):
+    hub = network.hub(spin_s=60)
+    north, south = network.connect(hub, "north", "south")
+    noticing = network.threads.submit(loss, hub, 20)
+    north.close()
+    lost = noticing.result(20)
+    assert (lost.member, lost.broken) == ("north", True)
+    assert_serves(hub, south, "south")
+
+
+def test_a_hub_that_does_not_sleep_drops_who_stalls(network):
+    hub = network.hub(spin_s=60, send_s=0.3)
+    (south,) = network.connect(hub, "south")
+    network.raw(hub, "north")
+    send_often(hub, "north", pattern(4_000_000), 8)
+    noticing = network.threads.submit(loss, hub, 30)
+    assert "took nothing for 0.3 s" in noticing.result(20).reason
+    silent = network.plain(hub)
+    settle(hub, 1)
+    assert silent.recv(1) == b""
+    assert_serves(hub, south, "south")
 
 
 # Never unprotected

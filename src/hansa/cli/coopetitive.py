@@ -175,7 +175,7 @@ def _connect(member: MemberFile, serves: bool) -> TlsChannel | DirectChannel:
     except HansaError:
         links.close()
         raise
-    return DirectChannel(name, plan.hub, (*before, *behind), links)
+    return DirectChannel(name, plan.hub, (*before, *behind), links, time.monotonic)
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4

@@ -7,7 +7,7 @@ order. The hub then sees nothing of the computation but its beginning and its en
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from hansa.errors import MemberLost, ProtocolError, TransportError
 from hansa.protocol import messages
@@ -27,18 +27,22 @@ class DirectChannel:
     Args:
         member: this server. hub: name of the hub. peers: the other servers.
         links: connections to all of them; closed with this channel.
+        clock: seconds that only ever rise, such as `time.monotonic`.
     """
 
-    def __init__(self, member: str, hub: str, peers: Collection[str], links: Hub) -> None:
+    def __init__(self, member: str, hub: str, peers: Collection[str], links: Hub, clock: Callable[[], float]) -> None:
         self._member = member
         self._hub = hub
         self._peers = frozenset(peers)
         self._links = links
+        self._clock = clock
         self._confirmed = False
         self._through = False
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
+        self._gone: set[str] = set()
         self._loss: MemberLost | None = None
+        self._verdict_by = 0.0
 
     @property
     def traffic(self) -> Traffic:
@@ -62,6 +66,8 @@ class DirectChannel:
         message = messages.decode(self._member, frame)
         self._through = self._through or isinstance(message, Through)
         to = message.receiver if isinstance(message, Relay) and message.receiver in self._peers else self._hub
+        if to in self._gone:
+            return
         try:
             self._links.send(to, frame)
         except MemberLost as loss:
@@ -81,7 +87,7 @@ class DirectChannel:
             if self._confirmed and self._held:
                 return memoryview(self._held.popleft())
             try:
-                sender, frame = self._links.receive(timeout if self._loss is None else VERDICT_S)
+                sender, frame = self._links.receive(timeout if self._loss is None else self._left())
             except MemberLost as loss:
                 # Whoever hangs up once this member is through has been told that all are.
                 if not self._through:
@@ -115,7 +121,12 @@ class DirectChannel:
         """Keep the first loss of a server's connection; that of the hub, and of one who broke a rule, is raised."""
         if loss.member not in self._peers or not loss.broken:
             raise loss
-        self._loss = self._loss or loss
+        self._gone.add(loss.member)
+        if self._loss is None:
+            self._loss, self._verdict_by = loss, self._clock() + VERDICT_S
+
+    def _left(self) -> float:
+        return max(0.0, self._verdict_by - self._clock())
 
     def close(self) -> None:
         """End all connections. Safe to call twice."""

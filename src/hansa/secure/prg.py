@@ -153,8 +153,10 @@ class NamedStreams:
     def fill(self, name: bytes, out: npt.NDArray[np.generic]) -> None:
         """Write the stream of a name into a contiguous array; words are little-endian, as in `KeyStream.words`.
 
-        Raises ProtocolError for a name used before, or none, and for an array past a stream's limit.
+        Raises ProtocolError for a name used before, or none, for an array that is not contiguous, and past a stream's limit.
         """
+        if not out.flags.c_contiguous:
+            raise ProtocolError("a contiguous array expected: another would be left as it is, without a mask")
         if out.nbytes > STREAM_LIMIT_BYTES:
             raise ProtocolError(f"a stream gives at most {STREAM_LIMIT_BYTES} bytes: use a name per vector")
         encryptor = self._claim(name)

@@ -44,12 +44,12 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 _FAILED = select.POLLERR | select.POLLHUP | getattr(select, "POLLRDHUP", 0)
 
 _ALERTS = {
-    "TLSV1_ALERT_UNKNOWN_CA": "the hub does not know this member's certificate; compare both members files",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not know this member's certificate; compare both members files",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": ("this member's certificate has expired; renew it and send the new card to all"),
     "SSLV3_ALERT_BAD_CERTIFICATE": (
-        "the hub finds this member's certificate not valid (not yet?); check the clocks of both machines"
+        "it finds this member's certificate not valid (not yet?); check the clocks of both machines"
     ),
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the hub was shown no certificate; every member must show its own",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it was shown no certificate; every member must show its own",
 }
 
 
@@ -64,7 +64,7 @@ class HubLimits:
         send_s: seconds that a member may take nothing of what waits for it.
         backlog_bytes: what may wait for one member before `send` blocks.
         spin_s: seconds to look for frames again and again, letting other processes run in between, before sleeping: waking up
-            may cost more than a short wait.
+            may cost more than a short wait. Never past the moment at which something is due.
     """
 
     frame_bytes: int = DEFAULT_FRAME_LIMIT
@@ -137,7 +137,7 @@ class TlsChannel:
             TransportError: nobody listens, or somebody else does.
         """
         context = credentials.client_context(hub)
-        where = f"hub {hub!r} at {host}:{port}"
+        where = f"member {hub!r} at {host}:{port}"
         plain = _dial(host, port, where, timeout_s, retry_for_s)
         stream = TlsStream(plain, context)
         try:
@@ -155,7 +155,9 @@ class TlsChannel:
             raise TransportError(f"{where}: {_explained(error)}") from error
         except TimeoutError as error:
             stream.close()
-            raise TransportError(f"{where}: no answer to the handshake in {timeout_s:g} s; is it a hub?") from error
+            raise TransportError(
+                f"{where}: no answer to the handshake in {timeout_s:g} s; is it Hansa that listens there?"
+            ) from error
         except OSError as error:
             stream.close()
             raise TransportError(f"{where}: hung up during the handshake ({error})") from error
@@ -165,7 +167,7 @@ class TlsChannel:
         return cls(stream, frame_limit, send_timeout_s, greeting)
 
     def give_up(self) -> TlsStream:
-        """The connection, for somebody else to go on with; this channel is closed."""
+        """The connection, for somebody else to go on with; this channel, which must not have received yet, is closed."""
         stream, self._stream = self._open(), None
         return stream
 
@@ -524,7 +526,9 @@ class TlsHub:
     def _events(self, deadline: float | None) -> list[tuple[int, int]]:
         """What is ready; looked for `spin_s` without sleeping before this process waits."""
         if self._limits.spin_s:
-            until = time.perf_counter() + self._limits.spin_s
+            patience_ms = self._patience_ms(deadline)
+            spin_s = self._limits.spin_s if patience_ms is None else min(self._limits.spin_s, patience_ms / 1000)
+            until = time.perf_counter() + spin_s
             while not (events := self._poll.poll(0)) and time.perf_counter() < until:
                 os.sched_yield()
             if events:
@@ -791,9 +795,9 @@ def _explained(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"its certificate is not the valid one of the members file ({error.verify_message}); "
-            "either this is not the hub, or its certificate was renewed or expired: ask for its present card"
+            "either somebody else answers there, or its certificate was renewed or expired: ask for its present card"
         )
-    return _ALERTS.get(error.reason or "", f"the handshake failed ({error}); is it a Hansa hub?")
+    return _ALERTS.get(error.reason or "", f"the handshake failed ({error}); is it Hansa that listens there?")
 
 
 def _is_over(stream: TlsStream) -> bool:
