@@ -74,7 +74,7 @@ def balanced(draw: np.random.Generator, rows: int) -> Made:
 def rare(draw: np.random.Generator, rows: int) -> Made:
     """1 % of the rows are positive."""
     x = _normal(draw, rows)
-    return x, _drawn(draw, 1.5 * _signal(x) - 7.7)
+    return x, _drawn(draw, 1.5 * _signal(x) - 8)
 
 
 def separable(draw: np.random.Generator, rows: int) -> Made:
@@ -140,7 +140,7 @@ HARD: dict[str, HardCase] = {
     "separable": HardCase(separable),
     "separable, lambda 0": HardCase(separable, {"lambda": 0.0}),
     "constant and skewed columns": HardCase(skewed),
-    "margins near the bound": HardCase(partly_separable, {**LAMBDA_0, "eta": 0.4}),
+    "margins near the bound": HardCase(partly_separable, {**LAMBDA_0, "eta": 0.7}),
     "lambda 0": HardCase(balanced, {"lambda": 0.0}),
     "lambda 0, min_child_weight 0": HardCase(balanced, LAMBDA_0),
     "gamma 2": HardCase(balanced, {"gamma": 2.0}),
