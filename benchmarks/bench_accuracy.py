@@ -244,7 +244,8 @@ def show(setup: Setup, results: Mapping[str, Any], missing: Iterable[str], where
             row["metric"].upper(),
             f"{_mean(row['hansa']):.{digits}f}",
             f"{_mean(row['xgboost']):.{digits}f}",
-            f"{row['difference']:+.{digits + 1}f} ± {row['two_errors']:.{digits + 1}f}",
+            f"{row['difference']:+.{digits + 1}f}"
+            + (f" ± {row['two_errors']:.{digits + 1}f}" if len(row["hansa"]) > 1 else ""),
             f"{row['allowed']:.{digits + 1}f}",
             *(
                 (
@@ -254,7 +255,11 @@ def show(setup: Setup, results: Mapping[str, Any], missing: Iterable[str], where
                 if hard
                 else ()
             ),
-            "passes" if row["passes"] else f"[bold red]worse{refused}",
+            "passes"
+            if row["passes"]
+            else f"[bold red]worse{refused}"
+            if len(row["splits"]) > 1
+            else "[yellow]one split",
         )
     for name in missing:
         table.add_row(name, "[yellow]skipped: no such file")
