@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# Before the imports of the tests: the naive twins lie a folder up.
+# Before the imports of the tests: the naive twins lie a folder up, and the benchmarks beside that folder.
+sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from three_servers import make_servers

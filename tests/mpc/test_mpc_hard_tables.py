@@ -1,0 +1,76 @@
+"""Hard tables on shares, the whole run, against XGBoost on the pooled rows: `benchmarks/bench_accuracy.py --cases hard`, small."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from benchmarks.bench_accuracy import SETUPS, Pair, compare, summary, verdict
+from benchmarks.hard_tables import HARD, LABEL, LAMBDA_0, hard_table
+
+from hansa.cli.pooled_xgboost import xgboost_parameters
+from hansa.cli.scores import score_table
+
+SETUP = dataclasses.replace(SETUPS["coopetitive", "hard"], trees=8, max_depth=4, max_bin=16)
+ROWS, TEST_ROWS, SPLITS = 3000, 10_000, 3
+QUICK = ("1 % positives, lambda 0", "constant and skewed columns", "squared error, skewed")
+
+
+def pair_of(name, setup=SETUP, **more):
+    return Pair(
+        lambda seed: hard_table(name, seed, ROWS, TEST_ROWS), LABEL, setup.parameters({**HARD[name].parameters, **more})
+    )
+
+
+def xgboost_score(pair, split, rounds, **more):
+    """The test metric of so many rounds of XGBoost, with other parameters where given."""
+    xgboost = pytest.importorskip("xgboost")
+    train, test = pair.rows(split)
+    positives = int((train.label == 1).sum())
+    parameters = {**xgboost_parameters(pair.parameters, positives, train.n_rows - positives), "nthread": 1, **more}
+    booster = xgboost.train(
+        parameters, xgboost.QuantileDMatrix(train.features.T, train.label, max_bin=pair.parameters.max_bin), rounds
+    )
+    scores = score_table(pair.parameters.objective, booster.predict(xgboost.DMatrix(test.features.T)), test.label)
+    return next(iter(scores.values()))
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in HARD]
+)
+def test_as_good_as_xgboost(name):
+    """Within max(.002 AUC or 1 % of RMSE, 2 standard errors) over three pairs of tables; one split alone is not."""
+    pytest.importorskip("xgboost")
+    pair = pair_of(name)
+    lines = [{"split": split, **compare(SETUP, pair, split)} for split in range(SPLITS)]
+    found = summary(SETUP, lines)
+    print(f"{name}: {found['difference']:+.5f} ± {found['two_errors']:.5f}, {found['hansa']} {found['xgboost']}")
+    assert not found["refused"]
+    assert found["passes"]
+    spoiled = [xgboost_score(pair, split, 1, max_depth=1) for split in range(SPLITS)]
+    assert not verdict(SETUP, found["metric"], spoiled, found["xgboost"])["passes"]
+
+
+@pytest.mark.slow
+def test_margins_near_the_bound():
+    """Margins between 13 and 16 do no harm: test rows are ranked, and where classes are certain predicted, as XGBoost does."""
+    pytest.importorskip("xgboost")
+    setup = dataclasses.replace(SETUP, trees=20, max_bin=32)
+    pair = pair_of("margins near the bound", setup)
+    lines = [{"split": split, **compare(setup, pair, split)} for split in range(SPLITS)]
+    found = summary(setup, lines)
+    assert 13 < found["largest_margin"] < 16
+    assert found["passes"]
+    print(found)
+    ours, theirs = found["log_loss"]
+    assert np.mean(ours) < 1.02 * np.mean(theirs)
+
+
+def test_margins_beyond_the_bound_are_refused():
+    """Separable classes, a large eta and many trees: no model, rather than a wrong one."""
+    pytest.importorskip("xgboost")
+    setup = dataclasses.replace(SETUP, trees=22, max_depth=3)
+    found = compare(setup, pair_of("separable", setup, eta=1.0, **LAMBDA_0), 0)
+    assert found["hansa"] is None
+    assert "a margin left +-16" in found["refused"]
