@@ -106,7 +106,7 @@ class Setup:
 SETUPS = {
     ("federated", "tables"): Setup("federated", "tables", 100, 0.1, 256, 0.0005, 0.005),
     ("federated", "hard"): Setup("federated", "hard", 20, 0.3, 256, 0.0005, 0.005),
-    ("coopetitive", "tables"): Setup("coopetitive", "tables", 100, 0.1, 32, 0.002, 0.01),
+    ("coopetitive", "tables"): Setup("coopetitive", "tables", 30, 0.3, 32, 0.002, 0.01),
     ("coopetitive", "hard"): Setup("coopetitive", "hard", 20, 0.3, 32, 0.002, 0.01),
 }
 SPLITS = {"federated": 10, "coopetitive": 5}
