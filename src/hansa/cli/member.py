@@ -18,7 +18,8 @@ A member's own file:
     allow_other_rosters = false         # optional: let the same rows meet another set of parties under masks
     memory_mb = 2000                    # a coopetitive server's, optional: what its shares may take; default: what is free
     servers = { north = "0.0.0.0:7466", south = "10.0.0.2:7466", west = "10.0.0.3:7466" }
-                                        # with server_links = "direct": where this server listens, and where the others are found
+                                        # with server_links = "direct": where this server listens, and where the others are found,
+                                        # but for one that is the hub
     ledger = "north-ledger.jsonl"       # a party's, in secure-aggregation mode: which sets of parties its rows have met
 
 Paths are taken from the file's own folder.
@@ -225,10 +226,12 @@ def _server_addresses(given: dict[str, Any] | None, plan: Plan, path: Path) -> d
             raise PlanError(f'{path}: servers goes with a plan of members.server_links = "direct" only; leave it out')
         return {}
     addresses = {name: _address(text, f"servers.{name}", path) for name, text in (given or {}).items()}
-    if addresses and set(addresses) != set(plan.servers):
+    expected = [name for name in plan.servers if name != plan.hub]
+    if addresses and set(addresses) != set(expected):
+        hub = "" if len(expected) == len(plan.servers) else f" (that of {plan.hub} is the key hub)"
         raise PlanError(
             f"{path}: servers names {', '.join(sorted(addresses))}; expected an address for each of the plan's servers "
-            f"{', '.join(plan.servers)}"
+            f"{', '.join(expected)}{hub}"
         )
     return addresses
 

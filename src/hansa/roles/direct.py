@@ -1,7 +1,8 @@
 """A server's channel with connections of its own to the other two servers: their letters need not pass the hub.
 
 The letters are the same, sealed all the same; only the way is shorter. All letters between two servers take it, so that they stay in
-order. The hub then sees nothing of the computation but its beginning and its end. No I/O of its own: it chooses among connections.
+order. With a server that is the hub, the connection to the hub is the direct one. A hub that is no server then sees nothing of the
+computation but its beginning and its end. No I/O of its own: it chooses among connections.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class DirectChannel:
     """A server's one channel, over its connections to the hub and to other servers. See `hansa.transport.channel.Channel`.
 
     Args:
-        member: this server. hub: name of the hub. peers: the other servers.
+        member: this server. hub: name of the hub. peers: the other servers, but for one that is the hub.
         links: connections to all of them; closed with this channel.
     """
 

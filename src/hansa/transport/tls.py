@@ -524,8 +524,9 @@ class TlsHub:
     def _events(self, deadline: float | None) -> list[tuple[int, int]]:
         """What is ready; looked for `spin_s` without sleeping before this process waits."""
         if self._limits.spin_s:
-            until = time.perf_counter() + self._limits.spin_s
-            while not (events := self._poll.poll(0)) and time.perf_counter() < until:
+            until = time.monotonic() + self._limits.spin_s
+            until = until if deadline is None else min(until, deadline)
+            while not (events := self._poll.poll(0)) and time.monotonic() < until:
                 os.sched_yield()
             if events:
                 return events
