@@ -710,8 +710,8 @@ def test_a_hub_that_is_a_server_cannot_change_what_it_relays(number):
     assert "in the name of member 'cirrus'" in str(talk.error)
 
 
-def test_nor_can_it_read_it():
-    """It opens letters to itself; no key that it holds opens one between others."""
+def test_a_hub_that_is_a_server_can_read_its_own_letters_only():
+    """No key that it holds opens a letter between others."""
     passed = []
 
     def keep(to, frame):
