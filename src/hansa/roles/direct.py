@@ -7,7 +7,6 @@ computation but its beginning and its end. No I/O of its own: it chooses among c
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Collection
 
@@ -41,7 +40,6 @@ class DirectChannel:
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._loss: MemberLost | None = None
-        self._verdict_by = 0.0
 
     @property
     def traffic(self) -> Traffic:
@@ -84,7 +82,7 @@ class DirectChannel:
             if self._confirmed and self._held:
                 return memoryview(self._held.popleft())
             try:
-                sender, frame = self._links.receive(timeout if self._loss is None else self._left())
+                sender, frame = self._links.receive(timeout if self._loss is None else VERDICT_S)
             except MemberLost as loss:
                 # Whoever hangs up once this member is through has been told that all are.
                 if not self._through:
@@ -118,11 +116,7 @@ class DirectChannel:
         """Keep the first loss of a server's connection; that of the hub, and of one who broke a rule, is raised."""
         if loss.member not in self._peers or not loss.broken:
             raise loss
-        if self._loss is None:
-            self._loss, self._verdict_by = loss, time.monotonic() + VERDICT_S
-
-    def _left(self) -> float:
-        return max(0.0, self._verdict_by - time.monotonic())
+        self._loss = self._loss or loss
 
     def close(self) -> None:
         """End all connections. Safe to call twice."""
