@@ -18,9 +18,12 @@ import numpy as np
 import pytest
 from made_consortium import assert_refused, cells, hansa, write_table
 
+from hansa.cli import coopetitive
 from hansa.cli.phases import Ledger, phase_of
+from hansa.errors import HansaError
 from hansa.protocol.messages import SEALED, Abort, Relay, decode
 from hansa.transport.recording import read_transcript
+from hansa.transport.tls import TlsHub
 from hansa.trees.xgboost_json import from_json
 
 N_ROWS = 240
@@ -341,6 +344,41 @@ def test_a_server_that_stops_is_named_and_the_run_ends_for_all(by_hand, victim, 
     assert not list(hand.folder.glob("*-model.json"))
 
 
+# --- waiting -----------------------------------------------------------------------------------------------------------
+
+
+def test_who_only_receives_waits_for_ever_unless_its_file_says_how_long(by_hand):
+    hand = by_hand()
+    hand.start("post")
+    hand.write("reader", idle_limit_s=0.5)
+    hand.start("reader")
+    assert_refused_text(hand.processes["reader"], "no frame from the hub in 0.5 s; waiting for post")
+
+
+@pytest.mark.parametrize(
+    ("name", "three", "links", "limit"),
+    [
+        ("post", False, "hub", coopetitive.ANSWER_S),
+        # Of what servers write to each other directly the hub hears nothing: a long training must not look like silence.
+        ("post", False, "direct", None),
+        ("aurora", True, "hub", coopetitive.ANSWER_S),
+        ("aurora", True, "direct", None),
+    ],
+)
+def test_how_long_the_hub_waits_for_a_word(by_hand, monkeypatch, name, three, links, limit):
+    seen = []
+
+    def run_hub(_, hub, timeout):
+        seen.append((timeout, getattr(hub, "_answer_s", None)))
+        raise HansaError("enough")
+
+    monkeypatch.setattr(coopetitive, "run_hub", run_hub)
+    monkeypatch.setattr(TlsHub, "wait_for", lambda *_: None)
+    hand = by_hand(links=links, three=three)
+    assert_refused(hansa("hub", hand.folder / f"{name}.toml", "--json"), "enough")
+    assert seen == [(limit, 60.0 if three else None)]
+
+
 # --- three parties and nobody else ---------------------------------------------------------------------------------------
 
 
@@ -485,6 +523,8 @@ def test_a_server_that_is_started_again_does_not_get_back_into_its_run(by_hand):
         ("party", "borealis", {"table": None}, ("table is missing",)),
         ("server", "vault", {"table": "aurora.csv"}, ("does not name 'vault' a party",)),
         ("server", "vault", {"memory_mb": -1}, ("memory_mb above 0",)),
+        ("receiver", "reader", {"idle_limit_s": 0}, ("idle_limit_s and memory_mb above 0",)),
+        ("receiver", "reader", {"idle_limit_s": "a day"}, ("idle_limit_s = 'a day'",)),
         ("party", "borealis", {"least_mode": "open"}, ("least_mode",)),
         ("server", "vault", {"servers": {"vault": "127.0.0.1:1"}}, ('server_links = "direct" only',)),
     ],

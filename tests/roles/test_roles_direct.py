@@ -99,6 +99,26 @@ def test_a_server_that_is_the_hub_and_hangs_up_is_named_at_once(links):
     assert links.waits == []
 
 
+def test_what_the_hub_said_before_it_hung_up_is_heard_though_this_server_was_sending(links):
+    """Server c is the hub: it lost b, said so, and hung up, while this server wrote to it."""
+    channel = DirectChannel("a", "c", ("b",), links)
+    verdict = messages.encode(Abort("b", "the connection was closed"))
+    lost = MemberLost("c", "gone while a frame was sent to it", broken=True, unread=(letter("c", "a"), verdict))
+
+    def send(member, frame):
+        raise lost
+
+    links.send = send
+    for _ in range(3):
+        channel.send(letter("a", "c"))
+    assert bytes(channel.receive(1)) == verdict
+    links.send = Links().send
+    silent = MemberLost("c", "gone while a frame was sent to it", broken=True, unread=(letter("c", "a"),))
+    channel, links.coming = DirectChannel("a", "c", ("b",), links), deque([silent])
+    with pytest.raises(MemberLost, match="'c'"):
+        channel.receive(1)
+
+
 def test_letters_that_overtake_the_confirmation_of_keys_wait_for_it(links, channel):
     first, second, third = letter("b", "a", b"1"), letter("c", "a", b"2"), letter("b", "a", b"3")
     links.coming += [("b", first), ("c", second), ("post", CONFIRMED), ("b", third)]

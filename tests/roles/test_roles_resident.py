@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from shares import SharedTalk, nth, shared_plan, shared_tables, signer, twisted, with_cuts
 
-from hansa.errors import DataError, HansaError, ProtocolError, TransportError
-from hansa.protocol.messages import SEALED, Abort, Close, Join, Relay, decode, encode
+from hansa.errors import DataError, HansaError, LinkLost, ProtocolError, TransportError
+from hansa.protocol.messages import SEALED, Abort, Close, Join, Relay, Welcome, decode, encode
 from hansa.roles.compute_server import RoundLetter
 from hansa.roles.member import Member
 from hansa.roles.relay import RelayHub
-from hansa.roles.run import ResidentRole, run_hub
+from hansa.roles.run import ResidentRole, run_hub, run_member
 from hansa.transport.in_process import InProcessHub
 from hansa.transport.recording import RecordingHub, RecordingResident, read_transcript
 from hansa.transport.resident import HubWithResident
@@ -153,6 +153,35 @@ def test_a_member_that_is_waited_for_in_vain_is_named():
     assert isinstance(run.seat.error, TransportError)
     assert str(run.seat.error) == text
     assert str(run.error) == f"member 'aurora' stopped the run: {text}"
+
+
+class Gone:
+    """A channel whose hub said something, and hung up while the member was sending."""
+
+    def __init__(self, *said):
+        self.said = list(said)
+
+    def send(self, frame):
+        raise LinkLost("the hub is gone while a frame of 9 bytes was sent")
+
+    def receive(self, timeout=None):
+        if not self.said:
+            raise LinkLost("the hub is gone: the connection was closed")
+        return memoryview(self.said.pop(0))
+
+
+@pytest.mark.parametrize("said", [[], [encode(Welcome(b"", ()))]])
+def test_a_hub_that_hung_up_in_silence_is_gone(said):
+    role = SharedTalk(PLAN, TABLES).members["dune"]
+    with pytest.raises(TransportError, match="the hub is gone while"):
+        run_member(role, Gone(*said), 1.0)
+
+
+def test_why_a_hub_hung_up_is_heard_though_the_member_was_sending():
+    role = SharedTalk(PLAN, TABLES).members["dune"]
+    with pytest.raises(HansaError, match="'aurora' stopped the run because of member 'cirrus': it fell silent"):
+        run_member(role, Gone(encode(Welcome(b"", ())), encode(Abort("cirrus", "it fell silent"))), 1.0)
+    assert role._session.state == "aborted"
 
 
 class Once:

@@ -75,8 +75,8 @@ class _Played:
             report=self._note,
             observe=self._ledger.note,
         )
-        # Whoever only owns or receives waits while others compute: it is told the end.
-        self.limit_s = member.wait_s if "server" in self.role.roles else None
+        # Whoever only owns or receives waits while others compute, for as long as that takes: it is told the end.
+        self.limit_s = member.wait_s if "server" in self.role.roles else member.idle_limit_s
         prepare(plan)
 
     def _note(self, progress: Progress) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from hansa.errors import MemberLost, ProtocolError, TransportError
 from hansa.protocol import messages
-from hansa.protocol.messages import KeysConfirmed, Relay, Through
+from hansa.protocol.messages import Abort, KeysConfirmed, Relay, Through
 from hansa.transport.channel import Frame, Hub, Traffic
 
 HELD_BYTES = 256 * 2**20
@@ -40,6 +40,7 @@ class DirectChannel:
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._loss: MemberLost | None = None
+        self._verdict: bytes | None = None
 
     @property
     def traffic(self) -> Traffic:
@@ -58,8 +59,10 @@ class DirectChannel:
         A letter to a server that hung up goes nowhere; `receive` then says who ended the run.
 
         Raises:
-            MemberLost: the hub is lost.
+            MemberLost: the hub is lost, and had not said that it stops the run: if it had, `receive` says so.
         """
+        if self._verdict is not None:
+            return
         message = messages.decode(self._member, frame)
         self._through = self._through or isinstance(message, Through)
         to = message.receiver if isinstance(message, Relay) and message.receiver in self._peers else self._hub
@@ -79,6 +82,8 @@ class DirectChannel:
             ProtocolError: another server sent what is no letter of its own to this one, or too much too early.
         """
         while True:
+            if self._verdict is not None:
+                return memoryview(self._verdict)
             if self._confirmed and self._held:
                 return memoryview(self._held.popleft())
             try:
@@ -113,7 +118,15 @@ class DirectChannel:
             self._held.append(bytes(frame))
 
     def _note(self, loss: MemberLost) -> None:
-        """Keep the first loss of a server's connection; that of the hub, and of one who broke a rule, is raised."""
+        """Keep the first loss of a server's connection; that of the hub, and of one who broke a rule, is raised.
+
+        The hub may have stopped the run and hung up while this member was sending: its word is kept in place of the loss.
+        """
+        if loss.member == self._hub:
+            stops = [frame for frame in loss.unread if isinstance(messages.decode(self._hub, frame), Abort)]
+            self._verdict = stops[-1] if stops else None
+        if self._verdict is not None:
+            return
         if loss.member not in self._peers or not loss.broken:
             raise loss
         self._loss = self._loss or loss

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from hansa.errors import HansaError, MemberLost, ProtocolError, TransportError
+from hansa.errors import HansaError, LinkLost, MemberLost, ProtocolError, TransportError
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import Abort
@@ -98,6 +98,8 @@ def run_member(
             for frame in role.handle(channel.receive(timeout)):
                 channel.send(frame)
     except TransportError as error:
+        if isinstance(error, LinkLost) and (verdict := _verdict(role, channel)) is not None:
+            raise verdict from error
         owed = ", ".join(waiting_for())
         if not owed:
             raise
@@ -161,6 +163,23 @@ def _tellable(error: HansaError) -> str:
     if isinstance(error, ProtocolError):
         return str(error)
     return f"it stopped with a {type(error).__name__}; its own log says why"
+
+
+def _verdict(role: MemberRole, channel: Channel) -> HansaError | None:
+    """Why the hub stopped the run, where it said so before it hung up and this member, which was sending, has not heard it yet."""
+    while True:
+        try:
+            frame = channel.receive(0.0)
+            stops = isinstance(messages.decode("", frame), Abort)
+        except HansaError:
+            return None
+        if stops:
+            try:
+                for _ in role.handle(frame):
+                    pass
+            except HansaError as verdict:
+                return verdict
+            return None
 
 
 def _tell(channel: Channel, reason: str) -> None:
