@@ -354,6 +354,32 @@ def test_the_order_of_servers_counts():
     assert replace(ON_SHARES, coopetitive=more).digest() != ON_SHARES.digest()
 
 
+@pytest.mark.parametrize(
+    ("hub", "members"),
+    [
+        ("post", ("aurora", "borealis", "cirrus", "post", "reader", "vault")),
+        ("aurora", ("aurora", "borealis", "cirrus", "reader", "vault")),
+        ("vault", ("aurora", "borealis", "cirrus", "reader", "vault")),
+        ("borealis", ("aurora", "borealis", "cirrus", "reader", "vault")),
+        ("reader", ("aurora", "borealis", "cirrus", "reader", "vault")),
+    ],
+    ids=["alone", "server and owner", "server", "owner", "receiver"],
+)
+def test_the_hub_may_have_any_other_roles(hub, members):
+    plan = parse_plan(TEXT_ON_SHARES.replace('hub = "post"', f'hub = "{hub}"'))
+    assert plan.hub == hub
+    assert plan.members == members
+    assert plan.participants == ("aurora", "borealis", "cirrus", "reader", "vault")
+    assert parse_plan(write_plan(plan)) == plan
+    assert (plan.digest() == ON_SHARES.digest()) == (hub == "post")
+
+
+def test_three_members_and_nobody_else():
+    text = TEXT_ON_SHARES.replace('"vault"', '"borealis"').replace('hub = "post"', 'hub = "borealis"')
+    plan = parse_plan(text.replace('receivers = ["reader"]', ""))
+    assert plan.members == plan.participants == plan.receivers == ("aurora", "borealis", "cirrus")
+
+
 def test_other_modes_know_nothing_of_servers():
     assert b"coopetitive" not in PLAN.canonical()
     assert PLAN.servers == ()
@@ -366,7 +392,9 @@ def test_other_modes_know_nothing_of_servers():
         ('servers = ["cirrus", "aurora", "vault"]', 'servers = ["cirrus", "aurora"]', "three different members"),
         ('servers = ["cirrus", "aurora", "vault"]', 'servers = ["cirrus", "aurora", "aurora"]', "three different"),
         ('servers = ["cirrus", "aurora", "vault"]', "", "three different members"),
-        ('hub = "post"', 'hub = "aurora"', "has another role too"),
+        ('hub = "post"', 'hub = ["post"]', "members.hub is ['post']; expected a member's name"),
+        ('hub = "post"', 'hub = "Post"', "member name 'Post'"),
+        ('hub = "post"', "", "members.hub is missing"),
         ('hub = "post"', 'hub = "post"\naggregator = "x"', "there is a hub instead"),
         ('receivers = ["reader"]', "receivers = []", "nobody would ever see the model"),
         ('receivers = ["reader"]', "minimum_parties = 2", "every party takes part"),

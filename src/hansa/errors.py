@@ -42,10 +42,12 @@ class MemberLost(TransportError):
         member: name of the member whose connection ended.
         reason: what happened, in plain words.
         broken: whether it is the connection that broke, so that it may be made anew, and not the member a rule.
+        unread: whole frames that had come before the connection was found to have ended, by sending; as a rule none.
     """
 
-    def __init__(self, member: str, reason: str, *, broken: bool = False) -> None:
+    def __init__(self, member: str, reason: str, *, broken: bool = False, unread: tuple[bytes, ...] = ()) -> None:
         super().__init__(f"member {member!r}: {reason}")
         self.member = member
         self.reason = reason
         self.broken = broken
+        self.unread = unread

@@ -30,7 +30,7 @@ In coopetitive mode nobody sums; three servers compute on shares, and the hub on
     mode = "coopetitive"
 
     [members]
-    hub = "post"                              # in place of an aggregator
+    hub = "post"                              # in place of an aggregator; one of the servers, or any other member, may be it
     servers = ["aurora", "borealis", "cirrus"]   # any three members, with rows or without; the order is S_0, S_1, S_2
     server_links = "direct"                   # default "hub"; direct: servers connect to each other
     parties = ["aurora", "borealis", "cirrus", "dune"]
@@ -113,7 +113,7 @@ class Coopetitive:
     """What a plan says more in coopetitive mode. Public to all members.
 
     Attributes:
-        hub: the member whose process listens and relays; it holds no keys of the run.
+        hub: the member whose process listens and relays; as such it holds no keys of the run. It may have other roles too.
         servers: S_0, S_1 and S_2, in this order.
         server_links: one of `SERVER_LINKS`: which way the servers' letters to each other take.
         statistics: whether gain and cover are released with the splits.
@@ -177,6 +177,11 @@ class Plan:
     def members(self) -> tuple[str, ...]:
         """All members, sorted."""
         return tuple(sorted({self.hub, *self.servers, *self.parties, *self.receivers}))
+
+    @property
+    def participants(self) -> tuple[str, ...]:
+        """All members with a role of their own, sorted: in coopetitive mode everybody but a hub that does nothing but relay."""
+        return tuple(sorted({*self.servers, *self.parties, *self.receivers}))
 
     @property
     def hub(self) -> str:
@@ -266,10 +271,6 @@ def _check_coopetitive(plan: Plan, more: Coopetitive) -> None:
         raise PlanError(f"plan: members.servers is {list(more.servers)}; expected three different members")
     if more.server_links not in SERVER_LINKS:
         raise PlanError(f"plan: members.server_links is {more.server_links!r}; expected {' or '.join(SERVER_LINKS)}")
-    if more.hub in {*plan.parties, *more.servers, *plan.receivers}:
-        raise PlanError(
-            f"plan: members.hub {more.hub!r} has another role too; the hub only relays: name a member for it alone"
-        )
     if not plan.receivers:
         raise PlanError("plan: members.receivers is empty; nobody would ever see the model")
     if plan.minimum_parties != len(plan.parties):

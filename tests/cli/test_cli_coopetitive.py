@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -17,9 +18,12 @@ import numpy as np
 import pytest
 from made_consortium import assert_refused, cells, hansa, write_table
 
+from hansa.cli import coopetitive
 from hansa.cli.phases import Ledger, phase_of
+from hansa.errors import HansaError
 from hansa.protocol.messages import SEALED, Abort, Relay, decode
 from hansa.transport.recording import read_transcript
+from hansa.transport.tls import TlsHub
 from hansa.trees.xgboost_json import from_json
 
 N_ROWS = 240
@@ -54,6 +58,14 @@ max_bin = 8
 COMMANDS = {
     "post": "hub", "aurora": "party", "borealis": "party", "cirrus": "party", "vault": "server", "reader": "receiver",
 }  # fmt: skip
+
+
+PARTIES = ("aurora", "borealis", "cirrus")
+
+THREE = PLAN.replace('hub = "post"', 'hub = "aurora"').replace('"vault"', '"borealis"').replace('"reader"', '"aurora"')
+"""Three parties, who are the servers, and nobody else."""
+
+COMMANDS_OF_THREE = {"aurora": "hub", "borealis": "party", "cirrus": "party"}
 
 
 @pytest.fixture(scope="module")
@@ -192,28 +204,32 @@ def toml(value: object) -> str:
 class Hand:
     """Members' processes, each started by the command that its file is for."""
 
-    def __init__(self, folder: Path, rounds: int, links: str, **changes: object) -> None:
+    def __init__(self, folder: Path, rounds: int, links: str, three: bool = False, **changes: object) -> None:
         self.folder = folder
+        self.commands = COMMANDS_OF_THREE if three else COMMANDS
+        self.hub = "aurora" if three else "post"
+        dialled = ("borealis", "cirrus") if three else ("aurora", "vault", "cirrus")
+        self.receivers = ("borealis", "aurora") if three else ("borealis", "reader")
         self.servers: dict[str, str] = {}
         if links == "direct":
             with contextlib.ExitStack() as stack:
-                taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+                taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in dialled]
                 ports = [each.getsockname()[1] for each in taken]
-            self.servers = {
-                n: f"127.0.0.1:{port}" for n, port in zip(("aurora", "vault", "cirrus"), ports, strict=True)
-            }
+            self.servers = {n: f"127.0.0.1:{port}" for n, port in zip(dialled, ports, strict=True)}
         self.processes: dict[str, subprocess.Popen[str]] = {}
         cards = []
-        for name in COMMANDS:
+        for name in self.commands:
             assert hansa("identity", name, "--folder", folder / f"{name}.identity").exit_code == 0
             cards.append(folder / f"{name}.identity" / "card.toml")
         assert hansa("members", *cards, "--save", folder / "members.toml").exit_code == 0
-        (folder / "plan.toml").write_text(PLAN.replace("ROUNDS", str(rounds)).replace("LINKS", links))
+        plan = THREE if three else PLAN
+        (folder / "plan.toml").write_text(plan.replace("ROUNDS", str(rounds)).replace("LINKS", links))
         columns = cells(N_ROWS, 5)
-        for i, name in enumerate(("aurora", "borealis", "cirrus")):
+        for i, name in enumerate(PARTIES):
             write_table(folder / f"{name}.csv", {key: column[i::3] for key, column in columns.items()})
         self.port = 0
-        for name in COMMANDS:
+        self.changes = changes
+        for name in self.commands:
             self.write(name, **changes)
 
     def write(self, name: str, **changes: object) -> None:
@@ -225,9 +241,9 @@ class Hand:
             "record": f"{name}-record.json",
             "wait_s": 60,
         }
-        if COMMANDS[name] == "party":
+        if name in PARTIES:
             values["table"] = f"{name}.csv"
-        if name in ("borealis", "reader"):
+        if name in self.receivers:
             values["model"] = f"{name}-model.json"
         if name in self.servers:
             values["servers"] = self.servers
@@ -237,16 +253,16 @@ class Hand:
     def start(self, *names: str) -> None:
         for name in names:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "hansa", COMMANDS[name], f"{name}.toml", "--json"],
+                [sys.executable, "-m", "hansa", self.commands[name], f"{name}.toml", "--json"],
                 cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
-            if name == "post":
+            if name == self.hub:
                 event = json.loads(self.processes[name].stdout.readline())
                 assert event["event"] == "listening"
                 self.port = event["port"]
-                for other in COMMANDS:
-                    if other != "post":
-                        self.write(other)
+                for other in self.commands:
+                    if other != self.hub:
+                        self.write(other, **self.changes)
 
     def wait_for_tree(self, server: str, trees: int) -> None:
         for line in self.processes[server].stdout:
@@ -267,8 +283,8 @@ class Hand:
 def by_hand(tmp_path):
     hands = []
 
-    def make(rounds=2, links="hub", **changes):
-        hands.append(Hand(tmp_path, rounds, links, **changes))
+    def make(rounds=2, links="hub", three=False, **changes):
+        hands.append(Hand(tmp_path, rounds, links, three, **changes))
         return hands[0]
 
     yield make
@@ -328,6 +344,160 @@ def test_a_server_that_stops_is_named_and_the_run_ends_for_all(by_hand, victim, 
     assert not list(hand.folder.glob("*-model.json"))
 
 
+# --- waiting -----------------------------------------------------------------------------------------------------------
+
+
+def test_who_only_receives_waits_for_ever_unless_its_file_says_how_long(by_hand):
+    hand = by_hand()
+    hand.start("post")
+    hand.write("reader", idle_limit_s=0.5)
+    hand.start("reader")
+    assert_refused_text(hand.processes["reader"], "no frame from the hub in 0.5 s; waiting for post")
+
+
+@pytest.mark.parametrize(
+    ("name", "three", "links", "limit"),
+    [
+        ("post", False, "hub", coopetitive.ANSWER_S),
+        # Of what servers write to each other directly the hub hears nothing: a long training must not look like silence.
+        ("post", False, "direct", None),
+        ("aurora", True, "hub", coopetitive.ANSWER_S),
+        ("aurora", True, "direct", None),
+    ],
+)
+def test_how_long_the_hub_waits_for_a_word(by_hand, monkeypatch, name, three, links, limit):
+    seen = []
+
+    def run_hub(_, hub, timeout):
+        seen.append((timeout, getattr(hub, "_answer_s", None)))
+        raise HansaError("enough")
+
+    monkeypatch.setattr(coopetitive, "run_hub", run_hub)
+    monkeypatch.setattr(TlsHub, "wait_for", lambda *_: None)
+    hand = by_hand(links=links, three=three)
+    assert_refused(hansa("hub", hand.folder / f"{name}.toml", "--json"), "enough")
+    assert seen == [(limit, 60.0 if three else None)]
+
+
+# --- three parties and nobody else ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("links", ["hub", "direct"])
+def test_three_parties_need_nobody_else(by_hand, links):
+    hand = by_hand(links=links, three=True, transcript="frames")
+    hand.start("aurora", "borealis", "cirrus")
+    ended = hand.ended()
+    assert {name: status for name, (status, _, _) in ended.items()} == dict.fromkeys(PARTIES, 0), ended
+    models = {path.name: path.read_bytes() for path in hand.folder.glob("*-model.json")}
+    assert set(models) == {"aurora-model.json", "borealis-model.json"}
+    assert len(set(models.values())) == 1
+    assert len(from_json(models["aurora-model.json"]).trees) == 2
+    records = {name: json.loads((hand.folder / f"{name}-record.json").read_text()) for name in PARTIES}
+    joint, other = records["aurora"], records["cirrus"]
+    assert joint["roles"] == ["hub", "owner", "server", "receiver"]
+    assert set(other) <= set(joint)
+    assert {"roster", "relayed", "traffic"} <= set(joint)
+    assert {"total", "binning", "training"} == set(joint["seconds"])
+    assert len({record["run"] for record in records.values()}) == 1
+    assert joint["rows"] == other["rows"] == N_ROWS / 3
+    assert joint["rounds"] == other["rounds"] > 100
+    assert joint["sealed_bytes"] + joint["clear_bytes"] == joint["bytes_up"]
+    assert {"score", "tournament", "routing", "leaves"} <= set(joint["phases"])
+    assert joint["traffic"]["aurora"] == {key: joint[key] for key in ("bytes_up", "bytes_down")}
+    relayed = {(sender, receiver): count for sender, receiver, count in joint["relayed"]}
+    assert sum(count for (sender, _), count in relayed.items() if sender == "aurora") == joint["sealed_bytes"]
+    assert sum(count for (_, to), count in relayed.items() if to == "aurora") > 50_000
+    # With direct links what the two others write to each other as servers passes nobody; what they write as owners and receivers
+    # takes the same way.
+    assert (("borealis", "cirrus") in relayed) == (links == "hub")
+    # The hub's end of the resident's connection, and the resident's own, tell the same.
+    ends = {path.stem: list(read_transcript(path)) for path in (hand.folder / "frames").glob("*.frames")}
+    assert set(ends) == {"aurora", "aurora.hub", "borealis", "cirrus"}
+    for direction in ("up", "down"):
+        own = [r.frame for r in ends["aurora"] if r.direction == direction]
+        assert own == [r.frame for r in ends["aurora.hub"] if (r.direction, r.member) == (direction, "aurora")]
+    for record in itertools.chain.from_iterable(ends.values()):
+        message = decode("x", record.frame)
+        assert not isinstance(message, (*SEALED, Abort))
+
+
+@pytest.mark.parametrize("links", ["hub", "direct"])
+@pytest.mark.parametrize("victim", ["aurora", "borealis"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+def test_whichever_of_three_stops_is_named_and_the_run_ends_for_all(by_hand, victim, how, links):
+    hand = by_hand(rounds=2000, links=links, three=True)
+    hand.start("aurora", "borealis", "cirrus")
+    hand.wait_for_tree("cirrus", 2)
+    os.kill(hand.processes[victim].pid, how)
+    ended = hand.ended()
+    assert all(status != 0 for status, _, _ in ended.values())
+    for name, (_, _, errors) in ended.items():
+        if name != victim:
+            assert re.search(f"member '{victim}'", errors), (name, errors)
+    assert not list(hand.folder.glob("*-model.json"))
+
+
+@pytest.mark.parametrize("poor", ["aurora", "cirrus"], ids=["the hub", "another"])
+def test_too_little_memory_at_any_of_three_ends_the_run_for_all(by_hand, poor):
+    hand = by_hand(three=True)
+    hand.write(poor, memory_mb=0.01)
+    hand.start("aurora")
+    if poor == "cirrus":
+        hand.write("cirrus", memory_mb=0.01)
+    hand.start("borealis", "cirrus")
+    ended = hand.ended()
+    assert all(status != 0 for status, _, _ in ended.values())
+    assert "this run takes about" in ended[poor][2]
+    for name in set(PARTIES) - {poor}:
+        assert f"member '{poor}' stopped the run: it stopped with a PlanError" in ended[name][2]
+        assert "MB" not in ended[name][2]
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "changes", "fragments"),
+    [
+        ("party", "aurora", {}, ("'aurora' is the plan's hub", "`hansa hub`", "its other roles too")),
+        ("server", "aurora", {}, ("run `hansa hub`",)),
+        ("hub", "borealis", {}, ("is not the plan's hub 'aurora'",)),
+        ("hub", "aurora", {"table": None}, ("table is missing",)),
+        ("hub", "aurora", {"model": None}, ("model is missing",)),
+        ("hub", "aurora", {"table": "gone.csv"}, ("gone.csv",)),
+        (
+            "party",
+            "borealis",
+            {"servers": dict.fromkeys(PARTIES, "127.0.0.1:1")},
+            (
+                "servers names aurora, borealis, cirrus",
+                "the plan's servers borealis, cirrus (that of aurora is the key hub)",
+            ),
+        ),
+        ("party", "borealis", {"servers": None}, ("servers is missing", 'borealis = "')),
+    ],
+)
+def test_a_wrong_command_or_file_of_three_is_refused_with_what_to_do(by_hand, command, name, changes, fragments):
+    hand = by_hand(links="direct", three=True)
+    hand.write(name, **{key: value for key, value in changes.items() if value is not None})
+    path = hand.folder / f"{name}.toml"
+    gone = [key for key, value in changes.items() if value is None]
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if line.split(" = ")[0] not in gone))
+    assert_refused(hansa(command, path, "--json"), *fragments)
+
+
+@pytest.mark.parametrize("where", ["--server-links=direct", "--server-links=hub", "--in-process"])
+def test_a_simulation_of_three_parties_and_nobody_else(table, tmp_path, where):
+    text = table.read_text().replace("dune", "cirrus")
+    (tmp_path / "three.csv").write_text(text)
+    summary = simulated(
+        tmp_path / "three.csv", tmp_path, where, "--hub", "borealis",
+        "--save", tmp_path / "model.json", "--transcript", tmp_path / "frames",
+    )  # fmt: skip
+    assert set(summary["members"]) == set(PARTIES)
+    ends = {path.stem for path in (tmp_path / "frames").glob("*.frames")}
+    assert ends == {"borealis.hub"} | ({*PARTIES} if where != "--in-process" else set())
+    assert len(from_json((tmp_path / "model.json").read_bytes()).trees) == 2
+    assert all(member["bytes_up"] > 100_000 for member in summary["members"].values())
+
+
 def test_a_server_that_is_started_again_does_not_get_back_into_its_run(by_hand):
     hand = by_hand(rounds=2000)
     hand.start("post", *(name for name in COMMANDS if name != "post"))
@@ -348,11 +518,13 @@ def test_a_server_that_is_started_again_does_not_get_back_into_its_run(by_hand):
     [
         ("aggregator", "post", {}, ("has no aggregator", "`hansa hub`")),
         ("hub", "aurora", {}, ("is not the plan's hub 'post'",)),
-        ("server", "post", {}, ("none of the plan's parties, servers and receivers",)),
+        ("server", "post", {}, ("'post' is the plan's hub", "`hansa hub`")),
         ("party", "borealis", {"table": "aurora.csv", "model": None}, ("model is missing",)),
         ("party", "borealis", {"table": None}, ("table is missing",)),
         ("server", "vault", {"table": "aurora.csv"}, ("does not name 'vault' a party",)),
         ("server", "vault", {"memory_mb": -1}, ("memory_mb above 0",)),
+        ("receiver", "reader", {"idle_limit_s": 0}, ("idle_limit_s and memory_mb above 0",)),
+        ("receiver", "reader", {"idle_limit_s": "a day"}, ("idle_limit_s = 'a day'",)),
         ("party", "borealis", {"least_mode": "open"}, ("least_mode",)),
         ("server", "vault", {"servers": {"vault": "127.0.0.1:1"}}, ('server_links = "direct" only',)),
     ],

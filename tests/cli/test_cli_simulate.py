@@ -230,6 +230,7 @@ def test_member_names_are_legal_and_distinct():
         (("--set", "eval_metric=auc,ndcg"), ("ndcg",)),
         (("--set", "early_stopping_rounds=3"), ("early_stopping_rounds", "evaluation.fraction")),
         (("--servers", "a,b,c"), ("--servers", "go with --mode coopetitive")),
+        (("--hub", "a"), ("--hub", "go with --mode coopetitive")),
         (("--categorical", "vendor"), ("--categorical goes with --mode coopetitive", "in mode federated leave it out")),
         (("--mode", "secure-aggregation", "--categorical", "vendor"), ("--categorical goes with --mode coopetitive",)),
         (

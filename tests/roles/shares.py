@@ -35,6 +35,7 @@ def shared_plan(
     *,
     servers: tuple[str, ...] = SERVERS,
     receivers: tuple[str, ...] = ("aurora", "dune"),
+    hub: str = HUB,
     given: bool = True,
     objective: str = "binary:logistic",
     weight_limit: float | None = None,
@@ -58,7 +59,7 @@ def shared_plan(
         min_cell_rows=5,
         evaluation_fraction=held,
         coopetitive=Coopetitive(
-            HUB,
+            hub,
             servers,
             label_range=(-300.0, 300.0) if squared else None,
             cuts=CUTS if given else None,
@@ -103,10 +104,9 @@ class SharedTalk:
         **options: Any,
     ) -> None:
         self.plan = plan
-        names = [name for name in plan.members if name != plan.hub]
         self.members = {
             name: Member(plan, name, tables.get(name), nonce=bytes([i]) * 32, signer=signer(plan, name), **options)
-            for i, name in enumerate(names)
+            for i, name in enumerate(plan.participants)
         }
         for name, twist in (twists or {}).items():
             twisted(self.members[name], twist)

@@ -79,6 +79,54 @@ def test_letters_to_servers_go_to_them_and_all_else_to_the_hub(links, channel):
     assert links.sent == list(zip(("b", "post", "c", "post"), frames, strict=True))
 
 
+def test_with_a_server_that_is_the_hub_the_connection_to_the_hub_is_the_direct_one(links):
+    channel = DirectChannel("a", "c", ("b",), links, time.monotonic)
+    frames = [letter("a", "b"), letter("a", "c"), letter("a", "dune"), THROUGH]
+    for frame in frames:
+        channel.send(frame)
+    assert links.sent == list(zip(("b", "c", "c", "c"), frames, strict=True))
+    heard = [CONFIRMED, letter("c", "a", b"its own"), letter("dune", "a", b"passed on")]
+    links.coming += [("c", frame) for frame in heard]
+    assert [bytes(channel.receive(1)) for _ in heard] == heard
+
+
+def test_the_hubs_letters_come_from_the_hub_only(links):
+    channel = DirectChannel("a", "c", ("b",), links, time.monotonic)
+    links.coming += [("c", CONFIRMED), ("b", letter("c", "a"))]
+    channel.receive(1)
+    with pytest.raises(ProtocolError, match=r"server .b. sent .* nothing but its own letters"):
+        channel.receive(1)
+
+
+def test_a_server_that_is_the_hub_and_hangs_up_is_named_at_once(links):
+    channel = DirectChannel("a", "c", ("b",), links, time.monotonic)
+    links.coming += [("c", CONFIRMED), loss_of("c"), ("b", letter("b", "a"))]
+    channel.receive(1)
+    with pytest.raises(MemberLost, match="'c'"):
+        channel.receive(None)
+    assert links.waits == []
+
+
+def test_what_the_hub_said_before_it_hung_up_is_heard_though_this_server_was_sending(links):
+    """Server c is the hub: it lost b, said so, and hung up, while this server wrote to it."""
+    channel = DirectChannel("a", "c", ("b",), links, time.monotonic)
+    verdict = messages.encode(Abort("b", "the connection was closed"))
+    lost = MemberLost("c", "gone while a frame was sent to it", broken=True, unread=(letter("c", "a"), verdict))
+
+    def send(member, frame):
+        raise lost
+
+    links.send = send
+    for _ in range(3):
+        channel.send(letter("a", "c"))
+    assert bytes(channel.receive(1)) == verdict
+    links.send = Links().send
+    silent = MemberLost("c", "gone while a frame was sent to it", broken=True, unread=(letter("c", "a"),))
+    channel, links.coming = DirectChannel("a", "c", ("b",), links, time.monotonic), deque([silent])
+    with pytest.raises(MemberLost, match="'c'"):
+        channel.receive(1)
+
+
 def test_letters_that_overtake_the_confirmation_of_keys_wait_for_it(links, channel):
     first, second, third = letter("b", "a", b"1"), letter("c", "a", b"2"), letter("b", "a", b"3")
     links.coming += [("b", first), ("c", second), ("post", CONFIRMED), ("b", third)]

@@ -65,6 +65,13 @@ CASES = {
     "a receiver without rows": {"receivers": ("reader",)},
     "a server receives": {"servers": ("aurora", "vault", "cirrus"), "receivers": ("vault", "dune", "aurora")},
     "coins": {"subsample": 0.6, "colsample_bytree": 0.6},
+    "the hub is S_0": {"hub": "aurora"},
+    "the hub is S_1": {"hub": "borealis"},
+    "the hub is S_2 and receives": {"hub": "cirrus", "receivers": ("cirrus", "dune")},
+    "the hub is a server without rows": {"servers": ("aurora", "vault", "cirrus"), "hub": "vault"},
+    "the hub is an owner": {"hub": "dune", "receivers": ("aurora",)},
+    "the hub is a receiver": {"hub": "reader", "receivers": ("reader", "aurora")},
+    "three parties and nobody else": {"parties": SERVERS, "receivers": SERVERS, "hub": "borealis"},
     "weights of classes": {"scale_pos_weight": 2.5, "gamma": 0.5, "min_child_weight": 3},
 }
 
@@ -72,7 +79,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_model_is_that_of_the_protocol(case):
     plan = shared_plan(**CASES[case])
-    tables = shared_tables()
+    tables = shared_tables(parties=len(plan.parties))
     talk = SharedTalk(plan, tables).run()
     assert talk.error is None
     assert set(talk.models) == set(plan.receivers)

@@ -40,6 +40,7 @@ from hansa.roles.mail import PIECE_BYTES, Mail
 from hansa.roles.member import Member
 from hansa.secure.keys import SIGNING_PURPOSE, PairKey, Run, announced_bytes, fresh_key_pair
 from hansa.secure.prg import Algorithm
+from hansa.secure.sealing import Opener
 from hansa.transport.faults import FaultyHub
 
 PLAN = shared_plan()
@@ -688,3 +689,88 @@ def test_a_member_with_another_plan_is_refused():
     talk.run()
     talk.assert_failed_closed()
     assert "member 'dune' holds another plan or members file" in str(talk.error)
+
+
+# --- a hub that is a server too ----------------------------------------------------------------------------------------
+
+
+JOINT = shared_plan(hub="aurora")
+
+
+@pytest.mark.parametrize("sender", ["borealis", "dune"])
+def test_nobody_else_writes_in_the_name_of_a_server_that_is_the_hub(sender):
+    talk = meddled(JOINT, up=at_letter(0, lambda f: [resealed(f, sender="aurora")], sender=sender))
+    assert f"member {sender!r} sent a letter in the name of 'aurora'" in str(talk.error)
+
+
+@pytest.mark.parametrize("number", [0, 40])
+def test_a_hub_that_is_a_server_cannot_change_what_it_relays(number):
+    talk = meddled(JOINT, down=at_letter(number, flipped(20), sender="cirrus", receiver="borealis"))
+    assert talk.raised_by == "borealis"
+    assert "in the name of member 'cirrus'" in str(talk.error)
+
+
+def test_a_hub_that_is_a_server_can_read_its_own_letters_only():
+    """No key that it holds opens a letter between others."""
+    passed = []
+
+    def keep(to, frame):
+        passed.append(relay(frame))
+        return [frame]
+
+    talk = SharedTalk(JOINT, TABLES, down=keep)
+    keys = {}
+    begin = talk.members["aurora"]._begin
+
+    def note():
+        keys.update({peer: bytes(key._key) for peer, key in talk.members["aurora"]._keys.keys.items()})
+        return begin()
+
+    talk.members["aurora"]._begin = note
+    assert talk.run().error is None
+    assert set(keys) == {"borealis", "cirrus", "dune"}
+    run = talk.members["aurora"]._keys.run
+    algorithm = talk.members["aurora"]._keys.algorithm
+    letters = [letter for letter in passed if letter is not None]
+    own = next(letter for letter in letters if (letter.sender, letter.receiver) == ("borealis", "aurora"))
+    opener = Opener(PairKey(keys["borealis"], "aurora", "borealis"), run, algorithm)
+    assert opener.open(own.kind, own.sealed)
+    others = next(letter for letter in letters if (letter.sender, letter.receiver) == ("borealis", "cirrus"))
+    for secret in keys.values():
+        for ends in (("aurora", "borealis"), ("cirrus", "borealis")):
+            with pytest.raises(ProtocolError, match="the seal is broken"):
+                Opener(PairKey(secret, *ends), run, algorithm).open(others.kind, others.sealed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: with_entry(m, ("borealis", fresh_key_pair().public_key, *entry_of(m, "borealis")[2:])),
+        lambda m: with_entry(m, ("borealis", *entry_of(m, "aurora")[1:])),
+        lambda m: ExchangeKeys(tuple(k for k in m.keys if k[0] != "aurora")),
+    ],
+    ids=["another key", "its own", "its own left out"],
+)
+def test_a_hub_that_is_a_server_cannot_substitute_keys(change):
+    talk = meddled(JOINT, down=lambda to, f: substituted(change)(to, f) if to == "cirrus" else [f])
+    assert talk.raised_by == "cirrus"
+    assert talk.hub.relayed == {}
+
+
+def test_a_hub_that_is_a_server_cannot_leave_itself_out_of_the_roster():
+    def meddle(to, frame):
+        message = decode("x", frame)
+        if not isinstance(message, Welcome) or to == "aurora":
+            return [frame]
+        return [encode(Welcome(message.run, message.roster[1:]))]
+
+    talk = meddled(JOINT, down=meddle)
+    assert "member 'aurora' (hub)" in str(talk.error)
+    assert "expected every party, server and receiver" in str(talk.error)
+
+
+@pytest.mark.parametrize("change", [shortened, lengthened])
+def test_a_round_of_another_length_by_a_server_that_is_the_hub_is_refused(change):
+    talk = meddled(JOINT, twists={"aurora": nth(RoundLetter, 3, change)})
+    assert talk.raised_by in SERVERS
+    assert re.search("member 'aurora' sent .* expected .*: sizes are public", str(talk.error))

@@ -179,6 +179,12 @@ def test_nor_do_they_on_the_seeds_of_nonces_and_keys():
     assert shape_of_run(shared_plan(), shared_tables()) == shape_of_run(shared_plan(), shared_tables(seed=3))
 
 
+@pytest.mark.parametrize("hub", ["aurora", "cirrus", "dune"])
+def test_nor_do_they_on_who_the_hub_is(hub):
+    """A hub that is a server too sees of others' letters what a hub apart sees."""
+    assert shape_of_run(shared_plan(hub=hub), shared_tables()) == shape_of_run(shared_plan(), shared_tables(seed=3))
+
+
 def test_nothing_is_opened_to_anybody_before_the_release():
     """With cuts and base score from the plan no server is told a thing: its record lists no opening."""
     talk = SharedTalk(shared_plan(receivers=("dune",)), shared_tables()).run()

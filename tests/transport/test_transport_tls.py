@@ -149,6 +149,31 @@ def test_a_hub_whose_machine_vanished_is_gone_not_late(network):
         north.receive()
 
 
+def test_what_a_member_said_before_it_hung_up_comes_with_its_loss_where_that_is_noticed_by_sending(network):
+    hub = network.hub()
+    (north,) = network.connect(hub, "north")
+    north.send(b"first")
+    north.send(b"why I go")
+    north.close()
+    with pytest.raises(MemberLost, match="member 'north': gone while a frame was sent") as caught:
+        send_often(hub, "north", pattern(500_000), 40)
+    assert caught.value.unread == (b"first", b"why I go")
+    assert caught.value.broken
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="the system names it otherwise")
+def test_both_ends_ask_within_forty_seconds_whether_the_other_is_there(network):
+    hub = network.hub()
+    (north,) = network.connect(hub, "north")
+    for plain in (north._stream._plain, hub._links["north"].stream._plain):
+        assert plain.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        idle, pause, count = (
+            plain.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert idle + pause * count == 40
+
+
 def test_a_timeout_inside_a_frame_loses_nothing(network):
     """Half a frame arrives at the member, its receive times out, the rest arrives."""
     hub = network.hub()

@@ -1,7 +1,11 @@
-"""Processes of a coopetitive run: the hub that relays, and every other member with whichever roles the plan gives it."""
+"""Processes of a coopetitive run: the hub that relays, and every other member with whichever roles the plan gives it.
+
+A hub that the plan gives other roles too plays them in its own process, as a resident of its transport.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -15,14 +19,15 @@ from typing import Any
 from hansa.cli.member import ANSWER_S, MemberFile, label_kind, prepare, write_record
 from hansa.cli.phases import Ledger
 from hansa.data.source import Rows, read_rows
-from hansa.errors import HansaError, PlanError
-from hansa.plan import COOPETITIVE
+from hansa.errors import HansaError, LinkLost, MemberLost, PlanError, TransportError
+from hansa.plan import COOPETITIVE, Plan
 from hansa.roles.direct import DirectChannel
 from hansa.roles.member import Member, record_of
 from hansa.roles.relay import RelayHub
-from hansa.roles.run import Progress, run_hub, run_member
-from hansa.transport.channel import Channel, Hub
-from hansa.transport.recording import RecordingChannel, RecordingHub
+from hansa.roles.run import Progress, ResidentRole, run_hub, run_member
+from hansa.transport.channel import Channel, Hub, Traffic
+from hansa.transport.recording import RecordingChannel, RecordingHub, RecordingResident
+from hansa.transport.resident import HubWithResident, Resident
 from hansa.transport.tls import HubLimits, TlsChannel, TlsHub
 
 Event = Callable[[dict[str, Any]], None]
@@ -37,38 +42,130 @@ BACKLOG_BYTES = 2**31
 """What may wait at the hub for one server: the other two send a round's numbers before either reads."""
 
 
-def run_hub_process(member: MemberFile, event: Event) -> dict[str, Any]:
-    """Listen, gather the plan's members, relay until all are through. Returns the record, also written where the file says.
+def hub_end(plan: Plan) -> str:
+    """The name of the hub's transcript: its member's, and `NAME.hub` where that is the transcript of the roles it has beside."""
+    return f"{plan.hub}.hub" if plan.hub in plan.participants else plan.hub
 
-    `event` is called with {"event": "listening", "port": ...}, then with the run's progress as far as the hub knows it.
+
+class _Played:
+    """This member's roles, ready to be driven, and what is noted of them while they are.
+
+    Attributes:
+        role: all of them. limit_s: seconds to wait for each word of the hub, or None.
+    """
+
+    def __init__(self, member: MemberFile, event: Event) -> None:
+        plan, name = member.plan, member.identity.name
+        self._member = member
+        self._rows = _rows_of(member)
+        if name in plan.receivers and member.model is None:
+            raise PlanError(f"{member.path}: model is missing; this member receives the model: say where to put it")
+        self._at: dict[str, float] = {}
+        self._rounds_before = 0
+        self._tree_seconds: list[float] = []
+        self._report = _reporter(name, event)
+        self._ledger = Ledger()
+        self.role = Member(
+            plan,
+            name,
+            self._rows,
+            nonce=secrets.token_bytes(32),
+            signer=member.signer,
+            policy=member.policy,
+            memory_limit=member.memory_limit or free_memory(),
+            report=self._note,
+            observe=self._ledger.note,
+        )
+        # Whoever only owns or receives waits while others compute, for as long as that takes: it is told the end.
+        self.limit_s = member.wait_s if "server" in self.role.roles else member.idle_limit_s
+        prepare(plan)
+        if "server" in self.role.roles:
+            _keep_freed_memory()
+
+    def _note(self, progress: Progress) -> None:
+        if progress.stage == "binned":
+            self._rounds_before = self.role.rounds
+            self._ledger.clear()
+        if progress.stage == "tree":
+            self._tree_seconds.append(time.perf_counter() - self._at["binned"] - sum(self._tree_seconds))
+            if progress.trees == 1 < progress.rounds:
+                # The first tree is cheaper than the others, which the phases are to tell of.
+                self._ledger.clear()
+        self._at.setdefault(progress.stage, time.perf_counter())
+        self._report(progress)
+
+    def ended(self, traffic: Traffic) -> dict[str, Any]:
+        """Put the model where the file says; the record of the run."""
+        member, role, at = self._member, self.role, self._at
+        if role.model is not None and member.model is not None:
+            member.model.write_bytes(role.model)
+        sent = {"bytes_up": traffic.bytes_up, "bytes_down": traffic.bytes_down}
+        record = record_of(role, member.plan, member.identity.name, sent)
+        record["rows"] = 0 if self._rows is None else self._rows.n_rows
+        record["model_sha256"] = None if role.model is None else hashlib.sha256(role.model).hexdigest()
+        if "trained" in at:
+            record["training_rounds"] = role.rounds - self._rounds_before
+            record["tree_seconds"] = self._tree_seconds
+            record["phase_trees"] = max(1, len(self._tree_seconds) - 1)
+            record["phases"] = self._ledger.as_json()
+            record["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RUSAGE_UNIT
+            record["seconds"] = {"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]}
+        return record
+
+
+def _rows_of(member: MemberFile) -> Rows | None:
+    """The member's table, where it is a party. Raises PlanError where the file gives none, or one that nobody wants."""
+    plan, name = member.plan, member.identity.name
+    if name in plan.parties:
+        if member.table is None:
+            raise PlanError(f"{member.path}: table is missing; name the file with this party's rows")
+        return read_rows(member.table, plan.schema, label_kind=label_kind(plan))
+    if member.table is not None:
+        raise PlanError(f"{member.path}: table is given, and the plan does not name {name!r} a party; leave it out")
+    return None
+
+
+def run_hub_process(member: MemberFile, event: Event) -> dict[str, Any]:
+    """Listen, gather the plan's members, relay until all are through; beside, play the other roles that the plan gives this member.
+
+    `event` is called with {"event": "listening", "port": ...}, then with the run's progress as far as this member knows it.
+
+    Returns:
+        The record, also written where the file says: the hub's, with that of its other roles in it.
     """
     plan = member.plan
     _check_mode(member)
     if member.identity.name != plan.hub:
         raise PlanError(f"{member.path}: identity {member.identity.name!r} is not the plan's hub {plan.hub!r}")
+    played = _Played(member, event) if plan.hub in plan.participants else None
+    report = _reporter(plan.hub, event) if played is None else lambda _: None
+    relay = RelayHub(plan, member.signer.identities, report)
     guests = tuple(name for name in plan.members if name != plan.hub)
-    limits = HubLimits(backlog_bytes=BACKLOG_BYTES)
+    spins = _is_direct(plan) and plan.hub in plan.servers
+    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S if spins else 0.0)
     inner = TlsHub.listen(member.credentials, member.host, member.port, guests=guests, limits=limits)
-    hub: Hub = inner
-    if member.transcript is not None:
-        hub = RecordingHub(inner, member.transcript, plan.hub)
-    relay = RelayHub(plan, member.signer.identities, _reporter(plan.hub, event))
     started = time.perf_counter()
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(inner.close)
         event({"event": "listening", "member": plan.hub, "host": member.host, "port": inner.port})
         inner.wait_for(guests, member.wait_s)
-        run_hub(relay, hub, ANSWER_S)
-    finally:
-        hub.close()
-    record = {
+        hub = _relay(member, relay, inner, played, stack)
+    record: dict[str, Any] = {
         "member": plan.hub,
         "roles": ["hub"],
         "plan": plan.digest().hex(),
         "run": relay.run.hex(),
         "mode": plan.mode,
+    }
+    seconds = {"total": time.perf_counter() - started}
+    if played is not None:
+        own = played.ended(hub.traffic[plan.hub])
+        record = {**own, "roles": ["hub", *own["roles"]]}
+        seconds |= own.get("seconds", {})
+    record |= {
         "roster": [[name, rows, held] for name, _, rows, held in relay.roster],
         "relayed": [[*ends, count] for ends, count in sorted(relay.relayed.items())],
-        "seconds": {"total": time.perf_counter() - started},
+        "seconds": seconds,
         "traffic": {
             name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())
         },
@@ -77,91 +174,94 @@ def run_hub_process(member: MemberFile, event: Event) -> dict[str, Any]:
     return record
 
 
+def _relay(
+    member: MemberFile, relay: RelayHub, inner: TlsHub, played: _Played | None, stack: contextlib.ExitStack
+) -> Hub:
+    """Relay, and play what is to be played, to the end of the run; the hub as its traffic is to be read from."""
+    plan, transcript = member.plan, member.transcript
+    # Over direct links the hub may hear nothing while servers compute, for as long as that takes: they watch each other.
+    answer_s = None if _is_direct(plan) else ANSWER_S
+
+    def recorded(hub: Hub) -> Hub:
+        if transcript is None:
+            return hub
+        return stack.enter_context(contextlib.closing(RecordingHub(hub, transcript, hub_end(plan))))
+
+    if played is None:
+        hub = recorded(inner)
+        run_hub(relay, hub, answer_s)
+        return hub
+    role = played.role
+    seat = ResidentRole(
+        role, plan.hub, lambda: [name for name in role.waiting_for() if name != plan.hub] or relay.waiting_for()
+    )
+    resident: Resident = seat
+    if transcript is not None:
+        resident = stack.enter_context(contextlib.closing(RecordingResident(seat, transcript, plan.hub)))
+    within = HubWithResident(inner, plan.hub, resident, answer_s=played.limit_s, backlog_bytes=BACKLOG_BYTES)
+    hub = recorded(within)
+    try:
+        run_hub(relay, hub, answer_s)
+    except HansaError as error:
+        cause = seat.error
+        within.settle()
+        if cause is not None:
+            raise cause from error
+        raise
+    within.settle()
+    if seat.error is not None:
+        raise seat.error
+    return hub
+
+
 def run_member_process(member: MemberFile, event: Event) -> dict[str, Any]:
     """Connect to the hub and play this member's roles. Returns the record, which is also written where the file says."""
     plan, name = member.plan, member.identity.name
     _check_mode(member)
-    rows: Rows | None = None
-    if name in plan.parties:
-        if member.table is None:
-            raise PlanError(f"{member.path}: table is missing; name the file with this party's rows")
-        rows = read_rows(member.table, plan.schema, label_kind=label_kind(plan))
-    elif member.table is not None:
-        raise PlanError(f"{member.path}: table is given, and the plan does not name {name!r} a party; leave it out")
-    if name in plan.receivers and member.model is None:
-        raise PlanError(f"{member.path}: model is missing; this member receives the model: say where to put it")
-    at: dict[str, float] = {}
-    begun: dict[str, int] = {}
-    tree_seconds: list[float] = []
-    report = _reporter(name, event)
-    ledger = Ledger()
-
-    def note(progress: Progress) -> None:
-        if progress.stage == "binned":
-            begun["rounds"] = role.rounds
-            ledger.clear()
-        if progress.stage == "tree":
-            tree_seconds.append(time.perf_counter() - at["binned"] - sum(tree_seconds))
-            if progress.trees == 1 < progress.rounds:
-                # The first tree is cheaper than the others, which the phases are to tell of.
-                ledger.clear()
-        at.setdefault(progress.stage, time.perf_counter())
-        report(progress)
-
-    role = Member(
-        plan,
-        name,
-        rows,
-        nonce=secrets.token_bytes(32),
-        signer=member.signer,
-        policy=member.policy,
-        memory_limit=member.memory_limit or free_memory(),
-        report=note,
-        observe=ledger.note,
-    )
-    prepare(plan)
-    if "server" in role.roles:
-        _keep_freed_memory()
+    if name == plan.hub:
+        raise PlanError(f"{member.path}: {name!r} is the plan's hub; run `hansa hub`, which plays its other roles too")
+    played = _Played(member, event)
+    role = played.role
     inner = _connect(member, "server" in role.roles)
     channel: Channel = inner
     if member.transcript is not None:
         channel = RecordingChannel(inner, member.transcript, name)
     try:
-        # Whoever only owns or receives waits while others compute: it is told the end.
-        run_member(role, channel, member.wait_s if "server" in role.roles else None, role.waiting_for)
+        run_member(role, channel, played.limit_s, role.waiting_for)
+    except TransportError as error:
+        lost = error if isinstance(error, LinkLost) else error.__cause__
+        if isinstance(lost, LinkLost):
+            raise MemberLost(plan.hub, str(lost)) from error
+        raise
     finally:
         channel.close()
-    if role.model is not None and member.model is not None:
-        member.model.write_bytes(role.model)
-    traffic = {"bytes_up": inner.traffic.bytes_up, "bytes_down": inner.traffic.bytes_down}
-    record = record_of(role, plan, name, traffic)
-    record["rows"] = 0 if rows is None else rows.n_rows
-    record["model_sha256"] = None if role.model is None else hashlib.sha256(role.model).hexdigest()
-    if "trained" in at:
-        record["training_rounds"] = role.rounds - begun["rounds"]
-        record["tree_seconds"] = tree_seconds
-        record["phase_trees"] = max(1, len(tree_seconds) - 1)
-        record["phases"] = ledger.as_json()
-        record["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RUSAGE_UNIT
-        record["seconds"] = {"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]}
+    record = played.ended(inner.traffic)
     write_record(member, record)
     return record
 
 
+def _is_direct(plan: Plan) -> bool:
+    return plan.coopetitive is not None and plan.coopetitive.server_links == "direct"
+
+
 def _connect(member: MemberFile, serves: bool) -> TlsChannel | DirectChannel:
-    """The connection to the hub; at a server whose plan says so, with connections to the other servers beside it."""
+    """The connection to the hub; at a server whose plan says so, with connections to the other servers beside it.
+
+    A server that is the hub needs no other connection: that to the hub is the direct one.
+    """
     plan, name, wait_s = member.plan, member.identity.name, member.wait_s
-    if not serves or plan.coopetitive is None or plan.coopetitive.server_links != "direct":
+    if not serves or not _is_direct(plan):
         return TlsChannel.connect(member.credentials, plan.hub, member.host, member.port, retry_for_s=wait_s)
+    apart = [server for server in plan.servers if server != plan.hub]
     if not member.servers:
         raise PlanError(
             f'{member.path}: servers is missing; the plan says members.server_links = "direct": say where {name!r} listens and '
-            f'where the other servers are found, such as servers = {{ {plan.servers[0]} = "10.0.0.1:7466", ... }}'
+            f'where the other servers are found, such as servers = {{ {apart[0]} = "10.0.0.1:7466", ... }}'
         )
     limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S)
-    place = plan.servers.index(name)
+    place = apart.index(name)
     # A server listens for those behind it in the plan's order and dials those before it.
-    before, behind = plan.servers[:place], plan.servers[place + 1 :]
+    before, behind = apart[:place], apart[place + 1 :]
     if behind:
         links = TlsHub.listen(member.credentials, *member.servers[name], guests=behind, limits=limits)
     else:

@@ -106,6 +106,7 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 @click.option(
     "--servers", help="Coopetitive: the three compute servers, such as a,b,c; default: the first three parties."
 )
+@click.option("--hub", help="Coopetitive: who relays, such as one of the servers; default: a member of its own.")
 @click.option(
     "--server-links",
     type=click.Choice(["direct", "hub"]),
@@ -138,8 +139,8 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def simulate(
     train: Path, label: str, party_column: str, weight: str | None, test: Path | None, test_fraction: float | None,
-    seed: int, mode: str, servers: str | None, server_links: str, receivers: str | None, evaluation_steps: str | None,
-    categorical: tuple[str, ...], statistics: bool, label_range: str | None, objective: str,
+    seed: int, mode: str, servers: str | None, hub: str | None, server_links: str, receivers: str | None,
+    evaluation_steps: str | None, categorical: tuple[str, ...], statistics: bool, label_range: str | None, objective: str,
     rounds: int, settings: tuple[str, ...], min_cell_rows: int | None,
     evaluation_fraction: float, alone: bool, pooled: bool, save: Path | None, transcript: Path | None,
     in_process: bool, threads: int | None, as_json: bool,
@@ -181,6 +182,7 @@ def simulate(
         in_process=in_process,
         threads=threads,
         transcript=transcript,
+        hub=hub or "",
         servers=parse_names(servers),
         server_links=server_links,
         receivers=parse_names(receivers),
@@ -259,20 +261,30 @@ def party(member_file: Path, as_json: bool) -> None:
 @click.argument("member_file", type=EXISTING)
 @click.option("--json", "as_json", is_flag=True, help="Print progress and record as lines of JSON.")
 def hub(member_file: Path, as_json: bool) -> None:
-    """Run the hub of a coopetitive plan that MEMBER_FILE describes: wait for all members, relay what they seal."""
+    """Run the hub of a coopetitive plan that MEMBER_FILE describes: wait for all members, relay what they seal.
+
+    Where the plan gives the hub other roles too, they are played in the same process.
+    """
     from hansa.cli import coopetitive, member, output
 
     described = member.read_member_file(member_file)
     if as_json:
         _print_line({"event": "record", "record": coopetitive.run_hub_process(described, _print_line)})
         return
+    plays = described.plan.hub in described.plan.participants
+    with output.progress(plays) as report:
 
-    def event(what: dict[str, Any]) -> None:
-        if what["event"] == "listening":
-            others = ", ".join(name for name in described.plan.members if name != described.plan.hub)
-            output.err.print(f"listening at {what['host']}:{what['port']} for {others}")
+        def event(what: dict[str, Any]) -> None:
+            if what["event"] == "listening":
+                others = ", ".join(name for name in described.plan.members if name != described.plan.hub)
+                output.err.print(f"listening at {what['host']}:{what['port']} for {others}")
+            else:
+                report(what)
 
-    output.print_hub_record(coopetitive.run_hub_process(described, event))
+        record = coopetitive.run_hub_process(described, event)
+    output.print_hub_record(record)
+    if plays:
+        output.print_member_record(record, described.model)
 
 
 @main.command()

@@ -12,13 +12,15 @@ A member's own file:
     transcript = "north-transcript"     # optional: folder for every frame that passed
     threads = 1                         # optional
     wait_s = 600                        # optional: seconds to wait for the others
+    idle_limit_s = 86400                # optional: give up after so many seconds without a word; default: never (see docs/reference.md)
     patience_s = 60                     # optional: seconds that a broken connection may take to be made anew
     least_mode = "secure-aggregation"   # a party's policy, optional: refuse plans of a weaker mode
     allow_two_parties = false           # optional: mask with one other party only
     allow_other_rosters = false         # optional: let the same rows meet another set of parties under masks
     memory_mb = 2000                    # a coopetitive server's, optional: what its shares may take; default: what is free
     servers = { north = "0.0.0.0:7466", south = "10.0.0.2:7466", west = "10.0.0.3:7466" }
-                                        # with server_links = "direct": where this server listens, and where the others are found
+                                        # with server_links = "direct": where this server listens, and where the others are found,
+                                        # but for one that is the hub
     ledger = "north-ledger.jsonl"       # a party's, in secure-aggregation mode: which sets of parties its rows have met
 
 Paths are taken from the file's own folder.
@@ -66,6 +68,7 @@ KEYS = (
     "transcript",
     "threads",
     "wait_s",
+    "idle_limit_s",
     "patience_s",
     "least_mode",
     "allow_two_parties",
@@ -79,6 +82,7 @@ REQUIRED = ("plan", "members", "identity", "hub")
 KINDS: dict[str, tuple[type, ...]] = {
     "threads": (int,),
     "wait_s": (int, float),
+    "idle_limit_s": (int, float),
     "patience_s": (int, float),
     "memory_mb": (int, float),
     "allow_two_parties": (bool,),
@@ -113,7 +117,8 @@ class MemberFile:
         host, port: of the hub.
         table, model, record, transcript, ledger: paths, None where the file does not give them.
         policy: of a party.
-        threads: compute threads. wait_s: seconds to wait for others. memory_limit: bytes for a server's shares, or None.
+        threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
+            after which a member that is no server gives up, or None for never. memory_limit: bytes for a server's shares, or None.
         patience_s: seconds that a broken connection may take to be made anew; 0 ends the run.
         servers: host and port of every server, where they have connections of their own: this one's to listen at.
     """
@@ -135,6 +140,7 @@ class MemberFile:
     wait_s: float
     patience_s: float
     memory_limit: int | None = None
+    idle_limit_s: float | None = None
     servers: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     @property
@@ -168,8 +174,10 @@ def read_member_file(path: Path) -> MemberFile:
             raise PlanError(
                 f"{path}: {key} = {value!r} is not known or of the wrong type; expected keys: {', '.join(KEYS)}"
             )
-    if content.get("threads", 1) < 1 or content.get("wait_s", 1) <= 0 or content.get("memory_mb", 1) <= 0:
-        raise PlanError(f"{path}: threads must be at least 1, wait_s above 0 and memory_mb above 0")
+    if content.get("threads", 1) < 1 or any(
+        content.get(key, 1) <= 0 for key in ("wait_s", "idle_limit_s", "memory_mb")
+    ):
+        raise PlanError(f"{path}: threads must be at least 1, and wait_s, idle_limit_s and memory_mb above 0")
     if not 0 <= content.get("patience_s", PATIENCE_S) < inf:
         raise PlanError(f"{path}: patience_s must be at least 0")
     host, port = _address(content["hub"], "hub", path)
@@ -207,6 +215,7 @@ def read_member_file(path: Path) -> MemberFile:
         wait_s=float(content.get("wait_s", 600)),
         patience_s=float(content.get("patience_s", PATIENCE_S)),
         memory_limit=int(content["memory_mb"] * 1e6) if "memory_mb" in content else None,
+        idle_limit_s=float(content["idle_limit_s"]) if "idle_limit_s" in content else None,
         servers=_server_addresses(content.get("servers"), plan, path),
     )
 
@@ -225,10 +234,12 @@ def _server_addresses(given: dict[str, Any] | None, plan: Plan, path: Path) -> d
             raise PlanError(f'{path}: servers goes with a plan of members.server_links = "direct" only; leave it out')
         return {}
     addresses = {name: _address(text, f"servers.{name}", path) for name, text in (given or {}).items()}
-    if addresses and set(addresses) != set(plan.servers):
+    expected = [name for name in plan.servers if name != plan.hub]
+    if addresses and set(addresses) != set(expected):
+        hub = "" if len(expected) == len(plan.servers) else f" (that of {plan.hub} is the key hub)"
         raise PlanError(
             f"{path}: servers names {', '.join(sorted(addresses))}; expected an address for each of the plan's servers "
-            f"{', '.join(plan.servers)}"
+            f"{', '.join(expected)}{hub}"
         )
     return addresses
 
@@ -352,7 +363,7 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
     if member.transcript is not None:
         channel = RecordingChannel(inner, member.transcript, name)
     try:
-        run_member(party, channel)
+        run_member(party, channel, member.idle_limit_s)
     finally:
         channel.close()
     if party.model is not None and member.model is not None:

@@ -38,7 +38,8 @@ def write_consortium(
     for name, table in tables.items():
         write_party_table(folder / f"{name}.parquet", table, plan.schema.label, plan.schema.weight)
     direct = plan.coopetitive is not None and plan.coopetitive.server_links == "direct"
-    servers = dict(zip(plan.servers, _free_addresses(len(plan.servers)), strict=True)) if direct else {}
+    dialled = [server for server in plan.servers if direct and server != plan.hub]
+    servers = dict(zip(dialled, _free_addresses(len(dialled)), strict=True))
     for name in plan.members:
         more: dict[str, Any] = {"threads": 1}
         if name in tables:
@@ -157,8 +158,8 @@ def train_in_processes(
     """Train with one process per member in `folder`.
 
     Returns:
-        The aggregator's record (in coopetitive mode what S_0 and the hub say of the same), the model that the receivers hold,
-        and the seconds until all had joined.
+        The aggregator's record (in coopetitive mode what S_0 says of the same, with all members' traffic), the model that the
+        receivers hold, and the seconds until all had joined.
 
     Raises:
         HansaError: a process failed, or receivers hold different models.
@@ -209,7 +210,7 @@ def _joint_record(plan: Plan, records: Mapping[str, dict[str, Any]]) -> dict[str
         "traffic": {
             name: {key: record[key] for key in ("bytes_up", "bytes_down")}
             for name, record in sorted(records.items())
-            if name != plan.hub
+            if name in plan.participants
         },
         "servers": [records[server] for server in plan.servers],
     }

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hansa.cli.coopetitive import hub_end
 from hansa.cli.cores import cores, useful_threads
 from hansa.cli.pooled_xgboost import is_installed, train_pooled_xgboost
 from hansa.cli.processes import train_in_processes
@@ -50,7 +51,7 @@ class Settings:
         alone, pooled: whether to train each party alone, and the pooled rows (Hansa, and XGBoost where it is installed).
         in_process: without processes and sockets. threads: compute threads of a party (of the run, in one process).
         transcript: folder for every frame that passed, or None.
-        server_links, servers, receivers, label_range, cuts, steps, statistics: of a coopetitive plan; empty or None for the
+        server_links, hub, servers, receivers, label_range, cuts, steps, statistics: of a coopetitive plan; empty or None for the
             defaults of `make_plan`. Categorical features are a table's (`Table.categorical`).
     """
 
@@ -65,6 +66,7 @@ class Settings:
     in_process: bool = False
     threads: int | None = None
     transcript: Path | None = None
+    hub: str = ""
     servers: tuple[str, ...] = ()
     server_links: str = "direct"
     receivers: tuple[str, ...] = ()
@@ -109,7 +111,8 @@ def make_plan(
     heaviest: float = 1.0,
     categories: Mapping[str, tuple[Level, ...]] | None = None,
 ) -> Plan:
-    """The plan of a simulation: every party receives the model, and in coopetitive mode the first three compute.
+    """The plan of a simulation: every party receives the model, and in coopetitive mode the first three compute, and a hub that does
+    nothing else relays.
 
     Args:
         labels: the lowest and highest one, of which a coopetitive regression makes its public range.
@@ -121,7 +124,7 @@ def make_plan(
     if settings.mode == COOPETITIVE:
         squared = settings.parameters.objective == "reg:squarederror"
         more = Coopetitive(
-            hub=HUB,
+            hub=settings.hub or HUB,
             servers=settings.servers or (*sorted(parties), *SPARE_SERVERS)[:SERVERS],
             server_links=settings.server_links,
             label_range=(settings.label_range or labels) if squared else None,
@@ -131,9 +134,16 @@ def make_plan(
             steps=settings.steps,
             statistics=settings.statistics,
         )
-    elif settings.servers or settings.receivers or settings.label_range or settings.steps or settings.statistics:
+    elif (
+        settings.hub
+        or settings.servers
+        or settings.receivers
+        or settings.label_range
+        or settings.steps
+        or settings.statistics
+    ):
         raise PlanError(
-            f"--servers, --receivers, --label-range, --evaluation-steps and --statistics go with --mode {COOPETITIVE}"
+            f"--hub, --servers, --receivers, --label-range, --evaluation-steps and --statistics go with --mode {COOPETITIVE}"
         )
     elif categories:
         raise PlanError(
@@ -324,7 +334,7 @@ def _share_in_process(
         steps.append(step)
 
     def wrap(hub: Hub) -> Hub:
-        return hub if settings.transcript is None else RecordingHub(hub, settings.transcript, HUB)
+        return hub if settings.transcript is None else RecordingHub(hub, settings.transcript, hub_end(plan))
 
     run = share_in_process(
         plan, {name: part.rows() for name, part in parts.items()}, report=note, observe=observe, wrap=wrap

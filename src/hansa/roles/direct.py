@@ -1,7 +1,8 @@
 """A server's channel with connections of its own to the other two servers: their letters need not pass the hub.
 
 The letters are the same, sealed all the same; only the way is shorter. All letters between two servers take it, so that they stay in
-order. The hub then sees nothing of the computation but its beginning and its end. No I/O of its own: it chooses among connections.
+order. With a server that is the hub, the connection to the hub is the direct one. A hub that is no server then sees nothing of the
+computation but its beginning and its end. No I/O of its own: it chooses among connections.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Collection
 
 from hansa.errors import MemberLost, ProtocolError, TransportError
 from hansa.protocol import messages
-from hansa.protocol.messages import KeysConfirmed, Relay, Through
+from hansa.protocol.messages import Abort, KeysConfirmed, Relay, Through
 from hansa.transport.channel import Frame, Hub, Traffic
 
 HELD_BYTES = 256 * 2**20
@@ -25,7 +26,7 @@ class DirectChannel:
     """A server's one channel, over its connections to the hub and to other servers. See `hansa.transport.channel.Channel`.
 
     Args:
-        member: this server. hub: name of the hub. peers: the other servers.
+        member: this server. hub: name of the hub. peers: the other servers, but for one that is the hub.
         links: connections to all of them; closed with this channel.
         clock: seconds that only ever rise, such as `time.monotonic`.
     """
@@ -43,6 +44,7 @@ class DirectChannel:
         self._gone: set[str] = set()
         self._loss: MemberLost | None = None
         self._verdict_by = 0.0
+        self._verdict: bytes | None = None
 
     @property
     def traffic(self) -> Traffic:
@@ -61,8 +63,10 @@ class DirectChannel:
         A letter to a server that hung up goes nowhere; `receive` then says who ended the run.
 
         Raises:
-            MemberLost: the hub is lost.
+            MemberLost: the hub is lost, and had not said that it stops the run: if it had, `receive` says so.
         """
+        if self._verdict is not None:
+            return
         message = messages.decode(self._member, frame)
         self._through = self._through or isinstance(message, Through)
         to = message.receiver if isinstance(message, Relay) and message.receiver in self._peers else self._hub
@@ -84,6 +88,8 @@ class DirectChannel:
             ProtocolError: another server sent what is no letter of its own to this one, or too much too early.
         """
         while True:
+            if self._verdict is not None:
+                return memoryview(self._verdict)
             if self._confirmed and self._held:
                 return memoryview(self._held.popleft())
             try:
@@ -118,7 +124,15 @@ class DirectChannel:
             self._held.append(bytes(frame))
 
     def _note(self, loss: MemberLost) -> None:
-        """Keep the first loss of a server's connection; that of the hub, and of one who broke a rule, is raised."""
+        """Keep the first loss of a server's connection; that of the hub, and of one who broke a rule, is raised.
+
+        The hub may have stopped the run and hung up while this member was sending: its word is kept in place of the loss.
+        """
+        if loss.member == self._hub:
+            stops = [frame for frame in loss.unread if isinstance(messages.decode(self._hub, frame), Abort)]
+            self._verdict = stops[-1] if stops else None
+        if self._verdict is not None:
+            return
         if loss.member not in self._peers or not loss.broken:
             raise loss
         self._gone.add(loss.member)

@@ -125,8 +125,7 @@ def share_in_process(
             report=report if name == plan.servers[0] else lambda _: None,
             observe=observe if name == plan.servers[0] else lambda _, __: None,
         )
-        for name in plan.members
-        if name != plan.hub
+        for name in plan.participants
     }
     openings: dict[str, Iterable[bytes]] = {name: member.opening() for name, member in members.items()}
     inner = InProcessHub({name: member.handle for name, member in members.items()}, order, opening=openings)

@@ -65,7 +65,7 @@ class Member:
     """One member's side of a coopetitive run.
 
     Args:
-        plan: as every member holds it. name: this member, not the hub.
+        plan: as every member holds it. name: this member; the hub too, where the plan gives it another role.
         rows: its table, where the plan names it a party; None otherwise.
         nonce: 32 bytes nobody else can foresee.
         signer: this member's signature and everybody's pinned identity.
@@ -94,7 +94,7 @@ class Member:
         observe: Callable[[str, int], None] = lambda _, __: None,
     ) -> None:
         policy.check(plan.mode, len(plan.parties))
-        if name not in plan.members or name == plan.hub:
+        if name not in plan.participants:
             raise IdentityError(f"member {name!r} is none of the plan's parties, servers and receivers")
         if (rows is not None) != (name in plan.parties):
             raise PlanError(f"member {name!r}: a table goes with a party of the plan, and every party has one")
@@ -242,9 +242,10 @@ class Member:
     def _welcome(self, message: Welcome) -> KeySetup:
         plan = self._plan
         names = tuple(name for name, _, _, _ in message.roster)
-        expected = tuple(name for name in plan.members if name != plan.hub)
-        if names != expected:
-            raise self._broken(f"the roster is {names}; expected every member but the hub, sorted: {expected}")
+        if names != plan.participants:
+            raise self._broken(
+                f"the roster is {names}; expected every party, server and receiver, sorted: {plan.participants}"
+            )
         if (self._name, self._join.nonce, self._join.rows, self._join.evaluation_rows) not in message.roster:
             raise self._broken("the roster gives this member another nonce or number of rows than it sent")
         for name, _, rows, held in message.roster:

@@ -1,7 +1,8 @@
 """The hub of a coopetitive run: coordinates the set-up of keys, then passes sealed letters on. No I/O: frames in, frames out.
 
 It holds no key of the run. It learns who takes part with how many rows, and who writes to whom, when, and how much: all of which
-follows from the plan and the roster.
+follows from the plan and the roster. Where the plan gives the hub's member other roles too, they are to it a member like any other
+(`roles.member`), whose letters it can read no more than others'.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class RelayHub:
         self.relayed: dict[tuple[str, str], int] = {}
         self._plan = plan
         self._report = report
-        self._members = tuple(name for name in plan.members if name != plan.hub)
+        self._members = plan.participants
         self._agreement = agreement(plan, identities)
         self._session = Session("hub", HUB, "gathering")
         self._gathering = Gathering(self._members, plan.parties, self._agreement)

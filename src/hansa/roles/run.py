@@ -9,15 +9,15 @@ from typing import Protocol
 
 import msgspec
 
-from hansa.errors import HansaError, MemberLost, ProtocolError, TransportError
+from hansa.errors import HansaError, LinkLost, MemberLost, ProtocolError, TransportError
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import Abort
 from hansa.transport.channel import Channel, Frame, Hub
 
 Roster = tuple[tuple[str, bytes, int, int], ...]
-"""(member, nonce, rows, evaluation rows) of every party of a run, sorted by member; in coopetitive mode of every member but the
-hub, with 0 rows for those that have none."""
+"""(member, nonce, rows, evaluation rows) of every party of a run, sorted by member; in coopetitive mode of all `Plan.participants`,
+with 0 rows for those that have none."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,8 @@ def run_member(
             for frame in role.handle(channel.receive(timeout)):
                 channel.send(frame)
     except TransportError as error:
+        if isinstance(error, LinkLost) and (verdict := _verdict(role, channel)) is not None:
+            raise verdict from error
         owed = ", ".join(waiting_for())
         if not owed:
             raise
@@ -109,11 +111,75 @@ def run_member(
         raise
 
 
+class ResidentRole:
+    """A member's role in the hub's own process (`transport.resident`): what `run_member` makes of one over a channel.
+
+    What stops the role here is told to the hub, and so to all, as an `Abort` of this member.
+
+    Args:
+        role: the member's. member: its name. waiting_for: names the members whose word is owed.
+
+    Attributes:
+        error: what stopped the role; None as long as nothing has.
+    """
+
+    def __init__(self, role: MemberRole, member: str, waiting_for: Callable[[], Iterable[str]] = tuple) -> None:
+        self.error: HansaError | None = None
+        self._role = role
+        self._member = member
+        self._waiting_for = waiting_for
+
+    def opening(self) -> Iterator[bytes]:
+        """The frames that it sends before it has heard anything."""
+        return self._guarded(self._role.opening)
+
+    def handle(self, frame: memoryview) -> Iterator[bytes]:
+        """Its answer to a frame of the hub; none once the role is done or has stopped."""
+        return self._guarded(lambda: self._role.handle(frame))
+
+    def waited(self, seconds: float) -> Iterator[bytes]:
+        """It has waited in vain for so long: it stops."""
+        if self._is_over():
+            return
+        owed = ", ".join(self._waiting_for())
+        self.error = TransportError(f"no frame for member {self._member!r} in {seconds:g} s; waiting for {owed}")
+        yield messages.encode(Abort("", str(self.error)))
+
+    def _guarded(self, frames: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
+        if self._is_over():
+            return
+        try:
+            yield from frames()
+        except HansaError as error:
+            self.error = error
+            yield messages.encode(Abort("", _tellable(error)))
+
+    def _is_over(self) -> bool:
+        return self._role.done or self.error is not None
+
+
 def _tellable(error: HansaError) -> str:
     """What another member may read of an error. Only the protocol's own texts: others may quote a party's cells."""
     if isinstance(error, ProtocolError):
         return str(error)
     return f"it stopped with a {type(error).__name__}; its own log says why"
+
+
+def _verdict(role: MemberRole, channel: Channel) -> HansaError | None:
+    """Why the hub stopped the run, where it said so before it hung up and this member, which was sending, has not heard it yet."""
+    while True:
+        try:
+            frame = channel.receive(0.0)
+            stops = isinstance(messages.decode("", frame), Abort)
+        except HansaError:
+            return None
+        if stops:
+            try:
+                for _ in role.handle(frame):
+                    pass
+            except HansaError as verdict:
+                return verdict
+            return None
 
 
 def _tell(channel: Channel, reason: str) -> None:

@@ -1,5 +1,7 @@
 """Transcripts: every frame that passes one end, in a file, so that anybody can check what was said.
 
+A hub with a member of its own (`resident`) leaves two: the hub's, `<name>.hub.frames`, and that member's.
+
 The file `<end>.frames` begins with `MAGIC`. Each record after it is, integers big-endian:
 
     1 byte    direction: "U" up (member to hub) or "D" down (hub to member)
@@ -21,6 +23,7 @@ from typing import BinaryIO, Literal
 
 from hansa.errors import TransportError
 from hansa.transport.channel import Channel, Frame, Hub, Traffic
+from hansa.transport.resident import Resident
 
 MAGIC = b"hansa frames 1\n"
 _MARKS: Mapping[str, bytes] = {"up": b"U", "down": b"D"}
@@ -149,6 +152,40 @@ class RecordingChannel:
         """Close the channel and the transcript."""
         self._channel.close()
         self._transcript.close()
+
+
+class RecordingResident:
+    """A hub's own member that writes down every frame that it says or hears, in `<folder>/<member>.frames`.
+
+    See `resident.Resident`.
+    """
+
+    def __init__(self, resident: Resident, folder: Path, member: str) -> None:
+        self._resident = resident
+        self._member = member
+        self._transcript = _Transcript(folder, member)
+
+    def opening(self) -> Iterator[Frame]:
+        """The resident's, each written down first."""
+        return self._noted(self._resident.opening())
+
+    def handle(self, frame: memoryview) -> Iterator[Frame]:
+        """Write the frame down, then each of the resident's answers."""
+        self._transcript.write("down", self._member, frame)
+        return self._noted(self._resident.handle(frame))
+
+    def waited(self, seconds: float) -> Iterator[Frame]:
+        """The resident's, each written down first."""
+        return self._noted(self._resident.waited(seconds))
+
+    def close(self) -> None:
+        """Close the transcript."""
+        self._transcript.close()
+
+    def _noted(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        for frame in frames:
+            self._transcript.write("up", self._member, frame)
+            yield frame
 
 
 def _read_record(file: BinaryIO, mark: bytes, sequence: int, path: Path) -> Record:

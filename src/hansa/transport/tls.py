@@ -40,7 +40,9 @@ _GREETING_LIMIT = 1024
 _ACCEPTS_AT_ONCE = 32
 _LISTEN_BACKLOG = 512
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.05, 1.0
-_KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+_KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPALIVE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+"""Seconds of silence before the first question, between two, and how many; systems that have the second name lack the first."""
+
 _FAILED = select.POLLERR | select.POLLHUP | getattr(select, "POLLRDHUP", 0)
 
 _ALERTS = {
@@ -410,7 +412,7 @@ class TlsHub:
             if link.stream.unsent > self._limits.backlog_bytes:
                 self._flush_until(link, self._limits.backlog_bytes, None)
         except OSError as error:
-            raise self._lost(link, f"gone while a frame was sent to it: {error}", broken=True) from error
+            raise self._lost_sending(link, error) from error
         except TransportError as error:
             raise self._lost(link, str(error), broken=True) from error
         traffic = self._traffic[member]
@@ -579,7 +581,7 @@ class TlsHub:
         try:
             self._flush(link)
         except OSError as error:
-            self._losses.append(self._lost(link, f"gone while a frame was sent to it: {error}", broken=True))
+            self._losses.append(self._lost_sending(link, error))
 
     def _drop_stalled(self) -> None:
         latest = time.monotonic() - self._limits.send_s
@@ -712,6 +714,16 @@ class TlsHub:
         # A flood of strangers must not become a flood of log lines.
         if self.strangers <= 20 or self.strangers % 100 == 0:
             _LOG.warning("stranger %d, at %s, is refused: %s", self.strangers, address, reason)
+
+    def _lost_sending(self, link: _Link, error: OSError) -> MemberLost:
+        """The loss of a member that hung up on what is sent to it; it may have said why before."""
+        unread: list[bytes] = []
+        link.reader.spare_last()  # somebody may be at it still
+        with contextlib.suppress(OSError, TransportError):
+            while True:
+                unread.append(bytes(link.reader.read(link.stream)))
+        self._forget(link)
+        return MemberLost(link.member, f"gone while a frame was sent to it: {error}", broken=True, unread=tuple(unread))
 
     def _lost(self, link: _Link, reason: str, *, broken: bool) -> MemberLost:
         self._forget(link)
