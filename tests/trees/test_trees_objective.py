@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -17,6 +17,7 @@ from hansa.trees.objective import (
     LEAST_HESSIAN,
     Scales,
     bits_of_count,
+    check_scales,
     gradient_bound,
     gradients,
     hessian_bound,
@@ -178,6 +179,25 @@ def test_no_sum_of_any_rows_can_overflow_and_precision_is_used(n, bits, size, sp
     assert sum(abs(q) for q in q_g) >= 2 ** (g_room - 2) - n
     assert sum(q_h) >= 2 ** (h_room - 3) - 2 * n
     assert math.frexp(chosen.hessian)[0] == 0.5, "a power of two"
+
+
+# Found by chance: here the quotient is rounded up past 2^62.
+@example(13334868975272935, 236357536515620926, -42, -51, 100, 64)
+@given(
+    st.integers(1, 2**60),
+    st.integers(1, 2**60),
+    st.integers(-80, 10),
+    st.integers(-80, 10),
+    st.integers(1, 10**6),
+    st.sampled_from([32, 64]),
+)
+def test_a_party_that_has_all_of_the_sums_takes_the_scales(gradient, hessian, gradient_unit, hessian_unit, n, bits):
+    sums = gradient, hessian, gradient_unit, hessian_unit
+    chosen = scales(*sums, n, bits)
+    check_scales(chosen, *sums)
+    too_fine = Scales(chosen.gradient * 1.01, chosen.hessian, chosen.planes)
+    with pytest.raises(HansaError, match=r"gradient scale .* sums would overflow"):
+        check_scales(too_fine, *sums)
 
 
 @settings(deadline=None)

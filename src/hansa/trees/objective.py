@@ -191,6 +191,9 @@ def scales(
     gradient = 0.0
     if gradient_sum > 0:
         gradient = math.ldexp((2**gradient_room - 1 - n_rows_total) / gradient_sum, -gradient_unit)
+        # Of 62 bits a float64 holds 53: the quotient may be rounded up, and one party may have all of the sum (`check_scales`).
+        while gradient * math.ldexp(gradient_sum, gradient_unit) > 2**gradient_room:
+            gradient = math.nextafter(gradient, 0.0)
     hessian = 1.0
     if hessian_sum > 0:
         _, exponent = math.frexp(math.ldexp((2**hessian_room - 1 - n_rows_total) / hessian_sum, -hessian_unit))
