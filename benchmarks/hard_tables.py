@@ -140,7 +140,7 @@ HARD: dict[str, HardCase] = {
     "separable": HardCase(separable),
     "separable, lambda 0": HardCase(separable, {"lambda": 0.0}),
     "constant and skewed columns": HardCase(skewed),
-    "margins near the bound": HardCase(partly_separable, {**LAMBDA_0, "eta": 0.7}),
+    "margins near the bound": HardCase(partly_separable, {**LAMBDA_0, "eta": 0.6}),
     "lambda 0": HardCase(balanced, {"lambda": 0.0}),
     "lambda 0, min_child_weight 0": HardCase(balanced, LAMBDA_0),
     "gamma 2": HardCase(balanced, {"gamma": 2.0}),

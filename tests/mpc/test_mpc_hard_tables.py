@@ -54,13 +54,13 @@ def test_as_good_as_xgboost(name):
 
 @pytest.mark.slow
 def test_margins_near_the_bound():
-    """Margins between 13 and 16 do no harm: test rows are ranked, and where classes are certain predicted, as XGBoost does."""
+    """Margins between 12 and 16 do no harm: test rows are ranked, and where classes are certain predicted, as XGBoost does."""
     pytest.importorskip("xgboost")
     setup = dataclasses.replace(SETUP, trees=20, max_bin=32)
     pair = pair_of("margins near the bound", setup)
     lines = [{"split": split, **compare(setup, pair, split)} for split in range(SPLITS)]
     found = summary(setup, lines)
-    assert 13 < found["largest_margin"] < 16
+    assert 12 < found["largest_margin"] < 16
     assert found["passes"]
     print(found)
     ours, theirs = found["log_loss"]
