@@ -139,7 +139,7 @@ def score(
     """Numerators (38 bits behind the node's scale) and q (26 bits) of "no split" and of each candidate.
 
     Arguments as `find_splits`. Returns two arrays (2, nodes, candidates + 1), shared in Z_2^64. Twenty-two
-    rounds; per candidate about 90 bytes from S_0 and S_1 and 110 from S_2.
+    rounds; per candidate about 100 bytes from S_0 and S_1 and 130 from S_2.
     """
     ring, lam = RING64, constants.reg_lambda
     nodes = left.shape[2]
@@ -271,8 +271,8 @@ def tournament(server: Server, numerators: Words, ratios: Words, address: Addres
     """Who has the greatest numerator / ratio; ties go to the lower index.
 
     Groups of four neighbours play all six matches. The winners' values go up, and meanwhile the one-hot of each group's
-    winner is joined to those of the groups below. With L = ceil(log4 items): 6 L rounds; per item about 43 bytes from S_0 and
-    S_1 and 146 from S_2.
+    winner is joined to those of the groups below. With L = ceil(log4 items): 6 L rounds; per item about 40 bytes from S_0 and
+    S_1 and 160 from S_2.
 
     Args:
         numerators, ratios: shared in Z_2^64, (2, nodes, items); every ratio is positive.
