@@ -27,9 +27,9 @@ from rich.table import Table as Printed
 
 from benchmarks.contestants import NAMES, as_table, dealt, made_rows
 from benchmarks.machine import console, described, machine
+from benchmarks.plain_product import product_seconds
 from hansa.cli.processes import train_in_processes
 from hansa.cli.simulation import Settings, make_plan
-from hansa.mpc.ring import add_gemm
 from hansa.mpc.training import growth_of
 from hansa.plan import SERVER_LINKS, Plan
 from hansa.roles.in_process import share_in_process, warm_up_shares
@@ -77,21 +77,6 @@ def plan_of(
     return replace(plan, coopetitive=replace(plan.coopetitive, missing=()))
 
 
-def gemm_seconds(rows: int, columns: int, vectors: int) -> float:
-    """Seconds of one uint32 product rows x columns x vectors on one core; the better of two."""
-    draw = np.random.Generator(np.random.PCG64(3))
-    codes = draw.integers(0, 2**32, (rows, columns), dtype=np.uint32)
-    weights = draw.integers(0, 2**32, (vectors, rows), dtype=np.uint32)
-    out = np.zeros((vectors, columns), np.uint32)
-    add_gemm(codes[:16], np.ascontiguousarray(weights[:, :16]), out)
-    best = math.inf
-    for _ in range(2):
-        start = time.perf_counter()
-        add_gemm(codes, weights, out)
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
 def over_tls(rows: int, apart: bool, depth: int, trees: int, features: int, links: str = "direct") -> dict[str, Any]:
     """One run over mutual TLS; a server's figures a tree after the first."""
     parties = dealt(made_rows(rows), 3)
@@ -111,7 +96,7 @@ def over_tls(rows: int, apart: bool, depth: int, trees: int, features: int, link
             key: [server["phases"].get(name, empty)[key] / server["phase_trees"] for server in servers] for key in empty
         }
     totals = {key: [sum(p[key][i] for p in phases.values()) for i in range(3)] for key in ("cpu_s", "bytes", "rounds")}
-    bare = gemm_seconds(rows, features * CUTS, 2**depth)
+    bare = product_seconds(rows, features * CUTS, 2**depth)
     wall = statistics.median(servers[0]["tree_seconds"][1:])
     return {
         "rows": rows,

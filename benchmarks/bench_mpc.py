@@ -26,11 +26,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.plain_product import product_seconds
 from hansa.cli.phases import phase_of
 from hansa.mpc.candidates import Candidates, Feature
 from hansa.mpc.lockstep import check_received
 from hansa.mpc.replicated import PairStreams, Program, Server
-from hansa.mpc.ring import Words, add_gemm
+from hansa.mpc.ring import Words
 from hansa.mpc.shared_rows import RowShares, label_words, receive_rows, share_rows
 from hansa.mpc.training import Coins, Settings, boost, memory_estimate, start_margins
 from hansa.secure.keys import PairKey
@@ -138,21 +139,6 @@ def table(rows: int, features: int, cuts: int) -> tuple[Any, Any]:
     return codes, (score > 1.2).astype(np.uint32)
 
 
-def gemm_seconds(rows: int, columns: int, vectors: int) -> float:
-    """CPU seconds of one uint32 product rows x columns x vectors on one core; the better of two."""
-    rng = np.random.default_rng(1)
-    c = rng.integers(0, 2**32, (rows, columns), dtype=np.uint32)
-    v = rng.integers(0, 2**32, (vectors, rows), dtype=np.uint32)
-    out = np.zeros((vectors, columns), np.uint32)
-    add_gemm(c[:16], np.ascontiguousarray(v[:, :16]), out)
-    best = float("inf")
-    for _ in range(2):
-        start = time.process_time()
-        add_gemm(c, v, out)
-        best = min(best, time.process_time() - start)
-    return best
-
-
 def write_parts(folder: Path, number: int, message: RowShares) -> RowShares:
     """The parts of an owner's message that travel go to files; the message without them is left."""
     for half, parts in enumerate(message.parts):
@@ -245,7 +231,7 @@ def main() -> None:
     args = parser.parse_args()
     columns = args.features * args.cuts
     results = run(args)
-    bare = gemm_seconds(args.rows, columns, 2**args.depth)
+    bare = product_seconds(args.rows, columns, 2**args.depth)
     speed = args.rows * columns * 2**args.depth / bare / 1e9
     print(f"bare product {args.rows} x {columns} x {2**args.depth}: {bare:.2f} s, {speed:.1f} Gmac/s")
     print(f"{'phase':16} {'CPU s':>22} {'MB sent':>22} {'rounds':>7}   a tree; S0 S1 S2")

@@ -15,16 +15,6 @@ def words(rng, shape, dtype=np.uint32):
     return rng.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
 
 
-@pytest.mark.parametrize(("rows", "columns", "vectors"), [(1, 1, 1), (8, 5, 2), (37, 70, 5), (64, 33, 8)])
-def test_gemm_is_the_naive_sum(rows, columns, vectors):
-    rng = np.random.default_rng(rows)
-    c, v = words(rng, (rows, columns)), words(rng, (vectors, rows))
-    out = words(rng, (vectors, columns))
-    expected = out + naive.naive_gemm(c, v)
-    ring.add_gemm(c, v, out)
-    assert np.array_equal(out, expected)
-
-
 def test_code_sums_are_the_naive_sums():
     rng = np.random.default_rng(1)
     codes, v = rng.integers(0, 7, (300, 4)).astype(np.uint16), words(rng, (3, 300))

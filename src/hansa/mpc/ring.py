@@ -93,57 +93,6 @@ def unpack_bits(words: npt.NDArray[np.uint64], count: int) -> npt.NDArray[np.uin
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def add_gemm(c, v, out):  # type: ignore[no-untyped-def]
-    """out[j, t] += sum_i c[i, t] * v[j, i] in Z_2^32.
-
-    Args:
-        c: uint32 (rows, columns). v: uint32 (vectors, rows). out: uint32 (vectors, columns), changed.
-
-    Eight rows and two vectors at a time: sixteen products for eight loads of `c` and two of `out`. The
-    inner loop runs over columns, which the compiler turns into full-width vector instructions. The two
-    vectors come from either half: neighbours' output rows overlap as ranges over j, and the compiler, which
-    checks for overlap once for all j, would fall back to scalars (3 Gmac/s instead of 20).
-    """
-    rows, columns = c.shape
-    vectors = v.shape[0]
-    whole = rows - rows % 8
-    half = vectors // 2
-    for i in range(0, whole, 8):
-        c0, c1, c2, c3 = c[i], c[i + 1], c[i + 2], c[i + 3]
-        c4, c5, c6, c7 = c[i + 4], c[i + 5], c[i + 6], c[i + 7]
-        for j in range(half):
-            k = half + j
-            a0, a1, a2, a3 = v[j, i], v[j, i + 1], v[j, i + 2], v[j, i + 3]
-            a4, a5, a6, a7 = v[j, i + 4], v[j, i + 5], v[j, i + 6], v[j, i + 7]
-            b0, b1, b2, b3 = v[k, i], v[k, i + 1], v[k, i + 2], v[k, i + 3]
-            b4, b5, b6, b7 = v[k, i + 4], v[k, i + 5], v[k, i + 6], v[k, i + 7]
-            p = out[j]
-            q = out[k]
-            for t in range(columns):
-                p[t] += (
-                    c0[t] * a0 + c1[t] * a1 + c2[t] * a2 + c3[t] * a3
-                    + c4[t] * a4 + c5[t] * a5 + c6[t] * a6 + c7[t] * a7
-                )  # fmt: skip
-                q[t] += (
-                    c0[t] * b0 + c1[t] * b1 + c2[t] * b2 + c3[t] * b3
-                    + c4[t] * b4 + c5[t] * b5 + c6[t] * b6 + c7[t] * b7
-                )  # fmt: skip
-        for j in range(2 * half, vectors):
-            a0, a1, a2, a3 = v[j, i], v[j, i + 1], v[j, i + 2], v[j, i + 3]
-            a4, a5, a6, a7 = v[j, i + 4], v[j, i + 5], v[j, i + 6], v[j, i + 7]
-            p = out[j]
-            for t in range(columns):
-                p[t] += (
-                    c0[t] * a0 + c1[t] * a1 + c2[t] * a2 + c3[t] * a3
-                    + c4[t] * a4 + c5[t] * a5 + c6[t] * a6 + c7[t] * a7
-                )  # fmt: skip
-    for i in range(whole, rows):
-        for j in range(vectors):
-            for t in range(columns):
-                out[j, t] += c[i, t] * v[j, i]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def add_code_sums(codes, v, out):  # type: ignore[no-untyped-def]
     """out[f, codes[i, f], j] += v[j, i] in Z_2^32: sums by code, for rows known in the clear.
 

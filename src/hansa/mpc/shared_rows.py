@@ -26,7 +26,8 @@ import numpy.typing as npt
 
 from hansa.errors import DataError, ProtocolError
 from hansa.mpc.candidates import Candidates
-from hansa.mpc.ring import BITS, RING32, Ring, Words, add_code_sums, add_gemm, add_gf2_product, pack_bits, words_for
+from hansa.mpc.panels import add_gemm, empty_panels, fill_panels, panel_columns, to_panels
+from hansa.mpc.ring import BITS, RING32, Ring, Words, add_code_sums, add_gf2_product, pack_bits, words_for
 from hansa.secure.prg import Algorithm, KeyStream, fresh_key
 
 CHUNK_ROWS = 1024
@@ -177,6 +178,13 @@ class Regenerated:
             out[first : first + len(chunk)] = chunk
         return out
 
+    def panels(self) -> Words:
+        """All of it, as panels."""
+        out = empty_panels(self.stop - self.start, self.n_columns)
+        for first, chunk in self.chunks(np.empty((CHUNK_ROWS, self.n_columns), np.uint32)):
+            fill_panels(chunk, out[:, first : first + len(chunk)])
+        return out
+
 
 Factor = Literal["own", "following", "both"]
 """Which of a server's two parts of v a term multiplies: v_i, v_{i+1}, or their sum."""
@@ -187,7 +195,7 @@ class Term:
     """What a server multiplies, and by which of its parts of the other factor.
 
     Attributes:
-        columns: a part of the columns, uint32 (rows, columns), or how to make it anew; None at the rows' owner, who sums by
+        columns: a part of the columns as panels (`mpc.panels`), or how to make it anew; None at the rows' owner, who sums by
             code, and for rows that are never summed.
         bits: the same part of the packed bits, uint64 (words, rows); at the owner the bits themselves.
         factor: of v.
@@ -198,7 +206,10 @@ class Term:
     factor: Factor
 
     def __getitem__(self, rows: slice) -> Term:
-        return Term(None if self.columns is None else self.columns[rows], self.bits[:, rows], self.factor)
+        columns = self.columns
+        if columns is not None:
+            columns = columns[rows] if isinstance(columns, Regenerated) else columns[:, rows]
+        return Term(columns, self.bits[:, rows], self.factor)
 
 
 @dataclass(frozen=True)
@@ -281,14 +292,14 @@ def _half(
     if key is not None:
         columns = Regenerated(key, candidates.n_columns, 0, message.rows, algorithm)
         others = _other_masks(key, candidates, message.rows, algorithm, message.weighted, message.outputs)
-        return (columns if regenerate else columns.stored()), others
+        return (columns if regenerate else columns.panels()), others
     if parts is None:
         return None
     shapes = _shapes(candidates, message.rows, message.weighted, message.outputs)
     found = [(part.dtype, part.shape) for part in parts]
     if found != shapes:
         raise ProtocolError(f"an owner's shares are {found}; expected {shapes}")
-    return parts[0], parts[1:]
+    return to_panels(parts[0]), parts[1:]
 
 
 def sums_part(candidates: Candidates, block: Block, vectors: Words) -> Words:
@@ -300,7 +311,8 @@ def sums_part(candidates: Candidates, block: Block, vectors: Words) -> Words:
     Returns:
         uint32 (vectors, columns).
     """
-    out = np.zeros((vectors.shape[1], candidates.n_columns), np.uint32)
+    columns = candidates.n_columns
+    out = np.zeros((vectors.shape[1], panel_columns(columns)), np.uint32)
     for term in block.terms:
         factor = _factor(vectors, term.factor, RING32)
         if block.codes is None:
@@ -308,8 +320,8 @@ def sums_part(candidates: Candidates, block: Block, vectors: Words) -> Words:
             continue
         by_code = np.zeros((len(candidates.features), candidates.n_codes, len(factor)), np.uint32)
         add_code_sums(block.codes, factor, by_code)
-        out += candidates.sums_by_column(by_code)
-    return out
+        out[:, :columns] += candidates.sums_by_column(by_code)
+    return out[:, :columns]
 
 
 def _factor(pair: Words, factor: Factor, ring: Ring) -> Words:
@@ -332,7 +344,7 @@ def _add_product(columns: Words | Regenerated | None, vectors: Words, out: Words
         return
     scratch = np.empty((CHUNK_ROWS, columns.n_columns), np.uint32)
     for first, chunk in columns.chunks(scratch):
-        add_gemm(chunk, np.ascontiguousarray(vectors[:, first : first + len(chunk)]), out)
+        add_gemm(to_panels(chunk), np.ascontiguousarray(vectors[:, first : first + len(chunk)]), out)
 
 
 def routing_part(block: Block, one_hots: Words, out: npt.NDArray[np.uint8]) -> None:
