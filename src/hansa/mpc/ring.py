@@ -161,39 +161,62 @@ GF2_ROWS = 128
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _halves(x, y, shift, low):  # type: ignore[no-untyped-def]
+    """Fields of twice `shift` bits folded to `shift`: those of x in the bits of `low`, those of y in the others."""
+    return ((x ^ (x >> shift)) & low) | ((y ^ (y << shift)) & ~low)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def add_gf2_product(c, s, out):  # type: ignore[no-untyped-def]
     """Bit n of out[i] ^= XOR_t (c[t, i] AND s[n, t]).
 
     Args:
         c: uint64 (words, rows), each row's bits packed over columns. s: uint64 (nodes, words).
         out: uint8 (rows, ceil(nodes / 8)), changed.
+
+    Eight words of a row at a time, so that one store is made for eight products; then the parities of eight nodes are folded
+    together, each half as wide after every step, into one byte.
     """
     words, rows = c.shape
     nodes = s.shape[0]
-    fold = np.empty(GF2_ROWS, np.uint64)
-    octet = np.empty(GF2_ROWS, np.uint64)
+    last = words - 1
+    chosen = np.zeros((nodes, words + 7), np.uint64)
+    chosen[:, :words] = s
+    fold = np.empty((8, GF2_ROWS), np.uint64)
     for start in range(0, rows, GF2_ROWS):
         size = min(GF2_ROWS, rows - start)
+        stop = start + size
         for first in range(0, nodes, 8):
-            octet[:] = 0
+            fold[:] = 0
             for n in range(first, min(first + 8, nodes)):
-                fold[:] = 0
-                for t in range(words):
-                    chosen = s[n, t]
+                f = fold[n - first]
+                for t in range(0, words, 8):
+                    s0, s1, s2, s3 = chosen[n, t], chosen[n, t + 1], chosen[n, t + 2], chosen[n, t + 3]
+                    s4, s5, s6, s7 = chosen[n, t + 4], chosen[n, t + 5], chosen[n, t + 6], chosen[n, t + 7]
+                    c0, c1 = c[t, start:stop], c[min(t + 1, last), start:stop]
+                    c2, c3 = c[min(t + 2, last), start:stop], c[min(t + 3, last), start:stop]
+                    c4, c5 = c[min(t + 4, last), start:stop], c[min(t + 5, last), start:stop]
+                    c6, c7 = c[min(t + 6, last), start:stop], c[min(t + 7, last), start:stop]
                     for i in range(size):
-                        fold[i] ^= c[t, start + i] & chosen
-                place = np.uint64(n - first)
-                for i in range(size):
-                    x = fold[i]
-                    x ^= x >> np.uint64(32)
-                    x ^= x >> np.uint64(16)
-                    x ^= x >> np.uint64(8)
-                    x ^= x >> np.uint64(4)
-                    x ^= x >> np.uint64(2)
-                    x ^= x >> np.uint64(1)
-                    octet[i] |= (x & np.uint64(1)) << place
+                        f[i] ^= (
+                            (c0[i] & s0) ^ (c1[i] & s1) ^ (c2[i] & s2) ^ (c3[i] & s3)
+                            ^ (c4[i] & s4) ^ (c5[i] & s5) ^ (c6[i] & s6) ^ (c7[i] & s7)
+                        )  # fmt: skip
+            f0, f1, f2, f3, f4, f5, f6, f7 = fold[0], fold[1], fold[2], fold[3], fold[4], fold[5], fold[6], fold[7]
             for i in range(size):
-                out[start + i, first >> 3] ^= np.uint8(octet[i])
+                x04 = _halves(f0[i], f4[i], np.uint64(32), np.uint64(0x00000000FFFFFFFF))
+                x15 = _halves(f1[i], f5[i], np.uint64(32), np.uint64(0x00000000FFFFFFFF))
+                x26 = _halves(f2[i], f6[i], np.uint64(32), np.uint64(0x00000000FFFFFFFF))
+                x37 = _halves(f3[i], f7[i], np.uint64(32), np.uint64(0x00000000FFFFFFFF))
+                even = _halves(x04, x26, np.uint64(16), np.uint64(0x0000FFFF0000FFFF))
+                odd = _halves(x15, x37, np.uint64(16), np.uint64(0x0000FFFF0000FFFF))
+                x = _halves(even, odd, np.uint64(8), np.uint64(0x00FF00FF00FF00FF))  # byte n: node first + n
+                x ^= x >> np.uint64(4)
+                x ^= x >> np.uint64(2)
+                x ^= x >> np.uint64(1)
+                x &= np.uint64(0x0101010101010101)
+                # The product brings bit 0 of byte n to bit 56 + n.
+                out[start + i, first >> 3] ^= np.uint8((x * np.uint64(0x0102040810204080)) >> np.uint64(56))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
