@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import tempfile
 import time
@@ -30,6 +29,7 @@ from benchmarks.machine import console, described, machine
 from benchmarks.plain_product import product_seconds
 from hansa.cli.processes import train_in_processes
 from hansa.cli.simulation import Settings, make_plan
+from hansa.mpc.split_finding import group_sizes
 from hansa.mpc.training import growth_of
 from hansa.plan import SERVER_LINKS, Plan
 from hansa.roles.in_process import share_in_process, warm_up_shares
@@ -119,7 +119,7 @@ def over_tls(rows: int, apart: bool, depth: int, trees: int, features: int, link
 def rounds_of_tree(start: Start) -> int:
     """Rounds of a tree after the first, by the formula of ARCHITECTURE.md."""
     growth = growth_of(start.settings, start.candidates, start.counts.total)
-    matches = math.ceil(math.log(len(start.candidates.all) + 1, 4) - 1e-9)
+    matches = len(group_sizes(len(start.candidates.all) + 1))
     sums = 4 if growth.row_bits > growth.scoring.fraction_bits else 2
     return growth.depth * (sums + 22 + 6 * matches + 4) + 24
 

@@ -91,3 +91,10 @@ def test_packing_is_undone_by_unpacking(bits):
     assert packed.shape == (ring.words_for(len(bits)),)
     assert np.array_equal(ring.unpack_bits(packed, len(bits)), array)
     assert sum(int(word).bit_count() for word in packed) == sum(bits)
+
+
+def test_and_chains():
+    bits = np.random.default_rng(5).integers(0, 2**64, (3, 7), dtype=np.uint64)
+    out = np.empty((5, 7), np.uint64)
+    ring.and_chains(bits, np.array([-1, -1, 0, 1, 2]), np.array([0, 2, 1, 1, 2]), out)
+    assert np.array_equal(out, [bits[0], bits[2], bits[0] & bits[1], bits[2] & bits[1], bits[0] & bits[1] & bits[2]])

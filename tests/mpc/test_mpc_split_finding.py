@@ -13,7 +13,7 @@ from three_servers import make_servers, reveal, share
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.replicated import Address
 from hansa.mpc.ring import BYTES, RING64
-from hansa.mpc.split_finding import RATIO_BITS, find_splits, score, scoring, tournament
+from hansa.mpc.split_finding import RATIO_BITS, find_splits, group_sizes, score, scoring, tournament
 
 PLACE = Address(0, 0, 0, "test")
 
@@ -36,6 +36,29 @@ def test_tournament_is_the_first_argmax(nodes, items, random):
     for row, found in zip(rows, one_hots.argmax(axis=1), strict=True):
         values = [Fraction(a, b) for a, b in row]
         assert found == values.index(max(values))
+
+
+def test_group_sizes_leave_one_winner_in_as_few_rounds_as_can_be():
+    for items in range(1, 1200):
+        left = items
+        for size in group_sizes(items):
+            assert 2 <= size <= 10
+            left = -(-left // size)
+        assert left == 1
+        rounds = len(group_sizes(items))
+        assert rounds == sum(items > most for most in (1, 10, 60, 240, 960))
+    assert group_sizes(931) == (4, 4, 6, 10)
+    assert group_sizes(311) == (4, 4, 4, 5)
+
+
+@pytest.mark.parametrize("items", [5, 9, 10, 60])
+def test_every_place_of_a_group_can_win(items):
+    """Node n has its greatest score at item n, in the middle of items that tie."""
+    numerators = np.ones((items, items), np.uint64) + np.eye(items, dtype=np.uint64)
+    servers = make_servers()
+    n, q = share(RING64, numerators, 1), share(RING64, np.full((items, items), 7, np.uint64), 2)
+    bits = run_three([tournament(s, n[s.index], q[s.index], PLACE) for s in servers])
+    assert np.array_equal(reveal(BYTES, bits), np.eye(items, dtype=np.uint8))
 
 
 def make_sums(kind, seed, nodes=5, candidates=40, bits=13):
@@ -82,8 +105,8 @@ def test_find_splits(kind, lam, gamma, least):
     gains = exact_choice(left, totals, constants, lam, gamma, max(least, 2.0**-bits), bits)
     chosen = gains[np.arange(len(gains)), one_hots.argmax(axis=1)]
     assert (chosen >= gains.max(axis=1) * (1 - 1e-5)).all()
-    # L = ceil(log4 41) = 3.
-    assert record.rounds == 22 + 6 * 3
+    assert group_sizes(41) == (5, 9)
+    assert record.rounds == 22 + 6 * 2
 
 
 def test_a_score_near_the_bound_beats_what_is_no_candidate():

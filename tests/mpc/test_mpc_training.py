@@ -458,9 +458,9 @@ def test_rounds_a_tree():
         settings = Settings("binary:logistic", rounds=rounds, max_depth=4)
         train_openly(candidates, codes, labels, settings, record=record)
         counts.append(record.rounds)
-    # By level 2 for sums (4 where rows have more bits than sums), 22 for scores, 6 L for the tournament (46 items: L = 3), 4
+    # By level 2 for sums (4 where rows have more bits than sums), 22 for scores, 6 L for the tournament (46 items: L = 2), 4
     # for routing and membership (one less at the first and last level); 4 for gradients, 20 for leaves, 2 for margins.
-    assert counts[1] - counts[0] == 4 * (2 + 22 + 6 * 3 + 4) - 2 + 26
+    assert counts[1] - counts[0] == 4 * (2 + 22 + 6 * 2 + 4) - 2 + 26
 
 
 def test_estimate_and_refusals():

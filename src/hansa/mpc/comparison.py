@@ -29,6 +29,7 @@ from hansa.mpc.ring import (
     RING64,
     Ring,
     Words,
+    and_chains,
     digit_one_hots,
     look_up_planes,
     unpack_bits,
@@ -172,7 +173,7 @@ def bit_products(
 
     Args:
         part: XOR parts of packed bits, uint64 (bits, ..., words).
-        products: at most a few bits each: 2^bits subsets are dealt.
+        products: of few bits each: 2^bits subsets are dealt.
         ring: where given, the products also as elements of it.
         count: of the bits that become elements of `ring`.
 
@@ -181,11 +182,13 @@ def bit_products(
     """
     subsets = _subsets(products)
     shape = (len(subsets), *part.shape[1:])
-    deals = [Deal(BITS, shape, lambda r: _products_of_masks(r, subsets))]
+    deals = [Deal(BITS, shape, lambda r: _products_of_masks(r, products))]
     if ring is not None:
         word = ring.dtype
         deals.append(
-            Deal(ring, (len(subsets), count), lambda r: unpack_bits(_products_of_masks(r, subsets), count).astype(word))
+            Deal(
+                ring, (len(subsets), count), lambda r: unpack_bits(_products_of_masks(r, products), count).astype(word)
+            )
         )
     opened = yield from open_and_deal(server, BITS, part, address, deals)
     nothing = np.zeros((len(products), count), np.uint64 if ring is None else ring.dtype)
@@ -206,14 +209,22 @@ def _subsets(products: Products) -> Products:
     return tuple(sorted(found, key=lambda subset: (len(subset), subset)))
 
 
-def _products_of_masks(r: Words, subsets: Products) -> Words:
-    out = np.empty((len(subsets), *r.shape[1:]), np.uint64)
+@cache
+def _built_from(products: Products) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Of each subset: the row of the one without its last place, or -1 where there is none; and that place."""
+    subsets = _subsets(products)
     row_of = {subset: row for row, subset in enumerate(subsets)}
-    for subset, row in row_of.items():
-        if len(subset) == 1:
-            out[row] = r[subset[0]]
-        else:
-            np.bitwise_and(out[row_of[subset[:-1]]], r[subset[-1]], out=out[row])
+    return (
+        np.array([row_of.get(subset[:-1], -1) for subset in subsets], np.int64),
+        np.array([subset[-1] for subset in subsets], np.int64),
+    )
+
+
+def _products_of_masks(r: Words, products: Products) -> Words:
+    """Of every subset, in its order: the products of its masks, uint64 (subsets, ...); r: uint64 (bits, ...)."""
+    before, last = _built_from(products)
+    out = np.empty((len(last), *r.shape[1:]), np.uint64)
+    and_chains(np.ascontiguousarray(r).reshape(len(r), -1), before, last, out.reshape(len(last), -1))
     return out
 
 

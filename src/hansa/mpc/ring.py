@@ -236,6 +236,18 @@ def and_parities(m_own, m_next, p_own, p_next, out):  # type: ignore[no-untyped-
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def and_chains(bits, before, last, out):  # type: ignore[no-untyped-def]
+    """out[s] = out[before[s]] AND bits[last[s]], or bits[last[s]] alone where before[s] < 0.
+
+    Args:
+        bits: uint64 (bits, words). before, last: int64 (chains,); before[s] < s. out: uint64 (chains, words), overwritten.
+    """
+    for s in range(before.shape[0]):
+        for w in range(bits.shape[1]):
+            out[s, w] = bits[last[s], w] if before[s] < 0 else out[before[s], w] & bits[last[s], w]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def digit_one_hots(values, digits, digit_bits, out):  # type: ignore[no-untyped-def]
     """out[m, d] ^= 1 << (digit d of values[m]).
 

@@ -21,7 +21,9 @@ score is about 2^-26 / q + 2^-30 S / |e|.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -260,19 +262,53 @@ def _scaled_totals(
     return k, g_scaled, (yield from truncate(server, ring, part, shift, address.named("gamma")))
 
 
-PAIRS = tuple(combinations(range(4), 2))
-"""The six matches of a group of four."""
+MOST_ITEMS = (10, 6)
+"""Items of a group in the last round of a tournament, and in the round before. In a group of k every match but one's own is a factor of
+a winner's bit: S_2 deals k 2^(k-1) products, which is little only where few groups are left."""
 
-SLOTS: Products = ((0, ~3, ~4), (1, 3, ~5), (2, 4, 5))
-"""Which matches slots 1, 2 and 3 must win and, negated, not lose to a later slot: together they win the group."""
+EARLY_ITEMS = 4
+
+
+@cache
+def group_sizes(items: int) -> tuple[int, ...]:
+    """Items of a group, round by round, in a tournament of `items`: as few rounds as can be, then as few matches."""
+    last, before = MOST_ITEMS
+    if items <= last:
+        return (items,) if items > 1 else ()
+    if items > last * before:
+        return (EARLY_ITEMS, *group_sizes(-(-items // EARLY_ITEMS)))
+
+    def matches(size: int) -> int:
+        groups = -(-items // size)
+        return groups * comb(size, 2) + comb(groups, 2)
+
+    size = min((size for size in range(2, before + 1) if -(-items // size) <= last), key=matches)
+    return (size, -(-items // size))
+
+
+@cache
+def _pairs(size: int) -> tuple[tuple[int, int], ...]:
+    """The matches of a group."""
+    return tuple(combinations(range(size), 2))
+
+
+@cache
+def _wins(size: int) -> Products:
+    """Which matches slots 1, 2, ... must win and, negated, not lose to a later slot: together they win the group."""
+    match = {pair: row for row, pair in enumerate(_pairs(size))}
+    return tuple(
+        tuple(
+            [match[before, slot] for before in range(slot)] + [~match[slot, after] for after in range(slot + 1, size)]
+        )
+        for slot in range(1, size)
+    )
 
 
 def tournament(server: Server, numerators: Words, ratios: Words, address: Address) -> Program[Words]:
     """Who has the greatest numerator / ratio; ties go to the lower index.
 
-    Groups of four neighbours play all six matches. The winners' values go up, and meanwhile the one-hot of each group's
-    winner is joined to those of the groups below. With L = ceil(log4 items): 6 L rounds; per item about 40 bytes from S_0 and
-    S_1 and 160 from S_2.
+    Neighbours play all matches of their group. The winners' values go up, and meanwhile the one-hot of each group's winner is joined to
+    those of the groups below. Six rounds for each of `group_sizes`; per item about 40 bytes from S_0 and S_1 and 160 from S_2.
 
     Args:
         numerators, ratios: shared in Z_2^64, (2, nodes, items); every ratio is positive.
@@ -282,87 +318,89 @@ def tournament(server: Server, numerators: Words, ratios: Words, address: Addres
     """
     items, nodes = numerators.shape[2], numerators.shape[1]
     won = add_public(server, BYTES, np.zeros((2, nodes, items, 1), np.uint8), 1)
-    level = 0
-    while numerators.shape[2] > 1:
-        numerators, ratios = _padded(server, numerators, ratios)
+    for level, size in enumerate(group_sizes(items)):
         place = address.named(str(level))
-        first = numerators.reshape(2, nodes, -1, 4)
-        second = ratios.reshape(2, nodes, -1, 4)
+        first, second = _grouped(server, numerators, ratios, size)
         slots, weights = yield from _matches(server, first, second, place)
         joined = _joined(server, won, slots, level == 0, place)
         if weights is None:
             won = yield from joined
             break
         won, (numerators, ratios) = yield from together(joined, _winners(server, first, second, weights, place))
-        level += 1
     return np.ascontiguousarray(won.reshape(2, nodes, -1)[:, :, :items])
 
 
-def _padded(server: Server, numerators: Words, ratios: Words) -> tuple[Words, Words]:
-    """Items (0, 1/4) behind the others, up to a multiple of four: they lose every tie."""
-    short = -numerators.shape[2] % 4
-    if short == 0:
-        return numerators, ratios
-    shape = (numerators.shape[1], short)
-    zeros = np.zeros((2, *shape), np.uint64)
-    quarters = public(server, RING64, np.full(shape, QUARTER, np.uint64))
-    return np.concatenate([numerators, zeros], axis=2), np.concatenate([ratios, quarters], axis=2)
+def _grouped(server: Server, numerators: Words, ratios: Words, size: int) -> tuple[Words, Words]:
+    """As (2, nodes, groups, size), with items (0, 1/4) behind the others where groups are not full: they lose every tie."""
+    nodes = numerators.shape[1]
+    short = -numerators.shape[2] % size
+    if short:
+        zeros = np.zeros((2, nodes, short), np.uint64)
+        quarters = public(server, RING64, np.full((nodes, short), QUARTER, np.uint64))
+        numerators, ratios = np.concatenate([numerators, zeros], axis=2), np.concatenate([ratios, quarters], axis=2)
+    return numerators.reshape(2, nodes, -1, size), ratios.reshape(2, nodes, -1, size)
 
 
 def _matches(server: Server, numerators: Words, ratios: Words, address: Address) -> Program[tuple[Words, Words | None]]:
-    """The winners among four: XOR-shared bits and arithmetic 0 or 1 for slots 1, 2 and 3. Five rounds.
+    """The winners of groups: XOR-shared bits and arithmetic 0 or 1 for slots 1, 2, ... Five rounds.
 
         b beats a < b where n_a q_b - n_b q_a < 0;  slot j wins where it beats all before and none after beat it
 
-    Returns bits uint8 (2, 3, nodes, groups) and words of Z_2^64 of the same shape; of the last group bits only.
+    Args:
+        numerators, ratios: (2, nodes, groups, size).
+
+    Returns:
+        Bits uint8 (2, size - 1, nodes, groups) and words of Z_2^64 of the same shape; of the last group bits only.
     """
-    nodes, groups = numerators.shape[1:3]
-    count = nodes * groups
-    parts = np.zeros((len(PAIRS), words_for(count) * 64), np.uint64)
+    nodes, groups, size = numerators.shape[1:]
+    count, pairs, wins = nodes * groups, _pairs(size), _wins(size)
+    parts = np.zeros((len(pairs), words_for(count) * 64), np.uint64)
     slots = [
         (
             np.ascontiguousarray(numerators[..., s]).reshape(2, -1),
             np.ascontiguousarray(ratios[..., s]).reshape(2, -1),
         )
-        for s in range(4)
+        for s in range(size)
     ]
-    for row, (a, b) in enumerate(PAIRS):
+    for row, (a, b) in enumerate(pairs):
         parts[row, :count] = product_part(RING64, slots[a][0], slots[b][1])
         parts[row, :count] -= product_part(RING64, slots[b][0], slots[a][1])
     flat = yield from sign_part(server, RING64, parts.reshape(-1), address.named("sign"))
-    beats = flat.reshape(len(PAIRS), -1)
+    beats = flat.reshape(len(pairs), -1)
     ring = RING64 if groups > 1 else None
-    parts_of_bits, parts_of_words = yield from bit_products(server, beats, SLOTS, address.named("beats"), ring, count)
+    parts_of_bits, parts_of_words = yield from bit_products(server, beats, wins, address.named("beats"), ring, count)
     programs = [reshare_of_evaluators(server, BITS, parts_of_bits, address.named("wins"))]
     if ring is not None:
         programs.append(reshare_of_evaluators(server, RING64, parts_of_words, address.named("weights")))
     bits, *weights = yield from together(*programs)
-    shape = (2, len(SLOTS), nodes, groups)
+    shape = (2, len(wins), nodes, groups)
     return unpack_bits(bits, count).reshape(shape), weights[0].reshape(shape) if weights else None
 
 
 def _joined(server: Server, won: Words, slots: Words, lowest: bool, address: Address) -> Program[Words]:
-    """Which item won, of four groups' one-hots: the slot won AND the item won in its group. One round, none at the lowest.
+    """Which item won, of the groups' one-hots: the slot won AND the item won below it. One round, none at the lowest.
 
     Args:
-        won: XOR-shared, uint8 (2, nodes, groups, items of a group); slots: of their winners, (2, 3, nodes, fours).
+        won: XOR-shared, uint8 (2, nodes, groups below, items of one); slots: of their winners, (2, size - 1, nodes, groups).
 
     Returns:
-        XOR-shared, uint8 (2, nodes, fours, 4 items).
+        XOR-shared, uint8 (2, nodes, groups, size x items of one below).
     """
-    nodes, fours = slots.shape[2:]
-    first = add_public(server, BYTES, slots[:, 0] ^ slots[:, 1] ^ slots[:, 2], 1)
+    nodes, groups = slots.shape[2:]
+    size = slots.shape[1] + 1
+    first = add_public(server, BYTES, np.bitwise_xor.reduce(slots, axis=1), 1)
     of_slots = np.concatenate([first[:, None], slots], axis=1).transpose(0, 2, 3, 1)
     if lowest:
         return np.ascontiguousarray(of_slots)
-    size = won.shape[3]
-    short = 4 * fours - won.shape[2]
-    own = np.concatenate([won, np.zeros((2, nodes, short, size), np.uint8)], axis=2).reshape(2, nodes, fours, 4, size)
+    items = won.shape[3]
+    short = size * groups - won.shape[2]
+    own = np.concatenate([won, np.zeros((2, nodes, short, items), np.uint8)], axis=2)
+    own = own.reshape(2, nodes, groups, size, items)
     over = np.broadcast_to(of_slots[..., None], own.shape)
-    count = nodes * fours * 4 * size
+    count = nodes * groups * size * items
     part = product_part(BITS, pack_bits(own.reshape(2, count)), pack_bits(over.reshape(2, count)))
     packed = yield from reshare(server, BITS, part, address.named("joined"))
-    return unpack_bits(packed, count).reshape(2, nodes, fours, 4 * size)
+    return unpack_bits(packed, count).reshape(2, nodes, groups, size * items)
 
 
 def _winners(
@@ -371,7 +409,7 @@ def _winners(
     """x_0 + sum_j w_j (x_j - x_0) for numerators and ratios: (2, nodes, groups) each. One round."""
     values = np.stack([numerators, ratios], axis=1)
     part = values[0, ..., 0].copy()
-    for slot in range(3):
+    for slot in range(weights.shape[1]):
         part += product_part(RING64, values[..., slot + 1] - values[..., 0], weights[:, slot][:, None])
     both = yield from reshare(server, RING64, part, address.named("winners"))
     return both[:, 0], both[:, 1]
