@@ -43,7 +43,7 @@ from hansa.mpc.replicated import (
     reshare_of_evaluators,
     together,
 )
-from hansa.mpc.ring import BITS, BYTES, RING64, Words, pack_bits, unpack_bits, words_for
+from hansa.mpc.ring import BITS, BYTES, RING64, Words, pack_bits, unpack_bits
 
 SCORE_BITS = 38
 RATIO_BITS = 26
@@ -354,7 +354,7 @@ def _matches(server: Server, numerators: Words, ratios: Words, address: Address)
     """
     nodes, groups, size = numerators.shape[1:]
     count, pairs, wins = nodes * groups, _pairs(size), _wins(size)
-    parts = np.zeros((len(pairs), words_for(count) * 64), np.uint64)
+    parts = np.empty((len(pairs), count), np.uint64)
     slots = [
         (
             np.ascontiguousarray(numerators[..., s]).reshape(2, -1),
@@ -363,10 +363,11 @@ def _matches(server: Server, numerators: Words, ratios: Words, address: Address)
         for s in range(size)
     ]
     for row, (a, b) in enumerate(pairs):
-        parts[row, :count] = product_part(RING64, slots[a][0], slots[b][1])
-        parts[row, :count] -= product_part(RING64, slots[b][0], slots[a][1])
+        parts[row] = product_part(RING64, slots[a][0], slots[b][1])
+        parts[row] -= product_part(RING64, slots[b][0], slots[a][1])
     flat = yield from sign_part(server, RING64, parts.reshape(-1), address.named("sign"))
-    beats = flat.reshape(len(pairs), -1)
+    # Each match on words of its own: products are taken word by word.
+    beats = pack_bits(unpack_bits(flat, parts.size).reshape(parts.shape))
     ring = RING64 if groups > 1 else None
     parts_of_bits, parts_of_words = yield from bit_products(server, beats, wins, address.named("beats"), ring, count)
     programs = [reshare_of_evaluators(server, BITS, parts_of_bits, address.named("wins"))]
