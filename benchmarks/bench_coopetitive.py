@@ -46,6 +46,18 @@ DELAYED_ROWS, DELAYED_DEPTH = 600, 3
 TRIAL_WALL = {(20_000, True): 0.40, (20_000, False): 0.53, (100_000, True): 1.23, (100_000, False): 1.75}
 """Seconds a tree of the trial in coopetitive.md, where the bare product ran at 14 to 21 Gmac/s."""
 
+TRIAL_PHASES = {
+    "gradients": ".03, 3-18",
+    "histogram": ".50-.83, 0",
+    "leaves": "with margins .03, 5",
+    "membership": ".12, 32",
+    "routing": ".07, 4",
+    "score": ".035, 7",
+    "tournament": ".05, 3",
+}
+"""CPU seconds and MB a server of the trial at TRIAL_PHASES_ROWS; of its histogram the products alone."""
+
+TRIAL_PHASES_ROWS = 100_000
 TRIAL_CPU = {(20_000, True): 0.20, (20_000, False): 0.30, (100_000, True): 0.74, (100_000, False): 1.04}
 
 
@@ -165,12 +177,14 @@ def show(out: Console, run: dict[str, Any]) -> None:
         title=f"{run['rows']:,} rows x {run['features']} features x {CUTS} cuts, depth {run['depth']}, servers {run['servers']}",
         title_justify="left",
     )
-    for column in ("phase, a tree", "CPU s, S0 S1 S2", "MB sent, S0 S1 S2", "rounds"):
+    compared = run["rows"] == TRIAL_PHASES_ROWS
+    for column in ("phase, a tree", "CPU s, S0 S1 S2", "MB sent, S0 S1 S2", "rounds", *["trial: CPU s, MB"] * compared):
         table.add_column(column, justify="left" if column.startswith("phase") else "right")
     for name, phase in (*run["phases"].items(), ("all", run["totals"])):
         cpu = " ".join(f"{value:6.3f}" for value in phase["cpu_s"])
         sent = " ".join(f"{value / 1e6:6.2f}" for value in phase["bytes"])
-        table.add_row(name, cpu, sent, f"{phase['rounds'][0]:.0f}")
+        trials = [TRIAL_PHASES.get(name, "")] * compared
+        table.add_row(name, cpu, sent, f"{phase['rounds'][0]:.0f}", *trials)
     out.print(table)
     trial = run["trial"]["wall_s"]
     out.print(

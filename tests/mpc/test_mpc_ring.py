@@ -98,3 +98,30 @@ def test_and_chains():
     out = np.empty((5, 7), np.uint64)
     ring.and_chains(bits, np.array([-1, -1, 0, 1, 2]), np.array([0, 2, 1, 1, 2]), out)
     assert np.array_equal(out, [bits[0], bits[2], bits[0] & bits[1], bits[2] & bits[1], bits[0] & bits[1] & bits[2]])
+
+
+@pytest.mark.parametrize("product", [(0,), (~1,), (0, ~3, 2), (3, 1, ~0, 2)])
+def test_folds_are_sums_over_all_subsets(product):
+    rng = np.random.default_rng(len(product))
+    n = len(product)
+    w, terms = rng.integers(0, 2**64, (4, 3), dtype=np.uint64), rng.integers(0, 2**64, (2**n + 1, 3), dtype=np.uint64)
+    bits, words = rng.integers(0, 2, (4, 50), np.uint8), rng.integers(0, 2**64, (2**n + 1, 50), dtype=np.uint64)
+    rows = rng.permutation(2**n + 1)[: 2**n]
+    for_bits, for_words = np.zeros(3, np.uint64), np.zeros(50, np.uint64)
+    for subset in range(2**n):
+        part, weight = terms[rows[subset]], words[rows[subset]]
+        for place, k in enumerate(product):
+            chosen = w[k] if k >= 0 else ~w[~k]
+            bit = (bits[k] if k >= 0 else 1 - bits[~k]).astype(np.uint64)
+            if subset >> place & 1:
+                weight = weight * (np.uint64(1) - bit - bit)
+            else:
+                part, weight = part & chosen, weight * bit
+        for_bits ^= part
+        for_words += weight
+    out = np.empty(3, np.uint64)
+    ring.fold_bits(terms, rows, np.array(product), w, out)
+    assert np.array_equal(out, for_bits)
+    out = np.empty(50, np.uint64)
+    ring.fold_words(words, rows, np.array(product), bits, out)
+    assert np.array_equal(out, for_words)

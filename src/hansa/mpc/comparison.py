@@ -31,6 +31,8 @@ from hansa.mpc.ring import (
     Words,
     and_chains,
     digit_one_hots,
+    fold_bits,
+    fold_words,
     look_up_planes,
     unpack_bits,
     words_for,
@@ -197,8 +199,7 @@ def bit_products(
     bits = _folded(server, BITS, opened.value, opened.dealt[0], products)
     if ring is None:
         return bits, nothing
-    chosen = unpack_bits(opened.value, count).astype(bool)
-    return bits, _folded(server, ring, chosen, opened.dealt[1], products)
+    return bits, _folded(server, ring, unpack_bits(opened.value, count), opened.dealt[1], products)
 
 
 @cache
@@ -244,16 +245,13 @@ def _folded(server: Server, ring: Ring, w: Words, dealt: Words, products: Produc
     """The sums over subsets, one factor at a time: of those without it, times w_k, and those with it."""
     first = server.index == 0
     empty = np.full((1, *dealt.shape[1:]), (2**64 - 1 if ring.xor else 1) if first else 0, ring.dtype)
-    terms = np.concatenate([empty, dealt])
-    out = np.empty((len(products), *dealt.shape[1:]), ring.dtype)
+    terms = np.concatenate([empty, dealt]).reshape(len(dealt) + 1, -1)
+    out = np.empty((len(products), terms.shape[1]), ring.dtype)
+    chosen = w.reshape(len(w), -1)
+    fold = fold_bits if ring.xor else fold_words
     for product, rows, result in zip(products, _rows_of_subsets(products), out, strict=True):
-        sums = terms[rows]
-        for k in product:
-            chosen = w[k] if k >= 0 else ~w[~k]
-            without, with_it = sums[0::2], sums[1::2]
-            sums = (without & chosen) ^ with_it if ring.xor else np.where(chosen, without - with_it, with_it)
-        result[...] = ring.reduce(sums[0])
-    return out
+        fold(terms, rows, np.array(product), chosen, result)
+    return ring.reduce(out).reshape(len(products), *dealt.shape[1:])
 
 
 def bits_to_arithmetic(server: Server, part: Words, count: int, ring: Ring, address: Address) -> Program[Words]:

@@ -248,6 +248,53 @@ def and_chains(bits, before, last, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def fold_bits(terms, rows, factors, w, out):  # type: ignore[no-untyped-def]
+    """out = XOR over subsets S of the factors of terms[rows[S]] AND of all w_k, k not in S.
+
+    Args:
+        terms: uint64 (terms, words). rows: int64 (2^n,): by subset as a binary number over `factors`.
+        factors: int64 (n,): k, or ~k for the complement of w_k. w: uint64 (bits, words). out: uint64 (words,), overwritten.
+    """
+    words = terms.shape[1]
+    sums = np.empty((rows.shape[0], words), np.uint64)
+    for s in range(rows.shape[0]):
+        sums[s] = terms[rows[s]]
+    left = rows.shape[0]
+    for k in factors:
+        left //= 2
+        flip = np.uint64(0) if k >= 0 else ~np.uint64(0)
+        chosen = w[k if k >= 0 else ~k]
+        for s in range(left):
+            without, with_it, to = sums[2 * s], sums[2 * s + 1], sums[s]
+            for i in range(words):
+                to[i] = (without[i] & (chosen[i] ^ flip)) ^ with_it[i]
+    out[:] = sums[0]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def fold_words(terms, rows, factors, w, out):  # type: ignore[no-untyped-def]
+    """As `fold_bits` with elements of a ring: x_k = w_k + (1 - 2 w_k) r_k. Not reduced.
+
+    Args:
+        terms: (terms, count), out: (count,), overwritten; unsigned. rows, factors: as there. w: uint8 (bits, count) of zeros and ones.
+    """
+    count = terms.shape[1]
+    sums = np.empty((rows.shape[0], count), terms.dtype)
+    for s in range(rows.shape[0]):
+        sums[s] = terms[rows[s]]
+    left = rows.shape[0]
+    for k in factors:
+        left //= 2
+        flip = np.uint8(0) if k >= 0 else np.uint8(1)
+        chosen = w[k if k >= 0 else ~k]
+        for s in range(left):
+            without, with_it, to = sums[2 * s], sums[2 * s + 1], sums[s]
+            for i in range(count):
+                to[i] = without[i] - with_it[i] if chosen[i] ^ flip else with_it[i]
+    out[:] = sums[0]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def digit_one_hots(values, digits, digit_bits, out):  # type: ignore[no-untyped-def]
     """out[m, d] ^= 1 << (digit d of values[m]).
 
