@@ -34,6 +34,9 @@ from hansa.secure.prg import CHUNK_BYTES, Algorithm, KeyStream
 Combine = Callable[..., Any]
 """np.add or np.subtract: they wrap around in the ring."""
 
+Place = tuple[bytes, int, int, int, str]
+"""Run, epoch, tree, step, tensor."""
+
 _INTEGER_LIMIT = 2**63
 
 
@@ -93,9 +96,9 @@ class Label:
             self.ring,
         )
 
-    def place(self) -> bytes:
-        """Canonical bytes of where in the run the vector stands, whatever was broadcast before it."""
-        return encode_fields("hansa place v1", self.run, self.epoch, self.tree, self.step, self.tensor)
+    def place(self) -> Place:
+        """Where in the run the vector stands, whatever was broadcast before it."""
+        return self.run, self.epoch, self.tree, self.step, self.tensor
 
     def describe(self) -> str:
         """The label in words, for errors."""
@@ -150,7 +153,7 @@ class Masker:
         self.member = member
         self._algorithm = Algorithm(algorithm)
         self._keys = {peer: pair_keys[peer] for peer in sorted(pair_keys)}
-        self._used: dict[bytes, bytes] = {}
+        self._used: dict[Place, bytes] = {}
         self._scratch = np.zeros(CHUNK_BYTES // 8, np.uint64)
         self._open: list[MaskedVector] = []
 
@@ -190,7 +193,7 @@ class Masker:
         self._scratch[:] = 0
 
     def _use(self, label: Label, encoded: bytes) -> None:
-        place, name = hashlib.sha256(label.place()).digest(), hashlib.sha256(encoded).digest()
+        place, name = label.place(), hashlib.sha256(encoded).digest()
         if place in self._used:
             changed = "" if self._used[place] == name else " after other broadcasts or with another size"
             raise ProtocolError(
