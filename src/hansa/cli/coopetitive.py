@@ -35,7 +35,7 @@ Event = Callable[[dict[str, Any]], None]
 RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in a unit of `ru_maxrss`."""
 
-SPIN_S = 0.001
+SPIN_S = 0.00005
 """Seconds that a server with direct links looks for a round's letters before it sleeps: rounds are shorter than that nearby."""
 
 BACKLOG_BYTES = 2**31
