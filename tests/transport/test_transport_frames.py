@@ -26,6 +26,8 @@ class Cut:
         self.content = self.content[len(taken) :]
         return len(taken)
 
+    read_on = read
+
 
 def encoded(frame: bytes) -> bytes:
     return b"".join(pieces(memoryview(frame)))

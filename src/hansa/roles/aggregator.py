@@ -408,7 +408,7 @@ class Aggregator:
             len(self._plan.schema.features), parameters.colsample_bytree, parameters.seed, self._tree
         )
         layout = self._layout
-        if layout is None or not np.array_equal(columns, layout.columns):
+        if layout is None or columns.tobytes() != layout.columns.tobytes():
             layout = self._layout = histogram.layout_of(self._bin_offsets, columns)
         self._cells = layout.cells
         self._planes = scales.planes

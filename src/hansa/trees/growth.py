@@ -10,7 +10,7 @@ that of the scales.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +32,7 @@ ABOVE_ALL = np.float32(3.4028235e38)
 """Threshold of a split that parts present values from missing ones."""
 
 
-@dataclass(frozen=True)
-class Level:
+class Level(NamedTuple):
     """What happens to the active nodes of one level.
 
     Attributes:
@@ -136,6 +135,7 @@ class RowPartition:
 
     def apply(self, level: Level) -> None:
         """Move rows to the next level's nodes; rows that reach a leaf get its value."""
+        feature, bins, missing_left, leaf, _, child_leaf = level
         self.starts, self.ends = _advance(
             self._codes,
             self._missing_code,
@@ -143,11 +143,11 @@ class RowPartition:
             self._scratch,
             self.starts,
             self.ends,
-            level.feature,
-            level.bin,
-            level.missing_left,
-            level.leaf,
-            level.child_leaf,
+            feature,
+            bins,
+            missing_left,
+            leaf,
+            child_leaf,
             level.last,
             self._margins,
         )
