@@ -373,8 +373,6 @@ class Party:
         if parameters.subsample < 1:
             drawn = draw_rows(len(rows), parameters.subsample, parameters.seed, self._tree, self._name)
             rows, others = rows[drawn], np.concatenate([rows[~drawn], others])
-        self._inside = RowPartition(self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins)
-        self._outside = RowPartition(self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins)
         with self._blaming():
             self._totals = (
                 objective.sum_magnitudes(self._gradient, rows, gradient_bound, self._n_rows),
@@ -385,6 +383,8 @@ class Party:
                 objective.unit_exponent(self._bounds.hessian_bound, self._n_rows),
             )
         yield self._contribute("totals", np.array(self._totals, np.int64))
+        self._inside = RowPartition(self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins)
+        self._outside = RowPartition(self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins)
 
     def _metrics(self, gradient_bound: float) -> Iterator[bytes]:
         parameters = self._plan.parameters
@@ -425,15 +425,18 @@ class Party:
             )
         level = self._read_level(message)
         self._inside.apply(level)
-        if len(self._outside.rows):
-            self._outside.apply(level)
+        outside = self._outside if len(self._outside.rows) else None
         if level.last:
+            if outside:
+                outside.apply(level)
             self._session.go(message, "scaling")
             yield from self._start_tree(message.gradient_bound)
         else:
             self._session.go(message, "growing")
             self._level += 1
             yield from self._histograms(nodes_to_build(level.build_left))
+            if outside:  # nothing that is sent waits for these rows
+                outside.apply(level)
 
     def _read_level(self, message: SplitNodes) -> Level:
         """The message as a `Level` of views into its frame, refused unless it fits the nodes that are there."""
