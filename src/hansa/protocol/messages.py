@@ -421,4 +421,9 @@ def to_array(
 
 
 def _fits(got: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
-    return len(got) == len(shape) and all(n >= 0 and want in (None, n) for want, n in zip(shape, got, strict=True))
+    if len(got) != len(shape):
+        return False
+    for n, want in zip(got, shape, strict=True):  # noqa: SIM110 - a generator costs more than the loop
+        if n < 0 or (want is not None and want != n):
+            return False
+    return True
