@@ -20,8 +20,8 @@ from typing import cast
 READ_BYTES = 2**18
 """Bytes asked of the system at once."""
 
-FLUSH_BYTES = 2**20
-"""Encrypted bytes above which `write` hands them to the system before it encrypts more."""
+FLUSH_BYTES = 2**18
+"""Encrypted bytes above which `write` hands them to the system before it encrypts more: the other end decrypts some meanwhile."""
 
 NOTHING = memoryview(b"")
 
