@@ -534,3 +534,12 @@ def test_answers_do_not_change_once_given():
     given = list(talk.parties[ME].handle(memoryview(encode(message))))
     assert len(given) > 1
     assert len({bytes(frame) for frame in given}) == len(given)
+
+
+@pytest.mark.parametrize(("limit", "frames"), [(200 * len(FEATURES), 1), (0, 2)])
+def test_a_level_of_few_rows_is_one_frame(monkeypatch, limit, frames):
+    monkeypatch.setattr(hansa.roles.party, "ONE_FRAME_VALUES", limit)
+    talk = Conversation(plan(tuple(TABLES), max_depth=3), TABLES, nodes_per_frame=0)
+    message = talk.until(SplitNodes, ME, 2)
+    assert array_of(message.build_left).size > 1
+    assert len(list(talk.parties[ME].handle(memoryview(encode(message))))) == frames

@@ -78,7 +78,9 @@ def grow(features, cuts, g, h, parameters, *, parties=1, threads=1, columns=None
             for first in range(0, built, 1 if piecewise else built):
                 complete = grower.add(first, out[first : first + 1] if piecewise else out, parties)
                 assert complete == (party == parties - 1 and (not piecewise or first == built - 1))
-        levels.append(grower.next_level())
+        levels.append(grower.decide())
+        if not levels[-1].last:
+            grower.go_on()
         for rows in followed:
             rows.apply(levels[-1])
     return grower.tree(cuts.offsets, cuts.values), margins, levels

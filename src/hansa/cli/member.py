@@ -56,6 +56,7 @@ from hansa.transport.channel import Channel, Hub
 from hansa.transport.credentials import Credentials
 from hansa.transport.lasting import PATIENCE_S, LastingChannel, LastingHub
 from hansa.transport.recording import RecordingChannel, RecordingHub
+from hansa.transport.tls import HubLimits
 
 KEYS = (
     "plan",
@@ -90,6 +91,9 @@ KINDS: dict[str, tuple[type, ...]] = {
     "servers": (dict,),
 }
 """Types of the values that are not text."""
+
+SPIN_S = 0.0002
+"""Seconds that the aggregator looks for a party's next frame before it sleeps: waking up costs more than most gaps between two."""
 
 ANSWER_S = 3600.0
 """Seconds that the aggregator waits for any party's next frame before it gives the run up."""
@@ -264,7 +268,12 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
             "run `hansa party` for a party"
         )
     inner = LastingHub.listen(
-        member.credentials, member.host, member.port, guests=plan.parties, patience_s=member.patience_s
+        member.credentials,
+        member.host,
+        member.port,
+        guests=plan.parties,
+        limits=HubLimits(spin_s=SPIN_S),
+        patience_s=member.patience_s,
     )
     hub: Hub = inner
     if member.transcript is not None:

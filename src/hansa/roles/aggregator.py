@@ -407,17 +407,18 @@ class Aggregator:
         columns = draw_columns(
             len(self._plan.schema.features), parameters.colsample_bytree, parameters.seed, self._tree
         )
-        layout = self._layout
-        if layout is None or not np.array_equal(columns, layout.columns):
-            layout = self._layout = histogram.layout_of(self._bin_offsets, columns)
-        self._cells = layout.cells
-        self._planes = scales.planes
-        self._grower = Grower(parameters, scales, layout, self._cuts.has_missing, self._buffers, self._crew)
         self._level = -1
         self._start_level()
         yield from self._broadcast(
             QuantiseGradients(self._tree, scales.gradient, scales.hessian, messages.to_tensor(columns))
         )
+        # The parties are at work again.
+        layout = self._layout
+        if layout is None or columns.tobytes() != layout.columns.tobytes():
+            layout = self._layout = histogram.layout_of(self._bin_offsets, columns)
+        self._cells = layout.cells
+        self._planes = scales.planes
+        self._grower = Grower(parameters, scales, layout, self._cuts.has_missing, self._buffers, self._crew)
 
     def _start_level(self) -> None:
         self._level += 1
@@ -447,17 +448,20 @@ class Aggregator:
     def _decide(self, message: Contribution) -> Outgoing:
         level_number = self._level
         tree = self._tree
-        level = self._grower.next_level()
+        level = self._grower.decide()
         if level.last:
             self._session.go(message, "totalling")
-            self._trees.append(self._grower.tree(self._cuts.offsets, self._cuts.values))
-            grown = self._trees[-1]
-            self._margin_bound += float(np.abs(grown.split_conditions[grown.left_children < 0]).max())
+            self._margin_bound += self._grower.largest_leaf()
             self._start_totals()
         else:
             self._session.go(message, "growing")
             self._start_level()
         yield from self._broadcast(_split_nodes(tree, level_number, level, self._gradient_bound))
+        # The parties are at work again.
+        if level.last:
+            self._trees.append(self._grower.tree(self._cuts.offsets, self._cuts.values))
+        else:
+            self._grower.go_on()
 
     def _evaluate(self, sums: dict[str, Int64]) -> dict[str, float]:
         """The metrics after `self._tree` trees."""

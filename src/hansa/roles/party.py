@@ -63,6 +63,9 @@ MODEL_LIMIT = 2**30
 FRAMES_PER_LEVEL = 2
 """Frames that the histograms of a level are sent in: enough that the aggregator adds some while others are built."""
 
+ONE_FRAME_VALUES = 1_500_000
+"""Rows times columns of a tree up to which a level is one frame: it is built in less time than a second frame costs."""
+
 PARALLEL_VALUES = 200_000
 """Rows times columns of a tree below which one thread builds histograms as fast as several."""
 
@@ -84,7 +87,8 @@ class Party:
         rows: its table; never leaves this object.
         nonce: 32 bytes nobody else can foresee.
         threads: compute threads.
-        nodes_per_frame: histograms that are sent together; 0 makes four frames of a level.
+        nodes_per_frame: histograms that are sent together; 0 makes `FRAMES_PER_LEVEL` frames of a level, or one where that is soon
+            built.
         signer: this party's signature and everybody's pinned identity; needed in secure-aggregation mode.
         policy: this party's own conditions.
 
@@ -369,8 +373,6 @@ class Party:
         if parameters.subsample < 1:
             drawn = draw_rows(len(rows), parameters.subsample, parameters.seed, self._tree, self._name)
             rows, others = rows[drawn], np.concatenate([rows[~drawn], others])
-        self._inside = RowPartition(self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins)
-        self._outside = RowPartition(self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins)
         with self._blaming():
             self._totals = (
                 objective.sum_magnitudes(self._gradient, rows, gradient_bound, self._n_rows),
@@ -381,6 +383,8 @@ class Party:
                 objective.unit_exponent(self._bounds.hessian_bound, self._n_rows),
             )
         yield self._contribute("totals", np.array(self._totals, np.int64))
+        self._inside = RowPartition(self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins)
+        self._outside = RowPartition(self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins)
 
     def _metrics(self, gradient_bound: float) -> Iterator[bytes]:
         parameters = self._plan.parameters
@@ -401,14 +405,14 @@ class Party:
         columns = self._array(message, "columns", np.uint32, None)
         n_features = len(self._plan.schema.features)
         drawn = draw_columns(n_features, parameters.colsample_bytree, parameters.seed, self._tree)
-        if not np.array_equal(columns, drawn):
+        if columns.tobytes() != drawn.tobytes():
             raise self._broken("columns are not those that the plan's seed draws for this tree")
         planes = 1 if parameters.histogram_bits == 32 else 2
         scales = objective.Scales(message.gradient_scale, message.hessian_scale, planes)
         with self._blaming():
             objective.check_scales(scales, *self._totals, *self._units)
         objective.pack(self._gradient, self._hessian, scales, self._packed)
-        if self._layout is None or not np.array_equal(drawn, self._layout.columns):
+        if self._layout is None or drawn.tobytes() != self._layout.columns.tobytes():
             self._layout = histogram.layout_of(self._binned.offsets, drawn)
             self._allowed = np.zeros(n_features, np.bool_)
             self._allowed[drawn] = True
@@ -421,15 +425,18 @@ class Party:
             )
         level = self._read_level(message)
         self._inside.apply(level)
-        if len(self._outside.rows):
-            self._outside.apply(level)
+        outside = self._outside if len(self._outside.rows) else None
         if level.last:
+            if outside:
+                outside.apply(level)
             self._session.go(message, "scaling")
             yield from self._start_tree(message.gradient_bound)
         else:
             self._session.go(message, "growing")
             self._level += 1
             yield from self._histograms(nodes_to_build(level.build_left))
+            if outside:  # nothing that is sent waits for these rows
+                outside.apply(level)
 
     def _read_level(self, message: SplitNodes) -> Level:
         """The message as a `Level` of views into its frame, refused unless it fits the nodes that are there."""
@@ -464,8 +471,11 @@ class Party:
         assert self._layout is not None  # `_quantise` comes before, by the session's table
         layout, partition, codes, packed = self._layout, self._inside, self._binned.codes, self._packed
         columns, offsets, strided = layout.columns, layout.offsets, layout.strided
-        per_frame = self._nodes_per_frame or -(-len(positions) // FRAMES_PER_LEVEL)
-        parallel = self._crew.threads > 1 and len(partition.rows) * len(columns) >= PARALLEL_VALUES
+        # Both depend on the number of rows alone, which is public.
+        values = len(partition.rows) * len(columns)
+        frames = 1 if values <= ONE_FRAME_VALUES else FRAMES_PER_LEVEL
+        per_frame = self._nodes_per_frame or -(-len(positions) // frames)
+        parallel = self._crew.threads > 1 and values >= PARALLEL_VALUES
         all_out = self._buffers.get("histograms", (min(per_frame, len(positions)), len(packed), layout.cells))
         sums = self._buffers.get("sums", (self._crew.threads, histogram.STRIDE * len(columns)))
         for first in range(0, len(positions), per_frame):

@@ -7,7 +7,7 @@ the next call.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from hansa.errors import TransportError
@@ -18,7 +18,7 @@ RECORD_BYTES = 2**14
 """Bytes that one TLS record holds."""
 
 _FIRST_BYTES = RECORD_BYTES - PREFIX_BYTES
-_PIECE_BYTES = 2**16
+_PIECE_BYTES = 2**18
 _SMALLEST_BUFFER = 2**16
 
 
@@ -26,7 +26,10 @@ class Stream(Protocol):
     """What a `FrameReader` reads from."""
 
     def read(self, size: int, buffer: memoryview) -> int:
-        """Read at most `size` bytes into `buffer`; 0 where the stream has ended. (`SSLSocket.recv_into` ends here too.)"""
+        """Read at most `size` bytes of one TLS record into `buffer`; 0 where the stream has ended."""
+
+    def read_on(self, size: int, buffer: memoryview) -> int:
+        """Read at most `size` bytes, of as many records as are here; otherwise as `read`."""
 
 
 def checked(frame: Frame, limit: int) -> memoryview:
@@ -91,12 +94,12 @@ class FrameReader:
             FrameRefused: it announced a frame that is empty or over the limit.
         """
         if self._end:  # what came behind the last frame moves to the front
-            behind = bytes(self._buffer[self._end : self._have])
-            self._buffer[: len(behind)] = behind
+            if behind := bytes(self._buffer[self._end : self._have]):
+                self._buffer[: len(behind)] = behind
             self._have, self._end = len(behind), 0
         while self._have < PREFIX_BYTES:
-            # More than the prefix, so that one call gets a small frame whole; a TLS record holds parts of one frame only.
-            self._take(stream, self._buffer[self._have : PREFIX_BYTES + RECORD_BYTES])
+            # As much as a record holds, so that one call gets a small frame whole; a record holds parts of one frame only.
+            self._have += self._taken(stream.read, self._buffer[self._have : RECORD_BYTES])
         length = int.from_bytes(self._buffer[:PREFIX_BYTES], "big")
         if not 0 < length <= self._limit:
             raise FrameRefused(f"announced a frame of {length} bytes, expected 1 to {self._limit}")
@@ -104,15 +107,14 @@ class FrameReader:
         while self._have < end:
             if self._have == len(self._buffer):
                 self._grow(end)
-            self._take(stream, self._buffer[self._have : end])
+            self._have += self._taken(stream.read_on, self._buffer[self._have : end])
         self._end = end
         return self._buffer[PREFIX_BYTES:end].toreadonly()
 
-    def _take(self, stream: Stream, into: memoryview) -> None:
-        taken = stream.read(len(into), into)
-        if taken == 0:
-            raise TransportError(self._ending())
-        self._have += taken
+    def _taken(self, read: Callable[[int, memoryview], int], into: memoryview) -> int:
+        if taken := read(len(into), into):
+            return taken
+        raise TransportError(self._ending())
 
     def _ending(self) -> str:
         if self._have >= PREFIX_BYTES:

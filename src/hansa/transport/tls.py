@@ -747,9 +747,16 @@ class _Until:
         self._deadline = deadline
 
     def read(self, size: int, buffer: memoryview) -> int:
+        self._set_timeout()
+        return self._stream.read(size, buffer)
+
+    def read_on(self, size: int, buffer: memoryview) -> int:
+        self._set_timeout()
+        return self._stream.read_on(size, buffer)
+
+    def _set_timeout(self) -> None:
         # Timeout 0 would mean "do not block", which raises another error.
         self._stream.settimeout(max(1e-6, self._deadline - time.monotonic()))
-        return self._stream.read(size, buffer)
 
 
 def _deadline(timeout: float | None) -> float | None:

@@ -10,7 +10,7 @@ that of the scales.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +32,7 @@ ABOVE_ALL = np.float32(3.4028235e38)
 """Threshold of a split that parts present values from missing ones."""
 
 
-@dataclass(frozen=True)
-class Level:
+class Level(NamedTuple):
     """What happens to the active nodes of one level.
 
     Attributes:
@@ -136,6 +135,7 @@ class RowPartition:
 
     def apply(self, level: Level) -> None:
         """Move rows to the next level's nodes; rows that reach a leaf get its value."""
+        feature, bins, missing_left, leaf, _, child_leaf = level
         self.starts, self.ends = _advance(
             self._codes,
             self._missing_code,
@@ -143,11 +143,11 @@ class RowPartition:
             self._scratch,
             self.starts,
             self.ends,
-            level.feature,
-            level.bin,
-            level.missing_left,
-            level.leaf,
-            level.child_leaf,
+            feature,
+            bins,
+            missing_left,
+            leaf,
+            child_leaf,
             level.last,
             self._margins,
         )
@@ -237,7 +237,8 @@ class Grower:
     """One tree on the side that sees sums: takes the sum of all parties' histograms, finds splits.
 
     For each level, `add` every party's histograms of the nodes `to_build`, in any order; when `add` says that all are there,
-    `next_level` decides. With one thread each pair of siblings is searched as soon as it is complete.
+    `decide`, tell the parties, and `go_on` to the next level while they are at work. With one thread each pair of siblings is
+    searched as soon as it is complete.
 
     Args:
         parameters, scales, layout: of this tree.
@@ -333,24 +334,32 @@ class Grower:
             crew=crew,
         )
 
-    def next_level(self) -> Level:
-        """Decide the level whose nodes are all finished, and go to the next."""
+    def decide(self) -> Level:
+        """Decide the level whose nodes are all finished."""
         gains, found, totals = self._gains, self._found, self._totals
         deepest = self._depth + 1 == self._parameters.max_depth
         feature, bins, missing_left, where, children, leaf, build_left, child_leaf = splitting.decide_level(
             gains, found, totals, self._parameters.gamma, self._rule_array, self._parameters.eta, deepest
         )
         level = Level(feature, bins, missing_left, leaf, build_left, child_leaf)
-        last = level.last
         self._levels.append((level, gains, totals))
-        if last:
+        if level.last:
             if len(where):
                 self._levels.append((_all_leaves(level.child_leaf), np.zeros(len(children)), children))
-            return level
-        self._parents, self._parent_of, self._build_left = self.nodes, where, level.build_left
+        else:
+            self._next = where, level.build_left, children
+        return level
+
+    def go_on(self) -> None:
+        """Go to the level below the one that was decided, which was not the last."""
+        self._parents = self.nodes
+        self._parent_of, self._build_left, children = self._next
         self._depth += 1
         self._start_level(children)
-        return level
+
+    def largest_leaf(self) -> float:
+        """The size of the largest leaf of the tree, which is decided to its last level."""
+        return float(np.abs(np.concatenate([level.leaf for level, _, _ in self._levels])).max())
 
     def tree(self, cut_offsets: Int64, cut_values: npt.NDArray[np.float32]) -> Tree:
         """The finished tree, nodes numbered as XGBoost does, thresholds taken from the cuts of each feature."""

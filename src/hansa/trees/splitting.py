@@ -84,11 +84,12 @@ def score(gradient, hessian, lambda_, alpha, max_delta_step):  # type: ignore[no
 def _score_simple(sums, extra_g, extra_h, total_g, total_h, lambda_, least, unit_g, unit_h, scores):  # type: ignore[no-untyped-def]
     """`_score_column` of one plane without alpha and max_delta_step: one loop, compiled to vectors.
 
-    Its arguments are slices, since an index that might be negative keeps a loop from that.
+    Its arguments are slices, since an index that might be negative keeps a loop from that. Both fields of a sum fit 32 bits, and
+    whole numbers of 32 bits are made floats several at a time.
     """
     for b in range(sums.shape[0]):
-        g_left = np.float64(sums[b] >> 32) + extra_g
-        h_left = np.float64(sums[b] & np.int64(0xFFFFFFFF)) + extra_h
+        g_left = np.float64(np.int32(sums[b] >> 32)) + extra_g
+        h_left = np.float64(np.uint32(sums[b])) + extra_h
         h_right = total_h - h_left
         a = g_left * unit_g
         c = (total_g - g_left) * unit_g
