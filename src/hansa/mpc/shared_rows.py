@@ -33,6 +33,9 @@ from hansa.secure.prg import Algorithm, KeyStream, fresh_key
 CHUNK_ROWS = 1024
 """Rows whose columns have a key stream of their own: 4 MB of it at a thousand columns."""
 
+BATCH_ROWS = 2**14
+"""Rows that an owner shares at a time: no member ever holds more than one batch's shares twice."""
+
 PURPOSES = ("bits", "labels", "weights")
 
 

@@ -26,6 +26,7 @@ from hansa.mpc.candidates import ONLY_MISSING, Candidates
 from hansa.mpc.comparison import truncate
 from hansa.mpc.fourier import MARGIN_BITS, logistic
 from hansa.mpc.oblivious_growth import TreeShares, grow_tree
+from hansa.mpc.panels import panel_columns
 from hansa.mpc.replicated import (
     Address,
     Program,
@@ -39,7 +40,7 @@ from hansa.mpc.replicated import (
     together,
 )
 from hansa.mpc.ring import BITS, RING32, Words, words_for
-from hansa.mpc.shared_rows import Block, label_words, weights_of
+from hansa.mpc.shared_rows import BATCH_ROWS, Block, label_words, weights_of
 from hansa.mpc.split_finding import scoring
 from hansa.mpc.tree_constants import COUNT_BITS, CountFactors, Growth, Kind
 
@@ -642,7 +643,7 @@ def memory_estimate(
     regenerating: int | None = None,
     outputs: int = 1,
 ) -> int:
-    """Bytes that one server holds at most, roughly: shares of the rows, and the widest level's arrays.
+    """Bytes that one server holds at most, roughly: shares of the rows, a batch that arrives, and the widest level's arrays.
 
     Args:
         assisted_rows: rows that servers own: one dense part each instead of two.
@@ -652,7 +653,8 @@ def memory_estimate(
         outputs: of the model: their trees are grown side by side.
     """
     parts = 2 - (0 if regenerating is None else 2 if regenerating == 0 else 1)
-    dense = 4 * candidates.n_columns * (parts * (rows - assisted_rows) + assisted_rows - own_rows)
+    row = 4 * panel_columns(candidates.n_columns)
+    dense = row * (parts * (rows - assisted_rows) + assisted_rows - own_rows + min(rows, BATCH_ROWS))
     bits = 8 * words_for(candidates.n_columns) * (2 * rows - assisted_rows)
     # The last two levels' vectors, the message between them, and as much that is freed and not reused yet.
     vectors = 4 * rows * 2 * 2 ** (settings.max_depth - 1) * 4

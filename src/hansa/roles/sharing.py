@@ -14,6 +14,7 @@ from hansa.data.quantiles import Cuts
 from hansa.errors import DataError, PlanError, ProtocolError
 from hansa.mpc.candidates import Candidates, Feature
 from hansa.mpc.release import Statistics
+from hansa.mpc.shared_rows import BATCH_ROWS
 from hansa.mpc.training import Coins, LabelScale, Settings, growth_of
 from hansa.plan import Coopetitive, Plan
 from hansa.protocol.messages import SettleStart, to_array, to_tensor
@@ -32,9 +33,6 @@ COVER_BITS = 4
 LABEL_BITS, WEIGHT_BITS = 32, 20
 """A label of squared error is summed in 2^-32 of the label range, and a weight in 2^-20 of its limit; labels times weights in
 2^-40: the sums of 2^22 rows fit 63 bits."""
-
-BATCH_ROWS = 2**14
-"""Rows that an owner shares at a time: no member ever holds more than one batch's shares twice."""
 
 
 @dataclass(frozen=True)
