@@ -22,7 +22,7 @@ _NOTHING = memoryview(b"")
 
 DTYPES = ("|u1", "<i4", "<u4", "<i8", "<u8", "<f4")
 
-_KINDS: dict[type, tuple[str, np.dtype[Any]]] = {np.dtype(name).type: (name, np.dtype(name)) for name in DTYPES}
+_KINDS: dict[type, np.dtype[Any]] = {np.dtype(name).type: np.dtype(name) for name in DTYPES}
 
 SETUP = -1
 """Stands for the tree in messages that come before the first tree."""
@@ -407,23 +407,18 @@ def to_array(
     Raises:
         ProtocolError: another dtype or shape, or bytes that do not fit them.
     """
-    name, expected = _KINDS[dtype]
+    expected = _KINDS[dtype]
     got, data = tensor.shape, tensor.data
-    fits = tensor.dtype == name and (got == shape or _fits(got, shape))
+    fits = tensor.dtype == expected.str and (got == shape or _fits(got, shape))
     if not fits or len(data) != math.prod(got) * expected.itemsize:
         wanted = tuple("any" if n is None else n for n in shape)
         raise ProtocolError(
             f"member {sender!r} sent {what} as {tensor.dtype[:8]!r} of shape {got[:8]} in {len(tensor.data)} bytes; "
-            f"expected {name!r} of shape {wanted}"
+            f"expected {expected.str!r} of shape {wanted}"
         )
     array: npt.NDArray[Number] = np.frombuffer(data, expected)
     return array if len(got) == 1 else array.reshape(got)
 
 
 def _fits(got: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
-    if len(got) != len(shape):
-        return False
-    for n, want in zip(got, shape, strict=True):  # noqa: SIM110 - a generator costs more than the loop
-        if n < 0 or (want is not None and want != n):
-            return False
-    return True
+    return len(got) == len(shape) and all(n >= 0 and want in (None, n) for want, n in zip(shape, got, strict=True))

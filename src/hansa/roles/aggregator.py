@@ -414,7 +414,7 @@ class Aggregator:
         )
         # The parties are at work again.
         layout = self._layout
-        if layout is None or columns.tobytes() != layout.columns.tobytes():
+        if layout is None or not np.array_equal(columns, layout.columns):
             layout = self._layout = histogram.layout_of(self._bin_offsets, columns)
         self._cells = layout.cells
         self._planes = scales.planes

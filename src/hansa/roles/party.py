@@ -405,14 +405,14 @@ class Party:
         columns = self._array(message, "columns", np.uint32, None)
         n_features = len(self._plan.schema.features)
         drawn = draw_columns(n_features, parameters.colsample_bytree, parameters.seed, self._tree)
-        if columns.tobytes() != drawn.tobytes():
+        if not np.array_equal(columns, drawn):
             raise self._broken("columns are not those that the plan's seed draws for this tree")
         planes = 1 if parameters.histogram_bits == 32 else 2
         scales = objective.Scales(message.gradient_scale, message.hessian_scale, planes)
         with self._blaming():
             objective.check_scales(scales, *self._totals, *self._units)
         objective.pack(self._gradient, self._hessian, scales, self._packed)
-        if self._layout is None or drawn.tobytes() != self._layout.columns.tobytes():
+        if self._layout is None or not np.array_equal(drawn, self._layout.columns):
             self._layout = histogram.layout_of(self._binned.offsets, drawn)
             self._allowed = np.zeros(n_features, np.bool_)
             self._allowed[drawn] = True

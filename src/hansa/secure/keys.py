@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from hansa.errors import IdentityError, ProtocolError
 from hansa.secure.prg import KEY_BYTES, Algorithm, fresh_key
@@ -268,13 +268,10 @@ class PairKey:
         self.peer = peer
 
     def expand(self, info: bytes) -> bytearray:
-        """HKDF-Expand(K_ij, info, 32 bytes): a secret only the pair can derive.
-
-        A hash's length is one block of RFC 5869, section 2.3: T(1) = HMAC(K_ij, info || 1).
-        """
+        """HKDF-Expand(K_ij, info, 32 bytes) (RFC 5869, section 2.3): a secret only the pair can derive."""
         if self._key is None:
             raise ProtocolError(f"the key shared with member {self.peer!r} was erased: erased keys are not used again")
-        return bytearray(hmac.digest(self._key, info + b"\x01", "sha256"))
+        return bytearray(HKDFExpand(SHA256(), KEY_BYTES, info).derive(self._key))
 
     def claim(self, use: str) -> None:
         """Let one object have a use of this key: two would repeat masks or nonces. Raises ProtocolError."""

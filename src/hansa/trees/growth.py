@@ -135,7 +135,6 @@ class RowPartition:
 
     def apply(self, level: Level) -> None:
         """Move rows to the next level's nodes; rows that reach a leaf get its value."""
-        feature, bins, missing_left, leaf, _, child_leaf = level
         self.starts, self.ends = _advance(
             self._codes,
             self._missing_code,
@@ -143,11 +142,11 @@ class RowPartition:
             self._scratch,
             self.starts,
             self.ends,
-            feature,
-            bins,
-            missing_left,
-            leaf,
-            child_leaf,
+            level.feature,
+            level.bin,
+            level.missing_left,
+            level.leaf,
+            level.child_leaf,
             level.last,
             self._margins,
         )
