@@ -55,9 +55,10 @@ TRIAL_PHASES = {
     "score": ".035, 7",
     "tournament": ".05, 3",
 }
-"""CPU seconds and MB a server of the trial at TRIAL_PHASES_ROWS; of its histogram the products alone."""
+"""CPU seconds and MB a server of the trial at TRIAL_ROWS; of its histogram the products alone."""
 
-TRIAL_PHASES_ROWS = 100_000
+TRIAL_ROWS = 100_000
+TRIAL_FEATURES, TRIAL_DEPTH = 30, 6
 TRIAL_CPU = {(20_000, True): 0.20, (20_000, False): 0.30, (100_000, True): 0.74, (100_000, False): 1.04}
 
 
@@ -110,6 +111,7 @@ def over_tls(rows: int, apart: bool, depth: int, trees: int, features: int, link
     totals = {key: [sum(p[key][i] for p in phases.values()) for i in range(3)] for key in ("cpu_s", "bytes", "rounds")}
     bare = product_seconds(rows, features * CUTS, 2**depth)
     wall = statistics.median(servers[0]["tree_seconds"][1:])
+    trial = (rows, not apart) if (features, depth) == (TRIAL_FEATURES, TRIAL_DEPTH) else (0, not apart)
     return {
         "rows": rows,
         "features": features,
@@ -120,7 +122,7 @@ def over_tls(rows: int, apart: bool, depth: int, trees: int, features: int, link
         "bare_product_s": bare,
         "gmac_s": rows * features * CUTS * 2**depth / bare / 1e9,
         "wall_in_products": wall / bare,
-        "trial": {"wall_s": TRIAL_WALL.get((rows, not apart)), "cpu_s": TRIAL_CPU.get((rows, not apart))},
+        "trial": {"wall_s": TRIAL_WALL.get(trial), "cpu_s": TRIAL_CPU.get(trial)},
         "totals": totals,
         "phases": phases,
         "sharing_s": record["seconds"]["binning"],
@@ -177,7 +179,7 @@ def show(out: Console, run: dict[str, Any]) -> None:
         title=f"{run['rows']:,} rows x {run['features']} features x {CUTS} cuts, depth {run['depth']}, servers {run['servers']}",
         title_justify="left",
     )
-    compared = run["rows"] == TRIAL_PHASES_ROWS
+    compared = (run["rows"], run["features"], run["depth"]) == (TRIAL_ROWS, TRIAL_FEATURES, TRIAL_DEPTH)
     for column in ("phase, a tree", "CPU s, S0 S1 S2", "MB sent, S0 S1 S2", "rounds", *["trial: CPU s, MB"] * compared):
         table.add_column(column, justify="left" if column.startswith("phase") else "right")
     for name, phase in (*run["phases"].items(), ("all", run["totals"])):

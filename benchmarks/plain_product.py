@@ -1,5 +1,7 @@
 """The yardstick of coopetitive mode: a plain uint32 product, of the kind that the trial of the design timed (14 to 21 Gmac/s).
 
+    python -m benchmarks.plain_product        (beside Hansa's own, for the levels of a tree of depth 6 over 100,000 rows x 930 columns)
+
 Hansa's own product (`hansa.mpc.panels`) is another. This one stays as it is, so that ratios of different days can be compared.
 """
 
@@ -7,9 +9,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
+from rich.table import Table
+
+from benchmarks.machine import console, described
+from hansa.mpc.panels import add_gemm, panel_columns, to_panels
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -17,7 +25,8 @@ def plain_product(c, v, out):  # type: ignore[no-untyped-def]
     """out[j, t] += sum_i c[i, t] * v[j, i] in Z_2^32.
 
     Args:
-        c: uint32 (rows, columns). v: uint32 (vectors, rows). out: uint32 (vectors, columns), changed.
+        c: uint32 (rows, columns). v: uint32 (vectors, rows), an even number of them.
+        out: uint32 (vectors, columns), changed.
 
     Eight rows and two vectors at a time: sixteen products for eight loads of `c` and two of `out`. The
     inner loop runs over columns, which the compiler turns into full-width vector instructions. The two
@@ -48,15 +57,6 @@ def plain_product(c, v, out):  # type: ignore[no-untyped-def]
                     c0[t] * b0 + c1[t] * b1 + c2[t] * b2 + c3[t] * b3
                     + c4[t] * b4 + c5[t] * b5 + c6[t] * b6 + c7[t] * b7
                 )  # fmt: skip
-        for j in range(2 * half, vectors):
-            a0, a1, a2, a3 = v[j, i], v[j, i + 1], v[j, i + 2], v[j, i + 3]
-            a4, a5, a6, a7 = v[j, i + 4], v[j, i + 5], v[j, i + 6], v[j, i + 7]
-            p = out[j]
-            for t in range(columns):
-                p[t] += (
-                    c0[t] * a0 + c1[t] * a1 + c2[t] * a2 + c3[t] * a3
-                    + c4[t] * a4 + c5[t] * a5 + c6[t] * a6 + c7[t] * a7
-                )  # fmt: skip
     for i in range(whole, rows):
         for j in range(vectors):
             for t in range(columns):
@@ -65,14 +65,50 @@ def plain_product(c, v, out):  # type: ignore[no-untyped-def]
 
 def product_seconds(rows: int, columns: int, vectors: int) -> float:
     """Seconds of one product rows x columns x vectors on one core; the better of two."""
-    draw = np.random.Generator(np.random.PCG64(3))
-    c = draw.integers(0, 2**32, (rows, columns), dtype=np.uint32)
-    v = draw.integers(0, 2**32, (vectors, rows), dtype=np.uint32)
+    c, v = _factors(rows, columns, vectors)
     out = np.zeros((vectors, columns), np.uint32)
     plain_product(c[:16], np.ascontiguousarray(v[:, :16]), out)
+    return _best(lambda: plain_product(c, v, out))
+
+
+def _factors(rows: int, columns: int, vectors: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+    draw = np.random.Generator(np.random.PCG64(3))
+    c = draw.integers(0, 2**32, (rows, columns), dtype=np.uint32)
+    return c, draw.integers(0, 2**32, (vectors, rows), dtype=np.uint32)
+
+
+def _best(run: Callable[[], object], turns: int = 2) -> float:
     best = math.inf
-    for _ in range(2):
+    for _ in range(turns):
         start = time.perf_counter()
-        plain_product(c, v, out)
+        run()
         best = min(best, time.perf_counter() - start)
     return best
+
+
+def main() -> None:
+    """Both products, level by level."""
+    rows, columns = 100_000, 930
+    c, all_vectors = _factors(rows, columns, 32)
+    panels = to_panels(c)
+    table = Table(
+        title=f"uint32 products of {rows:,} rows x {columns} columns, one core\n{described()}", title_justify="left"
+    )
+    for column in ("level", "vectors", "plain ms", "panels ms", "ratio"):
+        table.add_column(column, justify="right")
+    totals = np.zeros(2)
+    for level in range(6):
+        v = all_vectors[: 2 ** max(1, level)]
+        plain, own = np.zeros((len(v), columns), np.uint32), np.zeros((len(v), panel_columns(columns)), np.uint32)
+        plain_product(c, v, plain)
+        add_gemm(panels, v, own)
+        assert np.array_equal(plain, own[:, :columns])
+        seconds = [_best(lambda: plain_product(c, v, plain), 4), _best(lambda: add_gemm(panels, v, own), 4)]  # noqa: B023
+        totals += seconds
+        table.add_row(str(level), str(len(v)), *(f"{1e3 * s:.1f}" for s in seconds), f"{seconds[1] / seconds[0]:.2f}")
+    table.add_row("all", "", *(f"{1e3 * s:.1f}" for s in totals), f"{totals[1] / totals[0]:.2f}")
+    console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -36,7 +36,7 @@ RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in a unit of `ru_maxrss`."""
 
 SPIN_S = 0.00005
-"""Seconds that a server with direct links looks for a round's letters before it sleeps: rounds are shorter than that nearby."""
+"""Seconds that a server with direct links looks for a letter before it sleeps; more takes the cores from servers beside it."""
 
 BACKLOG_BYTES = 2**31
 """What may wait at the hub for one server: the other two send a round's numbers before either reads."""

@@ -11,16 +11,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from llvmlite import ir
 from numba import njit
 from numba.core import types
 from numba.extending import intrinsic
 
-Words = npt.NDArray[Any]
+from hansa.mpc.ring import Words
 
 PANEL = 16
 """Columns of a panel: 64 bytes a row."""
+
+_READ, _KEEP, _DATA = 0, 3, 1
+"""LLVM's numbers for its `llvm.prefetch`: for reading, kept in every cache, as data."""
 
 _LANES = 8
 _LINE_BYTES = 4 * PANEL
@@ -132,7 +134,9 @@ def _tile(height: int) -> Callable[..., None]:
             fetch = builder.module.declare_intrinsic(
                 "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
             )
-            builder.call(fetch, [at(line, _AHEAD_BYTES, ir.IntType(8)), *(ir.Constant(flag, x) for x in (0, 3, 1))])
+            builder.call(
+                fetch, [at(line, _AHEAD_BYTES, ir.IntType(8)), *(ir.Constant(flag, x) for x in (_READ, _KEEP, _DATA))]
+            )
             c = [load(line, 4 * _LANES * half, vector) for half in halves]
             added = []
             for h in range(height):

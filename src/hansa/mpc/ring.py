@@ -256,9 +256,7 @@ def fold_bits(terms, rows, factors, w, out):  # type: ignore[no-untyped-def]
         factors: int64 (n,): k, or ~k for the complement of w_k. w: uint64 (bits, words). out: uint64 (words,), overwritten.
     """
     words = terms.shape[1]
-    sums = np.empty((rows.shape[0], words), np.uint64)
-    for s in range(rows.shape[0]):
-        sums[s] = terms[rows[s]]
+    sums = terms[rows]
     left = rows.shape[0]
     for k in factors:
         left //= 2
@@ -279,9 +277,7 @@ def fold_words(terms, rows, factors, w, out):  # type: ignore[no-untyped-def]
         terms: (terms, count), out: (count,), overwritten; unsigned. rows, factors: as there. w: uint8 (bits, count) of zeros and ones.
     """
     count = terms.shape[1]
-    sums = np.empty((rows.shape[0], count), terms.dtype)
-    for s in range(rows.shape[0]):
-        sums[s] = terms[rows[s]]
+    sums = terms[rows]
     left = rows.shape[0]
     for k in factors:
         left //= 2

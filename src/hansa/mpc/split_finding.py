@@ -263,8 +263,8 @@ def _scaled_totals(
 
 
 MOST_ITEMS = (10, 6)
-"""Items of a group in the last round of a tournament, and in the round before. In a group of k every match but one's own is a factor of
-a winner's bit: S_2 deals k 2^(k-1) products, which is little only where few groups are left."""
+"""Items of a group in the last round of a tournament, and in the round before. In a group of k the bit of a winner is a
+product over its k - 1 matches: S_2 deals some k 2^(k-1) products of masks, which is little only where few groups are left."""
 
 EARLY_ITEMS = 4
 
@@ -308,7 +308,7 @@ def tournament(server: Server, numerators: Words, ratios: Words, address: Addres
     """Who has the greatest numerator / ratio; ties go to the lower index.
 
     Neighbours play all matches of their group. The winners' values go up, and meanwhile the one-hot of each group's winner is joined to
-    those of the groups below. Six rounds for each of `group_sizes`; per item about 40 bytes from S_0 and S_1 and 160 from S_2.
+    those of the groups below. Six rounds for each of `group_sizes`; per item about 40 bytes from S_0 and S_1 and 170 from S_2.
 
     Args:
         numerators, ratios: shared in Z_2^64, (2, nodes, items); every ratio is positive.
