@@ -2,7 +2,8 @@
 
     python -m benchmarks.plain_product        (beside Hansa's own, for the levels of a tree of depth 6 over 100,000 rows x 930 columns)
 
-Hansa's own product (`hansa.mpc.panels`) is another. This one stays as it is, so that ratios of different days can be compared.
+Hansa's own products (`hansa.mpc.panels`, `hansa.mpc.tiles`) are others. This one stays as it is, so that ratios of different days can
+be compared.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from numba import njit
 from rich.table import Table
 
 from benchmarks.machine import console, described
-from hansa.mpc.panels import add_gemm, panel_columns, to_panels
+from hansa.mpc import tiles
+from hansa.mpc.panels import add_gemm, add_rows, panel_columns, to_panels
+from hansa.mpc.ring import Words
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -87,27 +90,40 @@ def _best(run: Callable[[], object], turns: int = 2) -> float:
 
 
 def main() -> None:
-    """Both products, level by level."""
+    """The plain product, and Hansa's by vectors and, where there is one, by the matrix unit, level by level."""
     rows, columns = 100_000, 930
     c, all_vectors = _factors(rows, columns, 32)
     panels = to_panels(c)
+    kernels: dict[str, Callable[[Words, Words], object]] = {
+        "plain": lambda v, out: plain_product(c, v, out),
+        "vectors": lambda v, out: add_rows(panels, v, out, 0),
+    }
+    if tiles.AVAILABLE:
+        kernels["matrix unit"] = lambda v, out: add_gemm(panels, v, out)
     table = Table(
-        title=f"uint32 products of {rows:,} rows x {columns} columns, one core\n{described()}", title_justify="left"
+        title=f"uint32 products of {rows:,} rows x {columns} columns, ms on one core\n{described()}",
+        title_justify="left",
     )
-    for column in ("level", "vectors", "plain ms", "panels ms", "ratio"):
+    for column in ("level", "vectors", *kernels, "last to plain"):
         table.add_column(column, justify="right")
-    totals = np.zeros(2)
+    totals = np.zeros(len(kernels))
     for level in range(6):
         v = all_vectors[: 2 ** max(1, level)]
-        plain, own = np.zeros((len(v), columns), np.uint32), np.zeros((len(v), panel_columns(columns)), np.uint32)
-        plain_product(c, v, plain)
-        add_gemm(panels, v, own)
-        assert np.array_equal(plain, own[:, :columns])
-        seconds = [_best(lambda: plain_product(c, v, plain), 4), _best(lambda: add_gemm(panels, v, own), 4)]  # noqa: B023
+        seconds, expected = [], np.zeros(0)
+        for name, kernel in kernels.items():
+            out = np.zeros((len(v), columns if name == "plain" else panel_columns(columns)), np.uint32)
+            kernel(v, out)
+            expected = out.copy() if name == "plain" else expected
+            assert np.array_equal(out[:, :columns], expected)
+            seconds.append(_best(lambda: kernel(v, out), 4))  # noqa: B023
         totals += seconds
-        table.add_row(str(level), str(len(v)), *(f"{1e3 * s:.1f}" for s in seconds), f"{seconds[1] / seconds[0]:.2f}")
-    table.add_row("all", "", *(f"{1e3 * s:.1f}" for s in totals), f"{totals[1] / totals[0]:.2f}")
+        _add_row(table, str(level), str(len(v)), seconds)
+    _add_row(table, "all", "", totals.tolist())
     console().print(table)
+
+
+def _add_row(table: Table, level: str, vectors: str, seconds: list[float]) -> None:
+    table.add_row(level, vectors, *(f"{1e3 * s:.1f}" for s in seconds), f"{seconds[-1] / seconds[0]:.2f}")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,25 @@ import numpy as np
 import pytest
 
 import naive_mpc as naive
-from hansa.mpc import panels
+from hansa.mpc import panels, tiles
 
 
 def words(rng, shape):
     return rng.integers(0, 2**32, shape, dtype=np.uint32)
 
 
+@pytest.fixture(params=["matrix unit", "vectors"], autouse=True)
+def kernel(request, monkeypatch):
+    """Every product by the matrix unit, where there is one, and by vectors alone."""
+    if request.param == "vectors":
+        monkeypatch.setattr(tiles, "AVAILABLE", False)
+    elif not tiles.AVAILABLE:
+        pytest.skip("this processor has no matrix unit, or the system does not let it be used")
+
+
 @pytest.mark.parametrize(
-    ("rows", "columns", "vectors"), [(1, 1, 1), (8, 5, 2), (37, 70, 5), (64, 33, 8), (65, 16, 3), (200, 31, 7)]
+    ("rows", "columns", "vectors"),
+    [(1, 1, 1), (8, 5, 2), (37, 70, 5), (64, 33, 8), (65, 16, 3), (200, 31, 7), (2100, 130, 13), (1040, 40, 32)],
 )
 def test_the_product_is_the_naive_sum(rows, columns, vectors):
     rng = np.random.default_rng(rows)

@@ -1,8 +1,9 @@
 """Dense products in Z_2^32 over columns stored as panels: sixteen columns of all rows side by side.
 
-A row of a panel is one line of cache. A tile of four vectors by one panel keeps its sums in registers while it goes down the rows, so
-that a product costs a multiplication and an addition and no load or store of its own (after Goto and van de Geijn, "Anatomy of
-High-Performance Matrix Multiplication", 2008); a panel is read in the order in which it lies in memory, some rows ahead.
+Where the processor has a unit for products of matrices, that does the work (`mpc.tiles`). Elsewhere a tile of four vectors by one
+panel keeps its sums in registers while it goes down the rows, so that a product costs a multiplication and an addition and no load or
+store of its own (after Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008). A row of a panel is one line
+of cache; a panel is read in the order in which it lies in memory, some rows ahead.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numba import njit
 from numba.core import types
 from numba.extending import intrinsic
 
+from hansa.mpc import tiles
 from hansa.mpc.ring import Words
 
 PANEL = 16
@@ -167,17 +169,12 @@ _four, _two, _one = _tile(4), _tile(2), _tile(1)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def add_gemm(panels, v, out):  # type: ignore[no-untyped-def]
-    """out[j, t] += sum_i c[i, t] * v[j, i] in Z_2^32, c given as panels.
-
-    Args:
-        panels: uint32 (panels, rows, PANEL), or some of the rows of such an array. v: uint32 (vectors, rows).
-        out: uint32 (vectors, panels * PANEL), changed; rows contiguous.
-    """
+def add_rows(panels, v, out, start):  # type: ignore[no-untyped-def]
+    """`add_gemm` of the rows from `start` on, in vectors."""
     count, rows, _ = panels.shape
     vectors = v.shape[0]
     for p in range(count):
-        for first in range(0, rows, _TILE_ROWS):
+        for first in range(start, rows, _TILE_ROWS):
             last = min(first + _TILE_ROWS, rows)
             j = 0
             while j + 4 <= vectors:
@@ -188,3 +185,15 @@ def add_gemm(panels, v, out):  # type: ignore[no-untyped-def]
                 j += 2
             if j < vectors:
                 _one(panels, p, v, j, out, first, last)
+
+
+def add_gemm(panels: Words, v: Words, out: Words) -> None:
+    """out[j, t] += sum_i c[i, t] * v[j, i] in Z_2^32, c given as panels.
+
+    Args:
+        panels: uint32 (panels, rows, PANEL), or some of the rows of such an array. v: uint32 (vectors, rows).
+        out: uint32 (vectors, panels * PANEL), changed; rows contiguous.
+    """
+    done = tiles.add_gemm(panels, v, out)
+    if done < panels.shape[1]:
+        add_rows(panels, v, out, done)
