@@ -171,7 +171,24 @@ def test_a_part_of_another_moment_is_refused():
         for frame in said:
             other = decode(IT, frame)
             if other.quantity != now.quantity:
-                refused(talk, IT, other, "expected")
+                refused(talk, IT, other, "expected|given before")
+
+
+def test_a_root_before_its_totals_is_refused():
+    talk = conversation()
+    root = talk.until_up(Contribution, IT, lambda _, m: (m.tree, m.quantity) == (1, "histograms"))
+    talk = conversation()
+    totals = talk.until_up(Contribution, IT, lambda _, m: (m.tree, m.quantity) == (1, "totals"))
+    assert totals.step == 0
+    refused(talk, IT, root, "expected .*totals.* first")
+
+
+def test_totals_beyond_what_the_leaves_allow_stop_the_run():
+    talk = conversation()
+    totals = talk.until_up(Contribution, IT, lambda _, m: (m.tree, m.quantity) == (1, "totals"))
+    talk.submit(IT, encode(edited(totals, values=to_tensor(np.array([2**61, 1], np.int64)))))
+    with pytest.raises(HansaError, match="tree 1 sum to more than the leaves of the tree before it allow"):
+        talk.finish()
 
 
 def test_histograms_come_in_order_and_no_more_than_asked():

@@ -178,13 +178,20 @@ def test_drawn_rows_are_the_exception():
     assert len(pooled.outcome.ensemble.trees) == len(first.outcome.ensemble.trees) == 3
 
 
-def test_a_tree_takes_depth_plus_one_exchanges():
-    given = plan(NAMES[:3], rounds=4, max_depth=3, min_child_weight=0)
+@pytest.mark.parametrize(
+    ("subsample", "exchanges"),
+    [
+        # The first tree's totals come alone, and the last ones, which nobody needs, carry the metrics of the last tree.
+        (1.0, 4 * 3 + 2),
+        (0.5, 4 * (3 + 1) + 1),
+    ],
+)
+def test_a_tree_takes_an_exchange_a_level(subsample, exchanges):
+    given = plan(NAMES[:3], rounds=4, max_depth=3, min_child_weight=0, subsample=subsample)
     rows = rows_of("logistic")
     outcome = train_in_process(given, spread(rows, np.arange(rows.n_rows) % 3)).outcome
     assert all(tree.num_nodes > 7 for tree in outcome.ensemble.trees)
-    # One more at the end: the totals that nobody needs carry the metrics of the last tree.
-    assert outcome.exchanges == 4 * (3 + 1) + 1
+    assert outcome.exchanges == exchanges
 
 
 def test_a_party_may_hold_held_out_rows_only():

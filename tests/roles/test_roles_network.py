@@ -192,7 +192,7 @@ def test_a_slow_line_costs_a_round_trip_for_each_exchange_and_changes_nothing(ci
     assert slow.outcome is not None
     # setting up takes four requests at least, and leaving one
     assert slow.seconds > 0.05 * (slow.outcome.exchanges + 4)
-    assert slow.outcome.exchanges == 2 * (PLAN.parameters.max_depth + 1) + 1
+    assert slow.outcome.exchanges == 2 * PLAN.parameters.max_depth + 2
 
 
 def test_a_line_that_is_recorded_and_slow(circle, expected, tmp_path):

@@ -328,6 +328,20 @@ def test_only_the_columns_of_the_tree_may_be_used():
     refused(talk, with_array("feature", put(0, other))(talk.until(SplitNodes, ME)), "may not use")
 
 
+@pytest.mark.parametrize(("early_stopping_rounds", "level"), [(None, 0), (None, 1), (3, 1)])
+def test_the_run_does_not_end_in_the_middle_of_a_tree(early_stopping_rounds, level):
+    def stopped_at(kind, count=1):
+        talk = conversation(
+            max_depth=3, eval_metric=["auc"], early_stopping_rounds=early_stopping_rounds, evaluation=0.3
+        )
+        message = talk.until(kind, ME, count)
+        talk.deliver(ME, encode(message))
+        return talk
+
+    talk = stopped_at(SplitNodes) if level else stopped_at(QuantiseGradients)
+    refused(talk, Finish(1, b"0" * 32, b"model"), "in the middle of a tree")
+
+
 def test_no_tree_is_grown_after_the_plans_rounds():
     talk = conversation(rounds=2)
     last = talk.until(QuantiseGradients, ME, 2)
@@ -486,7 +500,7 @@ def test_another_model_than_was_trained_is_refused():
     last = model.trees[-1]
     leaf = int(np.flatnonzero(last.left_children < 0)[0])
     values = last.split_conditions.copy()
-    values[leaf] = np.nextafter(values[leaf], np.float32(9))
+    values[leaf] += np.float32(2.0**-12)
     other = replace(model, trees=(*model.trees[:-1], replace(last, split_conditions=values)))
     talk, message = repacked(to_json(other))
     refused(talk, message, "other margins")

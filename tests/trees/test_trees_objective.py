@@ -25,6 +25,7 @@ from hansa.trees.objective import (
     scales,
     sum_fixed,
     sum_magnitudes,
+    sums_after,
     unit_exponent,
 )
 
@@ -259,3 +260,40 @@ def test_fixed_sums_are_exact_to_half_a_unit_a_row(values, unit, data):
         for part in (slice(0, cut), slice(cut, None))
     ]
     assert sum(parts) == got
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(OBJECTIVES),
+    st.integers(1, 60),
+    st.sampled_from([0.01, 0.5, 3.0, 30.0]),
+    st.sampled_from([1.0, 7.5]),
+    st.integers(0, 2**32),
+)
+def test_sums_after_a_tree_are_at_most_their_bounds(objective, n, size, positive_weight, seed):
+    """Whatever the leaves and the rows in them; close where leaves are small."""
+    draw = np.random.default_rng(seed)
+    margins, labels, weights = rows_of(objective, n, seed)
+    positive_weight = positive_weight if objective == "binary:logistic" else 1.0
+    before = compute(objective, margins, labels, weights, positive_weight)
+    leaf_of = draw.integers(0, 5, n)
+    values = (size * draw.standard_normal(5)).astype(np.float32)
+    hessians = np.bincount(leaf_of, before[1], 5)
+    weight = float((weights * (1.0 + labels * (positive_weight - 1.0))).sum())
+    margin_bound = float(np.abs(margins).max() + np.abs(values).max())
+    bounds = sums_after(
+        objective,
+        float(np.abs(before[0]).sum()),
+        float(before[1].sum()),
+        np.abs(values.astype(np.float64)) + margin_bound * 2.0**-23,
+        hessians,
+        1e-12,
+        weight,
+    )
+    after = compute(objective, margins + values[leaf_of], labels, weights, positive_weight)
+    assert np.abs(after[0]).sum() <= bounds[0]
+    assert after[1].sum() <= bounds[1]
+    if size == 0.01:
+        moved = 0.05 * hessians.sum() + 1e-9
+        assert bounds[0] <= np.abs(before[0]).sum() * 1.001 + moved
+        assert bounds[1] <= before[1].sum() * 1.001 + moved

@@ -42,7 +42,7 @@ PARTY: Table = {
     "labelled": {CountCells: ("cutting",), UseCuts: ("scaling",), Abort: ("aborted",)},
     "cutting": {CountCells: ("cutting",), UseCuts: ("scaling",), Abort: ("aborted",)},
     "scaling": {QuantiseGradients: ("growing",), Finish: ("finished",), Abort: ("aborted",)},
-    "growing": {SplitNodes: ("growing", "scaling"), Abort: ("aborted",)},
+    "growing": {SplitNodes: ("growing", "scaling"), Finish: ("finished",), Abort: ("aborted",)},
     "finished": {},
     "aborted": {},
 }
@@ -54,7 +54,7 @@ AGGREGATOR: Table = {
     "labelling": {Contribution: ("labelling", "cutting", "totalling"), Abort: ("aborted",)},
     "cutting": {Contribution: ("cutting", "totalling"), Abort: ("aborted",)},
     "totalling": {Contribution: ("totalling", "growing", "finishing"), Abort: ("aborted",)},
-    "growing": {Contribution: ("growing", "totalling"), Abort: ("aborted",)},
+    "growing": {Contribution: ("growing", "totalling", "finishing"), Abort: ("aborted",)},
     "finishing": {Received: ("finishing", "finished"), Abort: ("aborted",)},
     "finished": {},
     "aborted": {},

@@ -7,6 +7,7 @@ the search overlaps with the network. Integer sums have no order: the model does
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -65,6 +66,9 @@ Outgoing = Iterator[tuple[str, bytes]]
 
 MARGIN_SLACK = 1.001
 """Margins are summed in float32; the bound on them is widened by this factor."""
+
+MARGIN_ERROR = 2.0**-23
+"""More than the rounding error of a margin that a leaf's value is added to, as a part of the bound on it."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,7 @@ class Aggregator:
         self._buffers = Buffers()
         self._layout: histogram.Layout | None = None
         self._received: set[str] = set()
+        self._stopping = False
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -260,9 +265,12 @@ class Aggregator:
     # --- sums ---------------------------------------------------------------------------------------------------------
 
     def _take(self, member: str, message: Contribution) -> Outgoing:
-        if (message.tree, message.step) != (self._tree, self._step):
-            raise self._broken(member, message, f"expected step {self._step} of tree {self._tree}")
-        if message.quantity == "histograms" and self._session.state == "growing":
+        growing = self._session.state == "growing"
+        histograms = growing and message.quantity == "histograms"
+        step = 0 if growing and not histograms else self._step  # a tree's totals may come while its root is being built
+        if (message.tree, message.step) != (self._tree, step):
+            raise self._broken(member, message, f"expected step {step} of tree {self._tree}")
+        if histograms:
             yield from self._take_histograms(member, message)
             return
         sums = self._sums.get(message.quantity)
@@ -381,28 +389,42 @@ class Aggregator:
             self._bounds.label,
             self._margin_bound * MARGIN_SLACK,
         )
+        self._units = (
+            objective.unit_exponent(self._gradient_bound, self._n_rows),
+            objective.unit_exponent(self._hessian_bound, self._n_rows),
+        )
         return self._gradient_bound
 
     def _totalled(self, message: Contribution, sums: dict[str, Int64]) -> Outgoing:
+        """The totals of a tree, and the metrics of those before it, are there; its root's histograms may be on their way."""
         parameters = self._plan.parameters
+        self._totals = sums["totals"].tolist()
         if self._tree == 0:
             self._report(Progress("binned", 0, parameters.rounds))
         else:
             metrics = self._evaluate(sums)
             self._report(Progress("tree", self._tree, parameters.rounds, metrics))
-            if self._tree == parameters.rounds or self._stops_early():
-                self._session.go(message, "finishing")
-                yield from self._finish()
-                return
-        self._session.go(message, "growing")
-        gradient_sum, hessian_sum = sums["totals"].tolist()
-        scales = objective.scales(
-            gradient_sum,
-            hessian_sum,
-            objective.unit_exponent(self._gradient_bound, self._n_rows),
-            objective.unit_exponent(self._hessian_bound, self._n_rows),
-            self._n_rows,
-            parameters.histogram_bits,
+            self._stopping = self._tree == parameters.rounds or self._stops_early()
+        if self._session.state == "growing":
+            if any(total > most for total, most in zip(self._totals, self._most, strict=True)):
+                raise HansaError(
+                    f"the gradients of tree {self._tree} sum to more than the leaves of the tree before it allow; "
+                    "training stops rather than overflow"
+                )
+            self._session.go(message, "growing")
+        elif self._stopping:
+            self._session.go(message, "finishing")
+            yield from self._finish()
+        else:
+            self._session.go(message, "growing")
+            self._exchanges += 1
+            yield from self._start_tree(self._totals)
+
+    def _start_tree(self, totals: list[int]) -> Outgoing:
+        """Ask for the root's histograms, at scales that suit these totals or upper bounds of them."""
+        parameters = self._plan.parameters
+        scales = self._scales = objective.scales(
+            totals[0], totals[1], *self._units, self._n_rows, parameters.histogram_bits
         )
         columns = draw_columns(
             len(self._plan.schema.features), parameters.colsample_bytree, parameters.seed, self._tree
@@ -423,11 +445,12 @@ class Aggregator:
     def _start_level(self) -> None:
         self._level += 1
         self._step = self._level + 1
-        self._exchanges += 1
         self._next_node = dict.fromkeys(self._plan.parties, 0)
         self._zero = 0
 
     def _take_histograms(self, member: str, message: Contribution) -> Outgoing:
+        if any(member in sums.waiting for sums in self._sums.values()):
+            raise self._broken(member, message, f"expected {', '.join(self._sums)} first")
         built = len(self._grower.to_build)
         part = messages.to_array(member, "histograms", message.values, np.int64, (None, self._planes, self._cells))
         first = self._next_node[member]
@@ -446,22 +469,50 @@ class Aggregator:
             yield from self._decide(message)
 
     def _decide(self, message: Contribution) -> Outgoing:
-        level_number = self._level
-        tree = self._tree
-        level = self._grower.decide()
-        if level.last:
-            self._session.go(message, "totalling")
-            self._margin_bound += self._grower.largest_leaf()
-            self._start_totals()
-        else:
+        if self._stopping:  # the metrics said so while the root was being built
+            self._session.go(message, "finishing")
+            yield from self._finish()
+            return
+        grower, tree, level_number = self._grower, self._tree, self._level
+        level = grower.decide()
+        if not level.last:
             self._session.go(message, "growing")
+            self._exchanges += 1
             self._start_level()
+            yield from self._broadcast(_split_nodes(tree, level_number, level, self._gradient_bound))
+            # The parties are at work again.
+            grower.go_on()
+            return
+        sums = self._sums_after(grower)
+        self._start_totals()
+        # Rows that another draw brings in had no part in the leaves' sums.
+        at_once = self._tree < self._plan.parameters.rounds and self._plan.parameters.subsample == 1
+        self._session.go(message, "growing" if at_once else "totalling")
         yield from self._broadcast(_split_nodes(tree, level_number, level, self._gradient_bound))
+        if at_once:
+            self._most = [
+                math.ceil(math.ldexp(most, -unit)) + self._n_rows for most, unit in zip(sums, self._units, strict=True)
+            ]
+            yield from self._start_tree(self._most)
         # The parties are at work again.
-        if level.last:
-            self._trees.append(self._grower.tree(self._cuts.offsets, self._cuts.values))
-        else:
-            self._grower.go_on()
+        self._trees.append(grower.tree(self._cuts.offsets, self._cuts.values))
+
+    def _sums_after(self, grower: Grower) -> tuple[float, float]:
+        """Upper bounds of sum |g| and sum h once rows have the leaves of this tree, which widen the bound on margins."""
+        gradient_sum, hessian_sum = (
+            math.ldexp(total, unit) for total, unit in zip(self._totals, self._units, strict=True)
+        )
+        leaves, hessians = grower.leaves()
+        self._margin_bound += float(leaves.max())
+        return objective.sums_after(
+            self._plan.parameters.objective,
+            gradient_sum,
+            hessian_sum,
+            leaves + self._margin_bound * MARGIN_ERROR,
+            hessians,
+            self._n_rows / self._scales.hessian,
+            self._start.weight,
+        )
 
     def _evaluate(self, sums: dict[str, Int64]) -> dict[str, float]:
         """The metrics after `self._tree` trees."""

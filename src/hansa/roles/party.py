@@ -136,6 +136,7 @@ class Party:
         self._join = Join(PROTOCOL_VERSION, agreed, nonce, len(self._training), len(self._evaluation))
         self._tree = SETUP
         self._step = 0
+        self._stops_early = plan.parameters.early_stopping_rounds is not None
         self._buffers = Buffers()
 
     def opening(self) -> Iterator[bytes]:
@@ -197,6 +198,8 @@ class Party:
             case SplitNodes():
                 yield from self._split(message)
             case Finish():
+                if self._session.state == "growing" and (self._level or not self._stops_early):
+                    raise self._broken("the run is said to be over in the middle of a tree")
                 self._session.go(message, "finished")
                 self._protection.erase()
                 yield messages.encode(self._finish(message))

@@ -87,10 +87,12 @@ def sum_labels(
 
 @dataclass(frozen=True)
 class Start:
-    """Where training starts: base_score in label space (a float32), scale_pos_weight as a number."""
+    """Where training starts: base_score in label space (a float32), scale_pos_weight as a number; at most `weight` is the sum of
+    all rows' weights, scale_pos_weight included."""
 
     base_score: float
     scale_pos_weight: float
+    weight: float
 
 
 def estimated_base(mean: float, scale_pos_weight: float) -> float:
@@ -128,7 +130,11 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Star
     else:
         scale = float(parameters.scale_pos_weight)
     base_score = estimated_base(mean, scale) if parameters.base_score is None else parameters.base_score
-    return Start(base_score=float(np.float32(base_score)), scale_pos_weight=scale)
+    # Each row's part is rounded to the nearest unit.
+    most = math.ldexp(float(sums[1]) + rows, weight_unit)
+    if scale > 1.0:
+        most += (scale - 1.0) * math.ldexp(float(sums[0]) + rows, label_unit)
+    return Start(float(np.float32(base_score)), scale, most)
 
 
 def metric_scale(n_rows: int, bounds: Bounds, gradient_bound: float) -> MetricScale:

@@ -3,8 +3,8 @@
 Both sides know the same shape. The *active* nodes of a level are the children of the nodes that split in the level above, left
 before right, in their parents' order: so pair p of siblings stands at 2 p and 2 p + 1. Rows' side (`RowPartition`): which rows stand in
 which node. Sums' side (`Grower`): histograms, splits, leaf weights. Between them pass histograms of one child of each
-pair (the lighter by hessian; the other is its parent minus it) and `Level`s of splits: depth + 1 exchanges a tree, the first being
-that of the scales.
+pair (the lighter by hessian; the other is its parent minus it) and `Level`s of splits: an exchange a level, as long as the scales of a
+tree go out with the last splits of the tree before.
 """
 
 from __future__ import annotations
@@ -356,9 +356,15 @@ class Grower:
         self._depth += 1
         self._start_level(children)
 
-    def largest_leaf(self) -> float:
-        """The size of the largest leaf of the tree, which is decided to its last level."""
-        return float(np.abs(np.concatenate([level.leaf for level, _, _ in self._levels])).max())
+    def leaves(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Of a tree that is decided to its last level: sizes of its leaves' values, and sums of h of their rows, float64 (leaves,).
+
+        A row's h counts with an error of at most one unit of its scale.
+        """
+        where = np.concatenate([level.feature for level, _, _ in self._levels]) < 0
+        values = np.concatenate([level.leaf for level, _, _ in self._levels])[where]
+        totals = np.concatenate([totals for _, _, totals in self._levels])[where, 1]
+        return np.abs(values.astype(np.float64)), totals * self._rule.hessian_unit
 
     def tree(self, cut_offsets: Int64, cut_values: npt.NDArray[np.float32]) -> Tree:
         """The finished tree, nodes numbered as XGBoost does, thresholds taken from the cuts of each feature."""

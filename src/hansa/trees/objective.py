@@ -201,6 +201,42 @@ def scales(
     return Scales(gradient=gradient, hessian=hessian, planes=1 if bits == 32 else 2)
 
 
+SUM_SLACK = 1 + 2.0**-20
+"""Widens `sums_after` by more than its own rounding."""
+
+ROW_ERROR = 2.0**-50
+"""More than the rounding error of a row's p, as `gradients` computes it."""
+
+
+def sums_after(
+    objective: str,
+    gradient_sum: float,
+    hessian_sum: float,
+    leaves: Float64,
+    hessians: Float64,
+    hessian_error: float,
+    weight: float,
+) -> tuple[float, float]:
+    """Upper bounds of sum |g| and sum h over the same rows, once every row's margin has moved by its leaf's value.
+
+    logistic: dp/dm = h / w, and log h changes by at most |v| where the margin moves by v. So h' <= h e^|v| and
+    |g' - g| <= h (e^|v| - 1); moreover |g| <= w and h <= w / 4. Squared error: |g' - g| = w |v| = h |v| and h' = h.
+
+    Args:
+        gradient_sum, hessian_sum: upper bounds of sum |g| and sum h before.
+        leaves: float64 (leaves,): how far a row moves at most, rounding included. hessians: float64 (leaves,): sum of h, before, of
+            each leaf's rows; they may be too small by `hessian_error` in all.
+        weight: sum of all w, scale_pos_weight included.
+    """
+    logistic = objective == "binary:logistic"
+    growth = np.expm1(leaves) if logistic else leaves
+    moved = float(hessians @ growth) + hessian_error * float(growth.max()) + weight * ROW_ERROR
+    gradient, hessian = gradient_sum + moved, hessian_sum
+    if logistic:
+        gradient, hessian = min(gradient, weight), min(hessian + moved, weight / 4)
+    return gradient * SUM_SLACK, hessian * SUM_SLACK
+
+
 def check_scales(scales: Scales, gradient_sum: int, hessian_sum: int, gradient_unit: int, hessian_unit: int) -> None:
     """Refuse scales under which the sums of one party alone would overflow; arguments as in `scales`.
 
