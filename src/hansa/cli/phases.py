@@ -38,13 +38,14 @@ def phase_of(step: str) -> str:
 class Ledger:
     """Adds up what each round cost this process since the round before: computing, sealing and the network.
 
-    The processor's clock is read where the phase changes, since a reading costs as much as a tenth of a small round; what passed between
-    two readings is shared out by wall time.
+    The processor's clock is read where the phase changes, since a reading costs as much as a tenth of a small round; what passed
+    between two readings is shared out by wall time.
     """
 
     def __init__(self) -> None:
         self._phases: dict[str, dict[str, Any]] = {}
         self._phase_of: dict[str, dict[str, Any]] = {}
+        self._wall = 0.0
         self.clear()
 
     def note(self, step: str, sent: int) -> None:
