@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hansa.trees.crew import Crew
+from hansa.trees.crew import Crew, ring
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5), st.integers(0, 40))
 def test_every_item_is_done_once_by_one_thread(threads, count):
     done = [0] * count
     parts = []
 
-    def work(thread, first, last):
+    def work(thread, first, last, bell):
+        ring(bell)
         parts.append(thread)
         for item in range(first, last):
             done[item] += 1
@@ -28,12 +31,33 @@ def test_every_item_is_done_once_by_one_thread(threads, count):
 
 def test_parts_run_at_the_same_time():
     meeting = threading.Barrier(3, timeout=10)
-    Crew(3).share(lambda *_: meeting.wait(), 3)
+
+    def work(thread, first, last, bell):
+        ring(bell)
+        meeting.wait()
+
+    crew = Crew(3)
+    for _ in range(3):
+        crew.share(work, 3)
+
+
+def test_work_that_does_not_ring_is_done_too():
+    done = []
+    Crew(3).share(lambda thread, first, last, bell: done.append(thread), 3)
+    assert sorted(done) == [0, 1, 2]
+
+
+def test_a_crew_is_used_again_with_less_work_than_threads_and_after_sleep():
+    crew, done = Crew(4), []
+    for count in (1, 2, 4, 3, 0, 4):
+        time.sleep(0.01)
+        crew.share(lambda thread, first, last, bell: done.extend(range(first, last)), count)
+    assert sorted(done) == sorted([*range(1), *range(2), *range(4), *range(3), *range(4)])
 
 
 @pytest.mark.parametrize("broken", [0, 1])
 def test_an_error_in_any_part_is_raised(broken):
-    def work(thread, first, last):
+    def work(thread, first, last, bell):
         if thread == broken:
             raise ValueError("here")
 

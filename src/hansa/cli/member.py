@@ -57,6 +57,7 @@ from hansa.transport.credentials import Credentials
 from hansa.transport.lasting import PATIENCE_S, LastingChannel, LastingHub
 from hansa.transport.recording import RecordingChannel, RecordingHub
 from hansa.transport.tls import HubLimits
+from hansa.trees.crew import Crew
 
 KEYS = (
     "plan",
@@ -297,7 +298,7 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
             }
         )
 
-    aggregator = Aggregator(plan, threads=member.threads, report=report, identities=member.signer.identities)
+    aggregator = Aggregator(plan, crew=Crew(member.threads), report=report, identities=member.signer.identities)
     prepare(plan)
     try:
         event({"event": "listening", "host": member.host, "port": inner.port})
@@ -356,7 +357,7 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
         name,
         rows,
         nonce=secrets.token_bytes(32),
-        threads=member.threads,
+        crew=Crew(member.threads),
         signer=member.signer,
         policy=member.policy,
     )

@@ -54,7 +54,7 @@ from hansa.roles.statistics import (
     start_of,
 )
 from hansa.trees import histogram, objective
-from hansa.trees.crew import Crew
+from hansa.trees.crew import ALONE, Crew
 from hansa.trees.ensemble import Ensemble, Tree, base_margin
 from hansa.trees.growth import Buffers, Grower, Level
 from hansa.trees.metrics import is_improvement, metric_value, sums_length
@@ -124,7 +124,7 @@ class Aggregator:
 
     Args:
         plan: as every member holds it.
-        threads: compute threads for the search; with 1, pairs are searched one by one as they arrive.
+        crew: compute threads for the search; with one, pairs are searched one by one as they arrive.
         report: called with `Progress` as the run goes on.
         identities: every member's pinned identity, as the parties hold them.
 
@@ -137,7 +137,7 @@ class Aggregator:
         self,
         plan: Plan,
         *,
-        threads: int = 1,
+        crew: Crew = ALONE,
         report: Callable[[Progress], None] | None = None,
         identities: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
@@ -149,7 +149,7 @@ class Aggregator:
         self._gathering = Gathering(plan.parties, plan.parties, self._agreement)
         self.outcome: Outcome | None = None
         self._plan = plan
-        self._crew = Crew(threads)
+        self._crew = crew
         self._report = report or (lambda _: None)
         table = AGGREGATOR_MASKED if self._masked else AGGREGATOR
         self._session = Session("aggregator", table, "gathering")

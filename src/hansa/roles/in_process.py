@@ -22,6 +22,7 @@ from hansa.roles.relay import RelayHub
 from hansa.roles.run import Progress, run_hub
 from hansa.transport.channel import Hub, Traffic
 from hansa.transport.in_process import InProcessHub
+from hansa.trees.crew import Crew
 from hansa.trees.parameters import Parameters
 
 WHOLE_LEVEL = 2**16
@@ -63,13 +64,14 @@ def train_in_process(
     if set(tables) != set(plan.parties):
         raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")
     signers, identities = _make_signers(plan)
+    crew = Crew(threads)  # of all roles: they work in turn
     parties = {
         name: Party(
             plan,
             name,
             rows,
             nonce=secrets.token_bytes(32),
-            threads=threads,
+            crew=crew,
             nodes_per_frame=nodes_per_frame,
             signer=signers.get(name),
             policy=policy,
@@ -78,7 +80,7 @@ def train_in_process(
     }
     openings: dict[str, Iterable[bytes]] = {name: party.opening() for name, party in parties.items()}
     inner = InProcessHub({name: party.handle for name, party in parties.items()}, order, opening=openings)
-    aggregator = Aggregator(plan, threads=threads, report=report, identities=identities)
+    aggregator = Aggregator(plan, crew=crew, report=report, identities=identities)
     run_hub(aggregator, wrap(inner))
     if aggregator.outcome is None:
         raise HansaError("the run ended without a model")

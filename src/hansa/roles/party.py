@@ -50,7 +50,7 @@ from hansa.roles.run import agreement, run_id
 from hansa.roles.statistics import Bounds, count_magnitudes, metric_scale, sum_labels
 from hansa.secure.keys import Run
 from hansa.trees import histogram, objective
-from hansa.trees.crew import Crew
+from hansa.trees.crew import ALONE, Crew
 from hansa.trees.ensemble import Ensemble, base_margin
 from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build
 from hansa.trees.metrics import MetricScale, metric_sums
@@ -86,7 +86,7 @@ class Party:
         name: this party.
         rows: its table; never leaves this object.
         nonce: 32 bytes nobody else can foresee.
-        threads: compute threads.
+        crew: compute threads.
         nodes_per_frame: histograms that are sent together; 0 makes `FRAMES_PER_LEVEL` frames of a level, or one where that is soon
             built.
         signer: this party's signature and everybody's pinned identity; needed in secure-aggregation mode.
@@ -105,7 +105,7 @@ class Party:
         rows: Rows,
         *,
         nonce: bytes,
-        threads: int = 1,
+        crew: Crew = ALONE,
         nodes_per_frame: int = 0,
         signer: Signer | None = None,
         policy: Policy = DEFAULT_POLICY,
@@ -120,7 +120,7 @@ class Party:
         self.model: bytes | None = None
         self._plan = plan
         self._name = name
-        self._crew = Crew(threads)
+        self._crew = crew
         self._nodes_per_frame = nodes_per_frame
         table = PARTY if plan.mode == "federated" else PARTY_MASKED
         self._session = Session("party", table, "joining")

@@ -2,7 +2,12 @@
 
 Kernels are compiled without the interpreter lock, so plain threads run them side by side. numba's own parallel loops were
 slower here (a region costs more than a small level's work), compile for seconds, and their barriers spin where other
-processes want the cores. Two locks hand work over faster than a pool's queue and future do.
+processes want the cores.
+
+What a hand-over costs is waking up, and waiting for the interpreter's lock while another thread holds it. So a thread looks
+for work some time before it sleeps, and the signs that it looks for are given by compiled code, which holds no lock: work has begun
+when the kernel of the calling thread *rings the bell*, its first act, and is finished when the other thread looks for more. Roles that
+work in turn in one process share a crew: idle threads of others would take the cores by looking.
 """
 
 from __future__ import annotations
@@ -12,32 +17,53 @@ import weakref
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit, types
 
-Work = Callable[[int, int, int], object]
+Bell = npt.NDArray[np.int64]
 
+Work = Callable[[int, int, int, Bell], object]
+"""work(thread, first, last, bell): what it does first, in compiled code, is to ring the bell."""
 
-LOOKS = 300
-"""Looks at a flag before a thread goes to sleep: waking up costs more, above all on a virtual machine, than the gap between
-two kernels of a level."""
+LOOKS = 6000
+"""Looks at a sign, a millisecond or two, before a thread goes to sleep: waking up costs more, above all on a virtual machine, than
+the gap between two kernels of a level. Between two looks it offers its core to others."""
 
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
 
+def no_bell() -> Bell:
+    """A bell that nobody listens to."""
+    return np.zeros(1, np.int64)
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
-def _await(flag, value, looks):  # type: ignore[no-untyped-def]
-    """Look at flag[0] until it is `value`, at most so many times. The call between two looks makes each read memory anew."""
+def ring(bell):  # type: ignore[no-untyped-def]
+    """Let the other threads begin. bell: int64 (1,)."""
+    bell[0] += 1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _await(sign, value, looks):  # type: ignore[no-untyped-def]
+    """Look at sign[0] until it is `value`, at most so many times. The call between two looks makes each read memory anew."""
     for _ in range(looks):
-        if flag[0] == value:
+        if sign[0] == value:
             return
         _sched_yield()
 
 
-class _Hand:
-    """One more thread: runs what it is given, one thing at a time."""
+@njit(cache=True, nogil=True, error_model="numpy")
+def _say_and_await(said, sign, value, looks):  # type: ignore[no-untyped-def]
+    """said[0] = value - 1, then as `_await`."""
+    said[0] = value - 1
+    _await(sign, value, looks)
 
-    def __init__(self) -> None:
-        self._given = np.zeros(1, np.int64)
+
+class _Hand:
+    """One more thread: runs what it is given, one thing at a time, once the bell has rung for it."""
+
+    def __init__(self, bell: Bell) -> None:
+        self._bell = bell
         self._finished = np.zeros(1, np.int64)
         self._go = threading.Lock()
         self._done = threading.Lock()
@@ -49,38 +75,34 @@ class _Hand:
         threading.Thread(target=self._run, name="crew", daemon=True).start()
 
     def _run(self) -> None:
-        count = 0
+        count, unheard = 0, no_bell()
         while True:
             count += 1
-            _await(self._given, count, LOOKS)
+            _say_and_await(self._finished, self._bell, count, LOOKS)
             self._go.acquire()
             if self._work is None:
                 return
             try:
-                self._work(*self._part)
+                self._work(*self._part, unheard)
             except BaseException as error:  # raised again by `wait`, in the thread that shares out
                 self._error = error
-            self._finished[0] = count
             self._done.release()
 
-    def start(self, work: Work, part: tuple[int, int, int]) -> None:
+    def start(self, work: Work | None, part: tuple[int, int, int] = (0, 0, 0)) -> None:
+        """Give it work; None ends the thread."""
         self._work, self._part, self._error = work, part, None
-        self._given[0] += 1
         self._go.release()
 
-    def wait(self) -> BaseException | None:
-        _await(self._finished, self._given[0], LOOKS)
+    def wait(self, count: int) -> BaseException | None:
+        """Until it has finished the count-th thing."""
+        _await(self._finished, count, LOOKS)
         self._done.acquire()
         return self._error
-
-    def dismiss(self) -> None:
-        self._work = None
-        self._go.release()
 
 
 def _dismiss(hands: list[_Hand]) -> None:
     for hand in hands:
-        hand.dismiss()
+        hand.start(None)
 
 
 class Crew:
@@ -92,26 +114,41 @@ class Crew:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._hands = [_Hand() for _ in range(threads - 1)]
+        self._bell = no_bell()
+        self._count = 0
+        self._hands = [_Hand(self._bell) for _ in range(threads - 1)]
         weakref.finalize(self, _dismiss, self._hands)
 
     def share(self, work: Work, count: int) -> None:
-        """Call work(thread, first, last) for consecutive ranges that make up 0 to count, at the same time.
+        """Call work(thread, first, last, bell) for consecutive ranges that make up 0 to count, at the same time.
 
         Returns when all are done; an error in any is raised here.
         """
         parts = min(self.threads, count)
         if parts <= 1:
             if count:
-                work(0, 0, count)
+                work(0, 0, count, no_bell())
             return
         edges = [count * part // parts for part in range(parts + 1)]
-        hands = self._hands[: parts - 1]
-        for part, hand in enumerate(hands, 1):
-            hand.start(work, (part, edges[part], edges[part + 1]))
+        self._count += 1
+        for part, hand in enumerate(self._hands, 1):
+            # A thread that gets nothing takes part all the same: all count alike.
+            hand.start(
+                work if part < parts else _nothing, (part, edges[min(part, parts - 1)], edges[min(part + 1, parts)])
+            )
         try:
-            work(0, edges[0], edges[1])
+            work(0, edges[0], edges[1], self._bell)
         finally:
-            errors = [error for hand in hands if (error := hand.wait()) is not None]
+            if self._bell[0] < self._count:
+                ring(self._bell)
+            errors = [error for hand in self._hands if (error := hand.wait(self._count)) is not None]
         if errors:
             raise errors[0]
+
+
+ALONE = Crew(1)
+"""No other thread."""
+
+
+def _nothing(*_: object) -> None:
+    """The work of a thread for which there is none."""

@@ -17,13 +17,11 @@ import numpy.typing as npt
 from numba import njit
 
 from hansa.trees import histogram, splitting
-from hansa.trees.crew import Crew
+from hansa.trees.crew import ALONE, Crew
 from hansa.trees.ensemble import ROOT_PARENT, Tree
 from hansa.trees.histogram import Codes, Int64, Layout
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
-
-ALONE = Crew(1)
 
 PARALLEL_CELLS = 40_000
 """Cells of a level below which one thread searches as fast as several."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from hansa.trees.crew import Crew
+from hansa.trees.crew import Bell, Crew
 from hansa.trees.prefetch import prefetch
 
 Codes = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -130,6 +130,44 @@ def build_histograms(codes, columns, offsets, strided, rows, starts, ends, packe
         _build_node(codes, columns, offsets, strided, part, packed, sums[0], out[node])
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _build_share(  # type: ignore[no-untyped-def]
+    bell, first, last, codes, columns, offsets, strided, rows, starts, ends, packed, sums, out, spill
+):  # fmt: skip
+    """One thread's share of `build_histograms`: of all nodes' rows, one node behind the other, those from first to last.
+
+    Returns:
+        The node whose first rows are another thread's, and whose others went into `spill`, int64 (planes, cells); -1 if none.
+    """
+    bell[0] += 1
+    spilt, before = -1, 0
+    for node in range(starts.shape[0]):
+        size = ends[node] - starts[node]
+        begin, end = max(first - before, 0), min(last - before, size)
+        before += size
+        if size == 0 and first == 0:
+            out[node] = 0
+        if begin >= end:
+            continue
+        part = rows[starts[node] + begin : starts[node] + end]
+        if begin == 0:
+            _build_node(codes, columns, offsets, strided, part, packed, sums, out[node])
+        else:
+            _build_node(codes, columns, offsets, strided, part, packed, sums, spill)
+            spilt = node
+    return spilt
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_spills(spilt, spills, out):  # type: ignore[no-untyped-def]
+    for thread in range(spilt.shape[0]):
+        if spilt[thread] >= 0:
+            node = out[spilt[thread]]
+            for plane in range(node.shape[0]):
+                for cell in range(node.shape[1]):
+                    node[plane, cell] += spills[thread, plane, cell]
+
+
 def build_histograms_parallel(
     codes: Codes,
     columns: npt.NDArray[np.uint32],
@@ -147,33 +185,20 @@ def build_histograms_parallel(
 
     A node whose rows fall to several threads is built in parts, which are then added: integers have no order.
     """
-    before = np.concatenate([[0], np.cumsum(ends - starts)])
-    parts: list[tuple[int, Int64]] = []
+    spills = np.empty((crew.threads, *out.shape[1:]), np.int64)
+    spilt = np.full(crew.threads, -1, np.int64)
 
-    def build(thread: int, first: int, last: int) -> None:
-        node = int(np.searchsorted(before, first, side="right")) - 1
-        beyond = int(np.searchsorted(before, last, side="left"))
-        begins, stops = starts[node:beyond].copy(), ends[node:beyond].copy()
-        if not len(begins):
-            return
-        begins[0] += first - before[node]
-        stops[-1] -= before[beyond] - last
-        target = out[node:beyond]
-        if first > before[node]:  # the node's first rows are another thread's, which builds in `out` itself
-            part = np.empty((1, *out.shape[1:]), np.int64)
-            parts.append((node, part[0]))
-            build_histograms(
-                codes, columns, offsets, strided, rows, begins[:1], stops[:1], packed, sums[thread : thread + 1], part
-            )
-            begins, stops, target = begins[1:], stops[1:], target[1:]
-        build_histograms(
-            codes, columns, offsets, strided, rows, begins, stops, packed, sums[thread : thread + 1], target
-        )
+    def build(thread: int, first: int, last: int, bell: Bell) -> None:
+        spilt[thread] = _build_share(
+            bell, first, last, codes, columns, offsets, strided, rows, starts, ends, packed, sums[thread], out, spills[thread]
+        )  # fmt: skip
 
-    crew.share(build, int(before[-1]))
-    out[ends == starts] = 0
-    for node, part in parts:
-        out[node] += part
+    total = int((ends - starts).sum())
+    if not total:
+        out[:] = 0
+        return
+    crew.share(build, total)
+    _add_spills(spilt, spills, out)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from hansa.trees.crew import Crew
+from hansa.trees.crew import Bell, Crew, no_bell
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
 
@@ -289,9 +289,10 @@ def add_part(part, first, taken, parties, nodes, to_build, offsets):  # type: ig
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _finish_range(  # type: ignore[no-untyped-def]
-    first, last, nodes, to_build, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
+    bell, first, last, nodes, to_build, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
 ):  # fmt: skip
     """Search the built nodes first to last and their siblings, each the parent minus the built one; the root has none."""
+    bell[0] += 1
     for child in range(first, last):
         begin = to_build[child] & ~1
         if nodes.shape[0] == 1:
@@ -324,11 +325,11 @@ def finish_nodes(first: int, last: int, *arguments: Any, crew: Crew) -> None:
     """
     *family, scratch, gains, found = arguments
     if crew.threads == 1:
-        _finish_range(first, last, *family, scratch[0], gains, found)
+        _finish_range(no_bell(), first, last, *family, scratch[0], gains, found)
         return
 
-    def finish(thread: int, begin: int, end: int) -> None:
-        _finish_range(first + begin, first + end, *family, scratch[thread], gains, found)
+    def finish(thread: int, begin: int, end: int, bell: Bell) -> None:
+        _finish_range(bell, first + begin, first + end, *family, scratch[thread], gains, found)
 
     crew.share(finish, last - first)
 
