@@ -443,3 +443,7 @@ def test_the_start_is_the_one_that_xgboost_estimates(objective, weighted, scale_
     start = start_of(plan, sum_labels(case.labels, case.weights, *units), *units)
     assert start.base_score == pytest.approx(case.base_score, rel=1e-6)
     assert start.scale_pos_weight == scale_pos_weight
+    weights = np.ones(2000) if case.weights is None else case.weights.astype(np.float64)
+    positive = case.labels == 1 if objective == "binary:logistic" else np.zeros(2000)
+    whole = float((weights * (1 + (scale_pos_weight - 1) * positive)).sum())
+    assert whole <= start.weight <= whole * (1 + 1e-9)
