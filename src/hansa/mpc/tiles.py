@@ -21,7 +21,7 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import njit
+from numba import config, njit
 from numba.core import types
 from numba.extending import intrinsic
 
@@ -59,6 +59,8 @@ _LAYOUT[48 : 48 + _TILES] = SIDE
 def _permitted() -> bool:
     """Whether processor and system let this process use tiles."""
     if not (sys.platform == "linux" and platform.machine() == "x86_64"):
+        return False
+    if config.CPU_NAME or config.CPU_FEATURES:  # numba was told to compile for another processor
         return False
     features = llvmlite.binding.get_host_cpu_features()
     if not (features.get("amx-tile") and features.get("amx-int8")):

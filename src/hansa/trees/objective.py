@@ -204,6 +204,9 @@ def scales(
 SUM_SLACK = 1 + 2.0**-20
 """Widens `sums_after` by more than its own rounding."""
 
+FARTHEST = 700.0
+"""A margin that moves so far may come to any p: e^FARTHEST is a float, and the bound is `weight` then."""
+
 ROW_ERROR = 2.0**-50
 """More than the rounding error of a row's p, as `gradients` computes it."""
 
@@ -229,7 +232,7 @@ def sums_after(
         weight: sum of all w, scale_pos_weight included.
     """
     logistic = objective == "binary:logistic"
-    growth = np.expm1(leaves) if logistic else leaves
+    growth = np.expm1(np.minimum(leaves, FARTHEST)) if logistic else leaves
     moved = float(hessians @ growth) + hessian_error * float(growth.max()) + weight * ROW_ERROR
     gradient, hessian = gradient_sum + moved, hessian_sum
     if logistic:
