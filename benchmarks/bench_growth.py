@@ -54,8 +54,8 @@ def measure_delays(quick: bool) -> dict[str, Any]:
     lines = []
     for delay in QUICK_DELAYS_S if quick else DELAYS_S:
         run = in_process(replace(job, round_trip_s=delay))
-        lines.append({"round_trip_s": delay, "expected_s": (job.max_depth + 1) * delay, **asdict(run)})
-    return {"rows": job.rows, "trees": job.trees, "depth": job.max_depth, "lines": lines}
+        lines.append({"round_trip_s": delay, "expected_s": run.round_trips * delay, **asdict(run)})
+    return {"rows": job.rows, "trees": job.trees, "lines": lines}
 
 
 MEASURES = {"rows": measure_rows, "parties": measure_parties, "delays": measure_delays}
@@ -136,8 +136,8 @@ def show_delays(result: dict[str, Any], where: str) -> None:
         "training, s",
         "ms a tree",
         "more than without, ms a tree",
-        f"(depth + 1) x delay, depth {result['depth']}",
         "round trips a tree",
+        "times delay, ms",
         title=f"Three parties, {result['rows']:,} rows x {N_FEATURES}, {result['trees']} trees, one process, "
         f"delayed line\n{where}",
         title_justify="left",
@@ -150,8 +150,8 @@ def show_delays(result: dict[str, Any], where: str) -> None:
             f"{line['training']:.2f}",
             f"{1e3 * line['training'] / trees:.1f}",
             f"{1e3 * (line['training'] - without) / trees:.1f}",
-            f"{1e3 * line['expected_s']:.0f}",
             f"{line['round_trips']:.2f}",
+            f"{1e3 * line['expected_s']:.0f}",
         )
     console().print(table)
 
