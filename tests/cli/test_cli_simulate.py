@@ -93,7 +93,7 @@ def test_json_has_the_documented_keys(in_process, over_tls):
         assert summary["seconds"].keys() == SECONDS
         parts = summary["seconds"]
         assert 0 < parts["startup"] + parts["binning"] + parts["training"] < parts["total"]
-        # a question for each level and one for the totals, and the last metrics once
+        # a question for each level, and one for the first totals and the last metrics
         assert summary["round_trips_per_tree"] == pytest.approx((3 * 3 + 2) / 3)
         assert 0.5 < summary["metrics"]["auc"] < 1
         assert summary["model_sha256"] == hashlib.sha256(run.model).hexdigest()

@@ -330,11 +330,11 @@ def test_only_the_columns_of_the_tree_may_be_used():
 
 @pytest.mark.parametrize(("early_stopping_rounds", "level"), [(None, 0), (None, 1), (3, 1)])
 def test_the_run_does_not_end_in_the_middle_of_a_tree(early_stopping_rounds, level):
-    def stopped_at(kind, count=1):
+    def stopped_at(kind):
         talk = conversation(
             max_depth=3, eval_metric=["auc"], early_stopping_rounds=early_stopping_rounds, evaluation=0.3
         )
-        message = talk.until(kind, ME, count)
+        message = talk.until(kind, ME)
         talk.deliver(ME, encode(message))
         return talk
 

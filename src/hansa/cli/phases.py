@@ -38,8 +38,8 @@ def phase_of(step: str) -> str:
 class Ledger:
     """Adds up what each round cost this process since the round before: computing, sealing and the network.
 
-    The processor's clock is read where the phase changes, since a reading costs as much as a tenth of a small round; what passed
-    between two readings is shared out by wall time.
+    The processor's clock is read where the phase changes, since small rounds feel a reading; what passed between two
+    readings is shared out by wall time.
     """
 
     def __init__(self) -> None:

@@ -408,8 +408,8 @@ class Aggregator:
         if self._session.state == "growing":
             if any(total > most for total, most in zip(self._totals, self._most, strict=True)):
                 raise HansaError(
-                    f"the gradients of tree {self._tree} sum to more than the leaves of the tree before it allow; "
-                    "training stops rather than overflow"
+                    f"the gradients of tree {self._tree} sum to more than the leaves of the tree before it allow, so a party's "
+                    "'totals' are wrong; training stops rather than overflow. Check that all members run the same release of Hansa"
                 )
             self._session.go(message, "growing")
         elif self._stopping:

@@ -26,7 +26,7 @@ Work = Callable[[int, int, int, Bell], object]
 """work(thread, first, last, bell): what it does first, in compiled code, is to ring the bell."""
 
 LOOKS = 6000
-"""Looks at a sign, a millisecond or two, before a thread goes to sleep: waking up costs more, above all on a virtual machine, than
+"""Looks at a sign before a thread goes to sleep: waking up costs more, above all on a virtual machine, than
 the gap between two kernels of a level. Between two looks it offers its core to others."""
 
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
