@@ -23,9 +23,6 @@ from hansa.mpc.ring import Words
 PANEL = 16
 """Columns of a panel: 64 bytes a row."""
 
-_READ, _KEEP, _DATA = 0, 3, 1
-"""LLVM's numbers for its `llvm.prefetch`: for reading, kept in every cache, as data."""
-
 _LANES = 8
 _LINE_BYTES = 4 * PANEL
 _AHEAD_BYTES = 32 * _LINE_BYTES
@@ -94,13 +91,6 @@ def _tile(height: int) -> Callable[..., None]:
             def number(value: int) -> Any:
                 return ir.Constant(word, value)
 
-            def opened(place: int) -> tuple[Any, list[Any]]:
-                """Address and strides in bytes of an array argument."""
-                kind = signature.args[place]
-                array = context.make_array(kind)(context, builder, arguments[place])
-                strides = [builder.extract_value(array.strides, axis) for axis in range(kind.ndim)]
-                return builder.ptrtoint(array.data, word), strides
-
             def at(address: Any, offset: int, kind: Any) -> Any:
                 return builder.inttoptr(builder.add(address, number(offset)), kind.as_pointer())
 
@@ -109,7 +99,9 @@ def _tile(height: int) -> Callable[..., None]:
                 loaded.align = 4
                 return loaded
 
-            (c_at, c_strides), (v_at, v_strides), (out_at, out_strides) = opened(0), opened(2), opened(4)
+            (c_at, c_strides), (v_at, v_strides), (out_at, out_strides) = (
+                tiles.opened(context, builder, signature.args[place], arguments[place]) for place in (0, 2, 4)
+            )
             _, p, _, j, _, first, last = arguments
             c_at = builder.add(c_at, builder.mul(p, c_strides[0]))
             c_at = builder.add(c_at, builder.mul(first, c_strides[1]))
@@ -132,13 +124,7 @@ def _tile(height: int) -> Callable[..., None]:
             for phi, value in zip(phis, carried, strict=True):
                 phi.add_incoming(value, before)
             i, line, *rest = phis
-            byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-            fetch = builder.module.declare_intrinsic(
-                "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-            )
-            builder.call(
-                fetch, [at(line, _AHEAD_BYTES, ir.IntType(8)), *(ir.Constant(flag, x) for x in (_READ, _KEEP, _DATA))]
-            )
+            tiles.fetch(builder, builder.add(line, number(_AHEAD_BYTES)), 3)
             c = [load(line, 4 * _LANES * half, vector) for half in halves]
             added = []
             for h in range(height):

@@ -39,7 +39,7 @@ _BLOCK_ROWS = 1024
 _TILE_BYTES = 4 * SIDE * SIDE
 _LINE_BYTES = 4 * SIDE
 _AHEAD_BYTES = 32 * _LINE_BYTES
-_READ, _SECOND_CACHE, _DATA = 0, 2, 1
+_READ, _DATA = 0, 1
 """LLVM's numbers for its `llvm.prefetch`."""
 
 _TILES = 8
@@ -82,8 +82,21 @@ def _instruction(builder: Any, name: str, *operands: Any) -> None:
     builder.call(function, operands)
 
 
-def _data_of(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    return builder.ptrtoint(context.make_array(kind)(context, builder, value).data, ir.IntType(64))
+def opened(context: Any, builder: Any, kind: Any, value: Any) -> tuple[Any, list[Any]]:
+    """Address and strides in bytes of an array argument, 64-bit words, in code that is being emitted."""
+    array = context.make_array(kind)(context, builder, value)
+    strides = [builder.extract_value(array.strides, axis) for axis in range(kind.ndim)]
+    return builder.ptrtoint(array.data, ir.IntType(64)), strides
+
+
+def fetch(builder: Any, address: Any, cache: int) -> None:
+    """Emit the hint that what stands at an address will be read. cache: 3 for every cache, 2 for the second and beyond."""
+    byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+    hint = builder.module.declare_intrinsic(
+        "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+    )
+    place = builder.inttoptr(address, byte)
+    builder.call(hint, [place, *(ir.Constant(flag, value) for value in (_READ, cache, _DATA))])
 
 
 @intrinsic
@@ -91,7 +104,7 @@ def _configure(_typing: Any, layout: Any) -> Any:
     """_configure(layout): begin to use tiles, shaped as `_LAYOUT` says."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        at = _data_of(context, builder, signature.args[0], arguments[0])
+        at, _ = opened(context, builder, signature.args[0], arguments[0])
         _instruction(builder, "llvm.x86.ldtilecfg", builder.inttoptr(at, ir.IntType(8).as_pointer()))
         return context.get_dummy_value()
 
@@ -128,13 +141,6 @@ def _product(panels_at_once: int, tiles_at_once: int) -> Callable[..., None]:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             byte = ir.IntType(8).as_pointer()
 
-            def opened(place: int) -> tuple[Any, list[Any]]:
-                """Address and strides in bytes of an array argument."""
-                kind = signature.args[place]
-                array = context.make_array(kind)(context, builder, arguments[place])
-                strides = [builder.extract_value(array.strides, axis) for axis in range(kind.ndim)]
-                return builder.ptrtoint(array.data, ir.IntType(64)), strides
-
             def moved(address: Any, *steps: tuple[Any, Any]) -> Any:
                 for count, stride in steps:
                     address = builder.add(address, builder.mul(count, stride))
@@ -144,7 +150,9 @@ def _product(panels_at_once: int, tiles_at_once: int) -> Callable[..., None]:
                 place = builder.inttoptr(address, byte)
                 _instruction(builder, f"llvm.x86.{name}64", _number(tile, 8), place, _number(_LINE_BYTES))
 
-            (c_at, c_strides), (v_at, v_strides), (s_at, s_strides) = opened(0), opened(3), opened(5)
+            (c_at, c_strides), (v_at, v_strides), (s_at, s_strides) = (
+                opened(context, builder, signature.args[place], arguments[place]) for place in (0, 3, 5)
+            )
             _, p, first, _, t, _, blocks = arguments
             panel = [builder.add(p, _number(m)) for m in range(panels_at_once)]
             tile = [builder.add(t, _number(u)) for u in range(tiles_at_once)]
@@ -163,15 +171,9 @@ def _product(panels_at_once: int, tiles_at_once: int) -> Callable[..., None]:
             for phi, value in zip(phis, carried, strict=True):
                 phi.add_incoming(value, before)
             block, *places = phis
-            flag = ir.IntType(32)
-            fetch = builder.module.declare_intrinsic(
-                "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-            )
             for line in places[:panels_at_once]:
                 for row in range(SIDE):
-                    ahead = builder.add(line, _number(_AHEAD_BYTES + _LINE_BYTES * row))
-                    hint = (_number(value, 32) for value in (_READ, _SECOND_CACHE, _DATA))
-                    builder.call(fetch, [builder.inttoptr(ahead, byte), *hint])
+                    fetch(builder, builder.add(line, _number(_AHEAD_BYTES + _LINE_BYTES * row)), 2)
             for u in range(tiles_at_once):
                 transfer("tileloadd", _SUMS + u, places[panels_at_once + u])
             others = _TILES - _SUMS - tiles_at_once
