@@ -6,6 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 
+import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 PRIME_25519 = 2**255 - 19
@@ -70,8 +71,8 @@ def aes_blocks(key: bytes, blocks: bytes) -> bytes:
 
 
 def aes_stream(key: bytes, length: int) -> bytes:
-    """AES-256 of the counters 0, 1, 2, ... as big-endian blocks."""
-    counters = b"".join(counter.to_bytes(16, "big") for counter in range(-(-length // 16)))
+    """AES-256 of the counters 2, 3, ... as big-endian blocks."""
+    counters = b"".join((2 + counter).to_bytes(16, "big") for counter in range(-(-length // 16)))
     return aes_blocks(key, counters)[:length]
 
 
@@ -120,7 +121,7 @@ def named_stream(algorithm: str, key: bytes, name: bytes, length: int) -> bytes:
     """The stream of a name in a family: the cipher's input is the name, then the block's number."""
     if algorithm == "chacha20":
         return chacha20_stream(key, length, nonce=bytes(4) + name)
-    numbers = range(-(-length // 16))
+    numbers = range(2, 2 + -(-length // 16))
     return aes_blocks(key, b"".join(name + n.to_bytes(8, "big") for n in numbers))[:length]
 
 
@@ -139,8 +140,11 @@ def mask(
     """The masked vector, closing zero word included: plain integers modulo 2^ring."""
     out = [*values, 0]
     for peer, key in keys.items():
-        stream = hkdf_expand(key, fields("hansa mask v1", algorithm, label))
-        words = stream_words(algorithm, stream, len(out), ring)
+        name = hkdf_expand(key, fields("hansa mask name v2", algorithm) + label)[:8]
+        stream = named_stream(
+            algorithm, hkdf_expand(key, fields("hansa mask key v2", algorithm)), name, len(out) * ring // 8
+        )
+        words = np.frombuffer(stream, f"<u{ring // 8}").tolist()
         sign = 1 if member.encode() < peer.encode() else -1
         out = [(value + sign * word) % 2**ring for value, word in zip(out, words, strict=True)]
     return out

@@ -87,7 +87,7 @@ def test_a_name_is_drawn_once(servers, place):
     with pytest.raises(ProtocolError, match="used once"):
         rep.zero_share(servers[0], RING64, (5,), place, "reshare")
     with pytest.raises(ProtocolError, match="used once"):
-        servers[0].source.stream(0, place, "reshare")
+        servers[0].source.stream(0, place, "reshare", 4)
 
 
 def test_earlier_trees_are_over(servers, place):

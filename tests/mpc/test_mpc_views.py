@@ -51,7 +51,7 @@ class Enumerated:
         self.table_bits = table_bits
         self.values, self.coin_bits = {}, 0
 
-    def stream(self, number, address, use):
+    def stream(self, number, address, use, size):
         raise AssertionError("bulk draws are not enumerated")
 
     def draw(self, number, address, use, ring, shape):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -206,7 +206,7 @@ def test_a_run_over_lines_that_are_cut_gives_the_undisturbed_model(circle, expec
 def test_no_label_and_no_mask_is_used_twice_though_frames_are_sent_again(circle, expected, wire, monkeypatch):
     """Over two whole runs on lines that are cut: each vector is masked once, each stream drawn by its two ends once."""
     labels: list[tuple[str, Label]] = []
-    secrets: list[bytes] = []
+    drawn: list[tuple[bytes, bytes]] = []
     noted = threading.Lock()
 
     class Watched(Masker):
@@ -215,14 +215,18 @@ def test_no_label_and_no_mask_is_used_twice_though_frames_are_sent_again(circle,
                 labels.append((self.member, label))
             return super().open(label)
 
-    class Stream(hansa.secure.masking.KeyStream):
+    class Streams(hansa.secure.masking.NamedStreams):
         def __init__(self, key, algorithm):
-            with noted:
-                secrets.append(bytes(key))
+            self.watched = bytes(key)
             super().__init__(key, algorithm)
 
+        def begin(self, name, size):
+            with noted:
+                drawn.append((self.watched, name))
+            super().begin(name, size)
+
     monkeypatch.setattr(hansa.roles.protection, "Masker", Watched)
-    monkeypatch.setattr(hansa.secure.masking, "KeyStream", Stream)
+    monkeypatch.setattr(hansa.secure.masking, "NamedStreams", Streams)
     vectors: dict[tuple[object, ...], set[bytes]] = defaultdict(set)
     for seed in (11, 12):
         end = circle.run("secure-aggregation", cuts_of_all(seed), run=seed)
@@ -243,7 +247,7 @@ def test_no_label_and_no_mask_is_used_twice_though_frames_are_sent_again(circle,
         assert len({label.encode() for label in used}) == len(used)
         assert len({label.place() for label in used}) == len(used)
     assert len({label.run for _, label in labels}) == 2
-    assert set(np.unique(secrets, return_counts=True)[1]) == {2}
+    assert set(Counter(drawn).values()) == {2}
     assert len(vectors) > 200
     assert {len(each) for each in vectors.values()} == {1}, "two masked vectors left for one place"
 

@@ -337,22 +337,26 @@ def test_rows_exchanged_between_parties_change_no_size(tables, both, tmp_path):
 # --- labels and keys --------------------------------------------------------------------------------------------------
 
 
-def test_no_label_and_no_stream_key_is_ever_used_twice(monkeypatch, tables):
+def test_no_label_and_no_stream_is_ever_used_twice(monkeypatch, tables):
     labels: list[tuple[str, Label]] = []
-    secrets: list[bytes] = []
+    drawn: list[tuple[bytes, bytes]] = []
 
     class Watched(Masker):
         def open(self, label: Label) -> MaskedVector:
             labels.append((self.member, label))
             return super().open(label)
 
-    class Stream(hansa.secure.masking.KeyStream):
+    class Streams(hansa.secure.masking.NamedStreams):
         def __init__(self, key, algorithm):
-            secrets.append(bytes(key))
+            self.watched = bytes(key)
             super().__init__(key, algorithm)
 
+        def begin(self, name, size):
+            drawn.append((self.watched, name))
+            super().begin(name, size)
+
     monkeypatch.setattr(hansa.roles.protection, "Masker", Watched)
-    monkeypatch.setattr(hansa.secure.masking, "KeyStream", Stream)
+    monkeypatch.setattr(hansa.secure.masking, "NamedStreams", Streams)
     chosen = masked(plan(PARTIES, **GIVEN))
     for _ in range(2):
         train_in_process(chosen, tables)
@@ -366,10 +370,12 @@ def test_no_label_and_no_stream_key_is_ever_used_twice(monkeypatch, tables):
     for run in runs:
         said = [{label.encode() for who, label in labels if who == m and label.run == run} for m in PARTIES]
         assert said[0] == said[1] == said[2]
-    # A pair's two ends, and nobody else, ever: three pairs, one key each and label.
-    uses = Counter(secrets)
+    # A pair's two ends, and nobody else, ever: three pairs, one key each and run, one name each and label.
+    uses = Counter(drawn)
     assert set(uses.values()) == {2}
     assert len(uses) == 3 * len({label.encode() for _, label in labels})
+    assert len({name for _, name in drawn}) == len(uses)
+    assert len({key for key, _ in drawn}) == 3 * len(runs)
 
 
 def test_keys_are_zeroed_at_the_end(monkeypatch, tables):

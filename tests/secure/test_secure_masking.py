@@ -271,21 +271,35 @@ def test_the_lower_name_adds_and_the_higher_subtracts():
         masked(make_masker("party-0", 2), label, zeros(label)),
         masked(make_masker("party-1", 2), label, zeros(label)),
     )
-    stream = naive.hkdf_expand(raw_key("party-0", "party-1"), naive.fields("hansa mask v1", AES.value, label.encode()))
-    assert low.tolist() == naive.stream_words(AES.value, stream, 50, 64)
+    key = raw_key("party-0", "party-1")
+    name = naive.hkdf_expand(key, naive.fields("hansa mask name v2", AES.value) + label.encode())[:8]
+    stream = naive.named_stream(
+        AES.value, naive.hkdf_expand(key, naive.fields("hansa mask key v2", AES.value)), name, 400
+    )
+    assert low.astype("<u8").tobytes() == stream
     assert np.array_equal(low + high, np.zeros(50, np.uint64))
 
 
-def test_interleaved_vectors_are_independent():
+def test_attack_a_vector_goes_on_after_another_was_begun():
     first, second = make_label(7), make_label(7, step=1)
-    masker, out = make_masker("party-0"), np.empty((2, 6), np.uint32)
-    vectors = [masker.open(first), masker.open(second)]
-    for part in (slice(0, 2), slice(2, 6)):
-        for vector, row in zip(vectors, out, strict=True):
-            vector.mask_into(np.zeros(6, np.uint32)[part], row[part])
+    masker, out = make_masker("party-0"), np.empty(6, np.uint32)
+    early = masker.open(first)
+    early.mask_into(np.zeros(2, np.uint32), out[:2])
+    late = masker.open(second)
+    for refused in (lambda: early.mask_into(np.zeros(4, np.uint32), out[2:]), lambda: masker.open(first)):
+        with pytest.raises(ProtocolError, match=r"another vector was begun|used once"):
+            refused()
+    late.mask_into(np.zeros(6, np.uint32), out)
     alone = make_masker("party-0")
-    assert np.array_equal(out[0], masked(alone, first, zeros(first))[:-1])
-    assert np.array_equal(out[1], masked(alone, second, zeros(second))[:-1])
+    assert np.array_equal(out, masked(alone, second, zeros(second))[:-1])
+
+
+def test_labels_may_be_masked_in_any_order():
+    labels = [make_label(300, 64, tree=tree, step=step) for tree in (3, 0, 2) for step in (1, 0)]
+    forth, back = make_masker("party-0"), make_masker("party-0")
+    uploads = [masked(forth, label, zeros(label)) for label in labels]
+    for label, upload in zip(reversed(labels), reversed(uploads), strict=True):
+        assert np.array_equal(masked(back, label, zeros(label)), upload)
 
 
 def test_erasing_zeroes_keys_and_scratch_and_ends_open_vectors():

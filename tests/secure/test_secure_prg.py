@@ -13,8 +13,8 @@ from hansa.secure import prg
 from hansa.secure.prg import Algorithm, KeyStream, NamedStreams
 
 PUBLISHED = {
-    # AES-256 of a zero block under a zero key: NIST's GCM test case 13 uses it as its hash key.
-    Algorithm.AES_256_CTR: "dc95c078a2408989ad48a21492842087",
+    # AES-256 of a block of number 2 under a zero key: the ciphertext of 16 zeros in NIST's GCM test case 14.
+    Algorithm.AES_256_CTR: "cea7403d4d606b6e074ec5d3baf39d18",
     # RFC 8439, appendix A.1, test vector 1.
     Algorithm.CHACHA20: "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
     "da41597c5157488d7724e03fb8d84a376a43b8f41518a11cc387b669b2ee6586",
@@ -109,6 +109,12 @@ def test_aes_is_found_in_the_processor_description(text, expected, tmp_path):
     assert (prg.preferred_algorithm(description) is Algorithm.AES_256_CTR) is expected
 
 
+def test_vector_aes_is_found_only_whole():
+    flags = "flags : aes avx512f avx512bw avx512dq avx512vl vaes vpclmulqdq"
+    assert prg.has_vector_aes(flags)
+    assert not any(prg.has_vector_aes(flags.replace(f" {flag}", "")) for flag in flags.split()[3:])
+
+
 def test_a_machine_that_does_not_describe_itself_prefers_chacha20(tmp_path):
     assert prg.preferred_algorithm(tmp_path / "absent") is Algorithm.CHACHA20
 
@@ -132,7 +138,7 @@ def test_named_streams_equal_the_naive_twin_in_any_order(algorithm, dtype):
         out = np.empty(shape, dtype)
         family.fill(name, out)
         assert out.tobytes() == naive.named_stream(algorithm.value, key, name, out.nbytes)
-    whole = family.stream(b"in parts")
+    whole = family.stream(b"in parts", 132)
     words = np.concatenate([whole.words32(3), whole.words32(30)])
     assert words.tobytes() == naive.named_stream(algorithm.value, key, b"in parts", 132)
 
@@ -146,14 +152,67 @@ def test_a_family_goes_on_past_a_chunk():
 
 
 @pytest.mark.parametrize("algorithm", Algorithm)
+def test_a_begun_stream_goes_on_piece_by_piece(algorithm):
+    family = NamedStreams(bytes(32), algorithm)
+    pieces = [np.empty(shape, np.uint32) for shape in (3, 0, (2, 5), 100)]
+    family.begin(b"in parts", 4 * 113)
+    for piece in pieces:
+        family.go_on(piece)
+    joined = b"".join(piece.tobytes() for piece in pieces)
+    assert joined == naive.named_stream(algorithm.value, bytes(32), b"in parts", 4 * 113)
+    family.begin(b"the next", 8)
+    family.go_on(pieces[0])
+    assert pieces[0].tobytes() == naive.named_stream(algorithm.value, bytes(32), b"the next", 12)
+    with pytest.raises(ProtocolError, match="used once"):
+        family.begin(b"in parts", 8)
+
+
+def test_what_going_on_refuses(monkeypatch):
+    family = NamedStreams(bytes(32), Algorithm.AES_256_CTR)
+    with pytest.raises(ProtocolError, match="no stream of these was begun"):
+        family.go_on(np.empty(4, np.uint32))
+    monkeypatch.setattr(prg, "STREAM_LIMIT_BYTES", 64)
+    family.begin(b"the name", 64)
+    with pytest.raises(ProtocolError, match="contiguous"):
+        family.go_on(np.empty((4, 2), np.uint32)[:, 0])
+    family.go_on(np.empty(16, np.uint32))
+    with pytest.raises(ProtocolError, match="at most 64 bytes"):
+        family.go_on(np.empty(1, np.uint32))
+    family.erase()
+    with pytest.raises(ProtocolError, match="erased"):
+        family.go_on(np.empty(0, np.uint32))
+
+
+@pytest.mark.parametrize("name", [prg.NO_NAME, b"the name"])
+def test_gcm_makes_the_bytes_of_counter_mode(name, monkeypatch):
+    streams = []
+    for faster in (False, True):
+        monkeypatch.setattr(prg, "_gcm_is_faster", lambda faster=faster: faster)
+        out = np.empty(3 * prg.CHUNK_BYTES // 8 + 3, np.uint64)
+        stream = KeyStream(bytes(range(32)), Algorithm.AES_256_CTR, name, out.nbytes)
+        for part in (out[:1], out[1:4], out[4:]):
+            stream.words64(len(part), part)
+        mode = type(stream._encryptor).__name__
+        named = np.empty_like(out)
+        NamedStreams(bytes(range(32)), Algorithm.AES_256_CTR).fill(name, named)
+        assert np.array_equal(out, named)
+        streams.append((mode, out))
+    (plain, first), (gcm, second) = streams
+    assert plain != gcm  # another kind of cipher made them
+    assert np.array_equal(first, second)
+    twin = naive.named_stream(Algorithm.AES_256_CTR.value, bytes(range(32)), name, 4096)
+    assert second.tobytes()[:4096] == twin
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
 def test_a_name_is_used_once(algorithm):
     family = NamedStreams(bytes(32), algorithm)
     family.fill(b"the name", np.empty(4, np.uint32))
     with pytest.raises(ProtocolError, match="used once"):
         family.fill(b"the name", np.empty(4, np.uint32))
     with pytest.raises(ProtocolError, match="used once"):
-        family.stream(b"the name")
-    family.stream(b"another.")
+        family.stream(b"the name", 4)
+    family.stream(b"another.", 4)
     with pytest.raises(ProtocolError, match="used once"):
         family.fill(b"another.", np.empty(4, np.uint32))
 

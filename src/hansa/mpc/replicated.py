@@ -88,8 +88,8 @@ Program = Generator[Round, Received, T]
 class Source(Protocol):
     """Where draws come from."""
 
-    def stream(self, number: int, address: Address, use: str) -> KeyStream:
-        """The words of stream `number` under a name that was never used before."""
+    def stream(self, number: int, address: Address, use: str, size: int) -> KeyStream:
+        """The words of stream `number` under a name that was never used before; `size` bytes of them will be wanted."""
 
     def draw(self, number: int, address: Address, use: str, ring: Ring, shape: tuple[int, ...]) -> Words:
         """As `stream`, as ring elements of a shape."""
@@ -113,9 +113,9 @@ class PairStreams:
         self._tree: tuple[int, int] = (-1, -1)
         self._families: dict[int, NamedStreams] = {}
 
-    def stream(self, number: int, address: Address, use: str) -> KeyStream:
+    def stream(self, number: int, address: Address, use: str, size: int) -> KeyStream:
         """Raises ProtocolError where the name was used before, or its tree is over."""
-        return self._family(number, address).stream(draw_name(address.step, address.tensor, use))
+        return self._family(number, address).stream(draw_name(address.step, address.tensor, use), size)
 
     def draw(self, number: int, address: Address, use: str, ring: Ring, shape: tuple[int, ...]) -> Words:
         """As `stream`, as ring elements of a shape."""

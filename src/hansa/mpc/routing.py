@@ -91,8 +91,8 @@ def descend(server: Server, vectors: Words, beta: Words, address: Address) -> Pr
     below = np.empty((2, 2 * nodes, 2, rows), np.uint32)
     out = below[0, :nodes].reshape(nodes * 2, rows)
     flat = vectors.reshape(2, nodes * 2, rows)
-    own = server.source.stream(server.index, address, "reshare")
-    after = server.source.stream(server.following, address, "reshare")
+    own = server.source.stream(server.index, address, "reshare", out.nbytes)
+    after = server.source.stream(server.following, address, "reshare", out.nbytes)
     scratch = np.empty((2, 1, min(rows, CHUNK_ROWS)), np.uint32)
     for j in range(nodes * 2):
         for start in range(0, rows, CHUNK_ROWS):

@@ -135,7 +135,7 @@ def _other_masks(
 ) -> tuple[Words, ...]:
     arrays = tuple(np.empty(shape, dtype) for dtype, shape in _shapes(candidates, rows, weighted, outputs)[1:])
     for purpose, array in zip(PURPOSES, arrays, strict=False):
-        stream = KeyStream(_key_for(key, purpose), algorithm)
+        stream = KeyStream(_key_for(key, purpose), algorithm, size=array.nbytes)
         stream.words(array.size, array.reshape(-1))
     return arrays
 
@@ -170,7 +170,8 @@ class Regenerated:
         for number in range(self.start // CHUNK_ROWS, -(-self.stop // CHUNK_ROWS)):
             first = number * CHUNK_ROWS
             below = scratch[: min(CHUNK_ROWS, self.stop - first)]
-            KeyStream(_key_for(self.key, f"columns {number}"), self.algorithm).words32(below.size, below.reshape(-1))
+            stream = KeyStream(_key_for(self.key, f"columns {number}"), self.algorithm, size=below.nbytes)
+            stream.words32(below.size, below.reshape(-1))
             skipped = max(0, self.start - first)
             yield first + skipped - self.start, below[skipped:]
 

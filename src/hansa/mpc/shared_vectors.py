@@ -75,4 +75,4 @@ def receive_vector(server: int, message: VectorShares, count: int, algorithm: Al
 
 
 def _stream(key: bytes, count: int, algorithm: Algorithm) -> Words:
-    return KeyStream(key, algorithm).words64(count)
+    return KeyStream(key, algorithm, size=8 * count).words64(count)

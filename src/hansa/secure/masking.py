@@ -6,10 +6,13 @@ Z_2^w,
 
     y_i = x_i + sum over j > i of PRG(k_ij) - sum over j < i of PRG(k_ij)      (lower id adds)
 
-    k_ij = HKDF-Expand(K_ij, purpose | algorithm | label)
+    PRG(k_ij): the stream of name n_ij under t_ij (`prg.NamedStreams`)
+    t_ij = HKDF-Expand(K_ij, purpose | algorithm)
+    n_ij = the first 8 bytes of HKDF-Expand(K_ij, purpose | algorithm | label)
 
 and the masks cancel in the sum of all y_i. To whoever holds none of the keys between the honest parties,
-their uploads are uniform vectors of which only the sum means anything.
+their uploads are uniform vectors of which only the sum means anything. A name is as secret as the key: whoever looks
+for two labels of one name can only guess.
 
 A label names one vector of one run and binds it to the roster and to everything that the coordinator
 broadcast before. A coordinator that told two parties different things gets noise; the last word of every
@@ -18,10 +21,11 @@ vector is a zero that must sum to zero, so that an honest one notices.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +33,7 @@ import numpy.typing as npt
 from hansa.errors import ProtocolError
 from hansa.secure.fixed_point import Ring, Words
 from hansa.secure.keys import HASH_BYTES, PairKey, encode_fields
-from hansa.secure.prg import CHUNK_BYTES, Algorithm, KeyStream
+from hansa.secure.prg import CHUNK_BYTES, NAME_BYTES, Algorithm, NamedStreams
 
 Combine = Callable[..., Any]
 """np.add or np.subtract: they wrap around in the ring."""
@@ -68,6 +72,19 @@ class Label:
     ring: Ring
 
     def __post_init__(self) -> None:
+        # Some are made in every exchange: in the right case it is these few lines.
+        if not (
+            type(self.run) is type(self.roster_hash) is type(self.transcript_hash) is bytes
+            and len(self.run) == len(self.roster_hash) == len(self.transcript_hash) == HASH_BYTES
+            and type(self.epoch) is type(self.tree) is type(self.step) is type(self.length) is int
+            and min(self.epoch, self.tree, self.step, self.length - 1) >= 0
+            and max(self.epoch, self.tree, self.step, self.length) < _INTEGER_LIMIT
+            and self.tensor
+            and self.ring in (32, 64)
+        ):
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
         for name in ("run", "roster_hash", "transcript_hash"):
             value = getattr(self, name)
             if not isinstance(value, bytes) or len(value) != HASH_BYTES:
@@ -76,25 +93,17 @@ class Label:
             value = getattr(self, name)
             if type(value) is not int or not least <= value < _INTEGER_LIMIT:
                 raise ProtocolError(f"label: {name} is a whole number from {least} to 2^63 - 1, not {value!r}")
-        if not self.tensor or self.ring not in (32, 64):
-            raise ProtocolError(
-                f"label: a tensor's name and ring 32 or 64 expected, not {self.tensor!r}, {self.ring!r}"
-            )
+        raise ProtocolError(f"label: a tensor's name and ring 32 or 64 expected, not {self.tensor!r}, {self.ring!r}")
 
     def encode(self) -> bytes:
         """Canonical bytes: two labels that differ in any field have different ones."""
-        return encode_fields(
-            "hansa label v1",
-            self.run,
-            self.epoch,
-            self.tree,
-            self.step,
-            self.tensor,
-            self.roster_hash,
-            self.transcript_hash,
-            self.length,
-            self.ring,
+        before, between, behind, last, end = _around(self.run, self.epoch, self.tensor, self.roster_hash, self.ring)
+        tree, step, length = (
+            self.tree.to_bytes(8, "little"),
+            self.step.to_bytes(8, "little"),
+            self.length.to_bytes(8, "little"),
         )
+        return b"".join((before, tree, between, step, behind, self.transcript_hash, last, length, end))
 
     def place(self) -> Place:
         """Where in the run the vector stands, whatever was broadcast before it."""
@@ -104,6 +113,20 @@ class Label:
         """The label in words, for errors."""
         place = f"epoch {self.epoch}, tree {self.tree}, step {self.step}"
         return f"vector {self.tensor!r} of run {self.run.hex()[:8]}, {place}"
+
+
+@functools.lru_cache(maxsize=256)
+def _around(
+    run: bytes, epoch: int, tensor: str, roster_hash: bytes, ring: Ring
+) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """What stands before, between and behind tree, step, transcript hash and length in a label's canonical bytes."""
+    fields = (run, epoch, 0, 0, tensor, roster_hash, bytes(HASH_BYTES), 1, ring)
+    whole = encode_fields("hansa label v1", *fields)
+    # A list of fields is encoded as its number and then each in turn, behind its type and length.
+    ends = [len(encode_fields("hansa label v1", *fields[:count])) for count in range(len(fields) + 1)]
+    cuts = [(0, ends[3] - 8), (ends[3], ends[4] - 8), (ends[4], ends[7] - HASH_BYTES), (ends[7], ends[8] - 8)]
+    before, between, behind, last = (whole[start:stop] for start, stop in cuts)
+    return before, between, behind, last, whole[ends[8] :]
 
 
 class Transcript:
@@ -134,7 +157,7 @@ class Masker:
 
     Holds the party's pair keys and the labels used so far. A label masks one vector, ever, and so does a
     place in the run (epoch, tree, step, tensor): a coordinator that asks again after telling something else
-    is refused. A retry after a lost link resends the bytes that were sent.
+    is refused. A retry after a lost link resends the bytes that were sent. Vectors are masked one after the other.
     """
 
     def __init__(self, member: str, pair_keys: Mapping[str, PairKey], algorithm: Algorithm) -> None:
@@ -153,9 +176,11 @@ class Masker:
         self.member = member
         self._algorithm = Algorithm(algorithm)
         self._keys = {peer: pair_keys[peer] for peer in sorted(pair_keys)}
-        self._used: dict[Place, bytes] = {}
+        self._used: dict[Place, int] = {}
         self._scratch = np.zeros(CHUNK_BYTES // 8, np.uint64)
-        self._open: list[MaskedVector] = []
+        self._purpose = encode_fields("hansa mask name v2", self._algorithm.value)
+        self._streams = [(_direction(member, peer), self._family(key)) for peer, key in self._keys.items()]
+        self._open: MaskedVector | None = None
 
     @property
     def labels_used(self) -> int:
@@ -163,15 +188,21 @@ class Masker:
         return len(self._used)
 
     def open(self, label: Label) -> MaskedVector:
-        """Begin the one vector that `label` will ever mask. Raises ProtocolError where it was used before."""
+        """Begin the one vector that `label` will ever mask; the vector before it takes no more words.
+
+        Raises ProtocolError where the label was used before.
+        """
         encoded = label.encode()
         self._use(label, encoded)
+        if self._open is not None:
+            self._open.erase()
         # Every pair's key is its own; what it is expanded by is the same.
-        info = encode_fields("hansa mask v1", self._algorithm.value, encoded)
-        streams = [(_direction(self.member, peer), self._stream(key, info)) for peer, key in self._keys.items()]
-        vector = MaskedVector(label, streams, self._scratch)
-        self._open = [earlier for earlier in self._open if not earlier.finished] + [vector]
-        return vector
+        info = self._purpose + encoded
+        size = label.length * label.ring // 8
+        for key, (_, streams) in zip(self._keys.values(), self._streams, strict=True):
+            streams.begin(bytes(key.expand(info)[:NAME_BYTES]), size)
+        self._open = MaskedVector(label, self._streams, self._scratch)
+        return self._open
 
     def mask(self, label: Label, values: Words, out: Words) -> None:
         """Mask a whole vector at once: `values` has `label.length - 1` words, `out` one more."""
@@ -185,15 +216,15 @@ class Masker:
         out[-1:] = vector.finish()
 
     def erase(self) -> None:
-        """Zero the pair keys, unfinished vectors' streams and the scratch words. Refuses further use."""
+        """Zero the pair keys, the streams' keys and the scratch words. Refuses further use."""
         for key in self._keys.values():
             key.erase()
-        for vector in self._open:
-            vector.erase()
+        for _, streams in self._streams:
+            streams.erase()
         self._scratch[:] = 0
 
     def _use(self, label: Label, encoded: bytes) -> None:
-        place, name = label.place(), hashlib.sha256(encoded).digest()
+        place, name = label.place(), hash(encoded)
         if place in self._used:
             changed = "" if self._used[place] == name else " after other broadcasts or with another size"
             raise ProtocolError(
@@ -202,11 +233,11 @@ class Masker:
             )
         self._used[place] = name
 
-    def _stream(self, key: PairKey, info: bytes) -> KeyStream:
-        secret = key.expand(info)
-        stream = KeyStream(secret, self._algorithm)
+    def _family(self, key: PairKey) -> NamedStreams:
+        secret = key.expand(encode_fields("hansa mask key v2", self._algorithm.value))
+        streams = NamedStreams(secret, self._algorithm)
         secret[:] = bytes(len(secret))
-        return stream
+        return streams
 
 
 def _direction(member: str, peer: str) -> Combine:
@@ -216,7 +247,7 @@ def _direction(member: str, peer: str) -> Combine:
 class MaskedVector:
     """One vector on its way out: consumed piece by piece (node by node), closed by its zero word.
 
-    Made by `Masker.open`. Several may be open at a time.
+    Made by `Masker.open`.
 
     Attributes:
         label: the vector's name.
@@ -224,13 +255,16 @@ class MaskedVector:
         finished: whether the zero word was given out.
     """
 
-    def __init__(self, label: Label, streams: list[tuple[Combine, KeyStream]], scratch: npt.NDArray[np.uint64]) -> None:
+    def __init__(
+        self, label: Label, streams: list[tuple[Combine, NamedStreams]], scratch: npt.NDArray[np.uint64]
+    ) -> None:
         self.label = label
         self.remaining = label.length - 1
         self.finished = False
         self._streams = streams
         self._dtype = _dtype(label)
         self._scratch: Words = scratch.view(self._dtype)
+        self._zero: Words | None = None
 
     def mask_into(self, values: Words, out: Words) -> None:
         """Write the next piece, masked, to `out`.
@@ -252,16 +286,16 @@ class MaskedVector:
                 f"{self.label.describe()}: a vector is finished once, after all its words;"
                 f" {self.remaining} of {self.label.length - 1} are left"
             )
+        if self._zero is None:
+            self._combine(empty := np.empty(0, self._dtype), empty)
+        assert self._zero is not None  # `_combine` makes it, where no word remains
         self.finished = True
-        word: Words = np.zeros(1, self._dtype)
-        self._combine(word, word)
         self.erase()
-        return word
+        return self._zero
 
     def erase(self) -> None:
-        """Free the key streams. The vector refuses further words."""
-        for _, stream in self._streams:
-            stream.erase()
+        """End the vector: it refuses further words."""
+        self._streams = []
 
     def _check_piece(self, values: Words, out: Words) -> None:
         for array in (values, out):
@@ -281,12 +315,25 @@ class MaskedVector:
             )
 
     def _combine(self, values: Words, out: Words) -> None:
-        # Chunk by chunk over all peers: a chunk of the sum stays in the cache while every stream joins it.
-        chunk = len(self._scratch)
-        for start in range(0, len(values), chunk):
+        """Mask a piece and, behind the last one, the zero word.
+
+        Chunk by chunk over all peers: a chunk of the sum stays in the cache while every stream joins it.
+        """
+        if not self._streams:
+            raise ProtocolError(f"{self.label.describe()}: another vector was begun; rule: one after the other")
+        if not self.remaining and self._zero is None:
+            self._zero = np.zeros(1, self._dtype)
+        chunk = len(self._scratch) - 1
+        for start in range(0, len(values) or 1, chunk):
             source, target = values[start : start + chunk], out[start : start + chunk]
+            count = len(target)
+            last = self._zero is not None and start + count == len(values)
+            words = self._scratch[: count + last]
             for combine, stream in self._streams:
-                combine(source, stream.words(len(target), self._scratch), out=target)
+                stream.go_on(words)
+                combine(source, words[:count], out=target)
+                if last:
+                    combine(self._zero, words[count:], out=self._zero)
                 source = target
 
 

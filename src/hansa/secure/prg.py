@@ -5,13 +5,17 @@ A key stream is the encryption of zeros: AES-256 in counter mode (NIST SP 800-38
 through the cache. All members use one algorithm, so it is announced, signed (`keys.Announcement`) and part of
 every stream key's derivation.
 
-Every key keys one stream, from its start, once: the counter starts at zero and no nonce is needed. Or it keys a family
-of streams with public names (`NamedStreams`): a name is eight bytes of the cipher's input block, which the counter
-never reaches, and is used once.
+Every key keys one stream, from its start, once. Or it keys a family of streams with names (`NamedStreams`): a name is eight
+bytes of the cipher's input block, which the counter never reaches, and is used once.
+
+AES numbers blocks from 2, as GCM numbers those of its plaintext under a nonce of 12 bytes (SP 800-38D, section 7.1: the name and
+four zeros). So AES-GCM, whose tag is never asked for, makes the very bytes of counter mode, and OpenSSL does so at twice the speed
+where the processor has vector AES: long streams are made that way there.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterable
@@ -28,14 +32,17 @@ from hansa.errors import ProtocolError
 KEY_BYTES = 32
 CHUNK_BYTES = 256 * 1024
 """Bytes that one call of the cipher makes: few enough to stay in a core's second-level cache."""
-STREAM_LIMIT_BYTES = 2**36
-"""Bytes one stream may give (64 GiB): ChaCha20's 32-bit block counter ends at 256 GiB."""
+STREAM_LIMIT_BYTES = 2**35
+"""Bytes one stream may give (32 GiB): GCM's 32-bit block counter ends before 64 GiB, ChaCha20's at 256 GiB."""
+GCM_BYTES = 2**17
+"""Bytes of a stream from which GCM is worth a cipher of its own."""
 NAME_BYTES = 8
 NO_NAME = bytes(NAME_BYTES)
 
 Word = TypeVar("Word", np.uint32, np.uint64)
 
 _WORD_TYPES = (np.dtype(np.uint32), np.dtype(np.uint64))
+_NOT_CONTIGUOUS = "a contiguous array expected: another would be left as it is, without a mask"
 _ZEROS = memoryview(bytes(CHUNK_BYTES))
 _CPU_DESCRIPTION = Path("/proc/cpuinfo")
 
@@ -54,8 +61,17 @@ def fresh_key() -> bytearray:
 
 def has_aes(cpu_description: str) -> bool:
     """Does this text of /proc/cpuinfo (x86 `flags`, ARM `Features`) list AES instructions?"""
+    return _has(cpu_description, {"aes"})
+
+
+def has_vector_aes(cpu_description: str) -> bool:
+    """Does it list what OpenSSL's fastest AES-GCM needs?"""
+    return _has(cpu_description, {"vaes", "vpclmulqdq", "avx512f", "avx512bw", "avx512dq", "avx512vl"})
+
+
+def _has(cpu_description: str, wanted: set[str]) -> bool:
     lines = (line.partition(":") for line in cpu_description.splitlines())
-    return any(key.strip() in {"flags", "Features"} and "aes" in value.split() for key, _, value in lines)
+    return any(key.strip() in {"flags", "Features"} and wanted <= set(value.split()) for key, _, value in lines)
 
 
 def preferred_algorithm(cpu_description: Path = _CPU_DESCRIPTION) -> Algorithm:
@@ -63,8 +79,16 @@ def preferred_algorithm(cpu_description: Path = _CPU_DESCRIPTION) -> Algorithm:
 
     A machine that does not say counts as one without: ChaCha20 is safe and fast in software on any of them.
     """
-    known = cpu_description.is_file() and has_aes(cpu_description.read_text(encoding="utf-8", errors="replace"))
-    return Algorithm.AES_256_CTR if known else Algorithm.CHACHA20
+    return Algorithm.AES_256_CTR if has_aes(_described(cpu_description)) else Algorithm.CHACHA20
+
+
+def _described(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+@functools.cache
+def _gcm_is_faster() -> bool:
+    return has_vector_aes(_described(_CPU_DESCRIPTION))
 
 
 def agreed_algorithm(announced: Iterable[Algorithm]) -> Algorithm:
@@ -82,11 +106,14 @@ class KeyStream:
 
     __slots__ = ("_encryptor", "_left")
 
-    def __init__(self, key: bytes | bytearray, algorithm: Algorithm, name: bytes = NO_NAME) -> None:
-        """Start the stream of a 32-byte secret `key`, which must never key another (but see `NamedStreams`). Raises ProtocolError."""
+    def __init__(self, key: bytes | bytearray, algorithm: Algorithm, name: bytes = NO_NAME, size: int = 0) -> None:
+        """Start the stream of a 32-byte secret `key`, which must never key another (but see `NamedStreams`).
+
+        `size`: bytes that will be wanted, where that is known; it changes the speed alone. Raises ProtocolError.
+        """
         if len(key) != KEY_BYTES:
             raise ProtocolError(f"a stream key has {KEY_BYTES} bytes, not {len(key)}")
-        self._encryptor: CipherContext | None = _encryptor(key, Algorithm(algorithm), name)
+        self._encryptor: CipherContext | None = _encryptor(key, Algorithm(algorithm), name, size)
         self._left = STREAM_LIMIT_BYTES
 
     def words32(self, count: int, out: npt.NDArray[np.uint32] | None = None) -> npt.NDArray[np.uint32]:
@@ -129,13 +156,13 @@ class KeyStream:
 
 
 class NamedStreams:
-    """Key streams under one secret key, told apart by public names of 8 bytes; a name is used once.
+    """Key streams under one secret key, told apart by names of 8 bytes; a name is used once.
 
-    Stream `name` is the cipher under the key with the input blocks name || block number (AES: 64-bit numbers, big-endian; ChaCha20:
-    the name as the nonce's last 8 bytes), so no two names share a block. A draw costs no new cipher.
+    Stream `name` is the cipher under the key with the input blocks name || block number (AES: 64-bit numbers, big-endian, from 2;
+    ChaCha20: the name as the nonce's last 8 bytes), so no two names share a block. A short draw costs no new cipher.
     """
 
-    __slots__ = ("_algorithm", "_encryptor", "_key", "_used")
+    __slots__ = ("_algorithm", "_current", "_encryptor", "_key", "_left", "_used")
 
     def __init__(self, key: bytes | bytearray, algorithm: Algorithm) -> None:
         """`key`: 32 secret bytes, copied, which must never key another stream or family. Raises ProtocolError."""
@@ -143,32 +170,61 @@ class NamedStreams:
             raise ProtocolError(f"a stream key has {KEY_BYTES} bytes, not {len(key)}")
         self._key, self._algorithm = bytearray(key), Algorithm(algorithm)
         self._encryptor: CipherContext | None = _encryptor(key, self._algorithm)
+        self._current: CipherContext | None = None
+        self._left = 0
         self._used: set[bytes] = set()
 
-    def stream(self, name: bytes) -> KeyStream:
-        """The stream of a name, to be consumed piece by piece. Raises ProtocolError for a name used before, or none."""
+    def stream(self, name: bytes, size: int) -> KeyStream:
+        """The stream of a name, to be consumed piece by piece beside others; `size` as of `KeyStream`.
+
+        Raises ProtocolError for a name used before, or none.
+        """
         self._claim(name)
-        return KeyStream(self._key, self._algorithm, name)
+        return KeyStream(self._key, self._algorithm, name, size)
+
+    def begin(self, name: bytes, size: int) -> None:
+        """Begin the stream of a name, which `go_on` gives piece by piece until another is begun; `size` as of `KeyStream`.
+
+        Raises ProtocolError for a name used before, or none.
+        """
+        encryptor = self._claim(name)
+        if _worth_gcm(self._algorithm, size):
+            encryptor = _encryptor(self._key, self._algorithm, name, size)
+        else:
+            encryptor.reset_nonce(_first_block(name, self._algorithm))
+        self._current, self._left = encryptor, STREAM_LIMIT_BYTES
+
+    def go_on(self, out: npt.NDArray[np.generic]) -> None:
+        """Write what comes next of the stream begun last into a contiguous array; words are little-endian, as in `KeyStream.words`.
+
+        Raises ProtocolError where none was begun, for an array that is not contiguous, and past a stream's limit.
+        """
+        buffer = out.data
+        if not buffer.c_contiguous:
+            raise ProtocolError(_NOT_CONTIGUOUS)
+        if self._current is None:
+            raise ProtocolError(
+                "no stream of these was begun, or they were erased; rule: an erased key is not used again"
+            )
+        if buffer.nbytes > self._left:
+            raise ProtocolError(f"a stream gives at most {STREAM_LIMIT_BYTES} bytes: use a name per vector")
+        if buffer.nbytes:
+            self._left -= buffer.nbytes
+            _encrypt_zeros(self._current, buffer.cast("B"))
+            if sys.byteorder != "little":
+                out.byteswap(inplace=True)
 
     def fill(self, name: bytes, out: npt.NDArray[np.generic]) -> None:
-        """Write the stream of a name into a contiguous array; words are little-endian, as in `KeyStream.words`.
-
-        Raises ProtocolError for a name used before, or none, for an array that is not contiguous, and past a stream's limit.
-        """
-        if not out.flags.c_contiguous:
-            raise ProtocolError("a contiguous array expected: another would be left as it is, without a mask")
-        if out.nbytes > STREAM_LIMIT_BYTES:
-            raise ProtocolError(f"a stream gives at most {STREAM_LIMIT_BYTES} bytes: use a name per vector")
-        encryptor = self._claim(name)
-        encryptor.reset_nonce(_first_block(name, self._algorithm))
-        _encrypt_zeros(encryptor, out.reshape(-1).view(np.uint8).data)
-        if sys.byteorder != "little":
-            out.byteswap(inplace=True)
+        """`begin` and `go_on` of a stream that is wanted as one array."""
+        if not out.flags.c_contiguous:  # before the name is spent
+            raise ProtocolError(_NOT_CONTIGUOUS)
+        self.begin(name, out.nbytes)
+        self.go_on(out)
 
     def erase(self) -> None:
         """Zero the key and free the cipher's state. The family refuses further use."""
         self._key[:] = bytes(len(self._key))
-        self._encryptor = None
+        self._encryptor = self._current = None
 
     def _claim(self, name: bytes) -> CipherContext:
         if self._encryptor is None:
@@ -188,12 +244,21 @@ def _encrypt_zeros(encryptor: CipherContext, buffer: memoryview) -> None:
 
 
 def _first_block(name: bytes, algorithm: Algorithm) -> bytes:
-    """The cipher's first input: for AES name || block number; for ChaCha20 its 4-byte number, then 12 bytes of nonce."""
-    return name + bytes(8) if algorithm is Algorithm.AES_256_CTR else bytes(8) + name
+    """The cipher's first input: for AES name || block number 2; for ChaCha20 its 4-byte number, then 12 bytes of nonce."""
+    return name + _TWO if algorithm is Algorithm.AES_256_CTR else bytes(8) + name
 
 
-def _encryptor(key: bytes | bytearray, algorithm: Algorithm, name: bytes = NO_NAME) -> CipherContext:
+_TWO = (2).to_bytes(8, "big")
+
+
+def _encryptor(key: bytes | bytearray, algorithm: Algorithm, name: bytes = NO_NAME, size: int = 0) -> CipherContext:
+    if _worth_gcm(algorithm, size):
+        return Cipher(algorithms.AES(key), modes.GCM(name + bytes(4))).encryptor()
     first = _first_block(name, algorithm)
     if algorithm is Algorithm.AES_256_CTR:
         return Cipher(algorithms.AES(key), modes.CTR(first)).encryptor()
     return Cipher(algorithms.ChaCha20(key, first), mode=None).encryptor()
+
+
+def _worth_gcm(algorithm: Algorithm, size: int) -> bool:
+    return size >= GCM_BYTES and algorithm is Algorithm.AES_256_CTR and _gcm_is_faster()
