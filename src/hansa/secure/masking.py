@@ -129,6 +129,12 @@ def _around(
     return before, between, behind, last, whole[ends[8] :]
 
 
+@functools.lru_cache(maxsize=64)
+def _before_length(kind: str) -> bytes:
+    """What stands before a broadcast's length in its canonical bytes."""
+    return encode_fields("hansa broadcast v1", kind, 0)[:-8]
+
+
 class Transcript:
     """A running SHA-256 hash of the coordinator's broadcasts, kept by every party and by the coordinator.
 
@@ -144,7 +150,7 @@ class Transcript:
     def absorb(self, kind: str, frame: bytes | bytearray | memoryview) -> None:
         """Add one broadcast: its kind and its bytes as sent. Injective in the list of broadcasts."""
         view = memoryview(frame)
-        self._hash.update(encode_fields("hansa broadcast v1", kind, view.nbytes))
+        self._hash.update(_before_length(kind) + view.nbytes.to_bytes(8, "little"))
         self._hash.update(view)
 
     def digest(self) -> bytes:
@@ -321,19 +327,21 @@ class MaskedVector:
         """
         if not self._streams:
             raise ProtocolError(f"{self.label.describe()}: another vector was begun; rule: one after the other")
-        if not self.remaining and self._zero is None:
-            self._zero = np.zeros(1, self._dtype)
+        if self.remaining or self._zero is not None:
+            zero = None
+        else:
+            zero = self._zero = np.zeros(1, self._dtype)
         chunk = len(self._scratch) - 1
         for start in range(0, len(values) or 1, chunk):
             source, target = values[start : start + chunk], out[start : start + chunk]
             count = len(target)
-            last = self._zero is not None and start + count == len(values)
+            last = zero is not None and start + count == len(values)
             words = self._scratch[: count + last]
             for combine, stream in self._streams:
                 stream.go_on(words)
                 combine(source, words[:count], out=target)
                 if last:
-                    combine(self._zero, words[count:], out=self._zero)
+                    combine(zero, words[count:], out=zero)
                 source = target
 
 

@@ -42,7 +42,6 @@ NO_NAME = bytes(NAME_BYTES)
 Word = TypeVar("Word", np.uint32, np.uint64)
 
 _WORD_TYPES = (np.dtype(np.uint32), np.dtype(np.uint64))
-_NOT_CONTIGUOUS = "a contiguous array expected: another would be left as it is, without a mask"
 _ZEROS = memoryview(bytes(CHUNK_BYTES))
 _CPU_DESCRIPTION = Path("/proc/cpuinfo")
 
@@ -187,44 +186,39 @@ class NamedStreams:
 
         Raises ProtocolError for a name used before, or none.
         """
-        encryptor = self._claim(name)
-        if _worth_gcm(self._algorithm, size):
-            encryptor = _encryptor(self._key, self._algorithm, name, size)
-        else:
-            encryptor.reset_nonce(_first_block(name, self._algorithm))
-        self._current, self._left = encryptor, STREAM_LIMIT_BYTES
+        self._current, self._left = self._started(name, size), STREAM_LIMIT_BYTES
 
     def go_on(self, out: npt.NDArray[np.generic]) -> None:
         """Write what comes next of the stream begun last into a contiguous array; words are little-endian, as in `KeyStream.words`.
 
         Raises ProtocolError where none was begun, for an array that is not contiguous, and past a stream's limit.
         """
-        buffer = out.data
-        if not buffer.c_contiguous:
-            raise ProtocolError(_NOT_CONTIGUOUS)
         if self._current is None:
             raise ProtocolError(
                 "no stream of these was begun, or they were erased; rule: an erased key is not used again"
             )
-        if buffer.nbytes > self._left:
-            raise ProtocolError(f"a stream gives at most {STREAM_LIMIT_BYTES} bytes: use a name per vector")
-        if buffer.nbytes:
-            self._left -= buffer.nbytes
-            _encrypt_zeros(self._current, buffer.cast("B"))
-            if sys.byteorder != "little":
-                out.byteswap(inplace=True)
+        size = _checked(out, self._left)
+        self._left -= size
+        _write(self._current, out, size)
 
     def fill(self, name: bytes, out: npt.NDArray[np.generic]) -> None:
-        """`begin` and `go_on` of a stream that is wanted as one array."""
-        if not out.flags.c_contiguous:  # before the name is spent
-            raise ProtocolError(_NOT_CONTIGUOUS)
-        self.begin(name, out.nbytes)
-        self.go_on(out)
+        """Write the stream of a name, wanted as one array; otherwise as `begin` and `go_on`."""
+        size = _checked(out, STREAM_LIMIT_BYTES)
+        self._current = None
+        _write(self._started(name, size), out, size)
 
     def erase(self) -> None:
         """Zero the key and free the cipher's state. The family refuses further use."""
         self._key[:] = bytes(len(self._key))
         self._encryptor = self._current = None
+
+    def _started(self, name: bytes, size: int) -> CipherContext:
+        """The cipher at the start of a stream."""
+        encryptor = self._claim(name)
+        if size >= GCM_BYTES and _worth_gcm(self._algorithm, size):
+            return _encryptor(self._key, self._algorithm, name, size)
+        encryptor.reset_nonce(_first_block(name, self._algorithm))
+        return encryptor
 
     def _claim(self, name: bytes) -> CipherContext:
         if self._encryptor is None:
@@ -235,6 +229,23 @@ class NamedStreams:
             raise ProtocolError(f"the stream named {name.hex()} was drawn before; rule: a draw's name is used once")
         self._used.add(name)
         return self._encryptor
+
+
+def _checked(out: npt.NDArray[np.generic], limit: int) -> int:
+    """Bytes of an array that takes a stream's words."""
+    buffer = out.data
+    if not buffer.c_contiguous:
+        raise ProtocolError("a contiguous array expected: another would be left as it is, without a mask")
+    if buffer.nbytes > limit:
+        raise ProtocolError(f"a stream gives at most {STREAM_LIMIT_BYTES} bytes: use a name per vector")
+    return buffer.nbytes
+
+
+def _write(encryptor: CipherContext, out: npt.NDArray[np.generic], size: int) -> None:
+    if size:
+        _encrypt_zeros(encryptor, out.data.cast("B"))
+        if sys.byteorder != "little":
+            out.byteswap(inplace=True)
 
 
 def _encrypt_zeros(encryptor: CipherContext, buffer: memoryview) -> None:
