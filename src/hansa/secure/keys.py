@@ -24,7 +24,8 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+from cryptography.hazmat.primitives.hmac import HMAC
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hansa.errors import IdentityError, ProtocolError
 from hansa.secure.prg import KEY_BYTES, Algorithm, fresh_key
@@ -255,7 +256,7 @@ def roster_hash(run: Run, announcements: Mapping[str, Announcement]) -> bytes:
 class PairKey:
     """K_ij, held by `member` for its `peer`. Gives out derived keys only; zeroed by `erase`."""
 
-    __slots__ = ("_claimed", "_key", "member", "peer")
+    __slots__ = ("_claimed", "_key", "_keyed", "member", "peer")
 
     def __init__(self, key: bytes | bytearray, member: str, peer: str) -> None:
         if len(key) != KEY_BYTES or member == peer:
@@ -263,15 +264,21 @@ class PairKey:
                 f"a pair key has {KEY_BYTES} bytes and two members, not {len(key)}, {member!r}, {peer!r}"
             )
         self._key: bytearray | None = bytearray(key)
+        self._keyed = HMAC(self._key, SHA256())
         self._claimed: set[str] = set()
         self.member = member
         self.peer = peer
 
     def expand(self, info: bytes) -> bytearray:
-        """HKDF-Expand(K_ij, info, 32 bytes) (RFC 5869, section 2.3): a secret only the pair can derive."""
+        """HKDF-Expand(K_ij, info, 32 bytes) (RFC 5869, section 2.3): a secret only the pair can derive.
+
+        32 bytes are its first block, HMAC-SHA256(K_ij, info | 1), here of a state that holds the key already.
+        """
         if self._key is None:
             raise ProtocolError(f"the key shared with member {self.peer!r} was erased: erased keys are not used again")
-        return bytearray(HKDFExpand(SHA256(), KEY_BYTES, info).derive(self._key))
+        keyed = self._keyed.copy()
+        keyed.update(info + b"\x01")
+        return bytearray(keyed.finalize())
 
     def claim(self, use: str) -> None:
         """Let one object have a use of this key: two would repeat masks or nonces. Raises ProtocolError."""
@@ -287,6 +294,7 @@ class PairKey:
         if self._key is not None:
             self._key[:] = bytes(len(self._key))
             self._key = None
+            del self._keyed  # OpenSSL zeroes it
 
 
 def derive_pair_keys(

@@ -42,6 +42,7 @@ NO_NAME = bytes(NAME_BYTES)
 Word = TypeVar("Word", np.uint32, np.uint64)
 
 _WORD_TYPES = (np.dtype(np.uint32), np.dtype(np.uint64))
+_NOT_CONTIGUOUS = "a contiguous array expected: another would be left as it is, without a mask"
 _ZEROS = memoryview(bytes(CHUNK_BYTES))
 _CPU_DESCRIPTION = Path("/proc/cpuinfo")
 
@@ -197,15 +198,14 @@ class NamedStreams:
             raise ProtocolError(
                 "no stream of these was begun, or they were erased; rule: an erased key is not used again"
             )
-        size = _checked(out, self._left)
-        self._left -= size
-        _write(self._current, out, size)
+        self._left -= _write(self._current, out, self._left)
 
     def fill(self, name: bytes, out: npt.NDArray[np.generic]) -> None:
         """Write the stream of a name, wanted as one array; otherwise as `begin` and `go_on`."""
-        size = _checked(out, STREAM_LIMIT_BYTES)
+        if not out.data.c_contiguous:  # before the name is spent
+            raise ProtocolError(_NOT_CONTIGUOUS)
         self._current = None
-        _write(self._started(name, size), out, size)
+        _write(self._started(name, out.nbytes), out, STREAM_LIMIT_BYTES)
 
     def erase(self) -> None:
         """Zero the key and free the cipher's state. The family refuses further use."""
@@ -231,24 +231,25 @@ class NamedStreams:
         return self._encryptor
 
 
-def _checked(out: npt.NDArray[np.generic], limit: int) -> int:
-    """Bytes of an array that takes a stream's words."""
+def _write(encryptor: CipherContext, out: npt.NDArray[np.generic], limit: int) -> int:
+    """Write what comes next of a stream; returns how many bytes that is."""
     buffer = out.data
+    size = buffer.nbytes
     if not buffer.c_contiguous:
-        raise ProtocolError("a contiguous array expected: another would be left as it is, without a mask")
-    if buffer.nbytes > limit:
+        raise ProtocolError(_NOT_CONTIGUOUS)
+    if size > limit:
         raise ProtocolError(f"a stream gives at most {STREAM_LIMIT_BYTES} bytes: use a name per vector")
-    return buffer.nbytes
-
-
-def _write(encryptor: CipherContext, out: npt.NDArray[np.generic], size: int) -> None:
     if size:
-        _encrypt_zeros(encryptor, out.data.cast("B"))
+        _encrypt_zeros(encryptor, buffer.cast("B"))
         if sys.byteorder != "little":
             out.byteswap(inplace=True)
+    return size
 
 
 def _encrypt_zeros(encryptor: CipherContext, buffer: memoryview) -> None:
+    if buffer.nbytes <= CHUNK_BYTES:
+        encryptor.update_into(_ZEROS[: buffer.nbytes], buffer)
+        return
     for start in range(0, buffer.nbytes, CHUNK_BYTES):
         piece = buffer[start : start + CHUNK_BYTES]
         encryptor.update_into(_ZEROS[: piece.nbytes], piece)
