@@ -188,7 +188,7 @@ def test_masks_cancel_and_equal_the_naive_twin(parties, ring, algorithm, pieces,
             out.append(np.empty(count, DTYPES[ring]))
             vector.mask_into(own[at : at + count], out[-1])
             at += count
-        upload = np.concatenate([*out, vector.finish()])
+        upload = np.array([*np.concatenate(out), vector.finish()], DTYPES[ring])
         total += upload
     assert np.array_equal(check_zero_word(total, label), values.sum(axis=0, dtype=DTYPES[ring]))
     twin = naive.mask(own.tolist(), member, raw_keys(member, parties), label.encode(), ring, algorithm.value)

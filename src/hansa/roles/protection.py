@@ -138,7 +138,7 @@ class Masked:
         self.masked_bytes += flat.nbytes
         if self._vector.remaining:
             return 0
-        zero = int(self._vector.finish()[0])
+        zero = self._vector.finish()
         self._vector = None
         return zero
 

@@ -150,8 +150,7 @@ class Transcript:
     def absorb(self, kind: str, frame: bytes | bytearray | memoryview) -> None:
         """Add one broadcast: its kind and its bytes as sent. Injective in the list of broadcasts."""
         view = memoryview(frame)
-        self._hash.update(_before_length(kind) + view.nbytes.to_bytes(8, "little"))
-        self._hash.update(view)
+        self._hash.update(b"".join((_before_length(kind), view.nbytes.to_bytes(8, "little"), view)))
 
     def digest(self) -> bytes:
         """32 bytes over all broadcasts so far; more may be absorbed after."""
@@ -219,7 +218,7 @@ class Masker:
             )
         vector = self.open(label)
         vector.mask_into(values, out[:-1])
-        out[-1:] = vector.finish()
+        out[-1] = vector.finish()
 
     def erase(self) -> None:
         """Zero the pair keys, the streams' keys and the scratch words. Refuses further use."""
@@ -270,7 +269,8 @@ class MaskedVector:
         self._streams = streams
         self._dtype = _dtype(label)
         self._scratch: Words = scratch.view(self._dtype)
-        self._zero: Words | None = None
+        self._closed = False
+        self._zero = 0
 
     def mask_into(self, values: Words, out: Words) -> None:
         """Write the next piece, masked, to `out`.
@@ -285,19 +285,19 @@ class MaskedVector:
         self.remaining -= len(values)
         self._combine(values, out)
 
-    def finish(self) -> Words:
-        """The closing zero word, masked: shape (1,). Raises ProtocolError too early or on a second call."""
+    def finish(self) -> int:
+        """The closing zero word, masked. Raises ProtocolError too early or on a second call."""
         if self.finished or self.remaining:
             raise ProtocolError(
                 f"{self.label.describe()}: a vector is finished once, after all its words;"
                 f" {self.remaining} of {self.label.length - 1} are left"
             )
-        if self._zero is None:
+        if not self._closed:
             self._combine(empty := np.empty(0, self._dtype), empty)
-        assert self._zero is not None  # `_combine` makes it, where no word remains
         self.finished = True
         self.erase()
-        return self._zero
+        zero: int = self._zero % 2**self.label.ring
+        return zero
 
     def erase(self) -> None:
         """End the vector: it refuses further words."""
@@ -327,21 +327,19 @@ class MaskedVector:
         """
         if not self._streams:
             raise ProtocolError(f"{self.label.describe()}: another vector was begun; rule: one after the other")
-        if self.remaining or self._zero is not None:
-            zero = None
-        else:
-            zero = self._zero = np.zeros(1, self._dtype)
+        closes = not (self.remaining or self._closed)
+        self._closed = self._closed or closes
         chunk = len(self._scratch) - 1
         for start in range(0, len(values) or 1, chunk):
             source, target = values[start : start + chunk], out[start : start + chunk]
             count = len(target)
-            last = zero is not None and start + count == len(values)
+            last = closes and start + count == len(values)
             words = self._scratch[: count + last]
             for combine, stream in self._streams:
                 stream.go_on(words)
                 combine(source, words[:count], out=target)
                 if last:
-                    combine(zero, words[count:], out=zero)
+                    self._zero += words.item(count) if combine is np.add else -words.item(count)
                 source = target
 
 
