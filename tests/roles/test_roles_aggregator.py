@@ -67,7 +67,7 @@ def contribution(talk: Conversation, quantity: str, *, count: int = 1) -> Contri
     return talk.until_up(Contribution, IT, lambda _, m: m.quantity == quantity)
 
 
-QUANTITIES = ("magnitudes", "labels", "cells", "totals", "histograms", "metric/auc", "metric/logloss")
+QUANTITIES = ("magnitudes", "labels", "cells", "totals", "histograms", "root", "metric/auc", "metric/logloss")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_part_given_twice_is_refused(quantity):
     refused(talk, IT, message, "before|expected")
 
 
-@pytest.mark.parametrize("quantity", QUANTITIES[:5])
+@pytest.mark.parametrize("quantity", QUANTITIES[:6])
 def test_a_part_given_again_later_is_refused(quantity):
     talk = conversation()
     message = contribution(talk, quantity)
@@ -165,7 +165,7 @@ def test_a_part_of_another_moment_is_refused():
     said = []
     talk = conversation()
     said += [encode(contribution(conversation(), quantity)) for quantity in QUANTITIES]
-    for quantity in QUANTITIES[1:5]:
+    for quantity in QUANTITIES[1:6]:
         talk = conversation()
         now = contribution(talk, quantity)
         for frame in said:
@@ -174,19 +174,32 @@ def test_a_part_of_another_moment_is_refused():
                 refused(talk, IT, other, "expected|given before")
 
 
-def test_a_root_before_its_totals_is_refused():
+def test_a_root_before_the_metrics_is_refused():
     talk = conversation()
-    root = talk.until_up(Contribution, IT, lambda _, m: (m.tree, m.quantity) == (1, "histograms"))
+    root = talk.until_up(Contribution, IT, lambda _, m: m.quantity == "root")
+    assert (root.tree, root.step) == (1, 1)
     talk = conversation()
-    totals = talk.until_up(Contribution, IT, lambda _, m: (m.tree, m.quantity) == (1, "totals"))
-    assert totals.step == 0
-    refused(talk, IT, root, "expected .*totals.* first")
+    talk.until_up(Contribution, IT, lambda _, m: (m.tree, m.quantity) == (1, "metric/auc"))
+    refused(talk, IT, root, "expected metric/auc, metric/logloss, root")
+
+
+def test_a_root_without_its_totals_is_refused():
+    talk = conversation()
+    root = talk.until_up(Contribution, IT, lambda _, m: m.quantity == "root")
+    words = np.frombuffer(root.values.data, np.int64)
+    histogram = to_tensor(words[:-2].reshape(1, 1, -1))
+    refused(talk, IT, edited(root, quantity="histograms", values=histogram), "expected root")
+    talk = conversation()
+    root = talk.until_up(Contribution, IT, lambda _, m: m.quantity == "root")
+    refused(talk, IT, edited(root, values=to_tensor(words[:-2].copy())), "of shape")
 
 
 def test_totals_beyond_what_the_leaves_allow_stop_the_run():
     talk = conversation()
-    totals = talk.until_up(Contribution, IT, lambda _, m: (m.tree, m.quantity) == (1, "totals"))
-    talk.submit(IT, encode(edited(totals, values=to_tensor(np.array([2**61, 1], np.int64)))))
+    root = talk.until_up(Contribution, IT, lambda _, m: m.quantity == "root")
+    words = np.frombuffer(root.values.data, np.int64).copy()
+    words[-2:] = 2**61, 1
+    talk.submit(IT, encode(edited(root, values=to_tensor(words))))
     with pytest.raises(HansaError, match="tree 1 sum to more than the leaves of the tree before it allow"):
         talk.finish()
 
@@ -287,9 +300,8 @@ def test_wild_numbers_end_in_a_refusal_or_a_finished_run(quantity, count, wild, 
     talk = conversation(objective=objective, eval_metric=metrics)
     if quantity in ("metric/auc", "metric/logloss") and objective != "binary:logistic":
         quantity = "metric/rmse"
-    if quantity in ("magnitudes", "labels"):
-        count = 1
-    message = contribution(talk, quantity, count=count)
+    most = {"magnitudes": 1, "labels": 1, "totals": 2, "root": 2}  # totals go alone at both ends of a run
+    message = contribution(talk, quantity, count=min(count, most.get(quantity, count)))
     values = np.frombuffer(message.values.data, message.values.dtype).copy()
     for i, value in enumerate(wild):
         values[:: len(wild) - i if everywhere else len(values)] = np.int64(value).astype(values.dtype)

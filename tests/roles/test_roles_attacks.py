@@ -530,7 +530,7 @@ def test_an_answered_request_is_not_answered_again(name, changed):
     talk = conversation()
     message = talk.until(kind, ME, count)
     talk.deliver(ME, encode(message))
-    assert talk.up
+    assert talk.up or name == "leaves"  # the totals after those leaves go out with the next root
     refused(talk, change(message) if changed else message)
 
 

@@ -220,7 +220,7 @@ def test_one_mask_for_two_vectors_would_be_found(both):
 def test_summed_over_parties_uploads_are_the_true_sums(both):
     clear, noise = (parts(both[mode][1]) for mode in ("federated", "secure-aggregation"))
     places = clear[PARTIES[0]].keys()
-    assert len({quantity for _, _, quantity, _ in places}) == 7
+    assert len({quantity for _, _, quantity, _ in places}) == 8
     for member in PARTIES:
         assert noise[member].keys() == places
     for place in places:
@@ -302,7 +302,7 @@ def test_a_party_with_other_rows_says_as_much_in_the_same_order(both, tables):
             [(m.tree, m.step, m.quantity, m.first, m.values.shape, m.zero > 0) for who, m in each if who == name]
             for each in (before, again)
         ]
-        assert len(shapes[0]) > 30
+        assert len(shapes[0]) > 25
         assert shapes[0] == shapes[1]
     found = parts([("up", member, message) for member, message in again])
     for words in found.values():

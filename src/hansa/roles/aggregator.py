@@ -71,6 +71,10 @@ MARGIN_ERROR = 2.0**-23
 """More than the rounding error of a margin that a leaf's value is added to, as a part of the bound on it."""
 
 
+TOTALS = 2
+"""Of a tree: sum |g| and sum h."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a run gave.
@@ -163,6 +167,7 @@ class Aggregator:
         self._layout: histogram.Layout | None = None
         self._received: set[str] = set()
         self._stopping = False
+        self._with_root = False
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -266,8 +271,8 @@ class Aggregator:
 
     def _take(self, member: str, message: Contribution) -> Outgoing:
         growing = self._session.state == "growing"
-        histograms = growing and message.quantity == "histograms"
-        step = 0 if growing and not histograms else self._step  # a tree's totals may come while its root is being built
+        histograms = growing and message.quantity in ("histograms", "root")
+        step = 0 if growing and not histograms else self._step  # a tree's metrics come while its root is being built
         if (message.tree, message.step) != (self._tree, step):
             raise self._broken(member, message, f"expected step {step} of tree {self._tree}")
         if histograms:
@@ -379,7 +384,7 @@ class Aggregator:
         self._tree += 1
         self._step = 0
         self._exchanges += 1
-        shapes: dict[str, tuple[int, ...]] = {"totals": (2,)}
+        shapes: dict[str, tuple[int, ...]] = {"totals": (TOTALS,)}
         if self._tree > 0 and self._n_evaluation:
             shapes |= {f"metric/{name}": (sums_length(name),) for name in self._plan.parameters.metrics}
         self._expect(shapes)
@@ -396,7 +401,7 @@ class Aggregator:
         return self._gradient_bound
 
     def _totalled(self, message: Contribution, sums: dict[str, Int64]) -> Outgoing:
-        """The totals of a tree, and the metrics of those before it, are there; its root's histograms may be on their way."""
+        """The totals of a tree, maybe with its root's histogram, and the metrics of those before it are there."""
         parameters = self._plan.parameters
         self._totals = sums["totals"].tolist()
         if self._tree == 0:
@@ -449,10 +454,12 @@ class Aggregator:
         self._zero = 0
 
     def _take_histograms(self, member: str, message: Contribution) -> Outgoing:
-        if any(member in sums.waiting for sums in self._sums.values()):
-            raise self._broken(member, message, f"expected {', '.join(self._sums)} first")
+        quantity = "root" if self._with_root else "histograms"
+        owed = [name for name, sums in self._sums.items() if name != "totals" and member in sums.waiting]
+        if owed or message.quantity != quantity:
+            raise self._broken(member, message, f"expected {', '.join([*owed, quantity])}")
         built = len(self._grower.to_build)
-        part = messages.to_array(member, "histograms", message.values, np.int64, (None, self._planes, self._cells))
+        part = self._root(member, message) if self._with_root else self._nodes(member, message)
         first = self._next_node[member]
         if message.first != first or not 1 <= len(part) <= built - first:
             raise self._broken(
@@ -466,7 +473,22 @@ class Aggregator:
         if self._grower.add(first, part, len(self._plan.parties)):
             if self._zero % 2**64:
                 raise self._noise(message)
+            if self._with_root:
+                self._with_root = False
+                yield from self._totalled(message, {quantity: sums.values for quantity, sums in self._sums.items()})
             yield from self._decide(message)
+
+    def _nodes(self, member: str, message: Contribution) -> Int64:
+        """Histograms of some nodes, (m, planes, cells)."""
+        return messages.to_array(member, "histograms", message.values, np.int64, (None, self._planes, self._cells))
+
+    def _root(self, member: str, message: Contribution) -> Int64:
+        """The root's histogram, as `_nodes`; the member's totals behind it are added to the others'."""
+        words = self._planes * self._cells
+        values = messages.to_array(member, "root", message.values, np.int64, (words + TOTALS,))
+        if not self._sums["totals"].add(member, values[words:], 0):
+            raise self._broken(member, message, "that part was given before")
+        return values[:words].reshape(1, self._planes, self._cells)
 
     def _decide(self, message: Contribution) -> Outgoing:
         if self._stopping:  # the metrics said so while the root was being built
@@ -490,6 +512,7 @@ class Aggregator:
         self._session.go(message, "growing" if at_once else "totalling")
         yield from self._broadcast(_split_nodes(tree, level_number, level, self._gradient_bound))
         if at_once:
+            self._with_root = True
             self._most = [
                 math.ceil(math.ldexp(most, -unit)) + self._n_rows for most, unit in zip(sums, self._units, strict=True)
             ]

@@ -74,6 +74,9 @@ NOT_BROADCAST = (Welcome, KeysConfirmed, Finish, Abort)
 
 DEFAULT_POLICY = Policy()
 
+_ROOT = np.zeros(1, np.int64)
+"""Where a tree's root stands among the active nodes."""
+
 CHECKED_ROWS = 2000
 """Rows on which a receiver checks the model against its own margins."""
 
@@ -194,7 +197,7 @@ class Party:
             case QuantiseGradients():
                 self._session.go(message, "growing")
                 self._quantise(message)
-                yield from self._histograms(np.zeros(1, np.int64))
+                yield from self._histograms(_ROOT)
             case SplitNodes():
                 yield from self._split(message)
             case Finish():
@@ -385,7 +388,10 @@ class Party:
                 objective.unit_exponent(gradient_bound, self._n_rows),
                 objective.unit_exponent(self._bounds.hessian_bound, self._n_rows),
             )
-        yield self._contribute("totals", np.array(self._totals, np.int64))
+        # Scales that come at once suit upper bounds of the totals, which then go out with the root's histogram.
+        self._with_root = 0 < self._tree < parameters.rounds and parameters.subsample == 1
+        if not self._with_root:
+            yield self._contribute("totals", np.array(self._totals, np.int64))
         self._inside = RowPartition(self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins)
         self._outside = RowPartition(self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins)
 
@@ -479,7 +485,9 @@ class Party:
         frames = 1 if values <= ONE_FRAME_VALUES else FRAMES_PER_LEVEL
         per_frame = self._nodes_per_frame or -(-len(positions) // frames)
         parallel = self._crew.threads > 1 and values >= PARALLEL_VALUES
-        all_out = self._buffers.get("histograms", (min(per_frame, len(positions)), len(packed), layout.cells))
+        held = min(per_frame, len(positions)), len(packed), layout.cells
+        room = self._buffers.get("histograms", (math.prod(held) + len(self._totals),))
+        all_out = room[: math.prod(held)].reshape(held)
         sums = self._buffers.get("sums", (self._crew.threads, histogram.STRIDE * len(columns)))
         for first in range(0, len(positions), per_frame):
             part = positions[first : first + per_frame]
@@ -490,7 +498,12 @@ class Party:
                 histogram.build_histograms_parallel(*work, self._crew)
             else:
                 histogram.build_histograms(*work)
-            yield self._contribute("histograms", out, first, len(positions) * out[0].size)
+            if self._with_root:
+                self._with_root = False
+                room[-len(self._totals) :] = self._totals
+                yield self._contribute("root", room)
+            else:
+                yield self._contribute("histograms", out, first, len(positions) * out[0].size)
 
     def _finish(self, message: Finish) -> Received:
         receiver = self._name in self._plan.receivers
