@@ -32,6 +32,7 @@ from hansa.data.binning import bin_rows
 from hansa.data.quantiles import Cuts
 from hansa.data.source import Rows
 from hansa.protocol.messages import Contribution, QuantiseGradients, SplitNodes, UseCuts, decode
+from hansa.roles.aggregator import TOTALS
 from hansa.roles.in_process import train_in_process
 from hansa.transport.channel import Frame, Hub, Traffic
 from hansa.trees import objective
@@ -190,9 +191,9 @@ class Reader:
     def take(self, frame: bytes) -> None:
         """A part: with one party, the sum."""
         message = decode("party", frame)
-        if isinstance(message, Contribution) and message.quantity == "histograms":
+        if isinstance(message, Contribution) and message.quantity in ("histograms", "root"):
             part = np.frombuffer(message.values.data, np.int64).reshape(message.values.shape)
-            self._pieces.append(part[:, 0, :])
+            self._pieces.append(part[None, :-TOTALS] if message.quantity == "root" else part[:, 0, :])
 
     def hear(self, frame: bytes) -> None:
         """A decision of the aggregator."""
@@ -204,6 +205,8 @@ class Reader:
                 self._start_tree(message)
             case SplitNodes():
                 self._split(message)
+                if message.then is not None:
+                    self._start_tree(message.then)
 
     def _start(self, message: UseCuts) -> None:
         cuts = Cuts(

@@ -71,6 +71,7 @@ FIELDS = {
     tuple[bytes, bytes]: st.tuples(st.binary(max_size=40), st.binary(max_size=40)),
     tuple[Tensor, ...]: st.lists(TENSORS, max_size=3).map(tuple),
     dict[str, bytes]: st.dictionaries(TEXT, st.binary(max_size=40), max_size=4),
+    QuantiseGradients | None: st.none() | st.builds(QuantiseGradients, INT64, FLOATS, FLOATS, TENSORS),
 }
 
 
@@ -100,6 +101,8 @@ def plain(value):
         return value.dtype, value.shape, bytes(value.data)
     if isinstance(value, tuple):
         return tuple(plain(item) for item in value)
+    if isinstance(value, Message):
+        return type(value), encode(value)
     return bytes(value) if isinstance(value, memoryview) else value
 
 

@@ -342,12 +342,62 @@ def test_the_run_does_not_end_in_the_middle_of_a_tree(early_stopping_rounds, lev
     refused(talk, Finish(1, b"0" * 32, b"model"), "in the middle of a tree")
 
 
+def last_splits(talk: Conversation, tree: int) -> SplitNodes:
+    while True:
+        message = talk.until(SplitNodes, ME)
+        if message.tree == tree and not message.build_left.data:
+            return message
+        talk.deliver(ME, encode(message))
+
+
 def test_no_tree_is_grown_after_the_plans_rounds():
-    talk = conversation(rounds=2)
-    last = talk.until(QuantiseGradients, ME, 2)
+    scales = last_splits(conversation(rounds=2), 0).then
     talk = conversation(rounds=2)
     talk.until(Finish, ME)
-    refused(talk, edited(last, tree=2), "2 rounds")
+    refused(talk, edited(scales, tree=2), "2 rounds")
+    talk = conversation(rounds=2)
+    refused(talk, edited(last_splits(talk, 1), then=edited(scales, tree=2)), "scales come with the last splits")
+
+
+WITH_ROOT = {
+    "no scales": (lambda _: None, "do not come with the last splits"),
+    "another tree": (lambda then: edited(then, tree=2), "scales for tree 2; expected tree 1"),
+    "an earlier tree": (lambda then: edited(then, tree=0), "scales for tree 0; expected tree 1"),
+    "other columns": (with_array("columns", lambda a: a[:-1]), "seed"),
+    "a scale that overflows": (lambda then: edited(then, hessian_scale=2.0**60), "overflow"),
+    "a scale that is no number": (lambda then: edited(then, gradient_scale=math.nan), "gradient scale"),
+}
+
+
+@pytest.mark.parametrize(("change", "rule"), WITH_ROOT.values(), ids=WITH_ROOT)
+@pytest.mark.parametrize("mode", MODES)
+def test_scales_that_come_with_the_last_splits_are_checked_like_others(change, rule, mode):
+    talk = conversation(mode=mode)
+    message = last_splits(talk, 0)
+    refused(talk, edited(message, then=change(message.then)), rule)
+
+
+def test_scales_in_the_middle_of_a_tree_are_refused():
+    then = last_splits(conversation(max_depth=3), 0).then
+    talk = conversation(max_depth=3)
+    message = talk.until(SplitNodes, ME)
+    assert message.build_left.data
+    refused(talk, edited(message, then=then), "in the middle of this one")
+
+
+def test_totals_go_out_with_the_root_or_alone():
+    """Alone where scales wait for them: before the first tree, after the last, and wherever each tree draws its rows."""
+    for subsample, alone in ((1.0, (0, 3)), (0.5, (0, 1, 2, 3))):
+        talk = conversation(rounds=3, subsample=subsample)
+        said = []
+        while not talk.aggregator.done:
+            message = talk.until_up(Contribution | Received, ME)
+            if isinstance(message, Contribution) and message.quantity in ("totals", "root"):
+                said.append((message.tree, message.quantity))
+            talk.submit(ME, encode(message))
+            if isinstance(message, Received):
+                break
+        assert said == [(tree, "totals" if tree in alone else "root") for tree in range(4)]
 
 
 @pytest.mark.parametrize(

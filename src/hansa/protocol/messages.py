@@ -127,7 +127,10 @@ class UseCuts(Message, frozen=True):
 
 
 class QuantiseGradients(Message, frozen=True):
-    """Aggregator to party: count gradients at these scales, over these columns; answer with the root's "histograms"."""
+    """Aggregator to party: count gradients at these scales, over these columns; answer with the root's "histograms".
+
+    Alone before the first tree and wherever scales wait for totals; otherwise part of the `SplitNodes` that end the tree before.
+    """
 
     tree: int
     gradient_scale: float
@@ -138,8 +141,9 @@ class QuantiseGradients(Message, frozen=True):
 class SplitNodes(Message, frozen=True):
     """Aggregator to party: what happens to the active nodes of this level (fields of `trees.growth.Level`).
 
-    Answered by "histograms" of the built children; where the tree ends (build_left is empty), by the next tree's "totals" with
-    gradients bounded by gradient_bound.
+    Answered by "histograms" of the built children; where the tree ends (build_left is empty), by what the next tree begins with,
+    gradients bounded by gradient_bound: its metrics, then its "totals" or, where `then` gives its scales and columns already, its
+    "root", the root's histogram with the totals behind.
     """
 
     tree: int
@@ -151,6 +155,7 @@ class SplitNodes(Message, frozen=True):
     build_left: Tensor
     child_leaf: Tensor
     gradient_bound: float
+    then: QuantiseGradients | None = None
 
 
 class Contribution(Message, frozen=True):

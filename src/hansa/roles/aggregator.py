@@ -423,23 +423,25 @@ class Aggregator:
         else:
             self._session.go(message, "growing")
             self._exchanges += 1
-            yield from self._start_tree(self._totals)
+            yield from self._broadcast(self._scale_tree(self._totals))
+            # The parties are at work again.
+            self._start_tree()
 
-    def _start_tree(self, totals: list[int]) -> Outgoing:
-        """Ask for the root's histograms, at scales that suit these totals or upper bounds of them."""
+    def _scale_tree(self, totals: list[int]) -> QuantiseGradients:
+        """Ask for the root's histograms, at scales that suit these totals or upper bounds of them; `_start_tree` then takes them."""
         parameters = self._plan.parameters
         scales = self._scales = objective.scales(
             totals[0], totals[1], *self._units, self._n_rows, parameters.histogram_bits
         )
-        columns = draw_columns(
+        self._columns = draw_columns(
             len(self._plan.schema.features), parameters.colsample_bytree, parameters.seed, self._tree
         )
         self._level = -1
         self._start_level()
-        yield from self._broadcast(
-            QuantiseGradients(self._tree, scales.gradient, scales.hessian, messages.to_tensor(columns))
-        )
-        # The parties are at work again.
+        return QuantiseGradients(self._tree, scales.gradient, scales.hessian, messages.to_tensor(self._columns))
+
+    def _start_tree(self) -> None:
+        parameters, scales, columns = self._plan.parameters, self._scales, self._columns
         layout = self._layout
         if layout is None or not np.array_equal(columns, layout.columns):
             layout = self._layout = histogram.layout_of(self._bin_offsets, columns)
@@ -510,15 +512,18 @@ class Aggregator:
         # Rows that another draw brings in had no part in the leaves' sums.
         at_once = self._tree < self._plan.parameters.rounds and self._plan.parameters.subsample == 1
         self._session.go(message, "growing" if at_once else "totalling")
-        yield from self._broadcast(_split_nodes(tree, level_number, level, self._gradient_bound))
+        following = None
         if at_once:
             self._with_root = True
             self._most = [
                 math.ceil(math.ldexp(most, -unit)) + self._n_rows for most, unit in zip(sums, self._units, strict=True)
             ]
-            yield from self._start_tree(self._most)
+            following = self._scale_tree(self._most)
+        yield from self._broadcast(_split_nodes(tree, level_number, level, self._gradient_bound, following))
         # The parties are at work again.
         self._trees.append(grower.tree(self._cuts.offsets, self._cuts.values))
+        if at_once:
+            self._start_tree()
 
     def _sums_after(self, grower: Grower) -> tuple[float, float]:
         """Upper bounds of sum |g| and sum h once rows have the leaves of this tree, which widen the bound on margins."""
@@ -590,7 +595,9 @@ class Aggregator:
         self._session.go(message, "finished" if self.done else "finishing")
 
 
-def _split_nodes(tree: int, number: int, level: Level, gradient_bound: float) -> SplitNodes:
+def _split_nodes(
+    tree: int, number: int, level: Level, gradient_bound: float, then: QuantiseGradients | None = None
+) -> SplitNodes:
     return SplitNodes(
         tree=tree,
         level=number,
@@ -601,4 +608,5 @@ def _split_nodes(tree: int, number: int, level: Level, gradient_bound: float) ->
         build_left=messages.to_tensor(level.build_left),
         child_leaf=messages.to_tensor(level.child_leaf),
         gradient_bound=gradient_bound,
+        then=then,
     )

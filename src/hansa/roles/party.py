@@ -141,6 +141,7 @@ class Party:
         self._step = 0
         self._stops_early = plan.parameters.early_stopping_rounds is not None
         self._buffers = Buffers()
+        self._with_root = False
 
     def opening(self) -> Iterator[bytes]:
         """The frames that a party sends before it is asked anything."""
@@ -388,8 +389,6 @@ class Party:
                 objective.unit_exponent(gradient_bound, self._n_rows),
                 objective.unit_exponent(self._bounds.hessian_bound, self._n_rows),
             )
-        # Scales that come at once suit upper bounds of the totals, which then go out with the root's histogram.
-        self._with_root = 0 < self._tree < parameters.rounds and parameters.subsample == 1
         if not self._with_root:
             yield self._contribute("totals", np.array(self._totals, np.int64))
         self._inside = RowPartition(self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins)
@@ -438,14 +437,29 @@ class Party:
         if level.last:
             if outside:
                 outside.apply(level)
-            self._session.go(message, "scaling")
-            yield from self._start_tree(message.gradient_bound)
+            yield from self._next_tree(message)
         else:
+            if message.then is not None:
+                raise self._broken("scales of the next tree in the middle of this one")
             self._session.go(message, "growing")
             self._level += 1
             yield from self._histograms(nodes_to_build(level.build_left))
             if outside:  # nothing that is sent waits for these rows
                 outside.apply(level)
+
+    def _next_tree(self, message: SplitNodes) -> Iterator[bytes]:
+        """Begin the tree after the one that ends here: its root too, where its scales suit bounds that the leaves gave."""
+        parameters = self._plan.parameters
+        self._with_root = self._tree + 1 < parameters.rounds and parameters.subsample == 1
+        if (message.then is not None) != self._with_root:
+            raise self._broken(
+                f"the next tree's scales {'do not come' if self._with_root else 'come'} with the last splits"
+            )
+        self._session.go(message, "growing" if self._with_root else "scaling")
+        yield from self._start_tree(message.gradient_bound)
+        if message.then is not None:
+            self._quantise(message.then)
+            yield from self._histograms(_ROOT)
 
     def _read_level(self, message: SplitNodes) -> Level:
         """The message as a `Level` of views into its frame, refused unless it fits the nodes that are there."""
