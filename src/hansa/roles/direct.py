@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection
 from hansa.errors import MemberLost, ProtocolError, TransportError
 from hansa.protocol import messages
 from hansa.protocol.messages import Abort, KeysConfirmed, Relay, Through
-from hansa.roles.mail import KINDS
 from hansa.transport.channel import Frame, Hub, Traffic
 
 HELD_BYTES = 256 * 2**20
@@ -36,8 +35,6 @@ class DirectChannel:
         self._member = member
         self._hub = hub
         self._peers = frozenset(peers)
-        self._heads_to = {peer: heads(member, peer) for peer in peers}
-        self._heads_from = {peer: heads(peer, member) for peer in peers}
         self._links = links
         self._clock = clock
         self._confirmed = False
@@ -70,7 +67,9 @@ class DirectChannel:
         """
         if self._verdict is not None:
             return
-        to = self._receiver(frame)
+        message = messages.decode(self._member, frame)
+        self._through = self._through or isinstance(message, Through)
+        to = message.receiver if isinstance(message, Relay) and message.receiver in self._peers else self._hub
         if to in self._gone:
             return
         try:
@@ -106,13 +105,14 @@ class DirectChannel:
                 if self._loss is not None:
                     raise self._loss from None
                 raise
+            message = messages.decode(sender, frame)
             if sender == self._hub:
-                self._confirmed = self._confirmed or isinstance(messages.decode(sender, frame), KeysConfirmed)
+                self._confirmed = self._confirmed or isinstance(message, KeysConfirmed)
                 return frame
-            if not _begins(frame, self._heads_from[sender]):
+            if not isinstance(message, Relay) or message.sender != sender or message.receiver != self._member:
                 raise ProtocolError(
-                    f"server {sender!r} sent {type(messages.decode(sender, frame)).__name__} on its own connection to "
-                    f"{self._member!r}; rule: nothing but its own letters to it"
+                    f"server {sender!r} sent {type(message).__name__} on its own connection to {self._member!r}; "
+                    "rule: nothing but its own letters to it"
                 )
             if self._confirmed:
                 return frame
@@ -122,14 +122,6 @@ class DirectChannel:
                     f"server {sender!r} sent letters before the keys were confirmed; {HELD_BYTES} bytes of them may wait"
                 )
             self._held.append(bytes(frame))
-
-    def _receiver(self, frame: Frame) -> str:
-        """Whose connection a frame of this member's takes."""
-        for peer, beginnings in self._heads_to.items():
-            if _begins(frame, beginnings):
-                return peer
-        self._through = self._through or isinstance(messages.decode(self._member, frame), Through)
-        return self._hub
 
     def _note(self, loss: MemberLost) -> None:
         """Keep the first loss of a server's connection; that of the hub, and of one who broke a rule, is raised.
@@ -153,20 +145,3 @@ class DirectChannel:
     def close(self) -> None:
         """End all connections. Safe to call twice."""
         self._links.close()
-
-
-def heads(sender: str, receiver: str) -> tuple[bytes, ...]:
-    """What the frames of letters from one member to another begin with, one for each kind: all but the sealed bytes and their length.
-
-    A round's letters are told apart by these without being decoded here and once more by whoever they are for.
-    """
-    empty = (messages.encode(Relay(sender, receiver, kind, memoryview(b""))) for kind in KINDS)
-    return tuple(frame[: -len(_NO_BYTES)] for frame in empty)
-
-
-_NO_BYTES = b"\xc4\x00"
-"""MessagePack's form of no bytes."""
-
-
-def _begins(frame: Frame, beginnings: tuple[bytes, ...]) -> bool:
-    return any(frame[: len(head)] == head for head in beginnings)

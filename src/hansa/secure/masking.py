@@ -72,7 +72,7 @@ class Label:
     ring: Ring
 
     def __post_init__(self) -> None:
-        # Some are made in every exchange: in the right case it is these few lines.
+        # One is made in every exchange: a right one passes by these lines alone.
         if not (
             type(self.run) is type(self.roster_hash) is type(self.transcript_hash) is bytes
             and len(self.run) == len(self.roster_hash) == len(self.transcript_hash) == HASH_BYTES
