@@ -64,7 +64,8 @@ def as_good(metric, ours, theirs):
 
 @pytest.mark.slow
 def test_margins_near_the_bound():
-    """Margins between 11 and 16 do no harm (how far they go depends on the noise of shares, from 11.5 to 13): test rows are ranked, and where classes are certain predicted, as XGBoost does."""
+    """Margins beyond 11 (the noise of shares decides how far: to 11.5 or 13) do no harm: test rows are ranked, and where classes are
+    certain predicted, as XGBoost does."""
     pytest.importorskip("xgboost")
     setup = dataclasses.replace(SETUP, trees=20, max_bin=32)
     pair = pair_of("margins near the bound", setup)
