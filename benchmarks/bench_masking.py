@@ -7,6 +7,7 @@ as one vector and node by node, beside what the key streams alone would take.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -37,7 +38,9 @@ def main() -> None:
         arguments.repeats = 2
     result = {
         "preferred": preferred_algorithm().value,
-        "streams": [measure_stream(algorithm, arguments.repeats) for algorithm in Algorithm],
+        "streams": [
+            measure_stream(*told, arguments.repeats) for told in itertools.product(Algorithm, (0, STREAM_BYTES))
+        ],
         "masks": [measure_masks(p, ring, arguments.repeats) for p in (3, 10, 32) for ring in (32, 64)],
     }
     if arguments.json:
@@ -46,12 +49,12 @@ def main() -> None:
         show(result)
 
 
-def measure_stream(algorithm: Algorithm, repeats: int) -> dict[str, Any]:
-    """GB/s of one key stream into a reused buffer."""
+def measure_stream(algorithm: Algorithm, size: int, repeats: int) -> dict[str, Any]:
+    """GB/s of one key stream into a reused buffer; `size` is what it is told of its length, 0 for nothing."""
     buffer = np.empty(CHUNK_BYTES // 8, np.uint64)
 
     def run() -> None:
-        stream = KeyStream(fresh_key(), algorithm)
+        stream = KeyStream(fresh_key(), algorithm, size=size)
         for _ in range(STREAM_BYTES // CHUNK_BYTES):
             stream.words64(len(buffer), buffer)
 
@@ -59,6 +62,7 @@ def measure_stream(algorithm: Algorithm, repeats: int) -> dict[str, Any]:
     gigabytes = {name: STREAM_BYTES / value / 1e9 for name, value in seconds.items()}
     return {
         "algorithm": algorithm.value,
+        "told_bytes": size,
         "gb_per_s_best": gigabytes["min"],
         "gb_per_s_median": gigabytes["median"],
     }
@@ -109,12 +113,14 @@ def show(result: dict[str, Any]) -> None:
     """Print two tables."""
     streams = Table(
         "key stream",
+        "told its length",
         "GB/s, best",
         "GB/s, median",
         title=f"one thread; this machine prefers {result['preferred']}",
     )
     for row in result["streams"]:
-        streams.add_row(row["algorithm"], f"{row['gb_per_s_best']:.2f}", f"{row['gb_per_s_median']:.2f}")
+        told = "yes" if row["told_bytes"] else "no"
+        streams.add_row(row["algorithm"], told, f"{row['gb_per_s_best']:.2f}", f"{row['gb_per_s_median']:.2f}")
     masks = Table(
         "parties", "ring", "ms whole, best", "median", "ms by node, best", "median", "GB/s of mask",
         title=f"one party masks {VECTOR_BYTES / 1e6:.1f} MB",

@@ -215,7 +215,7 @@ class NamedStreams:
     def _started(self, name: bytes, size: int) -> CipherContext:
         """The cipher at the start of a stream."""
         encryptor = self._claim(name)
-        if size >= GCM_BYTES and _worth_gcm(self._algorithm, size):
+        if _worth_gcm(self._algorithm, size):
             return _encryptor(self._key, self._algorithm, name, size)
         encryptor.reset_nonce(_first_block(name, self._algorithm))
         return encryptor
