@@ -251,7 +251,8 @@ def test_a_frame_in_hand_stays_as_it_is_while_the_answer_meets_a_broken_line(net
         hub.send("north", pattern(20_000, 1000 * place))
     first = north.receive(10)
     time.sleep(0.1)
-    north._link._stream._plain.shutdown(socket.SHUT_WR)
+    hub._inner._links["north"].stream._plain.shutdown(socket.SHUT_WR)
+    time.sleep(0.1)
     answering = net.threads.submit(north.send, b"answer")
     while not answering.done():
         with contextlib.suppress(TransportError):

@@ -356,7 +356,6 @@ def test_sessions_are_never_resumed(network, circle):
     assert receive(hub) == ("north", b"x")
     session = first.session
     context = first.context
-    assert session is None or not session.has_ticket
     first.close()
     loss(hub)
 
@@ -403,13 +402,12 @@ def test_a_client_without_a_certificate_is_refused(network, circle, attempt):
     error = attempt(hub, network.threads.submit(dial))
     assert isinstance(error, ssl.SSLError)
     assert "CERTIFICATE_REQUIRED" in str(error)
-    assert tls._ALERTS[error.reason].startswith("it was shown no certificate")
     assert (hub.strangers, hub.joined) == (1, frozenset())
 
 
 def test_tls_1_2_is_refused(network, circle, attempt):
     hub = network.hub()
-    context = circle.credentials("north").client_context("hub")
+    context = circle.context("north")
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     error = attempt(hub, network.threads.submit(lambda: context.wrap_socket(network.plain(hub))))

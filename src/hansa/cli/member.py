@@ -96,6 +96,9 @@ KINDS: dict[str, tuple[type, ...]] = {
 SPIN_S = 0.0002
 """Seconds that the aggregator looks for a party's next frame before it sleeps: waking up costs more than most gaps between two."""
 
+PARTY_SPIN_S = 0.003
+"""Seconds that a party looks for the aggregator's next request before it sleeps: longer than its other work on most levels."""
+
 ANSWER_S = 3600.0
 """Seconds that the aggregator waits for any party's next frame before it gives the run up."""
 
@@ -368,6 +371,7 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
         member.port,
         patience_s=member.patience_s,
         retry_for_s=member.wait_s,
+        spin_s=PARTY_SPIN_S,
     )
     channel: Channel = inner
     if member.transcript is not None:

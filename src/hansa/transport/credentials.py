@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from OpenSSL import SSL, crypto
+
 from hansa.errors import IdentityError
+from hansa.transport.tls_stream import note_verification
+
+_PARTIAL_WRITE = 1
+"""SSL_MODE_ENABLE_PARTIAL_WRITE of OpenSSL's ssl.h, which pyOpenSSL sets: a call would send one record of what it is given."""
 
 
 @dataclass(frozen=True)
@@ -47,46 +56,55 @@ class Credentials:
                 f"{self.certificate_file}: not the certificate of {self.member!r} in the members file; "
                 "after renewing, every member needs the new card"
             )
-        self._load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        self._load_into(SSL.Context(SSL.TLS_CLIENT_METHOD))
 
-    def server_context(self) -> ssl.SSLContext:
+    def server_context(self) -> SSL.Context:
         """TLS for a hub: any member may be at the other end, and must prove it."""
-        context = self._context(ssl.PROTOCOL_TLS_SERVER, self.certificates.values())
-        context.num_tickets = 0
-        return context
+        return self._context(SSL.TLS_SERVER_METHOD, self.certificates.values())
 
-    def client_context(self, hub: str) -> ssl.SSLContext:
+    def client_context(self, hub: str) -> SSL.Context:
         """TLS for a member that dials out: nobody but the member `hub` may be at the other end."""
         if hub not in self.certificates or hub == self.member:
             raise IdentityError(f"{hub!r} cannot be the hub of {self.member!r}; name another member as the hub")
-        return self._context(ssl.PROTOCOL_TLS_CLIENT, [self.certificates[hub]])
+        return self._context(SSL.TLS_CLIENT_METHOD, [self.certificates[hub]])
 
-    def _context(self, protocol: int, trusted: Iterable[bytes]) -> ssl.SSLContext:
-        context = ssl.SSLContext(protocol)
-        context.check_hostname = False  # the certificate itself is pinned; host names prove less
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_mode = ssl.CERT_REQUIRED
+    def _context(self, method: int, trusted: Iterable[bytes]) -> SSL.Context:
+        context = SSL.Context(method)
+        context.set_min_proto_version(SSL.TLS1_3_VERSION)
+        # No host name is checked: the certificate itself is pinned; host names prove less.
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, note_verification)
+        # Nothing is kept to resume a session from, and no ticket holds one.
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION)
+        context.clear_mode(_PARTIAL_WRITE)
+        store = context.get_cert_store()
+        assert store is not None  # every context has one
         # A leaf that is trusted itself ends the chain; it needs no authority above it.
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
         try:
-            context.load_verify_locations(cadata=b"".join(trusted))
-        except ssl.SSLError as error:
+            for certificate in trusted:
+                store.add_cert(crypto.X509.from_cryptography(x509.load_der_x509_certificate(certificate)))
+        except (ValueError, SSL.Error, crypto.Error) as error:
             raise IdentityError(f"a certificate of the members file is damaged ({error}); ask for new cards") from error
         self._load_into(context)
         return context
 
-    def _load_into(self, context: ssl.SSLContext) -> None:
+    def _load_into(self, context: SSL.Context) -> None:
         try:
-            # A password would be asked for on the terminal; an encrypted key is refused instead.
-            context.load_cert_chain(self.certificate_file, self.key_file, password=lambda: b"")
-        except (OSError, ValueError) as error:
+            context.use_certificate(x509.load_pem_x509_certificate(Path(self.certificate_file).read_bytes()))
+            # Without a password: an encrypted key is refused.
+            key = load_pem_private_key(Path(self.key_file).read_bytes(), None)
+            if not isinstance(key, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey):
+                raise TypeError("a key on an elliptic curve expected")
+            context.use_privatekey(key)
+            context.check_privatekey()
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm, SSL.Error) as error:
             raise IdentityError(
                 f"{self.key_file} does not fit {self.certificate_file} ({error}); restore both from one identity"
             ) from error
 
     def _own_certificate(self) -> bytes:
         try:
-            return ssl.PEM_cert_to_DER_cert(Path(self.certificate_file).read_text(encoding="ascii").strip())
+            return x509.load_pem_x509_certificate(Path(self.certificate_file).read_bytes()).public_bytes(Encoding.DER)
         except (OSError, ValueError) as error:
             raise IdentityError(f"{self.certificate_file}: not a certificate in PEM ({error})") from error

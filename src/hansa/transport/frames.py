@@ -18,7 +18,7 @@ RECORD_BYTES = 2**14
 """Bytes that one TLS record holds."""
 
 _FIRST_BYTES = RECORD_BYTES - PREFIX_BYTES
-_PIECE_BYTES = 2**18
+_PIECE_BYTES = 2**17
 _SMALLEST_BUFFER = 2**16
 
 

@@ -101,6 +101,7 @@ class LastingChannel:
         retry_for_s: float = 0.0,
         frame_limit: int = DEFAULT_FRAME_LIMIT,
         send_timeout_s: float = 300.0,
+        spin_s: float = 0.0,
     ) -> LastingChannel:
         """Dial the hub and be welcomed by it. See `TlsChannel.connect` for the arguments and errors.
 
@@ -118,6 +119,7 @@ class LastingChannel:
                 frame_limit=frame_limit + HEAD.size,
                 send_timeout_s=send_timeout_s,
                 hello=hello,
+                spin_s=spin_s,
             )
 
         channel = cls(dial, patience_s, frame_limit, send_timeout_s)

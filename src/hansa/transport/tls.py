@@ -10,8 +10,8 @@ begins with one frame from the hub: a byte 1 where the member is welcome, or a b
 where it is not. A hub with a *door* hears a greeting of the member before it answers, and the door says whether the
 member is welcome and what stands behind the byte 1: so a member whose connection broke comes back to its seat.
 
-The standard `ssl` module on plain sockets has the shortest round trip of what was measured (docs:
-ARCHITECTURE.md). Nothing here is safe to call from two threads at once, and nothing here starts a thread.
+TLS on plain sockets has the shortest round trip of what was measured (docs: ARCHITECTURE.md). Nothing here is safe to
+call from two threads at once, and nothing here starts a thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import logging
 import os
 import select
 import socket
-import ssl
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
@@ -32,7 +31,7 @@ from hansa.errors import IdentityError, LinkLost, MemberLost, SeatRefused, Trans
 from hansa.transport.channel import DEFAULT_FRAME_LIMIT, Frame, Traffic
 from hansa.transport.credentials import Credentials
 from hansa.transport.frames import PREFIX_BYTES, FrameReader, FrameRefused, checked, pieces
-from hansa.transport.tls_stream import TlsStream
+from hansa.transport.tls_stream import TlsError, TlsStream
 
 _LOG = logging.getLogger(__name__)
 _WELCOME, _REFUSED = 1, 0
@@ -46,13 +45,12 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPALIVE": 20, "TCP_KEEPINTVL": 5, "TCP_
 _FAILED = select.POLLERR | select.POLLHUP | getattr(select, "POLLRDHUP", 0)
 
 _ALERTS = {
-    "TLSV1_ALERT_UNKNOWN_CA": "it does not know this member's certificate; compare both members files",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": ("this member's certificate has expired; renew it and send the new card to all"),
-    "SSLV3_ALERT_BAD_CERTIFICATE": (
-        "it finds this member's certificate not valid (not yet?); check the clocks of both machines"
-    ),
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it was shown no certificate; every member must show its own",
+    "unknown ca": "it does not know this member's certificate; compare both members files",
+    "certificate expired": "this member's certificate has expired; renew it and send the new card to all",
+    "bad certificate": "it finds this member's certificate not valid (not yet?); check the clocks of both machines",
+    "certificate required": "it was shown no certificate; every member must show its own",
 }
+"""What the other end's refusals mean, by the last words of OpenSSL's name for them."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +117,7 @@ class TlsChannel:
         frame_limit: int = DEFAULT_FRAME_LIMIT,
         send_timeout_s: float = 300.0,
         hello: bytes = b"",
+        spin_s: float = 0.0,
     ) -> TlsChannel:
         """Dial the hub and be welcomed by it.
 
@@ -132,6 +131,7 @@ class TlsChannel:
             frame_limit: bytes that one frame may hold, either way.
             send_timeout_s: seconds after which a send that the hub does not take is given up.
             hello: this member's greeting, for a hub that has a door.
+            spin_s: seconds to look for frames before sleeping, as in `HubLimits`.
 
         Raises:
             IdentityError: `hub` is not another member.
@@ -141,18 +141,19 @@ class TlsChannel:
         context = credentials.client_context(hub)
         where = f"member {hub!r} at {host}:{port}"
         plain = _dial(host, port, where, timeout_s, retry_for_s)
-        stream = TlsStream(plain, context)
+        stream = TlsStream(plain, context, spin_s=spin_s)
         try:
             stream.settimeout(timeout_s)
             stream.do_handshake()
-            if stream.certificate() != credentials.certificates[hub] or stream.session_reused:
+            if stream.certificate() != credentials.certificates[hub]:
                 raise TransportError(f"{where}: showed another certificate than the members file's")
             if hello:
-                _greet(stream, hello)
+                with contextlib.suppress(BrokenPipeError):  # what is read next says why
+                    _greet(stream, hello)
             greeting = _await_welcome(stream, time.monotonic() + timeout_s, where)
             if greeting and not hello:
                 raise TransportError(f"{where}: answered the handshake with something else than a welcome")
-        except ssl.SSLError as error:
+        except TlsError as error:
             stream.close()
             raise TransportError(f"{where}: {_explained(error)}") from error
         except TimeoutError as error:
@@ -496,7 +497,7 @@ class TlsHub:
         """The member's next frame, or None where the rest of it is still on its way."""
         try:
             frame = link.reader.read(link.stream)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except BlockingIOError:
             return None
         except (OSError, TransportError) as error:
             raise self._lost(link, str(error), broken=not isinstance(error, FrameRefused)) from error
@@ -639,14 +640,14 @@ class TlsHub:
     def _shake_hands(self, newcomer: _Newcomer) -> None:
         try:
             newcomer.stream.do_handshake()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except BlockingIOError:
             return
         except OSError as error:
             self._turn_away(newcomer, str(error))
             return
         certificate = newcomer.stream.certificate()
         member = self._member_of.get(certificate) if certificate else None
-        if member is None or newcomer.stream.session_reused:
+        if member is None:
             self._turn_away(newcomer, "shows no member's certificate")
         elif member not in self._guests:
             self._refuse(newcomer, member, "is not expected in this run; compare the plans of both members")
@@ -661,7 +662,7 @@ class TlsHub:
         """Take a newcomer's greeting once it is all there, and do what the door says."""
         try:
             hello = bytes(newcomer.hello.read(newcomer.stream))
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except BlockingIOError:
             return
         except (OSError, TransportError) as error:
             self._turn_away(newcomer, str(error))
@@ -810,13 +811,16 @@ def _greet(stream: TlsStream, greeting: bytes) -> None:
     stream.flush()
 
 
-def _explained(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
+def _explained(error: TlsError) -> str:
+    if error.verification:
         return (
-            f"its certificate is not the valid one of the members file ({error.verify_message}); "
+            f"its certificate is not the valid one of the members file ({error.verification}); "
             "either somebody else answers there, or its certificate was renewed or expired: ask for its present card"
         )
-    return _ALERTS.get(error.reason or "", f"the handshake failed ({error}); is it Hansa that listens there?")
+    for alert, meaning in _ALERTS.items():
+        if error.reason.endswith(alert):
+            return meaning
+    return f"the handshake failed ({error}); is it Hansa that listens there?"
 
 
 def _is_over(stream: TlsStream) -> bool:
