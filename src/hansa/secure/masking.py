@@ -24,9 +24,9 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -44,8 +44,7 @@ Place = tuple[bytes, int, int, int, str]
 _INTEGER_LIMIT = 2**63
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(msgspec.Struct, frozen=True):
     """The name of one masked vector, the same at every party. All public.
 
     Attributes:
@@ -73,12 +72,16 @@ class Label:
 
     def __post_init__(self) -> None:
         # One is made in every exchange: a right one passes by these lines alone.
+        run, roster, transcript = self.run, self.roster_hash, self.transcript_hash
+        tree, step, length = self.tree, self.step, self.length
         if not (
-            type(self.run) is type(self.roster_hash) is type(self.transcript_hash) is bytes
-            and len(self.run) == len(self.roster_hash) == len(self.transcript_hash) == HASH_BYTES
-            and type(self.epoch) is type(self.tree) is type(self.step) is type(self.length) is int
-            and min(self.epoch, self.tree, self.step, self.length - 1) >= 0
-            and max(self.epoch, self.tree, self.step, self.length) < _INTEGER_LIMIT
+            type(run) is type(roster) is type(transcript) is bytes
+            and len(run) == len(roster) == len(transcript) == HASH_BYTES
+            and type(tree) is type(step) is type(length) is type(self.epoch) is int
+            and 0 <= tree < _INTEGER_LIMIT
+            and 0 <= step < _INTEGER_LIMIT
+            and 0 < length < _INTEGER_LIMIT
+            and 0 <= self.epoch < _INTEGER_LIMIT
             and self.tensor
             and self.ring in (32, 64)
         ):
@@ -260,6 +263,8 @@ class MaskedVector:
         finished: whether the zero word was given out.
     """
 
+    __slots__ = ("_closed", "_dtype", "_scratch", "_streams", "_zero", "finished", "label", "remaining")
+
     def __init__(
         self, label: Label, streams: list[tuple[Combine, NamedStreams]], scratch: npt.NDArray[np.uint64]
     ) -> None:
@@ -304,15 +309,16 @@ class MaskedVector:
         self._streams = []
 
     def _check_piece(self, values: Words, out: Words) -> None:
-        for array in (values, out):
-            if array.dtype != self._dtype or array.shape != (len(values),):
-                raise ProtocolError(
-                    f"{self.label.describe()}: {len(values)} words of {self._dtype.name} expected, not"
-                    f" {array.dtype.name} of shape {array.shape}"
-                )
-        if len(values) > self.remaining:
+        count, dtype = len(values), self._dtype
+        if not (values.dtype == out.dtype == dtype and values.ndim == out.ndim == 1 and len(out) == count):
+            found = next(array for array in (values, out) if array.dtype != dtype or array.shape != (count,))
             raise ProtocolError(
-                f"{self.label.describe()}: {len(values)} words to mask but {self.remaining} left; rule: a"
+                f"{self.label.describe()}: {count} words of {dtype.name} expected, not"
+                f" {found.dtype.name} of shape {found.shape}"
+            )
+        if count > self.remaining:
+            raise ProtocolError(
+                f"{self.label.describe()}: {count} words to mask but {self.remaining} left; rule: a"
                 " vector has the length that its label says"
             )
         if values is not out and np.may_share_memory(values, out) and not _same_words(values, out):
@@ -330,17 +336,23 @@ class MaskedVector:
         closes = not (self.remaining or self._closed)
         self._closed = self._closed or closes
         chunk = len(self._scratch) - 1
-        for start in range(0, len(values) or 1, chunk):
-            source, target = values[start : start + chunk], out[start : start + chunk]
-            count = len(target)
-            last = closes and start + count == len(values)
-            words = self._scratch[: count + last]
-            for combine, stream in self._streams:
-                stream.go_on(words)
-                combine(source, words[:count], out=target)
-                if last:
-                    self._zero += words.item(count) if combine is np.add else -words.item(count)
-                source = target
+        last = max(len(values) - 1, 0) // chunk * chunk
+        for start in range(0, last, chunk):
+            self._combine_chunk(values[start : start + chunk], out[start : start + chunk], False)
+        if last:
+            values, out = values[last:], out[last:]
+        self._combine_chunk(values, out, closes)
+
+    def _combine_chunk(self, values: Words, out: Words, last: bool) -> None:
+        count = len(values)
+        words = self._scratch[: count + last]
+        body = words[:count] if last else words
+        for combine, stream in self._streams:
+            stream.go_on(words)
+            combine(values, body, out)
+            if last:
+                self._zero += words.item(count) if combine is np.add else -words.item(count)
+            values = out
 
 
 def _same_words(values: Words, out: Words) -> bool:

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ CHUNK_BYTES = 256 * 1024
 """Bytes that one call of the cipher makes: few enough to stay in a core's second-level cache."""
 STREAM_LIMIT_BYTES = 2**35
 """Bytes one stream may give (32 GiB): GCM's 32-bit block counter ends before 64 GiB, ChaCha20's at 256 GiB."""
-GCM_BYTES = 2**17
+GCM_BYTES = 2**16
 """Bytes of a stream from which GCM is worth a cipher of its own."""
 NAME_BYTES = 8
 NO_NAME = bytes(NAME_BYTES)
@@ -162,7 +162,7 @@ class NamedStreams:
     ChaCha20: the name as the nonce's last 8 bytes), so no two names share a block. A short draw costs no new cipher.
     """
 
-    __slots__ = ("_algorithm", "_current", "_encryptor", "_key", "_left", "_used")
+    __slots__ = ("_algorithm", "_around", "_current", "_encryptor", "_gcm_from", "_key", "_left", "_used")
 
     def __init__(self, key: bytes | bytearray, algorithm: Algorithm) -> None:
         """`key`: 32 secret bytes, copied, which must never key another stream or family. Raises ProtocolError."""
@@ -170,6 +170,8 @@ class NamedStreams:
             raise ProtocolError(f"a stream key has {KEY_BYTES} bytes, not {len(key)}")
         self._key, self._algorithm = bytearray(key), Algorithm(algorithm)
         self._encryptor: CipherContext | None = _encryptor(key, self._algorithm)
+        self._around = _AROUND_NAME[self._algorithm]
+        self._gcm_from = GCM_BYTES if _worth_gcm(self._algorithm, GCM_BYTES) else sys.maxsize
         self._current: CipherContext | None = None
         self._left = 0
         self._used: set[bytes] = set()
@@ -179,7 +181,9 @@ class NamedStreams:
 
         Raises ProtocolError for a name used before, or none.
         """
-        self._claim(name)
+        if self._encryptor is None or len(name) != NAME_BYTES or name in self._used:
+            self._refuse(name)
+        self._used.add(name)
         return KeyStream(self._key, self._algorithm, name, size)
 
     def begin(self, name: bytes, size: int) -> None:
@@ -187,63 +191,59 @@ class NamedStreams:
 
         Raises ProtocolError for a name used before, or none.
         """
-        self._current, self._left = self._started(name, size), STREAM_LIMIT_BYTES
+        # One is begun for each vector and peer, in caches that others have emptied: calls within calls are felt.
+        encryptor = self._encryptor
+        if encryptor is None or len(name) != NAME_BYTES or name in self._used:
+            self._refuse(name)
+        self._used.add(name)
+        if size < self._gcm_from:
+            before, behind = self._around
+            encryptor.reset_nonce(before + name + behind)
+            self._current = encryptor
+        else:
+            self._current = _encryptor(self._key, self._algorithm, name, size)
+        self._left = STREAM_LIMIT_BYTES
 
     def go_on(self, out: npt.NDArray[np.generic]) -> None:
         """Write what comes next of the stream begun last into a contiguous array; words are little-endian, as in `KeyStream.words`.
 
         Raises ProtocolError where none was begun, for an array that is not contiguous, and past a stream's limit.
         """
-        if self._current is None:
+        current, buffer = self._current, out.data
+        size = buffer.nbytes
+        if current is None:
             raise ProtocolError(
                 "no stream of these was begun, or they were erased; rule: an erased key is not used again"
             )
-        self._left -= _write(self._current, out, self._left)
+        if not buffer.c_contiguous:
+            raise ProtocolError(_NOT_CONTIGUOUS)
+        if size > self._left:
+            raise ProtocolError(f"a stream gives at most {STREAM_LIMIT_BYTES} bytes: use a name per vector")
+        self._left -= size
+        if size:
+            _encrypt_zeros(current, buffer.cast("B"))
+            if sys.byteorder != "little":
+                out.byteswap(inplace=True)
 
     def fill(self, name: bytes, out: npt.NDArray[np.generic]) -> None:
         """Write the stream of a name, wanted as one array; otherwise as `begin` and `go_on`."""
         if not out.data.c_contiguous:  # before the name is spent
             raise ProtocolError(_NOT_CONTIGUOUS)
+        self.begin(name, out.nbytes)
+        self.go_on(out)
         self._current = None
-        _write(self._started(name, out.nbytes), out, STREAM_LIMIT_BYTES)
 
     def erase(self) -> None:
         """Zero the key and free the cipher's state. The family refuses further use."""
         self._key[:] = bytes(len(self._key))
         self._encryptor = self._current = None
 
-    def _started(self, name: bytes, size: int) -> CipherContext:
-        """The cipher at the start of a stream."""
-        encryptor = self._claim(name)
-        if _worth_gcm(self._algorithm, size):
-            return _encryptor(self._key, self._algorithm, name, size)
-        encryptor.reset_nonce(_first_block(name, self._algorithm))
-        return encryptor
-
-    def _claim(self, name: bytes) -> CipherContext:
+    def _refuse(self, name: bytes) -> NoReturn:
         if self._encryptor is None:
             raise ProtocolError("these key streams were erased; rule: an erased key is not used again")
         if len(name) != NAME_BYTES:
             raise ProtocolError(f"a stream's name has {NAME_BYTES} bytes, not {len(name)}")
-        if name in self._used:
-            raise ProtocolError(f"the stream named {name.hex()} was drawn before; rule: a draw's name is used once")
-        self._used.add(name)
-        return self._encryptor
-
-
-def _write(encryptor: CipherContext, out: npt.NDArray[np.generic], limit: int) -> int:
-    """Write what comes next of a stream; returns how many bytes that is."""
-    buffer = out.data
-    size = buffer.nbytes
-    if not buffer.c_contiguous:
-        raise ProtocolError(_NOT_CONTIGUOUS)
-    if size > limit:
-        raise ProtocolError(f"a stream gives at most {STREAM_LIMIT_BYTES} bytes: use a name per vector")
-    if size:
-        _encrypt_zeros(encryptor, buffer.cast("B"))
-        if sys.byteorder != "little":
-            out.byteswap(inplace=True)
-    return size
+        raise ProtocolError(f"the stream named {name.hex()} was drawn before; rule: a draw's name is used once")
 
 
 def _encrypt_zeros(encryptor: CipherContext, buffer: memoryview) -> None:
@@ -255,18 +255,19 @@ def _encrypt_zeros(encryptor: CipherContext, buffer: memoryview) -> None:
         encryptor.update_into(_ZEROS[: piece.nbytes], piece)
 
 
-def _first_block(name: bytes, algorithm: Algorithm) -> bytes:
-    """The cipher's first input: for AES name || block number 2; for ChaCha20 its 4-byte number, then 12 bytes of nonce."""
-    return name + _TWO if algorithm is Algorithm.AES_256_CTR else bytes(8) + name
-
-
-_TWO = (2).to_bytes(8, "big")
+_AROUND_NAME = {
+    Algorithm.AES_256_CTR: (b"", (2).to_bytes(8, "big")),
+    Algorithm.CHACHA20: (bytes(8), b""),
+}
+"""What stands before and behind a name in the cipher's first input: for AES block number 2; for ChaCha20 its 4-byte number, then
+4 bytes of its nonce."""
 
 
 def _encryptor(key: bytes | bytearray, algorithm: Algorithm, name: bytes = NO_NAME, size: int = 0) -> CipherContext:
     if _worth_gcm(algorithm, size):
         return Cipher(algorithms.AES(key), modes.GCM(name + bytes(4))).encryptor()
-    first = _first_block(name, algorithm)
+    before, behind = _AROUND_NAME[algorithm]
+    first = before + name + behind
     if algorithm is Algorithm.AES_256_CTR:
         return Cipher(algorithms.AES(key), modes.CTR(first)).encryptor()
     return Cipher(algorithms.ChaCha20(key, first), mode=None).encryptor()
