@@ -271,9 +271,9 @@ def test_the_lower_name_adds_and_the_higher_subtracts():
         masked(make_masker("party-1", 2), label, zeros(label)),
     )
     key = raw_key("party-0", "party-1")
-    name = naive.hkdf_expand(key, naive.fields("hansa mask name v2", AES.value) + label.encode())[:8]
+    name = naive.hkdf_expand(key, naive.fields("hansa mask name v3", AES.value) + label.encode())[:8]
     stream = naive.named_stream(
-        AES.value, naive.hkdf_expand(key, naive.fields("hansa mask key v2", AES.value)), name, 400
+        AES.value, naive.hkdf_expand(key, naive.fields("hansa mask key v3", AES.value)), name, 400
     )
     assert low.astype("<u8").tobytes() == stream
     assert np.array_equal(low + high, np.zeros(50, np.uint64))
@@ -308,10 +308,10 @@ def test_erasing_zeroes_keys_and_scratch_and_ends_open_vectors():
     vector = masker.open(make_label(5))
     vector.mask_into(np.zeros(2, np.uint32), np.zeros(2, np.uint32))
     assert any(secret)
-    assert masker._scratch.any()
+    assert masker._room.any()
     masker.erase()
     assert not any(secret)
-    assert not masker._scratch.any()
+    assert not masker._room.any()
     with pytest.raises(ProtocolError, match="erased"):
         vector.mask_into(np.zeros(2, np.uint32), np.zeros(2, np.uint32))
     with pytest.raises(ProtocolError, match="erased"):

@@ -6,9 +6,9 @@ Z_2^w,
 
     y_i = x_i + sum over j > i of PRG(k_ij) - sum over j < i of PRG(k_ij)      (lower id adds)
 
-    PRG(k_ij): the stream of name n_ij under t_ij (`prg.NamedStreams`)
+    PRG(k_ij): the streams of names n_ij, n_ij + 1, n_ij + 2, ... under t_ij (`prg.NamedStreams`), `CHUNK_BYTES` of each
     t_ij = HKDF-Expand(K_ij, purpose | algorithm)
-    n_ij = the first 8 bytes of HKDF-Expand(K_ij, purpose | algorithm | label)
+    n_ij = the first 8 bytes of HKDF-Expand(K_ij, purpose | algorithm | label), little-endian, modulo 2^64
 
 and the masks cancel in the sum of all y_i. To whoever holds none of the keys between the honest parties,
 their uploads are uniform vectors of which only the sum means anything. A name is as secret as the key: whoever looks
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -33,7 +34,7 @@ import numpy.typing as npt
 from hansa.errors import ProtocolError
 from hansa.secure.fixed_point import Ring, Words
 from hansa.secure.keys import HASH_BYTES, PairKey, encode_fields
-from hansa.secure.prg import CHUNK_BYTES, NAME_BYTES, Algorithm, NamedStreams
+from hansa.secure.prg import CHUNK_BYTES, NAME_BYTES, TAG_BYTES, Algorithm, NamedStreams
 
 Combine = Callable[..., Any]
 """np.add or np.subtract: they wrap around in the ring."""
@@ -185,8 +186,8 @@ class Masker:
         self._algorithm = Algorithm(algorithm)
         self._keys = {peer: pair_keys[peer] for peer in sorted(pair_keys)}
         self._used: dict[Place, int] = {}
-        self._scratch = np.zeros(CHUNK_BYTES // 8, np.uint64)
-        self._purpose = encode_fields("hansa mask name v2", self._algorithm.value)
+        self._room = np.zeros(CHUNK_BYTES + TAG_BYTES, np.uint8)
+        self._purpose = encode_fields("hansa mask name v3", self._algorithm.value)
         self._streams = [(_direction(member, peer), self._family(key)) for peer, key in self._keys.items()]
         self._open: MaskedVector | None = None
 
@@ -206,10 +207,8 @@ class Masker:
             self._open.erase()
         # Every pair's key is its own; what it is expanded by is the same.
         info = self._purpose + encoded
-        size = label.length * label.ring // 8
-        for key, (_, streams) in zip(self._keys.values(), self._streams, strict=True):
-            streams.begin(bytes(key.expand(info)[:NAME_BYTES]), size)
-        self._open = MaskedVector(label, self._streams, self._scratch)
+        names = [bytes(key.expand(info)[:NAME_BYTES]) for key in self._keys.values()]
+        self._open = MaskedVector(label, self._streams, names, self._room)
         return self._open
 
     def mask(self, label: Label, values: Words, out: Words) -> None:
@@ -229,7 +228,7 @@ class Masker:
             key.erase()
         for _, streams in self._streams:
             streams.erase()
-        self._scratch[:] = 0
+        self._room[:] = 0
 
     def _use(self, label: Label, encoded: bytes) -> None:
         place, name = label.place(), hash(encoded)
@@ -242,7 +241,7 @@ class Masker:
         self._used[place] = name
 
     def _family(self, key: PairKey) -> NamedStreams:
-        secret = key.expand(encode_fields("hansa mask key v2", self._algorithm.value))
+        secret = key.expand(encode_fields("hansa mask key v3", self._algorithm.value))
         streams = NamedStreams(secret, self._algorithm)
         secret[:] = bytes(len(secret))
         return streams
@@ -263,17 +262,35 @@ class MaskedVector:
         finished: whether the zero word was given out.
     """
 
-    __slots__ = ("_closed", "_dtype", "_scratch", "_streams", "_zero", "finished", "label", "remaining")
+    __slots__ = (
+        "_at",
+        "_closed",
+        "_dtype",
+        "_names",
+        "_room",
+        "_streams",
+        "_words",
+        "_zero",
+        "finished",
+        "label",
+        "remaining",
+    )
 
     def __init__(
-        self, label: Label, streams: list[tuple[Combine, NamedStreams]], scratch: npt.NDArray[np.uint64]
+        self,
+        label: Label,
+        streams: list[tuple[Combine, NamedStreams]],
+        names: list[bytes],
+        room: npt.NDArray[np.uint8],
     ) -> None:
         self.label = label
         self.remaining = label.length - 1
         self.finished = False
-        self._streams = streams
+        self._streams, self._names = streams, names
         self._dtype = _dtype(label)
-        self._scratch: Words = scratch.view(self._dtype)
+        self._room = room
+        self._words: Words = room[:CHUNK_BYTES].view(self._dtype)
+        self._at = 0
         self._closed = False
         self._zero = 0
 
@@ -335,24 +352,40 @@ class MaskedVector:
             raise ProtocolError(f"{self.label.describe()}: another vector was begun; rule: one after the other")
         closes = not (self.remaining or self._closed)
         self._closed = self._closed or closes
-        chunk = len(self._scratch) - 1
-        last = max(len(values) - 1, 0) // chunk * chunk
-        for start in range(0, last, chunk):
-            self._combine_chunk(values[start : start + chunk], out[start : start + chunk], False)
-        if last:
-            values, out = values[last:], out[last:]
-        self._combine_chunk(values, out, closes)
+        at, end = self._at, self._at + len(values) + closes
+        per_chunk, length = len(self._words), self.label.length
+        while at < end:
+            number, start = divmod(at, per_chunk)
+            count = min(per_chunk - start, end - at)
+            whole = count == min(per_chunk, length - number * per_chunk)
+            at += count
+            last = closes and at == end  # the zero word, behind the values
+            words = self._words[:count]
+            body = words[:-1] if last else words
+            part, result = (values, out) if at == end else (values[:count], out[:count])
+            for (combine, streams), first in zip(self._streams, self._names, strict=True):
+                name = _chunk_name(first, number) if number else first
+                if whole:
+                    streams.fill_room(name, self._room[: words.nbytes + TAG_BYTES])
+                    if sys.byteorder != "little":
+                        words.byteswap(inplace=True)
+                else:
+                    if start == 0:
+                        streams.begin(name, min(per_chunk, length - number * per_chunk) * words.itemsize)
+                    streams.go_on(words)
+                combine(part, body, result)
+                if last:
+                    self._zero += words.item(count - 1) if combine is np.add else -words.item(count - 1)
+                part = result
+            if at < end:
+                values, out = values[count:], out[count:]
+        self._at = at
 
-    def _combine_chunk(self, values: Words, out: Words, last: bool) -> None:
-        count = len(values)
-        words = self._scratch[: count + last]
-        body = words[:count] if last else words
-        for combine, stream in self._streams:
-            stream.go_on(words)
-            combine(values, body, out)
-            if last:
-                self._zero += words.item(count) if combine is np.add else -words.item(count)
-            values = out
+
+def _chunk_name(first: bytes, number: int) -> bytes:
+    """The name of a vector's chunk, counted from 0."""
+    name = (int.from_bytes(first, "little") + number) % (1 << 8 * NAME_BYTES)
+    return name.to_bytes(NAME_BYTES, "little")
 
 
 def _same_words(values: Words, out: Words) -> bool:

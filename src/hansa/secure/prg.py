@@ -9,8 +9,8 @@ Every key keys one stream, from its start, once. Or it keys a family of streams 
 bytes of the cipher's input block, which the counter never reaches, and is used once.
 
 AES numbers blocks from 2, as GCM numbers those of its plaintext under a nonce of 12 bytes (SP 800-38D, section 7.1: the name and
-four zeros). So AES-GCM, whose tag is never asked for, makes the very bytes of counter mode, and OpenSSL does so at twice the speed
-where the processor has vector AES: long streams are made that way there.
+four zeros). So AES-GCM makes the very bytes of counter mode, and OpenSSL does so at twice the speed where the processor has vector AES:
+long streams are made that way there, and short ones where there is room for the tag, which nobody looks at.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import NoReturn, TypeVar
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from hansa.errors import ProtocolError
 
@@ -36,6 +37,8 @@ STREAM_LIMIT_BYTES = 2**35
 """Bytes one stream may give (32 GiB): GCM's 32-bit block counter ends before 64 GiB, ChaCha20's at 256 GiB."""
 GCM_BYTES = 2**16
 """Bytes of a stream from which GCM is worth a cipher of its own."""
+TAG_BYTES = 16
+"""Bytes behind a stream that GCM's tag takes."""
 NAME_BYTES = 8
 NO_NAME = bytes(NAME_BYTES)
 
@@ -162,7 +165,7 @@ class NamedStreams:
     ChaCha20: the name as the nonce's last 8 bytes), so no two names share a block. A short draw costs no new cipher.
     """
 
-    __slots__ = ("_algorithm", "_around", "_current", "_encryptor", "_gcm_from", "_key", "_left", "_used")
+    __slots__ = ("_algorithm", "_around", "_current", "_encryptor", "_gcm", "_gcm_from", "_key", "_left", "_used")
 
     def __init__(self, key: bytes | bytearray, algorithm: Algorithm) -> None:
         """`key`: 32 secret bytes, copied, which must never key another stream or family. Raises ProtocolError."""
@@ -171,7 +174,9 @@ class NamedStreams:
         self._key, self._algorithm = bytearray(key), Algorithm(algorithm)
         self._encryptor: CipherContext | None = _encryptor(key, self._algorithm)
         self._around = _AROUND_NAME[self._algorithm]
-        self._gcm_from = GCM_BYTES if _worth_gcm(self._algorithm, GCM_BYTES) else sys.maxsize
+        faster = _worth_gcm(self._algorithm, GCM_BYTES)
+        self._gcm = AESGCM(self._key) if faster else None
+        self._gcm_from = GCM_BYTES if faster else sys.maxsize
         self._current: CipherContext | None = None
         self._left = 0
         self._used: set[bytes] = set()
@@ -233,10 +238,29 @@ class NamedStreams:
         self.go_on(out)
         self._current = None
 
+    def fill_room(self, name: bytes, room: npt.NDArray[np.uint8]) -> None:
+        """Write the stream of a name to all of `room` but its last `TAG_BYTES`, which hold nothing of use after.
+
+        Args:
+            room: contiguous; at most `CHUNK_BYTES` and the tag's. Bytes, not words: on a big-endian machine the caller swaps them.
+
+        Raises ProtocolError for a name used before, or none.
+        """
+        size = len(room) - TAG_BYTES
+        if self._gcm is None:
+            self.begin(name, size)
+            self.go_on(room[:size])
+            self._current = None
+            return
+        if self._encryptor is None or len(name) != NAME_BYTES or name in self._used:
+            self._refuse(name)
+        self._used.add(name)
+        self._gcm.encrypt_into(name + _REST_OF_NONCE, _ZEROS[:size], None, room.data)
+
     def erase(self) -> None:
         """Zero the key and free the cipher's state. The family refuses further use."""
         self._key[:] = bytes(len(self._key))
-        self._encryptor = self._current = None
+        self._encryptor = self._current = self._gcm = None
 
     def _refuse(self, name: bytes) -> NoReturn:
         if self._encryptor is None:
@@ -263,9 +287,12 @@ _AROUND_NAME = {
 4 bytes of its nonce."""
 
 
+_REST_OF_NONCE = bytes(4)
+
+
 def _encryptor(key: bytes | bytearray, algorithm: Algorithm, name: bytes = NO_NAME, size: int = 0) -> CipherContext:
     if _worth_gcm(algorithm, size):
-        return Cipher(algorithms.AES(key), modes.GCM(name + bytes(4))).encryptor()
+        return Cipher(algorithms.AES(key), modes.GCM(name + _REST_OF_NONCE)).encryptor()
     before, behind = _AROUND_NAME[algorithm]
     first = before + name + behind
     if algorithm is Algorithm.AES_256_CTR:
