@@ -220,10 +220,10 @@ def test_no_label_and_no_mask_is_used_twice_though_frames_are_sent_again(circle,
             self.watched = bytes(key)
             super().__init__(key, algorithm)
 
-        def begin(self, name, size):
+        def _spend(self, name):
             with noted:
                 drawn.append((self.watched, name))
-            super().begin(name, size)
+            return super()._spend(name)
 
     monkeypatch.setattr(hansa.roles.protection, "Masker", Watched)
     monkeypatch.setattr(hansa.secure.masking, "NamedStreams", Streams)

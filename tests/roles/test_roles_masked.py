@@ -351,9 +351,9 @@ def test_no_label_and_no_stream_is_ever_used_twice(monkeypatch, tables):
             self.watched = bytes(key)
             super().__init__(key, algorithm)
 
-        def begin(self, name, size):
+        def _spend(self, name):
             drawn.append((self.watched, name))
-            super().begin(name, size)
+            return super()._spend(name)
 
     monkeypatch.setattr(hansa.roles.protection, "Masker", Watched)
     monkeypatch.setattr(hansa.secure.masking, "NamedStreams", Streams)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from scipy.stats import chi2
 import naive_secure as naive
 from hansa.errors import ProtocolError
 from hansa.secure.keys import PairKey
-from hansa.secure.masking import Label, Masker, Transcript, check_zero_word
+from hansa.secure.masking import Label, Masker, Transcript, _chunk_name, check_zero_word
 from hansa.secure.prg import CHUNK_BYTES, Algorithm
 
 AES = Algorithm.AES_256_CTR
@@ -195,17 +197,31 @@ def test_masks_cancel_and_equal_the_naive_twin(parties, ring, algorithm, pieces,
 
 
 @pytest.mark.parametrize("ring", [32, 64])
-def test_vectors_longer_than_a_chunk_cancel_and_equal_their_pieces(ring):
-    length = 2 * CHUNK_BYTES * 8 // ring + 14
+@pytest.mark.parametrize("over", [-1, 0, 1, 14])
+def test_vectors_longer_than_a_chunk_equal_their_pieces_and_the_naive_twin(ring, over):
+    """Also where the zero word ends a chunk, or has one to itself, and where pieces meet between chunks."""
+    chunk = CHUNK_BYTES * 8 // ring
+    length = 2 * chunk + over
     label = make_label(length, ring)
     values = np.arange(length - 1, dtype=DTYPES[ring])
     uploads = [masked(make_masker(member), label, values) for member in names(3)]
     total = np.sum(uploads, axis=0, dtype=DTYPES[ring])
     assert np.array_equal(check_zero_word(total, label), values * DTYPES[ring](3))
-    vector, out = make_masker("party-1").open(label), np.empty(length - 1, DTYPES[ring])
-    for start, stop in ((0, 7), (7, length - 9), (length - 9, length - 1)):
-        vector.mask_into(values[start:stop], out[start:stop])
-    assert np.array_equal(out, uploads[1][:-1])
+    for stops in ((0, 7, length - 9, length - 1), (0, chunk, length - 1), (0, 0, chunk - 1, chunk + 1, length - 1)):
+        vector, out = make_masker("party-1").open(label), np.empty(length - 1, DTYPES[ring])
+        for start, stop in pairwise(stops):
+            vector.mask_into(values[start:stop], out[start:stop])
+        assert np.array_equal(out, uploads[1][:-1])
+        assert vector.finish() == uploads[1][-1]
+    twin = naive.mask(values.tolist(), "party-1", raw_keys("party-1", 3), label.encode(), ring, AES.value)
+    assert uploads[1].tolist() == twin
+
+
+def test_names_of_chunks_differ_and_wrap_around():
+    first = (2**64 - 2).to_bytes(8, "little")
+    assert [_chunk_name(first, number)[0] for number in range(4)] == [254, 255, 0, 1]
+    assert _chunk_name(first, 0) == first
+    assert _chunk_name(first, 2) == bytes(8)
 
 
 @pytest.mark.parametrize("ring", [32, 64])

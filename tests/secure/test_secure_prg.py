@@ -205,6 +205,27 @@ def test_gcm_makes_the_bytes_of_counter_mode(name, monkeypatch):
 
 
 @pytest.mark.parametrize("algorithm", Algorithm)
+@pytest.mark.parametrize("faster", [False, True])
+def test_filled_room_equals_the_naive_twin(algorithm, faster, monkeypatch):
+    monkeypatch.setattr(prg, "_gcm_is_faster", lambda: faster)
+    family = NamedStreams(bytes(range(32)), algorithm)
+    for number, size in enumerate((8, 16, 24, 4096, prg.CHUNK_BYTES)):
+        room, name = np.full(size + prg.TAG_BYTES, 7, np.uint8), bytes([number]) * 8
+        family.fill_room(name, room)
+        assert room[:size].tobytes() == naive.named_stream(algorithm.value, bytes(range(32)), name, size)
+        for again in (lambda: family.fill_room(name, room), lambda: family.begin(name, size)):  # noqa: B023
+            with pytest.raises(ProtocolError, match="used once"):
+                again()
+    with pytest.raises(ProtocolError, match="8 bytes"):
+        family.fill_room(b"short", room)
+    with pytest.raises(ProtocolError, match="no stream of these was begun"):
+        family.go_on(np.empty(4, np.uint32))
+    family.erase()
+    with pytest.raises(ProtocolError, match="erased"):
+        family.fill_room(b"the name", room)
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
 def test_a_name_is_used_once(algorithm):
     family = NamedStreams(bytes(32), algorithm)
     family.fill(b"the name", np.empty(4, np.uint32))

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -186,9 +186,7 @@ class NamedStreams:
 
         Raises ProtocolError for a name used before, or none.
         """
-        if self._encryptor is None or len(name) != NAME_BYTES or name in self._used:
-            self._refuse(name)
-        self._used.add(name)
+        self._spend(name)
         return KeyStream(self._key, self._algorithm, name, size)
 
     def begin(self, name: bytes, size: int) -> None:
@@ -196,11 +194,7 @@ class NamedStreams:
 
         Raises ProtocolError for a name used before, or none.
         """
-        # One is begun for each vector and peer, in caches that others have emptied: calls within calls are felt.
-        encryptor = self._encryptor
-        if encryptor is None or len(name) != NAME_BYTES or name in self._used:
-            self._refuse(name)
-        self._used.add(name)
+        encryptor = self._spend(name)
         if size < self._gcm_from:
             before, behind = self._around
             encryptor.reset_nonce(before + name + behind)
@@ -252,9 +246,7 @@ class NamedStreams:
             self.go_on(room[:size])
             self._current = None
             return
-        if self._encryptor is None or len(name) != NAME_BYTES or name in self._used:
-            self._refuse(name)
-        self._used.add(name)
+        self._spend(name)
         self._gcm.encrypt_into(name + _REST_OF_NONCE, _ZEROS[:size], None, room.data)
 
     def erase(self) -> None:
@@ -262,12 +254,16 @@ class NamedStreams:
         self._key[:] = bytes(len(self._key))
         self._encryptor = self._current = self._gcm = None
 
-    def _refuse(self, name: bytes) -> NoReturn:
+    def _spend(self, name: bytes) -> CipherContext:
+        """Note that a name is used: every stream passes here. Returns the family's cipher."""
         if self._encryptor is None:
             raise ProtocolError("these key streams were erased; rule: an erased key is not used again")
         if len(name) != NAME_BYTES:
             raise ProtocolError(f"a stream's name has {NAME_BYTES} bytes, not {len(name)}")
-        raise ProtocolError(f"the stream named {name.hex()} was drawn before; rule: a draw's name is used once")
+        if name in self._used:
+            raise ProtocolError(f"the stream named {name.hex()} was drawn before; rule: a draw's name is used once")
+        self._used.add(name)
+        return self._encryptor
 
 
 def _encrypt_zeros(encryptor: CipherContext, buffer: memoryview) -> None:
