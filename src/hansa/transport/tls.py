@@ -184,8 +184,7 @@ class TlsChannel:
         stream = self._open()
         try:
             stream.settimeout(self._send_timeout_s)
-            for piece in pieces(view, head):
-                stream.write(piece)
+            stream.write_run(pieces(view, head), PREFIX_BYTES + len(head) + len(view))
             stream.flush()
         except OSError as error:
             raise LinkLost(f"the hub is gone while a frame of {len(view)} bytes was sent: {error}") from error
@@ -551,8 +550,7 @@ class TlsHub:
     def _write(self, link: _Link, frame: memoryview, head: bytes) -> None:
         """Encrypt the frame and send as much as the system takes now; the rest waits."""
         waited = link.stream.unsent
-        for piece in pieces(frame, head):
-            link.stream.write(piece)
+        link.stream.write_run(pieces(frame, head), PREFIX_BYTES + len(head) + len(frame))
         link.stream.flush()
         if link.stream.unsent and not waited:
             link.progress_at = time.monotonic()

@@ -18,13 +18,16 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from hansa.transport.frames import RECORD_BYTES
+
+_CORK = getattr(socket, "TCP_CORK", None)
+"""Linux: hold back what does not fill a segment."""
 
 _LIBRARY: Any = getattr(SSL, "_lib", None)
 _FFI: Any = getattr(SSL, "_ffi", None)
@@ -141,6 +144,17 @@ class TlsStream:
         if self._kept or not self._sent(piece):
             self._kept.append(bytes(piece))
             self.unsent += len(piece)
+
+    def write_run(self, parts: Iterable[bytes | memoryview], size: int) -> None:
+        """`write` each part of a run of `size` bytes; more than a record's leave in full segments, whatever the records."""
+        if size <= RECORD_BYTES or _CORK is None:
+            for part in parts:
+                self.write(part)
+            return
+        self._plain.setsockopt(socket.IPPROTO_TCP, _CORK, 1)
+        for part in parts:
+            self.write(part)
+        self._plain.setsockopt(socket.IPPROTO_TCP, _CORK, 0)
 
     def flush(self) -> int:
         """Send what was kept, as much of it as the system takes now; returns the bytes taken. Raises TimeoutError, OSError."""
