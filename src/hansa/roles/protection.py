@@ -117,8 +117,9 @@ class Masked:
             raise ProtocolError(
                 f"{quantity!r} was asked for before the keys were confirmed; rule: no vector goes out unmasked"
             )
-        ring = values.dtype.itemsize * 8
-        flat: Words = values.reshape(-1).view(np.uint64) if ring == 64 else values.reshape(-1).view(np.uint32)
+        flat: Words = values.view(np.uint64) if values.itemsize == 8 else values.view(np.uint32)
+        if flat.ndim > 1:
+            flat = flat.reshape(-1)
         if first:
             label = Label(
                 run=self._run.run_id,
@@ -129,7 +130,7 @@ class Masked:
                 roster_hash=self._setup.roster,
                 transcript_hash=self._transcript.digest(),
                 length=words + 1,
-                ring=64 if ring == 64 else 32,
+                ring=64 if values.itemsize == 8 else 32,
             )
             self._vector = self._masker.open(label)
         if self._vector is None:

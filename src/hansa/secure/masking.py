@@ -187,6 +187,8 @@ class Masker:
         self._keys = {peer: pair_keys[peer] for peer in sorted(pair_keys)}
         self._used: dict[Place, int] = {}
         self._room = np.zeros(CHUNK_BYTES + TAG_BYTES, np.uint8)
+        words = self._room[:CHUNK_BYTES]
+        self._words: dict[Ring, Words] = {32: words.view(np.uint32), 64: words.view(np.uint64)}
         self._purpose = encode_fields("hansa mask name v3", self._algorithm.value)
         self._streams = [(_direction(member, peer), self._family(key)) for peer, key in self._keys.items()]
         self._open: MaskedVector | None = None
@@ -201,14 +203,17 @@ class Masker:
 
         Raises ProtocolError where the label was used before.
         """
-        encoded = label.encode()
-        self._use(label, encoded)
+        # One is opened in every exchange, in caches that others have emptied: calls within calls are felt.
+        encoded, place = label.encode(), label.place()
+        if place in self._used:
+            self._refuse(label, encoded)
+        self._used[place] = hash(encoded)
         if self._open is not None:
             self._open.erase()
         # Every pair's key is its own; what it is expanded by is the same.
         info = self._purpose + encoded
         names = [bytes(key.expand(info)[:NAME_BYTES]) for key in self._keys.values()]
-        self._open = MaskedVector(label, self._streams, names, self._room)
+        self._open = MaskedVector(label, self._streams, names, self._words[label.ring], self._room)
         return self._open
 
     def mask(self, label: Label, values: Words, out: Words) -> None:
@@ -230,15 +235,13 @@ class Masker:
             streams.erase()
         self._room[:] = 0
 
-    def _use(self, label: Label, encoded: bytes) -> None:
-        place, name = label.place(), hash(encoded)
-        if place in self._used:
-            changed = "" if self._used[place] == name else " after other broadcasts or with another size"
-            raise ProtocolError(
-                f"{label.describe()}: the coordinator asked for it a second time{changed}; rule: a mask is"
-                " used once. A retry resends the stored bytes; a member that lost them starts a new epoch"
-            )
-        self._used[place] = name
+    def _refuse(self, label: Label, encoded: bytes) -> NoReturn:
+        same = self._used[label.place()] == hash(encoded)
+        changed = "" if same else " after other broadcasts or with another size"
+        raise ProtocolError(
+            f"{label.describe()}: the coordinator asked for it a second time{changed}; rule: a mask is"
+            " used once. A retry resends the stored bytes; a member that lost them starts a new epoch"
+        )
 
     def _family(self, key: PairKey) -> NamedStreams:
         secret = key.expand(encode_fields("hansa mask key v3", self._algorithm.value))
@@ -265,7 +268,6 @@ class MaskedVector:
     __slots__ = (
         "_at",
         "_closed",
-        "_dtype",
         "_names",
         "_room",
         "_streams",
@@ -281,15 +283,14 @@ class MaskedVector:
         label: Label,
         streams: list[tuple[Combine, NamedStreams]],
         names: list[bytes],
+        words: Words,
         room: npt.NDArray[np.uint8],
     ) -> None:
         self.label = label
         self.remaining = label.length - 1
         self.finished = False
         self._streams, self._names = streams, names
-        self._dtype = _dtype(label)
-        self._room = room
-        self._words: Words = room[:CHUNK_BYTES].view(self._dtype)
+        self._words, self._room = words, room
         self._at = 0
         self._closed = False
         self._zero = 0
@@ -315,7 +316,7 @@ class MaskedVector:
                 f" {self.remaining} of {self.label.length - 1} are left"
             )
         if not self._closed:
-            self._combine(empty := np.empty(0, self._dtype), empty)
+            self._combine(empty := self._words[:0], empty)
         self.finished = True
         self.erase()
         zero: int = self._zero % 2**self.label.ring
@@ -326,7 +327,7 @@ class MaskedVector:
         self._streams = []
 
     def _check_piece(self, values: Words, out: Words) -> None:
-        count, dtype = len(values), self._dtype
+        count, dtype = len(values), self._words.dtype
         if not (values.dtype == out.dtype == dtype and values.ndim == out.ndim == 1 and len(out) == count):
             found = next(array for array in (values, out) if array.dtype != dtype or array.shape != (count,))
             raise ProtocolError(
