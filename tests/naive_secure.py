@@ -142,9 +142,9 @@ def mask(
     for peer, key in keys.items():
         first = int.from_bytes(hkdf_expand(key, fields("hansa mask name v3", algorithm) + label)[:8], "little")
         family, length, stream = hkdf_expand(key, fields("hansa mask key v3", algorithm)), len(out) * ring // 8, b""
-        while len(stream) < length:  # a chunk of 256 KiB has a name of its own
-            name = ((first + len(stream) // 2**18) % 2**64).to_bytes(8, "little")
-            stream += named_stream(algorithm, family, name, min(2**18, length - len(stream)))
+        while len(stream) < length:  # a chunk of 512 KiB has a name of its own
+            name = ((first + len(stream) // 2**19) % 2**64).to_bytes(8, "little")
+            stream += named_stream(algorithm, family, name, min(2**19, length - len(stream)))
         words = np.frombuffer(stream, f"<u{ring // 8}").tolist()
         sign = 1 if member.encode() < peer.encode() else -1
         out = [(value + sign * word) % 2**ring for value, word in zip(out, words, strict=True)]

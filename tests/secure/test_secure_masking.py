@@ -15,7 +15,7 @@ import naive_secure as naive
 from hansa.errors import ProtocolError
 from hansa.secure.keys import PairKey
 from hansa.secure.masking import Label, Masker, Transcript, _chunk_name, check_zero_word
-from hansa.secure.prg import CHUNK_BYTES, Algorithm
+from hansa.secure.prg import ROOM_BYTES, Algorithm
 
 AES = Algorithm.AES_256_CTR
 DTYPES = {32: np.uint32, 64: np.uint64}
@@ -200,7 +200,7 @@ def test_masks_cancel_and_equal_the_naive_twin(parties, ring, algorithm, pieces,
 @pytest.mark.parametrize("over", [-1, 0, 1, 14])
 def test_vectors_longer_than_a_chunk_equal_their_pieces_and_the_naive_twin(ring, over):
     """Also where the zero word ends a chunk, or has one to itself, and where pieces meet between chunks."""
-    chunk = CHUNK_BYTES * 8 // ring
+    chunk = ROOM_BYTES * 8 // ring
     length = 2 * chunk + over
     label = make_label(length, ring)
     values = np.arange(length - 1, dtype=DTYPES[ring])

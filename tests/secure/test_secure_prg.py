@@ -209,7 +209,7 @@ def test_gcm_makes_the_bytes_of_counter_mode(name, monkeypatch):
 def test_filled_room_equals_the_naive_twin(algorithm, faster, monkeypatch):
     monkeypatch.setattr(prg, "_gcm_is_faster", lambda: faster)
     family = NamedStreams(bytes(range(32)), algorithm)
-    for number, size in enumerate((8, 16, 24, 4096, prg.CHUNK_BYTES)):
+    for number, size in enumerate((8, 16, 24, 4096, prg.CHUNK_BYTES, prg.ROOM_BYTES)):
         room, name = np.full(size + prg.TAG_BYTES, 7, np.uint8), bytes([number]) * 8
         family.fill_room(name, room)
         assert room[:size].tobytes() == naive.named_stream(algorithm.value, bytes(range(32)), name, size)

@@ -6,7 +6,7 @@ Z_2^w,
 
     y_i = x_i + sum over j > i of PRG(k_ij) - sum over j < i of PRG(k_ij)      (lower id adds)
 
-    PRG(k_ij): the streams of names n_ij, n_ij + 1, n_ij + 2, ... under t_ij (`prg.NamedStreams`), `CHUNK_BYTES` of each
+    PRG(k_ij): the streams of names n_ij, n_ij + 1, n_ij + 2, ... under t_ij (`prg.NamedStreams`), `ROOM_BYTES` of each
     t_ij = HKDF-Expand(K_ij, purpose | algorithm)
     n_ij = the first 8 bytes of HKDF-Expand(K_ij, purpose | algorithm | label), little-endian, modulo 2^64
 
@@ -34,7 +34,7 @@ import numpy.typing as npt
 from hansa.errors import ProtocolError
 from hansa.secure.fixed_point import Ring, Words
 from hansa.secure.keys import HASH_BYTES, PairKey, encode_fields
-from hansa.secure.prg import CHUNK_BYTES, NAME_BYTES, TAG_BYTES, Algorithm, NamedStreams
+from hansa.secure.prg import NAME_BYTES, ROOM_BYTES, TAG_BYTES, Algorithm, NamedStreams
 
 Combine = Callable[..., Any]
 """np.add or np.subtract: they wrap around in the ring."""
@@ -186,8 +186,8 @@ class Masker:
         self._algorithm = Algorithm(algorithm)
         self._keys = {peer: pair_keys[peer] for peer in sorted(pair_keys)}
         self._used: dict[Place, int] = {}
-        self._room = np.zeros(CHUNK_BYTES + TAG_BYTES, np.uint8)
-        words = self._room[:CHUNK_BYTES]
+        self._room = np.zeros(ROOM_BYTES + TAG_BYTES, np.uint8)
+        words = self._room[:ROOM_BYTES]
         self._words: dict[Ring, Words] = {32: words.view(np.uint32), 64: words.view(np.uint64)}
         self._purpose = encode_fields("hansa mask name v3", self._algorithm.value)
         self._streams = [(_direction(member, peer), self._family(key)) for peer, key in self._keys.items()]

@@ -32,7 +32,9 @@ from hansa.errors import ProtocolError
 
 KEY_BYTES = 32
 CHUNK_BYTES = 256 * 1024
-"""Bytes that one call of the cipher makes: few enough to stay in a core's second-level cache."""
+"""Bytes that one call of the cipher makes of a stream of any length: few enough to stay in a core's second-level cache."""
+ROOM_BYTES = 512 * 1024
+"""Bytes of a stream that `NamedStreams.fill_room` makes at most."""
 STREAM_LIMIT_BYTES = 2**35
 """Bytes one stream may give (32 GiB): GCM's 32-bit block counter ends before 64 GiB, ChaCha20's at 256 GiB."""
 GCM_BYTES = 2**16
@@ -46,7 +48,7 @@ Word = TypeVar("Word", np.uint32, np.uint64)
 
 _WORD_TYPES = (np.dtype(np.uint32), np.dtype(np.uint64))
 _NOT_CONTIGUOUS = "a contiguous array expected: another would be left as it is, without a mask"
-_ZEROS = memoryview(bytes(CHUNK_BYTES))
+_ZEROS = memoryview(bytes(ROOM_BYTES))
 _CPU_DESCRIPTION = Path("/proc/cpuinfo")
 
 
@@ -236,7 +238,7 @@ class NamedStreams:
         """Write the stream of a name to all of `room` but its last `TAG_BYTES`, which hold nothing of use after.
 
         Args:
-            room: contiguous; at most `CHUNK_BYTES` and the tag's. Bytes, not words: on a big-endian machine the caller swaps them.
+            room: contiguous; at most `ROOM_BYTES` and the tag's. Bytes, not words: on a big-endian machine the caller swaps them.
 
         Raises ProtocolError for a name used before, or none.
         """
