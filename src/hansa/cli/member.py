@@ -93,7 +93,7 @@ KINDS: dict[str, tuple[type, ...]] = {
 }
 """Types of the values that are not text."""
 
-SPIN_S = 0.0002
+SPIN_S = 0.001
 """Seconds that the aggregator looks for a party's next frame before it sleeps: waking up costs more than most gaps between two."""
 
 PARTY_SPIN_S = 0.003
