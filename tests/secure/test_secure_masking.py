@@ -43,9 +43,9 @@ def make_masker(member: str, parties: int = 3, algorithm: Algorithm = AES) -> Ma
 
 
 def masked(masker: Masker, label: Label, values: np.ndarray) -> np.ndarray:
-    out = np.empty(label.length, DTYPES[label.ring])
-    masker.mask(label, values, out)
-    return out
+    out = values.copy()
+    zero = masker.mask(label, out)
+    return np.array([*out, zero], DTYPES[label.ring])
 
 
 def zeros(label: Label) -> np.ndarray:
@@ -155,6 +155,31 @@ def test_a_refused_piece_consumes_nothing():
 def test_pieces_of_another_kind_are_refused(values, out):
     with pytest.raises(ProtocolError, match="2 words of uint32"):
         make_masker("party-0").open(make_label(9)).mask_into(values, out)
+
+
+@pytest.mark.parametrize(
+    "words", [np.zeros(3, np.uint32), np.zeros((4, 1), np.uint32), np.zeros(4, np.uint64), np.zeros(4, np.int32)]
+)
+def test_a_whole_vector_of_another_kind_is_refused_and_consumes_nothing(words):
+    masker, label = make_masker("party-0"), make_label(5)
+    with pytest.raises(ProtocolError, match="4 words of uint32 expected"):
+        masker.mask(label, words)
+    assert not words.any()
+    assert masker.labels_used == 0
+
+
+@pytest.mark.parametrize("ring", [32, 64])
+def test_a_whole_vector_equals_its_pieces_and_ends_the_vector_before(ring):
+    masker, label = make_masker("party-1"), make_label(301, ring)
+    early = masker.open(make_label(5, ring, step=1))
+    values = np.arange(300, dtype=DTYPES[ring])
+    whole = masked(masker, label, values)
+    vector, out = make_masker("party-1").open(label), np.empty_like(values)
+    for start, stop in ((0, 100), (100, 300)):
+        vector.mask_into(values[start:stop], out[start:stop])
+    assert whole.tolist() == [*out.tolist(), vector.finish()]
+    with pytest.raises(ProtocolError, match="another vector was begun"):
+        early.mask_into(values[:1], out[:1])
 
 
 def test_words_may_be_masked_in_place_but_not_shifted():

@@ -139,9 +139,9 @@ def mask_vectors() -> dict[str, Any]:
 def _mask_case(algorithm: Algorithm, ring: int) -> dict[str, Any]:
     name, masked = label(algorithm, ring), {}
     for member in MEMBERS:
-        out = np.empty(name.length, values(member, ring).dtype)
-        Masker(member, pair_keys(member, algorithm), algorithm).mask(name, values(member, ring), out)
-        masked[member] = out.tolist()
+        out = values(member, ring).copy()
+        zero = Masker(member, pair_keys(member, algorithm), algorithm).mask(name, out)
+        masked[member] = [*out.tolist(), zero]
     return {
         "algorithm": algorithm.value,
         "ring": ring,

@@ -132,6 +132,11 @@ class Masked:
                 length=words + 1,
                 ring=64 if values.itemsize == 8 else 32,
             )
+            if words == flat.size:
+                self._vector = None
+                zero = self._masker.mask(label, flat)
+                self.masked_bytes += flat.nbytes
+                return zero
             self._vector = self._masker.open(label)
         if self._vector is None:
             raise ProtocolError(f"{quantity!r}: a later piece before the first")

@@ -203,29 +203,50 @@ class Masker:
 
         Raises ProtocolError where the label was used before.
         """
-        # One is opened in every exchange, in caches that others have emptied: calls within calls are felt.
+        self._open = MaskedVector(label, self._streams, self._names(label), self._words[label.ring], self._room)
+        return self._open
+
+    def mask(self, label: Label, words: Words) -> int:
+        """Mask a whole vector in place; returns its masked zero word. As `open`, `mask_into` and `finish`, in fewer steps.
+
+        Args:
+            words: shape (`label.length` - 1,), uint32 or uint64 as the label's ring says, contiguous.
+
+        Raises ProtocolError where the label was used before, or shape or dtype differ.
+        """
+        room = self._words[label.ring]
+        if words.dtype != room.dtype or words.shape != (label.length - 1,):
+            raise ProtocolError(
+                f"{label.describe()}: {label.length - 1} words of {room.dtype.name} expected, not"
+                f" {words.dtype.name} of shape {words.shape}"
+            )
+        if label.length > len(room):
+            vector = self.open(label)
+            vector.mask_into(words, words)
+            return vector.finish()
+        stream, zero = room[: label.length], 0
+        body, octets = stream[:-1], self._room[: stream.nbytes + TAG_BYTES]
+        for (combine, streams), name in zip(self._streams, self._names(label), strict=True):
+            streams.fill_room(name, octets)
+            if sys.byteorder != "little":
+                stream.byteswap(inplace=True)
+            combine(words, body, words)
+            zero += stream.item(-1) if combine is np.add else -stream.item(-1)
+        return zero % (1 << label.ring)
+
+    def _names(self, label: Label) -> list[bytes]:
+        """What every peer's streams of this vector are named by: every label passes here, once. Ends the vector before."""
+        # In every exchange, and in caches that others have emptied: calls within calls are felt.
         encoded, place = label.encode(), label.place()
         if place in self._used:
             self._refuse(label, encoded)
         self._used[place] = hash(encoded)
         if self._open is not None:
             self._open.erase()
+            self._open = None
         # Every pair's key is its own; what it is expanded by is the same.
         info = self._purpose + encoded
-        names = [bytes(key.expand(info)[:NAME_BYTES]) for key in self._keys.values()]
-        self._open = MaskedVector(label, self._streams, names, self._words[label.ring], self._room)
-        return self._open
-
-    def mask(self, label: Label, values: Words, out: Words) -> None:
-        """Mask a whole vector at once: `values` has `label.length - 1` words, `out` one more."""
-        if len(out) != label.length or len(values) != label.length - 1:
-            raise ProtocolError(
-                f"{label.describe()}: {label.length - 1} words and {label.length} masked ones expected, not"
-                f" {len(values)} and {len(out)}"
-            )
-        vector = self.open(label)
-        vector.mask_into(values, out[:-1])
-        out[-1] = vector.finish()
+        return [bytes(key.expand(info)[:NAME_BYTES]) for key in self._keys.values()]
 
     def erase(self) -> None:
         """Zero the pair keys, the streams' keys and the scratch words. Refuses further use."""
