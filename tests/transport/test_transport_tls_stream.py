@@ -71,6 +71,17 @@ def test_read_on_takes_no_more_than_asked_for(ends):
 
 
 @pytest.mark.usefixtures("way")
+def test_attack_no_more_is_written_than_the_buffer_holds(ends):
+    """Whatever size is asked for: what lies behind the buffer in memory is somebody else's."""
+    server, client = ends
+    client.write(b"x" * 1000)
+    whole = memoryview(bytearray(1000))
+    assert server.read(1000, whole[:10]) == 10
+    assert server.read_on(1000, whole[:500]) == 500
+    assert whole == b"x" * 500 + bytes(500)
+
+
+@pytest.mark.usefixtures("way")
 def test_what_came_before_the_end_is_read_first(ends):
     server, client = ends
     client.write(b"last words")

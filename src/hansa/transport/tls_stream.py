@@ -1,10 +1,9 @@
 """One TLS connection over a socket, by the OpenSSL that the `cryptography` package brings.
 
 pyOpenSSL's connection is used rather than the standard `ssl` module's for three reasons, each of which is felt where records of
-16 KiB come by the thousand: that OpenSSL is a recent one on every machine, whatever the system's (its AES-GCM is three times
-as fast where the processor has vector AES); it reads from and writes to the socket itself, with no buffers in memory between; and
-its reading call can be given the place in a frame's buffer where the bytes belong. The protocol, and every check of it, is
-OpenSSL's all the same.
+16 KiB come by the thousand: that OpenSSL is a recent one on every machine, whatever the system's (releases before 3.1 leave a
+processor's vector AES idle); it reads from and writes to the socket itself, with no buffers in memory between; and its reading call
+can be given the place in a frame's buffer where the bytes belong. The protocol, and every check of it, is OpenSSL's all the same.
 
 A stream that does not wait may not be able to write all at once: the rest is kept (`unsent`) and goes out with later calls of
 `flush`.
@@ -187,7 +186,7 @@ class TlsStream:
             except _WANTS as error:
                 self._wait_for(error)
             except SSL.Error as error:
-                self._ended = error
+                self._ended = error.with_traceback(None)
         self._check_hung_up(self._ended)
         return 0
 
@@ -196,6 +195,7 @@ class TlsStream:
         connection, ssl, read_record = self._tls, self._tls._ssl, _LIBRARY.SSL_read
         # Given back at once: a view that is lent out must not become garbage (CPython 3.11 crashes when it collects one).
         with _FFI.from_buffer(buffer) as at:
+            size = min(size, len(at))  # OpenSSL writes where it is told to
             have: int = read_record(ssl, at, size)
             if have <= 0:
                 connection._raise_ssl_error(ssl, have)
@@ -227,7 +227,7 @@ class TlsStream:
         except _WANTS:
             pass
         except SSL.Error as error:
-            self._ended = error
+            self._ended = error.with_traceback(None)
 
     def _sent(self, piece: bytes | memoryview) -> bool:
         """Send all of it, or False where the stream does not wait: then the same bytes have to be sent next."""
