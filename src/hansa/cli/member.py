@@ -97,7 +97,7 @@ SPIN_S = 0.001
 """Seconds that the aggregator looks for a party's next frame before it sleeps: waking up costs more than most gaps between two."""
 
 PARTY_SPIN_S = 0.003
-"""Seconds that a party looks for the aggregator's next request before it sleeps: longer than its other work on most levels."""
+"""Seconds that a party looks for the aggregator's next request before it sleeps: longer than most levels take there."""
 
 ANSWER_S = 3600.0
 """Seconds that the aggregator waits for any party's next frame before it gives the run up."""

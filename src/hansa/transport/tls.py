@@ -185,7 +185,6 @@ class TlsChannel:
         try:
             stream.settimeout(self._send_timeout_s)
             stream.write_run(pieces(view, head), PREFIX_BYTES + len(head) + len(view))
-            stream.flush()
         except OSError as error:
             raise LinkLost(f"the hub is gone while a frame of {len(view)} bytes was sent: {error}") from error
         self.traffic.frames_up += 1
