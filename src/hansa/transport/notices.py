@@ -1,0 +1,43 @@
+"""What a transport tells its own process about other members' connections: for people and logs, never for the protocol.
+
+A role cannot tell transports apart, so nothing that a role does may depend on a notice. The hub's words about other members
+are its own claim: whoever prints them filters them as any stranger's text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["listening", "dialling", "joined", "waiting", "away", "back", "lost", "left", "stalled"]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One thing that happened to a connection, or that is still so.
+
+    Attributes:
+        kind: "listening" (the hub waits for members), "dialling" (a member looks for the hub), "joined", "waiting" (nothing new,
+            said again every few seconds), "away" (a connection broke, or is silent too long), "back", "lost" (for good), "left"
+            (said goodbye), "stalled" (data is on the way and nobody acknowledges it).
+        member: whom it is about; empty for "waiting" for several.
+        waiting_for: names of all who are waited for after this, sorted.
+        seconds: since it began: of an absence, of the wait.
+        limit_s: when the wait ends in failure; None for never.
+        text: the reason in plain words where there is one, else empty. May hold a stranger's words.
+    """
+
+    kind: Kind
+    member: str = ""
+    waiting_for: tuple[str, ...] = ()
+    seconds: float = 0.0
+    limit_s: float | None = None
+    text: str = ""
+
+
+Notify = Callable[[Notice], None]
+
+
+def silent(_: Notice) -> None:
+    """Tells nobody."""
