@@ -19,7 +19,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "trees": ("errors",),
     "transport": ("errors",),
     "secure": ("errors",),
-    "consortium": ("errors",),
+    "consortium": ("errors", "plan", "secure"),
     "mpc": ("errors", "secure", "data.quantiles"),
     "protocol": ("errors",),
     "plan": ("errors", "data.schema", "trees.parameters"),

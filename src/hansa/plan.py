@@ -16,6 +16,7 @@
 
     [privacy]
     min_cell_rows = 10                        # cuts stop at cells of so many pooled rows
+    min_party_rows = 20                       # protected modes: rows that each of at least three parties must have
 
     [evaluation]
     fraction = 0.2                            # of each party's rows, held out for metrics and early stopping
@@ -89,6 +90,9 @@ DEFAULT_MIN_CELL_ROWS = 10
 
 LEAST_MIN_CELL_ROWS = 2
 
+DEFAULT_MIN_PARTY_ROWS = 20
+"""Rows that each of at least three parties must have in a batch that protected sums are taken over (SECURITY.md, "Batches")."""
+
 DEFAULT_BINS_ON_SHARES = 32
 """`max_bin` of a coopetitive plan that names none: every cut is a column of shares, 4 bytes a row and part."""
 
@@ -154,6 +158,8 @@ class Plan:
         min_cell_rows: a cell of so many pooled rows or fewer is not split further when cuts are searched.
         evaluation_fraction: share of each party's rows that is held out; 0 for none.
         coopetitive: in that mode, else None.
+        min_party_rows: in the protected modes, rows that each of at least three parties (two where every party's policy allows
+            it) must have in training, among held-out rows and of each class where sums tell classes apart.
     """
 
     name: str
@@ -167,6 +173,7 @@ class Plan:
     min_cell_rows: int = DEFAULT_MIN_CELL_ROWS
     evaluation_fraction: float = 0.0
     coopetitive: Coopetitive | None = None
+    min_party_rows: int = DEFAULT_MIN_PARTY_ROWS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parties", tuple(sorted(self.parties)))
@@ -248,6 +255,8 @@ def _check_plan(plan: Plan) -> None:
             f"plan: privacy.min_cell_rows is {plan.min_cell_rows}; expected at least {LEAST_MIN_CELL_ROWS}: "
             "a cell of one row would send that row's value"
         )
+    if plan.min_party_rows < 1:
+        raise PlanError(f"plan: privacy.min_party_rows is {plan.min_party_rows}; expected at least 1")
     if not 0 <= plan.evaluation_fraction < 1:
         raise PlanError(f"plan: evaluation.fraction is {plan.evaluation_fraction}; expected at least 0 and below 1")
     parameters = plan.parameters
@@ -416,7 +425,7 @@ PLAN_KEYS: dict[str, tuple[str, ...]] = {
     ),
     "members": ("aggregator", "hub", "servers", "server_links", "parties", "receivers", "minimum_parties"),
     "schema": ("features", "label", "weight", "weight_limit", "missing"),
-    "privacy": ("min_cell_rows",),
+    "privacy": ("min_cell_rows", "min_party_rows"),
     "evaluation": ("fraction", "steps"),
     "labels": ("range",),
     "release": ("statistics",),
@@ -480,6 +489,13 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
             privacy.get("min_cell_rows", DEFAULT_MIN_CELL_ROWS),
             int,
             "privacy.min_cell_rows",
+            "a whole number",
+            where,
+        ),
+        min_party_rows=_typed(
+            privacy.get("min_party_rows", DEFAULT_MIN_PARTY_ROWS),
+            int,
+            "privacy.min_party_rows",
             "a whole number",
             where,
         ),
@@ -605,7 +621,7 @@ def write_plan(plan: Plan) -> str:
             "minimum_parties": plan.minimum_parties,
         },
         "schema": schema,
-        "privacy": {"min_cell_rows": plan.min_cell_rows},
+        "privacy": {"min_cell_rows": plan.min_cell_rows, "min_party_rows": plan.min_party_rows},
         "evaluation": {"fraction": plan.evaluation_fraction},
         "parameters": parameters,
     }

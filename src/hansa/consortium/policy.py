@@ -1,17 +1,19 @@
-"""What a party's own security officer demands, whatever a plan says; and which rosters its rows have met."""
+"""What a party's own security officer demands, whatever a plan says and whoever asks.
+
+A policy only ever narrows: a plan that it refuses does not run with this party. Its words stand in the table [policy] of the
+member's own file.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from dataclasses import dataclass
-from pathlib import Path
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from hansa.errors import PlanError
+from hansa.errors import PlanError, ProtocolError
+from hansa.plan import DEFAULT_MIN_PARTY_ROWS, Plan
 
 STRENGTH = ("federated", "secure-aggregation", "coopetitive")
 """Modes, the weakest first."""
@@ -19,99 +21,211 @@ STRENGTH = ("federated", "secure-aggregation", "coopetitive")
 LEAST_PARTIES = 3
 """Parties below which a sum over parties tells each of two what the other gave."""
 
+Counted = tuple[str, int, int]
+"""A member, and how many training and held-out rows it says that it has."""
 
-@dataclass(frozen=True)
-class Policy:
-    """A party's own conditions.
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A party's own conditions. What is None, or at its default, restricts nothing but where it says so.
 
     Attributes:
         least_mode: plans of a weaker mode are refused.
-        allow_two_parties: whether sums over this party and one other may be formed in secure-aggregation mode.
-        allow_other_rosters: whether rows that met one set of parties under masks may meet another: the difference of
-            two sums is the part of whoever left.
+        allow_two_parties: whether sums over this party and one other may be formed in the protected modes.
+        allow_other_rosters: whether rows that met one set of people and counts may meet another: the difference of
+            two sums is the part of whoever left, came or changed.
+        least_party_rows: k. A plan of a protected mode must ask for at least three parties with so many rows each
+            (`privacy.min_party_rows`), or more.
+        aggregators, servers, receivers: names that may have this role, the hub of a coopetitive plan among the aggregators.
+        features, labels: columns that may be used; the weight among the features.
+        least_min_cell_rows, least_min_child_weight: of the plan.
+        least_rows_of_others, most_rows_of_others: training rows that all other parties together must, and that each other party
+            may, say that they have: who claims very many rows, real or not, may ask for the finer cells.
+        most_max_bin, most_max_depth, most_rounds: of the plan's parameters.
+        most_runs: how often the same rows may be trained on, by the ledger.
+        plans: digests (64 hex digits) of the plans that may run; None for any.
+
+    Raises:
+        PlanError: a value that no plan could meet, or of the wrong kind, naming the key.
     """
 
     least_mode: str = "federated"
     allow_two_parties: bool = False
     allow_other_rosters: bool = False
+    least_party_rows: int = DEFAULT_MIN_PARTY_ROWS
+    aggregators: tuple[str, ...] | None = None
+    servers: tuple[str, ...] | None = None
+    receivers: tuple[str, ...] | None = None
+    features: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = None
+    least_min_cell_rows: int = 0
+    least_min_child_weight: float = 0.0
+    least_rows_of_others: int = 0
+    most_rows_of_others: int | None = None
+    most_max_bin: int | None = None
+    most_max_depth: int | None = None
+    most_rounds: int | None = None
+    most_runs: int | None = None
+    plans: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.least_mode not in STRENGTH:
             raise PlanError(f"least_mode is {self.least_mode!r}; expected one of {', '.join(STRENGTH)}")
+        if self.least_party_rows < 1:
+            raise PlanError(f"least_party_rows is {self.least_party_rows}; expected at least 1")
+        if not math.isfinite(self.least_min_child_weight):
+            raise PlanError(f"least_min_child_weight is {self.least_min_child_weight}; expected a number")
+        for name in ("most_rows_of_others", "most_max_bin", "most_max_depth", "most_rounds", "most_runs"):
+            most = getattr(self, name)
+            if most is not None and most < 1:
+                raise PlanError(f"{name} is {most}; expected at least 1, or leave it out for no limit")
+        for digest in self.plans or ():
+            if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+                raise PlanError(f"plans: {digest!r} is no plan's digest; expected 64 hex digits, as `hansa plan` prints")
 
-    def check(self, mode: str, parties: int) -> None:
-        """Raise PlanError where a run in `mode` over so many parties is not allowed."""
-        if STRENGTH.index(mode) < STRENGTH.index(self.least_mode):
-            raise PlanError(
-                f"the plan's mode is {mode!r}; this party's policy demands {self.least_mode!r} or stronger (least_mode)"
+    def check_plan(self, plan: Plan) -> None:
+        """Raise PlanError where the plan is not allowed, before anybody is dialled."""
+        for rule, found, allowed in self._plan_rules(plan):
+            if not allowed:
+                raise PlanError(f"the plan has {found}, and this party's policy does not allow it ({rule})")
+
+    def _plan_rules(self, plan: Plan) -> Iterable[tuple[str, str, bool]]:
+        """Each rule that the plan alone can break: its key, what the plan has, whether that is allowed."""
+        mode = STRENGTH.index(plan.mode) >= STRENGTH.index(self.least_mode)
+        yield f"least_mode = {self.least_mode!r}", f"mode {plan.mode!r}", mode
+        if plan.mode != "federated":
+            parties = len(plan.parties)
+            least = self.least_parties
+            yield "allow_two_parties", f"{parties} parties, fewer than {least}", parties >= least
+            k = plan.min_party_rows
+            yield f"least_party_rows = {self.least_party_rows}", f"min_party_rows {k}", k >= self.least_party_rows
+        weights = () if plan.schema.weight is None else (plan.schema.weight,)
+        for rule, what, names, allowed in (
+            ("aggregators", "aggregator" if plan.coopetitive is None else "hub", (plan.hub,), self.aggregators),
+            ("servers", "server", plan.servers, self.servers),
+            ("receivers", "receiver", plan.receivers, self.receivers),
+            ("features", "feature", (*plan.schema.features, *weights), self.features),
+            ("labels", "label", (plan.schema.label,), self.labels),
+        ):
+            for name in names:
+                yield rule, f"{what} {name!r}", allowed is None or name in allowed
+        parameters = plan.parameters
+        for rule, least, name, value in (
+            ("least_min_cell_rows", self.least_min_cell_rows, "min_cell_rows", plan.min_cell_rows),
+            ("least_min_child_weight", self.least_min_child_weight, "min_child_weight", parameters.min_child_weight),
+        ):
+            yield f"{rule} = {least:g}", f"{name} {value:g}", value >= least
+        for rule, most, name, value in (
+            ("most_max_bin", self.most_max_bin, "max_bin", parameters.max_bin),
+            ("most_max_depth", self.most_max_depth, "max_depth", parameters.max_depth),
+            ("most_rounds", self.most_rounds, "rounds", parameters.rounds),
+        ):
+            yield f"{rule} = {most}", f"{name} {value}", most is None or value <= most
+        digest = plan.digest().hex()
+        yield "plans", f"the digest {digest}", self.plans is None or digest in self.plans
+
+    @property
+    def least_parties(self) -> int:
+        """Parties that a protected run must have."""
+        return 2 if self.allow_two_parties else LEAST_PARTIES
+
+    def check_roster(self, plan: Plan, own: str, counted: Iterable[Counted], enough: Mapping[str, int]) -> None:
+        """Refuse a roster whose sums would be those of too few rows or parties, before anything leaves.
+
+        A batch is what a sum is taken over: the training rows, and apart from them the held-out rows. It must hold at least three
+        parties (two where `allow_two_parties` says so) with `plan.min_party_rows` rows each, and as many of each class where
+        sums tell classes apart (`batches_of`).
+
+        Args:
+            own: this party. counted: every party with its training and held-out rows, as all hear it.
+            enough: party -> bits of the batches that it says it has enough rows for (`enough_of`).
+
+        Raises:
+            ProtocolError: naming the batch, who has too few rows and the policy's key.
+        """
+        rows = {name: (training, held) for name, training, held in counted if name in plan.parties}
+        others = {name: training for name, (training, _) in rows.items() if name != own}
+        if sum(others.values()) < self.least_rows_of_others:
+            raise ProtocolError(
+                f"the other parties have {sum(others.values())} training rows in all; this party's policy demands "
+                f"{self.least_rows_of_others} (least_rows_of_others)"
             )
-        least = 2 if self.allow_two_parties else LEAST_PARTIES
-        if mode == "secure-aggregation" and parties < least:
-            raise PlanError(
-                f"{parties} parties take part; in secure-aggregation mode this party takes part with at least {least}: "
-                "each of two parties could take its own part off the sum (allow_two_parties says otherwise)"
-            )
+        if self.most_rows_of_others is not None:
+            for name, training in others.items():
+                if training > self.most_rows_of_others:
+                    raise ProtocolError(
+                        f"member {name!r} says that it has {training} training rows; this party's policy takes at most "
+                        f"{self.most_rows_of_others} of another party (most_rows_of_others)"
+                    )
+        if plan.mode == "federated":
+            return
+        k, least = plan.min_party_rows, self.least_parties
+        any_held = any(held for _, held in rows.values())
+        for place, batch in enumerate(batches_of(plan)):
+            if batch.held and not any_held:
+                continue
+            if batch.label is None:
+                few = [name for name, counts in rows.items() if counts[batch.held] < k]
+            else:
+                few = [name for name in rows if not enough.get(name, 0) >> place & 1]
+            if len(rows) - len(few) < least:
+                raise ProtocolError(
+                    f"only {len(rows) - len(few)} of {len(rows)} parties have {k} {batch} each, and sums over them would tell too "
+                    f"much of one; at least {least} must (too few: {', '.join(few)}). Give more rows, or agree on a lower "
+                    "privacy.min_party_rows in the plan and on least_party_rows in every party's policy"
+                )
 
 
-def rows_digest(*arrays: npt.NDArray[np.float32] | None) -> tuple[str, ...]:
-    """What a ledger knows a party's rows by: SHA-256 of each of its columns, in hex, sorted.
+class Batch(msgspec.Struct, frozen=True):
+    """Rows that sums are taken over: held out or not, of one class or of all (label None)."""
 
-    A column is hashed by its sorted values, so that neither the order of the rows nor the choice of features in a later plan
-    makes known rows look new. Rows added or taken away do: SECURITY.md says so. Two tables with as many rows may share a column
-    by chance (a flag that is never set, a label as often 1): they are then taken for the same, which errs on the safe side.
+    held: bool
+    label: int | None
+
+    def __str__(self) -> str:
+        return ("held-out" if self.held else "training") + " rows" + ("" if self.label is None else f" of class {self.label}")
+
+
+def batches_of(plan: Plan) -> tuple[Batch, ...]:
+    """The batches of a plan in a fixed order: all rows, and the rows of each class where sums count them apart.
+
+    Training rows count classes by the sums of labels or of gradients, unless labels are numbers. Held-out rows do where a metric
+    ranks one class against the other.
+    """
+    classes = range(plan.parameters.outputs if plan.parameters.num_class else 2)
+    labelled = plan.parameters.objective == "binary:logistic"
+    batches = [Batch(False, None), *(Batch(False, label) for label in classes if labelled)]
+    if plan.evaluation_fraction > 0:
+        ranks = labelled and not {"auc", "aucpr"}.isdisjoint(plan.parameters.metrics)
+        batches += [Batch(True, None), *(Batch(True, label) for label in classes if ranks)]
+    return tuple(batches)
+
+
+def enough_of(plan: Plan, training: Mapping[int, int], held: Mapping[int, int]) -> int:
+    """The bits that a party tells of its batches of classes: bit i for batch i, set where it has `plan.min_party_rows` rows.
+
+    Of batches of all classes it tells nothing here, since the numbers of rows are public.
 
     Args:
-        arrays: float32, (n,) for one column or (columns, n) for several; None for a column that is not there.
+        training, held: label -> how many of this party's rows have it.
     """
-    columns = [column for array in arrays if array is not None for column in np.atleast_2d(array)]
-    return tuple(sorted({_column_digest(column) for column in columns}))
+    bits = 0
+    for place, batch in enumerate(batches_of(plan)):
+        if batch.label is not None and (held if batch.held else training).get(batch.label, 0) >= plan.min_party_rows:
+            bits |= 1 << place
+    return bits
 
 
-def _column_digest(column: npt.NDArray[np.float32]) -> str:
-    content = np.sort(column).tobytes()
-    return hashlib.sha256(b"hansa column\x00" + repr((column.dtype.str, column.shape)).encode() + content).hexdigest()
+KEYS = tuple(field.name for field in msgspec.structs.fields(Policy))
 
 
-def note_roster(ledger: Path, rows: tuple[str, ...], parties: tuple[str, ...], policy: Policy) -> None:
-    """Write down, before a masked run, which parties these rows meet; refuse another set than before.
-
-    Args:
-        ledger: a file of JSON lines, made where it is not there; it never leaves the party.
-        rows: `rows_digest`. parties: of the plan.
-
-    Raises:
-        PlanError: rows that share a column with these met another set of parties, and the policy does not allow that; or the
-            ledger cannot be read.
-    """
-    known = _read_ledger(ledger) if ledger.exists() else []
-    met = [entry.parties for entry in known if not set(rows).isdisjoint(entry.rows)]
-    other = next((names for names in met if names != parties), None)
-    if other is not None and not policy.allow_other_rosters:
-        raise PlanError(
-            f"these rows, or a column with the same values, were trained on with {', '.join(other)}; "
-            f"the plan names {', '.join(parties)}. The difference of both sums would show the part of whoever left or came; "
-            f"{ledger} keeps count (allow_other_rosters says otherwise)"
-        )
-    entry = _Entry(rows, parties)
-    if entry in known:
-        return
-    with ledger.open("a", encoding="utf-8") as file:
-        file.write(msgspec.json.encode(entry).decode() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A line of a ledger: `rows_digest`, and the parties that these rows met."""
-
-    rows: tuple[str, ...]
-    parties: tuple[str, ...]
-
-
-def _read_ledger(ledger: Path) -> list[_Entry]:
+def read_policy(given: Mapping[str, Any], where: str) -> Policy:
+    """A policy from the table [policy] of a member's file. Raises PlanError naming every unknown key, or what is wrong with one."""
+    unknown = sorted(set(given) - set(KEYS))
+    if unknown:
+        raise PlanError(f"{where}: [policy] has unknown keys {', '.join(unknown)}; expected {', '.join(KEYS)}")
     try:
-        return [msgspec.json.decode(line, type=_Entry) for line in ledger.read_bytes().splitlines()]
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise PlanError(
-            f"{ledger}: not a ledger ({error}); restore it: it keeps rows from meeting other rosters"
-        ) from error
+        return msgspec.convert(dict(given), Policy, strict=True)
+    except msgspec.ValidationError as error:
+        raise PlanError(f"{where}: [policy]: {error}") from error
+    except PlanError as error:
+        raise PlanError(f"{where}: [policy]: {error}") from error

@@ -1,0 +1,215 @@
+"""Which people a party's rows have met in protected runs, with how many rows each, and how often.
+
+The difference of two sums over the same rows is the part of whoever left, came or changed in between. So a party's rows meet one set
+of people (by identity key, not by name), in one mode's roles, with one number of rows each; another is refused unless the party's
+policy allows it. A ledger is a file of JSON lines that never leaves the party; beside it lies its key, under which columns are hashed:
+an unkeyed hash of a label column would give the number of its ones to whoever reads the file and tries them all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hansa.consortium.policy import Policy
+from hansa.errors import PlanError
+from hansa.secure.prg import fresh_key
+
+KEY_BYTES = 32
+_CHECK = b"hansa ledger"
+
+
+class Met(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One party that the rows met: its name, its identity key in hex, and the rows that it said it has."""
+
+    name: str
+    identity: str
+    rows: int
+    evaluation_rows: int
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A line of a ledger: one run.
+
+    Attributes:
+        columns: keyed hashes of the columns of this party's rows, sorted. mode: of the run. parties: everybody whose rows were
+            summed, this party included, sorted by name. run: the run's id in hex.
+    """
+
+    columns: tuple[str, ...]
+    mode: str
+    parties: tuple[Met, ...]
+    run: str
+
+
+class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A ledger's first line: its format, and what proves that the key beside it is its own."""
+
+    ledger: int
+    check: str
+
+
+class Ledger:
+    """A party's ledger, opened with its key; both are made, for this user's eyes only, where there is no ledger yet.
+
+    Args:
+        path: of the file. The key lies beside it, `.key` behind its name.
+
+    Raises:
+        PlanError: the file is not a ledger, or its key is missing or another's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._key_path = path.with_name(path.name + ".key")
+        with self._locked():
+            pass
+
+    def columns(self, *arrays: npt.NDArray[np.float32] | None) -> tuple[str, ...]:
+        """What the ledger knows rows by: a keyed hash of each column, in hex, sorted.
+
+        A column is hashed by its sorted values, so that neither the order of the rows nor the choice of features in a later plan
+        makes known rows look new. Rows added or taken away do: SECURITY.md says so. Two tables with as many rows may share a
+        column by chance (a flag that is never set, a label as often 1): they are then taken for the same, on the safe side.
+
+        Args:
+            arrays: float32, (n,) for one column or (columns, n) for several; None for a column that is not there.
+        """
+        key = self._read_key()
+        columns = [column for array in arrays if array is not None for column in np.atleast_2d(array)]
+        return tuple(sorted({_column_hash(key, column) for column in columns}))
+
+    def admit(self, entry: Entry, policy: Policy) -> None:
+        """Write a run down before anything of it leaves; refuse people, counts or a number of runs that the policy does not allow.
+
+        The check and the line are one step: of two processes at once the second sees the first.
+
+        Raises:
+            PlanError: rows that share a column with these met others, or as often as is allowed; or the ledger cannot be read.
+        """
+        with self._locked() as (file, known):
+            before = [old for old in known if not set(entry.columns).isdisjoint(old.columns)]
+            if not policy.allow_other_rosters:
+                for old in before:
+                    if (change := _change(old, entry)) is not None:
+                        raise PlanError(
+                            f"these rows, or a column with the same values, were in a {old.mode} run with other people or counts: "
+                            f"{change}. The difference of both sums would show the part of whoever left, came or changed; "
+                            f"{self.path} keeps count (allow_other_rosters in this party's policy says otherwise)"
+                        )
+            if policy.most_runs is not None and len(before) >= policy.most_runs:
+                raise PlanError(
+                    f"these rows, or a column with the same values, were trained on {len(before)} times; this party's policy allows "
+                    f"{policy.most_runs} (most_runs; {self.path} keeps count)"
+                )
+            end = os.lseek(file, 0, os.SEEK_END)
+            try:
+                _write_all(file, msgspec.json.encode(entry) + b"\n")
+                os.fsync(file)
+            except OSError:
+                os.ftruncate(file, end)  # a line cut off by a full disk would make the whole ledger unreadable
+                raise
+
+    @contextmanager
+    def _locked(self) -> Iterator[tuple[int, list[Entry]]]:
+        """The open file, held by this process alone, and what stands in it."""
+        try:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise PlanError(f"{self.path}: the ledger cannot be opened: {error.strerror}; name another file") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            os.fchmod(file, 0o600)
+            if os.fstat(file).st_size == 0:
+                self._begin(file)
+            yield file, self._read(file)
+        except OSError as error:
+            raise PlanError(f"{self.path}: the ledger cannot be read or written: {error.strerror}") from error
+        finally:
+            os.close(file)
+
+    def _begin(self, file: int) -> None:
+        """A new ledger: its key first, so that no ledger is without one."""
+        key = bytes(fresh_key())
+        try:
+            beside = os.open(self._key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError as error:
+            raise PlanError(
+                f"{self.path} is empty, and its key {self._key_path} is there: restore the ledger, which keeps rows from meeting "
+                "others. If it never held a line, remove the key"
+            ) from error
+        try:
+            _write_all(beside, key)
+            os.fsync(beside)
+        finally:
+            os.close(beside)
+        _write_all(file, msgspec.json.encode(_Head(2, _check_of(key))) + b"\n")
+        os.fsync(file)
+
+    def _read(self, file: int) -> list[Entry]:
+        os.lseek(file, 0, os.SEEK_SET)
+        with os.fdopen(os.dup(file), "rb") as lines:
+            head, *entries = lines.read().split(b"\n")
+        try:
+            if entries.pop() != b"":
+                raise ValueError("its last line is cut off")
+            if msgspec.json.decode(head, type=_Head) != _Head(2, _check_of(self._read_key())):
+                raise ValueError(f"it was not made with the key {self._key_path}, or by another release")
+            return [msgspec.json.decode(line, type=Entry) for line in entries]
+        except (ValueError, IndexError, msgspec.DecodeError) as error:
+            raise PlanError(
+                f"{self.path}: not a ledger ({error}); restore it: it keeps rows from meeting other people"
+            ) from error
+
+    def _read_key(self) -> bytes:
+        try:
+            key = self._key_path.read_bytes()
+        except OSError as error:
+            raise PlanError(
+                f"{self._key_path}: the ledger's key cannot be read ({error.strerror}); restore it with the ledger"
+            ) from error
+        if len(key) != KEY_BYTES:
+            raise PlanError(f"{self._key_path}: expected {KEY_BYTES} bytes, found {len(key)}; restore the ledger's key")
+        return key
+
+
+def _check_of(key: bytes) -> str:
+    return hmac.new(key, _CHECK, hashlib.sha256).hexdigest()
+
+
+def _column_hash(key: bytes, column: npt.NDArray[np.float32]) -> str:
+    content = np.sort(column).tobytes()
+    head = b"hansa column\x00" + repr((column.dtype.str, column.shape)).encode()
+    return hmac.new(key, head + content, hashlib.sha256).hexdigest()
+
+
+def _change(old: Entry, new: Entry) -> str | None:
+    """How the people or counts of two runs differ, in words; None where they do not."""
+    if old.parties == new.parties:
+        return None
+    before = {met.name: met for met in old.parties}
+    after = {met.name: met for met in new.parties}
+    if before.keys() != after.keys():
+        return f"then {', '.join(before)}; now {', '.join(after)}"
+    for name, met in after.items():
+        if met.identity != before[name].identity:
+            return f"member {name!r} has another identity key than then"
+        if met != before[name]:
+            then = f"{before[name].rows} and {before[name].evaluation_rows} held out"
+            return f"member {name!r} said {then} rows then, and {met.rows} and {met.evaluation_rows} held out now"
+    return "the parties are listed in another order"
+
+
+def _write_all(file: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(file, view) :]
