@@ -27,7 +27,15 @@ def columns(seed: int = 0, n: int = 40) -> tuple[np.ndarray, np.ndarray]:
     return features, (np.arange(n) < 9 + seed).astype(np.float32)
 
 
-def entry(ledger: Ledger, names=THREE, rows=90, keys: dict[str, str] | None = None, *, seed: int = 0, mode="secure-aggregation"):
+def entry(
+    ledger: Ledger,
+    names=THREE,
+    rows=90,
+    keys: dict[str, str] | None = None,
+    *,
+    seed: int = 0,
+    mode="secure-aggregation",
+):
     met = tuple(Met(name, (keys or {}).get(name, name.encode().hex()), rows, 10) for name in names)
     return Entry(ledger.columns(*columns(seed)), mode, met, "ab" * 32)
 
@@ -181,7 +189,9 @@ def test_the_ledger_and_its_key_are_for_their_owner_alone(ledger):
     assert stat.S_IMODE(ledger.path.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("content", ["not json\n", "{}\n", "[]\n", "\n", "5\n", '{"rows": ["abc"], "parties": ["a"]}\n'])
+@pytest.mark.parametrize(
+    "content", ["not json\n", "{}\n", "[]\n", "\n", "5\n", '{"rows": ["abc"], "parties": ["a"]}\n']
+)
 def test_a_ledger_that_cannot_be_read_is_refused_not_begun_anew(ledger, content):
     ledger.path.write_text(content)
     with pytest.raises(PlanError, match=r"not a ledger.*restore it"):

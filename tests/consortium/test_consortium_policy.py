@@ -45,7 +45,11 @@ def test_a_policy_takes_its_mode_or_a_stronger_one_with_enough_parties(least, mo
 @pytest.mark.parametrize("mode", ["secure-aggregation", "coopetitive"])
 def test_one_party_is_never_enough_for_a_protected_mode(mode):
     plan = plan_of(mode) if mode == "secure-aggregation" else plan_of(mode, ("aurora",))
-    one = plan if mode == "coopetitive" else replace(plan, parties=("aurora", "borealis"), receivers=(), minimum_parties=2)
+    one = (
+        plan
+        if mode == "coopetitive"
+        else replace(plan, parties=("aurora", "borealis"), receivers=(), minimum_parties=2)
+    )
     with pytest.raises(PlanError, match="allow_two_parties"):
         Policy(allow_two_parties=mode == "coopetitive").check_plan(one)
 
@@ -102,9 +106,9 @@ def test_rules_at_the_plans_own_values_refuse_nothing():
 def test_servers_and_the_hub_of_a_coopetitive_plan_are_held_to_their_lists():
     plan = plan_of("coopetitive")
     Policy(servers=("s", "t", "u"), aggregators=("hub",)).check_plan(plan)
-    with pytest.raises(PlanError, match="server 'u'.*servers"):
+    with pytest.raises(PlanError, match=r"server 'u'.*servers"):
         Policy(servers=("s", "t")).check_plan(plan)
-    with pytest.raises(PlanError, match="hub 'hub'.*aggregators"):
+    with pytest.raises(PlanError, match=r"hub 'hub'.*aggregators"):
         Policy(aggregators=("s",)).check_plan(plan)
 
 
@@ -162,10 +166,14 @@ def roster(*counts: tuple[int, int]) -> list[tuple[str, int, int]]:
     return [(name, *own) for name, own in zip((*THREE, "dune", "echo"), counts, strict=False)]
 
 
-def check(plan: Plan, counted: list[tuple[str, int, int]], enough: dict[str, int] | None = None, **policy: object) -> None:
+def check(
+    plan: Plan, counted: list[tuple[str, int, int]], enough: dict[str, int] | None = None, **policy: object
+) -> None:
     names = tuple(name for name, _, _ in counted)
     plan = replace(plan, parties=names, receivers=(), minimum_parties=len(names))
-    Policy(**policy).check_roster(plan, names[0], counted, dict.fromkeys(names, everybody(plan)) if enough is None else enough)
+    Policy(**policy).check_roster(
+        plan, names[0], counted, dict.fromkeys(names, everybody(plan)) if enough is None else enough
+    )
 
 
 def test_three_parties_with_k_training_rows_each_are_enough_and_two_are_not():
@@ -233,7 +241,7 @@ def test_rows_of_the_others_are_held_to_the_policy():
     check(NUMBERS, counted, least_rows_of_others=1090, most_rows_of_others=1000)
     with pytest.raises(ProtocolError, match="least_rows_of_others"):
         check(NUMBERS, counted, least_rows_of_others=1091)
-    with pytest.raises(ProtocolError, match="member 'cirrus' says that it has 1000.*most_rows_of_others"):
+    with pytest.raises(ProtocolError, match=r"member 'cirrus' says that it has 1000.*most_rows_of_others"):
         check(NUMBERS, counted, most_rows_of_others=999)
     # This party's own rows are not the others'.
     check(NUMBERS, roster((5000, 0), (90, 0), (90, 0)), most_rows_of_others=999)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from made_tables import OPEN
 
 from hansa.consortium.identity import Identity, create_identity
 from hansa.data.source import Rows
@@ -84,7 +85,14 @@ class Conversation:
     def __init__(self, plan: Plan, tables: Mapping[str, Rows], first_nonce: int = 0, **options: Any) -> None:
         self.plan = plan
         self.parties = {
-            name: Party(plan, name, rows, nonce=bytes([first_nonce + i]) * 32, signer=signer(plan, name), **options)
+            name: Party(
+                plan,
+                name,
+                rows,
+                nonce=bytes([first_nonce + i]) * 32,
+                signer=signer(plan, name),
+                **({"policy": OPEN} | options),
+            )
             for i, (name, rows) in enumerate(tables.items())
         }
         self.aggregator = Aggregator(plan, identities=identities(plan))

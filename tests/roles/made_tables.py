@@ -6,12 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hansa.consortium.policy import Policy
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.plan import Plan
 from hansa.trees.parameters import parse_parameters
 
 FEATURES = ("a", "b", "c", "d", "e")
+OPEN = Policy(least_party_rows=1)
+"""Takes batches of one row a party and class: made tables are small."""
+
 NAMES = ("aurora", "borealis", "cirrus", "dune", "ember", "fjord")
 
 
@@ -53,6 +57,7 @@ def plan(
         parameters=parse_parameters(given),
         min_cell_rows=2,
         evaluation_fraction=evaluation,
+        min_party_rows=1,
     )
 
 

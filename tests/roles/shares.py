@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from conversation import identity
-from made_tables import FEATURES, NAMES, spread, table
+from made_tables import FEATURES, NAMES, OPEN, spread, table
 
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
@@ -58,6 +58,7 @@ def shared_plan(
         parameters=parse_parameters(values | parameters),
         min_cell_rows=5,
         evaluation_fraction=held,
+        min_party_rows=1,
         coopetitive=Coopetitive(
             hub,
             servers,
@@ -105,7 +106,14 @@ class SharedTalk:
     ) -> None:
         self.plan = plan
         self.members = {
-            name: Member(plan, name, tables.get(name), nonce=bytes([i]) * 32, signer=signer(plan, name), **options)
+            name: Member(
+                plan,
+                name,
+                tables.get(name),
+                nonce=bytes([i]) * 32,
+                signer=signer(plan, name),
+                **({"policy": OPEN} | options),
+            )
             for i, name in enumerate(plan.participants)
         }
         for name, twist in (twists or {}).items():

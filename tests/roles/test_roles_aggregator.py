@@ -325,7 +325,7 @@ def test_progress_is_reported_and_the_outcome_complete():
     ]
     assert outcome.trees_grown == 4
     assert outcome.history["logloss"][-1] < outcome.history["logloss"][0]
-    assert sum(rows + held for _, _, rows, held in outcome.roster) == ROWS.n_rows
+    assert sum(rows + held for _, _, rows, held, _ in outcome.roster) == ROWS.n_rows
 
 
 def test_only_receivers_get_the_model():

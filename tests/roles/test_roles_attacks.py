@@ -17,10 +17,11 @@ import pytest
 from conversation import Conversation, identities, identity, signer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_tables import NAMES, plan, spread, table
+from made_tables import NAMES, OPEN, plan, spread, table
 from uniformity import LEAST_EXPECTED, looks_uniform
 
-from hansa.consortium.policy import Policy, note_roster, rows_digest
+from hansa.consortium.ledger import Entry, Ledger, Met
+from hansa.consortium.policy import Policy
 from hansa.errors import HansaError, IdentityError, MemberLost, PlanError, ProtocolError
 from hansa.plan import Plan
 from hansa.protocol.messages import (
@@ -106,7 +107,10 @@ def refused_up(talk: Conversation, member: str, message: Message, *rules: str) -
 
 def run_of(talk: Conversation) -> Run:
     roster = tuple(
-        sorted((name, p._join.nonce, p._join.rows, p._join.evaluation_rows) for name, p in talk.parties.items())
+        sorted(
+            (name, p._join.nonce, p._join.rows, p._join.evaluation_rows, p._join.enough)
+            for name, p in talk.parties.items()
+        )
     )
     agreed = agreement(talk.plan, identities(talk.plan))
     return Run(agreed, run_id(agreed, roster))
@@ -408,7 +412,7 @@ def test_a_party_with_another_members_file_does_not_take_part():
     talk = conversation()
     planted = identities(chosen) | {OTHER: identity("mallory").public}
     honest = signer(chosen, ME)
-    party = Party(chosen, ME, TABLES[ME], nonce=bytes(32), signer=replace(honest, identities=planted))
+    party = Party(chosen, ME, TABLES[ME], nonce=bytes(32), signer=replace(honest, identities=planted), policy=OPEN)
     refused_up(talk, ME, decode(ME, next(party.opening())), "another plan or members file")
 
 
@@ -720,7 +724,7 @@ def test_two_parties_may_where_both_policies_say_so():
     federated = train_in_process(replace(chosen, mode="federated"), tables)
     assert run.outcome.model == federated.outcome.model
     with pytest.raises(PlanError, match="allow_two_parties"):
-        Party(chosen, ME, tables[ME], nonce=bytes(32), signer=signer(chosen, ME))
+        Party(chosen, ME, tables[ME], nonce=bytes(32), signer=signer(chosen, ME), policy=OPEN)
 
 
 def test_a_weaker_mode_than_the_policy_is_refused():
@@ -732,19 +736,24 @@ def test_a_weaker_mode_than_the_policy_is_refused():
 
 def test_masks_without_an_identity_are_refused():
     with pytest.raises(IdentityError, match="needs this member's identity"):
-        Party(plan(PARTIES, **GIVEN), ME, TABLES[ME], nonce=bytes(32))
+        Party(plan(PARTIES, **GIVEN), ME, TABLES[ME], nonce=bytes(32), policy=OPEN)
 
 
 def test_the_difference_of_two_rosters_is_a_partys_part_and_the_ledger_says_no(tmp_path):
     """The attack works on sums; the parties that stay refuse the second plan, one feature fewer or rows reordered or not."""
-    ledger = tmp_path / "ledger.jsonl"
+    ledger = Ledger(tmp_path / "ledger.jsonl")
     with_all, without = plan(FOUR, **GIVEN), plan(FOUR[:3], **GIVEN)
     counted = [
         sum(label_counts(chosen, {name: four()[name] for name in chosen.parties})) for chosen in (with_all, without)
     ]
     assert counted[0] - counted[1] == np.count_nonzero(four()["dune"].label == 1)
     rows = four()[ME]
-    note_roster(ledger, rows_digest(rows.features, rows.label, rows.weight), with_all.parties, Policy())
+
+    def entry(chosen: Plan, *columns: np.ndarray) -> Entry:
+        met = tuple(Met(name, identity(name).public.hex(), four()[name].n_rows, 0) for name in chosen.parties)
+        return Entry(ledger.columns(*columns), chosen.mode, met, "00" * 32)
+
+    ledger.admit(entry(with_all, rows.features, rows.label), Policy())
     order = np.random.default_rng(0).permutation(rows.n_rows)
     for features, label in (
         (rows.features, rows.label),
@@ -752,8 +761,8 @@ def test_the_difference_of_two_rosters_is_a_partys_part_and_the_ledger_says_no(t
         (rows.features[:, order], rows.label[order]),
         (rows.features[:1], 1 - rows.label),
     ):
-        with pytest.raises(PlanError, match=r"trained on with aurora, borealis, cirrus, dune"):
-            note_roster(ledger, rows_digest(features, label, None), without.parties, Policy())
+        with pytest.raises(PlanError, match=r"then aurora, borealis, cirrus, dune; now aurora, borealis, cirrus\."):
+            ledger.admit(entry(without, features, label), Policy())
 
 
 def label_counts(chosen: Plan, tables) -> list[int]:
@@ -882,7 +891,8 @@ def test_the_frames_tried_are_those_that_there_are():
 def test_an_oversized_frame_drops_its_sender_by_name():
     chosen, limit = plan(PARTIES, **GIVEN), 2**16
     parties = {
-        n: Party(chosen, n, TABLES[n], nonce=bytes([i]) * 32, signer=signer(chosen, n)) for i, n in enumerate(PARTIES)
+        n: Party(chosen, n, TABLES[n], nonce=bytes([i]) * 32, signer=signer(chosen, n), policy=OPEN)
+        for i, n in enumerate(PARTIES)
     }
 
     def swollen(frame: memoryview):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_tables import NAMES, plan, spread, table
+from made_tables import NAMES, OPEN, plan, spread, table
 
 import hansa.roles.protection
 import hansa.secure.masking
@@ -146,7 +146,7 @@ class Circle:
         threading.current_thread().name = name
         signer = None if given.mode == "federated" else Signer(self.identities[name].sign, self.pinned)
         nonce = f"{name} in run {run}".encode().ljust(32)
-        party = Party(given, name, self.tables[name], nonce=nonce, nodes_per_frame=1, signer=signer)
+        party = Party(given, name, self.tables[name], nonce=nonce, nodes_per_frame=1, signer=signer, policy=OPEN)
         channel = LastingChannel.connect(self.credentials(name), "hub", "127.0.0.1", port, patience_s=patience_s)
         try:
             run_member(party, channel)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_tables import NAMES, plan, spread, table
+from made_tables import NAMES, OPEN, plan, spread, table
 
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
 from hansa.errors import HansaError
@@ -125,7 +125,7 @@ class Circle:
         return End(aggregator.outcome, error, models, errors, time.monotonic() - started)
 
     def _take_part(self, name: str, given, port: int, wrap) -> bytes | None:
-        party = Party(given, name, self.tables[name], nonce=name.encode().ljust(32), nodes_per_frame=1)
+        party = Party(given, name, self.tables[name], nonce=name.encode().ljust(32), nodes_per_frame=1, policy=OPEN)
         channel = wrap(name, TlsChannel.connect(self.credentials(name), "hub", "127.0.0.1", port))
         try:
             run_member(party, channel)

@@ -192,7 +192,7 @@ class Once:
         self._error = error
 
     def opening(self):
-        yield encode(Join(1, b"", b"", 0, 0))
+        yield encode(Join(1, b"", b"", 0, 0, b""))
 
     def handle(self, frame):
         yield bytes(frame)

@@ -247,9 +247,9 @@ def test_changed_confirmations_are_refused():
     [
         lambda w: Welcome(w.run, w.roster[1:]),
         lambda w: Welcome(bytes(32), w.roster),
-        lambda w: Welcome(w.run, (*w.roster[:-1], (*w.roster[-1][:2], 99, 0))),
+        lambda w: Welcome(w.run, (*w.roster[:-1], (*w.roster[-1][:2], 99, 0, b""))),
         lambda w: Welcome(w.run, (("aurora", *w.roster[1][1:]), *w.roster[1:])),
-        lambda w: Welcome(w.run, tuple((n, nonce, rows, 1) for n, nonce, rows, _ in w.roster)),
+        lambda w: Welcome(w.run, tuple((n, nonce, rows, 1, own) for n, nonce, rows, _, own in w.roster)),
     ],
     ids=["one left out", "another run", "other rows", "another nonce", "rows held out"],
 )
@@ -264,7 +264,7 @@ def test_a_false_roster_is_refused(change):
 
 
 @pytest.mark.parametrize(
-    "message", [Close(), Through(), AgreeModel(b"x"), Join(1, b"", b"", 0, 0)], ids=lambda m: type(m).__name__
+    "message", [Close(), Through(), AgreeModel(b"x"), Join(1, b"", b"", 0, 0, b"")], ids=lambda m: type(m).__name__
 )
 @pytest.mark.parametrize("state", ["joining", "welcomed", "keyed", "relaying"])
 def test_the_hub_may_say_only_what_its_table_lists(message, state):

@@ -122,7 +122,7 @@ def test_no_frame_holds_a_rows_value(transcript, rows):
     everything = b"\xff\xfe\xff".join(record.frame for record in records)
     # What is drawn at random could hold any four bytes.
     welcome = next(m for m in (decode(r.member, r.frame) for r in records) if isinstance(m, Welcome))
-    for drawn in (welcome.run, *(nonce for _, nonce, _, _ in welcome.roster)):
+    for drawn in (welcome.run, *(nonce for _, nonce, *_ in welcome.roster)):
         everything = everything.replace(drawn, b"")
     planted = sentinels(Rows(rows.features[[0, 3]], rows.label, None))
     assert len(planted) > 500
@@ -165,7 +165,7 @@ def without_names(frame):
     """A frame without what names parties or runs: the run's id, nonces, the order of the roster."""
     message = decode("hub", frame)
     if isinstance(message, Welcome):
-        return sorted((rows, held) for _, _, rows, held in message.roster)
+        return sorted((rows, held) for _, _, rows, held, _ in message.roster)
     return frame
 
 

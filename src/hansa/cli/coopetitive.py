@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hansa.cli.member import ANSWER_S, MemberFile, label_kind, prepare, write_record
+from hansa.cli.member import ANSWER_S, MemberFile, admission, label_kind, prepare, write_record
 from hansa.cli.phases import Ledger
 from hansa.data.source import Rows, read_rows
 from hansa.errors import HansaError, LinkLost, MemberLost, PlanError, TransportError
 from hansa.plan import COOPETITIVE, Plan
+from hansa.roles.batches import admit_all
 from hansa.roles.direct import DirectChannel
 from hansa.roles.member import Member, record_of
 from hansa.roles.relay import RelayHub
@@ -72,6 +73,7 @@ class _Played:
             nonce=secrets.token_bytes(32),
             signer=member.signer,
             policy=member.policy,
+            admit=admit_all if self._rows is None else admission(member, self._rows),
             memory_limit=member.memory_limit or free_memory(),
             report=self._note,
             observe=self._ledger.note,
@@ -163,7 +165,7 @@ def run_hub_process(member: MemberFile, event: Event) -> dict[str, Any]:
         record = {**own, "roles": ["hub", *own["roles"]]}
         seconds |= own.get("seconds", {})
     record |= {
-        "roster": [[name, rows, held] for name, _, rows, held in relay.roster],
+        "roster": [[name, rows, held] for name, _, rows, held, _ in relay.roster],
         "relayed": [[*ends, count] for ends, count in sorted(relay.relayed.items())],
         "seconds": seconds,
         "traffic": {

@@ -14,14 +14,13 @@ A member's own file:
     wait_s = 600                        # optional: seconds to wait for the others
     idle_limit_s = 86400                # optional: give up after so many seconds without a word; default: never (see docs/reference.md)
     patience_s = 60                     # optional: seconds that a broken connection may take to be made anew
-    least_mode = "secure-aggregation"   # a party's policy, optional: refuse plans of a weaker mode
-    allow_two_parties = false           # optional: mask with one other party only
-    allow_other_rosters = false         # optional: let the same rows meet another set of parties under masks
     memory_mb = 2000                    # a coopetitive server's, optional: what its shares may take; default: what is free
     servers = { north = "0.0.0.0:7466", south = "10.0.0.2:7466", west = "10.0.0.3:7466" }
                                         # with server_links = "direct": where this server listens, and where the others are found,
                                         # but for one that is the hub
-    ledger = "north-ledger.jsonl"       # a party's, in secure-aggregation mode: which sets of parties its rows have met
+    ledger = "north-ledger.jsonl"       # a party's, in the protected modes: which people its rows have met, and how often
+    [policy]                            # optional: this member's own conditions (`consortium.policy.Policy`)
+    least_mode = "secure-aggregation"   # refuse plans of a weaker mode
 
 Paths are taken from the file's own folder.
 """
@@ -42,16 +41,18 @@ from pathlib import Path
 from typing import Any
 
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, load_identity
+from hansa.consortium.ledger import Entry, Ledger, Met
 from hansa.consortium.members import Members, read_members
-from hansa.consortium.policy import Policy, note_roster, rows_digest
-from hansa.data.source import LabelKind, read_rows
+from hansa.consortium.policy import Policy, read_policy
+from hansa.data.source import LabelKind, Rows, read_rows
 from hansa.errors import IdentityError, PlanError
 from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.roles.aggregator import Aggregator
+from hansa.roles.batches import Admit, admit_all
 from hansa.roles.in_process import warm_up, warm_up_shares
 from hansa.roles.party import Party
 from hansa.roles.protection import Signer
-from hansa.roles.run import Progress, run_hub, run_member
+from hansa.roles.run import Progress, Roster, run_hub, run_member
 from hansa.transport.channel import Channel, Hub
 from hansa.transport.credentials import Credentials
 from hansa.transport.lasting import PATIENCE_S, LastingChannel, LastingHub
@@ -72,9 +73,7 @@ KEYS = (
     "wait_s",
     "idle_limit_s",
     "patience_s",
-    "least_mode",
-    "allow_two_parties",
-    "allow_other_rosters",
+    "policy",
     "ledger",
     "memory_mb",
     "servers",
@@ -87,8 +86,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "idle_limit_s": (int, float),
     "patience_s": (int, float),
     "memory_mb": (int, float),
-    "allow_two_parties": (bool,),
-    "allow_other_rosters": (bool,),
+    "policy": (dict,),
     "servers": (dict,),
 }
 """Types of the values that are not text."""
@@ -214,11 +212,7 @@ def read_member_file(path: Path) -> MemberFile:
         record=at("record"),
         transcript=at("transcript"),
         ledger=at("ledger"),
-        policy=Policy(
-            content.get("least_mode", "federated"),
-            content.get("allow_two_parties", False),
-            content.get("allow_other_rosters", False),
-        ),
+        policy=read_policy(content.get("policy", {}), str(path)),
         threads=content.get("threads", 1),
         wait_s=float(content.get("wait_s", 600)),
         patience_s=float(content.get("patience_s", PATIENCE_S)),
@@ -324,7 +318,7 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
         "exchanges": outcome.exchanges,
         "history": outcome.history,
         "model_sha256": hashlib.sha256(outcome.model).hexdigest(),
-        "roster": [[name, rows, held] for name, _, rows, held in outcome.roster],
+        "roster": [[name, rows, held] for name, _, rows, held, _ in outcome.roster],
         "masked_bytes": aggregator.masked_bytes,
         "clear_bytes": sum(t.bytes_up for t in hub.traffic.values()) - aggregator.masked_bytes,
         "clear": CLEAR[plan.mode],
@@ -348,12 +342,7 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
     if name in plan.receivers and member.model is None:
         raise PlanError(f"{member.path}: model is missing; this party receives the model: say where to put it")
     rows = read_rows(member.table, plan.schema, label_kind=label_kind(plan))
-    if plan.mode == "secure-aggregation":
-        if member.ledger is None:
-            raise PlanError(
-                f"{member.path}: ledger is missing; name a file that keeps count of which parties these rows have met"
-            )
-        note_roster(member.ledger, rows_digest(rows.features, rows.label, rows.weight), plan.parties, member.policy)
+    admit = admission(member, rows)
     prepare(plan)
     party = Party(
         plan,
@@ -363,6 +352,7 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
         crew=Crew(member.threads),
         signer=member.signer,
         policy=member.policy,
+        admit=admit,
     )
     inner = LastingChannel.connect(
         member.credentials,
@@ -397,6 +387,32 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
     }
     write_record(member, record)
     return record
+
+
+def admission(member: MemberFile, rows: Rows) -> Admit:
+    """What writes a run down in the party's ledger before anything leaves, in the protected modes; in federated mode nothing.
+
+    Raises PlanError where the member's file names no ledger, or one that cannot be read.
+    """
+    plan = member.plan
+    if plan.mode == "federated":
+        return admit_all
+    if member.ledger is None:
+        raise PlanError(
+            f"{member.path}: ledger is missing; name a file that keeps count of which people these rows have met"
+        )
+    ledger = Ledger(member.ledger)
+    columns = ledger.columns(rows.features, rows.label, rows.weight)
+
+    def admit(run: bytes, roster: Roster) -> None:
+        parties = tuple(
+            Met(name, member.members[name].identity.hex(), training, held)
+            for name, _, training, held, _ in roster
+            if name in plan.parties
+        )
+        ledger.admit(Entry(columns, plan.mode, parties, run.hex()), member.policy)
+
+    return admit
 
 
 def prepare(plan: Plan) -> None:

@@ -80,7 +80,9 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise PlanError(f"{name} is {most}; expected at least 1, or leave it out for no limit")
         for digest in self.plans or ():
             if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-                raise PlanError(f"plans: {digest!r} is no plan's digest; expected 64 hex digits, as `hansa plan` prints")
+                raise PlanError(
+                    f"plans: {digest!r} is no plan's digest; expected 64 hex digits, as `hansa plan` prints"
+                )
 
     def check_plan(self, plan: Plan) -> None:
         """Raise PlanError where the plan is not allowed, before anybody is dialled."""
@@ -109,11 +111,10 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for name in names:
                 yield rule, f"{what} {name!r}", allowed is None or name in allowed
         parameters = plan.parameters
-        for rule, least, name, value in (
-            ("least_min_cell_rows", self.least_min_cell_rows, "min_cell_rows", plan.min_cell_rows),
-            ("least_min_child_weight", self.least_min_child_weight, "min_child_weight", parameters.min_child_weight),
-        ):
-            yield f"{rule} = {least:g}", f"{name} {value:g}", value >= least
+        cells, weight = self.least_min_cell_rows, self.least_min_child_weight
+        yield f"least_min_cell_rows = {cells}", f"min_cell_rows {plan.min_cell_rows}", plan.min_cell_rows >= cells
+        given = parameters.min_child_weight
+        yield f"least_min_child_weight = {weight:g}", f"min_child_weight {given:g}", given >= weight
         for rule, most, name, value in (
             ("most_max_bin", self.most_max_bin, "max_bin", parameters.max_bin),
             ("most_max_depth", self.most_max_depth, "max_depth", parameters.max_depth),
@@ -182,7 +183,11 @@ class Batch(msgspec.Struct, frozen=True):
     label: int | None
 
     def __str__(self) -> str:
-        return ("held-out" if self.held else "training") + " rows" + ("" if self.label is None else f" of class {self.label}")
+        return (
+            ("held-out" if self.held else "training")
+            + " rows"
+            + ("" if self.label is None else f" of class {self.label}")
+        )
 
 
 def batches_of(plan: Plan) -> tuple[Batch, ...]:

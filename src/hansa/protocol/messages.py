@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from hansa.errors import ProtocolError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 _NOTHING = memoryview(b"")
 
@@ -43,7 +43,9 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
 class Join(Message, frozen=True):
     """Party to aggregator: I take part in the plan with this digest.
 
-    rows and evaluation_rows are public in every mode; nonce (32 random bytes) goes into the run's id.
+    rows and evaluation_rows are public in every mode; nonce (32 random bytes) goes into the run's id. bit i of enough (its
+    bytes, the lowest first) is set where this party has `privacy.min_party_rows` rows in batch i of
+    `consortium.policy.batches_of` and that batch is of one class; empty where none is.
     """
 
     version: int
@@ -51,13 +53,14 @@ class Join(Message, frozen=True):
     nonce: bytes
     rows: int
     evaluation_rows: int
+    enough: bytes
 
 
 class Welcome(Message, frozen=True):
     """Aggregator or hub to all: who takes part. The run's id is the hash of all of it."""
 
     run: bytes
-    roster: tuple[tuple[str, bytes, int, int], ...]
+    roster: tuple[tuple[str, bytes, int, int, bytes], ...]
 
 
 class AnnounceKey(Message, frozen=True):

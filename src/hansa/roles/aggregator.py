@@ -232,8 +232,8 @@ class Aggregator:
             return
         self._session.go(message, "keying" if self._masked else "measuring")
         self._roster: Roster = self._gathering.roster
-        self._n_rows = sum(rows for _, _, rows, _ in self._roster)
-        self._n_evaluation = sum(held for _, _, _, held in self._roster)
+        self._n_rows = sum(rows for _, _, rows, _, _ in self._roster)
+        self._n_evaluation = sum(held for _, _, _, held, _ in self._roster)
         if not self._n_rows:
             raise HansaError("all rows of all parties fall to evaluation; lower evaluation.fraction in the plan")
         self._report(Progress("gathered", 0, self._plan.parameters.rounds))

@@ -15,6 +15,10 @@ from hansa.protocol.messages import (
     KeysConfirmed,
 )
 from hansa.roles.run import Roster
+from hansa.trees.parameters import MOST_CLASSES
+
+MOST_BATCHES = 2 * (MOST_CLASSES + 1)
+"""Batches that a plan can have: training and held-out rows, all and of each class."""
 
 
 class Gathering:
@@ -39,7 +43,10 @@ class Gathering:
     @property
     def roster(self) -> Roster:
         """Who has joined."""
-        return tuple((name, join.nonce, join.rows, join.evaluation_rows) for name, join in sorted(self.joins.items()))
+        return tuple(
+            (name, join.nonce, join.rows, join.evaluation_rows, join.enough)
+            for name, join in sorted(self.joins.items())
+        )
 
     def join(self, member: str, message: Join) -> bool:
         """Take a member's first word; whether all have joined. Raises ProtocolError naming it and the rule."""
@@ -61,6 +68,10 @@ class Gathering:
         if min(message.rows, message.evaluation_rows) < 0 or (rows > 0) != (member in self._with_rows):
             owner = "without rows, or with fewer than none" if member in self._with_rows else f"with {rows} rows"
             raise ProtocolError(f"member {member!r} joined {owner}; the plan's parties have rows, others none")
+        if 8 * len(message.enough) >= MOST_BATCHES + 8 or (message.enough and member not in self._with_rows):
+            raise ProtocolError(
+                f"member {member!r} joined with {len(message.enough)} bytes of batches, which the plan does not have"
+            )
         self.joins[member] = message
         return len(self.joins) == len(self._members)
 

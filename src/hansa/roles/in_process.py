@@ -16,7 +16,7 @@ from hansa.errors import HansaError
 from hansa.plan import COOPETITIVE, Coopetitive, Plan
 from hansa.roles.aggregator import Aggregator, Outcome
 from hansa.roles.member import Member
-from hansa.roles.party import DEFAULT_POLICY, Party
+from hansa.roles.party import Party
 from hansa.roles.protection import Signer
 from hansa.roles.relay import RelayHub
 from hansa.roles.run import Progress, run_hub
@@ -24,6 +24,9 @@ from hansa.transport.channel import Hub, Traffic
 from hansa.transport.in_process import InProcessHub
 from hansa.trees.crew import Crew
 from hansa.trees.parameters import Parameters
+
+HOLDER_POLICY = Policy(allow_two_parties=True, least_party_rows=1)
+"""Of whoever holds all parties' rows: the plan's own minimum of rows is enough."""
 
 WHOLE_LEVEL = 2**16
 """Nodes a frame, so that a level travels in one: here no network runs beside the building."""
@@ -47,7 +50,7 @@ def train_in_process(
     report: Callable[[Progress], None] | None = None,
     order: Callable[[Sequence[str]], str] | None = None,
     wrap: Callable[[Hub], Hub] = lambda hub: hub,
-    policy: Policy = DEFAULT_POLICY,
+    policy: Policy = HOLDER_POLICY,
 ) -> InProcessRun:
     """Train on the rows of all parties in this process.
 
@@ -59,7 +62,7 @@ def train_in_process(
         report: called with the aggregator's progress.
         order: picks whose frame comes next (tests).
         wrap: puts another transport around the hub (recording, delaying, faulty).
-        policy: of every party.
+        policy: of every party; by default one that asks for nothing but the plan's own minimum of rows, since one holds them all.
     """
     if set(tables) != set(plan.parties):
         raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")
@@ -104,14 +107,14 @@ def share_in_process(
     observe: Callable[[str, int], None] = lambda _, __: None,
     order: Callable[[Sequence[str]], str] | None = None,
     wrap: Callable[[Hub], Hub] = lambda hub: hub,
-    policy: Policy = DEFAULT_POLICY,
+    policy: Policy = HOLDER_POLICY,
 ) -> SharedRun:
     """Train on shares, all members of a coopetitive plan in this process.
 
     Args:
         plan: whose parties are the keys of `tables`. tables: each party's rows.
         report: called with the progress of S_0. observe: with its rounds, see `ComputeServer`.
-        order, wrap: as for `train_in_process`. policy: of every member.
+        order, wrap: as for `train_in_process`. policy: of every member, as for `train_in_process`.
     """
     if set(tables) != set(plan.parties):
         raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")
@@ -210,5 +213,6 @@ def warm_up_shares(parameters: Parameters) -> None:
             cuts=((4.0, 9.0), (4.0, 9.0)) if tiny.max_bin > 3 else ((4.0,), (4.0,)),
             missing=("b",),
         ),
+        min_party_rows=1,
     )
     share_in_process(plan, {name: Rows(features, label, None) for name in names})

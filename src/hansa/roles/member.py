@@ -43,6 +43,7 @@ from hansa.protocol.messages import (
     Welcome,
 )
 from hansa.protocol.session import MEMBER, Session
+from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.compute_server import ComputeServer, RoundLetter
 from hansa.roles.key_setup import KeySetup, Signer
 from hansa.roles.mail import Letter, Mail
@@ -69,7 +70,7 @@ class Member:
         rows: its table, where the plan names it a party; None otherwise.
         nonce: 32 bytes nobody else can foresee.
         signer: this member's signature and everybody's pinned identity.
-        policy: this member's own conditions.
+        policy: this member's own conditions. admit: as for `Party`, where it has rows.
         memory_limit: bytes that this member has for shares, if it is a server; None does not ask.
         report: called with the run's progress, as far as this member knows it: which tree is being grown, where it is a server.
         observe: see `ComputeServer`.
@@ -89,11 +90,12 @@ class Member:
         nonce: bytes,
         signer: Signer,
         policy: Policy = DEFAULT_POLICY,
+        admit: Admit = admit_all,
         memory_limit: int | None = None,
         report: Callable[[Progress], None] = lambda _: None,
         observe: Callable[[str, int], None] = lambda _, __: None,
     ) -> None:
-        policy.check(plan.mode, len(plan.parties))
+        policy.check_plan(plan)
         if name not in plan.participants:
             raise IdentityError(f"member {name!r} is none of the plan's parties, servers and receivers")
         if (rows is not None) != (name in plan.parties):
@@ -117,7 +119,11 @@ class Member:
             self._held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
         held_rows = int(self._held.sum())
         training_rows = len(self._held) - held_rows
-        self._join = Join(PROTOCOL_VERSION, agreement(plan, signer.identities), nonce, training_rows, held_rows)
+        self._policy = policy
+        self._admit = admit
+        enough = b"" if rows is None else enough_rows(plan, rows.label, self._held)
+        agreed = agreement(plan, signer.identities)
+        self._join = Join(PROTOCOL_VERSION, agreed, nonce, training_rows, held_rows, enough)
         settings = settings_of(plan, some_values(plan))
         for metric in plan.parameters.metrics if plan.evaluation_fraction > 0 else ():
             check_metric(metric, settings)
@@ -241,14 +247,15 @@ class Member:
 
     def _welcome(self, message: Welcome) -> KeySetup:
         plan = self._plan
-        names = tuple(name for name, _, _, _ in message.roster)
+        names = tuple(name for name, *_ in message.roster)
         if names != plan.participants:
             raise self._broken(
                 f"the roster is {names}; expected every party, server and receiver, sorted: {plan.participants}"
             )
-        if (self._name, self._join.nonce, self._join.rows, self._join.evaluation_rows) not in message.roster:
-            raise self._broken("the roster gives this member another nonce or number of rows than it sent")
-        for name, _, rows, held in message.roster:
+        own = self._join
+        if (self._name, own.nonce, own.rows, own.evaluation_rows, own.enough) not in message.roster:
+            raise self._broken("the roster gives this member another nonce or other numbers of rows than it sent")
+        for name, _, rows, held, _ in message.roster:
             if (
                 min(rows, held) < 0
                 or (rows + held > 0) != (name in plan.parties)
@@ -259,11 +266,14 @@ class Member:
                 )
         if message.run != run_id(self._join.plan, message.roster):
             raise self._broken("the run's id is not the hash of plan and roster")
+        if self._rows is not None:
+            check_roster(self._policy, plan, self._name, message.roster)
+            self._admit(message.run, message.roster)
         self._session.go(message, "welcomed")
         self.run = message.run
         self._counts = Counts(
-            {name: rows for name, _, rows, _ in message.roster if name in plan.parties},
-            {name: held for name, _, _, held in message.roster if name in plan.parties},
+            {name: rows for name, _, rows, _, _ in message.roster if name in plan.parties},
+            {name: held for name, _, _, held, _ in message.roster if name in plan.parties},
         )
         if not self._counts.total:
             raise self._broken("all rows of all owners are held out; lower evaluation.fraction in the plan")

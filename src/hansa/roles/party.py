@@ -45,6 +45,7 @@ from hansa.protocol.messages import (
     Welcome,
 )
 from hansa.protocol.session import PARTY, PARTY_MASKED, Session
+from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.protection import Clear, Locked, Masked, Signer
 from hansa.roles.run import agreement, run_id
 from hansa.roles.statistics import Bounds, count_magnitudes, metric_scale, sum_labels
@@ -52,13 +53,13 @@ from hansa.secure.keys import Run
 from hansa.trees import histogram, objective
 from hansa.trees.crew import ALONE, Crew
 from hansa.trees.ensemble import Ensemble, base_margin
-from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build
+from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build, tree_heard
 from hansa.trees.metrics import MetricScale, metric_sums
 from hansa.trees.sampling import draw_columns, draw_rows
-from hansa.trees.xgboost_json import from_json
+from hansa.trees.xgboost_json import from_json, to_json
 
-MODEL_LIMIT = 2**30
-"""Bytes that a model may have once decompressed."""
+NODE_BYTES, TREE_BYTES, NAME_BYTES, MODEL_BYTES = 256, 2048, 64, 65536
+"""Bytes that a model file takes at most: for a node, for a tree and for a feature beside its name, and for the rest."""
 
 FRAMES_PER_LEVEL = 2
 """Frames that the histograms of a level are sent in: enough that the aggregator adds some while others are built."""
@@ -77,9 +78,6 @@ DEFAULT_POLICY = Policy()
 _ROOT = np.zeros(1, np.int64)
 """Where a tree's root stands among the active nodes."""
 
-CHECKED_ROWS = 2000
-"""Rows on which a receiver checks the model against its own margins."""
-
 
 class Party:
     """One party's side of a run.
@@ -94,6 +92,7 @@ class Party:
             built.
         signer: this party's signature and everybody's pinned identity; needed in secure-aggregation mode.
         policy: this party's own conditions.
+        admit: called with the run's id and roster before anything of the rows leaves; raises PlanError where they may not meet.
 
     Attributes:
         done: whether the run is over.
@@ -112,12 +111,14 @@ class Party:
         nodes_per_frame: int = 0,
         signer: Signer | None = None,
         policy: Policy = DEFAULT_POLICY,
+        admit: Admit = admit_all,
     ) -> None:
-        policy.check(plan.mode, len(plan.parties))
+        policy.check_plan(plan)
         if plan.mode != "federated" and signer is None:
             raise IdentityError(f"party {name!r}: mode {plan.mode!r} needs this member's identity and the members file")
         self.done = False
         self._policy = policy
+        self._admit = admit
         self._signer = signer
         self._protection: Clear | Masked = Clear() if plan.mode == "federated" else Locked()
         self.model: bytes | None = None
@@ -136,12 +137,15 @@ class Party:
         self._evaluation = np.flatnonzero(held).astype(np.uint32)
         self._training = np.flatnonzero(~held).astype(np.uint32)
         agreed = agreement(plan, {} if signer is None else signer.identities)
-        self._join = Join(PROTOCOL_VERSION, agreed, nonce, len(self._training), len(self._evaluation))
+        enough = enough_rows(plan, self._labels, held)
+        self._join = Join(PROTOCOL_VERSION, agreed, nonce, len(self._training), len(self._evaluation), enough)
         self._tree = SETUP
         self._step = 0
         self._stops_early = plan.parameters.early_stopping_rounds is not None
         self._buffers = Buffers()
         self._with_root = False
+        self._levels: list[Level] = []
+        self._heard: list[tuple[Level, ...]] = []
 
     def opening(self) -> Iterator[bytes]:
         """The frames that a party sends before it is asked anything."""
@@ -257,7 +261,7 @@ class Party:
 
     def _welcome(self, message: Welcome) -> None:
         plan = self._plan
-        names = tuple(name for name, _, _, _ in message.roster)
+        names = tuple(name for name, *_ in message.roster)
         if tuple(sorted(set(names))) != names or not set(names) <= set(plan.parties) or self._name not in names:
             raise self._broken(f"roster {names} is not a sorted part of the plan's parties that includes this one")
         if plan.mode != "federated" and names != plan.parties:
@@ -268,19 +272,20 @@ class Party:
             )
         if len(names) < plan.minimum_parties:
             raise self._broken(f"{len(names)} parties take part; the plan asks for at least {plan.minimum_parties}")
-        mine = (self._name, self._join.nonce, self._join.rows, self._join.evaluation_rows)
+        mine = (self._name, self._join.nonce, self._join.rows, self._join.evaluation_rows, self._join.enough)
         if mine not in message.roster:
-            raise self._broken("the roster gives this party another nonce or number of rows than it sent")
-        if any(min(rows, held) < 0 or rows + held < 1 for _, _, rows, held in message.roster):
+            raise self._broken("the roster gives this party another nonce or other numbers of rows than it sent")
+        if any(min(rows, held) < 0 or rows + held < 1 for _, _, rows, held, _ in message.roster):
             raise self._broken("the roster gives a party no rows")
         if message.run != run_id(self._join.plan, message.roster):
             raise self._broken("the run's id is not the hash of plan and roster")
-        self._policy.check(plan.mode, len(names))
+        check_roster(self._policy, plan, self._name, message.roster)
+        self._admit(message.run, message.roster)
         self._session.go(message, "welcomed")
         if self._signer is not None and plan.mode == "secure-aggregation":
             self._protection = Masked(self._name, Run(self._join.plan, message.run), self._signer, names)
-        self._n_rows = sum(rows for _, _, rows, _ in message.roster)
-        self._n_evaluation = sum(held for _, _, _, held in message.roster)
+        self._n_rows = sum(rows for _, _, rows, _, _ in message.roster)
+        self._n_evaluation = sum(held for _, _, _, held, _ in message.roster)
         parameters = plan.parameters
         self._guard = CutGuard(len(plan.schema.features), self._n_rows, parameters.max_bin, plan.min_cell_rows)
         self._keys: SortedKeys | None = None
@@ -321,6 +326,7 @@ class Party:
                     f"a feature has more bins than max_bin {self._plan.parameters.max_bin} and the missing one"
                 )
             self._guard.check_cuts(cuts)
+        self._cuts = cuts
         binned = self._binned = self._bin(cuts)
         self._guard = self._guard.close()
         self._keys = None
@@ -432,6 +438,7 @@ class Party:
                 f"splits for tree {message.tree}, level {message.level}; expected level {self._level} of tree {self._tree}"
             )
         level = self._read_level(message)
+        self._keep(level)
         self._inside.apply(level)
         outside = self._outside if len(self._outside.rows) else None
         if level.last:
@@ -446,6 +453,14 @@ class Party:
             yield from self._histograms(nodes_to_build(level.build_left))
             if outside:  # nothing that is sent waits for these rows
                 outside.apply(level)
+
+    def _keep(self, level: Level) -> None:
+        """Remember what a receiver will rebuild the model from; frames are not kept, so it is a copy."""
+        if self._name in self._plan.receivers:
+            self._levels.append(level.copy())
+            if level.last:
+                self._heard.append(tuple(self._levels))
+                self._levels = []
 
     def _next_tree(self, message: SplitNodes) -> Iterator[bytes]:
         """Begin the tree after the one that ends here: its root too, where its scales suit bounds that the leaves gave."""
@@ -530,22 +545,51 @@ class Party:
         return Received(message.model_sha256)
 
     def _open_model(self, message: Finish) -> bytes:
+        """The model file, which must be the one that the splits and leaves of this run make, to the byte."""
+        self._check_length(message.trees)
+        heard = self._heard[: message.trees]
         inflate = zlib.decompressobj()
         try:
-            model = inflate.decompress(message.model, MODEL_LIMIT)
+            model = inflate.decompress(message.model, self._most_bytes(heard))
         except zlib.error as error:
             raise self._broken(f"the model cannot be decompressed: {error}") from error
-        if not inflate.eof or hashlib.sha256(model).digest() != message.model_sha256:
-            raise self._broken("the model is cut short or does not have the hash that was announced")
+        if not inflate.eof or inflate.unused_data or hashlib.sha256(model).digest() != message.model_sha256:
+            raise self._broken(
+                "the model is cut short, larger than its trees make it, or does not have the hash that was announced"
+            )
         with self._blaming():
-            self._check_model(from_json(model), message.trees)
+            if model != to_json(self._rebuilt(from_json(model), heard)):
+                raise self._broken("the model is not the one that the splits and leaves of this run make")
         return model
 
-    def _check_model(self, ensemble: Ensemble, trees: int) -> None:
-        """The model must give the margins that the splits and leaves of this run gave, bit for bit."""
-        if len(ensemble.trees) != trees:
-            raise self._broken(f"the model has {len(ensemble.trees)} trees; {trees} were announced")
-        if trees == self._tree:
-            rows = np.concatenate([self._training, self._evaluation])[:CHECKED_ROWS]
-            if not np.array_equal(ensemble.predict_margin(self._features[:, rows]), self._margins[rows]):
-                raise self._broken("the model gives other margins than the splits of this run did")
+    def _check_length(self, trees: int) -> None:
+        """Refuse another number of trees than training to the end, or early stopping as the plan says, can leave."""
+        parameters, grown = self._plan.parameters, len(self._heard)
+        patience = parameters.early_stopping_rounds
+        whole = grown == parameters.rounds and (trees == grown or (patience is not None and 1 <= trees <= grown))
+        stopped = patience is not None and 1 <= trees <= grown - patience
+        if not whole and not stopped:
+            raise self._broken(
+                f"the model is said to have {trees} trees of {grown} that were grown; the plan's rounds are {parameters.rounds}, its "
+                f"early_stopping_rounds {patience}"
+            )
+
+    def _most_bytes(self, heard: list[tuple[Level, ...]]) -> int:
+        """Bytes that a file of these trees may have, so that a lie cannot fill the memory."""
+        nodes = sum(len(level.feature) + len(level.child_leaf) for levels in heard for level in levels)
+        names = sum(NAME_BYTES + 8 * len(name.encode()) for name in self._plan.schema.features)
+        return MODEL_BYTES + names + TREE_BYTES * len(heard) + NODE_BYTES * nodes
+
+    def _rebuilt(self, received: Ensemble, heard: list[tuple[Level, ...]]) -> Ensemble:
+        """The model as this party heard it; gains, covers and inner nodes' weights, which no party hears, are the file's."""
+        if len(received.trees) != len(heard):
+            raise self._broken(f"the model has {len(received.trees)} trees; {len(heard)} were announced")
+        return Ensemble(
+            objective=self._plan.parameters.objective,
+            base_score=self._bounds.base_score,
+            feature_names=self._plan.schema.features,
+            trees=tuple(
+                tree_heard(levels, self._cuts.offsets, self._cuts.values, theirs)
+                for levels, theirs in zip(heard, received.trees, strict=True)
+            ),
+        )

@@ -15,9 +15,9 @@ from hansa.protocol import messages
 from hansa.protocol.messages import Abort
 from hansa.transport.channel import Channel, Frame, Hub
 
-Roster = tuple[tuple[str, bytes, int, int], ...]
-"""(member, nonce, rows, evaluation rows) of every party of a run, sorted by member; in coopetitive mode of all `Plan.participants`,
-with 0 rows for those that have none."""
+Roster = tuple[tuple[str, bytes, int, int, bytes], ...]
+"""(member, nonce, rows, evaluation rows, `Join.enough`) of every party of a run, sorted by member; in coopetitive mode of all
+`Plan.participants`, with 0 rows for those that have none."""
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,15 @@ tree go out with the last splits of the tree before.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from hansa.errors import DataError
 from hansa.trees import histogram, splitting
 from hansa.trees.crew import ALONE, Crew
 from hansa.trees.ensemble import ROOT_PARENT, Tree
@@ -48,6 +51,17 @@ class Level(NamedTuple):
     leaf: npt.NDArray[np.float32]
     build_left: npt.NDArray[np.uint8]
     child_leaf: npt.NDArray[np.float32]
+
+    def copy(self) -> Level:
+        """The same in arrays of its own."""
+        return Level(
+            self.feature.copy(),
+            self.bin.copy(),
+            self.missing_left.copy(),
+            self.leaf.copy(),
+            self.build_left.copy(),
+            self.child_leaf.copy(),
+        )
 
     @property
     def last(self) -> bool:
@@ -437,4 +451,48 @@ def _all_leaves(values: npt.NDArray[np.float32]) -> Level:
         leaf=values,
         build_left=np.zeros(0, np.uint8),
         child_leaf=np.zeros(0, np.float32),
+    )
+
+
+def tree_heard(
+    levels: Sequence[Level], cut_offsets: Int64, cut_values: npt.NDArray[np.float32], statistics: Tree | None = None
+) -> Tree:
+    """The tree that a party was told, level by level: splits and leaves as they were applied to its rows.
+
+    Args:
+        levels: of the whole tree, the last one with its leaves.
+        cut_offsets, cut_values: as for `Grower.tree`.
+        statistics: a tree of as many nodes whose gains, covers and inner nodes' weights are taken over, which no party hears;
+            None for none (0).
+
+    Raises:
+        DataError: `statistics` has another number of nodes.
+    """
+    levels = [*levels, _all_leaves(levels[-1].child_leaf)] if len(levels[-1].child_leaf) else list(levels)
+    nodes = sum(len(level.feature) for level in levels)
+    if statistics is not None and statistics.num_nodes != nodes:
+        raise DataError(f"a tree has {statistics.num_nodes} nodes; the splits and leaves of this run made {nodes}")
+    tree = Tree(
+        *_assemble(
+            np.array([len(level.feature) for level in levels]),
+            np.concatenate([level.feature for level in levels]),
+            np.concatenate([level.bin for level in levels]),
+            np.concatenate([level.missing_left for level in levels]),
+            np.concatenate([level.leaf for level in levels]),
+            np.zeros(nodes),
+            np.zeros((nodes, 2), np.int64),
+            np.zeros(nodes, np.float32),
+            1.0,
+            cut_offsets,
+            cut_values,
+        )
+    )
+    if statistics is None:
+        return tree
+    splits = tree.left_children >= 0
+    return replace(
+        tree,
+        base_weights=np.where(splits, statistics.base_weights, tree.base_weights),
+        loss_changes=np.where(splits, statistics.loss_changes, tree.loss_changes),
+        sum_hessian=statistics.sum_hessian,
     )

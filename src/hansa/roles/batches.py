@@ -1,0 +1,43 @@
+"""Whether the sums of a run are over enough rows of enough parties, and what a party tells of its own for that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.consortium.policy import Policy, enough_of
+from hansa.plan import Plan
+from hansa.roles.run import Roster
+
+Admit = Callable[[bytes, Roster], None]
+"""(the run's id, its roster) -> nothing; raises PlanError where this party's rows may not meet these people (`consortium.ledger`)."""
+
+
+def admit_all(_run: bytes, _roster: Roster) -> None:
+    """Keeps no count."""
+
+
+def enough_rows(plan: Plan, labels: npt.NDArray[np.float32], held: npt.NDArray[np.bool_]) -> bytes:
+    """`Join.enough` of a party with these rows: labels float32 (rows,); held bool (rows,). Empty in federated mode."""
+    if plan.mode == "federated":
+        return b""
+    bits = enough_of(plan, _counts(labels[~held]), _counts(labels[held]))
+    return bits.to_bytes(-(-bits.bit_length() // 8), "little")
+
+
+def _counts(labels: npt.NDArray[Any]) -> dict[int, int]:
+    values, counts = np.unique(labels[labels == np.floor(labels)], return_counts=True)
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def check_roster(policy: Policy, plan: Plan, own: str, roster: Roster) -> None:
+    """Hold a roster to a party's policy. Raises ProtocolError (see `Policy.check_roster`)."""
+    policy.check_roster(
+        plan,
+        own,
+        [(name, rows, held) for name, _, rows, held, _ in roster],
+        {name: int.from_bytes(enough, "little") for name, _, _, _, enough in roster},
+    )
