@@ -21,6 +21,8 @@ import pytest
 import hansa.errors
 from hansa.cli.main import main
 from hansa.cli.member import KEYS, REQUIRED, label_kind
+from hansa.consortium.policy import KEYS as POLICY_KEYS
+from hansa.consortium.policy import Policy, read_policy
 from hansa.data.source import read_rows
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_KEYS, parse_plan, read_plan
 from hansa.protocol.messages import MESSAGES
@@ -144,6 +146,15 @@ def test_every_key_of_a_members_file_is_described():
     listed = table_rows(section(text("docs/reference.md"), "A member's own file"))
     assert set(listed) == set(KEYS)
     assert {key for key, cells in listed.items() if cells[0] == "required"} == set(REQUIRED)
+
+
+def test_every_key_of_a_policy_is_described():
+    part = section(text("docs/reference.md"), "A member's policy")
+    assert set(POLICY_KEYS) == {
+        name for line in part.splitlines() if line.startswith("| `") for name in names_in(line.split("|")[1])
+    }
+    (example,) = (content for kind, content in BLOCK.findall(part) if kind == "toml")
+    assert read_policy(tomllib.loads(example)["policy"], "reference") != Policy()
 
 
 def test_every_message_is_described_with_its_fields():
