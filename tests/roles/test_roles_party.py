@@ -289,9 +289,9 @@ def test_more_cells_than_could_be_large_enough_are_refused():
 def test_finer_cuts_than_the_plan_allows_are_refused():
     talk = conversation()
     message = talk.until(UseCuts, ME)
-    values = np.tile(np.arange(64, dtype=np.float32), len(FEATURES))
-    offsets = np.arange(len(FEATURES) + 1, dtype=np.int64) * 64
-    refused(talk, edited(message, values=to_tensor(values), offsets=to_tensor(offsets)), "max_bin 32")
+    values = np.tile(np.arange(32, dtype=np.float32), len(FEATURES))
+    offsets = np.arange(len(FEATURES) + 1, dtype=np.int64) * 32
+    refused(talk, edited(message, values=to_tensor(values), offsets=to_tensor(offsets)), "more bins than max_bin 32")
 
 
 def test_start_values_must_be_the_plans_where_it_names_them():

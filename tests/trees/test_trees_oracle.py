@@ -20,7 +20,7 @@ from hansa.roles.in_process import train_in_process
 from hansa.roles.statistics import bounds_of, count_magnitudes, label_units, start_of, sum_labels
 from hansa.trees.crew import Crew
 from hansa.trees.ensemble import base_margin
-from hansa.trees.histogram import STRIDE, build_histograms, layout_of
+from hansa.trees.histogram import build_histograms, layout_of
 from hansa.trees.objective import (
     gradient_bound,
     gradients,
@@ -157,7 +157,7 @@ class Follower:
         binned = bin_rows(case.features, case.cuts)
         self.codes, self.by_feature = binned.codes, binned.codes_by_feature
         self.layout = layout_of(binned.offsets, np.arange(case.cuts.n_features, dtype=np.uint32))
-        self.scratch = np.empty((1, STRIDE * case.cuts.n_features), np.int64)
+        self.scratch = np.empty((1, self.layout.scratch), np.int64)
 
     def start_tree(self, margins):
         case, n = self.case, len(margins)
@@ -200,7 +200,7 @@ class Follower:
             self.codes,
             layout.columns,
             layout.offsets,
-            layout.strided,
+            layout.stride,
             rows,
             begin,
             end,
@@ -316,6 +316,9 @@ VARIANTS = {
     "positives count more": {"scale_pos_weight": 9.0, "positives": 0.1},
     "all": {"alpha": 1.0, "max_delta_step": 0.3, "gamma": 0.5, "min_child_weight": 5.0, "lambda": 0.5},
     "few bins": {"max_bin": 16},
+    "two bins": {"max_bin": 2},
+    "three bins": {"max_bin": 3},
+    "all bytes": {"max_bin": 256},
     "wide sums": {"histogram_bits": 64},
 }
 
@@ -329,12 +332,12 @@ def test_splits_are_the_float64_argmax_under_every_parameter(name, objective):
     verdict.check()
 
 
-def few_valued(n_rows, objective, seed=1):
+def few_valued(n_rows, objective, seed=1, values=25):
     """Features with few values, some missing: every cut that separates two of them parts the same rows."""
     rng = np.random.default_rng(seed)
-    features = rng.integers(0, 25, (5, n_rows)).astype(np.float32)
+    features = rng.integers(0, values, (5, n_rows)).astype(np.float32)
     features[4, rng.random(n_rows) < 0.3] = np.nan
-    signal = np.sin(features[0]) + 0.2 * features[1] * (features[2] > 11) - np.isnan(features[4])
+    signal = np.sin(features[0]) + 5 / values * features[1] * (features[2] > (values - 3) / 2) - np.isnan(features[4])
     noisy = signal + rng.logistic(size=n_rows)
     labels = noisy if objective == "reg:squarederror" else noisy > 1.5
     return features, labels.astype(np.float32)
@@ -364,18 +367,18 @@ def ours(features, labels, weights, parameters):
     return train_in_process(plan, tables).outcome
 
 
-def both_models(objective, weighted=False, **given):
+def both_models(objective, weighted=False, values=25, **given):
     parameters = parse_parameters({"rounds": 6, "eta": 0.3, "max_depth": 3, "objective": objective} | given)
-    features, labels = few_valued(3000, objective)
+    features, labels = few_valued(3000, objective, values=values)
     weights = np.random.default_rng(2).gamma(2, size=3000).astype(np.float32) if weighted else None
     matrix = xgboost.DMatrix(np.ascontiguousarray(features.T), labels, weight=weights)
     booster = xgboost.train(xgboost_names(parameters), matrix, parameters.rounds)
     return ours(features, labels, weights, parameters), booster, features, matrix
 
 
-WHOLE = {name: given for name, given in VARIANTS.items() if name not in ("positives count more", "few bins")} | {
-    "positives count more": {"scale_pos_weight": 4.0}
-}
+WHOLE = {
+    name: given for name, given in VARIANTS.items() if name != "positives count more" and "max_bin" not in given
+} | {"positives count more": {"scale_pos_weight": 4.0}}
 
 
 @pytest.mark.parametrize("name", ["plain", *WHOLE])
@@ -384,7 +387,18 @@ def test_whole_models_agree_with_xgboosts(name, objective):
     """Without luck: gains here are well apart, so that trees coincide and only rounding is left."""
     if objective == "reg:squarederror" and name == "positives count more":
         pytest.skip("a regression has no positives")
-    outcome, booster, features, matrix = both_models(objective, **WHOLE.get(name, {}))
+    same_model(objective, **WHOLE.get(name, {}))
+
+
+@pytest.mark.parametrize("values", [2, 3, 4, 256])
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+def test_as_many_values_as_bins_and_missing_ones_are_xgboosts_model(objective, values):
+    """Missing values take none of the bins: with `max_bin` values and missing ones both learners see every value."""
+    same_model(objective, values=values, max_bin=values)
+
+
+def same_model(objective, **given):
+    outcome, booster, features, matrix = both_models(objective, **given)
     theirs = from_json(booster.save_raw("json"))
     assert len(theirs.trees) == len(outcome.ensemble.trees)
     for mine, other in zip(outcome.ensemble.trees, theirs.trees, strict=True):

@@ -98,7 +98,7 @@ def sent_under(plan: Plan) -> tuple[Sent, ...]:
         Sent("sums of |gradient| and hessian", 2 * WORD, "per tree"),
         Sent(
             "histograms of gradients and hessians",
-            nodes * features * parameters.max_bin * WORD * planes,
+            nodes * features * (parameters.max_bin + 1) * WORD * planes,
             "per tree",
         ),
     ]

@@ -316,10 +316,8 @@ class Party:
                 self._array(message, "values", np.float32, None),
                 self._array(message, "has_missing", np.uint8, n_features).astype(np.bool_),
             )
-            if cuts.n_codes.max() > self._plan.parameters.max_bin + 1:
-                raise self._broken(
-                    f"a feature has more bins than max_bin {self._plan.parameters.max_bin} and the missing one"
-                )
+            if cuts.n_bins.max() > self._plan.parameters.max_bin:
+                raise self._broken(f"a feature has more bins than max_bin {self._plan.parameters.max_bin}")
             self._guard.check_cuts(cuts)
         binned = self._binned = self._bin(cuts)
         self._guard = self._guard.close()
@@ -493,7 +491,7 @@ class Party:
         self._step = self._level + 1
         assert self._layout is not None  # `_quantise` comes before, by the session's table
         layout, partition, codes, packed = self._layout, self._inside, self._binned.codes, self._packed
-        columns, offsets, strided = layout.columns, layout.offsets, layout.strided
+        columns, offsets, stride = layout.columns, layout.offsets, layout.stride
         # Both depend on the number of rows alone, which is public.
         values = len(partition.rows) * len(columns)
         frames = 1 if values <= ONE_FRAME_VALUES else FRAMES_PER_LEVEL
@@ -502,12 +500,12 @@ class Party:
         held = min(per_frame, len(positions)), len(packed), layout.cells
         room = self._buffers.get("histograms", (math.prod(held) + len(self._totals),))
         all_out = room[: math.prod(held)].reshape(held)
-        sums = self._buffers.get("sums", (self._crew.threads, histogram.STRIDE * len(columns)))
+        sums = self._buffers.get("sums", (self._crew.threads, layout.scratch))
         for first in range(0, len(positions), per_frame):
             part = positions[first : first + per_frame]
             out = all_out[: len(part)]
             starts, ends = partition.starts[part], partition.ends[part]
-            work = (codes, columns, offsets, strided, partition.rows, starts, ends, packed, sums, out)
+            work = (codes, columns, offsets, stride, partition.rows, starts, ends, packed, sums, out)
             if parallel:
                 histogram.build_histograms_parallel(*work, self._crew)
             else:

@@ -360,7 +360,7 @@ def start_of(servers: str, message: SettleStart, plan: Plan, counts: Counts) -> 
         raise ProtocolError(
             f"servers {servers} told scale_pos_weight {message.scale_pos_weight}; the plan gives {weight}"
         )
-    if cuts.n_codes.max() > plan.parameters.max_bin + 1:
+    if cuts.n_bins.max() > plan.parameters.max_bin:
         raise ProtocolError(f"servers {servers} found more bins of a feature than max_bin {plan.parameters.max_bin}")
     start = Start(plan, counts, cuts, values)
     try:

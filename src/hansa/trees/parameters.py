@@ -65,7 +65,7 @@ class Parameters:
         max_delta_step: bound on a leaf weight before eta; 0 is none.
         subsample: share of rows drawn for each tree.
         colsample_bytree: share of features drawn for each tree.
-        max_bin: bins of a feature, the bin of missing values included.
+        max_bin: bins of a feature's values at most; missing values have a bin of their own beside them.
         scale_pos_weight: weight of rows with label 1; "auto" is negatives / positives, from pooled counts.
         base_score: start value in label space; None takes the pooled mean.
         early_stopping_rounds: stop when the last metric has not improved for so many rounds; None never.
