@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import xgboost
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import naive_trees as naive
 from hansa.data.binning import bin_rows
 from hansa.data.quantiles import Cuts
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
+from hansa.errors import HansaError
 from hansa.plan import Plan
 from hansa.roles.in_process import train_in_process
 from hansa.roles.statistics import bounds_of, count_magnitudes, label_units, start_of, sum_labels
@@ -411,6 +415,71 @@ def same_model(objective, **given):
     np.testing.assert_allclose(
         outcome.ensemble.predict_margin(features), booster.predict(matrix, output_margin=True), atol=2e-5
     )
+
+
+EXTREMES = [1e-37, 1e-20, 1e-9, 1e-4, 1e4, 1e6, 1e9, 1e11, 1e15, 1e20, 1e30, 3e38]
+UNBOUNDED = ("min_child_weight", "lambda", "alpha", "gamma", "max_delta_step")
+
+
+def in_xgboosts_words(parameters):
+    named = xgboost_names(parameters)
+    return named if parameters.base_score is None else named | {"base_score": parameters.base_score}
+
+
+@pytest.mark.parametrize("name", [*UNBOUNDED, "eta", "scale_pos_weight", "base_score"])
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+def test_extreme_parameters_give_xgboosts_model(objective, name):
+    """Over all of float32's range, wherever both learners take the value."""
+    features, labels = few_valued(600, objective)
+    matrix = xgboost.DMatrix(np.ascontiguousarray(features.T), labels)
+    values = EXTREMES if name in UNBOUNDED else [value for value in EXTREMES if value <= 1e6]
+    if name == "base_score":
+        values = [1e-6, 1e-4, 1 - 1e-4, 1 - 1e-6] if objective == "binary:logistic" else [-1e30, -1e9, *EXTREMES]
+    if name == "eta":
+        values = [value for value in EXTREMES if value <= 1]
+    if name == "scale_pos_weight" and objective == "reg:squarederror":
+        values = []
+    for value in values:
+        parameters = parse_parameters({"rounds": 4, "max_depth": 3, "objective": objective, name: value})
+        mine = ours(features, labels, None, parameters).ensemble.predict_margin(features)
+        booster = xgboost.train(in_xgboosts_words(parameters), matrix, 4)
+        theirs = booster.predict(matrix, output_margin=True)
+        tolerance = max(1e-3 * np.ptp(theirs), 1e-6 * np.abs(theirs).max())
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=tolerance, err_msg=f"{name} = {value}")
+
+
+magnitudes = st.one_of(st.just(0.0), st.floats(-37, 38.4).map(lambda exponent: 10.0**exponent))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["binary:logistic", "reg:squarederror"]),
+    st.dictionaries(st.sampled_from(UNBOUNDED), magnitudes, max_size=3),
+    st.floats(1e-37, 1),
+    st.one_of(st.none(), magnitudes),
+    st.one_of(st.just(1.0), magnitudes),
+    st.sampled_from([32, 64]),
+)
+def test_any_numbers_give_a_finite_model_or_a_refusal(objective, parameters, eta, weight, label, histogram_bits):
+    features, labels = few_valued(200, objective)
+    if objective == "reg:squarederror":
+        labels = np.minimum(labels * np.float64(label), 3e38).astype(np.float32)
+    weights = None
+    if weight is not None:
+        weights = np.random.default_rng(2).gamma(2, size=200) * weight
+        weights = np.minimum(weights, 3e38).astype(np.float32)
+    given = {"rounds": 3, "max_depth": 3, "objective": objective, "eta": eta, "histogram_bits": histogram_bits}
+    try:
+        outcome = ours(features, labels, weights, parse_parameters(given | parameters))
+    except HansaError as error:
+        refusal = str(error)
+    else:
+        refusal = None
+    if refusal is not None:
+        assert re.search("at every party|nothing to learn|both classes", refusal), refusal
+        return
+    assert np.isfinite(outcome.ensemble.predict_margin(features)).all()
+    assert from_json(outcome.model) == outcome.ensemble
 
 
 @pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])

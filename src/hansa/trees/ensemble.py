@@ -37,6 +37,9 @@ ROOT_PARENT = 2147483647
 OBJECTIVES = ("binary:logistic", "reg:squarederror")
 """The objectives that an ensemble can have."""
 
+LEAST_PROBABILITY = 1e-6
+"""A base score of binary:logistic is kept so far from 0 and 1, as XGBoost 3 keeps it."""
+
 Level = str | int
 """A value of a categorical feature, as tables have it; its place among all of them is the category that trees know."""
 
@@ -385,6 +388,8 @@ class Ensemble:
 def base_margin(objective: str, base_score: float) -> np.float32:
     """The margin that stands for `base_score`: ln(p / (1 - p)) for binary:logistic, float32 as in XGBoost.
 
+    XGBoost 3 takes a probability that is nearer to 0 or 1 than `LEAST_PROBABILITY` as one that far away.
+
     Raises:
         DataError: the base score is not a finite float32, or under binary:logistic not between 0 and 1.
         PlanError: the objective is not known.
@@ -400,12 +405,9 @@ def base_margin(objective: str, base_score: float) -> np.float32:
     if not 0.0 < score < 1.0:
         raise DataError(f"base_score is {base_score}; expected more than 0 and less than 1 for {objective}")
     # XGBoost rounds to float32 after each step of -ln(1/p - 1).
-    with np.errstate(over="ignore"):
-        odds_against = float(np.float32(1.0) / score - np.float32(1.0))
-    margin = np.float32(-_log_once(odds_against))
-    if not np.isfinite(margin):
-        raise DataError(f"base_score is {base_score}; expected a probability further from 0 and 1")
-    return margin
+    least = np.float32(LEAST_PROBABILITY)
+    score = min(max(score, least), np.float32(1.0) - least)
+    return np.float32(-_log_once(float(np.float32(1.0) / score - np.float32(1.0))))
 
 
 def predictions_from_margins(objective: str, margins: Float32s) -> Float32s:
