@@ -347,7 +347,7 @@ def check(plan: Path, table: Path, as_json: bool) -> None:
 @click.option("--save", type=PATH, required=True, help="Where to write the predictions: .csv or .parquet.")
 @click.option("--margin", is_flag=True, help="Margins instead of probabilities.")
 def predict(model: Path, table: Path, save: Path, margin: bool) -> None:
-    """Score the rows of TABLE with MODEL (an XGBoost JSON file)."""
+    """Score the rows of TABLE with MODEL (a model file of Hansa or XGBoost, JSON or UBJSON)."""
     from hansa.cli.prediction import predict_table
 
     require_folder(save)
