@@ -349,3 +349,87 @@ def test_a_killed_process_ends_a_simulation_in_seconds(table):
     assert running.returncode == 1
     assert "the process of member 'borealis' ended with status -9" in text
     assert "Traceback" not in text
+
+
+SIX_FAULTS = (
+    "--label", "fault", "--party-column", "op", "--rounds", "6", "--set", "max_depth=3", "--evaluation-fraction", "0.1",
+    "--set", "seed=1", "--set", "early_stopping_rounds=2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def six_faults(tmp_path_factory) -> Path:
+    """900 rows with 6 faults, of which the seed above holds none out."""
+    rng = np.random.default_rng(7)
+    features = rng.uniform(size=(3, 900)).round(4)
+    fault = np.zeros(900, int)
+    fault[np.argsort(-features[0])[:6]] = 1
+    columns = dict(zip("abc", features, strict=True))
+    return write_table(
+        tmp_path_factory.mktemp("six") / "six-faults.csv",
+        columns | {"fault": fault, "op": rng.choice(list("xyz"), 900)},
+    )
+
+
+def strict(text: str) -> dict[str, object]:
+    """JSON without NaN and infinities, which JSON does not have."""
+
+    def refuse(token: str) -> float:
+        raise AssertionError(f"{token} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    ("mode", "metric"),
+    [("federated", "auc"), ("federated", "aucpr"), ("secure-aggregation", "auc"), ("coopetitive", "auc")],
+)
+def test_a_metric_of_held_out_rows_without_a_value_is_said_and_does_not_cut_the_model(six_faults, mode, metric):
+    options = (*SIX_FAULTS, "--mode", mode, "--set", f"eval_metric={metric}", "--in-process")
+    result = hansa("simulate", six_faults, *options, "--json")
+    assert result.exit_code == 0, result.output
+    summary = strict(result.stdout)
+    assert summary["trees"] == 6
+    assert summary["held_out"]["metrics"] == {metric: None}
+    assert "one label only" in summary["held_out"]["without_value"][metric]
+    shown = hansa("simulate", six_faults, *options)
+    assert shown.exit_code == 0, shown.output
+    for stream in (shown.stdout, shown.stderr):
+        assert stream.count(f"{metric} of the held-out rows has no value: the held-out rows have one label only") == 1
+
+
+def test_processes_say_so_too(six_faults, tmp_path):
+    result = hansa("simulate", six_faults, *SIX_FAULTS, "--set", "eval_metric=auc", "--json")
+    assert result.exit_code == 0, result.output
+    summary = strict(result.stdout)
+    assert (summary["trees"], summary["held_out"]["metrics"]) == (6, {"auc": None})
+    assert "one label only" in summary["held_out"]["without_value"]["auc"]
+
+
+def test_every_test_score_without_a_value_has_its_reason(tmp_path):
+    columns = cells(200, 3)
+    operator = np.array(["x", "y", "z"])[np.arange(200) % 3]
+    # y has no fault. All of z's rows of weight above 0 have one.
+    fault = np.where(operator == "y", 0, columns["fault"])
+    weight = np.where((operator == "z") & (fault == 0), 0, 1)
+    path = write_table(tmp_path / "t.csv", columns | {"fault": fault, "operator": operator, "weight": weight})
+    test_rows = operator != "x"
+    test_columns = {
+        name: values[test_rows] for name, values in (columns | {"fault": fault, "operator": operator}).items()
+    }
+    test = write_table(tmp_path / "test.csv", test_columns | {"weight": weight[test_rows]})
+    options = ("--label", "fault", "--party-column", "operator", "--weight", "weight", "--test", test, "--alone")
+    result = hansa("simulate", path, *options, *QUICK, "--in-process", "--json")
+    assert result.exit_code == 0, result.output
+    members = strict(result.stdout)["members"]
+    assert members["x"]["metrics"] == {"together": None, "alone": None}
+    assert set(members["x"]["without_value"]["together"].values()) == {"there are no test rows"}
+    assert members["y"]["metrics"]["together"]["auc"] is members["y"]["metrics"]["together"]["aucpr"] is None
+    assert members["y"]["without_value"]["together"] == dict.fromkeys(
+        ("auc", "aucpr"), "the test rows all have label 0"
+    )
+    assert members["y"]["without_value"]["alone"]["logloss"] == "its training rows all have label 0"
+    assert members["z"]["metrics"]["alone"] is None
+    assert members["z"]["without_value"]["alone"]["auc"] == "its training rows all have label 1"
+    shown = hansa("simulate", path, *options, *QUICK, "--in-process").stdout
+    assert "–: no auc, aucpr of y, together: the test rows all have label 0" in shown

@@ -178,3 +178,20 @@ def test_turned_tables_are_the_naive_twin():
     out = np.zeros(16, np.uint16)
     ev.add_turned(tables, turns, out)
     assert np.array_equal(out, naive.naive_turned(tables, turns))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 65, 3000])
+def test_whether_a_metric_has_a_value_is_one_bit(rows, servers):
+    weighted = Settings("binary:logistic", rounds=1, weight_limit=2.0)
+    for ones in sorted({0, 1, rows // 2, rows - 1, rows}):
+        labels = (np.arange(rows) < ones).astype(np.uint32)
+        weights = np.where(np.arange(rows) == rows - 1, 2.0 * (ones > 0), 0)
+        y = share(RING32, labels.astype(np.int64), 1)
+        w = share(RING32, weight_words(weighted, labels, weights), 2)
+        place = Address(0, ones, 0, "value")
+        for name, own, expected in (("auc", [None] * 3, 0 < ones < rows), ("logloss", w, ones > 0)):
+            record = Record()
+            programs = [ev.has_value(s, name, y[s.index], own[s.index], place.named(name)) for s in servers]
+            assert run_three(programs, record, keep_views=True) == [expected] * 3
+            assert all(view[-1][2].nbytes == 8 and view[-1][2][0] <= 1 for view in record.views)
+        assert run_three([ev.has_value(s, "logloss", y[s.index], None, place) for s in servers]) == [True] * 3

@@ -303,13 +303,7 @@ def _check_mode(member: MemberFile) -> None:
 
 def _reporter(name: str, event: Event) -> Callable[[Progress], None]:
     def report(progress: Progress) -> None:
-        event({
-            "event": progress.stage,
-            "member": name,
-            "trees": progress.trees,
-            "rounds": progress.rounds,
-            "metrics": progress.metrics,
-        })  # fmt: skip
+        event({**progress.as_event(), "member": name})
 
     return report
 

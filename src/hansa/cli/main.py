@@ -195,7 +195,7 @@ def simulate(
     if save is not None:
         save.write_bytes(result.model)
     if as_json:
-        click.echo(json.dumps(result.summary))
+        click.echo(json.dumps(result.summary, allow_nan=False))
     else:
         output.print_simulation([result.summary])
         if save is not None:
@@ -320,7 +320,7 @@ def _run_member(described: MemberFile, as_json: bool) -> None:
 
 
 def _print_line(event: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.write(json.dumps(event, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
@@ -347,7 +347,7 @@ def check(plan: Path, table: Path, as_json: bool) -> None:
 @click.option("--save", type=PATH, required=True, help="Where to write the predictions: .csv or .parquet.")
 @click.option("--margin", is_flag=True, help="Margins instead of probabilities.")
 def predict(model: Path, table: Path, save: Path, margin: bool) -> None:
-    """Score the rows of TABLE with MODEL (an XGBoost JSON file)."""
+    """Score the rows of TABLE with MODEL (a model file of Hansa or XGBoost, JSON or UBJSON)."""
     from hansa.cli.prediction import predict_table
 
     require_folder(save)

@@ -292,14 +292,7 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
         if progress.stage == "tree" and now < said + TREE_EVENT_S and progress.trees < progress.rounds:
             return
         said = now
-        event(
-            {
-                "event": progress.stage,
-                "trees": progress.trees,
-                "rounds": progress.rounds,
-                "metrics": progress.metrics,
-            }
-        )
+        event(progress.as_event())
 
     aggregator = Aggregator(plan, crew=Crew(member.threads), report=report, identities=member.signer.identities)
     prepare(plan)
@@ -323,6 +316,7 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
         "trees_grown": outcome.trees_grown,
         "exchanges": outcome.exchanges,
         "history": outcome.history,
+        "without_value": outcome.without_value,
         "model_sha256": hashlib.sha256(outcome.model).hexdigest(),
         "roster": [[name, rows, held] for name, _, rows, held in outcome.roster],
         "masked_bytes": aggregator.masked_bytes,
@@ -421,4 +415,4 @@ def _refuse_coopetitive(member: MemberFile) -> None:
 def write_record(member: MemberFile, record: dict[str, Any]) -> None:
     """Write a member's record where its file says."""
     if member.record is not None:
-        member.record.write_text(json.dumps(record, indent=2) + "\n")
+        member.record.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")

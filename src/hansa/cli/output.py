@@ -38,6 +38,11 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.6g}"
 
 
+def without_value(name: str, why: str) -> str:
+    """The sentence that says that a metric of held-out rows has no value."""
+    return f"{name} of the held-out rows has no value: {why}. Training does not stop early on it."
+
+
 @contextmanager
 def progress(shown: bool) -> Iterator[Report]:
     """A progress bar on standard error, fed by a run's events; silent where not `shown`."""
@@ -56,6 +61,7 @@ def progress(shown: bool) -> Iterator[Report]:
     )
     with bar:
         task = bar.add_task("starting", total=None, metrics="")
+        said: set[str] = set()
 
         def report(event: dict[str, Any]) -> None:
             match event["event"]:
@@ -64,7 +70,14 @@ def progress(shown: bool) -> Iterator[Report]:
                 case "gathered":
                     bar.update(task, description="counting for cuts", total=None)
                 case "binned" | "tree" | "trained":
-                    metrics = "  ".join(f"{name} {value:.5f}" for name, value in event.get("metrics", {}).items())
+                    for name, why in event.get("without_value", {}).items():
+                        if name not in said:
+                            said.add(name)
+                            err.print(without_value(name, why), soft_wrap=True, markup=False, highlight=False)
+                    metrics = "  ".join(
+                        f"{name} –" if value is None else f"{name} {value:.5f}"
+                        for name, value in event.get("metrics", {}).items()
+                    )
                     bar.update(
                         task,
                         description="trees",
@@ -120,6 +133,8 @@ def print_simulation(summaries: Sequence[dict[str, Any]]) -> None:
     for label, metrics, seconds in lines:
         scores.add_row(label, *(_number(value) for value in metrics.values()), f"{seconds['training']:.2f}")
     out.print(scores)
+    for text in _dashes(summaries):
+        out.print(text, soft_wrap=True, markup=False)
     for summary in summaries:
         seconds = summary["seconds"]
         out.print(
@@ -128,6 +143,26 @@ def print_simulation(summaries: Sequence[dict[str, Any]]) -> None:
             f"{seconds['total']:.1f}; model {summary['model_sha256'][:16]}",
             soft_wrap=True,
         )
+
+
+def _dashes(summaries: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A sentence for every reason why tables show no value."""
+    whose: dict[tuple[str, ...], list[str]] = {}
+    first = summaries[0]
+    reasons = {
+        f"{name}, {how}": m["without_value"][how]
+        for name, m in first["members"].items()
+        for how in ("together", "alone")
+    }
+    for place, found in {"all test rows": first["without_value"], **reasons}.items():
+        for why in dict.fromkeys(found.values()):
+            metrics = ", ".join(name for name in found if found[name] == why)
+            whose.setdefault((metrics, why), []).append(place)
+    for (metrics, why), places in whose.items():
+        yield f"–: no {metrics} of {'; '.join(places)}: {why}"
+    for summary in summaries:
+        for name, why in summary["held_out"]["without_value"].items():
+            yield f"{summary['mode']}: {without_value(name, why)}"
 
 
 def print_aggregator_record(record: dict[str, Any]) -> None:
@@ -140,7 +175,10 @@ def print_aggregator_record(record: dict[str, Any]) -> None:
         table.add_row(name, f"{rows:,}", f"{held:,}", size(traffic["bytes_up"]), size(traffic["bytes_down"]))
     out.print(table)
     for name, values in record["history"].items():
-        out.print(f"{name} on held-out rows: {values[-1]:.5f} after {len(values)} trees")
+        if values and values[-1] is not None:
+            out.print(f"{name} on held-out rows: {values[-1]:.5f} after {len(values)} trees")
+    for name, why in record["without_value"].items():
+        out.print(without_value(name, why), soft_wrap=True, markup=False)
     seconds = record["seconds"]
     out.print(
         f"binning {seconds['binning']:.2f} s, training {seconds['training']:.2f} s, model {record['model_sha256'][:16]}"

@@ -10,7 +10,18 @@ import numpy as np
 from hansa.cli.cores import cores
 from hansa.cli.tables import open_relation, read_features
 from hansa.errors import DataError
-from hansa.trees.xgboost_json import from_json
+from hansa.trees.ensemble import Ensemble
+from hansa.trees.xgboost_json import MOST_BYTES, from_model_file
+
+
+def read_model(path: Path) -> Ensemble:
+    """The model in a file, JSON or UBJSON. Raises DataError naming the file, and the field that is wrong or not supported."""
+    if path.stat().st_size > MOST_BYTES:
+        raise DataError(f"{path}: has {path.stat().st_size} bytes; a model has at most {MOST_BYTES}")
+    try:
+        return from_model_file(path.read_bytes())
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def predict_table(model_path: Path, table_path: Path, save: Path, margin: bool) -> str:
@@ -21,7 +32,7 @@ def predict_table(model_path: Path, table_path: Path, save: Path, margin: bool) 
 
     Raises DataError naming file and column where the table lacks a feature or a numeric one holds text.
     """
-    ensemble = from_json(model_path.read_bytes())
+    ensemble = read_model(model_path)
     relation = open_relation(table_path)
     missing = [name for name in ensemble.feature_names if name not in relation.columns]
     if missing:

@@ -205,6 +205,7 @@ def _joint_record(plan: Plan, records: Mapping[str, dict[str, Any]]) -> dict[str
         "exchanges": first["training_rounds"],
         "trees_grown": len(first["tree_seconds"]) * plan.parameters.outputs,
         "history": first["history"],
+        "without_value": first["without_value"],
         "seconds": first["seconds"],
         # A server's connections to other servers are not the hub's to count.
         "traffic": {

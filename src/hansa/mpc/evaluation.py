@@ -2,7 +2,8 @@
 
 Rows that owners hold out are shared as training rows are (`shared_rows.Block`). `tree_margins` adds a tree to
 their margins; `metric_share` computes a metric that stays shared; `open_metric` opens it to the three servers;
-`improved` opens only whether it beats the best so far. Formulas and names are XGBoost's:
+`improved` opens only whether it beats the best so far; `has_value` opens whether there is anything to compute. Formulas and names
+are XGBoost's:
 
     logloss  mean of log(1 + e^x) - y x, by the Fourier series of `fourier.loss_part`: no row's probability is clipped
     error    share of rows where [x > 0] is not y
@@ -133,7 +134,7 @@ def metric_share(
 ) -> Program[Words]:
     """A metric of held-out rows as a shared number: (2,) in Z_2^64 with 28 fraction bits; of rmse, its square.
 
-    0 where it has no meaning: no weight, or one class only in auc.
+    0 where it has no meaning (`has_value`): no weight, or one class only in auc.
 
     Args:
         margins: shared in Z_2^32 with 26 fraction bits, (2, rows).
@@ -180,6 +181,31 @@ def open_metric(server: Server, name: str, share: Words, address: Address) -> Pr
     opened = yield from open_to_all(server, RING64, share, address.named("metric"))
     value = int(opened.view(np.int64)[0]) * 2.0**-VALUE_BITS
     return math.sqrt(max(0.0, value)) if name == "rmse" else value
+
+
+def has_value(server: Server, name: str, labels: Words, weights: Words | None, address: Address) -> Program[bool]:
+    """Whether a metric of these rows has a value; opens one bit to the three servers where that is no public fact.
+
+    Rows with weights: is the sum of weights above 0? auc of rows without: are there rows of both labels? The sign of sum w - 1 tells,
+    or the signs of P - 1 and rows - 1 - P, of which one at most is set.
+
+    Args:
+        labels, weights: as `metric_share`.
+    """
+    if weights is not None:
+        total = yield from _sum_of_words(server, weights[0, 0], address.named("total weight"))
+        lacking = yield from sign_part(server, RING64, add_to_part(server, RING64, total, -1), address.named("sign"))
+    elif name == "auc":
+        positives = labels[0].sum(dtype=np.uint32).reshape(1)
+        fewer = add_to_part(server, RING32, positives, -1)
+        others = add_to_part(server, RING32, np.zeros_like(positives) - positives, labels.shape[1] - 1)
+        signs_of_both = yield from sign_part(server, RING32, np.concatenate([fewer, others]), address.named("sign"))
+        lacking = signs_of_both ^ (signs_of_both >> np.uint64(1))
+    else:
+        return True
+    shared = yield from reshare(server, BITS, lacking & np.uint64(1), address.named("bit"))
+    opened = yield from open_to_all(server, BITS, shared & np.uint64(1), address.named("lacking"))
+    return not opened[0]
 
 
 def improved(

@@ -146,6 +146,15 @@ OPENINGS = (
     ),
     Opening(
         "evaluation",
+        "has_value",
+        "open_to_all",
+        "all three servers",
+        "one bit a run: for auc, do the held-out rows have both labels; with weights, does any of them have a weight",
+        "a metric without a value is no 0, and neither stops training nor cuts the model back",
+        False,
+    ),
+    Opening(
+        "evaluation",
         "improved",
         "open_to_all",
         "all three servers",

@@ -84,7 +84,8 @@ class ComputeServer:
     Args:
         plan: as every member holds it. name: this member. counts: of every owner's rows.
         keys: the pair keys with the two other servers, by member. algorithm: of key streams.
-        progress: called with the number of rounds that are over, and the metrics that were opened after them.
+        progress: called with the number of rounds that are over, the metrics that were opened after them (None for one that has no
+            value), and why these have none.
         observe: called with the step of every round that is over, and the bytes that it sent.
 
     Attributes:
@@ -100,7 +101,7 @@ class ComputeServer:
         counts: Counts,
         keys: Mapping[str, PairKey],
         algorithm: Algorithm,
-        progress: Callable[[int, dict[str, float]], None] = lambda _, __: None,
+        progress: Callable[[int, dict[str, float | None], dict[str, str]], None] = lambda _, __, ___: None,
         observe: Callable[[str, int], None] = lambda _, __: None,
     ) -> None:
         self.through = False
@@ -385,13 +386,13 @@ class ComputeServer:
         trees: list[TreeShares] = []
         flags: list[Words] = []
         evaluation = Evaluation(server, start, [block for held, block in in_order if held])
-        self._progress(0, {})
+        self._progress(0, {}, {})
         for number in range(rounds):
             grown, outside = yield from boost_round(server, start.candidates, blocks, outputs, coins, number, 0)
             trees += grown
             flags += outside
             metrics = yield from evaluation.after(number, grown)
-            self._progress(number + 1, metrics)
+            self._progress(number + 1, metrics, evaluation.without_value)
             if evaluation.stops:
                 break
         if flags:

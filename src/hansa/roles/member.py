@@ -77,7 +77,8 @@ class Member:
     Attributes:
         done: whether the run is over. model: the XGBoost JSON, at a receiver. run: the run's id, once known.
         roles: what this member is: "owner", "server", "receiver".
-        trees: rounds of boosting that are over, at a server. history: metric -> (rounds, value) wherever it was opened to this server.
+        trees: rounds of boosting that are over, at a server. history: metric -> (rounds, value) wherever it was opened to this server;
+            None for a value that it does not have, and without_value: metric -> why.
     """
 
     def __init__(
@@ -101,7 +102,8 @@ class Member:
         self.done = False
         self.run = b""
         self.trees = 0
-        self.history: dict[str, list[tuple[int, float]]] = {}
+        self.history: dict[str, list[tuple[int, float | None]]] = {}
+        self.without_value: dict[str, str] = {}
         held = {"owner": plan.parties, "server": plan.servers, "receiver": plan.receivers}
         self.roles = tuple(role for role, names in held.items() if name in names)
         self._plan = plan
@@ -231,7 +233,9 @@ class Member:
         self._session.go(message, "through" if through else "relaying")
         if through:
             if self._server is not None:
-                self._report(Progress("trained", self.trees, self._plan.parameters.rounds))
+                self._report(
+                    Progress("trained", self.trees, self._plan.parameters.rounds, without_value=self.without_value)
+                )
             yield messages.encode(Through())
 
     # --- set-up -------------------------------------------------------------------------------------------------------
@@ -313,11 +317,14 @@ class Member:
         if self._owner is not None:
             yield from self._owner.begin()
 
-    def _grown(self, trees: int, metrics: dict[str, float]) -> None:
+    def _grown(self, trees: int, metrics: dict[str, float | None], without_value: dict[str, str]) -> None:
+        self.without_value = without_value
         for name, value in metrics.items():
             self.history.setdefault(name, []).append((trees, value))
         self.trees = trees
-        self._report(Progress("tree" if trees else "binned", trees, self._plan.parameters.rounds, metrics))
+        self._report(
+            Progress("tree" if trees else "binned", trees, self._plan.parameters.rounds, metrics, without_value)
+        )
 
     # --- letters ------------------------------------------------------------------------------------------------------
 
@@ -376,6 +383,7 @@ def record_of(member: Member, plan: Plan, name: str, traffic: Mapping[str, int])
         "mode": plan.mode,
         "rounds": member.rounds,
         "history": member.history,
+        "without_value": member.without_value,
         "openings": member.openings,
         "sealed_bytes": member.sealed_bytes,
         "clear_bytes": traffic["bytes_up"] - member.sealed_bytes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -27,13 +27,25 @@ class Progress:
     Attributes:
         stage: "gathered", "binned", "tree" or "trained".
         trees: rounds of boosting finished, a tree of every output each. rounds: at most.
-        metrics: of the held-out rows after so many rounds, if any.
+        metrics: of the held-out rows after so many rounds, if any; None for one that has no value.
+        without_value: why, by metric.
     """
 
     stage: str
     trees: int
     rounds: int
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    without_value: dict[str, str] = field(default_factory=dict)
+
+    def as_event(self) -> dict[str, Any]:
+        """What a program that waits for the run reads: as JSON it needs no NaN."""
+        return {
+            "event": self.stage,
+            "trees": self.trees,
+            "rounds": self.rounds,
+            "metrics": self.metrics,
+            "without_value": self.without_value,
+        }
 
 
 def run_id(plan_digest: bytes, roster: Roster) -> bytes:

@@ -292,7 +292,7 @@ class Start:
 
     def evaluated_after(self, rounds: int) -> bool:
         """Whether the plan has the metrics opened after so many rounds."""
-        if not self.counts.total_held:
+        if self.plan.evaluation_fraction == 0:
             return False
         return rounds in (coopetitive(self.plan).steps or (self.settings.rounds,))
 
