@@ -105,6 +105,17 @@ NOT_ON_SHARES: dict[str, Any] = {
 }
 """Parameters that coopetitive mode takes at this value only."""
 
+RANGES_ON_SHARES: dict[str, tuple[float, float]] = {
+    "max_depth": (1, DEEPEST_ON_SHARES),
+    "max_bin": (2, MOST_BINS_ON_SHARES),
+    "eta": (2**-12, 1),
+    "lambda_": (0, 2**26),
+}
+"""What fixed-point numbers on shares can hold of a parameter: a narrower range than that of the other modes."""
+
+MARGIN_ON_SHARES = 16
+"""Greatest log-odds that a base_score of binary:logistic may have."""
+
 SERVER_LINKS = ("hub", "direct")
 
 
@@ -300,6 +311,7 @@ def _check_coopetitive(plan: Plan, more: Coopetitive) -> None:
     ):
         raise PlanError(f"plan: [monotone] is {list(more.monotone)}; expected 1, -1 or 0 for a feature")
     _check_on_shares(plan.parameters)
+    _check_metrics(plan)
     _check_labels(plan, more)
     _check_cuts(plan, more)
     _check_categories(plan, more)
@@ -312,11 +324,34 @@ def _check_on_shares(parameters: Parameters) -> None:
                 f"parameter {name} = {getattr(parameters, name)!r} is not supported in {COOPETITIVE} mode, "
                 f"where nobody sees the sums that it needs; leave it at {value!r}"
             )
-    for name, most in (("max_depth", DEEPEST_ON_SHARES), ("max_bin", MOST_BINS_ON_SHARES)):
-        if getattr(parameters, name) > most:
+    for field, (least, most) in RANGES_ON_SHARES.items():
+        name, value = field.rstrip("_"), getattr(parameters, field)
+        if not least <= value <= most:
+            much, bound = ("much", f"at most {most}") if value > most else ("little", f"at least {least:g}")
+            raise PlanError(f"parameter {name} = {value} is too {much} for {COOPETITIVE} mode; {bound}")
+    base = parameters.base_score
+    if parameters.objective == "binary:logistic" and base is not None:
+        least = 1 / (1 + math.exp(MARGIN_ON_SHARES))
+        if not least <= base <= 1 - least:
             raise PlanError(
-                f"parameter {name} = {getattr(parameters, name)} is too much for {COOPETITIVE} mode; at most {most}"
+                f"parameter base_score = {base} is too near 0 or 1 for {COOPETITIVE} mode, which holds log-odds within "
+                f"+-{MARGIN_ON_SHARES}; expected {least:.3g} to 1 - {least:.3g}"
             )
+
+
+def _check_metrics(plan: Plan) -> None:
+    """Metrics that cannot be had of shares; they matter where rows are held out."""
+    names = plan.parameters.metrics if plan.evaluation_fraction > 0 else ()
+    if "aucpr" in names:
+        raise PlanError(
+            f"parameter eval_metric = 'aucpr' cannot be had in {COOPETITIVE} mode: it needs a division for every score; take auc or "
+            "logloss"
+        )
+    if "auc" in names and plan.schema.weight is not None:
+        raise PlanError(
+            f"parameter eval_metric = 'auc' of rows with weights cannot be had in {COOPETITIVE} mode: take logloss or error, or leave "
+            "schema.weight out"
+        )
 
 
 def _check_labels(plan: Plan, more: Coopetitive) -> None:

@@ -46,7 +46,7 @@ from hansa.mpc.replicated import (
 from hansa.mpc.ring import BITS, RING32, RING64, Ring, Words
 from hansa.mpc.routing import route
 from hansa.mpc.shared_rows import Block
-from hansa.mpc.training import MOST_WEIGHTED_ROWS, Settings, margins_in_range
+from hansa.mpc.training import Settings, rounds_in_range
 
 METRICS = ("logloss", "error", "auc", "rmse", "mae")
 REFUSED = ("aucpr",)
@@ -65,6 +65,9 @@ INDEX = Ring("Z10", 10, np.uint16)
 COUNTS = Ring("Z16", 16, np.uint16)
 CHUNK_ROWS = 8192
 """Rows whose histogram fits `COUNTS`."""
+
+ROWS_PER_SUM = 2**16
+"""Rows whose words are summed in Z_2^32 at a time."""
 
 SQUARE_BITS = 26
 PROBABILITY_BITS = 20
@@ -115,10 +118,9 @@ def metric_program(
     labels: Words,
     weights: Words | None,
     address: Address,
-    check_range: bool = False,
 ) -> Program[float]:
     """The metric, opened to the three servers and nothing else; arguments as `metric_share`."""
-    share = yield from metric_share(server, name, settings, margins, labels, weights, address, check_range)
+    share = yield from metric_share(server, name, settings, margins, labels, weights, address)
     return (yield from open_metric(server, name, share, address))
 
 
@@ -130,28 +132,21 @@ def metric_share(
     labels: Words,
     weights: Words | None,
     address: Address,
-    check_range: bool = False,
 ) -> Program[Words]:
     """A metric of held-out rows as a shared number: (2,) in Z_2^64 with 28 fraction bits; of rmse, its square.
 
     0 where it has no meaning (`has_value`): no weight, or one class only in auc.
 
     Args:
-        margins: shared in Z_2^32 with 26 fraction bits, (2, rows).
+        margins: shared in Z_2^32 with 26 fraction bits, (2, rows), within +-16 (`all_in_range`).
         labels: shared in Z_2^32, (2, rows): 0 or 1, or scaled labels.
-        weights: `shared_rows.weights_of` these rows, (2, 2, rows), or None.
-        check_range: where a margin could lie outside +-16 (`training.may_leave_range`), open one bit: whether one does.
+        weights: `shared_rows.weights_of` these rows, (2, 2, rows), or None. Their words add up to about 2^29 at most.
 
     Raises:
         PlanError: a metric that cannot be had, by name.
-        ProtocolError: a margin left +-16.
     """
     check_metric(name, settings)
     rows = margins.shape[1]
-    if weights is not None and rows > MOST_WEIGHTED_ROWS:
-        raise PlanError(f"{rows} held-out rows with weights; at most {MOST_WEIGHTED_ROWS} can be evaluated")
-    if check_range:
-        yield from _check_range(server, margins, address.named("range"))
     if name == "auc":
         return (yield from _auc(server, margins, labels, address.named(name)))
     if name == "error":
@@ -229,12 +224,13 @@ def improved(
     return bool(opened[0])
 
 
-def _check_range(server: Server, margins: Words, address: Address) -> Program[bool]:
-    """Raise ProtocolError where a margin lies outside +-16: the sign of x + 16 in Z_2^32 tells."""
+def all_in_range(server: Server, margins: Words, address: Address) -> Program[bool]:
+    """Whether every margin lies within +-16, opened to the three servers: the sign of x + 16 in Z_2^32 tells."""
     part = add_to_part(server, RING32, margins[0], 1 << (MARGIN_BITS + 4))
     bits = yield from sign_part(server, RING32, part, address.named("sign"))
     outside = yield from reshare(server, BITS, bits, address.named("bits"))
-    return (yield from margins_in_range(server, [outside], margins.shape[1], address))
+    good = yield from rounds_in_range(server, [[outside]], margins.shape[1], address)
+    return good == 1
 
 
 def _values(
@@ -286,8 +282,8 @@ def _error_sum(
 
 
 def _sum_of_words(server: Server, part: Words, address: Address) -> Program[Words]:
-    """The sum of additive parts (rows,) of words of at most 2^12, as an additive part (1,) in Z_2^64."""
-    edges = np.arange(0, len(part), MOST_WEIGHTED_ROWS // 2)
+    """The sum of additive parts (rows,) of words, of which so many add up to less than 2^30, as an additive part (1,) in Z_2^64."""
+    edges = np.arange(0, len(part), ROWS_PER_SUM)
     wide = yield from extend(server, np.add.reduceat(part, edges, dtype=np.uint32), address)
     total: Words = wide[0].sum(dtype=np.uint64).reshape(1)
     return total

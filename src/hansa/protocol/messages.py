@@ -230,11 +230,12 @@ class CountProbes(Message, frozen=True):
     bits: int
 
 
-class SettleStart(Message, frozen=True):
+class SettleStart(Message, frozen=True, omit_defaults=True):
     """Server to owner and receiver, sealed: cuts, base score and scale_pos_weight, as the three servers found them.
 
     base_score and total_weight have one entry for each output; total_weight bounds the sum of all rows' weights, and is 0 where
-    nothing is known of it.
+    nothing is known of it. label_spread bounds the standard deviation of the labels of squared error, and label_scale is their unit;
+    both are 0 for other objectives, and where the plan gives the base score.
     """
 
     offsets: Tensor
@@ -243,6 +244,8 @@ class SettleStart(Message, frozen=True):
     base_score: tuple[float, ...]
     scale_pos_weight: float
     total_weight: tuple[float, ...]
+    label_spread: float = 0.0
+    label_scale: float = 0.0
 
 
 class ShareRows(Message, frozen=True):

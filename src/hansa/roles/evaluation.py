@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hansa.mpc.evaluation import has_value, improved, metric_share, open_metric, tree_margins
+from hansa.mpc.evaluation import all_in_range, has_value, improved, metric_share, open_metric, tree_margins
 from hansa.mpc.oblivious_growth import TreeShares
 from hansa.mpc.replicated import Address, Program, Server, together
 from hansa.mpc.ring import Words
@@ -27,11 +27,12 @@ class Evaluation:
     Attributes:
         stops: whether training stops early. best_rounds: how many rounds the model keeps; None for all.
         without_value: metric -> why it has no value, of those that have none.
+        left_range: whether held-out rows' margins left +-16, where metrics on shares end; training stops there.
         openings: what was opened, in words.
     """
 
     def __init__(self, server: Server, start: Start, blocks: list[Block]) -> None:
-        self.stops = False
+        self.stops = self.left_range = False
         self.best_rounds: int | None = None
         self.without_value: dict[str, str] = {}
         self.openings: list[str] = []
@@ -44,7 +45,9 @@ class Evaluation:
         self._margins = np.zeros((2, 0), np.uint32)
         if blocks:
             outputs = range(len(start.output_settings))
-            weights = [own for output in outputs if (own := weights_of(blocks, output)) is not None]
+            # Words that only carry scale_pos_weight are no weights of metrics.
+            weighted = start.plan.schema.weight is not None
+            weights = [own for output in outputs if weighted and (own := weights_of(blocks, output)) is not None]
             self._labels = np.concatenate([label_words(blocks, output) for output in outputs], axis=1)
             self._weights = np.concatenate(weights, axis=2) if weights else None
             rows = sum(block.rows for block in blocks)
@@ -72,7 +75,17 @@ class Evaluation:
         opened = start.evaluated_after(number + 1)
         values: dict[str, float | None] = {}
         # The range is checked once a round: it is the same for every metric.
-        check = any(may_leave_range(settings, number + 1) for settings in start.output_settings)
+        if (opened or self._patience is not None) and any(
+            may_leave_range(settings, number + 1) for settings in start.output_settings
+        ):
+            fits = yield from all_in_range(server, self._margins, address.named("range"))
+            if not fits:
+                self.openings.append(
+                    f"training.rounds_in_range: one bit, that a held-out margin left +-16 in round {number + 1}"
+                )
+                self.stops = self.left_range = True
+                self.best_rounds = min(max(1, number), self.best_rounds or number)
+                return {}
         for name in names:
             judge = name == names[-1] and self._patience is not None
             if not opened and not judge:
@@ -83,9 +96,8 @@ class Evaluation:
                     values[name] = None
                 continue
             share = yield from metric_share(
-                server, name, start.settings, self._margins, self._labels, self._weights, place, check
+                server, name, start.metric_settings, self._margins, self._labels, self._weights, place
             )
-            check = False
             if opened:
                 value = yield from open_metric(server, name, share, place)
                 scale = 1.0 if start.label_scale is None or name not in IN_LABEL_UNITS else start.label_scale.scale

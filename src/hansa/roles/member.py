@@ -17,9 +17,8 @@ from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
 from hansa.data.source import Rows
 from hansa.errors import HansaError, IdentityError, PlanError, ProtocolError
-from hansa.mpc.evaluation import check_metric
 from hansa.mpc.ring import words_for
-from hansa.mpc.training import memory_estimate
+from hansa.mpc.training import growth_of, memory_estimate
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
@@ -46,10 +45,10 @@ from hansa.protocol.session import MEMBER, Session
 from hansa.roles.compute_server import ComputeServer, RoundLetter
 from hansa.roles.key_setup import KeySetup, Signer
 from hansa.roles.mail import Letter, Mail
-from hansa.roles.owner import Owner
+from hansa.roles.owner import Owner, check_labels
 from hansa.roles.receiver import Receiver
 from hansa.roles.run import Progress, agreement, run_id
-from hansa.roles.sharing import Counts, settings_of, some_values, widest_candidates
+from hansa.roles.sharing import Counts, given_values, settings_of, some_values, widest_candidates
 from hansa.secure.keys import Run
 
 DEFAULT_POLICY = Policy()
@@ -120,9 +119,8 @@ class Member:
         held_rows = int(self._held.sum())
         training_rows = len(self._held) - held_rows
         self._join = Join(PROTOCOL_VERSION, agreement(plan, signer.identities), nonce, training_rows, held_rows)
-        settings = settings_of(plan, some_values(plan))
-        for metric in plan.parameters.metrics if plan.evaluation_fraction > 0 else ():
-            check_metric(metric, settings)
+        if rows is not None:
+            check_labels(rows, plan)
         self._keys: KeySetup | None = None
         self._mail: Mail | None = None
         self._owner: Owner | None = None
@@ -149,6 +147,11 @@ class Member:
         if self.model is not None:
             found.append("release.open_tree: splits and rounded leaf values of every tree, the model")
         return found
+
+    @property
+    def cut(self) -> str:
+        """See `ComputeServer`."""
+        return "" if self._server is None else self._server.cut
 
     @property
     def rounds(self) -> int:
@@ -277,7 +280,12 @@ class Member:
         return self._keys
 
     def _check_size(self) -> None:
-        """Refuse a run whose shares would not fit here, before anything of it is made. Raises PlanError."""
+        """Refuse a run that shares cannot hold, or that would not fit here, before anything of it is made. Raises PlanError."""
+        plan, rows = self._plan, self._counts.total
+        given = given_values(plan)
+        if given is not None:
+            for output in range(plan.parameters.outputs):
+                growth_of(settings_of(plan, given, output, rows), widest_candidates(plan), rows)
         needed = self.memory_needed()
         if self._memory_limit is not None and needed > self._memory_limit:
             raise PlanError(
@@ -385,6 +393,7 @@ def record_of(member: Member, plan: Plan, name: str, traffic: Mapping[str, int])
         "history": member.history,
         "without_value": member.without_value,
         "openings": member.openings,
+        **({"cut": member.cut} if member.cut else {}),
         "sealed_bytes": member.sealed_bytes,
         "clear_bytes": traffic["bytes_up"] - member.sealed_bytes,
         **traffic,
