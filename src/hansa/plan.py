@@ -13,6 +13,7 @@
     features = ["traffic", "temperature"]
     label = "fault"
     weight = "importance"                     # optional
+    decimal = ","                             # optional: the decimal sign of numbers that are texts, as in CSV files; default "."
 
     [privacy]
     min_cell_rows = 10                        # cuts stop at cells of so many pooled rows
@@ -205,10 +206,14 @@ class Plan:
         return () if self.coopetitive is None else self.coopetitive.servers
 
     def canonical(self) -> bytes:
-        """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out."""
+        """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out
+        but that of `schema.decimal`, which came later.
+        """
         content = {"format": 1, **asdict(self)}
         if self.coopetitive is None:
             del content["coopetitive"]
+        if self.schema.decimal == ".":
+            del content["schema"]["decimal"]
         return msgspec.json.encode(content, order="sorted")
 
     def digest(self) -> bytes:
@@ -450,7 +455,7 @@ PLAN_KEYS: dict[str, tuple[str, ...]] = {
         "parameters",
     ),
     "members": ("aggregator", "hub", "servers", "server_links", "parties", "receivers", "minimum_parties"),
-    "schema": ("features", "label", "weight", "weight_limit", "missing"),
+    "schema": ("features", "label", "weight", "weight_limit", "missing", "decimal"),
     "privacy": ("min_cell_rows",),
     "evaluation": ("fraction", "steps"),
     "labels": ("range",),
@@ -509,6 +514,7 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
             if "weight" not in schema
             else _typed(schema["weight"], str, "schema.weight", "a column's name", where),
             categories=_categories(document, features, where),
+            decimal=_typed(schema.get("decimal", "."), str, "schema.decimal", '"." or ","', where),
         ),
         parameters=parse_parameters(parameters),
         min_cell_rows=_typed(
@@ -624,6 +630,8 @@ def write_plan(plan: Plan) -> str:
     schema: dict[str, Any] = {"features": plan.schema.features, "label": plan.schema.label}
     if plan.schema.weight is not None:
         schema["weight"] = plan.schema.weight
+    if plan.schema.decimal != ".":
+        schema["decimal"] = plan.schema.decimal
     more = plan.coopetitive
     if more is not None and more.missing is not None:
         schema["missing"] = more.missing

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hansa.cli.member import ANSWER_S, MemberFile, label_kind, prepare, write_record
+from hansa.cli.member import ANSWER_S, MemberFile, label_kind, prepare, warn, write_record
 from hansa.cli.phases import Ledger
 from hansa.data.source import Rows, read_rows
 from hansa.errors import HansaError, LinkLost, MemberLost, PlanError, TransportError
@@ -102,6 +102,7 @@ class _Played:
         sent = {"bytes_up": traffic.bytes_up, "bytes_down": traffic.bytes_down}
         record = record_of(role, member.plan, member.identity.name, sent)
         record["rows"] = 0 if self._rows is None else self._rows.n_rows
+        record["warnings"] = [] if self._rows is None else list(self._rows.warnings)
         record["model_sha256"] = None if role.model is None else hashlib.sha256(role.model).hexdigest()
         if "trained" in at:
             record["training_rounds"] = role.rounds - self._rounds_before
@@ -119,7 +120,9 @@ def _rows_of(member: MemberFile) -> Rows | None:
     if name in plan.parties:
         if member.table is None:
             raise PlanError(f"{member.path}: table is missing; name the file with this party's rows")
-        return read_rows(member.table, plan.schema, label_kind=label_kind(plan))
+        rows = read_rows(member.table, plan.schema, label_kind=label_kind(plan))
+        warn(rows.warnings)
+        return rows
     if member.table is not None:
         raise PlanError(f"{member.path}: table is given, and the plan does not name {name!r} a party; leave it out")
     return None

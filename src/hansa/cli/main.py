@@ -120,6 +120,8 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 )
 @click.option("--categorical", multiple=True, metavar="COLUMN",
               help="Coopetitive: a feature whose values are categories; repeatable.")  # fmt: skip
+@click.option("--decimal", type=click.Choice([".", ","]), default=".", show_default=True,
+              help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
 @click.option("--statistics", is_flag=True, help="Coopetitive: release gain and cover with the splits.")
 @click.option("--label-range", help="Coopetitive, reg:squarederror: LOWEST,HIGHEST label; default: those of TRAIN.")
 @click.option("--objective", default="binary:logistic", show_default=True)
@@ -141,7 +143,7 @@ def simulate(
     train: Path, label: str, party_column: str, weight: str | None, test: Path | None, test_fraction: float | None,
     seed: int, mode: str, servers: str | None, hub: str | None, server_links: str, receivers: str | None,
     evaluation_steps: str | None, categorical: tuple[str, ...], statistics: bool, label_range: str | None, objective: str,
-    rounds: int, settings: tuple[str, ...], min_cell_rows: int | None,
+    decimal: str, rounds: int, settings: tuple[str, ...], min_cell_rows: int | None,
     evaluation_fraction: float, alone: bool, pooled: bool, save: Path | None, transcript: Path | None,
     in_process: bool, threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -149,7 +151,7 @@ def simulate(
 
     Starts one process per member and the aggregator, on loopback over mutual TLS.
     """
-    from hansa.cli import output, simulation, tables
+    from hansa.cli import member, output, simulation, tables
     from hansa.plan import COOPETITIVE, DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS
     from hansa.trees.parameters import parse_parameters
 
@@ -163,10 +165,11 @@ def simulate(
     parameters = parse_parameters(given)
     if test is not None and test_fraction is not None:
         raise HansaError("--test and --test-fraction exclude each other; give one")
-    table = tables.read_table(train, label, party_column, weight, categorical=categorical)
-    simulation.check_labels(parameters, table)
+    rules: Any = {"label_kind": tables.labels_of(parameters), "decimal": decimal}
+    texts: Any = {"categorical": categorical, "texts_are_categories": mode == COOPETITIVE}
+    table = tables.read_table(train, label, party_column, weight, **texts, **rules)
     if test is not None:
-        train_rows, test_rows = table, tables.read_table(test, label, party_column, weight, like=table)
+        train_rows, test_rows = table, tables.read_table(test, label, party_column, weight, like=table, **rules)
     else:
         stratified = parameters.objective == "binary:logistic"
         train_rows, test_rows = tables.split_table(table, test_fraction or 0.2, seed, stratified)
@@ -190,6 +193,7 @@ def simulate(
         steps=parse_steps(evaluation_steps),
         statistics=statistics,
     )
+    member.warn(simulation.warnings_of(train_rows, test_rows))
     with output.progress(not as_json) as report:
         result = simulation.simulate(train_rows, test_rows, chosen, report)
     if save is not None:
@@ -346,12 +350,17 @@ def check(plan: Path, table: Path, as_json: bool) -> None:
 @click.argument("table", type=EXISTING)
 @click.option("--save", type=PATH, required=True, help="Where to write the predictions: .csv or .parquet.")
 @click.option("--margin", is_flag=True, help="Margins instead of probabilities.")
-def predict(model: Path, table: Path, save: Path, margin: bool) -> None:
+@click.option("--decimal", type=click.Choice([".", ","]), default=".", show_default=True,
+              help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
+def predict(model: Path, table: Path, save: Path, margin: bool, decimal: str) -> None:
     """Score the rows of TABLE with MODEL (a model file of Hansa or XGBoost, JSON or UBJSON)."""
+    from hansa.cli.member import warn
     from hansa.cli.prediction import predict_table
 
     require_folder(save)
-    click.echo(predict_table(model, table, save, margin))
+    written, warnings = predict_table(model, table, save, margin, decimal)
+    warn(warnings)
+    click.echo(written)
 
 
 @main.command()

@@ -35,12 +35,15 @@ import json
 import secrets
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
 
+import click
+
+from hansa.cli.tables import labels_of
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, load_identity
 from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy, note_roster, rows_digest
@@ -254,9 +257,13 @@ def _server_addresses(given: dict[str, Any] | None, plan: Plan, path: Path) -> d
 
 def label_kind(plan: Plan) -> LabelKind:
     """What labels the plan's objective takes."""
-    if plan.parameters.num_class:
-        return plan.parameters.num_class
-    return "binary" if plan.parameters.objective == "binary:logistic" else "numeric"
+    return labels_of(plan.parameters)
+
+
+def warn(sentences: Iterable[str]) -> None:
+    """Say on standard error what is allowed but probably not meant."""
+    for sentence in sentences:
+        click.echo(f"hansa: warning: {sentence}", err=True)
 
 
 def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
@@ -342,6 +349,7 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
     if name in plan.receivers and member.model is None:
         raise PlanError(f"{member.path}: model is missing; this party receives the model: say where to put it")
     rows = read_rows(member.table, plan.schema, label_kind=label_kind(plan))
+    warn(rows.warnings)
     if plan.mode == "secure-aggregation":
         if member.ledger is None:
             raise PlanError(
@@ -382,6 +390,7 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
         "plan": plan.digest().hex(),
         "mode": plan.mode,
         "rows": rows.n_rows,
+        "warnings": list(rows.warnings),
         "model_sha256": None if party.model is None else hashlib.sha256(party.model).hexdigest(),
         "bytes_up": inner.traffic.bytes_up,
         "bytes_down": inner.traffic.bytes_down,

@@ -30,7 +30,7 @@ from hansa.transport.channel import Hub
 from hansa.transport.recording import RecordingHub
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.parameters import Parameters
-from hansa.trees.xgboost_json import from_json
+from hansa.trees.xgboost_json import from_json, to_json
 
 AGGREGATOR = "aggregator"
 HUB = "hub"
@@ -187,6 +187,9 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
     report({"event": "stage", "text": f"{len(parts)} parties, {train.n_rows} rows, {len(train.names)} features"})
     summary, model, history = run(plan, parts, settings, report)
     ensemble = from_json(model)
+    if train.coded:
+        ensemble = replace(ensemble, codes=train.coded)
+        model = to_json(ensemble)
     tests = split_parties(test, names)
     all_rows = _scores(ensemble, test)
     no_rows = _nothing(settings.parameters, "there are no test rows")
@@ -228,11 +231,24 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
                 "without_value": summary["without_value"],
             },
             "pooled": pooled,
+            "categories": {name: len(train.categories[name]) for name in train.categorical},
+            "codes": {name: len(texts) for name, texts in train.coded.items()},
+            "warnings": warnings_of(train, test),
             "model_sha256": hashlib.sha256(model).hexdigest(),
         },
         model=model,
         history=history,
     )
+
+
+def warnings_of(train: Table, test: Table) -> list[str]:
+    """What the tables hold that is allowed but probably not meant, and which columns of texts became codes."""
+    coded = [
+        f"column {name!r}: its {len(texts)} texts became the codes 0 to {len(texts) - 1}, in sorted order, and are split as numbers; "
+        f"mode {COOPETITIVE} takes them as categories; the model file keeps the codes"
+        for name, texts in train.coded.items()
+    ]
+    return list(dict.fromkeys([*coded, *train.warnings, *test.warnings]))
 
 
 def check_labels(parameters: Parameters, train: Table) -> None:

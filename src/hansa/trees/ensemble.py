@@ -11,7 +11,7 @@ margin, as XGBoost does, so that both give the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -238,6 +238,8 @@ class Ensemble:
         trees: in the order of training: in each round one for every output, in turn.
         categories: by feature, the levels of a categorical one, empty where nobody told them; None for an ordered feature. ()
             where all are ordered.
+        codes: by feature, the texts of an ordered one whose values are codes of texts; a text's place is its code. None of the
+            others.
 
     Raises:
         DataError: a tree splits on a feature that is not there, or splits it as what it is not; a name or a level occurs twice,
@@ -250,6 +252,7 @@ class Ensemble:
     feature_names: tuple[str, ...]
     trees: tuple[Tree, ...]
     categories: tuple[tuple[Level, ...] | None, ...] = ()
+    codes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "feature_names", tuple(self.feature_names))
@@ -273,6 +276,11 @@ class Ensemble:
                     f"expected less than {len(self.feature_names)}, the number of features"
                 )
         self._check_categories()
+        for name, texts in self.codes.items():
+            if name not in self.feature_names or (self.categories and self.categories[self.feature_names.index(name)] is not None):
+                raise DataError(f"ensemble: codes of {name!r}; expected codes of ordered features only")
+            if not texts or len(set(texts)) < len(texts):
+                raise DataError(f"ensemble: codes of {name!r} are {list(texts)!r:.80}; expected different texts")
 
     def _check_categories(self) -> None:
         levels = tuple(None if own is None else tuple(own) for own in self.categories)
