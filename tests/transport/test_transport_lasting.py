@@ -461,7 +461,7 @@ def test_a_goodbye_is_a_loss_at_once(net):
     north = net.connect(hub, "north")
     asked(hub, north, "north")
     net.threads.submit(north.close)
-    with pytest.raises(MemberLost, match="'north': the connection was closed$"):
+    with pytest.raises(MemberLost, match=r"'north': the connection was closed$"):
         hub.receive(HANG_S)
     with pytest.raises(TransportError, match="no frame from any member"):
         hub.receive(0.05)
