@@ -314,7 +314,7 @@ class Terminals:
 
     def wait(self) -> None:
         for command, process in self.running.items():
-            self.output[command], _ = process.communicate(timeout=240)
+            self.output[command], _ = process.communicate(timeout=480)
             assert process.returncode == 0, f"$ {command}\n{self.output[command]}"
         self.running = {}
 

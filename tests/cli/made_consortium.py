@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ import numpy as np
 from click.testing import CliRunner, Result
 
 from hansa.cli.main import main
+from waiting import HANG_S
 
 PARTIES = ("aurora", "borealis")
 HUB = "hub"
 FEATURES = ("load", "rsrp", "alarms")
-SOON_S = 30.0
 
 PLAN = """
 name = "test"
@@ -99,7 +98,7 @@ def write_member(folder: Path, name: str, port: int, **changes: Any) -> Path:
         "identity": f"{name}.identity",
         "hub": f"127.0.0.1:{port}",
         "record": f"{name}-record.json",
-        "wait_s": 20,
+        "wait_s": HANG_S,
     }
     if name != HUB:
         values |= {"table": f"{name}.csv", "model": f"{name}-model.json"}
@@ -122,7 +121,7 @@ class Started:
         )
 
     def event(self, kind: str) -> dict[str, Any]:
-        """The next event of this kind on standard output; what comes before it is passed over."""
+        """The next event of this kind on standard output; what comes before it is passed over. A hang ends with pytest's limit."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             event: dict[str, Any] = json.loads(line)
@@ -132,7 +131,7 @@ class Started:
 
     def end(self) -> tuple[int, str, str]:
         """Exit status, the rest of standard output, and standard error, once it has ended."""
-        out, err = self.process.communicate(timeout=SOON_S)
+        out, err = self.process.communicate(timeout=HANG_S)
         return self.process.returncode, out, err
 
     def kill(self) -> None:
@@ -180,7 +179,3 @@ def refused(end: tuple[int, str, str], *fragments: str) -> None:
     assert text.startswith("hansa: ")
     for fragment in fragments:
         assert fragment in text, text
-
-
-def seconds_since(started: float) -> float:
-    return time.monotonic() - started

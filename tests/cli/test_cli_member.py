@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 
 import pytest
-from made_consortium import HUB, PARTIES, PLAN, Consortium, assert_refused, hansa, refused, seconds_since, write_member
+from made_consortium import HUB, PARTIES, PLAN, Consortium, assert_refused, hansa, refused, write_member
 
 from cutting_line import Cut, CuttingLine
 from hansa.consortium.identity import create_identity, load_identity, save_identity
 from hansa.consortium.members import members_of, read_members, write_members
 from hansa.protocol.messages import decode
 from hansa.transport.recording import read_transcript
+from waiting import HANG_S
 
 ENDLESS = PLAN.replace("rounds = 3", "rounds = 100000")
 
@@ -66,11 +66,9 @@ def test_a_party_killed_in_the_middle_ends_the_run_for_all(consortium: Consortiu
     hub, port = consortium.start_hub(patience_s=0)
     parties = {name: consortium.start_party(name, port, patience_s=0) for name in PARTIES}
     hub.event("tree")
-    killed = time.monotonic()
     parties["borealis"].kill()
     refused(hub.end(), "member 'borealis'")
     refused(parties["aurora"].end(), "borealis")
-    assert seconds_since(killed) < 10
     assert not consortium.models()
     assert not list(consortium.folder.glob("*-record.json"))
 
@@ -80,33 +78,40 @@ def test_an_aggregator_killed_in_the_middle_ends_the_run_for_all(consortium: Con
     hub, port = consortium.start_hub(patience_s=0)
     parties = [consortium.start_party(name, port, patience_s=0) for name in PARTIES]
     hub.event("tree")
-    killed = time.monotonic()
     hub.kill()
     for party in parties:
         refused(party.end(), "the hub is gone")
-    assert seconds_since(killed) < 10
     assert not consortium.models()
 
 
-def test_a_killed_party_is_waited_for_and_then_named_and_its_new_process_is_refused(consortium: Consortium):
-    """Its state is gone with it: whoever starts it again cannot take up the run, and is told so."""
+def test_a_killed_party_is_waited_for_and_then_named(consortium: Consortium):
     (consortium.folder / "plan.toml").write_text(ENDLESS)
-    hub, port = consortium.start_hub(patience_s=8)
+    hub, port = consortium.start_hub(patience_s=2)
     parties = {name: consortium.start_party(name, port) for name in PARTIES}
     hub.event("tree")
-    killed = time.monotonic()
+    parties["borealis"].kill()
+    status, _, text = hub.end()
+    assert status == 1
+    assert "waiting for it for up to 2 s" in text
+    assert text.splitlines()[-1].startswith("hansa: member 'borealis': ")
+    assert text.splitlines()[-1].endswith("it did not come back in 2 s")
+    refused(parties["aurora"].end(), "borealis")
+    assert not consortium.models()
+
+
+def test_a_new_process_of_a_killed_party_is_refused_while_the_hub_waits(consortium: Consortium):
+    """Its state is gone with it: whoever starts it again cannot take up the run, and is told so."""
+    (consortium.folder / "plan.toml").write_text(ENDLESS)
+    hub, port = consortium.start_hub(patience_s=10 * HANG_S)
+    parties = {name: consortium.start_party(name, port) for name in PARTIES}
+    hub.event("tree")
     parties["borealis"].kill()
     again = consortium.start_party("borealis", port)
     refused(again.end(), "refused this member: member 'borealis'", "lost its state (start a new run)")
-    assert seconds_since(killed) < 8
-    status, _, text = hub.end()
-    assert status == 1
-    assert "waiting for it for up to 8 s" in text
+    assert hub.process.poll() is None, "the hub waits for the process that holds the seat"
+    hub.process.kill()
+    _, _, text = hub.end()
     assert "is refused: 'borealis' holds its seat by another process" in text
-    assert text.splitlines()[-1].startswith("hansa: member 'borealis': ")
-    assert text.splitlines()[-1].endswith("it did not come back in 8 s")
-    refused(parties["aurora"].end(), "borealis")
-    assert 7 < seconds_since(killed) < 20
     assert not consortium.models()
 
 

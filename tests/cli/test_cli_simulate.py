@@ -21,6 +21,7 @@ from hansa.cli.tables import read_table, split_table
 from hansa.protocol.messages import Contribution, Finish, Join, Received, decode
 from hansa.transport.recording import read_transcript
 from hansa.trees.xgboost_json import from_json
+from waiting import HANG_S
 
 N_ROWS = 240
 PARTIES = {"Aurora Mobile": "aurora-mobile", "borealis": "borealis", "Cirrus": "cirrus"}
@@ -71,7 +72,7 @@ def over_tls(table, tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-m", "hansa", "simulate", str(table), *BASE, *QUICK,
          "--save", str(folder / "model.json"), "--transcript", str(folder / "frames")],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=HANG_S, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     return ran(done.stdout, folder)
@@ -315,7 +316,7 @@ def test_a_process_that_fails_is_named_with_its_reason(table, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "hansa", "simulate", str(table), *BASE, *QUICK,
          "--transcript", str(tmp_path / "frames"), "--save", str(tmp_path / "model.json")],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=HANG_S, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("hansa: the process of member 'borealis' ended with status 1")
@@ -324,14 +325,14 @@ def test_a_process_that_fails_is_named_with_its_reason(table, tmp_path):
     assert not (tmp_path / "model.json").exists()
 
 
-def test_a_killed_process_ends_a_simulation_in_seconds(table):
+def test_a_killed_process_ends_a_simulation_that_waits_for_nobody(table):
     """Nobody waits for its patience: who started the processes sees that one has ended."""
     running = subprocess.Popen(
         [sys.executable, "-m", "hansa", "simulate", str(table), *BASE, *QUICK, "--rounds", "100000"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        victim, give_up = None, time.monotonic() + 40
+        victim, give_up = None, time.monotonic() + HANG_S
         while victim is None and time.monotonic() < give_up:
             time.sleep(0.2)
             for child in psutil.Process(running.pid).children():
@@ -339,15 +340,14 @@ def test_a_killed_process_ends_a_simulation_in_seconds(table):
                 if any(argument.endswith("borealis.toml") for argument in child.cmdline()) and connected:
                     victim = child
         assert victim is not None
-        killed = time.monotonic()
         victim.kill()
-        _, text = running.communicate(timeout=20)
-        assert time.monotonic() - killed < 8
+        _, text = running.communicate(timeout=HANG_S)
     finally:
         running.kill()
         running.communicate()
     assert running.returncode == 1
     assert "the process of member 'borealis' ended with status -9" in text
+    assert "did not come back" not in text
     assert "Traceback" not in text
 
 

@@ -13,14 +13,15 @@ import pytest
 
 from cutting_line import HANDSHAKE_BYTES, Cut, CuttingLine, drawn_cuts
 from hansa.errors import MemberLost, SeatRefused, TransportError
-from hansa.transport import correspondence, lasting
+from hansa.transport import correspondence, lasting, tls
 from hansa.transport.channel import Traffic
 from hansa.transport.correspondence import ACKNOWLEDGE, FLUSH, GOODBYE, HEAD, HELLO, UNKNOWN, read_welcome
 from hansa.transport.lasting import LastingChannel, LastingHub
 from hansa.transport.tls import Credentials, HubLimits, TlsChannel
+from waiting import HANG_S, Clock, until
 
-LIMITS = HubLimits(frame_bytes=16 * 2**20, handshake_s=2.0, send_s=5.0)
-PATIENCE_S = 10.0
+LIMITS = HubLimits(frame_bytes=16 * 2**20, handshake_s=HANG_S, send_s=HANG_S)
+PATIENCE_S = HANG_S
 
 
 class Net:
@@ -56,8 +57,8 @@ class Net:
 
     def connect(self, hub: LastingHub, name: str, port: int | None = None, **options) -> LastingChannel:
         future = self.dialling(port or hub.port, name, **options)
-        hub.wait_for([name], timeout=10)
-        return future.result(10)
+        hub.wait_for([name], timeout=HANG_S)
+        return future.result(HANG_S)
 
     def raw(self, hub: LastingHub, name: str, hello: bytes) -> Future[TlsChannel]:
         """A member that greets and writes what it likes."""
@@ -81,13 +82,22 @@ class Net:
 
 
 @pytest.fixture
+def clock(monkeypatch) -> Clock:
+    """The clock of hub and member, which goes on faster where a test says so."""
+    clock = Clock()
+    for module in (lasting, tls):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
 def net(circle, threads) -> Iterator[Net]:
     net = Net(circle, threads)
     yield net
     net.close()
 
 
-def pump(hub: LastingHub, future: Future, most_s: float = 10) -> object:
+def pump(hub: LastingHub, future: Future, most_s: float = HANG_S) -> object:
     """Let the hub receive, which must hear nothing, until `future` is done; its result, or its error raised."""
     give_up = time.monotonic() + most_s
     while not future.done() and time.monotonic() < give_up:
@@ -96,7 +106,7 @@ def pump(hub: LastingHub, future: Future, most_s: float = 10) -> object:
     return future.result(0)
 
 
-def heard(hub: LastingHub, timeout: float = 10) -> tuple[str, bytes]:
+def heard(hub: LastingHub, timeout: float = HANG_S) -> tuple[str, bytes]:
     member, frame = hub.receive(timeout)
     return member, bytes(frame)
 
@@ -106,7 +116,7 @@ def asked(hub: LastingHub, channel: LastingChannel, name: str) -> None:
     channel.send(b"question")
     assert heard(hub) == (name, b"question")
     hub.send(name, b"answer")
-    assert bytes(channel.receive(10)) == b"answer"
+    assert bytes(channel.receive(HANG_S)) == b"answer"
 
 
 def send_often(hub: LastingHub, member: str, frame: bytes, times: int) -> None:
@@ -121,7 +131,7 @@ def pattern(size: int, start: int) -> bytes:
 def gone(channel: LastingChannel) -> str:
     """How a channel ends on which nothing more comes."""
     with pytest.raises(TransportError) as caught:
-        channel.receive(10)
+        channel.receive(HANG_S)
     return str(caught.value)
 
 
@@ -174,7 +184,7 @@ def test_others_are_served_while_one_is_away_and_what_it_missed_waits(net):
         asked(hub, south, "south")
         hub.send("north", b"meanwhile")
     line.down = False
-    reading = net.threads.submit(lambda: [bytes(north.receive(10)) for _ in range(20)])
+    reading = net.threads.submit(lambda: [bytes(north.receive(HANG_S)) for _ in range(20)])
     assert pump(hub, reading) == [b"meanwhile"] * 20
     asked(hub, north, "north")
 
@@ -186,7 +196,7 @@ def test_a_member_whose_line_died_in_silence_takes_its_seat_back(net):
     north = net.connect(hub, "north", line.port)
     asked(hub, north, "north")
     line.abandon()
-    sending = net.threads.submit(lambda: (north.send(b"x"), north.send(b"y"), bytes(north.receive(10)))[2])
+    sending = net.threads.submit(lambda: (north.send(b"x"), north.send(b"y"), bytes(north.receive(HANG_S)))[2])
     assert [heard(hub), heard(hub)] == [("north", b"x"), ("north", b"y")]
     hub.send("north", b"z")
     assert pump(hub, sending) == b"z"
@@ -209,8 +219,8 @@ def test_the_last_frame_before_leaving_is_heard_though_the_line_breaks(net):
     leaving = net.threads.submit(leave)
     assert heard(hub) == ("north", b"last words")
     with pytest.raises(MemberLost, match="'north': the connection was closed"):
-        hub.receive(10)
-    leaving.result(10)
+        hub.receive(HANG_S)
+    leaving.result(HANG_S)
 
 
 def test_the_hubs_last_frame_is_heard_though_the_line_breaks(net):
@@ -220,9 +230,9 @@ def test_the_hubs_last_frame_is_heard_though_the_line_breaks(net):
     asked(hub, north, "north")
     line.sever()
     hub.send("north", b"last words")
-    reading = net.threads.submit(lambda: (bytes(north.receive(10)), gone(north)))
+    reading = net.threads.submit(lambda: (bytes(north.receive(HANG_S)), gone(north)))
     hub.close()
-    assert reading.result(10) == (b"last words", "the hub is gone: it ended the connection")
+    assert reading.result(HANG_S) == (b"last words", "the hub is gone: it ended the connection")
 
 
 def test_a_view_that_changes_after_it_was_sent_is_sent_again_as_it_was(net):
@@ -238,7 +248,7 @@ def test_a_view_that_changes_after_it_was_sent_is_sent_again_as_it_was(net):
     hub.send("north", memoryview(buffer))
     buffer[:] = b"otherwise"
     line.down = False
-    assert pump(hub, net.threads.submit(lambda: bytes(north.receive(10)))) == b"as it was"
+    assert pump(hub, net.threads.submit(lambda: bytes(north.receive(HANG_S)))) == b"as it was"
 
 
 def test_a_frame_in_hand_stays_as_it_is_while_the_answer_meets_a_broken_line(net):
@@ -249,10 +259,9 @@ def test_a_frame_in_hand_stays_as_it_is_while_the_answer_meets_a_broken_line(net
     asked(hub, north, "north")
     for place in range(3):
         hub.send("north", pattern(20_000, 1000 * place))
-    first = north.receive(10)
-    time.sleep(0.1)
+    first = north.receive(HANG_S)
     hub._inner._links["north"].stream._plain.shutdown(socket.SHUT_WR)
-    time.sleep(0.1)
+    until(lambda: tls._is_over(north._link._stream), "the end of the line")
     answering = net.threads.submit(north.send, b"answer")
     while not answering.done():
         with contextlib.suppress(TransportError):
@@ -260,7 +269,7 @@ def test_a_frame_in_hand_stays_as_it_is_while_the_answer_meets_a_broken_line(net
     assert north.reconnections == 1
     assert len(north._aside) == 2
     assert first == pattern(20_000, 0)
-    assert [bytes(north.receive(10)) for _ in range(2)] == [pattern(20_000, 1000), pattern(20_000, 2000)]
+    assert [bytes(north.receive(HANG_S)) for _ in range(2)] == [pattern(20_000, 1000), pattern(20_000, 2000)]
 
 
 @pytest.mark.parametrize("end", ["hub", "member"])
@@ -274,7 +283,7 @@ def test_a_frame_in_hand_stays_as_it_is_while_an_end_waits_for_room(net, monkeyp
         who.send("north", frame) if who is hub else who.send(frame)
 
     def take(who):
-        return who.receive(10)[1] if who is hub else who.receive(10)
+        return who.receive(HANG_S)[1] if who is hub else who.receive(HANG_S)
 
     for place in range(3):
         say(there, pattern(20_000, 1000 * place))
@@ -295,11 +304,11 @@ def test_a_frame_in_hand_stays_as_it_is_while_an_end_waits_for_room(net, monkeyp
         speak()
         with contextlib.suppress(TransportError):
             hub.receive(0.05) if not hub._aside else None
-        frames = answering.result(10)
+        frames = answering.result(HANG_S)
     else:
         speaking = net.threads.submit(speak)
         frames = answer()
-        speaking.result(10)
+        speaking.result(HANG_S)
     assert frames == [pattern(600_000, place) for place in range(3)]
     assert first == pattern(20_000, 0)
     assert here._aside, "nothing came while it waited for room"
@@ -327,11 +336,11 @@ def test_a_hub_that_floods_a_member_that_waits_for_room_is_left(net, monkeypatch
     for _ in range(10):
         hub.send("north", bytes(500_000))
     for _ in range(5):
-        net.threads.submit(north.send, bytes(500_000)).result(10)
+        net.threads.submit(north.send, bytes(500_000)).result(HANG_S)
     monkeypatch.setattr(lasting, "KEPT_BYTES", 2_000_000)
     sending = net.threads.submit(north.send, b"x")
     with pytest.raises(TransportError, match="it sent more than 2000000 bytes that nobody asked for"):
-        sending.result(10)
+        sending.result(HANG_S)
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
@@ -358,10 +367,10 @@ def test_what_is_kept_has_a_limit_though_all_goes_one_way(net, monkeypatch, dire
         saying = net.threads.submit(say)
         assert [heard(hub) for _ in frames] == [("north", frame) for frame in frames]
         with pytest.raises(MemberLost, match="the connection was closed"):
-            hub.receive(10)
-        most = saying.result(10)
+            hub.receive(HANG_S)
+        most = saying.result(HANG_S)
     else:
-        listening = net.threads.submit(lambda: [bytes(north.receive(20)) for _ in frames])
+        listening = net.threads.submit(lambda: [bytes(north.receive(HANG_S)) for _ in frames])
         for frame in frames:
             hub.send("north", frame)
             most = max(most, hub._seats["north"].said.kept_bytes)
@@ -373,18 +382,19 @@ def test_what_is_kept_has_a_limit_though_all_goes_one_way(net, monkeypatch, dire
 # Patience
 
 
-def test_a_member_that_stays_away_is_lost_by_name_once_and_may_not_come_back(net):
-    hub = net.hub(patience_s=0.5)
+def test_a_member_that_stays_away_is_lost_by_name_once_and_may_not_come_back(net, clock):
+    hub = net.hub()
     line = net.line(hub)
-    north, south = net.connect(hub, "north", line.port), net.connect(hub, "south")
+    north, south = net.connect(hub, "north", line.port, patience_s=10 * HANG_S), net.connect(hub, "south")
     asked(hub, north, "north")
-    started = time.monotonic()
     line.down = True
     line.sever()
     late = net.threads.submit(north.send, b"a late masked vector")
-    with pytest.raises(MemberLost, match=r"'north': .*; it did not come back in 0\.5 s") as lost:
-        hub.receive(10)
-    assert 0.4 < time.monotonic() - started < 3
+    with pytest.raises(TransportError, match="no frame from any member"):
+        hub.receive(0.1)
+    clock.forward(PATIENCE_S)
+    with pytest.raises(MemberLost, match=rf"'north': .*; it did not come back in {PATIENCE_S:g} s") as lost:
+        hub.receive(HANG_S)
     assert lost.value.member == "north"
     hub.send("south", b"we go on")
     with pytest.raises(TransportError, match="'north' is not connected"):
@@ -392,65 +402,67 @@ def test_a_member_that_stays_away_is_lost_by_name_once_and_may_not_come_back(net
     line.down = False
     with pytest.raises(TransportError, match=r"the hub is gone: .*came back too late; start a new run"):
         pump(hub, late)
-    asked_south = net.threads.submit(south.receive, 10)
+    asked_south = net.threads.submit(south.receive, HANG_S)
     assert pump(hub, asked_south) == b"we go on"
 
 
-def test_a_member_gives_up_when_its_patience_is_over(net):
+def test_a_member_gives_up_when_its_patience_is_over_and_not_before(net, clock):
     hub = net.hub()
     line = net.line(hub)
-    north = net.connect(hub, "north", line.port, patience_s=0.5)
+    north = net.connect(hub, "north", line.port)
     asked(hub, north, "north")
     line.down = True
     line.sever()
-    started = time.monotonic()
-    with pytest.raises(TransportError, match=r"the hub is gone: .*could not be reached again in 0\.5 s"):
-        north.receive()
-    assert 0.4 < time.monotonic() - started < 3
+    waiting = net.threads.submit(north.receive)
+    until(lambda: len(clock.slept) > 1, "a second try")
+    assert not waiting.done()
+    clock.forward(PATIENCE_S)
+    with pytest.raises(TransportError, match=rf"the hub is gone: .*could not be reached again in {PATIENCE_S:g} s"):
+        waiting.result(HANG_S)
     with pytest.raises(TransportError, match="closed; connect anew"):
         north.send(b"x")
 
 
-def test_without_patience_a_lost_connection_is_the_end_at_once(net):
+def test_without_patience_a_lost_connection_is_the_end_and_nobody_dials_again(net, clock):
     hub = net.hub(patience_s=0)
     line = net.line(hub)
     north = net.connect(hub, "north", line.port, patience_s=0)
     asked(hub, north, "north")
     line.sever()
-    started = time.monotonic()
     with pytest.raises(MemberLost, match="'north'"):
-        hub.receive(10)
+        hub.receive(HANG_S)
     with pytest.raises(TransportError, match="the hub is gone"):
-        north.receive(10)
-    assert time.monotonic() - started < 1
+        north.receive(HANG_S)
+    assert (line.connections, clock.slept) == (1, [])
 
 
-def test_losses_without_a_word_between_them_share_one_patience(net):
+def test_losses_without_a_word_between_them_share_one_patience(net, clock):
     """One who lets a member in and cuts it off again and again delays a run for the patience, and no longer."""
-    hub = net.hub(patience_s=1.0)
+    hub = net.hub()
     line = net.line(hub, [Cut("up", HANDSHAKE_BYTES, place % 2 == 0) for place in range(10_000)])
-    future = net.dialling(line.port, "north", patience_s=1.0)
-    hub.wait_for(["north"], 10)
-    north = future.result(10)
-    started = time.monotonic()
+    future = net.dialling(line.port, "north")
+    hub.wait_for(["north"], HANG_S)
+    north = future.result(HANG_S)
     sending = net.threads.submit(lambda: [north.send(bytes(100_000)), north.receive()])
+    # No connection lasts as long as the patience: all these losses are one.
+    for reconnections in (3, 5, 7):
+        while hub.reconnections < reconnections:
+            with pytest.raises(TransportError, match="no frame from any member"):
+                hub.receive(0.02)
+        clock.forward(0.4 * PATIENCE_S)
     with pytest.raises(MemberLost, match="it did not come back"):
-        hub.receive(30)
-    assert time.monotonic() - started < 5
-    assert hub.reconnections > 2
+        hub.receive(HANG_S)
     with pytest.raises(TransportError, match="the hub is gone"):
         pump(hub, sending)
 
 
 def test_a_goodbye_is_a_loss_at_once(net):
-    hub = net.hub(patience_s=60)
+    hub = net.hub(patience_s=10 * HANG_S)
     north = net.connect(hub, "north")
     asked(hub, north, "north")
     net.threads.submit(north.close)
-    started = time.monotonic()
-    with pytest.raises(MemberLost, match="'north': the connection was closed"):
-        hub.receive(10)
-    assert time.monotonic() - started < 1
+    with pytest.raises(MemberLost, match=r"'north': the connection was closed$"):
+        hub.receive(HANG_S)
     with pytest.raises(TransportError, match="no frame from any member"):
         hub.receive(0.05)
 
@@ -461,7 +473,7 @@ def test_a_dropped_member_hears_that_it_is_over_and_does_not_come_back(net):
     asked(hub, north, "north")
     hub.drop("north", "broke a rule")
     with pytest.raises(TransportError, match="the hub is gone: it ended the connection"):
-        north.receive(10)
+        north.receive(HANG_S)
     with pytest.raises(SeatRefused, match="has left this run"):
         pump(hub, net.dialling(hub.port, "north"))
 
@@ -488,7 +500,7 @@ def comes_back(net: Net, hub: LastingHub, line: CuttingLine, north: LastingChann
 
 def heard_by(net: Net, hub: LastingHub, north: LastingChannel) -> bytes:
     hub.send("north", b"welcome back")
-    return pump(hub, net.threads.submit(lambda: bytes(north.receive(10))))
+    return pump(hub, net.threads.submit(lambda: bytes(north.receive(HANG_S))))
 
 
 def test_an_impostor_with_another_certificate_gets_no_seat(net, tmp_path):
@@ -526,11 +538,12 @@ def test_a_process_that_ended_before_anything_was_said_may_be_started_again(net)
     line = net.line(hub)
     net.connect(hub, "north", line.port)
     line.sever()
-    time.sleep(0.05)
+    until(lambda: tls._is_over(hub._inner._links["north"].stream), "the end of the line")
     again = net.dialling(hub.port, "north")
-    with contextlib.suppress(TransportError):
-        hub.wait_for(["south"], timeout=1)
-    asked(hub, again.result(10), "north")
+    while not again.done():
+        with contextlib.suppress(TransportError):
+            hub.wait_for(["south"], timeout=0.05)
+    asked(hub, again.result(HANG_S), "north")
 
 
 def test_while_the_first_process_lives_a_second_is_refused_though_nothing_was_said(net):
@@ -586,7 +599,7 @@ def test_a_member_that_rewinds_is_refused(net, heard, text):
     with pytest.raises(SeatRefused, match=text):
         pump(hub, net.raw(hub, "north", HELLO.pack(north._session, north._hub_session, heard)))
     line.down = False
-    assert pump(hub, net.threads.submit(lambda: bytes(north.receive(10)))) == b"for north"
+    assert pump(hub, net.threads.submit(lambda: bytes(north.receive(HANG_S)))) == b"for north"
 
 
 @pytest.mark.parametrize(
@@ -601,12 +614,13 @@ def test_a_greeting_that_cannot_be_true_is_refused(net, hello):
     asked(hub, net.connect(hub, "north"), "north")
 
 
-def test_a_member_that_never_greets_is_hung_up_on(net):
+def test_a_member_that_never_greets_is_hung_up_on(net, clock):
     hub = net.hub()
     credentials = net.circle.credentials("north")
-    silent = net.threads.submit(TlsChannel.connect, credentials, "hub", "127.0.0.1", hub.port, timeout_s=6.0)
+    silent = net.threads.submit(TlsChannel.connect, credentials, "hub", "127.0.0.1", hub.port, timeout_s=10 * HANG_S)
     south = net.connect(hub, "south")
     asked(hub, south, "south")
+    clock.forward(LIMITS.handshake_s)
     with pytest.raises(TransportError, match=r"no welcome|hung up"):
         pump(hub, silent)
     assert hub.joined == {"south"}
@@ -621,7 +635,7 @@ def test_bytes_of_an_earlier_connection_are_worth_nothing(net):
     before = hub.strangers
     replay = socket.create_connection(("127.0.0.1", hub.port))
     replay.sendall(bytes(line.upward[0]))
-    give_up = time.monotonic() + 5
+    give_up = time.monotonic() + HANG_S
     while hub.strangers == before and time.monotonic() < give_up:
         with pytest.raises(TransportError, match="no frame from any member"):
             hub.receive(0.05)
@@ -652,7 +666,7 @@ def test_frames_replayed_inside_a_session_are_dropped_and_late_ones_refused(net)
     assert hub._seats["north"].said.repeated == 2
     north.send(b"a frame was left out", HEAD.pack(4, 0))
     with pytest.raises(MemberLost, match="'north': frame 4 came, expected frame 3"):
-        hub.receive(10)
+        hub.receive(HANG_S)
     asked(hub, south, "south")
     session, _ = read_welcome(north.greeting)
     with pytest.raises(SeatRefused, match="has left this run"):
@@ -668,7 +682,7 @@ def test_frames_that_break_the_rules_end_a_member_at_once(net, sent):
     north = seated_raw(net, hub)
     north.send(sent)
     with pytest.raises(MemberLost, match="'north'"):
-        hub.receive(10)
+        hub.receive(HANG_S)
     asked(hub, south, "south")
 
 
@@ -677,22 +691,19 @@ def test_a_hub_that_breaks_the_rules_ends_the_member_at_once(net):
     north = net.connect(hub, "north")
     asked(hub, north, "north")
     hub._inner.send("north", b"out of order", HEAD.pack(7, 1))
-    started = time.monotonic()
     with pytest.raises(
         TransportError, match="the hub is gone: it broke a rule of the connection: frame 7 came, expected frame 2"
     ):
-        north.receive(10)
-    assert time.monotonic() - started < 1
+        north.receive(HANG_S)
+    assert north.reconnections == 0
 
 
 def test_a_frame_over_the_limit_ends_a_member_at_once(net):
     hub = net.hub()
     north = seated_raw(net, hub)
-    started = time.monotonic()
     net.threads.submit(north.send, bytes(LIMITS.frame_bytes + 1), HEAD.pack(1, 0))
     with pytest.raises(MemberLost, match="announced a frame of 16777225 bytes, expected 1 to 16777224"):
-        hub.receive(10)
-    assert time.monotonic() - started < 2
+        hub.receive(HANG_S)
 
 
 def test_signals_are_answered_and_never_handed_over(net):
@@ -702,10 +713,10 @@ def test_signals_are_answered_and_never_handed_over(net):
     assert heard(hub) == ("north", b"first")
     north.send(HEAD.pack(0, 0) + ACKNOWLEDGE)
     north.send(HEAD.pack(0, 0) + FLUSH)
-    assert pump(hub, net.threads.submit(lambda: bytes(north.receive(10)))) == HEAD.pack(0, 1) + ACKNOWLEDGE
+    assert pump(hub, net.threads.submit(lambda: bytes(north.receive(HANG_S)))) == HEAD.pack(0, 1) + ACKNOWLEDGE
     north.send(HEAD.pack(0, 0) + GOODBYE)
     with pytest.raises(MemberLost, match="the connection was closed"):
-        hub.receive(10)
+        hub.receive(HANG_S)
 
 
 def test_frames_that_cannot_be_sent_are_refused_at_home(net):
@@ -718,7 +729,7 @@ def test_frames_that_cannot_be_sent_are_refused_at_home(net):
     largest = bytes(LIMITS.frame_bytes)
     sending = net.threads.submit(north.send, largest)
     assert heard(hub) == ("north", largest)
-    sending.result(10)
+    sending.result(HANG_S)
     asked(hub, north, "north")
 
 

@@ -198,6 +198,7 @@ def _relay(
     seat = ResidentRole(
         role, plan.hub, lambda: [name for name in role.waiting_for() if name != plan.hub] or relay.waiting_for()
     )
+    stack.callback(seat.erase)
     resident: Resident = seat
     if transcript is not None:
         resident = stack.enter_context(contextlib.closing(RecordingResident(seat, transcript, plan.hub)))

@@ -206,10 +206,10 @@ class Aggregator:
         Raises:
             ProtocolError: the member broke a rule. HansaError: the run cannot go on.
         """
-        message = messages.decode(member, frame)
         if member not in self._plan.parties:
-            raise ProtocolError(f"member {member!r} is not a party of the plan, yet sent {type(message).__name__}")
-        self._session.check(member, message)
+            kind = messages.kind_of(member, frame).__name__
+            raise ProtocolError(f"member {member!r} is not a party of the plan, yet sent {kind}")
+        message = self._session.decode(member, frame)
         match message:
             case Contribution():
                 yield from self._take(member, message)

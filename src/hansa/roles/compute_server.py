@@ -121,7 +121,8 @@ class ComputeServer:
         self._observe = observe
         self._bytes = 0
         by_index = {plan.servers.index(peer): key for peer, key in keys.items()}
-        self._server = Server(self.index, PairStreams(self.index, by_index, algorithm))
+        self._streams = PairStreams(self.index, by_index, algorithm)
+        self._server = Server(self.index, self._streams)
         self._inbox: dict[int, deque[Letter]] = {i: deque() for i in range(3) if i != self.index}
         self._start: Start | None = None
         self._step = 0
@@ -134,6 +135,10 @@ class ComputeServer:
         self._program: Program[Any] | None = None
         self._then: Callable[[Any], Outgoing] = self._release
         self._round: Round | None = None
+
+    def erase(self) -> None:
+        """Zero the key streams."""
+        self._streams.erase()
 
     def waiting_for(self) -> list[str]:
         """The members whose next letter is owed."""

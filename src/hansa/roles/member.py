@@ -178,21 +178,23 @@ class Member:
         try:
             yield from self._answer(frame)
         except Exception:
-            self._erase()
-            if not self.done:
-                self._session.state = "aborted"
+            self.erase()
             raise
 
-    def _erase(self) -> None:
+    def erase(self) -> None:
+        """Zero all keys: nothing is answered after this. Safe to call twice, at whatever end."""
+        if not self.done:
+            self._session.state = "aborted"
         if self._mail is not None:
             self._mail.erase()
+        if self._server is not None:
+            self._server.erase()
         if self._keys is not None:
             self._keys.erase()
 
     def _answer(self, frame: memoryview) -> Iterator[bytes]:
         hub = self._plan.hub
-        message = messages.decode(hub, frame)
-        self._session.check(hub, message)
+        message = self._session.decode(hub, frame)
         match message:
             case Relay():
                 letter = self._open_mail().take(message)
@@ -210,8 +212,8 @@ class Member:
                 yield from self._settle(message)
             case Close():
                 self._session.go(message, "finished")
-                self._erase()
                 self.done = True
+                self.erase()
             case Abort():
                 self._session.go(message, "aborted")
                 who = f" because of member {message.member!r}" if message.member else ""
@@ -358,14 +360,22 @@ class Member:
                     f"member {letter.sender!r} sent numbers of a round to {self._name!r}, which is no server"
                 )
             return self._server.handle_round(letter)
+        self._check_letter(letter.sender, messages.kind_of(letter.sender, letter.body))
         return self._hand_over(letter.sender, messages.decode(letter.sender, letter.body))
+
+    def _check_letter(self, sender: str, kind: type[Message]) -> None:
+        """Raise ProtocolError where none of this member's roles takes messages of this kind sealed."""
+        if kind not in SEALED:
+            raise ProtocolError(f"member {sender!r} sealed a {kind.__name__}, which travels in the open or not at all")
+        by_role = {"owner": OWNER_LETTERS, "server": SERVER_LETTERS, "receiver": RECEIVER_LETTERS}
+        if not any(kind in by_role[role] for role in self.roles):
+            raise ProtocolError(
+                f"member {sender!r} sent {kind.__name__} to {self._name!r}, whose roles are {', '.join(self.roles)}"
+            )
 
     def _hand_over(self, sender: str, message: Message) -> Outgoing:
         """Give a sealed message to the role that it is for."""
-        if not isinstance(message, SEALED):
-            raise ProtocolError(
-                f"member {sender!r} sealed a {type(message).__name__}, which travels in the open or not at all"
-            )
+        self._check_letter(sender, type(message))
         taken: list[Outgoing] = []
         if isinstance(message, SERVER_LETTERS) and self._server is not None:
             codes = self._owner.codes if self._owner is not None and sender == self._name else None
@@ -374,10 +384,6 @@ class Member:
             taken.append(self._owner.handle(sender, message))
         if isinstance(message, RECEIVER_LETTERS) and self._receiver is not None:
             taken.append(self._receiver.handle(sender, message))
-        if not taken:
-            raise ProtocolError(
-                f"member {sender!r} sent {type(message).__name__} to {self._name!r}, whose roles are {', '.join(self.roles)}"
-            )
         return itertools.chain.from_iterable(taken)
 
 

@@ -57,8 +57,8 @@ from hansa.trees.metrics import MetricScale, metric_sums
 from hansa.trees.sampling import draw_columns, draw_rows
 from hansa.trees.xgboost_json import from_json
 
-MODEL_LIMIT = 2**30
-"""Bytes that a model may have once decompressed."""
+NODE_BYTES, TREE_BYTES, HEAD_BYTES = 256, 1024, 2**16
+"""More than a node, a tree without its nodes, and a model without its trees and names take in a model file."""
 
 FRAMES_PER_LEVEL = 2
 """Frames that the histograms of a level are sent in: enough that the aggregator adds some while others are built."""
@@ -142,6 +142,7 @@ class Party:
         self._stops_early = plan.parameters.early_stopping_rounds is not None
         self._buffers = Buffers()
         self._with_root = False
+        self._nodes = 0  # of all trees that grew here
 
     def opening(self) -> Iterator[bytes]:
         """The frames that a party sends before it is asked anything."""
@@ -158,14 +159,17 @@ class Party:
         try:
             yield from self._answer(frame)
         except Exception:
-            self._protection.erase()
-            if not self.done:
-                self._session.state = "aborted"
+            self.erase()
             raise
 
+    def erase(self) -> None:
+        """Zero all keys: nothing is answered after this. Safe to call twice, at whatever end."""
+        if not self.done:
+            self._session.state = "aborted"
+        self._protection.erase()
+
     def _answer(self, frame: memoryview) -> Iterator[bytes]:
-        message = messages.decode(self._plan.aggregator, frame)
-        self._session.check(self._plan.aggregator, message)
+        message = self._session.decode(self._plan.aggregator, frame)
         if not isinstance(message, NOT_BROADCAST):
             self._protection.hear(type(message).__name__, frame)
         match message:
@@ -430,6 +434,7 @@ class Party:
                 f"splits for tree {message.tree}, level {message.level}; expected level {self._level} of tree {self._tree}"
             )
         level = self._read_level(message)
+        self._nodes += 2 * int(np.count_nonzero(level.feature >= 0)) + (self._level == 0)
         self._inside.apply(level)
         outside = self._outside if len(self._outside.rows) else None
         if level.last:
@@ -529,15 +534,23 @@ class Party:
 
     def _open_model(self, message: Finish) -> bytes:
         inflate = zlib.decompressobj()
+        most = self._model_bytes()
         try:
-            model = inflate.decompress(message.model, MODEL_LIMIT)
+            model = inflate.decompress(message.model, most)
         except zlib.error as error:
             raise self._broken(f"the model cannot be decompressed: {error}") from error
+        if not inflate.eof and len(model) == most:
+            raise self._broken(f"the model has more than the {most} bytes that the trees of this run can take")
         if not inflate.eof or hashlib.sha256(model).digest() != message.model_sha256:
             raise self._broken("the model is cut short or does not have the hash that was announced")
         with self._blaming():
             self._check_model(from_json(model), message.trees)
         return model
+
+    def _model_bytes(self) -> int:
+        """More bytes than a model file of the trees that grew here has, names and levels included."""
+        trees = self._tree + 1
+        return NODE_BYTES * self._nodes + TREE_BYTES * trees + 8 * len(self._plan.canonical()) + HEAD_BYTES
 
     def _check_model(self, ensemble: Ensemble, trees: int) -> None:
         """The model must give the margins that the splits and leaves of this run gave, bit for bit."""

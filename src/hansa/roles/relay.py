@@ -86,10 +86,10 @@ class RelayHub:
         Raises:
             ProtocolError: the member broke a rule. HansaError: it stopped the run.
         """
-        message = messages.decode(member, frame)
         if member not in self._members:
-            raise ProtocolError(f"member {member!r} has no role in the plan, yet sent {type(message).__name__}")
-        self._session.check(member, message)
+            kind = messages.kind_of(member, frame).__name__
+            raise ProtocolError(f"member {member!r} has no role in the plan, yet sent {kind}")
+        message = self._session.decode(member, frame)
         match message:
             case Relay():
                 yield self._relay(member, message), frame

@@ -70,6 +70,9 @@ class MemberRole(Protocol):
 
     def handle(self, frame: memoryview) -> Iterator[bytes]: ...
 
+    def erase(self) -> None:
+        """Zero all keys; the run is over for this role, however it ended."""
+
 
 class HubRole(Protocol):
     """The aggregator's role."""
@@ -94,7 +97,7 @@ def run_member(
     timeout: float | None = None,
     waiting_for: Callable[[], Iterable[str]] = tuple,
 ) -> None:
-    """Drive a member's role until the run is over.
+    """Drive a member's role until the run is over. Its keys are erased at the end, whatever that is.
 
     Args:
         timeout: seconds to wait for each frame of the aggregator or hub; None waits for ever.
@@ -121,6 +124,8 @@ def run_member(
     except HansaError as error:
         _tell(channel, _tellable(error))
         raise
+    finally:
+        role.erase()
 
 
 class ResidentRole:
@@ -155,7 +160,12 @@ class ResidentRole:
             return
         owed = ", ".join(self._waiting_for())
         self.error = TransportError(f"no frame for member {self._member!r} in {seconds:g} s; waiting for {owed}")
-        yield messages.encode(Abort("", str(self.error)))
+        self._role.erase()
+        yield messages.abort("", str(self.error))
+
+    def erase(self) -> None:
+        """Zero the role's keys; the run is over, however it ended."""
+        self._role.erase()
 
     def _guarded(self, frames: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
         if self._is_over():
@@ -164,7 +174,7 @@ class ResidentRole:
             yield from frames()
         except HansaError as error:
             self.error = error
-            yield messages.encode(Abort("", _tellable(error)))
+            yield messages.abort("", _tellable(error))
 
     def _is_over(self) -> bool:
         return self._role.done or self.error is not None
@@ -182,7 +192,7 @@ def _verdict(role: MemberRole, channel: Channel) -> HansaError | None:
     while True:
         try:
             frame = channel.receive(0.0)
-            stops = isinstance(messages.decode("", frame), Abort)
+            stops = messages.kind_of("", frame) is Abort
         except HansaError:
             return None
         if stops:
@@ -196,7 +206,7 @@ def _verdict(role: MemberRole, channel: Channel) -> HansaError | None:
 
 def _tell(channel: Channel, reason: str) -> None:
     try:
-        channel.send(messages.encode(Abort("", reason)))
+        channel.send(messages.abort("", reason))
     except TransportError:
         return  # the connection is gone: nobody is left to be told, and the caller raises the cause
 
@@ -229,7 +239,7 @@ def run_hub(role: HubRole, hub: Hub, timeout: float | None = None) -> None:
         at_fault = error.member if isinstance(error, MemberLost) else named
         for party in role.parties:
             try:
-                hub.send(party, messages.encode(Abort(at_fault, str(error))))
+                hub.send(party, messages.abort(at_fault, str(error)))
             except TransportError:
                 continue  # that party is gone already
         raise
