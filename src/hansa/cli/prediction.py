@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 
 import duckdb
@@ -10,6 +12,7 @@ import numpy as np
 from hansa.cli.cores import cores
 from hansa.cli.tables import open_relation, read_features
 from hansa.errors import DataError
+from hansa.files import writing
 from hansa.trees.xgboost_json import from_json
 
 
@@ -21,6 +24,8 @@ def predict_table(model_path: Path, table_path: Path, save: Path, margin: bool) 
 
     Raises DataError naming file and column where the table lacks a feature or a numeric one holds text.
     """
+    if save.suffix.lower() not in (".csv", ".parquet"):
+        raise DataError(f"{save}: ends in {save.suffix!r}; expected .csv or .parquet")
     ensemble = from_json(model_path.read_bytes())
     relation = open_relation(table_path)
     missing = [name for name in ensemble.feature_names if name not in relation.columns]
@@ -37,12 +42,15 @@ def predict_table(model_path: Path, table_path: Path, save: Path, margin: bool) 
         columns = {f"prediction_{output}": np.ascontiguousarray(own) for output, own in enumerate(scores.T)}
     connection.register("scores", columns)
     result = connection.sql(f"SELECT {', '.join(columns)} FROM scores")
-    match save.suffix.lower():
-        case ".csv":
-            result.write_csv(str(save), header=True)
-        case ".parquet":
-            result.write_parquet(str(save))
-        case other:
-            raise DataError(f"{save}: ends in {other!r}; expected .csv or .parquet")
+    with writing(save) as partial:
+        try:
+            if save.suffix.lower() == ".csv":
+                result.write_csv(str(partial), header=True)
+            else:
+                result.write_parquet(str(partial))
+        except duckdb.IOException as error:
+            partial.with_name(f"tmp_{partial.name}").unlink(missing_ok=True)  # DuckDB's own name for it
+            full = shutil.disk_usage(partial.parent).free < len(scores)
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error).splitlines()[0]) from error
     noted = f"; {unknown} cells hold levels that the model does not know" if unknown else ""
     return f"{len(scores)} predictions written to {save}{noted}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.errors import PlanError
+from hansa.files import append_line
 
 STRENGTH = ("federated", "secure-aggregation", "coopetitive")
 """Modes, the weakest first."""
@@ -81,7 +81,7 @@ def note_roster(ledger: Path, rows: tuple[str, ...], parties: tuple[str, ...], p
 
     Raises:
         PlanError: rows that share a column with these met another set of parties, and the policy does not allow that; or the
-            ledger cannot be read.
+            ledger cannot be read. OutputError: the ledger cannot be written.
     """
     known = _read_ledger(ledger) if ledger.exists() else []
     met = [entry.parties for entry in known if not set(rows).isdisjoint(entry.rows)]
@@ -95,10 +95,7 @@ def note_roster(ledger: Path, rows: tuple[str, ...], parties: tuple[str, ...], p
     entry = _Entry(rows, parties)
     if entry in known:
         return
-    with ledger.open("a", encoding="utf-8") as file:
-        file.write(msgspec.json.encode(entry).decode() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append_line(ledger, msgspec.json.encode(entry) + b"\n")
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

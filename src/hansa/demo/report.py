@@ -21,6 +21,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from hansa.errors import DataError
+from hansa.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -202,9 +203,9 @@ def write_report(path: str | Path, cases: Sequence[CaseResult]) -> None:
     """Write the report page of all cases to `path` (UTF-8 HTML, one file, nothing loaded from elsewhere).
 
     Raises:
-        DataError: there is no case, or a case's runs do not name the same parties as its table.
+        DataError: there is no case, or a case's runs do not name the same parties as its table. OutputError: it cannot be written.
     """
-    Path(path).write_text(render_report(cases), encoding="utf-8")
+    write_whole(Path(path), render_report(cases).encode("utf-8"), private=False)
 
 
 def render_report(cases: Sequence[CaseResult]) -> str:

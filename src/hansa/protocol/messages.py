@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from hansa.errors import ProtocolError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 _NOTHING = memoryview(b"")
 
@@ -43,7 +43,8 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
 class Join(Message, frozen=True):
     """Party to aggregator: I take part in the plan with this digest.
 
-    rows and evaluation_rows are public in every mode; nonce (32 random bytes) goes into the run's id.
+    rows and evaluation_rows are public in every mode; nonce (32 random bytes) goes into the run's id. parts are digests of what
+    makes up the agreement, by name (`roles.run.agreement_parts`): where it differs, they say in what.
     """
 
     version: int
@@ -51,6 +52,7 @@ class Join(Message, frozen=True):
     nonce: bytes
     rows: int
     evaluation_rows: int
+    parts: dict[str, bytes] = {}
 
 
 class Welcome(Message, frozen=True):
@@ -285,10 +287,14 @@ class AgreeModel(Message, frozen=True):
 
 
 class Abort(Message, frozen=True):
-    """Either way: the run cannot go on. member is who is at fault ("" where nobody is), reason says what happened."""
+    """Either way: the run cannot go on. member is who is at fault ("" where nobody is), reason says what happened.
+
+    retry says whether the same run may succeed later although nobody changes a file.
+    """
 
     member: str
     reason: str
+    retry: bool = False
 
 
 MESSAGES: tuple[type[Message], ...] = (
