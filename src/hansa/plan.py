@@ -206,6 +206,7 @@ class Plan:
         values: dict[str, Any] = {
             "name": self.name,
             "mode": self.mode,
+            ("members.hub" if self.coopetitive is not None else "members.aggregator"): self.hub,
             "members.parties": self.parties,
             "members.receivers": self.receivers,
             "members.minimum_parties": self.minimum_parties,
@@ -215,11 +216,8 @@ class Plan:
             "privacy.min_cell_rows": self.min_cell_rows,
             "evaluation.fraction": self.evaluation_fraction,
         }
-        if more is None:
-            values["members.aggregator"] = self.aggregator
-        else:
+        if more is not None:
             values |= {
-                "members.hub": more.hub,
                 "members.servers": more.servers,
                 "members.server_links": more.server_links,
                 "schema.weight_limit": more.weight_limit,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.cli.printable import MOST_CHARACTERS, printable, printable_lines
+from hansa.cli.printable import MOST_CHARACTERS, printable
 
 HOSTILE = {
     "\x1b[2J": r"\x1b[2J",
@@ -37,10 +37,6 @@ def test_what_is_not_plainly_visible_is_escaped(text, shown):
 )
 def test_letters_and_signs_of_any_script_stay(text):
     assert printable(text) == text
-
-
-def test_lines_of_our_own_stay_lines():
-    assert printable_lines("one\ntwo\x1b\n") == "one\ntwo\\x1b\n"
 
 
 def test_long_text_is_cut_and_says_so():

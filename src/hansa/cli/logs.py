@@ -18,9 +18,6 @@ from rich.console import Console
 
 from hansa.cli.printable import printable
 
-FORMATS = ("text", "json")
-LEVELS = ("debug", "info", "warning", "error")
-
 LOG = logging.getLogger("hansa.run")
 
 FIELDS = "hansa_fields"
@@ -83,7 +80,7 @@ class _OnConsole(logging.Handler):
 
 @contextlib.contextmanager
 def logging_to(console: Console, log_format: str, log_level: str) -> Iterator[None]:
-    """Send everything that Hansa logs to a console, in one of `FORMATS`, from one of `LEVELS` upwards."""
+    """Send everything that Hansa logs to a console, as "text" or "json", from this level upwards."""
     logger = logging.getLogger("hansa")
     handler = _OnConsole(console, JsonLines() if log_format == "json" else TextLines())
     level = logger.level

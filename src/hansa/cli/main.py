@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hansa.cli.printable import printable, printable_lines
+from hansa.cli.printable import printable
 from hansa.cli.signals import Interrupted, interrupting
 from hansa.errors import HansaError
 from hansa.files import failed
@@ -395,16 +395,17 @@ def _print_line(event: dict[str, Any]) -> None:
 @main.command()
 @click.argument("plan", type=EXISTING)
 @click.argument("table", type=EXISTING)
+@click.option("--member", type=EXISTING, help="A party's own file: check its policy, ledger and outputs too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def check(plan: Path, table: Path, as_json: bool) -> None:
-    """Say what a party with TABLE would send under PLAN, and where the table departs from the plan's schema."""
+def check(plan: Path, table: Path, member: Path | None, as_json: bool) -> None:
+    """Say what a party with TABLE would send under PLAN, who can read it, and where the table departs from the plan's schema."""
     from hansa.cli.checking import check_table
 
-    report = check_table(plan, table)
+    report = check_table(plan, table, member)
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:
-        click.echo(printable_lines(report.text()))
+        click.echo(report.text())
     if not report.ok:
         sys.exit(1)
 
@@ -476,12 +477,15 @@ def members(cards: tuple[Path, ...], save: Path) -> None:
 
 @main.command()
 @click.argument("plan", type=EXISTING)
-def plan(plan: Path) -> None:
-    """Check PLAN and print its digest, which all members must share."""
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plan(plan: Path, as_json: bool) -> None:
+    """Check PLAN; print its digest, which all members must share, what it says, and who can read what under it."""
+    from hansa.cli import plan_report
     from hansa.plan import read_plan
 
     read = read_plan(plan)
-    click.echo(f"{plan}: {read.mode}, {len(read.parties)} parties, digest {read.digest().hex()}")
-    for name, levels in read.schema.levels.items():
-        click.echo(f"{name}: {len(levels)} categories: {', '.join(map(str, levels))}")
-    click.echo(f"file SHA-256 {hashlib.sha256(plan.read_bytes()).hexdigest()} (need not be the same)")
+    file_sha256 = hashlib.sha256(plan.read_bytes()).hexdigest()
+    if as_json:
+        click.echo(json.dumps(plan_report.as_json(read, file_sha256)))
+    else:
+        click.echo(plan_report.text(read, str(plan), file_sha256))

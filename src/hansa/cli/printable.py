@@ -22,11 +22,6 @@ def printable(text: str, most: int = MOST_CHARACTERS) -> str:
     return "".join(map(_shown, text[:most])) + cut
 
 
-def printable_lines(text: str) -> str:
-    """The same for a text of several lines of our own making."""
-    return "\n".join(printable(line) for line in text.split("\n"))
-
-
 def _shown(character: str) -> str:
     if character == " " or (character.isascii() and character.isprintable()):
         return character
