@@ -216,6 +216,37 @@ class Plan:
             del content["schema"]["decimal"]
         return msgspec.json.encode(content, order="sorted")
 
+    def by_key(self) -> dict[str, Any]:
+        """Every value of the plan under its key in a plan file, defaults written out; of a list of names, sorted."""
+        schema, parameters, more = asdict(self.schema), asdict(self.parameters), self.coopetitive
+        values: dict[str, Any] = {
+            "name": self.name,
+            "mode": self.mode,
+            ("members.hub" if self.coopetitive is not None else "members.aggregator"): self.hub,
+            "members.parties": self.parties,
+            "members.receivers": self.receivers,
+            "members.minimum_parties": self.minimum_parties,
+            "schema.features": schema["features"],
+            "schema.label": schema["label"],
+            "schema.weight": schema["weight"],
+            "privacy.min_cell_rows": self.min_cell_rows,
+            "evaluation.fraction": self.evaluation_fraction,
+        }
+        if more is not None:
+            values |= {
+                "members.servers": more.servers,
+                "members.server_links": more.server_links,
+                "schema.weight_limit": more.weight_limit,
+                "schema.missing": more.missing,
+                "categories": schema["categories"],
+                "evaluation.steps": more.steps,
+                "labels.range": more.label_range,
+                "cuts": more.cuts,
+                "monotone": more.monotone,
+                "release.statistics": more.statistics,
+            }
+        return values | {f"parameters.{name.rstrip('_')}": value for name, value in parameters.items()}
+
     def digest(self) -> bytes:
         """SHA-256 of `canonical`, 32 bytes."""
         return hashlib.sha256(b"hansa plan\x00" + self.canonical()).digest()

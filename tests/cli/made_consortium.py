@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -42,19 +43,19 @@ max_bin = 16
 """
 
 
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) \S.*")
+AGAIN = 75
+
+
 def hansa(*arguments: str | Path) -> Result:
     """Run `hansa ARGUMENTS` in this process."""
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def assert_refused(result: Result, *fragments: str) -> None:
-    """One line on standard error that says so, status 1, no traceback."""
-    assert result.exit_code == 1, (result.output, result.exception)
+def assert_refused(result: Result, *fragments: str, status: int = 1) -> None:
+    """A status, one sentence on standard error after the lines of the log, and no traceback."""
     assert isinstance(result.exception, SystemExit), repr(result.exception)
-    assert result.stderr.startswith("hansa: ")
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    for fragment in fragments:
-        assert fragment in result.stderr, result.stderr
+    refused((result.exit_code, "", result.stderr), *fragments, status=status)
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[object] | np.ndarray]) -> Path:
@@ -170,12 +171,18 @@ class Consortium:
         return sorted(self.folder.glob("*-model.json"))
 
 
-def refused(end: tuple[int, str, str], *fragments: str) -> None:
-    """A process's end: status 1, one line of error with these fragments, no traceback."""
-    status, _, text = end
-    assert status == 1, end
-    assert "Traceback" not in text
-    assert len(text.strip().splitlines()) == 1, text
-    assert text.startswith("hansa: ")
+def refused(end: tuple[int, str, str], *fragments: str, status: int = 1) -> None:
+    """A process's end: a status, one sentence with these fragments after the lines of the log, no traceback."""
+    got, _, text = end
+    assert got == status, end
+    *logged, said = text.strip().splitlines()
+    assert all(LOG_LINE.fullmatch(line) for line in logged), text
+    assert said.startswith("hansa: "), text
     for fragment in fragments:
-        assert fragment in text, text
+        assert fragment in said, text
+
+
+def logged(text: str, *levels: str) -> list[str]:
+    """What the lines of a log say, without their times: those of these levels, or all."""
+    lines = [line.split(" ", 2)[1:] for line in text.splitlines() if LOG_LINE.fullmatch(line)]
+    return [said for level, said in lines if level in levels or not levels]

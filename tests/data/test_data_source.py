@@ -174,7 +174,11 @@ def test_many_rows_keep_their_order(tmp_path):
         ("A,b,y\n1,1,0\n", "binary", "column 'a': expected a column of this name"),
         ("a,b,y\n", "binary", "expected at least one row, found no rows"),
         ("", "binary", "expected a header line"),
-        ("a,b,y\n1,1,0\n1,1\n", "binary", "expected a readable table, found: row 2 has 2 cells, where the header names 3"),
+        (
+            "a,b,y\n1,1,0\n1,1\n",
+            "binary",
+            "expected a readable table, found: row 2 has 2 cells, where the header names 3",
+        ),
         ("a,b,y\n1,1,0\n1,1,0,9\n", "binary", "expected a readable table, found: row 2 has 4 cells, where the header"),
     ],
 )
@@ -230,7 +234,9 @@ def test_refuses_types_that_are_no_numbers(tmp_path, column, ending):
 @pytest.mark.parametrize("as_dictionary", [False, True])
 def test_digits_that_are_texts_are_numbers_in_typed_files_too(tmp_path, ending, as_dictionary):
     digits = pa.array(["7", None, " -1.5e1 ", "NA", "true"])
-    table = pa.table({"a": digits.dictionary_encode() if as_dictionary else digits, "b": [1] * 5, "y": [0, 1] * 2 + [1]})
+    table = pa.table(
+        {"a": digits.dictionary_encode() if as_dictionary else digits, "b": [1] * 5, "y": [0, 1] * 2 + [1]}
+    )
     rows = read_rows(arrow_file(tmp_path, table, ending), AB, label_kind="binary")
     np.testing.assert_array_equal(rows.features[0], [7, np.nan, -15, np.nan, 1])
 

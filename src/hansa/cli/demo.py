@@ -205,12 +205,13 @@ def run_demo(report_path: Path, as_json: bool) -> None:
     for case in CASES:
         with (
             tempfile.TemporaryDirectory(prefix="hansa-demo-") as folder,
-            output.progress(not as_json) as report,
+            output.telling(not as_json) as (event, _),
         ):
-            outcomes = run_case(case, Path(folder), report)
+            outcomes = run_case(case, Path(folder), event)
         if not as_json:
             output.out.print(
-                f"\n[bold]{case.title}[/bold]" + (" (simulated data)" if case.simulated else " (real data)")
+                f"\n[bold]{case.title}[/bold]" + (" (simulated data)" if case.simulated else " (real data)"),
+                markup=True,
             )
             output.print_simulation([outcome.summary for outcome in outcomes])
         summaries[case.target] = {outcome.summary["mode"]: outcome.summary for outcome in outcomes}

@@ -31,7 +31,7 @@ from __future__ import annotations
 import atexit
 import gc
 import hashlib
-import json
+import logging
 import secrets
 import time
 import tomllib
@@ -41,14 +41,16 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-import click
-
+from hansa.cli import logs
+from hansa.cli.model_file import save_model
+from hansa.cli.records import RunRecord, file_sha256, keeping
 from hansa.cli.tables import labels_of
-from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, load_identity
+from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, fingerprint, load_identity
 from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy, note_roster, rows_digest
-from hansa.data.source import LabelKind, read_rows
+from hansa.data.source import LabelKind, Rows, read_rows
 from hansa.errors import IdentityError, PlanError
+from hansa.files import check_folder, check_outputs
 from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.roles.aggregator import Aggregator
 from hansa.roles.in_process import warm_up, warm_up_shares
@@ -58,6 +60,7 @@ from hansa.roles.run import Progress, run_hub, run_member
 from hansa.transport.channel import Channel, Hub
 from hansa.transport.credentials import Credentials
 from hansa.transport.lasting import PATIENCE_S, LastingChannel, LastingHub
+from hansa.transport.notices import Notify
 from hansa.transport.recording import RecordingChannel, RecordingHub
 from hansa.transport.tls import HubLimits
 from hansa.trees.crew import Crew
@@ -108,6 +111,9 @@ ANSWER_S = 3600.0
 TREE_EVENT_S = 0.1
 """Seconds at least between two events that tell of trees: whoever reads them would wake up for each."""
 
+PARTY_EVENT_S = 1.0
+"""The same at a party, whose aggregator tells more."""
+
 FRAMING = "names and positions of sums, lengths, keys with their signatures and confirmations, the model's hash"
 
 CLEAR = {
@@ -125,6 +131,7 @@ class MemberFile:
 
     Attributes:
         plan, members, identity: what the files it names hold. folder: of the identity's files.
+        plan_path, members_path: where plan and members stand.
         host, port: of the hub.
         table, model, record, transcript, ledger: paths, None where the file does not give them.
         policy: of a party.
@@ -136,7 +143,9 @@ class MemberFile:
 
     path: Path
     plan: Plan
+    plan_path: Path
     members: Members
+    members_path: Path
     identity: Identity
     folder: Path
     host: str
@@ -207,7 +216,9 @@ def read_member_file(path: Path) -> MemberFile:
     return MemberFile(
         path=path,
         plan=plan,
+        plan_path=path.parent / content["plan"],
         members=members,
+        members_path=path.parent / content["members"],
         identity=load_identity(folder),
         folder=folder,
         host=host,
@@ -261,15 +272,51 @@ def label_kind(plan: Plan) -> LabelKind:
 
 
 def warn(sentences: Iterable[str]) -> None:
-    """Say on standard error what is allowed but probably not meant."""
+    """Log what is allowed but probably not meant."""
     for sentence in sentences:
-        click.echo(f"hansa: warning: {sentence}", err=True)
+        logs.note(logging.WARNING, sentence)
 
 
-def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
+def check_files(member: MemberFile, ends: Iterable[str]) -> None:
+    """Refuse outputs that could not be written at the end of the run. `ends` name the transcripts. Raises OutputError."""
+    outputs = {key: getattr(member, key) for key in ("model", "record", "ledger")}
+    inputs = {
+        "table": member.table,
+        "plan": member.plan_path,
+        "members": member.members_path,
+        "the member's own file": member.path,
+    }
+    check_outputs({f"{member.path}: {key}": path for key, path in outputs.items()}, inputs, keys=member.folder)
+    if member.transcript is not None:
+        what, names = f"{member.path}: transcript", [f"{end}.frames" for end in ends]
+        check_folder(what, member.transcript, names, {**outputs, **inputs}, keys=member.folder)
+
+
+def about(member: MemberFile) -> dict[str, Any]:
+    """What a record says before the run: who this is, and the digests that other members compare."""
+    return {
+        "member": member.identity.name,
+        "plan": member.plan.digest().hex(),
+        "plan_file": file_sha256(member.plan_path),
+        "mode": member.plan.mode,
+        "identity": fingerprint(member.identity.public),
+        "members": member.members.digest().hex(),
+    }
+
+
+def put_model(member: MemberFile, model: bytes | None) -> None:
+    """Write the model where this member's file says, where it has one and the file says so. Raises OutputError."""
+    if model is None or member.model is None:
+        return
+    others = {path.parent for path in (member.record, member.path) if path is not None} - {member.model.parent}
+    save_model(member.model, model, sorted(others), member.wait_s)
+
+
+def run_aggregator_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
     """Listen, gather the plan's parties, train. Returns the record, which is also written where the file says.
 
-    `event` is called with {"event": "listening", "port": ...}, then with every step of the run's progress.
+    `event` is called with {"event": "listening", "port": ...}, then with every step of the run's progress; `notify` with what
+    happens to connections.
     """
     plan = member.plan
     _refuse_coopetitive(member)
@@ -278,6 +325,13 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
             f"{member.path}: identity {member.identity.name!r} is not the plan's aggregator {plan.aggregator!r}; "
             "run `hansa party` for a party"
         )
+    check_files(member, [plan.aggregator])
+    with keeping(member.record, {**about(member), "role": "aggregator"}) as record:
+        return _aggregate(member, event, notify, record)
+
+
+def _aggregate(member: MemberFile, event: Event, notify: Notify, record: RunRecord) -> dict[str, Any]:
+    plan = member.plan
     inner = LastingHub.listen(
         member.credentials,
         member.host,
@@ -285,10 +339,9 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
         guests=plan.parties,
         limits=HubLimits(spin_s=SPIN_S),
         patience_s=member.patience_s,
+        notify=notify,
     )
     hub: Hub = inner
-    if member.transcript is not None:
-        hub = RecordingHub(inner, member.transcript, plan.aggregator)
     at: dict[str, float] = {}
     said = 0.0
 
@@ -299,11 +352,25 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
         if progress.stage == "tree" and now < said + TREE_EVENT_S and progress.trees < progress.rounds:
             return
         said = now
+        record.stage(progress.stage, progress.trees, aggregator.run)
         event(progress.as_event())
 
+    def counts() -> dict[str, int]:
+        traffic = inner.traffic.values()
+        up = sum(t.bytes_up for t in traffic)
+        return {
+            "bytes_up": up,
+            "bytes_down": sum(t.bytes_down for t in traffic),
+            "masked_bytes": aggregator.masked_bytes,
+            "clear_bytes": up - aggregator.masked_bytes,
+        }
+
     aggregator = Aggregator(plan, crew=Crew(member.threads), report=report, identities=member.signer.identities)
-    prepare(plan)
     try:
+        if member.transcript is not None:
+            hub = RecordingHub(inner, member.transcript, plan.aggregator)
+        record.count(counts)
+        prepare(plan)
         event({"event": "listening", "host": member.host, "port": inner.port})
         inner.wait_for(plan.parties, member.wait_s)
         run_hub(aggregator, hub, ANSWER_S)
@@ -312,34 +379,28 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
     outcome = aggregator.outcome
     if outcome is None:  # run_hub returns only once the role is done
         raise PlanError("the run ended without a model")
-    if plan.aggregator in plan.receivers and member.model is not None:
-        member.model.write_bytes(outcome.model)
-    record = {
-        "member": plan.aggregator,
-        "role": "aggregator",
-        "plan": plan.digest().hex(),
-        "mode": plan.mode,
-        "trees": len(outcome.ensemble.trees),
-        "trees_grown": outcome.trees_grown,
-        "exchanges": outcome.exchanges,
-        "history": outcome.history,
-        "without_value": outcome.without_value,
-        "model_sha256": hashlib.sha256(outcome.model).hexdigest(),
-        "roster": [[name, rows, held] for name, _, rows, held in outcome.roster],
-        "masked_bytes": aggregator.masked_bytes,
-        "clear_bytes": sum(t.bytes_up for t in hub.traffic.values()) - aggregator.masked_bytes,
-        "clear": CLEAR[plan.mode],
-        "seconds": {"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]},
-        "traffic": {
-            name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())
-        },
-    }
-    write_record(member, record)
-    return record
+    if plan.aggregator in plan.receivers:
+        put_model(member, outcome.model)
+    return record.end(
+        "finished",
+        trees=len(outcome.ensemble.trees),
+        trees_grown=outcome.trees_grown,
+        exchanges=outcome.exchanges,
+        history=outcome.history,
+        without_value=outcome.without_value,
+        model_sha256=hashlib.sha256(outcome.model).hexdigest(),
+        roster=[[name, rows, held] for name, _, rows, held in outcome.roster],
+        clear=CLEAR[plan.mode],
+        seconds={"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]},
+        traffic={name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())},
+    )
 
 
-def run_party_process(member: MemberFile) -> dict[str, Any]:
-    """Connect to the hub, train, keep the model. Returns the record, which is also written where the file says."""
+def run_party_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
+    """Connect to the hub, train, keep the model. Returns the record, which is also written where the file says.
+
+    `event` is called with every step of the run's progress; `notify` with what happens to connections.
+    """
     plan, name = member.plan, member.identity.name
     _refuse_coopetitive(member)
     if name not in plan.parties:
@@ -348,15 +409,42 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
         raise PlanError(f"{member.path}: table is missing; name the file with this party's rows")
     if name in plan.receivers and member.model is None:
         raise PlanError(f"{member.path}: model is missing; this party receives the model: say where to put it")
-    rows = read_rows(member.table, plan.schema, label_kind=label_kind(plan))
-    warn(rows.warnings)
-    if plan.mode == "secure-aggregation":
-        if member.ledger is None:
-            raise PlanError(
-                f"{member.path}: ledger is missing; name a file that keeps count of which parties these rows have met"
-            )
+    if plan.mode == "secure-aggregation" and member.ledger is None:
+        raise PlanError(
+            f"{member.path}: ledger is missing; name a file that keeps count of which parties these rows have met"
+        )
+    check_files(member, [name])
+    with keeping(member.record, {**about(member), "role": "party"}) as record:
+        rows = read_rows(member.table, plan.schema, label_kind=label_kind(plan))
+        warn(rows.warnings)
+        return _contribute(member, rows, event, notify, record)
+
+
+def _contribute(member: MemberFile, rows: Rows, event: Event, notify: Notify, record: RunRecord) -> dict[str, Any]:
+    plan, name = member.plan, member.identity.name
+    if plan.mode == "secure-aggregation" and member.ledger is not None:
         note_roster(member.ledger, rows_digest(rows.features, rows.label, rows.weight), plan.parties, member.policy)
     prepare(plan)
+    said = 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal said
+        now = time.perf_counter()
+        if progress.stage == "tree" and now < said + PARTY_EVENT_S and progress.trees < progress.rounds:
+            return
+        said = now
+        record.stage(progress.stage, progress.trees, party.run)
+        event({"event": progress.stage, "member": name, "trees": progress.trees, "rounds": progress.rounds})
+
+    def counts() -> dict[str, int]:
+        traffic = inner.traffic
+        return {
+            "bytes_up": traffic.bytes_up,
+            "bytes_down": traffic.bytes_down,
+            "masked_bytes": party.masked_bytes,
+            "clear_bytes": traffic.bytes_up - party.masked_bytes,
+        }
+
     party = Party(
         plan,
         name,
@@ -365,6 +453,7 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
         crew=Crew(member.threads),
         signer=member.signer,
         policy=member.policy,
+        report=report,
     )
     inner = LastingChannel.connect(
         member.credentials,
@@ -374,32 +463,24 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
         patience_s=member.patience_s,
         retry_for_s=member.wait_s,
         spin_s=PARTY_SPIN_S,
+        notify=notify,
     )
     channel: Channel = inner
-    if member.transcript is not None:
-        channel = RecordingChannel(inner, member.transcript, name)
     try:
+        if member.transcript is not None:
+            channel = RecordingChannel(inner, member.transcript, name)
+        record.count(counts)
         run_member(party, channel, member.idle_limit_s)
     finally:
         channel.close()
-    if party.model is not None and member.model is not None:
-        member.model.write_bytes(party.model)
-    record = {
-        "member": name,
-        "role": "party",
-        "plan": plan.digest().hex(),
-        "mode": plan.mode,
-        "rows": rows.n_rows,
-        "warnings": list(rows.warnings),
-        "model_sha256": None if party.model is None else hashlib.sha256(party.model).hexdigest(),
-        "bytes_up": inner.traffic.bytes_up,
-        "bytes_down": inner.traffic.bytes_down,
-        "masked_bytes": party.masked_bytes,
-        "clear_bytes": inner.traffic.bytes_up - party.masked_bytes,
-        "clear": CLEAR[plan.mode],
-    }
-    write_record(member, record)
-    return record
+    put_model(member, party.model)
+    return record.end(
+        "finished",
+        rows=rows.n_rows,
+        warnings=list(rows.warnings),
+        model_sha256=None if party.model is None else hashlib.sha256(party.model).hexdigest(),
+        clear=CLEAR[plan.mode],
+    )
 
 
 def prepare(plan: Plan) -> None:
@@ -419,9 +500,3 @@ def _refuse_coopetitive(member: MemberFile) -> None:
             f"{member.path}: a plan of mode {COOPETITIVE!r} has no aggregator: run `hansa hub` for its hub {member.plan.hub!r}, "
             "and `hansa party`, `hansa server` or `hansa receiver` for the others"
         )
-
-
-def write_record(member: MemberFile, record: dict[str, Any]) -> None:
-    """Write a member's record where its file says."""
-    if member.record is not None:
-        member.record.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")

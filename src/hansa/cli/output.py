@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +20,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from hansa.cli import logs, notices
+from hansa.cli.printable import printable
 from hansa.cli.simulation import Report
+from hansa.transport.notices import Notice, Notify
 
-out = Console(width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True)
+# Names and texts come from others: nothing in them is markup.
+out = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
+err = Console(stderr=True, markup=False, emoji=False)
 
 
 def size(count: float) -> str:
@@ -44,40 +49,70 @@ def without_value(name: str, why: str) -> str:
 
 
 @contextmanager
+def telling(bar: bool, lines: Report | None = None) -> Iterator[tuple[Report, Notify]]:
+    """What takes a run's events, and what takes notices of other members: both tell whoever watches, in every way asked for.
+
+    Args:
+        bar: whether a progress bar is shown, where standard error is a terminal.
+        lines: is given every event and notice, for `--json`; None where nobody wants them.
+    """
+    watch = notices.Watch()
+    lacking: set[str] = set()
+    stages = logging.DEBUG if bar and err.is_terminal else logging.INFO
+    with progress(bar) as report:
+
+        def event(what: dict[str, Any]) -> None:
+            if lines is not None:
+                lines(what)
+            report(what)
+            for name, why in what.get("without_value", {}).items():
+                if name not in lacking:
+                    lacking.add(name)
+                    logs.note(logging.WARNING, without_value(name, why), what)
+            if said := watch.stage(what):
+                logs.note(stages, said, what)
+
+        def notify(notice: Notice) -> None:
+            said = watch.sentence(notice)
+            what = notices.as_event(notice, said)
+            if lines is not None:
+                lines(what)
+            report(what)
+            if watch.is_news(notice):
+                logs.note(notices.LEVELS.get(notice.kind, logging.INFO), said, what)
+
+        yield event, notify
+
+
+@contextmanager
 def progress(shown: bool) -> Iterator[Report]:
-    """A progress bar on standard error, fed by a run's events; silent where not `shown`."""
-    if not shown:
+    """A progress bar on standard error, fed by a run's events; silent where not `shown`, or where that is no terminal."""
+    if not shown or not err.is_terminal:
         yield lambda _: None
         return
     bar = Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[metrics]}"),
+        TextColumn("{task.fields[metrics]}", markup=False),
         console=err,
         transient=True,
     )
     with bar:
         task = bar.add_task("starting", total=None, metrics="")
-        said: set[str] = set()
 
         def report(event: dict[str, Any]) -> None:
             match event["event"]:
                 case "stage":
-                    bar.update(task, description=event["text"], total=None, completed=0, metrics="")
+                    bar.update(task, description=printable(event["text"]), total=None, completed=0, metrics="")
+                case "notice":
+                    bar.update(task, description=printable(event["said"], 200))
                 case "gathered":
                     bar.update(task, description="counting for cuts", total=None)
                 case "binned" | "tree" | "trained":
-                    for name, why in event.get("without_value", {}).items():
-                        if name not in said:
-                            said.add(name)
-                            err.print(without_value(name, why), soft_wrap=True, markup=False, highlight=False)
-                    metrics = "  ".join(
-                        f"{name} –" if value is None else f"{name} {value:.5f}"
-                        for name, value in event.get("metrics", {}).items()
-                    )
+                    metrics = notices.metrics_text(event.get("metrics", {}))
                     bar.update(
                         task,
                         description="trees",

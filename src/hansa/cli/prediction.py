@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from hansa.cli.cores import cores
 from hansa.cli.tables import unknown_texts
 from hansa.data.coding import Coding, read_coded
-from hansa.data.files import writing
+from hansa.data.files import writing_table
 from hansa.errors import DataError
+from hansa.files import writing
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.xgboost_json import MOST_BYTES, from_model_file
 
@@ -52,7 +54,8 @@ def predict_table(
     columns = {"prediction": scores}
     if ensemble.outputs > 1:
         columns = {f"prediction_{output}": np.ascontiguousarray(own) for output, own in enumerate(scores.T)}
-    with writing(save) as (connection, write):
+    kind: Literal["csv", "parquet"] = "csv" if save.suffix.lower() == ".csv" else "parquet"
+    with writing(save) as partial, writing_table(partial, kind) as (connection, write):
         connection.register("scores", columns)
         write(f"SELECT {', '.join(columns)} FROM scores")
     unknown = sum(read.unknown.values())

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.coding import CodedTable, Coding, read_coded
-from hansa.data.files import writing
+from hansa.data.files import writing_table
 from hansa.data.schema import Level
 from hansa.data.source import LabelKind, Rows
 from hansa.errors import DataError
+from hansa.files import writing
 from hansa.trees.parameters import Parameters
 
 SPLIT_STREAM = 0x73706C6974
@@ -158,7 +159,7 @@ def write_party_table(path: Path, table: Table, label: str, weight: str | None) 
     names = [*table.names, label, *([weight] if weight else [])]
     arrays = [*table.features, table.label, *([table.weight] if table.weight is not None else [])]
     columns = {f"c{i}": np.ascontiguousarray(values) for i, values in enumerate(arrays)}
-    with writing(path) as (connection, write):
+    with writing(path) as partial, writing_table(partial, "parquet") as (connection, write):
         connection.register("given", columns)
         chosen = []
         for i, name in enumerate(names):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +11,22 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.errors import PlanError
+from hansa.files import append_line
 
 STRENGTH = ("federated", "secure-aggregation", "coopetitive")
 """Modes, the weakest first."""
 
 LEAST_PARTIES = 3
 """Parties below which a sum over parties tells each of two what the other gave."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of a policy, held to one plan: the key of the member's file, whether it is met, and what it says."""
+
+    key: str
+    met: bool
+    text: str
 
 
 @dataclass(frozen=True)
@@ -39,18 +48,32 @@ class Policy:
         if self.least_mode not in STRENGTH:
             raise PlanError(f"least_mode is {self.least_mode!r}; expected one of {', '.join(STRENGTH)}")
 
+    def rules(self, mode: str, parties: int) -> tuple[Rule, ...]:
+        """The rules that this policy holds a run in `mode` over so many parties to, and whether it meets them."""
+        least = 2 if self.allow_two_parties else LEAST_PARTIES
+        rules = [
+            Rule(
+                "least_mode",
+                STRENGTH.index(mode) >= STRENGTH.index(self.least_mode),
+                f"the plan's mode is {mode!r}; this party's policy demands {self.least_mode!r} or stronger (least_mode)",
+            )
+        ]
+        if mode == "secure-aggregation":
+            rules.append(
+                Rule(
+                    "allow_two_parties",
+                    parties >= least,
+                    f"{parties} parties take part; in secure-aggregation mode this party takes part with at least {least}: "
+                    "each of two parties could take its own part off the sum (allow_two_parties says otherwise)",
+                )
+            )
+        return tuple(rules)
+
     def check(self, mode: str, parties: int) -> None:
         """Raise PlanError where a run in `mode` over so many parties is not allowed."""
-        if STRENGTH.index(mode) < STRENGTH.index(self.least_mode):
-            raise PlanError(
-                f"the plan's mode is {mode!r}; this party's policy demands {self.least_mode!r} or stronger (least_mode)"
-            )
-        least = 2 if self.allow_two_parties else LEAST_PARTIES
-        if mode == "secure-aggregation" and parties < least:
-            raise PlanError(
-                f"{parties} parties take part; in secure-aggregation mode this party takes part with at least {least}: "
-                "each of two parties could take its own part off the sum (allow_two_parties says otherwise)"
-            )
+        for rule in self.rules(mode, parties):
+            if not rule.met:
+                raise PlanError(rule.text)
 
 
 def rows_digest(*arrays: npt.NDArray[np.float32] | None) -> tuple[str, ...]:
@@ -81,8 +104,15 @@ def note_roster(ledger: Path, rows: tuple[str, ...], parties: tuple[str, ...], p
 
     Raises:
         PlanError: rows that share a column with these met another set of parties, and the policy does not allow that; or the
-            ledger cannot be read.
+            ledger cannot be read. OutputError: the ledger cannot be written.
     """
+    entry = _Entry(rows, parties)
+    if entry not in check_roster(ledger, rows, parties, policy):
+        append_line(ledger, msgspec.json.encode(entry) + b"\n")
+
+
+def check_roster(ledger: Path, rows: tuple[str, ...], parties: tuple[str, ...], policy: Policy) -> list[_Entry]:
+    """What `note_roster` refuses, without writing anything: raises PlanError. Returns what the ledger holds."""
     known = _read_ledger(ledger) if ledger.exists() else []
     met = [entry.parties for entry in known if not set(rows).isdisjoint(entry.rows)]
     other = next((names for names in met if names != parties), None)
@@ -92,13 +122,7 @@ def note_roster(ledger: Path, rows: tuple[str, ...], parties: tuple[str, ...], p
             f"the plan names {', '.join(parties)}. The difference of both sums would show the part of whoever left or came; "
             f"{ledger} keeps count (allow_other_rosters says otherwise)"
         )
-    entry = _Entry(rows, parties)
-    if entry in known:
-        return
-    with ledger.open("a", encoding="utf-8") as file:
-        file.write(msgspec.json.encode(entry).decode() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    return known
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

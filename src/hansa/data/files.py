@@ -10,14 +10,16 @@ line always names the columns. Text is UTF-8, with or without a byte order mark.
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
 import duckdb
 
@@ -161,22 +163,24 @@ def connect(path: Path | None = None) -> duckdb.DuckDBPyConnection:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, Callable[[str], None]]]:
-    """A DuckDB that reaches no file but `path`, and a function that writes a query's rows there: CSV where the name ends in .csv, else
-    Parquet.
+def writing_table(
+    path: Path, kind: Literal["csv", "parquet"]
+) -> Iterator[tuple[duckdb.DuckDBPyConnection, Callable[[str], None]]]:
+    """A DuckDB that reaches no file but `path`, and a function that writes a query's rows there.
 
-    Raises DataError where the file cannot be written, OSError where it cannot be opened.
+    Raises OSError where the file cannot be opened or written, as on a full disk.
     """
     with path.open("wb") as handle:
         target = _descriptor(handle)
         connection = connect(Path(target))
 
         def write(query: str) -> None:
-            kind = "csv, HEADER true" if path.name.lower().endswith(".csv") else "parquet"
+            form = "csv, HEADER true" if kind == "csv" else "parquet"
             try:
-                connection.execute(f"COPY ({query}) TO '{target}' (FORMAT {kind}, USE_TMP_FILE false)")
-            except duckdb.Error as error:
-                raise DataError(f"{path}: the table cannot be written: {_reason(error)}") from error
+                connection.execute(f"COPY ({query}) TO '{target}' (FORMAT {form}, USE_TMP_FILE false)")
+            except duckdb.IOException as error:
+                full = shutil.disk_usage(path.parent).free < CHUNK
+                raise OSError(errno.ENOSPC if full else errno.EIO, _reason(error)) from error
 
         try:
             yield connection, write

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from hansa.errors import ProtocolError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 ENVELOPE_BYTES = 2**16
 """Bytes that a message may have beside its binary data; without any (`WITH_DATA`), in all."""
@@ -55,7 +55,8 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
 class Join(Message, frozen=True):
     """Party to aggregator: I take part in the plan with this digest.
 
-    rows and evaluation_rows are public in every mode; nonce (32 random bytes) goes into the run's id.
+    rows and evaluation_rows are public in every mode; nonce (32 random bytes) goes into the run's id. parts are digests of what
+    makes up the agreement, by name (`roles.run.agreement_parts`): where it differs, they say in what.
     """
 
     version: int
@@ -63,6 +64,7 @@ class Join(Message, frozen=True):
     nonce: bytes
     rows: int
     evaluation_rows: int
+    parts: dict[str, bytes] = {}
 
 
 class Welcome(Message, frozen=True):
@@ -300,10 +302,14 @@ class AgreeModel(Message, frozen=True):
 
 
 class Abort(Message, frozen=True):
-    """Either way: the run cannot go on. member is who is at fault ("" where nobody is), reason says what happened."""
+    """Either way: the run cannot go on. member is who is at fault ("" where nobody is), reason says what happened.
+
+    retry says whether the same run may succeed later although nobody changes a file.
+    """
 
     member: str
     reason: str
+    retry: bool = False
 
 
 MESSAGES: tuple[type[Message], ...] = (
@@ -411,10 +417,10 @@ def encode(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
-def abort(member: str, reason: str) -> bytes:
+def abort(member: str, reason: str, retry: bool = False) -> bytes:
     """The frame of an `Abort`; a reason that is too long to be read is cut."""
     cut = reason if len(reason) <= REASON_CHARACTERS else reason[: REASON_CHARACTERS - 4] + " ..."
-    return encode(Abort(member, cut))
+    return encode(Abort(member, cut, retry))
 
 
 def kind_of(sender: str, frame: bytes | bytearray | memoryview) -> type[Message]:

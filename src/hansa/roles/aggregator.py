@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.quantiles import Cuts, CutSearch
-from hansa.errors import HansaError, ProtocolError
+from hansa.errors import HansaError, ProtocolError, RunStopped
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
@@ -41,7 +41,7 @@ from hansa.protocol.messages import (
 )
 from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, Session
 from hansa.roles.gathering import Gathering
-from hansa.roles.run import Progress, Roster, agreement, run_id
+from hansa.roles.run import Progress, Roster, agreement, agreement_parts, run_id
 from hansa.roles.statistics import (
     EXPONENTS,
     LABEL_SUMS,
@@ -136,7 +136,7 @@ class Aggregator:
 
     Attributes:
         masked_bytes, clear_bytes: bytes of sums that came in masked, and as they are.
-        done: whether the run is over. outcome: what it gave, once done.
+        done: whether the run is over. outcome: what it gave, once done. run: the run's id, once all have joined.
     """
 
     def __init__(
@@ -151,8 +151,9 @@ class Aggregator:
         self.masked_bytes = 0
         self.clear_bytes = 0
         self._masked = plan.mode == "secure-aggregation"
+        self.run = b""
         self._agreement = agreement(plan, identities)
-        self._gathering = Gathering(plan.parties, plan.parties, self._agreement)
+        self._gathering = Gathering(plan.parties, plan.parties, self._agreement, agreement_parts(plan, identities))
         self.outcome: Outcome | None = None
         self._plan = plan
         self._crew = crew
@@ -223,7 +224,7 @@ class Aggregator:
                 self._acknowledge(member, message)
             case Abort():
                 self._session.go(message, "aborted")
-                raise HansaError(f"party {member!r} stopped the run: {message.reason}")
+                raise RunStopped(member, f"party {member!r} stopped the run: {message.reason}", retry=message.retry)
             case _:
                 raise ProtocolError(f"member {member!r} sent {type(message).__name__}, which no aggregator takes")
 
@@ -239,8 +240,9 @@ class Aggregator:
         self._n_evaluation = sum(held for _, _, _, held in self._roster)
         if not self._n_rows:
             raise HansaError("all rows of all parties fall to evaluation; lower evaluation.fraction in the plan")
+        self.run = run_id(self._agreement, self._roster)
         self._report(Progress("gathered", 0, self._plan.parameters.rounds))
-        yield from self._broadcast(Welcome(run_id(self._agreement, self._roster), self._roster))
+        yield from self._broadcast(Welcome(self.run, self._roster))
         if not self._masked:
             yield from self._start_counting()
 

@@ -16,7 +16,7 @@ import numpy as np
 from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
 from hansa.data.source import Rows
-from hansa.errors import HansaError, IdentityError, PlanError, ProtocolError
+from hansa.errors import IdentityError, PlanError, ProtocolError, RunStopped
 from hansa.mpc.ring import words_for
 from hansa.mpc.training import growth_of, memory_estimate
 from hansa.plan import Plan
@@ -47,7 +47,7 @@ from hansa.roles.key_setup import KeySetup, Signer
 from hansa.roles.mail import Letter, Mail
 from hansa.roles.owner import Owner, check_labels
 from hansa.roles.receiver import Receiver
-from hansa.roles.run import Progress, agreement, run_id
+from hansa.roles.run import Progress, agreement, agreement_parts, run_id
 from hansa.roles.sharing import Counts, given_values, settings_of, some_values, widest_candidates
 from hansa.secure.keys import Run
 
@@ -118,7 +118,8 @@ class Member:
             self._held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
         held_rows = int(self._held.sum())
         training_rows = len(self._held) - held_rows
-        self._join = Join(PROTOCOL_VERSION, agreement(plan, signer.identities), nonce, training_rows, held_rows)
+        agreed, parts = agreement(plan, signer.identities), agreement_parts(plan, signer.identities)
+        self._join = Join(PROTOCOL_VERSION, agreed, nonce, training_rows, held_rows, parts)
         if rows is not None:
             check_labels(rows, plan)
         self._keys: KeySetup | None = None
@@ -217,7 +218,7 @@ class Member:
             case Abort():
                 self._session.go(message, "aborted")
                 who = f" because of member {message.member!r}" if message.member else ""
-                raise HansaError(f"{hub!r} stopped the run{who}: {message.reason}")
+                raise RunStopped(hub, f"{hub!r} stopped the run{who}: {message.reason}", retry=message.retry)
             case _:
                 raise ProtocolError(f"member {hub!r} sent {type(message).__name__}, which no member of this mode takes")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from hansa.data.binning import BinnedRows, bin_rows, with_known_missing
 from hansa.data.holdout import held_out
 from hansa.data.quantiles import CutGuard, CutRequest, Cuts, SortedKeys, count_cells
 from hansa.data.source import Rows
-from hansa.errors import DataError, HansaError, IdentityError, ProtocolError
+from hansa.errors import DataError, HansaError, IdentityError, ProtocolError, RunStopped
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
@@ -46,7 +46,7 @@ from hansa.protocol.messages import (
 )
 from hansa.protocol.session import PARTY, PARTY_MASKED, Session
 from hansa.roles.protection import Clear, Locked, Masked, Signer
-from hansa.roles.run import agreement, run_id
+from hansa.roles.run import Progress, agreement, agreement_parts, run_id
 from hansa.roles.statistics import Bounds, count_magnitudes, metric_scale, sum_labels
 from hansa.secure.keys import Run
 from hansa.trees import histogram, objective
@@ -94,9 +94,10 @@ class Party:
             built.
         signer: this party's signature and everybody's pinned identity; needed in secure-aggregation mode.
         policy: this party's own conditions.
+        report: called with `Progress` as the run goes on, without metrics: a party does not learn them.
 
     Attributes:
-        done: whether the run is over.
+        done: whether the run is over. run: the run's id, once known.
         masked_bytes: bytes of sums that left masked so far.
         model: the XGBoost JSON, once received; None for a member that the plan does not name a receiver.
     """
@@ -112,6 +113,7 @@ class Party:
         nodes_per_frame: int = 0,
         signer: Signer | None = None,
         policy: Policy = DEFAULT_POLICY,
+        report: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         policy.check(plan.mode, len(plan.parties))
         if plan.mode != "federated" and signer is None:
@@ -121,6 +123,8 @@ class Party:
         self._signer = signer
         self._protection: Clear | Masked = Clear() if plan.mode == "federated" else Locked()
         self.model: bytes | None = None
+        self.run = b""
+        self._report = report
         self._plan = plan
         self._name = name
         self._crew = crew
@@ -135,8 +139,9 @@ class Party:
             held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
         self._evaluation = np.flatnonzero(held).astype(np.uint32)
         self._training = np.flatnonzero(~held).astype(np.uint32)
-        agreed = agreement(plan, {} if signer is None else signer.identities)
-        self._join = Join(PROTOCOL_VERSION, agreed, nonce, len(self._training), len(self._evaluation))
+        identities = {} if signer is None else signer.identities
+        agreed, parts = agreement(plan, identities), agreement_parts(plan, identities)
+        self._join = Join(PROTOCOL_VERSION, agreed, nonce, len(self._training), len(self._evaluation), parts)
         self._tree = SETUP
         self._step = 0
         self._stops_early = plan.parameters.early_stopping_rounds is not None
@@ -198,6 +203,7 @@ class Party:
             case UseCuts():
                 self._session.go(message, "scaling")
                 self._use_cuts(message)
+                self._note("binned", 0)
                 yield from self._start_tree(message.gradient_bound)
             case QuantiseGradients():
                 self._session.go(message, "growing")
@@ -212,14 +218,22 @@ class Party:
                 self._protection.erase()
                 yield messages.encode(self._finish(message))
                 self.done = True
+                self._note("trained", message.trees)
             case Abort():
                 self._session.go(message, "aborted")
                 who = f" because of member {message.member!r}" if message.member else ""
-                raise HansaError(f"{self._plan.aggregator!r} stopped the run{who}: {message.reason}")
+                raise RunStopped(
+                    self._plan.aggregator,
+                    f"{self._plan.aggregator!r} stopped the run{who}: {message.reason}",
+                    retry=message.retry,
+                )
             case _:
                 raise ProtocolError(
                     f"member {self._plan.aggregator!r} sent {type(message).__name__}, which no party takes"
                 )
+
+    def _note(self, stage: str, trees: int) -> None:
+        self._report(Progress(stage, trees, self._plan.parameters.rounds))
 
     @property
     def masked_bytes(self) -> int:
@@ -281,6 +295,8 @@ class Party:
             raise self._broken("the run's id is not the hash of plan and roster")
         self._policy.check(plan.mode, len(names))
         self._session.go(message, "welcomed")
+        self.run = message.run
+        self._note("gathered", 0)
         if self._signer is not None and plan.mode == "secure-aggregation":
             self._protection = Masked(self._name, Run(self._join.plan, message.run), self._signer, names)
         self._n_rows = sum(rows for _, _, rows, _ in message.roster)
@@ -459,6 +475,7 @@ class Party:
                 f"the next tree's scales {'do not come' if self._with_root else 'come'} with the last splits"
             )
         self._session.go(message, "growing" if self._with_root else "scaling")
+        self._note("tree", self._tree + 1)
         yield from self._start_tree(message.gradient_bound)
         if message.then is not None:
             self._quantise(message.then)

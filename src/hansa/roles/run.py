@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from hansa.errors import HansaError, LinkLost, MemberLost, ProtocolError, TransportError
+from hansa.errors import HansaError, LinkLost, MemberLost, OutputError, ProtocolError, TransportError
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import Abort
@@ -48,6 +48,10 @@ class Progress:
         }
 
 
+INTERRUPTED = "its operator stopped its process"
+"""What other members are told where a process is interrupted."""
+
+
 def run_id(plan_digest: bytes, roster: Roster) -> bytes:
     """SHA-256 over the plan and the roster, nonces included: 32 bytes, another for every run."""
     return hashlib.sha256(b"hansa run\x00" + plan_digest + msgspec.json.encode(roster)).digest()
@@ -59,6 +63,19 @@ def agreement(plan: Plan, identities: Mapping[str, bytes]) -> bytes:
         return plan.digest()
     pinned = [(name, identities[name]) for name in plan.members]
     return hashlib.sha256(b"hansa agreement\x00" + plan.digest() + msgspec.json.encode(pinned)).digest()
+
+
+def agreement_parts(plan: Plan, identities: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Digests of what makes up `agreement`, by name, so that two members find out in what theirs differ.
+
+    "plan" is the plan's digest, 32 bytes; each of its keys (`Plan.by_key`) and each "identity of MEMBER" has 8 bytes. They are for
+    people: only `agreement` decides. Nothing secret is hashed: all members hold the plan and the members file.
+    """
+    content = {**plan.by_key(), **{f"identity of {name}": identities[name] for name in plan.members if identities}}
+    short = {
+        name: hashlib.sha256(msgspec.json.encode((name, value), order="sorted")) for name, value in content.items()
+    }
+    return {"plan": plan.digest(), **{name: digest.digest()[:8] for name, digest in short.items()}}
 
 
 class MemberRole(Protocol):
@@ -119,10 +136,13 @@ def run_member(
         if not owed:
             raise
         stopped = TransportError(f"{error}; waiting for {owed}")
-        _tell(channel, str(stopped))
+        _tell(channel, messages.abort("", str(stopped), stopped.retry))
         raise stopped from error
     except HansaError as error:
-        _tell(channel, _tellable(error))
+        _tell(channel, messages.abort("", _tellable(error), error.retry))
+        raise
+    except KeyboardInterrupt:
+        _tell(channel, messages.abort("", INTERRUPTED, retry=True))
         raise
     finally:
         role.erase()
@@ -161,7 +181,7 @@ class ResidentRole:
         owed = ", ".join(self._waiting_for())
         self.error = TransportError(f"no frame for member {self._member!r} in {seconds:g} s; waiting for {owed}")
         self._role.erase()
-        yield messages.abort("", str(self.error))
+        yield messages.abort("", str(self.error), self.error.retry)
 
     def erase(self) -> None:
         """Zero the role's keys; the run is over, however it ended."""
@@ -174,7 +194,7 @@ class ResidentRole:
             yield from frames()
         except HansaError as error:
             self.error = error
-            yield messages.abort("", _tellable(error))
+            yield messages.abort("", _tellable(error), error.retry)
 
     def _is_over(self) -> bool:
         return self._role.done or self.error is not None
@@ -204,10 +224,10 @@ def _verdict(role: MemberRole, channel: Channel) -> HansaError | None:
             return None
 
 
-def _tell(channel: Channel, reason: str) -> None:
+def _tell(channel: Channel, abort: bytes) -> None:
     try:
-        channel.send(messages.abort("", reason))
-    except TransportError:
+        channel.send(abort)
+    except HansaError:
         return  # the connection is gone: nobody is left to be told, and the caller raises the cause
 
 
@@ -237,9 +257,21 @@ def run_hub(role: HubRole, hub: Hub, timeout: float | None = None) -> None:
     except HansaError as error:
         named = member if repr(member) in str(error) else ""
         at_fault = error.member if isinstance(error, MemberLost) else named
-        for party in role.parties:
-            try:
-                hub.send(party, messages.abort(at_fault, str(error)))
-            except TransportError:
-                continue  # that party is gone already
+        _tell_all(role, hub, messages.abort(at_fault, _hub_tells(error), error.retry))
         raise
+    except KeyboardInterrupt:
+        _tell_all(role, hub, messages.abort("", INTERRUPTED, retry=True))
+        raise
+
+
+def _hub_tells(error: HansaError) -> str:
+    """What parties may read of an error at the hub: not the paths of its files."""
+    return _tellable(error) if isinstance(error, OutputError) else str(error)
+
+
+def _tell_all(role: HubRole, hub: Hub, abort: bytes) -> None:
+    for party in role.parties:
+        try:
+            hub.send(party, abort)
+        except TransportError:
+            continue  # that party is gone already

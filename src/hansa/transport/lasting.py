@@ -43,6 +43,7 @@ from hansa.transport.correspondence import (
 )
 from hansa.transport.credentials import Credentials
 from hansa.transport.frames import PREFIX_BYTES, checked
+from hansa.transport.notices import Notify, silent
 from hansa.transport.tls import Door, HubLimits, TlsChannel, TlsHub
 
 _LOG = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class LastingChannel:
         self._leaving_until: float | None = None
         self._link: TlsChannel | None = None
         self.traffic = Traffic()
+        self.notify: Notify = silent
         self.reconnections = 0
 
     @classmethod
@@ -102,6 +104,7 @@ class LastingChannel:
         frame_limit: int = DEFAULT_FRAME_LIMIT,
         send_timeout_s: float = 300.0,
         spin_s: float = 0.0,
+        notify: Notify = silent,
     ) -> LastingChannel:
         """Dial the hub and be welcomed by it. See `TlsChannel.connect` for the arguments and errors.
 
@@ -123,6 +126,7 @@ class LastingChannel:
             )
 
         channel = cls(dial, patience_s, frame_limit, send_timeout_s)
+        channel.notify = notify
         channel._join(_HANDSHAKE_S)
         return channel
 
@@ -379,12 +383,13 @@ class LastingHub:
         guests: Collection[str] | None = None,
         limits: HubLimits | None = None,
         patience_s: float = PATIENCE_S,
+        notify: Notify = silent,
     ) -> LastingHub:
         """Listen for members. See `TlsHub.listen` for the arguments and errors."""
         given = limits or HubLimits()
         inner = replace(given, frame_bytes=given.frame_bytes + HEAD.size)
         return cls(
-            lambda door: TlsHub.listen(credentials, host, port, guests=guests, limits=inner, door=door),
+            lambda door: TlsHub.listen(credentials, host, port, guests=guests, limits=inner, door=door, notify=notify),
             patience_s,
             given,
         )

@@ -27,10 +27,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hansa.errors import IdentityError, LinkLost, MemberLost, SeatRefused, TransportError
+from hansa.errors import IdentityError, LinkLost, MemberLost, NotTrusted, SeatRefused, TransportError
 from hansa.transport.channel import DEFAULT_FRAME_LIMIT, Frame, Traffic
 from hansa.transport.credentials import Credentials
 from hansa.transport.frames import PREFIX_BYTES, FrameReader, FrameRefused, checked, pieces
+from hansa.transport.notices import Notify, silent
 from hansa.transport.tls_stream import TlsError, TlsStream
 
 _LOG = logging.getLogger(__name__)
@@ -118,6 +119,7 @@ class TlsChannel:
         send_timeout_s: float = 300.0,
         hello: bytes = b"",
         spin_s: float = 0.0,
+        notify: Notify = silent,  # noqa: ARG003
     ) -> TlsChannel:
         """Dial the hub and be welcomed by it.
 
@@ -146,7 +148,7 @@ class TlsChannel:
             stream.settimeout(timeout_s)
             stream.do_handshake()
             if stream.certificate() != credentials.certificates[hub]:
-                raise TransportError(f"{where}: showed another certificate than the members file's")
+                raise NotTrusted(f"{where}: showed another certificate than the members file's")
             if hello:
                 with contextlib.suppress(BrokenPipeError):  # what is read next says why
                     _greet(stream, hello)
@@ -155,7 +157,8 @@ class TlsChannel:
                 raise TransportError(f"{where}: answered the handshake with something else than a welcome")
         except TlsError as error:
             stream.close()
-            raise TransportError(f"{where}: {_explained(error)}") from error
+            meant = error.verification or error.reason.endswith(tuple(_ALERTS))
+            raise (NotTrusted if meant else TransportError)(f"{where}: {_explained(error)}") from error
         except TimeoutError as error:
             stream.close()
             raise TransportError(
@@ -303,6 +306,7 @@ class TlsHub:
         guests: Collection[str] | None = None,
         limits: HubLimits | None = None,
         door: Door | None = None,
+        notify: Notify = silent,  # noqa: ARG003
     ) -> TlsHub:
         """Listen for members.
 

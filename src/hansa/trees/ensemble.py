@@ -277,7 +277,9 @@ class Ensemble:
                 )
         self._check_categories()
         for name, texts in self.codes.items():
-            if name not in self.feature_names or (self.categories and self.categories[self.feature_names.index(name)] is not None):
+            if name not in self.feature_names or (
+                self.categories and self.categories[self.feature_names.index(name)] is not None
+            ):
                 raise DataError(f"ensemble: codes of {name!r}; expected codes of ordered features only")
             if not texts or len(set(texts)) < len(texts):
                 raise DataError(f"ensemble: codes of {name!r} are {list(texts)!r:.80}; expected different texts")
