@@ -13,7 +13,7 @@ import resource
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hansa.cli.member import ANSWER_S, MemberFile, label_kind, prepare, write_record
@@ -28,6 +28,7 @@ from hansa.roles.run import Progress, ResidentRole, run_hub, run_member
 from hansa.transport.channel import Channel, Hub, Traffic
 from hansa.transport.recording import RecordingChannel, RecordingHub, RecordingResident
 from hansa.transport.resident import HubWithResident, Resident
+from hansa.transport.tcp import SILENCE_S
 from hansa.transport.tls import HubLimits, TlsChannel, TlsHub
 
 Event = Callable[[dict[str, Any]], None]
@@ -142,8 +143,9 @@ def run_hub_process(member: MemberFile, event: Event) -> dict[str, Any]:
     relay = RelayHub(plan, member.signer.identities, report)
     guests = tuple(name for name in plan.members if name != plan.hub)
     spins = _is_direct(plan) and plan.hub in plan.servers
-    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S if spins else 0.0)
-    inner = TlsHub.listen(member.credentials, member.host, member.port, guests=guests, limits=limits)
+    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S if spins else 0.0, silence_s=_silence_s(member))
+    owed = relay.waiting_for if played is None else lambda: _others_owed(relay, played.role, plan.hub)
+    inner = TlsHub.listen(member.credentials, member.host, member.port, guests=guests, limits=limits, owed=owed)
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         stack.callback(inner.close)
@@ -192,9 +194,7 @@ def _relay(
         run_hub(relay, hub, answer_s)
         return hub
     role = played.role
-    seat = ResidentRole(
-        role, plan.hub, lambda: [name for name in role.waiting_for() if name != plan.hub] or relay.waiting_for()
-    )
+    seat = ResidentRole(role, plan.hub, lambda: _others_owed(relay, role, plan.hub))
     resident: Resident = seat
     if transcript is not None:
         resident = stack.enter_context(contextlib.closing(RecordingResident(seat, transcript, plan.hub)))
@@ -214,6 +214,16 @@ def _relay(
     return hub
 
 
+def _others_owed(relay: RelayHub, role: Member, hub: str) -> list[str]:
+    """Whom the hub and the roles beside it wait for."""
+    return [name for name in role.waiting_for() if name != hub] or relay.waiting_for()
+
+
+def _silence_s(member: MemberFile) -> float:
+    """How long a line may carry nothing: nobody dials again in this mode, so that the whole patience is for the line to heal."""
+    return member.patience_s or SILENCE_S
+
+
 def run_member_process(member: MemberFile, event: Event) -> dict[str, Any]:
     """Connect to the hub and play this member's roles. Returns the record, which is also written where the file says."""
     plan, name = member.plan, member.identity.name
@@ -222,7 +232,7 @@ def run_member_process(member: MemberFile, event: Event) -> dict[str, Any]:
         raise PlanError(f"{member.path}: {name!r} is the plan's hub; run `hansa hub`, which plays its other roles too")
     played = _Played(member, event)
     role = played.role
-    inner = _connect(member, "server" in role.roles)
+    inner = _connect(member, "server" in role.roles, role.waiting_for)
     channel: Channel = inner
     if member.transcript is not None:
         channel = RecordingChannel(inner, member.transcript, name)
@@ -244,32 +254,41 @@ def _is_direct(plan: Plan) -> bool:
     return plan.coopetitive is not None and plan.coopetitive.server_links == "direct"
 
 
-def _connect(member: MemberFile, serves: bool) -> TlsChannel | DirectChannel:
+def _connect(member: MemberFile, serves: bool, owed: Callable[[], Iterable[str]]) -> TlsChannel | DirectChannel:
     """The connection to the hub; at a server whose plan says so, with connections to the other servers beside it.
 
     A server that is the hub needs no other connection: that to the hub is the direct one.
     """
     plan, name, wait_s = member.plan, member.identity.name, member.wait_s
     if not serves or not _is_direct(plan):
-        return TlsChannel.connect(member.credentials, plan.hub, member.host, member.port, retry_for_s=wait_s)
+        return TlsChannel.connect(
+            member.credentials,
+            plan.hub,
+            member.host,
+            member.port,
+            retry_for_s=wait_s,
+            silence_s=_silence_s(member),
+            proxy=member.proxy,
+            owed=owed,
+        )
     apart = [server for server in plan.servers if server != plan.hub]
     if not member.servers:
         raise PlanError(
             f'{member.path}: servers is missing; the plan says members.server_links = "direct": say where {name!r} listens and '
             f'where the other servers are found, such as servers = {{ {apart[0]} = "10.0.0.1:7466", ... }}'
         )
-    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S)
+    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S, silence_s=_silence_s(member))
     place = apart.index(name)
     # A server listens for those behind it in the plan's order and dials those before it.
     before, behind = apart[:place], apart[place + 1 :]
     if behind:
-        links = TlsHub.listen(member.credentials, *member.servers[name], guests=behind, limits=limits)
+        links = TlsHub.listen(member.credentials, *member.servers[name], guests=behind, limits=limits, owed=owed)
     else:
-        links = TlsHub.without_listener(member.credentials, limits)
+        links = TlsHub.without_listener(member.credentials, limits, owed=owed)
     try:
-        links.dial(plan.hub, member.host, member.port, retry_for_s=wait_s)
+        links.dial(plan.hub, member.host, member.port, retry_for_s=wait_s, proxy=member.proxy)
         for peer in before:
-            links.dial(peer, *member.servers[peer], retry_for_s=wait_s)
+            links.dial(peer, *member.servers[peer], retry_for_s=wait_s, proxy=member.proxy)
         if behind:
             links.wait_for(behind, wait_s)
     except HansaError:

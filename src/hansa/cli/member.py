@@ -6,6 +6,8 @@ A member's own file:
     members = "members.toml"            # the same at every member
     identity = "north.identity"         # this member's folder of keys
     hub = "127.0.0.1:7465"              # where the aggregator or hub listens (its own file) or is found (all others')
+    proxy = "http://user@10.0.0.9:3128" # optional: dial through this HTTP proxy
+    proxy_password_file = "proxy.pass"  # optional: its password
     table = "north.csv"                 # a party's rows
     model = "north-model.json"          # where a receiver puts the model
     record = "north-record.json"        # optional: what this member sent and got
@@ -55,6 +57,7 @@ from hansa.roles.run import Progress, run_hub, run_member
 from hansa.transport.channel import Channel, Hub
 from hansa.transport.credentials import Credentials
 from hansa.transport.lasting import PATIENCE_S, LastingChannel, LastingHub
+from hansa.transport.proxy import Proxy, read_proxy
 from hansa.transport.recording import RecordingChannel, RecordingHub
 from hansa.transport.tls import HubLimits
 from hansa.trees.crew import Crew
@@ -64,6 +67,8 @@ KEYS = (
     "members",
     "identity",
     "hub",
+    "proxy",
+    "proxy_password_file",
     "table",
     "model",
     "record",
@@ -122,7 +127,7 @@ class MemberFile:
 
     Attributes:
         plan, members, identity: what the files it names hold. folder: of the identity's files.
-        host, port: of the hub.
+        host, port: of the hub. proxy: to dial through, or None.
         table, model, record, transcript, ledger: paths, None where the file does not give them.
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
@@ -150,6 +155,7 @@ class MemberFile:
     memory_limit: int | None = None
     idle_limit_s: float | None = None
     servers: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    proxy: Proxy | None = None
 
     @property
     def signer(self) -> Signer:
@@ -196,6 +202,9 @@ def read_member_file(path: Path) -> MemberFile:
     folder = path.parent / content["identity"]
     plan = read_plan(path.parent / content["plan"])
     members = read_members(path.parent / content["members"])
+    identity = load_identity(folder)
+    if "proxy" in content and identity.name == plan.hub:
+        raise PlanError(f"{path}: proxy is for members that dial; {identity.name!r} only listens: leave it out")
     missing = sorted(set(plan.members) - set(members))
     if missing:
         raise IdentityError(
@@ -205,7 +214,7 @@ def read_member_file(path: Path) -> MemberFile:
         path=path,
         plan=plan,
         members=members,
-        identity=load_identity(folder),
+        identity=identity,
         folder=folder,
         host=host,
         port=port,
@@ -225,6 +234,7 @@ def read_member_file(path: Path) -> MemberFile:
         memory_limit=int(content["memory_mb"] * 1e6) if "memory_mb" in content else None,
         idle_limit_s=float(content["idle_limit_s"]) if "idle_limit_s" in content else None,
         servers=_server_addresses(content.get("servers"), plan, path),
+        proxy=_proxy(content, path),
     )
 
 
@@ -233,6 +243,27 @@ def _address(text: Any, key: str, path: Path) -> tuple[str, int]:
     if not host or not port.isdigit() or int(port) > 65535:
         raise PlanError(f"{path}: {key} = {text!r}; expected address:port, such as 127.0.0.1:7465")
     return host.strip("[]"), int(port)
+
+
+def _proxy(content: Mapping[str, Any], path: Path) -> Proxy | None:
+    """The proxy that the file names. Raises PlanError; never quotes a password."""
+    if "proxy" not in content:
+        if "proxy_password_file" in content:
+            raise PlanError(f"{path}: proxy_password_file goes with proxy only; add proxy, or leave it out")
+        return None
+    password = ""
+    if "proxy_password_file" in content:
+        file = path.parent / content["proxy_password_file"]
+        try:
+            if file.stat().st_mode & 0o077:
+                raise PlanError(f"{file}: others can read this password; run: chmod 600 {file}")
+            password = file.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise PlanError(f"{file}: the proxy's password cannot be read: {error}") from error
+    try:
+        return read_proxy(content["proxy"], password)
+    except ValueError as error:
+        raise PlanError(f"{path}: proxy: {error}") from error
 
 
 def _server_addresses(given: dict[str, Any] | None, plan: Plan, path: Path) -> dict[str, tuple[str, int]]:
@@ -278,6 +309,7 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
         guests=plan.parties,
         limits=HubLimits(spin_s=SPIN_S),
         patience_s=member.patience_s,
+        owed=lambda: aggregator.waiting_for(),
     )
     hub: Hub = inner
     if member.transcript is not None:
@@ -372,6 +404,7 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
         patience_s=member.patience_s,
         retry_for_s=member.wait_s,
         spin_s=PARTY_SPIN_S,
+        proxy=member.proxy,
     )
     channel: Channel = inner
     if member.transcript is not None:

@@ -96,8 +96,23 @@ class TlsChannel:
         greeting: what the hub's door answered this member's greeting.
     """
 
-    def __init__(self, stream: TlsStream, frame_limit: int, send_timeout_s: float, greeting: bytes = b"") -> None:
+    def __init__(
+        self,
+        stream: TlsStream,
+        frame_limit: int,
+        send_timeout_s: float,
+        greeting: bytes = b"",
+        *,
+        watch: Watch | None = None,
+        waiting: Waiting | None = None,
+        owed: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self.greeting = greeting
+        self._watch = watch
+        self._waiting = waiting or Waiting(silent)
+        self._owed = owed
+        self._timeout: float | None = None
+        stream.meanwhile = self._meanwhile
         self._stream: TlsStream | None = stream
         self._reader = FrameReader(frame_limit)
         self._frame_limit = frame_limit
@@ -121,6 +136,7 @@ class TlsChannel:
         silence_s: float = SILENCE_S,
         proxy: Proxy | None = None,
         notify: Notify = silent,
+        owed: Callable[[], Iterable[str]] | None = None,
     ) -> TlsChannel:
         """Dial the hub and be welcomed by it.
 
@@ -135,7 +151,8 @@ class TlsChannel:
             send_timeout_s: seconds after which a send that the hub does not take is given up.
             hello: this member's greeting, for a hub that has a door.
             spin_s, silence_s: as in `HubLimits`.
-            proxy: dial through it. notify: told that nobody listens yet, and of a line that carries nothing.
+            proxy: dial through it. notify: told that nobody listens yet, of a line that carries nothing, and of waiting for those
+                whom `owed` names, where it is given.
 
         Raises:
             IdentityError: `hub` is not another member.
@@ -182,12 +199,14 @@ class TlsChannel:
         except TransportError:
             stream.close()
             raise
-        stream.watch = Watch(plain, silence_s, hub, notify)
-        return cls(stream, frame_limit, send_timeout_s, greeting)
+        watch = Watch(plain, silence_s, hub, notify)
+        waiting = Waiting(silent if owed is None else notify)
+        return cls(stream, frame_limit, send_timeout_s, greeting, watch=watch, waiting=waiting, owed=owed or tuple)
 
     def give_up(self) -> TlsStream:
         """The connection, for somebody else to go on with; this channel, which must not have received yet, is closed."""
         stream, self._stream = self._open(), None
+        stream.meanwhile = lambda: None
         return stream
 
     def send(self, frame: Frame, head: bytes = b"") -> None:
@@ -216,6 +235,7 @@ class TlsChannel:
         """
         stream = self._open()
         stream.lookout.begin()
+        self._timeout = timeout
         try:
             if timeout is None:
                 stream.settimeout(None)
@@ -230,6 +250,7 @@ class TlsChannel:
             kind = TransportError if isinstance(error, FrameRefused) else LinkLost
             raise kind(f"the hub is gone: {error}") from error
         stream.lookout.end()
+        self._waiting.over()
         self.traffic.frames_down += 1
         self.traffic.bytes_down += PREFIX_BYTES + len(frame)
         return frame
@@ -248,6 +269,12 @@ class TlsChannel:
     def is_open(self) -> bool:
         """Whether the connection is not known to have ended."""
         return self._stream is not None
+
+    def _meanwhile(self) -> None:
+        """A second of waiting is over. Raises LineSilent."""
+        if self._watch is not None:
+            self._watch.look()
+        self._waiting.go_on(self._owed, self._timeout)
 
     def _open(self) -> TlsStream:
         if self._stream is None:

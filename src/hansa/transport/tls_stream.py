@@ -17,14 +17,14 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from hansa.transport.frames import RECORD_BYTES
-from hansa.transport.tcp import LOOK_S, Lookout, Watch
+from hansa.transport.tcp import LOOK_S, Lookout
 
 _CORK = getattr(socket, "TCP_CORK", None)
 """Linux: hold back what does not fill a segment."""
@@ -72,7 +72,7 @@ class TlsStream:
         spin_s: seconds that a read may look for a frame before it sleeps.
 
     Attributes:
-        lookout: for whoever reads frames to begin and end. watch: of the line, where somebody keeps one.
+        lookout: for whoever reads frames to begin and end. meanwhile: called at least every `LOOK_S` seconds of waiting.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class TlsStream:
         self._plain = plain
         self._timeout = plain.gettimeout()
         self.lookout = Lookout(spin_s)
-        self.watch: Watch | None = None
+        self.meanwhile: Callable[[], None] = lambda: None
         plain.setblocking(False)  # waiting is done here
         self._tls = SSL.Connection(context, plain)
         if server_side:
@@ -258,7 +258,7 @@ class TlsStream:
                 return True
 
     def _wait_for(self, want: SSL.Error) -> None:
-        """Wait until OpenSSL can do what it wants to. Raises BlockingIOError, TimeoutError, LineSilent."""
+        """Wait until OpenSSL can do what it wants to. Raises BlockingIOError, TimeoutError, and what `meanwhile` does."""
         if self._timeout == 0:
             raise BlockingIOError("nothing can be done yet")
         door = self._readable if isinstance(want, SSL.WantReadError) else self._writable
@@ -269,8 +269,7 @@ class TlsStream:
             left = LOOK_S if give_up is None else max(0.0, give_up - time.monotonic())
             if door.poll(1000 * min(LOOK_S, left)):
                 return
-            if self.watch is not None:
-                self.watch.look()
+            self.meanwhile()
             if give_up is not None and time.monotonic() >= give_up:
                 raise TimeoutError("timed out")
 
