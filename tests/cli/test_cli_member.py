@@ -24,6 +24,7 @@ from hansa.consortium.identity import create_identity, load_identity, save_ident
 from hansa.consortium.members import members_of, read_members, write_members
 from hansa.protocol.messages import decode
 from hansa.transport.recording import read_transcript
+from http_proxy import HttpProxy
 from waiting import HANG_S
 
 ENDLESS = PLAN.replace("rounds = 3", "rounds = 100000")
@@ -361,3 +362,44 @@ def test_check_names_every_departure_and_ends_with_status_1(consortium: Consorti
     assert "extra" in text
     assert "bad.csv" in hansa("check", plan, table).stdout
     assert_refused(hansa("check", plan, consortium.folder / "plan.toml"), "plan.toml")
+
+
+def test_a_party_dials_through_the_proxy_of_its_file(consortium: Consortium):
+    proxy = HttpProxy("ward:pass word")
+    password = consortium.folder / "proxy.password"
+    password.write_text("pass word\n")
+    password.chmod(0o600)
+    hub, port = consortium.start_hub()
+    given = {"proxy": f"http://ward@127.0.0.1:{proxy.port}", "proxy_password_file": "proxy.password"}
+    parties = [consortium.start_party(name, port, **given) for name in PARTIES]
+    assert [party.end()[0] for party in parties] == [0, 0]
+    assert hub.end()[0] == 0
+    assert len(proxy.asked) == len(PARTIES)
+    assert len(consortium.models()) == len(PARTIES)
+    refused(
+        consortium.start_party("aurora", port, proxy=f"http://ward:wrong@127.0.0.1:{proxy.port}").end(), "status 407"
+    )
+    proxy.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        (HUB, {"proxy": "http://127.0.0.1:3128"}, "proxy is for members that dial; 'hub' only listens"),
+        ("aurora", {"proxy": "127.0.0.1:3128"}, "proxy: expected http://host:port"),
+        ("aurora", {"proxy_password_file": "password"}, "proxy_password_file goes with proxy only"),
+        ("aurora", {"proxy": "http://u@h:1", "proxy_password_file": "missing"}, "the proxy's password cannot be read"),
+        ("aurora", {"proxy": "http://u@h:1", "proxy_password_file": "open"}, "others can read this password"),
+        (
+            "aurora",
+            {"proxy": "http://h:1", "proxy_password_file": "password"},
+            "proxy_password_file needs a user's name",
+        ),
+    ],
+)
+def test_a_proxy_that_makes_no_sense_is_refused(consortium: Consortium, name, changes, said):
+    for file, mode in (("password", 0o600), ("open", 0o644)):
+        (consortium.folder / file).write_text("secret")
+        (consortium.folder / file).chmod(mode)
+    command = "aggregator" if name == HUB else "party"
+    assert_refused(hansa(command, write_member(consortium.folder, name, 7465, **changes)), said)

@@ -7,16 +7,29 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cutting_line import HANDSHAKE_BYTES, Cut, CuttingLine, drawn_cuts
 from hansa.errors import MemberLost, SeatRefused, TransportError
-from hansa.transport import correspondence, lasting, tls
+from hansa.transport import correspondence, lasting, notices, tcp, tls
 from hansa.transport.channel import Traffic
-from hansa.transport.correspondence import ACKNOWLEDGE, FLUSH, GOODBYE, HEAD, HELLO, UNKNOWN, read_welcome
+from hansa.transport.correspondence import (
+    ACKNOWLEDGE,
+    FLUSH,
+    GOODBYE,
+    HEAD,
+    HELLO,
+    NOTICE,
+    UNKNOWN,
+    notice_signal,
+    read_notice,
+    read_welcome,
+)
 from hansa.transport.lasting import LastingChannel, LastingHub
+from hansa.transport.notices import Notice
 from hansa.transport.tls import Credentials, HubLimits, TlsChannel
 from waiting import HANG_S, Clock, until
 
@@ -32,8 +45,10 @@ class Net:
         self.threads = threads
         self.open: list = []
 
-    def hub(self, patience_s: float = PATIENCE_S, port: int = 0) -> LastingHub:
-        hub = LastingHub.listen(self.circle.credentials("hub"), "127.0.0.1", port, limits=LIMITS, patience_s=patience_s)
+    def hub(self, patience_s: float = PATIENCE_S, port: int = 0, **options) -> LastingHub:
+        hub = LastingHub.listen(
+            self.circle.credentials("hub"), "127.0.0.1", port, limits=LIMITS, patience_s=patience_s, **options
+        )
         self.open.append(hub)
         return hub
 
@@ -126,6 +141,13 @@ def send_often(hub: LastingHub, member: str, frame: bytes, times: int) -> None:
 
 def pattern(size: int, start: int) -> bytes:
     return np.arange(start, start + size // 4 + 1, dtype=">u4").tobytes()[:size]
+
+
+def not_a_notice(raw: TlsChannel) -> bytes:
+    """The next of what came over a raw connection that is no notice of the hub."""
+    while (said := bytes(raw.receive(HANG_S)))[HEAD.size :].startswith(NOTICE):
+        pass
+    return said
 
 
 def gone(channel: LastingChannel) -> str:
@@ -713,7 +735,7 @@ def test_signals_are_answered_and_never_handed_over(net):
     assert heard(hub) == ("north", b"first")
     north.send(HEAD.pack(0, 0) + ACKNOWLEDGE)
     north.send(HEAD.pack(0, 0) + FLUSH)
-    assert pump(hub, net.threads.submit(lambda: bytes(north.receive(HANG_S)))) == HEAD.pack(0, 1) + ACKNOWLEDGE
+    assert pump(hub, net.threads.submit(lambda: not_a_notice(north))) == HEAD.pack(0, 1) + ACKNOWLEDGE
     north.send(HEAD.pack(0, 0) + GOODBYE)
     with pytest.raises(MemberLost, match="the connection was closed"):
         hub.receive(HANG_S)
@@ -741,3 +763,192 @@ def test_waiting_may_end_and_go_on(net):
     with pytest.raises(TransportError, match=r"no frame from any member in 0\.05 s"):
         hub.receive(0.05)
     asked(hub, north, "north")
+
+
+# Who is waited for
+
+
+def kinds(told: list[Notice], *wanted: str) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(each.kind, each.member, each.waiting_for) for each in told if not wanted or each.kind in wanted]
+
+
+def test_every_member_hears_who_joins_and_who_is_waited_for(net, monkeypatch):
+    monkeypatch.setattr(notices, "EVERY_S", 0.5)
+    monkeypatch.setattr(lasting, "LOOK_S", 0.1)
+    at_hub, at_north = [], []
+    hub = net.hub(notify=at_hub.append, owed=lambda: ["south"])
+    waiting = net.threads.submit(hub.wait_for, ["north", "south"], 20)
+    north = net.dialling(hub.port, "north", notify=at_north.append).result(10)
+    listening = net.threads.submit(lambda: bytes(north.receive(10)))
+    await_notice(at_north, "waiting")
+    south = net.dialling(hub.port, "south").result(10)
+    waiting.result(10)
+    hub.send("north", b"all are here")
+    assert listening.result(10) == b"all are here"
+    joins = [("joined", "north", ("south",)), ("joined", "south", ())]
+    assert kinds(at_hub, "joined") == kinds(at_north, "joined") == joins
+    assert set(kinds(at_hub, "waiting")) == set(kinds(at_north, "waiting")) == {("waiting", "", ("south",))}
+    assert all(each.limit_s == 20 and each.seconds > 0 for each in at_hub if each.kind == "waiting")
+    assert {each.text for each in at_north} == {"says the hub"}
+    at_hub.clear()
+    listening = net.threads.submit(lambda: bytes(north.receive(10)))
+    hearing = net.threads.submit(hub.receive, 20)
+    await_notice(at_hub, "waiting")
+    south.send(b"here")
+    assert bytes(hearing.result(10)[1]) == b"here"
+    hub.send("north", b"go on")
+    assert listening.result(10) == b"go on"
+    assert kinds(at_hub)[0] == ("waiting", "", ("south",))
+
+
+def test_every_member_hears_who_is_away_and_who_is_back(net, monkeypatch):
+    monkeypatch.setattr(lasting, "EVERY_S", 0.2)
+    monkeypatch.setattr(lasting, "LOOK_S", 0.1)
+    at_hub, at_north, at_south = [], [], []
+    hub = net.hub(notify=at_hub.append)
+    line = net.line(hub)
+    north = net.connect(hub, "north", line.port, notify=at_north.append)
+    south = net.connect(hub, "south", notify=at_south.append)
+    asked(hub, north, "north")
+    line.down = True
+    line.sever()
+    listening = net.threads.submit(lambda: (bytes(north.receive(20)), bytes(south.receive(20))))
+    receive_until(hub, at_hub, "away", 3)
+    line.down = False
+    receive_until(hub, at_hub, "back")
+    hub.send("north", b"go on")
+    hub.send("south", b"go on")
+    assert pump(hub, listening, 20) == (b"go on", b"go on")
+    assert set(kinds(at_hub, "away")) == set(kinds(at_south, "away")) == {("away", "north", ("north",))}
+    assert kinds(at_hub, "back") == kinds(at_south, "back") == [("back", "north", ())]
+    assert all(each.limit_s == PATIENCE_S for each in at_south if each.kind == "away")
+    assert set(kinds(at_north, "away")) == {("away", "hub", ("hub",))}
+    assert kinds(at_north, "back") == [("back", "hub", ())]
+
+
+def test_every_member_hears_who_left_and_who_is_lost(net):
+    at_hub, at_south = [], []
+    hub = net.hub(patience_s=1.0, notify=at_hub.append)
+    line = net.line(hub)
+    net.connect(hub, "north", line.port, patience_s=0.0)
+    south, east = net.connect(hub, "south", notify=at_south.append), net.connect(hub, "east")
+    line.down = True
+    line.sever()
+    with pytest.raises(MemberLost, match="'north'"):
+        hub.receive(20)
+    net.threads.submit(east.close).result(10)
+    with pytest.raises(MemberLost, match="'east'"):
+        hub.receive(20)
+    hub.send("south", b"we two")
+    assert bytes(south.receive(10)) == b"we two"
+    for told in (at_hub, at_south):
+        assert kinds(told, "lost", "left") == [("lost", "north", ()), ("left", "east", ())]
+
+
+def test_a_member_says_that_it_waits_for_the_hub_where_the_hub_says_nothing(net, monkeypatch):
+    monkeypatch.setattr(notices, "EVERY_S", 0.3)
+    monkeypatch.setattr(lasting, "LOOK_S", 0.1)
+    told = []
+    hub = net.hub()
+    north = net.connect(hub, "north", notify=told.append)
+    with pytest.raises(TransportError, match="no frame from the hub in 1 s"):
+        north.receive(1)
+    assert set(kinds(told, "waiting")) == {("waiting", "", ("hub",))}
+    assert {each.limit_s for each in told if each.kind == "waiting"} == {1}
+
+
+def test_a_member_that_nobody_hears_yet_says_whom_it_dials(net, circle, monkeypatch):
+    monkeypatch.setattr(tcp, "EVERY_S", 0.2)
+    told = []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(TransportError, match="cannot be reached"):
+        net.dialling(port, "north", notify=told.append, retry_for_s=1.0).result(10)
+    assert set(kinds(told)) == {("dialling", "hub", ("hub",))}
+
+
+def receive_until(hub: LastingHub, told: list[Notice], kind: str, times: int = 1) -> None:
+    """Let the hub receive, which must hear nothing, until so many notices of a kind were told."""
+    give_up = time.monotonic() + 30
+    while sum(each.kind == kind for each in told) < times:
+        assert time.monotonic() < give_up, told
+        with pytest.raises(TransportError, match="no frame from any member"):
+            hub.receive(0.02)
+
+
+def await_notice(told: list[Notice], kind: str, times: int = 1) -> None:
+    give_up = time.monotonic() + 30
+    while sum(each.kind == kind for each in told) < times:
+        assert time.monotonic() < give_up, told
+        time.sleep(0.01)
+
+
+def test_a_member_may_send_no_notice(net):
+    hub = net.hub()
+    north = seated_raw(net, hub)
+    north.send(HEAD.pack(0, 0) + notice_signal(Notice("away", "south", ("south",))))
+    with pytest.raises(MemberLost, match=r"'north': a signal of .* that is none of the known ones"):
+        hub.receive(10)
+
+
+@pytest.mark.parametrize(
+    "signal",
+    [
+        NOTICE,
+        NOTICE + bytes(9),
+        NOTICE + b"\x06" + bytes(8) + b"south",
+        NOTICE + b"\xff" + bytes(8) + b"south",
+        NOTICE + bytes(9) + b"nobody",
+        NOTICE + bytes(9) + b"south,nobody",
+        NOTICE + bytes(9) + b"south,south,south",
+        NOTICE + bytes(9) + b"south,south,north",
+        NOTICE + bytes(9) + b",south",
+        NOTICE + bytes(9) + b"so\xffuth",
+        NOTICE + bytes(9) + b"south\x1b[2J",
+        NOTICE + bytes(9) + b"south" + b",south" * 3000,
+    ],
+)
+def test_a_hub_whose_notices_break_the_rules_is_left(net, signal):
+    told = []
+    hub = net.hub()
+    north = net.connect(hub, "north", notify=told.append)
+    net.connect(hub, "south")
+    asked(hub, north, "north")
+    told.clear()
+    hub._inner.send("north", HEAD.pack(0, 1) + signal)
+    with pytest.raises(TransportError, match="the hub is gone: it broke a rule of the connection: a notice"):
+        north.receive(10)
+    assert not told
+
+
+def test_a_hub_that_floods_a_member_with_notices_is_not_heard(net):
+    told = []
+    hub = net.hub()
+    north = net.connect(hub, "north", notify=told.append)
+    for _ in range(5000):
+        hub._inner.send("north", HEAD.pack(0, 0) + notice_signal(Notice("away", "south", ("south",))))
+    hub.send("north", b"frame")
+    assert bytes(north.receive(20)) == b"frame"
+    assert 0 < len(told) < 500
+
+
+@pytest.mark.parametrize(
+    "notice",
+    [
+        Notice("joined", "north", ("east", "south"), 0.0, None),
+        Notice("waiting", "", ("south",), 12.345, 3600.0),
+        Notice("away", "south", ("south",), 59.999, 60.0),
+        Notice("back", "south", (), 10.0**9, 10.0**9),
+        Notice("lost", "south"),
+        Notice("left", "south"),
+    ],
+)
+def test_notices_arrive_as_they_were_sent(notice):
+    read = read_notice(notice_signal(notice), {"north", "south", "east"})
+    most = (2**32 - 1) / 1000
+    limit = None if notice.limit_s is None else min(notice.limit_s, (2**32 - 2) / 1000)
+    assert read == replace(notice, seconds=min(notice.seconds, most), limit_s=limit, text="says the hub")
+
+
+def test_more_names_than_a_notice_holds_are_not_sent():
+    assert notice_signal(Notice("waiting", waiting_for=tuple(f"{place:063}" for place in range(300)))) == b""

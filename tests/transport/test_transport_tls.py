@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from hansa.errors import IdentityError, MemberLost, TransportError
-from hansa.transport import tls
+from hansa.transport import tcp, tls
 from hansa.transport.channel import Traffic
 from hansa.transport.tls import Credentials, TlsChannel, TlsHub
 from waiting import HANG_S, Clock, until
@@ -778,13 +778,13 @@ def test_a_member_may_be_dialled_before_it_listens(network, circle, monkeypatch)
 def counted_tries(monkeypatch) -> list[tuple[str, int]]:
     """Where TCP connections were tried, one entry for each try."""
     tried = []
-    connect = socket.create_connection
+    look_up = socket.getaddrinfo
 
-    def counted(address, **options):
-        tried.append(address)
-        return connect(address, **options)
+    def counted(host, port, **options):
+        tried.append((host, port))
+        return look_up(host, port, **options)
 
-    monkeypatch.setattr(tls.socket, "create_connection", counted)
+    monkeypatch.setattr(tcp.socket, "getaddrinfo", counted)
     return tried
 
 

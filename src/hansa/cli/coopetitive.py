@@ -13,7 +13,7 @@ import resource
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hansa.cli.member import ANSWER_S, MemberFile, about, check_files, label_kind, prepare, put_model, warn
@@ -30,6 +30,7 @@ from hansa.transport.channel import Channel, Hub, Traffic
 from hansa.transport.notices import Notify
 from hansa.transport.recording import RecordingChannel, RecordingHub, RecordingResident
 from hansa.transport.resident import HubWithResident, Resident
+from hansa.transport.tcp import SILENCE_S
 from hansa.transport.tls import HubLimits, TlsChannel, TlsHub
 
 Event = Callable[[dict[str, Any]], None]
@@ -177,8 +178,11 @@ def _run_hub(member: MemberFile, event: Event, notify: Notify, record: RunRecord
     relay = RelayHub(plan, member.signer.identities, report)
     guests = tuple(name for name in plan.members if name != plan.hub)
     spins = _is_direct(plan) and plan.hub in plan.servers
-    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S if spins else 0.0)
-    inner = TlsHub.listen(member.credentials, member.host, member.port, guests=guests, limits=limits, notify=notify)
+    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S if spins else 0.0, silence_s=_silence_s(member))
+    owed = relay.waiting_for if played is None else lambda: _others_owed(relay, played.role, plan.hub)
+    inner = TlsHub.listen(
+        member.credentials, member.host, member.port, guests=guests, limits=limits, notify=notify, owed=owed
+    )
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         stack.callback(inner.close)
@@ -228,9 +232,7 @@ def _relay(
         run_hub(relay, hub, answer_s)
         return hub
     role = played.role
-    seat = ResidentRole(
-        role, plan.hub, lambda: [name for name in role.waiting_for() if name != plan.hub] or relay.waiting_for()
-    )
+    seat = ResidentRole(role, plan.hub, lambda: _others_owed(relay, role, plan.hub))
     stack.callback(seat.erase)
     resident: Resident = seat
     if transcript is not None:
@@ -249,6 +251,16 @@ def _relay(
     if seat.error is not None:
         raise seat.error
     return hub
+
+
+def _others_owed(relay: RelayHub, role: Member, hub: str) -> list[str]:
+    """Whom the hub and the roles beside it wait for."""
+    return [name for name in role.waiting_for() if name != hub] or relay.waiting_for()
+
+
+def _silence_s(member: MemberFile) -> float:
+    """How long a line may carry nothing: nobody dials again in this mode, so that the whole patience is for the line to heal."""
+    return member.patience_s or SILENCE_S
 
 
 def run_member_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
@@ -270,7 +282,7 @@ def _play(member: MemberFile, event: Event, notify: Notify, record: RunRecord) -
     plan, name = member.plan, member.identity.name
     played = _Played(member, event, record)
     role = played.role
-    inner = _connect(member, "server" in role.roles, notify)
+    inner = _connect(member, "server" in role.roles, notify, role.waiting_for)
     channel: Channel = inner
     try:
         if member.transcript is not None:
@@ -291,7 +303,9 @@ def _is_direct(plan: Plan) -> bool:
     return plan.coopetitive is not None and plan.coopetitive.server_links == "direct"
 
 
-def _connect(member: MemberFile, serves: bool, notify: Notify) -> TlsChannel | DirectChannel:
+def _connect(
+    member: MemberFile, serves: bool, notify: Notify, owed: Callable[[], Iterable[str]]
+) -> TlsChannel | DirectChannel:
     """The connection to the hub; at a server whose plan says so, with connections to the other servers beside it.
 
     A server that is the hub needs no other connection: that to the hub is the direct one.
@@ -299,7 +313,15 @@ def _connect(member: MemberFile, serves: bool, notify: Notify) -> TlsChannel | D
     plan, name, wait_s = member.plan, member.identity.name, member.wait_s
     if not serves or not _is_direct(plan):
         return TlsChannel.connect(
-            member.credentials, plan.hub, member.host, member.port, retry_for_s=wait_s, notify=notify
+            member.credentials,
+            plan.hub,
+            member.host,
+            member.port,
+            retry_for_s=wait_s,
+            silence_s=_silence_s(member),
+            proxy=member.proxy,
+            notify=notify,
+            owed=owed,
         )
     apart = [server for server in plan.servers if server != plan.hub]
     if not member.servers:
@@ -307,18 +329,20 @@ def _connect(member: MemberFile, serves: bool, notify: Notify) -> TlsChannel | D
             f'{member.path}: servers is missing; the plan says members.server_links = "direct": say where {name!r} listens and '
             f'where the other servers are found, such as servers = {{ {apart[0]} = "10.0.0.1:7466", ... }}'
         )
-    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S)
+    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S, silence_s=_silence_s(member))
     place = apart.index(name)
     # A server listens for those behind it in the plan's order and dials those before it.
     before, behind = apart[:place], apart[place + 1 :]
     if behind:
-        links = TlsHub.listen(member.credentials, *member.servers[name], guests=behind, limits=limits, notify=notify)
+        links = TlsHub.listen(
+            member.credentials, *member.servers[name], guests=behind, limits=limits, notify=notify, owed=owed
+        )
     else:
-        links = TlsHub.without_listener(member.credentials, limits)
+        links = TlsHub.without_listener(member.credentials, limits, notify=notify, owed=owed)
     try:
-        links.dial(plan.hub, member.host, member.port, retry_for_s=wait_s)
+        links.dial(plan.hub, member.host, member.port, retry_for_s=wait_s, proxy=member.proxy)
         for peer in before:
-            links.dial(peer, *member.servers[peer], retry_for_s=wait_s)
+            links.dial(peer, *member.servers[peer], retry_for_s=wait_s, proxy=member.proxy)
         if behind:
             links.wait_for(behind, wait_s)
     except HansaError:

@@ -6,6 +6,8 @@ A member's own file:
     members = "members.toml"            # the same at every member
     identity = "north.identity"         # this member's folder of keys
     hub = "127.0.0.1:7465"              # where the aggregator or hub listens (its own file) or is found (all others')
+    proxy = "http://user@10.0.0.9:3128" # optional: dial through this HTTP proxy
+    proxy_password_file = "proxy.pass"  # optional: its password
     table = "north.csv"                 # a party's rows
     model = "north-model.json"          # where a receiver puts the model
     record = "north-record.json"        # optional: what this member sent and got
@@ -61,6 +63,7 @@ from hansa.transport.channel import Channel, Hub
 from hansa.transport.credentials import Credentials
 from hansa.transport.lasting import PATIENCE_S, LastingChannel, LastingHub
 from hansa.transport.notices import Notify
+from hansa.transport.proxy import Proxy, read_proxy
 from hansa.transport.recording import RecordingChannel, RecordingHub
 from hansa.transport.tls import HubLimits
 from hansa.trees.crew import Crew
@@ -70,6 +73,8 @@ KEYS = (
     "members",
     "identity",
     "hub",
+    "proxy",
+    "proxy_password_file",
     "table",
     "model",
     "record",
@@ -132,7 +137,7 @@ class MemberFile:
     Attributes:
         plan, members, identity: what the files it names hold. folder: of the identity's files.
         plan_path, members_path: where plan and members stand.
-        host, port: of the hub.
+        host, port: of the hub. proxy: to dial through, or None.
         table, model, record, transcript, ledger: paths, None where the file does not give them.
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
@@ -162,6 +167,7 @@ class MemberFile:
     memory_limit: int | None = None
     idle_limit_s: float | None = None
     servers: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    proxy: Proxy | None = None
 
     @property
     def signer(self) -> Signer:
@@ -208,6 +214,9 @@ def read_member_file(path: Path) -> MemberFile:
     folder = path.parent / content["identity"]
     plan = read_plan(path.parent / content["plan"])
     members = read_members(path.parent / content["members"])
+    identity = load_identity(folder)
+    if "proxy" in content and identity.name == plan.hub:
+        raise PlanError(f"{path}: proxy is for members that dial; {identity.name!r} only listens: leave it out")
     missing = sorted(set(plan.members) - set(members))
     if missing:
         raise IdentityError(
@@ -219,7 +228,7 @@ def read_member_file(path: Path) -> MemberFile:
         plan_path=path.parent / content["plan"],
         members=members,
         members_path=path.parent / content["members"],
-        identity=load_identity(folder),
+        identity=identity,
         folder=folder,
         host=host,
         port=port,
@@ -239,6 +248,7 @@ def read_member_file(path: Path) -> MemberFile:
         memory_limit=int(content["memory_mb"] * 1e6) if "memory_mb" in content else None,
         idle_limit_s=float(content["idle_limit_s"]) if "idle_limit_s" in content else None,
         servers=_server_addresses(content.get("servers"), plan, path),
+        proxy=_proxy(content, path),
     )
 
 
@@ -247,6 +257,27 @@ def _address(text: Any, key: str, path: Path) -> tuple[str, int]:
     if not host or not port.isdigit() or int(port) > 65535:
         raise PlanError(f"{path}: {key} = {text!r}; expected address:port, such as 127.0.0.1:7465")
     return host.strip("[]"), int(port)
+
+
+def _proxy(content: Mapping[str, Any], path: Path) -> Proxy | None:
+    """The proxy that the file names. Raises PlanError; never quotes a password."""
+    if "proxy" not in content:
+        if "proxy_password_file" in content:
+            raise PlanError(f"{path}: proxy_password_file goes with proxy only; add proxy, or leave it out")
+        return None
+    password = ""
+    if "proxy_password_file" in content:
+        file = path.parent / content["proxy_password_file"]
+        try:
+            if file.stat().st_mode & 0o077:
+                raise PlanError(f"{file}: others can read this password; run: chmod 600 {file}")
+            password = file.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise PlanError(f"{file}: the proxy's password cannot be read: {error}") from error
+    try:
+        return read_proxy(content["proxy"], password)
+    except ValueError as error:
+        raise PlanError(f"{path}: proxy: {error}") from error
 
 
 def _server_addresses(given: dict[str, Any] | None, plan: Plan, path: Path) -> dict[str, tuple[str, int]]:
@@ -340,6 +371,7 @@ def _aggregate(member: MemberFile, event: Event, notify: Notify, record: RunReco
         limits=HubLimits(spin_s=SPIN_S),
         patience_s=member.patience_s,
         notify=notify,
+        owed=lambda: aggregator.waiting_for(),
     )
     hub: Hub = inner
     at: dict[str, float] = {}
@@ -464,6 +496,7 @@ def _contribute(member: MemberFile, rows: Rows, event: Event, notify: Notify, re
         retry_for_s=member.wait_s,
         spin_s=PARTY_SPIN_S,
         notify=notify,
+        proxy=member.proxy,
     )
     channel: Channel = inner
     try:
