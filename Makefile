@@ -1,13 +1,21 @@
 # Every target does the set-up that it needs: nothing has to be typed before `make demo` or `make test`.
 # Another Python than python3: make PYTHON=python3.12 test
+# Packages are those of constraints.txt, by hash. Others within the bounds of pyproject.toml, such as on a newer Python: make LOCK= test
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOWEST := .venv-lowest
+TOOLS := .venv-tools
 SOURCES := src tests benchmarks examples docs
 
-.PHONY: install demo test test-all check bench docs clean
+LOCK ?= constraints.txt
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+HASHED := $(PIP_INSTALL) --require-hashes --requirement
+THIS := $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+
+.PHONY: install demo test test-all test-lowest check bench docs lock sbom clean
 
 install: $(STAMP)
 
@@ -16,9 +24,10 @@ $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Hansa needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Write: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
 
-$(STAMP): pyproject.toml | $(VENV)/pyvenv.cfg
+$(STAMP): pyproject.toml $(LOCK) | $(VENV)/pyvenv.cfg
 	@echo "installing Hansa into $(VENV) (once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python $(if $(LOCK),$(HASHED) $(LOCK),$(PIP_INSTALL) --editable '.[dev]')
+	@$(BIN)/python $(THIS)
 	@touch $(STAMP)
 
 demo: $(STAMP)
@@ -33,6 +42,18 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
+# All tests that need no checking tools, with the lowest versions that pyproject.toml allows (of Python too: PYTHON=python3.11).
+test-lowest: export OMP_WAIT_POLICY := PASSIVE
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest -m "not slow" --ignore tests/test_docs.py $(PYTEST_OPTIONS)
+
+$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	@echo "installing Hansa with its lowest versions into $(LOWEST) (once)"
+	@$(PYTHON) -m venv --clear $(LOWEST)
+	@$(LOWEST)/bin/python $(HASHED) constraints-lowest.txt
+	@$(LOWEST)/bin/python $(THIS)
+	@touch $@
+
 check: $(STAMP)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
@@ -46,6 +67,24 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "the site is in site/: open site/index.html"
 
+# The locks, made anew from pyproject.toml: for every Python from 3.11 on and every system; and the lowest versions, on Python 3.11.
+lock: $(TOOLS)/.installed
+	printf 'uv\ncyclonedx-bom\n' | $(COMPILE) --universal - --output-file constraints-tools.txt
+	$(COMPILE) --universal --extra dev pyproject.toml --output-file constraints.txt
+	$(COMPILE) --resolution lowest-direct --extra test pyproject.toml --output-file constraints-lowest.txt
+
+COMPILE := $(TOOLS)/bin/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header
+
+# A bill of materials (CycloneDX JSON): what .venv holds, what of it Hansa needs to run, and from which package.
+sbom: $(STAMP) $(TOOLS)/.installed
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-file sbom.json $(BIN)/python
+	@echo "the bill of materials is sbom.json"
+
+$(TOOLS)/.installed: constraints-tools.txt | $(VENV)/pyvenv.cfg
+	@$(PYTHON) -m venv --clear $(TOOLS)
+	@$(TOOLS)/bin/python $(HASHED) constraints-tools.txt
+	@touch $@
+
 clean:
-	rm -rf build dist site report.html .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	rm -rf build dist site report.html sbom.json .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
 	find src tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -33,7 +33,6 @@ from hansa.roles.in_process import train_in_process
 from hansa.roles.run import Progress
 from hansa.trees.crew import Crew
 from hansa.trees.histogram import (
-    STRIDE,
     build_histograms,
     build_histograms_parallel,
     layout_of,
@@ -148,13 +147,13 @@ def measure_histogram(
     packed = packed_of(gradient, hessian, planes)
     rows = np.arange(n_rows, dtype=np.uint32)
     out = np.empty((1, planes, layout.cells), np.int64)
-    sums = np.empty((max(threads, 1), STRIDE * k), np.int64)
+    sums = np.empty((max(threads, 1), layout.scratch), np.int64)
     begin, end = np.zeros(1, np.int64), np.array([n_rows])
     crew = [Crew(threads)] if threads else []
     kernel = build_histograms_parallel if threads else build_histograms
 
     def ours() -> None:
-        kernel(codes, layout.columns, layout.offsets, layout.strided, rows, begin, end, packed, sums, out, *crew)
+        kernel(codes, layout.columns, layout.offsets, layout.stride, rows, begin, end, packed, sums, out, *crew)
 
     def with_numpy() -> None:
         for feature in range(k):

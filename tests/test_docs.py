@@ -11,16 +11,19 @@ import socket
 import subprocess
 import sys
 import tomllib
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import get_args
 
 import click
 import msgspec
 import pytest
 
 import hansa.errors
-from hansa.cli.main import main
+from hansa.cli.main import AGAIN, REFUSED, main
 from hansa.cli.member import KEYS, REQUIRED, label_kind
+from hansa.cli.records import STATES, keeping
+from hansa.cli.signals import ENDING, Interrupted
 from hansa.consortium.policy import KEYS as POLICY_KEYS
 from hansa.consortium.policy import Policy, read_policy
 from hansa.data.source import read_rows
@@ -28,6 +31,7 @@ from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_K
 from hansa.protocol.messages import MESSAGES
 from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, HUB, MEMBER, PARTY, PARTY_MASKED, diagram
 from hansa.roles.in_process import train_in_process
+from hansa.transport.notices import Kind, Notice
 from hansa.trees.metrics import METRICS
 from hansa.trees.parameters import ALIASES, NAMES, WITHOUT_EFFECT, Parameters
 
@@ -155,6 +159,31 @@ def test_every_key_of_a_policy_is_described():
     }
     (example,) = (content for kind, content in BLOCK.findall(part) if kind == "toml")
     assert read_policy(tomllib.loads(example)["policy"], "reference") != Policy()
+
+
+def test_every_exit_status_is_described():
+    rows = re.findall(r"^\| ([\d, ]+) \|", section(text("docs/reference.md"), "Commands"), re.MULTILINE)
+    signals = {Interrupted(number).status for number in ENDING}
+    assert {int(status) for row in rows for status in row.split(", ")} == {
+        0,
+        REFUSED,
+        click.UsageError.exit_code,
+        AGAIN,
+        *signals,
+    }
+
+
+def test_everything_that_a_record_holds_from_its_start_is_described():
+    part = section(text("docs/reference.md"), "A member's record")
+    with keeping(None, {"member": "aurora", "role": "party"}) as record:
+        assert {*record.content, *STATES} <= set(names_in(part))
+
+
+def test_every_kind_of_notice_is_described():
+    row = table_rows(section(text("docs/reference.md"), "Lines of JSON"))["notice"]
+    assert {*get_args(Kind), *(field.name for field in fields(Notice))} <= {
+        name for cell in row for name in names_in(cell)
+    }
 
 
 def test_every_message_is_described_with_its_fields():
@@ -325,7 +354,7 @@ class Terminals:
 
     def wait(self) -> None:
         for command, process in self.running.items():
-            self.output[command], _ = process.communicate(timeout=240)
+            self.output[command], _ = process.communicate(timeout=480)
             assert process.returncode == 0, f"$ {command}\n{self.output[command]}"
         self.running = {}
 

@@ -58,6 +58,7 @@ features = ["traffic", "temperature"]
 label = "fault"
 weight = "importance"
 weight_limit = 4
+decimal = ","
 missing = ["temperature"]
 
 [evaluation]
@@ -91,7 +92,7 @@ TEXT_OF_CATEGORIES = TEXT_ON_SHARES.replace('"temperature"]\nlabel', '"temperatu
 OF_CATEGORIES = parse_plan(TEXT_OF_CATEGORIES)
 
 member = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
-column = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+column = st.text(st.characters(codec="utf-8", exclude_characters="[]<\0"), min_size=1, max_size=12)
 number = st.floats(0, 1e9, allow_subnormal=False)
 share = st.floats(1e-6, 1)
 

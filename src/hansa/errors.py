@@ -4,7 +4,14 @@ from __future__ import annotations
 
 
 class HansaError(Exception):
-    """Base of all errors raised on purpose; the command line prints its text without a traceback."""
+    """Base of all errors raised on purpose; the command line prints its text without a traceback.
+
+    Attributes:
+        retry: whether the same command may succeed later although nobody changes a file: a peer was lost, a wait ended, a disk was
+            full. False where somebody must change a configuration, a table or a release first.
+    """
+
+    retry: bool = False
 
 
 class DataError(HansaError):
@@ -19,12 +26,39 @@ class IdentityError(HansaError):
     """A key, certificate or members file is missing, expired, unknown or does not match."""
 
 
+class OutputError(HansaError):
+    """A file cannot be written: the text names it and the cure.
+
+    Attributes:
+        retry: whether space or a device was missing, and not a permission or a folder.
+    """
+
+    def __init__(self, text: str, *, retry: bool = False) -> None:
+        super().__init__(text)
+        self.retry = retry
+
+
 class ProtocolError(HansaError):
     """A member broke a rule of the protocol: the text names the member, the rule and the message."""
 
 
+class RunStopped(HansaError):
+    """Another member stopped the run, and said why.
+
+    Attributes:
+        member: who told it. retry: whether that member says that trying again may succeed.
+    """
+
+    def __init__(self, member: str, text: str, *, retry: bool) -> None:
+        super().__init__(text)
+        self.member = member
+        self.retry = retry
+
+
 class TransportError(HansaError):
     """A connection could not be made or was refused."""
+
+    retry = True
 
 
 class LinkLost(TransportError):
@@ -33,6 +67,14 @@ class LinkLost(TransportError):
 
 class SeatRefused(TransportError):
     """The hub itself refuses this member, and said why: dialling again is of no use."""
+
+    retry = False
+
+
+class NotTrusted(TransportError):
+    """The other end is not who the members file says, or does not take this member for who it is: trying again is of no use."""
+
+    retry = False
 
 
 class MemberLost(TransportError):

@@ -13,6 +13,7 @@
     features = ["traffic", "temperature"]
     label = "fault"
     weight = "importance"                     # optional
+    decimal = ","                             # optional: the decimal sign of numbers that are texts, as in CSV files; default "."
 
     [privacy]
     min_cell_rows = 10                        # cuts stop at cells of so many pooled rows
@@ -109,6 +110,17 @@ NOT_ON_SHARES: dict[str, Any] = {
 }
 """Parameters that coopetitive mode takes at this value only."""
 
+RANGES_ON_SHARES: dict[str, tuple[float, float]] = {
+    "max_depth": (1, DEEPEST_ON_SHARES),
+    "max_bin": (2, MOST_BINS_ON_SHARES),
+    "eta": (2**-12, 1),
+    "lambda_": (0, 2**26),
+}
+"""What fixed-point numbers on shares can hold of a parameter: a narrower range than that of the other modes."""
+
+MARGIN_ON_SHARES = 16
+"""Greatest log-odds that a base_score of binary:logistic may have."""
+
 SERVER_LINKS = ("hub", "direct")
 
 
@@ -201,11 +213,46 @@ class Plan:
         return () if self.coopetitive is None else self.coopetitive.servers
 
     def canonical(self) -> bytes:
-        """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out."""
+        """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out
+        but that of `schema.decimal`, which came later.
+        """
         content = {"format": 1, **asdict(self)}
         if self.coopetitive is None:
             del content["coopetitive"]
+        if self.schema.decimal == ".":
+            del content["schema"]["decimal"]
         return msgspec.json.encode(content, order="sorted")
+
+    def by_key(self) -> dict[str, Any]:
+        """Every value of the plan under its key in a plan file, defaults written out; of a list of names, sorted."""
+        schema, parameters, more = asdict(self.schema), asdict(self.parameters), self.coopetitive
+        values: dict[str, Any] = {
+            "name": self.name,
+            "mode": self.mode,
+            ("members.hub" if self.coopetitive is not None else "members.aggregator"): self.hub,
+            "members.parties": self.parties,
+            "members.receivers": self.receivers,
+            "members.minimum_parties": self.minimum_parties,
+            "schema.features": schema["features"],
+            "schema.label": schema["label"],
+            "schema.weight": schema["weight"],
+            "privacy.min_cell_rows": self.min_cell_rows,
+            "evaluation.fraction": self.evaluation_fraction,
+        }
+        if more is not None:
+            values |= {
+                "members.servers": more.servers,
+                "members.server_links": more.server_links,
+                "schema.weight_limit": more.weight_limit,
+                "schema.missing": more.missing,
+                "categories": schema["categories"],
+                "evaluation.steps": more.steps,
+                "labels.range": more.label_range,
+                "cuts": more.cuts,
+                "monotone": more.monotone,
+                "release.statistics": more.statistics,
+            }
+        return values | {f"parameters.{name.rstrip('_')}": value for name, value in parameters.items()}
 
     def digest(self) -> bytes:
         """SHA-256 of `canonical`, 32 bytes."""
@@ -309,6 +356,7 @@ def _check_coopetitive(plan: Plan, more: Coopetitive) -> None:
     ):
         raise PlanError(f"plan: [monotone] is {list(more.monotone)}; expected 1, -1 or 0 for a feature")
     _check_on_shares(plan.parameters)
+    _check_metrics(plan)
     _check_labels(plan, more)
     _check_cuts(plan, more)
     _check_categories(plan, more)
@@ -321,11 +369,34 @@ def _check_on_shares(parameters: Parameters) -> None:
                 f"parameter {name} = {getattr(parameters, name)!r} is not supported in {COOPETITIVE} mode, "
                 f"where nobody sees the sums that it needs; leave it at {value!r}"
             )
-    for name, most in (("max_depth", DEEPEST_ON_SHARES), ("max_bin", MOST_BINS_ON_SHARES)):
-        if getattr(parameters, name) > most:
+    for field, (least, most) in RANGES_ON_SHARES.items():
+        name, value = field.rstrip("_"), getattr(parameters, field)
+        if not least <= value <= most:
+            much, bound = ("much", f"at most {most}") if value > most else ("little", f"at least {least:g}")
+            raise PlanError(f"parameter {name} = {value} is too {much} for {COOPETITIVE} mode; {bound}")
+    base = parameters.base_score
+    if parameters.objective == "binary:logistic" and base is not None:
+        least = 1 / (1 + math.exp(MARGIN_ON_SHARES))
+        if not least <= base <= 1 - least:
             raise PlanError(
-                f"parameter {name} = {getattr(parameters, name)} is too much for {COOPETITIVE} mode; at most {most}"
+                f"parameter base_score = {base} is too near 0 or 1 for {COOPETITIVE} mode, which holds log-odds within "
+                f"+-{MARGIN_ON_SHARES}; expected {least:.3g} to 1 - {least:.3g}"
             )
+
+
+def _check_metrics(plan: Plan) -> None:
+    """Metrics that cannot be had of shares; they matter where rows are held out."""
+    names = plan.parameters.metrics if plan.evaluation_fraction > 0 else ()
+    if "aucpr" in names:
+        raise PlanError(
+            f"parameter eval_metric = 'aucpr' cannot be had in {COOPETITIVE} mode: it needs a division for every score; take auc or "
+            "logloss"
+        )
+    if "auc" in names and plan.schema.weight is not None:
+        raise PlanError(
+            f"parameter eval_metric = 'auc' of rows with weights cannot be had in {COOPETITIVE} mode: take logloss or error, or leave "
+            "schema.weight out"
+        )
 
 
 def _check_labels(plan: Plan, more: Coopetitive) -> None:
@@ -424,7 +495,7 @@ PLAN_KEYS: dict[str, tuple[str, ...]] = {
         "parameters",
     ),
     "members": ("aggregator", "hub", "servers", "server_links", "parties", "receivers", "minimum_parties"),
-    "schema": ("features", "label", "weight", "weight_limit", "missing"),
+    "schema": ("features", "label", "weight", "weight_limit", "missing", "decimal"),
     "privacy": ("min_cell_rows", "min_party_rows"),
     "evaluation": ("fraction", "steps"),
     "labels": ("range",),
@@ -483,6 +554,7 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
             if "weight" not in schema
             else _typed(schema["weight"], str, "schema.weight", "a column's name", where),
             categories=_categories(document, features, where),
+            decimal=_typed(schema.get("decimal", "."), str, "schema.decimal", '"." or ","', where),
         ),
         parameters=parse_parameters(parameters),
         min_cell_rows=_typed(
@@ -605,6 +677,8 @@ def write_plan(plan: Plan) -> str:
     schema: dict[str, Any] = {"features": plan.schema.features, "label": plan.schema.label}
     if plan.schema.weight is not None:
         schema["weight"] = plan.schema.weight
+    if plan.schema.decimal != ".":
+        schema["decimal"] = plan.schema.decimal
     more = plan.coopetitive
     if more is not None and more.missing is not None:
         schema["missing"] = more.missing

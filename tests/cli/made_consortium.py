@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ import numpy as np
 from click.testing import CliRunner, Result
 
 from hansa.cli.main import main
+from waiting import HANG_S
 
 PARTIES = ("aurora", "borealis")
 HUB = "hub"
 FEATURES = ("load", "rsrp", "alarms")
-SOON_S = 30.0
 
 PLAN = """
 name = "test"
@@ -43,19 +43,19 @@ max_bin = 16
 """
 
 
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) \S.*")
+AGAIN = 75
+
+
 def hansa(*arguments: str | Path) -> Result:
     """Run `hansa ARGUMENTS` in this process."""
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def assert_refused(result: Result, *fragments: str) -> None:
-    """One line on standard error that says so, status 1, no traceback."""
-    assert result.exit_code == 1, (result.output, result.exception)
+def assert_refused(result: Result, *fragments: str, status: int = 1) -> None:
+    """A status, one sentence on standard error after the lines of the log, and no traceback."""
     assert isinstance(result.exception, SystemExit), repr(result.exception)
-    assert result.stderr.startswith("hansa: ")
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    for fragment in fragments:
-        assert fragment in result.stderr, result.stderr
+    refused((result.exit_code, "", result.stderr), *fragments, status=status)
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[object] | np.ndarray]) -> Path:
@@ -92,20 +92,23 @@ def make_consortium(folder: Path, plan: str = PLAN) -> Path:
 
 
 def write_member(folder: Path, name: str, port: int, **changes: Any) -> Path:
-    """A member's own file; a change to None leaves its key out."""
+    """A member's own file; a change to None leaves its key out, `policy` is its table."""
     values: dict[str, Any] = {
         "plan": "plan.toml",
         "members": "members.toml",
         "identity": f"{name}.identity",
         "hub": f"127.0.0.1:{port}",
         "record": f"{name}-record.json",
-        "wait_s": 20,
+        "wait_s": HANG_S,
     }
     if name != HUB:
         values |= {"table": f"{name}.csv", "model": f"{name}-model.json"}
     kept = {key: value for key, value in (values | changes).items() if value is not None}
     path = folder / f"{name}.toml"
-    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in kept.items()))
+    policy = kept.pop("policy", {})
+    inner = ", ".join(f"{key} = {json.dumps(value)}" for key, value in policy.items())
+    lines = [*(f"{key} = {json.dumps(value)}" for key, value in kept.items()), f"policy = {{ {inner} }}"]
+    path.write_text("\n".join(lines) + "\n")
     return path
 
 
@@ -122,7 +125,7 @@ class Started:
         )
 
     def event(self, kind: str) -> dict[str, Any]:
-        """The next event of this kind on standard output; what comes before it is passed over."""
+        """The next event of this kind on standard output; what comes before it is passed over. A hang ends with pytest's limit."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             event: dict[str, Any] = json.loads(line)
@@ -132,7 +135,7 @@ class Started:
 
     def end(self) -> tuple[int, str, str]:
         """Exit status, the rest of standard output, and standard error, once it has ended."""
-        out, err = self.process.communicate(timeout=SOON_S)
+        out, err = self.process.communicate(timeout=HANG_S)
         return self.process.returncode, out, err
 
     def kill(self) -> None:
@@ -171,16 +174,18 @@ class Consortium:
         return sorted(self.folder.glob("*-model.json"))
 
 
-def refused(end: tuple[int, str, str], *fragments: str) -> None:
-    """A process's end: status 1, one line of error with these fragments, no traceback."""
-    status, _, text = end
-    assert status == 1, end
-    assert "Traceback" not in text
-    assert len(text.strip().splitlines()) == 1, text
-    assert text.startswith("hansa: ")
+def refused(end: tuple[int, str, str], *fragments: str, status: int = 1) -> None:
+    """A process's end: a status, one sentence with these fragments after the lines of the log, no traceback."""
+    got, _, text = end
+    assert got == status, end
+    *logged, said = text.strip().splitlines()
+    assert all(LOG_LINE.fullmatch(line) for line in logged), text
+    assert said.startswith("hansa: "), text
     for fragment in fragments:
-        assert fragment in text, text
+        assert fragment in said, text
 
 
-def seconds_since(started: float) -> float:
-    return time.monotonic() - started
+def logged(text: str, *levels: str) -> list[str]:
+    """What the lines of a log say, without their times: those of these levels, or all."""
+    lines = [line.split(" ", 2)[1:] for line in text.splitlines() if LOG_LINE.fullmatch(line)]
+    return [said for level, said in lines if level in levels or not levels]

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from hansa.protocol.messages import SEALED, Abort, Relay, decode
 from hansa.transport.recording import read_transcript
 from hansa.transport.tls import TlsHub
 from hansa.trees.xgboost_json import from_json
+from waiting import HANG_S
 
 N_ROWS = 240
 OPERATORS = ("aurora", "borealis", "cirrus", "dune")
@@ -78,7 +78,7 @@ def table(tmp_path_factory) -> Path:
 def simulated(table, folder, *options):
     done = subprocess.run(
         [sys.executable, "-m", "hansa", "simulate", str(table), *BASE, *QUICK, *map(str, options)],
-        capture_output=True, text=True, cwd=folder, timeout=240, check=False,
+        capture_output=True, text=True, cwd=folder, timeout=HANG_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -239,7 +239,7 @@ class Hand:
             "identity": f"{name}.identity",
             "hub": f"127.0.0.1:{self.port}",
             "record": f"{name}-record.json",
-            "wait_s": 60,
+            "wait_s": HANG_S,
         }
         if name in PARTIES:
             values["table"] = f"{name}.csv"
@@ -274,7 +274,7 @@ class Hand:
         """Member -> its status, output and errors."""
         found = {}
         for name, process in self.processes.items():
-            out, errors = process.communicate(timeout=120)
+            out, errors = process.communicate(timeout=HANG_S)
             found[name] = (process.returncode, out, errors)
         return found
 
@@ -376,7 +376,7 @@ def test_how_long_the_hub_waits_for_a_word(by_hand, monkeypatch, name, three, li
     monkeypatch.setattr(TlsHub, "wait_for", lambda *_: None)
     hand = by_hand(links=links, three=three)
     assert_refused(hansa("hub", hand.folder / f"{name}.toml", "--json"), "enough")
-    assert seen == [(limit, 60.0 if three else None)]
+    assert seen == [(limit, HANG_S if three else None)]
 
 
 # --- three parties and nobody else ---------------------------------------------------------------------------------------
@@ -504,7 +504,6 @@ def test_a_server_that_is_started_again_does_not_get_back_into_its_run(by_hand):
     hand.wait_for_tree("cirrus", 1)
     hand.processes["vault"].kill()
     hand.processes["vault"].communicate()
-    time.sleep(0.2)
     hand.write("vault", wait_s=3)
     hand.start("vault")
     ended = hand.ended()
@@ -525,7 +524,7 @@ def test_a_server_that_is_started_again_does_not_get_back_into_its_run(by_hand):
         ("server", "vault", {"memory_mb": -1}, ("memory_mb above 0",)),
         ("receiver", "reader", {"idle_limit_s": 0}, ("idle_limit_s and memory_mb above 0",)),
         ("receiver", "reader", {"idle_limit_s": "a day"}, ("idle_limit_s = 'a day'",)),
-        ("party", "borealis", {"least_mode": "open"}, ("least_mode",)),
+        ("party", "borealis", {"policy": {"least_mode": "open"}}, ("least_mode",)),
         ("server", "vault", {"servers": {"vault": "127.0.0.1:1"}}, ('server_links = "direct" only',)),
     ],
 )
@@ -565,7 +564,7 @@ def test_a_server_that_somebody_else_answers_for_is_refused(by_hand):
 
 
 def assert_refused_text(process, *fragments):
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=HANG_S)
     assert process.returncode == 1
     assert all(fragment in errors for fragment in fragments), errors
 
@@ -686,7 +685,7 @@ def test_several_classes_are_simulated_beside_alone_and_pooled(classes, tmp_path
                "--evaluation-fraction", "0.2", "--alone", "--pooled", "--save", str(tmp_path / "model.json"))  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "hansa", "simulate", str(classes), "--label", "severity", *BASE[2:], *options],
-        capture_output=True, text=True, cwd=tmp_path, timeout=240, check=False,
+        capture_output=True, text=True, cwd=tmp_path, timeout=HANG_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)

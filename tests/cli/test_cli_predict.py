@@ -21,7 +21,9 @@ def folder(tmp_path_factory) -> Path:
     columns = cells(300, 2)
     matrix = xgboost.DMatrix(np.stack([columns[n] for n in FEATURES], 1), columns["fault"], feature_names=FEATURES)
     options = {"objective": "binary:logistic", "max_depth": 3, "nthread": 1}
-    xgboost.train(options, matrix, 5).save_model(folder / "model.json")
+    booster = xgboost.train(options, matrix, 5)
+    for name in ("model.json", "model.ubj", "model"):
+        booster.save_model(folder / name)
     fresh = cells(120, 3)
     write_table(folder / "cells.csv", {"site": np.arange(120), **{n: fresh[n] for n in reversed(FEATURES)}})
     return folder
@@ -33,12 +35,13 @@ def expected(folder: Path, margin: bool) -> np.ndarray:
     return xgboost.Booster(model_file=str(folder / "model.json")).predict(matrix, output_margin=margin)
 
 
+@pytest.mark.parametrize("model", ["model.json", "model.ubj", "model"])
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 @pytest.mark.parametrize("margin", [False, True])
-def test_predictions_are_xgboosts(folder, tmp_path, suffix, margin):
+def test_predictions_are_xgboosts(folder, tmp_path, suffix, margin, model):
     out = tmp_path / f"predictions{suffix}"
     options = ["--margin"] if margin else []
-    result = hansa("predict", folder / "model.json", folder / "cells.csv", "--save", out, *options)
+    result = hansa("predict", folder / model, folder / "cells.csv", "--save", out, *options)
     assert result.exit_code == 0, result.output
     assert "120 predictions written to" in result.stdout
     written = duckdb.sql(f"SELECT prediction FROM '{out}'").fetchnumpy()["prediction"]
@@ -90,11 +93,11 @@ def test_another_kind_of_output_is_refused(folder, tmp_path):
     assert_refused(result, "'.xlsx'", "expected .csv or .parquet")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"learner": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"learner": 1}', "{L", "binf\0\0", "\x80"])
 def test_what_is_no_model_is_refused(folder, tmp_path, text):
     model = tmp_path / "broken.json"
     model.write_text(text)
     result = hansa("predict", model, folder / "cells.csv", "--save", tmp_path / "out.csv")
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit), repr(result.exception)
-    assert result.stderr.startswith("hansa: ")
+    assert result.stderr.startswith(f"hansa: {model}: XGBoost model: ")

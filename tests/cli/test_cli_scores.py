@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.cli.scores import auc, aucpr, score_table
+from hansa.cli.scores import auc, aucpr, score_table, without_value
 
 metrics = pytest.importorskip("sklearn.metrics")
 
@@ -18,14 +18,11 @@ ROWS = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_siz
 def test_auc_and_aucpr_are_scikit_learns(rows):
     predictions = np.array([score / 8 for score, _ in rows])
     labels = np.array([float(label) for _, label in rows])
-    if labels.any():
-        assert aucpr(predictions, labels) == pytest.approx(metrics.average_precision_score(labels, predictions))
-    else:
-        assert np.isnan(aucpr(predictions, labels))
     if labels.any() and not labels.all():
+        assert aucpr(predictions, labels) == pytest.approx(metrics.average_precision_score(labels, predictions))
         assert auc(predictions, labels) == pytest.approx(metrics.roc_auc_score(labels, predictions))
     else:
-        assert np.isnan(auc(predictions, labels))
+        assert np.isnan([auc(predictions, labels), aucpr(predictions, labels)]).all()
 
 
 def test_the_other_metrics_are_scikit_learns():
@@ -66,3 +63,23 @@ def test_metrics_of_several_classes_are_scikit_learns():
         metrics.roc_auc_score(one_hot[two][:, :2], p[two][:, :2], average="macro")
     )
     assert np.isnan(score_table("binary:logistic", predictions[:1], labels[:1])["auc_ovr"])
+
+
+def test_what_has_no_value_has_a_reason_and_nothing_else_has_one():
+    ones = np.ones(3, np.float32)
+    scores = score_table("binary:logistic", ones / 2, ones)
+    assert without_value(scores, ones) == dict.fromkeys(("auc", "aucpr"), "the test rows all have label 1")
+    nothing = np.zeros(0, np.float32)
+    for objective in ("binary:logistic", "reg:squarederror"):
+        scores = score_table(objective, nothing, nothing)
+        assert scores.keys() == score_table(objective, ones / 2, ones).keys()
+        assert without_value(scores, nothing) == dict.fromkeys(scores, "there are no test rows")
+    three = np.full((4, 3), 1 / 3, np.float32)
+    labels = np.array([0, 1, 1, 0], np.float32)
+    assert without_value(score_table("binary:logistic", three, labels), labels, 3) == {
+        "auc_ovr of class 2": "no test row is of this class"
+    }
+    scores = score_table("binary:logistic", three, labels * 0 + 2)
+    assert without_value(scores, labels * 0 + 2, 3) == {"auc_ovr": "the test rows all have label 2"}
+    assert score_table("binary:logistic", three[:0], nothing).keys() == scores.keys()
+    assert without_value(score_table("binary:logistic", ones / 2, np.array([0, 1, 1], np.float32)), ones) == {}

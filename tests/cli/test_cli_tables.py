@@ -73,7 +73,7 @@ def test_a_partys_table_reads_back_exactly(tmp_path):
 def test_a_few_texts_among_numbers_are_a_mistake(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("who,a,y\n" + "".join(f"p,{'oops' if i == 7 else i},{i % 2}\n" for i in range(30)))
-    with pytest.raises(DataError, match=r"row 8, column 'a': found 'oops'.*29 numbers"):
+    with pytest.raises(DataError, match=r"row 8, column 'a': expected a number.*found 'oops' among 29 numbers; leave"):
         read_table(path, "y", "who")
 
 
@@ -91,7 +91,7 @@ def test_named_columns_become_categories(tmp_path):
 @pytest.mark.parametrize(
     ("column", "named"),
     [
-        ("load", r"row 2, column 'load': found 1\.5; expected whole numbers, or texts"),
+        ("load", r"row 2, column 'load': expected whole numbers below 2\^53, or texts, as categories, found '1\.5'"),
         ("y", "'y' is to be categorical, and is no feature"),
         ("none", "column 'none': no row has a value"),
     ],

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hansa.consortium.ledger import Entry, Ledger, Met
 from hansa.consortium.policy import Policy
-from hansa.errors import PlanError
+from hansa.errors import OutputError, PlanError
 
 THREE = ("aurora", "borealis", "cirrus")
 
@@ -237,7 +237,7 @@ def test_a_ledger_with_another_key_or_none_is_refused(ledger, tmp_path):
 
 
 def test_a_ledger_that_is_no_file_is_refused(tmp_path):
-    with pytest.raises(PlanError, match="cannot be opened"):
+    with pytest.raises(OutputError, match="cannot be written"):
         Ledger(tmp_path)
 
 
@@ -254,6 +254,7 @@ def test_a_line_that_does_not_fit_the_disk_leaves_the_ledger_as_it_was(ledger, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("hansa.consortium.ledger.os.write", full)
-    with pytest.raises(PlanError, match="No space left"):
+    with pytest.raises(OutputError, match="No space left") as caught:
         ledger.admit(entry(ledger), Policy())
+    assert caught.value.retry
     assert ledger.path.read_bytes() == before

@@ -196,10 +196,11 @@ def test_bins_obey_the_stated_bounds(column, max_bin, min_cell_rows):
     cuts = search.cuts()
     missing = len(values) < len(column)
     assert cuts.has_missing.tolist() == [missing]
-    n_bins = max_bin - missing
+    n_bins = max_bin
     inner = cuts.of(0)
     assert len(inner) + 1 <= n_bins
-    assert cuts.n_codes[0] <= max_bin
+    assert cuts.n_bins[0] == len(inner) + 1
+    assert cuts.n_codes[0] == len(inner) + 1 + missing
     code = np.searchsorted(inner, values, side="right")
     assert set(code.tolist()) == set(range(len(inner) + 1)) or not len(values)  # no bin is empty
     distinct, counts = np.unique(values + np.float32(0), return_counts=True)
@@ -270,18 +271,15 @@ def test_constant_or_missing_at_one_party_is_the_same_as_pooled():
     assert pooled.of(0).tolist() == [2.0, 3.0, 5.0]
 
 
-def test_missing_takes_one_of_the_bins():
+@pytest.mark.parametrize("max_bin", [2, 3, 256])
+def test_missing_values_take_none_of_the_bins(max_bin):
     column = [float(i) for i in range(300)]
-    assert len(search_cuts([table(column)], 256, 1).cuts().of(0)) == 255
-    with_missing = search_cuts([table([*column, np.nan])], 256, 1).cuts()
-    assert len(with_missing.of(0)) == 254
-    assert with_missing.n_codes.tolist() == [256]
-
-
-def test_two_bins_of_which_one_is_missing():
-    cuts = search_cuts([table([1, 2, 3, np.nan])], 2, 1).cuts()
-    assert len(cuts.of(0)) == 0
-    assert cuts.n_codes.tolist() == [2]
+    complete = search_cuts([table(column)], max_bin, 1).cuts()
+    assert complete.n_codes.tolist() == [max_bin]
+    with_missing = search_cuts([table([*column, np.nan])], max_bin, 1).cuts()
+    assert with_missing.values.tolist() == complete.values.tolist()
+    assert with_missing.n_bins.tolist() == [max_bin]
+    assert with_missing.n_codes.tolist() == [max_bin + 1]
 
 
 def test_a_cell_of_few_rows_is_never_split():
@@ -362,8 +360,8 @@ def test_search_refuses_use_out_of_order():
         ((0, 4, 4, 1), "at least 1 feature"),
         ((1, 0, 4, 1), "pooled rows"),
         ((1, 2**32, 4, 1), "pooled rows"),
-        ((1, 4, 1, 1), "max_bin: expected 2 to 65536, found 1"),
-        ((1, 4, 65537, 1), "max_bin"),
+        ((1, 4, 1, 1), "max_bin: expected 2 to 65535, found 1"),
+        ((1, 4, 65536, 1), "max_bin"),
         ((1, 4, 4, 0), "min_cell_rows: expected at least 1, found 0"),
     ],
 )

@@ -7,30 +7,30 @@ import pytest
 from three_servers import ALGORITHM, make_servers, make_table, reveal, share
 
 import naive_mpc as naive
-from hansa.errors import PlanError, ProtocolError
+from hansa.errors import PlanError
 from hansa.mpc import evaluation as ev
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.release import leaf_of_codes, open_tree, release
 from hansa.mpc.replicated import Address
 from hansa.mpc.ring import RING32, RING64
 from hansa.mpc.shared_rows import label_words, receive_rows, share_rows
-from hansa.mpc.training import Coins, Settings, boost, start_margins, weight_words
+from hansa.mpc.training import Coins, Settings, boost, held_weight_bits, start_margins, weight_words
 
 PLACE = Address(0, 0, 0, "eval")
 LOGISTIC = Settings("binary:logistic", rounds=1)
 SQUARED = Settings("reg:squarederror", rounds=1)
 
 
-def opened(name, settings, margins, labels, weights=None, **kw):
+def opened(name, settings, margins, labels, weights=None):
     """The metric that all three servers see opened."""
     x = share(RING32, np.round(margins * 2**26).astype(np.int64), 1)
     words = labels if settings.objective == "binary:logistic" else np.round(labels * 2**26)
     y = share(RING32, words.astype(np.int64), 2)
     w = [None] * 3
     if weights is not None:
-        w = share(RING32, weight_words(settings, labels, weights), 3)
+        w = share(RING32, weight_words(settings, labels, weights, held_weight_bits(settings, len(labels))), 3)
     servers = make_servers()
-    programs = [ev.metric_program(servers[i], name, settings, x[i], y[i], w[i], PLACE, **kw) for i in range(3)]
+    programs = [ev.metric_program(servers[i], name, settings, x[i], y[i], w[i], PLACE) for i in range(3)]
     values = run_three(programs)
     assert values[0] == values[1] == values[2]
     return values[0]
@@ -108,14 +108,27 @@ def test_what_cannot_be_had_is_refused_by_name():
             opened(name, settings, margins, labels)
 
 
-def test_a_margin_out_of_range_is_refused():
-    margins, labels = scores(200, 9)
-    assert opened("error", LOGISTIC, margins, labels, check_range=True) == pytest.approx(
-        naive.metric("error", margins, labels)
-    )
-    margins[100] = 16.5
-    with pytest.raises(ProtocolError, match="left"):
-        opened("error", LOGISTIC, margins, labels, check_range=True)
+@pytest.mark.parametrize("far", [None, 16.5, -16.5, 31.0])
+def test_a_margin_out_of_range_is_noticed(far, servers):
+    margins, _ = scores(200, 9)
+    if far is not None:
+        margins[100] = far
+    x = share(RING32, np.round(margins * 2**26).astype(np.int64), 1)
+    assert run_three([ev.all_in_range(s, x[s.index], PLACE) for s in servers]) == [far is None] * 3
+
+
+def test_weights_of_held_out_rows_may_span_many_orders():
+    margins, labels = scores(3000, 4)
+    weights = 10 ** np.random.default_rng(5).uniform(-2, 2, 3000)
+    settings = Settings("binary:logistic", rounds=1, weight_limit=100.0)
+    for name in ("logloss", "error"):
+        expected = naive.metric(name, margins, labels, weights)
+        assert opened(name, settings, margins, labels, weights) == pytest.approx(expected, abs=2e-4)
+    # One row outweighs the others by 10^4, and they by their number: with 12 bits a weight they would be 0.
+    weights = np.full(3000, 0.01)
+    weights[0] = 100.0
+    expected = naive.metric("error", margins, labels, weights)
+    assert opened("error", settings, margins, labels, weights) == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.parametrize("delta", [0.0, 0.25])
@@ -178,3 +191,20 @@ def test_turned_tables_are_the_naive_twin():
     out = np.zeros(16, np.uint16)
     ev.add_turned(tables, turns, out)
     assert np.array_equal(out, naive.naive_turned(tables, turns))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 65, 3000])
+def test_whether_a_metric_has_a_value_is_one_bit(rows, servers):
+    weighted = Settings("binary:logistic", rounds=1, weight_limit=2.0)
+    for ones in sorted({0, 1, rows // 2, rows - 1, rows}):
+        labels = (np.arange(rows) < ones).astype(np.uint32)
+        weights = np.where(np.arange(rows) == rows - 1, 2.0 * (ones > 0), 0)
+        y = share(RING32, labels.astype(np.int64), 1)
+        w = share(RING32, weight_words(weighted, labels, weights), 2)
+        place = Address(0, ones, 0, "value")
+        for name, own, expected in (("auc", [None] * 3, 0 < ones < rows), ("logloss", w, ones > 0)):
+            record = Record()
+            programs = [ev.has_value(s, name, y[s.index], own[s.index], place.named(name)) for s in servers]
+            assert run_three(programs, record, keep_views=True) == [expected] * 3
+            assert all(view[-1][2].nbytes == 8 and view[-1][2][0] <= 1 for view in record.views)
+        assert run_three([ev.has_value(s, "logloss", y[s.index], None, place) for s in servers]) == [True] * 3

@@ -91,7 +91,7 @@ def bins_of(column, cuts):
 
 def check_bound(columns, state, cuts):
     for feature, column in enumerate(columns):
-        bins = state.max_bin - int(np.isnan(column).any())
+        bins = state.max_bin
         rows = int((~np.isnan(column)).sum())
         own = cuts.of(feature)
         assert len(own) <= bins - 1

@@ -29,7 +29,7 @@ from hansa.mpc.training import (
     Settings,
     boost,
     growth_of,
-    margins_in_range,
+    rounds_in_range,
     start_margins,
 )
 
@@ -103,12 +103,12 @@ def trained(features, labels, settings, scale):
             shares, margins, outside = yield from boost(
                 server, candidates, blocks, label_words(blocks), margins, own, Coins(), tree, 0
             )
-            flags += [] if outside is None else [outside]
+            flags.append([] if outside is None else [outside])
             trees.append(release(shares))
             place = Address(0, tree, 0, "evaluation")
             others = others + (yield from ev.tree_margins(server, candidates, held_out, shares, place))
         end = Address(0, ROUNDS, 0, "end")
-        yield from margins_in_range(server, flags, split, end)
+        assert (yield from rounds_in_range(server, flags, split, end)) == ROUNDS
         metric = yield from ev.metric_program(server, name, own, others, label_words(held_out), None, end)
         return trees, metric, own
 

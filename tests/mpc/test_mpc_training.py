@@ -10,11 +10,12 @@ from three_servers import ALGORITHM, make_servers, make_table, reveal, train_ope
 
 import naive_mpc as naive
 from hansa.errors import DataError, PlanError, ProtocolError
+from hansa.mpc import training
 from hansa.mpc.candidates import Candidates, Feature
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.release import leaf_of_codes, open_tree, release
 from hansa.mpc.replicated import Address, refresh
-from hansa.mpc.ring import BITS, RING32, pack_bits
+from hansa.mpc.ring import RING32, pack_bits
 from hansa.mpc.shared_rows import label_words, receive_rows, share_rows
 from hansa.mpc.training import (
     Coins,
@@ -22,9 +23,10 @@ from hansa.mpc.training import (
     Settings,
     boost,
     growth_of,
-    margins_in_range,
     memory_estimate,
+    rounds_in_range,
     start_margins,
+    weight_bits,
     weight_words,
 )
 
@@ -34,7 +36,8 @@ LOGISTIC = {"objective": "binary:logistic", "rounds": 3, "max_depth": 3}
 def judge(candidates, codes, labels, settings, oracle_labels=None, coins=None, weights=None, **kw):
     """Train, open, and compare every tree with float64; the trees and final margins."""
     target = labels if oracle_labels is None else oracle_labels
-    words = None if weights is None else weight_words(settings, target, weights)
+    bits = weight_bits(settings, len(codes))
+    words = None if weights is None else weight_words(settings, target, weights, bits)
     trees = train_openly(candidates, codes, labels, settings, coins=coins, weights=words, **kw)
     margins = np.full(len(codes), round(settings.base_margin * 2**26) / 2**26)
     splits, gaps, leaf_error = 0, [], 0.0
@@ -177,7 +180,8 @@ def test_one_class_against_the_rest(name):
         return Coins(rows=lambda t: rows[tree_of_round(t)], features=lambda t: features[tree_of_round(t)])
 
     weights = some_weights(2500) if "rows" in name else None
-    words = None if weights is None else np.stack([weight_words(settings[0], own, weights) for own in labels])
+    bits = weight_bits(settings[0], 2500)
+    words = None if weights is None else np.stack([weight_words(settings[0], own, weights, bits) for own in labels])
     trees = train_openly(candidates, codes, labels, settings, (None, 1), coins_of(lambda t: t), weights=words)
     assert len(trees) == 9
     for k, (own, setting) in enumerate(zip(labels, settings, strict=True)):
@@ -230,7 +234,7 @@ def test_squared_error():
     assert not gaps
     assert leaf_error <= 2e-5
     assert np.mean((scaled - margins) ** 2) < 0.5 * np.mean(scaled**2)
-    with pytest.raises(PlanError, match="label range"):
+    with pytest.raises(PlanError, match="further than"):
         scale.words(np.array([9.01]))
 
 
@@ -347,15 +351,15 @@ def test_weighted_squared_error():
 def test_weights_are_those_of_the_plan():
     candidates, codes, labels = make_table(300, 3, 15, seed=17)
     weighted, plain = Settings(**LOGISTIC, weight_limit=2.0), Settings(**LOGISTIC)
-    words = weight_words(weighted, labels, some_weights(300))
+    words = weight_words(weighted, labels, some_weights(300), 12)
     for settings, own in ((plain, words), (weighted, None)):
         with pytest.raises(ProtocolError, match="disagree"):
             train_openly(candidates, codes, labels, settings, weights=own)
     with pytest.raises(PlanError, match="no weights"):
-        weight_words(plain, labels, some_weights(300))
+        weight_words(plain, labels, some_weights(300), 12)
     for wrong in (-0.1, 2.1, np.nan):
         with pytest.raises(PlanError, match="out of range"):
-            weight_words(weighted, labels[:1], np.array([wrong]))
+            weight_words(weighted, labels[:1], np.array([wrong]), 12)
     with pytest.raises(DataError, match="weights"):
         share_rows(candidates, codes, labels, ALGORITHM, weights=words[:, 1:])
 
@@ -419,35 +423,49 @@ def test_predictions_are_those_of_xgboost():
     assert np.mean(np.abs(margins - theirs) < 2e-3) > 0.97
 
 
-def test_a_margin_out_of_range_is_refused():
+def test_trees_after_a_margin_left_its_range_are_not_released(monkeypatch):
+    """The first tree adds 1 to margins of 15.6. (Only where sums of hessians below the noise make leaves, which else are 0.)"""
     candidates, codes, _ = make_table(600, 3, 15, seed=10)
     labels = (codes[:, 0] > 7).astype(np.uint32)
-    settings = Settings(
-        "binary:logistic", rounds=2, max_depth=1, eta=1.0, reg_lambda=0, min_child_weight=0, leaf_limit=16,
-        base_margin=15.6,
-    )  # fmt: skip
-    with pytest.raises(ProtocolError, match="left \\+-16"):
-        train_openly(candidates, codes, labels, settings)
+    given = {"max_depth": 1, "eta": 1.0, "reg_lambda": 0.0, "min_child_weight": 0.0, "leaf_limit": 16.0}
+    settings = Settings("binary:logistic", rounds=3, base_margin=15.6, **given)
+    assert len(train_openly(candidates, codes, labels, settings)) == 3
+    monkeypatch.setattr(training, "SERIES_NOISE", 0.0)
+    trees = train_openly(candidates, codes, labels, settings)
+    assert len(trees) == 1
+    assert max(trees[0].values) > 0.4
 
 
-@pytest.mark.parametrize("bad", [None, 0, 63, 64, 100])
-def test_one_flag_is_enough(bad, servers):
-    flags = np.zeros((2, 101), np.uint8)
-    if bad is not None:
-        flags[1, bad] = 1
-    words = [pack_bits(flags[k]) for k in range(2)]
-    # Noise behind the last row must not count.
-    noise = [w | np.array([0, 2**64 - 2**37], np.uint64) for w in words]
-    shares = [[np.stack([w, np.zeros_like(w)]) for w in noise]]
-    shares.append([np.zeros((2, 2), np.uint64) for _ in noise])
-    shares.append([np.stack([np.zeros_like(w), w]) for w in noise])
-    assert np.array_equal(reveal(BITS, [s[0] for s in shares]), noise[0])
-    programs = [margins_in_range(s, shares[s.index], 101, Address(0, 9, 0, "range")) for s in servers]
-    if bad is None:
-        assert run_three(programs) == [True] * 3
-    else:
-        with pytest.raises(ProtocolError, match="left"):
-            run_three(programs)
+@pytest.mark.parametrize(
+    ("bad", "good"),
+    [
+        ([], 6),
+        ([(2, 0, 0)], 2),
+        ([(3, 1, 63)], 3),
+        ([(5, 0, 64)], 5),
+        ([(4, 0, 100), (5, 1, 3)], 4),
+        ([(2, 0, 5), (4, 0, 5)], 2),
+        ([(0, 0, 7)], 6),
+    ],
+)
+def test_rounds_are_good_up_to_the_first_row_out_of_range(bad, good, servers):
+    """Six rounds of two outputs; the first two rounds need no check, and round 2 checks one output."""
+    flags = np.zeros((6, 2, 101), np.uint8)
+    for number, output, row in bad:
+        flags[number, output, row] = 1
+    noise = np.random.default_rng(1).integers(0, 2**63, (6, 2, 2, 2), dtype=np.uint64)
+    # What is behind the last row is noise.
+    words = pack_bits(flags) | np.array([0, 2**64 - 2**37], np.uint64)
+    parts = [noise[:, :, 0], noise[:, :, 1], words ^ noise[:, :, 0] ^ noise[:, :, 1]]
+
+    def shared(index, number, outputs):
+        return [np.stack([parts[index][number, o], parts[(index + 1) % 3][number, o]]) for o in range(outputs)]
+
+    programs = []
+    for server in servers:
+        lists = [shared(server.index, number, (0, 0, 1, 2, 2, 2)[number]) for number in range(6)]
+        programs.append(rounds_in_range(server, lists, 101, Address(0, 9, 0, "range")))
+    assert run_three(programs) == [good] * 3
 
 
 def test_rounds_a_tree():

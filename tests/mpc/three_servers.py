@@ -68,7 +68,7 @@ def train_openly(
     models = run_three(programs, record, keep_views)
     return [
         open_tree(candidates, settings[0].max_depth, {i: release(models[i].trees[t]) for i in range(3)})
-        for t in range(settings[0].rounds * len(settings))
+        for t in range(len(models[0].trees))
     ]
 
 

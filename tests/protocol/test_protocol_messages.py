@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tracemalloc
 
 import msgspec
 import numpy as np
@@ -15,8 +16,12 @@ from hypothesis.extra import numpy as hnp
 from hansa.errors import ProtocolError
 from hansa.protocol.messages import (
     DTYPES,
+    ENVELOPE_BYTES,
     MESSAGES,
+    REASON_CHARACTERS,
+    ROSTER_BYTES,
     SEALED,
+    WITH_DATA,
     Abort,
     AnnounceKey,
     AnyMessage,
@@ -33,14 +38,18 @@ from hansa.protocol.messages import (
     QuantiseGradients,
     Received,
     Relay,
+    ReleaseTree,
+    SettleStart,
     SplitNodes,
     SumLabels,
     Tensor,
     Through,
     UseCuts,
     Welcome,
+    abort,
     decode,
     encode,
+    kind_of,
     to_array,
     to_tensor,
 )
@@ -210,6 +219,166 @@ def test_another_form_is_refused(content):
 def test_a_deeply_nested_frame_is_refused():
     with pytest.raises(ProtocolError, match="'cirrus'"):
         decode("cirrus", b"\x91" * 100_000 + b"\xc0")
+
+
+def packed(kind: type[Message], field: str, content: bytes) -> bytes:
+    """A message with one field alone, which is these bytes."""
+    name, key = kind.__name__.encode(), field.encode()
+    return b"\x82\xa4type" + bytes([0xA0 | len(name)]) + name + bytes([0xA0 | len(key)]) + key + content
+
+
+def array32(count: int, item: bytes) -> bytes:
+    return b"\xdd" + count.to_bytes(4, "big") + item * count
+
+
+def map32(count: int, key: bytes, value: bytes) -> bytes:
+    return (
+        b"\xdf"
+        + count.to_bytes(4, "big")
+        + b"".join(bytes([0xA0 | len(key) + 8]) + key + b"%08d" % place + value for place in range(count))
+    )
+
+
+MILLIONS = 4 * 2**20
+TENSOR = b"\x83\xa5dtype\xa3<i8\xa5shape"
+
+BOMBS = {
+    "keys of nobody": packed(ExchangeKeys, "keys", array32(MILLIONS, b"\x94\xa0\xc4\x00\xa0\xc4\x00")),
+    "members without end": packed(Welcome, "roster", array32(MILLIONS, b"\x94\xa0\xc4\x00\x01\x01")),
+    "proofs for everybody": packed(ConfirmKeys, "tags", map32(2**20, b"name", b"\xc4\x00")),
+    "a shape of all dimensions": packed(Contribution, "values", TENSOR + array32(MILLIONS, b"\xcd\x01\x01")),
+    "arrays of arrays": packed(ReleaseTree, "splits", array32(2**20, TENSOR + b"\x90\xa4data\xc4\x00")),
+    "numbers": packed(SettleStart, "base_score", array32(MILLIONS, b"\xcb" + bytes(8))),
+    "a long word": packed(
+        Contribution, "quantity", b"\xdb" + (2**24).to_bytes(4, "big") + "\N{SNOWMAN}a".encode() * 2**22
+    ),
+    "a long reason": packed(Abort, "reason", b"\xdb" + (2**24).to_bytes(4, "big") + b"a" * 2**24),
+    "one field again and again": b"\xdf"
+    + MILLIONS.to_bytes(4, "big")
+    + encode(Abort("", ""))[1:]
+    + b"\xa6reason\xa1a" * MILLIONS,
+    "an array behind data that are announced and never come": packed(
+        Contribution, "values", TENSOR + b"\x91\x00\xa4data\xc6\xff\xff\xff\xff" + array32(MILLIONS, b"\x00")
+    ),
+    "an extension that hides an array": packed(
+        ReleaseTree, "splits", b"\x92\xc7\x06\x01\xc6\x10\x00\x00\x00\x00" + array32(MILLIONS, b"\x90")
+    ),
+}
+
+
+@pytest.mark.parametrize("frame", BOMBS.values(), ids=BOMBS)
+def test_attack_a_frame_makes_no_more_objects_than_its_kind_may_have(frame):
+    """Whatever is packed into a frame: what comes of it is a small part of the frame, or nothing."""
+    assert len(frame) > 2**22
+    tracemalloc.start()
+    with pytest.raises(ProtocolError, match="'cirrus'"):
+        decode("cirrus", frame)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**20
+
+
+@pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
+def test_attack_the_largest_frame_of_each_kind_takes_little_memory(kind):
+    """The most objects that fit into what a kind may have beside its data: 2^16 empty arrays, or 2^20 for all members."""
+    limit = ROSTER_BYTES if kind in (Welcome, ExchangeKeys, ConfirmKeys, KeysConfirmed) else ENVELOPE_BYTES
+    for field in msgspec.structs.fields(kind):
+        for item in (
+            b"\x90",
+            b"\x80",
+            b"\xa1a",
+            b"\xce\xff\xff\xff\xff",
+            b"\x94\xa1a\xc4\x00\x07\x07",
+            TENSOR + b"\x90\xa4data\xc4\x00",
+        ):
+            frame = packed(kind, field.name, array32((limit - 60) // len(item), item))
+            tracemalloc.start()
+            with contextlib.suppress(ProtocolError):
+                decode("cirrus", frame)
+            most = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert most < 32 * limit
+
+
+def test_the_data_of_a_message_are_not_copied():
+    frame = encode(Contribution(0, 0, "cells", 0, to_tensor(np.zeros(2**22, np.uint32))))
+    tracemalloc.start()
+    message = decode("cirrus", frame)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(message.values.data) == 2**24
+    assert most < 2**16
+
+
+def test_a_large_frame_of_every_kind_that_has_data_passes():
+    data = to_tensor(np.zeros(2**18, np.uint32))
+    values = {Tensor: data, tuple[Tensor, ...]: (data, data), memoryview: data.data, bytes: bytes(2**18)}
+    for kind in WITH_DATA:
+        fields = msgspec.structs.fields(kind)
+        assert any(field.type in values for field in fields), kind
+        plain = {
+            int: 1,
+            bool: True,
+            float: 0.5,
+            str: "x",
+            tuple[float, ...]: (0.5,) * 1000,
+            tuple[bytes, bytes]: (b"", b""),
+        }
+        message = kind(**{f.name: (values | plain).get(f.type) for f in fields})
+        assert encode(decode("aurora", encode(message))) == encode(message)
+    others = [field.type for kind in set(MESSAGES) - WITH_DATA for field in msgspec.structs.fields(kind)]
+    assert not {Tensor, tuple[Tensor, ...], memoryview} & set(others)
+
+
+def test_a_circle_of_two_thousand_members_can_meet():
+    names = [f"{'a' * 59}{place:04}" for place in range(2000)]
+    for message in (
+        Welcome(bytes(32), tuple((name, bytes(32), 10**9, 10**9) for name in names)),
+        ExchangeKeys(tuple((name, bytes(32), "aes-256-ctr", bytes(64)) for name in names)),
+        ConfirmKeys({name: bytes(32) for name in names}),
+        KeysConfirmed({name: bytes(32) for name in names}),
+    ):
+        assert decode("hub", encode(message)) == message
+
+
+@settings(max_examples=300, deadline=None)
+@given(MESSAGE)
+def test_the_kind_of_a_frame_is_read_from_its_first_bytes(message):
+    frame = encode(message)
+    assert kind_of("aurora", frame) is type(message)
+    assert kind_of("aurora", memoryview(frame[:32])) is type(message)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\x82",
+        b"\x81\xa4type",
+        b"\x81\xa4type\xbf",
+        b"\x81\xa4type\xc0",
+        b"\x81\xa4Type\xa4Join",
+        b"\xa4type\xa4Join",
+    ],
+)
+def test_a_frame_that_does_not_begin_with_a_kind_is_refused(frame):
+    with pytest.raises(ProtocolError, match="'aurora' sent a frame of"):
+        kind_of("aurora", frame)
+
+
+def test_a_frame_that_names_two_kinds_is_refused():
+    frame = bytearray(encode(Received(b"hash")) + b"\xa4type\xa5Close")
+    frame[0] += 1
+    with pytest.raises(ProtocolError, match="'aurora'"):
+        decode("aurora", frame)
+
+
+def test_a_reason_that_nobody_could_read_is_cut():
+    message = decode("hub", abort("aurora", "because " * 10_000))
+    assert message.member == "aurora"
+    assert message.reason.startswith("because because")
+    assert len(message.reason) == REASON_CHARACTERS
+    assert decode("hub", abort("", "short")) == Abort("", "short")
 
 
 def test_text_that_is_not_utf8_is_refused():

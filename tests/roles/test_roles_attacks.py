@@ -413,7 +413,9 @@ def test_a_party_with_another_members_file_does_not_take_part():
     planted = identities(chosen) | {OTHER: identity("mallory").public}
     honest = signer(chosen, ME)
     party = Party(chosen, ME, TABLES[ME], nonce=bytes(32), signer=replace(honest, identities=planted), policy=OPEN)
-    refused_up(talk, ME, decode(ME, next(party.opening())), "another plan or members file")
+    refused_up(
+        talk, ME, decode(ME, next(party.opening())), "holds another members file (different: identity of aurora)"
+    )
 
 
 # --- asked twice, told apart ------------------------------------------------------------------------------------------

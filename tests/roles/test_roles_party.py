@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import tracemalloc
 import zlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -14,6 +16,7 @@ from conversation import OF_COOPETITIVE_RUNS, Conversation
 from made_tables import FEATURES, plan, spread, table
 
 import hansa.roles.party
+from hansa.data.schema import Schema
 from hansa.errors import HansaError, ProtocolError
 from hansa.protocol.messages import (
     MESSAGES,
@@ -39,7 +42,9 @@ from hansa.protocol.messages import (
     to_tensor,
 )
 from hansa.protocol.session import PARTY, PARTY_MASKED
+from hansa.roles.party import Party
 from hansa.roles.run import run_id
+from hansa.trees.ensemble import TREE_DTYPES
 from hansa.trees.xgboost_json import from_json, to_json
 
 ME = "borealis"
@@ -289,9 +294,9 @@ def test_more_cells_than_could_be_large_enough_are_refused():
 def test_finer_cuts_than_the_plan_allows_are_refused():
     talk = conversation()
     message = talk.until(UseCuts, ME)
-    values = np.tile(np.arange(64, dtype=np.float32), len(FEATURES))
-    offsets = np.arange(len(FEATURES) + 1, dtype=np.int64) * 64
-    refused(talk, edited(message, values=to_tensor(values), offsets=to_tensor(offsets)), "max_bin 32")
+    values = np.tile(np.arange(32, dtype=np.float32), len(FEATURES))
+    offsets = np.arange(len(FEATURES) + 1, dtype=np.int64) * 32
+    refused(talk, edited(message, values=to_tensor(values), offsets=to_tensor(offsets)), "more bins than max_bin 32")
 
 
 def test_start_values_must_be_the_plans_where_it_names_them():
@@ -528,11 +533,38 @@ def plan_without(name):
     return replace(whole, receivers=tuple(p for p in whole.parties if p != name))
 
 
-def test_a_bomb_is_not_unpacked(monkeypatch):
-    monkeypatch.setattr(hansa.roles.party, "MODEL_LIMIT", 2**20)
-    bomb = b"\0" * (64 * 2**20)
-    talk, message = repacked(bomb)
-    refused(talk, message, "cut short")
+@pytest.mark.parametrize("start", [b"", b'{"learner":[' + b"{}," * 100_000])
+def test_attack_a_model_larger_than_the_trees_that_grew_is_not_unpacked(start):
+    talk, message = repacked(start + b"\0" * (64 * 2**20))
+    tracemalloc.start()
+    refused(talk, message, "bytes that the trees of this run can take")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**20
+
+
+def test_no_model_takes_more_bytes_than_a_receiver_unpacks():
+    """Every number at its longest, and every split categorical."""
+    nodes, trees = 2001, 3
+    longest = np.full(nodes, -1.17549435e-38, np.float32)
+    widest = {
+        name: longest if dtype is np.float32 else np.full(nodes, np.iinfo(dtype).max, dtype)
+        for name, dtype in TREE_DTYPES.items()
+    }
+    names = tuple(f"a rather long name of a feature {place:04}" for place in range(4000))
+    ensemble = SimpleNamespace(
+        feature_names=names,
+        trees=[SimpleNamespace(**widest, num_nodes=nodes)] * trees,
+        outputs=1,
+        base_scores=[-1.17549435e-38],
+        categories=(),
+        objective="binary:logistic",
+    )
+    written = len(to_json(ensemble))
+    given = replace(plan(tuple(TABLES)), schema=Schema(names, "y", None))
+    party = Party(given, ME, TABLES[ME], nonce=bytes(32))
+    party._tree, party._nodes = trees - 1, trees * nodes
+    assert written < party._model_bytes() < 4 * written
 
 
 def test_the_model_must_have_the_trees_announced():

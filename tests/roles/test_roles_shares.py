@@ -257,11 +257,8 @@ def test_labels_out_of_the_plans_range_are_refused_at_their_owner():
     for name in ("aurora", "cirrus", "dune"):
         tables[name].label[:] = 0
     tables["borealis"].label[:6] = 0
-    talk = SharedTalk(plan, tables).run()
-    assert isinstance(talk.error, DataError)
-    assert talk.raised_by == "borealis"
-    assert "row 7: the label is 300.5; the plan's labels.range is [-50.0, 300.0]" in str(talk.error)
-    talk.assert_failed_closed()
+    with pytest.raises(DataError, match=r"row 7: the label is 300\.5; the plan's labels\.range is \[-50\.0, 300\.0\]"):
+        SharedTalk(plan, tables)
 
 
 def test_one_class_everywhere_cannot_start():
@@ -346,29 +343,36 @@ def test_pooled_sums_are_exact(objective, weighted):
     count = sharing.n_label_sums(plan)
     total = np.zeros((3, 2, count), np.uint64)
     for name, rows in tables.items():
-        own = sharing.label_sums(rows.label, weights[name] if weighted else None, plan)
+        own = sharing.label_sums(rows.label, weights[name] if weighted else None, plan, 777)
         for server, share in enumerate(share_vector(own, Algorithm.AES_256_CTR)):
             total[server] += receive_vector(server, share, count, Algorithm.AES_256_CTR)
     place = Address(0, 0, 0, "labels")
     label = np.concatenate([rows.label for rows in tables.values()]).astype(np.float64)
     weight = np.concatenate(list(weights.values())) if weighted else np.ones(777)
+    squared = objective == "reg:squarederror"
     for sums in run_three([pooled_sums(server, total[server.index], place) for server in make_servers()]):
         assert len(sums) == count
+        low, high = (-300, 300) if squared else (0, 1)
+        unit = (high - low) * 2.0**-sharing.LABEL_BITS
+        if squared:
+            whole = np.round((label - low) / unit)
+            # Each of four owners rounds its part down.
+            assert 0 <= sum(int(v) ** 2 for v in whole) - 777 * sums[-1] <= 4 * 777
+            assert low + unit * sums[-2] / 777 == pytest.approx(label.mean(), abs=unit)
         if not weighted and objective == "binary:logistic":
             assert sums == [int(label.sum())]
             continue
         if weighted:
-            assert sums[1] * 2.0**-sharing.WEIGHT_BITS * 2.0 == weight.sum()
-            assert sums[2] == (label == 1).sum()
-        unit = 2.0 ** -(2 * sharing.WEIGHT_BITS) * 2.0 if weighted else 2.0**-sharing.LABEL_BITS
-        low, high = (0, 1) if objective == "binary:logistic" else (-300, 300)
+            assert sums[1] * 2.0 ** -sharing.sum_bits(777) * 2.0 == weight.sum()
+            assert squared or sums[2] == (label == 1).sum()
+        unit = 2.0 ** -sharing.sum_bits(777) * 2.0 if weighted else 2.0**-sharing.LABEL_BITS
         found = sums[0] * unit * (high - low) + low * weight.sum()
         assert found == pytest.approx((weight * label).sum(), abs=777 * (high - low) * 2.0**-30)
 
 
 def test_the_scale_of_labels_is_the_plans():
     plan = shared_plan(objective="reg:squarederror")
-    assert sharing.label_scale(plan, 100.0) == LabelScale(100.0, 800.0)
+    assert sharing.label_scale(plan, Values((100.0,), 1.0, (0.0,))) == LabelScale(100.0, 800.0)
     with pytest.raises(ProtocolError, match="told base score"):
         sharing.start_of("a, b, c", replace_base(plan), plan, Counts({}, {}))
 
@@ -425,10 +429,8 @@ def test_rows_may_have_weights(objective):
 def test_a_weight_over_the_plans_limit_is_refused_at_its_owner():
     plan = shared_plan(weight_limit=2.0)
     tables = spread(table(400, weighted=True), np.arange(400) % 4)
-    talk = SharedTalk(plan, tables).run()
-    assert isinstance(talk.error, DataError)
-    assert "the plan's schema.weight_limit is 2" in str(talk.error)
-    talk.assert_failed_closed()
+    with pytest.raises(DataError, match=r"the plan's schema\.weight_limit is 2"):
+        SharedTalk(plan, tables)
 
 
 @pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
@@ -515,9 +517,11 @@ def test_early_stopping_opens_a_bit_a_tree_and_keeps_the_best():
 
 
 def test_metrics_that_shares_do_not_give_are_refused_by_name():
-    plan = shared_plan(eval_metric=["aucpr"], held=0.3)
     with pytest.raises(PlanError, match="'aucpr' cannot be had"):
-        SharedTalk(plan, shared_tables())
+        shared_plan(eval_metric=["aucpr"], held=0.3)
+    with pytest.raises(PlanError, match="'auc' of rows with weights"):
+        shared_plan(eval_metric=["auc"], held=0.3, weight_limit=2.0)
+    assert shared_plan(eval_metric=["auc"], weight_limit=2.0)
     assert SharedTalk(shared_plan(eval_metric=["aucpr"]), shared_tables()).run().error is None
 
 

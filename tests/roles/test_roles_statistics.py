@@ -19,6 +19,7 @@ from hansa.roles.statistics import (
     LABEL_SUMS,
     Bounds,
     bounds_of,
+    check_label_size,
     count_magnitudes,
     label_units,
     start_of,
@@ -129,6 +130,37 @@ def test_balance_is_counted_over_all_rows():
     assert start([1, 1, 1, 0], [1, 1, 1, 9], scale_pos_weight="auto").scale_pos_weight == pytest.approx(1 / 3)
     assert start([1, 0], scale_pos_weight=2.5).scale_pos_weight == 2.5
     assert start([1, 0, 0, 0], scale_pos_weight="auto").base_score == 0.5
+
+
+def test_a_mean_next_to_0_or_1_is_kept_a_millionth_away():
+    """As XGBoost keeps it: a mean of 1e-9 is a base score of 1e-6."""
+    assert start([1, 0], [1e-9, 1]).base_score == float(np.float32(1e-6))
+    assert start([1, 0], [1, 1e-7]).base_score == float(np.float32(1 - 1e-6))
+
+
+@pytest.mark.parametrize(
+    ("label", "weight", "rule"),
+    [
+        (2.0**44, None, None),
+        (2.0**45, None, "labels reach 2^46 and weights 2^0; .* divide the labels"),
+        (2.0**40, 2.0**3, None),
+        (2.0**40, 2.0**4, "labels reach 2^41 and weights 2^5; .* divide the labels"),
+        (2.0**44, 2.0**-20, None),
+        (2.0**45, 2.0**-20, "labels reach 2^46 and weights 2^0"),
+        (1.0, 2.0**43, None),
+        (1.0, 2.0**44, "labels reach 2^1 and weights 2^45; .* divide the weights"),
+    ],
+)
+def test_labels_whose_gains_would_overflow_are_refused(label, weight, rule):
+    """rows times (weight times label)^2 must fit float32: with 2^31 rows that is 2^(31 + 2 * 45), well below 2^127."""
+    labels = np.array([label, -label], np.float32)
+    weights = None if weight is None else np.full(2, weight, np.float32)
+    bounds = bounds_of(count_magnitudes(labels, weights), weights is not None)
+    if rule is None:
+        check_label_size(bounds)
+        return
+    with pytest.raises(HansaError, match=rule.replace("^", r"\^")):
+        check_label_size(bounds)
 
 
 def test_one_newton_step_where_positives_count_more():

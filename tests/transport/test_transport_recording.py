@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from hansa.errors import TransportError
+from hansa.errors import OutputError, TransportError
 from hansa.transport.in_process import InProcessHub
 from hansa.transport.recording import MAGIC, Record, RecordingChannel, RecordingHub, read_transcript
 
@@ -68,7 +68,7 @@ def test_dropping_passes_through(tmp_path):
 
 def test_a_transcript_is_never_overwritten(tmp_path):
     recorded(tmp_path)
-    with pytest.raises(TransportError, match="there is a transcript already"):
+    with pytest.raises(OutputError, match="there is a transcript already"):
         RecordingHub(InProcessHub({}), tmp_path)
 
 

@@ -12,8 +12,7 @@ from hansa.errors import MemberLost, TransportError
 from hansa.transport.channel import Traffic
 from hansa.transport.recording import RecordingResident, read_transcript
 from hansa.transport.resident import HubWithResident
-
-SOON_S = 5.0
+from waiting import HANG_S
 
 
 class Echo:
@@ -67,7 +66,7 @@ class Line:
 
 
 def taken(hub, count):
-    return [(member, bytes(frame)) for member, frame in (hub.receive(SOON_S) for _ in range(count))]
+    return [(member, bytes(frame)) for member, frame in (hub.receive(HANG_S) for _ in range(count))]
 
 
 def test_it_speaks_and_hears_like_any_other_member(network, circle):
@@ -81,7 +80,7 @@ def test_it_speaks_and_hears_like_any_other_member(network, circle):
     hub.send("hub", b"for the resident 2")
     assert taken(hub, 2) == [("hub", b"0 of for the resident 2"), ("hub", b"1 of for the resident 2")]
     hub.send("north", b"answer")
-    assert bytes(north.receive(SOON_S)) == b"answer"
+    assert bytes(north.receive(HANG_S)) == b"answer"
     with pytest.raises(TransportError, match="no frame from any member"):
         hub.receive(0.05)
     assert resident.heard == [b"for the resident 2"]
@@ -104,7 +103,7 @@ def test_nobody_takes_the_residents_seat(network, circle):
     assert b"member 'hub' is not expected in this run" in told.result()
     assert hub.joined == frozenset()
     with pytest.raises(TransportError, match="another end uses the name 'hub' of this hub's own member"):
-        HubWithResident(Line(("hub", b"it is me")), "hub", Echo()).receive(SOON_S)
+        HubWithResident(Line(("hub", b"it is me")), "hub", Echo()).receive(HANG_S)
 
 
 def test_resident_and_network_take_turns():
@@ -124,7 +123,7 @@ def test_while_the_resident_answers_nothing_is_lost_and_order_is_kept():
     hub.send("hub", b"b1")
     got = []
     for _ in range(7):
-        member, frame = hub.receive(SOON_S)
+        member, frame = hub.receive(HANG_S)
         got.append((member, bytes(frame)))
         if member == "north":
             hub.send("hub", b"for it: %b0" % bytes(frame))
@@ -149,7 +148,7 @@ def test_a_loss_reaches_the_driver_once_and_the_resident_goes_on():
     hub = HubWithResident(line, "hub", Echo(b"r0", b"r1"))
     assert taken(hub, 1) == [("hub", b"r0")]
     with pytest.raises(MemberLost, match="member 'north': the connection was closed"):
-        hub.receive(SOON_S)
+        hub.receive(HANG_S)
     assert taken(hub, 2) == [("hub", b"r1"), ("south", b"s")]
 
 
@@ -157,7 +156,7 @@ def test_a_loss_reaches_the_driver_once_and_the_resident_goes_on():
 def test_a_frame_that_no_transport_would_carry_is_the_residents_fault(size):
     hub = HubWithResident(Line(), "hub", Echo(bytes(size), b"next"), frame_limit=100)
     with pytest.raises(MemberLost, match=f"member 'hub': gave a frame of {size} bytes, expected 1 to 100"):
-        hub.receive(SOON_S)
+        hub.receive(HANG_S)
     with pytest.raises(TransportError, match="no frame"):
         hub.receive(0)
     with pytest.raises(TransportError, match="cannot send a frame of 101 bytes"):

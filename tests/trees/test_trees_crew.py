@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hansa.trees.crew import Crew, ring
+from waiting import HANG_S
 
 
 @settings(deadline=None)
@@ -30,7 +31,7 @@ def test_every_item_is_done_once_by_one_thread(threads, count):
 
 
 def test_parts_run_at_the_same_time():
-    meeting = threading.Barrier(3, timeout=10)
+    meeting = threading.Barrier(3, timeout=HANG_S)
 
     def work(thread, first, last, bell):
         ring(bell)

@@ -25,6 +25,7 @@ from hansa.trees.ensemble import (
     check_tree,
     predictions_from_margins,
 )
+from hansa.trees.xgboost_json import to_json
 
 NAMES = tuple("abcdef")
 
@@ -334,7 +335,6 @@ def test_wrong_ensembles_are_refused():
         ("binary:logistic", 0),
         ("binary:logistic", 1),
         ("binary:logistic", 1 - 1e-9),
-        ("binary:logistic", 1e-45),
         ("reg:squarederror", np.nan),
         ("reg:squarederror", 1e39),
     ):
@@ -360,6 +360,16 @@ def test_wrong_features_are_refused():
     margins = np.zeros(2, np.float32)
     add_margins([leaf], np.zeros((0, 2), np.float32), margins)
     assert margins.tolist() == [1.5, 1.5]
+
+
+@pytest.mark.parametrize("base_score", [1e-45, 1e-30, 1e-7, 9e-7, 1e-6, 1.1e-6, 0.999998, 0.999999, 0.9999999])
+def test_base_scores_next_to_0_and_1_are_taken_as_xgboost_takes_them(base_score):
+    ensemble = Ensemble("binary:logistic", base_score, ("a", "b"), (stump(),))
+    booster = xgboost.Booster()
+    booster.load_model(bytearray(to_json(ensemble)))
+    features = np.array([[0.2, 7], [0, 0]], np.float32)
+    theirs = booster.predict(xgboost.DMatrix(features.T, feature_names=["a", "b"]), output_margin=True)
+    assert ensemble.predict_margin(features).tobytes() == theirs.tobytes()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -16,7 +16,7 @@ from hansa.data.quantiles import Cuts
 from hansa.trees.crew import Crew
 from hansa.trees.ensemble import ROOT_PARENT, Ensemble
 from hansa.trees.growth import Buffers, Grower, Level, RowPartition, nodes_to_build
-from hansa.trees.histogram import STRIDE, build_histograms, layout_of
+from hansa.trees.histogram import build_histograms, layout_of
 from hansa.trees.objective import gradients, pack, scales, sum_magnitudes, unit_exponent
 from hansa.trees.parameters import Parameters
 
@@ -71,9 +71,9 @@ def grow(features, cuts, g, h, parameters, *, parties=1, threads=1, columns=None
         for party, rows in enumerate(followed):
             out = np.empty((built, chosen.planes, layout.cells), np.int64)
             build_histograms(
-                binned.codes, layout.columns, layout.offsets, layout.strided, rows.rows,
+                binned.codes, layout.columns, layout.offsets, layout.stride, rows.rows,
                 rows.starts[grower.to_build], rows.ends[grower.to_build], packed,
-                np.empty((1, STRIDE * len(columns)), np.int64), out,
+                np.empty((1, layout.scratch), np.int64), out,
             )  # fmt: skip
             for first in range(0, built, 1 if piecewise else built):
                 complete = grower.add(first, out[first : first + 1] if piecewise else out, parties)

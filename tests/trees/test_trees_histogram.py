@@ -59,11 +59,11 @@ def build_nodes(data, columns, rows, starts, ends, threads=0):
     """Histograms of nodes, by the serial kernel or (threads > 0) the parallel one; memory begins dirty."""
     layout = layout_of(data.offsets, columns)
     out = np.full((len(starts), len(data.packed), layout.cells), 77, np.int64)
-    scratch = np.full((max(threads, 1), STRIDE * len(columns)), 99, np.int64)
+    scratch = np.full((max(threads, 1), layout.scratch), 99, np.int64)
     crew = [Crew(threads)] if threads else []
     kernel = build_histograms_parallel if threads else build_histograms
     kernel(
-        data.codes, layout.columns, layout.offsets, layout.strided, rows, np.array(starts), np.array(ends),
+        data.codes, layout.columns, layout.offsets, layout.stride, rows, np.array(starts), np.array(ends),
         data.packed, scratch, out, *crew,
     )  # fmt: skip
     return out
@@ -135,9 +135,13 @@ def test_a_layout_places_the_columns_drawn():
     layout = layout_of(np.array([0, 4, 10, 11, 20]), np.array([1, 3], np.uint32))
     assert layout.offsets.tolist() == [0, 6, 15]
     assert layout.cells == 15
-    assert not layout.strided
-    assert layout_of(np.arange(6) * STRIDE, np.arange(5, dtype=np.uint32)).strided
-    assert not layout_of(np.arange(6) * (STRIDE + 1), np.arange(5, dtype=np.uint32)).strided
+    assert layout.stride == 0
+    five = np.arange(5, dtype=np.uint32)
+    assert layout_of(np.arange(6) * STRIDE, five).stride == STRIDE
+    assert layout_of(np.arange(6) * 200, five).stride == STRIDE
+    assert layout_of(np.arange(6) * (STRIDE + 1), five).stride == STRIDE + 1
+    assert layout_of(np.array([0, 1000, 1100]), np.arange(2, dtype=np.uint32)).stride == 1000
+    assert layout_of(np.array([0, 3000, 3005, 3010]), np.arange(3, dtype=np.uint32)).stride == 0
 
 
 @settings(max_examples=150, deadline=None)

@@ -18,18 +18,23 @@ from hansa.trees.metrics import (
     HIGHER_IS_BETTER,
     LOGLOSS_LIMIT,
     METRICS,
+    NO_WEIGHT,
+    ONE_LABEL,
     REGRESSION_METRICS,
     SCORE_BUCKETS,
     MetricScale,
     auc_resolution,
     aucpr_resolution,
+    best_round,
     check_metric,
     default_metric,
     is_improvement,
     metric_resolution,
     metric_sums,
     metric_value,
+    stops_early,
     sums_length,
+    why_no_value,
 )
 
 LOGISTIC, SQUARED = "binary:logistic", "reg:squarederror"
@@ -304,3 +309,31 @@ def test_direction_of_improvement():
         assert not is_improvement(name, math.nan, worse)
     with pytest.raises(PlanError, match="ndcg"):
         is_improvement("ndcg", 1.0, None)
+
+
+def test_rounds_without_a_value_neither_count_nor_stop():
+    assert best_round("auc", []) is None
+    assert best_round("auc", [None] * 9) is None
+    assert not stops_early("auc", [None] * 9, 1)
+    assert best_round("auc", [None, None, 0.6, 0.5]) == 3
+    assert not stops_early("auc", [None, None, 0.6], 1)
+    assert stops_early("auc", [None, None, 0.6, 0.5], 1)
+    assert not stops_early("auc", [0.6, None, None, 0.5], 2)
+    assert best_round("logloss", [0.6, None, 0.5, 0.5]) == 3
+    assert stops_early("logloss", [0.6, 0.7, None, 0.6], 2)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_what_has_no_value_says_why(name):
+    scale = MetricScale(4)
+    ranks = name in HIGHER_IS_BETTER
+
+    def why(labels, weights):
+        labels, weights = (np.array(given, np.float32) for given in (labels, weights))
+        summed = metric_sums(name, LOGISTIC, np.zeros(len(labels), np.float32), labels, weights, scale)
+        assert (why_no_value(name, summed) == "") == (not math.isnan(metric_value(name, LOGISTIC, summed, scale)))
+        return why_no_value(name, summed)
+
+    assert why([0, 1], [1, 1]) == ""
+    assert why([0, 1], [0, 0]) == NO_WEIGHT
+    assert why([1, 1], [1, 1]) == why([0, 0], [1, 0]) == why([0, 1], [1, 0]) == (ONE_LABEL if ranks else "")

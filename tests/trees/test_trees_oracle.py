@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import xgboost
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import naive_trees as naive
 from hansa.data.binning import bin_rows
 from hansa.data.quantiles import Cuts
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
+from hansa.errors import HansaError
 from hansa.plan import Plan
 from hansa.roles.in_process import train_in_process
 from hansa.roles.statistics import bounds_of, count_magnitudes, label_units, start_of, sum_labels
 from hansa.trees.crew import Crew
 from hansa.trees.ensemble import base_margin
-from hansa.trees.histogram import STRIDE, build_histograms, layout_of
+from hansa.trees.histogram import build_histograms, layout_of
 from hansa.trees.objective import (
     gradient_bound,
     gradients,
@@ -157,7 +161,7 @@ class Follower:
         binned = bin_rows(case.features, case.cuts)
         self.codes, self.by_feature = binned.codes, binned.codes_by_feature
         self.layout = layout_of(binned.offsets, np.arange(case.cuts.n_features, dtype=np.uint32))
-        self.scratch = np.empty((1, STRIDE * case.cuts.n_features), np.int64)
+        self.scratch = np.empty((1, self.layout.scratch), np.int64)
 
     def start_tree(self, margins):
         case, n = self.case, len(margins)
@@ -200,7 +204,7 @@ class Follower:
             self.codes,
             layout.columns,
             layout.offsets,
-            layout.strided,
+            layout.stride,
             rows,
             begin,
             end,
@@ -316,6 +320,9 @@ VARIANTS = {
     "positives count more": {"scale_pos_weight": 9.0, "positives": 0.1},
     "all": {"alpha": 1.0, "max_delta_step": 0.3, "gamma": 0.5, "min_child_weight": 5.0, "lambda": 0.5},
     "few bins": {"max_bin": 16},
+    "two bins": {"max_bin": 2},
+    "three bins": {"max_bin": 3},
+    "all bytes": {"max_bin": 256},
     "wide sums": {"histogram_bits": 64},
 }
 
@@ -329,12 +336,12 @@ def test_splits_are_the_float64_argmax_under_every_parameter(name, objective):
     verdict.check()
 
 
-def few_valued(n_rows, objective, seed=1):
+def few_valued(n_rows, objective, seed=1, values=25):
     """Features with few values, some missing: every cut that separates two of them parts the same rows."""
     rng = np.random.default_rng(seed)
-    features = rng.integers(0, 25, (5, n_rows)).astype(np.float32)
+    features = rng.integers(0, values, (5, n_rows)).astype(np.float32)
     features[4, rng.random(n_rows) < 0.3] = np.nan
-    signal = np.sin(features[0]) + 0.2 * features[1] * (features[2] > 11) - np.isnan(features[4])
+    signal = np.sin(features[0]) + 5 / values * features[1] * (features[2] > (values - 3) / 2) - np.isnan(features[4])
     noisy = signal + rng.logistic(size=n_rows)
     labels = noisy if objective == "reg:squarederror" else noisy > 1.5
     return features, labels.astype(np.float32)
@@ -364,18 +371,18 @@ def ours(features, labels, weights, parameters):
     return train_in_process(plan, tables).outcome
 
 
-def both_models(objective, weighted=False, **given):
+def both_models(objective, weighted=False, values=25, **given):
     parameters = parse_parameters({"rounds": 6, "eta": 0.3, "max_depth": 3, "objective": objective} | given)
-    features, labels = few_valued(3000, objective)
+    features, labels = few_valued(3000, objective, values=values)
     weights = np.random.default_rng(2).gamma(2, size=3000).astype(np.float32) if weighted else None
     matrix = xgboost.DMatrix(np.ascontiguousarray(features.T), labels, weight=weights)
     booster = xgboost.train(xgboost_names(parameters), matrix, parameters.rounds)
     return ours(features, labels, weights, parameters), booster, features, matrix
 
 
-WHOLE = {name: given for name, given in VARIANTS.items() if name not in ("positives count more", "few bins")} | {
-    "positives count more": {"scale_pos_weight": 4.0}
-}
+WHOLE = {
+    name: given for name, given in VARIANTS.items() if name != "positives count more" and "max_bin" not in given
+} | {"positives count more": {"scale_pos_weight": 4.0}}
 
 
 @pytest.mark.parametrize("name", ["plain", *WHOLE])
@@ -384,7 +391,18 @@ def test_whole_models_agree_with_xgboosts(name, objective):
     """Without luck: gains here are well apart, so that trees coincide and only rounding is left."""
     if objective == "reg:squarederror" and name == "positives count more":
         pytest.skip("a regression has no positives")
-    outcome, booster, features, matrix = both_models(objective, **WHOLE.get(name, {}))
+    same_model(objective, **WHOLE.get(name, {}))
+
+
+@pytest.mark.parametrize("values", [2, 3, 4, 256])
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+def test_as_many_values_as_bins_and_missing_ones_are_xgboosts_model(objective, values):
+    """Missing values take none of the bins: with `max_bin` values and missing ones both learners see every value."""
+    same_model(objective, values=values, max_bin=values)
+
+
+def same_model(objective, **given):
+    outcome, booster, features, matrix = both_models(objective, **given)
     theirs = from_json(booster.save_raw("json"))
     assert len(theirs.trees) == len(outcome.ensemble.trees)
     for mine, other in zip(outcome.ensemble.trees, theirs.trees, strict=True):
@@ -397,6 +415,71 @@ def test_whole_models_agree_with_xgboosts(name, objective):
     np.testing.assert_allclose(
         outcome.ensemble.predict_margin(features), booster.predict(matrix, output_margin=True), atol=2e-5
     )
+
+
+EXTREMES = [1e-37, 1e-20, 1e-9, 1e-4, 1e4, 1e6, 1e9, 1e11, 1e15, 1e20, 1e30, 3e38]
+UNBOUNDED = ("min_child_weight", "lambda", "alpha", "gamma", "max_delta_step")
+
+
+def in_xgboosts_words(parameters):
+    named = xgboost_names(parameters)
+    return named if parameters.base_score is None else named | {"base_score": parameters.base_score}
+
+
+@pytest.mark.parametrize("name", [*UNBOUNDED, "eta", "scale_pos_weight", "base_score"])
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+def test_extreme_parameters_give_xgboosts_model(objective, name):
+    """Over all of float32's range, wherever both learners take the value."""
+    features, labels = few_valued(600, objective)
+    matrix = xgboost.DMatrix(np.ascontiguousarray(features.T), labels)
+    values = EXTREMES if name in UNBOUNDED else [value for value in EXTREMES if value <= 1e6]
+    if name == "base_score":
+        values = [1e-6, 1e-4, 1 - 1e-4, 1 - 1e-6] if objective == "binary:logistic" else [-1e30, -1e9, *EXTREMES]
+    if name == "eta":
+        values = [value for value in EXTREMES if value <= 1]
+    if name == "scale_pos_weight" and objective == "reg:squarederror":
+        values = []
+    for value in values:
+        parameters = parse_parameters({"rounds": 4, "max_depth": 3, "objective": objective, name: value})
+        mine = ours(features, labels, None, parameters).ensemble.predict_margin(features)
+        booster = xgboost.train(in_xgboosts_words(parameters), matrix, 4)
+        theirs = booster.predict(matrix, output_margin=True)
+        tolerance = max(1e-3 * np.ptp(theirs), 1e-6 * np.abs(theirs).max())
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=tolerance, err_msg=f"{name} = {value}")
+
+
+magnitudes = st.one_of(st.just(0.0), st.floats(-37, 38.4).map(lambda exponent: 10.0**exponent))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["binary:logistic", "reg:squarederror"]),
+    st.dictionaries(st.sampled_from(UNBOUNDED), magnitudes, max_size=3),
+    st.floats(1e-37, 1),
+    st.one_of(st.none(), magnitudes),
+    st.one_of(st.just(1.0), magnitudes),
+    st.sampled_from([32, 64]),
+)
+def test_any_numbers_give_a_finite_model_or_a_refusal(objective, parameters, eta, weight, label, histogram_bits):
+    features, labels = few_valued(200, objective)
+    if objective == "reg:squarederror":
+        labels = np.minimum(labels * np.float64(label), 3e38).astype(np.float32)
+    weights = None
+    if weight is not None:
+        weights = np.random.default_rng(2).gamma(2, size=200) * weight
+        weights = np.minimum(weights, 3e38).astype(np.float32)
+    given = {"rounds": 3, "max_depth": 3, "objective": objective, "eta": eta, "histogram_bits": histogram_bits}
+    try:
+        outcome = ours(features, labels, weights, parse_parameters(given | parameters))
+    except HansaError as error:
+        refusal = str(error)
+    else:
+        refusal = None
+    if refusal is not None:
+        assert re.search("at every party|nothing to learn|both classes", refusal), refusal
+        return
+    assert np.isfinite(outcome.ensemble.predict_margin(features)).all()
+    assert from_json(outcome.model) == outcome.ensemble
 
 
 @pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import pickle
 import re
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +16,13 @@ import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hansa.errors import DataError
+from hansa.errors import DataError, HansaError
 from hansa.trees.ensemble import ROOT_PARENT, TREE_DTYPES, Ensemble, Tree
-from hansa.trees.xgboost_json import _nearest_float32, _shortest, from_json, to_json
+from hansa.trees.xgboost_json import _nearest_float32, _shortest, from_json, from_model_file, to_json
+
+VECTOR_FOLDER = Path(__file__).parents[1] / "vectors"
+sys.path.append(str(VECTOR_FOLDER))
+from xgboost_models import scored  # noqa: E402
 
 NAMES = ["age", "näme", 'quo"te', "d"]
 
@@ -584,11 +592,131 @@ def test_changed_files_of_several_outputs_are_refused_by_name(place, value, name
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{", b"\xff", b"NaN", b'{"learner": {}, "learner": {}}', b"[" * 100_000, b'{"learner": Infinity}'],
+    [b"", b"{", b"\xff", b'{"learner": {}, "learner": {}}', b"[" * 100_000, b'{"learner": ' + b"1" * 5000 + b"}"],
 )
 def test_what_is_not_json_is_refused(text):
     with pytest.raises(DataError, match="not a JSON document"):
         from_json(text)
+
+
+@pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_is_none_is_refused_with_its_field(token):
+    """XGBoost before 3 has NaN for the condition of a categorical split, which is read, and nowhere else."""
+    parsed = coded_document()
+    tree = parsed["learner"]["gradient_booster"]["model"]["trees"][0]
+    node = tree["categories_nodes"][0]
+    other = tree["split_type"].index(0)
+    tree["split_conditions"][node] = "HERE"
+    assert from_json(encoded(parsed).replace(b'"HERE"', token.encode())) == with_levels()
+    tree["split_conditions"][node] = 0.5
+    for name in ("split_conditions", "base_weights", "loss_changes", "sum_hessian", "left_children", "categories"):
+        tree, place = edited_copy(parsed), other if name != "categories" else 0
+        tree["learner"]["gradient_booster"]["model"]["trees"][0][name][place] = "HERE"
+        with pytest.raises(DataError, match=rf"trees\[0\].*{name}"):
+            from_json(encoded(tree).replace(b'"HERE"', token.encode()))
+    for name in ("learner", "version"):
+        with pytest.raises(DataError, match=name):
+            from_json(encoded(parsed | {name: "HERE"}).replace(b'"HERE"', token.encode()))
+
+
+def edited_copy(parsed):
+    return json.loads(json.dumps(parsed))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_feature", "9999999999"), ("num_feature", str(2**20 + 1)), ("num_target", "9999999999"), ("num_target", "0")],
+)
+def test_a_small_file_cannot_ask_for_much_memory(name, value):
+    parsed = json.loads(saved(booster_of(rounds=1, names=None)))
+    parsed["learner"]["learner_model_param"][name] = value
+    with pytest.raises(DataError, match=f"{name} is {int(value)}"):
+        from_json(encoded(parsed))
+
+
+def test_a_file_beyond_the_limit_is_refused_by_its_size(monkeypatch):
+    document = saved(booster_of(rounds=1))
+    monkeypatch.setattr("hansa.trees.xgboost_json.MOST_BYTES", len(document) - 1)
+    for file in (document, b"{L" + bytes(len(document))):
+        with pytest.raises(DataError, match=r"has \d+ bytes; expected at most"):
+            from_model_file(file)
+
+
+# --- files of other versions, and of other kinds -------------------------------------------------------------------
+
+VECTORS = {path.stem: json.loads(path.read_text()) for path in sorted(VECTOR_FOLDER.glob("xgboost-*.json"))}
+
+
+def vector(version, model, kind):
+    return base64.b64decode(VECTORS[version][model][kind])
+
+
+def test_the_vectors_are_of_the_versions_whose_files_differ():
+    assert set(VECTORS) >= {"xgboost-1.7.6", "xgboost-2.1.4", "xgboost-3.0.5", "xgboost-3.2.0"}
+
+
+@pytest.mark.parametrize("version", VECTORS)
+@pytest.mark.parametrize("model", ["numeric", "one-hot", "two outputs"])
+def test_a_file_of_another_version_scores_as_that_version_did(version, model):
+    rows = np.ascontiguousarray(scored().T)
+    ensemble = from_model_file(vector(version, model, "json"))
+    assert from_model_file(vector(version, model, "ubj")) == ensemble
+    margins = np.array(VECTORS[version][model]["margins"], np.float32)
+    assert ensemble.predict_margin(rows).reshape(-1).tobytes() == margins.tobytes()
+    assert ensemble.feature_names == ("a", "b", "c", "d")
+    if model == "one-hot":
+        assert sum(int(tree.split_type.sum()) for tree in ensemble.trees) >= 3
+    # Today's XGBoost reads what is written of it, and gives the same.
+    again = loaded(to_json(ensemble))
+    types = ["c", "float", "c", "float"] if model == "one-hot" else None
+    matrix = xgboost.DMatrix(scored(), feature_names=list("abcd"), feature_types=types, enable_categorical=True)
+    assert again.predict(matrix, output_margin=True).reshape(-1).tobytes() == margins.tobytes()
+
+
+@pytest.mark.parametrize("version", VECTORS)
+@pytest.mark.parametrize("kind", ["json", "ubj"])
+def test_splits_on_sets_are_refused_by_name_whatever_wrote_them(version, kind):
+    with pytest.raises(DataError, match=r"split on several categories in trees\[0\]"):
+        from_model_file(vector(version, "sets", kind))
+
+
+OLD = [(version, model) for version in VECTORS for model in VECTORS[version] if "deprecated" in VECTORS[version][model]]
+
+
+@pytest.mark.parametrize("document", [*(vector(*which, "deprecated") for which in OLD), pickle.dumps({"learner": {}})])
+def test_the_old_binary_format_and_pickles_are_refused_with_the_cure(document):
+    with pytest.raises(DataError, match=r'neither JSON nor UBJSON.*save it anew: booster\.save_model\("model\.json"\)'):
+        from_model_file(document)
+
+
+FILES = [
+    vector(version, model, kind)
+    for version in ("xgboost-2.1.4", "xgboost-3.2.0")
+    for model in ("one-hot", "two outputs")
+    for kind in ("json", "ubj")
+]
+
+
+@given(st.sampled_from(FILES), st.data())
+def test_changed_bytes_give_a_model_or_one_sentence(document, data):
+    changed = bytearray(document)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(changed) - 1))
+        match data.draw(st.sampled_from(["set", "cut", "put", "end"])):
+            case "set":
+                changed[place] = data.draw(st.integers(0, 255))
+            case "cut":
+                del changed[place : place + data.draw(st.integers(1, 40))]
+            case "put":
+                changed[place:place] = data.draw(st.binary(max_size=9) | st.just(document[place : place + 60]))
+            case _:
+                del changed[max(1, place) :]
+        changed = changed or bytearray(b"{")
+    try:
+        ensemble = from_model_file(bytes(changed))
+    except HansaError:
+        return
+    ensemble.predict_margin(np.zeros((len(ensemble.feature_names), 3), np.float32))
 
 
 def test_fields_that_older_versions_lack_or_write_otherwise():

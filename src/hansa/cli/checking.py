@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hansa.cli.member import label_kind
+from hansa.cli.exposure import EXPOSURE, exposure_lines, openings_under
+from hansa.cli.member import MemberFile, check_files, label_kind, read_member_file
 from hansa.cli.output import size
+from hansa.cli.printable import printable
+from hansa.consortium.ledger import Ledger
+from hansa.consortium.policy import Rule
 from hansa.data.quantiles import FIRST_BITS, REFINEMENTS, STEP_BITS
-from hansa.data.source import CheckReport, check_rows
+from hansa.data.source import CheckReport, check_rows, read_rows
+from hansa.errors import PlanError
 from hansa.mpc.quantile_search import MOST_REQUESTS, PROBES
 from hansa.mpc.ring import words_for
 from hansa.plan import COOPETITIVE, Plan, read_plan
@@ -37,11 +42,13 @@ class TableCheck:
     plan: Plan
     table: CheckReport
     sent: tuple[Sent, ...]
+    rules: tuple[Rule, ...] | None = None
+    """Conditions of the party's own file, held to this plan and table; None where no file was given."""
 
     @property
     def ok(self) -> bool:
-        """Whether a party could join with this table."""
-        return self.table.ok
+        """Whether a party could join with this table, as far as is known."""
+        return self.table.ok and all(rule.met for rule in self.rules or ())
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -55,26 +62,26 @@ class TableCheck:
             "mode": self.plan.mode,
             "plan": self.plan.digest().hex(),
             "sent": [asdict(sent) for sent in self.sent],
+            "exposure": list(EXPOSURE[self.plan.mode]),
+            "openings": [{"to": opening.to, "what": opening.what} for opening in openings_under(self.plan)],
+            "receivers": list(self.plan.receivers),
+            "rules": None if self.rules is None else [asdict(rule) for rule in self.rules],
         }
 
     def text(self) -> str:
         """For people."""
         lines = [
-            self.table.text(),
             "",
-            f"Under this plan (mode {self.plan.mode}) the party would send, and nothing else:",
+            f"Under this plan (mode {self.plan.mode}, digest {self.plan.digest().hex()}) the party would send, and nothing else:",
         ]
         lines += [f"  {sent.what}: at most {size(sent.bytes_at_most)} {sent.often}" for sent in self.sent]
-        if self.plan.mode == COOPETITIVE:
-            servers = ", ".join(self.plan.servers)
-            lines.append(
-                f"All but the numbers of rows are shares: no one of the servers {servers} can read them, any two of them together "
-                "could. They travel sealed; the hub sees sizes and times."
-            )
-        else:
-            readers = f"the aggregator {self.plan.aggregator!r} can read them; no other party gets them"
-            lines.append(f"In mode {self.plan.mode} {readers}. Rows and feature values stay here.")
-        return "\n".join(lines)
+        lines += exposure_lines(self.plan)
+        if self.plan.mode != COOPETITIVE:
+            lines.append("  The rows themselves and their exact feature values stay here, but for the cuts.")
+        if self.rules is not None:
+            lines.append("This party's own conditions (its file):")
+            lines += [f"  {'met' if rule.met else 'NOT MET'}: {rule.text}" for rule in self.rules]
+        return "\n".join([_shown(self.table).text(), *map(printable, lines)])
 
 
 def sent_under(plan: Plan) -> tuple[Sent, ...]:
@@ -98,7 +105,7 @@ def sent_under(plan: Plan) -> tuple[Sent, ...]:
         Sent("sums of |gradient| and hessian", 2 * WORD, "per tree"),
         Sent(
             "histograms of gradients and hessians",
-            nodes * features * parameters.max_bin * WORD * planes,
+            nodes * features * (parameters.max_bin + 1) * WORD * planes,
             "per tree",
         ),
     ]
@@ -134,8 +141,54 @@ def _shared_under(plan: Plan) -> tuple[Sent, ...]:
     return tuple(sent)
 
 
-def check_table(plan_path: Path, table_path: Path) -> TableCheck:
-    """Check a party's table. Raises PlanError for a bad plan, DataError where the table cannot be read at all."""
+def check_table(plan_path: Path, table_path: Path, member_path: Path | None = None) -> TableCheck:
+    """Check a party's table and, where it is given, its own file against the plan.
+
+    Raises PlanError for a bad plan or member file, IdentityError for bad keys, DataError where the table cannot be read at all,
+    OutputError where an output of the member's file cannot be written.
+    """
     plan = read_plan(plan_path)
+    member = None if member_path is None else read_member_file(member_path)
+    if member is not None and member.plan.digest() != plan.digest():
+        raise PlanError(
+            f"{member_path}: its plan is {member.plan_path} with digest {member.plan.digest().hex()}; {plan_path} has "
+            f"{plan.digest().hex()}: name the same plan in both"
+        )
     report = check_rows(table_path, plan.schema, label_kind=label_kind(plan))
-    return TableCheck(plan, report, sent_under(plan))
+    rules = None if member is None else _rules(member, table_path, report.ok)
+    return TableCheck(plan, report, sent_under(plan), rules)
+
+
+def _rules(member: MemberFile, table_path: Path, readable: bool) -> tuple[Rule, ...]:
+    """What this party's file demands of the plan and the table, and whether it is so."""
+    plan = member.plan
+    name = member.identity.name
+    check_files(member, [name])
+    rules = [
+        Rule("identity", name in plan.parties, f"{name!r} is to be one of the plan's parties {', '.join(plan.parties)}")
+    ]
+    rules += member.policy.rules(plan)
+    if plan.mode != "federated" and member.ledger is not None and member.ledger.exists() and readable:
+        rows = read_rows(table_path, plan.schema, label_kind=label_kind(plan))
+        met, text = True, f"these rows have met no other people, and not too often ({member.ledger})"
+        try:
+            ledger = Ledger(member.ledger)
+            people = {name: member.members[name].identity.hex() for name in plan.parties}
+            ledger.check(ledger.columns(rows.features, rows.label, rows.weight), people, member.policy)
+        except PlanError as error:
+            met, text = False, str(error)
+        rules.append(Rule("ledger", met, text))
+    return tuple(rules)
+
+
+def _shown(value: Any) -> Any:
+    """A report with every text in it made printable: line breaks in a name would look like lines of the report."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, tuple):
+        return tuple(_shown(item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value, **{field.name: _shown(getattr(value, field.name)) for field in fields(value) if field.init}
+        )
+    return value

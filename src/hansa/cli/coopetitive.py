@@ -13,11 +13,12 @@ import resource
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from hansa.cli.member import ANSWER_S, MemberFile, admission, label_kind, prepare, write_record
+from hansa.cli.member import ANSWER_S, MemberFile, about, admission, check_files, label_kind, prepare, put_model, warn
 from hansa.cli.phases import Ledger
+from hansa.cli.records import RunRecord, keeping
 from hansa.data.source import Rows, read_rows
 from hansa.errors import HansaError, LinkLost, MemberLost, PlanError, TransportError
 from hansa.plan import COOPETITIVE, Plan
@@ -27,8 +28,10 @@ from hansa.roles.member import Member, record_of
 from hansa.roles.relay import RelayHub
 from hansa.roles.run import Progress, ResidentRole, run_hub, run_member
 from hansa.transport.channel import Channel, Hub, Traffic
+from hansa.transport.notices import Notify
 from hansa.transport.recording import RecordingChannel, RecordingHub, RecordingResident
 from hansa.transport.resident import HubWithResident, Resident
+from hansa.transport.tcp import SILENCE_S
 from hansa.transport.tls import HubLimits, TlsChannel, TlsHub
 
 Event = Callable[[dict[str, Any]], None]
@@ -55,12 +58,11 @@ class _Played:
         role: all of them. limit_s: seconds to wait for each word of the hub, or None.
     """
 
-    def __init__(self, member: MemberFile, event: Event) -> None:
+    def __init__(self, member: MemberFile, event: Event, record: RunRecord) -> None:
         plan, name = member.plan, member.identity.name
         self._member = member
+        self._record = record
         self._rows = _rows_of(member)
-        if name in plan.receivers and member.model is None:
-            raise PlanError(f"{member.path}: model is missing; this member receives the model: say where to put it")
         self._at: dict[str, float] = {}
         self._rounds_before = 0
         self._tree_seconds: list[float] = []
@@ -94,16 +96,26 @@ class _Played:
                 # The first tree is cheaper than the others, which the phases are to tell of.
                 self._ledger.clear()
         self._at.setdefault(progress.stage, time.perf_counter())
+        self._record.stage(progress.stage, progress.trees, self.role.run)
         self._report(progress)
 
+    def counts(self, traffic: Traffic) -> dict[str, int]:
+        """What left so far."""
+        return {
+            "bytes_up": traffic.bytes_up,
+            "bytes_down": traffic.bytes_down,
+            "sealed_bytes": self.role.sealed_bytes,
+            "clear_bytes": traffic.bytes_up - self.role.sealed_bytes,
+        }
+
     def ended(self, traffic: Traffic) -> dict[str, Any]:
-        """Put the model where the file says; the record of the run."""
+        """Put the model where the file says; what the record says of the run."""
         member, role, at = self._member, self.role, self._at
-        if role.model is not None and member.model is not None:
-            member.model.write_bytes(role.model)
+        put_model(member, role.model)
         sent = {"bytes_up": traffic.bytes_up, "bytes_down": traffic.bytes_down}
         record = record_of(role, member.plan, member.identity.name, sent)
         record["rows"] = 0 if self._rows is None else self._rows.n_rows
+        record["warnings"] = [] if self._rows is None else list(self._rows.warnings)
         record["model_sha256"] = None if role.model is None else hashlib.sha256(role.model).hexdigest()
         if "trained" in at:
             record["training_rounds"] = role.rounds - self._rounds_before
@@ -115,22 +127,31 @@ class _Played:
         return record
 
 
-def _rows_of(member: MemberFile) -> Rows | None:
-    """The member's table, where it is a party. Raises PlanError where the file gives none, or one that nobody wants."""
+def _check_keys(member: MemberFile) -> None:
+    """Raise PlanError where the member's file lacks a path that its roles need, or gives a table that nobody wants."""
     plan, name = member.plan, member.identity.name
-    if name in plan.parties:
-        if member.table is None:
-            raise PlanError(f"{member.path}: table is missing; name the file with this party's rows")
-        return read_rows(member.table, plan.schema, label_kind=label_kind(plan))
-    if member.table is not None:
+    if name in plan.parties and member.table is None:
+        raise PlanError(f"{member.path}: table is missing; name the file with this party's rows")
+    if name not in plan.parties and member.table is not None:
         raise PlanError(f"{member.path}: table is given, and the plan does not name {name!r} a party; leave it out")
-    return None
+    if name in plan.receivers and member.model is None:
+        raise PlanError(f"{member.path}: model is missing; this member receives the model: say where to put it")
 
 
-def run_hub_process(member: MemberFile, event: Event) -> dict[str, Any]:
+def _rows_of(member: MemberFile) -> Rows | None:
+    """The member's table, where it is a party."""
+    if member.table is None:
+        return None
+    rows = read_rows(member.table, member.plan.schema, label_kind=label_kind(member.plan))
+    warn(rows.warnings)
+    return rows
+
+
+def run_hub_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
     """Listen, gather the plan's members, relay until all are through; beside, play the other roles that the plan gives this member.
 
-    `event` is called with {"event": "listening", "port": ...}, then with the run's progress as far as this member knows it.
+    `event` is called with {"event": "listening", "port": ...}, then with the run's progress as far as this member knows it;
+    `notify` with what happens to connections.
 
     Returns:
         The record, also written where the file says: the hub's, with that of its other roles in it.
@@ -139,32 +160,47 @@ def run_hub_process(member: MemberFile, event: Event) -> dict[str, Any]:
     _check_mode(member)
     if member.identity.name != plan.hub:
         raise PlanError(f"{member.path}: identity {member.identity.name!r} is not the plan's hub {plan.hub!r}")
-    played = _Played(member, event) if plan.hub in plan.participants else None
-    report = _reporter(plan.hub, event) if played is None else lambda _: None
+    plays = plan.hub in plan.participants
+    _check_keys(member)
+    check_files(member, [plan.hub, f"{plan.hub}.hub"] if plays else [plan.hub])
+    with keeping(member.record, {**about(member), "roles": ["hub"]}) as record:
+        return _run_hub(member, event, notify, record, plays)
+
+
+def _run_hub(member: MemberFile, event: Event, notify: Notify, record: RunRecord, plays: bool) -> dict[str, Any]:
+    plan = member.plan
+    played = _Played(member, event, record) if plays else None
+    tell = _reporter(plan.hub, event)
+
+    def report(progress: Progress) -> None:
+        if played is None:
+            record.stage(progress.stage, progress.trees, relay.run)
+            tell(progress)
+
     relay = RelayHub(plan, member.signer.identities, report)
     guests = tuple(name for name in plan.members if name != plan.hub)
     spins = _is_direct(plan) and plan.hub in plan.servers
-    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S if spins else 0.0)
-    inner = TlsHub.listen(member.credentials, member.host, member.port, guests=guests, limits=limits)
+    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S if spins else 0.0, silence_s=_silence_s(member))
+    owed = relay.waiting_for if played is None else lambda: _others_owed(relay, played.role, plan.hub)
+    inner = TlsHub.listen(
+        member.credentials, member.host, member.port, guests=guests, limits=limits, notify=notify, owed=owed
+    )
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         stack.callback(inner.close)
+        record.count(lambda: _relayed_bytes(inner))
         event({"event": "listening", "member": plan.hub, "host": member.host, "port": inner.port})
         inner.wait_for(guests, member.wait_s)
         hub = _relay(member, relay, inner, played, stack)
-    record: dict[str, Any] = {
-        "member": plan.hub,
-        "roles": ["hub"],
-        "plan": plan.digest().hex(),
-        "run": relay.run.hex(),
-        "mode": plan.mode,
-    }
+    said: dict[str, Any] = {"run": relay.run.hex(), "roles": ["hub"]}
     seconds = {"total": time.perf_counter() - started}
     if played is not None:
-        own = played.ended(hub.traffic[plan.hub])
-        record = {**own, "roles": ["hub", *own["roles"]]}
-        seconds |= own.get("seconds", {})
-    record |= {
+        own = hub.traffic[plan.hub]
+        record.count(lambda: played.counts(own))
+        said = played.ended(own)
+        said["roles"] = ["hub", *said["roles"]]
+        seconds |= said.get("seconds", {})
+    said |= {
         "roster": [[name, rows, held] for name, _, rows, held, _ in relay.roster],
         "relayed": [[*ends, count] for ends, count in sorted(relay.relayed.items())],
         "seconds": seconds,
@@ -172,8 +208,12 @@ def run_hub_process(member: MemberFile, event: Event) -> dict[str, Any]:
             name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())
         },
     }
-    write_record(member, record)
-    return record
+    return record.end("finished", **said)
+
+
+def _relayed_bytes(hub: TlsHub) -> dict[str, int]:
+    traffic = hub.traffic.values()
+    return {"bytes_up": sum(t.bytes_up for t in traffic), "bytes_down": sum(t.bytes_down for t in traffic)}
 
 
 def _relay(
@@ -194,9 +234,8 @@ def _relay(
         run_hub(relay, hub, answer_s)
         return hub
     role = played.role
-    seat = ResidentRole(
-        role, plan.hub, lambda: [name for name in role.waiting_for() if name != plan.hub] or relay.waiting_for()
-    )
+    seat = ResidentRole(role, plan.hub, lambda: _others_owed(relay, role, plan.hub))
+    stack.callback(seat.erase)
     resident: Resident = seat
     if transcript is not None:
         resident = stack.enter_context(contextlib.closing(RecordingResident(seat, transcript, plan.hub)))
@@ -216,19 +255,41 @@ def _relay(
     return hub
 
 
-def run_member_process(member: MemberFile, event: Event) -> dict[str, Any]:
-    """Connect to the hub and play this member's roles. Returns the record, which is also written where the file says."""
+def _others_owed(relay: RelayHub, role: Member, hub: str) -> list[str]:
+    """Whom the hub and the roles beside it wait for."""
+    return [name for name in role.waiting_for() if name != hub] or relay.waiting_for()
+
+
+def _silence_s(member: MemberFile) -> float:
+    """How long a line may carry nothing: nobody dials again in this mode, so that the whole patience is for the line to heal."""
+    return member.patience_s or SILENCE_S
+
+
+def run_member_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
+    """Connect to the hub and play this member's roles. Returns the record, which is also written where the file says.
+
+    `event` is called with the run's progress as far as this member knows it; `notify` with what happens to connections.
+    """
     plan, name = member.plan, member.identity.name
     _check_mode(member)
     if name == plan.hub:
         raise PlanError(f"{member.path}: {name!r} is the plan's hub; run `hansa hub`, which plays its other roles too")
-    played = _Played(member, event)
+    _check_keys(member)
+    check_files(member, [name])
+    with keeping(member.record, {**about(member), "roles": []}) as record:
+        return _play(member, event, notify, record)
+
+
+def _play(member: MemberFile, event: Event, notify: Notify, record: RunRecord) -> dict[str, Any]:
+    plan, name = member.plan, member.identity.name
+    played = _Played(member, event, record)
     role = played.role
-    inner = _connect(member, "server" in role.roles)
+    inner = _connect(member, "server" in role.roles, notify, role.waiting_for)
     channel: Channel = inner
-    if member.transcript is not None:
-        channel = RecordingChannel(inner, member.transcript, name)
     try:
+        if member.transcript is not None:
+            channel = RecordingChannel(inner, member.transcript, name)
+        record.count(lambda: played.counts(inner.traffic))
         run_member(role, channel, played.limit_s, role.waiting_for)
     except TransportError as error:
         lost = error if isinstance(error, LinkLost) else error.__cause__
@@ -237,41 +298,53 @@ def run_member_process(member: MemberFile, event: Event) -> dict[str, Any]:
         raise
     finally:
         channel.close()
-    record = played.ended(inner.traffic)
-    write_record(member, record)
-    return record
+    return record.end("finished", **played.ended(inner.traffic))
 
 
 def _is_direct(plan: Plan) -> bool:
     return plan.coopetitive is not None and plan.coopetitive.server_links == "direct"
 
 
-def _connect(member: MemberFile, serves: bool) -> TlsChannel | DirectChannel:
+def _connect(
+    member: MemberFile, serves: bool, notify: Notify, owed: Callable[[], Iterable[str]]
+) -> TlsChannel | DirectChannel:
     """The connection to the hub; at a server whose plan says so, with connections to the other servers beside it.
 
     A server that is the hub needs no other connection: that to the hub is the direct one.
     """
     plan, name, wait_s = member.plan, member.identity.name, member.wait_s
     if not serves or not _is_direct(plan):
-        return TlsChannel.connect(member.credentials, plan.hub, member.host, member.port, retry_for_s=wait_s)
+        return TlsChannel.connect(
+            member.credentials,
+            plan.hub,
+            member.host,
+            member.port,
+            retry_for_s=wait_s,
+            silence_s=_silence_s(member),
+            proxy=member.proxy,
+            notify=notify,
+            owed=owed,
+        )
     apart = [server for server in plan.servers if server != plan.hub]
     if not member.servers:
         raise PlanError(
             f'{member.path}: servers is missing; the plan says members.server_links = "direct": say where {name!r} listens and '
             f'where the other servers are found, such as servers = {{ {apart[0]} = "10.0.0.1:7466", ... }}'
         )
-    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S)
+    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S, silence_s=_silence_s(member))
     place = apart.index(name)
     # A server listens for those behind it in the plan's order and dials those before it.
     before, behind = apart[:place], apart[place + 1 :]
     if behind:
-        links = TlsHub.listen(member.credentials, *member.servers[name], guests=behind, limits=limits)
+        links = TlsHub.listen(
+            member.credentials, *member.servers[name], guests=behind, limits=limits, notify=notify, owed=owed
+        )
     else:
-        links = TlsHub.without_listener(member.credentials, limits)
+        links = TlsHub.without_listener(member.credentials, limits, notify=notify, owed=owed)
     try:
-        links.dial(plan.hub, member.host, member.port, retry_for_s=wait_s)
+        links.dial(plan.hub, member.host, member.port, retry_for_s=wait_s, proxy=member.proxy)
         for peer in before:
-            links.dial(peer, *member.servers[peer], retry_for_s=wait_s)
+            links.dial(peer, *member.servers[peer], retry_for_s=wait_s, proxy=member.proxy)
         if behind:
             links.wait_for(behind, wait_s)
     except HansaError:
@@ -305,13 +378,7 @@ def _check_mode(member: MemberFile) -> None:
 
 def _reporter(name: str, event: Event) -> Callable[[Progress], None]:
     def report(progress: Progress) -> None:
-        event({
-            "event": progress.stage,
-            "member": name,
-            "trees": progress.trees,
-            "rounds": progress.rounds,
-            "metrics": progress.metrics,
-        })  # fmt: skip
+        event({**progress.as_event(), "member": name})
 
     return report
 

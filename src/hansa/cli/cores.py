@@ -35,13 +35,13 @@ def useful_threads() -> int:
     best, chosen, threads = np.inf, 1, 1
     while threads <= cores():
         crew = Crew(threads)
-        sums = np.empty((threads, STRIDE * TRIAL_COLUMNS), np.int64)
+        sums = np.empty((threads, layout.scratch), np.int64)
         out = np.empty((1, 1, layout.cells), np.int64)
         seconds = np.inf
         for _ in range(TRIAL_REPEATS):
             began = time.perf_counter()
             build_histograms_parallel(
-                codes, layout.columns, layout.offsets, layout.strided, rows, start, end, packed, sums, out, crew
+                codes, layout.columns, layout.offsets, layout.stride, rows, start, end, packed, sums, out, crew
             )
             seconds = min(seconds, time.perf_counter() - began)
         if seconds <= GAIN * best:

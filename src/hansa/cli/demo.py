@@ -185,7 +185,11 @@ def _case_result(case: Case, results: list[Simulation]) -> Any:
             for key, label in (("hansa", "Hansa, pooled rows"), ("xgboost", "XGBoost, pooled rows"))
             if key in summary["pooled"]
         },
-        curves={f"{name} on held-out rows": values for name, values in result.history.items() if name == metric},
+        curves={
+            f"{name} on held-out rows": [value for value in values if value is not None]
+            for name, values in result.history.items()
+            if name == metric
+        },
         importance=dict(sorted(from_json(result.model).importance("gain").items(), key=lambda item: -item[1])[:15]),
     )
 
@@ -201,18 +205,19 @@ def run_demo(report_path: Path, as_json: bool) -> None:
     for case in CASES:
         with (
             tempfile.TemporaryDirectory(prefix="hansa-demo-") as folder,
-            output.progress(not as_json) as report,
+            output.telling(not as_json) as (event, _),
         ):
-            outcomes = run_case(case, Path(folder), report)
+            outcomes = run_case(case, Path(folder), event)
         if not as_json:
             output.out.print(
-                f"\n[bold]{case.title}[/bold]" + (" (simulated data)" if case.simulated else " (real data)")
+                f"\n[bold]{case.title}[/bold]" + (" (simulated data)" if case.simulated else " (real data)"),
+                markup=True,
             )
             output.print_simulation([outcome.summary for outcome in outcomes])
         summaries[case.target] = {outcome.summary["mode"]: outcome.summary for outcome in outcomes}
         results.append(_case_result(case, outcomes))
     write_report(report_path, results)
     if as_json:
-        click.echo(json.dumps(summaries))
+        click.echo(json.dumps(summaries, allow_nan=False))
     else:
         click.echo(f"pictures: {report_path}")

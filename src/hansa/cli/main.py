@@ -2,43 +2,126 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import functools
 import hashlib
 import json
+import os
 import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from hansa.cli.printable import printable
+from hansa.cli.signals import Interrupted, interrupting
 from hansa.errors import HansaError
+from hansa.files import failed
 
 if TYPE_CHECKING:
-    from hansa.cli.member import MemberFile
+    from hansa.transport.notices import Notify
+
+LOG_FORMATS, LOG_LEVELS = ("text", "json"), ("debug", "info", "warning", "error")
 
 PATH = click.Path(path_type=Path)
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
+REFUSED = 1
+"""Exit status where somebody must change something first. 2 is `click`'s, for a command that is wrong in itself."""
+
+AGAIN = 75
+"""Exit status where the same command may succeed later: EX_TEMPFAIL of `sysexits.h`. A signal gives 128 and its number."""
+
+
+@dataclass
+class Ending:
+    """How a command that fails says so: `log_format` for standard error; `events` also writes a line on standard output."""
+
+    log_format: str = "text"
+    events: bool = False
+
+    def tell(self, kind: str, text: str, retry: bool) -> None:
+        """One sentence; as JSON where programs listen."""
+        event = {"event": "error", "kind": kind, "text": text, "retry": retry}
+        if self.events:
+            _print_line(event)
+        if self.log_format == "json":
+            from hansa.cli import logs
+
+            click.echo(
+                json.dumps({**event, "time": logs.moment(time.time()), "level": "error", "logger": "hansa"}), err=True
+            )
+        else:
+            click.echo(f"hansa: {printable(text)}", err=True)
+
+
 class Commands(click.Group):
-    """Prints Hansa's own errors as one sentence, without a traceback, and exits with status 1."""
+    """Prints Hansa's own errors as one sentence, without a traceback, and exits with a status that says whether to try again."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except HansaError as error:
-            text = str(error)
-        except OSError as error:
-            if error.filename is None:
-                raise
-            text = f"{error.filename}: {error.strerror}"
-        click.echo(f"hansa: {text}", err=True)
-        sys.exit(1)
+        ending = ctx.obj = Ending()
+        with interrupting():
+            try:
+                return super().invoke(ctx)
+            except Interrupted as interrupt:
+                ending.tell("Interrupted", f"stopped by {interrupt}", True)
+                status = interrupt.status
+            except HansaError as error:
+                ending.tell(type(error).__name__, str(error), error.retry)
+                status = AGAIN if error.retry else REFUSED
+            except OSError as error:
+                if error.errno == errno.EPIPE:
+                    raise
+                named = error.filename if isinstance(error.filename, str | os.PathLike) else "the system"
+                refused = failed(Path(named), error)
+                text = str(refused) if refused.retry else f"{named}: {error.strerror or error}"
+                ending.tell("OSError", text, refused.retry)
+                status = AGAIN if refused.retry else REFUSED
+        sys.exit(status)
 
 
-def require_folder(path: Path | None) -> None:
-    """Refuse a file to write whose folder does not exist, before any work is done for it. Raises HansaError."""
-    if path is not None and not path.parent.is_dir():
-        raise HansaError(f"{path}: there is no folder {path.parent}; make it, or name another file")
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def long_running(command: Command, least: str = "warning") -> Command:
+    """Give a command the options that say how it logs, and have it log to standard error; `least` is the default level."""
+
+    @click.option("--log-format", type=click.Choice(LOG_FORMATS), default="text", show_default=True,
+                  help="Lines on standard error: for people, or JSON objects.")  # fmt: skip
+    @click.option("--log-level", type=click.Choice(LOG_LEVELS), default=least, show_default=True,
+                  help="The least important lines to write.")  # fmt: skip
+    @functools.wraps(command)
+    def run(*arguments: Any, log_format: str, log_level: str, **options: Any) -> None:
+        from hansa.cli import logs, output
+
+        click.get_current_context().find_root().obj.log_format = log_format
+        with logs.logging_to(output.err, log_format, log_level):
+            command(*arguments, **options)
+
+    return cast("Command", run)
+
+
+@contextlib.contextmanager
+def _telling(as_json: bool) -> Iterator[tuple[Callable[[dict[str, Any]], None], Notify]]:
+    """What takes the events of a member's run and notices of other members; lines of JSON on standard output with `as_json`."""
+    from hansa.cli import output
+
+    ending: Ending = click.get_current_context().find_root().obj
+    ending.events = as_json
+    with output.telling(not as_json and ending.log_format == "text", _print_line if as_json else None) as told:
+        yield told
+
+
+def _check_outputs(outputs: dict[str, Path | None], **inputs: Path | None) -> None:
+    """Refuse files that could not be written, before any work is done for them. Raises OutputError."""
+    from hansa.files import check_outputs
+
+    check_outputs(outputs, {name.upper(): path for name, path in inputs.items()})
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -120,6 +203,8 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 )
 @click.option("--categorical", multiple=True, metavar="COLUMN",
               help="Coopetitive: a feature whose values are categories; repeatable.")  # fmt: skip
+@click.option("--decimal", type=click.Choice([".", ","]), default=".", show_default=True,
+              help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
 @click.option("--statistics", is_flag=True, help="Coopetitive: release gain and cover with the splits.")
 @click.option("--label-range", help="Coopetitive, reg:squarederror: LOWEST,HIGHEST label; default: those of TRAIN.")
 @click.option("--objective", default="binary:logistic", show_default=True)
@@ -137,11 +222,12 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 @click.option("--in-process", is_flag=True, help="One process, no sockets.")
 @click.option("--threads", type=click.IntRange(1), help="Compute threads of a party.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@long_running
 def simulate(
     train: Path, label: str, party_column: str, weight: str | None, test: Path | None, test_fraction: float | None,
     seed: int, mode: str, servers: str | None, hub: str | None, server_links: str, receivers: str | None,
     evaluation_steps: str | None, categorical: tuple[str, ...], statistics: bool, label_range: str | None, objective: str,
-    rounds: int, settings: tuple[str, ...], min_cell_rows: int | None,
+    decimal: str, rounds: int, settings: tuple[str, ...], min_cell_rows: int | None,
     evaluation_fraction: float, alone: bool, pooled: bool, save: Path | None, transcript: Path | None,
     in_process: bool, threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -149,11 +235,14 @@ def simulate(
 
     Starts one process per member and the aggregator, on loopback over mutual TLS.
     """
-    from hansa.cli import output, simulation, tables
+    from hansa.cli import member, output, simulation, tables
+    from hansa.files import check_folder, write_whole
     from hansa.plan import COOPETITIVE, DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS
     from hansa.trees.parameters import parse_parameters
 
-    require_folder(save)
+    _check_outputs({"--save": save}, train=train, test=test)
+    if transcript is not None:
+        check_folder("--transcript", transcript, (), {"--save": save, "TRAIN": train, "--test": test})
     given = {"objective": objective, "rounds": rounds, "seed": seed}
     if mode == COOPETITIVE:
         given["max_bin"] = DEFAULT_BINS_ON_SHARES
@@ -163,10 +252,11 @@ def simulate(
     parameters = parse_parameters(given)
     if test is not None and test_fraction is not None:
         raise HansaError("--test and --test-fraction exclude each other; give one")
-    table = tables.read_table(train, label, party_column, weight, categorical=categorical)
-    simulation.check_labels(parameters, table)
+    rules: Any = {"label_kind": tables.labels_of(parameters), "decimal": decimal}
+    texts: Any = {"categorical": categorical, "texts_are_categories": mode == COOPETITIVE}
+    table = tables.read_table(train, label, party_column, weight, **texts, **rules)
     if test is not None:
-        train_rows, test_rows = table, tables.read_table(test, label, party_column, weight, like=table)
+        train_rows, test_rows = table, tables.read_table(test, label, party_column, weight, like=table, **rules)
     else:
         stratified = parameters.objective == "binary:logistic"
         train_rows, test_rows = tables.split_table(table, test_fraction or 0.2, seed, stratified)
@@ -190,76 +280,74 @@ def simulate(
         steps=parse_steps(evaluation_steps),
         statistics=statistics,
     )
-    with output.progress(not as_json) as report:
-        result = simulation.simulate(train_rows, test_rows, chosen, report)
+    member.warn(simulation.warnings_of(train_rows, test_rows))
+    with output.telling(not as_json) as (event, _):
+        result = simulation.simulate(train_rows, test_rows, chosen, event)
     if save is not None:
-        save.write_bytes(result.model)
+        write_whole(save, result.model)
     if as_json:
-        click.echo(json.dumps(result.summary))
+        click.echo(json.dumps(result.summary, allow_nan=False))
     else:
         output.print_simulation([result.summary])
         if save is not None:
-            click.echo(f"model written to {save}")
+            click.echo(printable(f"model written to {save}"))
 
 
 @main.command()
 @click.option("--report", type=PATH, default=Path("report.html"), show_default=True, help="Where to put the pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@long_running
 def demo(report: Path, as_json: bool) -> None:
     """Three simulated telecom operators, and the real breast-cancer table: alone against together."""
     from hansa.cli.demo import run_demo
 
-    require_folder(report)
+    _check_outputs({"--report": report})
     run_demo(report, as_json)
 
 
-@main.command()
-@click.argument("member_file", type=EXISTING)
-@click.option("--json", "as_json", is_flag=True, help="Print progress and record as lines of JSON.")
+def member_command(command: Command) -> Command:
+    """A command that runs one member, from its own file."""
+    command = long_running(command, least="info")
+    json_option = click.option(
+        "--json", "as_json", is_flag=True, help="Print progress, notices, the record or the error as lines of JSON."
+    )
+    return cast("Command", main.command()(click.argument("member_file", type=EXISTING)(json_option(command))))
+
+
+@member_command
 def aggregator(member_file: Path, as_json: bool) -> None:
     """Run the aggregator that MEMBER_FILE describes: wait for the plan's parties, train."""
     from hansa.cli import member, output
 
-    described = member.read_member_file(member_file)
+    with _telling(as_json) as (event, notify):
+        record = member.run_aggregator_process(member.read_member_file(member_file), event, notify)
     if as_json:
-        record = member.run_aggregator_process(described, _print_line)
         _print_line({"event": "record", "record": record})
-        return
-    with output.progress(True) as report:
-
-        def event(what: dict[str, Any]) -> None:
-            if what["event"] == "listening":
-                parties = ", ".join(described.plan.parties)
-                output.err.print(f"listening at {what['host']}:{what['port']} for {parties}")
-            else:
-                report(what)
-
-        record = member.run_aggregator_process(described, event)
-    output.print_aggregator_record(record)
+    else:
+        output.print_aggregator_record(record)
 
 
-@main.command()
-@click.argument("member_file", type=EXISTING)
-@click.option("--json", "as_json", is_flag=True, help="Print the record as a line of JSON.")
+@member_command
 def party(member_file: Path, as_json: bool) -> None:
     """Run the party that MEMBER_FILE describes: join the hub, contribute, receive the model."""
     from hansa.cli import member, output
     from hansa.plan import COOPETITIVE
 
-    described = member.read_member_file(member_file)
-    if described.plan.mode == COOPETITIVE:
-        _run_member(described, as_json)
-        return
-    record = member.run_party_process(described)
+    with _telling(as_json) as (event, notify):
+        described = member.read_member_file(member_file)
+        if described.plan.mode == COOPETITIVE:
+            from hansa.cli import coopetitive
+
+            record, show = coopetitive.run_member_process(described, event, notify), output.print_member_record
+        else:
+            record, show = member.run_party_process(described, event, notify), output.print_party_record
     if as_json:
         _print_line({"event": "record", "record": record})
     else:
-        output.print_party_record(record, described.model)
+        show(record, described.model)
 
 
-@main.command()
-@click.argument("member_file", type=EXISTING)
-@click.option("--json", "as_json", is_flag=True, help="Print progress and record as lines of JSON.")
+@member_command
 def hub(member_file: Path, as_json: bool) -> None:
     """Run the hub of a coopetitive plan that MEMBER_FILE describes: wait for all members, relay what they seal.
 
@@ -267,72 +355,57 @@ def hub(member_file: Path, as_json: bool) -> None:
     """
     from hansa.cli import coopetitive, member, output
 
-    described = member.read_member_file(member_file)
+    with _telling(as_json) as (event, notify):
+        described = member.read_member_file(member_file)
+        record = coopetitive.run_hub_process(described, event, notify)
     if as_json:
-        _print_line({"event": "record", "record": coopetitive.run_hub_process(described, _print_line)})
+        _print_line({"event": "record", "record": record})
         return
-    plays = described.plan.hub in described.plan.participants
-    with output.progress(plays) as report:
-
-        def event(what: dict[str, Any]) -> None:
-            if what["event"] == "listening":
-                others = ", ".join(name for name in described.plan.members if name != described.plan.hub)
-                output.err.print(f"listening at {what['host']}:{what['port']} for {others}")
-            else:
-                report(what)
-
-        record = coopetitive.run_hub_process(described, event)
     output.print_hub_record(record)
-    if plays:
+    if described.plan.hub in described.plan.participants:
         output.print_member_record(record, described.model)
 
 
-@main.command()
-@click.argument("member_file", type=EXISTING)
-@click.option("--json", "as_json", is_flag=True, help="Print progress and record as lines of JSON.")
+@member_command
 def server(member_file: Path, as_json: bool) -> None:
     """Run the compute server without rows that MEMBER_FILE describes (a server with rows is run by `hansa party`)."""
-    from hansa.cli import member
-
-    _run_member(member.read_member_file(member_file), as_json)
+    _run_member(member_file, as_json)
 
 
-@main.command()
-@click.argument("member_file", type=EXISTING)
-@click.option("--json", "as_json", is_flag=True, help="Print progress and record as lines of JSON.")
+@member_command
 def receiver(member_file: Path, as_json: bool) -> None:
     """Run the member that MEMBER_FILE describes, which only receives the model of a coopetitive run."""
-    from hansa.cli import member
-
-    _run_member(member.read_member_file(member_file), as_json)
+    _run_member(member_file, as_json)
 
 
-def _run_member(described: MemberFile, as_json: bool) -> None:
+def _run_member(member_file: Path, as_json: bool) -> None:
     """A member of a coopetitive run, with whichever roles the plan gives it."""
-    from hansa.cli import coopetitive, output
+    from hansa.cli import coopetitive, member, output
 
+    with _telling(as_json) as (event, notify):
+        described = member.read_member_file(member_file)
+        record = coopetitive.run_member_process(described, event, notify)
     if as_json:
-        _print_line({"event": "record", "record": coopetitive.run_member_process(described, _print_line)})
-        return
-    with output.progress(True) as report:
-        record = coopetitive.run_member_process(described, report)
-    output.print_member_record(record, described.model)
+        _print_line({"event": "record", "record": record})
+    else:
+        output.print_member_record(record, described.model)
 
 
 def _print_line(event: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.write(json.dumps(event, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
 @main.command()
 @click.argument("plan", type=EXISTING)
 @click.argument("table", type=EXISTING)
+@click.option("--member", type=EXISTING, help="A party's own file: check its policy, ledger and outputs too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def check(plan: Path, table: Path, as_json: bool) -> None:
-    """Say what a party with TABLE would send under PLAN, and where the table departs from the plan's schema."""
+def check(plan: Path, table: Path, member: Path | None, as_json: bool) -> None:
+    """Say what a party with TABLE would send under PLAN, who can read it, and where the table departs from the plan's schema."""
     from hansa.cli.checking import check_table
 
-    report = check_table(plan, table)
+    report = check_table(plan, table, member)
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:
@@ -346,12 +419,17 @@ def check(plan: Path, table: Path, as_json: bool) -> None:
 @click.argument("table", type=EXISTING)
 @click.option("--save", type=PATH, required=True, help="Where to write the predictions: .csv or .parquet.")
 @click.option("--margin", is_flag=True, help="Margins instead of probabilities.")
-def predict(model: Path, table: Path, save: Path, margin: bool) -> None:
-    """Score the rows of TABLE with MODEL (an XGBoost JSON file)."""
+@click.option("--decimal", type=click.Choice([".", ","]), default=".", show_default=True,
+              help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
+def predict(model: Path, table: Path, save: Path, margin: bool, decimal: str) -> None:
+    """Score the rows of TABLE with MODEL (a model file of Hansa or XGBoost, JSON or UBJSON)."""
+    from hansa.cli.member import warn
     from hansa.cli.prediction import predict_table
 
-    require_folder(save)
-    click.echo(predict_table(model, table, save, margin))
+    _check_outputs({"--save": save}, model=model, table=table)
+    written, warnings = predict_table(model, table, save, margin, decimal)
+    warn(warnings)
+    click.echo(printable(written))
 
 
 @main.command()
@@ -386,7 +464,8 @@ def identity(name: str, folder: Path | None, days: int, renew: Path | None) -> N
         if made.name != name:
             raise HansaError(f"{renew}: holds the identity of {made.name!r}, not of {name!r}")
     save_identity(made, target)
-    click.echo(f"{target / CARD_FILE}: give this card to every member; fingerprint {fingerprint(made.public)}")
+    said = f"{target / CARD_FILE}: give this card to every member; fingerprint {fingerprint(made.public)}"
+    click.echo(printable(said))
 
 
 @main.command()
@@ -397,21 +476,25 @@ def members(cards: tuple[Path, ...], save: Path) -> None:
     from hansa.consortium.identity import fingerprint
     from hansa.consortium.members import members_of, read_members, write_members
 
+    _check_outputs({"--save": save})
     joined = members_of([card for path in cards for card in read_members(path).values()])
     write_members(save, joined)
     for name, card in sorted(joined.items()):
         click.echo(f"{name:<24} {fingerprint(card.identity)}")
-    click.echo(f"{save}: {len(joined)} members, digest {joined.digest().hex()}")
+    click.echo(printable(f"{save}: {len(joined)} members, digest {joined.digest().hex()}"))
 
 
 @main.command()
 @click.argument("plan", type=EXISTING)
-def plan(plan: Path) -> None:
-    """Check PLAN and print its digest, which all members must share."""
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plan(plan: Path, as_json: bool) -> None:
+    """Check PLAN; print its digest, which all members must share, what it says, and who can read what under it."""
+    from hansa.cli import plan_report
     from hansa.plan import read_plan
 
     read = read_plan(plan)
-    click.echo(f"{plan}: {read.mode}, {len(read.parties)} parties, digest {read.digest().hex()}")
-    for name, levels in read.schema.levels.items():
-        click.echo(f"{name}: {len(levels)} categories: {', '.join(map(str, levels))}")
-    click.echo(f"file SHA-256 {hashlib.sha256(plan.read_bytes()).hexdigest()} (need not be the same)")
+    file_sha256 = hashlib.sha256(plan.read_bytes()).hexdigest()
+    if as_json:
+        click.echo(json.dumps(plan_report.as_json(read, file_sha256)))
+    else:
+        click.echo(plan_report.text(read, str(plan), file_sha256))

@@ -6,6 +6,8 @@ A member's own file:
     members = "members.toml"            # the same at every member
     identity = "north.identity"         # this member's folder of keys
     hub = "127.0.0.1:7465"              # where the aggregator or hub listens (its own file) or is found (all others')
+    proxy = "http://user@10.0.0.9:3128" # optional: dial through this HTTP proxy
+    proxy_password_file = "proxy.pass"  # optional: its password
     table = "north.csv"                 # a party's rows
     model = "north-model.json"          # where a receiver puts the model
     record = "north-record.json"        # optional: what this member sent and got
@@ -30,22 +32,27 @@ from __future__ import annotations
 import atexit
 import gc
 import hashlib
-import json
+import logging
 import secrets
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
 
-from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, load_identity
+from hansa.cli import logs
+from hansa.cli.model_file import save_model
+from hansa.cli.records import RunRecord, file_sha256, keeping
+from hansa.cli.tables import labels_of
+from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, fingerprint, load_identity
 from hansa.consortium.ledger import Entry, Ledger, Met
 from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy, read_policy
 from hansa.data.source import LabelKind, Rows, read_rows
 from hansa.errors import IdentityError, PlanError
+from hansa.files import check_folder, check_outputs
 from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.roles.aggregator import Aggregator
 from hansa.roles.batches import Admit, admit_all
@@ -56,6 +63,8 @@ from hansa.roles.run import Progress, Roster, run_hub, run_member
 from hansa.transport.channel import Channel, Hub
 from hansa.transport.credentials import Credentials
 from hansa.transport.lasting import PATIENCE_S, LastingChannel, LastingHub
+from hansa.transport.notices import Notify
+from hansa.transport.proxy import Proxy, read_proxy
 from hansa.transport.recording import RecordingChannel, RecordingHub
 from hansa.transport.tls import HubLimits
 from hansa.trees.crew import Crew
@@ -65,6 +74,8 @@ KEYS = (
     "members",
     "identity",
     "hub",
+    "proxy",
+    "proxy_password_file",
     "table",
     "model",
     "record",
@@ -103,6 +114,9 @@ ANSWER_S = 3600.0
 TREE_EVENT_S = 0.1
 """Seconds at least between two events that tell of trees: whoever reads them would wake up for each."""
 
+PARTY_EVENT_S = 1.0
+"""The same at a party, whose aggregator tells more."""
+
 FRAMING = "names and positions of sums, lengths, keys with their signatures and confirmations, the model's hash"
 
 CLEAR = {
@@ -120,7 +134,8 @@ class MemberFile:
 
     Attributes:
         plan, members, identity: what the files it names hold. folder: of the identity's files.
-        host, port: of the hub.
+        plan_path, members_path: where plan and members stand.
+        host, port: of the hub. proxy: to dial through, or None.
         table, model, record, transcript, ledger: paths, None where the file does not give them.
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
@@ -131,7 +146,9 @@ class MemberFile:
 
     path: Path
     plan: Plan
+    plan_path: Path
     members: Members
+    members_path: Path
     identity: Identity
     folder: Path
     host: str
@@ -148,6 +165,7 @@ class MemberFile:
     memory_limit: int | None = None
     idle_limit_s: float | None = None
     servers: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    proxy: Proxy | None = None
 
     @property
     def signer(self) -> Signer:
@@ -194,6 +212,9 @@ def read_member_file(path: Path) -> MemberFile:
     folder = path.parent / content["identity"]
     plan = read_plan(path.parent / content["plan"])
     members = read_members(path.parent / content["members"])
+    identity = load_identity(folder)
+    if "proxy" in content and identity.name == plan.hub:
+        raise PlanError(f"{path}: proxy is for members that dial; {identity.name!r} only listens: leave it out")
     missing = sorted(set(plan.members) - set(members))
     if missing:
         raise IdentityError(
@@ -202,8 +223,10 @@ def read_member_file(path: Path) -> MemberFile:
     return MemberFile(
         path=path,
         plan=plan,
+        plan_path=path.parent / content["plan"],
         members=members,
-        identity=load_identity(folder),
+        members_path=path.parent / content["members"],
+        identity=identity,
         folder=folder,
         host=host,
         port=port,
@@ -219,6 +242,7 @@ def read_member_file(path: Path) -> MemberFile:
         memory_limit=int(content["memory_mb"] * 1e6) if "memory_mb" in content else None,
         idle_limit_s=float(content["idle_limit_s"]) if "idle_limit_s" in content else None,
         servers=_server_addresses(content.get("servers"), plan, path),
+        proxy=_proxy(content, path),
     )
 
 
@@ -227,6 +251,27 @@ def _address(text: Any, key: str, path: Path) -> tuple[str, int]:
     if not host or not port.isdigit() or int(port) > 65535:
         raise PlanError(f"{path}: {key} = {text!r}; expected address:port, such as 127.0.0.1:7465")
     return host.strip("[]"), int(port)
+
+
+def _proxy(content: Mapping[str, Any], path: Path) -> Proxy | None:
+    """The proxy that the file names. Raises PlanError; never quotes a password."""
+    if "proxy" not in content:
+        if "proxy_password_file" in content:
+            raise PlanError(f"{path}: proxy_password_file goes with proxy only; add proxy, or leave it out")
+        return None
+    password = ""
+    if "proxy_password_file" in content:
+        file = path.parent / content["proxy_password_file"]
+        try:
+            if file.stat().st_mode & 0o077:
+                raise PlanError(f"{file}: others can read this password; run: chmod 600 {file}")
+            password = file.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise PlanError(f"{file}: the proxy's password cannot be read: {error}") from error
+    try:
+        return read_proxy(content["proxy"], password)
+    except ValueError as error:
+        raise PlanError(f"{path}: proxy: {error}") from error
 
 
 def _server_addresses(given: dict[str, Any] | None, plan: Plan, path: Path) -> dict[str, tuple[str, int]]:
@@ -248,15 +293,55 @@ def _server_addresses(given: dict[str, Any] | None, plan: Plan, path: Path) -> d
 
 def label_kind(plan: Plan) -> LabelKind:
     """What labels the plan's objective takes."""
-    if plan.parameters.num_class:
-        return plan.parameters.num_class
-    return "binary" if plan.parameters.objective == "binary:logistic" else "numeric"
+    return labels_of(plan.parameters)
 
 
-def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
+def warn(sentences: Iterable[str]) -> None:
+    """Log what is allowed but probably not meant."""
+    for sentence in sentences:
+        logs.note(logging.WARNING, sentence)
+
+
+def check_files(member: MemberFile, ends: Iterable[str]) -> None:
+    """Refuse outputs that could not be written at the end of the run. `ends` name the transcripts. Raises OutputError."""
+    outputs = {key: getattr(member, key) for key in ("model", "record", "ledger")}
+    inputs = {
+        "table": member.table,
+        "plan": member.plan_path,
+        "members": member.members_path,
+        "the member's own file": member.path,
+    }
+    check_outputs({f"{member.path}: {key}": path for key, path in outputs.items()}, inputs, keys=member.folder)
+    if member.transcript is not None:
+        what, names = f"{member.path}: transcript", [f"{end}.frames" for end in ends]
+        check_folder(what, member.transcript, names, {**outputs, **inputs}, keys=member.folder)
+
+
+def about(member: MemberFile) -> dict[str, Any]:
+    """What a record says before the run: who this is, and the digests that other members compare."""
+    return {
+        "member": member.identity.name,
+        "plan": member.plan.digest().hex(),
+        "plan_file": file_sha256(member.plan_path),
+        "mode": member.plan.mode,
+        "identity": fingerprint(member.identity.public),
+        "members": member.members.digest().hex(),
+    }
+
+
+def put_model(member: MemberFile, model: bytes | None) -> None:
+    """Write the model where this member's file says, where it has one and the file says so. Raises OutputError."""
+    if model is None or member.model is None:
+        return
+    others = {path.parent for path in (member.record, member.path) if path is not None} - {member.model.parent}
+    save_model(member.model, model, sorted(others), member.wait_s)
+
+
+def run_aggregator_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
     """Listen, gather the plan's parties, train. Returns the record, which is also written where the file says.
 
-    `event` is called with {"event": "listening", "port": ...}, then with every step of the run's progress.
+    `event` is called with {"event": "listening", "port": ...}, then with every step of the run's progress; `notify` with what
+    happens to connections.
     """
     plan = member.plan
     _refuse_coopetitive(member)
@@ -265,6 +350,13 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
             f"{member.path}: identity {member.identity.name!r} is not the plan's aggregator {plan.aggregator!r}; "
             "run `hansa party` for a party"
         )
+    check_files(member, [plan.aggregator])
+    with keeping(member.record, {**about(member), "role": "aggregator"}) as record:
+        return _aggregate(member, event, notify, record)
+
+
+def _aggregate(member: MemberFile, event: Event, notify: Notify, record: RunRecord) -> dict[str, Any]:
+    plan = member.plan
     inner = LastingHub.listen(
         member.credentials,
         member.host,
@@ -272,10 +364,10 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
         guests=plan.parties,
         limits=HubLimits(spin_s=SPIN_S),
         patience_s=member.patience_s,
+        notify=notify,
+        owed=lambda: aggregator.waiting_for(),
     )
     hub: Hub = inner
-    if member.transcript is not None:
-        hub = RecordingHub(inner, member.transcript, plan.aggregator)
     at: dict[str, float] = {}
     said = 0.0
 
@@ -286,18 +378,25 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
         if progress.stage == "tree" and now < said + TREE_EVENT_S and progress.trees < progress.rounds:
             return
         said = now
-        event(
-            {
-                "event": progress.stage,
-                "trees": progress.trees,
-                "rounds": progress.rounds,
-                "metrics": progress.metrics,
-            }
-        )
+        record.stage(progress.stage, progress.trees, aggregator.run)
+        event(progress.as_event())
+
+    def counts() -> dict[str, int]:
+        traffic = inner.traffic.values()
+        up = sum(t.bytes_up for t in traffic)
+        return {
+            "bytes_up": up,
+            "bytes_down": sum(t.bytes_down for t in traffic),
+            "masked_bytes": aggregator.masked_bytes,
+            "clear_bytes": up - aggregator.masked_bytes,
+        }
 
     aggregator = Aggregator(plan, crew=Crew(member.threads), report=report, identities=member.signer.identities)
-    prepare(plan)
     try:
+        if member.transcript is not None:
+            hub = RecordingHub(inner, member.transcript, plan.aggregator)
+        record.count(counts)
+        prepare(plan)
         event({"event": "listening", "host": member.host, "port": inner.port})
         inner.wait_for(plan.parties, member.wait_s)
         run_hub(aggregator, hub, ANSWER_S)
@@ -306,33 +405,28 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
     outcome = aggregator.outcome
     if outcome is None:  # run_hub returns only once the role is done
         raise PlanError("the run ended without a model")
-    if plan.aggregator in plan.receivers and member.model is not None:
-        member.model.write_bytes(outcome.model)
-    record = {
-        "member": plan.aggregator,
-        "role": "aggregator",
-        "plan": plan.digest().hex(),
-        "mode": plan.mode,
-        "trees": len(outcome.ensemble.trees),
-        "trees_grown": outcome.trees_grown,
-        "exchanges": outcome.exchanges,
-        "history": outcome.history,
-        "model_sha256": hashlib.sha256(outcome.model).hexdigest(),
-        "roster": [[name, rows, held] for name, _, rows, held, _ in outcome.roster],
-        "masked_bytes": aggregator.masked_bytes,
-        "clear_bytes": sum(t.bytes_up for t in hub.traffic.values()) - aggregator.masked_bytes,
-        "clear": CLEAR[plan.mode],
-        "seconds": {"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]},
-        "traffic": {
-            name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())
-        },
-    }
-    write_record(member, record)
-    return record
+    if plan.aggregator in plan.receivers:
+        put_model(member, outcome.model)
+    return record.end(
+        "finished",
+        trees=len(outcome.ensemble.trees),
+        trees_grown=outcome.trees_grown,
+        exchanges=outcome.exchanges,
+        history=outcome.history,
+        without_value=outcome.without_value,
+        model_sha256=hashlib.sha256(outcome.model).hexdigest(),
+        roster=[[name, rows, held] for name, _, rows, held, _ in outcome.roster],
+        clear=CLEAR[plan.mode],
+        seconds={"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]},
+        traffic={name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())},
+    )
 
 
-def run_party_process(member: MemberFile) -> dict[str, Any]:
-    """Connect to the hub, train, keep the model. Returns the record, which is also written where the file says."""
+def run_party_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
+    """Connect to the hub, train, keep the model. Returns the record, which is also written where the file says.
+
+    `event` is called with every step of the run's progress; `notify` with what happens to connections.
+    """
     plan, name = member.plan, member.identity.name
     _refuse_coopetitive(member)
     if name not in plan.parties:
@@ -341,9 +435,41 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
         raise PlanError(f"{member.path}: table is missing; name the file with this party's rows")
     if name in plan.receivers and member.model is None:
         raise PlanError(f"{member.path}: model is missing; this party receives the model: say where to put it")
-    rows = read_rows(member.table, plan.schema, label_kind=label_kind(plan))
+    if plan.mode != "federated" and member.ledger is None:
+        raise PlanError(
+            f"{member.path}: ledger is missing; name a file that keeps count of which people these rows have met"
+        )
+    check_files(member, [name])
+    with keeping(member.record, {**about(member), "role": "party"}) as record:
+        rows = read_rows(member.table, plan.schema, label_kind=label_kind(plan))
+        warn(rows.warnings)
+        return _contribute(member, rows, event, notify, record)
+
+
+def _contribute(member: MemberFile, rows: Rows, event: Event, notify: Notify, record: RunRecord) -> dict[str, Any]:
+    plan, name = member.plan, member.identity.name
     admit = admission(member, rows)
     prepare(plan)
+    said = 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal said
+        now = time.perf_counter()
+        if progress.stage == "tree" and now < said + PARTY_EVENT_S and progress.trees < progress.rounds:
+            return
+        said = now
+        record.stage(progress.stage, progress.trees, party.run)
+        event({"event": progress.stage, "member": name, "trees": progress.trees, "rounds": progress.rounds})
+
+    def counts() -> dict[str, int]:
+        traffic = inner.traffic
+        return {
+            "bytes_up": traffic.bytes_up,
+            "bytes_down": traffic.bytes_down,
+            "masked_bytes": party.masked_bytes,
+            "clear_bytes": traffic.bytes_up - party.masked_bytes,
+        }
+
     party = Party(
         plan,
         name,
@@ -353,6 +479,7 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
         signer=member.signer,
         policy=member.policy,
         admit=admit,
+        report=report,
     )
     inner = LastingChannel.connect(
         member.credentials,
@@ -362,31 +489,25 @@ def run_party_process(member: MemberFile) -> dict[str, Any]:
         patience_s=member.patience_s,
         retry_for_s=member.wait_s,
         spin_s=PARTY_SPIN_S,
+        notify=notify,
+        proxy=member.proxy,
     )
     channel: Channel = inner
-    if member.transcript is not None:
-        channel = RecordingChannel(inner, member.transcript, name)
     try:
+        if member.transcript is not None:
+            channel = RecordingChannel(inner, member.transcript, name)
+        record.count(counts)
         run_member(party, channel, member.idle_limit_s)
     finally:
         channel.close()
-    if party.model is not None and member.model is not None:
-        member.model.write_bytes(party.model)
-    record = {
-        "member": name,
-        "role": "party",
-        "plan": plan.digest().hex(),
-        "mode": plan.mode,
-        "rows": rows.n_rows,
-        "model_sha256": None if party.model is None else hashlib.sha256(party.model).hexdigest(),
-        "bytes_up": inner.traffic.bytes_up,
-        "bytes_down": inner.traffic.bytes_down,
-        "masked_bytes": party.masked_bytes,
-        "clear_bytes": inner.traffic.bytes_up - party.masked_bytes,
-        "clear": CLEAR[plan.mode],
-    }
-    write_record(member, record)
-    return record
+    put_model(member, party.model)
+    return record.end(
+        "finished",
+        rows=rows.n_rows,
+        warnings=list(rows.warnings),
+        model_sha256=None if party.model is None else hashlib.sha256(party.model).hexdigest(),
+        clear=CLEAR[plan.mode],
+    )
 
 
 def admission(member: MemberFile, rows: Rows) -> Admit:
@@ -432,9 +553,3 @@ def _refuse_coopetitive(member: MemberFile) -> None:
             f"{member.path}: a plan of mode {COOPETITIVE!r} has no aggregator: run `hansa hub` for its hub {member.plan.hub!r}, "
             "and `hansa party`, `hansa server` or `hansa receiver` for the others"
         )
-
-
-def write_record(member: MemberFile, record: dict[str, Any]) -> None:
-    """Write a member's record where its file says."""
-    if member.record is not None:
-        member.record.write_text(json.dumps(record, indent=2) + "\n")

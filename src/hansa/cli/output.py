@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +20,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from hansa.cli import logs, notices
+from hansa.cli.printable import printable
 from hansa.cli.simulation import Report
+from hansa.transport.notices import Notice, Notify
 
-out = Console(width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True)
+# Names and texts come from others: nothing in them is markup.
+out = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
+err = Console(stderr=True, markup=False, emoji=False)
 
 
 def size(count: float) -> str:
@@ -38,19 +43,60 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.6g}"
 
 
+def without_value(name: str, why: str) -> str:
+    """The sentence that says that a metric of held-out rows has no value."""
+    return f"{name} of the held-out rows has no value: {why}. Training does not stop early on it."
+
+
+@contextmanager
+def telling(bar: bool, lines: Report | None = None) -> Iterator[tuple[Report, Notify]]:
+    """What takes a run's events, and what takes notices of other members: both tell whoever watches, in every way asked for.
+
+    Args:
+        bar: whether a progress bar is shown, where standard error is a terminal.
+        lines: is given every event and notice, for `--json`; None where nobody wants them.
+    """
+    watch = notices.Watch()
+    lacking: set[str] = set()
+    stages = logging.DEBUG if bar and err.is_terminal else logging.INFO
+    with progress(bar) as report:
+
+        def event(what: dict[str, Any]) -> None:
+            if lines is not None:
+                lines(what)
+            report(what)
+            for name, why in what.get("without_value", {}).items():
+                if name not in lacking:
+                    lacking.add(name)
+                    logs.note(logging.WARNING, without_value(name, why), what)
+            if said := watch.stage(what):
+                logs.note(stages, said, what)
+
+        def notify(notice: Notice) -> None:
+            said = watch.sentence(notice)
+            what = notices.as_event(notice, said)
+            if lines is not None:
+                lines(what)
+            report(what)
+            if watch.is_news(notice):
+                logs.note(notices.LEVELS.get(notice.kind, logging.INFO), said, what)
+
+        yield event, notify
+
+
 @contextmanager
 def progress(shown: bool) -> Iterator[Report]:
-    """A progress bar on standard error, fed by a run's events; silent where not `shown`."""
-    if not shown:
+    """A progress bar on standard error, fed by a run's events; silent where not `shown`, or where that is no terminal."""
+    if not shown or not err.is_terminal:
         yield lambda _: None
         return
     bar = Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[metrics]}"),
+        TextColumn("{task.fields[metrics]}", markup=False),
         console=err,
         transient=True,
     )
@@ -60,11 +106,13 @@ def progress(shown: bool) -> Iterator[Report]:
         def report(event: dict[str, Any]) -> None:
             match event["event"]:
                 case "stage":
-                    bar.update(task, description=event["text"], total=None, completed=0, metrics="")
+                    bar.update(task, description=printable(event["text"]), total=None, completed=0, metrics="")
+                case "notice":
+                    bar.update(task, description=printable(event["said"], 200))
                 case "gathered":
                     bar.update(task, description="counting for cuts", total=None)
                 case "binned" | "tree" | "trained":
-                    metrics = "  ".join(f"{name} {value:.5f}" for name, value in event.get("metrics", {}).items())
+                    metrics = notices.metrics_text(event.get("metrics", {}))
                     bar.update(
                         task,
                         description="trees",
@@ -120,6 +168,8 @@ def print_simulation(summaries: Sequence[dict[str, Any]]) -> None:
     for label, metrics, seconds in lines:
         scores.add_row(label, *(_number(value) for value in metrics.values()), f"{seconds['training']:.2f}")
     out.print(scores)
+    for text in _dashes(summaries):
+        out.print(text, soft_wrap=True, markup=False)
     for summary in summaries:
         seconds = summary["seconds"]
         out.print(
@@ -128,6 +178,26 @@ def print_simulation(summaries: Sequence[dict[str, Any]]) -> None:
             f"{seconds['total']:.1f}; model {summary['model_sha256'][:16]}",
             soft_wrap=True,
         )
+
+
+def _dashes(summaries: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A sentence for every reason why tables show no value."""
+    whose: dict[tuple[str, ...], list[str]] = {}
+    first = summaries[0]
+    reasons = {
+        f"{name}, {how}": m["without_value"][how]
+        for name, m in first["members"].items()
+        for how in ("together", "alone")
+    }
+    for place, found in {"all test rows": first["without_value"], **reasons}.items():
+        for why in dict.fromkeys(found.values()):
+            metrics = ", ".join(name for name in found if found[name] == why)
+            whose.setdefault((metrics, why), []).append(place)
+    for (metrics, why), places in whose.items():
+        yield f"–: no {metrics} of {'; '.join(places)}: {why}"
+    for summary in summaries:
+        for name, why in summary["held_out"]["without_value"].items():
+            yield f"{summary['mode']}: {without_value(name, why)}"
 
 
 def print_aggregator_record(record: dict[str, Any]) -> None:
@@ -140,7 +210,10 @@ def print_aggregator_record(record: dict[str, Any]) -> None:
         table.add_row(name, f"{rows:,}", f"{held:,}", size(traffic["bytes_up"]), size(traffic["bytes_down"]))
     out.print(table)
     for name, values in record["history"].items():
-        out.print(f"{name} on held-out rows: {values[-1]:.5f} after {len(values)} trees")
+        if values and values[-1] is not None:
+            out.print(f"{name} on held-out rows: {values[-1]:.5f} after {len(values)} trees")
+    for name, why in record["without_value"].items():
+        out.print(without_value(name, why), soft_wrap=True, markup=False)
     seconds = record["seconds"]
     out.print(
         f"binning {seconds['binning']:.2f} s, training {seconds['training']:.2f} s, model {record['model_sha256'][:16]}"

@@ -3,46 +3,61 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-import duckdb
 import numpy as np
 
 from hansa.cli.cores import cores
-from hansa.cli.tables import open_relation, read_features
+from hansa.cli.tables import unknown_texts
+from hansa.data.coding import Coding, read_coded
+from hansa.data.files import writing_table
 from hansa.errors import DataError
-from hansa.trees.xgboost_json import from_json
+from hansa.files import writing
+from hansa.trees.ensemble import Ensemble
+from hansa.trees.xgboost_json import MOST_BYTES, from_model_file
 
 
-def predict_table(model_path: Path, table_path: Path, save: Path, margin: bool) -> str:
-    """Score every row of a table; columns beyond the model's features are ignored. Returns a sentence for the terminal.
+def read_model(path: Path) -> Ensemble:
+    """The model in a file, JSON or UBJSON. Raises DataError naming the file, and the field that is wrong or not supported."""
+    if path.stat().st_size > MOST_BYTES:
+        raise DataError(f"{path}: has {path.stat().st_size} bytes; a model has at most {MOST_BYTES}")
+    try:
+        return from_model_file(path.read_bytes())
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def predict_table(
+    model_path: Path, table_path: Path, save: Path, margin: bool, decimal: str = "."
+) -> tuple[str, list[str]]:
+    """Score every row of a table; columns beyond the model's features are ignored. Returns a sentence for the terminal, and warnings.
 
     The column is called prediction; those of a model with several outputs prediction_0, prediction_1 and so on. Categorical columns
-    hold levels, where the model tells them, and codes where it does not. A level that the model does not know is of no category.
+    hold levels, where the model tells them, and codes where it does not. A level that the model does not know is of no category. So do
+    text columns that a simulation coded; a text that the model does not know is a missing value there.
 
     Raises DataError naming file and column where the table lacks a feature or a numeric one holds text.
     """
-    ensemble = from_json(model_path.read_bytes())
-    relation = open_relation(table_path)
-    missing = [name for name in ensemble.feature_names if name not in relation.columns]
-    if missing:
-        raise DataError(f"{table_path}: no column {missing[0]!r}, which the model {model_path} needs")
+    if save.suffix.lower() not in (".csv", ".parquet"):
+        raise DataError(f"{save}: ends in {save.suffix!r}; expected .csv or .parquet")
+    ensemble = read_model(model_path)
     levels = {name: own for name, own in zip(ensemble.feature_names, ensemble.categories, strict=False) if own}
-    features, _ = read_features(table_path, relation, ensemble.feature_names, levels, tuple(levels))
-    names = ensemble.feature_names
-    unknown = sum(int((features[names.index(name)] == len(own)).sum()) for name, own in levels.items())
+    read = read_coded(
+        table_path,
+        ensemble.feature_names,
+        known=Coding({**levels, **ensemble.codes}, tuple(levels)),
+        needs=f"which the model {model_path} needs",
+        decimal=decimal,
+    )
+    features = read.features
     scores = ensemble.predict_margin(features, cores()) if margin else ensemble.predict(features, cores())
-    connection = duckdb.connect(":memory:")
     columns = {"prediction": scores}
     if ensemble.outputs > 1:
         columns = {f"prediction_{output}": np.ascontiguousarray(own) for output, own in enumerate(scores.T)}
-    connection.register("scores", columns)
-    result = connection.sql(f"SELECT {', '.join(columns)} FROM scores")
-    match save.suffix.lower():
-        case ".csv":
-            result.write_csv(str(save), header=True)
-        case ".parquet":
-            result.write_parquet(str(save))
-        case other:
-            raise DataError(f"{save}: ends in {other!r}; expected .csv or .parquet")
+    kind: Literal["csv", "parquet"] = "csv" if save.suffix.lower() == ".csv" else "parquet"
+    with writing(save) as partial, writing_table(partial, kind) as (connection, write):
+        connection.register("scores", columns)
+        write(f"SELECT {', '.join(columns)} FROM scores")
+    unknown = sum(read.unknown.values())
     noted = f"; {unknown} cells hold levels that the model does not know" if unknown else ""
-    return f"{len(scores)} predictions written to {save}{noted}"
+    return f"{len(scores)} predictions written to {save}{noted}", [*read.warnings, *unknown_texts(read)]

@@ -22,8 +22,8 @@ from hansa.plan import Plan, write_plan
 
 POLL_S = 0.2
 
-FOLLOWS = ("stopped the run", "is gone", "connection was closed", "connection ended")
-"""Words of errors that follow from another member's."""
+FOLLOWS = ("RunStopped", "TransportError", "LinkLost", "MemberLost")
+"""Kinds of errors that follow from another member's: it said why, or was gone."""
 
 
 def write_consortium(
@@ -82,7 +82,8 @@ class Processes:
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._errors: dict[str, IO[str]] = {}
-        self.events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._said: dict[str, dict[str, Any]] = {}
+        self.events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
 
     def __enter__(self) -> Processes:
         return self
@@ -112,15 +113,19 @@ class Processes:
         )
         self._processes[name] = process
         self._errors[name] = errors
-        threading.Thread(target=self._read, args=(process,), daemon=True).start()
+        threading.Thread(target=self._read, args=(name, process), daemon=True).start()
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
+    def _read(self, name: str, process: subprocess.Popen[str]) -> None:
         if process.stdout is not None:
             for line in process.stdout:
-                self.events.put(json.loads(line))
+                event = json.loads(line)
+                if event["event"] == "error":
+                    self._said[name] = event
+                elif event["event"] != "notice":
+                    self.events.put((name, event))
 
-    def next_event(self) -> dict[str, Any]:
-        """The next event of any process. Raises HansaError where a process failed instead."""
+    def next_event(self) -> tuple[str, dict[str, Any]]:
+        """The next event of any process: (member, event). Raises HansaError where a process failed instead."""
         while True:
             try:
                 return self.events.get(timeout=POLL_S)
@@ -134,9 +139,10 @@ class Processes:
             2 * POLL_S
         )  # others fail because of the first, maybe before it has ended: prefer the one that says why
         failed = self._failed()
-        texts = {name: self._text(name) for name in failed}
-        name = min(texts, key=lambda n: (any(word in texts[n] for word in FOLLOWS), n))
-        raise HansaError(f"the process of member {name!r} ended with status {failed[name]}: {texts[name]}")
+        name = min(failed, key=lambda n: (self._said.get(n, {}).get("kind") in FOLLOWS, n))
+        said = self._said.get(name)
+        text = said["text"] if said is not None else self._text(name)
+        raise HansaError(f"the process of member {name!r} ended with status {failed[name]}: {text}")
 
     def _failed(self) -> dict[str, int]:
         return {name: p.returncode for name, p in self._processes.items() if p.poll() not in (None, 0)}
@@ -172,7 +178,7 @@ def train_in_processes(
         others = [name for name in plan.members if name != plan.hub]
         processes.start("aggregator" if plan.coopetitive is None else "hub", plan.hub, folder)
         while len(records) < 1 + len(others):
-            event = processes.next_event()
+            member, event = processes.next_event()
             if event["event"] == "listening":
                 for name in others:
                     path = folder / f"{name}.toml"
@@ -180,7 +186,7 @@ def train_in_processes(
                     processes.start(command_of(plan, name), name, folder)
             elif event["event"] == "record":
                 records[event["record"]["member"]] = event["record"]
-            elif plan.coopetitive is None or event["member"] == plan.servers[0]:
+            elif member == (plan.hub if plan.coopetitive is None else plan.servers[0]):
                 if event["event"] == "gathered":
                     startup = time.perf_counter() - started
                 report(event)
@@ -205,6 +211,7 @@ def _joint_record(plan: Plan, records: Mapping[str, dict[str, Any]]) -> dict[str
         "exchanges": first["training_rounds"],
         "trees_grown": len(first["tree_seconds"]) * plan.parameters.outputs,
         "history": first["history"],
+        "without_value": first["without_value"],
         "seconds": first["seconds"],
         # A server's connections to other servers are not the hub's to count.
         "traffic": {

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
 Float = npt.NDArray[np.float64]
 
 HIGHER_IS_BETTER = ("auc", "aucpr")
+
+METRICS = {"binary:logistic": ("auc", "aucpr", "logloss", "error"), "reg:squarederror": ("rmse", "mae")}
+METRICS_OF_CLASSES = ("auc_ovr", "merror", "logloss", "error")
+"""The metrics of a table, by objective, and those where there are several classes."""
 
 
 def _ranks(values: Float) -> Float:
@@ -29,10 +36,10 @@ def auc(predictions: Float, labels: Float) -> float:
 
 
 def aucpr(predictions: Float, labels: Float) -> float:
-    """Average precision: mean precision over positives, tied scores taken together; NaN without a positive."""
+    """Average precision: mean precision over positives, tied scores taken together; NaN where one class is missing, as XGBoost's."""
     order = np.argsort(-predictions, kind="stable")
     hits = np.cumsum(labels[order] > 0.5)
-    if not len(hits) or hits[-1] == 0:
+    if not len(hits) or hits[-1] in (0, len(hits)):
         return float("nan")
     last_of_tie = np.append(np.diff(predictions[order]) != 0, True)
     hits_at = hits[last_of_tie]
@@ -47,7 +54,11 @@ def score_table(
 
     Of classes 0, 1, ..., one against the rest: auc_ovr is the mean of the classes' auc, of those that some rows have and some have
     not; merror is the share of rows whose greatest prediction is not their class's; logloss and error are means over rows and classes.
+    A metric without a value is NaN; `without_value` says why.
     """
+    if not len(labels):
+        names = METRICS_OF_CLASSES if predictions.ndim == 2 else METRICS[objective]
+        return dict.fromkeys(names, float("nan"))
     p = predictions.astype(np.float64)
     y = labels.astype(np.float64)
     if predictions.ndim == 2:
@@ -62,6 +73,22 @@ def score_table(
     if objective == "binary:logistic":
         return {"auc": auc(p, y), "aucpr": aucpr(p, y), "logloss": _log_loss(p, y), "error": _error(p, y)}
     return {"rmse": float(np.sqrt(np.mean((p - y) ** 2))), "mae": float(np.mean(np.abs(p - y)))}
+
+
+def without_value(scores: Mapping[str, float], labels: npt.NDArray[np.float32], classes: int = 0) -> dict[str, str]:
+    """Why metrics of these test rows have no value, as parts of a sentence, by metric.
+
+    Args:
+        scores: from `score_table`. labels: float32 (n,). classes: the number of classes, 0 where there are none: a class that the
+            mean of auc_ovr leaves out is named too.
+    """
+    if not len(labels):
+        return dict.fromkeys(scores, "there are no test rows")
+    found = {name: f"the test rows all have label {labels[0]:g}" for name, value in scores.items() if math.isnan(value)}
+    if "auc_ovr" in scores and "auc_ovr" not in found:
+        missing = sorted(set(range(classes)) - set(labels.tolist()))
+        found |= {f"auc_ovr of class {k}": "no test row is of this class" for k in missing}
+    return found
 
 
 def _log_loss(p: Float, y: Float) -> float:

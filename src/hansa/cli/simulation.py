@@ -7,7 +7,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hansa.cli.coopetitive import hub_end
 from hansa.cli.cores import cores, useful_threads
 from hansa.cli.pooled_xgboost import is_installed, train_pooled_xgboost
 from hansa.cli.processes import train_in_processes
-from hansa.cli.scores import score_table
+from hansa.cli.scores import METRICS, METRICS_OF_CLASSES, score_table, without_value
 from hansa.cli.tables import Table
 from hansa.data.holdout import held_out
 from hansa.data.schema import Level, Schema
@@ -30,7 +30,7 @@ from hansa.transport.channel import Hub
 from hansa.transport.recording import RecordingHub
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.parameters import Parameters
-from hansa.trees.xgboost_json import from_json
+from hansa.trees.xgboost_json import from_json, to_json
 
 AGGREGATOR = "aggregator"
 HUB = "hub"
@@ -82,7 +82,7 @@ class Simulation:
 
     summary: dict[str, Any]
     model: bytes
-    history: Mapping[str, list[float]] = field(default_factory=dict)
+    history: Mapping[str, list[float | None]] = field(default_factory=dict)
 
 
 def member_names(values: list[str]) -> dict[str, str]:
@@ -187,12 +187,17 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
     report({"event": "stage", "text": f"{len(parts)} parties, {train.n_rows} rows, {len(train.names)} features"})
     summary, model, history = run(plan, parts, settings, report)
     ensemble = from_json(model)
+    if train.coded:
+        ensemble = replace(ensemble, codes=train.coded)
+        model = to_json(ensemble)
     tests = split_parties(test, names)
-    summary["metrics"] = _scores(ensemble, test)
+    all_rows = _scores(ensemble, test)
+    no_rows = _nothing(settings.parameters, "there are no test rows")
     members: dict[str, Any] = {}
     for name, part in parts.items():
         traffic = summary["traffic"][name]
-        alone = None
+        together = _scores(ensemble, tests[name]) if name in tests else no_rows
+        alone = no_rows if settings.alone else _Scores(None, {})
         if settings.alone and name in tests:
             report({"event": "stage", "text": f"{name} alone"})
             alone = _train_alone(plan, part, tests[name])
@@ -203,10 +208,8 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
             "class_shares": [float(np.mean(part.label == k)) for k in range(settings.parameters.num_class)],
             "bytes_up": traffic["bytes_up"],
             "bytes_down": traffic["bytes_down"],
-            "metrics": {
-                "together": _scores(ensemble, tests[name]) if name in tests else None,
-                "alone": alone,
-            },
+            "metrics": {"together": together.metrics, "alone": alone.metrics},
+            "without_value": {"together": together.without_value, "alone": alone.without_value},
         }
     pooled = _train_pooled(plan, train, test, report) if settings.pooled else {}
     seconds = summary["seconds"]
@@ -221,13 +224,31 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
             "members": members,
             "seconds": {key: seconds[key] for key in ("total", "startup", "binning", "training")},
             "round_trips_per_tree": summary["exchanges"] / summary["trees_grown"],
-            "metrics": summary["metrics"],
+            "metrics": all_rows.metrics,
+            "without_value": all_rows.without_value,
+            "held_out": {
+                "metrics": {name: values[-1] for name, values in history.items()},
+                "without_value": summary["without_value"],
+            },
             "pooled": pooled,
+            "categories": {name: len(train.categories[name]) for name in train.categorical},
+            "codes": {name: len(texts) for name, texts in train.coded.items()},
+            "warnings": warnings_of(train, test),
             "model_sha256": hashlib.sha256(model).hexdigest(),
         },
         model=model,
         history=history,
     )
+
+
+def warnings_of(train: Table, test: Table) -> list[str]:
+    """What the tables hold that is allowed but probably not meant, and which columns of texts became codes."""
+    coded = [
+        f"column {name!r}: its {len(texts)} texts became the codes 0 to {len(texts) - 1}, in sorted order, and are split as numbers; "
+        f"mode {COOPETITIVE} takes them as categories; the model file keeps the codes"
+        for name, texts in train.coded.items()
+    ]
+    return list(dict.fromkeys([*coded, *train.warnings, *test.warnings]))
 
 
 def check_labels(parameters: Parameters, train: Table) -> None:
@@ -245,18 +266,33 @@ def check_labels(parameters: Parameters, train: Table) -> None:
     )
 
 
-def _scores(ensemble: Ensemble, table: Table) -> dict[str, float | None]:
+@dataclass(frozen=True)
+class _Scores:
+    """Metrics of a model on test rows, None for one without a value, and why; no metrics at all where there is no model or no row."""
+
+    metrics: dict[str, float | None] | None
+    without_value: dict[str, str]
+
+
+def _nothing(parameters: Parameters, why: str) -> _Scores:
+    names = METRICS_OF_CLASSES if parameters.num_class else METRICS[parameters.objective]
+    return _Scores(None, dict.fromkeys(names, why))
+
+
+def _scores(ensemble: Ensemble, table: Table) -> _Scores:
     return _scores_of(ensemble.objective, ensemble.predict(table.features, cores()), table)
 
 
-def _scores_of(objective: str, predictions: npt.NDArray[np.float32], table: Table) -> dict[str, float | None]:
+def _scores_of(objective: str, predictions: npt.NDArray[np.float32], table: Table) -> _Scores:
     values = score_table(objective, predictions, table.label)
-    return {name: None if np.isnan(value) else value for name, value in values.items()}
+    classes = predictions.shape[1] if predictions.ndim == 2 else 0
+    metrics = {name: None if np.isnan(value) else value for name, value in values.items()}
+    return _Scores(metrics, without_value(values, table.label, classes))
 
 
 def _train_over_tls(
     plan: Plan, parts: Mapping[str, Table], settings: Settings, report: Report
-) -> tuple[dict[str, Any], bytes, dict[str, list[float]]]:
+) -> tuple[dict[str, Any], bytes, dict[str, list[float | None]]]:
     with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
         record, model, startup = train_in_processes(
             Path(folder),
@@ -273,19 +309,12 @@ def _train_over_tls(
 
 def _train_in_process(
     plan: Plan, parts: Mapping[str, Table], settings: Settings, report: Report
-) -> tuple[dict[str, Any], bytes, dict[str, list[float]]]:
+) -> tuple[dict[str, Any], bytes, dict[str, list[float | None]]]:
     at: dict[str, float] = {"start": time.perf_counter()}
 
     def note(progress: Progress) -> None:
         at.setdefault(progress.stage, time.perf_counter())
-        report(
-            {
-                "event": progress.stage,
-                "trees": progress.trees,
-                "rounds": progress.rounds,
-                "metrics": progress.metrics,
-            }
-        )
+        report(progress.as_event())
 
     def wrap(hub: Hub) -> Hub:
         return hub if settings.transcript is None else RecordingHub(hub, settings.transcript, AGGREGATOR)
@@ -301,6 +330,7 @@ def _train_in_process(
     summary = {
         "exchanges": run.outcome.exchanges,
         "trees_grown": run.outcome.trees_grown,
+        "without_value": run.outcome.without_value,
         "seconds": {
             "startup": at["gathered"] - at["start"],
             "binning": at["binned"] - at["gathered"],
@@ -313,7 +343,7 @@ def _train_in_process(
 
 def _share_in_process(
     plan: Plan, parts: Mapping[str, Table], settings: Settings, report: Report
-) -> tuple[dict[str, Any], bytes, dict[str, list[float]]]:
+) -> tuple[dict[str, Any], bytes, dict[str, list[float | None]]]:
     at: dict[str, float] = {"start": time.perf_counter()}
     steps: list[str] = []
 
@@ -321,14 +351,7 @@ def _share_in_process(
         if progress.stage == "binned":
             steps.clear()
         at.setdefault(progress.stage, time.perf_counter())
-        report(
-            {
-                "event": progress.stage,
-                "trees": progress.trees,
-                "rounds": progress.rounds,
-                "metrics": progress.metrics,
-            }
-        )
+        report(progress.as_event())
 
     def observe(step: str, _: int) -> None:
         steps.append(step)
@@ -345,6 +368,7 @@ def _share_in_process(
     summary = {
         "exchanges": len(steps),
         "trees_grown": run.members[plan.servers[0]].trees * plan.parameters.outputs,
+        "without_value": run.members[plan.servers[0]].without_value,
         "seconds": {
             "startup": at["gathered"] - at["start"],
             "binning": at["binned"] - at["gathered"],
@@ -355,7 +379,7 @@ def _share_in_process(
     return summary, model, values_alone(run.members[plan.servers[0]].history)
 
 
-def values_alone(history: Mapping[str, list[tuple[int, float]]]) -> dict[str, list[float]]:
+def values_alone(history: Mapping[str, list[tuple[int, float | None]]]) -> dict[str, list[float | None]]:
     """Metric -> its values, in the order of the steps."""
     return {name: [value for _, value in values] for name, values in history.items()}
 
@@ -377,11 +401,28 @@ def _local(plan: Plan, name: str) -> Plan:
     )
 
 
-def _train_alone(plan: Plan, train: Table, test: Table) -> dict[str, float | None] | None:
-    """Metrics of a model of this party's rows only; None where it has one class only. See `_predict_local` for several."""
-    if plan.parameters.objective == "binary:logistic" and len(np.unique(train.label)) < 2:
-        return None
-    return _scores_of(plan.parameters.objective, _predict_local(plan, "alone", train, test), test)
+def _train_alone(plan: Plan, train: Table, test: Table) -> _Scores:
+    """Metrics of a model of this party's rows only; none where they cannot train one. See `_predict_local` for several classes."""
+    labels = np.unique(_counted_labels(plan, train))
+    why = ""
+    if not len(labels):
+        why = "no row of weight above 0 is left to train on"
+    elif plan.parameters.objective == "binary:logistic" and len(labels) == 1:
+        why = f"its training rows all have label {labels[0]:g}"
+    if why:
+        return _nothing(plan.parameters, why)
+    try:
+        predictions = _predict_local(plan, "alone", train, test)
+    except HansaError as error:
+        return _nothing(plan.parameters, str(error))
+    return _scores_of(plan.parameters.objective, predictions, test)
+
+
+def _counted_labels(plan: Plan, train: Table) -> npt.NDArray[np.float32]:
+    """Labels of the rows that training counts: not held out, and of a weight above 0."""
+    counted = np.ones(train.n_rows, np.bool_) if train.weight is None else train.weight > 0
+    counted &= ~held_out(train.features, train.label, plan.evaluation_fraction, plan.parameters.seed)
+    return train.label[counted]
 
 
 def _predict_local(
@@ -395,8 +436,7 @@ def _predict_local(
     found = []
     for label in [train.label == k for k in range(classes)] if classes else [train.label]:
         rows = replace(train, label=label.astype(np.float32))
-        held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
-        if classes and len(values := np.unique(rows.label[~held])) == 1:
+        if classes and len(values := np.unique(_counted_labels(plan, rows))) == 1:
             found.append(np.full(test.n_rows, values[0], np.float32))
             continue
         run = train_in_process(single, {name: rows.rows()}, threads=useful_threads(), report=report)
@@ -419,9 +459,8 @@ def _train_pooled(plan: Plan, train: Table, test: Table, report: Report) -> dict
             seconds["training"] += at["trained"] - at["binned"]
 
     predictions = _predict_local(plan, "pooled", train, test, note)
-    result: dict[str, Any] = {
-        "hansa": {"metrics": _scores_of(plan.parameters.objective, predictions, test), "seconds": seconds}
-    }
+    scores = _scores_of(plan.parameters.objective, predictions, test)
+    result: dict[str, Any] = {"hansa": {**asdict(scores), "seconds": seconds}}
     if is_installed():
         report({"event": "stage", "text": "pooled, XGBoost"})
         held = held_out(train.features, train.label, plan.evaluation_fraction, plan.parameters.seed)
@@ -431,7 +470,7 @@ def _train_pooled(plan: Plan, train: Table, test: Table, report: Report) -> dict
             raise HansaError("XGBoost gave no predictions")
         result["xgboost"] = {
             "version": answer["version"],
-            "metrics": _scores_of(plan.parameters.objective, theirs, test),
+            **asdict(_scores_of(plan.parameters.objective, theirs, test)),
             "seconds": {key: values[-1] for key, values in answer["seconds"].items()},
         }
     return result

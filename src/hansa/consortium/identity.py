@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import NameOID
 
 from hansa.errors import IdentityError
+from hansa.files import failed, make_folder
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 IDENTITY_KEY_FILE = "identity_key.pem"
@@ -149,9 +150,10 @@ def save_identity(identity: Identity, folder: Path) -> None:
     """Write keys (mode 0600), certificate and card into `folder` (mode 0700), which may not hold any yet.
 
     Raises:
-        IdentityError: the folder holds an identity already, or others can read it.
+        IdentityError: the folder holds an identity already, or others can read it. OutputError: a file cannot be written; then
+            none is left there.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(folder)
     if folder.stat().st_mode & 0o077:
         raise IdentityError(f"{folder}: other accounts can read this folder; run `chmod 700 {folder}`")
     files = {
@@ -163,8 +165,15 @@ def save_identity(identity: Identity, folder: Path) -> None:
     taken = [name for name in files if (folder / name).exists()]
     if taken:
         raise IdentityError(f"{folder}: holds {', '.join(taken)} already; name another folder or move it away")
+    made: list[Path] = []
     for name, content in files.items():
-        _write_private(folder / name, content)
+        try:
+            _write_private(folder / name, content)
+        except OSError as error:
+            for path in made:
+                path.unlink(missing_ok=True)
+            raise failed(folder / name, error) from error
+        made.append(folder / name)
 
 
 def load_identity(folder: Path) -> Identity:
@@ -266,8 +275,14 @@ def _certificate_pem(certificate: bytes) -> bytes:
 def _write_private(path: Path, content: bytes) -> None:
     # O_EXCL: never over an existing file, and never through a link that somebody laid.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _read(path: Path) -> bytes:

@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import hmac
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from hansa.consortium.policy import Policy
 from hansa.errors import PlanError
+from hansa.files import failed
 from hansa.secure.prg import fresh_key
 
 KEY_BYTES = 32
@@ -65,7 +66,7 @@ class Ledger:
         path: of the file. The key lies beside it, `.key` behind its name.
 
     Raises:
-        PlanError: the file is not a ledger, or its key is missing or another's.
+        PlanError: the file is not a ledger, or its key is missing or another's. OutputError: it cannot be opened or written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,20 +98,7 @@ class Ledger:
             PlanError: rows that share a column with these met others, or as often as is allowed; or the ledger cannot be read.
         """
         with self._locked() as (file, known):
-            before = [old for old in known if not set(entry.columns).isdisjoint(old.columns)]
-            if not policy.allow_other_rosters:
-                for old in before:
-                    if (change := _change(old, entry)) is not None:
-                        raise PlanError(
-                            f"these rows, or a column with the same values, were in a {old.mode} run with other people or counts: "
-                            f"{change}. The difference of both sums would show the part of whoever left, came or changed; "
-                            f"{self.path} keeps count (allow_other_rosters in this party's policy says otherwise)"
-                        )
-            if policy.most_runs is not None and len(before) >= policy.most_runs:
-                raise PlanError(
-                    f"these rows, or a column with the same values, were trained on {len(before)} times; this party's policy allows "
-                    f"{policy.most_runs} (most_runs; {self.path} keeps count)"
-                )
+            self._check(known, entry.columns, entry.parties, policy)
             end = os.lseek(file, 0, os.SEEK_END)
             try:
                 _write_all(file, msgspec.json.encode(entry) + b"\n")
@@ -119,13 +107,44 @@ class Ledger:
                 os.ftruncate(file, end)  # a line cut off by a full disk would make the whole ledger unreadable
                 raise
 
+    def check(self, columns: tuple[str, ...], people: Mapping[str, str], policy: Policy) -> None:
+        """Refuse what `admit` would refuse whatever the others' numbers of rows; nothing is written.
+
+        Args:
+            columns: of this party's rows. people: the parties' identity keys in hex, by name.
+
+        Raises:
+            PlanError: as `admit`.
+        """
+        with self._locked() as (_, known):
+            self._check(known, columns, people, policy)
+
+    def _check(
+        self, known: list[Entry], columns: tuple[str, ...], people: Mapping[str, str] | tuple[Met, ...], policy: Policy
+    ) -> None:
+        before = [old for old in known if not set(columns).isdisjoint(old.columns)]
+        if not policy.allow_other_rosters:
+            for old in before:
+                change = _change(old, people) if isinstance(people, tuple) else _people_change(old, people)
+                if change is not None:
+                    raise PlanError(
+                        f"these rows, or a column with the same values, were in a {old.mode} run with other people or counts: "
+                        f"{change}. The difference of both sums would show the part of whoever left, came or changed; "
+                        f"{self.path} keeps count (allow_other_rosters in this party's policy says otherwise)"
+                    )
+        if policy.most_runs is not None and len(before) >= policy.most_runs:
+            raise PlanError(
+                f"these rows, or a column with the same values, were trained on {len(before)} times; this party's policy allows "
+                f"{policy.most_runs} (most_runs; {self.path} keeps count)"
+            )
+
     @contextmanager
     def _locked(self) -> Iterator[tuple[int, list[Entry]]]:
         """The open file, held by this process alone, and what stands in it."""
         try:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise PlanError(f"{self.path}: the ledger cannot be opened: {error.strerror}; name another file") from error
+            raise failed(self.path, error) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             os.fchmod(file, 0o600)
@@ -133,7 +152,7 @@ class Ledger:
                 self._begin(file)
             yield file, self._read(file)
         except OSError as error:
-            raise PlanError(f"{self.path}: the ledger cannot be read or written: {error.strerror}") from error
+            raise failed(self.path, error) from error
         finally:
             os.close(file)
 
@@ -192,21 +211,26 @@ def _column_hash(key: bytes, column: npt.NDArray[np.float32]) -> str:
     return hmac.new(key, head + content, hashlib.sha256).hexdigest()
 
 
-def _change(old: Entry, new: Entry) -> str | None:
-    """How the people or counts of two runs differ, in words; None where they do not."""
-    if old.parties == new.parties:
-        return None
+def _people_change(old: Entry, people: Mapping[str, str]) -> str | None:
+    """How the people of a run and those of an older one differ, in words; None where they do not."""
+    before = {met.name: met.identity for met in old.parties}
+    if before.keys() != people.keys():
+        return f"then {', '.join(before)}; now {', '.join(people)}"
+    changed = [name for name in before if before[name] != people[name]]
+    return f"member {changed[0]!r} has another identity key than then" if changed else None
+
+
+def _change(old: Entry, parties: tuple[Met, ...]) -> str | None:
+    """The same, of people and the numbers of rows that they say they have."""
+    change = _people_change(old, {met.name: met.identity for met in parties})
+    if change is not None:
+        return change
     before = {met.name: met for met in old.parties}
-    after = {met.name: met for met in new.parties}
-    if before.keys() != after.keys():
-        return f"then {', '.join(before)}; now {', '.join(after)}"
-    for name, met in after.items():
-        if met.identity != before[name].identity:
-            return f"member {name!r} has another identity key than then"
-        if met != before[name]:
-            then = f"{before[name].rows} and {before[name].evaluation_rows} held out"
-            return f"member {name!r} said {then} rows then, and {met.rows} and {met.evaluation_rows} held out now"
-    return "the parties are listed in another order"
+    for met in parties:
+        if met != before[met.name]:
+            then = f"{before[met.name].rows} and {before[met.name].evaluation_rows} held out"
+            return f"member {met.name!r} said {then} rows then, and {met.rows} and {met.evaluation_rows} held out now"
+    return None
 
 
 def _write_all(file: int, content: bytes) -> None:

@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 
 from hansa.consortium.identity import Card, card_toml, check_name, verify_card
 from hansa.errors import IdentityError
+from hansa.files import write_whole
 
 _DIGEST_PREFIX = b"hansa members 1\0"
 _FIELDS = ("name", "identity", "certificate", "signature")
@@ -110,10 +111,10 @@ def read_members(path: Path, now: datetime | None = None) -> Members:
 
 
 def write_members(path: Path, members: Members) -> None:
-    """Write the members file, in the order of names."""
+    """Write the members file, in the order of names. Raises OutputError."""
     heading = f"# Hansa members file. SHA-256 of its members: {members.digest().hex()}\n"
     tables = [card_toml(card) for _, card in sorted(members.items())]
-    path.write_text("\n".join([heading, *tables]), encoding="ascii")
+    write_whole(path, "\n".join([heading, *tables]).encode("ascii"), private=False)
 
 
 def _found(rest: Mapping[str, object]) -> str:

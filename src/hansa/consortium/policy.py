@@ -25,6 +25,14 @@ Counted = tuple[str, int, int]
 """A member, and how many training and held-out rows it says that it has."""
 
 
+class Rule(msgspec.Struct, frozen=True):
+    """One rule of a policy, held to one plan: the key of the table [policy], whether it is met, and what the plan has."""
+
+    key: str
+    met: bool
+    text: str
+
+
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A party's own conditions. What is None, or at its default, restricts nothing but where it says so.
 
@@ -86,43 +94,53 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def check_plan(self, plan: Plan) -> None:
         """Raise PlanError where the plan is not allowed, before anybody is dialled."""
-        for rule, found, allowed in self._plan_rules(plan):
-            if not allowed:
-                raise PlanError(f"the plan has {found}, and this party's policy does not allow it ({rule})")
+        for rule in self.rules(plan):
+            if not rule.met:
+                raise PlanError(f"the plan has {rule.text}, and this party's policy does not allow it ({rule.key})")
+
+    def rules(self, plan: Plan) -> tuple[Rule, ...]:
+        """Each rule that the plan alone can break, and whether it does."""
+        return tuple(Rule(key, met, text) for key, text, met in self._plan_rules(plan))
 
     def _plan_rules(self, plan: Plan) -> Iterable[tuple[str, str, bool]]:
-        """Each rule that the plan alone can break: its key, what the plan has, whether that is allowed."""
         mode = STRENGTH.index(plan.mode) >= STRENGTH.index(self.least_mode)
-        yield f"least_mode = {self.least_mode!r}", f"mode {plan.mode!r}", mode
+        yield "least_mode", f"mode {plan.mode!r} (demanded: {self.least_mode!r} or stronger)", mode
         if plan.mode != "federated":
-            parties = len(plan.parties)
-            least = self.least_parties
-            yield "allow_two_parties", f"{parties} parties, fewer than {least}", parties >= least
+            parties, least = len(plan.parties), self.least_parties
+            yield "allow_two_parties", f"{parties} parties (demanded: at least {least})", parties >= least
             k = plan.min_party_rows
-            yield f"least_party_rows = {self.least_party_rows}", f"min_party_rows {k}", k >= self.least_party_rows
+            text = f"privacy.min_party_rows {k} (demanded: at least {self.least_party_rows})"
+            yield "least_party_rows", text, k >= self.least_party_rows
         weights = () if plan.schema.weight is None else (plan.schema.weight,)
-        for rule, what, names, allowed in (
+        for key, what, names, allowed in (
             ("aggregators", "aggregator" if plan.coopetitive is None else "hub", (plan.hub,), self.aggregators),
             ("servers", "server", plan.servers, self.servers),
             ("receivers", "receiver", plan.receivers, self.receivers),
             ("features", "feature", (*plan.schema.features, *weights), self.features),
             ("labels", "label", (plan.schema.label,), self.labels),
         ):
-            for name in names:
-                yield rule, f"{what} {name!r}", allowed is None or name in allowed
+            if allowed is not None:
+                others = [name for name in names if name not in allowed]
+                shown = ", ".join(map(repr, others or names))
+                yield key, f"{what} {shown} (allowed: {', '.join(allowed)})", not others
         parameters = plan.parameters
         cells, weight = self.least_min_cell_rows, self.least_min_child_weight
-        yield f"least_min_cell_rows = {cells}", f"min_cell_rows {plan.min_cell_rows}", plan.min_cell_rows >= cells
-        given = parameters.min_child_weight
-        yield f"least_min_child_weight = {weight:g}", f"min_child_weight {given:g}", given >= weight
-        for rule, most, name, value in (
-            ("most_max_bin", self.most_max_bin, "max_bin", parameters.max_bin),
-            ("most_max_depth", self.most_max_depth, "max_depth", parameters.max_depth),
-            ("most_rounds", self.most_rounds, "rounds", parameters.rounds),
+        if cells:
+            text = f"privacy.min_cell_rows {plan.min_cell_rows} (demanded: at least {cells})"
+            yield "least_min_cell_rows", text, plan.min_cell_rows >= cells
+        if weight:
+            text = f"min_child_weight {parameters.min_child_weight:g} (demanded: at least {weight:g})"
+            yield "least_min_child_weight", text, parameters.min_child_weight >= weight
+        for name, most, value in (
+            ("max_bin", self.most_max_bin, parameters.max_bin),
+            ("max_depth", self.most_max_depth, parameters.max_depth),
+            ("rounds", self.most_rounds, parameters.rounds),
         ):
-            yield f"{rule} = {most}", f"{name} {value}", most is None or value <= most
-        digest = plan.digest().hex()
-        yield "plans", f"the digest {digest}", self.plans is None or digest in self.plans
+            if most is not None:
+                yield f"most_{name}", f"{name} {value} (allowed: at most {most})", value <= most
+        if self.plans is not None:
+            digest = plan.digest().hex()
+            yield "plans", f"the digest {digest} (allowed: {', '.join(self.plans)})", digest in self.plans
 
     @property
     def least_parties(self) -> int:
@@ -183,11 +201,8 @@ class Batch(msgspec.Struct, frozen=True):
     label: int | None
 
     def __str__(self) -> str:
-        return (
-            ("held-out" if self.held else "training")
-            + " rows"
-            + ("" if self.label is None else f" of class {self.label}")
-        )
+        held = "held-out" if self.held else "training"
+        return f"{held} rows" if self.label is None else f"{held} rows of class {self.label}"
 
 
 def batches_of(plan: Plan) -> tuple[Batch, ...]:

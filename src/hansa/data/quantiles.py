@@ -52,8 +52,8 @@ KEY_BITS = 32
 REFINEMENTS = (KEY_BITS - FIRST_BITS) // STEP_BITS
 """Rounds after the first, at most."""
 
-MAX_MAX_BIN = 65_536
-"""Codes of one feature must fit uint16."""
+MAX_MAX_BIN = 65_535
+"""Codes of one feature, the one of missing values included, must fit uint16."""
 
 # Keys of finite values: -FLT_MAX is the lowest key of cell 0x008, +inf the lowest of cell 0xFF8. Both are
 # 12-bit cell boundaries, so that no cell mixes finite values with infinities or NaN.
@@ -333,7 +333,7 @@ class Cuts:
     """Where the bins of every feature end. The same at every member.
 
     A value x is in bin #{cuts <= x}, so that x < cut goes left (XGBoost's rule). A missing value has the
-    feature's last code where any pooled row lacks the feature.
+    code behind the last bin where any pooled row lacks the feature.
 
     Attributes:
         offsets: int64 (n_features + 1): feature f's cuts are values[offsets[f]:offsets[f + 1]].
@@ -363,9 +363,14 @@ class Cuts:
         return len(self.offsets) - 1
 
     @property
+    def n_bins(self) -> Array:
+        """int64 (n_features,): bins of each feature's values: at most max_bin."""
+        return np.diff(self.offsets) + 1
+
+    @property
     def n_codes(self) -> Array:
         """int64 (n_features,): codes of each feature, the one for missing included."""
-        return np.diff(self.offsets) + 1 + self.has_missing
+        return self.n_bins + self.has_missing
 
     def of(self, feature: int) -> Array:
         """Inner cuts of one feature, float32."""
@@ -423,7 +428,7 @@ class CutSearch:
 
     Attributes:
         n_features, n_rows: features and pooled rows (all parties, missing values included).
-        max_bin: bins of a feature at most, the one for missing values included; 2 to 65536.
+        max_bin: bins of a feature's values at most, 2 to 65535; missing values have a code beyond them.
         min_cell_rows: a cell of this many rows or fewer is never split; at least 1.
         bits: prefix length of the cells counted so far: 0, 12, 17, 22, 27 or 32.
         cells: what is known of each feature; empty before the first answer.
@@ -503,7 +508,7 @@ class CutSearch:
             lows, counts = self.final_cells(feature)
             highs = self._highs(feature)
             missing = int(counts.sum()) < self.n_rows
-            firsts = first_cells_of_bins(counts, self.max_bin - missing)[1:]
+            firsts = first_cells_of_bins(counts, self.max_bin)[1:]
             keys = [
                 int(lows[first])
                 if counts[first] > self.min_cell_rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from hansa.errors import PlanError
@@ -11,6 +12,12 @@ Level = str | int
 
 MISSING_WORDS = ("", "na", "nan", "null")
 """What a cell says, spaces and case aside, that has no value."""
+
+DECIMAL_SIGNS = (".", ",")
+"""What may stand between the whole part of a number and its fraction."""
+
+BARRED = ("[", "]", "<", "\0")
+"""What XGBoost's Python does not take in a feature's name; zero bytes end its C strings."""
 
 WHOLE = 2**53
 """Whole numbers below this, of either sign, are exact as float64: levels that are numbers are such."""
@@ -27,15 +34,17 @@ class Schema:
         weight: name of the column with each row's weight, or None where every row weighs 1.
         categories: by feature, the levels of a categorical one, all texts or all whole numbers; a level's place is its code.
             Empty for an ordered feature; () where all are.
+        decimal: the decimal sign of numbers that stand in a table as texts.
 
-    Raises PlanError where a name is empty or used twice, where there is no feature, and where levels are no list of different
-    texts or whole numbers.
+    Raises PlanError where a name is empty or used twice, where there is no feature, where XGBoost would refuse a feature's name, and
+    where levels are no list of different texts or whole numbers.
     """
 
     features: tuple[str, ...]
     label: str
     weight: str | None = None
     categories: tuple[tuple[Level, ...], ...] = ()
+    decimal: str = "."
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", _names(self.features))
@@ -53,6 +62,8 @@ class Schema:
         for name, own in zip(self.features, levels, strict=False):
             _check_levels(name, own)
         object.__setattr__(self, "categories", levels if any(levels) else ())
+        if self.decimal not in DECIMAL_SIGNS:
+            raise PlanError(f'schema.decimal: expected "." or ",", found {self.decimal!r}')
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -72,11 +83,26 @@ def _names(features: object) -> tuple[str, ...]:
     for name in features:
         if not isinstance(name, str) or not name:
             raise PlanError(f"schema.features: {name!r} is no column name; write the column's name")
+        fault = name_fault(name)
+        if fault is not None:
+            raise PlanError(f"schema.features: {fault}")
     return tuple(features)
 
 
+def name_fault(name: str) -> str | None:
+    """Why XGBoost would refuse a feature of this name, and the cure; None where it would not."""
+    barred = [sign for sign in BARRED if sign in name]
+    if barred:
+        return f"feature name {name!r}: XGBoost takes no [, ] or < in a name, and no zero byte; rename the column"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return f"feature name {name!r}: it cannot be written as UTF-8; rename the column"
+    return None
+
+
 def _refuse_repeats(columns: tuple[str, ...]) -> None:
-    repeated = sorted({name for name in columns if columns.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(columns).items() if count > 1)
     if repeated:
         raise PlanError(
             f"schema: column {repeated[0]!r} is named more than once; "

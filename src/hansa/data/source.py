@@ -1,34 +1,28 @@
 """A party's rows, read from its own file and held to the schema.
 
-DuckDB reads CSV (plain or .gz) and Parquet; pyarrow reads Arrow IPC and Feather. `_OPENERS` maps a file's
-ending to the function that opens it; a source that a party describes in SQL will be one more way to make a
-`_Table`.
+`files` opens a table, `cells` says which texts are numbers. Columns are addressed by position: names and paths from outside never
+become part of a statement. Rows are numbered from 1, the header not counted. The number of scans does not grow with the columns.
 
-Every cell of a CSV file is read as text and cast here, so that its meaning never depends on which rows were
-sampled to guess a type. Columns are addressed by position: names and paths from outside never become part of
-a statement. Rows are numbered from 1, the header not counted.
-
-Missing: an empty cell, or NA, NaN or null in any case (CSV); null or NaN (Parquet, Arrow). true and false
-are 1 and 0.
+Missing: an empty cell, or NA, NaN or null in any case (texts); null or NaN (other types). true and false are 1 and 0. Texts that mean
+a number are numbers in every file.
 
 A categorical column is read as its levels, and becomes codes: texts are compared letter by letter, numbers as numbers. Texts that
-mean a missing value in a CSV file do so in every file.
+mean a missing value do so in every file.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from hansa.data.cells import disguise, is_numeric, is_text, number, word
+from hansa.data.files import OpenTable, open_table
 from hansa.data.schema import MISSING_WORDS, Level, Schema
 from hansa.errors import DataError, PlanError
 
@@ -36,11 +30,16 @@ Array = NDArray[Any]
 LabelKind = Literal["binary", "numeric"] | int
 """Labels 0 and 1; any finite number; or, as a number K, the classes 0 to K - 1."""
 
-_NUMERIC = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|BOOLEAN|DECIMAL\(.*\)")
-_DELIMITERS = ",;\t|"
-
 SHOWN_LEVELS = 5
 """Levels that an error lists."""
+
+SHOWN_NAMES = 12
+"""Columns that an error lists."""
+
+SHOWN_CHARACTERS = 60
+"""Of a cell that an error quotes."""
+
+A_NUMBER = "a number (at most 3.4e38, or empty for missing)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +50,13 @@ class Rows:
         features: float32 (n_features, n_rows), C-contiguous, finite or NaN for missing; codes of a categorical feature.
         label: float32 (n_rows,), finite.
         weight: float32 (n_rows,), finite, not negative, not all zero; None where the schema names none.
+        warnings: sentences about values that float32 cannot hold apart, for the party's own eyes.
     """
 
     features: Array
     label: Array
     weight: Array | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def n_rows(self) -> int:
@@ -174,18 +175,30 @@ def read_rows(path: str | Path, schema: Schema, *, label_kind: LabelKind) -> Row
     float32's range; missing or NaN label or weight; negative weight; all weights zero.
     """
     _check_label_kind(label_kind)
-    table = _open(Path(path))
-    for departure in _column_departures(table, schema):
-        raise DataError(str(departure))
-    columns = _load(table, schema)
-    for departure in _value_departures(table, schema, columns, label_kind):
-        raise DataError(str(departure))
+    with open_table(path) as table:
+        for departure in _column_departures(table, schema):
+            raise DataError(str(departure))
+        columns = load_columns(table, _wanted(schema), schema.decimal)
+        for departure in _value_departures(table, schema, columns, label_kind, 1):
+            raise DataError(str(departure))
+        warnings = coarse_warnings(table, columns, _numeric(schema, columns), schema.decimal)
     n_rows = len(columns[schema.label].values)
     features = np.empty((len(schema.features), n_rows), dtype=np.float32)
     for index, name in enumerate(schema.features):
         features[index] = columns.pop(name).values  # let go of each column as soon as it is copied
     weight = None if schema.weight is None else columns[schema.weight].values
-    return Rows(features, columns[schema.label].values, weight)
+    return Rows(features, columns[schema.label].values, weight, tuple(warnings))
+
+
+def _wanted(schema: Schema) -> dict[str, tuple[Level, ...]]:
+    levels = schema.levels
+    return {name: levels.get(name, ()) for name in schema.columns}
+
+
+def _numeric(schema: Schema, columns: Mapping[str, Column]) -> list[str]:
+    """The columns of numbers among those that were loaded."""
+    levels = schema.levels
+    return [name for name in schema.columns if name in columns and name not in levels]
 
 
 def check_rows(path: str | Path, schema: Schema, *, label_kind: LabelKind) -> CheckReport:
@@ -194,14 +207,15 @@ def check_rows(path: str | Path, schema: Schema, *, label_kind: LabelKind) -> Ch
     Raises DataError only where the file cannot be read as a table at all.
     """
     _check_label_kind(label_kind)
-    table = _open(Path(path))
-    departures = list(_column_departures(table, schema))
-    columns = _load(table, schema)
-    departures += _value_departures(table, schema, columns, label_kind)
+    with open_table(path) as table:
+        departures = list(_column_departures(table, schema))
+        columns = load_columns(table, _wanted(schema), schema.decimal)
+        departures += _value_departures(table, schema, columns, label_kind)
+        coarse = coarse_warnings(table, columns, _numeric(schema, columns), schema.decimal)
     features = tuple(_summary(name, columns[name]) for name in schema.features if name in columns)
     label = _summary(schema.label, columns[schema.label]) if schema.label in columns else None
     n_rows = len(next(iter(columns.values())).values) if columns else 0
-    warnings = tuple(_warnings(features, label, n_rows, label_kind))
+    warnings = (*_warnings(features, label, n_rows, label_kind), *coarse)
     return CheckReport(table.file, n_rows, tuple(departures), warnings, features, label, label_kind)
 
 
@@ -210,256 +224,163 @@ def _check_label_kind(label_kind: LabelKind) -> None:
         raise PlanError(f"label_kind: expected 'binary', 'numeric' or a number of classes, found {label_kind!r}")
 
 
-# --- opening -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """An open table. `relation` stands after FROM, has columns c0, c1, ...; `parameters` fill its marks."""
-
-    file: str
-    names: tuple[str, ...]
-    types: tuple[str, ...]
-    is_text: bool
-    connection: duckdb.DuckDBPyConnection
-    relation: str
-    parameters: tuple[str, ...]
-
-    def fetch(
-        self, selection: str, end: str = "", parameters: Sequence[Sequence[Level]] = ()
-    ) -> duckdb.DuckDBPyConnection:
-        """`parameters` fill the marks of the selection."""
-        filled = [*map(list, parameters), *self.parameters]
-        try:
-            return self.connection.execute(f"SELECT {selection} FROM {self.relation} {end}", filled)
-        except duckdb.Error as error:
-            raise _unreadable(self.file, error) from error
-
-
-def _open(path: Path) -> _Table:
-    if not path.is_file():
-        raise DataError(f"{path}: expected a file, found none; check the path")
-    for ending, opener in _OPENERS.items():
-        if path.name.lower().endswith(ending):
-            try:
-                return opener(path)
-            except (duckdb.Error, OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-                raise _unreadable(str(path), error) from error
-    raise DataError(
-        f"{path}: expected a file ending in one of {', '.join(_OPENERS)}, "
-        f"found {path.suffix or 'no ending'!r}; write the table in one of these formats"
-    )
-
-
-def _unreadable(file: str, error: Exception) -> DataError:
-    reason = " ".join(str(error).split("Possible fixes")[0].split())
-    return DataError(f"{file}: expected a readable table, found: {reason}; repair the file or write it again")
-
-
-def _connect() -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(
-        ":memory:", config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
-    )
-
-
-def _literal(path: Path) -> str:
-    # DuckDB takes * ? [ in a path for patterns; in brackets they stand for themselves.
-    return re.sub(r"[*?\[]", lambda match: f"[{match.group()}]", str(path.resolve()))
-
-
-def _aliases(n_columns: int) -> str:
-    return ", ".join(f"c{index}" for index in range(n_columns))
-
-
-def _open_csv(path: Path) -> _Table:
-    names, delimiter = _read_header(path)
-    columns = ", ".join(f"'c{index}': 'VARCHAR'" for index in range(len(names)))
-    compression = "gzip" if path.name.lower().endswith(".gz") else "none"
-    relation = (
-        f"read_csv(?, delim = '{delimiter}', quote = '\"', escape = '\"', header = true, "
-        f"auto_detect = false, columns = {{{columns}}}, compression = '{compression}', "
-        "hive_partitioning = false)"
-    )
-    types = ("VARCHAR",) * len(names)
-    return _Table(str(path), names, types, True, _connect(), relation, (_literal(path),))
-
-
-def _read_header(path: Path) -> tuple[tuple[str, ...], str]:
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
-    with opened(path, "rt", encoding="utf-8-sig", newline="") as lines:
-        first = lines.readline()
-    unquoted = re.sub(r'"[^"]*"', "", first)
-    delimiter = max(_DELIMITERS, key=unquoted.count)
-    names = next(csv.reader([first], delimiter=delimiter, strict=True), [])
-    if not names:
-        raise DataError(f"{path}: expected a header line with column names, found none; write one")
-    return tuple(names), delimiter
-
-
-def _open_parquet(path: Path) -> _Table:
-    connection, literal = _connect(), _literal(path)
-    names = _parquet_names(connection, literal)
-    relation = f"read_parquet(?, hive_partitioning = false) AS t({_aliases(len(names))})"
-    described = connection.execute(f"DESCRIBE SELECT * FROM {relation}", [literal]).fetchall()
-    types = tuple(str(row[1]) for row in described)
-    return _Table(str(path), names, types, False, connection, relation, (literal,))
-
-
-def _parquet_names(connection: duckdb.DuckDBPyConnection, literal: str) -> tuple[str, ...]:
-    # The schema as written, depth first: DuckDB's own listing would rename repeated columns.
-    elements = connection.execute("SELECT name, num_children FROM parquet_schema(?)", [literal]).fetchall()
-    names, nested = [], 0
-    for name, children in elements[1:]:
-        if nested == 0:
-            names.append(str(name))
-        nested = max(nested - 1, 0) + (children or 0)
-    return tuple(names)
-
-
-def _open_arrow(path: Path) -> _Table:
-    try:
-        import pyarrow as pa
-        from pyarrow import feather, ipc
-    except ImportError as error:
-        raise DataError(
-            f"{path}: reading Arrow files needs the package pyarrow, which is missing; "
-            "install it with: pip install 'hansa[arrow]'"
-        ) from error
-    try:
-        with path.open("rb") as file:
-            # Arrow streams begin without the magic bytes of Arrow and Feather files.
-            is_file = file.read(4) in (b"ARRO", b"FEA1")
-            file.seek(0)
-            table = feather.read_table(path) if is_file else ipc.open_stream(file).read_all()
-        names = tuple(table.column_names)
-        table = table.rename_columns([f"c{index}" for index in range(len(names))])
-        halves = [pa.float32() if pa.types.is_float16(field.type) else field.type for field in table.schema]
-        table = table.cast(
-            pa.schema([pa.field(field.name, to) for field, to in zip(table.schema, halves, strict=True)])
-        )
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(str(path), error) from error
-    connection = _connect()
-    connection.register("arrow_table", table)
-    described = connection.execute("DESCRIBE SELECT * FROM arrow_table").fetchall()
-    types = tuple(str(row[1]) for row in described)
-    return _Table(str(path), names, types, False, connection, "arrow_table", ())
-
-
-_OPENERS: dict[str, Callable[[Path], _Table]] = {
-    ".csv": _open_csv,
-    ".csv.gz": _open_csv,
-    ".parquet": _open_parquet,
-    ".arrow": _open_arrow,
-    ".feather": _open_arrow,
-}
-
-
 # --- loading -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class _Column:
+class Column:
     """A column as float32 (n_rows,), NaN = missing. `bad` marks cells that are no float32 number, or none of the levels."""
 
     values: Array
     bad: Array
 
 
-def _load(table: _Table, schema: Schema) -> dict[str, _Column]:
-    """The schema's columns that the table has exactly once."""
-    wanted = [name for name in schema.columns if table.names.count(name) == 1]
+def load_columns(table: OpenTable, levels: Mapping[str, tuple[Level, ...]], decimal: str) -> dict[str, Column]:
+    """The columns that `levels` names and the table has exactly once, all in one scan: of a column without levels its numbers, of
+    another its codes.
+    """
+    places = table.places
+    wanted = [name for name in levels if name in places]
     if not wanted:
         return {}
-    levels = [schema.levels.get(name, ()) for name in wanted]
     expressions = [
-        _as_code(table, table.names.index(name), own) if own else _as_number(table, table.names.index(name), "FLOAT")
-        for name, own in zip(wanted, levels, strict=True)
+        _as_code(table, places[name], levels[name], decimal)
+        if levels[name]
+        else number(f"c{places[name]}", table.types[places[name]], "FLOAT", decimal)
+        for name in wanted
     ]
     selection = ", ".join(f"{e} AS v{i}" for i, e in enumerate(expressions))
-    fetched = table.fetch(selection, parameters=[own for own in levels if own]).fetchnumpy()
+    fetched = table.fetch(selection, parameters=[levels[name] for name in wanted if levels[name]]).fetchnumpy()
     columns = {}
     for index, name in enumerate(wanted):
         values = fetched.pop(f"v{index}")
         bad = np.ma.getmaskarray(values)
-        columns[name] = _Column(np.ma.filled(values, np.nan).astype(np.float32, copy=False), bad)
+        columns[name] = Column(np.ma.filled(values, np.nan).astype(np.float32, copy=False), bad)
     return columns
 
 
-def _as_number(table: _Table, index: int, kind: Literal["FLOAT", "DOUBLE"]) -> str:
-    """SQL for column `index`: a number, NaN where missing, NULL where the cell is no float32 number (or double).
-
-    Through double, since that is what other readers round from.
-    """
-    column = f"c{index}"
-    number = f"TRY_CAST(TRY_CAST({column} AS DOUBLE) AS {kind})"
-    if table.is_text:
-        return (
-            f"COALESCE({number}, CASE WHEN {column} IS NULL THEN 'nan'::{kind} ELSE "
-            f"CASE lower(trim({column})) WHEN '' THEN 'nan'::{kind} WHEN 'na' THEN 'nan'::{kind} "
-            f"WHEN 'null' THEN 'nan'::{kind} WHEN 'true' THEN 1::{kind} WHEN 'false' THEN 0::{kind} END END)"
-        )
-    missing = f"CASE WHEN {column} IS NULL THEN 'nan'::{kind} END"
-    return f"COALESCE({number}, {missing})" if _NUMERIC.fullmatch(table.types[index]) else missing
+def load_doubles(table: OpenTable, names: Sequence[str], decimal: str) -> dict[str, np.ma.MaskedArray[Any, Any]]:
+    """The numbers of these columns as float64 (n_rows,), NaN = missing, masked where a cell is none; all in one scan."""
+    if not names:
+        return {}
+    places = table.places
+    numbers = [number(f"c{places[name]}", table.types[places[name]], "DOUBLE", decimal) for name in names]
+    fetched = table.fetch(", ".join(f"{e} AS v{i}" for i, e in enumerate(numbers))).fetchnumpy()
+    return {name: np.ma.asarray(fetched[f"v{i}"]) for i, name in enumerate(names)}
 
 
-def _as_code(table: _Table, index: int, levels: tuple[Level, ...]) -> str:
+def _as_code(table: OpenTable, index: int, levels: tuple[Level, ...], decimal: str) -> str:
     """SQL for column `index` with one mark, which the levels fill: a level's place, NaN where missing, NULL where the cell is none."""
+    column = f"c{index}"
     if isinstance(levels[0], int):
-        value = _as_number(table, index, "DOUBLE")
+        value = number(column, table.types[index], "DOUBLE", decimal)
         return f"CASE WHEN isnan({value}) THEN 'nan'::FLOAT ELSE (NULLIF(list_position(?::DOUBLE[], {value}), 0) - 1)::FLOAT END"
-    text = f"c{index}::VARCHAR"
+    text = f"{column}::VARCHAR"
     return (
         f"COALESCE((NULLIF(list_position(?::VARCHAR[], {text}), 0) - 1)::FLOAT, "
-        f"CASE WHEN {text} IS NULL OR lower(trim({text})) IN {MISSING_WORDS} THEN 'nan'::FLOAT END)"
+        f"CASE WHEN {text} IS NULL OR {word(column)} IN {MISSING_WORDS} THEN 'nan'::FLOAT END)"
     )
 
 
 # --- rules -------------------------------------------------------------------------------------------------
 
+Role = Literal["feature", "label", "weight"]
 
-def _column_departures(table: _Table, schema: Schema) -> Iterator[Departure]:
+
+@dataclass(frozen=True)
+class Broken:
+    """A rule that a column breaks: the first row (from 0), how many rows, what was expected, the cure."""
+
+    name: str
+    row: int
+    n_rows: int
+    expected: str
+    cure: str
+    is_number: bool = False
+    """Whether a number was expected: then the cure depends on the cell."""
+
+
+def repeated_columns(table: OpenTable) -> Iterator[Departure]:
+    """Every name that more than one column has."""
+    for name, count in Counter(table.names).items():
+        if count > 1:
+            yield Departure(
+                table.file, None, name, "one column of this name", f"{count} columns", "rename or drop the others"
+            )
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names in an error: the first ones."""
+    shown = list(map(repr, names))
+    more = f", ... ({len(shown)} in all)" if len(shown) > SHOWN_NAMES else ""
+    return ", ".join(shown[:SHOWN_NAMES]) + more
+
+
+def _column_departures(table: OpenTable, schema: Schema) -> Iterator[Departure]:
+    has, wanted = set(table.names), set(schema.columns)
     for name in schema.columns:
-        if name not in table.names:
-            found = f"columns {', '.join(map(repr, table.names))}"
+        if name not in has:
             cure = "add the column, or leave it out of every member's schema"
-            yield Departure(table.file, None, name, "a column of this name", found, cure)
+            yield Departure(table.file, None, name, "a column of this name", f"columns {listed(table.names)}", cure)
+    repeated = {departure.column: departure for departure in repeated_columns(table)}
     for name in dict.fromkeys(table.names):
-        if table.names.count(name) > 1:
-            found = f"{table.names.count(name)} columns"
-            yield Departure(table.file, None, name, "one column of this name", found, "rename or drop the others")
-        elif name not in schema.columns:
-            expected = f"only the schema's columns {', '.join(map(repr, schema.columns))}"
+        if name in repeated:
+            yield repeated[name]
+        elif name not in wanted:
+            expected = f"only the schema's columns {listed(schema.columns)}"
             yield Departure(table.file, None, name, expected, "one more", "drop the column, or name it in the schema")
 
 
 def _value_departures(
-    table: _Table, schema: Schema, columns: dict[str, _Column], label_kind: LabelKind
-) -> Iterator[Departure]:
+    table: OpenTable, schema: Schema, columns: dict[str, Column], label_kind: LabelKind, most: int | None = None
+) -> list[Departure]:
+    """At most `most` departures, in the schema's order."""
     if columns and not len(next(iter(columns.values())).values):
-        yield Departure(table.file, None, None, "at least one row", "no rows", "give a table with rows")
-        return
+        return [no_rows(table)]
+    roles: dict[str | None, Role] = {schema.weight: "weight", schema.label: "label"}
+    levels = schema.levels
+    broken: list[Broken] = []
     for name in schema.columns:
         if name in columns:
-            column = columns[name]
-            levels = schema.levels.get(name)
-            rules = list(_number_rules(column)) if levels is None else [_level_rule(column, levels)]
-            rules += _role_rules(name, schema, column, label_kind)
-            for broken, expected, cure in rules:
-                if broken.any():
-                    yield _departure(table, name, broken, expected, cure)
-    if schema.weight in columns and not np.any(columns[schema.weight].values != 0):
-        expected, cure = "a positive weight in some row", "write weights, or name no weight column"
-        yield Departure(table.file, None, schema.weight, expected, "only zeros", cure)
+            broken += broken_rules(name, columns[name], roles.get(name, "feature"), label_kind, levels.get(name))
+    found = describe(table, broken[:most], schema.decimal)
+    if schema.weight in columns and len(found) != most:
+        found += only_zeros(table, schema.weight, columns[schema.weight])
+    return found
+
+
+def no_rows(table: OpenTable) -> Departure:
+    """The departure of a table that has none."""
+    return Departure(table.file, None, None, "at least one row", "no rows", "give a table with rows")
+
+
+def only_zeros(table: OpenTable, name: str, weight: Column) -> list[Departure]:
+    """The departure of weights that are all 0."""
+    if np.any(weight.values != 0):
+        return []
+    expected, cure = "a positive weight in some row", "write weights, or name no weight column"
+    return [Departure(table.file, None, name, expected, "only zeros", cure)]
 
 
 _Rule = tuple[Array, str, str]
 """Rows that break it (bool), what was expected, the cure."""
 
 
-def _number_rules(column: _Column) -> Iterator[_Rule]:
-    expected = "a number (at most 3.4e38, or empty for missing)"
-    yield column.bad, expected, "write codes (numbers) in place of text, dates and values outside float32"
+def broken_rules(
+    name: str, column: Column, role: Role, label_kind: LabelKind, levels: tuple[Level, ...] | None = None
+) -> Iterator[Broken]:
+    """The rules that a column breaks, one for each rule."""
+    rules = list(_number_rules(column)) if levels is None else [_level_rule(column, levels)]
+    rules += _role_rules(role, column, label_kind)
+    for place, (rows, expected, cure) in enumerate(rules):
+        if rows.any():
+            yield Broken(
+                name, int(rows.argmax()), int(np.count_nonzero(rows)), expected, cure, levels is None and place == 0
+            )
+
+
+def _number_rules(column: Column) -> Iterator[_Rule]:
+    yield column.bad, A_NUMBER, "write codes (numbers) in place of text, dates and values outside float32"
     yield np.isinf(column.values), "a finite number", "write a finite number, or leave a feature empty"
     yield (
         np.abs(column.values) == np.finfo(np.float32).max,
@@ -468,16 +389,15 @@ def _number_rules(column: _Column) -> Iterator[_Rule]:
     )
 
 
-def _level_rule(column: _Column, levels: tuple[Level, ...]) -> _Rule:
+def _level_rule(column: Column, levels: tuple[Level, ...]) -> _Rule:
     some = ", ".join(map(repr, levels[:SHOWN_LEVELS])) + (", ..." if len(levels) > SHOWN_LEVELS else "")
     cure = "mend the cell, or add its value to [categories] in the plan, which all members must agree on"
     return column.bad, f"one of the plan's {len(levels)} levels {some}, or empty for missing", cure
 
 
-def _role_rules(name: str, schema: Schema, column: _Column, label_kind: LabelKind) -> Iterator[_Rule]:
-    if name not in (schema.label, schema.weight):
+def _role_rules(role: Role, column: Column, label_kind: LabelKind) -> Iterator[_Rule]:
+    if role == "feature":
         return
-    role = "label" if name == schema.label else "weight"
     values = column.values
     yield np.isnan(values) & ~column.bad, f"a {role} in every row", f"drop the rows without {role}"
     if role == "weight":
@@ -486,7 +406,8 @@ def _role_rules(name: str, schema: Schema, column: _Column, label_kind: LabelKin
         yield (
             np.isfinite(values) & (values != 0) & (values != 1),
             "label 0 or 1",
-            "code the two classes as 0 and 1",
+            "code the two classes as 0 and 1 (for other numbers take objective reg:squarederror, for several classes num_class in "
+            "coopetitive mode)",
         )
     elif isinstance(label_kind, int):
         yield (
@@ -496,17 +417,78 @@ def _role_rules(name: str, schema: Schema, column: _Column, label_kind: LabelKin
         )
 
 
-def _departure(table: _Table, name: str, broken: Array, expected: str, cure: str) -> Departure:
-    row = int(broken.argmax())
-    cell = table.fetch(f"c{table.names.index(name)}::VARCHAR", f"LIMIT 1 OFFSET {row}").fetchone()
-    found = "a missing value" if cell is None or cell[0] is None else repr(cell[0])
-    return Departure(table.file, row + 1, name, expected, found, cure, int(np.count_nonzero(broken)))
+def describe(table: OpenTable, broken: Sequence[Broken], decimal: str) -> list[Departure]:
+    """The departures with their cells, which are fetched in one scan."""
+    places = table.places
+    cells = table.cells([(places[rule.name], rule.row) for rule in broken])
+    departures = []
+    for rule, cell in zip(broken, cells, strict=True):
+        found, cure = "a missing value" if cell is None else repr(cell[:SHOWN_CHARACTERS]), rule.cure
+        kind = table.types[places[rule.name]]
+        if rule.is_number and cell is not None and is_text(kind):
+            masked = disguise(cell, decimal)
+            if masked is not None:
+                found, cure = f"{found} ({masked.what})", masked.cure
+        elif rule.is_number and not is_numeric(kind):
+            found, cure = f"{found} (of type {kind[:SHOWN_CHARACTERS]})", "cast the column to numbers"
+        departures.append(Departure(table.file, rule.row + 1, rule.name, rule.expected, found, cure, rule.n_rows))
+    return departures
+
+
+# --- what float32 cannot hold ------------------------------------------------------------------------------
+
+_EXACT_TYPES = ("BOOLEAN", "TINYINT", "SMALLINT", "UTINYINT", "USMALLINT", "FLOAT")
+_EXACT_END = 2.0**24
+_FEW_STEPS = 2.0**16
+_MOST_MERGED = 0.1
+
+
+def coarse_warnings(table: OpenTable, columns: Mapping[str, Column], names: Iterable[str], decimal: str) -> list[str]:
+    """A sentence for each of these columns of numbers whose values float32 cannot hold apart; at most one scan more.
+
+    These are columns with numbers beyond 2^24 that float32 rounds, such as identifiers and time stamps, and columns whose range is
+    so narrow beside their size that a tenth of their different values become equal.
+    """
+    places = table.places
+    suspects = [
+        name for name in names if table.types[places[name]] not in _EXACT_TYPES and _may_be_coarse(columns[name].values)
+    ]
+    doubles = load_doubles(table, suspects, decimal)
+    return [text for name in suspects if (text := _coarse(name, np.ma.filled(doubles[name], np.nan)))]
+
+
+def _may_be_coarse(values: Array) -> bool:
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if not len(finite):
+        return False
+    low, high = finite.min(), finite.max()
+    largest = max(abs(low), abs(high))
+    return bool(largest > _EXACT_END or high - low < _FEW_STEPS * np.spacing(np.float32(largest)))
+
+
+def _coarse(name: str, values: Array) -> str | None:
+    with np.errstate(over="ignore", under="ignore"):
+        finite = np.flatnonzero(np.abs(values) < np.finfo(np.float32).max)
+        exact = values[finite]
+        rounded = exact.astype(np.float32)
+    # float64 itself holds whole numbers up to 2^53 only.
+    changed = (rounded != exact) | (np.abs(exact) > 2.0**53)
+    distinct = len(np.unique(exact))
+    merged = distinct - len(np.unique(rounded))
+    if not (changed & (np.abs(exact) > _EXACT_END)).any() and merged <= _MOST_MERGED * distinct:
+        return None
+    first = int(np.flatnonzero(changed)[0])
+    others = f", and {merged} of {distinct} different values become equal to others" if merged else ""
+    return (
+        f"column {name!r}: float32 cannot hold its values apart: {exact[first]:.17g} in row {finite[first] + 1} becomes "
+        f"{float(rounded[first]):.17g}{others}; subtract a number that all parties agree on, or leave the column out"
+    )
 
 
 # --- the report --------------------------------------------------------------------------------------------
 
 
-def _summary(name: str, column: _Column) -> ColumnSummary:
+def _summary(name: str, column: Column) -> ColumnSummary:
     values = column.values[np.isfinite(column.values)].astype(np.float64)
     missing = int(np.count_nonzero(np.isnan(column.values) & ~column.bad))
     if not len(values):

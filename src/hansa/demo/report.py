@@ -20,7 +20,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from hansa.cli.exposure import EXPOSURE
 from hansa.errors import DataError
+from hansa.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -141,16 +143,8 @@ SENT: Mapping[str, tuple[Sent, ...]] = {
 }
 """Mode -> what leaves a party in that mode."""
 
-PROTECTION: Mapping[str, str] = {
-    "federated": "Outsiders see sizes and timing only. The aggregator sees each organisation's own sums, so "
-    "everybody must trust it.",
-    "secure-aggregation": "Contributions are masked: the aggregator learns sums over all organisations, and "
-    "nothing of one of them but its row count. Sums over very few rows can still tell something about a row, "
-    "though not whose it is.",
-    "coopetitive": "Nothing is opened but cuts, base score, the named metrics and the final model, and that to its receivers only. "
-    "One curious server learns nothing; two of the three that collude learn everything.",
-}
-"""Mode -> one honest sentence about it."""
+PROTECTION: Mapping[str, str] = {mode: " ".join(sentences) for mode, sentences in EXPOSURE.items()}
+"""Mode -> who can read what in it."""
 
 TOP_FEATURES = 15
 
@@ -202,9 +196,9 @@ def write_report(path: str | Path, cases: Sequence[CaseResult]) -> None:
     """Write the report page of all cases to `path` (UTF-8 HTML, one file, nothing loaded from elsewhere).
 
     Raises:
-        DataError: there is no case, or a case's runs do not name the same parties as its table.
+        DataError: there is no case, or a case's runs do not name the same parties as its table. OutputError: it cannot be written.
     """
-    Path(path).write_text(render_report(cases), encoding="utf-8")
+    write_whole(Path(path), render_report(cases).encode("utf-8"), private=False)
 
 
 def render_report(cases: Sequence[CaseResult]) -> str:

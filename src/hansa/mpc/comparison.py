@@ -334,7 +334,8 @@ def truncate(
     offset = 1 << (ring.bits - 2)
     part = add_to_part(server, ring, part, offset)
     wrap = ring.bits - shift
-    narrow = RING32 if target == RING64 and shift <= 32 else target
+    # msb(r) counts from bit `wrap` of the target on.
+    narrow = RING32 if target == RING64 and wrap >= 32 else target
     deals = [Deal(narrow, part.shape, lambda r: _top_bit(ring, r).astype(narrow.dtype))]
     deals = deals if wrap < target.bits else []
     opened = yield from open_and_deal(server, ring, part, address.named("open"), deals)

@@ -2,7 +2,8 @@
 
 Rows that owners hold out are shared as training rows are (`shared_rows.Block`). `tree_margins` adds a tree to
 their margins; `metric_share` computes a metric that stays shared; `open_metric` opens it to the three servers;
-`improved` opens only whether it beats the best so far. Formulas and names are XGBoost's:
+`improved` opens only whether it beats the best so far; `has_value` opens whether there is anything to compute. Formulas and names
+are XGBoost's:
 
     logloss  mean of log(1 + e^x) - y x, by the Fourier series of `fourier.loss_part`: no row's probability is clipped
     error    share of rows where [x > 0] is not y
@@ -45,7 +46,7 @@ from hansa.mpc.replicated import (
 from hansa.mpc.ring import BITS, RING32, RING64, Ring, Words
 from hansa.mpc.routing import route
 from hansa.mpc.shared_rows import Block
-from hansa.mpc.training import MOST_WEIGHTED_ROWS, Settings, margins_in_range
+from hansa.mpc.training import Settings, rounds_in_range
 
 METRICS = ("logloss", "error", "auc", "rmse", "mae")
 REFUSED = ("aucpr",)
@@ -64,6 +65,9 @@ INDEX = Ring("Z10", 10, np.uint16)
 COUNTS = Ring("Z16", 16, np.uint16)
 CHUNK_ROWS = 8192
 """Rows whose histogram fits `COUNTS`."""
+
+ROWS_PER_SUM = 2**16
+"""Rows whose words are summed in Z_2^32 at a time."""
 
 SQUARE_BITS = 26
 PROBABILITY_BITS = 20
@@ -114,10 +118,9 @@ def metric_program(
     labels: Words,
     weights: Words | None,
     address: Address,
-    check_range: bool = False,
 ) -> Program[float]:
     """The metric, opened to the three servers and nothing else; arguments as `metric_share`."""
-    share = yield from metric_share(server, name, settings, margins, labels, weights, address, check_range)
+    share = yield from metric_share(server, name, settings, margins, labels, weights, address)
     return (yield from open_metric(server, name, share, address))
 
 
@@ -129,28 +132,21 @@ def metric_share(
     labels: Words,
     weights: Words | None,
     address: Address,
-    check_range: bool = False,
 ) -> Program[Words]:
     """A metric of held-out rows as a shared number: (2,) in Z_2^64 with 28 fraction bits; of rmse, its square.
 
-    0 where it has no meaning: no weight, or one class only in auc.
+    0 where it has no meaning (`has_value`): no weight, or one class only in auc.
 
     Args:
-        margins: shared in Z_2^32 with 26 fraction bits, (2, rows).
+        margins: shared in Z_2^32 with 26 fraction bits, (2, rows), within +-16 (`all_in_range`).
         labels: shared in Z_2^32, (2, rows): 0 or 1, or scaled labels.
-        weights: `shared_rows.weights_of` these rows, (2, 2, rows), or None.
-        check_range: where a margin could lie outside +-16 (`training.may_leave_range`), open one bit: whether one does.
+        weights: `shared_rows.weights_of` these rows, (2, 2, rows), or None. Their words add up to about 2^29 at most.
 
     Raises:
         PlanError: a metric that cannot be had, by name.
-        ProtocolError: a margin left +-16.
     """
     check_metric(name, settings)
     rows = margins.shape[1]
-    if weights is not None and rows > MOST_WEIGHTED_ROWS:
-        raise PlanError(f"{rows} held-out rows with weights; at most {MOST_WEIGHTED_ROWS} can be evaluated")
-    if check_range:
-        yield from _check_range(server, margins, address.named("range"))
     if name == "auc":
         return (yield from _auc(server, margins, labels, address.named(name)))
     if name == "error":
@@ -182,6 +178,31 @@ def open_metric(server: Server, name: str, share: Words, address: Address) -> Pr
     return math.sqrt(max(0.0, value)) if name == "rmse" else value
 
 
+def has_value(server: Server, name: str, labels: Words, weights: Words | None, address: Address) -> Program[bool]:
+    """Whether a metric of these rows has a value; opens one bit to the three servers where that is no public fact.
+
+    Rows with weights: is the sum of weights above 0? auc of rows without: are there rows of both labels? The sign of sum w - 1 tells,
+    or the signs of P - 1 and rows - 1 - P, of which one at most is set.
+
+    Args:
+        labels, weights: as `metric_share`.
+    """
+    if weights is not None:
+        total = yield from _sum_of_words(server, weights[0, 0], address.named("total weight"))
+        lacking = yield from sign_part(server, RING64, add_to_part(server, RING64, total, -1), address.named("sign"))
+    elif name == "auc":
+        positives = labels[0].sum(dtype=np.uint32).reshape(1)
+        fewer = add_to_part(server, RING32, positives, -1)
+        others = add_to_part(server, RING32, np.zeros_like(positives) - positives, labels.shape[1] - 1)
+        signs_of_both = yield from sign_part(server, RING32, np.concatenate([fewer, others]), address.named("sign"))
+        lacking = signs_of_both ^ (signs_of_both >> np.uint64(1))
+    else:
+        return True
+    shared = yield from reshare(server, BITS, lacking & np.uint64(1), address.named("bit"))
+    opened = yield from open_to_all(server, BITS, shared & np.uint64(1), address.named("lacking"))
+    return not opened[0]
+
+
 def improved(
     server: Server, name: str, share: Words, best: Words, address: Address, min_delta: float = 0.0
 ) -> Program[bool]:
@@ -203,12 +224,13 @@ def improved(
     return bool(opened[0])
 
 
-def _check_range(server: Server, margins: Words, address: Address) -> Program[bool]:
-    """Raise ProtocolError where a margin lies outside +-16: the sign of x + 16 in Z_2^32 tells."""
+def all_in_range(server: Server, margins: Words, address: Address) -> Program[bool]:
+    """Whether every margin lies within +-16, opened to the three servers: the sign of x + 16 in Z_2^32 tells."""
     part = add_to_part(server, RING32, margins[0], 1 << (MARGIN_BITS + 4))
     bits = yield from sign_part(server, RING32, part, address.named("sign"))
     outside = yield from reshare(server, BITS, bits, address.named("bits"))
-    return (yield from margins_in_range(server, [outside], margins.shape[1], address))
+    good = yield from rounds_in_range(server, [[outside]], margins.shape[1], address)
+    return good == 1
 
 
 def _values(
@@ -260,8 +282,8 @@ def _error_sum(
 
 
 def _sum_of_words(server: Server, part: Words, address: Address) -> Program[Words]:
-    """The sum of additive parts (rows,) of words of at most 2^12, as an additive part (1,) in Z_2^64."""
-    edges = np.arange(0, len(part), MOST_WEIGHTED_ROWS // 2)
+    """The sum of additive parts (rows,) of words, of which so many add up to less than 2^30, as an additive part (1,) in Z_2^64."""
+    edges = np.arange(0, len(part), ROWS_PER_SUM)
     wide = yield from extend(server, np.add.reduceat(part, edges, dtype=np.uint32), address)
     total: Words = wide[0].sum(dtype=np.uint64).reshape(1)
     return total

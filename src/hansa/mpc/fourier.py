@@ -20,7 +20,7 @@ from numba import njit
 
 from hansa.mpc.comparison import sign_of_masked, table_deal, truncate
 from hansa.mpc.replicated import Address, Deal, Program, Server, open_and_deal, reshare, together
-from hansa.mpc.ring import BITS, RING32, Words
+from hansa.mpc.ring import BITS, RING32, Ring, Words
 
 MARGIN_BITS = 26
 """Fraction bits of a margin."""
@@ -188,6 +188,7 @@ def logistic(
     weight: int = 1,
     weight_bits: int = 0,
     check_range: bool = False,
+    ring: Ring = RING32,
 ) -> Program[tuple[list[Words], Words | None]]:
     """p(x) and h(x) = p (1 - p), and both times a public weight, of shared margins.
 
@@ -204,9 +205,10 @@ def logistic(
         margins: shared in Z_2^32 with 26 fraction bits, (2, rows), |x| < 16.
         weight, weight_bits: the weight times 2^weight_bits; 1 and 0 for none. Below 2^8.
         check_range: find out also which rows lie outside +-16, from the same open.
+        ring: of the results, Z_2^32 or Z_2^64.
 
     Returns:
-        [p, h] or [p, h, weight p, weight h], each (2, rows) shared in Z_2^32; and XOR-shared packed bits
+        [p, h] or [p, h, weight p, weight h], each (2, rows) shared in `ring`; and XOR-shared packed bits
         (2, ceil(rows / 64)) of the rows outside, meaningless past the last row, or None.
     """
     rows = margins.shape[1]
@@ -240,13 +242,13 @@ def logistic(
             )
         for part, extra, name in ((parts[0], 0, "p"), (parts[1], 1, "h")):
             shift = PRODUCT_BITS - headroom + extra - fraction_bits
-            programs.append(truncate(server, RING32, part, shift, address.named(f"{name} {number}")))
+            programs.append(truncate(server, RING32, part, shift, address.named(f"{name} {number}"), ring))
     results = yield from together(*programs)
     outside = results.pop(0) if check_range else None
     for number, (factor, factor_bits) in enumerate(weights):
         half = (factor << fraction_bits) >> (factor_bits + 1)
         if server.index in (0, 2):
-            results[2 * number][0 if server.index == 0 else 1] += np.uint32(half)
+            results[2 * number][0 if server.index == 0 else 1] += ring.dtype(half)
     return results, outside
 
 

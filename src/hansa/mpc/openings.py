@@ -113,8 +113,17 @@ OPENINGS = (
         "open_to_all",
         "all three servers",
         "where the plan gives no base score: the sum of all labels; with weights the sums of weight times label and of weights, "
-        "and the number of positive rows; with num_class each of these for every class",
+        "and the number of positive rows (of squared error: the sum of labels); with num_class each of these for every class",
         "the base score is part of the model, and the servers need it to start; they tell owners and receivers",
+        False,
+    ),
+    Opening(
+        "start_value",
+        "spread_exponent",
+        "open_to_all",
+        "all three servers",
+        "of squared error, where the plan gives no base score: the power of four below the pooled variance of the labels",
+        "labels, gradients and leaf values get their unit by it; they tell owners and receivers; the leaf values show it too",
         False,
     ),
     Opening(
@@ -146,6 +155,15 @@ OPENINGS = (
     ),
     Opening(
         "evaluation",
+        "has_value",
+        "open_to_all",
+        "all three servers",
+        "one bit a run: for auc, do the held-out rows have both labels; with weights, does any of them have a weight",
+        "a metric without a value is no 0, and neither stops training nor cuts the model back",
+        False,
+    ),
+    Opening(
+        "evaluation",
         "improved",
         "open_to_all",
         "all three servers",
@@ -155,11 +173,12 @@ OPENINGS = (
     ),
     Opening(
         "training",
-        "margins_in_range",
+        "rounds_in_range",
         "open_to_all",
         "all three servers",
-        "one bit at the end of training, and at an evaluation where a margin could leave it: did every margin stay in +-16",
-        "1 unless training went wrong; 0 refuses the release, because later trees would be noise",
+        "where a margin could leave +-16: at the end of training, how many rounds began with every margin within it; at an "
+        "evaluation, one bit: whether every held-out one is",
+        "trees of later rounds are noise and are not released; the number of trees of the model is the same number",
         False,
     ),
     Opening(

@@ -322,7 +322,7 @@ class CutSearchOnShares:
 
     Attributes:
         n_features, rows_total: features and pooled rows (all owners, missing values included).
-        max_bin: bins of a feature at most, the one for missing values included.
+        max_bin: bins of a feature's values at most; missing values have a code beyond them.
         min_cell_rows: no cell of so many pooled rows or fewer is named; at least 1.
         categorical: features that need no cut, bool (n_features,); None for no such feature. Of them only the bit of
             missing values is opened.
@@ -443,15 +443,12 @@ class CutSearchOnShares:
                 columns[-1][END - 1] = columns[-1][2**KEY_BITS - 1]
         return replace(self, columns=tuple(columns), counts=np.concatenate([self.counts, shares], axis=1))
 
-    def _bins(self, feature: FeatureCuts) -> int:
-        return self.max_bin - bool(feature.missing)
-
     def _next_phase(self) -> tuple[CutSearchOnShares, list[tuple[int, Gap]]]:
         """Which gaps to look at: as many as cuts are left, those next to heavy values first, then the largest."""
         chosen: list[tuple[int, Gap]] = []
         if self.phase < MOST_PHASES:
             for number, feature in enumerate(self.features):
-                left = self._bins(feature) - 1 - len(feature.cuts)
+                left = self.max_bin - 1 - len(feature.cuts)
                 order = sorted(feature.gaps, key=lambda gap: (not gap.below_heavy, -gap.bound, gap.low))
                 chosen += [(number, gap) for gap in order[: max(0, left)]]
         return replace(self, phase=self.phase + 1), chosen
@@ -476,7 +473,7 @@ class CutSearchOnShares:
                     if (gap.low == LOWEST or gap.high == END) and useless in cuts and not gap.below_value:
                         cuts.remove(useless)
             alive = [gap for gap, is_live in own if is_live]
-            for gap, extra in _allotted(alive, self._bins(feature) - 1 - len(cuts)):
+            for gap, extra in _allotted(alive, self.max_bin - 1 - len(cuts)):
                 parts = extra + (not gap.below_value)
                 searches += [Search(number, gap, rank, parts).within_gap() for rank in range(1, extra + 1)]
             features[number] = replace(feature, cuts=tuple(cuts), gaps=tuple(gaps))

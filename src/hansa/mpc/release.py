@@ -43,11 +43,13 @@ class Statistics:
     Attributes:
         cover_bits: `tree_constants.Growth.cover_bits`.
         eta, reg_lambda: as in `training.Settings`.
+        unit: the weight that covers and gains are counted in.
     """
 
     cover_bits: int
     eta: float
     reg_lambda: float
+    unit: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -212,8 +214,9 @@ def _collapsed(
     sides = np.array(left, np.int32), np.array(right, np.int32)
     if statistics is None:
         return PlainTree(*sides, tuple(splits), np.array(weights))
-    both = gains_of(*sides, np.array(weights), np.array(own_covers), statistics)
-    return PlainTree(*sides, tuple(splits), np.array(weights), *both)
+    covers, gains = gains_of(*sides, np.array(weights), np.array(own_covers), statistics)
+    unit = statistics.unit
+    return PlainTree(*sides, tuple(splits), np.array(weights), covers * unit, gains * unit)
 
 
 def leaf_of_codes(candidates: Candidates, tree: PlainTree, codes: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:

@@ -123,14 +123,18 @@ class PairStreams:
         self._family(number, address).fill(draw_name(address.step, address.tensor, use), words)
         return ring.reduce(words)
 
+    def erase(self) -> None:
+        """Zero the keys of the tree that is under way."""
+        for family in self._families.values():
+            family.erase()
+
     def _family(self, number: int, address: Address) -> NamedStreams:
         place = (address.epoch, address.tree)
         if place < self._tree:
             raise ProtocolError(f"draws of {self._tree} have begun, so none of {place} may be made any more")
         if place > self._tree:
             self._tree = place
-            for family in self._families.values():
-                family.erase()
+            self.erase()
             info = encode_fields("hansa replicated sharing v2", *place)
             self._families = {
                 number: NamedStreams(pair.expand(info), self._algorithm) for number, pair in self._pairs.items()

@@ -52,6 +52,10 @@ QUARTER = 1 << (RATIO_BITS - 2)
 RHO_BITS = 30
 LEAST_UNITS = 8
 
+NOISE_BITS, LEAST_GAMMA = 4, -34
+"""A gain is at least the square of some units of the sums, which rounding alone gives to a node of rows that are all alike, and at
+least 2^-34, which numerators still hold."""
+
 
 @dataclass(frozen=True)
 class Scoring:
@@ -84,7 +88,7 @@ def scoring(
     """The integers for public parameters; `scale_floor` is A, at least 1."""
     unit = 2.0**fraction_bits
     least_scale_bit = int(scale_floor * unit).bit_length() - 1
-    gamma = max(gamma, 1e-6)
+    gamma = max(gamma, 2.0 ** max(LEAST_GAMMA, NOISE_BITS - 2 * fraction_bits))
     largest_k = 2 ** (NORMAL_BITS - 1 - least_scale_bit)
     gamma_bits = 30 - _log2_ceil(gamma * unit * largest_k)
     # U k <= (S + 2 lambda 2^f) k < 2^31 (1 + 2 lambda / A).

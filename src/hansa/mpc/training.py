@@ -5,10 +5,13 @@ of a round are grown side by side, in the rounds of messages of one.
 
 Everything in `Settings` is public. Formats follow from public bounds alone:
 
-    B = max(N g_max + A, N h_max + 2 lambda),   f = 30 - ceil(log2 B) fraction bits
+    B = max(W g_max + A, W h_max + 2 lambda),   f = 30 - ceil(log2 B) fraction bits
 
-so that every sum fits Z_2^32; above `rows_per_sum` rows, sums are taken by groups, with the group's own
-(larger) f a row, extended to Z_2^64 and truncated as a sum.
+so that every sum fits Z_2^32 (W bounds the sum of the rows' weights: their number, where they have none); above `rows_per_sum`
+rows, sums are taken by groups, with the group's own (larger) f a row, extended to Z_2^64 and truncated as a sum.
+
+Nothing here has a size of its own: whoever makes `Settings` divides weights, lambda, gamma and min_child_weight by one weight (the
+mean one, where it is known), which changes no tree, and labels of squared error by their spread (`LabelScale`).
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import numpy.typing as npt
 
 from hansa.errors import PlanError, ProtocolError
 from hansa.mpc.candidates import ONLY_MISSING, Candidates
-from hansa.mpc.comparison import truncate
+from hansa.mpc.comparison import extend, truncate
 from hansa.mpc.fourier import MARGIN_BITS, logistic
 from hansa.mpc.oblivious_growth import TreeShares, grow_tree
 from hansa.mpc.panels import panel_columns
@@ -36,10 +39,9 @@ from hansa.mpc.replicated import (
     open_to_all,
     product_part,
     public,
-    reshare,
     together,
 )
-from hansa.mpc.ring import BITS, RING32, Words, words_for
+from hansa.mpc.ring import BITS, RING32, RING64, Words, words_for
 from hansa.mpc.shared_rows import BATCH_ROWS, Block, label_words, weights_of
 from hansa.mpc.split_finding import scoring
 from hansa.mpc.tree_constants import COUNT_BITS, CountFactors, Growth, Kind
@@ -54,22 +56,31 @@ MOST_BOUNDED = 15
 """Greatest leaf_limit under monotone constraints: values are compared with bounds in Z_2^32."""
 
 WEIGHT_BITS = 8
-"""Fraction bits that scale_pos_weight is rounded to."""
+"""Fraction bits that scale_pos_weight is rounded to where rows have no weights."""
 
-ROW_WEIGHT_BITS = 12
-"""A row's weight is a word of at most 2^12."""
+PLAIN_SCALES = (2.0**-WEIGHT_BITS, 2.0**WEIGHT_BITS)
+"""Values of scale_pos_weight that rows without weights can have."""
 
-WEIGHTED_BITS = 17
-"""Fraction bits of p, h and residuals before they are multiplied by such a word: the product stays below 2^30."""
+LEAST_ETA = 2**-12
+"""eta has 20 fraction bits."""
 
-LABEL_BITS = 24
-"""Fraction bits of weight times scaled label, in units of the greatest weight: for the pooled mean alone."""
+WEIGHT_SUM_BITS, MOST_WEIGHT_SUM_BITS = 29, 35
+"""The words of the weights of all rows that are summed in Z_2^32 add up to at most 2^29, but for rounding, and those of all rows to
+2^35: times a public factor of 26 bits such a sum stays below 2^62."""
+
+WEIGHTED_BITS = 24
+"""Fraction bits of p and h before they are multiplied by such a word, in Z_2^64."""
+
+MOST_LAMBDA, MOST_GAMMA = 2**26, 2**26
+"""In units of the rows' mean weight. A greater lambda leaves no bits for gradients; a greater gamma says what this one says: nothing
+splits."""
+
+SERIES_NOISE = 2**-13
+"""Times the root of the number of rows: eight times what the noise of the logistic series, 2^-16 a row, makes of a sum of hessians.
+Less than that is no child, and no leaf: its value would be noise."""
 
 EXTRA_BITS, MOST_GROUPS, MOST_ROWS_PER_SUM = 2, 8, 2**18
 """A row's gradient keeps so many fraction bits more than sums do, unless that takes more groups of rows."""
-
-MOST_WEIGHTED_ROWS = 2**17
-"""Rows whose weight words add up to less than 2^30."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +96,8 @@ class Settings:
         leaf_limit: leaf values, eta included, are clamped to +- this.
         leaf_bits: fraction bits of an opened leaf value: with the sign and the limit about 16 bits in all. A
             sharper value of a first tree nearly gives its leaf's sums away.
-        weight_limit: no row's weight exceeds this; None where rows have no weights. Weights are rounded to
-            2^-12 of the next power of two. With them, scale_pos_weight is folded in by the owners
-            (`weight_words`).
+        weight_limit: no row's weight exceeds this; None where rows have no weights. Weights are words with `weight_bits`
+            fraction bits. With them, scale_pos_weight is folded in by the owners (`weight_words`), and may be any.
         total_weight: a public bound on the sum of all weights (scale_pos_weight included), where one is known, as it is
             once the pooled mean is opened (`start_value.pooled_sums`). Sums get the more fraction bits the smaller it is, which a
             large scale_pos_weight with few positives needs.
@@ -123,12 +133,12 @@ class Settings:
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float]] = {
             "rounds": (1, 10**6),
-            "eta": (2**-10, 1),
+            "eta": (LEAST_ETA, 1),
             "max_depth": (1, 8),
-            "reg_lambda": (0, 2**20),
-            "gamma": (0, 2**20),
-            "min_child_weight": (0, 2**20),
-            "scale_pos_weight": (2.0**-WEIGHT_BITS, 2.0**WEIGHT_BITS),
+            "reg_lambda": (0, MOST_LAMBDA),
+            "gamma": (0, np.inf),
+            "min_child_weight": (0, np.inf),
+            "scale_pos_weight": PLAIN_SCALES if self.weight_limit is None else (0, np.inf),
             "base_margin": (-SAFE_MARGIN, SAFE_MARGIN),
             "leaf_limit": (2**-10, SAFE_MARGIN),
             "leaf_bits": (8, MARGIN_BITS),
@@ -145,8 +155,8 @@ class Settings:
             raise PlanError(f"objective {self.objective!r} is not supported in coopetitive mode")
         if self.objective == "reg:squarederror" and (abs(self.base_margin) > 0.5 or self.scale_pos_weight != 1):
             raise PlanError("reg:squarederror takes a base_margin within +-1/2 and scale_pos_weight 1")
-        if self.weight_limit is not None and not (self.weight_limit >= 2.0**-20 and self.greatest_weight <= 2**15):
-            raise PlanError(f"weight_limit is {self.weight_limit}; expected 2^-20 to 2^15, scale_pos_weight included")
+        if self.weight_limit is not None and not 0 < self.greatest_weight < np.inf:
+            raise PlanError(f"weight_limit is {self.weight_limit}; expected a positive number")
         if self.total_weight is not None and not self.total_weight > 0:
             raise PlanError(f"total_weight is {self.total_weight}; expected a positive bound")
 
@@ -169,12 +179,6 @@ class Settings:
     def greatest_weight(self) -> float:
         """No row's weight exceeds this, scale_pos_weight included."""
         return (1.0 if self.weight_limit is None else self.weight_limit) * max(1.0, self.scale_pos_weight)
-
-    @property
-    def row_weight_bits(self) -> int:
-        """Fraction bits of a weight's word; negative for large weights."""
-        mantissa, exponent = np.frexp(self.greatest_weight)
-        return ROW_WEIGHT_BITS - int(exponent) + int(mantissa == 0.5)
 
 
 @dataclass(frozen=True)
@@ -201,19 +205,28 @@ class LabelScale:
         """Labels as words of Z_2^32 with 26 fraction bits. Raises PlanError on one out of range."""
         scaled = (labels - self.centre) / self.scale
         if not (np.abs(scaled) <= 0.5).all():
-            raise PlanError("a label lies outside the plan's label range; widen the range or drop the row")
+            raise PlanError(
+                f"a label is further than {self.scale / 2:g} from {self.centre:g}, which labels.range, or the spread of all labels, "
+                "excludes"
+            )
         words: npt.NDArray[np.int32] = np.round(scaled * 2**MARGIN_BITS).astype(np.int32)
         return words.view(np.uint32)
 
 
 def weight_words(
-    settings: Settings, labels: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]
+    settings: Settings,
+    labels: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
+    bits: int,
+    folded: bool = True,
 ) -> npt.NDArray[np.uint32]:
     """What an owner shares of its rows' weights: words of the weights, and of weights times labels.
 
     Args:
         labels: 0 or 1, or for squared error `LabelScale`'s scaled labels, float64 (rows,). Secret.
-        weights: float64 (rows,), 0 to the plan's limit. Secret.
+        weights: float64 (rows,), 0 to the settings' limit. Secret.
+        bits: fraction bits: `weight_bits` for rows to train on, `held_weight_bits` for others.
+        folded: times scale_pos_weight where the label is 1. Metrics do without, as XGBoost's.
 
     Returns:
         uint32 (2, rows), as `shared_rows.share_rows` takes them.
@@ -225,13 +238,28 @@ def weight_words(
         raise PlanError("this plan's rows have no weights; give weight_limit")
     if not ((weights >= 0) & (weights <= settings.weight_limit)).all():
         raise PlanError(f"a row's weight is out of range; expected 0 to the plan's limit {settings.weight_limit}")
-    scaled = np.round(weights * np.where(labels == 1, settings.scale_pos_weight, 1) * 2.0**settings.row_weight_bits)
-    if settings.objective == "binary:logistic":
-        products = scaled * labels
-    else:
-        products = np.round(scaled * labels * 2.0 ** (LABEL_BITS - ROW_WEIGHT_BITS))
-    words: npt.NDArray[np.int32] = np.stack([scaled, products]).astype(np.int32)
+    scaled = np.round(weights * np.where((labels == 1) & folded, settings.scale_pos_weight, 1) * 2.0**bits)
+    words: npt.NDArray[np.int32] = np.stack([scaled, np.round(scaled * labels)]).astype(np.int32)
     return words.view(np.uint32)
+
+
+def weight_bits(settings: Settings, rows: int) -> int:
+    """Fraction bits of the words of weights of so many rows that are trained on; negative for large weights."""
+    _, final_bits = _bounds(settings, rows)
+    together = _greatest_total(settings, min(rows, _rows_per_sum(settings, rows, final_bits)))
+    return min(
+        WEIGHT_SUM_BITS - _log2_ceil(together), MOST_WEIGHT_SUM_BITS - _log2_ceil(_greatest_total(settings, rows))
+    )
+
+
+def held_weight_bits(settings: Settings, rows: int) -> int:
+    """The same of rows that are held out: nothing is known of their weights but the limit."""
+    return WEIGHT_SUM_BITS - _log2_ceil(max(1, rows) * (settings.weight_limit or 1.0))
+
+
+def _log2_ceil(value: float) -> int:
+    mantissa, exponent = np.frexp(value)
+    return int(exponent) - int(mantissa == 0.5)
 
 
 def _everything(_tree: int) -> None:
@@ -253,10 +281,9 @@ class Coins:
 
 @dataclass(frozen=True)
 class ModelShares:
-    """A trained model as one server's shares: its trees, round by round, and whether its margins stayed in range (opened)."""
+    """A trained model as one server's shares: its trees, round by round, as many as are good (opened)."""
 
     trees: tuple[TreeShares, ...]
-    in_range: bool
 
 
 def train(
@@ -267,25 +294,22 @@ def train(
     epoch: int = 0,
     coins: Coins | None = None,
 ) -> Program[ModelShares]:
-    """Train all rounds. Opens one bit at the end, and that only where margins could leave +-16.
+    """Train all rounds. Opens at the end how many of them are good, and that only where margins could leave +-16.
 
     Args:
         settings: of each output; they differ in base_margin and total_weight at most.
-
-    Raises:
-        ProtocolError: a margin left +-16, so that later trees are wrong: less eta or fewer rounds are needed.
     """
     coins = coins or Coins()
-    outputs = start_outputs(server, blocks, settings)
+    outputs = yield from start_outputs(server, blocks, settings)
     trees: list[TreeShares] = []
-    flags: list[Words] = []
+    flags: list[list[Words]] = []
     for number in range(settings[0].rounds):
         grown, outside = yield from boost_round(server, candidates, blocks, outputs, coins, number, epoch)
         trees += grown
-        flags += outside
+        flags.append(outside)
     rows = sum(block.rows for block in blocks)
-    in_range = yield from margins_in_range(server, flags, rows, Address(epoch, settings[0].rounds, 0, "range"))
-    return ModelShares(tuple(trees), in_range)
+    good = yield from rounds_in_range(server, flags, rows, Address(epoch, settings[0].rounds, 0, "range"))
+    return ModelShares(tuple(trees[: good * len(outputs)]))
 
 
 @dataclass
@@ -295,19 +319,34 @@ class Output:
     Attributes:
         settings: its own. labels: shared in Z_2^32, (2, rows). margins: shared in Z_2^32 with 26 fraction bits, (2, rows); each
             round brings new ones.
+        weights: weights, and weights times labels, shared in Z_2^64, (2, 2, rows); None where rows have none.
     """
 
     settings: Settings
     labels: Words
     margins: Words
+    weights: Words | None = None
 
 
-def start_outputs(server: Server, blocks: list[Block], settings: Sequence[Settings]) -> list[Output]:
-    """Where each output starts: its labels, and its base margin at every row; local."""
-    return [
-        Output(own, label_words(blocks, number), start_margins(server, sum(block.rows for block in blocks), own))
+def start_outputs(server: Server, blocks: list[Block], settings: Sequence[Settings]) -> Program[list[Output]]:
+    """Where each output starts: its labels, its rows' weights, and its base margin at every row. Two rounds with weights, else none.
+
+    Raises:
+        ProtocolError: the owners' rows and the settings disagree on whether rows have weights.
+    """
+    rows = sum(block.rows for block in blocks)
+    outputs = [
+        Output(own, label_words(blocks, number), start_margins(server, rows, own))
         for number, own in enumerate(settings)
     ]
+    for number, output in enumerate(outputs):
+        narrow = weights_of(blocks, number)
+        if (narrow is None) != (output.settings.weight_limit is None):
+            raise ProtocolError("the owners' rows and the plan disagree on whether rows have weights")
+        if narrow is not None:
+            place = Address(0, 0, number, "weights")
+            output.weights = yield from extend(server, np.ascontiguousarray(narrow[0]), place)
+    return outputs
 
 
 def boost_round(
@@ -326,7 +365,18 @@ def boost_round(
     """
     programs = [
         boost(
-            server, candidates, blocks, own.labels, own.margins, own.settings, coins, number, epoch, place, len(outputs)
+            server,
+            candidates,
+            blocks,
+            own.labels,
+            own.margins,
+            own.settings,
+            coins,
+            number,
+            epoch,
+            place,
+            len(outputs),
+            own.weights,
         )
         for place, own in enumerate(outputs)
     ]
@@ -364,8 +414,11 @@ def boost(
     epoch: int,
     output: int = 0,
     outputs: int = 1,
+    weights: Words | None = None,
 ) -> Program[tuple[TreeShares, Words, Words | None]]:
     """One round of boosting of one output: the tree, the new margins (2, rows), XOR-shared bits of rows out of range.
+
+    Other arguments are those of `Output`.
 
     Draws are named by the round and, where there are several, by the output: no two trees share a name.
     """
@@ -376,9 +429,6 @@ def boost(
     outside: Words | None = None
     absolute: Words | None = None
     kind: Kind
-    weights = weights_of(blocks, output)
-    if (weights is None) != (settings.weight_limit is None):
-        raise ProtocolError("the owners' rows and the plan disagree on whether rows have weights")
     if settings.objective == "reg:squarederror" and weights is not None:
         kind = "gradients"
         vectors = yield from _weighted_residuals(server, margins, labels, weights, growth, address.named("residuals"))
@@ -392,7 +442,10 @@ def boost(
         vectors = _vectors(gradient, _ones(server, rows))
     elif number == 0:
         kind = "counts"
-        vectors = _vectors(labels, _ones(server, rows)) if weights is None else _vectors(weights[:, 1], weights[:, 0])
+        if weights is None:
+            vectors = _vectors(labels, _ones(server, rows))
+        else:
+            vectors = _vectors(weights[:, 1].astype(np.uint32), weights[:, 0].astype(np.uint32))
     else:
         kind = "gradients"
         check = may_leave_range(settings, number)
@@ -402,7 +455,7 @@ def boost(
                 server, margins, labels, growth.row_bits, settings.weight, check, place
             )
         else:
-            shift = settings.row_weight_bits + WEIGHTED_BITS - growth.row_bits
+            shift = growth.weight_bits + WEIGHTED_BITS - growth.row_bits
             vectors, absolute, outside = yield from _weighted_gradients(server, margins, weights, shift, check, place)
     used = coins.rows(tree)
     if used is not None:
@@ -461,19 +514,19 @@ def logistic_gradients(
 def _weighted_gradients(
     server: Server, margins: Words, weights: Words, shift: int, check_range: bool, address: Address
 ) -> Program[tuple[Words, Words, Words | None]]:
-    """As `logistic_gradients` for rows with weights; five rounds.
+    """As `logistic_gradients` for rows with weights, in Z_2^64; five rounds.
 
     g = w p - w y,  |g| = w p + w y - 2 (w y) p,  h = w p (1 - p)
     """
     (p, h), outside = yield from logistic(
-        server, margins, WEIGHTED_BITS, address.named("logistic"), check_range=check_range
+        server, margins, WEIGHTED_BITS, address.named("logistic"), check_range=check_range, ring=RING64
     )
     w, w_y = weights[:, 0], weights[:, 1]
-    w_p = product_part(RING32, w, p)
-    ones = w_y[0] << np.uint32(WEIGHTED_BITS)
-    cross = product_part(RING32, w_y, p)
-    parts = np.stack([w_p - ones, product_part(RING32, w, h), w_p + ones - cross - cross])
-    words = yield from _to_row_bits(server, parts, shift, address.named("weighted"))
+    w_p = product_part(RING64, w, p)
+    ones = w_y[0] << np.uint64(WEIGHTED_BITS)
+    cross = product_part(RING64, w_y, p)
+    parts = np.stack([w_p - ones, product_part(RING64, w, h), w_p + ones - cross - cross])
+    words = yield from truncate(server, RING64, parts, shift, address.named("weighted"), RING32)
     return _vectors(words[:, 0], words[:, 1]), words[:, 2], outside
 
 
@@ -481,21 +534,12 @@ def _weighted_residuals(
     server: Server, margins: Words, labels: Words, weights: Words, growth: Growth, address: Address
 ) -> Program[Words]:
     """w (F - y) and w, with row_bits fraction bits, as vectors (2, 1, 2, rows). Four rounds."""
-    residual = yield from truncate(
-        server, RING32, margins[0] - labels[0], MARGIN_BITS - WEIGHTED_BITS, address.named("short")
-    )
+    residual = yield from extend(server, margins[0] - labels[0], address.named("wide"))
     w = weights[:, 0]
-    parts = np.stack([product_part(RING32, w, residual), w[0] << np.uint32(WEIGHTED_BITS)])
-    shift = growth.weight_bits + WEIGHTED_BITS - growth.row_bits
-    words = yield from _to_row_bits(server, parts, shift, address.named("weighted"))
+    parts = np.stack([product_part(RING64, w, residual), w[0] << np.uint64(MARGIN_BITS)])
+    shift = growth.weight_bits + MARGIN_BITS - growth.row_bits
+    words = yield from truncate(server, RING64, parts, shift, address.named("weighted"), RING32)
     return _vectors(words[:, 0], words[:, 1])
-
-
-def _to_row_bits(server: Server, parts: Words, shift: int, address: Address) -> Program[Words]:
-    """Additive parts divided by 2^shift, shared; multiplied where that is negative."""
-    if shift > 0:
-        return (yield from truncate(server, RING32, parts, shift, address))
-    return (yield from reshare(server, RING32, parts << np.uint32(-shift), address))
 
 
 def growth_of(
@@ -508,7 +552,7 @@ def growth_of(
     limit = settings.leaf_limit if settings.objective == "binary:logistic" else settings.eta
     return Growth(
         depth=settings.max_depth,
-        scoring=scoring(final_bits, settings.reg_lambda, settings.gamma, settings.min_child_weight, floor),
+        scoring=scoring(final_bits, settings.reg_lambda, _gamma(settings, rows), _least_hessian(settings, rows), floor),
         row_bits=row_bits,
         rows_per_sum=rows_per_sum,
         scale_floor=int(np.ceil(floor * 2**final_bits)),
@@ -519,7 +563,7 @@ def growth_of(
         counts=_count_factors(settings) if settings.objective == "binary:logistic" else None,
         directions=_directions(settings, candidates),
         cover_bits=None if settings.cover_bits is None else min(settings.cover_bits, final_bits),
-        weight_bits=0 if settings.weight_limit is None else settings.row_weight_bits,
+        weight_bits=0 if settings.weight_limit is None else weight_bits(settings, rows),
     )
 
 
@@ -540,12 +584,15 @@ def _directions(settings: Settings, candidates: Candidates) -> npt.NDArray[np.in
 
 def _rows_per_sum(settings: Settings, rows: int, final_bits: int) -> int:
     """How many rows are summed in Z_2^32 at a time."""
-    most = MOST_ROWS_PER_SUM if settings.weight_limit is None else MOST_WEIGHTED_ROWS
     if settings.rows_per_sum is not None:
-        return settings.rows_per_sum if settings.weight_limit is None else min(settings.rows_per_sum, most)
+        return settings.rows_per_sum
     wanted = min(MOST_FRACTION_BITS, final_bits + EXTRA_BITS)
     fitting = int((2 ** (30 - wanted) - 2) / settings.greatest_weight)
-    return min(most, max(fitting, -(-rows // MOST_GROUPS), 64))
+    found = min(MOST_ROWS_PER_SUM, max(fitting, -(-rows // MOST_GROUPS), 64))
+    if settings.weight_limit is not None and _row_bits(settings, min(rows, found)) <= final_bits:
+        # Any group may hold the heaviest row: then smaller groups gain nothing.
+        return MOST_ROWS_PER_SUM
+    return found
 
 
 def _row_bits(settings: Settings, rows: int) -> int:
@@ -561,19 +608,35 @@ def _greatest_total(settings: Settings, rows: int) -> float:
 
 
 def _bounds(settings: Settings, rows: int) -> tuple[float, int]:
-    """A = max(1 + N 2^-16 w, gamma / 6, sqrt(2 gamma lambda / 3)), and f for so many rows."""
+    """A = max(1 + W 2^-16, gamma / 6, sqrt(2 gamma lambda / 3)), and f for so many rows."""
     logistic_loss = settings.objective == "binary:logistic"
-    total = _greatest_total(settings, rows)
-    floor = max(
-        1 + total / 65536,
-        settings.gamma / 6,
-        float(np.sqrt(2 * settings.gamma * settings.reg_lambda / 3)),
-    )
+    total, gamma = _greatest_total(settings, rows), _gamma(settings, rows)
+    floor = max(1 + total / 65536, gamma / 6, float(np.sqrt(2 * gamma * settings.reg_lambda / 3)))
     bound = max(total + floor, total * (0.25 if logistic_loss else 1) + 2 * settings.reg_lambda + 1)
     bits = min(MOST_FRACTION_BITS, 30 - int(np.ceil(bound)).bit_length())
     if bits < 1:
-        raise PlanError(f"{rows} rows with these weights leave no fraction bits; take fewer rows a sum")
+        raise PlanError(
+            f"{rows} rows whose weights add up to as much as {total:g} times the mean one leave no fraction bits on shares; leave "
+            "base_score out, so that the sum of all weights is known, or lower scale_pos_weight or schema.weight_limit"
+        )
     return floor, bits
+
+
+def _gamma(settings: Settings, rows: int) -> float:
+    """gamma, or where it is so great that nothing can split, a smaller one that says the same.
+
+    No gain of squared error exceeds the sum of w g^2, where |g| <= 1.
+    """
+    most = MOST_GAMMA if settings.objective == "binary:logistic" else 1 + _greatest_total(settings, rows)
+    return min(settings.gamma, most)
+
+
+def _least_hessian(settings: Settings, rows: int) -> float:
+    """min_child_weight, or the noise in a sum of hessians; no more than all rows can have."""
+    if settings.objective == "reg:squarederror":
+        return min(settings.min_child_weight, 1 + _greatest_total(settings, rows))
+    noise = SERIES_NOISE * float(np.sqrt(rows)) if settings.weight_limit is None else 0.0
+    return max(noise, min(settings.min_child_weight, 1 + _greatest_total(settings, rows) / 4))
 
 
 def _count_factors(settings: Settings) -> CountFactors:
@@ -596,38 +659,48 @@ def _count_factors(settings: Settings) -> CountFactors:
         )
 
 
-def margins_in_range(server: Server, flags: list[Words], rows: int, address: Address) -> Program[bool]:
-    """Was every bit of these 0? One bit is opened, to the three servers: True unless training went wrong.
+def rounds_in_range(server: Server, flags: Sequence[Sequence[Words]], rows: int, address: Address) -> Program[int]:
+    """How many rounds, from the first on, began with every margin within +-16; opened, to the three servers.
 
-    An AND over the complements, by halves: ceil(log2(64 words)) rounds.
+    The trees of later rounds came of gradients that are wrong, and are not released. A bit a round says whether it is good; the AND of
+    each with all before it is opened, so that nothing is told of what came after the first bad one. ANDs go by halves:
+    ceil(log2(64 words)) + ceil(log2(rounds)) rounds of messages.
 
-    Raises:
-        ProtocolError: a row left the range.
+    Args:
+        flags: of each round, XOR-shared packed bits of rows out of range, (2, words), of every output where they are known.
+        rows: that the bits are of; what is behind them is noise.
     """
-    if not flags:
-        return True
-    # Bits past the last row are noise.
+    first = next((number for number, own in enumerate(flags) if own), len(flags))
+    if first == len(flags):
+        return first
     keep = np.full(words_for(rows), 2**64 - 1, np.uint64)
     if rows % 64:
         keep[-1] = (1 << (rows % 64)) - 1
-    inside = add_public(server, BITS, np.concatenate([flag & keep for flag in flags], axis=1), np.uint64(2**64 - 1))
+    most = max(len(own) for own in flags)
+    nothing = np.zeros((2, len(keep)), np.uint64)
+    outside = np.stack(
+        [np.concatenate([*own, *[nothing] * (most - len(own))], axis=1) & np.tile(keep, most) for own in flags[first:]],
+        axis=1,
+    )
+    inside = add_public(server, BITS, outside, np.uint64(2**64 - 1))
     number = 0
-    while inside.shape[1] > 1:
-        half = inside.shape[1] // 2
+    while inside.shape[2] > 1:
+        half = inside.shape[2] // 2
         both = yield from multiply(
-            server, BITS, inside[:, :half], inside[:, half : 2 * half], address.named(f"words {number}")
+            server, BITS, inside[..., :half], inside[..., half : 2 * half], address.named(f"words {number}")
         )
-        inside = np.concatenate([both, inside[:, 2 * half :]], axis=1)
+        inside = np.concatenate([both, inside[..., 2 * half :]], axis=2)
         number += 1
+    good = inside[..., 0]
     for shift in (32, 16, 8, 4, 2, 1):
-        inside = yield from multiply(server, BITS, inside, inside >> np.uint64(shift), address.named(f"bits {shift}"))
-    opened = yield from open_to_all(server, BITS, inside & np.uint64(1), address.named("margins in range"))
-    if int(opened[0]) != 1:
-        raise ProtocolError(
-            f"a margin left +-{SAFE_MARGIN} during training, where the logistic series fails;"
-            " rule: such a model is not released. Lower eta, rounds or leaf_limit, or raise reg_lambda"
-        )
-    return True
+        good = yield from multiply(server, BITS, good, good >> np.uint64(shift), address.named(f"bits {shift}"))
+    back = 1
+    while back < good.shape[1]:
+        both = yield from multiply(server, BITS, good[:, back:], good[:, :-back], address.named(f"rounds {back}"))
+        good = np.concatenate([good[:, :back], both], axis=1)
+        back *= 2
+    opened = yield from open_to_all(server, BITS, good & np.uint64(1), address.named("rounds in range"))
+    return first + int(opened.sum())
 
 
 PROCESS_BYTES = 260 * 10**6

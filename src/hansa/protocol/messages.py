@@ -3,6 +3,9 @@
 Messages are frozen msgspec structs, tagged, encoded as MessagePack, decoded strictly: an unknown type, an unknown or missing
 field, a wrong type or a tensor whose bytes do not fit its shape is refused. Numbers that are summed over parties travel only as
 `Contribution`s, so that a mode can change how they are protected without changing what is said.
+
+A frame's kind is read before anything else of it (`kind_of`), so that `protocol.session` refuses a kind that is not legal now; then
+its size is checked. Only after that are objects made of it: what stands outside its binary data is limited, and data are not copied.
 """
 
 from __future__ import annotations
@@ -17,6 +20,15 @@ import numpy.typing as npt
 from hansa.errors import ProtocolError
 
 PROTOCOL_VERSION = 2
+
+ENVELOPE_BYTES = 2**16
+"""Bytes that a message may have beside its binary data; without any (`WITH_DATA`), in all."""
+
+ROSTER_BYTES = 2**20
+"""The same for messages that say something of every member."""
+
+REASON_CHARACTERS = 4000
+"""Of an `Abort`'s reason that are said: more could not be read by anybody."""
 
 _NOTHING = memoryview(b"")
 
@@ -46,6 +58,8 @@ class Join(Message, frozen=True):
     rows and evaluation_rows are public in every mode; nonce (32 random bytes) goes into the run's id. bit i of enough (its
     bytes, the lowest first) is set where this party has `privacy.min_party_rows` rows in batch i of
     `consortium.policy.batches_of` and that batch is of one class; empty where none is.
+    parts are digests of what
+    makes up the agreement, by name (`roles.run.agreement_parts`): where it differs, they say in what.
     """
 
     version: int
@@ -54,6 +68,7 @@ class Join(Message, frozen=True):
     rows: int
     evaluation_rows: int
     enough: bytes
+    parts: dict[str, bytes] = {}
 
 
 class Welcome(Message, frozen=True):
@@ -233,11 +248,12 @@ class CountProbes(Message, frozen=True):
     bits: int
 
 
-class SettleStart(Message, frozen=True):
+class SettleStart(Message, frozen=True, omit_defaults=True):
     """Server to owner and receiver, sealed: cuts, base score and scale_pos_weight, as the three servers found them.
 
     base_score and total_weight have one entry for each output; total_weight bounds the sum of all rows' weights, and is 0 where
-    nothing is known of it.
+    nothing is known of it. label_spread bounds the standard deviation of the labels of squared error, and label_scale is their unit;
+    both are 0 for other objectives, and where the plan gives the base score.
     """
 
     offsets: Tensor
@@ -246,6 +262,8 @@ class SettleStart(Message, frozen=True):
     base_score: tuple[float, ...]
     scale_pos_weight: float
     total_weight: tuple[float, ...]
+    label_spread: float = 0.0
+    label_scale: float = 0.0
 
 
 class ShareRows(Message, frozen=True):
@@ -288,10 +306,14 @@ class AgreeModel(Message, frozen=True):
 
 
 class Abort(Message, frozen=True):
-    """Either way: the run cannot go on. member is who is at fault ("" where nobody is), reason says what happened."""
+    """Either way: the run cannot go on. member is who is at fault ("" where nobody is), reason says what happened.
+
+    retry says whether the same run may succeed later although nobody changes a file.
+    """
 
     member: str
     reason: str
+    retry: bool = False
 
 
 MESSAGES: tuple[type[Message], ...] = (
@@ -334,6 +356,26 @@ SEALED: tuple[type[Message], ...] = (
 )
 """Messages that travel inside a `Relay` only: the hub takes none of them."""
 
+WITH_DATA: frozenset[type[Message]] = frozenset(
+    {
+        CountCells,
+        UseCuts,
+        QuantiseGradients,
+        SplitNodes,
+        Contribution,
+        Finish,
+        Relay,
+        ShareCounts,
+        CountProbes,
+        SettleStart,
+        ShareRows,
+        ReleaseTree,
+    }
+)
+"""Messages whose binary data may be as long as a frame. Views of the frame hold them, but for the model in `Finish`."""
+
+_OF_ALL_MEMBERS = frozenset({Welcome, ExchangeKeys, ConfirmKeys, KeysConfirmed})
+
 AnyMessage = (
     Join
     | Welcome
@@ -364,7 +406,12 @@ AnyMessage = (
 )
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(AnyMessage, strict=True)
+_BY_NAME = {kind.__name__.encode(): kind for kind in MESSAGES}
+_DECODERS: dict[type[Message], msgspec.msgpack.Decoder[Any]] = {
+    kind: msgspec.msgpack.Decoder(kind, strict=True) for kind in MESSAGES
+}
+_TAG = b"\xa4type"
+"""How the kind's name begins: MessagePack's text of four bytes, the key under which msgspec writes it first."""
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -374,13 +421,40 @@ def encode(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
-def decode(sender: str, frame: bytes | bytearray | memoryview) -> AnyMessage:
-    """The message in a frame. Raises ProtocolError naming the sender where it is not exactly one message.
+def abort(member: str, reason: str, retry: bool = False) -> bytes:
+    """The frame of an `Abort`; a reason that is too long to be read is cut."""
+    cut = reason if len(reason) <= REASON_CHARACTERS else reason[: REASON_CHARACTERS - 4] + " ..."
+    return encode(Abort(member, cut, retry))
 
-    Tensor data are views into the frame: copy what must outlive it.
+
+def kind_of(sender: str, frame: bytes | bytearray | memoryview) -> type[Message]:
+    """Which message a frame says that it is, from its first bytes alone.
+
+    Raises:
+        ProtocolError: it says none, or not first. Names the sender.
     """
+    head = bytes(memoryview(frame)[:40])
+    length = head[6] & 31 if len(head) > 6 and head[6] >> 5 == 5 else 0
+    kind = _BY_NAME.get(head[7 : 7 + length]) if head[:1] and head[0] >> 4 == 8 and head[1:6] == _TAG else None
+    if kind is None:
+        raise _not_a_message(sender, frame, "it does not begin with the name of one")
+    return kind
+
+
+def decode(sender: str, frame: bytes | bytearray | memoryview) -> AnyMessage:
+    """The message in a frame. Raises ProtocolError naming the sender where it is not exactly one message, or too large for its kind.
+
+    Tensor data are views into the frame: copy what must outlive it. See `protocol.session.Session.decode` for a role's use.
+    """
+    kind = kind_of(sender, frame)
+    most = ROSTER_BYTES if kind in _OF_ALL_MEMBERS else ENVELOPE_BYTES
+    if len(frame) > most and (kind not in WITH_DATA or _beside_data(memoryview(frame), most) > most):
+        part = "what is no array in " if kind in WITH_DATA else ""
+        raise ProtocolError(
+            f"member {sender!r} sent {kind.__name__} as a frame of {len(frame)} bytes; rule: {part}it has {most} bytes at most"
+        )
     try:
-        message: AnyMessage = _decoder.decode(frame)
+        message: AnyMessage = _DECODERS[kind].decode(frame)
     except (
         msgspec.DecodeError,
         msgspec.ValidationError,
@@ -388,11 +462,54 @@ def decode(sender: str, frame: bytes | bytearray | memoryview) -> AnyMessage:
         RecursionError,
         OverflowError,
     ) as error:
-        raise ProtocolError(
-            f"member {sender!r} sent a frame of {len(frame)} bytes that is not a message of protocol version "
-            f"{PROTOCOL_VERSION}: {error}; check that all members run the same release of Hansa"
-        ) from error
+        raise _not_a_message(sender, frame, str(error)) from error
     return message
+
+
+def _not_a_message(sender: str, frame: bytes | bytearray | memoryview, why: str) -> ProtocolError:
+    return ProtocolError(
+        f"member {sender!r} sent a frame of {len(frame)} bytes that is not a message of protocol version "
+        f"{PROTOCOL_VERSION}: {why}; check that all members run the same release of Hansa"
+    )
+
+
+def _beside_data(frame: memoryview, most: int) -> int:
+    """Bytes of a frame that are no binary data, counted until they are more than `most`. Makes no object of them.
+
+    MessagePack's headers follow each other, nested or not; extension types, which no message has, count as too many.
+    """
+    at = beside = 0
+    while at < len(frame) and beside <= most:
+        byte = frame[at]
+        data = 0
+        if byte in _LENGTH_BYTES:
+            width = _LENGTH_BYTES[byte]
+            content = int.from_bytes(frame[at + 1 : at + 1 + width], "big")
+            head = 1 + width + (0 if byte in _BINARY else content)
+            data = content if byte in _BINARY else 0
+        elif 0xA0 <= byte <= 0xBF:
+            head = 1 + (byte & 31)
+        elif byte in _EXTENSIONS:
+            return most + 1
+        else:
+            head = _HEADERS.get(byte, 1)
+        at += head + data
+        beside += head
+    return beside
+
+
+_BINARY = (0xC4, 0xC5, 0xC6)
+_LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+"""Bytes that tell the length of binary data and texts, by their first byte."""
+
+_EXTENSIONS = (0xC1, 0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8)
+_HEADERS = {0xCA: 5, 0xCB: 9, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9} | {
+    0xDC: 3,
+    0xDD: 5,
+    0xDE: 3,
+    0xDF: 5,
+}
+"""Bytes of numbers, and of what begins an array or a map, by their first byte; all others take one."""
 
 
 def to_tensor(array: npt.NDArray[Any]) -> Tensor:

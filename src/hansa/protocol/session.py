@@ -13,6 +13,7 @@ from hansa.errors import ProtocolError
 from hansa.protocol.messages import (
     Abort,
     AnnounceKey,
+    AnyMessage,
     Close,
     ConfirmKeys,
     Contribution,
@@ -31,6 +32,8 @@ from hansa.protocol.messages import (
     Through,
     UseCuts,
     Welcome,
+    decode,
+    kind_of,
 )
 
 Table = Mapping[str, Mapping[type[Message], tuple[str, ...]]]
@@ -113,14 +116,18 @@ class Session:
         self._table = table
         self.state = state
 
-    def check(self, sender: str, message: Message) -> None:
-        """Raise ProtocolError where `message` is not legal now."""
+    def decode(self, sender: str, frame: bytes | bytearray | memoryview) -> AnyMessage:
+        """The message in a frame, of which only the kind is read where that is not legal now. Raises ProtocolError."""
+        self.check(sender, kind_of(sender, frame))
+        return decode(sender, frame)
+
+    def check(self, sender: str, kind: type[Message]) -> None:
+        """Raise ProtocolError where a message of this kind is not legal now."""
         legal = self._table[self.state]
-        if type(message) not in legal:
-            expected = ", ".join(kind.__name__ for kind in legal) or "nothing more"
+        if kind not in legal:
+            expected = ", ".join(each.__name__ for each in legal) or "nothing more"
             raise ProtocolError(
-                f"member {sender!r} sent {type(message).__name__} while the {self._role} was {self.state!r}; "
-                f"expected {expected}"
+                f"member {sender!r} sent {kind.__name__} while the {self._role} was {self.state!r}; expected {expected}"
             )
 
     def go(self, message: Message, state: str) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.quantiles import Cuts, CutSearch
-from hansa.errors import HansaError, ProtocolError
+from hansa.errors import HansaError, ProtocolError, RunStopped
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
@@ -41,7 +41,7 @@ from hansa.protocol.messages import (
 )
 from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, Session
 from hansa.roles.gathering import Gathering
-from hansa.roles.run import Progress, Roster, agreement, run_id
+from hansa.roles.run import Progress, Roster, agreement, agreement_parts, run_id
 from hansa.roles.statistics import (
     EXPONENTS,
     LABEL_SUMS,
@@ -57,7 +57,7 @@ from hansa.trees import histogram, objective
 from hansa.trees.crew import ALONE, Crew
 from hansa.trees.ensemble import Ensemble, Tree, base_margin
 from hansa.trees.growth import Buffers, Grower, Level
-from hansa.trees.metrics import is_improvement, metric_value, sums_length
+from hansa.trees.metrics import NO_ROWS, best_round, metric_value, stops_early, sums_length, why_no_value
 from hansa.trees.sampling import draw_columns
 from hansa.trees.xgboost_json import to_json
 
@@ -81,7 +81,8 @@ class Outcome:
 
     Attributes:
         ensemble: the model. model: its XGBoost JSON.
-        history: metric -> its value after 1, 2, ... trees, on all parties' held-out rows.
+        history: metric -> its value after 1, 2, ... trees, on all parties' held-out rows; None where it has none.
+        without_value: metric -> why it has no value, of those that have none.
         trees_grown: trees grown before early stopping cut the model back.
         exchanges: requests that every party answered between the first tree's start and the end of the last.
         roster: who took part.
@@ -89,10 +90,11 @@ class Outcome:
 
     ensemble: Ensemble
     model: bytes
-    history: dict[str, list[float]]
+    history: dict[str, list[float | None]]
     trees_grown: int
     exchanges: int
     roster: Roster
+    without_value: dict[str, str] = field(default_factory=dict)
 
 
 class _Sum:
@@ -134,7 +136,7 @@ class Aggregator:
 
     Attributes:
         masked_bytes, clear_bytes: bytes of sums that came in masked, and as they are.
-        done: whether the run is over. outcome: what it gave, once done.
+        done: whether the run is over. outcome: what it gave, once done. run: the run's id, once all have joined.
     """
 
     def __init__(
@@ -149,8 +151,9 @@ class Aggregator:
         self.masked_bytes = 0
         self.clear_bytes = 0
         self._masked = plan.mode == "secure-aggregation"
+        self.run = b""
         self._agreement = agreement(plan, identities)
-        self._gathering = Gathering(plan.parties, plan.parties, self._agreement)
+        self._gathering = Gathering(plan.parties, plan.parties, self._agreement, agreement_parts(plan, identities))
         self.outcome: Outcome | None = None
         self._plan = plan
         self._crew = crew
@@ -161,7 +164,8 @@ class Aggregator:
         self._step = 0
         self._sums: dict[str, _Sum] = {}
         self._trees: list[Tree] = []
-        self._history: dict[str, list[float]] = {}
+        self._history: dict[str, list[float | None]] = {}
+        self._without_value: dict[str, str] = {}
         self._exchanges = 0
         self._buffers = Buffers()
         self._layout: histogram.Layout | None = None
@@ -203,10 +207,10 @@ class Aggregator:
         Raises:
             ProtocolError: the member broke a rule. HansaError: the run cannot go on.
         """
-        message = messages.decode(member, frame)
         if member not in self._plan.parties:
-            raise ProtocolError(f"member {member!r} is not a party of the plan, yet sent {type(message).__name__}")
-        self._session.check(member, message)
+            kind = messages.kind_of(member, frame).__name__
+            raise ProtocolError(f"member {member!r} is not a party of the plan, yet sent {kind}")
+        message = self._session.decode(member, frame)
         match message:
             case Contribution():
                 yield from self._take(member, message)
@@ -220,7 +224,7 @@ class Aggregator:
                 self._acknowledge(member, message)
             case Abort():
                 self._session.go(message, "aborted")
-                raise HansaError(f"party {member!r} stopped the run: {message.reason}")
+                raise RunStopped(member, f"party {member!r} stopped the run: {message.reason}", retry=message.retry)
             case _:
                 raise ProtocolError(f"member {member!r} sent {type(message).__name__}, which no aggregator takes")
 
@@ -236,8 +240,9 @@ class Aggregator:
         self._n_evaluation = sum(held for _, _, _, held, _ in self._roster)
         if not self._n_rows:
             raise HansaError("all rows of all parties fall to evaluation; lower evaluation.fraction in the plan")
+        self.run = run_id(self._agreement, self._roster)
         self._report(Progress("gathered", 0, self._plan.parameters.rounds))
-        yield from self._broadcast(Welcome(run_id(self._agreement, self._roster), self._roster))
+        yield from self._broadcast(Welcome(self.run, self._roster))
         if not self._masked:
             yield from self._start_counting()
 
@@ -408,7 +413,7 @@ class Aggregator:
             self._report(Progress("binned", 0, parameters.rounds))
         else:
             metrics = self._evaluate(sums)
-            self._report(Progress("tree", self._tree, parameters.rounds, metrics))
+            self._report(Progress("tree", self._tree, parameters.rounds, metrics, self._without_value))
             self._stopping = self._tree == parameters.rounds or self._stops_early()
         if self._session.state == "growing":
             if any(total > most for total, most in zip(self._totals, self._most, strict=True)):
@@ -542,45 +547,49 @@ class Aggregator:
             self._start.weight,
         )
 
-    def _evaluate(self, sums: dict[str, Int64]) -> dict[str, float]:
-        """The metrics after `self._tree` trees."""
-        if not self._n_evaluation:
+    def _evaluate(self, sums: dict[str, Int64]) -> dict[str, float | None]:
+        """The metrics after `self._tree` trees; None for one that has no value."""
+        if self._plan.evaluation_fraction == 0:
             return {}
-        scale = metric_scale(self._n_evaluation, self._bounds, self._gradient_bound)
-        values = {
-            name: metric_value(name, self._plan.parameters.objective, sums[f"metric/{name}"], scale)
-            for name in self._plan.parameters.metrics
-        }
-        for name, value in values.items():
-            self._history.setdefault(name, []).append(value)
+        values: dict[str, float | None] = {}
+        for name in self._plan.parameters.metrics:
+            values[name], why = self._metric(name, sums)
+            if why:
+                self._without_value[name] = why
+            self._history.setdefault(name, []).append(values[name])
         return values
 
-    def _best_trees(self) -> int:
-        """Trees after which the last metric was best."""
-        name = self._plan.parameters.metrics[-1]
-        best, at = None, 0
-        for trees, value in enumerate(self._history[name], 1):
-            if is_improvement(name, value, best):
-                best, at = value, trees
-        return max(at, 1)
+    def _metric(self, name: str, sums: dict[str, Int64]) -> tuple[float | None, str]:
+        """A metric's value, or None and why."""
+        if not self._n_evaluation:
+            return None, NO_ROWS
+        summed = sums[f"metric/{name}"]
+        scale = metric_scale(self._n_evaluation, self._bounds, self._gradient_bound)
+        value = metric_value(name, self._plan.parameters.objective, summed, scale)
+        return (None, why_no_value(name, summed)) if math.isnan(value) else (value, "")
 
     def _stops_early(self) -> bool:
-        patience = self._plan.parameters.early_stopping_rounds
-        return patience is not None and self._tree - self._best_trees() >= patience
+        parameters = self._plan.parameters
+        patience, name = parameters.early_stopping_rounds, parameters.metrics[-1]
+        return patience is not None and stops_early(name, self._history.get(name, ()), patience)
 
     def _finish(self) -> Outgoing:
         plan = self._plan
-        grown = len(self._trees)
-        keep = grown if plan.parameters.early_stopping_rounds is None else self._best_trees()
+        grown = keep = len(self._trees)
+        if plan.parameters.early_stopping_rounds is not None:
+            # Without any value there is no best round: the whole model stays.
+            keep = best_round(name := plan.parameters.metrics[-1], self._history.get(name, ())) or grown
         ensemble = Ensemble(
             objective=plan.parameters.objective,
             base_score=self._start.base_score,
             feature_names=plan.schema.features,
             trees=tuple(self._trees[:keep]),
         )
-        self._report(Progress("trained", keep, plan.parameters.rounds))
+        self._report(Progress("trained", keep, plan.parameters.rounds, without_value=self._without_value))
         model = to_json(ensemble)
-        self.outcome = Outcome(ensemble, model, self._history, grown, self._exchanges, self._roster)
+        self.outcome = Outcome(
+            ensemble, model, self._history, grown, self._exchanges, self._roster, self._without_value
+        )
         self._digest = hashlib.sha256(model).digest()
         packed = zlib.compress(model, 6)
         for party in plan.parties:

@@ -27,8 +27,8 @@ from hansa.mpc.replicated import Address, PairStreams, Program, Round, Server, S
 from hansa.mpc.ring import Words, words_for
 from hansa.mpc.shared_rows import Block, RowShares, receive_rows
 from hansa.mpc.shared_vectors import VectorShares, receive_vector
-from hansa.mpc.start_value import pooled_sums
-from hansa.mpc.training import boost_round, margins_in_range, start_outputs
+from hansa.mpc.start_value import pooled_sums, spread_exponent
+from hansa.mpc.training import SAFE_MARGIN, boost_round, rounds_in_range, start_outputs
 from hansa.plan import Plan
 from hansa.protocol.messages import (
     CountProbes,
@@ -47,11 +47,13 @@ from hansa.roles.sharing import (
     Start,
     Values,
     categorical,
+    coopetitive,
     declared_missing,
     given_start,
     given_values,
     n_label_sums,
     plan_cuts,
+    square_of_mean,
     values_of,
 )
 from hansa.secure.keys import PairKey
@@ -84,13 +86,15 @@ class ComputeServer:
     Args:
         plan: as every member holds it. name: this member. counts: of every owner's rows.
         keys: the pair keys with the two other servers, by member. algorithm: of key streams.
-        progress: called with the number of rounds that are over, and the metrics that were opened after them.
+        progress: called with the number of rounds that are over, the metrics that were opened after them (None for one that has no
+            value), and why these have none.
         observe: called with the step of every round that is over, and the bytes that it sent.
 
     Attributes:
         through: whether the trees were released.
         openings: what was opened to this server, in words: see `mpc.openings`.
         rounds: rounds of messages so far.
+        cut: why fewer rounds are released than the plan says, where a margin left the range; else empty.
     """
 
     def __init__(
@@ -100,12 +104,13 @@ class ComputeServer:
         counts: Counts,
         keys: Mapping[str, PairKey],
         algorithm: Algorithm,
-        progress: Callable[[int, dict[str, float]], None] = lambda _, __: None,
+        progress: Callable[[int, dict[str, float | None], dict[str, str]], None] = lambda _, __, ___: None,
         observe: Callable[[str, int], None] = lambda _, __: None,
     ) -> None:
         self.through = False
         self.openings: list[str] = []
         self.rounds = 0
+        self.cut = ""
         self.index = plan.servers.index(name)
         self._plan = plan
         self._name = name
@@ -116,7 +121,8 @@ class ComputeServer:
         self._observe = observe
         self._bytes = 0
         by_index = {plan.servers.index(peer): key for peer, key in keys.items()}
-        self._server = Server(self.index, PairStreams(self.index, by_index, algorithm))
+        self._streams = PairStreams(self.index, by_index, algorithm)
+        self._server = Server(self.index, self._streams)
         self._inbox: dict[int, deque[Letter]] = {i: deque() for i in range(3) if i != self.index}
         self._start: Start | None = None
         self._step = 0
@@ -129,6 +135,10 @@ class ComputeServer:
         self._program: Program[Any] | None = None
         self._then: Callable[[Any], Outgoing] = self._release
         self._round: Round | None = None
+
+    def erase(self) -> None:
+        """Zero the key streams."""
+        self._streams.erase()
 
     def waiting_for(self) -> list[str]:
         """The members whose next letter is owed."""
@@ -210,12 +220,24 @@ class ComputeServer:
             self.openings.append(
                 "start_value.pooled_sums: the sums of labels and weights that the base score follows from"
             )
-            yield from self._run(pooled_sums(self._server, total, Address(0, 0, 0, "labels")), self._based)
+            yield from self._run(self._find_values(total), self._based)
         elif self._search is not None:
             yield from self._run(self._search.answer(self._server, total, Address(0, 0, 0, "cuts")), self._searched)
 
-    def _based(self, sums: list[int]) -> Outgoing:
-        self._values = values_of(sums, self._counts.total, self._plan)
+    def _find_values(self, total: Words) -> Program[Values]:
+        """From the owners' shared sums; of squared error their last one, of squares, stays shared."""
+        address, rows = Address(0, 0, 0, "labels"), self._counts.total
+        if coopetitive(self._plan).label_range is None:
+            sums = yield from pooled_sums(self._server, total, address)
+            return values_of(sums, rows, self._plan)
+        sums = yield from pooled_sums(self._server, total[:, :-1], address)
+        self.openings.append("start_value.spread_exponent: the power of four below the variance of all labels")
+        place = address.named("spread")
+        exponent = yield from spread_exponent(self._server, total[:, -1], square_of_mean(sums, rows), place)
+        return values_of(sums, rows, self._plan, exponent)
+
+    def _based(self, values: Values) -> Outgoing:
+        self._values = values
         yield from self._look_for_cuts()
 
     def _look_for_cuts(self) -> Outgoing:
@@ -257,7 +279,7 @@ class ComputeServer:
         """The start is known: tell it, unless the plan said all of it, and expect rows."""
         if self._values is None:
             raise ProtocolError(f"server {self._name!r}: the base score is not known yet")
-        self._start = Start(self._plan, self._counts, cuts, self._values)
+        self._start = Start(self._plan, self._counts, cuts, self._values).check()
         if given_start(self._plan, self._counts) is not None:
             return
         message = self._start.message()
@@ -303,7 +325,7 @@ class ComputeServer:
             if len(key) != (32 if number in streams else 0):
                 raise ProtocolError(f"member {sender!r} gave a key of {len(key)} bytes for part {number} of its rows")
         travels = explicit in halves
-        weighted, outputs = self._plan.schema.weight is not None, self._plan.parameters.outputs
+        weighted, outputs = self._started().weighted, self._plan.parameters.outputs
         arrays = (4 if weighted else 3) if travels else 0
         if len(message.parts) != arrays:
             raise ProtocolError(f"member {sender!r} sent {len(message.parts)} arrays of row shares; expected {arrays}")
@@ -376,30 +398,38 @@ class ComputeServer:
         return received
 
     def _train(self, start: Start) -> Program[tuple[TreeShares, ...]]:
-        """All rounds of boosting, and the check of the margins' range; as `mpc.training.train`, with progress and evaluation."""
+        """All rounds of boosting, and how many are good; as `mpc.training.train`, with progress and evaluation."""
         server, rounds, coins = self._server, start.settings.rounds, start.coins
         in_order = [block for _, of_owner in sorted(self._blocks.items()) for block in of_owner]
         blocks = [block for held, block in in_order if not held]
         self._blocks = {}
-        outputs = start_outputs(server, blocks, start.output_settings)
+        outputs = yield from start_outputs(server, blocks, start.output_settings)
         trees: list[TreeShares] = []
-        flags: list[Words] = []
+        flags: list[list[Words]] = []
         evaluation = Evaluation(server, start, [block for held, block in in_order if held])
-        self._progress(0, {})
+        self._progress(0, {}, {})
         for number in range(rounds):
             grown, outside = yield from boost_round(server, start.candidates, blocks, outputs, coins, number, 0)
             trees += grown
-            flags += outside
+            flags.append(outside)
             metrics = yield from evaluation.after(number, grown)
-            self._progress(number + 1, metrics)
+            self._progress(number + 1, metrics, evaluation.without_value)
             if evaluation.stops:
                 break
-        if flags:
-            self.openings.append("training.margins_in_range: one bit, that every margin stayed within +-16")
         self.openings += evaluation.openings
         rows = sum(block.rows for block in blocks)
-        yield from margins_in_range(server, flags, rows, Address(0, rounds, 0, "range"))
-        kept = rounds if evaluation.best_rounds is None else evaluation.best_rounds
+        good = yield from rounds_in_range(server, flags, rows, Address(0, rounds, 0, "range"))
+        if any(flags):
+            self.openings.append(
+                f"training.rounds_in_range: every margin stayed within +-16 for {good} of {len(flags)} rounds"
+            )
+        if good < len(flags) or evaluation.left_range:
+            kept = min(good, evaluation.best_rounds or good)
+            self.cut = (
+                f"a margin left +-{SAFE_MARGIN}, beyond which shares hold no log-odds: of {rounds} rounds the first {kept} are "
+                "released. Lower eta or rounds, or raise lambda"
+            )
+        kept = min(good, evaluation.best_rounds or good)
         return tuple(trees[: kept * len(outputs)])
 
     def _release(self, trees: tuple[TreeShares, ...]) -> Outgoing:

@@ -5,6 +5,8 @@ Nothing here is secret: the hub passes on public keys that members signed, and p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hansa.errors import ProtocolError
 from hansa.protocol.messages import (
     PROTOCOL_VERSION,
@@ -20,25 +22,33 @@ from hansa.trees.parameters import MOST_CLASSES
 MOST_BATCHES = 2 * (MOST_CLASSES + 1)
 """Batches that a plan can have: training and held-out rows, all and of each class."""
 
+MOST_PARTS = 128
+"""Digests that a member may send in its `Join`, beside one for each member."""
+
+SHOWN_PARTS = 8
+
 
 class Gathering:
     """What members have said before a run begins.
 
     Args:
         members: everybody who takes part. with_rows: those that have rows; the others have none.
-        agreement: what all must hold alike (`run.agreement`).
+        agreement: what all must hold alike (`run.agreement`). parts: what it is made of (`run.agreement_parts`).
 
     Attributes:
         joins, keys, tags: what has come, by member.
     """
 
-    def __init__(self, members: tuple[str, ...], with_rows: tuple[str, ...], agreement: bytes) -> None:
+    def __init__(
+        self, members: tuple[str, ...], with_rows: tuple[str, ...], agreement: bytes, parts: Mapping[str, bytes]
+    ) -> None:
         self.joins: dict[str, Join] = {}
         self.keys: dict[str, AnnounceKey] = {}
         self.tags: dict[str, ConfirmKeys] = {}
         self._members = members
         self._with_rows = with_rows
         self._agreement = agreement
+        self._parts = parts
 
     @property
     def roster(self) -> Roster:
@@ -55,10 +65,9 @@ class Gathering:
                 f"member {member!r} speaks protocol version {message.version}, this hub {PROTOCOL_VERSION}; "
                 "install the same release of Hansa everywhere"
             )
-        if message.plan != self._agreement:
+        if message.plan != self._agreement or message.parts != self._parts:
             raise ProtocolError(
-                f"member {member!r} holds another plan or members file (digest {message.plan.hex()[:16]}, the hub's is "
-                f"{self._agreement.hex()[:16]}); give every member the same plan file and members file"
+                f"member {member!r} {self._difference(message.parts)}; give every member the same plan file and members file"
             )
         if member in self.joins:
             raise ProtocolError(f"member {member!r} joined twice")
@@ -74,6 +83,24 @@ class Gathering:
             )
         self.joins[member] = message
         return len(self.joins) == len(self._members)
+
+    def _difference(self, theirs: Mapping[str, bytes]) -> str:
+        """In what another agreement differs. Names are shown only where this hub knows them too: others are a stranger's text."""
+        differ = sorted(name for name, part in self._parts.items() if theirs.get(name) != part and name != "plan")
+        if (
+            not differ
+            or len(theirs) > MOST_PARTS + len(self._members)
+            or any(len(part) > 32 for part in theirs.values())
+        ):
+            return "holds another plan or members file, and does not say in what it differs"
+        more = f" and {len(differ) - SHOWN_PARTS} more" if len(differ) > SHOWN_PARTS else ""
+        what = f"different: {', '.join(differ[:SHOWN_PARTS])}{more}"
+        if theirs.get("plan") == self._parts["plan"]:
+            return f"holds another members file ({what})"
+        return (
+            f"holds another plan ({what}; its digest is {theirs.get('plan', b'').hex() or 'not told'}, "
+            f"the hub's {self._parts['plan'].hex()})"
+        )
 
     def announced(self, member: str, message: AnnounceKey) -> ExchangeKeys | None:
         """Take a member's key; everybody's, once all are here. Raises ProtocolError on a second one."""

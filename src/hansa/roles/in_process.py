@@ -84,7 +84,11 @@ def train_in_process(
     openings: dict[str, Iterable[bytes]] = {name: party.opening() for name, party in parties.items()}
     inner = InProcessHub({name: party.handle for name, party in parties.items()}, order, opening=openings)
     aggregator = Aggregator(plan, crew=crew, report=report, identities=identities)
-    run_hub(aggregator, wrap(inner))
+    try:
+        run_hub(aggregator, wrap(inner))
+    finally:
+        for party in parties.values():
+            party.erase()
     if aggregator.outcome is None:
         raise HansaError("the run ended without a model")
     return InProcessRun(aggregator.outcome, parties, inner.traffic)
@@ -135,8 +139,12 @@ def share_in_process(
     openings: dict[str, Iterable[bytes]] = {name: member.opening() for name, member in members.items()}
     inner = InProcessHub({name: member.handle for name, member in members.items()}, order, opening=openings)
     hub = RelayHub(plan, identities)
-    run_hub(hub, wrap(inner))
-    inner.settle()
+    try:
+        run_hub(hub, wrap(inner))
+        inner.settle()
+    finally:
+        for member in members.values():
+            member.erase()
     return SharedRun(members, hub, inner.traffic)
 
 

@@ -16,10 +16,9 @@ import numpy as np
 from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
 from hansa.data.source import Rows
-from hansa.errors import HansaError, IdentityError, PlanError, ProtocolError
-from hansa.mpc.evaluation import check_metric
+from hansa.errors import IdentityError, PlanError, ProtocolError, RunStopped
 from hansa.mpc.ring import words_for
-from hansa.mpc.training import memory_estimate
+from hansa.mpc.training import growth_of, memory_estimate
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
@@ -47,10 +46,10 @@ from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.compute_server import ComputeServer, RoundLetter
 from hansa.roles.key_setup import KeySetup, Signer
 from hansa.roles.mail import Letter, Mail
-from hansa.roles.owner import Owner
+from hansa.roles.owner import Owner, check_labels
 from hansa.roles.receiver import Receiver
-from hansa.roles.run import Progress, agreement, run_id
-from hansa.roles.sharing import Counts, settings_of, some_values, widest_candidates
+from hansa.roles.run import Progress, agreement, agreement_parts, run_id
+from hansa.roles.sharing import Counts, given_values, settings_of, some_values, widest_candidates
 from hansa.secure.keys import Run
 
 DEFAULT_POLICY = Policy()
@@ -78,7 +77,8 @@ class Member:
     Attributes:
         done: whether the run is over. model: the XGBoost JSON, at a receiver. run: the run's id, once known.
         roles: what this member is: "owner", "server", "receiver".
-        trees: rounds of boosting that are over, at a server. history: metric -> (rounds, value) wherever it was opened to this server.
+        trees: rounds of boosting that are over, at a server. history: metric -> (rounds, value) wherever it was opened to this server;
+            None for a value that it does not have, and without_value: metric -> why.
     """
 
     def __init__(
@@ -103,7 +103,8 @@ class Member:
         self.done = False
         self.run = b""
         self.trees = 0
-        self.history: dict[str, list[tuple[int, float]]] = {}
+        self.history: dict[str, list[tuple[int, float | None]]] = {}
+        self.without_value: dict[str, str] = {}
         held = {"owner": plan.parties, "server": plan.servers, "receiver": plan.receivers}
         self.roles = tuple(role for role, names in held.items() if name in names)
         self._plan = plan
@@ -122,11 +123,10 @@ class Member:
         self._policy = policy
         self._admit = admit
         enough = b"" if rows is None else enough_rows(plan, rows.label, self._held)
-        agreed = agreement(plan, signer.identities)
-        self._join = Join(PROTOCOL_VERSION, agreed, nonce, training_rows, held_rows, enough)
-        settings = settings_of(plan, some_values(plan))
-        for metric in plan.parameters.metrics if plan.evaluation_fraction > 0 else ():
-            check_metric(metric, settings)
+        agreed, parts = agreement(plan, signer.identities), agreement_parts(plan, signer.identities)
+        self._join = Join(PROTOCOL_VERSION, agreed, nonce, training_rows, held_rows, enough, parts)
+        if rows is not None:
+            check_labels(rows, plan)
         self._keys: KeySetup | None = None
         self._mail: Mail | None = None
         self._owner: Owner | None = None
@@ -155,6 +155,11 @@ class Member:
         return found
 
     @property
+    def cut(self) -> str:
+        """See `ComputeServer`."""
+        return "" if self._server is None else self._server.cut
+
+    @property
     def rounds(self) -> int:
         """Rounds of messages among servers that this member took part in."""
         return 0 if self._server is None else self._server.rounds
@@ -179,21 +184,23 @@ class Member:
         try:
             yield from self._answer(frame)
         except Exception:
-            self._erase()
-            if not self.done:
-                self._session.state = "aborted"
+            self.erase()
             raise
 
-    def _erase(self) -> None:
+    def erase(self) -> None:
+        """Zero all keys: nothing is answered after this. Safe to call twice, at whatever end."""
+        if not self.done:
+            self._session.state = "aborted"
         if self._mail is not None:
             self._mail.erase()
+        if self._server is not None:
+            self._server.erase()
         if self._keys is not None:
             self._keys.erase()
 
     def _answer(self, frame: memoryview) -> Iterator[bytes]:
         hub = self._plan.hub
-        message = messages.decode(hub, frame)
-        self._session.check(hub, message)
+        message = self._session.decode(hub, frame)
         match message:
             case Relay():
                 letter = self._open_mail().take(message)
@@ -211,12 +218,12 @@ class Member:
                 yield from self._settle(message)
             case Close():
                 self._session.go(message, "finished")
-                self._erase()
                 self.done = True
+                self.erase()
             case Abort():
                 self._session.go(message, "aborted")
                 who = f" because of member {message.member!r}" if message.member else ""
-                raise HansaError(f"{hub!r} stopped the run{who}: {message.reason}")
+                raise RunStopped(hub, f"{hub!r} stopped the run{who}: {message.reason}", retry=message.retry)
             case _:
                 raise ProtocolError(f"member {hub!r} sent {type(message).__name__}, which no member of this mode takes")
 
@@ -237,7 +244,9 @@ class Member:
         self._session.go(message, "through" if through else "relaying")
         if through:
             if self._server is not None:
-                self._report(Progress("trained", self.trees, self._plan.parameters.rounds))
+                self._report(
+                    Progress("trained", self.trees, self._plan.parameters.rounds, without_value=self.without_value)
+                )
             yield messages.encode(Through())
 
     # --- set-up -------------------------------------------------------------------------------------------------------
@@ -283,7 +292,12 @@ class Member:
         return self._keys
 
     def _check_size(self) -> None:
-        """Refuse a run whose shares would not fit here, before anything of it is made. Raises PlanError."""
+        """Refuse a run that shares cannot hold, or that would not fit here, before anything of it is made. Raises PlanError."""
+        plan, rows = self._plan, self._counts.total
+        given = given_values(plan)
+        if given is not None:
+            for output in range(plan.parameters.outputs):
+                growth_of(settings_of(plan, given, output, rows), widest_candidates(plan), rows)
         needed = self.memory_needed()
         if self._memory_limit is not None and needed > self._memory_limit:
             raise PlanError(
@@ -323,11 +337,14 @@ class Member:
         if self._owner is not None:
             yield from self._owner.begin()
 
-    def _grown(self, trees: int, metrics: dict[str, float]) -> None:
+    def _grown(self, trees: int, metrics: dict[str, float | None], without_value: dict[str, str]) -> None:
+        self.without_value = without_value
         for name, value in metrics.items():
             self.history.setdefault(name, []).append((trees, value))
         self.trees = trees
-        self._report(Progress("tree" if trees else "binned", trees, self._plan.parameters.rounds, metrics))
+        self._report(
+            Progress("tree" if trees else "binned", trees, self._plan.parameters.rounds, metrics, without_value)
+        )
 
     # --- letters ------------------------------------------------------------------------------------------------------
 
@@ -353,14 +370,22 @@ class Member:
                     f"member {letter.sender!r} sent numbers of a round to {self._name!r}, which is no server"
                 )
             return self._server.handle_round(letter)
+        self._check_letter(letter.sender, messages.kind_of(letter.sender, letter.body))
         return self._hand_over(letter.sender, messages.decode(letter.sender, letter.body))
+
+    def _check_letter(self, sender: str, kind: type[Message]) -> None:
+        """Raise ProtocolError where none of this member's roles takes messages of this kind sealed."""
+        if kind not in SEALED:
+            raise ProtocolError(f"member {sender!r} sealed a {kind.__name__}, which travels in the open or not at all")
+        by_role = {"owner": OWNER_LETTERS, "server": SERVER_LETTERS, "receiver": RECEIVER_LETTERS}
+        if not any(kind in by_role[role] for role in self.roles):
+            raise ProtocolError(
+                f"member {sender!r} sent {kind.__name__} to {self._name!r}, whose roles are {', '.join(self.roles)}"
+            )
 
     def _hand_over(self, sender: str, message: Message) -> Outgoing:
         """Give a sealed message to the role that it is for."""
-        if not isinstance(message, SEALED):
-            raise ProtocolError(
-                f"member {sender!r} sealed a {type(message).__name__}, which travels in the open or not at all"
-            )
+        self._check_letter(sender, type(message))
         taken: list[Outgoing] = []
         if isinstance(message, SERVER_LETTERS) and self._server is not None:
             codes = self._owner.codes if self._owner is not None and sender == self._name else None
@@ -369,10 +394,6 @@ class Member:
             taken.append(self._owner.handle(sender, message))
         if isinstance(message, RECEIVER_LETTERS) and self._receiver is not None:
             taken.append(self._receiver.handle(sender, message))
-        if not taken:
-            raise ProtocolError(
-                f"member {sender!r} sent {type(message).__name__} to {self._name!r}, whose roles are {', '.join(self.roles)}"
-            )
         return itertools.chain.from_iterable(taken)
 
 
@@ -386,7 +407,9 @@ def record_of(member: Member, plan: Plan, name: str, traffic: Mapping[str, int])
         "mode": plan.mode,
         "rounds": member.rounds,
         "history": member.history,
+        "without_value": member.without_value,
         "openings": member.openings,
+        **({"cut": member.cut} if member.cut else {}),
         "sealed_bytes": member.sealed_bytes,
         "clear_bytes": traffic["bytes_up"] - member.sealed_bytes,
         **traffic,

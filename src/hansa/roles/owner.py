@@ -22,7 +22,7 @@ from hansa.errors import DataError, ProtocolError
 from hansa.mpc.quantile_search import CutProbes, RequestGuard, count_probes
 from hansa.mpc.shared_rows import RowShares, share_rows
 from hansa.mpc.shared_vectors import share_vector
-from hansa.mpc.training import weight_words
+from hansa.mpc.training import Settings, weight_words
 from hansa.plan import Plan
 from hansa.protocol.messages import (
     CountProbes,
@@ -36,6 +36,7 @@ from hansa.protocol.messages import (
     to_tensor,
 )
 from hansa.roles.sharing import (
+    LEAST_SPREAD,
     Counts,
     Start,
     categorical,
@@ -75,6 +76,7 @@ class Owner:
         self.through = False
         self.codes: npt.NDArray[np.uint16] | None = None
         self._tables = {False: taken(rows, ~held), True: taken(rows, held)}
+        self._numbers = {part: np.flatnonzero(held == part) + 1 for part in (False, True)}
         self._training = self._tables[False]
         self._plan = plan
         self._name = name
@@ -105,15 +107,14 @@ class Owner:
         """The keys are confirmed: share the rows, or first what the servers need to find cuts and base score.
 
         Raises:
-            DataError: a label out of the plan's range, naming its row; a value missing where the plan says none is.
+            DataError: a value missing where the plan says none is; weights or labels that do not count beside others, naming a row.
         """
-        for rows in self._tables.values():
-            check_labels(rows, self._plan)
         start = given_start(self._plan, self._counts)
         if start is not None:
             yield from self._share(start)
         elif self._plan.parameters.base_score is None:
-            yield from self._share_vector(label_sums(self._training.label, self._training.weight, self._plan))
+            own = self._training
+            yield from self._share_vector(label_sums(own.label, own.weight, self._plan, self._counts.total))
 
     def handle(self, sender: str, message: Message) -> Outgoing:
         """Take a server's question, the start, or its word that it holds a batch. Raises ProtocolError naming the sender."""
@@ -183,7 +184,7 @@ class Owner:
     def _share(self, start: Start) -> Outgoing:
         self._start = start
         for held, rows in self._tables.items():
-            labels, weights = label_words(rows, start)
+            labels, weights = label_words(rows, start, held, self._numbers[held])
             self._binned[held] = codes_of(rows.features, start, held), labels, weights
         self.codes = self._binned[False][0]
         self._waiting.extend(self._counts.batches(self._name))
@@ -291,20 +292,91 @@ def check_labels(rows: Rows, plan: Plan) -> None:
         )
 
 
-def label_words(rows: Rows, start: Start) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]:
-    """Labels that `check_labels` took as words, uint32 (outputs, rows), and weights (outputs, 2, rows), or None."""
+def label_words(
+    rows: Rows, start: Start, held: bool, numbers: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]:
+    """Labels that `check_labels` took as words, uint32 (outputs, rows), and weights (outputs, 2, rows), or None.
+
+    Args:
+        numbers: of the rows in the owner's table, for errors.
+
+    Raises:
+        DataError: a weight, or the spread of the labels, is lost on shares; naming a row or the plan's key.
+    """
     more, scale = coopetitive(start.plan), start.label_scale
     labels = output_labels(rows.label, start.plan)
     if scale is None or more.label_range is None:
         words = labels.astype(np.uint32)
     else:
+        _check_spread(rows.label, start, scale.scale)
         labels = np.clip(labels, *more.label_range)
         words = scale.words(labels)
         labels = (labels - scale.centre) / scale.scale
-    if rows.weight is None or more.weight_limit is None:
+    if not start.weighted:
         return words, None
-    weights = np.minimum(rows.weight.astype(np.float64), more.weight_limit)
-    return words, np.stack([weight_words(start.settings, own, weights) for own in labels])
+    weights = np.ones(rows.n_rows)
+    if rows.weight is not None and more.weight_limit is not None:
+        weights = np.minimum(rows.weight.astype(np.float64), more.weight_limit)
+    found = []
+    for output, (own, settings) in enumerate(zip(labels, start.output_settings, strict=True)):
+        bits = start.weight_bits(output, held)
+        found.append(weight_words(settings, own, weights / start.weight_unit, bits, folded=not held))
+        _check_weights(found[-1][0], weights, numbers, start, settings, bits, held)
+    return words, np.stack(found)
+
+
+LEAST_WORD, MOST_LIGHT = 4, 0.25
+"""A weight counts in full if its word is so great; no owner may have more than this share of rows that weigh something and less."""
+
+
+def _check_weights(
+    words: npt.NDArray[np.uint32],
+    weights: npt.NDArray[np.float64],
+    numbers: npt.NDArray[np.int64],
+    start: Start,
+    settings: Settings,
+    bits: int,
+    held: bool,
+) -> None:
+    """Refuse weights that are lost beside the greatest ones. Raises DataError naming the lightest such row."""
+    positive = weights > 0
+    light = positive & (words < LEAST_WORD)
+    if not (positive & (words == 0)).any() and np.count_nonzero(light) <= MOST_LIGHT * np.count_nonzero(positive):
+        return
+    row = int(np.argmin(np.where(positive, weights, np.inf)))
+    least, limit = LEAST_WORD * 2.0**-bits * start.weight_unit, coopetitive(start.plan).weight_limit
+    if limit is None:
+        raise DataError(
+            f"row {numbers[row]}: scale_pos_weight {settings.scale_pos_weight:g} gives the rows of one class so little weight beside "
+            "the others' that they are lost on shares; bring it nearer to 1, or leave base_score out of the plan"
+        )
+    if settings.total_weight is None or held:
+        cause = f"schema.weight_limit is {limit:g}"
+        cure = "lower schema.weight_limit to the greatest weight, at every member"
+    else:
+        cause = f"all rows together weigh {settings.total_weight * start.weight_unit:.6g}"
+        cure = "make the greatest weights smaller"
+    raise DataError(
+        f"row {numbers[row]}: the weight is {weights[row]:g}; the least weight that counts on shares is {least:.3g}, because "
+        f"{cause}: {cure}, give this row more weight, or weight 0"
+    )
+
+
+LEAST_ROWS_OF_SPREAD = 100
+
+
+def _check_spread(labels: npt.NDArray[np.float32], start: Start, scale: float) -> None:
+    """Refuse labels that are all alike in a range that the plan gives, where the pooled spread is not known. Raises DataError."""
+    low, high = coopetitive(start.plan).label_range or (0.0, 1.0)
+    spread = float(labels.std(dtype=np.float64)) if len(labels) >= LEAST_ROWS_OF_SPREAD else 0.0
+    if start.values.label_spread or not 0 < spread < LEAST_SPREAD * scale:
+        return
+    half = spread / LEAST_SPREAD / 2
+    raise DataError(
+        f"labels.range {[low, high]} is {high - low:.3g} wide, and this party's labels spread by {spread:.3g} only: too wide for "
+        f"shares. The widest range that works is about {2 * half:.3g} wide: narrow labels.range at every member, or leave base_score "
+        "out of the plan"
+    )
 
 
 def _message(held: bool, first: int, share: RowShares) -> ShareRows:

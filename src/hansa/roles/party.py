@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from hansa.data.binning import BinnedRows, bin_rows, with_known_missing
 from hansa.data.holdout import held_out
 from hansa.data.quantiles import CutGuard, CutRequest, Cuts, SortedKeys, count_cells
 from hansa.data.source import Rows
-from hansa.errors import DataError, HansaError, IdentityError, ProtocolError
+from hansa.errors import DataError, HansaError, IdentityError, ProtocolError, RunStopped
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
@@ -47,7 +47,7 @@ from hansa.protocol.messages import (
 from hansa.protocol.session import PARTY, PARTY_MASKED, Session
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.protection import Clear, Locked, Masked, Signer
-from hansa.roles.run import agreement, run_id
+from hansa.roles.run import Progress, agreement, agreement_parts, run_id
 from hansa.roles.statistics import Bounds, count_magnitudes, metric_scale, sum_labels
 from hansa.secure.keys import Run
 from hansa.trees import histogram, objective
@@ -58,8 +58,8 @@ from hansa.trees.metrics import MetricScale, metric_sums
 from hansa.trees.sampling import draw_columns, draw_rows
 from hansa.trees.xgboost_json import from_json, to_json
 
-NODE_BYTES, TREE_BYTES, NAME_BYTES, MODEL_BYTES = 256, 2048, 64, 65536
-"""Bytes that a model file takes at most: for a node, for a tree and for a feature beside its name, and for the rest."""
+NODE_BYTES, TREE_BYTES, HEAD_BYTES = 256, 1024, 2**16
+"""More than a node, a tree without its nodes, and a model without its trees and names take in a model file."""
 
 FRAMES_PER_LEVEL = 2
 """Frames that the histograms of a level are sent in: enough that the aggregator adds some while others are built."""
@@ -93,9 +93,10 @@ class Party:
         signer: this party's signature and everybody's pinned identity; needed in secure-aggregation mode.
         policy: this party's own conditions.
         admit: called with the run's id and roster before anything of the rows leaves; raises PlanError where they may not meet.
+        report: called with `Progress` as the run goes on, without metrics: a party does not learn them.
 
     Attributes:
-        done: whether the run is over.
+        done: whether the run is over. run: the run's id, once known.
         masked_bytes: bytes of sums that left masked so far.
         model: the XGBoost JSON, once received; None for a member that the plan does not name a receiver.
     """
@@ -112,6 +113,7 @@ class Party:
         signer: Signer | None = None,
         policy: Policy = DEFAULT_POLICY,
         admit: Admit = admit_all,
+        report: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         policy.check_plan(plan)
         if plan.mode != "federated" and signer is None:
@@ -122,6 +124,8 @@ class Party:
         self._signer = signer
         self._protection: Clear | Masked = Clear() if plan.mode == "federated" else Locked()
         self.model: bytes | None = None
+        self.run = b""
+        self._report = report
         self._plan = plan
         self._name = name
         self._crew = crew
@@ -136,9 +140,10 @@ class Party:
             held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
         self._evaluation = np.flatnonzero(held).astype(np.uint32)
         self._training = np.flatnonzero(~held).astype(np.uint32)
-        agreed = agreement(plan, {} if signer is None else signer.identities)
+        identities = {} if signer is None else signer.identities
+        agreed, parts = agreement(plan, identities), agreement_parts(plan, identities)
         enough = enough_rows(plan, self._labels, held)
-        self._join = Join(PROTOCOL_VERSION, agreed, nonce, len(self._training), len(self._evaluation), enough)
+        self._join = Join(PROTOCOL_VERSION, agreed, nonce, len(self._training), len(self._evaluation), enough, parts)
         self._tree = SETUP
         self._step = 0
         self._stops_early = plan.parameters.early_stopping_rounds is not None
@@ -146,6 +151,7 @@ class Party:
         self._with_root = False
         self._levels: list[Level] = []
         self._heard: list[tuple[Level, ...]] = []
+        self._nodes = 0  # of all trees that grew here
 
     def opening(self) -> Iterator[bytes]:
         """The frames that a party sends before it is asked anything."""
@@ -162,14 +168,17 @@ class Party:
         try:
             yield from self._answer(frame)
         except Exception:
-            self._protection.erase()
-            if not self.done:
-                self._session.state = "aborted"
+            self.erase()
             raise
 
+    def erase(self) -> None:
+        """Zero all keys: nothing is answered after this. Safe to call twice, at whatever end."""
+        if not self.done:
+            self._session.state = "aborted"
+        self._protection.erase()
+
     def _answer(self, frame: memoryview) -> Iterator[bytes]:
-        message = messages.decode(self._plan.aggregator, frame)
-        self._session.check(self._plan.aggregator, message)
+        message = self._session.decode(self._plan.aggregator, frame)
         if not isinstance(message, NOT_BROADCAST):
             self._protection.hear(type(message).__name__, frame)
         match message:
@@ -198,6 +207,7 @@ class Party:
             case UseCuts():
                 self._session.go(message, "scaling")
                 self._use_cuts(message)
+                self._note("binned", 0)
                 yield from self._start_tree(message.gradient_bound)
             case QuantiseGradients():
                 self._session.go(message, "growing")
@@ -212,14 +222,22 @@ class Party:
                 self._protection.erase()
                 yield messages.encode(self._finish(message))
                 self.done = True
+                self._note("trained", message.trees)
             case Abort():
                 self._session.go(message, "aborted")
                 who = f" because of member {message.member!r}" if message.member else ""
-                raise HansaError(f"{self._plan.aggregator!r} stopped the run{who}: {message.reason}")
+                raise RunStopped(
+                    self._plan.aggregator,
+                    f"{self._plan.aggregator!r} stopped the run{who}: {message.reason}",
+                    retry=message.retry,
+                )
             case _:
                 raise ProtocolError(
                     f"member {self._plan.aggregator!r} sent {type(message).__name__}, which no party takes"
                 )
+
+    def _note(self, stage: str, trees: int) -> None:
+        self._report(Progress(stage, trees, self._plan.parameters.rounds))
 
     @property
     def masked_bytes(self) -> int:
@@ -282,6 +300,8 @@ class Party:
         check_roster(self._policy, plan, self._name, message.roster)
         self._admit(message.run, message.roster)
         self._session.go(message, "welcomed")
+        self.run = message.run
+        self._note("gathered", 0)
         if self._signer is not None and plan.mode == "secure-aggregation":
             self._protection = Masked(self._name, Run(self._join.plan, message.run), self._signer, names)
         self._n_rows = sum(rows for _, _, rows, _, _ in message.roster)
@@ -321,10 +341,8 @@ class Party:
                 self._array(message, "values", np.float32, None),
                 self._array(message, "has_missing", np.uint8, n_features).astype(np.bool_),
             )
-            if cuts.n_codes.max() > self._plan.parameters.max_bin + 1:
-                raise self._broken(
-                    f"a feature has more bins than max_bin {self._plan.parameters.max_bin} and the missing one"
-                )
+            if cuts.n_bins.max() > self._plan.parameters.max_bin:
+                raise self._broken(f"a feature has more bins than max_bin {self._plan.parameters.max_bin}")
             self._guard.check_cuts(cuts)
         self._cuts = cuts
         binned = self._binned = self._bin(cuts)
@@ -439,6 +457,7 @@ class Party:
             )
         level = self._read_level(message)
         self._keep(level)
+        self._nodes += 2 * int(np.count_nonzero(level.feature >= 0)) + (self._level == 0)
         self._inside.apply(level)
         outside = self._outside if len(self._outside.rows) else None
         if level.last:
@@ -471,6 +490,7 @@ class Party:
                 f"the next tree's scales {'do not come' if self._with_root else 'come'} with the last splits"
             )
         self._session.go(message, "growing" if self._with_root else "scaling")
+        self._note("tree", self._tree + 1)
         yield from self._start_tree(message.gradient_bound)
         if message.then is not None:
             self._quantise(message.then)
@@ -508,7 +528,7 @@ class Party:
         self._step = self._level + 1
         assert self._layout is not None  # `_quantise` comes before, by the session's table
         layout, partition, codes, packed = self._layout, self._inside, self._binned.codes, self._packed
-        columns, offsets, strided = layout.columns, layout.offsets, layout.strided
+        columns, offsets, stride = layout.columns, layout.offsets, layout.stride
         # Both depend on the number of rows alone, which is public.
         values = len(partition.rows) * len(columns)
         frames = 1 if values <= ONE_FRAME_VALUES else FRAMES_PER_LEVEL
@@ -517,12 +537,12 @@ class Party:
         held = min(per_frame, len(positions)), len(packed), layout.cells
         room = self._buffers.get("histograms", (math.prod(held) + len(self._totals),))
         all_out = room[: math.prod(held)].reshape(held)
-        sums = self._buffers.get("sums", (self._crew.threads, histogram.STRIDE * len(columns)))
+        sums = self._buffers.get("sums", (self._crew.threads, layout.scratch))
         for first in range(0, len(positions), per_frame):
             part = positions[first : first + per_frame]
             out = all_out[: len(part)]
             starts, ends = partition.starts[part], partition.ends[part]
-            work = (codes, columns, offsets, strided, partition.rows, starts, ends, packed, sums, out)
+            work = (codes, columns, offsets, stride, partition.rows, starts, ends, packed, sums, out)
             if parallel:
                 histogram.build_histograms_parallel(*work, self._crew)
             else:
@@ -549,14 +569,15 @@ class Party:
         self._check_length(message.trees)
         heard = self._heard[: message.trees]
         inflate = zlib.decompressobj()
+        most = self._model_bytes()
         try:
-            model = inflate.decompress(message.model, self._most_bytes(heard))
+            model = inflate.decompress(message.model, most)
         except zlib.error as error:
             raise self._broken(f"the model cannot be decompressed: {error}") from error
-        if not inflate.eof or inflate.unused_data or hashlib.sha256(model).digest() != message.model_sha256:
-            raise self._broken(
-                "the model is cut short, larger than its trees make it, or does not have the hash that was announced"
-            )
+        if not inflate.eof and len(model) == most:
+            raise self._broken(f"the model has more than the {most} bytes that the trees of this run can take")
+        if not inflate.eof or hashlib.sha256(model).digest() != message.model_sha256:
+            raise self._broken("the model is cut short or does not have the hash that was announced")
         with self._blaming():
             if model != to_json(self._rebuilt(from_json(model), heard)):
                 raise self._broken("the model is not the one that the splits and leaves of this run make")
@@ -574,12 +595,6 @@ class Party:
                 f"early_stopping_rounds {patience}"
             )
 
-    def _most_bytes(self, heard: list[tuple[Level, ...]]) -> int:
-        """Bytes that a file of these trees may have, so that a lie cannot fill the memory."""
-        nodes = sum(len(level.feature) + len(level.child_leaf) for levels in heard for level in levels)
-        names = sum(NAME_BYTES + 8 * len(name.encode()) for name in self._plan.schema.features)
-        return MODEL_BYTES + names + TREE_BYTES * len(heard) + NODE_BYTES * nodes
-
     def _rebuilt(self, received: Ensemble, heard: list[tuple[Level, ...]]) -> Ensemble:
         """The model as this party heard it; gains, covers and inner nodes' weights, which no party hears, are the file's."""
         if len(received.trees) != len(heard):
@@ -593,3 +608,8 @@ class Party:
                 for levels, theirs in zip(heard, received.trees, strict=True)
             ),
         )
+
+    def _model_bytes(self) -> int:
+        """More bytes than a model file of the trees that grew here has, names and levels included."""
+        trees = self._tree + 1
+        return NODE_BYTES * self._nodes + TREE_BYTES * trees + 8 * len(self._plan.canonical()) + HEAD_BYTES

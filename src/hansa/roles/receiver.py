@@ -15,6 +15,7 @@ from hansa.errors import ProtocolError
 from hansa.mpc.candidates import ONLY_MISSING
 from hansa.mpc.release import PlainTree, TreeMessage, open_tree
 from hansa.mpc.ring import words_for
+from hansa.mpc.training import may_leave_range
 from hansa.plan import Plan
 from hansa.protocol.messages import AgreeModel, Message, ReleaseTree, SettleStart, encode, to_array
 from hansa.roles.sharing import Counts, Start, given_start, start_of
@@ -98,7 +99,9 @@ class Receiver:
         trees = self._trees[sender]
         first = not any(self._trees.values())
         rounds, rest = divmod(message.trees, self._outputs)
-        stops = self._plan.parameters.early_stopping_rounds is not None
+        stops = self._plan.parameters.early_stopping_rounds is not None or any(
+            may_leave_range(own, own.rounds) for own in self._start.output_settings
+        )
         if first and stops and 1 <= rounds <= settings.rounds and rest == 0:
             self._count = message.trees
         if (message.tree, message.trees) != (len(trees), self._count) or len(message.splits) != settings.max_depth:

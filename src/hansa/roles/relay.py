@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from hansa.errors import HansaError, ProtocolError
+from hansa.errors import ProtocolError, RunStopped
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
@@ -25,7 +25,7 @@ from hansa.protocol.messages import (
 )
 from hansa.protocol.session import HUB, Session
 from hansa.roles.gathering import Gathering
-from hansa.roles.run import Progress, Roster, agreement, run_id
+from hansa.roles.run import Progress, Roster, agreement, agreement_parts, run_id
 from hansa.transport.channel import Frame
 
 Outgoing = Iterator[tuple[str, Frame]]
@@ -55,7 +55,7 @@ class RelayHub:
         self._members = plan.participants
         self._agreement = agreement(plan, identities)
         self._session = Session("hub", HUB, "gathering")
-        self._gathering = Gathering(self._members, plan.parties, self._agreement)
+        self._gathering = Gathering(self._members, plan.parties, self._agreement, agreement_parts(plan, identities))
         self._through: set[str] = set()
 
     @property
@@ -86,10 +86,10 @@ class RelayHub:
         Raises:
             ProtocolError: the member broke a rule. HansaError: it stopped the run.
         """
-        message = messages.decode(member, frame)
         if member not in self._members:
-            raise ProtocolError(f"member {member!r} has no role in the plan, yet sent {type(message).__name__}")
-        self._session.check(member, message)
+            kind = messages.kind_of(member, frame).__name__
+            raise ProtocolError(f"member {member!r} has no role in the plan, yet sent {kind}")
+        message = self._session.decode(member, frame)
         match message:
             case Relay():
                 yield self._relay(member, message), frame
@@ -103,7 +103,7 @@ class RelayHub:
                 yield from self._closed(member, message)
             case Abort():
                 self._session.go(message, "aborted")
-                raise HansaError(f"member {member!r} stopped the run: {message.reason}")
+                raise RunStopped(member, f"member {member!r} stopped the run: {message.reason}", retry=message.retry)
             case _:
                 raise ProtocolError(f"member {member!r} sent {type(message).__name__}, which no hub takes")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
-from hansa.errors import HansaError, LinkLost, MemberLost, ProtocolError, TransportError
+from hansa.errors import HansaError, LinkLost, MemberLost, OutputError, ProtocolError, TransportError
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import Abort
@@ -27,13 +27,29 @@ class Progress:
     Attributes:
         stage: "gathered", "binned", "tree" or "trained".
         trees: rounds of boosting finished, a tree of every output each. rounds: at most.
-        metrics: of the held-out rows after so many rounds, if any.
+        metrics: of the held-out rows after so many rounds, if any; None for one that has no value.
+        without_value: why, by metric.
     """
 
     stage: str
     trees: int
     rounds: int
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    without_value: dict[str, str] = field(default_factory=dict)
+
+    def as_event(self) -> dict[str, Any]:
+        """What a program that waits for the run reads: as JSON it needs no NaN."""
+        return {
+            "event": self.stage,
+            "trees": self.trees,
+            "rounds": self.rounds,
+            "metrics": self.metrics,
+            "without_value": self.without_value,
+        }
+
+
+INTERRUPTED = "its operator stopped its process"
+"""What other members are told where a process is interrupted."""
 
 
 def run_id(plan_digest: bytes, roster: Roster) -> bytes:
@@ -49,6 +65,19 @@ def agreement(plan: Plan, identities: Mapping[str, bytes]) -> bytes:
     return hashlib.sha256(b"hansa agreement\x00" + plan.digest() + msgspec.json.encode(pinned)).digest()
 
 
+def agreement_parts(plan: Plan, identities: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Digests of what makes up `agreement`, by name, so that two members find out in what theirs differ.
+
+    "plan" is the plan's digest, 32 bytes; each of its keys (`Plan.by_key`) and each "identity of MEMBER" has 8 bytes. They are for
+    people: only `agreement` decides. Nothing secret is hashed: all members hold the plan and the members file.
+    """
+    content = {**plan.by_key(), **{f"identity of {name}": identities[name] for name in plan.members if identities}}
+    short = {
+        name: hashlib.sha256(msgspec.json.encode((name, value), order="sorted")) for name, value in content.items()
+    }
+    return {"plan": plan.digest(), **{name: digest.digest()[:8] for name, digest in short.items()}}
+
+
 class MemberRole(Protocol):
     """A role that talks to the aggregator only."""
 
@@ -57,6 +86,9 @@ class MemberRole(Protocol):
     def opening(self) -> Iterator[bytes]: ...
 
     def handle(self, frame: memoryview) -> Iterator[bytes]: ...
+
+    def erase(self) -> None:
+        """Zero all keys; the run is over for this role, however it ended."""
 
 
 class HubRole(Protocol):
@@ -82,7 +114,7 @@ def run_member(
     timeout: float | None = None,
     waiting_for: Callable[[], Iterable[str]] = tuple,
 ) -> None:
-    """Drive a member's role until the run is over.
+    """Drive a member's role until the run is over. Its keys are erased at the end, whatever that is.
 
     Args:
         timeout: seconds to wait for each frame of the aggregator or hub; None waits for ever.
@@ -104,11 +136,16 @@ def run_member(
         if not owed:
             raise
         stopped = TransportError(f"{error}; waiting for {owed}")
-        _tell(channel, str(stopped))
+        _tell(channel, messages.abort("", str(stopped), stopped.retry))
         raise stopped from error
     except HansaError as error:
-        _tell(channel, _tellable(error))
+        _tell(channel, messages.abort("", _tellable(error), error.retry))
         raise
+    except KeyboardInterrupt:
+        _tell(channel, messages.abort("", INTERRUPTED, retry=True))
+        raise
+    finally:
+        role.erase()
 
 
 class ResidentRole:
@@ -143,7 +180,12 @@ class ResidentRole:
             return
         owed = ", ".join(self._waiting_for())
         self.error = TransportError(f"no frame for member {self._member!r} in {seconds:g} s; waiting for {owed}")
-        yield messages.encode(Abort("", str(self.error)))
+        self._role.erase()
+        yield messages.abort("", str(self.error), self.error.retry)
+
+    def erase(self) -> None:
+        """Zero the role's keys; the run is over, however it ended."""
+        self._role.erase()
 
     def _guarded(self, frames: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
         if self._is_over():
@@ -152,7 +194,7 @@ class ResidentRole:
             yield from frames()
         except HansaError as error:
             self.error = error
-            yield messages.encode(Abort("", _tellable(error)))
+            yield messages.abort("", _tellable(error), error.retry)
 
     def _is_over(self) -> bool:
         return self._role.done or self.error is not None
@@ -170,7 +212,7 @@ def _verdict(role: MemberRole, channel: Channel) -> HansaError | None:
     while True:
         try:
             frame = channel.receive(0.0)
-            stops = isinstance(messages.decode("", frame), Abort)
+            stops = messages.kind_of("", frame) is Abort
         except HansaError:
             return None
         if stops:
@@ -182,10 +224,10 @@ def _verdict(role: MemberRole, channel: Channel) -> HansaError | None:
             return None
 
 
-def _tell(channel: Channel, reason: str) -> None:
+def _tell(channel: Channel, abort: bytes) -> None:
     try:
-        channel.send(messages.encode(Abort("", reason)))
-    except TransportError:
+        channel.send(abort)
+    except HansaError:
         return  # the connection is gone: nobody is left to be told, and the caller raises the cause
 
 
@@ -215,9 +257,21 @@ def run_hub(role: HubRole, hub: Hub, timeout: float | None = None) -> None:
     except HansaError as error:
         named = member if repr(member) in str(error) else ""
         at_fault = error.member if isinstance(error, MemberLost) else named
-        for party in role.parties:
-            try:
-                hub.send(party, messages.encode(Abort(at_fault, str(error))))
-            except TransportError:
-                continue  # that party is gone already
+        _tell_all(role, hub, messages.abort(at_fault, _hub_tells(error), error.retry))
         raise
+    except KeyboardInterrupt:
+        _tell_all(role, hub, messages.abort("", INTERRUPTED, retry=True))
+        raise
+
+
+def _hub_tells(error: HansaError) -> str:
+    """What parties may read of an error at the hub: not the paths of its files."""
+    return _tellable(error) if isinstance(error, OutputError) else str(error)
+
+
+def _tell_all(role: HubRole, hub: Hub, abort: bytes) -> None:
+    for party in role.parties:
+        try:
+            hub.send(party, abort)
+        except TransportError:
+            continue  # that party is gone already

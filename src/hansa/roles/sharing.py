@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,9 +14,22 @@ import numpy.typing as npt
 from hansa.data.quantiles import Cuts
 from hansa.errors import DataError, PlanError, ProtocolError
 from hansa.mpc.candidates import Candidates, Feature
+from hansa.mpc.fourier import MARGIN_BITS
 from hansa.mpc.release import Statistics
 from hansa.mpc.shared_rows import BATCH_ROWS
-from hansa.mpc.training import Coins, LabelScale, Settings, growth_of
+from hansa.mpc.start_value import LEAST_EXPONENT
+from hansa.mpc.training import (
+    MOST_LAMBDA,
+    PLAIN_SCALES,
+    SAFE_MARGIN,
+    WEIGHT_BITS,
+    Coins,
+    LabelScale,
+    Settings,
+    growth_of,
+    held_weight_bits,
+    weight_bits,
+)
 from hansa.plan import Coopetitive, Plan
 from hansa.protocol.messages import SettleStart, to_array, to_tensor
 from hansa.roles.statistics import estimated_base
@@ -25,14 +39,34 @@ from hansa.trees.sampling import draw_columns, draw_rows
 SQUARED_ERROR = "reg:squarederror"
 
 LEAF_BITS = {"binary:logistic": 14, SQUARED_ERROR: 16}
-"""Fraction bits of an opened leaf: with its range and sign 17 bits."""
+"""Fraction bits of an opened leaf: with its range and sign 17 bits. More where leaves are smaller for a small eta, or because few
+labels are far from all others: then the higher bits say nothing of most leaves."""
+
+MOST_LEAF_BITS = 24
+"""Such a number is exact in float32."""
+
+SMALL_ETA, NARROW_SPREAD = 2.0**-6, 2.0**-3
+"""From these on, below, each halving of eta, or of the labels' spread in their unit, gives leaves another bit."""
+
+LEAST_SPREAD = 2.0**-14
+"""Least spread of labels in their unit: of a smaller one too little is left in a gradient on shares, and in its square."""
+
+LEAST_GAIN = 1e-6
+"""XGBoost's kRtEps: no split gains less, whatever gamma says."""
+
+EXACT_SCALE = 2.0**-9
+"""How far scale_pos_weight may be rounded, in relation to itself, before it is shared as weights instead."""
 
 COVER_BITS = 4
 """Fraction bits of an opened cover, where the plan releases statistics."""
 
-LABEL_BITS, WEIGHT_BITS = 32, 20
-"""A label of squared error is summed in 2^-32 of the label range, and a weight in 2^-20 of its limit; labels times weights in
-2^-40: the sums of 2^22 rows fit 63 bits."""
+LABEL_BITS = 31
+"""A label of squared error is summed in 2^-31 of the label range."""
+
+
+def sum_bits(rows: int) -> int:
+    """A weight, and a weight times a label, is summed in 2^-bits of the weight limit, so that the sums of all rows fit 62 bits."""
+    return min(48, 62 - rows.bit_length())
 
 
 @dataclass(frozen=True)
@@ -98,11 +132,15 @@ class Values:
     Attributes:
         base_score: of each output, in label space. scale_pos_weight: a number.
         total_weight: for each output, bounds the sum of weights; 0 for unknown.
+        label_spread: of squared error, bounds the labels' standard deviation, by a factor of two at most; 0 for unknown.
+        label_scale: of squared error, the labels' unit; 0 where the plan's range gives it.
     """
 
     base_score: tuple[float, ...]
     scale_pos_weight: float
     total_weight: tuple[float, ...]
+    label_spread: float = 0.0
+    label_scale: float = 0.0
 
 
 def given_values(plan: Plan) -> Values | None:
@@ -126,39 +164,66 @@ def output_labels(labels: npt.NDArray[np.float32], plan: Plan) -> npt.NDArray[np
 
 
 def label_sums(
-    labels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32] | None, plan: Plan
+    labels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32] | None, plan: Plan, rows: int
 ) -> npt.NDArray[np.int64]:
     """An owner's sums in whole units, int64 (n_label_sums,): of labels, with weights of weight times label, and of weights.
 
     Of each output in turn. A label of binary:logistic is 0 or 1 units; one of squared error is counted from the lowest of the
-    plan's range. Secret.
+    plan's range, and there the last number is the sum of squares over `rows`, those of all owners. Secret.
     """
-    return np.concatenate([_sums_of_output(own, weights, plan) for own in output_labels(labels, plan)])
+    if coopetitive(plan).label_range is not None:
+        return _sums_of_numbers(labels, weights, plan, rows)
+    return np.concatenate([_sums_of_classes(own, weights, plan, rows) for own in output_labels(labels, plan)])
 
 
-def _sums_of_output(
-    labels: npt.NDArray[np.float64], weights: npt.NDArray[np.float32] | None, plan: Plan
+def _sums_of_classes(
+    labels: npt.NDArray[np.float64], weights: npt.NDArray[np.float32] | None, plan: Plan, rows: int
 ) -> npt.NDArray[np.int64]:
-    more, shares = coopetitive(plan), labels
-    if more.label_range is not None:
-        low, high = more.label_range
-        shares = np.clip((shares - low) / (high - low), 0, 1)
+    limit, positives = coopetitive(plan).weight_limit, np.count_nonzero(labels == 1)
+    if weights is None or limit is None:
+        return np.array([positives])
+    units = np.round(weights.astype(np.float64) / limit * 2.0 ** sum_bits(rows)).astype(np.int64)
+    return np.array([units[labels == 1].sum(), units.sum(), positives])
+
+
+def _sums_of_numbers(
+    labels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32] | None, plan: Plan, rows: int
+) -> npt.NDArray[np.int64]:
+    more = coopetitive(plan)
+    low, high = more.label_range or (0.0, 1.0)
+    shares = np.clip((labels.astype(np.float64) - low) / (high - low), 0, 1)
+    whole = np.round(shares * 2.0**LABEL_BITS).astype(np.uint64)
+    squares = whole * whole
+    # The sum of squares has up to 86 bits.
+    total = (int((squares >> np.uint64(32)).sum()) << 32) + int((squares & np.uint64(2**32 - 1)).sum())
+    mean_square, plain = total // max(1, rows), int(whole.sum())
     if weights is None or more.weight_limit is None:
-        bits = LABEL_BITS if more.label_range is not None else 0
-        return np.array([np.round(shares * 2.0**bits).astype(np.int64).sum()])
-    parts = weights.astype(np.float64) / more.weight_limit
-    products = np.round(parts * shares * 2.0 ** (2 * WEIGHT_BITS)).astype(np.int64)
-    units = np.round(parts * 2.0**WEIGHT_BITS).astype(np.int64)
-    return np.array([products.sum(), units.sum(), np.count_nonzero(labels == 1)])
+        return np.array([plain, mean_square])
+    parts = weights.astype(np.float64) / more.weight_limit * 2.0 ** sum_bits(rows)
+    units = np.round(parts).astype(np.int64)
+    products = np.round(units * shares).astype(np.int64)
+    return np.array([products.sum(), units.sum(), plain, mean_square])
 
 
 def n_label_sums(plan: Plan) -> int:
     """How many sums `label_sums` gives."""
-    return plan.parameters.outputs * (1 if plan.schema.weight is None else 3)
+    squares = int(coopetitive(plan).label_range is not None)
+    return plan.parameters.outputs * (1 if plan.schema.weight is None else 3) + squares
 
 
-def values_of(sums: list[int], rows: int, plan: Plan) -> Values:
-    """The values that pooled `label_sums` give, by the rule of the other modes. Raises PlanError where no model could start."""
+def square_of_mean(sums: list[int], rows: int) -> int:
+    """The square of the labels' mean of squared error, in the units of `label_sums`' squares, from its other sums."""
+    return sums[-1] ** 2 // rows**2
+
+
+def values_of(sums: list[int], rows: int, plan: Plan, exponent: int | None = None) -> Values:
+    """The values that pooled `label_sums` give, by the rule of the other modes. Raises PlanError where no model could start.
+
+    Args:
+        sums: without the squares of squared error, of which `start_value.spread_exponent` tells `exponent`.
+    """
+    if exponent is not None:
+        return _values_of_numbers(sums, rows, plan, exponent)
     each = len(sums) // plan.parameters.outputs
     starts = [_start_of_output(sums[first : first + each], rows, plan) for first in range(0, len(sums), each)]
     classes = plan.parameters.num_class
@@ -177,30 +242,59 @@ def values_of(sums: list[int], rows: int, plan: Plan) -> Values:
 
 
 def _start_of_output(sums: list[int], rows: int, plan: Plan) -> tuple[float, float, float] | None:
-    """(base score, scale_pos_weight, total weight) of one output; None where a logistic one has rows of one class only."""
-    more, given = coopetitive(plan), plan.parameters
-    if more.weight_limit is None:
-        weight, positives = float(rows), sums[0]
-        mean = sums[0] / rows / (1 if more.label_range is None else 2.0**LABEL_BITS)
+    """(base score, scale_pos_weight, total weight) of one output; None where it has rows of one class only."""
+    given = plan.parameters
+    if coopetitive(plan).weight_limit is None:
+        weight, positives, mean = float(rows), sums[0], sums[0] / rows
     else:
-        weight, positives = sums[1] * 2.0**-WEIGHT_BITS * more.weight_limit, sums[2]
-        if sums[1] <= 0:
-            raise PlanError("all rows of all owners have weight 0; there is nothing to learn")
-        mean = sums[0] / sums[1] * 2.0**-WEIGHT_BITS
-    if more.label_range is not None:
-        low, high = more.label_range
-        return float(np.float32(low + (high - low) * mean)), 1.0, _bound(weight, rows, 1.0, plan)
+        weight, positives = _pooled_weight(sums[1], rows, plan), sums[2]
+        mean = sums[0] / sums[1]
     if not 0 < positives < rows or not 0 < float(np.float32(mean)) < 1:
         return None
     scale = given.scale_pos_weight if isinstance(given.scale_pos_weight, float) else (rows - positives) / positives
-    total = weight * (1 - mean) + scale * weight * mean
-    return float(np.float32(estimated_base(mean, scale))), scale, _bound(total, rows, scale, plan)
+    base = float(np.float32(estimated_base(mean, scale)))
+    if not 0 < base < 1 or abs(float(base_margin(given.objective, base))) > SAFE_MARGIN:
+        raise PlanError(
+            f"of all weight of {rows} rows a share of {mean:.3g} has label 1, or {base:.3g} once scale_pos_weight is counted: too "
+            f"near 0 or 1 for shares, which hold log-odds within +-{SAFE_MARGIN}; give a base_score, or another scale_pos_weight"
+        )
+    return base, scale, weight * (1 - mean) + scale * weight * mean
 
 
-def _bound(weight: float, rows: int, scale: float, plan: Plan) -> float:
-    """What the sum of the rows' rounded weights cannot exceed."""
+def _pooled_weight(units: int, rows: int, plan: Plan) -> float:
     limit = coopetitive(plan).weight_limit
-    return weight if limit is None else weight + rows * 2.0**-11 * limit * max(1.0, scale)
+    if units <= 0 or limit is None:
+        raise PlanError("all rows of all owners have weight 0; there is nothing to learn")
+    return units * 2.0 ** -sum_bits(rows) * limit
+
+
+def _values_of_numbers(sums: list[int], rows: int, plan: Plan, exponent: int) -> Values:
+    """Of squared error: the base score is the mean, and the unit of labels follows from their spread.
+
+    No label is further from the mean than the root of the number of rows times the spread, nor than the end of the plan's range.
+    """
+    low, high = coopetitive(plan).label_range or (0.0, 1.0)
+    unit = (high - low) * 2.0**-LABEL_BITS
+    plain = low + unit * sums[-1] / rows
+    weighted = plan.schema.weight is not None
+    weight = _pooled_weight(sums[1], rows, plan) if weighted else float(rows)
+    mean = low + (high - low) * sums[0] / sums[1] if weighted else plain
+    base = min(max(float(np.float32(mean)), low), high)
+    spread = unit * 2.0 ** (exponent + 1)
+    furthest = math.sqrt(rows) * spread * 1.001 + abs(plain - base) + unit
+    scale = min(LabelScale.of_range(low, high, base).scale, 2 * furthest)
+    if spread < LEAST_SPREAD * scale:
+        what = "all labels are the same" if exponent == LEAST_EXPONENT else f"the labels' spread is about {spread:.3g}"
+        raise PlanError(
+            f"{what}, and labels.range {[low, high]} is {high - low:.3g} wide: too wide for shares. The widest range that works is "
+            f"{_widest(base, spread)}; narrow labels.range at every member, and leave out or cap rows outside it"
+        )
+    return Values((base,), 1.0, (weight,), spread, scale)
+
+
+def _widest(centre: float, spread: float) -> str:
+    half = spread / LEAST_SPREAD / 2
+    return f"[{centre - half:.6g}, {centre + half:.6g}]"
 
 
 # --- the start ---------------------------------------------------------------------------------------------------------
@@ -245,7 +339,38 @@ class Start:
         signs = coopetitive(self.plan).monotone
         monotone = tuple(signs[feature] for feature in self.features) if signs else ()
         outputs = range(self.plan.parameters.outputs)
-        return tuple(replace(settings_of(self.plan, self.values, output), monotone=monotone) for output in outputs)
+        return tuple(
+            replace(settings_of(self.plan, self.values, output, self.counts.total), monotone=monotone)
+            for output in outputs
+        )
+
+    def check(self) -> Start:
+        """This start, where training can hold it. Raises PlanError naming what it cannot hold."""
+        for settings in self.output_settings:
+            growth_of(settings, self.candidates, self.counts.total)
+        return self
+
+    @property
+    def weighted(self) -> bool:
+        """Whether owners share weights: the plan's, or such as scale_pos_weight makes."""
+        return self.settings.weight_limit is not None
+
+    @property
+    def weight_unit(self) -> float:
+        """What weights, lambda, gamma and min_child_weight are divided by: the mean weight of a row, or its limit."""
+        return weight_unit(self.plan, self.values, self.counts.total)
+
+    @cached_property
+    def metric_settings(self) -> Settings:
+        """Of metrics: in XGBoost's, scale_pos_weight is no weight."""
+        if self.plan.schema.weight is not None or not self.weighted:
+            return self.settings
+        return replace(self.settings, weight_limit=None, total_weight=None, scale_pos_weight=1.0)
+
+    def weight_bits(self, output: int, held: bool) -> int:
+        """Fraction bits of weights' words, in units of `weight_unit`."""
+        settings, counts = self.output_settings[output], self.counts
+        return held_weight_bits(settings, counts.total_held) if held else weight_bits(settings, counts.total)
 
     @property
     def settings(self) -> Settings:
@@ -255,7 +380,7 @@ class Start:
     @cached_property
     def label_scale(self) -> LabelScale | None:
         """How labels of squared error become words; None for binary:logistic."""
-        return label_scale(self.plan, self.values.base_score[0])
+        return label_scale(self.plan, self.values)
 
     @cached_property
     def statistics(self) -> tuple[Statistics, ...] | None:
@@ -265,7 +390,7 @@ class Start:
             bits = growth_of(settings, self.candidates, self.counts.total).cover_bits
             if bits is None:
                 return None
-            found.append(Statistics(bits, settings.eta, settings.reg_lambda))
+            found.append(Statistics(bits, settings.eta, settings.reg_lambda, self.weight_unit))
         return tuple(found)
 
     @property
@@ -292,7 +417,7 @@ class Start:
 
     def evaluated_after(self, rounds: int) -> bool:
         """Whether the plan has the metrics opened after so many rounds."""
-        if not self.counts.total_held:
+        if self.plan.evaluation_fraction == 0:
             return False
         return rounds in (coopetitive(self.plan).steps or (self.settings.rounds,))
 
@@ -305,6 +430,8 @@ class Start:
             self.values.base_score,
             self.values.scale_pos_weight,
             self.values.total_weight,
+            self.values.label_spread,
+            self.values.label_scale,
         )
 
 
@@ -341,7 +468,13 @@ def start_of(servers: str, message: SettleStart, plan: Plan, counts: Counts) -> 
             base_margin(plan.parameters.objective, score)
     except DataError as error:
         raise ProtocolError(f"servers {servers} told a start that is none: {error}") from error
-    values = Values(message.base_score, message.scale_pos_weight, message.total_weight)
+    values = Values(
+        message.base_score,
+        message.scale_pos_weight,
+        message.total_weight,
+        message.label_spread,
+        message.label_scale,
+    )
     given, declared, given_numbers = plan_cuts(plan), declared_missing(plan), given_values(plan)
     if given is not None and not all(
         np.array_equal(getattr(cuts, name), getattr(given, name)) for name in ("offsets", "values", "has_missing")
@@ -360,49 +493,92 @@ def start_of(servers: str, message: SettleStart, plan: Plan, counts: Counts) -> 
         raise ProtocolError(
             f"servers {servers} told scale_pos_weight {message.scale_pos_weight}; the plan gives {weight}"
         )
-    if cuts.n_codes.max() > plan.parameters.max_bin + 1:
+    if cuts.n_bins.max() > plan.parameters.max_bin:
         raise ProtocolError(f"servers {servers} found more bins of a feature than max_bin {plan.parameters.max_bin}")
     start = Start(plan, counts, cuts, values)
     try:
-        start.output_settings  # noqa: B018 - refuses numbers that no training takes
+        start.check()
     except PlanError as error:
         raise ProtocolError(f"servers {servers} told a start that is none: {error}") from error
     return start
 
 
-def label_scale(plan: Plan, base_score: float) -> LabelScale | None:
+def label_scale(plan: Plan, values: Values) -> LabelScale | None:
     """How labels of squared error become words; None for binary:logistic. Raises PlanError."""
     bounds = coopetitive(plan).label_range
-    return None if bounds is None else LabelScale.of_range(*bounds, base_score)
+    if bounds is None:
+        return None
+    widest = LabelScale.of_range(*bounds, values.base_score[0])
+    if not 0 <= values.label_scale <= widest.scale or not 0 <= values.label_spread < np.inf:
+        raise PlanError(f"the labels' unit is {values.label_scale}; expected at most {widest.scale}, from labels.range")
+    return LabelScale(widest.centre, values.label_scale) if values.label_scale else widest
 
 
 def some_values(plan: Plan) -> Values:
     """The plan's values, or such in range where they are found later: for estimates."""
-    bounds = coopetitive(plan).label_range
-    given = given_values(plan)
-    return given or _same_for_all(0.5 if bounds is None else sum(bounds) / 2, 1.0, plan)
+    bounds, given = coopetitive(plan).label_range, plan.parameters.scale_pos_weight
+    scale = given if isinstance(given, float) else 1.0
+    return given_values(plan) or _same_for_all(0.5 if bounds is None else sum(bounds) / 2, scale, plan)
 
 
-def settings_of(plan: Plan, values: Values, output: int = 0) -> Settings:
-    """The parameters of training one output on shares. Raises PlanError naming what shares cannot hold."""
+def weight_unit(plan: Plan, values: Values, rows: int) -> float:
+    """See `Start.weight_unit`. 1 where the plan has no weights."""
+    limit = coopetitive(plan).weight_limit
+    if limit is None:
+        return 1.0
+    return values.total_weight[0] / rows if values.total_weight[0] and rows else limit
+
+
+def plain_scale(scale_pos_weight: float) -> bool:
+    """Whether rows without weights can have this scale_pos_weight; else owners share weights that hold it."""
+    least, most = PLAIN_SCALES
+    rounded = round(scale_pos_weight * 2**WEIGHT_BITS) / 2**WEIGHT_BITS
+    return least <= scale_pos_weight <= most and abs(rounded - scale_pos_weight) <= EXACT_SCALE * scale_pos_weight
+
+
+def settings_of(plan: Plan, values: Values, output: int = 0, rows: int = 0) -> Settings:
+    """The parameters of training one output on shares. Raises PlanError naming what shares cannot hold.
+
+    Args:
+        rows: of all owners, to train on; 0 where they are not known yet.
+    """
     given, more = plan.parameters, coopetitive(plan)
     base_score, total_weight = values.base_score[output], values.total_weight[output]
-    scale = label_scale(plan, base_score)
+    scale, unit = label_scale(plan, values), weight_unit(plan, values, rows)
+    limit = more.weight_limit
+    if limit is None and not plain_scale(values.scale_pos_weight):
+        limit = 1.0
+    if given.lambda_ > MOST_LAMBDA * unit:
+        raise PlanError(
+            f"lambda = {given.lambda_:g} is more than 2^26 times the weight of a row, {unit:g}: its leaves would be 0 on shares; lower "
+            "lambda, or give all weights in a smaller unit"
+        )
+    square = 1.0 if scale is None else scale.scale**2
     return Settings(
         objective="binary:logistic" if scale is None else "reg:squarederror",
         rounds=given.rounds,
         eta=given.eta,
         max_depth=given.max_depth,
-        reg_lambda=given.lambda_,
-        gamma=given.gamma if scale is None else given.gamma / scale.scale**2,
-        min_child_weight=given.min_child_weight,
+        reg_lambda=given.lambda_ / unit,
+        gamma=max(given.gamma, LEAST_GAIN) / square / unit,
+        min_child_weight=given.min_child_weight / unit,
         scale_pos_weight=values.scale_pos_weight,
         base_margin=float(base_margin(given.objective, base_score)) if scale is None else 0.0,
-        leaf_bits=LEAF_BITS[given.objective],
-        weight_limit=more.weight_limit,
-        total_weight=total_weight or None,
+        leaf_bits=_leaf_bits(plan, values, scale),
+        weight_limit=None if limit is None else limit / unit,
+        total_weight=total_weight / unit or None,
         cover_bits=COVER_BITS if more.statistics else None,
     )
+
+
+def _leaf_bits(plan: Plan, values: Values, scale: LabelScale | None) -> int:
+    parameters = plan.parameters
+    bits = LEAF_BITS[parameters.objective] + max(0, math.floor(math.log2(SMALL_ETA / parameters.eta)))
+    if scale is not None and values.label_spread:
+        bits += max(0, math.floor(math.log2(NARROW_SPREAD * scale.scale / values.label_spread)))
+    # Under constraints values are compared with bounds, in fewer bits.
+    most = MARGIN_BITS - 1 - parameters.max_depth if any(coopetitive(plan).monotone) else MOST_LEAF_BITS
+    return min(bits, most)
 
 
 def widest_candidates(plan: Plan) -> Candidates:

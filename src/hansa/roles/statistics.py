@@ -16,6 +16,7 @@ from hansa.errors import HansaError
 from hansa.plan import Plan
 from hansa.trees import objective
 from hansa.trees.elementary import sigmoid
+from hansa.trees.ensemble import LEAST_PROBABILITY
 from hansa.trees.metrics import MetricScale
 
 Int64 = npt.NDArray[np.int64]
@@ -129,7 +130,11 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Star
         scale = (rows - positives) / positives
     else:
         scale = float(parameters.scale_pos_weight)
-    base_score = estimated_base(mean, scale) if parameters.base_score is None else parameters.base_score
+    base_score = parameters.base_score
+    if base_score is None:
+        base_score = estimated_base(mean, scale)
+        if parameters.objective == "binary:logistic":
+            base_score = min(max(base_score, LEAST_PROBABILITY), 1 - LEAST_PROBABILITY)
     # Each row's part is rounded to the nearest unit.
     most = math.ldexp(float(sums[1]) + rows, weight_unit)
     if scale > 1.0:
@@ -151,9 +156,11 @@ LARGEST_LABEL_EXPONENT = 45
 
 
 def check_label_size(bounds: Bounds) -> None:
-    """Raise HansaError where labels are so large that gains would overflow."""
-    if bounds.label_exponent + max(bounds.weight_exponent, 0) > LARGEST_LABEL_EXPONENT:
+    """Raise HansaError where labels, or weights, are so large that gains would overflow."""
+    heaviest = max(bounds.weight_exponent, 0)
+    if bounds.label_exponent + heaviest > LARGEST_LABEL_EXPONENT:
+        large = "weights" if heaviest > bounds.label_exponent else "labels"
         raise HansaError(
-            f"labels (times weights) reach 2^{bounds.label_exponent + max(bounds.weight_exponent, 0)}; at most "
-            f"2^{LARGEST_LABEL_EXPONENT} can be trained on: divide the labels by a constant at every party"
+            f"labels reach 2^{bounds.label_exponent} and weights 2^{heaviest}; labels times weights of at most "
+            f"2^{LARGEST_LABEL_EXPONENT} can be trained on: divide the {large} by a constant at every party"
         )

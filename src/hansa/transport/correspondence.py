@@ -3,7 +3,8 @@
 A *correspondence* outlives the connections, one after another, that carry it. Each frame gets a number, counted from
 1 in each direction, and is kept, the very bytes, until the other end acknowledges it. On the wire stand, before each
 frame, two big-endian words of 32 bits: its number, and the number of the last frame that came from the other end, which
-acknowledges all up to it. Number 0 is a signal: one byte that says which, and no frame of anybody.
+acknowledges all up to it. Number 0 is a signal: one byte that says which, and no frame of anybody. One signal goes on: the hub's
+*notice* to a member of another member's connection, which is for people only and changes nothing of a run.
 
 A connection begins with one greeting each way, which says how far the speaker has heard; what the other end kept
 beyond that is sent again. What an end acknowledged once it may not ask for again, and there is nothing else to ask for: a
@@ -14,10 +15,11 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from hansa.errors import TransportError
 from hansa.transport.channel import Frame
+from hansa.transport.notices import Kind, Notice
 
 SESSION_BYTES = 16
 UNKNOWN = bytes(SESSION_BYTES)
@@ -29,6 +31,16 @@ WELCOME = struct.Struct(">16sI")
 
 ACKNOWLEDGE, FLUSH, GOODBYE = b"a", b"f", b"g"
 """Signals: only the acknowledgement in its head; "acknowledge at once"; "I leave for good"."""
+
+NOTICE = b"n"
+"""A signal of the hub alone, with a notice behind it: see `notice_signal`."""
+
+NOTICE_BYTES = 2**14
+"""Of a notice, at most."""
+
+_NOTICE = struct.Struct(">BII")
+_KINDS: tuple[Kind, ...] = ("joined", "waiting", "away", "back", "lost", "left")
+_LONGEST_MS = _NEVER_MS = 2**32 - 1
 
 ACKNOWLEDGE_BYTES = 2**24
 ACKNOWLEDGE_FRAMES = 1024
@@ -49,6 +61,7 @@ class Correspondence:
         kept_bytes: of the frames that are kept.
         repeated: frames that came twice and were dropped.
         asked: whether the other end waits for an acknowledgement. left: whether it said goodbye.
+        notice: bytes of the notice that came last, until somebody takes it; only where this end `hears_notices`.
     """
 
     __slots__ = (
@@ -57,14 +70,18 @@ class Correspondence:
         "_owed_frames",
         "acknowledged",
         "asked",
+        "hears_notices",
         "kept_bytes",
         "left",
+        "notice",
         "received",
         "repeated",
         "sent",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, hears_notices: bool = False) -> None:
+        self.hears_notices = hears_notices
+        self.notice = b""
         self.sent = self.acknowledged = self.received = self.repeated = 0
         self.kept_bytes = 0
         self.asked = self.left = False
@@ -126,6 +143,8 @@ class Correspondence:
             self.asked = True
         elif content == GOODBYE:
             self.left = True
+        elif self.hears_notices and content[:1] == NOTICE:
+            self.notice = bytes(content)
         elif content != ACKNOWLEDGE:
             raise TransportError(f"a signal of {len(content)} bytes came that is none of the known ones")
         return None
@@ -178,3 +197,42 @@ def read_welcome(welcome: bytes) -> tuple[bytes, int]:
         raise TransportError(f"welcomed this member with {len(welcome)} bytes, expected {WELCOME.size}")
     session, heard = WELCOME.unpack(welcome)
     return session, heard
+
+
+def notice_signal(notice: Notice) -> bytes:
+    """A notice as a signal: kind, milliseconds, milliseconds of the limit, then the member and all who are waited for, in ASCII.
+
+    Empty where there are too many names to send.
+    """
+    limit = _NEVER_MS if notice.limit_s is None else min(_LONGEST_MS - 1, round(1000 * notice.limit_s))
+    head = _NOTICE.pack(_KINDS.index(notice.kind), min(_LONGEST_MS, round(1000 * notice.seconds)), limit)
+    signal = NOTICE + head + ",".join((notice.member, *notice.waiting_for)).encode("ascii")
+    return signal if len(signal) <= NOTICE_BYTES else b""
+
+
+def read_notice(signal: bytes, members: Collection[str]) -> Notice:
+    """The hub's notice, which is its claim.
+
+    Args:
+        members: all whom it may speak of.
+
+    Raises:
+        TransportError: it is no notice, or speaks of somebody else.
+    """
+    if not _NOTICE.size < len(signal) <= NOTICE_BYTES:
+        raise TransportError(f"a notice of {len(signal)} bytes came, expected {_NOTICE.size + 1} to {NOTICE_BYTES}")
+    kind, milliseconds, limit = _NOTICE.unpack_from(signal, 1)
+    if kind >= len(_KINDS):
+        raise TransportError(f"a notice of kind {kind} came, expected 0 to {len(_KINDS) - 1}")
+    member, *waiting_for = signal[1 + _NOTICE.size :].decode("ascii", "replace").split(",")
+    known = set(waiting_for) <= set(members) and (member in members or (not member and _KINDS[kind] == "waiting"))
+    if not known or sorted(set(waiting_for)) != waiting_for:
+        raise TransportError("a notice speaks of others than members, or of one twice")
+    return Notice(
+        _KINDS[kind],
+        member,
+        tuple(waiting_for),
+        milliseconds / 1000,
+        None if limit == _NEVER_MS else limit / 1000,
+        "says the hub",
+    )

@@ -12,6 +12,9 @@ Guarantees beside those of `channel`, whose first, "whole, once, unchanged, in t
 7. A seat belongs to one process of one member: to who holds the member's key *and* the session. While nothing has been said yet,
    a process that is gone may be replaced by another.
 8. A member that is away for longer than the patience is `MemberLost`, for good; one that says goodbye or breaks a rule is at once.
+
+A line that carries nothing any more, and does not say so, counts as broken after two thirds of the patience, 40 seconds at most
+(`tcp.Watch`). Who joins, is away, is back or is waited for is told as a `Notice`, and by the hub to every member that it serves.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hansa.errors import LinkLost, MemberLost, SeatRefused, TransportError
@@ -38,11 +41,16 @@ from hansa.transport.correspondence import (
     UNKNOWN,
     WELCOME,
     Correspondence,
+    notice_signal,
     read_hello,
+    read_notice,
     read_welcome,
 )
 from hansa.transport.credentials import Credentials
 from hansa.transport.frames import PREFIX_BYTES, checked
+from hansa.transport.notices import EVERY_S, Kind, Notice, Notify, Waiting, silent
+from hansa.transport.proxy import Proxy
+from hansa.transport.tcp import LOOK_S, silence_for
 from hansa.transport.tls import Door, HubLimits, TlsChannel, TlsHub
 
 _LOG = logging.getLogger(__name__)
@@ -55,6 +63,9 @@ LINGER_S = 5.0
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 _HANDSHAKE_S = 30.0
+
+_MOST_NOTICES, _NOTICES_A_SECOND = 64.0, 4.0
+"""What a member passes on of the hub's notices; one that sends more is not heard."""
 
 Dial = Callable[[bytes, float], TlsChannel]
 """(this member's greeting, seconds for the handshake) -> a connection to the hub."""
@@ -71,22 +82,41 @@ class LastingChannel:
             new said between them share one patience.
         frame_limit: bytes that one frame may hold.
         send_timeout_s: seconds to wait for acknowledgements where very much was sent and none came.
+        hub: its name. members: all whom the hub may speak of. notify: told of the hub's connection, and what the hub tells of
+            others'.
     """
 
-    def __init__(self, dial: Dial, patience_s: float, frame_limit: int, send_timeout_s: float) -> None:
+    def __init__(
+        self,
+        dial: Dial,
+        patience_s: float,
+        frame_limit: int,
+        send_timeout_s: float,
+        *,
+        hub: str = "hub",
+        members: Collection[str] = (),
+        notify: Notify = silent,
+    ) -> None:
         self._dial = dial
         self._patience_s = patience_s
         self._frame_limit = frame_limit
         self._send_timeout_s = send_timeout_s
         self._session = secrets.token_bytes(SESSION_BYTES)
         self._hub_session = UNKNOWN
-        self._said = Correspondence()
+        self._said = Correspondence(hears_notices=True)
+        self._hub = hub
+        self._members = frozenset(members)
+        self._notify = notify
+        self._waiting = Waiting(notify)
+        self._notices = _MOST_NOTICES
+        self._noticed_at = time.monotonic()
         self._aside: deque[bytes] = deque()
         self._lost_at: float | None = None
         self._linked_at = 0.0
         self._leaving_until: float | None = None
         self._link: TlsChannel | None = None
         self.traffic = Traffic()
+        self.notify: Notify = silent
         self.reconnections = 0
 
     @classmethod
@@ -102,6 +132,8 @@ class LastingChannel:
         frame_limit: int = DEFAULT_FRAME_LIMIT,
         send_timeout_s: float = 300.0,
         spin_s: float = 0.0,
+        proxy: Proxy | None = None,
+        notify: Notify = silent,
     ) -> LastingChannel:
         """Dial the hub and be welcomed by it. See `TlsChannel.connect` for the arguments and errors.
 
@@ -120,9 +152,13 @@ class LastingChannel:
                 send_timeout_s=send_timeout_s,
                 hello=hello,
                 spin_s=spin_s,
+                silence_s=silence_for(patience_s),
+                proxy=proxy,
+                notify=notify,
             )
 
-        channel = cls(dial, patience_s, frame_limit, send_timeout_s)
+        members = credentials.certificates.keys()
+        channel = cls(dial, patience_s, frame_limit, send_timeout_s, hub=hub, members=members, notify=notify)
         channel._join(_HANDSHAKE_S)
         return channel
 
@@ -155,9 +191,8 @@ class LastingChannel:
         frame: memoryview | None = None
         while frame is None:
             # Looked at each time: a loss that `_next` mends may put frames aside, which come before all later ones.
-            frame = memoryview(self._aside.popleft()) if self._aside else self._next(timeout)
-            if deadline is not None:
-                timeout = max(0.0, deadline - time.monotonic())
+            frame = memoryview(self._aside.popleft()) if self._aside else self._next(deadline, timeout)
+        self._waiting.over()
         self.traffic.frames_down += 1
         self.traffic.bytes_down += PREFIX_BYTES + len(frame)
         return frame
@@ -184,11 +219,14 @@ class LastingChannel:
             self._link.close()
             self._link = None
 
-    def _next(self, timeout: float | None) -> memoryview | None:
-        """What comes next over the connection: a frame, or None where it was something else, or a loss that was mended."""
+    def _next(self, deadline: float | None, timeout: float | None) -> memoryview | None:
+        """What comes next over the connection: a frame, or None where it was something else, or a loss that was mended.
+
+        Raises TransportError at the deadline, which names the `timeout` that it stands for.
+        """
         said = self._said
         try:
-            frame = self._taken(self._heard(timeout))
+            frame = self._taken(self._heard(deadline, timeout))
         except LinkLost as loss:
             self._resume(loss)
             return None
@@ -197,10 +235,29 @@ class LastingChannel:
         if said.left:
             self._hang_up()
             raise TransportError("the hub is gone: it ended the connection")
+        if said.notice:
+            self._hear(said)
         if said.asked or said.owes:
             said.asked = False
             self._signal(ACKNOWLEDGE)
         return frame
+
+    def _hear(self, said: Correspondence) -> None:
+        """Pass the hub's notice on. Raises TransportError where it is none."""
+        signal, said.notice = said.notice, b""
+        try:
+            notice = read_notice(signal, self._members)
+        except TransportError as error:
+            self._hang_up()
+            raise TransportError(f"the hub is gone: it broke a rule of the connection: {error}") from error
+        now = time.monotonic()
+        self._notices = min(_MOST_NOTICES, self._notices + _NOTICES_A_SECOND * (now - self._noticed_at))
+        self._noticed_at = now
+        if self._notices >= 1:
+            self._notices -= 1
+            self._notify(notice)
+            if notice.kind == "waiting":
+                self._waiting.told()
 
     def _taken(self, frame: memoryview) -> memoryview | None:
         try:
@@ -209,16 +266,21 @@ class LastingChannel:
             self._hang_up()
             raise TransportError(f"the hub is gone: it broke a rule of the connection: {error}") from error
 
-    def _heard(self, timeout: float | None) -> memoryview:
+    def _heard(self, deadline: float | None, timeout: float | None) -> memoryview:
         link = self._open()
-        try:
-            return link.receive(timeout)
-        except LinkLost:
-            raise
-        except TransportError:
-            if not link.is_open:
-                self._hang_up()
-            raise
+        while True:
+            left = LOOK_S if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                return link.receive(min(LOOK_S, left))
+            except LinkLost:
+                raise
+            except TransportError as error:
+                if not link.is_open:
+                    self._hang_up()
+                    raise
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TransportError(f"no frame from the hub in {timeout or 0:g} s") from error
+            self._waiting.go_on(lambda: (self._hub,), timeout)
 
     def _signal(self, kind: bytes) -> None:
         try:
@@ -232,7 +294,7 @@ class LastingChannel:
         self._open().spare_last()
         while self._said.kept_bytes > KEPT_BYTES:
             self._signal(FLUSH)
-            if (frame := self._next(max(0.0, give_up - time.monotonic()))) is not None:
+            if (frame := self._next(give_up, self._send_timeout_s)) is not None:
                 self._put_aside(frame)
 
     def _put_aside(self, frame: memoryview) -> None:
@@ -251,7 +313,7 @@ class LastingChannel:
                 asked_over = self.reconnections
                 self._signal(FLUSH)
             else:
-                self._next(max(0.0, until - time.monotonic()))
+                self._next(until, seconds)
 
     def _join(self, timeout_s: float) -> None:
         """Make a connection, and send over it what the hub has not heard."""
@@ -286,21 +348,34 @@ class LastingChannel:
             give_up = min(give_up, self._leaving_until)
         self.reconnections += 1
         failure: TransportError = loss
-        if give_up > now and self._leaving_until is None:
+        told = 0.0
+        if give_up > now and self._leaving_until is None and self._notify is silent:
             _LOG.warning("%s; dialling again for up to %g s", loss, give_up - now)
         while (left := give_up - time.monotonic()) > 0:
+            if time.monotonic() - told >= EVERY_S:
+                told = time.monotonic()
+                self._tell("away", told - self._lost_at, self._patience_s, str(loss))
             try:
                 self._join(min(_HANDSHAKE_S, left))
             except SeatRefused as refusal:
+                self._tell("lost", time.monotonic() - self._lost_at, None, str(refusal))
                 raise TransportError(f"the hub is gone: {refusal}") from refusal
             except TransportError as error:
                 failure = error
                 time.sleep(max(0.0, min(pause, give_up - time.monotonic())))
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
             else:
-                _LOG.warning("the hub is there again")
+                if self._notify is silent:
+                    _LOG.warning("the hub is there again")
+                self._tell("back", time.monotonic() - now)
+                self._waiting.over()
                 return
+        self._tell("lost", time.monotonic() - self._lost_at, self._patience_s, str(failure))
         raise TransportError(self._parting(loss, failure)) from failure
+
+    def _tell(self, kind: Kind, seconds: float, limit_s: float | None = None, text: str = "") -> None:
+        waiting_for = (self._hub,) if kind == "away" else ()
+        self._notify(Notice(kind, self._hub, waiting_for, max(0.0, seconds), limit_s, text))
 
     def _hear_out(self) -> None:
         """Take what the hub said before the connection broke, its goodbye above all; then close what is left of it."""
@@ -353,9 +428,19 @@ class LastingHub:
         opened: opens a hub with this door.
         patience_s: seconds that a member may be away; 0 waits for nobody.
         limits: what the hub bears.
+        notify: told who joins, is away, is back, is lost, and who is waited for; so is every member that is connected.
+        owed: names the members whose word is waited for.
     """
 
-    def __init__(self, opened: Callable[[Door], TlsHub], patience_s: float, limits: HubLimits) -> None:
+    def __init__(
+        self,
+        opened: Callable[[Door], TlsHub],
+        patience_s: float,
+        limits: HubLimits,
+        *,
+        notify: Notify = silent,
+        owed: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self._patience_s = patience_s
         self._limits = limits
         self._session = secrets.token_bytes(SESSION_BYTES)
@@ -366,6 +451,11 @@ class LastingHub:
         self._traffic: dict[str, Traffic] = {}
         self._heard_last = ""
         self._closing = False
+        self._notify = notify
+        self._owed = owed
+        self._waiting = Waiting(silent)
+        self._awaited: frozenset[str] = frozenset()
+        self._away_told: dict[str, float] = {}
         self.reconnections = 0
         self._inner = opened(self)
 
@@ -379,14 +469,19 @@ class LastingHub:
         guests: Collection[str] | None = None,
         limits: HubLimits | None = None,
         patience_s: float = PATIENCE_S,
+        notify: Notify = silent,
+        owed: Callable[[], Iterable[str]] = tuple,
     ) -> LastingHub:
         """Listen for members. See `TlsHub.listen` for the arguments and errors."""
         given = limits or HubLimits()
-        inner = replace(given, frame_bytes=given.frame_bytes + HEAD.size)
+        silence_s = min(given.silence_s, silence_for(patience_s))
+        inner = replace(given, frame_bytes=given.frame_bytes + HEAD.size, silence_s=silence_s)
         return cls(
-            lambda door: TlsHub.listen(credentials, host, port, guests=guests, limits=inner, door=door),
+            lambda door: TlsHub.listen(credentials, host, port, guests=guests, limits=inner, door=door, notify=notify),
             patience_s,
             given,
+            notify=notify,
+            owed=owed,
         )
 
     @property
@@ -411,7 +506,21 @@ class LastingHub:
 
     def wait_for(self, members: Collection[str], timeout: float | None = None) -> None:
         """Wait until all of `members` are connected. See `TlsHub.wait_for`."""
-        self._inner.wait_for(members, timeout)
+        self._awaited = frozenset(members)
+        self._waiting.over()
+        give_up = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = LOOK_S if give_up is None else max(0.0, give_up - time.monotonic())
+            try:
+                self._inner.wait_for(members, min(LOOK_S, left))
+            except TransportError as error:
+                if not set(members) <= self._inner.guests:
+                    raise
+                if left <= LOOK_S:
+                    raise TransportError(self._inner.missing(members, timeout)) from error
+            else:
+                return
+            self._tell_waiting(lambda: self._awaited - self._inner.joined, timeout)
 
     def send(self, member: str, frame: Frame) -> None:
         """Send one frame to one member, or keep it where the member is away.
@@ -450,6 +559,9 @@ class LastingHub:
         while (heard := self._next(deadline)) is None:
             if deadline is not None and time.monotonic() >= deadline:
                 raise TransportError(f"no frame from any member in {timeout:g} s")
+            if timeout != 0:
+                self._tell_waiting(self._owed, timeout)
+        self._waiting.over()
         return self._counted(*heard)
 
     def drop(self, member: str, reason: str) -> None:
@@ -506,12 +618,15 @@ class LastingHub:
         if seat is None or seat.session != session:
             self._seats[member] = _Seat(session)
             self._traffic[member] = Traffic()
+            self._tell(Notice("joined", member, tuple(sorted(self._awaited - self._inner.joined))))
             return
         self.reconnections += 1
         seat.linked, seat.linked_at = True, time.monotonic()
+        away_s = 0.0 if seat.lost_at is None else time.monotonic() - seat.lost_at
         if heard > seat.said.acknowledged:
             seat.lost_at = None
-        _LOG.warning("member %r is back; it has heard %d of %d frames", member, heard, seat.said.sent)
+        if self._notify is silent:
+            _LOG.warning("member %r is back; it has heard %d of %d frames", member, heard, seat.said.sent)
         try:
             for head, kept in seat.said.again(heard):
                 self._inner.send(member, kept, head)
@@ -519,6 +634,7 @@ class LastingHub:
                 self._inner.send(member, seat.said.signal(FLUSH))
         except MemberLost as loss:
             self._note(seat, loss)
+        self._tell(Notice("back", member, tuple(sorted(self._away)), away_s))
 
     def _read(self, member: str, hello: bytes) -> tuple[bytes, bytes, int]:
         """A greeting, refused where it cannot be of this conversation."""
@@ -548,17 +664,18 @@ class LastingHub:
         """The next frame of any member; None where something else came, or the deadline or somebody's patience."""
         if self._losses:
             self._cut(self._losses.popleft())
-        due = deadline
+        soon = time.monotonic() + LOOK_S
+        due = soon if deadline is None else min(deadline, soon)
         if self._away:
             self._give_up()
-            due = min(self._away.values()) if deadline is None else min(deadline, *self._away.values())
+            due = min(due, *self._away.values())
         try:
-            member, frame = self._inner.receive(None if due is None else max(0.0, due - time.monotonic()))
+            member, frame = self._inner.receive(max(0.0, due - time.monotonic()))
         except MemberLost as loss:
             self._cut(loss)
             return None
         except TransportError:
-            if due is None or time.monotonic() < due:
+            if time.monotonic() < due:
                 raise
             return None
         seat = self._seats[member]
@@ -576,6 +693,7 @@ class LastingHub:
             seat.lost_at = None
         elif said.left:
             self._end(member, seat)
+            self._tell(Notice("left", member))
             raise MemberLost(member, "the connection was closed")
         if said.asked or said.owes:
             said.asked = False
@@ -623,25 +741,51 @@ class LastingHub:
             return  # it was reported, or left
         if not loss.broken or not self._patience_s:
             self._end(loss.member, seat)
+            self._tell(Notice("lost", loss.member, text=loss.reason))
             raise loss
         now = time.monotonic()
         if seat.lost_at is None or now - seat.linked_at > self._patience_s:
             seat.lost_at = now
         seat.linked, seat.reason = False, loss.reason
         give_up = self._away[loss.member] = seat.lost_at + self._patience_s
-        _LOG.warning("%s; waiting for it for up to %g s", loss, max(0.0, give_up - now))
+        if self._notify is silent:
+            _LOG.warning("%s; waiting for it for up to %g s", loss, max(0.0, give_up - now))
+        self._tell_away(loss.member, seat)
 
     def _give_up(self) -> None:
         now = time.monotonic()
-        for member, moment in self._away.items():
+        for member, moment in tuple(self._away.items()):
+            seat = self._seats[member]
             if moment <= now:
-                seat = self._seats[member]
+                reason = f"{seat.reason}; it did not come back in {self._patience_s:g} s"
                 self._end(member, seat)
-                raise MemberLost(member, f"{seat.reason}; it did not come back in {self._patience_s:g} s")
+                self._tell(Notice("lost", member, seconds=self._patience_s, limit_s=self._patience_s, text=reason))
+                raise MemberLost(member, reason)
+            if now - self._away_told.get(member, 0.0) >= EVERY_S:
+                self._tell_away(member, seat)
 
     def _end(self, member: str, seat: _Seat) -> None:
         seat.over, seat.linked = True, False
         self._away.pop(member, None)
+
+    # What is told
+
+    def _tell(self, notice: Notice) -> None:
+        """Tell this process, and all members that are connected; one that is back hears of itself by itself."""
+        self._notify(notice)
+        signal = notice_signal(notice)
+        for member, seat in tuple(self._seats.items()) if signal else ():
+            if member != notice.member or notice.kind == "joined":
+                self._say(member, seat, signal)
+
+    def _tell_away(self, member: str, seat: _Seat) -> None:
+        now = self._away_told[member] = time.monotonic()
+        seconds = 0.0 if seat.lost_at is None else now - seat.lost_at
+        self._tell(Notice("away", member, tuple(sorted(self._away)), seconds, self._patience_s, seat.reason))
+
+    def _tell_waiting(self, names: Callable[[], Iterable[str]], limit_s: float | None) -> None:
+        if notice := self._waiting.go_on(names, limit_s):
+            self._tell(notice)
 
     def _unheard(self) -> list[str]:
         """Members that have not acknowledged all, and may yet."""

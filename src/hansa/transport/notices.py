@@ -6,7 +6,8 @@ are its own claim: whoever prints them filters them as any stranger's text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,8 +37,43 @@ class Notice:
     text: str = ""
 
 
+EVERY_S = 5.0
+"""Seconds between two notices of what is still so."""
+
 Notify = Callable[[Notice], None]
 
 
 def silent(_: Notice) -> None:
     """Tells nobody."""
+
+
+class Waiting:
+    """How long an end has heard nothing, told every `EVERY_S` seconds.
+
+    Args:
+        notify: who is told.
+    """
+
+    __slots__ = ("_notify", "_since", "_told")
+
+    def __init__(self, notify: Notify) -> None:
+        self._notify = notify
+        self._since = self._told = time.monotonic()
+
+    def over(self) -> None:
+        """Something came."""
+        self._since = self._told = time.monotonic()
+
+    def told(self) -> None:
+        """Somebody else told who is waited for."""
+        self._told = time.monotonic()
+
+    def go_on(self, names: Callable[[], Iterable[str]], limit_s: float | None) -> Notice | None:
+        """Nothing came yet of `names()`; the notice of it, where it was time to tell it."""
+        now = time.monotonic()
+        if now - self._told < EVERY_S:
+            return None
+        self._told = now
+        notice = Notice("waiting", waiting_for=tuple(sorted(names())), seconds=now - self._since, limit_s=limit_s)
+        self._notify(notice)
+        return notice

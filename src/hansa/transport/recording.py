@@ -15,13 +15,15 @@ sent: the file is made readable for its owner only.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from hansa.errors import TransportError
+from hansa.errors import OutputError, TransportError
+from hansa.files import failed, make_folder
 from hansa.transport.channel import Channel, Frame, Hub, Traffic
 from hansa.transport.resident import Resident
 
@@ -64,15 +66,17 @@ def read_transcript(path: Path) -> Iterator[Record]:
 
 
 class _Transcript:
-    """A transcript being written."""
+    """A transcript being written. Where that fails, OutputError says so once, and the transcript ends there."""
 
     def __init__(self, folder: Path, end: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{end}.frames"
+        make_folder(folder)
+        path = self._path = folder / f"{end}.frames"
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError as error:
-            raise TransportError(f"{path}: there is a transcript already; name another folder") from error
+            raise OutputError(f"{path}: there is a transcript already; name another folder") from error
+        except OSError as error:
+            raise failed(path, error) from error
         self._file = os.fdopen(descriptor, "wb")
         self._file.write(MAGIC)
         self._sequence = 0
@@ -81,13 +85,22 @@ class _Transcript:
         if self._file.closed:
             return
         name, view = member.encode("ascii"), memoryview(frame).cast("B")
-        self._file.write(_MARKS[direction] + bytes([len(name)]) + name)
-        self._file.write(self._sequence.to_bytes(8, "big") + len(view).to_bytes(4, "big"))
-        self._file.write(view)
+        try:
+            self._file.write(_MARKS[direction] + bytes([len(name)]) + name)
+            self._file.write(self._sequence.to_bytes(8, "big") + len(view).to_bytes(4, "big"))
+            self._file.write(view)
+        except OSError as error:
+            # Other members are told next, over channels that are recorded too: those frames must not fail again.
+            with contextlib.suppress(OSError):
+                self._file.close()
+            raise failed(self._path, error) from error
         self._sequence += 1
 
     def close(self) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise failed(self._path, error) from error
 
 
 class RecordingHub:

@@ -18,29 +18,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import select
 import socket
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hansa.errors import IdentityError, LinkLost, MemberLost, SeatRefused, TransportError
+from hansa.errors import IdentityError, LinkLost, MemberLost, NotTrusted, SeatRefused, TransportError
 from hansa.transport.channel import DEFAULT_FRAME_LIMIT, Frame, Traffic
 from hansa.transport.credentials import Credentials
 from hansa.transport.frames import PREFIX_BYTES, FrameReader, FrameRefused, checked, pieces
+from hansa.transport.notices import Notice, Notify, Waiting, silent
+from hansa.transport.proxy import Proxy
+from hansa.transport.tcp import LOOK_S, SILENCE_S, Lookout, Watch, dial, listen, place, tune
 from hansa.transport.tls_stream import TlsError, TlsStream
 
 _LOG = logging.getLogger(__name__)
 _WELCOME, _REFUSED = 1, 0
 _GREETING_LIMIT = 1024
 _ACCEPTS_AT_ONCE = 32
-_LISTEN_BACKLOG = 512
-_FIRST_RETRY_S, _LONGEST_RETRY_S = 0.05, 1.0
-_KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPALIVE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
-"""Seconds of silence before the first question, between two, and how many; systems that have the second name lack the first."""
 
 _FAILED = select.POLLERR | select.POLLHUP | getattr(select, "POLLRDHUP", 0)
 
@@ -63,8 +61,9 @@ class HubLimits:
         newcomers: handshakes under way at once; above that the oldest is given up.
         send_s: seconds that a member may take nothing of what waits for it.
         backlog_bytes: what may wait for one member before `send` blocks.
-        spin_s: seconds to look for frames again and again, letting other processes run in between, before sleeping: waking up
-            may cost more than a short wait. Never past the moment at which something is due.
+        spin_s: seconds to look for a frame again and again before sleeping, where the last came fast (`tcp.Lookout`). Never past
+            the moment at which something is due.
+        silence_s: seconds that a member's system may acknowledge nothing of what was sent to it (`tcp.Watch`).
     """
 
     frame_bytes: int = DEFAULT_FRAME_LIMIT
@@ -73,6 +72,7 @@ class HubLimits:
     send_s: float = 60.0
     backlog_bytes: int = 256 * 2**20
     spin_s: float = 0.0
+    silence_s: float = SILENCE_S
 
 
 class Door(Protocol):
@@ -96,8 +96,23 @@ class TlsChannel:
         greeting: what the hub's door answered this member's greeting.
     """
 
-    def __init__(self, stream: TlsStream, frame_limit: int, send_timeout_s: float, greeting: bytes = b"") -> None:
+    def __init__(
+        self,
+        stream: TlsStream,
+        frame_limit: int,
+        send_timeout_s: float,
+        greeting: bytes = b"",
+        *,
+        watch: Watch | None = None,
+        waiting: Waiting | None = None,
+        owed: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self.greeting = greeting
+        self._watch = watch
+        self._waiting = waiting or Waiting(silent)
+        self._owed = owed
+        self._timeout: float | None = None
+        stream.meanwhile = self._meanwhile
         self._stream: TlsStream | None = stream
         self._reader = FrameReader(frame_limit)
         self._frame_limit = frame_limit
@@ -118,6 +133,10 @@ class TlsChannel:
         send_timeout_s: float = 300.0,
         hello: bytes = b"",
         spin_s: float = 0.0,
+        silence_s: float = SILENCE_S,
+        proxy: Proxy | None = None,
+        notify: Notify = silent,
+        owed: Callable[[], Iterable[str]] | None = None,
     ) -> TlsChannel:
         """Dial the hub and be welcomed by it.
 
@@ -126,12 +145,14 @@ class TlsChannel:
             hub: name of the member that is the hub.
             host: its host name or address.
             port: its TCP port.
-            timeout_s: seconds for the handshake, the hub's welcome included.
+            timeout_s: seconds for one connection: TCP's, a proxy's answer, the handshake and the hub's welcome together.
             retry_for_s: seconds to go on dialling while nobody listens there yet. A refusal is never retried.
             frame_limit: bytes that one frame may hold, either way.
             send_timeout_s: seconds after which a send that the hub does not take is given up.
             hello: this member's greeting, for a hub that has a door.
-            spin_s: seconds to look for frames before sleeping, as in `HubLimits`.
+            spin_s, silence_s: as in `HubLimits`.
+            proxy: dial through it. notify: told that nobody listens yet, of a line that carries nothing, and of waiting for those
+                whom `owed` names, where it is given.
 
         Raises:
             IdentityError: `hub` is not another member.
@@ -139,23 +160,35 @@ class TlsChannel:
             TransportError: nobody listens, or somebody else does.
         """
         context = credentials.client_context(hub)
-        where = f"member {hub!r} at {host}:{port}"
-        plain = _dial(host, port, where, timeout_s, retry_for_s)
+        where = f"member {hub!r} at {place(host, port)}"
+        give_up = 0.0
+
+        def deadline() -> float:
+            nonlocal give_up
+            give_up = time.monotonic() + timeout_s
+            return give_up
+
+        def dialling(seconds: float) -> None:
+            notify(Notice("dialling", hub, (hub,), seconds, retry_for_s, f"nobody listens at {place(host, port)} yet"))
+
+        plain = dial(host, port, where, deadline, retry_for_s, proxy=proxy, tell=dialling)
+        tune(plain, silence_s)
         stream = TlsStream(plain, context, spin_s=spin_s)
         try:
-            stream.settimeout(timeout_s)
+            stream.settimeout(max(0.001, give_up - time.monotonic()))
             stream.do_handshake()
             if stream.certificate() != credentials.certificates[hub]:
-                raise TransportError(f"{where}: showed another certificate than the members file's")
+                raise NotTrusted(f"{where}: showed another certificate than the members file's")
             if hello:
                 with contextlib.suppress(BrokenPipeError):  # what is read next says why
                     _greet(stream, hello)
-            greeting = _await_welcome(stream, time.monotonic() + timeout_s, where)
+            greeting = _await_welcome(stream, give_up, where)
             if greeting and not hello:
                 raise TransportError(f"{where}: answered the handshake with something else than a welcome")
         except TlsError as error:
             stream.close()
-            raise TransportError(f"{where}: {_explained(error)}") from error
+            meant = error.verification or error.reason.endswith(tuple(_ALERTS))
+            raise (NotTrusted if meant else TransportError)(f"{where}: {_explained(error)}") from error
         except TimeoutError as error:
             stream.close()
             raise TransportError(
@@ -167,11 +200,14 @@ class TlsChannel:
         except TransportError:
             stream.close()
             raise
-        return cls(stream, frame_limit, send_timeout_s, greeting)
+        watch = Watch(plain, silence_s, hub, notify)
+        waiting = Waiting(silent if owed is None else notify)
+        return cls(stream, frame_limit, send_timeout_s, greeting, watch=watch, waiting=waiting, owed=owed or tuple)
 
     def give_up(self) -> TlsStream:
         """The connection, for somebody else to go on with; this channel, which must not have received yet, is closed."""
         stream, self._stream = self._open(), None
+        stream.meanwhile = lambda: None
         return stream
 
     def send(self, frame: Frame, head: bytes = b"") -> None:
@@ -199,6 +235,8 @@ class TlsChannel:
             LinkLost: the connection ended (it is closed).
         """
         stream = self._open()
+        stream.lookout.begin()
+        self._timeout = timeout
         try:
             if timeout is None:
                 stream.settimeout(None)
@@ -212,6 +250,8 @@ class TlsChannel:
             self.close()
             kind = TransportError if isinstance(error, FrameRefused) else LinkLost
             raise kind(f"the hub is gone: {error}") from error
+        stream.lookout.end()
+        self._waiting.over()
         self.traffic.frames_down += 1
         self.traffic.bytes_down += PREFIX_BYTES + len(frame)
         return frame
@@ -231,6 +271,12 @@ class TlsChannel:
         """Whether the connection is not known to have ended."""
         return self._stream is not None
 
+    def _meanwhile(self) -> None:
+        """A second of waiting is over. Raises LineSilent."""
+        if self._watch is not None:
+            self._watch.look()
+        self._waiting.go_on(self._owed, self._timeout)
+
     def _open(self) -> TlsStream:
         if self._stream is None:
             raise TransportError("this connection to the hub is closed; connect anew")
@@ -244,6 +290,7 @@ class _Link:
     member: str
     stream: TlsStream
     reader: FrameReader
+    watch: Watch
     progress_at: float = 0.0
 
 
@@ -271,6 +318,8 @@ class TlsHub:
         guests: frozenset[str],
         limits: HubLimits,
         door: Door | None = None,
+        notify: Notify = silent,
+        owed: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._credentials = credentials
         self._context = credentials.server_context()
@@ -278,6 +327,12 @@ class TlsHub:
         self._guests = guests
         self._limits = limits
         self._door = door
+        self._notify = notify
+        self._owed = owed
+        self._waiting = Waiting(silent if door else notify)
+        self._lookout = Lookout(limits.spin_s)
+        self._look_at = 0.0
+        self._awaited: frozenset[str] = frozenset()
         self._member_of = {certificate: name for name, certificate in credentials.certificates.items()}
         self._newcomers: dict[int, _Newcomer] = {}  # by file descriptor, oldest first
         self._links: dict[str, _Link] = {}
@@ -303,17 +358,21 @@ class TlsHub:
         guests: Collection[str] | None = None,
         limits: HubLimits | None = None,
         door: Door | None = None,
+        notify: Notify = silent,
+        owed: Callable[[], Iterable[str]] = tuple,
     ) -> TlsHub:
         """Listen for members.
 
         Args:
             credentials: who this hub is.
-            host: address to listen at.
+            host: address to listen at, or a name of this machine; "::" listens on IPv6 and IPv4.
             port: TCP port; 0 lets the system choose (see `port`).
             guests: the members that are wanted; default: all but the hub itself. Others are told that they
                 are not.
             limits: what the hub bears.
             door: who says whether a member that greets it may have a seat; default: whoever has none may.
+            notify: told who joined, who is waited for, and whose line carries nothing; with a door, the last of these only.
+            owed: names the members whose word is waited for.
 
         Raises:
             IdentityError: a guest is not in the members file.
@@ -324,20 +383,23 @@ class TlsHub:
         if not wanted or wanted - others:
             unknown = ", ".join(sorted(wanted - others)) or "nobody"
             raise IdentityError(f"the hub expects {unknown}; it can expect other members of the members file only")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            listener = socket.create_server((host, port), family=family, backlog=_LISTEN_BACKLOG)
-        except (OSError, OverflowError) as error:
-            raise TransportError(f"cannot listen at {host}:{port} ({error}); choose another address or port") from error
+        listener = listen(host, port)
         listener.setblocking(False)
-        return cls(credentials, listener, wanted, limits or HubLimits(), door)
+        return cls(credentials, listener, wanted, limits or HubLimits(), door, notify, owed)
 
     @classmethod
-    def without_listener(cls, credentials: Credentials, limits: HubLimits | None = None) -> TlsHub:
+    def without_listener(
+        cls,
+        credentials: Credentials,
+        limits: HubLimits | None = None,
+        *,
+        notify: Notify = silent,
+        owed: Callable[[], Iterable[str]] = tuple,
+    ) -> TlsHub:
         """An end that nobody dials: it has the connections that it dials itself."""
-        return cls(credentials, None, frozenset(), limits or HubLimits())
+        return cls(credentials, None, frozenset(), limits or HubLimits(), None, notify, owed)
 
-    def dial(self, member: str, host: str, port: int, *, retry_for_s: float = 0.0) -> None:
+    def dial(self, member: str, host: str, port: int, *, retry_for_s: float = 0.0, proxy: Proxy | None = None) -> None:
         """Connect to a member that listens, as `TlsChannel.connect`, and keep the connection beside the others.
 
         Raises:
@@ -348,11 +410,21 @@ class TlsHub:
         if member in self._links:
             raise TransportError(f"member {member!r} is connected already")
         limit = self._limits.frame_bytes
-        channel = TlsChannel.connect(self._credentials, member, host, port, retry_for_s=retry_for_s, frame_limit=limit)
+        channel = TlsChannel.connect(
+            self._credentials,
+            member,
+            host,
+            port,
+            retry_for_s=retry_for_s,
+            frame_limit=limit,
+            silence_s=self._limits.silence_s,
+            proxy=proxy,
+            notify=self._notify,
+        )
         stream = channel.give_up()
         stream.settimeout(0)
         self._poll.register(stream.fileno(), select.POLLIN)
-        link = _Link(member, stream, FrameReader(limit))
+        link = self._new_link(member, stream)
         self._links[member] = self._links_by_fd[stream.fileno()] = link
         self._traffic.setdefault(member, Traffic())
         if stream.pending():
@@ -362,6 +434,11 @@ class TlsHub:
     def port(self) -> int:
         """The TCP port that the hub listens at; 0 where it does not listen."""
         return 0 if self._listener is None else int(self._listener.getsockname()[1])
+
+    @property
+    def guests(self) -> frozenset[str]:
+        """Names of the members that may connect."""
+        return self._guests
 
     @property
     def joined(self) -> frozenset[str]:
@@ -383,19 +460,26 @@ class TlsHub:
         deadline = _deadline(timeout)
         if strangers := sorted(set(members) - self._guests):
             raise TransportError(f"the hub does not expect {', '.join(strangers)}, so it cannot wait for them")
+        self._awaited = frozenset(members)
+        self._waiting.over()
         while not self._links.keys() >= set(members):
             door = select.poll()
             entrance = () if self._listener is None else (self._listener.fileno(),)
             for descriptor in (*entrance, *self._newcomers):
                 door.register(descriptor, select.POLLIN)
-            self._admit([fd for fd, _ in door.poll(self._patience_ms(deadline))])
+            self._admit([fd for fd, _ in door.poll(min(1000 * LOOK_S, self._patience_ms(deadline) or 1000 * LOOK_S))])
             missing = sorted(set(members) - self._links.keys())
+            if missing:
+                self._waiting.go_on(lambda: set(members) - self._links.keys(), timeout)
             if missing and deadline is not None and time.monotonic() >= deadline:
-                raise TransportError(
-                    f"not connected after {timeout:g} s: {', '.join(missing)} "
-                    f"({self.strangers} connections of others were refused); "
-                    "start them, or look there why they cannot reach the hub"
-                )
+                raise TransportError(self.missing(members, timeout))
+
+    def missing(self, members: Iterable[str], seconds: float | None) -> str:
+        """What to say of those of `members` who are not connected after so long."""
+        return (
+            f"not connected after {seconds or 0:g} s: {', '.join(sorted(set(members) - self._links.keys()))} "
+            f"({self.strangers} connections of others were refused); start them, or look there why they cannot reach the hub"
+        )
 
     def send(self, member: str, frame: Frame, head: bytes = b"") -> None:
         """Send one frame, `head` before it, to one member; returns when the system, or its backlog, has taken it.
@@ -432,18 +516,23 @@ class TlsHub:
         self._check_open()
         deadline = _deadline(timeout)
         looked = False
+        self._lookout.begin()
         while True:
             if self._losses:
                 raise self._losses.popleft()
             while self._ready:
                 link = self._ready.popleft()
                 if (frame := self._read(link)) is not None:
+                    self._lookout.end()
+                    self._waiting.over()
                     return link.member, frame
             # Whoever trickles bytes must not stretch the deadline.
             if looked and deadline is not None and time.monotonic() >= deadline:
                 raise TransportError(f"no frame from any member in {timeout:g} s")
             self._wait(deadline)
             looked = True
+            if timeout != 0:
+                self._waiting.go_on(self._owed, timeout)
 
     def spare_last(self, member: str) -> None:
         """Keep the frame that was received last from this member valid for good."""
@@ -523,18 +612,18 @@ class TlsHub:
             self._admit(door)
         if self._behind:
             self._drop_stalled()
+        if (now := time.monotonic()) >= self._look_at:
+            self._look_at = now + LOOK_S
+            self._drop_silent()
 
     def _events(self, deadline: float | None) -> list[tuple[int, int]]:
-        """What is ready; looked for `spin_s` without sleeping before this process waits."""
+        """What is ready; looked for without sleeping first, where that is worth while."""
         if self._limits.spin_s:
             patience_ms = self._patience_ms(deadline)
-            spin_s = self._limits.spin_s if patience_ms is None else min(self._limits.spin_s, patience_ms / 1000)
-            until = time.perf_counter() + spin_s
-            while not (events := self._poll.poll(0)) and time.perf_counter() < until:
-                os.sched_yield()
-            if events:
+            if events := self._lookout.sees(self._poll, None if patience_ms is None else patience_ms / 1000):
                 return events
-        return self._poll.poll(self._patience_ms(deadline))
+        patience_ms = self._patience_ms(deadline)
+        return self._poll.poll(1000 * LOOK_S if patience_ms is None else min(1000 * LOOK_S, patience_ms))
 
     def _patience_ms(self, deadline: float | None) -> float | None:
         """Milliseconds until the next moment at which something is due; None: nothing is."""
@@ -571,9 +660,13 @@ class TlsHub:
         while link.stream.unsent > size:
             due = link.progress_at + self._limits.send_s
             due = due if deadline is None else min(due, deadline)
-            if not exit_door.poll(max(0.0, 1000 * (due - time.monotonic()))):
+            left = max(0.0, due - time.monotonic())
+            if exit_door.poll(1000 * min(LOOK_S, left)):
+                self._flush(link)
+            elif left <= LOOK_S:
                 raise TransportError(self._stalled(link))
-            self._flush(link)
+            else:
+                link.watch.look()
 
     def _advance(self, link: _Link) -> None:
         try:
@@ -585,6 +678,13 @@ class TlsHub:
         latest = time.monotonic() - self._limits.send_s
         for link in [link for link in self._behind if link.progress_at <= latest]:
             self._losses.append(self._lost(link, self._stalled(link), broken=True))
+
+    def _drop_silent(self) -> None:
+        for link in list(self._links.values()):
+            try:
+                link.watch.look()
+            except OSError as error:
+                self._losses.append(self._lost(link, str(error), broken=True))
 
     def _stalled(self, link: _Link) -> str:
         return f"took nothing for {self._limits.send_s:g} s of {link.stream.unsent} bytes that wait for it"
@@ -613,7 +713,7 @@ class TlsHub:
                 return
             if len(self._newcomers) >= self._limits.newcomers:
                 self._turn_away(next(iter(self._newcomers.values())), "too many handshakes at once")
-            self._receive_newcomer(plain, f"{address[0]}:{address[1]}")
+            self._receive_newcomer(plain, place(address[0], address[1]))
 
     def _accept_failed(self, error: OSError) -> None:
         """Make room where the system has run out of descriptors; otherwise the peer gave up itself."""
@@ -624,7 +724,7 @@ class TlsHub:
     def _receive_newcomer(self, plain: socket.socket, address: str) -> None:
         try:
             plain.setblocking(False)
-            _tune(plain)
+            tune(plain, self._limits.silence_s)
             stream = TlsStream(plain, self._context, server_side=True)
         except OSError as error:
             plain.close()
@@ -690,10 +790,17 @@ class TlsHub:
             self._turn_away(newcomer, str(error))
             return
         del self._newcomers[descriptor]
-        link = _Link(member, newcomer.stream, FrameReader(self._limits.frame_bytes))
+        link = self._new_link(member, newcomer.stream)
         self._links[member] = self._links_by_fd[descriptor] = link
         self._traffic.setdefault(member, Traffic())
         _LOG.info("member %r connected from %s", member, newcomer.address)
+        if self._door is None:
+            missing = tuple(sorted(self._awaited - self._links.keys()))
+            self._notify(Notice("joined", member, missing, text=f"from {newcomer.address}"))
+
+    def _new_link(self, member: str, stream: TlsStream) -> _Link:
+        watch = Watch(stream.socket, self._limits.silence_s, member, self._notify)
+        return _Link(member, stream, FrameReader(self._limits.frame_bytes), watch)
 
     def _refuse(self, newcomer: _Newcomer, member: str, reason: str) -> None:
         with contextlib.suppress(OSError):  # it is turned away whether it hears the reason or not
@@ -759,33 +866,6 @@ class _Until:
 
 def _deadline(timeout: float | None) -> float | None:
     return None if timeout is None else time.monotonic() + timeout
-
-
-def _dial(host: str, port: int, where: str, timeout_s: float, retry_for_s: float) -> socket.socket:
-    """A TCP connection; goes on dialling for `retry_for_s` seconds while nobody answers."""
-    give_up, pause = time.monotonic() + retry_for_s, _FIRST_RETRY_S
-    while True:
-        try:
-            plain = socket.create_connection((host, port), timeout=timeout_s)
-        except (OSError, OverflowError) as error:
-            if time.monotonic() + pause >= give_up:
-                raise TransportError(
-                    f"{where}: cannot be reached ({error}); is it started, and the port open?"
-                ) from error
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_RETRY_S)
-        else:
-            _tune(plain)
-            return plain
-
-
-def _tune(plain: socket.socket) -> None:
-    """Send frames at once, and notice within a minute that a machine at the other end is gone."""
-    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _KEEPALIVE.items():
-        if hasattr(socket, option):
-            plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def _await_welcome(stream: TlsStream, deadline: float, where: str) -> bytes:

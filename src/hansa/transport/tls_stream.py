@@ -17,13 +17,14 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from hansa.transport.frames import RECORD_BYTES
+from hansa.transport.tcp import LOOK_S, Lookout
 
 _CORK = getattr(socket, "TCP_CORK", None)
 """Linux: hold back what does not fill a segment."""
@@ -68,7 +69,10 @@ class TlsStream:
 
     Args:
         plain: the socket. context: as `Credentials` makes them. server_side: which end this is.
-        spin_s: seconds that a read looks for bytes again and again, letting other processes run in between, before it sleeps.
+        spin_s: seconds that a read may look for a frame before it sleeps.
+
+    Attributes:
+        lookout: for whoever reads frames to begin and end. meanwhile: called at least every `LOOK_S` seconds of waiting.
     """
 
     def __init__(
@@ -76,7 +80,8 @@ class TlsStream:
     ) -> None:
         self._plain = plain
         self._timeout = plain.gettimeout()
-        self._spin_s = spin_s
+        self.lookout = Lookout(spin_s)
+        self.meanwhile: Callable[[], None] = lambda: None
         plain.setblocking(False)  # waiting is done here
         self._tls = SSL.Connection(context, plain)
         if server_side:
@@ -91,6 +96,11 @@ class TlsStream:
         self._kept: deque[bytes] = deque()
         self.unsent = 0
         """Bytes that the system has not taken yet."""
+
+    @property
+    def socket(self) -> socket.socket:
+        """The connection below."""
+        return self._plain
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -248,18 +258,20 @@ class TlsStream:
                 return True
 
     def _wait_for(self, want: SSL.Error) -> None:
-        """Wait until OpenSSL can do what it wants to. Raises BlockingIOError, TimeoutError."""
+        """Wait until OpenSSL can do what it wants to. Raises BlockingIOError, TimeoutError, and what `meanwhile` does."""
         if self._timeout == 0:
             raise BlockingIOError("nothing can be done yet")
         door = self._readable if isinstance(want, SSL.WantReadError) else self._writable
-        if self._spin_s and door is self._readable:
-            until = time.perf_counter() + (self._spin_s if self._timeout is None else min(self._spin_s, self._timeout))
-            while not (ready := door.poll(0)) and time.perf_counter() < until:
-                os.sched_yield()
-            if ready:
+        if door is self._readable and self.lookout.sees(door, self._timeout):
+            return
+        give_up = None if self._timeout is None else time.monotonic() + self._timeout
+        while True:
+            left = LOOK_S if give_up is None else max(0.0, give_up - time.monotonic())
+            if door.poll(1000 * min(LOOK_S, left)):
                 return
-        if not door.poll(None if self._timeout is None else 1000 * self._timeout):
-            raise TimeoutError("timed out")
+            self.meanwhile()
+            if give_up is not None and time.monotonic() >= give_up:
+                raise TimeoutError("timed out")
 
     def _check_hung_up(self, error: SSL.Error) -> None:
         """Raise OSError unless all that is wrong is that the other end has hung up."""

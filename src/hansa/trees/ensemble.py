@@ -11,7 +11,7 @@ margin, as XGBoost does, so that both give the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -36,6 +36,9 @@ ROOT_PARENT = 2147483647
 
 OBJECTIVES = ("binary:logistic", "reg:squarederror")
 """The objectives that an ensemble can have."""
+
+LEAST_PROBABILITY = 1e-6
+"""A base score of binary:logistic is kept so far from 0 and 1, as XGBoost 3 keeps it."""
 
 Level = str | int
 """A value of a categorical feature, as tables have it; its place among all of them is the category that trees know."""
@@ -235,6 +238,8 @@ class Ensemble:
         trees: in the order of training: in each round one for every output, in turn.
         categories: by feature, the levels of a categorical one, empty where nobody told them; None for an ordered feature. ()
             where all are ordered.
+        codes: by feature, the texts of an ordered one whose values are codes of texts; a text's place is its code. None of the
+            others.
 
     Raises:
         DataError: a tree splits on a feature that is not there, or splits it as what it is not; a name or a level occurs twice,
@@ -247,6 +252,7 @@ class Ensemble:
     feature_names: tuple[str, ...]
     trees: tuple[Tree, ...]
     categories: tuple[tuple[Level, ...] | None, ...] = ()
+    codes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "feature_names", tuple(self.feature_names))
@@ -270,6 +276,13 @@ class Ensemble:
                     f"expected less than {len(self.feature_names)}, the number of features"
                 )
         self._check_categories()
+        for name, texts in self.codes.items():
+            if name not in self.feature_names or (
+                self.categories and self.categories[self.feature_names.index(name)] is not None
+            ):
+                raise DataError(f"ensemble: codes of {name!r}; expected codes of ordered features only")
+            if not texts or len(set(texts)) < len(texts):
+                raise DataError(f"ensemble: codes of {name!r} are {list(texts)!r:.80}; expected different texts")
 
     def _check_categories(self) -> None:
         levels = tuple(None if own is None else tuple(own) for own in self.categories)
@@ -385,6 +398,8 @@ class Ensemble:
 def base_margin(objective: str, base_score: float) -> np.float32:
     """The margin that stands for `base_score`: ln(p / (1 - p)) for binary:logistic, float32 as in XGBoost.
 
+    XGBoost 3 takes a probability that is nearer to 0 or 1 than `LEAST_PROBABILITY` as one that far away.
+
     Raises:
         DataError: the base score is not a finite float32, or under binary:logistic not between 0 and 1.
         PlanError: the objective is not known.
@@ -400,12 +415,9 @@ def base_margin(objective: str, base_score: float) -> np.float32:
     if not 0.0 < score < 1.0:
         raise DataError(f"base_score is {base_score}; expected more than 0 and less than 1 for {objective}")
     # XGBoost rounds to float32 after each step of -ln(1/p - 1).
-    with np.errstate(over="ignore"):
-        odds_against = float(np.float32(1.0) / score - np.float32(1.0))
-    margin = np.float32(-_log_once(odds_against))
-    if not np.isfinite(margin):
-        raise DataError(f"base_score is {base_score}; expected a probability further from 0 and 1")
-    return margin
+    least = np.float32(LEAST_PROBABILITY)
+    score = min(max(score, least), np.float32(1.0) - least)
+    return np.float32(-_log_once(float(np.float32(1.0) / score - np.float32(1.0))))
 
 
 def predictions_from_margins(objective: str, margins: Float32s) -> Float32s:

@@ -5,8 +5,9 @@ A *cell* is one bin of one column; the cells of all columns stand one after the 
 histograms add and subtract as plain integers, because the scales (`objective.scales`) bound every sum by its field:
 `(g1 << 32 | h1) + (g2 << 32 | h2) = (g1 + g2) << 32 | (h1 + h2)` as long as h1 + h2 < 2^32.
 
-Codes are read row-major, so that one cache line holds a row. Where columns have about 256 bins the sums are first made at a fixed
-stride of 256 cells a column, which saves a load per cell.
+Codes are read row-major, so that one cache line holds a row. Where columns have about as many codes as the largest the sums are first
+made at a fixed stride of cells a column, which saves a load per cell: 256 where codes are bytes, more where they are not (a column
+with 256 bins and missing values).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ Codes = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Int64 = npt.NDArray[np.int64]
 
 STRIDE = 256
+"""The least stride, and the one that is compiled in."""
 
 AHEAD = 12
 """Rows of a scattered node that are fetched before their turn."""
@@ -40,24 +42,30 @@ class Layout:
     Attributes:
         columns: uint32 (k,), ascending: the features that the tree may use.
         offsets: uint64 (k + 1,): the first cell of each column; the last entry is the number of cells.
-        strided: whether sums are made at a stride of 256 cells first.
+        stride: cells from one column to the next where sums are made at a fixed stride first, else 0.
     """
 
     columns: npt.NDArray[np.uint32]
     offsets: npt.NDArray[np.uint64]
-    strided: bool
+    stride: int
 
     @cached_property
     def cells(self) -> int:
         return int(self.offsets[-1])
+
+    @property
+    def scratch(self) -> int:
+        """Cells of the scratch that a thread needs."""
+        return self.stride * len(self.columns)
 
 
 def layout_of(bin_offsets: npt.NDArray[np.int64], columns: npt.NDArray[np.uint32]) -> Layout:
     """The layout of `columns` of a binned table whose feature f has `bin_offsets[f + 1] - bin_offsets[f]` codes."""
     sizes = np.diff(bin_offsets)[columns]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
-    strided = bool(len(columns)) and int(sizes.max()) <= STRIDE and 2 * int(sizes.sum()) >= STRIDE * len(columns)
-    return Layout(columns=columns.astype(np.uint32), offsets=offsets, strided=strided)
+    stride = max(int(sizes.max(initial=0)), STRIDE)
+    dense = 2 * int(sizes.sum()) >= stride * len(columns) > 0
+    return Layout(columns=columns.astype(np.uint32), offsets=offsets, stride=stride if dense else 0)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -89,20 +97,44 @@ def _add_strided(codes, columns, rows, packed, sums):  # type: ignore[no-untyped
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _build_node(codes, columns, offsets, strided, rows, packed, sums, out):  # type: ignore[no-untyped-def]
-    """Histogram of one node, int64 (planes, cells); `sums` is scratch of 256 k cells."""
+def _add_wider(codes, columns, rows, packed, sums, stride):  # type: ignore[no-untyped-def]
+    """`_add_strided` at a stride that is not compiled in."""
+    n = rows.shape[0]
+    all_columns = columns.shape[0] == codes.shape[1]
+    scattered = n > 0 and rows[n - 1] - rows[0] >= SCATTERED * n
+    for i in range(n):
+        row = rows[i]
+        value = packed[0, row]
+        if scattered:
+            ahead = np.uint64(rows[min(i + AHEAD, n - 1)])
+            prefetch(codes, ahead)
+            prefetch(packed[0], ahead)
+        if all_columns:
+            for j in range(codes.shape[1]):
+                sums[np.uint64(j) * stride + np.uint64(codes[row, j])] += value
+        else:
+            for j in range(columns.shape[0]):
+                sums[np.uint64(j) * stride + np.uint64(codes[row, columns[j]])] += value
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _build_node(codes, columns, offsets, stride, rows, packed, sums, out):  # type: ignore[no-untyped-def]
+    """Histogram of one node, int64 (planes, cells); `sums` is scratch of stride k cells."""
     k = columns.shape[0]
-    if strided and out.shape[0] == 1:
-        if out.shape[1] == STRIDE * k:
-            out[0, :] = 0
-            _add_strided(codes, columns, rows, packed, out[0])
+    if stride > 0 and out.shape[0] == 1:
+        direct = out.shape[1] == stride * k
+        target = out[0] if direct else sums
+        target[: stride * k] = 0
+        if stride == STRIDE:
+            _add_strided(codes, columns, rows, packed, target)
+        else:
+            _add_wider(codes, columns, rows, packed, target, np.uint64(stride))
+        if direct:
             return
-        sums[: STRIDE * k] = 0
-        _add_strided(codes, columns, rows, packed, sums)
         for j in range(k):
             cell = np.int64(offsets[j])
             for code in range(np.int64(offsets[j + 1]) - cell):
-                out[0, cell + code] = sums[STRIDE * j + code]
+                out[0, cell + code] = sums[stride * j + code]
         return
     out[:] = 0
     for i in range(rows.shape[0]):
@@ -114,25 +146,25 @@ def _build_node(codes, columns, offsets, strided, rows, packed, sums, out):  # t
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def build_histograms(codes, columns, offsets, strided, rows, starts, ends, packed, sums, out):  # type: ignore[no-untyped-def]
+def build_histograms(codes, columns, offsets, stride, rows, starts, ends, packed, sums, out):  # type: ignore[no-untyped-def]
     """Histograms of several nodes, by one thread.
 
     Args:
         codes: uint8 or uint16 (n_rows, n_features), row-major.
-        columns, offsets, strided: the fields of `Layout`, k columns.
+        columns, offsets, stride: the fields of `Layout`, k columns.
         rows: uint32 (n,); starts, ends: int64 (nodes,): node i has rows[starts[i]:ends[i]].
         packed: int64 (planes, n_rows): gradients as integers (`objective.pack`).
-        sums: int64 (threads, 256 k): scratch.
+        sums: int64 (threads, stride k): scratch.
         out: int64 (nodes, planes, cells), overwritten.
     """
     for node in range(starts.shape[0]):
         part = rows[starts[node] : ends[node]]
-        _build_node(codes, columns, offsets, strided, part, packed, sums[0], out[node])
+        _build_node(codes, columns, offsets, stride, part, packed, sums[0], out[node])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _build_share(  # type: ignore[no-untyped-def]
-    bell, first, last, codes, columns, offsets, strided, rows, starts, ends, packed, sums, out, spill
+    bell, first, last, codes, columns, offsets, stride, rows, starts, ends, packed, sums, out, spill
 ):  # fmt: skip
     """One thread's share of `build_histograms`: of all nodes' rows, one node behind the other, those from first to last.
 
@@ -151,9 +183,9 @@ def _build_share(  # type: ignore[no-untyped-def]
             continue
         part = rows[starts[node] + begin : starts[node] + end]
         if begin == 0:
-            _build_node(codes, columns, offsets, strided, part, packed, sums, out[node])
+            _build_node(codes, columns, offsets, stride, part, packed, sums, out[node])
         else:
-            _build_node(codes, columns, offsets, strided, part, packed, sums, spill)
+            _build_node(codes, columns, offsets, stride, part, packed, sums, spill)
             spilt = node
     return spilt
 
@@ -172,7 +204,7 @@ def build_histograms_parallel(
     codes: Codes,
     columns: npt.NDArray[np.uint32],
     offsets: npt.NDArray[np.uint64],
-    strided: bool,
+    stride: int,
     rows: npt.NDArray[np.uint32],
     starts: Int64,
     ends: Int64,
@@ -190,7 +222,7 @@ def build_histograms_parallel(
 
     def build(thread: int, first: int, last: int, bell: Bell) -> None:
         spilt[thread] = _build_share(
-            bell, first, last, codes, columns, offsets, strided, rows, starts, ends, packed, sums[thread], out, spills[thread]
+            bell, first, last, codes, columns, offsets, stride, rows, starts, ends, packed, sums[thread], out, spills[thread]
         )  # fmt: skip
 
     total = int((ends - starts).sum())

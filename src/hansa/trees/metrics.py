@@ -18,6 +18,7 @@ inside buckets can change; `metric_resolution` computes that from the histogram 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,11 @@ SCORE_BUCKETS = 4096
 SCORE_BUCKETS_PER_UNIT = 256
 SCORE_LOWEST = -8.0
 """Bucket i holds margins in [-8 + i/256, -8 + (i+1)/256); the first and last also hold all beyond."""
+
+NO_ROWS = "no rows are held out"
+ONE_LABEL = "the held-out rows have one label only (rows of weight 0 do not count)"
+NO_WEIGHT = "the held-out rows all have weight 0"
+"""Why a metric of held-out rows has no value."""
 
 LOGLOSS_BITS = 6
 LOGLOSS_LIMIT = 36.841361487904734
@@ -106,6 +112,29 @@ def is_improvement(name: str, value: float, best: float | None, min_delta: float
     if best is None or math.isnan(value):
         return not math.isnan(value)
     return value - best > min_delta if name in HIGHER_IS_BETTER else best - value > min_delta
+
+
+def best_round(name: str, values: Sequence[float | None]) -> int | None:
+    """The number of the first round, from 1, whose value none of the others beats; None where no round has a value.
+
+    Args:
+        name: a metric. values: of the rounds 1, 2, ...; None where the metric has none.
+
+    Raises:
+        PlanError: the metric is unknown.
+    """
+    best: float | None = None
+    at: int | None = None
+    for number, value in enumerate(values, 1):
+        if value is not None and is_improvement(name, value, best):
+            best, at = value, number
+    return at
+
+
+def stops_early(name: str, values: Sequence[float | None], patience: int) -> bool:
+    """Whether so many rounds with a value came after the best one; rounds without a value stop nothing. Arguments as `best_round`."""
+    best = best_round(name, values)
+    return best is not None and sum(value is not None for value in values[best:]) >= patience
 
 
 def sums_length(name: str) -> int:
@@ -181,6 +210,14 @@ def metric_value(name: str, objective: str, summed: Int64s, scale: MetricScale) 
     shift = _fraction_bits(scale, 0) - _fraction_bits(scale, _value_bits(name, objective, scale))
     mean = math.ldexp(int(summed[0]) / int(summed[1]), shift)
     return math.sqrt(mean) if name == "rmse" else mean
+
+
+def why_no_value(name: str, summed: Int64s) -> str:
+    """Why `metric_value` of these sums is NaN, as part of a sentence; "" where it is a number."""
+    weights = summed.reshape(2, -1).sum(axis=1, dtype=np.float64)[0 if name in HIGHER_IS_BETTER else 1 :]
+    if not weights.any():
+        return NO_WEIGHT
+    return "" if weights.all() else ONE_LABEL
 
 
 def metric_resolution(name: str, objective: str, summed: Int64s, scale: MetricScale) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hansa.errors import PlanError
-from hansa.trees.ensemble import OBJECTIVES
+from hansa.trees.ensemble import LEAST_PROBABILITY, OBJECTIVES
 
 DEFAULT_METRIC = {"binary:logistic": "logloss", "reg:squarederror": "rmse"}
 
@@ -22,6 +22,9 @@ METRICS_OF_CLASSES = ("logloss", "error", "rmse", "mae")
 """Metrics where num_class is given: means over rows and classes. XGBoost has no auc or aucpr of several outputs either."""
 
 MOST_CLASSES = 1000
+
+MOST = 3.4028234e38
+"""XGBoost keeps parameters as float32."""
 
 SOFTMAX = ("multi:softprob", "multi:softmax")
 
@@ -65,7 +68,7 @@ class Parameters:
         max_delta_step: bound on a leaf weight before eta; 0 is none.
         subsample: share of rows drawn for each tree.
         colsample_bytree: share of features drawn for each tree.
-        max_bin: bins of a feature, the bin of missing values included.
+        max_bin: bins of a feature's values at most; missing values have a bin of their own beside them.
         scale_pos_weight: weight of rows with label 1; "auto" is negatives / positives, from pooled counts.
         base_score: start value in label space; None takes the pooled mean.
         early_stopping_rounds: stop when the last metric has not improved for so many rounds; None never.
@@ -186,13 +189,13 @@ def _check(name: str, value: Any) -> Any:
         case "eta":
             return _number(name, value, 0, 1, low_open=True)
         case "lambda" | "alpha" | "gamma" | "min_child_weight" | "max_delta_step":
-            return _number(name, value, 0, math.inf)
+            return _number(name, value, 0, MOST)
         case "subsample" | "colsample_bytree":
             return _number(name, value, 0, 1, low_open=True)
         case "scale_pos_weight":
             return value if value == "auto" else _number(name, value, 0, 1e6, low_open=True)
         case "base_score":
-            return None if value is None else _number(name, value, -math.inf, math.inf)
+            return None if value is None else _number(name, value, -MOST, MOST)
         case "early_stopping_rounds":
             return None if value is None else _integer(name, value, 1, 100_000)
         case "eval_metric":
@@ -212,8 +215,10 @@ def _check_together(p: Parameters) -> None:
             raise _refuse("eval_metric", metric, f"one of {', '.join(METRICS[p.objective])} for {p.objective}")
     if len(set(p.eval_metric)) < len(p.eval_metric):
         raise _refuse("eval_metric", p.eval_metric, "each metric once")
-    if p.objective == "binary:logistic" and p.base_score is not None and not 0 < p.base_score < 1:
-        raise _refuse("base_score", p.base_score, "a probability between 0 and 1 (exclusive) for binary:logistic")
+    far = p.base_score is None or LEAST_PROBABILITY <= p.base_score <= 1 - LEAST_PROBABILITY
+    if p.objective == "binary:logistic" and not far:
+        expected = f"a probability from {LEAST_PROBABILITY:g} to 1 - {LEAST_PROBABILITY:g} for binary:logistic"
+        raise _refuse("base_score", p.base_score, expected)
     if p.objective != "binary:logistic" and p.scale_pos_weight != 1.0:
         raise _refuse("scale_pos_weight", p.scale_pos_weight, f"1 for {p.objective}, which has no positive class")
 

@@ -50,7 +50,7 @@ def rule_of(parameters: Parameters, scales: Scales) -> Rule:
         lambda_=parameters.lambda_,
         alpha=parameters.alpha,
         max_delta_step=parameters.max_delta_step,
-        least_hessian=max(math.ceil(parameters.min_child_weight * scales.hessian), 1.0),
+        least_hessian=max(float(np.ceil(parameters.min_child_weight * scales.hessian)), 1.0),
         gradient_unit=1.0 / scales.gradient if scales.gradient > 0 else 0.0,
         hessian_unit=1.0 / scales.hessian,
     )

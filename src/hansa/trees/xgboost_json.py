@@ -1,15 +1,16 @@
-"""XGBoost's JSON model file, written and read: the form in which a Hansa model leaves Hansa.
+"""XGBoost's model file: its JSON is written, the form in which a Hansa model leaves Hansa; JSON and UBJSON are read.
 
 Written files are canonical: equal ensembles give equal bytes, on every host. Keys stand in XGBoost's order,
 floats are the shortest decimals that give back the same float32, and nothing is said of the run that trained
 the model.
 
-Read files may be Hansa's own or those of XGBoost 3 (`Booster.save_model("x.json")`, `save_raw("json")`), for
-`gbtree` models of numeric and one-hot categorical features with one output. What is not supported is refused by name, never
-skipped: a model that loads predicts as in XGBoost.
+Read files may be Hansa's own or those of XGBoost 1.7 to 3 (`Booster.save_model("x.json")`, `save_raw("ubj")`), for
+`gbtree` models of numeric and one-hot categorical features with outputs of their own trees. What is not supported is refused by name,
+never skipped: a model that loads predicts as in XGBoost.
 
 Trees know categories by number. Their levels stand in the learner's attribute `hansa.categories`, which XGBoost keeps, for
 `hansa predict`; and in `cats`, by which XGBoost 3 finds the numbers of a data frame's categories, however these are ordered there.
+Where an ordered feature's numbers are codes of texts, the texts stand in the attribute `hansa.codes`.
 
 Format: https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html and the schema that it links.
 """
@@ -27,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.errors import DataError
+from hansa.trees import ubjson
 from hansa.trees.ensemble import CATEGORIES_END, OBJECTIVES, TREE_DTYPES, Ensemble, Level, Tree
 
 VERSION = (3, 2, 0)
@@ -39,6 +41,16 @@ CATEGORICAL_TYPE = "c"
 
 LEVELS_ATTRIBUTE = "hansa.categories"
 """The learner's attribute that holds the levels of categorical features, by name, as JSON."""
+
+MOST_BYTES = 2**30
+"""Of a file. What it becomes in memory is larger by a fixed factor."""
+
+MOST_FEATURES = 2**20
+MOST_OUTPUTS = 2**16
+"""What a small file may speak of."""
+
+CODES_ATTRIBUTE = "hansa.codes"
+"""The learner's attribute that holds the texts of ordered features whose values are codes of texts, by name, as JSON."""
 
 _INT64_ARRAY = 15
 """XGBoost's number for a typed array of int64."""
@@ -110,7 +122,8 @@ def _tree_to_object(number: int, tree: Tree, n_features: int, texts: Mapping[int
 
 def _attributes(ensemble: Ensemble) -> dict[str, str]:
     levels = {name: own for name, own in zip(ensemble.feature_names, ensemble.categories, strict=False) if own}
-    return {LEVELS_ATTRIBUTE: msgspec.json.encode(levels).decode()} if levels else {}
+    told = {LEVELS_ATTRIBUTE: levels, CODES_ATTRIBUTE: dict(ensemble.codes)}
+    return {name: msgspec.json.encode(value).decode() for name, value in told.items() if value}
 
 
 def _cats(categories: Sequence[tuple[Level, ...] | None]) -> dict[str, Any]:
@@ -155,8 +168,22 @@ def _shortest(value: float) -> str:
     return repr(digits if np.float32(digits) == np.float32(value) else float(value))
 
 
+def from_model_file(document: bytes) -> Ensemble:
+    """Read a model file of Hansa or of XGBoost, JSON or UBJSON; see `from_json`, also for errors."""
+    if document[:2] == b"{L":
+        return _from_object(_parse_ubjson(document))
+    if document[:1] != b"{" and (
+        document[:4] in (b"binf", b"bs64") or b"\0" in document[:64] or document[:1] == b"\x80"
+    ):
+        raise DataError(
+            "XGBoost model: neither JSON nor UBJSON, maybe XGBoost's old binary format or a pickle, which are not read; load it "
+            'with the XGBoost that wrote it and save it anew: booster.save_model("model.json")'
+        )
+    return from_json(document)
+
+
 def from_json(document: bytes) -> Ensemble:
-    """Read a model file of Hansa or of XGBoost 3.
+    """Read a JSON model file of Hansa or of XGBoost.
 
     All trees are kept, as by `Booster.predict`, which ignores the attribute `best_iteration`; call
     `Ensemble.truncate` for fewer. Features without names are called f0, f1, ... as in XGBoost.
@@ -167,7 +194,14 @@ def from_json(document: bytes) -> Ensemble:
             (another booster or objective, splits on several categories at once, categories of a data frame, softmax classes,
             vectors as leaves, parallel trees).
     """
-    top = _object(_parse(document), "model", required=("learner",), optional=("version",))
+    return _from_object(_parse(document))
+
+
+def _from_object(parsed: Any) -> Ensemble:
+    top = _object(parsed, "model", required=("learner",), optional=("version",))
+    version = top.get("version", [])
+    if not isinstance(version, list) or not all(isinstance(part, int) for part in version):
+        raise _wrong("version", "an array of whole numbers", version)
     learner = _object(
         top["learner"],
         "learner",
@@ -191,16 +225,30 @@ def from_json(document: bytes) -> Ensemble:
         raise _unsupported(
             f"a categorical feature of a data frame (cats.enc without the attribute {LEVELS_ATTRIBUTE!r})"
         )
-    return Ensemble(objective, base_score, tuple(names), trees, categories)
+    return Ensemble(objective, base_score, tuple(names), trees, categories, _codes(learner.get("attributes", {})))
+
+
+def _check_size(document: bytes) -> None:
+    if len(document) > MOST_BYTES:
+        raise DataError(f"XGBoost model: the file has {len(document)} bytes; expected at most {MOST_BYTES}")
+
+
+def _parse_ubjson(document: bytes) -> Any:
+    _check_size(document)
+    try:
+        return ubjson.decode(document)
+    except DataError as error:
+        raise DataError(f"XGBoost model: {error}") from error
 
 
 def _parse(document: bytes) -> Any:
+    _check_size(document)
     try:
         return json.loads(
             document.decode("utf-8"),
             object_pairs_hook=_without_repeats,
             parse_float=_nearest_float32,
-            parse_constant=_refuse_constant,
+            parse_constant=_constant,
         )
     except (ValueError, RecursionError) as error:
         raise DataError(f"XGBoost model: not a JSON document ({error}); expected a file saved as .json") from error
@@ -213,8 +261,9 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _refuse_constant(token: str) -> float:
-    raise ValueError(f"{token} is not a JSON number")
+def _constant(token: str) -> float:
+    """NaN, which XGBoost before 3 writes as the condition of a categorical split; elsewhere the field that holds it is refused."""
+    return float(token)
 
 
 def _nearest_float32(token: str) -> float:
@@ -301,9 +350,12 @@ def _model_parameters(value: Any) -> tuple[int, int, float | tuple[float, ...]]:
     if _count(parameters["num_class"], "num_class") > 1:
         raise _unsupported(f"num_class = {parameters['num_class']} (multiclass)")
     n_outputs = _count(parameters.get("num_target", "1"), "num_target")
-    if n_outputs < 1:
-        raise _wrong("num_target", "1 or more", n_outputs)
-    return _count(parameters["num_feature"], "num_feature"), n_outputs, _base_score(parameters["base_score"], n_outputs)
+    if not 1 <= n_outputs <= MOST_OUTPUTS:
+        raise _wrong("num_target", f"1 to {MOST_OUTPUTS}", n_outputs)
+    n_features = _count(parameters["num_feature"], "num_feature")
+    if n_features > MOST_FEATURES:
+        raise _wrong("num_feature", f"at most {MOST_FEATURES}", n_features)
+    return n_features, n_outputs, _base_score(parameters["base_score"], n_outputs)
 
 
 def _base_score(text: Any, n_outputs: int) -> float | tuple[float, ...]:
@@ -351,6 +403,15 @@ def _levels(attributes: Any, names: list[str], categorical: list[bool]) -> tuple
         if name not in names or not categorical[names.index(name)]:
             raise _wrong(where, "levels of the model's categorical features", name)
     return tuple(tuple(told.get(name, ())) if own else None for name, own in zip(names, categorical, strict=True))
+
+
+def _codes(attributes: Any) -> dict[str, tuple[str, ...]]:
+    """The texts of ordered features that are codes, from the attribute."""
+    text = attributes.get(CODES_ATTRIBUTE, "{}") if isinstance(attributes, dict) else "{}"
+    try:
+        return msgspec.json.decode(text, type=dict[str, tuple[str, ...]])
+    except (msgspec.DecodeError, TypeError) as error:
+        raise _wrong(f"attributes[{CODES_ATTRIBUTE!r}]", "an object of lists of texts", text) from error
 
 
 def _booster(value: Any, n_features: int, n_outputs: int) -> tuple[Tree, ...]:

@@ -1,0 +1,83 @@
+"""`hansa plan`: what a plan says, its defaults written out, and who can read what under it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from hansa.cli.exposure import EXPOSURE, exposure_lines, openings_under
+from hansa.cli.printable import printable
+from hansa.plan import COOPETITIVE, DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS, Plan
+from hansa.trees.parameters import Parameters
+
+SHOWN_ITEMS = 12
+"""Items of a long list that are shown to people; `--json` has all."""
+
+
+def defaults(plan: Plan) -> dict[str, Any]:
+    """Plan key -> the value that a plan with these members has where it does not give the key; keys without a default are left out."""
+    parameters = {f"parameters.{name.rstrip('_')}": value for name, value in asdict(Parameters()).items()}
+    if plan.mode == COOPETITIVE:
+        parameters["parameters.max_bin"] = DEFAULT_BINS_ON_SHARES
+    return {
+        "name": "run",
+        "members.receivers": plan.parties,
+        "members.minimum_parties": len(plan.parties),
+        "members.server_links": "hub",
+        "schema.weight": None,
+        "schema.weight_limit": None,
+        "schema.missing": None,
+        "categories": (),
+        "privacy.min_cell_rows": DEFAULT_MIN_CELL_ROWS,
+        "evaluation.fraction": 0.0,
+        "evaluation.steps": (),
+        "labels.range": None,
+        "cuts": None,
+        "monotone": (),
+        "release.statistics": False,
+        **parameters,
+    }
+
+
+def as_json(plan: Plan, file_sha256: str) -> dict[str, Any]:
+    """For programs: every key, which of them are at their defaults, and what the mode shows to whom."""
+    given = defaults(plan)
+    values = plan.by_key()
+    return {
+        "plan": plan.digest().hex(),
+        "plan_file": file_sha256,
+        "mode": plan.mode,
+        "receivers": list(plan.receivers),
+        "features": list(plan.schema.features),
+        "categories": {name: list(levels) for name, levels in plan.schema.levels.items()},
+        "values": values,
+        "defaults": sorted(key for key, value in values.items() if key in given and given[key] == value),
+        "exposure": list(EXPOSURE[plan.mode]),
+        "openings": [{"to": opening.to, "what": opening.what} for opening in openings_under(plan)],
+    }
+
+
+def text(plan: Plan, where: str, file_sha256: str) -> str:
+    """For people: the digest first, then every key with its value, then who can read what."""
+    given = defaults(plan)
+    lines = [f"{where}: {plan.mode}, {len(plan.parties)} parties, digest {plan.digest().hex()}"]
+    for key, value in plan.by_key().items():
+        default = "   (default)" if key in given and given[key] == value else ""
+        lines.append(f"  {key:<34} {_value(key, value)}{default}")
+    for name, levels in plan.schema.levels.items():
+        lines.append(f"{name}: {len(levels)} categories: {', '.join(map(str, levels))}")
+    lines += [*exposure_lines(plan), f"file SHA-256 {file_sha256} (need not be the same)"]
+    return "\n".join(printable(line) for line in lines)
+
+
+def _value(key: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{len(value)} entries"
+    if isinstance(value, list | tuple):
+        if key in ("categories", "cuts"):
+            return f"of {sum(1 for item in value if item)} features" if value else "none"
+        shown = ", ".join(map(str, value[:SHOWN_ITEMS]))
+        more = f" and {len(value) - SHOWN_ITEMS} more" if len(value) > SHOWN_ITEMS else ""
+        return f"{len(value)}: {shown}{more}" if value else "none"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,324 @@
+"""A whole table that one process holds, turned into numbers: what `hansa simulate` and `hansa predict` read.
+
+A party's table is held to a schema, which lists the levels of categorical features (`source`). Here nobody listed them: a column of
+texts gets a code for each of its texts, and whoever reads it is told. A column of numbers with other texts among them, or of texts
+that mean numbers, dates or times, is refused with the row and the cure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.data.cells import WHOLE_NUMBER, disguise, is_numeric, is_text
+from hansa.data.files import OpenTable, open_table
+from hansa.data.schema import MISSING_WORDS, Level, name_fault
+from hansa.data.source import (
+    A_NUMBER,
+    SHOWN_CHARACTERS,
+    Broken,
+    Column,
+    Departure,
+    LabelKind,
+    broken_rules,
+    coarse_warnings,
+    describe,
+    listed,
+    load_columns,
+    load_doubles,
+    no_rows,
+    only_zeros,
+    repeated_columns,
+)
+from hansa.errors import DataError
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Coding:
+    """How the texts of a table became numbers.
+
+    Attributes:
+        levels: by column, its levels; a level's place is its code.
+        categorical: the columns among them whose codes are categories. A level that is not listed is of no category there; in the
+            others it is a missing value.
+    """
+
+    levels: Mapping[str, tuple[Level, ...]]
+    categorical: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class CodedTable:
+    """A whole table as numbers.
+
+    Attributes:
+        names: of the features.
+        features: float32 (n_features, n_rows), NaN missing.
+        label, weight: float32 (n_rows,), or None where none was asked for.
+        party: object (n_rows,), texts, or None.
+        coding: of the columns of texts.
+        unknown: by such a column, how many cells hold a level that `coding` does not list.
+        warnings: what is allowed but probably not meant.
+    """
+
+    names: tuple[str, ...]
+    features: Floats
+    label: Floats | None
+    weight: Floats | None
+    party: npt.NDArray[np.object_] | None
+    coding: Coding
+    unknown: Mapping[str, int]
+    warnings: tuple[str, ...]
+
+
+def read_coded(
+    path: str | Path,
+    features: Sequence[str] | None = None,
+    *,
+    known: Coding | None = None,
+    label: str | None = None,
+    weight: str | None = None,
+    party: str | None = None,
+    categorical: Sequence[str] = (),
+    texts_are_categories: bool = False,
+    label_kind: LabelKind = "numeric",
+    needs: str = "",
+    decimal: str = ".",
+) -> CodedTable:
+    """Read a table whose text columns are coded here.
+
+    Args:
+        features: the columns to take, in this order; None takes all that are neither label, weight nor party.
+        known: codes of another table or of a model; all other features must be numbers. None finds them in this table.
+        label, weight: columns of numbers without missing values, held to the same rules as a party's.
+        party: column that says whose each row is.
+        categorical: features whose values, texts or whole numbers, are categories.
+        texts_are_categories: so is every other feature of texts.
+        needs: for the error where the table lacks a feature: who needs it.
+        decimal: the decimal sign of numbers that are texts.
+
+    Raises:
+        DataError: naming file, row and column, what was expected and found, and the cure.
+    """
+    with open_table(path) as table:
+        for departure in repeated_columns(table):
+            raise DataError(str(departure))
+        special = [name for name in (label, party, weight) if name is not None]
+        for name in special:
+            if special.count(name) > 1:
+                raise DataError(
+                    f"{table.file}: column {name!r} is to be two of label, weight and party; name three columns"
+                )
+        _require(table, special)
+        names = tuple(name for name in table.names if name not in special) if features is None else tuple(features)
+        _require(table, names, needs)
+        if not names:
+            raise DataError(f"{table.file}: no column is left as a feature; found {listed(table.names)}")
+        if features is None:
+            _check_names(table, names)
+        for name in categorical:
+            if name not in names:
+                raise DataError(
+                    f"{table.file}: {name!r} is to be categorical, and is no feature; expected one of {listed(names)}"
+                )
+        levels = dict(known.levels) if known is not None else {}
+        columns = load_columns(
+            table, {name: levels.get(name, ()) for name in (*names, *special) if name != party}, decimal
+        )
+        n_rows = len(columns[names[0]].values)
+        if not n_rows:
+            raise DataError(str(no_rows(table)))
+        _check_roles(table, columns, label, weight, label_kind, decimal)
+        coding, unknown = known, {}
+        if known is None:
+            found = _find_codes(table, columns, names, tuple(categorical), decimal)
+            coding = Coding(
+                found, tuple(name for name in names if name in found and (texts_are_categories or name in categorical))
+            )
+        else:
+            unknown = _settle_unknown(columns, known)
+        assert coding is not None
+        numbers = [name for name in names if name not in coding.levels]
+        _refuse(
+            table,
+            [rule for name in numbers for rule in broken_rules(name, columns[name], "feature", "numeric")],
+            decimal,
+        )
+        warnings = coarse_warnings(table, columns, [*numbers, *(() if label is None else (label,))], decimal)
+        owners = None if party is None else _parties(table, party)
+    values = np.empty((len(names), n_rows), np.float32)
+    for index, name in enumerate(names):
+        values[index] = columns.pop(name).values
+    return CodedTable(
+        names=names,
+        features=values,
+        label=None if label is None else columns[label].values,
+        weight=None if weight is None else columns[weight].values,
+        party=owners,
+        coding=coding,
+        unknown=unknown,
+        warnings=tuple(warnings),
+    )
+
+
+def _require(table: OpenTable, names: Sequence[str], needs: str = "") -> None:
+    has = set(table.names)
+    for name in names:
+        if name not in has:
+            why = f", {needs}" if needs else ""
+            raise DataError(f"{table.file}: no column {name!r}{why}; found {listed(table.names)}")
+
+
+def _check_names(table: OpenTable, names: Sequence[str]) -> None:
+    for name in names:
+        if not name:
+            raise DataError(f"{table.file}: column {table.names.index(name) + 1} has no name; name it, or drop it")
+        fault = name_fault(name)
+        if fault is not None:
+            raise DataError(f"{table.file}: {fault}")
+
+
+def _refuse(table: OpenTable, broken: Sequence[Broken], decimal: str) -> None:
+    for departure in describe(table, broken[:1], decimal):
+        raise DataError(str(departure))
+
+
+def _check_roles(
+    table: OpenTable,
+    columns: Mapping[str, Column],
+    label: str | None,
+    weight: str | None,
+    label_kind: LabelKind,
+    decimal: str,
+) -> None:
+    if label is not None:
+        _refuse(table, list(broken_rules(label, columns[label], "label", label_kind)), decimal)
+    if weight is not None:
+        _refuse(table, list(broken_rules(weight, columns[weight], "weight", label_kind)), decimal)
+        for departure in only_zeros(table, weight, columns[weight]):
+            raise DataError(str(departure))
+
+
+def _parties(table: OpenTable, name: str) -> npt.NDArray[np.object_]:
+    texts = _texts(table, [name])[name]
+    for row, text in enumerate(texts, 1):
+        if text is None:
+            raise DataError(f"{table.file}, row {row}, column {name!r}: says no party; fill it in")
+    return texts
+
+
+def _texts(table: OpenTable, names: Sequence[str]) -> dict[str, npt.NDArray[np.object_]]:
+    """Columns as texts, None where missing; all in one scan."""
+    if not names:
+        return {}
+    places = table.places
+    fetched = table.fetch(", ".join(f"c{places[name]}::VARCHAR AS t{i}" for i, name in enumerate(names))).fetchnumpy()
+    texts = {}
+    for i, name in enumerate(names):
+        given = np.ma.asarray(fetched[f"t{i}"])
+        column = np.array(given.data, object)
+        column[np.ma.getmaskarray(given)] = None
+        missing = {text for text in set(column) if text is not None and text.strip().lower() in MISSING_WORDS}
+        if missing:
+            column[[text in missing for text in column]] = None
+        texts[name] = column
+    return texts
+
+
+def _settle_unknown(columns: dict[str, Column], known: Coding) -> dict[str, int]:
+    """Give cells of no known level the code behind the last one, or none; returns how many there are, by column."""
+    unknown = {}
+    for name, levels in known.levels.items():
+        column = columns[name]
+        count = int(np.count_nonzero(column.bad))
+        if count:
+            other = len(levels) if name in known.categorical else np.nan
+            columns[name] = Column(np.where(column.bad, np.float32(other), column.values), np.zeros_like(column.bad))
+            unknown[name] = count
+    return unknown
+
+
+def _find_codes(
+    table: OpenTable,
+    columns: dict[str, Column],
+    names: Sequence[str],
+    categorical: tuple[str, ...],
+    decimal: str,
+) -> dict[str, tuple[Level, ...]]:
+    """Give codes to the columns that are to be categories, and to those of texts; returns their levels."""
+    places = table.places
+    kinds = {name: table.types[places[name]] for name in names}
+    for name in names:
+        if columns[name].bad.any() and not is_text(kinds[name]) and not is_numeric(kinds[name]):
+            _refuse(table, list(broken_rules(name, columns[name], "feature", "numeric")), decimal)
+    chosen = [name for name in names if name in categorical or (columns[name].bad.any() and is_text(kinds[name]))]
+    texts = _texts(table, [name for name in chosen if is_text(kinds[name])])
+    doubles = load_doubles(table, [name for name in chosen if name in categorical], decimal)
+    levels: dict[str, tuple[Level, ...]] = {}
+    for name in chosen:
+        values: Sequence[Any]
+        if name not in categorical:
+            _refuse_mixtures(table, name, columns[name], texts[name], decimal)
+            values = texts[name].tolist()
+        elif name in texts and not _are_whole(texts[name]):
+            if not columns[name].bad.any():
+                _refuse_fractions(table, name, doubles[name])
+            values = texts[name].tolist()
+        else:
+            _refuse_fractions(table, name, doubles[name])
+            values = [None if np.isnan(value) else int(value) for value in np.ma.filled(doubles[name], np.nan).tolist()]
+        found = tuple(sorted({value for value in values if value is not None}))
+        if not found:
+            raise DataError(
+                f"{table.file}, column {name!r}: no row has a value; a categorical feature needs some, leave it out"
+            )
+        code: dict[Any, float] = {level: float(place) for place, level in enumerate(found)} | {None: np.nan}
+        coded = np.array([code[value] for value in values], np.float32)
+        columns[name] = Column(coded, np.zeros(len(coded), np.bool_))
+        levels[name] = found
+    return levels
+
+
+def _are_whole(texts: npt.NDArray[np.object_]) -> bool:
+    """Whether all texts are whole numbers as people write them: 007 is none, true is."""
+    return all(
+        WHOLE_NUMBER.fullmatch(text.strip()) or text.strip().lower() in ("true", "false")
+        for text in set(texts) - {None}
+    )
+
+
+def _refuse_fractions(table: OpenTable, name: str, values: np.ma.MaskedArray[Any, Any]) -> None:
+    numbers = np.ma.filled(values, np.inf)
+    broken = ~np.isnan(numbers) & ~(np.abs(numbers) < 2.0**53) | (numbers != np.floor(numbers)) & np.isfinite(numbers)
+    if broken.any():
+        row, cure = int(broken.argmax()), "round the numbers, or read the column as numbers"
+        rule = Broken(
+            name, row, int(np.count_nonzero(broken)), "whole numbers below 2^53, or texts, as categories", cure
+        )
+        _refuse(table, [rule], ".")
+
+
+def _refuse_mixtures(table: OpenTable, name: str, column: Column, texts: npt.NDArray[np.object_], decimal: str) -> None:
+    """Refuse a column of texts that holds numbers too, or texts that mean numbers, dates or times."""
+    masked = {text: disguise(text, decimal) for text in set(texts[column.bad])}
+    numbers = int(np.count_nonzero(~column.bad & ~np.isnan(column.values)))
+    stray = int(np.count_nonzero(column.bad))
+    if not numbers and not any(masked.values()):
+        return
+    row = next((row for row in np.flatnonzero(column.bad) if masked[texts[row]] is not None), int(column.bad.argmax()))
+    why = masked[texts[row]]
+    found = repr(texts[row][:SHOWN_CHARACTERS])
+    others = f" (and {stray - 1} more texts)" if stray > 1 else ""
+    among = f"{others} among {numbers} numbers" if numbers else others
+    cure = "leave the cell empty where the value is missing; for categories name the column with --categorical (coopetitive mode)"
+    if why is not None:
+        found, cure = f"{found} ({why.what})", why.cure
+    departure = Departure(table.file, int(row) + 1, name, A_NUMBER, f"{found}{among}", cure)
+    raise DataError(str(departure))

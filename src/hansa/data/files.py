@@ -1,0 +1,384 @@
+"""A table's file, opened: CSV and Parquet through DuckDB, Arrow through pyarrow. Every command opens its tables here.
+
+DuckDB loads no extension, and reaches the opened file by its descriptor, so that no name from outside is a pattern, an address or part
+of a statement. From DuckDB 1.2 on it can reach no other file; 1.1 has no such setting, and is told of no other.
+
+Every cell of a CSV file stays text here: the meaning of a cell never depends on which rows were sampled to guess a type. The first
+line always names the columns. Text is UTF-8, with or without a byte order mark.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import gzip
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+import duckdb
+
+from hansa.data.schema import Level
+from hansa.errors import DataError
+
+CHUNK = 1 << 20
+"""Bytes of a file read at a time."""
+
+LONGEST_HEADER = 1 << 24
+"""Characters of a header line."""
+
+_DELIMITERS = {".tsv": "\t,;|"}
+_ANY_DELIMITER = ",;\t|"
+
+_OTHER_FORMATS = {
+    b"\x1f\x8b": "gzip data: give it a name that ends in .csv.gz",
+    b"PK\x03\x04": "a ZIP archive, such as an Excel file: write the table as CSV or Parquet",
+    b"\xd0\xcf\x11\xe0": "an old Excel file: write the table as CSV or Parquet",
+    b"PAR1": "Parquet data: give it a name that ends in .parquet",
+    b"ARROW1": "Arrow data: give it a name that ends in .arrow",
+    b"BZh": "bzip2 data: unpack it",
+    b"\xfd7zXZ": "xz data: unpack it",
+    b"\x28\xb5\x2f\xfd": "zstd data: unpack it",
+    b"\xff\xfe": "UTF-16 text: save the table as UTF-8",
+    b"\xfe\xff": "UTF-16 text: save the table as UTF-8",
+}
+"""What a file that should be text may begin with, and the cure."""
+
+
+@dataclass(frozen=True, eq=False)
+class OpenTable:
+    """An open table.
+
+    Attributes:
+        file: its path, as errors name it.
+        names: of its columns, as written.
+        types: DuckDB's; of a CSV file all VARCHAR.
+        connection: its own; `relation` stands after FROM and has the columns c0, c1, ...; `parameters` fill its marks.
+        handle: the open file, closed with the connection by `with`.
+        explain: says in our own words what is wrong with a file that DuckDB refused.
+    """
+
+    file: str
+    names: tuple[str, ...]
+    types: tuple[str, ...]
+    connection: duckdb.DuckDBPyConnection
+    relation: str
+    parameters: tuple[str, ...]
+    handle: IO[bytes]
+    explain: Callable[[], str | None] = lambda: None
+
+    def __enter__(self) -> OpenTable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+        self.handle.close()
+
+    @property
+    def places(self) -> dict[str, int]:
+        """The columns whose name no other one has, by name."""
+        counts = Counter(self.names)
+        return {name: place for place, name in enumerate(self.names) if counts[name] == 1}
+
+    def cells(self, places: Sequence[tuple[int, int]]) -> list[str | None]:
+        """Cells as texts, None where missing, by column and row, both from 0; all in one scan."""
+        if not places:
+            return []
+        chosen = ", ".join(f"max(c{column}::VARCHAR) FILTER (number = {row + 1})" for column, row in places)
+        numbered = f"(SELECT *, row_number() OVER () AS number FROM {self.relation})"
+        found = self._execute(f"SELECT {chosen} FROM {numbered}", self.parameters).fetchone()
+        return list(found or [None] * len(places))
+
+    def fetch(self, selection: str, parameters: Sequence[Sequence[Level]] = ()) -> duckdb.DuckDBPyConnection:
+        """Run one statement over the table; `parameters` fill the marks of the selection. Raises DataError."""
+        return self._execute(f"SELECT {selection} FROM {self.relation}", [*map(list, parameters), *self.parameters])
+
+    def _execute(self, statement: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyConnection:
+        try:
+            return self.connection.execute(statement, list(parameters))
+        except duckdb.Error as error:
+            raise _unreadable(self.file, self.explain() or _reason(error)) from error
+
+
+def open_table(path: str | Path) -> OpenTable:
+    """Open a table. Raises DataError: there is no such file, its ending is not known, or it is not what its ending says."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: expected a file, found none; check the path")
+    opener = _OPENERS.get(_ending(path))
+    if opener is None:
+        raise DataError(
+            f"{path}: expected a file ending in one of {', '.join(_OPENERS)}, "
+            f"found {path.suffix or 'no ending'!r}; write the table in one of these formats"
+        )
+    handle = None
+    try:
+        handle = path.open("rb")
+        return opener(path, handle)
+    except Exception as error:
+        if handle is not None:
+            handle.close()
+        if isinstance(error, duckdb.Error | OSError | EOFError | csv.Error):
+            raise _unreadable(str(path), _reason(error)) from error
+        raise
+
+
+def _ending(path: Path) -> str:
+    """The longest ending that is known, or "": .csv.gz is one."""
+    name = path.name.lower()
+    return max((ending for ending in _OPENERS if name.endswith(ending)), key=len, default="")
+
+
+def _unreadable(file: str, reason: str) -> DataError:
+    return DataError(f"{file}: expected a readable table, found: {reason}; repair the file or write it again")
+
+
+def _reason(error: Exception) -> str:
+    text = re.split(r"Possible fixes|Possible Solution|LINE 1:", str(error))[0]
+    return " ".join(re.sub(r":? ?\"?/proc/self/fd/\d+\"?", "", text).split())
+
+
+def connect(path: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB of its own that loads no extension, and from version 1.2 on reaches no file but `path`. Its settings are locked."""
+    connection = duckdb.connect(
+        ":memory:", config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+    )
+    reachable = path is None
+    if path is not None:
+        try:
+            # Within a list literal a quote is written twice.
+            connection.execute("SET allowed_paths = ['" + str(path).replace("'", "''") + "']")
+            reachable = True
+        except duckdb.CatalogException:
+            pass  # DuckDB 1.1
+    if reachable:
+        connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+@contextmanager
+def writing_table(
+    path: Path, kind: Literal["csv", "parquet"]
+) -> Iterator[tuple[duckdb.DuckDBPyConnection, Callable[[str], None]]]:
+    """A DuckDB that reaches no file but `path`, and a function that writes a query's rows there.
+
+    Raises OSError where the file cannot be opened or written, as on a full disk.
+    """
+    with path.open("wb") as handle:
+        target = _descriptor(handle)
+        connection = connect(Path(target))
+
+        def write(query: str) -> None:
+            form = "csv, HEADER true" if kind == "csv" else "parquet"
+            try:
+                connection.execute(f"COPY ({query}) TO '{target}' (FORMAT {form}, USE_TMP_FILE false)")
+            except duckdb.IOException as error:
+                full = shutil.disk_usage(path.parent).free < CHUNK
+                raise OSError(errno.ENOSPC if full else errno.EIO, _reason(error)) from error
+
+        try:
+            yield connection, write
+        finally:
+            connection.close()
+
+
+def _descriptor(handle: IO[bytes]) -> str:
+    return f"/proc/self/fd/{handle.fileno()}"
+
+
+def _aliases(n_columns: int) -> str:
+    return ", ".join(f"c{index}" for index in range(n_columns))
+
+
+# --- CSV ---------------------------------------------------------------------------------------------------
+
+
+def _open_csv(path: Path, handle: IO[bytes]) -> OpenTable:
+    packed = path.name.lower().endswith(".gz")
+    if packed:
+        _check_gzip(path)
+    _refuse_other_formats(path, packed)
+    names, delimiter = _read_header(path, packed)
+    columns = ", ".join(f"'c{index}': 'VARCHAR'" for index in range(len(names)))
+    relation = (
+        f"read_csv(?, delim = '{delimiter}', quote = '\"', escape = '\"', header = true, "
+        f"auto_detect = false, columns = {{{columns}}}, compression = '{'gzip' if packed else 'none'}', "
+        "hive_partitioning = false)"
+    )
+    source = _descriptor(handle)
+    return OpenTable(
+        str(path),
+        names,
+        ("VARCHAR",) * len(names),
+        connect(Path(source)),
+        relation,
+        (source,),
+        handle,
+        lambda: _fault_of_csv(path, packed, delimiter, len(names)),
+    )
+
+
+def _open_bytes(path: Path, packed: bool) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
+
+
+def _check_gzip(path: Path) -> None:
+    """Read to the end: DuckDB does not compare checksums, and its older versions take a file that was cut off for a short one."""
+    with _open_bytes(path, True) as stream:
+        buffer = bytearray(CHUNK)
+        try:
+            while stream.readinto(buffer):  # type: ignore[attr-defined]
+                pass
+        except Exception as error:  # zlib.error is an Exception of its own
+            raise _unreadable(str(path), f"broken gzip data ({error})") from error
+
+
+def _refuse_other_formats(path: Path, packed: bool) -> None:
+    with _open_bytes(path, packed) as stream:
+        start = stream.read(64)
+    for magic, what in _OTHER_FORMATS.items():
+        if start.startswith(magic):
+            raise _unreadable(str(path), what)
+    if b"\0" in start:
+        raise _unreadable(
+            str(path), "zero bytes, which are no text in UTF-8 (UTF-16, or no text at all): save the table as UTF-8"
+        )
+
+
+def _read_header(path: Path, packed: bool) -> tuple[tuple[str, ...], str]:
+    lines: list[str] = []
+    with _open_bytes(path, packed) as stream:
+        for line in _decoded(stream):
+            lines.append(line)
+            # A quoted name may hold a line break.
+            if sum(part.count('"') for part in lines) % 2 == 0 or sum(map(len, lines)) > LONGEST_HEADER:
+                break
+    first = "".join(lines)
+    unquoted = re.sub(r'"[^"]*"', "", first)
+    candidates = _DELIMITERS.get(_ending(path).removesuffix(".gz"), _ANY_DELIMITER)
+    delimiter = max(candidates, key=unquoted.count)
+    names = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
+    if not names:
+        raise DataError(f"{path}: expected a header line with column names, found none; write one")
+    return tuple(names), delimiter
+
+
+def _decoded(stream: IO[bytes]) -> Iterator[str]:
+    """Lines of UTF-8 text with their ends. Raises csv.Error naming the first line that is no UTF-8."""
+    for number, line in enumerate(_lines(stream), 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            text = f"line {number} holds bytes that are not UTF-8 text: save the table as UTF-8"
+            raise csv.Error(text) from error
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Lines that end in \\n, \\r\\n or \\r."""
+    for line in stream:
+        yield from line.splitlines(keepends=True)
+
+
+def _fault_of_csv(path: Path, packed: bool, delimiter: str, n_columns: int) -> str | None:
+    """What is wrong with a file that DuckDB refused: the first row that is not like the header. None where none is found."""
+    ends: set[str] = set()
+
+    def noted(lines: Iterator[str]) -> Iterator[str]:
+        for line in lines:
+            ends.add(line[len(line.rstrip("\r\n")) :])
+            yield line
+
+    row = 0
+    try:
+        with _open_bytes(path, packed) as stream:
+            for row, cells in enumerate(
+                filter(None, csv.reader(noted(_decoded(stream)), delimiter=delimiter, strict=True))
+            ):
+                if len(cells) != n_columns:
+                    return f"row {row} has {len(cells)} cells, where the header names {n_columns} columns"
+    except csv.Error as error:
+        if "UTF-8" in str(error):
+            return str(error)
+        return f"row {row + 1}: a quoted cell without its closing quote, or with text behind it ({error})"
+    if len(ends - {""}) > 1:
+        return "lines that end in different ways (\\n, \\r\\n, \\r)"
+    return None
+
+
+# --- Parquet and Arrow -------------------------------------------------------------------------------------
+
+
+def _open_parquet(path: Path, handle: IO[bytes]) -> OpenTable:
+    source = _descriptor(handle)
+    connection = connect(Path(source))
+    names = _parquet_names(connection, source)
+    relation = f"read_parquet(?, hive_partitioning = false) AS t({_aliases(len(names))})"
+    described = connection.execute(f"DESCRIBE SELECT * FROM {relation}", [source]).fetchall()
+    types = tuple(str(row[1]) for row in described)
+    return OpenTable(str(path), names, types, connection, relation, (source,), handle)
+
+
+def _parquet_names(connection: duckdb.DuckDBPyConnection, source: str) -> tuple[str, ...]:
+    # The schema as written, depth first: DuckDB's own listing would rename repeated columns.
+    elements = connection.execute("SELECT name, num_children FROM parquet_schema(?)", [source]).fetchall()
+    names, nested = [], 0
+    for name, children in elements[1:]:
+        if nested == 0:
+            names.append(str(name))
+        nested = max(nested - 1, 0) + (children or 0)
+    return tuple(names)
+
+
+def _open_arrow(path: Path, handle: IO[bytes]) -> OpenTable:
+    try:
+        import pyarrow as pa
+        from pyarrow import feather, ipc
+    except ImportError as error:
+        raise DataError(
+            f"{path}: reading Arrow files needs the package pyarrow, which is missing; "
+            "install it with: pip install 'hansa[arrow]'"
+        ) from error
+    try:
+        # Arrow streams begin without the magic bytes of Arrow and Feather files.
+        is_file = handle.read(4) in (b"ARRO", b"FEA1")
+        handle.seek(0)
+        table = feather.read_table(handle) if is_file else ipc.open_stream(handle).read_all()
+        names = tuple(table.column_names)
+        table = table.rename_columns([f"c{index}" for index in range(len(names))])
+        table = table.cast(pa.schema([pa.field(field.name, _readable(field.type, pa)) for field in table.schema]))
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(str(path), " ".join(str(error).split())) from error
+    connection = connect()
+    connection.register("arrow_table", table)
+    described = connection.execute("DESCRIBE SELECT * FROM arrow_table").fetchall()
+    types = tuple(str(row[1]) for row in described)
+    return OpenTable(str(path), names, types, connection, "arrow_table", (), handle)
+
+
+def _readable(kind: Any, pa: Any) -> Any:
+    """The type in which DuckDB takes a column."""
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    return kind
+
+
+_OPENERS: dict[str, Callable[[Path, IO[bytes]], OpenTable]] = {
+    ".csv": _open_csv,
+    ".csv.gz": _open_csv,
+    ".tsv": _open_csv,
+    ".tsv.gz": _open_csv,
+    ".txt": _open_csv,
+    ".txt.gz": _open_csv,
+    ".parquet": _open_parquet,
+    ".pq": _open_parquet,
+    ".arrow": _open_arrow,
+    ".feather": _open_arrow,
+}

@@ -1,0 +1,170 @@
+"""`hansa plan` and `hansa check` tell the truth of the mode, in the words of SECURITY.md."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_consortium import PARTIES, PLAN, Consortium, assert_refused, hansa, write_member
+
+from hansa.cli.exposure import EXPOSURE, openings_under
+from hansa.cli.plan_report import defaults
+from hansa.mpc.openings import OPENINGS
+from hansa.plan import MODES, PLAN_KEYS, Plan, parse_plan
+
+ROOT = Path(__file__).parents[2]
+MASKED = PLAN.replace('mode = "federated"', 'mode = "secure-aggregation"\nname = "x"').replace('name = "test"\n', "")
+SHARED = """
+mode = "coopetitive"
+[members]
+hub = "hub"
+servers = ["aurora", "borealis", "hub"]
+parties = ["aurora", "borealis"]
+receivers = ["aurora"]
+[schema]
+features = ["load", "rsrp", "alarms"]
+label = "fault"
+"""
+PLANS = {"federated": PLAN, "secure-aggregation": MASKED, "coopetitive": SHARED}
+
+
+def words(text: str) -> str:
+    return " ".join(re.sub(r"[*`]", "", text).split())
+
+
+def test_security_says_of_every_mode_what_the_commands_say():
+    security = words((ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert set(EXPOSURE) == set(MODES)
+    for mode, sentences in EXPOSURE.items():
+        for sentence in sentences:
+            assert words(sentence) in security, (mode, sentence)
+
+
+def test_the_page_of_the_demo_says_the_same():
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    from hansa.demo.report import PROTECTION
+
+    assert {mode: " ".join(sentences) for mode, sentences in EXPOSURE.items()} == PROTECTION
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("command", ["plan", "check"])
+def test_commands_say_who_can_read_what_in_this_mode_only(consortium: Consortium, mode, command):
+    path = consortium.folder / "plan.toml"
+    path.write_text(PLANS[mode])
+    arguments = [path] if command == "plan" else [path, consortium.folder / "aurora.csv"]
+    shown = hansa(command, *arguments)
+    assert shown.exit_code == 0, shown.output
+    lines = [line.strip() for line in shown.stdout.splitlines()]
+    for other, sentences in EXPOSURE.items():
+        for sentence in sentences:
+            assert (sentence in lines) == (sentence in EXPOSURE[mode]), (other, sentence)
+    plan = parse_plan(PLANS[mode])
+    assert f"The model file goes to: {', '.join(plan.receivers)}." in lines
+    assert plan.digest().hex() in shown.stdout
+    for opening in openings_under(plan):
+        assert f"to {opening.to}: {opening.what}" in lines
+    report = json.loads(hansa(command, *arguments, "--json").stdout)
+    assert report["exposure"] == list(EXPOSURE[mode])
+    assert report["receivers"] == list(plan.receivers)
+    assert report["plan"] == plan.digest().hex()
+    assert len(report["openings"]) == len(openings_under(plan))
+
+
+def test_a_plan_is_shown_with_every_key_and_its_defaults(consortium: Consortium):
+    path = consortium.folder / "plan.toml"
+    shown = hansa("plan", path).stdout
+    rows = {line.split()[0]: line for line in shown.splitlines() if line.startswith("  ") and "." in line.split()[0]}
+    assert rows["parameters.eta"].endswith("(default)")
+    assert not rows["parameters.max_depth"].endswith("(default)")
+    assert rows["parameters.max_depth"].split()[1] == "2"
+    assert rows["schema.features"].split(None, 1)[1] == "3: load, rsrp, alarms"
+    report = json.loads(hansa("plan", path, "--json").stdout)
+    assert report["values"]["parameters.max_depth"] == 2
+    assert "parameters.eta" in report["defaults"]
+    assert "parameters.max_depth" not in report["defaults"]
+    assert report["features"] == ["load", "rsrp", "alarms"]
+
+
+@pytest.mark.parametrize("text", PLANS.values(), ids=PLANS)
+def test_every_key_of_a_plan_file_stands_in_by_key_and_what_is_left_out_is_a_default(text):
+    plan = parse_plan(text)
+    values = plan.by_key()
+    keys = {f"{table}.{key}" if table else key for table, names in PLAN_KEYS.items() for key in names}
+    keys -= {*PLAN_KEYS, "parameters"}
+    assert {key for key in values if not key.startswith("parameters.")} <= keys
+    if plan.coopetitive is not None:
+        assert {key for key in values if not key.startswith("parameters.")} == keys - {"members.aggregator"}
+    given = {"members.receivers", "parameters.rounds", "parameters.max_depth", "parameters.max_bin"}
+    for key, value in defaults(plan).items():
+        if key in values and key not in given | {"name", "privacy.min_cell_rows"}:
+            assert values[key] == value, key
+
+
+def variants() -> list[Plan]:
+    """Coopetitive plans that differ from the first in one thing each."""
+    plan = parse_plan(SHARED)
+    assert plan.coopetitive is not None
+    return [
+        plan,
+        replace(plan, coopetitive=replace(plan.coopetitive, cuts=((1.0,), (1.0,), (1.0,)))),
+        replace(plan, coopetitive=replace(plan.coopetitive, statistics=True)),
+        replace(plan, parameters=replace(plan.parameters, base_score=0.25)),
+        replace(plan, evaluation_fraction=0.25),
+        replace(plan, evaluation_fraction=0.25, parameters=replace(plan.parameters, early_stopping_rounds=3)),
+    ]
+
+
+def test_openings_are_those_of_the_plan():
+    shown = [{(o.module, o.function) for o in openings_under(plan)} for plan in variants()]
+    first = shown[0]
+    assert first - shown[1] == {("quantile_search", "_open_path"), ("quantile_search", "_open_gaps")}
+    assert shown[2] - first == {("release", "_open_covers")}
+    assert first - shown[3] == {("start_value", "pooled_sums")}
+    assert shown[4] - first == {("evaluation", "open_metric")}
+    assert shown[5] - shown[4] == {("evaluation", "improved")}
+    assert set().union(*shown) == {(o.module, o.function) for o in OPENINGS if not o.masked}
+    assert openings_under(parse_plan(PLAN)) == ()
+
+
+def test_check_says_which_conditions_of_the_partys_own_file_are_met(consortium: Consortium):
+    folder = consortium.folder
+    (folder / "plan.toml").write_text(MASKED)
+    plan, table = folder / "plan.toml", folder / "aurora.csv"
+    member = write_member(folder, "aurora", 1, ledger="ledger.jsonl", policy={"allow_two_parties": True})
+    shown = hansa("check", plan, table, "--member", member)
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.count("  met: ") == 4  # this member, and three rules of the policy
+    assert not (folder / "ledger.jsonl").exists(), "a check writes nothing"
+    strict = write_member(folder, "aurora", 1, ledger="ledger.jsonl", policy={"least_mode": "coopetitive"})
+    refused = hansa("check", plan, table, "--member", strict)
+    assert refused.exit_code == 1
+    unmet = [line for line in refused.stdout.splitlines() if line.startswith("  NOT MET: ")]
+    assert len(unmet) == 2
+    assert "least_mode" in unmet[0]
+    assert "allow_two_parties" in unmet[1]
+    report = json.loads(hansa("check", plan, table, "--member", strict, "--json").stdout)
+    assert [rule["key"] for rule in report["rules"] if not rule["met"]] == ["least_mode", "allow_two_parties"]
+    assert report["ok"] is False
+
+
+def test_check_notices_another_plan_in_the_partys_own_file(consortium: Consortium):
+    folder = consortium.folder
+    member = write_member(folder, "aurora", 1)
+    (folder / "other.toml").write_text(PLAN.replace("rounds = 3", "rounds = 4"))
+    digests = [parse_plan(text).digest().hex() for text in (PLAN, PLAN.replace("rounds = 3", "rounds = 4"))]
+    assert_refused(
+        hansa("check", folder / "other.toml", folder / "aurora.csv", "--member", member), "plan.toml", *digests
+    )
+
+
+def test_check_says_who_is_no_party(consortium: Consortium):
+    folder = consortium.folder
+    member = write_member(folder, "aurora", 1, identity="hub.identity", model=None)
+    shown = hansa("check", folder / "plan.toml", folder / "aurora.csv", "--member", member)
+    assert shown.exit_code == 1
+    assert f"NOT MET: 'hub' is to be one of the plan's parties {', '.join(PARTIES)}" in shown.stdout

@@ -1,0 +1,211 @@
+"""`hansa.files`: whole files or none, on full and foreign disks too."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hansa.errors import OutputError
+from hansa.files import PROBE_BYTES, check_folder, check_outputs, make_folder, write_whole, writing
+
+SMALL = 256 * 1024
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={SMALL}", "hansa-test", str(folder)], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"no small file system can be mounted here: {made.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def only(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_for_its_owner_only_unless_it_is_meant_for_others(tmp_path):
+    before = os.umask(0o022)
+    try:
+        write_whole(tmp_path / "model.json", b"{}")
+        write_whole(tmp_path / "report.html", b"<p>", private=False)
+    finally:
+        os.umask(before)
+    assert (mode(tmp_path / "model.json"), mode(tmp_path / "report.html")) == (0o600, 0o644)
+    assert only(tmp_path) == ["model.json", "report.html"]
+
+
+def test_a_file_of_mode_0644_that_is_written_anew_is_for_its_owner_only(tmp_path):
+    path = tmp_path / "model.json"
+    path.write_bytes(b"old")
+    path.chmod(0o644)
+    write_whole(path, b"new")
+    assert (path.read_bytes(), mode(path)) == (b"new", 0o600)
+
+
+def test_what_fails_in_the_middle_leaves_the_old_file(tmp_path):
+    path = tmp_path / "model.json"
+    path.write_bytes(b"old")
+
+    class Fault(Exception):
+        pass
+
+    def write() -> None:
+        with writing(path) as partial:
+            partial.write_bytes(b"half of the ne")
+            raise Fault
+
+    with pytest.raises(Fault):
+        write()
+    assert path.read_bytes() == b"old"
+    assert only(tmp_path) == ["model.json"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_may_be_tried_again(small_disk):
+    path = small_disk / "model.json"
+    write_whole(path, b"old")
+    with pytest.raises(OutputError, match=r"model\.json: no space is left for it .*free space") as caught:
+        write_whole(path, bytes(2 * SMALL))
+    assert caught.value.retry
+    assert path.read_bytes() == b"old"
+    assert only(small_disk) == ["model.json"]
+
+
+def test_a_disk_that_is_full_already_is_noticed_before_the_run(small_disk):
+    check_outputs({"model": small_disk / "model.json"}, {})
+    (small_disk / "filler").write_bytes(bytes(SMALL - PROBE_BYTES + 4096))
+    for check in (
+        lambda: check_outputs({"model": small_disk / "model.json"}, {}),
+        lambda: check_folder("transcript", small_disk / "a" / "b", ["x.frames"], {}),
+    ):
+        with pytest.raises(OutputError, match="no space is left") as caught:
+            check()
+        assert caught.value.retry
+    assert only(small_disk) == ["filler"]
+
+
+def test_a_device_is_written_as_it_stands(tmp_path):
+    assert not Path("/dev/null").is_file()
+    check_outputs({"model": Path("/dev/null"), "record": Path("/dev/null")}, {})
+    write_whole(Path("/dev/null"), b"{}")
+    assert not Path("/dev/null").is_file()
+    with pytest.raises(OutputError, match="no space is left") as caught:
+        write_whole(Path("/dev/full"), b"{}")
+    assert caught.value.retry
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "model.json").symlink_to(tmp_path / "there" / "real.json")
+    write_whole(tmp_path / "model.json", b"{}")
+    assert (tmp_path / "model.json").is_symlink()
+    assert (tmp_path / "there" / "real.json").read_bytes() == b"{}"
+
+
+def test_the_longest_name_can_be_written(tmp_path):
+    path = tmp_path / ("m" * 250 + ".json")
+    write_whole(path, b"{}")
+    assert only(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ELOOP])
+def test_what_somebody_must_mend_is_not_to_be_tried_again(tmp_path, monkeypatch, number):
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("hansa.files.os.open", refuse)
+    with pytest.raises(OutputError, match=os.strerror(number)) as caught:
+        write_whole(tmp_path / "model.json", b"{}")
+    assert not caught.value.retry
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
+def test_what_may_pass_is_to_be_tried_again(tmp_path, monkeypatch, number):
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("hansa.files.os.fsync", refuse)
+    with pytest.raises(OutputError, match=os.strerror(number)) as caught:
+        write_whole(tmp_path / "model.json", b"{}")
+    assert caught.value.retry
+    assert only(tmp_path) == []
+
+
+def test_folders_are_for_their_owner_only_and_stay_as_they_are(tmp_path):
+    tmp_path.chmod(0o755)
+    make_folder(tmp_path / "transcript")
+    make_folder(tmp_path)
+    assert (mode(tmp_path / "transcript"), mode(tmp_path)) == (0o700, 0o755)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file"):
+        make_folder(tmp_path / "file")
+
+
+def test_an_output_that_cannot_be_written_is_named_before_the_run(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "astray").symlink_to(tmp_path / "none" / "model.json")
+    for path, fragment in (
+        (tmp_path / "none" / "model.json", "there is no folder"),
+        (tmp_path / "file" / "model.json", "is no folder"),
+        (tmp_path / "folder", "is a folder"),
+        (tmp_path / "astray", "is no folder"),
+        (Path("mo\0del.json"), "not a path"),
+        (tmp_path / ("m" * 300), "cannot be written"),
+    ):
+        with pytest.raises(OutputError, match=fragment) as caught:
+            check_outputs({"--save": path}, {})
+        assert not caught.value.retry
+        if "300" not in fragment and len(path.name) < 300:
+            assert "--save" in str(caught.value) or "not a path" in str(caught.value)
+
+
+def test_two_outputs_are_two_files_and_none_is_an_input(tmp_path):
+    (tmp_path / "table.csv").touch()
+    (tmp_path / "other.csv").hardlink_to(tmp_path / "table.csv")
+    (tmp_path / "link.csv").symlink_to("table.csv")
+    keys = tmp_path / "identity"
+    keys.mkdir()
+    table = {"table": tmp_path / "table.csv"}
+    for outputs, fragment in (
+        ({"model": tmp_path / "a", "record": tmp_path / "." / "a"}, "record: .* is the same file as model"),
+        ({"model": tmp_path / "table.csv"}, "is the same file as table, which is read"),
+        ({"model": tmp_path / "other.csv"}, "is the same file as table, which is read"),
+        ({"model": tmp_path / "link.csv"}, "is the same file as table, which is read"),
+        ({"model": tmp_path / "identity" / ".." / "table.csv"}, "is the same file as table, which is read"),
+        ({"model": keys / "identity_key.pem"}, "folder of keys"),
+    ):
+        with pytest.raises(OutputError, match=fragment):
+            check_outputs(outputs, table, keys=keys)
+    check_outputs({"model": tmp_path / "a", "record": None, "ledger": tmp_path / "b"}, table, keys=keys)
+
+
+def test_a_folder_of_transcripts_holds_no_other_file_of_the_run(tmp_path):
+    folder = tmp_path / "frames"
+    others = {"record": folder / "aurora.frames", "model": tmp_path / "model.json"}
+    with pytest.raises(OutputError, match="would hold, the file of record"):
+        check_folder("transcript", folder, ["aurora.frames"], others)
+    with pytest.raises(OutputError, match="the file of model"):
+        check_folder("transcript", tmp_path / "model.json", ["aurora.frames"], others)
+    with pytest.raises(OutputError, match="folder of keys"):
+        check_folder("transcript", tmp_path / "keys" / "t", ["x.frames"], {}, keys=tmp_path / "keys")
+    check_folder("transcript", folder, ["borealis.frames"], others)
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "borealis.frames").touch()
+    with pytest.raises(OutputError, match="earlier run"):
+        check_folder("transcript", folder, ["borealis.frames"], others)
