@@ -433,3 +433,16 @@ def test_every_test_score_without_a_value_has_its_reason(tmp_path):
     assert members["z"]["without_value"]["alone"]["auc"] == "its training rows all have label 1"
     shown = hansa("simulate", path, *options, *QUICK, "--in-process").stdout
     assert "–: no auc, aucpr of y, together: the test rows all have label 0" in shown
+
+
+def test_a_simulation_that_real_members_would_refuse_says_so_and_runs(tmp_path):
+    rows = "".join(f"{i % 7},{(i * 5) % 11},{int(i % 7 > 3)},{'abc'[i % 3]}\n" for i in range(90))
+    (tmp_path / "t.csv").write_text("x,z,y,op\n" + rows)
+    asked = ("simulate", tmp_path / "t.csv", "--label", "y", "--party-column", "op", "--rounds", "2", "--in-process", "--json")
+    for mode in ("federated", "secure-aggregation"):
+        result = hansa(*asked, "--mode", mode)
+        assert result.exit_code == 0, result.output
+        said = [text for text in json.loads(result.stdout)["warnings"] if "real members" in text]
+        assert len(said) == (mode != "federated")
+        assert all("privacy.min_party_rows" in text for text in said)
+        assert ("would refuse this run" in result.stderr) == (mode != "federated")

@@ -19,6 +19,7 @@ from hansa.consortium.identity import create_identity, save_identity
 from hansa.consortium.members import members_of, write_members
 from hansa.errors import HansaError
 from hansa.plan import Plan, write_plan
+from hansa.roles.in_process import HOLDER_POLICY
 
 POLL_S = 0.2
 
@@ -44,6 +45,7 @@ def write_consortium(
         more: dict[str, Any] = {"threads": 1}
         if name in tables:
             more = {"threads": threads, "table": f"{name}.parquet", "ledger": f"{name}-ledger.jsonl"}
+            more["policy"] = {name: getattr(HOLDER_POLICY, name) for name in ("allow_two_parties", "least_party_rows")}
         if name in servers:
             more["servers"] = servers
         _write_member_file(folder, name, 0, more, transcript)

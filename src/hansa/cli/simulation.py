@@ -20,10 +20,12 @@ from hansa.cli.pooled_xgboost import is_installed, train_pooled_xgboost
 from hansa.cli.processes import train_in_processes
 from hansa.cli.scores import METRICS, METRICS_OF_CLASSES, score_table, without_value
 from hansa.cli.tables import Table
+from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
 from hansa.data.schema import Level, Schema
 from hansa.errors import DataError, HansaError, PlanError
 from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, SERVERS, Coopetitive, Plan
+from hansa.roles.batches import check_roster, claim
 from hansa.roles.in_process import share_in_process, train_in_process, warm_up, warm_up_shares
 from hansa.roles.run import Progress
 from hansa.transport.channel import Hub
@@ -178,6 +180,10 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
     heaviest = 1.0 if train.weight is None else float(train.weight.max())
     categories = {name: train.categories[name] for name in train.categorical}
     plan = make_plan(settings, train.names, tuple(parts), labels, heaviest, categories)
+    refusal = refusal_of_members(plan, parts)
+    if refusal is not None:
+        plan = replace(plan, min_party_rows=1)
+        report({"event": "warning", "text": refusal})
     warm_up(plan.parameters)
     in_process = _train_in_process
     if plan.coopetitive is not None:
@@ -233,12 +239,27 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
             "pooled": pooled,
             "categories": {name: len(train.categories[name]) for name in train.categorical},
             "codes": {name: len(texts) for name, texts in train.coded.items()},
-            "warnings": warnings_of(train, test),
+            "warnings": [*warnings_of(train, test), *([refusal] if refusal else [])],
             "model_sha256": hashlib.sha256(model).hexdigest(),
         },
         model=model,
         history=history,
     )
+
+
+def refusal_of_members(plan: Plan, parts: Mapping[str, Table]) -> str | None:
+    """Why members with the default policy would refuse this run, in a sentence; None where they would not.
+
+    A simulation runs all the same: whoever holds all rows has nothing to hide from them.
+    """
+    roster = tuple(claim(plan, name, part.rows()) for name, part in sorted(parts.items()))
+    try:
+        Policy().check_plan(plan)
+        for name in parts:
+            check_roster(Policy(), plan, name, roster)
+    except HansaError as error:
+        return f"real members with the default policy would refuse this run: {error}"
+    return None
 
 
 def warnings_of(train: Table, test: Table) -> list[str]:

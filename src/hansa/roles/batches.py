@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.consortium.policy import Policy, enough_of
+from hansa.data.holdout import held_out
+from hansa.data.source import Rows
 from hansa.plan import Plan
 from hansa.roles.run import Roster
 
@@ -31,6 +33,15 @@ def enough_rows(plan: Plan, labels: npt.NDArray[np.float32], held: npt.NDArray[n
 def _counts(labels: npt.NDArray[Any]) -> dict[int, int]:
     values, counts = np.unique(labels[labels == np.floor(labels)], return_counts=True)
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def claim(plan: Plan, name: str, rows: Rows) -> tuple[str, bytes, int, int, bytes]:
+    """A party's line of a roster, its nonce empty, as it will say it in `Join`."""
+    held = np.zeros(rows.n_rows, np.bool_)
+    if plan.evaluation_fraction > 0:
+        held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
+    count = int(held.sum())
+    return name, b"", rows.n_rows - count, count, enough_rows(plan, rows.label, held)
 
 
 def check_roster(policy: Policy, plan: Plan, own: str, roster: Roster) -> None:
