@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 
 import pytest
 from made_consortium import (
@@ -403,3 +404,19 @@ def test_a_proxy_that_makes_no_sense_is_refused(consortium: Consortium, name, ch
         (consortium.folder / file).chmod(mode)
     command = "aggregator" if name == HUB else "party"
     assert_refused(hansa(command, write_member(consortium.folder, name, 7465, **changes)), said)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6")
+def test_a_hub_at_all_addresses_is_reached_over_ipv6_ipv4_and_by_name(consortium: Consortium):
+    hub, port = consortium.start_hub(hub="[::]:0")
+    parties = [
+        consortium.start_party(name, port, hub=f"{host}:{port}")
+        for name, host in zip(PARTIES, ("[::1]", "localhost"), strict=True)
+    ]
+    assert [party.end()[0] for party in parties] == [0, 0]
+    assert hub.end()[0] == 0
+    refused(
+        consortium.start_party("aurora", port, hub=f"[::1]:{port}", wait_s=1).end(),
+        f"member 'hub' at [::1]:{port}",
+        "[::1]",
+    )

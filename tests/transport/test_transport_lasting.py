@@ -801,6 +801,23 @@ def test_every_member_hears_who_joins_and_who_is_waited_for(net, monkeypatch):
     assert kinds(at_hub)[0] == ("waiting", "", ("south",))
 
 
+def test_a_hub_waits_without_a_limit_where_none_is_given(net, monkeypatch):
+    monkeypatch.setattr(lasting, "LOOK_S", 0.02)
+    hub = net.hub()
+    waiting = net.threads.submit(hub.wait_for, ["north"])
+    time.sleep(0.2)
+    assert not waiting.done()
+    net.dialling(hub.port, "north").result(10)
+    waiting.result(10)
+    with pytest.raises(TransportError, match=r"not connected after 0\.1 s: south .0 connections of others were refused"):
+        hub.wait_for(["north", "south"], 0.1)
+    with pytest.raises(TransportError, match="the hub does not expect nobody"):
+        hub.wait_for(["nobody"], 20)
+    hub.close()
+    with pytest.raises(TransportError, match="this hub is closed"):
+        hub.wait_for(["north", "south"])
+
+
 def test_every_member_hears_who_is_away_and_who_is_back(net, monkeypatch):
     monkeypatch.setattr(lasting, "EVERY_S", 0.2)
     monkeypatch.setattr(lasting, "LOOK_S", 0.1)

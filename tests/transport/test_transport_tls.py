@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from hansa.errors import IdentityError, MemberLost, TransportError
-from hansa.transport import tcp, tls
+from hansa.transport import notices, tcp, tls, tls_stream
 from hansa.transport.channel import Traffic
+from hansa.transport.notices import Notice
 from hansa.transport.tls import Credentials, TlsChannel, TlsHub
 from waiting import HANG_S, Clock, until
 
@@ -1106,3 +1107,47 @@ def test_an_address_that_is_taken_is_named(network, circle):
     hub = network.hub()
     with pytest.raises(TransportError, match=f"cannot listen at 127.0.0.1:{hub.port}"):
         TlsHub.listen(circle.credentials("hub"), "127.0.0.1", hub.port)
+
+
+# Who is waited for, where no door says it
+
+
+def told_kinds(told: list[Notice], kind: str) -> list[tuple[str, tuple[str, ...]]]:
+    return [(each.member, each.waiting_for) for each in told if each.kind == kind]
+
+
+def test_a_hub_without_a_door_tells_who_joined_and_whom_it_waits_for(network, circle, monkeypatch):
+    monkeypatch.setattr(notices, "EVERY_S", 0.2)
+    monkeypatch.setattr(tls, "LOOK_S", 0.05)
+    told: list[Notice] = []
+    hub = TlsHub.listen(circle.credentials("hub"), "127.0.0.1", 0, notify=told.append, owed=lambda: ["south", "north"])
+    network.open.append(hub)
+    waiting = network.threads.submit(hub.wait_for, ["north", "south"], 20)
+    network.dialling(hub, "north").result(10)
+    settled_by = time.monotonic() + 20
+    while not told_kinds(told, "waiting") and time.monotonic() < settled_by:
+        time.sleep(0.01)
+    network.dialling(hub, "south").result(10)
+    waiting.result(10)
+    assert told_kinds(told, "joined") == [("north", ("south",)), ("south", ())]
+    assert ("", ("south",)) in told_kinds(told, "waiting")
+    told.clear()
+    with pytest.raises(TransportError, match="no frame from any member in 1 s"):
+        hub.receive(1)
+    assert set(told_kinds(told, "waiting")) == {("", ("north", "south"))}
+    assert {each.limit_s for each in told} == {1}
+
+
+def test_a_member_of_a_hub_without_a_door_tells_whom_it_waits_for(network, monkeypatch):
+    monkeypatch.setattr(notices, "EVERY_S", 0.2)
+    monkeypatch.setattr(tls_stream, "LOOK_S", 0.05)
+    hub, told = network.hub(), []
+    dialling = network.dialling(hub, "north", notify=told.append, owed=lambda: ["south"])
+    hub.wait_for(["north"], timeout=10)
+    north = dialling.result(10)
+    with pytest.raises(TransportError, match="no frame from the hub in 1 s"):
+        north.receive(1)
+    assert set(told_kinds(told, "waiting")) == {("", ("south",))}
+    assert {each.limit_s for each in told} == {1}
+    network.threads.submit(north.send, b"still here").result(10)
+    assert receive(hub) == ("north", b"still here")

@@ -514,9 +514,9 @@ class LastingHub:
             try:
                 self._inner.wait_for(members, min(LOOK_S, left))
             except TransportError as error:
-                if not set(members) <= self._inner.guests:
+                if self._closing or not set(members) <= self._inner.guests:
                     raise
-                if left <= LOOK_S:
+                if give_up is not None and left <= LOOK_S:
                     raise TransportError(self._inner.missing(members, timeout)) from error
             else:
                 return
