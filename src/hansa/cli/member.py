@@ -254,9 +254,7 @@ def _server_addresses(given: dict[str, Any] | None, plan: Plan, path: Path) -> d
 
 def label_kind(plan: Plan) -> LabelKind:
     """What labels the plan's objective takes."""
-    if plan.parameters.num_class:
-        return plan.parameters.num_class
-    return "binary" if plan.parameters.objective == "binary:logistic" else "numeric"
+    return plan.parameters.label_kind
 
 
 def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
