@@ -51,7 +51,7 @@ class TableCheck:
             "rows": self.table.n_rows,
             "departures": [asdict(departure) for departure in self.table.departures],
             "warnings": list(self.table.warnings),
-            "features": [asdict(feature) for feature in self.table.features],
+            "features": [_without_nan(asdict(feature)) for feature in self.table.features],
             "mode": self.plan.mode,
             "plan": self.plan.digest().hex(),
             "sent": [asdict(sent) for sent in self.sent],
@@ -75,6 +75,11 @@ class TableCheck:
             readers = f"the aggregator {self.plan.aggregator!r} can read them; no other party gets them"
             lines.append(f"In mode {self.plan.mode} {readers}. Rows and feature values stay here.")
         return "\n".join(lines)
+
+
+def _without_nan(summary: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: null is the least, mean and greatest value of a column without any."""
+    return {key: None if value != value else value for key, value in summary.items()}
 
 
 def sent_under(plan: Plan) -> tuple[Sent, ...]:

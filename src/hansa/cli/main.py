@@ -334,7 +334,7 @@ def check(plan: Path, table: Path, as_json: bool) -> None:
 
     report = check_table(plan, table)
     if as_json:
-        click.echo(json.dumps(report.as_json()))
+        click.echo(json.dumps(report.as_json(), allow_nan=False))
     else:
         click.echo(report.text())
     if not report.ok:
