@@ -351,6 +351,15 @@ def test_check_says_what_would_be_sent(consortium: Consortium):
     assert all(sent["bytes_at_most"] > 0 for sent in report["sent"])
 
 
+def test_a_feature_without_any_value_is_null_in_what_check_prints(consortium: Consortium):
+    table = consortium.folder / "empty.csv"
+    table.write_text("load,rsrp,alarms,fault\n" + "".join(f",{i},{i},{i % 2}\n" for i in range(9)))
+    shown = hansa("check", consortium.folder / "plan.toml", table, "--json")
+    assert "NaN" not in shown.stdout
+    load = json.loads(shown.stdout)["features"][0]
+    assert (load["missing"], load["minimum"], load["mean"], load["maximum"]) == (9, None, None, None)
+
+
 def test_check_names_every_departure_and_ends_with_status_1(consortium: Consortium):
     plan, table = consortium.folder / "plan.toml", consortium.folder / "bad.csv"
     table.write_text("load,rsrp,fault,extra\n1,2,0,3\n1,2,7,3\n")

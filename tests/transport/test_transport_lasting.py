@@ -809,7 +809,9 @@ def test_a_hub_waits_without_a_limit_where_none_is_given(net, monkeypatch):
     assert not waiting.done()
     net.dialling(hub.port, "north").result(10)
     waiting.result(10)
-    with pytest.raises(TransportError, match=r"not connected after 0\.1 s: south .0 connections of others were refused"):
+    with pytest.raises(
+        TransportError, match=r"not connected after 0\.1 s: south .0 connections of others were refused"
+    ):
         hub.wait_for(["north", "south"], 0.1)
     with pytest.raises(TransportError, match="the hub does not expect nobody"):
         hub.wait_for(["nobody"], 20)

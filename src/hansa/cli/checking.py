@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hansa.cli.exposure import EXPOSURE, exposure_lines, openings_under
-from hansa.cli.member import MemberFile, check_files, label_kind, read_member_file
+from hansa.cli.member import MemberFile, check_files, read_member_file
 from hansa.cli.output import size
 from hansa.cli.printable import printable
 from hansa.consortium.policy import Rule, check_roster, rows_digest
@@ -57,7 +57,7 @@ class TableCheck:
             "rows": self.table.n_rows,
             "departures": [asdict(departure) for departure in self.table.departures],
             "warnings": list(self.table.warnings),
-            "features": [asdict(feature) for feature in self.table.features],
+            "features": [_without_nan(asdict(feature)) for feature in self.table.features],
             "mode": self.plan.mode,
             "plan": self.plan.digest().hex(),
             "sent": [asdict(sent) for sent in self.sent],
@@ -81,6 +81,11 @@ class TableCheck:
             lines.append("This party's own conditions (its file):")
             lines += [f"  {'met' if rule.met else 'NOT MET'}: {rule.text}" for rule in self.rules]
         return "\n".join([_shown(self.table).text(), *map(printable, lines)])
+
+
+def _without_nan(summary: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: null is the least, mean and greatest value of a column without any."""
+    return {key: None if value != value else value for key, value in summary.items()}
 
 
 def sent_under(plan: Plan) -> tuple[Sent, ...]:
@@ -153,7 +158,7 @@ def check_table(plan_path: Path, table_path: Path, member_path: Path | None = No
             f"{member_path}: its plan is {member.plan_path} with digest {member.plan.digest().hex()}; {plan_path} has "
             f"{plan.digest().hex()}: name the same plan in both"
         )
-    report = check_rows(table_path, plan.schema, label_kind=label_kind(plan))
+    report = check_rows(table_path, plan.schema, label_kind=plan.parameters.label_kind)
     rules = None if member is None else _rules(member, table_path, report.ok)
     return TableCheck(plan, report, sent_under(plan), rules)
 
@@ -168,7 +173,7 @@ def _rules(member: MemberFile, table_path: Path, readable: bool) -> tuple[Rule, 
     ]
     rules += member.policy.rules(plan.mode, len(plan.parties))
     if plan.mode == "secure-aggregation" and member.ledger is not None and readable:
-        rows = read_rows(table_path, plan.schema, label_kind=label_kind(plan))
+        rows = read_rows(table_path, plan.schema, label_kind=plan.parameters.label_kind)
         met, text = True, f"these rows have met no other set of parties under masks ({member.ledger})"
         try:
             check_roster(

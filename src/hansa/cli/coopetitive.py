@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hansa.cli.member import ANSWER_S, MemberFile, about, check_files, label_kind, prepare, put_model, warn
+from hansa.cli.member import ANSWER_S, MemberFile, about, check_files, prepare, put_model, warn
 from hansa.cli.phases import Ledger
 from hansa.cli.records import RunRecord, keeping
 from hansa.data.source import Rows, read_rows
@@ -140,7 +140,7 @@ def _rows_of(member: MemberFile) -> Rows | None:
     """The member's table, where it is a party."""
     if member.table is None:
         return None
-    rows = read_rows(member.table, member.plan.schema, label_kind=label_kind(member.plan))
+    rows = read_rows(member.table, member.plan.schema, label_kind=member.plan.parameters.label_kind)
     warn(rows.warnings)
     return rows
 

@@ -46,11 +46,10 @@ from typing import Any
 from hansa.cli import logs
 from hansa.cli.model_file import save_model
 from hansa.cli.records import RunRecord, file_sha256, keeping
-from hansa.cli.tables import labels_of
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, fingerprint, load_identity
 from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy, note_roster, rows_digest
-from hansa.data.source import LabelKind, Rows, read_rows
+from hansa.data.source import Rows, read_rows
 from hansa.errors import IdentityError, PlanError
 from hansa.files import check_folder, check_outputs
 from hansa.plan import COOPETITIVE, Plan, read_plan
@@ -297,11 +296,6 @@ def _server_addresses(given: dict[str, Any] | None, plan: Plan, path: Path) -> d
     return addresses
 
 
-def label_kind(plan: Plan) -> LabelKind:
-    """What labels the plan's objective takes."""
-    return labels_of(plan.parameters)
-
-
 def warn(sentences: Iterable[str]) -> None:
     """Log what is allowed but probably not meant."""
     for sentence in sentences:
@@ -447,7 +441,7 @@ def run_party_process(member: MemberFile, event: Event, notify: Notify) -> dict[
         )
     check_files(member, [name])
     with keeping(member.record, {**about(member), "role": "party"}) as record:
-        rows = read_rows(member.table, plan.schema, label_kind=label_kind(plan))
+        rows = read_rows(member.table, plan.schema, label_kind=plan.parameters.label_kind)
         warn(rows.warnings)
         return _contribute(member, rows, event, notify, record)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
+from hansa.data.rows import check_arrays
 from hansa.data.source import Rows
 from hansa.errors import IdentityError, PlanError, ProtocolError, RunStopped
 from hansa.mpc.ring import words_for
@@ -98,6 +99,8 @@ class Member:
             raise IdentityError(f"member {name!r} is none of the plan's parties, servers and receivers")
         if (rows is not None) != (name in plan.parties):
             raise PlanError(f"member {name!r}: a table goes with a party of the plan, and every party has one")
+        if rows is not None:
+            check_arrays(rows, plan.schema, plan.parameters.label_kind, name)
         self.done = False
         self.run = b""
         self.trees = 0

@@ -20,6 +20,7 @@ from hansa.consortium.policy import Policy
 from hansa.data.binning import BinnedRows, bin_rows, with_known_missing
 from hansa.data.holdout import held_out
 from hansa.data.quantiles import CutGuard, CutRequest, Cuts, SortedKeys, count_cells
+from hansa.data.rows import check_arrays
 from hansa.data.source import Rows
 from hansa.errors import DataError, HansaError, IdentityError, ProtocolError, RunStopped
 from hansa.plan import Plan
@@ -118,6 +119,7 @@ class Party:
         policy.check(plan.mode, len(plan.parties))
         if plan.mode != "federated" and signer is None:
             raise IdentityError(f"party {name!r}: mode {plan.mode!r} needs this member's identity and the members file")
+        check_arrays(rows, plan.schema, plan.parameters.label_kind, name)
         self.done = False
         self._policy = policy
         self._signer = signer
