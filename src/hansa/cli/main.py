@@ -193,9 +193,9 @@ def simulate(
         steps=parse_steps(evaluation_steps),
         statistics=statistics,
     )
-    member.warn(simulation.warnings_of(train_rows, test_rows))
     with output.progress(not as_json) as report:
         result = simulation.simulate(train_rows, test_rows, chosen, report)
+    member.warn(result.summary["warnings"])
     if save is not None:
         save.write_bytes(result.model)
     if as_json:
