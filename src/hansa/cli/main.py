@@ -280,9 +280,9 @@ def simulate(
         steps=parse_steps(evaluation_steps),
         statistics=statistics,
     )
-    member.warn(simulation.warnings_of(train_rows, test_rows))
     with output.telling(not as_json) as (event, _):
         result = simulation.simulate(train_rows, test_rows, chosen, event)
+    member.warn(result.summary["warnings"])
     if save is not None:
         write_whole(save, result.model)
     if as_json:

@@ -246,7 +246,7 @@ def load_columns(table: OpenTable, levels: Mapping[str, tuple[Level, ...]], deci
     expressions = [
         _as_code(table, places[name], levels[name], decimal)
         if levels[name]
-        else number(f"c{places[name]}", table.types[places[name]], "FLOAT", decimal)
+        else number(f"c{places[name]}", table.types[places[name]], "FLOAT", decimal, table.odd)
         for name in wanted
     ]
     selection = ", ".join(f"{e} AS v{i}" for i, e in enumerate(expressions))
@@ -264,7 +264,7 @@ def load_doubles(table: OpenTable, names: Sequence[str], decimal: str) -> dict[s
     if not names:
         return {}
     places = table.places
-    numbers = [number(f"c{places[name]}", table.types[places[name]], "DOUBLE", decimal) for name in names]
+    numbers = [number(f"c{places[name]}", table.types[places[name]], "DOUBLE", decimal, table.odd) for name in names]
     fetched = table.fetch(", ".join(f"{e} AS v{i}" for i, e in enumerate(numbers))).fetchnumpy()
     return {name: np.ma.asarray(fetched[f"v{i}"]) for i, name in enumerate(names)}
 
@@ -273,7 +273,7 @@ def _as_code(table: OpenTable, index: int, levels: tuple[Level, ...], decimal: s
     """SQL for column `index` with one mark, which the levels fill: a level's place, NaN where missing, NULL where the cell is none."""
     column = f"c{index}"
     if isinstance(levels[0], int):
-        value = number(column, table.types[index], "DOUBLE", decimal)
+        value = number(column, table.types[index], "DOUBLE", decimal, table.odd)
         return f"CASE WHEN isnan({value}) THEN 'nan'::FLOAT ELSE (NULLIF(list_position(?::DOUBLE[], {value}), 0) - 1)::FLOAT END"
     text = f"{column}::VARCHAR"
     return (
@@ -458,10 +458,11 @@ def coarse_warnings(table: OpenTable, columns: Mapping[str, Column], names: Iter
 
 
 def _may_be_coarse(values: Array) -> bool:
-    finite = values[np.isfinite(values)].astype(np.float64)
-    if not len(finite):
+    if not len(values):
         return False
-    low, high = finite.min(), finite.max()
+    low, high = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return bool(np.isfinite(values).any())
     largest = max(abs(low), abs(high))
     return bool(largest > _EXACT_END or high - low < _FEW_STEPS * np.spacing(np.float32(largest)))
 
@@ -472,7 +473,7 @@ def _coarse(name: str, values: Array) -> str | None:
         exact = values[finite]
         rounded = exact.astype(np.float32)
     # float64 itself holds whole numbers up to 2^53 only.
-    changed = (rounded != exact) | (np.abs(exact) > 2.0**53)
+    changed = (rounded != exact) | (np.abs(exact) >= 2.0**53)
     distinct = len(np.unique(exact))
     merged = distinct - len(np.unique(rounded))
     if not (changed & (np.abs(exact) > _EXACT_END)).any() and merged <= _MOST_MERGED * distinct:
@@ -480,9 +481,14 @@ def _coarse(name: str, values: Array) -> str | None:
     first = int(np.flatnonzero(changed)[0])
     others = f", and {merged} of {distinct} different values become equal to others" if merged else ""
     return (
-        f"column {name!r}: float32 cannot hold its values apart: {exact[first]:.17g} in row {finite[first] + 1} becomes "
-        f"{float(rounded[first]):.17g}{others}; subtract a number that all parties agree on, or leave the column out"
+        f"column {name!r}: float32 cannot hold its values apart: {_shortest(exact[first])} in row {finite[first] + 1} becomes "
+        f"{_shortest(rounded[first])}{others}; subtract a number that all parties agree on, or leave the column out"
     )
+
+
+def _shortest(value: Any) -> str:
+    """A float in as few digits as give it back, without an exponent where it is whole."""
+    return repr(float(value)).removesuffix(".0")
 
 
 # --- the report --------------------------------------------------------------------------------------------
