@@ -14,6 +14,7 @@ from hansa.errors import HansaError
 
 if TYPE_CHECKING:
     from hansa.cli.member import MemberFile
+    from hansa.plan import Plan
 
 PATH = click.Path(path_type=Path)
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -404,6 +405,20 @@ def members(cards: tuple[Path, ...], save: Path) -> None:
     click.echo(f"{save}: {len(joined)} members, digest {joined.digest().hex()}")
 
 
+def _memory_of(plan: Plan) -> str:
+    """What a server of a coopetitive plan needs, for numbers of rows that the plan does not know."""
+    from hansa.cli.output import size
+    from hansa.roles.sharing import assumed_counts, memory_needed
+
+    def most(rows: int) -> str:
+        return size(max(memory_needed(plan, assumed_counts(plan, rows), server) for server in plan.servers))
+
+    needs = ", ".join(f"{most(rows)} for {rows:,} rows" for rows in (10_000, 100_000, 1_000_000))
+    return (
+        f"memory of a server: about {needs}, dealt evenly to {len(plan.parties)} parties (memory_mb in its member file)"
+    )
+
+
 @main.command()
 @click.argument("plan", type=EXISTING)
 def plan(plan: Path) -> None:
@@ -412,6 +427,8 @@ def plan(plan: Path) -> None:
 
     read = read_plan(plan)
     click.echo(f"{plan}: {read.mode}, {len(read.parties)} parties, digest {read.digest().hex()}")
+    if read.servers:
+        click.echo(_memory_of(read))
     for name, levels in read.schema.levels.items():
         click.echo(f"{name}: {len(levels)} categories: {', '.join(map(str, levels))}")
     click.echo(f"file SHA-256 {hashlib.sha256(plan.read_bytes()).hexdigest()} (need not be the same)")

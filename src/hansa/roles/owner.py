@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.binning import bin_rows, category_codes, with_known_missing
-from hansa.data.quantiles import SortedKeys
+from hansa.data.quantiles import Cuts, SortedKeys
 from hansa.data.source import Rows
 from hansa.errors import DataError, ProtocolError
 from hansa.mpc.quantile_search import CutProbes, RequestGuard, count_probes
@@ -43,6 +43,7 @@ from hansa.roles.sharing import (
     coopetitive,
     declared_missing,
     given_start,
+    given_values,
     label_sums,
     output_labels,
     plan_cuts,
@@ -290,6 +291,17 @@ def check_labels(rows: Rows, plan: Plan) -> None:
             f"row {int(heavy[0]) + 1}: the weight is {rows.weight[heavy[0]]:g}; the plan's schema.weight_limit is "
             f"{more.weight_limit:g}: raise it at every member"
         )
+
+
+def check_numbers(rows: Rows, held: npt.NDArray[np.bool_], plan: Plan, counts: Counts) -> None:
+    """Refuse what is lost on shares where the plan alone says how numbers are scaled: before anybody shares a row. Raises DataError."""
+    values = given_values(plan)
+    if values is None:
+        return
+    width = len(plan.schema.features)
+    start = Start(plan, counts, Cuts.from_arrays([np.zeros(0, np.float32)] * width, [True] * width), values)
+    for part in (False, True):
+        label_words(taken(rows, held == part), start, part, np.flatnonzero(held == part) + 1)
 
 
 def label_words(

@@ -41,7 +41,6 @@ WITHOUT_EFFECT = {
     "grow_policy": ("depthwise",),
     "max_leaves": (0,),
     "num_parallel_tree": (1,),
-    "max_cat_to_onehot": None,
     "verbosity": None,
     "nthread": None,
     "n_jobs": None,
@@ -72,6 +71,7 @@ class Parameters:
         eval_metric: metrics to compute each round on the held-out rows; the last one decides early stopping.
         seed: seed of row and column sampling.
         histogram_bits: 32 or 64: bits of each sum in a histogram.
+        max_cat_to_onehot: a split of fewer categories than this tells one from all others; None where nothing is said of it.
     """
 
     objective: str = "binary:logistic"
@@ -93,6 +93,7 @@ class Parameters:
     eval_metric: tuple[str, ...] = ()
     seed: int = 0
     histogram_bits: int = 32
+    max_cat_to_onehot: int | None = None
 
     @property
     def outputs(self) -> int:
@@ -193,6 +194,8 @@ def _check(name: str, value: Any) -> Any:
             return value if value == "auto" else _number(name, value, 0, 1e6, low_open=True)
         case "base_score":
             return None if value is None else _number(name, value, -math.inf, math.inf)
+        case "max_cat_to_onehot":
+            return None if value is None else _integer(name, value, 1, 2**31 - 1)
         case "early_stopping_rounds":
             return None if value is None else _integer(name, value, 1, 100_000)
         case "eval_metric":
