@@ -214,6 +214,8 @@ class Plan:
             del content["coopetitive"]
         if self.schema.decimal == ".":
             del content["schema"]["decimal"]
+        if self.parameters.max_cat_to_onehot is None:
+            del content["parameters"]["max_cat_to_onehot"]
         return msgspec.json.encode(content, order="sorted")
 
     def by_key(self) -> dict[str, Any]:
@@ -229,6 +231,7 @@ class Plan:
             "schema.features": schema["features"],
             "schema.label": schema["label"],
             "schema.weight": schema["weight"],
+            "schema.decimal": schema["decimal"],
             "privacy.min_cell_rows": self.min_cell_rows,
             "evaluation.fraction": self.evaluation_fraction,
         }
@@ -435,6 +438,12 @@ def _check_categories(plan: Plan, more: Coopetitive) -> None:
         if len(levels) > MOST_LEVELS:
             raise PlanError(
                 f"plan: categories.{name} has {len(levels)} levels; at most {MOST_LEVELS} are taken: join rare ones into one"
+            )
+        most = plan.parameters.max_cat_to_onehot
+        if most is not None and len(levels) >= most:
+            raise PlanError(
+                f"plan: parameter max_cat_to_onehot = {most} asks for splits on several of the {len(levels)} categories of {name!r}; "
+                f"here every split tells one category from all others: leave it out, or give {len(levels) + 1} or more"
             )
         if more.cuts is not None and more.cuts[number]:
             raise PlanError(f"plan: cuts.{name} gives cuts of a categorical feature, which has none; leave them out")

@@ -163,6 +163,7 @@ def test_early_stopping_counts_rounds():
 
 @pytest.mark.parametrize("wrong", [3, -1, 0.5])
 def test_a_label_that_is_no_class_is_refused_at_its_owner(wrong):
+    """Before it joins."""
     tables = class_tables()
     tables["cirrus"].label[4] = wrong
     said = f"party 'cirrus', row 5, column 'y': expected a class, a whole number from 0 to 2, found '{wrong:g}'"

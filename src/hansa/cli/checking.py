@@ -17,7 +17,7 @@ from hansa.errors import PlanError
 from hansa.mpc.quantile_search import MOST_REQUESTS, PROBES
 from hansa.mpc.ring import words_for
 from hansa.plan import COOPETITIVE, Plan, read_plan
-from hansa.roles.sharing import n_label_sums, plan_cuts, widest_candidates
+from hansa.roles.sharing import n_label_sums, plain_scale, plan_cuts, widest_candidates
 from hansa.roles.statistics import EXPONENTS, LABEL_SUMS
 from hansa.trees.metrics import sums_length
 
@@ -124,7 +124,9 @@ def sent_under(plan: Plan) -> tuple[Sent, ...]:
 def _shared_under(plan: Plan) -> tuple[Sent, ...]:
     """What an owner sends in coopetitive mode: two of three parts are keys of 32 bytes, so the third travels to two servers."""
     columns = widest_candidates(plan).n_columns
-    weights = 2 * 4 if plan.schema.weight is not None else 0
+    scale = plan.parameters.scale_pos_weight
+    weighted = plan.schema.weight is not None or not isinstance(scale, float) or not plain_scale(scale)
+    weights = 2 * 4 if weighted else 0
     sent = [Sent("number of rows, and of held-out rows", 2 * WORD, "once")]
     if plan.parameters.base_score is None:
         sums = n_label_sums(plan)

@@ -250,6 +250,8 @@ def print_member_record(record: dict[str, Any], model: Path | None) -> None:
     )
     for opening in record["openings"]:
         out.print(f"opened to it: {opening}")
+    if "cut" in record:
+        out.print(record["cut"])
     if record["model_sha256"]:
         out.print(f"model {record['model_sha256'][:16]} written to {model}")
     else:

@@ -18,8 +18,7 @@ from hansa.data.holdout import held_out
 from hansa.data.rows import check_arrays
 from hansa.data.source import Rows
 from hansa.errors import IdentityError, PlanError, ProtocolError, RunStopped
-from hansa.mpc.ring import words_for
-from hansa.mpc.training import growth_of, memory_estimate
+from hansa.mpc.training import growth_of
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
@@ -46,10 +45,10 @@ from hansa.protocol.session import MEMBER, Session
 from hansa.roles.compute_server import ComputeServer, RoundLetter
 from hansa.roles.key_setup import KeySetup, Signer
 from hansa.roles.mail import Letter, Mail
-from hansa.roles.owner import Owner, check_labels
+from hansa.roles.owner import Owner, check_labels, check_numbers
 from hansa.roles.receiver import Receiver
 from hansa.roles.run import Progress, agreement, agreement_parts, run_id
-from hansa.roles.sharing import Counts, given_values, settings_of, some_values, widest_candidates
+from hansa.roles.sharing import Counts, given_values, memory_needed, settings_of, widest_candidates
 from hansa.secure.keys import Run
 
 DEFAULT_POLICY = Policy()
@@ -281,6 +280,8 @@ class Member:
         if not self._counts.total:
             raise self._broken("all rows of all owners are held out; lower evaluation.fraction in the plan")
         self._check_size()
+        if self._rows is not None:
+            check_numbers(self._rows, self._held, plan, self._counts)
         self._report(Progress("gathered", 0, plan.parameters.rounds))
         self._keys = KeySetup(self._name, Run(self._join.plan, message.run), self._signer, names)
         return self._keys
@@ -301,17 +302,7 @@ class Member:
 
     def memory_needed(self) -> int:
         """Bytes that a server holds at most, roughly; 0 for others. From the plan and the roster alone."""
-        if self._name not in self._plan.servers:
-            return 0
-        candidates = widest_candidates(self._plan)
-        rows = self._counts.training
-        assisted = sum(rows.get(name, 0) for name in self._plan.servers)
-        settings = settings_of(self._plan, some_values(self._plan))
-        # Of held-out rows a server keeps bits and labels.
-        outputs = self._plan.parameters.outputs
-        held = self._counts.total_held * (16 * words_for(candidates.n_columns) + 64 * outputs)
-        own = rows.get(self._name, 0)
-        return memory_estimate(candidates, self._counts.total, settings, assisted, own, outputs=outputs) + held
+        return memory_needed(self._plan, self._counts, self._name) if self._name in self._plan.servers else 0
 
     def _begin(self) -> Outgoing:
         """Keys are confirmed: make this member's roles, and let them start."""

@@ -71,7 +71,6 @@ WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...] | None, str]] = {
     "missing": ((math.nan,), "a missing value is an empty cell, NA, NaN or null"),
     "device": (("cpu",), "Hansa trains on processors"),
     "xgb_model": ((), "Hansa starts with no tree"),
-    "max_cat_to_onehot": (None, ""),
     "max_cat_threshold": (None, ""),
     "max_cached_hist_node": (None, ""),
     "sparse_threshold": (None, ""),
@@ -135,6 +134,7 @@ class Parameters:
         eval_metric: metrics to compute each round on the held-out rows; the last one decides early stopping.
         seed: seed of row and column sampling.
         histogram_bits: 32 or 64: bits of each sum in a histogram.
+        max_cat_to_onehot: a split of fewer categories than this tells one from all others; None where nothing is said of it.
     """
 
     objective: str = "binary:logistic"
@@ -156,6 +156,7 @@ class Parameters:
     eval_metric: tuple[str, ...] = ()
     seed: int = 0
     histogram_bits: int = 32
+    max_cat_to_onehot: int | None = None
 
     @property
     def outputs(self) -> int:
@@ -308,6 +309,8 @@ def _check(name: str, value: Any) -> Any:
             return value if isinstance(value, str) and value == "auto" else _number(name, value, 0, 1e6, low_open=True)
         case "base_score":
             return None if value is None else _number(name, value, -MOST, MOST)
+        case "max_cat_to_onehot":
+            return None if value is None else _integer(name, value, 1, 2**31 - 1)
         case "early_stopping_rounds":
             return None if value is None else _integer(name, value, 1, 100_000)
         case "eval_metric":
