@@ -27,6 +27,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "weights, squared error": {"weighted": True, "objective": "reg:squarederror"},
     "some columns": {"colsample_bytree": 0.6, "seed": 3},
     "balanced": {"scale_pos_weight": "auto"},
+    "positives count a hundred thousand times": {"scale_pos_weight": 1e5, "min_child_weight": 0},
     "balanced by hand": {"scale_pos_weight": 3.5, "weighted": True},
     "regularised": {"alpha": 0.5, "max_delta_step": 0.4, "gamma": 0.2, "lambda": 0.0, "min_child_weight": 3},
     "given start": {"base_score": 0.3, "max_depth": 1},

@@ -69,11 +69,11 @@ def jobs(draw):
         "max_depth": draw(st.integers(1, 4)),
         "max_bin": draw(st.sampled_from([2, 7, 32, 300])),
         "colsample_bytree": draw(st.sampled_from([1.0, 0.6])),
-        "histogram_bits": draw(st.sampled_from([32, 64])),
+        "histogram_bits": draw(st.sampled_from(["auto", 32, 64])),
         "subsample": draw(st.sampled_from([1.0, 1.0, 0.7])),
     }
     if objective == "binary:logistic":
-        given["scale_pos_weight"] = draw(st.sampled_from([1, "auto", 2.5]))
+        given["scale_pos_weight"] = draw(st.sampled_from([1, "auto", 2.5, 1e5]))
     if evaluation:
         metrics = ["auc", "aucpr", "logloss", "error"] if objective == "binary:logistic" else ["mae", "rmse"]
         given |= {"eval_metric": draw(st.lists(st.sampled_from(metrics), min_size=1, max_size=2, unique=True))}

@@ -74,7 +74,8 @@ class Parameters:
         early_stopping_rounds: stop when the last metric has not improved for so many rounds; None never.
         eval_metric: metrics to compute each round on the held-out rows; the last one decides early stopping.
         seed: seed of row and column sampling.
-        histogram_bits: 32 or 64: bits of each sum in a histogram.
+        histogram_bits: 32 or 64: bits of each sum in a histogram. "auto" is 32, or 64 where weights or labels are so unlike that 32
+            would count many rows too coarsely (`roles.statistics.histogram_bits_of`).
     """
 
     objective: str = "binary:logistic"
@@ -95,7 +96,7 @@ class Parameters:
     early_stopping_rounds: int | None = None
     eval_metric: tuple[str, ...] = ()
     seed: int = 0
-    histogram_bits: int = 32
+    histogram_bits: int | str = "auto"
 
     @property
     def outputs(self) -> int:
@@ -183,8 +184,8 @@ def _check(name: str, value: Any) -> Any:
         case "seed":
             return _integer(name, value, 0, 2**63 - 1)
         case "histogram_bits":
-            if value not in (32, 64) or isinstance(value, bool):
-                raise _refuse(name, value, "32 or 64")
+            if value not in ("auto", 32, 64) or isinstance(value, bool):
+                raise _refuse(name, value, '"auto", 32 or 64')
             return value
         case "eta":
             return _number(name, value, 0, 1, low_open=True)
