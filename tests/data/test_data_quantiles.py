@@ -110,6 +110,22 @@ def test_cells_of_finite_values_begin_at_finite_values():
     assert np.isposinf(values_from_keys(np.array([0xFF8 << 20])))[0]
 
 
+@pytest.mark.parametrize("max_bin", [4, 16])
+@pytest.mark.parametrize("rows", [1, 5, 30])
+def test_the_ends_of_float32_and_the_numbers_next_to_0_have_bins(rows, max_bin):
+    """Both ends, the numbers next to them and to 0, and both zeros, which are one; min_cell_rows rows of each and one more."""
+    largest, tiny = np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal
+    below = np.nextafter(largest, np.float32(0))
+    values = np.array([-largest, -below, -1, -tiny, -0.0, 0, tiny, 1, below, largest], dtype=np.float32)
+    column = np.repeat(values, rows + 1)
+    cuts = search_cuts([column[None]], max_bin, rows).cuts().of(0)
+    codes = np.searchsorted(cuts, column, side="right")
+    assert len(cuts) == min(max_bin, 9) - 1
+    assert len(set(codes.tolist())) == len(cuts) + 1
+    if max_bin == 16:
+        assert cuts.tolist() == [*values[1:4].tolist(), 0.0, *values[6:].tolist()]
+
+
 def test_infinite_values_are_refused():
     for value in (np.inf, -np.inf):
         with pytest.raises(DataError, match="feature 1 holds an infinite value"):

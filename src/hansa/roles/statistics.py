@@ -164,10 +164,10 @@ def histogram_bits_of(plan: Plan, magnitudes: Int64, sums: Int64, start: Start) 
     given = plan.parameters.histogram_bits
     if given != "auto":
         return int(given)
-    positives, rows = int(sums[2]), int(sums[3])
+    positives, rows = int(sums[2]), max(int(sums[3]), 1)
     weights = _typical(magnitudes[1])
     if plan.parameters.objective == "binary:logistic":
-        share = positives / rows
+        share = min(max(positives / rows, 0.0), 1.0)
         weights = [
             *((size, count * (1 - share)) for size, count in weights),
             *((size * start.scale_pos_weight, count * share) for size, count in weights),
@@ -183,7 +183,7 @@ def histogram_bits_of(plan: Plan, magnitudes: Int64, sums: Int64, start: Start) 
 
 def _typical(counts: Int64) -> list[tuple[float, float]]:
     """(a number in the middle of those with this exponent field, how many there are), but for zeros; one 1 where all are."""
-    found = [(math.ldexp(1.5, int(field) - 127), float(counts[field])) for field in np.flatnonzero(counts) if field]
+    found = [(math.ldexp(1.5, int(field) - 127), float(counts[field])) for field in np.flatnonzero(counts > 0) if field]
     return found or [(1.0, 1.0)]
 
 
