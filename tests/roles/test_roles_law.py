@@ -43,7 +43,7 @@ SETTINGS: dict[str, dict[str, object]] = {
         "rounds": 8,
         "eta": 1.0,
         "evaluation": 0.3,
-        "early_stopping_rounds": 2,
+        "early_stopping_rounds": 1,
         "eval_metric": ["mae", "rmse"],
         "weighted": True,
     },
