@@ -121,7 +121,7 @@ def parameter_sets(draw):
             "early_stopping_rounds": draw(st.none() | st.integers(1, 1000)),
             "eval_metric": draw(st.lists(st.sampled_from(METRICS[objective]), unique=True, max_size=3)),
             "seed": draw(st.integers(0, 2**63 - 1)),
-            "histogram_bits": draw(st.sampled_from([32, 64])),
+            "histogram_bits": draw(st.sampled_from(["auto", 32, 64])),
         }
     )
 

@@ -102,7 +102,7 @@ MOST_LEVELS = 1024
 NOT_ON_SHARES: dict[str, Any] = {
     "alpha": 0.0,
     "max_delta_step": 0.0,
-    "histogram_bits": 32,
+    "histogram_bits": "auto",
 }
 """Parameters that coopetitive mode takes at this value only."""
 

@@ -40,11 +40,13 @@ from hansa.trees.metrics import sums_length
 IT = "borealis"
 ROWS = table(200)
 TABLES = spread(ROWS, np.arange(200) % 3)
+WEIGHTED = spread(table(200, weighted=True), np.arange(200) % 3)
 
 
 def conversation(**options):
     given = {"evaluation": 0.3, "eval_metric": ["auc", "logloss"]} | options
-    return Conversation(plan(tuple(TABLES), **given), TABLES, nodes_per_frame=1)
+    tables = WEIGHTED if given.get("weighted") else TABLES
+    return Conversation(plan(tuple(TABLES), **given), tables, nodes_per_frame=1)
 
 
 def edited(message: Message, **fields: object) -> Message:
@@ -67,7 +69,17 @@ def contribution(talk: Conversation, quantity: str, *, count: int = 1) -> Contri
     return talk.until_up(Contribution, IT, lambda _, m: m.quantity == quantity)
 
 
-QUANTITIES = ("magnitudes", "labels", "cells", "totals", "histograms", "root", "metric/auc", "metric/logloss")
+QUANTITIES = (
+    "magnitudes",
+    "labels",
+    "cells",
+    "weights",
+    "totals",
+    "histograms",
+    "root",
+    "metric/auc",
+    "metric/logloss",
+)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +309,7 @@ WILD = st.sampled_from([0, -1, 1, 2**31, -(2**31), 2**32 - 1, 2**62, -(2**62), 2
 def test_wild_numbers_end_in_a_refusal_or_a_finished_run(quantity, count, wild, everywhere, objective):
     """A party may say any numbers. The run then stops with a reason, or goes on; nothing breaks."""
     metrics = ["rmse"] if objective != "binary:logistic" else ["auc", "logloss"]
-    talk = conversation(objective=objective, eval_metric=metrics)
+    talk = conversation(objective=objective, eval_metric=metrics, weighted=quantity == "weights")
     if quantity in ("metric/auc", "metric/logloss") and objective != "binary:logistic":
         quantity = "metric/rmse"
     most = {"magnitudes": 1, "labels": 1, "totals": 2, "root": 2}  # totals go alone at both ends of a run

@@ -94,7 +94,7 @@ def sent_under(plan: Plan) -> tuple[Sent, ...]:
         return _shared_under(plan)
     parameters = plan.parameters
     features = len(plan.schema.features)
-    planes = 1 if parameters.histogram_bits == 32 else 2
+    planes = 2 if parameters.histogram_bits == 64 else 1
     nodes = 2 ** (parameters.max_depth - 1)
     sent = [
         Sent("number of rows, and of held-out rows", 2 * WORD, "once"),
@@ -110,9 +110,14 @@ def sent_under(plan: Plan) -> tuple[Sent, ...]:
         Sent(
             "histograms of gradients and hessians",
             nodes * features * (parameters.max_bin + 1) * WORD * planes,
-            "per tree",
+            "per tree, twice as many where weights or labels need 64 bits"
+            if parameters.histogram_bits == "auto"
+            else "per tree",
         ),
     ]
+    if plan.schema.weight is not None:
+        most = features * max(2**FIRST_BITS, 4 * parameters.max_bin * 2**STEP_BITS) * WORD
+        sent.insert(5, Sent("sums of weights in these cells", most, f"in each of at most {REFINEMENTS + 1} rounds"))
     if plan.evaluation_fraction > 0:
         sent += [
             Sent(f"sums for {name} on held-out rows", sums_length(name) * WORD, "per tree")

@@ -133,7 +133,8 @@ class Parameters:
         early_stopping_rounds: stop when the last metric has not improved for so many rounds; None never.
         eval_metric: metrics to compute each round on the held-out rows; the last one decides early stopping.
         seed: seed of row and column sampling.
-        histogram_bits: 32 or 64: bits of each sum in a histogram.
+        histogram_bits: 32 or 64: bits of each sum in a histogram. "auto" is 32, or 64 where weights or labels are so unlike that 32
+            would count many rows too coarsely (`roles.statistics.histogram_bits_of`).
         max_cat_to_onehot: a split of fewer categories than this tells one from all others; None where nothing is said of it.
     """
 
@@ -155,7 +156,7 @@ class Parameters:
     early_stopping_rounds: int | None = None
     eval_metric: tuple[str, ...] = ()
     seed: int = 0
-    histogram_bits: int = 32
+    histogram_bits: int | str = "auto"
     max_cat_to_onehot: int | None = None
 
     @property
@@ -296,8 +297,10 @@ def _check(name: str, value: Any) -> Any:
         case "seed":
             return _integer(name, value, 0, 2**63 - 1)
         case "histogram_bits":
+            if value == "auto" and isinstance(value, str):
+                return value
             if not any(_is_same(value, bits) for bits in (32, 64)):
-                raise _refuse(name, value, "32 or 64")
+                raise _refuse(name, value, '"auto", 32 or 64')
             return int(value)
         case "eta":
             return _number(name, value, 0, 1, low_open=True)
