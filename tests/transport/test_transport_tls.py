@@ -258,6 +258,23 @@ def test_closing_the_hub_delivers_what_waits(network):
         hub.receive(0)
 
 
+@pytest.mark.parametrize(
+    "begun", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"], ids=["silent", "half a greeting"]
+)
+def test_closing_the_hub_hangs_up_on_who_is_at_the_door(network, begun):
+    hub = network.hub()
+    port, newcomer = hub.port, network.plain(hub)
+    newcomer.sendall(begun)
+    with pytest.raises(TransportError, match="no frame"):
+        hub.receive(0.05)
+    assert len(hub._newcomers) == 1
+    (pending,) = hub._newcomers.values()
+    hub.close()
+    assert (newcomer.recv(1), pending.stream.fileno(), len(hub._newcomers)) == (b"", -1, 0)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=HANG_S)
+
+
 # Who is let in
 
 
