@@ -183,7 +183,9 @@ def test_a_card_under_another_name_is_refused():
 def test_dates_are_checked_at_both_ends():
     identity = create_identity("north", days=10, now=NOW)
     assert members_of([identity.card()], NOW + timedelta(days=9))
-    with pytest.raises(IdentityError, match=r"'north': the certificate expired at .* renews its identity"):
+    with pytest.raises(
+        IdentityError, match=r"'north': the certificate expired at .* renews its identity.*this machine's clock"
+    ):
         members_of([identity.card()], NOW + timedelta(days=11))
     with pytest.raises(IdentityError, match=r"'north': the certificate is not valid before .* clock"):
         members_of([identity.card()], NOW - timedelta(days=1))
@@ -283,6 +285,27 @@ def test_files_out_of_order_are_refused_with_their_name(tmp_path, text, message)
     path.write_text(text)
     with pytest.raises(IdentityError, match=rf"members\.toml: (?s:.)*{message}"):
         read_members(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe",
+        b"a = \0",
+        b"a = " + b"[" * 100_000,
+        b"a = " + b"9" * 10_000,
+        b"a = 0x" + b"f" * 10_000,
+        b"a." * 5000 + b"a = 1",
+    ],
+    ids=["no UTF-8", "NUL", "arrays in arrays", "endless digits", "endless hex", "a long key"],
+)
+def test_whatever_is_no_members_file_is_refused_in_words(tmp_path, content):
+    path = tmp_path / "members.toml"
+    path.write_bytes(content)
+    with pytest.raises(IdentityError, match=r"members\.toml: (not TOML|expected \[\[member\]\])"):
+        read_members(path)
+    with pytest.raises(IdentityError, match="null byte"):
+        read_members(tmp_path / "a\0b.toml")
 
 
 def test_a_missing_file_is_named(tmp_path):
