@@ -1,6 +1,6 @@
 # Every target does the set-up that it needs: nothing has to be typed before `make demo` or `make test`.
 # Another Python than python3: make PYTHON=python3.12 test
-# Packages are those of constraints.txt, by hash. Others within the bounds of pyproject.toml, such as on a newer Python: make LOCK= test
+# Packages are those of constraints.txt, by hash. Others within the bounds of pyproject.toml, such as on a newer Python: make test LOCK=
 
 PYTHON ?= python3
 VENV := .venv

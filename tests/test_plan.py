@@ -547,6 +547,27 @@ def test_what_is_not_toml_is_refused_with_its_place():
         parse_plan("mode = 1\nname = \n")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe",
+        b"a = \0",
+        b"a = " + b"[" * 100_000,
+        b"a = " + b"9" * 10_000,
+        b"a = 0x" + b"f" * 10_000,
+        b"a." * 5000 + b"a = 1",
+    ],
+    ids=["no UTF-8", "NUL", "arrays in arrays", "endless digits", "endless hex", "a long key"],
+)
+def test_whatever_is_no_plan_is_refused_in_words(tmp_path, content):
+    path = tmp_path / "plan.toml"
+    path.write_bytes(content)
+    with pytest.raises(PlanError, match=r"plan\.toml"):
+        read_plan(path)
+    with pytest.raises(PlanError, match="cannot be read: embedded null byte"):
+        read_plan(tmp_path / "a\0b.toml")
+
+
 def test_a_file_is_named_in_errors(tmp_path):
     path = tmp_path / "plan.toml"
     path.write_text(TEXT)

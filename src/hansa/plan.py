@@ -509,7 +509,7 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
     """Read a plan. Raises PlanError naming the key and what to write instead."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # more than TOMLDecodeError: endless digits, arrays in arrays
         raise PlanError(f"{where}: not TOML: {error}") from error
     _refuse_unknown(document, PLAN_KEYS[""], where)
     members = _table(document, "members", PLAN_KEYS["members"], where)
@@ -641,7 +641,7 @@ def read_plan(path: Path) -> Plan:
     """Read a plan file. Raises PlanError naming file and key."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
         raise PlanError(f"{path}: cannot be read: {error}") from error
     return parse_plan(text, str(path))
 

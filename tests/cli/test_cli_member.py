@@ -75,6 +75,25 @@ def test_a_run_by_hand_with_a_stranger_at_the_door(consortium: Consortium):
     assert len(frames[HUB]) == sum(len(frames[name]) for name in PARTIES)
 
 
+@pytest.mark.parametrize(
+    "key", ["plan", "members", "identity", "table", "model", "record", "transcript", "ledger", "hub"]
+)
+def test_a_path_with_a_nul_is_refused_in_words(consortium: Consortium, key):
+    path = write_member(consortium.folder, PARTIES[0], 1, **{key: "a\0b"})
+    assert_refused(hansa("party", path), f"{key} = 'a\\x00b' holds the character NUL")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe", b"a = \0", b"a = " + b"[" * 100_000, b"a = " + b"9" * 10_000, b"a." * 5000 + b"a = 1"],
+    ids=["no UTF-8", "NUL", "arrays in arrays", "endless digits", "a long key"],
+)
+def test_whatever_is_no_member_file_is_refused_in_words(tmp_path, content):
+    path = tmp_path / "aurora.toml"
+    path.write_bytes(content)
+    assert_refused(hansa("party", path), "aurora.toml: ")
+
+
 def test_a_party_killed_in_the_middle_ends_the_run_for_all(consortium: Consortium):
     (consortium.folder / "plan.toml").write_text(ENDLESS)
     hub, port = consortium.start_hub(patience_s=0)

@@ -12,9 +12,11 @@ import struct
 import threading
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from cryptography import x509
 
 from hansa.errors import IdentityError, MemberLost, TransportError
 from hansa.transport import notices, tcp, tls, tls_stream
@@ -259,12 +261,38 @@ def test_closing_the_hub_delivers_what_waits(network):
         hub.receive(0)
 
 
+@pytest.mark.parametrize(
+    "begun", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"], ids=["silent", "half a greeting"]
+)
+def test_closing_the_hub_hangs_up_on_who_is_at_the_door(network, begun):
+    hub = network.hub()
+    port, newcomer = hub.port, network.plain(hub)
+    newcomer.sendall(begun)
+    with pytest.raises(TransportError, match="no frame"):
+        hub.receive(0.05)
+    assert len(hub._newcomers) == 1
+    (pending,) = hub._newcomers.values()
+    hub.close()
+    assert (newcomer.recv(1), pending.stream.fileno(), len(hub._newcomers)) == (b"", -1, 0)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=HANG_S)
+
+
 # Who is let in
 
 
 @pytest.mark.parametrize(
     ("name", "answer"),
-    [("expired", "certificate has expired; renew it"), ("early", "not valid .not yet.*check the clocks")],
+    [
+        (
+            "expired",
+            "certificate has expired; renew it.*valid from .* to .* UTC, and this machine's clock says .*may be wrong",
+        ),
+        (
+            "early",
+            "not valid .not yet.*check the clocks.*valid from .* UTC, and this machine's clock says .*may be wrong",
+        ),
+    ],
 )
 def test_certificates_out_of_date_are_refused_and_told_why(network, attempt, name, answer):
     hub = network.hub()
@@ -352,7 +380,18 @@ def test_a_hub_with_an_expired_certificate_is_refused(network, circle, attempt):
     dialling = network.threads.submit(
         TlsChannel.connect, circle.credentials("north"), "expired", "127.0.0.1", old.port, timeout_s=HANG_S
     )
-    assert_matches(attempt(old, dialling), "certificate has expired")
+    error = attempt(old, dialling)
+    assert_matches(error, "certificate has expired.*ask for its present card. It is valid from")
+    validity = circle.identities["expired"].card().certificate
+    last = x509.load_der_x509_certificate(validity).not_valid_after_utc
+    assert f"to {last:%Y-%m-%d %H:%M} UTC, and this machine's clock says {datetime.now(UTC):%Y-%m-%d}" in str(error)
+
+
+def test_of_a_wrong_clock_nobody_is_suspected_where_dates_are_right(network, circle, attempt, tmp_path):
+    hub = network.hub()
+    for who in (circle.outsider("north", tmp_path / "outsider"), "north"):
+        posing = hub if who != "north" else network.hub(credentials=circle.renewed_hub(tmp_path / "renewed"))
+        assert "clock" not in str(attempt(posing, network.dialling(posing, who)))
 
 
 def test_sessions_are_never_resumed(network, circle):

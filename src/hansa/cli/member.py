@@ -188,7 +188,7 @@ def read_member_file(path: Path) -> MemberFile:
     """Read a member's file and all that it names. Raises PlanError or IdentityError naming file and key."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8 or TOML, or a NUL in the path
         raise PlanError(f"{path}: cannot be read as TOML: {error}") from error
     for key in REQUIRED:
         if key not in content:
@@ -199,6 +199,8 @@ def read_member_file(path: Path) -> MemberFile:
             raise PlanError(
                 f"{path}: {key} = {value!r} is not known or of the wrong type; expected keys: {', '.join(KEYS)}"
             )
+        if isinstance(value, str) and "\0" in value:
+            raise PlanError(f"{path}: {key} = {value!r} holds the character NUL, which no path or address may have")
     if content.get("threads", 1) < 1 or any(
         content.get(key, 1) <= 0 for key in ("wait_s", "idle_limit_s", "memory_mb")
     ):
