@@ -7,13 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from hansa.data.schema import Schema
-from hansa.data.source import Array, Departure, LabelKind, Rows
+from hansa.data.source import Array, Column, Departure, LabelKind, Rows, Rule, role_rules
 from hansa.errors import DataError
 
 ABOVE_ALL = np.finfo(np.float32).max
-
-_Rule = tuple[Array, str, str]
-"""Rows that break it (bool), what was expected, the cure."""
 
 
 def check_arrays(rows: Rows, schema: Schema, label_kind: LabelKind, owner: str) -> None:
@@ -67,15 +64,7 @@ def _kind_of(values: object) -> str:
     return f"{values.dtype}{values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
 
 
-def _rules(name: str | None, schema: Schema, values: Array, label_kind: LabelKind) -> Iterator[_Rule]:
-    role = "label" if name == schema.label else "weight"
-    yield np.isnan(values), f"a {role} in every row", f"drop the rows without {role}"
+def _rules(name: str | None, schema: Schema, values: Array, label_kind: LabelKind) -> Iterator[Rule]:
     yield np.abs(values) >= ABOVE_ALL, "a number below 3.4028235e38", "write a smaller number"
-    if role == "weight":
-        yield values < 0, "a weight of 0 or more", "write a weight of 0 or more"
-    elif label_kind == "binary":
-        yield (values != 0) & (values != 1), "label 0 or 1", "code the two classes as 0 and 1"
-    elif isinstance(label_kind, int):
-        wrong = (values < 0) | (values >= label_kind) | (values != np.floor(values))
-        cure = f"code the {label_kind} classes as 0 to {label_kind - 1}"
-        yield wrong, f"a class, a whole number from 0 to {label_kind - 1}", cure
+    column = Column(values, np.zeros(len(values), np.bool_))
+    yield from role_rules("label" if name == schema.label else "weight", column, label_kind)

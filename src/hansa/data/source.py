@@ -362,7 +362,7 @@ def only_zeros(table: OpenTable, name: str, weight: Column) -> list[Departure]:
     return [Departure(table.file, None, name, expected, "only zeros", cure)]
 
 
-_Rule = tuple[Array, str, str]
+Rule = tuple[Array, str, str]
 """Rows that break it (bool), what was expected, the cure."""
 
 
@@ -371,7 +371,7 @@ def broken_rules(
 ) -> Iterator[Broken]:
     """The rules that a column breaks, one for each rule."""
     rules = list(_number_rules(column)) if levels is None else [_level_rule(column, levels)]
-    rules += _role_rules(role, column, label_kind)
+    rules += role_rules(role, column, label_kind)
     for place, (rows, expected, cure) in enumerate(rules):
         if rows.any():
             yield Broken(
@@ -379,7 +379,7 @@ def broken_rules(
             )
 
 
-def _number_rules(column: Column) -> Iterator[_Rule]:
+def _number_rules(column: Column) -> Iterator[Rule]:
     yield column.bad, A_NUMBER, "write codes (numbers) in place of text, dates and values outside float32"
     yield np.isinf(column.values), "a finite number", "write a finite number, or leave a feature empty"
     yield (
@@ -389,13 +389,14 @@ def _number_rules(column: Column) -> Iterator[_Rule]:
     )
 
 
-def _level_rule(column: Column, levels: tuple[Level, ...]) -> _Rule:
+def _level_rule(column: Column, levels: tuple[Level, ...]) -> Rule:
     some = ", ".join(map(repr, levels[:SHOWN_LEVELS])) + (", ..." if len(levels) > SHOWN_LEVELS else "")
     cure = "mend the cell, or add its value to [categories] in the plan, which all members must agree on"
     return column.bad, f"one of the plan's {len(levels)} levels {some}, or empty for missing", cure
 
 
-def _role_rules(role: Role, column: Column, label_kind: LabelKind) -> Iterator[_Rule]:
+def role_rules(role: Role, column: Column, label_kind: LabelKind) -> Iterator[Rule]:
+    """What a label or weight column must keep to beside being numbers."""
     if role == "feature":
         return
     values = column.values
