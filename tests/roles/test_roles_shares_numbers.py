@@ -7,19 +7,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from made_tables import spread
-from shares import shared_plan
+from shares import SharedTalk, shared_plan, shared_tables, with_cuts
+from three_servers import make_servers, share
 
+from hansa.data.holdout import held_out
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.errors import DataError, PlanError, ProtocolError
+from hansa.mpc import training
+from hansa.mpc.lockstep import Record, run_three
+from hansa.mpc.replicated import Address
+from hansa.mpc.ring import RING64
+from hansa.mpc.start_value import spread_exponent
 from hansa.mpc.training import Settings, weight_bits
 from hansa.plan import Plan
 from hansa.protocol.messages import ShareRows
 from hansa.roles.in_process import share_in_process
+from hansa.roles.member import record_of
 from hansa.roles.sharing import Values, plain_scale, settings_of, some_values
 from hansa.trees.xgboost_json import from_json
-
-from shares import SharedTalk, with_cuts  # isort: skip
 
 ROWS = 900
 FEATURES = ("a", "b", "c")
@@ -161,8 +167,6 @@ def test_metrics_know_no_scale_pos_weight():
     names = ["auc", "logloss"]
     plan = replace(plan_of("binary:logistic", rows, scale_pos_weight=400.0, eval_metric=names), evaluation_fraction=0.4)
     run = share_in_process(plan, spread(rows, np.arange(ROWS) % 4))
-    from hansa.data.holdout import held_out
-
     out = held_out(rows.features, rows.label, 0.4, 0)
     predicted = from_json(run.members["dune"].model).predict(rows.features[:, out]).astype(np.float64)
     held = Rows(rows.features[:, out], rows.label[out], None)
@@ -306,3 +310,34 @@ def test_scale_pos_weight_travels_as_weights_where_rounding_would_change_it():
     assert settings.weight_limit == 1 / 5e5
     assert settings.total_weight == 1000
     assert weight_bits(settings, 1000) >= 29 - 10
+
+
+def test_the_model_ends_where_a_margin_left_its_range(monkeypatch):
+    """The first tree pushes margins of 15.7 beyond 16: it is released, the two after it are not, and servers say so."""
+    monkeypatch.setattr(training, "SERIES_NOISE", 0.0)
+    plan = shared_plan(rounds=3, max_depth=1, eta=1.0, base_score=1 - 1.5e-7, min_child_weight=0.0, **{"lambda": 0.0})
+    tables = shared_tables()
+    for rows in tables.values():
+        rows.label[:] = rows.features[0] >= np.float32(-0.3)
+    talk = SharedTalk(plan, tables).run()
+    assert talk.error is None
+    assert {len(from_json(model).trees) for model in talk.models.values()} == {1}
+    server, owner = talk.members["borealis"], talk.members["dune"]
+    assert "of 3 rounds the first 1 are released" in server.cut
+    assert owner.cut == ""
+    assert "every margin stayed within +-16 for 1 of 3 rounds" in " ".join(server.openings)
+    traffic = {"bytes_up": 1, "bytes_down": 1}
+    assert record_of(server, plan, "borealis", traffic)["cut"] == server.cut
+    assert "cut" not in record_of(owner, plan, "dune", traffic)
+
+
+@pytest.mark.parametrize("variance", [0, 70, 4**9 - 1, 4**9, 4**30 - 1, 4**30, 2**62 - 1])
+def test_of_the_spread_its_power_of_four_is_opened(variance):
+    mean = 12345
+    shares = share(RING64, np.array([(variance + mean**2) % 2**64]).astype(np.uint64))
+    programs = [spread_exponent(s, shares[s.index][:, 0], mean**2, Address(0, 0, 0, "spread")) for s in make_servers()]
+    record = Record()
+    exponent = next(e for e in range(30, 2, -1) if variance >= 4**e or e == 3)
+    assert run_three(programs, record, keep_views=True) == [exponent] * 3
+    # 27 levels, of which those above the variance are said to be.
+    assert all(int(view[-1][2][0]).bit_count() <= 27 for view in record.views)
