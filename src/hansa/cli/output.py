@@ -163,7 +163,7 @@ def print_simulation(summaries: Sequence[dict[str, Any]]) -> None:
         out.print(
             f"{summary['mode']}: {summary['round_trips_per_tree']:.2f} round trips a tree; seconds: start "
             f"{seconds['startup']:.1f}, binning {seconds['binning']:.2f}, training {seconds['training']:.2f}, in all "
-            f"{seconds['total']:.1f}; model {summary['model_sha256'][:16]}",
+            f"{seconds['total']:.1f}; model {summary['model_sha256']}",
             soft_wrap=True,
         )
 
@@ -181,7 +181,7 @@ def print_aggregator_record(record: dict[str, Any]) -> None:
         out.print(f"{name} on held-out rows: {values[-1]:.5f} after {len(values)} trees")
     seconds = record["seconds"]
     out.print(
-        f"binning {seconds['binning']:.2f} s, training {seconds['training']:.2f} s, model {record['model_sha256'][:16]}"
+        f"binning {seconds['binning']:.2f} s, training {seconds['training']:.2f} s, model {record['model_sha256']}"
     )
 
 
@@ -192,7 +192,7 @@ def print_party_record(record: dict[str, Any], model: Path | None) -> None:
         f"received {size(record['bytes_down'])}"
     )
     if record["model_sha256"]:
-        out.print(f"model {record['model_sha256'][:16]} written to {model}")
+        out.print(f"model {record['model_sha256']} written to {model}")
     else:
         out.print("the plan does not name this party a receiver: no model")
 
@@ -216,6 +216,6 @@ def print_member_record(record: dict[str, Any], model: Path | None) -> None:
     for opening in record["openings"]:
         out.print(f"opened to it: {opening}")
     if record["model_sha256"]:
-        out.print(f"model {record['model_sha256'][:16]} written to {model}")
+        out.print(f"model {record['model_sha256']} written to {model}")
     else:
         out.print("the plan does not name this member a receiver: no model")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import shutil
 from pathlib import Path
 
 import duckdb
@@ -11,7 +9,7 @@ import numpy as np
 
 from hansa.cli.cores import cores
 from hansa.cli.tables import open_relation, read_features
-from hansa.errors import DataError
+from hansa.errors import DataError, OutputError
 from hansa.files import writing
 from hansa.trees.xgboost_json import from_json
 
@@ -50,7 +48,10 @@ def predict_table(model_path: Path, table_path: Path, save: Path, margin: bool) 
                 result.write_parquet(str(partial))
         except duckdb.IOException as error:
             partial.with_name(f"tmp_{partial.name}").unlink(missing_ok=True)  # DuckDB's own name for it
-            full = shutil.disk_usage(partial.parent).free < len(scores)
-            raise OSError(errno.ENOSPC if full else errno.EIO, str(error).splitlines()[0]) from error
+            why = str(error).split("{")[0].strip(" :")
+            raise OutputError(
+                f"{save}: no space is left for it, or its device fails ({why}); free space, then start again",
+                retry=True,
+            ) from error
     noted = f"; {unknown} cells hold levels that the model does not know" if unknown else ""
     return f"{len(scores)} predictions written to {save}{noted}"
