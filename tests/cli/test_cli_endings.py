@@ -497,7 +497,7 @@ def test_what_an_aggregator_says_cannot_drive_a_terminal(consortium: Consortium)
     assert status == 1
     last = shown.strip().splitlines()[-1]
     assert last.endswith(
-        r"hansa: 'hub' stopped the run: \x1b]0;TITLE SET BY HUB\x07\x1b[1A\x1b[2K\x1b[32m\x0ahansa: run finished; "
+        r"hansa: member 'hub' stopped the run: \x1b]0;TITLE SET BY HUB\x07\x1b[1A\x1b[2K\x1b[32m\x0ahansa: run finished; "
         r"model accepted\x1b[0m\x0a\u202eroot@host#"
     )
     assert "\x1b]0;" not in shown
