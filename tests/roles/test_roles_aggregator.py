@@ -89,6 +89,9 @@ QUANTITIES = (
         ({"version": 0}, "version 0"),
         ({"plan": b"\0" * 32}, "another plan.*same plan file"),
         ({"plan": b""}, "another plan"),
+        ({"parts": {}}, "different: .* and [0-9]+ more; its digest is not told"),
+        ({"parts": {"plan": b"\0" * 33}}, "does not say in what it differs"),
+        ({"parts": {str(place): b"" for place in range(1000)}}, "does not say in what it differs"),
         ({"nonce": b"short"}, "nonce"),
         ({"nonce": b"\0" * 33}, "nonce"),
         ({"rows": 0, "evaluation_rows": 0}, "without rows"),
@@ -151,13 +154,13 @@ def test_all_are_welcomed_alike():
     ids=range(13),
 )
 def test_a_part_that_does_not_fit_is_refused(quantity, change, rule):
-    talk = conversation()
+    talk = conversation(weighted=quantity == "weights")
     refused(talk, IT, change(contribution(talk, quantity)), rule)
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_a_part_given_twice_is_refused(quantity):
-    talk = conversation()
+    talk = conversation(weighted=quantity == "weights")
     message = contribution(talk, quantity)
     talk.submit(IT, encode(message))
     refused(talk, IT, message, "before|expected")
@@ -165,7 +168,7 @@ def test_a_part_given_twice_is_refused(quantity):
 
 @pytest.mark.parametrize("quantity", QUANTITIES[:6])
 def test_a_part_given_again_later_is_refused(quantity):
-    talk = conversation()
+    talk = conversation(weighted=quantity == "weights")
     message = contribution(talk, quantity)
     talk.submit(IT, encode(message))
     talk.until_up(Received, IT)
@@ -174,11 +177,11 @@ def test_a_part_given_again_later_is_refused(quantity):
 
 def test_a_part_of_another_moment_is_refused():
     """Everything that a party says in a run, said at every other moment of it."""
-    said = []
-    talk = conversation()
-    said += [encode(contribution(conversation(), quantity)) for quantity in QUANTITIES]
+    said = [
+        encode(contribution(conversation(weighted=quantity == "weights"), quantity)) for quantity in QUANTITIES
+    ]
     for quantity in QUANTITIES[1:6]:
-        talk = conversation()
+        talk = conversation(weighted=quantity == "weights")
         now = contribution(talk, quantity)
         for frame in said:
             other = decode(IT, frame)

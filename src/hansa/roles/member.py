@@ -220,7 +220,7 @@ class Member:
             case Abort():
                 self._session.go(message, "aborted")
                 who = f" because of member {message.member!r}" if message.member else ""
-                raise RunStopped(hub, f"{hub!r} stopped the run{who}: {message.reason}", retry=message.retry)
+                raise RunStopped(hub, f"member {hub!r} stopped the run{who}: {message.reason}", retry=message.retry)
             case _:
                 raise ProtocolError(f"member {hub!r} sent {type(message).__name__}, which no member of this mode takes")
 

@@ -226,7 +226,7 @@ class Party:
                 who = f" because of member {message.member!r}" if message.member else ""
                 raise RunStopped(
                     self._plan.aggregator,
-                    f"{self._plan.aggregator!r} stopped the run{who}: {message.reason}",
+                    f"member {self._plan.aggregator!r} stopped the run{who}: {message.reason}",
                     retry=message.retry,
                 )
             case _:
