@@ -102,7 +102,6 @@ MOST_LEVELS = 1024
 NOT_ON_SHARES: dict[str, Any] = {
     "alpha": 0.0,
     "max_delta_step": 0.0,
-    "histogram_bits": "auto",
 }
 """Parameters that coopetitive mode takes at this value only."""
 
@@ -363,6 +362,10 @@ def _check_on_shares(parameters: Parameters) -> None:
                 f"parameter {name} = {getattr(parameters, name)!r} is not supported in {COOPETITIVE} mode, "
                 f"where nobody sees the sums that it needs; leave it at {value!r}"
             )
+    if parameters.histogram_bits == 64:
+        raise PlanError(
+            f'parameter histogram_bits = 64 is not supported in {COOPETITIVE} mode, which has no histograms; leave it at "auto"'
+        )
     for field, (least, most) in RANGES_ON_SHARES.items():
         name, value = field.rstrip("_"), getattr(parameters, field)
         if not least <= value <= most:

@@ -177,9 +177,7 @@ def test_a_part_given_again_later_is_refused(quantity):
 
 def test_a_part_of_another_moment_is_refused():
     """Everything that a party says in a run, said at every other moment of it."""
-    said = [
-        encode(contribution(conversation(weighted=quantity == "weights"), quantity)) for quantity in QUANTITIES
-    ]
+    said = [encode(contribution(conversation(weighted=quantity == "weights"), quantity)) for quantity in QUANTITIES]
     for quantity in QUANTITIES[1:6]:
         talk = conversation(weighted=quantity == "weights")
         now = contribution(talk, quantity)

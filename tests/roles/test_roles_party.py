@@ -566,11 +566,14 @@ def test_no_model_takes_more_bytes_than_a_receiver_unpacks():
         outputs=1,
         base_scores=[-1.17549435e-38],
         categories=(),
+        codes={},
         objective="binary:logistic",
     )
     written = len(to_json(ensemble))
     given = replace(plan(tuple(TABLES)), schema=Schema(names, "y", None))
-    party = Party(given, ME, TABLES[ME], nonce=bytes(32))
+    own = TABLES[ME]
+    wide = replace(own, features=np.zeros((len(names), own.n_rows), np.float32))
+    party = Party(given, ME, wide, nonce=bytes(32))
     party._tree, party._nodes = trees - 1, trees * nodes
     assert written < party._model_bytes() < 4 * written
 
