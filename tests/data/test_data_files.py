@@ -28,7 +28,7 @@ def write(path: Path, data: bytes) -> Path:
 
 def rows_of(path: Path) -> list[tuple[str, ...]]:
     with open_table(path) as table:
-        return [table.names, *table.fetch("*").fetchall()]
+        return [table.names, *zip(*table.fetch([f"c{i}" for i in range(len(table.names))]), strict=True)]
 
 
 @pytest.mark.parametrize("ending", [*ENDINGS, ".CSV", ".Csv.GZ"])
@@ -156,7 +156,8 @@ def test_signs_that_duckdb_takes_into_numbers_are_found_wherever_they_stand(tmp_
 # --- names and what DuckDB may reach ------------------------------------------------------------------------
 
 ODD_NAMES = (
-    "it's.csv", 'a"b.csv', "a; DROP TABLE t.csv", "*.csv", "[1].csv", "?.csv", "{a,b}.csv", "new\nline.csv", "a=1.csv", "$HOME.csv", "%s.csv",
+    "it's.csv", 'a"b.csv', "a; DROP TABLE t.csv", "*.csv", "[1].csv", "?.csv", "{a,b}.csv", "new\nline.csv", "a=1.csv", "$HOME.csv",
+    "%s.csv",
     "naïve.csv", "-.csv",
 )  # fmt: skip
 

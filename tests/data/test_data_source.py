@@ -528,5 +528,5 @@ def test_a_decimal_comma_is_read_where_the_schema_says_it(tmp_path, ending):
         path = arrow_file(tmp_path, pa.table({"a": ["1,5", "-,25"], "b": [2.0, None], "y": [0, 1]}), ".parquet")
     rows = read_rows(path, schema, label_kind="binary")
     np.testing.assert_array_equal(rows.features, [[1.5, -0.25], [2, np.nan]])
-    with pytest.raises(DataError, match='a decimal comma.*say decimal = ","'):
+    with pytest.raises(DataError, match=r'a decimal comma.*say decimal = ","'):
         read_rows(path, AB, label_kind="binary")
