@@ -18,9 +18,10 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, TypeVar, cast
 
 import duckdb
 
@@ -29,6 +30,14 @@ from hansa.errors import DataError
 
 CHUNK = 1 << 20
 """Bytes of a file read at a time."""
+
+WIDE = 256
+"""Expressions that one statement takes at most; a CSV file with more columns is read into memory first, so that it is scanned once."""
+
+BATCH = 64
+"""Expressions of one statement where there are more: DuckDB plans in the square of their number."""
+
+Item = TypeVar("Item")
 
 LONGEST_HEADER = 1 << 24
 """Characters of a header line."""
@@ -95,23 +104,48 @@ class OpenTable:
         return {name: place for place, name in enumerate(self.names) if counts[name] == 1}
 
     def cells(self, places: Sequence[tuple[int, int]]) -> list[str | None]:
-        """Cells as texts, None where missing, by column and row, both from 0; all in one scan."""
-        if not places:
-            return []
-        chosen = ", ".join(f"max(c{column}::VARCHAR) FILTER (number = {row + 1})" for column, row in places)
-        numbered = f"(SELECT *, row_number() OVER () AS number FROM {self.relation})"
-        found = self._execute(f"SELECT {chosen} FROM {numbered}", self.parameters).fetchone()
-        return list(found or [None] * len(places))
+        """Cells as texts, None where missing, by column and row, both from 0."""
+        found: list[str | None] = []
+        for batch in _batches(places):
+            chosen = ", ".join(f"max(c{column}::VARCHAR) FILTER (number = {row + 1})" for column, row in batch)
+            needed = ", ".join(sorted({f"c{column}" for column, _ in batch}))
+            numbered = f"(SELECT {needed}, row_number() OVER () AS number FROM {self.relation})"
+            found += self._execute(f"SELECT {chosen} FROM {numbered}", self.parameters).fetchone() or [None] * len(
+                batch
+            )
+        return found
 
-    def fetch(self, selection: str, parameters: Sequence[Sequence[Level]] = ()) -> duckdb.DuckDBPyConnection:
-        """Run one statement over the table; `parameters` fill the marks of the selection. Raises DataError."""
-        return self._execute(f"SELECT {selection} FROM {self.relation}", [*map(list, parameters), *self.parameters])
+    def fetch(self, expressions: Sequence[str], parameters: Sequence[Sequence[Level] | None] = ()) -> list[Any]:
+        """The values of expressions in every row, as DuckDB's NumPy arrays; an expression's parameter, if any, fills its mark.
+
+        Raises DataError.
+        """
+        arrays = []
+        for batch in _batches(list(zip_longest(expressions, parameters))):
+            selection = ", ".join(f"{expression} AS v{i}" for i, (expression, _) in enumerate(batch))
+            marks = [list(parameter) for _, parameter in batch if parameter is not None]
+            answer = self._execute(f"SELECT {selection} FROM {self.relation}", [*marks, *self.parameters])
+            fetched = answer.fetchnumpy()
+            arrays += [fetched.pop(f"v{i}") for i in range(len(batch))]
+        return arrays
+
+    def in_memory(self) -> OpenTable:
+        """The same table, its cells read once."""
+        self._execute(f"CREATE TABLE cells AS SELECT * FROM {self.relation}", self.parameters)
+        return replace(self, relation="cells", parameters=())
 
     def _execute(self, statement: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyConnection:
         try:
             return self.connection.execute(statement, list(parameters))
         except duckdb.Error as error:
             raise _unreadable(self.file, self.explain() or _reason(error)) from error
+
+
+def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """What one statement takes."""
+    size = WIDE if len(items) <= WIDE else BATCH
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def open_table(path: str | Path) -> OpenTable:
@@ -221,7 +255,7 @@ def _open_csv(path: Path, handle: IO[bytes]) -> OpenTable:
         "hive_partitioning = false)"
     )
     source = _descriptor(handle)
-    return OpenTable(
+    table = OpenTable(
         str(path),
         names,
         ("VARCHAR",) * len(names),
@@ -232,6 +266,7 @@ def _open_csv(path: Path, handle: IO[bytes]) -> OpenTable:
         lambda: _fault_of_csv(path, packed, delimiter, len(names)),
         odd,
     )
+    return table if len(names) <= WIDE else table.in_memory()
 
 
 def _open_bytes(path: Path, packed: bool) -> IO[bytes]:

@@ -236,7 +236,7 @@ class Column:
 
 
 def load_columns(table: OpenTable, levels: Mapping[str, tuple[Level, ...]], decimal: str) -> dict[str, Column]:
-    """The columns that `levels` names and the table has exactly once, all in one scan: of a column without levels its numbers, of
+    """The columns that `levels` names and the table has exactly once: of a column without levels its numbers, of
     another its codes.
     """
     places = table.places
@@ -249,24 +249,22 @@ def load_columns(table: OpenTable, levels: Mapping[str, tuple[Level, ...]], deci
         else number(f"c{places[name]}", table.types[places[name]], "FLOAT", decimal, table.odd)
         for name in wanted
     ]
-    selection = ", ".join(f"{e} AS v{i}" for i, e in enumerate(expressions))
-    fetched = table.fetch(selection, parameters=[levels[name] for name in wanted if levels[name]]).fetchnumpy()
+    fetched = table.fetch(expressions, [levels[name] or None for name in wanted])
     columns = {}
     for index, name in enumerate(wanted):
-        values = fetched.pop(f"v{index}")
+        values, fetched[index] = fetched[index], None
         bad = np.ma.getmaskarray(values)
         columns[name] = Column(np.ma.filled(values, np.nan).astype(np.float32, copy=False), bad)
     return columns
 
 
 def load_doubles(table: OpenTable, names: Sequence[str], decimal: str) -> dict[str, np.ma.MaskedArray[Any, Any]]:
-    """The numbers of these columns as float64 (n_rows,), NaN = missing, masked where a cell is none; all in one scan."""
+    """The numbers of these columns as float64 (n_rows,), NaN = missing, masked where a cell is none."""
     if not names:
         return {}
     places = table.places
     numbers = [number(f"c{places[name]}", table.types[places[name]], "DOUBLE", decimal, table.odd) for name in names]
-    fetched = table.fetch(", ".join(f"{e} AS v{i}" for i, e in enumerate(numbers))).fetchnumpy()
-    return {name: np.ma.asarray(fetched[f"v{i}"]) for i, name in enumerate(names)}
+    return {name: np.ma.asarray(values) for name, values in zip(names, table.fetch(numbers), strict=True)}
 
 
 def _as_code(table: OpenTable, index: int, levels: tuple[Level, ...], decimal: str) -> str:
@@ -419,7 +417,7 @@ def role_rules(role: Role, column: Column, label_kind: LabelKind) -> Iterator[Ru
 
 
 def describe(table: OpenTable, broken: Sequence[Broken], decimal: str) -> list[Departure]:
-    """The departures with their cells, which are fetched in one scan."""
+    """The departures with their cells, which are fetched together."""
     places = table.places
     cells = table.cells([(places[rule.name], rule.row) for rule in broken])
     departures = []
