@@ -103,6 +103,7 @@ def trained(n_rows, n_features, rounds, positives=0.5, weighted=False, seed=0, *
     )
     booster = xgboost.train(xgboost_names(parameters), matrix, rounds)
     begins, values = matrix.get_quantile_cut()
+    begins = begins.astype(np.int64)  # floats, from XGBoost 3.0
     inner = [values[begin : end - 1] for begin, end in pairwise(begins)]
     cuts = Cuts.from_arrays(inner, np.isnan(features).any(axis=1))
     return Case(features, labels, weights, parameters, booster, cuts, estimated_base_score(booster))
