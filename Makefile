@@ -1,6 +1,6 @@
 # Every target does the set-up that it needs: nothing has to be typed before `make demo` or `make test`.
 # Another Python than python3: make PYTHON=python3.12 test
-# Packages are those of constraints.txt, by hash. Others within the bounds of pyproject.toml, such as on a newer Python: make LOCK= test
+# Packages are those of constraints.txt, by hash. Others within the bounds of pyproject.toml, such as on a newer Python: make test LOCK=
 
 PYTHON ?= python3
 VENV := .venv
@@ -73,7 +73,7 @@ lock: $(TOOLS)/.installed
 	$(COMPILE) --universal --extra dev pyproject.toml --output-file constraints.txt
 	$(COMPILE) --resolution lowest-direct --extra test pyproject.toml --output-file constraints-lowest.txt
 
-COMPILE := $(TOOLS)/bin/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header
+COMPILE := $(TOOLS)/bin/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-annotate --no-header
 
 # A bill of materials (CycloneDX JSON): what .venv holds, what of it Hansa needs to run, and from which package.
 sbom: $(STAMP) $(TOOLS)/.installed

@@ -34,6 +34,20 @@ def count_cells(features: Array, request: CutRequest) -> Array:
     return counts
 
 
+def weigh_cells(features: Array, weights: list[int], request: CutRequest) -> list[int]:
+    """Sum of the rows' weights in each part of each cell named, straight from the values."""
+    child_bits = 12 if request.bits == 0 else request.bits + 5
+    sums = [0] * request.n_counts
+    for feature, row in enumerate(features):
+        for cell in range(request.offsets[feature], request.offsets[feature + 1]):
+            first = int(request.prefixes[cell]) * request.split
+            for value, weight in zip(row, weights, strict=True):
+                part = -1 if math.isnan(value) else (key_of(value) >> (32 - child_bits)) - first
+                if 0 <= part < request.split:
+                    sums[cell * request.split + part] += weight
+    return sums
+
+
 def smallest_mixed_bin(counts: list[int], n_bins: int) -> int:
     """Rows of the largest bin of more than one cell, at its smallest over all groupings into at most n_bins.
 

@@ -21,7 +21,7 @@ import pytest
 
 import hansa.errors
 from hansa.cli.main import AGAIN, REFUSED, main
-from hansa.cli.member import KEYS, REQUIRED, label_kind
+from hansa.cli.member import KEYS, REQUIRED
 from hansa.cli.records import STATES, keeping
 from hansa.cli.signals import ENDING, Interrupted
 from hansa.consortium.policy import KEYS as POLICY_KEYS
@@ -430,7 +430,8 @@ def scores(row: list[str]) -> list[float]:
 def test_a_run_over_tls_gives_the_model_of_a_run_in_one_process(tour):
     plan = read_plan(tour.folder / "plan.toml")
     tables = {
-        name: read_rows(tour.folder / f"{name}.csv", plan.schema, label_kind=label_kind(plan)) for name in plan.parties
+        name: read_rows(tour.folder / f"{name}.csv", plan.schema, label_kind=plan.parameters.label_kind)
+        for name in plan.parties
     }
     model = train_in_process(plan, tables).outcome.model
     assert (tour.folder / "aurora-model.json").read_bytes() == model

@@ -121,7 +121,7 @@ def parameter_sets(draw):
             "early_stopping_rounds": draw(st.none() | st.integers(1, 1000)),
             "eval_metric": draw(st.lists(st.sampled_from(METRICS[objective]), unique=True, max_size=3)),
             "seed": draw(st.integers(0, 2**63 - 1)),
-            "histogram_bits": draw(st.sampled_from([32, 64])),
+            "histogram_bits": draw(st.sampled_from(["auto", 32, 64])),
         }
     )
 
@@ -545,6 +545,27 @@ def test_a_table_must_be_a_table(table):
 def test_what_is_not_toml_is_refused_with_its_place():
     with pytest.raises(PlanError, match=r"plan: not TOML: .*line 2"):
         parse_plan("mode = 1\nname = \n")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe",
+        b"a = \0",
+        b"a = " + b"[" * 100_000,
+        b"a = " + b"9" * 10_000,
+        b"a = 0x" + b"f" * 10_000,
+        b"a." * 5000 + b"a = 1",
+    ],
+    ids=["no UTF-8", "NUL", "arrays in arrays", "endless digits", "endless hex", "a long key"],
+)
+def test_whatever_is_no_plan_is_refused_in_words(tmp_path, content):
+    path = tmp_path / "plan.toml"
+    path.write_bytes(content)
+    with pytest.raises(PlanError, match=r"plan\.toml"):
+        read_plan(path)
+    with pytest.raises(PlanError, match="cannot be read: embedded null byte"):
+        read_plan(tmp_path / "a\0b.toml")
 
 
 def test_a_file_is_named_in_errors(tmp_path):

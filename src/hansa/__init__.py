@@ -10,7 +10,7 @@ from hansa.plan import Plan, parse_plan, read_plan, write_plan
 from hansa.roles.in_process import train_in_process
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.parameters import Parameters, parse_parameters
-from hansa.trees.xgboost_json import from_json, to_json
+from hansa.trees.xgboost_json import from_json, from_model_file, to_json
 
 __version__ = "0.1.0"
 
@@ -23,6 +23,7 @@ __all__ = [
     "Schema",
     "check_rows",
     "from_json",
+    "from_model_file",
     "parse_parameters",
     "parse_plan",
     "read_plan",

@@ -106,7 +106,6 @@ MOST_LEVELS = 1024
 NOT_ON_SHARES: dict[str, Any] = {
     "alpha": 0.0,
     "max_delta_step": 0.0,
-    "histogram_bits": 32,
 }
 """Parameters that coopetitive mode takes at this value only."""
 
@@ -221,6 +220,8 @@ class Plan:
             del content["coopetitive"]
         if self.schema.decimal == ".":
             del content["schema"]["decimal"]
+        if self.parameters.max_cat_to_onehot is None:
+            del content["parameters"]["max_cat_to_onehot"]
         return msgspec.json.encode(content, order="sorted")
 
     def by_key(self) -> dict[str, Any]:
@@ -236,7 +237,9 @@ class Plan:
             "schema.features": schema["features"],
             "schema.label": schema["label"],
             "schema.weight": schema["weight"],
+            "schema.decimal": schema["decimal"],
             "privacy.min_cell_rows": self.min_cell_rows,
+            "privacy.min_party_rows": self.min_party_rows,
             "evaluation.fraction": self.evaluation_fraction,
         }
         if more is not None:
@@ -369,6 +372,10 @@ def _check_on_shares(parameters: Parameters) -> None:
                 f"parameter {name} = {getattr(parameters, name)!r} is not supported in {COOPETITIVE} mode, "
                 f"where nobody sees the sums that it needs; leave it at {value!r}"
             )
+    if parameters.histogram_bits == 64:
+        raise PlanError(
+            f'parameter histogram_bits = 64 is not supported in {COOPETITIVE} mode, which has no histograms; leave it at "auto"'
+        )
     for field, (least, most) in RANGES_ON_SHARES.items():
         name, value = field.rstrip("_"), getattr(parameters, field)
         if not least <= value <= most:
@@ -445,6 +452,12 @@ def _check_categories(plan: Plan, more: Coopetitive) -> None:
             raise PlanError(
                 f"plan: categories.{name} has {len(levels)} levels; at most {MOST_LEVELS} are taken: join rare ones into one"
             )
+        most = plan.parameters.max_cat_to_onehot
+        if most is not None and len(levels) >= most:
+            raise PlanError(
+                f"plan: parameter max_cat_to_onehot = {most} asks for splits on several of the {len(levels)} categories of {name!r}; "
+                f"here every split tells one category from all others: leave it out, or give {len(levels) + 1} or more"
+            )
         if more.cuts is not None and more.cuts[number]:
             raise PlanError(f"plan: cuts.{name} gives cuts of a categorical feature, which has none; leave them out")
         if more.monotone and more.monotone[number]:
@@ -509,7 +522,7 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
     """Read a plan. Raises PlanError naming the key and what to write instead."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # more than TOMLDecodeError: endless digits, arrays in arrays
         raise PlanError(f"{where}: not TOML: {error}") from error
     _refuse_unknown(document, PLAN_KEYS[""], where)
     members = _table(document, "members", PLAN_KEYS["members"], where)
@@ -648,7 +661,7 @@ def read_plan(path: Path) -> Plan:
     """Read a plan file. Raises PlanError naming file and key."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
         raise PlanError(f"{path}: cannot be read: {error}") from error
     return parse_plan(text, str(path))
 

@@ -25,8 +25,11 @@ from made_consortium import HUB, PARTIES, PLAN, make_consortium, write_member
 from namespaces import Hosts, why_not
 
 VICTIM, OTHER = PARTIES[1], PARTIES[0]
-PATIENCE_S = 9.0
-"""Six of these seconds are for noticing a line that carries nothing."""
+PATIENCE_S = 15.0
+"""A line that carries nothing for ten seconds counts as broken."""
+
+MOMENT_S = 6.0
+"""Long enough to be told, too short for that."""
 
 SOON_S = 240.0
 """No process takes so long; only a hang does."""
@@ -179,7 +182,7 @@ def cut(outage: Outage) -> None:
 def cut_for_a_moment(outage: Outage) -> None:
     """Short enough for TCP to heal it by itself."""
     outage.fault(lambda: outage.hosts.cut(VICTIM))
-    time.sleep(4.5)
+    time.sleep(MOMENT_S)
     outage.hosts.mend(VICTIM)
     back = outage.now()
     outage.until(lambda: outage.grows(back) or outage.ended())
@@ -210,7 +213,7 @@ FAULTS: dict[str, tuple[str, Callable[[Outage], None]]] = {
     "aggregator-terminated": ("the aggregator is ended (SIGTERM)", aggregator_terminated),
     "stopped": (f"`{VICTIM}` is stopped (SIGSTOP) for {2 * PATIENCE_S:g} s", stopped),
     "cut": (f"the line of `{VICTIM}` is cut for good", cut),
-    "cut-for-a-moment": (f"the line of `{VICTIM}` is cut for 4.5 s", cut_for_a_moment),
+    "cut-for-a-moment": (f"the line of `{VICTIM}` is cut for {MOMENT_S:g} s", cut_for_a_moment),
     "forgotten": (f"a middlebox forgets the connection of `{VICTIM}`", forgotten),
     "moved": (f"the address of `{VICTIM}` changes", moved),
     "full-disk": (f"the disk where `{VICTIM}` puts its model is full", full_disk),

@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from made_consortium import (
     AGAIN,
@@ -98,6 +100,96 @@ def test_signals_that_are_ignored_stay_so(consortium: Consortium):
         assert process.returncode == 143
     finally:
         process.kill()
+
+
+def children(pid: int) -> set[int]:
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+def test_a_simulation_that_is_stopped_leaves_no_process_behind(consortium: Consortium, tmp_path: Path):
+    table = tmp_path / "rows.csv"
+    rows = [f"{place % 7},{place % 3},{int(place % 5 > 2)},{'ab'[place % 2]}" for place in range(400)]
+    table.write_text("\n".join(["x,z,y,whose", *rows]))
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "hansa", "simulate", str(table), "--label", "y", "--party-column", "whose"),
+            *("--rounds", "100000", "--set", "max_depth=2", "--set", "max_bin=16"),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while process.poll() is None and len(started := children(process.pid)) < 3:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, text = process.communicate(timeout=60)
+        refused((process.returncode, "", text), "stopped by SIGTERM", status=143)
+        assert not [child for child in started if Path(f"/proc/{child}").exists()]
+    finally:
+        process.kill()
+
+
+def test_a_simulation_whose_folder_is_full_is_one_sentence(tmp_path: Path, small_disk: Path):
+    table = tmp_path / "rows.csv"
+    rows = [f"{place},{place * 7 % 1009},{int(place % 5 > 2)},{'ab'[place % 2]}" for place in range(60_000)]
+    table.write_text("\n".join(["x,z,y,whose", *rows]))
+    (small_disk / "filler").write_bytes(bytes(900_000))  # enough for keys and plan, not for the tables
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "hansa", "simulate", str(table), "--label", "y", "--party-column", "whose"),
+            *("--rounds", "1"),
+        ],
+        env={**os.environ, "TMPDIR": str(small_disk)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    refused((done.returncode, "", done.stderr), ".parquet: no space is left for it", "free space", status=AGAIN)
+
+
+def test_predictions_that_fill_the_disk_leave_the_old_file(tmp_path: Path, small_disk: Path):
+    tree = {"x": np.arange(100_000, dtype=np.float32)[None, :]}
+    model = tmp_path / "model.json"
+    table = tmp_path / "rows.csv"
+    labels = [int(place % 10 > 4) for place in range(200)]
+    table.write_text("\n".join(["x,y,whose", *(f"{place % 10},{label},a" for place, label in enumerate(labels))]))
+    made = hansa(
+        *(
+            "simulate",
+            table,
+            "--label",
+            "y",
+            "--party-column",
+            "whose",
+            "--in-process",
+            "--rounds",
+            "1",
+            "--save",
+            model,
+        )
+    )
+    assert made.exit_code == 0, made.output
+    assert mode(model) == 0o600
+    table.write_text("\n".join(["x", *map(str, tree["x"][0])]))
+    for save in (small_disk / "scores.csv", small_disk / "scores.parquet"):
+        save.write_text("old")
+        assert mode(save) != 0o600
+    (small_disk / "filler").write_bytes(bytes(900_000))
+    assert_refused(
+        hansa("predict", model, table, "--save", small_disk / "scores.csv"),
+        "scores.csv",
+        "no space is left",
+        status=AGAIN,
+    )
+    assert (small_disk / "scores.csv").read_text() == "old"
+    assert sorted(path.name for path in small_disk.iterdir()) == ["filler", "scores.csv", "scores.parquet"]
+    (small_disk / "filler").unlink()
+    table.write_text("x\n1\n2\n")
+    for save in (small_disk / "scores.csv", small_disk / "scores.parquet"):
+        assert hansa("predict", model, table, "--save", save).exit_code == 0
+        assert mode(save) == 0o600
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
@@ -234,7 +326,7 @@ def test_a_full_standard_output_is_one_sentence(consortium: Consortium):
         ({"transcript": "aurora.csv/frames"}, ("aurora.csv",)),
         ({"transcript": "aurora.identity"}, ("transcript: ", "folder of keys")),
         ({"transcript": "t", "model": "t/aurora.frames"}, ("t/aurora.frames",)),
-        ({"model": "mo\0del.json"}, ("not a path", r"\x00")),
+        ({"model": "mo\0del.json"}, (r"\x00", "NUL")),
         ({"model": "\x1b[2Jnone/model.json"}, (r"\x1b[2Jnone",)),
         ({"model": "m" * 300}, ("File name too long",)),
     ],
@@ -407,7 +499,7 @@ def test_what_an_aggregator_says_cannot_drive_a_terminal(consortium: Consortium)
     assert status == 1
     last = shown.strip().splitlines()[-1]
     assert last.endswith(
-        r"hansa: 'hub' stopped the run: \x1b]0;TITLE SET BY HUB\x07\x1b[1A\x1b[2K\x1b[32m\x0ahansa: run finished; "
+        r"hansa: member 'hub' stopped the run: \x1b]0;TITLE SET BY HUB\x07\x1b[1A\x1b[2K\x1b[32m\x0ahansa: run finished; "
         r"model accepted\x1b[0m\x0a\u202eroot@host#"
     )
     assert "\x1b]0;" not in shown

@@ -101,3 +101,27 @@ def test_what_is_no_model_is_refused(folder, tmp_path, text):
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit), repr(result.exception)
     assert result.stderr.startswith(f"hansa: {model}: XGBoost model: ")
+
+
+@pytest.mark.parametrize("name", ["frame.json", "frame.ubj"])
+def test_a_model_of_a_data_frame_scores_the_texts_that_it_was_trained_on(tmp_path, name):
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(1)
+    vendors, sites = np.array(["nokia", "ericsson", "other"]), np.array([101, 7, 40])
+    columns = {
+        "vendor": vendors[rng.integers(0, 3, 200)],
+        "load": rng.random(200),
+        "site": sites[rng.integers(0, 3, 200)],
+    }
+    frame = pandas.DataFrame(columns)
+    frame["vendor"] = pandas.Categorical(frame["vendor"], categories=vendors)
+    frame["site"] = pandas.Categorical(frame["site"], categories=sites)
+    label = (columns["vendor"] == "nokia") | (columns["site"] == 7) & (columns["load"] > 0.5)
+    matrix = xgboost.DMatrix(frame, label, enable_categorical=True)
+    booster = xgboost.train({"objective": "binary:logistic", "max_cat_to_onehot": 9, "nthread": 1}, matrix, 4)
+    booster.save_model(tmp_path / name)
+    table, out = write_table(tmp_path / "t.csv", columns), tmp_path / "out.csv"
+    result = hansa("predict", tmp_path / name, table, "--save", out)
+    assert result.exit_code == 0, result.output
+    written = duckdb.read_csv(str(out)).fetchnumpy()["prediction"]
+    np.testing.assert_allclose(written, booster.predict(matrix), rtol=0, atol=1e-6)

@@ -153,6 +153,8 @@ def test_missing_and_damaged_files_are_named(tmp_path, file):
     path.unlink()
     with pytest.raises(IdentityError, match=rf"{file}: No such file"):
         load_identity(tmp_path / "n")
+    with pytest.raises(IdentityError, match="null byte"):
+        load_identity(tmp_path / "n\0")
 
 
 def test_files_of_two_identities_do_not_mix(tmp_path):

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from hansa.consortium import members
 from hansa.consortium.identity import (
     CARD_FILE,
     Card,
@@ -146,18 +145,32 @@ def doubled(y: int) -> int:
     return (y * y + x_squared) * pow(1 - d * x_squared * y * y, -1, p) % p
 
 
-def test_identity_keys_of_small_order_are_refused():
-    """Eight times each listed point is the neutral one (y = 1), and the list has all five y."""
-    listed = members._SMALL_ORDER
-    assert len(listed) == 5
-    assert {doubled(doubled(doubled(y))) for y in listed} == {1}
-    for y in listed:
-        for sign in (0, 2**255):
-            key = (y + sign).to_bytes(32, "little")
-            with pytest.raises(IdentityError, match="'north': anybody can sign"):
-                members_of([replace(NORTH.card(), identity=key)])
-    with pytest.raises(IdentityError, match="anybody can sign"):  # 1, written as p + 1
-        members_of([replace(NORTH.card(), identity=(2**255 - 18).to_bytes(32, "little"))])
+SMALL_ORDER = [
+    "0000000000000000000000000000000000000000000000000000000000000000",  # order 4
+    "0100000000000000000000000000000000000000000000000000000000000000",  # order 1
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",  # order 8
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",  # order 8
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",  # p - 1: order 2
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",  # p, which is 0: order 4
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",  # p + 1, which is 1: order 1
+]
+"""The points of small order as libsodium lists them (`ge25519_has_small_order`): every y, in every form that 255 bits allow."""
+
+
+@pytest.mark.parametrize("sign", [0, 0x80])
+@pytest.mark.parametrize("listed", SMALL_ORDER)
+def test_identity_keys_of_small_order_are_refused(listed, sign):
+    key = bytearray.fromhex(listed)
+    assert doubled(doubled(doubled(int.from_bytes(key, "little") % (2**255 - 19)))) == 1
+    key[31] |= sign
+    with pytest.raises(IdentityError, match="'north': anybody can sign"):
+        members_of([replace(NORTH.card(), identity=bytes(key))])
+
+
+@pytest.mark.parametrize("y", [2, 3, 2**255 - 19 - 2, 2**255 - 19 - 3])
+def test_identity_keys_beside_those_of_small_order_are_judged_by_their_signature(y):
+    with pytest.raises(IdentityError, match="the card is not signed by its identity key"):
+        members_of([replace(NORTH.card(), identity=y.to_bytes(32, "little"))])
 
 
 def test_a_card_under_another_name_is_refused():
@@ -170,7 +183,9 @@ def test_a_card_under_another_name_is_refused():
 def test_dates_are_checked_at_both_ends():
     identity = create_identity("north", days=10, now=NOW)
     assert members_of([identity.card()], NOW + timedelta(days=9))
-    with pytest.raises(IdentityError, match=r"'north': the certificate expired at .* renews its identity"):
+    with pytest.raises(
+        IdentityError, match=r"'north': the certificate expired at .* renews its identity.*this machine's clock"
+    ):
         members_of([identity.card()], NOW + timedelta(days=11))
     with pytest.raises(IdentityError, match=r"'north': the certificate is not valid before .* clock"):
         members_of([identity.card()], NOW - timedelta(days=1))
@@ -270,6 +285,27 @@ def test_files_out_of_order_are_refused_with_their_name(tmp_path, text, message)
     path.write_text(text)
     with pytest.raises(IdentityError, match=rf"members\.toml: (?s:.)*{message}"):
         read_members(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe",
+        b"a = \0",
+        b"a = " + b"[" * 100_000,
+        b"a = " + b"9" * 10_000,
+        b"a = 0x" + b"f" * 10_000,
+        b"a." * 5000 + b"a = 1",
+    ],
+    ids=["no UTF-8", "NUL", "arrays in arrays", "endless digits", "endless hex", "a long key"],
+)
+def test_whatever_is_no_members_file_is_refused_in_words(tmp_path, content):
+    path = tmp_path / "members.toml"
+    path.write_bytes(content)
+    with pytest.raises(IdentityError, match=r"members\.toml: (not TOML|expected \[\[member\]\])"):
+        read_members(path)
+    with pytest.raises(IdentityError, match="null byte"):
+        read_members(tmp_path / "a\0b.toml")
 
 
 def test_a_missing_file_is_named(tmp_path):

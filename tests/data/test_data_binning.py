@@ -105,6 +105,7 @@ def test_codes_are_those_of_xgboost_for_its_own_cuts():
     features[2] = rng.integers(0, 9, 3000)
     matrix = xgboost.QuantileDMatrix(features.T, features[0] * features[2], max_bin=64)
     indptr, values = matrix.get_quantile_cut()
+    indptr = indptr.astype(np.int64)  # floats, from XGBoost 3.0
     # It lists each feature's lowest value, then its inner cuts, then an upper end above every value.
     inner = [values[indptr[f] + 1 : indptr[f + 1] - 1] for f in range(4)]
     binned = bin_rows(features, Cuts.from_arrays(inner, [False] * 4))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ from hansa.data.quantiles import (
     keys_from_values,
     roundest_key,
     values_from_keys,
+    weigh_cells,
 )
 from hansa.errors import DataError, PlanError, ProtocolError
 
@@ -54,17 +56,21 @@ SHARED = Path(os.environ.get("HANSA_DATA", Path(__file__).parents[2].parent / "s
 NO_DEADLINE = settings(deadline=None, max_examples=60)
 
 
-def search_cuts(parties: list[np.ndarray], max_bin: int, min_cell_rows: int) -> CutSearch:
-    """The whole search, each party behind its guard; summed in uint32 as masked sums are."""
+def search_cuts(
+    parties: list[np.ndarray], max_bin: int, min_cell_rows: int, weights: list[np.ndarray] | None = None
+) -> CutSearch:
+    """The whole search, each party behind its guard; summed in uint32 as masked sums are, weights in int64."""
     n_features, n_rows = len(parties[0]), sum(p.shape[1] for p in parties)
-    keys = [SortedKeys.from_features(p) for p in parties]
+    given = [None] * len(parties) if weights is None else weights
+    keys = [SortedKeys.from_features(p, w) for p, w in zip(parties, given, strict=True)]
     guard = CutGuard(n_features, n_rows, max_bin, min_cell_rows)
     search = CutSearch(n_features, n_rows, max_bin, min_cell_rows)
     while not search.done:
         request = search.request()
         guard = guard.check(request)
         answers = [count_cells(k, request) for k in keys]
-        search = search.answer(np.sum(answers, axis=0, dtype=np.uint32))
+        heavy = None if weights is None else np.sum([weigh_cells(k, request) for k in keys], axis=0)
+        search = search.answer(np.sum(answers, axis=0, dtype=np.uint32), heavy)
     return search
 
 
@@ -104,6 +110,22 @@ def test_cells_of_finite_values_begin_at_finite_values():
     assert np.isposinf(values_from_keys(np.array([0xFF8 << 20])))[0]
 
 
+@pytest.mark.parametrize("max_bin", [4, 16])
+@pytest.mark.parametrize("rows", [1, 5, 30])
+def test_the_ends_of_float32_and_the_numbers_next_to_0_have_bins(rows, max_bin):
+    """Both ends, the numbers next to them and to 0, and both zeros, which are one; min_cell_rows rows of each and one more."""
+    largest, tiny = np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal
+    below = np.nextafter(largest, np.float32(0))
+    values = np.array([-largest, -below, -1, -tiny, -0.0, 0, tiny, 1, below, largest], dtype=np.float32)
+    column = np.repeat(values, rows + 1)
+    cuts = search_cuts([column[None]], max_bin, rows).cuts().of(0)
+    codes = np.searchsorted(cuts, column, side="right")
+    assert len(cuts) == min(max_bin, 9) - 1
+    assert len(set(codes.tolist())) == len(cuts) + 1
+    if max_bin == 16:
+        assert cuts.tolist() == [*values[1:4].tolist(), 0.0, *values[6:].tolist()]
+
+
 def test_infinite_values_are_refused():
     for value in (np.inf, -np.inf):
         with pytest.raises(DataError, match="feature 1 holds an infinite value"):
@@ -121,6 +143,7 @@ def test_counts_are_the_naive_counts(data):
     n_rows = data.draw(st.integers(1, 30))
     features = table(*[[data.draw(CROWDED) for _ in range(n_rows)] for _ in range(2)])
     features[0, :: data.draw(st.integers(1, 5))] = np.nan
+    weights = np.array([data.draw(st.integers(0, 2**55)) for _ in range(n_rows)], dtype=np.int64)
     bits = data.draw(st.sampled_from([12, 17, 22, 27]))
     cells = []
     for row in features:
@@ -135,6 +158,9 @@ def test_counts_are_the_naive_counts(data):
         counts = count_cells(SortedKeys.from_features(features), request)
         assert counts.dtype == np.uint32
         np.testing.assert_array_equal(counts, naive.count_cells(features, request))
+        sums = weigh_cells(SortedKeys.from_features(features, weights), request)
+        assert sums.dtype == np.int64
+        assert sums.tolist() == naive.weigh_cells(features, weights.tolist(), request)
 
 
 def test_an_answer_is_counts_only():
@@ -151,6 +177,93 @@ def test_counting_refuses_another_number_of_features():
     request = CutRequest(0, np.arange(3, dtype=np.int64), np.zeros(2, dtype=np.uint32))
     with pytest.raises(ProtocolError, match="expected 1 features as in the plan's schema, found 2"):
         count_cells(SortedKeys.from_features(table([1])), request)
+
+
+# --- weights ----------------------------------------------------------------------------------------------
+
+
+def codes_by(cuts: Cuts, values: np.ndarray) -> list[int]:
+    return np.searchsorted(cuts.of(0), values, side="right").tolist()
+
+
+WEIGHTS = st.integers(1, 4).flatmap(lambda most: st.lists(st.integers(1, most * most), min_size=500, max_size=500))
+
+
+@NO_DEADLINE
+@given(st.integers(0, 2**32 - 1).map(long_column), st.integers(2, 12), WEIGHTS, st.integers(0, 2**32 - 1))
+def test_a_row_of_integer_weight_counts_as_so_many_rows(column, max_bin, given_weights, seed):
+    """min_cell_rows aside, which counts rows: so it is 1 here. Where cuts part rows is the same; they may stand elsewhere between."""
+    features = table(column)
+    weights = np.array(given_weights[: len(column)], dtype=np.int64)
+    if seed % 2:
+        weights[np.random.default_rng(seed).integers(len(weights))] = 1000
+    weighted = search_cuts([features], max_bin, 1, [weights]).cuts()
+    copies = search_cuts([np.repeat(features, weights, axis=1)], max_bin, 1).cuts()
+    assert codes_by(weighted, features[0]) == codes_by(copies, features[0])
+
+
+@NO_DEADLINE
+@given(COLUMN, st.integers(2, 12), st.integers(1, 9), st.integers(0, 2**62 // 600))
+def test_equal_weights_change_no_cut(column, max_bin, min_cell_rows, weight):
+    features = table(column)
+    plain = search_cuts([features], max_bin, min_cell_rows).cuts()
+    if weight:
+        weights = np.full(len(column), weight, dtype=np.int64)
+        assert same_cuts(search_cuts([features], max_bin, min_cell_rows, [weights]).cuts(), plain)
+
+
+@NO_DEADLINE
+@given(COLUMN, st.integers(2, 12), st.integers(1, 9), st.data())
+def test_weighted_cuts_do_not_depend_on_the_split_of_rows(column, max_bin, min_cell_rows, data):
+    features = table(column, column[::-1])
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(0, 2 ** rng.integers(1, 50), len(column))
+    whole = search_cuts([features], max_bin, min_cell_rows, [weights]).cuts()
+    owner = rng.integers(0, 3, len(column))
+    parties = [np.flatnonzero(owner == p) for p in range(3) if np.any(owner == p)]
+    apart = search_cuts([features[:, p] for p in parties], max_bin, min_cell_rows, [weights[p] for p in parties])
+    assert same_cuts(apart.cuts(), whole)
+
+
+def test_cuts_share_weight():
+    """XGBoost's cuts of the same rows share it too: the heaviest bins of both are within a quarter of each other."""
+    rng = np.random.default_rng(3)
+    column = rng.random(20_000).astype(np.float32)
+    weights = np.where(column < 0.03, 1000, rng.integers(1, 3, 20_000))
+    cuts = search_cuts([column[None]], 16, 10, [weights]).cuts().of(0)
+    matrix = xgboost.QuantileDMatrix(column[:, None], weight=weights, max_bin=16)
+    theirs = matrix.get_quantile_cut()[1][1:-1]  # without both ends
+    heaviest = [np.bincount(np.searchsorted(c, column, side="right"), weights).max() for c in (cuts, theirs)]
+    assert len(cuts) == len(theirs) == 15
+    assert heaviest[0] <= weights.sum() / 16 * 1.1
+    assert heaviest[0] <= 1.25 * heaviest[1]
+
+
+def test_a_cell_of_few_rows_is_never_split_however_heavy():
+    column = [1.0 + i / 128 for i in range(9)]
+    weights = [np.array([2**50] * 9 + [1])]
+    assert len(search_cuts([table([*column, 50.0])], 64, 9, weights).cuts().of(0)) == 1
+    assert len(search_cuts([table([*column, 50.0])], 64, 8, weights).cuts().of(0)) == 9
+
+
+def test_weights_without_rows_or_that_do_not_add_up_are_refused():
+    features, weights = table([1, 2, 3, 4]), np.array([5, 6, 7, 8])
+    keys = SortedKeys.from_features(features, weights)
+    search = CutSearch(1, 4, 4, 1)
+    counts, sums = count_cells(keys, search.request()), weigh_cells(keys, search.request())
+    for wrong in (np.roll(sums, 1), sums - 9, sums[:-1], sums.astype(np.float64)):
+        with pytest.raises(ProtocolError, match="cut answers"):
+            search.answer(counts, wrong)
+    with pytest.raises(ProtocolError, match="do not add up"):
+        search.answer(counts, sums + np.where(counts, 2**61, 0))
+    crowded = SortedKeys.from_features(table([1, 1.0625, 3, 3.125]), weights)
+    after = search.answer(count_cells(crowded, search.request()), weigh_cells(crowded, search.request()))
+    request = after.request()
+    with pytest.raises(ProtocolError, match="do not add up"):
+        after.answer(count_cells(crowded, request), 2 * weigh_cells(crowded, request))
+    with pytest.raises(ProtocolError, match="rows have none"):
+        weigh_cells(SortedKeys.from_features(features), search.request())
 
 
 # --- laws of the cuts -------------------------------------------------------------------------------------

@@ -40,6 +40,11 @@ def test_is_frozen():
         ("abc", "y", None, "expected a list of column names, found 'abc'"),
         (("a", ""), "y", None, "'' is no column name"),
         (("a", 3), "y", None, "3 is no column name"),
+        (("a[0]",), "y", None, r"'a\[0\]': XGBoost takes no"),
+        (("a]",), "y", None, "XGBoost takes no"),
+        (("a<b",), "y", None, "XGBoost takes no"),
+        (("a\0b",), "y", None, "XGBoost takes no"),
+        (("\ud800",), "y", None, "cannot be written as UTF-8"),
         (("a",), "", None, r"schema\.label: ''"),
         (("a",), "y", "", r"schema\.weight: ''"),
         (("a", "b", "a"), "y", None, "column 'a' is named more than once"),
@@ -51,3 +56,28 @@ def test_is_frozen():
 def test_refuses(features, label, weight, text):
     with pytest.raises(PlanError, match=text):
         Schema(features, label, weight)
+
+
+def test_xgboost_refuses_the_names_that_the_schema_refuses_and_takes_the_others():
+    xgboost = pytest.importorskip("xgboost")
+    for sign in map(chr, range(1, 0x250)):
+        name = f"a{sign}b"
+        try:
+            xgboost.DMatrix([[1.0]], feature_names=[name])
+            taken = True
+        except ValueError:
+            taken = False
+        try:
+            Schema((name,), "y")
+        except PlanError:
+            assert not taken, name
+        else:
+            assert taken, name
+    assert Schema(("a",), "label [0] < 1", "w<").label == "label [0] < 1"
+
+
+@pytest.mark.parametrize("sign", ["", ";", "..", "\u066b"])
+def test_the_decimal_sign_is_a_point_or_a_comma(sign):
+    assert Schema(("a",), "y", decimal=",").decimal == ","
+    with pytest.raises(PlanError, match=r'schema\.decimal: expected "\." or ","'):
+        Schema(("a",), "y", decimal=sign)

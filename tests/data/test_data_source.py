@@ -456,3 +456,77 @@ def test_a_report_counts_categories(tmp_path):
     report = check_rows(path, LEVELS, label_kind="binary")
     assert report.ok
     assert [(f.name, f.missing, f.distinct, f.rarest) for f in report.features[:2]] == [("a", 1, 1, 2), ("k", 0, 2, 1)]
+
+
+# --- cells in the report, warnings ------------------------------------------------------------------------
+
+
+def test_departures_quote_the_right_cells_of_many_columns_and_rows(tmp_path):
+    """All quoted cells come from one statement; rows are the file's, also far down."""
+    n_rows, bad = 200_000, {"a": 3, "b": 150_001, "c": 199_999}
+    path = tmp_path / "t.csv"
+    with path.open("w") as file:
+        file.write("a,b,c,y\n")
+        for row in range(n_rows):
+            file.write(",".join(f"bad-{name}-{row}" if bad[name] == row else "1" for name in "abc") + f",{row % 2}\n")
+    report = check_rows(path, Schema(("a", "b", "c"), "y"), label_kind="binary")
+    assert [(d.column, d.row, d.found) for d in report.departures] == [
+        (name, row + 1, f"'bad-{name}-{row}'") for name, row in bad.items()
+    ]
+
+
+@pytest.mark.parametrize("kind", ["binary", 3])
+def test_check_holds_labels_to_their_kind(tmp_path, kind):
+    report = check_rows(csv_file(tmp_path, "a,b,y\n1,1,0\n1,1,7\n"), AB, label_kind=kind)
+    assert [(d.column, d.row, d.found) for d in report.departures] == [("y", 2, "'7'")]
+    assert not report.ok
+
+
+@pytest.mark.parametrize(
+    ("cells", "warned"),
+    [
+        (["16777217", "3"], True),
+        (["1700000000.5", "1700000001"], True),
+        (["-20260131001", "1"], True),
+        (["9007199254740993", "1"], True),
+        ([f"45000.{i:04}" for i in range(100)], True),
+        (["16777216", "16777218"], False),
+        ([repr(2.0**70), "0.1"], True),  # beyond 2^53 doubles do not tell whole numbers apart either
+        (["0.1", "0.2"], False),
+        (["5.1", "5.1"], False),
+        (["", ""], False),
+        (["true", "false"], False),
+    ],
+)
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_values_that_float32_merges_bring_a_warning_that_names_the_column(tmp_path, cells, warned, ending):
+    labels = [str(row % 2) for row in range(len(cells))]
+    if ending == ".parquet":
+        path = arrow_file(tmp_path, pa.table({"a": cells, "b": ["1"] * len(cells), "y": labels}), ".parquet")
+    else:
+        path = csv_file(
+            tmp_path, "a,b,y\n" + "".join(f"{cell},1,{label}\n" for cell, label in zip(cells, labels, strict=True))
+        )
+    rows = read_rows(path, AB, label_kind="binary")
+    assert [text.split(":")[0] for text in rows.warnings] == ["column 'a'"] * warned
+    report = check_rows(path, AB, label_kind="binary")
+    assert [text for text in report.warnings if "float32" in text] == list(rows.warnings)
+
+
+def test_random_measurements_bring_no_warning(tmp_path):
+    draw = np.random.Generator(np.random.PCG64(3))
+    table = pa.table({"a": draw.normal(size=20_000), "b": 1e6 * draw.random(20_000), "y": draw.integers(0, 2, 20_000)})
+    assert read_rows(arrow_file(tmp_path, table, ".parquet"), AB, label_kind="binary").warnings == ()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_decimal_comma_is_read_where_the_schema_says_it(tmp_path, ending):
+    schema = Schema(("a", "b"), "y", decimal=",")
+    if ending == ".csv":
+        path = csv_file(tmp_path, "a;b;y\n1,5;2;0\n-,25;NA;1\n")
+    else:
+        path = arrow_file(tmp_path, pa.table({"a": ["1,5", "-,25"], "b": [2.0, None], "y": [0, 1]}), ".parquet")
+    rows = read_rows(path, schema, label_kind="binary")
+    np.testing.assert_array_equal(rows.features, [[1.5, -0.25], [2, np.nan]])
+    with pytest.raises(DataError, match=r'a decimal comma.*say decimal = ","'):
+        read_rows(path, AB, label_kind="binary")

@@ -156,6 +156,31 @@ def test_heavy_values_waste_no_cuts():
         assert np.median(light) <= 4000 / 16 / 2
 
 
+def test_no_cut_is_lost_or_wasted_beside_a_value_that_nearly_all_rows_have():
+    """Few rows lie on both sides of it, on one, or on none: no bin at an end has as few as `min_cell_rows`, and other cuts stay."""
+    rng = np.random.default_rng(0)
+    tails = rng.normal(size=600)
+    few = rng.random(600) < 0.02
+    ends = np.arange(600)
+    columns = np.stack(
+        [
+            np.where(few, tails, 0),
+            np.where(few, -np.abs(tails), 0),
+            np.where(few, np.abs(tails), 0),
+            np.where(ends < 3, -7, 1),
+            np.where(ends < 3, 7, 1),
+            np.where(ends < 3, -7, np.where(ends < 6, 7, 1)),
+            np.where(ends < 8, -7, ends % 2),
+        ]
+    ).astype(np.float32)
+    _, cuts = search(columns, max_bin=6)
+    assert few.sum() == 16
+    for feature in range(len(columns)):
+        sizes = [size for size, _ in bins_of(columns[feature], cuts.of(feature))]
+        assert min(sizes[0], sizes[-1]) > 5, (feature, sizes)
+    assert [len(cuts.of(feature)) for feature in range(len(columns))] == [2, 2, 3, 0, 0, 0, 2]
+
+
 @pytest.mark.parametrize("owners", [1, 2, 7])
 def test_cuts_do_not_depend_on_how_rows_are_spread(owners):
     columns = columns_of_all_kinds(1500)

@@ -40,11 +40,13 @@ from hansa.trees.metrics import sums_length
 IT = "borealis"
 ROWS = table(200)
 TABLES = spread(ROWS, np.arange(200) % 3)
+WEIGHTED = spread(table(200, weighted=True), np.arange(200) % 3)
 
 
 def conversation(**options):
     given = {"evaluation": 0.3, "eval_metric": ["auc", "logloss"]} | options
-    return Conversation(plan(tuple(TABLES), **given), TABLES, nodes_per_frame=1)
+    tables = WEIGHTED if given.get("weighted") else TABLES
+    return Conversation(plan(tuple(TABLES), **given), tables, nodes_per_frame=1)
 
 
 def edited(message: Message, **fields: object) -> Message:
@@ -67,7 +69,17 @@ def contribution(talk: Conversation, quantity: str, *, count: int = 1) -> Contri
     return talk.until_up(Contribution, IT, lambda _, m: m.quantity == quantity)
 
 
-QUANTITIES = ("magnitudes", "labels", "cells", "totals", "histograms", "root", "metric/auc", "metric/logloss")
+QUANTITIES = (
+    "magnitudes",
+    "labels",
+    "cells",
+    "weights",
+    "totals",
+    "histograms",
+    "root",
+    "metric/auc",
+    "metric/logloss",
+)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +89,9 @@ QUANTITIES = ("magnitudes", "labels", "cells", "totals", "histograms", "root", "
         ({"version": 0}, "version 0"),
         ({"plan": b"\0" * 32}, "another plan.*same plan file"),
         ({"plan": b""}, "another plan"),
+        ({"parts": {}}, "different: .* and [0-9]+ more; its digest is not told"),
+        ({"parts": {"plan": b"\0" * 33}}, "does not say in what it differs"),
+        ({"parts": {str(place): b"" for place in range(1000)}}, "does not say in what it differs"),
         ({"nonce": b"short"}, "nonce"),
         ({"nonce": b"\0" * 33}, "nonce"),
         ({"rows": 0, "evaluation_rows": 0}, "without rows"),
@@ -139,13 +154,13 @@ def test_all_are_welcomed_alike():
     ids=range(13),
 )
 def test_a_part_that_does_not_fit_is_refused(quantity, change, rule):
-    talk = conversation()
+    talk = conversation(weighted=quantity == "weights")
     refused(talk, IT, change(contribution(talk, quantity)), rule)
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_a_part_given_twice_is_refused(quantity):
-    talk = conversation()
+    talk = conversation(weighted=quantity == "weights")
     message = contribution(talk, quantity)
     talk.submit(IT, encode(message))
     refused(talk, IT, message, "before|expected")
@@ -153,7 +168,7 @@ def test_a_part_given_twice_is_refused(quantity):
 
 @pytest.mark.parametrize("quantity", QUANTITIES[:6])
 def test_a_part_given_again_later_is_refused(quantity):
-    talk = conversation()
+    talk = conversation(weighted=quantity == "weights")
     message = contribution(talk, quantity)
     talk.submit(IT, encode(message))
     talk.until_up(Received, IT)
@@ -162,11 +177,9 @@ def test_a_part_given_again_later_is_refused(quantity):
 
 def test_a_part_of_another_moment_is_refused():
     """Everything that a party says in a run, said at every other moment of it."""
-    said = []
-    talk = conversation()
-    said += [encode(contribution(conversation(), quantity)) for quantity in QUANTITIES]
+    said = [encode(contribution(conversation(weighted=quantity == "weights"), quantity)) for quantity in QUANTITIES]
     for quantity in QUANTITIES[1:6]:
-        talk = conversation()
+        talk = conversation(weighted=quantity == "weights")
         now = contribution(talk, quantity)
         for frame in said:
             other = decode(IT, frame)
@@ -297,7 +310,7 @@ WILD = st.sampled_from([0, -1, 1, 2**31, -(2**31), 2**32 - 1, 2**62, -(2**62), 2
 def test_wild_numbers_end_in_a_refusal_or_a_finished_run(quantity, count, wild, everywhere, objective):
     """A party may say any numbers. The run then stops with a reason, or goes on; nothing breaks."""
     metrics = ["rmse"] if objective != "binary:logistic" else ["auc", "logloss"]
-    talk = conversation(objective=objective, eval_metric=metrics)
+    talk = conversation(objective=objective, eval_metric=metrics, weighted=quantity == "weights")
     if quantity in ("metric/auc", "metric/logloss") and objective != "binary:logistic":
         quantity = "metric/rmse"
     most = {"magnitudes": 1, "labels": 1, "totals": 2, "root": 2}  # totals go alone at both ends of a run

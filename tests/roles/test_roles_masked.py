@@ -69,11 +69,11 @@ def jobs(draw):
         "max_depth": draw(st.integers(1, 4)),
         "max_bin": draw(st.sampled_from([2, 7, 32, 300])),
         "colsample_bytree": draw(st.sampled_from([1.0, 0.6])),
-        "histogram_bits": draw(st.sampled_from([32, 64])),
+        "histogram_bits": draw(st.sampled_from(["auto", 32, 64])),
         "subsample": draw(st.sampled_from([1.0, 1.0, 0.7])),
     }
     if objective == "binary:logistic":
-        given["scale_pos_weight"] = draw(st.sampled_from([1, "auto", 2.5]))
+        given["scale_pos_weight"] = draw(st.sampled_from([1, "auto", 2.5, 1e5]))
     if evaluation:
         metrics = ["auc", "aucpr", "logloss", "error"] if objective == "binary:logistic" else ["mae", "rmse"]
         given |= {"eval_metric": draw(st.lists(st.sampled_from(metrics), min_size=1, max_size=2, unique=True))}
@@ -220,7 +220,7 @@ def test_one_mask_for_two_vectors_would_be_found(both):
 def test_summed_over_parties_uploads_are_the_true_sums(both):
     clear, noise = (parts(both[mode][1]) for mode in ("federated", "secure-aggregation"))
     places = clear[PARTIES[0]].keys()
-    assert len({quantity for _, _, quantity, _ in places}) == 8
+    assert len({quantity for _, _, quantity, _ in places}) == 9
     for member in PARTIES:
         assert noise[member].keys() == places
     for place in places:

@@ -299,6 +299,14 @@ def test_finer_cuts_than_the_plan_allows_are_refused():
     refused(talk, edited(message, values=to_tensor(values), offsets=to_tensor(offsets)), "more bins than max_bin 32")
 
 
+@pytest.mark.parametrize(("given", "told"), [(32, 64), (64, 32), ("auto", 16), ("auto", 0)])
+def test_other_sums_than_the_plan_allows_are_refused(given, told):
+    talk = conversation(histogram_bits=given)
+    refused(
+        talk, edited(talk.until(UseCuts, ME), histogram_bits=told), f"histogram_bits is {told}; the plan says {given}"
+    )
+
+
 def test_start_values_must_be_the_plans_where_it_names_them():
     talk = conversation(base_score=0.25)
     refused(talk, edited(talk.until(UseCuts, ME), base_score=0.5), "the plan says 0.25")
@@ -558,11 +566,14 @@ def test_no_model_takes_more_bytes_than_a_receiver_unpacks():
         outputs=1,
         base_scores=[-1.17549435e-38],
         categories=(),
+        codes={},
         objective="binary:logistic",
     )
     written = len(to_json(ensemble))
     given = replace(plan(tuple(TABLES)), schema=Schema(names, "y", None))
-    party = Party(given, ME, TABLES[ME], nonce=bytes(32))
+    own = TABLES[ME]
+    wide = replace(own, features=np.zeros((len(names), own.n_rows), np.float32))
+    party = Party(given, ME, wide, nonce=bytes(32))
     party._tree, party._nodes = trees - 1, trees * nodes
     assert written < party._model_bytes() < 4 * written
 

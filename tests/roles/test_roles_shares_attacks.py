@@ -34,6 +34,7 @@ from hansa.protocol.messages import (
     encode,
     to_tensor,
 )
+from hansa.roles import mail
 from hansa.roles.compute_server import RoundLetter
 from hansa.roles.in_process import share_in_process
 from hansa.roles.mail import PIECE_BYTES, Mail
@@ -627,6 +628,35 @@ def test_letters_arrive_whole_whatever_their_size(sizes):
     assert (letter.sender, letter.kind, letter.name) == ("a", "round", b"12345678")
     assert bytes(letter.body) == b"".join(part.tobytes() for part in parts)
     assert np.frombuffer(letter.body, np.uint8).ctypes.data % 8 == 0
+
+
+@pytest.mark.parametrize("size", [999, 1000, 1001, 2000, 3500])
+def test_what_is_longer_than_a_letter_may_be_arrives_whole(monkeypatch, size):
+    monkeypatch.setattr(mail, "LETTER_LIMIT", 1000)
+    sender, receiver = mails()
+    content = np.random.default_rng(size).integers(0, 256, size, np.uint8).tobytes()
+    for _ in range(2):
+        frames = list(sender.post("b", "round", [memoryview(content[:7]), memoryview(content[7:])], b"12345678"))
+        letters = [receiver.take(relay(frame)) for frame in frames]
+        assert len(frames) == size // 1000 + 1
+        assert letters[:-1] == [None] * (len(frames) - 1)
+        assert (letters[-1].sender, letters[-1].kind, letters[-1].name) == ("a", "round", b"12345678")
+        assert bytes(letters[-1].body) == content
+        assert np.frombuffer(letters[-1].body, np.uint8).ctypes.data % 8 == 0
+
+
+def test_parts_of_a_letter_follow_each_other_and_end(monkeypatch):
+    monkeypatch.setattr(mail, "LETTER_LIMIT", 1000)
+    sender, receiver = mails()
+    assert receiver.take(relay(next(sender.post("b", "round", [memoryview(bytes(1000))], b"12345678")))) is None
+    (other,) = sender.post("b", "round", [memoryview(b"x")], b"another.")
+    with pytest.raises(ProtocolError, match="member 'a' sent a letter of kind 'round' between the parts"):
+        receiver.take(relay(other))
+    sender, receiver = mails()
+    *frames, last = [relay(frame) for frame in sender.post("b", "round", [memoryview(bytes(64_000))])][:64]
+    assert [receiver.take(frame) for frame in frames] == [None] * 63
+    with pytest.raises(ProtocolError, match="member 'a' sent 64 parts of one letter"):
+        receiver.take(last)
 
 
 def test_a_letter_inside_another_is_refused():

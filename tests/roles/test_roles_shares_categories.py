@@ -22,7 +22,7 @@ from hansa.mpc.ring import RING32
 from hansa.protocol.messages import SettleStart, to_tensor
 from hansa.roles import compute_server, owner
 from hansa.roles.in_process import share_in_process
-from hansa.roles.sharing import plan_cuts, widest_candidates
+from hansa.roles.sharing import Counts, given_start, plan_cuts, widest_candidates
 from hansa.trees.xgboost_json import from_json
 
 COLOURS = ("red", "green", "blue", "black", "white")
@@ -83,6 +83,33 @@ def left_masks(features, cuts, missing):
                 yield number, condition, left, np.where(lacks, left, ~apart)
         if not levels and FEATURES[number] in missing:
             yield number, np.finfo(np.float32).min, True, lacks
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 1, 0), (1, 2, 0)])
+def test_a_categorical_feature_may_stand_anywhere(order):
+    """Its codes are its categories, with the missing code behind them, and the model is that of the other order of columns."""
+    rows, chosen = table(), list(order)
+    names = tuple(FEATURES[f] for f in order)
+    made = plan(rounds=2, max_depth=3)
+    moved = replace(
+        made,
+        schema=Schema(names, "y", categories=tuple(CATEGORIES[f] for f in order)),
+        coopetitive=replace(made.coopetitive, cuts=tuple(CUTS[f] for f in order)),
+    )
+    other = Rows(np.ascontiguousarray(rows.features[chosen]), rows.label, None)
+    start = given_start(moved, Counts(dict.fromkeys(moved.parties, 150), dict.fromkeys(moved.parties, 0)))
+    codes = owner.codes_of(other.features, start, held=False)
+    for column, feature in enumerate(order):
+        levels, lacks = CATEGORIES[feature], np.isnan(rows.features[feature])
+        if levels:
+            expected = np.where(lacks, len(levels), np.nan_to_num(rows.features[feature]))
+            assert np.array_equal(codes[:, column], expected)
+    first, second = (
+        from_json(SharedTalk(each, tables(table_)).run().models["dune"])
+        for each, table_ in ((made, rows), (moved, other))
+    )
+    assert np.abs(first.predict(rows.features) - second.predict(other.features)).max() < 0.02
+    assert any(names[tree.split_indices[0]] in ("colour", "site") for tree in second.trees)
 
 
 def gain(g, h, left, reg_lambda):

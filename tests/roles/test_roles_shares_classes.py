@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import msgspec
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import xgboost
 from made_tables import FEATURES, spread, table
-from shares import SERVERS, SharedTalk, nth, shared_plan, with_cuts
+from shares import SERVERS, SharedTalk, nth, shared_plan, shared_tables, with_cuts
 from test_roles_shares import assert_alike, counts_of, lockstep_trees, recorded_starts
 from test_roles_shares_transcript import CHANGES, by_kind, record_views, shape_of_run
 from uniformity import looks_uniform, sixteen_bit_chi_square
@@ -162,13 +163,12 @@ def test_early_stopping_counts_rounds():
 
 @pytest.mark.parametrize("wrong", [3, -1, 0.5])
 def test_a_label_that_is_no_class_is_refused_at_its_owner(wrong):
+    """Before it joins."""
     tables = class_tables()
     tables["cirrus"].label[4] = wrong
-    talk = SharedTalk(class_plan(), tables).run()
-    assert isinstance(talk.error, DataError)
-    assert f"row 5: the label is {wrong:g}; num_class = 3 expects a whole number from 0 to 2" in str(talk.error)
-    assert talk.raised_by == "cirrus"
-    talk.assert_failed_closed()
+    said = f"party 'cirrus', row 5, column 'y': expected a class, a whole number from 0 to 2, found '{wrong:g}'"
+    with pytest.raises(DataError, match=re.escape(said)):
+        SharedTalk(class_plan(), tables)
 
 
 def test_a_class_without_rows_is_named():
@@ -206,14 +206,14 @@ def test_a_class_with_fewer_trees_than_another_is_refused():
 
 
 def test_more_classes_need_more_memory():
-    def needed(plan):
+    def needed(plan, tables):
         # Only the plan and the roster count.
-        talk = SharedTalk(plan, class_tables())
+        talk = SharedTalk(plan, tables)
         member = talk.members["aurora"]
         member._counts = Counts({"aurora": 10**6}, {"aurora": 10**5})
         return member.memory_needed()
 
-    one, three = needed(shared_plan()), needed(class_plan())
+    one, three = needed(shared_plan(), shared_tables()), needed(class_plan(), class_tables())
     # Vectors of the last two levels alone take 4 bytes x 2 parts x 2 x 2^2 nodes a row, three times.
     assert three - one > 2 * 10**6 * 4 * 2 * 4 * 3
 

@@ -21,6 +21,7 @@ from hansa.roles.statistics import (
     bounds_of,
     check_label_size,
     count_magnitudes,
+    histogram_bits_of,
     label_units,
     start_of,
     sum_labels,
@@ -161,6 +162,72 @@ def test_labels_whose_gains_would_overflow_are_refused(label, weight, rule):
         return
     with pytest.raises(HansaError, match=rule.replace("^", r"\^")):
         check_label_size(bounds)
+
+
+def bits(labels, weights=None, **given):
+    labels = np.asarray(labels, np.float32)
+    weights = None if weights is None else np.asarray(weights, np.float32)
+    magnitudes = count_magnitudes(labels, weights)
+    units = label_units(bounds_of(magnitudes, weights is not None), len(labels))
+    chosen = plan(("a",), weighted=weights is not None, **given)
+    sums = sum_labels(labels, weights, *units)
+    return histogram_bits_of(chosen, magnitudes, sums, start_of(chosen, sums, *units))
+
+
+N = 20_000
+CLASSES = np.arange(N) % 50 == 0
+NORMAL = np.random.default_rng(0).normal(size=N)
+UNIFORM = np.random.default_rng(1).random(N)
+ORDINARY = {
+    "plain": (CLASSES, None, {}),
+    "balanced": (CLASSES, None, {"scale_pos_weight": "auto"}),
+    "balanced and rare": (np.arange(N) < 4, None, {"scale_pos_weight": "auto"}),
+    "positives count 20 times": (CLASSES, None, {"scale_pos_weight": 20}),
+    "positives count 20 times, half of the rows": (UNIFORM > 0.5, None, {"scale_pos_weight": 20}),
+    "gamma weights": (CLASSES, np.random.default_rng(2).gamma(2, size=N), {}),
+    "weights of two orders": (CLASSES, 10 ** (2 * UNIFORM), {}),
+    "all weights large": (CLASSES, np.full(N, 1e9), {}),
+    "all weights tiny": (CLASSES, np.full(N, 1e-42), {}),
+    "half of the weights 0": (CLASSES, UNIFORM > 0.5, {}),
+    "normal labels": (NORMAL, None, {"objective": "reg:squarederror"}),
+    "labels far from 0": (NORMAL + 1e6, None, {"objective": "reg:squarederror"}),
+    "mostly zeros": (np.where(UNIFORM > 0.9, NORMAL, 0), None, {"objective": "reg:squarederror"}),
+    "lognormal labels": (np.exp(1.5 * NORMAL), None, {"objective": "reg:squarederror"}),
+    "all labels 0": (np.zeros(N), None, {"objective": "reg:squarederror"}),
+}
+UNLIKE = {
+    "positives count a lot": (CLASSES, None, {"scale_pos_weight": 1e5}),
+    "positives count little": (UNIFORM > 0.5, None, {"scale_pos_weight": 1e-5}),
+    "weights of six orders": (CLASSES, 10 ** (6 * UNIFORM), {}),
+    "weights of six orders, tiny": (NORMAL, 10 ** (6 * UNIFORM - 30), {"objective": "reg:squarederror"}),
+    "one heavy row": (CLASSES, np.where(np.arange(N) == 7, 1e9, 1), {}),
+    "one heavy row among light ones": (CLASSES, np.where(np.arange(N) == 7, 1, 1e-9), {}),
+    "one label far out": (np.where(np.arange(N) == 7, 1e9, NORMAL), None, {"objective": "reg:squarederror"}),
+    "labels of many orders": (np.exp(4 * NORMAL), None, {"objective": "reg:squarederror"}),
+}
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_ordinary_rows_take_32_bits(name):
+    labels, weights, given = ORDINARY[name]
+    assert bits(labels, weights, **given) == 32
+    assert bits(labels, weights, **given, histogram_bits=64) == 64
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_rows_of_very_unlike_weights_or_labels_take_64_bits(name):
+    labels, weights, given = UNLIKE[name]
+    assert bits(labels, weights, **given) == 64
+    assert bits(labels, weights, **given, histogram_bits=32) == 32
+
+
+def test_more_rows_than_32_bits_hold_take_64():
+    chosen = plan(("a",))
+    for rows, expected in ((2**29 - 1, 32), (2**29, 64)):
+        magnitudes = np.zeros((2, EXPONENTS), np.int64)
+        magnitudes[:, 127] = rows
+        sums = np.array([rows // 2, rows, rows // 2, rows])
+        assert histogram_bits_of(chosen, magnitudes, sums, start_of(chosen, sums, 0, 0)) == expected
 
 
 def test_one_newton_step_where_positives_count_more():

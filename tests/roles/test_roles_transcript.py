@@ -33,7 +33,7 @@ from hansa.transport.recording import RecordingHub, read_transcript
 PARTIES = NAMES[:4]
 UP = {Join, Contribution, Received}
 DOWN = {Welcome, CountMagnitudes, SumLabels, CountCells, UseCuts, QuantiseGradients, SplitNodes, Finish}
-QUANTITIES = {"magnitudes", "labels", "cells", "totals", "root", "histograms", "metric/auc", "metric/rmse"}
+QUANTITIES = {"magnitudes", "labels", "cells", "weights", "totals", "root", "histograms", "metric/auc", "metric/rmse"}
 GIVEN = {"evaluation": 0.3, "eval_metric": ["auc", "rmse"], "weighted": True}
 
 
@@ -102,6 +102,7 @@ def test_all_that_parties_contribute_are_the_listed_sums(transcript):
         "nonce",
         "rows",
         "evaluation_rows",
+        "parts",
     }
     assert sum(m.rows + m.evaluation_rows for m in joined) == 400
 

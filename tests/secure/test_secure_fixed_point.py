@@ -32,6 +32,29 @@ def test_attack_a_bound_that_rounds_up_as_a_float_is_still_kept():
         form.encode(np.array([2.0**62]))
 
 
+@pytest.mark.parametrize(("bits", "ring", "signed"), KINDS)
+@pytest.mark.parametrize("terms", [1, 3, 1000])
+def test_the_bound_is_in_and_the_next_integer_is_out(bits, ring, signed, terms):
+    """Of values and of sums, to the last unit: terms * largest_term < 2^bits <= terms * (largest_term + 1)."""
+    form = FixedPoint(1.0, bits, ring, terms, signed)
+    assert form.largest_sum == 2**bits - 1
+    assert terms * form.largest_term <= 2**bits - 1 < terms * (form.largest_term + 1)
+    dtype = np.uint32 if ring == 32 else np.uint64
+    signs = (1, -1) if signed else (1,)
+    for sign in signs:
+        word = np.array([sign * (2**bits - 1) % 2**ring], dtype)
+        assert form.decode(word)[0] == float(sign * (2**bits - 1))
+        if sign * 2**bits % 2**ring > (2**bits - 1) * (not signed) and bits < ring:
+            with pytest.raises(ProtocolError, match="beyond"):
+                form.decode(np.array([sign * 2**bits % 2**ring], dtype))
+        if form.largest_term < 2**53:
+            assert form.encode(np.array([float(sign * form.largest_term)])).tolist() == [
+                sign * form.largest_term % 2**ring
+            ]
+            with pytest.raises(ProtocolError, match="overflow is refused"):
+                form.encode(np.array([float(sign * (form.largest_term + 1))]))
+
+
 def test_attack_a_scale_that_overflows_the_product_is_refused_without_a_warning():
     with pytest.raises(ProtocolError, match="overflow"):
         FixedPoint(1e300, 31, 32, 1).encode(np.array([1e300]))

@@ -342,6 +342,33 @@ def test_labels_may_be_masked_in_any_order():
         assert np.array_equal(masked(back, label, zeros(label)), upload)
 
 
+@pytest.mark.parametrize("name", ["run", "roster_hash", "transcript_hash"])
+@pytest.mark.parametrize(
+    "value", [b"", b"x" * 31, b"x" * 33, bytearray(32), memoryview(bytes(32)), "x" * 32, None], ids=repr
+)
+def test_a_labels_hash_has_32_bytes(name, value):
+    with pytest.raises(ProtocolError, match=f"label: {name} has 32 bytes"):
+        make_label(5, **{name: value})
+
+
+@pytest.mark.parametrize(("name", "least"), [("epoch", 0), ("tree", 0), ("step", 0), ("length", 1)])
+def test_a_labels_numbers_have_63_bits(name, least):
+    for value in (least, least + 1, 2**63 - 1):
+        assert getattr(replace(make_label(5), **{name: value}), name) == value
+    for value in (least - 1, -1, -(2**63), 2**63, 2**64, True, 1.0, np.int64(3), "3", None):
+        with pytest.raises(ProtocolError, match=f"label: {name} is a whole number from {least} to"):
+            replace(make_label(5), **{name: value})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"tensor": ""}, {"ring": 0}, {"ring": 31}, {"ring": 33}, {"ring": 63}, {"ring": 128}]
+)
+def test_a_label_has_a_tensor_and_a_ring(changes):
+    assert {make_label(5, ring=ring).ring for ring in (32, 64)} == {32, 64}
+    with pytest.raises(ProtocolError, match="label: a tensor's name and ring 32 or 64 expected"):
+        make_label(5, **changes)
+
+
 def test_erasing_zeroes_keys_and_scratch_and_ends_open_vectors():
     keys = {"party-1": PairKey(raw_key("party-0", "party-1"), "party-0", "party-1")}
     secret = keys["party-1"]._key

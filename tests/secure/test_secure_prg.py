@@ -250,3 +250,10 @@ def test_what_a_family_refuses():
     assert bytes(family._key) == bytes(32)
     with pytest.raises(ProtocolError, match="erased"):
         family.fill(b"the name", np.empty(4, np.uint32))
+
+
+def test_no_stream_outlives_its_ciphers_block_counter():
+    """NIST SP 800-38D, section 5.2.1.1: 2^32 - 2 blocks of 16 bytes under one nonce; RFC 8439: 2^32 blocks of 64."""
+    assert prg.STREAM_LIMIT_BYTES <= (2**32 - 2) * 16
+    assert prg.STREAM_LIMIT_BYTES <= 2**32 * 64
+    assert prg.STREAM_LIMIT_BYTES >= 2**34

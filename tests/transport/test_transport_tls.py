@@ -12,13 +12,16 @@ import struct
 import threading
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from cryptography import x509
 
 from hansa.errors import IdentityError, MemberLost, TransportError
-from hansa.transport import tcp, tls
+from hansa.transport import notices, tcp, tls, tls_stream
 from hansa.transport.channel import Traffic
+from hansa.transport.notices import Notice
 from hansa.transport.tls import Credentials, TlsChannel, TlsHub
 from waiting import HANG_S, Clock, until
 
@@ -258,12 +261,38 @@ def test_closing_the_hub_delivers_what_waits(network):
         hub.receive(0)
 
 
+@pytest.mark.parametrize(
+    "begun", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"], ids=["silent", "half a greeting"]
+)
+def test_closing_the_hub_hangs_up_on_who_is_at_the_door(network, begun):
+    hub = network.hub()
+    port, newcomer = hub.port, network.plain(hub)
+    newcomer.sendall(begun)
+    with pytest.raises(TransportError, match="no frame"):
+        hub.receive(0.05)
+    assert len(hub._newcomers) == 1
+    (pending,) = hub._newcomers.values()
+    hub.close()
+    assert (newcomer.recv(1), pending.stream.fileno(), len(hub._newcomers)) == (b"", -1, 0)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=HANG_S)
+
+
 # Who is let in
 
 
 @pytest.mark.parametrize(
     ("name", "answer"),
-    [("expired", "certificate has expired; renew it"), ("early", "not valid .not yet.*check the clocks")],
+    [
+        (
+            "expired",
+            "certificate has expired; renew it.*valid from .* to .* UTC, and this machine's clock says .*may be wrong",
+        ),
+        (
+            "early",
+            "not valid .not yet.*check the clocks.*valid from .* UTC, and this machine's clock says .*may be wrong",
+        ),
+    ],
 )
 def test_certificates_out_of_date_are_refused_and_told_why(network, attempt, name, answer):
     hub = network.hub()
@@ -351,7 +380,18 @@ def test_a_hub_with_an_expired_certificate_is_refused(network, circle, attempt):
     dialling = network.threads.submit(
         TlsChannel.connect, circle.credentials("north"), "expired", "127.0.0.1", old.port, timeout_s=HANG_S
     )
-    assert_matches(attempt(old, dialling), "certificate has expired")
+    error = attempt(old, dialling)
+    assert_matches(error, "certificate has expired.*ask for its present card. It is valid from")
+    validity = circle.identities["expired"].card().certificate
+    last = x509.load_der_x509_certificate(validity).not_valid_after_utc
+    assert f"to {last:%Y-%m-%d %H:%M} UTC, and this machine's clock says {datetime.now(UTC):%Y-%m-%d}" in str(error)
+
+
+def test_of_a_wrong_clock_nobody_is_suspected_where_dates_are_right(network, circle, attempt, tmp_path):
+    hub = network.hub()
+    for who in (circle.outsider("north", tmp_path / "outsider"), "north"):
+        posing = hub if who != "north" else network.hub(credentials=circle.renewed_hub(tmp_path / "renewed"))
+        assert "clock" not in str(attempt(posing, network.dialling(posing, who)))
 
 
 def test_sessions_are_never_resumed(network, circle):
@@ -1106,3 +1146,47 @@ def test_an_address_that_is_taken_is_named(network, circle):
     hub = network.hub()
     with pytest.raises(TransportError, match=f"cannot listen at 127.0.0.1:{hub.port}"):
         TlsHub.listen(circle.credentials("hub"), "127.0.0.1", hub.port)
+
+
+# Who is waited for, where no door says it
+
+
+def told_kinds(told: list[Notice], kind: str) -> list[tuple[str, tuple[str, ...]]]:
+    return [(each.member, each.waiting_for) for each in told if each.kind == kind]
+
+
+def test_a_hub_without_a_door_tells_who_joined_and_whom_it_waits_for(network, circle, monkeypatch):
+    monkeypatch.setattr(notices, "EVERY_S", 0.2)
+    monkeypatch.setattr(tls, "LOOK_S", 0.05)
+    told: list[Notice] = []
+    hub = TlsHub.listen(circle.credentials("hub"), "127.0.0.1", 0, notify=told.append, owed=lambda: ["south", "north"])
+    network.open.append(hub)
+    waiting = network.threads.submit(hub.wait_for, ["north", "south"], 20)
+    network.dialling(hub, "north").result(10)
+    settled_by = time.monotonic() + 20
+    while not told_kinds(told, "waiting") and time.monotonic() < settled_by:
+        time.sleep(0.01)
+    network.dialling(hub, "south").result(10)
+    waiting.result(10)
+    assert told_kinds(told, "joined") == [("north", ("south",)), ("south", ())]
+    assert ("", ("south",)) in told_kinds(told, "waiting")
+    told.clear()
+    with pytest.raises(TransportError, match="no frame from any member in 1 s"):
+        hub.receive(1)
+    assert set(told_kinds(told, "waiting")) == {("", ("north", "south"))}
+    assert {each.limit_s for each in told} == {1}
+
+
+def test_a_member_of_a_hub_without_a_door_tells_whom_it_waits_for(network, monkeypatch):
+    monkeypatch.setattr(notices, "EVERY_S", 0.2)
+    monkeypatch.setattr(tls_stream, "LOOK_S", 0.05)
+    hub, told = network.hub(), []
+    dialling = network.dialling(hub, "north", notify=told.append, owed=lambda: ["south"])
+    hub.wait_for(["north"], timeout=10)
+    north = dialling.result(10)
+    with pytest.raises(TransportError, match="no frame from the hub in 1 s"):
+        north.receive(1)
+    assert set(told_kinds(told, "waiting")) == {("", ("south",))}
+    assert {each.limit_s for each in told} == {1}
+    network.threads.submit(north.send, b"still here").result(10)
+    assert receive(hub) == ("north", b"still here")

@@ -54,7 +54,7 @@ def integers(g, h, bits):
 def grow(features, cuts, g, h, parameters, *, parties=1, threads=1, columns=None, piecewise=False, buffers=None):
     """Grow one tree as the roles do, rows dealt to `parties`; returns (tree, margins, levels)."""
     binned = bin_rows(features, cuts)
-    chosen, packed = integers(g, h, parameters.histogram_bits)
+    chosen, packed = integers(g, h, 64 if parameters.histogram_bits == 64 else 32)
     columns = np.arange(len(features), dtype=np.uint32) if columns is None else columns
     layout = layout_of(binned.offsets, columns)
     missing = np.where(cuts.has_missing, cuts.n_codes - 1, -1).astype(np.int32)

@@ -100,6 +100,27 @@ def test_histograms_of_many_nodes_are_the_single_ones(shape, planes, threads):
             np.testing.assert_array_equal(out[node], build(data, columns, order[starts[node] : ends[node]]))
 
 
+@pytest.mark.parametrize("planes", [1, 2], ids=["narrow", "wide"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("threads", [0, 1, 2, 3], ids=lambda n: f"{n} threads" if n else "serial")
+@pytest.mark.parametrize(
+    ("starts", "ends"),
+    [([0], [0]), ([0, 0, 5], [0, 0, 5]), ([0, 0, 60, 60], [0, 60, 60, 60]), ([3, 3, 5, 5, 9], [3, 5, 5, 9, 9])],
+    ids=["one", "all", "first and last", "between"],
+)
+def test_histograms_of_nodes_without_rows_are_zeros(shape, planes, threads, starts, ends):
+    """Whatever was in the memory before; a party may hold no row of a node that others do."""
+    sizes, dtype = SHAPES[shape]
+    data = table(sizes, 60, planes, dtype)
+    columns, rows = np.arange(len(sizes), dtype=np.uint32), np.arange(60, dtype=np.uint32)
+    out = build_nodes(data, columns, rows, starts, ends, threads)
+    for node, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        own = rows[start:end].tolist()
+        expected = naive.build_histogram(data.codes, columns.tolist(), sizes, own, data.packed)
+        np.testing.assert_array_equal(out[node], expected)
+        assert out[node].any() == bool(own)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(1, 6), min_size=1, max_size=4),

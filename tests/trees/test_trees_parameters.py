@@ -10,6 +10,9 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import xgboost
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 from hansa.errors import PlanError
 from hansa.trees.metrics import check_metric, default_metric
@@ -23,6 +26,21 @@ from hansa.trees.parameters import (
     parse_parameters,
 )
 
+xgboost_params = pytest.importorskip("xgboost.testing.params")
+
+ODD = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([10**400, -(10**400), 2**63, 1e39, 1e-46, float("nan"), float("inf"), -0.0])
+    | st.floats()
+    | st.text(max_size=300)
+    | st.binary(max_size=5)
+    | st.lists(st.integers() | st.text(max_size=5), max_size=40)
+    | st.dictionaries(st.text(max_size=5), st.integers(), max_size=3)
+    | st.sampled_from([np.arange(3), np.arange(0), np.array(["auc", "auc"]), np.float64("nan"), object()])
+)
+
 
 def test_nothing_given_gives_the_defaults():
     assert parse_parameters({}) == Parameters()
@@ -34,7 +52,7 @@ def test_defaults_are_xgboosts_own():
     text = json.dumps(learner)
     for name in NAMES:
         found = re.search(rf'"{name}": "([^"]*)"', text)
-        if found is None or name in ("objective", "base_score", "scale_pos_weight", "seed"):
+        if found is None or name in ("objective", "base_score", "scale_pos_weight", "seed", "max_cat_to_onehot"):
             continue
         default = getattr(Parameters(), "lambda_" if name == "lambda" else name)
         assert float(found[1]) == pytest.approx(default), name
@@ -59,11 +77,94 @@ def test_an_alias_means_its_name(alias, name):
 
 @pytest.mark.parametrize("name", WITHOUT_EFFECT)
 def test_what_hansa_does_anyway_may_be_said(name):
-    for value in WITHOUT_EFFECT[name] or (1, "any"):
+    allowed, why = WITHOUT_EFFECT[name]
+    for value in (None, *((1, "any") if allowed is None else allowed or ("", "()", [], ()))):
         assert parse_parameters({name: value}) == Parameters()
-    if WITHOUT_EFFECT[name] is not None:
-        with pytest.raises(PlanError, match=f"parameter {name} = 'other' is not supported"):
-            parse_parameters({name: "other"})
+    if allowed is not None:
+        for value in ("other", [1], 7, True, np.arange(3)):
+            with pytest.raises(PlanError, match=f"parameter {name} = .* is not supported: .*leave it out"):
+                parse_parameters({name: value})
+    assert (why == "") == (allowed is None)
+
+
+def xgboosts_own():
+    """(name, value) of everything that XGBoost says it has: its configuration, its functions' arguments, its tests' strategies."""
+    booster = xgboost.train({"tree_method": "hist"}, xgboost.DMatrix(np.eye(4), np.arange(4)), 1)
+    waiting = [json.loads(booster.save_config())["learner"]]
+    while waiting:
+        for name, value in waiting.pop().items():
+            inner = value if isinstance(value, list) else [value]
+            waiting += [part for part in inner if isinstance(part, dict)]
+            if isinstance(value, str):
+                yield name, int(value) if value.isdigit() else value
+    for function in (xgboost.XGBModel.__init__, xgboost.XGBRanker.__init__, xgboost.train):
+        for name, parameter in inspect.signature(function).parameters.items():
+            yield name, None if parameter.default is inspect.Parameter.empty else parameter.default
+    for strategy in vars(xgboost_params).values():
+        if isinstance(strategy, SearchStrategy):
+            yield from ((name, None) for name in strategy_keys(strategy))
+
+
+def strategy_keys(strategy):
+    while not hasattr(strategy, "mapping"):
+        strategy = strategy.filtered_strategy if hasattr(strategy, "filtered_strategy") else strategy.wrapped_strategy
+    return strategy.mapping
+
+
+NO_PARAMETERS = {
+    *("self", "kwargs", "params", "dtrain", "name", "version", "num_feature", "num_target", "num_trees", "updater_seq"),
+    *("specified_updater", "boost_from_average", "metrics"),
+}
+"""What stands beside parameters in XGBoost's configuration and signatures."""
+
+
+def test_every_parameter_of_xgboosts_is_known_and_its_default_is_taken():
+    own = list(xgboosts_own())
+    names = {name for name, _ in own}
+    assert len(names) > 70
+    assert names - NO_PARAMETERS <= {*NAMES, *ALIASES, *WITHOUT_EFFECT}
+    for name, default in own:
+        if name in WITHOUT_EFFECT:
+            parse_parameters({name: default})
+
+
+def test_a_hint_is_given_for_a_typo_only():
+    for typo, name in {
+        "maxDepth": "max_depth",
+        "max-depth": "max_depth",
+        "MAX_DEPTH": "max_depth",
+        "max_bins": "max_bin",
+        "subsampel": "subsample",
+        "lamda": "lambda",
+        "colsample_bylvl": "colsample_bylevel",
+        "colsample_by_tree": "colsample_bytree",
+    }.items():
+        with pytest.raises(PlanError, match=f"^parameter '{typo}' is unknown; did you mean '{name}'"):
+            parse_parameters({typo: 1})
+    for other in ("num_leaves", "feature_fraction", "min_samples_leaf", "max_features", "xyz", "", 7, "x" * 9999):
+        with pytest.raises(PlanError, match="is unknown and not supported") as caught:
+            parse_parameters({other: 1})
+        assert "did you mean" not in str(caught.value)
+        assert len(str(caught.value)) < 500
+
+
+def test_numpys_numbers_are_numbers():
+    given = {"max_depth": np.int64(3), "eta": np.float32(0.5), "seed": np.uint8(7), "histogram_bits": np.int32(64)}
+    parameters = parse_parameters(given)
+    assert parameters == parse_parameters({"max_depth": 3, "eta": 0.5, "seed": 7, "histogram_bits": 64})
+    for name in given:
+        assert type(getattr(parameters, name)) in (int, float)
+
+
+@given(st.sampled_from([*NAMES, *ALIASES, *WITHOUT_EFFECT]), ODD)
+def test_a_value_of_any_kind_is_taken_or_refused_by_name(name, value):
+    try:
+        parse_parameters({name: value})
+        said = ""
+    except PlanError as error:
+        said = str(error)
+    assert not said or f"parameter {ALIASES.get(name, name)} = " in said
+    assert len(said) < 400
 
 
 @pytest.mark.parametrize(
@@ -131,9 +232,16 @@ def test_a_wrong_value_is_refused_by_name(name, value):
     [
         ({"ete": 0.1}, "did you mean 'eta'"),
         ({"max_dept": 4}, "did you mean 'max_depth'"),
-        ({"monotone_constraints": "(1)"}, "unknown or not supported"),
+        ({"monotone_constraints": "(1)"}, "rise or fall ([monotone], coopetitive mode); leave it out"),
         ({"lambda_": 1}, "did you mean 'lambda'"),
-        ({"colsample_bylevel": 0.5}, "unknown or not supported"),
+        (
+            {"colsample_bylevel": 0.5},
+            "colsample_bylevel = 0.5 is not supported: Hansa draws features for each tree (colsample_bytree), not for each level; "
+            "leave it out or give 1",
+        ),
+        ({"missing": -1}, "missing = -1 is not supported: a missing value is an empty cell"),
+        ({"rate_drop": 0.1}, "rate_drop = 0.1 is not supported: it belongs to booster 'dart'"),
+        ({"device": "cuda"}, "device = 'cuda' is not supported"),
         ({"max_leaves": 8}, "max_leaves = 8 is not supported"),
         ({"grow_policy": "lossguide"}, "grow_policy = 'lossguide'"),
         (

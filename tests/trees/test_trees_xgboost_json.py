@@ -107,7 +107,7 @@ def test_model_files_ubj_and_the_scikit_learn_wrapper(tmp_path):
 def test_shap_values_sum_to_the_margin(objective):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import shap
+        shap = pytest.importorskip("shap")
     ensemble = from_json(saved(booster_of(objective, base_score=0.4)))
     booster = loaded(to_json(ensemble))
     rows, _ = table(50)
@@ -386,14 +386,68 @@ def test_xgboost_finds_a_data_frames_categories_whatever_their_order():
     assert from_json(saved(booster)) == ensemble
 
 
-def test_sets_of_categories_and_data_frames_are_refused_by_name():
+def test_sets_of_categories_are_refused_by_name():
     with pytest.raises(DataError, match=r"split on several categories in trees\[0\]"):
         from_json(saved(coded_booster(max_cat_to_onehot=1)))
+
+
+def framed(colours=COLOURS[:3]):
+    """A data frame and the model that XGBoost trained on it."""
     pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"a": pandas.Categorical(["x", "y", "z", "x"] * 50)})
-    matrix = xgboost.DMatrix(frame, [1, 0, 0, 1] * 50, enable_categorical=True)
-    with pytest.raises(DataError, match=r"cats\.enc"):
-        from_json(saved(xgboost.train({"max_cat_to_onehot": 9}, matrix, 1)))
+    rng = np.random.default_rng(3)
+    frame = pandas.DataFrame(
+        {
+            "a": pandas.Categorical(rng.choice(colours, 400), categories=colours[::-1]),
+            "b": rng.normal(size=400).astype(np.float32),
+            "c": pandas.Categorical(rng.choice(SITES, 400), categories=list(SITES)),
+        }
+    )
+    labels = (frame["a"] == colours[0]) | (frame["c"] == SITES[1]) & (frame["b"] > 0)
+    parameters = {"objective": "binary:logistic", "max_cat_to_onehot": 9, "max_depth": 3, "nthread": 1}
+    return frame, xgboost.train(parameters, xgboost.DMatrix(frame, labels, enable_categorical=True), 3)
+
+
+@pytest.mark.parametrize("kind", ["json", "ubj"])
+def test_a_data_frames_levels_are_read(kind):
+    frame, booster = framed()
+    ensemble = from_model_file(saved(booster, kind))
+    assert ensemble.categories == (COLOURS[:3][::-1], None, SITES)
+    codes = np.stack([frame["a"].cat.codes, frame["b"], frame["c"].cat.codes]).astype(np.float32)
+    expected = booster.predict(xgboost.DMatrix(frame, enable_categorical=True), output_margin=True)
+    assert ensemble.predict_margin(codes).tobytes() == expected.tobytes()
+    again = loaded(to_json(ensemble))
+    assert (
+        again.predict(xgboost.DMatrix(frame, enable_categorical=True), output_margin=True).tobytes()
+        == expected.tobytes()
+    )
+
+
+def test_a_data_frames_levels_that_xgboost_cut_short_are_refused():
+    _, booster = framed(("aé", "b", "c"))
+    with pytest.raises(DataError, match=r"cats\.enc\[0\] with levels that are not ASCII"):
+        from_model_file(saved(booster))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda enc: enc.pop(), "cats.enc"),
+        (lambda enc: enc.__setitem__(0, [1]), "cats.enc[0]"),
+        (lambda enc: enc[0].update(offsets=[0, 9, 2, 3]), "cats.enc[0].offsets"),
+        (lambda enc: enc[0].update(offsets=[1, 2, 3, 4]), "cats.enc[0].offsets"),
+        (lambda enc: enc[0].update(offsets=[0.5]), "cats.enc[0].offsets"),
+        (lambda enc: enc[0].update(values=[300]), "cats.enc[0].values"),
+        (lambda enc: enc[0].update(more=1), "'more'"),
+        (lambda enc: enc[2].update(type=3), "cats.enc"),
+        (lambda enc: enc[2].update(values=[0.5]), "cats.enc[2].values"),
+        (lambda enc: enc[2].update(values=[7, 7, 7, 7]), "cats.enc"),
+    ],
+)
+def test_a_data_frames_changed_levels_are_refused(change, named):
+    parsed = json.loads(saved(framed()[1]))
+    change(parsed["learner"]["gradient_booster"]["model"]["cats"]["enc"])
+    with pytest.raises(DataError, match=re.escape(named)):
+        from_json(encoded(parsed))
 
 
 def coded_document():
@@ -483,7 +537,7 @@ P = (*L, "learner_model_param")
         ((*M, "gbtree_model_param", "num_trees"), "3", "num_trees"),
         ((*M, "tree_info"), [0, 1], "tree_info"),
         ((*M, "iteration_indptr"), [0, 2], "iteration_indptr"),
-        ((*M, "cats"), {"enc": [{"offsets": [0, 1], "values": [97]}]}, "categorical"),
+        ((*M, "cats"), {"enc": [{"offsets": [0, 1], "values": [97]}]}, "cats.enc"),
         ((*M, "weight_drop"), [1.0, 1.0], "weight_drop"),
         ((*M, "trees"), {}, "trees"),
         (T, [], "trees[1]"),

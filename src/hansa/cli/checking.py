@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hansa.cli.exposure import EXPOSURE, exposure_lines, openings_under
-from hansa.cli.member import MemberFile, check_files, label_kind, read_member_file
+from hansa.cli.member import MemberFile, check_files, read_member_file
 from hansa.cli.output import size
 from hansa.cli.printable import printable
 from hansa.consortium.ledger import Ledger
@@ -18,7 +18,7 @@ from hansa.errors import PlanError
 from hansa.mpc.quantile_search import MOST_REQUESTS, PROBES
 from hansa.mpc.ring import words_for
 from hansa.plan import COOPETITIVE, Plan, read_plan
-from hansa.roles.sharing import n_label_sums, plan_cuts, widest_candidates
+from hansa.roles.sharing import n_label_sums, plain_scale, plan_cuts, widest_candidates
 from hansa.roles.statistics import EXPONENTS, LABEL_SUMS
 from hansa.trees.metrics import sums_length
 
@@ -58,7 +58,7 @@ class TableCheck:
             "rows": self.table.n_rows,
             "departures": [asdict(departure) for departure in self.table.departures],
             "warnings": list(self.table.warnings),
-            "features": [asdict(feature) for feature in self.table.features],
+            "features": [_without_nan(asdict(feature)) for feature in self.table.features],
             "mode": self.plan.mode,
             "plan": self.plan.digest().hex(),
             "sent": [asdict(sent) for sent in self.sent],
@@ -84,13 +84,18 @@ class TableCheck:
         return "\n".join([_shown(self.table).text(), *map(printable, lines)])
 
 
+def _without_nan(summary: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: null is the least, mean and greatest value of a column without any."""
+    return {key: None if value != value else value for key, value in summary.items()}
+
+
 def sent_under(plan: Plan) -> tuple[Sent, ...]:
     """What a party sends under `plan`, from the plan alone."""
     if plan.mode == COOPETITIVE:
         return _shared_under(plan)
     parameters = plan.parameters
     features = len(plan.schema.features)
-    planes = 1 if parameters.histogram_bits == 32 else 2
+    planes = 2 if parameters.histogram_bits == 64 else 1
     nodes = 2 ** (parameters.max_depth - 1)
     sent = [
         Sent("number of rows, and of held-out rows", 2 * WORD, "once"),
@@ -106,9 +111,14 @@ def sent_under(plan: Plan) -> tuple[Sent, ...]:
         Sent(
             "histograms of gradients and hessians",
             nodes * features * (parameters.max_bin + 1) * WORD * planes,
-            "per tree",
+            "per tree, twice as many where weights or labels need 64 bits"
+            if parameters.histogram_bits == "auto"
+            else "per tree",
         ),
     ]
+    if plan.schema.weight is not None:
+        most = features * max(2**FIRST_BITS, 4 * parameters.max_bin * 2**STEP_BITS) * WORD
+        sent.insert(5, Sent("sums of weights in these cells", most, f"in each of at most {REFINEMENTS + 1} rounds"))
     if plan.evaluation_fraction > 0:
         sent += [
             Sent(f"sums for {name} on held-out rows", sums_length(name) * WORD, "per tree")
@@ -120,7 +130,9 @@ def sent_under(plan: Plan) -> tuple[Sent, ...]:
 def _shared_under(plan: Plan) -> tuple[Sent, ...]:
     """What an owner sends in coopetitive mode: two of three parts are keys of 32 bytes, so the third travels to two servers."""
     columns = widest_candidates(plan).n_columns
-    weights = 2 * 4 if plan.schema.weight is not None else 0
+    scale = plan.parameters.scale_pos_weight
+    weighted = plan.schema.weight is not None or not isinstance(scale, float) or not plain_scale(scale)
+    weights = 2 * 4 if weighted else 0
     sent = [Sent("number of rows, and of held-out rows", 2 * WORD, "once")]
     if plan.parameters.base_score is None:
         sums = n_label_sums(plan)
@@ -154,7 +166,7 @@ def check_table(plan_path: Path, table_path: Path, member_path: Path | None = No
             f"{member_path}: its plan is {member.plan_path} with digest {member.plan.digest().hex()}; {plan_path} has "
             f"{plan.digest().hex()}: name the same plan in both"
         )
-    report = check_rows(table_path, plan.schema, label_kind=label_kind(plan))
+    report = check_rows(table_path, plan.schema, label_kind=plan.parameters.label_kind)
     rules = None if member is None else _rules(member, table_path, report.ok)
     return TableCheck(plan, report, sent_under(plan), rules)
 
@@ -169,7 +181,7 @@ def _rules(member: MemberFile, table_path: Path, readable: bool) -> tuple[Rule, 
     ]
     rules += member.policy.rules(plan)
     if plan.mode != "federated" and member.ledger is not None and member.ledger.exists() and readable:
-        rows = read_rows(table_path, plan.schema, label_kind=label_kind(plan))
+        rows = read_rows(table_path, plan.schema, label_kind=plan.parameters.label_kind)
         met, text = True, f"these rows have met no other people, and not too often ({member.ledger})"
         try:
             ledger = Ledger(member.ledger)

@@ -14,9 +14,10 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
-from hansa.cli.member import ANSWER_S, MemberFile, about, admission, check_files, label_kind, prepare, put_model, warn
+from hansa.cli.member import ANSWER_S, MemberFile, about, admission, check_files, prepare, put_model, warn
 from hansa.cli.phases import Ledger
 from hansa.cli.records import RunRecord, keeping
 from hansa.data.source import Rows, read_rows
@@ -44,6 +45,10 @@ SPIN_S = 0.00005
 
 BACKLOG_BYTES = 2**31
 """What may wait at the hub for one server: the other two send a round's numbers before either reads."""
+
+
+MEMORY = Path("/proc/meminfo")
+"""Where Linux says what memory it has; its sizes are in KiB."""
 
 
 def hub_end(plan: Plan) -> str:
@@ -142,7 +147,7 @@ def _rows_of(member: MemberFile) -> Rows | None:
     """The member's table, where it is a party."""
     if member.table is None:
         return None
-    rows = read_rows(member.table, member.plan.schema, label_kind=label_kind(member.plan))
+    rows = read_rows(member.table, member.plan.schema, label_kind=member.plan.parameters.label_kind)
     warn(rows.warnings)
     return rows
 
@@ -384,7 +389,11 @@ def _reporter(name: str, event: Event) -> Callable[[Progress], None]:
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that the system says it has left; None where it does not say."""
+    """Bytes of memory that the system says it can give, caches that it would drop included; None where it does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in MEMORY.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):

@@ -252,7 +252,7 @@ def simulate(
     parameters = parse_parameters(given)
     if test is not None and test_fraction is not None:
         raise HansaError("--test and --test-fraction exclude each other; give one")
-    rules: Any = {"label_kind": tables.labels_of(parameters), "decimal": decimal}
+    rules: Any = {"label_kind": parameters.label_kind, "decimal": decimal}
     texts: Any = {"categorical": categorical, "texts_are_categories": mode == COOPETITIVE}
     table = tables.read_table(train, label, party_column, weight, **texts, **rules)
     if test is not None:
@@ -280,9 +280,9 @@ def simulate(
         steps=parse_steps(evaluation_steps),
         statistics=statistics,
     )
-    member.warn(simulation.warnings_of(train_rows, test_rows))
     with output.telling(not as_json) as (event, _):
         result = simulation.simulate(train_rows, test_rows, chosen, event)
+    member.warn(result.summary["warnings"])
     if save is not None:
         write_whole(save, result.model)
     if as_json:
@@ -407,7 +407,7 @@ def check(plan: Path, table: Path, member: Path | None, as_json: bool) -> None:
 
     report = check_table(plan, table, member)
     if as_json:
-        click.echo(json.dumps(report.as_json()))
+        click.echo(json.dumps(report.as_json(), allow_nan=False))
     else:
         click.echo(report.text())
     if not report.ok:

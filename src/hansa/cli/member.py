@@ -45,12 +45,11 @@ from typing import Any
 from hansa.cli import logs
 from hansa.cli.model_file import save_model
 from hansa.cli.records import RunRecord, file_sha256, keeping
-from hansa.cli.tables import labels_of
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, fingerprint, load_identity
 from hansa.consortium.ledger import Entry, Ledger, Met
 from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy, read_policy
-from hansa.data.source import LabelKind, Rows, read_rows
+from hansa.data.source import Rows, read_rows
 from hansa.errors import IdentityError, PlanError
 from hansa.files import check_folder, check_outputs
 from hansa.plan import COOPETITIVE, Plan, read_plan
@@ -187,7 +186,7 @@ def read_member_file(path: Path) -> MemberFile:
     """Read a member's file and all that it names. Raises PlanError or IdentityError naming file and key."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8 or TOML, or a NUL in the path
         raise PlanError(f"{path}: cannot be read as TOML: {error}") from error
     for key in REQUIRED:
         if key not in content:
@@ -198,6 +197,8 @@ def read_member_file(path: Path) -> MemberFile:
             raise PlanError(
                 f"{path}: {key} = {value!r} is not known or of the wrong type; expected keys: {', '.join(KEYS)}"
             )
+        if isinstance(value, str) and "\0" in value:
+            raise PlanError(f"{path}: {key} = {value!r} holds the character NUL, which no path or address may have")
     if content.get("threads", 1) < 1 or any(
         content.get(key, 1) <= 0 for key in ("wait_s", "idle_limit_s", "memory_mb")
     ):
@@ -289,11 +290,6 @@ def _server_addresses(given: dict[str, Any] | None, plan: Plan, path: Path) -> d
             f"{', '.join(expected)}{hub}"
         )
     return addresses
-
-
-def label_kind(plan: Plan) -> LabelKind:
-    """What labels the plan's objective takes."""
-    return labels_of(plan.parameters)
 
 
 def warn(sentences: Iterable[str]) -> None:
@@ -441,7 +437,7 @@ def run_party_process(member: MemberFile, event: Event, notify: Notify) -> dict[
         )
     check_files(member, [name])
     with keeping(member.record, {**about(member), "role": "party"}) as record:
-        rows = read_rows(member.table, plan.schema, label_kind=label_kind(plan))
+        rows = read_rows(member.table, plan.schema, label_kind=plan.parameters.label_kind)
         warn(rows.warnings)
         return _contribute(member, rows, event, notify, record)
 

@@ -177,7 +177,7 @@ def print_simulation(summaries: Sequence[dict[str, Any]]) -> None:
         out.print(
             f"{summary['mode']}: {summary['round_trips_per_tree']:.2f} round trips a tree; seconds: start "
             f"{seconds['startup']:.1f}, binning {seconds['binning']:.2f}, training {seconds['training']:.2f}, in all "
-            f"{seconds['total']:.1f}; model {summary['model_sha256'][:16]}",
+            f"{seconds['total']:.1f}; model {summary['model_sha256']}",
             soft_wrap=True,
         )
 
@@ -218,7 +218,7 @@ def print_aggregator_record(record: dict[str, Any]) -> None:
         out.print(without_value(name, why), soft_wrap=True, markup=False)
     seconds = record["seconds"]
     out.print(
-        f"binning {seconds['binning']:.2f} s, training {seconds['training']:.2f} s, model {record['model_sha256'][:16]}"
+        f"binning {seconds['binning']:.2f} s, training {seconds['training']:.2f} s, model {record['model_sha256']}"
     )
 
 
@@ -229,7 +229,7 @@ def print_party_record(record: dict[str, Any], model: Path | None) -> None:
         f"received {size(record['bytes_down'])}"
     )
     if record["model_sha256"]:
-        out.print(f"model {record['model_sha256'][:16]} written to {model}")
+        out.print(f"model {record['model_sha256']} written to {model}")
     else:
         out.print("the plan does not name this party a receiver: no model")
 
@@ -252,7 +252,9 @@ def print_member_record(record: dict[str, Any], model: Path | None) -> None:
     )
     for opening in record["openings"]:
         out.print(f"opened to it: {opening}")
+    if "cut" in record:
+        out.print(record["cut"])
     if record["model_sha256"]:
-        out.print(f"model {record['model_sha256'][:16]} written to {model}")
+        out.print(f"model {record['model_sha256']} written to {model}")
     else:
         out.print("the plan does not name this member a receiver: no model")

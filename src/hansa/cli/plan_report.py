@@ -7,8 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from hansa.cli.exposure import EXPOSURE, exposure_lines, openings_under
+from hansa.cli.output import size
 from hansa.cli.printable import printable
-from hansa.plan import COOPETITIVE, DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS, Plan
+from hansa.plan import COOPETITIVE, DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS, DEFAULT_MIN_PARTY_ROWS, Plan
+from hansa.roles.sharing import assumed_counts, memory_needed
 from hansa.trees.parameters import Parameters
 
 SHOWN_ITEMS = 12
@@ -26,10 +28,12 @@ def defaults(plan: Plan) -> dict[str, Any]:
         "members.minimum_parties": len(plan.parties),
         "members.server_links": "hub",
         "schema.weight": None,
+        "schema.decimal": ".",
         "schema.weight_limit": None,
         "schema.missing": None,
         "categories": (),
         "privacy.min_cell_rows": DEFAULT_MIN_CELL_ROWS,
+        "privacy.min_party_rows": DEFAULT_MIN_PARTY_ROWS,
         "evaluation.fraction": 0.0,
         "evaluation.steps": (),
         "labels.range": None,
@@ -67,8 +71,22 @@ def text(plan: Plan, where: str, file_sha256: str) -> str:
         lines.append(f"  {key:<34} {_value(key, value)}{default}")
     for name, levels in plan.schema.levels.items():
         lines.append(f"{name}: {len(levels)} categories: {', '.join(map(str, levels))}")
+    if plan.servers:
+        lines.append(_memory_of(plan))
     lines += [*exposure_lines(plan), f"file SHA-256 {file_sha256} (need not be the same)"]
     return "\n".join(printable(line) for line in lines)
+
+
+def _memory_of(plan: Plan) -> str:
+    """What a server of a coopetitive plan needs, for numbers of rows that the plan does not know."""
+
+    def most(rows: int) -> str:
+        return size(max(memory_needed(plan, assumed_counts(plan, rows), server) for server in plan.servers))
+
+    needs = ", ".join(f"{most(rows)} for {rows:,} rows" for rows in (10_000, 100_000, 1_000_000))
+    return (
+        f"memory of a server: about {needs}, dealt evenly to {len(plan.parties)} parties (memory_mb in its member file)"
+    )
 
 
 def _value(key: str, value: Any) -> str:

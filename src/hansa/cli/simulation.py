@@ -386,6 +386,8 @@ def _share_in_process(
     model = run.members[plan.receivers[0]].model
     if model is None:
         raise HansaError("the run ended without a model")
+    if cut := run.members[plan.servers[0]].cut:
+        report({"event": "stage", "text": cut})
     summary = {
         "exchanges": len(steps),
         "trees_grown": run.members[plan.servers[0]].trees * plan.parameters.outputs,

@@ -20,7 +20,6 @@ from hansa.data.schema import Level
 from hansa.data.source import LabelKind, Rows
 from hansa.errors import DataError
 from hansa.files import writing
-from hansa.trees.parameters import Parameters
 
 SPLIT_STREAM = 0x73706C6974
 """Keeps the draws of `split_table` apart from other uses of the same seed."""
@@ -124,13 +123,6 @@ def read_table(
         categorical=read.coding.categorical,
         warnings=(*read.warnings, *(f"{path}: {text}" for text in unknown_texts(read))),
     )
-
-
-def labels_of(parameters: Parameters) -> LabelKind:
-    """What labels the objective takes."""
-    if parameters.num_class:
-        return parameters.num_class
-    return "binary" if parameters.objective == "binary:logistic" else "numeric"
 
 
 def unknown_texts(read: CodedTable) -> Iterator[str]:

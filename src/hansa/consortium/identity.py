@@ -288,10 +288,9 @@ def _write_private(path: Path, content: bytes) -> None:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise IdentityError(
-            f"{path}: {error.strerror}; name the folder in which Hansa made this member's identity"
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise IdentityError(f"{path}: {reason}; name the folder in which Hansa made this member's identity") from error
 
 
 def _read_private(path: Path) -> Ed25519PrivateKey:

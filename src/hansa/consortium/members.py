@@ -99,7 +99,7 @@ def read_members(path: Path, now: datetime | None = None) -> Members:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise IdentityError(f"{path}: {error.strerror}; name the members file that all members agreed on") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8 or TOML, or a NUL in the path
         raise IdentityError(f"{path}: not TOML ({error}); join the members' card.toml files anew") from error
     tables = content.pop("member", None)
     if content or not isinstance(tables, list) or not tables:
@@ -215,15 +215,18 @@ def _usages(usage: x509.KeyUsage) -> set[str]:
 
 
 def _check_dates(certificate: x509.Certificate, now: datetime, who: str) -> None:
-    if now > certificate.not_valid_after_utc:
+    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    form = "%Y-%m-%d %H:%M"
+    valid = f"valid from {first:{form}} to {last:{form}} UTC, and this machine's clock says {now:{form}} UTC"
+    if now > last:
         raise IdentityError(
-            f"{who}: the certificate expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; "
-            "that member renews its identity and sends the new card to all"
+            f"{who}: the certificate expired at {last:{form}} UTC (it is {valid}): that member renews its identity and sends the "
+            "new card to all, unless this machine's clock is wrong"
         )
-    if now < certificate.not_valid_before_utc:
+    if now < first:
         raise IdentityError(
-            f"{who}: the certificate is not valid before "
-            f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; wait, or set this machine's clock right"
+            f"{who}: the certificate is not valid before {first:{form}} UTC (it is {valid}): either this machine's clock is "
+            "wrong, or that member's was when it made the certificate; set the clock right, or wait"
         )
 
 

@@ -35,10 +35,10 @@ def word(column: str) -> str:
     return f"lower(trim({column}::VARCHAR, '{SPACES}'))"
 
 
-def number(column: str, kind: str, result: Literal["FLOAT", "DOUBLE"], decimal: str) -> str:
+def number(column: str, kind: str, result: Literal["FLOAT", "DOUBLE"], decimal: str, odd: bool = True) -> str:
     """SQL for a cell of `column`, of type `kind`: a number, NaN where missing, NULL where the cell is no float32 number (or double).
 
-    Through double, since that is what other readers round from.
+    Through double, since that is what other readers round from. `odd`: whether texts may hold `_` or `+-`.
     """
     nan = f"'nan'::{result}"
     if is_numeric(kind):
@@ -49,17 +49,16 @@ def number(column: str, kind: str, result: Literal["FLOAT", "DOUBLE"], decimal: 
         return f"CASE WHEN {column} IS NULL THEN {nan} END"
     text = column if kind == "VARCHAR" else f"{column}::VARCHAR"
     # DuckDB's cast takes 1_000 for 1000, +-5 for -5 and -nan for NaN.
-    strange = f"contains({text}, '_') OR contains({text}, '+-')"
+    strange = [f"contains({text}, '_')", f"contains({text}, '+-')"] if odd else []
     digits = text
     if decimal != ".":
-        strange += f" OR contains({text}, '.')"
+        strange.append(f"contains({text}, '.')")
         digits = f"replace({text}, '{decimal}', '.')"
     cast = f"NULLIF(TRY_CAST(TRY_CAST({digits} AS DOUBLE) AS {result}), {nan})"
     missing = " ".join(f"WHEN '{missing}' THEN {nan}" for missing in MISSING_WORDS)
     words = f"CASE {word(text)} {missing} WHEN 'true' THEN 1::{result} WHEN 'false' THEN 0::{result} END"
-    return (
-        f"CASE WHEN {strange} THEN NULL ELSE COALESCE({cast}, CASE WHEN {text} IS NULL THEN {nan} ELSE {words} END) END"
-    )
+    read = f"COALESCE({cast}, CASE WHEN {text} IS NULL THEN {nan} ELSE {words} END)"
+    return f"CASE WHEN {' OR '.join(strange)} THEN NULL ELSE {read} END" if strange else read
 
 
 @dataclass(frozen=True)
@@ -119,6 +118,10 @@ _WRITTEN = re.compile(
 )
 _PLAIN = re.compile(r"[+\-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+\-]?[0-9]+)?")
 
+_NOT_A_NUMBER = re.compile(
+    r"[+\-]nan|[+\-]?\d\.#(?:IND|QNAN|SNAN|INF)\d*|#(?:N/A|DIV/0!|VALUE!|REF!|NAME\?|NUM!|NULL!)", re.IGNORECASE
+)
+
 WHOLE_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.0*)?")
 """A whole number as a category is written that is a number: 007 is a text."""
 
@@ -135,6 +138,10 @@ def disguise(text: str, decimal: str = ".") -> Disguise | None:
     body = text.strip()
     if _DATE_OR_TIME.fullmatch(body):
         return _DATE
+    if _NOT_A_NUMBER.fullmatch(body):
+        return Disguise("what programs write for no number", "leave the cell empty where the value is missing")
+    if _PLAIN.fullmatch(body.translate({ord("."): decimal, ord(decimal): "."})):
+        return Disguise("a number beyond float32", "write a number of at most 3.4e38")
     if _OTHER_BASE.fullmatch(body):
         return Disguise("a number that is not decimal", "write it in decimal digits")
     written = _WRITTEN.fullmatch(body)
@@ -165,7 +172,7 @@ def disguise(text: str, decimal: str = ".") -> Disguise | None:
         return _other_sign(digits, other)
     if written["group"] is not None or "," in digits:
         return Disguise("a number with thousands separators", "write the number without thousands separators")
-    return Disguise("a number in another form", "write it in the digits 0 to 9 with a decimal point")
+    return Disguise("a number in another form", "write it in the digits 0 to 9, with at most one decimal sign")
 
 
 def _other_sign(digits: str, other: str) -> Disguise:

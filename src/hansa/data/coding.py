@@ -215,14 +215,14 @@ def _parties(table: OpenTable, name: str) -> npt.NDArray[np.object_]:
 
 
 def _texts(table: OpenTable, names: Sequence[str]) -> dict[str, npt.NDArray[np.object_]]:
-    """Columns as texts, None where missing; all in one scan."""
+    """Columns as texts, None where missing."""
     if not names:
         return {}
     places = table.places
-    fetched = table.fetch(", ".join(f"c{places[name]}::VARCHAR AS t{i}" for i, name in enumerate(names))).fetchnumpy()
+    fetched = table.fetch([f"c{places[name]}::VARCHAR" for name in names])
     texts = {}
-    for i, name in enumerate(names):
-        given = np.ma.asarray(fetched[f"t{i}"])
+    for name, values in zip(names, fetched, strict=True):
+        given = np.ma.asarray(values)
         column = np.array(given.data, object)
         column[np.ma.getmaskarray(given)] = None
         missing = {text for text in set(column) if text is not None and text.strip().lower() in MISSING_WORDS}

@@ -12,14 +12,17 @@ from __future__ import annotations
 import csv
 import errno
 import gzip
+import os
 import re
 import shutil
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, TypeVar, cast
 
 import duckdb
 
@@ -29,23 +32,37 @@ from hansa.errors import DataError
 CHUNK = 1 << 20
 """Bytes of a file read at a time."""
 
+WIDE = 256
+"""Expressions that one statement takes at most; a CSV file with more columns is read into memory first, so that it is scanned once."""
+
+BATCH = 64
+"""Expressions of one statement where there are more: DuckDB plans in the square of their number."""
+
+Item = TypeVar("Item")
+
 LONGEST_HEADER = 1 << 24
 """Characters of a header line."""
+
+LONGEST_REASON = 300
+"""Characters of DuckDB's own words in an error."""
 
 _DELIMITERS = {".tsv": "\t,;|"}
 _ANY_DELIMITER = ",;\t|"
 
+REPAIR = "repair the file or write it again"
+SAVE_AS_UTF8 = "save the table as UTF-8"
+
 _OTHER_FORMATS = {
-    b"\x1f\x8b": "gzip data: give it a name that ends in .csv.gz",
-    b"PK\x03\x04": "a ZIP archive, such as an Excel file: write the table as CSV or Parquet",
-    b"\xd0\xcf\x11\xe0": "an old Excel file: write the table as CSV or Parquet",
-    b"PAR1": "Parquet data: give it a name that ends in .parquet",
-    b"ARROW1": "Arrow data: give it a name that ends in .arrow",
-    b"BZh": "bzip2 data: unpack it",
-    b"\xfd7zXZ": "xz data: unpack it",
-    b"\x28\xb5\x2f\xfd": "zstd data: unpack it",
-    b"\xff\xfe": "UTF-16 text: save the table as UTF-8",
-    b"\xfe\xff": "UTF-16 text: save the table as UTF-8",
+    b"\x1f\x8b": ("gzip data", "give it a name that ends in .csv.gz"),
+    b"PK\x03\x04": ("a ZIP archive, such as an Excel file", "write the table as CSV or Parquet"),
+    b"\xd0\xcf\x11\xe0": ("an old Excel file", "write the table as CSV or Parquet"),
+    b"PAR1": ("Parquet data", "give it a name that ends in .parquet"),
+    b"ARROW1": ("Arrow data", "give it a name that ends in .arrow"),
+    b"BZh": ("bzip2 data", "unpack it"),
+    b"\xfd7zXZ": ("xz data", "unpack it"),
+    b"\x28\xb5\x2f\xfd": ("zstd data", "unpack it"),
+    b"\xff\xfe": ("UTF-16 text", SAVE_AS_UTF8),
+    b"\xfe\xff": ("UTF-16 text", SAVE_AS_UTF8),
 }
 """What a file that should be text may begin with, and the cure."""
 
@@ -59,6 +76,7 @@ class OpenTable:
         names: of its columns, as written.
         types: DuckDB's; of a CSV file all VARCHAR.
         connection: its own; `relation` stands after FROM and has the columns c0, c1, ...; `parameters` fill its marks.
+        odd: whether a text may hold `_` or `+-`, which DuckDB takes for parts of a number.
         handle: the open file, closed with the connection by `with`.
         explain: says in our own words what is wrong with a file that DuckDB refused.
     """
@@ -71,6 +89,7 @@ class OpenTable:
     parameters: tuple[str, ...]
     handle: IO[bytes]
     explain: Callable[[], str | None] = lambda: None
+    odd: bool = True
 
     def __enter__(self) -> OpenTable:
         return self
@@ -86,23 +105,48 @@ class OpenTable:
         return {name: place for place, name in enumerate(self.names) if counts[name] == 1}
 
     def cells(self, places: Sequence[tuple[int, int]]) -> list[str | None]:
-        """Cells as texts, None where missing, by column and row, both from 0; all in one scan."""
-        if not places:
-            return []
-        chosen = ", ".join(f"max(c{column}::VARCHAR) FILTER (number = {row + 1})" for column, row in places)
-        numbered = f"(SELECT *, row_number() OVER () AS number FROM {self.relation})"
-        found = self._execute(f"SELECT {chosen} FROM {numbered}", self.parameters).fetchone()
-        return list(found or [None] * len(places))
+        """Cells as texts, None where missing, by column and row, both from 0."""
+        found: list[str | None] = []
+        for batch in _batches(places):
+            chosen = ", ".join(f"max(c{column}::VARCHAR) FILTER (number = {row + 1})" for column, row in batch)
+            needed = ", ".join(sorted({f"c{column}" for column, _ in batch}))
+            numbered = f"(SELECT {needed}, row_number() OVER () AS number FROM {self.relation})"
+            found += self._execute(f"SELECT {chosen} FROM {numbered}", self.parameters).fetchone() or [None] * len(
+                batch
+            )
+        return found
 
-    def fetch(self, selection: str, parameters: Sequence[Sequence[Level]] = ()) -> duckdb.DuckDBPyConnection:
-        """Run one statement over the table; `parameters` fill the marks of the selection. Raises DataError."""
-        return self._execute(f"SELECT {selection} FROM {self.relation}", [*map(list, parameters), *self.parameters])
+    def fetch(self, expressions: Sequence[str], parameters: Sequence[Sequence[Level] | None] = ()) -> list[Any]:
+        """The values of expressions in every row, as DuckDB's NumPy arrays; an expression's parameter, if any, fills its mark.
+
+        Raises DataError.
+        """
+        arrays = []
+        for batch in _batches(list(zip_longest(expressions, parameters))):
+            selection = ", ".join(f"{expression} AS v{i}" for i, (expression, _) in enumerate(batch))
+            marks = [list(parameter) for _, parameter in batch if parameter is not None]
+            answer = self._execute(f"SELECT {selection} FROM {self.relation}", [*marks, *self.parameters])
+            fetched = answer.fetchnumpy()
+            arrays += [fetched.pop(f"v{i}") for i in range(len(batch))]
+        return arrays
+
+    def in_memory(self) -> OpenTable:
+        """The same table, its cells read once."""
+        self._execute(f"CREATE TABLE cells AS SELECT * FROM {self.relation}", self.parameters)
+        return replace(self, relation="cells", parameters=())
 
     def _execute(self, statement: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyConnection:
         try:
             return self.connection.execute(statement, list(parameters))
         except duckdb.Error as error:
             raise _unreadable(self.file, self.explain() or _reason(error)) from error
+
+
+def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """What one statement takes."""
+    size = WIDE if len(items) <= WIDE else BATCH
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def open_table(path: str | Path) -> OpenTable:
@@ -134,13 +178,14 @@ def _ending(path: Path) -> str:
     return max((ending for ending in _OPENERS if name.endswith(ending)), key=len, default="")
 
 
-def _unreadable(file: str, reason: str) -> DataError:
-    return DataError(f"{file}: expected a readable table, found: {reason}; repair the file or write it again")
+def _unreadable(file: str, reason: str, cure: str = REPAIR) -> DataError:
+    return DataError(f"{file}: expected a readable table, found: {reason}; {cure}")
 
 
 def _reason(error: Exception) -> str:
     text = re.split(r"Possible fixes|Possible Solution|LINE 1:", str(error))[0]
-    return " ".join(re.sub(r":? ?\"?/proc/self/fd/\d+\"?", "", text).split())
+    text = re.sub(r"Original Line: .*?(?=Maximum line|Expected|$)", "", text, flags=re.DOTALL)[:LONGEST_REASON]
+    return " ".join(re.sub(r"(?:[Ff]ile )?[\"']?/proc/self/fd/\d+[\"']?", "the file", text).split())
 
 
 def connect(path: Path | None = None) -> duckdb.DuckDBPyConnection:
@@ -179,8 +224,8 @@ def writing_table(
             try:
                 connection.execute(f"COPY ({query}) TO '{target}' (FORMAT {form}, USE_TMP_FILE false)")
             except duckdb.IOException as error:
-                full = shutil.disk_usage(path.parent).free < CHUNK
-                raise OSError(errno.ENOSPC if full else errno.EIO, _reason(error)) from error
+                code = errno.ENOSPC if shutil.disk_usage(path.parent).free < CHUNK else errno.EIO
+                raise OSError(code, os.strerror(code)) from error
 
         try:
             yield connection, write
@@ -201,8 +246,7 @@ def _aliases(n_columns: int) -> str:
 
 def _open_csv(path: Path, handle: IO[bytes]) -> OpenTable:
     packed = path.name.lower().endswith(".gz")
-    if packed:
-        _check_gzip(path)
+    odd = _scan(path, packed)
     _refuse_other_formats(path, packed)
     names, delimiter = _read_header(path, packed)
     columns = ", ".join(f"'c{index}': 'VARCHAR'" for index in range(len(names)))
@@ -212,7 +256,7 @@ def _open_csv(path: Path, handle: IO[bytes]) -> OpenTable:
         "hive_partitioning = false)"
     )
     source = _descriptor(handle)
-    return OpenTable(
+    table = OpenTable(
         str(path),
         names,
         ("VARCHAR",) * len(names),
@@ -221,34 +265,44 @@ def _open_csv(path: Path, handle: IO[bytes]) -> OpenTable:
         (source,),
         handle,
         lambda: _fault_of_csv(path, packed, delimiter, len(names)),
+        odd,
     )
+    return table if len(names) <= WIDE else table.in_memory()
 
 
 def _open_bytes(path: Path, packed: bool) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
 
 
-def _check_gzip(path: Path) -> None:
-    """Read to the end: DuckDB does not compare checksums, and its older versions take a file that was cut off for a short one."""
-    with _open_bytes(path, True) as stream:
-        buffer = bytearray(CHUNK)
+def _scan(path: Path, packed: bool) -> bool:
+    """Read a file to its end; returns whether `_` or `+-` occurs behind the first line.
+
+    Of a gzip file this compares the checksums, which DuckDB does not; its older versions take a file that was cut off for a short one.
+    """
+    odd, before = False, b""
+    with _open_bytes(path, packed) as stream:
         try:
-            while stream.readinto(buffer):  # type: ignore[attr-defined]
-                pass
-        except Exception as error:  # zlib.error is an Exception of its own
+            stream.readline(LONGEST_HEADER)
+            while chunk := stream.read(CHUNK):
+                odd = odd or b"_" in chunk or b"+-" in chunk or (before == b"+" and chunk.startswith(b"-"))
+                before = chunk[-1:]
+                if odd and not packed:
+                    break
+        except (OSError, EOFError, zlib.error) as error:
+            if not packed:
+                raise
             raise _unreadable(str(path), f"broken gzip data ({error})") from error
+    return odd
 
 
 def _refuse_other_formats(path: Path, packed: bool) -> None:
     with _open_bytes(path, packed) as stream:
         start = stream.read(64)
-    for magic, what in _OTHER_FORMATS.items():
+    for magic, (what, cure) in _OTHER_FORMATS.items():
         if start.startswith(magic):
-            raise _unreadable(str(path), what)
+            raise _unreadable(str(path), what, cure)
     if b"\0" in start:
-        raise _unreadable(
-            str(path), "zero bytes, which are no text in UTF-8 (UTF-16, or no text at all): save the table as UTF-8"
-        )
+        raise _unreadable(str(path), "zero bytes (UTF-16, or no text at all)", SAVE_AS_UTF8)
 
 
 def _read_header(path: Path, packed: bool) -> tuple[tuple[str, ...], str]:
@@ -263,7 +317,12 @@ def _read_header(path: Path, packed: bool) -> tuple[tuple[str, ...], str]:
     unquoted = re.sub(r'"[^"]*"', "", first)
     candidates = _DELIMITERS.get(_ending(path).removesuffix(".gz"), _ANY_DELIMITER)
     delimiter = max(candidates, key=unquoted.count)
-    names = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
+    try:
+        names = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
+    except csv.Error as error:
+        raise csv.Error(
+            f"a quoted name in the header without its closing quote, or with text behind it ({error})"
+        ) from error
     if not names:
         raise DataError(f"{path}: expected a header line with column names, found none; write one")
     return tuple(names), delimiter
@@ -275,7 +334,7 @@ def _decoded(stream: IO[bytes]) -> Iterator[str]:
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            text = f"line {number} holds bytes that are not UTF-8 text: save the table as UTF-8"
+            text = f"line {number} holds bytes that are not UTF-8 text ({SAVE_AS_UTF8})"
             raise csv.Error(text) from error
 
 
@@ -305,6 +364,8 @@ def _fault_of_csv(path: Path, packed: bool, delimiter: str, n_columns: int) -> s
     except csv.Error as error:
         if "UTF-8" in str(error):
             return str(error)
+        if "field limit" in str(error):
+            return None
         return f"row {row + 1}: a quoted cell without its closing quote, or with text behind it ({error})"
     if len(ends - {""}) > 1:
         return "lines that end in different ways (\\n, \\r\\n, \\r)"

@@ -12,6 +12,10 @@ party's side is `SortedKeys`, `count_cells` and `CutGuard`; the coordinator's is
 each step returns the next state. What parties send is counts, never a value; what comes back is prefixes of
 keys, and at the end `Cuts`.
 
+Where rows have weights, parties sum these over the same cells too (`weigh_cells`), as whole numbers of a
+public unit, and cuts share weight, as XGBoost's do: read "weight" for "rows" below, but for min_cell_rows,
+which bounds rows. A row of integer weight w counts as w rows would.
+
 Exact statement, for a feature with N pooled non-missing rows and E = max(N / (4 max_bin), min_cell_rows):
 
 1. Each final cell holds one value only, or at most E rows. So every threshold t has a cell boundary b with
@@ -55,6 +59,9 @@ REFINEMENTS = (KEY_BITS - FIRST_BITS) // STEP_BITS
 MAX_MAX_BIN = 65_535
 """Codes of one feature, the one of missing values included, must fit uint16."""
 
+MOST_WEIGHT = 2**62
+"""The sum of all weights, in their unit, is at most this: `objective.unit_exponent` sees to it."""
+
 # Keys of finite values: -FLT_MAX is the lowest key of cell 0x008, +inf the lowest of cell 0xFF8. Both are
 # 12-bit cell boundaries, so that no cell mixes finite values with infinities or NaN.
 _LOWEST_FINITE_KEY = 0x0080_0000
@@ -89,19 +96,21 @@ class SortedKeys:
         keys: uint32, all features one after the other, sorted within each.
         offsets: int64 (n_features + 1): feature f's keys are keys[offsets[f]:offsets[f + 1]].
         n_rows: rows of the party, missing values included.
+        weights: int64, of the row of each key, in units that are the same at all parties; None where rows have no weights.
     """
 
     keys: Array
     offsets: Array
     n_rows: int
+    weights: Array | None = None
 
     @property
     def n_features(self) -> int:
         return len(self.offsets) - 1
 
     @classmethod
-    def from_features(cls, features: Array) -> SortedKeys:
-        """Sort the keys of float32 `features` (n_features, n_rows), NaN = missing.
+    def from_features(cls, features: Array, weights: Array | None = None) -> SortedKeys:
+        """Sort the keys of float32 `features` (n_features, n_rows), NaN = missing; weights int64 (n_rows,) or None.
 
         Raises DataError where a value is infinite.
         """
@@ -114,9 +123,14 @@ class SortedKeys:
         present = np.array([len(row) - np.count_nonzero(np.isnan(row)) for row in features], dtype=np.int64)
         offsets = _offsets(present)
         keys = np.empty(offsets[-1], dtype=np.uint32)
+        sorted_weights = None if weights is None else np.empty(offsets[-1], dtype=np.int64)
         for feature, row in enumerate(features):
-            _sort_into(keys[offsets[feature] : offsets[feature + 1]], row, feature)
-        return cls(keys, offsets, features.shape[1])
+            part = slice(offsets[feature], offsets[feature + 1])
+            _sort_into(keys[part], row, feature)
+            if weights is not None and sorted_weights is not None:
+                held = ~np.isnan(row)
+                sorted_weights[part] = weights[held][np.argsort(keys_from_values(row[held]), kind="stable")]
+        return cls(keys, offsets, features.shape[1], sorted_weights)
 
 
 def _sort_into(keys: Array, row: Array, feature: int) -> None:
@@ -158,27 +172,42 @@ def count_cells(sorted_keys: SortedKeys, request: CutRequest) -> Array:
     Raises ProtocolError where the request is for another number of features. The request's other rules are
     `CutGuard`'s to check.
     """
+    counts = np.zeros(request.n_counts, dtype=np.uint32)
+    _sum_cells(sorted_keys, np.ones(1, np.uint32), request, counts)
+    return counts
+
+
+def weigh_cells(sorted_keys: SortedKeys, request: CutRequest) -> Array:
+    """The sums of weights over the same parts, int64 (request.n_counts,); errors as `count_cells`."""
+    sums = np.zeros(request.n_counts, dtype=np.int64)
+    if sorted_keys.weights is None:
+        raise ProtocolError("cut request: weights of cells were asked for; rows have none")
+    _sum_cells(sorted_keys, sorted_keys.weights, request, sums)
+    return sums
+
+
+def _sum_cells(sorted_keys: SortedKeys, weights: Array, request: CutRequest, sums: Array) -> None:
+    """Add the weight of every key in each part of each cell named; `weights` by key, or one for all."""
     if len(request.offsets) != len(sorted_keys.offsets):
         raise ProtocolError(
             f"cut request: expected {sorted_keys.n_features} features as in the plan's schema, "
             f"found {len(request.offsets) - 1}"
         )
     child_bits = FIRST_BITS if request.bits == 0 else request.bits + STEP_BITS
-    counts = np.zeros(request.n_counts, dtype=np.uint32)
     _count(
         sorted_keys.keys,
         sorted_keys.offsets,
+        weights,
         request.prefixes,
         request.offsets,
         KEY_BITS - child_bits,
         request.split,
-        counts,
+        sums,
     )
-    return counts
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _count(keys, key_offsets, prefixes, offsets, shift, split, counts):  # type: ignore[no-untyped-def]
+def _count(keys, key_offsets, weights, prefixes, offsets, shift, split, sums):  # type: ignore[no-untyped-def]
     # Both lists are sorted: one pass over a feature's keys meets every cell in turn.
     for feature in range(len(offsets) - 1):
         at, end = key_offsets[feature], key_offsets[feature + 1]
@@ -187,7 +216,7 @@ def _count(keys, key_offsets, prefixes, offsets, shift, split, counts):  # type:
             while at < end and np.int64(keys[at]) >> shift < first:
                 at += 1
             while at < end and np.int64(keys[at]) >> shift < first + split:
-                counts[cell * split + (np.int64(keys[at]) >> shift) - first] += np.uint32(1)
+                sums[cell * split + (np.int64(keys[at]) >> shift) - first] += weights[at if len(weights) > 1 else 0]
                 at += 1
 
 
@@ -405,16 +434,18 @@ class Cells:
     """Non-empty cells of one feature, known so far from pooled counts.
 
     Attributes:
-        settled_lows, settled_highs, settled_counts: lowest and highest key (uint32) and rows (int64) of cells that will
-            not be split.
-        open_lows, open_counts: the same of the cells that the last answer counted.
+        settled_lows, settled_highs, settled_counts, settled_weights: lowest and highest key (uint32), rows and weight (int64)
+            of cells that will not be split.
+        open_lows, open_counts, open_weights: the same of the cells that the last answer counted.
     """
 
     settled_lows: Array
     settled_highs: Array
     settled_counts: Array
+    settled_weights: Array
     open_lows: Array
     open_counts: Array
+    open_weights: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -425,6 +456,8 @@ class CutSearch:
         while not search.done:
             search = search.answer(sum of every party's count_cells(keys, search.request()))
         search.cuts()
+
+    With weights, `answer` also takes the sum of every party's weigh_cells(keys, search.request()).
 
     Attributes:
         n_features, n_rows: features and pooled rows (all parties, missing values included).
@@ -463,15 +496,17 @@ class CutSearch:
             raise ProtocolError("cut search: it is done, there is nothing to ask; read the cuts")
         return CutRequest(self.bits, _offsets(np.array([len(c) for c in chosen], dtype=np.int64)), prefixes)
 
-    def answer(self, counts: Array) -> CutSearch:
-        """The next state, from the sum over parties of `count_cells` for `request()`.
+    def answer(self, counts: Array, weights: Array | None = None) -> CutSearch:
+        """The next state, from the sum over parties of `count_cells` for `request()`, and of `weigh_cells` where rows have weights.
 
-        `counts` is integer (request.n_counts,). Raises ProtocolError where counts do not add up to the cells
-        split (somebody answered another request, or wrongly), or where rows are counted that no finite value
-        can be.
+        `counts` is integer (request.n_counts,), and so is `weights`; None for a weight of 1 a row. Raises ProtocolError where
+        counts or weights do not add up to the cells split (somebody answered another request, or wrongly), or where rows are
+        counted that no finite value can be.
         """
         request = self.request()
-        counts = _as_counts(counts, request.n_counts).reshape(len(request.prefixes), request.split)
+        shape = len(request.prefixes), request.split
+        counts = _as_counts(counts, request.n_counts, 2**32).reshape(shape)
+        weights = counts if weights is None else _as_counts(weights, request.n_counts, MOST_WEIGHT).reshape(shape)
         child_bits = FIRST_BITS if self.bits == 0 else self.bits + STEP_BITS
         shift = KEY_BITS - child_bits
         first = request.prefixes.astype(np.int64)[:, None] * request.split
@@ -480,8 +515,8 @@ class CutSearch:
         cells = []
         for feature, known in enumerate(before):
             part = slice(request.offsets[feature], request.offsets[feature + 1])
-            self._check_sums(feature, known, counts[part])
-            cells.append(self._split(known, lows[part].ravel(), counts[part].ravel()))
+            self._check_sums(feature, known, counts[part], weights[part])
+            cells.append(self._split(known, lows[part].ravel(), counts[part].ravel(), weights[part].ravel()))
             _check_finite(feature, cells[-1].open_lows)
         return replace(self, bits=child_bits, cells=tuple(cells))
 
@@ -492,6 +527,13 @@ class CutSearch:
         counts = np.concatenate([cells.settled_counts, cells.open_counts])
         order = np.argsort(lows)
         return lows[order], counts[order]
+
+    def final_weights(self, feature: int) -> Array:
+        """Weights (int64) of the cells of `final_cells`."""
+        cells = self.cells[feature]
+        order = np.argsort(np.concatenate([cells.settled_lows, cells.open_lows]))
+        weights: Array = np.concatenate([cells.settled_weights, cells.open_weights])[order]
+        return weights
 
     def cuts(self) -> Cuts:
         """The cuts, once done. Raises ProtocolError before.
@@ -508,7 +550,7 @@ class CutSearch:
             lows, counts = self.final_cells(feature)
             highs = self._highs(feature)
             missing = int(counts.sum()) < self.n_rows
-            firsts = first_cells_of_bins(counts, self.max_bin)[1:]
+            firsts = first_cells_of_bins(self.final_weights(feature), self.max_bin)[1:]
             keys = [
                 int(lows[first])
                 if counts[first] > self.min_cell_rows
@@ -530,8 +572,8 @@ class CutSearch:
     def _to_split(self, cells: Cells) -> Array:
         """bool over the open cells: those that the next round splits.
 
-        At most 4 max_bin are chosen: while fewer cells than that are known, or else only cells above N / (4
-            max_bin).
+        At most 4 max_bin are chosen: while fewer cells than that are known, or else only cells above N / (4 max_bin), where N is
+        the sum of all weights.
         """
         if self.bits == KEY_BITS:
             return np.zeros(len(cells.open_counts), dtype=bool)
@@ -539,10 +581,10 @@ class CutSearch:
         splittable = cells.open_counts > self.min_cell_rows
         if len(cells.settled_counts) + len(cells.open_counts) < enough:
             return splittable
-        n = int(cells.settled_counts.sum() + cells.open_counts.sum())
-        return splittable & (cells.open_counts * enough > n)
+        n = int(cells.settled_weights.sum() + cells.open_weights.sum())
+        return splittable & (cells.open_weights > n // enough)
 
-    def _split(self, known: Cells, lows: Array, counts: Array) -> Cells:
+    def _split(self, known: Cells, lows: Array, counts: Array, weights: Array) -> Cells:
         stay = ~self._to_split(known)
         held = counts > 0
         width = np.uint32((1 << (KEY_BITS - self.bits)) - 1) if self.bits else np.uint32(0)
@@ -550,15 +592,20 @@ class CutSearch:
             np.concatenate([known.settled_lows, known.open_lows[stay]]),
             np.concatenate([known.settled_highs, known.open_lows[stay] + width]),
             np.concatenate([known.settled_counts, known.open_counts[stay]]),
+            np.concatenate([known.settled_weights, known.open_weights[stay]]),
             lows[held],
             counts[held],
+            weights[held],
         )
 
-    def _check_sums(self, feature: int, known: Cells, counts: Array) -> None:
+    def _check_sums(self, feature: int, known: Cells, counts: Array, weights: Array) -> None:
         if self.bits == 0:
-            right = int(counts.sum()) <= self.n_rows
+            right = int(counts.sum()) <= self.n_rows and int(weights.sum(dtype=np.float64)) <= MOST_WEIGHT
         else:
-            right = np.array_equal(counts.sum(axis=1), known.open_counts[self._to_split(known)])
+            chosen = self._to_split(known)
+            right = np.array_equal(counts.sum(axis=1), known.open_counts[chosen])
+            right &= np.array_equal(weights.sum(axis=1), known.open_weights[chosen])
+        right &= not np.any(weights[counts == 0])
         if not right:
             raise ProtocolError(
                 f"cut answers: feature {feature}: the parts of a cell do not add up to the cell; "
@@ -590,10 +637,9 @@ def roundest_key(below: int, above: int, single: bool) -> int | None:
 def first_cells_of_bins(counts: Array, n_bins: int) -> Array:
     """Group consecutive cells into at most `n_bins` bins: int64 index of each bin's first cell.
 
-    counts: int64 (n_cells,), all positive. Where the cells fit, each is a bin. Elsewhere the largest bin of
-        more than
-    one cell is as small as any grouping can make it, heavier cells are bins by themselves, and within that
-    bound the light cells share the bins left equally.
+    counts: int64 (n_cells,), rows or weights of the cells, which sum to at most `MOST_WEIGHT`. Where the cells fit, each is a bin.
+    Elsewhere the largest bin of more than one cell is as small as any grouping can make it, heavier cells are bins by themselves,
+    and within that bound the light cells share the bins left equally.
     """
     if len(counts) <= n_bins:
         return np.arange(len(counts), dtype=np.int64)
@@ -622,10 +668,10 @@ def _group_cells(counts, n_bins):  # type: ignore[no-untyped-def]
         if rows > capacity:
             heavy_bins -= 1
             continue
-        # Close at an equal share, rows * bins >= light rows left, if the rest can do with the bins left.
+        # Close at an equal share, rows >= light rows left / bins, if the rest can do with the bins left.
         share_bins = max(1, left + 1 - heavy_bins)
         while at < n_cells and rows + counts[at] <= capacity:
-            if n_cells - at <= left or (rows * share_bins >= light_rows and need[at] <= left):
+            if n_cells - at <= left or (rows >= (light_rows + share_bins - 1) // share_bins and need[at] <= left):
                 break
             rows += counts[at]
             at += 1
@@ -672,15 +718,15 @@ def _check_settings(n_features: int, n_rows: int, max_bin: int, min_cell_rows: i
         raise PlanError(f"min_cell_rows: expected at least 1, found {min_cell_rows}")
 
 
-def _as_counts(counts: Array, length: int) -> Array:
+def _as_counts(counts: Array, length: int, end: int) -> Array:
     counts = np.asarray(counts)
     if counts.shape != (length,) or not np.issubdtype(counts.dtype, np.integer):
         raise ProtocolError(
             f"cut answers: expected {length} whole counts, found {counts.dtype} of shape {counts.shape}"
         )
     counts = counts.astype(np.int64)
-    if np.any((counts < 0) | (counts >= 2**32)):
-        raise ProtocolError("cut answers: expected counts of 0 to 2^32 - 1, found one outside")
+    if np.any((counts < 0) | (counts >= end)):
+        raise ProtocolError(f"cut answers: expected counts of 0 to 2^{end.bit_length() - 1} - 1, found one outside")
     return counts
 
 
@@ -692,4 +738,4 @@ def _offsets(lengths: Array) -> Array:
 
 def _no_cells() -> Cells:
     lows, counts = np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.int64)
-    return Cells(lows, lows, counts, lows, counts)
+    return Cells(lows, lows, counts, counts, lows, counts, counts)

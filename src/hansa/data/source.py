@@ -236,7 +236,7 @@ class Column:
 
 
 def load_columns(table: OpenTable, levels: Mapping[str, tuple[Level, ...]], decimal: str) -> dict[str, Column]:
-    """The columns that `levels` names and the table has exactly once, all in one scan: of a column without levels its numbers, of
+    """The columns that `levels` names and the table has exactly once: of a column without levels its numbers, of
     another its codes.
     """
     places = table.places
@@ -246,34 +246,32 @@ def load_columns(table: OpenTable, levels: Mapping[str, tuple[Level, ...]], deci
     expressions = [
         _as_code(table, places[name], levels[name], decimal)
         if levels[name]
-        else number(f"c{places[name]}", table.types[places[name]], "FLOAT", decimal)
+        else number(f"c{places[name]}", table.types[places[name]], "FLOAT", decimal, table.odd)
         for name in wanted
     ]
-    selection = ", ".join(f"{e} AS v{i}" for i, e in enumerate(expressions))
-    fetched = table.fetch(selection, parameters=[levels[name] for name in wanted if levels[name]]).fetchnumpy()
+    fetched = table.fetch(expressions, [levels[name] or None for name in wanted])
     columns = {}
     for index, name in enumerate(wanted):
-        values = fetched.pop(f"v{index}")
+        values, fetched[index] = fetched[index], None
         bad = np.ma.getmaskarray(values)
         columns[name] = Column(np.ma.filled(values, np.nan).astype(np.float32, copy=False), bad)
     return columns
 
 
 def load_doubles(table: OpenTable, names: Sequence[str], decimal: str) -> dict[str, np.ma.MaskedArray[Any, Any]]:
-    """The numbers of these columns as float64 (n_rows,), NaN = missing, masked where a cell is none; all in one scan."""
+    """The numbers of these columns as float64 (n_rows,), NaN = missing, masked where a cell is none."""
     if not names:
         return {}
     places = table.places
-    numbers = [number(f"c{places[name]}", table.types[places[name]], "DOUBLE", decimal) for name in names]
-    fetched = table.fetch(", ".join(f"{e} AS v{i}" for i, e in enumerate(numbers))).fetchnumpy()
-    return {name: np.ma.asarray(fetched[f"v{i}"]) for i, name in enumerate(names)}
+    numbers = [number(f"c{places[name]}", table.types[places[name]], "DOUBLE", decimal, table.odd) for name in names]
+    return {name: np.ma.asarray(values) for name, values in zip(names, table.fetch(numbers), strict=True)}
 
 
 def _as_code(table: OpenTable, index: int, levels: tuple[Level, ...], decimal: str) -> str:
     """SQL for column `index` with one mark, which the levels fill: a level's place, NaN where missing, NULL where the cell is none."""
     column = f"c{index}"
     if isinstance(levels[0], int):
-        value = number(column, table.types[index], "DOUBLE", decimal)
+        value = number(column, table.types[index], "DOUBLE", decimal, table.odd)
         return f"CASE WHEN isnan({value}) THEN 'nan'::FLOAT ELSE (NULLIF(list_position(?::DOUBLE[], {value}), 0) - 1)::FLOAT END"
     text = f"{column}::VARCHAR"
     return (
@@ -362,7 +360,7 @@ def only_zeros(table: OpenTable, name: str, weight: Column) -> list[Departure]:
     return [Departure(table.file, None, name, expected, "only zeros", cure)]
 
 
-_Rule = tuple[Array, str, str]
+Rule = tuple[Array, str, str]
 """Rows that break it (bool), what was expected, the cure."""
 
 
@@ -371,7 +369,7 @@ def broken_rules(
 ) -> Iterator[Broken]:
     """The rules that a column breaks, one for each rule."""
     rules = list(_number_rules(column)) if levels is None else [_level_rule(column, levels)]
-    rules += _role_rules(role, column, label_kind)
+    rules += role_rules(role, column, label_kind)
     for place, (rows, expected, cure) in enumerate(rules):
         if rows.any():
             yield Broken(
@@ -379,7 +377,7 @@ def broken_rules(
             )
 
 
-def _number_rules(column: Column) -> Iterator[_Rule]:
+def _number_rules(column: Column) -> Iterator[Rule]:
     yield column.bad, A_NUMBER, "write codes (numbers) in place of text, dates and values outside float32"
     yield np.isinf(column.values), "a finite number", "write a finite number, or leave a feature empty"
     yield (
@@ -389,13 +387,14 @@ def _number_rules(column: Column) -> Iterator[_Rule]:
     )
 
 
-def _level_rule(column: Column, levels: tuple[Level, ...]) -> _Rule:
+def _level_rule(column: Column, levels: tuple[Level, ...]) -> Rule:
     some = ", ".join(map(repr, levels[:SHOWN_LEVELS])) + (", ..." if len(levels) > SHOWN_LEVELS else "")
     cure = "mend the cell, or add its value to [categories] in the plan, which all members must agree on"
     return column.bad, f"one of the plan's {len(levels)} levels {some}, or empty for missing", cure
 
 
-def _role_rules(role: Role, column: Column, label_kind: LabelKind) -> Iterator[_Rule]:
+def role_rules(role: Role, column: Column, label_kind: LabelKind) -> Iterator[Rule]:
+    """What a label or weight column must keep to beside being numbers."""
     if role == "feature":
         return
     values = column.values
@@ -418,7 +417,7 @@ def _role_rules(role: Role, column: Column, label_kind: LabelKind) -> Iterator[_
 
 
 def describe(table: OpenTable, broken: Sequence[Broken], decimal: str) -> list[Departure]:
-    """The departures with their cells, which are fetched in one scan."""
+    """The departures with their cells, which are fetched together."""
     places = table.places
     cells = table.cells([(places[rule.name], rule.row) for rule in broken])
     departures = []
@@ -458,12 +457,13 @@ def coarse_warnings(table: OpenTable, columns: Mapping[str, Column], names: Iter
 
 
 def _may_be_coarse(values: Array) -> bool:
-    finite = values[np.isfinite(values)].astype(np.float64)
-    if not len(finite):
+    if not len(values):
         return False
-    low, high = finite.min(), finite.max()
+    low, high = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return bool(np.isfinite(values).any())
     largest = max(abs(low), abs(high))
-    return bool(largest > _EXACT_END or high - low < _FEW_STEPS * np.spacing(np.float32(largest)))
+    return bool(largest >= _EXACT_END or high - low < _FEW_STEPS * np.spacing(np.float32(largest)))
 
 
 def _coarse(name: str, values: Array) -> str | None:
@@ -472,7 +472,7 @@ def _coarse(name: str, values: Array) -> str | None:
         exact = values[finite]
         rounded = exact.astype(np.float32)
     # float64 itself holds whole numbers up to 2^53 only.
-    changed = (rounded != exact) | (np.abs(exact) > 2.0**53)
+    changed = (rounded != exact) | (np.abs(exact) >= 2.0**53)
     distinct = len(np.unique(exact))
     merged = distinct - len(np.unique(rounded))
     if not (changed & (np.abs(exact) > _EXACT_END)).any() and merged <= _MOST_MERGED * distinct:
@@ -480,9 +480,14 @@ def _coarse(name: str, values: Array) -> str | None:
     first = int(np.flatnonzero(changed)[0])
     others = f", and {merged} of {distinct} different values become equal to others" if merged else ""
     return (
-        f"column {name!r}: float32 cannot hold its values apart: {exact[first]:.17g} in row {finite[first] + 1} becomes "
-        f"{float(rounded[first]):.17g}{others}; subtract a number that all parties agree on, or leave the column out"
+        f"column {name!r}: float32 cannot hold its values apart: {_shortest(exact[first])} in row {finite[first] + 1} becomes "
+        f"{_shortest(rounded[first])}{others}; subtract a number that all parties agree on, or leave the column out"
     )
+
+
+def _shortest(value: Any) -> str:
+    """A float in as few digits as give it back, without an exponent where it is whole."""
+    return repr(float(value)).removesuffix(".0")
 
 
 # --- the report --------------------------------------------------------------------------------------------

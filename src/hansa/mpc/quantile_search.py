@@ -391,7 +391,7 @@ class CutSearchOnShares:
     def answer(self, server: Server, shares: Words, address: Address) -> Program[CutSearchOnShares]:
         """The next state, from the sum over owners of their shared `count_probes`.
 
-        Nine rounds a bit of a path, 8 a phase; opened is what the module's head says.
+        Eight rounds a bit of a path, 8 a phase; opened is what the module's head says.
 
         Args:
             shares: in Z_2^64, (2, request.n_counts).
@@ -540,7 +540,7 @@ class CutSearchOnShares:
         return (~negative[0, : len(gaps)]).tolist(), missing
 
     def _open_path(self, server: Server, ready: list[int], address: Address) -> Program[tuple[list[bool], list[bool]]]:
-        """Opens `stop` and `right AND NOT stop` of each search; formulas in the module's head. Nine rounds."""
+        """Opens `stop` and `right AND NOT stop` of each search; formulas in the module's head. Eight rounds."""
         searches = [self.searches[number] for number in ready]
         count = len(searches)
         width = words_for(count) * 64
@@ -568,10 +568,12 @@ class CutSearchOnShares:
         bits = yield from sign_part(server, RING64, stacked.reshape(-1), address.named("sign"))
         shared = yield from reshare(server, BITS, bits, address.named("bits"))
         goes_right, small_left, small_right = shared.reshape(2, 3, -1).transpose(1, 0, 2)
-        chosen = yield from multiply(server, BITS, goes_right, small_left ^ small_right, address.named("chosen"))
-        stop = small_left ^ chosen
-        go_on = add_public(server, BITS, stop, np.full(stop.shape[1:], _ALL))
-        right_bits = yield from multiply(server, BITS, goes_right, go_on, address.named("right"))
+        # Where the rank lies right, `stop` is `small_right`; so right AND NOT stop needs no `stop`, and both products go in one round.
+        large_right = add_public(server, BITS, small_right, np.full(small_right.shape[1:], _ALL))
+        factors = np.concatenate([small_left ^ small_right, large_right], axis=1)
+        products = yield from multiply(server, BITS, np.tile(goes_right, 2), factors, address.named("chosen"))
+        stop = small_left ^ products[:, : goes_right.shape[1]]
+        right_bits = products[:, goes_right.shape[1] :]
         both = np.concatenate([stop, right_bits], axis=1) & np.tile(_mask(count, width), 2)
         opened = yield from open_to_all(server, BITS, both, address.named("path of cuts"))
         first, second = unpack_bits(opened.reshape(2, -1), count).astype(bool)

@@ -75,8 +75,8 @@ MOST_LAMBDA, MOST_GAMMA = 2**26, 2**26
 """In units of the rows' mean weight. A greater lambda leaves no bits for gradients; a greater gamma says what this one says: nothing
 splits."""
 
-SERIES_NOISE = 2**-13
-"""Times the root of the number of rows: eight times what the noise of the logistic series, 2^-16 a row, makes of a sum of hessians.
+SERIES_NOISE = 2**-15
+"""Times the root of the number of rows: five times what the noise of the logistic series, 6e-6 a row, makes of a sum of hessians.
 Less than that is no child, and no leaf: its value would be noise."""
 
 EXTRA_BITS, MOST_GROUPS, MOST_ROWS_PER_SUM = 2, 8, 2**18
@@ -733,6 +733,6 @@ def memory_estimate(
     vectors = 4 * rows * 2 * 2 ** (settings.max_depth - 1) * 4
     upper = 2 ** -(-settings.max_depth // 2)
     paths = 4 * rows * 2 * (3 * upper + 4)
-    gradients = rows * (8 * 40 + 64)
+    gradients = rows * (8 * 40 + 64 + (0 if settings.weight_limit is None else 96))
     histograms = 2 ** (settings.max_depth - 1) * len(candidates.all) * 8 * 60
     return int(PROCESS_BYTES + dense + bits + outputs * (vectors + paths + gradients + histograms))

@@ -116,7 +116,7 @@ class SumLabels(Message, frozen=True):
 
 
 class CountCells(Message, frozen=True):
-    """Aggregator to party: count values in the parts of these cells of the feature axes ("cells").
+    """Aggregator to party: count values in the parts of these cells of the feature axes ("cells"), and sum weights ("weights").
 
     The fields are those of `data.quantiles.CutRequest`.
     """
@@ -130,7 +130,8 @@ class UseCuts(Message, frozen=True):
     """Aggregator to party: the cuts and start values; answer with the first tree's "totals".
 
     Cuts: int64 offsets, float32 values, uint8 has_missing; base_score in label space; scale_pos_weight resolved; no weight
-    exceeds 2^weight_exponent, no label 2^label_exponent in size; bounds on |g| and h of any row fix the units of the totals.
+    exceeds 2^weight_exponent, no label 2^label_exponent in size; bounds on |g| and h of any row fix the units of the totals;
+    histogram_bits (32 or 64) of each sum in a histogram.
     """
 
     offsets: Tensor
@@ -142,6 +143,7 @@ class UseCuts(Message, frozen=True):
     label_exponent: int
     gradient_bound: float
     hessian_bound: float
+    histogram_bits: int
 
 
 class QuantiseGradients(Message, frozen=True):

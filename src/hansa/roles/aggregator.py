@@ -49,6 +49,7 @@ from hansa.roles.statistics import (
     Start,
     bounds_of,
     check_label_size,
+    histogram_bits_of,
     label_units,
     metric_scale,
     start_of,
@@ -302,7 +303,7 @@ class Aggregator:
             case "labelling":
                 yield from self._labelled(message, totals["labels"])
             case "cutting":
-                yield from self._counted(message, totals["cells"])
+                yield from self._counted(message, totals["cells"], totals.get("weights"))
             case _:
                 yield from self._totalled(message, totals)
 
@@ -326,6 +327,7 @@ class Aggregator:
 
     def _measured(self, message: Contribution, magnitudes: Int64) -> Outgoing:
         self._session.go(message, "labelling")
+        self._magnitudes = magnitudes
         self._bounds: Bounds = bounds_of(magnitudes, self._plan.schema.weight is not None)
         check_label_size(self._bounds)
         self._label_units = label_units(self._bounds, self._n_rows)
@@ -336,6 +338,7 @@ class Aggregator:
     def _labelled(self, message: Contribution, sums: Int64) -> Outgoing:
         plan = self._plan
         self._start: Start = start_of(plan, sums, *self._label_units)
+        self._histogram_bits = histogram_bits_of(plan, self._magnitudes, sums, self._start)
         n_features = len(plan.schema.features)
         self._search = CutSearch(n_features, self._n_rows, plan.parameters.max_bin, plan.min_cell_rows)
         self._session.go(message, "cutting")
@@ -345,12 +348,14 @@ class Aggregator:
         request = self._search.request()
         self._step += 1
         self._expect({"cells": (request.n_counts,)}, np.uint32)
+        if self._plan.schema.weight is not None:
+            self._sums["weights"] = _Sum(self._plan.parties, (request.n_counts,), np.int64)
         yield from self._broadcast(
             CountCells(request.bits, messages.to_tensor(request.offsets), messages.to_tensor(request.prefixes))
         )
 
-    def _counted(self, message: Contribution, counts: Int64) -> Outgoing:
-        self._search = self._search.answer(counts)
+    def _counted(self, message: Contribution, counts: Int64, weights: Int64 | None) -> Outgoing:
+        self._search = self._search.answer(counts, weights)
         if not self._search.done:
             self._session.go(message, "cutting")
             yield from self._count()
@@ -378,6 +383,7 @@ class Aggregator:
                 label_exponent=self._bounds.label_exponent,
                 gradient_bound=bound,
                 hessian_bound=self._hessian_bound,
+                histogram_bits=self._histogram_bits,
             )
         )
 
@@ -435,9 +441,7 @@ class Aggregator:
     def _scale_tree(self, totals: list[int]) -> QuantiseGradients:
         """Ask for the root's histograms, at scales that suit these totals or upper bounds of them; `_start_tree` then takes them."""
         parameters = self._plan.parameters
-        scales = self._scales = objective.scales(
-            totals[0], totals[1], *self._units, self._n_rows, parameters.histogram_bits
-        )
+        scales = self._scales = objective.scales(totals[0], totals[1], *self._units, self._n_rows, self._histogram_bits)
         self._columns = draw_columns(
             len(self._plan.schema.features), parameters.colsample_bytree, parameters.seed, self._tree
         )

@@ -6,6 +6,9 @@ A letter is a kind, eight bytes of name and a body. Its bytes are
 
 cut every `PIECE_BYTES` and sealed piece by piece (`secure.sealing`: in order, once, for this run, sender, receiver and kind).
 A hub therefore cannot change, leave out, repeat or exchange pieces unnoticed; it can only withhold them.
+
+What is longer than `LETTER_LIMIT` goes as parts: letters of just that length, and a shorter one, which may be empty, behind them. A
+receiver makes room for one part at a time, so that nobody has memory kept for bytes that never come.
 """
 
 from __future__ import annotations
@@ -27,7 +30,10 @@ NAME_BYTES = 8
 HEADER_BYTES = 8 + NAME_BYTES
 
 LETTER_LIMIT = 2**31
-"""Bytes that the body of one letter may have."""
+"""Bytes that one letter, or part of one, may have: one of just so many is a part with another behind it."""
+
+MOST_PARTS = 64
+"""Parts of what is said at once: 128 GiB."""
 
 KINDS = ("message", "round")
 
@@ -74,6 +80,7 @@ class Mail:
         self._sealers = {peer: Sealer(key, run, algorithm) for peer, key in keys.items()}
         self._openers = {peer: Opener(key, run, algorithm) for peer, key in keys.items()}
         self._incoming: dict[str, _Incoming] = {}
+        self._parts: dict[str, list[Letter]] = {}
 
     def post(self, to: str, kind: str, body: Sequence[memoryview], name: bytes = NO_NAME) -> Iterator[bytes]:
         """The frames that carry a letter; each piece is sealed when it is asked for.
@@ -81,12 +88,13 @@ class Mail:
         Args:
             to: another member. kind: one of `KINDS`. body: byte views, sent one after the other.
         """
-        length = sum(part.nbytes for part in body)
-        header = memoryview(length.to_bytes(8, "little") + name)
-        for piece in _pieces([header, *body]):
-            sealed = self._sealers[to].seal(kind, piece)
-            self.sealed_bytes += len(sealed)
-            yield messages.encode(Relay(self._member, to, kind, memoryview(sealed)))
+        for part in _parts(body):
+            length = sum(view.nbytes for view in part)
+            header = memoryview(length.to_bytes(8, "little") + name)
+            for piece in _pieces([header, *part], PIECE_BYTES):
+                sealed = self._sealers[to].seal(kind, b"".join(piece) if len(piece) > 1 else piece[0])
+                self.sealed_bytes += len(sealed)
+                yield messages.encode(Relay(self._member, to, kind, memoryview(sealed)))
 
     def take(self, relay: Relay) -> Letter | None:
         """Open a piece; the letter, where this piece completes it.
@@ -105,7 +113,7 @@ class Mail:
         if letter is None:
             whole = self._begun(relay, piece)
             if whole is not None:
-                return whole
+                return self._joined(whole)
             letter = self._incoming[relay.sender]
             piece = piece[HEADER_BYTES:]
         if letter.kind != relay.kind or not 0 < len(piece) <= len(letter.body) - letter.have:
@@ -118,7 +126,28 @@ class Mail:
         if letter.have < len(letter.body):
             return None
         del self._incoming[relay.sender]
-        return Letter(relay.sender, letter.kind, letter.name, letter.body)
+        return self._joined(Letter(relay.sender, letter.kind, letter.name, letter.body))
+
+    def _joined(self, letter: Letter) -> Letter | None:
+        """The letter, behind the parts that came before it; None where it is a part with another to come."""
+        parts = self._parts.setdefault(letter.sender, [])
+        if parts and (parts[0].kind, parts[0].name) != (letter.kind, letter.name):
+            raise ProtocolError(
+                f"member {letter.sender!r} sent a letter of kind {letter.kind!r} between the parts of one of kind {parts[0].kind!r}; "
+                "rule: a letter is finished before another begins"
+            )
+        if len(letter.body) < LETTER_LIMIT:
+            del self._parts[letter.sender]
+            if not parts:
+                return letter
+            body = memoryview(b"".join(part.body for part in (*parts, letter)))
+            return Letter(letter.sender, letter.kind, letter.name, body)
+        parts.append(letter)
+        if len(parts) == MOST_PARTS:
+            raise ProtocolError(
+                f"member {letter.sender!r} sent {MOST_PARTS} parts of one letter, of {LETTER_LIMIT} bytes each; expected fewer"
+            )
+        return None
 
     def _begun(self, relay: Relay, piece: bytes) -> Letter | None:
         """The first piece of a letter: the letter, where it is the only one."""
@@ -140,23 +169,34 @@ class Mail:
     def erase(self) -> None:
         """Zero all sealing keys and forget what came in part."""
         self._incoming.clear()
+        self._parts.clear()
         for sealer in self._sealers.values():
             sealer.erase()
         for opener in self._openers.values():
             opener.erase()
 
 
-def _pieces(parts: Sequence[memoryview]) -> Iterator[bytes | memoryview]:
-    """The parts' bytes in pieces of `PIECE_BYTES`, the last one shorter; what lies within one part is not copied."""
+def _parts(body: Sequence[memoryview]) -> Iterator[list[memoryview]]:
+    """The body cut every `LETTER_LIMIT` bytes; the last part is shorter, and may be empty."""
+    last = 0
+    for part in _pieces(body, LETTER_LIMIT):
+        yield part
+        last = sum(view.nbytes for view in part)
+    if last in (0, LETTER_LIMIT):
+        yield []
+
+
+def _pieces(parts: Sequence[memoryview], size: int) -> Iterator[list[memoryview]]:
+    """The parts' bytes in pieces of `size`, the last one shorter, as views; nothing is copied."""
     piece: list[memoryview] = []
-    room = PIECE_BYTES
+    room = size
     for part in parts:
         while part.nbytes:
             taken, part = part[:room], part[room:]
             piece.append(taken)
             room -= taken.nbytes
             if not room:
-                yield piece[0] if len(piece) == 1 else b"".join(piece)
-                piece, room = [], PIECE_BYTES
+                yield piece
+                piece, room = [], size
     if piece:
-        yield b"".join(piece)
+        yield piece

@@ -15,10 +15,10 @@ import numpy as np
 
 from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
+from hansa.data.rows import check_arrays
 from hansa.data.source import Rows
 from hansa.errors import IdentityError, PlanError, ProtocolError, RunStopped
-from hansa.mpc.ring import words_for
-from hansa.mpc.training import growth_of, memory_estimate
+from hansa.mpc.training import growth_of
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
@@ -46,10 +46,10 @@ from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.compute_server import ComputeServer, RoundLetter
 from hansa.roles.key_setup import KeySetup, Signer
 from hansa.roles.mail import Letter, Mail
-from hansa.roles.owner import Owner, check_labels
+from hansa.roles.owner import Owner, check_labels, check_numbers
 from hansa.roles.receiver import Receiver
 from hansa.roles.run import Progress, agreement, agreement_parts, run_id
-from hansa.roles.sharing import Counts, given_values, settings_of, some_values, widest_candidates
+from hansa.roles.sharing import Counts, given_values, memory_needed, settings_of, widest_candidates
 from hansa.secure.keys import Run
 
 DEFAULT_POLICY = Policy()
@@ -100,6 +100,8 @@ class Member:
             raise IdentityError(f"member {name!r} is none of the plan's parties, servers and receivers")
         if (rows is not None) != (name in plan.parties):
             raise PlanError(f"member {name!r}: a table goes with a party of the plan, and every party has one")
+        if rows is not None:
+            check_arrays(rows, plan.schema, plan.parameters.label_kind, name)
         self.done = False
         self.run = b""
         self.trees = 0
@@ -223,7 +225,7 @@ class Member:
             case Abort():
                 self._session.go(message, "aborted")
                 who = f" because of member {message.member!r}" if message.member else ""
-                raise RunStopped(hub, f"{hub!r} stopped the run{who}: {message.reason}", retry=message.retry)
+                raise RunStopped(hub, f"member {hub!r} stopped the run{who}: {message.reason}", retry=message.retry)
             case _:
                 raise ProtocolError(f"member {hub!r} sent {type(message).__name__}, which no member of this mode takes")
 
@@ -287,6 +289,8 @@ class Member:
         if not self._counts.total:
             raise self._broken("all rows of all owners are held out; lower evaluation.fraction in the plan")
         self._check_size()
+        if self._rows is not None:
+            check_numbers(self._rows, self._held, plan, self._counts)
         self._report(Progress("gathered", 0, plan.parameters.rounds))
         self._keys = KeySetup(self._name, Run(self._join.plan, message.run), self._signer, names)
         return self._keys
@@ -307,17 +311,7 @@ class Member:
 
     def memory_needed(self) -> int:
         """Bytes that a server holds at most, roughly; 0 for others. From the plan and the roster alone."""
-        if self._name not in self._plan.servers:
-            return 0
-        candidates = widest_candidates(self._plan)
-        rows = self._counts.training
-        assisted = sum(rows.get(name, 0) for name in self._plan.servers)
-        settings = settings_of(self._plan, some_values(self._plan))
-        # Of held-out rows a server keeps bits and labels.
-        outputs = self._plan.parameters.outputs
-        held = self._counts.total_held * (16 * words_for(candidates.n_columns) + 64 * outputs)
-        own = rows.get(self._name, 0)
-        return memory_estimate(candidates, self._counts.total, settings, assisted, own, outputs=outputs) + held
+        return memory_needed(self._plan, self._counts, self._name) if self._name in self._plan.servers else 0
 
     def _begin(self) -> Outgoing:
         """Keys are confirmed: make this member's roles, and let them start."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.binning import bin_rows, category_codes, with_known_missing
-from hansa.data.quantiles import SortedKeys
+from hansa.data.quantiles import Cuts, SortedKeys
 from hansa.data.source import Rows
 from hansa.errors import DataError, ProtocolError
 from hansa.mpc.quantile_search import CutProbes, RequestGuard, count_probes
@@ -43,6 +43,7 @@ from hansa.roles.sharing import (
     coopetitive,
     declared_missing,
     given_start,
+    given_values,
     label_sums,
     output_labels,
     plan_cuts,
@@ -261,27 +262,17 @@ def codes_of(features: npt.NDArray[np.float32], start: Start, held: bool) -> npt
 
 
 def check_labels(rows: Rows, plan: Plan) -> None:
-    """Refuse labels and weights that the plan does not take. Raises DataError naming the first such row and its number."""
+    """Refuse labels and weights beyond the plan's bounds (`data.rows` has held them to the schema). Raises DataError naming the row."""
     more, labels = coopetitive(plan), rows.label
-    bounds = more.label_range
-    # The plan's numbers are doubles, a label is a float32: compare where both are float32.
-    low, high = (np.float32(bound) for bound in bounds or (0, 1))
-    classes = plan.parameters.num_class
-    wrong = np.flatnonzero(
-        (labels < low) | (labels > high) if bounds else ~np.isin(labels, np.arange(classes or 2, dtype=np.float32))
-    )
-    if wrong.size:
-        row, label = int(wrong[0]) + 1, labels[wrong[0]]
-        if classes:
+    if more.label_range is not None:
+        # The plan's numbers are doubles, a label is a float32: compare where both are float32.
+        low, high = (np.float32(bound) for bound in more.label_range)
+        wrong = np.flatnonzero((labels < low) | (labels > high))
+        if wrong.size:
             raise DataError(
-                f"row {row}: the label is {label:g}; num_class = {classes} expects a whole number from 0 to {classes - 1}"
+                f"row {int(wrong[0]) + 1}: the label is {labels[wrong[0]]:g}; the plan's labels.range is {list(more.label_range)}: "
+                "widen it at every member, or leave the row out"
             )
-        if bounds is None:
-            raise DataError(f"row {row}: the label is {label:g}; binary:logistic expects 0 or 1")
-        raise DataError(
-            f"row {row}: the label is {label:g}; the plan's labels.range is {list(bounds)}: "
-            "widen it at every member, or leave the row out"
-        )
     if rows.weight is None or more.weight_limit is None:
         return
     heavy = np.flatnonzero(rows.weight > np.float32(more.weight_limit))
@@ -290,6 +281,17 @@ def check_labels(rows: Rows, plan: Plan) -> None:
             f"row {int(heavy[0]) + 1}: the weight is {rows.weight[heavy[0]]:g}; the plan's schema.weight_limit is "
             f"{more.weight_limit:g}: raise it at every member"
         )
+
+
+def check_numbers(rows: Rows, held: npt.NDArray[np.bool_], plan: Plan, counts: Counts) -> None:
+    """Refuse what is lost on shares where the plan alone says how numbers are scaled: before anybody shares a row. Raises DataError."""
+    values = given_values(plan)
+    if values is None:
+        return
+    width = len(plan.schema.features)
+    start = Start(plan, counts, Cuts.from_arrays([np.zeros(0, np.float32)] * width, [True] * width), values)
+    for part in (False, True):
+        label_words(taken(rows, held == part), start, part, np.flatnonzero(held == part) + 1)
 
 
 def label_words(

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from hansa.consortium.policy import Policy
 from hansa.data.binning import BinnedRows, bin_rows, with_known_missing
 from hansa.data.holdout import held_out
-from hansa.data.quantiles import CutGuard, CutRequest, Cuts, SortedKeys, count_cells
+from hansa.data.quantiles import CutGuard, CutRequest, Cuts, SortedKeys, count_cells, weigh_cells
+from hansa.data.rows import check_arrays
 from hansa.data.source import Rows
 from hansa.errors import DataError, HansaError, IdentityError, ProtocolError, RunStopped
 from hansa.plan import Plan
@@ -118,6 +119,7 @@ class Party:
         policy.check_plan(plan)
         if plan.mode != "federated" and signer is None:
             raise IdentityError(f"party {name!r}: mode {plan.mode!r} needs this member's identity and the members file")
+        check_arrays(rows, plan.schema, plan.parameters.label_kind, name)
         self.done = False
         self._policy = policy
         self._admit = admit
@@ -203,7 +205,7 @@ class Party:
                 yield self._sum_labels(message)
             case CountCells():
                 self._session.go(message, "cutting")
-                yield self._count_cells(message)
+                yield from self._count_cells(message)
             case UseCuts():
                 self._session.go(message, "scaling")
                 self._use_cuts(message)
@@ -228,7 +230,7 @@ class Party:
                 who = f" because of member {message.member!r}" if message.member else ""
                 raise RunStopped(
                     self._plan.aggregator,
-                    f"{self._plan.aggregator!r} stopped the run{who}: {message.reason}",
+                    f"member {self._plan.aggregator!r} stopped the run{who}: {message.reason}",
                     retry=message.retry,
                 )
             case _:
@@ -309,6 +311,7 @@ class Party:
         parameters = plan.parameters
         self._guard = CutGuard(len(plan.schema.features), self._n_rows, parameters.max_bin, plan.min_cell_rows)
         self._keys: SortedKeys | None = None
+        self._fixed_weights: npt.NDArray[np.int64] | None = None
 
     def _sum_labels(self, message: SumLabels) -> bytes:
         self._step += 1
@@ -316,9 +319,10 @@ class Party:
         weights = None if self._weights is None else self._weights[rows]
         with self._blaming():
             sums = sum_labels(self._labels[rows], weights, message.label_unit, message.weight_unit)
+            self._fixed_weights = None if weights is None else objective.fixed_weights(weights, message.weight_unit)
         return self._contribute("labels", sums)
 
-    def _count_cells(self, message: CountCells) -> bytes:
+    def _count_cells(self, message: CountCells) -> Iterator[bytes]:
         self._step += 1
         request = CutRequest(
             message.bits,
@@ -329,8 +333,11 @@ class Party:
             self._guard = self._guard.check(request)
         if self._keys is None:
             training = self._features if not len(self._evaluation) else self._features[:, self._training]
-            self._keys = SortedKeys.from_features(training)
-        return self._contribute("cells", count_cells(self._keys, request))
+            self._keys = SortedKeys.from_features(training, self._fixed_weights)
+            self._fixed_weights = None
+        yield self._contribute("cells", count_cells(self._keys, request))
+        if self._keys.weights is not None:
+            yield self._contribute("weights", weigh_cells(self._keys, request))
 
     def _use_cuts(self, message: UseCuts) -> None:
         n_features = len(self._plan.schema.features)
@@ -358,7 +365,7 @@ class Party:
         self._margins = np.full(n_rows, start, np.float32)
         self._gradient = np.empty(n_rows)
         self._hessian = np.empty(n_rows)
-        planes = 1 if self._plan.parameters.histogram_bits == 32 else 2
+        planes = 1 if message.histogram_bits == 32 else 2
         self._packed = np.empty((planes, n_rows), np.int64)
 
     def _check_start(self, message: UseCuts) -> None:
@@ -371,6 +378,9 @@ class Party:
         scale = message.scale_pos_weight
         if not (math.isfinite(scale) and scale > 0) or parameters.scale_pos_weight not in ("auto", scale):
             raise self._broken(f"scale_pos_weight is {scale}; the plan says {parameters.scale_pos_weight}")
+        bits = message.histogram_bits
+        if bits not in (32, 64) or parameters.histogram_bits not in ("auto", bits):
+            raise self._broken(f"histogram_bits is {bits}; the plan says {parameters.histogram_bits}")
         MetricScale(max(self._n_evaluation, 1), message.weight_exponent, message.label_exponent)
 
     def _bin(self, cuts: Cuts) -> BinnedRows:
@@ -439,8 +449,7 @@ class Party:
         drawn = draw_columns(n_features, parameters.colsample_bytree, parameters.seed, self._tree)
         if not np.array_equal(columns, drawn):
             raise self._broken("columns are not those that the plan's seed draws for this tree")
-        planes = 1 if parameters.histogram_bits == 32 else 2
-        scales = objective.Scales(message.gradient_scale, message.hessian_scale, planes)
+        scales = objective.Scales(message.gradient_scale, message.hessian_scale, len(self._packed))
         with self._blaming():
             objective.check_scales(scales, *self._totals, *self._units)
         objective.pack(self._gradient, self._hessian, scales, self._packed)

@@ -16,6 +16,7 @@ from hansa.errors import DataError, PlanError, ProtocolError
 from hansa.mpc.candidates import Candidates, Feature
 from hansa.mpc.fourier import MARGIN_BITS
 from hansa.mpc.release import Statistics
+from hansa.mpc.ring import words_for
 from hansa.mpc.shared_rows import BATCH_ROWS
 from hansa.mpc.start_value import LEAST_EXPONENT
 from hansa.mpc.training import (
@@ -28,6 +29,7 @@ from hansa.mpc.training import (
     Settings,
     growth_of,
     held_weight_bits,
+    memory_estimate,
     weight_bits,
 )
 from hansa.plan import Coopetitive, Plan
@@ -522,11 +524,11 @@ def some_values(plan: Plan) -> Values:
 
 
 def weight_unit(plan: Plan, values: Values, rows: int) -> float:
-    """See `Start.weight_unit`. 1 where the plan has no weights."""
-    limit = coopetitive(plan).weight_limit
-    if limit is None:
+    """See `Start.weight_unit`. 1 where owners share no weights."""
+    limit, scale = coopetitive(plan).weight_limit, values.scale_pos_weight
+    if limit is None and plain_scale(scale):
         return 1.0
-    return values.total_weight[0] / rows if values.total_weight[0] and rows else limit
+    return values.total_weight[0] / rows if values.total_weight[0] and rows else (limit or 1.0) * max(1.0, scale)
 
 
 def plain_scale(scale_pos_weight: float) -> bool:
@@ -588,3 +590,21 @@ def widest_candidates(plan: Plan) -> Candidates:
         most = plan.parameters.max_bin - 1
         return Candidates(tuple(_feature(plan, number, most, True) for number in range(len(plan.schema.features))))
     return Start(plan, Counts({}, {}), cuts, some_values(plan)).candidates
+
+
+def memory_needed(plan: Plan, counts: Counts, server: str) -> int:
+    """Bytes that a server holds at most, roughly; from the plan and numbers of rows alone."""
+    candidates, rows = widest_candidates(plan), counts.training
+    assisted = sum(rows.get(name, 0) for name in plan.servers)
+    settings, outputs = settings_of(plan, some_values(plan)), plan.parameters.outputs
+    # Of held-out rows a server keeps bits and labels.
+    held = counts.total_held * (16 * words_for(candidates.n_columns) + 64 * outputs)
+    own = rows.get(server, 0)
+    return memory_estimate(candidates, counts.total, settings, assisted, own, outputs=outputs) + held
+
+
+def assumed_counts(plan: Plan, rows: int) -> Counts:
+    """So many rows, dealt evenly to the plan's parties."""
+    held = round(rows * plan.evaluation_fraction)
+    each = {name: (rows - held) // len(plan.parties) for name in plan.parties}
+    return Counts(each, {name: held // len(plan.parties) for name in plan.parties})

@@ -142,6 +142,65 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Star
     return Start(float(np.float32(base_score)), scale, most)
 
 
+LIGHT_ROWS = 0.05
+"""Share of the rows, the lightest ones, that 32 bits may count coarsely."""
+
+MOST_SKEW = 64
+MOST_SKEWED_ROWS = 2**21
+"""A sum of 31 bits gives the lightest row that counts at least 2^31 / (rows x skew) units: 1,000 or more."""
+
+
+def histogram_bits_of(plan: Plan, magnitudes: Int64, sums: Int64, start: Start) -> int:
+    """Bits of each sum in a histogram: the plan's, or with "auto" 64 where 32 would count many rows too coarsely.
+
+    One unit serves all rows of a tree, and their sum fixes it: where few rows make up most of the sum, few units are left for the
+    others. The skew is the mean weight of a row (scale_pos_weight included) over a weight that all rows but `LIGHT_ROWS` reach; for
+    squared error times the mean |label| over the median of those that are not 0. It is taken from the pooled counts by binary
+    exponent, so it is known to a factor of two, and is the same for any split of the rows.
+
+    Args:
+        magnitudes: as `count_magnitudes`, pooled. sums: as `sum_labels`, pooled.
+    """
+    given = plan.parameters.histogram_bits
+    if given != "auto":
+        return int(given)
+    positives, rows = int(sums[2]), max(int(sums[3]), 1)
+    weights = _typical(magnitudes[1])
+    if plan.parameters.objective == "binary:logistic":
+        share = min(max(positives / rows, 0.0), 1.0)
+        weights = [
+            *((size, count * (1 - share)) for size, count in weights),
+            *((size * start.scale_pos_weight, count * share) for size, count in weights),
+        ]
+        skew = _mean(weights) / _quantile(weights, LIGHT_ROWS)
+    else:
+        labels = _typical(magnitudes[0])
+        skew = _mean(weights) / _quantile(weights, LIGHT_ROWS)
+        skew *= max(_mean(labels) / _quantile(labels, 0.5), 1.0)
+    coarse = skew > MOST_SKEW and skew * rows > MOST_SKEWED_ROWS
+    return 64 if coarse or rows >= objective.MOST_ROWS_OF_32_BITS else 32
+
+
+def _typical(counts: Int64) -> list[tuple[float, float]]:
+    """(a number in the middle of those with this exponent field, how many there are), but for zeros; one 1 where all are."""
+    found = [(math.ldexp(1.5, int(field) - 127), float(counts[field])) for field in np.flatnonzero(counts > 0) if field]
+    return found or [(1.0, 1.0)]
+
+
+def _mean(sizes: list[tuple[float, float]]) -> float:
+    return sum(size * count for size, count in sizes) / sum(count for _, count in sizes)
+
+
+def _quantile(sizes: list[tuple[float, float]], share: float) -> float:
+    """The least size that more than `share` of them do not exceed."""
+    below, enough = 0.0, share * sum(count for _, count in sizes)
+    for size, count in sorted(sizes):
+        below += count
+        if below > enough:
+            return size
+    return max(sizes)[0]
+
+
 def metric_scale(n_rows: int, bounds: Bounds, gradient_bound: float) -> MetricScale:
     """The units of metric sums over n_rows held-out rows, where no row's |g| exceeds gradient_bound.
 

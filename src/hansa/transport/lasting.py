@@ -359,7 +359,7 @@ class LastingChannel:
                 self._join(min(_HANDSHAKE_S, left))
             except SeatRefused as refusal:
                 self._tell("lost", time.monotonic() - self._lost_at, None, str(refusal))
-                raise TransportError(f"the hub is gone: {refusal}") from refusal
+                raise SeatRefused(f"the hub is gone: {refusal}") from refusal
             except TransportError as error:
                 failure = error
                 time.sleep(max(0.0, min(pause, give_up - time.monotonic())))
@@ -514,9 +514,9 @@ class LastingHub:
             try:
                 self._inner.wait_for(members, min(LOOK_S, left))
             except TransportError as error:
-                if not set(members) <= self._inner.guests:
+                if self._closing or not set(members) <= self._inner.guests:
                     raise
-                if left <= LOOK_S:
+                if give_up is not None and left <= LOOK_S:
                     raise TransportError(self._inner.missing(members, timeout)) from error
             else:
                 return

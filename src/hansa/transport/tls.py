@@ -24,7 +24,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Protocol
+
+from cryptography import x509
 
 from hansa.errors import IdentityError, LinkLost, MemberLost, NotTrusted, SeatRefused, TransportError
 from hansa.transport.channel import DEFAULT_FRAME_LIMIT, Frame, Traffic
@@ -49,6 +52,8 @@ _ALERTS = {
     "certificate required": "it was shown no certificate; every member must show its own",
 }
 """What the other end's refusals mean, by the last words of OpenSSL's name for them."""
+
+_OF_DATES = ("certificate expired", "bad certificate")
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,9 @@ class TlsChannel:
         except TlsError as error:
             stream.close()
             meant = error.verification or error.reason.endswith(tuple(_ALERTS))
-            raise (NotTrusted if meant else TransportError)(f"{where}: {_explained(error)}") from error
+            raise (NotTrusted if meant else TransportError)(
+                f"{where}: {_explained(error, credentials, hub)}"
+            ) from error
         except TimeoutError as error:
             stream.close()
             raise TransportError(
@@ -888,16 +895,28 @@ def _greet(stream: TlsStream, greeting: bytes) -> None:
     stream.flush()
 
 
-def _explained(error: TlsError) -> str:
+def _explained(error: TlsError, credentials: Credentials, hub: str) -> str:
     if error.verification:
+        of_dates = "expired" in error.verification or "not yet valid" in error.verification
         return (
             f"its certificate is not the valid one of the members file ({error.verification}); "
             "either somebody else answers there, or its certificate was renewed or expired: ask for its present card"
+            f"{_dated(credentials.certificates[hub]) if of_dates else ''}"
         )
     for alert, meaning in _ALERTS.items():
         if error.reason.endswith(alert):
-            return meaning
+            return meaning + (_dated(credentials.certificates[credentials.member]) if alert in _OF_DATES else "")
     return f"the handshake failed ({error}); is it Hansa that listens there?"
+
+
+def _dated(certificate: bytes) -> str:
+    """What a wrong clock can be told by, behind an error that a certificate's dates gave."""
+    parsed, form = x509.load_der_x509_certificate(certificate), "%Y-%m-%d %H:%M"
+    first, last = parsed.not_valid_before_utc.strftime(form), parsed.not_valid_after_utc.strftime(form)
+    return (
+        f". It is valid from {first} to {last} UTC, and this machine's clock says {datetime.now(UTC).strftime(form)} UTC: "
+        "where that is between the two, the other machine's clock may be wrong, and else perhaps this one's"
+    )
 
 
 def _is_over(stream: TlsStream) -> bool:

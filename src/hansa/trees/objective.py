@@ -29,6 +29,9 @@ SUM_BITS = 62
 """Bits that a pooled fixed-point sum may use of an int64."""
 
 
+MOST_ROWS_OF_32_BITS = 2**29
+"""So many rows, or more, do not fit histograms of 32 bits."""
+
 LEAST_BOUND = 2.0**-800
 """Bounds of fixed-point sums are at least this and at most its inverse, so that units are normal numbers."""
 
@@ -181,10 +184,10 @@ def scales(
     Args:
         gradient_sum, hessian_sum: pooled `sum_magnitudes`, in units of 2^gradient_unit and 2^hessian_unit.
         n_rows_total: rows of all parties.
-        bits: 32 or 64 (`histogram_bits`).
+        bits: 32 or 64.
     """
     gradient_room, hessian_room = (31, 32) if bits == 32 else (SUM_BITS, SUM_BITS)
-    if n_rows_total >= 2 ** (gradient_room - 2):
+    if n_rows_total >= (MOST_ROWS_OF_32_BITS if bits == 32 else 2 ** (SUM_BITS - 2)):
         raise HansaError(
             f"{n_rows_total} rows are too many for histogram_bits = {bits}; set histogram_bits = 64 in the plan"
         )
@@ -286,6 +289,15 @@ def _sum_fixed(values, weights, inverse_unit):  # type: ignore[no-untyped-def]
         for i in range(values.shape[0]):
             total += np.int64(np.floor(np.float64(values[i]) * np.float64(weights[i]) * inverse_unit + 0.5))
     return total
+
+
+def fixed_weights(weights: Float32, unit: int) -> npt.NDArray[np.int64]:
+    """Each weight as a whole number of 2^unit, rounded to nearest as `sum_fixed` does; int64 (n,).
+
+    Raises HansaError where their sum might not fit.
+    """
+    sum_fixed(np.ones_like(weights), weights, unit)
+    return np.floor(weights.astype(np.float64) * math.ldexp(1.0, -unit) + 0.5).astype(np.int64)
 
 
 def sum_fixed(values: Float32, weights: Float32 | None, unit: int) -> int:

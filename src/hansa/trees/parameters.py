@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from hansa.errors import PlanError
 from hansa.trees.ensemble import LEAST_PROBABILITY, OBJECTIVES
@@ -38,18 +38,77 @@ ALIASES = {
     "random_state": "seed",
 }
 
-WITHOUT_EFFECT = {
-    "tree_method": ("hist", "auto"),
-    "booster": ("gbtree",),
-    "grow_policy": ("depthwise",),
-    "max_leaves": (0,),
-    "num_parallel_tree": (1,),
-    "max_cat_to_onehot": None,
-    "verbosity": None,
-    "nthread": None,
-    "n_jobs": None,
+_IN_THE_PLAN = "the plan says which features are categorical ([categories], coopetitive mode)"
+_OF_TRAIN = "it is an argument of XGBoost's Python functions, which Hansa does not call"
+_REMOVED = "XGBoost has removed it"
+_OF_DART = "it belongs to booster 'dart'; Hansa trains with booster = 'gbtree'"
+_OF_LINEAR = "it belongs to booster 'gblinear'; Hansa trains with booster = 'gbtree'"
+_OF_OBJECTIVE = "it belongs to an objective that Hansa does not have"
+_ALONE = "the machine is set by a member's own file and command, not by the plan"
+
+WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...] | None, str]] = {
+    "tree_method": (("hist", "auto"), "Hansa trains with tree_method = 'hist'"),
+    "booster": (("gbtree",), "Hansa trains with booster = 'gbtree'"),
+    "grow_policy": (("depthwise",), "Hansa grows trees level by level, with grow_policy = 'depthwise'"),
+    "max_leaves": ((0,), "Hansa bounds a tree by max_depth only"),
+    "num_parallel_tree": ((1,), "Hansa grows one tree a round, and no forests"),
+    "colsample_bylevel": ((1,), "Hansa draws features for each tree (colsample_bytree), not for each level"),
+    "colsample_bynode": ((1,), "Hansa draws features for each tree (colsample_bytree), not for each node"),
+    "sampling_method": (("uniform",), "Hansa draws rows with sampling_method = 'uniform'"),
+    "monotone_constraints": ((), "the plan says where the model may only rise or fall ([monotone], coopetitive mode)"),
+    "interaction_constraints": ((), "Hansa lets all features meet in one tree"),
+    "multi_strategy": (("one_output_per_tree",), "Hansa grows a tree for each output"),
+    "process_type": (("default",), "Hansa trains new trees, and updates no old ones"),
+    "updater": (("grow_quantile_histmaker",), "Hansa trains with tree_method = 'hist'"),
+    "seed_per_iteration": ((False, 0), "Hansa draws from seed and the number of the tree"),
+    "disable_default_eval_metric": (
+        (False, 0),
+        "without eval_metric the objective's own is computed, where rows are held out",
+    ),
+    "enable_categorical": ((False,), _IN_THE_PLAN),
+    "feature_types": ((), _IN_THE_PLAN),
+    "feature_weights": ((), "Hansa draws features with equal weights"),
+    "missing": ((math.nan,), "a missing value is an empty cell, NA, NaN or null"),
+    "device": (("cpu",), "Hansa trains on processors"),
+    "xgb_model": ((), "Hansa starts with no tree"),
+    "max_cat_threshold": (None, ""),
+    "max_cached_hist_node": (None, ""),
+    "sparse_threshold": (None, ""),
+    "refresh_leaf": (None, ""),
+    "importance_type": (None, ""),
+    "validate_parameters": (None, ""),
+    "verbosity": (None, ""),
+    "verbose_eval": (None, ""),
+    "silent": (None, ""),
+    "nthread": (None, ""),
+    "n_jobs": (None, ""),
+    **dict.fromkeys(("evals", "evals_result", "obj", "custom_metric", "maximize", "callbacks"), ((), _OF_TRAIN)),
+    **dict.fromkeys(("sample_type", "normalize_type", "rate_drop", "one_drop", "skip_drop"), ((), _OF_DART)),
+    **dict.fromkeys(("feature_selector", "top_k"), ((), _OF_LINEAR)),
+    **dict.fromkeys(
+        (
+            *("tweedie_variance_power", "huber_slope", "quantile_alpha", "expectile_alpha", "ndcg_exp_gain"),
+            *("aft_loss_distribution", "aft_loss_distribution_scale", "lambdarank_pair_method"),
+            *("lambdarank_num_pair_per_sample", "lambdarank_normalization", "lambdarank_score_normalization"),
+            *("lambdarank_unbiased", "lambdarank_bias_norm"),
+        ),
+        ((), _OF_OBJECTIVE),
+    ),
+    "predictor": (("auto", "cpu_predictor"), _REMOVED),
+    "gpu_id": ((-1,), _REMOVED),
+    "use_label_encoder": ((False,), _REMOVED),
+    "single_precision_histogram": ((False,), f"{_REMOVED}; see histogram_bits"),
+    "sketch_eps": ((), f"{_REMOVED}; see max_bin"),
+    "use_rmm": ((False,), _ALONE),
+    "debug_synchronize": (None, ""),
+    "fail_on_invalid_gpu_id": (None, ""),
 }
-"""XGBoost's parameters that say what Hansa does anyway: the values accepted (None: any)."""
+"""XGBoost's parameters that Hansa has not: the values accepted beside None, which say what Hansa does anyway (None: any value, as none
+changes a model that Hansa trains), and why others are not.
+"""
+
+_NOTHING: tuple[Any, ...] = ("", "()", "[]", (), [], {})
+"""Ways to say nothing at all, which every parameter of `WITHOUT_EFFECT` with no other value takes."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +133,9 @@ class Parameters:
         early_stopping_rounds: stop when the last metric has not improved for so many rounds; None never.
         eval_metric: metrics to compute each round on the held-out rows; the last one decides early stopping.
         seed: seed of row and column sampling.
-        histogram_bits: 32 or 64: bits of each sum in a histogram.
+        histogram_bits: 32 or 64: bits of each sum in a histogram. "auto" is 32, or 64 where weights or labels are so unlike that 32
+            would count many rows too coarsely (`roles.statistics.histogram_bits_of`).
+        max_cat_to_onehot: a split of fewer categories than this tells one from all others; None where nothing is said of it.
     """
 
     objective: str = "binary:logistic"
@@ -95,12 +156,20 @@ class Parameters:
     early_stopping_rounds: int | None = None
     eval_metric: tuple[str, ...] = ()
     seed: int = 0
-    histogram_bits: int = 32
+    histogram_bits: int | str = "auto"
+    max_cat_to_onehot: int | None = None
 
     @property
     def outputs(self) -> int:
         """Numbers that the model predicts for a row: one, or with num_class one for each class."""
         return self.num_class or 1
+
+    @property
+    def label_kind(self) -> Literal["binary", "numeric"] | int:
+        """What labels the objective takes: 0 and 1, any finite number, or the classes below this number."""
+        if self.num_class:
+            return self.num_class
+        return "binary" if self.objective == "binary:logistic" else "numeric"
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -117,16 +186,10 @@ def parse_parameters(given: Mapping[str, Any]) -> Parameters:
     for name, value in given.items():
         target = ALIASES.get(name, name)
         if name in WITHOUT_EFFECT:
-            allowed = WITHOUT_EFFECT[name]
-            if allowed is not None and value not in allowed:
-                raise PlanError(
-                    f"parameter {name} = {value!r} is not supported: Hansa trains with {name} = {allowed[0]!r}"
-                )
+            _check_without_effect(name, value)
             continue
         if target not in NAMES:
-            near = difflib.get_close_matches(name, [*NAMES, *ALIASES], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise PlanError(f"parameter {name!r} is unknown or not supported{hint} (supported: {', '.join(NAMES)})")
+            raise PlanError(f"parameter {_shown(name)} is unknown{_hint(str(name))} (supported: {', '.join(NAMES)})")
         if target in values:
             raise PlanError(f"parameter {target!r} is given twice (as {name!r} and under another name)")
         values[target] = value
@@ -136,34 +199,85 @@ def parse_parameters(given: Mapping[str, Any]) -> Parameters:
     return parameters
 
 
+def _check_without_effect(name: str, value: Any) -> None:
+    allowed, why = WITHOUT_EFFECT[name]
+    if value is None or allowed is None or any(_is_same(value, one) for one in allowed or _NOTHING):
+        return
+    cure = f"leave it out or give {' or '.join(map(repr, allowed))}" if allowed else "leave it out"
+    raise PlanError(f"parameter {name} = {_shown(value)} is not supported: {why}; {cure}")
+
+
+def _is_same(value: Any, one: Any) -> bool:
+    """Whether a given value is this one: numbers by their value, True and False and texts by their kind too."""
+    if isinstance(value, bool) or isinstance(one, bool) or not isinstance(one, int | float):
+        return type(value) is type(one) and bool(value == one)
+    if not isinstance(value, numbers.Real):
+        return False
+    return bool(value == one) or (value != value and one != one)
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.80}"
+
+
+def _hint(name: str) -> str:
+    """The name that was probably meant, where one is as good as the same."""
+    known = [*NAMES, *ALIASES, *WITHOUT_EFFECT]
+    distances = {other: _edits(_squeezed(name), _squeezed(other)) for other in known}
+    near = min(distances, key=lambda other: (distances[other], known.index(other)))
+    if distances[near] > max(1, len(_squeezed(name)) // 4):
+        return " and not supported"
+    return f"; did you mean {near!r}?"
+
+
+def _squeezed(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())[:60]
+
+
+def _edits(a: str, b: str) -> int:
+    """Letters to put in, take out or change to make `b` of `a` (Levenshtein)."""
+    row = list(range(len(b) + 1))
+    for i, own in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, other in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (own != other))
+    return row[-1]
+
+
 def _field(name: str) -> str:
     return "lambda_" if name == "lambda" else name
 
 
 def _refuse(name: str, value: Any, expected: str) -> PlanError:
-    return PlanError(f"parameter {name} = {value!r}: expected {expected}")
+    return PlanError(f"parameter {name} = {_shown(value)}: expected {expected}")
 
 
 def _number(name: str, value: Any, low: float, high: float, *, low_open: bool = False) -> float:
-    expected = f"a number {'above' if low_open else 'of at least'} {low:g}" + (
-        "" if math.isinf(high) else f", at most {high:g}"
-    )
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    expected = f"a number {'above' if low_open else 'of at least'} {low:g}" if math.isfinite(low) else "a finite number"
+    expected += f", at most {high:g}" if math.isfinite(high) else ""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise _refuse(name, value, expected)
-    if value < low or value > high or (low_open and value == low):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or number < low or number > high or (low_open and number == low):
         raise _refuse(name, value, expected)
-    return float(value)
+    return number
 
 
 def _integer(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or not low <= int(value) <= high:
         raise _refuse(name, value, f"a whole number from {low} to {high}")
-    return value
+    return int(value)
 
 
 def _check(name: str, value: Any) -> Any:
     match name:
         case "objective":
+            if not isinstance(value, str):
+                raise _refuse(name, value, f"one of {', '.join(OBJECTIVES)}")
             if value in SOFTMAX:
                 raise PlanError(
                     f"parameter objective = {value!r} is not supported; write objective = 'binary:logistic' with num_class = K: "
@@ -175,7 +289,7 @@ def _check(name: str, value: Any) -> Any:
         case "rounds":
             return _integer(name, value, 1, 100_000)
         case "num_class":
-            return 0 if value == 0 and not isinstance(value, bool) else _integer(name, value, 3, MOST_CLASSES)
+            return 0 if _is_same(value, 0) and not isinstance(value, float) else _integer(name, value, 3, MOST_CLASSES)
         case "max_depth":
             return _integer(name, value, 1, 16)
         case "max_bin":
@@ -183,9 +297,11 @@ def _check(name: str, value: Any) -> Any:
         case "seed":
             return _integer(name, value, 0, 2**63 - 1)
         case "histogram_bits":
-            if value not in (32, 64) or isinstance(value, bool):
-                raise _refuse(name, value, "32 or 64")
-            return value
+            if value == "auto" and isinstance(value, str):
+                return value
+            if not any(_is_same(value, bits) for bits in (32, 64)):
+                raise _refuse(name, value, '"auto", 32 or 64')
+            return int(value)
         case "eta":
             return _number(name, value, 0, 1, low_open=True)
         case "lambda" | "alpha" | "gamma" | "min_child_weight" | "max_delta_step":
@@ -193,9 +309,11 @@ def _check(name: str, value: Any) -> Any:
         case "subsample" | "colsample_bytree":
             return _number(name, value, 0, 1, low_open=True)
         case "scale_pos_weight":
-            return value if value == "auto" else _number(name, value, 0, 1e6, low_open=True)
+            return value if isinstance(value, str) and value == "auto" else _number(name, value, 0, 1e6, low_open=True)
         case "base_score":
             return None if value is None else _number(name, value, -MOST, MOST)
+        case "max_cat_to_onehot":
+            return None if value is None else _integer(name, value, 1, 2**31 - 1)
         case "early_stopping_rounds":
             return None if value is None else _integer(name, value, 1, 100_000)
         case "eval_metric":

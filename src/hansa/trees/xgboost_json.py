@@ -21,6 +21,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -191,7 +192,7 @@ def from_json(document: bytes) -> Ensemble:
     Raises:
         DataError: naming the place in the file, what was expected and what stands there: text that is not
             JSON, a field of another type, an inconsistent tree, or a model that is not supported
-            (another booster or objective, splits on several categories at once, categories of a data frame, softmax classes,
+            (another booster or objective, splits on several categories at once, softmax classes,
             vectors as leaves, parallel trees).
     """
     return _from_object(_parse(document))
@@ -219,13 +220,14 @@ def _from_object(parsed: Any) -> Ensemble:
     if types and len(types) != n_features:
         raise _wrong("feature_types", f"none or num_feature = {n_features} of them", len(types))
     trees = _booster(learner["gradient_booster"], n_features, n_outputs)
-    categories = _levels(learner.get("attributes", {}), names, _categorical(types, trees, n_features))
-    cats = learner["gradient_booster"]["model"].get("cats", {})
-    if not _is_empty(cats) and cats != _cats(categories):
-        raise _unsupported(
-            f"a categorical feature of a data frame (cats.enc without the attribute {LEVELS_ATTRIBUTE!r})"
-        )
-    return Ensemble(objective, base_score, tuple(names), trees, categories, _codes(learner.get("attributes", {})))
+    attributes, cats = learner.get("attributes", {}), learner["gradient_booster"]["model"].get("cats", {})
+    categories = _levels(attributes, names, _categorical(types, trees, n_features))
+    if not _is_empty(cats):
+        if not isinstance(attributes, dict) or LEVELS_ATTRIBUTE not in attributes:
+            categories = _levels_of_cats(cats, categories, version)
+        if cats != _cats(categories):
+            raise _unsupported("cats.enc with other than texts and int64 numbers, or at odds with the model's levels")
+    return Ensemble(objective, base_score, tuple(names), trees, categories, _codes(attributes))
 
 
 def _check_size(document: bytes) -> None:
@@ -447,6 +449,37 @@ def _booster(value: Any, n_features: int, n_outputs: int) -> tuple[Tree, ...]:
     return tuple(_tree_from_object(number, tree, n_features) for number, tree in enumerate(trees))
 
 
+def _levels_of_cats(
+    cats: Mapping[str, Any], categories: Sequence[tuple[Level, ...] | None], version: list[int]
+) -> tuple[tuple[Level, ...] | None, ...]:
+    """Levels by feature as a data frame had them, of which XGBoost 3.1 and later keep count in `cats.enc`."""
+    encodings = cats["enc"]
+    if not isinstance(encodings, list) or len(encodings) != len(categories):
+        raise _wrong("cats.enc", f"an array of {len(categories)} entries, one a feature", encodings)
+    for feature, encoding in enumerate(encodings):
+        _object(encoding, f"cats.enc[{feature}]", optional=("offsets", "values", "type"))
+    return tuple(
+        None if own is None else tuple(_levels_of(encoding, f"cats.enc[{feature}]", version))
+        for feature, (own, encoding) in enumerate(zip(categories, encodings, strict=True))
+    )
+
+
+def _levels_of(encoding: Mapping[str, Any], where: str, version: list[int]) -> Sequence[Level]:
+    values = encoding.get("values", [])
+    if "offsets" not in encoding:
+        return list(_array(values, f"{where}.values", np.int64).tolist())
+    ends = _array(encoding["offsets"], f"{where}.offsets", np.int32)
+    octets = _array(values, f"{where}.values", np.int8).tobytes()
+    if not octets.isascii() and version[:2] < [3, 4]:
+        raise _unsupported(f"{where} with levels that are not ASCII, which XGBoost before 3.4 cuts short,")
+    if len(ends) and (ends[0] != 0 or (np.diff(ends) < 0).any() or ends[-1] != len(octets)):
+        raise _wrong(f"{where}.offsets", f"numbers that rise from 0 to {len(octets)}", ends.tolist())
+    try:
+        return [octets[begin:end].decode("utf-8") for begin, end in pairwise(ends.tolist())]
+    except UnicodeDecodeError as error:
+        raise _wrong(f"{where}.values", "texts in UTF-8", octets) from error
+
+
 def _is_empty(cats: Mapping[str, Any]) -> bool:
     encodings = cats.get("enc", [])
     return isinstance(encodings, list) and all(isinstance(e, dict) and not e.get("values") for e in encodings)
@@ -515,6 +548,8 @@ def _array(value: Any, where: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
 _ELEMENTS: dict[type[np.generic], tuple[str, Callable[[Any], bool]]] = {
     np.float32: ("numbers with a decimal point or an exponent", lambda item: type(item) is float),
     np.int32: ("int32 numbers", lambda item: type(item) is int and -(2**31) <= item < 2**31),
+    np.int64: ("int64 numbers", lambda item: type(item) is int and -(2**63) <= item < 2**63),
+    np.int8: ("int8 numbers", lambda item: type(item) is int and -128 <= item < 128),
     # Early versions write true and false.
     np.uint8: ("0 and 1", lambda item: type(item) in (int, bool) and item in (0, 1)),
 }

@@ -1,0 +1,70 @@
+"""Rows that come as arrays and not from a file: held to the same rules, in the same words, before any work is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from hansa.data.schema import Schema
+from hansa.data.source import Array, Column, Departure, LabelKind, Rows, Rule, role_rules
+from hansa.errors import DataError
+
+ABOVE_ALL = np.finfo(np.float32).max
+
+
+def check_arrays(rows: Rows, schema: Schema, label_kind: LabelKind, owner: str) -> None:
+    """Refuse labels, weights and shapes that no table of this schema gives. (Features' values are checked where
+    they become bins; that some row of some party has a weight, where these are summed.)
+
+    Args:
+        label_kind: as for `read_rows`. owner: whose rows they are, for the error.
+
+    Raises:
+        DataError: naming the owner, the first row (from 1) and the column, what was expected and found, and the cure.
+    """
+    for departure in _departures(rows, schema, label_kind, f"party {owner!r}"):
+        raise DataError(str(departure))
+
+
+def _departures(rows: Rows, schema: Schema, label_kind: LabelKind, owner: str) -> Iterator[Departure]:
+    if (rows.weight is None) != (schema.weight is None):
+        expected, found = ("no weights", "some") if schema.weight is None else ("weights", "none")
+        yield Departure(owner, None, schema.weight, expected, found, "give the rows as the plan's schema names them")
+    columns = (
+        {schema.label: rows.label} if rows.weight is None else {schema.label: rows.label, schema.weight: rows.weight}
+    )
+    for name, values in columns.items():
+        if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.ndim != 1:
+            cure = "convert them by np.asarray(values, np.float32)"
+            yield Departure(owner, None, name, "float32 of shape (n_rows,)", _kind_of(values), cure)
+    n_rows = rows.n_rows
+    if not n_rows:
+        yield Departure(owner, None, None, "at least one row", "no rows", "give a table with rows")
+    shapes = (rows.features.shape, *(values.shape for values in columns.values()))
+    if shapes != ((len(schema.features), n_rows), *((n_rows,),) * len(columns)):
+        expected = f"{len(schema.features)} features of {n_rows} rows, and a label (and weight) for each row"
+        yield Departure(
+            owner,
+            None,
+            None,
+            expected,
+            f"shapes {', '.join(map(str, shapes))}",
+            "give features as (n_features, n_rows)",
+        )
+    for name, values in columns.items():
+        for broken, expected, cure in _rules(name, schema, values, label_kind):
+            if broken.any():
+                row = int(broken.argmax())
+                found = "a missing value" if np.isnan(values[row]) else repr(f"{values[row]:g}")
+                yield Departure(owner, row + 1, name, expected, found, cure, int(np.count_nonzero(broken)))
+
+
+def _kind_of(values: object) -> str:
+    return f"{values.dtype}{values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+
+
+def _rules(name: str | None, schema: Schema, values: Array, label_kind: LabelKind) -> Iterator[Rule]:
+    yield np.abs(values) >= ABOVE_ALL, "a number below 3.4028235e38", "write a smaller number"
+    column = Column(values, np.zeros(len(values), np.bool_))
+    yield from role_rules("label" if name == schema.label else "weight", column, label_kind)

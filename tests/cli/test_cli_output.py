@@ -1,0 +1,45 @@
+"""What people see of a metric of held-out rows that has no value."""
+
+from __future__ import annotations
+
+from hansa.cli import output
+
+WHY = "the held-out rows have one label only"
+
+
+def record(history, without_value):
+    return {
+        "mode": "federated",
+        "trees": 2,
+        "roster": [["north", 10, 2]],
+        "traffic": {"north": {"bytes_up": 1, "bytes_down": 2}},
+        "history": history,
+        "without_value": without_value,
+        "seconds": {"binning": 0.1, "training": 0.2},
+        "model_sha256": "0" * 64,
+    }
+
+
+def test_an_aggregators_record_says_which_metric_has_no_value_and_why(capsys):
+    output.print_aggregator_record(record({"auc": [None, None], "logloss": [0.5, 0.25]}, {"auc": WHY}))
+    shown = capsys.readouterr().out
+    assert "logloss on held-out rows: 0.25000 after 2 trees" in shown
+    assert "auc on held-out rows:" not in shown
+    assert f"auc of the held-out rows has no value: {WHY}. Training does not stop early on it." in shown
+
+
+def test_progress_says_it_once_and_shows_a_dash(capsys):
+    event = {
+        "event": "tree",
+        "trees": 1,
+        "rounds": 9,
+        "metrics": {"auc": None, "error": 0.1},
+        "without_value": {"auc": WHY},
+    }
+    with output.progress(True) as report:
+        for trees in range(1, 9):
+            report({**event, "trees": trees})
+    assert capsys.readouterr().err.count(f"auc of the held-out rows has no value: {WHY}") == 1
+    with output.progress(False) as report:
+        report(event)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,226 @@
+"""A table's file, opened: endings, encodings, delimiters; what is no table; and what DuckDB may reach."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import feather
+
+from hansa.data.files import connect, open_table, writing
+from hansa.data.schema import Schema
+from hansa.data.source import read_rows
+from hansa.errors import DataError
+
+TEXT = "a,y\n1,2\n3,4\n"
+ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet", ".pq", ".arrow", ".feather")
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def rows_of(path: Path) -> list[tuple[str, ...]]:
+    with open_table(path) as table:
+        return [table.names, *zip(*table.fetch([f"c{i}" for i in range(len(table.names))]), strict=True)]
+
+
+@pytest.mark.parametrize("ending", [*ENDINGS, ".CSV", ".Csv.GZ"])
+def test_every_ending_is_read(tmp_path, ending):
+    path, table = tmp_path / f"t{ending}", pa.table({"a": ["1", "3"], "y": ["2", "4"]})
+    if ending in (".parquet", ".pq"):
+        pq.write_table(table, path)
+    elif ending in (".arrow", ".feather"):
+        feather.write_feather(table, path)
+    else:
+        text = TEXT.replace(",", "\t") if "tsv" in ending else TEXT
+        write(path, gzip.compress(text.encode()) if ending.lower().endswith("gz") else text.encode())
+    assert rows_of(path) == [("a", "y"), ("1", "2"), ("3", "4")]
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("last", [True, False])
+def test_line_ends_and_a_byte_order_mark_do_not_matter(tmp_path, ends, mark, last):
+    text = mark + TEXT.replace("\n", ends)
+    path = write(tmp_path / "t.csv", (text if last else text[: -len(ends)]).encode())
+    assert rows_of(path) == [("a", "y"), ("1", "2"), ("3", "4")]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("0,1,2\n1,2,3\n", ("0", "1", "2")),
+        ("RSRP,rsrp,Rsrp\n1,2,3\n", ("RSRP", "rsrp", "Rsrp")),
+        ('"a,b";c;d\n1;2;3\n', ("a,b", "c", "d")),
+        ('"two\nlines",c,d\n1,2,3\n', ("two\nlines", "c", "d")),
+        ('a,"a",A\n1,2,3\n', ("a", "a", "A")),
+        (" a, b ,c\n1,2,3\n", (" a", " b ", "c")),
+        ("true,NA,1e3\n1,2,3\n", ("true", "NA", "1e3")),
+    ],
+)
+def test_the_first_line_names_the_columns_whatever_it_holds(tmp_path, text, names):
+    assert rows_of(write(tmp_path / "t.csv", text.encode())) == [names, ("1", "2", "3")]
+
+
+def test_a_tsv_file_with_as_many_commas_is_cut_at_tabs(tmp_path):
+    assert rows_of(write(tmp_path / "t.tsv", b"a,x\tb\n1\t2\n")) == [("a,x", "b"), ("1", "2")]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "fragments"),
+    [
+        ("t.csv", TEXT.encode("utf-16"), ("UTF-16", "save the table as UTF-8")),
+        ("t.csv", TEXT.encode("utf-16-le"), ("UTF-16", "save the table as UTF-8")),
+        ("t.csv", b"a,y\n1,2\n\xe9,3\n", ("line 3", "not UTF-8", "save the table as UTF-8")),
+        ("t.csv", b"\xe9,y\n1,2\n", ("line 1", "not UTF-8")),
+        ("t.csv", b"PK\x03\x04rest", ("ZIP archive", "Excel")),
+        ("t.csv", gzip.compress(TEXT.encode()), ("gzip data", ".csv.gz")),
+        ("t.txt", b"PAR1rest", ("Parquet data",)),
+        ("t.csv", b"", ("expected a header line",)),
+        ("t.csv", b"\n\n", ("expected a header line",)),
+        ("t.csv.gz", b"", ("expected a header line",)),
+        ("t.csv.gz", TEXT.encode(), ("broken gzip data",)),
+        ("t.csv.gz", gzip.compress(b"PK\x03\x04rest"), ("ZIP archive",)),
+        ("t.csv", b'"a,y\n1,2\n', ("quoted name in the header",)),
+        ("t.csv", b'a,y\n1,2\n3,"4\n5,6\n', ("row 2", "closing quote")),
+        ("t.csv", b'a,y\n1,2\n3,"4"x\n', ("row 2", "closing quote")),
+        ("t.csv", b"a,y\n1,2\n3\n", ("row 2 has 1 cells", "names 2 columns")),
+        ("t.csv", b'a,y\n"1\n",2\n3,4,5\n', ("row 2 has 3 cells",)),
+        ("t.csv", b"a,y\n" + b"1" * 3_000_000 + b",2\n", ("readable table", "repair")),
+        ("t.parquet", b"", ("readable table",)),
+        ("t.pq", b"PAR1" + b"x" * 99 + b"PAR1", ("readable table",)),
+        ("t.arrow", b"ARROW1" + b"x" * 99, ("readable table",)),
+        ("t.feather", b"", ("readable table",)),
+        ("t.json", b"{}", ("ending in one of .csv", "'.json'")),
+        ("t.parquet.gz", b"", ("ending in one of .csv", "'.gz'")),
+    ],
+)
+def test_what_is_no_table_is_one_clear_sentence(tmp_path, name, data, fragments):
+    path = write(tmp_path / name, data)
+    with pytest.raises(DataError) as caught:
+        rows_of(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert "/proc/" not in message
+    assert len(message) < len(str(path)) + 500
+    for fragment in fragments:
+        assert fragment in message
+
+
+def packed(n_rows: int) -> bytes:
+    return gzip.compress("".join(["a,y\n", *(f"{i * 7919 % 9973},{i}\n" for i in range(n_rows))]).encode())
+
+
+@pytest.mark.parametrize("cut", [1, 4, 8, 9, 100, 5000])
+def test_a_gzip_file_that_was_cut_off_is_never_a_shorter_table(tmp_path, cut):
+    path = write(tmp_path / "t.csv.gz", packed(5000)[:-cut])
+    with pytest.raises(DataError, match="broken gzip data"):
+        rows_of(path)
+
+
+def test_a_gzip_file_whose_checksum_or_data_are_wrong_is_refused(tmp_path):
+    good = packed(5000)
+    for place in (*range(-8, 0), len(good) // 2, 12):
+        data = bytearray(good)
+        data[place] ^= 1
+        with pytest.raises(DataError):
+            rows_of(write(tmp_path / "t.csv.gz", bytes(data)))
+
+
+def test_gzip_members_end_to_end_are_one_table(tmp_path):
+    data = gzip.compress(b"a,y\n1,2\n") + gzip.compress(b"3,4\n")
+    assert rows_of(write(tmp_path / "t.csv.gz", data)) == [("a", "y"), ("1", "2"), ("3", "4")]
+
+
+@pytest.mark.parametrize("sign", ["_", "+-"])
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz"])
+def test_signs_that_duckdb_takes_into_numbers_are_found_wherever_they_stand(tmp_path, sign, ending):
+    """Also where a chunk of the file ends between the two."""
+    head = "a,y\n"
+    for size in (0, (1 << 20) - 1, (1 << 20) - 2):
+        filler = "".join(itertools.islice(itertools.cycle(["1,2\n"]), size // 4)) if size else ""
+        filler = filler[: len(filler) - 4] + " " * (size - len(filler)) + "1,2\n" if size else ""
+        data = f"{head}{filler}{sign}5,2\n".encode()
+        path = write(tmp_path / f"t{ending}", gzip.compress(data) if ending.endswith("gz") else data)
+        with pytest.raises(DataError, match="column 'a': expected a number"):
+            read_rows(path, Schema(("a",), "y"), label_kind="numeric")
+
+
+# --- names and what DuckDB may reach ------------------------------------------------------------------------
+
+ODD_NAMES = (
+    "it's.csv", 'a"b.csv', "a; DROP TABLE t.csv", "*.csv", "[1].csv", "?.csv", "{a,b}.csv", "new\nline.csv", "a=1.csv", "$HOME.csv",
+    "%s.csv",
+    "naïve.csv", "-.csv",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_is_never_a_pattern_or_a_statement(tmp_path, name):
+    for other in ("b.csv", "1.csv", "z.csv"):
+        write(tmp_path / other, b"a,y\n8,8\n")
+    path = write(tmp_path / name, TEXT.encode())
+    assert rows_of(path) == [("a", "y"), ("1", "2"), ("3", "4")]
+
+
+@pytest.mark.parametrize(
+    "name", ["http://127.0.0.1/t.csv", "s3://bucket/t.parquet", "zero\0byte.csv", "", ".", "*.csv", "t?.csv"]
+)
+def test_addresses_patterns_and_zero_bytes_name_no_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "t1.csv", TEXT.encode())
+    with pytest.raises(DataError, match="expected a file, found none"):
+        open_table(name)
+
+
+def test_duckdb_loads_no_extension_and_its_settings_are_locked(tmp_path):
+    with open_table(write(tmp_path / "t.csv", TEXT.encode())) as table:
+        settings = dict(
+            table.connection.execute(
+                "SELECT name, value FROM duckdb_settings() WHERE name IN ('autoload_known_extensions', 'autoinstall_known_extensions', "
+                "'lock_configuration')"
+            ).fetchall()
+        )
+        assert settings == {
+            "autoload_known_extensions": "false",
+            "autoinstall_known_extensions": "false",
+            "lock_configuration": "true",
+        }
+        with pytest.raises(duckdb.Error, match="locked"):
+            table.connection.execute("SET autoload_known_extensions = true")
+
+
+@pytest.mark.skipif(duckdb.__version__.startswith("1.1."), reason="DuckDB 1.1 cannot be kept from other files")
+def test_duckdb_reaches_no_file_but_the_table(tmp_path):
+    other = write(tmp_path / "other.csv", TEXT.encode())
+    with open_table(write(tmp_path / "t.csv", TEXT.encode())) as table:
+        for statement in (
+            f"SELECT * FROM read_csv('{other}')",
+            f"SELECT * FROM read_text('{other}')",
+            f"COPY (SELECT 1) TO '{tmp_path / 'out.csv'}'",
+            "SELECT * FROM read_csv('http://127.0.0.1:9/t.csv')",
+            "INSTALL httpfs",
+            "LOAD httpfs",
+        ):
+            with pytest.raises(duckdb.Error):
+                table.connection.execute(statement)
+        assert not (tmp_path / "out.csv").exists()
+    with pytest.raises(duckdb.Error):
+        connect().execute(f"SELECT * FROM read_csv('{other}')")
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "t.parquet"])
+def test_a_table_is_written_under_the_very_name_also_over_an_old_file(tmp_path, name):
+    path = tmp_path / name
+    for value in (1, 2):
+        with writing(path) as (_, write_query):
+            write_query(f"SELECT {value} AS a, 3 AS y")
+        assert [tuple(map(float, row)) for row in rows_of(path)[1:]] == [(value, 3)]
+    assert list(tmp_path.iterdir()) == [path]
