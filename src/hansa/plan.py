@@ -16,6 +16,8 @@
 
     [privacy]
     min_cell_rows = 10                        # cuts stop at cells of so many pooled rows
+    min_child_rows = 1                        # no split makes a node of fewer pooled rows
+    verify_counts = "after"                   # secure-aggregation: parties check pooled rows of cells and nodes
 
     [evaluation]
     fraction = 0.2                            # of each party's rows, held out for metrics and early stopping
@@ -76,7 +78,9 @@ from hansa.trees.parameters import Parameters, parse_parameters
 
 COOPETITIVE = "coopetitive"
 
-MODES = ("federated", "secure-aggregation", COOPETITIVE)
+MASKED = "secure-aggregation"
+
+MODES = ("federated", MASKED, COOPETITIVE)
 """The modes that this release runs. Another is refused, never run as one of these."""
 
 SERVERS = 3
@@ -88,6 +92,12 @@ DEFAULT_MIN_CELL_ROWS = 10
 """Argued for in SECURITY.md, "Cuts"."""
 
 LEAST_MIN_CELL_ROWS = 2
+
+VERIFY_COUNTS = ("off", "after", "before")
+"""When parties learn and check the pooled rows of named cells and nodes: never, after their sums have left, or before."""
+
+LEAST_VERIFIED = 3
+"""Parties from which counts are verified unless the plan says otherwise: of two, each would learn the other's counts."""
 
 DEFAULT_BINS_ON_SHARES = 32
 """`max_bin` of a coopetitive plan that names none: every cut is a column of shares, 4 bytes a row and part."""
@@ -152,6 +162,8 @@ class Plan:
         schema: the columns of every party's table.
         parameters: how to grow the trees.
         min_cell_rows: a cell of so many pooled rows or fewer is not split further when cuts are searched.
+        min_child_rows: no split makes a node of fewer pooled rows.
+        verify_counts: one of `VERIFY_COUNTS`, or None for the mode's own (`counts_verified`).
         evaluation_fraction: share of each party's rows that is held out; 0 for none.
         coopetitive: in that mode, else None.
     """
@@ -166,6 +178,8 @@ class Plan:
     parameters: Parameters
     min_cell_rows: int = DEFAULT_MIN_CELL_ROWS
     evaluation_fraction: float = 0.0
+    min_child_rows: int = 1
+    verify_counts: str | None = None
     coopetitive: Coopetitive | None = None
 
     def __post_init__(self) -> None:
@@ -193,11 +207,24 @@ class Plan:
         """The compute servers S_0, S_1, S_2; none but in coopetitive mode."""
         return () if self.coopetitive is None else self.coopetitive.servers
 
+    @property
+    def counts_verified(self) -> str:
+        """When parties check the pooled rows of cells and nodes: what the plan says, else "after" under masks with three parties."""
+        if self.verify_counts is not None:
+            return self.verify_counts
+        return "after" if self.mode == MASKED and len(self.parties) >= LEAST_VERIFIED else "off"
+
     def canonical(self) -> bytes:
         """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out."""
         content = {"format": 1, **asdict(self)}
         if self.coopetitive is None:
             del content["coopetitive"]
+        # What another release does not know is left out where it means nothing new.
+        content["verify_counts"] = self.counts_verified
+        if self.counts_verified == "off":
+            del content["verify_counts"]
+        if self.min_child_rows == 1:
+            del content["min_child_rows"]
         return msgspec.json.encode(content, order="sorted")
 
     def digest(self) -> bytes:
@@ -247,6 +274,22 @@ def _check_plan(plan: Plan) -> None:
         raise PlanError(
             f"plan: privacy.min_cell_rows is {plan.min_cell_rows}; expected at least {LEAST_MIN_CELL_ROWS}: "
             "a cell of one row would send that row's value"
+        )
+    if plan.min_child_rows < 1:
+        raise PlanError(f"plan: privacy.min_child_rows is {plan.min_child_rows}; expected at least 1")
+    if plan.min_child_rows > 1 and plan.coopetitive is not None:
+        raise PlanError(
+            f"plan: privacy.min_child_rows is {plan.min_child_rows}; mode {COOPETITIVE!r} knows no rows of nodes: set "
+            "parameters.min_child_weight instead, to the hessian of so many rows (.25 a row in logistic loss, 1 in squared error)"
+        )
+    if plan.verify_counts is not None and plan.verify_counts not in VERIFY_COUNTS:
+        raise PlanError(
+            f"plan: privacy.verify_counts is {plan.verify_counts!r}; expected one of {', '.join(VERIFY_COUNTS)}"
+        )
+    if plan.counts_verified != "off" and plan.mode != MASKED:
+        raise PlanError(
+            f"plan: privacy.verify_counts is {plan.verify_counts!r}; it goes with mode {MASKED!r} only, and the mode is "
+            f"{plan.mode!r}: leave it out"
         )
     if not 0 <= plan.evaluation_fraction < 1:
         raise PlanError(f"plan: evaluation.fraction is {plan.evaluation_fraction}; expected at least 0 and below 1")
@@ -416,7 +459,7 @@ PLAN_KEYS: dict[str, tuple[str, ...]] = {
     ),
     "members": ("aggregator", "hub", "servers", "server_links", "parties", "receivers", "minimum_parties"),
     "schema": ("features", "label", "weight", "weight_limit", "missing"),
-    "privacy": ("min_cell_rows",),
+    "privacy": ("min_cell_rows", "min_child_rows", "verify_counts"),
     "evaluation": ("fraction", "steps"),
     "labels": ("range",),
     "release": ("statistics",),
@@ -483,6 +526,10 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
             "a whole number",
             where,
         ),
+        min_child_rows=_typed(privacy.get("min_child_rows", 1), int, "privacy.min_child_rows", "a whole number", where),
+        verify_counts=None
+        if "verify_counts" not in privacy
+        else _typed(privacy["verify_counts"], str, "privacy.verify_counts", "a text", where),
         evaluation_fraction=float(
             _typed(evaluation.get("fraction", 0.0), (int, float), "evaluation.fraction", "a number", where)
         ),
@@ -580,6 +627,12 @@ def _value(value: Any) -> str:
     return repr(value)
 
 
+def _privacy(plan: Plan) -> dict[str, Any]:
+    """What [privacy] says."""
+    given: dict[str, Any] = {"min_cell_rows": plan.min_cell_rows, "min_child_rows": plan.min_child_rows}
+    return given | ({} if plan.verify_counts is None else {"verify_counts": plan.verify_counts})
+
+
 def _hub_and_servers(more: Coopetitive) -> dict[str, Any]:
     return {"hub": more.hub, "servers": more.servers, "server_links": more.server_links}
 
@@ -605,7 +658,7 @@ def write_plan(plan: Plan) -> str:
             "minimum_parties": plan.minimum_parties,
         },
         "schema": schema,
-        "privacy": {"min_cell_rows": plan.min_cell_rows},
+        "privacy": _privacy(plan),
         "evaluation": {"fraction": plan.evaluation_fraction},
         "parameters": parameters,
     }

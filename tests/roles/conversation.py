@@ -87,7 +87,7 @@ class Conversation:
             name: Party(plan, name, rows, nonce=bytes([first_nonce + i]) * 32, signer=signer(plan, name), **options)
             for i, (name, rows) in enumerate(tables.items())
         }
-        self.aggregator = Aggregator(plan, identities=identities(plan))
+        self.aggregator = Aggregator(plan, identities=identities(plan), signer=signer(plan, plan.aggregator))
         self.down: deque[tuple[str, bytes]] = deque()
         self.up: deque[tuple[str, bytes]] = deque(
             (name, bytes(frame)) for name, party in self.parties.items() for frame in party.opening()

@@ -301,7 +301,13 @@ def run_aggregator_process(member: MemberFile, event: Event) -> dict[str, Any]:
             }
         )
 
-    aggregator = Aggregator(plan, crew=Crew(member.threads), report=report, identities=member.signer.identities)
+    aggregator = Aggregator(
+        plan,
+        crew=Crew(member.threads),
+        report=report,
+        identities=member.signer.identities,
+        signer=member.signer,
+    )
     prepare(plan)
     try:
         event({"event": "listening", "host": member.host, "port": inner.port})

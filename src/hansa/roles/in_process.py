@@ -80,7 +80,7 @@ def train_in_process(
     }
     openings: dict[str, Iterable[bytes]] = {name: party.opening() for name, party in parties.items()}
     inner = InProcessHub({name: party.handle for name, party in parties.items()}, order, opening=openings)
-    aggregator = Aggregator(plan, crew=crew, report=report, identities=identities)
+    aggregator = Aggregator(plan, crew=crew, report=report, identities=identities, signer=signers.get(plan.aggregator))
     run_hub(aggregator, wrap(inner))
     if aggregator.outcome is None:
         raise HansaError("the run ended without a model")

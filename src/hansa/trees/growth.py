@@ -63,11 +63,14 @@ def _add_leaf(margins, rows, value):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _add_leaves(margins, codes, rows, threshold, missing, missing_left, left, right):  # type: ignore[no-untyped-def]
-    """Rows of a node that splits into two leaves."""
+    """Rows of a node that splits into two leaves; returns how many go left."""
+    lefts = 0
     for i in range(rows.shape[0]):
         row = rows[i]
         goes_left = histogram.goes_left(np.int32(codes[row]), threshold, missing, missing_left)
         margins[row] += left if goes_left else right
+        lefts += goes_left
+    return lefts
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -77,10 +80,11 @@ def _advance(  # type: ignore[no-untyped-def]
     """Part the rows of nodes that split; rows of nodes, and of children, that are leaves get their value.
 
     Returns:
-        Where the children's rows start and end, int64 (2 splits,) each; none where they are leaves (`last`).
+        Where the children's rows start and end, int64 (2 splits,) each. Where they are leaves (`last`) rows are not parted, and these
+        tell no more than how many each has.
     """
     splits = 0
-    for node in range(0 if last else feature.shape[0]):
+    for node in range(feature.shape[0]):
         splits += feature[node] >= 0
     child_starts, child_ends = np.empty(2 * splits, np.int64), np.empty(2 * splits, np.int64)
     left = 0
@@ -91,10 +95,12 @@ def _advance(  # type: ignore[no-untyped-def]
             continue
         split = feature[node]
         if last:
-            _add_leaves(
+            lefts = _add_leaves(
                 margins, codes[split], rows[begin:end], bins[node], missing_code[split], missing_left[node] != 0,
                 child_leaf[left], child_leaf[left + 1],
             )  # fmt: skip
+            child_starts[left], child_ends[left] = begin, begin + lefts
+            child_starts[left + 1], child_ends[left + 1] = begin + lefts, end
             left += 2
             continue
         middle = histogram.partition_rows(
@@ -132,7 +138,10 @@ class RowPartition:
         self.ends = np.full(1, len(rows), np.int64)
 
     def apply(self, level: Level) -> None:
-        """Move rows to the next level's nodes; rows that reach a leaf get its value."""
+        """Move rows to the next level's nodes; rows that reach a leaf get its value.
+
+        After a tree's last level `ends - starts` still counts each child's rows.
+        """
         self.starts, self.ends = _advance(
             self._codes,
             self._missing_code,
@@ -242,6 +251,7 @@ class Grower:
         has_missing: bool (n_features,).
         buffers: kept from tree to tree.
         crew: for the search of levels that are large enough.
+        least_hessian: whole sum of hessians that every child has at least, beside what `min_child_weight` says.
     """
 
     def __init__(
@@ -252,6 +262,7 @@ class Grower:
         has_missing: npt.NDArray[np.bool_],
         buffers: Buffers,
         crew: Crew = ALONE,
+        least_hessian: int = 1,
     ) -> None:
         self._crew = crew
         self._parameters = parameters
@@ -265,7 +276,7 @@ class Grower:
                 rule.lambda_,
                 rule.alpha,
                 rule.max_delta_step,
-                rule.least_hessian,
+                max(rule.least_hessian, least_hessian),
                 rule.gradient_unit,
                 rule.hessian_unit,
             ]
