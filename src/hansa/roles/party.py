@@ -275,7 +275,9 @@ class Party:
         with self._blaming():
             self._counts.open(message)
         if self._counts.first != (len(message.frame) == 0):
-            raise self._broken("row counts are shown with a broadcast where they come first, or alone where they come with one")
+            raise self._broken(
+                "row counts are shown with a broadcast where they come first, or alone where they come with one"
+            )
         held, self._held = self._held, iter(())
         yield from self._answer(message.frame) if len(message.frame) else held
 

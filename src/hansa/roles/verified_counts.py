@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.consortium.identity import verify
-from hansa.data.quantiles import FIRST_BITS, STEP_BITS, CutRequest
+from hansa.data.quantiles import STEP_BITS, CutRequest
 from hansa.errors import HansaError, IdentityError, ProtocolError
 from hansa.plan import Plan
 from hansa.protocol import messages
@@ -190,7 +190,8 @@ def pooled(words: npt.NDArray[np.uint64], named: Named) -> Int64:
             f"row counts of tree {named.tree}, step {named.step}: the masks do not cancel: a member saw other broadcasts, or sent a "
             "wrong vector"
         )
-    return total[:-1].view(np.int64)
+    counts: Int64 = total[:-1].view(np.int64)
+    return counts
 
 
 # --- signed broadcasts -------------------------------------------------------------------------------------------------
@@ -246,7 +247,9 @@ def check_evidence(evidence: Evidence, aggregator: bytes, parties: int) -> list[
             words = np.frombuffer(frame, _WORD).reshape(parties, -1)
             total = words.sum(axis=0, dtype=np.uint64)
             if total[-1]:
-                raise ProtocolError("signed row counts: the masks do not cancel: the vectors are not what the parties sent")
+                raise ProtocolError(
+                    "signed row counts: the masks do not cancel: the vectors are not what the parties sent"
+                )
             found.append(total[:-1].view(np.int64))
     return found
 
@@ -460,7 +463,7 @@ class CountRelay:
             message.tree, message.step, memoryview(bytes(message.words)), memoryview(bytes(message.tags))
         )
         if self._first and len(self._given) == len(self._parties):
-            yield from self.show({name: b"" for name in self._parties})
+            yield from self.show(dict.fromkeys(self._parties, b""))
 
     def show(self, frames: dict[str, bytes]) -> Iterator[tuple[str, ShowRows]]:
         """What every party is told: the counts that are due, in front of the frame that is meant for it.
@@ -484,9 +487,7 @@ class CountRelay:
             signature = self._sign(SIGNING_PURPOSE, signed_bytes(self._run, end))
             self._section = Transcript(end)
         for number, name in enumerate(self._parties):
-            tags = b"".join(
-                _tag(each, number - (number > at)) for at, each in enumerate(given) if at != number
-            )
+            tags = b"".join(_tag(each, number - (number > at)) for at, each in enumerate(given) if at != number)
             yield name, ShowRows(memoryview(words), memoryview(tags), signature, memoryview(frames[name]))
 
     @property
