@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +22,6 @@ from hansa.data.source import Rows
 from hansa.errors import HansaError, IdentityError, ProtocolError
 from hansa.plan import Plan
 from hansa.protocol.messages import (
-    SETUP,
     Contribution,
     CountCells,
     Finish,
@@ -47,6 +47,7 @@ ROWS = table(900)
 TABLES = spread(ROWS, np.arange(900) % 3)
 ME, OTHER = "borealis", "aurora"
 LEAST_OF_ALL = -(2**63)
+NOTHING = np.zeros(0, np.int64)
 
 
 def counted(when: str = "after", parties: tuple[str, ...] = PARTIES, **given: object) -> Plan:
@@ -113,21 +114,18 @@ def test_counts_that_come_after_take_no_exchange_more_and_counts_before_take_one
 
 
 @pytest.mark.parametrize("when", ["after", "before"])
-def test_what_is_shown_are_the_pooled_rows_of_every_child(when):
+def test_what_is_shown_are_the_pooled_rows_of_every_child(when, monkeypatch):
     """Against the rows themselves, routed by the finished model."""
     seen = []
     talk = conversation(when, rounds=1)
-    original = Named.broken
+    original = Naming.settle
 
-    def watching(self: Named, counts: np.ndarray) -> str:
-        seen.append((self.tree, self.step, counts.tolist()))
-        return original(self, counts)
+    def watching(self: Naming, named: Named, counts: np.ndarray) -> None:
+        seen.append((named.tree, named.step, counts.tolist()))
+        original(self, named, counts)
 
-    Named.broken = watching
-    try:
-        talk.finish()
-    finally:
-        Named.broken = original
+    monkeypatch.setattr(Naming, "settle", watching)
+    talk.finish()
     assert talk.aggregator.outcome is not None
     tree = talk.aggregator.outcome.ensemble.trees[0]
     rows_of = dict.fromkeys(range(len(tree.left_children)), 0)
@@ -160,7 +158,7 @@ class Liar(Aggregator):
         yield from super()._join(member, message)
         if self._counts is not None:
             name = self._counts.name
-            self._counts.name = lambda named: name(named and replace(named, least=LEAST_OF_ALL, whole=None))  # type: ignore[method-assign]
+            self._counts.name = lambda named: name(named and named._replace(least=LEAST_OF_ALL, whole=named.whole[:0]))  # type: ignore[method-assign]
 
 
 def attacked(chosen: Plan, tables: dict[str, Rows], aggregator: type[Aggregator]) -> tuple[Aggregator, dict[str, str]]:
@@ -495,11 +493,11 @@ def shown_to(party: str, talk: Conversation) -> Iterator[ShowRows]:
 # --- signatures --------------------------------------------------------------------------------------------------------
 
 
-def test_where_cells_are_counted_and_where_a_tree_ends_the_aggregator_signs():
-    signed = [bool(message.signature) for message in shown_to(ME, conversation("after", rounds=2))]
+def test_where_cells_are_counted_and_where_every_eighth_tree_and_the_last_end_the_aggregator_signs():
+    signed = [bool(message.signature) for message in shown_to(ME, conversation("after", rounds=10, max_depth=1))]
     cells = signed.index(False)
     assert cells >= 1
-    assert signed[cells:] == [False, False, True] * 2
+    assert signed[cells:] == [False] * 7 + [True, False, True]
 
 
 def test_a_signature_that_is_wrong_or_missing_is_refused():
@@ -510,34 +508,6 @@ def test_a_signature_that_is_wrong_or_missing_is_refused():
     refused(talk, edited(talk.until(ShowRows, ME), signature=b""), "signature over its broadcasts is wrong")
     talk = conversation()
     refused(talk, edited(talk.until(ShowRows, ME, STAGES["nodes"]), signature=bytes(64)), "where none is due")
-
-
-def test_of_a_tree_one_party_in_turn_checks_the_signature_and_at_the_end_all_do():
-    plan_, tables = counted(rounds=3, max_depth=1), TABLES
-    for party in PARTIES:
-        talk = Conversation(plan_, tables)
-        stopped = None
-        tree = 0
-        while stopped is None and (talk.up or talk.down):
-            at = talk.up or talk.down
-            name, frame = at.popleft()
-            message = decode(name, frame)
-            nodes = isinstance(message, ShowRows) and message.signature and not is_cells(talk, name)
-            try:
-                if at is talk.down and name == party and nodes:
-                    talk.deliver(name, encode(edited(message, signature=bytes(64))))
-                    tree += 1
-                else:
-                    (talk.submit if at is talk.up else talk.deliver)(name, frame)
-            except ProtocolError as error:
-                stopped = str(error)
-        assert "signature over its broadcasts is wrong" in stopped
-        assert tree == PARTIES.index(party)  # its turn comes with the tree of its number
-
-
-def is_cells(talk: Conversation, party: str) -> bool:
-    due = talk.parties[party]._counts.due
-    return due is not None and due.tree == SETUP
 
 
 def finished() -> Conversation:
@@ -678,8 +648,12 @@ class TestPartyThatLies:
 
 def test_a_party_whose_count_exceeds_the_pooled_one_is_told_by_every_other():
     """Masks hide whose count is false; that one is, shows as soon as it is below a party's own."""
-    named = Named(0, 1, 2, 1, 900, None, np.zeros(2, np.int64), True, False, str)
-    assert named.broken(np.array([0, 900])) == "0 holds 0 rows of all parties; the plan allows no fewer than 1"
+    named = Named(0, 1, 2, 1, 900, NOTHING, None, False, False, np.array([0]))
+    words = np.array([[5, 7, 1], [2**64 - 2, 1, 2**64 - 1]], np.uint64).tobytes()
+    assert named.pooled(words, np.array([3, 8])).tolist() == [3, 8]
+    with pytest.raises(ProtocolError, match="less than this party's own"):
+        named.pooled(words, np.array([4, 0]))
+    assert "holds 0 rows of all parties; the plan allows no fewer than 1" in named.broken(np.array([0, 900]))
     assert "all parties have 900" in named.broken(np.array([1, 901]))
 
 
@@ -696,11 +670,12 @@ def test_children_are_refused_if_and_only_if_one_is_too_small_or_they_do_not_add
     whole = np.array(counts).reshape(-1, 2).sum(axis=1)
     said = np.array(counts)
     said[at % len(said)] += lie
-    naming = Naming(counted(), 10_000)
-    naming.start(1.0)
-    named = Named(0, 1, len(said), least, 10_000, whole, np.arange(len(said)) >> 1, True, False, str)
+    named = Named(0, 1, len(said), least, 10_000, whole, None, False, False, np.arange(len(said)))
     right = all(count >= least for count in said) and lie == 0
     assert (named.broken(said) == "") == right
+    words = np.append(said, 0).astype(np.int64).tobytes()
+    with contextlib.nullcontext() if right else pytest.raises(ProtocolError):
+        assert named.pooled(words, np.zeros(len(said), np.int64)).tolist() == said.tolist()
 
 
 def request(bits: int, *cells: list[int]) -> CutRequest:

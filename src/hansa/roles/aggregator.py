@@ -153,8 +153,8 @@ class Aggregator:
     ) -> None:
         if plan.counts_verified != "off" and signer is None:
             raise IdentityError(
-                f"aggregator {plan.aggregator!r}: privacy.verify_counts = {plan.counts_verified!r} needs this member's identity: it signs "
-                "what it tells the parties"
+                f"aggregator {plan.aggregator!r}: privacy.verify_counts = {plan.counts_verified!r} needs this member's identity: "
+                "it signs what it tells the parties"
             )
         self._signer = signer
         self._counts: CountRelay | None = None

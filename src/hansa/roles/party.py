@@ -1,7 +1,7 @@
 """A party: holds rows, answers the aggregator's requests with sums over them. No I/O: frames in, frames out.
 
-What it sends is `Join`, `Contribution`s (in a `VouchRows` where row counts go with them), `Received` and `Abort`, nothing else; every `Contribution` leaves through
-`Party._contribute`, the one place that a mode which protects sums has to change.
+What it sends is `Join`, `Contribution`s (in a `VouchRows` where row counts go with them), `Received` and `Abort`, nothing else; every
+`Contribution` leaves through `Party._contribute`, the one place that a mode which protects sums has to change.
 """
 
 from __future__ import annotations
@@ -218,9 +218,6 @@ class Party:
                 if self._session.state == "growing" and (self._level or not self._stops_early):
                     raise self._broken("the run is said to be over in the middle of a tree")
                 self._session.go(message, "finished")
-                if self._counts is not None:
-                    with self._blaming():
-                        self._counts.finish()
                 self._protection.erase()
                 yield messages.encode(self._finish(message))
                 self.done = True
@@ -261,12 +258,12 @@ class Party:
         if self._counts is None or named is None:
             yield from answer
             return
-        vouched = self._counts.vouch(named, own)
+        self._counts.vouch(named, own)
         if not self._counts.first:
             yield from answer
             return
         self._held = answer
-        yield messages.encode(vouched)
+        yield messages.encode(self._counts.message())
 
     def _see_counts(self, message: ShowRows) -> Iterator[bytes]:
         """Check what all parties vouched for; then comes the broadcast that it stands before, or the answer that waits for it."""

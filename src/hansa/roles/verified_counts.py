@@ -10,21 +10,22 @@ the plan allows:
    "after"`), or before any sums of that request leave (`"before"`). The vectors join the transcript, to which later masks are bound.
 3. A party checks the proofs, adds the vectors up (the masks cancel, the zero words say so) and checks the counts (`Named.broken`).
 
-Where cells were counted, and where a tree ends, the aggregator signs a hash of its broadcasts since the signature before. Both sides'
-logic is here: `CountChecker` for a party, `CountRelay` for the aggregator. No I/O.
+Where cells were counted, and where every `SIGNED_TREES`-th tree and the last one end, the aggregator signs a hash of its broadcasts
+since the signature before. Both sides' logic is here: `CountChecker` for a party, `CountRelay` for the aggregator. No I/O.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from hansa.consortium.identity import verify
 from hansa.data.quantiles import STEP_BITS, CutRequest
-from hansa.errors import HansaError, IdentityError, ProtocolError
+from hansa.errors import IdentityError, ProtocolError
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import Contribution, ShowRows, VouchRows
@@ -33,7 +34,7 @@ from hansa.secure.keys import encode_fields
 from hansa.secure.masking import Transcript
 from hansa.secure.vouching import VOUCH_BYTES
 from hansa.trees.growth import Level
-from hansa.trees.least_rows import check_scale, heaviest_row, rows_of
+from hansa.trees.least_rows import add_up, check_scale, heaviest_row, rows_of
 from hansa.trees.objective import Scales, hessian_bound
 
 Int64 = npt.NDArray[np.int64]
@@ -43,56 +44,89 @@ QUANTITY = "rows"
 
 SIGNING_PURPOSE = "hansa broadcasts v1"
 
+SIGNED_TREES = 8
+"""Trees from one signature of the aggregator to the next: making and checking one takes as long as the counts of a level."""
+
 _NOTHING = memoryview(b"")
 _WORD = np.dtype("<u8")
+_NONE = np.zeros(0, np.int64)
 
 
 # --- what is named, and the rules --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Named:
+class Named(NamedTuple):
     """What a request names, and what all parties know of its rows.
 
     Attributes:
         tree, step: of the request; tree is `messages.SETUP` for cells.
-        count: cells or children named. least: rows that each must have. most: rows of all parties.
-        whole: int64 (groups,): rows that each group of `group` holds together, at most; where `exact`, exactly. None where unknown.
-        group: int64 (count,): which entry of `whole` each belongs to.
-        signed: whether the aggregator signs its broadcasts when it shows the counts.
-        describe: names one of them in words.
+        size: how many cells or children. least: rows that each must have. most: rows of all parties.
+        whole: int64: rows of what they are parts of; empty where unknown. Of children these are pairs, whose rows add up to it.
+        group: int64 (size,): of cells, which entry of `whole` each is a part of, at most; None of children.
+        leaves: whether they are the leaves below a tree's last level. signed: whether the aggregator signs its broadcasts when it
+            shows the counts.
+        where: what `describe` needs: of children the nodes' positions, of cells (bits, prefixes, names of features).
     """
 
     tree: int
     step: int
-    count: int
+    size: int
     least: int
     most: int
-    whole: Int64 | None
-    group: Int64
-    exact: bool
+    whole: Int64
+    group: Int64 | None
+    leaves: bool
     signed: bool
-    describe: Callable[[int], str]
+    where: Any
+
+    def describe(self, number: int) -> str:
+        """A cell or child in words."""
+        if self.tree == messages.SETUP:
+            bits, prefixes, features = self.where
+            return f"cell {int(prefixes[number]):#x} of {bits} bits of feature {features[number]!r}"
+        side = "right" if number % 2 else "left"
+        return f"the {side} child of node {self.where[number // 2]} in level {self.step - 1} of tree {self.tree}"
 
     def broken(self, counts: Int64) -> str:
-        """The rule that these pooled counts break, or ""; int64 (count,)."""
-        low = int(counts.argmin())
+        """The rule that these pooled counts break, or ""; int64 (size,)."""
+        low, high = int(counts.argmin()), int(counts.argmax())
         if counts[low] < self.least:
             return f"{self.describe(low)} holds {counts[low]} rows of all parties; the plan allows no fewer than {self.least}"
-        high = int(counts.argmax())
         if counts[high] > self.most:
             return f"{self.describe(high)} is said to hold {counts[high]} rows; all parties have {self.most}: a party's count is false"
-        if self.whole is None:
+        if not len(self.whole):
             return ""
-        sums = np.bincount(self.group, counts, len(self.whole)).astype(np.int64)
-        wrong = np.flatnonzero(sums != self.whole if self.exact else sums > self.whole)
-        if len(wrong):
-            part = int(np.flatnonzero(self.group == wrong[0])[0])
-            return (
-                f"{self.describe(part)} and its siblings are said to hold {sums[wrong[0]]} rows together, what they are parts of "
-                f"{self.whole[wrong[0]]}: a party's count is false"
+        group = np.arange(self.size) >> 1 if self.group is None else self.group
+        sums = np.bincount(group, counts, len(self.whole)).astype(np.int64)
+        wrong = np.flatnonzero(sums != self.whole if self.group is None else sums > self.whole)
+        if not len(wrong):
+            return ""
+        return (
+            f"{self.describe(int(np.flatnonzero(group == wrong[0])[0]))} and its siblings are said to hold {sums[wrong[0]]} rows "
+            f"together, what they are parts of {self.whole[wrong[0]]}: a party's count is false"
+        )
+
+    def pooled(self, words: bytes | memoryview, own: Int64) -> Int64:
+        """The sums of all parties' vectors, int64 (size,), checked.
+
+        Args:
+            words: uint64 (parties, size + 1), little-endian. own: int64 (size,): what one party said, or zeros.
+
+        Raises ProtocolError where masks do not cancel or counts break a rule.
+        """
+        counts = np.empty(self.size, np.int64)
+        parts = np.frombuffer(words, _WORD).view(np.int64).reshape(-1, self.size + 1)
+        fault = add_up(parts, own, self.least, self.most, self.whole if self.group is None else _NONE, counts)
+        if fault == 1:
+            raise ProtocolError(
+                f"row counts of tree {self.tree}, step {self.step}: the masks do not cancel: a member saw other broadcasts, or sent "
+                "a wrong vector"
             )
-        return ""
+        if (fault or self.group is not None) and (broken := self.broken(counts)):
+            raise ProtocolError(broken)
+        if fault:
+            raise ProtocolError("row counts of all parties are less than this party's own: a party's count is false")
+        return counts
 
 
 class Naming:
@@ -110,14 +144,14 @@ class Naming:
         self._weight = 1.0
         self._least = 1
         self._scales: Scales | None = None
-        self._active: Int64 | None = None
+        self._active = _NONE
 
     def cells(self, step: int, request: CutRequest) -> Named | None:
         """The cells that a request splits; None in round 0, which names nothing but the features."""
         self._request = request
         if request.bits == 0 or not len(request.prefixes):
             return None
-        bits, offsets, prefixes, features = request.bits, request.offsets, request.prefixes, self._plan.schema.features
+        offsets, prefixes, features = request.offsets, request.prefixes, self._plan.schema.features
         feature = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         whole, group = np.full(len(features), self._n_rows, np.int64), feature
         if self._cells is not None:
@@ -128,14 +162,14 @@ class Naming:
         return Named(
             tree=messages.SETUP,
             step=step,
-            count=len(prefixes),
+            size=len(prefixes),
             least=self._plan.min_cell_rows + 1,
             most=self._n_rows,
             whole=whole,
             group=group,
-            exact=False,
+            leaves=False,
             signed=True,
-            describe=lambda i: f"cell {int(prefixes[i]):#x} of {bits} bits of feature {features[feature[i]]!r}",
+            where=(request.bits, prefixes, [features[f] for f in feature]),
         )
 
     def start(self, weight_bound: float) -> None:
@@ -149,28 +183,29 @@ class Naming:
         self._scales = scales
         self._least = rows_of(parameters.min_child_weight, plan.min_child_rows, heaviest, scales)
         # How many rows a draw of each party leaves is not worth working out: the root's children tell.
-        self._active = np.array([self._n_rows], np.int64) if parameters.subsample == 1 else None
+        self._active = np.array([self._n_rows], np.int64) if parameters.subsample == 1 else _NONE
+        self._fine = False
 
     def nodes(self, tree: int, number: int, level: Level) -> Named | None:
         """The children that a level makes; None where it makes none. Raises HansaError where scales make nonsense of counts."""
         where = np.flatnonzero(level.feature >= 0)
         if not len(where):
             return None
-        assert self._scales is not None  # a tree began
-        check_scale(hessian_bound(self._plan.parameters.objective, self._weight), self._n_rows, self._scales)
+        if not self._fine:
+            assert self._scales is not None  # a tree began
+            check_scale(hessian_bound(self._plan.parameters.objective, self._weight), self._n_rows, self._scales)
+            self._fine = True
         return Named(
-            tree=tree,
-            step=number + 1,
-            count=2 * len(where),
-            least=self._least,
-            most=self._n_rows,
-            whole=None if self._active is None else self._active[where],
-            group=np.arange(2 * len(where)) >> 1,
-            exact=True,
-            signed=level.last,
-            describe=lambda i: (
-                f"the {'right' if i % 2 else 'left'} child of node {where[i // 2]} in level {number} of tree {tree}"
-            ),
+            tree,
+            number + 1,
+            2 * len(where),
+            self._least,
+            self._n_rows,
+            self._active[where] if len(self._active) else _NONE,
+            None,
+            level.last,
+            level.last and ((tree + 1) % SIGNED_TREES == 0 or tree + 1 == self._plan.parameters.rounds),
+            where,
         )
 
     def settle(self, named: Named, counts: Int64) -> None:
@@ -178,20 +213,8 @@ class Naming:
         if named.tree == messages.SETUP:
             assert self._request is not None  # it named them
             self._cells = (self._request, counts)
-        elif not named.signed:  # the nodes below a tree's last level are leaves
+        elif not named.leaves:
             self._active = counts
-
-
-def pooled(words: npt.NDArray[np.uint64], named: Named) -> Int64:
-    """The sum of all parties' vectors, uint64 (parties, count + 1). Raises ProtocolError where the masks do not cancel."""
-    total = words.sum(axis=0, dtype=np.uint64)
-    if total[-1]:
-        raise ProtocolError(
-            f"row counts of tree {named.tree}, step {named.step}: the masks do not cancel: a member saw other broadcasts, or sent a "
-            "wrong vector"
-        )
-    counts: Int64 = total[:-1].view(np.int64)
-    return counts
 
 
 # --- signed broadcasts -------------------------------------------------------------------------------------------------
@@ -279,8 +302,8 @@ class CountChecker:
         self._protection = protection
         self._identity = identity
         self._section = _Section(protection.run.run_id)
-        self._message: VouchRows | None = None
-        self._checked = False
+        self._carried = True
+        self._before = encode_fields("hansa row counts v1", protection.run.run_id, protection.run.epoch)
 
     @property
     def first(self) -> bool:
@@ -291,63 +314,57 @@ class CountChecker:
         """Keep a broadcast for the signature to come."""
         self._section.hear(kind, frame)
 
-    def vouch(self, named: Named, own: npt.NDArray[np.integer]) -> VouchRows:
-        """Mask this party's counts of what was named, (count,), and make the proofs. `carry` puts them on the answer."""
-        words = np.empty(named.count + 1, _WORD)
+    def vouch(self, named: Named, own: npt.NDArray[np.integer[Any]]) -> None:
+        """Mask this party's counts of what was named, (size,), and make the proofs; `message` or `carry` gives them out."""
+        words = np.empty(named.size + 1, _WORD)
         words[:-1] = own
-        self._own = words[:-1].astype(np.int64)
-        self._heard = self._protection.heard()
-        words[-1] = self._protection.protect(named.tree, named.step, QUANTITY, words[:-1], True, named.count)
-        self._words = words.tobytes()
+        self._own = own.astype(np.int64, copy=False)
         self.due = named
+        place = (named.tree + 1).to_bytes(8, "little") + named.step.to_bytes(8, "little")
+        self._prefix = self._before + place + self._protection.heard()
+        words[-1] = self._protection.protect(named.tree, named.step, QUANTITY, words[:-1], True, named.size)
+        self._words = words.tobytes()
         vouching = self._protection.vouching
         assert vouching is not None  # a vector was masked
-        tags = vouching.make(self._content(self._words))
-        self._message = VouchRows(named.tree, named.step, memoryview(self._words), memoryview(tags))
-        return self._message
+        self._tags = vouching.make(self._prefix + self._words)
+        self._carried = self.first
+
+    def message(self, then: Contribution | None = None) -> VouchRows:
+        """What this party vouches for, with the first piece of the answer or alone."""
+        named = self.due
+        assert named is not None  # see `vouch`
+        return VouchRows(named.tree, named.step, memoryview(self._words), memoryview(self._tags), then)
 
     def carry(self, contribution: Contribution) -> Contribution | VouchRows:
-        """The first piece of an answer, with the counts that go with it."""
-        message, self._message = self._message, None
-        if message is None or self.first:
+        """A piece of an answer; the first one with the counts that go with it."""
+        if self._carried:
             return contribution
-        return VouchRows(message.tree, message.step, message.words, message.tags, contribution)
+        self._carried = True
+        return self.message(contribution)
 
     def open(self, message: ShowRows) -> None:
         """Check and add up what all parties vouched for. Raises ProtocolError, or IdentityError for the signature."""
         named = self.due
         if named is None:
             raise ProtocolError("row counts are shown that no request named")
-        size = 8 * (named.count + 1)
+        size = 8 * (named.size + 1)
         others = len(self._parties) - 1
         if len(message.words) != len(self._parties) * size or len(message.tags) != others * VOUCH_BYTES:
             raise ProtocolError(
-                f"row counts of {len(message.words)} bytes and proofs of {len(message.tags)}; expected {named.count} counts and a "
+                f"row counts of {len(message.words)} bytes and proofs of {len(message.tags)}; expected {named.size} counts and a "
                 f"zero word from each of {len(self._parties)} parties, and {others} proofs"
             )
         self._check_proofs(bytes(message.words), bytes(message.tags), size)
-        words = np.frombuffer(message.words, _WORD).reshape(len(self._parties), -1)
-        counts = pooled(words, named)
-        broken = named.broken(counts)
-        if broken:
-            raise ProtocolError(broken)
-        if (counts < self._own).any():
-            raise ProtocolError("row counts of all parties are less than this party's own: a party's count is false")
+        counts = named.pooled(message.words, self._own)
         self.naming.settle(named, counts)
         self.due = None
         self._protection.hear(ShowRows.__name__, message.words)
         self._section.hear(ShowRows.__name__, message.words)
         if named.signed:
-            self._sign_off(named, message.signature)
+            self.evidence = self._section.close(bytes(message.signature))
+            self._check_signature(self.evidence)
         elif message.signature:
             raise ProtocolError("a signature came where none is due")
-
-    def _content(self, words: bytes) -> bytes:
-        named, run = self.due, self._protection.run
-        assert named is not None  # something was named
-        return encode_fields(
-            "hansa row counts v1", run.run_id, run.epoch, named.tree + 1, named.step, self._heard, words
-        )
 
     def _check_proofs(self, words: bytes, tags: bytes, size: int) -> None:
         vouching = self._protection.vouching
@@ -359,24 +376,12 @@ class CountChecker:
                 if theirs != self._words:
                     raise ProtocolError(f"row counts are shown as those of {name!r} that this party did not send")
                 continue
-            if not vouching.check(name, self._content(theirs), tags[tag : tag + VOUCH_BYTES]):
+            if not vouching.check(name, self._prefix + theirs, tags[tag : tag + VOUCH_BYTES]):
                 raise ProtocolError(
                     f"row counts are shown as those of {name!r} that it did not vouch for: they were changed, come from another place "
                     "in the run or of another member, or that member heard other broadcasts"
                 )
             tag += VOUCH_BYTES
-
-    def finish(self) -> None:
-        """The run ends: check the last signature, which covers all broadcasts that counts were shown of. Raises ProtocolError."""
-        if self.evidence is not None and not self._checked:
-            self._check_signature(self.evidence)
-
-    def _sign_off(self, named: Named, signature: bytes) -> None:
-        self.evidence = self._section.close(bytes(signature))
-        # One party, in turn, checks the signature of a tree: a mask that it does not answer with keeps every sum from all.
-        self._checked = named.tree == messages.SETUP or named.tree % len(self._parties) == self._at
-        if self._checked:
-            self._check_signature(self.evidence)
 
     def _check_signature(self, evidence: Evidence) -> None:
         try:
@@ -451,10 +456,10 @@ class CountRelay:
             raise ProtocolError(
                 f"member {member!r} sent row counts of tree {message.tree}, step {message.step}, that are not due, or for a second time"
             )
-        if len(message.words) != 8 * (named.count + 1) or len(message.tags) != VOUCH_BYTES * (len(self._parties) - 1):
+        if len(message.words) != 8 * (named.size + 1) or len(message.tags) != VOUCH_BYTES * (len(self._parties) - 1):
             raise ProtocolError(
                 f"member {member!r} sent row counts of {len(message.words)} bytes with proofs of {len(message.tags)}; expected "
-                f"{named.count} counts, a zero word and {len(self._parties) - 1} proofs"
+                f"{named.size} counts, a zero word and {len(self._parties) - 1} proofs"
             )
         if self._first != (message.then is None):
             raise ProtocolError(f"member {member!r} sent row counts {'with' if self._first else 'without'} its answer")
@@ -468,16 +473,16 @@ class CountRelay:
     def show(self, frames: dict[str, bytes]) -> Iterator[tuple[str, ShowRows]]:
         """What every party is told: the counts that are due, in front of the frame that is meant for it.
 
-        Raises HansaError where the counts break a rule: an honest aggregator shows, and signs, no such counts.
+        Raises ProtocolError where the counts break a rule: an honest aggregator shows, and signs, no such counts.
         """
         named = self._due
         assert named is not None  # see `due`
         given = [self._given[name] for name in self._parties]
         words = b"".join(each.words for each in given)
-        counts = pooled(np.frombuffer(words, _WORD).reshape(len(given), -1), named)
-        broken = named.broken(counts)
-        if broken:
-            raise HansaError(f"the parties' row counts do not fit the sums that they sent: {broken}")
+        try:
+            counts = named.pooled(words, np.zeros(named.size, np.int64))
+        except ProtocolError as error:
+            raise ProtocolError(f"the parties' row counts do not fit the sums that they sent: {error}") from error
         self.naming.settle(named, counts)
         self._due = None
         self._section.absorb(ShowRows.__name__, words)

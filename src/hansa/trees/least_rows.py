@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numba import njit
+
 from hansa.errors import HansaError
 from hansa.trees.objective import SUM_BITS, Scales
 
@@ -34,6 +37,40 @@ def rows_of(min_child_weight: float, min_child_rows: int, heaviest: int, scales:
     """Rows that every child has, where the splits were searched under both minima at this scale."""
     least = max(math.ceil(min_child_weight * scales.hessian), 1)
     return max(-(-least // heaviest), min_child_rows)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_up(words, own, least, most, whole, counts):  # type: ignore[no-untyped-def]
+    """Add up masked vectors of row counts, and say whether anything is wrong with the sums.
+
+    Args:
+        words: int64 (parties, count + 1), a count for each name and then the zero word, in Z_2^64. own: int64 (count,) of one party.
+        least, most: rows that each must and may have. whole: int64 (pairs,): exact sums of counts 2 i and 2 i + 1, or empty.
+        counts: int64 (count,), written.
+
+    Returns:
+        0 where all is well, 1 where the masks do not cancel, 2 where a count is below `own`, 3 where another rule is broken.
+    """
+    last = counts.shape[0]
+    zero = np.int64(0)
+    for party in range(words.shape[0]):
+        zero += words[party, last]
+    if zero != 0:
+        return 1
+    found = 0
+    for name in range(last):
+        total = np.int64(0)
+        for party in range(words.shape[0]):
+            total += words[party, name]
+        counts[name] = total
+        if total < least or total > most:
+            found = 3
+        elif total < own[name] and found == 0:
+            found = 2
+    for pair in range(whole.shape[0]):
+        if counts[2 * pair] + counts[2 * pair + 1] != whole[pair]:
+            found = 3
+    return found
 
 
 def check_scale(hessian_bound: float, n_rows: int, scales: Scales) -> None:
