@@ -583,6 +583,7 @@ def test_every_key_is_listed():
         "parameters",
         "min_cell_rows",
         "min_child_rows",
+        "dominance",
         "verify_counts",
         "evaluation_fraction",
         "coopetitive",

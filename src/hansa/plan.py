@@ -17,6 +17,7 @@
     [privacy]
     min_cell_rows = 10                        # cuts stop at cells of so many pooled rows
     min_child_rows = 1                        # no split makes a node of fewer pooled rows
+    dominance = false                         # federated: cells and nodes hold their minimum without the largest party
     verify_counts = "after"                   # secure-aggregation: parties check pooled rows of cells and nodes
 
     [evaluation]
@@ -163,6 +164,7 @@ class Plan:
         parameters: how to grow the trees.
         min_cell_rows: a cell of so many pooled rows or fewer is not split further when cuts are searched.
         min_child_rows: no split makes a node of fewer pooled rows.
+        dominance: whether a cell or child must hold its minimum without its largest contributor.
         verify_counts: one of `VERIFY_COUNTS`, or None for the mode's own (`counts_verified`).
         evaluation_fraction: share of each party's rows that is held out; 0 for none.
         coopetitive: in that mode, else None.
@@ -179,6 +181,7 @@ class Plan:
     min_cell_rows: int = DEFAULT_MIN_CELL_ROWS
     evaluation_fraction: float = 0.0
     min_child_rows: int = 1
+    dominance: bool = False
     verify_counts: str | None = None
     coopetitive: Coopetitive | None = None
 
@@ -225,6 +228,8 @@ class Plan:
             del content["verify_counts"]
         if self.min_child_rows == 1:
             del content["min_child_rows"]
+        if not self.dominance:
+            del content["dominance"]
         return msgspec.json.encode(content, order="sorted")
 
     def digest(self) -> bytes:
@@ -281,6 +286,15 @@ def _check_plan(plan: Plan) -> None:
         raise PlanError(
             f"plan: privacy.min_child_rows is {plan.min_child_rows}; mode {COOPETITIVE!r} knows no rows of nodes: set "
             "parameters.min_child_weight instead, to the hessian of so many rows (.25 a row in logistic loss, 1 in squared error)"
+        )
+    if plan.dominance and plan.mode != "federated":
+        raise PlanError(
+            f"plan: privacy.dominance goes with mode 'federated' only, and the mode is {plan.mode!r}, where nobody sees how much of a "
+            "sum is one party's: leave it out; what a party that chooses its rows learns then stands in SECURITY.md"
+        )
+    if plan.dominance and len(plan.parties) < 2:
+        raise PlanError(
+            "plan: privacy.dominance needs at least two parties: without the largest of one, nothing is left"
         )
     if plan.verify_counts is not None and plan.verify_counts not in VERIFY_COUNTS:
         raise PlanError(
@@ -436,6 +450,12 @@ def _typed(value: Any, kind: type | tuple[type, ...], key: str, expected: str, w
     return value
 
 
+def _flag(value: Any, key: str, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise PlanError(f"{where}: {key} is {value!r}; expected true or false")
+    return value
+
+
 def _names(value: Any, key: str, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise PlanError(f"{where}: {key} is {value!r}; expected a list of names")
@@ -459,7 +479,7 @@ PLAN_KEYS: dict[str, tuple[str, ...]] = {
     ),
     "members": ("aggregator", "hub", "servers", "server_links", "parties", "receivers", "minimum_parties"),
     "schema": ("features", "label", "weight", "weight_limit", "missing"),
-    "privacy": ("min_cell_rows", "min_child_rows", "verify_counts"),
+    "privacy": ("min_cell_rows", "min_child_rows", "dominance", "verify_counts"),
     "evaluation": ("fraction", "steps"),
     "labels": ("range",),
     "release": ("statistics",),
@@ -527,6 +547,7 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
             where,
         ),
         min_child_rows=_typed(privacy.get("min_child_rows", 1), int, "privacy.min_child_rows", "a whole number", where),
+        dominance=_flag(privacy.get("dominance", False), "privacy.dominance", where),
         verify_counts=None
         if "verify_counts" not in privacy
         else _typed(privacy["verify_counts"], str, "privacy.verify_counts", "a text", where),
@@ -560,9 +581,7 @@ def _coopetitive(document: Mapping[str, Any], features: tuple[str, ...], where: 
         return None
     labels = _table(document, "labels", PLAN_KEYS["labels"], where)
     release = _table(document, "release", PLAN_KEYS["release"], where)
-    statistics = release.get("statistics", False)
-    if not isinstance(statistics, bool):
-        raise PlanError(f"{where}: release.statistics is {statistics!r}; expected true or false")
+    statistics = _flag(release.get("statistics", False), "release.statistics", where)
     label_range = None
     if "range" in labels:
         ends = _numbers(labels["range"], "labels.range", where)
@@ -630,6 +649,8 @@ def _value(value: Any) -> str:
 def _privacy(plan: Plan) -> dict[str, Any]:
     """What [privacy] says."""
     given: dict[str, Any] = {"min_cell_rows": plan.min_cell_rows, "min_child_rows": plan.min_child_rows}
+    if plan.coopetitive is None:
+        given["dominance"] = plan.dominance
     return given | ({} if plan.verify_counts is None else {"verify_counts": plan.verify_counts})
 
 

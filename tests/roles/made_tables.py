@@ -53,7 +53,7 @@ def plan(
         parameters=parse_parameters(given),
         min_cell_rows=2,
         evaluation_fraction=evaluation,
-        verify_counts="off" if mode == "secure-aggregation" else None,
+        verify_counts="off",
     )
 
 

@@ -402,7 +402,8 @@ class Cells:
     Attributes:
         settled_lows, settled_highs, settled_counts: lowest and highest key (uint32) and rows (int64) of cells that will
             not be split.
-        open_lows, open_counts: the same of the cells that the last answer counted.
+        open_lows, open_counts: the same of the cells that the last answer counted. open_rest: rows of these that count towards
+            `min_cell_rows`: all, or all but the largest contributor's.
     """
 
     settled_lows: Array
@@ -410,6 +411,7 @@ class Cells:
     settled_counts: Array
     open_lows: Array
     open_counts: Array
+    open_rest: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -458,15 +460,17 @@ class CutSearch:
             raise ProtocolError("cut search: it is done, there is nothing to ask; read the cuts")
         return CutRequest(self.bits, _offsets(np.array([len(c) for c in chosen], dtype=np.int64)), prefixes)
 
-    def answer(self, counts: Array) -> CutSearch:
+    def answer(self, counts: Array, largest: Array | None = None) -> CutSearch:
         """The next state, from the sum over parties of `count_cells` for `request()`.
 
-        `counts` is integer (request.n_counts,). Raises ProtocolError where counts do not add up to the cells
-        split (somebody answered another request, or wrongly), or where rows are counted that no finite value
+        `counts` is integer (request.n_counts,); so is `largest`, the largest of the parties' counts of each part, where a cell must
+        hold more than `min_cell_rows` rows without it to be split (the rule of dominance). Raises ProtocolError where counts do not
+        add up to the cells split (somebody answered another request, or wrongly), or where rows are counted that no finite value
         can be.
         """
         request = self.request()
         counts = _as_counts(counts, request.n_counts).reshape(len(request.prefixes), request.split)
+        rest = counts if largest is None else counts - _as_counts(largest, request.n_counts).reshape(counts.shape)
         child_bits = FIRST_BITS if self.bits == 0 else self.bits + STEP_BITS
         shift = KEY_BITS - child_bits
         first = request.prefixes.astype(np.int64)[:, None] * request.split
@@ -476,7 +480,7 @@ class CutSearch:
         for feature, known in enumerate(before):
             part = slice(request.offsets[feature], request.offsets[feature + 1])
             self._check_sums(feature, known, counts[part])
-            cells.append(self._split(known, lows[part].ravel(), counts[part].ravel()))
+            cells.append(self._split(known, lows[part].ravel(), counts[part].ravel(), rest[part].ravel()))
             _check_finite(feature, cells[-1].open_lows)
         return replace(self, bits=child_bits, cells=tuple(cells))
 
@@ -531,13 +535,13 @@ class CutSearch:
         if self.bits == KEY_BITS:
             return np.zeros(len(cells.open_counts), dtype=bool)
         enough = 4 * self.max_bin
-        splittable = cells.open_counts > self.min_cell_rows
+        splittable = cells.open_rest > self.min_cell_rows
         if len(cells.settled_counts) + len(cells.open_counts) < enough:
             return splittable
         n = int(cells.settled_counts.sum() + cells.open_counts.sum())
         return splittable & (cells.open_counts * enough > n)
 
-    def _split(self, known: Cells, lows: Array, counts: Array) -> Cells:
+    def _split(self, known: Cells, lows: Array, counts: Array, rest: Array) -> Cells:
         stay = ~self._to_split(known)
         held = counts > 0
         width = np.uint32((1 << (KEY_BITS - self.bits)) - 1) if self.bits else np.uint32(0)
@@ -547,6 +551,7 @@ class CutSearch:
             np.concatenate([known.settled_counts, known.open_counts[stay]]),
             lows[held],
             counts[held],
+            rest[held],
         )
 
     def _check_sums(self, feature: int, known: Cells, counts: Array) -> None:
@@ -687,4 +692,4 @@ def _offsets(lengths: Array) -> Array:
 
 def _no_cells() -> Cells:
     lows, counts = np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.int64)
-    return Cells(lows, lows, counts, lows, counts)
+    return Cells(lows, lows, counts, lows, counts, counts)

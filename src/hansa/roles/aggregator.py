@@ -104,6 +104,7 @@ class _Sum:
 
     def __init__(self, parties: tuple[str, ...], shape: tuple[int, ...], dtype: type[np.generic]) -> None:
         self.values = np.zeros(shape, dtype)
+        self.largest = np.zeros(shape, dtype)
         self.zero = 0
         self.waiting = set(parties)
 
@@ -123,6 +124,7 @@ class _Sum:
             return False
         self.waiting.remove(member)
         self.values += part
+        np.maximum(self.largest, part, out=self.largest)
         self.zero += zero
         return True
 
@@ -384,7 +386,7 @@ class Aggregator:
             self._counts.name(self._counts.naming.cells(self._step, request))
 
     def _counted(self, message: Contribution, counts: Int64) -> Outgoing:
-        self._search = self._search.answer(counts)
+        self._search = self._search.answer(counts, self._sums["cells"].largest if self._plan.dominance else None)
         if not self._search.done:
             self._session.go(message, "cutting")
             yield from self._count()
@@ -491,7 +493,14 @@ class Aggregator:
         self._cells = layout.cells
         self._planes = scales.planes
         self._grower = Grower(
-            parameters, scales, layout, self._cuts.has_missing, self._buffers, self._crew, self._least_hessian
+            parameters,
+            scales,
+            layout,
+            self._cuts.has_missing,
+            self._buffers,
+            self._crew,
+            self._least_hessian,
+            len(self._plan.parties) if self._plan.dominance else 0,
         )
         if self._counts is not None:
             self._counts.naming.start_tree(scales)
@@ -519,7 +528,7 @@ class Aggregator:
         self._next_node[member] = first + len(part)
         self._zero += message.zero
         self._count_bytes(message)
-        if self._grower.add(first, part, len(self._plan.parties)):
+        if self._grower.add(first, part, len(self._plan.parties), self._plan.parties.index(member)):
             if self._zero % 2**64:
                 raise self._noise(message)
             if self._with_root:

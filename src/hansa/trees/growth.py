@@ -18,6 +18,7 @@ from numba import njit
 
 from hansa.trees import histogram, splitting
 from hansa.trees.crew import ALONE, Crew
+from hansa.trees.dominance import Contributors
 from hansa.trees.ensemble import ROOT_PARENT, Tree
 from hansa.trees.histogram import Codes, Int64, Layout
 from hansa.trees.objective import Scales
@@ -252,6 +253,7 @@ class Grower:
         buffers: kept from tree to tree.
         crew: for the search of levels that are large enough.
         least_hessian: whole sum of hessians that every child has at least, beside what `min_child_weight` says.
+        contributors: parties, where a child must hold its least hessian without the largest of them (`dominance`); 0 elsewhere.
     """
 
     def __init__(
@@ -263,7 +265,9 @@ class Grower:
         buffers: Buffers,
         crew: Crew = ALONE,
         least_hessian: int = 1,
+        contributors: int = 0,
     ) -> None:
+        self._contributors = Contributors(contributors, layout) if contributors else None
         self._crew = crew
         self._parameters = parameters
         self._layout = layout
@@ -301,12 +305,17 @@ class Grower:
         self._taken = np.zeros(len(self.to_build), np.int64)
         self._complete = 0
 
-    def add(self, first: int, part: Int64, parties: int) -> bool:
+    def add(self, first: int, part: Int64, parties: int, party: int = 0) -> bool:
         """Add one party's histograms of the built nodes first, first + 1, ...; int64 (m, planes, cells).
+
+        Args:
+            parties: how many there are. party: which of them this is; told apart only under the rule of dominance.
 
         Returns:
             Whether all parties' parts of all built nodes are there, and `next_level` may be called.
         """
+        if self._contributors is not None:
+            self._contributors.add(party, self.to_build[first : first + len(part)], part)
         at_once = self._crew.threads == 1 or len(self.nodes) == 1 or self.nodes.size < PARALLEL_CELLS
         taken, offsets = self._taken, self._layout.offsets
         complete = splitting.add_part(part, first, taken, parties, self.nodes, self.to_build, offsets)
@@ -341,6 +350,11 @@ class Grower:
             self._found,
             crew=crew,
         )
+        if self._contributors is not None:
+            built = self.to_build[first:last]
+            parents = self._parent_of[first:last] if self._depth else np.zeros_like(built)
+            found = (self.nodes, self._totals, self._has_missing, self._rule_array, self._gains, self._found)
+            self._contributors.search(built, parents, *found)
 
     def decide(self) -> Level:
         """Decide the level whose nodes are all finished."""
@@ -363,6 +377,8 @@ class Grower:
         self._parents = self.nodes
         self._parent_of, self._build_left, children = self._next
         self._depth += 1
+        if self._contributors is not None:
+            self._contributors.start_level(len(children))
         self._start_level(children)
 
     def leaves(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
