@@ -97,9 +97,6 @@ LEAST_MIN_CELL_ROWS = 2
 VERIFY_COUNTS = ("off", "after", "before")
 """When parties learn and check the pooled rows of named cells and nodes: never, after their sums have left, or before."""
 
-LEAST_VERIFIED = 3
-"""Parties from which counts are verified unless the plan says otherwise: of two, each would learn the other's counts."""
-
 DEFAULT_BINS_ON_SHARES = 32
 """`max_bin` of a coopetitive plan that names none: every cut is a column of shares, 4 bytes a row and part."""
 
@@ -165,7 +162,7 @@ class Plan:
         min_cell_rows: a cell of so many pooled rows or fewer is not split further when cuts are searched.
         min_child_rows: no split makes a node of fewer pooled rows.
         dominance: whether a cell or child must hold its minimum without its largest contributor.
-        verify_counts: one of `VERIFY_COUNTS`, or None for the mode's own (`counts_verified`).
+        verify_counts: one of `VERIFY_COUNTS`.
         evaluation_fraction: share of each party's rows that is held out; 0 for none.
         coopetitive: in that mode, else None.
     """
@@ -182,7 +179,7 @@ class Plan:
     evaluation_fraction: float = 0.0
     min_child_rows: int = 1
     dominance: bool = False
-    verify_counts: str | None = None
+    verify_counts: str = "off"
     coopetitive: Coopetitive | None = None
 
     def __post_init__(self) -> None:
@@ -210,26 +207,15 @@ class Plan:
         """The compute servers S_0, S_1, S_2; none but in coopetitive mode."""
         return () if self.coopetitive is None else self.coopetitive.servers
 
-    @property
-    def counts_verified(self) -> str:
-        """When parties check the pooled rows of cells and nodes: what the plan says, else "after" under masks with three parties."""
-        if self.verify_counts is not None:
-            return self.verify_counts
-        return "after" if self.mode == MASKED and len(self.parties) >= LEAST_VERIFIED else "off"
-
     def canonical(self) -> bytes:
         """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out."""
         content = {"format": 1, **asdict(self)}
         if self.coopetitive is None:
             del content["coopetitive"]
-        # What another release does not know is left out where it means nothing new.
-        content["verify_counts"] = self.counts_verified
-        if self.counts_verified == "off":
-            del content["verify_counts"]
-        if self.min_child_rows == 1:
-            del content["min_child_rows"]
-        if not self.dominance:
-            del content["dominance"]
+        # Settings that came later are left out where they change nothing: older plans keep their digests.
+        for key, unchanged in (("verify_counts", "off"), ("min_child_rows", 1), ("dominance", False)):
+            if content[key] == unchanged:
+                del content[key]
         return msgspec.json.encode(content, order="sorted")
 
     def digest(self) -> bytes:
@@ -296,11 +282,11 @@ def _check_plan(plan: Plan) -> None:
         raise PlanError(
             "plan: privacy.dominance needs at least two parties: without the largest of one, nothing is left"
         )
-    if plan.verify_counts is not None and plan.verify_counts not in VERIFY_COUNTS:
+    if plan.verify_counts not in VERIFY_COUNTS:
         raise PlanError(
             f"plan: privacy.verify_counts is {plan.verify_counts!r}; expected one of {', '.join(VERIFY_COUNTS)}"
         )
-    if plan.counts_verified != "off" and plan.mode != MASKED:
+    if plan.verify_counts != "off" and plan.mode != MASKED:
         raise PlanError(
             f"plan: privacy.verify_counts is {plan.verify_counts!r}; it goes with mode {MASKED!r} only, and the mode is "
             f"{plan.mode!r}: leave it out"
@@ -548,9 +534,7 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
         ),
         min_child_rows=_typed(privacy.get("min_child_rows", 1), int, "privacy.min_child_rows", "a whole number", where),
         dominance=_flag(privacy.get("dominance", False), "privacy.dominance", where),
-        verify_counts=None
-        if "verify_counts" not in privacy
-        else _typed(privacy["verify_counts"], str, "privacy.verify_counts", "a text", where),
+        verify_counts=_typed(privacy.get("verify_counts", "off"), str, "privacy.verify_counts", "a text", where),
         evaluation_fraction=float(
             _typed(evaluation.get("fraction", 0.0), (int, float), "evaluation.fraction", "a number", where)
         ),
@@ -649,9 +633,7 @@ def _value(value: Any) -> str:
 def _privacy(plan: Plan) -> dict[str, Any]:
     """What [privacy] says."""
     given: dict[str, Any] = {"min_cell_rows": plan.min_cell_rows, "min_child_rows": plan.min_child_rows}
-    if plan.coopetitive is None:
-        given["dominance"] = plan.dominance
-    return given | ({} if plan.verify_counts is None else {"verify_counts": plan.verify_counts})
+    return given | ({} if plan.coopetitive else {"dominance": plan.dominance, "verify_counts": plan.verify_counts})
 
 
 def _hub_and_servers(more: Coopetitive) -> dict[str, Any]:

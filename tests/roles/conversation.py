@@ -22,8 +22,10 @@ from hansa.protocol.messages import (
     SettleStart,
     ShareCounts,
     ShareRows,
+    ShowRows,
     TakeRows,
     Through,
+    VouchRows,
     decode,
     encode,
     to_tensor,
@@ -66,9 +68,11 @@ OF_COOPETITIVE_RUNS: dict[type[Message], Message] = {
         TakeRows(0),
         ReleaseTree(0, 1, (), _EMPTY, ()),
         AgreeModel(b"hash"),
+        VouchRows(0, 1, memoryview(bytes(8)), memoryview(b"")),
+        ShowRows(memoryview(bytes(8)), memoryview(b""), b"", memoryview(b"")),
     )
 }
-"""One of each message that no run of another mode has, where it must be refused."""
+"""One of each message that has no place in a run of another mode, or without verified row counts, where it must be refused."""
 
 
 class Conversation:

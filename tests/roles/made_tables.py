@@ -40,7 +40,7 @@ def plan(
     mode: str = "federated",
     **parameters: object,
 ) -> Plan:
-    """A plan over `parties` with aggregator "hub"; all parties are receivers. Row counts are verified in tests of their own."""
+    """A plan over `parties` with aggregator "hub"; all parties are receivers."""
     given = {"rounds": 3, "max_depth": 3, "eta": 0.3, "max_bin": 32} | parameters
     return Plan(
         name="test",
@@ -53,7 +53,6 @@ def plan(
         parameters=parse_parameters(given),
         min_cell_rows=2,
         evaluation_fraction=evaluation,
-        verify_counts="off",
     )
 
 

@@ -99,7 +99,7 @@ def test_the_model_is_the_same_with_and_without_counts_and_in_federated_mode(par
         for each in (
             chosen,
             replace(chosen, verify_counts="off"),
-            replace(chosen, mode="federated", verify_counts=None),
+            replace(chosen, mode="federated", verify_counts="off"),
         )
     }
     assert len(models) == 1

@@ -153,9 +153,9 @@ class Aggregator:
         identities: Mapping[str, bytes] = MappingProxyType({}),
         signer: Signer | None = None,
     ) -> None:
-        if plan.counts_verified != "off" and signer is None:
+        if plan.verify_counts != "off" and signer is None:
             raise IdentityError(
-                f"aggregator {plan.aggregator!r}: privacy.verify_counts = {plan.counts_verified!r} needs this member's identity: "
+                f"aggregator {plan.aggregator!r}: privacy.verify_counts = {plan.verify_counts!r} needs this member's identity: "
                 "it signs what it tells the parties"
             )
         self._signer = signer
@@ -171,7 +171,7 @@ class Aggregator:
         self._crew = crew
         self._report = report or (lambda _: None)
         table = AGGREGATOR_MASKED if self._masked else AGGREGATOR
-        if plan.counts_verified != "off":
+        if plan.verify_counts != "off":
             table = AGGREGATOR_VERIFYING
         self._session = Session("aggregator", table, "gathering")
         self._tree = SETUP
@@ -266,7 +266,7 @@ class Aggregator:
         self._report(Progress("gathered", 0, self._plan.parameters.rounds))
         run = run_id(self._agreement, self._roster)
         yield from self._broadcast(Welcome(run, self._roster))
-        if self._signer is not None and self._plan.counts_verified != "off":
+        if self._signer is not None and self._plan.verify_counts != "off":
             self._counts = CountRelay(self._plan, run, self._signer.sign, self._n_rows)
         if not self._masked:
             yield from self._start_counting()

@@ -129,7 +129,7 @@ class Party:
         self._crew = crew
         self._nodes_per_frame = nodes_per_frame
         table = PARTY if plan.mode == "federated" else PARTY_MASKED
-        if plan.counts_verified != "off":
+        if plan.verify_counts != "off":
             table = PARTY_VERIFYING
         self._counts: CountChecker | None = None
         self._held: Iterator[bytes] = iter(())
@@ -325,7 +325,7 @@ class Party:
         self._session.go(message, "welcomed")
         if self._signer is not None and plan.mode == "secure-aggregation":
             masked = self._protection = Masked(self._name, Run(self._join.plan, message.run), self._signer, names)
-            if plan.counts_verified != "off":
+            if plan.verify_counts != "off":
                 trained = sum(rows for _, _, rows, _ in message.roster)
                 self._counts = CountChecker(plan, self._name, masked, trained, self._signer.identities[plan.aggregator])
         self._n_rows = sum(rows for _, _, rows, _ in message.roster)

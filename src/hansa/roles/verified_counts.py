@@ -308,7 +308,7 @@ class CountChecker:
     @property
     def first(self) -> bool:
         """Whether counts are shown before sums leave."""
-        return self._plan.counts_verified == "before"
+        return self._plan.verify_counts == "before"
 
     def hear(self, kind: str, frame: memoryview | bytes) -> None:
         """Keep a broadcast for the signature to come."""
@@ -427,7 +427,7 @@ class CountRelay:
         self._parties = plan.parties
         self._run = run
         self._sign = sign
-        self._first = plan.counts_verified == "before"
+        self._first = plan.verify_counts == "before"
         self._section = Transcript(run)
         self._due: Named | None = None
         self._given: dict[str, VouchRows] = {}
