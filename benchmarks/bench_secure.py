@@ -1,11 +1,11 @@
-"""What masks cost: secure-aggregation mode beside federated mode, in one run.
+"""What masks cost, and row counts that parties verify: secure-aggregation mode beside federated mode, in one run.
 
     python -m benchmarks.bench_secure [--quick] [--json] [training] [parties] [delays]
 
-Training: three parties over mutual TLS, a process each; both modes take turns. Where federated mode's median
-exceeds 1.15 x its minimum something else was running, and the run is void. Parties: the same rows dealt to 10
-and to 32, also over mutual TLS. Delays: three parties in one process, every round trip longer by so much. In
-every part both modes must give one and the same model file.
+Training: three parties over mutual TLS, a process each; federated mode, masks, and masks with row counts that parties verify ("after")
+take turns. Where federated mode's median exceeds 1.15 x its minimum something else was running, and the run is void. Parties: the same
+rows dealt to 10 and to 32, also over mutual TLS. Delays: three parties in one process, every round trip longer by so much. In every
+part all must give one and the same model file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from benchmarks.contestants import N_FEATURES, Job, Run, in_process, over_tls
 from benchmarks.machine import console, described, machine
 from hansa.roles.in_process import warm_up
 
-MODES = ("federated", "secure-aggregation")
+MODES = {
+    "federated": {"mode": "federated"},
+    "secure-aggregation": {"mode": "secure-aggregation"},
+    "verified": {"mode": "secure-aggregation", "verify_counts": "after"},
+}
 TRAINING = Job(rows=60_000, parties=3, trees=100)
 QUICK = Job(rows=6_000, parties=3, trees=5)
 TURNS, QUICK_TURNS = 5, 2
@@ -35,6 +39,7 @@ DELAYS_S, QUICK_DELAYS_S = (0.02, 0.1), (0.005,)
 DELAYS_TREES = 10
 ALLOWED_TIME = 1.2
 ALLOWED_BYTES = 1.01
+ALLOWED_VERIFIED = 1.05
 
 Contestant = Callable[[Job], Run]
 
@@ -44,10 +49,10 @@ def compare(job: Job, contestant: Contestant, turns: int) -> dict[str, Any]:
     runs: dict[str, list[Run]] = {mode: [] for mode in MODES}
     for _ in range(turns):
         for mode, several in runs.items():
-            several.append(contestant(replace(job, mode=mode)))
+            several.append(contestant(replace(job, **MODES[mode])))
     models = {run.model_sha256 for several in runs.values() for run in several}
-    assert len(models) == 1, f"the two modes' models differ: {models}"
-    federated, secure = runs.values()
+    assert len(models) == 1, f"the modes' models differ: {models}"
+    federated, secure, verified = runs.values()
     return {
         "parties": job.parties,
         "rows": job.rows,
@@ -58,6 +63,10 @@ def compare(job: Job, contestant: Contestant, turns: int) -> dict[str, Any]:
         "modes": {mode: summary(several) for mode, several in runs.items()},
         "ratio": {
             name: ratio([getattr(run, name) for run in secure], [getattr(run, name) for run in federated])
+            for name in ("training", "whole", "bytes_up", "bytes_down")
+        },
+        "verified": {
+            name: ratio([getattr(run, name) for run in verified], [getattr(run, name) for run in secure])
             for name in ("training", "whole", "bytes_up", "bytes_down")
         },
         "void": unsteady([run.training for run in federated]) or unsteady([run.training for run in secure]),
@@ -115,14 +124,28 @@ def show(result: dict[str, Any]) -> None:
         f"{described(result['machine'])}",
         caption="run: parties and line. Median seconds of training, their ratio (VOID: not steady), the ratio with binning; kB up of "
         "a party and tree, the set-up's included, and as a multiple of federated mode's. "
-        f"Wanted with 3 parties over TLS: at most {ALLOWED_TIME} x the time, {ALLOWED_BYTES} x the bytes.",
+        f"Wanted with 3 parties over TLS: at most {ALLOWED_TIME} x the time, {ALLOWED_BYTES} x the bytes. verified: time "
+        f"with row counts that parties check, as a multiple of that without (at most {ALLOWED_VERIFIED} wanted), and "
+        "kB down with and without.",
         title_justify="left",
     )
-    for column in ("run", "rows", "trees", "federated", "masked", "ratio", "binned", "kB up", "bytes"):
+    for column in (
+        "run",
+        "rows",
+        "trees",
+        "federated",
+        "masked",
+        "ratio",
+        "binned",
+        "kB up",
+        "bytes",
+        "verified",
+        "kB down",
+    ):
         table.add_column(column, justify="left" if column == "run" else "right")
     for part, comparisons in result["parts"].items():
         for row in comparisons:
-            federated, secure = (row["modes"][mode] for mode in MODES)
+            federated, secure = (row["modes"][mode] for mode in ("federated", "secure-aggregation"))
             line = f"+{1e3 * row['round_trip_s']:g} ms" if part == "delays" else "TLS"
             table.add_row(
                 f"{row['parties']}, {line}",
@@ -134,6 +157,8 @@ def show(result: dict[str, Any]) -> None:
                 f"{row['ratio']['whole']:.2f}",
                 f"{secure['bytes_up'] / row['trees'] / 1e3:,.0f}",
                 f"{row['ratio']['bytes_up']:.4f}",
+                f"{row['verified']['training']:.3f}",
+                f"{row['modes']['verified']['bytes_down'] / row['trees'] / 1e3:.1f} / {secure['bytes_down'] / row['trees'] / 1e3:.1f}",
             )
     console().print(table)
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ class Job:
     Attributes:
         rows: of all parties together, N_FEATURES features each. parties: who hold them in turn.
         trees, max_depth, max_bin, eta: of the model.
-        round_trip_s: added to every round trip of a run in one process. mode: of Hansa's plan.
+        round_trip_s: added to every round trip of a run in one process. mode, verify_counts: of Hansa's plan.
     """
 
     rows: int
@@ -57,6 +57,7 @@ class Job:
     eta: float = 0.1
     round_trip_s: float = 0.0
     mode: str = "federated"
+    verify_counts: str = "off"
 
     @property
     def parameters(self) -> Parameters:
@@ -122,7 +123,8 @@ def as_table(rows: Rows) -> Table:
 
 def plan_of(job: Job, parties: Mapping[str, Rows]) -> Plan:
     """The plan that `hansa simulate` would make."""
-    return make_plan(Settings(parameters=job.parameters, label="y", mode=job.mode), NAMES, tuple(parties))
+    plan = make_plan(Settings(parameters=job.parameters, label="y", mode=job.mode), NAMES, tuple(parties))
+    return replace(plan, verify_counts=job.verify_counts)
 
 
 def xgboost(job: Job) -> Run:

@@ -29,7 +29,17 @@ from hansa.consortium.policy import Policy, read_policy
 from hansa.data.source import read_rows
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_KEYS, parse_plan, read_plan
 from hansa.protocol.messages import MESSAGES
-from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, HUB, MEMBER, PARTY, PARTY_MASKED, diagram
+from hansa.protocol.session import (
+    AGGREGATOR,
+    AGGREGATOR_MASKED,
+    AGGREGATOR_VERIFYING,
+    HUB,
+    MEMBER,
+    PARTY,
+    PARTY_MASKED,
+    PARTY_VERIFYING,
+    diagram,
+)
 from hansa.roles.in_process import train_in_process
 from hansa.transport.notices import Kind, Notice
 from hansa.trees.metrics import METRICS
@@ -208,8 +218,8 @@ def test_every_quantity_that_a_party_contributes_is_described():
 @pytest.mark.parametrize(
     ("tables", "title"),
     [
-        ((PARTY, PARTY_MASKED), "a party is"),
-        ((AGGREGATOR, AGGREGATOR_MASKED), "the aggregator is"),
+        ((PARTY, PARTY_MASKED, PARTY_VERIFYING), "a party is"),
+        ((AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING), "the aggregator is"),
         ((MEMBER,), "a member is"),
         ((HUB,), "the hub is"),
     ],
@@ -237,7 +247,8 @@ def test_modes_are_what_the_plan_says():
 
 def test_the_diagrams_are_those_of_the_tables():
     drawn = [content for kind, content in BLOCK.findall(text("ARCHITECTURE.md")) if kind == "mermaid"]
-    assert drawn == [diagram(table) for table in (PARTY, AGGREGATOR, PARTY_MASKED, AGGREGATOR_MASKED, MEMBER, HUB)]
+    tables = (PARTY, AGGREGATOR, PARTY_MASKED, AGGREGATOR_MASKED, PARTY_VERIFYING, AGGREGATOR_VERIFYING, MEMBER, HUB)
+    assert drawn == [diagram(table) for table in tables]
 
 
 def test_the_code_map_is_complete():

@@ -91,6 +91,8 @@ TEXT_OF_CATEGORIES = TEXT_ON_SHARES.replace('"temperature"]\nlabel', '"temperatu
 
 OF_CATEGORIES = parse_plan(TEXT_OF_CATEGORIES)
 
+COUNTED = replace(PLAN, mode="secure-aggregation", verify_counts="before", min_child_rows=5)
+
 member = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 column = st.text(st.characters(codec="utf-8", exclude_characters="[]<\0"), min_size=1, max_size=12)
 number = st.floats(0, 1e9, allow_subnormal=False)
@@ -587,7 +589,7 @@ def test_a_file_is_named_in_errors(tmp_path):
 
 def test_every_key_is_listed():
     """The list of keys, from which the documentation is checked, is what a written plan has."""
-    documents = [tomllib.loads(write_plan(plan)) for plan in (PLAN, ON_SHARES, OF_CATEGORIES)]
+    documents = [tomllib.loads(write_plan(plan)) for plan in (PLAN, ON_SHARES, OF_CATEGORIES, COUNTED)]
     assert {key for document in documents for key in document} == set(PLAN_KEYS[""])
     for table in ("members", "schema", "privacy", "evaluation", "labels", "release"):
         assert {key for document in documents for key in document.get(table, ())} == set(PLAN_KEYS[table])
@@ -602,6 +604,9 @@ def test_every_key_is_listed():
         "schema",
         "parameters",
         "min_cell_rows",
+        "min_child_rows",
+        "dominance",
+        "verify_counts",
         "evaluation_fraction",
         "coopetitive",
     }

@@ -18,6 +18,9 @@
     [privacy]
     min_cell_rows = 10                        # cuts stop at cells of so many pooled rows
     min_party_rows = 20                       # protected modes: rows that each of at least three parties must have
+    min_child_rows = 1                        # no split makes a node of fewer pooled rows
+    dominance = false                         # federated: cells and nodes hold their minimum without the largest party
+    verify_counts = "after"                   # secure-aggregation: parties check pooled rows of cells and nodes
 
     [evaluation]
     fraction = 0.2                            # of each party's rows, held out for metrics and early stopping
@@ -78,7 +81,9 @@ from hansa.trees.parameters import Parameters, parse_parameters
 
 COOPETITIVE = "coopetitive"
 
-MODES = ("federated", "secure-aggregation", COOPETITIVE)
+MASKED = "secure-aggregation"
+
+MODES = ("federated", MASKED, COOPETITIVE)
 """The modes that this release runs. Another is refused, never run as one of these."""
 
 SERVERS = 3
@@ -93,6 +98,8 @@ LEAST_MIN_CELL_ROWS = 2
 
 DEFAULT_MIN_PARTY_ROWS = 20
 """Rows that each of at least three parties must have in a batch that protected sums are taken over (SECURITY.md, "Batches")."""
+VERIFY_COUNTS = ("off", "after", "before")
+"""When parties learn and check the pooled rows of named cells and nodes: never, after their sums have left, or before."""
 
 DEFAULT_BINS_ON_SHARES = 32
 """`max_bin` of a coopetitive plan that names none: every cut is a column of shares, 4 bytes a row and part."""
@@ -167,6 +174,9 @@ class Plan:
         schema: the columns of every party's table.
         parameters: how to grow the trees.
         min_cell_rows: a cell of so many pooled rows or fewer is not split further when cuts are searched.
+        min_child_rows: no split makes a node of fewer pooled rows.
+        dominance: whether a cell or child must hold its minimum without its largest contributor.
+        verify_counts: one of `VERIFY_COUNTS`.
         evaluation_fraction: share of each party's rows that is held out; 0 for none.
         coopetitive: in that mode, else None.
         min_party_rows: in the protected modes, rows that each of at least three parties (two where every party's policy allows
@@ -183,6 +193,9 @@ class Plan:
     parameters: Parameters
     min_cell_rows: int = DEFAULT_MIN_CELL_ROWS
     evaluation_fraction: float = 0.0
+    min_child_rows: int = 1
+    dominance: bool = False
+    verify_counts: str = "off"
     coopetitive: Coopetitive | None = None
     min_party_rows: int = DEFAULT_MIN_PARTY_ROWS
 
@@ -222,6 +235,10 @@ class Plan:
             del content["schema"]["decimal"]
         if self.parameters.max_cat_to_onehot is None:
             del content["parameters"]["max_cat_to_onehot"]
+        # Settings that came later are left out where they change nothing: older plans keep their digests.
+        for key, unchanged in (("verify_counts", "off"), ("min_child_rows", 1), ("dominance", False)):
+            if content[key] == unchanged:
+                del content[key]
         return msgspec.json.encode(content, order="sorted")
 
     def by_key(self) -> dict[str, Any]:
@@ -240,6 +257,9 @@ class Plan:
             "schema.decimal": schema["decimal"],
             "privacy.min_cell_rows": self.min_cell_rows,
             "privacy.min_party_rows": self.min_party_rows,
+            "privacy.min_child_rows": self.min_child_rows,
+            "privacy.dominance": self.dominance,
+            "privacy.verify_counts": self.verify_counts,
             "evaluation.fraction": self.evaluation_fraction,
         }
         if more is not None:
@@ -307,6 +327,31 @@ def _check_plan(plan: Plan) -> None:
         )
     if plan.min_party_rows < 1:
         raise PlanError(f"plan: privacy.min_party_rows is {plan.min_party_rows}; expected at least 1")
+    if plan.min_child_rows < 1:
+        raise PlanError(f"plan: privacy.min_child_rows is {plan.min_child_rows}; expected at least 1")
+    if plan.min_child_rows > 1 and plan.coopetitive is not None:
+        raise PlanError(
+            f"plan: privacy.min_child_rows is {plan.min_child_rows}; mode {COOPETITIVE!r} knows no rows of nodes: set "
+            "parameters.min_child_weight instead, to the hessian of so many rows (.25 a row in logistic loss, 1 in squared error)"
+        )
+    if plan.dominance and plan.mode != "federated":
+        raise PlanError(
+            f"plan: privacy.dominance goes with mode 'federated' only, and the mode is {plan.mode!r}, where nobody sees how much of a "
+            "sum is one party's: leave it out; what a party that chooses its rows learns then stands in SECURITY.md"
+        )
+    if plan.dominance and len(plan.parties) < 2:
+        raise PlanError(
+            "plan: privacy.dominance needs at least two parties: without the largest of one, nothing is left"
+        )
+    if plan.verify_counts not in VERIFY_COUNTS:
+        raise PlanError(
+            f"plan: privacy.verify_counts is {plan.verify_counts!r}; expected one of {', '.join(VERIFY_COUNTS)}"
+        )
+    if plan.verify_counts != "off" and plan.mode != MASKED:
+        raise PlanError(
+            f"plan: privacy.verify_counts is {plan.verify_counts!r}; it goes with mode {MASKED!r} only, and the mode is "
+            f"{plan.mode!r}: leave it out"
+        )
     if not 0 <= plan.evaluation_fraction < 1:
         raise PlanError(f"plan: evaluation.fraction is {plan.evaluation_fraction}; expected at least 0 and below 1")
     parameters = plan.parameters
@@ -486,6 +531,12 @@ def _typed(value: Any, kind: type | tuple[type, ...], key: str, expected: str, w
     return value
 
 
+def _flag(value: Any, key: str, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise PlanError(f"{where}: {key} is {value!r}; expected true or false")
+    return value
+
+
 def _names(value: Any, key: str, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise PlanError(f"{where}: {key} is {value!r}; expected a list of names")
@@ -509,7 +560,7 @@ PLAN_KEYS: dict[str, tuple[str, ...]] = {
     ),
     "members": ("aggregator", "hub", "servers", "server_links", "parties", "receivers", "minimum_parties"),
     "schema": ("features", "label", "weight", "weight_limit", "missing", "decimal"),
-    "privacy": ("min_cell_rows", "min_party_rows"),
+    "privacy": ("min_cell_rows", "min_party_rows", "min_child_rows", "dominance", "verify_counts"),
     "evaluation": ("fraction", "steps"),
     "labels": ("range",),
     "release": ("statistics",),
@@ -584,6 +635,9 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
             "a whole number",
             where,
         ),
+        min_child_rows=_typed(privacy.get("min_child_rows", 1), int, "privacy.min_child_rows", "a whole number", where),
+        dominance=_flag(privacy.get("dominance", False), "privacy.dominance", where),
+        verify_counts=_typed(privacy.get("verify_counts", "off"), str, "privacy.verify_counts", "a text", where),
         evaluation_fraction=float(
             _typed(evaluation.get("fraction", 0.0), (int, float), "evaluation.fraction", "a number", where)
         ),
@@ -614,9 +668,7 @@ def _coopetitive(document: Mapping[str, Any], features: tuple[str, ...], where: 
         return None
     labels = _table(document, "labels", PLAN_KEYS["labels"], where)
     release = _table(document, "release", PLAN_KEYS["release"], where)
-    statistics = release.get("statistics", False)
-    if not isinstance(statistics, bool):
-        raise PlanError(f"{where}: release.statistics is {statistics!r}; expected true or false")
+    statistics = _flag(release.get("statistics", False), "release.statistics", where)
     label_range = None
     if "range" in labels:
         ends = _numbers(labels["range"], "labels.range", where)
@@ -681,6 +733,13 @@ def _value(value: Any) -> str:
     return repr(value)
 
 
+def _privacy(plan: Plan) -> dict[str, Any]:
+    """What [privacy] says."""
+    names = ("min_cell_rows", "min_party_rows", "min_child_rows")
+    given: dict[str, Any] = {name: getattr(plan, name) for name in names}
+    return given | ({} if plan.coopetitive else {"dominance": plan.dominance, "verify_counts": plan.verify_counts})
+
+
 def _hub_and_servers(more: Coopetitive) -> dict[str, Any]:
     return {"hub": more.hub, "servers": more.servers, "server_links": more.server_links}
 
@@ -708,7 +767,7 @@ def write_plan(plan: Plan) -> str:
             "minimum_parties": plan.minimum_parties,
         },
         "schema": schema,
-        "privacy": {"min_cell_rows": plan.min_cell_rows, "min_party_rows": plan.min_party_rows},
+        "privacy": _privacy(plan),
         "evaluation": {"fraction": plan.evaluation_fraction},
         "parameters": parameters,
     }

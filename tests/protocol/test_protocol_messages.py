@@ -40,11 +40,13 @@ from hansa.protocol.messages import (
     Relay,
     ReleaseTree,
     SettleStart,
+    ShowRows,
     SplitNodes,
     SumLabels,
     Tensor,
     Through,
     UseCuts,
+    VouchRows,
     Welcome,
     abort,
     decode,
@@ -81,6 +83,7 @@ FIELDS = {
     tuple[Tensor, ...]: st.lists(TENSORS, max_size=3).map(tuple),
     dict[str, bytes]: st.dictionaries(TEXT, st.binary(max_size=40), max_size=4),
     QuantiseGradients | None: st.none() | st.builds(QuantiseGradients, INT64, FLOATS, FLOATS, TENSORS),
+    Contribution | None: st.none() | st.builds(Contribution, INT64, INT64, TEXT, INT64, TENSORS, INT64),
 }
 
 
@@ -132,6 +135,8 @@ def test_the_list_of_messages_is_closed():
         "QuantiseGradients",
         "SplitNodes",
         "Contribution",
+        "VouchRows",
+        "ShowRows",
         "Finish",
         "Received",
         "Relay",
@@ -450,9 +455,10 @@ def test_every_message_says_who_sends_it():
 
 def test_both_ways_are_listed():
     down = {
-        Welcome, ExchangeKeys, KeysConfirmed, CountMagnitudes, SumLabels, CountCells, UseCuts, QuantiseGradients, SplitNodes, Finish
+        Welcome, ExchangeKeys, KeysConfirmed, CountMagnitudes, SumLabels, CountCells, UseCuts, QuantiseGradients, SplitNodes, Finish,
+        ShowRows,
     }  # fmt: skip
-    up = {Join, AnnounceKey, ConfirmKeys, Contribution, Received}
+    up = {Join, AnnounceKey, ConfirmKeys, Contribution, VouchRows, Received}
     coopetitive = {Relay, Through, Close}
     assert down | up | coopetitive | {Abort} | set(SEALED) == set(MESSAGES)
     assert len(down) + len(up) + len(coopetitive) + len(SEALED) + 1 == len(MESSAGES)

@@ -26,18 +26,22 @@ from hansa.protocol.messages import (
     Message,
     Received,
     Relay,
+    ShowRows,
     Tensor,
     Through,
+    VouchRows,
     Welcome,
     to_tensor,
 )
 from hansa.protocol.session import (
     AGGREGATOR,
     AGGREGATOR_MASKED,
+    AGGREGATOR_VERIFYING,
     HUB,
     MEMBER,
     PARTY,
     PARTY_MASKED,
+    PARTY_VERIFYING,
     Session,
     Table,
     diagram,
@@ -47,6 +51,8 @@ TABLES = {
     "party": (PARTY, "joining"),
     "aggregator": (AGGREGATOR, "gathering"),
     "masked party": (PARTY_MASKED, "joining"),
+    "verifying party": (PARTY_VERIFYING, "joining"),
+    "verifying aggregator": (AGGREGATOR_VERIFYING, "gathering"),
     "masked aggregator": (AGGREGATOR_MASKED, "gathering"),
     "member": (MEMBER, "joining"),
     "hub": (HUB, "gathering"),
@@ -104,13 +110,17 @@ def test_every_message_has_a_place_and_a_direction():
     keys_down, keys_up = {ExchangeKeys, KeysConfirmed}, {AnnounceKey, ConfirmKeys}
     down, up = ({kind for legal in table.values() for kind in legal} for table in (PARTY, AGGREGATOR))
     coopetitive = {Relay, Through, Close}
-    assert down | up == set(MESSAGES) - keys_down - keys_up - coopetitive - set(SEALED)
+    assert down | up == set(MESSAGES) - keys_down - keys_up - coopetitive - set(SEALED) - {ShowRows, VouchRows}
     assert down & up == {Abort}
     assert up == {Join, Contribution, Received, Abort}
     masked_down, masked_up = (
         {kind for legal in table.values() for kind in legal} for table in (PARTY_MASKED, AGGREGATOR_MASKED)
     )
     assert (masked_down, masked_up) == (down | keys_down, up | keys_up)
+    counted_down, counted_up = (
+        {kind for legal in table.values() for kind in legal} for table in (PARTY_VERIFYING, AGGREGATOR_VERIFYING)
+    )
+    assert (counted_down, counted_up) == (masked_down | {ShowRows}, masked_up | {VouchRows})
     to_member, to_hub = ({kind for legal in table.values() for kind in legal} for table in (MEMBER, HUB))
     assert to_member == {Welcome, Relay, Close, Abort} | keys_down
     assert to_hub == {Join, Relay, Through, Abort} | keys_up

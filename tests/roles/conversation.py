@@ -23,8 +23,10 @@ from hansa.protocol.messages import (
     SettleStart,
     ShareCounts,
     ShareRows,
+    ShowRows,
     TakeRows,
     Through,
+    VouchRows,
     decode,
     encode,
     to_tensor,
@@ -67,9 +69,11 @@ OF_COOPETITIVE_RUNS: dict[type[Message], Message] = {
         TakeRows(0),
         ReleaseTree(0, 1, (), _EMPTY, ()),
         AgreeModel(b"hash"),
+        VouchRows(0, 1, memoryview(bytes(8)), memoryview(b"")),
+        ShowRows(memoryview(bytes(8)), memoryview(b""), b"", memoryview(b"")),
     )
 }
-"""One of each message that no run of another mode has, where it must be refused."""
+"""One of each message that has no place in a run of another mode, or without verified row counts, where it must be refused."""
 
 
 class Conversation:
@@ -95,7 +99,7 @@ class Conversation:
             )
             for i, (name, rows) in enumerate(tables.items())
         }
-        self.aggregator = Aggregator(plan, identities=identities(plan))
+        self.aggregator = Aggregator(plan, identities=identities(plan), signer=signer(plan, plan.aggregator))
         self.down: deque[tuple[str, bytes]] = deque()
         self.up: deque[tuple[str, bytes]] = deque(
             (name, bytes(frame)) for name, party in self.parties.items() for frame in party.opening()

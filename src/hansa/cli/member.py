@@ -387,7 +387,13 @@ def _aggregate(member: MemberFile, event: Event, notify: Notify, record: RunReco
             "clear_bytes": up - aggregator.masked_bytes,
         }
 
-    aggregator = Aggregator(plan, crew=Crew(member.threads), report=report, identities=member.signer.identities)
+    aggregator = Aggregator(
+        plan,
+        crew=Crew(member.threads),
+        report=report,
+        identities=member.signer.identities,
+        signer=member.signer,
+    )
     try:
         if member.transcript is not None:
             hub = RecordingHub(inner, member.transcript, plan.aggregator)

@@ -436,7 +436,8 @@ class Cells:
     Attributes:
         settled_lows, settled_highs, settled_counts, settled_weights: lowest and highest key (uint32), rows and weight (int64)
             of cells that will not be split.
-        open_lows, open_counts, open_weights: the same of the cells that the last answer counted.
+        open_lows, open_counts, open_weights: the same of the cells that the last answer counted. open_rest: rows of these that count
+            towards `min_cell_rows`: all, or all but the largest contributor's.
     """
 
     settled_lows: Array
@@ -446,6 +447,7 @@ class Cells:
     open_lows: Array
     open_counts: Array
     open_weights: Array
+    open_rest: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -496,17 +498,19 @@ class CutSearch:
             raise ProtocolError("cut search: it is done, there is nothing to ask; read the cuts")
         return CutRequest(self.bits, _offsets(np.array([len(c) for c in chosen], dtype=np.int64)), prefixes)
 
-    def answer(self, counts: Array, weights: Array | None = None) -> CutSearch:
+    def answer(self, counts: Array, weights: Array | None = None, largest: Array | None = None) -> CutSearch:
         """The next state, from the sum over parties of `count_cells` for `request()`, and of `weigh_cells` where rows have weights.
 
-        `counts` is integer (request.n_counts,), and so is `weights`; None for a weight of 1 a row. Raises ProtocolError where
-        counts or weights do not add up to the cells split (somebody answered another request, or wrongly), or where rows are
-        counted that no finite value can be.
+        `counts` is integer (request.n_counts,), and so are `weights`, None for a weight of 1 a row, and `largest`, the largest of the
+        parties' counts of each part, where a cell must hold more than `min_cell_rows` rows without it to be split (the rule of
+        dominance). Raises ProtocolError where counts or weights do not add up to the cells split (somebody answered another request,
+        or wrongly), or where rows are counted that no finite value can be.
         """
         request = self.request()
         shape = len(request.prefixes), request.split
         counts = _as_counts(counts, request.n_counts, 2**32).reshape(shape)
         weights = counts if weights is None else _as_counts(weights, request.n_counts, MOST_WEIGHT).reshape(shape)
+        rest = counts if largest is None else counts - _as_counts(largest, request.n_counts, 2**32).reshape(shape)
         child_bits = FIRST_BITS if self.bits == 0 else self.bits + STEP_BITS
         shift = KEY_BITS - child_bits
         first = request.prefixes.astype(np.int64)[:, None] * request.split
@@ -516,7 +520,8 @@ class CutSearch:
         for feature, known in enumerate(before):
             part = slice(request.offsets[feature], request.offsets[feature + 1])
             self._check_sums(feature, known, counts[part], weights[part])
-            cells.append(self._split(known, lows[part].ravel(), counts[part].ravel(), weights[part].ravel()))
+            inside = lows[part].ravel(), counts[part].ravel(), weights[part].ravel(), rest[part].ravel()
+            cells.append(self._split(known, *inside))
             _check_finite(feature, cells[-1].open_lows)
         return replace(self, bits=child_bits, cells=tuple(cells))
 
@@ -578,13 +583,13 @@ class CutSearch:
         if self.bits == KEY_BITS:
             return np.zeros(len(cells.open_counts), dtype=bool)
         enough = 4 * self.max_bin
-        splittable = cells.open_counts > self.min_cell_rows
+        splittable = cells.open_rest > self.min_cell_rows
         if len(cells.settled_counts) + len(cells.open_counts) < enough:
             return splittable
         n = int(cells.settled_weights.sum() + cells.open_weights.sum())
         return splittable & (cells.open_weights > n // enough)
 
-    def _split(self, known: Cells, lows: Array, counts: Array, weights: Array) -> Cells:
+    def _split(self, known: Cells, lows: Array, counts: Array, weights: Array, rest: Array) -> Cells:
         stay = ~self._to_split(known)
         held = counts > 0
         width = np.uint32((1 << (KEY_BITS - self.bits)) - 1) if self.bits else np.uint32(0)
@@ -596,6 +601,7 @@ class CutSearch:
             lows[held],
             counts[held],
             weights[held],
+            rest[held],
         )
 
     def _check_sums(self, feature: int, known: Cells, counts: Array, weights: Array) -> None:
@@ -738,4 +744,4 @@ def _offsets(lengths: Array) -> Array:
 
 def _no_cells() -> Cells:
     lows, counts = np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.int64)
-    return Cells(lows, lows, counts, counts, lows, counts, counts)
+    return Cells(lows, lows, counts, counts, lows, counts, counts, counts)

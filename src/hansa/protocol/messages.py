@@ -194,6 +194,34 @@ class Contribution(Message, frozen=True):
     zero: int = 0
 
 
+class VouchRows(Message, frozen=True):
+    """Party to aggregator: how many of my rows each of the named cells or nodes holds, masked, for all parties to add up.
+
+    words: uint64, little-endian, a count for each and then the masked zero word; tags: for each other party, in the order of names,
+    `secure.vouching`'s proof that the words are mine; then: the first piece of the answer that they come with (none where the answer
+    waits for the counts, `privacy.verify_counts = "before"`).
+    """
+
+    tree: int
+    step: int
+    words: memoryview
+    tags: memoryview
+    then: Contribution | None = None
+
+
+class ShowRows(Message, frozen=True):
+    """Aggregator to party: what all parties vouched for, one behind the other in the order of names; the proofs for this party.
+
+    signature: the aggregator's, over its broadcasts so far, where cells were counted or a tree ends, else empty; frame: the broadcast
+    that follows (none where the parties' answers wait for the counts).
+    """
+
+    words: memoryview
+    tags: memoryview
+    signature: bytes
+    frame: memoryview
+
+
 class Finish(Message, frozen=True):
     """Aggregator to party: the run is over. model is the zlib-compressed XGBoost JSON for receivers, empty for others."""
 
@@ -332,6 +360,8 @@ MESSAGES: tuple[type[Message], ...] = (
     QuantiseGradients,
     SplitNodes,
     Contribution,
+    VouchRows,
+    ShowRows,
     Finish,
     Received,
     Relay,
@@ -392,6 +422,8 @@ AnyMessage = (
     | QuantiseGradients
     | SplitNodes
     | Contribution
+    | VouchRows
+    | ShowRows
     | Finish
     | Received
     | Relay

@@ -27,10 +27,12 @@ from hansa.protocol.messages import (
     QuantiseGradients,
     Received,
     Relay,
+    ShowRows,
     SplitNodes,
     SumLabels,
     Through,
     UseCuts,
+    VouchRows,
     Welcome,
     decode,
     kind_of,
@@ -80,6 +82,18 @@ AGGREGATOR_MASKED: Table = {
     "confirming": {ConfirmKeys: ("confirming", "measuring"), Abort: ("aborted",)},
 }
 """`AGGREGATOR` in secure-aggregation mode."""
+
+PARTY_VERIFYING: Table = {
+    **PARTY_MASKED,
+    **{state: {ShowRows: (state,), **PARTY_MASKED[state]} for state in ("cutting", "scaling", "growing")},
+}
+"""`PARTY_MASKED` where parties verify row counts. The broadcast that a `ShowRows` carries is checked as if it had come alone."""
+
+AGGREGATOR_VERIFYING: Table = {
+    **AGGREGATOR_MASKED,
+    **{state: {VouchRows: (state,), **AGGREGATOR_MASKED[state]} for state in ("cutting", "totalling", "growing")},
+}
+"""`AGGREGATOR_MASKED` where parties verify row counts. What a `VouchRows` carries is checked as if it had come alone."""
 
 MEMBER: Table = {
     "joining": {Welcome: ("welcomed",), Abort: ("aborted",)},

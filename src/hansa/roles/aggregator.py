@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.quantiles import Cuts, CutSearch
-from hansa.errors import HansaError, ProtocolError, RunStopped
+from hansa.errors import HansaError, IdentityError, ProtocolError, RunStopped
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
@@ -37,10 +37,12 @@ from hansa.protocol.messages import (
     SplitNodes,
     SumLabels,
     UseCuts,
+    VouchRows,
     Welcome,
 )
-from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, Session
+from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING, Session
 from hansa.roles.gathering import Gathering
+from hansa.roles.key_setup import Signer
 from hansa.roles.run import Progress, Roster, agreement, agreement_parts, run_id
 from hansa.roles.statistics import (
     EXPONENTS,
@@ -54,10 +56,12 @@ from hansa.roles.statistics import (
     metric_scale,
     start_of,
 )
+from hansa.roles.verified_counts import CountRelay
 from hansa.trees import histogram, objective
 from hansa.trees.crew import ALONE, Crew
 from hansa.trees.ensemble import Ensemble, Tree, base_margin
 from hansa.trees.growth import Buffers, Grower, Level
+from hansa.trees.least_rows import heaviest_row, hessian_of
 from hansa.trees.metrics import NO_ROWS, best_round, metric_value, stops_early, sums_length, why_no_value
 from hansa.trees.sampling import draw_columns
 from hansa.trees.xgboost_json import to_json
@@ -103,6 +107,7 @@ class _Sum:
 
     def __init__(self, parties: tuple[str, ...], shape: tuple[int, ...], dtype: type[np.generic]) -> None:
         self.values = np.zeros(shape, dtype)
+        self.largest = np.zeros(shape, dtype)
         self.zero = 0
         self.waiting = set(parties)
 
@@ -122,6 +127,7 @@ class _Sum:
             return False
         self.waiting.remove(member)
         self.values += part
+        np.maximum(self.largest, part, out=self.largest)
         self.zero += zero
         return True
 
@@ -134,6 +140,7 @@ class Aggregator:
         crew: compute threads for the search; with one, pairs are searched one by one as they arrive.
         report: called with `Progress` as the run goes on.
         identities: every member's pinned identity, as the parties hold them.
+        signer: this member's signature; needed where the plan has parties verify row counts.
 
     Attributes:
         masked_bytes, clear_bytes: bytes of sums that came in masked, and as they are.
@@ -147,7 +154,15 @@ class Aggregator:
         crew: Crew = ALONE,
         report: Callable[[Progress], None] | None = None,
         identities: Mapping[str, bytes] = MappingProxyType({}),
+        signer: Signer | None = None,
     ) -> None:
+        if plan.verify_counts != "off" and signer is None:
+            raise IdentityError(
+                f"aggregator {plan.aggregator!r}: privacy.verify_counts = {plan.verify_counts!r} needs this member's identity: "
+                "it signs what it tells the parties"
+            )
+        self._signer = signer
+        self._counts: CountRelay | None = None
         self.done = False
         self.masked_bytes = 0
         self.clear_bytes = 0
@@ -160,6 +175,8 @@ class Aggregator:
         self._crew = crew
         self._report = report or (lambda _: None)
         table = AGGREGATOR_MASKED if self._masked else AGGREGATOR
+        if plan.verify_counts != "off":
+            table = AGGREGATOR_VERIFYING
         self._session = Session("aggregator", table, "gathering")
         self._tree = SETUP
         self._step = 0
@@ -181,6 +198,8 @@ class Aggregator:
 
     def waiting_for(self) -> list[str]:
         """The parties whose part is missing before the run can go on."""
+        if self._counts is not None and self._counts.waiting:
+            return self._counts.waiting
         match self._session.state:
             case "gathering":
                 done = set(self._gathering.joins)
@@ -213,6 +232,14 @@ class Aggregator:
             raise ProtocolError(f"member {member!r} is not a party of the plan, yet sent {kind}")
         message = self._session.decode(member, frame)
         match message:
+            case VouchRows() if self._counts is not None:
+                self._session.go(message, self._session.state)
+                for party, shown in self._counts.take(member, message):
+                    yield party, messages.encode(shown)
+                if message.then is not None:
+                    yield from self._take(member, message.then)
+            case Contribution() if self._counts is not None and self._counts.owes(member):
+                raise self._broken(member, message, "expected its row counts before or with this")
             case Contribution():
                 yield from self._take(member, message)
             case Join():
@@ -244,6 +271,8 @@ class Aggregator:
         self.run = run_id(self._agreement, self._roster)
         self._report(Progress("gathered", 0, self._plan.parameters.rounds))
         yield from self._broadcast(Welcome(self.run, self._roster))
+        if self._signer is not None and self._plan.verify_counts != "off":
+            self._counts = CountRelay(self._plan, self.run, self._signer.sign, self._n_rows)
         if not self._masked:
             yield from self._start_counting()
 
@@ -267,8 +296,17 @@ class Aggregator:
 
     def _broadcast(self, message: Message) -> Outgoing:
         frame = messages.encode(message)
-        for party in self._plan.parties:
-            yield party, frame
+        yield from self._tell(dict.fromkeys(self._plan.parties, frame))
+        if self._counts is not None:
+            self._counts.hear(type(message).__name__, frame)
+
+    def _tell(self, frames: dict[str, bytes]) -> Outgoing:
+        """Frames for parties, behind the row counts that are due."""
+        if self._counts is None or not self._counts.due:
+            yield from frames.items()
+            return
+        for party, shown in self._counts.show(frames):
+            yield party, messages.encode(shown)
 
     def _expect(self, shapes: dict[str, tuple[int, ...]], dtype: type[np.generic] = np.int64) -> None:
         self._sums = {quantity: _Sum(self._plan.parties, shape, dtype) for quantity, shape in shapes.items()}
@@ -353,9 +391,12 @@ class Aggregator:
         yield from self._broadcast(
             CountCells(request.bits, messages.to_tensor(request.offsets), messages.to_tensor(request.prefixes))
         )
+        if self._counts is not None:
+            self._counts.name(self._counts.naming.cells(self._step, request))
 
     def _counted(self, message: Contribution, counts: Int64, weights: Int64 | None) -> Outgoing:
-        self._search = self._search.answer(counts, weights)
+        largest = self._sums["cells"].largest if self._plan.dominance else None
+        self._search = self._search.answer(counts, weights, largest)
         if not self._search.done:
             self._session.go(message, "cutting")
             yield from self._count()
@@ -370,6 +411,8 @@ class Aggregator:
         self._cuts = cuts
         self._bin_offsets = np.concatenate([[0], np.cumsum(cuts.n_codes)]).astype(np.int64)
         self._margin_bound = abs(float(base_margin(plan.parameters.objective, self._start.base_score)))
+        if self._counts is not None:
+            self._counts.naming.start(self._weight_bound())
         self._hessian_bound = objective.hessian_bound(plan.parameters.objective, self._weight_bound())
         bound = self._start_totals()
         yield from self._broadcast(
@@ -442,6 +485,8 @@ class Aggregator:
         """Ask for the root's histograms, at scales that suit these totals or upper bounds of them; `_start_tree` then takes them."""
         parameters = self._plan.parameters
         scales = self._scales = objective.scales(totals[0], totals[1], *self._units, self._n_rows, self._histogram_bits)
+        heaviest = heaviest_row(parameters.objective, self._weight_bound(), scales)
+        self._least_hessian = hessian_of(self._plan.min_child_rows, heaviest)
         self._columns = draw_columns(
             len(self._plan.schema.features), parameters.colsample_bytree, parameters.seed, self._tree
         )
@@ -456,7 +501,18 @@ class Aggregator:
             layout = self._layout = histogram.layout_of(self._bin_offsets, columns)
         self._cells = layout.cells
         self._planes = scales.planes
-        self._grower = Grower(parameters, scales, layout, self._cuts.has_missing, self._buffers, self._crew)
+        self._grower = Grower(
+            parameters,
+            scales,
+            layout,
+            self._cuts.has_missing,
+            self._buffers,
+            self._crew,
+            self._least_hessian,
+            len(self._plan.parties) if self._plan.dominance else 0,
+        )
+        if self._counts is not None:
+            self._counts.naming.start_tree(scales)
 
     def _start_level(self) -> None:
         self._level += 1
@@ -481,7 +537,7 @@ class Aggregator:
         self._next_node[member] = first + len(part)
         self._zero += message.zero
         self._count_bytes(message)
-        if self._grower.add(first, part, len(self._plan.parties)):
+        if self._grower.add(first, part, len(self._plan.parties), self._plan.parties.index(member)):
             if self._zero % 2**64:
                 raise self._noise(message)
             if self._with_root:
@@ -512,7 +568,7 @@ class Aggregator:
             self._session.go(message, "growing")
             self._exchanges += 1
             self._start_level()
-            yield from self._broadcast(_split_nodes(tree, level_number, level, self._gradient_bound))
+            yield from self._split(tree, level_number, level)
             # The parties are at work again.
             grower.go_on()
             return
@@ -528,11 +584,16 @@ class Aggregator:
                 math.ceil(math.ldexp(most, -unit)) + self._n_rows for most, unit in zip(sums, self._units, strict=True)
             ]
             following = self._scale_tree(self._most)
-        yield from self._broadcast(_split_nodes(tree, level_number, level, self._gradient_bound, following))
+        yield from self._split(tree, level_number, level, following)
         # The parties are at work again.
         self._trees.append(grower.tree(self._cuts.offsets, self._cuts.values))
         if at_once:
             self._start_tree()
+
+    def _split(self, tree: int, number: int, level: Level, then: QuantiseGradients | None = None) -> Outgoing:
+        yield from self._broadcast(_split_nodes(tree, number, level, self._gradient_bound, then))
+        if self._counts is not None:
+            self._counts.name(self._counts.naming.nodes(tree, number, level))
 
     def _sums_after(self, grower: Grower) -> tuple[float, float]:
         """Upper bounds of sum |g| and sum h once rows have the leaves of this tree, which widen the bound on margins."""
@@ -596,9 +657,12 @@ class Aggregator:
         )
         self._digest = hashlib.sha256(model).digest()
         packed = zlib.compress(model, 6)
-        for party in plan.parties:
-            content = packed if party in plan.receivers else b""
-            yield party, messages.encode(Finish(keep, self._digest, content))
+        yield from self._tell(
+            {
+                party: messages.encode(Finish(keep, self._digest, packed if party in plan.receivers else b""))
+                for party in plan.parties
+            }
+        )
 
     def _acknowledge(self, member: str, message: Received) -> None:
         if message.model_sha256 != self._digest or member in self._received:

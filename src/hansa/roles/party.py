@@ -1,7 +1,7 @@
 """A party: holds rows, answers the aggregator's requests with sums over them. No I/O: frames in, frames out.
 
-What it sends is `Join`, `Contribution`s, `Received` and `Abort`, nothing else; every `Contribution` leaves through
-`Party._contribute`, the one place that a mode which protects sums has to change.
+What it sends is `Join`, `Contribution`s (in a `VouchRows` where row counts go with them), `Received` and `Abort`, nothing else; every
+`Contribution` leaves through `Party._contribute`, the one place that a mode which protects sums has to change.
 """
 
 from __future__ import annotations
@@ -39,17 +39,19 @@ from hansa.protocol.messages import (
     Message,
     QuantiseGradients,
     Received,
+    ShowRows,
     SplitNodes,
     SumLabels,
     Tensor,
     UseCuts,
     Welcome,
 )
-from hansa.protocol.session import PARTY, PARTY_MASKED, Session
+from hansa.protocol.session import PARTY, PARTY_MASKED, PARTY_VERIFYING, Session
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.protection import Clear, Locked, Masked, Signer
 from hansa.roles.run import Progress, agreement, agreement_parts, run_id
 from hansa.roles.statistics import Bounds, count_magnitudes, metric_scale, sum_labels
+from hansa.roles.verified_counts import CountChecker, Evidence, Named
 from hansa.secure.keys import Run
 from hansa.trees import histogram, objective
 from hansa.trees.crew import ALONE, Crew
@@ -71,8 +73,9 @@ ONE_FRAME_VALUES = 1_500_000
 PARALLEL_VALUES = 200_000
 """Rows times columns of a tree below which one thread builds histograms as fast as several."""
 
-NOT_BROADCAST = (Welcome, KeysConfirmed, Finish, Abort)
-"""What differs from party to party, or comes before there is a transcript to bind it to (the run's id binds `Welcome`)."""
+NOT_BROADCAST = (Welcome, KeysConfirmed, ShowRows, Finish, Abort)
+"""What differs from party to party, or comes before there is a transcript to bind it to (the run's id binds `Welcome`); of a `ShowRows`
+what all see alike is heard by itself."""
 
 DEFAULT_POLICY = Policy()
 
@@ -133,6 +136,10 @@ class Party:
         self._crew = crew
         self._nodes_per_frame = nodes_per_frame
         table = PARTY if plan.mode == "federated" else PARTY_MASKED
+        if plan.verify_counts != "off":
+            table = PARTY_VERIFYING
+        self._counts: CountChecker | None = None
+        self._held: Iterator[bytes] = iter(())
         self._session = Session("party", table, "joining")
         self._features = rows.features
         self._labels = np.ascontiguousarray(rows.label)
@@ -181,8 +188,12 @@ class Party:
 
     def _answer(self, frame: memoryview) -> Iterator[bytes]:
         message = self._session.decode(self._plan.aggregator, frame)
+        if self._counts is not None and self._counts.due and not isinstance(message, ShowRows | Abort):
+            raise self._broken(f"{type(message).__name__} came before the row counts of what was named before it")
         if not isinstance(message, NOT_BROADCAST):
             self._protection.hear(type(message).__name__, frame)
+            if self._counts is not None:
+                self._counts.hear(type(message).__name__, frame)
         match message:
             case Welcome():
                 self._welcome(message)
@@ -217,6 +228,8 @@ class Party:
                 yield from self._histograms(_ROOT)
             case SplitNodes():
                 yield from self._split(message)
+            case ShowRows():
+                yield from self._see_counts(message)
             case Finish():
                 if self._session.state == "growing" and (self._level or not self._stops_early):
                     raise self._broken("the run is said to be over in the middle of a tree")
@@ -242,6 +255,11 @@ class Party:
         self._report(Progress(stage, trees, self._plan.parameters.rounds))
 
     @property
+    def evidence(self) -> Evidence | None:
+        """What the aggregator signed last; None where row counts are not verified."""
+        return None if self._counts is None else self._counts.evidence
+
+    @property
     def masked_bytes(self) -> int:
         """Bytes of sums that left masked so far."""
         return self._protection.masked_bytes
@@ -254,7 +272,35 @@ class Party:
         """
         whole = values.size if words is None else words
         zero = self._protection.protect(self._tree, self._step, quantity, values, first == 0, whole)
-        return messages.encode(Contribution(self._tree, self._step, quantity, first, messages.to_tensor(values), zero))
+        part = Contribution(self._tree, self._step, quantity, first, messages.to_tensor(values), zero)
+        return messages.encode(part if self._counts is None else self._counts.carry(part))
+
+    def _with_counts(
+        self, named: Named | None, own: npt.NDArray[np.integer[Any]], answer: Iterator[bytes]
+    ) -> Iterator[bytes]:
+        """An answer, with this party's row counts of what was named; or the counts alone, and the answer once all were shown."""
+        if self._counts is None or named is None:
+            yield from answer
+            return
+        self._counts.vouch(named, own)
+        if not self._counts.first:
+            yield from answer
+            return
+        self._held = answer
+        yield messages.encode(self._counts.message())
+
+    def _see_counts(self, message: ShowRows) -> Iterator[bytes]:
+        """Check what all parties vouched for; then comes the broadcast that it stands before, or the answer that waits for it."""
+        self._session.go(message, self._session.state)
+        assert self._counts is not None  # the session's table
+        with self._blaming():
+            self._counts.open(message)
+        if self._counts.first != (len(message.frame) == 0):
+            raise self._broken(
+                "row counts are shown with a broadcast where they come first, or alone where they come with one"
+            )
+        held, self._held = self._held, iter(())
+        yield from self._answer(message.frame) if len(message.frame) else held
 
     def _array(
         self, message: Message, name: str, dtype: type[np.generic], *shape: int | None
@@ -305,7 +351,10 @@ class Party:
         self.run = message.run
         self._note("gathered", 0)
         if self._signer is not None and plan.mode == "secure-aggregation":
-            self._protection = Masked(self._name, Run(self._join.plan, message.run), self._signer, names)
+            masked = self._protection = Masked(self._name, Run(self._join.plan, message.run), self._signer, names)
+            if plan.verify_counts != "off":
+                trained = sum(rows for _, _, rows, _, _ in message.roster)
+                self._counts = CountChecker(plan, self._name, masked, trained, self._signer.identities[plan.aggregator])
         self._n_rows = sum(rows for _, _, rows, _, _ in message.roster)
         self._n_evaluation = sum(held for _, _, _, held, _ in message.roster)
         parameters = plan.parameters
@@ -335,9 +384,15 @@ class Party:
             training = self._features if not len(self._evaluation) else self._features[:, self._training]
             self._keys = SortedKeys.from_features(training, self._fixed_weights)
             self._fixed_weights = None
-        yield self._contribute("cells", count_cells(self._keys, request))
-        if self._keys.weights is not None:
-            yield self._contribute("weights", weigh_cells(self._keys, request))
+        counts = count_cells(self._keys, request)
+        named = None if self._counts is None else self._counts.naming.cells(self._step, request)
+        own = counts.reshape(-1, request.split).sum(axis=1)
+        yield from self._with_counts(named, own, self._cells(self._keys, request, counts))
+
+    def _cells(self, keys: SortedKeys, request: CutRequest, counts: npt.NDArray[np.uint32]) -> Iterator[bytes]:
+        yield self._contribute("cells", counts)
+        if keys.weights is not None:
+            yield self._contribute("weights", weigh_cells(keys, request))
 
     def _use_cuts(self, message: UseCuts) -> None:
         n_features = len(self._plan.schema.features)
@@ -382,6 +437,10 @@ class Party:
         if bits not in (32, 64) or parameters.histogram_bits not in ("auto", bits):
             raise self._broken(f"histogram_bits is {bits}; the plan says {parameters.histogram_bits}")
         MetricScale(max(self._n_evaluation, 1), message.weight_exponent, message.label_exponent)
+        if self._counts is not None:
+            if self._weights is None and message.weight_exponent != 0:
+                raise self._broken("weights are said to exceed 1, and the plan has none")
+            self._counts.naming.start(math.ldexp(1.0, message.weight_exponent) * max(1.0, scale))
 
     def _bin(self, cuts: Cuts) -> BinnedRows:
         """Codes of all rows. A held-out row may lack a feature that no training row lacks: it goes right, as the model has it."""
@@ -452,6 +511,8 @@ class Party:
         scales = objective.Scales(message.gradient_scale, message.hessian_scale, len(self._packed))
         with self._blaming():
             objective.check_scales(scales, *self._totals, *self._units)
+        if self._counts is not None:
+            self._counts.naming.start_tree(scales)
         objective.pack(self._gradient, self._hessian, scales, self._packed)
         if self._layout is None or not np.array_equal(drawn, self._layout.columns):
             self._layout = histogram.layout_of(self._binned.offsets, drawn)
@@ -467,20 +528,16 @@ class Party:
         level = self._read_level(message)
         self._keep(level)
         self._nodes += 2 * int(np.count_nonzero(level.feature >= 0)) + (self._level == 0)
+        named = None
+        if self._counts is not None:
+            with self._blaming():
+                named = self._counts.naming.nodes(self._tree, self._level, level)
         self._inside.apply(level)
-        outside = self._outside if len(self._outside.rows) else None
-        if level.last:
-            if outside:
-                outside.apply(level)
-            yield from self._next_tree(message)
-        else:
-            if message.then is not None:
-                raise self._broken("scales of the next tree in the middle of this one")
-            self._session.go(message, "growing")
-            self._level += 1
-            yield from self._histograms(nodes_to_build(level.build_left))
-            if outside:  # nothing that is sent waits for these rows
-                outside.apply(level)
+        if message.then is not None and not level.last:
+            raise self._broken("scales of the next tree in the middle of this one")
+        own = self._inside.ends - self._inside.starts
+        answer = self._next_tree(message, level) if level.last else self._next_level(message, level)
+        yield from self._with_counts(named, own, answer)
 
     def _keep(self, level: Level) -> None:
         """Remember what a receiver will rebuild the model from; frames are not kept, so it is a copy."""
@@ -490,9 +547,19 @@ class Party:
                 self._heard.append(tuple(self._levels))
                 self._levels = []
 
-    def _next_tree(self, message: SplitNodes) -> Iterator[bytes]:
+    def _next_level(self, message: SplitNodes, level: Level) -> Iterator[bytes]:
+        """Histograms of the nodes that a level of splits makes."""
+        self._session.go(message, "growing")
+        self._level += 1
+        yield from self._histograms(nodes_to_build(level.build_left))
+        if len(self._outside.rows):  # nothing that is sent waits for these rows
+            self._outside.apply(level)
+
+    def _next_tree(self, message: SplitNodes, level: Level) -> Iterator[bytes]:
         """Begin the tree after the one that ends here: its root too, where its scales suit bounds that the leaves gave."""
         parameters = self._plan.parameters
+        if len(self._outside.rows):
+            self._outside.apply(level)
         self._with_root = self._tree + 1 < parameters.rounds and parameters.subsample == 1
         if (message.then is not None) != self._with_root:
             raise self._broken(

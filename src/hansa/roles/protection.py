@@ -21,6 +21,7 @@ from hansa.roles.key_setup import KeySetup, Signer
 from hansa.secure.fixed_point import Words
 from hansa.secure.keys import Run
 from hansa.secure.masking import Label, MaskedVector, Masker, Transcript
+from hansa.secure.vouching import Vouching
 
 __all__ = ["Clear", "Locked", "Masked", "Signer"]
 
@@ -70,16 +71,24 @@ class Masked:
 
     Args:
         member: this party. run: plan, run and epoch. signer: see `Signer`. parties: everybody in the roster.
+
+    Attributes:
+        run: plan, run and epoch. vouching: proofs for the other parties, once the keys are confirmed.
     """
 
     def __init__(self, member: str, run: Run, signer: Signer, parties: tuple[str, ...]) -> None:
         self.masked_bytes = 0
         self._member = member
-        self._run = run
+        self.run = run
         self._setup = KeySetup(member, run, signer, parties)
         self._transcript = Transcript(run.run_id)
         self._masker: Masker | None = None
         self._vector: MaskedVector | None = None
+        self.vouching: Vouching | None = None
+
+    def heard(self) -> bytes:
+        """32 bytes over every broadcast of the aggregator so far."""
+        return self._transcript.digest()
 
     def announcement(self) -> AnnounceKey:
         """This party's signed key for the run."""
@@ -93,6 +102,7 @@ class Masked:
         """See `KeySetup.confirm`; from here on vectors can be masked."""
         self._setup.confirm(message)
         self._masker = Masker(self._member, self._setup.keys, self._setup.algorithm)
+        self.vouching = Vouching(self._setup.keys)
 
     def hear(self, kind: str, frame: memoryview) -> None:
         """Bind all later masks to a broadcast of the aggregator."""
@@ -122,8 +132,8 @@ class Masked:
             flat = flat.reshape(-1)
         if first:
             label = Label(
-                run=self._run.run_id,
-                epoch=self._run.epoch,
+                run=self.run.run_id,
+                epoch=self.run.epoch,
                 tree=tree + 1,
                 step=step,
                 tensor=quantity,
@@ -152,4 +162,6 @@ class Masked:
         """Zero all keys."""
         if self._masker is not None:
             self._masker.erase()
+        if self.vouching is not None:
+            self.vouching.erase()
         self._setup.erase()

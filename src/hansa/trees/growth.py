@@ -21,6 +21,7 @@ from numba import njit
 from hansa.errors import DataError
 from hansa.trees import histogram, splitting
 from hansa.trees.crew import ALONE, Crew
+from hansa.trees.dominance import Contributors
 from hansa.trees.ensemble import ROOT_PARENT, Tree
 from hansa.trees.histogram import Codes, Int64, Layout
 from hansa.trees.objective import Scales
@@ -77,11 +78,14 @@ def _add_leaf(margins, rows, value):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _add_leaves(margins, codes, rows, threshold, missing, missing_left, left, right):  # type: ignore[no-untyped-def]
-    """Rows of a node that splits into two leaves."""
+    """Rows of a node that splits into two leaves; returns how many go left."""
+    lefts = 0
     for i in range(rows.shape[0]):
         row = rows[i]
         goes_left = histogram.goes_left(np.int32(codes[row]), threshold, missing, missing_left)
         margins[row] += left if goes_left else right
+        lefts += goes_left
+    return lefts
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -91,10 +95,11 @@ def _advance(  # type: ignore[no-untyped-def]
     """Part the rows of nodes that split; rows of nodes, and of children, that are leaves get their value.
 
     Returns:
-        Where the children's rows start and end, int64 (2 splits,) each; none where they are leaves (`last`).
+        Where the children's rows start and end, int64 (2 splits,) each. Where they are leaves (`last`) rows are not parted, and these
+        tell no more than how many each has.
     """
     splits = 0
-    for node in range(0 if last else feature.shape[0]):
+    for node in range(feature.shape[0]):
         splits += feature[node] >= 0
     child_starts, child_ends = np.empty(2 * splits, np.int64), np.empty(2 * splits, np.int64)
     left = 0
@@ -105,10 +110,12 @@ def _advance(  # type: ignore[no-untyped-def]
             continue
         split = feature[node]
         if last:
-            _add_leaves(
+            lefts = _add_leaves(
                 margins, codes[split], rows[begin:end], bins[node], missing_code[split], missing_left[node] != 0,
                 child_leaf[left], child_leaf[left + 1],
             )  # fmt: skip
+            child_starts[left], child_ends[left] = begin, begin + lefts
+            child_starts[left + 1], child_ends[left + 1] = begin + lefts, end
             left += 2
             continue
         middle = histogram.partition_rows(
@@ -146,7 +153,10 @@ class RowPartition:
         self.ends = np.full(1, len(rows), np.int64)
 
     def apply(self, level: Level) -> None:
-        """Move rows to the next level's nodes; rows that reach a leaf get its value."""
+        """Move rows to the next level's nodes; rows that reach a leaf get its value.
+
+        After a tree's last level `ends - starts` still counts each child's rows.
+        """
         self.starts, self.ends = _advance(
             self._codes,
             self._missing_code,
@@ -256,6 +266,8 @@ class Grower:
         has_missing: bool (n_features,).
         buffers: kept from tree to tree.
         crew: for the search of levels that are large enough.
+        least_hessian: whole sum of hessians that every child has at least, beside what `min_child_weight` says.
+        contributors: parties, where a child must hold its least hessian without the largest of them (`dominance`); 0 elsewhere.
     """
 
     def __init__(
@@ -266,7 +278,10 @@ class Grower:
         has_missing: npt.NDArray[np.bool_],
         buffers: Buffers,
         crew: Crew = ALONE,
+        least_hessian: int = 1,
+        contributors: int = 0,
     ) -> None:
+        self._contributors = Contributors(contributors, layout) if contributors else None
         self._crew = crew
         self._parameters = parameters
         self._layout = layout
@@ -279,7 +294,7 @@ class Grower:
                 rule.lambda_,
                 rule.alpha,
                 rule.max_delta_step,
-                rule.least_hessian,
+                max(rule.least_hessian, least_hessian),
                 rule.gradient_unit,
                 rule.hessian_unit,
             ]
@@ -304,12 +319,17 @@ class Grower:
         self._taken = np.zeros(len(self.to_build), np.int64)
         self._complete = 0
 
-    def add(self, first: int, part: Int64, parties: int) -> bool:
+    def add(self, first: int, part: Int64, parties: int, party: int = 0) -> bool:
         """Add one party's histograms of the built nodes first, first + 1, ...; int64 (m, planes, cells).
+
+        Args:
+            parties: how many there are. party: which of them this is; told apart only under the rule of dominance.
 
         Returns:
             Whether all parties' parts of all built nodes are there, and `next_level` may be called.
         """
+        if self._contributors is not None:
+            self._contributors.add(party, self.to_build[first : first + len(part)], part)
         at_once = self._crew.threads == 1 or len(self.nodes) == 1 or self.nodes.size < PARALLEL_CELLS
         taken, offsets = self._taken, self._layout.offsets
         complete = splitting.add_part(part, first, taken, parties, self.nodes, self.to_build, offsets)
@@ -344,6 +364,11 @@ class Grower:
             self._found,
             crew=crew,
         )
+        if self._contributors is not None:
+            built = self.to_build[first:last]
+            parents = self._parent_of[first:last] if self._depth else np.zeros_like(built)
+            found = (self.nodes, self._totals, self._has_missing, self._rule_array, self._gains, self._found)
+            self._contributors.search(built, parents, *found)
 
     def decide(self) -> Level:
         """Decide the level whose nodes are all finished."""
@@ -366,6 +391,8 @@ class Grower:
         self._parents = self.nodes
         self._parent_of, self._build_left, children = self._next
         self._depth += 1
+        if self._contributors is not None:
+            self._contributors.start_level(len(children))
         self._start_level(children)
 
     def leaves(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
