@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import feather
 
-from hansa.data.files import connect, open_table, writing
+from hansa.data.files import connect, open_table, writing_table
 from hansa.data.schema import Schema
 from hansa.data.source import read_rows
 from hansa.errors import DataError
@@ -220,7 +220,7 @@ def test_duckdb_reaches_no_file_but_the_table(tmp_path):
 def test_a_table_is_written_under_the_very_name_also_over_an_old_file(tmp_path, name):
     path = tmp_path / name
     for value in (1, 2):
-        with writing(path) as (_, write_query):
+        with writing_table(path, "csv" if path.suffix == ".csv" else "parquet") as (_, write_query):
             write_query(f"SELECT {value} AS a, 3 AS y")
         assert [tuple(map(float, row)) for row in rows_of(path)[1:]] == [(value, 3)]
     assert list(tmp_path.iterdir()) == [path]
