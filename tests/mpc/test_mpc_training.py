@@ -282,7 +282,7 @@ def test_hard_cases(name):
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_leaf_of_just_min_child_weight_keeps_its_value(weighted):
-    """Four rows have a hessian of 1 - 1.2e-7, half a unit below 1: a split may round that up to 1, and must not make a leaf of 0 then."""
+    """Four rows have a hessian of half a unit below 1: a split may round that up to 1, and must not make a leaf of 0 then."""
     candidates = Candidates((Feature(39, False, False),))
     codes = np.repeat(np.arange(40), 4)[:, None].astype(np.uint16)
     labels = (np.arange(160) // 4 % 2).astype(np.uint32)
