@@ -52,13 +52,14 @@ class Voice:
         return found
 
     def said(self) -> list[tuple[float, str]]:
-        """When it said what that is not of the run's progress."""
-        progress = ("listening", "gathered", "binned", "tree", "trained", "record", "stage")
-        return [
-            (moment, line)
-            for moment, line in self.lines
-            if not (line.startswith("{") and json.loads(line).get("event") in progress)
-        ]
+        """When it said what for a person: the lines of its log without their time, and its last sentence."""
+        found = []
+        for moment, line in self.lines:
+            words = line.split(" ", 2)
+            logged = len(words) == 3 and words[0].endswith("Z") and words[1].isupper()
+            if not line.startswith("{"):
+                found.append((moment, " ".join(words[1:]) if logged else line))
+        return found
 
 
 class Outage:
