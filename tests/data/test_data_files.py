@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import os
+from decimal import Decimal
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import feather
 
-from hansa.data.files import connect, open_table, writing
+from hansa.data.files import connect, open_table, writing_table
 from hansa.data.schema import Schema
 from hansa.data.source import read_rows
 from hansa.errors import DataError
+from hansa.files import writing
 
 TEXT = "a,y\n1,2\n3,4\n"
 ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet", ".pq", ".arrow", ".feather")
@@ -220,7 +224,42 @@ def test_duckdb_reaches_no_file_but_the_table(tmp_path):
 def test_a_table_is_written_under_the_very_name_also_over_an_old_file(tmp_path, name):
     path = tmp_path / name
     for value in (1, 2):
-        with writing(path) as (_, write_query):
+        kind = "parquet" if name.endswith(".parquet") else "csv"
+        with writing(path) as partial, writing_table(partial, kind) as (_, write_query):
             write_query(f"SELECT {value} AS a, 3 AS y")
         assert [tuple(map(float, row)) for row in rows_of(path)[1:]] == [(value, 3)]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_a_pipe_and_a_path_that_cannot_be_opened_are_told_apart(tmp_path):
+    (tmp_path / "spark.parquet").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    for name, found in (
+        ("spark.parquet", "found a folder; name one file"),
+        ("pipe.csv", "found a pipe or a device; write the table into a file first"),
+        ("loop.csv", "found none that can be opened (Too many levels of symbolic links)"),
+        ("a" * 300 + ".csv", "found none that can be opened (File name too long)"),
+        ("none.csv", "found none; check the path"),
+        ("zero\0.csv", "found none; a path holds no zero byte"),
+    ):
+        with pytest.raises(DataError) as refused:
+            open_table(tmp_path / name)
+        assert found in str(refused.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read_is_refused_by_its_permissions(tmp_path):
+    path = write(tmp_path / "t.csv", TEXT.encode())
+    path.chmod(0)
+    with pytest.raises(DataError, match=r"Permission denied.*permissions"):
+        open_table(path)
+
+
+def test_a_wide_decimal_is_a_number_in_arrow_as_in_parquet(tmp_path):
+    wide = pa.array([Decimal("1.25"), None, Decimal("-3")], pa.decimal256(50, 4))
+    feather.write_feather(pa.table({"a": wide, "y": [0, 1, 0]}), tmp_path / "t.feather")
+    pq.write_table(pa.table({"a": wide, "y": [0, 1, 0]}), tmp_path / "t.parquet")
+    for ending in (".feather", ".parquet"):
+        rows = read_rows(tmp_path / f"t{ending}", Schema(("a",), "y"), label_kind="binary")
+        np.testing.assert_array_equal(rows.features, [[1.25, np.nan, -3]])

@@ -14,6 +14,7 @@ import errno
 import gzip
 import re
 import shutil
+import stat
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -151,8 +152,7 @@ def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 def open_table(path: str | Path) -> OpenTable:
     """Open a table. Raises DataError: there is no such file, its ending is not known, or it is not what its ending says."""
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: expected a file, found none; check the path")
+    _check_file(path)
     opener = _OPENERS.get(_ending(path))
     if opener is None:
         raise DataError(
@@ -169,6 +169,27 @@ def open_table(path: str | Path) -> OpenTable:
         if isinstance(error, duckdb.Error | OSError | EOFError | csv.Error):
             raise _unreadable(str(path), _reason(error)) from error
         raise
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is no file that this process may read. Raises DataError."""
+    found, cure = "none", "check the path"
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            path.open("rb").close()
+            return
+        if stat.S_ISDIR(mode):
+            found, cure = "a folder", "name one file; join the parts of a table first"
+        else:
+            found, cure = "a pipe or a device", "write the table into a file first"
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        found, cure = f"none that can be opened ({error.strerror})", "check the path and its permissions"
+    except ValueError:
+        cure = "a path holds no zero byte"
+    raise DataError(f"{path}: expected a file, found {found}; {cure}")
 
 
 def _ending(path: Path) -> str:
@@ -426,7 +447,9 @@ def _readable(kind: Any, pa: Any) -> Any:
     if pa.types.is_float16(kind):
         return pa.float32()
     if pa.types.is_dictionary(kind):
-        return kind.value_type
+        return _readable(kind.value_type, pa)
+    if pa.types.is_decimal256(kind):
+        return pa.float64()
     return kind
 
 

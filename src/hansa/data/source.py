@@ -148,7 +148,8 @@ class CheckReport:
         lines = [f"{self.file}: {self.n_rows} rows, {verdict}"]
         lines += [f"  refused: {departure}" for departure in self.departures]
         lines += [f"  warning: {warning}" for warning in self.warnings]
-        lines += [_label_line(self.label, self.label_kind)] if self.label is not None else []
+        if self.label is not None and not any(departure.column == self.label.name for departure in self.departures):
+            lines.append(_label_line(self.label, self.label_kind))
         if self.features and self.n_rows:
             lines.append(f"  {'feature':<28} {'missing':>8} {'distinct':>9} {'rarest value':>13}")
             lines += [
@@ -479,9 +480,11 @@ def _coarse(name: str, values: Array) -> str | None:
         return None
     first = int(np.flatnonzero(changed)[0])
     others = f", and {merged} of {distinct} different values become equal to others" if merged else ""
+    beyond = "lies beyond 2^53, where float64 skips whole numbers too"
+    became = f"becomes {_shortest(rounded[first])}" if rounded[first] != exact[first] else beyond
     return (
-        f"column {name!r}: float32 cannot hold its values apart: {_shortest(exact[first])} in row {finite[first] + 1} becomes "
-        f"{_shortest(rounded[first])}{others}; subtract a number that all parties agree on, or leave the column out"
+        f"column {name!r}: float32 cannot hold its values apart: {_shortest(exact[first])} in row {finite[first] + 1} {became}"
+        f"{others}; subtract a number that all parties agree on, or leave the column out"
     )
 
 
