@@ -180,7 +180,7 @@ def test_a_name_is_never_a_pattern_or_a_statement(tmp_path, name):
 def test_addresses_patterns_and_zero_bytes_name_no_file(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "t1.csv", TEXT.encode())
-    with pytest.raises(DataError, match="expected a file, found none"):
+    with pytest.raises(DataError, match=f"expected a file, found {'none' if name.strip('.') else 'a folder'}"):
         open_table(name)
 
 

@@ -464,7 +464,7 @@ def _may_be_coarse(values: Array) -> bool:
     if not (np.isfinite(low) and np.isfinite(high)):
         return bool(np.isfinite(values).any())
     largest = max(abs(low), abs(high))
-    return bool(largest > _EXACT_END or high - low < _FEW_STEPS * np.spacing(np.float32(largest)))
+    return bool(largest >= _EXACT_END or high - low < _FEW_STEPS * np.spacing(np.float32(largest)))
 
 
 def _coarse(name: str, values: Array) -> str | None:
