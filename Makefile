@@ -73,7 +73,7 @@ lock: $(TOOLS)/.installed
 	$(COMPILE) --universal --extra dev pyproject.toml --output-file constraints.txt
 	$(COMPILE) --resolution lowest-direct --extra test pyproject.toml --output-file constraints-lowest.txt
 
-COMPILE := $(TOOLS)/bin/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header
+COMPILE := $(TOOLS)/bin/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-annotate --no-header
 
 # A bill of materials (CycloneDX JSON): what .venv holds, what of it Hansa needs to run, and from which package.
 sbom: $(STAMP) $(TOOLS)/.installed

@@ -107,7 +107,7 @@ def test_model_files_ubj_and_the_scikit_learn_wrapper(tmp_path):
 def test_shap_values_sum_to_the_margin(objective):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import shap
+        shap = pytest.importorskip("shap")
     ensemble = from_json(saved(booster_of(objective, base_score=0.4)))
     booster = loaded(to_json(ensemble))
     rows, _ = table(50)
