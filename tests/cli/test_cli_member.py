@@ -448,3 +448,13 @@ def test_a_hub_at_all_addresses_is_reached_over_ipv6_ipv4_and_by_name(consortium
         f"member 'hub' at [::1]:{port}",
         "[::1]",
     )
+
+
+def test_files_that_a_windows_editor_saved_with_a_byte_order_mark_are_read(consortium: Consortium):
+    write_member(consortium.folder, "aurora", 7465)
+    for name in ("plan.toml", "members.toml", "aurora.toml"):
+        path = consortium.folder / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    result = hansa("check", "--member", consortium.folder / "aurora.toml", consortium.folder / "plan.toml",
+                   consortium.folder / "aurora.csv")  # fmt: skip
+    assert result.exit_code == 0, result.stderr

@@ -187,7 +187,7 @@ class MemberFile:
 def read_member_file(path: Path) -> MemberFile:
     """Read a member's file and all that it names. Raises PlanError or IdentityError naming file and key."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8 or TOML, or a NUL in the path
         raise PlanError(f"{path}: cannot be read as TOML: {error}") from error
     for key in REQUIRED:
