@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import os
+import tracemalloc
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import feather
 
+from hansa.data import files
 from hansa.data.files import connect, open_table, writing_table
 from hansa.data.schema import Schema
 from hansa.data.source import read_rows
@@ -263,3 +266,26 @@ def test_a_wide_decimal_is_a_number_in_arrow_as_in_parquet(tmp_path):
     for ending in (".feather", ".parquet"):
         rows = read_rows(tmp_path / f"t{ending}", Schema(("a",), "y"), label_kind="binary")
         np.testing.assert_array_equal(rows.features, [[1.25, np.nan, -3]])
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz"])
+@pytest.mark.parametrize("head", ["", "a,y\n1,2\n"])
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch, ending, head):
+    monkeypatch.setattr(files, "LONGEST_HEADER", 1 << 16)
+    data = head.encode() + b"0" * (64 << 20)
+    path = write(tmp_path / f"t{ending}", gzip.compress(data) if ending.endswith(".gz") else data)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="line"):
+        read_rows(path, Schema(("a",), "y"), label_kind="numeric")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 16 << 20
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_are_the_same_wherever_a_file_is_cut_into_pieces(monkeypatch, end):
+    text = end.join(["a,y", "1,2", "", "3,4"])
+    for size in range(5, 12):
+        monkeypatch.setattr(files, "LONGEST_HEADER", size)
+        for given in (text, text + end):
+            assert list(files._lines(io.BytesIO(given.encode()))) == given.encode().splitlines(keepends=True)

@@ -359,9 +359,18 @@ def _decoded(stream: IO[bytes]) -> Iterator[str]:
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Lines that end in \\n, \\r\\n or \\r."""
-    for line in stream:
-        yield from line.splitlines(keepends=True)
+    """Lines that end in \\n, \\r\\n or \\r. Raises csv.Error where one is longer than any header, so that memory stays bounded."""
+    rest = b""
+    while chunk := stream.readline(LONGEST_HEADER):
+        *lines, rest = (rest + chunk).splitlines(keepends=True)
+        yield from lines
+        if chunk.endswith(b"\n"):
+            yield rest
+            rest = b""
+        elif len(rest) > LONGEST_HEADER:
+            raise csv.Error(f"a line of more than {LONGEST_HEADER} bytes")
+    if rest:
+        yield rest
 
 
 def _fault_of_csv(path: Path, packed: bool, delimiter: str, n_columns: int) -> str | None:
@@ -386,6 +395,8 @@ def _fault_of_csv(path: Path, packed: bool, delimiter: str, n_columns: int) -> s
             return str(error)
         if "field limit" in str(error):
             return None
+        if "a line of more" in str(error):
+            return f"behind row {row}, {error}"
         return f"row {row + 1}: a quoted cell without its closing quote, or with text behind it ({error})"
     if len(ends - {""}) > 1:
         return "lines that end in different ways (\\n, \\r\\n, \\r)"
