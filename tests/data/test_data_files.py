@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import io
 import itertools
@@ -269,7 +270,7 @@ def test_a_wide_decimal_is_a_number_in_arrow_as_in_parquet(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".csv", ".csv.gz"])
-@pytest.mark.parametrize("head", ["", "a,y\n1,2\n"])
+@pytest.mark.parametrize("head", ["", "a,y\n1,2\n", "a,y\n" + "1,2\n" * 1_000_000])
 def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch, ending, head):
     monkeypatch.setattr(files, "LONGEST_HEADER", 1 << 16)
     data = head.encode() + b"0" * (64 << 20)
@@ -289,3 +290,41 @@ def test_lines_are_the_same_wherever_a_file_is_cut_into_pieces(monkeypatch, end)
         monkeypatch.setattr(files, "LONGEST_HEADER", size)
         for given in (text, text + end):
             assert list(files._lines(io.BytesIO(given.encode()))) == given.encode().splitlines(keepends=True)
+
+
+MANY = b"1,0\n" * 3_000_000
+"""More than DuckDB reads before it gives the first rows out."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (b"\xff,1\n", "not UTF-8"),
+        (b"1\n", "row 3000001 has 1 cells"),
+        (b"1,2,3\n", "row 3000001 has 3 cells"),
+        (b'"1,1\n', "closing quote"),
+        (b"1,1\r\n", "end in different ways"),
+        (b'x"1,1\n1_000,1\n', "row 3000001"),
+    ],
+)
+def test_a_fault_far_behind_is_refused_like_one_in_the_first_rows(tmp_path, fault, said):
+    path = write(tmp_path / "t.csv", b"a,y\n" + MANY + fault)
+    with pytest.raises(DataError) as refused:
+        read_rows(path, Schema(("a",), "y"), label_kind="numeric")
+    assert said in str(refused.value)
+    assert "traceback" not in str(refused.value).lower()
+
+
+def test_no_call_of_duckdb_stands_outside_of_what_turns_its_errors_into_ours():
+    """Its answers are lazy: an error may come from `fetchnumpy` as well as from `execute`."""
+    source = Path(files.__file__).read_text()
+    methods = ast.parse(source)
+    for node in ast.walk(methods):
+        if isinstance(node, ast.Attribute) and node.attr in ("fetchnumpy", "fetchone", "fetchmany", "df", "arrow"):
+            assert "_ask(" in ast.get_source_segment(source, _statement(methods, node)), node.lineno
+
+
+def _statement(tree: ast.Module, node: ast.AST) -> ast.stmt:
+    """The innermost statement around a node."""
+    around = [s for s in ast.walk(tree) if isinstance(s, ast.stmt) and node in ast.walk(s)]
+    return min(around, key=lambda s: s.end_lineno - s.lineno)

@@ -43,6 +43,9 @@ Item = TypeVar("Item")
 LONGEST_HEADER = 1 << 24
 """Characters of a header line."""
 
+LONGEST_LINE = 2_000_000
+"""Bytes of another line that DuckDB takes."""
+
 LONGEST_REASON = 300
 """Characters of DuckDB's own words in an error."""
 
@@ -111,9 +114,8 @@ class OpenTable:
             chosen = ", ".join(f"max(c{column}::VARCHAR) FILTER (number = {row + 1})" for column, row in batch)
             needed = ", ".join(sorted({f"c{column}" for column, _ in batch}))
             numbered = f"(SELECT {needed}, row_number() OVER () AS number FROM {self.relation})"
-            found += self._execute(f"SELECT {chosen} FROM {numbered}", self.parameters).fetchone() or [None] * len(
-                batch
-            )
+            statement = f"SELECT {chosen} FROM {numbered}"
+            found += self._ask(statement, self.parameters, lambda answer: answer.fetchone()) or [None] * len(batch)
         return found
 
     def fetch(self, expressions: Sequence[str], parameters: Sequence[Sequence[Level] | None] = ()) -> list[Any]:
@@ -125,19 +127,20 @@ class OpenTable:
         for batch in _batches(list(zip_longest(expressions, parameters))):
             selection = ", ".join(f"{expression} AS v{i}" for i, (expression, _) in enumerate(batch))
             marks = [list(parameter) for _, parameter in batch if parameter is not None]
-            answer = self._execute(f"SELECT {selection} FROM {self.relation}", [*marks, *self.parameters])
-            fetched = answer.fetchnumpy()
+            statement = f"SELECT {selection} FROM {self.relation}"
+            fetched = self._ask(statement, [*marks, *self.parameters], lambda answer: answer.fetchnumpy())
             arrays += [fetched.pop(f"v{i}") for i in range(len(batch))]
         return arrays
 
     def in_memory(self) -> OpenTable:
         """The same table, its cells read once."""
-        self._execute(f"CREATE TABLE cells AS SELECT * FROM {self.relation}", self.parameters)
+        self._ask(f"CREATE TABLE cells AS SELECT * FROM {self.relation}", self.parameters, lambda _: None)
         return replace(self, relation="cells", parameters=())
 
-    def _execute(self, statement: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyConnection:
+    def _ask(self, statement: str, parameters: Sequence[Any], take: Callable[[duckdb.DuckDBPyConnection], Any]) -> Any:
+        """What `take` makes of the answer; DuckDB may read the file's later parts only while the answer is taken."""
         try:
-            return self.connection.execute(statement, list(parameters))
+            return take(self.connection.execute(statement, list(parameters)))
         except duckdb.Error as error:
             raise _unreadable(self.file, self.explain() or _reason(error)) from error
 
@@ -204,7 +207,8 @@ def _unreadable(file: str, reason: str, cure: str = REPAIR) -> DataError:
 
 def _reason(error: Exception) -> str:
     text = re.split(r"Possible fixes|Possible Solution|LINE 1:", str(error))[0]
-    text = re.sub(r"Original Line: .*?(?=Maximum line|Expected|$)", "", text, flags=re.DOTALL)[:LONGEST_REASON]
+    echo = r"Original Line: .*?(?=Maximum line|Expected|Value with|Invalid unicode|$)"
+    text = re.sub(echo, "", text, flags=re.DOTALL)[:LONGEST_REASON]
     return " ".join(re.sub(r"(?:[Ff]ile )?[\"']?/proc/self/fd/\d+[\"']?", "the file", text).split())
 
 
@@ -298,16 +302,21 @@ def _scan(path: Path, packed: bool) -> bool:
     """Read a file to its end; returns whether `_` or `+-` occurs behind the first line.
 
     Of a gzip file this compares the checksums, which DuckDB does not; its older versions take a file that was cut off for a short one.
+    Lines longer than DuckDB takes are refused here: of a large file it leaves out a last one without a word.
     """
-    odd, before = False, b""
+    odd, before, length = False, b"", 0
     with _open_bytes(path, packed) as stream:
         try:
             stream.readline(LONGEST_HEADER)
             while chunk := stream.read(CHUNK):
                 odd = odd or b"_" in chunk or b"+-" in chunk or (before == b"+" and chunk.startswith(b"-"))
                 before = chunk[-1:]
-                if odd and not packed:
-                    break
+                ends = [chunk.find(b"\n"), chunk.find(b"\r")]
+                length += min((end for end in ends if end >= 0), default=len(chunk))
+                if length > LONGEST_LINE:
+                    raise _unreadable(str(path), f"a line of more than {LONGEST_LINE} bytes")
+                if max(ends) >= 0:
+                    length = len(chunk) - 1 - max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
         except (OSError, EOFError, zlib.error) as error:
             if not packed:
                 raise
