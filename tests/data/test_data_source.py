@@ -383,6 +383,13 @@ def test_numbers_beyond_2_to_53_are_warned_of_in_true_words(tmp_path):
     assert "becomes 9" not in warning
 
 
+def test_a_label_of_texts_is_refused_with_a_cure_for_labels(tmp_path):
+    with pytest.raises(
+        DataError, match=r"expected a number in every row, found 'yes' .*as 1 and 0, at all parties alike"
+    ):
+        read_rows(csv_file(tmp_path, "a,b,y\n1,2,yes\n2,1,no\n"), AB, label_kind="binary")
+
+
 # --- real tables ------------------------------------------------------------------------------------------
 
 

@@ -369,7 +369,7 @@ def broken_rules(
     name: str, column: Column, role: Role, label_kind: LabelKind, levels: tuple[Level, ...] | None = None
 ) -> Iterator[Broken]:
     """The rules that a column breaks, one for each rule."""
-    rules = list(_number_rules(column)) if levels is None else [_level_rule(column, levels)]
+    rules = list(_number_rules(column, role)) if levels is None else [_level_rule(column, levels)]
     rules += role_rules(role, column, label_kind)
     for place, (rows, expected, cure) in enumerate(rules):
         if rows.any():
@@ -378,8 +378,11 @@ def broken_rules(
             )
 
 
-def _number_rules(column: Column) -> Iterator[Rule]:
-    yield column.bad, A_NUMBER, "write codes (numbers) in place of text, dates and values outside float32"
+def _number_rules(column: Column, role: Role) -> Iterator[Rule]:
+    cure = "write codes (numbers) in place of text, dates and values outside float32"
+    if role == "label":
+        cure = "write the label as a number; two classes such as yes and no as 1 and 0, at all parties alike"
+    yield column.bad, A_NUMBER if role == "feature" else "a number in every row", cure
     yield np.isinf(column.values), "a finite number", "write a finite number, or leave a feature empty"
     yield (
         np.abs(column.values) == np.finfo(np.float32).max,
