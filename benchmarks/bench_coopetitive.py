@@ -196,17 +196,17 @@ def cut_search(rows: int, features: int, bins: int) -> dict[str, Any]:
         )
         for i in range(3)
     ]
-    state = CutSearchOnShares(features, rows, bins, 10)
+    states = [CutSearchOnShares(features, rows, bins, 10) for _ in servers]
     record, questions, counts, cpu_s, owner_s = Record(), 0, 0, 0.0, 0.0
-    while not state.done:
-        before, request = time.process_time(), state.request()
+    while not states[0].done:
+        before, request = time.process_time(), states[0].request()
         guard = guard.check(request)
         message = share_vector(count_probes(keys, request), CIPHER)
-        shares = [receive_vector(i, message[i], state.n_answers, CIPHER) for i in range(3)]
+        shares = [receive_vector(i, message[i], states[0].n_answers, CIPHER) for i in range(3)]
         owner_s += time.process_time() - before
         before = time.process_time()
-        answers = [state.answer(server, shares[server.index], Address(0, 0, 0, "cuts")) for server in servers]
-        state = run_three(answers, record)[0]
+        place = Address(0, 0, 0, "cuts")
+        states = run_three([states[i].answer(servers[i], shares[i], place) for i in range(3)], record)
         cpu_s += time.process_time() - before
         questions, counts = questions + 1, counts + request.n_counts
     return {

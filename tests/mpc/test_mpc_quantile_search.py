@@ -194,12 +194,12 @@ def rounds_of(columns):
     """Rounds of messages of the whole search."""
     rows = columns.shape[1]
     servers, keys, rounds = make_servers(), SortedKeys.from_features(columns), 0
-    state = qs.CutSearchOnShares(len(columns), rows, 16, 5)
-    while not state.done:
-        message = share_vector(qs.count_probes(keys, state.request()), ALGORITHM)
-        shares = [receive_vector(i, message[i], state.n_answers, ALGORITHM) for i in range(3)]
+    states = [qs.CutSearchOnShares(len(columns), rows, 16, 5) for _ in servers]
+    while not states[0].done:
+        message = share_vector(qs.count_probes(keys, states[0].request()), ALGORITHM)
+        shares = [receive_vector(i, message[i], states[0].n_answers, ALGORITHM) for i in range(3)]
         record = Record()
-        state = run_three([state.answer(s, shares[s.index], PLACE) for s in servers], record)[0]
+        states = run_three([states[i].answer(servers[i], shares[i], PLACE) for i in range(3)], record)
         rounds += record.rounds
     return rounds
 
