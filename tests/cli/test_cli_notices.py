@@ -21,6 +21,7 @@ class Clock:
 
 def test_members_that_join_are_counted_and_those_to_come_named():
     watch = Watch()
+    watch.stage({"event": "listening", "host": "127.0.0.1", "port": 1})
     assert watch.sentence(Notice("joined", "aurora", ("borealis", "cirrus"))) == (
         "aurora joined, 1 of 3; waiting for borealis, cirrus"
     )
@@ -30,6 +31,11 @@ def test_members_that_join_are_counted_and_those_to_come_named():
     )
     assert watch.sentence(Notice("joined", "borealis", ("aurora",))) == "borealis joined, 2 of 3; waiting for aurora"
     assert watch.sentence(Notice("joined", "aurora")) == "aurora joined, 3 of 3"
+
+
+def test_a_member_that_dials_counts_nobody_as_it_hears_only_of_those_who_join_after_it():
+    said = Watch().sentence(Notice("joined", "aurora", ("borealis",)))
+    assert said == "aurora joined; waiting for borealis"
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ class Watch:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._joined: set[str] = set()
+        self._listens = False
         self._logged: dict[tuple[str, str], tuple[tuple[str, ...], float]] = {}
         self._tree_at = float("-inf")
 
@@ -45,7 +46,10 @@ class Watch:
             case "joined":
                 self._joined = (self._joined | {notice.member}) - set(notice.waiting_for)
                 of = len(self._joined | set(notice.waiting_for))
-                return _joined(f"{who} joined, {len(self._joined)} of {of}", waiting)
+                # Who dials hears only of those who join after it.
+                return _joined(
+                    f"{who} joined, {len(self._joined)} of {of}" if self._listens else f"{who} joined", waiting
+                )
             case "left" | "lost":
                 self._joined.discard(notice.member)
                 return _joined(f"{who} {'left' if notice.kind == 'left' else 'is lost'}{because}", waiting)
@@ -79,6 +83,7 @@ class Watch:
             case "stage":
                 return str(event["text"])
             case "listening":
+                self._listens = True
                 return f"listening at {event['host']}:{event['port']}"
             case "gathered":
                 return "all members have joined; the run begins"

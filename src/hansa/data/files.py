@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import errno
 import gzip
+import os
 import re
 import shutil
 import stat
@@ -248,8 +249,8 @@ def writing_table(
             try:
                 connection.execute(f"COPY ({query}) TO '{target}' (FORMAT {form}, USE_TMP_FILE false)")
             except duckdb.IOException as error:
-                full = shutil.disk_usage(path.parent).free < CHUNK
-                raise OSError(errno.ENOSPC if full else errno.EIO, _reason(error)) from error
+                code = errno.ENOSPC if shutil.disk_usage(path.parent).free < CHUNK else errno.EIO
+                raise OSError(code, os.strerror(code)) from error
 
         try:
             yield connection, write

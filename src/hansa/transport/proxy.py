@@ -23,6 +23,8 @@ EXPECTED = 'expected http://host:port, such as "http://proxy.example:3128" or "h
 class ProxyRefusal(TransportError):
     """The proxy will not let this member through; dialling again is of no use until somebody changes something."""
 
+    retry = False
+
 
 @dataclass(frozen=True)
 class Proxy:
