@@ -1,12 +1,15 @@
 """Training on shares: three server processes over mutual TLS through the hub, phase by phase; and over a slow line.
 
     python -m benchmarks.bench_coopetitive [--quick] [--json] [--rows N] [--assisted | --apart]
+    python -m benchmarks.bench_coopetitive --cuts [--rows N] [--features N] [--bins N]
 
 Assisted: the three parties are the servers. Apart: three parties own the rows, three other members compute. A bare uint32
 product of the size of a tree's histograms (rows x columns x 64) is timed in the same run, and walls are given as multiples of
 it too. CPU, bytes and rounds are those of a server and a tree after the first; sealing, TLS and relaying are in them (the hub's
 own processor time is not, but it shares the cores). The slow line delays every letter by 20 ms one way, in one process: a tree
 must take the rounds of `mpc`'s formula times the delay, beside what it takes without delay.
+
+With --cuts the search of cuts alone, in one process: its rounds of messages, questions to owners, and a server's CPU a round.
 """
 
 from __future__ import annotations
@@ -29,11 +32,18 @@ from benchmarks.machine import console, described, machine
 from benchmarks.plain_product import product_seconds
 from hansa.cli.processes import train_in_processes
 from hansa.cli.simulation import Settings, make_plan
+from hansa.data.quantiles import SortedKeys
+from hansa.mpc.lockstep import Record, run_three
+from hansa.mpc.quantile_search import CutSearchOnShares, RequestGuard, count_probes
+from hansa.mpc.replicated import Address, PairStreams, Server
+from hansa.mpc.shared_vectors import receive_vector, share_vector
 from hansa.mpc.split_finding import group_sizes
 from hansa.mpc.training import growth_of
 from hansa.plan import SERVER_LINKS, Plan
 from hansa.roles.in_process import share_in_process, warm_up_shares
 from hansa.roles.sharing import Counts, Start, given_start
+from hansa.secure.keys import PairKey
+from hansa.secure.prg import Algorithm, fresh_key
 from hansa.transport.channel import Hub
 from hansa.transport.faults import DelayingHub
 from hansa.trees.parameters import parse_parameters
@@ -41,6 +51,7 @@ from hansa.trees.parameters import parse_parameters
 CUTS = 31
 SIZES, QUICK_SIZES = (20_000, 100_000), (3_000,)
 TREES = 4
+CIPHER = Algorithm.AES_256_CTR
 DELAY_S = 0.02
 DELAYED_ROWS, DELAYED_DEPTH = 600, 3
 TRIAL_WALL = {(20_000, True): 0.40, (20_000, False): 0.53, (100_000, True): 1.23, (100_000, False): 1.75}
@@ -173,6 +184,44 @@ def over_slow_line(rows: int = DELAYED_ROWS, depth: int = DELAYED_DEPTH, trees: 
     }
 
 
+def cut_search(rows: int, features: int, bins: int) -> dict[str, Any]:
+    """The search of cuts of normal values, three servers in lockstep; owners are one."""
+    values = np.random.default_rng(0).normal(size=(features, rows)).round(3).astype(np.float32)
+    keys, guard = SortedKeys.from_features(values), RequestGuard(features, rows, bins, 10)
+    pairs = {pair: fresh_key() for pair in ((0, 1), (1, 2), (0, 2))}
+    servers = [
+        Server(
+            i,
+            PairStreams(i, {j: PairKey(pairs[min(i, j), max(i, j)], str(i), str(j)) for j in {0, 1, 2} - {i}}, CIPHER),
+        )
+        for i in range(3)
+    ]
+    states = [CutSearchOnShares(features, rows, bins, 10) for _ in servers]
+    record, questions, counts, cpu_s, owner_s = Record(), 0, 0, 0.0, 0.0
+    while not states[0].done:
+        before, request = time.process_time(), states[0].request()
+        guard = guard.check(request)
+        message = share_vector(count_probes(keys, request), CIPHER)
+        shares = [receive_vector(i, message[i], states[0].n_answers, CIPHER) for i in range(3)]
+        owner_s += time.process_time() - before
+        before = time.process_time()
+        place = Address(0, 0, 0, "cuts")
+        states = run_three([states[i].answer(servers[i], shares[i], place) for i in range(3)], record)
+        cpu_s += time.process_time() - before
+        questions, counts = questions + 1, counts + request.n_counts
+    return {
+        "rows": rows,
+        "features": features,
+        "bins": bins,
+        "rounds": record.rounds,
+        "questions": questions,
+        "counts": counts,
+        "sent_bytes": record.sent,
+        "cpu_ms_a_round": 1000 * cpu_s / 3 / record.rounds,
+        "owner_s": owner_s,
+    }
+
+
 def show(out: Console, run: dict[str, Any]) -> None:
     """One run's phases."""
     table = Printed(
@@ -208,11 +257,26 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=len(NAMES))
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--trees", type=int, default=TREES)
+    parser.add_argument("--cuts", action="store_true", help="only the search of cuts")
+    parser.add_argument("--bins", type=int, help="of the search of cuts")
     parser.add_argument("--links", choices=SERVER_LINKS, default="direct", help="which way the servers' letters take")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--assisted", action="store_true", help="only with the parties as servers")
     which.add_argument("--apart", action="store_true", help="only with servers apart")
     options = parser.parse_args()
+    if options.cuts:
+        sizes_of_search = ((6, 32), (30, 32), (30, 256))
+        cases = ((options.features, options.bins),) if options.bins else sizes_of_search
+        searches = [cut_search(options.rows or 20_000, features, bins) for features, bins in cases]
+        for found in searches:
+            print(
+                json.dumps(found)
+                if options.json
+                else f"{found['features']} features, {found['bins']} bins, {found['rows']:,} rows: {found['rounds']} rounds, "
+                f"{found['questions']} questions for {found['counts']:,} counts, {found['cpu_ms_a_round']:.1f} ms CPU a round and "
+                f"server, {max(found['sent_bytes']) / 1e6:.1f} MB from S_2; owner {found['owner_s']:.2f} s"
+            )
+        return
     sizes = (options.rows,) if options.rows else QUICK_SIZES if options.quick else SIZES
     ways = [apart for apart in (False, True) if not (apart and options.assisted) and not (not apart and options.apart)]
     out = console(stderr=options.json)

@@ -192,16 +192,18 @@ def replayed_openings(state):
     Returns [(name of the draw, words as nested lists)], as all servers saw them.
     """
     outcomes = {(f.feature, f.gap.low, f.gap.high, f.gap.below_value): f.searches for f in state.found}
-    own = type(state)(state.n_features, state.rows_total, state.max_bin, state.min_cell_rows, state.has_missing)
+    own = type(state)(
+        state.n_features, state.rows_total, state.max_bin, state.min_cell_rows, state.has_missing, None, state.weighted
+    )
     log = []
     asked = [set() for _ in range(state.n_features)]
     while not own.done:
         request = own.request()
         for feature in range(state.n_features):
             asked[feature] |= set(request.keys(feature).tolist())
-        own = own._with_counts(np.zeros((2, request.n_counts), np.uint64))
+        own = own._with_counts(np.zeros((2, own.n_answers), np.uint64))
         while True:
-            if not own.searches:
+            if not len(own.paths):
                 own, gaps = own._next_phase()
                 if not gaps and own.phase > 1:
                     break
@@ -210,20 +212,38 @@ def replayed_openings(state):
                 rows = [[not is_live for is_live in live]] + [missing] * (own.phase == 1 and bool(missing))
                 log.append((f"cuts/gaps {own.draws}/gaps of cuts", _packed_rows(rows)))
                 own = own._with_gaps(gaps, live, missing if own.phase == 1 else [])
-                if not own.searches:
+                if not len(own.paths):
                     continue
-            ready = [n for n, s in enumerate(own.searches) if s.cut is None and s.middle - 1 in asked[s.feature]]
-            if not ready:
+            step = own.step()
+            if step is None:
                 break
-            stop, right = [], []
-            for n in ready:
-                s = own.searches[n]
-                final = outcomes[s.feature, s.gap.low, s.gap.high, s.gap.below_value][s.rank - 1]
-                stop.append(s.depth == final.depth)
-                right.append(not stop[-1] and final.start >= s.middle)
-            log.append((f"cuts/bits {own.draws}/path of cuts", _packed_rows([stop, right])))
-            own = own._descended(ready, stop, right)
+            bits = [_bits_of_path(own, n, len(step.kinds), asked, outcomes) for n in step.searches.tolist()]
+            planes = [[path[level][which] for path in bits] for level in range(len(step.kinds)) for which in range(2)]
+            log.append((f"cuts/bits {own.draws}/path of cuts", _packed_rows(planes)))
+            own = own.descended(step, np.array(bits, bool))
     return log
+
+
+def _bits_of_path(state, number, levels, asked, outcomes):
+    """(stop, right and not stop) of so many cells of a path; (False, False) where it stopped, or can go no further yet."""
+    feature, gap = state.paths.gaps[state.paths.gap[number]]
+    final = outcomes[feature, gap.low, gap.high, gap.below_value][int(state.paths.rank[number]) - 1]
+    start, depth = int(state.paths.start[number]), int(state.paths.depth[number])
+    bits = []
+    while len(bits) < levels and depth < 32:
+        middle = start + 2 ** (31 - depth)
+        if gap.low < middle < gap.high:
+            if middle - 1 not in asked[feature]:
+                break
+            if depth == final.depth:
+                bits.append((True, False))
+                break
+            right = final.start >= middle
+        else:
+            right = middle <= gap.low
+        bits.append((False, right))
+        start, depth = middle if right else start, depth + 1
+    return bits + [(False, False)] * (levels - len(bits))
 
 
 def _packed_rows(rows):

@@ -93,3 +93,8 @@ class MemberLost(TransportError):
         self.reason = reason
         self.broken = broken
         self.unread = unread
+
+
+def in_words(error: Exception) -> str:
+    """What an error says for a sentence: of one of the system its words, without its number."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)

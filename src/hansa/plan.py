@@ -712,7 +712,7 @@ def _numbers(value: Any, key: str, where: str) -> tuple[float, ...]:
 def read_plan(path: Path) -> Plan:
     """Read a plan file. Raises PlanError naming file and key."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
         raise PlanError(f"{path}: cannot be read: {error}") from error
     return parse_plan(text, str(path))

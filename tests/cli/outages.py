@@ -7,6 +7,7 @@ prints a table, in Markdown, of what each member said and when. Needs what `name
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -52,13 +53,14 @@ class Voice:
         return found
 
     def said(self) -> list[tuple[float, str]]:
-        """When it said what that is not of the run's progress."""
-        progress = ("listening", "gathered", "binned", "tree", "trained", "record", "stage")
-        return [
-            (moment, line)
-            for moment, line in self.lines
-            if not (line.startswith("{") and json.loads(line).get("event") in progress)
-        ]
+        """When it said what for a person: the lines of its log without their time, and its last sentence."""
+        found = []
+        for moment, line in self.lines:
+            words = line.split(" ", 2)
+            logged = len(words) == 3 and words[0].endswith("Z") and words[1].isupper()
+            if not line.startswith("{"):
+                found.append((moment, " ".join(words[1:]) if logged else line))
+        return found
 
 
 class Outage:
@@ -201,8 +203,14 @@ def moved(outage: Outage) -> None:
 
 
 def full_disk(outage: Outage) -> None:
-    """It was full from the beginning."""
-    outage.fault(lambda: None)
+    """Somebody else fills it while trees grow."""
+
+    def fill() -> None:
+        with (outage.folder / "full" / "rest").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+
+    outage.fault(fill)
     outage.until(outage.ended)
 
 
@@ -216,7 +224,7 @@ FAULTS: dict[str, tuple[str, Callable[[Outage], None]]] = {
     "cut-for-a-moment": (f"the line of `{VICTIM}` is cut for {MOMENT_S:g} s", cut_for_a_moment),
     "forgotten": (f"a middlebox forgets the connection of `{VICTIM}`", forgotten),
     "moved": (f"the address of `{VICTIM}` changes", moved),
-    "full-disk": (f"the disk where `{VICTIM}` puts its model is full", full_disk),
+    "full-disk": (f"the disk where `{VICTIM}` puts its model fills up", full_disk),
 }
 """Name -> (what happens, how)."""
 
@@ -224,13 +232,12 @@ FAULTS: dict[str, tuple[str, Callable[[Outage], None]]] = {
 def happened(name: str, folder: Path) -> Outage:
     """Let a fault happen; the outage, whose processes have ended or been ended."""
     full = folder / "full"
-    outage = Outage(folder, 40 if name == "full-disk" else 10**5)
+    outage = Outage(folder, 1000 if name == "full-disk" else 10**5)
     try:
         changes: dict[str, object] = {}
         if name == "full-disk":
             full.mkdir()
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(full)], check=True)
-            (full / "rest").write_bytes(bytes(4096))
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(full)], check=True)
             changes["model"] = "full/model.json"
         outage.start(**changes)
         FAULTS[name][1](outage)

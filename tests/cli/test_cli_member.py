@@ -223,14 +223,18 @@ def test_a_party_says_when_nobody_listens(consortium: Consortium):
         ({"identity": None}, ("identity is missing",)),
         ({"tabel": "x.csv"}, ("tabel", "expected keys")),
         ({"threads": "two"}, ("threads = 'two'",)),
-        ({"threads": 0}, ("threads must be at least 1",)),
-        ({"wait_s": 0}, ("wait_s, idle_limit_s and memory_mb above 0",)),
-        ({"idle_limit_s": -1}, ("wait_s, idle_limit_s and memory_mb above 0",)),
-        ({"patience_s": -1}, ("patience_s must be at least 0",)),
+        ({"threads": 0}, ("threads = 0; expected a number above 0 and at most 1024",)),
+        ({"threads": 2**63 - 1}, ("threads", "at most 1024")),
+        ({"wait_s": 0}, ("wait_s = 0; expected a number above 0",)),
+        ({"idle_limit_s": -1}, ("idle_limit_s = -1; expected a number above 0",)),
+        ({"patience_s": -1}, ("patience_s = -1; expected a number at least 0",)),
+        ({"memory_mb": 0}, ("memory_mb = 0; expected a number above 0",)),
         ({"patience_s": "long"}, ("patience_s = 'long'",)),
         ({"table": True}, ("table = True",)),
         ({"hub": "somewhere"}, ("hub = 'somewhere'", "address:port")),
         ({"hub": "127.0.0.1:99999"}, ("99999",)),
+        ({"hub": "127.0.0.1:\u00b2"}, ("address:port",)),
+        ({"hub": "127.0.0.1:" + "1" * 5000}, ("address:port",)),
         ({"table": None}, ("table is missing",)),
         ({"table": "none.csv"}, ("none.csv",)),
         ({"model": None}, ("model is missing",)),
@@ -449,3 +453,22 @@ def test_a_hub_at_all_addresses_is_reached_over_ipv6_ipv4_and_by_name(consortium
         "[::1]",
         status=AGAIN,
     )
+
+
+def test_files_that_a_windows_editor_saved_with_a_byte_order_mark_are_read(consortium: Consortium):
+    write_member(consortium.folder, "aurora", 7465)
+    for name in ("plan.toml", "members.toml", "aurora.toml"):
+        path = consortium.folder / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    result = hansa("check", "--member", consortium.folder / "aurora.toml", consortium.folder / "plan.toml",
+                   consortium.folder / "aurora.csv")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400", "9223372036854775807"])
+@pytest.mark.parametrize("key", ["wait_s", "idle_limit_s", "patience_s", "memory_mb"])
+def test_a_number_that_no_clock_or_machine_has_is_refused_at_the_start(consortium: Consortium, key, value):
+    path = write_member(consortium.folder, HUB, 0)
+    kept = [line for line in path.read_text().splitlines() if not line.startswith(key)]
+    path.write_text("\n".join([*kept, f"{key} = {value}"]) + "\n")
+    assert_refused(hansa("aggregator", path), f"{key} = ", "at most")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -195,3 +196,12 @@ def assert_linear(statements: list[str], n_columns: int) -> None:
     # A Parquet statement names all columns once more behind FROM.
     others = [statement.split(" FROM read_parquet")[0] for statement in statements if statement not in reads]
     assert sum(len(set(re.findall(r"\bc\d+\b", statement))) for statement in others) <= 5 * (n_columns + 2)
+
+
+@pytest.mark.parametrize("index", [["k", "l", "m"], [4, 7, 9]])
+def test_an_index_that_pandas_wrote_is_no_feature(tmp_path, index):
+    path = tmp_path / "t.parquet"
+    pd.DataFrame({"a": [1.0, 2.0, 3.0], "y": [0, 1, 0]}, index=index).to_parquet(path)
+    with pytest.raises(DataError, match=r"column '__index_level_0__' is the index of a data frame.*drop it"):
+        read_coded(path, label="y")
+    assert read_coded(path, ["a"], label="y").names == ("a",)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
+import io
 import itertools
+import os
+import tracemalloc
+from decimal import Decimal
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import feather
 
-from hansa.data.files import connect, open_table, writing
+from hansa.data import files
+from hansa.data.files import connect, open_table, writing_table
 from hansa.data.schema import Schema
 from hansa.data.source import read_rows
 from hansa.errors import DataError
+from hansa.files import writing
 
 TEXT = "a,y\n1,2\n3,4\n"
 ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet", ".pq", ".arrow", ".feather")
@@ -81,13 +89,13 @@ def test_a_tsv_file_with_as_many_commas_is_cut_at_tabs(tmp_path):
         ("t.csv", b"a,y\n1,2\n\xe9,3\n", ("line 3", "not UTF-8", "save the table as UTF-8")),
         ("t.csv", b"\xe9,y\n1,2\n", ("line 1", "not UTF-8")),
         ("t.csv", b"PK\x03\x04rest", ("ZIP archive", "Excel")),
-        ("t.csv", gzip.compress(TEXT.encode()), ("gzip data", ".csv.gz")),
+        ("t.csv", gzip.compress(TEXT.encode(), mtime=0), ("gzip data", ".csv.gz")),
         ("t.txt", b"PAR1rest", ("Parquet data",)),
         ("t.csv", b"", ("expected a header line",)),
         ("t.csv", b"\n\n", ("expected a header line",)),
         ("t.csv.gz", b"", ("expected a header line",)),
         ("t.csv.gz", TEXT.encode(), ("broken gzip data",)),
-        ("t.csv.gz", gzip.compress(b"PK\x03\x04rest"), ("ZIP archive",)),
+        ("t.csv.gz", gzip.compress(b"PK\x03\x04rest", mtime=0), ("ZIP archive",)),
         ("t.csv", b'"a,y\n1,2\n', ("quoted name in the header",)),
         ("t.csv", b'a,y\n1,2\n3,"4\n5,6\n', ("row 2", "closing quote")),
         ("t.csv", b'a,y\n1,2\n3,"4"x\n', ("row 2", "closing quote")),
@@ -135,7 +143,7 @@ def test_a_gzip_file_whose_checksum_or_data_are_wrong_is_refused(tmp_path):
 
 
 def test_gzip_members_end_to_end_are_one_table(tmp_path):
-    data = gzip.compress(b"a,y\n1,2\n") + gzip.compress(b"3,4\n")
+    data = gzip.compress(b"a,y\n1,2\n", mtime=0) + gzip.compress(b"3,4\n")
     assert rows_of(write(tmp_path / "t.csv.gz", data)) == [("a", "y"), ("1", "2"), ("3", "4")]
 
 
@@ -148,7 +156,7 @@ def test_signs_that_duckdb_takes_into_numbers_are_found_wherever_they_stand(tmp_
         filler = "".join(itertools.islice(itertools.cycle(["1,2\n"]), size // 4)) if size else ""
         filler = filler[: len(filler) - 4] + " " * (size - len(filler)) + "1,2\n" if size else ""
         data = f"{head}{filler}{sign}5,2\n".encode()
-        path = write(tmp_path / f"t{ending}", gzip.compress(data) if ending.endswith("gz") else data)
+        path = write(tmp_path / f"t{ending}", gzip.compress(data, mtime=0) if ending.endswith("gz") else data)
         with pytest.raises(DataError, match="column 'a': expected a number"):
             read_rows(path, Schema(("a",), "y"), label_kind="numeric")
 
@@ -176,7 +184,7 @@ def test_a_name_is_never_a_pattern_or_a_statement(tmp_path, name):
 def test_addresses_patterns_and_zero_bytes_name_no_file(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "t1.csv", TEXT.encode())
-    with pytest.raises(DataError, match="expected a file, found none"):
+    with pytest.raises(DataError, match=f"expected a file, found {'none' if name.strip('.') else 'a folder'}"):
         open_table(name)
 
 
@@ -220,7 +228,103 @@ def test_duckdb_reaches_no_file_but_the_table(tmp_path):
 def test_a_table_is_written_under_the_very_name_also_over_an_old_file(tmp_path, name):
     path = tmp_path / name
     for value in (1, 2):
-        with writing(path) as (_, write_query):
+        kind = "parquet" if name.endswith(".parquet") else "csv"
+        with writing(path) as partial, writing_table(partial, kind) as (_, write_query):
             write_query(f"SELECT {value} AS a, 3 AS y")
         assert [tuple(map(float, row)) for row in rows_of(path)[1:]] == [(value, 3)]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_a_pipe_and_a_path_that_cannot_be_opened_are_told_apart(tmp_path):
+    (tmp_path / "spark.parquet").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    for name, found in (
+        ("spark.parquet", "found a folder; name one file"),
+        ("pipe.csv", "found a pipe or a device; write the table into a file first"),
+        ("loop.csv", "found none that can be opened (Too many levels of symbolic links)"),
+        ("a" * 300 + ".csv", "found none that can be opened (File name too long)"),
+        ("none.csv", "found none; check the path"),
+        ("zero\0.csv", "found none; a path holds no zero byte"),
+    ):
+        with pytest.raises(DataError) as refused:
+            open_table(tmp_path / name)
+        assert found in str(refused.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read_is_refused_by_its_permissions(tmp_path):
+    path = write(tmp_path / "t.csv", TEXT.encode())
+    path.chmod(0)
+    with pytest.raises(DataError, match=r"Permission denied.*permissions"):
+        open_table(path)
+
+
+def test_a_wide_decimal_is_a_number_in_arrow_as_in_parquet(tmp_path):
+    wide = pa.array([Decimal("1.25"), None, Decimal("-3")], pa.decimal256(50, 4))
+    feather.write_feather(pa.table({"a": wide, "y": [0, 1, 0]}), tmp_path / "t.feather")
+    pq.write_table(pa.table({"a": wide, "y": [0, 1, 0]}), tmp_path / "t.parquet")
+    for ending in (".feather", ".parquet"):
+        rows = read_rows(tmp_path / f"t{ending}", Schema(("a",), "y"), label_kind="binary")
+        np.testing.assert_array_equal(rows.features, [[1.25, np.nan, -3]])
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz"])
+@pytest.mark.parametrize("head", ["", "a,y\n1,2\n", "a,y\n" + "1,2\n" * 1_000_000])
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch, ending, head):
+    monkeypatch.setattr(files, "LONGEST_HEADER", 1 << 16)
+    data = head.encode() + b"0" * (64 << 20)
+    path = write(tmp_path / f"t{ending}", gzip.compress(data) if ending.endswith(".gz") else data)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="line"):
+        read_rows(path, Schema(("a",), "y"), label_kind="numeric")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 16 << 20
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_are_the_same_wherever_a_file_is_cut_into_pieces(monkeypatch, end):
+    text = end.join(["a,y", "1,2", "", "3,4"])
+    for size in range(5, 12):
+        monkeypatch.setattr(files, "LONGEST_HEADER", size)
+        for given in (text, text + end):
+            assert list(files._lines(io.BytesIO(given.encode()))) == given.encode().splitlines(keepends=True)
+
+
+MANY = b"1,0\n" * 3_000_000
+"""More than DuckDB reads before it gives the first rows out."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (b"\xff,1\n", "not UTF-8"),
+        (b"1\n", "row 3000001 has 1 cells"),
+        (b"1,2,3\n", "row 3000001 has 3 cells"),
+        (b'"1,1\n', "closing quote"),
+        (b"1,1\r\n", "end in different ways"),
+        (b'x"1,1\n1_000,1\n', "row 3000001"),
+    ],
+)
+def test_a_fault_far_behind_is_refused_like_one_in_the_first_rows(tmp_path, fault, said):
+    path = write(tmp_path / "t.csv", b"a,y\n" + MANY + fault)
+    with pytest.raises(DataError) as refused:
+        read_rows(path, Schema(("a",), "y"), label_kind="numeric")
+    assert said in str(refused.value)
+    assert "traceback" not in str(refused.value).lower()
+
+
+def test_no_call_of_duckdb_stands_outside_of_what_turns_its_errors_into_ours():
+    """Its answers are lazy: an error may come from `fetchnumpy` as well as from `execute`."""
+    source = Path(files.__file__).read_text()
+    methods = ast.parse(source)
+    for node in ast.walk(methods):
+        if isinstance(node, ast.Attribute) and node.attr in ("fetchnumpy", "fetchone", "fetchmany", "df", "arrow"):
+            assert "_ask(" in ast.get_source_segment(source, _statement(methods, node)), node.lineno
+
+
+def _statement(tree: ast.Module, node: ast.AST) -> ast.stmt:
+    """The innermost statement around a node."""
+    around = [s for s in ast.walk(tree) if isinstance(s, ast.stmt) and node in ast.walk(s)]
+    return min(around, key=lambda s: s.end_lineno - s.lineno)

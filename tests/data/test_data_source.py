@@ -267,7 +267,7 @@ def test_refuses_no_file_a_folder_and_an_unknown_ending(tmp_path):
     with pytest.raises(DataError, match="expected a file, found none"):
         read_rows("https://example.org/t.csv", AB, label_kind="binary")
     (tmp_path / "d.csv").mkdir()
-    with pytest.raises(DataError, match="expected a file, found none"):
+    with pytest.raises(DataError, match="expected a file, found a folder"):
         read_rows(tmp_path / "d.csv", AB, label_kind="binary")
     with pytest.raises(DataError, match=r"ending in one of .csv, .*found '.xlsx'"):
         read_rows(csv_file(tmp_path, "a", "t.xlsx"), AB, label_kind="binary")
@@ -365,6 +365,29 @@ def test_check_of_an_empty_table_and_of_no_schema_column(tmp_path):
     assert [d.found for d in report.departures] == ["no rows"]
     assert "0 rows" in report.text()
     assert not check_rows(csv_file(tmp_path, "p,q\n1,2\n"), AB, label_kind="numeric").ok
+
+
+@pytest.mark.parametrize("labels", [("yes", "no"), ("2", "1"), ("", "1"), ("0.5", "1")])
+def test_check_says_no_share_of_ones_of_labels_that_it_refuses(tmp_path, labels):
+    report = check_rows(csv_file(tmp_path, f"a,b,y\n1,2,{labels[0]}\n2,1,{labels[1]}\n"), AB, label_kind="binary")
+    assert not report.ok
+    assert "ones" not in report.text()
+
+
+def test_numbers_beyond_2_to_53_are_warned_of_in_true_words(tmp_path):
+    path = arrow_file(
+        tmp_path, pa.table({"a": pa.array([2**63, 2**63 + 1], pa.uint64()), "b": [0, 1], "y": [0, 1]}), ".parquet"
+    )
+    (warning,) = read_rows(path, AB, label_kind="binary").warnings
+    assert "in row 1 lies beyond 2^53" in warning
+    assert "becomes 9" not in warning
+
+
+def test_a_label_of_texts_is_refused_with_a_cure_for_labels(tmp_path):
+    with pytest.raises(
+        DataError, match=r"expected a number in every row, found 'yes' .*as 1 and 0, at all parties alike"
+    ):
+        read_rows(csv_file(tmp_path, "a,b,y\n1,2,yes\n2,1,no\n"), AB, label_kind="binary")
 
 
 # --- real tables ------------------------------------------------------------------------------------------

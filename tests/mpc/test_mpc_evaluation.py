@@ -200,7 +200,7 @@ def test_whether_a_metric_has_a_value_is_one_bit(rows, servers):
         labels = (np.arange(rows) < ones).astype(np.uint32)
         weights = np.where(np.arange(rows) == rows - 1, 2.0 * (ones > 0), 0)
         y = share(RING32, labels.astype(np.int64), 1)
-        w = share(RING32, weight_words(weighted, labels, weights), 2)
+        w = share(RING32, weight_words(weighted, labels, weights, held_weight_bits(weighted, rows)), 2)
         place = Address(0, ones, 0, "value")
         for name, own, expected in (("auc", [None] * 3, 0 < ones < rows), ("logloss", w, ones > 0)):
             record = Record()

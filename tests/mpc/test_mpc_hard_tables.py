@@ -78,10 +78,11 @@ def test_margins_near_the_bound():
     assert np.mean(ours) < 1.02 * np.mean(theirs)
 
 
-def test_margins_beyond_the_bound_are_refused():
-    """Separable classes, a large eta and many trees: no model, rather than a wrong one."""
+def test_trees_up_to_a_margin_beyond_the_bound_are_released():
+    """Separable classes, a large eta and many trees: the last tree of the model takes a margin beyond 16, by at most a leaf."""
     pytest.importorskip("xgboost")
     setup = dataclasses.replace(SETUP, trees=22, max_depth=3)
     found = compare(setup, pair_of("separable", setup, eta=1.0, **LAMBDA_0), 0)
-    assert found["hansa"] is None
-    assert "a margin left +-16" in found["refused"]
+    assert found["hansa"] is not None
+    assert 16 < found["largest_margin"] < 20
+    assert found["hansa"] == pytest.approx(found["xgboost"], abs=0.02)

@@ -12,7 +12,7 @@ import naive_mpc as naive
 from hansa.data.quantiles import SortedKeys, keys_from_values
 from hansa.errors import PlanError, ProtocolError
 from hansa.mpc import quantile_search as qs
-from hansa.mpc.lockstep import run_three
+from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.replicated import Address
 from hansa.mpc.ring import RING64
 from hansa.mpc.shared_vectors import receive_vector, share_vector
@@ -20,20 +20,29 @@ from hansa.mpc.shared_vectors import receive_vector, share_vector
 PLACE = Address(0, 0, 0, "cuts")
 
 
-def search(columns, max_bin=16, min_cell_rows=5, owners=3, has_missing=None, seed=0, log=None, categorical=None):
+def search(
+    columns, max_bin=16, min_cell_rows=5, owners=3, has_missing=None, seed=0, log=None, categorical=None, weights=None
+):
     """Run the whole search over shares; S_0's final state, checked to be the others' too.
 
     Args:
         columns: float32 (features, rows), NaN for missing.
         log: gets every array of bits that S_0 saw opened, by step.
+        weights: of the rows, whole numbers, or None.
     """
     rows = columns.shape[1]
     owner = np.random.default_rng(seed).integers(0, owners, rows)
-    keys = [SortedKeys.from_features(np.ascontiguousarray(columns[:, owner == o])) for o in range(owners)]
+    keys = [
+        SortedKeys.from_features(
+            np.ascontiguousarray(columns[:, owner == o]), None if weights is None else weights[owner == o]
+        )
+        for o in range(owners)
+    ]
     guards = [qs.RequestGuard(len(columns), rows, max_bin, min_cell_rows) for _ in keys]
     servers = make_servers()
     states = [
-        qs.CutSearchOnShares(len(columns), rows, max_bin, min_cell_rows, has_missing, categorical) for _ in range(3)
+        qs.CutSearchOnShares(len(columns), rows, max_bin, min_cell_rows, has_missing, categorical, weights is not None)
+        for _ in range(3)
     ]
     trips = 0
     while not states[0].done:
@@ -41,7 +50,7 @@ def search(columns, max_bin=16, min_cell_rows=5, owners=3, has_missing=None, see
         guards = [guard.check(request) for guard in guards]
         messages = [share_vector(qs.count_probes(k, request), ALGORITHM) for k in keys]
         shares = [
-            sum(receive_vector(i, m[i], request.n_counts, ALGORITHM) for m in messages).astype(np.uint64)
+            sum(receive_vector(i, m[i], states[i].n_answers, ALGORITHM) for m in messages).astype(np.uint64)
             for i in range(3)
         ]
         programs = [states[i].answer(servers[i], shares[i], PLACE) for i in range(3)]
@@ -181,6 +190,125 @@ def test_no_cut_is_lost_or_wasted_beside_a_value_that_nearly_all_rows_have():
     assert [len(cuts.of(feature)) for feature in range(len(columns))] == [2, 2, 3, 0, 0, 0, 2]
 
 
+def rounds_of(columns):
+    """Rounds of messages of the whole search."""
+    rows = columns.shape[1]
+    servers, keys, rounds = make_servers(), SortedKeys.from_features(columns), 0
+    states = [qs.CutSearchOnShares(len(columns), rows, 16, 5) for _ in servers]
+    while not states[0].done:
+        message = share_vector(qs.count_probes(keys, states[0].request()), ALGORITHM)
+        shares = [receive_vector(i, message[i], states[0].n_answers, ALGORITHM) for i in range(3)]
+        record = Record()
+        states = run_three([states[i].answer(servers[i], shares[i], PLACE) for i in range(3)], record)
+        rounds += record.rounds
+    return rounds
+
+
+def test_several_bits_of_few_paths_take_one_step(monkeypatch):
+    columns = np.random.default_rng(4).normal(size=(2, 2000)).astype(np.float32)
+    several = rounds_of(columns)
+    monkeypatch.setattr(qs, "MOST_CELLS", 1)
+    assert several < 0.6 * rounds_of(columns)
+
+
+def test_steps_of_any_number_of_bits_find_the_same(monkeypatch):
+    columns = columns_of_all_kinds(1500, seed=3)
+    several, cuts = search(columns)
+    monkeypatch.setattr(qs, "MOST_CELLS", 1)
+    single, same = search(columns)
+    assert np.array_equal(cuts.values, same.values)
+    assert several.found == single.found
+    assert several.draws < single.draws / 2
+
+
+# --- rows with weights ------------------------------------------------------------------------------------------------
+
+
+def weights_of_all_kinds(rows, seed=1):
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(1, 9, rows)
+    weights[rng.random(rows) < 0.2] = 0
+    weights[rng.random(rows) < 0.01] = 300
+    return weights
+
+
+def check_weight_bound(columns, weights, state, cuts):
+    """No bin has more than an equal share of weight, and 2 min_cell_rows rows', beside its heaviest value's."""
+    for feature, column in enumerate(columns):
+        own = ~np.isnan(column)
+        codes = np.searchsorted(cuts.of(feature), column[own], side="right")
+        limit = weights[own].sum() / state.max_bin + 2 * state.min_cell_rows * weights.max()
+        for b in range(len(cuts.of(feature)) + 1):
+            values, inverse = np.unique(column[own][codes == b], return_inverse=True)
+            sums = np.bincount(inverse, weights[own][codes == b], minlength=len(values))
+            assert sums.sum() - sums.max(initial=0) <= limit, (feature, b)
+
+
+@pytest.mark.parametrize("max_bin", [3, 16, 64])
+def test_bins_share_weight(max_bin):
+    columns, weights = columns_of_all_kinds(4000), weights_of_all_kinds(4000)
+    state, cuts = search(columns, max_bin=max_bin, min_cell_rows=2, weights=weights)
+    check_weight_bound(columns, weights, state, cuts)
+    counted, by_rows = search(columns, max_bin=max_bin, min_cell_rows=2)
+    assert not np.array_equal(cuts.values, by_rows.values)
+    assert cuts.has_missing.tolist() == by_rows.has_missing.tolist()
+    assert state.weighted
+    assert not counted.weighted
+
+
+def test_rows_that_weigh_alike_have_the_cuts_of_rows_without_weights():
+    columns = columns_of_all_kinds(3000)
+    for weight in (1, 7):
+        _, cuts = search(columns, weights=np.full(3000, weight))
+        _, plain = search(columns)
+        assert np.array_equal(cuts.values, plain.values)
+        assert np.array_equal(cuts.offsets, plain.offsets)
+
+
+def test_a_whole_weight_counts_as_copies_of_its_row():
+    """Where no cell is small: every value is that of more rows than min_cell_rows."""
+    rng = np.random.default_rng(8)
+    columns = np.stack([rng.integers(0, 60, 3000), rng.normal(size=60).round(3)[rng.integers(0, 60, 3000)]])
+    columns = columns.astype(np.float32)
+    weights = rng.integers(1, 6, 3000)
+    _, cuts = search(columns, min_cell_rows=1, weights=weights)
+    _, copies = search(np.repeat(columns, weights, axis=1), min_cell_rows=1)
+    _, plain = search(columns, min_cell_rows=1)
+    assert np.array_equal(cuts.values, copies.values)
+    assert not np.array_equal(cuts.values, plain.values)
+
+
+def test_weights_name_no_cell_of_few_rows():
+    columns = columns_of_all_kinds(3000, seed=2)
+    weights = weights_of_all_kinds(3000)
+    log = []
+    state, _ = search(columns, min_cell_rows=12, weights=weights, log=log)
+    for found in state.found:
+        column = columns[found.feature]
+        keys = keys_from_values(column[~np.isnan(column)]).astype(np.int64)
+        in_gap = keys[(keys >= found.gap.low) & (keys < found.gap.high)]
+        assert bool(found.searches) == (len(in_gap) > 12)
+        for s in found.searches:
+            size = 1 << (qs.KEY_BITS - s.depth)
+            assert ((in_gap >= s.start) & (in_gap < s.start + size)).sum() > 12
+    assert naive.replayed_openings(state) == [(tensor, value.reshape(-1).tolist()) for tensor, value in log]
+
+
+def test_rows_without_any_weight_have_cuts():
+    columns = columns_of_all_kinds(500)[:2]
+    _, cuts = search(columns, weights=np.zeros(500, np.int64))
+    assert np.isfinite(cuts.values).all()
+
+
+@pytest.mark.parametrize("rows", [1, 1000, qs.MOST_ROWS])
+def test_weights_of_all_rows_fit_the_comparison(rows):
+    units = qs.weight_units(np.array([0, 1e-30, 0.25, 1], np.float32) * np.float32(1e9), 1e9, rows)
+    assert units[0] == 0
+    assert int(units[3]) * rows * 512 < 2**62
+    assert units[2] * 4 == units[3]
+    assert units[3] >= 2**21
+
+
 @pytest.mark.parametrize("owners", [1, 2, 7])
 def test_cuts_do_not_depend_on_how_rows_are_spread(owners):
     columns = columns_of_all_kinds(1500)
@@ -208,8 +336,8 @@ def test_what_is_opened_follows_from_the_found_cells():
     columns = columns_of_all_kinds(1500, seed=3)
     log = []
     state, _ = search(columns, log=log)
-    assert len(log) > 50
-    assert naive.replayed_openings(state) == [(tensor, value.tolist()) for tensor, value in log]
+    assert len(log) > 15
+    assert naive.replayed_openings(state) == [(tensor, value.reshape(-1).tolist()) for tensor, value in log]
 
 
 def test_declared_missing_values_open_nothing_more():

@@ -280,6 +280,32 @@ def test_hard_cases(name):
     assert len(gaps) <= 2
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_leaf_of_just_min_child_weight_keeps_its_value(weighted):
+    """Four rows have a hessian of half a unit below 1: a split may round that up to 1, and must not make a leaf of 0 then."""
+    candidates = Candidates((Feature(39, False, False),))
+    codes = np.repeat(np.arange(40), 4)[:, None].astype(np.uint16)
+    labels = (np.arange(160) // 4 % 2).astype(np.uint32)
+    limit = 1.0 if weighted else None
+    settings = Settings("binary:logistic", rounds=1, max_depth=8, base_margin=0.0007, weight_limit=limit)
+    words = weight_words(settings, labels, np.ones(160), weight_bits(settings, 160)) if weighted else None
+    seen = 0
+    for _ in range(3):
+        tree = train_openly(candidates, codes, labels, settings, weights=words)[0]
+        values = leaf_of_codes(candidates, tree, codes)
+        assert (values != 0).all()
+        seen += len(np.unique(values))
+    assert seen > 3
+
+
+def test_a_node_below_min_child_weight_has_no_value():
+    candidates = Candidates((Feature(39, False, False),))
+    codes = np.repeat(np.arange(40), 4)[:, None].astype(np.uint16)
+    labels = np.ones(160, np.uint32)
+    settings = Settings("binary:logistic", rounds=1, min_child_weight=40.01)
+    assert not leaf_of_codes(candidates, train_openly(candidates, codes, labels, settings)[0], codes).any()
+
+
 @pytest.mark.parametrize("signs", [(1, -1, 0, 0), (-1, 1, 1, 0)])
 @pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
 def test_monotone_constraints(objective, signs):

@@ -718,7 +718,7 @@ def test_a_member_with_another_plan_is_refused():
     talk.members["dune"] = Member(other, "dune", TABLES["dune"], nonce=bytes(32), signer=signer(other, "dune"))
     talk.run()
     talk.assert_failed_closed()
-    assert "member 'dune' holds another plan or members file" in str(talk.error)
+    assert "member 'dune' holds another plan (different: name;" in str(talk.error)
 
 
 # --- a hub that is a server too ----------------------------------------------------------------------------------------

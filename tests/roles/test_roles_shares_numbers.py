@@ -148,6 +148,28 @@ def test_weights_of_any_size(name, objective):
     assert measure(ours, rows) == pytest.approx(measure(theirs, rows), rel=0.01)
 
 
+def cuts_of(rows, **given):
+    """The cuts that servers find."""
+    plan = plan_of("binary:logistic", rows, **given)
+    run = share_in_process(plan, spread(rows, np.arange(rows.n_rows) % 4))
+    return run.members[plan.servers[0]]._server._start.cuts
+
+
+@pytest.mark.parametrize("limit", [None, 1e6])
+def test_cuts_share_weight_and_a_whole_weight_is_so_many_copies(limit):
+    """Every value is that of more rows than min_cell_rows; `limit` is far above all weights."""
+    rng = np.random.default_rng(7)
+    features = rng.integers(0, 40, (3, ROWS)).astype(np.float32)
+    label = (features[0] + 10 * rng.normal(size=ROWS) > 20).astype(np.float32)
+    weight = rng.integers(0, 4, ROWS)
+    given = {"max_bin": 8, "rounds": 1, "max_depth": 1}
+    weighted = cuts_of(Rows(features, label, weight.astype(np.float32)), limit=limit, **given)
+    copies = cuts_of(Rows(np.repeat(features, weight, axis=1), np.repeat(label, weight), None), **given)
+    plain = cuts_of(Rows(features, label, None), **given)
+    assert np.array_equal(weighted.values, copies.values)
+    assert not np.array_equal(weighted.values, plain.values)
+
+
 @pytest.mark.parametrize("scale", ["auto", 5000.0, 0.013, 0.3])
 def test_any_scale_pos_weight(scale):
     rng, features, score = numbers(2)

@@ -344,7 +344,9 @@ def test_labels_may_be_masked_in_any_order():
 
 @pytest.mark.parametrize("name", ["run", "roster_hash", "transcript_hash"])
 @pytest.mark.parametrize(
-    "value", [b"", b"x" * 31, b"x" * 33, bytearray(32), memoryview(bytes(32)), "x" * 32, None], ids=repr
+    "value",
+    [b"", b"x" * 31, b"x" * 33, bytearray(32), memoryview(bytes(32)), "x" * 32, None],
+    ids=lambda value: f"{type(value).__name__} {0 if value is None else len(value)}",
 )
 def test_a_labels_hash_has_32_bytes(name, value):
     with pytest.raises(ProtocolError, match=f"label: {name} has 32 bytes"):

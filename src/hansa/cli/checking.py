@@ -139,10 +139,11 @@ def _shared_under(plan: Plan) -> tuple[Sent, ...]:
         sent.append(Sent("shares of the sums of labels and weights", 2 * sums * WORD + 4 * 32, "once"))
     if plan_cuts(plan) is None:
         features = len(plan.schema.features)
-        most = features * 4 * PROBES * 2 * WORD
+        weighted = plan.schema.weight is not None
+        most = features * 4 * PROBES * 2 * WORD * (1 + weighted)
         sent.append(
             Sent(
-                "shares of counts of rows at points that the servers ask for",
+                f"shares of counts of rows{' and of sums of weights' if weighted else ''} at points that the servers ask for",
                 most,
                 f"in each of at most {MOST_REQUESTS} requests",
             )

@@ -421,6 +421,7 @@ def check(plan: Path, table: Path, member: Path | None, as_json: bool) -> None:
 @click.option("--margin", is_flag=True, help="Margins instead of probabilities.")
 @click.option("--decimal", type=click.Choice([".", ","]), default=".", show_default=True,
               help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
+@long_running
 def predict(model: Path, table: Path, save: Path, margin: bool, decimal: str) -> None:
     """Score the rows of TABLE with MODEL (a model file of Hansa or XGBoost, JSON or UBJSON)."""
     from hansa.cli.member import warn

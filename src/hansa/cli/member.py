@@ -33,12 +33,12 @@ import atexit
 import gc
 import hashlib
 import logging
+import re
 import secrets
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,17 @@ KINDS: dict[str, tuple[type, ...]] = {
     "servers": (dict,),
 }
 """Types of the values that are not text."""
+
+A_YEAR_S = 31_536_000
+
+MOST = {
+    "threads": 1024,
+    "wait_s": A_YEAR_S,
+    "idle_limit_s": A_YEAR_S,
+    "patience_s": A_YEAR_S,
+    "memory_mb": 1_000_000_000,
+}
+"""The greatest values of the keys that are numbers; all are above 0 but `patience_s`, which may be 0."""
 
 SPIN_S = 0.001
 """Seconds that the aggregator looks for a party's next frame before it sleeps: waking up costs more than most gaps between two."""
@@ -185,7 +196,7 @@ class MemberFile:
 def read_member_file(path: Path) -> MemberFile:
     """Read a member's file and all that it names. Raises PlanError or IdentityError naming file and key."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8 or TOML, or a NUL in the path
         raise PlanError(f"{path}: cannot be read as TOML: {error}") from error
     for key in REQUIRED:
@@ -199,12 +210,12 @@ def read_member_file(path: Path) -> MemberFile:
             )
         if isinstance(value, str) and "\0" in value:
             raise PlanError(f"{path}: {key} = {value!r} holds the character NUL, which no path or address may have")
-    if content.get("threads", 1) < 1 or any(
-        content.get(key, 1) <= 0 for key in ("wait_s", "idle_limit_s", "memory_mb")
-    ):
-        raise PlanError(f"{path}: threads must be at least 1, and wait_s, idle_limit_s and memory_mb above 0")
-    if not 0 <= content.get("patience_s", PATIENCE_S) < inf:
-        raise PlanError(f"{path}: patience_s must be at least 0")
+    for key, most in MOST.items():
+        value = content.get(key, 1)
+        # What is no number is between no two.
+        if not 0 <= value <= most or (value == 0 and key != "patience_s"):
+            least = "at least 0" if key == "patience_s" else "above 0"
+            raise PlanError(f"{path}: {key} = {value!r}; expected a number {least} and at most {most}")
     host, port = _address(content["hub"], "hub", path)
 
     def at(key: str) -> Path | None:
@@ -249,8 +260,8 @@ def read_member_file(path: Path) -> MemberFile:
 
 def _address(text: Any, key: str, path: Path) -> tuple[str, int]:
     host, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise PlanError(f"{path}: {key} = {text!r}; expected address:port, such as 127.0.0.1:7465")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        raise PlanError(f"{path}: {key} = {text!r:.100}; expected address:port, such as 127.0.0.1:7465")
     return host.strip("[]"), int(port)
 
 

@@ -14,12 +14,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import duckdb
-
 from hansa.cli.tables import Table, write_party_table
 from hansa.consortium.identity import create_identity, save_identity
 from hansa.consortium.members import members_of, write_members
-from hansa.errors import HansaError, OutputError
+from hansa.errors import HansaError
 from hansa.plan import Plan, write_plan
 from hansa.roles.in_process import HOLDER_POLICY
 
@@ -40,12 +38,7 @@ def write_consortium(
     (folder / "plan.toml").write_text(write_plan(plan), encoding="utf-8")
     for name, table in tables.items():
         path = folder / f"{name}.parquet"
-        try:
-            write_party_table(path, table, plan.schema.label, plan.schema.weight)
-        except duckdb.IOException as error:
-            raise OutputError(
-                f"{path}: cannot be written ({error}); free space, then start again", retry=True
-            ) from error
+        write_party_table(path, table, plan.schema.label, plan.schema.weight)
     direct = plan.coopetitive is not None and plan.coopetitive.server_links == "direct"
     dialled = [server for server in plan.servers if direct and server != plan.hub]
     servers = dict(zip(dialled, _free_addresses(len(dialled)), strict=True))

@@ -96,7 +96,7 @@ def members_of(cards: Iterable[Card], now: datetime | None = None) -> Members:
 def read_members(path: Path, now: datetime | None = None) -> Members:
     """Read and check a members file; raises IdentityError with the file, the member and the cure."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise IdentityError(f"{path}: {error.strerror}; name the members file that all members agreed on") from error
     except (ValueError, RecursionError) as error:  # not UTF-8 or TOML, or a NUL in the path

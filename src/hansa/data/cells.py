@@ -135,7 +135,9 @@ _DATE = Disguise(
 
 def disguise(text: str, decimal: str = ".") -> Disguise | None:
     """Why a text that `number` does not take means a number, a date or a time all the same; None where it means none."""
-    body = text.strip()
+    body = "".join(sign for sign in text if unicodedata.category(sign) not in ("Cc", "Cf") or sign in SPACES).strip()
+    if body != text.strip(SPACES) and _PLAIN.fullmatch(body.replace(decimal, ".")):
+        return Disguise("a number with a space or a sign that is not seen", "write the digits without it")
     if _DATE_OR_TIME.fullmatch(body):
         return _DATE
     if _NOT_A_NUMBER.fullmatch(body):

@@ -7,6 +7,7 @@ that mean numbers, dates or times, is refused with the row and the cure.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ from hansa.data.source import (
     repeated_columns,
 )
 from hansa.errors import DataError
+
+_INDEX = re.compile(r"__index_level_\d+__")
+"""How pandas names an index without a name when it writes it as a column."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -180,6 +184,11 @@ def _check_names(table: OpenTable, names: Sequence[str]) -> None:
     for name in names:
         if not name:
             raise DataError(f"{table.file}: column {table.names.index(name) + 1} has no name; name it, or drop it")
+        if _INDEX.fullmatch(name):
+            raise DataError(
+                f"{table.file}: column {name!r} is the index of a data frame, which pandas wrote beside the columns; drop it, or "
+                "rename it if it is a feature (to_parquet(..., index=False) writes none)"
+            )
         fault = name_fault(name)
         if fault is not None:
             raise DataError(f"{table.file}: {fault}")

@@ -15,6 +15,7 @@ import gzip
 import os
 import re
 import shutil
+import stat
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,9 @@ Item = TypeVar("Item")
 
 LONGEST_HEADER = 1 << 24
 """Characters of a header line."""
+
+LONGEST_LINE = 2_000_000
+"""Bytes of another line that DuckDB takes."""
 
 LONGEST_REASON = 300
 """Characters of DuckDB's own words in an error."""
@@ -111,9 +115,8 @@ class OpenTable:
             chosen = ", ".join(f"max(c{column}::VARCHAR) FILTER (number = {row + 1})" for column, row in batch)
             needed = ", ".join(sorted({f"c{column}" for column, _ in batch}))
             numbered = f"(SELECT {needed}, row_number() OVER () AS number FROM {self.relation})"
-            found += self._execute(f"SELECT {chosen} FROM {numbered}", self.parameters).fetchone() or [None] * len(
-                batch
-            )
+            statement = f"SELECT {chosen} FROM {numbered}"
+            found += self._ask(statement, self.parameters, lambda answer: answer.fetchone()) or [None] * len(batch)
         return found
 
     def fetch(self, expressions: Sequence[str], parameters: Sequence[Sequence[Level] | None] = ()) -> list[Any]:
@@ -125,19 +128,20 @@ class OpenTable:
         for batch in _batches(list(zip_longest(expressions, parameters))):
             selection = ", ".join(f"{expression} AS v{i}" for i, (expression, _) in enumerate(batch))
             marks = [list(parameter) for _, parameter in batch if parameter is not None]
-            answer = self._execute(f"SELECT {selection} FROM {self.relation}", [*marks, *self.parameters])
-            fetched = answer.fetchnumpy()
+            statement = f"SELECT {selection} FROM {self.relation}"
+            fetched = self._ask(statement, [*marks, *self.parameters], lambda answer: answer.fetchnumpy())
             arrays += [fetched.pop(f"v{i}") for i in range(len(batch))]
         return arrays
 
     def in_memory(self) -> OpenTable:
         """The same table, its cells read once."""
-        self._execute(f"CREATE TABLE cells AS SELECT * FROM {self.relation}", self.parameters)
+        self._ask(f"CREATE TABLE cells AS SELECT * FROM {self.relation}", self.parameters, lambda _: None)
         return replace(self, relation="cells", parameters=())
 
-    def _execute(self, statement: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyConnection:
+    def _ask(self, statement: str, parameters: Sequence[Any], take: Callable[[duckdb.DuckDBPyConnection], Any]) -> Any:
+        """What `take` makes of the answer; DuckDB may read the file's later parts only while the answer is taken."""
         try:
-            return self.connection.execute(statement, list(parameters))
+            return take(self.connection.execute(statement, list(parameters)))
         except duckdb.Error as error:
             raise _unreadable(self.file, self.explain() or _reason(error)) from error
 
@@ -152,8 +156,7 @@ def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 def open_table(path: str | Path) -> OpenTable:
     """Open a table. Raises DataError: there is no such file, its ending is not known, or it is not what its ending says."""
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: expected a file, found none; check the path")
+    _check_file(path)
     opener = _OPENERS.get(_ending(path))
     if opener is None:
         raise DataError(
@@ -172,6 +175,27 @@ def open_table(path: str | Path) -> OpenTable:
         raise
 
 
+def _check_file(path: Path) -> None:
+    """Refuse what is no file that this process may read. Raises DataError."""
+    found, cure = "none", "check the path"
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            path.open("rb").close()
+            return
+        if stat.S_ISDIR(mode):
+            found, cure = "a folder", "name one file; join the parts of a table first"
+        else:
+            found, cure = "a pipe or a device", "write the table into a file first"
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        found, cure = f"none that can be opened ({error.strerror})", "check the path and its permissions"
+    except ValueError:
+        cure = "a path holds no zero byte"
+    raise DataError(f"{path}: expected a file, found {found}; {cure}")
+
+
 def _ending(path: Path) -> str:
     """The longest ending that is known, or "": .csv.gz is one."""
     name = path.name.lower()
@@ -184,7 +208,8 @@ def _unreadable(file: str, reason: str, cure: str = REPAIR) -> DataError:
 
 def _reason(error: Exception) -> str:
     text = re.split(r"Possible fixes|Possible Solution|LINE 1:", str(error))[0]
-    text = re.sub(r"Original Line: .*?(?=Maximum line|Expected|$)", "", text, flags=re.DOTALL)[:LONGEST_REASON]
+    echo = r"Original Line: .*?(?=Maximum line|Expected|Value with|Invalid unicode|$)"
+    text = re.sub(echo, "", text, flags=re.DOTALL)[:LONGEST_REASON]
     return " ".join(re.sub(r"(?:[Ff]ile )?[\"']?/proc/self/fd/\d+[\"']?", "the file", text).split())
 
 
@@ -278,16 +303,21 @@ def _scan(path: Path, packed: bool) -> bool:
     """Read a file to its end; returns whether `_` or `+-` occurs behind the first line.
 
     Of a gzip file this compares the checksums, which DuckDB does not; its older versions take a file that was cut off for a short one.
+    Lines longer than DuckDB takes are refused here: of a large file it leaves out a last one without a word.
     """
-    odd, before = False, b""
+    odd, before, length = False, b"", 0
     with _open_bytes(path, packed) as stream:
         try:
             stream.readline(LONGEST_HEADER)
             while chunk := stream.read(CHUNK):
                 odd = odd or b"_" in chunk or b"+-" in chunk or (before == b"+" and chunk.startswith(b"-"))
                 before = chunk[-1:]
-                if odd and not packed:
-                    break
+                ends = [chunk.find(b"\n"), chunk.find(b"\r")]
+                length += min((end for end in ends if end >= 0), default=len(chunk))
+                if length > LONGEST_LINE:
+                    raise _unreadable(str(path), f"a line of more than {LONGEST_LINE} bytes")
+                if max(ends) >= 0:
+                    length = len(chunk) - 1 - max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
         except (OSError, EOFError, zlib.error) as error:
             if not packed:
                 raise
@@ -339,9 +369,18 @@ def _decoded(stream: IO[bytes]) -> Iterator[str]:
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Lines that end in \\n, \\r\\n or \\r."""
-    for line in stream:
-        yield from line.splitlines(keepends=True)
+    """Lines that end in \\n, \\r\\n or \\r. Raises csv.Error where one is longer than any header, so that memory stays bounded."""
+    rest = b""
+    while chunk := stream.readline(LONGEST_HEADER):
+        *lines, rest = (rest + chunk).splitlines(keepends=True)
+        yield from lines
+        if chunk.endswith(b"\n"):
+            yield rest
+            rest = b""
+        elif len(rest) > LONGEST_HEADER:
+            raise csv.Error(f"a line of more than {LONGEST_HEADER} bytes")
+    if rest:
+        yield rest
 
 
 def _fault_of_csv(path: Path, packed: bool, delimiter: str, n_columns: int) -> str | None:
@@ -366,6 +405,8 @@ def _fault_of_csv(path: Path, packed: bool, delimiter: str, n_columns: int) -> s
             return str(error)
         if "field limit" in str(error):
             return None
+        if "a line of more" in str(error):
+            return f"behind row {row}, {error}"
         return f"row {row + 1}: a quoted cell without its closing quote, or with text behind it ({error})"
     if len(ends - {""}) > 1:
         return "lines that end in different ways (\\n, \\r\\n, \\r)"
@@ -427,7 +468,9 @@ def _readable(kind: Any, pa: Any) -> Any:
     if pa.types.is_float16(kind):
         return pa.float32()
     if pa.types.is_dictionary(kind):
-        return kind.value_type
+        return _readable(kind.value_type, pa)
+    if pa.types.is_decimal256(kind):
+        return pa.float64()
     return kind
 
 

@@ -148,7 +148,8 @@ class CheckReport:
         lines = [f"{self.file}: {self.n_rows} rows, {verdict}"]
         lines += [f"  refused: {departure}" for departure in self.departures]
         lines += [f"  warning: {warning}" for warning in self.warnings]
-        lines += [_label_line(self.label, self.label_kind)] if self.label is not None else []
+        if self.label is not None and not any(departure.column == self.label.name for departure in self.departures):
+            lines.append(_label_line(self.label, self.label_kind))
         if self.features and self.n_rows:
             lines.append(f"  {'feature':<28} {'missing':>8} {'distinct':>9} {'rarest value':>13}")
             lines += [
@@ -368,7 +369,7 @@ def broken_rules(
     name: str, column: Column, role: Role, label_kind: LabelKind, levels: tuple[Level, ...] | None = None
 ) -> Iterator[Broken]:
     """The rules that a column breaks, one for each rule."""
-    rules = list(_number_rules(column)) if levels is None else [_level_rule(column, levels)]
+    rules = list(_number_rules(column, role)) if levels is None else [_level_rule(column, levels)]
     rules += role_rules(role, column, label_kind)
     for place, (rows, expected, cure) in enumerate(rules):
         if rows.any():
@@ -377,8 +378,11 @@ def broken_rules(
             )
 
 
-def _number_rules(column: Column) -> Iterator[Rule]:
-    yield column.bad, A_NUMBER, "write codes (numbers) in place of text, dates and values outside float32"
+def _number_rules(column: Column, role: Role) -> Iterator[Rule]:
+    cure = "write codes (numbers) in place of text, dates and values outside float32"
+    if role == "label":
+        cure = "write the label as a number; two classes such as yes and no as 1 and 0, at all parties alike"
+    yield column.bad, A_NUMBER if role == "feature" else "a number in every row", cure
     yield np.isinf(column.values), "a finite number", "write a finite number, or leave a feature empty"
     yield (
         np.abs(column.values) == np.finfo(np.float32).max,
@@ -479,9 +483,11 @@ def _coarse(name: str, values: Array) -> str | None:
         return None
     first = int(np.flatnonzero(changed)[0])
     others = f", and {merged} of {distinct} different values become equal to others" if merged else ""
+    beyond = "lies beyond 2^53, where float64 skips whole numbers too"
+    became = f"becomes {_shortest(rounded[first])}" if rounded[first] != exact[first] else beyond
     return (
-        f"column {name!r}: float32 cannot hold its values apart: {_shortest(exact[first])} in row {finite[first] + 1} becomes "
-        f"{_shortest(rounded[first])}{others}; subtract a number that all parties agree on, or leave the column out"
+        f"column {name!r}: float32 cannot hold its values apart: {_shortest(exact[first])} in row {finite[first] + 1} {became}"
+        f"{others}; subtract a number that all parties agree on, or leave the column out"
     )
 
 

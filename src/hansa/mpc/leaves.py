@@ -21,7 +21,11 @@ from hansa.mpc.replicated import (
     together,
 )
 from hansa.mpc.ring import RING32, RING64, Words
+from hansa.mpc.split_finding import LEAST_UNITS
 from hansa.mpc.tree_constants import ETA_BITS, Growth, Kind
+
+ROUNDING_UNITS = 16
+"""Units of a sum by which two sums of the same rows may differ: groups of rows are rounded apart, parents and left children too."""
 
 
 def leaves(
@@ -78,6 +82,8 @@ def _covers(server: Server, h: Words, growth: Growth, bits: int, address: Addres
 def leaf_values(server: Server, g: Words, h: Words, growth: Growth, address: Address) -> Program[Words]:
     """-eta G / (H + lambda) [H >= m'], clamped, rounded at random to leaf_bits fraction bits.
 
+    m' is less here than for a split by what rounding can make of H: a leaf that a split took for a child keeps its value.
+
     (Chen & Guestrin 2016, eq. 5.) eta G is clamped to +-leaf_limit (H + lambda) first, both with 20 fraction bits
     more. With c, y from `reciprocal`, eta G c 2^20 <= leaf_limit 2^51 is brought below 2^30, then multiplied by y.
     Rounded before any row uses it, so that the opened tree and the shared margins agree to the last bit. Twenty
@@ -95,7 +101,7 @@ def leaf_values(server: Server, g: Words, h: Words, growth: Growth, address: Add
     limit = x * np.uint64(round(growth.leaf_limit * 2**ETA_BITS))
     parts = [
         threshold_parts(server, x, 0),
-        add_to_part(server, ring, h[0], -constants.least_hessian)[None],
+        add_to_part(server, ring, h[0], -max(LEAST_UNITS, constants.least_hessian - ROUNDING_UNITS))[None],
         (g + limit)[:1],
         (limit - g)[:1],
     ]

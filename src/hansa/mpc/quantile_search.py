@@ -12,13 +12,20 @@ search stops the cut is m, the roundest number in the cell and at most min_cell_
 no cell is ever opened that holds min_cell_rows rows or fewer. Where it reaches a single value v, which then has more
 rows than that, the cut is the next number above v.
 
+Several bits of a path are found in one step: both bits of every cell that the path may come to are computed side by
+side, and those on the path are chosen on shares, from the lowest up. So what a step opens is what bit by bit would be.
+
+Where rows have weights, owners share the sums of weights at the same probes too, in whole units. Then `right` compares
+weight, so that cuts share weight, and `stop` counts rows still. A row of integer weight w counts as w rows would, but
+for min_cell_rows.
+
 A value that two ranks of a gap fall on is *heavy*: it gets a bin of its own. The ranks that this saves are spent,
 phase by phase, on the gaps that hold more than min_cell_rows rows (one opened bit a gap), where those next to a heavy
 value come first: while there are cuts, a value that was found gets a bin of its own. So:
 
 1. Every cell that the search names holds more than min_cell_rows pooled rows.
 2. With N rows that have the feature, and B bins for them, every bin holds at most N / B + 2 min_cell_rows rows beside
-   those of its most frequent value.
+   those of its most frequent value; with weights at most the weight N / B and that of 2 min_cell_rows rows.
 3. Everything depends on pooled rows alone, never on how they are spread over owners.
 4. What is opened follows from `CutSearchOnShares.found`: which gaps were searched, and which cell each rank fell on. The
    cuts follow from it too; beyond them it tells how many ranks fall on a heavy value, that is, its rows up to N / B.
@@ -39,8 +46,8 @@ from numpy.typing import NDArray
 from hansa.data.quantiles import MAX_MAX_BIN, Cuts, SortedKeys, keys_from_values, values_from_keys
 from hansa.errors import PlanError, ProtocolError
 from hansa.mpc.comparison import sign_part
-from hansa.mpc.replicated import Address, Program, Server, add_public, multiply, open_to_all, reshare
-from hansa.mpc.ring import BITS, RING64, Words, pack_bits, unpack_bits, words_for
+from hansa.mpc.replicated import Address, Program, Server, add_public, open_to_all, product_part, reshare
+from hansa.mpc.ring import BITS, BYTES, RING64, Words, pack_bits, unpack_bits, words_for
 
 KEY_BITS = 32
 LOWEST, END = 0x0080_0000, 0xFF80_0000
@@ -56,7 +63,12 @@ MOST_REQUESTS = 64
 """Requests that an owner answers; most searches need six to twelve."""
 
 MOST_ROWS = 2**31 - 1
-_ALL = np.uint64(2**64 - 1)
+
+MOST_CELLS = 2**12
+"""Cells of all paths that one step compares, about: more bits a step take fewer rounds, and 180 bytes a cell from S_2."""
+
+WEIGHT_SUM_BITS = 53
+"""The weights of all rows add up to at most 2^53 units: times 2^9 ranks that is no number of 63 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +92,17 @@ class CutProbes:
 
     def keys(self, feature: int) -> NDArray[np.uint32]:
         """The highest key that each count of a feature includes, cell by cell."""
-        found = [np.empty(0, np.uint32)]
-        for cell in range(self.offsets[feature], self.offsets[feature + 1]):
-            depth = int(self.depths[cell])
-            bits = min(self.bits, KEY_BITS - depth)
-            steps = np.arange(1, (1 << bits) + (depth == 0), dtype=np.int64)
-            found.append((int(self.starts[cell]) + (steps << (KEY_BITS - depth - bits)) - 1).astype(np.uint32))
-        return np.concatenate(found)
+        starts, depths = self.cells(feature)
+        bits = np.minimum(self.bits, KEY_BITS - depths)
+        counts = (1 << bits) - 1 + (depths == 0)
+        step = 1 + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        widths = np.repeat(KEY_BITS - depths - bits, counts)
+        return np.asarray(np.repeat(starts, counts) + (step << widths) - 1, np.uint32)
+
+    def cells(self, feature: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Starts and depths of a feature's cells, int64."""
+        part = slice(self.offsets[feature], self.offsets[feature + 1])
+        return self.starts[part].astype(np.int64), self.depths[part].astype(np.int64)
 
     @property
     def n_counts(self) -> int:
@@ -95,8 +111,10 @@ class CutProbes:
         return int(((1 << bits) - 1 + (self.depths == 0)).sum())
 
 
-def count_probes(sorted_keys: SortedKeys, request: CutProbes) -> NDArray[np.uint32]:
-    """An owner's answer: its rows with a key at or below each probe, uint32 (request.n_counts,). Secret.
+def count_probes(sorted_keys: SortedKeys, request: CutProbes) -> NDArray[np.int64]:
+    """An owner's answer: its rows with a key at or below each probe, int64 (request.n_counts,). Secret.
+
+    Where rows have weights, twice as many: behind the rows, the sums of their weights, in units of `weight_units`.
 
     Raises ProtocolError where the request is for another number of features; the other rules are `RequestGuard`'s.
     """
@@ -105,11 +123,23 @@ def count_probes(sorted_keys: SortedKeys, request: CutProbes) -> NDArray[np.uint
             f"cut probes: expected {sorted_keys.n_features} features as in the plan's schema, "
             f"found {len(request.offsets) - 1}"
         )
-    counts = [np.empty(0, np.uint32)]
+    counts, sums = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for feature in range(sorted_keys.n_features):
-        own = sorted_keys.keys[sorted_keys.offsets[feature] : sorted_keys.offsets[feature + 1]]
-        counts.append(np.searchsorted(own, request.keys(feature), side="right").astype(np.uint32))
-    return np.concatenate(counts)
+        part = slice(sorted_keys.offsets[feature], sorted_keys.offsets[feature + 1])
+        counts.append(np.searchsorted(sorted_keys.keys[part], request.keys(feature), side="right").astype(np.int64))
+        if sorted_keys.weights is not None:
+            sums.append(np.concatenate([[0], np.cumsum(sorted_keys.weights[part])])[counts[-1]])
+    return np.concatenate([*counts, *sums])
+
+
+def weight_units(weights: NDArray[np.float32], limit: float, rows: int) -> NDArray[np.int64]:
+    """Weights as whole numbers of a unit, int64: the same at all owners, and the weights of all their rows fit `WEIGHT_SUM_BITS`.
+
+    Args:
+        weights: float32 (rows of one owner,), 0 to `limit`. Secret. rows: of all owners. Public.
+    """
+    bits = WEIGHT_SUM_BITS - rows.bit_length()
+    return np.round(weights.astype(np.float64) / limit * 2.0**bits).astype(np.int64)
 
 
 # --- what an owner allows -----------------------------------------------------------------------------------------------
@@ -192,39 +222,44 @@ class RequestGuard:
             raise ProtocolError("cut probes: a cell does not start where a cell of its depth may")
 
     def _check_cells(self, request: CutProbes, feature: int) -> None:
-        part = slice(request.offsets[feature], request.offsets[feature + 1])
-        cells = list(zip(request.starts[part].tolist(), request.depths[part].tolist(), strict=True))
+        starts, depths = request.cells(feature)
         if not self.asked:
-            if cells != [(0, 0)]:
+            if starts.tolist() != [0] or depths.tolist() != [0]:
                 raise ProtocolError("cut probes: the first request must split the whole range of every feature, once")
             return
-        if len(set(cells)) < len(cells) or cells != sorted(cells):
+        names = _names_of(starts, depths)
+        if np.any(np.diff(names) <= 0):
             raise ProtocolError(f"cut probes: feature {feature}: cells must be sorted and named once")
-        if max(np.bincount([depth for _, depth in cells], minlength=1), default=0) > self.cell_limit:
+        if np.bincount(depths, minlength=1).max() > self.cell_limit:
             raise ProtocolError(
                 f"cut probes: feature {feature}: at most {self.cell_limit} cells of one depth may be split "
                 "(max_bin, and rows / (min_cell_rows + 1))"
             )
-        for start, depth in cells:
-            if not self._follows(feature, start, depth):
-                raise ProtocolError(
-                    f"cut probes: feature {feature}: the cell of {depth} bits at {start:#x} is no part that was counted, "
-                    "or was split before"
-                )
+        wrong = np.flatnonzero(~self._follow(feature, starts, depths))
+        if wrong.size:
+            start, depth = int(starts[wrong[0]]), int(depths[wrong[0]])
+            raise ProtocolError(
+                f"cut probes: feature {feature}: the cell of {depth} bits at {start:#x} is no part that was counted, "
+                "or was split before"
+            )
 
-    def _follows(self, feature: int, start: int, depth: int) -> bool:
-        """Is this a finest part of a cell that was split?"""
+    def _follow(self, feature: int, starts: NDArray[np.int64], depths: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Of each cell: is it a finest part of a cell that was split, and was not split itself?"""
+        follows, names = np.zeros(len(starts), np.bool_), _names_of(starts, depths)
+        before = np.zeros(len(starts), np.bool_)
         for request in self.asked:
-            part = slice(request.offsets[feature], request.offsets[feature + 1])
-            starts, depths = request.starts[part].astype(np.int64), request.depths[part].astype(np.int64)
-            finest = np.minimum(depths + request.bits, KEY_BITS)
-            if np.any((depth == finest) & (start >> (KEY_BITS - depths) == starts >> (KEY_BITS - depths))):
-                return not any(
-                    (start, depth) in zip(r.starts[p].tolist(), r.depths[p].tolist(), strict=True)
-                    for r in self.asked
-                    for p in [slice(r.offsets[feature], r.offsets[feature + 1])]
-                )
-        return False
+            own_starts, own_depths = request.cells(feature)
+            before |= np.isin(names, _names_of(own_starts, own_depths))
+            for depth in np.unique(own_depths).tolist():
+                shift = KEY_BITS - depth
+                inside = np.isin(starts >> shift, own_starts[own_depths == depth] >> shift)
+                follows |= inside & (depths == min(depth + request.bits, KEY_BITS))
+        return follows & ~before
+
+
+def _names_of(starts: NDArray[np.int64], depths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for each cell of a feature, in the order of (start, depth)."""
+    return starts * 64 + depths
 
 
 # --- the public state ---------------------------------------------------------------------------------------------------
@@ -249,44 +284,98 @@ class Gap:
 
 @dataclass(frozen=True)
 class Search:
-    """One wanted rank, and the cell that it lies in. Public.
+    """One wanted rank, and what it fell on. Public.
 
     Attributes:
         feature, gap: where.
         rank, parts: the rank is rank / parts of the gap's rows.
         start, depth: the cell: keys that share their first `depth` bits with `start`.
-        cut: None while the search goes on; then the cut that it found.
+        cut: the cut that was found.
     """
 
     feature: int
     gap: Gap
     rank: int
     parts: int
-    start: int = 0
-    depth: int = 0
-    cut: int | None = None
-
-    @property
-    def middle(self) -> int:
-        """The lowest key of the cell's right half."""
-        return self.start + (1 << (KEY_BITS - self.depth - 1))
+    start: int
+    depth: int
+    cut: int
 
     @property
     def is_value(self) -> bool:
         """Was a single value reached?"""
         return self.depth == KEY_BITS
 
-    def half(self, right: bool) -> Search:
-        """The search in one half of its cell; over where that is a single key."""
-        found = replace(self, start=self.middle if right else self.start, depth=self.depth + 1)
-        return replace(found, cut=found.start + 1) if found.is_value else found
 
-    def within_gap(self) -> Search:
-        """As far down as the gap's ends alone say."""
-        search = self
-        while search.cut is None and not search.gap.low < search.middle < search.gap.high:
-            search = search.half(search.middle <= search.gap.low)
-        return search
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """The searches that are under way, in arrays, an entry a wanted rank. Public.
+
+    Attributes:
+        gaps: (feature, gap) of all that are searched.
+        gap: int64, whose number in `gaps`. rank, parts: int64, as in `Search`.
+        start, depth: int64, the cell that the rank is known to lie in.
+        stopped: bool, whether the search stopped before a small half; its cut is then the cell's middle.
+    """
+
+    gaps: tuple[tuple[int, Gap], ...]
+    gap: NDArray[np.int64]
+    rank: NDArray[np.int64]
+    parts: NDArray[np.int64]
+    start: NDArray[np.int64]
+    depth: NDArray[np.int64]
+    stopped: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, gaps: Sequence[tuple[int, Gap]], ranks: Sequence[int]) -> Paths:
+        """So many ranks of every gap, as far down as the gap's ends alone say."""
+        given = np.array(ranks, np.int64)
+        gap = np.repeat(np.arange(len(gaps)), given)
+        parts = given + np.array([not own.below_value for _, own in gaps], np.int64)
+        rank = 1 + np.arange(len(gap)) - np.repeat(np.cumsum(given) - given, given)
+        zeros = np.zeros(len(gap), np.int64)
+        none = np.zeros(len(gap), np.bool_)
+        return cls(tuple(gaps), gap, rank, parts[gap], zeros, zeros, none).within_gaps()
+
+    def __len__(self) -> int:
+        return len(self.gap)
+
+    @property
+    def going_on(self) -> NDArray[np.bool_]:
+        """Which searches have found no cut yet."""
+        return ~self.stopped & (self.depth < KEY_BITS)
+
+    def ends(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Feature, and lowest key and end of the gap, of every search."""
+        ends = np.array([(feature, gap.low, gap.high) for feature, gap in self.gaps], np.int64).reshape(-1, 3)
+        feature, low, high = ends[self.gap].T
+        return feature, low, high
+
+    def within_gaps(self) -> Paths:
+        """As far down as the gaps' ends alone say."""
+        _, low, high = self.ends()
+        start, depth = self.start.copy(), self.depth.copy()
+        while True:
+            middle = middles(start, depth)
+            forced = ~self.stopped & (depth < KEY_BITS) & ((middle <= low) | (middle >= high))
+            if not forced.any():
+                return replace(self, start=start, depth=depth)
+            start = np.where(forced & (middle <= low), middle, start)
+            depth = depth + forced
+
+    def found(self) -> list[list[Search]]:
+        """What every gap's ranks fell on, once all searches are over."""
+        cuts = np.where(self.stopped, middles(self.start, self.depth), self.start + 1)
+        searches: list[list[Search]] = [[] for _ in self.gaps]
+        columns = (self.gap, self.rank, self.parts, self.start, self.depth, cuts)
+        for number, *own in zip(*(column.tolist() for column in columns), strict=True):
+            searches[number].append(Search(*self.gaps[number], *own))
+        return searches
+
+
+def middles(start: NDArray[np.int64], depth: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The lowest key of the right half of each cell; of a single key, that key."""
+    return start + ((np.int64(1) << (KEY_BITS - depth)) >> 1)
 
 
 @dataclass(frozen=True)
@@ -329,12 +418,14 @@ class CutSearchOnShares:
         has_missing: which features may lack values, as the plan declares, bool (n_features,); None opens one bit a
             feature: whether any pooled row lacks it. Where a declaration says no, an owner that does lack a value
             refuses when it bins its rows.
-        features, searches: the public state of the search.
+        weighted: owners share the sums of weights too.
+        features, paths: the public state of the search.
         found: everything that was searched so far.
         phase: how many rounds of gaps began.
         draws: batches of comparisons so far; part of every draw's name.
-        columns: by feature, where `counts` holds the rows at or below a key.
-        counts: shared in Z_2^64, (2, columns). Secret.
+        keys: int64, sorted: feature * 2^32 + key, of every key that rows were counted up to.
+        columns: int64, where `counts` holds them.
+        counts: shared in Z_2^64, (kinds, 2, columns): rows and, with weights, sums of weights. Secret.
     """
 
     n_features: int
@@ -343,13 +434,15 @@ class CutSearchOnShares:
     min_cell_rows: int
     has_missing: Any = None
     categorical: Any = None
+    weighted: bool = False
     features: tuple[FeatureCuts, ...] = ()
-    searches: tuple[Search, ...] = ()
+    paths: Paths = field(default_factory=lambda: Paths.of((), ()))
     found: tuple[Found, ...] = ()
     phase: int = 0
     draws: int = 0
-    columns: tuple[dict[int, int], ...] = ()
-    counts: Words = field(default_factory=lambda: np.zeros((2, 1), np.uint64), repr=False)
+    keys: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
+    columns: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
+    counts: Words = field(default_factory=lambda: np.zeros((1, 2, 1), np.uint64), repr=False)
 
     def __post_init__(self) -> None:
         _check_settings(self.n_features, self.rows_total, self.max_bin, self.min_cell_rows)
@@ -360,12 +453,14 @@ class CutSearchOnShares:
             without = [False] * self.n_features if self.categorical is None else self.categorical
             own = tuple(FeatureCuts(gaps=()) if known else FeatureCuts() for known in without)
             object.__setattr__(self, "features", own)
-            object.__setattr__(self, "columns", tuple({LOWEST - 1: 0} for _ in range(self.n_features)))
+            object.__setattr__(self, "keys", _places(np.arange(self.n_features), LOWEST - 1))
+            object.__setattr__(self, "columns", np.zeros(self.n_features, np.int64))
+            object.__setattr__(self, "counts", np.zeros((1 + self.weighted, 2, 1), np.uint64))
 
     @property
     def done(self) -> bool:
         """Whether nothing is left to ask."""
-        return self.phase > 0 and not self.searches
+        return self.phase > 0 and not len(self.paths)
 
     def request(self) -> CutProbes:
         """What to ask every owner next; the same at all three servers. Raises ProtocolError once done."""
@@ -375,26 +470,30 @@ class CutSearchOnShares:
             offsets = np.arange(self.n_features + 1, dtype=np.int64)
             zeros = np.zeros(self.n_features, np.uint32)
             return CutProbes(offsets, zeros, zeros.astype(np.uint8), MOST_STEP_BITS)
-        cells: list[list[tuple[int, int]]] = [[] for _ in range(self.n_features)]
-        for feature, start, depth in sorted({(s.feature, s.start, s.depth) for s in self.searches if s.cut is None}):
-            cells[feature].append((start, depth))
-        most = max(len(own) for own in cells)
-        bits = min(MOST_STEP_BITS, max(LEAST_STEP_BITS, (PROBES // most).bit_length() - 1))
-        flat = [cell for own in cells for cell in own]
+        paths, open_ones = self.paths, self.paths.going_on
+        feature = paths.ends()[0][open_ones]
+        names = np.unique(feature * 2**40 + _names_of(paths.start[open_ones], paths.depth[open_ones]))
+        cells = np.bincount(names >> 40, minlength=self.n_features)
+        bits = min(MOST_STEP_BITS, max(LEAST_STEP_BITS, (PROBES // int(cells.max())).bit_length() - 1))
         return CutProbes(
-            np.concatenate([[0], np.cumsum([len(own) for own in cells])]).astype(np.int64),
-            np.array([start for start, _ in flat], np.uint32),
-            np.array([depth for _, depth in flat], np.uint8),
+            np.concatenate([[0], np.cumsum(cells)]).astype(np.int64),
+            (names % 2**40 // 64).astype(np.uint32),
+            (names % 64).astype(np.uint8),
             bits,
         )
+
+    @property
+    def n_answers(self) -> int:
+        """Length of an owner's answer to `request`."""
+        return self.request().n_counts * len(self.counts)
 
     def answer(self, server: Server, shares: Words, address: Address) -> Program[CutSearchOnShares]:
         """The next state, from the sum over owners of their shared `count_probes`.
 
-        Eight rounds a bit of a path, 8 a phase; opened is what the module's head says.
+        5 + k rounds for k bits of all paths, 5 a phase; opened is what the module's head says.
 
         Args:
-            shares: in Z_2^64, (2, request.n_counts).
+            shares: in Z_2^64, (2, n_answers).
             address: the same for every answer of one search.
 
         Raises:
@@ -402,21 +501,19 @@ class CutSearchOnShares:
         """
         state = self._with_counts(shares)
         while True:
-            if not state.searches:
+            if not len(state.paths):
                 state, gaps = state._next_phase()
                 if not gaps and state.phase > 1:
                     return state
                 live, missing = yield from state._open_gaps(server, gaps, address.named(f"gaps {state.draws}"))
                 state = state._with_gaps(gaps, live, missing)
-                if not state.searches:
+                if not len(state.paths):
                     continue
-            ready = [
-                n for n, s in enumerate(state.searches) if s.cut is None and s.middle - 1 in state.columns[s.feature]
-            ]
-            if not ready:
+            step = state.step()
+            if step is None:
                 return state
-            stop, right = yield from state._open_path(server, ready, address.named(f"bits {state.draws}"))
-            state = state._descended(ready, stop, right)
+            bits = yield from state._open_path(server, step, address.named(f"bits {state.draws}"))
+            state = state.descended(step, bits)
 
     def cuts(self) -> Cuts:
         """The cuts, once done. Raises ProtocolError before."""
@@ -430,18 +527,22 @@ class CutSearchOnShares:
 
     def _with_counts(self, shares: Words) -> CutSearchOnShares:
         request = self.request()
-        if shares.dtype != np.uint64 or shares.shape != (2, request.n_counts):
+        if shares.dtype != np.uint64 or shares.shape != (2, self.n_answers):
             raise ProtocolError(
-                f"cut answers: expected shares uint64 (2, {request.n_counts}), found {shares.dtype} {shares.shape}"
+                f"cut answers: expected shares uint64 (2, {self.n_answers}), found {shares.dtype} {shares.shape}"
             )
-        columns, at = [], self.counts.shape[1]
-        for feature, known in enumerate(self.columns):
-            keys = request.keys(feature).tolist()
-            columns.append({**known, **{key: at + place for place, key in enumerate(keys)}})
-            at += len(keys)
-            if self.phase == 0:
-                columns[-1][END - 1] = columns[-1][2**KEY_BITS - 1]
-        return replace(self, columns=tuple(columns), counts=np.concatenate([self.counts, shares], axis=1))
+        own = [_places(number, request.keys(number).astype(np.int64)) for number in range(self.n_features)]
+        keys = np.concatenate(own)
+        columns = self.counts.shape[2] + np.arange(len(keys))
+        if self.phase == 0:
+            # All finite keys lie below END, so as many rows as below the end of all keys.
+            ends = _places(np.arange(self.n_features), END - 1)
+            columns = np.concatenate([columns, columns[np.searchsorted(keys, ends | (2**KEY_BITS - 1))]])
+            keys = np.concatenate([keys, ends])
+        keys, places = np.unique(np.concatenate([self.keys, keys]), return_index=True)
+        columns = np.concatenate([self.columns, columns])[places]
+        kinds = shares.reshape(2, len(self.counts), -1).swapaxes(0, 1)
+        return replace(self, keys=keys, columns=columns, counts=np.concatenate([self.counts, kinds], axis=2))
 
     def _next_phase(self) -> tuple[CutSearchOnShares, list[tuple[int, Gap]]]:
         """Which gaps to look at: as many as cuts are left, those next to heavy values first, then the largest."""
@@ -459,7 +560,8 @@ class CutSearchOnShares:
         if self.phase == 1:
             declared = missing if self.has_missing is None else [bool(m) for m in self.has_missing]
             features = [replace(f, missing=m) for f, m in zip(features, declared, strict=True)]
-        searches: list[Search] = []
+        searched: list[tuple[int, Gap]] = []
+        ranks: list[int] = []
         found = list(self.found)
         for number, feature in enumerate(features):
             own = [(gap, is_live) for (f, gap), is_live in zip(chosen, live, strict=True) if f == number]
@@ -474,57 +576,93 @@ class CutSearchOnShares:
                         cuts.remove(useless)
             alive = [gap for gap, is_live in own if is_live]
             for gap, extra in _allotted(alive, self.max_bin - 1 - len(cuts)):
-                parts = extra + (not gap.below_value)
-                searches += [Search(number, gap, rank, parts).within_gap() for rank in range(1, extra + 1)]
+                searched.append((number, gap))
+                ranks.append(extra)
             features[number] = replace(feature, cuts=tuple(cuts), gaps=tuple(gaps))
-        state = replace(
-            self, features=tuple(features), searches=tuple(searches), found=tuple(found), draws=self.draws + 1
-        )
-        return state._settled()
+        paths = Paths.of(searched, ranks)
+        return replace(self, features=tuple(features), paths=paths, found=tuple(found), draws=self.draws + 1)._settled()
 
-    def _descended(self, ready: list[int], stop: list[bool], right: list[bool]) -> CutSearchOnShares:
-        searches = list(self.searches)
-        for number, stopped, goes_right in zip(ready, stop, right, strict=True):
-            search = searches[number]
-            searches[number] = replace(search, cut=search.middle) if stopped else search.half(goes_right).within_gap()
-        return replace(self, searches=tuple(searches), draws=self.draws + 1)._settled()
+    def step(self) -> Step | None:
+        """What the next step compares; None where every cell that a path has come to is yet to be counted."""
+        paths = self.paths
+        feature, low, high = paths.ends()
+        ready = np.flatnonzero(paths.going_on & self._counted(feature, middles(paths.start, paths.depth)))
+        if not ready.size:
+            return None
+        feature, low, high = (column[ready, None] for column in (feature, low, high))
+        most = max(1, min(MOST_STEP_BITS, (MOST_CELLS // len(ready) + 1).bit_length() - 1))
+        levels: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        for level in range(most):
+            depth = paths.depth[ready, None] + level
+            width = np.maximum(KEY_BITS - depth, 0)
+            start = paths.start[ready, None] + (np.arange(1 << level) << width)
+            known = np.minimum(depth, KEY_BITS)
+            middle = middles(start, known)
+            inside = (low < middle) & (middle < high) & (depth < KEY_BITS)
+            kind = np.where(inside & self._counted(feature, middle), COMPARED, UNKNOWN)
+            kind = np.where(~inside & (depth < KEY_BITS), np.where(middle <= low, RIGHT, LEFT), kind)
+            if level and not (kind == COMPARED).any():
+                break
+            levels.append((start, kind))
+        return Step(ready, tuple(start for start, _ in levels), tuple(kind for _, kind in levels))
+
+    def descended(self, step: Step, bits: NDArray[np.bool_]) -> CutSearchOnShares:
+        """After the bits of a step, (searches, levels, 2): `stop` and `right AND NOT stop` of the cells on every path."""
+        paths, ready = self.paths, step.searches
+        start, depth = paths.start.copy(), paths.depth.copy()
+        stopped, going = paths.stopped.copy(), np.ones(len(ready), np.bool_)
+        node = np.zeros(len(ready), np.int64)
+        for level, kinds in enumerate(step.kinds):
+            kind = kinds[np.arange(len(ready)), node]
+            going &= kind != UNKNOWN
+            stops = going & (kind == COMPARED) & bits[:, level, 0]
+            stopped[ready] |= stops
+            going &= ~stops
+            right = going & np.where(kind == COMPARED, bits[:, level, 1], kind == RIGHT)
+            start[ready] = np.where(right, middles(start[ready], depth[ready]), start[ready])
+            depth[ready] += going
+            node = 2 * node + right
+        found = replace(paths, start=start, depth=depth, stopped=stopped).within_gaps()
+        return replace(self, paths=found, draws=self.draws + 1)._settled()
 
     def _settled(self) -> CutSearchOnShares:
         """Where every search of the phase has ended: their cuts, and the gaps between them."""
-        if not self.searches or any(search.cut is None for search in self.searches):
+        if not len(self.paths) or self.paths.going_on.any():
             return self
         features, found = list(self.features), list(self.found)
-        by_gap: dict[tuple[int, Gap], list[Search]] = {}
-        for search in self.searches:
-            by_gap.setdefault((search.feature, search.gap), []).append(search)
-        for (number, gap), searches in by_gap.items():
+        for (number, gap), searches in zip(self.paths.gaps, self.paths.found(), strict=True):
             found.append(Found(number, gap, tuple(searches)))
             feature = features[number]
             last = gap.high - (not gap.below_value)
-            cuts = {*feature.cuts, *(s.cut for s in searches if s.cut is not None and s.cut <= last)}
+            cuts = {*feature.cuts, *(s.cut for s in searches if s.cut <= last)}
             gaps = sorted([*feature.gaps, *_parts_of(gap, searches)], key=lambda part: part.low)
             features[number] = replace(feature, cuts=tuple(sorted(cuts)), gaps=tuple(gaps))
-        return replace(self, features=tuple(features), found=tuple(found), searches=())
+        return replace(self, features=tuple(features), found=tuple(found), paths=Paths.of((), ()))
 
     # On shares.
 
-    def _below(self, feature: int, key: int) -> int:
-        """The column of c(key): rows with a key below it."""
-        return self.columns[feature][key - 1]
+    def _counted(self, feature: NDArray[np.int64], key: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Are the rows with a key below this one counted?"""
+        places = _places(feature, key - 1)
+        return np.asarray(self.keys[np.minimum(np.searchsorted(self.keys, places), len(self.keys) - 1)] == places)
+
+    def _below(self, feature: NDArray[np.int64], key: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The columns of c(key): rows with a key below it, which were counted."""
+        return np.asarray(self.columns[np.searchsorted(self.keys, _places(feature, key - 1))])
 
     def _open_gaps(
         self, server: Server, gaps: list[tuple[int, Gap]], address: Address
     ) -> Program[tuple[list[bool], list[bool]]]:
         """Opens one bit a gap: more than min_cell_rows rows; at first one a feature too: does any row lack it."""
         first = self.phase == 1
-        ends = [(self._below(f, gap.low), self._below(f, gap.high)) for f, gap in gaps]
-        low, high = np.array(ends, dtype=np.int64).reshape(-1, 2).T
-        part = self.counts[0]
+        ends = np.array([(feature, gap.low, gap.high) for feature, gap in gaps], np.int64).reshape(-1, 3).T
+        low, high = self._below(ends[0], ends[1]), self._below(ends[0], ends[2])
+        part = self.counts[0, 0]
         rows = [part[high] - part[low]]
         constants = [-(self.min_cell_rows + 1)]
         opens_missing = first and self.has_missing is None
         if opens_missing:
-            rows.append(part[[self.columns[f][END - 1] for f in range(self.n_features)]])
+            rows.append(part[self._below(np.arange(self.n_features), np.full(self.n_features, END))])
             constants.append(-self.rows_total)
         sizes = [len(row) for row in rows]
         stacked = np.zeros((len(rows), words_for(max(sizes)) * 64), np.uint64)
@@ -539,49 +677,101 @@ class CutSearchOnShares:
         missing = negative[1, : self.n_features].tolist() if opens_missing else []
         return (~negative[0, : len(gaps)]).tolist(), missing
 
-    def _open_path(self, server: Server, ready: list[int], address: Address) -> Program[tuple[list[bool], list[bool]]]:
-        """Opens `stop` and `right AND NOT stop` of each search; formulas in the module's head. Eight rounds."""
-        searches = [self.searches[number] for number in ready]
-        count = len(searches)
-        width = words_for(count) * 64
-        places = np.array(
-            [
-                [
-                    self._below(s.feature, s.gap.low),
-                    self._below(s.feature, s.gap.high),
-                    self._below(s.feature, s.middle),
-                    self._below(s.feature, max(s.start, s.gap.low)),
-                    self._below(s.feature, min(s.start + (1 << (KEY_BITS - s.depth)), s.gap.high)),
-                ]
-                for s in searches
-            ]
-        ).T
-        part = self.counts[0]
-        low, high, middle, left, right = (part[column] for column in places)
-        rank = np.array([s.rank for s in searches], np.uint64)
-        parts = np.array([s.parts for s in searches], np.uint64)
-        least = RING64.constant(self.min_cell_rows + 1) if server.index == 0 else RING64.constant(0)
-        stacked = np.zeros((3, width), np.uint64)
-        stacked[0, :count] = parts * (middle - low) - rank * (high - low)
-        stacked[1, :count] = middle - left - least
-        stacked[2, :count] = right - middle - least
-        bits = yield from sign_part(server, RING64, stacked.reshape(-1), address.named("sign"))
-        shared = yield from reshare(server, BITS, bits, address.named("bits"))
-        goes_right, small_left, small_right = shared.reshape(2, 3, -1).transpose(1, 0, 2)
+    def _open_path(self, server: Server, step: Step, address: Address) -> Program[NDArray[np.bool_]]:
+        """Opens `stop` and `right AND NOT stop` of the cells on every path, bool (searches, levels, 2); 5 rounds and one a level.
+
+        Formulas are in the module's head. Of a cell that the path does not come to, or that nothing is compared at, both bits are 0
+        but for the public `right` of a cell that the gap's ends decide.
+        """
+        small_left, small_right, goes_right = yield from self._compare(server, step, address)
         # Where the rank lies right, `stop` is `small_right`; so right AND NOT stop needs no `stop`, and both products go in one round.
-        large_right = add_public(server, BITS, small_right, np.full(small_right.shape[1:], _ALL))
-        factors = np.concatenate([small_left ^ small_right, large_right], axis=1)
-        products = yield from multiply(server, BITS, np.tile(goes_right, 2), factors, address.named("chosen"))
-        stop = small_left ^ products[:, : goes_right.shape[1]]
-        right_bits = products[:, goes_right.shape[1] :]
-        both = np.concatenate([stop, right_bits], axis=1) & np.tile(_mask(count, width), 2)
-        opened = yield from open_to_all(server, BITS, both, address.named("path of cuts"))
-        first, second = unpack_bits(opened.reshape(2, -1), count).astype(bool)
-        return first.tolist(), second.tolist()
+        one = np.ones(small_right.shape[1:], np.uint8)
+        factors = np.stack([small_left ^ small_right, add_public(server, BYTES, small_right, one)], axis=1)
+        chosen = yield from _and(server, goes_right[:, None], factors, address.named("chosen"))
+        stop, right = small_left ^ chosen[:, 0], chosen[:, 1]
+        packet = np.zeros((2, len(step.searches), 0, 0), np.uint8)
+        ends = np.cumsum([0, *((kind == COMPARED).sum() for kind in step.kinds)])
+        for level in reversed(range(len(step.kinds))):
+            kind, part = step.kinds[level], slice(ends[level], ends[level + 1])
+            own = np.zeros((2, *kind.shape, 2), np.uint8)
+            compared = kind == COMPARED
+            own[:, compared, 0], own[:, compared, 1] = stop[:, part], right[:, part]
+            own[..., 1] = add_public(server, BYTES, own[..., 1], (kind == RIGHT).astype(np.uint8))
+            if level == len(step.kinds) - 1:
+                packet = own
+                continue
+            left = add_public(server, BYTES, own[..., 0] ^ own[..., 1], (kind != UNKNOWN).astype(np.uint8))
+            both = np.stack([left, own[..., 1]], axis=-1)[..., None]
+            of_child = packet.reshape(2, *kind.shape, 2, packet.shape[-1])
+            below = yield from _and(server, both, of_child, address.named(f"level {level}"), joined=True)
+            packet = np.concatenate([own, below], axis=-1)
+        planes = pack_bits(np.ascontiguousarray(packet[:, :, 0].swapaxes(1, 2)))
+        opened = yield from open_to_all(server, BITS, planes, address.named("path of cuts"))
+        bits = unpack_bits(opened, len(step.searches)).astype(bool)
+        return np.ascontiguousarray(bits.reshape(len(step.kinds), 2, -1).transpose(2, 0, 1))
+
+    def _compare(self, server: Server, step: Step, address: Address) -> Program[tuple[Words, Words, Words]]:
+        """Of all cells that are compared, level by level, shared bits (2, cells): is the left half small, the right one, is the rank
+        right? Four rounds."""
+        feature, low, high = (column[step.searches] for column in self.paths.ends())
+        depth = self.paths.depth[step.searches]
+        columns, of_search = [], []
+        for level, (start, kind) in enumerate(zip(step.starts, step.kinds, strict=True)):
+            number, node = np.nonzero(kind == COMPARED)
+            first, own = start[number, node], (feature[number], low[number], high[number])
+            size = np.int64(1) << (KEY_BITS - depth[number] - level)
+            ends = (own[1], own[2], first + size // 2, np.maximum(first, own[1]), np.minimum(first + size, own[2]))
+            columns.append(np.stack([self._below(own[0], key) for key in ends]))
+            of_search.append(number)
+        number = step.searches[np.concatenate(of_search)]
+        rows, amounts = self.counts[0, 0], self.counts[-1, 0]
+        place_low, place_high, middle, left, right = np.concatenate(columns, axis=1)
+        rank, parts = self.paths.rank[number].astype(np.uint64), self.paths.parts[number].astype(np.uint64)
+        least = RING64.constant(self.min_cell_rows + 1 if server.index == 0 else 0)
+        count = len(number)
+        stacked = np.zeros((3, words_for(count) * 64), np.uint64)
+        stacked[0, :count] = rows[middle] - rows[left] - least
+        stacked[1, :count] = rows[right] - rows[middle] - least
+        stacked[2, :count] = parts * (amounts[middle] - amounts[place_low])
+        stacked[2, :count] -= rank * (amounts[place_high] - amounts[place_low])
+        signs = yield from sign_part(server, RING64, stacked.reshape(-1), address.named("sign"))
+        shared = yield from reshare(server, BITS, signs, address.named("bits"))
+        small_left, small_right, goes_right = unpack_bits(shared.reshape(2, 3, -1), count).swapaxes(0, 1)
+        return small_left, small_right, goes_right
 
 
-def _mask(count: int, width: int) -> Words:
-    return pack_bits((np.arange(width) < count).astype(np.uint8))
+COMPARED, RIGHT, LEFT, UNKNOWN = range(4)
+"""What is known of a cell before a step: nothing; the gap's ends say in which half its ranks lie; its middle was not counted, or it
+is a single key."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What one step compares: of some searches every cell that their paths may come to. Public.
+
+    Attributes:
+        searches: int64, numbers of the searches.
+        starts, kinds: by level, int64 (searches, 2^level): the cells of that level, and what is known of each.
+    """
+
+    searches: NDArray[np.int64]
+    starts: tuple[NDArray[np.int64], ...]
+    kinds: tuple[NDArray[np.int64], ...]
+
+
+def _places(feature: Any, key: Any) -> NDArray[np.int64]:
+    """Feature and key as one number."""
+    return np.asarray(feature * 2**KEY_BITS + key, np.int64)
+
+
+def _and(server: Server, x: Words, y: Words, address: Address, joined: bool = False) -> Program[Words]:
+    """x AND y of shared bits uint8 that broadcast; `joined`: the XOR over the axis before the last. One round."""
+    part = product_part(BYTES, x, y)
+    if joined:
+        part = np.bitwise_xor.reduce(part, axis=-2)
+    flat = pack_bits(part.reshape(-1))
+    packed = yield from reshare(server, BITS, flat, address)
+    return unpack_bits(packed, part.size).reshape(2, *part.shape)
 
 
 def _allotted(gaps: Sequence[Gap], cuts: int) -> list[tuple[Gap, int]]:
@@ -602,7 +792,6 @@ def _parts_of(gap: Gap, searches: Sequence[Search]) -> list[Gap]:
     """The gaps that a searched gap falls into; the values that were found, and single keys, are none."""
     hits: dict[int, list[Search]] = {}
     for search in searches:
-        assert search.cut is not None
         hits.setdefault(search.cut, []).append(search)
     bound = gap.bound / searches[0].parts
     parts: list[Gap] = []

@@ -252,6 +252,7 @@ class ComputeServer:
             self._plan.min_cell_rows,
             declared_missing(self._plan),
             categorical(self._plan),
+            self._plan.schema.weight is not None,
         )
         self.openings.append("quantile_search: the path of the search to every cut, and which features lack values")
         yield from self._ask()
@@ -260,7 +261,7 @@ class ComputeServer:
         if self._search is None:
             raise ProtocolError(f"server {self._name!r}: no search for cuts is under way")
         request = self._search.request()
-        self._expected = request.n_counts
+        self._expected = self._search.n_answers
         message = CountProbes(
             to_tensor(request.offsets), to_tensor(request.starts), to_tensor(request.depths), request.bits
         )

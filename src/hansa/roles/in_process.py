@@ -150,9 +150,7 @@ def share_in_process(
 
 
 def _make_signers(plan: Plan) -> tuple[dict[str, Signer], dict[str, bytes]]:
-    """Fresh identities for one run in one process, where the mode needs any."""
-    if plan.mode == "federated":
-        return {}, {}
+    """Fresh identities for one run in one process: frames are as long as between processes."""
     made = {name: create_identity(name, days=1) for name in plan.members}
     identities = {name: identity.public for name, identity in made.items()}
     return {name: Signer(identity.sign, identities) for name, identity in made.items()}, identities

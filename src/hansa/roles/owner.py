@@ -1,9 +1,10 @@
 """An owner: shares its rows among the three servers, and is done. No I/O.
 
-Where the plan leaves cuts or base score open it first shares counts that the servers ask for, under `RequestGuard`, and the sum of
-its labels. All three servers must ask and tell the same. Of its table it sends shares and nothing else: two of three parts of
-everything are key streams, so a batch of rows travels once or twice. It sends a batch once all servers hold the one before the last,
-so that nothing piles up on the way. An owner that is itself a server gives owner-assisted rows (`mpc.shared_rows`).
+Where the plan leaves cuts or base score open it first shares the sum of its labels, and counts that the servers ask for, under
+`RequestGuard`; where rows have weights, their sums beside the counts. All three servers must ask and tell the same. Of its table it
+sends shares and nothing else: two of three parts of everything are key streams, so a batch of rows travels once or twice. It sends a
+batch once all servers hold the one before the last, so that nothing piles up on the way. An owner that is itself a server gives
+owner-assisted rows (`mpc.shared_rows`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from hansa.data.binning import bin_rows, category_codes, with_known_missing
 from hansa.data.quantiles import Cuts, SortedKeys
 from hansa.data.source import Rows
 from hansa.errors import DataError, ProtocolError
-from hansa.mpc.quantile_search import CutProbes, RequestGuard, count_probes
+from hansa.mpc.quantile_search import CutProbes, RequestGuard, count_probes, weight_units
 from hansa.mpc.shared_rows import RowShares, share_rows
 from hansa.mpc.shared_vectors import share_vector
 from hansa.mpc.training import Settings, weight_words
@@ -166,7 +167,10 @@ class Owner:
                 raise ProtocolError(f"servers {servers} asked for counts, and the plan gives the cuts")
             self._guard = self._guard.check(request)
             if self._keys is None:
-                self._keys = SortedKeys.from_features(without_categories(self._training.features, self._plan))
+                own = self._training
+                self._keys = SortedKeys.from_features(
+                    without_categories(own.features, self._plan), units_of(own.weight, self._plan, self._counts.total)
+                )
             yield from self._share_vector(count_probes(self._keys, request))
             return
         start = start_of(servers, message, self._plan, self._counts)
@@ -232,6 +236,12 @@ def taken(rows: Rows, which: npt.NDArray[np.bool_]) -> Rows:
         return rows
     weight = None if rows.weight is None else rows.weight[which]
     return Rows(np.ascontiguousarray(rows.features[:, which]), rows.label[which], weight)
+
+
+def units_of(weights: npt.NDArray[np.float32] | None, plan: Plan, rows: int) -> npt.NDArray[np.int64] | None:
+    """Weights in the unit that cuts count them in, int64 (rows of one owner,); None where the plan has none. `rows`: of all owners."""
+    limit = coopetitive(plan).weight_limit
+    return None if weights is None or limit is None else weight_units(weights, limit, rows)
 
 
 def without_categories(features: npt.NDArray[np.float32], plan: Plan) -> npt.NDArray[np.float32]:

@@ -18,7 +18,7 @@ import struct
 import time
 from collections.abc import Callable
 
-from hansa.errors import TransportError
+from hansa.errors import TransportError, in_words
 from hansa.transport.notices import EVERY_S, Notice, Notify
 from hansa.transport.proxy import Proxy, ProxyRefusal
 
@@ -261,7 +261,7 @@ def _connected(host: str, port: int, where: str, deadline: float, proxy: Proxy |
         except OSError as error:
             plain.close()
             through = "" if proxy is None else "the proxy "
-            failures.append(f"{through}{place(str(address[0]), at)}: {error.strerror or error}")
+            failures.append(f"{through}{place(str(address[0]), at)}: {in_words(error)}")
         except BaseException:
             plain.close()
             raise

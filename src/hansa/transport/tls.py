@@ -29,7 +29,7 @@ from typing import Protocol
 
 from cryptography import x509
 
-from hansa.errors import IdentityError, LinkLost, MemberLost, NotTrusted, SeatRefused, TransportError
+from hansa.errors import IdentityError, LinkLost, MemberLost, NotTrusted, SeatRefused, TransportError, in_words
 from hansa.transport.channel import DEFAULT_FRAME_LIMIT, Frame, Traffic
 from hansa.transport.credentials import Credentials
 from hansa.transport.frames import PREFIX_BYTES, FrameReader, FrameRefused, checked, pieces
@@ -203,7 +203,7 @@ class TlsChannel:
             ) from error
         except OSError as error:
             stream.close()
-            raise TransportError(f"{where}: hung up during the handshake ({error})") from error
+            raise TransportError(f"{where}: hung up during the handshake ({in_words(error)})") from error
         except TransportError:
             stream.close()
             raise
@@ -229,7 +229,7 @@ class TlsChannel:
             stream.settimeout(self._send_timeout_s)
             stream.write_run(pieces(view, head), PREFIX_BYTES + len(head) + len(view))
         except OSError as error:
-            raise LinkLost(f"the hub is gone while a frame of {len(view)} bytes was sent: {error}") from error
+            raise LinkLost(f"the hub is gone while a frame of {len(view)} bytes was sent: {in_words(error)}") from error
         self.traffic.frames_up += 1
         self.traffic.bytes_up += PREFIX_BYTES + len(view)
 
@@ -256,7 +256,7 @@ class TlsChannel:
                 raise TransportError(f"no frame from the hub in {timeout or 0:g} s") from error
             self.close()
             kind = TransportError if isinstance(error, FrameRefused) else LinkLost
-            raise kind(f"the hub is gone: {error}") from error
+            raise kind(f"the hub is gone: {in_words(error)}") from error
         stream.lookout.end()
         self._waiting.over()
         self.traffic.frames_down += 1
@@ -504,7 +504,7 @@ class TlsHub:
         except OSError as error:
             raise self._lost_sending(link, error) from error
         except TransportError as error:
-            raise self._lost(link, str(error), broken=True) from error
+            raise self._lost(link, in_words(error), broken=True) from error
         traffic = self._traffic[member]
         traffic.frames_down += 1
         traffic.bytes_down += PREFIX_BYTES + len(view)
@@ -594,7 +594,7 @@ class TlsHub:
         except BlockingIOError:
             return None
         except (OSError, TransportError) as error:
-            raise self._lost(link, str(error), broken=not isinstance(error, FrameRefused)) from error
+            raise self._lost(link, in_words(error), broken=not isinstance(error, FrameRefused)) from error
         # What TLS or the reader holds already is invisible to `poll`.
         if link.reader.ahead or link.stream.pending():
             self._ready.append(link)
@@ -691,7 +691,7 @@ class TlsHub:
             try:
                 link.watch.look()
             except OSError as error:
-                self._losses.append(self._lost(link, str(error), broken=True))
+                self._losses.append(self._lost(link, in_words(error), broken=True))
 
     def _stalled(self, link: _Link) -> str:
         return f"took nothing for {self._limits.send_s:g} s of {link.stream.unsent} bytes that wait for it"
@@ -735,7 +735,7 @@ class TlsHub:
             stream = TlsStream(plain, self._context, server_side=True)
         except OSError as error:
             plain.close()
-            self._count_stranger(address, str(error))
+            self._count_stranger(address, in_words(error))
             return
         newcomer = _Newcomer(stream, address, time.monotonic() + self._limits.handshake_s)
         self._newcomers[stream.fileno()] = newcomer
@@ -747,7 +747,7 @@ class TlsHub:
         except BlockingIOError:
             return
         except OSError as error:
-            self._turn_away(newcomer, str(error))
+            self._turn_away(newcomer, in_words(error))
             return
         certificate = newcomer.stream.certificate()
         member = self._member_of.get(certificate) if certificate else None
@@ -769,7 +769,7 @@ class TlsHub:
         except BlockingIOError:
             return
         except (OSError, TransportError) as error:
-            self._turn_away(newcomer, str(error))
+            self._turn_away(newcomer, in_words(error))
             return
         vacant = member not in self._links or _is_over(self._links[member].stream)
         try:
@@ -794,7 +794,7 @@ class TlsHub:
         try:
             _greet(newcomer.stream, bytes([_WELCOME]) + answer)
         except OSError as error:
-            self._turn_away(newcomer, str(error))
+            self._turn_away(newcomer, in_words(error))
             return
         del self._newcomers[descriptor]
         link = self._new_link(member, newcomer.stream)
@@ -835,7 +835,9 @@ class TlsHub:
             while True:
                 unread.append(bytes(link.reader.read(link.stream)))
         self._forget(link)
-        return MemberLost(link.member, f"gone while a frame was sent to it: {error}", broken=True, unread=tuple(unread))
+        return MemberLost(
+            link.member, f"gone while a frame was sent to it: {in_words(error)}", broken=True, unread=tuple(unread)
+        )
 
     def _lost(self, link: _Link, reason: str, *, broken: bool) -> MemberLost:
         self._forget(link)
@@ -880,7 +882,7 @@ def _await_welcome(stream: TlsStream, deadline: float, where: str) -> bytes:
     try:
         greeting = bytes(FrameReader(_GREETING_LIMIT).read(_Until(stream, deadline)))
     except TransportError as error:
-        raise TransportError(f"{where}: no welcome: {error}") from error
+        raise TransportError(f"{where}: no welcome: {in_words(error)}") from error
     if greeting[0] == _REFUSED:
         reason = "".join(c for c in greeting[1:].decode("utf-8", "replace") if c.isprintable())
         raise SeatRefused(f"{where}: refused this member: {reason}")
