@@ -124,9 +124,6 @@ RANGES_ON_SHARES: dict[str, tuple[float, float]] = {
 }
 """What fixed-point numbers on shares can hold of a parameter: a narrower range than that of the other modes."""
 
-MARGIN_ON_SHARES = 16
-"""Greatest log-odds that a base_score of binary:logistic may have."""
-
 SERVER_LINKS = ("hub", "direct")
 
 
@@ -426,14 +423,6 @@ def _check_on_shares(parameters: Parameters) -> None:
         if not least <= value <= most:
             much, bound = ("much", f"at most {most}") if value > most else ("little", f"at least {least:g}")
             raise PlanError(f"parameter {name} = {value} is too {much} for {COOPETITIVE} mode; {bound}")
-    base = parameters.base_score
-    if parameters.objective == "binary:logistic" and base is not None:
-        least = 1 / (1 + math.exp(MARGIN_ON_SHARES))
-        if not least <= base <= 1 - least:
-            raise PlanError(
-                f"parameter base_score = {base} is too near 0 or 1 for {COOPETITIVE} mode, which holds log-odds within "
-                f"+-{MARGIN_ON_SHARES}; expected {least:.3g} to 1 - {least:.3g}"
-            )
 
 
 def _check_metrics(plan: Plan) -> None:

@@ -359,7 +359,7 @@ class LastingChannel:
                 self._join(min(_HANDSHAKE_S, left))
             except SeatRefused as refusal:
                 self._tell("lost", time.monotonic() - self._lost_at, None, str(refusal))
-                raise SeatRefused(f"the hub is gone: {refusal}") from refusal
+                raise TransportError(f"the hub is gone: {refusal}") from refusal
             except TransportError as error:
                 failure = error
                 time.sleep(max(0.0, min(pause, give_up - time.monotonic())))
