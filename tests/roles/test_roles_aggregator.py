@@ -130,7 +130,7 @@ def test_all_are_welcomed_alike():
     assert len({encode(message) for message in welcomes.values()}) == 1
     roster = talk.until(Welcome, IT).roster
     assert [name for name, *_ in roster] == sorted(TABLES)
-    assert all(rows + held == TABLES[name].n_rows for name, _, rows, held in roster)
+    assert all(rows + held == TABLES[name].n_rows for name, _, rows, held, _ in roster)
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)

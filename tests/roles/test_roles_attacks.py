@@ -702,7 +702,7 @@ def test_a_roster_below_any_minimum_is_refused(minimum):
 def test_a_roster_with_one_more_is_refused():
     talk = conversation()
     roster = talk.until(Welcome, ME).roster
-    refused(talk, welcome_to(talk, (*roster, ("zoe", bytes(32), 5, 0))), "roster")
+    refused(talk, welcome_to(talk, (*roster, ("zoe", bytes(32), 5, 0, b""))), "roster")
 
 
 def test_the_whole_roster_is_taken():
@@ -712,17 +712,17 @@ def test_the_whole_roster_is_taken():
 
 
 @pytest.mark.parametrize("names", [PARTIES[:2], PARTIES[:1]])
-@pytest.mark.parametrize("policy", [Policy(), Policy(least_mode="secure-aggregation")])
+@pytest.mark.parametrize("policy", [OPEN, Policy(least_mode="secure-aggregation", least_party_rows=1)])
 def test_two_parties_and_one_are_refused(names, policy):
     tables = spread(ROWS, np.arange(900) % len(names))
-    with pytest.raises(PlanError, match=r"at least 2 parties|takes part with at least 3"):
+    with pytest.raises(PlanError, match=r"at least 2 parties|fewer than 3|at least 3"):
         train_in_process(plan(names, **GIVEN), tables, policy=policy)
 
 
 def test_two_parties_may_where_both_policies_say_so():
     tables = spread(ROWS, np.arange(900) % 2)
     chosen = plan(PARTIES[:2], **GIVEN)
-    run = train_in_process(chosen, tables, policy=Policy(allow_two_parties=True))
+    run = train_in_process(chosen, tables, policy=Policy(allow_two_parties=True, least_party_rows=1))
     federated = train_in_process(replace(chosen, mode="federated"), tables)
     assert run.outcome.model == federated.outcome.model
     with pytest.raises(PlanError, match="allow_two_parties"):
@@ -732,7 +732,7 @@ def test_two_parties_may_where_both_policies_say_so():
 def test_a_weaker_mode_than_the_policy_is_refused():
     policy = Policy(least_mode="secure-aggregation")
     federated = replace(plan(PARTIES, **GIVEN), mode="federated")
-    with pytest.raises(PlanError, match=r"'federated'.*demands 'secure-aggregation' or stronger"):
+    with pytest.raises(PlanError, match=r"'federated' \(demanded: 'secure-aggregation' or stronger"):
         Party(federated, ME, TABLES[ME], nonce=bytes(32), policy=policy)
 
 

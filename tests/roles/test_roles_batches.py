@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from conversation import Conversation
@@ -117,9 +118,7 @@ def test_a_hub_refuses_batches_that_no_member_can_have(enough):
         message = decode(sender, frame)
         if sender != member or not isinstance(message, Join):
             return [frame]
-        return [
-            encode(Join(message.version, message.plan, message.nonce, message.rows, message.evaluation_rows, enough))
-        ]
+        return [encode(msgspec.structs.replace(message, enough=enough))]
 
     run = SharedTalk(chosen, shared_tables(parties=3), up=more).run()
     assert "bytes of batches" in str(run.error)

@@ -98,8 +98,8 @@ def roster_of(change) -> object:
 def mine(nonce=None, rows=None, held=None):
     def change(roster):
         return [
-            (n, nonce or a, b if rows is None else rows, c if held is None else held) if n == ME else (n, a, b, c)
-            for n, a, b, c in roster
+            (n, nonce or a, b if rows is None else rows, c if held is None else held, e) if n == ME else (n, a, b, c, e)
+            for n, a, b, c, e in roster
         ]
 
     return roster_of(change)
@@ -109,14 +109,14 @@ HOSTILE = {
     # (message, change, what the refusal names)
     "roster without me": (Welcome, roster_of(lambda r: [e for e in r if e[0] != ME]), "roster"),
     "roster with another nonce": (Welcome, mine(nonce=b"x" * 32), "another nonce"),
-    "roster with more rows": (Welcome, mine(rows=10_000), "number of rows"),
-    "roster with held-out rows": (Welcome, mine(held=5), "number of rows"),
-    "roster with a stranger": (Welcome, roster_of(lambda r: [*r, ("zoe", b"z" * 32, 10, 0)]), "roster"),
+    "roster with more rows": (Welcome, mine(rows=10_000), "numbers of rows"),
+    "roster with held-out rows": (Welcome, mine(held=5), "numbers of rows"),
+    "roster with a stranger": (Welcome, roster_of(lambda r: [*r, ("zoe", b"z" * 32, 10, 0, b"")]), "roster"),
     "roster out of order": (Welcome, roster_of(lambda r: r[::-1]), "sorted"),
     "roster with a twin": (Welcome, roster_of(lambda r: [r[0], *r]), "roster"),
     "roster too small": (Welcome, roster_of(lambda r: r[:2]), "asks for at least 3"),
-    "roster with an empty party": (Welcome, roster_of(lambda r: [(*r[0][:2], 0, 0), *r[1:]]), "no rows"),
-    "roster with negative rows": (Welcome, roster_of(lambda r: [(*r[0][:2], 5, -1), *r[1:]]), "no rows"),
+    "roster with an empty party": (Welcome, roster_of(lambda r: [(*r[0][:2], 0, 0, b""), *r[1:]]), "no rows"),
+    "roster with negative rows": (Welcome, roster_of(lambda r: [(*r[0][:2], 5, -1, b""), *r[1:]]), "no rows"),
     "run id of another run": (Welcome, to(run=b"\0" * 32), "run's id"),
     "unit too fine for the labels": (SumLabels, to(label_unit=-70), "2^-70"),
     "unit too fine for the weights": (SumLabels, to(weight_unit=-60), "2^-60"),
@@ -580,7 +580,7 @@ def test_no_model_takes_more_bytes_than_a_receiver_unpacks():
 
 def test_the_model_must_have_the_trees_announced():
     talk, message = finish_of(trees=2)
-    refused(talk, message, "3 trees; 2 were announced")
+    refused(talk, message, "said to have 2 trees of 3")
 
 
 def test_the_model_must_be_one():
@@ -596,7 +596,7 @@ def test_another_model_than_was_trained_is_refused():
     values[leaf] += np.float32(2.0**-12)
     other = replace(model, trees=(*model.trees[:-1], replace(last, split_conditions=values)))
     talk, message = repacked(to_json(other))
-    refused(talk, message, "other margins")
+    refused(talk, message, "not the one that the splits and leaves")
 
 
 def test_an_abort_ends_the_run_and_says_who_and_why():

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from made_tables import OPEN
 from shares import SharedTalk, nth, shared_plan, shared_tables, signer, twisted, with_cuts
 
 from hansa.errors import DataError, HansaError, LinkLost, ProtocolError, TransportError
@@ -32,7 +33,7 @@ class Joint:
 
     def __init__(self, plan=PLAN, tables=TABLES, *, folder=None, answer_s=None, silent=(), twists=None) -> None:
         self.members = {
-            name: Member(plan, name, tables.get(name), nonce=bytes([i]) * 32, signer=signer(plan, name))
+            name: Member(plan, name, tables.get(name), nonce=bytes([i]) * 32, signer=signer(plan, name), policy=OPEN)
             for i, name in enumerate(plan.participants)
         }
         for name, twist in (twists or {}).items():

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from conversation import identity
+from made_tables import OPEN
 from shares import HUB, SERVERS, SharedTalk, nth, relay, shared_plan, shared_tables, signer
 
 from hansa.consortium.policy import Policy
@@ -709,13 +710,15 @@ def test_a_member_without_a_role_or_with_rows_that_it_should_not_have_is_refused
     ):
         plan = shared_plan(servers=("aurora", "vault", "cirrus"))
         with pytest.raises(HansaError, match=text):
-            Member(plan, name, given, nonce=bytes(32), signer=signer(plan, "aurora"))
+            Member(plan, name, given, nonce=bytes(32), signer=signer(plan, "aurora"), policy=OPEN)
 
 
 def test_a_member_with_another_plan_is_refused():
     talk = SharedTalk(PLAN, TABLES)
     other = replace(PLAN, name="other")
-    talk.members["dune"] = Member(other, "dune", TABLES["dune"], nonce=bytes(32), signer=signer(other, "dune"))
+    talk.members["dune"] = Member(
+        other, "dune", TABLES["dune"], nonce=bytes(32), signer=signer(other, "dune"), policy=OPEN
+    )
     talk.run()
     talk.assert_failed_closed()
     assert "member 'dune' holds another plan (different: name;" in str(talk.error)

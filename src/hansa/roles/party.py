@@ -652,7 +652,7 @@ class Party:
             raise self._broken(f"the model cannot be decompressed: {error}") from error
         if not inflate.eof and len(model) == most:
             raise self._broken(f"the model has more than the {most} bytes that the trees of this run can take")
-        if not inflate.eof or hashlib.sha256(model).digest() != message.model_sha256:
+        if not inflate.eof or inflate.unused_data or hashlib.sha256(model).digest() != message.model_sha256:
             raise self._broken("the model is cut short or does not have the hash that was announced")
         with self._blaming():
             if model != to_json(self._rebuilt(from_json(model), heard)):
