@@ -607,6 +607,7 @@ def test_every_key_is_listed():
         "min_child_rows",
         "dominance",
         "verify_counts",
+        "min_party_rows",
         "evaluation_fraction",
         "coopetitive",
     }

@@ -116,6 +116,12 @@ def variants() -> list[Plan]:
         replace(plan, parameters=replace(plan.parameters, base_score=0.25)),
         replace(plan, evaluation_fraction=0.25),
         replace(plan, evaluation_fraction=0.25, parameters=replace(plan.parameters, early_stopping_rounds=3)),
+        replace(plan, evaluation_fraction=0.25, parameters=replace(plan.parameters, eval_metric=("auc",))),
+        replace(
+            plan,
+            parameters=replace(plan.parameters, objective="reg:squarederror"),
+            coopetitive=replace(plan.coopetitive, label_range=(0.0, 1.0)),
+        ),
     ]
 
 
@@ -127,6 +133,8 @@ def test_openings_are_those_of_the_plan():
     assert first - shown[3] == {("start_value", "pooled_sums")}
     assert shown[4] - first == {("evaluation", "open_metric")}
     assert shown[5] - shown[4] == {("evaluation", "improved")}
+    assert shown[6] - shown[4] == {("evaluation", "has_value")}
+    assert shown[7] - first == {("start_value", "spread_exponent")}
     assert set().union(*shown) == {(o.module, o.function) for o in OPENINGS if not o.masked}
     assert openings_under(parse_plan(PLAN)) == ()
 

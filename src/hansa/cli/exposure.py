@@ -37,6 +37,12 @@ _ONLY_WHERE: Mapping[tuple[str, str], Callable[[Plan], bool]] = {
     ("quantile_search", "_open_path"): lambda plan: plan.coopetitive is not None and plan.coopetitive.cuts is None,
     ("quantile_search", "_open_gaps"): lambda plan: plan.coopetitive is not None and plan.coopetitive.cuts is None,
     ("start_value", "pooled_sums"): lambda plan: plan.parameters.base_score is None,
+    ("start_value", "spread_exponent"): lambda plan: (
+        plan.parameters.base_score is None and plan.parameters.objective == "reg:squarederror"
+    ),
+    ("evaluation", "has_value"): lambda plan: (
+        plan.evaluation_fraction > 0 and (plan.schema.weight is not None or "auc" in plan.parameters.metrics)
+    ),
     ("evaluation", "open_metric"): lambda plan: plan.evaluation_fraction > 0,
     ("evaluation", "improved"): lambda plan: plan.parameters.early_stopping_rounds is not None,
     ("release", "_open_covers"): lambda plan: plan.coopetitive is not None and plan.coopetitive.statistics,
@@ -63,6 +69,8 @@ def exposure_lines(plan: Plan) -> list[str]:
     """Who can read what under this plan, as lines of text."""
     lines = [f"Who can read what (mode {plan.mode}):"]
     lines += [f"  {sentence}" for sentence in EXPOSURE[plan.mode]]
+    if plan.servers:
+        lines.append(f"  The servers are: {', '.join(plan.servers)}.")
     lines.append(f"  The model file goes to: {', '.join(plan.receivers) or 'nobody'}.")
     opened = openings_under(plan)
     if opened:
