@@ -6,12 +6,8 @@ import re
 
 import numpy as np
 import pytest
-<<<<<<< HEAD
 from made_tables import OPEN
-from shares import SharedTalk, nth, shared_plan, shared_tables, signer, twisted, with_cuts
-=======
 from shares import SharedTalk, nth, shared_plan, shared_tables, signer, twisted
->>>>>>> d589af9e62d115fa2a73c8f0108dc06a1a0054fb
 
 from hansa.errors import DataError, HansaError, LinkLost, ProtocolError, TransportError
 from hansa.protocol.messages import SEALED, Abort, Close, Join, Relay, Welcome, decode, encode
