@@ -72,8 +72,8 @@ FIELDS = {
     bytes: st.binary(max_size=40),
     str: TEXT,
     Tensor: TENSORS,
-    tuple[tuple[str, bytes, int, int], ...]: st.lists(
-        st.tuples(TEXT, st.binary(max_size=40), INT64, INT64), max_size=4
+    tuple[tuple[str, bytes, int, int, bytes], ...]: st.lists(
+        st.tuples(TEXT, st.binary(max_size=40), INT64, INT64, st.binary(max_size=8)), max_size=4
     ).map(tuple),
     tuple[tuple[str, bytes, str, bytes], ...]: st.lists(
         st.tuples(TEXT, st.binary(max_size=40), TEXT, st.binary(max_size=64)), max_size=4
@@ -338,7 +338,7 @@ def test_a_large_frame_of_every_kind_that_has_data_passes():
 def test_a_circle_of_two_thousand_members_can_meet():
     names = [f"{'a' * 59}{place:04}" for place in range(2000)]
     for message in (
-        Welcome(bytes(32), tuple((name, bytes(32), 10**9, 10**9) for name in names)),
+        Welcome(bytes(32), tuple((name, bytes(32), 10**9, 10**9, bytes(251)) for name in names)),
         ExchangeKeys(tuple((name, bytes(32), "aes-256-ctr", bytes(64)) for name in names)),
         ConfirmKeys({name: bytes(32) for name in names}),
         KeysConfirmed({name: bytes(32) for name in names}),

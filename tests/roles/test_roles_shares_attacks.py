@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from conversation import identity
-from made_tables import OPEN
+from made_tables import OPEN, plan
 from shares import HUB, SERVERS, SharedTalk, nth, relay, shared_plan, shared_tables, signer
 
 from hansa.consortium.policy import Policy
@@ -694,10 +694,11 @@ def test_a_sealed_message_that_belongs_in_the_open_is_refused():
 
 
 def test_a_policy_of_coopetitive_mode_refuses_weaker_plans_and_takes_this_one():
-    policy = Policy("coopetitive")
+    policy = Policy(least_mode="coopetitive", least_party_rows=1)
     assert SharedTalk(PLAN, TABLES, policy=policy).run().error is None
-    with pytest.raises(PlanError, match="policy demands 'coopetitive'"):
-        policy.check("secure-aggregation", 5)
+    weaker = plan(("aurora", "borealis", "cirrus"), mode="secure-aggregation")
+    with pytest.raises(PlanError, match="demanded: 'coopetitive' or stronger"):
+        policy.check_plan(weaker)
 
 
 def test_a_member_without_a_role_or_with_rows_that_it_should_not_have_is_refused():

@@ -402,6 +402,8 @@ WITH_DATA: frozenset[type[Message]] = frozenset(
         SettleStart,
         ShareRows,
         ReleaseTree,
+        VouchRows,
+        ShowRows,
     }
 )
 """Messages whose binary data may be as long as a frame. Views of the frame hold them, but for the model in `Finish`."""
