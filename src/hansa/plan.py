@@ -322,8 +322,10 @@ def _check_plan(plan: Plan) -> None:
             f"plan: privacy.min_cell_rows is {plan.min_cell_rows}; expected at least {LEAST_MIN_CELL_ROWS}: "
             "a cell of one row would send that row's value"
         )
-    if plan.min_party_rows < 1:
-        raise PlanError(f"plan: privacy.min_party_rows is {plan.min_party_rows}; expected at least 1")
+    if plan.min_party_rows < 0:
+        raise PlanError(
+            f"plan: privacy.min_party_rows is {plan.min_party_rows}; expected at least 0, which asks for nothing"
+        )
     if plan.min_child_rows < 1:
         raise PlanError(f"plan: privacy.min_child_rows is {plan.min_child_rows}; expected at least 1")
     if plan.min_child_rows > 1 and plan.coopetitive is not None:

@@ -134,7 +134,7 @@ def test_every_unknown_key_is_named():
         ({"allow_two_parties": "yes"}, "allow_two_parties"),
         ({"most_rounds": 0}, "most_rounds"),
         ({"most_rounds": 2.5}, "most_rounds"),
-        ({"least_party_rows": 0}, "least_party_rows"),
+        ({"least_party_rows": -1}, "least_party_rows"),
         ({"plans": ["abc"]}, "64 hex digits"),
         ({"features": "load"}, "features"),
         ({"least_min_child_weight": float("nan")}, "least_min_child_weight"),

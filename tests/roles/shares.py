@@ -58,7 +58,7 @@ def shared_plan(
         parameters=parse_parameters(values | parameters),
         min_cell_rows=5,
         evaluation_fraction=held,
-        min_party_rows=1,
+        min_party_rows=0,
         coopetitive=Coopetitive(
             hub,
             servers,

@@ -712,7 +712,7 @@ def test_the_whole_roster_is_taken():
 
 
 @pytest.mark.parametrize("names", [PARTIES[:2], PARTIES[:1]])
-@pytest.mark.parametrize("policy", [OPEN, Policy(least_mode="secure-aggregation", least_party_rows=1)])
+@pytest.mark.parametrize("policy", [OPEN, Policy(least_mode="secure-aggregation", least_party_rows=0)])
 def test_two_parties_and_one_are_refused(names, policy):
     tables = spread(ROWS, np.arange(900) % len(names))
     with pytest.raises(PlanError, match=r"at least 2 parties|fewer than 3|at least 3"):
@@ -722,7 +722,7 @@ def test_two_parties_and_one_are_refused(names, policy):
 def test_two_parties_may_where_both_policies_say_so():
     tables = spread(ROWS, np.arange(900) % 2)
     chosen = plan(PARTIES[:2], **GIVEN)
-    run = train_in_process(chosen, tables, policy=Policy(allow_two_parties=True, least_party_rows=1))
+    run = train_in_process(chosen, tables, policy=Policy(allow_two_parties=True, least_party_rows=0))
     federated = train_in_process(replace(chosen, mode="federated"), tables)
     assert run.outcome.model == federated.outcome.model
     with pytest.raises(PlanError, match="allow_two_parties"):

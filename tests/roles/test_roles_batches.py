@@ -139,8 +139,8 @@ def test_owners_of_a_coopetitive_run_hold_the_roster_to_the_plan_too():
 def test_two_owners_need_both_policies():
     two = shared_plan(parties=PARTIES[:2], receivers=("aurora",))
     with pytest.raises(PlanError, match="allow_two_parties"):
-        SharedTalk(two, shared_tables(parties=2), policy=Policy(least_party_rows=1))
+        SharedTalk(two, shared_tables(parties=2), policy=Policy(least_party_rows=0))
     assert (
-        SharedTalk(two, shared_tables(parties=2), policy=Policy(least_party_rows=1, allow_two_parties=True)).run().error
+        SharedTalk(two, shared_tables(parties=2), policy=Policy(least_party_rows=0, allow_two_parties=True)).run().error
         is None
     )

@@ -694,7 +694,7 @@ def test_a_sealed_message_that_belongs_in_the_open_is_refused():
 
 
 def test_a_policy_of_coopetitive_mode_refuses_weaker_plans_and_takes_this_one():
-    policy = Policy(least_mode="coopetitive", least_party_rows=1)
+    policy = Policy(least_mode="coopetitive", least_party_rows=0)
     assert SharedTalk(PLAN, TABLES, policy=policy).run().error is None
     weaker = plan(("aurora", "borealis", "cirrus"), mode="secure-aggregation")
     with pytest.raises(PlanError, match="demanded: 'coopetitive' or stronger"):

@@ -42,7 +42,7 @@ from hansa.trees import growth
 from hansa.trees.growth import Level
 
 PARTIES = NAMES[:3]
-TWO = Policy(allow_two_parties=True)
+TWO = Policy(allow_two_parties=True, least_party_rows=0)
 ROWS = table(900)
 TABLES = spread(ROWS, np.arange(900) % 3)
 ME, OTHER = "borealis", "aurora"
@@ -196,7 +196,7 @@ class Refiner(Liar):
         self.lightest = []
         yield from super()._join(member, message)
 
-    def _counted(self, message, counts):  # type: ignore[no-untyped-def]
+    def _counted(self, message, counts, weights):  # type: ignore[no-untyped-def]
         last = self._asked if hasattr(self, "_asked") else self._search.request()
         child = 12 if last.bits == 0 else last.bits + 5
         if child == 32:

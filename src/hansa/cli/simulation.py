@@ -182,7 +182,7 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
     plan = make_plan(settings, train.names, tuple(parts), labels, heaviest, categories)
     refusal = refusal_of_members(plan, parts)
     if refusal is not None:
-        plan = replace(plan, min_party_rows=1)
+        plan = replace(plan, min_party_rows=0)
         report({"event": "warning", "text": refusal})
     warm_up(plan.parameters)
     in_process = _train_in_process

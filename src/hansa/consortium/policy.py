@@ -78,8 +78,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.least_mode not in STRENGTH:
             raise PlanError(f"least_mode is {self.least_mode!r}; expected one of {', '.join(STRENGTH)}")
-        if self.least_party_rows < 1:
-            raise PlanError(f"least_party_rows is {self.least_party_rows}; expected at least 1")
+        if self.least_party_rows < 0:
+            raise PlanError(f"least_party_rows is {self.least_party_rows}; expected at least 0, which asks for nothing")
         if not math.isfinite(self.least_min_child_weight):
             raise PlanError(f"least_min_child_weight is {self.least_min_child_weight}; expected a number")
         for name in ("most_rows_of_others", "most_max_bin", "most_max_depth", "most_rounds", "most_runs"):

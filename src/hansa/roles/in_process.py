@@ -26,7 +26,7 @@ from hansa.trees.crew import Crew
 from hansa.trees.least_rows import add_up
 from hansa.trees.parameters import Parameters
 
-HOLDER_POLICY = Policy(allow_two_parties=True, least_party_rows=1)
+HOLDER_POLICY = Policy(allow_two_parties=True, least_party_rows=0)
 """Of whoever holds all parties' rows: the plan's own minimum of rows is enough."""
 
 WHOLE_LEVEL = 2**16
@@ -223,6 +223,6 @@ def warm_up_shares(parameters: Parameters) -> None:
             cuts=((4.0, 9.0), (4.0, 9.0)) if tiny.max_bin > 3 else ((4.0,), (4.0,)),
             missing=("b",),
         ),
-        min_party_rows=1,
+        min_party_rows=0,
     )
     share_in_process(plan, {name: Rows(features, label, None) for name in names})
