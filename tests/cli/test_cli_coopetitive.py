@@ -242,7 +242,7 @@ class Hand:
             "wait_s": HANG_S,
         }
         if name in PARTIES:
-            values["table"] = f"{name}.csv"
+            values |= {"table": f"{name}.csv", "ledger": f"{name}-ledger.jsonl"}
         if name in self.receivers:
             values["model"] = f"{name}-model.json"
         if name in self.servers:

@@ -85,6 +85,13 @@ def test_each_rule_refuses_a_plan_beyond_it_and_names_the_key(key):
         Policy(**{key: value}).check_plan(plan)
 
 
+def test_a_member_without_rows_asks_for_no_minimum_of_them():
+    few = replace(plan_of("coopetitive"), min_party_rows=1)
+    Policy().check_plan(few, has_rows=False)
+    with pytest.raises(PlanError, match="least_party_rows"):
+        Policy().check_plan(few)
+
+
 def test_rules_at_the_plans_own_values_refuse_nothing():
     plan = plan_of()
     Policy(

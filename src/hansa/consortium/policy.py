@@ -92,20 +92,20 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"plans: {digest!r} is no plan's digest; expected 64 hex digits, as `hansa plan` prints"
                 )
 
-    def check_plan(self, plan: Plan) -> None:
-        """Raise PlanError where the plan is not allowed, before anybody is dialled."""
-        for rule in self.rules(plan):
+    def check_plan(self, plan: Plan, has_rows: bool = True) -> None:
+        """Raise PlanError where the plan is not allowed, before anybody is dialled. `has_rows`: whether this member is a party."""
+        for rule in self.rules(plan, has_rows):
             if not rule.met:
                 raise PlanError(f"the plan has {rule.text}, and this party's policy does not allow it ({rule.key})")
 
-    def rules(self, plan: Plan) -> tuple[Rule, ...]:
-        """Each rule that the plan alone can break, and whether it does."""
-        return tuple(Rule(key, met, text) for key, text, met in self._plan_rules(plan))
+    def rules(self, plan: Plan, has_rows: bool = True) -> tuple[Rule, ...]:
+        """Each rule that the plan alone can break, and whether it does; those of batches for members with rows only."""
+        return tuple(Rule(key, met, text) for key, text, met in self._plan_rules(plan, has_rows))
 
-    def _plan_rules(self, plan: Plan) -> Iterable[tuple[str, str, bool]]:
+    def _plan_rules(self, plan: Plan, has_rows: bool) -> Iterable[tuple[str, str, bool]]:
         mode = STRENGTH.index(plan.mode) >= STRENGTH.index(self.least_mode)
         yield "least_mode", f"mode {plan.mode!r} (demanded: {self.least_mode!r} or stronger)", mode
-        if plan.mode != "federated":
+        if plan.mode != "federated" and has_rows:
             parties, least = len(plan.parties), self.least_parties
             yield "allow_two_parties", f"{parties} parties (demanded: at least {least})", parties >= least
             k = plan.min_party_rows

@@ -95,7 +95,7 @@ class Member:
         report: Callable[[Progress], None] = lambda _: None,
         observe: Callable[[str, int], None] = lambda _, __: None,
     ) -> None:
-        policy.check_plan(plan)
+        policy.check_plan(plan, has_rows=rows is not None)
         if name not in plan.participants:
             raise IdentityError(f"member {name!r} is none of the plan's parties, servers and receivers")
         if (rows is not None) != (name in plan.parties):
