@@ -81,7 +81,7 @@ def simulated(table, folder, *options):
         capture_output=True, text=True, cwd=folder, timeout=HANG_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert all("WARNING real members" in line for line in done.stderr.splitlines()), done.stderr
     return json.loads(done.stdout)
 
 

@@ -69,9 +69,7 @@ def telling(bar: bool, lines: Report | None = None) -> Iterator[tuple[Report, No
                 if name not in lacking:
                     lacking.add(name)
                     logs.note(logging.WARNING, without_value(name, why), what)
-            if what["event"] == "warning":
-                logs.note(logging.WARNING, what["text"], what)
-            elif said := watch.stage(what):
+            if said := watch.stage(what):
                 logs.note(stages, said, what)
 
         def notify(notice: Notice) -> None:

@@ -183,7 +183,6 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
     refusal = refusal_of_members(plan, parts)
     if refusal is not None:
         plan = replace(plan, min_party_rows=0)
-        report({"event": "warning", "text": refusal})
     warm_up(plan.parameters)
     in_process = _train_in_process
     if plan.coopetitive is not None:
