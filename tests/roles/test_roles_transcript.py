@@ -102,6 +102,7 @@ def test_all_that_parties_contribute_are_the_listed_sums(transcript):
         "nonce",
         "rows",
         "evaluation_rows",
+        "enough",
         "parts",
     }
     assert sum(m.rows + m.evaluation_rows for m in joined) == 400

@@ -80,7 +80,7 @@ class TableCheck:
             lines.append("  The rows themselves and their exact feature values stay here, but for the cuts.")
         if self.rules is not None:
             lines.append("This party's own conditions (its file):")
-            lines += [f"  {'met' if rule.met else 'NOT MET'}: {rule.text}" for rule in self.rules]
+            lines += [f"  {'met' if rule.met else 'NOT MET'}: {rule.text} ({rule.key})" for rule in self.rules]
         return "\n".join([_shown(self.table).text(), *map(printable, lines)])
 
 
