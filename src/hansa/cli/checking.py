@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hansa.cli.exposure import EXPOSURE, exposure_lines, openings_under
 from hansa.cli.member import MemberFile, check_files, read_member_file
 from hansa.cli.output import size
@@ -65,7 +67,7 @@ class TableCheck:
             "exposure": list(EXPOSURE[self.plan.mode]),
             "openings": [{"to": opening.to, "what": opening.what} for opening in openings_under(self.plan)],
             "receivers": list(self.plan.receivers),
-            "rules": None if self.rules is None else [asdict(rule) for rule in self.rules],
+            "rules": None if self.rules is None else [msgspec.structs.asdict(rule) for rule in self.rules],
         }
 
     def text(self) -> str:
