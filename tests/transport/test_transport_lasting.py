@@ -782,26 +782,26 @@ def test_every_member_hears_who_joins_and_who_is_waited_for(net, monkeypatch):
     at_hub, at_north = [], []
     hub = net.hub(notify=at_hub.append, owed=lambda: ["south"])
     waiting = net.threads.submit(hub.wait_for, ["north", "south"], 20)
-    north = net.dialling(hub.port, "north", notify=at_north.append).result(10)
-    listening = net.threads.submit(lambda: bytes(north.receive(10)))
+    north = net.dialling(hub.port, "north", notify=at_north.append).result(HANG_S)
+    listening = net.threads.submit(lambda: bytes(north.receive(HANG_S)))
     await_notice(at_north, "waiting")
-    south = net.dialling(hub.port, "south").result(10)
-    waiting.result(10)
+    south = net.dialling(hub.port, "south").result(HANG_S)
+    waiting.result(HANG_S)
     hub.send("north", b"all are here")
-    assert listening.result(10) == b"all are here"
+    assert listening.result(HANG_S) == b"all are here"
     joins = [("joined", "north", ("south",)), ("joined", "south", ())]
     assert kinds(at_hub, "joined") == kinds(at_north, "joined") == joins
     assert set(kinds(at_hub, "waiting")) == set(kinds(at_north, "waiting")) == {("waiting", "", ("south",))}
     assert all(each.limit_s == 20 and each.seconds > 0 for each in at_hub if each.kind == "waiting")
     assert {each.text for each in at_north} == {"says the hub"}
     at_hub.clear()
-    listening = net.threads.submit(lambda: bytes(north.receive(10)))
+    listening = net.threads.submit(lambda: bytes(north.receive(HANG_S)))
     hearing = net.threads.submit(hub.receive, 20)
     await_notice(at_hub, "waiting")
     south.send(b"here")
-    assert bytes(hearing.result(10)[1]) == b"here"
+    assert bytes(hearing.result(HANG_S)[1]) == b"here"
     hub.send("north", b"go on")
-    assert listening.result(10) == b"go on"
+    assert listening.result(HANG_S) == b"go on"
     assert kinds(at_hub)[0] == ("waiting", "", ("south",))
 
 
@@ -811,8 +811,8 @@ def test_a_hub_waits_without_a_limit_where_none_is_given(net, monkeypatch):
     waiting = net.threads.submit(hub.wait_for, ["north"])
     time.sleep(0.2)
     assert not waiting.done()
-    net.dialling(hub.port, "north").result(10)
-    waiting.result(10)
+    net.dialling(hub.port, "north").result(HANG_S)
+    waiting.result(HANG_S)
     with pytest.raises(
         TransportError, match=r"not connected after 0\.1 s: south .0 connections of others were refused"
     ):
@@ -859,11 +859,11 @@ def test_every_member_hears_who_left_and_who_is_lost(net):
     line.sever()
     with pytest.raises(MemberLost, match="'north'"):
         hub.receive(20)
-    net.threads.submit(east.close).result(10)
+    net.threads.submit(east.close).result(HANG_S)
     with pytest.raises(MemberLost, match="'east'"):
         hub.receive(20)
     hub.send("south", b"we two")
-    assert bytes(south.receive(10)) == b"we two"
+    assert bytes(south.receive(HANG_S)) == b"we two"
     for told in (at_hub, at_south):
         assert kinds(told, "lost", "left") == [("lost", "north", ()), ("left", "east", ())]
 
@@ -886,7 +886,7 @@ def test_a_member_that_nobody_hears_yet_says_whom_it_dials(net, circle, monkeypa
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(TransportError, match="cannot be reached"):
-        net.dialling(port, "north", notify=told.append, retry_for_s=1.0).result(10)
+        net.dialling(port, "north", notify=told.append, retry_for_s=1.0).result(HANG_S)
     assert set(kinds(told)) == {("dialling", "hub", ("hub",))}
 
 
@@ -911,7 +911,7 @@ def test_a_member_may_send_no_notice(net):
     north = seated_raw(net, hub)
     north.send(HEAD.pack(0, 0) + notice_signal(Notice("away", "south", ("south",))))
     with pytest.raises(MemberLost, match=r"'north': a signal of .* that is none of the known ones"):
-        hub.receive(10)
+        hub.receive(HANG_S)
 
 
 @pytest.mark.parametrize(
@@ -940,7 +940,7 @@ def test_a_hub_whose_notices_break_the_rules_is_left(net, signal):
     told.clear()
     hub._inner.send("north", HEAD.pack(0, 1) + signal)
     with pytest.raises(TransportError, match="the hub is gone: it broke a rule of the connection: a notice"):
-        north.receive(10)
+        north.receive(HANG_S)
     assert not told
 
 
