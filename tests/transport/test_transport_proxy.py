@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -119,11 +118,9 @@ def test_control_characters_in_a_proxys_answer_are_left_out(circle, proxies):
 
 
 def test_a_proxy_that_says_nothing_is_given_up_in_time(circle):
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        started = time.monotonic()
-        with pytest.raises(TransportError, match=r"the proxy 127\.0\.0\.1:\d+: timed out"):
-            dial(circle, 7, f"http://127.0.0.1:{mute.getsockname()[1]}", timeout_s=0.3)
-    assert time.monotonic() - started < 20
+    timed_out = pytest.raises(TransportError, match=r"the proxy 127\.0\.0\.1:\d+: timed out")
+    with socket.create_server(("127.0.0.1", 0)) as mute, timed_out:
+        dial(circle, 7, f"http://127.0.0.1:{mute.getsockname()[1]}", timeout_s=0.3)
 
 
 def test_a_proxy_that_nobody_runs_is_named(circle):
