@@ -2,10 +2,10 @@
 
     python -m benchmarks.bench_secure [--quick] [--json] [training] [parties] [delays]
 
-Training: three parties over mutual TLS, a process each; federated mode, masks, and masks with row counts that parties verify ("after")
-take turns. Where federated mode's median exceeds 1.15 x its minimum something else was running, and the run is void. Parties: the same
-rows dealt to 10 and to 32, also over mutual TLS. Delays: three parties in one process, every round trip longer by so much. In every
-part all must give one and the same model file.
+Training: three parties over mutual TLS, a process each; federated mode, masks, and masks with row counts that parties verify ("tree",
+and "after" a level) take turns. Where federated mode's median exceeds 1.15 x its minimum something else was running, and the run is
+void. Parties: the same rows dealt to 10 and to 32, also over mutual TLS. Delays: three parties in one process, every round trip longer
+by so much. In every part all must give one and the same model file.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from hansa.roles.in_process import warm_up
 
 MODES = {
     "federated": {"mode": "federated"},
-    "secure-aggregation": {"mode": "secure-aggregation"},
-    "verified": {"mode": "secure-aggregation", "verify_counts": "after"},
-}
+    "secure-aggregation": {"mode": "secure-aggregation", "verify_counts": "off"},
+} | {when: {"mode": "secure-aggregation", "verify_counts": when} for when in ("tree", "after")}
 TRAINING = Job(rows=60_000, parties=3, trees=100)
 QUICK = Job(rows=6_000, parties=3, trees=5)
 TURNS, QUICK_TURNS = 5, 2
@@ -52,7 +51,7 @@ def compare(job: Job, contestant: Contestant, turns: int) -> dict[str, Any]:
             several.append(contestant(replace(job, **MODES[mode])))
     models = {run.model_sha256 for several in runs.values() for run in several}
     assert len(models) == 1, f"the modes' models differ: {models}"
-    federated, secure, verified = runs.values()
+    federated, secure, *verified = runs.values()
     return {
         "parties": job.parties,
         "rows": job.rows,
@@ -66,8 +65,11 @@ def compare(job: Job, contestant: Contestant, turns: int) -> dict[str, Any]:
             for name in ("training", "whole", "bytes_up", "bytes_down")
         },
         "verified": {
-            name: ratio([getattr(run, name) for run in verified], [getattr(run, name) for run in secure])
-            for name in ("training", "whole", "bytes_up", "bytes_down")
+            when: {
+                name: ratio([getattr(run, name) for run in several], [getattr(run, name) for run in secure])
+                for name in ("training", "whole", "bytes_up", "bytes_down")
+            }
+            for when, several in zip(("tree", "after"), verified, strict=True)
         },
         "void": unsteady([run.training for run in federated]) or unsteady([run.training for run in secure]),
     }
@@ -125,8 +127,8 @@ def show(result: dict[str, Any]) -> None:
         caption="run: parties and line. Median seconds of training, their ratio (VOID: not steady), the ratio with binning; kB up of "
         "a party and tree, the set-up's included, and as a multiple of federated mode's. "
         f"Wanted with 3 parties over TLS: at most {ALLOWED_TIME} x the time, {ALLOWED_BYTES} x the bytes. verified: time "
-        f"with row counts that parties check, as a multiple of that without (at most {ALLOWED_VERIFIED} wanted), and "
-        "kB down with and without.",
+        f"with row counts that parties check, a tree and a level at a time, as multiples of that without (at most {ALLOWED_VERIFIED} "
+        "wanted), and kB down with both and without.",
         title_justify="left",
     )
     for column in (
@@ -157,8 +159,11 @@ def show(result: dict[str, Any]) -> None:
                 f"{row['ratio']['whole']:.2f}",
                 f"{secure['bytes_up'] / row['trees'] / 1e3:,.0f}",
                 f"{row['ratio']['bytes_up']:.4f}",
-                f"{row['verified']['training']:.3f}",
-                f"{row['modes']['verified']['bytes_down'] / row['trees'] / 1e3:.1f} / {secure['bytes_down'] / row['trees'] / 1e3:.1f}",
+                " / ".join(f"{each['training']:.2f}" for each in row["verified"].values()),
+                " / ".join(
+                    f"{row['modes'][mode]['bytes_down'] / row['trees'] / 1e3:.1f}"
+                    for mode in ("tree", "after", "secure-aggregation")
+                ),
             )
     console().print(table)
 

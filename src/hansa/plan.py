@@ -20,7 +20,7 @@
     min_party_rows = 20                       # protected modes: rows that each of at least three parties must have
     min_child_rows = 1                        # no split makes a node of fewer pooled rows
     dominance = false                         # federated: cells and nodes hold their minimum without the largest party
-    verify_counts = "after"                   # secure-aggregation: parties check pooled rows of cells and nodes
+    verify_counts = "tree"                    # secure-aggregation: parties check pooled rows of cells and nodes
 
     [evaluation]
     fraction = 0.2                            # of each party's rows, held out for metrics and early stopping
@@ -68,7 +68,7 @@ import math
 import re
 import struct
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,13 @@ LEAST_MIN_CELL_ROWS = 2
 
 DEFAULT_MIN_PARTY_ROWS = 20
 """Rows that each of at least three parties must have in a batch that protected sums are taken over (SECURITY.md, "Batches")."""
-VERIFY_COUNTS = ("off", "after", "before")
-"""When parties learn and check the pooled rows of named cells and nodes: never, after their sums have left, or before."""
+
+VERIFY_COUNTS = ("off", "tree", "after", "before")
+"""When parties learn and check the pooled rows of named cells and nodes: never, of a whole tree at its end (and of cells after their
+sums have left), after a level's sums have left, or before."""
+
+DEFAULT_VERIFY_COUNTS = "tree"
+"""Of secure-aggregation plans with at least three parties."""
 
 DEFAULT_BINS_ON_SHARES = 32
 """`max_bin` of a coopetitive plan that names none: every cut is a column of shares, 4 bytes a row and part."""
@@ -560,6 +565,11 @@ PLAN_KEYS: dict[str, tuple[str, ...]] = {
 [monotone]: features."""
 
 
+def default_verify_counts(mode: object, parties: Sequence[str]) -> str:
+    """What a plan has that does not say; of two parties each would learn the other's rows."""
+    return DEFAULT_VERIFY_COUNTS if mode == MASKED and len(parties) > 2 else "off"
+
+
 def parse_plan(text: str, where: str = "plan") -> Plan:
     """Read a plan. Raises PlanError naming the key and what to write instead."""
     try:
@@ -628,7 +638,13 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
         ),
         min_child_rows=_typed(privacy.get("min_child_rows", 1), int, "privacy.min_child_rows", "a whole number", where),
         dominance=_flag(privacy.get("dominance", False), "privacy.dominance", where),
-        verify_counts=_typed(privacy.get("verify_counts", "off"), str, "privacy.verify_counts", "a text", where),
+        verify_counts=_typed(
+            privacy.get("verify_counts", default_verify_counts(mode, parties)),
+            str,
+            "privacy.verify_counts",
+            "a text",
+            where,
+        ),
         evaluation_fraction=float(
             _typed(evaluation.get("fraction", 0.0), (int, float), "evaluation.fraction", "a number", where)
         ),

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from made_consortium import PARTIES, PLAN, Consortium, assert_refused, hansa, write_member
 
-from hansa.cli.exposure import EXPOSURE, openings_under
+from hansa.cli.exposure import EXPOSURE, VERIFIED, exposure, openings_under
 from hansa.cli.plan_report import defaults
 from hansa.mpc.openings import OPENINGS
-from hansa.plan import MODES, PLAN_KEYS, Plan, parse_plan
+from hansa.plan import DEFAULT_VERIFY_COUNTS, MODES, PLAN_KEYS, VERIFY_COUNTS, Plan, parse_plan
 
 ROOT = Path(__file__).parents[2]
 MASKED = PLAN.replace('mode = "federated"', 'mode = "secure-aggregation"\nname = "x"').replace('name = "test"\n', "")
@@ -31,6 +31,9 @@ label = "fault"
 PLANS = {"federated": PLAN, "secure-aggregation": MASKED, "coopetitive": SHARED}
 
 
+VERIFIED_ALSO = {when: (sentence,) for when, sentence in VERIFIED.items()}
+
+
 def words(text: str) -> str:
     return " ".join(re.sub(r"[*`]", "", text).split())
 
@@ -38,7 +41,7 @@ def words(text: str) -> str:
 def test_security_says_of_every_mode_what_the_commands_say():
     security = words((ROOT / "SECURITY.md").read_text(encoding="utf-8"))
     assert set(EXPOSURE) == set(MODES)
-    for mode, sentences in EXPOSURE.items():
+    for mode, sentences in (EXPOSURE | VERIFIED_ALSO).items():
         for sentence in sentences:
             assert words(sentence) in security, (mode, sentence)
 
@@ -48,7 +51,10 @@ def test_the_page_of_the_demo_says_the_same():
     pytest.importorskip("jinja2")
     from hansa.demo.report import PROTECTION
 
-    assert {mode: " ".join(sentences) for mode, sentences in EXPOSURE.items()} == PROTECTION
+    assert set(PROTECTION) == set(EXPOSURE)
+    for mode, sentences in EXPOSURE.items():
+        assert PROTECTION[mode].startswith(" ".join(sentences))
+    assert PROTECTION["secure-aggregation"].endswith(VERIFIED[DEFAULT_VERIFY_COUNTS])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -60,19 +66,27 @@ def test_commands_say_who_can_read_what_in_this_mode_only(consortium: Consortium
     shown = hansa(command, *arguments)
     assert shown.exit_code == 0, shown.output
     lines = [line.strip() for line in shown.stdout.splitlines()]
-    for other, sentences in EXPOSURE.items():
-        for sentence in sentences:
-            assert (sentence in lines) == (sentence in EXPOSURE[mode]), (other, sentence)
     plan = parse_plan(PLANS[mode])
+    for other, sentences in (EXPOSURE | VERIFIED_ALSO).items():
+        for sentence in sentences:
+            assert (sentence in lines) == (sentence in exposure(plan)), (other, sentence)
     assert f"The model file goes to: {', '.join(plan.receivers)}." in lines
     assert plan.digest().hex() in shown.stdout
     for opening in openings_under(plan):
         assert f"to {opening.to}: {opening.what}" in lines
     report = json.loads(hansa(command, *arguments, "--json").stdout)
-    assert report["exposure"] == list(EXPOSURE[mode])
+    assert report["exposure"] == list(exposure(plan))
     assert report["receivers"] == list(plan.receivers)
     assert report["plan"] == plan.digest().hex()
     assert len(report["openings"]) == len(openings_under(plan))
+
+
+@pytest.mark.parametrize("when", VERIFY_COUNTS)
+def test_a_plan_says_what_an_aggregator_that_lies_can_do(consortium: Consortium, when):
+    path = consortium.folder / "plan.toml"
+    path.write_text(MASKED.replace("[privacy]", f'[privacy]\nverify_counts = "{when}"'))
+    lines = [line.strip() for line in hansa("plan", path).stdout.splitlines()]
+    assert [sentence in lines for sentence in VERIFIED.values()] == [other == when for other in VERIFIED]
 
 
 def test_a_plan_is_shown_with_every_key_and_its_defaults(consortium: Consortium):

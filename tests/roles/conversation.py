@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,14 @@ OF_COOPETITIVE_RUNS: dict[type[Message], Message] = {
 """One of each message that has no place in a run of another mode, or without verified row counts, where it must be refused."""
 
 
+@contextlib.contextmanager
+def lent(frame: bytes) -> Iterator[memoryview]:
+    """A frame as a network lends it: what comes next overwrites it."""
+    room = bytearray(frame)
+    yield memoryview(room).toreadonly()
+    room[:] = b"\xa5" * len(room)
+
+
 class Conversation:
     """An aggregator and parties, their frames in queues.
 
@@ -107,11 +116,13 @@ class Conversation:
 
     def deliver(self, name: str, frame: bytes) -> None:
         """Give a party a frame and put its answers on their way."""
-        self.up += [(name, bytes(answer)) for answer in self.parties[name].handle(memoryview(frame))]
+        with lent(frame) as view:
+            self.up += [(name, bytes(answer)) for answer in self.parties[name].handle(view)]
 
     def submit(self, name: str, frame: bytes) -> None:
         """Give the aggregator a frame and put its answers on their way."""
-        self.down += [(to, bytes(answer)) for to, answer in self.aggregator.handle(name, memoryview(frame))]
+        with lent(frame) as view:
+            self.down += [(to, bytes(answer)) for to, answer in self.aggregator.handle(name, view)]
 
     def until(self, kind: type[Message], to: str, count: int = 1) -> Message:
         """Run until the count-th message of this kind to a party is next; it is not delivered."""
@@ -141,10 +152,10 @@ class Conversation:
 
     def tell(self, name: str, message: Message) -> list[Message]:
         """What a party answers to a message."""
-        return [decode(name, bytes(frame)) for frame in self.parties[name].handle(memoryview(encode(message)))]
+        with lent(encode(message)) as view:
+            return [decode(name, bytes(frame)) for frame in self.parties[name].handle(view)]
 
     def say(self, name: str, message: Message) -> list[tuple[str, Message]]:
         """What the aggregator answers to a party's message."""
-        return [
-            (to, decode("hub", bytes(frame))) for to, frame in self.aggregator.handle(name, memoryview(encode(message)))
-        ]
+        with lent(encode(message)) as view:
+            return [(to, decode("hub", bytes(frame))) for to, frame in self.aggregator.handle(name, view)]

@@ -411,7 +411,12 @@ def test_a_member_that_stays_away_is_lost_by_name_once_and_may_not_come_back(net
     asked(hub, north, "north")
     line.down = True
     line.sever()
-    late = net.threads.submit(north.send, b"a late masked vector")
+
+    def say_late() -> None:
+        north.send(b"a late masked vector")  # which may leave before the loss is seen here
+        north.receive(HANG_S)
+
+    late = net.threads.submit(say_late)
     while "north" not in hub._away:  # it is the hub's own loss that the patience begins with
         with pytest.raises(TransportError, match="no frame from any member"):
             hub.receive(0.05)
@@ -776,7 +781,6 @@ def kinds(told: list[Notice], *wanted: str) -> list[tuple[str, str, tuple[str, .
     return [(each.kind, each.member, each.waiting_for) for each in told if not wanted or each.kind in wanted]
 
 
-@pytest.mark.slow  # fails now and then beside other work, for a reason that is not found yet
 def test_every_member_hears_who_joins_and_who_is_waited_for(net, monkeypatch):
     monkeypatch.setattr(notices, "EVERY_S", 0.5)
     monkeypatch.setattr(lasting, "LOOK_S", 0.1)
@@ -791,10 +795,13 @@ def test_every_member_hears_who_joins_and_who_is_waited_for(net, monkeypatch):
     hub.send("north", b"all are here")
     assert listening.result(HANG_S) == b"all are here"
     joins = [("joined", "north", ("south",)), ("joined", "south", ())]
-    assert kinds(at_hub, "joined") == kinds(at_north, "joined") == joins
-    assert set(kinds(at_hub, "waiting")) == set(kinds(at_north, "waiting")) == {("waiting", "", ("south",))}
+    said = [each for each in at_north if each.text == "says the hub"]
+    assert kinds(at_hub, "joined") == kinds(said, "joined") == joins
+    # On a busy machine the hub tells of a wait for both before north is there, and north of one for the hub between two words of it.
+    slow = {("waiting", "", ("north", "south"))}
+    assert set(kinds(at_hub, "waiting")) - slow == set(kinds(said, "waiting")) == {("waiting", "", ("south",))}
     assert all(each.limit_s == 20 and each.seconds > 0 for each in at_hub if each.kind == "waiting")
-    assert {each.text for each in at_north} == {"says the hub"}
+    assert set(kinds([each for each in at_north if each not in said])) <= {("waiting", "", ("hub",))}
     at_hub.clear()
     listening = net.threads.submit(lambda: bytes(north.receive(HANG_S)))
     hearing = net.threads.submit(hub.receive, 20)

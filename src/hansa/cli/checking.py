@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from hansa.cli.exposure import EXPOSURE, exposure_lines, openings_under
+from hansa.cli.exposure import exposure, exposure_lines, openings_under
 from hansa.cli.member import MemberFile, check_files, read_member_file
 from hansa.cli.output import size
 from hansa.cli.printable import printable
@@ -64,7 +64,7 @@ class TableCheck:
             "mode": self.plan.mode,
             "plan": self.plan.digest().hex(),
             "sent": [asdict(sent) for sent in self.sent],
-            "exposure": list(EXPOSURE[self.plan.mode]),
+            "exposure": list(exposure(self.plan)),
             "openings": [{"to": opening.to, "what": opening.what} for opening in openings_under(self.plan)],
             "receivers": list(self.plan.receivers),
             "rules": None if self.rules is None else [msgspec.structs.asdict(rule) for rule in self.rules],

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from hansa.mpc.openings import OPENINGS, Opening
-from hansa.plan import COOPETITIVE, Plan
+from hansa.plan import COOPETITIVE, MASKED, Plan
 
 EXPOSURE: Mapping[str, tuple[str, ...]] = {
     "federated": (
@@ -20,7 +20,6 @@ EXPOSURE: Mapping[str, tuple[str, ...]] = {
         "The aggregator can read sums over all parties, and no party's own part of them.",
         "From these sums the aggregator can reconstruct rows where few rows share a cell: which bin each value is in, and the label, "
         "but not whose row it is. Few bins, large leaves and few trees lessen this.",
-        "The masks protect against an aggregator that follows the protocol. One that does not can choose splits that isolate rows.",
         "Every party sees every split and leaf while the model grows, whether it is a receiver or not.",
     ),
     COOPETITIVE: (
@@ -32,6 +31,19 @@ EXPOSURE: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """Mode -> sentences, in the order to show."""
+
+_CHECKED = "each party checks the pooled rows of every cell and node that is asked about, and so learns these numbers."
+
+VERIFIED: Mapping[str, str] = {
+    "off": "The masks protect against an aggregator that follows the protocol. One that does not can choose splits that isolate rows.",
+    "tree": "An aggregator that does not follow the protocol can isolate rows in one tree, or in one search for cuts, and is then "
+    "caught: " + _CHECKED,
+    "after": "An aggregator that does not follow the protocol can isolate rows in one level of one tree, or in one search for cuts, "
+    "and is then caught: " + _CHECKED,
+    "before": "An aggregator that does not follow the protocol cannot isolate rows, as long as no party helps it: before sums leave, "
+    + _CHECKED,
+}
+"""`privacy.verify_counts` -> what a secure-aggregation run adds."""
 
 _ONLY_WHERE: Mapping[tuple[str, str], Callable[[Plan], bool]] = {
     ("quantile_search", "_open_path"): lambda plan: plan.coopetitive is not None and plan.coopetitive.cuts is None,
@@ -65,10 +77,15 @@ def openings_under(plan: Plan) -> tuple[Opening, ...]:
     )
 
 
+def exposure(plan: Plan) -> tuple[str, ...]:
+    """Who can read what under this plan, sentence by sentence."""
+    return EXPOSURE[plan.mode] + ((VERIFIED[plan.verify_counts],) if plan.mode == MASKED else ())
+
+
 def exposure_lines(plan: Plan) -> list[str]:
     """Who can read what under this plan, as lines of text."""
     lines = [f"Who can read what (mode {plan.mode}):"]
-    lines += [f"  {sentence}" for sentence in EXPOSURE[plan.mode]]
+    lines += [f"  {sentence}" for sentence in exposure(plan)]
     if plan.servers:
         lines.append(f"  The servers are: {', '.join(plan.servers)}.")
     lines.append(f"  The model file goes to: {', '.join(plan.receivers) or 'nobody'}.")

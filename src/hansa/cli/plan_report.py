@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from hansa.cli.exposure import EXPOSURE, exposure_lines, openings_under
+from hansa.cli.exposure import exposure, exposure_lines, openings_under
 from hansa.cli.output import size
 from hansa.cli.printable import printable
-from hansa.plan import COOPETITIVE, DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS, DEFAULT_MIN_PARTY_ROWS, Plan
+from hansa.plan import (
+    COOPETITIVE,
+    DEFAULT_BINS_ON_SHARES,
+    DEFAULT_MIN_CELL_ROWS,
+    DEFAULT_MIN_PARTY_ROWS,
+    Plan,
+    default_verify_counts,
+)
 from hansa.roles.sharing import assumed_counts, memory_needed
 from hansa.trees.parameters import Parameters
 
@@ -36,7 +43,7 @@ def defaults(plan: Plan) -> dict[str, Any]:
         "privacy.min_party_rows": DEFAULT_MIN_PARTY_ROWS,
         "privacy.min_child_rows": 1,
         "privacy.dominance": False,
-        "privacy.verify_counts": "off",
+        "privacy.verify_counts": default_verify_counts(plan.mode, plan.parties),
         "evaluation.fraction": 0.0,
         "evaluation.steps": (),
         "labels.range": None,
@@ -60,7 +67,7 @@ def as_json(plan: Plan, file_sha256: str) -> dict[str, Any]:
         "categories": {name: list(levels) for name, levels in plan.schema.levels.items()},
         "values": values,
         "defaults": sorted(key for key, value in values.items() if key in given and given[key] == value),
-        "exposure": list(EXPOSURE[plan.mode]),
+        "exposure": list(exposure(plan)),
         "openings": [{"to": opening.to, "what": opening.what} for opening in openings_under(plan)],
     }
 

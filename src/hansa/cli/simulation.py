@@ -24,7 +24,7 @@ from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
 from hansa.data.schema import Level, Schema
 from hansa.errors import DataError, HansaError, PlanError
-from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, SERVERS, Coopetitive, Plan
+from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, SERVERS, Coopetitive, Plan, default_verify_counts
 from hansa.roles.batches import check_roster, claim
 from hansa.roles.in_process import share_in_process, train_in_process, warm_up, warm_up_shares
 from hansa.roles.run import Progress
@@ -162,6 +162,7 @@ def make_plan(
         parameters=settings.parameters,
         min_cell_rows=settings.min_cell_rows,
         evaluation_fraction=settings.evaluation_fraction,
+        verify_counts=default_verify_counts(settings.mode, parties),
         coopetitive=more,
     )
 

@@ -20,9 +20,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from hansa.cli.exposure import EXPOSURE
+from hansa.cli.exposure import EXPOSURE, VERIFIED
 from hansa.errors import DataError
 from hansa.files import write_whole
+from hansa.plan import DEFAULT_VERIFY_COUNTS, MASKED
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,11 @@ SENT: Mapping[str, tuple[Sent, ...]] = {
 }
 """Mode -> what leaves a party in that mode."""
 
-PROTECTION: Mapping[str, str] = {mode: " ".join(sentences) for mode, sentences in EXPOSURE.items()}
-"""Mode -> who can read what in it."""
+PROTECTION: Mapping[str, str] = {
+    mode: " ".join([*sentences, VERIFIED[DEFAULT_VERIFY_COUNTS]] if mode == MASKED else sentences)
+    for mode, sentences in EXPOSURE.items()
+}
+"""Mode -> who can read what in it, with what the demo's plans leave at its default."""
 
 TOP_FEATURES = 15
 

@@ -187,6 +187,8 @@ class Party:
         self._protection.erase()
 
     def _answer(self, frame: memoryview) -> Iterator[bytes]:
+        if self._counts is not None and self._counts.first:
+            frame = memoryview(bytes(frame))  # the answer waits for row counts, whose frame overwrites this one
         message = self._session.decode(self._plan.aggregator, frame)
         if self._counts is not None and self._counts.due and not isinstance(message, ShowRows | Abort):
             raise self._broken(f"{type(message).__name__} came before the row counts of what was named before it")
@@ -276,7 +278,7 @@ class Party:
         return messages.encode(part if self._counts is None else self._counts.carry(part))
 
     def _with_counts(
-        self, named: Named | None, own: npt.NDArray[np.integer[Any]], answer: Iterator[bytes]
+        self, named: Named | None, own: npt.NDArray[np.integer[Any]] | None, answer: Iterator[bytes]
     ) -> Iterator[bytes]:
         """An answer, with this party's row counts of what was named; or the counts alone, and the answer once all were shown."""
         if self._counts is None or named is None:
@@ -533,11 +535,12 @@ class Party:
             with self._blaming():
                 named = self._counts.naming.nodes(self._tree, self._level, level)
         self._inside.apply(level)
+        if self._counts is not None:
+            self._counts.count(self._inside.ends - self._inside.starts)
         if message.then is not None and not level.last:
             raise self._broken("scales of the next tree in the middle of this one")
-        own = self._inside.ends - self._inside.starts
         answer = self._next_tree(message, level) if level.last else self._next_level(message, level)
-        yield from self._with_counts(named, own, answer)
+        yield from self._with_counts(named, None, answer)
 
     def _keep(self, level: Level) -> None:
         """Remember what a receiver will rebuild the model from; frames are not kept, so it is a copy."""

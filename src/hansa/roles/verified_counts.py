@@ -7,7 +7,8 @@ the plan allows:
 1. With its answer to a request, a party gives a vector of its row counts of what the request names, masked under a label of its own,
    and a proof for every other party (`secure.vouching`) over run, epoch, tree, step, everything broadcast so far, and the vector.
 2. The aggregator shows every party all vectors with the proofs that are meant for it, with its next broadcast (`verify_counts =
-   "after"`), or before any sums of that request leave (`"before"`). The vectors join the transcript, to which later masks are bound.
+   "after"`), or before any sums of that request leave (`"before"`). Under `"tree"` the children of a whole tree are named when it
+   ends, otherwise all is as under `"after"`. The vectors join the transcript, to which later masks are bound.
 3. A party checks the proofs, adds the vectors up (the masks cancel, the zero words say so) and checks the counts (`Named.broken`).
 
 Where cells were counted, and where every `SIGNED_TREES`-th tree and the last one end, the aggregator signs a hash of its broadcasts
@@ -59,13 +60,15 @@ class Named(NamedTuple):
     """What a request names, and what all parties know of its rows.
 
     Attributes:
-        tree, step: of the request; tree is `messages.SETUP` for cells.
+        tree, step: of the request, or of the tree's last one; tree is `messages.SETUP` for cells.
         size: how many cells or children. least: rows that each must have. most: rows of all parties.
         whole: int64: rows of what they are parts of; empty where unknown. Of children these are pairs, whose rows add up to it.
+        within: int64, as long as `whole`: of children, the one among them that a pair's parent is; -1 where that is not named here,
+            and its rows are `whole`, or unknown and that is -1.
         group: int64 (size,): of cells, which entry of `whole` each is a part of, at most; None of children.
-        leaves: whether they are the leaves below a tree's last level. signed: whether the aggregator signs its broadcasts when it
-            shows the counts.
-        where: what `describe` needs: of children the nodes' positions, of cells (bits, prefixes, names of features).
+        last: whether a tree ends with them. signed: whether the aggregator signs its broadcasts when it shows the counts.
+        where: what `describe` needs: of children (level, positions of the nodes that split) by level, of cells (bits, prefixes,
+            names of features).
     """
 
     tree: int
@@ -74,8 +77,9 @@ class Named(NamedTuple):
     least: int
     most: int
     whole: Int64
+    within: Int64
     group: Int64 | None
-    leaves: bool
+    last: bool
     signed: bool
     where: Any
 
@@ -84,8 +88,12 @@ class Named(NamedTuple):
         if self.tree == messages.SETUP:
             bits, prefixes, features = self.where
             return f"cell {int(prefixes[number]):#x} of {bits} bits of feature {features[number]!r}"
-        side = "right" if number % 2 else "left"
-        return f"the {side} child of node {self.where[number // 2]} in level {self.step - 1} of tree {self.tree}"
+        side, pair = "right" if number % 2 else "left", number // 2
+        for level, nodes in self.where:
+            if pair < len(nodes):
+                return f"the {side} child of node {nodes[pair]} in level {level} of tree {self.tree}"
+            pair -= len(nodes)
+        raise IndexError(number)
 
     def broken(self, counts: Int64) -> str:
         """The rule that these pooled counts break, or ""; int64 (size,)."""
@@ -98,12 +106,13 @@ class Named(NamedTuple):
             return ""
         group = np.arange(self.size) >> 1 if self.group is None else self.group
         sums = np.bincount(group, counts, len(self.whole)).astype(np.int64)
-        wrong = np.flatnonzero(sums != self.whole if self.group is None else sums > self.whole)
+        whole = np.where(self.within >= 0, counts[self.within], self.whole)
+        wrong = np.flatnonzero((whole >= 0) & (sums != whole) if self.group is None else sums > whole)
         if not len(wrong):
             return ""
         return (
             f"{self.describe(int(np.flatnonzero(group == wrong[0])[0]))} and its siblings are said to hold {sums[wrong[0]]} rows "
-            f"together, what they are parts of {self.whole[wrong[0]]}: a party's count is false"
+            f"together, what they are parts of {whole[wrong[0]]}: a party's count is false"
         )
 
     def pooled(self, words: bytes | memoryview, own: Int64) -> Int64:
@@ -116,7 +125,8 @@ class Named(NamedTuple):
         """
         counts = np.empty(self.size, np.int64)
         parts = np.frombuffer(words, _WORD).view(np.int64).reshape(-1, self.size + 1)
-        fault = add_up(parts, own, self.least, self.most, self.whole if self.group is None else _NONE, counts)
+        whole = self.whole if self.group is None else _NONE
+        fault = add_up(parts, own, self.least, self.most, whole, self.within, counts)
         if fault == 1:
             raise ProtocolError(
                 f"row counts of tree {self.tree}, step {self.step}: the masks do not cancel: a member saw other broadcasts, or sent "
@@ -145,6 +155,8 @@ class Naming:
         self._least = 1
         self._scales: Scales | None = None
         self._active = _NONE
+        self._by_tree = plan.verify_counts == "tree"
+        self._levels: list[tuple[int, Int64]] = []
 
     def cells(self, step: int, request: CutRequest) -> Named | None:
         """The cells that a request splits; None in round 0, which names nothing but the features."""
@@ -166,8 +178,9 @@ class Naming:
             least=self._plan.min_cell_rows + 1,
             most=self._n_rows,
             whole=whole,
+            within=np.full(len(whole), -1),
             group=group,
-            leaves=False,
+            last=False,
             signed=True,
             where=(request.bits, prefixes, [features[f] for f in feature]),
         )
@@ -183,29 +196,49 @@ class Naming:
         self._scales = scales
         self._least = rows_of(parameters.min_child_weight, plan.min_child_rows, heaviest, scales)
         # How many rows a draw of each party leaves is not worth working out: the root's children tell.
-        self._active = np.array([self._n_rows], np.int64) if parameters.subsample == 1 else _NONE
+        self._active = np.array([self._n_rows if parameters.subsample == 1 else -1], np.int64)
+        self._levels = []
         self._fine = False
 
     def nodes(self, tree: int, number: int, level: Level) -> Named | None:
-        """The children that a level makes; None where it makes none. Raises HansaError where scales make nonsense of counts."""
+        """The children that a level makes, or those of the whole tree that ends with it; None where there are none to name now.
+
+        Raises HansaError where scales make nonsense of counts.
+        """
         where = np.flatnonzero(level.feature >= 0)
-        if not len(where):
-            return None
-        if not self._fine:
+        if len(where) and not self._fine:
             assert self._scales is not None  # a tree began
             check_scale(hessian_bound(self._plan.parameters.objective, self._weight), self._n_rows, self._scales)
             self._fine = True
+        self._levels.append((number, where))
+        if self._by_tree and not level.last:
+            return None
+        levels, self._levels = self._levels, []
+        pairs = sum(len(nodes) for _, nodes in levels)
+        if not pairs:
+            return None
+        within = np.full(pairs, -1)
+        if self._by_tree:
+            whole = np.full(pairs, -1)
+            whole[0] = self._active[0]  # the root's rows: those of others are counted here too
+            above, begin = 0, 1
+            for _, nodes in levels[1:]:
+                within[begin : begin + len(nodes)] = above + nodes
+                above, begin = 2 * begin, begin + len(nodes)
+        else:
+            whole = self._active[where]
         return Named(
             tree,
             number + 1,
-            2 * len(where),
+            2 * pairs,
             self._least,
             self._n_rows,
-            self._active[where] if len(self._active) else _NONE,
+            whole,
+            within,
             None,
             level.last,
             level.last and ((tree + 1) % SIGNED_TREES == 0 or tree + 1 == self._plan.parameters.rounds),
-            where,
+            levels,
         )
 
     def settle(self, named: Named, counts: Int64) -> None:
@@ -213,7 +246,7 @@ class Naming:
         if named.tree == messages.SETUP:
             assert self._request is not None  # it named them
             self._cells = (self._request, counts)
-        elif not named.leaves:
+        elif not named.last:
             self._active = counts
 
 
@@ -303,6 +336,7 @@ class CountChecker:
         self._identity = identity
         self._section = _Section(protection.run.run_id)
         self._carried = True
+        self._children: list[Int64] = []
         self._before = encode_fields("hansa row counts v1", protection.run.run_id, protection.run.epoch)
 
     @property
@@ -314,8 +348,17 @@ class CountChecker:
         """Keep a broadcast for the signature to come."""
         self._section.hear(kind, frame)
 
-    def vouch(self, named: Named, own: npt.NDArray[np.integer[Any]]) -> None:
-        """Mask this party's counts of what was named, (size,), and make the proofs; `message` or `carry` gives them out."""
+    def count(self, own: Int64) -> None:
+        """Keep this party's rows of the children of a level, until they are named."""
+        self._children.append(own)
+
+    def vouch(self, named: Named, own: npt.NDArray[np.integer[Any]] | None = None) -> None:
+        """Mask this party's counts of what was named, (size,), and make the proofs; `message` or `carry` gives them out.
+
+        Without `own` they are those of the children that were kept.
+        """
+        if own is None:
+            own, self._children = np.concatenate(self._children), []
         words = np.empty(named.size + 1, _WORD)
         words[:-1] = own
         self._own = own.astype(np.int64, copy=False)

@@ -24,7 +24,8 @@ class _Party:
     def __init__(self, handler: Handler, opening: Iterable[Frame]) -> None:
         self._handler = handler
         self._answers: Iterator[Frame] | None = iter(opening)
-        self.inbox: deque[bytes] = deque()
+        self._lent = bytearray()
+        self.inbox: deque[bytearray] = deque()
 
     def has_work(self) -> bool:
         return self._answers is not None or bool(self.inbox)
@@ -32,7 +33,9 @@ class _Party:
     def advance(self) -> Frame | None:
         """The party's next frame; None where it had none to give in answer to the frame it was at."""
         if self._answers is None:
-            self._answers = iter(self._handler(memoryview(self.inbox.popleft())))
+            self._lent[:] = bytes(len(self._lent))  # as the next frame of a network overwrites it
+            self._lent = self.inbox.popleft()
+            self._answers = iter(self._handler(memoryview(self._lent).toreadonly()))
         frame = next(self._answers, None)
         if frame is None:
             self._answers = None
@@ -40,7 +43,7 @@ class _Party:
 
 
 class InProcessHub:
-    """See `hansa.transport.channel.Hub`. Frames are copied on their way to a party, as a network would.
+    """See `hansa.transport.channel.Hub`. Frames are copied on their way to a party, and overwritten when its next one comes.
 
     Args:
         handlers: member name -> what the member does with a frame from the hub.
@@ -79,7 +82,7 @@ class InProcessHub:
         view = checked(frame, self._frame_limit)
         if member not in self._parties:
             raise TransportError(f"member {member!r} is not connected")
-        self._parties[member].inbox.append(bytes(view))
+        self._parties[member].inbox.append(bytearray(view))
         self._traffic[member].frames_down += 1
         self._traffic[member].bytes_down += PREFIX_BYTES + len(view)
 

@@ -40,12 +40,13 @@ def rows_of(min_child_weight: float, min_child_rows: int, heaviest: int, scales:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def add_up(words, own, least, most, whole, counts):  # type: ignore[no-untyped-def]
+def add_up(words, own, least, most, whole, within, counts):  # type: ignore[no-untyped-def]
     """Add up masked vectors of row counts, and say whether anything is wrong with the sums.
 
     Args:
         words: int64 (parties, count + 1), a count for each name and then the zero word, in Z_2^64. own: int64 (count,) of one party.
-        least, most: rows that each must and may have. whole: int64 (pairs,): exact sums of counts 2 i and 2 i + 1, or empty.
+        least, most: rows that each must and may have. whole: int64 (pairs,): exact sums of counts 2 i and 2 i + 1, or empty. within:
+            int64 (pairs,): which count that sum is; -1 where it is `whole`, and that -1 where nothing is known.
         counts: int64 (count,), written.
 
     Returns:
@@ -68,7 +69,8 @@ def add_up(words, own, least, most, whole, counts):  # type: ignore[no-untyped-d
         elif total < own[name] and found == 0:
             found = 2
     for pair in range(whole.shape[0]):
-        if counts[2 * pair] + counts[2 * pair + 1] != whole[pair]:
+        expected = counts[within[pair]] if within[pair] >= 0 else whole[pair]
+        if expected >= 0 and counts[2 * pair] + counts[2 * pair + 1] != expected:
             found = 3
     return found
 
