@@ -115,9 +115,9 @@ def write_member(folder: Path, name: str, port: int, **changes: Any) -> Path:
 class Started:
     """A member's process."""
 
-    def __init__(self, role: str, path: Path, *options: str) -> None:
+    def __init__(self, role: str, path: Path, *options: str, command: Sequence[str] = ("-m", "hansa")) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "hansa", role, str(path), *options],
+            [sys.executable, *command, role, str(path), *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -152,8 +152,8 @@ class Consortium:
         self.folder = folder
         self._started: list[Started] = []
 
-    def start(self, role: str, path: Path, *options: str) -> Started:
-        started = Started(role, path, *options)
+    def start(self, role: str, path: Path, *options: str, command: Sequence[str] = ("-m", "hansa")) -> Started:
+        started = Started(role, path, *options, command=command)
         self._started.append(started)
         return started
 

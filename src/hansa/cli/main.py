@@ -434,6 +434,23 @@ def predict(model: Path, table: Path, save: Path, margin: bool, decimal: str) ->
 
 
 @main.command()
+@click.argument("evidence", type=EXISTING)
+@click.argument("other", type=EXISTING, required=False)
+@click.option("--plan", type=EXISTING, required=True, help="The run's plan.")
+@click.option("--members", type=EXISTING, required=True, help="The members file with the aggregator's card.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def evidence(evidence: Path, other: Path | None, plan: Path, members: Path, as_json: bool) -> None:
+    """Hold what an aggregator signed, in the file EVIDENCE that a party kept when it refused row counts, to the plan.
+
+    With OTHER, of another party: whether the aggregator signed two different histories of one run.
+    """
+    from hansa.cli.evidence import judge
+
+    judgement = judge(evidence, other, plan, members)
+    click.echo(json.dumps(judgement.as_json()) if as_json else judgement.text())
+
+
+@main.command()
 @click.argument("name")
 @click.option("--folder", type=PATH, help="Where to put it; default NAME.identity.")
 @click.option(

@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from hansa.cli import logs
+from hansa.cli.evidence import beside, keep_evidence
 from hansa.cli.model_file import save_model
 from hansa.cli.records import RunRecord, file_sha256, keeping
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, fingerprint, load_identity
@@ -50,7 +51,7 @@ from hansa.consortium.ledger import Entry, Ledger, Met
 from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy, read_policy
 from hansa.data.source import Rows, read_rows
-from hansa.errors import IdentityError, PlanError
+from hansa.errors import IdentityError, PlanError, ProtocolError
 from hansa.files import check_folder, check_outputs
 from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.roles.aggregator import Aggregator
@@ -511,6 +512,14 @@ def _contribute(member: MemberFile, rows: Rows, event: Event, notify: Notify, re
             channel = RecordingChannel(inner, member.transcript, name)
         record.count(counts)
         run_member(party, channel, member.idle_limit_s)
+    except ProtocolError:
+        if member.record is not None and party.evidence is not None:
+            kept = beside(member.record, party.run)
+            keep_evidence(kept, party.evidence)
+            logs.note(
+                logging.WARNING, f"{kept}: what the aggregator signed last; `hansa evidence` holds it to the plan"
+            )
+        raise
     finally:
         channel.close()
     put_model(member, party.model)

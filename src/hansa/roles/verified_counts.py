@@ -11,8 +11,9 @@ the plan allows:
    ends, otherwise all is as under `"after"`. The vectors join the transcript, to which later masks are bound.
 3. A party checks the proofs, adds the vectors up (the masks cancel, the zero words say so) and checks the counts (`Named.broken`).
 
-Where cells were counted, and where every `SIGNED_TREES`-th tree and the last one end, the aggregator signs a hash of its broadcasts
-since the signature before. Both sides' logic is here: `CountChecker` for a party, `CountRelay` for the aggregator. No I/O.
+Where cells were counted, and where trees end (under `"after"` and `"before"` every `SIGNED_TREES`-th and the last one), the aggregator
+signs a hash of its broadcasts since the signature before. A party keeps what was signed before it judges the counts in it. Both
+sides' logic is here: `CountChecker` for a party, `CountRelay` for the aggregator. No I/O.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ QUANTITY = "rows"
 SIGNING_PURPOSE = "hansa broadcasts v1"
 
 SIGNED_TREES = 8
-"""Trees from one signature of the aggregator to the next: making and checking one takes as long as the counts of a level."""
+"""Trees from one signature of the aggregator to the next where counts are shown level by level: making and checking one takes as long
+as the counts of a level."""
 
 _NOTHING = memoryview(b"")
 _WORD = np.dtype("<u8")
@@ -237,7 +239,8 @@ class Naming:
             within,
             None,
             level.last,
-            level.last and ((tree + 1) % SIGNED_TREES == 0 or tree + 1 == self._plan.parameters.rounds),
+            level.last
+            and (self._by_tree or (tree + 1) % SIGNED_TREES == 0 or tree + 1 == self._plan.parameters.rounds),
             levels,
         )
 
@@ -322,7 +325,8 @@ class CountChecker:
 
     Attributes:
         due: what was named and not shown yet.
-        evidence: the last section of broadcasts that the aggregator signed; None before the first.
+        evidence: the last section of broadcasts that the aggregator signed, the one with counts that were refused included; None
+            before the first.
     """
 
     def __init__(self, plan: Plan, member: str, protection: Masked, n_rows: int, identity: bytes) -> None:
@@ -398,16 +402,16 @@ class CountChecker:
                 f"zero word from each of {len(self._parties)} parties, and {others} proofs"
             )
         self._check_proofs(bytes(message.words), bytes(message.tags), size)
-        counts = named.pooled(message.words, self._own)
-        self.naming.settle(named, counts)
-        self.due = None
-        self._protection.hear(ShowRows.__name__, message.words)
         self._section.hear(ShowRows.__name__, message.words)
         if named.signed:
-            self.evidence = self._section.close(bytes(message.signature))
-            self._check_signature(self.evidence)
+            section = self._section.close(bytes(message.signature))
+            self._check_signature(section)
+            self.evidence = section
         elif message.signature:
             raise ProtocolError("a signature came where none is due")
+        self.naming.settle(named, named.pooled(message.words, self._own))
+        self.due = None
+        self._protection.hear(ShowRows.__name__, message.words)
 
     def _check_proofs(self, words: bytes, tags: bytes, size: int) -> None:
         vouching = self._protection.vouching

@@ -1,0 +1,159 @@
+"""What an aggregator signed, as a file: a party whose row counts were refused keeps it, and anybody who has the plan can judge it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hansa.cli.printable import printable
+from hansa.consortium.members import read_members
+from hansa.errors import HansaError, PlanError, ProtocolError
+from hansa.files import write_whole
+from hansa.plan import Plan, read_plan
+from hansa.protocol import messages
+from hansa.protocol.messages import CountCells, ShowRows, SplitNodes
+from hansa.roles.verified_counts import Evidence, check_evidence
+
+SUFFIX = ".evidence.json"
+MOST_BYTES = 2**28
+"""Of a file: more than a section of broadcasts takes."""
+
+ROUNDING = 7 / 8
+"""Hessians are summed in whole numbers: at the coarsest scale that a party takes, a row counts up to an eighth more than it has."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Pooled row counts that the aggregator showed.
+
+    Attributes:
+        of: what was counted. count: how many numbers. least: the smallest of them. allowed: the least that the plan allows.
+    """
+
+    of: str
+    count: int
+    least: int
+    allowed: int
+
+    @property
+    def broken(self) -> bool:
+        """Whether the plan was broken."""
+        return self.least < self.allowed
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What signed broadcasts show.
+
+    Attributes:
+        aggregator: who signed. run: the run's id, hex. shown: in order. two_histories: whether the second file holds other broadcasts
+            of the same place in the same run, signed too.
+    """
+
+    aggregator: str
+    run: str
+    shown: tuple[Shown, ...]
+    two_histories: bool = False
+
+    @property
+    def broken(self) -> bool:
+        """Whether it convicts the aggregator."""
+        return self.two_histories or any(each.broken for each in self.shown)
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {"broken": self.broken, **msgspec.to_builtins(self)}
+
+    def text(self) -> str:
+        """For people."""
+        lines = [f"member {self.aggregator!r} signed these broadcasts of run {self.run}"]
+        lines += [
+            f"  pooled rows of {each.count} {printable(each.of)}: the least is {each.least}; the plan allows no fewer than "
+            f"{each.allowed}{': BROKEN' if each.broken else ''}"
+            for each in self.shown
+        ]
+        if self.two_histories:
+            lines.append("  and others in their place, which another member heard: BROKEN")
+        broken = "the aggregator broke the plan" if self.broken else "nothing in them breaks the plan"
+        return "\n".join([*lines, broken])
+
+
+def beside(record: Path, run: bytes) -> Path:
+    """Where the evidence of a run goes, by its record: each run has a file of its own."""
+    return record.with_name(f"{record.name.removesuffix('.json')}.{run.hex()[:8]}{SUFFIX}")
+
+
+def keep_evidence(path: Path, evidence: Evidence) -> None:
+    """Write the file, mode 0600. Raises OutputError."""
+    write_whole(path, msgspec.json.encode(evidence))
+
+
+def read_evidence(path: Path) -> Evidence:
+    """Read what `keep_evidence` wrote. Raises HansaError naming the file."""
+    if path.stat().st_size > MOST_BYTES:
+        raise HansaError(f"{path}: has more than {MOST_BYTES} bytes; expected a file {SUFFIX} of a party's run")
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Evidence)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise HansaError(
+            f"{path}: is not the evidence of a run: {error}; expected a file {SUFFIX} that a party wrote"
+        ) from error
+
+
+def judge(first: Path, second: Path | None, plan_file: Path, members_file: Path) -> Judgement:
+    """Check the aggregator's signatures, and hold the row counts that it showed to the plan.
+
+    Raises PlanError, IdentityError for a signature that is not the aggregator's, ProtocolError for what is no run's broadcasts.
+    """
+    plan = read_plan(plan_file)
+    members = read_members(members_file)
+    if plan.verify_counts == "off":
+        raise PlanError(f"{plan_file}: privacy.verify_counts is 'off': in such a run nobody signs broadcasts")
+    if plan.aggregator not in members:
+        raise PlanError(f"{members_file}: has no card of the plan's aggregator {plan.aggregator!r}")
+    key = members[plan.aggregator].identity
+    evidence = read_evidence(first)
+    shown = _shown(evidence, plan, check_evidence(evidence, key, len(plan.parties)))
+    twice = False
+    if second is not None:
+        other = read_evidence(second)
+        check_evidence(other, key, len(plan.parties))
+        if (other.run, other.start) != (evidence.run, evidence.start):
+            raise ProtocolError(
+                f"{first} and {second} are of other runs, or of other places in one: nothing follows from both"
+            )
+        twice = other.end != evidence.end
+    return Judgement(plan.aggregator, evidence.run.hex(), shown, twice)
+
+
+def _shown(evidence: Evidence, plan: Plan, counts: list[npt.NDArray[np.int64]]) -> tuple[Shown, ...]:
+    found: list[Shown] = []
+    of, allowed = "children", 0
+    left = iter(counts)
+    for kind, frame in evidence.broadcasts:
+        if kind == ShowRows.__name__:
+            numbers = next(left)
+            found.append(Shown(of, len(numbers), int(numbers.min(initial=2**62)), allowed))
+        elif kind in (CountCells.__name__, SplitNodes.__name__):
+            message = messages.decode(plan.aggregator, frame)
+            if isinstance(message, CountCells):
+                of, allowed = f"cells of {message.bits} bits", plan.min_cell_rows + 1
+            elif isinstance(message, SplitNodes):
+                of, allowed = f"children in tree {message.tree}", _least_rows(plan)
+    return tuple(found)
+
+
+def _least_rows(plan: Plan) -> int:
+    """Rows that a child has in an honest run, from the plan alone: where weights count, no more than `min_child_rows` says."""
+    parameters = plan.parameters
+    scale = parameters.scale_pos_weight
+    if plan.schema.weight is not None or isinstance(scale, str):
+        return plan.min_child_rows
+    heaviest = max(1.0, scale) / (4 if parameters.objective == "binary:logistic" else 1)
+    return max(plan.min_child_rows, math.ceil(parameters.min_child_weight / heaviest * ROUNDING))
