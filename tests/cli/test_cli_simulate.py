@@ -204,6 +204,20 @@ def test_a_test_fraction_is_set_aside_class_by_class(table):
     assert sum(member["rows"] + member["test_rows"] for member in members) == N_ROWS
 
 
+def test_alone_and_pooled_are_the_same_whatever_the_mode(in_process, table):
+    """Each is a training of one table: what a mode's plan asks of several parties does not stop it."""
+    result = hansa(
+        "simulate", table, *BASE, *QUICK, "--in-process", "--alone", "--pooled", "--mode", "secure-aggregation"
+    )
+    assert result.exit_code == 0, result.output
+    masked = json.loads(result.stdout)
+    for name, member in in_process.summary["members"].items():
+        assert masked["members"][name]["metrics"] == member["metrics"]
+        assert masked["members"][name]["without_value"] == member["without_value"]
+    assert masked["pooled"]["hansa"]["metrics"] == in_process.summary["pooled"]["hansa"]["metrics"]
+    assert masked["model_sha256"] == in_process.summary["model_sha256"]
+
+
 def test_the_tables_for_people_show_members_and_pooled_metrics(table, tmp_path):
     result = hansa("simulate", table, *BASE[:-1], *QUICK, "--in-process", "--alone", "--save", tmp_path / "model.json")
     assert result.exit_code == 0, result.output

@@ -420,6 +420,7 @@ def _local(plan: Plan, name: str) -> Plan:
         receivers=(name,),
         minimum_parties=1,
         parameters=replace(plan.parameters, num_class=0),
+        verify_counts="off",
         coopetitive=None,
     )
 
