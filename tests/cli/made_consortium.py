@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
@@ -49,7 +50,13 @@ AGAIN = 75
 
 def hansa(*arguments: str | Path) -> Result:
     """Run `hansa ARGUMENTS` in this process."""
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return runner().invoke(main, [str(argument) for argument in arguments])
+
+
+def runner() -> CliRunner:
+    """One that keeps both streams apart, which click did not by itself before 8.2."""
+    apart = "mix_stderr" in inspect.signature(CliRunner).parameters
+    return CliRunner(mix_stderr=False) if apart else CliRunner()
 
 
 def assert_refused(result: Result, *fragments: str, status: int = 1) -> None:
