@@ -28,6 +28,7 @@ NAMES = (
     "secure",
     "coopetitive",
     "reconstruction",
+    "leaf_choices",
 )
 """In their order. Each file takes --quick and --json."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from hansa.cli.exposure import EXPOSURE, exposure_lines, openings_under
+from hansa.cli.exposure import EXPOSURE, exposure_lines, openings_under, released
 from hansa.cli.output import size
 from hansa.cli.printable import printable
-from hansa.plan import COOPETITIVE, DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS, DEFAULT_MIN_PARTY_ROWS, Plan
+from hansa.plan import COOPETITIVE, DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS, DEFAULT_MIN_PARTY_ROWS, Plan, Release
 from hansa.roles.sharing import assumed_counts, memory_needed
 from hansa.trees.parameters import Parameters
 
@@ -42,7 +42,9 @@ def defaults(plan: Plan) -> dict[str, Any]:
         "labels.range": None,
         "cuts": None,
         "monotone": (),
-        "release.statistics": False,
+        "release.statistics": plan.coopetitive is None,
+        "release.least_choices": replace(plan, release=Release(statistics=plan.release.statistics)).least_choices,
+        "release.leaf_bits": None,
         **parameters,
     }
 
@@ -61,6 +63,7 @@ def as_json(plan: Plan, file_sha256: str) -> dict[str, Any]:
         "values": values,
         "defaults": sorted(key for key, value in values.items() if key in given and given[key] == value),
         "exposure": list(EXPOSURE[plan.mode]),
+        "release": list(released(plan)),
         "openings": [{"to": opening.to, "what": opening.what} for opening in openings_under(plan)],
     }
 
