@@ -29,6 +29,7 @@ NAMES = (
     "coopetitive",
     "reconstruction",
     "leaf_choices",
+    "chosen_rows",
 )
 """In their order. Each file takes --quick and --json."""
 
