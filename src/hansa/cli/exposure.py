@@ -55,7 +55,8 @@ def released(plan: Plan) -> tuple[str, ...]:
             "first tree of four leaves or more."
         )
     else:
-        rounded = "Leaf values have all their bits: those of the first tree can tell how many rows, and with label 1, a leaf has."
+        kept = "all their bits" if plan.coopetitive is None else "14 fraction bits or more"
+        rounded = f"Leaf values keep {kept}: those of the first tree can tell how many rows, and with label 1, a leaf has."
     return (STATISTICS[plan.statistics], rounded)
 
 
