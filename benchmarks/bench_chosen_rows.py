@@ -39,8 +39,8 @@ LIKE_THE_PERSON = 6
 
 MOST_STRANGERS = 8
 ETA, LAMBDA = 0.3, 1.0
-FLOAT_ERROR = 2e-6
-"""Of a leaf's value that is not rounded, in relation to itself."""
+FLOAT_ERROR = 1e-5
+"""Of a leaf's value that is not rounded, in relation to itself: the margin that p follows from is a float32."""
 
 
 @dataclass(frozen=True)

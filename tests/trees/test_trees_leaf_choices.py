@@ -23,17 +23,20 @@ def made_leaves(rows: int, leaves: int, seed: int) -> tuple[np.ndarray, np.ndarr
     return n, rng.binomial(n, rng.beta(1, 2, leaves))
 
 
-def grown_leaves(rows: int, depth: int, eta: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def grown_leaves(
+    rows: int, depth: int, eta: float, seed: int, rare: float = 0.8, lambda_: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """The same of a first tree that XGBoost grows."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(rows, 8)).astype(np.float32)
-    label = features[:, 0] + features[:, 1] * features[:, 2] + rng.logistic(size=rows) > 0.8
+    label = features[:, 0] + features[:, 1] * features[:, 2] + rng.logistic(size=rows) > rare
     data = xgb.DMatrix(features, label)
     given = {
         "objective": "binary:logistic",
         "base_score": float(label.mean()),
         "eta": eta,
         "max_depth": depth,
+        "lambda": lambda_,
         "nthread": 1,
     }
     leaf = xgb.train(given, data, 1).predict(data, pred_leaf=True).ravel()
@@ -106,6 +109,23 @@ def test_two_leaves_tell_almost_all_whatever_the_rule():
     assert naive.choices_of_rows(*leaves, 4, ETA, LAMBDA)[0] > 100
 
 
+def test_small_leaves_beside_a_large_one_with_lambda_0_leave_fewer_than_the_rule_says():
+    """A limit of the rule: it is a mean, with one bit to spare."""
+    n, positives = grown_leaves(800, 2, ETA, 1, rare=-3, lambda_=0.0)
+    assert n.max() > 30 * n.min()
+    bits = leaf_bits_for(1000, 800, Parameters(eta=ETA, max_depth=2, lambda_=0.0), positives.sum() / 800, 1.0)
+    assert 100 < naive.choices_of_rows(n, positives, bits, ETA, 0.0)[0] < 1000
+
+
+@pytest.mark.parametrize("rare", [-3.0, 3.5])
+def test_with_rare_labels_and_the_usual_lambda_so_many_fit(rare):
+    for seed in range(2):
+        n, positives = grown_leaves(800, 3, ETA, seed, rare=rare)
+        given = Parameters(eta=ETA, max_depth=3)
+        bits = leaf_bits_for(1000, 800, given, positives.sum() / 800, 1.0)
+        assert naive.choices_of_rows(n, positives, bits, ETA, LAMBDA)[0] >= 1000, seed
+
+
 def test_more_rows_and_fewer_choices_leave_more_bits():
     def bits(rows: int = 614, choices: int = 1000, **given: float) -> int:
         return leaf_bits_for(choices, rows, Parameters(**given), 1 / 3, 1.0)
@@ -114,7 +134,7 @@ def test_more_rows_and_fewer_choices_leave_more_bits():
     assert bits(choices=10**6) < bits(choices=10)
     assert bits(eta=0.1) > bits()
     assert bits(rows=10**9) == 24
-    assert bits(rows=1) == math.ceil(math.log2(16 / 0.3)), "a step is never more than eta / 16"
+    assert bits(rows=1) == math.ceil(math.log2(8 / 0.3)), "a step is never more than eta / 8"
     assert not enough_rows(1000, 100, Parameters(), 1 / 3, 1.0)
     assert enough_rows(1000, 614, Parameters(), 1 / 3, 1.0)
     assert bits(max_depth=1) >= 1

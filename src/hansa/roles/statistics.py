@@ -158,7 +158,7 @@ def rounded_leaf_bits(plan: Plan, rows: int, base_score: float, scale_pos_weight
     if plan.release.least_choices and not enough_rows(*public):
         raise PlanError(
             f"{drawn} rows in training are too few for release.least_choices = {plan.least_choices}: leaf values would have to be "
-            "rounded to more than a sixteenth of eta; ask for fewer choices, or give release.leaf_bits"
+            "rounded to more than an eighth of eta; ask for fewer choices, or give release.leaf_bits"
         )
     return leaf_bits_for(*public)
 

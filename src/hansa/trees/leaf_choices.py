@@ -33,8 +33,8 @@ USUAL_LEAF = 4
 SPREAD = 0.25
 """Standard deviation of the leaves' shares of label 1."""
 
-COARSEST_STEPS = 16
-"""A leaf's value is not rounded to more than eta / COARSEST_STEPS, however few the rows: the trees would say nothing."""
+COARSEST_STEPS, FEWEST_BITS = 8, 4
+"""A leaf's value is not rounded to more than eta / COARSEST_STEPS, nor to fewer bits, however few the rows: the trees would say little."""
 
 MOST_LEAF_BITS = 24
 """A number of so many fraction bits, below 1, is exact in float32."""
@@ -107,7 +107,7 @@ def _leaves(rows: int, parameters: Parameters, base_score: float, scale: float) 
 
 
 def _fewest_bits(parameters: Parameters) -> int:
-    return min(MOST_LEAF_BITS, max(0, math.ceil(math.log2(COARSEST_STEPS / parameters.eta))))
+    return min(MOST_LEAF_BITS, max(FEWEST_BITS, math.ceil(math.log2(COARSEST_STEPS / parameters.eta))))
 
 
 def _log_binomial(n: int, k: int) -> float:
