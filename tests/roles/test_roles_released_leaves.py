@@ -245,3 +245,26 @@ def test_the_naive_count_and_the_attack_here_agree():
     found, _ = fitting(values, float(np.float32(ROWS.label.mean())), int(positives.sum()), 2.0**-9)
     told, _ = naive.choices_of_rows(rows, positives, 8, 0.3, 1.0)
     assert found == pytest.approx(told, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"mode": "secure-aggregation", "verify_counts": "after"},
+        {"mode": "secure-aggregation", "verify_counts": "before"},
+        {"mode": "federated", "dominance": True},
+    ],
+    ids=str,
+)
+def test_given_bits_go_with_what_else_a_plan_asks_of_nodes(given):
+    chosen = replace(plan(tuple(TABLES)), release=Release(leaf_bits=6), **given)
+    run = train_in_process(chosen, TABLES)
+    assert {party.model for party in run.parties.values()} == {run.outcome.model}
+    assert run.outcome.ensemble.trees[0].num_nodes > 7
+
+
+def test_early_stopping_and_held_out_rows_go_with_rounded_leaves():
+    given = plan(tuple(TABLES), evaluation=0.2, rounds=30, eta=1.0, early_stopping_rounds=2)
+    run = train_in_process(replace(given, release=Release(statistics=False, least_choices=100)), TABLES)
+    assert len(run.outcome.ensemble.trees) < 30
+    assert {party.model for party in run.parties.values()} == {run.outcome.model}
