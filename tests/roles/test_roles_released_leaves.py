@@ -128,6 +128,14 @@ def test_covers_tell_rows_of_every_node_and_a_file_without_them_does_not():
         assert np.array_equal(tree.base_weights[~inner], tree.split_conditions[~inner])
 
 
+@pytest.mark.parametrize("release", [Release(), SILENT])
+def test_shap_values_need_covers(release):
+    booster = xgb.Booster()
+    booster.load_model(bytearray(train_in_process(released("federated", release), TABLES).outcome.model))
+    data = xgb.DMatrix(ROWS.features.T, feature_names=list(FEATURES))
+    assert np.isfinite(booster.predict(data, pred_contribs=True)).all() == release.statistics
+
+
 @pytest.mark.parametrize("mode", SUMMING)
 @pytest.mark.parametrize("release", [SILENT, COARSE, Release(leaf_bits=6)])
 def test_every_release_predicts_in_xgboost_as_here(mode, release):

@@ -56,7 +56,9 @@ def released(plan: Plan) -> tuple[str, ...]:
         )
     else:
         kept = "all their bits" if plan.coopetitive is None else "14 fraction bits or more"
-        rounded = f"Leaf values keep {kept}: those of the first tree can tell how many rows, and with label 1, a leaf has."
+        rounded = (
+            f"Leaf values keep {kept}: those of the first tree can tell how many rows, and with label 1, a leaf has."
+        )
     return (STATISTICS[plan.statistics], rounded)
 
 

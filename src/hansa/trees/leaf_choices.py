@@ -34,7 +34,7 @@ SPREAD = 0.25
 """Standard deviation of the leaves' shares of label 1."""
 
 COARSEST_STEPS, FEWEST_BITS = 8, 4
-"""A leaf's value is not rounded to more than eta / COARSEST_STEPS, nor to fewer bits, however few the rows: the trees would say little."""
+"""A leaf's value is not rounded to more than eta / COARSEST_STEPS, nor to fewer bits, however few the rows: trees would say little."""
 
 MOST_LEAF_BITS = 24
 """A number of so many fraction bits, below 1, is exact in float32."""
