@@ -232,7 +232,8 @@ def check_level(level: Level, allowed: npt.NDArray[np.bool_], sizes: Int64, spli
 def rounded(values: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float32]:
     """Leaf values as the nearest multiples of 2^-bits, ties to even; float32, exact for values whose size is below 2^(24 - bits)."""
     unit = np.float32(2.0**bits)
-    return np.rint(values * unit) / unit + np.float32(0)  # -0 becomes 0
+    nearest: npt.NDArray[np.float32] = np.rint(values * unit) / unit + np.float32(0)  # -0 becomes 0
+    return nearest
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
