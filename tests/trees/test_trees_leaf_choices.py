@@ -100,6 +100,9 @@ def test_a_start_value_of_the_plan_hides_the_number_of_positives_and_leaves_more
     known = naive.choices_of_rows(n, positives, 8, ETA, LAMBDA)[0]
     hidden = naive.choices_of_rows(n, positives, 8, ETA, LAMBDA, p=0.4)[0]
     assert hidden > 10 * known
+    assert naive.choices_of_rows(*made_leaves(614, 8, 0), 14, ETA, LAMBDA, p=0.4)[0] == 1, (
+        "fine leaves tell all the same"
+    )
 
 
 def test_two_leaves_tell_almost_all_whatever_the_rule():
