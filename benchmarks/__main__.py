@@ -28,6 +28,8 @@ NAMES = (
     "secure",
     "coopetitive",
     "reconstruction",
+    "leaf_choices",
+    "chosen_rows",
 )
 """In their order. Each file takes --quick and --json."""
 

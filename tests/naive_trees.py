@@ -207,3 +207,35 @@ def exact_sum(values, weights):
         (Fraction(v) * Fraction(w) for v, w in zip(values.tolist(), weights.tolist(), strict=True)),
         Fraction(0),
     )
+
+
+def choices_of_rows(rows, positives, bits, eta, lambda_, p=None):
+    """How many whole numbers (rows, positives) of all leaves fit a first tree's rounded leaf values; pairs that fit each leaf alone.
+
+    Args:
+        rows, positives: int (leaves,), the truth. bits: fraction bits of the values. p: every row's probability; None for the share of
+            positives, and then the positives of all leaves are known to add up to theirs.
+    """
+    total, ones = int(rows.sum()), int(positives.sum())
+    known = p is None
+    p = ones / total if known else p
+    unit = 2.0**-bits
+    seen = np.round(-eta * (rows * p - positives) / (rows * p * (1 - p) + lambda_) / unit) * unit
+    n = np.arange(1, total + 1)
+    ways, pairs = np.zeros((total + 1, ones + 1 if known else total + 1)), []
+    ways[0, 0] = 1
+    for value in seen:
+        slope = (n * p * (1 - p) + lambda_) / eta
+        low = np.ceil(n * p + (value - unit / 2) * slope - 1e-9).astype(int)
+        high = np.floor(n * p + (value + unit / 2) * slope + 1e-9).astype(int)
+        low, high = np.maximum(low, 0), np.minimum(high, n)
+        if known:
+            low, high = np.maximum(low, n - (total - ones)), np.minimum(high, ones)
+        more, count = np.zeros_like(ways), 0
+        for size, first, last in zip(n, low, high, strict=True):
+            for k in range(first, last + 1):
+                count += 1
+                more[size:, k:] += ways[: len(ways) - size, : ways.shape[1] - k]
+        pairs.append(count)
+        ways = more
+    return float(ways[total, ones] if known else ways[total].sum()), pairs

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from hansa.data.schema import Schema
 from hansa.errors import PlanError
-from hansa.plan import COOPETITIVE, MODES, PLAN_KEYS, Coopetitive, Plan, parse_plan, read_plan, write_plan
+from hansa.plan import (
+    COOPETITIVE,
+    MODES,
+    PLAN_KEYS,
+    Coopetitive,
+    Plan,
+    Release,
+    parse_plan,
+    read_plan,
+    write_plan,
+)
 from hansa.trees.parameters import METRICS, NAMES, Parameters, parse_parameters
 
 TEXT = """
@@ -90,6 +100,9 @@ TEXT_OF_CATEGORIES = TEXT_ON_SHARES.replace('"temperature"]\nlabel', '"temperatu
 )
 
 OF_CATEGORIES = parse_plan(TEXT_OF_CATEGORIES)
+
+CHOICES = replace(PLAN, release=Release(statistics=False, least_choices=500))
+BITS = replace(PLAN, release=Release(leaf_bits=9))
 
 COUNTED = replace(PLAN, mode="secure-aggregation", verify_counts="before", min_child_rows=5)
 
@@ -222,12 +235,76 @@ def test_the_digest_is_of_the_meaning(text):
         {"schema": Schema(("traffic", "temperature"), "fault")},
         {"min_cell_rows": 21},
         {"evaluation_fraction": 0.21},
+        {"release": Release(statistics=False)},
+        {"release": Release(statistics=False, least_choices=500)},
+        {"release": Release(leaf_bits=9)},
         *({"parameters": replace(PLAN.parameters, **p)} for p in ({"eta": 0.2}, {"seed": 1}, {"lambda_": 0.5})),
     ],
     ids=str,
 )
 def test_the_digest_changes_with_the_meaning(change):
     assert replace(PLAN, **change).digest() != PLAN.digest()
+
+
+RELEASED_ON_SHARES = TEXT_ON_SHARES.replace("reg:squarederror", "binary:logistic").replace(
+    "[labels]\nrange = [0, 100]\n", ""
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "statistics", "choices"),
+    [
+        (TEXT, True, 0),
+        (TEXT + "[release]\nstatistics = false", False, 0),
+        (TEXT + "[release]\nstatistics = false\nleast_choices = 50", False, 50),
+        (TEXT + "[release]\nleaf_bits = 9", True, 0),
+        (RELEASED_ON_SHARES, True, 0),
+        (RELEASED_ON_SHARES.replace("statistics = true", ""), False, 1000),
+        (RELEASED_ON_SHARES.replace("statistics = true", "least_choices = 0"), False, 0),
+        (RELEASED_ON_SHARES.replace("statistics = true", "leaf_bits = 14"), False, 0),
+        (TEXT_ON_SHARES.replace("statistics = true", ""), False, 0),
+    ],
+)
+def test_a_plan_says_what_its_model_tells_of_leaves(text, statistics, choices):
+    plan = parse_plan(text)
+    assert (plan.statistics, plan.least_choices) == (statistics, choices)
+    assert parse_plan(write_plan(plan)) == plan
+    assert plan.by_key()["release.statistics"] is statistics
+    assert plan.by_key()["release.least_choices"] == choices
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ("statistics = 1", "release.statistics is 1; expected true or false"),
+        ("stats = true", "key 'stats' is not known"),
+        ("leaf_bits = 3", "release.leaf_bits is 3; expected 4 to 24"),
+        ("leaf_bits = 25", "release.leaf_bits is 25; expected 4 to 24"),
+        ("leaf_bits = 9.0", "release.leaf_bits is 9.0; expected a whole number"),
+        ("leaf_bits = true", "release.leaf_bits is True; expected a whole number"),
+        ("statistics = false\nleast_choices = -1", "release.least_choices is -1; expected 0"),
+        ("statistics = false\nleast_choices = 9\nleaf_bits = 9", "least_choices is 9, and leaf_bits 9 is given too"),
+        ("least_choices = 9", "a leaf's cover tells its number of rows: set release.statistics = false"),
+    ],
+)
+def test_what_is_wrong_with_a_release_is_named(more, named):
+    with pytest.raises(PlanError, match=re.escape(named)):
+        parse_plan(f"{TEXT}[release]\n{more}\n")
+
+
+def test_where_parties_learn_the_rows_of_leaves_no_choices_can_be_promised():
+    text = (TEXT + "[release]\nstatistics = false\nleast_choices = 9\n").replace("federated", "secure-aggregation")
+    text = text.replace("minimum_parties = 2", "minimum_parties = 3")
+    assert parse_plan(text).least_choices == 9
+    with pytest.raises(PlanError, match=r"privacy\.verify_counts = 'after' tells every party the rows of each leaf"):
+        parse_plan(text.replace("[privacy]", '[privacy]\nverify_counts = "after"'))
+
+
+@pytest.mark.parametrize("key", ["least_choices", "leaf_bits"])
+def test_leaves_of_squared_error_are_not_rounded(key):
+    text = (TEXT + f"[release]\nstatistics = false\n{key} = 9\n").replace("binary:logistic", "reg:squarederror")
+    with pytest.raises(PlanError, match=f"release.{key} goes with binary:logistic only"):
+        parse_plan(text)
 
 
 def test_the_digest_is_known():
@@ -497,7 +574,7 @@ def test_categories_are_refused_in_other_modes_with_what_to_do(mode):
 
 @pytest.mark.parametrize(
     "more",
-    ["[labels]\nrange = [0, 1]", "[cuts]\ntraffic = [1]", "[release]\nstatistics = true"],
+    ["[labels]\nrange = [0, 1]", "[cuts]\ntraffic = [1]"],
 )
 def test_tables_of_coopetitive_plans_are_refused_in_others(more):
     with pytest.raises(PlanError, match="goes with mode 'coopetitive' only"):
@@ -589,7 +666,8 @@ def test_a_file_is_named_in_errors(tmp_path):
 
 def test_every_key_is_listed():
     """The list of keys, from which the documentation is checked, is what a written plan has."""
-    documents = [tomllib.loads(write_plan(plan)) for plan in (PLAN, ON_SHARES, OF_CATEGORIES, COUNTED)]
+    plans = (PLAN, ON_SHARES, OF_CATEGORIES, COUNTED, CHOICES, BITS)
+    documents = [tomllib.loads(write_plan(plan)) for plan in plans]
     assert {key for document in documents for key in document} == set(PLAN_KEYS[""])
     for table in ("members", "schema", "privacy", "evaluation", "labels", "release"):
         assert {key for document in documents for key in document.get(table, ())} == set(PLAN_KEYS[table])
@@ -610,4 +688,5 @@ def test_every_key_is_listed():
         "min_party_rows",
         "evaluation_fraction",
         "coopetitive",
+        "release",
     }

@@ -54,8 +54,10 @@ In coopetitive mode nobody sums; three servers compute on shares, and the hub on
     [monotone]                                # optional: 1 for increasing, -1 for decreasing
     traffic = 1
 
-    [release]
-    statistics = false                        # gain and cover of every split
+    [release]                                 # in every mode
+    statistics = false                        # gain and cover of every node; default: false in coopetitive mode, else true
+    least_choices = 1000                      # numbers of rows that fit a first tree's leaves; default: 1000 in coopetitive mode
+    leaf_bits = 10                            # in place of it: fraction bits of leaf values
 
 Signed plans and approvals come later; they will sign `digest`. So do conditions of a release: they will stand in [release].
 """
@@ -69,7 +71,7 @@ import re
 import struct
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,12 @@ sums have left), after a level's sums have left, or before."""
 
 DEFAULT_VERIFY_COUNTS = "tree"
 """Of secure-aggregation plans with at least three parties."""
+DEFAULT_LEAST_CHOICES = 1000
+"""`release.least_choices` of a coopetitive plan of binary:logistic that releases no statistics."""
+
+LEAF_BITS_RANGE = (4, 24)
+"""What `release.leaf_bits` may be."""
+
 
 DEFAULT_BINS_ON_SHARES = 32
 """`max_bin` of a coopetitive plan that names none: every cut is a column of shares, 4 bytes a row and part."""
@@ -163,6 +171,22 @@ class Coopetitive:
 
 
 @dataclass(frozen=True)
+class Release:
+    """What the model tells of its leaves. Public to all members.
+
+    Attributes:
+        statistics: whether the file holds covers, gains and inner nodes' weights. In coopetitive mode that is `Coopetitive.statistics`.
+        least_choices: leaf values are so coarse that so many choices of rows fit a first tree (`trees.leaf_choices`); 0 for leaves as
+            they are; None for the mode's default.
+        leaf_bits: in place of that, fraction bits of leaf values; None where it is not given.
+    """
+
+    statistics: bool = True
+    least_choices: int | None = None
+    leaf_bits: int | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """What the members agreed on. Public to all of them.
 
@@ -183,6 +207,7 @@ class Plan:
         coopetitive: in that mode, else None.
         min_party_rows: in the protected modes, rows that each of at least three parties (two where every party's policy allows
             it) must have in training, among held-out rows and of each class where sums tell classes apart.
+        release: what the model tells of its leaves.
     """
 
     name: str
@@ -200,10 +225,13 @@ class Plan:
     verify_counts: str = "off"
     coopetitive: Coopetitive | None = None
     min_party_rows: int = DEFAULT_MIN_PARTY_ROWS
+    release: Release = Release()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parties", tuple(sorted(self.parties)))
         object.__setattr__(self, "receivers", tuple(sorted(self.receivers)))
+        if self.coopetitive is not None:  # it says so itself
+            object.__setattr__(self, "release", replace(self.release, statistics=True))
         _check_plan(self)
 
     @property
@@ -226,6 +254,20 @@ class Plan:
         """The compute servers S_0, S_1, S_2; none but in coopetitive mode."""
         return () if self.coopetitive is None else self.coopetitive.servers
 
+    @property
+    def statistics(self) -> bool:
+        """Whether the model holds covers and gains."""
+        return self.release.statistics if self.coopetitive is None else self.coopetitive.statistics
+
+    @property
+    def least_choices(self) -> int:
+        """How many choices of rows are to fit a first tree's leaves; 0 where leaves are as they are, or have given bits."""
+        given = self.release.least_choices
+        if given is not None or self.release.leaf_bits is not None:
+            return given or 0
+        rounded = self.coopetitive is not None and not self.statistics
+        return DEFAULT_LEAST_CHOICES if rounded and self.parameters.objective == "binary:logistic" else 0
+
     def canonical(self) -> bytes:
         """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out
         but that of `schema.decimal`, which came later.
@@ -238,8 +280,12 @@ class Plan:
         if self.parameters.max_cat_to_onehot is None:
             del content["parameters"]["max_cat_to_onehot"]
         # Settings that came later are left out where they change nothing: older plans keep their digests.
-        for key, unchanged in (("verify_counts", "off"), ("min_child_rows", 1), ("dominance", False)):
-            if content[key] == unchanged:
+        release = content.pop("release") | {"least_choices": self.least_choices}
+        content |= {key: release[key] for key in ("statistics", "least_choices", "leaf_bits")}
+        unchanged = {"verify_counts": "off", "min_child_rows": 1, "dominance": False}
+        unchanged |= {"statistics": True, "least_choices": 0, "leaf_bits": None}
+        for key, value in unchanged.items():
+            if content[key] == value:
                 del content[key]
         return msgspec.json.encode(content, order="sorted")
 
@@ -263,6 +309,9 @@ class Plan:
             "privacy.dominance": self.dominance,
             "privacy.verify_counts": self.verify_counts,
             "evaluation.fraction": self.evaluation_fraction,
+            "release.statistics": self.statistics,
+            "release.least_choices": self.least_choices,
+            "release.leaf_bits": self.release.leaf_bits,
         }
         if more is not None:
             values |= {
@@ -275,7 +324,6 @@ class Plan:
                 "labels.range": more.label_range,
                 "cuts": more.cuts,
                 "monotone": more.monotone,
-                "release.statistics": more.statistics,
             }
         return values | {f"parameters.{name.rstrip('_')}": value for name, value in parameters.items()}
 
@@ -288,9 +336,7 @@ def _check_plan(plan: Plan) -> None:
     if plan.mode not in MODES:
         raise PlanError(f"plan: mode is {plan.mode!r}; expected one of {', '.join(MODES)}")
     if (plan.mode == COOPETITIVE) != (plan.coopetitive is not None):
-        raise PlanError(
-            f"plan: mode is {plan.mode!r}; hub, servers, labels, cuts and release go with {COOPETITIVE!r} only"
-        )
+        raise PlanError(f"plan: mode is {plan.mode!r}; hub, servers, labels and cuts go with {COOPETITIVE!r} only")
     for name in plan.members:
         if not NAME.fullmatch(name):
             raise PlanError(
@@ -356,6 +402,7 @@ def _check_plan(plan: Plan) -> None:
             f"plan: privacy.verify_counts is {plan.verify_counts!r}; it goes with mode {MASKED!r} only, and the mode is "
             f"{plan.mode!r}: leave it out"
         )
+    _check_release(plan)
     if not 0 <= plan.evaluation_fraction < 1:
         raise PlanError(f"plan: evaluation.fraction is {plan.evaluation_fraction}; expected at least 0 and below 1")
     parameters = plan.parameters
@@ -367,6 +414,36 @@ def _check_plan(plan: Plan) -> None:
     if plan.evaluation_fraction == 0 and parameters.early_stopping_rounds is not None:
         raise PlanError(
             "plan: early_stopping_rounds needs held-out rows; set evaluation.fraction, for example to 0.2, or leave it out"
+        )
+
+
+def _check_release(plan: Plan) -> None:
+    choices, bits = plan.release.least_choices, plan.release.leaf_bits
+    least, most = LEAF_BITS_RANGE
+    if bits is not None and not least <= bits <= most:
+        raise PlanError(f"plan: release.leaf_bits is {bits}; expected {least} to {most}")
+    if choices is not None and choices < 0:
+        raise PlanError(f"plan: release.least_choices is {choices}; expected 0, which asks for nothing, or more")
+    squared = plan.parameters.objective != "binary:logistic"
+    if (choices or bits is not None) and squared:
+        name = "least_choices" if choices else "leaf_bits"
+        raise PlanError(
+            f"plan: release.{name} goes with binary:logistic only, and the objective is {plan.parameters.objective}, whose "
+            "leaves have the unit of the labels: leave it out"
+        )
+    if not choices:
+        return
+    asked = f"plan: release.least_choices is {choices}"
+    if bits is not None:
+        raise PlanError(f"{asked}, and leaf_bits {bits} is given too; give one of them")
+    if plan.statistics:
+        raise PlanError(
+            f"{asked}, but a leaf's cover tells its number of rows: set release.statistics = false, or leave least_choices out"
+        )
+    if plan.verify_counts != "off":
+        raise PlanError(
+            f"{asked}, but privacy.verify_counts = {plan.verify_counts!r} tells every party the rows of each leaf: leave one of them "
+            "out, or give leaf_bits, which says nothing of choices"
         )
 
 
@@ -559,7 +636,7 @@ PLAN_KEYS: dict[str, tuple[str, ...]] = {
     "privacy": ("min_cell_rows", "min_party_rows", "min_child_rows", "dominance", "verify_counts"),
     "evaluation": ("fraction", "steps"),
     "labels": ("range",),
-    "release": ("statistics",),
+    "release": ("statistics", "least_choices", "leaf_bits"),
 }
 """Every key of a plan file but those of [parameters], which are `trees.parameters.NAMES`, and of [cuts], [categories] and
 [monotone]: features."""
@@ -581,6 +658,7 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
     schema = _table(document, "schema", PLAN_KEYS["schema"], where)
     privacy = _table(document, "privacy", PLAN_KEYS["privacy"], where)
     evaluation = _table(document, "evaluation", PLAN_KEYS["evaluation"], where)
+    release = _table(document, "release", PLAN_KEYS["release"], where)
     parameters = document.get("parameters", {})
     if not isinstance(parameters, dict):
         raise PlanError(f"{where}: parameters is {parameters!r}; expected a table [parameters]")
@@ -649,7 +727,19 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
             _typed(evaluation.get("fraction", 0.0), (int, float), "evaluation.fraction", "a number", where)
         ),
         coopetitive=_coopetitive(document, features, where),
+        release=Release(
+            statistics=mode == COOPETITIVE or _flag(release.get("statistics", True), "release.statistics", where),
+            least_choices=_whole_or_none(release, "least_choices", where),
+            leaf_bits=_whole_or_none(release, "leaf_bits", where),
+        ),
     )
+
+
+def _whole_or_none(release: Mapping[str, Any], key: str, where: str) -> int | None:
+    if key not in release:
+        return None
+    number: int = _typed(release[key], int, f"release.{key}", "a whole number", where)
+    return number
 
 
 def _categories(document: Mapping[str, Any], features: tuple[str, ...], where: str) -> tuple[tuple[Level, ...], ...]:
@@ -669,7 +759,7 @@ def _coopetitive(document: Mapping[str, Any], features: tuple[str, ...], where: 
         given = [f"members.{key}" for key in ("hub", "servers", "server_links") if key in members]
         given += [f"schema.{key}" for key in ("missing", "weight_limit") if key in schema]
         given += ["evaluation.steps"] if "steps" in document.get("evaluation", {}) else []
-        given += [f"[{key}]" for key in ("labels", "cuts", "monotone", "release") if key in document]
+        given += [f"[{key}]" for key in ("labels", "cuts", "monotone") if key in document]
         if given:
             raise PlanError(f"{where}: {given[0]} goes with mode {COOPETITIVE!r} only; leave it out")
         return None
@@ -776,6 +866,8 @@ def write_plan(plan: Plan) -> str:
         "schema": schema,
         "privacy": _privacy(plan),
         "evaluation": {"fraction": plan.evaluation_fraction},
+        "release": {"statistics": plan.statistics}
+        | {key: value for key in ("least_choices", "leaf_bits") if (value := getattr(plan.release, key)) is not None},
         "parameters": parameters,
     }
     if plan.schema.categories:
@@ -787,7 +879,6 @@ def write_plan(plan: Plan) -> str:
             tables["monotone"] = {
                 _quoted(name): sign for name, sign in zip(plan.schema.features, more.monotone, strict=True)
             }
-        tables["release"] = {"statistics": more.statistics}
         if more.label_range is not None:
             tables["labels"] = {"range": more.label_range}
         if more.cuts is not None:

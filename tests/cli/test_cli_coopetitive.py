@@ -29,7 +29,8 @@ from waiting import HANG_S
 N_ROWS = 240
 OPERATORS = ("aurora", "borealis", "cirrus", "dune")
 BASE = ("--label", "fault", "--party-column", "operator", "--mode", "coopetitive", "--json")
-QUICK = ("--rounds", "2", "--set", "max_depth=2", "--set", "max_bin=8", "--min-cell-rows", "5")
+QUICK = ("--rounds", "2", "--set", "max_depth=2", "--set", "max_bin=8", "--min-cell-rows", "5", "--least-choices", "0")
+"""A small run; its leaves are as fine as shares allow, so that runs can be compared."""
 
 PLAN = """
 name = "test"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from made_consortium import PARTIES, PLAN, Consortium, assert_refused, hansa, write_member
 
-from hansa.cli.exposure import EXPOSURE, VERIFIED, exposure, openings_under
+from hansa.cli.exposure import EXPOSURE, STATISTICS, VERIFIED, exposure, openings_under
 from hansa.cli.plan_report import defaults
 from hansa.mpc.openings import OPENINGS
 from hansa.plan import DEFAULT_VERIFY_COUNTS, MODES, PLAN_KEYS, VERIFY_COUNTS, Plan, parse_plan
@@ -190,3 +190,46 @@ def test_check_says_who_is_no_party(consortium: Consortium):
     shown = hansa("check", folder / "plan.toml", folder / "aurora.csv", "--member", member)
     assert shown.exit_code == 1
     assert f"NOT MET: 'hub' is to be one of the plan's parties {', '.join(PARTIES)}" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("mode", "more", "sentences"),
+    [
+        ("federated", "", ("holds cover and gain", "keep all their bits")),
+        ("federated", "[release]\nstatistics = false", ("holds no cover", "keep all their bits")),
+        ("federated", "[release]\nstatistics = false\nleast_choices = 50", ("holds no cover", "at least 50 choices")),
+        ("secure-aggregation", "[release]\nleaf_bits = 9", ("holds cover and gain", "rounded to 9 fraction bits")),
+        ("coopetitive", "", ("holds no cover", "at least 1,000 choices")),
+        ("coopetitive", "[release]\nstatistics = true", ("holds cover and gain", "keep 14 fraction bits")),
+        ("coopetitive", "[release]\nleast_choices = 0", ("holds no cover", "keep 14 fraction bits")),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "check"])
+def test_commands_say_what_the_model_tells_of_leaves(consortium: Consortium, mode, more, sentences, command):
+    path = consortium.folder / "plan.toml"
+    path.write_text(PLANS[mode] + more)
+    arguments = [path] if command == "plan" else [path, consortium.folder / "aurora.csv"]
+    shown = hansa(command, *arguments)
+    assert shown.exit_code == 0, shown.output
+    told = json.loads(hansa(command, *arguments, "--json").stdout)["release"]
+    assert len(told) == len(sentences)
+    for line, fragment in zip(told, sentences, strict=True):
+        assert fragment in line
+        assert f"  {line}\n" in shown.stdout
+
+
+def test_a_party_of_few_rows_is_told_of_a_start_value_in_the_plan(consortium: Consortium):
+    plan, table = consortium.folder / "plan.toml", consortium.folder / "aurora.csv"
+    shown = hansa("check", plan, table)
+    assert shown.exit_code == 0, "it is a note, no refusal"
+    assert "Note: with " in shown.stdout
+    assert "parameters.base_score" in shown.stdout
+    assert len(json.loads(hansa("check", plan, table, "--json").stdout)["notes"]) == 1
+    plan.write_text(PLAN + "base_score = 0.3\n")
+    assert json.loads(hansa("check", plan, table, "--json").stdout)["notes"] == []
+
+
+def test_security_says_what_the_commands_say_of_statistics():
+    security = words((ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    for sentence in STATISTICS.values():
+        assert words(sentence) in security

@@ -486,3 +486,33 @@ def test_a_simulation_that_real_members_would_refuse_says_so_and_runs(tmp_path):
         assert len(said) == (mode != "federated")
         assert all("privacy.min_party_rows" in text for text in said)
         assert ("would refuse this run" in result.stderr) == (mode != "federated")
+
+
+def test_the_model_of_a_simulation_may_tell_less_of_leaves(table, tmp_path):
+    def model(*options: str):
+        path = tmp_path / "model.json"
+        shown = hansa("simulate", table, *BASE, *QUICK, "--in-process", "--save", path, *options)
+        assert shown.exit_code == 0, shown.output
+        return from_json(path.read_bytes())
+
+    assert model().trees[0].sum_hessian.all()
+    silent = model("--no-statistics", "--leaf-bits", "6")
+    for tree in silent.trees:
+        assert not tree.sum_hessian.any()
+        assert not tree.loss_changes.any()
+        values = 64 * tree.split_conditions[tree.left_children < 0]
+        assert np.array_equal(values, np.round(values))
+    refused = hansa("simulate", table, *BASE, *QUICK, "--in-process", "--no-statistics", "--least-choices", "100000")
+    assert_refused(refused, "rows in training are too few for release.least_choices = 100000", "release.leaf_bits")
+    both = hansa("simulate", table, *BASE, "--statistics", "--no-statistics")
+    assert_refused(both, "--statistics and --no-statistics exclude each other")
+
+
+def test_a_coopetitive_simulation_of_few_rows_says_that_fewer_choices_fit(table):
+    """The mode's own number is not refused; it is said that it does not hold."""
+    shown = hansa("simulate", table, *BASE, *QUICK, "--in-process", "--mode", "coopetitive")
+    assert shown.exit_code == 0, shown.output
+    warnings = json.loads(shown.stdout)["warnings"]
+    assert [w for w in warnings if "too few for the 1,000 choices of rows" in w and "--leaf-bits" in w]
+    shown = hansa("simulate", table, *BASE, *QUICK, "--in-process", "--mode", "coopetitive", "--least-choices", "0")
+    assert not [w for w in json.loads(shown.stdout)["warnings"] if "choices" in w]

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from hansa.cli.exposure import exposure, exposure_lines, openings_under
+from hansa.cli.exposure import exposure, exposure_lines, notes_on_rows, openings_under, released
 from hansa.cli.member import MemberFile, check_files, read_member_file
 from hansa.cli.output import size
 from hansa.cli.printable import printable
@@ -52,6 +52,12 @@ class TableCheck:
         """Whether a party could join with this table, as far as is known."""
         return self.table.ok and all(rule.met for rule in self.rules or ())
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What this party might change in the plan; it can join all the same."""
+        trained = self.table.n_rows - round(self.table.n_rows * self.plan.evaluation_fraction)
+        return notes_on_rows(self.plan, trained)
+
     def as_json(self) -> dict[str, Any]:
         """For programs."""
         return {
@@ -65,6 +71,8 @@ class TableCheck:
             "plan": self.plan.digest().hex(),
             "sent": [asdict(sent) for sent in self.sent],
             "exposure": list(exposure(self.plan)),
+            "release": list(released(self.plan)),
+            "notes": list(self.notes),
             "openings": [{"to": opening.to, "what": opening.what} for opening in openings_under(self.plan)],
             "receivers": list(self.plan.receivers),
             "rules": None if self.rules is None else [msgspec.structs.asdict(rule) for rule in self.rules],
@@ -80,6 +88,7 @@ class TableCheck:
         lines += exposure_lines(self.plan)
         if self.plan.mode != COOPETITIVE:
             lines.append("  The rows themselves and their exact feature values stay here, but for the cuts.")
+        lines += [f"Note: {note}" for note in self.notes]
         if self.rules is not None:
             lines.append("This party's own conditions (its file):")
             lines += [f"  {'met' if rule.met else 'NOT MET'}: {rule.text} ({rule.key})" for rule in self.rules]

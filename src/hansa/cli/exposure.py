@@ -44,6 +44,45 @@ VERIFIED: Mapping[str, str] = {
     + _CHECKED,
 }
 """`privacy.verify_counts` -> what a secure-aggregation run adds."""
+STATISTICS: Mapping[bool, str] = {
+    True: "The file holds cover and gain. In the first tree a leaf's cover tells its number of rows, and with its value "
+    "how many of them have label 1.",
+    False: "The file holds no cover and no gain. Whoever has it can predict, but not compute SHAP values.",
+}
+"""Whether the plan has statistics in the model -> what that says."""
+
+FEW_ROWS = 2000
+"""A party with fewer rows is told of a start value in the plan."""
+
+
+def released(plan: Plan) -> tuple[str, ...]:
+    """What the model tells of rows in its leaves, under this plan."""
+    bits, choices = plan.release.leaf_bits, plan.least_choices
+    if bits is not None:
+        rounded = f"Leaf values are rounded to {bits} fraction bits."
+    elif choices:
+        rounded = (
+            f"Leaf values are rounded by the number of rows, so that at least {choices:,} choices of numbers of rows fit a "
+            "first tree of four leaves or more."
+        )
+    else:
+        kept = "all their bits" if plan.coopetitive is None else "14 fraction bits or more"
+        rounded = (
+            f"Leaf values keep {kept}: those of the first tree can tell how many rows, and with label 1, a leaf has."
+        )
+    return (STATISTICS[plan.statistics], rounded)
+
+
+def notes_on_rows(plan: Plan, rows: int) -> tuple[str, ...]:
+    """What a party with so many rows in training might change in the plan."""
+    if plan.parameters.base_score is not None or plan.parameters.objective != "binary:logistic" or rows >= FEW_ROWS:
+        return ()
+    return (
+        f"with {rows:,} rows, fewer than {FEW_ROWS:,}, it is better that the plan gives the start value "
+        "(parameters.base_score, a round number near the expected share of label 1): else the pooled number of rows with label 1 is "
+        "known to all, and with it fewer choices of rows fit the first tree's leaves",
+    )
+
 
 _ONLY_WHERE: Mapping[tuple[str, str], Callable[[Plan], bool]] = {
     ("quantile_search", "_open_path"): lambda plan: plan.coopetitive is not None and plan.coopetitive.cuts is None,
@@ -89,6 +128,7 @@ def exposure_lines(plan: Plan) -> list[str]:
     if plan.servers:
         lines.append(f"  The servers are: {', '.join(plan.servers)}.")
     lines.append(f"  The model file goes to: {', '.join(plan.receivers) or 'nobody'}.")
+    lines += [f"  {sentence}" for sentence in released(plan)]
     opened = openings_under(plan)
     if opened:
         lines.append("What this plan opens:")

@@ -206,6 +206,10 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 @click.option("--decimal", type=click.Choice([".", ","]), default=".", show_default=True,
               help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
 @click.option("--statistics", is_flag=True, help="Coopetitive: release gain and cover with the splits.")
+@click.option("--no-statistics", is_flag=True, help="The other modes: no gain and no cover in the model.")
+@click.option("--least-choices", type=click.IntRange(0), metavar="N",
+              help="Leaf values so coarse that N choices of rows fit a first tree; default: 1000 in mode coopetitive.")  # fmt: skip
+@click.option("--leaf-bits", type=int, metavar="N", help="In place of it: fraction bits of leaf values.")
 @click.option("--label-range", help="Coopetitive, reg:squarederror: LOWEST,HIGHEST label; default: those of TRAIN.")
 @click.option("--objective", default="binary:logistic", show_default=True)
 @click.option(
@@ -226,7 +230,8 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 def simulate(
     train: Path, label: str, party_column: str, weight: str | None, test: Path | None, test_fraction: float | None,
     seed: int, mode: str, servers: str | None, hub: str | None, server_links: str, receivers: str | None,
-    evaluation_steps: str | None, categorical: tuple[str, ...], statistics: bool, label_range: str | None, objective: str,
+    evaluation_steps: str | None, categorical: tuple[str, ...], statistics: bool, no_statistics: bool, least_choices: int | None,
+    leaf_bits: int | None, label_range: str | None, objective: str,
     decimal: str, rounds: int, settings: tuple[str, ...], min_cell_rows: int | None,
     evaluation_fraction: float, alone: bool, pooled: bool, save: Path | None, transcript: Path | None,
     in_process: bool, threads: int | None, as_json: bool,
@@ -250,6 +255,8 @@ def simulate(
         name, value = parse_setting(text)
         given[name] = value
     parameters = parse_parameters(given)
+    if statistics and no_statistics:
+        raise HansaError("--statistics and --no-statistics exclude each other; give one")
     if test is not None and test_fraction is not None:
         raise HansaError("--test and --test-fraction exclude each other; give one")
     rules: Any = {"label_kind": parameters.label_kind, "decimal": decimal}
@@ -278,7 +285,9 @@ def simulate(
         receivers=parse_names(receivers),
         label_range=parse_range(label_range),
         steps=parse_steps(evaluation_steps),
-        statistics=statistics,
+        statistics=True if statistics else False if no_statistics else None,
+        least_choices=least_choices,
+        leaf_bits=leaf_bits,
     )
     with output.telling(not as_json) as (event, _):
         result = simulation.simulate(train_rows, test_rows, chosen, event)

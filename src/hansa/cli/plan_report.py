@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from hansa.cli.exposure import exposure, exposure_lines, openings_under
+from hansa.cli.exposure import exposure, exposure_lines, openings_under, released
 from hansa.cli.output import size
 from hansa.cli.printable import printable
 from hansa.plan import (
@@ -15,6 +15,7 @@ from hansa.plan import (
     DEFAULT_MIN_CELL_ROWS,
     DEFAULT_MIN_PARTY_ROWS,
     Plan,
+    Release,
     default_verify_counts,
 )
 from hansa.roles.sharing import assumed_counts, memory_needed
@@ -49,7 +50,9 @@ def defaults(plan: Plan) -> dict[str, Any]:
         "labels.range": None,
         "cuts": None,
         "monotone": (),
-        "release.statistics": False,
+        "release.statistics": plan.coopetitive is None,
+        "release.least_choices": replace(plan, release=Release(statistics=plan.release.statistics)).least_choices,
+        "release.leaf_bits": None,
         **parameters,
     }
 
@@ -68,6 +71,7 @@ def as_json(plan: Plan, file_sha256: str) -> dict[str, Any]:
         "values": values,
         "defaults": sorted(key for key, value in values.items() if key in given and given[key] == value),
         "exposure": list(exposure(plan)),
+        "release": list(released(plan)),
         "openings": [{"to": opening.to, "what": opening.what} for opening in openings_under(plan)],
     }
 

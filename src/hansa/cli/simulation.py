@@ -24,13 +24,14 @@ from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
 from hansa.data.schema import Level, Schema
 from hansa.errors import DataError, HansaError, PlanError
-from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, SERVERS, Coopetitive, Plan, default_verify_counts
+from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, SERVERS, Coopetitive, Plan, Release, default_verify_counts
 from hansa.roles.batches import check_roster, claim
 from hansa.roles.in_process import share_in_process, train_in_process, warm_up, warm_up_shares
 from hansa.roles.run import Progress
 from hansa.transport.channel import Hub
 from hansa.transport.recording import RecordingHub
-from hansa.trees.ensemble import Ensemble
+from hansa.trees.ensemble import LEAST_PROBABILITY, Ensemble
+from hansa.trees.leaf_choices import enough_rows
 from hansa.trees.parameters import Parameters
 from hansa.trees.xgboost_json import from_json, to_json
 
@@ -53,8 +54,9 @@ class Settings:
         alone, pooled: whether to train each party alone, and the pooled rows (Hansa, and XGBoost where it is installed).
         in_process: without processes and sockets. threads: compute threads of a party (of the run, in one process).
         transcript: folder for every frame that passed, or None.
-        server_links, hub, servers, receivers, label_range, cuts, steps, statistics: of a coopetitive plan; empty or None for the
-            defaults of `make_plan`. Categorical features are a table's (`Table.categorical`).
+        server_links, hub, servers, receivers, label_range, cuts, steps: of a coopetitive plan; empty or None for the defaults of
+            `make_plan`. Categorical features are a table's (`Table.categorical`).
+        statistics, least_choices, leaf_bits: of the plan's release; None for the mode's defaults.
     """
 
     parameters: Parameters
@@ -75,7 +77,9 @@ class Settings:
     label_range: tuple[float, float] | None = None
     cuts: tuple[tuple[float, ...], ...] | None = None
     steps: tuple[int, ...] = ()
-    statistics: bool = False
+    statistics: bool | None = None
+    least_choices: int | None = None
+    leaf_bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -134,18 +138,11 @@ def make_plan(
             missing=features if settings.cuts is not None else None,
             weight_limit=None if settings.weight is None else heaviest,
             steps=settings.steps,
-            statistics=settings.statistics,
+            statistics=bool(settings.statistics),
         )
-    elif (
-        settings.hub
-        or settings.servers
-        or settings.receivers
-        or settings.label_range
-        or settings.steps
-        or settings.statistics
-    ):
+    elif settings.hub or settings.servers or settings.receivers or settings.label_range or settings.steps:
         raise PlanError(
-            f"--hub, --servers, --receivers, --label-range, --evaluation-steps and --statistics go with --mode {COOPETITIVE}"
+            f"--hub, --servers, --receivers, --label-range and --evaluation-steps go with --mode {COOPETITIVE}"
         )
     elif categories:
         raise PlanError(
@@ -164,6 +161,7 @@ def make_plan(
         evaluation_fraction=settings.evaluation_fraction,
         verify_counts=default_verify_counts(settings.mode, parties),
         coopetitive=more,
+        release=Release(settings.statistics is not False, settings.least_choices, settings.leaf_bits),
     )
 
 
@@ -239,7 +237,7 @@ def simulate(train: Table, test: Table, settings: Settings, report: Report = lam
             "pooled": pooled,
             "categories": {name: len(train.categories[name]) for name in train.categorical},
             "codes": {name: len(texts) for name, texts in train.coded.items()},
-            "warnings": [*warnings_of(train, test), *([refusal] if refusal else [])],
+            "warnings": [*warnings_of(train, test), *([refusal] if refusal else []), *too_few_rows(plan, train)],
             "model_sha256": hashlib.sha256(model).hexdigest(),
         },
         model=model,
@@ -260,6 +258,21 @@ def refusal_of_members(plan: Plan, parts: Mapping[str, Table]) -> str | None:
     except HansaError as error:
         return f"real members with the default policy would refuse this run: {error}"
     return None
+
+
+def too_few_rows(plan: Plan, train: Table) -> list[str]:
+    """A sentence where the mode's default of least_choices cannot be had of so few rows; of a given one the run is refused."""
+    rows = train.n_rows - round(train.n_rows * plan.evaluation_fraction)
+    share = float(np.mean(train.label == 1)) if not plan.parameters.num_class else 1 / plan.parameters.num_class
+    start = plan.parameters.base_score or min(max(share, LEAST_PROBABILITY), 1 - LEAST_PROBABILITY)
+    scale = plan.parameters.scale_pos_weight
+    scale = (1 - share) / share if isinstance(scale, str) else scale
+    if not plan.least_choices or enough_rows(plan.least_choices, rows, plan.parameters, start, scale):
+        return []
+    return [
+        f"{rows:,} rows are too few for the {plan.least_choices:,} choices of rows that are to fit a first tree's leaves: "
+        "fewer fit; set --leaf-bits to round more"
+    ]
 
 
 def warnings_of(train: Table, test: Table) -> list[str]:

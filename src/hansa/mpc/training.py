@@ -141,7 +141,7 @@ class Settings:
             "scale_pos_weight": PLAIN_SCALES if self.weight_limit is None else (0, np.inf),
             "base_margin": (-SAFE_MARGIN, SAFE_MARGIN),
             "leaf_limit": (2**-10, SAFE_MARGIN),
-            "leaf_bits": (8, MARGIN_BITS),
+            "leaf_bits": (4, MARGIN_BITS),
         }
         for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:

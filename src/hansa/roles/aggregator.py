@@ -54,12 +54,13 @@ from hansa.roles.statistics import (
     histogram_bits_of,
     label_units,
     metric_scale,
+    rounded_leaf_bits,
     start_of,
 )
 from hansa.roles.verified_counts import CountRelay
 from hansa.trees import histogram, objective
 from hansa.trees.crew import ALONE, Crew
-from hansa.trees.ensemble import Ensemble, Tree, base_margin
+from hansa.trees.ensemble import Ensemble, Tree, base_margin, without_statistics
 from hansa.trees.growth import Buffers, Grower, Level
 from hansa.trees.least_rows import heaviest_row, hessian_of
 from hansa.trees.metrics import NO_ROWS, best_round, metric_value, stops_early, sums_length, why_no_value
@@ -378,6 +379,7 @@ class Aggregator:
         self._start: Start = start_of(plan, sums, *self._label_units)
         self._histogram_bits = histogram_bits_of(plan, self._magnitudes, sums, self._start)
         n_features = len(plan.schema.features)
+        self._leaf_bits = rounded_leaf_bits(plan, self._n_rows, self._start.base_score, self._start.scale_pos_weight)
         self._search = CutSearch(n_features, self._n_rows, plan.parameters.max_bin, plan.min_cell_rows)
         self._session.go(message, "cutting")
         yield from self._count()
@@ -484,6 +486,8 @@ class Aggregator:
     def _scale_tree(self, totals: list[int]) -> QuantiseGradients:
         """Ask for the root's histograms, at scales that suit these totals or upper bounds of them; `_start_tree` then takes them."""
         parameters = self._plan.parameters
+        if self._leaf_bits is not None:  # the scales say no more of the leaves' sums than a power of two
+            totals = [1 << (total - 1).bit_length() if total > 0 else total for total in totals]
         scales = self._scales = objective.scales(totals[0], totals[1], *self._units, self._n_rows, self._histogram_bits)
         heaviest = heaviest_row(parameters.objective, self._weight_bound(), scales)
         self._least_hessian = hessian_of(self._plan.min_child_rows, heaviest)
@@ -510,6 +514,7 @@ class Aggregator:
             self._crew,
             self._least_hessian,
             len(self._plan.parties) if self._plan.dominance else 0,
+            self._leaf_bits,
         )
         if self._counts is not None:
             self._counts.naming.start_tree(scales)
@@ -648,7 +653,7 @@ class Aggregator:
             objective=plan.parameters.objective,
             base_score=self._start.base_score,
             feature_names=plan.schema.features,
-            trees=tuple(self._trees[:keep]),
+            trees=tuple(tree if plan.statistics else without_statistics(tree) for tree in self._trees[:keep]),
         )
         self._report(Progress("trained", keep, plan.parameters.rounds, without_value=self._without_value))
         model = to_json(ensemble)

@@ -50,13 +50,13 @@ from hansa.protocol.session import PARTY, PARTY_MASKED, PARTY_VERIFYING, Session
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.protection import Clear, Locked, Masked, Signer
 from hansa.roles.run import Progress, agreement, agreement_parts, run_id
-from hansa.roles.statistics import Bounds, count_magnitudes, metric_scale, sum_labels
+from hansa.roles.statistics import Bounds, count_magnitudes, metric_scale, rounded_leaf_bits, sum_labels
 from hansa.roles.verified_counts import CountChecker, Evidence, Named
 from hansa.secure.keys import Run
 from hansa.trees import histogram, objective
 from hansa.trees.crew import ALONE, Crew
 from hansa.trees.ensemble import Ensemble, base_margin
-from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build, tree_heard
+from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build, rounded, tree_heard
 from hansa.trees.metrics import MetricScale, metric_sums
 from hansa.trees.sampling import draw_columns, draw_rows
 from hansa.trees.xgboost_json import from_json, to_json
@@ -413,6 +413,7 @@ class Party:
         self._guard = self._guard.close()
         self._keys = None
         self._bounds = message
+        self._leaf_bits = rounded_leaf_bits(self._plan, self._n_rows, message.base_score, message.scale_pos_weight)
         n_rows = binned.n_rows
         self._sizes = np.diff(binned.offsets)
         self._present = self._sizes - binned.has_missing
@@ -598,6 +599,11 @@ class Party:
         broken = check_level(level, self._allowed, self._present, splits)
         if broken:
             raise self._broken(broken)
+        bits = self._leaf_bits
+        if bits is not None and any(
+            (rounded(values, bits) != values).any() for values in (level.leaf, level.child_leaf)
+        ):
+            raise self._broken(f"a leaf value is finer than the {bits} fraction bits that the plan leaves to it")
         if not last and self._level + 1 >= self._plan.parameters.max_depth:
             raise self._broken(f"the tree grows beyond max_depth {self._plan.parameters.max_depth}")
         return level
@@ -675,7 +681,9 @@ class Party:
             )
 
     def _rebuilt(self, received: Ensemble, heard: list[tuple[Level, ...]]) -> Ensemble:
-        """The model as this party heard it; gains, covers and inner nodes' weights, which no party hears, are the file's."""
+        """The model as this party heard it. Gains, covers and inner nodes' weights, which no party hears, are the file's, or 0 where
+        the plan releases none.
+        """
         if len(received.trees) != len(heard):
             raise self._broken(f"the model has {len(received.trees)} trees; {len(heard)} were announced")
         return Ensemble(
@@ -683,7 +691,7 @@ class Party:
             base_score=self._bounds.base_score,
             feature_names=self._plan.schema.features,
             trees=tuple(
-                tree_heard(levels, self._cuts.offsets, self._cuts.values, theirs)
+                tree_heard(levels, self._cuts.offsets, self._cuts.values, theirs if self._plan.statistics else None)
                 for levels, theirs in zip(heard, received.trees, strict=True)
             ),
         )

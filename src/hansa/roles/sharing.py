@@ -34,7 +34,7 @@ from hansa.mpc.training import (
 )
 from hansa.plan import Coopetitive, Plan
 from hansa.protocol.messages import SettleStart, to_array, to_tensor
-from hansa.roles.statistics import estimated_base
+from hansa.roles.statistics import estimated_base, rounded_leaf_bits
 from hansa.trees.ensemble import base_margin
 from hansa.trees.sampling import draw_columns, draw_rows
 
@@ -566,21 +566,28 @@ def settings_of(plan: Plan, values: Values, output: int = 0, rows: int = 0) -> S
         min_child_weight=given.min_child_weight / unit,
         scale_pos_weight=values.scale_pos_weight,
         base_margin=float(base_margin(given.objective, base_score)) if scale is None else 0.0,
-        leaf_bits=_leaf_bits(plan, values, scale),
+        leaf_bits=_leaf_bits(plan, values, output, scale, rows),
         weight_limit=None if limit is None else limit / unit,
         total_weight=total_weight / unit or None,
         cover_bits=COVER_BITS if more.statistics else None,
     )
 
 
-def _leaf_bits(plan: Plan, values: Values, scale: LabelScale | None) -> int:
+def _leaf_bits(plan: Plan, values: Values, output: int, scale: LabelScale | None, rows: int) -> int:
+    """Fraction bits of leaf values: the plan's, or as many as numbers on shares have use for, and its `least_choices` allows."""
     parameters = plan.parameters
+    if plan.release.leaf_bits is not None:
+        return plan.release.leaf_bits
     bits = LEAF_BITS[parameters.objective] + max(0, math.floor(math.log2(SMALL_ETA / parameters.eta)))
     if scale is not None and values.label_spread:
         bits += max(0, math.floor(math.log2(NARROW_SPREAD * scale.scale / values.label_spread)))
     # Under constraints values are compared with bounds, in fewer bits.
     most = MARGIN_BITS - 1 - parameters.max_depth if any(coopetitive(plan).monotone) else MOST_LEAF_BITS
-    return min(bits, most)
+    bits = min(bits, most)
+    if rows:
+        given = rounded_leaf_bits(plan, rows, values.base_score[output], values.scale_pos_weight)
+        bits = bits if given is None else min(bits, given)
+    return bits
 
 
 def widest_candidates(plan: Plan) -> Candidates:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hansa.errors import HansaError
+from hansa.errors import HansaError, PlanError
 from hansa.plan import Plan
 from hansa.trees import objective
 from hansa.trees.elementary import sigmoid
 from hansa.trees.ensemble import LEAST_PROBABILITY
+from hansa.trees.leaf_choices import enough_rows, leaf_bits_for
 from hansa.trees.metrics import MetricScale
 
 Int64 = npt.NDArray[np.int64]
@@ -140,6 +141,26 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Star
     if scale > 1.0:
         most += (scale - 1.0) * math.ldexp(float(sums[0]) + rows, label_unit)
     return Start(float(np.float32(base_score)), scale, most)
+
+
+def rounded_leaf_bits(plan: Plan, rows: int, base_score: float, scale_pos_weight: float) -> int | None:
+    """Fraction bits that the plan leaves to leaf values; None where they stay as they are.
+
+    Args:
+        rows: of all parties, in training. base_score, scale_pos_weight: of the run. All public: every member finds the same.
+
+    Raises PlanError where the plan gives `release.least_choices`, and the rows are too few for it.
+    """
+    if plan.release.leaf_bits is not None or not plan.least_choices:
+        return plan.release.leaf_bits
+    drawn = max(1, int(rows * plan.parameters.subsample))
+    public = (plan.least_choices, drawn, plan.parameters, base_score, scale_pos_weight)
+    if plan.release.least_choices and not enough_rows(*public):
+        raise PlanError(
+            f"{drawn} rows in training are too few for release.least_choices = {plan.least_choices}: leaf values would have to be "
+            "rounded to more than an eighth of eta; ask for fewer choices, or give release.leaf_bits"
+        )
+    return leaf_bits_for(*public)
 
 
 LIGHT_ROWS = 0.05

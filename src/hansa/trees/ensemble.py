@@ -103,6 +103,13 @@ class Tree:
     __hash__ = None  # type: ignore[assignment]
 
 
+def without_statistics(tree: Tree) -> Tree:
+    """The tree without covers, gains and inner nodes' weights: 0. It predicts the same; SHAP values need covers."""
+    zeros = np.zeros(tree.num_nodes, np.float32)
+    leaf = tree.left_children == NO_NODE
+    return replace(tree, base_weights=np.where(leaf, tree.base_weights, zeros), loss_changes=zeros, sum_hessian=zeros)
+
+
 TREE_DTYPES: dict[str, type[np.generic]] = {
     "left_children": np.int32,
     "right_children": np.int32,

@@ -229,6 +229,13 @@ def check_level(level: Level, allowed: npt.NDArray[np.bool_], sizes: Int64, spli
     return LEVEL_RULES[rule]
 
 
+def rounded(values: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float32]:
+    """Leaf values as the nearest multiples of 2^-bits, ties to even; float32, exact for values whose size is below 2^(24 - bits)."""
+    unit = np.float32(2.0**bits)
+    nearest: npt.NDArray[np.float32] = np.rint(values * unit) / unit + np.float32(0)  # -0 becomes 0
+    return nearest
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def nodes_to_build(build_left):  # type: ignore[no-untyped-def]
     """Positions, among the next level's active nodes, of the children that are built: int64 (splits,); build_left uint8 (splits,)."""
@@ -268,6 +275,8 @@ class Grower:
         crew: for the search of levels that are large enough.
         least_hessian: whole sum of hessians that every child has at least, beside what `min_child_weight` says.
         contributors: parties, where a child must hold its least hessian without the largest of them (`dominance`); 0 elsewhere.
+        leaf_bits: fraction bits that leaf values are rounded to; None for values as they are. With it, which child is built says
+            nothing of their sums either: it is the left one.
     """
 
     def __init__(
@@ -280,7 +289,9 @@ class Grower:
         crew: Crew = ALONE,
         least_hessian: int = 1,
         contributors: int = 0,
+        leaf_bits: int | None = None,
     ) -> None:
+        self._leaf_bits = leaf_bits
         self._contributors = Contributors(contributors, layout) if contributors else None
         self._crew = crew
         self._parameters = parameters
@@ -377,6 +388,9 @@ class Grower:
         feature, bins, missing_left, where, children, leaf, build_left, child_leaf = splitting.decide_level(
             gains, found, totals, self._parameters.gamma, self._rule_array, self._parameters.eta, deepest
         )
+        if self._leaf_bits is not None:
+            leaf, child_leaf = rounded(leaf, self._leaf_bits), rounded(child_leaf, self._leaf_bits)
+            build_left[:] = 1
         level = Level(feature, bins, missing_left, leaf, build_left, child_leaf)
         self._levels.append((level, gains, totals))
         if level.last:
