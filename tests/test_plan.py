@@ -295,9 +295,24 @@ def test_what_is_wrong_with_a_release_is_named(more, named):
 def test_where_parties_learn_the_rows_of_leaves_no_choices_can_be_promised():
     text = (TEXT + "[release]\nstatistics = false\nleast_choices = 9\n").replace("federated", "secure-aggregation")
     text = text.replace("minimum_parties = 2", "minimum_parties = 3")
-    assert parse_plan(text).least_choices == 9
-    with pytest.raises(PlanError, match=r"privacy\.verify_counts = 'after' tells every party the rows of each leaf"):
-        parse_plan(text.replace("[privacy]", '[privacy]\nverify_counts = "after"'))
+    assert parse_plan(text.replace("[privacy]", '[privacy]\nverify_counts = "off"')).least_choices == 9
+    for given, when in (("", "tree"), ('\nverify_counts = "after"', "after")):
+        with pytest.raises(
+            PlanError, match=rf"privacy\.verify_counts = '{when}' tells every party the rows of each leaf"
+        ):
+            parse_plan(text.replace("[privacy]", f"[privacy]{given}"))
+
+
+def test_row_counts_are_verified_by_default_where_three_parties_take_part():
+    masked = TEXT.replace("federated", "secure-aggregation").replace("minimum_parties = 2", "minimum_parties = 3")
+    assert parse_plan(masked).verify_counts == "tree"
+    two = masked.replace('"borealis", "cirrus"]', '"borealis"]').replace("minimum_parties = 3", "minimum_parties = 2")
+    assert (
+        parse_plan(two).verify_counts
+        == parse_plan(TEXT).verify_counts
+        == parse_plan(TEXT_ON_SHARES).verify_counts
+        == "off"
+    )
 
 
 @pytest.mark.parametrize("key", ["least_choices", "leaf_bits"])

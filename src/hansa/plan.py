@@ -442,8 +442,8 @@ def _check_release(plan: Plan) -> None:
         )
     if plan.verify_counts != "off":
         raise PlanError(
-            f"{asked}, but privacy.verify_counts = {plan.verify_counts!r} tells every party the rows of each leaf: leave one of them "
-            "out, or give leaf_bits, which says nothing of choices"
+            f"{asked}, but privacy.verify_counts = {plan.verify_counts!r} tells every party the rows of each leaf: set "
+            "privacy.verify_counts = 'off', leave least_choices out, or give leaf_bits, which says nothing of choices"
         )
 
 

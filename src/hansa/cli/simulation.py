@@ -159,7 +159,8 @@ def make_plan(
         parameters=settings.parameters,
         min_cell_rows=settings.min_cell_rows,
         evaluation_fraction=settings.evaluation_fraction,
-        verify_counts=default_verify_counts(settings.mode, parties),
+        # Parties that verify counts learn the rows of leaves, so no choices of them could be promised.
+        verify_counts="off" if settings.least_choices else default_verify_counts(settings.mode, parties),
         coopetitive=more,
         release=Release(settings.statistics is not False, settings.least_choices, settings.leaf_bits),
     )
