@@ -32,7 +32,7 @@ def calls_in(path):
 def test_the_registry_is_the_code():
     found = {call for path in PACKAGE.glob("*.py") for call in calls_in(path)}
     assert found == {(o.module, o.function, o.call) for o in openings.OPENINGS}
-    assert {o.call for o in openings.OPENINGS if o.masked} == {"open_and_deal"}
+    assert {o.call for o in openings.OPENINGS if o.masked and o.module != "verified_bits"} == {"open_and_deal"}
 
 
 def test_no_other_way_to_open():

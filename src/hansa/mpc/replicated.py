@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from hansa.errors import ProtocolError
+from hansa.errors import ProtocolError, ServersDisagree
 from hansa.mpc.ring import Ring, Words
 from hansa.secure.keys import PairKey, encode_fields
 from hansa.secure.prg import NAME_BYTES, Algorithm, KeyStream, NamedStreams
@@ -368,12 +368,73 @@ def open_and_deal(server: Server, ring: Ring, part: Words, address: Address, dea
 
 
 def open_to_all(server: Server, ring: Ring, x: Words, address: Address) -> Program[Words]:
-    """Open a shared array to the three servers: S_i sends x_i to S_{i+1}. One round, one word each.
+    """Open a shared array to the three servers, so that no one of them can change what another gets. One round.
 
-    Only what `openings.OPENINGS` lists may be opened.
+    Both others hold the part that a server lacks: S_{i-1} sends it to S_i, and S_{i+1} a digest of it. A word an element and
+    32 bytes each. Only what `openings.OPENINGS` lists may be opened.
+
+    Raises:
+        ServersDisagree: part and digest do not fit.
     """
-    received = yield Round(address.tensor, {server.following: [x[0]]}, {server.previous: [Shape(x.dtype, x.shape[1:])]})
-    return ring.add(ring.add(x[0], x[1]), received[server.previous][0])
+    received = yield Round(
+        address.tensor,
+        {server.following: [x[0]], server.previous: [digest(x[1])]},
+        {server.previous: [Shape(x.dtype, x.shape[1:])], server.following: [DIGEST]},
+    )
+    lacked = received[server.previous][0]
+    if not np.array_equal(received[server.following][0], digest(lacked)):
+        raise ServersDisagree(
+            (server.previous, server.following), "the two told different parts of what is opened", address.tensor
+        )
+    return ring.add(ring.add(x[0], x[1]), lacked)
+
+
+def check_zero(server: Server, ring: Ring, x: Words, address: Address) -> Program[None]:
+    """Whether all of a shared array is 0: both other servers show by a digest that they hold the part that this says. One round.
+
+    Of x = 0 a server knows the part that it lacks. Where x is not 0 every honest server finds that another honest one holds a
+    different part, whatever the third says.
+
+    Raises:
+        ServersDisagree: something is not 0.
+    """
+    received = yield Round(
+        address.tensor,
+        {server.following: [digest(x[0])], server.previous: [digest(x[1])]},
+        {server.previous: [DIGEST], server.following: [DIGEST]},
+    )
+    expected = digest(ring.subtract(np.zeros_like(x[0]), ring.add(x[0], x[1])))
+    if not all(np.array_equal(told, expected) for (told,) in received.values()):
+        raise ServersDisagree((server.previous, server.following), WRONG, address.tensor)
+
+
+def check_copies(server: Server, vectors: Mapping[str, Words], address: Address) -> Program[None]:
+    """Whether the two servers that hold a part of an owner's vector were given the same. One round, 32 bytes an owner.
+
+    S_i shows S_{i+1} digests of what both hold. Of two honest servers one finds a difference and stops; the other needs its words.
+
+    Args:
+        vectors: each owner's pair, (2, count), in the same order at all servers.
+
+    Raises:
+        ServersDisagree: naming the owner.
+    """
+    own, given = (np.array([digest(pair[half]) for pair in vectors.values()], np.uint8) for half in range(2))
+    received = yield Round(address.tensor, {server.following: [given]}, {server.previous: [shape_of(own)]})
+    for name, held, told in zip(vectors, own, received[server.previous][0], strict=True):
+        if not np.array_equal(held, told):
+            found = f"the copies of what owner {name!r} shared differ"
+            raise ServersDisagree((server.previous,), found, address.tensor, name)
+
+
+WRONG = "a triple of bits is wrong"
+
+DIGEST = Shape(np.uint8, (32,))
+
+
+def digest(array: Words) -> Words:
+    """SHA-256 of an array's bytes, uint8 (32,)."""
+    return np.frombuffer(hashlib.sha256(np.ascontiguousarray(array).data).digest(), np.uint8)
 
 
 def refresh(server: Server, ring: Ring, x: Words, address: Address) -> Program[Words]:
