@@ -28,6 +28,7 @@ NAMES = (
     "secure",
     "coopetitive",
     "reconstruction",
+    "opened_path",
 )
 """In their order. Each file takes --quick and --json."""
 

@@ -1,7 +1,8 @@
 """Every place where something is opened: who learns what, and why that may be. A test holds the code to it.
 
 A *masked* opening shows S_0 and S_1 a value plus S_2's part of it, which is uniform to each of them
-(`replicated.open_and_deal`), or all three bits under a triple that is used once (`verified_bits`); it says nothing. The others say something.
+(`replicated.open_and_deal`), or to all three bits under a triple that is used once (`verified_bits`). It says nothing; the others say
+something.
 """
 
 from __future__ import annotations
