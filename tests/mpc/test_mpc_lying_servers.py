@@ -132,7 +132,7 @@ LOCAL = {
     "what is opened": (qs, "open_to_all"),
     "what is opened under masks": (vb, "open_to_all"),
     "what should be zero": (vb, "check_zero"),
-    "its part of triples": (vb, "reshare"),
+    "its part of triples": (vb, "pass_on"),
     "an owner's copies": (qs, "check_copies"),
 }
 """Where a liar may compute with something else than it holds: module and function, whose first or third argument it is."""

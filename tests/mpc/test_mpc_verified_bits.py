@@ -124,6 +124,7 @@ def test_the_chance_that_wrong_triples_pass_is_the_one_computed(monkeypatch):
     """With buckets so few and small that it happens: 4 / C(10, 2)."""
     monkeypatch.setattr(vb, "LEAST_TRIPLES", 4)
     monkeypatch.setattr(vb, "bucket_size", lambda _: 2)
+    monkeypatch.setattr(vb, "WIDTHS", (1,))
     rng, passed, tries = np.random.default_rng(0), 0, 600
     for attempt in range(tries):
         liar, servers = attempt % 3, make_servers()
@@ -147,6 +148,17 @@ def test_a_wrong_triple_stops_both_honest_servers(liar):
             assert liar in outcome.errors[honest].servers
             assert honest not in outcome.errors[honest].servers
             assert stocks[honest].left == 0
+
+
+def test_packs_of_many_words_are_checked_as_well():
+    """At 12,000 words two are shuffled as one, in buckets of 4 packs."""
+    rng = np.random.default_rng(5)
+    for attempt in range(6):
+        words = rng.choice(12_000 * 4, 4, replace=False)
+        stocks = [vb.Triples() for _ in range(3)]
+        programs = [stocks[s.index].make(s, 12_000, PLACE) for s in make_servers()]
+        outcome = run_with_liar(programs, attempt % 3, wrong_triples(words, rng.integers(64)))
+        assert set(outcome.errors) >= {0, 1, 2} - {attempt % 3}
 
 
 def test_the_coin_is_tossed_after_the_triples_are_fixed():
@@ -189,13 +201,13 @@ def test_what_is_not_zero_stops_both_others_whatever_its_server_says(wrong):
     zero = share(BITS, np.zeros(9), 3)
     for pair, half in ((wrong, 0), ((wrong + 2) % 3, 1)):
         zero[pair][half][4] ^= np.uint64(8)
-    truthful = [check_zero(s, BITS, zero[s.index], PLACE) for s in make_servers()]
+    truthful = [check_zero(s, zero[s.index], PLACE) for s in make_servers()]
     assert set(run_with_liar(truthful, wrong).errors) == {0, 1, 2}
     # What the liar must say to please each: the digest of the part that this one lacks, were all 0.
     pleasing = share(BITS, np.zeros(9), 3)[wrong]
     pleasing[1][4] ^= np.uint64(8)
     servers = make_servers()
-    programs = [check_zero(s, BITS, pleasing if s.index == wrong else zero[s.index], PLACE) for s in servers]
+    programs = [check_zero(s, pleasing if s.index == wrong else zero[s.index], PLACE) for s in servers]
     assert set(run_with_liar(programs, wrong).errors) >= {0, 1, 2} - {wrong}
 
 

@@ -57,6 +57,8 @@ class Enumerated:
 
     def draw(self, number, address, use, ring, shape):
         name = (number, address, use)
+        if use.startswith("tag "):
+            return np.zeros(shape, ring.dtype)
         if name not in self.values:
             self.values[name] = self.make(number, name, ring, shape)
         return self.values[name].copy()
@@ -119,8 +121,8 @@ def views_agree(program, viewer, rings, fixed=24, table_bits=0):
         assert coin_bits <= 17, f"{coin_bits} coins are too many to enumerate"
     code = np.zeros(count, np.uint64)
     for _, _, array in record.views[viewer]:
-        if (array.dtype, array.shape) == (np.uint8, (32,)):
-            # A digest of a part that the viewer is sent in the same round, or of words of its own.
+        if (array.dtype, array.shape) == (np.uint8, (16,)):
+            # A tag under a key of the viewer's own, of a part that it is sent in the same round, or knows.
             continue
         for column in columns_of(array, count):
             code = (code + column + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
@@ -247,11 +249,15 @@ class Made:
         self.server, self.words, self.left = server, words, 0
 
     def make(self, count, name):
-        triples = np.stack([vb._random(self.server, (count, self.words), PLACE.named(f"{name} {own}")) for own in "ab"])
-        part = rep.product_part(BITS, *triples)
+        streams = (self.server.index, self.server.following)
+        drawn = [vb._random(self.server, number, (2, count, self.words), PLACE.named(name)) for number in streams]
+        flat = [own.reshape(2, -1) for own in drawn]
+        part = np.empty((count, self.words), np.uint64)
+        vb.product_parts(*flat, *np.zeros_like(flat[0]), part.reshape(-1))
         products = yield from rep.reshare(self.server, BITS, part, PLACE.named(f"{name} products"))
         self.left += count * self.words
-        self.stock = np.concatenate([triples, products[None]])
+        self.parts = (*drawn, products)
+        self.stock = np.stack([np.stack(own) for own in zip(*drawn, strict=True)] + [products])
 
     def take(self, count):
         taken, self.stock = self.stock[:, :, : count // self.words], self.stock[:, :, count // self.words :]
@@ -261,9 +267,12 @@ class Made:
 
 def verified_product(server, inputs):
     """Two triples, of which one is compared with the other, and a product with it."""
-    triples = Made(server, inputs[0].shape[1])
+    words = inputs[0].shape[1]
+    triples = Made(server, words)
     yield from triples.make(2, "triples")
-    yield from vb.check_triples(server, triples.stock[:, :, 0, :0], triples.stock, PLACE.named("check"))
+    buckets = np.arange(2 * words).reshape(2, words)
+    parts = tuple(own.reshape(2, 2 * words, 1) for own in triples.parts)
+    yield from vb.check_triples(server, parts, buckets[0, :0], buckets, PLACE.named("check"))
     return (yield from vb.products(server, triples, inputs[0][:, None], inputs[1][:, None], PLACE))
 
 

@@ -65,7 +65,7 @@ MOST_REQUESTS = 64
 
 MOST_ROWS = 2**31 - 1
 
-MOST_CELLS = 2**13
+MOST_CELLS = 2**12
 """Cells of all paths that one step compares, about: more bits a step take fewer rounds, and some 300 bytes a cell from each server."""
 
 WEIGHT_SUM_BITS = 53
@@ -802,20 +802,23 @@ class CutSearchOnShares:
 
     def _cells(self, step: Step) -> Cells:
         """What a step compares, level by level."""
-        feature, low, high = (column[step.searches] for column in self.paths.ends())
-        depth = self.paths.depth[step.searches]
         columns, of_search = [], []
         for level, (start, kind) in enumerate(zip(step.starts, step.kinds, strict=True)):
             number, node = np.nonzero(kind == COMPARED)
-            first, own = start[number, node], (feature[number], low[number], high[number])
-            size = np.int64(1) << (KEY_BITS - depth[number] - level)
-            ends = (own[1], own[2], np.maximum(first, own[1]), first + size // 2, np.minimum(first + size, own[2]))
-            columns.append(np.stack([self._below(own[0], key) for key in ends]))
-            of_search.append(number)
-        number = step.searches[np.concatenate(of_search)]
-        places = np.concatenate(columns, axis=1)
-        halves, half = np.unique(places[2:], axis=1, return_inverse=True)
-        return Cells(halves, half, places[[0, 3, 1]], self.paths.rank[number], self.paths.parts[number])
+            own = step.searches[number]
+            columns.append(np.stack([self.paths.gap[own], start[number, node], self.paths.depth[own] + level]))
+            of_search.append(own)
+        number = np.concatenate(of_search)
+        gap, start, depth = np.concatenate(columns, axis=1)
+        _, first, half = np.unique((gap * 2**KEY_BITS + start) * 64 + depth, return_index=True, return_inverse=True)
+        ends = np.array([(feature, own.low, own.high) for feature, own in self.paths.gaps], np.int64).T
+        of_gaps = np.stack([self._below(ends[0], key) for key in ends[1:]])
+        feature, low, high = ends[:, gap[first]]
+        start, size = start[first], np.int64(1) << (KEY_BITS - depth[first])
+        keys = np.maximum(start, low), start + size // 2, np.minimum(start + size, high)
+        halves = np.stack([self._below(feature, key) for key in keys])
+        gaps = np.stack([of_gaps[0, gap], halves[1, half], of_gaps[1, gap]])
+        return Cells(halves, half, gaps, self.paths.rank[number], self.paths.parts[number])
 
     def _compare(self, server: Server, cells: Cells, address: Address) -> Program[tuple[Words, Words, Words]]:
         """Of all cells, shared bits (2, cells): is the left half small, the right one, is the rank right?"""

@@ -27,9 +27,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from hansa.errors import ProtocolError, ServersDisagree
-from hansa.mpc.ring import Ring, Words
+from hansa.mpc.ring import BITS, Ring, Words
 from hansa.secure.keys import PairKey, encode_fields
 from hansa.secure.prg import NAME_BYTES, Algorithm, KeyStream, NamedStreams
 
@@ -370,27 +371,26 @@ def open_and_deal(server: Server, ring: Ring, part: Words, address: Address, dea
 def open_to_all(server: Server, ring: Ring, x: Words, address: Address) -> Program[Words]:
     """Open a shared array to the three servers, so that no one of them can change what another gets. One round.
 
-    Both others hold the part that a server lacks: S_{i-1} sends it to S_i, and S_{i+1} a digest of it. A word an element and
-    32 bytes each. Only what `openings.OPENINGS` lists may be opened.
+    Both others hold the part that a server lacks: S_{i-1} sends it to S_i, and S_{i+1} a tag of it. A word an element and 16 bytes
+    each. Only what `openings.OPENINGS` lists may be opened.
 
     Raises:
-        ServersDisagree: part and digest do not fit.
+        ServersDisagree: part and tag do not fit.
     """
     received = yield Round(
         address.tensor,
-        {server.following: [x[0]], server.previous: [digest(x[1])]},
-        {server.previous: [Shape(x.dtype, x.shape[1:])], server.following: [DIGEST]},
+        {server.following: [x[0]], server.previous: [tag(server, server.index, address, "opened", x[1])]},
+        {server.previous: [Shape(x.dtype, x.shape[1:])], server.following: [TAG]},
     )
     lacked = received[server.previous][0]
-    if not np.array_equal(received[server.following][0], digest(lacked)):
-        raise ServersDisagree(
-            (server.previous, server.following), "the two told different parts of what is opened", address.tensor
-        )
+    if not np.array_equal(received[server.following][0], tag(server, server.following, address, "opened", lacked)):
+        found = "they told different parts of what is opened"
+        raise ServersDisagree((server.previous, server.following), found, address.tensor)
     return ring.add(ring.add(x[0], x[1]), lacked)
 
 
-def check_zero(server: Server, ring: Ring, x: Words, address: Address) -> Program[None]:
-    """Whether all of a shared array is 0: both other servers show by a digest that they hold the part that this says. One round.
+def check_zero(server: Server, x: Words, address: Address) -> Program[None]:
+    """Whether all of some shared packed bits are 0: both other servers show by a tag that they hold the part that this says. One round.
 
     Of x = 0 a server knows the part that it lacks. Where x is not 0 every honest server finds that another honest one holds a
     different part, whatever the third says.
@@ -398,20 +398,25 @@ def check_zero(server: Server, ring: Ring, x: Words, address: Address) -> Progra
     Raises:
         ServersDisagree: something is not 0.
     """
+    own, after = server.index, server.following
     received = yield Round(
         address.tensor,
-        {server.following: [digest(x[0])], server.previous: [digest(x[1])]},
-        {server.previous: [DIGEST], server.following: [DIGEST]},
+        {
+            after: [tag(server, after, address, "first", x[0])],
+            server.previous: [tag(server, own, address, "second", x[1])],
+        },
+        {server.previous: [TAG], after: [TAG]},
     )
-    expected = digest(ring.subtract(np.zeros_like(x[0]), ring.add(x[0], x[1])))
-    if not all(np.array_equal(told, expected) for (told,) in received.values()):
-        raise ServersDisagree((server.previous, server.following), WRONG, address.tensor)
+    lacked = x[0] ^ x[1]
+    right = np.array_equal(received[server.previous][0], tag(server, own, address, "first", lacked))
+    if not (right and np.array_equal(received[after][0], tag(server, after, address, "second", lacked))):
+        raise ServersDisagree((server.previous, after), WRONG, address.tensor)
 
 
 def check_copies(server: Server, vectors: Mapping[str, Words], address: Address) -> Program[None]:
-    """Whether the two servers that hold a part of an owner's vector were given the same. One round, 32 bytes an owner.
+    """Whether the two servers that hold a part of an owner's vector were given the same. One round, 16 bytes an owner.
 
-    S_i shows S_{i+1} digests of what both hold. Of two honest servers one finds a difference and stops; the other needs its words.
+    S_i shows S_{i+1} tags of what both hold. Of two honest servers one finds a difference and stops; the other needs its words.
 
     Args:
         vectors: each owner's pair, (2, count), in the same order at all servers.
@@ -419,22 +424,33 @@ def check_copies(server: Server, vectors: Mapping[str, Words], address: Address)
     Raises:
         ServersDisagree: naming the owner.
     """
-    own, given = (np.array([digest(pair[half]) for pair in vectors.values()], np.uint8) for half in range(2))
-    received = yield Round(address.tensor, {server.following: [given]}, {server.previous: [shape_of(own)]})
-    for name, held, told in zip(vectors, own, received[server.previous][0], strict=True):
-        if not np.array_equal(held, told):
+
+    def tags(number: int, half: int) -> Words:
+        own = [tag(server, number, address, f"owner {n}", pair[half]) for n, pair in enumerate(vectors.values())]
+        return np.array(own, np.uint8)
+
+    given, held = tags(server.following, 1), tags(server.index, 0)
+    received = yield Round(address.tensor, {server.following: [given]}, {server.previous: [shape_of(held)]})
+    for name, own, told in zip(vectors, held, received[server.previous][0], strict=True):
+        if not np.array_equal(own, told):
             found = f"the copies of what owner {name!r} shared differ"
             raise ServersDisagree((server.previous,), found, address.tensor, name)
 
 
 WRONG = "a triple of bits is wrong"
 
-DIGEST = Shape(np.uint8, (32,))
+TAG = Shape(np.uint8, (16,))
 
 
-def digest(array: Words) -> Words:
-    """SHA-256 of an array's bytes, uint8 (32,)."""
-    return np.frombuffer(hashlib.sha256(np.ascontiguousarray(array).data).digest(), np.uint8)
+def tag(server: Server, number: int, address: Address, use: str, array: Words) -> Words:
+    """What shows the other server with stream `number` that this one holds an array, uint8 (16,): Poly1305 (RFC 8439, section 2.5).
+
+    Its key is a draw, so it serves once, and the third server does not know it: that one can say another array with the same tag with
+    a chance of 2^-80 at most, even of 256 MB.
+    """
+    key = server.source.draw(number, address, f"tag {use}", BITS, (4,))
+    octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return np.frombuffer(Poly1305.generate_tag(key.astype("<u8").tobytes(), octets.data), np.uint8)
 
 
 def refresh(server: Server, ring: Ring, x: Words, address: Address) -> Program[Words]:

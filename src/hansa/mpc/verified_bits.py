@@ -21,19 +21,10 @@ from collections.abc import Sequence
 from math import lgamma, log, prod
 
 import numpy as np
+from numba import njit
 
 from hansa.errors import ServersDisagree
-from hansa.mpc.replicated import (
-    WRONG,
-    Address,
-    Program,
-    Server,
-    add_public,
-    check_zero,
-    open_to_all,
-    product_part,
-    reshare,
-)
+from hansa.mpc.replicated import WRONG, Address, Program, Server, check_zero, open_to_all, pass_on
 from hansa.mpc.ring import BITS, Words, pack_bits, unpack_bits, words_for
 from hansa.secure.prg import Algorithm, KeyStream
 
@@ -42,6 +33,10 @@ MISSED_BITS = 40
 
 LEAST_TRIPLES = 256
 """Words of triples made at once, at least: buckets of few triples must be larger."""
+
+
+WIDTHS = (16, 8, 4, 2, 1)
+"""Words of triples that are shuffled as one."""
 
 
 class Triples:
@@ -79,44 +74,123 @@ class Triples:
         place = address.named(f"triples {self._batches}")
         self._batches += 1
         size = bucket_size(count)
+        # Packs of words side by side are as good as words, where there are so many that buckets need be no larger.
+        width = next(width for width in WIDTHS if bucket_size(-(-count // width)) == size)
+        count = -(-count // width)
         total = (count + 1) * size
-        triples = np.empty((3, 2, total), np.uint64)
-        for number, name in enumerate("ab"):
-            triples[number] = _random(server, (total,), place.named(name))
-        part = product_part(BITS, triples[0], triples[1])
-        triples[2] = yield from reshare(server, BITS, part, place.named("products"))
-        # The coin: of its three parts each server lacks one, which it gets once both others have their parts of the products.
-        coin = _random(server, (4,), place.named("coin"))
+        own, after = (_random(server, number, (2, total * width), place) for number in (server.index, server.following))
+        products = yield from _multiplied(server, own, after, place.named("products"))
+        # The coin: of its three parts each server lacks one, which it gets once both others have their part of the products.
+        coin = np.stack(
+            [_random(server, number, (4,), place.named("coin")) for number in (server.index, server.following)]
+        )
         coin = yield from open_to_all(server, BITS, coin, place.named("coin"))
-        triples = np.take(triples, _permutation(coin, total), axis=2)
-        shown, buckets = triples[..., :size], triples[..., size:].reshape(3, 2, size, count)
-        yield from check_triples(server, shown, buckets, place)
-        self._stock = np.concatenate([self._stock, buckets[:, :, 0]], axis=2)
+        order = _permutation(coin, total)
+        triples = own.reshape(2, total, width), after.reshape(2, total, width), products.reshape(2, total, width)
+        yield from check_triples(server, triples, order[:size], order[size:].reshape(size, count), place)
+        stock = np.empty((3, 2, self.left + count * width), np.uint64)
+        stock[..., : self.left] = self._stock
+        _gathered(triples, order[size : size + count], stock[..., self.left :].reshape(3, 2, count, width))
+        self._stock = stock
 
 
-def check_triples(server: Server, shown: Words, buckets: Words, address: Address) -> Program[None]:
-    """Whether c = a AND b in all of `shown`, which are opened, and alike or nowhere wrong in each bucket. Two rounds.
+Parts = tuple[Words, Words, Words]
+"""Triples as a server holds them, each uint64 (2, packs, words of a pack): its own part of a and of b, the next part of both, and both
+parts of c."""
+
+
+def _multiplied(server: Server, own: Words, after: Words, address: Address) -> Program[Words]:
+    """a AND b of shared bits, by the semi-honest product: shared, uint64 (2, words). One round.
+
+    Args:
+        own, after: uint64 (2, words): this server's first and second parts, of a and of b.
+    """
+    masks = [server.source.draw(j, address, "reshare", BITS, own[0].shape) for j in (server.index, server.following)]
+    shared = np.empty_like(own)
+    product_parts(own, after, masks[0], masks[1], shared[0])
+    return (yield from pass_on(server, shared, address))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def product_parts(own, after, mask_own, mask_after, out):  # type: ignore[no-untyped-def]
+    """out = a_i b_i XOR a_i b_{i+1} XOR a_{i+1} b_i XOR the masks, as `replicated.product_part`; own, after: a and b, uint64 (2, words)."""
+    for i in range(out.shape[0]):
+        out[i] = (own[0, i] & (own[1, i] ^ after[1, i])) ^ (after[0, i] & own[1, i]) ^ mask_own[i] ^ mask_after[i]
+
+
+def check_triples(server: Server, triples: Parts, shown: Words, buckets: Words, address: Address) -> Program[None]:
+    """Whether c = a AND b in some triples, which are opened, and alike or nowhere wrong in each bucket. Two rounds.
 
     A bucket's first triple (a, b, c) and another (a', b', c') differ by u = a XOR a' and v = b XOR b', which are opened:
 
         c XOR c' XOR u b' XOR v a' XOR u v = 0    where both are right or both wrong by the same
 
     Args:
-        shown: shared, uint64 (3, 2, words). buckets: shared, (3, 2, triples of a bucket, buckets).
+        shown: int64, which packs are opened. buckets: int64 (packs of a bucket, buckets).
 
     Raises:
         ServersDisagree: a triple is wrong, or what was opened.
     """
-    first, others = buckets[:, :, :1], buckets[:, :, 1:]
-    masked = (first[:2] ^ others[:2]).swapaxes(0, 1)
-    values = np.concatenate([shown.swapaxes(0, 1).reshape(2, -1), masked.reshape(2, -1)], axis=1)
+    width = triples[0].shape[2]
+    few, size = 3 * len(shown) * width, buckets[1:].size * width
+    values = np.empty((2, few + 2 * size), np.uint64)
+    first = np.empty((3, 2, len(shown), width), np.uint64)
+    _gathered(triples, shown, first)
+    values[:, :few] = first.swapaxes(0, 1).reshape(2, -1)
+    for half in range(2):
+        differences(triples[half], buckets, values[half, few:].reshape(2, -1, width))
     opened = yield from open_to_all(server, BITS, values, address.named("buckets"))
-    a, b, c = opened[: shown[:, 0].size].reshape(3, -1)
+    a, b, c = opened[:few].reshape(3, -1)
     if np.any(a & b != c):
         raise ServersDisagree((server.previous, server.following), WRONG, address.named("buckets").tensor)
-    u, v = opened[shown[:, 0].size :].reshape(masked.shape[1:])
-    wrong = first[2] ^ others[2] ^ (u & others[1]) ^ (v & others[0])
-    yield from check_zero(server, BITS, add_public(server, BITS, wrong, u & v), address.named("zero"))
+    uv = opened[few:].reshape(2, -1, width)
+    wrong = np.empty(uv.shape, np.uint64)
+    for half in range(2):
+        # Part 0 takes the public product.
+        errors(triples[half], triples[2][half], buckets, uv, (server.index + half) % 3 == 0, wrong[half])
+    yield from check_zero(server, wrong, address.named("zero"))
+
+
+def _gathered(triples: Parts, places: Words, out: Words) -> None:
+    """Some packs, as shared a, b and c: `out` is uint64 (3, 2, places, width)."""
+    for half in range(2):
+        for number in range(2):
+            out[number, half] = triples[half][number][places]
+        out[2, half] = triples[2][half][places]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def differences(ab, buckets, out):  # type: ignore[no-untyped-def]
+    """out[0 and 1, other] = a XOR a', b XOR b' of a bucket's first triple and each other one, row by row.
+
+    Args:
+        ab: uint64 (2, packs, width). buckets: int64 (size, count). out: uint64 (2, (size - 1) count, width), overwritten.
+    """
+    size, count = buckets.shape
+    for k in range(1, size):
+        for i in range(count):
+            first, other, at = buckets[0, i], buckets[k, i], (k - 1) * count + i
+            for w in range(ab.shape[2]):
+                out[0, at, w] = ab[0, first, w] ^ ab[0, other, w]
+                out[1, at, w] = ab[1, first, w] ^ ab[1, other, w]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def errors(ab, c, buckets, uv, with_public, out):  # type: ignore[no-untyped-def]
+    """out[other] = c XOR c' XOR u b' XOR v a' of a bucket's first triple and each other one, row by row; and XOR u v `with_public`.
+
+    Args:
+        ab: uint64 (2, packs, width). c: uint64 (packs, width). buckets: int64 (size, count).
+        uv: uint64 (2, (size - 1) count, width). out: uint64 ((size - 1) count, width), overwritten.
+    """
+    size, count = buckets.shape
+    for k in range(1, size):
+        for i in range(count):
+            first, other, at = buckets[0, i], buckets[k, i], (k - 1) * count + i
+            for w in range(c.shape[1]):
+                u, v = uv[0, at, w], uv[1, at, w]
+                found = c[first, w] ^ c[other, w] ^ (u & ab[1, other, w]) ^ (v & ab[0, other, w])
+                out[at, w] = found ^ (u & v) if with_public else found
 
 
 def bucket_size(count: int) -> int:
@@ -139,15 +213,31 @@ def _log2_choose(n: int, k: int) -> float:
     return (lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)) / log(2)
 
 
-def _random(server: Server, shape: tuple[int, ...], address: Address) -> Words:
-    """Shared random bits that nobody knows, (2, *shape): part j is stream j; local."""
-    return np.stack([server.source.draw(j, address, "random", BITS, shape) for j in (server.index, server.following)])
+def _random(server: Server, number: int, shape: tuple[int, ...], address: Address) -> Words:
+    """A part of shared random bits that nobody knows: part j is stream j; local."""
+    return server.source.draw(number, address, "random", BITS, shape)
 
 
 def _permutation(coin: Words, count: int) -> Words:
-    """The order that a public coin of 32 bytes gives. (Two equal words among `count` would leave it open: chance count^2 / 2^65.)"""
-    stream = KeyStream(coin.astype("<u8").tobytes(), Algorithm.CHACHA20, size=8 * count)
-    return np.argsort(stream.words64(count))
+    """The order that a public coin of 32 bytes gives, int64 (count,)."""
+    order = np.arange(count)
+    shuffle(KeyStream(coin.astype("<u8").tobytes(), Algorithm.CHACHA20, size=8 * count).words64(count), order)
+    return order
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def shuffle(words, order):  # type: ignore[no-untyped-def]
+    """Exchange each entry, the last one first, with one of those up to it (Durstenfeld 1964): of n entries number floor(n w / 2^64).
+
+    Args:
+        words: uint64 (count,), random. order: int64 (count,), fewer than 2^32, changed.
+    """
+    low = np.uint64(2**32 - 1)
+    for i in range(order.shape[0] - 1, 0, -1):
+        n = np.uint64(i + 1)
+        rest = ((words[i] & low) * n) >> np.uint64(32)
+        other = np.int64(((words[i] >> np.uint64(32)) * n + rest) >> np.uint64(32))
+        order[i], order[other] = order[other], order[i]
 
 
 def products(server: Server, triples: Triples, x: Words, y: Words, address: Address) -> Program[Words]:
@@ -158,12 +248,41 @@ def products(server: Server, triples: Triples, x: Words, y: Words, address: Addr
     Raises:
         ServersDisagree: a server lied.
     """
-    shape = x.shape[1:]
-    if triples.left < prod(shape):
-        yield from triples.make(server, prod(shape) - triples.left, address)
-    a, b, c = triples.take(prod(shape)).reshape(3, 2, *shape)
-    u, v = yield from open_to_all(server, BITS, np.stack([x ^ a, y ^ b], axis=1), address)
-    return add_public(server, BITS, c ^ (u & b) ^ (v & a), u & v)
+    count = prod(x.shape[1:])
+    if triples.left < count:
+        yield from triples.make(server, count - triples.left, address)
+    stock, masked = triples.take(count), np.empty((2, 2, count), np.uint64)
+    mask_factors(x.reshape(2, count), y.reshape(2, count), stock, masked)
+    opened = yield from open_to_all(server, BITS, masked, address)
+    result = np.empty((2, count), np.uint64)
+    unmask_products(stock, opened, -server.index % 3, result)
+    return result.reshape(x.shape)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def mask_factors(x, y, triples, out):  # type: ignore[no-untyped-def]
+    """out[half, 0 and 1] = x XOR a, y XOR b.
+
+    Args:
+        x, y: uint64 (2, words). triples: uint64 (3, 2, words). out: uint64 (2, 2, words), overwritten.
+    """
+    for half in range(2):
+        for i in range(x.shape[1]):
+            out[half, 0, i] = x[half, i] ^ triples[0, half, i]
+            out[half, 1, i] = y[half, i] ^ triples[1, half, i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def unmask_products(triples, uv, public, out):  # type: ignore[no-untyped-def]
+    """out[half] = c XOR u b XOR v a, and XOR u v in the half `public`, if it is 0 or 1.
+
+    Args:
+        triples: uint64 (3, 2, words). uv: uint64 (2, words). out: uint64 (2, words), overwritten.
+    """
+    for half in range(2):
+        for i in range(out.shape[1]):
+            found = triples[2, half, i] ^ (uv[0, i] & triples[1, half, i]) ^ (uv[1, i] & triples[0, half, i])
+            out[half, i] = found ^ (uv[0, i] & uv[1, i]) if half == public else found
 
 
 def products_of_bytes(
@@ -192,8 +311,9 @@ def negative(server: Server, triples: Triples, x: Words, bits: int, address: Add
 
         s = p XOR q XOR r,    c = (p XOR r)(q XOR r) XOR r   (its carry to the next place),
 
-    and the sum of s and c carries into the highest place by generating pairs, two and two (Kogge & Stone 1973; only the last carry):
-    g = s c, t = s XOR c; then g XOR t g', t t', with g', t' of the places below. About 4 products a place.
+    and s and c together carry into the highest place what a tree of groups of places finds (Kogge & Stone 1973; the last carry alone):
+    a place makes g = s c and lets through t = s XOR c, two groups make g XOR t g' and let through t t', with g', t' of the lower one.
+    About 3.5 products a place.
 
     Rounds: 2 and log2 of bits - 2, rounded up.
 
@@ -212,29 +332,41 @@ def negative(server: Server, triples: Triples, x: Words, bits: int, address: Add
     factors = of_parts(0, 2)[:, :-1], of_parts(1, 2)[:, :-1]
     carries = yield from products(server, triples, *factors, address.named("carries"))
     carries ^= last[:, :-1]
-    through = sums[:, 1:-1] ^ carries[:, :-1]
-    makes = yield from products(server, triples, sums[:, 1:-1], carries[:, :-1], address.named("pairs"))
-    while (places := makes.shape[1]) > 1:
-        low, high = slice(0, places - 1, 2), slice(1, places, 2)
-        x_and = np.concatenate([through[:, high], through[:, high][:, 1:]], axis=1)
-        y_and = np.concatenate([makes[:, low], through[:, low][:, 1:]], axis=1)
-        found = yield from products(server, triples, x_and, y_and, address.named(f"places {places}"))
-        half = places // 2
-        rest = slice(2 * half, places)
-        # Nothing comes into the lowest pair, so nothing has to go through it.
-        makes = np.concatenate([makes[:, high] ^ found[:, :half], makes[:, rest]], axis=1)
-        through = np.concatenate([through[:, :1] & np.uint64(0), found[:, half:], through[:, rest]], axis=1)
+    own, carried = sums[:, 1:-1], carries[:, :-1]
+    through = own ^ carried
+    low, high = slice(0, None, 2), slice(1, None, 2)
+    pairs = own.shape[1] // 2
+    # Of two places only the lower one's product is needed: the upper one makes s where t is 0, and else what comes in.
+    # Nothing comes into the lowest pair, so nothing has to go through it.
+    x = np.concatenate([own[:, low], through[:, high][:, 1:]], axis=1)
+    y = np.concatenate([carried[:, low], through[:, low][:, 1:pairs]], axis=1)
+    found = yield from products(server, triples, x, y, address.named("lower places"))
+    makes, both = found[:, : own.shape[1] - pairs], found[:, own.shape[1] - pairs :]
+    if pairs:
+        upper, into = own[:, high], makes[:, :pairs]
+        passed = yield from products(server, triples, through[:, high], upper ^ into, address.named("upper places"))
+        makes = np.concatenate([upper ^ passed, makes[:, pairs:]], axis=1)
+        through = np.concatenate([through[:, :1] & np.uint64(0), both, through[:, 2 * pairs :]], axis=1)
+    while (groups := makes.shape[1]) > 1:
+        pairs = groups // 2
+        low, high, rest = slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2), slice(2 * pairs, groups)
+        x = np.concatenate([through[:, high], through[:, high][:, 1:]], axis=1)
+        y = np.concatenate([makes[:, low], through[:, low][:, 1:]], axis=1)
+        found = yield from products(server, triples, x, y, address.named(f"groups {groups}"))
+        makes = np.concatenate([makes[:, high] ^ found[:, :pairs], makes[:, rest]], axis=1)
+        through = np.concatenate([through[:, :1] & np.uint64(0), found[:, pairs:], through[:, rest]], axis=1)
     return np.asarray(sums[:, -1] ^ carries[:, -1] ^ makes[:, 0])
 
 
 def words_of_signs(bits: int, count: int) -> int:
     """Words of triples that `negative` takes."""
     places = bits - 2
-    products_a_sign = 2 * bits - 3
-    while places > 1:
-        products_a_sign += 2 * (places // 2) - 1
-        places -= places // 2
-    return products_a_sign * words_for(count)
+    found = bits - 1 + places + max(0, places // 2 - 1)
+    groups = places - places // 2
+    while groups > 1:
+        found += 2 * (groups // 2) - 1
+        groups -= groups // 2
+    return found * words_for(count)
 
 
 def _planes(x: Words, bits: int) -> Words:
