@@ -251,12 +251,13 @@ class Made:
     def make(self, count, name):
         streams = (self.server.index, self.server.following)
         drawn = [vb._random(self.server, number, (2, count, self.words), PLACE.named(name)) for number in streams]
-        flat = [own.reshape(2, -1) for own in drawn]
-        part = np.empty((count, self.words), np.uint64)
-        vb.product_parts(*flat, *np.zeros_like(flat[0]), part.reshape(-1))
+        own, after = (np.ascontiguousarray(parts.reshape(2, -1, 1).swapaxes(0, 1)) for parts in drawn)
+        part = np.empty((own.shape[0], 1), np.uint64)
+        vb.product_parts(own, after, np.zeros_like(part), np.zeros_like(part), part)
+        part = part.reshape(count, self.words)
         products = yield from rep.reshare(self.server, BITS, part, PLACE.named(f"{name} products"))
         self.left += count * self.words
-        self.parts = (*drawn, products)
+        self.parts = own, after, products.reshape(2, -1, 1)
         self.stock = np.stack([np.stack(own) for own in zip(*drawn, strict=True)] + [products])
 
     def take(self, count):
@@ -271,8 +272,7 @@ def verified_product(server, inputs):
     triples = Made(server, words)
     yield from triples.make(2, "triples")
     buckets = np.arange(2 * words).reshape(2, words)
-    parts = tuple(own.reshape(2, 2 * words, 1) for own in triples.parts)
-    yield from vb.check_triples(server, parts, buckets[0, :0], buckets, PLACE.named("check"))
+    yield from vb.check_triples(server, triples.parts, buckets[0, :0], buckets, PLACE.named("check"))
     return (yield from vb.products(server, triples, inputs[0][:, None], inputs[1][:, None], PLACE))
 
 

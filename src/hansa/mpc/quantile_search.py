@@ -39,7 +39,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +65,7 @@ MOST_REQUESTS = 64
 
 MOST_ROWS = 2**31 - 1
 
-MOST_CELLS = 2**12
+MOST_CELLS = 2**13
 """Cells of all paths that one step compares, about: more bits a step take fewer rounds, and some 300 bytes a cell from each server."""
 
 WEIGHT_SUM_BITS = 53
@@ -272,8 +272,7 @@ def _names_of(starts: NDArray[np.int64], depths: NDArray[np.int64]) -> NDArray[n
 # --- the public state ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Gap:
+class Gap(NamedTuple):
     """Keys [low, high) between two cuts of a feature, or between a cut and a value that was found. Public.
 
     Attributes:
@@ -289,8 +288,7 @@ class Gap:
     below_heavy: bool = False
 
 
-@dataclass(frozen=True)
-class Search:
+class Search(NamedTuple):
     """One wanted rank, and what it fell on. Public.
 
     Attributes:
@@ -323,6 +321,7 @@ class Paths:
         gap: int64, whose number in `gaps`. rank, parts: int64, as in `Search`.
         start, depth: int64, the cell that the rank is known to lie in.
         stopped: bool, whether the search stopped before a small half; its cut is then the cell's middle.
+        ends: int64 (3, ranks): feature, and lowest key and end of the gap.
     """
 
     gaps: tuple[tuple[int, Gap], ...]
@@ -332,6 +331,7 @@ class Paths:
     start: NDArray[np.int64]
     depth: NDArray[np.int64]
     stopped: NDArray[np.bool_]
+    ends: NDArray[np.int64]
 
     @classmethod
     def of(cls, gaps: Sequence[tuple[int, Gap]], ranks: Sequence[int]) -> Paths:
@@ -342,7 +342,9 @@ class Paths:
         rank = 1 + np.arange(len(gap)) - np.repeat(np.cumsum(given) - given, given)
         zeros = np.zeros(len(gap), np.int64)
         none = np.zeros(len(gap), np.bool_)
-        return cls(tuple(gaps), gap, rank, parts[gap], zeros, zeros, none).within_gaps()
+        ends = np.array([(feature, own.low, own.high) for feature, own in gaps], np.int64).reshape(-1, 3).T
+        ends = np.ascontiguousarray(ends[:, gap])
+        return cls(tuple(gaps), gap, rank, parts[gap], zeros, zeros, none, ends).within_gaps()
 
     def __len__(self) -> int:
         return len(self.gap)
@@ -352,15 +354,9 @@ class Paths:
         """Which searches have found no cut yet."""
         return ~self.stopped & (self.depth < KEY_BITS)
 
-    def ends(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Feature, and lowest key and end of the gap, of every search."""
-        ends = np.array([(feature, gap.low, gap.high) for feature, gap in self.gaps], np.int64).reshape(-1, 3)
-        feature, low, high = ends[self.gap].T
-        return feature, low, high
-
     def within_gaps(self) -> Paths:
         """As far down as the gaps' ends alone say."""
-        _, low, high = self.ends()
+        _, low, high = self.ends
         start, depth = self.start.copy(), self.depth.copy()
         while True:
             middle = middles(start, depth)
@@ -480,7 +476,7 @@ class CutSearchOnShares:
             zeros = np.zeros(self.n_features, np.uint32)
             return CutProbes(offsets, zeros, zeros.astype(np.uint8), MOST_STEP_BITS)
         paths, open_ones = self.paths, self.paths.going_on
-        feature = paths.ends()[0][open_ones]
+        feature = paths.ends[0][open_ones]
         names = np.unique(feature * 2**40 + _names_of(paths.start[open_ones], paths.depth[open_ones]))
         cells = np.bincount(names >> 40, minlength=self.n_features)
         bits = min(MOST_STEP_BITS, max(LEAST_STEP_BITS, (PROBES // int(cells.max())).bit_length() - 1))
@@ -556,8 +552,12 @@ class CutSearchOnShares:
             ends = _places(np.arange(self.n_features), END - 1)
             columns = np.concatenate([columns, columns[np.searchsorted(keys, ends | (2**KEY_BITS - 1))]])
             keys = np.concatenate([keys, ends])
-        keys, places = np.unique(np.concatenate([self.keys, keys]), return_index=True)
-        columns = np.concatenate([self.columns, columns])[places]
+        # Both are sorted, so that a sort which merges is quick.
+        keys, columns = np.concatenate([self.keys, keys]), np.concatenate([self.columns, columns])
+        order = np.argsort(keys, kind="stable")
+        keys, columns = keys[order], columns[order]
+        first = np.concatenate([[True], keys[1:] != keys[:-1]])
+        keys, columns = keys[first], columns[first]
         kinds = shares.reshape(2, len(self.counts), -1).swapaxes(0, 1)
         return replace(self, keys=keys, columns=columns, counts=np.concatenate([self.counts, kinds], axis=2))
 
@@ -602,7 +602,7 @@ class CutSearchOnShares:
     def step(self) -> Step | None:
         """What the next step compares; None where every cell that a path has come to is yet to be counted."""
         paths = self.paths
-        feature, low, high = paths.ends()
+        feature, low, high = paths.ends
         ready = np.flatnonzero(paths.going_on & self._counted(feature, middles(paths.start, paths.depth)))
         if not ready.size:
             return None
@@ -626,8 +626,9 @@ class CutSearchOnShares:
         return Step(ready, tuple(start for start, _ in levels), tuple(kind for _, kind in levels))
 
     def _levels_counted(self, feature: NDArray[np.int64], ready: NDArray[np.int64]) -> int:
-        """Bits of these paths that can be found before owners are asked again, at most."""
-        start, depth = self.paths.start[ready], self.paths.depth[ready]
+        """Bits of these paths that can be found before owners are asked again: of the first path of each depth."""
+        depth, first = np.unique(self.paths.depth[ready], return_index=True)
+        feature, start = feature[first], self.paths.start[ready[first]]
         levels = 0
         while (
             self._counted(feature, middles(start, np.minimum(depth + levels, KEY_BITS))) & (depth + levels < KEY_BITS)
@@ -810,7 +811,7 @@ class CutSearchOnShares:
             of_search.append(own)
         number = np.concatenate(of_search)
         gap, start, depth = np.concatenate(columns, axis=1)
-        _, first, half = np.unique((gap * 2**KEY_BITS + start) * 64 + depth, return_index=True, return_inverse=True)
+        first, half = _each_once((gap * 2**KEY_BITS + start) * 64 + depth)
         ends = np.array([(feature, own.low, own.high) for feature, own in self.paths.gaps], np.int64).T
         of_gaps = np.stack([self._below(ends[0], key) for key in ends[1:]])
         feature, low, high = ends[:, gap[first]]
@@ -887,6 +888,15 @@ def _step_bits(paths: int) -> int:
     return max(1, min(MOST_STEP_BITS, (MOST_CELLS // max(1, paths) + 1).bit_length() - 1))
 
 
+def _each_once(names: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each name stands first, and which of these each entry has; quick where they are sorted."""
+    if np.all(names[1:] >= names[:-1]):
+        new = np.concatenate([[True], names[1:] != names[:-1]])
+        return np.flatnonzero(new), np.cumsum(new) - 1
+    _, first, which = np.unique(names, return_index=True, return_inverse=True)
+    return first, which
+
+
 def _whole_words(bits: int) -> int:
     return words_for(bits) * WORD_BITS
 
@@ -912,20 +922,22 @@ def _allotted(gaps: Sequence[Gap], cuts: int) -> list[tuple[Gap, int]]:
 
 def _parts_of(gap: Gap, searches: Sequence[Search]) -> list[Gap]:
     """The gaps that a searched gap falls into; the values that were found, and single keys, are none."""
-    hits: dict[int, list[Search]] = {}
-    for search in searches:
-        hits.setdefault(search.cut, []).append(search)
     bound = gap.bound / searches[0].parts
     parts: list[Gap] = []
     low = gap.low
+    # By cut, each with its first search, and whether there is another one.
+    hits: dict[int, tuple[Search, bool]] = {}
+    for search in searches:
+        hits[search.cut] = (hits[search.cut][0], True) if search.cut in hits else (search, False)
     for cut in sorted(hits):
-        value = hits[cut][0].start
-        heavy = len(hits[cut]) > 1
-        parts.append(Gap(low, value, bound, True, heavy) if hits[cut][0].is_value else Gap(low, cut, bound))
+        first, heavy = hits[cut]
+        part = Gap(low, first.start, bound, True, heavy) if first.depth == KEY_BITS else Gap(low, cut, bound)
+        if part.high - part.low > (0 if part.below_value else 1):
+            parts.append(part)
         low = cut
-    if low < gap.high:
-        parts.append(replace(gap, low=low, bound=bound))
-    return [part for part in parts if part.high - part.low > (0 if part.below_value else 1)]
+    if gap.high - low > (0 if gap.below_value else 1):
+        parts.append(gap._replace(low=low, bound=bound))
+    return parts
 
 
 def _check_settings(n_features: int, rows: int, max_bin: int, min_cell_rows: int) -> None:

@@ -390,27 +390,18 @@ def open_to_all(server: Server, ring: Ring, x: Words, address: Address) -> Progr
 
 
 def check_zero(server: Server, x: Words, address: Address) -> Program[None]:
-    """Whether all of some shared packed bits are 0: both other servers show by a tag that they hold the part that this says. One round.
+    """Whether all of some shared packed bits are 0: S_i shows S_{i+1} a tag of the part that this then knows it holds. One round.
 
-    Of x = 0 a server knows the part that it lacks. Where x is not 0 every honest server finds that another honest one holds a
-    different part, whatever the third says.
+    Where x is not 0, one of two honest servers finds it and stops, whatever the third says: S_i and S_{i+1} are two, or S_{i-1} and
+    S_i, or S_{i+1} and S_{i-1}. The other needs its words to go on.
 
     Raises:
         ServersDisagree: something is not 0.
     """
-    own, after = server.index, server.following
-    received = yield Round(
-        address.tensor,
-        {
-            after: [tag(server, after, address, "first", x[0])],
-            server.previous: [tag(server, own, address, "second", x[1])],
-        },
-        {server.previous: [TAG], after: [TAG]},
-    )
-    lacked = x[0] ^ x[1]
-    right = np.array_equal(received[server.previous][0], tag(server, own, address, "first", lacked))
-    if not (right and np.array_equal(received[after][0], tag(server, after, address, "second", lacked))):
-        raise ServersDisagree((server.previous, after), WRONG, address.tensor)
+    shown = tag(server, server.following, address, "zero", x[0])
+    received = yield Round(address.tensor, {server.following: [shown]}, {server.previous: [TAG]})
+    if not np.array_equal(received[server.previous][0], tag(server, server.index, address, "zero", x[0] ^ x[1])):
+        raise ServersDisagree((server.previous, server.following), WRONG, address.tensor)
 
 
 def check_copies(server: Server, vectors: Mapping[str, Words], address: Address) -> Program[None]:
@@ -441,16 +432,21 @@ WRONG = "a triple of bits is wrong"
 
 TAG = Shape(np.uint8, (16,))
 
+KEYED_BYTES = 2**15
+"""Bytes from which on a keyed tag is quicker than a digest."""
+
 
 def tag(server: Server, number: int, address: Address, use: str, array: Words) -> Words:
-    """What shows the other server with stream `number` that this one holds an array, uint8 (16,): Poly1305 (RFC 8439, section 2.5).
+    """What shows the other server with stream `number` that this one holds an array, uint8 (16,).
 
-    Its key is a draw, so it serves once, and the third server does not know it: that one can say another array with the same tag with
-    a chance of 2^-80 at most, even of 256 MB.
+    Of a short array the first half of its SHA-256 digest. Of a longer one Poly1305 (RFC 8439, section 2.5) under a drawn key, which
+    serves once and which the third server does not know: another array has the same tag with a chance of 2^-80 at most, even of 256 MB.
     """
+    octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    if octets.nbytes < KEYED_BYTES:
+        return np.frombuffer(hashlib.sha256(octets).digest()[: TAG.shape[0]], np.uint8)
     key = server.source.draw(number, address, f"tag {use}", BITS, (4,))
-    octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return np.frombuffer(Poly1305.generate_tag(key.astype("<u8").tobytes(), octets.data), np.uint8)
+    return np.frombuffer(Poly1305.generate_tag(key.astype("<u8").tobytes(), octets), np.uint8)
 
 
 def refresh(server: Server, ring: Ring, x: Words, address: Address) -> Program[Words]:

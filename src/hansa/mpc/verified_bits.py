@@ -78,7 +78,7 @@ class Triples:
         width = next(width for width in WIDTHS if bucket_size(-(-count // width)) == size)
         count = -(-count // width)
         total = (count + 1) * size
-        own, after = (_random(server, number, (2, total * width), place) for number in (server.index, server.following))
+        own, after = (_random(server, number, (total, 2, width), place) for number in (server.index, server.following))
         products = yield from _multiplied(server, own, after, place.named("products"))
         # The coin: of its three parts each server lacks one, which it gets once both others have their part of the products.
         coin = np.stack(
@@ -86,36 +86,43 @@ class Triples:
         )
         coin = yield from open_to_all(server, BITS, coin, place.named("coin"))
         order = _permutation(coin, total)
-        triples = own.reshape(2, total, width), after.reshape(2, total, width), products.reshape(2, total, width)
+        triples = own, after, products
         yield from check_triples(server, triples, order[:size], order[size:].reshape(size, count), place)
         stock = np.empty((3, 2, self.left + count * width), np.uint64)
         stock[..., : self.left] = self._stock
-        _gathered(triples, order[size : size + count], stock[..., self.left :].reshape(3, 2, count, width))
+        gather(*triples, order[size : size + count], stock[..., self.left :])
         self._stock = stock
 
 
 Parts = tuple[Words, Words, Words]
-"""Triples as a server holds them, each uint64 (2, packs, words of a pack): its own part of a and of b, the next part of both, and both
-parts of c."""
+"""Triples as a server holds them: its first part of a and of b, uint64 (packs, 2, words of a pack); the second part of both, alike;
+and both parts of c, uint64 (2, packs, words of a pack)."""
 
 
 def _multiplied(server: Server, own: Words, after: Words, address: Address) -> Program[Words]:
-    """a AND b of shared bits, by the semi-honest product: shared, uint64 (2, words). One round.
+    """a AND b of shared bits, by the semi-honest product: shared, uint64 (2, packs, words of a pack). One round.
 
     Args:
-        own, after: uint64 (2, words): this server's first and second parts, of a and of b.
+        own, after: as of `Parts`.
     """
-    masks = [server.source.draw(j, address, "reshare", BITS, own[0].shape) for j in (server.index, server.following)]
-    shared = np.empty_like(own)
+    shape = (own.shape[0], own.shape[2])
+    masks = [server.source.draw(j, address, "reshare", BITS, shape) for j in (server.index, server.following)]
+    shared = np.empty((2, *shape), np.uint64)
     product_parts(own, after, masks[0], masks[1], shared[0])
     return (yield from pass_on(server, shared, address))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def product_parts(own, after, mask_own, mask_after, out):  # type: ignore[no-untyped-def]
-    """out = a_i b_i XOR a_i b_{i+1} XOR a_{i+1} b_i XOR the masks, as `replicated.product_part`; own, after: a and b, uint64 (2, words)."""
+    """out = a_i b_i XOR a_i b_{i+1} XOR a_{i+1} b_i XOR the masks, as `replicated.product_part`.
+
+    Args:
+        own, after: uint64 (packs, 2, width), a and b. mask_own, mask_after, out: uint64 (packs, width); out is overwritten.
+    """
     for i in range(out.shape[0]):
-        out[i] = (own[0, i] & (own[1, i] ^ after[1, i])) ^ (after[0, i] & own[1, i]) ^ mask_own[i] ^ mask_after[i]
+        for w in range(out.shape[1]):
+            product = (own[i, 0, w] & (own[i, 1, w] ^ after[i, 1, w])) ^ (after[i, 0, w] & own[i, 1, w])
+            out[i, w] = product ^ mask_own[i, w] ^ mask_after[i, w]
 
 
 def check_triples(server: Server, triples: Parts, shown: Words, buckets: Words, address: Address) -> Program[None]:
@@ -131,66 +138,77 @@ def check_triples(server: Server, triples: Parts, shown: Words, buckets: Words, 
     Raises:
         ServersDisagree: a triple is wrong, or what was opened.
     """
-    width = triples[0].shape[2]
+    width = triples[2].shape[2]
     few, size = 3 * len(shown) * width, buckets[1:].size * width
-    values = np.empty((2, few + 2 * size), np.uint64)
-    first = np.empty((3, 2, len(shown), width), np.uint64)
-    _gathered(triples, shown, first)
+    values, first = np.empty((2, few + 2 * size), np.uint64), np.empty((3, 2, few // 3), np.uint64)
+    gather(*triples, shown, first)
     values[:, :few] = first.swapaxes(0, 1).reshape(2, -1)
-    for half in range(2):
-        differences(triples[half], buckets, values[half, few:].reshape(2, -1, width))
+    differences(triples[0], triples[1], buckets, values[:, few:])
     opened = yield from open_to_all(server, BITS, values, address.named("buckets"))
     a, b, c = opened[:few].reshape(3, -1)
     if np.any(a & b != c):
         raise ServersDisagree((server.previous, server.following), WRONG, address.named("buckets").tensor)
-    uv = opened[few:].reshape(2, -1, width)
-    wrong = np.empty(uv.shape, np.uint64)
-    for half in range(2):
-        # Part 0 takes the public product.
-        errors(triples[half], triples[2][half], buckets, uv, (server.index + half) % 3 == 0, wrong[half])
+    wrong = np.empty((2, size), np.uint64)
+    errors(*triples, buckets, opened[few:], -server.index % 3, wrong)
     yield from check_zero(server, wrong, address.named("zero"))
 
 
-def _gathered(triples: Parts, places: Words, out: Words) -> None:
-    """Some packs, as shared a, b and c: `out` is uint64 (3, 2, places, width)."""
-    for half in range(2):
-        for number in range(2):
-            out[number, half] = triples[half][number][places]
-        out[2, half] = triples[2][half][places]
+@njit(cache=True, nogil=True, error_model="numpy")
+def gather(own, after, products, places, out):  # type: ignore[no-untyped-def]
+    """Some packs of `Parts`, as shared a, b and c: out is uint64 (3, 2, places times width), overwritten."""
+    width = own.shape[2]
+    for i in range(places.shape[0]):
+        place = places[i]
+        for w in range(width):
+            at = i * width + w
+            for number in range(2):
+                out[number, 0, at] = own[place, number, w]
+                out[number, 1, at] = after[place, number, w]
+                out[2, number, at] = products[number, place, w]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def differences(ab, buckets, out):  # type: ignore[no-untyped-def]
-    """out[0 and 1, other] = a XOR a', b XOR b' of a bucket's first triple and each other one, row by row.
+def differences(own, after, buckets, out):  # type: ignore[no-untyped-def]
+    """out = a XOR a', then b XOR b', of a bucket's first triple and each other one, pack by pack, row by row of the buckets.
 
     Args:
-        ab: uint64 (2, packs, width). buckets: int64 (size, count). out: uint64 (2, (size - 1) count, width), overwritten.
+        own, after: uint64 (packs, 2, width). buckets: int64 (size, count). out: uint64 (2, 2 (size - 1) count width), overwritten.
     """
     size, count = buckets.shape
+    width = own.shape[2]
+    behind = (size - 1) * count * width
     for k in range(1, size):
         for i in range(count):
-            first, other, at = buckets[0, i], buckets[k, i], (k - 1) * count + i
-            for w in range(ab.shape[2]):
-                out[0, at, w] = ab[0, first, w] ^ ab[0, other, w]
-                out[1, at, w] = ab[1, first, w] ^ ab[1, other, w]
+            first, other, at = buckets[0, i], buckets[k, i], ((k - 1) * count + i) * width
+            for number in range(2):
+                for w in range(width):
+                    out[0, number * behind + at + w] = own[first, number, w] ^ own[other, number, w]
+                    out[1, number * behind + at + w] = after[first, number, w] ^ after[other, number, w]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def errors(ab, c, buckets, uv, with_public, out):  # type: ignore[no-untyped-def]
-    """out[other] = c XOR c' XOR u b' XOR v a' of a bucket's first triple and each other one, row by row; and XOR u v `with_public`.
+def errors(own, after, products, buckets, uv, public, out):  # type: ignore[no-untyped-def]
+    """out = c XOR c' XOR u b' XOR v a' of a bucket's first triple and each other one; XOR u v in the part `public`, if it is 0 or 1.
 
     Args:
-        ab: uint64 (2, packs, width). c: uint64 (packs, width). buckets: int64 (size, count).
-        uv: uint64 (2, (size - 1) count, width). out: uint64 ((size - 1) count, width), overwritten.
+        own, after: uint64 (packs, 2, width). products: uint64 (2, packs, width). buckets: int64 (size, count).
+        uv: uint64 (2 (size - 1) count width,), in the order of `differences`. out: uint64 (2, (size - 1) count width), overwritten.
     """
     size, count = buckets.shape
+    width = own.shape[2]
+    behind = (size - 1) * count * width
     for k in range(1, size):
         for i in range(count):
-            first, other, at = buckets[0, i], buckets[k, i], (k - 1) * count + i
-            for w in range(c.shape[1]):
-                u, v = uv[0, at, w], uv[1, at, w]
-                found = c[first, w] ^ c[other, w] ^ (u & ab[1, other, w]) ^ (v & ab[0, other, w])
-                out[at, w] = found ^ (u & v) if with_public else found
+            first, other, at = buckets[0, i], buckets[k, i], ((k - 1) * count + i) * width
+            for w in range(width):
+                u, v = uv[at + w], uv[behind + at + w]
+                both = u & v
+                mine = products[0, first, w] ^ products[0, other, w] ^ (u & own[other, 1, w]) ^ (v & own[other, 0, w])
+                following = (
+                    products[1, first, w] ^ products[1, other, w] ^ (u & after[other, 1, w]) ^ (v & after[other, 0, w])
+                )
+                out[0, at + w] = mine ^ both if public == 0 else mine
+                out[1, at + w] = following ^ both if public == 1 else following
 
 
 def bucket_size(count: int) -> int:
