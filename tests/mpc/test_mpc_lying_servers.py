@@ -159,8 +159,9 @@ def in_its_own_part(rng, liar):
         if isinstance(value, dict):
             return {name: spoiled(pair) if n == 0 else pair for n, (name, pair) in enumerate(value.items())}
         value = value.copy()
-        # Of copies it shows the second part; with another first part it would stop by itself.
-        flat = value[1].reshape(-1) if function == "check_copies" else value.reshape(-1)
+        # Of copies it shows the second part, of zeros and of triples the first; with another one it would only deceive itself.
+        shown = {"check_copies": 1, "check_zero": 0, "pass_on": 0}
+        flat = value[shown[function]].reshape(-1) if function in shown else value.reshape(-1)
         if flat.dtype == np.uint8:
             flat[int(pick[0] * flat.size)] ^= np.uint8(1)
         elif pick[1] < 0.5:

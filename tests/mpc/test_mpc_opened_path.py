@@ -24,5 +24,5 @@ def test_few_bins_or_large_cells_tell_less():
     most = learnt(60, 64, 3, draws=40, trials=3)
     few = learnt(60, 4, 3, draws=40, trials=3)
     large = learnt(60, 64, 25, draws=40, trials=3)
-    assert most.bits > 1.5 > max(few.bits, large.bits)
+    assert most.bits > 3 > 2 > max(few.bits, large.bits)
     assert all(own.by_cuts <= own.bits <= np.log2(40) for own in (most, few, large))

@@ -39,6 +39,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -471,6 +472,10 @@ class CutSearchOnShares:
         """What to ask every owner next; the same at all three servers. Raises ProtocolError once done."""
         if self.done:
             raise ProtocolError("cut search: it is done, there is nothing to ask; read the cuts")
+        return self._request
+
+    @cached_property
+    def _request(self) -> CutProbes:
         if self.phase == 0:
             offsets = np.arange(self.n_features + 1, dtype=np.int64)
             zeros = np.zeros(self.n_features, np.uint32)
