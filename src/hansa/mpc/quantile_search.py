@@ -500,7 +500,7 @@ class CutSearchOnShares:
     def answer(self, server: Server, shares: Mapping[str, Words], address: Address) -> Program[CutSearchOnShares]:
         """The next state, from every owner's shared `count_probes`.
 
-        About 9 rounds and log2 k for k bits of all paths, 8 a phase; opened is what the module's head says.
+        About 9 rounds and log2 k for k bits of all paths, 7 a phase; opened is what the module's head says.
 
         Args:
             shares: by owner, in the same order at all servers, in Z_2^64, (2, n_answers).
@@ -526,6 +526,7 @@ class CutSearchOnShares:
                     continue
             step = state.step()
             if step is None:
+                yield from together(*unchecked)
                 return state
             place = address.named(f"stock {state.phase} {state.draws}")
             cells = state._cells(step)
