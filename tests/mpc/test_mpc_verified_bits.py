@@ -154,6 +154,14 @@ def test_a_wrong_triple_stops_an_honest_server_and_the_other_cannot_go_on(liar):
         assert not set(outcome.results) - {liar}
 
 
+def test_many_triples_are_made_in_parts(monkeypatch):
+    monkeypatch.setattr(vb, "MOST_TRIPLES", 300)
+    stocks, record = [vb.Triples() for _ in range(3)], Record()
+    run_three([stocks[s.index].make(s, 1000, PLACE) for s in make_servers()], record)
+    assert record.rounds == 4 * 4
+    assert [own.left for own in stocks] == [3 * 300 + 256] * 3
+
+
 def test_packs_of_many_words_are_checked_as_well():
     """At 12,000 words two are shuffled as one, in buckets of 4 packs."""
     rng = np.random.default_rng(5)

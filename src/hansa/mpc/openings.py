@@ -91,7 +91,7 @@ OPENINGS = (
     ),
     Opening(
         "verified_bits",
-        "make",
+        "_make",
         "open_to_all",
         "all three servers",
         "a coin of 256 random bits",

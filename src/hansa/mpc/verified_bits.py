@@ -31,8 +31,8 @@ from hansa.secure.prg import Algorithm, KeyStream
 MISSED_BITS = 40
 """A wrong triple passes with probability at most 2^-40."""
 
-LEAST_TRIPLES = 256
-"""Words of triples made at once, at least: buckets of few triples must be larger."""
+LEAST_TRIPLES, MOST_TRIPLES = 2**8, 2**17
+"""Words of triples made at once: buckets of few triples must be larger; the most take 60 MB."""
 
 
 WIDTHS = (16, 8, 4, 2, 1)
@@ -60,7 +60,7 @@ class Triples:
         return taken
 
     def make(self, server: Server, count: int, address: Address) -> Program[None]:
-        """Add verified words of triples to the stock. Four rounds.
+        """Add verified words of triples to the stock. Four rounds for each `MOST_TRIPLES`.
 
         Bytes a word and server: 8 for each of its bucket's triples, and 16 for each but the first.
 
@@ -70,7 +70,12 @@ class Triples:
         Raises:
             ServersDisagree: a triple is wrong, or what was opened for the check.
         """
-        count = max(count, LEAST_TRIPLES)
+        while count > MOST_TRIPLES:
+            yield from self._make(server, MOST_TRIPLES, address)
+            count -= MOST_TRIPLES
+        yield from self._make(server, max(count, LEAST_TRIPLES), address)
+
+    def _make(self, server: Server, count: int, address: Address) -> Program[None]:
         place = address.named(f"triples {self._batches}")
         self._batches += 1
         size = bucket_size(count)
