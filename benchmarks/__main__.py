@@ -30,6 +30,7 @@ NAMES = (
     "reconstruction",
     "leaf_choices",
     "chosen_rows",
+    "opened_path",
 )
 """In their order. Each file takes --quick and --json."""
 

@@ -206,7 +206,7 @@ def cut_search(rows: int, features: int, bins: int) -> dict[str, Any]:
         owner_s += time.process_time() - before
         before = time.process_time()
         place = Address(0, 0, 0, "cuts")
-        states = run_three([states[i].answer(servers[i], shares[i], place) for i in range(3)], record)
+        states = run_three([states[i].answer(servers[i], {"owner": shares[i]}, place) for i in range(3)], record)
         cpu_s += time.process_time() - before
         questions, counts = questions + 1, counts + request.n_counts
     return {
@@ -274,7 +274,7 @@ def main() -> None:
                 if options.json
                 else f"{found['features']} features, {found['bins']} bins, {found['rows']:,} rows: {found['rounds']} rounds, "
                 f"{found['questions']} questions for {found['counts']:,} counts, {found['cpu_ms_a_round']:.1f} ms CPU a round and "
-                f"server, {max(found['sent_bytes']) / 1e6:.1f} MB from S_2; owner {found['owner_s']:.2f} s"
+                f"server, {max(found['sent_bytes']) / 1e6:.1f} MB from the server that sends most; owner {found['owner_s']:.2f} s"
             )
         return
     sizes = (options.rows,) if options.rows else QUICK_SIZES if options.quick else SIZES

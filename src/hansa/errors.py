@@ -42,6 +42,23 @@ class ProtocolError(HansaError):
     """A member broke a rule of the protocol: the text names the member, the rule and the message."""
 
 
+class ServersDisagree(ProtocolError):
+    """What others told this server does not fit: one of them lies, or its machine errs. Nothing was opened after it.
+
+    Attributes:
+        servers: numbers of the servers that it may be. owner: or an owner, where it is not empty.
+        found: what does not fit. step: of the computation.
+    """
+
+    def __init__(self, servers: tuple[int, ...], found: str, step: str, owner: str = "") -> None:
+        who = [*(f"server {number}" for number in servers), *([f"owner {owner!r}"] if owner else [])]
+        super().__init__(f"{' or '.join(who)}: step {step!r}: {found}")
+        self.servers = servers
+        self.owner = owner
+        self.found = found
+        self.step = step
+
+
 class RunStopped(HansaError):
     """Another member stopped the run, and said why.
 

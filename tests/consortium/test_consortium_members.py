@@ -279,7 +279,9 @@ def test_the_digest_covers_every_field_of_every_member():
         ("[[member", "not TOML"),
         (card_toml(NORTH.card()) * 2, "the same name"),
     ],
-    ids=lambda text: text if len(text) < 50 else "card",  # a card holds fresh keys, and names of tests are alike in every process
+    ids=lambda text: (
+        text if len(text) < 50 else "card"
+    ),  # a card holds fresh keys, and names of tests are alike in every process
 )
 def test_files_out_of_order_are_refused_with_their_name(tmp_path, text, message):
     path = tmp_path / "members.toml"

@@ -50,7 +50,7 @@ def search(
         guards = [guard.check(request) for guard in guards]
         messages = [share_vector(qs.count_probes(k, request), ALGORITHM) for k in keys]
         shares = [
-            sum(receive_vector(i, m[i], states[i].n_answers, ALGORITHM) for m in messages).astype(np.uint64)
+            {f"owner {o}": receive_vector(i, m[i], states[i].n_answers, ALGORITHM) for o, m in enumerate(messages)}
             for i in range(3)
         ]
         programs = [states[i].answer(servers[i], shares[i], PLACE) for i in range(3)]
@@ -197,7 +197,7 @@ def rounds_of(columns):
     states = [qs.CutSearchOnShares(len(columns), rows, 16, 5) for _ in servers]
     while not states[0].done:
         message = share_vector(qs.count_probes(keys, states[0].request()), ALGORITHM)
-        shares = [receive_vector(i, message[i], states[0].n_answers, ALGORITHM) for i in range(3)]
+        shares = [{"owner": receive_vector(i, message[i], states[0].n_answers, ALGORITHM)} for i in range(3)]
         record = Record()
         states = run_three([states[i].answer(servers[i], shares[i], PLACE) for i in range(3)], record)
         rounds += record.rounds
@@ -396,7 +396,7 @@ def test_an_owner_refuses_cuts_that_were_not_counted():
 def test_wrong_answers_and_settings_are_refused(servers):
     state = qs.CutSearchOnShares(1, 100, 16, 5)
     with pytest.raises(ProtocolError, match="expected shares"):
-        run_three([state.answer(s, np.zeros((2, 5), np.uint64), PLACE) for s in servers])
+        run_three([state.answer(s, {"owner": np.zeros((2, 5), np.uint64)}, PLACE) for s in servers])
     with pytest.raises(ProtocolError, match="not done"):
         state.cuts()
     with pytest.raises(PlanError, match="max_bin"):

@@ -14,6 +14,7 @@ from shares import HUB, SERVERS, SharedTalk, nth, relay, shared_plan, shared_tab
 
 from hansa.consortium.policy import Policy
 from hansa.errors import HansaError, IdentityError, PlanError, ProtocolError, TransportError
+from hansa.mpc import quantile_search
 from hansa.protocol.messages import (
     AgreeModel,
     AnnounceKey,
@@ -33,6 +34,7 @@ from hansa.protocol.messages import (
     Welcome,
     decode,
     encode,
+    to_array,
     to_tensor,
 )
 from hansa.roles import mail
@@ -808,3 +810,37 @@ def test_a_round_of_another_length_by_a_server_that_is_the_hub_is_refused(change
     talk = meddled(JOINT, twists={"aurora": nth(RoundLetter, 3, change)})
     assert talk.raised_by in SERVERS
     assert re.search("member 'aurora' sent .* expected .*: sizes are public", str(talk.error))
+
+
+@pytest.mark.parametrize("liar", range(3))
+def test_a_server_that_lies_in_the_search_for_cuts_is_named_with_one_other(liar, monkeypatch):
+    """Both honest servers would name it; each beside the other. Nothing of the path is opened."""
+    original = quantile_search.negative
+
+    def lying(server, triples, x, bits, address):
+        if server.index == liar and "bits" in address.tensor:
+            x = x + np.array([[[1 << 10]], [[0]]], np.uint64).reshape(2, *[1] * (x.ndim - 1))
+        return (yield from original(server, triples, x, bits, address))
+
+    monkeypatch.setattr(quantile_search, "negative", lying)
+    talk = meddled(SEARCHING)
+    assert talk.raised_by in set(SERVERS) - {SERVERS[liar]}
+    text = str(talk.error)
+    named = {name for name in SERVERS if f"server '{name}'" in text.split(" departed ")[0]}
+    assert named == set(SERVERS) - {talk.raised_by}
+    assert "opened nothing more" in text
+    assert "path of cuts" not in text
+
+
+def test_an_owner_that_gives_two_servers_different_counts_is_named():
+    """Two copies of one part that differ: the search would go on with numbers that no rows have."""
+
+    def other(message):
+        counts = to_array("dune", "counts", message.part[0], np.uint64, (None,)).copy()
+        counts[0] += np.uint64(1)
+        return msgspec.structs.replace(message, part=(to_tensor(counts),))
+
+    talk = meddled(SEARCHING, twists={"dune": nth(ShareCounts, 2, other, to="borealis")})
+    assert talk.raised_by in SERVERS
+    assert "owner 'dune' departed from the protocol" in str(talk.error)
+    assert "the copies of what owner 'dune' shared differ" in str(talk.error)

@@ -25,6 +25,8 @@ EXPOSURE: Mapping[str, tuple[str, ...]] = {
     COOPETITIVE: (
         "No single server can read a row, a label or a tree: the servers compute on shares. "
         "Any two of the three servers together can read all of them.",
+        "This protects against servers that follow the protocol. A server that lies is found in the search for cuts. In training it is "
+        "not: it can spoil the model, and if it also gets the model it can read the label of a row whose features it knows.",
         "The servers learn what the plan opens, and nothing else that depends on the rows. "
         "The hub sees who sends how many bytes to whom, and when.",
         "Only the receivers can read the model. From its leaves a receiver can learn sums over the few rows that fall into a leaf.",

@@ -1,7 +1,8 @@
 """Every place where something is opened: who learns what, and why that may be. A test holds the code to it.
 
 A *masked* opening shows S_0 and S_1 a value plus S_2's part of it, which is uniform to each of them
-(`replicated.open_and_deal`); it says nothing. The others say something.
+(`replicated.open_and_deal`), or to all three bits under a triple that is used once (`verified_bits`). It says nothing; the others say
+something.
 """
 
 from __future__ import annotations
@@ -86,6 +87,33 @@ OPENINGS = (
         EVALUATORS,
         "margins less masks",
         "the logistic series, and whether a margin is in range",
+        True,
+    ),
+    Opening(
+        "verified_bits",
+        "_make",
+        "open_to_all",
+        "all three servers",
+        "a coin of 256 random bits",
+        "the order in which triples are checked, tossed once they are fixed",
+        True,
+    ),
+    Opening(
+        "verified_bits",
+        "check_triples",
+        "open_to_all",
+        "all three servers",
+        "random bits that are then thrown away, and differences of random bits",
+        "no server has made a triple wrong",
+        True,
+    ),
+    Opening(
+        "verified_bits",
+        "products",
+        "open_to_all",
+        "all three servers",
+        "bits under a triple's random bits",
+        "products of bits that no server can make wrong",
         True,
     ),
     Opening(

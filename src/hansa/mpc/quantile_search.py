@@ -7,7 +7,8 @@ cuts) the servers narrow a cell of keys, halving it at its middle m. With c(k) =
     right = [d (c(m) - c(lo)) < a (c(hi) - c(lo))]       is the a-th of d parts of the gap's rows right of m?
     stop  = [the half that the rank lies in holds at most min_cell_rows rows]
 
-are linear in the shared counts but for the signs. `stop` and `right AND NOT stop` are opened, nothing else. Where the
+are linear in the shared counts but for the signs. `stop` and `right AND NOT stop` are opened, nothing else. No server can steer what is
+opened: signs and products are those of `mpc.verified_bits`, so that the opened bits are those of the owners' counts. Where the
 search stops the cut is m, the roundest number in the cell and at most min_cell_rows rows from the wanted rank. So
 no cell is ever opened that holds min_cell_rows rows or fewer. Where it reaches a single value v, which then has more
 rows than that, the cut is the next number above v.
@@ -36,18 +37,19 @@ Source: secure k-th ranked element by binary search, Aggarwal, Mishra & Pinkas, 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hansa.data.quantiles import MAX_MAX_BIN, Cuts, SortedKeys, keys_from_values, values_from_keys
 from hansa.errors import PlanError, ProtocolError
-from hansa.mpc.comparison import sign_part
-from hansa.mpc.replicated import Address, Program, Server, add_public, open_to_all, product_part, reshare
-from hansa.mpc.ring import BITS, BYTES, RING64, Words, pack_bits, unpack_bits, words_for
+from hansa.mpc.replicated import Address, Program, Server, add_public, check_copies, open_to_all, together
+from hansa.mpc.ring import BITS, BYTES, RING64, WORD_BITS, Words, pack_bits, unpack_bits, words_for
+from hansa.mpc.verified_bits import Triples, negative, products_of_bytes, words_of_signs
 
 KEY_BITS = 32
 LOWEST, END = 0x0080_0000, 0xFF80_0000
@@ -64,11 +66,17 @@ MOST_REQUESTS = 64
 
 MOST_ROWS = 2**31 - 1
 
-MOST_CELLS = 2**12
-"""Cells of all paths that one step compares, about: more bits a step take fewer rounds, and 180 bytes a cell from S_2."""
+MOST_CELLS = 2**13
+"""Cells of all paths that one step compares, about: more bits a step take fewer rounds, and some 300 bytes a cell from each server."""
 
 WEIGHT_SUM_BITS = 53
 """The weights of all rows add up to at most 2^53 units: times 2^9 ranks that is no number of 63 bits."""
+
+PRODUCTS_OF_A_CELL = 8
+"""Products of bits that choose the path take so many a cell, about; where it is more, triples are made on the way."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,8 +273,7 @@ def _names_of(starts: NDArray[np.int64], depths: NDArray[np.int64]) -> NDArray[n
 # --- the public state ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Gap:
+class Gap(NamedTuple):
     """Keys [low, high) between two cuts of a feature, or between a cut and a value that was found. Public.
 
     Attributes:
@@ -282,8 +289,7 @@ class Gap:
     below_heavy: bool = False
 
 
-@dataclass(frozen=True)
-class Search:
+class Search(NamedTuple):
     """One wanted rank, and what it fell on. Public.
 
     Attributes:
@@ -316,6 +322,7 @@ class Paths:
         gap: int64, whose number in `gaps`. rank, parts: int64, as in `Search`.
         start, depth: int64, the cell that the rank is known to lie in.
         stopped: bool, whether the search stopped before a small half; its cut is then the cell's middle.
+        ends: int64 (3, ranks): feature, and lowest key and end of the gap.
     """
 
     gaps: tuple[tuple[int, Gap], ...]
@@ -325,6 +332,7 @@ class Paths:
     start: NDArray[np.int64]
     depth: NDArray[np.int64]
     stopped: NDArray[np.bool_]
+    ends: NDArray[np.int64]
 
     @classmethod
     def of(cls, gaps: Sequence[tuple[int, Gap]], ranks: Sequence[int]) -> Paths:
@@ -335,7 +343,9 @@ class Paths:
         rank = 1 + np.arange(len(gap)) - np.repeat(np.cumsum(given) - given, given)
         zeros = np.zeros(len(gap), np.int64)
         none = np.zeros(len(gap), np.bool_)
-        return cls(tuple(gaps), gap, rank, parts[gap], zeros, zeros, none).within_gaps()
+        ends = np.array([(feature, own.low, own.high) for feature, own in gaps], np.int64).reshape(-1, 3).T
+        ends = np.ascontiguousarray(ends[:, gap])
+        return cls(tuple(gaps), gap, rank, parts[gap], zeros, zeros, none, ends).within_gaps()
 
     def __len__(self) -> int:
         return len(self.gap)
@@ -345,15 +355,9 @@ class Paths:
         """Which searches have found no cut yet."""
         return ~self.stopped & (self.depth < KEY_BITS)
 
-    def ends(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Feature, and lowest key and end of the gap, of every search."""
-        ends = np.array([(feature, gap.low, gap.high) for feature, gap in self.gaps], np.int64).reshape(-1, 3)
-        feature, low, high = ends[self.gap].T
-        return feature, low, high
-
     def within_gaps(self) -> Paths:
         """As far down as the gaps' ends alone say."""
-        _, low, high = self.ends()
+        _, low, high = self.ends
         start, depth = self.start.copy(), self.depth.copy()
         while True:
             middle = middles(start, depth)
@@ -426,6 +430,7 @@ class CutSearchOnShares:
         keys: int64, sorted: feature * 2^32 + key, of every key that rows were counted up to.
         columns: int64, where `counts` holds them.
         counts: shared in Z_2^64, (kinds, 2, columns): rows and, with weights, sums of weights. Secret.
+        triples: this server's stock of verified triples, which all states of a search use up. Secret.
     """
 
     n_features: int
@@ -443,6 +448,7 @@ class CutSearchOnShares:
     keys: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
     columns: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
     counts: Words = field(default_factory=lambda: np.zeros((1, 2, 1), np.uint64), repr=False)
+    triples: Triples = field(default_factory=Triples, repr=False)
 
     def __post_init__(self) -> None:
         _check_settings(self.n_features, self.rows_total, self.max_bin, self.min_cell_rows)
@@ -466,12 +472,16 @@ class CutSearchOnShares:
         """What to ask every owner next; the same at all three servers. Raises ProtocolError once done."""
         if self.done:
             raise ProtocolError("cut search: it is done, there is nothing to ask; read the cuts")
+        return self._request
+
+    @cached_property
+    def _request(self) -> CutProbes:
         if self.phase == 0:
             offsets = np.arange(self.n_features + 1, dtype=np.int64)
             zeros = np.zeros(self.n_features, np.uint32)
             return CutProbes(offsets, zeros, zeros.astype(np.uint8), MOST_STEP_BITS)
         paths, open_ones = self.paths, self.paths.going_on
-        feature = paths.ends()[0][open_ones]
+        feature = paths.ends[0][open_ones]
         names = np.unique(feature * 2**40 + _names_of(paths.start[open_ones], paths.depth[open_ones]))
         cells = np.bincount(names >> 40, minlength=self.n_features)
         bits = min(MOST_STEP_BITS, max(LEAST_STEP_BITS, (PROBES // int(cells.max())).bit_length() - 1))
@@ -487,32 +497,41 @@ class CutSearchOnShares:
         """Length of an owner's answer to `request`."""
         return self.request().n_counts * len(self.counts)
 
-    def answer(self, server: Server, shares: Words, address: Address) -> Program[CutSearchOnShares]:
-        """The next state, from the sum over owners of their shared `count_probes`.
+    def answer(self, server: Server, shares: Mapping[str, Words], address: Address) -> Program[CutSearchOnShares]:
+        """The next state, from every owner's shared `count_probes`.
 
-        5 + k rounds for k bits of all paths, 5 a phase; opened is what the module's head says.
+        About 9 rounds and log2 k for k bits of all paths, 7 a phase; opened is what the module's head says.
 
         Args:
-            shares: in Z_2^64, (2, n_answers).
+            shares: by owner, in the same order at all servers, in Z_2^64, (2, n_answers).
             address: the same for every answer of one search.
 
         Raises:
             ProtocolError: shares of another size.
+            ServersDisagree: a server lied, or an owner gave two of them different shares; nothing was opened after it.
         """
-        state = self._with_counts(shares)
+        state = self._with_counts(np.stack(list(shares.values())).sum(axis=0, dtype=np.uint64))
+        unchecked: list[Program[None]] = [check_copies(server, shares, address.named(f"copies {state.draws}"))]
         while True:
+            place = address.named(f"stock {state.phase} {state.draws}")
             if not len(state.paths):
                 state, gaps = state._next_phase()
                 if not gaps and state.phase > 1:
                     return state
-                live, missing = yield from state._open_gaps(server, gaps, address.named(f"gaps {state.draws}"))
+                program = state._open_gaps(server, gaps, address.named(f"gaps {state.draws}"))
+                words = state._words_of_gaps(len(gaps)), state._words_of_first_step(gaps)
+                live, missing = yield from state._stocked(server, program, words, place, unchecked)
                 state = state._with_gaps(gaps, live, missing)
                 if not len(state.paths):
                     continue
             step = state.step()
             if step is None:
+                yield from together(*unchecked)
                 return state
-            bits = yield from state._open_path(server, step, address.named(f"bits {state.draws}"))
+            place = address.named(f"stock {state.phase} {state.draws}")
+            cells = state._cells(step)
+            opening = state._open_path(server, step, cells, address.named(f"bits {state.draws}"))
+            bits = yield from state._stocked(server, opening, state._words_of_step(cells), place, unchecked)
             state = state.descended(step, bits)
 
     def cuts(self) -> Cuts:
@@ -539,8 +558,12 @@ class CutSearchOnShares:
             ends = _places(np.arange(self.n_features), END - 1)
             columns = np.concatenate([columns, columns[np.searchsorted(keys, ends | (2**KEY_BITS - 1))]])
             keys = np.concatenate([keys, ends])
-        keys, places = np.unique(np.concatenate([self.keys, keys]), return_index=True)
-        columns = np.concatenate([self.columns, columns])[places]
+        # Both are sorted, so that a sort which merges is quick.
+        keys, columns = np.concatenate([self.keys, keys]), np.concatenate([self.columns, columns])
+        order = np.argsort(keys, kind="stable")
+        keys, columns = keys[order], columns[order]
+        first = np.concatenate([[True], keys[1:] != keys[:-1]])
+        keys, columns = keys[first], columns[first]
         kinds = shares.reshape(2, len(self.counts), -1).swapaxes(0, 1)
         return replace(self, keys=keys, columns=columns, counts=np.concatenate([self.counts, kinds], axis=2))
 
@@ -585,12 +608,14 @@ class CutSearchOnShares:
     def step(self) -> Step | None:
         """What the next step compares; None where every cell that a path has come to is yet to be counted."""
         paths = self.paths
-        feature, low, high = paths.ends()
+        feature, low, high = paths.ends
         ready = np.flatnonzero(paths.going_on & self._counted(feature, middles(paths.start, paths.depth)))
         if not ready.size:
             return None
         feature, low, high = (column[ready, None] for column in (feature, low, high))
-        most = max(1, min(MOST_STEP_BITS, (MOST_CELLS // len(ready) + 1).bit_length() - 1))
+        most, left = _step_bits(len(ready)), self._levels_counted(feature[:, 0], ready)
+        # As many steps as it takes, of about as many bits each.
+        most = -(-left // -(-left // most))
         levels: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
         for level in range(most):
             depth = paths.depth[ready, None] + level
@@ -605,6 +630,17 @@ class CutSearchOnShares:
                 break
             levels.append((start, kind))
         return Step(ready, tuple(start for start, _ in levels), tuple(kind for _, kind in levels))
+
+    def _levels_counted(self, feature: NDArray[np.int64], ready: NDArray[np.int64]) -> int:
+        """Bits of these paths that can be found before owners are asked again: of the first path of each depth."""
+        depth, first = np.unique(self.paths.depth[ready], return_index=True)
+        feature, start = feature[first], self.paths.start[ready[first]]
+        levels = 0
+        while (
+            self._counted(feature, middles(start, np.minimum(depth + levels, KEY_BITS))) & (depth + levels < KEY_BITS)
+        ).any():
+            levels += 1
+        return levels
 
     def descended(self, step: Step, bits: NDArray[np.bool_]) -> CutSearchOnShares:
         """After the bits of a step, (searches, levels, 2): `stop` and `right AND NOT stop` of the cells on every path."""
@@ -650,6 +686,58 @@ class CutSearchOnShares:
         """The columns of c(key): rows with a key below it, which were counted."""
         return np.asarray(self.columns[np.searchsorted(self.keys, _places(feature, key - 1))])
 
+    @property
+    def _row_bits(self) -> int:
+        """Bits of a signed number of rows, less `min_cell_rows`."""
+        return max(3, 1 + max(self.rows_total, self.min_cell_rows + 1).bit_length())
+
+    def _rank_bits(self, parts: int) -> int:
+        """Bits of a signed number of rows, or of units of weight, times `parts`."""
+        return max(3, 1 + (parts * (2**WEIGHT_SUM_BITS if self.weighted else self.rows_total)).bit_length())
+
+    def _stocked(
+        self,
+        server: Server,
+        program: Program[T],
+        words: tuple[int, int],
+        address: Address,
+        unchecked: list[Program[None]],
+    ) -> Program[T]:
+        """Run a step with triples enough for it; beside it more are made, so that the next step need not wait for its own.
+
+        Args:
+            words: of triples, about: of this step, and of the next.
+            unchecked: what is to be checked before the step opens anything; taken out. Its one round is the step's first.
+        """
+        beside = [unchecked.pop() for _ in unchecked[:]]
+        short, later = words[0] - self.triples.left, sum(words) - self.triples.left
+        if short > 0:
+            yield from together(self.triples.make(server, later, address.named("before")), *beside)
+            beside = []
+        elif later > 0:
+            beside.append(self.triples.make(server, later, address.named("beside")))
+        found: list[T] = yield from together(program, *beside)
+        return found[0]
+
+    def _words_of_gaps(self, gaps: int) -> int:
+        return words_of_signs(self._row_bits, 2 * _whole_words(max(gaps, self.n_features)))
+
+    def _words_of_first_step(self, gaps: list[tuple[int, Gap]]) -> int:
+        """At most, but where two wanted ranks of a gap have no cell in common."""
+        left = [self.max_bin - 1 - len(self.features[feature].cuts) for feature in {feature for feature, _ in gaps}]
+        cells = (1 << _step_bits(sum(left))) - 1
+        return self._words_of_cells(cells * len(gaps), cells * sum(left), max(left, default=0) + 1)
+
+    def _words_of_step(self, cells: Cells) -> tuple[int, int]:
+        """Of this step; and of one whose searches have no cell in common, and somewhat more of them."""
+        ranks, parts = len(cells.rank), int(cells.parts.max())
+        most = self._words_of_cells(ranks, ranks, parts)
+        return self._words_of_cells(cells.halves.shape[1], ranks, parts), most + most // 16
+
+    def _words_of_cells(self, halves: int, ranks: int, parts: int) -> int:
+        signs = words_of_signs(self._row_bits, 2 * _whole_words(halves)) + words_of_signs(self._rank_bits(parts), ranks)
+        return signs + words_for(PRODUCTS_OF_A_CELL * ranks)
+
     def _open_gaps(
         self, server: Server, gaps: list[tuple[int, Gap]], address: Address
     ) -> Program[tuple[list[bool], list[bool]]]:
@@ -657,88 +745,112 @@ class CutSearchOnShares:
         first = self.phase == 1
         ends = np.array([(feature, gap.low, gap.high) for feature, gap in gaps], np.int64).reshape(-1, 3).T
         low, high = self._below(ends[0], ends[1]), self._below(ends[0], ends[2])
-        part = self.counts[0, 0]
-        rows = [part[high] - part[low]]
+        shared = self.counts[0]
+        rows = [shared[:, high] - shared[:, low]]
         constants = [-(self.min_cell_rows + 1)]
         opens_missing = first and self.has_missing is None
         if opens_missing:
-            rows.append(part[self._below(np.arange(self.n_features), np.full(self.n_features, END))])
+            rows.append(shared[:, self._below(np.arange(self.n_features), np.full(self.n_features, END))])
             constants.append(-self.rows_total)
-        sizes = [len(row) for row in rows]
-        stacked = np.zeros((len(rows), words_for(max(sizes)) * 64), np.uint64)
+        sizes = [own.shape[1] for own in rows]
+        stacked = np.zeros((2, len(rows), _whole_words(max(sizes))), np.uint64)
         for row, (values, constant) in enumerate(zip(rows, constants, strict=True)):
-            stacked[row, : len(values)] = values
-            if server.index == 0:
-                stacked[row, : len(values)] += RING64.constant(constant)
-        bits = yield from sign_part(server, RING64, stacked.reshape(-1), address.named("sign"))
-        shared = yield from reshare(server, BITS, bits, address.named("bits"))
-        opened = yield from open_to_all(server, BITS, shared, address.named("gaps of cuts"))
-        negative = unpack_bits(opened.reshape(len(rows), -1), max(sizes)).astype(bool)
-        missing = negative[1, : self.n_features].tolist() if opens_missing else []
-        return (~negative[0, : len(gaps)]).tolist(), missing
+            stacked[:, row, : values.shape[1]] = add_public(server, RING64, values, constant)
+        place = address.named("sign")
+        signs = yield from negative(server, self.triples, stacked.reshape(2, -1), self._row_bits, place)
+        opened = yield from open_to_all(server, BITS, signs, address.named("gaps of cuts"))
+        below = unpack_bits(opened.reshape(len(rows), -1), max(sizes)).astype(bool)
+        missing = below[1, : self.n_features].tolist() if opens_missing else []
+        return (~below[0, : len(gaps)]).tolist(), missing
 
-    def _open_path(self, server: Server, step: Step, address: Address) -> Program[NDArray[np.bool_]]:
-        """Opens `stop` and `right AND NOT stop` of the cells on every path, bool (searches, levels, 2); 5 rounds and one a level.
+    def _open_path(self, server: Server, step: Step, cells: Cells, address: Address) -> Program[NDArray[np.bool_]]:
+        """Opens `stop` and `right AND NOT stop` of the cells on every path, bool (searches, levels, 2).
 
         Formulas are in the module's head. Of a cell that the path does not come to, or that nothing is compared at, both bits are 0
         but for the public `right` of a cell that the gap's ends decide.
         """
-        small_left, small_right, goes_right = yield from self._compare(server, step, address)
+        small_left, small_right, goes_right = yield from self._compare(server, cells, address)
         # Where the rank lies right, `stop` is `small_right`; so right AND NOT stop needs no `stop`, and both products go in one round.
         one = np.ones(small_right.shape[1:], np.uint8)
         factors = np.stack([small_left ^ small_right, add_public(server, BYTES, small_right, one)], axis=1)
-        chosen = yield from _and(server, goes_right[:, None], factors, address.named("chosen"))
+        place = address.named("chosen")
+        (chosen,) = yield from products_of_bytes(server, self.triples, [(goes_right[:, None], factors)], place)
         stop, right = small_left ^ chosen[:, 0], chosen[:, 1]
-        packet = np.zeros((2, len(step.searches), 0, 0), np.uint8)
+        pieces = []
         ends = np.cumsum([0, *((kind == COMPARED).sum() for kind in step.kinds)])
-        for level in reversed(range(len(step.kinds))):
-            kind, part = step.kinds[level], slice(ends[level], ends[level + 1])
+        for level, kind in enumerate(step.kinds):
+            part, compared = slice(ends[level], ends[level + 1]), kind == COMPARED
             own = np.zeros((2, *kind.shape, 2), np.uint8)
-            compared = kind == COMPARED
             own[:, compared, 0], own[:, compared, 1] = stop[:, part], right[:, part]
             own[..., 1] = add_public(server, BYTES, own[..., 1], (kind == RIGHT).astype(np.uint8))
-            if level == len(step.kinds) - 1:
-                packet = own
-                continue
             left = add_public(server, BYTES, own[..., 0] ^ own[..., 1], (kind != UNKNOWN).astype(np.uint8))
-            both = np.stack([left, own[..., 1]], axis=-1)[..., None]
-            of_child = packet.reshape(2, *kind.shape, 2, packet.shape[-1])
-            below = yield from _and(server, both, of_child, address.named(f"level {level}"), joined=True)
-            packet = np.concatenate([own, below], axis=-1)
+            pieces.append((own, np.stack([left, own[..., 1]], axis=-1)))
+        while len(pieces) > 1:
+            pieces = yield from self._joined(server, pieces, address.named(f"pieces {len(pieces)}"))
+        packet = pieces[0][0]
         planes = pack_bits(np.ascontiguousarray(packet[:, :, 0].swapaxes(1, 2)))
         opened = yield from open_to_all(server, BITS, planes, address.named("path of cuts"))
         bits = unpack_bits(opened, len(step.searches)).astype(bool)
         return np.ascontiguousarray(bits.reshape(len(step.kinds), 2, -1).transpose(2, 0, 1))
 
-    def _compare(self, server: Server, step: Step, address: Address) -> Program[tuple[Words, Words, Words]]:
-        """Of all cells that are compared, level by level, shared bits (2, cells): is the left half small, the right one, is the rank
-        right? Four rounds."""
-        feature, low, high = (column[step.searches] for column in self.paths.ends())
-        depth = self.paths.depth[step.searches]
+    def _joined(self, server: Server, pieces: list[Piece], address: Address) -> Program[list[Piece]]:
+        """Of every two pieces of the paths, an upper and the one below it, one: half as many. One round."""
+        factors = []
+        for (_, leads), (bits, below) in zip(pieces[0::2], pieces[1::2], strict=False):
+            inner = np.concatenate([bits, below], axis=-1)
+            factors.append((leads[..., None], inner.reshape(*leads.shape, inner.shape[-1])))
+        found = yield from products_of_bytes(server, self.triples, factors, address)
+        joined = []
+        for own, (upper, _), (bits, _) in zip(found, pieces[0::2], pieces[1::2], strict=False):
+            size = bits.shape[-1]
+            seen = np.bitwise_xor.reduce(own[..., :size], axis=-2)
+            joined.append((np.concatenate([upper, seen], axis=-1), own[..., size:].reshape(*own.shape[:-2], -1)))
+        return joined + pieces[2 * len(joined) :]
+
+    def _cells(self, step: Step) -> Cells:
+        """What a step compares, level by level."""
         columns, of_search = [], []
         for level, (start, kind) in enumerate(zip(step.starts, step.kinds, strict=True)):
             number, node = np.nonzero(kind == COMPARED)
-            first, own = start[number, node], (feature[number], low[number], high[number])
-            size = np.int64(1) << (KEY_BITS - depth[number] - level)
-            ends = (own[1], own[2], first + size // 2, np.maximum(first, own[1]), np.minimum(first + size, own[2]))
-            columns.append(np.stack([self._below(own[0], key) for key in ends]))
-            of_search.append(number)
-        number = step.searches[np.concatenate(of_search)]
-        rows, amounts = self.counts[0, 0], self.counts[-1, 0]
-        place_low, place_high, middle, left, right = np.concatenate(columns, axis=1)
-        rank, parts = self.paths.rank[number].astype(np.uint64), self.paths.parts[number].astype(np.uint64)
-        least = RING64.constant(self.min_cell_rows + 1 if server.index == 0 else 0)
-        count = len(number)
-        stacked = np.zeros((3, words_for(count) * 64), np.uint64)
-        stacked[0, :count] = rows[middle] - rows[left] - least
-        stacked[1, :count] = rows[right] - rows[middle] - least
-        stacked[2, :count] = parts * (amounts[middle] - amounts[place_low])
-        stacked[2, :count] -= rank * (amounts[place_high] - amounts[place_low])
-        signs = yield from sign_part(server, RING64, stacked.reshape(-1), address.named("sign"))
-        shared = yield from reshare(server, BITS, signs, address.named("bits"))
-        small_left, small_right, goes_right = unpack_bits(shared.reshape(2, 3, -1), count).swapaxes(0, 1)
-        return small_left, small_right, goes_right
+            own = step.searches[number]
+            columns.append(np.stack([self.paths.gap[own], start[number, node], self.paths.depth[own] + level]))
+            of_search.append(own)
+        number = np.concatenate(of_search)
+        gap, start, depth = np.concatenate(columns, axis=1)
+        first, half = _each_once((gap * 2**KEY_BITS + start) * 64 + depth)
+        ends = np.array([(feature, own.low, own.high) for feature, own in self.paths.gaps], np.int64).T
+        of_gaps = np.stack([self._below(ends[0], key) for key in ends[1:]])
+        feature, low, high = ends[:, gap[first]]
+        start, size = start[first], np.int64(1) << (KEY_BITS - depth[first])
+        keys = np.maximum(start, low), start + size // 2, np.minimum(start + size, high)
+        halves = np.stack([self._below(feature, key) for key in keys])
+        gaps = np.stack([of_gaps[0, gap], halves[1, half], of_gaps[1, gap]])
+        return Cells(halves, half, gaps, self.paths.rank[number], self.paths.parts[number])
 
+    def _compare(self, server: Server, cells: Cells, address: Address) -> Program[tuple[Words, Words, Words]]:
+        """Of all cells, shared bits (2, cells): is the left half small, the right one, is the rank right?"""
+        rows, amounts = self.counts[0], self.counts[-1]
+        left, middle, right = cells.halves
+        count = cells.halves.shape[1]
+        sizes = np.zeros((2, 2, _whole_words(count)), np.uint64)
+        sizes[:, 0, :count] = rows[:, middle] - rows[:, left]
+        sizes[:, 1, :count] = rows[:, right] - rows[:, middle]
+        sizes = add_public(server, RING64, sizes, -(self.min_cell_rows + 1))
+        low, middle, high = cells.gaps
+        ranks = cells.parts.astype(np.uint64) * (amounts[:, middle] - amounts[:, low])
+        ranks -= cells.rank.astype(np.uint64) * (amounts[:, high] - amounts[:, low])
+        bits = self._rank_bits(int(cells.parts.max()))
+        small, goes_right = yield from together(
+            negative(server, self.triples, sizes.reshape(2, -1), self._row_bits, address.named("small")),
+            negative(server, self.triples, ranks, bits, address.named("right")),
+        )
+        small_left, small_right = unpack_bits(small.reshape(2, 2, -1), count)[..., cells.half].swapaxes(0, 1)
+        return small_left, small_right, unpack_bits(goes_right, len(cells.rank))
+
+
+Piece = tuple[Words, Words]
+"""Some levels of all paths, shared bits uint8 (2, searches, cells of the uppermost level, ...): the opened bits of the path from that
+cell on, a pair a level; and to which cell below the lowest level it leads, one of all, or none."""
 
 COMPARED, RIGHT, LEFT, UNKNOWN = range(4)
 """What is known of a cell before a step: nothing; the gap's ends say in which half its ranks lie; its middle was not counted, or it
@@ -759,19 +871,45 @@ class Step:
     kinds: tuple[NDArray[np.int64], ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The cells that a step compares, an entry a search and cell; places are columns of `CutSearchOnShares.counts`. Public.
+
+    Attributes:
+        halves: int64 (3, halves), each once: where the rows below a cell, its middle and its end are counted.
+        half: int64, the column of `halves` that each cell has: searches may share a cell.
+        gaps: int64 (3, cells): where the rows below the gap, the cell's middle and the gap's end are counted.
+        rank, parts: int64, of the search.
+    """
+
+    halves: NDArray[np.int64]
+    half: NDArray[np.int64]
+    gaps: NDArray[np.int64]
+    rank: NDArray[np.int64]
+    parts: NDArray[np.int64]
+
+
+def _step_bits(paths: int) -> int:
+    """Bits of so many paths that one step finds."""
+    return max(1, min(MOST_STEP_BITS, (MOST_CELLS // max(1, paths) + 1).bit_length() - 1))
+
+
+def _each_once(names: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each name stands first, and which of these each entry has; quick where they are sorted."""
+    if np.all(names[1:] >= names[:-1]):
+        new = np.concatenate([[True], names[1:] != names[:-1]])
+        return np.flatnonzero(new), np.cumsum(new) - 1
+    _, first, which = np.unique(names, return_index=True, return_inverse=True)
+    return first, which
+
+
+def _whole_words(bits: int) -> int:
+    return words_for(bits) * WORD_BITS
+
+
 def _places(feature: Any, key: Any) -> NDArray[np.int64]:
     """Feature and key as one number."""
     return np.asarray(feature * 2**KEY_BITS + key, np.int64)
-
-
-def _and(server: Server, x: Words, y: Words, address: Address, joined: bool = False) -> Program[Words]:
-    """x AND y of shared bits uint8 that broadcast; `joined`: the XOR over the axis before the last. One round."""
-    part = product_part(BYTES, x, y)
-    if joined:
-        part = np.bitwise_xor.reduce(part, axis=-2)
-    flat = pack_bits(part.reshape(-1))
-    packed = yield from reshare(server, BITS, flat, address)
-    return unpack_bits(packed, part.size).reshape(2, *part.shape)
 
 
 def _allotted(gaps: Sequence[Gap], cuts: int) -> list[tuple[Gap, int]]:
@@ -790,20 +928,22 @@ def _allotted(gaps: Sequence[Gap], cuts: int) -> list[tuple[Gap, int]]:
 
 def _parts_of(gap: Gap, searches: Sequence[Search]) -> list[Gap]:
     """The gaps that a searched gap falls into; the values that were found, and single keys, are none."""
-    hits: dict[int, list[Search]] = {}
-    for search in searches:
-        hits.setdefault(search.cut, []).append(search)
     bound = gap.bound / searches[0].parts
     parts: list[Gap] = []
     low = gap.low
+    # By cut, each with its first search, and whether there is another one.
+    hits: dict[int, tuple[Search, bool]] = {}
+    for search in searches:
+        hits[search.cut] = (hits[search.cut][0], True) if search.cut in hits else (search, False)
     for cut in sorted(hits):
-        value = hits[cut][0].start
-        heavy = len(hits[cut]) > 1
-        parts.append(Gap(low, value, bound, True, heavy) if hits[cut][0].is_value else Gap(low, cut, bound))
+        first, heavy = hits[cut]
+        part = Gap(low, first.start, bound, True, heavy) if first.depth == KEY_BITS else Gap(low, cut, bound)
+        if part.high - part.low > (0 if part.below_value else 1):
+            parts.append(part)
         low = cut
-    if low < gap.high:
-        parts.append(replace(gap, low=low, bound=bound))
-    return [part for part in parts if part.high - part.low > (0 if part.below_value else 1)]
+    if gap.high - low > (0 if gap.below_value else 1):
+        parts.append(gap._replace(low=low, bound=bound))
+    return parts
 
 
 def _check_settings(n_features: int, rows: int, max_bin: int, min_cell_rows: int) -> None:

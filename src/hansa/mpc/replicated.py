@@ -27,9 +27,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-from hansa.errors import ProtocolError
-from hansa.mpc.ring import Ring, Words
+from hansa.errors import ProtocolError, ServersDisagree
+from hansa.mpc.ring import BITS, Ring, Words
 from hansa.secure.keys import PairKey, encode_fields
 from hansa.secure.prg import NAME_BYTES, Algorithm, KeyStream, NamedStreams
 
@@ -368,12 +369,84 @@ def open_and_deal(server: Server, ring: Ring, part: Words, address: Address, dea
 
 
 def open_to_all(server: Server, ring: Ring, x: Words, address: Address) -> Program[Words]:
-    """Open a shared array to the three servers: S_i sends x_i to S_{i+1}. One round, one word each.
+    """Open a shared array to the three servers, so that no one of them can change what another gets. One round.
 
-    Only what `openings.OPENINGS` lists may be opened.
+    Both others hold the part that a server lacks: S_{i-1} sends it to S_i, and S_{i+1} a tag of it. A word an element and 16 bytes
+    each. Only what `openings.OPENINGS` lists may be opened.
+
+    Raises:
+        ServersDisagree: part and tag do not fit.
     """
-    received = yield Round(address.tensor, {server.following: [x[0]]}, {server.previous: [Shape(x.dtype, x.shape[1:])]})
-    return ring.add(ring.add(x[0], x[1]), received[server.previous][0])
+    received = yield Round(
+        address.tensor,
+        {server.following: [x[0]], server.previous: [tag(server, server.index, address, "opened", x[1])]},
+        {server.previous: [Shape(x.dtype, x.shape[1:])], server.following: [TAG]},
+    )
+    lacked = received[server.previous][0]
+    if not np.array_equal(received[server.following][0], tag(server, server.following, address, "opened", lacked)):
+        found = "they told different parts of what is opened"
+        raise ServersDisagree((server.previous, server.following), found, address.tensor)
+    return ring.add(ring.add(x[0], x[1]), lacked)
+
+
+def check_zero(server: Server, x: Words, address: Address) -> Program[None]:
+    """Whether all of some shared packed bits are 0: S_i shows S_{i+1} a tag of the part that this then knows it holds. One round.
+
+    Where x is not 0, one of two honest servers finds it and stops, whatever the third says: S_i and S_{i+1} are two, or S_{i-1} and
+    S_i, or S_{i+1} and S_{i-1}. The other needs its words to go on.
+
+    Raises:
+        ServersDisagree: something is not 0.
+    """
+    shown = tag(server, server.following, address, "zero", x[0])
+    received = yield Round(address.tensor, {server.following: [shown]}, {server.previous: [TAG]})
+    if not np.array_equal(received[server.previous][0], tag(server, server.index, address, "zero", x[0] ^ x[1])):
+        raise ServersDisagree((server.previous, server.following), WRONG, address.tensor)
+
+
+def check_copies(server: Server, vectors: Mapping[str, Words], address: Address) -> Program[None]:
+    """Whether the two servers that hold a part of an owner's vector were given the same. One round, 16 bytes an owner.
+
+    S_i shows S_{i+1} tags of what both hold. Of two honest servers one finds a difference and stops; the other needs its words.
+
+    Args:
+        vectors: each owner's pair, (2, count), in the same order at all servers.
+
+    Raises:
+        ServersDisagree: naming the owner.
+    """
+
+    def tags(number: int, half: int) -> Words:
+        own = [tag(server, number, address, f"owner {n}", pair[half]) for n, pair in enumerate(vectors.values())]
+        return np.array(own, np.uint8)
+
+    given, held = tags(server.following, 1), tags(server.index, 0)
+    received = yield Round(address.tensor, {server.following: [given]}, {server.previous: [shape_of(held)]})
+    for name, own, told in zip(vectors, held, received[server.previous][0], strict=True):
+        if not np.array_equal(own, told):
+            found = f"the copies of what owner {name!r} shared differ"
+            raise ServersDisagree((server.previous,), found, address.tensor, name)
+
+
+WRONG = "a triple of bits is wrong"
+
+TAG = Shape(np.uint8, (16,))
+
+KEYED_BYTES = 2**15
+"""Bytes from which on a keyed tag is quicker than a digest."""
+
+
+def tag(server: Server, number: int, address: Address, use: str, array: Words) -> Words:
+    """What shows the other server with stream `number` that this one holds an array, uint8 (16,).
+
+    Of a short array the first half of its SHA-256 digest. Of a longer one Poly1305 (RFC 8439, section 2.5) under a drawn key, which
+    serves once and which the third server does not know: another array has the same tag with a chance of 2^-80 at most, even of 256 MB.
+    """
+    octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    if octets.nbytes < KEYED_BYTES:
+        return np.frombuffer(hashlib.sha256(octets).digest()[: TAG.shape[0]], np.uint8)
+    key = server.source.draw(number, address, f"tag {use}", BITS, (4,))
+    return np.frombuffer(Poly1305.generate_tag(key.astype("<u8").tobytes(), octets), np.uint8)
 
 
 def refresh(server: Server, ring: Ring, x: Words, address: Address) -> Program[Words]:

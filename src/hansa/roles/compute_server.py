@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.quantiles import Cuts
-from hansa.errors import ProtocolError
+from hansa.errors import ProtocolError, ServersDisagree
 from hansa.mpc.oblivious_growth import TreeShares
 from hansa.mpc.quantile_search import CutSearchOnShares
 from hansa.mpc.release import release
@@ -211,18 +211,16 @@ class ComputeServer:
 
     def _counted(self) -> Outgoing:
         """Counts of all owners are here: their sum is the next answer."""
-        total = np.zeros((2, self._expected), np.uint64)
-        for vector in self._vectors.values():
-            total += vector
-        self._vectors = {}
+        vectors, self._vectors = dict(sorted(self._vectors.items())), {}
         self._step += 1
         if self._values is None:
             self.openings.append(
                 "start_value.pooled_sums: the sums of labels and weights that the base score follows from"
             )
+            total = np.stack(list(vectors.values())).sum(axis=0, dtype=np.uint64)
             yield from self._run(self._find_values(total), self._based)
         elif self._search is not None:
-            yield from self._run(self._search.answer(self._server, total, Address(0, 0, 0, "cuts")), self._searched)
+            yield from self._run(self._search.answer(self._server, vectors, Address(0, 0, 0, "cuts")), self._searched)
 
     def _find_values(self, total: Words) -> Program[Values]:
         """From the owners' shared sums; of squared error their last one, of squares, stays shared."""
@@ -376,12 +374,23 @@ class ComputeServer:
             self._round = self._program = None
             yield from self._then(stop.value)
             return
+        except ServersDisagree as error:
+            raise ProtocolError(self._blamed(error)) from error
         self.rounds += 1
         self._bytes = sum(array.nbytes for arrays in self._round.send.values() for array in arrays)
         name = step_name(self._round.step)
         for index, arrays in self._round.send.items():
             if arrays:
                 yield self._servers[index], RoundLetter(name, tuple(_padded(arrays)))
+
+    def _blamed(self, error: ServersDisagree) -> str:
+        who = [f"server {self._servers[number]!r}" for number in error.servers]
+        who += [f"owner {error.owner!r}"] if error.owner else []
+        return (
+            f"{' or '.join(who)} departed from the protocol at step {error.step!r}: {error.found}. Server {self._name!r} stopped and "
+            "opened nothing more. The other honest server stops too: the member that both name is at fault, by a lie or a broken "
+            "machine; do not run with it again before that is explained"
+        )
 
     def _received(self, step: Round) -> dict[int, list[Words]]:
         """What the other servers sent for this round, as arrays, taken from the inbox."""

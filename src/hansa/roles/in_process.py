@@ -191,7 +191,7 @@ def warm_up(parameters: Parameters) -> None:
 
 
 def warm_up_shares(parameters: Parameters) -> None:
-    """As `warm_up`, for coopetitive mode."""
+    """As `warm_up`, for coopetitive mode, the search for cuts included."""
     count = 24
     label = np.array([0, 1] * (count // 2), np.float32)
     features = np.tile(np.arange(count, dtype=np.float32), (2, 1))
@@ -200,6 +200,7 @@ def warm_up_shares(parameters: Parameters) -> None:
         parameters,
         rounds=2,
         max_depth=2,
+        max_bin=min(parameters.max_bin, 4),
         colsample_bytree=1.0,
         early_stopping_rounds=None,
         scale_pos_weight=1.0,
@@ -220,9 +221,9 @@ def warm_up_shares(parameters: Parameters) -> None:
             hub="hub",
             servers=names[:3],
             label_range=(0.0, 1.0) if squared else None,
-            cuts=((4.0, 9.0), (4.0, 9.0)) if tiny.max_bin > 3 else ((4.0,), (4.0,)),
             missing=("b",),
         ),
+        min_cell_rows=2,
         min_party_rows=0,
     )
     share_in_process(plan, {name: Rows(features, label, None) for name in names})
