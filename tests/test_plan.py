@@ -296,11 +296,11 @@ def test_where_parties_learn_the_rows_of_leaves_no_choices_can_be_promised():
     text = (TEXT + "[release]\nstatistics = false\nleast_choices = 9\n").replace("federated", "secure-aggregation")
     text = text.replace("minimum_parties = 2", "minimum_parties = 3")
     assert parse_plan(text.replace("[privacy]", '[privacy]\nverify_counts = "off"')).least_choices == 9
-    for given, when in (("", "tree"), ('\nverify_counts = "after"', "after")):
+    for asked, when in (("", "tree"), ('\nverify_counts = "after"', "after")):
         with pytest.raises(
             PlanError, match=rf"privacy\.verify_counts = '{when}' tells every party the rows of each leaf"
         ):
-            parse_plan(text.replace("[privacy]", f"[privacy]{given}"))
+            parse_plan(text.replace("[privacy]", f"[privacy]{asked}"))
 
 
 def test_row_counts_are_verified_by_default_where_three_parties_take_part():

@@ -256,7 +256,7 @@ def isolating(targets: np.ndarray, features: np.ndarray, got: list[tuple[int, bo
         cuts = state["cuts"]
         codes = [int(np.searchsorted(cuts.of(f), features[f, target], side="right")) for f in range(3)]
         running = self.nodes[state["at"], 0]
-        total = int(running[offsets[1] - 1])
+        total = int(running[int(offsets[1]) - 1])
         feature = np.full(active, -1, np.int32)
         bins = np.zeros(active, np.int32)
         f, below = divmod(depth, 2)
@@ -267,7 +267,7 @@ def isolating(targets: np.ndarray, features: np.ndarray, got: list[tuple[int, bo
         if not last:
             cut = max(codes[f] - below, 0) if codes[f] - below >= 0 else codes[f]
             feature[state["at"]], bins[state["at"]] = f, cut
-            left = int(running[offsets[f] + cut])
+            left = int(running[int(offsets[f]) + cut])
             children = np.array([divmod(left, 2**32), divmod(total - left, 2**32)], np.int64)
             where = np.array([state["at"]])
             state["at"] = 0 if codes[f] <= cut else 1

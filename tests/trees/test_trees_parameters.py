@@ -106,9 +106,11 @@ def xgboosts_own():
 
 
 def strategy_keys(strategy):
-    while not hasattr(strategy, "mapping"):
+    while not (
+        hasattr(strategy, "mapping") or hasattr(strategy, "keys")
+    ):  # hypothesis calls it by one name or the other
         strategy = strategy.filtered_strategy if hasattr(strategy, "filtered_strategy") else strategy.wrapped_strategy
-    return strategy.mapping
+    return strategy.mapping if hasattr(strategy, "mapping") else strategy.keys
 
 
 NO_PARAMETERS = {

@@ -47,6 +47,12 @@ LONGEST_HEADER = 1 << 24
 LONGEST_LINE = 2_000_000
 """Bytes of another line that DuckDB takes."""
 
+WIDE_DECIMAL = 38
+"""Digits of a decimal that DuckDB holds."""
+
+WRONG_WIDE_DECIMALS = int(duckdb.__version__.split(".")[0]) < 2
+"""Before release 2 DuckDB gives other numbers for Parquet's decimals of more digits, without a word."""
+
 LONGEST_REASON = 300
 """Characters of DuckDB's own words in an error."""
 
@@ -419,18 +425,26 @@ def _fault_of_csv(path: Path, packed: bool, delimiter: str, n_columns: int) -> s
 def _open_parquet(path: Path, handle: IO[bytes]) -> OpenTable:
     source = _descriptor(handle)
     connection = connect(Path(source))
-    names = _parquet_names(connection, source)
+    names = _parquet_names(connection, source, path)
     relation = f"read_parquet(?, hive_partitioning = false) AS t({_aliases(len(names))})"
     described = connection.execute(f"DESCRIBE SELECT * FROM {relation}", [source]).fetchall()
     types = tuple(str(row[1]) for row in described)
     return OpenTable(str(path), names, types, connection, relation, (source,), handle)
 
 
-def _parquet_names(connection: duckdb.DuckDBPyConnection, source: str) -> tuple[str, ...]:
+def _parquet_names(connection: duckdb.DuckDBPyConnection, source: str, path: Path) -> tuple[str, ...]:
     # The schema as written, depth first: DuckDB's own listing would rename repeated columns.
-    elements = connection.execute("SELECT name, num_children FROM parquet_schema(?)", [source]).fetchall()
+    elements = connection.execute(
+        "SELECT name, num_children, converted_type, precision FROM parquet_schema(?)", [source]
+    ).fetchall()
     names, nested = [], 0
-    for name, children in elements[1:]:
+    for name, children, kind, precision in elements[1:]:
+        if kind == "DECIMAL" and precision > WIDE_DECIMAL and WRONG_WIDE_DECIMALS:
+            raise _unreadable(
+                str(path),
+                f"column {str(name)!r} of decimals with {precision} digits, which DuckDB {duckdb.__version__} reads wrongly",
+                "cast it to DOUBLE where the file is written, or install DuckDB 2",
+            )
         if nested == 0:
             names.append(str(name))
         nested = max(nested - 1, 0) + (children or 0)
