@@ -1,0 +1,215 @@
+"""Members on hosts of their own, with lines that have a rate, a queue, a delay and a loss (`benchmarks.lines`).
+
+    python -m benchmarks.bench_lines [--quick] [--json] [trees] [rounds]
+
+trees: an aggregator and three parties over 100 Mbit/s with 20 ms of delay one way, for each of TCP's congestion controls that the
+system has, without loss and with .1 %. "predicted" is what the same run takes without a line's delay and rate, and the bytes of a
+tree over the aggregator's line, and a line's delay for each way of each exchange.
+rounds: three servers that compute on shares, over direct lines and through a hub: a round beside the lines' delay.
+
+Needs Linux, root, `ip` and /dev/net/tun; says so, and measures nothing, where these are not to be had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table as Printed
+
+from benchmarks import bench_coopetitive
+from benchmarks.contestants import NAMES, Job, as_table, dealt, made_rows, plan_of
+from benchmarks.lines import Hosts, Line, why_not
+from benchmarks.machine import console, described, machine
+from hansa.cli.processes import command_of, write_consortium
+from hansa.cli.tables import Table
+from hansa.plan import Plan
+
+PARTS = ("trees", "rounds")
+PORT = 7465
+DELAY_S = 0.02
+RATE = 100e6
+QUEUE_S = 0.05
+LOSSES = (0.0, 0.001)
+NO_LINE = Line(bits_per_s=0, delay_s=0)
+AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+
+
+def controls() -> list[str]:
+    """TCP's congestion controls that the system has."""
+    return AVAILABLE.read_text(encoding="ascii").split()
+
+
+def run(plan: Plan, tables: Mapping[str, Table], line: Line, congestion: str = "") -> dict[str, Any]:
+    """One run of the commands that people type, each member on a host of its own.
+
+    Returns:
+        "records": by member. "segments", "again": TCP's, of all hosts: sent, and
+        sent again.
+    """
+    with tempfile.TemporaryDirectory(prefix="hansa-bench-") as name:
+        folder = Path(name)
+        write_consortium(folder, plan, tables, 1, None)
+        hosts = Hosts(plan.members, line, congestion)
+        processes: dict[str, subprocess.Popen[str]] = {}
+        try:
+            for member in plan.members:
+                _put_on_host(folder / f"{member}.toml", plan, member, hosts)
+                hub = "aggregator" if plan.coopetitive is None else "hub"
+                role = hub if member == plan.hub else command_of(plan, member)
+                processes[member] = subprocess.Popen(
+                    [*hosts.within(member), sys.executable, "-m", "hansa", role, f"{folder / member}.toml", "--json"],
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                )  # fmt: skip
+            return _heard(plan, processes, hosts)
+        finally:
+            for process in processes.values():
+                process.kill()
+                process.wait()
+            hosts.close()
+
+
+def _put_on_host(path: Path, plan: Plan, member: str, hosts: Hosts) -> None:
+    """Put the hosts' addresses where `write_consortium` put this machine's."""
+    at = "0.0.0.0" if member == plan.hub else hosts.address(plan.hub)  # noqa: S104 - the host has no other line
+    lines = []
+    for each in path.read_text(encoding="utf-8").splitlines():
+        if each.startswith("hub = "):
+            lines.append(f'hub = "{at}:{PORT}"')
+        elif each.startswith("servers = "):
+            servers = (f'{server} = "{hosts.address(server)}:{PORT + 1}"' for server in plan.servers if server != plan.hub)
+            lines.append(f"servers = {{ {', '.join(servers)} }}")
+        else:
+            lines.append(each)
+    path.write_text("".join(f"{each}\n" for each in lines), encoding="utf-8")
+
+
+def _heard(plan: Plan, processes: Mapping[str, subprocess.Popen[str]], hosts: Hosts) -> dict[str, Any]:
+    """What the processes say until they end."""
+    records: dict[str, Any] = {}
+    failures: dict[str, str] = {}
+
+    def listen(member: str, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for text in process.stdout:
+            event = json.loads(text)
+            if event["event"] == "record":
+                records[member] = event["record"]
+            elif event["event"] == "error":
+                failures[member] = event["text"]
+
+    listeners = [threading.Thread(target=listen, args=each, daemon=True) for each in processes.items()]
+    for listener in listeners:
+        listener.start()
+    for listener in listeners:
+        listener.join()
+    if len(records) < len(processes):
+        raise SystemExit(f"bench_lines: a run failed: {failures}")
+    counters = [hosts.counters(member) for member in plan.members]
+    return {
+        "records": records,
+        "segments": sum(each["OutSegs"] for each in counters),
+        "again": sum(each["RetransSegs"] for each in counters),
+    }
+
+
+def measured_trees(rows: int, trees: int, bins: int, mode: str = "federated") -> list[dict[str, Any]]:
+    """Seconds of a tree for each congestion control and loss."""
+    parties = dealt(made_rows(rows), 3)
+    tables = {name: as_table(own) for name, own in parties.items()}
+    plan = plan_of(Job(rows, 3, trees, max_bin=bins, mode=mode), parties)
+    record = run(plan, tables, NO_LINE)["records"][plan.hub]
+    bare = record["seconds"]["training"] / record["trees_grown"]
+    found = []
+    for loss in LOSSES:
+        for congestion in controls():
+            done = run(plan, tables, Line(RATE, DELAY_S, QUEUE_S, loss), congestion)
+            record = done["records"][plan.hub]
+            traffic = record["traffic"].values()
+            busier = max(sum(each[way] for each in traffic) for way in ("bytes_up", "bytes_down"))
+            trips = record["exchanges"] / record["trees_grown"]
+            found.append(
+                {
+                    "loss": loss,
+                    "congestion": congestion,
+                    "tree_s": record["seconds"]["training"] / record["trees_grown"],
+                    "predicted_s": bare + 8 * busier / record["trees_grown"] / RATE + 2 * trips * DELAY_S,
+                    "bare_s": bare,
+                    "bytes": busier / record["trees_grown"],
+                    "exchanges": trips,
+                    "segments": done["segments"],
+                    "again": done["again"],
+                }
+            )
+    return found
+
+
+def measured_rounds(rows: int, trees: int) -> list[dict[str, Any]]:
+    """What a round of three servers takes beside the lines' delay."""
+    found = []
+    for links in ("direct", "hub"):
+        parties = dealt(made_rows(rows), 3)
+        tables = {name: as_table(own) for name, own in parties.items()}
+        plan = bench_coopetitive.plan_of(tuple(parties), True, 3, trees, len(NAMES), cuts=True, links=links)
+        seconds = {}
+        for delay_s in (0.0, DELAY_S):
+            done = run(plan, tables, Line(RATE, delay_s, QUEUE_S))
+            record = done["records"][plan.servers[0]]
+            seconds[delay_s] = statistics.median(record["tree_seconds"][1:])
+        rounds = sum(phase["rounds"] for phase in record["phases"].values()) / record["phase_trees"]
+        ways = 1 if links == "direct" else 2
+        found.append(
+            {
+                "links": links,
+                "rounds": rounds,
+                "tree_s": seconds[DELAY_S],
+                "without_delay_s": seconds[0.0],
+                "round_ms": 1000 * seconds[DELAY_S] / rounds,
+                "delay_ms": 1000 * ways * DELAY_S,
+                "own_ms": 1000 * seconds[0.0] / rounds,
+            }
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="few rows and trees: does it work?")
+    arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.parts) - set(PARTS)):
+        parser.error(f"no part {unknown[0]!r}; expected any of {', '.join(PARTS)}")
+    parts = arguments.parts or PARTS
+    if reason := why_not():
+        print(json.dumps({"skipped": reason}) if arguments.json else f"Nothing was measured: {reason}.")
+        return
+    results: dict[str, Any] = {"machine": machine()}
+    if "trees" in parts:
+        results["trees"] = measured_trees(*((3_000, 3, 16) if arguments.quick else (60_000, 10, 256)))
+    if "rounds" in parts:
+        results["rounds"] = measured_rounds(*((300, 2) if arguments.quick else (600, 4)))
+    if arguments.json:
+        print(json.dumps(results))
+        return
+    out = console()
+    out.print(described(results["machine"]))
+    for title, rows in ((part, results[part]) for part in PARTS if part in results):
+        table = Printed(title=title)
+        for heading in rows[0]:
+            table.add_column(heading, justify="right")
+        for row in rows:
+            table.add_row(*(value if isinstance(value, str) else f"{value:,.4g}" for value in row.values()))
+        out.print(table)
+
+
+if __name__ == "__main__":
+    main()
