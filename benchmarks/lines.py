@@ -143,7 +143,7 @@ def _carry(ends: list[int], line: Line) -> None:
     """Carry packets between the hosts for ever. The device of the host at place p is `ends[p - 1]`."""
     with contextlib.suppress(OSError):
         os.nice(-15)
-    draw = random.Random(1)  # noqa: S311 - chance, not a secret
+    draw = random.Random(1)
     per_byte = 8 / line.bits_per_s if line.bits_per_s else 0.0
     door = select.poll()
     for end in ends:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+from pathlib import Path
 
 import pytest
 from made_consortium import (
@@ -18,10 +19,18 @@ from made_consortium import (
     logged,
     refused,
     write_member,
+    write_table,
 )
 
 from cutting_line import Cut, CuttingLine
-from hansa.consortium.identity import create_identity, load_identity, save_identity
+from hansa.consortium.identity import (
+    CERTIFICATE_FILE,
+    IDENTITY_KEY_FILE,
+    TLS_KEY_FILE,
+    create_identity,
+    load_identity,
+    save_identity,
+)
 from hansa.consortium.members import members_of, read_members, write_members
 from hansa.protocol.messages import decode
 from hansa.transport.recording import read_transcript
@@ -92,6 +101,28 @@ def test_whatever_is_no_member_file_is_refused_in_words(tmp_path, content):
     path = tmp_path / "aurora.toml"
     path.write_bytes(content)
     assert_refused(hansa("party", path), "aurora.toml: ")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="the system has no file that never ends")
+@pytest.mark.parametrize("place", ["plan", "members", "tls_key", "identity_key", "certificate"])
+def test_a_file_that_never_ends_is_refused_in_words(consortium: Consortium, place):
+    endless = consortium.folder / "endless"
+    endless.symlink_to("/dev/zero")
+    changes = {place: "endless"} if place in ("plan", "members") else {}
+    if not changes:
+        names = {"tls_key": TLS_KEY_FILE, "identity_key": IDENTITY_KEY_FILE, "certificate": CERTIFICATE_FILE}
+        file = consortium.folder / "aurora.identity" / names[place]
+        file.unlink()
+        file.symlink_to("/dev/zero")
+    assert_refused(hansa("party", write_member(consortium.folder, "aurora", 1, **changes)), "never ends")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="the system has no file that never ends")
+@pytest.mark.parametrize("command", ["plan", "party", "aggregator", "hub", "server", "receiver", "members", "check"])
+def test_no_command_reads_a_file_that_never_ends(tmp_path, command):
+    more = {"members": ["--save", tmp_path / "members.toml"], "check": [tmp_path / "table.csv"]}.get(command, [])
+    write_table(tmp_path / "table.csv", {"a": [1]})
+    assert_refused(hansa(command, "/dev/zero", *more), "/dev/zero", "never ends")
 
 
 def test_a_party_killed_in_the_middle_ends_the_run_for_all(consortium: Consortium):

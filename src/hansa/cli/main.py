@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import hashlib
 import json
 import os
 import sys
@@ -508,10 +507,11 @@ def members(cards: tuple[Path, ...], save: Path) -> None:
 def plan(plan: Path, as_json: bool) -> None:
     """Check PLAN; print its digest, which all members must share, what it says, and who can read what under it."""
     from hansa.cli import plan_report
+    from hansa.cli.records import file_sha256 as sha256
     from hansa.plan import read_plan
 
     read = read_plan(plan)
-    file_sha256 = hashlib.sha256(plan.read_bytes()).hexdigest()
+    file_sha256 = sha256(plan)
     if as_json:
         click.echo(json.dumps(plan_report.as_json(read, file_sha256)))
     else:

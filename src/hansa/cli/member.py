@@ -52,7 +52,7 @@ from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy, read_policy
 from hansa.data.source import Rows, read_rows
 from hansa.errors import IdentityError, PlanError, ProtocolError
-from hansa.files import check_folder, check_outputs
+from hansa.files import check_folder, check_outputs, read_text
 from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.roles.aggregator import Aggregator
 from hansa.roles.batches import Admit, admit_all
@@ -197,8 +197,8 @@ class MemberFile:
 def read_member_file(path: Path) -> MemberFile:
     """Read a member's file and all that it names. Raises PlanError or IdentityError naming file and key."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8 or TOML, or a NUL in the path
+        content = tomllib.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8 or TOML, too large, or a NUL in the path
         raise PlanError(f"{path}: cannot be read as TOML: {error}") from error
     for key in REQUIRED:
         if key not in content:
@@ -278,7 +278,7 @@ def _proxy(content: Mapping[str, Any], path: Path) -> Proxy | None:
         try:
             if file.stat().st_mode & 0o077:
                 raise PlanError(f"{file}: others can read this password; run: chmod 600 {file}")
-            password = file.read_text(encoding="utf-8").strip()
+            password = read_text(file).strip()
         except (OSError, ValueError) as error:
             raise PlanError(f"{file}: the proxy's password cannot be read: {error}") from error
     try:
