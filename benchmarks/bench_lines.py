@@ -85,7 +85,9 @@ def _put_on_host(path: Path, plan: Plan, member: str, hosts: Hosts) -> None:
         if each.startswith("hub = "):
             lines.append(f'hub = "{at}:{PORT}"')
         elif each.startswith("servers = "):
-            servers = (f'{server} = "{hosts.address(server)}:{PORT + 1}"' for server in plan.servers if server != plan.hub)
+            servers = (
+                f'{server} = "{hosts.address(server)}:{PORT + 1}"' for server in plan.servers if server != plan.hub
+            )
             lines.append(f"servers = {{ {', '.join(servers)} }}")
         else:
             lines.append(each)

@@ -250,7 +250,14 @@ WHOLE = re.compile(r"\.read_(?:bytes|text)\(")
 
 def test_no_file_that_a_user_names_is_read_without_a_limit():
     """Files of the system, of Hansa itself, or that Hansa wrote a moment before are read whole by other means."""
-    own = {"files.py", "cli/processes.py", "cli/pooled_xgboost.py", "cli/coopetitive.py", "secure/prg.py", "demo/report.py"}
+    own = {
+        "files.py",
+        "cli/processes.py",
+        "cli/pooled_xgboost.py",
+        "cli/coopetitive.py",
+        "secure/prg.py",
+        "demo/report.py",
+    }
     source = Path(hansa.files.__file__).parent
     reading = {str(path.relative_to(source)) for path in source.rglob("*.py") if WHOLE.search(path.read_text())}
     assert reading <= own
