@@ -235,11 +235,13 @@ def simulate(
     Starts one process per member and the aggregator, on loopback over mutual TLS.
     """
     from hansa.cli import member, output, simulation, tables
+    from hansa.cli.model_file import check_ending
     from hansa.files import check_folder, write_whole
     from hansa.plan import COOPETITIVE, DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS
     from hansa.trees.parameters import parse_parameters
 
     _check_outputs({"--save": save}, train=train, test=test)
+    check_ending("--save", save)
     if transcript is not None:
         check_folder("--transcript", transcript, (), {"--save": save, "TRAIN": train, "--test": test})
     given = {"objective": objective, "rounds": rounds, "seed": seed}

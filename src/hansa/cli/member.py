@@ -44,7 +44,7 @@ from typing import Any
 
 from hansa.cli import logs
 from hansa.cli.evidence import beside, keep_evidence
-from hansa.cli.model_file import save_model
+from hansa.cli.model_file import check_ending, save_model
 from hansa.cli.records import RunRecord, file_sha256, keeping
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, fingerprint, load_identity
 from hansa.consortium.ledger import Entry, Ledger, Met
@@ -198,7 +198,7 @@ def read_member_file(path: Path) -> MemberFile:
     """Read a member's file and all that it names. Raises PlanError or IdentityError naming file and key."""
     try:
         content = tomllib.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8 or TOML, too large, or a NUL in the path
+    except (OSError, ValueError, RecursionError) as error:  # not UTF-8 or TOML, too large, or a NUL in the path
         raise PlanError(f"{path}: cannot be read as TOML: {error}") from error
     for key in REQUIRED:
         if key not in content:
@@ -323,6 +323,7 @@ def check_files(member: MemberFile, ends: Iterable[str]) -> None:
     if member.transcript is not None:
         what, names = f"{member.path}: transcript", [f"{end}.frames" for end in ends]
         check_folder(what, member.transcript, names, {**outputs, **inputs}, keys=member.folder)
+    check_ending(f"{member.path}: model", member.model)
 
 
 def about(member: MemberFile) -> dict[str, Any]:
