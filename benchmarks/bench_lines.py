@@ -3,8 +3,8 @@
     python -m benchmarks.bench_lines [--quick] [--json] [trees] [rounds]
 
 trees: an aggregator and three parties over 100 Mbit/s with 20 ms of delay one way, for each of TCP's congestion controls that the
-system has, without loss and with .1 %. "predicted" is what the same run takes without a line's delay and rate, and the bytes of a
-tree over the aggregator's line, and a line's delay for each way of each exchange.
+system has, with a short and a long queue, without loss and with .1 %. "predicted" is what the same run takes without a line's delay
+and rate, and the bytes of a tree over the aggregator's line, and a line's delay for each way of each exchange.
 rounds: three servers that compute on shares, over direct lines and through a hub: a round beside the lines' delay.
 
 Needs Linux, root, `ip` and /dev/net/tun; says so, and measures nothing, where these are not to be had.
@@ -13,6 +13,7 @@ Needs Linux, root, `ip` and /dev/net/tun; says so, and measures nothing, where t
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -31,13 +32,13 @@ from benchmarks.lines import Hosts, Line, why_not
 from benchmarks.machine import console, described, machine
 from hansa.cli.processes import command_of, write_consortium
 from hansa.cli.tables import Table
-from hansa.plan import Plan
+from hansa.plan import SERVER_LINKS, Plan
 
 PARTS = ("trees", "rounds")
 PORT = 7465
 DELAY_S = 0.02
 RATE = 100e6
-QUEUE_S = 0.05
+QUEUES_S = (0.01, 0.05)
 LOSSES = (0.0, 0.001)
 NO_LINE = Line(bits_per_s=0, delay_s=0)
 AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
@@ -123,60 +124,62 @@ def _heard(plan: Plan, processes: Mapping[str, subprocess.Popen[str]], hosts: Ho
     }
 
 
-def measured_trees(rows: int, trees: int, bins: int, mode: str = "federated") -> list[dict[str, Any]]:
-    """Seconds of a tree for each congestion control and loss."""
+def measured_trees(rows: int, trees: int, bins: int) -> list[dict[str, Any]]:
+    """Seconds of a tree for each queue, loss and congestion control."""
     parties = dealt(made_rows(rows), 3)
     tables = {name: as_table(own) for name, own in parties.items()}
-    plan = plan_of(Job(rows, 3, trees, max_bin=bins, mode=mode), parties)
+    plan = plan_of(Job(rows, 3, trees, max_bin=bins), parties)
     record = run(plan, tables, NO_LINE)["records"][plan.hub]
     bare = record["seconds"]["training"] / record["trees_grown"]
     found = []
-    for loss in LOSSES:
-        for congestion in controls():
-            done = run(plan, tables, Line(RATE, DELAY_S, QUEUE_S, loss), congestion)
-            record = done["records"][plan.hub]
-            traffic = record["traffic"].values()
-            busier = max(sum(each[way] for each in traffic) for way in ("bytes_up", "bytes_down"))
-            trips = record["exchanges"] / record["trees_grown"]
-            found.append(
-                {
-                    "loss": loss,
-                    "congestion": congestion,
-                    "tree_s": record["seconds"]["training"] / record["trees_grown"],
-                    "predicted_s": bare + 8 * busier / record["trees_grown"] / RATE + 2 * trips * DELAY_S,
-                    "bare_s": bare,
-                    "bytes": busier / record["trees_grown"],
-                    "exchanges": trips,
-                    "segments": done["segments"],
-                    "again": done["again"],
-                }
-            )
+    for queue_s, loss, congestion in itertools.product(QUEUES_S, LOSSES, controls()):
+        done = run(plan, tables, Line(RATE, DELAY_S, queue_s, loss), congestion)
+        record = done["records"][plan.hub]
+        traffic = record["traffic"].values()
+        busier = max(sum(each[way] for each in traffic) for way in ("bytes_up", "bytes_down"))
+        trips = record["exchanges"] / record["trees_grown"]
+        found.append(
+            {
+                "queue_ms": 1000 * queue_s,
+                "loss": loss,
+                "congestion": congestion,
+                "tree_s": record["seconds"]["training"] / record["trees_grown"],
+                "predicted_s": bare + 8 * busier / record["trees_grown"] / RATE + 2 * trips * DELAY_S,
+                "bare_s": bare,
+                "bytes": busier / record["trees_grown"],
+                "exchanges": trips,
+                "segments": done["segments"],
+                "again": done["again"],
+            }
+        )
     return found
 
 
 def measured_rounds(rows: int, trees: int) -> list[dict[str, Any]]:
-    """What a round of three servers takes beside the lines' delay."""
+    """What a round of three servers takes beside the lines' delay; a letter passes two lines where a hub relays it."""
+    parties = dealt(made_rows(rows), 3)
+    tables = {name: as_table(own) for name, own in parties.items()}
     found = []
-    for links in ("direct", "hub"):
-        parties = dealt(made_rows(rows), 3)
-        tables = {name: as_table(own) for name, own in parties.items()}
+    for links, congestion in itertools.product(SERVER_LINKS, controls()):
         plan = bench_coopetitive.plan_of(tuple(parties), True, 3, trees, len(NAMES), cuts=True, links=links)
         seconds = {}
         for delay_s in (0.0, DELAY_S):
-            done = run(plan, tables, Line(RATE, delay_s, QUEUE_S))
-            record = done["records"][plan.servers[0]]
+            record = run(plan, tables, Line(RATE, delay_s, QUEUES_S[-1]), congestion)["records"][plan.servers[0]]
             seconds[delay_s] = statistics.median(record["tree_seconds"][1:])
-        rounds = sum(phase["rounds"] for phase in record["phases"].values()) / record["phase_trees"]
-        ways = 1 if links == "direct" else 2
+        phases = record["phases"].values()
+        rounds = sum(phase["rounds"] for phase in phases) / record["phase_trees"]
+        delay_ms = 1000 * DELAY_S * (1 if links == "direct" else 2)
         found.append(
             {
                 "links": links,
+                "congestion": congestion,
                 "rounds": rounds,
-                "tree_s": seconds[DELAY_S],
-                "without_delay_s": seconds[0.0],
+                "bytes": sum(phase["bytes"] for phase in phases) / record["phase_trees"] / rounds,
                 "round_ms": 1000 * seconds[DELAY_S] / rounds,
-                "delay_ms": 1000 * ways * DELAY_S,
-                "own_ms": 1000 * seconds[0.0] / rounds,
+                "delay_ms": delay_ms,
+                "above_ms": 1000 * seconds[DELAY_S] / rounds - delay_ms,
+                "without_delay_ms": 1000 * seconds[0.0] / rounds,
+                "cpu_ms": 1000 * sum(phase["cpu_s"] for phase in phases) / record["phase_trees"] / rounds,
             }
         )
     return found
