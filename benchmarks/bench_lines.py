@@ -66,11 +66,12 @@ def run(plan: Plan, tables: Mapping[str, Table], line: Line, congestion: str = "
                 _put_on_host(folder / f"{member}.toml", plan, member, hosts)
                 hub = "aggregator" if plan.coopetitive is None else "hub"
                 role = hub if member == plan.hub else command_of(plan, member)
-                processes[member] = subprocess.Popen(
-                    [*hosts.within(member), sys.executable, "-m", "hansa", role, f"{folder / member}.toml", "--json"],
-                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                )  # fmt: skip
-            return _heard(plan, processes, hosts)
+                with (folder / f"{member}.log").open("wb") as log:
+                    processes[member] = subprocess.Popen(
+                        [*hosts.within(member), sys.executable, "-m", "hansa", role, f"{folder / member}.toml", "--json"],
+                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
+                    )  # fmt: skip
+            return _heard(plan, processes, hosts, folder)
         finally:
             for process in processes.values():
                 process.kill()
@@ -95,10 +96,9 @@ def _put_on_host(path: Path, plan: Plan, member: str, hosts: Hosts) -> None:
     path.write_text("".join(f"{each}\n" for each in lines), encoding="utf-8")
 
 
-def _heard(plan: Plan, processes: Mapping[str, subprocess.Popen[str]], hosts: Hosts) -> dict[str, Any]:
+def _heard(plan: Plan, processes: Mapping[str, subprocess.Popen[str]], hosts: Hosts, folder: Path) -> dict[str, Any]:
     """What the processes say until they end."""
     records: dict[str, Any] = {}
-    failures: dict[str, str] = {}
 
     def listen(member: str, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -106,8 +106,6 @@ def _heard(plan: Plan, processes: Mapping[str, subprocess.Popen[str]], hosts: Ho
             event = json.loads(text)
             if event["event"] == "record":
                 records[member] = event["record"]
-            elif event["event"] == "error":
-                failures[member] = event["text"]
 
     listeners = [threading.Thread(target=listen, args=each, daemon=True) for each in processes.items()]
     for listener in listeners:
@@ -115,7 +113,8 @@ def _heard(plan: Plan, processes: Mapping[str, subprocess.Popen[str]], hosts: Ho
     for listener in listeners:
         listener.join()
     if len(records) < len(processes):
-        raise SystemExit(f"bench_lines: a run failed: {failures}")
+        logs = {member: (folder / f"{member}.log").read_text(encoding="utf-8")[-500:] for member in processes}
+        raise SystemExit(f"bench_lines: a run failed: {logs}")
     counters = [hosts.counters(member) for member in plan.members]
     return {
         "records": records,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ from hansa.consortium.identity import (
 )
 from hansa.consortium.members import members_of, read_members, write_members
 from hansa.protocol.messages import decode
+from hansa.transport import tls
 from hansa.transport.recording import read_transcript
 from http_proxy import HttpProxy
 from waiting import HANG_S
@@ -240,6 +242,33 @@ def test_a_missing_party_is_named_when_the_wait_is_over(consortium: Consortium):
     assert_refused(hansa("aggregator", path, "--json"), "not connected after 0.3 s", "aurora, borealis", status=AGAIN)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends evenly")
+@pytest.mark.parametrize("name", [HUB, "aurora"])
+def test_what_a_member_sends_a_second_is_as_its_file_says(consortium: Consortium, monkeypatch, name):
+    """8 Mbit/s are a million bytes."""
+    tuned = []
+
+    def noted(plain, silence_s, most_bytes_per_s):
+        tuned.append(most_bytes_per_s)
+        raise OSError("enough is known")
+
+    monkeypatch.setattr(tls, "tune", noted)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = 0 if name == HUB else other.getsockname()[1]
+        path = write_member(consortium.folder, name, port, send_mbit=8, wait_s=5)
+        if name == HUB:
+            listen = tls.listen
+
+            def dialled(host, port):
+                door = listen(host, port)
+                socket.create_connection(door.getsockname()).close()
+                return door
+
+            monkeypatch.setattr(tls, "listen", dialled)
+        assert hansa("aggregator" if name == HUB else "party", path).exit_code
+    assert tuned == [1_000_000]
+
+
 def test_a_party_says_when_nobody_listens(consortium: Consortium):
     path = write_member(consortium.folder, "aurora", 1, wait_s=0.3)
     assert_refused(hansa("party", path), "127.0.0.1:1", status=AGAIN)
@@ -260,6 +289,9 @@ def test_a_party_says_when_nobody_listens(consortium: Consortium):
         ({"idle_limit_s": -1}, ("idle_limit_s = -1; expected a number above 0",)),
         ({"patience_s": -1}, ("patience_s = -1; expected a number at least 0",)),
         ({"memory_mb": 0}, ("memory_mb = 0; expected a number above 0",)),
+        ({"send_mbit": 0}, ("send_mbit = 0; expected a number above 0 and at most 34000",)),
+        ({"send_mbit": 34_001}, ("send_mbit = 34001; expected a number above 0",)),
+        ({"send_mbit": "fast"}, ("send_mbit = 'fast'",)),
         ({"patience_s": "long"}, ("patience_s = 'long'",)),
         ({"table": True}, ("table = True",)),
         ({"hub": "somewhere"}, ("hub = 'somewhere'", "address:port")),

@@ -33,8 +33,10 @@ import atexit
 import gc
 import hashlib
 import logging
+import math
 import re
 import secrets
+import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -84,6 +86,7 @@ KEYS = (
     "wait_s",
     "idle_limit_s",
     "patience_s",
+    "send_mbit",
     "policy",
     "ledger",
     "memory_mb",
@@ -96,6 +99,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "wait_s": (int, float),
     "idle_limit_s": (int, float),
     "patience_s": (int, float),
+    "send_mbit": (int, float),
     "memory_mb": (int, float),
     "policy": (dict,),
     "servers": (dict,),
@@ -109,6 +113,7 @@ MOST = {
     "wait_s": A_YEAR_S,
     "idle_limit_s": A_YEAR_S,
     "patience_s": A_YEAR_S,
+    "send_mbit": 34_000,
     "memory_mb": 1_000_000_000,
 }
 """The greatest values of the keys that are numbers; all are above 0 but `patience_s`, which may be 0."""
@@ -152,6 +157,7 @@ class MemberFile:
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
             after which a member that is no server gives up, or None for never. memory_limit: bytes for a server's shares, or None.
         patience_s: seconds that a broken connection may take to be made anew; 0 ends the run.
+        most_bytes_per_s: what this member sends over one connection; 0 has no limit.
         servers: host and port of every server, where they have connections of their own: this one's to listen at.
     """
 
@@ -177,6 +183,7 @@ class MemberFile:
     idle_limit_s: float | None = None
     servers: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     proxy: Proxy | None = None
+    most_bytes_per_s: int = 0
 
     @property
     def signer(self) -> Signer:
@@ -222,6 +229,8 @@ def read_member_file(path: Path) -> MemberFile:
     def at(key: str) -> Path | None:
         return path.parent / content[key] if key in content else None
 
+    if "send_mbit" in content and sys.platform != "linux":
+        raise PlanError(f"{path}: send_mbit needs Linux, which alone can send evenly; leave it out")
     folder = path.parent / content["identity"]
     plan = read_plan(path.parent / content["plan"])
     members = read_members(path.parent / content["members"])
@@ -256,6 +265,7 @@ def read_member_file(path: Path) -> MemberFile:
         idle_limit_s=float(content["idle_limit_s"]) if "idle_limit_s" in content else None,
         servers=_server_addresses(content.get("servers"), plan, path),
         proxy=_proxy(content, path),
+        most_bytes_per_s=math.ceil(content.get("send_mbit", 0) * 1e6 / 8),
     )
 
 
@@ -371,7 +381,7 @@ def _aggregate(member: MemberFile, event: Event, notify: Notify, record: RunReco
         member.host,
         member.port,
         guests=plan.parties,
-        limits=HubLimits(spin_s=SPIN_S),
+        limits=HubLimits(spin_s=SPIN_S, most_bytes_per_s=member.most_bytes_per_s),
         patience_s=member.patience_s,
         notify=notify,
         owed=lambda: aggregator.waiting_for(),
@@ -504,6 +514,7 @@ def _contribute(member: MemberFile, rows: Rows, event: Event, notify: Notify, re
         patience_s=member.patience_s,
         retry_for_s=member.wait_s,
         spin_s=PARTY_SPIN_S,
+        most_bytes_per_s=member.most_bytes_per_s,
         notify=notify,
         proxy=member.proxy,
     )
