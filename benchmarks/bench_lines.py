@@ -3,8 +3,9 @@
     python -m benchmarks.bench_lines [--quick] [--json] [trees] [rounds]
 
 trees: an aggregator and three parties over 100 Mbit/s with 20 ms of delay one way, for each of TCP's congestion controls that the
-system has, with a short and a long queue, without loss and with .1 %. "predicted" is what the same run takes without a line's delay
-and rate, and the bytes of a tree over the aggregator's line, and a line's delay for each way of each exchange.
+system has, with a short and a long queue, without loss and with .1 %; without loss also with `send_mbit`. "predicted" is what the
+same run takes without a line's delay and rate, and the bytes of a tree over the aggregator's line, and a line's delay for each way
+of each exchange.
 rounds: three servers that compute on shares, over direct lines and through a hub: a round beside the lines' delay.
 
 Needs Linux, root, `ip` and /dev/net/tun; says so, and measures nothing, where these are not to be had.
@@ -49,8 +50,10 @@ def controls() -> list[str]:
     return AVAILABLE.read_text(encoding="ascii").split()
 
 
-def run(plan: Plan, tables: Mapping[str, Table], line: Line, congestion: str = "") -> dict[str, Any]:
-    """One run of the commands that people type, each member on a host of its own.
+def run(
+    plan: Plan, tables: Mapping[str, Table], line: Line, congestion: str = "", send_mbit: float = 0.0
+) -> dict[str, Any]:
+    """One run of the commands that people type, each member on a host of its own; `send_mbit` is for the parties' files.
 
     Returns:
         "records": by member. "segments", "again": TCP's, of all hosts: sent, and
@@ -64,6 +67,9 @@ def run(plan: Plan, tables: Mapping[str, Table], line: Line, congestion: str = "
         try:
             for member in plan.members:
                 _put_on_host(folder / f"{member}.toml", plan, member, hosts)
+                if send_mbit and member in plan.parties:
+                    with (folder / f"{member}.toml").open("a", encoding="utf-8") as file:
+                        file.write(f"send_mbit = {send_mbit}\n")
                 hub = "aggregator" if plan.coopetitive is None else "hub"
                 role = hub if member == plan.hub else command_of(plan, member)
                 with (folder / f"{member}.log").open("wb") as log:
@@ -131,8 +137,11 @@ def measured_trees(rows: int, trees: int, bins: int) -> list[dict[str, Any]]:
     record = run(plan, tables, NO_LINE)["records"][plan.hub]
     bare = record["seconds"]["training"] / record["trees_grown"]
     found = []
-    for queue_s, loss, congestion in itertools.product(QUEUES_S, LOSSES, controls()):
-        done = run(plan, tables, Line(RATE, DELAY_S, queue_s, loss), congestion)
+    for queue_s, loss, congestion, paced in itertools.product(QUEUES_S, LOSSES, controls(), (False, True)):
+        if paced and loss:
+            continue
+        send_mbit = RATE / 1e6 / len(parties) if paced else 0.0
+        done = run(plan, tables, Line(RATE, DELAY_S, queue_s, loss), congestion, send_mbit)
         record = done["records"][plan.hub]
         traffic = record["traffic"].values()
         busier = max(sum(each[way] for each in traffic) for way in ("bytes_up", "bytes_down"))
@@ -142,6 +151,7 @@ def measured_trees(rows: int, trees: int, bins: int) -> list[dict[str, Any]]:
                 "queue_ms": 1000 * queue_s,
                 "loss": loss,
                 "congestion": congestion,
+                "send_mbit": send_mbit,
                 "tree_s": record["seconds"]["training"] / record["trees_grown"],
                 "predicted_s": bare + 8 * busier / record["trees_grown"] / RATE + 2 * trips * DELAY_S,
                 "bare_s": bare,
