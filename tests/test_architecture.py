@@ -23,7 +23,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "consortium": ("errors", "files", "plan", "secure"),
     "mpc": ("errors", "secure", "data.quantiles"),
     "protocol": ("errors",),
-    "plan": ("errors", "data.schema", "trees.parameters"),
+    "plan": ("errors", "files", "data.schema", "trees.parameters"),
     "roles": ("errors", "plan", "data", "trees", "protocol", "transport", "secure", "mpc", "consortium"),
 }
 """Part -> what it may import of the other parts. Parts that are not listed sit on top."""

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import hansa.files
 from hansa.errors import OutputError
-from hansa.files import PROBE_BYTES, check_folder, check_outputs, make_folder, write_whole, writing
+from hansa.files import (
+    PROBE_BYTES,
+    check_folder,
+    check_outputs,
+    make_folder,
+    read_text,
+    read_whole,
+    write_whole,
+    writing,
+)
 
 SMALL = 256 * 1024
 
@@ -209,3 +220,44 @@ def test_a_folder_of_transcripts_holds_no_other_file_of_the_run(tmp_path):
     (folder / "borealis.frames").touch()
     with pytest.raises(OutputError, match="earlier run"):
         check_folder("transcript", folder, ["borealis.frames"], others)
+
+
+def test_a_small_file_is_read_whole_up_to_its_limit_and_not_beyond(tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_bytes(b"\xef\xbb\xbfa = 1\n")
+    assert read_text(path) == "a = 1\n"
+    assert read_whole(path, 9) == b"\xef\xbb\xbfa = 1\n"
+    with pytest.raises(ValueError, match="more than 8 bytes"):
+        read_whole(path, 8)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="the system has no file that never ends")
+def test_a_file_that_never_ends_is_not_read_for_ever():
+    with pytest.raises(ValueError, match="never ends"):
+        read_whole(Path("/dev/zero"), 1000)
+
+
+def test_a_pipe_is_read_whole(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = subprocess.Popen(["sh", "-c", f"printf 1234 > {pipe}; "])
+    assert read_whole(pipe) == b"1234"
+    assert writer.wait() == 0
+
+
+WHOLE = re.compile(r"\.read_(?:bytes|text)\(")
+
+
+def test_no_file_that_a_user_names_is_read_without_a_limit():
+    """Files of the system, of Hansa itself, or that Hansa wrote a moment before are read whole by other means."""
+    own = {
+        "files.py",
+        "cli/processes.py",
+        "cli/pooled_xgboost.py",
+        "cli/coopetitive.py",
+        "secure/prg.py",
+        "demo/report.py",
+    }
+    source = Path(hansa.files.__file__).parent
+    reading = {str(path.relative_to(source)) for path in source.rglob("*.py") if WHOLE.search(path.read_text())}
+    assert reading <= own

@@ -108,7 +108,7 @@ COUNTED = replace(PLAN, mode="secure-aggregation", verify_counts="before", min_c
 
 member = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 column = st.text(st.characters(codec="utf-8", exclude_characters="[]<\0"), min_size=1, max_size=12)
-number = st.floats(0, 1e9, allow_subnormal=False)
+number = st.just(0.0) | st.floats(1e-37, 1e9)
 share = st.floats(1e-6, 1)
 
 

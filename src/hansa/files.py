@@ -1,7 +1,9 @@
-"""Files that Hansa writes: whole or not at all, and by default for their owner only.
+"""Files that Hansa writes: whole or not at all, and by default for their owner only. And small files that it reads.
 
 A file is written beside its place under another name, flushed to the disk, and then renamed: whoever reads it finds the old content
 or the new, and a full disk leaves the old. What is no regular file (a pipe, `/dev/stdout`) is written as it stands.
+
+What is read whole (a plan, a members file, a key) is read up to a limit, so that a file that never ends cannot fill the memory.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from hansa.errors import OutputError
 PROBE_BYTES = 2**16
 """Bytes that must fit where a file is to be written, as is tried before a run."""
 
+MOST_READ_BYTES = 64 * 2**20
+"""Bytes that a plan, a members file, a member's file, a card or a key may have; a plan with cuts for a thousand features has 5 MB."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DEVICE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 
@@ -37,6 +42,24 @@ def failed(path: Path, error: OSError) -> OutputError:
             f"{path}: cannot be written ({why}); let this account write in {path.parent}, or name another file"
         )
     return OutputError(f"{path}: cannot be written ({why}); name another file")
+
+
+def read_whole(path: Path, most: int = MOST_READ_BYTES) -> bytes:
+    """All bytes of a file, or of a pipe.
+
+    Raises:
+        ValueError: it has more than `most` bytes, or never ends, or the path holds a NUL. OSError: as `open`.
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most} bytes, or never ends; is it the right file?")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """A file of UTF-8 text, with or without a byte order mark. Raises ValueError, OSError, as `read_whole`."""
+    return read_whole(path).decode("utf-8-sig")
 
 
 def write_whole(path: Path, content: bytes, *, private: bool = True) -> None:

@@ -79,6 +79,7 @@ import msgspec
 
 from hansa.data.schema import Level, Schema
 from hansa.errors import PlanError
+from hansa.files import read_text
 from hansa.trees.parameters import Parameters, parse_parameters
 
 COOPETITIVE = "coopetitive"
@@ -809,8 +810,8 @@ def _numbers(value: Any, key: str, where: str) -> tuple[float, ...]:
 def read_plan(path: Path) -> Plan:
     """Read a plan file. Raises PlanError naming file and key."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
+        text = read_text(path)
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, too large, or a NUL in the path
         raise PlanError(f"{path}: cannot be read: {error}") from error
     return parse_plan(text, str(path))
 

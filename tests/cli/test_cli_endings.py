@@ -329,6 +329,8 @@ def test_a_full_standard_output_is_one_sentence(consortium: Consortium):
         ({"model": "mo\0del.json"}, (r"\x00", "NUL")),
         ({"model": "\x1b[2Jnone/model.json"}, (r"\x1b[2Jnone",)),
         ({"model": "m" * 300}, ("File name too long",)),
+        ({"model": "model.ubj"}, ("model: ", "ends in '.ubj'", "name a file that ends in .json")),
+        ({"model": "model.json.gz"}, ("model: ", "ends in '.gz'")),
     ],
     ids=lambda value: ascii(next(iter(value.values())))[:30] if isinstance(value, dict) else "",
 )
@@ -344,6 +346,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_run(consortium: 
     [
         ("simulate", "aurora.csv", "--label", "fault", "--party-column", "alarms", "--save", "aurora.csv"),
         ("simulate", "aurora.csv", "--label", "fault", "--party-column", "alarms", "--save", "none/m.json"),
+        ("simulate", "aurora.csv", "--label", "fault", "--party-column", "alarms", "--save", "m.ubj"),
         ("simulate", "aurora.csv", "--label", "fault", "--party-column", "alarms", "--transcript", "aurora.csv"),
         ("predict", "borealis.csv", "aurora.csv", "--save", "aurora.csv"),
         ("predict", "borealis.csv", "aurora.csv", "--save", "borealis.csv"),

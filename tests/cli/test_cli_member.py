@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import sys
+from pathlib import Path
 
 import pytest
 from made_consortium import (
@@ -18,12 +20,21 @@ from made_consortium import (
     logged,
     refused,
     write_member,
+    write_table,
 )
 
 from cutting_line import Cut, CuttingLine
-from hansa.consortium.identity import create_identity, load_identity, save_identity
+from hansa.consortium.identity import (
+    CERTIFICATE_FILE,
+    IDENTITY_KEY_FILE,
+    TLS_KEY_FILE,
+    create_identity,
+    load_identity,
+    save_identity,
+)
 from hansa.consortium.members import members_of, read_members, write_members
 from hansa.protocol.messages import decode
+from hansa.transport import tls
 from hansa.transport.recording import read_transcript
 from http_proxy import HttpProxy
 from waiting import HANG_S
@@ -92,6 +103,28 @@ def test_whatever_is_no_member_file_is_refused_in_words(tmp_path, content):
     path = tmp_path / "aurora.toml"
     path.write_bytes(content)
     assert_refused(hansa("party", path), "aurora.toml: ")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="the system has no file that never ends")
+@pytest.mark.parametrize("place", ["plan", "members", "tls_key", "identity_key", "certificate"])
+def test_a_file_that_never_ends_is_refused_in_words(consortium: Consortium, place):
+    endless = consortium.folder / "endless"
+    endless.symlink_to("/dev/zero")
+    changes = {place: "endless"} if place in ("plan", "members") else {}
+    if not changes:
+        names = {"tls_key": TLS_KEY_FILE, "identity_key": IDENTITY_KEY_FILE, "certificate": CERTIFICATE_FILE}
+        file = consortium.folder / "aurora.identity" / names[place]
+        file.unlink()
+        file.symlink_to("/dev/zero")
+    assert_refused(hansa("party", write_member(consortium.folder, "aurora", 1, **changes)), "never ends")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="the system has no file that never ends")
+@pytest.mark.parametrize("command", ["plan", "party", "aggregator", "hub", "server", "receiver", "members", "check"])
+def test_no_command_reads_a_file_that_never_ends(tmp_path, command):
+    more = {"members": ["--save", tmp_path / "members.toml"], "check": [tmp_path / "table.csv"]}.get(command, [])
+    write_table(tmp_path / "table.csv", {"a": [1]})
+    assert_refused(hansa(command, "/dev/zero", *more), "/dev/zero", "never ends")
 
 
 def test_a_party_killed_in_the_middle_ends_the_run_for_all(consortium: Consortium):
@@ -209,6 +242,33 @@ def test_a_missing_party_is_named_when_the_wait_is_over(consortium: Consortium):
     assert_refused(hansa("aggregator", path, "--json"), "not connected after 0.3 s", "aurora, borealis", status=AGAIN)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends evenly")
+@pytest.mark.parametrize("name", [HUB, "aurora"])
+def test_what_a_member_sends_a_second_is_as_its_file_says(consortium: Consortium, monkeypatch, name):
+    """8 Mbit/s are a million bytes."""
+    tuned = []
+
+    def noted(plain, silence_s, most_bytes_per_s):
+        tuned.append(most_bytes_per_s)
+        raise OSError("enough is known")
+
+    monkeypatch.setattr(tls, "tune", noted)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = 0 if name == HUB else other.getsockname()[1]
+        path = write_member(consortium.folder, name, port, send_mbit=8, wait_s=5)
+        if name == HUB:
+            listen = tls.listen
+
+            def dialled(host, port):
+                door = listen(host, port)
+                socket.create_connection(door.getsockname()).close()
+                return door
+
+            monkeypatch.setattr(tls, "listen", dialled)
+        assert hansa("aggregator" if name == HUB else "party", path).exit_code
+    assert tuned == [1_000_000]
+
+
 def test_a_party_says_when_nobody_listens(consortium: Consortium):
     path = write_member(consortium.folder, "aurora", 1, wait_s=0.3)
     assert_refused(hansa("party", path), "127.0.0.1:1", status=AGAIN)
@@ -229,6 +289,9 @@ def test_a_party_says_when_nobody_listens(consortium: Consortium):
         ({"idle_limit_s": -1}, ("idle_limit_s = -1; expected a number above 0",)),
         ({"patience_s": -1}, ("patience_s = -1; expected a number at least 0",)),
         ({"memory_mb": 0}, ("memory_mb = 0; expected a number above 0",)),
+        ({"send_mbit": 0}, ("send_mbit = 0; expected a number above 0 and at most 34000",)),
+        ({"send_mbit": 34_001}, ("send_mbit = 34001; expected a number above 0",)),
+        ({"send_mbit": "fast"}, ("send_mbit = 'fast'",)),
         ({"patience_s": "long"}, ("patience_s = 'long'",)),
         ({"table": True}, ("table = True",)),
         ({"hub": "somewhere"}, ("hub = 'somewhere'", "address:port")),

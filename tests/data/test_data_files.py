@@ -122,6 +122,39 @@ def test_what_is_no_table_is_one_clear_sentence(tmp_path, name, data, fragments)
         assert fragment in message
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 2**20])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", ""])
+@pytest.mark.parametrize("sign", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("row", ["3,4,", "3,4,,", '3,4,""', '"3",4,', ",,", '"3,3",4,'])
+def test_a_cell_too_many_is_refused_though_it_is_empty(tmp_path, monkeypatch, row, sign, end, size):
+    """However the file is cut into chunks."""
+    monkeypatch.setattr(files, "CHUNK", size)
+    lines = [line.replace(",", sign) for line in ("a,y", "1,2", "5,", row)]
+    path = write(tmp_path / "t.csv", ((end or "\n").join(lines) + end).encode())
+    with pytest.raises(DataError, match=r"row 3 has [34] cells, where the header names 2 columns"):
+        rows_of(path)
+
+
+def test_a_cell_too_many_is_refused_in_a_packed_file_and_beside_one_column(tmp_path):
+    for name, data in (("t.csv.gz", gzip.compress(b"a,y\n1,2,\n")), ("t.csv", b"a\n1,\n")):
+        with pytest.raises(DataError, match=r"row 1 has [23] cells"), open_table(write(tmp_path / name, data)):
+            pass
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_what_only_other_programs_read_as_a_number_is_seen_whatever_ends_the_lines(tmp_path, end):
+    with open_table(write(tmp_path / "t.csv", end.join(["a,y", "1,2", "1_000,2", ""]).encode())) as table:
+        assert table.odd
+    with open_table(write(tmp_path / "u.csv", end.join(["a_b,y", "1,2", ""]).encode())) as table:
+        assert not table.odd
+
+
+def test_empty_last_cells_that_are_not_too_many_are_missing_values(tmp_path):
+    lines = ["y,a", "1,", '2,""', '"3\n,,\n",', '4,"x,y,"']
+    with open_table(write(tmp_path / "t.csv", "\n".join(lines).encode())) as table:
+        assert table.cells([(1, row) for row in range(4)]) == [None, None, None, "x,y,"]
+
+
 def packed(n_rows: int) -> bytes:
     return gzip.compress("".join(["a,y\n", *(f"{i * 7919 % 9973},{i}\n" for i in range(n_rows))]).encode())
 

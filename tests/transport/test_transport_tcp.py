@@ -6,16 +6,18 @@ import contextlib
 import select
 import socket
 import struct
+import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from hansa.errors import LinkLost, MemberLost, TransportError
-from hansa.transport import tcp
+from hansa.transport import tcp, tls
 from hansa.transport.notices import Notice
 from hansa.transport.tcp import LineSilent, Lookout, Watch, listen, place, silence_for
-from hansa.transport.tls import TlsChannel, TlsHub
+from hansa.transport.tls import HubLimits, TlsChannel, TlsHub
+from waiting import HANG_S
 
 HAS_IPV6 = socket.has_ipv6 and socket.has_dualstack_ipv6()
 
@@ -275,3 +277,42 @@ def test_bytes_that_trickle_in_are_looked_for_no_longer_than_one_frame(monkeypat
         lookout.sees(Door(), None)  # type: ignore[arg-type]
         now[0] += 0.0001
     assert 0 < len(polls) < 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends evenly")
+def test_every_connection_that_an_end_makes_or_takes_sends_no_faster_than_it_may(network, circle, monkeypatch):
+    tuned: list[socket.socket] = []
+
+    def noted(plain, silence_s, most_bytes_per_s):
+        tuned.append(plain)
+        tcp.tune(plain, silence_s, most_bytes_per_s)
+
+    monkeypatch.setattr(tls, "tune", noted)
+    hub = network.hub(most_bytes_per_s=1_000_000)
+    dialled = network.dialling(hub, "north", most_bytes_per_s=2_000_000)
+    hub.wait_for(["north"], HANG_S)
+    dialled.result(HANG_S)
+    other = TlsHub.without_listener(circle.credentials("south"), HubLimits(most_bytes_per_s=3_000_000))
+    future = network.dial(other, "hub", hub)
+    hub.wait_for(["south"], HANG_S)
+    future.result(HANG_S)
+    try:
+        assert sorted(rate_of(plain) for plain in tuned) == [1_000_000, 1_000_000, 2_000_000, 3_000_000]
+    finally:
+        other.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends evenly")
+def test_a_rate_beyond_what_the_system_knows_is_no_limit_and_none_is_the_systems_own(threads):
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        rates = []
+        for given in (0, 1, 2**31, 2**40):
+            with socket.create_connection(door.getsockname()) as plain:
+                tcp.tune(plain, most_bytes_per_s=given)
+                rates.append(rate_of(plain))
+    assert rates == [2**64 - 1, 1, 2**31, 2**32 - 2]
+
+
+def rate_of(plain: socket.socket) -> int:
+    """Bytes a second that the system sends over a connection at most."""
+    return int.from_bytes(plain.getsockopt(socket.SOL_SOCKET, 47, 8), sys.byteorder)

@@ -150,6 +150,36 @@ def test_a_hint_is_given_for_a_typo_only():
         assert len(str(caught.value)) < 500
 
 
+FLOATS = (
+    "eta",
+    "subsample",
+    "colsample_bytree",
+    "lambda",
+    "alpha",
+    "gamma",
+    "min_child_weight",
+    "max_delta_step",
+    "scale_pos_weight",
+)
+
+
+@pytest.mark.parametrize("value", [1e-320, 1e-46, 1e-45, 1e-39, 1.17e-38, 1.18e-38, 1e-37])
+@pytest.mark.parametrize("name", FLOATS)
+def test_a_number_too_near_0_for_float32_is_refused_where_xgboost_refuses_it(name, value):
+    matrix = xgboost.DMatrix(np.eye(4), np.arange(4) % 2)
+    booster = xgboost.Booster({name: value, "objective": "binary:logistic"}, [matrix])
+    try:
+        booster.update(matrix, 0)
+        refusal = ""
+    except ValueError as error:
+        refusal = str(error)
+    if "Out of range value" in refusal:
+        with pytest.raises(PlanError, match=f"parameter {name} = .*float32"):
+            parse_parameters({name: value})
+    else:
+        assert getattr(parse_parameters({name: value}), "lambda_" if name == "lambda" else name) == value
+
+
 def test_numpys_numbers_are_numbers():
     given = {"max_depth": np.int64(3), "eta": np.float32(0.5), "seed": np.uint8(7), "histogram_bits": np.int32(64)}
     parameters = parse_parameters(given)

@@ -185,7 +185,7 @@ def _run_hub(member: MemberFile, event: Event, notify: Notify, record: RunRecord
     relay = RelayHub(plan, member.signer.identities, report)
     guests = tuple(name for name in plan.members if name != plan.hub)
     spins = _is_direct(plan) and plan.hub in plan.servers
-    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S if spins else 0.0, silence_s=_silence_s(member))
+    limits = _limits(member, SPIN_S if spins else 0.0)
     owed = relay.waiting_for if played is None else lambda: _others_owed(relay, played.role, plan.hub)
     inner = TlsHub.listen(
         member.credentials, member.host, member.port, guests=guests, limits=limits, notify=notify, owed=owed
@@ -265,6 +265,15 @@ def _others_owed(relay: RelayHub, role: Member, hub: str) -> list[str]:
     return [name for name in role.waiting_for() if name != hub] or relay.waiting_for()
 
 
+def _limits(member: MemberFile, spin_s: float) -> HubLimits:
+    return HubLimits(
+        backlog_bytes=BACKLOG_BYTES,
+        spin_s=spin_s,
+        silence_s=_silence_s(member),
+        most_bytes_per_s=member.most_bytes_per_s,
+    )
+
+
 def _silence_s(member: MemberFile) -> float:
     """How long a line may carry nothing: nobody dials again in this mode, so that the whole patience is for the line to heal."""
     return member.patience_s or SILENCE_S
@@ -326,6 +335,7 @@ def _connect(
             member.port,
             retry_for_s=wait_s,
             silence_s=_silence_s(member),
+            most_bytes_per_s=member.most_bytes_per_s,
             proxy=member.proxy,
             notify=notify,
             owed=owed,
@@ -336,7 +346,7 @@ def _connect(
             f'{member.path}: servers is missing; the plan says members.server_links = "direct": say where {name!r} listens and '
             f'where the other servers are found, such as servers = {{ {apart[0]} = "10.0.0.1:7466", ... }}'
         )
-    limits = HubLimits(backlog_bytes=BACKLOG_BYTES, spin_s=SPIN_S, silence_s=_silence_s(member))
+    limits = _limits(member, SPIN_S)
     place = apart.index(name)
     # A server listens for those behind it in the plan's order and dials those before it.
     before, behind = apart[:place], apart[place + 1 :]

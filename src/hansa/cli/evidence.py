@@ -14,7 +14,7 @@ import numpy.typing as npt
 from hansa.cli.printable import printable
 from hansa.consortium.members import read_members
 from hansa.errors import HansaError, PlanError, ProtocolError
-from hansa.files import write_whole
+from hansa.files import read_whole, write_whole
 from hansa.plan import Plan, read_plan
 from hansa.protocol import messages
 from hansa.protocol.messages import CountCells, ShowRows, SplitNodes
@@ -96,11 +96,9 @@ def keep_evidence(path: Path, evidence: Evidence) -> None:
 
 def read_evidence(path: Path) -> Evidence:
     """Read what `keep_evidence` wrote. Raises HansaError naming the file."""
-    if path.stat().st_size > MOST_BYTES:
-        raise HansaError(f"{path}: has more than {MOST_BYTES} bytes; expected a file {SUFFIX} of a party's run")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Evidence)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.json.decode(read_whole(path, MOST_BYTES), type=Evidence)
+    except (msgspec.DecodeError, ValueError) as error:  # ValueError: not UTF-8, or too large
         raise HansaError(
             f"{path}: is not the evidence of a run: {error}; expected a file {SUFFIX} that a party wrote"
         ) from error

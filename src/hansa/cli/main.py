@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import hashlib
 import json
 import os
 import sys
@@ -241,11 +240,13 @@ def simulate(
     Starts one process per member and the aggregator, on loopback over mutual TLS.
     """
     from hansa.cli import member, output, simulation, tables
+    from hansa.cli.model_file import check_ending
     from hansa.files import check_folder, write_whole
     from hansa.plan import COOPETITIVE, DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS
     from hansa.trees.parameters import parse_parameters
 
     _check_outputs({"--save": save}, train=train, test=test)
+    check_ending("--save", save)
     if transcript is not None:
         check_folder("--transcript", transcript, (), {"--save": save, "TRAIN": train, "--test": test})
     given = {"objective": objective, "rounds": rounds, "seed": seed}
@@ -517,10 +518,11 @@ def members(cards: tuple[Path, ...], save: Path) -> None:
 def plan(plan: Path, as_json: bool) -> None:
     """Check PLAN; print its digest, which all members must share, what it says, and who can read what under it."""
     from hansa.cli import plan_report
+    from hansa.cli.records import file_sha256 as sha256
     from hansa.plan import read_plan
 
     read = read_plan(plan)
-    file_sha256 = hashlib.sha256(plan.read_bytes()).hexdigest()
+    file_sha256 = sha256(plan)
     if as_json:
         click.echo(json.dumps(plan_report.as_json(read, file_sha256)))
     else:

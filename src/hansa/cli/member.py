@@ -33,8 +33,10 @@ import atexit
 import gc
 import hashlib
 import logging
+import math
 import re
 import secrets
+import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -44,7 +46,7 @@ from typing import Any
 
 from hansa.cli import logs
 from hansa.cli.evidence import beside, keep_evidence
-from hansa.cli.model_file import save_model
+from hansa.cli.model_file import check_ending, save_model
 from hansa.cli.records import RunRecord, file_sha256, keeping
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, fingerprint, load_identity
 from hansa.consortium.ledger import Entry, Ledger, Met
@@ -52,7 +54,7 @@ from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy, read_policy
 from hansa.data.source import Rows, read_rows
 from hansa.errors import IdentityError, PlanError, ProtocolError
-from hansa.files import check_folder, check_outputs
+from hansa.files import check_folder, check_outputs, read_text
 from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.roles.aggregator import Aggregator
 from hansa.roles.batches import Admit, admit_all
@@ -84,6 +86,7 @@ KEYS = (
     "wait_s",
     "idle_limit_s",
     "patience_s",
+    "send_mbit",
     "policy",
     "ledger",
     "memory_mb",
@@ -96,6 +99,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "wait_s": (int, float),
     "idle_limit_s": (int, float),
     "patience_s": (int, float),
+    "send_mbit": (int, float),
     "memory_mb": (int, float),
     "policy": (dict,),
     "servers": (dict,),
@@ -109,6 +113,7 @@ MOST = {
     "wait_s": A_YEAR_S,
     "idle_limit_s": A_YEAR_S,
     "patience_s": A_YEAR_S,
+    "send_mbit": 34_000,
     "memory_mb": 1_000_000_000,
 }
 """The greatest values of the keys that are numbers; all are above 0 but `patience_s`, which may be 0."""
@@ -152,6 +157,7 @@ class MemberFile:
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
             after which a member that is no server gives up, or None for never. memory_limit: bytes for a server's shares, or None.
         patience_s: seconds that a broken connection may take to be made anew; 0 ends the run.
+        most_bytes_per_s: what this member sends over one connection; 0 has no limit.
         servers: host and port of every server, where they have connections of their own: this one's to listen at.
     """
 
@@ -177,6 +183,7 @@ class MemberFile:
     idle_limit_s: float | None = None
     servers: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     proxy: Proxy | None = None
+    most_bytes_per_s: int = 0
 
     @property
     def signer(self) -> Signer:
@@ -197,8 +204,8 @@ class MemberFile:
 def read_member_file(path: Path) -> MemberFile:
     """Read a member's file and all that it names. Raises PlanError or IdentityError naming file and key."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8 or TOML, or a NUL in the path
+        content = tomllib.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:  # not UTF-8 or TOML, too large, or a NUL in the path
         raise PlanError(f"{path}: cannot be read as TOML: {error}") from error
     for key in REQUIRED:
         if key not in content:
@@ -222,6 +229,8 @@ def read_member_file(path: Path) -> MemberFile:
     def at(key: str) -> Path | None:
         return path.parent / content[key] if key in content else None
 
+    if "send_mbit" in content and sys.platform != "linux":
+        raise PlanError(f"{path}: send_mbit needs Linux, which alone can send evenly; leave it out")
     folder = path.parent / content["identity"]
     plan = read_plan(path.parent / content["plan"])
     members = read_members(path.parent / content["members"])
@@ -256,6 +265,7 @@ def read_member_file(path: Path) -> MemberFile:
         idle_limit_s=float(content["idle_limit_s"]) if "idle_limit_s" in content else None,
         servers=_server_addresses(content.get("servers"), plan, path),
         proxy=_proxy(content, path),
+        most_bytes_per_s=math.ceil(content.get("send_mbit", 0) * 1e6 / 8),
     )
 
 
@@ -278,7 +288,7 @@ def _proxy(content: Mapping[str, Any], path: Path) -> Proxy | None:
         try:
             if file.stat().st_mode & 0o077:
                 raise PlanError(f"{file}: others can read this password; run: chmod 600 {file}")
-            password = file.read_text(encoding="utf-8").strip()
+            password = read_text(file).strip()
         except (OSError, ValueError) as error:
             raise PlanError(f"{file}: the proxy's password cannot be read: {error}") from error
     try:
@@ -323,6 +333,7 @@ def check_files(member: MemberFile, ends: Iterable[str]) -> None:
     if member.transcript is not None:
         what, names = f"{member.path}: transcript", [f"{end}.frames" for end in ends]
         check_folder(what, member.transcript, names, {**outputs, **inputs}, keys=member.folder)
+    check_ending(f"{member.path}: model", member.model)
 
 
 def about(member: MemberFile) -> dict[str, Any]:
@@ -370,7 +381,7 @@ def _aggregate(member: MemberFile, event: Event, notify: Notify, record: RunReco
         member.host,
         member.port,
         guests=plan.parties,
-        limits=HubLimits(spin_s=SPIN_S),
+        limits=HubLimits(spin_s=SPIN_S, most_bytes_per_s=member.most_bytes_per_s),
         patience_s=member.patience_s,
         notify=notify,
         owed=lambda: aggregator.waiting_for(),
@@ -503,6 +514,7 @@ def _contribute(member: MemberFile, rows: Rows, event: Event, notify: Notify, re
         patience_s=member.patience_s,
         retry_for_s=member.wait_s,
         spin_s=PARTY_SPIN_S,
+        most_bytes_per_s=member.most_bytes_per_s,
         notify=notify,
         proxy=member.proxy,
     )

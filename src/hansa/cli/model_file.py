@@ -13,8 +13,19 @@ from hansa.cli import logs
 from hansa.errors import OutputError
 from hansa.files import write_whole
 
+ENDINGS = ("", ".json")
+"""What a model's file may end in. By the ending XGBoost tells in which form a file is: what it reads as UBJSON must not hold JSON."""
+
 RETRY_S = 5.0
 """Seconds between two attempts to write a model that fits nowhere."""
+
+
+def check_ending(what: str, path: Path | None) -> None:
+    """Refuse a model's file whose ending says another form than JSON. `what` is the option or key that names it. Raises OutputError."""
+    if path is not None and path.suffix.lower() not in ENDINGS:
+        raise OutputError(
+            f"{what}: {path} ends in {path.suffix!r}; a model is written as JSON: name a file that ends in .json"
+        )
 
 
 def save_model(

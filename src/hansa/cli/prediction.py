@@ -12,17 +12,19 @@ from hansa.cli.tables import unknown_texts
 from hansa.data.coding import Coding, read_coded
 from hansa.data.files import writing_table
 from hansa.errors import DataError
-from hansa.files import writing
+from hansa.files import read_whole, writing
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.xgboost_json import MOST_BYTES, from_model_file
 
 
 def read_model(path: Path) -> Ensemble:
     """The model in a file, JSON or UBJSON. Raises DataError naming the file, and the field that is wrong or not supported."""
-    if path.stat().st_size > MOST_BYTES:
-        raise DataError(f"{path}: has {path.stat().st_size} bytes; a model has at most {MOST_BYTES}")
     try:
-        return from_model_file(path.read_bytes())
+        content = read_whole(path, MOST_BYTES)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; expected a model") from error
+    try:
+        return from_model_file(content)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 

@@ -18,7 +18,7 @@ from typing import Any
 import hansa
 from hansa.cli import logs
 from hansa.errors import HansaError, OutputError
-from hansa.files import write_whole
+from hansa.files import read_whole, write_whole
 
 STATES = ("joining", "running", "finished", "failed", "interrupted")
 
@@ -114,4 +114,4 @@ def keeping(path: Path | None, about: Mapping[str, Any]) -> Iterator[RunRecord]:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_whole(path)).hexdigest()

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import NameOID
 
 from hansa.errors import IdentityError
-from hansa.files import failed, make_folder
+from hansa.files import failed, make_folder, read_whole
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 IDENTITY_KEY_FILE = "identity_key.pem"
@@ -287,8 +287,8 @@ def _write_private(path: Path, content: bytes) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        return read_whole(path)
+    except (OSError, ValueError) as error:  # ValueError: too large, or a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else error
         raise IdentityError(f"{path}: {reason}; name the folder in which Hansa made this member's identity") from error
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from hansa.consortium.policy import Policy
 from hansa.errors import PlanError
-from hansa.files import failed
+from hansa.files import failed, read_whole
 from hansa.secure.prg import fresh_key
 
 KEY_BYTES = 32
@@ -191,10 +191,11 @@ class Ledger:
 
     def _read_key(self) -> bytes:
         try:
-            key = self._key_path.read_bytes()
-        except OSError as error:
+            key = read_whole(self._key_path)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise PlanError(
-                f"{self._key_path}: the ledger's key cannot be read ({error.strerror}); restore it with the ledger"
+                f"{self._key_path}: the ledger's key cannot be read ({reason}); restore it with the ledger"
             ) from error
         if len(key) != KEY_BYTES:
             raise PlanError(f"{self._key_path}: expected {KEY_BYTES} bytes, found {len(key)}; restore the ledger's key")

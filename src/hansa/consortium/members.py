@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 
 from hansa.consortium.identity import Card, card_toml, check_name, verify_card
 from hansa.errors import IdentityError
-from hansa.files import write_whole
+from hansa.files import read_text, write_whole
 
 _DIGEST_PREFIX = b"hansa members 1\0"
 _FIELDS = ("name", "identity", "certificate", "signature")
@@ -96,10 +96,10 @@ def members_of(cards: Iterable[Card], now: datetime | None = None) -> Members:
 def read_members(path: Path, now: datetime | None = None) -> Members:
     """Read and check a members file; raises IdentityError with the file, the member and the cure."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        content = tomllib.loads(read_text(path))
     except OSError as error:
         raise IdentityError(f"{path}: {error.strerror}; name the members file that all members agreed on") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8 or TOML, or a NUL in the path
+    except (ValueError, RecursionError) as error:  # not UTF-8 or TOML, too large, or a NUL in the path
         raise IdentityError(f"{path}: not TOML ({error}); join the members' card.toml files anew") from error
     tables = content.pop("member", None)
     if content or not isinstance(tables, list) or not tables:

@@ -19,9 +19,9 @@ import stat
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar, cast
 
@@ -58,6 +58,10 @@ LONGEST_REASON = 300
 
 _DELIMITERS = {".tsv": "\t,;|"}
 _ANY_DELIMITER = ",;\t|"
+
+_EMPTY_CELLS = (b"", b'""')
+_EDGE = 3
+"""Bytes of a chunk's end that may belong with the next one's start: a delimiter and a quoted empty cell."""
 
 REPAIR = "repair the file or write it again"
 SAVE_AS_UTF8 = "save the table as UTF-8"
@@ -277,9 +281,13 @@ def _aliases(n_columns: int) -> str:
 
 def _open_csv(path: Path, handle: IO[bytes]) -> OpenTable:
     packed = path.name.lower().endswith(".gz")
-    odd = _scan(path, packed)
+    odd, trailing = _scan(path, packed)
     _refuse_other_formats(path, packed)
     names, delimiter = _read_header(path, packed)
+    if trailing and _may_have_cells_too_many(path, packed, delimiter, len(names)):
+        fault = _fault_of_csv(path, packed, delimiter, len(names))
+        if fault is not None and fault.endswith(" columns"):
+            raise _unreadable(str(path), fault)
     columns = ", ".join(f"'c{index}': 'VARCHAR'" for index in range(len(names)))
     relation = (
         f"read_csv(?, delim = '{delimiter}', quote = '\"', escape = '\"', header = true, "
@@ -305,19 +313,25 @@ def _open_bytes(path: Path, packed: bool) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
 
 
-def _scan(path: Path, packed: bool) -> bool:
-    """Read a file to its end; returns whether `_` or `+-` occurs behind the first line.
+def _scan(path: Path, packed: bool) -> tuple[bool, bool]:
+    """Read a file to its end; returns whether `_` or `+-` occurs behind the first line, and whether a line may end in an empty cell.
 
     Of a gzip file this compares the checksums, which DuckDB does not; its older versions take a file that was cut off for a short one.
     Lines longer than DuckDB takes are refused here: of a large file it leaves out a last one without a word.
     """
-    odd, before, length = False, b"", 0
+    odd, trailing, before, length = False, False, b"", 0
     with _open_bytes(path, packed) as stream:
         try:
-            stream.readline(LONGEST_HEADER)
-            while chunk := stream.read(CHUNK):
-                odd = odd or b"_" in chunk or b"+-" in chunk or (before == b"+" and chunk.startswith(b"-"))
-                before = chunk[-1:]
+            # Where lines end in \r alone, this "line" is much more than the first one.
+            first, _, behind = stream.readline(LONGEST_HEADER).partition(b"\r")
+            known = [each.encode() for each in _ANY_DELIMITER]
+            signs = [each + cell for each in [one for one in known if one in first] or known for cell in _EMPTY_CELLS]
+            empty = [sign + end for sign in signs for end in (b"\n", b"\r")]
+            for chunk in filter(None, chain((behind,), iter(lambda: stream.read(CHUNK), b""))):
+                edge = before + chunk[:_EDGE]
+                trailing = trailing or any(each in chunk or each in edge for each in empty)
+                odd = odd or b"_" in chunk or b"+-" in chunk or b"+-" in edge
+                before = (before + chunk)[-_EDGE:] if len(chunk) < _EDGE else chunk[-_EDGE:]
                 ends = [chunk.find(b"\n"), chunk.find(b"\r")]
                 length += min((end for end in ends if end >= 0), default=len(chunk))
                 if length > LONGEST_LINE:
@@ -328,7 +342,18 @@ def _scan(path: Path, packed: bool) -> bool:
             if not packed:
                 raise
             raise _unreadable(str(path), f"broken gzip data ({error})") from error
-    return odd
+    return odd, trailing or before.endswith(tuple(signs))
+
+
+def _may_have_cells_too_many(path: Path, packed: bool, delimiter: str, n_columns: int) -> bool:
+    """Whether a line that ends in an empty cell has more delimiters than the header allows: DuckDB drops such cells without a word."""
+    sign = delimiter.encode()
+    with suppress(csv.Error), _open_bytes(path, packed) as stream:
+        for line in _lines(stream):
+            text = line.rstrip(b"\r\n")
+            if text.endswith(tuple(sign + cell for cell in _EMPTY_CELLS)) and text.count(sign) >= n_columns:
+                return True
+    return False
 
 
 def _refuse_other_formats(path: Path, packed: bool) -> None:

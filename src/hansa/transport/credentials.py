@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from OpenSSL import SSL, crypto
 
 from hansa.errors import IdentityError
+from hansa.files import read_whole
 from hansa.transport.tls_stream import note_verification
 
 _PARTIAL_WRITE = 1
@@ -91,9 +92,9 @@ class Credentials:
 
     def _load_into(self, context: SSL.Context) -> None:
         try:
-            context.use_certificate(x509.load_pem_x509_certificate(Path(self.certificate_file).read_bytes()))
+            context.use_certificate(x509.load_pem_x509_certificate(read_whole(Path(self.certificate_file))))
             # Without a password: an encrypted key is refused.
-            key = load_pem_private_key(Path(self.key_file).read_bytes(), None)
+            key = load_pem_private_key(read_whole(Path(self.key_file)), None)
             if not isinstance(key, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey):
                 raise TypeError("a key on an elliptic curve expected")
             context.use_privatekey(key)
@@ -105,6 +106,6 @@ class Credentials:
 
     def _own_certificate(self) -> bytes:
         try:
-            return x509.load_pem_x509_certificate(Path(self.certificate_file).read_bytes()).public_bytes(Encoding.DER)
+            return x509.load_pem_x509_certificate(read_whole(Path(self.certificate_file))).public_bytes(Encoding.DER)
         except (OSError, ValueError) as error:
             raise IdentityError(f"{self.certificate_file}: not a certificate in PEM ({error})") from error

@@ -132,6 +132,7 @@ class LastingChannel:
         frame_limit: int = DEFAULT_FRAME_LIMIT,
         send_timeout_s: float = 300.0,
         spin_s: float = 0.0,
+        most_bytes_per_s: int = 0,
         proxy: Proxy | None = None,
         notify: Notify = silent,
     ) -> LastingChannel:
@@ -153,6 +154,7 @@ class LastingChannel:
                 hello=hello,
                 spin_s=spin_s,
                 silence_s=silence_for(patience_s),
+                most_bytes_per_s=most_bytes_per_s,
                 proxy=proxy,
                 notify=notify,
             )

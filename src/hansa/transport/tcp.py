@@ -40,6 +40,8 @@ _ADDRESS_S = 10.0
 """Seconds for each address of a name but the last: one that swallows packets must not take the time of the one that answers."""
 
 _KEEPALIVE_PROBES = 4
+_MAX_PACING_RATE, _MOST_RATE = 47, 2**32 - 2
+"""Linux's SO_MAX_PACING_RATE (asm-generic/socket.h), and the greatest rate that four bytes say: older systems read no more of it."""
 _INFO_BYTES = 256
 _ACKED = struct.Struct("=Q")
 _WORD = struct.Struct("=I")
@@ -65,12 +67,17 @@ def place(host: str, port: int) -> str:
     return f"{host}:{port}"
 
 
-def tune(plain: socket.socket, silence_s: float = SILENCE_S) -> None:
-    """Send frames at once, and have the system ask an end that says nothing whether it is there, within the same silence."""
+def tune(plain: socket.socket, silence_s: float = SILENCE_S, most_bytes_per_s: int = 0) -> None:
+    """Send frames at once, and have the system ask an end that says nothing whether it is there, within the same silence.
+
+    `most_bytes_per_s` is what the system may send over it, evenly; 0 leaves that to the system. Raises OSError.
+    """
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     idle = max(1, math.floor(silence_s / 2))
     between = max(1, math.floor((silence_s - idle) / _KEEPALIVE_PROBES))
+    if most_bytes_per_s:
+        plain.setsockopt(socket.SOL_SOCKET, _MAX_PACING_RATE, _ACKED.pack(min(most_bytes_per_s, _MOST_RATE)))
     # Systems that have the second name lack the first.
     options = {"TCP_KEEPIDLE": idle, "TCP_KEEPALIVE": idle, "TCP_KEEPINTVL": between, "TCP_KEEPCNT": _KEEPALIVE_PROBES}
     for option, value in options.items():

@@ -69,6 +69,7 @@ class HubLimits:
         spin_s: seconds to look for a frame again and again before sleeping, where the last came fast (`tcp.Lookout`). Never past
             the moment at which something is due.
         silence_s: seconds that a member's system may acknowledge nothing of what was sent to it (`tcp.Watch`).
+        most_bytes_per_s: what the system may send over each connection, evenly; 0 has no limit. Linux only.
     """
 
     frame_bytes: int = DEFAULT_FRAME_LIMIT
@@ -78,6 +79,7 @@ class HubLimits:
     backlog_bytes: int = 256 * 2**20
     spin_s: float = 0.0
     silence_s: float = SILENCE_S
+    most_bytes_per_s: int = 0
 
 
 class Door(Protocol):
@@ -139,6 +141,7 @@ class TlsChannel:
         hello: bytes = b"",
         spin_s: float = 0.0,
         silence_s: float = SILENCE_S,
+        most_bytes_per_s: int = 0,
         proxy: Proxy | None = None,
         notify: Notify = silent,
         owed: Callable[[], Iterable[str]] | None = None,
@@ -155,7 +158,7 @@ class TlsChannel:
             frame_limit: bytes that one frame may hold, either way.
             send_timeout_s: seconds after which a send that the hub does not take is given up.
             hello: this member's greeting, for a hub that has a door.
-            spin_s, silence_s: as in `HubLimits`.
+            spin_s, silence_s, most_bytes_per_s: as in `HubLimits`.
             proxy: dial through it. notify: told that nobody listens yet, of a line that carries nothing, and of waiting for those
                 whom `owed` names, where it is given.
 
@@ -177,7 +180,7 @@ class TlsChannel:
             notify(Notice("dialling", hub, (hub,), seconds, retry_for_s, f"nobody listens at {place(host, port)} yet"))
 
         plain = dial(host, port, where, deadline, retry_for_s, proxy=proxy, tell=dialling)
-        tune(plain, silence_s)
+        tune(plain, silence_s, most_bytes_per_s)
         stream = TlsStream(plain, context, spin_s=spin_s)
         try:
             stream.settimeout(max(0.001, give_up - time.monotonic()))
@@ -425,6 +428,7 @@ class TlsHub:
             retry_for_s=retry_for_s,
             frame_limit=limit,
             silence_s=self._limits.silence_s,
+            most_bytes_per_s=self._limits.most_bytes_per_s,
             proxy=proxy,
             notify=self._notify,
         )
@@ -731,7 +735,7 @@ class TlsHub:
     def _receive_newcomer(self, plain: socket.socket, address: str) -> None:
         try:
             plain.setblocking(False)
-            tune(plain, self._limits.silence_s)
+            tune(plain, self._limits.silence_s, self._limits.most_bytes_per_s)
             stream = TlsStream(plain, self._context, server_side=True)
         except OSError as error:
             plain.close()

@@ -26,6 +26,9 @@ MOST_CLASSES = 1000
 MOST = 3.4028234e38
 """XGBoost keeps parameters as float32."""
 
+LEAST = 2.0**-126
+"""The least number above 0 that XGBoost reads as float32: it refuses what float32 holds with fewer digits, or as 0."""
+
 SOFTMAX = ("multi:softprob", "multi:softmax")
 
 ALIASES = {
@@ -263,6 +266,8 @@ def _number(name: str, value: Any, low: float, high: float, *, low_open: bool = 
         number = math.inf
     if not math.isfinite(number) or number < low or number > high or (low_open and number == low):
         raise _refuse(name, value, expected)
+    if name != "base_score" and 0 < abs(number) < LEAST:
+        raise _refuse(name, value, f"{'' if low_open else '0, or '}a number of at least {LEAST:g}, as float32 holds it")
     return number
 
 

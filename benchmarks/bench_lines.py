@@ -1,0 +1,229 @@
+"""Members on hosts of their own, with lines that have a rate, a queue, a delay and a loss (`benchmarks.lines`).
+
+    python -m benchmarks.bench_lines [--quick] [--json] [trees] [rounds]
+
+trees: an aggregator and three parties over 100 Mbit/s with 20 ms of delay one way, for each of TCP's congestion controls that the
+system has, with a short and a long queue, without loss and with .1 %; without loss also with `send_mbit`. "predicted" is what the
+same run takes without a line's delay and rate, and the bytes of a tree over the aggregator's line, and a line's delay for each way
+of each exchange.
+rounds: three servers that compute on shares, over direct lines and through a hub: a round beside the lines' delay.
+
+Needs Linux, root, `ip` and /dev/net/tun; says so, and measures nothing, where these are not to be had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table as Printed
+
+from benchmarks import bench_coopetitive
+from benchmarks.contestants import NAMES, Job, as_table, dealt, made_rows, plan_of
+from benchmarks.lines import Hosts, Line, why_not
+from benchmarks.machine import console, described, machine
+from hansa.cli.processes import command_of, write_consortium
+from hansa.cli.tables import Table
+from hansa.plan import SERVER_LINKS, Plan
+
+PARTS = ("trees", "rounds")
+PORT = 7465
+DELAY_S = 0.02
+RATE = 100e6
+QUEUES_S = (0.01, 0.05)
+LOSSES = (0.0, 0.001)
+NO_LINE = Line(bits_per_s=0, delay_s=0)
+AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+
+
+def controls() -> list[str]:
+    """TCP's congestion controls that the system has."""
+    return AVAILABLE.read_text(encoding="ascii").split()
+
+
+def run(
+    plan: Plan, tables: Mapping[str, Table], line: Line, congestion: str = "", send_mbit: float = 0.0
+) -> dict[str, Any]:
+    """One run of the commands that people type, each member on a host of its own; `send_mbit` is for the parties' files.
+
+    Returns:
+        "records": by member. "segments", "again": TCP's, of all hosts: sent, and
+        sent again.
+    """
+    with tempfile.TemporaryDirectory(prefix="hansa-bench-") as name:
+        folder = Path(name)
+        write_consortium(folder, plan, tables, 1, None)
+        hosts = Hosts(plan.members, line, congestion)
+        processes: dict[str, subprocess.Popen[str]] = {}
+        try:
+            for member in plan.members:
+                _put_on_host(folder / f"{member}.toml", plan, member, hosts)
+                if send_mbit and member in plan.parties:
+                    with (folder / f"{member}.toml").open("a", encoding="utf-8") as file:
+                        file.write(f"send_mbit = {send_mbit}\n")
+                hub = "aggregator" if plan.coopetitive is None else "hub"
+                role = hub if member == plan.hub else command_of(plan, member)
+                with (folder / f"{member}.log").open("wb") as log:
+                    processes[member] = subprocess.Popen(
+                        [*hosts.within(member), sys.executable, "-m", "hansa", role, f"{folder / member}.toml", "--json"],
+                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
+                    )  # fmt: skip
+            return _heard(plan, processes, hosts, folder)
+        finally:
+            for process in processes.values():
+                process.kill()
+                process.wait()
+            hosts.close()
+
+
+def _put_on_host(path: Path, plan: Plan, member: str, hosts: Hosts) -> None:
+    """Put the hosts' addresses where `write_consortium` put this machine's."""
+    at = "0.0.0.0" if member == plan.hub else hosts.address(plan.hub)
+    lines = []
+    for each in path.read_text(encoding="utf-8").splitlines():
+        if each.startswith("hub = "):
+            lines.append(f'hub = "{at}:{PORT}"')
+        elif each.startswith("servers = "):
+            servers = (
+                f'{server} = "{hosts.address(server)}:{PORT + 1}"' for server in plan.servers if server != plan.hub
+            )
+            lines.append(f"servers = {{ {', '.join(servers)} }}")
+        else:
+            lines.append(each)
+    path.write_text("".join(f"{each}\n" for each in lines), encoding="utf-8")
+
+
+def _heard(plan: Plan, processes: Mapping[str, subprocess.Popen[str]], hosts: Hosts, folder: Path) -> dict[str, Any]:
+    """What the processes say until they end."""
+    records: dict[str, Any] = {}
+
+    def listen(member: str, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for text in process.stdout:
+            event = json.loads(text)
+            if event["event"] == "record":
+                records[member] = event["record"]
+
+    listeners = [threading.Thread(target=listen, args=each, daemon=True) for each in processes.items()]
+    for listener in listeners:
+        listener.start()
+    for listener in listeners:
+        listener.join()
+    if len(records) < len(processes):
+        logs = {member: (folder / f"{member}.log").read_text(encoding="utf-8")[-500:] for member in processes}
+        raise SystemExit(f"bench_lines: a run failed: {logs}")
+    counters = [hosts.counters(member) for member in plan.members]
+    return {
+        "records": records,
+        "segments": sum(each["OutSegs"] for each in counters),
+        "again": sum(each["RetransSegs"] for each in counters),
+    }
+
+
+def measured_trees(rows: int, trees: int, bins: int) -> list[dict[str, Any]]:
+    """Seconds of a tree for each queue, loss and congestion control."""
+    parties = dealt(made_rows(rows), 3)
+    tables = {name: as_table(own) for name, own in parties.items()}
+    plan = plan_of(Job(rows, 3, trees, max_bin=bins), parties)
+    record = run(plan, tables, NO_LINE)["records"][plan.hub]
+    bare = record["seconds"]["training"] / record["trees_grown"]
+    found = []
+    for queue_s, loss, congestion, paced in itertools.product(QUEUES_S, LOSSES, controls(), (False, True)):
+        if paced and loss:
+            continue
+        send_mbit = RATE / 1e6 / len(parties) if paced else 0.0
+        done = run(plan, tables, Line(RATE, DELAY_S, queue_s, loss), congestion, send_mbit)
+        record = done["records"][plan.hub]
+        traffic = record["traffic"].values()
+        busier = max(sum(each[way] for each in traffic) for way in ("bytes_up", "bytes_down"))
+        trips = record["exchanges"] / record["trees_grown"]
+        found.append(
+            {
+                "queue_ms": 1000 * queue_s,
+                "loss": loss,
+                "congestion": congestion,
+                "send_mbit": send_mbit,
+                "tree_s": record["seconds"]["training"] / record["trees_grown"],
+                "predicted_s": bare + 8 * busier / record["trees_grown"] / RATE + 2 * trips * DELAY_S,
+                "bare_s": bare,
+                "bytes": busier / record["trees_grown"],
+                "exchanges": trips,
+                "segments": done["segments"],
+                "again": done["again"],
+            }
+        )
+    return found
+
+
+def measured_rounds(rows: int, trees: int) -> list[dict[str, Any]]:
+    """What a round of three servers takes beside the lines' delay; a letter passes two lines where a hub relays it."""
+    parties = dealt(made_rows(rows), 3)
+    tables = {name: as_table(own) for name, own in parties.items()}
+    found = []
+    for links, congestion in itertools.product(SERVER_LINKS, controls()):
+        plan = bench_coopetitive.plan_of(tuple(parties), True, 3, trees, len(NAMES), cuts=True, links=links)
+        seconds = {}
+        for delay_s in (0.0, DELAY_S):
+            record = run(plan, tables, Line(RATE, delay_s, QUEUES_S[-1]), congestion)["records"][plan.servers[0]]
+            seconds[delay_s] = statistics.median(record["tree_seconds"][1:])
+        phases = record["phases"].values()
+        rounds = sum(phase["rounds"] for phase in phases) / record["phase_trees"]
+        delay_ms = 1000 * DELAY_S * (1 if links == "direct" else 2)
+        found.append(
+            {
+                "links": links,
+                "congestion": congestion,
+                "rounds": rounds,
+                "bytes": sum(phase["bytes"] for phase in phases) / record["phase_trees"] / rounds,
+                "round_ms": 1000 * seconds[DELAY_S] / rounds,
+                "delay_ms": delay_ms,
+                "above_ms": 1000 * seconds[DELAY_S] / rounds - delay_ms,
+                "without_delay_ms": 1000 * seconds[0.0] / rounds,
+                "cpu_ms": 1000 * sum(phase["cpu_s"] for phase in phases) / record["phase_trees"] / rounds,
+            }
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="few rows and trees: does it work?")
+    arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.parts) - set(PARTS)):
+        parser.error(f"no part {unknown[0]!r}; expected any of {', '.join(PARTS)}")
+    parts = arguments.parts or PARTS
+    if reason := why_not():
+        print(json.dumps({"skipped": reason}) if arguments.json else f"Nothing was measured: {reason}.")
+        return
+    results: dict[str, Any] = {"machine": machine()}
+    if "trees" in parts:
+        results["trees"] = measured_trees(*((3_000, 3, 16) if arguments.quick else (60_000, 10, 256)))
+    if "rounds" in parts:
+        results["rounds"] = measured_rounds(*((300, 2) if arguments.quick else (600, 4)))
+    if arguments.json:
+        print(json.dumps(results))
+        return
+    out = console()
+    out.print(described(results["machine"]))
+    for title, rows in ((part, results[part]) for part in PARTS if part in results):
+        table = Printed(title=title)
+        for heading in rows[0]:
+            table.add_column(heading, justify="right")
+        for row in rows:
+            table.add_row(*(value if isinstance(value, str) else f"{value:,.4g}" for value in row.values()))
+        out.print(table)
+
+
+if __name__ == "__main__":
+    main()
