@@ -31,11 +31,11 @@ from rich.table import Table as Printed
 
 from benchmarks.hard_tables import HARD, LABEL, hard_table
 from benchmarks.machine import console, described, machine
-from hansa.cli.pooled_xgboost import train_pooled_xgboost
-from hansa.cli.scores import HIGHER_IS_BETTER, main_metric, score_table
-from hansa.cli.simulation import Settings, simulate
-from hansa.cli.tables import Table, read_table, split_table
 from hansa.errors import HansaError
+from hansa.simulation.pooled_xgboost import train_pooled_xgboost
+from hansa.simulation.run import Settings, simulate
+from hansa.simulation.scores import HIGHER_IS_BETTER, main_metric, score_table
+from hansa.simulation.tables import Table, read_table, split_table
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.xgboost_json import from_json
 

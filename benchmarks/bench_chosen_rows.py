@@ -23,8 +23,8 @@ from rich.table import Table
 from benchmarks.machine import console, described, machine
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
+from hansa.node.in_process import share_in_process, train_in_process
 from hansa.plan import COOPETITIVE, Coopetitive, Plan, Release
-from hansa.roles.in_process import share_in_process, train_in_process
 from hansa.roles.statistics import rounded_leaf_bits
 from hansa.trees.ensemble import Ensemble, Tree
 from hansa.trees.parameters import parse_parameters

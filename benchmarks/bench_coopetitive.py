@@ -30,8 +30,6 @@ from rich.table import Table as Printed
 from benchmarks.contestants import NAMES, as_table, dealt, made_rows
 from benchmarks.machine import console, described, machine
 from benchmarks.plain_product import product_seconds
-from hansa.cli.processes import train_in_processes
-from hansa.cli.simulation import Settings, make_plan
 from hansa.data.quantiles import SortedKeys
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.quantile_search import CutSearchOnShares, RequestGuard, count_probes
@@ -39,11 +37,13 @@ from hansa.mpc.replicated import Address, PairStreams, Server
 from hansa.mpc.shared_vectors import receive_vector, share_vector
 from hansa.mpc.split_finding import group_sizes
 from hansa.mpc.training import growth_of
+from hansa.node.in_process import share_in_process, warm_up_shares
 from hansa.plan import SERVER_LINKS, Plan
-from hansa.roles.in_process import share_in_process, warm_up_shares
 from hansa.roles.sharing import Counts, Start, given_start
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm, fresh_key
+from hansa.simulation.processes import train_in_processes
+from hansa.simulation.run import Settings, make_plan
 from hansa.transport.channel import Hub
 from hansa.transport.faults import DelayingHub
 from hansa.trees.parameters import parse_parameters

@@ -18,11 +18,11 @@ from rich.table import Table
 
 from benchmarks.contestants import TEST_ROWS, TEST_SEED, Job, dealt, made_rows, plan_of
 from benchmarks.machine import console, described, machine
-from hansa.cli.cores import cores
-from hansa.cli.scores import auc
 from hansa.data.source import Rows
+from hansa.node.cores import cores
+from hansa.node.in_process import train_in_process
 from hansa.plan import Release
-from hansa.roles.in_process import train_in_process
+from hansa.simulation.scores import auc
 from hansa.trees.leaf_choices import leaf_bits_for
 
 SIZES = {614: 20, 5_000: 8, 60_000: 2}

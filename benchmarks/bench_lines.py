@@ -31,9 +31,9 @@ from benchmarks import bench_coopetitive
 from benchmarks.contestants import NAMES, Job, as_table, dealt, made_rows, plan_of
 from benchmarks.lines import Hosts, Line, why_not
 from benchmarks.machine import console, described, machine
-from hansa.cli.processes import command_of, write_consortium
-from hansa.cli.tables import Table
 from hansa.plan import SERVER_LINKS, Plan
+from hansa.simulation.processes import command_of, write_consortium
+from hansa.simulation.tables import Table
 
 PARTS = ("trees", "rounds")
 PORT = 7465

@@ -27,13 +27,13 @@ from rich.table import Table
 
 from benchmarks.contestants import N_FEATURES, Job, dealt, made_rows, plan_of
 from benchmarks.machine import console, described, machine
-from hansa.cli.cores import cores
 from hansa.data.binning import bin_rows
 from hansa.data.quantiles import Cuts
 from hansa.data.source import Rows
+from hansa.node.cores import cores
+from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import Contribution, QuantiseGradients, SplitNodes, UseCuts, decode
 from hansa.roles.aggregator import TOTALS
-from hansa.roles.in_process import train_in_process
 from hansa.transport.channel import Frame, Hub, Traffic
 from hansa.trees import objective
 from hansa.trees.ensemble import base_margin

@@ -28,8 +28,8 @@ from rich.table import Table
 from benchmarks.machine import console
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
+from hansa.node.in_process import train_in_process
 from hansa.plan import Plan
-from hansa.roles.in_process import train_in_process
 from hansa.roles.run import Progress
 from hansa.trees.crew import Crew
 from hansa.trees.histogram import (

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from hansa.cli.cores import cores, useful_threads
-from hansa.cli.pooled_xgboost import train_pooled_xgboost
-from hansa.cli.processes import train_in_processes
-from hansa.cli.scores import auc
-from hansa.cli.simulation import Settings, make_plan
-from hansa.cli.tables import Table
 from hansa.data.source import Rows
+from hansa.node.cores import cores, useful_threads
+from hansa.node.in_process import train_in_process, warm_up
 from hansa.plan import Plan
-from hansa.roles.in_process import train_in_process, warm_up
+from hansa.simulation.pooled_xgboost import train_pooled_xgboost
+from hansa.simulation.processes import train_in_processes
+from hansa.simulation.run import Settings, make_plan
+from hansa.simulation.scores import auc
+from hansa.simulation.tables import Table
 from hansa.transport.channel import Hub
 from hansa.transport.faults import DelayingHub
 from hansa.trees.parameters import Parameters, parse_parameters

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hansa.cli.tables import Table
+from hansa.simulation.tables import Table
 
 ROWS, TEST_ROWS = 5_000, 20_000
 N_FEATURES = 10

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hansa.cli.cores import cores
+from hansa.node.cores import cores
 
 WIDTH = 150
 """Characters of a table that goes to a file, where no terminal says how wide it is."""

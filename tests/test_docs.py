@@ -21,12 +21,13 @@ import pytest
 
 import hansa.errors
 from hansa.cli.main import AGAIN, REFUSED, main
-from hansa.cli.member import KEYS, REQUIRED
-from hansa.cli.records import STATES, keeping
 from hansa.cli.signals import ENDING, Interrupted
 from hansa.consortium.policy import KEYS as POLICY_KEYS
 from hansa.consortium.policy import Policy, read_policy
 from hansa.data.source import read_rows
+from hansa.node.in_process import train_in_process
+from hansa.node.member import KEYS, REQUIRED
+from hansa.node.records import STATES, keeping
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_KEYS, parse_plan, read_plan
 from hansa.protocol.messages import MESSAGES
 from hansa.protocol.session import (
@@ -40,7 +41,6 @@ from hansa.protocol.session import (
     PARTY_VERIFYING,
     diagram,
 )
-from hansa.roles.in_process import train_in_process
 from hansa.transport.notices import Kind, Notice
 from hansa.trees.metrics import METRICS
 from hansa.trees.parameters import ALIASES, NAMES, WITHOUT_EFFECT, Parameters

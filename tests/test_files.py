@@ -252,9 +252,9 @@ def test_no_file_that_a_user_names_is_read_without_a_limit():
     """Files of the system, of Hansa itself, or that Hansa wrote a moment before are read whole by other means."""
     own = {
         "files.py",
-        "cli/processes.py",
-        "cli/pooled_xgboost.py",
-        "cli/coopetitive.py",
+        "simulation/processes.py",
+        "simulation/pooled_xgboost.py",
+        "node/coopetitive.py",
         "secure/prg.py",
         "demo/report.py",
     }

@@ -6,8 +6,8 @@ The public names; everything else may change. See README.md for the commands, AR
 from hansa.data.schema import Schema
 from hansa.data.source import Rows, check_rows, read_rows
 from hansa.errors import HansaError
+from hansa.node.in_process import train_in_process
 from hansa.plan import Plan, parse_plan, read_plan, write_plan
-from hansa.roles.in_process import train_in_process
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.xgboost_json import from_json, from_model_file, to_json

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from made_consortium import AGAIN, assert_refused, cells, hansa, write_table
 
-from hansa.cli import coopetitive
-from hansa.cli.phases import Ledger, phase_of
 from hansa.errors import HansaError
+from hansa.node import coopetitive
+from hansa.node.phases import Ledger, phase_of
 from hansa.protocol.messages import SEALED, Abort, Relay, decode
 from hansa.transport.recording import read_transcript
 from hansa.transport.tls import TlsHub

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from made_consortium import HUB, PARTIES, PLAN, Consortium, assert_refused, hansa, logged, refused, write_member
 
-from hansa.cli.evidence import SUFFIX, beside, keep_evidence, read_evidence
 from hansa.consortium.identity import load_identity
+from hansa.node.evidence import SUFFIX, beside, keep_evidence, read_evidence
 from hansa.protocol.messages import CountCells, SplitNodes, encode, to_tensor
 from hansa.roles.verified_counts import SIGNING_PURPOSE, Evidence, signed_bytes
 

@@ -6,8 +6,8 @@ import re
 
 from click.testing import CliRunner
 
-from hansa.cli import coopetitive
 from hansa.cli.main import main
+from hansa.node import coopetitive
 
 PLAN = """
 mode = "coopetitive"

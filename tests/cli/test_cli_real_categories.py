@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hansa.cli.pooled_xgboost import is_installed
-from hansa.cli.simulation import Settings, simulate
-from hansa.cli.tables import read_table, split_table
+from hansa.simulation.pooled_xgboost import is_installed
+from hansa.simulation.run import Settings, simulate
+from hansa.simulation.tables import read_table, split_table
 from hansa.trees.parameters import parse_parameters
 from hansa.trees.xgboost_json import from_json
 

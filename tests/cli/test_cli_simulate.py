@@ -15,10 +15,10 @@ import psutil
 import pytest
 from made_consortium import assert_refused, cells, hansa, write_table
 
-from hansa.cli.scores import score_table
-from hansa.cli.simulation import member_names
-from hansa.cli.tables import read_table, split_table
 from hansa.protocol.messages import Contribution, Finish, Join, Received, decode
+from hansa.simulation.run import member_names
+from hansa.simulation.scores import score_table
+from hansa.simulation.tables import read_table, split_table
 from hansa.transport.recording import read_transcript
 from hansa.trees.xgboost_json import from_json
 from waiting import HANG_S

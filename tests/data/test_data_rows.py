@@ -12,8 +12,8 @@ from hansa.data.rows import check_arrays
 from hansa.data.schema import Schema
 from hansa.data.source import Rows, read_rows
 from hansa.errors import DataError
+from hansa.node.in_process import share_in_process, train_in_process
 from hansa.plan import Coopetitive, Plan
-from hansa.roles.in_process import share_in_process, train_in_process
 from hansa.trees.parameters import parse_parameters
 
 SCHEMA = Schema(("a", "b"), "y", "w")

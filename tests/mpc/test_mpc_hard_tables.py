@@ -9,8 +9,8 @@ import pytest
 from benchmarks.bench_accuracy import SETUPS, Pair, compare, summary
 from benchmarks.hard_tables import HARD, LABEL, LAMBDA_0, hard_table
 
-from hansa.cli.pooled_xgboost import xgboost_parameters
-from hansa.cli.scores import score_table
+from hansa.simulation.pooled_xgboost import xgboost_parameters
+from hansa.simulation.scores import score_table
 
 SETUP = dataclasses.replace(SETUPS["coopetitive", "hard"], trees=8, max_depth=4, max_bin=16)
 ROWS, TEST_ROWS, SPLITS = 3000, 10_000, 3

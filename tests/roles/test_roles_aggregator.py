@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from made_tables import NAMES, plan, spread, table
 
 from hansa.errors import HansaError, ProtocolError
+from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import (
     MESSAGES,
     PROTOCOL_VERSION,
@@ -31,7 +32,6 @@ from hansa.protocol.messages import (
     to_tensor,
 )
 from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED
-from hansa.roles.in_process import train_in_process
 from hansa.roles.run import Progress
 from hansa.transport import faults
 from hansa.transport.channel import Traffic

@@ -23,6 +23,7 @@ from uniformity import LEAST_EXPECTED, looks_uniform
 from hansa.consortium.ledger import Entry, Ledger, Met
 from hansa.consortium.policy import Policy
 from hansa.errors import HansaError, IdentityError, MemberLost, PlanError, ProtocolError
+from hansa.node.in_process import train_in_process
 from hansa.plan import Plan
 from hansa.protocol.messages import (
     Abort,
@@ -46,7 +47,6 @@ from hansa.protocol.messages import (
     to_tensor,
 )
 from hansa.roles.aggregator import Aggregator
-from hansa.roles.in_process import train_in_process
 from hansa.roles.party import Party
 from hansa.roles.protection import Locked, Masked
 from hansa.roles.run import agreement, run_hub, run_id

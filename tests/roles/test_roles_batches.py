@@ -15,10 +15,10 @@ from shares import SharedTalk, shared_plan, shared_tables
 from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
 from hansa.errors import PlanError, ProtocolError
+from hansa.node.in_process import train_in_process
 from hansa.plan import Plan
 from hansa.protocol.messages import Contribution, Join, Welcome, decode, encode
 from hansa.roles.batches import enough_rows
-from hansa.roles.in_process import train_in_process
 from hansa.roles.run import run_id
 
 PARTIES = ("aurora", "borealis", "cirrus")

@@ -8,10 +8,10 @@ from collections import deque
 import pytest
 
 from hansa.errors import MemberLost, ProtocolError, TransportError
+from hansa.node import direct
+from hansa.node.direct import VERDICT_S, DirectChannel
 from hansa.protocol import messages
 from hansa.protocol.messages import Abort, Close, KeysConfirmed, Relay, Through
-from hansa.roles import direct
-from hansa.roles.direct import VERDICT_S, DirectChannel
 from hansa.transport.channel import Traffic
 
 

@@ -11,7 +11,7 @@ from shares import shared_plan
 
 from hansa.data.holdout import held_out
 from hansa.data.source import Rows
-from hansa.roles.in_process import share_in_process, train_in_process
+from hansa.node.in_process import share_in_process, train_in_process
 from hansa.trees.metrics import NO_ROWS, NO_WEIGHT, ONE_LABEL
 from hansa.trees.xgboost_json import from_json
 

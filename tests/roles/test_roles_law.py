@@ -14,7 +14,7 @@ from made_tables import NAMES, plan, spread, table, take
 import hansa.roles.party
 import hansa.trees.growth
 from hansa.data.holdout import held_out
-from hansa.roles.in_process import train_in_process
+from hansa.node.in_process import train_in_process
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.xgboost_json import from_json
 

@@ -21,9 +21,9 @@ import hansa.secure.masking
 from cutting_line import Cut, CuttingLine, drawn_cuts
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
 from hansa.errors import HansaError
+from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import Contribution, decode
 from hansa.roles.aggregator import Aggregator, Outcome
-from hansa.roles.in_process import train_in_process
 from hansa.roles.party import Party
 from hansa.roles.protection import Signer
 from hansa.roles.run import run_hub, run_member

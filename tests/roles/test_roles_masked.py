@@ -16,10 +16,10 @@ from uniformity import looks_uniform
 
 import hansa.roles.protection
 import hansa.secure.masking
-from hansa.cli.tables import read_table
 from hansa.data.holdout import held_out
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
+from hansa.node.in_process import InProcessRun, train_in_process
 from hansa.plan import Plan
 from hansa.protocol.messages import (
     AnnounceKey,
@@ -35,9 +35,9 @@ from hansa.protocol.messages import (
     decode,
     encode,
 )
-from hansa.roles.in_process import InProcessRun, train_in_process
 from hansa.secure.keys import PairKey
 from hansa.secure.masking import Label, Masker
+from hansa.simulation.tables import read_table
 from hansa.transport.recording import RecordingHub, read_transcript
 from hansa.trees.parameters import parse_parameters
 

@@ -14,8 +14,8 @@ from conversation import Conversation
 from made_tables import plan, spread, table
 
 from hansa.errors import ProtocolError
+from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import Finish, encode
-from hansa.roles.in_process import train_in_process
 from hansa.trees.xgboost_json import from_json
 
 ROWS = table(300)

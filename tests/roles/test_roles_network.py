@@ -22,9 +22,9 @@ from made_tables import NAMES, OPEN, plan, spread, table
 
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
 from hansa.errors import HansaError
+from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import Contribution, SplitNodes, decode
 from hansa.roles.aggregator import Aggregator, Outcome
-from hansa.roles.in_process import train_in_process
 from hansa.roles.party import Party
 from hansa.roles.run import run_hub, run_member
 from hansa.transport.channel import Channel, Hub

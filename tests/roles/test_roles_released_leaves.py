@@ -17,9 +17,9 @@ from shares import SharedTalk, shared_plan, shared_tables
 
 import naive_trees as naive
 from hansa.errors import HansaError, ProtocolError
+from hansa.node.in_process import share_in_process, train_in_process
 from hansa.plan import Plan, Release
 from hansa.protocol.messages import Finish, QuantiseGradients, SplitNodes, decode, encode, to_tensor
-from hansa.roles.in_process import share_in_process, train_in_process
 from hansa.roles.statistics import rounded_leaf_bits
 from hansa.trees.ensemble import Ensemble, Tree
 from hansa.trees.xgboost_json import from_json

@@ -12,8 +12,8 @@ from made_tables import NAMES, plan, spread, table
 from shares import shared_plan
 
 from hansa.errors import HansaError, LinkLost, ProtocolError, TransportError
+from hansa.node.in_process import share_in_process, train_in_process
 from hansa.protocol.messages import Abort, KeysConfirmed, Message, QuantiseGradients, decode, encode
-from hansa.roles.in_process import share_in_process, train_in_process
 from hansa.roles.run import ResidentRole, run_member
 from hansa.secure.keys import PairKey, RunKeyPair
 from hansa.secure.prg import KeyStream, NamedStreams

@@ -10,7 +10,6 @@ from made_tables import FEATURES, spread, table, take
 from shares import CUTS, SERVERS, SharedTalk, shared_plan, shared_tables, with_cuts
 from three_servers import make_servers, train_openly
 
-from hansa.cli.scores import auc
 from hansa.data.binning import bin_rows
 from hansa.data.holdout import held_out
 from hansa.errors import DataError, PlanError, ProtocolError
@@ -19,13 +18,14 @@ from hansa.mpc.replicated import Address
 from hansa.mpc.shared_vectors import receive_vector, share_vector
 from hansa.mpc.start_value import pooled_sums
 from hansa.mpc.training import LabelScale
+from hansa.node.in_process import share_in_process
 from hansa.protocol.messages import ReleaseTree, SettleStart, ShareRows
 from hansa.roles import sharing
-from hansa.roles.in_process import share_in_process
 from hansa.roles.member import record_of
 from hansa.roles.receiver import tree_of
 from hansa.roles.sharing import Counts, Values, given_start, widest_candidates
 from hansa.secure.prg import Algorithm
+from hansa.simulation.scores import auc
 from hansa.transport.faults import DelayingHub
 from hansa.trees.xgboost_json import from_json
 

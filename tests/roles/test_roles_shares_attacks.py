@@ -15,6 +15,7 @@ from shares import HUB, SERVERS, SharedTalk, nth, relay, shared_plan, shared_tab
 from hansa.consortium.policy import Policy
 from hansa.errors import HansaError, IdentityError, PlanError, ProtocolError, TransportError
 from hansa.mpc import quantile_search
+from hansa.node.in_process import share_in_process
 from hansa.protocol.messages import (
     AgreeModel,
     AnnounceKey,
@@ -39,7 +40,6 @@ from hansa.protocol.messages import (
 )
 from hansa.roles import mail
 from hansa.roles.compute_server import RoundLetter
-from hansa.roles.in_process import share_in_process
 from hansa.roles.mail import PIECE_BYTES, Mail
 from hansa.roles.member import Member
 from hansa.secure.keys import SIGNING_PURPOSE, PairKey, Run, announced_bytes, fresh_key_pair

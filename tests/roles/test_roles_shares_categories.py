@@ -19,9 +19,9 @@ from hansa.errors import DataError, PlanError, ProtocolError
 from hansa.mpc.fourier import MARGIN_BITS
 from hansa.mpc.quantile_search import CutProbes
 from hansa.mpc.ring import RING32
+from hansa.node.in_process import share_in_process
 from hansa.protocol.messages import SettleStart, to_tensor
 from hansa.roles import compute_server, owner
-from hansa.roles.in_process import share_in_process
 from hansa.roles.sharing import Counts, given_start, plan_cuts, widest_candidates
 from hansa.trees.xgboost_json import from_json
 

@@ -17,9 +17,9 @@ from uniformity import looks_uniform, sixteen_bit_chi_square
 
 from hansa.data.holdout import held_out
 from hansa.errors import DataError, PlanError, ProtocolError
+from hansa.node.in_process import share_in_process
 from hansa.protocol.messages import ReleaseTree, SettleStart
 from hansa.roles import sharing
-from hansa.roles.in_process import share_in_process
 from hansa.roles.sharing import Counts, Values, given_start
 from hansa.trees.xgboost_json import from_json, to_json
 

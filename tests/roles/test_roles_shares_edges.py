@@ -16,7 +16,7 @@ from shares import shared_plan, with_cuts
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.errors import HansaError
-from hansa.roles.in_process import share_in_process
+from hansa.node.in_process import share_in_process
 from hansa.trees.xgboost_json import from_json
 
 LOGISTIC, SQUARED = "binary:logistic", "reg:squarederror"

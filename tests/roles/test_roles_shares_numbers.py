@@ -20,9 +20,9 @@ from hansa.mpc.replicated import Address
 from hansa.mpc.ring import RING64
 from hansa.mpc.start_value import spread_exponent
 from hansa.mpc.training import Settings, weight_bits
+from hansa.node.in_process import share_in_process
 from hansa.plan import Plan
 from hansa.protocol.messages import ShareRows
-from hansa.roles.in_process import share_in_process
 from hansa.roles.member import record_of
 from hansa.roles.sharing import Values, plain_scale, settings_of, some_values
 from hansa.trees import ensemble

@@ -11,6 +11,7 @@ import pytest
 from made_tables import FEATURES, NAMES, plan, spread, table, take
 
 from hansa.data.source import Rows
+from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import (
     Abort,
     Contribution,
@@ -27,7 +28,6 @@ from hansa.protocol.messages import (
     decode,
     encode,
 )
-from hansa.roles.in_process import train_in_process
 from hansa.transport.recording import RecordingHub, read_transcript
 
 PARTIES = NAMES[:4]

@@ -20,6 +20,7 @@ from hansa.data.quantiles import CutRequest
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.errors import HansaError, IdentityError, ProtocolError
+from hansa.node.in_process import train_in_process
 from hansa.plan import VERIFY_COUNTS, Plan
 from hansa.protocol.messages import (
     Contribution,
@@ -35,7 +36,6 @@ from hansa.protocol.messages import (
     to_tensor,
 )
 from hansa.roles.aggregator import Aggregator
-from hansa.roles.in_process import train_in_process
 from hansa.roles.verified_counts import SIGNING_PURPOSE, Evidence, Named, Naming, check_evidence, signed_bytes
 from hansa.secure.vouching import VOUCH_BYTES
 from hansa.trees import growth

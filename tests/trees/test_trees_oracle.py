@@ -19,8 +19,8 @@ from hansa.data.quantiles import Cuts
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.errors import HansaError
+from hansa.node.in_process import train_in_process
 from hansa.plan import Plan
-from hansa.roles.in_process import train_in_process
 from hansa.roles.statistics import bounds_of, count_magnitudes, label_units, start_of, sum_labels
 from hansa.trees.crew import Crew
 from hansa.trees.ensemble import base_margin

@@ -20,8 +20,8 @@ from hypothesis.strategies import SearchStrategy
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.errors import PlanError
+from hansa.node.in_process import train_in_process
 from hansa.plan import Plan
-from hansa.roles.in_process import train_in_process
 from hansa.trees.parameters import parse_parameters
 from hansa.trees.xgboost_json import from_json
 

@@ -12,11 +12,11 @@ from typing import Any
 import click
 
 from hansa.cli import output
-from hansa.cli.scores import HIGHER_IS_BETTER, main_metric
-from hansa.cli.simulation import Settings, Simulation, simulate
-from hansa.cli.tables import read_table, split_table
 from hansa.errors import HansaError
 from hansa.plan import COOPETITIVE, MODES
+from hansa.simulation.run import Settings, Simulation, simulate
+from hansa.simulation.scores import HIGHER_IS_BETTER, main_metric
+from hansa.simulation.tables import read_table, split_table
 from hansa.trees.parameters import parse_parameters
 from hansa.trees.xgboost_json import from_json
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hansa.cli.printable import printable
 from hansa.cli.signals import Interrupted, interrupting
 from hansa.errors import HansaError
 from hansa.files import failed
+from hansa.printable import printable
 
 if TYPE_CHECKING:
     from hansa.transport.notices import Notify
@@ -50,7 +50,7 @@ class Ending:
         if self.events:
             _print_line(event)
         if self.log_format == "json":
-            from hansa.cli import logs
+            from hansa.node import logs
 
             click.echo(
                 json.dumps({**event, "time": logs.moment(time.time()), "level": "error", "logger": "hansa"}), err=True
@@ -96,7 +96,8 @@ def long_running(command: Command, least: str = "warning") -> Command:
                   help="The least important lines to write.")  # fmt: skip
     @functools.wraps(command)
     def run(*arguments: Any, log_format: str, log_level: str, **options: Any) -> None:
-        from hansa.cli import logs, output
+        from hansa.cli import output
+        from hansa.node import logs
 
         click.get_current_context().find_root().obj.log_format = log_format
         with logs.logging_to(output.err, log_format, log_level):
@@ -239,10 +240,13 @@ def simulate(
 
     Starts one process per member and the aggregator, on loopback over mutual TLS.
     """
-    from hansa.cli import member, output, simulation, tables
-    from hansa.cli.model_file import check_ending
+    from hansa.cli import output
     from hansa.files import check_folder, write_whole
+    from hansa.node import member
+    from hansa.node.model_file import check_ending
     from hansa.plan import COOPETITIVE, DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS
+    from hansa.simulation import run as simulation
+    from hansa.simulation import tables
     from hansa.trees.parameters import parse_parameters
 
     _check_outputs({"--save": save}, train=train, test=test)
@@ -327,7 +331,8 @@ def member_command(command: Command) -> Command:
 @member_command
 def aggregator(member_file: Path, as_json: bool) -> None:
     """Run the aggregator that MEMBER_FILE describes: wait for the plan's parties, train."""
-    from hansa.cli import member, output
+    from hansa.cli import output
+    from hansa.node import member
 
     with _telling(as_json) as (event, notify):
         record = member.run_aggregator_process(member.read_member_file(member_file), event, notify)
@@ -340,13 +345,14 @@ def aggregator(member_file: Path, as_json: bool) -> None:
 @member_command
 def party(member_file: Path, as_json: bool) -> None:
     """Run the party that MEMBER_FILE describes: join the hub, contribute, receive the model."""
-    from hansa.cli import member, output
+    from hansa.cli import output
+    from hansa.node import member
     from hansa.plan import COOPETITIVE
 
     with _telling(as_json) as (event, notify):
         described = member.read_member_file(member_file)
         if described.plan.mode == COOPETITIVE:
-            from hansa.cli import coopetitive
+            from hansa.node import coopetitive
 
             record, show = coopetitive.run_member_process(described, event, notify), output.print_member_record
         else:
@@ -363,7 +369,8 @@ def hub(member_file: Path, as_json: bool) -> None:
 
     Where the plan gives the hub other roles too, they are played in the same process.
     """
-    from hansa.cli import coopetitive, member, output
+    from hansa.cli import output
+    from hansa.node import coopetitive, member
 
     with _telling(as_json) as (event, notify):
         described = member.read_member_file(member_file)
@@ -390,7 +397,8 @@ def receiver(member_file: Path, as_json: bool) -> None:
 
 def _run_member(member_file: Path, as_json: bool) -> None:
     """A member of a coopetitive run, with whichever roles the plan gives it."""
-    from hansa.cli import coopetitive, member, output
+    from hansa.cli import output
+    from hansa.node import coopetitive, member
 
     with _telling(as_json) as (event, notify):
         described = member.read_member_file(member_file)
@@ -434,8 +442,8 @@ def check(plan: Path, table: Path, member: Path | None, as_json: bool) -> None:
 @long_running
 def predict(model: Path, table: Path, save: Path, margin: bool, decimal: str) -> None:
     """Score the rows of TABLE with MODEL (a model file of Hansa or XGBoost, JSON or UBJSON)."""
-    from hansa.cli.member import warn
     from hansa.cli.prediction import predict_table
+    from hansa.node.member import warn
 
     _check_outputs({"--save": save}, model=model, table=table)
     written, warnings = predict_table(model, table, save, margin, decimal)
@@ -454,7 +462,7 @@ def evidence(evidence: Path, other: Path | None, plan: Path, members: Path, as_j
 
     With OTHER, of another party: whether the aggregator signed two different histories of one run.
     """
-    from hansa.cli.evidence import judge
+    from hansa.node.evidence import judge
 
     judgement = judge(evidence, other, plan, members)
     click.echo(json.dumps(judgement.as_json()) if as_json else judgement.text())
@@ -518,7 +526,7 @@ def members(cards: tuple[Path, ...], save: Path) -> None:
 def plan(plan: Path, as_json: bool) -> None:
     """Check PLAN; print its digest, which all members must share, what it says, and who can read what under it."""
     from hansa.cli import plan_report
-    from hansa.cli.records import file_sha256 as sha256
+    from hansa.node.records import file_sha256 as sha256
     from hansa.plan import read_plan
 
     read = read_plan(plan)

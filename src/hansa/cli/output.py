@@ -20,9 +20,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from hansa.cli import logs, notices
-from hansa.cli.printable import printable
-from hansa.cli.simulation import Report
+from hansa.cli import notices
+from hansa.node import logs
+from hansa.printable import printable
+from hansa.simulation.run import Report
 from hansa.transport.notices import Notice, Notify
 
 # Names and texts come from others: nothing in them is markup.

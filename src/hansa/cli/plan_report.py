@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from hansa.cli.exposure import exposure, exposure_lines, openings_under, released
 from hansa.cli.output import size
-from hansa.cli.printable import printable
+from hansa.exposure import exposure, exposure_lines, openings_under, released
 from hansa.plan import (
     COOPETITIVE,
     DEFAULT_BINS_ON_SHARES,
@@ -18,6 +17,7 @@ from hansa.plan import (
     Release,
     default_verify_counts,
 )
+from hansa.printable import printable
 from hansa.roles.sharing import assumed_counts, memory_needed
 from hansa.trees.parameters import Parameters
 

@@ -7,12 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from hansa.cli.cores import cores
-from hansa.cli.tables import unknown_texts
 from hansa.data.coding import Coding, read_coded
 from hansa.data.files import writing_table
 from hansa.errors import DataError
 from hansa.files import read_whole, writing
+from hansa.node.cores import cores
+from hansa.simulation.tables import unknown_texts
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.xgboost_json import MOST_BYTES, from_model_file
 

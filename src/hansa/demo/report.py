@@ -20,8 +20,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from hansa.cli.exposure import EXPOSURE, VERIFIED
 from hansa.errors import DataError
+from hansa.exposure import EXPOSURE, VERIFIED
 from hansa.files import write_whole
 from hansa.plan import DEFAULT_VERIFY_COUNTS, MASKED
 

@@ -44,10 +44,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hansa.cli import logs
-from hansa.cli.evidence import beside, keep_evidence
-from hansa.cli.model_file import check_ending, save_model
-from hansa.cli.records import RunRecord, file_sha256, keeping
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, fingerprint, load_identity
 from hansa.consortium.ledger import Entry, Ledger, Met
 from hansa.consortium.members import Members, read_members
@@ -55,10 +51,14 @@ from hansa.consortium.policy import Policy, read_policy
 from hansa.data.source import Rows, read_rows
 from hansa.errors import IdentityError, PlanError, ProtocolError
 from hansa.files import check_folder, check_outputs, read_text
+from hansa.node import logs
+from hansa.node.evidence import beside, keep_evidence
+from hansa.node.in_process import warm_up, warm_up_shares
+from hansa.node.model_file import check_ending, save_model
+from hansa.node.records import RunRecord, file_sha256, keeping
 from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.roles.aggregator import Aggregator
 from hansa.roles.batches import Admit, admit_all
-from hansa.roles.in_process import warm_up, warm_up_shares
 from hansa.roles.party import Party
 from hansa.roles.protection import Signer
 from hansa.roles.run import Progress, Roster, run_hub, run_member

@@ -1,4 +1,4 @@
-"""`cli/logs.py`: lines with times, for people and programs."""
+"""`node/logs.py`: lines with times, for people and programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 import pytest
 from rich.console import Console
 
-from hansa.cli import logs
+from hansa.node import logs
 
 
 def written(log_format: str, log_level: str, *, terminal: bool = False) -> list[str]:

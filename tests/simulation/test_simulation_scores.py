@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.cli.scores import auc, aucpr, score_table, without_value
+from hansa.simulation.scores import auc, aucpr, score_table, without_value
 
 metrics = pytest.importorskip("sklearn.metrics")
 

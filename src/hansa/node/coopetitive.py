@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from hansa.cli.member import ANSWER_S, MemberFile, about, admission, check_files, prepare, put_model, warn
-from hansa.cli.phases import Ledger
-from hansa.cli.records import RunRecord, keeping
 from hansa.data.source import Rows, read_rows
 from hansa.errors import HansaError, LinkLost, MemberLost, PlanError, TransportError
+from hansa.node.direct import DirectChannel
+from hansa.node.member import ANSWER_S, MemberFile, about, admission, check_files, prepare, put_model, warn
+from hansa.node.phases import Ledger
+from hansa.node.records import RunRecord, keeping
 from hansa.plan import COOPETITIVE, Plan
 from hansa.roles.batches import admit_all
-from hansa.roles.direct import DirectChannel
 from hansa.roles.member import Member, record_of
 from hansa.roles.relay import RelayHub
 from hansa.roles.run import Progress, ResidentRole, run_hub, run_member

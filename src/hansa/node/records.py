@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import hansa
-from hansa.cli import logs
+from hansa import __version__
 from hansa.errors import HansaError, OutputError
 from hansa.files import read_whole, write_whole
+from hansa.node import logs
 
 STATES = ("joining", "running", "finished", "failed", "interrupted")
 
@@ -87,7 +87,7 @@ def keeping(path: Path | None, about: Mapping[str, Any]) -> Iterator[RunRecord]:
     Raises OutputError where the record cannot be written at the start, or at the end of a run that succeeded.
     """
     start = {
-        "hansa": hansa.__version__,
+        "hansa": __version__,
         **about,
         "state": "joining",
         "stage": None,

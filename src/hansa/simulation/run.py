@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hansa.cli.coopetitive import hub_end
-from hansa.cli.cores import cores, useful_threads
-from hansa.cli.pooled_xgboost import is_installed, train_pooled_xgboost
-from hansa.cli.processes import train_in_processes
-from hansa.cli.scores import METRICS, METRICS_OF_CLASSES, score_table, without_value
-from hansa.cli.tables import Table
 from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
 from hansa.data.schema import Level, Schema
 from hansa.errors import DataError, HansaError, PlanError
+from hansa.node.coopetitive import hub_end
+from hansa.node.cores import cores, useful_threads
+from hansa.node.in_process import share_in_process, train_in_process, warm_up, warm_up_shares
 from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, SERVERS, Coopetitive, Plan, Release, default_verify_counts
 from hansa.roles.batches import check_roster, claim
-from hansa.roles.in_process import share_in_process, train_in_process, warm_up, warm_up_shares
 from hansa.roles.run import Progress
+from hansa.simulation.pooled_xgboost import is_installed, train_pooled_xgboost
+from hansa.simulation.processes import train_in_processes
+from hansa.simulation.scores import METRICS, METRICS_OF_CLASSES, score_table, without_value
+from hansa.simulation.tables import Table
 from hansa.transport.channel import Hub
 from hansa.transport.recording import RecordingHub
 from hansa.trees.ensemble import LEAST_PROBABILITY, Ensemble

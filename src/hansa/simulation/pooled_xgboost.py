@@ -1,6 +1,6 @@
 """Real XGBoost on pooled rows, in a process of its own with its own threads: the yardstick of simulations and benchmarks.
 
-    python -m hansa.cli.pooled_xgboost JOB.json
+    python -m hansa.simulation.pooled_xgboost JOB.json
 
 The job names .npy files and parameters; the answer is one JSON object on standard output and predictions in an .npy file.
 """
@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from hansa.cli.tables import Table
 from hansa.errors import HansaError
+from hansa.simulation.tables import Table
 from hansa.trees.parameters import Parameters
 
 ONE_HOT = 2**16
@@ -91,7 +91,7 @@ def train_pooled_xgboost(
     path = folder / "xgboost-job.json"
     path.write_text(json.dumps(job))
     done = subprocess.run(
-        [sys.executable, "-m", "hansa.cli.pooled_xgboost", str(path)],
+        [sys.executable, "-m", "hansa.simulation.pooled_xgboost", str(path)],
         capture_output=True,
         text=True,
         check=False,

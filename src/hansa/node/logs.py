@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hansa.cli.printable import printable
+from hansa.printable import printable
 
 LOG = logging.getLogger("hansa.run")
 

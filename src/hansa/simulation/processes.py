@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from hansa.cli.tables import Table, write_party_table
 from hansa.consortium.identity import create_identity, save_identity
 from hansa.consortium.members import members_of, write_members
 from hansa.errors import HansaError
+from hansa.node.in_process import HOLDER_POLICY
 from hansa.plan import Plan, write_plan
-from hansa.roles.in_process import HOLDER_POLICY
+from hansa.simulation.tables import Table, write_party_table
 
 POLL_S = 0.2
 

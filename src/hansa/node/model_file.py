@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from hansa.cli import logs
 from hansa.errors import OutputError
 from hansa.files import write_whole
+from hansa.node import logs
 
 ENDINGS = ("", ".json")
 """What a model's file may end in. By the ending XGBoost tells in which form a file is: what it reads as UBJSON must not hold JSON."""

@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hansa.cli.printable import printable
 from hansa.consortium.members import read_members
 from hansa.errors import HansaError, PlanError, ProtocolError
 from hansa.files import read_whole, write_whole
 from hansa.plan import Plan, read_plan
+from hansa.printable import printable
 from hansa.protocol import messages
 from hansa.protocol.messages import CountCells, ShowRows, SplitNodes
 from hansa.roles.verified_counts import Evidence, check_evidence

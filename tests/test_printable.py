@@ -1,4 +1,4 @@
-"""`cli/printable.py`: nothing that others write does anything to a terminal."""
+"""`printable.py`: nothing that others write does anything to a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.cli.printable import MOST_CHARACTERS, printable
+from hansa.printable import MOST_CHARACTERS, printable
 
 HOSTILE = {
     "\x1b[2J": r"\x1b[2J",
