@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import os
 import re
 import shlex
@@ -452,6 +454,7 @@ def test_a_run_over_tls_gives_the_model_of_a_run_in_one_process(tour):
 def test_xgboost_loads_the_model_as_readme_says(tour):
     pytest.importorskip("xgboost")
     scripts = [content for kind, content in BLOCK.findall(text("README.md")) if kind == "python"]
+    scripts = [script for script in scripts if "DMatrix(" in script]
     assert len(scripts) == 1
     printed = subprocess.run(
         [sys.executable, "-c", scripts[0]], cwd=tour.folder, check=True, capture_output=True, text=True
@@ -459,3 +462,19 @@ def test_xgboost_loads_the_model_as_readme_says(tour):
     loaded = [float(number) for number in printed.strip("[]\n").split()]
     ours = [float(line) for line in (tour.folder / "scores.csv").read_text().split()[1:4]]
     assert loaded == pytest.approx(ours, abs=1e-6)
+
+
+def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
+    block = re.search(r"```python\n(.*?)```", text("README.md"), re.DOTALL)
+    assert block is not None
+    subprocess.run([sys.executable, ROOT / "examples" / "make_tables.py", str(tmp_path)], check=True)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block[1], "README.md", "exec"), {})
+    assert "secure-aggregation: 3 parties" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", ["hansa.fit", "hansa.model", "hansa.estimators"])
+def test_every_example_of_the_public_names_runs(module):
+    failed, tried = doctest.testmod(importlib.import_module(module))
+    assert tried > 0
+    assert failed == 0

@@ -3,31 +3,58 @@
 The public names; everything else may change. See README.md for the commands, ARCHITECTURE.md for the code.
 """
 
+from typing import TYPE_CHECKING
+
 from hansa.data.schema import Schema
 from hansa.data.source import Rows, check_rows, read_rows
-from hansa.errors import HansaError
+from hansa.errors import DataError, HansaError, PlanError
+from hansa.fit import Member, Run, fit, join, split
+from hansa.model import Model
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan, parse_plan, read_plan, write_plan
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.xgboost_json import from_json, from_model_file, to_json
+from hansa.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from hansa.estimators import HansaClassifier, HansaRegressor
+
+
+def __getattr__(name: str) -> object:
+    """The estimators, which need scikit-learn, when they are asked for."""
+    if name in ("HansaClassifier", "HansaRegressor"):
+        from hansa import estimators
+
+        return getattr(estimators, name)
+    raise AttributeError(f"module 'hansa' has no attribute {name!r}")
+
 
 __all__ = [
+    "DataError",
     "Ensemble",
+    "HansaClassifier",
     "HansaError",
+    "HansaRegressor",
+    "Member",
+    "Model",
     "Parameters",
     "Plan",
+    "PlanError",
     "Rows",
+    "Run",
     "Schema",
+    "__version__",
     "check_rows",
+    "fit",
     "from_json",
     "from_model_file",
+    "join",
     "parse_parameters",
     "parse_plan",
     "read_plan",
     "read_rows",
+    "split",
     "to_json",
     "train_in_process",
     "write_plan",

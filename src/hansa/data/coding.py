@@ -83,7 +83,7 @@ class CodedTable:
 
 
 def read_coded(
-    path: str | Path,
+    source: str | Path | OpenTable,
     features: Sequence[str] | None = None,
     *,
     known: Coding | None = None,
@@ -99,6 +99,7 @@ def read_coded(
     """Read a table whose text columns are coded here.
 
     Args:
+        source: a file, or an open table, which is closed.
         features: the columns to take, in this order; None takes all that are neither label, weight nor party.
         known: codes of another table or of a model; all other features must be numbers. None finds them in this table.
         label, weight: columns of numbers without missing values, held to the same rules as a party's.
@@ -111,7 +112,7 @@ def read_coded(
     Raises:
         DataError: naming file, row and column, what was expected and found, and the cure.
     """
-    with open_table(path) as table:
+    with source if isinstance(source, OpenTable) else open_table(source) as table:
         for departure in repeated_columns(table):
             raise DataError(str(departure))
         special = [name for name in (label, party, weight) if name is not None]

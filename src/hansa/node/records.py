@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hansa import __version__
 from hansa.errors import HansaError, OutputError
 from hansa.files import read_whole, write_whole
 from hansa.node import logs
+from hansa.version import __version__
 
 STATES = ("joining", "running", "finished", "failed", "interrupted")
 

@@ -278,12 +278,16 @@ def too_few_rows(plan: Plan, train: Table) -> list[str]:
 
 def warnings_of(train: Table, test: Table) -> list[str]:
     """What the tables hold that is allowed but probably not meant, and which columns of texts became codes."""
-    coded = [
+    return list(dict.fromkeys([*codes_told(train), *train.warnings, *test.warnings]))
+
+
+def codes_told(table: Table) -> list[str]:
+    """A sentence for each column of texts that became codes."""
+    return [
         f"column {name!r}: its {len(texts)} texts became the codes 0 to {len(texts) - 1}, in sorted order, and are split as numbers; "
         f"mode {COOPETITIVE} takes them as categories; the model file keeps the codes"
-        for name, texts in train.coded.items()
+        for name, texts in table.coded.items()
     ]
-    return list(dict.fromkeys([*coded, *train.warnings, *test.warnings]))
 
 
 def check_labels(parameters: Parameters, train: Table) -> None:
@@ -437,6 +441,11 @@ def _local(plan: Plan, name: str) -> Plan:
         verify_counts="off",
         coopetitive=None,
     )
+
+
+def train_alone(plan: Plan, train: Table, test: Table) -> Mapping[str, float | None]:
+    """Metrics on `test` of a model of one party's rows only; none where they cannot train one."""
+    return _train_alone(plan, train, test).metrics or {}
 
 
 def _train_alone(plan: Plan, train: Table, test: Table) -> _Scores:

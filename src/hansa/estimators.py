@@ -1,0 +1,295 @@
+"""scikit-learn's estimators over members in this process: for pipelines, grids and cross-validation.
+
+They need scikit-learn, so `import hansa` does not import them; `hansa.HansaClassifier` does when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
+
+from hansa.errors import DataError
+from hansa.fit import Run, fit
+from hansa.model import Model
+
+ALONE = "rows"
+"""The party of all rows where no groups are given."""
+
+
+class _Hansa(BaseEstimator):  # type: ignore[misc]
+    """What both estimators share. Parameters are XGBoost's, as its own estimators call them."""
+
+    _objective: str
+
+    def __init__(
+        self,
+        *,
+        mode: str = "federated",
+        n_estimators: int = 100,
+        max_depth: int = 6,
+        learning_rate: float = 0.3,
+        max_bin: int | None = None,
+        min_child_weight: float = 1.0,
+        gamma: float = 0.0,
+        reg_lambda: float = 1.0,
+        subsample: float = 1.0,
+        colsample_bytree: float = 1.0,
+        base_score: float | None = None,
+        random_state: int | None = None,
+        evaluation_fraction: float = 0.0,
+        early_stopping_rounds: int | None = None,
+        min_cell_rows: int = 10,
+        categorical: Sequence[str] = (),
+        n_jobs: int | None = None,
+    ) -> None:
+        self.mode = mode
+        self.n_estimators = n_estimators
+        self.max_depth = max_depth
+        self.learning_rate = learning_rate
+        self.max_bin = max_bin
+        self.min_child_weight = min_child_weight
+        self.gamma = gamma
+        self.reg_lambda = reg_lambda
+        self.subsample = subsample
+        self.colsample_bytree = colsample_bytree
+        self.base_score = base_score
+        self.random_state = random_state
+        self.evaluation_fraction = evaluation_fraction
+        self.early_stopping_rounds = early_stopping_rounds
+        self.min_cell_rows = min_cell_rows
+        self.categorical = categorical
+        self.n_jobs = n_jobs
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.string = True
+        return tags
+
+    def _features(self, X: Any, *, reset: bool) -> Any:
+        """X as it came, checked: a frame keeps its columns of texts, an array becomes float."""
+        names = getattr(X, "column_names", getattr(X, "columns", None))
+        if names is not None and all(isinstance(name, str) for name in names):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            return X
+        return validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan")
+
+    def _train(self, X: Any, y: npt.NDArray[Any], groups: Any, sample_weight: Any) -> Run:
+        names = [ALONE] * len(y) if groups is None else [str(group) for group in groups]
+        check_consistent_length(X, y, names)
+        rows = np.array(names, object)
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        parties = {}
+        for name in sorted(set(names)):
+            chosen = np.flatnonzero(rows == name)
+            part = (_taken(X, chosen), y[chosen])
+            parties[name] = part if weights is None else (*part, weights[chosen])
+        given = {
+            "rounds": self.n_estimators,
+            "max_depth": self.max_depth,
+            "eta": self.learning_rate,
+            "max_bin": self.max_bin,
+            "min_child_weight": self.min_child_weight,
+            "gamma": self.gamma,
+            "lambda": self.reg_lambda,
+            "subsample": self.subsample,
+            "colsample_bytree": self.colsample_bytree,
+            "base_score": self.base_score,
+            "seed": self.random_state,
+            "early_stopping_rounds": self.early_stopping_rounds,
+            **self._more(),
+        }
+        try:
+            return fit(
+                parties,
+                mode=self.mode,
+                objective=self._objective,
+                evaluation_fraction=self.evaluation_fraction,
+                min_cell_rows=self.min_cell_rows,
+                categorical=self.categorical,
+                alone=False,
+                threads=self.n_jobs,
+                **{key: value for key, value in given.items() if value is not None},
+            )
+        except DataError as error:
+            raise ValueError(str(error)) from error  # what scikit-learn's users and tools expect
+
+    def _more(self) -> dict[str, Any]:
+        return {}
+
+    def _keep(self, run: Run) -> None:
+        self.run_ = run
+        self.model_ = run.model
+
+    @property
+    def feature_importances_(self) -> npt.NDArray[np.float64]:
+        """Gain of each feature, as shares that add up to 1; float64 (features,)."""
+        check_is_fitted(self)
+        model: Model = self.model_
+        gains = model.importance("gain")
+        found = np.array([gains.get(name, 0.0) for name in model.feature_names])
+        return found / found.sum() if found.sum() > 0 else found
+
+    def _scored(self, X: Any) -> Any:
+        check_is_fitted(self)
+        return self._features(X, reset=False)
+
+
+def _taken(X: Any, rows: npt.NDArray[np.intp]) -> Any:
+    if isinstance(X, np.ndarray):
+        return X[rows]
+    import narwhals as nw
+
+    return nw.from_native(X, eager_only=True)[rows.tolist()].to_native()
+
+
+class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
+    """A classifier of two classes (coopetitive mode: of several), trained by parties that do not show each other their rows.
+
+    All members are in this process: it is for choosing parameters and for comparing, not for keeping rows apart. `fit` takes the party
+    of each row as `groups`.
+
+    Parameters
+    ----------
+    mode : {"federated", "secure-aggregation", "coopetitive"}
+        How the parties' sums or rows are protected.
+    n_estimators, max_depth, learning_rate, max_bin, min_child_weight, gamma, reg_lambda, subsample, colsample_bytree, base_score
+        As in XGBoost's own estimators.
+    random_state : int, optional
+        Seed of draws of rows and features.
+    evaluation_fraction : float
+        Share of each party's rows held out for metrics and early stopping.
+    early_stopping_rounds : int, optional
+        Stop after so many rounds without a better metric on held-out rows.
+    min_cell_rows : int
+        Cuts stop at cells of so many pooled rows.
+    categorical : sequence of str
+        Coopetitive: features whose values are categories.
+    n_jobs : int, optional
+        Compute threads.
+
+    Attributes
+    ----------
+    classes_ : array (classes,)
+    model_ : Model
+    run_ : Run
+
+    Examples
+    --------
+    >>> import numpy as np, hansa
+    >>> X = np.linspace(0, 1, 300).reshape(-1, 1)
+    >>> y = np.where(X[:, 0] > 0.5, "fault", "fine")
+    >>> classifier = hansa.HansaClassifier(n_estimators=5, mode="secure-aggregation")
+    >>> classifier.fit(X, y, groups=np.arange(300) % 3).predict(X[[0, 299]])
+    array(['fine', 'fault'], dtype='<U5')
+    """
+
+    _objective = "binary:logistic"
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = self.mode == "coopetitive"
+        return tags
+
+    def fit(self, X: Any, y: Any, *, groups: Any = None, sample_weight: Any = None) -> Self:
+        """Train.
+
+        Parameters
+        ----------
+        X : frame or array (rows, features)
+        y : array (rows,)
+            Labels of any kind; two classes, in coopetitive mode two or more.
+        groups : array (rows,), optional
+            The party of each row; one party has all by default, which federated mode alone takes.
+        sample_weight : array (rows,), optional
+
+        Raises
+        ------
+        ValueError
+            X or y is not what was expected. HansaError: of a parameter or setting.
+        """
+        X = self._features(X, reset=True)
+        y = _labels(y, X)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        counted = y if sample_weight is None else y[_check_sample_weight(sample_weight, X) > 0]
+        if len(classes := np.unique(counted)) < 2:
+            raise ValueError(
+                f"y has {len(classes)} class of weight above 0 ({', '.join(map(repr, classes.tolist()))}); a classifier can be "
+                "trained on two or more"
+            )
+        if len(self.classes_) > 2 and self.mode != "coopetitive":
+            raise ValueError(
+                f"Only binary classification is supported in mode {self.mode!r}. The type of the target is multiclass: "
+                f"{len(self.classes_)} classes; choose mode='coopetitive'"
+            )
+        self._keep(self._train(X, codes.astype(np.float32), groups, sample_weight))
+        return self
+
+    def _more(self) -> dict[str, Any]:
+        return {"num_class": len(self.classes_)} if len(self.classes_) > 2 else {}
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
+        """Probabilities, float32 (rows, classes), in the order of `classes_`."""
+        return self.model_.predict_proba(self._scored(X)) if hasattr(self, "model_") else check_is_fitted(self)
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """The likeliest class of each row."""
+        X = self._scored(X)
+        found: npt.NDArray[Any] = self.classes_[self.model_.predict(X)]
+        return found
+
+
+class HansaRegressor(RegressorMixin, _Hansa):  # type: ignore[misc]
+    """A regressor of squared error, trained by parties that do not show each other their rows; parameters as `HansaClassifier`.
+
+    Attributes
+    ----------
+    model_ : Model
+    run_ : Run
+
+    Examples
+    --------
+    >>> import numpy as np, hansa
+    >>> X = np.linspace(0, 1, 300).reshape(-1, 1)
+    >>> regressor = hansa.HansaRegressor(n_estimators=20).fit(X, 3 * X[:, 0], groups=np.arange(300) % 3)
+    >>> bool(abs(regressor.predict(X) - 3 * X[:, 0]).max() < 0.2)
+    True
+    """
+
+    _objective = "reg:squarederror"
+
+    def fit(self, X: Any, y: Any, *, groups: Any = None, sample_weight: Any = None) -> Self:
+        """Train; see `HansaClassifier.fit`. y: numbers (rows,)."""
+        X = self._features(X, reset=True)
+        y = _labels(y, X)
+        if y.dtype.kind not in "biuf":
+            try:
+                y = y.astype(np.float64)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"y: expected numbers, found {y.dtype}") from error
+        self._keep(self._train(X, y, groups, sample_weight))
+        return self
+
+    def predict(self, X: Any) -> npt.NDArray[np.float32]:
+        """The value of each row, float32 (rows,)."""
+        X = self._scored(X)
+        return self.model_.predict(X)
+
+
+def _labels(y: Any, X: Any) -> npt.NDArray[Any]:
+    from sklearn.utils import column_or_1d
+    from sklearn.utils.validation import assert_all_finite
+
+    if y is None:
+        raise ValueError("This estimator requires y to be passed, but the target y is None.")
+    labels: npt.NDArray[Any] = column_or_1d(y, warn=True)
+    assert_all_finite(labels, input_name="y")
+    check_consistent_length(X, labels)
+    return labels

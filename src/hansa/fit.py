@@ -1,0 +1,488 @@
+"""Training from Python: every party's rows are in this process, which plays all members. A notebook's front door.
+
+The members are the real ones (`roles`), their frames too; what is missing is the network, and the point of hiding anything. To train
+over a network each member calls `join`.
+"""
+
+from __future__ import annotations
+
+import html
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import numpy.typing as npt
+
+from hansa.data.coding import CodedTable, read_coded
+from hansa.data.frames import columns_of, is_missing, open_columns
+from hansa.data.holdout import held_out
+from hansa.errors import DataError, HansaError, PlanError
+from hansa.exposure import exposure, openings_under
+from hansa.model import Model
+from hansa.mpc.openings import Opening
+from hansa.node.cores import useful_threads
+from hansa.node.in_process import share_in_process, train_in_process, warm_up, warm_up_shares
+from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, Plan
+from hansa.roles.run import Progress
+from hansa.simulation.run import (
+    Settings,
+    codes_told,
+    make_plan,
+    member_names,
+    refusal_of_members,
+    train_alone,
+    values_alone,
+)
+from hansa.simulation.scores import score_table
+from hansa.simulation.tables import Table
+from hansa.trees.parameters import Parameters, parse_parameters
+from hansa.trees.xgboost_json import from_json, to_json
+
+LABEL, WEIGHT = "label", "weight"
+"""What the columns are called where they are given as arrays."""
+
+Scores = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Member:
+    """What one party brought, and what came of it.
+
+    Attributes
+    ----------
+    rows : int
+        Of the party, held-out ones included.
+    bytes_up, bytes_down : int
+        What it would have sent and heard over a network.
+    together, alone : mapping of str to float or None
+        Metrics of the common model, and of one trained on this party's rows only, on its own held-out rows; empty without any, None
+        for a metric without a value.
+    """
+
+    rows: int
+    bytes_up: int
+    bytes_down: int
+    together: Scores = field(default_factory=dict)
+    alone: Scores = field(default_factory=dict)
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """What a run gave; a notebook shows it as tables.
+
+    Attributes
+    ----------
+    model : Model
+        What every receiver has.
+    plan : Plan
+        What all members agreed on.
+    members : mapping of str to Member
+        By party, under the names that were given.
+    metrics : mapping of str to float or None
+        Of the held-out rows of all parties, as the mode opened them last; empty without any.
+    history : mapping of str to list
+        The same after every round that opened them.
+    seconds : float
+        Of training, set-up and binning included.
+    exposure : tuple of str
+        Who could read what, in sentences.
+    openings : tuple of Opening
+        Everything that a coopetitive run revealed, and to whom; none in the other modes.
+    warnings : tuple of str
+        What the rows hold that is allowed but probably not meant.
+    """
+
+    model: Model
+    plan: Plan
+    members: Mapping[str, Member]
+    metrics: Scores
+    history: Mapping[str, Sequence[float | None]]
+    seconds: float
+    exposure: tuple[str, ...]
+    openings: tuple[Opening, ...]
+    warnings: tuple[str, ...] = ()
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        names = list(next(iter(self.members.values())).together) if self.members else []
+        scored = [name for name in names if any(member.alone for member in self.members.values())]
+        head = [
+            "party",
+            "rows",
+            "kB sent",
+            "kB heard",
+            *(f"{name} together" for name in names),
+            *(f"{n} alone" for n in scored),
+        ]
+        rows = []
+        for name, member in self.members.items():
+            row = [name, f"{member.rows:,}", f"{member.bytes_up / 1e3:,.0f}", f"{member.bytes_down / 1e3:,.0f}"]
+            row += [_number(member.together.get(metric)) for metric in names]
+            row += [_number(member.alone.get(metric)) for metric in scored]
+            rows.append(row)
+        return head, rows
+
+    def _facts(self) -> str:
+        held = ", ".join(f"{name} {_number(value)}" for name, value in self.metrics.items())
+        return f"{self.plan.mode}: {len(self.members)} parties, {self.model.rounds} rounds in {self.seconds:.1f} s" + (
+            f"; held-out rows: {held}" if held else ""
+        )
+
+    def __repr__(self) -> str:
+        head, rows = self._table()
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in (head, *rows)
+        ]
+        return "\n".join([self._facts(), *lines, *self.exposure])
+
+    def _repr_html_(self) -> str:
+        head, rows = self._table()
+        cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        seen = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.exposure)
+        opened = "".join(f"<li>to {html.escape(each.to)}: {html.escape(each.what)}</li>" for each in self.openings)
+        return (
+            f"<p>{html.escape(self._facts())}</p><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+            f"<details><summary>Who could read what</summary><ul>{seen}{opened}</ul></details>"
+        )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def split(frame: Any, by: str) -> dict[str, Any]:
+    """Part a frame into the rows of each party.
+
+    Parameters
+    ----------
+    frame : pandas, polars, Arrow or another frame
+    by : str
+        The column that says whose each row is; it is left out of the parts.
+
+    Returns
+    -------
+    dict of str to frame
+        By party, in sorted order; frames of the kind that was given.
+
+    Raises
+    ------
+    DataError
+        There is no such column, or a row has no value there.
+
+    Examples
+    --------
+    >>> import pandas as pd, hansa
+    >>> cells = pd.DataFrame({"operator": ["b", "a", "b"], "load": [1.0, 2.0, 3.0]})
+    >>> {name: part["load"].tolist() for name, part in hansa.split(cells, by="operator").items()}
+    {'a': [2.0], 'b': [1.0, 3.0]}
+    """
+    columns = columns_of(frame, "the frame")
+    if by not in columns:
+        raise DataError(f"the frame: no column {by!r}; found {', '.join(map(repr, columns))[:200]}")
+    table = nw.from_native(frame, eager_only=True)
+    values = ["" if is_missing(value) else str(value) for value in table[by].to_list()]
+    if "" in values:
+        raise DataError(f"the frame, row {values.index('') + 1}, column {by!r}: says no party; fill it in")
+    rows = np.array(values, object)
+    rest = table.drop(by)
+    return {name: rest[np.flatnonzero(rows == name).tolist()].to_native() for name in sorted(set(values))}
+
+
+def fit(
+    parties: Mapping[str, Any],
+    label: str | None = None,
+    *,
+    mode: str = "federated",
+    weight: str | None = None,
+    categorical: Sequence[str] = (),
+    evaluation_fraction: float = 0.0,
+    evaluation_steps: Sequence[int] = (),
+    min_cell_rows: int = DEFAULT_MIN_CELL_ROWS,
+    label_range: tuple[float, float] | None = None,
+    statistics: bool = False,
+    alone: bool = True,
+    threads: int | None = None,
+    on_event: Callable[[Progress], None] | None = None,
+    **parameters: Any,
+) -> Run:
+    """Train one model on the rows of several parties, all members in this process.
+
+    Parameters
+    ----------
+    parties : mapping of str to frame or tuple
+        Each party's rows: a frame with the features, the label and the weight as columns; or (X, y) or (X, y, weight), where X is a
+        frame or an array (rows, features). All parties have the same columns.
+    label : str, optional
+        The column to predict; left out where parties give (X, y).
+    mode : {"federated", "secure-aggregation", "coopetitive"}
+        How the parties' sums or rows are protected.
+    weight : str, optional
+        The column of row weights.
+    categorical : sequence of str
+        Coopetitive: features whose values are categories; other features of texts are categories too. In the other modes texts become
+        codes in sorted order, which the model keeps.
+    evaluation_fraction : float
+        Share of each party's rows held out for metrics and early stopping.
+    evaluation_steps : sequence of int
+        Coopetitive: rounds after which metrics are opened; the last one by default.
+    min_cell_rows : int
+        Cuts stop at cells of so many pooled rows.
+    label_range : (float, float), optional
+        Coopetitive regression: lowest and highest label, which is public; that of the rows by default.
+    statistics : bool
+        Coopetitive: release gain and cover with the splits.
+    alone : bool
+        Train each party alone too, where rows are held out, to compare.
+    threads : int, optional
+        Compute threads.
+    on_event : callable, optional
+        Called with every `Progress`.
+    **parameters
+        XGBoost's, under its names: rounds (or n_estimators), max_depth, eta (or learning_rate), objective, seed, ...
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    DataError
+        Names party, row and column, what was expected and found, and the cure.
+    PlanError
+        A parameter or setting that Hansa does not have, or not in this mode.
+
+    Examples
+    --------
+    >>> import pandas as pd, hansa
+    >>> rows = pd.DataFrame({"load": [float(i % 50) for i in range(300)], "operator": ["a", "b", "c"] * 100})
+    >>> rows["fault"] = (rows["load"] > 30).astype(int)
+    >>> run = hansa.fit(hansa.split(rows, by="operator"), label="fault", rounds=5, mode="secure-aggregation")
+    >>> run.model
+    hansa.Model(binary:logistic, 5 rounds, 1 features)
+    """
+    if mode not in MODES:
+        raise PlanError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
+    given = {
+        "categorical": categorical,
+        "evaluation_steps": evaluation_steps,
+        "label_range": label_range,
+        "statistics": statistics,
+    }
+    if mode != COOPETITIVE and (wrong := [name for name, value in given.items() if value]):
+        raise PlanError(f"{wrong[0]} goes with mode={COOPETITIVE!r} only; leave it out, or choose that mode")
+    trained = parse_parameters(parameters)
+    tables = {
+        str(name): _columns(value, label, weight, f"party {str(name)!r}") for name, value in _named(parties).items()
+    }
+    label = LABEL if label is None else label
+    weight = WEIGHT if weight is None and any(WEIGHT_GIVEN in table for table in tables.values()) else weight
+    table, sizes = _joined(tables, label, weight, tuple(categorical), mode, trained)
+    members = dict(zip(sizes, member_names(list(sizes)).values(), strict=True))
+    parts = {members[name]: table.take(table.party == name) for name in sizes}
+    settings = Settings(
+        parameters=trained,
+        label=label,
+        mode=mode,
+        weight=weight,
+        min_cell_rows=min_cell_rows,
+        evaluation_fraction=evaluation_fraction,
+        label_range=label_range,
+        steps=tuple(evaluation_steps),
+        statistics=statistics,
+    )
+    heaviest = 1.0 if table.weight is None else float(table.weight.max())
+    levels = {name: table.categories[name] for name in table.categorical}
+    labels = float(table.label.min()), float(table.label.max())
+    plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, levels)
+    told = [*codes_told(table), *table.warnings]
+    if (refusal := refusal_of_members(plan, parts)) is not None:
+        plan = replace(plan, min_party_rows=0)
+        told.append(refusal)
+    for text in told:
+        warnings.warn(text, UserWarning, stacklevel=2)
+    started = time.perf_counter()
+    model, history, traffic = _train(plan, parts, threads or useful_threads(), on_event or (lambda _: None))
+    seconds = time.perf_counter() - started
+    if table.coded:
+        model = to_json(replace(from_json(model), codes=table.coded))
+    ready = Model(model)
+    return Run(
+        model=ready,
+        plan=plan,
+        members={name: _member(plan, ready, parts[members[name]], traffic[members[name]], alone) for name in sizes},
+        metrics={name: values[-1] for name, values in history.items() if values},
+        history=history,
+        seconds=seconds,
+        exposure=exposure(plan),
+        openings=openings_under(plan),
+        warnings=tuple(told),
+    )
+
+
+WEIGHT_GIVEN = WEIGHT
+"""Stands among the columns of a party that gave (X, y, weight)."""
+
+
+def _named(parties: object) -> Mapping[Any, Any]:
+    if not isinstance(parties, Mapping) or not parties:
+        raise DataError(
+            f"parties: expected a mapping of names to rows, found {type(parties).__name__}; hansa.split(frame, by=COLUMN) makes "
+            "one of a frame"
+        )
+    return parties
+
+
+def _columns(value: Any, label: str | None, weight: str | None, where: str) -> dict[str, npt.NDArray[Any]]:
+    """A party's columns, label and weight among them."""
+    if not isinstance(value, tuple):
+        if label is None:
+            raise DataError(f"{where}: expected a label: say label=COLUMN, or give the party as a tuple (X, y)")
+        return columns_of(value, where)
+    if not 2 <= len(value) <= 3:
+        raise DataError(f"{where}: expected (X, y) or (X, y, weight), found a tuple of {len(value)}")
+    if label is not None or weight is not None:
+        raise DataError(
+            f"{where}: the label is given twice: leave out label= and weight=, or give one frame for each party"
+        )
+    columns = columns_of(value[0], where)
+    for name, array in zip((LABEL, WEIGHT), value[1:], strict=False):
+        if name in columns:
+            raise DataError(f"{where}: X has a column {name!r} beside the {name} that is given; rename the column")
+        one = columns_of(np.asarray(array).reshape(-1, 1), f"{where}, {name}", [name])
+        if len(one[name]) != len(next(iter(columns.values()), ())):
+            raise DataError(
+                f"{where}: X has {len(next(iter(columns.values()), ()))} rows, and the {name} {len(one[name])}"
+            )
+        columns |= one
+    return columns
+
+
+def _joined(
+    tables: Mapping[str, Mapping[str, npt.NDArray[Any]]],
+    label: str,
+    weight: str | None,
+    categorical: tuple[str, ...],
+    mode: str,
+    parameters: Parameters,
+) -> tuple[Table, dict[str, int]]:
+    """All parties' rows as one table, and how many each has."""
+    first_name, first = next(iter(tables.items()))
+    for name, columns in tables.items():
+        if set(columns) != set(first):
+            odd = sorted(set(columns) ^ set(first))[0]
+            has, lacks = (name, first_name) if odd in columns else (first_name, name)
+            raise DataError(
+                f"column {odd!r}: party {has!r} has it and party {lacks!r} has not; give all parties the same columns"
+            )
+    sizes = {name: len(next(iter(columns.values()), ())) for name, columns in tables.items()}
+    joined = {column: _stacked([columns[column] for columns in tables.values()]) for column in first}
+    kind = parameters.label_kind
+
+    def read(columns: Mapping[str, npt.NDArray[Any]], where: str) -> CodedTable:
+        return read_coded(
+            open_columns(columns, where),
+            label=label,
+            weight=weight,
+            categorical=categorical,
+            texts_are_categories=mode == COOPETITIVE,
+            label_kind=kind,
+        )
+
+    try:
+        coded = read(joined, "the parties' rows")
+    except DataError:
+        for name, columns in tables.items():
+            read(columns, f"party {name!r}")  # says whose row it is
+        raise
+    assert coded.label is not None
+    table = Table(
+        names=coded.names,
+        features=coded.features,
+        label=coded.label,
+        weight=coded.weight,
+        party=np.repeat(np.array(list(sizes), object), list(sizes.values())),
+        categories=coded.coding.levels,
+        categorical=coded.coding.categorical,
+        warnings=coded.warnings,
+    )
+    return table, sizes
+
+
+def _stacked(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """One column of several: of texts where any is."""
+    if any(array.dtype == object for array in arrays):
+        arrays = [
+            array
+            if array.dtype == object
+            else np.array([None if is_missing(v) else str(v) for v in array.tolist()], object)
+            for array in arrays
+        ]
+    return np.concatenate(arrays)
+
+
+Traffic = Mapping[str, tuple[int, int]]
+
+
+def _train(
+    plan: Plan, parts: Mapping[str, Table], threads: int, report: Callable[[Progress], None]
+) -> tuple[bytes, Mapping[str, Sequence[float | None]], Traffic]:
+    rows = {name: part.rows() for name, part in parts.items()}
+    if plan.coopetitive is None:
+        warm_up(plan.parameters)
+        run = train_in_process(plan, rows, threads=threads, report=report)
+        return run.outcome.model, run.outcome.history, {n: (t.bytes_up, t.bytes_down) for n, t in run.traffic.items()}
+    warm_up_shares(plan.parameters)
+    shared = share_in_process(plan, rows, report=report)
+    model = shared.members[plan.receivers[0]].model
+    if model is None:
+        raise HansaError("the run ended without a model")
+    history = values_alone(shared.members[plan.servers[0]].history)
+    return model, history, {n: (t.bytes_up, t.bytes_down) for n, t in shared.traffic.items()}
+
+
+def _member(plan: Plan, model: Model, part: Table, traffic: tuple[int, int], alone: bool) -> Member:
+    held = held_out(part.features, part.label, plan.evaluation_fraction, plan.parameters.seed)
+    together: Scores = {}
+    by_itself: Scores = {}
+    if held.any():
+        test = part.take(held)
+        predictions = model.ensemble.predict(test.features)
+        values = score_table(plan.parameters.objective, predictions, test.label)
+        together = {name: None if np.isnan(value) else value for name, value in values.items()}
+        if alone:
+            by_itself = train_alone(plan, part, test) or dict.fromkeys(together)
+    return Member(part.n_rows, *traffic, together, by_itself)
+
+
+def join(member_file: str | Path, on_event: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+    """Take part in a run over the network, as the member that a file describes; `hansa party` and its like do the same.
+
+    Parameters
+    ----------
+    member_file : path
+        The member's own file; the plan that it names says which roles the member plays.
+    on_event : callable, optional
+        Called with what `--json` prints as lines: progress, and what happens to connections.
+
+    Returns
+    -------
+    dict
+        The member's record, which is also written where the file says.
+
+    Raises
+    ------
+    HansaError
+        And its kinds: the run was refused or stopped; says by whom, why and what to do.
+    """
+    from hansa.node.run import run_member_file
+
+    return run_member_file(Path(member_file), on_event or (lambda _: None))

@@ -1,0 +1,162 @@
+"""A trained model as a data scientist uses it: frames in, predictions out, and XGBoost's own objects."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.data.coding import CodedTable, Coding, read_coded
+from hansa.data.frames import columns_of, open_columns
+from hansa.errors import DataError, HansaError
+from hansa.files import write_whole
+from hansa.node.cores import cores
+from hansa.trees.ensemble import Ensemble, ImportanceKind
+from hansa.trees.xgboost_json import from_model_file, to_json
+
+if TYPE_CHECKING:
+    import xgboost
+
+Floats = npt.NDArray[np.float32]
+
+
+class Model:
+    """A gradient-boosted model, the same as XGBoost's of the same trees.
+
+    Parameters
+    ----------
+    file : bytes
+        An XGBoost model, JSON or UBJSON, of Hansa or of XGBoost 1.7 to 3.
+
+    Raises
+    ------
+    DataError
+        The file is no model, or holds what Hansa does not predict; names the field.
+
+    Examples
+    --------
+    >>> import numpy as np, hansa
+    >>> X = np.linspace(0, 1, 200, dtype=np.float32).reshape(-1, 1)
+    >>> y = (X[:, 0] > 0.5).astype(int)
+    >>> parties = {"aurora": (X[::2], y[::2]), "borealis": (X[1::2], y[1::2])}
+    >>> model = hansa.fit(parties, rounds=5, alone=False).model
+    >>> model.predict(X[:3])
+    array([0, 0, 0])
+    >>> hansa.Model(model.to_json()).feature_names
+    ('f0',)
+    """
+
+    def __init__(self, file: bytes) -> None:
+        self._ensemble = from_model_file(file)
+        self._levels = {
+            name: own for name, own in zip(self._ensemble.feature_names, self._ensemble.categories, strict=False) if own
+        }
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Model:
+        """Read a model file. Raises DataError naming the file."""
+        try:
+            return cls(Path(path).read_bytes())
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model as XGBoost JSON, mode 0600; whole or not at all. Raises OutputError."""
+        if Path(path).suffix.lower() != ".json":
+            raise DataError(f"{path}: expected a name that ends in .json, which is what is written")
+        write_whole(Path(path), self.to_json())
+
+    def to_json(self) -> bytes:
+        """The model as XGBoost's JSON."""
+        return to_json(self._ensemble)
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The trees as arrays."""
+        return self._ensemble
+
+    @property
+    def objective(self) -> str:
+        """`binary:logistic` or `reg:squarederror`."""
+        return self._ensemble.objective
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """In the order of training."""
+        return self._ensemble.feature_names
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of boosting: trees of each output."""
+        return self._ensemble.rounds
+
+    def predict_margin(self, X: object) -> Floats:
+        """Sums of leaves and base margin.
+
+        Parameters
+        ----------
+        X : frame or array
+            A data frame with the model's features, in any order and beside others; or an array (rows, features) in the model's order.
+
+        Returns
+        -------
+        array of float32, (rows,) or (rows, outputs)
+
+        Raises
+        ------
+        DataError
+            A feature is missing, or a cell is neither a number nor, in a column of texts, a text; names row and column.
+        """
+        return self._ensemble.predict_margin(self._read(X).features, cores())
+
+    def predict_proba(self, X: object) -> Floats:
+        """Probabilities: float32 (rows, 2) of the classes 0 and 1, or (rows, classes); see `predict_margin` for the rest."""
+        if self.objective != "binary:logistic":
+            raise HansaError(f"a model of objective {self.objective!r} has no probabilities; call predict")
+        scores = self._ensemble.predict(self._read(X).features, cores())
+        return scores if scores.ndim == 2 else np.stack([1 - scores, scores], axis=1)
+
+    def predict(self, X: object) -> npt.NDArray[Any]:
+        """The likeliest class, int64 (rows,), or the value of a regression, float32 (rows,); see `predict_margin` for the rest."""
+        if self.objective == "binary:logistic":
+            return np.asarray(self.predict_proba(X).argmax(axis=1), np.int64)
+        return self._ensemble.predict(self._read(X).features, cores())
+
+    def importance(self, kind: ImportanceKind = "gain") -> dict[str, float]:
+        """XGBoost's feature importance: weight, gain, cover, total_gain or total_cover."""
+        return self._ensemble.importance(kind)
+
+    def to_xgboost(self) -> xgboost.Booster:
+        """The same model as XGBoost's own. Raises HansaError where the package xgboost is not installed."""
+        try:
+            import xgboost
+        except ImportError as error:
+            raise HansaError("to_xgboost needs the package xgboost: pip install 'hansa[xgboost]'") from error
+        booster = xgboost.Booster()
+        booster.load_model(bytearray(self.to_json()))
+        return booster
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Model) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Model, (self.to_json(),)
+
+    def __repr__(self) -> str:
+        return f"hansa.Model({self.objective}, {self.rounds} rounds, {len(self.feature_names)} features)"
+
+    def _read(self, X: object) -> CodedTable:
+        names = self.feature_names
+        columns = columns_of(X, "X", names)
+        if missing := [name for name in names if name not in columns]:
+            raise DataError(
+                f"X: no column {missing[0]!r}, which the model needs; found {', '.join(map(repr, columns))[:200]}"
+            )
+        known = Coding({**self._levels, **self._ensemble.codes}, tuple(self._levels))
+        return read_coded(open_columns({name: columns[name] for name in names}, "X"), names, known=known)

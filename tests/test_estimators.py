@@ -1,0 +1,98 @@
+"""The estimators against scikit-learn's own checks, and in the tools that people put estimators into."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import hansa
+from hansa.errors import PlanError
+
+NOT_MET: dict[str, str] = {
+    "check_sample_weight_equivalence_on_dense_data": "min_cell_rows counts rows: a row twice is two, a row of weight 2 is one",
+}
+"""Checks of scikit-learn that do not hold for the regressor, and why."""
+
+
+def expected_failures(estimator: object) -> dict[str, str]:
+    return NOT_MET if isinstance(estimator, hansa.HansaRegressor) else {}
+
+
+@parametrize_with_checks(
+    [hansa.HansaClassifier(n_estimators=5, max_depth=3), hansa.HansaRegressor(n_estimators=15, max_depth=4)],
+    expected_failed_checks=expected_failures,
+)
+def test_scikit_learns_own_checks_hold(estimator, check):
+    check(estimator)
+
+
+def rows(n: int = 240) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame({"load": rng.normal(size=n), "alarms": rng.integers(0, 5, n)})
+    labels = np.where(frame["load"] + frame["alarms"] / 3 + rng.normal(size=n) / 4 > 1, "fault", "fine")
+    return frame, labels, np.arange(n) % 3
+
+
+@pytest.mark.parametrize("mode", ["federated", "secure-aggregation"])
+def test_parties_change_nothing_of_the_model(mode):
+    frame, labels, groups = rows()
+    one = hansa.HansaClassifier(n_estimators=4, max_depth=3).fit(frame, labels)
+    several = hansa.HansaClassifier(n_estimators=4, max_depth=3, mode=mode).fit(frame, labels, groups=groups)
+    assert several.model_ == one.model_
+    assert list(several.run_.members) == ["0", "1", "2"]
+    assert several.score(frame, labels) > 0.9
+    assert several.feature_importances_.sum() == pytest.approx(1)
+
+
+def test_several_classes_and_texts_in_coopetitive_mode():
+    frame, _, groups = rows(300)
+    frame["kind"] = np.array(["a", "b", "c"])[np.arange(300) % 3]
+    labels = np.array(["low", "middle", "high"])[np.arange(300) % 3]
+    fitted = hansa.HansaClassifier(n_estimators=2, max_depth=2, mode="coopetitive").fit(frame, labels, groups=groups)
+    assert fitted.classes_.tolist() == ["high", "low", "middle"]
+    assert (fitted.predict(frame) == labels).all()
+    assert fitted.predict_proba(frame).shape == (300, 3)
+
+
+def test_they_work_in_pipelines_grids_and_cross_validation():
+    frame, labels, groups = rows()
+    grid = GridSearchCV(
+        make_pipeline(StandardScaler(), hansa.HansaClassifier(n_estimators=3)),
+        {"hansaclassifier__max_depth": [1, 3]},
+        cv=3,
+    )
+    assert grid.fit(frame, labels).best_score_ > 0.85
+    scores = cross_val_score(hansa.HansaClassifier(n_estimators=3), frame, labels, cv=GroupKFold(3), groups=groups)
+    assert scores.min() > 0.8
+    fitted = hansa.HansaRegressor(n_estimators=3).fit(frame, frame["load"])
+    again = pickle.loads(pickle.dumps(fitted))
+    assert np.array_equal(again.predict(frame), fitted.predict(frame))
+    assert clone(fitted).get_params() == fitted.get_params()
+
+
+def test_what_they_do_not_take_is_said():
+    frame, labels, groups = rows()
+    with pytest.raises(ValueError, match=r"mode 'federated'.*multiclass.*choose mode='coopetitive'"):
+        hansa.HansaClassifier().fit(frame, np.arange(len(frame)) % 3)
+    with pytest.raises(PlanError, match="max_depth"):
+        hansa.HansaClassifier(max_depth=-1).fit(frame, labels)
+    with pytest.raises(PlanError, match="secure-aggregation"):
+        hansa.HansaClassifier(mode="secure-aggregation").fit(frame, labels)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        hansa.HansaClassifier().fit(frame, labels, groups=groups[:-1])
+    dates = frame.assign(load=pd.Timestamp("2026-11-30"))
+    with pytest.raises(ValueError, match=r"party 'rows', column 'load': expected numbers or texts, found dates"):
+        hansa.HansaClassifier().fit(dates, labels)
+
+
+def test_this_release_of_scikit_learn_was_checked():
+    assert tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 6)

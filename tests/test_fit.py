@@ -1,0 +1,200 @@
+"""Training from Python: the models that the commands give, and errors that name the party, the row and the cure."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+import hansa
+from hansa.errors import DataError, PlanError
+from hansa.plan import MODES
+from hansa.roles.run import Progress
+
+N = 450
+
+
+def cells() -> pd.DataFrame:
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame(
+        {
+            "operator": np.array(["aurora", "borealis", "Cirrus AG"])[np.arange(N) % 3],
+            "load": rng.normal(size=N).astype(np.float32),
+            "alarms": rng.integers(0, 6, N),
+            "rsrp": np.where(rng.random(N) < 0.1, np.nan, rng.normal(-95, 8, N).round(1)),
+        }
+    )
+    frame["fault"] = (frame["load"] + frame["alarms"] / 4 + rng.logistic(size=N) > 1).astype(int)
+    return frame
+
+
+@pytest.fixture(autouse=True)
+def loud():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_lines_of_the_notebook(mode):
+    parties = hansa.split(cells(), by="operator")
+    seen: list[Progress] = []
+    run = hansa.fit(
+        parties, label="fault", mode=mode, rounds=4, max_depth=3, evaluation_fraction=0.3, on_event=seen.append
+    )
+    assert list(run.members) == ["Cirrus AG", "aurora", "borealis"]
+    assert [event.trees for event in seen if event.stage == "trained"] == [4]
+    assert run.metrics.keys() == {"logloss"}
+    for member in run.members.values():
+        assert member.rows == 150
+        assert member.bytes_up > 0
+        assert member.together.keys() == member.alone.keys() >= {"auc", "logloss"}
+    shown = repr(run)
+    assert f"{mode}: 3 parties, 4 rounds" in shown
+    assert all(sentence in shown for sentence in run.exposure)
+    page = run._repr_html_()
+    assert "Cirrus AG" in page
+    assert bool(run.openings) == (mode == "coopetitive")
+    frame = cells()
+    probabilities = run.model.predict_proba(frame)
+    assert probabilities.shape == (N, 2)
+    booster = run.model.to_xgboost()
+    import xgboost
+
+    theirs = booster.predict(xgboost.DMatrix(frame[["load", "alarms", "rsrp"]]))
+    assert np.abs(theirs - probabilities[:, 1]).max() < 1e-6
+
+
+def test_frames_of_every_library_and_arrays_give_the_same_model_to_the_byte():
+    frame = cells()
+    models = [
+        hansa.fit(hansa.split(kind(frame), by="operator"), label="fault", rounds=3, alone=False).model.to_json()
+        for kind in (lambda f: f, pl.from_pandas, lambda f: pa.Table.from_pandas(f, preserve_index=False))
+    ]
+    names = ["load", "alarms", "rsrp"]
+    arrays = {
+        name: (part[names].to_numpy(), part["fault"].to_numpy())
+        for name, part in hansa.split(frame, by="operator").items()
+    }
+    models.append(hansa.fit(arrays, rounds=3, alone=False).model.to_json())
+    for number, name in enumerate(names):
+        models[-1] = models[-1].replace(f'"f{number}"'.encode(), f'"{name}"'.encode())
+    assert len(set(models)) == 1
+
+
+def test_the_model_is_the_one_of_the_command(tmp_path):
+    from click.testing import CliRunner
+
+    from hansa.cli.main import main
+
+    frame = cells()
+    frame.to_csv(tmp_path / "cells.csv", index=False)
+    done = CliRunner().invoke(
+        main,
+        ["simulate", str(tmp_path / "cells.csv"), "--label", "fault", "--party-column", "operator", "--rounds", "3", "--in-process",
+         "--test", str(tmp_path / "cells.csv"), "--save", str(tmp_path / "model.json")],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    run = hansa.fit(hansa.split(pd.read_csv(tmp_path / "cells.csv"), by="operator"), label="fault", rounds=3, seed=42)
+    assert run.model.to_json() == (tmp_path / "model.json").read_bytes()
+
+
+def test_weights_are_taken_from_a_column_or_from_an_array():
+    frame = cells()
+    frame["importance"] = np.arange(N) % 4 + 1.0
+    by_name = hansa.fit(hansa.split(frame, by="operator"), label="fault", weight="importance", rounds=2)
+    names = ["load", "alarms", "rsrp"]
+    by_array = hansa.fit(
+        {
+            name: (part[names], part["fault"], part["importance"])
+            for name, part in hansa.split(frame, by="operator").items()
+        },
+        rounds=2,
+    )
+    assert by_array.model == by_name.model
+    assert (
+        by_name.model
+        != hansa.fit(hansa.split(frame.drop(columns="importance"), by="operator"), label="fault", rounds=2).model
+    )
+
+
+def test_texts_are_categories_on_shares_and_codes_that_are_told_elsewhere():
+    frame = cells()
+    frame["vendor"] = np.array(["ericsson", "nokia", None, "huawei"])[np.arange(N) % 4]
+    parties = hansa.split(frame, by="operator")
+    shared = hansa.fit(parties, label="fault", mode="coopetitive", rounds=2, max_depth=2)
+    assert shared.plan.schema.levels == {"vendor": ("ericsson", "huawei", "nokia")}
+    with pytest.warns(UserWarning, match="column 'vendor': its 3 texts became the codes 0 to 2"):
+        coded = hansa.fit(parties, label="fault", rounds=2)
+    assert coded.warnings
+    again = hansa.Model(coded.model.to_json())
+    assert np.array_equal(again.predict(frame), coded.model.predict(frame))
+
+
+PARTIES = hansa.split(cells(), by="operator")
+
+
+def changed(column: str, value: object, row: int = 4) -> dict[str, pd.DataFrame]:
+    part = PARTIES["borealis"].reset_index(drop=True).astype({column: object})
+    part.loc[row, column] = value
+    return PARTIES | {"borealis": part}
+
+
+@pytest.mark.parametrize(
+    ("parties", "options", "said"),
+    [
+        (changed("load", "1,234.5"), {}, r"party 'borealis', row 5, column 'load': .*thousands separators"),
+        (changed("fault", 2), {}, r"party 'borealis', row 5, column 'fault'"),
+        (changed("fault", None), {}, r"party 'borealis', row 5, column 'fault'"),
+        (changed("load", float("inf")), {}, r"party 'borealis', row 5, column 'load'"),
+        (PARTIES | {"cirrus": PARTIES["aurora"].drop(columns="rsrp")}, {}, "column 'rsrp': party 'Cirrus AG' has it and party"),
+        (PARTIES, {"label": "nothing"}, r"no column 'nothing'"),
+        (PARTIES, {"label": None}, r"party 'Cirrus AG': expected a label: say label=COLUMN"),
+        (cells(), {}, r"parties: expected a mapping of names to rows, found DataFrame; hansa.split"),
+        ({}, {}, "parties: expected a mapping"),
+        ({"a": np.zeros((3, 2))}, {"label": None}, "party 'a': expected a label"),
+        ({"a": (np.zeros((3, 2)), np.zeros(2))}, {"label": None}, "party 'a': X has 3 rows, and the label 2"),
+        ({"a": (np.zeros((3, 2)),)}, {"label": None}, "party 'a': expected \\(X, y\\)"),
+        ({"a": (np.zeros(3), np.zeros(3))}, {"label": None}, r"party 'a': expected an array of shape \(rows, features\)"),
+        ({"a": PARTIES["aurora"].iloc[:0]}, {}, "no rows"),
+    ],
+)  # fmt: skip
+def test_bad_rows_are_refused_by_party_row_and_column(parties, options, said):
+    with pytest.raises(DataError, match=said):
+        hansa.fit(parties, **({"label": "fault", "rounds": 1} | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mode": "plain"}, "mode is 'plain'; expected one of federated"),
+        ({"max_dept": 3}, "max_dept"),
+        ({"categorical": ["load"]}, "categorical goes with mode='coopetitive' only"),
+        ({"statistics": True}, "statistics goes with mode='coopetitive' only"),
+        ({"objective": "count:poisson"}, "count:poisson"),
+        ({"early_stopping_rounds": 3}, "evaluation"),
+    ],
+)
+def test_settings_that_hansa_does_not_have_are_refused_by_name(options, said):
+    with pytest.raises(PlanError, match=said):
+        hansa.fit(PARTIES, label="fault", **({"rounds": 1} | options))
+
+
+def test_rows_that_real_members_would_refuse_to_bring_are_told():
+    small = {name: part.iloc[:15] for name, part in PARTIES.items()}
+    with pytest.warns(UserWarning, match="real members with the default policy would refuse this run"):
+        hansa.fit(small, label="fault", mode="secure-aggregation", rounds=1)
+
+
+def test_a_frame_is_split_by_its_column_and_stays_what_it_was():
+    parts = hansa.split(pl.from_pandas(cells()), by="operator")
+    assert all(isinstance(part, pl.DataFrame) and "operator" not in part.columns for part in parts.values())
+    assert sum(len(part) for part in parts.values()) == N
+    with pytest.raises(DataError, match=r"row 1, column 'operator': says no party"):
+        hansa.split(cells().assign(operator=None), by="operator")
+    with pytest.raises(DataError, match="no column 'bank'"):
+        hansa.split(cells(), by="bank")
