@@ -208,7 +208,9 @@ def fit(
     evaluation_steps: Sequence[int] = (),
     min_cell_rows: int = DEFAULT_MIN_CELL_ROWS,
     label_range: tuple[float, float] | None = None,
-    statistics: bool = False,
+    statistics: bool | None = None,
+    least_choices: int | None = None,
+    leaf_bits: int | None = None,
     alone: bool = True,
     threads: int | None = None,
     on_event: Callable[[Progress], None] | None = None,
@@ -238,8 +240,10 @@ def fit(
         Cuts stop at cells of so many pooled rows.
     label_range : (float, float), optional
         Coopetitive regression: lowest and highest label, which is public; that of the rows by default.
-    statistics : bool
-        Coopetitive: release gain and cover with the splits.
+    statistics : bool, optional
+        Whether the model has gain and cover; by default not in coopetitive mode, and in the others it has.
+    least_choices, leaf_bits : int, optional
+        How far leaf values are rounded, as in a plan's [release].
     alone : bool
         Train each party alone too, where rows are held out, to compare.
     threads : int, optional
@@ -275,7 +279,6 @@ def fit(
         "categorical": categorical,
         "evaluation_steps": evaluation_steps,
         "label_range": label_range,
-        "statistics": statistics,
     }
     if mode != COOPETITIVE and (wrong := [name for name, value in given.items() if value]):
         raise PlanError(f"{wrong[0]} goes with mode={COOPETITIVE!r} only; leave it out, or choose that mode")
@@ -298,6 +301,8 @@ def fit(
         label_range=label_range,
         steps=tuple(evaluation_steps),
         statistics=statistics,
+        least_choices=least_choices,
+        leaf_bits=leaf_bits,
     )
     heaviest = 1.0 if table.weight is None else float(table.weight.max())
     levels = {name: table.categories[name] for name in table.categorical}

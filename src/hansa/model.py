@@ -12,10 +12,10 @@ import numpy.typing as npt
 from hansa.data.coding import CodedTable, Coding, read_coded
 from hansa.data.frames import columns_of, open_columns
 from hansa.errors import DataError, HansaError
-from hansa.files import write_whole
+from hansa.files import read_whole, write_whole
 from hansa.node.cores import cores
 from hansa.trees.ensemble import Ensemble, ImportanceKind
-from hansa.trees.xgboost_json import from_model_file, to_json
+from hansa.trees.xgboost_json import MOST_BYTES, from_model_file, to_json
 
 if TYPE_CHECKING:
     import xgboost
@@ -59,8 +59,8 @@ class Model:
     def load(cls, path: str | os.PathLike[str]) -> Model:
         """Read a model file. Raises DataError naming the file."""
         try:
-            return cls(Path(path).read_bytes())
-        except DataError as error:
+            return cls(read_whole(Path(path), MOST_BYTES))
+        except (DataError, OSError, ValueError) as error:
             raise DataError(f"{path}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
