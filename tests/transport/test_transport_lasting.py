@@ -388,7 +388,7 @@ def test_what_is_kept_has_a_limit_though_all_goes_one_way(net, monkeypatch, dire
 
         saying = net.threads.submit(say)
         assert [heard(hub) for _ in frames] == [("north", frame) for frame in frames]
-        with pytest.raises(MemberLost, match="the connection was closed|reset by peer"):
+        with pytest.raises(MemberLost, match=r"the connection was closed|reset by peer"):
             hub.receive(HANG_S)
         most = saying.result(HANG_S)
     else:
