@@ -21,6 +21,7 @@ import click
 import msgspec
 import pytest
 
+import hansa
 import hansa.errors
 from hansa.cli.main import AGAIN, REFUSED, main
 from hansa.cli.signals import ENDING, Interrupted
@@ -478,3 +479,9 @@ def test_every_example_of_the_public_names_runs(module):
     failed, tried = doctest.testmod(importlib.import_module(module))
     assert tried > 0
     assert failed == 0
+
+
+def test_every_public_name_stands_in_the_reference():
+    told = set(re.findall(r"`(\w+)`", section(text("docs/reference.md"), "Python").split("Rows are frames")[0]))
+    assert set(hansa.__all__) - {"__version__"} <= told
+    assert all(hasattr(hansa, name) for name in hansa.__all__)
