@@ -79,6 +79,12 @@ def test_they_work_in_pipelines_grids_and_cross_validation():
     assert clone(fitted).get_params() == fitted.get_params()
 
 
+def test_all_threads_are_said_as_scikit_learn_says_it():
+    frame, labels, _ = rows()
+    models = [hansa.HansaClassifier(n_estimators=2, n_jobs=jobs).fit(frame, labels).model_ for jobs in (None, -1, 1)]
+    assert models[0] == models[1] == models[2]
+
+
 def test_what_they_do_not_take_is_said():
     frame, labels, groups = rows()
     with pytest.raises(ValueError, match=r"mode 'federated'.*multiclass.*choose mode='coopetitive'"):

@@ -114,7 +114,9 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
                 min_cell_rows=self.min_cell_rows,
                 categorical=self.categorical,
                 alone=False,
-                threads=self.n_jobs,
+                threads=self.n_jobs
+                if self.n_jobs is not None and self.n_jobs > 0
+                else None,  # as -1 says elsewhere: all
                 **{key: value for key, value in given.items() if value is not None},
             )
         except DataError as error:
@@ -172,7 +174,7 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
     categorical : sequence of str
         Coopetitive: features whose values are categories.
     n_jobs : int, optional
-        Compute threads.
+        Compute threads; None or -1 for as many as are worth while.
 
     Attributes
     ----------

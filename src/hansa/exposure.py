@@ -39,9 +39,9 @@ _CHECKED = "each party checks the pooled rows of every cell and node that is ask
 VERIFIED: Mapping[str, str] = {
     "off": "The masks protect against an aggregator that follows the protocol. One that does not can choose splits that isolate rows.",
     "tree": "An aggregator that does not follow the protocol can isolate rows in one tree, or in one search for cuts, and is then "
-    "caught: " + _CHECKED,
+    "caught, as long as no party helps it: " + _CHECKED,
     "after": "An aggregator that does not follow the protocol can isolate rows in one level of one tree, or in one search for cuts, "
-    "and is then caught: " + _CHECKED,
+    "and is then caught, as long as no party helps it: " + _CHECKED,
     "before": "An aggregator that does not follow the protocol cannot isolate rows, as long as no party helps it: before sums leave, "
     + _CHECKED,
 }
