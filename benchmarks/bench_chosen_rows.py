@@ -25,7 +25,7 @@ from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.node.in_process import share_in_process, train_in_process
 from hansa.plan import COOPETITIVE, Coopetitive, Plan, Release
-from hansa.roles.statistics import rounded_leaf_bits
+from hansa.roles.summed.statistics import rounded_leaf_bits
 from hansa.trees.ensemble import Ensemble, Tree
 from hansa.trees.parameters import parse_parameters
 from hansa.trees.xgboost_json import from_json

@@ -32,14 +32,14 @@ from benchmarks.machine import console, described, machine
 from benchmarks.plain_product import product_seconds
 from hansa.data.quantiles import SortedKeys
 from hansa.mpc.lockstep import Record, run_three
-from hansa.mpc.quantile_search import CutSearchOnShares, RequestGuard, count_probes
 from hansa.mpc.replicated import Address, PairStreams, Server
-from hansa.mpc.shared_vectors import receive_vector, share_vector
-from hansa.mpc.split_finding import group_sizes
-from hansa.mpc.training import growth_of
 from hansa.node.in_process import share_in_process, warm_up_shares
+from hansa.oblivious.quantile_search import CutSearchOnShares, RequestGuard, count_probes
+from hansa.oblivious.shared_vectors import receive_vector, share_vector
+from hansa.oblivious.split_finding import group_sizes
+from hansa.oblivious.training import growth_of
 from hansa.plan import SERVER_LINKS, Plan
-from hansa.roles.sharing import Counts, Start, given_start
+from hansa.roles.shared.sharing import Counts, Start, given_start
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm, fresh_key
 from hansa.simulation.processes import train_in_processes

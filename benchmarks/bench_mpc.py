@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.plain_product import product_seconds
-from hansa.mpc.candidates import Candidates, Feature
 from hansa.mpc.lockstep import check_received
 from hansa.mpc.replicated import PairStreams, Program, Server
 from hansa.mpc.ring import Words
-from hansa.mpc.shared_rows import RowShares, label_words, receive_rows, share_rows
-from hansa.mpc.training import Coins, Settings, boost, memory_estimate, start_margins
 from hansa.node.phases import phase_of
+from hansa.oblivious.candidates import Candidates, Feature
+from hansa.oblivious.shared_rows import RowShares, label_words, receive_rows, share_rows
+from hansa.oblivious.training import Coins, Settings, boost, memory_estimate, start_margins
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm
 

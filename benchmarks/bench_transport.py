@@ -19,7 +19,7 @@ from rich.table import Table
 from benchmarks.machine import console
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
 from hansa.consortium.members import members_of, read_members, write_members
-from hansa.transport.lasting import LastingChannel, LastingHub
+from hansa.transport.resumable import LastingChannel, LastingHub
 from hansa.transport.tls import Credentials, TlsChannel, TlsHub
 
 SIZES = {"100 B": (100, 3000), "100 kB": (100_000, 1000), "4 MB": (4_000_000, 60)}

@@ -31,7 +31,6 @@ from hansa.data.source import Rows
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan
 from hansa.roles.run import Progress
-from hansa.trees.crew import Crew
 from hansa.trees.histogram import (
     build_histograms,
     build_histograms_parallel,
@@ -41,6 +40,7 @@ from hansa.trees.histogram import (
 from hansa.trees.objective import Scales, gradients, pack
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.splitting import add_part, finish_nodes, rule_of
+from hansa.trees.worker_pool import Crew
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import naive_trees as naive

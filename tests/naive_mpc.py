@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hansa.mpc.candidates import ONLY_MISSING, Candidates
-from hansa.mpc.release import PlainTree, left_of
-from hansa.mpc.training import Settings, growth_of
+from hansa.oblivious.candidates import ONLY_MISSING, Candidates
+from hansa.oblivious.release import PlainTree, left_of
+from hansa.oblivious.training import Settings, growth_of
 
 
 def naive_gemm(c, v):

@@ -38,7 +38,7 @@ from hansa.node import model_file
 from hansa.node.member import read_member_file
 from hansa.plan import read_plan
 from hansa.protocol import messages
-from hansa.transport.lasting import LastingHub
+from hansa.transport.resumable import LastingHub
 
 ENDLESS = PLAN.replace("rounds = 3", "rounds = 100000")
 INTERRUPTED = "its operator stopped its process"

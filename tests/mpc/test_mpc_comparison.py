@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from three_servers import reveal, share
 
 from hansa.mpc import comparison as cmp
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.replicated import reshare
 from hansa.mpc.ring import BITS, RING32, RING64, Ring, pack_bits, unpack_bits
+from three_servers import reveal, share
 
 EDGES = [0, 1, -1, 2**20, -(2**20), 2**62 - 1, -(2**62), 2**61, 2**63 - 1, -(2**63)]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from three_servers import reveal, share
 
 from hansa.mpc import fourier
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.ring import BITS, RING32, unpack_bits
 from naive_mpc import sigmoid
+from three_servers import reveal, share
 
 K = 2 * np.arange(fourier.TERMS) + 1
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from three_servers import ALGORITHM, make_servers, make_table, train_openly
 
 import hansa.mpc.openings as openings
 from hansa.data.quantiles import SortedKeys
 from hansa.mpc.lockstep import Record, run_three
-from hansa.mpc.quantile_search import CutSearchOnShares, count_probes
 from hansa.mpc.replicated import Address
-from hansa.mpc.shared_vectors import receive_vector, share_vector
-from hansa.mpc.training import Settings
+from hansa.oblivious.quantile_search import CutSearchOnShares, count_probes
+from hansa.oblivious.shared_vectors import receive_vector, share_vector
+from hansa.oblivious.training import Settings
+from three_servers import ALGORITHM, make_servers, make_table, train_openly
 
 PACKAGE = Path(openings.__file__).parent
 CALLS = {"open_and_deal", "open_to_all", "reconstruct"}

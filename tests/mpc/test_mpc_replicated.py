@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from three_servers import make_servers, reveal, share
 
 from hansa.errors import ProtocolError
 from hansa.mpc import replicated as rep
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.ring import BITS, BYTES, RING32, RING64, Ring
+from three_servers import make_servers, reveal, share
 
 RINGS = [RING32, RING64, BITS, BYTES, Ring("Z3", 3, np.uint32)]
 

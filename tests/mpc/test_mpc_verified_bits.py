@@ -6,14 +6,14 @@ from math import comb, log2
 
 import numpy as np
 import pytest
-from lying_servers import changed, run_with_liar
-from three_servers import make_servers, reveal, share
 
 from hansa.errors import ServersDisagree
 from hansa.mpc import verified_bits as vb
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.replicated import Address, check_copies, check_zero, open_to_all
 from hansa.mpc.ring import BITS, BYTES, RING64, pack_bits, unpack_bits
+from lying_servers import changed, run_with_liar
+from three_servers import make_servers, reveal, share
 
 PLACE = Address(0, 0, 0, "verified")
 

@@ -19,13 +19,13 @@ import pytest
 
 from hansa.errors import ProtocolError
 from hansa.mpc import comparison as cmp
-from hansa.mpc import evaluation as ev
 from hansa.mpc import replicated as rep
 from hansa.mpc import verified_bits as vb
-from hansa.mpc.candidates import Candidates, Feature
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.ring import BITS, RING32, Ring, pack_bits, unpack_bits
-from hansa.mpc.shared_rows import RowShares, receive_rows, routing_part, sums_part
+from hansa.oblivious import evaluation as ev
+from hansa.oblivious.candidates import Candidates, Feature
+from hansa.oblivious.shared_rows import RowShares, receive_rows, routing_part, sums_part
 
 Z2 = Ring("Z2", 2, np.uint32)
 Z3 = Ring("Z3", 3, np.uint32)
@@ -333,7 +333,7 @@ def test_double_use_of_a_zero_sharing_is_found():
     assert views_agree(double_use, 2, [Z3, Z3])[0]
 
 
-# Rows that a server owns: one column, of one bit; the parts are of the small ring, the products those of `mpc.shared_rows`.
+# Rows that a server owns: one column, of one bit; the parts are of the small ring, the products those of `oblivious.shared_rows`.
 
 COLUMN = Candidates((Feature(1),))
 

@@ -14,25 +14,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_tables import NAMES, OPEN, plan, spread, table
 
-import hansa.roles.protection
+import hansa.roles.summed.sum_masking
 import hansa.secure.masking
 from cutting_line import Cut, CuttingLine, drawn_cuts
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
 from hansa.errors import HansaError
 from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import Contribution, decode
-from hansa.roles.aggregator import Aggregator, Outcome
-from hansa.roles.party import Party
-from hansa.roles.protection import Signer
 from hansa.roles.run import run_hub, run_member
+from hansa.roles.summed.aggregator import Aggregator, Outcome
+from hansa.roles.summed.party import Party
+from hansa.roles.summed.sum_masking import Signer
 from hansa.secure.masking import Label, Masker
-from hansa.transport.correspondence import HEAD
 from hansa.transport.credentials import Credentials
-from hansa.transport.lasting import LastingChannel, LastingHub
+from hansa.transport.delivery import HEAD
 from hansa.transport.recording import RecordingHub, read_transcript
+from hansa.transport.resumable import LastingChannel, LastingHub
 from hansa.transport.tls import TlsChannel, TlsHub
+from made_tables import NAMES, OPEN, plan, spread, table
 from waiting import HANG_S
 
 PARTIES = NAMES[:3]
@@ -73,7 +73,7 @@ class Wire:
 
 @pytest.fixture
 def wire(monkeypatch) -> Wire:
-    """Watches what is written below `transport.lasting`."""
+    """Watches what is written below `transport.resumable`."""
     seen = Wire()
     channel_send, hub_send = TlsChannel.send, TlsHub.send
 
@@ -221,7 +221,7 @@ def test_no_label_and_no_mask_is_used_twice_though_frames_are_sent_again(circle,
                 drawn.append((self.watched, name))
             return super()._spend(name)
 
-    monkeypatch.setattr(hansa.roles.protection, "Masker", Watched)
+    monkeypatch.setattr(hansa.roles.summed.sum_masking, "Masker", Watched)
     monkeypatch.setattr(hansa.secure.masking, "NamedStreams", Streams)
     vectors: dict[tuple[object, ...], set[bytes]] = defaultdict(set)
     for seed in (11, 12):

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from conversation import Conversation
-from made_tables import NAMES, plan, spread, table
-from shares import shared_plan
 
+from conversation import Conversation
 from hansa.errors import HansaError, LinkLost, ProtocolError, TransportError
 from hansa.node.in_process import share_in_process, train_in_process
 from hansa.protocol.messages import Abort, KeysConfirmed, Message, QuantiseGradients, decode, encode
@@ -18,6 +16,8 @@ from hansa.roles.run import ResidentRole, run_member
 from hansa.secure.keys import PairKey, RunKeyPair
 from hansa.secure.prg import KeyStream, NamedStreams
 from hansa.secure.sealing import Opener, Sealer
+from made_tables import NAMES, plan, spread, table
+from shares import shared_plan
 
 PARTIES = NAMES[:3]
 HOLDERS = (PairKey, RunKeyPair, KeyStream, NamedStreams, Sealer, Opener)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,6 @@ from hansa.secure.keys import (
 from hansa.secure.prg import Algorithm
 
 TESTS = Path(__file__).parent.parent
-sys.path.insert(0, str(TESTS))
 
 
 @dataclass(frozen=True)

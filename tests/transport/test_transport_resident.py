@@ -10,8 +10,8 @@ import pytest
 
 from hansa.errors import MemberLost, TransportError
 from hansa.transport.channel import Traffic
+from hansa.transport.local_member import HubWithResident
 from hansa.transport.recording import RecordingResident, read_transcript
-from hansa.transport.resident import HubWithResident
 from waiting import HANG_S
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hansa.trees.crew import Crew, ring
+from hansa.trees.worker_pool import Crew, ring
 from waiting import HANG_S
 
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 import naive_trees as naive
 from hansa.data.binning import bin_rows
 from hansa.data.quantiles import Cuts
-from hansa.trees.crew import Crew
 from hansa.trees.ensemble import ROOT_PARENT, Ensemble
 from hansa.trees.growth import Buffers, Grower, Level, RowPartition, nodes_to_build
 from hansa.trees.histogram import build_histograms, layout_of
 from hansa.trees.objective import gradients, pack, scales, sum_magnitudes, unit_exponent
 from hansa.trees.parameters import Parameters
+from hansa.trees.worker_pool import Crew
 
 NO_BITS = np.zeros(0, np.uint8)
 

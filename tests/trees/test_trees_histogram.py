@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive_trees as naive
-from hansa.trees.crew import Crew
 from hansa.trees.histogram import (
     STRIDE,
     build_histograms,
@@ -18,6 +17,7 @@ from hansa.trees.histogram import (
     layout_of,
     partition_rows,
 )
+from hansa.trees.worker_pool import Crew
 
 
 @dataclass(frozen=True)

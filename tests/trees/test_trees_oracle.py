@@ -21,8 +21,7 @@ from hansa.data.source import Rows
 from hansa.errors import HansaError
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan
-from hansa.roles.statistics import bounds_of, count_magnitudes, label_units, start_of, sum_labels
-from hansa.trees.crew import Crew
+from hansa.roles.summed.statistics import bounds_of, count_magnitudes, label_units, start_of, sum_labels
 from hansa.trees.ensemble import base_margin
 from hansa.trees.histogram import build_histograms, layout_of
 from hansa.trees.objective import (
@@ -36,6 +35,7 @@ from hansa.trees.objective import (
 )
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.splitting import add_part, finish_nodes, leaf_weights, rule_of
+from hansa.trees.worker_pool import Crew
 from hansa.trees.xgboost_json import from_json
 
 ARGMAX_SHARE = 0.995

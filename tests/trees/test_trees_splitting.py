@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive_trees as naive
-from hansa.trees.crew import Crew
 from hansa.trees.histogram import layout_of
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
@@ -23,6 +22,7 @@ from hansa.trees.splitting import (
     rule_of,
     score,
 )
+from hansa.trees.worker_pool import Crew
 
 RULES = {
     "plain": Parameters(),

@@ -15,13 +15,13 @@ from hansa.data.quantiles import FIRST_BITS, REFINEMENTS, STEP_BITS
 from hansa.data.source import CheckReport, check_rows, read_rows
 from hansa.errors import PlanError
 from hansa.exposure import exposure, exposure_lines, notes_on_rows, openings_under, released
-from hansa.mpc.quantile_search import MOST_REQUESTS, PROBES
 from hansa.mpc.ring import words_for
 from hansa.node.member import MemberFile, check_files, read_member_file
+from hansa.oblivious.quantile_search import MOST_REQUESTS, PROBES
 from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.printable import printable
-from hansa.roles.sharing import n_label_sums, plain_scale, plan_cuts, widest_candidates
-from hansa.roles.statistics import EXPONENTS, LABEL_SUMS
+from hansa.roles.shared.sharing import n_label_sums, plain_scale, plan_cuts, widest_candidates
+from hansa.roles.summed.statistics import EXPONENTS, LABEL_SUMS
 from hansa.trees.metrics import sums_length
 
 WORD = 8

@@ -25,13 +25,13 @@ from hansa.node.phases import Ledger
 from hansa.node.records import RunRecord, keeping
 from hansa.plan import COOPETITIVE, Plan
 from hansa.roles.batches import admit_all
-from hansa.roles.member import Member, record_of
-from hansa.roles.relay import RelayHub
 from hansa.roles.run import Progress, ResidentRole, run_hub, run_member
+from hansa.roles.shared.member import Member, record_of
+from hansa.roles.shared.relay import RelayHub
 from hansa.transport.channel import Channel, Hub, Traffic
+from hansa.transport.local_member import HubWithResident, Resident
 from hansa.transport.notices import Notify
 from hansa.transport.recording import RecordingChannel, RecordingHub, RecordingResident
-from hansa.transport.resident import HubWithResident, Resident
 from hansa.transport.tcp import SILENCE_S
 from hansa.transport.tls import HubLimits, TlsChannel, TlsHub
 

@@ -8,8 +8,8 @@ from functools import cache
 
 import numpy as np
 
-from hansa.trees.crew import Crew
 from hansa.trees.histogram import STRIDE, build_histograms_parallel, layout_of
+from hansa.trees.worker_pool import Crew
 
 TRIAL_ROWS, TRIAL_COLUMNS, TRIAL_REPEATS = 20_000, 30, 7
 GAIN = 0.9

@@ -18,7 +18,7 @@ from hansa.plan import Plan, read_plan
 from hansa.printable import printable
 from hansa.protocol import messages
 from hansa.protocol.messages import CountCells, ShowRows, SplitNodes
-from hansa.roles.verified_counts import Evidence, check_evidence
+from hansa.roles.summed.verified_counts import Evidence, check_evidence
 
 SUFFIX = ".evidence.json"
 MOST_BYTES = 2**28

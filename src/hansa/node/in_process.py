@@ -14,17 +14,17 @@ from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.errors import HansaError
 from hansa.plan import COOPETITIVE, Coopetitive, Plan
-from hansa.roles.aggregator import Aggregator, Outcome
-from hansa.roles.member import Member
-from hansa.roles.party import Party
-from hansa.roles.protection import Signer
-from hansa.roles.relay import RelayHub
 from hansa.roles.run import Progress, run_hub
+from hansa.roles.shared.member import Member
+from hansa.roles.shared.relay import RelayHub
+from hansa.roles.summed.aggregator import Aggregator, Outcome
+from hansa.roles.summed.party import Party
+from hansa.roles.summed.sum_masking import Signer
 from hansa.transport.channel import Hub, Traffic
 from hansa.transport.in_process import InProcessHub
-from hansa.trees.crew import Crew
 from hansa.trees.least_rows import add_up
 from hansa.trees.parameters import Parameters
+from hansa.trees.worker_pool import Crew
 
 HOLDER_POLICY = Policy(allow_two_parties=True, least_party_rows=0)
 """Of whoever holds all parties' rows: the plan's own minimum of rows is enough."""

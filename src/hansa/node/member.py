@@ -57,19 +57,19 @@ from hansa.node.in_process import warm_up, warm_up_shares
 from hansa.node.model_file import check_ending, save_model
 from hansa.node.records import RunRecord, file_sha256, keeping
 from hansa.plan import COOPETITIVE, Plan, read_plan
-from hansa.roles.aggregator import Aggregator
 from hansa.roles.batches import Admit, admit_all
-from hansa.roles.party import Party
-from hansa.roles.protection import Signer
 from hansa.roles.run import Progress, Roster, run_hub, run_member
+from hansa.roles.summed.aggregator import Aggregator
+from hansa.roles.summed.party import Party
+from hansa.roles.summed.sum_masking import Signer
 from hansa.transport.channel import Channel, Hub
 from hansa.transport.credentials import Credentials
-from hansa.transport.lasting import PATIENCE_S, LastingChannel, LastingHub
 from hansa.transport.notices import Notify
 from hansa.transport.proxy import Proxy, read_proxy
 from hansa.transport.recording import RecordingChannel, RecordingHub
+from hansa.transport.resumable import PATIENCE_S, LastingChannel, LastingHub
 from hansa.transport.tls import HubLimits
-from hansa.trees.crew import Crew
+from hansa.trees.worker_pool import Crew
 
 KEYS = (
     "plan",

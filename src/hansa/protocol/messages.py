@@ -258,7 +258,7 @@ class Close(Message, frozen=True):
 
 
 class ShareCounts(Message, frozen=True):
-    """Owner to server, sealed: my shares of whole numbers (fields are those of `mpc.shared_vectors.VectorShares`).
+    """Owner to server, sealed: my shares of whole numbers (fields are those of `oblivious.shared_vectors.VectorShares`).
 
     step 0 is the sums of my labels and weights, where the plan gives no base score; the others answer `CountProbes`, in order.
     """
@@ -270,7 +270,7 @@ class ShareCounts(Message, frozen=True):
 
 
 class CountProbes(Message, frozen=True):
-    """Server to owner, sealed: count rows at these probes (fields are those of `mpc.quantile_search.CutProbes`)."""
+    """Server to owner, sealed: count rows at these probes (fields are those of `oblivious.quantile_search.CutProbes`)."""
 
     offsets: Tensor
     starts: Tensor
@@ -297,7 +297,7 @@ class SettleStart(Message, frozen=True, omit_defaults=True):
 
 
 class ShareRows(Message, frozen=True):
-    """Owner to server, sealed: the shares of some of my rows (fields are those of `mpc.shared_rows.RowShares`).
+    """Owner to server, sealed: the shares of some of my rows (fields are those of `oblivious.shared_rows.RowShares`).
 
     held says whether these are held-out rows; first is the number of the first row; keys has an empty key where that part is no
     key stream; parts is the part that travels, or empty.

@@ -149,7 +149,7 @@ def run_member(
 
 
 class ResidentRole:
-    """A member's role in the hub's own process (`transport.resident`): what `run_member` makes of one over a channel.
+    """A member's role in the hub's own process (`transport.local_member`): what `run_member` makes of one over a channel.
 
     What stops the role here is told to the hub, and so to all, as an `Abort` of this member.
 

@@ -25,7 +25,7 @@ from typing import BinaryIO, Literal
 from hansa.errors import OutputError, TransportError
 from hansa.files import failed, make_folder
 from hansa.transport.channel import Channel, Frame, Hub, Traffic
-from hansa.transport.resident import Resident
+from hansa.transport.local_member import Resident
 
 MAGIC = b"hansa frames 1\n"
 _MARKS: Mapping[str, bytes] = {"up": b"U", "down": b"D"}

@@ -20,12 +20,12 @@ from numba import njit
 
 from hansa.errors import DataError
 from hansa.trees import histogram, splitting
-from hansa.trees.crew import ALONE, Crew
 from hansa.trees.dominance import Contributors
 from hansa.trees.ensemble import ROOT_PARENT, Tree
 from hansa.trees.histogram import Codes, Int64, Layout
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
+from hansa.trees.worker_pool import ALONE, Crew
 
 PARALLEL_CELLS = 40_000
 """Cells of a level below which one thread searches as fast as several."""

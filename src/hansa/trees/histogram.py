@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from hansa.trees.crew import Bell, Crew
 from hansa.trees.prefetch import prefetch
+from hansa.trees.worker_pool import Bell, Crew
 
 Codes = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Int64 = npt.NDArray[np.int64]

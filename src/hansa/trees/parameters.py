@@ -137,7 +137,7 @@ class Parameters:
         eval_metric: metrics to compute each round on the held-out rows; the last one decides early stopping.
         seed: seed of row and column sampling.
         histogram_bits: 32 or 64: bits of each sum in a histogram. "auto" is 32, or 64 where weights or labels are so unlike that 32
-            would count many rows too coarsely (`roles.statistics.histogram_bits_of`).
+            would count many rows too coarsely (`roles.summed.statistics.histogram_bits_of`).
         max_cat_to_onehot: a split of fewer categories than this tells one from all others; None where nothing is said of it.
     """
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from hansa.trees.crew import Bell, Crew, no_bell
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
+from hansa.trees.worker_pool import Bell, Crew, no_bell
 
 LEAST_GAIN = 1e-6
 """XGBoost's kRtEps: a split must gain more than this."""

@@ -1,0 +1,484 @@
+"""A compute server: gets shares of rows, trains on shares with the two other servers, and releases the trees. No I/O.
+
+It drives one program of `mpc` (a generator of rounds): what a round sends leaves as a sealed letter to each other server, and the
+program goes on once both letters of the round are here. A letter of a round bears the name of its step: servers that are not at
+the same step notice. Sizes are public and checked. What it opens stands in `mpc.openings`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.data.quantiles import Cuts
+from hansa.errors import ProtocolError, ServersDisagree
+from hansa.mpc.replicated import Address, PairStreams, Program, Round, Server, Shape
+from hansa.mpc.ring import Words, words_for
+from hansa.oblivious.base_score import pooled_sums, spread_exponent
+from hansa.oblivious.growth import TreeShares
+from hansa.oblivious.quantile_search import CutSearchOnShares
+from hansa.oblivious.release import release
+from hansa.oblivious.shared_rows import Block, RowShares, receive_rows
+from hansa.oblivious.shared_vectors import VectorShares, receive_vector
+from hansa.oblivious.training import SAFE_MARGIN, boost_round, rounds_in_range, start_outputs
+from hansa.plan import Plan
+from hansa.protocol.messages import (
+    CountProbes,
+    Message,
+    ReleaseTree,
+    ShareCounts,
+    ShareRows,
+    TakeRows,
+    to_array,
+    to_tensor,
+)
+from hansa.roles.secure_channel import NAME_BYTES, Letter
+from hansa.roles.shared.evaluation import Evaluation
+from hansa.roles.shared.sharing import (
+    Counts,
+    Start,
+    Values,
+    categorical,
+    coopetitive,
+    declared_missing,
+    given_start,
+    given_values,
+    n_label_sums,
+    plan_cuts,
+    square_of_mean,
+    values_of,
+)
+from hansa.secure.keys import PairKey
+from hansa.secure.prg import Algorithm
+
+MOST_AHEAD = 8
+"""Rounds that another server may be ahead: the dealer waits for nobody in up to five running."""
+
+ALIGNMENT = 8
+"""Every array of a round begins at a multiple of so many bytes."""
+
+
+@dataclass(frozen=True)
+class RoundLetter:
+    """What a server says in one round to another: the step's name in 8 bytes, and the arrays' bytes."""
+
+    name: bytes
+    body: tuple[memoryview, ...]
+
+
+Outgoing = Iterator[tuple[str, Message | RoundLetter]]
+
+
+class ComputeServer:
+    """One server's side of a run.
+
+    It goes through stages: where the plan leaves it open, the pooled sum of labels and then the cuts, from owners' counts; the
+    owners' rows; training; release. Each but the third is a program of rounds.
+
+    Args:
+        plan: as every member holds it. name: this member. counts: of every owner's rows.
+        keys: the pair keys with the two other servers, by member. algorithm: of key streams.
+        progress: called with the number of rounds that are over, the metrics that were opened after them (None for one that has no
+            value), and why these have none.
+        observe: called with the step of every round that is over, and the bytes that it sent.
+
+    Attributes:
+        through: whether the trees were released.
+        openings: what was opened to this server, in words: see `mpc.openings`.
+        rounds: rounds of messages so far.
+        cut: why fewer rounds are released than the plan says, where a margin left the range; else empty.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        name: str,
+        counts: Counts,
+        keys: Mapping[str, PairKey],
+        algorithm: Algorithm,
+        progress: Callable[[int, dict[str, float | None], dict[str, str]], None] = lambda _, __, ___: None,
+        observe: Callable[[str, int], None] = lambda _, __: None,
+    ) -> None:
+        self.through = False
+        self.openings: list[str] = []
+        self.rounds = 0
+        self.cut = ""
+        self.index = plan.servers.index(name)
+        self._plan = plan
+        self._name = name
+        self._servers = plan.servers
+        self._counts = counts
+        self._algorithm = algorithm
+        self._progress = progress
+        self._observe = observe
+        self._bytes = 0
+        by_index = {plan.servers.index(peer): key for peer, key in keys.items()}
+        self._streams = PairStreams(self.index, by_index, algorithm)
+        self._server = Server(self.index, self._streams)
+        self._inbox: dict[int, deque[Letter]] = {i: deque() for i in range(3) if i != self.index}
+        self._start: Start | None = None
+        self._step = 0
+        self._expected = 0
+        self._vectors: dict[str, Words] = {}
+        self._values: Values | None = given_values(plan)
+        self._cuts: Cuts | None = plan_cuts(plan)
+        self._search: CutSearchOnShares | None = None
+        self._blocks: dict[str, list[tuple[bool, Block]]] = {}
+        self._program: Program[Any] | None = None
+        self._then: Callable[[Any], Outgoing] = self._release
+        self._round: Round | None = None
+
+    def erase(self) -> None:
+        """Zero the key streams."""
+        self._streams.erase()
+
+    def waiting_for(self) -> list[str]:
+        """The members whose next letter is owed."""
+        if self._round is not None:
+            return [self._servers[i] for i, shapes in self._round.expect.items() if shapes and not self._inbox[i]]
+        if self._start is None:
+            return sorted(set(self._counts.training) - set(self._vectors))
+        return [owner for owner in self._counts.training if not self._has_all(owner)]
+
+    def begin(self) -> Outgoing:
+        """The keys are confirmed: expect rows, or first find what the plan leaves open."""
+        if self._values is None:
+            self._expected = n_label_sums(self._plan)
+            return
+        yield from self._look_for_cuts()
+
+    def handle(self, sender: str, message: Message, codes: npt.NDArray[np.uint16] | None = None) -> Outgoing:
+        """Take a sealed message: an owner's counts, or a batch of its rows.
+
+        Args:
+            codes: of all rows of the sender, where the sender is this member itself.
+
+        Raises:
+            ProtocolError: naming the sender and the rule it broke.
+        """
+        if sender not in self._counts.training:
+            raise ProtocolError(
+                f"member {sender!r} sent {type(message).__name__} to server {self._name!r}, and owns no rows"
+            )
+        match message:
+            case ShareCounts() if self._start is None and self._program is None:
+                self._take_counts(sender, message)
+                if len(self._vectors) == len(self._counts.training):
+                    yield from self._counted()
+            case ShareRows() if self._start is not None and self._program is None:
+                self._take_rows(sender, message, codes)
+                yield sender, TakeRows(sum(block.rows for _, block in self._blocks[sender]))
+                if all(self._has_all(owner) for owner in self._counts.training):
+                    yield from self._run(self._train(self._start), self._release)
+            case _:
+                raise ProtocolError(
+                    f"member {sender!r} sent {type(message).__name__}, which server {self._name!r} does not expect now"
+                )
+
+    def handle_round(self, letter: Letter) -> Outgoing:
+        """Take another server's part of a round, this one or a later one. Raises ProtocolError."""
+        if letter.sender not in self._servers:
+            raise ProtocolError(f"member {letter.sender!r} sent numbers of a round, and is no server")
+        waiting = self._inbox[self._servers.index(letter.sender)]
+        if len(waiting) == MOST_AHEAD:
+            raise ProtocolError(f"server {letter.sender!r} is {MOST_AHEAD} rounds ahead; rule: servers go in step")
+        waiting.append(letter)
+        yield from self._continue()
+
+    # --- cuts and base score ------------------------------------------------------------------------------------------
+
+    def _take_counts(self, sender: str, message: ShareCounts) -> None:
+        if message.step != self._step or sender in self._vectors:
+            raise ProtocolError(
+                f"owner {sender!r} shared counts of step {message.step}; expected step {self._step}, once"
+            )
+        if len(message.part) > 1:
+            raise ProtocolError(f"owner {sender!r} shared {len(message.part)} arrays of counts; expected one at most")
+        part = to_array(sender, "counts", message.part[0], np.uint64, (self._expected,)) if message.part else None
+        shares = VectorShares(message.count, (message.keys[0] or None, message.keys[1] or None), part)
+        try:
+            self._vectors[sender] = receive_vector(self.index, shares, self._expected, self._algorithm)
+        except ProtocolError as error:
+            raise ProtocolError(f"owner {sender!r}: {error}") from error
+
+    def _counted(self) -> Outgoing:
+        """Counts of all owners are here: their sum is the next answer."""
+        vectors, self._vectors = dict(sorted(self._vectors.items())), {}
+        self._step += 1
+        if self._values is None:
+            self.openings.append(
+                "start_value.pooled_sums: the sums of labels and weights that the base score follows from"
+            )
+            total = np.stack(list(vectors.values())).sum(axis=0, dtype=np.uint64)
+            yield from self._run(self._find_values(total), self._based)
+        elif self._search is not None:
+            yield from self._run(self._search.answer(self._server, vectors, Address(0, 0, 0, "cuts")), self._searched)
+
+    def _find_values(self, total: Words) -> Program[Values]:
+        """From the owners' shared sums; of squared error their last one, of squares, stays shared."""
+        address, rows = Address(0, 0, 0, "labels"), self._counts.total
+        if coopetitive(self._plan).label_range is None:
+            sums = yield from pooled_sums(self._server, total, address)
+            return values_of(sums, rows, self._plan)
+        sums = yield from pooled_sums(self._server, total[:, :-1], address)
+        self.openings.append("start_value.spread_exponent: the power of four below the variance of all labels")
+        place = address.named("spread")
+        exponent = yield from spread_exponent(self._server, total[:, -1], square_of_mean(sums, rows), place)
+        return values_of(sums, rows, self._plan, exponent)
+
+    def _based(self, values: Values) -> Outgoing:
+        self._values = values
+        yield from self._look_for_cuts()
+
+    def _look_for_cuts(self) -> Outgoing:
+        if self._cuts is not None:
+            yield from self._settle(self._cuts)
+            return
+        # Owners that shared no label sum begin with step 0.
+        self._search = CutSearchOnShares(
+            len(self._plan.schema.features),
+            self._counts.total,
+            self._plan.parameters.max_bin,
+            self._plan.min_cell_rows,
+            declared_missing(self._plan),
+            categorical(self._plan),
+            self._plan.schema.weight is not None,
+        )
+        self.openings.append("quantile_search: the path of the search to every cut, and which features lack values")
+        yield from self._ask()
+
+    def _ask(self) -> Outgoing:
+        if self._search is None:
+            raise ProtocolError(f"server {self._name!r}: no search for cuts is under way")
+        request = self._search.request()
+        self._expected = self._search.n_answers
+        message = CountProbes(
+            to_tensor(request.offsets), to_tensor(request.starts), to_tensor(request.depths), request.bits
+        )
+        for owner in sorted(self._counts.training):
+            yield owner, message
+
+    def _searched(self, search: CutSearchOnShares) -> Outgoing:
+        self._search = search
+        if not search.done:
+            yield from self._ask()
+            return
+        self._search = None
+        yield from self._settle(search.cuts())
+
+    def _settle(self, cuts: Cuts) -> Outgoing:
+        """The start is known: tell it, unless the plan said all of it, and expect rows."""
+        if self._values is None:
+            raise ProtocolError(f"server {self._name!r}: the base score is not known yet")
+        self._start = Start(self._plan, self._counts, cuts, self._values).check()
+        if given_start(self._plan, self._counts) is not None:
+            return
+        message = self._start.message()
+        for member in sorted({*self._counts.training, *self._plan.receivers}):
+            yield member, message
+
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    def _has_all(self, owner: str) -> bool:
+        return len(self._blocks.get(owner, [])) == len(self._counts.batches(owner))
+
+    def _started(self) -> Start:
+        if self._start is None:
+            raise ProtocolError(f"server {self._name!r}: rows came before the cuts were known")
+        return self._start
+
+    def _take_rows(self, sender: str, message: ShareRows, codes: npt.NDArray[np.uint16] | None) -> None:
+        start = self._started()
+        blocks = self._blocks.setdefault(sender, [])
+        expected = self._counts.batches(sender)
+        if len(blocks) == len(expected):
+            raise ProtocolError(f"member {sender!r} shared more rows than it announced")
+        if (message.held, message.first, message.rows) != expected[len(blocks)]:
+            raise ProtocolError(
+                f"member {sender!r} shared {message.rows} rows from {message.first} (held out: {message.held}); expected "
+                f"{expected[len(blocks)]}"
+            )
+        shares = self._row_shares(sender, message)
+        own = None if codes is None else codes[message.first : message.first + message.rows]
+        if message.held:
+            # Held-out rows are routed and scored, never summed by candidate: of their columns only the bits are kept.
+            own = np.zeros((message.rows, len(start.candidates.features)), np.uint16) if codes is not None else None
+        block = receive_rows(start.candidates, self.index, shares, self._algorithm, own, regenerate=message.held)
+        blocks.append((message.held, block.without_columns() if message.held else block))
+
+    def _row_shares(self, sender: str, message: ShareRows) -> RowShares:
+        """The message, held to what an owner gives to this server: which parts are keys, which travels."""
+        assisted = self._servers.index(sender) if sender in self._servers else None
+        streams = (0, 1) if assisted is None else (assisted,)
+        explicit = 2 if assisted is None else (assisted + 1) % 3
+        halves = (self.index, (self.index + 1) % 3)
+        for key, number in zip(message.keys, halves, strict=True):
+            if len(key) != (32 if number in streams else 0):
+                raise ProtocolError(f"member {sender!r} gave a key of {len(key)} bytes for part {number} of its rows")
+        travels = explicit in halves
+        weighted, outputs = self._started().weighted, self._plan.parameters.outputs
+        arrays = (4 if weighted else 3) if travels else 0
+        if len(message.parts) != arrays:
+            raise ProtocolError(f"member {sender!r} sent {len(message.parts)} arrays of row shares; expected {arrays}")
+        part: tuple[Words, ...] | None = None
+        if travels:
+            columns, rows = self._started().candidates.n_columns, message.rows
+            shapes: list[tuple[str, Any, tuple[int, ...]]] = [
+                ("columns", np.uint32, (rows, columns)),
+                ("bits", np.uint64, (rows, words_for(columns))),
+                ("labels", np.uint32, (outputs, rows)),
+                ("weights", np.uint32, (outputs, 2, rows)),
+            ]
+            part = tuple(
+                to_array(sender, name, tensor, dtype, shape)
+                for (name, dtype, shape), tensor in zip(shapes, message.parts, strict=False)
+            )
+        return RowShares(
+            message.rows,
+            (message.keys[0] or None, message.keys[1] or None),
+            (part if explicit == halves[0] else None, part if explicit == halves[1] else None),
+            assisted,
+            weighted,
+            outputs,
+        )
+
+    # --- rounds -------------------------------------------------------------------------------------------------------
+
+    def _run(self, program: Program[Any], then: Callable[[Any], Outgoing]) -> Outgoing:
+        """Run a program as far as what is here allows; what it gives at its end goes to `then`."""
+        self._program, self._then = program, then
+        yield from self._advance(None)
+        yield from self._continue()
+
+    def _continue(self) -> Outgoing:
+        while self._round is not None and not self.waiting_for():
+            yield from self._advance(self._received(self._round))
+
+    def _advance(self, received: Mapping[int, Sequence[Words]] | None) -> Outgoing:
+        """Run the program to its next round, or to its end; what it sends."""
+        if self._program is None:
+            raise ProtocolError(f"server {self._name!r}: a round outside every program")
+        if self._round is not None:
+            self._observe(self._round.step, self._bytes)
+        try:
+            self._round = next(self._program) if received is None else self._program.send(received)
+        except StopIteration as stop:
+            self._round = self._program = None
+            yield from self._then(stop.value)
+            return
+        except ServersDisagree as error:
+            raise ProtocolError(self._blamed(error)) from error
+        self.rounds += 1
+        self._bytes = sum(array.nbytes for arrays in self._round.send.values() for array in arrays)
+        name = step_name(self._round.step)
+        for index, arrays in self._round.send.items():
+            if arrays:
+                yield self._servers[index], RoundLetter(name, tuple(_padded(arrays)))
+
+    def _blamed(self, error: ServersDisagree) -> str:
+        who = [f"server {self._servers[number]!r}" for number in error.servers]
+        who += [f"owner {error.owner!r}"] if error.owner else []
+        return (
+            f"{' or '.join(who)} departed from the protocol at step {error.step!r}: {error.found}. Server {self._name!r} stopped and "
+            "opened nothing more. The other honest server stops too: the member that both name is at fault, by a lie or a broken "
+            "machine; do not run with it again before that is explained"
+        )
+
+    def _received(self, step: Round) -> dict[int, list[Words]]:
+        """What the other servers sent for this round, as arrays, taken from the inbox."""
+        received: dict[int, list[Words]] = {}
+        for index, shapes in step.expect.items():
+            if not shapes:
+                received[index] = []
+                continue
+            letter = self._inbox[index].popleft()
+            if letter.name != step_name(step.step):
+                raise ProtocolError(
+                    f"member {letter.sender!r} sent the numbers of another step than {step.step!r}; rule: servers go in step"
+                )
+            received[index] = _arrays(letter, step.step, shapes)
+        return received
+
+    def _train(self, start: Start) -> Program[tuple[TreeShares, ...]]:
+        """All rounds of boosting, and how many are good; as `oblivious.training.train`, with progress and evaluation."""
+        server, rounds, coins = self._server, start.settings.rounds, start.coins
+        in_order = [block for _, of_owner in sorted(self._blocks.items()) for block in of_owner]
+        blocks = [block for held, block in in_order if not held]
+        self._blocks = {}
+        outputs = yield from start_outputs(server, blocks, start.output_settings)
+        trees: list[TreeShares] = []
+        flags: list[list[Words]] = []
+        evaluation = Evaluation(server, start, [block for held, block in in_order if held])
+        self._progress(0, {}, {})
+        for number in range(rounds):
+            grown, outside = yield from boost_round(server, start.candidates, blocks, outputs, coins, number, 0)
+            trees += grown
+            flags.append(outside)
+            metrics = yield from evaluation.after(number, grown)
+            self._progress(number + 1, metrics, evaluation.without_value)
+            if evaluation.stops:
+                break
+        self.openings += evaluation.openings
+        rows = sum(block.rows for block in blocks)
+        good = yield from rounds_in_range(server, flags, rows, Address(0, rounds, 0, "range"))
+        if any(flags):
+            self.openings.append(
+                f"training.rounds_in_range: every margin stayed within +-16 for {good} of {len(flags)} rounds"
+            )
+        if good < len(flags) or evaluation.left_range:
+            kept = min(good, evaluation.best_rounds or good)
+            self.cut = (
+                f"a margin left +-{SAFE_MARGIN}, beyond which shares hold no log-odds: of {rounds} rounds the first {kept} are "
+                "released. Lower eta or rounds, or raise lambda"
+            )
+        kept = min(good, evaluation.best_rounds or good)
+        return tuple(trees[: kept * len(outputs)])
+
+    def _release(self, trees: tuple[TreeShares, ...]) -> Outgoing:
+        for number, tree in enumerate(trees):
+            parts = release(tree)
+            splits = tuple(to_tensor(np.ascontiguousarray(level)) for level in parts.splits)
+            covers = () if parts.covers is None else (to_tensor(np.ascontiguousarray(parts.covers)),)
+            message = ReleaseTree(number, len(trees), splits, to_tensor(np.ascontiguousarray(parts.leaves)), covers)
+            for receiver in self._plan.receivers:
+                yield receiver, message
+        self.through = True
+
+
+@functools.lru_cache(maxsize=2**14)
+def step_name(step: str) -> bytes:
+    """Eight bytes that name a step in letters."""
+    return hashlib.sha256(b"hansa step\x00" + step.encode()).digest()[:NAME_BYTES]
+
+
+def _padded(arrays: Sequence[Words]) -> Iterator[memoryview]:
+    for array in arrays:
+        if array.nbytes:
+            yield np.ascontiguousarray(array).data.cast("B")
+        if rest := -array.nbytes % ALIGNMENT:
+            yield memoryview(bytes(rest))
+
+
+def _arrays(letter: Letter, step: str, shapes: Sequence[Shape]) -> list[Words]:
+    """The arrays in a letter, as views of it. Raises ProtocolError where its length is another than theirs."""
+    dtypes = [np.dtype(shape.dtype) for shape in shapes]
+    sizes = [dtype.itemsize * math.prod(shape.shape) for dtype, shape in zip(dtypes, shapes, strict=True)]
+    total = sum(size + -size % ALIGNMENT for size in sizes)
+    if len(letter.body) != total:
+        raise ProtocolError(
+            f"member {letter.sender!r} sent {len(letter.body)} bytes for step {step!r}; expected {total}: sizes are public"
+        )
+    arrays: list[Any] = []
+    offset = 0
+    for dtype, shape, size in zip(dtypes, shapes, sizes, strict=True):
+        arrays.append(np.frombuffer(letter.body[offset : offset + size], dtype).reshape(shape.shape))
+        offset += size + -size % ALIGNMENT
+    return arrays
