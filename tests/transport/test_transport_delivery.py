@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hansa.errors import TransportError
+from hansa.transport import delivery
 from hansa.transport.delivery import (
     ACKNOWLEDGE,
     FLUSH,

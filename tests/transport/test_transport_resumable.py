@@ -14,7 +14,7 @@ import pytest
 
 from cutting_line import HANDSHAKE_BYTES, Cut, CuttingLine, drawn_cuts
 from hansa.errors import MemberLost, SeatRefused, TransportError
-from hansa.transport import notices, tcp, tls
+from hansa.transport import delivery, notices, resumable, tcp, tls
 from hansa.transport.channel import Traffic
 from hansa.transport.delivery import (
     ACKNOWLEDGE,

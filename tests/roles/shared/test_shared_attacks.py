@@ -36,6 +36,7 @@ from hansa.protocol.messages import (
     to_array,
     to_tensor,
 )
+from hansa.roles import secure_channel
 from hansa.roles.secure_channel import PIECE_BYTES, Mail
 from hansa.roles.shared.compute_server import RoundLetter
 from hansa.roles.shared.member import Member
