@@ -215,7 +215,7 @@ def _here(job: Job) -> Run:
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Run(
-        at["binned"] - at["gathered"],
+        at["binned"] - at["registered"],
         at["trained"] - at["binned"],
         _auc(run.outcome.model),
         hashlib.sha256(run.outcome.model).hexdigest(),

@@ -1,4 +1,4 @@
-"""Training from Python: every party's rows are in this process, which plays all members. A notebook's front door.
+"""Training from Python: every party's rows are in this process, which plays all members. What a notebook calls.
 
 The members are the real ones (`roles`), their frames too; what is missing is the network, and the point of hiding anything. To train
 over a network each member calls `join`.
@@ -58,7 +58,7 @@ class Member:
     rows : int
         Of the party, held-out ones included.
     bytes_up, bytes_down : int
-        What it would have sent and heard over a network.
+        What it would have sent and received over a network.
     together, alone : mapping of str to float or None
         Metrics of the common model, and of one trained on this party's rows only, on its own held-out rows; empty without any, None
         for a metric without a value.
@@ -114,7 +114,7 @@ class Run:
             "party",
             "rows",
             "kB sent",
-            "kB heard",
+            "kB received",
             *(f"{name} together" for name in names),
             *(f"{n} alone" for n in scored),
         ]

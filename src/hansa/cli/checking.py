@@ -64,7 +64,7 @@ class TableCheck:
             "ok": self.ok,
             "file": self.table.file,
             "rows": self.table.n_rows,
-            "departures": [asdict(departure) for departure in self.table.departures],
+            "violations": [asdict(violation) for violation in self.table.violations],
             "warnings": list(self.table.warnings),
             "features": [_without_nan(asdict(feature)) for feature in self.table.features],
             "mode": self.plan.mode,

@@ -177,7 +177,7 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 @click.option("--weight", help="Column of row weights.")
 @click.option("--test", type=EXISTING, help="Table of test rows.")
 @click.option("--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True),
-              help="Share of rows to set aside for testing; 0.2 where no --test is given.")  # fmt: skip
+              help="Share of rows that are held out for testing; 0.2 where no --test is given.")  # fmt: skip
 @click.option(
     "--seed",
     type=click.IntRange(0),
@@ -500,8 +500,8 @@ def identity(name: str, folder: Path | None, days: int, renew: Path | None) -> N
         if made.name != name:
             raise HansaError(f"{renew}: holds the identity of {made.name!r}, not of {name!r}")
     save_identity(made, target)
-    said = f"{target / CARD_FILE}: give this card to every member; fingerprint {fingerprint(made.public)}"
-    click.echo(printable(said))
+    told = f"{target / CARD_FILE}: give this card to every member; fingerprint {fingerprint(made.public)}"
+    click.echo(printable(told))
 
 
 @main.command()

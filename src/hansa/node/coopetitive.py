@@ -1,6 +1,6 @@
 """Processes of a coopetitive run: the hub that relays, and every other member with whichever roles the plan gives it.
 
-A hub that the plan gives other roles too plays them in its own process, as a resident of its transport.
+A hub that the plan gives other roles too plays them in its own process, as a local member of its transport.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from hansa.node.phases import Ledger
 from hansa.node.records import RunRecord, keeping
 from hansa.plan import COOPETITIVE, Plan
 from hansa.roles.batches import admit_all
-from hansa.roles.run import Progress, ResidentRole, run_hub, run_member
+from hansa.roles.run import LocalMemberRole, Progress, run_hub, run_member
 from hansa.roles.shared.member import Member, record_of
 from hansa.roles.shared.relay import RelayHub
 from hansa.transport.channel import Channel, Hub, Traffic
-from hansa.transport.local_member import HubWithResident, Resident
+from hansa.transport.local_member import HubWithLocalMember, LocalMember
 from hansa.transport.notices import Notify
-from hansa.transport.recording import RecordingChannel, RecordingHub, RecordingResident
+from hansa.transport.recording import RecordingChannel, RecordingHub, RecordingLocalMember
 from hansa.transport.tcp import SILENCE_S
 from hansa.transport.tls import HubLimits, TlsChannel, TlsHub
 
@@ -41,7 +41,7 @@ RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in a unit of `ru_maxrss`."""
 
 SPIN_S = 0.00005
-"""Seconds that a server with direct links looks for a letter before it sleeps; more takes the cores from servers beside it."""
+"""Seconds that a server with direct links looks for a sealed message before it sleeps; more takes the cores from servers beside it."""
 
 BACKLOG_BYTES = 2**31
 """What may wait at the hub for one server: the other two send a round's numbers before either reads."""
@@ -128,7 +128,7 @@ class _Played:
             record["phase_trees"] = max(1, len(self._tree_seconds) - 1)
             record["phases"] = self._ledger.as_json()
             record["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RUSAGE_UNIT
-            record["seconds"] = {"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]}
+            record["seconds"] = {"binning": at["binned"] - at["registered"], "training": at["trained"] - at["binned"]}
         return record
 
 
@@ -153,7 +153,7 @@ def _rows_of(member: MemberFile) -> Rows | None:
 
 
 def run_hub_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
-    """Listen, gather the plan's members, relay until all are through; beside, play the other roles that the plan gives this member.
+    """Listen, register the plan's members, relay until all are through; beside, play the other roles that the plan gives this member.
 
     `event` is called with {"event": "listening", "port": ...}, then with the run's progress as far as this member knows it;
     `notify` with what happens to connections.
@@ -183,29 +183,29 @@ def _run_hub(member: MemberFile, event: Event, notify: Notify, record: RunRecord
             tell(progress)
 
     relay = RelayHub(plan, member.signer.identities, report)
-    guests = tuple(name for name in plan.members if name != plan.hub)
+    allowed = tuple(name for name in plan.members if name != plan.hub)
     spins = _is_direct(plan) and plan.hub in plan.servers
     limits = _limits(member, SPIN_S if spins else 0.0)
     owed = relay.waiting_for if played is None else lambda: _others_owed(relay, played.role, plan.hub)
     inner = TlsHub.listen(
-        member.credentials, member.host, member.port, guests=guests, limits=limits, notify=notify, owed=owed
+        member.credentials, member.host, member.port, allowed=allowed, limits=limits, notify=notify, owed=owed
     )
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         stack.callback(inner.close)
         record.count(lambda: _relayed_bytes(inner))
         event({"event": "listening", "member": plan.hub, "host": member.host, "port": inner.port})
-        inner.wait_for(guests, member.wait_s)
+        inner.wait_for(allowed, member.wait_s)
         hub = _relay(member, relay, inner, played, stack)
-    said: dict[str, Any] = {"run": relay.run.hex(), "roles": ["hub"]}
+    facts: dict[str, Any] = {"run": relay.run.hex(), "roles": ["hub"]}
     seconds = {"total": time.perf_counter() - started}
     if played is not None:
         own = hub.traffic[plan.hub]
         record.count(lambda: played.counts(own))
-        said = played.ended(own)
-        said["roles"] = ["hub", *said["roles"]]
-        seconds |= said.get("seconds", {})
-    said |= {
+        facts = played.ended(own)
+        facts["roles"] = ["hub", *facts["roles"]]
+        seconds |= facts.get("seconds", {})
+    facts |= {
         "roster": [[name, rows, held] for name, _, rows, held, _ in relay.roster],
         "relayed": [[*ends, count] for ends, count in sorted(relay.relayed.items())],
         "seconds": seconds,
@@ -213,7 +213,7 @@ def _run_hub(member: MemberFile, event: Event, notify: Notify, record: RunRecord
             name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())
         },
     }
-    return record.end("finished", **said)
+    return record.end("finished", **facts)
 
 
 def _relayed_bytes(hub: TlsHub) -> dict[str, int]:
@@ -239,24 +239,24 @@ def _relay(
         run_hub(relay, hub, answer_s)
         return hub
     role = played.role
-    seat = ResidentRole(role, plan.hub, lambda: _others_owed(relay, role, plan.hub))
-    stack.callback(seat.erase)
-    resident: Resident = seat
+    played_here = LocalMemberRole(role, plan.hub, lambda: _others_owed(relay, role, plan.hub))
+    stack.callback(played_here.erase)
+    local_member: LocalMember = played_here
     if transcript is not None:
-        resident = stack.enter_context(contextlib.closing(RecordingResident(seat, transcript, plan.hub)))
-    within = HubWithResident(inner, plan.hub, resident, answer_s=played.limit_s, backlog_bytes=BACKLOG_BYTES)
+        local_member = stack.enter_context(contextlib.closing(RecordingLocalMember(played_here, transcript, plan.hub)))
+    within = HubWithLocalMember(inner, plan.hub, local_member, answer_s=played.limit_s, backlog_bytes=BACKLOG_BYTES)
     hub = recorded(within)
     try:
         run_hub(relay, hub, answer_s)
     except HansaError as error:
-        cause = seat.error
+        cause = played_here.error
         within.settle()
         if cause is not None:
             raise cause from error
         raise
     within.settle()
-    if seat.error is not None:
-        raise seat.error
+    if played_here.error is not None:
+        raise played_here.error
     return hub
 
 
@@ -275,8 +275,8 @@ def _limits(member: MemberFile, spin_s: float) -> HubLimits:
 
 
 def _silence_s(member: MemberFile) -> float:
-    """How long a line may carry nothing: nobody dials again in this mode, so that the whole patience is for the line to heal."""
-    return member.patience_s or SILENCE_S
+    """How long a line may carry nothing: nobody dials again in this mode, so the whole reconnect timeout is for the line to heal."""
+    return member.reconnect_timeout_s or SILENCE_S
 
 
 def run_member_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
@@ -352,7 +352,7 @@ def _connect(
     before, behind = apart[:place], apart[place + 1 :]
     if behind:
         links = TlsHub.listen(
-            member.credentials, *member.servers[name], guests=behind, limits=limits, notify=notify, owed=owed
+            member.credentials, *member.servers[name], allowed=behind, limits=limits, notify=notify, owed=owed
         )
     else:
         links = TlsHub.without_listener(member.credentials, limits, notify=notify, owed=owed)

@@ -24,7 +24,7 @@ from hansa.transport.channel import Hub, Traffic
 from hansa.transport.in_process import InProcessHub
 from hansa.trees.least_rows import add_up
 from hansa.trees.parameters import Parameters
-from hansa.trees.worker_pool import Crew
+from hansa.trees.worker_pool import WorkerPool
 
 HOLDER_POLICY = Policy(allow_two_parties=True, least_party_rows=0)
 """Of whoever holds all parties' rows: the plan's own minimum of rows is enough."""
@@ -68,14 +68,14 @@ def train_in_process(
     if set(tables) != set(plan.parties):
         raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")
     signers, identities = _make_signers(plan)
-    crew = Crew(threads)  # of all roles: they work in turn
+    pool = WorkerPool(threads)  # of all roles: they work in turn
     parties = {
         name: Party(
             plan,
             name,
             rows,
             nonce=secrets.token_bytes(32),
-            crew=crew,
+            pool=pool,
             nodes_per_frame=nodes_per_frame,
             signer=signers.get(name),
             policy=policy,
@@ -84,7 +84,7 @@ def train_in_process(
     }
     openings: dict[str, Iterable[bytes]] = {name: party.opening() for name, party in parties.items()}
     inner = InProcessHub({name: party.handle for name, party in parties.items()}, order, opening=openings)
-    aggregator = Aggregator(plan, crew=crew, report=report, identities=identities, signer=signers.get(plan.aggregator))
+    aggregator = Aggregator(plan, pool=pool, report=report, identities=identities, signer=signers.get(plan.aggregator))
     try:
         run_hub(aggregator, wrap(inner))
     finally:

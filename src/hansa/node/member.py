@@ -15,7 +15,7 @@ A member's own file:
     threads = 1                         # optional
     wait_s = 600                        # optional: seconds to wait for the others
     idle_limit_s = 86400                # optional: give up after so many seconds without a word; default: never (see docs/reference.md)
-    patience_s = 60                     # optional: seconds that a broken connection may take to be made anew
+    reconnect_timeout_s = 60                     # optional: seconds that a broken connection may take to be made anew
     memory_mb = 2000                    # a coopetitive server's, optional: what its shares may take; default: what is free
     servers = { north = "0.0.0.0:7466", south = "10.0.0.2:7466", west = "10.0.0.3:7466" }
                                         # with server_links = "direct": where this server listens, and where the others are found,
@@ -67,9 +67,9 @@ from hansa.transport.credentials import Credentials
 from hansa.transport.notices import Notify
 from hansa.transport.proxy import Proxy, read_proxy
 from hansa.transport.recording import RecordingChannel, RecordingHub
-from hansa.transport.resumable import PATIENCE_S, LastingChannel, LastingHub
+from hansa.transport.resumable import RECONNECT_TIMEOUT_S, ResumableChannel, ResumableHub
 from hansa.transport.tls import HubLimits
-from hansa.trees.worker_pool import Crew
+from hansa.trees.worker_pool import WorkerPool
 
 KEYS = (
     "plan",
@@ -85,7 +85,7 @@ KEYS = (
     "threads",
     "wait_s",
     "idle_limit_s",
-    "patience_s",
+    "reconnect_timeout_s",
     "send_mbit",
     "policy",
     "ledger",
@@ -98,7 +98,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "threads": (int,),
     "wait_s": (int, float),
     "idle_limit_s": (int, float),
-    "patience_s": (int, float),
+    "reconnect_timeout_s": (int, float),
     "send_mbit": (int, float),
     "memory_mb": (int, float),
     "policy": (dict,),
@@ -112,11 +112,11 @@ MOST = {
     "threads": 1024,
     "wait_s": A_YEAR_S,
     "idle_limit_s": A_YEAR_S,
-    "patience_s": A_YEAR_S,
+    "reconnect_timeout_s": A_YEAR_S,
     "send_mbit": 34_000,
     "memory_mb": 1_000_000_000,
 }
-"""The greatest values of the keys that are numbers; all are above 0 but `patience_s`, which may be 0."""
+"""The greatest values of the keys that are numbers; all are above 0 but `reconnect_timeout_s`, which may be 0."""
 
 SPIN_S = 0.001
 """Seconds that the aggregator looks for a party's next frame before it sleeps: waking up costs more than most gaps between two."""
@@ -156,7 +156,7 @@ class MemberFile:
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
             after which a member that is no server gives up, or None for never. memory_limit: bytes for a server's shares, or None.
-        patience_s: seconds that a broken connection may take to be made anew; 0 ends the run.
+        reconnect_timeout_s: seconds that a broken connection may take to be made anew; 0 ends the run.
         most_bytes_per_s: what this member sends over one connection; 0 has no limit.
         servers: host and port of every server, where they have connections of their own: this one's to listen at.
     """
@@ -178,7 +178,7 @@ class MemberFile:
     policy: Policy
     threads: int
     wait_s: float
-    patience_s: float
+    reconnect_timeout_s: float
     memory_limit: int | None = None
     idle_limit_s: float | None = None
     servers: Mapping[str, tuple[str, int]] = field(default_factory=dict)
@@ -221,8 +221,8 @@ def read_member_file(path: Path) -> MemberFile:
     for key, most in MOST.items():
         value = content.get(key, 1)
         # What is no number is between no two.
-        if not 0 <= value <= most or (value == 0 and key != "patience_s"):
-            least = "at least 0" if key == "patience_s" else "above 0"
+        if not 0 <= value <= most or (value == 0 and key != "reconnect_timeout_s"):
+            least = "at least 0" if key == "reconnect_timeout_s" else "above 0"
             raise PlanError(f"{path}: {key} = {value!r}; expected a number {least} and at most {most}")
     host, port = _address(content["hub"], "hub", path)
 
@@ -260,7 +260,7 @@ def read_member_file(path: Path) -> MemberFile:
         policy=read_policy(content.get("policy", {}), str(path)),
         threads=content.get("threads", 1),
         wait_s=float(content.get("wait_s", 600)),
-        patience_s=float(content.get("patience_s", PATIENCE_S)),
+        reconnect_timeout_s=float(content.get("reconnect_timeout_s", RECONNECT_TIMEOUT_S)),
         memory_limit=int(content["memory_mb"] * 1e6) if "memory_mb" in content else None,
         idle_limit_s=float(content["idle_limit_s"]) if "idle_limit_s" in content else None,
         servers=_server_addresses(content.get("servers"), plan, path),
@@ -357,7 +357,7 @@ def put_model(member: MemberFile, model: bytes | None) -> None:
 
 
 def run_aggregator_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
-    """Listen, gather the plan's parties, train. Returns the record, which is also written where the file says.
+    """Listen, register the plan's parties, train. Returns the record, which is also written where the file says.
 
     `event` is called with {"event": "listening", "port": ...}, then with every step of the run's progress; `notify` with what
     happens to connections.
@@ -376,27 +376,27 @@ def run_aggregator_process(member: MemberFile, event: Event, notify: Notify) -> 
 
 def _aggregate(member: MemberFile, event: Event, notify: Notify, record: RunRecord) -> dict[str, Any]:
     plan = member.plan
-    inner = LastingHub.listen(
+    inner = ResumableHub.listen(
         member.credentials,
         member.host,
         member.port,
-        guests=plan.parties,
+        allowed=plan.parties,
         limits=HubLimits(spin_s=SPIN_S, most_bytes_per_s=member.most_bytes_per_s),
-        patience_s=member.patience_s,
+        reconnect_timeout_s=member.reconnect_timeout_s,
         notify=notify,
         owed=lambda: aggregator.waiting_for(),
     )
     hub: Hub = inner
     at: dict[str, float] = {}
-    said = 0.0
+    told_at = 0.0
 
     def report(progress: Progress) -> None:
-        nonlocal said
+        nonlocal told_at
         now = time.perf_counter()
         at.setdefault(progress.stage, now)
-        if progress.stage == "tree" and now < said + TREE_EVENT_S and progress.trees < progress.rounds:
+        if progress.stage == "tree" and now < told_at + TREE_EVENT_S and progress.trees < progress.rounds:
             return
-        said = now
+        told_at = now
         record.stage(progress.stage, progress.trees, aggregator.run)
         event(progress.as_event())
 
@@ -412,7 +412,7 @@ def _aggregate(member: MemberFile, event: Event, notify: Notify, record: RunReco
 
     aggregator = Aggregator(
         plan,
-        crew=Crew(member.threads),
+        pool=WorkerPool(member.threads),
         report=report,
         identities=member.signer.identities,
         signer=member.signer,
@@ -442,7 +442,7 @@ def _aggregate(member: MemberFile, event: Event, notify: Notify, record: RunReco
         model_sha256=hashlib.sha256(outcome.model).hexdigest(),
         roster=[[name, rows, held] for name, _, rows, held, _ in outcome.roster],
         clear=CLEAR[plan.mode],
-        seconds={"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]},
+        seconds={"binning": at["binned"] - at["registered"], "training": at["trained"] - at["binned"]},
         traffic={name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())},
     )
 
@@ -475,14 +475,14 @@ def _contribute(member: MemberFile, rows: Rows, event: Event, notify: Notify, re
     plan, name = member.plan, member.identity.name
     admit = admission(member, rows)
     prepare(plan)
-    said = 0.0
+    told_at = 0.0
 
     def report(progress: Progress) -> None:
-        nonlocal said
+        nonlocal told_at
         now = time.perf_counter()
-        if progress.stage == "tree" and now < said + PARTY_EVENT_S and progress.trees < progress.rounds:
+        if progress.stage == "tree" and now < told_at + PARTY_EVENT_S and progress.trees < progress.rounds:
             return
-        said = now
+        told_at = now
         record.stage(progress.stage, progress.trees, party.run)
         event({"event": progress.stage, "member": name, "trees": progress.trees, "rounds": progress.rounds})
 
@@ -500,18 +500,18 @@ def _contribute(member: MemberFile, rows: Rows, event: Event, notify: Notify, re
         name,
         rows,
         nonce=secrets.token_bytes(32),
-        crew=Crew(member.threads),
+        pool=WorkerPool(member.threads),
         signer=member.signer,
         policy=member.policy,
         admit=admit,
         report=report,
     )
-    inner = LastingChannel.connect(
+    inner = ResumableChannel.connect(
         member.credentials,
         plan.aggregator,
         member.host,
         member.port,
-        patience_s=member.patience_s,
+        reconnect_timeout_s=member.reconnect_timeout_s,
         retry_for_s=member.wait_s,
         spin_s=PARTY_SPIN_S,
         most_bytes_per_s=member.most_bytes_per_s,
