@@ -564,7 +564,7 @@ def test_a_second_process_of_a_member_does_not_get_the_session(net, away):
     line, north = cut_off(net, hub)
     if not away:
         comes_back(net, hub, line, north)
-    with pytest.raises(SessionRefused, match=r"'north' holds its seat by another process: .*lost its state"):
+    with pytest.raises(SessionRefused, match=r"'north' has a session by another process: .*lost its state"):
         pump(hub, net.dialling(hub.port, "north"))
     line.down = False
     assert received_by(net, hub, north) == b"welcome back"
@@ -606,7 +606,7 @@ def test_a_hub_that_was_started_again_is_refused_by_name(net):
 def test_a_false_hub_process_that_lets_everybody_in_is_refused_by_the_member(net, monkeypatch):
     hub = net.hub()
     line, north = cut_off(net, hub)
-    monkeypatch.setattr(hub, "seated", lambda *_: None)
+    monkeypatch.setattr(hub, "admitted", lambda *_: None)
     monkeypatch.setattr(hub, "admit", lambda *_: delivery.WELCOME.pack(b"another process.", 1))
     line.down = False
     with pytest.raises(TransportError, match="another process answers, which lost the state of this run"):

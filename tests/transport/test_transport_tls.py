@@ -536,13 +536,13 @@ def test_frames_no_one_may_send_cost_the_sender_its_connection(network, sent, re
     ],
 )
 @pytest.mark.parametrize("close", ["close_notify", "end of file"])
-def test_an_end_of_file_is_named(network, sent, reason, goodbye):
+def test_an_end_of_file_is_named(network, sent, reason, close):
     hub = network.hub()
     (south,) = network.connect(hub, "south")
     north = network.raw(hub, "north")
     if sent:
         north.sendall(sent)
-    if goodbye == "close_notify":
+    if close == "close_notify":
         north.settimeout(0.05)
         with contextlib.suppress(OSError):
             north.unwrap()

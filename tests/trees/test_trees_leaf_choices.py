@@ -20,7 +20,7 @@ def made_leaves(rows: int, leaves: int, seed: int) -> tuple[np.ndarray, np.ndarr
     rng = np.random.default_rng(seed)
     cuts = np.sort(rng.choice(np.arange(10, rows - 10), leaves - 1, replace=False))
     n = np.diff(np.r_[0, cuts, rows])
-    return n, rng.binomial(n, rng.left_bit(1, 2, leaves))
+    return n, rng.binomial(n, rng.beta(1, 2, leaves))
 
 
 def grown_leaves(

@@ -1,8 +1,8 @@
 """A server's channel with connections of its own to the other two servers: their sealed messages need not pass the hub.
 
-The messages and their seals are the same; only the way is shorter. All sealed messages between two servers take it, so that they
-stay in order. With a server that is the hub, the connection to the hub is the direct one. A hub that is no server then sees nothing of the
-computation but its beginning and its end. No I/O of its own: it chooses among connections.
+The messages and their seals are the same; only the way is shorter. All sealed messages between two servers take it, so they stay
+in order. With a server that is the hub, the connection to the hub is the direct one. A hub that is no server then sees nothing of
+the computation but its beginning and its end. No I/O of its own: it chooses among connections.
 """
 
 from __future__ import annotations

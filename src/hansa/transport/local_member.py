@@ -1,8 +1,9 @@
 """A hub with a member in its own process, the *local member*: no second connection, identity or thread.
 
-The local member's frames stay in memory; to whoever drives the hub they come and go like any other member's. `receive` does the local member's
-work too: it lets the local member say one frame, then looks at the network, in turns while both have something, so that neither waits for
-the other longer than one frame takes to make. Only the local member's own computing holds up what others send through the hub.
+The local member's frames stay in memory. To whoever drives the hub they come and go like any other member's. `receive` does the
+local member's work too: it lets the local member send one frame, then looks at the network, in turns while both have something.
+So neither waits for the other longer than one frame takes to make. Only the local member's own computing holds up what others
+send through the hub.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """A channel and a hub that outlast their connections: a link that breaks is a pause, not an end.
 
-A member whose connection broke dials again, with growing pauses, for as long as its reconnect timeout lasts. It proves who it is as at
-first, by TLS, and shows the *session token* that it drew at random when its process first connected. The hub gives it its session back if
-the token is that of the session, and both send again what the other has not received, the very bytes. Meanwhile the hub keeps what is to be
-sent to it, and serves others. What both ends remember stands in `delivery`; a process that ended has forgotten
+A member whose connection broke dials again, with growing pauses, for as long as its reconnect timeout lasts. It proves who it is
+as at first, by TLS, and shows the *session token* that it drew at random when its process first connected. The hub gives it its
+session back if the token is that of the session, and both send again what the other has not received, the very bytes. Meanwhile
+the hub keeps what is to be sent to it, and serves others. What both ends remember stands in `delivery`; a process that ended has
+forgotten
 it, so it is refused: under the keys of a run there is no going back.
 
 Guarantees beside those of `channel`, whose first, "whole, once, unchanged, in the order sent", now holds across connections:
@@ -13,8 +14,9 @@ Guarantees beside those of `channel`, whose first, "whole, once, unchanged, in t
    a process that is gone may be replaced by another.
 8. A member that is away for longer than the reconnect timeout is `MemberLost`, for good; one that closes or breaks a rule is at once.
 
-A line that carries nothing any more, and does not say so, counts as broken after two thirds of the reconnect timeout, 40 seconds at most
-(`tcp.Watch`). Who joins, is away, is back or is waited for is told as a `Notice`, and by the hub to every member that it serves.
+A line that carries nothing any more, and does not say so, counts as broken after two thirds of the reconnect timeout, 40 seconds
+at most (`tcp.Watch`). Who joins, is away, is back or is waited for is told as a `Notice`, and by the hub to every member that it
+serves.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class LineSilent(ConnectionError):
 
 
 def silence_for(reconnect_timeout_s: float) -> float:
-    """Seconds of silence after which a connection counts as broken, so that noticing takes two thirds of the reconnect timeout at most."""
+    """Seconds of silence after which a connection counts as broken, so noticing takes two thirds of the reconnect timeout at most."""
     return max(1.0, min(SILENCE_S, 2 * reconnect_timeout_s / 3)) if reconnect_timeout_s else SILENCE_S
 
 

@@ -6,7 +6,8 @@ processes want the cores.
 
 What a hand-over costs is waking up, and waiting for the interpreter's lock while another thread holds it. So a thread looks
 for work some time before it sleeps, and the signs that it looks for are given by compiled code, which holds no lock: work has begun
-when the kernel of the calling thread *sends the start signal*, its first act, and is finished when the other thread looks for more. Roles that
+when the kernel of the calling thread *sends the start signal*, its first act, and is finished when the other thread looks for
+more. Roles that
 work in turn in one process share a worker pool: idle threads of others would take the cores by looking.
 """
 

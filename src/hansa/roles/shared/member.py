@@ -346,11 +346,11 @@ class Member:
         """Seal what goes to others; hand over, in order, what goes to this member's own roles."""
         waiting: deque[Outgoing] = deque([outgoing])
         while waiting:
-            for to, outgoing in waiting.popleft():
+            for to, message in waiting.popleft():
                 if to != self._name:
-                    yield from self._post(to, outgoing)
-                elif isinstance(outgoing, Message):
-                    waiting.append(self._hand_over(self._name, outgoing))
+                    yield from self._post(to, message)
+                elif isinstance(message, Message):
+                    waiting.append(self._hand_over(self._name, message))
 
     def _post(self, to: str, outgoing: Message | RoundMessage) -> Iterator[bytes]:
         if isinstance(outgoing, RoundMessage):

@@ -681,7 +681,7 @@ class Party:
             )
 
     def _rebuilt(self, told: Ensemble, received: list[tuple[Level, ...]]) -> Ensemble:
-        """The model as this party received it. Gains, covers and inner nodes' weights, which no party receives, are the file's, or 0 where
+        """The model as this party received it. Gains, covers and inner weights, which no party receives, are the file's, or 0 where
         the plan releases none.
         """
         if len(told.trees) != len(received):

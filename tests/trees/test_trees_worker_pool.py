@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hansa.trees.worker_pool import WorkerPool, ring
+from hansa.trees.worker_pool import WorkerPool, send_start
 from waiting import HANG_S
 
 
@@ -20,7 +20,7 @@ def test_every_item_is_done_once_by_one_thread(threads, count):
     parts = []
 
     def work(thread, first, last, start_signal):
-        ring(start_signal)
+        send_start(start_signal)
         parts.append(thread)
         for item in range(first, last):
             done[item] += 1
@@ -34,7 +34,7 @@ def test_parts_run_at_the_same_time():
     meeting = threading.Barrier(3, timeout=HANG_S)
 
     def work(thread, first, last, start_signal):
-        ring(start_signal)
+        send_start(start_signal)
         meeting.wait()
 
     pool = WorkerPool(3)
