@@ -33,7 +33,8 @@ from benchmarks.plain_product import product_seconds
 from hansa.data.quantiles import SortedKeys
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.replicated import Address, PairStreams, Server
-from hansa.node.in_process import share_in_process, warm_up_shares
+from hansa.node.in_process import share_in_process
+from hansa.node.warm_up import warm_up_shares
 from hansa.oblivious.quantile_search import CutSearchOnShares, RequestGuard, count_probes
 from hansa.oblivious.shared_vectors import receive_vector, share_vector
 from hansa.oblivious.split_finding import group_sizes

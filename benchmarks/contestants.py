@@ -20,7 +20,8 @@ import numpy as np
 
 from hansa.data.source import Rows
 from hansa.node.cores import cores, useful_threads
-from hansa.node.in_process import train_in_process, warm_up
+from hansa.node.in_process import train_in_process
+from hansa.node.warm_up import warm_up
 from hansa.plan import Plan
 from hansa.simulation.pooled_xgboost import train_pooled_xgboost
 from hansa.simulation.processes import train_in_processes

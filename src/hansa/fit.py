@@ -26,7 +26,8 @@ from hansa.exposure import exposure, openings_under
 from hansa.model import Model
 from hansa.mpc.openings import Opening
 from hansa.node.cores import useful_threads
-from hansa.node.in_process import share_in_process, train_in_process, warm_up, warm_up_shares
+from hansa.node.in_process import share_in_process, train_in_process
+from hansa.node.warm_up import warm_up, warm_up_shares
 from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, Plan
 from hansa.roles.run import Progress
 from hansa.simulation.run import (

@@ -35,7 +35,7 @@ from hansa.consortium.identity import fingerprint, load_identity
 from hansa.consortium.members import read_members
 from hansa.errors import OutputError
 from hansa.node import model_file
-from hansa.node.member import read_member_file
+from hansa.node.config import read_member_file
 from hansa.plan import read_plan
 from hansa.protocol import messages
 from hansa.transport.resumable import ResumableHub

@@ -18,9 +18,10 @@ from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
 from hansa.data.schema import Level, Schema
 from hansa.errors import DataError, HansaError, PlanError
-from hansa.node.coopetitive import hub_end
 from hansa.node.cores import cores, useful_threads
-from hansa.node.in_process import share_in_process, train_in_process, warm_up, warm_up_shares
+from hansa.node.in_process import share_in_process, train_in_process
+from hansa.node.shared import hub_end
+from hansa.node.warm_up import warm_up, warm_up_shares
 from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, SERVERS, Coopetitive, Plan, Release, default_verify_counts
 from hansa.roles.batches import check_roster, claim
 from hansa.roles.run import Progress

@@ -13,16 +13,18 @@ import resource
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hansa.data.source import Rows, read_rows
 from hansa.errors import HansaError, LinkLost, MemberLost, PlanError, TransportError
-from hansa.node.direct import DirectChannel
-from hansa.node.member import ANSWER_S, MemberFile, about, admission, check_files, prepare, put_model, warn
+from hansa.node.config import MemberFile
+from hansa.node.files import ANSWER_S, admission, check_files, put_model, warn
+from hansa.node.links import BACKLOG_BYTES, SPIN_S, connect, is_direct, limits_of
 from hansa.node.phases import Ledger
-from hansa.node.records import RunRecord, keeping
+from hansa.node.record import RunRecord, about, keeping
+from hansa.node.warm_up import prepare
 from hansa.plan import COOPETITIVE, Plan
 from hansa.roles.batches import admit_all
 from hansa.roles.run import LocalMemberRole, Progress, run_hub, run_member
@@ -32,19 +34,13 @@ from hansa.transport.channel import Channel, Hub, Traffic
 from hansa.transport.local_member import HubWithLocalMember, LocalMember
 from hansa.transport.notices import Notify
 from hansa.transport.recording import RecordingChannel, RecordingHub, RecordingLocalMember
-from hansa.transport.tcp import SILENCE_S
-from hansa.transport.tls import HubLimits, TlsChannel, TlsHub
+from hansa.transport.tls import TlsHub
 
 Event = Callable[[dict[str, Any]], None]
 
+
 RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in a unit of `ru_maxrss`."""
-
-SPIN_S = 0.00005
-"""Seconds that a server with direct links looks for a sealed message before it sleeps; more takes the cores from servers beside it."""
-
-BACKLOG_BYTES = 2**31
-"""What may wait at the hub for one server: the other two send a round's numbers before either reads."""
 
 
 MEMORY = Path("/proc/meminfo")
@@ -184,8 +180,8 @@ def _run_hub(member: MemberFile, event: Event, notify: Notify, record: RunRecord
 
     relay = RelayHub(plan, member.signer.identities, report)
     allowed = tuple(name for name in plan.members if name != plan.hub)
-    spins = _is_direct(plan) and plan.hub in plan.servers
-    limits = _limits(member, SPIN_S if spins else 0.0)
+    spins = is_direct(plan) and plan.hub in plan.servers
+    limits = limits_of(member, SPIN_S if spins else 0.0)
     owed = relay.waiting_for if played is None else lambda: _others_owed(relay, played.role, plan.hub)
     inner = TlsHub.listen(
         member.credentials, member.host, member.port, allowed=allowed, limits=limits, notify=notify, owed=owed
@@ -227,7 +223,7 @@ def _relay(
     """Relay, and play what is to be played, to the end of the run; the hub as its traffic is to be read from."""
     plan, transcript = member.plan, member.transcript
     # Over direct links the hub may hear nothing while servers compute, for as long as that takes: they watch each other.
-    answer_s = None if _is_direct(plan) else ANSWER_S
+    answer_s = None if is_direct(plan) else ANSWER_S
 
     def recorded(hub: Hub) -> Hub:
         if transcript is None:
@@ -265,20 +261,6 @@ def _others_owed(relay: RelayHub, role: Member, hub: str) -> list[str]:
     return [name for name in role.waiting_for() if name != hub] or relay.waiting_for()
 
 
-def _limits(member: MemberFile, spin_s: float) -> HubLimits:
-    return HubLimits(
-        backlog_bytes=BACKLOG_BYTES,
-        spin_s=spin_s,
-        silence_s=_silence_s(member),
-        most_bytes_per_s=member.most_bytes_per_s,
-    )
-
-
-def _silence_s(member: MemberFile) -> float:
-    """How long a line may carry nothing: nobody dials again in this mode, so the whole reconnect timeout is for the line to heal."""
-    return member.reconnect_timeout_s or SILENCE_S
-
-
 def run_member_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
     """Connect to the hub and play this member's roles. Returns the record, which is also written where the file says.
 
@@ -298,7 +280,7 @@ def _play(member: MemberFile, event: Event, notify: Notify, record: RunRecord) -
     plan, name = member.plan, member.identity.name
     played = _Played(member, event, record)
     role = played.role
-    inner = _connect(member, "server" in role.roles, notify, role.waiting_for)
+    inner = connect(member, "server" in role.roles, notify, role.waiting_for)
     channel: Channel = inner
     try:
         if member.transcript is not None:
@@ -313,59 +295,6 @@ def _play(member: MemberFile, event: Event, notify: Notify, record: RunRecord) -
     finally:
         channel.close()
     return record.end("finished", **played.ended(inner.traffic))
-
-
-def _is_direct(plan: Plan) -> bool:
-    return plan.coopetitive is not None and plan.coopetitive.server_links == "direct"
-
-
-def _connect(
-    member: MemberFile, serves: bool, notify: Notify, owed: Callable[[], Iterable[str]]
-) -> TlsChannel | DirectChannel:
-    """The connection to the hub; at a server whose plan says so, with connections to the other servers beside it.
-
-    A server that is the hub needs no other connection: that to the hub is the direct one.
-    """
-    plan, name, wait_s = member.plan, member.identity.name, member.wait_s
-    if not serves or not _is_direct(plan):
-        return TlsChannel.connect(
-            member.credentials,
-            plan.hub,
-            member.host,
-            member.port,
-            retry_for_s=wait_s,
-            silence_s=_silence_s(member),
-            most_bytes_per_s=member.most_bytes_per_s,
-            proxy=member.proxy,
-            notify=notify,
-            owed=owed,
-        )
-    apart = [server for server in plan.servers if server != plan.hub]
-    if not member.servers:
-        raise PlanError(
-            f'{member.path}: servers is missing; the plan says members.server_links = "direct": say where {name!r} listens and '
-            f'where the other servers are found, such as servers = {{ {apart[0]} = "10.0.0.1:7466", ... }}'
-        )
-    limits = _limits(member, SPIN_S)
-    place = apart.index(name)
-    # A server listens for those behind it in the plan's order and dials those before it.
-    before, behind = apart[:place], apart[place + 1 :]
-    if behind:
-        links = TlsHub.listen(
-            member.credentials, *member.servers[name], allowed=behind, limits=limits, notify=notify, owed=owed
-        )
-    else:
-        links = TlsHub.without_listener(member.credentials, limits, notify=notify, owed=owed)
-    try:
-        links.dial(plan.hub, member.host, member.port, retry_for_s=wait_s, proxy=member.proxy)
-        for peer in before:
-            links.dial(peer, *member.servers[peer], retry_for_s=wait_s, proxy=member.proxy)
-        if behind:
-            links.wait_for(behind, wait_s)
-    except HansaError:
-        links.close()
-        raise
-    return DirectChannel(name, plan.hub, (*before, *behind), links, time.monotonic)
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
