@@ -6,7 +6,7 @@
 Assisted: the three parties are the servers. Apart: three parties own the rows, three other members compute. A bare uint32
 product of the size of a tree's histograms (rows x columns x 64) is timed in the same run, and walls are given as multiples of
 it too. CPU, bytes and rounds are those of a server and a tree after the first; sealing, TLS and relaying are in them (the hub's
-own processor time is not, but it shares the cores). The slow line delays every letter by 20 ms one way, in one process: a tree
+own processor time is not, but it shares the cores). The slow line delays every sealed message by 20 ms one way, in one process: a tree
 must take the rounds of `mpc`'s formula times the delay, beside what it takes without delay.
 
 With --cuts the search of cuts alone, in one process: its rounds of messages, questions to owners, and a server's CPU a round.
@@ -33,7 +33,8 @@ from benchmarks.plain_product import product_seconds
 from hansa.data.quantiles import SortedKeys
 from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.replicated import Address, PairStreams, Server
-from hansa.node.in_process import share_in_process, warm_up_shares
+from hansa.node.in_process import share_in_process
+from hansa.node.warm_up import warm_up_shares
 from hansa.oblivious.quantile_search import CutSearchOnShares, RequestGuard, count_probes
 from hansa.oblivious.shared_vectors import receive_vector, share_vector
 from hansa.oblivious.split_finding import group_sizes
@@ -259,7 +260,9 @@ def main() -> None:
     parser.add_argument("--trees", type=int, default=TREES)
     parser.add_argument("--cuts", action="store_true", help="only the search of cuts")
     parser.add_argument("--bins", type=int, help="of the search of cuts")
-    parser.add_argument("--links", choices=SERVER_LINKS, default="direct", help="which way the servers' letters take")
+    parser.add_argument(
+        "--links", choices=SERVER_LINKS, default="direct", help="which way the servers' sealed messages take"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--assisted", action="store_true", help="only with the parties as servers")
     which.add_argument("--apart", action="store_true", help="only with servers apart")

@@ -20,7 +20,8 @@ import numpy as np
 
 from hansa.data.source import Rows
 from hansa.node.cores import cores, useful_threads
-from hansa.node.in_process import train_in_process, warm_up
+from hansa.node.in_process import train_in_process
+from hansa.node.warm_up import warm_up
 from hansa.plan import Plan
 from hansa.simulation.pooled_xgboost import train_pooled_xgboost
 from hansa.simulation.processes import train_in_processes
@@ -215,7 +216,7 @@ def _here(job: Job) -> Run:
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Run(
-        at["binned"] - at["gathered"],
+        at["binned"] - at["registered"],
         at["trained"] - at["binned"],
         _auc(run.outcome.model),
         hashlib.sha256(run.outcome.model).hexdigest(),

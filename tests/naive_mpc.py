@@ -139,7 +139,7 @@ def judge_tree(
             g, h = g * factor, h * factor
     scoring = growth_of(settings, candidates, len(labels)).scoring
     unit = scoring.least_hessian * 2.0**-scoring.fraction_bits
-    verdict = Verdict(0, [], 0.0)
+    abort_reason = Verdict(0, [], 0.0)
     floor = max(settings.gamma, 1e-6)
     stack = [(0, np.arange(len(labels)), 0)]
     while stack:
@@ -154,10 +154,10 @@ def judge_tree(
             doubt = 10 * off * np.sqrt(spread / upper) + 25 * off**2 / upper
         if split is None:
             if level < settings.max_depth:
-                verdict.splits += 1
+                abort_reason.splits += 1
                 if best > floor:
-                    verdict.gaps.append((best - floor) / best)
-                    verdict.unexplained += best - floor > max(1e-6 * best, doubt)
+                    abort_reason.gaps.append((best - floor) / best)
+                    abort_reason.unexplained += best - floor > max(1e-6 * best, doubt)
             limit = settings.leaf_limit if settings.objective == "binary:logistic" else np.inf
             weight = 0.0
             if h[rows].sum() >= unit - 1e-9 and len(rows):
@@ -165,20 +165,20 @@ def judge_tree(
             weight = float(np.clip(weight, -limit, limit))
             error = abs(weight - float(tree.values[node]))
             allowed = off * (settings.eta + abs(weight)) / upper
-            verdict.leaf_error = max(verdict.leaf_error, error)
-            verdict.leaf_excess = max(verdict.leaf_excess, error - allowed)
+            abort_reason.leaf_error = max(abort_reason.leaf_error, error)
+            abort_reason.leaf_excess = max(abort_reason.leaf_excess, error - allowed)
             continue
-        verdict.splits += 1
+        abort_reason.splits += 1
         got = float(gain[candidates.all.index(split)])
         if max(got, floor) < best:
-            verdict.gaps.append((best - max(got, floor)) / best)
-            verdict.unexplained += best - max(got, floor) > max(1e-6 * best, doubt)
+            abort_reason.gaps.append((best - max(got, floor)) / best)
+            abort_reason.unexplained += best - max(got, floor) > max(1e-6 * best, doubt)
         if got <= floor and best <= floor:
-            verdict.gaps.append(float(floor - got) / floor)
+            abort_reason.gaps.append(float(floor - got) / floor)
         goes_left = left_of(candidates, split, codes[rows])
         stack.append((int(tree.left[node]), rows[goes_left], level + 1))
         stack.append((int(tree.right[node]), rows[~goes_left], level + 1))
-    return verdict
+    return abort_reason
 
 
 def naive_reconstruct(shares) -> npt.NDArray:

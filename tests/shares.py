@@ -16,7 +16,7 @@ from hansa.errors import HansaError
 from hansa.plan import Coopetitive, Plan, Release
 from hansa.protocol.messages import Abort, Message, Relay, decode, encode
 from hansa.roles.key_setup import Signer
-from hansa.roles.shared.compute_server import RoundLetter
+from hansa.roles.shared.compute_server import RoundMessage
 from hansa.roles.shared.member import Member
 from hansa.roles.shared.relay import RelayHub
 from hansa.trees.parameters import parse_parameters
@@ -176,8 +176,8 @@ class SharedTalk:
             assert not member.done
             if member._keys is not None:
                 assert all(key._key is None for key in member._keys.keys.values())
-            if member._mail is not None:
-                ends = [*member._mail._sealers.values(), *member._mail._openers.values()]
+            if member._secure_channel is not None:
+                ends = [*member._secure_channel._sealers.values(), *member._secure_channel._openers.values()]
                 assert all(end._aead is None and not any(end._key) for end in ends)
 
 
@@ -185,7 +185,7 @@ def twisted(member: Member, twist: Twist) -> None:
     """Let a member say other things than its roles do."""
     post = member._post
 
-    def say(to: str, said: Message | RoundLetter):
+    def say(to: str, said: Message | RoundMessage):
         changed = twist(to, said)
         return iter(()) if changed is None else post(to, changed)
 
@@ -207,7 +207,7 @@ def nth(kind: type, number: int, change: Callable[[Any], Any], to: str | None = 
 
 
 def relay(frame: bytes) -> Relay | None:
-    """The letter in a frame, if it is one."""
+    """The sealed message in a frame, if it is one."""
     message = decode("anybody", frame)
     return message if isinstance(message, Relay) else None
 

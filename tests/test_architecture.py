@@ -105,7 +105,7 @@ def under(module: str, prefix: str) -> bool:
     return module == prefix or module.startswith(prefix + ".")
 
 
-def departures(path: Path, tree: ast.Module) -> list[str]:
+def violations(path: Path, tree: ast.Module) -> list[str]:
     """Imports of `path` that its part is not allowed."""
     part = part_of(path)
     if part == "__init__":
@@ -133,7 +133,7 @@ def test_the_source_was_found():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_parts_import_only_what_lies_below_them(path):
-    assert departures(path, parse(path)) == []
+    assert violations(path, parse(path)) == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
@@ -191,7 +191,7 @@ def test_optional_packages_are_imported_where_they_are_used(path):
     ],
 )
 def test_a_wrong_import_is_noticed(file, text):
-    assert len(departures(SOURCE / file, ast.parse(text))) == 1
+    assert len(violations(SOURCE / file, ast.parse(text))) == 1
 
 
 def test_imports_in_a_class_or_condition_count_as_eager():

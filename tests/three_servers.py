@@ -57,7 +57,7 @@ def reveal(ring, shares):
 
 
 def train_openly(
-    candidates, codes, labels, settings, owners=(None,), coins=None, record=None, keep_views=False, weights=None
+    candidates, codes, labels, settings, owners=(None,), sampling=None, record=None, keep_views=False, weights=None
 ):
     """Share rows, train in lockstep, open the trees. `owners`: for equal slices of the rows, who assists.
 
@@ -75,7 +75,7 @@ def train_openly(
         for i, message in enumerate(messages):
             blocks[i].append(receive_rows(candidates, i, message, ALGORITHM, own if owner == i else None))
     record = record or Record()
-    programs = [train(servers[i], candidates, blocks[i], settings, 0, coins) for i in range(3)]
+    programs = [train(servers[i], candidates, blocks[i], settings, 0, sampling) for i in range(3)]
     models = run_three(programs, record, keep_views)
     return [
         open_tree(candidates, settings[0].max_depth, {i: release(models[i].trees[t]) for i in range(3)})

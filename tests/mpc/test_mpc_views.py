@@ -96,7 +96,7 @@ def columns_of(array, count):
 
 
 def views_agree(program, viewer, rings, fixed=24, table_bits=0):
-    """Run `program(server, shares)` on all secrets and missing coins; do the viewer's views agree?
+    """Run `program(server, shares)` on all secrets and missing sampling; do the viewer's views agree?
 
     Args:
         rings: of the secret inputs; BITS for packed bits, Owned for what one server has in the clear.
@@ -105,20 +105,20 @@ def views_agree(program, viewer, rings, fixed=24, table_bits=0):
     secrets = 2 ** sum(widths)
     coin_bits = 0
     while True:
-        # At least 64 elements, so that packed bits fill words; coins beyond the needed ones repeat.
-        coins = 2 ** max(coin_bits, 6)
-        count = fixed * secrets * coins
+        # At least 64 elements, so that packed bits fill words; sampling beyond the needed ones repeat.
+        sampling = 2 ** max(coin_bits, 6)
+        count = fixed * secrets * sampling
         index = np.arange(count, dtype=np.uint64)
-        fixed_index = (index // np.uint64(secrets * coins)).astype(np.int64)
-        secret = (index // np.uint64(coins)) % np.uint64(secrets)
-        sources = Enumerated(viewer, count, fixed_index, index % np.uint64(coins), table_bits)
+        fixed_index = (index // np.uint64(secrets * sampling)).astype(np.int64)
+        secret = (index // np.uint64(sampling)) % np.uint64(secrets)
+        sources = Enumerated(viewer, count, fixed_index, index % np.uint64(sampling), table_bits)
         shares = make_shares(viewer, rings, widths, secret, fixed_index)
         record = Record()
         run_three([program(rep.Server(i, sources), shares[i]) for i in range(3)], record, keep_views=True)
         if sources.coin_bits <= max(coin_bits, 6):
             break
         coin_bits = sources.coin_bits
-        assert coin_bits <= 17, f"{coin_bits} coins are too many to enumerate"
+        assert coin_bits <= 17, f"{coin_bits} sampling are too many to enumerate"
     code = np.zeros(count, np.uint64)
     for _, _, array in record.views[viewer]:
         if (array.dtype, array.shape) == (np.uint8, (16,)):
@@ -126,7 +126,7 @@ def views_agree(program, viewer, rings, fixed=24, table_bits=0):
             continue
         for column in columns_of(array, count):
             code = (code + column + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    codes = np.sort(code.reshape(fixed, secrets, coins), axis=2)
+    codes = np.sort(code.reshape(fixed, secrets, sampling), axis=2)
     return bool((codes == codes[:, :1]).all()), len(record.views[viewer])
 
 
@@ -412,10 +412,10 @@ def test_a_view_of_rows_that_a_server_owns_says_nothing(name, owner, viewer):
 @pytest.mark.parametrize("name", ASSISTED)
 def test_products_with_rows_that_a_server_owns_are_right(name, owner):
     program, ring = ASSISTED[name]
-    coins, secrets = 64, 2 * 2**ring.bits
-    index = np.arange(4 * secrets * coins, dtype=np.uint64)
-    coin, secret = index % np.uint64(coins), (index // np.uint64(coins)) % np.uint64(secrets)
-    fixed = (index // np.uint64(secrets * coins)).astype(np.int64)
+    sampling, secrets = 64, 2 * 2**ring.bits
+    index = np.arange(4 * secrets * sampling, dtype=np.uint64)
+    coin, secret = index % np.uint64(sampling), (index // np.uint64(sampling)) % np.uint64(secrets)
+    fixed = (index // np.uint64(secrets * sampling)).astype(np.int64)
     # To a viewer that is not the owner the owner's bit is secret, and so enumerated.
     viewer = (owner + 1) % 3
     sources = Enumerated(viewer, len(index), fixed, coin, 0)

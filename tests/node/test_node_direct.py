@@ -9,9 +9,9 @@ import pytest
 
 from hansa.errors import MemberLost, ProtocolError, TransportError
 from hansa.node import direct
-from hansa.node.direct import VERDICT_S, DirectChannel
+from hansa.node.direct import ABORT_REASON_S, DirectChannel
 from hansa.protocol import messages
-from hansa.protocol.messages import Abort, Close, KeysConfirmed, Relay, Through
+from hansa.protocol.messages import Abort, Close, Done, KeysConfirmed, Relay
 from hansa.transport.channel import Traffic
 
 
@@ -54,12 +54,12 @@ class Links:
         self.closed = True
 
 
-def letter(sender, to, text=b"sealed"):
+def sealed(sender, to, text=b"sealed"):
     return messages.encode(Relay(sender, to, "round", memoryview(text)))
 
 
 CONFIRMED = messages.encode(KeysConfirmed({}))
-THROUGH = messages.encode(Through())
+DONE = messages.encode(Done())
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def channel(links):
     return DirectChannel("a", "post", ("b", "c"), links, time.monotonic)
 
 
-def test_letters_to_servers_go_to_them_and_all_else_to_the_hub(links, channel):
-    frames = [letter("a", "b"), letter("a", "dune"), letter("a", "c"), THROUGH]
+def test_sealed_messages_to_servers_go_to_them_and_all_else_to_the_hub(links, channel):
+    frames = [sealed("a", "b"), sealed("a", "dune"), sealed("a", "c"), DONE]
     for frame in frames:
         channel.send(frame)
     assert links.sent == list(zip(("b", "post", "c", "post"), frames, strict=True))
@@ -81,54 +81,54 @@ def test_letters_to_servers_go_to_them_and_all_else_to_the_hub(links, channel):
 
 def test_with_a_server_that_is_the_hub_the_connection_to_the_hub_is_the_direct_one(links):
     channel = DirectChannel("a", "c", ("b",), links, time.monotonic)
-    frames = [letter("a", "b"), letter("a", "c"), letter("a", "dune"), THROUGH]
+    frames = [sealed("a", "b"), sealed("a", "c"), sealed("a", "dune"), DONE]
     for frame in frames:
         channel.send(frame)
     assert links.sent == list(zip(("b", "c", "c", "c"), frames, strict=True))
-    heard = [CONFIRMED, letter("c", "a", b"its own"), letter("dune", "a", b"passed on")]
-    links.coming += [("c", frame) for frame in heard]
-    assert [bytes(channel.receive(1)) for _ in heard] == heard
+    received = [CONFIRMED, sealed("c", "a", b"its own"), sealed("dune", "a", b"passed on")]
+    links.coming += [("c", frame) for frame in received]
+    assert [bytes(channel.receive(1)) for _ in received] == received
 
 
-def test_the_hubs_letters_come_from_the_hub_only(links):
+def test_the_hubs_sealed_messages_come_from_the_hub_only(links):
     channel = DirectChannel("a", "c", ("b",), links, time.monotonic)
-    links.coming += [("c", CONFIRMED), ("b", letter("c", "a"))]
+    links.coming += [("c", CONFIRMED), ("b", sealed("c", "a"))]
     channel.receive(1)
-    with pytest.raises(ProtocolError, match=r"server .b. sent .* nothing but its own letters"):
+    with pytest.raises(ProtocolError, match=r"server .b. sent .* nothing but its own sealed messages"):
         channel.receive(1)
 
 
 def test_a_server_that_is_the_hub_and_hangs_up_is_named_at_once(links):
     channel = DirectChannel("a", "c", ("b",), links, time.monotonic)
-    links.coming += [("c", CONFIRMED), loss_of("c"), ("b", letter("b", "a"))]
+    links.coming += [("c", CONFIRMED), loss_of("c"), ("b", sealed("b", "a"))]
     channel.receive(1)
     with pytest.raises(MemberLost, match="'c'"):
         channel.receive(None)
     assert links.waits == []
 
 
-def test_what_the_hub_said_before_it_hung_up_is_heard_though_this_server_was_sending(links):
+def test_what_the_hub_said_before_it_hung_up_is_received_though_this_server_was_sending(links):
     """Server c is the hub: it lost b, said so, and hung up, while this server wrote to it."""
     channel = DirectChannel("a", "c", ("b",), links, time.monotonic)
-    verdict = messages.encode(Abort("b", "the connection was closed"))
-    lost = MemberLost("c", "gone while a frame was sent to it", broken=True, unread=(letter("c", "a"), verdict))
+    abort_reason = messages.encode(Abort("b", "the connection was closed"))
+    lost = MemberLost("c", "gone while a frame was sent to it", broken=True, unread=(sealed("c", "a"), abort_reason))
 
     def send(member, frame):
         raise lost
 
     links.send = send
     for _ in range(3):
-        channel.send(letter("a", "c"))
-    assert bytes(channel.receive(1)) == verdict
+        channel.send(sealed("a", "c"))
+    assert bytes(channel.receive(1)) == abort_reason
     links.send = Links().send
-    silent = MemberLost("c", "gone while a frame was sent to it", broken=True, unread=(letter("c", "a"),))
+    silent = MemberLost("c", "gone while a frame was sent to it", broken=True, unread=(sealed("c", "a"),))
     channel, links.coming = DirectChannel("a", "c", ("b",), links, time.monotonic), deque([silent])
     with pytest.raises(MemberLost, match="'c'"):
         channel.receive(1)
 
 
-def test_letters_that_overtake_the_confirmation_of_keys_wait_for_it(links, channel):
-    first, second, third = letter("b", "a", b"1"), letter("c", "a", b"2"), letter("b", "a", b"3")
+def test_sealed_messages_that_overtake_the_confirmation_of_keys_wait_for_it(links, channel):
+    first, second, third = sealed("b", "a", b"1"), sealed("c", "a", b"2"), sealed("b", "a", b"3")
     links.coming += [("b", first), ("c", second), ("post", CONFIRMED), ("b", third)]
     assert [bytes(channel.receive(1)) for _ in range(4)] == [CONFIRMED, first, second, third]
     with pytest.raises(TransportError, match="no frame"):
@@ -137,20 +137,20 @@ def test_letters_that_overtake_the_confirmation_of_keys_wait_for_it(links, chann
 
 def test_what_overtakes_is_bounded(links, channel, monkeypatch):
     monkeypatch.setattr(direct, "HELD_BYTES", 100)
-    links.coming += [("b", letter("b", "a", bytes(50)))] * 3
-    with pytest.raises(ProtocolError, match="server 'b' sent letters before the keys were confirmed"):
+    links.coming += [("b", sealed("b", "a", bytes(50)))] * 3
+    with pytest.raises(ProtocolError, match="server 'b' sent sealed messages before the keys were confirmed"):
         channel.receive(1)
 
 
 @pytest.mark.parametrize(
     "frame",
-    [letter("c", "a"), letter("b", "c"), CONFIRMED, THROUGH, messages.encode(Close())],
+    [sealed("c", "a"), sealed("b", "c"), CONFIRMED, DONE, messages.encode(Close())],
     ids=["in another's name", "to another", "the hub's word", "a last word", "the hub's end"],
 )
-def test_a_server_says_nothing_but_its_own_letters(links, channel, frame):
+def test_a_server_says_nothing_but_its_own_sealed_messages(links, channel, frame):
     links.coming += [("post", CONFIRMED), ("b", frame)]
     channel.receive(1)
-    with pytest.raises(ProtocolError, match=r"server .b. sent .* nothing but its own letters"):
+    with pytest.raises(ProtocolError, match=r"server .b. sent .* nothing but its own sealed messages"):
         channel.receive(1)
 
 
@@ -165,11 +165,11 @@ def test_a_server_may_hang_up_only_once_all_are_through(links, channel):
     with pytest.raises(MemberLost, match="'b'"):
         channel.receive(None)
     (wait,) = links.waits
-    assert 0 < wait <= VERDICT_S
+    assert 0 < wait <= ABORT_REASON_S
 
 
 def test_whoever_is_through_may_hang_up_and_the_hub_may_not(links, channel):
-    channel.send(THROUGH)
+    channel.send(DONE)
     links.coming += [loss_of("b"), ("post", messages.encode(Close())), loss_of("post")]
     assert bytes(channel.receive(1)) == messages.encode(Close())
     with pytest.raises(MemberLost, match="'post'"):
@@ -178,36 +178,36 @@ def test_whoever_is_through_may_hang_up_and_the_hub_may_not(links, channel):
 
 def test_the_hub_says_who_ended_the_run_when_servers_hang_up_one_after_another(links, channel):
     """c lost b and hung up; this server hears of c first."""
-    verdict = messages.encode(Abort("b", "the connection was closed"))
-    links.coming += [("post", CONFIRMED), loss_of("c"), loss_of("b"), ("post", verdict)]
+    abort_reason = messages.encode(Abort("b", "the connection was closed"))
+    links.coming += [("post", CONFIRMED), loss_of("c"), loss_of("b"), ("post", abort_reason)]
     channel.receive(1)
-    assert bytes(channel.receive(1)) == verdict
+    assert bytes(channel.receive(1)) == abort_reason
 
 
-def test_a_letter_to_a_server_that_hung_up_waits_for_the_hubs_word_as_well(links, channel):
-    verdict = messages.encode(Abort("b", "the connection was closed"))
+def test_a_sealed_message_to_a_server_that_hung_up_waits_for_the_hubs_word_as_well(links, channel):
+    abort_reason = messages.encode(Abort("b", "the connection was closed"))
     links.gone.add("c")
-    channel.send(letter("a", "c"))
-    links.coming.append(("post", verdict))
-    assert bytes(channel.receive(1)) == verdict
+    channel.send(sealed("a", "c"))
+    links.coming.append(("post", abort_reason))
+    assert bytes(channel.receive(1)) == abort_reason
     with pytest.raises(MemberLost, match="'c'"):
         channel.receive(1)
     links.gone.add("post")
     with pytest.raises(MemberLost, match="'post'"):
-        channel.send(THROUGH)
+        channel.send(DONE)
 
 
-def test_letters_go_on_to_whoever_is_left_until_the_hubs_word_is_here(links, channel):
-    """c hung up, and b's letter of the round asks for an answer to both."""
-    verdict, asking = messages.encode(Abort("c", "the connection was closed")), letter("b", "a")
-    links.coming += [("post", CONFIRMED), loss_of("c"), ("b", asking), ("post", verdict)]
+def test_sealed_messages_go_on_to_whoever_is_left_until_the_hubs_word_is_here(links, channel):
+    """c hung up, and b's sealed message of the round asks for an answer to both."""
+    abort_reason, asking = messages.encode(Abort("c", "the connection was closed")), sealed("b", "a")
+    links.coming += [("post", CONFIRMED), loss_of("c"), ("b", asking), ("post", abort_reason)]
     channel.receive(1)
     assert bytes(channel.receive(1)) == asking
     for _ in range(2):
-        channel.send(letter("a", "c"))
-        channel.send(letter("a", "b"))
+        channel.send(sealed("a", "c"))
+        channel.send(sealed("a", "b"))
     assert [member for member, _ in links.sent] == ["b", "b"]
-    assert bytes(channel.receive(1)) == verdict
+    assert bytes(channel.receive(1)) == abort_reason
 
 
 def test_a_server_that_broke_a_rule_is_named_at_once(links, channel):

@@ -13,7 +13,7 @@ from hansa.mpc.ring import RING32, RING64
 from hansa.oblivious import evaluation as ev
 from hansa.oblivious.release import leaf_of_codes, open_tree, release
 from hansa.oblivious.shared_rows import label_words, receive_rows, share_rows
-from hansa.oblivious.training import Coins, Settings, boost, held_weight_bits, start_margins, weight_words
+from hansa.oblivious.training import Sampling, Settings, boost, held_weight_bits, start_margins, weight_words
 from three_servers import ALGORITHM, make_servers, make_table, reveal, share
 
 PLACE = Address(0, 0, 0, "eval")
@@ -168,7 +168,7 @@ def test_held_out_margins_are_those_of_the_opened_trees():
         trees, values = [], []
         for tree in range(3):
             shares, margins, _ = yield from boost(
-                server, candidates, blocks, words, margins, settings, Coins(), tree, 0
+                server, candidates, blocks, words, margins, settings, Sampling(), tree, 0
             )
             trees.append(shares)
             place = Address(0, tree, 0, "evaluation")

@@ -40,7 +40,7 @@ def xgboost_score(pair, split, rounds, **more):
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in HARD]
 )
 def test_as_good_as_xgboost(name):
-    """Within .02 AUC or 3 % of RMSE over three pairs of small tables, which a single stump is not; the benchmark has the finer verdict.
+    """Within .02 AUC or 3 % of RMSE over three pairs of small tables, which a single stump is not; the benchmark has the finer figures.
 
     On so few rows two learners' scores differ by .01 from pair to pair, whoever they are.
     """

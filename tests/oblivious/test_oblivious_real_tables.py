@@ -1,4 +1,4 @@
-"""Real tables, end to end on shares: cuts, start value, trees, held-out metric; against float64 and against XGBoost."""
+"""Real tables, end to end on shares: cuts, base score, trees, held-out metric; against float64 and against XGBoost."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from hansa.oblivious.release import leaf_of_codes, open_tree, release
 from hansa.oblivious.shared_rows import label_words, receive_rows, share_rows
 from hansa.oblivious.shared_vectors import receive_vector, share_vector
 from hansa.oblivious.training import (
-    Coins,
     LabelScale,
+    Sampling,
     Settings,
     boost,
     growth_of,
@@ -101,7 +101,7 @@ def trained(features, labels, settings, scale):
         flags, trees = [], []
         for tree in range(ROUNDS):
             shares, margins, outside = yield from boost(
-                server, candidates, blocks, label_words(blocks), margins, own, Coins(), tree, 0
+                server, candidates, blocks, label_words(blocks), margins, own, Sampling(), tree, 0
             )
             flags.append([] if outside is None else [outside])
             trees.append(release(shares))
@@ -139,9 +139,9 @@ def test_real_table(name):
     margins = np.full(len(labels), settings.base_margin)
     splits, gaps, unexplained, excess = 0, [], 0, 0.0
     for tree in trees:
-        verdict = naive.judge_tree(candidates, codes[:split], oracle, margins[:split], tree, settings, noise=noise)
-        splits, gaps = splits + verdict.splits, gaps + [gap for gap in verdict.gaps if gap > 1e-6]
-        unexplained, excess = unexplained + verdict.unexplained, max(excess, verdict.leaf_excess)
+        abort_reason = naive.judge_tree(candidates, codes[:split], oracle, margins[:split], tree, settings, noise=noise)
+        splits, gaps = splits + abort_reason.splits, gaps + [gap for gap in abort_reason.gaps if gap > 1e-6]
+        unexplained, excess = unexplained + abort_reason.unexplained, max(excess, abort_reason.leaf_excess)
         margins = margins + leaf_of_codes(candidates, tree, codes)
     assert unexplained == 0
     assert len(gaps) <= 0.005 * splits
@@ -195,11 +195,11 @@ def test_real_classes_one_against_the_rest():
     for k, own in enumerate(settings):
         margins = np.full(len(labels), own.base_margin)
         for tree in trees[k::3]:
-            verdict = naive.judge_tree(
+            abort_reason = naive.judge_tree(
                 candidates, codes[:split], is_class[k, :split], margins[:split], tree, own, noise=noise
             )
-            assert verdict.unexplained == 0
-            assert verdict.leaf_excess <= 1e-4
+            assert abort_reason.unexplained == 0
+            assert abort_reason.leaf_excess <= 1e-4
             margins = margins + leaf_of_codes(candidates, tree, codes)
         ours[k] = margins
 

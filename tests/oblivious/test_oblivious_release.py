@@ -13,11 +13,11 @@ from hansa.mpc.lockstep import run_three
 from hansa.mpc.ring import RING32
 from hansa.oblivious.release import LEAF, PlainTree, Statistics, TreeMessage, leaf_of_codes, open_tree, release
 from hansa.oblivious.shared_rows import label_words, receive_rows, share_rows
-from hansa.oblivious.training import Coins, LabelScale, Settings, boost, start_margins
+from hansa.oblivious.training import LabelScale, Sampling, Settings, boost, start_margins
 from three_servers import ALGORITHM, make_servers, make_table, reveal
 
 
-def boosted(settings, labels, rounds, coins=None, seed=1):
+def boosted(settings, labels, rounds, sampling=None, seed=1):
     candidates, codes, default = make_table(1200, 4, 15, seed=seed)
     labels = default if labels is None else labels(codes)
     messages = share_rows(candidates, codes, labels, ALGORITHM)
@@ -29,7 +29,7 @@ def boosted(settings, labels, rounds, coins=None, seed=1):
         trees = []
         for tree in range(rounds):
             shares, margins, _ = yield from boost(
-                server, candidates, blocks, words, margins, settings, coins or Coins(), tree, 0
+                server, candidates, blocks, words, margins, settings, sampling or Sampling(), tree, 0
             )
             trees.append(shares)
         return trees, margins
@@ -49,8 +49,8 @@ def test_opened_trees_reproduce_the_shared_margins_exactly(kind):
     scale = LabelScale.of_range(0, 15, 7)
     labels = (lambda codes: scale.words(codes[:, 0].astype(float))) if kind == "squared" else None
     half = np.arange(1200) % 2 == 0
-    coins = Coins(rows=lambda tree: half) if kind == "half of the rows" else None
-    candidates, codes, results = boosted(settings, labels, 3, coins)
+    sampling = Sampling(rows=lambda tree: half) if kind == "half of the rows" else None
+    candidates, codes, results = boosted(settings, labels, 3, sampling)
     shared = reveal(RING32, [margins for _, margins in results]).view(np.int32)
     expected = np.full(1200, round(settings.base_margin * 2**26))
     for number in range(3):

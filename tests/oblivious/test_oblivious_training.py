@@ -17,8 +17,8 @@ from hansa.oblivious.candidates import Candidates, Feature
 from hansa.oblivious.release import leaf_of_codes, open_tree, release
 from hansa.oblivious.shared_rows import label_words, receive_rows, share_rows
 from hansa.oblivious.training import (
-    Coins,
     LabelScale,
+    Sampling,
     Settings,
     boost,
     growth_of,
@@ -33,21 +33,21 @@ from three_servers import ALGORITHM, make_servers, make_table, reveal, train_ope
 LOGISTIC = {"objective": "binary:logistic", "rounds": 3, "max_depth": 3}
 
 
-def judge(candidates, codes, labels, settings, oracle_labels=None, coins=None, weights=None, **kw):
+def judge(candidates, codes, labels, settings, oracle_labels=None, sampling=None, weights=None, **kw):
     """Train, open, and compare every tree with float64; the trees and final margins."""
     target = labels if oracle_labels is None else oracle_labels
     bits = weight_bits(settings, len(codes))
     words = None if weights is None else weight_words(settings, target, weights, bits)
-    trees = train_openly(candidates, codes, labels, settings, coins=coins, weights=words, **kw)
+    trees = train_openly(candidates, codes, labels, settings, sampling=sampling, weights=words, **kw)
     margins = np.full(len(codes), round(settings.base_margin * 2**26) / 2**26)
     splits, gaps, leaf_error = 0, [], 0.0
     for number, tree in enumerate(trees):
-        used = coins.rows(number) if coins else None
-        features = coins.features(number) if coins else None
+        used = sampling.rows(number) if sampling else None
+        features = sampling.features(number) if sampling else None
         chosen = None if features is None else candidates.of_features(features)
-        verdict = naive.judge_tree(candidates, codes, target, margins, tree, settings, used, chosen, weights)
-        splits, gaps = splits + verdict.splits, gaps + [gap for gap in verdict.gaps if gap > 1e-6]
-        leaf_error = max(leaf_error, verdict.leaf_error)
+        abort_reason = naive.judge_tree(candidates, codes, target, margins, tree, settings, used, chosen, weights)
+        splits, gaps = splits + abort_reason.splits, gaps + [gap for gap in abort_reason.gaps if gap > 1e-6]
+        leaf_error = max(leaf_error, abort_reason.leaf_error)
         margins = margins + leaf_of_codes(candidates, tree, codes)
     return trees, margins, splits, gaps, leaf_error
 
@@ -151,7 +151,7 @@ CLASSES = {
     "lambda 0": {"reg_lambda": 0.0, "min_child_weight": 0.0},
     "weighted classes": {"scale_pos_weight": 3.5, "total_weight": True},
     "weighted rows": {"weight_limit": 2.0, "scale_pos_weight": 2.5},
-    "coins": {"leaf_bits": 16},
+    "sampling": {"leaf_bits": 16},
 }
 
 
@@ -174,29 +174,29 @@ def test_one_class_against_the_rest(name):
     draw = np.random.default_rng(8)
     rows, features = draw.random((9, 2500)) < 0.6, np.sort(draw.permuted(np.tile(np.arange(5), (9, 1)), axis=1)[:, :3])
 
-    def coins_of(tree_of_round):
-        if name != "coins":
+    def sampling_of(tree_of_round):
+        if name != "sampling":
             return None
-        return Coins(rows=lambda t: rows[tree_of_round(t)], features=lambda t: features[tree_of_round(t)])
+        return Sampling(rows=lambda t: rows[tree_of_round(t)], features=lambda t: features[tree_of_round(t)])
 
     weights = some_weights(2500) if "rows" in name else None
     bits = weight_bits(settings[0], 2500)
     words = None if weights is None else np.stack([weight_words(settings[0], own, weights, bits) for own in labels])
-    trees = train_openly(candidates, codes, labels, settings, (None, 1), coins_of(lambda t: t), weights=words)
+    trees = train_openly(candidates, codes, labels, settings, (None, 1), sampling_of(lambda t: t), weights=words)
     assert len(trees) == 9
     for k, (own, setting) in enumerate(zip(labels, settings, strict=True)):
-        coins = coins_of(lambda t, k=k: 3 * t + k)
-        alone, _, splits, gaps, leaf_error = judge(candidates, codes, own, setting, coins=coins, weights=weights)
+        sampling = sampling_of(lambda t, k=k: 3 * t + k)
+        alone, _, splits, gaps, leaf_error = judge(candidates, codes, own, setting, sampling=sampling, weights=weights)
         assert splits > 9
         assert not gaps
         assert leaf_error <= 1e-4
         margins = np.full(2500, round(setting.base_margin * 2**26) / 2**26)
         for number, tree in enumerate(trees[k::3]):
-            used = None if coins is None else coins.rows(number)
-            chosen = None if coins is None else candidates.of_features(coins.features(number))
-            verdict = naive.judge_tree(candidates, codes, own, margins, tree, setting, used, chosen, weights)
-            assert not [gap for gap in verdict.gaps if gap > 1e-6]
-            assert verdict.leaf_error <= 1e-4
+            used = None if sampling is None else sampling.rows(number)
+            chosen = None if sampling is None else candidates.of_features(sampling.features(number))
+            abort_reason = naive.judge_tree(candidates, codes, own, margins, tree, setting, used, chosen, weights)
+            assert not [gap for gap in abort_reason.gaps if gap > 1e-6]
+            assert abort_reason.leaf_error <= 1e-4
             assert tree.candidates == alone[number].candidates
             assert np.abs(tree.values - alone[number].values).max() <= 2 * 2.0**-14
             margins = margins + leaf_of_codes(candidates, tree, codes)
@@ -216,7 +216,7 @@ def test_classes_take_the_rounds_of_one_and_no_name_twice():
         blocks = [receive_rows(candidates, server.index, message, ALGORITHM)]
         words, margins = label_words(blocks), start_margins(server, 300, settings)
         for _ in range(2):
-            yield from boost(server, candidates, blocks, words, margins, settings, Coins(), 1, 0, 2, 3)
+            yield from boost(server, candidates, blocks, words, margins, settings, Sampling(), 1, 0, 2, 3)
 
     with pytest.raises(ProtocolError, match="drawn before"):
         run_three([program(s) for s in make_servers()])
@@ -271,10 +271,10 @@ def test_hard_cases(name):
     margins = np.full(20000, settings.base_margin)
     splits, gaps = 0, []
     for tree in train_openly(candidates, codes, labels, settings):
-        verdict = naive.judge_tree(candidates, codes, labels, margins, tree, settings, noise=noise)
-        splits, gaps = splits + verdict.splits, gaps + [gap for gap in verdict.gaps if gap > 1e-6]
-        assert verdict.unexplained == 0
-        assert verdict.leaf_excess <= 1e-4
+        abort_reason = naive.judge_tree(candidates, codes, labels, margins, tree, settings, noise=noise)
+        splits, gaps = splits + abort_reason.splits, gaps + [gap for gap in abort_reason.gaps if gap > 1e-6]
+        assert abort_reason.unexplained == 0
+        assert abort_reason.leaf_excess <= 1e-4
         margins = margins + leaf_of_codes(candidates, tree, codes)
     # Of some 50 to 120 splits.
     assert len(gaps) <= 2
@@ -401,18 +401,18 @@ def test_many_splits_at_20k_rows():
 
 
 @pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
-def test_public_coins(objective):
+def test_public_sampling(objective):
     candidates, codes, labels = make_table(2500, 5, 15, seed=8)
     draw = np.random.default_rng(8)
     rows = [draw.random(2500) < 0.6 for _ in range(3)]
     features = [np.sort(draw.permutation(5)[:2]) for _ in range(3)]
-    coins = Coins(rows=lambda t: rows[t], features=lambda t: features[t])
+    sampling = Sampling(rows=lambda t: rows[t], features=lambda t: features[t])
     settings = Settings(**{**LOGISTIC, "objective": objective, "leaf_bits": 16})
     words, oracle = labels, labels
     if objective == "reg:squarederror":
         scale = LabelScale.of_range(0, 1, 0.5)
         words, oracle = scale.words(labels.astype(float)), labels - 0.5
-    trees, _, _, gaps, leaf_error = judge(candidates, codes, words, settings, oracle, coins)
+    trees, _, _, gaps, leaf_error = judge(candidates, codes, words, settings, oracle, sampling)
     assert not gaps
     assert leaf_error <= 5e-5
     for number, tree in enumerate(trees):
@@ -540,7 +540,7 @@ def test_a_restarted_run_re_randomises_its_shares_under_new_keys():
         refreshed, found = margins, []
         for tree in range(start, trees):
             shares, margins, _ = yield from boost(
-                server, candidates, blocks, words, margins, settings, Coins(), tree, epoch
+                server, candidates, blocks, words, margins, settings, Sampling(), tree, epoch
             )
             found.append(release(shares))
         return found, margins, refreshed

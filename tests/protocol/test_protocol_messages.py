@@ -30,6 +30,7 @@ from hansa.protocol.messages import (
     Contribution,
     CountCells,
     CountMagnitudes,
+    Done,
     ExchangeKeys,
     Finish,
     Join,
@@ -39,12 +40,11 @@ from hansa.protocol.messages import (
     Received,
     Relay,
     ReleaseTree,
-    SettleStart,
     ShowRows,
     SplitNodes,
     SumLabels,
     Tensor,
-    Through,
+    TrainingSetup,
     UseCuts,
     VouchRows,
     Welcome,
@@ -140,11 +140,11 @@ def test_the_list_of_messages_is_closed():
         "Finish",
         "Received",
         "Relay",
-        "Through",
+        "Done",
         "Close",
         "ShareCounts",
         "CountProbes",
-        "SettleStart",
+        "TrainingSetup",
         "ShareRows",
         "TakeRows",
         "ReleaseTree",
@@ -253,7 +253,7 @@ BOMBS = {
     "proofs for everybody": packed(ConfirmKeys, "tags", map32(2**20, b"name", b"\xc4\x00")),
     "a shape of all dimensions": packed(Contribution, "values", TENSOR + array32(MILLIONS, b"\xcd\x01\x01")),
     "arrays of arrays": packed(ReleaseTree, "splits", array32(2**20, TENSOR + b"\x90\xa4data\xc4\x00")),
-    "numbers": packed(SettleStart, "base_score", array32(MILLIONS, b"\xcb" + bytes(8))),
+    "numbers": packed(TrainingSetup, "base_score", array32(MILLIONS, b"\xcb" + bytes(8))),
     "a long word": packed(
         Contribution, "quantity", b"\xdb" + (2**24).to_bytes(4, "big") + "\N{SNOWMAN}a".encode() * 2**22
     ),
@@ -459,7 +459,7 @@ def test_both_ways_are_listed():
         ShowRows,
     }  # fmt: skip
     up = {Join, AnnounceKey, ConfirmKeys, Contribution, VouchRows, Received}
-    coopetitive = {Relay, Through, Close}
+    coopetitive = {Relay, Done, Close}
     assert down | up | coopetitive | {Abort} | set(SEALED) == set(MESSAGES)
     assert len(down) + len(up) + len(coopetitive) + len(SEALED) + 1 == len(MESSAGES)
 

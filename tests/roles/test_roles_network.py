@@ -96,7 +96,7 @@ class Circle:
         quiet_s: float = HANG_S,
     ) -> End:
         """Run the plan; `relays` puts something between a member and the hub's port."""
-        inner = TlsHub.listen(self.credentials("hub"), "127.0.0.1", 0, guests=PARTIES)
+        inner = TlsHub.listen(self.credentials("hub"), "127.0.0.1", 0, allowed=PARTIES)
         aggregator = Aggregator(given)
         error = None
         with ThreadPoolExecutor(len(PARTIES)) as pool:

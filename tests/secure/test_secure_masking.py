@@ -132,7 +132,7 @@ def test_attack_more_or_fewer_words_than_the_label_says_are_refused():
         vector.mask_into(np.zeros(1, np.uint32), np.zeros(1, np.uint32))
 
 
-def test_a_refused_piece_consumes_nothing():
+def test_a_refused_fragment_consumes_nothing():
     refused, smooth = make_masker("party-0").open(make_label(3)), make_masker("party-0").open(make_label(3))
     with pytest.raises(ProtocolError):
         refused.mask_into(np.zeros(2, np.int32), np.zeros(2, np.uint32))
@@ -152,7 +152,7 @@ def test_a_refused_piece_consumes_nothing():
     ],
     ids=["wide", "signed", "lengths", "axes"],
 )
-def test_pieces_of_another_kind_are_refused(values, out):
+def test_fragments_of_another_kind_are_refused(values, out):
     with pytest.raises(ProtocolError, match="2 words of uint32"):
         make_masker("party-0").open(make_label(9)).mask_into(values, out)
 
@@ -169,7 +169,7 @@ def test_a_whole_vector_of_another_kind_is_refused_and_consumes_nothing(words):
 
 
 @pytest.mark.parametrize("ring", [32, 64])
-def test_a_whole_vector_equals_its_pieces_and_ends_the_vector_before(ring):
+def test_a_whole_vector_equals_its_fragments_and_ends_the_vector_before(ring):
     masker, label = make_masker("party-1"), make_label(301, ring)
     early = masker.open(make_label(5, ring, step=1))
     values = np.arange(300, dtype=DTYPES[ring])
@@ -223,8 +223,8 @@ def test_masks_cancel_and_equal_the_naive_twin(parties, ring, algorithm, pieces,
 
 @pytest.mark.parametrize("ring", [32, 64])
 @pytest.mark.parametrize("over", [-1, 0, 1, 14])
-def test_vectors_longer_than_a_chunk_equal_their_pieces_and_the_naive_twin(ring, over):
-    """Also where the zero word ends a chunk, or has one to itself, and where pieces meet between chunks."""
+def test_vectors_longer_than_a_chunk_equal_their_fragments_and_the_naive_twin(ring, over):
+    """Also where the zero word ends a chunk, or has one to itself, and where fragments meet between chunks."""
     chunk = ROOM_BYTES * 8 // ring
     length = 2 * chunk + over
     label = make_label(length, ring)

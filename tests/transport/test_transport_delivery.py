@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hansa.errors import TransportError
+from hansa.transport import delivery
 from hansa.transport.delivery import (
     ACKNOWLEDGE,
+    CLOSE,
     FLUSH,
-    GOODBYE,
     HEAD,
-    Correspondence,
+    DeliveryState,
     read_hello,
     read_welcome,
 )
@@ -22,7 +23,7 @@ def wire(head: bytes, frame: bytes) -> memoryview:
     return memoryview(head + frame)
 
 
-def said(end: Correspondence, *frames: bytes) -> list[memoryview]:
+def said(end: DeliveryState, *frames: bytes) -> list[memoryview]:
     return [wire(*end.keep(frame)) for frame in frames]
 
 
@@ -37,17 +38,17 @@ def said(end: Correspondence, *frames: bytes) -> list[memoryview]:
         max_size=80,
     )
 )
-def test_each_frame_is_heard_once_in_order_whatever_is_cut(steps):
-    """The oracle: two lists of what was said. A cut loses all on the line; both ends then say how far they have heard."""
-    ends = (Correspondence(), Correspondence())
+def test_each_frame_is_received_once_in_order_whatever_is_cut(steps):
+    """The oracle: two lists of what was said. A cut loses all on the line; both ends then say how far they have received."""
+    ends = (DeliveryState(), DeliveryState())
     lines: tuple[list[memoryview], list[memoryview]] = ([], [])  # what is on its way from each end
     told: tuple[list[bytes], list[bytes]] = ([], [])
-    heard: tuple[list[bytes], list[bytes]] = ([], [])
+    received: tuple[list[bytes], list[bytes]] = ([], [])
 
     def hear(who: int) -> None:
         content = ends[who].take(lines[1 - who].pop(0))
         if content is not None:
-            heard[who].append(bytes(content))
+            received[who].append(bytes(content))
 
     def cut() -> None:
         far = [end.received for end in ends]
@@ -70,7 +71,7 @@ def test_each_frame_is_heard_once_in_order_whatever_is_cut(steps):
     for who in (0, 1):
         while lines[1 - who]:
             hear(who)
-        assert heard[who] == told[1 - who]
+        assert received[who] == told[1 - who]
         assert ends[who].repeated == 0
     cut()
     for who in (0, 1):
@@ -79,7 +80,7 @@ def test_each_frame_is_heard_once_in_order_whatever_is_cut(steps):
 
 
 def test_bytes_are_kept_as_they_are_and_views_are_copied():
-    end = Correspondence()
+    end = DeliveryState()
     fixed = bytes(1000)
     assert end.keep(fixed)[1] is fixed
     for changing in (bytearray(b"before"), memoryview(bytearray(b"before"))):
@@ -90,7 +91,7 @@ def test_bytes_are_kept_as_they_are_and_views_are_copied():
 
 
 def test_a_frame_that_comes_again_is_dropped():
-    there, here = Correspondence(), Correspondence()
+    there, here = DeliveryState(), DeliveryState()
     first, second = said(there, b"one", b"two")
     assert here.take(first) == b"one"
     assert here.take(first) is None
@@ -100,7 +101,7 @@ def test_a_frame_that_comes_again_is_dropped():
 
 
 def test_a_gap_and_a_frame_from_the_future_are_refused():
-    there, here = Correspondence(), Correspondence()
+    there, here = DeliveryState(), DeliveryState()
     _, second, third = said(there, b"one", b"two", b"three")
     for late in (second, third):
         with pytest.raises(TransportError, match=r"frame [23] came, expected frame 1; rule: none is left out"):
@@ -116,11 +117,11 @@ def test_a_gap_and_a_frame_from_the_future_are_refused():
         (HEAD.pack(1, 4) + b"x", "frame 4 was acknowledged after 1, of 3"),
         (HEAD.pack(1, 0) + b"x", "frame 0 was acknowledged after 1, of 3"),
         (HEAD.pack(0, 1) + b"x", "a signal of 1 bytes"),
-        (HEAD.pack(0, 1) + ACKNOWLEDGE + GOODBYE, "a signal of 2 bytes"),
+        (HEAD.pack(0, 1) + ACKNOWLEDGE + CLOSE, "a signal of 2 bytes"),
     ],
 )
 def test_what_breaks_the_rules_is_refused(sent, text):
-    end = Correspondence()
+    end = DeliveryState()
     said(end, b"a", b"b", b"c")
     assert end.take(memoryview(HEAD.pack(0, 1) + ACKNOWLEDGE)) is None
     with pytest.raises(TransportError, match=text):
@@ -128,23 +129,23 @@ def test_what_breaks_the_rules_is_refused(sent, text):
 
 
 def test_what_was_acknowledged_is_let_go_and_cannot_be_asked_for_again():
-    """Rewinding: an end that claims to have heard less than it acknowledged gets nothing."""
-    there, here = Correspondence(), Correspondence()
+    """Rewinding: an end that claims to have received less than it acknowledged gets nothing."""
+    there, here = DeliveryState(), DeliveryState()
     for frame in said(here, b"one", b"two", b"three")[:2]:
         there.take(frame)
     here.take(memoryview(there.signal(ACKNOWLEDGE)))
     assert (here.acknowledged, here.kept_bytes) == (2, len(b"three"))
-    for heard in (0, 1, 4):
-        with pytest.raises(TransportError, match=f"says it has heard {heard} frames; it acknowledged 2 of 3"):
-            list(here.again(heard))
+    for received in (0, 1, 4):
+        with pytest.raises(TransportError, match=f"says it has received {received} frames; it acknowledged 2 of 3"):
+            list(here.again(received))
     assert [frame for _, frame in here.again(2)] == [b"three"]
 
 
 def test_signals_say_what_they_say_and_are_no_frames():
-    there, here = Correspondence(), Correspondence()
+    there, here = DeliveryState(), DeliveryState()
     assert here.take(memoryview(there.signal(FLUSH))) is None
     assert (here.asked, here.left) == (True, False)
-    assert here.take(memoryview(there.signal(GOODBYE))) is None
+    assert here.take(memoryview(there.signal(CLOSE))) is None
     assert here.left
     assert here.untouched
 
@@ -152,7 +153,7 @@ def test_signals_say_what_they_say_and_are_no_frames():
 def test_one_who_only_listens_owes_an_acknowledgement_after_a_while(monkeypatch):
     monkeypatch.setattr(delivery, "ACKNOWLEDGE_BYTES", 1000)
     monkeypatch.setattr(delivery, "ACKNOWLEDGE_FRAMES", 5)
-    there, here = Correspondence(), Correspondence()
+    there, here = DeliveryState(), DeliveryState()
     for frame in said(there, *[b"x"] * 5):
         here.take(frame)
     assert not here.owes
@@ -168,7 +169,7 @@ def test_one_who_only_listens_owes_an_acknowledgement_after_a_while(monkeypatch)
 
 
 def test_numbers_end_and_do_not_begin_anew():
-    end = Correspondence()
+    end = DeliveryState()
     end.sent = 2**32 - 1
     with pytest.raises(TransportError, match="all that it can number"):
         end.keep(b"x")

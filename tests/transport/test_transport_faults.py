@@ -53,16 +53,16 @@ def test_each_fault_on_the_way_up(fault, arrives):
 
 @pytest.mark.parametrize("make", [lambda: dropping(1), lambda: swapping(1), lambda: duplicating(0)])
 def test_faults_on_the_way_down(make):
-    heard = []
-    inner = InProcessHub({"a": lambda frame: heard.append(bytes(frame)) or []})
+    received = []
+    inner = InProcessHub({"a": lambda frame: received.append(bytes(frame)) or []})
     hub = FaultyHub(inner, sending={"a": make()})
     for frame in SENT:
         hub.send("a", frame)
     with pytest.raises(TransportError, match="deadlock"):
         hub.receive()
     fault = make()
-    assert heard == [each for index, frame in enumerate(SENT) for each in fault(index, frame)]
-    assert hub.traffic["a"].frames_down == len(heard)
+    assert received == [each for index, frame in enumerate(SENT) for each in fault(index, frame)]
+    assert hub.traffic["a"].frames_down == len(received)
 
 
 class ListChannel:

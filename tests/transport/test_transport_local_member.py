@@ -9,13 +9,13 @@ import pytest
 
 from hansa.errors import DataError, HansaError, LinkLost, ProtocolError, TransportError
 from hansa.protocol.messages import SEALED, Abort, Close, Join, Relay, Welcome, decode, encode
-from hansa.roles.run import ResidentRole, run_hub, run_member
-from hansa.roles.shared.compute_server import RoundLetter
+from hansa.roles.run import LocalMemberRole, run_hub, run_member
+from hansa.roles.shared.compute_server import RoundMessage
 from hansa.roles.shared.member import Member
 from hansa.roles.shared.relay import RelayHub
 from hansa.transport.in_process import InProcessHub
-from hansa.transport.local_member import HubWithResident
-from hansa.transport.recording import RecordingHub, RecordingResident, read_transcript
+from hansa.transport.local_member import HubWithLocalMember
+from hansa.transport.recording import RecordingHub, RecordingLocalMember, read_transcript
 from hansa.trees.xgboost_json import from_json
 from made_tables import OPEN
 from shares import SharedTalk, nth, shared_plan, shared_tables, signer, twisted
@@ -44,9 +44,9 @@ class Joint:
         inner = InProcessHub({name: self._handler(name) for name in others}, opening=openings)
         self.relay = RelayHub(plan, signer(plan, own).identities)
         role = self.members[own]
-        self.seat = ResidentRole(role, own, lambda: self.relay.waiting_for())
-        resident = self.seat if folder is None else RecordingResident(self.seat, folder, own)
-        self.hub = HubWithResident(inner, own, resident, answer_s=answer_s)
+        self.seat = LocalMemberRole(role, own, lambda: self.relay.waiting_for())
+        local_member = self.seat if folder is None else RecordingLocalMember(self.seat, folder, own)
+        self.hub = HubWithLocalMember(inner, own, local_member, answer_s=answer_s)
         hub = self.hub if folder is None else RecordingHub(self.hub, folder, f"{own}.hub")
         self.error = None
         try:
@@ -58,7 +58,7 @@ class Joint:
             while party.has_work():
                 party.advance()
         if folder is not None:
-            resident.close()
+            local_member.close()
             hub.close()
 
     def _handler(self, name):
@@ -78,7 +78,9 @@ class Joint:
         for name, member in self.members.items():
             assert member._session.state == "aborted", name
             assert member.model is None
-            assert member._mail is None or all(e._aead is None for e in member._mail._sealers.values())
+            assert member._secure_channel is None or all(
+                e._aead is None for e in member._secure_channel._sealers.values()
+            )
         for said in self.told.values():
             assert isinstance(said[-1], Abort)
             assert said[-1].reason == str(self.error)
@@ -114,8 +116,8 @@ def test_hub_and_member_leave_a_transcript_each(tmp_path):
     messages = [decode("x", record.frame) for record in hub]
     assert not any(isinstance(message, SEALED) for message in messages)
     assert sum(isinstance(message, Close) for message in messages) == 4
-    letters = {(m.sender, m.receiver) for m in messages if isinstance(m, Relay)}
-    assert {("aurora", "borealis"), ("borealis", "aurora"), ("borealis", "cirrus")} <= letters
+    sealed_messages = {(m.sender, m.receiver) for m in messages if isinstance(m, Relay)}
+    assert {("aurora", "borealis"), ("borealis", "aurora"), ("borealis", "cirrus")} <= sealed_messages
 
 
 def test_what_its_own_rows_break_is_told_to_nobody():
@@ -131,7 +133,7 @@ def test_what_its_own_rows_break_is_told_to_nobody():
 
 
 def test_a_rule_that_another_breaks_at_the_hubs_member_is_told_by_name():
-    run = Joint(twists={"borealis": nth(RoundLetter, 5, lambda said: RoundLetter(bytes(8), said.body), to="aurora")})
+    run = Joint(twists={"borealis": nth(RoundMessage, 5, lambda said: RoundMessage(bytes(8), said.body), to="aurora")})
     assert re.search("'borealis' sent the numbers of another step", str(run.seat.error))
     assert str(run.error) == f"member 'aurora' stopped the run: {run.seat.error}"
     run.assert_failed_closed()
@@ -176,7 +178,7 @@ def test_a_hub_that_hung_up_in_silence_is_gone(said):
         run_member(role, Gone(*said), 1.0)
 
 
-def test_why_a_hub_hung_up_is_heard_though_the_member_was_sending():
+def test_why_a_hub_hung_up_is_received_though_the_member_was_sending():
     role = SharedTalk(PLAN, TABLES).members["dune"]
     with pytest.raises(HansaError, match="'aurora' stopped the run because of member 'cirrus': it fell silent"):
         run_member(role, Gone(encode(Welcome(b"", ())), encode(Abort("cirrus", "it fell silent"))), 1.0)
@@ -202,7 +204,7 @@ class Once:
 
 def test_a_role_that_is_over_says_no_more():
     for error in (None, ProtocolError("member 'b' broke a rule"), DataError("row 7: 300.5")):
-        seat = ResidentRole(Once(error), "a")
+        seat = LocalMemberRole(Once(error), "a")
         assert len(list(seat.opening())) == 1
         said = list(seat.handle(memoryview(b"x")))
         assert said[0] == b"x"
@@ -220,6 +222,6 @@ def test_a_role_that_is_over_says_no_more():
 
 def test_a_mistake_of_the_program_is_no_word_of_the_protocol():
     """Only Hansa's own errors are told; any other ends the process."""
-    seat = ResidentRole(Once(ZeroDivisionError("a bug")), "a")
+    seat = LocalMemberRole(Once(ZeroDivisionError("a bug")), "a")
     with pytest.raises(ZeroDivisionError):
         list(seat.handle(memoryview(b"x")))

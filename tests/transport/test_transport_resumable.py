@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from cutting_line import HANDSHAKE_BYTES, Cut, CuttingLine, drawn_cuts
-from hansa.errors import MemberLost, SeatRefused, TransportError
-from hansa.transport import notices, tcp, tls
+from hansa.errors import MemberLost, SessionRefused, TransportError
+from hansa.transport import delivery, notices, resumable, tcp, tls
 from hansa.transport.channel import Traffic
 from hansa.transport.delivery import (
     ACKNOWLEDGE,
+    CLOSE,
     FLUSH,
-    GOODBYE,
     HEAD,
     HELLO,
     NOTICE,
@@ -29,12 +29,12 @@ from hansa.transport.delivery import (
     read_welcome,
 )
 from hansa.transport.notices import Notice
-from hansa.transport.resumable import LastingChannel, LastingHub
+from hansa.transport.resumable import ResumableChannel, ResumableHub
 from hansa.transport.tls import Credentials, HubLimits, TlsChannel
 from waiting import HANG_S, Clock, until
 
 LIMITS = HubLimits(frame_bytes=16 * 2**20, handshake_s=HANG_S, send_s=HANG_S)
-PATIENCE_S = HANG_S
+RECONNECT_TIMEOUT_S = HANG_S
 
 
 class Net:
@@ -45,37 +45,44 @@ class Net:
         self.threads = threads
         self.open: list = []
 
-    def hub(self, patience_s: float = PATIENCE_S, port: int = 0, **options) -> LastingHub:
-        hub = LastingHub.listen(
-            self.circle.credentials("hub"), "127.0.0.1", port, limits=LIMITS, patience_s=patience_s, **options
+    def hub(self, reconnect_timeout_s: float = RECONNECT_TIMEOUT_S, port: int = 0, **options) -> ResumableHub:
+        hub = ResumableHub.listen(
+            self.circle.credentials("hub"),
+            "127.0.0.1",
+            port,
+            limits=LIMITS,
+            reconnect_timeout_s=reconnect_timeout_s,
+            **options,
         )
         self.open.append(hub)
         return hub
 
-    def line(self, hub: LastingHub, cuts=()) -> CuttingLine:
+    def line(self, hub: ResumableHub, cuts=()) -> CuttingLine:
         line = CuttingLine(hub.port, cuts)
         self.open.append(line)
         return line
 
     def dialling(
-        self, port: int, who: str | Credentials, patience_s: float = PATIENCE_S, **options
-    ) -> Future[LastingChannel]:
+        self, port: int, who: str | Credentials, reconnect_timeout_s: float = RECONNECT_TIMEOUT_S, **options
+    ) -> Future[ResumableChannel]:
         credentials = self.circle.credentials(who) if isinstance(who, str) else who
 
-        def dial() -> LastingChannel:
+        def dial() -> ResumableChannel:
             options.setdefault("frame_limit", LIMITS.frame_bytes)
-            channel = LastingChannel.connect(credentials, "hub", "127.0.0.1", port, patience_s=patience_s, **options)
+            channel = ResumableChannel.connect(
+                credentials, "hub", "127.0.0.1", port, reconnect_timeout_s=reconnect_timeout_s, **options
+            )
             self.open.append(channel)
             return channel
 
         return self.threads.submit(dial)
 
-    def connect(self, hub: LastingHub, name: str, port: int | None = None, **options) -> LastingChannel:
+    def connect(self, hub: ResumableHub, name: str, port: int | None = None, **options) -> ResumableChannel:
         future = self.dialling(port or hub.port, name, **options)
         hub.wait_for([name], timeout=HANG_S)
         return future.result(HANG_S)
 
-    def raw(self, hub: LastingHub, name: str, hello: bytes) -> Future[TlsChannel]:
+    def raw(self, hub: ResumableHub, name: str, hello: bytes) -> Future[TlsChannel]:
         """A member that greets and writes what it likes."""
 
         def dial() -> TlsChannel:
@@ -89,10 +96,10 @@ class Net:
 
     def close(self) -> None:
         for each in reversed(self.open):
-            if isinstance(each, LastingChannel):
-                each._patience_s = 0.0  # nobody answers any more
-            if isinstance(each, LastingHub):
-                each._patience_s = 0.0
+            if isinstance(each, ResumableChannel):
+                each._reconnect_timeout_s = 0.0  # nobody answers any more
+            if isinstance(each, ResumableHub):
+                each._reconnect_timeout_s = 0.0
             each.close()
 
 
@@ -112,7 +119,7 @@ def net(circle, threads) -> Iterator[Net]:
     net.close()
 
 
-def pump(hub: LastingHub, future: Future, most_s: float = HANG_S) -> object:
+def pump(hub: ResumableHub, future: Future, most_s: float = HANG_S) -> object:
     """Let the hub receive, which must hear nothing, until `future` is done; its result, or its error raised."""
     give_up = time.monotonic() + most_s
     while not future.done() and time.monotonic() < give_up:
@@ -121,20 +128,20 @@ def pump(hub: LastingHub, future: Future, most_s: float = HANG_S) -> object:
     return future.result(0)
 
 
-def heard(hub: LastingHub, timeout: float = HANG_S) -> tuple[str, bytes]:
+def received(hub: ResumableHub, timeout: float = HANG_S) -> tuple[str, bytes]:
     member, frame = hub.receive(timeout)
     return member, bytes(frame)
 
 
-def asked(hub: LastingHub, channel: LastingChannel, name: str) -> None:
+def asked(hub: ResumableHub, channel: ResumableChannel, name: str) -> None:
     """One question and its answer pass."""
     channel.send(b"question")
-    assert heard(hub) == (name, b"question")
+    assert received(hub) == (name, b"question")
     hub.send(name, b"answer")
     assert bytes(channel.receive(HANG_S)) == b"answer"
 
 
-def send_often(hub: LastingHub, member: str, frame: bytes, times: int) -> None:
+def send_often(hub: ResumableHub, member: str, frame: bytes, times: int) -> None:
     for _ in range(times):
         hub.send(member, frame)
 
@@ -145,12 +152,12 @@ def pattern(size: int, start: int) -> bytes:
 
 def not_a_notice(raw: TlsChannel) -> bytes:
     """The next of what came over a raw connection that is no notice of the hub."""
-    while (said := bytes(raw.receive(HANG_S)))[HEAD.size :].startswith(NOTICE):
+    while (delivery := bytes(raw.receive(HANG_S)))[HEAD.size :].startswith(NOTICE):
         pass
-    return said
+    return delivery
 
 
-def gone(channel: LastingChannel) -> str:
+def gone(channel: ResumableChannel) -> str:
     """How a channel ends on which nothing more comes."""
     with pytest.raises(TransportError) as caught:
         channel.receive(HANG_S)
@@ -180,7 +187,7 @@ def test_frames_arrive_once_in_order_whole_however_often_the_line_is_cut(net, se
 
     talking = net.threads.submit(talk)
     for place, frame in enumerate(frames):
-        assert heard(hub) == ("north", frame)
+        assert received(hub) == ("north", frame)
         hub.send("north", frame[::-1])
         hub.send("north", b"%d" % place)
     while not talking.done():
@@ -211,7 +218,7 @@ def test_others_are_served_while_one_is_away_and_what_it_missed_waits(net):
     asked(hub, north, "north")
 
 
-def test_a_member_whose_line_died_in_silence_takes_its_seat_back(net):
+def test_a_member_whose_line_died_in_silence_takes_its_session_back(net):
     """The hub has not noticed: to it the old connection still stands open."""
     hub = net.hub()
     line = net.line(hub)
@@ -219,13 +226,13 @@ def test_a_member_whose_line_died_in_silence_takes_its_seat_back(net):
     asked(hub, north, "north")
     line.abandon()
     sending = net.threads.submit(lambda: (north.send(b"x"), north.send(b"y"), bytes(north.receive(HANG_S)))[2])
-    assert [heard(hub), heard(hub)] == [("north", b"x"), ("north", b"y")]
+    assert [received(hub), received(hub)] == [("north", b"x"), ("north", b"y")]
     hub.send("north", b"z")
     assert pump(hub, sending) == b"z"
     assert line.connections == 2
 
 
-def test_the_last_frame_before_leaving_is_heard_though_the_line_breaks(net):
+def test_the_last_frame_before_leaving_is_received_though_the_line_breaks(net):
     hub = net.hub()
     line = net.line(hub)
     north = net.connect(hub, "north", line.port)
@@ -239,13 +246,13 @@ def test_the_last_frame_before_leaving_is_heard_though_the_line_breaks(net):
         north.close()
 
     leaving = net.threads.submit(leave)
-    assert heard(hub) == ("north", b"last words")
+    assert received(hub) == ("north", b"last words")
     with pytest.raises(MemberLost, match="'north': the connection was closed"):
         hub.receive(HANG_S)
     leaving.result(HANG_S)
 
 
-def test_the_hubs_last_frame_is_heard_though_the_line_breaks(net):
+def test_the_hubs_last_frame_is_received_though_the_line_breaks(net):
     hub = net.hub()
     line = net.line(hub)
     north = net.connect(hub, "north", line.port)
@@ -287,9 +294,9 @@ def test_a_frame_in_hand_stays_as_it_is_while_the_answer_meets_a_broken_line(net
     answering = net.threads.submit(north.send, b"answer")
     while not answering.done():
         with contextlib.suppress(TransportError):
-            assert heard(hub, 0.05) == ("north", b"answer")
+            assert received(hub, 0.05) == ("north", b"answer")
     assert north.reconnections == 1
-    assert len(north._aside) == 2
+    assert len(north._deferred) == 2
     assert first == pattern(20_000, 0)
     assert [bytes(north.receive(HANG_S)) for _ in range(2)] == [pattern(20_000, 1000), pattern(20_000, 2000)]
 
@@ -325,7 +332,7 @@ def test_a_frame_in_hand_stays_as_it_is_while_an_end_waits_for_room(net, monkeyp
         answering = net.threads.submit(answer)
         speak()
         with contextlib.suppress(TransportError):
-            hub.receive(0.05) if not hub._aside else None
+            hub.receive(0.05) if not hub._deferred else None
         frames = answering.result(HANG_S)
     else:
         speaking = net.threads.submit(speak)
@@ -333,7 +340,7 @@ def test_a_frame_in_hand_stays_as_it_is_while_an_end_waits_for_room(net, monkeyp
         speaking.result(HANG_S)
     assert frames == [pattern(600_000, place) for place in range(3)]
     assert first == pattern(20_000, 0)
-    assert here._aside, "nothing came while it waited for room"
+    assert here._deferred, "nothing came while it waited for room"
     assert [bytes(take(here)) for _ in range(2)] == [pattern(20_000, 1000), pattern(20_000, 2000)]
 
 
@@ -342,7 +349,7 @@ def test_one_who_floods_a_hub_that_waits_for_room_is_dropped_by_name(net, monkey
     monkeypatch.setattr(resumable, "KEPT_BYTES", 3_000_000)
     hub = net.hub()
     south = net.connect(hub, "south")
-    seated_raw(net, hub)
+    admitted_raw(net, hub)
     flood = net.threads.submit(lambda: [south.send(bytes(500_000)) for _ in range(20)])
     with pytest.raises(MemberLost, match="'south': sent more than 3000000 bytes that nobody asked for"):
         send_often(hub, "north", bytes(500_000), 10)
@@ -382,12 +389,12 @@ def test_what_is_kept_has_a_limit_though_all_goes_one_way(net, monkeypatch, dire
             most = 0
             for frame in frames:
                 north.send(frame)
-                most = max(most, north._said.kept_bytes)
+                most = max(most, north._delivery.kept_bytes)
             north.close()
             return most
 
         saying = net.threads.submit(say)
-        assert [heard(hub) for _ in frames] == [("north", frame) for frame in frames]
+        assert [received(hub) for _ in frames] == [("north", frame) for frame in frames]
         with pytest.raises(MemberLost, match=r"the connection was closed|reset by peer"):
             hub.receive(HANG_S)
         most = saying.result(HANG_S)
@@ -395,19 +402,19 @@ def test_what_is_kept_has_a_limit_though_all_goes_one_way(net, monkeypatch, dire
         listening = net.threads.submit(lambda: [bytes(north.receive(HANG_S)) for _ in frames])
         for frame in frames:
             hub.send("north", frame)
-            most = max(most, hub._seats["north"].said.kept_bytes)
+            most = max(most, hub._sessions["north"].delivery.kept_bytes)
         assert pump(hub, listening) == frames
     assert line.cuts == 3
     assert 0 < most <= 6_000_000
 
 
-# Patience
+# Reconnect timeout
 
 
 def test_a_member_that_stays_away_is_lost_by_name_once_and_may_not_come_back(net, clock):
     hub = net.hub()
     line = net.line(hub)
-    north, south = net.connect(hub, "north", line.port, patience_s=10 * HANG_S), net.connect(hub, "south")
+    north, south = net.connect(hub, "north", line.port, reconnect_timeout_s=10 * HANG_S), net.connect(hub, "south")
     asked(hub, north, "north")
     line.down = True
     line.sever()
@@ -417,11 +424,11 @@ def test_a_member_that_stays_away_is_lost_by_name_once_and_may_not_come_back(net
         north.receive(HANG_S)
 
     late = net.threads.submit(say_late)
-    while "north" not in hub._away:  # it is the hub's own loss that the patience begins with
+    while "north" not in hub._away:  # it is the hub's own loss that the reconnect timeout begins with
         with pytest.raises(TransportError, match="no frame from any member"):
             hub.receive(0.05)
-    clock.forward(PATIENCE_S)
-    with pytest.raises(MemberLost, match=rf"'north': .*; it did not come back in {PATIENCE_S:g} s") as lost:
+    clock.forward(RECONNECT_TIMEOUT_S)
+    with pytest.raises(MemberLost, match=rf"'north': .*; it did not come back in {RECONNECT_TIMEOUT_S:g} s") as lost:
         hub.receive(HANG_S)
     assert lost.value.member == "north"
     hub.send("south", b"we go on")
@@ -434,7 +441,7 @@ def test_a_member_that_stays_away_is_lost_by_name_once_and_may_not_come_back(net
     assert pump(hub, asked_south) == b"we go on"
 
 
-def test_a_member_gives_up_when_its_patience_is_over_and_not_before(net, clock):
+def test_a_member_gives_up_when_its_reconnect_timeout_is_over_and_not_before(net, clock):
     hub = net.hub()
     line = net.line(hub)
     north = net.connect(hub, "north", line.port)
@@ -444,17 +451,19 @@ def test_a_member_gives_up_when_its_patience_is_over_and_not_before(net, clock):
     waiting = net.threads.submit(north.receive)
     until(lambda: len(clock.slept) > 1, "a second try")
     assert not waiting.done()
-    clock.forward(PATIENCE_S)
-    with pytest.raises(TransportError, match=rf"the hub is gone: .*could not be reached again in {PATIENCE_S:g} s"):
+    clock.forward(RECONNECT_TIMEOUT_S)
+    with pytest.raises(
+        TransportError, match=rf"the hub is gone: .*could not be reached again in {RECONNECT_TIMEOUT_S:g} s"
+    ):
         waiting.result(HANG_S)
     with pytest.raises(TransportError, match="closed; connect anew"):
         north.send(b"x")
 
 
-def test_without_patience_a_lost_connection_is_the_end_and_nobody_dials_again(net, clock):
-    hub = net.hub(patience_s=0)
+def test_without_reconnect_timeout_a_lost_connection_is_the_end_and_nobody_dials_again(net, clock):
+    hub = net.hub(reconnect_timeout_s=0)
     line = net.line(hub)
-    north = net.connect(hub, "north", line.port, patience_s=0)
+    north = net.connect(hub, "north", line.port, reconnect_timeout_s=0)
     asked(hub, north, "north")
     line.sever()
     with pytest.raises(MemberLost, match="'north'"):
@@ -464,28 +473,28 @@ def test_without_patience_a_lost_connection_is_the_end_and_nobody_dials_again(ne
     assert (line.connections, clock.slept) == (1, [])
 
 
-def test_losses_without_a_word_between_them_share_one_patience(net, clock):
-    """One who lets a member in and cuts it off again and again delays a run for the patience, and no longer."""
+def test_losses_without_a_word_between_them_share_one_reconnect_timeout(net, clock):
+    """One who lets a member in and cuts it off again and again delays a run for the reconnect timeout, and no longer."""
     hub = net.hub()
     line = net.line(hub, [Cut("up", HANDSHAKE_BYTES, place % 2 == 0) for place in range(10_000)])
     future = net.dialling(line.port, "north")
     hub.wait_for(["north"], HANG_S)
     north = future.result(HANG_S)
     sending = net.threads.submit(lambda: [north.send(bytes(100_000)), north.receive()])
-    # No connection lasts as long as the patience: all these losses are one.
+    # No connection lasts as long as the reconnect timeout: all these losses are one.
     for reconnections in (3, 5, 7):
         while hub.reconnections < reconnections:
             with pytest.raises(TransportError, match="no frame from any member"):
                 hub.receive(0.02)
-        clock.forward(0.4 * PATIENCE_S)
+        clock.forward(0.4 * RECONNECT_TIMEOUT_S)
     with pytest.raises(MemberLost, match="it did not come back"):
         hub.receive(HANG_S)
     with pytest.raises(TransportError, match="the hub is gone"):
         pump(hub, sending)
 
 
-def test_a_goodbye_is_a_loss_at_once(net):
-    hub = net.hub(patience_s=10 * HANG_S)
+def test_a_close_is_a_loss_at_once(net):
+    hub = net.hub(reconnect_timeout_s=10 * HANG_S)
     north = net.connect(hub, "north")
     asked(hub, north, "north")
     net.threads.submit(north.close)
@@ -502,14 +511,14 @@ def test_a_dropped_member_hears_that_it_is_over_and_does_not_come_back(net):
     hub.drop("north", "broke a rule")
     with pytest.raises(TransportError, match="the hub is gone: it ended the connection"):
         north.receive(HANG_S)
-    with pytest.raises(SeatRefused, match="has left this run"):
+    with pytest.raises(SessionRefused, match="has left this run"):
         pump(hub, net.dialling(hub.port, "north"))
 
 
 # Who may have the seat
 
 
-def cut_off(net: Net, hub: LastingHub) -> tuple[CuttingLine, LastingChannel]:
+def cut_off(net: Net, hub: ResumableHub) -> tuple[CuttingLine, ResumableChannel]:
     """North has spoken, and its line is down."""
     line = net.line(hub)
     north = net.connect(hub, "north", line.port)
@@ -521,17 +530,17 @@ def cut_off(net: Net, hub: LastingHub) -> tuple[CuttingLine, LastingChannel]:
     return line, north
 
 
-def comes_back(net: Net, hub: LastingHub, line: CuttingLine, north: LastingChannel) -> None:
+def comes_back(net: Net, hub: ResumableHub, line: CuttingLine, north: ResumableChannel) -> None:
     line.down = False
-    assert heard_by(net, hub, north) == b"welcome back"
+    assert received_by(net, hub, north) == b"welcome back"
 
 
-def heard_by(net: Net, hub: LastingHub, north: LastingChannel) -> bytes:
+def received_by(net: Net, hub: ResumableHub, north: ResumableChannel) -> bytes:
     hub.send("north", b"welcome back")
     return pump(hub, net.threads.submit(lambda: bytes(north.receive(HANG_S))))
 
 
-def test_an_impostor_with_another_certificate_gets_no_seat(net, tmp_path):
+def test_an_impostor_with_another_certificate_gets_no_session(net, tmp_path):
     hub = net.hub()
     line, north = cut_off(net, hub)
     with pytest.raises(TransportError, match="does not know this member's certificate"):
@@ -539,26 +548,26 @@ def test_an_impostor_with_another_certificate_gets_no_seat(net, tmp_path):
     comes_back(net, hub, line, north)
 
 
-def test_another_member_does_not_get_the_seat_with_the_session(net):
+def test_another_member_does_not_get_the_session_with_the_session(net):
     """South has stolen north's session, but not its key: to the hub it is south, who never spoke."""
     hub = net.hub()
     line, north = cut_off(net, hub)
-    hello = HELLO.pack(north._session, north._hub_session, north._said.received)
-    with pytest.raises(SeatRefused, match="'south'"):
+    hello = HELLO.pack(north._token, north._hub_session, north._delivery.received)
+    with pytest.raises(SessionRefused, match="'south'"):
         pump(hub, net.raw(hub, "south", hello))
     comes_back(net, hub, line, north)
 
 
 @pytest.mark.parametrize("away", [False, True])
-def test_a_second_process_of_a_member_does_not_get_the_seat(net, away):
+def test_a_second_process_of_a_member_does_not_get_the_session(net, away):
     hub = net.hub()
     line, north = cut_off(net, hub)
     if not away:
         comes_back(net, hub, line, north)
-    with pytest.raises(SeatRefused, match=r"'north' holds its seat by another process: .*lost its state"):
+    with pytest.raises(SessionRefused, match=r"'north' has a session by another process: .*lost its state"):
         pump(hub, net.dialling(hub.port, "north"))
     line.down = False
-    assert heard_by(net, hub, north) == b"welcome back"
+    assert received_by(net, hub, north) == b"welcome back"
 
 
 def test_a_process_that_ended_before_anything_was_said_may_be_started_again(net):
@@ -577,7 +586,7 @@ def test_a_process_that_ended_before_anything_was_said_may_be_started_again(net)
 def test_while_the_first_process_lives_a_second_is_refused_though_nothing_was_said(net):
     hub = net.hub()
     north = net.connect(hub, "north")
-    with pytest.raises(SeatRefused, match="stop it"):
+    with pytest.raises(SessionRefused, match="stop it"):
         pump(hub, net.dialling(hub.port, "north"))
     asked(hub, north, "north")
 
@@ -586,7 +595,7 @@ def test_a_hub_that_was_started_again_is_refused_by_name(net):
     hub = net.hub()
     line, north = cut_off(net, hub)
     port = hub.port
-    hub._patience_s = 0.0
+    hub._reconnect_timeout_s = 0.0
     hub.close()
     another = net.hub(port=port)
     line.down = False
@@ -597,7 +606,7 @@ def test_a_hub_that_was_started_again_is_refused_by_name(net):
 def test_a_false_hub_process_that_lets_everybody_in_is_refused_by_the_member(net, monkeypatch):
     hub = net.hub()
     line, north = cut_off(net, hub)
-    monkeypatch.setattr(hub, "seated", lambda *_: None)
+    monkeypatch.setattr(hub, "admitted", lambda *_: None)
     monkeypatch.setattr(hub, "admit", lambda *_: delivery.WELCOME.pack(b"another process.", 1))
     line.down = False
     with pytest.raises(TransportError, match="another process answers, which lost the state of this run"):
@@ -606,26 +615,27 @@ def test_a_false_hub_process_that_lets_everybody_in_is_refused_by_the_member(net
 
 @pytest.mark.parametrize("rewound", [0, 2])
 def test_a_hub_that_rewinds_gets_nothing_again(net, monkeypatch, rewound):
-    """Its greeting claims to have heard less than it acknowledged, or what was never sent."""
+    """Its greeting claims to have received less than it acknowledged, or what was never sent."""
     hub = net.hub()
     line, north = cut_off(net, hub)
-    assert (north._said.sent, north._said.acknowledged) == (1, 1)
-    monkeypatch.setattr(hub, "admit", lambda *_: delivery.WELCOME.pack(hub._session, rewound))
+    assert (north._delivery.sent, north._delivery.acknowledged) == (1, 1)
+    monkeypatch.setattr(hub, "admit", lambda *_: delivery.WELCOME.pack(hub._token, rewound))
     line.down = False
-    with pytest.raises(TransportError, match=f"the hub is gone: .*heard {rewound} frames; it acknowledged 1 of 1"):
+    with pytest.raises(TransportError, match=f"the hub is gone: .*received {rewound} frames; it acknowledged 1 of 1"):
         pump(hub, net.threads.submit(north.receive))
 
 
 @pytest.mark.parametrize(
-    ("heard", "text"), [(0, "says it has heard 0 frames; it acknowledged 1 of 2"), (3, "says it has heard 3 frames")]
+    ("received", "text"),
+    [(0, "says it has received 0 frames; it acknowledged 1 of 2"), (3, "says it has received 3 frames")],
 )
-def test_a_member_that_rewinds_is_refused(net, heard, text):
+def test_a_member_that_rewinds_is_refused(net, received, text):
     hub = net.hub()
     line, north = cut_off(net, hub)
     hub.send("north", b"for north")
-    hub._seats["north"].said.take(memoryview(HEAD.pack(0, 1) + ACKNOWLEDGE))
-    with pytest.raises(SeatRefused, match=text):
-        pump(hub, net.raw(hub, "north", HELLO.pack(north._session, north._hub_session, heard)))
+    hub._sessions["north"].delivery.take(memoryview(HEAD.pack(0, 1) + ACKNOWLEDGE))
+    with pytest.raises(SessionRefused, match=text):
+        pump(hub, net.raw(hub, "north", HELLO.pack(north._token, north._hub_session, received)))
     line.down = False
     assert pump(hub, net.threads.submit(lambda: bytes(north.receive(HANG_S)))) == b"for north"
 
@@ -635,10 +645,10 @@ def test_a_member_that_rewinds_is_refused(net, heard, text):
 )
 def test_a_greeting_that_cannot_be_true_is_refused(net, hello):
     hub = net.hub()
-    with pytest.raises(SeatRefused, match="refused this member: member 'north'"):
+    with pytest.raises(SessionRefused, match="refused this member: member 'north'"):
         pump(hub, net.raw(hub, "north", hello))
     assert hub.joined == frozenset()
-    assert hub.strangers == 1
+    assert hub.rejected == 1
     asked(hub, net.connect(hub, "north"), "north")
 
 
@@ -648,7 +658,7 @@ def test_a_member_that_never_greets_is_hung_up_on(net, clock):
     silent = net.threads.submit(TlsChannel.connect, credentials, "hub", "127.0.0.1", hub.port, timeout_s=10 * HANG_S)
     south = net.connect(hub, "south")
     asked(hub, south, "south")
-    while not hub._inner._newcomers:
+    while not hub._inner._pending:
         with pytest.raises(TransportError, match="no frame from any member"):
             hub.receive(0.05)
     clock.forward(LIMITS.handshake_s)
@@ -663,45 +673,45 @@ def test_bytes_of_an_earlier_connection_are_worth_nothing(net):
     line = net.line(hub)
     north = net.connect(hub, "north", line.port)
     asked(hub, north, "north")
-    before = hub.strangers
+    before = hub.rejected
     replay = socket.create_connection(("127.0.0.1", hub.port))
     replay.sendall(bytes(line.upward[0]))
     give_up = time.monotonic() + HANG_S
-    while hub.strangers == before and time.monotonic() < give_up:
+    while hub.rejected == before and time.monotonic() < give_up:
         with pytest.raises(TransportError, match="no frame from any member"):
             hub.receive(0.05)
     replay.close()
-    assert hub.strangers == before + 1
+    assert hub.rejected == before + 1
     asked(hub, north, "north")
 
 
 # Old and future frames inside a session
 
 
-def seated_raw(
-    net: Net, hub: LastingHub, session: bytes = b"s" * 16, known: bytes = UNKNOWN, heard: int = 0
+def admitted_raw(
+    net: Net, hub: ResumableHub, token: bytes = b"s" * 16, known: bytes = UNKNOWN, received: int = 0
 ) -> TlsChannel:
-    return pump(hub, net.raw(hub, "north", HELLO.pack(session, known, heard)))
+    return pump(hub, net.raw(hub, "north", HELLO.pack(token, known, received)))
 
 
 def test_frames_replayed_inside_a_session_are_dropped_and_late_ones_refused(net):
     hub = net.hub()
     south = net.connect(hub, "south")
-    north = seated_raw(net, hub)
+    north = admitted_raw(net, hub)
     north.send(b"first", HEAD.pack(1, 0))
-    assert heard(hub) == ("north", b"first")
+    assert received(hub) == ("north", b"first")
     north.send(b"first", HEAD.pack(1, 0))
     north.send(b"first, and other bytes", HEAD.pack(1, 0))
     north.send(b"second", HEAD.pack(2, 0))
-    assert heard(hub) == ("north", b"second")
-    assert hub._seats["north"].said.repeated == 2
+    assert received(hub) == ("north", b"second")
+    assert hub._sessions["north"].delivery.repeated == 2
     north.send(b"a frame was left out", HEAD.pack(4, 0))
     with pytest.raises(MemberLost, match="'north': frame 4 came, expected frame 3"):
         hub.receive(HANG_S)
     asked(hub, south, "south")
-    session, _ = read_welcome(north.greeting)
-    with pytest.raises(SeatRefused, match="has left this run"):
-        seated_raw(net, hub, known=session)
+    token, _ = read_welcome(north.greeting)
+    with pytest.raises(SessionRefused, match="has left this run"):
+        admitted_raw(net, hub, known=token)
 
 
 @pytest.mark.parametrize(
@@ -710,7 +720,7 @@ def test_frames_replayed_inside_a_session_are_dropped_and_late_ones_refused(net)
 def test_frames_that_break_the_rules_end_a_member_at_once(net, sent):
     hub = net.hub()
     south = net.connect(hub, "south")
-    north = seated_raw(net, hub)
+    north = admitted_raw(net, hub)
     north.send(sent)
     with pytest.raises(MemberLost, match="'north'"):
         hub.receive(HANG_S)
@@ -731,7 +741,7 @@ def test_a_hub_that_breaks_the_rules_ends_the_member_at_once(net):
 
 def test_a_frame_over_the_limit_ends_a_member_at_once(net):
     hub = net.hub()
-    north = seated_raw(net, hub)
+    north = admitted_raw(net, hub)
     net.threads.submit(north.send, bytes(LIMITS.frame_bytes + 1), HEAD.pack(1, 0))
     with pytest.raises(MemberLost, match="announced a frame of 16777225 bytes, expected 1 to 16777224"):
         hub.receive(HANG_S)
@@ -739,13 +749,13 @@ def test_a_frame_over_the_limit_ends_a_member_at_once(net):
 
 def test_signals_are_answered_and_never_handed_over(net):
     hub = net.hub()
-    north = seated_raw(net, hub)
+    north = admitted_raw(net, hub)
     north.send(b"first", HEAD.pack(1, 0))
-    assert heard(hub) == ("north", b"first")
+    assert received(hub) == ("north", b"first")
     north.send(HEAD.pack(0, 0) + ACKNOWLEDGE)
     north.send(HEAD.pack(0, 0) + FLUSH)
     assert pump(hub, net.threads.submit(lambda: not_a_notice(north))) == HEAD.pack(0, 1) + ACKNOWLEDGE
-    north.send(HEAD.pack(0, 0) + GOODBYE)
+    north.send(HEAD.pack(0, 0) + CLOSE)
     with pytest.raises(MemberLost, match="the connection was closed"):
         hub.receive(HANG_S)
 
@@ -759,7 +769,7 @@ def test_frames_that_cannot_be_sent_are_refused_at_home(net):
                 send(frame)
     largest = bytes(LIMITS.frame_bytes)
     sending = net.threads.submit(north.send, largest)
-    assert heard(hub) == ("north", largest)
+    assert received(hub) == ("north", largest)
     sending.result(HANG_S)
     asked(hub, north, "north")
 
@@ -795,13 +805,13 @@ def test_every_member_hears_who_joins_and_who_is_waited_for(net, monkeypatch):
     hub.send("north", b"all are here")
     assert listening.result(HANG_S) == b"all are here"
     joins = [("joined", "north", ("south",)), ("joined", "south", ())]
-    said = [each for each in at_north if each.text == "says the hub"]
-    assert kinds(at_hub, "joined") == kinds(said, "joined") == joins
+    delivery = [each for each in at_north if each.text == "says the hub"]
+    assert kinds(at_hub, "joined") == kinds(delivery, "joined") == joins
     # On a busy machine the hub tells of a wait for both before north is there, and north of one for the hub between two words of it.
     slow = {("waiting", "", ("north", "south"))}
-    assert set(kinds(at_hub, "waiting")) - slow == set(kinds(said, "waiting")) == {("waiting", "", ("south",))}
+    assert set(kinds(at_hub, "waiting")) - slow == set(kinds(delivery, "waiting")) == {("waiting", "", ("south",))}
     assert all(each.limit_s == 20 and each.seconds > 0 for each in at_hub if each.kind == "waiting")
-    assert set(kinds([each for each in at_north if each not in said])) <= {("waiting", "", ("hub",))}
+    assert set(kinds([each for each in at_north if each not in delivery])) <= {("waiting", "", ("hub",))}
     at_hub.clear()
     listening = net.threads.submit(lambda: bytes(north.receive(HANG_S)))
     hearing = net.threads.submit(hub.receive, 20)
@@ -852,16 +862,16 @@ def test_every_member_hears_who_is_away_and_who_is_back(net, monkeypatch):
     assert pump(hub, listening, 20) == (b"go on", b"go on")
     assert set(kinds(at_hub, "away")) == set(kinds(at_south, "away")) == {("away", "north", ("north",))}
     assert kinds(at_hub, "back") == kinds(at_south, "back") == [("back", "north", ())]
-    assert all(each.limit_s == PATIENCE_S for each in at_south if each.kind == "away")
+    assert all(each.limit_s == RECONNECT_TIMEOUT_S for each in at_south if each.kind == "away")
     assert set(kinds(at_north, "away")) == {("away", "hub", ("hub",))}
     assert kinds(at_north, "back") == [("back", "hub", ())]
 
 
 def test_every_member_hears_who_left_and_who_is_lost(net):
     at_hub, at_south = [], []
-    hub = net.hub(patience_s=1.0, notify=at_hub.append)
+    hub = net.hub(reconnect_timeout_s=1.0, notify=at_hub.append)
     line = net.line(hub)
-    net.connect(hub, "north", line.port, patience_s=0.0)
+    net.connect(hub, "north", line.port, reconnect_timeout_s=0.0)
     south, east = net.connect(hub, "south", notify=at_south.append), net.connect(hub, "east")
     line.down = True
     line.sever()
@@ -898,7 +908,7 @@ def test_a_member_that_nobody_hears_yet_says_whom_it_dials(net, circle, monkeypa
     assert set(kinds(told)) == {("dialling", "hub", ("hub",))}
 
 
-def receive_until(hub: LastingHub, told: list[Notice], kind: str, times: int = 1) -> None:
+def receive_until(hub: ResumableHub, told: list[Notice], kind: str, times: int = 1) -> None:
     """Let the hub receive, which must hear nothing, until so many notices of a kind were told."""
     give_up = time.monotonic() + 30
     while sum(each.kind == kind for each in told) < times:
@@ -916,7 +926,7 @@ def await_notice(told: list[Notice], kind: str, times: int = 1) -> None:
 
 def test_a_member_may_send_no_notice(net):
     hub = net.hub()
-    north = seated_raw(net, hub)
+    north = admitted_raw(net, hub)
     north.send(HEAD.pack(0, 0) + notice_signal(Notice("away", "south", ("south",))))
     with pytest.raises(MemberLost, match=r"'north': a signal of .* that is none of the known ones"):
         hub.receive(HANG_S)
@@ -952,7 +962,7 @@ def test_a_hub_whose_notices_break_the_rules_is_left(net, signal):
     assert not told
 
 
-def test_a_hub_that_floods_a_member_with_notices_is_not_heard(net):
+def test_a_hub_that_floods_a_member_with_notices_is_not_received(net):
     told = []
     hub = net.hub()
     north = net.connect(hub, "north", notify=told.append)

@@ -217,7 +217,7 @@ def test_a_real_connection_whose_reader_sleeps_is_not_silent(line):
     assert 0 < struct.unpack_from("=Q", said, 120)[0] <= sent + 1
 
 
-def test_the_silence_fits_into_the_patience():
+def test_the_silence_fits_into_the_reconnect_timeout():
     assert [silence_for(seconds) for seconds in (60.0, 600.0, 30.0, 3.0, 0.5, 0.0)] == [
         40.0,
         40.0,
@@ -265,7 +265,7 @@ def test_an_end_looks_for_frames_only_where_the_last_one_came_fast(monkeypatch):
 def test_bytes_that_trickle_in_are_looked_for_no_longer_than_one_frame(monkeypatch):
     lookout, now, polls = Lookout(0.001), [0.0], []
 
-    class Door:
+    class Admission:
         def poll(self, milliseconds: float) -> list:
             polls.append(milliseconds)
             now[0] += 0.0003
@@ -274,7 +274,7 @@ def test_bytes_that_trickle_in_are_looked_for_no_longer_than_one_frame(monkeypat
     monkeypatch.setattr(tcp.time, "perf_counter", lambda: now[0])
     lookout.begin()
     for _ in range(100):
-        lookout.sees(Door(), None)  # type: ignore[arg-type]
+        lookout.sees(Admission(), None)  # type: ignore[arg-type]
         now[0] += 0.0001
     assert 0 < len(polls) < 4
 
@@ -304,10 +304,10 @@ def test_every_connection_that_an_end_makes_or_takes_sends_no_faster_than_it_may
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends evenly")
 def test_a_rate_beyond_what_the_system_knows_is_no_limit_and_none_is_the_systems_own(threads):
-    with socket.create_server(("127.0.0.1", 0)) as door:
+    with socket.create_server(("127.0.0.1", 0)) as admission:
         rates = []
         for given in (0, 1, 2**31, 2**40):
-            with socket.create_connection(door.getsockname()) as plain:
+            with socket.create_connection(admission.getsockname()) as plain:
                 tcp.tune(plain, most_bytes_per_s=given)
                 rates.append(rate_of(plain))
     assert rates == [2**64 - 1, 1, 2**31, 2**32 - 2]

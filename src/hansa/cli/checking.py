@@ -16,7 +16,8 @@ from hansa.data.source import CheckReport, check_rows, read_rows
 from hansa.errors import PlanError
 from hansa.exposure import exposure, exposure_lines, notes_on_rows, openings_under, released
 from hansa.mpc.ring import words_for
-from hansa.node.member import MemberFile, check_files, read_member_file
+from hansa.node.config import MemberFile, read_member_file
+from hansa.node.files import check_files
 from hansa.oblivious.quantile_search import MOST_REQUESTS, PROBES
 from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.printable import printable
@@ -64,7 +65,7 @@ class TableCheck:
             "ok": self.ok,
             "file": self.table.file,
             "rows": self.table.n_rows,
-            "departures": [asdict(departure) for departure in self.table.departures],
+            "violations": [asdict(violation) for violation in self.table.violations],
             "warnings": list(self.table.warnings),
             "features": [_without_nan(asdict(feature)) for feature in self.table.features],
             "mode": self.plan.mode,

@@ -138,7 +138,7 @@ def run_case(case: Case, folder: Path, report: Any) -> list[Simulation]:
 
 
 def _mode_result(summary: dict[str, Any], metric: str) -> Any:
-    from hansa.demo.report import PROTECTION, SENT, ModeResult, Traffic
+    from hansa.demo.report import GUARANTEE, SENT, ModeResult, Traffic
 
     members = summary["members"]
     return ModeResult(
@@ -149,7 +149,7 @@ def _mode_result(summary: dict[str, Any], metric: str) -> Any:
         seconds=summary["seconds"]["training"],
         round_trips_per_tree=summary["round_trips_per_tree"],
         sent=SENT[summary["mode"]],
-        protection=PROTECTION[summary["mode"]],
+        guarantee=GUARANTEE[summary["mode"]],
     )
 
 

@@ -71,7 +71,7 @@ class ModeResult:
         seconds: wall-clock time of the whole run.
         round_trips_per_tree: messages that a party waits for, per tree.
         sent: what left the organisations; `SENT` has the texts per mode.
-        protection: what this mode protects and what it does not; `PROTECTION` has the texts.
+        guarantee: what this mode protects and what it does not; `GUARANTEE` has the texts.
     """
 
     mode: str
@@ -81,7 +81,7 @@ class ModeResult:
     seconds: float
     round_trips_per_tree: float
     sent: Sequence[Sent]
-    protection: str
+    guarantee: str
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ SENT: Mapping[str, tuple[Sent, ...]] = {
 }
 """Mode -> what leaves a party in that mode."""
 
-PROTECTION: Mapping[str, str] = {
+GUARANTEE: Mapping[str, str] = {
     mode: " ".join([*sentences, VERIFIED[DEFAULT_VERIFY_COUNTS]] if mode == MASKED else sentences)
     for mode, sentences in EXPOSURE.items()
 }

@@ -10,7 +10,7 @@ import numpy as np
 
 from hansa.errors import ProtocolError
 from hansa.mpc.replicated import Program, Received, Round, Shape
-from hansa.mpc.ring import Words
+from hansa.mpc.ring import ShareArray
 
 
 @dataclass
@@ -27,10 +27,10 @@ class Record:
     rounds: int = 0
     sent: list[int] = field(default_factory=lambda: [0, 0, 0])
     sent_by_step: dict[str, list[int]] = field(default_factory=dict)
-    views: list[list[tuple[str, int, Words]]] = field(default_factory=lambda: [[], [], []])
+    views: list[list[tuple[str, int, ShareArray]]] = field(default_factory=lambda: [[], [], []])
 
 
-def check_received(step: str, sender: int, shapes: Sequence[Shape], arrays: Sequence[Words]) -> None:
+def check_received(step: str, sender: int, shapes: Sequence[Shape], arrays: Sequence[ShareArray]) -> None:
     """Raise ProtocolError, naming server and step, unless the arrays are exactly what the step expects."""
     found = [(np.dtype(a.dtype), a.shape) for a in arrays]
     expected = [(np.dtype(s.dtype), tuple(s.shape)) for s in shapes]
@@ -81,7 +81,7 @@ def _advance(
 
 def _delivered(index: int, rounds: dict[int, Round], record: Record, keep_views: bool) -> Received:
     step = rounds[index]
-    received: dict[int, Sequence[Words]] = {}
+    received: dict[int, Sequence[ShareArray]] = {}
     for sender in {0, 1, 2} - {index}:
         arrays = rounds[sender].send.get(index, [])
         shapes = step.expect.get(sender, [])

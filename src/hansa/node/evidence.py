@@ -79,7 +79,7 @@ class Judgement:
             for each in self.shown
         ]
         if self.two_histories:
-            lines.append("  and others in their place, which another member heard: BROKEN")
+            lines.append("  and others in their place, which another member received: BROKEN")
         broken = "the aggregator broke the plan" if self.broken else "nothing in them breaks the plan"
         return "\n".join([*lines, broken])
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from hansa.mpc.comparison import sign_part
 from hansa.mpc.replicated import Address, Program, Server, add_to_part, open_to_all, reshare
-from hansa.mpc.ring import BITS, RING64, Words
+from hansa.mpc.ring import BITS, RING64, ShareArray
 
 MOST_EXPONENT = 30
 """Of the spread of numbers below 2^31."""
@@ -19,7 +19,7 @@ LEAST_EXPONENT = 3
 """A smaller spread is within the rounding of `squares`."""
 
 
-def pooled_sums(server: Server, shares: Words, address: Address) -> Program[list[int]]:
+def pooled_sums(server: Server, shares: ShareArray, address: Address) -> Program[list[int]]:
     """Open sums over owners of shared whole numbers. One round.
 
     Args:
@@ -29,7 +29,7 @@ def pooled_sums(server: Server, shares: Words, address: Address) -> Program[list
     return [int(number) for number in opened.view(np.int64)]
 
 
-def spread_exponent(server: Server, squares: Words, square_of_mean: int, address: Address) -> Program[int]:
+def spread_exponent(server: Server, squares: ShareArray, square_of_mean: int, address: Address) -> Program[int]:
     """e where 4^e <= mean of squares - square of the mean < 4^(e + 1), or `LEAST_EXPONENT` where that is less; opened. Eight rounds.
 
     Of all signs of variance - 4^e only one is news: they are ordered.

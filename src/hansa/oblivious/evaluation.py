@@ -40,7 +40,7 @@ from hansa.mpc.replicated import (
     reshare,
     together,
 )
-from hansa.mpc.ring import BITS, RING32, RING64, Ring, Words
+from hansa.mpc.ring import BITS, RING32, RING64, Ring, ShareArray
 from hansa.oblivious.candidates import Candidates
 from hansa.oblivious.growth import TreeShares
 from hansa.oblivious.paths import Paths, extend_paths, leaf_of_paths, upper_levels
@@ -90,7 +90,7 @@ def check_metric(name: str, settings: Settings) -> None:
 
 def tree_margins(
     server: Server, candidates: Candidates, blocks: list[Block], tree: TreeShares, address: Address
-) -> Program[Words]:
+) -> Program[ShareArray]:
     """What a tree adds to the margins of held-out rows: shared in Z_2^32, (2, rows). At most 4 rounds a level and 2.
 
     Args:
@@ -103,10 +103,10 @@ def tree_margins(
     for level, one_hots in enumerate(tree.splits):
         place = address._replace(step=level)
         last = level == depth - 1
-        beta, members = yield from route(
+        left_bit, members = yield from route(
             server, candidates, blocks, one_hots, members, level, last, place.named("route")
         )
-        yield from extend_paths(server, paths, beta, level, depth, place.named("paths"))
+        yield from extend_paths(server, paths, left_bit, level, depth, place.named("paths"))
     return (yield from leaf_of_paths(server, paths, tree.leaves, address._replace(step=depth).named("margins")))
 
 
@@ -114,9 +114,9 @@ def metric_program(
     server: Server,
     name: str,
     settings: Settings,
-    margins: Words,
-    labels: Words,
-    weights: Words | None,
+    margins: ShareArray,
+    labels: ShareArray,
+    weights: ShareArray | None,
     address: Address,
 ) -> Program[float]:
     """The metric, opened to the three servers and nothing else; arguments as `metric_share`."""
@@ -128,11 +128,11 @@ def metric_share(
     server: Server,
     name: str,
     settings: Settings,
-    margins: Words,
-    labels: Words,
-    weights: Words | None,
+    margins: ShareArray,
+    labels: ShareArray,
+    weights: ShareArray | None,
     address: Address,
-) -> Program[Words]:
+) -> Program[ShareArray]:
     """A metric of held-out rows as a shared number: (2,) in Z_2^64 with 28 fraction bits; of rmse, its square.
 
     0 where it has no meaning (`has_value`): no weight, or one class only in auc.
@@ -171,14 +171,16 @@ def metric_share(
     return (yield from _ratio(server, shared[:, 0], shared[:, 1], bits, value_bits, address.named("ratio")))
 
 
-def open_metric(server: Server, name: str, share: Words, address: Address) -> Program[float]:
+def open_metric(server: Server, name: str, share: ShareArray, address: Address) -> Program[float]:
     """Open a shared metric to the three servers."""
     opened = yield from open_to_all(server, RING64, share, address.named("metric"))
     value = int(opened.view(np.int64)[0]) * 2.0**-VALUE_BITS
     return math.sqrt(max(0.0, value)) if name == "rmse" else value
 
 
-def has_value(server: Server, name: str, labels: Words, weights: Words | None, address: Address) -> Program[bool]:
+def has_value(
+    server: Server, name: str, labels: ShareArray, weights: ShareArray | None, address: Address
+) -> Program[bool]:
     """Whether a metric of these rows has a value; opens one bit to the three servers where that is no public fact.
 
     Rows with weights: is the sum of weights above 0? auc of rows without: are there rows of both labels? The sign of sum w - 1 tells,
@@ -204,7 +206,7 @@ def has_value(server: Server, name: str, labels: Words, weights: Words | None, a
 
 
 def improved(
-    server: Server, name: str, share: Words, best: Words, address: Address, min_delta: float = 0.0
+    server: Server, name: str, share: ShareArray, best: ShareArray, address: Address, min_delta: float = 0.0
 ) -> Program[bool]:
     """Opens one bit to the three servers: is the metric better than the best so far, by more than `min_delta`?
 
@@ -224,7 +226,7 @@ def improved(
     return bool(opened[0])
 
 
-def all_in_range(server: Server, margins: Words, address: Address) -> Program[bool]:
+def all_in_range(server: Server, margins: ShareArray, address: Address) -> Program[bool]:
     """Whether every margin lies within +-16, opened to the three servers: the sign of x + 16 in Z_2^32 tells."""
     part = add_to_part(server, RING32, margins[0], 1 << (MARGIN_BITS + 4))
     bits = yield from sign_part(server, RING32, part, address.named("sign"))
@@ -234,8 +236,8 @@ def all_in_range(server: Server, margins: Words, address: Address) -> Program[bo
 
 
 def _values(
-    server: Server, name: str, settings: Settings, margins: Words, labels: Words, address: Address
-) -> Program[tuple[Words, int, int]]:
+    server: Server, name: str, settings: Settings, margins: ShareArray, labels: ShareArray, address: Address
+) -> Program[tuple[ShareArray, int, int]]:
     """Each row's value, shared in Z_2^64 (2, rows); its fraction bits; and v where no value exceeds 2^v."""
     if name == "logloss":
         return (yield from _losses(server, margins, labels, address))
@@ -254,7 +256,9 @@ def _values(
     return np.asarray(wide - twice), bits, 1
 
 
-def _losses(server: Server, margins: Words, labels: Words, address: Address) -> Program[tuple[Words, int, int]]:
+def _losses(
+    server: Server, margins: ShareArray, labels: ShareArray, address: Address
+) -> Program[tuple[ShareArray, int, int]]:
     """log(1 + e^t) = 8 + c(t) + t / 2 with t = (1 - 2 y) x, where c is even: c(t) = c(x)."""
     even = yield from loss_part(server, margins, address.named("series"))
     cross = product_part(RING32, labels, margins)
@@ -266,8 +270,8 @@ def _losses(server: Server, margins: Words, labels: Words, address: Address) -> 
 
 
 def _error_sum(
-    server: Server, margins: Words, labels: Words, weights: Words | None, address: Address
-) -> Program[tuple[Words, int, int]]:
+    server: Server, margins: ShareArray, labels: ShareArray, weights: ShareArray | None, address: Address
+) -> Program[tuple[ShareArray, int, int]]:
     """sum_i w_i [x_i > 0] + w_i y_i - 2 w_i y_i [x_i > 0], as an additive part in Z_2^64."""
     rows = margins.shape[1]
     bits = yield from sign_part(server, RING32, np.zeros_like(margins[0]) - margins[0], address.named("sign"))
@@ -281,15 +285,15 @@ def _error_sum(
     return (yield from _sum_of_words(server, part, address.named("sum")))[0], 0, 1
 
 
-def _sum_of_words(server: Server, part: Words, address: Address) -> Program[Words]:
+def _sum_of_words(server: Server, part: ShareArray, address: Address) -> Program[ShareArray]:
     """The sum of additive parts (rows,) of words, of which so many add up to less than 2^30, as an additive part (1,) in Z_2^64."""
     edges = np.arange(0, len(part), ROWS_PER_SUM)
     wide = yield from extend(server, np.add.reduceat(part, edges, dtype=np.uint32), address)
-    total: Words = wide[0].sum(dtype=np.uint64).reshape(1)
+    total: ShareArray = wide[0].sum(dtype=np.uint64).reshape(1)
     return total
 
 
-def _mean(server: Server, part: Words, bits: int, rows: int, address: Address) -> Program[Words]:
+def _mean(server: Server, part: ShareArray, bits: int, rows: int, address: Address) -> Program[ShareArray]:
     """A sum over a public number of rows, divided by it: (2, 1) with VALUE_BITS.
 
     With b = floor(log2 rows): (sum / 2^b) * round(2^(29 + b) / rows) / 2^(bits + 29 - VALUE_BITS).
@@ -302,14 +306,16 @@ def _mean(server: Server, part: Words, bits: int, rows: int, address: Address) -
     return (yield from truncate(server, RING64, short[0] * factor, bits + 29 - VALUE_BITS, address.named("value")))
 
 
-def _divided(server: Server, part: Words, shift: int, address: Address) -> Program[Words]:
+def _divided(server: Server, part: ShareArray, shift: int, address: Address) -> Program[ShareArray]:
     """Additive parts over 2^shift, shared."""
     if shift == 0:
         return (yield from reshare(server, RING64, part, address))
     return (yield from truncate(server, RING64, part, shift, address))
 
 
-def _ratio(server: Server, x: Words, y: Words, bits: int, value_bits: int, address: Address) -> Program[Words]:
+def _ratio(
+    server: Server, x: ShareArray, y: ShareArray, bits: int, value_bits: int, address: Address
+) -> Program[ShareArray]:
     """x / (y 2^bits), with VALUE_BITS, where 0 <= x <= y 2^(bits + value_bits), y < 2^31, bits + value_bits <= 30.
 
     0 where y = 0. As leaves do: x times a power of two brings it in range, then times the mantissa of 1 / y.
@@ -328,7 +334,7 @@ def _ratio(server: Server, x: Words, y: Words, bits: int, value_bits: int, addre
 # --- auc ---------------------------------------------------------------------------------------------------------------
 
 
-def _auc(server: Server, margins: Words, labels: Words, address: Address) -> Program[Words]:
+def _auc(server: Server, margins: ShareArray, labels: ShareArray, address: Address) -> Program[ShareArray]:
     """sum_k pos_k (2 neg_below_k + neg_k) / (2 P Q), from the histogram of scores."""
     rows = margins.shape[1]
     buckets = yield from _buckets(server, margins, address.named("buckets"))
@@ -351,7 +357,7 @@ def _auc(server: Server, margins: Words, labels: Words, address: Address) -> Pro
     return (yield from _ratio(server, both[:, 0], both[:, 1], 0, 0, address.named("ratio")))
 
 
-def _buckets(server: Server, margins: Words, address: Address) -> Program[Words]:
+def _buckets(server: Server, margins: ShareArray, address: Address) -> Program[ShareArray]:
     """Margins clamped to [-8, 8 - 1/16], times 32, rounded at random: shared in Z_2^10, (2, rows)."""
     low = -(SCORE_BUCKETS // 2) << (MARGIN_BITS - BUCKET_BITS)
     high = (SCORE_BUCKETS // 2 - 2) << (MARGIN_BITS - BUCKET_BITS)
@@ -377,7 +383,9 @@ def _buckets(server: Server, margins: Words, address: Address) -> Program[Words]
     return (yield from truncate(server, RING32, part, MARGIN_BITS - BUCKET_BITS, address.named("short"), INDEX))
 
 
-def histogram_part(server: Server, index: Ring, counts: Ring, part: Words, address: Address) -> Program[Words]:
+def histogram_part(
+    server: Server, index: Ring, counts: Ring, part: ShareArray, address: Address
+) -> Program[ShareArray]:
     """How many shared numbers take each value of their ring: an additive part in `counts`, (2^index.bits,).
 
     With z = w - r opened under its mask, S_2 deals one-hots of r, and S_0 and S_1 add them up turned round by w:
@@ -391,7 +399,7 @@ def histogram_part(server: Server, index: Ring, counts: Ring, part: Words, addre
     """
     size = 1 << index.bits
 
-    def one_hots(r: Words) -> Words:
+    def one_hots(r: ShareArray) -> ShareArray:
         table = np.zeros((len(r), size), counts.dtype)
         table[np.arange(len(r)), r] = 1
         return table

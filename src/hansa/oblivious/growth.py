@@ -19,7 +19,7 @@ import numpy as np
 
 from hansa.mpc.fourier import MARGIN_BITS
 from hansa.mpc.replicated import Address, Program, Server, together
-from hansa.mpc.ring import Words
+from hansa.mpc.ring import ShareArray
 from hansa.oblivious.candidates import Candidates
 from hansa.oblivious.leaves import leaf_of_vectors, leaf_values, leaves
 from hansa.oblivious.monotone import first_bounds, narrowed
@@ -28,7 +28,7 @@ from hansa.oblivious.paths import Paths, extend_paths, leaf_of_paths, upper_leve
 from hansa.oblivious.routing import descend, route
 from hansa.oblivious.shared_rows import Block
 from hansa.oblivious.split_finding import find_splits
-from hansa.oblivious.tree_constants import Growth, Kind
+from hansa.oblivious.tree_constants import Kind, TreeConstants
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,22 @@ class TreeShares:
             part of the model.
     """
 
-    splits: tuple[Words, ...]
-    leaves: Words
-    covers: Words | None = None
+    splits: tuple[ShareArray, ...]
+    leaves: ShareArray
+    covers: ShareArray | None = None
 
 
 def grow_tree(
     server: Server,
     candidates: Candidates,
     blocks: list[Block],
-    vectors: Words,
-    absolute: Words | None,
+    vectors: ShareArray,
+    absolute: ShareArray | None,
     kind: Kind,
-    growth: Growth,
+    growth: TreeConstants,
     with_paths: bool,
     address: Address,
-) -> Program[tuple[TreeShares, Words]]:
+) -> Program[tuple[TreeShares, ShareArray]]:
     """Grow one tree; its shares, and each row's leaf value.
 
     Args:
@@ -75,10 +75,10 @@ def grow_tree(
     rows = vectors.shape[3]
     members = np.zeros((2, rows, 1), np.uint8)
     paths = Paths(upper_levels(growth.depth, absolute is not None), weighted=absolute)
-    splits: list[Words] = []
-    sums: Words | None = None
-    scale: Words | None = None
-    beta = np.zeros((2, rows), np.uint32)
+    splits: list[ShareArray] = []
+    sums: ShareArray | None = None
+    scale: ShareArray | None = None
+    left_bit = np.zeros((2, rows), np.uint32)
     bounds = None
     if growth.directions is not None:
         bounds = first_bounds(server, int(growth.leaf_limit * 2**MARGIN_BITS))
@@ -96,32 +96,32 @@ def grow_tree(
         one_hots = yield from _choose(server, candidates, sums, scale, growth, place.named("split"))
         splits.append(one_hots)
         last = level == growth.depth - 1
-        beta, members = yield from route(
+        left_bit, members = yield from route(
             server, candidates, blocks, one_hots, members, level, last, place.named("route")
         )
         programs: list[Program[Any]] = []
         if with_paths:
-            programs.append(extend_paths(server, paths, beta, level, growth.depth, place.named("paths")))
+            programs.append(extend_paths(server, paths, left_bit, level, growth.depth, place.named("paths")))
         if not last:
-            programs.append(descend(server, vectors, beta, place.named("vectors")))
+            programs.append(descend(server, vectors, left_bit, place.named("vectors")))
         results = yield from together(*programs)
         if not last:
             vectors = results[-1]
     place = address._replace(step=growth.depth)
-    values, covers = yield from leaves(server, vectors, beta, sums, kind, growth, place)
+    values, covers = yield from leaves(server, vectors, left_bit, sums, kind, growth, place)
     if bounds is not None:
         values, _ = yield from narrowed(server, values, splits[-1], growth.directions, bounds, place.named("bounds"))
     margins = yield from (
         leaf_of_paths(server, paths, values, place.named("margins"))
         if with_paths
-        else leaf_of_vectors(server, vectors, beta, values, place.named("margins"))
+        else leaf_of_vectors(server, vectors, left_bit, values, place.named("margins"))
     )
     return TreeShares(tuple(splits), values, covers), margins
 
 
 def _choose(
-    server: Server, candidates: Candidates, sums: Words, scale: Words, growth: Growth, address: Address
-) -> Program[Words]:
+    server: Server, candidates: Candidates, sums: ShareArray, scale: ShareArray, growth: TreeConstants, address: Address
+) -> Program[ShareArray]:
     """XOR-shared one-hots over "none" and all candidates; candidates that were not drawn get zeros."""
     by_candidate = candidates.sums_by_candidate(sums[..., :-1])
     totals = sums[..., -1].transpose(0, 2, 1)

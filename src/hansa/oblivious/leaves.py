@@ -18,11 +18,11 @@ from hansa.mpc.replicated import (
     reshare,
     together,
 )
-from hansa.mpc.ring import RING32, RING64, Words
+from hansa.mpc.ring import RING32, RING64, ShareArray
 from hansa.oblivious.node_sums import from_counts, sum_parts
 from hansa.oblivious.paths import add_dot_parts, weighted_part
 from hansa.oblivious.split_finding import LEAST_UNITS
-from hansa.oblivious.tree_constants import ETA_BITS, Growth, Kind
+from hansa.oblivious.tree_constants import ETA_BITS, Kind, TreeConstants
 
 ROUNDING_UNITS = 16
 """Units of a sum by which two sums of the same rows may differ: groups of rows are rounded apart, parents and left children too."""
@@ -30,14 +30,14 @@ ROUNDING_UNITS = 16
 
 def leaves(
     server: Server,
-    vectors: Words,
-    beta: Words,
-    parents: Words | None,
+    vectors: ShareArray,
+    left_bit: ShareArray,
+    parents: ShareArray | None,
     kind: Kind,
-    growth: Growth,
+    growth: TreeConstants,
     address: Address,
-) -> Program[tuple[Words, Words | None]]:
-    """Leaf values from the last level's vectors: totals left are dots with beta, output-sized messages.
+) -> Program[tuple[ShareArray, ShareArray | None]]:
+    """Leaf values from the last level's vectors: totals left are dots with the left bits, output-sized messages.
 
     And covers, where they are part of the model: sums of hessians rounded at random to cover_bits, (2, leaves) in Z_2^32.
     """
@@ -48,7 +48,7 @@ def leaves(
     flat = vectors.reshape(2, nodes * 2, rows)
     for group, start in enumerate(edges):
         rest = slice(start, start + growth.rows_per_sum)
-        add_dot_parts(flat[:, :, rest], beta[:, None, rest], parts[group])
+        add_dot_parts(flat[:, :, rest], left_bit[:, None, rest], parts[group])
     shaped = parts.reshape(len(edges), nodes, 2, 1)
     if kind == "gradients":
         left = yield from sum_parts(server, shaped, growth, address.named("totals"))
@@ -72,14 +72,16 @@ def leaves(
     return both[0], both[1]
 
 
-def _covers(server: Server, h: Words, growth: Growth, bits: int, address: Address) -> Program[Words]:
+def _covers(server: Server, h: ShareArray, growth: TreeConstants, bits: int, address: Address) -> Program[ShareArray]:
     shift = growth.scoring.fraction_bits - bits
     if shift == 0:
         return (yield from reshare(server, RING32, h[0].astype(np.uint32), address))
     return (yield from truncate(server, RING64, h[0], shift, address, RING32))
 
 
-def leaf_values(server: Server, g: Words, h: Words, growth: Growth, address: Address) -> Program[Words]:
+def leaf_values(
+    server: Server, g: ShareArray, h: ShareArray, growth: TreeConstants, address: Address
+) -> Program[ShareArray]:
     """-eta G / (H + lambda) [H >= m'], clamped, rounded at random to leaf_bits fraction bits.
 
     m' is less here than for a split by what rounding can make of H: a leaf that a split took for a child keeps its value.
@@ -126,10 +128,12 @@ def leaf_values(server: Server, g: Words, h: Words, growth: Growth, address: Add
     return (np.zeros_like(value) - value) << np.uint32(MARGIN_BITS - growth.leaf_bits)
 
 
-def leaf_of_vectors(server: Server, vectors: Words, beta: Words, leaves: Words, address: Address) -> Program[Words]:
+def leaf_of_vectors(
+    server: Server, vectors: ShareArray, left_bit: ShareArray, leaves: ShareArray, address: Address
+) -> Program[ShareArray]:
     """Each row's leaf value where the vectors' second row is membership m of the last level's nodes:
 
-        sum_n m[n] leaf_right[n] + beta sum_n m[n] (leaf_left[n] - leaf_right[n])
+        sum_n m[n] leaf_right[n] + left_bit sum_n m[n] (leaf_left[n] - leaf_right[n])
 
     Two rounds, three words a row.
     """
@@ -138,5 +142,5 @@ def leaf_of_vectors(server: Server, vectors: Words, beta: Words, leaves: Words, 
     members = np.ascontiguousarray(vectors[:, :, 1])
     part = weighted_part(np.stack([right, left - right], axis=1), members)
     both = yield from reshare(server, RING32, part, address.named("sides"))
-    extra = both[0, 0] + product_part(RING32, both[:, 1], beta)
+    extra = both[0, 0] + product_part(RING32, both[:, 1], left_bit)
     return (yield from reshare(server, RING32, extra, address))

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from hansa.mpc.comparison import bits_to_arithmetic, sign_part, truncate
 from hansa.mpc.replicated import Address, Program, Server, product_part, public, reshare
-from hansa.mpc.ring import RING32, Words, pack_bits
+from hansa.mpc.ring import RING32, ShareArray, pack_bits
 
 INCREASING, DECREASING = 1, -1
 
@@ -29,8 +29,8 @@ INCREASING, DECREASING = 1, -1
 class Bounds:
     """Least and greatest value of each node of a level, shared in Z_2^32 with 26 fraction bits, (2, nodes)."""
 
-    low: Words
-    high: Words
+    low: ShareArray
+    high: ShareArray
 
 
 def first_bounds(server: Server, limit: int) -> Bounds:
@@ -40,12 +40,12 @@ def first_bounds(server: Server, limit: int) -> Bounds:
 
 def narrowed(
     server: Server,
-    values: Words,
-    one_hots: Words,
+    values: ShareArray,
+    one_hots: ShareArray,
     directions: npt.NDArray[Any],
     bounds: Bounds,
     address: Address,
-) -> Program[tuple[Words, Bounds]]:
+) -> Program[tuple[ShareArray, Bounds]]:
     """The children's values within their bounds, and these bounds. Eighteen rounds.
 
     Args:
@@ -79,7 +79,7 @@ def narrowed(
     return (yield from clamped(server, values, below, address.named("own"))), below
 
 
-def clamped(server: Server, values: Words, bounds: Bounds, address: Address) -> Program[Words]:
+def clamped(server: Server, values: ShareArray, bounds: Bounds, address: Address) -> Program[ShareArray]:
     """Values brought within bounds: v + [v < low] (low - v) + [v > high] (high - v). At most 7 rounds and 2."""
     count = values.shape[1]
     parts = np.concatenate([values[0] - bounds.low[0], bounds.high[0] - values[0]])

@@ -10,26 +10,26 @@ import numpy as np
 
 from hansa.mpc.comparison import extend, truncate
 from hansa.mpc.replicated import Address, Program, Server, add_public, together
-from hansa.mpc.ring import RING64, Words
+from hansa.mpc.ring import RING64, ShareArray
 from hansa.oblivious.candidates import Candidates
 from hansa.oblivious.paths import Paths, absolute_sums
 from hansa.oblivious.shared_rows import Block, sums_part
-from hansa.oblivious.tree_constants import COUNT_BITS, Growth, Kind
+from hansa.oblivious.tree_constants import COUNT_BITS, Kind, TreeConstants
 
 
 def level_sums(
     server: Server,
     candidates: Candidates,
     blocks: list[Block],
-    vectors: Words,
+    vectors: ShareArray,
     paths: Paths,
-    parents: Words | None,
-    parent_scale: Words | None,
+    parents: ShareArray | None,
+    parent_scale: ShareArray | None,
     kind: Kind,
-    growth: Growth,
+    growth: TreeConstants,
     level: int,
     address: Address,
-) -> Program[tuple[Words, Words]]:
+) -> Program[tuple[ShareArray, ShareArray]]:
     """Sums left of every column, totals behind them, and S = sum |g| + A, of a level's nodes.
 
     Only left children are summed; a right child is its parent minus its sibling.
@@ -40,7 +40,7 @@ def level_sums(
     left = vectors if level == 0 else vectors[:, : vectors.shape[1] // 2]
     parts = _column_sums(candidates, blocks, left, growth.rows_per_sum)
     if kind == "gradients":
-        programs: list[Program[Words]] = [
+        programs: list[Program[ShareArray]] = [
             sum_parts(server, parts, growth, address.named("columns")),
             sum_parts(server, absolute_sums(paths, level, growth.rows_per_sum), growth, address.named("absolute")),
         ]
@@ -65,11 +65,11 @@ def level_sums(
     return _with_siblings(sums, parents), add_public(server, RING64, scale, growth.scale_floor)
 
 
-def _with_siblings(left: Words, parents: Words | None) -> Words:
+def _with_siblings(left: ShareArray, parents: ShareArray | None) -> ShareArray:
     return left if parents is None else np.concatenate([left, parents - left], axis=1)
 
 
-def _column_sums(candidates: Candidates, blocks: list[Block], vectors: Words, rows_per_sum: int) -> Words:
+def _column_sums(candidates: Candidates, blocks: list[Block], vectors: ShareArray, rows_per_sum: int) -> ShareArray:
     """Additive parts in Z_2^32 of all sums, by group of at most rows_per_sum rows; local.
 
     Returns uint32 (groups, nodes, 2, columns + 1).
@@ -84,8 +84,8 @@ def _column_sums(candidates: Candidates, blocks: list[Block], vectors: Words, ro
         while offset < block.rows:
             place = start + offset
             size = min(block.rows - offset, rows_per_sum - place % rows_per_sum)
-            piece = block if size == block.rows else block[offset : offset + size]
-            part = sums_part(candidates, piece, flat[:, :, place : place + size])
+            fragment = block if size == block.rows else block[offset : offset + size]
+            part = sums_part(candidates, fragment, flat[:, :, place : place + size])
             total[place // rows_per_sum, :, :-1] += part
             offset += size
         start += block.rows
@@ -94,7 +94,7 @@ def _column_sums(candidates: Candidates, blocks: list[Block], vectors: Words, ro
     return total.reshape(groups, nodes, 2, -1)
 
 
-def sum_parts(server: Server, parts: Words, growth: Growth, address: Address) -> Program[Words]:
+def sum_parts(server: Server, parts: ShareArray, growth: TreeConstants, address: Address) -> Program[ShareArray]:
     """Groups' sums (groups, ...) extended to Z_2^64, added up, truncated to the scoring's fraction bits."""
     wide = yield from extend(server, parts, address)
     total = wide.sum(axis=1, dtype=np.uint64)
@@ -104,7 +104,9 @@ def sum_parts(server: Server, parts: Words, growth: Growth, address: Address) ->
     return (yield from truncate(server, RING64, total[0], shift, address.named("total")))
 
 
-def from_counts(server: Server, wide: Words, growth: Growth, address: Address) -> Program[tuple[Words, Words]]:
+def from_counts(
+    server: Server, wide: ShareArray, growth: TreeConstants, address: Address
+) -> Program[tuple[ShareArray, ShareArray]]:
     """Exact sums from counts: every row of a class has the same public gradient and hessian.
 
         G = g_0 (W - Y) + g_1 Y,   H = h_0 (W - Y) + h_1 Y,   S = |g|_0 (W - Y) + |g|_1 Y
@@ -115,7 +117,7 @@ def from_counts(server: Server, wide: Words, growth: Growth, address: Address) -
     assert growth.counts is not None
     positive, negative = wide[0, :, 0], wide[0, :, 1] - wide[0, :, 0]
 
-    def weigh(pair: tuple[int, int], columns: slice) -> Words:
+    def weigh(pair: tuple[int, int], columns: slice) -> ShareArray:
         first, second = (RING64.constant(factor) for factor in pair)
         return np.asarray(negative[:, columns] * first + positive[:, columns] * second)
 

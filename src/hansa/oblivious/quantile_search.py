@@ -48,7 +48,7 @@ from numpy.typing import NDArray
 from hansa.data.quantiles import MAX_MAX_BIN, Cuts, SortedKeys, keys_from_values, values_from_keys
 from hansa.errors import PlanError, ProtocolError
 from hansa.mpc.replicated import Address, Program, Server, add_public, check_copies, open_to_all, together
-from hansa.mpc.ring import BITS, BYTES, RING64, WORD_BITS, Words, pack_bits, unpack_bits, words_for
+from hansa.mpc.ring import BITS, BYTES, RING64, WORD_BITS, ShareArray, pack_bits, unpack_bits, words_for
 from hansa.mpc.verified_bits import Triples, negative, products_of_bytes, words_of_signs
 
 KEY_BITS = 32
@@ -447,7 +447,7 @@ class CutSearchOnShares:
     draws: int = 0
     keys: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
     columns: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
-    counts: Words = field(default_factory=lambda: np.zeros((1, 2, 1), np.uint64), repr=False)
+    counts: ShareArray = field(default_factory=lambda: np.zeros((1, 2, 1), np.uint64), repr=False)
     triples: Triples = field(default_factory=Triples, repr=False)
 
     def __post_init__(self) -> None:
@@ -497,7 +497,7 @@ class CutSearchOnShares:
         """Length of an owner's answer to `request`."""
         return self.request().n_counts * len(self.counts)
 
-    def answer(self, server: Server, shares: Mapping[str, Words], address: Address) -> Program[CutSearchOnShares]:
+    def answer(self, server: Server, shares: Mapping[str, ShareArray], address: Address) -> Program[CutSearchOnShares]:
         """The next state, from every owner's shared `count_probes`.
 
         About 9 rounds and log2 k for k bits of all paths, 7 a phase; opened is what the module's head says.
@@ -544,7 +544,7 @@ class CutSearchOnShares:
 
     # Public transitions: what is opened decides them.
 
-    def _with_counts(self, shares: Words) -> CutSearchOnShares:
+    def _with_counts(self, shares: ShareArray) -> CutSearchOnShares:
         request = self.request()
         if shares.dtype != np.uint64 or shares.shape != (2, self.n_answers):
             raise ProtocolError(
@@ -776,7 +776,7 @@ class CutSearchOnShares:
         place = address.named("chosen")
         (chosen,) = yield from products_of_bytes(server, self.triples, [(goes_right[:, None], factors)], place)
         stop, right = small_left ^ chosen[:, 0], chosen[:, 1]
-        pieces = []
+        segments = []
         ends = np.cumsum([0, *((kind == COMPARED).sum() for kind in step.kinds)])
         for level, kind in enumerate(step.kinds):
             part, compared = slice(ends[level], ends[level + 1]), kind == COMPARED
@@ -784,28 +784,28 @@ class CutSearchOnShares:
             own[:, compared, 0], own[:, compared, 1] = stop[:, part], right[:, part]
             own[..., 1] = add_public(server, BYTES, own[..., 1], (kind == RIGHT).astype(np.uint8))
             left = add_public(server, BYTES, own[..., 0] ^ own[..., 1], (kind != UNKNOWN).astype(np.uint8))
-            pieces.append((own, np.stack([left, own[..., 1]], axis=-1)))
-        while len(pieces) > 1:
-            pieces = yield from self._joined(server, pieces, address.named(f"pieces {len(pieces)}"))
-        packet = pieces[0][0]
+            segments.append((own, np.stack([left, own[..., 1]], axis=-1)))
+        while len(segments) > 1:
+            segments = yield from self._joined(server, segments, address.named(f"segments {len(segments)}"))
+        packet = segments[0][0]
         planes = pack_bits(np.ascontiguousarray(packet[:, :, 0].swapaxes(1, 2)))
         opened = yield from open_to_all(server, BITS, planes, address.named("path of cuts"))
         bits = unpack_bits(opened, len(step.searches)).astype(bool)
         return np.ascontiguousarray(bits.reshape(len(step.kinds), 2, -1).transpose(2, 0, 1))
 
-    def _joined(self, server: Server, pieces: list[Piece], address: Address) -> Program[list[Piece]]:
-        """Of every two pieces of the paths, an upper and the one below it, one: half as many. One round."""
+    def _joined(self, server: Server, segments: list[Segment], address: Address) -> Program[list[Segment]]:
+        """Of every two segments of the paths, an upper and the one below it, one: half as many. One round."""
         factors = []
-        for (_, leads), (bits, below) in zip(pieces[0::2], pieces[1::2], strict=False):
+        for (_, leads), (bits, below) in zip(segments[0::2], segments[1::2], strict=False):
             inner = np.concatenate([bits, below], axis=-1)
             factors.append((leads[..., None], inner.reshape(*leads.shape, inner.shape[-1])))
         found = yield from products_of_bytes(server, self.triples, factors, address)
         joined = []
-        for own, (upper, _), (bits, _) in zip(found, pieces[0::2], pieces[1::2], strict=False):
+        for own, (upper, _), (bits, _) in zip(found, segments[0::2], segments[1::2], strict=False):
             size = bits.shape[-1]
             seen = np.bitwise_xor.reduce(own[..., :size], axis=-2)
             joined.append((np.concatenate([upper, seen], axis=-1), own[..., size:].reshape(*own.shape[:-2], -1)))
-        return joined + pieces[2 * len(joined) :]
+        return joined + segments[2 * len(joined) :]
 
     def _cells(self, step: Step) -> Cells:
         """What a step compares, level by level."""
@@ -827,7 +827,9 @@ class CutSearchOnShares:
         gaps = np.stack([of_gaps[0, gap], halves[1, half], of_gaps[1, gap]])
         return Cells(halves, half, gaps, self.paths.rank[number], self.paths.parts[number])
 
-    def _compare(self, server: Server, cells: Cells, address: Address) -> Program[tuple[Words, Words, Words]]:
+    def _compare(
+        self, server: Server, cells: Cells, address: Address
+    ) -> Program[tuple[ShareArray, ShareArray, ShareArray]]:
         """Of all cells, shared bits (2, cells): is the left half small, the right one, is the rank right?"""
         rows, amounts = self.counts[0], self.counts[-1]
         left, middle, right = cells.halves
@@ -848,7 +850,7 @@ class CutSearchOnShares:
         return small_left, small_right, unpack_bits(goes_right, len(cells.rank))
 
 
-Piece = tuple[Words, Words]
+Segment = tuple[ShareArray, ShareArray]
 """Some levels of all paths, shared bits uint8 (2, searches, cells of the uppermost level, ...): the opened bits of the path from that
 cell on, a pair a level; and to which cell below the lowest level it leads, one of all, or none."""
 

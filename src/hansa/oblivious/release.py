@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from hansa.errors import ProtocolError
 from hansa.mpc.fourier import MARGIN_BITS
-from hansa.mpc.ring import BYTES, RING32, Ring, Words, pack_bits, unpack_bits
+from hansa.mpc.ring import BYTES, RING32, Ring, ShareArray, pack_bits, unpack_bits
 from hansa.oblivious.candidates import Candidate, Candidates
 from hansa.oblivious.growth import TreeShares
 
@@ -31,9 +31,9 @@ class TreeMessage:
         covers: parts of the leaves' covers, uint32 (2, leaves), where statistics are part of the model, else None.
     """
 
-    splits: tuple[Words, ...]
-    leaves: Words
-    covers: Words | None = None
+    splits: tuple[ShareArray, ...]
+    leaves: ShareArray
+    covers: ShareArray | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Statistics:
     """What a receiver needs to make covers and gains of what is released. Public.
 
     Attributes:
-        cover_bits: `tree_constants.Growth.cover_bits`.
+        cover_bits: `tree_constants.TreeConstants.cover_bits`.
         eta, reg_lambda: as in `training.Settings`.
         unit: the weight that covers and gains are counted in.
     """
@@ -148,11 +148,11 @@ def gains_of(
     return h, gains
 
 
-def _at(levels: tuple[Words, ...], level: int) -> Words:
+def _at(levels: tuple[ShareArray, ...], level: int) -> ShareArray:
     return levels[level] if level < len(levels) else np.zeros(0)
 
 
-def _checked(server: int, name: str, array: Words, dtype: type, shape: tuple[int, ...]) -> Words:
+def _checked(server: int, name: str, array: ShareArray, dtype: type, shape: tuple[int, ...]) -> ShareArray:
     if array.dtype != dtype or array.shape != shape:
         raise ProtocolError(
             f"server {server}: {name} are {array.dtype}{array.shape}; expected {np.dtype(dtype)}{shape}"
@@ -160,7 +160,7 @@ def _checked(server: int, name: str, array: Words, dtype: type, shape: tuple[int
     return array
 
 
-def reconstruct(ring: Ring, shares: Mapping[int, Words], name: str) -> Words:
+def reconstruct(ring: Ring, shares: Mapping[int, ShareArray], name: str) -> ShareArray:
     """x_0 + x_1 + x_2 from three servers' pairs, both copies of each part compared.
 
     Raises:

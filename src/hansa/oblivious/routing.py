@@ -8,7 +8,7 @@ import numpy as np
 
 from hansa.mpc.comparison import bits_to_arithmetic
 from hansa.mpc.replicated import Address, Program, Server, pass_on, product_part, public, reshare, together
-from hansa.mpc.ring import BITS, BYTES, RING32, Words, and_parities, masked_products, pack_bits, unpack_bits
+from hansa.mpc.ring import BITS, BYTES, RING32, ShareArray, and_parities, masked_products, pack_bits, unpack_bits
 from hansa.oblivious.candidates import Candidates
 from hansa.oblivious.shared_rows import Block, routing_part
 
@@ -20,12 +20,12 @@ def route(
     server: Server,
     candidates: Candidates,
     blocks: list[Block],
-    one_hots: Words,
-    members: Words,
+    one_hots: ShareArray,
+    members: ShareArray,
     level: int,
     last: bool,
     address: Address,
-) -> Program[tuple[Words, Words]]:
+) -> Program[tuple[ShareArray, ShareArray]]:
     """Which rows go left, as shared 0 or 1 of Z_2^32, and the next level's membership bits.
 
         bit_i = XOR_n member[i, n] AND (XOR_t C[i, t] AND onehot[n, t])
@@ -53,10 +53,10 @@ def route(
     arithmetic = bits_to_arithmetic(server, part, rows, RING32, address.named("beta"))
     if last:
         return (yield from arithmetic), members
-    beta, members = yield from together(
+    left_bit, members = yield from together(
         arithmetic, _next_members(server, part, members, level, address.named("members"))
     )
-    return beta, members
+    return left_bit, members
 
 
 def _node_mask(level: int) -> Any:
@@ -64,7 +64,9 @@ def _node_mask(level: int) -> Any:
     return np.uint8(255 if level >= 3 else (1 << (1 << level)) - 1)
 
 
-def _next_members(server: Server, part: Words, members: Words, level: int, address: Address) -> Program[Words]:
+def _next_members(
+    server: Server, part: ShareArray, members: ShareArray, level: int, address: Address
+) -> Program[ShareArray]:
     """left = member AND bit, right = member XOR left, at bits n and n + 2^level."""
     rows = members.shape[1]
     packed = yield from reshare(server, BITS, part, address.named("bits"))
@@ -82,8 +84,8 @@ def _next_members(server: Server, part: Words, members: Words, level: int, addre
     return np.concatenate([left, right], axis=2)
 
 
-def descend(server: Server, vectors: Words, beta: Words, address: Address) -> Program[Words]:
-    """V_left = V beta, V_right = V - V_left: the next level's vectors. One round, a word an element.
+def descend(server: Server, vectors: ShareArray, left_bit: ShareArray, address: Address) -> Program[ShareArray]:
+    """V_left = V left_bit, V_right = V - V_left: the next level's vectors. One round, a word an element.
 
     The masks are drawn, and the products taken, in chunks of rows.
     """
@@ -101,7 +103,7 @@ def descend(server: Server, vectors: Words, beta: Words, address: Address) -> Pr
             own.words32(size, scratch[0, 0])
             after.words32(size, scratch[1, 0])
             x = flat[:, j : j + 1, chunk]
-            y = beta[:, chunk]
+            y = left_bit[:, chunk]
             masked_products(x[0], x[1], y[0], y[1], scratch[0, :, :size], scratch[1, :, :size], out[j : j + 1, chunk])
     yield from pass_on(server, below[:, :nodes], address)
     np.subtract(vectors, below[:, :nodes], out=below[:, nodes:])

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from hansa.errors import DataError, ProtocolError
 from hansa.mpc.panels import add_gemm, empty_panels, fill_panels, panel_columns, to_panels
-from hansa.mpc.ring import BITS, RING32, Ring, Words, add_code_sums, add_gf2_product, pack_bits, words_for
+from hansa.mpc.ring import BITS, RING32, Ring, ShareArray, add_code_sums, add_gf2_product, pack_bits, words_for
 from hansa.oblivious.candidates import Candidates
 from hansa.secure.prg import Algorithm, KeyStream, fresh_key
 
@@ -55,7 +55,7 @@ class RowShares:
 
     rows: int
     keys: tuple[bytes | None, bytes | None]
-    parts: tuple[tuple[Words, ...] | None, tuple[Words, ...] | None]
+    parts: tuple[tuple[ShareArray, ...] | None, tuple[ShareArray, ...] | None]
     assisted_by: int | None
     weighted: bool = False
     outputs: int = 1
@@ -89,7 +89,7 @@ def share_rows(
         raise DataError(f"weights are {weights.dtype}{weights.shape}; expected uint32 {(*labels.shape[:-1], 2, rows)}")
     bits = candidates.column_bits(codes)
     words = labels.astype(np.uint32, copy=False).reshape(outputs, rows)
-    rest: list[Words] = [bits.astype(np.uint32), pack_bits(bits), words]
+    rest: list[ShareArray] = [bits.astype(np.uint32), pack_bits(bits), words]
     rest += [] if weights is None else [weights.reshape(outputs, 2, rows)]
     # The seeds of parts that are streams: all but the last part, or all but p + 1 and p + 2.
     streams = (0, 1) if owner is None else (owner,)
@@ -124,7 +124,7 @@ def _shapes(candidates: Candidates, rows: int, weighted: bool, outputs: int) -> 
 
 def _masks(
     key: bytes, candidates: Candidates, rows: int, algorithm: Algorithm, weighted: bool, outputs: int
-) -> tuple[Words, ...]:
+) -> tuple[ShareArray, ...]:
     """A part that is a key stream: all its arrays. The columns have a key of their own for every CHUNK_ROWS rows."""
     columns = Regenerated(key, candidates.n_columns, 0, rows, algorithm)
     return (columns.stored(), *_other_masks(key, candidates, rows, algorithm, weighted, outputs))
@@ -132,7 +132,7 @@ def _masks(
 
 def _other_masks(
     key: bytes, candidates: Candidates, rows: int, algorithm: Algorithm, weighted: bool, outputs: int
-) -> tuple[Words, ...]:
+) -> tuple[ShareArray, ...]:
     arrays = tuple(np.empty(shape, dtype) for dtype, shape in _shapes(candidates, rows, weighted, outputs)[1:])
     for purpose, array in zip(PURPOSES, arrays, strict=False):
         stream = KeyStream(_key_for(key, purpose), algorithm, size=array.nbytes)
@@ -165,7 +165,7 @@ class Regenerated:
         start, stop, _ = rows.indices(self.stop - self.start)
         return Regenerated(self.key, self.n_columns, self.start + start, self.start + stop, self.algorithm)
 
-    def chunks(self, scratch: Words) -> Iterator[tuple[int, Words]]:
+    def chunks(self, scratch: ShareArray) -> Iterator[tuple[int, ShareArray]]:
         """(first row, counted from `start`; uint32 (rows, columns)) in turn. `scratch`: (CHUNK_ROWS, columns), reused."""
         for number in range(self.start // CHUNK_ROWS, -(-self.stop // CHUNK_ROWS)):
             first = number * CHUNK_ROWS
@@ -175,14 +175,14 @@ class Regenerated:
             skipped = max(0, self.start - first)
             yield first + skipped - self.start, below[skipped:]
 
-    def stored(self) -> Words:
+    def stored(self) -> ShareArray:
         """All of it, uint32 (rows, columns)."""
         out = np.empty((self.stop - self.start, self.n_columns), np.uint32)
         for first, chunk in self.chunks(np.empty((CHUNK_ROWS, self.n_columns), np.uint32)):
             out[first : first + len(chunk)] = chunk
         return out
 
-    def panels(self) -> Words:
+    def panels(self) -> ShareArray:
         """All of it, as panels."""
         out = empty_panels(self.stop - self.start, self.n_columns)
         for first, chunk in self.chunks(np.empty((CHUNK_ROWS, self.n_columns), np.uint32)):
@@ -205,8 +205,8 @@ class Term:
         factor: of v.
     """
 
-    columns: Words | Regenerated | None
-    bits: Words
+    columns: ShareArray | Regenerated | None
+    bits: ShareArray
     factor: Factor
 
     def __getitem__(self, rows: slice) -> Term:
@@ -228,9 +228,9 @@ class Block:
     """
 
     terms: tuple[Term, ...]
-    labels: Words
+    labels: ShareArray
     codes: npt.NDArray[np.uint16] | None = None
-    weights: Words | None = None
+    weights: ShareArray | None = None
 
     @property
     def rows(self) -> int:
@@ -290,7 +290,7 @@ def receive_rows(
 
 def _half(
     candidates: Candidates, message: RowShares, number: int, algorithm: Algorithm, regenerate: bool
-) -> tuple[Words | Regenerated, tuple[Words, ...]] | None:
+) -> tuple[ShareArray | Regenerated, tuple[ShareArray, ...]] | None:
     """A part: its columns, and bits, labels and weights; None where it is zero."""
     key, parts = message.keys[number], message.parts[number]
     if key is not None:
@@ -306,7 +306,7 @@ def _half(
     return to_panels(parts[0]), parts[1:]
 
 
-def sums_part(candidates: Candidates, block: Block, vectors: Words) -> Words:
+def sums_part(candidates: Candidates, block: Block, vectors: ShareArray) -> ShareArray:
     """This server's additive part of C^T V, in Z_2^32; local.
 
     Args:
@@ -328,7 +328,7 @@ def sums_part(candidates: Candidates, block: Block, vectors: Words) -> Words:
     return out[:, :columns]
 
 
-def _factor(pair: Words, factor: Factor, ring: Ring) -> Words:
+def _factor(pair: ShareArray, factor: Factor, ring: Ring) -> ShareArray:
     """What a term multiplies, of a shared array."""
     match factor:
         case "both":
@@ -339,7 +339,7 @@ def _factor(pair: Words, factor: Factor, ring: Ring) -> Words:
             return np.ascontiguousarray(pair[1])
 
 
-def _add_product(columns: Words | Regenerated | None, vectors: Words, out: Words) -> None:
+def _add_product(columns: ShareArray | Regenerated | None, vectors: ShareArray, out: ShareArray) -> None:
     """out += C^T V for stored columns, regenerated ones, or none."""
     if columns is None:
         return
@@ -351,7 +351,7 @@ def _add_product(columns: Words | Regenerated | None, vectors: Words, out: Words
         add_gemm(to_panels(chunk), np.ascontiguousarray(vectors[:, first : first + len(chunk)]), out)
 
 
-def routing_part(block: Block, one_hots: Words, out: npt.NDArray[np.uint8]) -> None:
+def routing_part(block: Block, one_hots: ShareArray, out: npt.NDArray[np.uint8]) -> None:
     """XOR parts of <C_i, onehot_n> over GF(2), into bit n of out[i]; local.
 
     Args:
@@ -362,12 +362,12 @@ def routing_part(block: Block, one_hots: Words, out: npt.NDArray[np.uint8]) -> N
         add_gf2_product(term.bits, _factor(one_hots, term.factor, BITS), out)
 
 
-def label_words(blocks: list[Block], output: int = 0) -> Words:
+def label_words(blocks: list[Block], output: int = 0) -> ShareArray:
     """The labels of all blocks for one output, shared in Z_2^32, (2, rows)."""
     return RING32.reduce(np.concatenate([block.labels[:, output] for block in blocks], axis=1))
 
 
-def weights_of(blocks: list[Block], output: int = 0) -> Words | None:
+def weights_of(blocks: list[Block], output: int = 0) -> ShareArray | None:
     """Weights, and weights times labels, of all blocks for one output, shared in Z_2^32, (2, 2, rows); None where there are none.
 
     Raises:

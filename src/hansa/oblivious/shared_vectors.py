@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.errors import ProtocolError
-from hansa.mpc.ring import Words
+from hansa.mpc.ring import ShareArray
 from hansa.secure.prg import Algorithm, KeyStream, fresh_key
 
 EXPLICIT = 2
@@ -32,7 +32,7 @@ class VectorShares:
 
     count: int
     keys: tuple[bytes | None, bytes | None]
-    part: Words | None
+    part: ShareArray | None
 
 
 def share_vector(values: npt.NDArray[Any], algorithm: Algorithm) -> list[VectorShares]:
@@ -56,7 +56,7 @@ def share_vector(values: npt.NDArray[Any], algorithm: Algorithm) -> list[VectorS
     ]
 
 
-def receive_vector(server: int, message: VectorShares, count: int, algorithm: Algorithm) -> Words:
+def receive_vector(server: int, message: VectorShares, count: int, algorithm: Algorithm) -> ShareArray:
     """A server's pair (2, count) in Z_2^64 from an owner's message.
 
     Raises:
@@ -74,5 +74,5 @@ def receive_vector(server: int, message: VectorShares, count: int, algorithm: Al
     return np.stack([np.asarray(half) for half in halves])
 
 
-def _stream(key: bytes, count: int, algorithm: Algorithm) -> Words:
+def _stream(key: bytes, count: int, algorithm: Algorithm) -> ShareArray:
     return KeyStream(key, algorithm, size=8 * count).words64(count)

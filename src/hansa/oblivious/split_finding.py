@@ -43,7 +43,7 @@ from hansa.mpc.replicated import (
     reshare_of_evaluators,
     together,
 )
-from hansa.mpc.ring import BITS, BYTES, RING64, Words, pack_bits, unpack_bits
+from hansa.mpc.ring import BITS, BYTES, RING64, ShareArray, pack_bits, unpack_bits
 
 SCORE_BITS = 38
 RATIO_BITS = 26
@@ -111,13 +111,13 @@ def _log2_ceil(value: float) -> int:
 
 def find_splits(
     server: Server,
-    left: Words,
-    totals: Words,
-    scale: Words,
+    left: ShareArray,
+    totals: ShareArray,
+    scale: ShareArray,
     constants: Scoring,
     address: Address,
     directions: Any = None,
-) -> Program[Words]:
+) -> Program[ShareArray]:
     """The best candidate of each node, index 0 meaning none.
 
     Args:
@@ -135,13 +135,13 @@ def find_splits(
 
 def score(
     server: Server,
-    left: Words,
-    totals: Words,
-    scale: Words,
+    left: ShareArray,
+    totals: ShareArray,
+    scale: ShareArray,
     constants: Scoring,
     address: Address,
     directions: Any = None,
-) -> Program[tuple[Words, Words]]:
+) -> Program[tuple[ShareArray, ShareArray]]:
     """Numerators (38 bits behind the node's scale) and q (26 bits) of "no split" and of each candidate.
 
     Arguments as `find_splits`. Returns two arrays (2, nodes, candidates + 1), shared in Z_2^64. Twenty-two
@@ -193,7 +193,9 @@ def score(
     )
 
 
-def _on_the_right_side(server: Server, e: Words, valid: Words, directions: Any, address: Address) -> Program[Words]:
+def _on_the_right_side(
+    server: Server, e: ShareArray, valid: ShareArray, directions: Any, address: Address
+) -> Program[ShareArray]:
     """valid [e >= 0] under an increasing constraint, valid [e <= 0] under a decreasing one. Six rounds.
 
     e (u + v) = G_L v - G_R u, so e >= 0 is -G_L / u <= -G_R / v: the left value is at most the right one.
@@ -212,13 +214,13 @@ def _on_the_right_side(server: Server, e: Words, valid: Words, directions: Any, 
 
 def _conditions(
     server: Server,
-    h_left: Words,
-    h: Words,
-    upper: Words,
-    scale: Words,
+    h_left: ShareArray,
+    h: ShareArray,
+    upper: ShareArray,
+    scale: ShareArray,
     constants: Scoring,
     address: Address,
-) -> Program[tuple[Words, Words, Words, Words]]:
+) -> Program[tuple[ShareArray, ShareArray, ShareArray, ShareArray]]:
     """[(H_L - m')(H_R - m') >= 0], [H >= 2 m'], and the thresholds of the normalisers, all in one batch."""
     ring, least = RING64, constants.least_hessian
     x = add_public(server, ring, h_left, -least)
@@ -243,8 +245,14 @@ def _conditions(
 
 
 def _scaled_totals(
-    server: Server, g: Words, u: Words, k: Words, node_valid: Words, constants: Scoring, address: Address
-) -> Program[tuple[Words, Words, Words]]:
+    server: Server,
+    g: ShareArray,
+    u: ShareArray,
+    k: ShareArray,
+    node_valid: ShareArray,
+    constants: Scoring,
+    address: Address,
+) -> Program[tuple[ShareArray, ShareArray, ShareArray]]:
     """k [H >= 2 m'], then with this k: G k, and a quarter of gamma U in the units of e^2 k^2.
 
     A node that is too small gets k = 0, so that all its numerators are 0 and "no split" wins the tie. (There
@@ -308,7 +316,7 @@ def _wins(size: int) -> Products:
     )
 
 
-def tournament(server: Server, numerators: Words, ratios: Words, address: Address) -> Program[Words]:
+def tournament(server: Server, numerators: ShareArray, ratios: ShareArray, address: Address) -> Program[ShareArray]:
     """Who has the greatest numerator / ratio; ties go to the lower index.
 
     Neighbours play all matches of their group. The winners' values go up, and meanwhile the one-hot of each group's winner is joined to
@@ -334,7 +342,7 @@ def tournament(server: Server, numerators: Words, ratios: Words, address: Addres
     return np.ascontiguousarray(won.reshape(2, nodes, -1)[:, :, :items])
 
 
-def _grouped(server: Server, numerators: Words, ratios: Words, size: int) -> tuple[Words, Words]:
+def _grouped(server: Server, numerators: ShareArray, ratios: ShareArray, size: int) -> tuple[ShareArray, ShareArray]:
     """As (2, nodes, groups, size), with items (0, 1/4) behind the others where groups are not full: they lose every tie."""
     nodes = numerators.shape[1]
     short = -numerators.shape[2] % size
@@ -345,7 +353,9 @@ def _grouped(server: Server, numerators: Words, ratios: Words, size: int) -> tup
     return numerators.reshape(2, nodes, -1, size), ratios.reshape(2, nodes, -1, size)
 
 
-def _matches(server: Server, numerators: Words, ratios: Words, address: Address) -> Program[tuple[Words, Words | None]]:
+def _matches(
+    server: Server, numerators: ShareArray, ratios: ShareArray, address: Address
+) -> Program[tuple[ShareArray, ShareArray | None]]:
     """The winners of groups: XOR-shared bits and arithmetic 0 or 1 for slots 1, 2, ... Five rounds.
 
         b beats a < b where n_a q_b - n_b q_a < 0;  slot j wins where it beats all before and none after beat it
@@ -382,7 +392,7 @@ def _matches(server: Server, numerators: Words, ratios: Words, address: Address)
     return unpack_bits(bits, count).reshape(shape), weights[0].reshape(shape) if weights else None
 
 
-def _joined(server: Server, won: Words, slots: Words, lowest: bool, address: Address) -> Program[Words]:
+def _joined(server: Server, won: ShareArray, slots: ShareArray, lowest: bool, address: Address) -> Program[ShareArray]:
     """Which item won, of the groups' one-hots: the slot won AND the item won below it. One round, none at the lowest.
 
     Args:
@@ -409,8 +419,8 @@ def _joined(server: Server, won: Words, slots: Words, lowest: bool, address: Add
 
 
 def _winners(
-    server: Server, numerators: Words, ratios: Words, weights: Words, address: Address
-) -> Program[tuple[Words, Words]]:
+    server: Server, numerators: ShareArray, ratios: ShareArray, weights: ShareArray, address: Address
+) -> Program[tuple[ShareArray, ShareArray]]:
     """x_0 + sum_j w_j (x_j - x_0) for numerators and ratios: (2, nodes, groups) each. One round."""
     values = np.stack([numerators, ratios], axis=1)
     part = values[0, ..., 0].copy()

@@ -39,12 +39,12 @@ from hansa.mpc.replicated import (
     public,
     together,
 )
-from hansa.mpc.ring import BITS, RING32, RING64, Words, words_for
+from hansa.mpc.ring import BITS, RING32, RING64, ShareArray, words_for
 from hansa.oblivious.candidates import ONLY_MISSING, Candidates
 from hansa.oblivious.growth import TreeShares, grow_tree
 from hansa.oblivious.shared_rows import BATCH_ROWS, Block, label_words, weights_of
 from hansa.oblivious.split_finding import scoring
-from hansa.oblivious.tree_constants import COUNT_BITS, CountFactors, Growth, Kind
+from hansa.oblivious.tree_constants import COUNT_BITS, CountFactors, Kind, TreeConstants
 
 MOST_FRACTION_BITS = 22
 """More than the margins' noise is worth, and few enough for every shift below to stay positive."""
@@ -99,7 +99,7 @@ class Settings:
         weight_limit: no row's weight exceeds this; None where rows have no weights. Weights are words with `weight_bits`
             fraction bits. With them, scale_pos_weight is folded in by the owners (`weight_words`), and may be any.
         total_weight: a public bound on the sum of all weights (scale_pos_weight included), where one is known, as it is
-            once the pooled mean is opened (`start_value.pooled_sums`). Sums get the more fraction bits the smaller it is, which a
+            once the pooled mean is opened (`base_score.pooled_sums`). Sums get the more fraction bits the smaller it is, which a
             large scale_pos_weight with few positives needs.
         cover_bits: where statistics are part of the model, the fraction bits that a leaf's cover (sum of hessians) keeps;
             None for no statistics. `release.open_tree` derives gains from covers.
@@ -267,7 +267,7 @@ def _everything(_tree: int) -> None:
 
 
 @dataclass(frozen=True)
-class Coins:
+class Sampling:
     """Public draws of each tree. None stands for all. Trees are numbered in the model's order: round * outputs + output.
 
     Attributes:
@@ -292,19 +292,19 @@ def train(
     blocks: list[Block],
     settings: Sequence[Settings],
     epoch: int = 0,
-    coins: Coins | None = None,
+    sampling: Sampling | None = None,
 ) -> Program[ModelShares]:
     """Train all rounds. Opens at the end how many of them are good, and that only where margins could leave +-16.
 
     Args:
         settings: of each output; they differ in base_margin and total_weight at most.
     """
-    coins = coins or Coins()
+    sampling = sampling or Sampling()
     outputs = yield from start_outputs(server, blocks, settings)
     trees: list[TreeShares] = []
-    flags: list[list[Words]] = []
+    flags: list[list[ShareArray]] = []
     for number in range(settings[0].rounds):
-        grown, outside = yield from boost_round(server, candidates, blocks, outputs, coins, number, epoch)
+        grown, outside = yield from boost_round(server, candidates, blocks, outputs, sampling, number, epoch)
         trees += grown
         flags.append(outside)
     rows = sum(block.rows for block in blocks)
@@ -323,9 +323,9 @@ class Output:
     """
 
     settings: Settings
-    labels: Words
-    margins: Words
-    weights: Words | None = None
+    labels: ShareArray
+    margins: ShareArray
+    weights: ShareArray | None = None
 
 
 def start_outputs(server: Server, blocks: list[Block], settings: Sequence[Settings]) -> Program[list[Output]]:
@@ -354,10 +354,10 @@ def boost_round(
     candidates: Candidates,
     blocks: list[Block],
     outputs: list[Output],
-    coins: Coins,
+    sampling: Sampling,
     number: int,
     epoch: int,
-) -> Program[tuple[list[TreeShares], list[Words]]]:
+) -> Program[tuple[list[TreeShares], list[ShareArray]]]:
     """One round of boosting: a tree for every output, side by side; the outputs get their new margins.
 
     Returns:
@@ -371,7 +371,7 @@ def boost_round(
             own.labels,
             own.margins,
             own.settings,
-            coins,
+            sampling,
             number,
             epoch,
             place,
@@ -391,7 +391,7 @@ def may_leave_range(settings: Settings, rounds: int) -> bool:
     return abs(settings.base_margin) + rounds * settings.leaf_limit > SAFE_MARGIN
 
 
-def start_margins(server: Server, rows: int, settings: Settings) -> Words:
+def start_margins(server: Server, rows: int, settings: Settings) -> ShareArray:
     """The public base margin of every row, as a shared array; local."""
     start = RING32.constant(_start(settings))
     return public(server, RING32, np.full(rows, start, np.uint32))
@@ -406,16 +406,16 @@ def boost(
     server: Server,
     candidates: Candidates,
     blocks: list[Block],
-    labels: Words,
-    margins: Words,
+    labels: ShareArray,
+    margins: ShareArray,
     settings: Settings,
-    coins: Coins,
+    sampling: Sampling,
     number: int,
     epoch: int,
     output: int = 0,
     outputs: int = 1,
-    weights: Words | None = None,
-) -> Program[tuple[TreeShares, Words, Words | None]]:
+    weights: ShareArray | None = None,
+) -> Program[tuple[TreeShares, ShareArray, ShareArray | None]]:
     """One round of boosting of one output: the tree, the new margins (2, rows), XOR-shared bits of rows out of range.
 
     Other arguments are those of `Output`.
@@ -425,9 +425,9 @@ def boost(
     rows = labels.shape[1]
     address = Address(epoch, number, 0, "tree" if outputs == 1 else f"tree of output {output}")
     tree = number * outputs + output
-    growth = growth_of(settings, candidates, rows, coins.features(tree))
-    outside: Words | None = None
-    absolute: Words | None = None
+    growth = growth_of(settings, candidates, rows, sampling.features(tree))
+    outside: ShareArray | None = None
+    absolute: ShareArray | None = None
     kind: Kind
     if settings.objective == "reg:squarederror" and weights is not None:
         kind = "gradients"
@@ -457,7 +457,7 @@ def boost(
         else:
             shift = growth.weight_bits + WEIGHTED_BITS - growth.row_bits
             vectors, absolute, outside = yield from _weighted_gradients(server, margins, weights, shift, check, place)
-    used = coins.rows(tree)
+    used = sampling.rows(tree)
     if used is not None:
         mask = used.astype(np.uint32)
         vectors = vectors * mask
@@ -469,23 +469,23 @@ def boost(
     return shares, margins + leaves, outside
 
 
-def _vectors(first: Words, second: Words) -> Words:
+def _vectors(first: ShareArray, second: ShareArray) -> ShareArray:
     return np.ascontiguousarray(np.stack([first, second], axis=1)[:, None])
 
 
-def _ones(server: Server, rows: int) -> Words:
+def _ones(server: Server, rows: int) -> ShareArray:
     return public(server, RING32, np.ones(rows, np.uint32))
 
 
 def logistic_gradients(
     server: Server,
-    margins: Words,
-    labels: Words,
+    margins: ShareArray,
+    labels: ShareArray,
     fraction_bits: int,
     weight: tuple[int, int],
     check_range: bool,
     address: Address,
-) -> Program[tuple[Words, Words, Words | None]]:
+) -> Program[tuple[ShareArray, ShareArray, ShareArray | None]]:
     """Gradients and hessians (2, 1, 2, rows), |g| (2, rows), and bits of rows out of range, from margins.
 
         g = p - y,  |g| = p + y - 2 y p,  h = p (1 - p)
@@ -512,8 +512,8 @@ def logistic_gradients(
 
 
 def _weighted_gradients(
-    server: Server, margins: Words, weights: Words, shift: int, check_range: bool, address: Address
-) -> Program[tuple[Words, Words, Words | None]]:
+    server: Server, margins: ShareArray, weights: ShareArray, shift: int, check_range: bool, address: Address
+) -> Program[tuple[ShareArray, ShareArray, ShareArray | None]]:
     """As `logistic_gradients` for rows with weights, in Z_2^64; five rounds.
 
     g = w p - w y,  |g| = w p + w y - 2 (w y) p,  h = w p (1 - p)
@@ -531,8 +531,13 @@ def _weighted_gradients(
 
 
 def _weighted_residuals(
-    server: Server, margins: Words, labels: Words, weights: Words, growth: Growth, address: Address
-) -> Program[Words]:
+    server: Server,
+    margins: ShareArray,
+    labels: ShareArray,
+    weights: ShareArray,
+    growth: TreeConstants,
+    address: Address,
+) -> Program[ShareArray]:
     """w (F - y) and w, with row_bits fraction bits, as vectors (2, 1, 2, rows). Four rounds."""
     residual = yield from extend(server, margins[0] - labels[0], address.named("wide"))
     w = weights[:, 0]
@@ -544,13 +549,13 @@ def _weighted_residuals(
 
 def growth_of(
     settings: Settings, candidates: Candidates, rows: int, features: npt.NDArray[Any] | None = None
-) -> Growth:
+) -> TreeConstants:
     """A tree's public constants. Raises PlanError where the bounds leave no fraction bits."""
     floor, final_bits = _bounds(settings, rows)
     rows_per_sum = _rows_per_sum(settings, rows, final_bits)
     row_bits = max(final_bits, _row_bits(settings, min(rows, rows_per_sum)))
     limit = settings.leaf_limit if settings.objective == "binary:logistic" else settings.eta
-    return Growth(
+    return TreeConstants(
         depth=settings.max_depth,
         scoring=scoring(final_bits, settings.reg_lambda, _gamma(settings, rows), _least_hessian(settings, rows), floor),
         row_bits=row_bits,
@@ -659,7 +664,7 @@ def _count_factors(settings: Settings) -> CountFactors:
         )
 
 
-def rounds_in_range(server: Server, flags: Sequence[Sequence[Words]], rows: int, address: Address) -> Program[int]:
+def rounds_in_range(server: Server, flags: Sequence[Sequence[ShareArray]], rows: int, address: Address) -> Program[int]:
     """How many rounds, from the first on, began with every margin within +-16; opened, to the three servers.
 
     The trees of later rounds came of gradients that are wrong, and are not released. A bit a round says whether it is good; the AND of

@@ -30,7 +30,7 @@ class CountFactors:
 
 
 @dataclass(frozen=True)
-class Growth:
+class TreeConstants:
     """Public constants of one tree.
 
     Attributes:

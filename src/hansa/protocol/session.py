@@ -19,6 +19,7 @@ from hansa.protocol.messages import (
     Contribution,
     CountCells,
     CountMagnitudes,
+    Done,
     ExchangeKeys,
     Finish,
     Join,
@@ -30,7 +31,6 @@ from hansa.protocol.messages import (
     ShowRows,
     SplitNodes,
     SumLabels,
-    Through,
     UseCuts,
     VouchRows,
     Welcome,
@@ -54,7 +54,7 @@ PARTY: Table = {
 """What a party accepts from the aggregator. From "labelled" it may go straight to "scaling" where the plan gives the cuts."""
 
 AGGREGATOR: Table = {
-    "gathering": {Join: ("gathering", "measuring"), Abort: ("aborted",)},
+    "registering": {Join: ("registering", "measuring"), Abort: ("aborted",)},
     "measuring": {Contribution: ("measuring", "labelling"), Abort: ("aborted",)},
     "labelling": {Contribution: ("labelling", "cutting", "totalling"), Abort: ("aborted",)},
     "cutting": {Contribution: ("cutting", "totalling"), Abort: ("aborted",)},
@@ -77,7 +77,7 @@ PARTY_MASKED: Table = {
 
 AGGREGATOR_MASKED: Table = {
     **AGGREGATOR,
-    "gathering": {Join: ("gathering", "keying"), Abort: ("aborted",)},
+    "registering": {Join: ("registering", "keying"), Abort: ("aborted",)},
     "keying": {AnnounceKey: ("keying", "confirming"), Abort: ("aborted",)},
     "confirming": {ConfirmKeys: ("confirming", "measuring"), Abort: ("aborted",)},
 }
@@ -108,10 +108,10 @@ MEMBER: Table = {
 is so from the start."""
 
 HUB: Table = {
-    "gathering": {Join: ("gathering", "keying"), Abort: ("aborted",)},
+    "registering": {Join: ("registering", "keying"), Abort: ("aborted",)},
     "keying": {AnnounceKey: ("keying", "confirming"), Abort: ("aborted",)},
     "confirming": {ConfirmKeys: ("confirming", "relaying"), Abort: ("aborted",)},
-    "relaying": {Relay: ("relaying",), Through: ("relaying", "finished"), Abort: ("aborted",)},
+    "relaying": {Relay: ("relaying",), Done: ("relaying", "finished"), Abort: ("aborted",)},
     "finished": {},
     "aborted": {},
 }

@@ -28,8 +28,8 @@ MOST_PARTS = 128
 SHOWN_PARTS = 8
 
 
-class Gathering:
-    """What members have said before a run begins.
+class Registration:
+    """What members have sent before a run begins.
 
     Args:
         members: everybody who takes part. with_rows: those that have rows; the others have none.
@@ -85,7 +85,7 @@ class Gathering:
         return len(self.joins) == len(self._members)
 
     def _difference(self, theirs: Mapping[str, bytes]) -> str:
-        """In what another agreement differs. Names are shown only where this hub knows them too: others are a stranger's text."""
+        """In what another agreement differs. Names are shown only where this hub knows them too: others are unknown text."""
         differ = sorted(name for name, part in self._parts.items() if theirs.get(name) != part and name != "plan")
         if (
             not differ

@@ -21,7 +21,7 @@ from hansa.errors import ProtocolError
 
 Ring = Literal[32, 64]
 """w of Z_2^w."""
-Words = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
+ShareArray = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
 """A vector over the ring: uint32 for w = 32, uint64 for w = 64."""
 
 _MOST_BITS = {(32, True): 31, (32, False): 32, (64, True): 62, (64, False): 62}
@@ -74,7 +74,7 @@ class FixedPoint:
         """The largest size of one encoded value, in integer units."""
         return self.largest_sum // self.terms
 
-    def encode(self, values: npt.NDArray[np.float64]) -> Words:
+    def encode(self, values: npt.NDArray[np.float64]) -> ShareArray:
         """Ring words of values (float64, any shape), rounded half to even.
 
         Raises ProtocolError where a value is not finite or too large; the text says where, never the value.
@@ -87,7 +87,7 @@ class FixedPoint:
         self._refuse_terms((np.abs(integers) <= self.largest_term) & (self.signed | (integers >= 0)))
         return integers.astype(np.uint32) if self.ring == 32 else integers.view(np.uint64)
 
-    def decode(self, words: Words) -> npt.NDArray[np.float64]:
+    def decode(self, words: ShareArray) -> npt.NDArray[np.float64]:
         """Values of summed ring words: float64, same shape. Raises ProtocolError for a sum out of bounds."""
         sums = self._integers(words)
         right = (-self.largest_sum * self.signed <= sums) & (sums <= self.largest_sum)
@@ -98,7 +98,7 @@ class FixedPoint:
             )
         return sums / self.scale
 
-    def _integers(self, words: Words) -> npt.NDArray[np.int64]:
+    def _integers(self, words: ShareArray) -> npt.NDArray[np.int64]:
         if words.dtype != (np.uint32 if self.ring == 32 else np.uint64):
             raise ProtocolError(f"fixed point: words of ring {self.ring} expected, not {words.dtype.name}")
         if self.ring == 32 and self.signed:

@@ -144,7 +144,7 @@ def _exchange(private: bytes | bytearray, member: str, public_key: bytes) -> byt
         shared = bytearray(secret.exchange(X25519PublicKey.from_public_bytes(public_key)))
     except ValueError as error:
         raise _small_order(member) from error
-    # The library refuses this already; a release that stopped doing so must not open the door.
+    # The library refuses this already; a release that stopped doing so must not let it through.
     if hmac.compare_digest(shared, bytes(KEY_BYTES)):
         raise _small_order(member)
     return shared

@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.errors import ProtocolError
-from hansa.secure.fixed_point import Ring, Words
+from hansa.secure.fixed_point import Ring, ShareArray
 from hansa.secure.keys import HASH_BYTES, PairKey, encode_fields
 from hansa.secure.prg import NAME_BYTES, ROOM_BYTES, TAG_BYTES, Algorithm, NamedStreams
 
@@ -188,7 +188,7 @@ class Masker:
         self._used: dict[Place, int] = {}
         self._room = np.zeros(ROOM_BYTES + TAG_BYTES, np.uint8)
         words = self._room[:ROOM_BYTES]
-        self._words: dict[Ring, Words] = {32: words.view(np.uint32), 64: words.view(np.uint64)}
+        self._words: dict[Ring, ShareArray] = {32: words.view(np.uint32), 64: words.view(np.uint64)}
         self._purpose = encode_fields("hansa mask name v3", self._algorithm.value)
         self._streams = [(_direction(member, peer), self._family(key)) for peer, key in self._keys.items()]
         self._open: MaskedVector | None = None
@@ -206,7 +206,7 @@ class Masker:
         self._open = MaskedVector(label, self._streams, self._names(label), self._words[label.ring], self._room)
         return self._open
 
-    def mask(self, label: Label, words: Words) -> int:
+    def mask(self, label: Label, words: ShareArray) -> int:
         """Mask a whole vector in place; returns its masked zero word. As `open`, `mask_into` and `finish`, in fewer steps.
 
         Args:
@@ -276,7 +276,7 @@ def _direction(member: str, peer: str) -> Combine:
 
 
 class MaskedVector:
-    """One vector on its way out: consumed piece by piece (node by node), closed by its zero word.
+    """One vector on its way out: consumed fragment by fragment (node by node), closed by its zero word.
 
     Made by `Masker.open`.
 
@@ -304,7 +304,7 @@ class MaskedVector:
         label: Label,
         streams: list[tuple[Combine, NamedStreams]],
         names: list[bytes],
-        words: Words,
+        words: ShareArray,
         room: npt.NDArray[np.uint8],
     ) -> None:
         self.label = label
@@ -316,8 +316,8 @@ class MaskedVector:
         self._closed = False
         self._zero = 0
 
-    def mask_into(self, values: Words, out: Words) -> None:
-        """Write the next piece, masked, to `out`.
+    def mask_into(self, values: ShareArray, out: ShareArray) -> None:
+        """Write the next fragment, masked, to `out`.
 
         Args:
             values: this party's secret words, shape (m,), uint32 or uint64 as the label's ring says.
@@ -325,7 +325,7 @@ class MaskedVector:
 
         Raises ProtocolError where shape or dtype differ, or where the label has fewer than m words left.
         """
-        self._check_piece(values, out)
+        self._check_fragment(values, out)
         self.remaining -= len(values)
         self._combine(values, out)
 
@@ -347,7 +347,7 @@ class MaskedVector:
         """End the vector: it refuses further words."""
         self._streams = []
 
-    def _check_piece(self, values: Words, out: Words) -> None:
+    def _check_fragment(self, values: ShareArray, out: ShareArray) -> None:
         count, dtype = len(values), self._words.dtype
         if not (values.dtype == out.dtype == dtype and values.ndim == out.ndim == 1 and len(out) == count):
             found = next(array for array in (values, out) if array.dtype != dtype or array.shape != (count,))
@@ -365,8 +365,8 @@ class MaskedVector:
                 f"{self.label.describe()}: masked words may replace the values, not overlap them otherwise"
             )
 
-    def _combine(self, values: Words, out: Words) -> None:
-        """Mask a piece and, behind the last one, the zero word.
+    def _combine(self, values: ShareArray, out: ShareArray) -> None:
+        """Mask a fragment and, behind the last one, the zero word.
 
         Chunk by chunk over all peers: a chunk of the sum stays in the cache while every stream joins it.
         """
@@ -410,11 +410,11 @@ def _chunk_name(first: bytes, number: int) -> bytes:
     return name.to_bytes(NAME_BYTES, "little")
 
 
-def _same_words(values: Words, out: Words) -> bool:
+def _same_words(values: ShareArray, out: ShareArray) -> bool:
     return values.ctypes.data == out.ctypes.data and values.strides == out.strides
 
 
-def check_zero_word(total: Words, label: Label) -> Words:
+def check_zero_word(total: ShareArray, label: Label) -> ShareArray:
     """Check the closing zero word of a sum over all parties; the sum without it, shape (length - 1,).
 
     Args:

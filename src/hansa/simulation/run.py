@@ -18,9 +18,10 @@ from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
 from hansa.data.schema import Level, Schema
 from hansa.errors import DataError, HansaError, PlanError
-from hansa.node.coopetitive import hub_end
 from hansa.node.cores import cores, useful_threads
-from hansa.node.in_process import share_in_process, train_in_process, warm_up, warm_up_shares
+from hansa.node.in_process import share_in_process, train_in_process
+from hansa.node.shared import hub_end
+from hansa.node.warm_up import warm_up, warm_up_shares
 from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, SERVERS, Coopetitive, Plan, Release, default_verify_counts
 from hansa.roles.batches import check_roster, claim
 from hansa.roles.run import Progress
@@ -371,8 +372,8 @@ def _train_in_process(
         "trees_grown": run.outcome.trees_grown,
         "without_value": run.outcome.without_value,
         "seconds": {
-            "startup": at["gathered"] - at["start"],
-            "binning": at["binned"] - at["gathered"],
+            "startup": at["registered"] - at["start"],
+            "binning": at["binned"] - at["registered"],
             "training": at["trained"] - at["binned"],
         },
         "traffic": {name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in run.traffic.items()},
@@ -411,8 +412,8 @@ def _share_in_process(
         "trees_grown": run.members[plan.servers[0]].trees * plan.parameters.outputs,
         "without_value": run.members[plan.servers[0]].without_value,
         "seconds": {
-            "startup": at["gathered"] - at["start"],
-            "binning": at["binned"] - at["gathered"],
+            "startup": at["registered"] - at["start"],
+            "binning": at["binned"] - at["registered"],
             "training": at["trained"] - at["binned"],
         },
         "traffic": {name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in run.traffic.items()},
@@ -498,11 +499,11 @@ def _train_pooled(plan: Plan, train: Table, test: Table, report: Report) -> dict
 
     def note(progress: Progress) -> None:
         # With several classes each is a run of its own.
-        if progress.stage == "gathered":
+        if progress.stage == "registered":
             at.clear()
         at.setdefault(progress.stage, time.perf_counter())
         if progress.stage == "trained":
-            seconds["binning"] += at["binned"] - at["gathered"]
+            seconds["binning"] += at["binned"] - at["registered"]
             seconds["training"] += at["trained"] - at["binned"]
 
     predictions = _predict_local(plan, "pooled", train, test, note)

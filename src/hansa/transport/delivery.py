@@ -1,12 +1,12 @@
 """What one end remembers of its conversation with another, so that a link that breaks loses nothing. No I/O.
 
-A *correspondence* outlives the connections, one after another, that carry it. Each frame gets a number, counted from
+A *delivery state* outlives the connections, one after another, that carry it. Each frame gets a number, counted from
 1 in each direction, and is kept, the very bytes, until the other end acknowledges it. On the wire stand, before each
 frame, two big-endian words of 32 bits: its number, and the number of the last frame that came from the other end, which
 acknowledges all up to it. Number 0 is a signal: one byte that says which, and no frame of anybody. One signal goes on: the hub's
 *notice* to a member of another member's connection, which is for people only and changes nothing of a run.
 
-A connection begins with one greeting each way, which says how far the speaker has heard; what the other end kept
+A connection begins with one greeting each way, which says how far the speaker has received; what the other end kept
 beyond that is sent again. What an end acknowledged once it may not ask for again, and there is nothing else to ask for: a
 frame that is sent again has the bytes it had.
 """
@@ -21,15 +21,15 @@ from hansa.errors import TransportError
 from hansa.transport.channel import Frame
 from hansa.transport.notices import Kind, Notice
 
-SESSION_BYTES = 16
-UNKNOWN = bytes(SESSION_BYTES)
-"""What stands for the other end's session before one was heard of."""
+TOKEN_BYTES = 16
+UNKNOWN = bytes(TOKEN_BYTES)
+"""What stands for the other end's session before one is known."""
 
 HEAD = struct.Struct(">II")
 HELLO = struct.Struct(">16s16sI")
 WELCOME = struct.Struct(">16sI")
 
-ACKNOWLEDGE, FLUSH, GOODBYE = b"a", b"f", b"g"
+ACKNOWLEDGE, FLUSH, CLOSE = b"a", b"f", b"g"
 """Signals: only the acknowledgement in its head; "acknowledge at once"; "I leave for good"."""
 
 NOTICE = b"n"
@@ -52,7 +52,7 @@ KEPT_BYTES = 2**28
 _LAST_NUMBER = 2**32 - 1
 
 
-class Correspondence:
+class DeliveryState:
     """One end's side of a conversation.
 
     Attributes:
@@ -60,8 +60,8 @@ class Correspondence:
         received: number of the last frame that came.
         kept_bytes: of the frames that are kept.
         repeated: frames that came twice and were dropped.
-        asked: whether the other end waits for an acknowledgement. left: whether it said goodbye.
-        notice: bytes of the notice that came last, until somebody takes it; only where this end `hears_notices`.
+        asked: whether the other end waits for an acknowledgement. left: whether it closed.
+        notice: bytes of the notice that came last, until somebody takes it; only where this end `takes_notices`.
     """
 
     __slots__ = (
@@ -70,17 +70,17 @@ class Correspondence:
         "_owed_frames",
         "acknowledged",
         "asked",
-        "hears_notices",
         "kept_bytes",
         "left",
         "notice",
         "received",
         "repeated",
         "sent",
+        "takes_notices",
     )
 
-    def __init__(self, *, hears_notices: bool = False) -> None:
-        self.hears_notices = hears_notices
+    def __init__(self, *, takes_notices: bool = False) -> None:
+        self.takes_notices = takes_notices
         self.notice = b""
         self.sent = self.acknowledged = self.received = self.repeated = 0
         self.kept_bytes = 0
@@ -141,30 +141,30 @@ class Correspondence:
             self.repeated += 1
         elif content == FLUSH:
             self.asked = True
-        elif content == GOODBYE:
+        elif content == CLOSE:
             self.left = True
-        elif self.hears_notices and content[:1] == NOTICE:
+        elif self.takes_notices and content[:1] == NOTICE:
             self.notice = bytes(content)
         elif content != ACKNOWLEDGE:
             raise TransportError(f"a signal of {len(content)} bytes came that is none of the known ones")
         return None
 
-    def check(self, heard: int) -> None:
-        """Refuse a greeting that says how far the other end has heard and cannot be true.
+    def check(self, received: int) -> None:
+        """Refuse a greeting that says how far the other end has received and cannot be true.
 
         Raises:
             TransportError: it acknowledged more before, or speaks of a frame that was never sent.
         """
-        if not self.acknowledged <= heard <= self.sent:
+        if not self.acknowledged <= received <= self.sent:
             raise TransportError(
-                f"says it has heard {heard} frames; it acknowledged {self.acknowledged} of {self.sent} that were sent. "
+                f"says it has received {received} frames; it acknowledged {self.acknowledged} of {self.sent} that were sent. "
                 "It lost its state, or rewinds the run; start a new run"
             )
 
-    def again(self, heard: int) -> Iterator[tuple[bytes, bytes]]:
-        """Heads and bytes of all frames after the `heard` ones, in order. Raises TransportError, as `check`."""
-        self.check(heard)
-        self._forget(heard)
+    def again(self, received: int) -> Iterator[tuple[bytes, bytes]]:
+        """Heads and bytes of all frames after the `received` ones, in order. Raises TransportError, as `check`."""
+        self.check(received)
+        self._forget(received)
         for place, kept in enumerate(tuple(self._kept), self.acknowledged + 1):
             yield self._head(place), kept
 
@@ -184,19 +184,19 @@ class Correspondence:
 
 
 def read_hello(hello: bytes) -> tuple[bytes, bytes, int]:
-    """(the member's session, the hub's session as it knows it, frames heard). Raises TransportError."""
+    """(the member's session, the hub's session as it knows it, frames received). Raises TransportError."""
     if len(hello) != HELLO.size:
         raise TransportError(f"sent a greeting of {len(hello)} bytes, expected {HELLO.size}")
-    session, other, heard = HELLO.unpack(hello)
-    return session, other, heard
+    token, other, received = HELLO.unpack(hello)
+    return token, other, received
 
 
 def read_welcome(welcome: bytes) -> tuple[bytes, int]:
-    """(the hub's session, frames heard). Raises TransportError."""
+    """(the hub's session, frames received). Raises TransportError."""
     if len(welcome) != WELCOME.size:
         raise TransportError(f"welcomed this member with {len(welcome)} bytes, expected {WELCOME.size}")
-    session, heard = WELCOME.unpack(welcome)
-    return session, heard
+    token, received = WELCOME.unpack(welcome)
+    return token, received
 
 
 def notice_signal(notice: Notice) -> bytes:

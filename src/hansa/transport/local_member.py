@@ -1,8 +1,9 @@
-"""A hub with a member in its own process, the *resident*: no second connection, identity or thread.
+"""A hub with a member in its own process, the *local member*: no second connection, identity or thread.
 
-The resident's frames stay in memory; to whoever drives the hub they come and go like any other member's. `receive` does the resident's
-work too: it lets the resident say one frame, then looks at the network, in turns while both have something, so that neither waits for
-the other longer than one frame takes to make. Only the resident's own computing holds up what others send through the hub.
+The local member's frames stay in memory. To whoever drives the hub they come and go like any other member's. `receive` does the
+local member's work too: it lets the local member send one frame, then looks at the network, in turns while both have something.
+So neither waits for the other longer than one frame takes to make. Only the local member's own computing holds up what others
+send through the hub.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from hansa.transport.channel import DEFAULT_FRAME_LIMIT, Frame, Hub, Traffic
 from hansa.transport.frames import PREFIX_BYTES, checked
 
 BACKLOG_BYTES = 256 * 2**20
-"""What may wait for the resident, unless told otherwise, before the network waits for it."""
+"""What may wait for the local member, unless told otherwise, before the network waits for it."""
 
 
-class Resident(Protocol):
+class LocalMember(Protocol):
     """What the member does; each answer is made when it is asked for."""
 
     def opening(self) -> Iterator[Frame]:
-        """What it says before it has heard anything."""
+        """What it says before it has received anything."""
 
     def handle(self, frame: memoryview) -> Iterator[Frame]:
         """Its answer to a frame of the hub."""
@@ -33,13 +34,13 @@ class Resident(Protocol):
         """What it says after it has waited in vain for so long."""
 
 
-class HubWithResident:
-    """See `hansa.transport.channel.Hub`. What the resident raises passes through `receive` and `settle`.
+class HubWithLocalMember:
+    """See `hansa.transport.channel.Hub`. What the local member raises passes through `receive` and `settle`.
 
     Args:
-        hub: to all other members; closed with this one. member: the resident's name, which nobody may have there.
-        resident: what it does.
-        answer_s: seconds that the resident waits for each frame; None waits for ever.
+        hub: to all other members; closed with this one. member: the local member's name, which nobody may have there.
+        local_member: what it does.
+        answer_s: seconds that the local member waits for each frame; None waits for ever.
         backlog_bytes: what may wait for it before `receive` looks at the network no more.
         frame_limit: bytes that one frame may hold, either way.
     """
@@ -48,7 +49,7 @@ class HubWithResident:
         self,
         hub: Hub,
         member: str,
-        resident: Resident,
+        local_member: LocalMember,
         *,
         answer_s: float | None = None,
         backlog_bytes: int = BACKLOG_BYTES,
@@ -56,12 +57,12 @@ class HubWithResident:
     ) -> None:
         self._hub = hub
         self._member = member
-        self._resident = resident
+        self._local_member = local_member
         self._answer_s = answer_s
         self._backlog_bytes = backlog_bytes
         self._frame_limit = frame_limit
         self._own = Traffic()
-        self._answers: Iterator[Frame] | None = iter(resident.opening())
+        self._answers: Iterator[Frame] | None = iter(local_member.opening())
         self._inbox: deque[bytes] = deque()
         self._waiting = 0  # bytes in the inbox
         self._its_turn = True
@@ -69,11 +70,11 @@ class HubWithResident:
 
     @property
     def traffic(self) -> Mapping[str, Traffic]:
-        """Bytes and frames so far, by member; the resident's counted as a network would count them."""
+        """Bytes and frames so far, by member; the local member's counted as a network would count them."""
         return {**self._hub.traffic, self._member: self._own}
 
     def send(self, member: str, frame: Frame) -> None:
-        """Send one frame to one member; a copy waits for the resident. Raises as the inner hub does."""
+        """Send one frame to one member; a copy waits for the local member. Raises as the inner hub does."""
         if member != self._member:
             self._hub.send(member, frame)
             return
@@ -84,18 +85,18 @@ class HubWithResident:
         self._own.bytes_down += PREFIX_BYTES + len(view)
 
     def receive(self, timeout: float | None = None) -> tuple[str, memoryview]:
-        """Wait for a frame from any member, the resident too: (member, frame).
+        """Wait for a frame from any member, the local member too: (member, frame).
 
         Raises:
-            MemberLost: one of the others is lost, or the resident gave a frame that no transport would carry.
-            TransportError: no frame came in `timeout` seconds, or somebody else uses the resident's name.
+            MemberLost: one of the others is lost, or the local member gave a frame that no transport would carry.
+            TransportError: no frame came in `timeout` seconds, or somebody else uses the local member's name.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             if self._at_work() and (self._its_turn or self._waiting > self._backlog_bytes):
                 self._its_turn = False
-                if (said := self._advance()) is not None:
-                    return self._member, said
+                if (frame := self._advance()) is not None:
+                    return self._member, frame
                 continue
             self._its_turn = True
             try:
@@ -107,24 +108,24 @@ class HubWithResident:
                     continue
                 if not self._is_tired():
                     raise
-                self._answers = iter(self._resident.waited(self._answer_s or 0.0))
+                self._answers = iter(self._local_member.waited(self._answer_s or 0.0))
                 continue
             if sender == self._member:
                 raise TransportError(f"another end uses the name {sender!r} of this hub's own member")
             return sender, frame
 
     def settle(self) -> None:
-        """The run is over: let the resident take the hub's last word. Earlier ones that it did not get to, and what it still has
+        """The run is over: let the local member take the hub's last word. Earlier ones that it did not get to, and what it still has
         to say, are left.
         """
         self._answers = None
-        for frame in self._resident.handle(memoryview(self._inbox[-1])) if self._inbox else ():
+        for frame in self._local_member.handle(memoryview(self._inbox[-1])) if self._inbox else ():
             del frame
         self._inbox.clear()
         self._waiting = 0
 
     def drop(self, member: str, reason: str) -> None:
-        """End one member's connection; the resident is left out from now on."""
+        """End one member's connection; the local member is left out from now on."""
         if member != self._member:
             self._hub.drop(member, reason)
             return
@@ -139,11 +140,11 @@ class HubWithResident:
         return self._answers is not None or bool(self._inbox)
 
     def _advance(self) -> memoryview | None:
-        """The resident's next frame; None where it had none left in answer to the one it was at."""
+        """The local member's next frame; None where it had none left in answer to the one it was at."""
         if self._answers is None:
-            heard = self._inbox.popleft()
-            self._waiting -= len(heard)
-            self._answers = iter(self._resident.handle(memoryview(heard)))
+            received = self._inbox.popleft()
+            self._waiting -= len(received)
+            self._answers = iter(self._local_member.handle(memoryview(received)))
         frame = next(self._answers, None)
         if frame is None:
             self._answers = None
@@ -159,7 +160,7 @@ class HubWithResident:
         return view.toreadonly()
 
     def _left(self, deadline: float | None) -> float | None:
-        """Seconds until whoever waits, the driver or the idle resident, has waited long enough; None where nobody minds."""
+        """Seconds until whoever waits, the driver or the idle local member, has waited long enough; None where nobody minds."""
         due = [] if deadline is None else [deadline]
         if self._answer_s is not None:
             due.append(self._idle_since + self._answer_s)

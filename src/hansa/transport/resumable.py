@@ -1,20 +1,22 @@
 """A channel and a hub that outlast their connections: a link that breaks is a pause, not an end.
 
-A member whose connection broke dials again, with growing pauses, for as long as its patience lasts. It proves who it is as at
-first, by TLS, and shows the *session* that it drew at random when its process first connected. The hub gives it its seat back if
-that session holds it, and both send again what the other has not heard, the very bytes. Meanwhile the hub keeps what is to be
-sent to it, and serves others. What both ends remember stands in `correspondence`; a process that ended has forgotten
+A member whose connection broke dials again, with growing pauses, for as long as its reconnect timeout lasts. It proves who it is
+as at first, by TLS, and shows the *session token* that it drew at random when its process first connected. The hub gives it its
+session back if the token is that of the session, and both send again what the other has not received, the very bytes. Meanwhile
+the hub keeps what is to be sent to it, and serves others. What both ends remember stands in `delivery`; a process that ended has
+forgotten
 it, so it is refused: under the keys of a run there is no going back.
 
 Guarantees beside those of `channel`, whose first, "whole, once, unchanged, in the order sent", now holds across connections:
 
 6. A frame is sent again only from the bytes that were sent first, and only while the other end has not acknowledged it.
-7. A seat belongs to one process of one member: to who holds the member's key *and* the session. While nothing has been said yet,
+7. A session belongs to one process of one member: to who holds the member's key *and* the token. While nothing has been sent yet,
    a process that is gone may be replaced by another.
-8. A member that is away for longer than the patience is `MemberLost`, for good; one that says goodbye or breaks a rule is at once.
+8. A member that is away for longer than the reconnect timeout is `MemberLost`, for good; one that closes or breaks a rule is at once.
 
-A line that carries nothing any more, and does not say so, counts as broken after two thirds of the patience, 40 seconds at most
-(`tcp.Watch`). Who joins, is away, is back or is waited for is told as a `Notice`, and by the hub to every member that it serves.
+A line that carries nothing any more, and does not say so, counts as broken after two thirds of the reconnect timeout, 40 seconds
+at most (`tcp.Watch`). Who joins, is away, is back or is waited for is told as a `Notice`, and by the hub to every member that it
+serves.
 """
 
 from __future__ import annotations
@@ -28,20 +30,20 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from hansa.errors import LinkLost, MemberLost, SeatRefused, TransportError
+from hansa.errors import LinkLost, MemberLost, SessionRefused, TransportError
 from hansa.transport.channel import DEFAULT_FRAME_LIMIT, Frame, Traffic
 from hansa.transport.credentials import Credentials
 from hansa.transport.delivery import (
     ACKNOWLEDGE,
+    CLOSE,
     FLUSH,
-    GOODBYE,
     HEAD,
     HELLO,
     KEPT_BYTES,
-    SESSION_BYTES,
+    TOKEN_BYTES,
     UNKNOWN,
     WELCOME,
-    Correspondence,
+    DeliveryState,
     notice_signal,
     read_hello,
     read_notice,
@@ -51,35 +53,35 @@ from hansa.transport.frames import PREFIX_BYTES, checked
 from hansa.transport.notices import EVERY_S, Kind, Notice, Notify, Waiting, silent
 from hansa.transport.proxy import Proxy
 from hansa.transport.tcp import LOOK_S, silence_for
-from hansa.transport.tls import Door, HubLimits, TlsChannel, TlsHub
+from hansa.transport.tls import Admission, HubLimits, TlsChannel, TlsHub
 
 _LOG = logging.getLogger(__name__)
 
-PATIENCE_S = 60.0
+RECONNECT_TIMEOUT_S = 60.0
 """Seconds that an end waits for a broken connection to be made anew, unless told otherwise."""
 
 LINGER_S = 5.0
-"""Seconds at most that an end which leaves waits until the other has heard its last words."""
+"""Seconds at most that an end which leaves waits until the other has received its last words."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 _HANDSHAKE_S = 30.0
 
 _MOST_NOTICES, _NOTICES_A_SECOND = 64.0, 4.0
-"""What a member passes on of the hub's notices; one that sends more is not heard."""
+"""What a member passes on of the hub's notices; one that sends more is not received."""
 
 Dial = Callable[[bytes, float], TlsChannel]
 """(this member's greeting, seconds for the handshake) -> a connection to the hub."""
 
 
-class LastingChannel:
+class ResumableChannel:
     """A member's side. See `hansa.transport.channel.Channel`.
 
     `traffic` counts each frame once with its length, as the role sent it; what this module and TLS add is not counted.
 
     Args:
         dial: makes a connection.
-        patience_s: seconds to go on dialling after a loss; 0 gives up at once. Losses that follow each other without anything
-            new said between them share one patience.
+        reconnect_timeout_s: seconds to go on dialling after a loss; 0 gives up at once. Losses that follow each other without anything
+            new said between them share one reconnect timeout.
         frame_limit: bytes that one frame may hold.
         send_timeout_s: seconds to wait for acknowledgements where very much was sent and none came.
         hub: its name. members: all whom the hub may speak of. notify: told of the hub's connection, and what the hub tells of
@@ -89,7 +91,7 @@ class LastingChannel:
     def __init__(
         self,
         dial: Dial,
-        patience_s: float,
+        reconnect_timeout_s: float,
         frame_limit: int,
         send_timeout_s: float,
         *,
@@ -98,19 +100,19 @@ class LastingChannel:
         notify: Notify = silent,
     ) -> None:
         self._dial = dial
-        self._patience_s = patience_s
+        self._reconnect_timeout_s = reconnect_timeout_s
         self._frame_limit = frame_limit
         self._send_timeout_s = send_timeout_s
-        self._session = secrets.token_bytes(SESSION_BYTES)
+        self._token = secrets.token_bytes(TOKEN_BYTES)
         self._hub_session = UNKNOWN
-        self._said = Correspondence(hears_notices=True)
+        self._delivery = DeliveryState(takes_notices=True)
         self._hub = hub
         self._members = frozenset(members)
         self._notify = notify
         self._waiting = Waiting(notify)
         self._notices = _MOST_NOTICES
         self._noticed_at = time.monotonic()
-        self._aside: deque[bytes] = deque()
+        self._deferred: deque[bytes] = deque()
         self._lost_at: float | None = None
         self._linked_at = 0.0
         self._leaving_until: float | None = None
@@ -127,7 +129,7 @@ class LastingChannel:
         host: str,
         port: int,
         *,
-        patience_s: float = PATIENCE_S,
+        reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
         retry_for_s: float = 0.0,
         frame_limit: int = DEFAULT_FRAME_LIMIT,
         send_timeout_s: float = 300.0,
@@ -135,7 +137,7 @@ class LastingChannel:
         most_bytes_per_s: int = 0,
         proxy: Proxy | None = None,
         notify: Notify = silent,
-    ) -> LastingChannel:
+    ) -> ResumableChannel:
         """Dial the hub and be welcomed by it. See `TlsChannel.connect` for the arguments and errors.
 
         `retry_for_s` is for the first connection: how long to go on dialling while nobody listens there yet.
@@ -153,14 +155,14 @@ class LastingChannel:
                 send_timeout_s=send_timeout_s,
                 hello=hello,
                 spin_s=spin_s,
-                silence_s=silence_for(patience_s),
+                silence_s=silence_for(reconnect_timeout_s),
                 most_bytes_per_s=most_bytes_per_s,
                 proxy=proxy,
                 notify=notify,
             )
 
         members = credentials.certificates.keys()
-        channel = cls(dial, patience_s, frame_limit, send_timeout_s, hub=hub, members=members, notify=notify)
+        channel = cls(dial, reconnect_timeout_s, frame_limit, send_timeout_s, hub=hub, members=members, notify=notify)
         channel._join(_HANDSHAKE_S)
         return channel
 
@@ -172,9 +174,9 @@ class LastingChannel:
         """
         self._open()
         view = checked(frame, self._frame_limit)
-        if self._said.kept_bytes > KEPT_BYTES:
+        if self._delivery.kept_bytes > KEPT_BYTES:
             self._make_room()
-        head, kept = self._said.keep(frame)
+        head, kept = self._delivery.keep(frame)
         try:
             self._open().send(kept, head)
         except LinkLost as loss:
@@ -183,7 +185,7 @@ class LastingChannel:
         self.traffic.bytes_up += PREFIX_BYTES + len(view)
 
     def receive(self, timeout: float | None = None) -> memoryview:
-        """Wait for the next frame from the hub; a loss of the connection may stretch `timeout` by the patience.
+        """Wait for the next frame from the hub; a loss of the connection may stretch `timeout` by the reconnect timeout.
 
         Raises:
             TransportError: nothing came in time (a later call goes on), or the hub is gone for good.
@@ -192,23 +194,23 @@ class LastingChannel:
         deadline = None if timeout is None else time.monotonic() + timeout
         frame: memoryview | None = None
         while frame is None:
-            # Looked at each time: a loss that `_next` mends may put frames aside, which come before all later ones.
-            frame = memoryview(self._aside.popleft()) if self._aside else self._next(deadline, timeout)
+            # Looked at each time: a loss that `_next` mends may defer frames, which come before all later ones.
+            frame = memoryview(self._deferred.popleft()) if self._deferred else self._next(deadline, timeout)
         self._waiting.over()
         self.traffic.frames_down += 1
         self.traffic.bytes_down += PREFIX_BYTES + len(frame)
         return frame
 
     def close(self) -> None:
-        """Make sure, for some seconds, that the hub has heard all; then leave for good. Safe to call twice."""
+        """Make sure, for some seconds, that the hub has received all; then leave for good. Safe to call twice."""
         if self._link is None:
             return
         # Whatever fails here concerns a hub that this member is leaving anyway.
         with contextlib.suppress(TransportError):
-            self._linger(min(LINGER_S, self._patience_s))
+            self._linger(min(LINGER_S, self._reconnect_timeout_s))
         if self._link is not None:
             with contextlib.suppress(TransportError):
-                self._link.send(self._said.signal(GOODBYE))
+                self._link.send(self._delivery.signal(CLOSE))
             self._hang_up()
 
     def _open(self) -> TlsChannel:
@@ -226,27 +228,27 @@ class LastingChannel:
 
         Raises TransportError at the deadline, which names the `timeout` that it stands for.
         """
-        said = self._said
+        delivery = self._delivery
         try:
-            frame = self._taken(self._heard(deadline, timeout))
+            frame = self._taken(self._received(deadline, timeout))
         except LinkLost as loss:
             self._resume(loss)
             return None
         if frame is not None:
             self._lost_at = None
-        if said.left:
+        if delivery.left:
             self._hang_up()
             raise TransportError("the hub is gone: it ended the connection")
-        if said.notice:
-            self._hear(said)
-        if said.asked or said.owes:
-            said.asked = False
+        if delivery.notice:
+            self._hear(delivery)
+        if delivery.asked or delivery.owes:
+            delivery.asked = False
             self._signal(ACKNOWLEDGE)
         return frame
 
-    def _hear(self, said: Correspondence) -> None:
+    def _hear(self, delivery: DeliveryState) -> None:
         """Pass the hub's notice on. Raises TransportError where it is none."""
-        signal, said.notice = said.notice, b""
+        signal, delivery.notice = delivery.notice, b""
         try:
             notice = read_notice(signal, self._members)
         except TransportError as error:
@@ -263,12 +265,12 @@ class LastingChannel:
 
     def _taken(self, frame: memoryview) -> memoryview | None:
         try:
-            return self._said.take(frame)
+            return self._delivery.take(frame)
         except TransportError as error:
             self._hang_up()
             raise TransportError(f"the hub is gone: it broke a rule of the connection: {error}") from error
 
-    def _heard(self, deadline: float | None, timeout: float | None) -> memoryview:
+    def _received(self, deadline: float | None, timeout: float | None) -> memoryview:
         link = self._open()
         while True:
             left = LOOK_S if deadline is None else max(0.0, deadline - time.monotonic())
@@ -286,31 +288,31 @@ class LastingChannel:
 
     def _signal(self, kind: bytes) -> None:
         try:
-            self._open().send(self._said.signal(kind))
+            self._open().send(self._delivery.signal(kind))
         except LinkLost as loss:
             self._resume(loss)
 
     def _make_room(self) -> None:
-        """Wait until the hub has acknowledged enough; what it says meanwhile is put aside."""
+        """Wait until the hub has acknowledged enough; what it says meanwhile is deferred."""
         give_up = time.monotonic() + self._send_timeout_s
-        self._open().spare_last()
-        while self._said.kept_bytes > KEPT_BYTES:
+        self._open().pin_frame()
+        while self._delivery.kept_bytes > KEPT_BYTES:
             self._signal(FLUSH)
             if (frame := self._next(give_up, self._send_timeout_s)) is not None:
-                self._put_aside(frame)
+                self._put_deferred(frame)
 
-    def _put_aside(self, frame: memoryview) -> None:
+    def _put_deferred(self, frame: memoryview) -> None:
         """Keep a frame for `receive`. Raises TransportError where the hub floods this member."""
-        if sum(map(len, self._aside)) + len(frame) > KEPT_BYTES:
+        if sum(map(len, self._deferred)) + len(frame) > KEPT_BYTES:
             self._hang_up()
             raise TransportError(f"the hub is gone: it sent more than {KEPT_BYTES} bytes that nobody asked for")
-        self._aside.append(bytes(frame))
+        self._deferred.append(bytes(frame))
 
     def _linger(self, seconds: float) -> None:
         """Wait until the hub has acknowledged all; over each new connection it is asked to."""
         until = self._leaving_until = time.monotonic() + seconds
         asked_over = -1
-        while self._said.acknowledged < self._said.sent and time.monotonic() < until:
+        while self._delivery.acknowledged < self._delivery.sent and time.monotonic() < until:
             if asked_over != self.reconnections:
                 asked_over = self.reconnections
                 self._signal(FLUSH)
@@ -318,21 +320,21 @@ class LastingChannel:
                 self._next(until, seconds)
 
     def _join(self, timeout_s: float) -> None:
-        """Make a connection, and send over it what the hub has not heard."""
-        link = self._dial(HELLO.pack(self._session, self._hub_session, self._said.received), timeout_s)
+        """Make a connection, and send over it what the hub has not received."""
+        link = self._dial(HELLO.pack(self._token, self._hub_session, self._delivery.received), timeout_s)
         try:
-            session, heard = read_welcome(link.greeting)
-            if self._hub_session not in (UNKNOWN, session):
+            token, received = read_welcome(link.greeting)
+            if self._hub_session not in (UNKNOWN, token):
                 raise TransportError("another process answers, which lost the state of this run; start a new run")
-            self._said.check(heard)
+            self._delivery.check(received)
         except TransportError as error:
             link.close()
-            raise SeatRefused(f"the hub {error}") from error
-        self._hub_session = session
-        if heard > self._said.acknowledged:
+            raise SessionRefused(f"the hub {error}") from error
+        self._hub_session = token
+        if received > self._delivery.acknowledged:
             self._lost_at = None
         try:
-            for head, kept in self._said.again(heard):
+            for head, kept in self._delivery.again(received):
                 link.send(kept, head)
         except TransportError:
             link.close()
@@ -343,9 +345,9 @@ class LastingChannel:
         """Dial until the hub is there again. Raises TransportError where that takes too long, it refuses, or it left."""
         self._hear_out()
         now = time.monotonic()
-        if self._lost_at is None or now - self._linked_at > self._patience_s:
+        if self._lost_at is None or now - self._linked_at > self._reconnect_timeout_s:
             self._lost_at = now
-        give_up, pause = self._lost_at + self._patience_s, _FIRST_PAUSE_S
+        give_up, pause = self._lost_at + self._reconnect_timeout_s, _FIRST_PAUSE_S
         if self._leaving_until is not None:
             give_up = min(give_up, self._leaving_until)
         self.reconnections += 1
@@ -356,10 +358,10 @@ class LastingChannel:
         while (left := give_up - time.monotonic()) > 0:
             if time.monotonic() - told >= EVERY_S:
                 told = time.monotonic()
-                self._tell("away", told - self._lost_at, self._patience_s, str(loss))
+                self._tell("away", told - self._lost_at, self._reconnect_timeout_s, str(loss))
             try:
                 self._join(min(_HANDSHAKE_S, left))
-            except SeatRefused as refusal:
+            except SessionRefused as refusal:
                 self._tell("lost", time.monotonic() - self._lost_at, None, str(refusal))
                 raise TransportError(f"the hub is gone: {refusal}") from refusal
             except TransportError as error:
@@ -372,7 +374,7 @@ class LastingChannel:
                 self._tell("back", time.monotonic() - now)
                 self._waiting.over()
                 return
-        self._tell("lost", time.monotonic() - self._lost_at, self._patience_s, str(failure))
+        self._tell("lost", time.monotonic() - self._lost_at, self._reconnect_timeout_s, str(failure))
         raise TransportError(self._parting(loss, failure)) from failure
 
     def _tell(self, kind: Kind, seconds: float, limit_s: float | None = None, text: str = "") -> None:
@@ -380,10 +382,10 @@ class LastingChannel:
         self._notify(Notice(kind, self._hub, waiting_for, max(0.0, seconds), limit_s, text))
 
     def _hear_out(self) -> None:
-        """Take what the hub said before the connection broke, its goodbye above all; then close what is left of it."""
+        """Take what the hub sent before the connection broke, its close above all; then close what is left of it."""
         link, self._link = self._link, None
         if link is not None:
-            link.spare_last()  # this may be in the middle of `send`, where the caller still reads it
+            link.pin_frame()  # this may be in the middle of `send`, where the caller still reads it
         while link is not None and link.is_open:
             try:
                 frame = link.receive(0)
@@ -391,29 +393,29 @@ class LastingChannel:
                 link.close()  # there is no more
             else:
                 if (content := self._taken(frame)) is not None:
-                    self._put_aside(content)
-        if self._said.left:
+                    self._put_deferred(content)
+        if self._delivery.left:
             raise TransportError("the hub is gone: it ended the connection")
 
     def _parting(self, loss: LinkLost, failure: TransportError) -> str:
         if failure is loss:
             return str(loss)
-        return f"{loss}; it could not be reached again in {self._patience_s:g} s ({failure})"
+        return f"{loss}; it could not be reached again in {self._reconnect_timeout_s:g} s ({failure})"
 
 
 @dataclass(eq=False)
-class _Seat:
+class _Session:
     """The hub's memory of one member.
 
     Attributes:
-        session: of the process that holds the seat.
+        token: of the process that holds the session.
         linked: whether a connection of it is known to live. linked_at: since when.
-        lost_at: of the first loss since anything new was heard. reason: of the last.
+        lost_at: of the first loss since anything new was received. reason: of the last.
         over: whether the member left, or was lost or dropped, for good.
     """
 
-    session: bytes
-    said: Correspondence = field(default_factory=Correspondence)
+    token: bytes
+    delivery: DeliveryState = field(default_factory=DeliveryState)
     linked: bool = True
     linked_at: float = field(default_factory=time.monotonic)
     lost_at: float | None = None
@@ -421,14 +423,14 @@ class _Seat:
     over: bool = False
 
 
-class LastingHub:
-    """The hub's side. See `hansa.transport.channel.Hub`, and `hansa.transport.tls.Door`.
+class ResumableHub:
+    """The hub's side. See `hansa.transport.channel.Hub`, and `hansa.transport.tls.Admission`.
 
-    `traffic` counts as `LastingChannel.traffic`.
+    `traffic` counts as `ResumableChannel.traffic`.
 
     Args:
-        opened: opens a hub with this door.
-        patience_s: seconds that a member may be away; 0 waits for nobody.
+        opened: opens a hub with this admission.
+        reconnect_timeout_s: seconds that a member may be away; 0 waits for nobody.
         limits: what the hub bears.
         notify: told who joins, is away, is back, is lost, and who is waited for; so is every member that is connected.
         owed: names the members whose word is waited for.
@@ -436,22 +438,22 @@ class LastingHub:
 
     def __init__(
         self,
-        opened: Callable[[Door], TlsHub],
-        patience_s: float,
+        opened: Callable[[Admission], TlsHub],
+        reconnect_timeout_s: float,
         limits: HubLimits,
         *,
         notify: Notify = silent,
         owed: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        self._patience_s = patience_s
+        self._reconnect_timeout_s = reconnect_timeout_s
         self._limits = limits
-        self._session = secrets.token_bytes(SESSION_BYTES)
-        self._seats: dict[str, _Seat] = {}
+        self._token = secrets.token_bytes(TOKEN_BYTES)
+        self._sessions: dict[str, _Session] = {}
         self._away: dict[str, float] = {}  # member -> when it is given up
         self._losses: deque[MemberLost] = deque()
-        self._aside: deque[tuple[str, bytes]] = deque()
+        self._deferred: deque[tuple[str, bytes]] = deque()
         self._traffic: dict[str, Traffic] = {}
-        self._heard_last = ""
+        self._received_last = ""
         self._closing = False
         self._notify = notify
         self._owed = owed
@@ -468,19 +470,21 @@ class LastingHub:
         host: str,
         port: int,
         *,
-        guests: Collection[str] | None = None,
+        allowed: Collection[str] | None = None,
         limits: HubLimits | None = None,
-        patience_s: float = PATIENCE_S,
+        reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
         notify: Notify = silent,
         owed: Callable[[], Iterable[str]] = tuple,
-    ) -> LastingHub:
+    ) -> ResumableHub:
         """Listen for members. See `TlsHub.listen` for the arguments and errors."""
         given = limits or HubLimits()
-        silence_s = min(given.silence_s, silence_for(patience_s))
+        silence_s = min(given.silence_s, silence_for(reconnect_timeout_s))
         inner = replace(given, frame_bytes=given.frame_bytes + HEAD.size, silence_s=silence_s)
         return cls(
-            lambda door: TlsHub.listen(credentials, host, port, guests=guests, limits=inner, door=door, notify=notify),
-            patience_s,
+            lambda admission: TlsHub.listen(
+                credentials, host, port, allowed=allowed, limits=inner, admission=admission, notify=notify
+            ),
+            reconnect_timeout_s,
             given,
             notify=notify,
             owed=owed,
@@ -497,9 +501,9 @@ class LastingHub:
         return self._inner.joined
 
     @property
-    def strangers(self) -> int:
-        """Connections so far that did not prove to be an expected member, or were refused a seat."""
-        return self._inner.strangers
+    def rejected(self) -> int:
+        """Connections so far that did not prove to be an expected member, or were refused a session."""
+        return self._inner.rejected
 
     @property
     def traffic(self) -> Mapping[str, Traffic]:
@@ -516,7 +520,7 @@ class LastingHub:
             try:
                 self._inner.wait_for(members, min(LOOK_S, left))
             except TransportError as error:
-                if self._closing or not set(members) <= self._inner.guests:
+                if self._closing or not set(members) <= self._inner.allowed:
                     raise
                 if give_up is not None and left <= LOOK_S:
                     raise TransportError(self._inner.missing(members, timeout)) from error
@@ -531,14 +535,14 @@ class LastingHub:
             MemberLost: the member broke a rule, or acknowledged nothing for too long.
             TransportError: there is no such member, or it is lost.
         """
-        seat = self._seats.get(member)
-        if seat is None or seat.over or self._closing:
+        session = self._sessions.get(member)
+        if session is None or session.over or self._closing:
             raise TransportError(f"member {member!r} is not connected")
         view = checked(frame, self._limits.frame_bytes)
-        if seat.said.kept_bytes > KEPT_BYTES:
-            self._make_room(member, seat)
-        head, kept = seat.said.keep(frame)
-        if seat.linked:
+        if session.delivery.kept_bytes > KEPT_BYTES:
+            self._make_room(member, session)
+        head, kept = session.delivery.keep(frame)
+        if session.linked:
             try:
                 self._inner.send(member, kept, head)
             except MemberLost as loss:
@@ -554,104 +558,104 @@ class LastingHub:
             MemberLost: one member left, broke a rule, or was away for too long. Raised once.
             TransportError: no frame came in `timeout` seconds.
         """
-        if self._aside:
-            member, kept = self._aside.popleft()
+        if self._deferred:
+            member, kept = self._deferred.popleft()
             return self._counted(member, memoryview(kept))
         deadline = None if timeout is None else time.monotonic() + timeout
-        while (heard := self._next(deadline)) is None:
+        while (received := self._next(deadline)) is None:
             if deadline is not None and time.monotonic() >= deadline:
                 raise TransportError(f"no frame from any member in {timeout:g} s")
             if timeout != 0:
                 self._tell_waiting(self._owed, timeout)
         self._waiting.over()
-        return self._counted(*heard)
+        return self._counted(*received)
 
     def drop(self, member: str, reason: str) -> None:
         """End one member's part because of `reason`, for good; others go on. Nothing is raised for it later."""
-        seat = self._seats.get(member)
-        if seat is not None and not seat.over:
-            self._say(member, seat, GOODBYE)
-            self._end(member, seat)
-        self._aside = deque(each for each in self._aside if each[0] != member)
+        session = self._sessions.get(member)
+        if session is not None and not session.over:
+            self._signal(member, session, CLOSE)
+            self._end(member, session)
+        self._deferred = deque(each for each in self._deferred if each[0] != member)
         self._inner.drop(member, reason)
 
     def close(self) -> None:
-        """Make sure, for some seconds, that all have heard the last words; then end all connections. Safe to call twice."""
+        """Make sure, for some seconds, that all have received the last words; then end all connections. Safe to call twice."""
         if self._closing:
             return
         self._closing = True
-        until = time.monotonic() + min(LINGER_S, self._patience_s)
-        for member, seat in self._seats.items():
-            if seat.said.acknowledged < seat.said.sent:
-                self._say(member, seat, FLUSH)
-        while self._unheard() and time.monotonic() < until:
+        until = time.monotonic() + min(LINGER_S, self._reconnect_timeout_s)
+        for member, session in self._sessions.items():
+            if session.delivery.acknowledged < session.delivery.sent:
+                self._signal(member, session, FLUSH)
+        while self._unreceived() and time.monotonic() < until:
             # Each failure here concerns a member that the hub is leaving anyway.
             with contextlib.suppress(MemberLost):
                 self._next(until)
-        for member, seat in self._seats.items():
-            self._say(member, seat, GOODBYE)
+        for member, session in self._sessions.items():
+            self._signal(member, session, CLOSE)
         self._inner.close()
 
-    # The door
+    # Admission
 
     def admit(self, member: str, hello: bytes, vacant: bool) -> bytes:
-        """Let in a member that is new, or comes back to the seat of its session. See `tls.Door`."""
-        session, known, _ = self._read(member, hello)
-        seat = self._seats.get(member)
-        if seat is None or self._replaceable(seat, session, vacant):
+        """Let in a member that is new, or comes back to its session. See `tls.Admission`."""
+        token, known, _ = self._read(member, hello)
+        session = self._sessions.get(member)
+        if session is None or self._replaceable(session, token, vacant):
             if known != UNKNOWN:
                 raise TransportError("speaks of another process of this hub, which lost its state; start a new run")
-            return WELCOME.pack(self._session, 0)
-        if seat.over:
+            return WELCOME.pack(self._token, 0)
+        if session.over:
             raise TransportError("has left this run, or came back too late; start a new run")
-        if not hmac.compare_digest(session, seat.session):
+        if not hmac.compare_digest(token, session.token):
             raise TransportError(
-                "holds its seat by another process: either a second one was started (stop it), "
+                "has a session by another process: either a second one was started (stop it), "
                 "or this one lost its state (start a new run)"
             )
-        return WELCOME.pack(self._session, seat.said.received)
+        return WELCOME.pack(self._token, session.delivery.received)
 
-    def seated(self, member: str, hello: bytes) -> None:
-        """Send a member that is back what it has not heard. See `tls.Door`."""
-        session, _, heard = self._read(member, hello)
-        seat = self._seats.get(member)
+    def admitted(self, member: str, hello: bytes) -> None:
+        """Send a member that is back what it has not received. See `tls.Admission`."""
+        token, _, received = self._read(member, hello)
+        session = self._sessions.get(member)
         self._away.pop(member, None)
         self._losses = deque(loss for loss in self._losses if loss.member != member)
-        if seat is None or seat.session != session:
-            self._seats[member] = _Seat(session)
+        if session is None or session.token != token:
+            self._sessions[member] = _Session(token)
             self._traffic[member] = Traffic()
             self._tell(Notice("joined", member, tuple(sorted(self._awaited - self._inner.joined))))
             return
         self.reconnections += 1
-        seat.linked, seat.linked_at = True, time.monotonic()
-        away_s = 0.0 if seat.lost_at is None else time.monotonic() - seat.lost_at
-        if heard > seat.said.acknowledged:
-            seat.lost_at = None
+        session.linked, session.linked_at = True, time.monotonic()
+        away_s = 0.0 if session.lost_at is None else time.monotonic() - session.lost_at
+        if received > session.delivery.acknowledged:
+            session.lost_at = None
         if self._notify is silent:
-            _LOG.warning("member %r is back; it has heard %d of %d frames", member, heard, seat.said.sent)
+            _LOG.warning("member %r is back; it has received %d of %d frames", member, received, session.delivery.sent)
         try:
-            for head, kept in seat.said.again(heard):
+            for head, kept in session.delivery.again(received):
                 self._inner.send(member, kept, head)
             if self._closing:
-                self._inner.send(member, seat.said.signal(FLUSH))
+                self._inner.send(member, session.delivery.signal(FLUSH))
         except MemberLost as loss:
-            self._note(seat, loss)
+            self._note(session, loss)
         self._tell(Notice("back", member, tuple(sorted(self._away)), away_s))
 
     def _read(self, member: str, hello: bytes) -> tuple[bytes, bytes, int]:
         """A greeting, refused where it cannot be of this conversation."""
-        session, known, heard = read_hello(hello)
-        if known not in (UNKNOWN, self._session):
+        token, known, received = read_hello(hello)
+        if known not in (UNKNOWN, self._token):
             raise TransportError("speaks of another process of this hub, which lost its state; start a new run")
-        seat = self._seats.get(member)
-        (seat.said if seat and seat.session == session else Correspondence()).check(heard)
-        return session, known, heard
+        session = self._sessions.get(member)
+        (session.delivery if session and session.token == token else DeliveryState()).check(received)
+        return token, known, received
 
     @staticmethod
-    def _replaceable(seat: _Seat, session: bytes, vacant: bool) -> bool:
-        """Whether another process may have the seat: nothing was said yet, and the one that had it is gone."""
-        gone = vacant or not seat.linked
-        return seat.session != session and seat.said.untouched and gone and not seat.over
+    def _replaceable(session: _Session, token: bytes, vacant: bool) -> bool:
+        """Whether another process may have the session: nothing was sent yet, and the one that had it is gone."""
+        gone = vacant or not session.linked
+        return session.token != token and session.delivery.untouched and gone and not session.over
 
     # What comes
 
@@ -659,11 +663,11 @@ class LastingHub:
         traffic = self._traffic[member]
         traffic.frames_up += 1
         traffic.bytes_up += PREFIX_BYTES + len(frame)
-        self._heard_last = member
+        self._received_last = member
         return member, frame
 
     def _next(self, deadline: float | None) -> tuple[str, memoryview] | None:
-        """The next frame of any member; None where something else came, or the deadline or somebody's patience."""
+        """The next frame of any member; None where something else came, or the deadline or somebody's reconnect timeout."""
         if self._losses:
             self._cut(self._losses.popleft())
         soon = time.monotonic() + LOOK_S
@@ -680,115 +684,127 @@ class LastingHub:
             if time.monotonic() < due:
                 raise
             return None
-        seat = self._seats[member]
-        return None if seat.over else self._taken(member, seat, frame)
+        session = self._sessions[member]
+        return None if session.over else self._taken(member, session, frame)
 
-    def _taken(self, member: str, seat: _Seat, frame: memoryview) -> tuple[str, memoryview] | None:
-        said = seat.said
+    def _taken(self, member: str, session: _Session, frame: memoryview) -> tuple[str, memoryview] | None:
+        delivery = session.delivery
         try:
-            content = said.take(frame)
+            content = delivery.take(frame)
         except TransportError as error:
-            self._end(member, seat)
+            self._end(member, session)
             self._inner.drop(member, str(error))
             raise MemberLost(member, str(error)) from error
         if content is not None:
-            seat.lost_at = None
-        elif said.left:
-            self._end(member, seat)
+            session.lost_at = None
+        elif delivery.left:
+            self._end(member, session)
             self._tell(Notice("left", member))
             raise MemberLost(member, "the connection was closed")
-        if said.asked or said.owes:
-            said.asked = False
-            self._say(member, seat, ACKNOWLEDGE)
+        if delivery.asked or delivery.owes:
+            delivery.asked = False
+            self._signal(member, session, ACKNOWLEDGE)
         return None if content is None else (member, content)
 
-    def _say(self, member: str, seat: _Seat, kind: bytes) -> None:
-        if seat.linked and not seat.over:
+    def _signal(self, member: str, session: _Session, kind: bytes) -> None:
+        if session.linked and not session.over:
             try:
-                self._inner.send(member, seat.said.signal(kind))
+                self._inner.send(member, session.delivery.signal(kind))
             except MemberLost as loss:
-                self._note(seat, loss)
+                self._note(session, loss)
 
-    def _make_room(self, member: str, seat: _Seat) -> None:
-        """Wait until a member has acknowledged enough; what others say meanwhile is put aside."""
-        give_up = time.monotonic() + self._limits.send_s + self._patience_s
-        self._inner.spare_last(self._heard_last)
-        self._say(member, seat, FLUSH)
-        while seat.said.kept_bytes > KEPT_BYTES:
-            if (heard := self._next(give_up)) is not None:
-                self._put_aside(*heard)
+    def _make_room(self, member: str, session: _Session) -> None:
+        """Wait until a member has acknowledged enough; what others say meanwhile is deferred."""
+        give_up = time.monotonic() + self._limits.send_s + self._reconnect_timeout_s
+        self._inner.pin_frame(self._received_last)
+        self._signal(member, session, FLUSH)
+        while session.delivery.kept_bytes > KEPT_BYTES:
+            if (received := self._next(give_up)) is not None:
+                self._put_deferred(*received)
             if time.monotonic() >= give_up:
-                self._end(member, seat)
-                raise MemberLost(member, f"acknowledged nothing of {seat.said.kept_bytes} bytes that were sent to it")
+                self._end(member, session)
+                raise MemberLost(
+                    member, f"acknowledged nothing of {session.delivery.kept_bytes} bytes that were sent to it"
+                )
 
-    def _put_aside(self, member: str, frame: memoryview) -> None:
+    def _put_deferred(self, member: str, frame: memoryview) -> None:
         """Keep a frame for `receive`. Raises MemberLost where its sender floods the hub."""
-        waiting = sum(len(kept) for name, kept in self._aside if name == member)
+        waiting = sum(len(kept) for name, kept in self._deferred if name == member)
         if waiting + len(frame) > KEPT_BYTES:
             self.drop(member, reason := f"sent more than {KEPT_BYTES} bytes that nobody asked for")
             raise MemberLost(member, reason)
-        self._aside.append((member, bytes(frame)))
+        self._deferred.append((member, bytes(frame)))
 
     # Who goes
 
-    def _note(self, seat: _Seat, loss: MemberLost) -> None:
+    def _note(self, session: _Session, loss: MemberLost) -> None:
         """Keep a loss for where it can be raised."""
-        seat.linked = False
+        session.linked = False
         self._losses.append(loss)
 
     def _cut(self, loss: MemberLost) -> None:
         """Begin to wait for a member whose connection broke. Raises MemberLost where that is of no use."""
-        seat = self._seats[loss.member]
-        if seat.over:
+        session = self._sessions[loss.member]
+        if session.over:
             return  # it was reported, or left
-        if not loss.broken or not self._patience_s:
-            self._end(loss.member, seat)
+        if not loss.broken or not self._reconnect_timeout_s:
+            self._end(loss.member, session)
             self._tell(Notice("lost", loss.member, text=loss.reason))
             raise loss
         now = time.monotonic()
-        if seat.lost_at is None or now - seat.linked_at > self._patience_s:
-            seat.lost_at = now
-        seat.linked, seat.reason = False, loss.reason
-        give_up = self._away[loss.member] = seat.lost_at + self._patience_s
+        if session.lost_at is None or now - session.linked_at > self._reconnect_timeout_s:
+            session.lost_at = now
+        session.linked, session.reason = False, loss.reason
+        give_up = self._away[loss.member] = session.lost_at + self._reconnect_timeout_s
         if self._notify is silent:
             _LOG.warning("%s; waiting for it for up to %g s", loss, max(0.0, give_up - now))
-        self._tell_away(loss.member, seat)
+        self._tell_away(loss.member, session)
 
     def _give_up(self) -> None:
         now = time.monotonic()
         for member, moment in tuple(self._away.items()):
-            seat = self._seats[member]
+            session = self._sessions[member]
             if moment <= now:
-                reason = f"{seat.reason}; it did not come back in {self._patience_s:g} s"
-                self._end(member, seat)
-                self._tell(Notice("lost", member, seconds=self._patience_s, limit_s=self._patience_s, text=reason))
+                reason = f"{session.reason}; it did not come back in {self._reconnect_timeout_s:g} s"
+                self._end(member, session)
+                self._tell(
+                    Notice(
+                        "lost",
+                        member,
+                        seconds=self._reconnect_timeout_s,
+                        limit_s=self._reconnect_timeout_s,
+                        text=reason,
+                    )
+                )
                 raise MemberLost(member, reason)
             if now - self._away_told.get(member, 0.0) >= EVERY_S:
-                self._tell_away(member, seat)
+                self._tell_away(member, session)
 
-    def _end(self, member: str, seat: _Seat) -> None:
-        seat.over, seat.linked = True, False
+    def _end(self, member: str, session: _Session) -> None:
+        session.over, session.linked = True, False
         self._away.pop(member, None)
 
     # What is told
 
     def _tell(self, notice: Notice) -> None:
-        """Tell this process, and all members that are connected; one that is back hears of itself by itself."""
+        """Tell this process, and all members that are connected; one that is back knows of itself."""
         self._notify(notice)
         signal = notice_signal(notice)
-        for member, seat in tuple(self._seats.items()) if signal else ():
+        for member, session in tuple(self._sessions.items()) if signal else ():
             if member != notice.member or notice.kind == "joined":
-                self._say(member, seat, signal)
+                self._signal(member, session, signal)
 
-    def _tell_away(self, member: str, seat: _Seat) -> None:
+    def _tell_away(self, member: str, session: _Session) -> None:
         now = self._away_told[member] = time.monotonic()
-        seconds = 0.0 if seat.lost_at is None else now - seat.lost_at
-        self._tell(Notice("away", member, tuple(sorted(self._away)), seconds, self._patience_s, seat.reason))
+        seconds = 0.0 if session.lost_at is None else now - session.lost_at
+        self._tell(
+            Notice("away", member, tuple(sorted(self._away)), seconds, self._reconnect_timeout_s, session.reason)
+        )
 
     def _tell_waiting(self, names: Callable[[], Iterable[str]], limit_s: float | None) -> None:
         if notice := self._waiting.go_on(names, limit_s):
             self._tell(notice)
 
-    def _unheard(self) -> list[str]:
+    def _unreceived(self) -> list[str]:
         """Members that have not acknowledged all, and may yet."""
-        return [name for name, s in self._seats.items() if not s.over and s.said.acknowledged < s.said.sent]
+        return [name for name, s in self._sessions.items() if not s.over and s.delivery.acknowledged < s.delivery.sent]

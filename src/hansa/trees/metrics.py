@@ -131,10 +131,10 @@ def best_round(name: str, values: Sequence[float | None]) -> int | None:
     return at
 
 
-def stops_early(name: str, values: Sequence[float | None], patience: int) -> bool:
+def stops_early(name: str, values: Sequence[float | None], stopping_rounds: int) -> bool:
     """Whether so many rounds with a value came after the best one; rounds without a value stop nothing. Arguments as `best_round`."""
     best = best_round(name, values)
-    return best is not None and sum(value is not None for value in values[best:]) >= patience
+    return best is not None and sum(value is not None for value in values[best:]) >= stopping_rounds
 
 
 def sums_length(name: str) -> int:

@@ -18,7 +18,7 @@ from numba import njit
 
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
-from hansa.trees.worker_pool import Bell, Crew, no_bell
+from hansa.trees.worker_pool import StartSignal, WorkerPool, no_start_signal
 
 LEAST_GAIN = 1e-6
 """XGBoost's kRtEps: a split must gain more than this."""
@@ -289,10 +289,10 @@ def add_part(part, first, taken, parties, nodes, to_build, offsets):  # type: ig
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _finish_range(  # type: ignore[no-untyped-def]
-    bell, first, last, nodes, to_build, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
+    start_signal, first, last, nodes, to_build, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
 ):  # fmt: skip
     """Search the built nodes first to last and their siblings, each the parent minus the built one; the root has none."""
-    bell[0] += 1
+    start_signal[0] += 1
     for child in range(first, last):
         begin = to_build[child] & ~1
         if nodes.shape[0] == 1:
@@ -309,8 +309,8 @@ def _finish_range(  # type: ignore[no-untyped-def]
             )  # fmt: skip
 
 
-def finish_nodes(first: int, last: int, *arguments: Any, crew: Crew) -> None:
-    """Subtract and search the pairs of built nodes first to last, shared out over a crew.
+def finish_nodes(first: int, last: int, *arguments: Any, pool: WorkerPool) -> None:
+    """Subtract and search the pairs of built nodes first to last, shared out over a worker pool.
 
     Args, after first and last:
         nodes: int64 (active, planes, cells), running sums where complete: pair p stands at 2 p (left) and 2 p + 1 (right); alone
@@ -324,14 +324,14 @@ def finish_nodes(first: int, last: int, *arguments: Any, crew: Crew) -> None:
         gains: float64 (active,), written; found: int64 (active, 5), written: feature or -1, bin, missing left, G_L, H_L.
     """
     *family, scratch, gains, found = arguments
-    if crew.threads == 1:
-        _finish_range(no_bell(), first, last, *family, scratch[0], gains, found)
+    if pool.threads == 1:
+        _finish_range(no_start_signal(), first, last, *family, scratch[0], gains, found)
         return
 
-    def finish(thread: int, begin: int, end: int, bell: Bell) -> None:
-        _finish_range(bell, first + begin, first + end, *family, scratch[thread], gains, found)
+    def finish(thread: int, begin: int, end: int, start_signal: StartSignal) -> None:
+        _finish_range(start_signal, first + begin, first + end, *family, scratch[thread], gains, found)
 
-    crew.share(finish, last - first)
+    pool.share(finish, last - first)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -20,24 +20,25 @@ from hansa.protocol.messages import (
     Close,
     ConfirmKeys,
     CountProbes,
+    Done,
     ExchangeKeys,
     Join,
     KeysConfirmed,
     Relay,
     ReleaseTree,
-    SettleStart,
     ShareCounts,
     ShareRows,
     TakeRows,
-    Through,
+    TrainingSetup,
     Welcome,
     decode,
     encode,
     to_array,
     to_tensor,
 )
-from hansa.roles.secure_channel import PIECE_BYTES, Mail
-from hansa.roles.shared.compute_server import RoundLetter
+from hansa.roles import secure_channel
+from hansa.roles.secure_channel import FRAGMENT_BYTES, SecureChannel
+from hansa.roles.shared.compute_server import RoundMessage
 from hansa.roles.shared.member import Member
 from hansa.secure.keys import SIGNING_PURPOSE, PairKey, Run, announced_bytes, fresh_key_pair
 from hansa.secure.prg import Algorithm
@@ -58,16 +59,16 @@ def meddled(plan=PLAN, **options):
     return talk
 
 
-def at_letter(number, change, sender=None, receiver=None, kind=None):
-    """A meddler that changes one letter: change(frame) -> frames."""
+def at_sealed_message(number, change, sender=None, receiver=None, kind=None):
+    """A meddler that changes one sealed message: change(frame) -> frames."""
     count = 0
 
     def meddle(_, frame):
         nonlocal count
-        letter = relay(frame)
-        if letter is None or sender not in (None, letter.sender) or receiver not in (None, letter.receiver):
+        sealed = relay(frame)
+        if sealed is None or sender not in (None, sealed.sender) or receiver not in (None, sealed.receiver):
             return [frame]
-        if kind not in (None, letter.kind):
+        if kind not in (None, sealed.kind):
             return [frame]
         count += 1
         return change(frame) if count == number + 1 else [frame]
@@ -77,8 +78,8 @@ def at_letter(number, change, sender=None, receiver=None, kind=None):
 
 def resealed(frame, **changes):
     """The frame with other fields of its `Relay`."""
-    letter = relay(frame)
-    fields = {name: getattr(letter, name) for name in ("sender", "receiver", "kind", "sealed")}
+    sealed = relay(frame)
+    fields = {name: getattr(sealed, name) for name in ("sender", "receiver", "kind", "sealed")}
     return encode(Relay(**(fields | changes)))
 
 
@@ -96,24 +97,26 @@ def flipped(place):
 
 @pytest.mark.parametrize("place", [0, 7, 8, 30, -1], ids=str)
 @pytest.mark.parametrize("number", [0, 40])
-def test_a_letter_that_the_hub_changed_is_refused(place, number):
-    talk = meddled(down=at_letter(number, flipped(place), sender="borealis", receiver="aurora"))
+def test_a_sealed_message_that_the_hub_changed_is_refused(place, number):
+    talk = meddled(down=at_sealed_message(number, flipped(place), sender="borealis", receiver="aurora"))
     assert talk.raised_by == "aurora"
     assert "in the name of member 'borealis'" in str(talk.error)
 
 
-def test_a_repeated_letter_is_refused():
-    talk = meddled(down=at_letter(30, lambda frame: [frame, frame], sender="borealis", receiver="aurora", kind="round"))
+def test_a_repeated_sealed_message_is_refused():
+    talk = meddled(
+        down=at_sealed_message(30, lambda frame: [frame, frame], sender="borealis", receiver="aurora", kind="round")
+    )
     assert talk.raised_by == "aurora"
     assert re.search(r"in the name of member 'borealis'.*came before", str(talk.error))
 
 
-def test_letters_in_another_order_are_refused():
+def test_sealed_messages_in_another_order_are_refused():
     held = []
 
     def swap(_, frame):
-        letter = relay(frame)
-        if letter is None or (letter.sender, letter.receiver) != ("cirrus", "aurora"):
+        sealed = relay(frame)
+        if sealed is None or (sealed.sender, sealed.receiver) != ("cirrus", "aurora"):
             return [frame]
         if not held:
             held.append(frame)
@@ -124,12 +127,12 @@ def test_letters_in_another_order_are_refused():
     assert re.search(r"in the name of member 'cirrus'.*came instead of 0", str(talk.error))
 
 
-def test_a_letter_that_the_hub_left_out_is_noticed_with_the_next():
-    talk = meddled(down=at_letter(2, lambda _: [], sender="borealis", receiver="aurora"))
+def test_a_sealed_message_that_the_hub_left_out_is_noticed_with_the_next():
+    talk = meddled(down=at_sealed_message(2, lambda _: [], sender="borealis", receiver="aurora"))
     assert re.search(r"in the name of member 'borealis'.*number 3 came instead of 2", str(talk.error))
 
 
-def test_a_letter_withheld_for_good_stops_the_run_and_nobody_has_a_model():
+def test_a_sealed_message_withheld_for_good_stops_the_run_and_nobody_has_a_model():
     withheld = SharedTalk(PLAN, TABLES, down=lambda to, f: [] if to == "aurora" and relay(f) is not None else [f]).run()
     assert withheld.error is None
     assert withheld.models == {}
@@ -148,17 +151,17 @@ def test_a_hub_that_withholds_is_a_deadlock_in_one_process():
 
 
 @pytest.mark.parametrize("other", ["cirrus", "dune", "nobody", "aurora"])
-def test_a_hub_that_gives_a_letter_another_sender_is_refused(other):
-    change = at_letter(5, lambda f: [resealed(f, sender=other)], sender="borealis", receiver="aurora")
+def test_a_hub_that_gives_a_sealed_message_another_sender_is_refused(other):
+    change = at_sealed_message(5, lambda f: [resealed(f, sender=other)], sender="borealis", receiver="aurora")
     talk = meddled(down=change)
     assert talk.raised_by == "aurora"
     assert f"in the name of member {other!r}" in str(talk.error)
 
 
-def test_a_letter_for_another_member_is_refused():
+def test_a_sealed_message_for_another_member_is_refused():
     def misdirect(to, frame):
-        letter = relay(frame)
-        return [resealed(frame, receiver=to)] if letter is not None and letter.receiver != to else [frame]
+        sealed = relay(frame)
+        return [resealed(frame, receiver=to)] if sealed is not None and sealed.receiver != to else [frame]
 
     swapped = {"aurora": "borealis"}
     talk = SharedTalk(PLAN, TABLES)
@@ -170,11 +173,11 @@ def test_a_letter_for_another_member_is_refused():
 
 
 @pytest.mark.parametrize("kind", ["message", "", "Round", "x" * 100])
-def test_a_letter_of_another_kind_is_refused(kind):
-    meddled(down=at_letter(0, lambda f: [resealed(f, kind=kind)], receiver="aurora", kind="round"))
+def test_a_sealed_message_of_another_kind_is_refused(kind):
+    meddled(down=at_sealed_message(0, lambda f: [resealed(f, kind=kind)], receiver="aurora", kind="round"))
 
 
-def test_letters_of_another_run_are_refused():
+def test_sealed_messages_of_another_run_are_refused():
     """The same plan, rows, names and identities: another run has other nonces, so other keys."""
     seen = []
 
@@ -185,7 +188,7 @@ def test_letters_of_another_run_are_refused():
 
     assert SharedTalk(PLAN, TABLES, down=keep).run().error is None
     first = seen[0]
-    talk = meddled(down=at_letter(0, lambda _: [first], receiver="aurora", sender=relay(first).sender))
+    talk = meddled(down=at_sealed_message(0, lambda _: [first], receiver="aurora", sender=relay(first).sender))
     assert "the seal is broken" in str(talk.error)
 
 
@@ -242,7 +245,7 @@ def test_changed_confirmations_are_refused():
 
     talk = meddled(down=change)
     assert "'borealis'" in str(talk.error)
-    assert talk.members["aurora"]._mail is None
+    assert talk.members["aurora"]._secure_channel is None
 
 
 @pytest.mark.parametrize(
@@ -267,7 +270,7 @@ def test_a_false_roster_is_refused(change):
 
 
 @pytest.mark.parametrize(
-    "message", [Close(), Through(), AgreeModel(b"x"), Join(1, b"", b"", 0, 0, b"")], ids=lambda m: type(m).__name__
+    "message", [Close(), Done(), AgreeModel(b"x"), Join(1, b"", b"", 0, 0, b"")], ids=lambda m: type(m).__name__
 )
 @pytest.mark.parametrize("state", ["joining", "welcomed", "keyed", "relaying"])
 def test_the_hub_may_say_only_what_its_table_lists(message, state):
@@ -288,14 +291,14 @@ def test_the_hub_may_say_only_what_its_table_lists(message, state):
 
 
 def test_a_member_cannot_write_in_anothers_name():
-    talk = meddled(up=at_letter(0, lambda f: [resealed(f, sender="cirrus")], sender="borealis"))
+    talk = meddled(up=at_sealed_message(0, lambda f: [resealed(f, sender="cirrus")], sender="borealis"))
     assert talk.raised_by == HUB
-    assert "member 'borealis' sent a letter in the name of 'cirrus'" in str(talk.error)
+    assert "member 'borealis' sent a sealed message in the name of 'cirrus'" in str(talk.error)
 
 
 @pytest.mark.parametrize("receiver", ["borealis", HUB, "nobody"])
-def test_a_letter_goes_to_another_member(receiver):
-    talk = meddled(up=at_letter(0, lambda f: [resealed(f, receiver=receiver)], sender="borealis"))
+def test_a_sealed_message_goes_to_another_member(receiver):
+    talk = meddled(up=at_sealed_message(0, lambda f: [resealed(f, receiver=receiver)], sender="borealis"))
     assert talk.raised_by == HUB
     assert "'borealis'" in str(talk.error)
 
@@ -310,8 +313,8 @@ def test_a_letter_goes_to_another_member(receiver):
         (Join, lambda m: msgspec.structs.replace(m, rows=-5)),
         (Join, lambda m: msgspec.structs.replace(m, evaluation_rows=-1)),
         (ConfirmKeys, lambda m: ConfirmKeys(dict(list(m.tags.items())[1:]))),
-        (AnnounceKey, lambda m: Through()),
-        (Through, lambda m: ShareRows(False, 0, 1, (b"", b""), ())),
+        (AnnounceKey, lambda m: Done()),
+        (Done, lambda m: ShareRows(False, 0, 1, (b"", b""), ())),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
@@ -325,7 +328,7 @@ def test_the_hub_refuses_what_is_wrong_by_name(kind, changed):
     assert "'borealis'" in str(talk.error)
 
 
-@pytest.mark.parametrize("kind", [Join, AnnounceKey, ConfirmKeys, Through], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("kind", [Join, AnnounceKey, ConfirmKeys, Done], ids=lambda k: k.__name__)
 def test_a_member_that_starts_again_or_speaks_twice_ends_the_run(kind):
     """A server that restarts has lost its shares and keys: it says `Join` again, in whatever state."""
     talk = meddled(up=lambda n, f: [f, f] if n == "borealis" and isinstance(decode("x", f), kind) else [f])
@@ -334,30 +337,30 @@ def test_a_member_that_starts_again_or_speaks_twice_ends_the_run(kind):
 
 def test_a_server_that_restarts_in_the_middle_is_named():
     again = encode(SharedTalk(PLAN, TABLES).members["borealis"]._join)
-    talk = meddled(up=at_letter(60, lambda f: [again, f], sender="borealis", kind="round"))
+    talk = meddled(up=at_sealed_message(60, lambda f: [again, f], sender="borealis", kind="round"))
     assert talk.raised_by == HUB
     assert re.search("'borealis' sent Join while the hub was 'relaying'", str(talk.error))
 
 
-def test_a_stranger_is_refused():
+def test_a_rejected_peer_is_refused():
     talk = SharedTalk(PLAN, TABLES)
     with pytest.raises(ProtocolError, match="'mallory' has no role in the plan"):
-        list(talk.hub.handle("mallory", memoryview(encode(Through()))))
+        list(talk.hub.handle("mallory", memoryview(encode(Done()))))
 
 
 # --- servers ---------------------------------------------------------------------------------------------------------
 
 
 def shortened(said):
-    return RoundLetter(said.name, said.body[:-1])
+    return RoundMessage(said.name, said.body[:-1])
 
 
 def lengthened(said):
-    return RoundLetter(said.name, (*said.body, memoryview(bytes(8))))
+    return RoundMessage(said.name, (*said.body, memoryview(bytes(8))))
 
 
 def renamed(said):
-    return RoundLetter(bytes(8), said.body)
+    return RoundMessage(bytes(8), said.body)
 
 
 @pytest.mark.parametrize(
@@ -371,20 +374,20 @@ def renamed(said):
 @pytest.mark.parametrize("number", [0, 100])
 @pytest.mark.parametrize("plan", [PLAN, SEARCHING], ids=["given", "searching"])
 def test_a_round_of_another_length_or_step_is_refused(change, text, number, plan):
-    talk = meddled(plan, twists={"borealis": nth(RoundLetter, number, change)})
+    talk = meddled(plan, twists={"borealis": nth(RoundMessage, number, change)})
     assert talk.raised_by in SERVERS
     assert re.search(text, str(talk.error))
 
 
 def test_rounds_by_one_who_is_no_server_are_refused():
-    letter = RoundLetter(bytes(8), (memoryview(bytes(8)),))
-    talk = meddled(twists={"dune": nth(ShareRows, 0, lambda _: letter)})
+    sealed = RoundMessage(bytes(8), (memoryview(bytes(8)),))
+    talk = meddled(twists={"dune": nth(ShareRows, 0, lambda _: sealed)})
     assert "member 'dune' sent numbers of a round, and is no server" in str(talk.error)
 
 
 def test_rounds_to_one_who_is_no_server_are_refused():
-    letter = RoundLetter(bytes(8), (memoryview(bytes(8)),))
-    talk = meddled(twists={"aurora": nth(TakeRows, 0, lambda _: letter, to="dune")})
+    sealed = RoundMessage(bytes(8), (memoryview(bytes(8)),))
+    talk = meddled(twists={"aurora": nth(TakeRows, 0, lambda _: sealed, to="dune")})
     assert "sent numbers of a round to 'dune', which is no server" in str(talk.error)
 
 
@@ -395,7 +398,7 @@ def test_a_server_far_ahead_is_refused():
 
     def flood(to, said):
         yield from post(to, said)
-        if isinstance(said, RoundLetter) and to == "aurora":
+        if isinstance(said, RoundMessage) and to == "aurora":
             for _ in range(20):
                 yield from post(to, said)
 
@@ -420,7 +423,7 @@ def other_cuts(said):
     ids=["cuts", "base score"],
 )
 def test_a_server_that_tells_members_different_starts_is_named(to, change):
-    talk = meddled(SEARCHING, twists={"borealis": nth(SettleStart, 0, change, to=to)})
+    talk = meddled(SEARCHING, twists={"borealis": nth(TrainingSetup, 0, change, to=to)})
     assert talk.raised_by == to
     assert "server 'borealis' told" in str(talk.error)
 
@@ -429,7 +432,7 @@ def test_three_different_starts_are_refused():
     talk = meddled(
         SEARCHING,
         twists={
-            name: nth(SettleStart, 0, lambda s, n=n: msgspec.structs.replace(s, base_score=(0.1 * n,)), to="dune")
+            name: nth(TrainingSetup, 0, lambda s, n=n: msgspec.structs.replace(s, base_score=(0.1 * n,)), to="dune")
             for n, name in enumerate(SERVERS, 1)
         },
     )
@@ -463,7 +466,7 @@ def test_no_counts_are_given_where_the_plan_gives_the_cuts():
         to_tensor(np.arange(6)), to_tensor(np.zeros(5, np.uint32)), to_tensor(np.zeros(5, np.uint8)), 10
     )
     plan = shared_plan(base_score=None)
-    twists = {name: nth(SettleStart, 0, lambda _: probes, to="dune") for name in SERVERS}
+    twists = {name: nth(TrainingSetup, 0, lambda _: probes, to="dune") for name in SERVERS}
     talk = meddled(plan, twists=twists)
     assert talk.raised_by == "dune"
     assert "the plan gives the cuts" in str(talk.error)
@@ -602,71 +605,75 @@ def test_a_member_that_owns_no_rows_shares_none():
     assert "member 'reader' sent ShareRows to server 'aurora', and owns no rows" in str(other.error)
 
 
-# --- letters, alone --------------------------------------------------------------------------------------------------
+# --- sealed messages, alone --------------------------------------------------------------------------------------------------
 
 
 def mails():
     secret = bytes(range(32))
     run = Run(bytes(32), bytes(32))
     return (
-        Mail("a", {"b": PairKey(secret, "a", "b")}, run, Algorithm.AES_256_CTR),
-        Mail("b", {"a": PairKey(secret, "b", "a")}, run, Algorithm.AES_256_CTR),
+        SecureChannel("a", {"b": PairKey(secret, "a", "b")}, run, Algorithm.AES_256_CTR),
+        SecureChannel("b", {"a": PairKey(secret, "b", "a")}, run, Algorithm.AES_256_CTR),
     )
 
 
 @pytest.mark.parametrize(
-    "sizes", [(), (0,), (1,), (5, 0, 7), (PIECE_BYTES - 16,), (PIECE_BYTES - 15,), (3 * PIECE_BYTES, 9)]
+    "sizes", [(), (0,), (1,), (5, 0, 7), (FRAGMENT_BYTES - 16,), (FRAGMENT_BYTES - 15,), (3 * FRAGMENT_BYTES, 9)]
 )
-def test_letters_arrive_whole_whatever_their_size(sizes):
+def test_sealed_messages_arrive_whole_whatever_their_size(sizes):
     sender, receiver = mails()
     parts = [np.random.default_rng(i).integers(0, 256, size, np.uint8) for i, size in enumerate(sizes)]
     frames = list(sender.post("b", "round", [part.data.cast("B") for part in parts if part.size], b"12345678"))
     total = sum(sizes) + 16
-    assert len(frames) == -(-total // PIECE_BYTES)
-    assert all(len(frame) < PIECE_BYTES + 200 for frame in frames)
-    letters = [receiver.take(relay(frame)) for frame in frames]
-    assert letters[:-1] == [None] * (len(frames) - 1)
-    letter = letters[-1]
-    assert (letter.sender, letter.kind, letter.name) == ("a", "round", b"12345678")
-    assert bytes(letter.body) == b"".join(part.tobytes() for part in parts)
-    assert np.frombuffer(letter.body, np.uint8).ctypes.data % 8 == 0
+    assert len(frames) == -(-total // FRAGMENT_BYTES)
+    assert all(len(frame) < FRAGMENT_BYTES + 200 for frame in frames)
+    sealed_messages = [receiver.take(relay(frame)) for frame in frames]
+    assert sealed_messages[:-1] == [None] * (len(frames) - 1)
+    sealed = sealed_messages[-1]
+    assert (sealed.sender, sealed.kind, sealed.name) == ("a", "round", b"12345678")
+    assert bytes(sealed.body) == b"".join(part.tobytes() for part in parts)
+    assert np.frombuffer(sealed.body, np.uint8).ctypes.data % 8 == 0
 
 
 @pytest.mark.parametrize("size", [999, 1000, 1001, 2000, 3500])
-def test_what_is_longer_than_a_letter_may_be_arrives_whole(monkeypatch, size):
-    monkeypatch.setattr(secure_channel, "LETTER_LIMIT", 1000)
+def test_what_is_longer_than_a_sealed_message_may_be_arrives_whole(monkeypatch, size):
+    monkeypatch.setattr(secure_channel, "SEALED_LIMIT", 1000)
     sender, receiver = mails()
     content = np.random.default_rng(size).integers(0, 256, size, np.uint8).tobytes()
     for _ in range(2):
         frames = list(sender.post("b", "round", [memoryview(content[:7]), memoryview(content[7:])], b"12345678"))
-        letters = [receiver.take(relay(frame)) for frame in frames]
+        sealed_messages = [receiver.take(relay(frame)) for frame in frames]
         assert len(frames) == size // 1000 + 1
-        assert letters[:-1] == [None] * (len(frames) - 1)
-        assert (letters[-1].sender, letters[-1].kind, letters[-1].name) == ("a", "round", b"12345678")
-        assert bytes(letters[-1].body) == content
-        assert np.frombuffer(letters[-1].body, np.uint8).ctypes.data % 8 == 0
+        assert sealed_messages[:-1] == [None] * (len(frames) - 1)
+        assert (sealed_messages[-1].sender, sealed_messages[-1].kind, sealed_messages[-1].name) == (
+            "a",
+            "round",
+            b"12345678",
+        )
+        assert bytes(sealed_messages[-1].body) == content
+        assert np.frombuffer(sealed_messages[-1].body, np.uint8).ctypes.data % 8 == 0
 
 
-def test_parts_of_a_letter_follow_each_other_and_end(monkeypatch):
-    monkeypatch.setattr(secure_channel, "LETTER_LIMIT", 1000)
+def test_parts_of_a_sealed_message_follow_each_other_and_end(monkeypatch):
+    monkeypatch.setattr(secure_channel, "SEALED_LIMIT", 1000)
     sender, receiver = mails()
     assert receiver.take(relay(next(sender.post("b", "round", [memoryview(bytes(1000))], b"12345678")))) is None
     (other,) = sender.post("b", "round", [memoryview(b"x")], b"another.")
-    with pytest.raises(ProtocolError, match="member 'a' sent a letter of kind 'round' between the parts"):
+    with pytest.raises(ProtocolError, match="member 'a' sent a sealed message of kind 'round' between the parts"):
         receiver.take(relay(other))
     sender, receiver = mails()
     *frames, last = [relay(frame) for frame in sender.post("b", "round", [memoryview(bytes(64_000))])][:64]
     assert [receiver.take(frame) for frame in frames] == [None] * 63
-    with pytest.raises(ProtocolError, match="member 'a' sent 64 parts of one letter"):
+    with pytest.raises(ProtocolError, match="member 'a' sent 64 parts of one sealed message"):
         receiver.take(last)
 
 
-def test_a_letter_inside_another_is_refused():
+def test_a_sealed_message_inside_another_is_refused():
     sender, receiver = mails()
-    first = next(sender.post("b", "round", [memoryview(bytes(2 * PIECE_BYTES))]))
+    first = next(sender.post("b", "round", [memoryview(bytes(2 * FRAGMENT_BYTES))]))
     assert receiver.take(relay(first)) is None
     (other,) = sender.post("b", "message", [memoryview(b"x")])
-    with pytest.raises(ProtocolError, match=r"member 'a' sent .* a letter is finished before another begins"):
+    with pytest.raises(ProtocolError, match=r"member 'a' sent .* a sealed message is finished before another begins"):
         receiver.take(relay(other))
 
 
@@ -674,20 +681,20 @@ def test_an_announced_length_takes_no_memory_before_it_comes():
     sender, receiver = mails()
     for length in (2**63, 2**31 + 1):
         sealed = sender._sealers["b"].seal("round", length.to_bytes(8, "little") + bytes(8) + b"x")
-        with pytest.raises(ProtocolError, match=f"member 'a' began a letter of {length} bytes"):
+        with pytest.raises(ProtocolError, match=f"member 'a' began a sealed message of {length} bytes"):
             receiver.take(Relay("a", "b", "round", memoryview(sealed)))
 
 
 @pytest.mark.parametrize("content", [b"", b"short", (5).to_bytes(8, "little") + bytes(8), bytes(17)])
-def test_a_first_piece_that_fits_no_letter_is_refused(content):
+def test_a_first_fragment_that_fits_no_sealed_message_is_refused(content):
     sender, receiver = mails()
     sealed = sender._sealers["b"].seal("round", content)
-    with pytest.raises(ProtocolError, match="member 'a' began a letter"):
+    with pytest.raises(ProtocolError, match="member 'a' began a sealed message"):
         receiver.take(Relay("a", "b", "round", memoryview(sealed)))
 
 
 def test_a_sealed_message_that_belongs_in_the_open_is_refused():
-    talk = meddled(twists={"dune": nth(ShareRows, 0, lambda _: Through(), to="aurora")})
+    talk = meddled(twists={"dune": nth(ShareRows, 0, lambda _: Done(), to="aurora")})
     assert "sealed a Through" in str(talk.error)
 
 
@@ -734,19 +741,19 @@ JOINT = shared_plan(hub="aurora")
 
 @pytest.mark.parametrize("sender", ["borealis", "dune"])
 def test_nobody_else_writes_in_the_name_of_a_server_that_is_the_hub(sender):
-    talk = meddled(JOINT, up=at_letter(0, lambda f: [resealed(f, sender="aurora")], sender=sender))
-    assert f"member {sender!r} sent a letter in the name of 'aurora'" in str(talk.error)
+    talk = meddled(JOINT, up=at_sealed_message(0, lambda f: [resealed(f, sender="aurora")], sender=sender))
+    assert f"member {sender!r} sent a sealed message in the name of 'aurora'" in str(talk.error)
 
 
 @pytest.mark.parametrize("number", [0, 40])
 def test_a_hub_that_is_a_server_cannot_change_what_it_relays(number):
-    talk = meddled(JOINT, down=at_letter(number, flipped(20), sender="cirrus", receiver="borealis"))
+    talk = meddled(JOINT, down=at_sealed_message(number, flipped(20), sender="cirrus", receiver="borealis"))
     assert talk.raised_by == "borealis"
     assert "in the name of member 'cirrus'" in str(talk.error)
 
 
-def test_a_hub_that_is_a_server_can_read_its_own_letters_only():
-    """No key that it holds opens a letter between others."""
+def test_a_hub_that_is_a_server_can_read_its_own_sealed_messages_only():
+    """No key that it holds opens a sealed message between others."""
     passed = []
 
     def keep(to, frame):
@@ -766,11 +773,11 @@ def test_a_hub_that_is_a_server_can_read_its_own_letters_only():
     assert set(keys) == {"borealis", "cirrus", "dune"}
     run = talk.members["aurora"]._keys.run
     algorithm = talk.members["aurora"]._keys.algorithm
-    letters = [letter for letter in passed if letter is not None]
-    own = next(letter for letter in letters if (letter.sender, letter.receiver) == ("borealis", "aurora"))
+    sealed_messages = [sealed for sealed in passed if sealed is not None]
+    own = next(sealed for sealed in sealed_messages if (sealed.sender, sealed.receiver) == ("borealis", "aurora"))
     opener = Opener(PairKey(keys["borealis"], "aurora", "borealis"), run, algorithm)
     assert opener.open(own.kind, own.sealed)
-    others = next(letter for letter in letters if (letter.sender, letter.receiver) == ("borealis", "cirrus"))
+    others = next(sealed for sealed in sealed_messages if (sealed.sender, sealed.receiver) == ("borealis", "cirrus"))
     for secret in keys.values():
         for ends in (("aurora", "borealis"), ("cirrus", "borealis")):
             with pytest.raises(ProtocolError, match="the seal is broken"):
@@ -806,7 +813,7 @@ def test_a_hub_that_is_a_server_cannot_leave_itself_out_of_the_roster():
 
 @pytest.mark.parametrize("change", [shortened, lengthened])
 def test_a_round_of_another_length_by_a_server_that_is_the_hub_is_refused(change):
-    talk = meddled(JOINT, twists={"aurora": nth(RoundLetter, 3, change)})
+    talk = meddled(JOINT, twists={"aurora": nth(RoundMessage, 3, change)})
     assert talk.raised_by in SERVERS
     assert re.search("member 'aurora' sent .* expected .*: sizes are public", str(talk.error))
 

@@ -17,7 +17,7 @@ from hansa.mpc.fourier import MARGIN_BITS
 from hansa.mpc.ring import RING32
 from hansa.node.in_process import share_in_process
 from hansa.oblivious.quantile_search import CutProbes
-from hansa.protocol.messages import SettleStart, to_tensor
+from hansa.protocol.messages import TrainingSetup, to_tensor
 from hansa.roles.shared import compute_server, owner
 from hansa.roles.shared.sharing import Counts, given_start, plan_cuts, widest_candidates
 from hansa.trees.xgboost_json import from_json
@@ -157,7 +157,7 @@ def test_every_split_is_the_best_of_ordered_and_one_hot_ones(given, objective):
     agreed = plan(given, objective=objective, rounds=3, max_depth=4)
     parts = tables(table(objective=objective))
     told = []
-    keep = nth(SettleStart, 0, lambda said: (told.append(said), said)[1])
+    keep = nth(TrainingSetup, 0, lambda said: (told.append(said), said)[1])
     talk = SharedTalk(agreed, parts, twists={"aurora": keep}).run()
     assert talk.error is None
     ensemble = from_json(talk.models["dune"])
@@ -337,12 +337,12 @@ def test_a_missing_category_is_refused_where_the_plan_says_none_is():
 
 def test_told_cuts_of_a_categorical_feature_are_refused():
     def told(_, said):
-        if not isinstance(said, SettleStart):
+        if not isinstance(said, TrainingSetup):
             return said
         offsets = np.frombuffer(said.offsets.data, np.int64).copy()
         offsets[-1] += 1
         values = np.append(np.frombuffer(said.values.data, np.float32), np.float32(1))
-        return SettleStart(
+        return TrainingSetup(
             to_tensor(offsets), to_tensor(values), said.has_missing, said.base_score, said.scale_pos_weight, said.total_weight
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ from test_shared_transcript import CHANGES, by_kind, record_views, shape_of_run
 from hansa.data.holdout import held_out
 from hansa.errors import DataError, PlanError, ProtocolError
 from hansa.node.in_process import share_in_process
-from hansa.protocol.messages import ReleaseTree, SettleStart
+from hansa.protocol.messages import ReleaseTree, TrainingSetup
 from hansa.roles.shared import sharing
 from hansa.roles.shared.sharing import Counts, Values, given_start
 from hansa.trees.xgboost_json import from_json, to_json
@@ -50,7 +50,7 @@ def loaded(model):
 CASES = {
     "plain": {},
     # Deeper, some nodes have no rows between two cuts: which of the two is chosen is chance.
-    "coins": {"subsample": 0.6, "colsample_bytree": 0.6, "max_depth": 2},
+    "sampling": {"subsample": 0.6, "colsample_bytree": 0.6, "max_depth": 2},
     "weights of classes": {"scale_pos_weight": 2.5, "gamma": 0.5, "min_child_weight": 3},
 }
 
@@ -186,7 +186,7 @@ def test_another_number_of_start_values_is_refused(field):
     def fewer(said):
         return msgspec.structs.replace(said, **{field: getattr(said, field)[:2]})
 
-    twists = {name: nth(SettleStart, 0, fewer, to="dune") for name in SERVERS}
+    twists = {name: nth(TrainingSetup, 0, fewer, to="dune") for name in SERVERS}
     talk = SharedTalk(class_plan(given=False), class_tables(), twists=twists).run()
     assert isinstance(talk.error, ProtocolError)
     assert "expected 3 of each, one for every output" in str(talk.error)

@@ -16,7 +16,7 @@ from hansa.node.in_process import share_in_process
 from hansa.oblivious.base_score import pooled_sums
 from hansa.oblivious.shared_vectors import receive_vector, share_vector
 from hansa.oblivious.training import LabelScale
-from hansa.protocol.messages import ReleaseTree, SettleStart, ShareRows
+from hansa.protocol.messages import ReleaseTree, ShareRows, TrainingSetup
 from hansa.roles.shared import sharing
 from hansa.roles.shared.member import record_of
 from hansa.roles.shared.receiver import tree_of
@@ -37,7 +37,9 @@ def lockstep_trees(plan, tables, start, owners=None):
     labels = np.concatenate([tables[n].label for n in names])
     words = sharing.output_labels(labels, plan)
     words = words.astype(np.uint32) if start.label_scale is None else start.label_scale.words(words)
-    trees = train_openly(start.candidates, codes.astype(np.uint16), words, start.output_settings, coins=start.coins)
+    trees = train_openly(
+        start.candidates, codes.astype(np.uint16), words, start.output_settings, sampling=start.sampling
+    )
     scale = 1.0 if start.label_scale is None else start.label_scale.scale
     return [tree_of(start, tree, scale) for tree in trees]
 
@@ -64,7 +66,7 @@ CASES = {
     "another order of servers": {"servers": ("cirrus", "aurora", "borealis")},
     "a receiver without rows": {"receivers": ("reader",)},
     "a server receives": {"servers": ("aurora", "vault", "cirrus"), "receivers": ("vault", "dune", "aurora")},
-    "coins": {"subsample": 0.6, "colsample_bytree": 0.6},
+    "sampling": {"subsample": 0.6, "colsample_bytree": 0.6},
     "the hub is S_0": {"hub": "aurora"},
     "the hub is S_1": {"hub": "borealis"},
     "the hub is S_2 and receives": {"hub": "cirrus", "receivers": ("cirrus", "dune")},
@@ -135,7 +137,7 @@ def recorded_starts(plan, tables):
     told = []
 
     def note(to, said):
-        if isinstance(said, SettleStart):
+        if isinstance(said, TrainingSetup):
             told.append(said)
         return said
 
@@ -181,19 +183,19 @@ def test_xgboost_predicts_the_same():
 
 def test_whoever_is_no_receiver_gets_nothing_of_the_model():
     plan = shared_plan(receivers=("dune",))
-    letters = []
+    sealed_messages = []
 
     def note(name):
         def twist(to, said):
             if isinstance(said, ReleaseTree):
-                letters.append((name, to))
+                sealed_messages.append((name, to))
             return said
 
         return twist
 
     talk = SharedTalk(plan, shared_tables(), twists={name: note(name) for name in SERVERS}).run()
     assert set(talk.models) == {"dune"}
-    assert {to for _, to in letters} == {"dune"}
+    assert {to for _, to in sealed_messages} == {"dune"}
     for name, member in talk.members.items():
         record = record_of(member, plan, name, {"bytes_up": 1, "bytes_down": 1})
         assert ("open_tree" in " ".join(record["openings"])) == (name == "dune")
@@ -216,7 +218,7 @@ def test_records_say_what_was_opened_and_sealed():
     talk = SharedTalk(plan, shared_tables()).run()
     first, owner = talk.members["aurora"], talk.members["dune"]
     assert [o.split(":")[0] for o in first.openings] == [
-        "start_value.pooled_sums", "quantile_search", "release.open_tree",
+        "base_score.pooled_sums", "quantile_search", "release.open_tree",
     ]  # fmt: skip
     assert [o.split(":")[0] for o in owner.openings] == ["release.open_tree"]
     assert first.roles == ("owner", "server", "receiver")
@@ -244,7 +246,7 @@ def test_a_run_in_one_process_over_a_slow_line_gives_the_model():
     plan = shared_plan(rounds=1, max_depth=1)
     seen = []
     run = share_in_process(plan, shared_tables(), report=seen.append, wrap=lambda hub: DelayingHub(hub, 0.001))
-    assert [p.stage for p in seen] == ["gathered", "binned", "tree", "trained"]
+    assert [p.stage for p in seen] == ["registered", "binned", "tree", "trained"]
     assert run.members["dune"].model == run.members["aurora"].model is not None
     assert run.members["borealis"].model is None
     assert set(run.traffic) == set(run.members)

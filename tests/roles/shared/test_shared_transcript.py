@@ -9,12 +9,12 @@ import pytest
 
 from hansa.protocol.messages import (
     Close,
+    Done,
     ExchangeKeys,
     KeysConfirmed,
     Relay,
     ShareCounts,
     ShareRows,
-    Through,
     Welcome,
     decode,
 )
@@ -137,7 +137,7 @@ def test_rows_that_an_owner_does_not_share_are_found():
     assert not looks_uniform([plain.view(np.uint8)])
 
 
-def test_letters_at_the_hub_are_uniform(views):
+def test_sealed_messages_at_the_hub_are_uniform(views):
     _, talk = views
     for sender in SERVERS:
         pieces = [m.sealed[8:] for _, m in talk.seen if isinstance(m, Relay) and m.sender == sender]
@@ -181,7 +181,7 @@ def test_nor_do_they_on_the_seeds_of_nonces_and_keys():
 
 @pytest.mark.parametrize("hub", ["aurora", "cirrus", "dune"])
 def test_nor_do_they_on_who_the_hub_is(hub):
-    """A hub that is a server too sees of others' letters what a hub apart sees."""
+    """A hub that is a server too sees of others' sealed messages what a hub apart sees."""
     assert shape_of_run(shared_plan(hub=hub), shared_tables()) == shape_of_run(shared_plan(), shared_tables(seed=3))
 
 
@@ -205,7 +205,7 @@ def test_what_owners_send_is_shares_and_counts_of_rows_they_are_asked_for():
     SharedTalk(plan, shared_tables(), twists={"dune": lambda to, s: (said.append((to, s)), s)[1]}).run()
     owner = [(to, type(s)) for to, s in said]
     assert {kind for to, kind in owner if to in SERVERS} == {ShareCounts, ShareRows}
-    assert Through not in {kind for _, kind in owner}
+    assert Done not in {kind for _, kind in owner}
     # Every vector and batch goes to all three, and travels in parts that alone are noise.
     for kind in (ShareCounts, ShareRows):
         sent = [s for _, s in said if isinstance(s, kind)]

@@ -113,9 +113,9 @@ def test_nobody_joins_twice():
 
 
 @pytest.mark.parametrize("stranger", ["zoe", "hub", "", "Borealis"])
-def test_only_the_plans_parties_are_heard(stranger):
+def test_only_the_plans_parties_are_received(rejected_peer):
     talk = conversation()
-    refused(talk, stranger, talk.until_up(Join, IT), "not a party of the plan")
+    refused(talk, rejected_peer, talk.until_up(Join, IT), "not a party of the plan")
 
 
 def test_nobody_contributes_before_all_have_joined():
@@ -239,7 +239,7 @@ ORDERS = [
     if kind not in states[state]
 ]
 REACHED = {
-    "gathering": (Join, None),
+    "registering": (Join, None),
     "keying": (AnnounceKey, None),
     "confirming": (ConfirmKeys, None),
     "measuring": (Contribution, "magnitudes"),
@@ -331,7 +331,7 @@ def test_progress_is_reported_and_the_outcome_complete():
     seen: list[Progress] = []
     given = plan(tuple(TABLES), rounds=4, evaluation=0.3, eval_metric=["logloss", "auc"])
     outcome = train_in_process(given, TABLES, report=seen.append).outcome
-    assert [p.stage for p in seen] == ["gathered", "binned", *["tree"] * 4, "trained"]
+    assert [p.stage for p in seen] == ["registered", "binned", *["tree"] * 4, "trained"]
     assert [p.trees for p in seen[2:-1]] == [1, 2, 3, 4]
     assert [p.metrics for p in seen[2:-1]] == [
         {"logloss": a, "auc": b} for a, b in zip(outcome.history["logloss"], outcome.history["auc"], strict=True)

@@ -47,7 +47,7 @@ from hansa.protocol.messages import (
 from hansa.roles.run import agreement, run_hub, run_id
 from hansa.roles.summed.aggregator import Aggregator
 from hansa.roles.summed.party import Party
-from hansa.roles.summed.sum_masking import Locked, Masked
+from hansa.roles.summed.sum_masking import Masked, MaskingNotReady
 from hansa.secure.keys import SIGNING_PURPOSE, Run, announced_bytes, fresh_key_pair
 from hansa.secure.prg import Algorithm
 from hansa.transport import faults
@@ -86,10 +86,10 @@ def refused(talk: Conversation, message: Message, *rules: str, party: str = ME) 
 
 def assert_silent(talk: Conversation, party: str) -> None:
     """The party has no keys and answers no request."""
-    protection = talk.parties[party]._protection
-    if isinstance(protection, Masked):
-        assert protection._setup._pair._private is None
-        assert all(key._key is None for key in protection._setup.keys.values())
+    masking = talk.parties[party]._masking
+    if isinstance(masking, Masked):
+        assert masking._setup._pair._private is None
+        assert all(key._key is None for key in masking._setup.keys.values())
     for kind in (CountMagnitudes(), SumLabels(-40, -40), Abort("", "")):
         with pytest.raises(ProtocolError, match="'aborted'"):
             talk.tell(party, kind)
@@ -282,12 +282,12 @@ def test_a_party_with_another_cipher_decides_for_all_and_the_run_goes_on():
     """ChaCha20 where one machine has no AES: not a downgrade, both are sound; all take the same."""
     talk = conversation()
     talk.until_up(AnnounceKey, OTHER)
-    protection = talk.parties[OTHER]._protection
-    assert isinstance(protection, Masked)
-    protection._setup.algorithm = Algorithm.CHACHA20
-    talk.submit(OTHER, encode(protection.announcement()))
+    masking = talk.parties[OTHER]._masking
+    assert isinstance(masking, Masked)
+    masking._setup.algorithm = Algorithm.CHACHA20
+    talk.submit(OTHER, encode(masking.announcement()))
     talk.finish()
-    assert {party._protection._setup.algorithm for party in talk.parties.values()} == {Algorithm.CHACHA20}
+    assert {party._masking._setup.algorithm for party in talk.parties.values()} == {Algorithm.CHACHA20}
     assert all(party.done for party in talk.parties.values())
 
 
@@ -313,11 +313,11 @@ TAGS: dict[str, tuple[Callable[[Conversation, KeysConfirmed], dict[str, bytes]],
 
 
 def own_tags(talk: Conversation) -> dict[str, bytes]:
-    return talk.aggregator._gathering.tags[ME].tags
+    return talk.aggregator._registration.tags[ME].tags
 
 
 def tag_for(talk: Conversation, sender: str, receiver: str) -> bytes:
-    return talk.aggregator._gathering.tags[sender].tags[receiver]
+    return talk.aggregator._registration.tags[sender].tags[receiver]
 
 
 @pytest.mark.parametrize("name", TAGS)
@@ -369,10 +369,10 @@ def test_no_sum_is_given_before_the_keys_are_confirmed(before, asked):
 def test_masks_need_confirmed_keys_whatever_the_state_machine_lets_pass():
     talk = conversation()
     talk.until(KeysConfirmed, ME)
-    protection = talk.parties[ME]._protection
+    masking = talk.parties[ME]._masking
     values = np.arange(5)
     with pytest.raises(ProtocolError, match="no vector goes out unmasked"):
-        protection.protect(-1, 0, "magnitudes", values, True, 5)
+        masking.mask(-1, 0, "magnitudes", values, True, 5)
 
 
 # --- another's name ---------------------------------------------------------------------------------------------------
@@ -400,10 +400,10 @@ def test_a_party_that_gives_anothers_vector_as_its_own_makes_noise():
 
 
 @pytest.mark.parametrize("stranger", ["zoe", "hub", "Borealis", "borealis "])
-def test_whoever_is_no_party_is_not_heard(stranger):
+def test_whoever_is_no_party_is_not_received(rejected_peer):
     talk = conversation()
     message = talk.until_up(Contribution, ME)
-    refused_up(talk, stranger, message, "not a party of the plan")
+    refused_up(talk, rejected_peer, message, "not a party of the plan")
 
 
 def test_a_party_with_another_members_file_does_not_take_part():
@@ -543,14 +543,14 @@ def test_an_answered_request_is_not_answered_again(name, changed):
 def test_a_place_is_masked_once_whatever_the_state_machine_lets_pass():
     talk = conversation()
     talk.until(SumLabels, ME)
-    protection = talk.parties[ME]._protection
+    masking = talk.parties[ME]._masking
     with pytest.raises(ProtocolError, match=r"a second time; rule: a mask is used once"):
-        protection.protect(-1, 0, "magnitudes", np.zeros((2, 256), np.int64), True, 512)
-    protection.hear("SumLabels", memoryview(b"something else"))
+        masking.mask(-1, 0, "magnitudes", np.zeros((2, 256), np.int64), True, 512)
+    masking.hear("SumLabels", memoryview(b"something else"))
     with pytest.raises(ProtocolError, match="after other broadcasts or with another size"):
-        protection.protect(-1, 0, "magnitudes", np.zeros((2, 256), np.int64), True, 512)
+        masking.mask(-1, 0, "magnitudes", np.zeros((2, 256), np.int64), True, 512)
     with pytest.raises(ProtocolError, match="a second time"):
-        protection.protect(-1, 0, "magnitudes", np.zeros(3, np.int64), True, 3)
+        masking.mask(-1, 0, "magnitudes", np.zeros(3, np.int64), True, 3)
 
 
 # --- other runs -------------------------------------------------------------------------------------------------------
@@ -632,14 +632,14 @@ def test_nothing_of_a_runs_keys_can_be_taken_up_again():
     talk = conversation()
     message = talk.until(ExchangeKeys, ME)
     talk.deliver(ME, encode(message))
-    protection = talk.parties[ME]._protection
+    masking = talk.parties[ME]._masking
     with pytest.raises(ProtocolError, match="was erased"):
-        protection.exchange(message)
+        masking.exchange(message)
     talk.finish()
     for party in talk.parties.values():
-        assert all(key._key is None for key in party._protection._setup.keys.values())
+        assert all(key._key is None for key in party._masking._setup.keys.values())
         with pytest.raises(ProtocolError, match="erased"):
-            party._protection.protect(99, 0, "totals", np.zeros(2, np.int64), True, 2)
+            party._masking.mask(99, 0, "totals", np.zeros(2, np.int64), True, 2)
 
 
 def test_a_masked_request_in_a_federated_runs_name_is_refused():
@@ -973,4 +973,4 @@ def test_the_receivers_model_is_checked_against_the_splits_that_were_masked_for(
 def test_nothing_passes_before_a_masked_run_has_keys():
     """Even where the session table failed: a protected mode never starts from the clear one."""
     with pytest.raises(ProtocolError, match="no vector goes out unmasked"):
-        Locked().protect(-1, 0, "magnitudes", np.zeros(2, np.int64), True, 2)
+        MaskingNotReady().mask(-1, 0, "magnitudes", np.zeros(2, np.int64), True, 2)

@@ -74,11 +74,11 @@ def read_label(plan: Plan, target: int) -> float | None:
     ones, zeros = int((inside & (mine.label == 1)).sum()), int((inside & (mine.label == 0)).sum())
     p, value = float(model.base_score), float(tree.split_conditions[leaf])
     fits = []
-    for strangers in itertools.product(range(8), repeat=2):  # with label 0, with label 1
-        a, b = ones + strangers[1], zeros + strangers[0]
+    for rejected in itertools.product(range(8), repeat=2):  # with label 0, with label 1
+        a, b = ones + rejected[1], zeros + rejected[0]
         implied = -0.3 * (a * (p - 1) + b * p) / ((a + b) * p * (1 - p) + 1)
         error = abs(implied - value) / max(abs(value), 1e-3)
-        fits.append((error > 2e-6, sum(strangers) if error <= 2e-6 else 0, error, strangers))
+        fits.append((error > 2e-6, sum(rejected) if error <= 2e-6 else 0, error, rejected))
     return {(1, 0): 0.0, (0, 1): 1.0}.get(min(fits)[3])
 
 

@@ -99,7 +99,7 @@ def test_the_model_does_not_depend_on_who_holds_the_rows(name, data):
     fraction = SETTINGS[name].get("evaluation", 0)
     for held in tables.values():
         assume(not fraction or not held_out(held.features, held.label, fraction, 0).all())
-    turns = data.draw(st.randoms(use_true_random=False), "who is heard next")
+    turns = data.draw(st.randoms(use_true_random=False), "who is received next")
     threads = data.draw(st.sampled_from([1, 2]), "threads")
     nodes = data.draw(st.sampled_from([0, 1, 3]), "nodes per frame")
     run_again = run(name, tables, threads=threads, nodes_per_frame=nodes, order=turns.choice)

@@ -94,7 +94,7 @@ def test_the_model_is_federated_modes_to_the_byte(job, n_parties, seed, data):
     for part in tables.values():
         assume(not held or not held_out(part.features, part.label, held, 0).all())
     chosen = plan(tuple(tables), **job)
-    turns = data.draw(st.randoms(use_true_random=False), "who is heard next")
+    turns = data.draw(st.randoms(use_true_random=False), "who is received next")
     frames = data.draw(st.sampled_from([0, 1, 3]), "nodes per frame")
     federated = train_in_process(chosen, tables)
     secure = train_in_process(masked(chosen), tables, nodes_per_frame=frames, order=turns.choice)

@@ -132,7 +132,7 @@ def test_one_tree_fewer_than_the_plans_rounds_is_refused_without_early_stopping(
         talk.deliver("borealis", encode(lie(message, cut_last, 2)))
 
 
-def test_with_early_stopping_fewer_trees_are_taken_as_far_as_the_patience_explains_them():
+def test_with_early_stopping_fewer_trees_are_taken_as_far_as_the_reconnect_timeout_explains_them():
     given = plan(tuple(TABLES), evaluation=0.3, rounds=30, eta=1.0, early_stopping_rounds=2)
     run = train_in_process(given, TABLES)
     kept = len(run.outcome.ensemble.trees)

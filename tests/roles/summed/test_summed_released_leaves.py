@@ -177,7 +177,7 @@ class Ear:
         self._hub.send(member, frame)
 
 
-def heard(given: Plan) -> list[object]:
+def received(given: Plan) -> list[object]:
     """Every frame of the aggregator to one party."""
     frames: list[bytes] = []
     train_in_process(given, TABLES, wrap=lambda hub: Ear(hub, frames))
@@ -190,7 +190,7 @@ def test_scales_and_the_built_children_say_nothing_of_the_sums_of_rounded_leaves
     """Scales of the next tree follow from the leaves' hessians, nearly to the bit, and the lighter child is built: both would tell
     choices apart that fit the values.
     """
-    told = heard(released(mode, COARSE, subsample=subsample))
+    told = received(released(mode, COARSE, subsample=subsample))
     scales = [m for m in told if isinstance(m, QuantiseGradients)]
     splits = [m for m in told if isinstance(m, SplitNodes)]
     scales += [m.then for m in splits if m.then is not None]
@@ -198,7 +198,7 @@ def test_scales_and_the_built_children_say_nothing_of_the_sums_of_rounded_leaves
     # (2^31 - 1 - N) / 2^k: only the power of two depends on the rows.
     assert len({scale.gradient_scale / 2.0 ** np.floor(np.log2(scale.gradient_scale)) for scale in scales}) == 1
     assert all(set(bytes(m.build_left.data)) <= {1} for m in splits)
-    plain = heard(released(mode, SILENT))
+    plain = received(released(mode, SILENT))
     scales = [m.then for m in plain if isinstance(m, SplitNodes) and m.then is not None]
     mantissas = [np.frexp(scale.gradient_scale)[0] for scale in scales]
     assert all(a != b for a, b in pairwise(mantissas))

@@ -1,4 +1,4 @@
-"""Sums over labels and weights: they add up over parties, and give bounds and start values."""
+"""Sums over labels and weights: they add up over parties, and give bounds and base scores."""
 
 from __future__ import annotations
 

@@ -146,11 +146,11 @@ def test_the_search_finds_a_value_in_any_form(dtype):
 
 def test_parties_hear_no_contribution_and_all_hear_the_same(transcript):
     _, records = transcript
-    heard = {name: [r.frame for r in records if r.direction == "down" and r.member == name] for name in PARTIES}
-    frames = [frames[:-1] for frames in heard.values()]
+    received = {name: [r.frame for r in records if r.direction == "down" and r.member == name] for name in PARTIES}
+    frames = [frames[:-1] for frames in received.values()]
     assert all(other == frames[0] for other in frames[1:])
     assert len(frames[0]) > 10
-    ends = {name: decode("hub", frames[-1]) for name, frames in heard.items()}
+    ends = {name: decode("hub", frames[-1]) for name, frames in received.items()}
     assert {type(end) for end in ends.values()} == {Finish}
     receiver = ends.pop(PARTIES[0])
     assert receiver.model
@@ -176,13 +176,13 @@ def test_a_party_hears_nothing_that_depends_on_who_of_the_others_holds_what(rows
     owners = np.arange(rows.n_rows) % len(PARTIES)
     swap = np.array([0, 2, 1, 3])[owners]
     moved = np.where(np.isin(owners, (1, 2)) & (np.arange(rows.n_rows) < 200), 1, owners)
-    heard = []
+    received = []
     for i, spreading in enumerate((owners, swap, moved)):
         _, records = recorded(spread(rows, spreading), tmp_path / str(i))
-        heard.append([without_names(r.frame) for r in records if r.direction == "down" and r.member == "aurora"])
-    assert heard[0] == heard[1]
+        received.append([without_names(r.frame) for r in records if r.direction == "down" and r.member == "aurora"])
+    assert received[0] == received[1]
     # Row counts are public in this mode, and nothing else differs.
-    assert [a for a, b in zip(heard[0], heard[2], strict=True) if a != b] == [heard[0][0]]
+    assert [a for a, b in zip(received[0], received[2], strict=True) if a != b] == [received[0][0]]
 
 
 def test_contributions_are_the_partys_own_sums_and_add_up(transcript, rows):

@@ -453,8 +453,8 @@ def test_counts_of_another_level_do_not_fit():
     refused(talk, edited(second, words=first.words, tags=first.tags), "row counts are shown as those of")
 
 
-def test_parties_that_heard_different_splits_do_not_believe_each_other():
-    """The aggregator names a node to one party and another to the next: their proofs bind what they heard."""
+def test_parties_that_received_different_splits_do_not_believe_each_other():
+    """The aggregator names a node to one party and another to the next: their proofs bind what they received."""
     talk = conversation("before")
     message = talk.until(SplitNodes, OTHER)
     feature = np.frombuffer(message.bin.data, "<i4").copy()
@@ -555,7 +555,7 @@ def test_an_aggregator_without_an_identity_cannot_have_counts_verified():
         Aggregator(counted(), identities=identities(counted()))
 
 
-# --- start values and scales that would disarm the rule -----------------------------------------------------------------
+# --- base scores and scales that would disarm the rule -----------------------------------------------------------------
 
 
 def test_a_scale_too_coarse_to_tell_rows_is_refused():

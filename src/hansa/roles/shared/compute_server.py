@@ -1,7 +1,7 @@
 """A compute server: gets shares of rows, trains on shares with the two other servers, and releases the trees. No I/O.
 
-It drives one program of `mpc` (a generator of rounds): what a round sends leaves as a sealed letter to each other server, and the
-program goes on once both letters of the round are here. A letter of a round bears the name of its step: servers that are not at
+It drives one program of `oblivious` (a generator of rounds). What a round sends leaves as a sealed message to each other server. The
+program goes on once both messages of the round are here. A message of a round bears the name of its step: servers that are not at
 the same step notice. Sizes are public and checked. What it opens stands in `mpc.openings`.
 """
 
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from hansa.data.quantiles import Cuts
 from hansa.errors import ProtocolError, ServersDisagree
 from hansa.mpc.replicated import Address, PairStreams, Program, Round, Server, Shape
-from hansa.mpc.ring import Words, words_for
+from hansa.mpc.ring import ShareArray, words_for
 from hansa.oblivious.base_score import pooled_sums, spread_exponent
 from hansa.oblivious.growth import TreeShares
 from hansa.oblivious.quantile_search import CutSearchOnShares
@@ -40,7 +40,7 @@ from hansa.protocol.messages import (
     to_array,
     to_tensor,
 )
-from hansa.roles.secure_channel import NAME_BYTES, Letter
+from hansa.roles.secure_channel import NAME_BYTES, SealedMessage
 from hansa.roles.shared.evaluation import Evaluation
 from hansa.roles.shared.sharing import (
     Counts,
@@ -67,14 +67,14 @@ ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
-class RoundLetter:
+class RoundMessage:
     """What a server says in one round to another: the step's name in 8 bytes, and the arrays' bytes."""
 
     name: bytes
     body: tuple[memoryview, ...]
 
 
-Outgoing = Iterator[tuple[str, Message | RoundLetter]]
+Outgoing = Iterator[tuple[str, Message | RoundMessage]]
 
 
 class ComputeServer:
@@ -123,11 +123,11 @@ class ComputeServer:
         by_index = {plan.servers.index(peer): key for peer, key in keys.items()}
         self._streams = PairStreams(self.index, by_index, algorithm)
         self._server = Server(self.index, self._streams)
-        self._inbox: dict[int, deque[Letter]] = {i: deque() for i in range(3) if i != self.index}
+        self._inbox: dict[int, deque[SealedMessage]] = {i: deque() for i in range(3) if i != self.index}
         self._start: Start | None = None
         self._step = 0
         self._expected = 0
-        self._vectors: dict[str, Words] = {}
+        self._vectors: dict[str, ShareArray] = {}
         self._values: Values | None = given_values(plan)
         self._cuts: Cuts | None = plan_cuts(plan)
         self._search: CutSearchOnShares | None = None
@@ -141,7 +141,7 @@ class ComputeServer:
         self._streams.erase()
 
     def waiting_for(self) -> list[str]:
-        """The members whose next letter is owed."""
+        """The members whose next sealed message is owed."""
         if self._round is not None:
             return [self._servers[i] for i, shapes in self._round.expect.items() if shapes and not self._inbox[i]]
         if self._start is None:
@@ -183,14 +183,14 @@ class ComputeServer:
                     f"member {sender!r} sent {type(message).__name__}, which server {self._name!r} does not expect now"
                 )
 
-    def handle_round(self, letter: Letter) -> Outgoing:
+    def handle_round(self, sealed: SealedMessage) -> Outgoing:
         """Take another server's part of a round, this one or a later one. Raises ProtocolError."""
-        if letter.sender not in self._servers:
-            raise ProtocolError(f"member {letter.sender!r} sent numbers of a round, and is no server")
-        waiting = self._inbox[self._servers.index(letter.sender)]
+        if sealed.sender not in self._servers:
+            raise ProtocolError(f"member {sealed.sender!r} sent numbers of a round, and is no server")
+        waiting = self._inbox[self._servers.index(sealed.sender)]
         if len(waiting) == MOST_AHEAD:
-            raise ProtocolError(f"server {letter.sender!r} is {MOST_AHEAD} rounds ahead; rule: servers go in step")
-        waiting.append(letter)
+            raise ProtocolError(f"server {sealed.sender!r} is {MOST_AHEAD} rounds ahead; rule: servers go in step")
+        waiting.append(sealed)
         yield from self._continue()
 
     # --- cuts and base score ------------------------------------------------------------------------------------------
@@ -215,21 +215,21 @@ class ComputeServer:
         self._step += 1
         if self._values is None:
             self.openings.append(
-                "start_value.pooled_sums: the sums of labels and weights that the base score follows from"
+                "base_score.pooled_sums: the sums of labels and weights that the base score follows from"
             )
             total = np.stack(list(vectors.values())).sum(axis=0, dtype=np.uint64)
             yield from self._run(self._find_values(total), self._based)
         elif self._search is not None:
             yield from self._run(self._search.answer(self._server, vectors, Address(0, 0, 0, "cuts")), self._searched)
 
-    def _find_values(self, total: Words) -> Program[Values]:
+    def _find_values(self, total: ShareArray) -> Program[Values]:
         """From the owners' shared sums; of squared error their last one, of squares, stays shared."""
         address, rows = Address(0, 0, 0, "labels"), self._counts.total
         if coopetitive(self._plan).label_range is None:
             sums = yield from pooled_sums(self._server, total, address)
             return values_of(sums, rows, self._plan)
         sums = yield from pooled_sums(self._server, total[:, :-1], address)
-        self.openings.append("start_value.spread_exponent: the power of four below the variance of all labels")
+        self.openings.append("base_score.spread_exponent: the power of four below the variance of all labels")
         place = address.named("spread")
         exponent = yield from spread_exponent(self._server, total[:, -1], square_of_mean(sums, rows), place)
         return values_of(sums, rows, self._plan, exponent)
@@ -328,7 +328,7 @@ class ComputeServer:
         arrays = (4 if weighted else 3) if travels else 0
         if len(message.parts) != arrays:
             raise ProtocolError(f"member {sender!r} sent {len(message.parts)} arrays of row shares; expected {arrays}")
-        part: tuple[Words, ...] | None = None
+        part: tuple[ShareArray, ...] | None = None
         if travels:
             columns, rows = self._started().candidates.n_columns, message.rows
             shapes: list[tuple[str, Any, tuple[int, ...]]] = [
@@ -362,7 +362,7 @@ class ComputeServer:
         while self._round is not None and not self.waiting_for():
             yield from self._advance(self._received(self._round))
 
-    def _advance(self, received: Mapping[int, Sequence[Words]] | None) -> Outgoing:
+    def _advance(self, received: Mapping[int, Sequence[ShareArray]] | None) -> Outgoing:
         """Run the program to its next round, or to its end; what it sends."""
         if self._program is None:
             raise ProtocolError(f"server {self._name!r}: a round outside every program")
@@ -381,7 +381,7 @@ class ComputeServer:
         name = step_name(self._round.step)
         for index, arrays in self._round.send.items():
             if arrays:
-                yield self._servers[index], RoundLetter(name, tuple(_padded(arrays)))
+                yield self._servers[index], RoundMessage(name, tuple(_padded(arrays)))
 
     def _blamed(self, error: ServersDisagree) -> str:
         who = [f"server {self._servers[number]!r}" for number in error.servers]
@@ -392,34 +392,34 @@ class ComputeServer:
             "machine; do not run with it again before that is explained"
         )
 
-    def _received(self, step: Round) -> dict[int, list[Words]]:
+    def _received(self, step: Round) -> dict[int, list[ShareArray]]:
         """What the other servers sent for this round, as arrays, taken from the inbox."""
-        received: dict[int, list[Words]] = {}
+        received: dict[int, list[ShareArray]] = {}
         for index, shapes in step.expect.items():
             if not shapes:
                 received[index] = []
                 continue
-            letter = self._inbox[index].popleft()
-            if letter.name != step_name(step.step):
+            sealed = self._inbox[index].popleft()
+            if sealed.name != step_name(step.step):
                 raise ProtocolError(
-                    f"member {letter.sender!r} sent the numbers of another step than {step.step!r}; rule: servers go in step"
+                    f"member {sealed.sender!r} sent the numbers of another step than {step.step!r}; rule: servers go in step"
                 )
-            received[index] = _arrays(letter, step.step, shapes)
+            received[index] = _arrays(sealed, step.step, shapes)
         return received
 
     def _train(self, start: Start) -> Program[tuple[TreeShares, ...]]:
         """All rounds of boosting, and how many are good; as `oblivious.training.train`, with progress and evaluation."""
-        server, rounds, coins = self._server, start.settings.rounds, start.coins
+        server, rounds, sampling = self._server, start.settings.rounds, start.sampling
         in_order = [block for _, of_owner in sorted(self._blocks.items()) for block in of_owner]
         blocks = [block for held, block in in_order if not held]
         self._blocks = {}
         outputs = yield from start_outputs(server, blocks, start.output_settings)
         trees: list[TreeShares] = []
-        flags: list[list[Words]] = []
+        flags: list[list[ShareArray]] = []
         evaluation = Evaluation(server, start, [block for held, block in in_order if held])
         self._progress(0, {}, {})
         for number in range(rounds):
-            grown, outside = yield from boost_round(server, start.candidates, blocks, outputs, coins, number, 0)
+            grown, outside = yield from boost_round(server, start.candidates, blocks, outputs, sampling, number, 0)
             trees += grown
             flags.append(outside)
             metrics = yield from evaluation.after(number, grown)
@@ -455,11 +455,11 @@ class ComputeServer:
 
 @functools.lru_cache(maxsize=2**14)
 def step_name(step: str) -> bytes:
-    """Eight bytes that name a step in letters."""
+    """Eight bytes that name a step in a sealed message."""
     return hashlib.sha256(b"hansa step\x00" + step.encode()).digest()[:NAME_BYTES]
 
 
-def _padded(arrays: Sequence[Words]) -> Iterator[memoryview]:
+def _padded(arrays: Sequence[ShareArray]) -> Iterator[memoryview]:
     for array in arrays:
         if array.nbytes:
             yield np.ascontiguousarray(array).data.cast("B")
@@ -467,18 +467,18 @@ def _padded(arrays: Sequence[Words]) -> Iterator[memoryview]:
             yield memoryview(bytes(rest))
 
 
-def _arrays(letter: Letter, step: str, shapes: Sequence[Shape]) -> list[Words]:
-    """The arrays in a letter, as views of it. Raises ProtocolError where its length is another than theirs."""
+def _arrays(sealed: SealedMessage, step: str, shapes: Sequence[Shape]) -> list[ShareArray]:
+    """The arrays in a sealed message, as views of it. Raises ProtocolError where its length is another than theirs."""
     dtypes = [np.dtype(shape.dtype) for shape in shapes]
     sizes = [dtype.itemsize * math.prod(shape.shape) for dtype, shape in zip(dtypes, shapes, strict=True)]
     total = sum(size + -size % ALIGNMENT for size in sizes)
-    if len(letter.body) != total:
+    if len(sealed.body) != total:
         raise ProtocolError(
-            f"member {letter.sender!r} sent {len(letter.body)} bytes for step {step!r}; expected {total}: sizes are public"
+            f"member {sealed.sender!r} sent {len(sealed.body)} bytes for step {step!r}; expected {total}: sizes are public"
         )
     arrays: list[Any] = []
     offset = 0
     for dtype, shape, size in zip(dtypes, shapes, sizes, strict=True):
-        arrays.append(np.frombuffer(letter.body[offset : offset + size], dtype).reshape(shape.shape))
+        arrays.append(np.frombuffer(sealed.body[offset : offset + size], dtype).reshape(shape.shape))
         offset += size + -size % ALIGNMENT
     return arrays

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from hansa.mpc.replicated import Address, Program, Server, together
-from hansa.mpc.ring import Words
+from hansa.mpc.ring import ShareArray
 from hansa.oblivious.evaluation import all_in_range, has_value, improved, metric_share, open_metric, tree_margins
 from hansa.oblivious.growth import TreeShares
 from hansa.oblivious.shared_rows import Block, label_words, weights_of
@@ -39,8 +39,8 @@ class Evaluation:
         self._server = server
         self._start = start
         self._blocks = blocks
-        self._patience = start.plan.parameters.early_stopping_rounds
-        self._best: Words | None = None
+        self._stopping_rounds = start.plan.parameters.early_stopping_rounds
+        self._best: ShareArray | None = None
         self._asked: dict[str, bool] = {}
         self._margins = np.zeros((2, 0), np.uint32)
         if blocks:
@@ -75,7 +75,7 @@ class Evaluation:
         opened = start.evaluated_after(number + 1)
         values: dict[str, float | None] = {}
         # The range is checked once a round: it is the same for every metric.
-        if (opened or self._patience is not None) and any(
+        if (opened or self._stopping_rounds is not None) and any(
             may_leave_range(settings, number + 1) for settings in start.output_settings
         ):
             fits = yield from all_in_range(server, self._margins, address.named("range"))
@@ -87,7 +87,7 @@ class Evaluation:
                 self.best_rounds = min(max(1, number), self.best_rounds or number)
                 return {}
         for name in names:
-            judge = name == names[-1] and self._patience is not None
+            judge = name == names[-1] and self._stopping_rounds is not None
             if not opened and not judge:
                 continue
             place = address.named(name)
@@ -125,7 +125,7 @@ class Evaluation:
             self.without_value[name] = why
         return self._asked[question]
 
-    def _judge(self, name: str, share: Words, number: int, place: Address) -> Program[None]:
+    def _judge(self, name: str, share: ShareArray, number: int, place: Address) -> Program[None]:
         """Early stopping: open whether the metric is better than the best so far."""
         better = True
         if self._best is not None:
@@ -133,4 +133,4 @@ class Evaluation:
             self.openings.append(f"evaluation.improved: one bit, whether {name} improved with round {number + 1}")
         if better:
             self._best, self.best_rounds = share, number + 1
-        self.stops = number + 1 - (self.best_rounds or 0) >= (self._patience or 0)
+        self.stops = number + 1 - (self.best_rounds or 0) >= (self._stopping_rounds or 0)

@@ -1,7 +1,7 @@
 """A member of a coopetitive run: the set-up of keys, then whichever roles the plan gives it. No I/O: frames in, frames out.
 
 One member may own rows, be one of the three servers, and receive the model; what its roles tell each other stays here. All else
-leaves as sealed letters (`roles.secure_channel`) through the hub, which learns who writes to whom, when, and how much.
+leaves as sealed messages (`roles.secure_channel`) through the hub, which learns who writes to whom, when, and how much.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from hansa.protocol.messages import (
     AgreeModel,
     Close,
     CountProbes,
+    Done,
     ExchangeKeys,
     Join,
     KeysConfirmed,
     Message,
     Relay,
     ReleaseTree,
-    SettleStart,
     ShareCounts,
     ShareRows,
     TakeRows,
-    Through,
+    TrainingSetup,
     Welcome,
 )
 from hansa.protocol.session import MEMBER, Session
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.key_setup import KeySetup, Signer
 from hansa.roles.run import Progress, agreement, agreement_parts, run_id
-from hansa.roles.secure_channel import Letter, Mail
-from hansa.roles.shared.compute_server import ComputeServer, RoundLetter
+from hansa.roles.secure_channel import SealedMessage, SecureChannel
+from hansa.roles.shared.compute_server import ComputeServer, RoundMessage
 from hansa.roles.shared.owner import Owner, check_labels, check_numbers
 from hansa.roles.shared.receiver import Receiver
 from hansa.roles.shared.sharing import Counts, given_values, memory_needed, settings_of, widest_candidates
@@ -54,11 +54,11 @@ from hansa.secure.keys import Run
 
 DEFAULT_POLICY = Policy()
 
-OWNER_LETTERS = (CountProbes, SettleStart, TakeRows)
-SERVER_LETTERS = (ShareCounts, ShareRows)
-RECEIVER_LETTERS = (SettleStart, ReleaseTree, AgreeModel)
+OWNER_MESSAGES = (CountProbes, TrainingSetup, TakeRows)
+SERVER_MESSAGES = (ShareCounts, ShareRows)
+RECEIVER_MESSAGES = (TrainingSetup, ReleaseTree, AgreeModel)
 
-Outgoing = Iterator[tuple[str, Message | RoundLetter]]
+Outgoing = Iterator[tuple[str, Message | RoundMessage]]
 
 
 class Member:
@@ -130,7 +130,7 @@ class Member:
         if rows is not None:
             check_labels(rows, plan)
         self._keys: KeySetup | None = None
-        self._mail: Mail | None = None
+        self._secure_channel: SecureChannel | None = None
         self._owner: Owner | None = None
         self._server: ComputeServer | None = None
         self._receiver: Receiver | None = None
@@ -146,7 +146,7 @@ class Member:
     @property
     def sealed_bytes(self) -> int:
         """Bytes that left sealed for another member so far."""
-        return 0 if self._mail is None else self._mail.sealed_bytes
+        return 0 if self._secure_channel is None else self._secure_channel.sealed_bytes
 
     @property
     def openings(self) -> list[str]:
@@ -193,8 +193,8 @@ class Member:
         """Zero all keys: nothing is answered after this. Safe to call twice, at whatever end."""
         if not self.done:
             self._session.state = "aborted"
-        if self._mail is not None:
-            self._mail.erase()
+        if self._secure_channel is not None:
+            self._secure_channel.erase()
         if self._server is not None:
             self._server.erase()
         if self._keys is not None:
@@ -205,9 +205,9 @@ class Member:
         message = self._session.decode(hub, frame)
         match message:
             case Relay():
-                letter = self._open_mail().take(message)
-                if letter is not None:
-                    yield from self._run(self._dispatch(letter))
+                sealed = self._open_secure_channel().take(message)
+                if sealed is not None:
+                    yield from self._run(self._dispatch(sealed))
                     yield from self._settle(message)
             case Welcome():
                 yield messages.encode(self._welcome(message).announcement())
@@ -234,10 +234,10 @@ class Member:
             raise ProtocolError(f"member {self._plan.hub!r} spoke of keys before the run had a name")
         return self._keys
 
-    def _open_mail(self) -> Mail:
-        if self._mail is None:
-            raise ProtocolError(f"member {self._plan.hub!r} relayed a letter before the keys were confirmed")
-        return self._mail
+    def _open_secure_channel(self) -> SecureChannel:
+        if self._secure_channel is None:
+            raise ProtocolError(f"member {self._plan.hub!r} relayed a sealed message before the keys were confirmed")
+        return self._secure_channel
 
     def _settle(self, message: Message) -> Iterator[bytes]:
         """Say that this member is through, once all its roles are."""
@@ -249,7 +249,7 @@ class Member:
                 self._report(
                     Progress("trained", self.trees, self._plan.parameters.rounds, without_value=self.without_value)
                 )
-            yield messages.encode(Through())
+            yield messages.encode(Done())
 
     # --- set-up -------------------------------------------------------------------------------------------------------
 
@@ -291,7 +291,7 @@ class Member:
         self._check_size()
         if self._rows is not None:
             check_numbers(self._rows, self._held, plan, self._counts)
-        self._report(Progress("gathered", 0, plan.parameters.rounds))
+        self._report(Progress("registered", 0, plan.parameters.rounds))
         self._keys = KeySetup(self._name, Run(self._join.plan, message.run), self._signer, names)
         return self._keys
 
@@ -316,7 +316,7 @@ class Member:
     def _begin(self) -> Outgoing:
         """Keys are confirmed: make this member's roles, and let them start."""
         plan, keys = self._plan, self._key_setup()
-        self._mail = Mail(self._name, keys.keys, keys.run, keys.algorithm)
+        self._secure_channel = SecureChannel(self._name, keys.keys, keys.run, keys.algorithm)
         if self._rows is not None:
             self._owner = Owner(plan, self._name, self._rows, self._held, self._counts, keys.algorithm)
         if self._name in plan.servers:
@@ -340,38 +340,38 @@ class Member:
             Progress("tree" if trees else "binned", trees, self._plan.parameters.rounds, metrics, without_value)
         )
 
-    # --- letters ------------------------------------------------------------------------------------------------------
+    # --- sealed messages ------------------------------------------------------------------------------------------------------
 
     def _run(self, outgoing: Outgoing) -> Iterator[bytes]:
         """Seal what goes to others; hand over, in order, what goes to this member's own roles."""
         waiting: deque[Outgoing] = deque([outgoing])
         while waiting:
-            for to, said in waiting.popleft():
+            for to, message in waiting.popleft():
                 if to != self._name:
-                    yield from self._post(to, said)
-                elif isinstance(said, Message):
-                    waiting.append(self._hand_over(self._name, said))
+                    yield from self._post(to, message)
+                elif isinstance(message, Message):
+                    waiting.append(self._hand_over(self._name, message))
 
-    def _post(self, to: str, said: Message | RoundLetter) -> Iterator[bytes]:
-        if isinstance(said, RoundLetter):
-            return self._open_mail().post(to, "round", said.body, said.name)
-        return self._open_mail().post(to, "message", [memoryview(messages.encode(said))])
+    def _post(self, to: str, outgoing: Message | RoundMessage) -> Iterator[bytes]:
+        if isinstance(outgoing, RoundMessage):
+            return self._open_secure_channel().post(to, "round", outgoing.body, outgoing.name)
+        return self._open_secure_channel().post(to, "message", [memoryview(messages.encode(outgoing))])
 
-    def _dispatch(self, letter: Letter) -> Outgoing:
-        if letter.kind == "round":
+    def _dispatch(self, sealed: SealedMessage) -> Outgoing:
+        if sealed.kind == "round":
             if self._server is None:
                 raise ProtocolError(
-                    f"member {letter.sender!r} sent numbers of a round to {self._name!r}, which is no server"
+                    f"member {sealed.sender!r} sent numbers of a round to {self._name!r}, which is no server"
                 )
-            return self._server.handle_round(letter)
-        self._check_letter(letter.sender, messages.kind_of(letter.sender, letter.body))
-        return self._hand_over(letter.sender, messages.decode(letter.sender, letter.body))
+            return self._server.handle_round(sealed)
+        self._check_sealed_message(sealed.sender, messages.kind_of(sealed.sender, sealed.body))
+        return self._hand_over(sealed.sender, messages.decode(sealed.sender, sealed.body))
 
-    def _check_letter(self, sender: str, kind: type[Message]) -> None:
+    def _check_sealed_message(self, sender: str, kind: type[Message]) -> None:
         """Raise ProtocolError where none of this member's roles takes messages of this kind sealed."""
         if kind not in SEALED:
             raise ProtocolError(f"member {sender!r} sealed a {kind.__name__}, which travels in the open or not at all")
-        by_role = {"owner": OWNER_LETTERS, "server": SERVER_LETTERS, "receiver": RECEIVER_LETTERS}
+        by_role = {"owner": OWNER_MESSAGES, "server": SERVER_MESSAGES, "receiver": RECEIVER_MESSAGES}
         if not any(kind in by_role[role] for role in self.roles):
             raise ProtocolError(
                 f"member {sender!r} sent {kind.__name__} to {self._name!r}, whose roles are {', '.join(self.roles)}"
@@ -379,14 +379,14 @@ class Member:
 
     def _hand_over(self, sender: str, message: Message) -> Outgoing:
         """Give a sealed message to the role that it is for."""
-        self._check_letter(sender, type(message))
+        self._check_sealed_message(sender, type(message))
         taken: list[Outgoing] = []
-        if isinstance(message, SERVER_LETTERS) and self._server is not None:
+        if isinstance(message, SERVER_MESSAGES) and self._server is not None:
             codes = self._owner.codes if self._owner is not None and sender == self._name else None
             taken.append(self._server.handle(sender, message, codes))
-        if isinstance(message, OWNER_LETTERS) and self._owner is not None:
+        if isinstance(message, OWNER_MESSAGES) and self._owner is not None:
             taken.append(self._owner.handle(sender, message))
-        if isinstance(message, RECEIVER_LETTERS) and self._receiver is not None:
+        if isinstance(message, RECEIVER_MESSAGES) and self._receiver is not None:
             taken.append(self._receiver.handle(sender, message))
         return itertools.chain.from_iterable(taken)
 

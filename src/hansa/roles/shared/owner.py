@@ -28,10 +28,10 @@ from hansa.plan import Plan
 from hansa.protocol.messages import (
     CountProbes,
     Message,
-    SettleStart,
     ShareCounts,
     ShareRows,
     TakeRows,
+    TrainingSetup,
     encode,
     to_array,
     to_tensor,
@@ -100,7 +100,7 @@ class Owner:
         self._said = 0
 
     def waiting_for(self) -> list[str]:
-        """The members whose next letter is owed."""
+        """The members whose next sealed message is owed."""
         if self._start is None:
             return [server for server in self._servers if server not in self._asked]
         return [server for server, rows in self._taken.items() if self._sent and rows < self._sent[0]]
@@ -125,7 +125,7 @@ class Owner:
                 f"member {sender!r} sent {type(message).__name__} to owner {self._name!r}, and is no server"
             )
         match message:
-            case CountProbes() | SettleStart() if self._start is None:
+            case CountProbes() | TrainingSetup() if self._start is None:
                 if self._agreed(sender, message):
                     yield from self._answer(message)
             case TakeRows() if self._sent:
@@ -136,14 +136,14 @@ class Owner:
                 )
 
     def _agreed(self, sender: str, message: Message) -> bool:
-        """Whether all three servers said this. Raises ProtocolError naming one that says something else than the others."""
+        """Whether all three servers sent this. Raises ProtocolError naming one that sent something else than the others."""
         if sender in self._asked:
-            raise ProtocolError(f"server {sender!r} sent {type(message).__name__} before the other servers said theirs")
+            raise ProtocolError(f"server {sender!r} sent {type(message).__name__} before the other servers sent theirs")
         self._asked[sender] = message
         if len(self._asked) < len(self._servers):
             return False
-        said = {server: encode(own) for server, own in self._asked.items()}
-        odd = [server for server, own in said.items() if list(said.values()).count(own) == 1]
+        told = {server: encode(own) for server, own in self._asked.items()}
+        odd = [server for server, own in told.items() if list(told.values()).count(own) == 1]
         if odd:
             named = odd[0] if len(odd) == 1 else ", ".join(odd)
             raise ProtocolError(
@@ -153,7 +153,7 @@ class Owner:
         self._asked = {}
         return True
 
-    def _answer(self, message: CountProbes | SettleStart) -> Outgoing:
+    def _answer(self, message: CountProbes | TrainingSetup) -> Outgoing:
         servers = ", ".join(self._servers)
         features = len(self._plan.schema.features)
         if isinstance(message, CountProbes):

@@ -17,7 +17,7 @@ from hansa.oblivious.candidates import ONLY_MISSING
 from hansa.oblivious.release import PlainTree, TreeMessage, open_tree
 from hansa.oblivious.training import may_leave_range
 from hansa.plan import Plan
-from hansa.protocol.messages import AgreeModel, Message, ReleaseTree, SettleStart, encode, to_array
+from hansa.protocol.messages import AgreeModel, Message, ReleaseTree, TrainingSetup, encode, to_array
 from hansa.roles.shared.sharing import Counts, Start, given_start, start_of
 from hansa.trees.ensemble import NO_NODE, ROOT_PARENT, Ensemble, Tree
 from hansa.trees.xgboost_json import to_json
@@ -43,7 +43,7 @@ class Receiver:
         self._counts = counts
         self._others = tuple(receiver for receiver in plan.receivers if receiver != name)
         self._start = given_start(plan, counts)
-        self._told: dict[str, SettleStart] = {}
+        self._told: dict[str, TrainingSetup] = {}
         self._trees: dict[str, list[TreeMessage]] = {server: [] for server in plan.servers}
         self._outputs = plan.parameters.outputs
         self._count = plan.parameters.rounds * self._outputs
@@ -51,7 +51,7 @@ class Receiver:
         self._hashes: dict[str, bytes] = {}
 
     def waiting_for(self) -> list[str]:
-        """The members whose next letter is owed."""
+        """The members whose next sealed message is owed."""
         if self._start is None:
             return [server for server in self._plan.servers if server not in self._told]
         if self._file is None:
@@ -61,7 +61,7 @@ class Receiver:
     def handle(self, sender: str, message: Message) -> Outgoing:
         """Take the start, a server's share of a tree, or another receiver's hash. Raises ProtocolError naming the sender."""
         match message:
-            case SettleStart():
+            case TrainingSetup():
                 self._settle(sender, message)
             case ReleaseTree():
                 self._take(sender, message)
@@ -77,14 +77,14 @@ class Receiver:
                 raise ProtocolError(f"member {sender!r} sent {type(message).__name__} to receiver {self._name!r}")
         self._compare()
 
-    def _settle(self, sender: str, message: SettleStart) -> None:
+    def _settle(self, sender: str, message: TrainingSetup) -> None:
         servers = self._plan.servers
         if self._start is not None or sender not in servers or sender in self._told:
             raise ProtocolError(f"member {sender!r} told a start that receiver {self._name!r} does not expect")
         self._told[sender] = message
         if len(self._told) == len(servers):
-            said = [encode(self._told[server]) for server in servers]
-            odd = [server for server, own in zip(servers, said, strict=True) if said.count(own) == 1]
+            told = [encode(self._told[server]) for server in servers]
+            odd = [server for server, own in zip(servers, told, strict=True) if told.count(own) == 1]
             if odd:
                 raise ProtocolError(
                     f"server {odd[0]!r} told {self._name!r} another start than the others; rule: all say the same"

@@ -1,8 +1,8 @@
-"""The hub of a coopetitive run: coordinates the set-up of keys, then passes sealed letters on. No I/O: frames in, frames out.
+"""The hub of a coopetitive run: coordinates the set-up of keys, then passes sealed messages on. No I/O: frames in, frames out.
 
 It holds no key of the run. It learns who takes part with how many rows, and who writes to whom, when, and how much: all of which
 follows from the plan and the roster. Where the plan gives the hub's member other roles too, they are to it a member like any other
-(`roles.shared.member`), whose letters it can read no more than others'.
+(`roles.shared.member`), whose sealed messages it can read no more than others'.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from hansa.protocol.messages import (
     AnnounceKey,
     Close,
     ConfirmKeys,
+    Done,
     Join,
     Message,
     Relay,
-    Through,
     Welcome,
 )
 from hansa.protocol.session import HUB, Session
-from hansa.roles.registration import Gathering
+from hansa.roles.registration import Registration
 from hansa.roles.run import Progress, Roster, agreement, agreement_parts, run_id
 from hansa.transport.channel import Frame
 
@@ -40,7 +40,7 @@ class RelayHub:
 
     Attributes:
         done: whether every member is through. roster: who takes part, once all have joined. run: the run's id.
-        relayed: bytes of sealed letters passed on, by (sender, receiver).
+        relayed: bytes of sealed messages passed on, by (sender, receiver).
     """
 
     def __init__(
@@ -54,8 +54,10 @@ class RelayHub:
         self._report = report
         self._members = plan.participants
         self._agreement = agreement(plan, identities)
-        self._session = Session("hub", HUB, "gathering")
-        self._gathering = Gathering(self._members, plan.parties, self._agreement, agreement_parts(plan, identities))
+        self._session = Session("hub", HUB, "registering")
+        self._registration = Registration(
+            self._members, plan.parties, self._agreement, agreement_parts(plan, identities)
+        )
         self._through: set[str] = set()
 
     @property
@@ -66,12 +68,12 @@ class RelayHub:
     def waiting_for(self) -> list[str]:
         """The members whose next frame is owed."""
         match self._session.state:
-            case "gathering":
-                done = set(self._gathering.joins)
+            case "registering":
+                done = set(self._registration.joins)
             case "keying":
-                done = set(self._gathering.keys)
+                done = set(self._registration.keys)
             case "confirming":
-                done = set(self._gathering.tags)
+                done = set(self._registration.tags)
             case _:
                 done = self._through
         return sorted(set(self._members) - done)
@@ -99,7 +101,7 @@ class RelayHub:
                 yield from self._announced(member, message)
             case ConfirmKeys():
                 yield from self._confirmed(member, message)
-            case Through():
+            case Done():
                 yield from self._closed(member, message)
             case Abort():
                 self._session.go(message, "aborted")
@@ -108,14 +110,14 @@ class RelayHub:
                 raise ProtocolError(f"member {member!r} sent {type(message).__name__}, which no hub takes")
 
     def _relay(self, member: str, message: Relay) -> str:
-        """Whom a letter goes to; the frame is passed on as it is, so the sender in it must be the one who sent it."""
+        """Whom a sealed message goes to; the frame is passed on as it is, so the sender in it must be the one who sent it."""
         if message.sender != member:
             raise ProtocolError(
-                f"member {member!r} sent a letter in the name of {message.sender[:63]!r}; rule: one's own name"
+                f"member {member!r} sent a sealed message in the name of {message.sender[:63]!r}; rule: one's own name"
             )
         if message.receiver not in self._members or message.receiver == member or member in self._through:
             raise ProtocolError(
-                f"member {member!r} sent a letter to {message.receiver[:63]!r}; expected another member, before its last word"
+                f"member {member!r} sent a sealed message to {message.receiver[:63]!r}; expected another member, before its last word"
             )
         self._session.go(message, "relaying")
         ends = (member, message.receiver)
@@ -123,29 +125,29 @@ class RelayHub:
         return message.receiver
 
     def _join(self, member: str, message: Join) -> Outgoing:
-        complete = self._gathering.join(member, message)
-        self._session.go(message, "keying" if complete else "gathering")
+        complete = self._registration.join(member, message)
+        self._session.go(message, "keying" if complete else "registering")
         if complete:
-            self.roster = self._gathering.roster
+            self.roster = self._registration.roster
             self.run = run_id(self._agreement, self.roster)
-            self._report(Progress("gathered", 0, self._plan.parameters.rounds))
+            self._report(Progress("registered", 0, self._plan.parameters.rounds))
             yield from self._broadcast(Welcome(self.run, self.roster))
 
     def _announced(self, member: str, message: AnnounceKey) -> Outgoing:
-        exchange = self._gathering.announced(member, message)
+        exchange = self._registration.announced(member, message)
         self._session.go(message, "keying" if exchange is None else "confirming")
         if exchange is not None:
             yield from self._broadcast(exchange)
 
     def _confirmed(self, member: str, message: ConfirmKeys) -> Outgoing:
-        told = self._gathering.confirmed(member, message)
+        told = self._registration.confirmed(member, message)
         self._session.go(message, "relaying" if told else "confirming")
         for name, tags in told.items():
             yield name, messages.encode(tags)
 
-    def _closed(self, member: str, message: Through) -> Outgoing:
+    def _closed(self, member: str, message: Done) -> Outgoing:
         if member in self._through:
-            raise ProtocolError(f"member {member!r} said its last word twice")
+            raise ProtocolError(f"member {member!r} sent its last message twice")
         self._through.add(member)
         complete = len(self._through) == len(self._members)
         self._session.go(message, "finished" if complete else "relaying")

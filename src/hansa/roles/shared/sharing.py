@@ -24,8 +24,8 @@ from hansa.oblivious.training import (
     PLAIN_SCALES,
     SAFE_MARGIN,
     WEIGHT_BITS,
-    Coins,
     LabelScale,
+    Sampling,
     Settings,
     growth_of,
     held_weight_bits,
@@ -33,7 +33,7 @@ from hansa.oblivious.training import (
     weight_bits,
 )
 from hansa.plan import Coopetitive, Plan
-from hansa.protocol.messages import SettleStart, to_array, to_tensor
+from hansa.protocol.messages import TrainingSetup, to_array, to_tensor
 from hansa.roles.summed.statistics import estimated_base, rounded_leaf_bits
 from hansa.trees.ensemble import base_margin
 from hansa.trees.sampling import draw_columns, draw_rows
@@ -222,7 +222,7 @@ def values_of(sums: list[int], rows: int, plan: Plan, exponent: int | None = Non
     """The values that pooled `label_sums` give, by the rule of the other modes. Raises PlanError where no model could start.
 
     Args:
-        sums: without the squares of squared error, of which `start_value.spread_exponent` tells `exponent`.
+        sums: without the squares of squared error, of which `base_score.spread_exponent` tells `exponent`.
     """
     if exponent is not None:
         return _values_of_numbers(sums, rows, plan, exponent)
@@ -396,7 +396,7 @@ class Start:
         return tuple(found)
 
     @property
-    def coins(self) -> Coins:
+    def sampling(self) -> Sampling:
         """The public draws of each tree, from the plan's seed: those of each output's tree are its own, as in XGBoost."""
         parameters = self.plan.parameters
 
@@ -415,7 +415,7 @@ class Start:
             drawn = draw_columns(len(self.features), parameters.colsample_bytree, parameters.seed, tree)
             return drawn.astype(np.int64)
 
-        return Coins(rows, features)
+        return Sampling(rows, features)
 
     def evaluated_after(self, rounds: int) -> bool:
         """Whether the plan has the metrics opened after so many rounds."""
@@ -423,9 +423,9 @@ class Start:
             return False
         return rounds in (coopetitive(self.plan).steps or (self.settings.rounds,))
 
-    def message(self) -> SettleStart:
+    def message(self) -> TrainingSetup:
         """What servers tell owners and receivers."""
-        return SettleStart(
+        return TrainingSetup(
             to_tensor(self.cuts.offsets),
             to_tensor(self.cuts.values),
             to_tensor(self.cuts.has_missing.astype(np.uint8)),
@@ -448,7 +448,7 @@ def given_start(plan: Plan, counts: Counts) -> Start | None:
     return None if cuts is None or values is None else Start(plan, counts, cuts, values)
 
 
-def start_of(servers: str, message: SettleStart, plan: Plan, counts: Counts) -> Start:
+def start_of(servers: str, message: TrainingSetup, plan: Plan, counts: Counts) -> Start:
     """The start that the servers found, held to the plan. Raises ProtocolError naming them.
 
     Args:

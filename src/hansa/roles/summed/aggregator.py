@@ -42,7 +42,7 @@ from hansa.protocol.messages import (
 )
 from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING, Session
 from hansa.roles.key_setup import Signer
-from hansa.roles.registration import Gathering
+from hansa.roles.registration import Registration
 from hansa.roles.run import Progress, Roster, agreement, agreement_parts, run_id
 from hansa.roles.summed.statistics import (
     EXPONENTS,
@@ -64,7 +64,7 @@ from hansa.trees.growth import Buffers, Grower, Level
 from hansa.trees.least_rows import heaviest_row, hessian_of
 from hansa.trees.metrics import NO_ROWS, best_round, metric_value, stops_early, sums_length, why_no_value
 from hansa.trees.sampling import draw_columns
-from hansa.trees.worker_pool import ALONE, Crew
+from hansa.trees.worker_pool import ALONE, WorkerPool
 from hansa.trees.xgboost_json import to_json
 
 Int64 = npt.NDArray[np.int64]
@@ -138,7 +138,7 @@ class Aggregator:
 
     Args:
         plan: as every member holds it.
-        crew: compute threads for the search; with one, pairs are searched one by one as they arrive.
+        worker pool: compute threads for the search; with one, pairs are searched one by one as they arrive.
         report: called with `Progress` as the run goes on.
         identities: every member's pinned identity, as the parties hold them.
         signer: this member's signature; needed where the plan has parties verify row counts.
@@ -152,7 +152,7 @@ class Aggregator:
         self,
         plan: Plan,
         *,
-        crew: Crew = ALONE,
+        pool: WorkerPool = ALONE,
         report: Callable[[Progress], None] | None = None,
         identities: Mapping[str, bytes] = MappingProxyType({}),
         signer: Signer | None = None,
@@ -170,15 +170,17 @@ class Aggregator:
         self._masked = plan.mode == "secure-aggregation"
         self.run = b""
         self._agreement = agreement(plan, identities)
-        self._gathering = Gathering(plan.parties, plan.parties, self._agreement, agreement_parts(plan, identities))
+        self._registration = Registration(
+            plan.parties, plan.parties, self._agreement, agreement_parts(plan, identities)
+        )
         self.outcome: Outcome | None = None
         self._plan = plan
-        self._crew = crew
+        self._pool = pool
         self._report = report or (lambda _: None)
         table = AGGREGATOR_MASKED if self._masked else AGGREGATOR
         if plan.verify_counts != "off":
             table = AGGREGATOR_VERIFYING
-        self._session = Session("aggregator", table, "gathering")
+        self._session = Session("aggregator", table, "registering")
         self._tree = SETUP
         self._step = 0
         self._sums: dict[str, _Sum] = {}
@@ -202,12 +204,12 @@ class Aggregator:
         if self._counts is not None and self._counts.waiting:
             return self._counts.waiting
         match self._session.state:
-            case "gathering":
-                done = set(self._gathering.joins)
+            case "registering":
+                done = set(self._registration.joins)
             case "keying":
-                done = set(self._gathering.keys)
+                done = set(self._registration.keys)
             case "confirming":
-                done = set(self._gathering.tags)
+                done = set(self._registration.tags)
             case "growing":
                 built = len(self._grower.to_build)
                 done = {party for party, count in self._next_node.items() if count == built}
@@ -257,20 +259,20 @@ class Aggregator:
             case _:
                 raise ProtocolError(f"member {member!r} sent {type(message).__name__}, which no aggregator takes")
 
-    # --- gathering ----------------------------------------------------------------------------------------------------
+    # --- registration ---------------------------------------------------------------------------------------------------
 
     def _join(self, member: str, message: Join) -> Outgoing:
-        if not self._gathering.join(member, message):
-            self._session.go(message, "gathering")
+        if not self._registration.join(member, message):
+            self._session.go(message, "registering")
             return
         self._session.go(message, "keying" if self._masked else "measuring")
-        self._roster: Roster = self._gathering.roster
+        self._roster: Roster = self._registration.roster
         self._n_rows = sum(rows for _, _, rows, _, _ in self._roster)
         self._n_evaluation = sum(held for _, _, _, held, _ in self._roster)
         if not self._n_rows:
             raise HansaError("all rows of all parties fall to evaluation; lower evaluation.fraction in the plan")
         self.run = run_id(self._agreement, self._roster)
-        self._report(Progress("gathered", 0, self._plan.parameters.rounds))
+        self._report(Progress("registered", 0, self._plan.parameters.rounds))
         yield from self._broadcast(Welcome(self.run, self._roster))
         if self._signer is not None and self._plan.verify_counts != "off":
             self._counts = CountRelay(self._plan, self.run, self._signer.sign, self._n_rows)
@@ -278,13 +280,13 @@ class Aggregator:
             yield from self._start_counting()
 
     def _announced(self, member: str, message: AnnounceKey) -> Outgoing:
-        exchange = self._gathering.announced(member, message)
+        exchange = self._registration.announced(member, message)
         self._session.go(message, "keying" if exchange is None else "confirming")
         if exchange is not None:
             yield from self._broadcast(exchange)
 
     def _confirmed(self, member: str, message: ConfirmKeys) -> Outgoing:
-        told = self._gathering.confirmed(member, message)
+        told = self._registration.confirmed(member, message)
         self._session.go(message, "measuring" if told else "confirming")
         for party, tags in told.items():
             yield party, messages.encode(tags)
@@ -511,7 +513,7 @@ class Aggregator:
             layout,
             self._cuts.has_missing,
             self._buffers,
-            self._crew,
+            self._pool,
             self._least_hessian,
             len(self._plan.parties) if self._plan.dominance else 0,
             self._leaf_bits,
@@ -640,8 +642,8 @@ class Aggregator:
 
     def _stops_early(self) -> bool:
         parameters = self._plan.parameters
-        patience, name = parameters.early_stopping_rounds, parameters.metrics[-1]
-        return patience is not None and stops_early(name, self._history.get(name, ()), patience)
+        stopping_rounds, name = parameters.early_stopping_rounds, parameters.metrics[-1]
+        return stopping_rounds is not None and stops_early(name, self._history.get(name, ()), stopping_rounds)
 
     def _finish(self) -> Outgoing:
         plan = self._plan

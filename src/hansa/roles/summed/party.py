@@ -50,15 +50,15 @@ from hansa.protocol.session import PARTY, PARTY_MASKED, PARTY_VERIFYING, Session
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.run import Progress, agreement, agreement_parts, run_id
 from hansa.roles.summed.statistics import Bounds, count_magnitudes, metric_scale, rounded_leaf_bits, sum_labels
-from hansa.roles.summed.sum_masking import Clear, Locked, Masked, Signer
+from hansa.roles.summed.sum_masking import MaskingNotReady, NoMasking, Signer, SumMasking
 from hansa.roles.summed.verified_counts import CountChecker, Evidence, Named
 from hansa.secure.keys import Run
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, base_margin
-from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build, rounded, tree_heard
+from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build, rounded, tree_received
 from hansa.trees.metrics import MetricScale, metric_sums
 from hansa.trees.sampling import draw_columns, draw_rows
-from hansa.trees.worker_pool import ALONE, Crew
+from hansa.trees.worker_pool import ALONE, WorkerPool
 from hansa.trees.xgboost_json import from_json, to_json
 
 NODE_BYTES, TREE_BYTES, HEAD_BYTES = 256, 1024, 2**16
@@ -75,7 +75,7 @@ PARALLEL_VALUES = 200_000
 
 NOT_BROADCAST = (Welcome, KeysConfirmed, ShowRows, Finish, Abort)
 """What differs from party to party, or comes before there is a transcript to bind it to (the run's id binds `Welcome`); of a `ShowRows`
-what all see alike is heard by itself."""
+what all see alike is received by itself."""
 
 DEFAULT_POLICY = Policy()
 
@@ -91,7 +91,7 @@ class Party:
         name: this party.
         rows: its table; never leaves this object.
         nonce: 32 bytes nobody else can foresee.
-        crew: compute threads.
+        worker pool: compute threads.
         nodes_per_frame: histograms that are sent together; 0 makes `FRAMES_PER_LEVEL` frames of a level, or one where that is soon
             built.
         signer: this party's signature and everybody's pinned identity; needed in secure-aggregation mode.
@@ -112,7 +112,7 @@ class Party:
         rows: Rows,
         *,
         nonce: bytes,
-        crew: Crew = ALONE,
+        pool: WorkerPool = ALONE,
         nodes_per_frame: int = 0,
         signer: Signer | None = None,
         policy: Policy = DEFAULT_POLICY,
@@ -127,13 +127,13 @@ class Party:
         self._policy = policy
         self._admit = admit
         self._signer = signer
-        self._protection: Clear | Masked = Clear() if plan.mode == "federated" else Locked()
+        self._masking: NoMasking | SumMasking = NoMasking() if plan.mode == "federated" else MaskingNotReady()
         self.model: bytes | None = None
         self.run = b""
         self._report = report
         self._plan = plan
         self._name = name
-        self._crew = crew
+        self._pool = pool
         self._nodes_per_frame = nodes_per_frame
         table = PARTY if plan.mode == "federated" else PARTY_MASKED
         if plan.verify_counts != "off":
@@ -159,7 +159,7 @@ class Party:
         self._buffers = Buffers()
         self._with_root = False
         self._levels: list[Level] = []
-        self._heard: list[tuple[Level, ...]] = []
+        self._received: list[tuple[Level, ...]] = []
         self._nodes = 0  # of all trees that grew here
 
     def opening(self) -> Iterator[bytes]:
@@ -184,7 +184,7 @@ class Party:
         """Zero all keys: nothing is answered after this. Safe to call twice, at whatever end."""
         if not self.done:
             self._session.state = "aborted"
-        self._protection.erase()
+        self._masking.erase()
 
     def _answer(self, frame: memoryview) -> Iterator[bytes]:
         if self._counts is not None and self._counts.first:
@@ -193,23 +193,23 @@ class Party:
         if self._counts is not None and self._counts.due and not isinstance(message, ShowRows | Abort):
             raise self._broken(f"{type(message).__name__} came before the row counts of what was named before it")
         if not isinstance(message, NOT_BROADCAST):
-            self._protection.hear(type(message).__name__, frame)
+            self._masking.hear(type(message).__name__, frame)
             if self._counts is not None:
                 self._counts.hear(type(message).__name__, frame)
         match message:
             case Welcome():
                 self._welcome(message)
-                if isinstance(self._protection, Masked):
-                    yield messages.encode(self._protection.announcement())
-            case ExchangeKeys() if isinstance(self._protection, Masked):
+                if isinstance(self._masking, SumMasking):
+                    yield messages.encode(self._masking.announcement())
+            case ExchangeKeys() if isinstance(self._masking, SumMasking):
                 self._session.go(message, "keyed")
                 with self._blaming():
-                    answer = self._protection.exchange(message)
+                    answer = self._masking.exchange(message)
                 yield messages.encode(answer)
-            case KeysConfirmed() if isinstance(self._protection, Masked):
+            case KeysConfirmed() if isinstance(self._masking, SumMasking):
                 self._session.go(message, "confirmed")
                 with self._blaming():
-                    self._protection.confirm(message)
+                    self._masking.confirm(message)
             case CountMagnitudes():
                 self._session.go(message, "measured")
                 yield self._contribute("magnitudes", count_magnitudes(self._labels, self._weights))
@@ -236,7 +236,7 @@ class Party:
                 if self._session.state == "growing" and (self._level or not self._stops_early):
                     raise self._broken("the run is said to be over in the middle of a tree")
                 self._session.go(message, "finished")
-                self._protection.erase()
+                self._masking.erase()
                 yield messages.encode(self._finish(message))
                 self.done = True
                 self._note("trained", message.trees)
@@ -264,16 +264,16 @@ class Party:
     @property
     def masked_bytes(self) -> int:
         """Bytes of sums that left masked so far."""
-        return self._protection.masked_bytes
+        return self._masking.masked_bytes
 
     def _contribute(self, quantity: str, values: npt.NDArray[Any], first: int = 0, words: int | None = None) -> bytes:
         """The frame with this party's part of a sum, protected as the mode says; `values` may be overwritten.
 
         Args:
-            values: int64 or uint32. first: position of its first item; words: of the whole vector, where this is a piece.
+            values: int64 or uint32. first: position of its first item; words: of the whole vector, where this is a fragment.
         """
         whole = values.size if words is None else words
-        zero = self._protection.protect(self._tree, self._step, quantity, values, first == 0, whole)
+        zero = self._masking.mask(self._tree, self._step, quantity, values, first == 0, whole)
         part = Contribution(self._tree, self._step, quantity, first, messages.to_tensor(values), zero)
         return messages.encode(part if self._counts is None else self._counts.carry(part))
 
@@ -351,9 +351,9 @@ class Party:
         self._admit(message.run, message.roster)
         self._session.go(message, "welcomed")
         self.run = message.run
-        self._note("gathered", 0)
+        self._note("registered", 0)
         if self._signer is not None and plan.mode == "secure-aggregation":
-            masked = self._protection = Masked(self._name, Run(self._join.plan, message.run), self._signer, names)
+            masked = self._masking = SumMasking(self._name, Run(self._join.plan, message.run), self._signer, names)
             if plan.verify_counts != "off":
                 trained = sum(rows for _, _, rows, _, _ in message.roster)
                 self._counts = CountChecker(plan, self._name, masked, trained, self._signer.identities[plan.aggregator])
@@ -427,7 +427,7 @@ class Party:
         self._packed = np.empty((planes, n_rows), np.int64)
 
     def _check_start(self, message: UseCuts) -> None:
-        """Refuse start values that are not numbers, and others than the plan's where it names them."""
+        """Refuse base scores that are not numbers, and others than the plan's where it names them."""
         parameters = self._plan.parameters
         base_margin(parameters.objective, message.base_score)
         given = parameters.base_score
@@ -451,7 +451,7 @@ class Party:
         held[self._evaluation] = True
         features = with_known_missing(self._features, cuts, held)
         try:
-            return bin_rows(features, cuts, self._crew.threads)
+            return bin_rows(features, cuts, self._pool.threads)
         except DataError as error:
             # Its text names a row of this party, and a refusal's text goes to the aggregator.
             raise self._broken("the cuts have no place for a missing value that this party's rows hold") from error
@@ -548,7 +548,7 @@ class Party:
         if self._name in self._plan.receivers:
             self._levels.append(level.copy())
             if level.last:
-                self._heard.append(tuple(self._levels))
+                self._received.append(tuple(self._levels))
                 self._levels = []
 
     def _next_level(self, message: SplitNodes, level: Level) -> Iterator[bytes]:
@@ -618,18 +618,18 @@ class Party:
         values = len(partition.rows) * len(columns)
         frames = 1 if values <= ONE_FRAME_VALUES else FRAMES_PER_LEVEL
         per_frame = self._nodes_per_frame or -(-len(positions) // frames)
-        parallel = self._crew.threads > 1 and values >= PARALLEL_VALUES
+        parallel = self._pool.threads > 1 and values >= PARALLEL_VALUES
         held = min(per_frame, len(positions)), len(packed), layout.cells
         room = self._buffers.get("histograms", (math.prod(held) + len(self._totals),))
         all_out = room[: math.prod(held)].reshape(held)
-        sums = self._buffers.get("sums", (self._crew.threads, layout.scratch))
+        sums = self._buffers.get("sums", (self._pool.threads, layout.scratch))
         for first in range(0, len(positions), per_frame):
             part = positions[first : first + per_frame]
             out = all_out[: len(part)]
             starts, ends = partition.starts[part], partition.ends[part]
             work = (codes, columns, offsets, stride, partition.rows, starts, ends, packed, sums, out)
             if parallel:
-                histogram.build_histograms_parallel(*work, self._crew)
+                histogram.build_histograms_parallel(*work, self._pool)
             else:
                 histogram.build_histograms(*work)
             if self._with_root:
@@ -652,7 +652,7 @@ class Party:
     def _open_model(self, message: Finish) -> bytes:
         """The model file, which must be the one that the splits and leaves of this run make, to the byte."""
         self._check_length(message.trees)
-        heard = self._heard[: message.trees]
+        received = self._received[: message.trees]
         inflate = zlib.decompressobj()
         most = self._model_bytes()
         try:
@@ -664,35 +664,35 @@ class Party:
         if not inflate.eof or inflate.unused_data or hashlib.sha256(model).digest() != message.model_sha256:
             raise self._broken("the model is cut short or does not have the hash that was announced")
         with self._blaming():
-            if model != to_json(self._rebuilt(from_json(model), heard)):
+            if model != to_json(self._rebuilt(from_json(model), received)):
                 raise self._broken("the model is not the one that the splits and leaves of this run make")
         return model
 
     def _check_length(self, trees: int) -> None:
         """Refuse another number of trees than training to the end, or early stopping as the plan says, can leave."""
-        parameters, grown = self._plan.parameters, len(self._heard)
-        patience = parameters.early_stopping_rounds
-        whole = grown == parameters.rounds and (trees == grown or (patience is not None and 1 <= trees <= grown))
-        stopped = patience is not None and 1 <= trees <= grown - patience
+        parameters, grown = self._plan.parameters, len(self._received)
+        stopping_rounds = parameters.early_stopping_rounds
+        whole = grown == parameters.rounds and (trees == grown or (stopping_rounds is not None and 1 <= trees <= grown))
+        stopped = stopping_rounds is not None and 1 <= trees <= grown - stopping_rounds
         if not whole and not stopped:
             raise self._broken(
                 f"the model is said to have {trees} trees of {grown} that were grown; the plan's rounds are {parameters.rounds}, its "
-                f"early_stopping_rounds {patience}"
+                f"early_stopping_rounds {stopping_rounds}"
             )
 
-    def _rebuilt(self, received: Ensemble, heard: list[tuple[Level, ...]]) -> Ensemble:
-        """The model as this party heard it. Gains, covers and inner nodes' weights, which no party hears, are the file's, or 0 where
+    def _rebuilt(self, told: Ensemble, received: list[tuple[Level, ...]]) -> Ensemble:
+        """The model as this party received it. Gains, covers and inner weights, which no party receives, are the file's, or 0 where
         the plan releases none.
         """
-        if len(received.trees) != len(heard):
-            raise self._broken(f"the model has {len(received.trees)} trees; {len(heard)} were announced")
+        if len(told.trees) != len(received):
+            raise self._broken(f"the model has {len(told.trees)} trees; {len(received)} were announced")
         return Ensemble(
             objective=self._plan.parameters.objective,
             base_score=self._bounds.base_score,
             feature_names=self._plan.schema.features,
             trees=tuple(
-                tree_heard(levels, self._cuts.offsets, self._cuts.values, theirs if self._plan.statistics else None)
-                for levels, theirs in zip(heard, received.trees, strict=True)
+                tree_received(levels, self._cuts.offsets, self._cuts.values, theirs if self._plan.statistics else None)
+                for levels, theirs in zip(received, told.trees, strict=True)
             ),
         )
 

@@ -110,7 +110,7 @@ def estimated_base(mean: float, scale_pos_weight: float) -> float:
 
 
 def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Start:
-    """The start values that pooled label sums give.
+    """The base scores that pooled label sums give.
 
     Raises HansaError where every row has the same class: there is nothing to learn.
     """

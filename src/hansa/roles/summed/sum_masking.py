@@ -1,8 +1,8 @@
 """How a party's parts of sums leave it: as they are (federated mode), or masked so that only their sum can be read.
 
-The seam between the modes on a party's side. Guarantees of `Masked`:
+The seam between the modes on a party's side. Guarantees of `SumMasking`:
 
-1. Nothing passes `protect` before every other party's key was checked and confirmed.
+1. Nothing passes `mask` before every other party's key was checked and confirmed.
 2. A vector is masked under a label that binds plan, run, tree, step, quantity, roster, length and every broadcast of the
    aggregator so far; a label, and a place in the run, is used once.
 3. The masks of all parties cancel in the sum, if and only if all saw the same broadcasts: the closing zero word tells.
@@ -18,15 +18,15 @@ import numpy.typing as npt
 from hansa.errors import ProtocolError
 from hansa.protocol.messages import AnnounceKey, ConfirmKeys, ExchangeKeys, KeysConfirmed
 from hansa.roles.key_setup import KeySetup, Signer
-from hansa.secure.fixed_point import Words
+from hansa.secure.fixed_point import ShareArray
 from hansa.secure.keys import Run
 from hansa.secure.masking import Label, MaskedVector, Masker, Transcript
 from hansa.secure.vouching import Vouching
 
-__all__ = ["Clear", "Locked", "Masked", "Signer"]
+__all__ = ["MaskingNotReady", "NoMasking", "Signer", "SumMasking"]
 
 
-class Clear:
+class NoMasking:
     """Federated mode: parts leave as they are."""
 
     masked_bytes = 0
@@ -34,7 +34,7 @@ class Clear:
     def hear(self, kind: str, frame: memoryview) -> None:
         """A broadcast of the aggregator; means nothing here."""
 
-    def protect(
+    def mask(
         self,
         tree: int,  # noqa: ARG002
         step: int,  # noqa: ARG002
@@ -50,10 +50,10 @@ class Clear:
         """Nothing is secret here."""
 
 
-class Locked(Clear):
+class MaskingNotReady(NoMasking):
     """A protected mode before its keys are being made: nothing passes."""
 
-    def protect(
+    def mask(
         self,
         tree: int,  # noqa: ARG002
         step: int,  # noqa: ARG002
@@ -66,7 +66,7 @@ class Locked(Clear):
         raise ProtocolError(f"{quantity!r} was asked for before the run's keys; rule: no vector goes out unmasked")
 
 
-class Masked:
+class SumMasking:
     """Secure aggregation: one party's keys and masks in one run.
 
     Args:
@@ -86,7 +86,7 @@ class Masked:
         self._vector: MaskedVector | None = None
         self.vouching: Vouching | None = None
 
-    def heard(self) -> bytes:
+    def received(self) -> bytes:
         """32 bytes over every broadcast of the aggregator so far."""
         return self._transcript.digest()
 
@@ -108,7 +108,7 @@ class Masked:
         """Bind all later masks to a broadcast of the aggregator."""
         self._transcript.absorb(kind, frame)
 
-    def protect(
+    def mask(
         self,
         tree: int,
         step: int,
@@ -117,17 +117,17 @@ class Masked:
         first: bool,
         words: int,
     ) -> int:
-        """Mask `values` in place; returns the masked zero word with the last piece of a vector, else 0.
+        """Mask `values` in place; returns the masked zero word with the last fragment of a vector, else 0.
 
         Args:
             tree, step, quantity: where in the run. values: int64 or uint32, C-contiguous; overwritten.
-            first: whether this is the vector's first piece. words: of the whole vector.
+            first: whether this is the vector's first fragment. words: of the whole vector.
         """
         if self._masker is None:
             raise ProtocolError(
                 f"{quantity!r} was asked for before the keys were confirmed; rule: no vector goes out unmasked"
             )
-        flat: Words = values.view(np.uint64) if values.itemsize == 8 else values.view(np.uint32)
+        flat: ShareArray = values.view(np.uint64) if values.itemsize == 8 else values.view(np.uint32)
         if flat.ndim > 1:
             flat = flat.reshape(-1)
         if first:
@@ -149,7 +149,7 @@ class Masked:
                 return zero
             self._vector = self._masker.open(label)
         if self._vector is None:
-            raise ProtocolError(f"{quantity!r}: a later piece before the first")
+            raise ProtocolError(f"{quantity!r}: a later fragment before the first")
         self._vector.mask_into(flat, flat)
         self.masked_bytes += flat.nbytes
         if self._vector.remaining:

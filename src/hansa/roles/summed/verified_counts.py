@@ -31,7 +31,7 @@ from hansa.errors import IdentityError, ProtocolError
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import Contribution, ShowRows, VouchRows
-from hansa.roles.summed.sum_masking import Masked
+from hansa.roles.summed.sum_masking import SumMasking
 from hansa.secure.keys import encode_fields
 from hansa.secure.masking import Transcript
 from hansa.secure.vouching import VOUCH_BYTES
@@ -329,19 +329,19 @@ class CountChecker:
             before the first.
     """
 
-    def __init__(self, plan: Plan, member: str, protection: Masked, n_rows: int, identity: bytes) -> None:
+    def __init__(self, plan: Plan, member: str, masking: SumMasking, n_rows: int, identity: bytes) -> None:
         self.due: Named | None = None
         self.evidence: Evidence | None = None
         self.naming = Naming(plan, n_rows)
         self._plan = plan
         self._parties = plan.parties
         self._at = plan.parties.index(member)
-        self._protection = protection
+        self._masking = masking
         self._identity = identity
-        self._section = _Section(protection.run.run_id)
+        self._section = _Section(masking.run.run_id)
         self._carried = True
         self._children: list[Int64] = []
-        self._before = encode_fields("hansa row counts v1", protection.run.run_id, protection.run.epoch)
+        self._before = encode_fields("hansa row counts v1", masking.run.run_id, masking.run.epoch)
 
     @property
     def first(self) -> bool:
@@ -368,22 +368,22 @@ class CountChecker:
         self._own = own.astype(np.int64, copy=False)
         self.due = named
         place = (named.tree + 1).to_bytes(8, "little") + named.step.to_bytes(8, "little")
-        self._prefix = self._before + place + self._protection.heard()
-        words[-1] = self._protection.protect(named.tree, named.step, QUANTITY, words[:-1], True, named.size)
+        self._prefix = self._before + place + self._masking.received()
+        words[-1] = self._masking.mask(named.tree, named.step, QUANTITY, words[:-1], True, named.size)
         self._words = words.tobytes()
-        vouching = self._protection.vouching
+        vouching = self._masking.vouching
         assert vouching is not None  # a vector was masked
         self._tags = vouching.make(self._prefix + self._words)
         self._carried = self.first
 
     def message(self, then: Contribution | None = None) -> VouchRows:
-        """What this party vouches for, with the first piece of the answer or alone."""
+        """What this party vouches for, with the first fragment of the answer or alone."""
         named = self.due
         assert named is not None  # see `vouch`
         return VouchRows(named.tree, named.step, memoryview(self._words), memoryview(self._tags), then)
 
     def carry(self, contribution: Contribution) -> Contribution | VouchRows:
-        """A piece of an answer; the first one with the counts that go with it."""
+        """A fragment of an answer; the first one with the counts that go with it."""
         if self._carried:
             return contribution
         self._carried = True
@@ -411,10 +411,10 @@ class CountChecker:
             raise ProtocolError("a signature came where none is due")
         self.naming.settle(named, named.pooled(message.words, self._own))
         self.due = None
-        self._protection.hear(ShowRows.__name__, message.words)
+        self._masking.hear(ShowRows.__name__, message.words)
 
     def _check_proofs(self, words: bytes, tags: bytes, size: int) -> None:
-        vouching = self._protection.vouching
+        vouching = self._masking.vouching
         assert vouching is not None  # a vector was masked
         tag = 0
         for number, name in enumerate(self._parties):
@@ -426,7 +426,7 @@ class CountChecker:
             if not vouching.check(name, self._prefix + theirs, tags[tag : tag + VOUCH_BYTES]):
                 raise ProtocolError(
                     f"row counts are shown as those of {name!r} that it did not vouch for: they were changed, come from another place "
-                    "in the run or of another member, or that member heard other broadcasts"
+                    "in the run or of another member, or that member received other broadcasts"
                 )
             tag += VOUCH_BYTES
 
@@ -444,18 +444,18 @@ class _Section:
         self.start = run
         self._run = run
         self._hash = Transcript(run)
-        self._heard: list[tuple[str, bytes]] = []
+        self._received: list[tuple[str, bytes]] = []
 
     def hear(self, kind: str, frame: memoryview | bytes) -> None:
         self._hash.absorb(kind, frame)
-        self._heard.append((kind, bytes(frame)))
+        self._received.append((kind, bytes(frame)))
 
     def close(self, signature: bytes) -> Evidence:
         """The section that ends here; the next one starts with its hash, `start`."""
-        evidence = Evidence(self._run, self.start, tuple(self._heard), signature)
+        evidence = Evidence(self._run, self.start, tuple(self._received), signature)
         self.start = self._hash.digest()
         self._hash = Transcript(self.start)
-        self._heard = []
+        self._received = []
         return evidence
 
 

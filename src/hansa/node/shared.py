@@ -1,6 +1,6 @@
 """Processes of a coopetitive run: the hub that relays, and every other member with whichever roles the plan gives it.
 
-A hub that the plan gives other roles too plays them in its own process, as a resident of its transport.
+A hub that the plan gives other roles too plays them in its own process, as a local member of its transport.
 """
 
 from __future__ import annotations
@@ -13,38 +13,34 @@ import resource
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hansa.data.source import Rows, read_rows
 from hansa.errors import HansaError, LinkLost, MemberLost, PlanError, TransportError
-from hansa.node.direct import DirectChannel
-from hansa.node.member import ANSWER_S, MemberFile, about, admission, check_files, prepare, put_model, warn
+from hansa.node.config import MemberFile
+from hansa.node.files import ANSWER_S, admission, check_files, put_model, warn
+from hansa.node.links import BACKLOG_BYTES, SPIN_S, connect, is_direct, limits_of
 from hansa.node.phases import Ledger
-from hansa.node.records import RunRecord, keeping
+from hansa.node.record import RunRecord, about, keeping
+from hansa.node.warm_up import prepare
 from hansa.plan import COOPETITIVE, Plan
 from hansa.roles.batches import admit_all
-from hansa.roles.run import Progress, ResidentRole, run_hub, run_member
+from hansa.roles.run import LocalMemberRole, Progress, run_hub, run_member
 from hansa.roles.shared.member import Member, record_of
 from hansa.roles.shared.relay import RelayHub
 from hansa.transport.channel import Channel, Hub, Traffic
-from hansa.transport.local_member import HubWithResident, Resident
+from hansa.transport.local_member import HubWithLocalMember, LocalMember
 from hansa.transport.notices import Notify
-from hansa.transport.recording import RecordingChannel, RecordingHub, RecordingResident
-from hansa.transport.tcp import SILENCE_S
-from hansa.transport.tls import HubLimits, TlsChannel, TlsHub
+from hansa.transport.recording import RecordingChannel, RecordingHub, RecordingLocalMember
+from hansa.transport.tls import TlsHub
 
 Event = Callable[[dict[str, Any]], None]
 
+
 RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in a unit of `ru_maxrss`."""
-
-SPIN_S = 0.00005
-"""Seconds that a server with direct links looks for a letter before it sleeps; more takes the cores from servers beside it."""
-
-BACKLOG_BYTES = 2**31
-"""What may wait at the hub for one server: the other two send a round's numbers before either reads."""
 
 
 MEMORY = Path("/proc/meminfo")
@@ -128,7 +124,7 @@ class _Played:
             record["phase_trees"] = max(1, len(self._tree_seconds) - 1)
             record["phases"] = self._ledger.as_json()
             record["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RUSAGE_UNIT
-            record["seconds"] = {"binning": at["binned"] - at["gathered"], "training": at["trained"] - at["binned"]}
+            record["seconds"] = {"binning": at["binned"] - at["registered"], "training": at["trained"] - at["binned"]}
         return record
 
 
@@ -153,7 +149,7 @@ def _rows_of(member: MemberFile) -> Rows | None:
 
 
 def run_hub_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
-    """Listen, gather the plan's members, relay until all are through; beside, play the other roles that the plan gives this member.
+    """Listen, register the plan's members, relay until all are through; beside, play the other roles that the plan gives this member.
 
     `event` is called with {"event": "listening", "port": ...}, then with the run's progress as far as this member knows it;
     `notify` with what happens to connections.
@@ -183,29 +179,29 @@ def _run_hub(member: MemberFile, event: Event, notify: Notify, record: RunRecord
             tell(progress)
 
     relay = RelayHub(plan, member.signer.identities, report)
-    guests = tuple(name for name in plan.members if name != plan.hub)
-    spins = _is_direct(plan) and plan.hub in plan.servers
-    limits = _limits(member, SPIN_S if spins else 0.0)
+    allowed = tuple(name for name in plan.members if name != plan.hub)
+    spins = is_direct(plan) and plan.hub in plan.servers
+    limits = limits_of(member, SPIN_S if spins else 0.0)
     owed = relay.waiting_for if played is None else lambda: _others_owed(relay, played.role, plan.hub)
     inner = TlsHub.listen(
-        member.credentials, member.host, member.port, guests=guests, limits=limits, notify=notify, owed=owed
+        member.credentials, member.host, member.port, allowed=allowed, limits=limits, notify=notify, owed=owed
     )
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         stack.callback(inner.close)
         record.count(lambda: _relayed_bytes(inner))
         event({"event": "listening", "member": plan.hub, "host": member.host, "port": inner.port})
-        inner.wait_for(guests, member.wait_s)
+        inner.wait_for(allowed, member.wait_s)
         hub = _relay(member, relay, inner, played, stack)
-    said: dict[str, Any] = {"run": relay.run.hex(), "roles": ["hub"]}
+    facts: dict[str, Any] = {"run": relay.run.hex(), "roles": ["hub"]}
     seconds = {"total": time.perf_counter() - started}
     if played is not None:
         own = hub.traffic[plan.hub]
         record.count(lambda: played.counts(own))
-        said = played.ended(own)
-        said["roles"] = ["hub", *said["roles"]]
-        seconds |= said.get("seconds", {})
-    said |= {
+        facts = played.ended(own)
+        facts["roles"] = ["hub", *facts["roles"]]
+        seconds |= facts.get("seconds", {})
+    facts |= {
         "roster": [[name, rows, held] for name, _, rows, held, _ in relay.roster],
         "relayed": [[*ends, count] for ends, count in sorted(relay.relayed.items())],
         "seconds": seconds,
@@ -213,7 +209,7 @@ def _run_hub(member: MemberFile, event: Event, notify: Notify, record: RunRecord
             name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())
         },
     }
-    return record.end("finished", **said)
+    return record.end("finished", **facts)
 
 
 def _relayed_bytes(hub: TlsHub) -> dict[str, int]:
@@ -227,7 +223,7 @@ def _relay(
     """Relay, and play what is to be played, to the end of the run; the hub as its traffic is to be read from."""
     plan, transcript = member.plan, member.transcript
     # Over direct links the hub may hear nothing while servers compute, for as long as that takes: they watch each other.
-    answer_s = None if _is_direct(plan) else ANSWER_S
+    answer_s = None if is_direct(plan) else ANSWER_S
 
     def recorded(hub: Hub) -> Hub:
         if transcript is None:
@@ -239,44 +235,30 @@ def _relay(
         run_hub(relay, hub, answer_s)
         return hub
     role = played.role
-    seat = ResidentRole(role, plan.hub, lambda: _others_owed(relay, role, plan.hub))
-    stack.callback(seat.erase)
-    resident: Resident = seat
+    played_here = LocalMemberRole(role, plan.hub, lambda: _others_owed(relay, role, plan.hub))
+    stack.callback(played_here.erase)
+    local_member: LocalMember = played_here
     if transcript is not None:
-        resident = stack.enter_context(contextlib.closing(RecordingResident(seat, transcript, plan.hub)))
-    within = HubWithResident(inner, plan.hub, resident, answer_s=played.limit_s, backlog_bytes=BACKLOG_BYTES)
+        local_member = stack.enter_context(contextlib.closing(RecordingLocalMember(played_here, transcript, plan.hub)))
+    within = HubWithLocalMember(inner, plan.hub, local_member, answer_s=played.limit_s, backlog_bytes=BACKLOG_BYTES)
     hub = recorded(within)
     try:
         run_hub(relay, hub, answer_s)
     except HansaError as error:
-        cause = seat.error
+        cause = played_here.error
         within.settle()
         if cause is not None:
             raise cause from error
         raise
     within.settle()
-    if seat.error is not None:
-        raise seat.error
+    if played_here.error is not None:
+        raise played_here.error
     return hub
 
 
 def _others_owed(relay: RelayHub, role: Member, hub: str) -> list[str]:
     """Whom the hub and the roles beside it wait for."""
     return [name for name in role.waiting_for() if name != hub] or relay.waiting_for()
-
-
-def _limits(member: MemberFile, spin_s: float) -> HubLimits:
-    return HubLimits(
-        backlog_bytes=BACKLOG_BYTES,
-        spin_s=spin_s,
-        silence_s=_silence_s(member),
-        most_bytes_per_s=member.most_bytes_per_s,
-    )
-
-
-def _silence_s(member: MemberFile) -> float:
-    """How long a line may carry nothing: nobody dials again in this mode, so that the whole patience is for the line to heal."""
-    return member.patience_s or SILENCE_S
 
 
 def run_member_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
@@ -298,7 +280,7 @@ def _play(member: MemberFile, event: Event, notify: Notify, record: RunRecord) -
     plan, name = member.plan, member.identity.name
     played = _Played(member, event, record)
     role = played.role
-    inner = _connect(member, "server" in role.roles, notify, role.waiting_for)
+    inner = connect(member, "server" in role.roles, notify, role.waiting_for)
     channel: Channel = inner
     try:
         if member.transcript is not None:
@@ -313,59 +295,6 @@ def _play(member: MemberFile, event: Event, notify: Notify, record: RunRecord) -
     finally:
         channel.close()
     return record.end("finished", **played.ended(inner.traffic))
-
-
-def _is_direct(plan: Plan) -> bool:
-    return plan.coopetitive is not None and plan.coopetitive.server_links == "direct"
-
-
-def _connect(
-    member: MemberFile, serves: bool, notify: Notify, owed: Callable[[], Iterable[str]]
-) -> TlsChannel | DirectChannel:
-    """The connection to the hub; at a server whose plan says so, with connections to the other servers beside it.
-
-    A server that is the hub needs no other connection: that to the hub is the direct one.
-    """
-    plan, name, wait_s = member.plan, member.identity.name, member.wait_s
-    if not serves or not _is_direct(plan):
-        return TlsChannel.connect(
-            member.credentials,
-            plan.hub,
-            member.host,
-            member.port,
-            retry_for_s=wait_s,
-            silence_s=_silence_s(member),
-            most_bytes_per_s=member.most_bytes_per_s,
-            proxy=member.proxy,
-            notify=notify,
-            owed=owed,
-        )
-    apart = [server for server in plan.servers if server != plan.hub]
-    if not member.servers:
-        raise PlanError(
-            f'{member.path}: servers is missing; the plan says members.server_links = "direct": say where {name!r} listens and '
-            f'where the other servers are found, such as servers = {{ {apart[0]} = "10.0.0.1:7466", ... }}'
-        )
-    limits = _limits(member, SPIN_S)
-    place = apart.index(name)
-    # A server listens for those behind it in the plan's order and dials those before it.
-    before, behind = apart[:place], apart[place + 1 :]
-    if behind:
-        links = TlsHub.listen(
-            member.credentials, *member.servers[name], guests=behind, limits=limits, notify=notify, owed=owed
-        )
-    else:
-        links = TlsHub.without_listener(member.credentials, limits, notify=notify, owed=owed)
-    try:
-        links.dial(plan.hub, member.host, member.port, retry_for_s=wait_s, proxy=member.proxy)
-        for peer in before:
-            links.dial(peer, *member.servers[peer], retry_for_s=wait_s, proxy=member.proxy)
-        if behind:
-            links.wait_for(behind, wait_s)
-    except HansaError:
-        links.close()
-        raise
-    return DirectChannel(name, plan.hub, (*before, *behind), links, time.monotonic)
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4

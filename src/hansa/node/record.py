@@ -15,15 +15,19 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hansa.consortium.identity import fingerprint
 from hansa.errors import HansaError, OutputError
 from hansa.files import read_whole, write_whole
 from hansa.node import logs
+from hansa.node.config import MemberFile
 from hansa.version import __version__
 
 STATES = ("joining", "running", "finished", "failed", "interrupted")
 
+
 REWRITE_S = 10.0
 """Seconds at least between two writings of a record while trees grow."""
+
 
 Counts = Callable[[], Mapping[str, int]]
 """What left so far: `bytes_up`, `bytes_down`, and how many bytes of it masked, sealed or in the clear."""
@@ -115,3 +119,25 @@ def keeping(path: Path | None, about: Mapping[str, Any]) -> Iterator[RunRecord]:
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     return hashlib.sha256(read_whole(path)).hexdigest()
+
+
+FRAMING = "names and positions of sums, lengths, keys with their signatures and confirmations, the model's hash"
+
+
+CLEAR = {
+    "federated": f"numbers of rows, every sum; {FRAMING}",
+    "secure-aggregation": f"numbers of rows; {FRAMING}",
+}
+"""What a party sends without a mask, by mode."""
+
+
+def about(member: MemberFile) -> dict[str, Any]:
+    """What a record says before the run: who this is, and the digests that other members compare."""
+    return {
+        "member": member.identity.name,
+        "plan": member.plan.digest().hex(),
+        "plan_file": file_sha256(member.plan_path),
+        "mode": member.plan.mode,
+        "identity": fingerprint(member.identity.public),
+        "members": member.members.digest().hex(),
+    }
