@@ -140,13 +140,3 @@ def test_a_planted_bias_is_found(records):
     # One 16-bit pattern, put in for 1 of 500 words.
     words[::500] = 0x1234
     assert deviation(octets, 2) > 6 or deviation(octets, 1) > 6
-
-
-def test_architecture_lists_every_opening():
-    text = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    part = text.split("## What coopetitive mode opens\n")[1].split("\n## ")[0]
-    listed = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in part.splitlines() if line[:1] == "|"]
-    assert listed[2:] == [
-        [f"{o.module}, {o.function}", o.to, ("*masked*: " if o.masked else "") + o.what, o.why]
-        for o in openings.OPENINGS
-    ]
