@@ -143,7 +143,7 @@ class Reader:
 
 
 def assert_like(printed: str, shown: str) -> None:
-    """The lines that a page shows were printed, in their order. Numbers may differ a little from host to host."""
+    """The lines that a page shows were printed, in their order. Numbers may differ a little; "..." stands for the rest of a line."""
 
     def lines(text: str) -> list[str]:
         return [
@@ -152,11 +152,13 @@ def assert_like(printed: str, shown: str) -> None:
 
     rest = iter(lines(printed))
     for line in lines(shown):
-        assert line in rest, f"not printed, or not in this order: {line!r}; printed:\n{printed}"
+        whole = not line.endswith("...")
+        found = any(other == line if whole else other.startswith(line.removesuffix("...")) for other in rest)
+        assert found, f"not printed, or not in this order: {line!r}; printed:\n{printed}"
 
 
 def scores(text: str) -> list[float]:
-    return [float(number) for number in re.findall(r"\b0\.\d{2,4}\b", text)]
+    return [float(number) for number in re.findall(r"\b0\.\d{4}\b", text)]
 
 
 def made(folder: Path) -> Path:
@@ -248,6 +250,8 @@ def test_the_simulation_prints_nearly_the_scores_that_the_tutorial_shows(follow)
     output = follow(f"docs/{EACH_MODE}").output
     printed = next(said for command, said in output.items() if command.startswith("hansa simulate"))
     assert scores(printed) == pytest.approx(scores(shown), abs=0.02)
+    counts = re.compile(r"\b\d+,\d{3}\b")  # of rows: the same on every host
+    assert counts.findall(printed) == counts.findall(shown)
     together, pooled = (
         [cell.strip() for cell in line.split("│")[2:-2]]
         for line in printed.splitlines()
