@@ -33,7 +33,7 @@ from benchmarks.hard_tables import HARD, LABEL, hard_table
 from benchmarks.machine import console, described, machine
 from hansa.errors import HansaError
 from hansa.simulation.pooled_xgboost import train_pooled_xgboost
-from hansa.simulation.run import Settings, simulate
+from hansa.simulation.run import SimulationSettings, simulate
 from hansa.simulation.scores import HIGHER_IS_BETTER, main_metric, score_table
 from hansa.simulation.tables import Table, read_table, split_table
 from hansa.trees.parameters import Parameters, parse_parameters
@@ -162,7 +162,7 @@ def compare(setup: Setup, pair: Pair, split: int) -> dict[str, Any]:
         "xgboost_scores": theirs,
     }
     started = time.perf_counter()
-    settings = Settings(parameters=pair.parameters, label=pair.label, mode=setup.mode, in_process=True)
+    settings = SimulationSettings(parameters=pair.parameters, label=pair.label, mode=setup.mode, in_process=True)
     try:
         simulation = simulate(train, test, settings)
     except HansaError as error:

@@ -31,7 +31,7 @@ from benchmarks.contestants import NAMES, as_table, dealt, made_rows
 from benchmarks.machine import console, described, machine
 from benchmarks.plain_product import product_seconds
 from hansa.data.quantiles import SortedKeys
-from hansa.mpc.lockstep import Record, run_three
+from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.replicated import Address, PairStreams, Server
 from hansa.node.in_process import share_in_process
 from hansa.node.warm_up import warm_up_shares
@@ -40,11 +40,11 @@ from hansa.oblivious.shared_vectors import receive_vector, share_vector
 from hansa.oblivious.split_finding import group_sizes
 from hansa.oblivious.training import growth_of
 from hansa.plan import SERVER_LINKS, Plan
-from hansa.roles.shared.sharing import Counts, Start, given_start
+from hansa.roles.shared.sharing import Counts, TrainingStart, given_start
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm, fresh_key
 from hansa.simulation.processes import train_in_processes
-from hansa.simulation.run import Settings, make_plan
+from hansa.simulation.run import SimulationSettings, make_plan
 from hansa.transport.channel import Hub
 from hansa.transport.faults import DelayingHub
 from hansa.trees.parameters import parse_parameters
@@ -87,7 +87,7 @@ def plan_of(
     names = NAMES[:features]
     # Features are normal: these cuts are their quantiles.
     quantiles = tuple(statistics.NormalDist().inv_cdf((i + 1) / (CUTS + 1)) for i in range(CUTS))
-    settings = Settings(
+    settings = SimulationSettings(
         parameters=parse_parameters(
             {"rounds": trees, "max_depth": depth, "max_bin": CUTS + 1, "eta": 0.3, "base_score": 0.4}
         ),
@@ -142,7 +142,7 @@ def over_tls(rows: int, apart: bool, depth: int, trees: int, features: int, link
     }
 
 
-def rounds_of_tree(start: Start) -> int:
+def rounds_of_tree(start: TrainingStart) -> int:
     """Rounds of a tree after the first, by the formula of ARCHITECTURE.md."""
     growth = growth_of(start.settings, start.candidates, start.counts.total)
     matches = len(group_sizes(len(start.candidates.all) + 1))
@@ -198,7 +198,7 @@ def cut_search(rows: int, features: int, bins: int) -> dict[str, Any]:
         for i in range(3)
     ]
     states = [CutSearchOnShares(features, rows, bins, 10) for _ in servers]
-    record, questions, counts, cpu_s, owner_s = Record(), 0, 0, 0.0, 0.0
+    record, questions, counts, cpu_s, owner_s = LockstepRecord(), 0, 0, 0.0, 0.0
     while not states[0].done:
         before, request = time.process_time(), states[0].request()
         guard = guard.check(request)

@@ -33,7 +33,7 @@ from hansa.mpc.ring import ShareArray
 from hansa.node.phases import phase_of
 from hansa.oblivious.candidates import Candidates, Feature
 from hansa.oblivious.shared_rows import RowShares, label_words, receive_rows, share_rows
-from hansa.oblivious.training import Sampling, Settings, boost, memory_estimate, start_margins
+from hansa.oblivious.training import BoostingSettings, Sampling, boost, memory_estimate, start_margins
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm
 
@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> list[tuple[int, dict[str, Any], list[float]
     """Share the rows, start three processes, collect their ledgers."""
     candidates = Candidates(tuple(Feature(args.cuts) for _ in range(args.features)))
     codes, labels = table(args.rows, args.features, args.cuts)
-    settings = Settings("binary:logistic", rounds=args.trees + 1, max_depth=args.depth)
+    settings = BoostingSettings("binary:logistic", rounds=args.trees + 1, max_depth=args.depth)
     owners: list[int | None] = [0, 1, 2] if args.assisted else [None, None, None]
     slices = np.array_split(np.arange(args.rows), 3)
     with tempfile.TemporaryDirectory() as name:
@@ -184,7 +184,7 @@ def start(
     shared: list[list[RowShares]],
     owners: list[int | None],
     slices: list[Any],
-    settings: Settings,
+    settings: BoostingSettings,
     folders: list[Path],
 ) -> list[tuple[int, dict[str, Any], list[float], int]]:
     """Three processes, one a server; their ledgers."""

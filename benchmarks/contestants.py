@@ -25,7 +25,7 @@ from hansa.node.warm_up import warm_up
 from hansa.plan import Plan
 from hansa.simulation.pooled_xgboost import train_pooled_xgboost
 from hansa.simulation.processes import train_in_processes
-from hansa.simulation.run import Settings, make_plan
+from hansa.simulation.run import SimulationSettings, make_plan
 from hansa.simulation.scores import auc
 from hansa.simulation.tables import Table
 from hansa.transport.channel import Hub
@@ -124,7 +124,7 @@ def as_table(rows: Rows) -> Table:
 
 def plan_of(job: Job, parties: Mapping[str, Rows]) -> Plan:
     """The plan that `hansa simulate` would make."""
-    plan = make_plan(Settings(parameters=job.parameters, label="y", mode=job.mode), NAMES, tuple(parties))
+    plan = make_plan(SimulationSettings(parameters=job.parameters, label="y", mode=job.mode), NAMES, tuple(parties))
     return replace(plan, verify_counts=job.verify_counts)
 
 

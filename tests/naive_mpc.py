@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from hansa.oblivious.candidates import ONLY_MISSING, Candidates
 from hansa.oblivious.release import PlainTree, left_of
-from hansa.oblivious.training import Settings, growth_of
+from hansa.oblivious.training import BoostingSettings, growth_of
 
 
 def naive_gemm(c, v):
@@ -57,7 +57,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def gradients(settings: Settings, margins, labels):
+def gradients(settings: BoostingSettings, margins, labels):
     """(g, h) in float64; for squared error of labels in the scale of `LabelScale`."""
     if settings.objective == "reg:squarederror":
         return margins - labels, np.ones(len(labels))
@@ -66,7 +66,7 @@ def gradients(settings: Settings, margins, labels):
     return w * (p - labels), w * p * (1 - p)
 
 
-def candidate_gains(candidates: Candidates, codes, g, h, settings: Settings, chosen=None, unit=0.0):
+def candidate_gains(candidates: Candidates, codes, g, h, settings: BoostingSettings, chosen=None, unit=0.0):
     """Gain of each candidate of a node, float64; -inf where invalid (Chen & Guestrin 2016, eq. 7).
 
     `unit`: the least hessian that children may have at the format's precision.
@@ -121,7 +121,7 @@ def judge_tree(
     labels,
     margins,
     tree: PlainTree,
-    settings: Settings,
+    settings: BoostingSettings,
     used=None,
     chosen=None,
     weights=None,
@@ -281,7 +281,7 @@ def naive_turned(tables, turns):
     return np.array([int(value) % 2 ** (8 * tables.itemsize) for value in out]).astype(tables.dtype)
 
 
-def statistics(candidates: Candidates, codes, labels, margins, tree: PlainTree, settings: Settings):
+def statistics(candidates: Candidates, codes, labels, margins, tree: PlainTree, settings: BoostingSettings):
     """(covers, gains) of a plain tree's nodes, float64, from the rows."""
     g, h = gradients(settings, margins, labels)
     covers, gains = np.zeros(len(tree.values)), np.zeros(len(tree.values))

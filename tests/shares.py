@@ -17,7 +17,7 @@ from hansa.plan import Coopetitive, Plan, Release
 from hansa.protocol.messages import Abort, Message, Relay, decode, encode
 from hansa.roles.key_setup import Signer
 from hansa.roles.shared.compute_server import RoundMessage
-from hansa.roles.shared.member import Member
+from hansa.roles.shared.member import SharedMember
 from hansa.roles.shared.relay import RelayHub
 from hansa.trees.parameters import parse_parameters
 from made_tables import FEATURES, NAMES, OPEN, spread, table
@@ -110,7 +110,7 @@ class SharedTalk:
     ) -> None:
         self.plan = plan
         self.members = {
-            name: Member(
+            name: SharedMember(
                 plan,
                 name,
                 tables.get(name),
@@ -181,7 +181,7 @@ class SharedTalk:
                 assert all(end._aead is None and not any(end._key) for end in ends)
 
 
-def twisted(member: Member, twist: Twist) -> None:
+def twisted(member: SharedMember, twist: Twist) -> None:
     """Let a member say other things than its roles do."""
     post = member._post
 

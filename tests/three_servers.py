@@ -7,12 +7,12 @@ import os
 import numpy as np
 import pytest
 
-from hansa.mpc.lockstep import Record, run_three
+from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.replicated import Address, PairStreams, Server
 from hansa.oblivious.candidates import Candidates, Feature
 from hansa.oblivious.release import open_tree, release
 from hansa.oblivious.shared_rows import receive_rows, share_rows
-from hansa.oblivious.training import Settings, train
+from hansa.oblivious.training import BoostingSettings, train
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm
 
@@ -64,7 +64,7 @@ def train_openly(
     `weights`: words (2, rows) of `weight_words`, where rows have weights. For several outputs labels are (outputs, rows), weights
     (outputs, 2, rows), settings a list, and the trees of a round follow each other.
     """
-    settings = [settings] if isinstance(settings, Settings) else settings
+    settings = [settings] if isinstance(settings, BoostingSettings) else settings
     servers = make_servers()
     edges = np.linspace(0, len(codes), len(owners) + 1).astype(int)
     blocks = [[], [], []]
@@ -74,7 +74,7 @@ def train_openly(
         messages = share_rows(candidates, own, labels[..., start:stop].astype(np.uint32), ALGORITHM, owner, words)
         for i, message in enumerate(messages):
             blocks[i].append(receive_rows(candidates, i, message, ALGORITHM, own if owner == i else None))
-    record = record or Record()
+    record = record or LockstepRecord()
     programs = [train(servers[i], candidates, blocks[i], settings, 0, sampling) for i in range(3)]
     models = run_three(programs, record, keep_views)
     return [

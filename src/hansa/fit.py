@@ -31,7 +31,7 @@ from hansa.node.warm_up import warm_up, warm_up_shares
 from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, Plan
 from hansa.roles.run import Progress
 from hansa.simulation.run import (
-    Settings,
+    SimulationSettings,
     codes_told,
     make_plan,
     member_names,
@@ -292,7 +292,7 @@ def fit(
     table, sizes = _joined(tables, label, weight, tuple(categorical), mode, trained)
     members = dict(zip(sizes, member_names(list(sizes)).values(), strict=True))
     parts = {members[name]: table.take(table.party == name) for name in sizes}
-    settings = Settings(
+    settings = SimulationSettings(
         parameters=trained,
         label=label,
         mode=mode,

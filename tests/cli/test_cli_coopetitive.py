@@ -19,7 +19,7 @@ from made_consortium import AGAIN, assert_refused, cells, hansa, write_table
 
 from hansa.errors import HansaError
 from hansa.node import shared
-from hansa.node.phases import Ledger, phase_of
+from hansa.node.phases import PhaseTimes, phase_of
 from hansa.protocol.messages import SEALED, Abort, Relay, decode
 from hansa.transport.recording import read_transcript
 from hansa.transport.tls import TlsHub
@@ -611,7 +611,7 @@ def test_a_step_belongs_to_a_phase(step, phase):
 
 
 def test_a_ledger_adds_up_what_rounds_cost():
-    ledger = Ledger()
+    ledger = PhaseTimes()
     for _ in range(3):
         sum(range(200_000))
         ledger.note("tree/score/a", 10)

@@ -21,7 +21,7 @@ from hansa.errors import ProtocolError
 from hansa.mpc import comparison as cmp
 from hansa.mpc import replicated as rep
 from hansa.mpc import verified_bits as vb
-from hansa.mpc.lockstep import Record, run_three
+from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.ring import BITS, RING32, Ring, pack_bits, unpack_bits
 from hansa.oblivious import evaluation as ev
 from hansa.oblivious.candidates import Candidates, Feature
@@ -113,7 +113,7 @@ def views_agree(program, viewer, rings, fixed=24, table_bits=0):
         secret = (index // np.uint64(sampling)) % np.uint64(secrets)
         sources = Enumerated(viewer, count, fixed_index, index % np.uint64(sampling), table_bits)
         shares = make_shares(viewer, rings, widths, secret, fixed_index)
-        record = Record()
+        record = LockstepRecord()
         run_three([program(rep.Server(i, sources), shares[i]) for i in range(3)], record, keep_views=True)
         if sources.coin_bits <= max(coin_bits, 6):
             break
@@ -420,7 +420,7 @@ def test_products_with_rows_that_a_server_owns_are_right(name, owner):
     viewer = (owner + 1) % 3
     sources = Enumerated(viewer, len(index), fixed, coin, 0)
     shares = make_shares(viewer, [Owned(owner), ring], [1, ring.bits], secret, fixed)
-    results = run_three([program(owner)(rep.Server(i, sources), shares[i]) for i in range(3)], Record())
+    results = run_three([program(owner)(rep.Server(i, sources), shares[i]) for i in range(3)], LockstepRecord())
     total = ring.add(ring.add(results[0][0], results[1][0]), results[2][0])
     assert np.array_equal(total, (secret & np.uint64(1)) * (secret >> np.uint64(1)))
 

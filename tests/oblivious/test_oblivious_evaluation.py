@@ -7,18 +7,18 @@ import pytest
 
 import naive_mpc as naive
 from hansa.errors import PlanError
-from hansa.mpc.lockstep import Record, run_three
+from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.replicated import Address
 from hansa.mpc.ring import RING32, RING64
 from hansa.oblivious import evaluation as ev
 from hansa.oblivious.release import leaf_of_codes, open_tree, release
 from hansa.oblivious.shared_rows import label_words, receive_rows, share_rows
-from hansa.oblivious.training import Sampling, Settings, boost, held_weight_bits, start_margins, weight_words
+from hansa.oblivious.training import BoostingSettings, Sampling, boost, held_weight_bits, start_margins, weight_words
 from three_servers import ALGORITHM, make_servers, make_table, reveal, share
 
 PLACE = Address(0, 0, 0, "eval")
-LOGISTIC = Settings("binary:logistic", rounds=1)
-SQUARED = Settings("reg:squarederror", rounds=1)
+LOGISTIC = BoostingSettings("binary:logistic", rounds=1)
+SQUARED = BoostingSettings("reg:squarederror", rounds=1)
 
 
 def words_of(view):
@@ -69,7 +69,7 @@ def test_metrics_of_numbers(name, weighted):
     labels = rng.integers(-512, 513, 2000) / 1024
     margins = np.clip(labels + 0.01 * rng.normal(size=2000), -0.5, 0.5)
     weights = rng.integers(0, 257, 2000) / 128 if weighted else None
-    settings = Settings("reg:squarederror", rounds=1, weight_limit=2.0) if weighted else SQUARED
+    settings = BoostingSettings("reg:squarederror", rounds=1, weight_limit=2.0) if weighted else SQUARED
     expected = naive.metric(name, margins, labels, weights, logistic=False)
     assert opened(name, settings, margins, labels, weights) == pytest.approx(expected, abs=1e-6)
 
@@ -78,7 +78,7 @@ def test_metrics_of_numbers(name, weighted):
 def test_metrics_of_weighted_rows(name):
     margins, labels = scores(3000, 4)
     weights = np.random.default_rng(5).integers(0, 257, 3000) / 128
-    settings = Settings("binary:logistic", rounds=1, weight_limit=2.0)
+    settings = BoostingSettings("binary:logistic", rounds=1, weight_limit=2.0)
     expected = naive.metric(name, margins, labels, weights)
     assert opened(name, settings, margins, labels, weights) == pytest.approx(expected, abs=TOLERANCE[name])
 
@@ -107,7 +107,7 @@ def test_separated_classes():
 
 def test_what_cannot_be_had_is_refused_by_name():
     margins, labels = scores(100, 8)
-    weighted = Settings("binary:logistic", rounds=1, weight_limit=2.0)
+    weighted = BoostingSettings("binary:logistic", rounds=1, weight_limit=2.0)
     for name, settings in (("aucpr", LOGISTIC), ("mlogloss", LOGISTIC), ("auc", SQUARED), ("auc", weighted)):
         with pytest.raises(PlanError, match=name):
             opened(name, settings, margins, labels)
@@ -125,7 +125,7 @@ def test_a_margin_out_of_range_is_noticed(far, servers):
 def test_weights_of_held_out_rows_may_span_many_orders():
     margins, labels = scores(3000, 4)
     weights = 10 ** np.random.default_rng(5).uniform(-2, 2, 3000)
-    settings = Settings("binary:logistic", rounds=1, weight_limit=100.0)
+    settings = BoostingSettings("binary:logistic", rounds=1, weight_limit=100.0)
     for name in ("logloss", "error"):
         expected = naive.metric(name, margins, labels, weights)
         assert opened(name, settings, margins, labels, weights) == pytest.approx(expected, abs=2e-4)
@@ -144,7 +144,7 @@ def test_early_stopping_opens_one_bit(name, delta, servers):
         place = Address(0, number, 0, "stop")
         best = share(RING64, np.array([round(0.6 * 2**28)]), 1)
         new = share(RING64, np.array([round((0.6 + better * step) * 2**28) + better]), 2)
-        record = Record()
+        record = LockstepRecord()
         programs = [ev.improved(s, name, new[s.index], best[s.index], place, delta) for s in servers]
         assert run_three(programs, record, keep_views=True) == [step >= delta if step else delta == 0] * 3
         last = [words_of(view)[-1] for view in record.views]
@@ -155,7 +155,7 @@ def test_early_stopping_opens_one_bit(name, delta, servers):
 
 def test_held_out_margins_are_those_of_the_opened_trees():
     candidates, codes, labels = make_table(1500, 4, 15, seed=10)
-    settings = Settings("binary:logistic", rounds=3, max_depth=4)
+    settings = BoostingSettings("binary:logistic", rounds=3, max_depth=4)
     parts = [slice(0, 1000), slice(1000, 1500)]
     messages = [share_rows(candidates, codes[p], labels[p], ALGORITHM) for p in parts]
     servers = make_servers()
@@ -200,7 +200,7 @@ def test_turned_tables_are_the_naive_twin():
 
 @pytest.mark.parametrize("rows", [1, 2, 65, 3000])
 def test_whether_a_metric_has_a_value_is_one_bit(rows, servers):
-    weighted = Settings("binary:logistic", rounds=1, weight_limit=2.0)
+    weighted = BoostingSettings("binary:logistic", rounds=1, weight_limit=2.0)
     for ones in sorted({0, 1, rows // 2, rows - 1, rows}):
         labels = (np.arange(rows) < ones).astype(np.uint32)
         weights = np.where(np.arange(rows) == rows - 1, 2.0 * (ones > 0), 0)
@@ -208,7 +208,7 @@ def test_whether_a_metric_has_a_value_is_one_bit(rows, servers):
         w = share(RING32, weight_words(weighted, labels, weights, held_weight_bits(weighted, rows)), 2)
         place = Address(0, ones, 0, "value")
         for name, own, expected in (("auc", [None] * 3, 0 < ones < rows), ("logloss", w, ones > 0)):
-            record = Record()
+            record = LockstepRecord()
             programs = [ev.has_value(s, name, y[s.index], own[s.index], place.named(name)) for s in servers]
             assert run_three(programs, record, keep_views=True) == [expected] * 3
             last = [words_of(view)[-1] for view in record.views]

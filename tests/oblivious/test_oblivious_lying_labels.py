@@ -11,7 +11,7 @@ import pytest
 from hansa.oblivious import leaves, split_finding
 from hansa.oblivious.release import leaf_of_codes
 from hansa.oblivious.split_finding import group_sizes
-from hansa.oblivious.training import Settings
+from hansa.oblivious.training import BoostingSettings
 from three_servers import make_table, train_openly
 
 DEPTH, CUTS = 6, 15
@@ -71,7 +71,7 @@ def forcing(liar, candidates, path):
 def test_a_lying_server_reads_a_known_rows_label_from_the_released_model(liar, monkeypatch):
     """In spite of min_child_weight 20, which no leaf of so few rows has."""
     candidates, codes, labels = make_table(1500, 8, CUTS, seed=7)
-    settings = Settings("binary:logistic", rounds=1, max_depth=DEPTH, min_child_weight=20.0, base_margin=0.0)
+    settings = BoostingSettings("binary:logistic", rounds=1, max_depth=DEPTH, min_child_weight=20.0, base_margin=0.0)
     honest = train_openly(candidates, codes, labels, settings, owners=(0, 1, 2))[0]
     _, sizes = np.unique(leaf_of_codes(candidates, honest, codes), return_counts=True)
     # A row weighs a quarter in the first tree.

@@ -10,7 +10,7 @@ import pytest
 import naive_mpc as naive
 from hansa.data.quantiles import SortedKeys, keys_from_values
 from hansa.errors import PlanError, ProtocolError
-from hansa.mpc.lockstep import Record, run_three
+from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.replicated import Address
 from hansa.mpc.ring import RING64
 from hansa.oblivious import quantile_search as qs
@@ -198,7 +198,7 @@ def rounds_of(columns):
     while not states[0].done:
         message = share_vector(qs.count_probes(keys, states[0].request()), ALGORITHM)
         shares = [{"owner": receive_vector(i, message[i], states[0].n_answers, ALGORITHM)} for i in range(3)]
-        record = Record()
+        record = LockstepRecord()
         states = run_three([states[i].answer(servers[i], shares[i], PLACE) for i in range(3)], record)
         rounds += record.rounds
     return rounds

@@ -23,9 +23,9 @@ from hansa.oblivious.release import leaf_of_codes, open_tree, release
 from hansa.oblivious.shared_rows import label_words, receive_rows, share_rows
 from hansa.oblivious.shared_vectors import receive_vector, share_vector
 from hansa.oblivious.training import (
+    BoostingSettings,
     LabelScale,
     Sampling,
-    Settings,
     boost,
     growth_of,
     rounds_in_range,
@@ -96,7 +96,7 @@ def trained(features, labels, settings, scale):
         (opened,) = yield from pooled_sums(server, total, Address(0, 0, 0, "base"))
         mean = opened / split / (1 if scale is None else 2.0**MARGIN_BITS)
         base = float(np.log(mean / (1 - mean))) if scale is None else mean
-        own = Settings(**{**vars(settings), "base_margin": base})
+        own = BoostingSettings(**{**vars(settings), "base_margin": base})
         margins, others = start_margins(server, split, own), start_margins(server, rows - split, own)
         flags, trees = [], []
         for tree in range(ROUNDS):
@@ -130,7 +130,7 @@ def test_real_table(name):
     regression = name == "lte_drop_rate"
     scale = LabelScale.of_range(labels.min(), labels.max(), (labels.min() + labels.max()) / 2) if regression else None
     objective = "reg:squarederror" if regression else "binary:logistic"
-    settings = Settings(objective, rounds=ROUNDS, max_depth=DEPTH, leaf_bits=17 if regression else 14)
+    settings = BoostingSettings(objective, rounds=ROUNDS, max_depth=DEPTH, leaf_bits=17 if regression else 14)
     candidates, codes, trees, metric, settings = trained(features, labels, settings, scale)
 
     oracle = labels[:split] if scale is None else (labels[:split] - scale.centre) / scale.scale
@@ -186,7 +186,7 @@ def test_real_classes_one_against_the_rest():
     codes = bin_rows(features, cuts).codes.astype(np.uint16)
     shares = is_class[:, :split].mean(axis=1)
     settings = [
-        Settings("binary:logistic", rounds=rounds, max_depth=depth, base_margin=float(np.log(s / (1 - s))))
+        BoostingSettings("binary:logistic", rounds=rounds, max_depth=depth, base_margin=float(np.log(s / (1 - s))))
         for s in shares
     ]
     trees = train_openly(candidates, codes[:split], is_class[:, :split], settings, (None, 0))

@@ -13,7 +13,7 @@ from hansa.mpc.lockstep import run_three
 from hansa.mpc.ring import RING32
 from hansa.oblivious.release import LEAF, PlainTree, Statistics, TreeMessage, leaf_of_codes, open_tree, release
 from hansa.oblivious.shared_rows import label_words, receive_rows, share_rows
-from hansa.oblivious.training import LabelScale, Sampling, Settings, boost, start_margins
+from hansa.oblivious.training import BoostingSettings, LabelScale, Sampling, boost, start_margins
 from three_servers import ALGORITHM, make_servers, make_table, reveal
 
 
@@ -39,7 +39,7 @@ def boosted(settings, labels, rounds, sampling=None, seed=1):
 
 @pytest.mark.parametrize("kind", ["logistic", "squared", "half of the rows", "gamma"])
 def test_opened_trees_reproduce_the_shared_margins_exactly(kind):
-    settings = Settings(
+    settings = BoostingSettings(
         "reg:squarederror" if kind == "squared" else "binary:logistic",
         rounds=3,
         max_depth=4,
@@ -64,7 +64,7 @@ def test_opened_trees_reproduce_the_shared_margins_exactly(kind):
 
 @pytest.fixture(scope="module")
 def messages():
-    candidates, _, results = boosted(Settings("binary:logistic", rounds=1, max_depth=4), None, 1)
+    candidates, _, results = boosted(BoostingSettings("binary:logistic", rounds=1, max_depth=4), None, 1)
     return candidates, {i: release(results[i][0][0]) for i in range(3)}
 
 
@@ -138,7 +138,7 @@ def test_pass_through_nodes_collapse(messages):
 
 @pytest.mark.parametrize("cover_bits", [None, 0, 6])
 def test_covers_and_gains_only_where_the_plan_says_so(cover_bits):
-    settings = Settings("binary:logistic", rounds=2, max_depth=4, cover_bits=cover_bits)
+    settings = BoostingSettings("binary:logistic", rounds=2, max_depth=4, cover_bits=cover_bits)
     candidates, codes, results = boosted(settings, None, 2)
     labels = make_table(1200, 4, 15, seed=1)[2]
     margins = np.zeros(1200)

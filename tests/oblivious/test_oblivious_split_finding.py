@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hansa.mpc.lockstep import Record, run_three
+from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.replicated import Address
 from hansa.mpc.ring import BYTES, RING64
 from hansa.oblivious.split_finding import RATIO_BITS, find_splits, group_sizes, score, scoring, tournament
@@ -98,7 +98,7 @@ def test_find_splits(kind, lam, gamma, least):
     shared = [
         share(RING64, x.astype(np.int64), n) for n, x in enumerate((left, totals, scale + np.ceil(floor * 2**bits)))
     ]
-    record = Record()
+    record = LockstepRecord()
     out = run_three([find_splits(s, *(x[s.index] for x in shared), constants, PLACE) for s in servers], record)
     one_hots = reveal(BYTES, out)
     assert (one_hots.sum(axis=1) == 1).all()

@@ -9,7 +9,7 @@ import pytest
 
 import naive_mpc as naive
 from hansa.errors import DataError, PlanError, ProtocolError
-from hansa.mpc.lockstep import Record, run_three
+from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.replicated import Address, refresh
 from hansa.mpc.ring import RING32, pack_bits
 from hansa.oblivious import training
@@ -17,9 +17,9 @@ from hansa.oblivious.candidates import Candidates, Feature
 from hansa.oblivious.release import leaf_of_codes, open_tree, release
 from hansa.oblivious.shared_rows import label_words, receive_rows, share_rows
 from hansa.oblivious.training import (
+    BoostingSettings,
     LabelScale,
     Sampling,
-    Settings,
     boost,
     growth_of,
     memory_estimate,
@@ -72,7 +72,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_splits_are_the_argmax(name):
-    settings = Settings(**{**LOGISTIC, **VARIANTS[name]})
+    settings = BoostingSettings(**{**LOGISTIC, **VARIANTS[name]})
     candidates, codes, labels = make_table(2500, 5, 15, seed=1)
     _, _, splits, gaps, leaf_error = judge(candidates, codes, labels, settings)
     assert splits >= settings.rounds
@@ -84,7 +84,7 @@ def test_splits_are_the_argmax(name):
 @pytest.mark.parametrize("owners", [(0, 1, 2), (None, 2), (1,)], ids=str)
 def test_owner_assisted_rows_give_the_same_trees(owners):
     candidates, codes, labels = make_table(2000, 5, 15, seed=2)
-    settings = Settings(**LOGISTIC)
+    settings = BoostingSettings(**LOGISTIC)
     trees, *_ = judge(candidates, codes, labels, settings)
     assisted = train_openly(candidates, codes, labels, settings, owners)
     for a, b in zip(trees, assisted, strict=True):
@@ -95,7 +95,7 @@ def test_owner_assisted_rows_give_the_same_trees(owners):
 def test_rare_positives():
     candidates, codes, labels = make_table(5000, 5, 15, seed=3, share_of_ones=0.01, noise=0.5)
     base = float(np.log(0.01 / 0.99))
-    settings = Settings(**{**LOGISTIC, "base_margin": base, "max_depth": 4})
+    settings = BoostingSettings(**{**LOGISTIC, "base_margin": base, "max_depth": 4})
     _, _, _, gaps, leaf_error = judge(candidates, codes, labels, settings)
     assert not gaps
     assert leaf_error <= 2e-4
@@ -104,7 +104,7 @@ def test_rare_positives():
 def test_separable_classes():
     candidates, codes, _ = make_table(2000, 5, 15, seed=4)
     labels = (codes[:, 0] > 7).astype(np.uint32)
-    settings = Settings(**{**LOGISTIC, "rounds": 8, "eta": 0.5})
+    settings = BoostingSettings(**{**LOGISTIC, "rounds": 8, "eta": 0.5})
     _, margins, _, gaps, leaf_error = judge(candidates, codes, labels, settings)
     assert not gaps
     assert leaf_error <= 2e-4
@@ -116,7 +116,7 @@ def test_constant_and_skewed_columns():
     codes[:, 1] = 7
     codes[:, 2] = np.where(codes[:, 2] < 15, 0, 15)
     codes[:, 3] = 0
-    _, _, _, gaps, leaf_error = judge(candidates, codes, labels, Settings(**LOGISTIC))
+    _, _, _, gaps, leaf_error = judge(candidates, codes, labels, BoostingSettings(**LOGISTIC))
     assert not gaps
     assert leaf_error <= 1e-4
 
@@ -129,7 +129,7 @@ def test_missing_values_and_categories():
     labels[codes[:, 2] == 3] = 1
     features = (Feature(15, has_missing=True), Feature(15), Feature(6, categorical=True, has_missing=True))
     candidates = Candidates(features)
-    trees, _, _, gaps, leaf_error = judge(candidates, codes, labels, Settings(**{**LOGISTIC, "max_depth": 4}))
+    trees, _, _, gaps, leaf_error = judge(candidates, codes, labels, BoostingSettings(**{**LOGISTIC, "max_depth": 4}))
     assert not gaps
     assert leaf_error <= 1e-4
     found = [c for tree in trees for c in tree.candidates if c]
@@ -163,7 +163,7 @@ def test_one_class_against_the_rest(name):
     given = dict(CLASSES[name])
     known = given.pop("total_weight", False)
     settings = [
-        Settings(
+        BoostingSettings(
             **LOGISTIC,
             **given,
             base_margin=float(np.log(s / (1 - s))),
@@ -205,8 +205,8 @@ def test_one_class_against_the_rest(name):
 def test_classes_take_the_rounds_of_one_and_no_name_twice():
     """Trees of a round grow side by side; every draw's name is of one tree (a name that is used twice is refused)."""
     candidates, codes, labels = make_classes(300, (0.3, 0.3, 0.4), seed=23)
-    records = [Record(), Record()]
-    settings = Settings(**LOGISTIC)
+    records = [LockstepRecord(), LockstepRecord()]
+    settings = BoostingSettings(**LOGISTIC)
     train_openly(candidates, codes, labels, [settings] * 3, record=records[0])
     train_openly(candidates, codes, labels[0], settings, record=records[1])
     assert records[0].rounds == records[1].rounds
@@ -228,7 +228,7 @@ def test_squared_error():
     values = np.clip(values, -4, 9)
     scale = LabelScale.of_range(-4, 9, base_score=2.0)
     words = scale.words(values)
-    settings = Settings("reg:squarederror", rounds=4, max_depth=4, leaf_bits=17, rows_per_sum=1000)
+    settings = BoostingSettings("reg:squarederror", rounds=4, max_depth=4, leaf_bits=17, rows_per_sum=1000)
     scaled = (values - scale.centre) / scale.scale
     _, margins, _, gaps, leaf_error = judge(candidates, codes, words, settings, oracle_labels=scaled)
     assert not gaps
@@ -265,7 +265,7 @@ def test_hard_cases(name):
     )
     if "separable" in name:
         labels = (codes[:, 0] > 7).astype(np.uint32)
-    settings = Settings(**{"objective": "binary:logistic", "rounds": 4, "max_depth": 5, **HARD[name]})
+    settings = BoostingSettings(**{"objective": "binary:logistic", "rounds": 4, "max_depth": 5, **HARD[name]})
     rounding = 0.41 * 2.0 ** -growth_of(settings, candidates, 20000).row_bits * settings.greatest_weight**0.5
     noise = float(np.hypot(1.4e-5 * settings.greatest_weight**0.5, rounding))
     margins = np.full(20000, settings.base_margin)
@@ -287,7 +287,7 @@ def test_a_leaf_of_just_min_child_weight_keeps_its_value(weighted):
     codes = np.repeat(np.arange(40), 4)[:, None].astype(np.uint16)
     labels = (np.arange(160) // 4 % 2).astype(np.uint32)
     limit = 1.0 if weighted else None
-    settings = Settings("binary:logistic", rounds=1, max_depth=8, base_margin=0.0007, weight_limit=limit)
+    settings = BoostingSettings("binary:logistic", rounds=1, max_depth=8, base_margin=0.0007, weight_limit=limit)
     words = weight_words(settings, labels, np.ones(160), weight_bits(settings, 160)) if weighted else None
     seen = 0
     for _ in range(3):
@@ -302,7 +302,7 @@ def test_a_node_below_min_child_weight_has_no_value():
     candidates = Candidates((Feature(39, False, False),))
     codes = np.repeat(np.arange(40), 4)[:, None].astype(np.uint16)
     labels = np.ones(160, np.uint32)
-    settings = Settings("binary:logistic", rounds=1, min_child_weight=40.01)
+    settings = BoostingSettings("binary:logistic", rounds=1, min_child_weight=40.01)
     assert not leaf_of_codes(candidates, train_openly(candidates, codes, labels, settings)[0], codes).any()
 
 
@@ -311,7 +311,7 @@ def test_a_node_below_min_child_weight_has_no_value():
 def test_monotone_constraints(objective, signs):
     """The whole model is monotone to the last bit, and splits are the best of those that may be taken."""
     candidates, codes, labels = make_table(2500, 4, 15, seed=21)
-    settings = Settings(objective, rounds=3, max_depth=4, monotone=signs)
+    settings = BoostingSettings(objective, rounds=3, max_depth=4, monotone=signs)
     free = dataclasses.replace(settings, monotone=())
     scale = LabelScale.of_range(0, 1, 0.5)
     words, oracle = (labels, labels) if objective == "binary:logistic" else (scale.words(labels * 1.0), labels - 0.5)
@@ -336,10 +336,10 @@ def test_constraints_that_cannot_be_had_are_refused():
     candidates = Candidates((Feature(3), Feature(3, categorical=True)))
     for wrong in ({"monotone": (2,)}, {"monotone": (1,), "leaf_limit": 16.0}, {"monotone": (1,), "leaf_bits": 24}):
         with pytest.raises(PlanError, match="monotone_constraints"):
-            Settings(**{**LOGISTIC, **wrong})
+            BoostingSettings(**{**LOGISTIC, **wrong})
     for signs, message in (((0, 1), "categorical"), ((1,), "one for each")):
         with pytest.raises(PlanError, match=message):
-            growth_of(Settings(**LOGISTIC, monotone=signs), candidates, 100)
+            growth_of(BoostingSettings(**LOGISTIC, monotone=signs), candidates, 100)
 
 
 def some_weights(rows, seed=15):
@@ -352,7 +352,7 @@ def some_weights(rows, seed=15):
 @pytest.mark.parametrize("factor", [1.0, 2.5])
 def test_weighted_rows(factor, owners):
     candidates, codes, labels = make_table(2500, 5, 15, seed=15)
-    settings = Settings(**LOGISTIC, weight_limit=2.0, scale_pos_weight=factor)
+    settings = BoostingSettings(**LOGISTIC, weight_limit=2.0, scale_pos_weight=factor)
     _, _, splits, gaps, leaf_error = judge(
         candidates, codes, labels, settings, weights=some_weights(2500), owners=owners
     )
@@ -365,7 +365,7 @@ def test_weighted_squared_error():
     candidates, codes, _ = make_table(2500, 5, 15, seed=16)
     values = np.clip(codes[:, 0] / 3.0 + np.random.default_rng(7).normal(size=2500), -4, 9)
     scale = LabelScale.of_range(-4, 9, base_score=2.0)
-    settings = Settings("reg:squarederror", rounds=3, max_depth=4, leaf_bits=17, weight_limit=2.0)
+    settings = BoostingSettings("reg:squarederror", rounds=3, max_depth=4, leaf_bits=17, weight_limit=2.0)
     scaled = (values - scale.centre) / scale.scale
     _, _, _, gaps, leaf_error = judge(
         candidates, codes, scale.words(values), settings, oracle_labels=scaled, weights=some_weights(2500)
@@ -376,7 +376,7 @@ def test_weighted_squared_error():
 
 def test_weights_are_those_of_the_plan():
     candidates, codes, labels = make_table(300, 3, 15, seed=17)
-    weighted, plain = Settings(**LOGISTIC, weight_limit=2.0), Settings(**LOGISTIC)
+    weighted, plain = BoostingSettings(**LOGISTIC, weight_limit=2.0), BoostingSettings(**LOGISTIC)
     words = weight_words(weighted, labels, some_weights(300), 12)
     for settings, own in ((plain, words), (weighted, None)):
         with pytest.raises(ProtocolError, match="disagree"):
@@ -393,7 +393,7 @@ def test_weights_are_those_of_the_plan():
 @pytest.mark.slow
 def test_many_splits_at_20k_rows():
     candidates, codes, labels = make_table(20000, 10, 31, seed=14)
-    settings = Settings("binary:logistic", rounds=6, max_depth=6)
+    settings = BoostingSettings("binary:logistic", rounds=6, max_depth=6)
     _, _, splits, gaps, leaf_error = judge(candidates, codes, labels, settings)
     assert splits > 300
     assert len(gaps) <= 0.005 * splits
@@ -407,7 +407,7 @@ def test_public_sampling(objective):
     rows = [draw.random(2500) < 0.6 for _ in range(3)]
     features = [np.sort(draw.permutation(5)[:2]) for _ in range(3)]
     sampling = Sampling(rows=lambda t: rows[t], features=lambda t: features[t])
-    settings = Settings(**{**LOGISTIC, "objective": objective, "leaf_bits": 16})
+    settings = BoostingSettings(**{**LOGISTIC, "objective": objective, "leaf_bits": 16})
     words, oracle = labels, labels
     if objective == "reg:squarederror":
         scale = LabelScale.of_range(0, 1, 0.5)
@@ -421,7 +421,7 @@ def test_public_sampling(objective):
 
 def test_leaves_are_clamped():
     candidates, codes, labels = make_table(2500, 5, 15, seed=9)
-    settings = Settings(**{**LOGISTIC, "rounds": 2, "leaf_limit": 0.25, "eta": 0.5})
+    settings = BoostingSettings(**{**LOGISTIC, "rounds": 2, "leaf_limit": 0.25, "eta": 0.5})
     trees, _, _, gaps, leaf_error = judge(candidates, codes, labels, settings)
     assert not gaps
     assert leaf_error <= 1e-4
@@ -431,7 +431,7 @@ def test_leaves_are_clamped():
 def test_predictions_are_those_of_xgboost():
     xgboost = pytest.importorskip("xgboost")
     candidates, codes, labels = make_table(4000, 5, 15, seed=13)
-    settings = Settings(**{**LOGISTIC, "rounds": 10, "max_depth": 4})
+    settings = BoostingSettings(**{**LOGISTIC, "rounds": 10, "max_depth": 4})
     trees = train_openly(candidates, codes, labels, settings)
     margins = sum(leaf_of_codes(candidates, tree, codes) for tree in trees)
     data = xgboost.DMatrix(codes.astype(np.float32), labels)
@@ -454,7 +454,7 @@ def test_trees_after_a_margin_left_its_range_are_not_released(monkeypatch):
     candidates, codes, _ = make_table(600, 3, 15, seed=10)
     labels = (codes[:, 0] > 7).astype(np.uint32)
     given = {"max_depth": 1, "eta": 1.0, "reg_lambda": 0.0, "min_child_weight": 0.0, "leaf_limit": 16.0}
-    settings = Settings("binary:logistic", rounds=3, base_margin=15.6, **given)
+    settings = BoostingSettings("binary:logistic", rounds=3, base_margin=15.6, **given)
     assert len(train_openly(candidates, codes, labels, settings)) == 3
     monkeypatch.setattr(training, "SERIES_NOISE", 0.0)
     trees = train_openly(candidates, codes, labels, settings)
@@ -498,8 +498,8 @@ def test_rounds_a_tree():
     candidates, codes, labels = make_table(300, 3, 15, seed=11)
     counts = []
     for rounds in (2, 3):
-        record = Record()
-        settings = Settings("binary:logistic", rounds=rounds, max_depth=4)
+        record = LockstepRecord()
+        settings = BoostingSettings("binary:logistic", rounds=rounds, max_depth=4)
         train_openly(candidates, codes, labels, settings, record=record)
         counts.append(record.rounds)
     # By level 2 for sums (4 where rows have more bits than sums), 22 for scores, 6 L for the tournament (46 items: L = 2), 4
@@ -509,17 +509,17 @@ def test_rounds_a_tree():
 
 def test_estimate_and_refusals():
     candidates, _, _ = make_table(10, 30, 31, seed=0)
-    estimate = memory_estimate(candidates, 100_000, Settings(**LOGISTIC))
+    estimate = memory_estimate(candidates, 100_000, BoostingSettings(**LOGISTIC))
     assert 769e6 < estimate < 1.5e9
-    assert memory_estimate(candidates, 100_000, Settings(**LOGISTIC), 100_000) < estimate - 370e6
-    assert memory_estimate(candidates, 100_000, Settings(**LOGISTIC), 100_000, 33_000) < estimate - 490e6
+    assert memory_estimate(candidates, 100_000, BoostingSettings(**LOGISTIC), 100_000) < estimate - 370e6
+    assert memory_estimate(candidates, 100_000, BoostingSettings(**LOGISTIC), 100_000, 33_000) < estimate - 490e6
     for wrong in ({"eta": 0.0}, {"max_depth": 9}, {"objective": "count:poisson"}, {"scale_pos_weight": 1000}):
         with pytest.raises(PlanError):
-            Settings(**{**LOGISTIC, **wrong})
+            BoostingSettings(**{**LOGISTIC, **wrong})
     with pytest.raises(PlanError, match="base_margin"):
-        Settings("reg:squarederror", rounds=1, base_margin=1.0)
+        BoostingSettings("reg:squarederror", rounds=1, base_margin=1.0)
     with pytest.raises(PlanError, match="fraction bits"):
-        growth_of(Settings(**LOGISTIC, scale_pos_weight=200.0), candidates, 2**23)
+        growth_of(BoostingSettings(**LOGISTIC, scale_pos_weight=200.0), candidates, 2**23)
     with pytest.raises(PlanError, match="label range"):
         LabelScale.of_range(0, 1, 2)
 
@@ -527,7 +527,7 @@ def test_estimate_and_refusals():
 def test_a_restarted_run_re_randomises_its_shares_under_new_keys():
     """Two trees, then new servers with new keys: margins are refreshed, draws have another epoch, the trees are the same."""
     candidates, codes, labels = make_table(800, 3, 15, seed=19)
-    settings = Settings(**LOGISTIC)
+    settings = BoostingSettings(**LOGISTIC)
     messages = share_rows(candidates, codes, labels, ALGORITHM)
 
     def program(server, start, margins, trees, epoch):
@@ -563,7 +563,7 @@ def test_a_constant_feature_is_never_split():
     _, codes, labels = make_table(1500, 3, 15, seed=20)
     codes[:, 1] = 0
     candidates = Candidates((Feature(15), Feature(0), Feature(15)))
-    trees, _, splits, gaps, _ = judge(candidates, codes, labels, Settings(**LOGISTIC), owners=(None, 1))
+    trees, _, splits, gaps, _ = judge(candidates, codes, labels, BoostingSettings(**LOGISTIC), owners=(None, 1))
     assert splits > 9
     assert not gaps
     assert {c.feature for tree in trees for c in tree.candidates if c} == {0, 2}
@@ -571,6 +571,6 @@ def test_a_constant_feature_is_never_split():
 
 def test_two_runs_have_fresh_keys_and_one_model():
     candidates, codes, labels = make_table(800, 3, 15, seed=12)
-    first, second = (train_openly(candidates, codes, labels, Settings(**LOGISTIC)) for _ in range(2))
+    first, second = (train_openly(candidates, codes, labels, BoostingSettings(**LOGISTIC)) for _ in range(2))
     assert [t.candidates for t in first] == [t.candidates for t in second]
     assert make_servers()[0].source is not make_servers()[0].source

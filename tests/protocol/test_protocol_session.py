@@ -43,7 +43,7 @@ from hansa.protocol.session import (
     PARTY_MASKED,
     PARTY_VERIFYING,
     Session,
-    Table,
+    Transitions,
     diagram,
 )
 
@@ -62,7 +62,7 @@ ENDS = {"finished", "aborted"}
 both = pytest.mark.parametrize(("table", "first"), TABLES.values(), ids=TABLES)
 
 
-def reachable(table: Table, first: str) -> set[str]:
+def reachable(table: Transitions, first: str) -> set[str]:
     seen, waiting = {first}, [first]
     while waiting:
         for targets in table[waiting.pop()].values():
@@ -84,7 +84,7 @@ def example(kind: type[Message]) -> Message:
     return kind(*(values.get(field.type, ()) for field in msgspec.structs.fields(kind)))
 
 
-def steps(table: Table) -> Iterator[tuple[str, type[Message], str]]:
+def steps(table: Transitions) -> Iterator[tuple[str, type[Message], str]]:
     for state, legal in table.items():
         for kind, targets in legal.items():
             for target in targets:

@@ -16,8 +16,8 @@ from hansa.errors import IdentityError
 from hansa.secure.keys import (
     Announcement,
     PairKey,
-    Run,
     RunKeyPair,
+    RunNames,
     announce,
     check_announcements,
     derive_pair_keys,
@@ -33,7 +33,7 @@ TESTS = Path(__file__).parent.parent
 class Consortium:
     """Members with identities and fresh run keys, set up honestly."""
 
-    run: Run
+    run: RunNames
     identities: Mapping[str, Ed25519PrivateKey]
     pairs: Mapping[str, RunKeyPair]
     announcements: Mapping[str, Announcement]
@@ -61,7 +61,7 @@ def verify(public: bytes, purpose: str, message: bytes, signature: bytes) -> Non
 def consortium(members: int = 3, epoch: int = 0) -> Consortium:
     """`members` members with fresh keys."""
     names = [f"party-{index:02}" for index in range(members)]
-    run = Run(b"p" * 32, b"r" * 32, epoch)
+    run = RunNames(b"p" * 32, b"r" * 32, epoch)
     empty = Consortium(
         run,
         {name: Ed25519PrivateKey.generate() for name in names},

@@ -13,8 +13,8 @@ import naive_secure as naive
 from hansa.errors import IdentityError, ProtocolError
 from hansa.secure.keys import (
     PairKey,
-    Run,
     RunKeyPair,
+    RunNames,
     announce,
     check_announcements,
     check_confirmation,
@@ -213,7 +213,7 @@ def test_encoding_is_injective_and_equals_the_twin(first, second):
 @pytest.mark.parametrize("bad", [{"plan_hash": b""}, {"run_id": b"r" * 31}, {"epoch": -1}, {"run_id": "r" * 32}])
 def test_malformed_runs_and_keys_are_refused(bad):
     with pytest.raises(ProtocolError):
-        Run(**({"plan_hash": b"p" * 32, "run_id": b"r" * 32} | bad))
+        RunNames(**({"plan_hash": b"p" * 32, "run_id": b"r" * 32} | bad))
     with pytest.raises(ProtocolError):
         RunKeyPair(b"short")
     with pytest.raises(ProtocolError):

@@ -12,7 +12,7 @@ import pytest
 
 import naive_secure as naive
 from hansa.errors import ProtocolError
-from hansa.secure.keys import Run, fresh_key_pair
+from hansa.secure.keys import RunNames, fresh_key_pair
 from hansa.secure.masking import Label
 from hansa.secure.prg import Algorithm
 from hansa.secure.sealing import Opener
@@ -104,7 +104,7 @@ def test_sealing_vectors_follow_from_the_naive_twins_and_open(stored, vectors):
     key = naive.pair_key(private["alba"], public, "alba", "brix", *run)
     for case in stored["sealing"]["cases"]:
         algorithm = Algorithm(case["algorithm"])
-        opener = Opener(vectors.pair_keys("brix", algorithm)["alba"], Run(*run), algorithm)
+        opener = Opener(vectors.pair_keys("brix", algorithm)["alba"], RunNames(*run), algorithm)
         for counter, (plain, sealed) in enumerate(zip(case["messages"], case["sealed"], strict=True)):
             message = bytes.fromhex(plain["message"])
             twin = naive.seal(key, "alba", "brix", plain["kind"], counter, message, run, algorithm.value)

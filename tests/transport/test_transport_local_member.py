@@ -11,7 +11,7 @@ from hansa.errors import DataError, HansaError, LinkLost, ProtocolError, Transpo
 from hansa.protocol.messages import SEALED, Abort, Close, Join, Relay, Welcome, decode, encode
 from hansa.roles.run import LocalMemberRole, run_hub, run_member
 from hansa.roles.shared.compute_server import RoundMessage
-from hansa.roles.shared.member import Member
+from hansa.roles.shared.member import SharedMember
 from hansa.roles.shared.relay import RelayHub
 from hansa.transport.in_process import InProcessHub
 from hansa.transport.local_member import HubWithLocalMember
@@ -33,7 +33,9 @@ class Joint:
 
     def __init__(self, plan=PLAN, tables=TABLES, *, folder=None, answer_s=None, silent=(), twists=None) -> None:
         self.members = {
-            name: Member(plan, name, tables.get(name), nonce=bytes([i]) * 32, signer=signer(plan, name), policy=OPEN)
+            name: SharedMember(
+                plan, name, tables.get(name), nonce=bytes([i]) * 32, signer=signer(plan, name), policy=OPEN
+            )
             for i, name in enumerate(plan.participants)
         }
         for name, twist in (twists or {}).items():

@@ -1,4 +1,4 @@
-"""Known-answer vectors of `hansa.secure`. Run this file to write them anew; a test compares every byte.
+"""Known-answer vectors of `hansa.secure`. RunNames this file to write them anew; a test compares every byte.
 
 Private keys and nonces here are SHA-256 of small strings: they are public, and for tests alone.
 """
@@ -18,8 +18,8 @@ from msgspec.structs import asdict
 from hansa.secure.keys import (
     Announcement,
     PairKey,
-    Run,
     RunKeyPair,
+    RunNames,
     announced_bytes,
     confirmation,
     derive_pair_keys,
@@ -54,10 +54,10 @@ def secret(text: str) -> bytes:
     return hashlib.sha256(f"hansa test vector {text}".encode()).digest()
 
 
-def run() -> Run:
+def run() -> RunNames:
     """The run of all vectors."""
     nonces = {member: secret(f"nonce {member}") for member in MEMBERS}
-    return Run(secret("plan"), run_id(nonces, secret("plan")), epoch=2)
+    return RunNames(secret("plan"), run_id(nonces, secret("plan")), epoch=2)
 
 
 def roster(algorithm: Algorithm) -> dict[str, Announcement]:

@@ -272,7 +272,7 @@ def simulate(
     else:
         stratified = parameters.objective == "binary:logistic"
         train_rows, test_rows = tables.split_table(table, test_fraction or 0.2, seed, stratified)
-    chosen = simulation.Settings(
+    chosen = simulation.SimulationSettings(
         parameters=parameters,
         label=label,
         mode=mode,

@@ -23,7 +23,7 @@ ONGOING = ("waiting", "dialling", "listening", "away", "stalled")
 """Kinds that a transport says again and again while they last."""
 
 
-class Watch:
+class NoticeWriter:
     """Puts notices into words, and knows which of them are news for a log.
 
     Args:

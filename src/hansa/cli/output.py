@@ -57,7 +57,7 @@ def telling(bar: bool, lines: Report | None = None) -> Iterator[tuple[Report, No
         bar: whether a progress bar is shown, where standard error is a terminal.
         lines: is given every event and notice, for `--json`; None where nobody wants them.
     """
-    watch = notices.Watch()
+    watch = notices.NoticeWriter()
     lacking: set[str] = set()
     stages = logging.DEBUG if bar and err.is_terminal else logging.INFO
     with progress(bar) as report:

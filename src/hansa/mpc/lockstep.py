@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from hansa.errors import ProtocolError
-from hansa.mpc.replicated import Program, Received, Round, Shape
+from hansa.mpc.replicated import Program, Round, RoundArrays, Shape
 from hansa.mpc.ring import ShareArray
 
 
 @dataclass
-class Record:
+class LockstepRecord:
     """What happened in a lockstep run.
 
     Attributes:
@@ -41,7 +41,9 @@ def check_received(step: str, sender: int, shapes: Sequence[Shape], arrays: Sequ
         )
 
 
-def run_three(programs: Sequence[Program[Any]], record: Record | None = None, keep_views: bool = False) -> list[Any]:
+def run_three(
+    programs: Sequence[Program[Any]], record: LockstepRecord | None = None, keep_views: bool = False
+) -> list[Any]:
     """Run the programs of S_0, S_1 and S_2 to their end; their results.
 
     Args:
@@ -50,7 +52,7 @@ def run_three(programs: Sequence[Program[Any]], record: Record | None = None, ke
     Raises:
         ProtocolError: a message has another size than expected, comes unasked, or a server ends early.
     """
-    record = record or Record()
+    record = record or LockstepRecord()
     results: list[Any] = [None] * 3
     rounds: dict[int, Round] = {}
     for index, program in enumerate(programs):
@@ -69,7 +71,7 @@ def run_three(programs: Sequence[Program[Any]], record: Record | None = None, ke
 def _advance(
     index: int,
     program: Program[Any],
-    received: Received | None,
+    received: RoundArrays | None,
     rounds: dict[int, Round],
     results: list[Any],
 ) -> None:
@@ -79,7 +81,7 @@ def _advance(
         results[index] = stop.value
 
 
-def _delivered(index: int, rounds: dict[int, Round], record: Record, keep_views: bool) -> Received:
+def _delivered(index: int, rounds: dict[int, Round], record: LockstepRecord, keep_views: bool) -> RoundArrays:
     step = rounds[index]
     received: dict[int, Sequence[ShareArray]] = {}
     for sender in {0, 1, 2} - {index}:

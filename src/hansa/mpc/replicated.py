@@ -82,8 +82,8 @@ class Round:
     expect: Mapping[int, Sequence[Shape]]
 
 
-Received = Mapping[int, Sequence[ShareArray]]
-Program = Generator[Round, Received, T]
+RoundArrays = Mapping[int, Sequence[ShareArray]]
+Program = Generator[Round, RoundArrays, T]
 
 
 class Source(Protocol):
@@ -189,7 +189,7 @@ def together(*programs: Program[Any]) -> Program[list[Any]]:
 def _advance(
     number: int,
     program: Program[Any],
-    received: Received | None,
+    received: RoundArrays | None,
     rounds: dict[int, Round],
     results: list[Any],
 ) -> None:
@@ -331,7 +331,7 @@ class Deal:
     function: Callable[[ShareArray], ShareArray]
 
 
-class Masked(NamedTuple):
+class MaskedValue(NamedTuple):
     """What one server holds after `open_and_deal`.
 
     Attributes:
@@ -345,7 +345,7 @@ class Masked(NamedTuple):
 
 def open_and_deal(
     server: Server, ring: Ring, part: ShareArray, address: Address, deals: Sequence[Deal]
-) -> Program[Masked]:
+) -> Program[MaskedValue]:
     """Open z, masked by S_2's part, to S_0 and S_1, while S_2 deals functions of the mask.
 
         z = z_0 + z_1 + z_2,   w = z_0 + z_1   (S_0 and S_1 tell each other),   r = -z_2,   z = w - r
@@ -359,15 +359,15 @@ def open_and_deal(
     if server.index == 1:
         expect = {0: [shape_of(masked)], 2: [Shape(np.dtype(d.ring.dtype), d.shape) for d in deals]}
         received = yield Round(address.tensor, {0: [masked]}, expect if deals else {0: expect[0]})
-        return Masked(ring.add(masked, received[0][0]), list(received[2]) if deals else [])
+        return MaskedValue(ring.add(masked, received[0][0]), list(received[2]) if deals else [])
     masks = [server.source.draw(0, address, use, deal.ring, deal.shape) for deal, use in uses]
     if server.index == 0:
         received = yield Round(address.tensor, {1: [masked]}, {1: [shape_of(masked)]})
-        return Masked(ring.add(masked, received[1][0]), masks)
+        return MaskedValue(ring.add(masked, received[1][0]), masks)
     r = ring.subtract(np.zeros_like(masked), masked)
     parts = [d.ring.subtract(d.function(r), mask) for d, mask in zip(deals, masks, strict=True)]
     yield Round(address.tensor, {1: parts} if parts else {}, {})
-    return Masked(r, [np.zeros(d.shape, d.ring.dtype) for d in deals])
+    return MaskedValue(r, [np.zeros(d.shape, d.ring.dtype) for d in deals])
 
 
 def open_to_all(server: Server, ring: Ring, x: ShareArray, address: Address) -> Program[ShareArray]:

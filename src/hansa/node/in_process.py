@@ -12,7 +12,7 @@ from hansa.data.source import Rows
 from hansa.errors import HansaError
 from hansa.plan import Plan
 from hansa.roles.run import Progress, run_hub
-from hansa.roles.shared.member import Member
+from hansa.roles.shared.member import SharedMember
 from hansa.roles.shared.relay import RelayHub
 from hansa.roles.summed.aggregator import Aggregator, Outcome
 from hansa.roles.summed.party import Party
@@ -95,7 +95,7 @@ def train_in_process(
 class SharedRun:
     """What a coopetitive run in one process gave: each member at its end, the hub, and each member's traffic."""
 
-    members: Mapping[str, Member]
+    members: Mapping[str, SharedMember]
     hub: RelayHub
     traffic: Mapping[str, Traffic]
 
@@ -121,7 +121,7 @@ def share_in_process(
         raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")
     signers, identities = _make_signers(plan)
     members = {
-        name: Member(
+        name: SharedMember(
             plan,
             name,
             tables.get(name),

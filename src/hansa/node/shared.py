@@ -22,13 +22,13 @@ from hansa.errors import HansaError, LinkLost, MemberLost, PlanError, TransportE
 from hansa.node.config import MemberFile
 from hansa.node.files import ANSWER_S, admission, check_files, put_model, warn
 from hansa.node.links import BACKLOG_BYTES, SPIN_S, connect, is_direct, limits_of
-from hansa.node.phases import Ledger
+from hansa.node.phases import PhaseTimes
 from hansa.node.record import RunRecord, about, keeping
 from hansa.node.warm_up import prepare
 from hansa.plan import COOPETITIVE, Plan
 from hansa.roles.batches import admit_all
 from hansa.roles.run import LocalMemberRole, Progress, run_hub, run_member
-from hansa.roles.shared.member import Member, record_of
+from hansa.roles.shared.member import SharedMember, record_of
 from hansa.roles.shared.relay import RelayHub
 from hansa.transport.channel import Channel, Hub, Traffic
 from hansa.transport.local_member import HubWithLocalMember, LocalMember
@@ -68,8 +68,8 @@ class _Played:
         self._rounds_before = 0
         self._tree_seconds: list[float] = []
         self._report = _reporter(name, event)
-        self._ledger = Ledger()
-        self.role = Member(
+        self._ledger = PhaseTimes()
+        self.role = SharedMember(
             plan,
             name,
             self._rows,
@@ -256,7 +256,7 @@ def _relay(
     return hub
 
 
-def _others_owed(relay: RelayHub, role: Member, hub: str) -> list[str]:
+def _others_owed(relay: RelayHub, role: SharedMember, hub: str) -> list[str]:
     """Whom the hub and the roles beside it wait for."""
     return [name for name in role.waiting_for() if name != hub] or relay.waiting_for()
 

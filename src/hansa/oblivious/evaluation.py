@@ -46,7 +46,7 @@ from hansa.oblivious.growth import TreeShares
 from hansa.oblivious.paths import Paths, extend_paths, leaf_of_paths, upper_levels
 from hansa.oblivious.routing import route
 from hansa.oblivious.shared_rows import Block
-from hansa.oblivious.training import Settings, rounds_in_range
+from hansa.oblivious.training import BoostingSettings, rounds_in_range
 
 METRICS = ("logloss", "error", "auc", "rmse", "mae")
 REFUSED = ("aucpr",)
@@ -73,7 +73,7 @@ SQUARE_BITS = 26
 PROBABILITY_BITS = 20
 
 
-def check_metric(name: str, settings: Settings) -> None:
+def check_metric(name: str, settings: BoostingSettings) -> None:
     """Raise PlanError, naming the metric, unless it can be had under shares for this plan."""
     if name not in METRICS:
         raise PlanError(
@@ -113,7 +113,7 @@ def tree_margins(
 def metric_program(
     server: Server,
     name: str,
-    settings: Settings,
+    settings: BoostingSettings,
     margins: ShareArray,
     labels: ShareArray,
     weights: ShareArray | None,
@@ -127,7 +127,7 @@ def metric_program(
 def metric_share(
     server: Server,
     name: str,
-    settings: Settings,
+    settings: BoostingSettings,
     margins: ShareArray,
     labels: ShareArray,
     weights: ShareArray | None,
@@ -236,7 +236,7 @@ def all_in_range(server: Server, margins: ShareArray, address: Address) -> Progr
 
 
 def _values(
-    server: Server, name: str, settings: Settings, margins: ShareArray, labels: ShareArray, address: Address
+    server: Server, name: str, settings: BoostingSettings, margins: ShareArray, labels: ShareArray, address: Address
 ) -> Program[tuple[ShareArray, int, int]]:
     """Each row's value, shared in Z_2^64 (2, rows); its fraction bits; and v where no value exceeds 2^v."""
     if name == "logloss":

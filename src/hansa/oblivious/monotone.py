@@ -26,16 +26,18 @@ INCREASING, DECREASING = 1, -1
 
 
 @dataclass(frozen=True)
-class Bounds:
+class LeafBounds:
     """Least and greatest value of each node of a level, shared in Z_2^32 with 26 fraction bits, (2, nodes)."""
 
     low: ShareArray
     high: ShareArray
 
 
-def first_bounds(server: Server, limit: int) -> Bounds:
+def first_bounds(server: Server, limit: int) -> LeafBounds:
     """The root's: a public limit either way, as a word; local."""
-    return Bounds(*(public(server, RING32, np.array([RING32.constant(value)], np.uint32)) for value in (-limit, limit)))
+    return LeafBounds(
+        *(public(server, RING32, np.array([RING32.constant(value)], np.uint32)) for value in (-limit, limit))
+    )
 
 
 def narrowed(
@@ -43,9 +45,9 @@ def narrowed(
     values: ShareArray,
     one_hots: ShareArray,
     directions: npt.NDArray[Any],
-    bounds: Bounds,
+    bounds: LeafBounds,
     address: Address,
-) -> Program[tuple[ShareArray, Bounds]]:
+) -> Program[tuple[ShareArray, LeafBounds]]:
     """The children's values within their bounds, and these bounds. Eighteen rounds.
 
     Args:
@@ -55,7 +57,7 @@ def narrowed(
         bounds: of the parents.
     """
     nodes = one_hots.shape[1]
-    inherited = Bounds(*(np.concatenate([b, b], axis=1) for b in (bounds.low, bounds.high)))
+    inherited = LeafBounds(*(np.concatenate([b, b], axis=1) for b in (bounds.low, bounds.high)))
     values = yield from clamped(server, values, inherited, address.named("inherited"))
     left, right = values[:, :nodes], values[:, nodes:]
     # An even word halves exactly.
@@ -75,11 +77,11 @@ def narrowed(
         ]
     )
     moves = yield from reshare(server, RING32, parts, address.named("moves"))
-    below = Bounds(inherited.low + moves[:, 0], inherited.high + moves[:, 1])
+    below = LeafBounds(inherited.low + moves[:, 0], inherited.high + moves[:, 1])
     return (yield from clamped(server, values, below, address.named("own"))), below
 
 
-def clamped(server: Server, values: ShareArray, bounds: Bounds, address: Address) -> Program[ShareArray]:
+def clamped(server: Server, values: ShareArray, bounds: LeafBounds, address: Address) -> Program[ShareArray]:
     """Values brought within bounds: v + [v < low] (low - v) + [v > high] (high - v). At most 7 rounds and 2."""
     count = values.shape[1]
     parts = np.concatenate([values[0] - bounds.low[0], bounds.high[0] - values[0]])

@@ -314,7 +314,7 @@ class Search(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Paths:
+class Searches:
     """The searches that are under way, in arrays, an entry a wanted rank. Public.
 
     Attributes:
@@ -335,7 +335,7 @@ class Paths:
     ends: NDArray[np.int64]
 
     @classmethod
-    def of(cls, gaps: Sequence[tuple[int, Gap]], ranks: Sequence[int]) -> Paths:
+    def of(cls, gaps: Sequence[tuple[int, Gap]], ranks: Sequence[int]) -> Searches:
         """So many ranks of every gap, as far down as the gap's ends alone say."""
         given = np.array(ranks, np.int64)
         gap = np.repeat(np.arange(len(gaps)), given)
@@ -355,7 +355,7 @@ class Paths:
         """Which searches have found no cut yet."""
         return ~self.stopped & (self.depth < KEY_BITS)
 
-    def within_gaps(self) -> Paths:
+    def within_gaps(self) -> Searches:
         """As far down as the gaps' ends alone say."""
         _, low, high = self.ends
         start, depth = self.start.copy(), self.depth.copy()
@@ -441,7 +441,7 @@ class CutSearchOnShares:
     categorical: Any = None
     weighted: bool = False
     features: tuple[FeatureCuts, ...] = ()
-    paths: Paths = field(default_factory=lambda: Paths.of((), ()))
+    paths: Searches = field(default_factory=lambda: Searches.of((), ()))
     found: tuple[Found, ...] = ()
     phase: int = 0
     draws: int = 0
@@ -602,7 +602,7 @@ class CutSearchOnShares:
                 searched.append((number, gap))
                 ranks.append(extra)
             features[number] = replace(feature, cuts=tuple(cuts), gaps=tuple(gaps))
-        paths = Paths.of(searched, ranks)
+        paths = Searches.of(searched, ranks)
         return replace(self, features=tuple(features), paths=paths, found=tuple(found), draws=self.draws + 1)._settled()
 
     def step(self) -> Step | None:
@@ -673,7 +673,7 @@ class CutSearchOnShares:
             cuts = {*feature.cuts, *(s.cut for s in searches if s.cut <= last)}
             gaps = sorted([*feature.gaps, *_parts_of(gap, searches)], key=lambda part: part.low)
             features[number] = replace(feature, cuts=tuple(sorted(cuts)), gaps=tuple(gaps))
-        return replace(self, features=tuple(features), found=tuple(found), paths=Paths.of((), ()))
+        return replace(self, features=tuple(features), found=tuple(found), paths=Searches.of((), ()))
 
     # On shares.
 
@@ -728,7 +728,7 @@ class CutSearchOnShares:
         cells = (1 << _step_bits(sum(left))) - 1
         return self._words_of_cells(cells * len(gaps), cells * sum(left), max(left, default=0) + 1)
 
-    def _words_of_step(self, cells: Cells) -> tuple[int, int]:
+    def _words_of_step(self, cells: ComparedCells) -> tuple[int, int]:
         """Of this step; and of one whose searches have no cell in common, and somewhat more of them."""
         ranks, parts = len(cells.rank), int(cells.parts.max())
         most = self._words_of_cells(ranks, ranks, parts)
@@ -763,7 +763,9 @@ class CutSearchOnShares:
         missing = below[1, : self.n_features].tolist() if opens_missing else []
         return (~below[0, : len(gaps)]).tolist(), missing
 
-    def _open_path(self, server: Server, step: Step, cells: Cells, address: Address) -> Program[NDArray[np.bool_]]:
+    def _open_path(
+        self, server: Server, step: Step, cells: ComparedCells, address: Address
+    ) -> Program[NDArray[np.bool_]]:
         """Opens `stop` and `right AND NOT stop` of the cells on every path, bool (searches, levels, 2).
 
         Formulas are in the module's head. Of a cell that the path does not come to, or that nothing is compared at, both bits are 0
@@ -807,7 +809,7 @@ class CutSearchOnShares:
             joined.append((np.concatenate([upper, seen], axis=-1), own[..., size:].reshape(*own.shape[:-2], -1)))
         return joined + segments[2 * len(joined) :]
 
-    def _cells(self, step: Step) -> Cells:
+    def _cells(self, step: Step) -> ComparedCells:
         """What a step compares, level by level."""
         columns, of_search = [], []
         for level, (start, kind) in enumerate(zip(step.starts, step.kinds, strict=True)):
@@ -825,10 +827,10 @@ class CutSearchOnShares:
         keys = np.maximum(start, low), start + size // 2, np.minimum(start + size, high)
         halves = np.stack([self._below(feature, key) for key in keys])
         gaps = np.stack([of_gaps[0, gap], halves[1, half], of_gaps[1, gap]])
-        return Cells(halves, half, gaps, self.paths.rank[number], self.paths.parts[number])
+        return ComparedCells(halves, half, gaps, self.paths.rank[number], self.paths.parts[number])
 
     def _compare(
-        self, server: Server, cells: Cells, address: Address
+        self, server: Server, cells: ComparedCells, address: Address
     ) -> Program[tuple[ShareArray, ShareArray, ShareArray]]:
         """Of all cells, shared bits (2, cells): is the left half small, the right one, is the rank right?"""
         rows, amounts = self.counts[0], self.counts[-1]
@@ -874,7 +876,7 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class Cells:
+class ComparedCells:
     """The cells that a step compares, an entry a search and cell; places are columns of `CutSearchOnShares.counts`. Public.
 
     Attributes:

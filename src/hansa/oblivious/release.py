@@ -42,7 +42,7 @@ class Statistics:
 
     Attributes:
         cover_bits: `tree_constants.TreeConstants.cover_bits`.
-        eta, reg_lambda: as in `training.Settings`.
+        eta, reg_lambda: as in `training.BoostingSettings`.
         unit: the weight that covers and gains are counted in.
     """
 

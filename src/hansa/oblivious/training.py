@@ -3,14 +3,14 @@
 With several classes each has labels (is the row of this class?), margins and trees of its own: one class against the rest. The trees
 of a round are grown side by side, in the rounds of messages of one.
 
-Everything in `Settings` is public. Formats follow from public bounds alone:
+Everything in `BoostingSettings` is public. Formats follow from public bounds alone:
 
     B = max(W g_max + A, W h_max + 2 lambda),   f = 30 - ceil(log2 B) fraction bits
 
 so that every sum fits Z_2^32 (W bounds the sum of the rows' weights: their number, where they have none); above `rows_per_sum`
 rows, sums are taken by groups, with the group's own (larger) f a row, extended to Z_2^64 and truncated as a sum.
 
-Nothing here has a size of its own: whoever makes `Settings` divides weights, lambda, gamma and min_child_weight by one weight (the
+Nothing here has a size of its own: whoever makes `BoostingSettings` divides weights, lambda, gamma and min_child_weight by one weight (the
 mean one, where it is known), which changes no tree, and labels of squared error by their spread (`LabelScale`).
 """
 
@@ -84,7 +84,7 @@ EXTRA_BITS, MOST_GROUPS, MOST_ROWS_PER_SUM = 2, 8, 2**18
 
 
 @dataclass(frozen=True)
-class Settings:
+class BoostingSettings:
     """Public parameters, under XGBoost's names where it has them.
 
     Attributes:
@@ -214,7 +214,7 @@ class LabelScale:
 
 
 def weight_words(
-    settings: Settings,
+    settings: BoostingSettings,
     labels: npt.NDArray[np.float64],
     weights: npt.NDArray[np.float64],
     bits: int,
@@ -243,7 +243,7 @@ def weight_words(
     return words.view(np.uint32)
 
 
-def weight_bits(settings: Settings, rows: int) -> int:
+def weight_bits(settings: BoostingSettings, rows: int) -> int:
     """Fraction bits of the words of weights of so many rows that are trained on; negative for large weights."""
     _, final_bits = _bounds(settings, rows)
     together = _greatest_total(settings, min(rows, _rows_per_sum(settings, rows, final_bits)))
@@ -252,7 +252,7 @@ def weight_bits(settings: Settings, rows: int) -> int:
     )
 
 
-def held_weight_bits(settings: Settings, rows: int) -> int:
+def held_weight_bits(settings: BoostingSettings, rows: int) -> int:
     """The same of rows that are held out: nothing is known of their weights but the limit."""
     return WEIGHT_SUM_BITS - _log2_ceil(max(1, rows) * (settings.weight_limit or 1.0))
 
@@ -290,7 +290,7 @@ def train(
     server: Server,
     candidates: Candidates,
     blocks: list[Block],
-    settings: Sequence[Settings],
+    settings: Sequence[BoostingSettings],
     epoch: int = 0,
     sampling: Sampling | None = None,
 ) -> Program[ModelShares]:
@@ -322,13 +322,13 @@ class Output:
         weights: weights, and weights times labels, shared in Z_2^64, (2, 2, rows); None where rows have none.
     """
 
-    settings: Settings
+    settings: BoostingSettings
     labels: ShareArray
     margins: ShareArray
     weights: ShareArray | None = None
 
 
-def start_outputs(server: Server, blocks: list[Block], settings: Sequence[Settings]) -> Program[list[Output]]:
+def start_outputs(server: Server, blocks: list[Block], settings: Sequence[BoostingSettings]) -> Program[list[Output]]:
     """Where each output starts: its labels, its rows' weights, and its base margin at every row. Two rounds with weights, else none.
 
     Raises:
@@ -386,18 +386,18 @@ def boost_round(
     return [tree for tree, _, _ in results], [outside for _, _, outside in results if outside is not None]
 
 
-def may_leave_range(settings: Settings, rounds: int) -> bool:
+def may_leave_range(settings: BoostingSettings, rounds: int) -> bool:
     """Could a margin of so many rounds leave +-16? Public; only then is the range checked on shares."""
     return abs(settings.base_margin) + rounds * settings.leaf_limit > SAFE_MARGIN
 
 
-def start_margins(server: Server, rows: int, settings: Settings) -> ShareArray:
+def start_margins(server: Server, rows: int, settings: BoostingSettings) -> ShareArray:
     """The public base margin of every row, as a shared array; local."""
     start = RING32.constant(_start(settings))
     return public(server, RING32, np.full(rows, start, np.uint32))
 
 
-def _start(settings: Settings) -> int:
+def _start(settings: BoostingSettings) -> int:
     start: int = round(settings.base_margin * 2**MARGIN_BITS)
     return start
 
@@ -408,7 +408,7 @@ def boost(
     blocks: list[Block],
     labels: ShareArray,
     margins: ShareArray,
-    settings: Settings,
+    settings: BoostingSettings,
     sampling: Sampling,
     number: int,
     epoch: int,
@@ -548,7 +548,7 @@ def _weighted_residuals(
 
 
 def growth_of(
-    settings: Settings, candidates: Candidates, rows: int, features: npt.NDArray[Any] | None = None
+    settings: BoostingSettings, candidates: Candidates, rows: int, features: npt.NDArray[Any] | None = None
 ) -> TreeConstants:
     """A tree's public constants. Raises PlanError where the bounds leave no fraction bits."""
     floor, final_bits = _bounds(settings, rows)
@@ -572,7 +572,7 @@ def growth_of(
     )
 
 
-def _directions(settings: Settings, candidates: Candidates) -> npt.NDArray[np.int64] | None:
+def _directions(settings: BoostingSettings, candidates: Candidates) -> npt.NDArray[np.int64] | None:
     """Of each candidate; a split on "missing or not" is free."""
     if not any(settings.monotone):
         return None
@@ -587,7 +587,7 @@ def _directions(settings: Settings, candidates: Candidates) -> npt.NDArray[np.in
     return np.array([0 if c.cut == ONLY_MISSING else settings.monotone[c.feature] for c in candidates.all], np.int64)
 
 
-def _rows_per_sum(settings: Settings, rows: int, final_bits: int) -> int:
+def _rows_per_sum(settings: BoostingSettings, rows: int, final_bits: int) -> int:
     """How many rows are summed in Z_2^32 at a time."""
     if settings.rows_per_sum is not None:
         return settings.rows_per_sum
@@ -600,19 +600,19 @@ def _rows_per_sum(settings: Settings, rows: int, final_bits: int) -> int:
     return found
 
 
-def _row_bits(settings: Settings, rows: int) -> int:
+def _row_bits(settings: BoostingSettings, rows: int) -> int:
     """Fraction bits with which the sum of so many rows fits Z_2^32, noise included."""
     total = _greatest_total(settings, rows)
     return min(MOST_FRACTION_BITS, 30 - int(np.ceil(total + 1 + total / 65536)).bit_length())
 
 
-def _greatest_total(settings: Settings, rows: int) -> float:
+def _greatest_total(settings: BoostingSettings, rows: int) -> float:
     """No sum of so many rows' weights exceeds this."""
     total = rows * settings.greatest_weight
     return total if settings.total_weight is None else min(total, settings.total_weight)
 
 
-def _bounds(settings: Settings, rows: int) -> tuple[float, int]:
+def _bounds(settings: BoostingSettings, rows: int) -> tuple[float, int]:
     """A = max(1 + W 2^-16, gamma / 6, sqrt(2 gamma lambda / 3)), and f for so many rows."""
     logistic_loss = settings.objective == "binary:logistic"
     total, gamma = _greatest_total(settings, rows), _gamma(settings, rows)
@@ -627,7 +627,7 @@ def _bounds(settings: Settings, rows: int) -> tuple[float, int]:
     return floor, bits
 
 
-def _gamma(settings: Settings, rows: int) -> float:
+def _gamma(settings: BoostingSettings, rows: int) -> float:
     """gamma, or where it is so great that nothing can split, a smaller one that says the same.
 
     No gain of squared error exceeds the sum of w g^2, where |g| <= 1.
@@ -636,7 +636,7 @@ def _gamma(settings: Settings, rows: int) -> float:
     return min(settings.gamma, most)
 
 
-def _least_hessian(settings: Settings, rows: int) -> float:
+def _least_hessian(settings: BoostingSettings, rows: int) -> float:
     """min_child_weight, or the noise in a sum of hessians; no more than all rows can have."""
     if settings.objective == "reg:squarederror":
         return min(settings.min_child_weight, 1 + _greatest_total(settings, rows))
@@ -644,7 +644,7 @@ def _least_hessian(settings: Settings, rows: int) -> float:
     return max(noise, min(settings.min_child_weight, 1 + _greatest_total(settings, rows) / 4))
 
 
-def _count_factors(settings: Settings) -> CountFactors:
+def _count_factors(settings: BoostingSettings) -> CountFactors:
     """Gradients of both classes at the base margin, times 2^26. In decimals: floats differ between hosts."""
     with localcontext() as context:
         context.prec = 50
@@ -715,7 +715,7 @@ PROCESS_BYTES = 260 * 10**6
 def memory_estimate(
     candidates: Candidates,
     rows: int,
-    settings: Settings,
+    settings: BoostingSettings,
     assisted_rows: int = 0,
     own_rows: int = 0,
     regenerating: int | None = None,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from hansa.errors import ProtocolError
 from hansa.protocol import messages
 from hansa.protocol.messages import Relay
-from hansa.secure.keys import PairKey, Run
+from hansa.secure.keys import PairKey, RunNames
 from hansa.secure.prg import Algorithm
 from hansa.secure.sealing import Opener, Sealer
 
@@ -74,7 +74,7 @@ class SecureChannel:
         sealed_bytes: bytes of sealed fragments sent so far. sealed_messages: how many sealed messages were sent, by kind.
     """
 
-    def __init__(self, member: str, keys: Mapping[str, PairKey], run: Run, algorithm: Algorithm) -> None:
+    def __init__(self, member: str, keys: Mapping[str, PairKey], run: RunNames, algorithm: Algorithm) -> None:
         self.sealed_bytes = 0
         self._member = member
         self._sealers = {peer: Sealer(key, run, algorithm) for peer, key in keys.items()}

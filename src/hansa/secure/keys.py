@@ -78,7 +78,7 @@ def run_id(nonces: Mapping[str, bytes], plan_hash: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunNames:
     """What all keys of a run are bound to. All public.
 
     Attributes:
@@ -174,19 +174,19 @@ class Announcement:
     signature: bytes
 
 
-def announce(pair: RunKeyPair, run: Run, member: str, algorithm: Algorithm, sign: Sign) -> Announcement:
+def announce(pair: RunKeyPair, run: RunNames, member: str, algorithm: Algorithm, sign: Sign) -> Announcement:
     """Sign `member`'s public key for one run with its pinned identity."""
     signature = sign(SIGNING_PURPOSE, announced_bytes(run, member, pair.public_key, algorithm))
     return Announcement(member, pair.public_key, algorithm, signature)
 
 
-def announced_bytes(run: Run, member: str, public_key: bytes, algorithm: Algorithm) -> bytes:
+def announced_bytes(run: RunNames, member: str, public_key: bytes, algorithm: Algorithm) -> bytes:
     """The bytes that a member signs (under `SIGNING_PURPOSE`) to announce its key."""
     return encode_fields(SIGNING_PURPOSE, run.plan_hash, run.run_id, run.epoch, member, public_key, algorithm.value)
 
 
 def check_announcements(
-    announcements: Iterable[Announcement], run: Run, identities: Mapping[str, bytes], verify: Verify
+    announcements: Iterable[Announcement], run: RunNames, identities: Mapping[str, bytes], verify: Verify
 ) -> dict[str, Announcement]:
     """Check signed keys against the list of members that everyone holds; the keys by member, sorted by name.
 
@@ -217,7 +217,9 @@ def check_announcements(
     return {member: checked[member] for member in sorted(checked)}
 
 
-def _check_announcement(announcement: Announcement, run: Run, identities: Mapping[str, bytes], verify: Verify) -> None:
+def _check_announcement(
+    announcement: Announcement, run: RunNames, identities: Mapping[str, bytes], verify: Verify
+) -> None:
     member = announcement.member
     if member not in identities:
         raise IdentityError(f"member {member!r} announced a run key but does not take part in this run")
@@ -244,7 +246,7 @@ def _check_distinct(announcements: Mapping[str, Announcement]) -> None:
             raise ProtocolError(f"members {other!r} and {member!r} announced the same run key; rule: keys are fresh")
 
 
-def roster_hash(run: Run, announcements: Mapping[str, Announcement]) -> bytes:
+def roster_hash(run: RunNames, announcements: Mapping[str, Announcement]) -> bytes:
     """32 bytes that name the run, its members and their keys; part of every label and key confirmation."""
     fields: list[bytes | str | int] = [run.plan_hash, run.run_id, run.epoch]
     for member in sorted(announcements):
@@ -298,7 +300,7 @@ class PairKey:
 
 
 def derive_pair_keys(
-    own: RunKeyPair, member: str, announcements: Mapping[str, Announcement], run: Run
+    own: RunKeyPair, member: str, announcements: Mapping[str, Announcement], run: RunNames
 ) -> dict[str, PairKey]:
     """`member`'s key with every other one, by peer.
 
@@ -316,7 +318,7 @@ def derive_pair_keys(
 
 
 def _derive_pair_key(
-    own: RunKeyPair, member: str, peer: str, announcements: Mapping[str, Announcement], run: Run
+    own: RunKeyPair, member: str, peer: str, announcements: Mapping[str, Announcement], run: RunNames
 ) -> PairKey:
     low, high = sorted((member, peer))
     info = encode_fields(

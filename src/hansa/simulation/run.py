@@ -45,7 +45,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class SimulationSettings:
     """What to simulate.
 
     Attributes:
@@ -111,7 +111,7 @@ def split_parties(table: Table, names: Mapping[str, str]) -> dict[str, Table]:
 
 
 def make_plan(
-    settings: Settings,
+    settings: SimulationSettings,
     features: tuple[str, ...],
     parties: tuple[str, ...],
     labels: tuple[float, float] = (0.0, 1.0),
@@ -167,8 +167,8 @@ def make_plan(
     )
 
 
-def simulate(train: Table, test: Table, settings: Settings, report: Report = lambda _: None) -> Simulation:
-    """Train on the parties of `train`, score on `test`; see `Settings` for what else is trained.
+def simulate(train: Table, test: Table, settings: SimulationSettings, report: Report = lambda _: None) -> Simulation:
+    """Train on the parties of `train`, score on `test`; see `SimulationSettings` for what else is trained.
 
     Raises HansaError and its kinds with what to do.
     """
@@ -331,7 +331,7 @@ def _scores_of(objective: str, predictions: npt.NDArray[np.float32], table: Tabl
 
 
 def _train_over_tls(
-    plan: Plan, parts: Mapping[str, Table], settings: Settings, report: Report
+    plan: Plan, parts: Mapping[str, Table], settings: SimulationSettings, report: Report
 ) -> tuple[dict[str, Any], bytes, dict[str, list[float | None]]]:
     with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
         record, model, startup = train_in_processes(
@@ -348,7 +348,7 @@ def _train_over_tls(
 
 
 def _train_in_process(
-    plan: Plan, parts: Mapping[str, Table], settings: Settings, report: Report
+    plan: Plan, parts: Mapping[str, Table], settings: SimulationSettings, report: Report
 ) -> tuple[dict[str, Any], bytes, dict[str, list[float | None]]]:
     at: dict[str, float] = {"start": time.perf_counter()}
 
@@ -382,7 +382,7 @@ def _train_in_process(
 
 
 def _share_in_process(
-    plan: Plan, parts: Mapping[str, Table], settings: Settings, report: Report
+    plan: Plan, parts: Mapping[str, Table], settings: SimulationSettings, report: Report
 ) -> tuple[dict[str, Any], bytes, dict[str, list[float | None]]]:
     at: dict[str, float] = {"start": time.perf_counter()}
     steps: list[str] = []

@@ -34,7 +34,7 @@ Direction = Literal["up", "down"]
 
 
 @dataclass(frozen=True)
-class Record:
+class RecordedFrame:
     """One frame of a transcript.
 
     Attributes:
@@ -50,7 +50,7 @@ class Record:
     frame: bytes
 
 
-def read_transcript(path: Path) -> Iterator[Record]:
+def read_transcript(path: Path) -> Iterator[RecordedFrame]:
     """The records of a transcript, in the order in which the frames passed.
 
     Raises:
@@ -201,7 +201,7 @@ class RecordingLocalMember:
             yield frame
 
 
-def _read_record(file: BinaryIO, mark: bytes, sequence: int, path: Path) -> Record:
+def _read_record(file: BinaryIO, mark: bytes, sequence: int, path: Path) -> RecordedFrame:
     directions: dict[bytes, Direction] = {b"U": "up", b"D": "down"}
     if mark not in directions:
         raise TransportError(f"{path}: record {sequence} has the direction {mark!r}, expected b'U' or b'D'")
@@ -212,7 +212,7 @@ def _read_record(file: BinaryIO, mark: bytes, sequence: int, path: Path) -> Reco
     length = int.from_bytes(_exactly(file, 4, sequence, path), "big")
     frame = _exactly(file, length, sequence, path)
     try:
-        return Record(directions[mark], name.decode("ascii"), sequence, frame)
+        return RecordedFrame(directions[mark], name.decode("ascii"), sequence, frame)
     except UnicodeDecodeError as error:
         raise TransportError(f"{path}: record {sequence} names a member in other than ASCII") from error
 

@@ -15,7 +15,7 @@ Guarantees beside those of `channel`, whose first, "whole, once, unchanged, in t
 8. A member that is away for longer than the reconnect timeout is `MemberLost`, for good; one that closes or breaks a rule is at once.
 
 A line that carries nothing any more, and does not say so, counts as broken after two thirds of the reconnect timeout, 40 seconds
-at most (`tcp.Watch`). Who joins, is away, is back or is waited for is told as a `Notice`, and by the hub to every member that it
+at most (`tcp.SilenceWatch`). Who joins, is away, is back or is waited for is told as a `Notice`, and by the hub to every member that it
 serves.
 """
 

@@ -3,7 +3,7 @@
 A connection can end without a word: a middlebox forgets it, an address changes, a cable is cut. Nothing then arrives, and the system
 goes on sending again for a quarter of an hour. What is *acknowledged* tells it much sooner, and tells it apart from a process
 that computes for long: its system acknowledges all the same. `TCP_USER_TIMEOUT` cannot tell these apart, as it also ends a
-connection whose other end has no room for more, so `Watch` asks the system itself (`TCP_INFO`).
+connection whose other end has no room for more, so `SilenceWatch` asks the system itself (`TCP_INFO`).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def tune(plain: socket.socket, silence_s: float = SILENCE_S, most_bytes_per_s: i
             plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-class Watch:
+class SilenceWatch:
     """Whether what was sent over a connection is acknowledged. Tells "stalled" when it is not, and "back" when it is again.
 
     An end without room for more acknowledges, and is not silent, however long it computes.

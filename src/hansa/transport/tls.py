@@ -35,7 +35,7 @@ from hansa.transport.credentials import Credentials
 from hansa.transport.frames import PREFIX_BYTES, FrameReader, FrameRefused, checked, fragments
 from hansa.transport.notices import Notice, Notify, Waiting, silent
 from hansa.transport.proxy import Proxy
-from hansa.transport.tcp import LOOK_S, SILENCE_S, Lookout, Watch, dial, listen, place, tune
+from hansa.transport.tcp import LOOK_S, SILENCE_S, Lookout, SilenceWatch, dial, listen, place, tune
 from hansa.transport.tls_stream import TlsError, TlsStream
 
 _LOG = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class HubLimits:
         backlog_bytes: what may wait for one member before `send` blocks.
         spin_s: seconds to look for a frame again and again before sleeping, where the last came fast (`tcp.Lookout`). Never past
             the moment at which something is due.
-        silence_s: seconds that a member's system may acknowledge nothing of what was sent to it (`tcp.Watch`).
+        silence_s: seconds that a member's system may acknowledge nothing of what was sent to it (`tcp.SilenceWatch`).
         most_bytes_per_s: what the system may send over each connection, evenly; 0 has no limit. Linux only.
     """
 
@@ -110,7 +110,7 @@ class TlsChannel:
         send_timeout_s: float,
         greeting: bytes = b"",
         *,
-        watch: Watch | None = None,
+        watch: SilenceWatch | None = None,
         waiting: Waiting | None = None,
         owed: Callable[[], Iterable[str]] = tuple,
     ) -> None:
@@ -210,7 +210,7 @@ class TlsChannel:
         except TransportError:
             stream.close()
             raise
-        watch = Watch(plain, silence_s, hub, notify)
+        watch = SilenceWatch(plain, silence_s, hub, notify)
         waiting = Waiting(silent if owed is None else notify)
         return cls(stream, frame_limit, send_timeout_s, greeting, watch=watch, waiting=waiting, owed=owed or tuple)
 
@@ -300,7 +300,7 @@ class _Link:
     member: str
     stream: TlsStream
     reader: FrameReader
-    watch: Watch
+    watch: SilenceWatch
     progress_at: float = 0.0
 
 
@@ -812,7 +812,7 @@ class TlsHub:
             self._notify(Notice("joined", member, missing, text=f"from {pending.address}"))
 
     def _new_link(self, member: str, stream: TlsStream) -> _Link:
-        watch = Watch(stream.socket, self._limits.silence_s, member, self._notify)
+        watch = SilenceWatch(stream.socket, self._limits.silence_s, member, self._notify)
         return _Link(member, stream, FrameReader(self._limits.frame_bytes), watch)
 
     def _refuse(self, pending: _PendingHandshake, member: str, reason: str) -> None:

@@ -27,7 +27,7 @@ LOWEST = np.int64(-(2**63))
 
 
 @dataclass(frozen=True)
-class Rule:
+class SplitRule:
     """What the search needs of the parameters and scales, as plain numbers.
 
     Attributes:
@@ -44,9 +44,9 @@ class Rule:
     hessian_unit: float
 
 
-def rule_of(parameters: Parameters, scales: Scales) -> Rule:
+def rule_of(parameters: Parameters, scales: Scales) -> SplitRule:
     """The rule for one tree."""
-    return Rule(
+    return SplitRule(
         lambda_=parameters.lambda_,
         alpha=parameters.alpha,
         max_delta_step=parameters.max_delta_step,
@@ -319,7 +319,7 @@ def finish_nodes(first: int, last: int, *arguments: Any, pool: WorkerPool) -> No
         parents: int64 (active nodes of the level above, planes, cells), running sums; parent_of: int64 (pairs,).
         columns, offsets: of the `Layout`; has_missing: bool (n_features,).
         totals: int64 (active, 2): G and H of each node; the root's is written.
-        rule: float64 (6,): the fields of `Rule` in order.
+        rule: float64 (6,): the fields of `SplitRule` in order.
         scratch: float64 (threads, most codes of a column).
         gains: float64 (active,), written; found: int64 (active, 5), written: feature or -1, bin, missing left, G_L, H_L.
     """

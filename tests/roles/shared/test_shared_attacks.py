@@ -39,8 +39,8 @@ from hansa.protocol.messages import (
 from hansa.roles import secure_channel
 from hansa.roles.secure_channel import FRAGMENT_BYTES, SecureChannel
 from hansa.roles.shared.compute_server import RoundMessage
-from hansa.roles.shared.member import Member
-from hansa.secure.keys import SIGNING_PURPOSE, PairKey, Run, announced_bytes, fresh_key_pair
+from hansa.roles.shared.member import SharedMember
+from hansa.secure.keys import SIGNING_PURPOSE, PairKey, RunNames, announced_bytes, fresh_key_pair
 from hansa.secure.prg import Algorithm
 from hansa.secure.sealing import Opener
 from hansa.transport.faults import FaultyHub
@@ -211,7 +211,7 @@ def with_entry(message, entry):
 def own_signature(message):
     """A key of the hub's own, signed by the hub's identity."""
     key = fresh_key_pair().public_key
-    run = Run(bytes(32), bytes(32))
+    run = RunNames(bytes(32), bytes(32))
     signature = identity(HUB).sign(SIGNING_PURPOSE, announced_bytes(run, "borealis", key, Algorithm.AES_256_CTR))
     return with_entry(message, ("borealis", key, "aes-256-ctr", signature))
 
@@ -610,7 +610,7 @@ def test_a_member_that_owns_no_rows_shares_none():
 
 def mails():
     secret = bytes(range(32))
-    run = Run(bytes(32), bytes(32))
+    run = RunNames(bytes(32), bytes(32))
     return (
         SecureChannel("a", {"b": PairKey(secret, "a", "b")}, run, Algorithm.AES_256_CTR),
         SecureChannel("b", {"a": PairKey(secret, "b", "a")}, run, Algorithm.AES_256_CTR),
@@ -719,13 +719,13 @@ def test_a_member_without_a_role_or_with_rows_that_it_should_not_have_is_refused
     ):
         plan = shared_plan(servers=("aurora", "vault", "cirrus"))
         with pytest.raises(HansaError, match=text):
-            Member(plan, name, given, nonce=bytes(32), signer=signer(plan, "aurora"), policy=OPEN)
+            SharedMember(plan, name, given, nonce=bytes(32), signer=signer(plan, "aurora"), policy=OPEN)
 
 
 def test_a_member_with_another_plan_is_refused():
     talk = SharedTalk(PLAN, TABLES)
     other = replace(PLAN, name="other")
-    talk.members["dune"] = Member(
+    talk.members["dune"] = SharedMember(
         other, "dune", TABLES["dune"], nonce=bytes(32), signer=signer(other, "dune"), policy=OPEN
     )
     talk.run()

@@ -11,13 +11,13 @@ from hansa.data.holdout import held_out
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.errors import DataError, PlanError, ProtocolError
-from hansa.mpc.lockstep import Record, run_three
+from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.replicated import Address
 from hansa.mpc.ring import RING64
 from hansa.node.in_process import share_in_process
 from hansa.oblivious import training
 from hansa.oblivious.base_score import spread_exponent
-from hansa.oblivious.training import Settings, weight_bits
+from hansa.oblivious.training import BoostingSettings, weight_bits
 from hansa.plan import Plan
 from hansa.protocol.messages import ShareRows
 from hansa.roles.shared.member import record_of
@@ -307,7 +307,7 @@ def test_what_a_plan_may_say_is_never_refused_later(name, objective):
             continue
         plan = shared_plan(given=False, objective=objective, **{name: value})
         settings = settings_of(plan, some_values(plan), 0, 1000)
-        assert isinstance(settings, Settings)
+        assert isinstance(settings, BoostingSettings)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_of_the_spread_its_power_of_four_is_opened(variance):
     mean = 12345
     shares = share(RING64, np.array([(variance + mean**2) % 2**64]).astype(np.uint64))
     programs = [spread_exponent(s, shares[s.index][:, 0], mean**2, Address(0, 0, 0, "spread")) for s in make_servers()]
-    record = Record()
+    record = LockstepRecord()
     exponent = next(e for e in range(30, 2, -1) if variance >= 4**e or e == 3)
     assert run_three(programs, record, keep_views=True) == [exponent] * 3
     # 27 levels, of which those above the variance are said to be.

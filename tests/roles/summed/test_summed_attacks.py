@@ -48,7 +48,7 @@ from hansa.roles.run import agreement, run_hub, run_id
 from hansa.roles.summed.aggregator import Aggregator
 from hansa.roles.summed.party import Party
 from hansa.roles.summed.sum_masking import Masked, MaskingNotReady
-from hansa.secure.keys import SIGNING_PURPOSE, Run, announced_bytes, fresh_key_pair
+from hansa.secure.keys import SIGNING_PURPOSE, RunNames, announced_bytes, fresh_key_pair
 from hansa.secure.prg import Algorithm
 from hansa.transport import faults
 from hansa.transport.in_process import InProcessHub
@@ -105,7 +105,7 @@ def refused_up(talk: Conversation, member: str, message: Message, *rules: str) -
         assert rule in str(caught.value), str(caught.value)
 
 
-def run_of(talk: Conversation) -> Run:
+def run_of(talk: Conversation) -> RunNames:
     roster = tuple(
         sorted(
             (name, p._join.nonce, p._join.rows, p._join.evaluation_rows, p._join.enough)
@@ -113,7 +113,7 @@ def run_of(talk: Conversation) -> Run:
         )
     )
     agreed = agreement(talk.plan, identities(talk.plan))
-    return Run(agreed, run_id(agreed, roster))
+    return RunNames(agreed, run_id(agreed, roster))
 
 
 def signed(

@@ -16,7 +16,7 @@ from hansa.errors import HansaError
 from hansa.roles.summed.statistics import (
     EXPONENTS,
     LABEL_SUMS,
-    Bounds,
+    MagnitudeBounds,
     bounds_of,
     check_label_size,
     count_magnitudes,
@@ -65,8 +65,8 @@ def test_magnitudes_add_up_and_bound_every_row(rows, data):
 
 def test_no_weights_bound_nothing_away():
     counts = count_magnitudes(np.array([1, 0], np.float32), None)
-    assert bounds_of(counts, False) == Bounds(label_exponent=1, weight_exponent=0)
-    assert bounds_of(np.zeros((2, EXPONENTS), np.int64), True) == Bounds(0, 0)
+    assert bounds_of(counts, False) == MagnitudeBounds(label_exponent=1, weight_exponent=0)
+    assert bounds_of(np.zeros((2, EXPONENTS), np.int64), True) == MagnitudeBounds(0, 0)
 
 
 @settings(deadline=None)

@@ -44,7 +44,7 @@ from hansa.roles.secure_channel import NAME_BYTES, SealedMessage
 from hansa.roles.shared.evaluation import Evaluation
 from hansa.roles.shared.sharing import (
     Counts,
-    Start,
+    TrainingStart,
     Values,
     categorical,
     coopetitive,
@@ -124,7 +124,7 @@ class ComputeServer:
         self._streams = PairStreams(self.index, by_index, algorithm)
         self._server = Server(self.index, self._streams)
         self._inbox: dict[int, deque[SealedMessage]] = {i: deque() for i in range(3) if i != self.index}
-        self._start: Start | None = None
+        self._start: TrainingStart | None = None
         self._step = 0
         self._expected = 0
         self._vectors: dict[str, ShareArray] = {}
@@ -278,7 +278,7 @@ class ComputeServer:
         """The start is known: tell it, unless the plan said all of it, and expect rows."""
         if self._values is None:
             raise ProtocolError(f"server {self._name!r}: the base score is not known yet")
-        self._start = Start(self._plan, self._counts, cuts, self._values).check()
+        self._start = TrainingStart(self._plan, self._counts, cuts, self._values).check()
         if given_start(self._plan, self._counts) is not None:
             return
         message = self._start.message()
@@ -290,7 +290,7 @@ class ComputeServer:
     def _has_all(self, owner: str) -> bool:
         return len(self._blocks.get(owner, [])) == len(self._counts.batches(owner))
 
-    def _started(self) -> Start:
+    def _started(self) -> TrainingStart:
         if self._start is None:
             raise ProtocolError(f"server {self._name!r}: rows came before the cuts were known")
         return self._start
@@ -407,7 +407,7 @@ class ComputeServer:
             received[index] = _arrays(sealed, step.step, shapes)
         return received
 
-    def _train(self, start: Start) -> Program[tuple[TreeShares, ...]]:
+    def _train(self, start: TrainingStart) -> Program[tuple[TreeShares, ...]]:
         """All rounds of boosting, and how many are good; as `oblivious.training.train`, with progress and evaluation."""
         server, rounds, sampling = self._server, start.settings.rounds, start.sampling
         in_order = [block for _, of_owner in sorted(self._blocks.items()) for block in of_owner]

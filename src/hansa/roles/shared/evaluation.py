@@ -15,7 +15,7 @@ from hansa.oblivious.evaluation import all_in_range, has_value, improved, metric
 from hansa.oblivious.growth import TreeShares
 from hansa.oblivious.shared_rows import Block, label_words, weights_of
 from hansa.oblivious.training import may_leave_range, start_margins
-from hansa.roles.shared.sharing import Start
+from hansa.roles.shared.sharing import TrainingStart
 from hansa.trees.metrics import NO_ROWS, NO_WEIGHT, ONE_LABEL
 
 IN_LABEL_UNITS = ("rmse", "mae")
@@ -31,7 +31,7 @@ class Evaluation:
         openings: what was opened, in words.
     """
 
-    def __init__(self, server: Server, start: Start, blocks: list[Block]) -> None:
+    def __init__(self, server: Server, start: TrainingStart, blocks: list[Block]) -> None:
         self.stops = self.left_range = False
         self.best_rounds: int | None = None
         self.without_value: dict[str, str] = {}

@@ -50,7 +50,7 @@ from hansa.roles.shared.compute_server import ComputeServer, RoundMessage
 from hansa.roles.shared.owner import Owner, check_labels, check_numbers
 from hansa.roles.shared.receiver import Receiver
 from hansa.roles.shared.sharing import Counts, given_values, memory_needed, settings_of, widest_candidates
-from hansa.secure.keys import Run
+from hansa.secure.keys import RunNames
 
 DEFAULT_POLICY = Policy()
 
@@ -61,7 +61,7 @@ RECEIVER_MESSAGES = (TrainingSetup, ReleaseTree, AgreeModel)
 Outgoing = Iterator[tuple[str, Message | RoundMessage]]
 
 
-class Member:
+class SharedMember:
     """One member's side of a coopetitive run.
 
     Args:
@@ -292,7 +292,7 @@ class Member:
         if self._rows is not None:
             check_numbers(self._rows, self._held, plan, self._counts)
         self._report(Progress("registered", 0, plan.parameters.rounds))
-        self._keys = KeySetup(self._name, Run(self._join.plan, message.run), self._signer, names)
+        self._keys = KeySetup(self._name, RunNames(self._join.plan, message.run), self._signer, names)
         return self._keys
 
     def _check_size(self) -> None:
@@ -391,7 +391,7 @@ class Member:
         return itertools.chain.from_iterable(taken)
 
 
-def record_of(member: Member, plan: Plan, name: str, traffic: Mapping[str, int]) -> dict[str, Any]:
+def record_of(member: SharedMember, plan: Plan, name: str, traffic: Mapping[str, int]) -> dict[str, Any]:
     """A member's record of a run: what it was, sent and saw opened. Holds nothing of rows or model but, at a receiver, its hash."""
     return {
         "member": name,

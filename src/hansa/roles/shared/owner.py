@@ -23,7 +23,7 @@ from hansa.errors import DataError, ProtocolError
 from hansa.oblivious.quantile_search import CutProbes, RequestGuard, count_probes, weight_units
 from hansa.oblivious.shared_rows import RowShares, share_rows
 from hansa.oblivious.shared_vectors import share_vector
-from hansa.oblivious.training import Settings, weight_words
+from hansa.oblivious.training import BoostingSettings, weight_words
 from hansa.plan import Plan
 from hansa.protocol.messages import (
     CountProbes,
@@ -39,7 +39,7 @@ from hansa.protocol.messages import (
 from hansa.roles.shared.sharing import (
     LEAST_SPREAD,
     Counts,
-    Start,
+    TrainingStart,
     categorical,
     coopetitive,
     declared_missing,
@@ -85,7 +85,7 @@ class Owner:
         self._servers = plan.servers
         self._counts = counts
         self._algorithm = algorithm
-        self._start: Start | None = None
+        self._start: TrainingStart | None = None
         self._step = 0
         self._asked: dict[str, Message] = {}
         self._keys: SortedKeys | None = None
@@ -186,7 +186,7 @@ class Owner:
             yield server, ShareCounts(self._step, share.count, (share.keys[0] or b"", share.keys[1] or b""), part)
         self._step += 1
 
-    def _share(self, start: Start) -> Outgoing:
+    def _share(self, start: TrainingStart) -> Outgoing:
         self._start = start
         for held, rows in self._tables.items():
             labels, weights = label_words(rows, start, held, self._numbers[held])
@@ -250,7 +250,7 @@ def without_categories(features: npt.NDArray[np.float32], plan: Plan) -> npt.NDA
     return np.where(unordered, np.float32(0), features)
 
 
-def codes_of(features: npt.NDArray[np.float32], start: Start, held: bool) -> npt.NDArray[np.uint16]:
+def codes_of(features: npt.NDArray[np.float32], start: TrainingStart, held: bool) -> npt.NDArray[np.uint16]:
     """An owner's rows as candidates take them, uint16 (rows, features with candidates).
 
     Args:
@@ -299,13 +299,13 @@ def check_numbers(rows: Rows, held: npt.NDArray[np.bool_], plan: Plan, counts: C
     if values is None:
         return
     width = len(plan.schema.features)
-    start = Start(plan, counts, Cuts.from_arrays([np.zeros(0, np.float32)] * width, [True] * width), values)
+    start = TrainingStart(plan, counts, Cuts.from_arrays([np.zeros(0, np.float32)] * width, [True] * width), values)
     for part in (False, True):
         label_words(taken(rows, held == part), start, part, np.flatnonzero(held == part) + 1)
 
 
 def label_words(
-    rows: Rows, start: Start, held: bool, numbers: npt.NDArray[np.int64]
+    rows: Rows, start: TrainingStart, held: bool, numbers: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]:
     """Labels that `check_labels` took as words, uint32 (outputs, rows), and weights (outputs, 2, rows), or None.
 
@@ -345,8 +345,8 @@ def _check_weights(
     words: npt.NDArray[np.uint32],
     weights: npt.NDArray[np.float64],
     numbers: npt.NDArray[np.int64],
-    start: Start,
-    settings: Settings,
+    start: TrainingStart,
+    settings: BoostingSettings,
     bits: int,
     held: bool,
 ) -> None:
@@ -377,7 +377,7 @@ def _check_weights(
 LEAST_ROWS_OF_SPREAD = 100
 
 
-def _check_spread(labels: npt.NDArray[np.float32], start: Start, scale: float) -> None:
+def _check_spread(labels: npt.NDArray[np.float32], start: TrainingStart, scale: float) -> None:
     """Refuse labels that are all alike in a range that the plan gives, where the pooled spread is not known. Raises DataError."""
     low, high = coopetitive(start.plan).label_range or (0.0, 1.0)
     spread = float(labels.std(dtype=np.float64)) if len(labels) >= LEAST_ROWS_OF_SPREAD else 0.0

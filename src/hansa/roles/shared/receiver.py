@@ -18,7 +18,7 @@ from hansa.oblivious.release import PlainTree, TreeMessage, open_tree
 from hansa.oblivious.training import may_leave_range
 from hansa.plan import Plan
 from hansa.protocol.messages import AgreeModel, Message, ReleaseTree, TrainingSetup, encode, to_array
-from hansa.roles.shared.sharing import Counts, Start, given_start, start_of
+from hansa.roles.shared.sharing import Counts, TrainingStart, given_start, start_of
 from hansa.trees.ensemble import NO_NODE, ROOT_PARENT, Ensemble, Tree
 from hansa.trees.xgboost_json import to_json
 
@@ -161,7 +161,7 @@ class Receiver:
             self.through = True
 
 
-def tree_of(start: Start, plain: PlainTree, scale: float) -> Tree:
+def tree_of(start: TrainingStart, plain: PlainTree, scale: float) -> Tree:
     """An opened tree as the model holds it: cuts as thresholds, leaf values times `scale`; gains, of which labels are the
     unit, times its square.
 

@@ -24,9 +24,9 @@ from hansa.oblivious.training import (
     PLAIN_SCALES,
     SAFE_MARGIN,
     WEIGHT_BITS,
+    BoostingSettings,
     LabelScale,
     Sampling,
-    Settings,
     growth_of,
     held_weight_bits,
     memory_estimate,
@@ -303,7 +303,7 @@ def _widest(centre: float, spread: float) -> str:
 
 
 @dataclass(frozen=True)
-class Start:
+class TrainingStart:
     """What training starts from. Public to servers, owners and receivers.
 
     Attributes:
@@ -336,7 +336,7 @@ class Start:
         )
 
     @cached_property
-    def output_settings(self) -> tuple[Settings, ...]:
+    def output_settings(self) -> tuple[BoostingSettings, ...]:
         """How to grow each output's trees on shares. Raises PlanError where the plan asks for what shares cannot hold."""
         signs = coopetitive(self.plan).monotone
         monotone = tuple(signs[feature] for feature in self.features) if signs else ()
@@ -346,7 +346,7 @@ class Start:
             for output in outputs
         )
 
-    def check(self) -> Start:
+    def check(self) -> TrainingStart:
         """This start, where training can hold it. Raises PlanError naming what it cannot hold."""
         for settings in self.output_settings:
             growth_of(settings, self.candidates, self.counts.total)
@@ -363,7 +363,7 @@ class Start:
         return weight_unit(self.plan, self.values, self.counts.total)
 
     @cached_property
-    def metric_settings(self) -> Settings:
+    def metric_settings(self) -> BoostingSettings:
         """Of metrics: in XGBoost's, scale_pos_weight is no weight."""
         if self.plan.schema.weight is not None or not self.weighted:
             return self.settings
@@ -375,7 +375,7 @@ class Start:
         return held_weight_bits(settings, counts.total_held) if held else weight_bits(settings, counts.total)
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> BoostingSettings:
         """Of the first output, for what is the same for all: everything but base_margin and total_weight."""
         return self.output_settings[0]
 
@@ -442,13 +442,13 @@ def _feature(plan: Plan, number: int, cuts: int, has_missing: bool) -> Feature:
     return Feature(cuts, False, has_missing) if levels is None else Feature(len(levels), True, has_missing)
 
 
-def given_start(plan: Plan, counts: Counts) -> Start | None:
+def given_start(plan: Plan, counts: Counts) -> TrainingStart | None:
     """The start, where the plan says all of it; None where servers have something to find."""
     cuts, values = plan_cuts(plan), given_values(plan)
-    return None if cuts is None or values is None else Start(plan, counts, cuts, values)
+    return None if cuts is None or values is None else TrainingStart(plan, counts, cuts, values)
 
 
-def start_of(servers: str, message: TrainingSetup, plan: Plan, counts: Counts) -> Start:
+def start_of(servers: str, message: TrainingSetup, plan: Plan, counts: Counts) -> TrainingStart:
     """The start that the servers found, held to the plan. Raises ProtocolError naming them.
 
     Args:
@@ -497,7 +497,7 @@ def start_of(servers: str, message: TrainingSetup, plan: Plan, counts: Counts) -
         )
     if cuts.n_bins.max() > plan.parameters.max_bin:
         raise ProtocolError(f"servers {servers} found more bins of a feature than max_bin {plan.parameters.max_bin}")
-    start = Start(plan, counts, cuts, values)
+    start = TrainingStart(plan, counts, cuts, values)
     try:
         start.check()
     except PlanError as error:
@@ -524,7 +524,7 @@ def some_values(plan: Plan) -> Values:
 
 
 def weight_unit(plan: Plan, values: Values, rows: int) -> float:
-    """See `Start.weight_unit`. 1 where owners share no weights."""
+    """See `TrainingStart.weight_unit`. 1 where owners share no weights."""
     limit, scale = coopetitive(plan).weight_limit, values.scale_pos_weight
     if limit is None and plain_scale(scale):
         return 1.0
@@ -538,7 +538,7 @@ def plain_scale(scale_pos_weight: float) -> bool:
     return least <= scale_pos_weight <= most and abs(rounded - scale_pos_weight) <= EXACT_SCALE * scale_pos_weight
 
 
-def settings_of(plan: Plan, values: Values, output: int = 0, rows: int = 0) -> Settings:
+def settings_of(plan: Plan, values: Values, output: int = 0, rows: int = 0) -> BoostingSettings:
     """The parameters of training one output on shares. Raises PlanError naming what shares cannot hold.
 
     Args:
@@ -556,7 +556,7 @@ def settings_of(plan: Plan, values: Values, output: int = 0, rows: int = 0) -> S
             "lambda, or give all weights in a smaller unit"
         )
     square = 1.0 if scale is None else scale.scale**2
-    return Settings(
+    return BoostingSettings(
         objective="binary:logistic" if scale is None else "reg:squarederror",
         rounds=given.rounds,
         eta=given.eta,
@@ -596,7 +596,7 @@ def widest_candidates(plan: Plan) -> Candidates:
     if cuts is None:
         most = plan.parameters.max_bin - 1
         return Candidates(tuple(_feature(plan, number, most, True) for number in range(len(plan.schema.features))))
-    return Start(plan, Counts({}, {}), cuts, some_values(plan)).candidates
+    return TrainingStart(plan, Counts({}, {}), cuts, some_values(plan)).candidates
 
 
 def memory_needed(plan: Plan, counts: Counts, server: str) -> int:

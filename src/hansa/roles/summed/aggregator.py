@@ -47,8 +47,8 @@ from hansa.roles.run import Progress, Roster, agreement, agreement_parts, run_id
 from hansa.roles.summed.statistics import (
     EXPONENTS,
     LABEL_SUMS,
-    Bounds,
-    Start,
+    BaseScore,
+    MagnitudeBounds,
     bounds_of,
     check_label_size,
     histogram_bits_of,
@@ -369,7 +369,7 @@ class Aggregator:
     def _measured(self, message: Contribution, magnitudes: Int64) -> Outgoing:
         self._session.go(message, "labelling")
         self._magnitudes = magnitudes
-        self._bounds: Bounds = bounds_of(magnitudes, self._plan.schema.weight is not None)
+        self._bounds: MagnitudeBounds = bounds_of(magnitudes, self._plan.schema.weight is not None)
         check_label_size(self._bounds)
         self._label_units = label_units(self._bounds, self._n_rows)
         self._step = 1
@@ -378,7 +378,7 @@ class Aggregator:
 
     def _labelled(self, message: Contribution, sums: Int64) -> Outgoing:
         plan = self._plan
-        self._start: Start = start_of(plan, sums, *self._label_units)
+        self._start: BaseScore = start_of(plan, sums, *self._label_units)
         self._histogram_bits = histogram_bits_of(plan, self._magnitudes, sums, self._start)
         n_features = len(plan.schema.features)
         self._leaf_bits = rounded_leaf_bits(plan, self._n_rows, self._start.base_score, self._start.scale_pos_weight)

@@ -49,10 +49,10 @@ from hansa.protocol.messages import (
 from hansa.protocol.session import PARTY, PARTY_MASKED, PARTY_VERIFYING, Session
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.run import Progress, agreement, agreement_parts, run_id
-from hansa.roles.summed.statistics import Bounds, count_magnitudes, metric_scale, rounded_leaf_bits, sum_labels
+from hansa.roles.summed.statistics import MagnitudeBounds, count_magnitudes, metric_scale, rounded_leaf_bits, sum_labels
 from hansa.roles.summed.sum_masking import MaskingNotReady, NoMasking, Signer, SumMasking
 from hansa.roles.summed.verified_counts import CountChecker, Evidence, Named
-from hansa.secure.keys import Run
+from hansa.secure.keys import RunNames
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, base_margin
 from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build, rounded, tree_received
@@ -353,7 +353,7 @@ class Party:
         self.run = message.run
         self._note("registered", 0)
         if self._signer is not None and plan.mode == "secure-aggregation":
-            masked = self._masking = SumMasking(self._name, Run(self._join.plan, message.run), self._signer, names)
+            masked = self._masking = SumMasking(self._name, RunNames(self._join.plan, message.run), self._signer, names)
             if plan.verify_counts != "off":
                 trained = sum(rows for _, _, rows, _, _ in message.roster)
                 self._counts = CountChecker(plan, self._name, masked, trained, self._signer.identities[plan.aggregator])
@@ -493,7 +493,7 @@ class Party:
     def _metrics(self, gradient_bound: float) -> Iterator[bytes]:
         parameters = self._plan.parameters
         rows = self._evaluation
-        bounds = Bounds(self._bounds.label_exponent, self._bounds.weight_exponent)
+        bounds = MagnitudeBounds(self._bounds.label_exponent, self._bounds.weight_exponent)
         scale = metric_scale(self._n_evaluation, bounds, gradient_bound)
         weights = None if self._weights is None else self._weights[rows]
         for name in parameters.metrics:

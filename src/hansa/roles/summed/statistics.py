@@ -39,7 +39,7 @@ def count_magnitudes(labels: npt.NDArray[np.float32], weights: npt.NDArray[np.fl
 
 
 @dataclass(frozen=True)
-class Bounds:
+class MagnitudeBounds:
     """No label exceeds 2^label_exponent in size, no weight exceeds 2^weight_exponent. Public, from pooled counts."""
 
     label_exponent: int
@@ -54,13 +54,13 @@ class Bounds:
         return math.ldexp(1.0, self.weight_exponent)
 
 
-def bounds_of(magnitudes: Int64, has_weights: bool) -> Bounds:
+def bounds_of(magnitudes: Int64, has_weights: bool) -> MagnitudeBounds:
     """The bounds that pooled magnitudes give: a number with exponent field e is below 2^(e - 126)."""
     label, weight = (int(np.flatnonzero(counts)[-1]) - 126 if counts.any() else 0 for counts in magnitudes)
-    return Bounds(label_exponent=label, weight_exponent=weight if has_weights else 0)
+    return MagnitudeBounds(label_exponent=label, weight_exponent=weight if has_weights else 0)
 
 
-def label_units(bounds: Bounds, n_rows: int) -> tuple[int, int]:
+def label_units(bounds: MagnitudeBounds, n_rows: int) -> tuple[int, int]:
     """Exponents of the units in which w y and w are summed."""
     return (
         objective.unit_exponent(bounds.label * bounds.weight, n_rows),
@@ -88,7 +88,7 @@ def sum_labels(
 
 
 @dataclass(frozen=True)
-class Start:
+class BaseScore:
     """Where training starts: base_score in label space (a float32), scale_pos_weight as a number; at most `weight` is the sum of
     all rows' weights, scale_pos_weight included."""
 
@@ -109,7 +109,7 @@ def estimated_base(mean: float, scale_pos_weight: float) -> float:
     return float(sigmoid(2.0 * (positive - negative) / (positive + negative)))
 
 
-def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Start:
+def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> BaseScore:
     """The base scores that pooled label sums give.
 
     Raises HansaError where every row has the same class: there is nothing to learn.
@@ -140,7 +140,7 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Star
     most = math.ldexp(float(sums[1]) + rows, weight_unit)
     if scale > 1.0:
         most += (scale - 1.0) * math.ldexp(float(sums[0]) + rows, label_unit)
-    return Start(float(np.float32(base_score)), scale, most)
+    return BaseScore(float(np.float32(base_score)), scale, most)
 
 
 def rounded_leaf_bits(plan: Plan, rows: int, base_score: float, scale_pos_weight: float) -> int | None:
@@ -171,7 +171,7 @@ MOST_SKEWED_ROWS = 2**21
 """A sum of 31 bits gives the lightest row that counts at least 2^31 / (rows x skew) units: 1,000 or more."""
 
 
-def histogram_bits_of(plan: Plan, magnitudes: Int64, sums: Int64, start: Start) -> int:
+def histogram_bits_of(plan: Plan, magnitudes: Int64, sums: Int64, start: BaseScore) -> int:
     """Bits of each sum in a histogram: the plan's, or with "auto" 64 where 32 would count many rows too coarsely.
 
     One unit serves all rows of a tree, and their sum fixes it: where few rows make up most of the sum, few units are left for the
@@ -222,7 +222,7 @@ def _quantile(sizes: list[tuple[float, float]], share: float) -> float:
     return max(sizes)[0]
 
 
-def metric_scale(n_rows: int, bounds: Bounds, gradient_bound: float) -> MetricScale:
+def metric_scale(n_rows: int, bounds: MagnitudeBounds, gradient_bound: float) -> MetricScale:
     """The units of metric sums over n_rows held-out rows, where no row's |g| exceeds gradient_bound.
 
     For squared error |g| = w |m - y|, so that |m - y| <= gradient_bound / weight bound (`MetricScale` allows 4 label bounds).
@@ -235,7 +235,7 @@ LARGEST_LABEL_EXPONENT = 45
 """Gains, of the order of rows times label squared, must fit float32."""
 
 
-def check_label_size(bounds: Bounds) -> None:
+def check_label_size(bounds: MagnitudeBounds) -> None:
     """Raise HansaError where labels, or weights, are so large that gains would overflow."""
     heaviest = max(bounds.weight_exponent, 0)
     if bounds.label_exponent + heaviest > LARGEST_LABEL_EXPONENT:

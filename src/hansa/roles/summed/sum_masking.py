@@ -19,7 +19,7 @@ from hansa.errors import ProtocolError
 from hansa.protocol.messages import AnnounceKey, ConfirmKeys, ExchangeKeys, KeysConfirmed
 from hansa.roles.key_setup import KeySetup, Signer
 from hansa.secure.fixed_point import ShareArray
-from hansa.secure.keys import Run
+from hansa.secure.keys import RunNames
 from hansa.secure.masking import Label, MaskedVector, Masker, Transcript
 from hansa.secure.vouching import Vouching
 
@@ -76,7 +76,7 @@ class SumMasking:
         run: plan, run and epoch. vouching: proofs for the other parties, once the keys are confirmed.
     """
 
-    def __init__(self, member: str, run: Run, signer: Signer, parties: tuple[str, ...]) -> None:
+    def __init__(self, member: str, run: RunNames, signer: Signer, parties: tuple[str, ...]) -> None:
         self.masked_bytes = 0
         self._member = member
         self.run = run
