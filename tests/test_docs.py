@@ -542,7 +542,13 @@ def test_the_gate_checks_and_tests():
 # --- Python ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ["hansa.fit", "hansa.model", "hansa.estimators"])
+WITH_EXAMPLES = (
+    *("fit", "model", "estimators", "node.in_process", "data.schema", "data.source"),
+    *("trees.ensemble", "trees.parameters", "trees.xgboost_json"),
+)
+
+
+@pytest.mark.parametrize("module", [f"hansa.{name}" for name in WITH_EXAMPLES])
 def test_every_example_of_the_public_names_runs(module):
     failed, tried = doctest.testmod(importlib.import_module(module))
     assert tried > 0
