@@ -59,7 +59,11 @@ def beside_documents(name: str) -> ModuleType:
 
 generated, root_pages = beside_documents("generated"), beside_documents("root_pages")
 SOURCE = Path(hansa.errors.__file__).parent
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted(ROOT.glob("examples/*/README.md")),
+]
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ENTRY = re.compile(r"^\* (`[^`]+`(?:(?:, | or )`[^`]+`)*)(?:, to [^.]*\.)?(?: \((.*?)\))?: (.*)$", re.DOTALL)
@@ -287,23 +291,48 @@ def functions_of(path: Path) -> set[str]:
     return names
 
 
+def path_of_a_label() -> list[tuple[int, str, list[str]]]:
+    """Depth, file and functions of every step."""
+    steps: list[tuple[int, str, list[str]]] = []
+    for line in section(text("ARCHITECTURE.md"), "The path of one label").splitlines():
+        if step := re.match(r"( *)\* `([\w/]+\.py)`: (.*)", line):
+            steps.append((len(step[1]) // 4, step[2], names_in(step[3])))
+        elif line.startswith("  "):
+            steps[-1][2].extend(names_in(line))
+    return steps
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of hansa that a file imports anywhere, by their files under src/hansa."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("hansa"):
+            for module in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
+                found.add("/".join(module.split(".")[1:]) + ".py")
+    return found
+
+
 def test_the_path_of_a_label_names_functions_that_exist():
-    steps = re.findall(
-        r"^\* `([\w/]+\.py)`: (.*)$", section(text("ARCHITECTURE.md"), "The path of one label"), re.MULTILINE
-    )
-    assert len(steps) > 20
-    for file, named in steps:
-        functions = names_in(named)
+    steps = path_of_a_label()
+    assert len(steps) > 25
+    for _, file, functions in steps:
         assert functions
         assert set(functions) <= functions_of(SOURCE / file), file
 
 
+def test_no_step_of_the_path_of_a_label_climbs_back_up():
+    above: dict[int, str] = {}
+    for depth, file, _ in path_of_a_label():
+        above[depth] = file
+        if depth:
+            assert file in imports_of(SOURCE / above[depth - 1]), f"{above[depth - 1]} does not import {file}"
+            assert above[depth - 1] not in imports_of(SOURCE / file), f"{file} imports {above[depth - 1]}"
+
+
 def test_the_path_of_a_label_begins_at_the_library_and_at_the_command_and_ends_at_the_model():
-    part = section(text("ARCHITECTURE.md"), "The path of one label")
-    steps = re.findall(r"^\* `([\w/]+\.py)`", part, re.MULTILINE)
-    assert steps[0] == "fit.py"
-    assert "cli/main.py" in steps
-    assert {"model.py", "node/model_file.py", "trees/xgboost_json.py"} <= set(steps)
+    files = [file for _, file, _ in path_of_a_label()]
+    assert [file for depth, file, _ in path_of_a_label() if depth == 0] == ["fit.py", "cli/main.py", "node/run.py"]
+    assert {"model.py", "node/model_file.py", "trees/xgboost_json.py"} <= set(files)
 
 
 def test_what_follows_from_the_code_is_written_anew():
