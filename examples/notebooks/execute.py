@@ -37,7 +37,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
         cell.metadata = {}
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    manager: Any = AsyncKernelManager(kernel_spec_manager=ThisPython(), transport="ipc")
+    manager: Any = AsyncKernelManager(kernel_spec_manager=ThisPython())
     client = NotebookClient(
         notebook, km=manager, timeout=LIMIT_S, resources={"metadata": {"path": str(path.parent)}}, record_timing=False
     )
