@@ -5,7 +5,7 @@
 
 Tables: each real table is split at random into 80 % to train on and 20 % to test on, several times, class by class for binary
 labels; both learners get the same rows. Hard: the made tables of `hard_tables`, fresh rows for every split. Hansa trains between
-the parties of the table's party column, in one process (in coopetitive mode the whole protocol, three servers and sealed letters);
+the parties of the table's party column, in one process (in coopetitive mode the whole protocol, three servers and sealed messages);
 XGBoost trains on the pooled rows in a process of its own. A table that is not there is skipped, and said so.
 
 With --save each finished (table, split) is one line of JSON in FILE, and what FILE has already is not trained again; --show prints
@@ -33,7 +33,7 @@ from benchmarks.hard_tables import HARD, LABEL, hard_table
 from benchmarks.machine import console, described, machine
 from hansa.errors import HansaError
 from hansa.simulation.pooled_xgboost import train_pooled_xgboost
-from hansa.simulation.run import Settings, simulate
+from hansa.simulation.run import SimulationSettings, simulate
 from hansa.simulation.scores import HIGHER_IS_BETTER, main_metric, score_table
 from hansa.simulation.tables import Table, read_table, split_table
 from hansa.trees.parameters import Parameters, parse_parameters
@@ -162,7 +162,7 @@ def compare(setup: Setup, pair: Pair, split: int) -> dict[str, Any]:
         "xgboost_scores": theirs,
     }
     started = time.perf_counter()
-    settings = Settings(parameters=pair.parameters, label=pair.label, mode=setup.mode, in_process=True)
+    settings = SimulationSettings(parameters=pair.parameters, label=pair.label, mode=setup.mode, in_process=True)
     try:
         simulation = simulate(train, test, settings)
     except HansaError as error:
@@ -177,7 +177,7 @@ def compare(setup: Setup, pair: Pair, split: int) -> dict[str, Any]:
     }
 
 
-def verdict(setup: Setup, metric: str, ours: list[float], theirs: list[float]) -> dict[str, Any]:
+def abort_reason(setup: Setup, metric: str, ours: list[float], theirs: list[float]) -> dict[str, Any]:
     """Mean difference (positive: Hansa is better), two standard errors (of one split: none), and whether that will do."""
     sign = 1 if metric in HIGHER_IS_BETTER else -1
     differences = [sign * (a - b) for a, b in zip(ours, theirs, strict=True)]
@@ -194,7 +194,7 @@ def summary(setup: Setup, lines: list[dict[str, Any]]) -> dict[str, Any]:
     whole = [line for line in lines if line["hansa"] is not None]
     ours, theirs = ([line[who] for line in whole] for who in ("hansa", "xgboost"))
     nothing = {"difference": math.nan, "two_errors": math.nan, "allowed": math.nan, "passes": False}
-    found = verdict(setup, lines[0]["metric"], ours, theirs) if whole else nothing
+    found = abort_reason(setup, lines[0]["metric"], ours, theirs) if whole else nothing
     found["passes"] = found["passes"] and len(whole) == len(lines)
     return {
         **{key: lines[0][key] for key in ("rows", "train_rows", "features", "parties", "metric")},
@@ -225,7 +225,7 @@ def show(setup: Setup, results: Mapping[str, Any], missing: Iterable[str], where
         "better by",
         "allowed",
         *(("log loss", "|margin|") if hard else ()),
-        "verdict",
+        "abort reason",
         title=f"Test metric, mean of {splits} {drawn}; {setup.title}\n{where}",
         caption="better by: mean difference ± 2 standard errors, positive where Hansa is better; "
         f"allowed to be worse by {setup.allowance}{more}",

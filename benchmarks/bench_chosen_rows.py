@@ -25,7 +25,7 @@ from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.node.in_process import share_in_process, train_in_process
 from hansa.plan import COOPETITIVE, Coopetitive, Plan, Release
-from hansa.roles.statistics import rounded_leaf_bits
+from hansa.roles.summed.statistics import rounded_leaf_bits
 from hansa.trees.ensemble import Ensemble, Tree
 from hansa.trees.parameters import parse_parameters
 from hansa.trees.xgboost_json import from_json
@@ -37,7 +37,7 @@ COPIES = 60
 LIKE_THE_PERSON = 6
 """Times COPIES: rows with the person's own values."""
 
-MOST_STRANGERS = 8
+MOST_REJECTED_PEERS = 8
 ETA, LAMBDA = 0.3, 1.0
 FLOAT_ERROR = 1e-5
 """Of a leaf's value that is not rounded, in relation to itself: the margin that p follows from is a float32."""
@@ -98,7 +98,7 @@ def read_label(model: Ensemble, mine: Rows, error: float) -> float | None:
     ones, zeros = int((inside & (mine.label == 1)).sum()), int((inside & (mine.label == 0)).sum())
     p, value = model.base_scores[0], float(tree.split_conditions[leaf])
     fitting = []
-    for extra in itertools.product(range(MOST_STRANGERS), repeat=2):  # with label 0, with label 1
+    for extra in itertools.product(range(MOST_REJECTED_PEERS), repeat=2):  # with label 0, with label 1
         a, b = ones + extra[1], zeros + extra[0]
         implied = -ETA * (a * (p - 1) + b * p) / ((a + b) * p * (1 - p) + LAMBDA)
         if abs(implied - value) <= FLOAT_ERROR * max(abs(value), 1e-3) + error:

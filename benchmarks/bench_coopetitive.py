@@ -6,7 +6,7 @@
 Assisted: the three parties are the servers. Apart: three parties own the rows, three other members compute. A bare uint32
 product of the size of a tree's histograms (rows x columns x 64) is timed in the same run, and walls are given as multiples of
 it too. CPU, bytes and rounds are those of a server and a tree after the first; sealing, TLS and relaying are in them (the hub's
-own processor time is not, but it shares the cores). The slow line delays every letter by 20 ms one way, in one process: a tree
+own processor time is not, but it shares the cores). The slow line delays every sealed message by 20 ms one way, in one process: a tree
 must take the rounds of `mpc`'s formula times the delay, beside what it takes without delay.
 
 With --cuts the search of cuts alone, in one process: its rounds of messages, questions to owners, and a server's CPU a round.
@@ -30,23 +30,24 @@ from rich.table import Table as Printed
 from benchmarks.contestants import NAMES, as_table, dealt, made_rows
 from benchmarks.machine import console, described, machine
 from benchmarks.plain_product import product_seconds
+from faults import DelayingHub
 from hansa.data.quantiles import SortedKeys
-from hansa.mpc.lockstep import Record, run_three
-from hansa.mpc.quantile_search import CutSearchOnShares, RequestGuard, count_probes
 from hansa.mpc.replicated import Address, PairStreams, Server
-from hansa.mpc.shared_vectors import receive_vector, share_vector
-from hansa.mpc.split_finding import group_sizes
-from hansa.mpc.training import growth_of
-from hansa.node.in_process import share_in_process, warm_up_shares
+from hansa.node.in_process import share_in_process
+from hansa.node.warm_up import warm_up_shares
+from hansa.oblivious.quantile_search import CutSearchOnShares, RequestGuard, count_probes
+from hansa.oblivious.shared_vectors import receive_vector, share_vector
+from hansa.oblivious.split_finding import group_sizes
+from hansa.oblivious.training import growth_of
 from hansa.plan import SERVER_LINKS, Plan
-from hansa.roles.sharing import Counts, Start, given_start
+from hansa.roles.shared.sharing import Counts, TrainingStart, given_start
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm, fresh_key
 from hansa.simulation.processes import train_in_processes
-from hansa.simulation.run import Settings, make_plan
+from hansa.simulation.run import SimulationSettings, make_plan
 from hansa.transport.channel import Hub
-from hansa.transport.faults import DelayingHub
 from hansa.trees.parameters import parse_parameters
+from lockstep import LockstepRecord, run_three
 
 CUTS = 31
 SIZES, QUICK_SIZES = (20_000, 100_000), (3_000,)
@@ -86,7 +87,7 @@ def plan_of(
     names = NAMES[:features]
     # Features are normal: these cuts are their quantiles.
     quantiles = tuple(statistics.NormalDist().inv_cdf((i + 1) / (CUTS + 1)) for i in range(CUTS))
-    settings = Settings(
+    settings = SimulationSettings(
         parameters=parse_parameters(
             {"rounds": trees, "max_depth": depth, "max_bin": CUTS + 1, "eta": 0.3, "base_score": 0.4}
         ),
@@ -141,7 +142,7 @@ def over_tls(rows: int, apart: bool, depth: int, trees: int, features: int, link
     }
 
 
-def rounds_of_tree(start: Start) -> int:
+def rounds_of_tree(start: TrainingStart) -> int:
     """Rounds of a tree after the first, by the formula of ARCHITECTURE.md."""
     growth = growth_of(start.settings, start.candidates, start.counts.total)
     matches = len(group_sizes(len(start.candidates.all) + 1))
@@ -197,7 +198,7 @@ def cut_search(rows: int, features: int, bins: int) -> dict[str, Any]:
         for i in range(3)
     ]
     states = [CutSearchOnShares(features, rows, bins, 10) for _ in servers]
-    record, questions, counts, cpu_s, owner_s = Record(), 0, 0, 0.0, 0.0
+    record, questions, counts, cpu_s, owner_s = LockstepRecord(), 0, 0, 0.0, 0.0
     while not states[0].done:
         before, request = time.process_time(), states[0].request()
         guard = guard.check(request)
@@ -259,7 +260,9 @@ def main() -> None:
     parser.add_argument("--trees", type=int, default=TREES)
     parser.add_argument("--cuts", action="store_true", help="only the search of cuts")
     parser.add_argument("--bins", type=int, help="of the search of cuts")
-    parser.add_argument("--links", choices=SERVER_LINKS, default="direct", help="which way the servers' letters take")
+    parser.add_argument(
+        "--links", choices=SERVER_LINKS, default="direct", help="which way the servers' sealed messages take"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--assisted", action="store_true", help="only with the parties as servers")
     which.add_argument("--apart", action="store_true", help="only with servers apart")

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from benchmarks.contestants import N_FEATURES, Job, in_process, over_tls, xgboost
 from benchmarks.machine import console, described, machine
-from hansa.node.in_process import warm_up
+from hansa.node.warm_up import warm_up
 
 ROWS = (20_000, 60_000, 200_000, 600_000, 2_000_000)
 QUICK_ROWS = (2_000, 20_000)

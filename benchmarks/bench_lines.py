@@ -77,7 +77,7 @@ def run(
                         [*hosts.within(member), sys.executable, "-m", "hansa", role, f"{folder / member}.toml", "--json"],
                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
                     )  # fmt: skip
-            return _heard(plan, processes, hosts, folder)
+            return _received(plan, processes, hosts, folder)
         finally:
             for process in processes.values():
                 process.kill()
@@ -102,7 +102,7 @@ def _put_on_host(path: Path, plan: Plan, member: str, hosts: Hosts) -> None:
     path.write_text("".join(f"{each}\n" for each in lines), encoding="utf-8")
 
 
-def _heard(plan: Plan, processes: Mapping[str, subprocess.Popen[str]], hosts: Hosts, folder: Path) -> dict[str, Any]:
+def _received(plan: Plan, processes: Mapping[str, subprocess.Popen[str]], hosts: Hosts, folder: Path) -> dict[str, Any]:
     """What the processes say until they end."""
     records: dict[str, Any] = {}
 
@@ -165,7 +165,7 @@ def measured_trees(rows: int, trees: int, bins: int) -> list[dict[str, Any]]:
 
 
 def measured_rounds(rows: int, trees: int) -> list[dict[str, Any]]:
-    """What a round of three servers takes beside the lines' delay; a letter passes two lines where a hub relays it."""
+    """What a round of three servers takes beside the lines' delay; a sealed message passes two lines where a hub relays it."""
     parties = dealt(made_rows(rows), 3)
     tables = {name: as_table(own) for name, own in parties.items()}
     found = []

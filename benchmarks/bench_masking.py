@@ -69,7 +69,7 @@ def measure_stream(algorithm: Algorithm, size: int, repeats: int) -> dict[str, A
 
 
 def measure_masks(parties: int, ring: int, repeats: int) -> dict[str, Any]:
-    """Milliseconds for one of `parties` to mask 2 MB, in one piece and in pieces of a node's histogram."""
+    """Milliseconds for one of `parties` to mask 2 MB, in one fragment and in fragments of a node's histogram."""
     dtype = np.dtype(np.uint32 if ring == 32 else np.uint64)
     values = np.zeros(VECTOR_BYTES // dtype.itemsize, dtype)
     peers = [f"party-{index:02}" for index in range(parties) if index != 1]

@@ -27,15 +27,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.plain_product import product_seconds
-from hansa.mpc.candidates import Candidates, Feature
-from hansa.mpc.lockstep import check_received
 from hansa.mpc.replicated import PairStreams, Program, Server
-from hansa.mpc.ring import Words
-from hansa.mpc.shared_rows import RowShares, label_words, receive_rows, share_rows
-from hansa.mpc.training import Coins, Settings, boost, memory_estimate, start_margins
+from hansa.mpc.ring import ShareArray
 from hansa.node.phases import phase_of
+from hansa.oblivious.candidates import Candidates, Feature
+from hansa.oblivious.shared_rows import RowShares, label_words, receive_rows, share_rows
+from hansa.oblivious.training import BoostingSettings, Sampling, boost, memory_estimate, start_margins
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm
+from lockstep import check_received
 
 ALGORITHM = Algorithm.AES_256_CTR
 
@@ -87,7 +87,7 @@ def drive(program: Program[Any], peers: dict[int, Peer], ledger: dict[str, Any])
             for p, arrays in step.send.items()
         }
         ledger[phase]["bytes"] += sum(part.nbytes for parts in out.values() for part in parts)
-        arrays: dict[int, list[Words]] = {
+        arrays: dict[int, list[ShareArray]] = {
             p: [np.empty(s.shape, s.dtype) for s in shapes] for p, shapes in step.expect.items()
         }
         exchange(peers, out, {p: [memoryview(a).cast("B") for a in of if a.nbytes] for p, of in arrays.items()})
@@ -124,7 +124,7 @@ def serve(
         if tree == 1:
             ledger.clear()
         start = time.perf_counter()
-        program = boost(server, candidates, blocks, labels, margins, settings, Coins(), tree, 0)
+        program = boost(server, candidates, blocks, labels, margins, settings, Sampling(), tree, 0)
         _, margins, _ = drive(program, ends, ledger)
         walls.append(time.perf_counter() - start)
     report.put((index, dict(ledger), walls, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> list[tuple[int, dict[str, Any], list[float]
     """Share the rows, start three processes, collect their ledgers."""
     candidates = Candidates(tuple(Feature(args.cuts) for _ in range(args.features)))
     codes, labels = table(args.rows, args.features, args.cuts)
-    settings = Settings("binary:logistic", rounds=args.trees + 1, max_depth=args.depth)
+    settings = BoostingSettings("binary:logistic", rounds=args.trees + 1, max_depth=args.depth)
     owners: list[int | None] = [0, 1, 2] if args.assisted else [None, None, None]
     slices = np.array_split(np.arange(args.rows), 3)
     with tempfile.TemporaryDirectory() as name:
@@ -184,7 +184,7 @@ def start(
     shared: list[list[RowShares]],
     owners: list[int | None],
     slices: list[Any],
-    settings: Settings,
+    settings: BoostingSettings,
     folders: list[Path],
 ) -> list[tuple[int, dict[str, Any], list[float], int]]:
     """Three processes, one a server; their ledgers."""

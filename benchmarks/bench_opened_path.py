@@ -24,7 +24,7 @@ from rich.table import Table
 
 from benchmarks.machine import console, described, machine
 from hansa.data.quantiles import SortedKeys
-from hansa.mpc.quantile_search import COMPARED, RIGHT, UNKNOWN, CutSearchOnShares, Step, count_probes
+from hansa.oblivious.quantile_search import COMPARED, RIGHT, UNKNOWN, CutSearchOnShares, Step, count_probes
 
 ROWS = (50, 200, 1000, 5000)
 SETTINGS = ((32, 10), (32, 50), (256, 10), (8, 10))

@@ -33,7 +33,7 @@ from hansa.data.source import Rows
 from hansa.node.cores import cores
 from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import Contribution, QuantiseGradients, SplitNodes, UseCuts, decode
-from hansa.roles.aggregator import TOTALS
+from hansa.roles.summed.aggregator import TOTALS
 from hansa.transport.channel import Frame, Hub, Traffic
 from hansa.trees import objective
 from hansa.trees.ensemble import base_margin
@@ -186,14 +186,14 @@ class Reader:
         self.right = self.made = 0
         self._rows = rows
         self._snapshots = snapshots
-        self._pieces: list[Int64] = []
+        self._fragments: list[Int64] = []
 
     def take(self, frame: bytes) -> None:
         """A part: with one party, the sum."""
         message = decode("party", frame)
         if isinstance(message, Contribution) and message.quantity in ("histograms", "root"):
             part = np.frombuffer(message.values.data, np.int64).reshape(message.values.shape)
-            self._pieces.append(part[None, :-TOTALS] if message.quantity == "root" else part[:, 0, :])
+            self._fragments.append(part[None, :-TOTALS] if message.quantity == "root" else part[:, 0, :])
 
     def hear(self, frame: bytes) -> None:
         """A decision of the aggregator."""
@@ -255,8 +255,8 @@ class Reader:
 
     def _active(self) -> Int64:
         """Histograms of all active nodes: those that came, and parents less those."""
-        built = np.concatenate(self._pieces)
-        self._pieces = []
+        built = np.concatenate(self._fragments)
+        self._fragments = []
         if self._parents is None:
             return built
         other = self._parents - built

@@ -22,7 +22,7 @@ from rich.table import Table
 from benchmarks.bench_training import STEADY
 from benchmarks.contestants import N_FEATURES, Job, Run, in_process, over_tls
 from benchmarks.machine import console, described, machine
-from hansa.node.in_process import warm_up
+from hansa.node.warm_up import warm_up
 
 MODES = {
     "federated": {"mode": "federated"},

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.contestants import N_FEATURES, Job, Run, in_process, over_tls, xgboost
 from benchmarks.machine import console, described, machine
-from hansa.node.in_process import warm_up
+from hansa.node.warm_up import warm_up
 
 PARTIES = 3
 JOB = Job(rows=60_000, parties=PARTIES, trees=100)

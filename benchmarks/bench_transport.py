@@ -19,7 +19,7 @@ from rich.table import Table
 from benchmarks.machine import console
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
 from hansa.consortium.members import members_of, read_members, write_members
-from hansa.transport.lasting import LastingChannel, LastingHub
+from hansa.transport.resumable import ResumableChannel, ResumableHub
 from hansa.transport.tls import Credentials, TlsChannel, TlsHub
 
 SIZES = {"100 B": (100, 3000), "100 kB": (100_000, 1000), "4 MB": (4_000_000, 60)}
@@ -32,7 +32,7 @@ def credentials(folder: Path, name: str) -> Credentials:
 
 
 def echo(folder: Path, port: int, lasting: bool, sizes: dict[str, tuple[int, int]]) -> None:
-    channel_type = LastingChannel if lasting else TlsChannel
+    channel_type = ResumableChannel if lasting else TlsChannel
     channel = channel_type.connect(credentials(folder, "party"), "hub", "127.0.0.1", port)
     for _, repeats in sizes.values():
         for _ in range(WARM_UP + repeats):
@@ -40,7 +40,7 @@ def echo(folder: Path, port: int, lasting: bool, sizes: dict[str, tuple[int, int
     channel.close()
 
 
-def round_trip(hub: TlsHub | LastingHub, frame: bytes) -> float:
+def round_trip(hub: TlsHub | ResumableHub, frame: bytes) -> float:
     """Seconds of one round trip of a frame."""
     start = time.perf_counter()
     hub.send("party", frame)
@@ -56,8 +56,8 @@ def measure(sizes: dict[str, tuple[int, int]]) -> dict[str, dict[str, float]]:
         for identity in identities:
             save_identity(identity, folder / identity.name)
         write_members(folder / "members.toml", members_of(identity.card() for identity in identities))
-        hubs: dict[str, TlsHub | LastingHub] = {
-            "lasting": LastingHub.listen(credentials(folder, "hub"), "127.0.0.1", 0),
+        hubs: dict[str, TlsHub | ResumableHub] = {
+            "lasting": ResumableHub.listen(credentials(folder, "hub"), "127.0.0.1", 0),
             "bare": TlsHub.listen(credentials(folder, "hub"), "127.0.0.1", 0),
         }
         spawn = multiprocessing.get_context("spawn").Process

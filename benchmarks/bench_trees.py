@@ -16,22 +16,20 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
+import naive_trees as naive
 from benchmarks.machine import console
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan
 from hansa.roles.run import Progress
-from hansa.trees.crew import Crew
 from hansa.trees.histogram import (
     build_histograms,
     build_histograms_parallel,
@@ -41,9 +39,7 @@ from hansa.trees.histogram import (
 from hansa.trees.objective import Scales, gradients, pack
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.splitting import add_part, finish_nodes, rule_of
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-import naive_trees as naive
+from hansa.trees.worker_pool import WorkerPool
 
 BINS = 256
 DEPTH = 6
@@ -149,11 +145,11 @@ def measure_histogram(
     out = np.empty((1, planes, layout.cells), np.int64)
     sums = np.empty((max(threads, 1), layout.scratch), np.int64)
     begin, end = np.zeros(1, np.int64), np.array([n_rows])
-    crew = [Crew(threads)] if threads else []
+    pool = [WorkerPool(threads)] if threads else []
     kernel = build_histograms_parallel if threads else build_histograms
 
     def ours() -> None:
-        kernel(codes, layout.columns, layout.offsets, layout.stride, rows, begin, end, packed, sums, out, *crew)
+        kernel(codes, layout.columns, layout.offsets, layout.stride, rows, begin, end, packed, sums, out, *pool)
 
     def with_numpy() -> None:
         for feature in range(k):
@@ -209,7 +205,7 @@ def measure_search(n_features: int, repeats: int) -> dict[str, Any]:
         add_part(cells, 0, taken, 1, nodes, root, layout.offsets)
         finish_nodes(
             0, 1, nodes, root, cells[:0], nobody, layout.columns, layout.offsets, no_missing, totals, numbers,
-            scratch, gains, found, crew=Crew(1),
+            scratch, gains, found, pool=WorkerPool(1),
         )  # fmt: skip
 
     def with_numpy() -> None:

@@ -18,17 +18,18 @@ from pathlib import Path
 
 import numpy as np
 
+from faults import DelayingHub
 from hansa.data.source import Rows
 from hansa.node.cores import cores, useful_threads
-from hansa.node.in_process import train_in_process, warm_up
+from hansa.node.in_process import train_in_process
+from hansa.node.warm_up import warm_up
 from hansa.plan import Plan
 from hansa.simulation.pooled_xgboost import train_pooled_xgboost
 from hansa.simulation.processes import train_in_processes
-from hansa.simulation.run import Settings, make_plan
+from hansa.simulation.run import SimulationSettings, make_plan
 from hansa.simulation.scores import auc
 from hansa.simulation.tables import Table
 from hansa.transport.channel import Hub
-from hansa.transport.faults import DelayingHub
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.xgboost_json import from_json
 
@@ -123,7 +124,7 @@ def as_table(rows: Rows) -> Table:
 
 def plan_of(job: Job, parties: Mapping[str, Rows]) -> Plan:
     """The plan that `hansa simulate` would make."""
-    plan = make_plan(Settings(parameters=job.parameters, label="y", mode=job.mode), NAMES, tuple(parties))
+    plan = make_plan(SimulationSettings(parameters=job.parameters, label="y", mode=job.mode), NAMES, tuple(parties))
     return replace(plan, verify_counts=job.verify_counts)
 
 
@@ -215,7 +216,7 @@ def _here(job: Job) -> Run:
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Run(
-        at["binned"] - at["gathered"],
+        at["binned"] - at["registered"],
         at["trained"] - at["binned"],
         _auc(run.outcome.model),
         hashlib.sha256(run.outcome.model).hexdigest(),

@@ -145,9 +145,9 @@ def _carry(ends: list[int], line: Line) -> None:
         os.nice(-15)
     draw = random.Random(1)
     per_byte = 8 / line.bits_per_s if line.bits_per_s else 0.0
-    door = select.poll()
+    admission = select.poll()
     for end in ends:
-        door.register(end, select.POLLIN)
+        admission.register(end, select.POLLIN)
     place_of = {end: place for place, end in enumerate(ends, 1)}
     up_free, down_free = [0.0] * (len(ends) + 1), [0.0] * (len(ends) + 1)
     travelling: list[tuple[float, int, int, bytes]] = []
@@ -158,7 +158,7 @@ def _carry(ends: list[int], line: Line) -> None:
         if travelling:
             due.append(travelling[0][0])
         wait = max(0.0, min(due) - time.perf_counter()) if due else _IDLE_S
-        ready = door.poll(1000 * wait)
+        ready = admission.poll(1000 * wait)
         now = time.perf_counter()
         for end, _ in ready:
             place = place_of[end]

@@ -20,7 +20,7 @@ from rich.table import Table
 from benchmarks.machine import console, described
 from hansa.mpc import tiles
 from hansa.mpc.panels import add_gemm, add_rows, panel_columns, to_panels
-from hansa.mpc.ring import Words
+from hansa.mpc.ring import ShareArray
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -94,7 +94,7 @@ def main() -> None:
     rows, columns = 100_000, 930
     c, all_vectors = _factors(rows, columns, 32)
     panels = to_panels(c)
-    kernels: dict[str, Callable[[Words, Words], object]] = {
+    kernels: dict[str, Callable[[ShareArray, ShareArray], object]] = {
         "plain": lambda v, out: plain_product(c, v, out),
         "vectors": lambda v, out: add_rows(panels, v, out, 0),
     }

@@ -103,20 +103,20 @@ class CuttingLine:
             with self._lock:
                 self.connections += 1
                 cut = self._todo.pop(0) if self._todo else None
-                heard = bytearray()
-                self.upward.append(heard)
+                received = bytearray()
+                self.upward.append(received)
                 self._pairs.append((near, far))
             for direction, source, sink in (("up", near, far), ("down", far, near)):
                 mine = cut if cut is not None and cut.direction == direction else None
-                arguments = (source, sink, mine, heard if direction == "up" else None)
+                arguments = (source, sink, mine, received if direction == "up" else None)
                 threading.Thread(target=self._pass, args=arguments, daemon=True).start()
 
-    def _pass(self, source: socket.socket, sink: socket.socket, cut: Cut | None, heard: bytearray | None) -> None:
+    def _pass(self, source: socket.socket, sink: socket.socket, cut: Cut | None, received: bytearray | None) -> None:
         passed = 0
         with contextlib.suppress(OSError):  # either end hung up, which is what this line is for
             while data := source.recv(2**16):
-                if heard is not None:
-                    heard += data
+                if received is not None:
+                    received += data
                 if cut is not None and passed + len(data) >= cut.at:
                     sink.sendall(data[: cut.at - passed])
                     self.cuts += 1

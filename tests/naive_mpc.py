@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hansa.mpc.candidates import ONLY_MISSING, Candidates
-from hansa.mpc.release import PlainTree, left_of
-from hansa.mpc.training import Settings, growth_of
+from hansa.oblivious.candidates import ONLY_MISSING, Candidate, Candidates
+from hansa.oblivious.release import PlainTree
+from hansa.oblivious.training import BoostingSettings, growth_of
 
 
 def naive_gemm(c, v):
@@ -57,7 +57,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def gradients(settings: Settings, margins, labels):
+def gradients(settings: BoostingSettings, margins, labels):
     """(g, h) in float64; for squared error of labels in the scale of `LabelScale`."""
     if settings.objective == "reg:squarederror":
         return margins - labels, np.ones(len(labels))
@@ -66,7 +66,7 @@ def gradients(settings: Settings, margins, labels):
     return w * (p - labels), w * p * (1 - p)
 
 
-def candidate_gains(candidates: Candidates, codes, g, h, settings: Settings, chosen=None, unit=0.0):
+def candidate_gains(candidates: Candidates, codes, g, h, settings: BoostingSettings, chosen=None, unit=0.0):
     """Gain of each candidate of a node, float64; -inf where invalid (Chen & Guestrin 2016, eq. 7).
 
     `unit`: the least hessian that children may have at the format's precision.
@@ -121,7 +121,7 @@ def judge_tree(
     labels,
     margins,
     tree: PlainTree,
-    settings: Settings,
+    settings: BoostingSettings,
     used=None,
     chosen=None,
     weights=None,
@@ -139,7 +139,7 @@ def judge_tree(
             g, h = g * factor, h * factor
     scoring = growth_of(settings, candidates, len(labels)).scoring
     unit = scoring.least_hessian * 2.0**-scoring.fraction_bits
-    verdict = Verdict(0, [], 0.0)
+    abort_reason = Verdict(0, [], 0.0)
     floor = max(settings.gamma, 1e-6)
     stack = [(0, np.arange(len(labels)), 0)]
     while stack:
@@ -154,10 +154,10 @@ def judge_tree(
             doubt = 10 * off * np.sqrt(spread / upper) + 25 * off**2 / upper
         if split is None:
             if level < settings.max_depth:
-                verdict.splits += 1
+                abort_reason.splits += 1
                 if best > floor:
-                    verdict.gaps.append((best - floor) / best)
-                    verdict.unexplained += best - floor > max(1e-6 * best, doubt)
+                    abort_reason.gaps.append((best - floor) / best)
+                    abort_reason.unexplained += best - floor > max(1e-6 * best, doubt)
             limit = settings.leaf_limit if settings.objective == "binary:logistic" else np.inf
             weight = 0.0
             if h[rows].sum() >= unit - 1e-9 and len(rows):
@@ -165,20 +165,20 @@ def judge_tree(
             weight = float(np.clip(weight, -limit, limit))
             error = abs(weight - float(tree.values[node]))
             allowed = off * (settings.eta + abs(weight)) / upper
-            verdict.leaf_error = max(verdict.leaf_error, error)
-            verdict.leaf_excess = max(verdict.leaf_excess, error - allowed)
+            abort_reason.leaf_error = max(abort_reason.leaf_error, error)
+            abort_reason.leaf_excess = max(abort_reason.leaf_excess, error - allowed)
             continue
-        verdict.splits += 1
+        abort_reason.splits += 1
         got = float(gain[candidates.all.index(split)])
         if max(got, floor) < best:
-            verdict.gaps.append((best - max(got, floor)) / best)
-            verdict.unexplained += best - max(got, floor) > max(1e-6 * best, doubt)
+            abort_reason.gaps.append((best - max(got, floor)) / best)
+            abort_reason.unexplained += best - max(got, floor) > max(1e-6 * best, doubt)
         if got <= floor and best <= floor:
-            verdict.gaps.append(float(floor - got) / floor)
+            abort_reason.gaps.append(float(floor - got) / floor)
         goes_left = left_of(candidates, split, codes[rows])
         stack.append((int(tree.left[node]), rows[goes_left], level + 1))
         stack.append((int(tree.right[node]), rows[~goes_left], level + 1))
-    return verdict
+    return abort_reason
 
 
 def naive_reconstruct(shares) -> npt.NDArray:
@@ -281,7 +281,7 @@ def naive_turned(tables, turns):
     return np.array([int(value) % 2 ** (8 * tables.itemsize) for value in out]).astype(tables.dtype)
 
 
-def statistics(candidates: Candidates, codes, labels, margins, tree: PlainTree, settings: Settings):
+def statistics(candidates: Candidates, codes, labels, margins, tree: PlainTree, settings: BoostingSettings):
     """(covers, gains) of a plain tree's nodes, float64, from the rows."""
     g, h = gradients(settings, margins, labels)
     covers, gains = np.zeros(len(tree.values)), np.zeros(len(tree.values))
@@ -301,3 +301,24 @@ def statistics(candidates: Candidates, codes, labels, margins, tree: PlainTree, 
         gains[node] = term(left) + term(right) - term(rows)
         stack += [(int(tree.left[node]), left), (int(tree.right[node]), right)]
     return covers, gains
+
+
+def leaf_of_codes(candidates: Candidates, tree: PlainTree, codes: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
+    """Each row's leaf value in a plain tree, float64 (rows,), from codes uint16 (rows, features)."""
+    node = np.zeros(codes.shape[0], np.int64)
+    for number, split in enumerate(tree.candidates):
+        if split is None:
+            continue
+        here = np.flatnonzero(node == number)
+        goes_left = left_of(candidates, split, codes[here])
+        node[here] = np.where(goes_left, tree.left[number], tree.right[number])
+    return tree.values[node]
+
+
+def left_of(candidates: Candidates, split: Candidate, codes: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
+    """Which rows a split sends left, bool (rows,)."""
+    feature = candidates.features[split.feature]
+    own = codes[:, split.feature].astype(np.int64)
+    missing = (own == feature.missing_code) & feature.has_missing
+    chosen = own == split.cut if feature.categorical else own <= split.cut
+    return np.asarray(np.where(missing, split.missing_left, chosen))

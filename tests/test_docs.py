@@ -28,9 +28,9 @@ from hansa.cli.signals import ENDING, Interrupted
 from hansa.consortium.policy import KEYS as POLICY_KEYS
 from hansa.consortium.policy import Policy, read_policy
 from hansa.data.source import read_rows
+from hansa.node.config import KEYS, REQUIRED
 from hansa.node.in_process import train_in_process
-from hansa.node.member import KEYS, REQUIRED
-from hansa.node.records import STATES, keeping
+from hansa.node.record import STATES, keeping
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_KEYS, parse_plan, read_plan
 from hansa.protocol.messages import MESSAGES
 from hansa.protocol.session import (

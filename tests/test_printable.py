@@ -35,7 +35,7 @@ def test_what_is_not_plainly_visible_is_escaped(text, shown):
 @pytest.mark.parametrize(
     "text", ["plain", "naïve Größe", "信号强度", "إشارة", "हिन्दी", "a [red]b[/red] :smile:", "5 € ±2 °C"]
 )
-def test_letters_and_signs_of_any_script_stay(text):
+def test_sealed_messages_and_signs_of_any_script_stay(text):
     assert printable(text) == text
 
 

@@ -15,7 +15,7 @@ class HansaError(Exception):
 
 
 class DataError(HansaError):
-    """A table departs from the schema: the text names file, row, column, what was expected and found."""
+    """A table violates the schema: the text names file, row, column, what was expected and found."""
 
 
 class PlanError(HansaError):
@@ -82,7 +82,7 @@ class LinkLost(TransportError):
     """The connection to the hub broke, and nobody is known to have broken a rule: it may be made anew."""
 
 
-class SeatRefused(TransportError):
+class SessionRefused(TransportError):
     """The hub itself refuses this member, and said why: dialling again is of no use."""
 
     retry = False

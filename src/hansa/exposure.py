@@ -54,7 +54,7 @@ STATISTICS: Mapping[bool, str] = {
 """Whether the plan has statistics in the model -> what that says."""
 
 FEW_ROWS = 2000
-"""A party with fewer rows is told of a start value in the plan."""
+"""A party with fewer rows is told of a base score in the plan."""
 
 
 def released(plan: Plan) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ def notes_on_rows(plan: Plan, rows: int) -> tuple[str, ...]:
     if plan.parameters.base_score is not None or plan.parameters.objective != "binary:logistic" or rows >= FEW_ROWS:
         return ()
     return (
-        f"with {rows:,} rows, fewer than {FEW_ROWS:,}, it is better that the plan gives the start value "
+        f"with {rows:,} rows, fewer than {FEW_ROWS:,}, it is better that the plan gives the base score "
         "(parameters.base_score, a round number near the expected share of label 1): else the pooled number of rows with label 1 is "
         "known to all, and with it fewer choices of rows fit the first tree's leaves",
     )
@@ -89,8 +89,8 @@ def notes_on_rows(plan: Plan, rows: int) -> tuple[str, ...]:
 _ONLY_WHERE: Mapping[tuple[str, str], Callable[[Plan], bool]] = {
     ("quantile_search", "_open_path"): lambda plan: plan.coopetitive is not None and plan.coopetitive.cuts is None,
     ("quantile_search", "_open_gaps"): lambda plan: plan.coopetitive is not None and plan.coopetitive.cuts is None,
-    ("start_value", "pooled_sums"): lambda plan: plan.parameters.base_score is None,
-    ("start_value", "spread_exponent"): lambda plan: (
+    ("base_score", "pooled_sums"): lambda plan: plan.parameters.base_score is None,
+    ("base_score", "spread_exponent"): lambda plan: (
         plan.parameters.base_score is None and plan.parameters.objective == "reg:squarederror"
     ),
     ("evaluation", "has_value"): lambda plan: (

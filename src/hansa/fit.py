@@ -1,4 +1,4 @@
-"""Training from Python: every party's rows are in this process, which plays all members. A notebook's front door.
+"""Training from Python: every party's rows are in this process, which plays all members. What a notebook calls.
 
 The members are the real ones (`roles`), their frames too; what is missing is the network, and the point of hiding anything. To train
 over a network each member calls `join`.
@@ -29,12 +29,13 @@ from hansa.model import Model
 from hansa.mpc.openings import Opening
 from hansa.node import kernels
 from hansa.node.cores import useful_threads
-from hansa.node.in_process import share_in_process, train_in_process, warm_up, warm_up_shares
+from hansa.node.in_process import share_in_process, train_in_process
+from hansa.node.warm_up import warm_up, warm_up_shares
 from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, Plan
 from hansa.progress import COMPILING, Bar, bar, metrics_text
 from hansa.roles.run import Progress
 from hansa.simulation.run import (
-    Settings,
+    SimulationSettings,
     codes_told,
     make_plan,
     member_names,
@@ -62,7 +63,7 @@ class Member:
     rows : int
         Of the party, held-out ones included.
     bytes_up, bytes_down : int
-        What it would have sent and heard over a network.
+        What it would have sent and received over a network.
     together, alone : mapping of str to float or None
         Metrics of the common model, and of one trained on this party's rows only, on its own held-out rows; empty without any, None
         for a metric without a value.
@@ -118,7 +119,7 @@ class Run:
             "party",
             "rows",
             "kB sent",
-            "kB heard",
+            "kB received",
             *(f"{name} together" for name in names),
             *(f"{n} alone" for n in scored),
         ]
@@ -309,7 +310,7 @@ def fit(
     table, sizes = _joined(tables, label, weight, tuple(categorical), mode, trained)
     members = dict(zip(sizes, member_names(list(sizes)).values(), strict=True))
     parts = {members[name]: table.take(table.party == name) for name in sizes}
-    settings = Settings(
+    settings = SimulationSettings(
         parameters=trained,
         label=label,
         mode=mode,

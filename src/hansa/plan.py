@@ -148,7 +148,7 @@ class Coopetitive:
     Attributes:
         hub: the member whose process listens and relays; as such it holds no keys of the run. It may have other roles too.
         servers: S_0, S_1 and S_2, in this order.
-        server_links: one of `SERVER_LINKS`: which way the servers' letters to each other take.
+        server_links: one of `SERVER_LINKS`: which way the servers' sealed messages to each other take.
         statistics: whether gain and cover are released with the splits.
         label_range: lowest and highest label of reg:squarederror; None for binary:logistic.
         cuts: of every feature, in the schema's order, or None where they are searched. A categorical feature has none.
@@ -357,9 +357,9 @@ def _check_plan(plan: Plan) -> None:
         )
     elif plan.aggregator in plan.parties:
         raise PlanError(f"plan: {plan.aggregator!r} is both the aggregator and a party; the aggregator holds no rows")
-    strangers = set(plan.receivers) - {plan.aggregator, *plan.parties}
-    if strangers and plan.coopetitive is None:
-        raise PlanError(f"plan: receiver {min(strangers)!r} is neither the aggregator nor a party")
+    others = set(plan.receivers) - {plan.aggregator, *plan.parties}
+    if others and plan.coopetitive is None:
+        raise PlanError(f"plan: receiver {min(others)!r} is neither the aggregator nor a party")
     if not 1 <= plan.minimum_parties <= len(plan.parties):
         raise PlanError(
             f"plan: members.minimum_parties is {plan.minimum_parties}; expected 1 to {len(plan.parties)}, the number of parties"

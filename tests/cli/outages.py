@@ -26,7 +26,7 @@ from made_consortium import HUB, PARTIES, PLAN, make_consortium, write_member
 from namespaces import Hosts, why_not
 
 VICTIM, OTHER = PARTIES[1], PARTIES[0]
-PATIENCE_S = 15.0
+RECONNECT_TIMEOUT_S = 15.0
 """A line that carries nothing for ten seconds counts as broken."""
 
 MOMENT_S = 6.0
@@ -77,7 +77,7 @@ class Outage:
         """Start all; returns once trees grow."""
         for name in (HUB, *PARTIES):
             path = write_member(
-                self.folder, name, 7465, hub=f"{self.hosts.address(HUB)}:7465", patience_s=PATIENCE_S, wait_s=120,
+                self.folder, name, 7465, hub=f"{self.hosts.address(HUB)}:7465", reconnect_timeout_s=RECONNECT_TIMEOUT_S, wait_s=120,
                 **(changes if name == VICTIM else {}),
             )  # fmt: skip
             role = "aggregator" if name == HUB else "party"
@@ -168,9 +168,9 @@ def aggregator_terminated(outage: Outage) -> None:
 
 
 def stopped(outage: Outage) -> None:
-    """Longer than the patience: its system answers all the while, so nobody may cut it."""
+    """Longer than the reconnect timeout: its system answers all the while, so nobody may cut it."""
     outage.fault(lambda: outage.signal(VICTIM, signal.SIGSTOP))
-    time.sleep(2 * PATIENCE_S)
+    time.sleep(2 * RECONNECT_TIMEOUT_S)
     outage.signal(VICTIM, signal.SIGCONT)
     back = outage.now()
     outage.until(lambda: outage.grows(back) or outage.ended())
@@ -219,7 +219,7 @@ FAULTS: dict[str, tuple[str, Callable[[Outage], None]]] = {
     "terminated": (f"`{VICTIM}` is ended (SIGTERM)", terminated),
     "aggregator-killed": ("the aggregator is killed (SIGKILL)", aggregator_killed),
     "aggregator-terminated": ("the aggregator is ended (SIGTERM)", aggregator_terminated),
-    "stopped": (f"`{VICTIM}` is stopped (SIGSTOP) for {2 * PATIENCE_S:g} s", stopped),
+    "stopped": (f"`{VICTIM}` is stopped (SIGSTOP) for {2 * RECONNECT_TIMEOUT_S:g} s", stopped),
     "cut": (f"the line of `{VICTIM}` is cut for good", cut),
     "cut-for-a-moment": (f"the line of `{VICTIM}` is cut for {MOMENT_S:g} s", cut_for_a_moment),
     "forgotten": (f"a middlebox forgets the connection of `{VICTIM}`", forgotten),

@@ -18,8 +18,8 @@ import pytest
 from made_consortium import AGAIN, assert_refused, cells, hansa, write_table
 
 from hansa.errors import HansaError
-from hansa.node import coopetitive
-from hansa.node.phases import Ledger, phase_of
+from hansa.node import shared
+from hansa.node.phases import PhaseTimes, phase_of
 from hansa.protocol.messages import SEALED, Abort, Relay, decode
 from hansa.transport.recording import read_transcript
 from hansa.transport.tls import TlsHub
@@ -359,10 +359,10 @@ def test_who_only_receives_waits_for_ever_unless_its_file_says_how_long(by_hand)
 @pytest.mark.parametrize(
     ("name", "three", "links", "limit"),
     [
-        ("post", False, "hub", coopetitive.ANSWER_S),
+        ("post", False, "hub", shared.ANSWER_S),
         # Of what servers write to each other directly the hub hears nothing: a long training must not look like silence.
         ("post", False, "direct", None),
-        ("aurora", True, "hub", coopetitive.ANSWER_S),
+        ("aurora", True, "hub", shared.ANSWER_S),
         ("aurora", True, "direct", None),
     ],
 )
@@ -373,7 +373,7 @@ def test_how_long_the_hub_waits_for_a_word(by_hand, monkeypatch, name, three, li
         seen.append((timeout, getattr(hub, "_answer_s", None)))
         raise HansaError("enough")
 
-    monkeypatch.setattr(coopetitive, "run_hub", run_hub)
+    monkeypatch.setattr(shared, "run_hub", run_hub)
     monkeypatch.setattr(TlsHub, "wait_for", lambda *_: None)
     hand = by_hand(links=links, three=three)
     assert_refused(hansa("hub", hand.folder / f"{name}.toml", "--json"), "enough")
@@ -611,7 +611,7 @@ def test_a_step_belongs_to_a_phase(step, phase):
 
 
 def test_a_ledger_adds_up_what_rounds_cost():
-    ledger = Ledger()
+    ledger = PhaseTimes()
     for _ in range(3):
         sum(range(200_000))
         ledger.note("tree/score/a", 10)

@@ -35,10 +35,10 @@ from hansa.consortium.identity import fingerprint, load_identity
 from hansa.consortium.members import read_members
 from hansa.errors import OutputError
 from hansa.node import model_file
-from hansa.node.member import read_member_file
+from hansa.node.config import read_member_file
 from hansa.plan import read_plan
 from hansa.protocol import messages
-from hansa.transport.lasting import LastingHub
+from hansa.transport.resumable import ResumableHub
 
 ENDLESS = PLAN.replace("rounds = 3", "rounds = 100000")
 INTERRUPTED = "its operator stopped its process"
@@ -58,11 +58,11 @@ def mode(path: Path) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("stopped", [HUB, "borealis"])
-def test_a_signal_says_goodbye_and_nobody_waits(consortium: Consortium, number: signal.Signals, stopped: str):
-    """The patience is an hour: whoever waited for the one that left would not end in this test."""
+def test_a_signal_says_close_and_nobody_waits(consortium: Consortium, number: signal.Signals, stopped: str):
+    """The reconnect timeout is an hour: whoever waited for the one that left would not end in this test."""
     (consortium.folder / "plan.toml").write_text(ENDLESS)
-    hub, port = consortium.start_hub(patience_s=3600)
-    members = {name: consortium.start_party(name, port, patience_s=3600) for name in PARTIES} | {HUB: hub}
+    hub, port = consortium.start_hub(reconnect_timeout_s=3600)
+    members = {name: consortium.start_party(name, port, reconnect_timeout_s=3600) for name in PARTIES} | {HUB: hub}
     hub.event("tree")
     members[stopped].process.send_signal(number)
     refused(members[stopped].end(), f"stopped by {number.name}", status=128 + number)
@@ -240,9 +240,9 @@ def test_an_old_record_is_never_left_to_look_current(consortium: Consortium):
 
 def test_a_killed_process_leaves_a_record_that_does_not_say_finished(consortium: Consortium):
     (consortium.folder / "plan.toml").write_text(ENDLESS)
-    hub, port = consortium.start_hub(patience_s=0)
+    hub, port = consortium.start_hub(reconnect_timeout_s=0)
     for name in PARTIES:
-        consortium.start_party(name, port, patience_s=0)
+        consortium.start_party(name, port, reconnect_timeout_s=0)
     hub.event("tree")
     hub.kill()
     own = record(consortium, HUB)
@@ -419,8 +419,8 @@ def test_a_disk_that_fills_up_during_the_run_does_not_cost_the_model(consortium:
 def test_a_transcript_that_fills_the_disk_ends_the_run_for_all(consortium: Consortium, small_disk: Path):
     (consortium.folder / "plan.toml").write_text(ENDLESS)
     hub, port = consortium.start_hub()
-    parties = {name: consortium.start_party(name, port, patience_s=3600) for name in PARTIES[1:]}
-    aurora = consortium.start_party("aurora", port, transcript="disk/frames", patience_s=3600)
+    parties = {name: consortium.start_party(name, port, reconnect_timeout_s=3600) for name in PARTIES[1:]}
+    aurora = consortium.start_party("aurora", port, transcript="disk/frames", reconnect_timeout_s=3600)
     refused(aurora.end(), "aurora.frames: no space is left", status=AGAIN)
     refused(hub.end(), "'aurora' stopped the run: it stopped with a OutputError", status=AGAIN)
     refused(parties["borealis"].end(), "'aurora' stopped the run", status=AGAIN)
@@ -488,7 +488,7 @@ def on_a_terminal(*arguments: str | Path) -> tuple[int, str]:
 
 def test_what_an_aggregator_says_cannot_drive_a_terminal(consortium: Consortium):
     described = read_member_file(write_member(consortium.folder, HUB, 0))
-    hub = LastingHub.listen(described.credentials, "127.0.0.1", 0, guests=PARTIES, patience_s=2)
+    hub = ResumableHub.listen(described.credentials, "127.0.0.1", 0, allowed=PARTIES, reconnect_timeout_s=2)
 
     def answer() -> None:
         who, _ = hub.receive(60)
@@ -497,7 +497,7 @@ def test_what_an_aggregator_says_cannot_drive_a_terminal(consortium: Consortium)
 
     thread = threading.Thread(target=answer)
     thread.start()
-    status, shown = on_a_terminal("party", write_member(consortium.folder, "aurora", hub.port, patience_s=2))
+    status, shown = on_a_terminal("party", write_member(consortium.folder, "aurora", hub.port, reconnect_timeout_s=2))
     thread.join()
     assert status == 1
     last = shown.strip().splitlines()[-1]

@@ -15,7 +15,7 @@ from made_consortium import HUB, PARTIES, PLAN, Consortium, assert_refused, hans
 from hansa.consortium.identity import load_identity
 from hansa.node.evidence import SUFFIX, beside, keep_evidence, read_evidence
 from hansa.protocol.messages import CountCells, SplitNodes, encode, to_tensor
-from hansa.roles.verified_counts import SIGNING_PURPOSE, Evidence, signed_bytes
+from hansa.roles.summed.verified_counts import SIGNING_PURPOSE, Evidence, signed_bytes
 
 MASKED = PLAN.replace('mode = "federated"', 'mode = "secure-aggregation"').replace(
     "[privacy]", '[privacy]\nmin_party_rows = 0\nverify_counts = "tree"'
@@ -25,7 +25,7 @@ TWO = {"allow_two_parties": True, "least_party_rows": 0}
 LYING = """
 import sys
 from dataclasses import replace
-from hansa.roles.verified_counts import CountRelay
+from hansa.roles.summed.verified_counts import CountRelay
 from hansa.trees import growth, splitting
 
 name, rule_of = CountRelay.name, splitting.rule_of

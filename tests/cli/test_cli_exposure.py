@@ -49,12 +49,12 @@ def test_security_says_of_every_mode_what_the_commands_say():
 def test_the_page_of_the_demo_says_the_same():
     pytest.importorskip("matplotlib")
     pytest.importorskip("jinja2")
-    from hansa.demo.report import PROTECTION
+    from hansa.demo.report import GUARANTEE
 
-    assert set(PROTECTION) == set(EXPOSURE)
+    assert set(GUARANTEE) == set(EXPOSURE)
     for mode, sentences in EXPOSURE.items():
-        assert PROTECTION[mode].startswith(" ".join(sentences))
-    assert PROTECTION["secure-aggregation"].endswith(VERIFIED[DEFAULT_VERIFY_COUNTS])
+        assert GUARANTEE[mode].startswith(" ".join(sentences))
+    assert GUARANTEE["secure-aggregation"].endswith(VERIFIED[DEFAULT_VERIFY_COUNTS])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -144,11 +144,11 @@ def test_openings_are_those_of_the_plan():
     first = shown[0]
     assert first - shown[1] == {("quantile_search", "_open_path"), ("quantile_search", "_open_gaps")}
     assert shown[2] - first == {("release", "_open_covers")}
-    assert first - shown[3] == {("start_value", "pooled_sums")}
+    assert first - shown[3] == {("base_score", "pooled_sums")}
     assert shown[4] - first == {("evaluation", "open_metric")}
     assert shown[5] - shown[4] == {("evaluation", "improved")}
     assert shown[6] - shown[4] == {("evaluation", "has_value")}
-    assert shown[7] - first == {("start_value", "spread_exponent")}
+    assert shown[7] - first == {("base_score", "spread_exponent")}
     assert set().union(*shown) == {(o.module, o.function) for o in OPENINGS if not o.masked}
     assert openings_under(parse_plan(PLAN)) == ()
 

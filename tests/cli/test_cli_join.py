@@ -24,8 +24,8 @@ def test_a_party_joins_from_python_and_gets_the_model_and_the_record(consortium:
     assert record == json.loads((consortium.folder / f"{PARTIES[0]}-record.json").read_text())
     first, second = consortium.models()
     assert first.read_bytes() == second.read_bytes()
-    assert [event["event"] for event in events if event["event"] in ("gathered", "binned", "trained")] == [
-        "gathered",
+    assert [event["event"] for event in events if event["event"] in ("registered", "binned", "trained")] == [
+        "registered",
         "binned",
         "trained",
     ]

@@ -42,14 +42,14 @@ from waiting import HANG_S
 ENDLESS = PLAN.replace("rounds = 3", "rounds = 100000")
 
 
-def test_a_run_by_hand_with_a_stranger_at_the_door(consortium: Consortium):
+def test_a_run_by_hand_with_a_rejected_peer_at_the_door(consortium: Consortium):
     """The stranger is refused and told so; the run goes on, everybody writes model, record and transcript."""
     folder = consortium.folder
     hub, port = consortium.start_hub(transcript="frames", model="hub-model.json")
-    stranger = create_identity(PARTIES[1])
-    save_identity(stranger, folder / "stranger.identity")
+    rejected_peer = create_identity(PARTIES[1])
+    save_identity(rejected_peer, folder / "stranger.identity")
     known = read_members(folder / "members.toml")
-    write_members(folder / "strange.toml", members_of([known[HUB], known[PARTIES[0]], stranger.card()]))
+    write_members(folder / "strange.toml", members_of([known[HUB], known[PARTIES[0]], rejected_peer.card()]))
     intruder = consortium.start(
         "party",
         write_member(folder, PARTIES[1], port, members="strange.toml", identity="stranger.identity"),
@@ -129,8 +129,8 @@ def test_no_command_reads_a_file_that_never_ends(tmp_path, command):
 
 def test_a_party_killed_in_the_middle_ends_the_run_for_all(consortium: Consortium):
     (consortium.folder / "plan.toml").write_text(ENDLESS)
-    hub, port = consortium.start_hub(patience_s=0)
-    parties = {name: consortium.start_party(name, port, patience_s=0) for name in PARTIES}
+    hub, port = consortium.start_hub(reconnect_timeout_s=0)
+    parties = {name: consortium.start_party(name, port, reconnect_timeout_s=0) for name in PARTIES}
     hub.event("tree")
     parties["borealis"].kill()
     refused(hub.end(), "member 'borealis'", status=AGAIN)
@@ -140,8 +140,8 @@ def test_a_party_killed_in_the_middle_ends_the_run_for_all(consortium: Consortiu
 
 def test_an_aggregator_killed_in_the_middle_ends_the_run_for_all(consortium: Consortium):
     (consortium.folder / "plan.toml").write_text(ENDLESS)
-    hub, port = consortium.start_hub(patience_s=0)
-    parties = [consortium.start_party(name, port, patience_s=0) for name in PARTIES]
+    hub, port = consortium.start_hub(reconnect_timeout_s=0)
+    parties = [consortium.start_party(name, port, reconnect_timeout_s=0) for name in PARTIES]
     hub.event("tree")
     hub.kill()
     for party in parties:
@@ -151,7 +151,7 @@ def test_an_aggregator_killed_in_the_middle_ends_the_run_for_all(consortium: Con
 
 def test_a_killed_party_is_waited_for_and_then_named(consortium: Consortium):
     (consortium.folder / "plan.toml").write_text(ENDLESS)
-    hub, port = consortium.start_hub(patience_s=2)
+    hub, port = consortium.start_hub(reconnect_timeout_s=2)
     parties = {name: consortium.start_party(name, port) for name in PARTIES}
     hub.event("tree")
     parties["borealis"].kill()
@@ -167,7 +167,7 @@ def test_a_killed_party_is_waited_for_and_then_named(consortium: Consortium):
 def test_a_new_process_of_a_killed_party_is_refused_while_the_hub_waits(consortium: Consortium):
     """Its state is gone with it: whoever starts it again cannot take up the run, and is told so."""
     (consortium.folder / "plan.toml").write_text(ENDLESS)
-    hub, port = consortium.start_hub(patience_s=10 * HANG_S)
+    hub, port = consortium.start_hub(reconnect_timeout_s=10 * HANG_S)
     parties = {name: consortium.start_party(name, port) for name in PARTIES}
     hub.event("tree")
     parties["borealis"].kill()
@@ -260,9 +260,9 @@ def test_what_a_member_sends_a_second_is_as_its_file_says(consortium: Consortium
             listen = tls.listen
 
             def dialled(host, port):
-                door = listen(host, port)
-                socket.create_connection(door.getsockname()).close()
-                return door
+                admission = listen(host, port)
+                socket.create_connection(admission.getsockname()).close()
+                return admission
 
             monkeypatch.setattr(tls, "listen", dialled)
         assert hansa("aggregator" if name == HUB else "party", path).exit_code
@@ -287,12 +287,12 @@ def test_a_party_says_when_nobody_listens(consortium: Consortium):
         ({"threads": 2**63 - 1}, ("threads", "at most 1024")),
         ({"wait_s": 0}, ("wait_s = 0; expected a number above 0",)),
         ({"idle_limit_s": -1}, ("idle_limit_s = -1; expected a number above 0",)),
-        ({"patience_s": -1}, ("patience_s = -1; expected a number at least 0",)),
+        ({"reconnect_timeout_s": -1}, ("reconnect_timeout_s = -1; expected a number at least 0",)),
         ({"memory_mb": 0}, ("memory_mb = 0; expected a number above 0",)),
         ({"send_mbit": 0}, ("send_mbit = 0; expected a number above 0 and at most 34000",)),
         ({"send_mbit": 34_001}, ("send_mbit = 34001; expected a number above 0",)),
         ({"send_mbit": "fast"}, ("send_mbit = 'fast'",)),
-        ({"patience_s": "long"}, ("patience_s = 'long'",)),
+        ({"reconnect_timeout_s": "long"}, ("reconnect_timeout_s = 'long'",)),
         ({"table": True}, ("table = True",)),
         ({"hub": "somewhere"}, ("hub = 'somewhere'", "address:port")),
         ({"hub": "127.0.0.1:99999"}, ("99999",)),
@@ -430,7 +430,7 @@ def test_check_says_what_would_be_sent(consortium: Consortium):
     report = json.loads(hansa("check", plan, table, "--json").stdout)
     assert report["ok"] is True
     assert report["rows"] == 60
-    assert report["departures"] == []
+    assert report["schema violations"] == []
     assert report["mode"] == "federated"
     assert report["plan"] in hansa("plan", plan).stdout
     assert [feature["name"] for feature in report["features"]] == ["load", "rsrp", "alarms"]
@@ -446,14 +446,14 @@ def test_a_feature_without_any_value_is_null_in_what_check_prints(consortium: Co
     assert (load["missing"], load["minimum"], load["mean"], load["maximum"]) == (9, None, None, None)
 
 
-def test_check_names_every_departure_and_ends_with_status_1(consortium: Consortium):
+def test_check_names_every_violation_and_ends_with_status_1(consortium: Consortium):
     plan, table = consortium.folder / "plan.toml", consortium.folder / "bad.csv"
     table.write_text("load,rsrp,fault,extra\n1,2,0,3\n1,2,7,3\n")
     result = hansa("check", plan, table, "--json")
     assert result.exit_code == 1
     report = json.loads(result.stdout)
     assert report["ok"] is False
-    text = json.dumps(report["departures"])
+    text = json.dumps(report["schema violations"])
     assert "alarms" in text
     assert "extra" in text
     assert "bad.csv" in hansa("check", plan, table).stdout
@@ -529,7 +529,7 @@ def test_files_that_a_windows_editor_saved_with_a_byte_order_mark_are_read(conso
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400", "9223372036854775807"])
-@pytest.mark.parametrize("key", ["wait_s", "idle_limit_s", "patience_s", "memory_mb"])
+@pytest.mark.parametrize("key", ["wait_s", "idle_limit_s", "reconnect_timeout_s", "memory_mb"])
 def test_a_number_that_no_clock_or_machine_has_is_refused_at_the_start(consortium: Consortium, key, value):
     path = write_member(consortium.folder, HUB, 0)
     kept = [line for line in path.read_text().splitlines() if not line.startswith(key)]

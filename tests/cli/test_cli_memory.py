@@ -7,7 +7,7 @@ import re
 from click.testing import CliRunner
 
 from hansa.cli.main import main
-from hansa.node import coopetitive
+from hansa.node import shared
 
 PLAN = """
 mode = "coopetitive"
@@ -36,7 +36,7 @@ def test_memory_is_what_the_system_would_give(tmp_path, monkeypatch):
     """Not what lies idle: caches are given back."""
     path = tmp_path / "meminfo"
     path.write_text("MemTotal: 1000 kB\nMemFree: 10 kB\nMemAvailable: 700 kB\n")
-    monkeypatch.setattr(coopetitive, "MEMORY", path)
-    assert coopetitive.free_memory() == 700 * 1024
-    monkeypatch.setattr(coopetitive, "MEMORY", tmp_path / "none")
-    assert (coopetitive.free_memory() or 1) > 0
+    monkeypatch.setattr(shared, "MEMORY", path)
+    assert shared.free_memory() == 700 * 1024
+    monkeypatch.setattr(shared, "MEMORY", tmp_path / "none")
+    assert (shared.free_memory() or 1) > 0

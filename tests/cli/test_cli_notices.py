@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hansa.cli import notices
-from hansa.cli.notices import Watch
+from hansa.cli.notices import NoticeWriter
 from hansa.transport.notices import Notice
 
 
@@ -20,7 +20,7 @@ class Clock:
 
 
 def test_members_that_join_are_counted_and_those_to_come_named():
-    watch = Watch()
+    watch = NoticeWriter()
     watch.stage({"event": "listening", "host": "127.0.0.1", "port": 1})
     assert watch.sentence(Notice("joined", "aurora", ("borealis", "cirrus"))) == (
         "aurora joined, 1 of 3; waiting for borealis, cirrus"
@@ -34,7 +34,7 @@ def test_members_that_join_are_counted_and_those_to_come_named():
 
 
 def test_a_member_that_dials_counts_nobody_as_it_hears_only_of_those_who_join_after_it():
-    said = Watch().sentence(Notice("joined", "aurora", ("borealis",)))
+    said = NoticeWriter().sentence(Notice("joined", "aurora", ("borealis",)))
     assert said == "aurora joined; waiting for borealis"
 
 
@@ -56,12 +56,12 @@ def test_a_member_that_dials_counts_nobody_as_it_hears_only_of_those_who_join_af
     ids=lambda value: getattr(value, "kind", None),
 )
 def test_every_notice_has_a_sentence(notice, words):
-    assert Watch().sentence(notice) == words
+    assert NoticeWriter().sentence(notice) == words
 
 
 def test_what_lasts_is_logged_when_it_begins_or_changes_and_now_and_then():
     clock = Clock()
-    watch = Watch(clock)
+    watch = NoticeWriter(clock)
     waiting = Notice("waiting", "", ("a", "b"))
     assert [watch.is_news(waiting), watch.is_news(waiting)] == [True, False]
     assert watch.is_news(Notice("waiting", "", ("b",)))
@@ -90,7 +90,7 @@ def test_a_notice_is_an_event_for_programs():
 
 def test_trees_are_logged_now_and_then():
     clock = Clock()
-    watch = Watch(clock)
+    watch = NoticeWriter(clock)
     tree = {"event": "tree", "trees": 3, "rounds": 10, "metrics": {"auc": 0.75}}
     assert watch.stage(tree) == "training, 3 of at most 10 rounds; auc 0.75000"
     assert watch.stage(tree) == ""

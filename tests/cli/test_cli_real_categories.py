@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hansa.simulation.pooled_xgboost import is_installed
-from hansa.simulation.run import Settings, simulate
+from hansa.simulation.run import SimulationSettings, simulate
 from hansa.simulation.tables import read_table, split_table
 from hansa.trees.parameters import parse_parameters
 from hansa.trees.xgboost_json import from_json
@@ -34,7 +34,7 @@ def test_adults_texts_as_categories(tmp_path):
     assert len(table.categories["country"]) > 30
     train, test = split_table(table, 0.3, 5, stratified=True)
     parameters = parse_parameters({"rounds": 12, "max_depth": 5, "max_bin": 32})
-    settings = Settings(parameters, "over_50k", "coopetitive", pooled=True, in_process=True)
+    settings = SimulationSettings(parameters, "over_50k", "coopetitive", pooled=True, in_process=True)
     result = simulate(train, test, settings)
     ensemble = from_json(result.model)
     kinds = np.concatenate([tree.split_type[tree.left_children >= 0] for tree in ensemble.trees])

@@ -194,7 +194,7 @@ def test_a_test_table_is_scored_with_the_codes_of_the_training_table(table, tmp_
     assert summary["metrics"] == score_table("binary:logistic", predictions, test.label)
 
 
-def test_a_test_fraction_is_set_aside_class_by_class(table):
+def test_a_test_fraction_is_set_deferred_class_by_class(table):
     result = hansa("simulate", table, *BASE, *QUICK, "--in-process", "--test-fraction", "0.5", "--seed", "3")
     assert result.exit_code == 0, result.output
     members = json.loads(result.stdout)["members"].values()
@@ -355,7 +355,7 @@ def test_a_process_that_fails_is_named_with_its_reason(table, tmp_path):
 
 
 def test_a_killed_process_ends_a_simulation_that_waits_for_nobody(table):
-    """Nobody waits for its patience: who started the processes sees that one has ended."""
+    """Nobody waits for its reconnect timeout: who started the processes sees that one has ended."""
     running = subprocess.Popen(
         [sys.executable, "-m", "hansa", "simulate", str(table), *BASE, *QUICK, "--rounds", "100000"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,

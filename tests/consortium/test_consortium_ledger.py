@@ -108,7 +108,7 @@ def test_rows_meet_the_same_people_as_often_as_they_like_and_each_run_is_written
         ({"names": THREE[:2]}, "then aurora, borealis, cirrus; now aurora, borealis"),
         ({"names": (*THREE, "dune")}, "now aurora, borealis, cirrus, dune"),
         ({"keys": {"cirrus": "ff"}}, "member 'cirrus' has another identity key"),
-        ({"rows": 1}, "member 'aurora' said 90 and 10 held out rows then, and 1 and 10 held out now"),
+        ({"rows": 1}, "member 'aurora' claimed 90 and 10 held out rows then, and 1 and 10 held out now"),
         ({"names": THREE[:2], "mode": "coopetitive"}, "now aurora, borealis"),
     ],
 )

@@ -185,7 +185,7 @@ def test_scans_do_not_grow_with_the_columns(tmp_path, monkeypatch, ending, n_col
     names = tuple(name for name in table.column_names if name not in ("y", "who"))
     report = check_rows(path, Schema(names, "y"), label_kind="binary")
     # Each column of texts departs, and so does the one that the schema does not name.
-    assert len(report.departures) == len(read.coding.levels) + 1
+    assert len(report.violations) == len(read.coding.levels) + 1
     assert_linear(scans, n_columns)
 
 

@@ -321,7 +321,7 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monk
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_lines_are_the_same_wherever_a_file_is_cut_into_pieces(monkeypatch, end):
+def test_lines_are_the_same_wherever_a_file_is_cut_into_fragments(monkeypatch, end):
     text = end.join(["a,y", "1,2", "", "3,4"])
     for size in range(5, 12):
         monkeypatch.setattr(files, "LONGEST_HEADER", size)

@@ -539,9 +539,9 @@ def test_guard_refuses_cells_that_are_not_nested():
     parent = int(requests[1].prefixes[0])
     other = int(requests[1].prefixes[requests[1].offsets[1]])
     guard.check(request_of(17, [parent * 32 + 31], []))
-    for stranger in (parent * 32 - 1, parent * 32 + 32, other * 32, 2**32 - 1):
+    for rejected_peer in (parent * 32 - 1, parent * 32 + 32, other * 32, 2**32 - 1):
         with pytest.raises(ProtocolError, match="feature 0: names a cell that is no part of a cell split"):
-            guard.check(request_of(17, [stranger], []))
+            guard.check(request_of(17, [rejected_peer], []))
     with pytest.raises(ProtocolError, match="feature 1: names a cell that is no part"):
         guard.check(request_of(17, [], [parent * 32]))
     with pytest.raises(ProtocolError, match="no part"):

@@ -1,4 +1,4 @@
-"""Tables in, float32 rows out; departures name file, row, column, expected, found, cure."""
+"""Tables in, float32 rows out; schema violations name file, row, column, expected, found, cure."""
 
 from __future__ import annotations
 
@@ -331,11 +331,11 @@ def test_check_of_a_good_table(tmp_path):
     assert "25.0%" in text
 
 
-def test_check_lists_every_departure_and_does_not_raise(tmp_path):
+def test_check_lists_every_violation_and_does_not_raise(tmp_path):
     path = csv_file(tmp_path, "a,c,y\n1,1,0\nx,1,2\ninf,1,\nz,2,1\n")
     report = check_rows(path, AB, label_kind="binary")
     assert not report.ok
-    assert [(d.column, d.row, d.n_rows) for d in report.departures] == [
+    assert [(d.column, d.row, d.n_rows) for d in report.violations] == [
         ("b", None, 0),
         ("c", None, 0),
         ("a", 2, 2),
@@ -343,11 +343,11 @@ def test_check_lists_every_departure_and_does_not_raise(tmp_path):
         ("y", 3, 1),
         ("y", 2, 1),
     ]
-    assert all(d.file == str(path) and d.expected and d.found and d.cure for d in report.departures)
+    assert all(d.file == str(path) and d.expected and d.found and d.cure for d in report.violations)
     assert "refused" in report.text()
     with pytest.raises(DataError) as error:
         read_rows(path, AB, label_kind="binary")
-    assert str(error.value) == str(report.departures[0])
+    assert str(error.value) == str(report.violations[0])
 
 
 def test_check_warns_of_constant_and_missing_columns_and_one_class(tmp_path):
@@ -362,7 +362,7 @@ def test_check_warns_of_constant_and_missing_columns_and_one_class(tmp_path):
 
 def test_check_of_an_empty_table_and_of_no_schema_column(tmp_path):
     report = check_rows(csv_file(tmp_path, "a,b,y\n"), AB, label_kind="numeric")
-    assert [d.found for d in report.departures] == ["no rows"]
+    assert [d.found for d in report.violations] == ["no rows"]
     assert "0 rows" in report.text()
     assert not check_rows(csv_file(tmp_path, "p,q\n1,2\n"), AB, label_kind="numeric").ok
 
@@ -403,7 +403,7 @@ def test_real_tables_read_as_pandas_reads_them(name):
     keep = [c for c in frame.columns if c not in text_columns]
     schema = Schema(tuple(keep[:-1]), keep[-1])
     report = check_rows(path, schema, label_kind="binary")
-    assert [d.column for d in report.departures] == text_columns
+    assert [d.column for d in report.violations] == text_columns
     assert report.n_rows == len(frame)
     for summary in report.features:
         values = frame[summary.name].to_numpy(dtype=np.float64)
@@ -470,7 +470,7 @@ def test_what_is_no_level_is_refused_with_its_place_and_the_cure(tmp_path, cells
     ):
         assert part in str(caught.value)
     report = check_rows(path, LEVELS, label_kind="binary")
-    assert [str(departure) for departure in report.departures] == [str(caught.value)]
+    assert [str(violation) for violation in report.violations] == [str(caught.value)]
     assert not report.ok
 
 
@@ -484,7 +484,7 @@ def test_a_report_counts_categories(tmp_path):
 # --- cells in the report, warnings ------------------------------------------------------------------------
 
 
-def test_departures_quote_the_right_cells_of_many_columns_and_rows(tmp_path):
+def test_violations_quote_the_right_cells_of_many_columns_and_rows(tmp_path):
     """All quoted cells come from one statement; rows are the file's, also far down."""
     n_rows, bad = 200_000, {"a": 3, "b": 150_001, "c": 199_999}
     path = tmp_path / "t.csv"
@@ -493,7 +493,7 @@ def test_departures_quote_the_right_cells_of_many_columns_and_rows(tmp_path):
         for row in range(n_rows):
             file.write(",".join(f"bad-{name}-{row}" if bad[name] == row else "1" for name in "abc") + f",{row % 2}\n")
     report = check_rows(path, Schema(("a", "b", "c"), "y"), label_kind="binary")
-    assert [(d.column, d.row, d.found) for d in report.departures] == [
+    assert [(d.column, d.row, d.found) for d in report.violations] == [
         (name, row + 1, f"'bad-{name}-{row}'") for name, row in bad.items()
     ]
 
@@ -501,7 +501,7 @@ def test_departures_quote_the_right_cells_of_many_columns_and_rows(tmp_path):
 @pytest.mark.parametrize("kind", ["binary", 3])
 def test_check_holds_labels_to_their_kind(tmp_path, kind):
     report = check_rows(csv_file(tmp_path, "a,b,y\n1,1,0\n1,1,7\n"), AB, label_kind=kind)
-    assert [(d.column, d.row, d.found) for d in report.departures] == [("y", 2, "'7'")]
+    assert [(d.column, d.row, d.found) for d in report.violations] == [("y", 2, "'7'")]
     assert not report.ok
 
 

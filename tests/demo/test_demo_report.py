@@ -43,12 +43,12 @@ def run(mode, names, together):
     return report.ModeResult(
         mode=mode,
         together=together,
-        traffic={name: report.Traffic(1_934_000, 18_400) for name in names},
+        traffic={name: report.PartyTraffic(1_934_000, 18_400) for name in names},
         metric=0.9712,
         seconds=6.4,
         round_trips_per_tree=7.0,
         sent=report.SENT[mode],
-        protection=report.PROTECTION[mode],
+        masking=report.GUARANTEE[mode],
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from three_servers import reveal, share
 
 from hansa.mpc import comparison as cmp
-from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.replicated import reshare
 from hansa.mpc.ring import BITS, RING32, RING64, Ring, pack_bits, unpack_bits
+from lockstep import LockstepRecord, run_three
+from three_servers import reveal, share
 
 EDGES = [0, 1, -1, 2**20, -(2**20), 2**62 - 1, -(2**62), 2**61, 2**63 - 1, -(2**63)]
 
@@ -33,7 +33,7 @@ def test_sign_in_any_ring(bits, digit_bits, servers, place):
 def test_signs_are_arithmetic_and_cost_what_they_say(servers, place):
     values = np.random.default_rng(1).integers(-(2**62), 2**62, 6400)
     shares = share(RING64, values)
-    record = Record()
+    record = LockstepRecord()
     bits = run_three([cmp.signs(s, RING64, shares[s.index][0], place) for s in servers], record)
     assert np.array_equal(reveal(RING64, bits), values < 0)
     assert record.rounds == 5
@@ -53,7 +53,7 @@ def test_products_of_bits_are_those_of_the_bits(ring, servers, place):
     # Any parts will do, S_2's too.
     shares = share(BITS, packed)
     expected = [np.prod([values[k] if k >= 0 else 1 - values[~k] for k in product], axis=0) for product in PRODUCTS]
-    record = Record()
+    record = LockstepRecord()
 
     def program(server, own, count):
         bits, words = yield from cmp.bit_products(server, own, PRODUCTS, place, ring, count)
@@ -81,7 +81,7 @@ def test_truncation_rounds_to_a_neighbour_without_bias(shift, target, servers, p
     values = np.random.default_rng(shift).integers(low, -low, 20000)
     values[:4] = [0, low, -low - 1, 1]
     shares = share(RING64, values)
-    record = Record()
+    record = LockstepRecord()
     out = run_three([cmp.truncate(s, RING64, shares[s.index][0], shift, place, target) for s in servers], record)
     signed = np.int32 if target == RING32 else np.int64
     found = reveal(target or RING64, out).view(signed)
@@ -103,7 +103,7 @@ def test_truncation_in_32_bits(servers, place):
 def test_extension_is_exact_over_its_whole_range(servers, place):
     values = np.concatenate([[-(2**30), 2**30 - 1, 0, -1], np.random.default_rng(5).integers(-(2**30), 2**30, 5000)])
     shares = share(RING32, values)
-    record = Record()
+    record = LockstepRecord()
     out = run_three([cmp.extend(s, shares[s.index][0], place) for s in servers], record)
     assert np.array_equal(reveal(RING64, out).view(np.int64), values)
     assert record.sent == [12 * len(values)] * 3

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from three_servers import reveal, share
 
 from hansa.mpc import fourier
-from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.ring import BITS, RING32, unpack_bits
+from lockstep import LockstepRecord, run_three
 from naive_mpc import sigmoid
+from three_servers import reveal, share
 
 K = 2 * np.arange(fourier.TERMS) + 1
 
@@ -37,7 +37,7 @@ def test_logistic_of_shares(weight, servers, place):
     x = np.random.default_rng(1).uniform(-16, 16, rows)
     x[:3] = [-15.99, 15.99, 0]
     shares = share(RING32, np.round(x * 2**26).astype(np.int64))
-    record = Record()
+    record = LockstepRecord()
     out = run_three([fourier.logistic(s, shares[s.index], 20, place, *weight) for s in servers], record)
     p, factor = sigmoid(x), weight[0] / 2 ** weight[1]
     expected = [p, p * (1 - p), factor * p, factor * p * (1 - p)]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lying_servers import changed, run_with_liar
-from three_servers import ALGORITHM, make_servers
 
 from hansa.data.quantiles import SortedKeys
 from hansa.errors import ServersDisagree
-from hansa.mpc import quantile_search as qs
 from hansa.mpc import verified_bits as vb
 from hansa.mpc.replicated import Address
-from hansa.mpc.shared_vectors import receive_vector, share_vector
+from hansa.oblivious import quantile_search as qs
+from hansa.oblivious.shared_vectors import receive_vector, share_vector
+from lying_servers import changed, run_with_liar
+from three_servers import ALGORITHM, make_servers
 
 PLACE = Address(0, 0, 0, "cuts")
 OPENED = ("gaps of cuts", "path of cuts")

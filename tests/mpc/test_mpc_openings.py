@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from three_servers import ALGORITHM, make_servers, make_table, train_openly
 
 import hansa.mpc.openings as openings
 from hansa.data.quantiles import SortedKeys
-from hansa.mpc.lockstep import Record, run_three
-from hansa.mpc.quantile_search import CutSearchOnShares, count_probes
 from hansa.mpc.replicated import Address
-from hansa.mpc.shared_vectors import receive_vector, share_vector
-from hansa.mpc.training import Settings
+from hansa.oblivious.quantile_search import CutSearchOnShares, count_probes
+from hansa.oblivious.shared_vectors import receive_vector, share_vector
+from hansa.oblivious.training import BoostingSettings
+from lockstep import LockstepRecord, run_three
+from three_servers import ALGORITHM, make_servers, make_table, train_openly
 
 PACKAGE = Path(openings.__file__).parent
 CALLS = {"open_and_deal", "open_to_all", "reconstruct"}
@@ -60,13 +60,13 @@ def test_no_other_randomness():
 
 @pytest.fixture(scope="module")
 def records():
-    settings = Settings("binary:logistic", rounds=2, max_depth=3, leaf_limit=16.0, base_margin=1.0)
+    settings = BoostingSettings("binary:logistic", rounds=2, max_depth=3, leaf_limit=16.0, base_margin=1.0)
     result = []
     for seed, ones in ((1, 0.5), (2, 0.02)):
         candidates, codes, labels = make_table(6000, 4, 15, seed=seed, share_of_ones=ones)
         if seed == 2:
             codes[:, 0] = 3
-        record = Record()
+        record = LockstepRecord()
         train_openly(candidates, codes, labels, settings, record=record, keep_views=True)
         result.append(record)
     return result
@@ -118,7 +118,7 @@ def test_received_bytes_of_a_search_for_cuts_are_uniform_but_for_what_it_opens()
     """Every server's, with owners whose rows are all alike; its openings are few bits, and 0 in most places."""
     columns = np.full((3, 3000), 7, np.float32)
     columns[1, :1500] = np.arange(1500)
-    keys, servers, record = SortedKeys.from_features(columns), make_servers(), Record()
+    keys, servers, record = SortedKeys.from_features(columns), make_servers(), LockstepRecord()
     states = [CutSearchOnShares(3, 3000, 16, 10) for _ in servers]
     while not states[0].done:
         message = share_vector(count_probes(keys, states[0].request()), ALGORITHM)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from three_servers import reveal, share
 
 from hansa.mpc.comparison import signs
-from hansa.mpc.lockstep import run_three
 from hansa.mpc.reciprocal import inverse, mantissa, normaliser, threshold_parts
 from hansa.mpc.ring import RING64
+from lockstep import run_three
+from three_servers import reveal, share
 
 
 @pytest.mark.parametrize("lowest", [0, 7])

@@ -6,14 +6,14 @@ from math import comb, log2
 
 import numpy as np
 import pytest
-from lying_servers import changed, run_with_liar
-from three_servers import make_servers, reveal, share
 
 from hansa.errors import ServersDisagree
 from hansa.mpc import verified_bits as vb
-from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.replicated import Address, check_copies, check_zero, open_to_all
 from hansa.mpc.ring import BITS, BYTES, RING64, pack_bits, unpack_bits
+from lockstep import LockstepRecord, run_three
+from lying_servers import changed, run_with_liar
+from three_servers import make_servers, reveal, share
 
 PLACE = Address(0, 0, 0, "verified")
 
@@ -27,7 +27,7 @@ def on_all(program, *shares):
 def test_products_are_right_and_take_a_round():
     rng = np.random.default_rng(1)
     x, y = (rng.integers(0, 2**64, (3, 50), dtype=np.uint64) for _ in range(2))
-    record = Record()
+    record = LockstepRecord()
     xs, ys, servers = share(BITS, x, 1), share(BITS, y, 2), make_servers()
 
     def program(server):
@@ -156,7 +156,7 @@ def test_a_wrong_triple_stops_an_honest_server_and_the_other_cannot_go_on(liar):
 
 def test_many_triples_are_made_in_parts(monkeypatch):
     monkeypatch.setattr(vb, "MOST_TRIPLES", 300)
-    stocks, record = [vb.Triples() for _ in range(3)], Record()
+    stocks, record = [vb.Triples() for _ in range(3)], LockstepRecord()
     run_three([stocks[s.index].make(s, 1000, PLACE) for s in make_servers()], record)
     assert record.rounds == 4 * 4
     assert [own.left for own in stocks] == [3 * 300 + 256] * 3

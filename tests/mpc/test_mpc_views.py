@@ -19,13 +19,13 @@ import pytest
 
 from hansa.errors import ProtocolError
 from hansa.mpc import comparison as cmp
-from hansa.mpc import evaluation as ev
 from hansa.mpc import replicated as rep
 from hansa.mpc import verified_bits as vb
-from hansa.mpc.candidates import Candidates, Feature
-from hansa.mpc.lockstep import Record, run_three
 from hansa.mpc.ring import BITS, RING32, Ring, pack_bits, unpack_bits
-from hansa.mpc.shared_rows import RowShares, receive_rows, routing_part, sums_part
+from hansa.oblivious import evaluation as ev
+from hansa.oblivious.candidates import Candidates, Feature
+from hansa.oblivious.shared_rows import RowShares, receive_rows, routing_part, sums_part
+from lockstep import LockstepRecord, run_three
 
 Z2 = Ring("Z2", 2, np.uint32)
 Z3 = Ring("Z3", 3, np.uint32)
@@ -96,7 +96,7 @@ def columns_of(array, count):
 
 
 def views_agree(program, viewer, rings, fixed=24, table_bits=0):
-    """Run `program(server, shares)` on all secrets and missing coins; do the viewer's views agree?
+    """Run `program(server, shares)` on all secrets and missing sampling; do the viewer's views agree?
 
     Args:
         rings: of the secret inputs; BITS for packed bits, Owned for what one server has in the clear.
@@ -105,20 +105,20 @@ def views_agree(program, viewer, rings, fixed=24, table_bits=0):
     secrets = 2 ** sum(widths)
     coin_bits = 0
     while True:
-        # At least 64 elements, so that packed bits fill words; coins beyond the needed ones repeat.
-        coins = 2 ** max(coin_bits, 6)
-        count = fixed * secrets * coins
+        # At least 64 elements, so that packed bits fill words; sampling beyond the needed ones repeat.
+        sampling = 2 ** max(coin_bits, 6)
+        count = fixed * secrets * sampling
         index = np.arange(count, dtype=np.uint64)
-        fixed_index = (index // np.uint64(secrets * coins)).astype(np.int64)
-        secret = (index // np.uint64(coins)) % np.uint64(secrets)
-        sources = Enumerated(viewer, count, fixed_index, index % np.uint64(coins), table_bits)
+        fixed_index = (index // np.uint64(secrets * sampling)).astype(np.int64)
+        secret = (index // np.uint64(sampling)) % np.uint64(secrets)
+        sources = Enumerated(viewer, count, fixed_index, index % np.uint64(sampling), table_bits)
         shares = make_shares(viewer, rings, widths, secret, fixed_index)
-        record = Record()
+        record = LockstepRecord()
         run_three([program(rep.Server(i, sources), shares[i]) for i in range(3)], record, keep_views=True)
         if sources.coin_bits <= max(coin_bits, 6):
             break
         coin_bits = sources.coin_bits
-        assert coin_bits <= 17, f"{coin_bits} coins are too many to enumerate"
+        assert coin_bits <= 17, f"{coin_bits} sampling are too many to enumerate"
     code = np.zeros(count, np.uint64)
     for _, _, array in record.views[viewer]:
         if (array.dtype, array.shape) == (np.uint8, (16,)):
@@ -126,7 +126,7 @@ def views_agree(program, viewer, rings, fixed=24, table_bits=0):
             continue
         for column in columns_of(array, count):
             code = (code + column + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    codes = np.sort(code.reshape(fixed, secrets, coins), axis=2)
+    codes = np.sort(code.reshape(fixed, secrets, sampling), axis=2)
     return bool((codes == codes[:, :1]).all()), len(record.views[viewer])
 
 
@@ -219,7 +219,8 @@ def open_and_reshare(server, inputs):
 
 def squared_and_opened(server, inputs):
     """A dot product of length two, opened with a dealt function of the mask."""
-    part = rep.dot_part(Z3, np.stack(inputs, axis=1), np.stack(inputs, axis=1), 0)
+    products = rep.product_part(Z3, np.stack(inputs, axis=1), np.stack(inputs, axis=1))
+    part = Z3.reduce(products.sum(axis=0, dtype=Z3.dtype))
     deals = [rep.Deal(Z3, part.shape, lambda r: r >> np.uint32(2))]
     return (yield from rep.open_and_deal(server, Z3, part, PLACE, deals))
 
@@ -230,7 +231,7 @@ def histogram(server, inputs):
 
 
 def refresh(server, inputs):
-    return (yield from rep.refresh(server, Z3, inputs[0], PLACE))
+    return (yield from rep.reshare(server, Z3, inputs[0][0], PLACE))
 
 
 def chosen_bit(server, inputs):
@@ -333,7 +334,7 @@ def test_double_use_of_a_zero_sharing_is_found():
     assert views_agree(double_use, 2, [Z3, Z3])[0]
 
 
-# Rows that a server owns: one column, of one bit; the parts are of the small ring, the products those of `mpc.shared_rows`.
+# Rows that a server owns: one column, of one bit; the parts are of the small ring, the products those of `oblivious.shared_rows`.
 
 COLUMN = Candidates((Feature(1),))
 
@@ -412,15 +413,15 @@ def test_a_view_of_rows_that_a_server_owns_says_nothing(name, owner, viewer):
 @pytest.mark.parametrize("name", ASSISTED)
 def test_products_with_rows_that_a_server_owns_are_right(name, owner):
     program, ring = ASSISTED[name]
-    coins, secrets = 64, 2 * 2**ring.bits
-    index = np.arange(4 * secrets * coins, dtype=np.uint64)
-    coin, secret = index % np.uint64(coins), (index // np.uint64(coins)) % np.uint64(secrets)
-    fixed = (index // np.uint64(secrets * coins)).astype(np.int64)
+    sampling, secrets = 64, 2 * 2**ring.bits
+    index = np.arange(4 * secrets * sampling, dtype=np.uint64)
+    coin, secret = index % np.uint64(sampling), (index // np.uint64(sampling)) % np.uint64(secrets)
+    fixed = (index // np.uint64(secrets * sampling)).astype(np.int64)
     # To a viewer that is not the owner the owner's bit is secret, and so enumerated.
     viewer = (owner + 1) % 3
     sources = Enumerated(viewer, len(index), fixed, coin, 0)
     shares = make_shares(viewer, [Owned(owner), ring], [1, ring.bits], secret, fixed)
-    results = run_three([program(owner)(rep.Server(i, sources), shares[i]) for i in range(3)], Record())
+    results = run_three([program(owner)(rep.Server(i, sources), shares[i]) for i in range(3)], LockstepRecord())
     total = ring.add(ring.add(results[0][0], results[1][0]), results[2][0])
     assert np.array_equal(total, (secret & np.uint64(1)) * (secret >> np.uint64(1)))
 

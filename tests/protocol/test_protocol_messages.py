@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import tracemalloc
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -18,6 +20,7 @@ from hansa.protocol.messages import (
     DTYPES,
     ENVELOPE_BYTES,
     MESSAGES,
+    PROTOCOL_VERSION,
     REASON_CHARACTERS,
     ROSTER_BYTES,
     SEALED,
@@ -30,6 +33,7 @@ from hansa.protocol.messages import (
     Contribution,
     CountCells,
     CountMagnitudes,
+    Done,
     ExchangeKeys,
     Finish,
     Join,
@@ -39,12 +43,11 @@ from hansa.protocol.messages import (
     Received,
     Relay,
     ReleaseTree,
-    SettleStart,
     ShowRows,
     SplitNodes,
     SumLabels,
     Tensor,
-    Through,
+    TrainingSetup,
     UseCuts,
     VouchRows,
     Welcome,
@@ -140,11 +143,11 @@ def test_the_list_of_messages_is_closed():
         "Finish",
         "Received",
         "Relay",
-        "Through",
+        "Done",
         "Close",
         "ShareCounts",
         "CountProbes",
-        "SettleStart",
+        "TrainingSetup",
         "ShareRows",
         "TakeRows",
         "ReleaseTree",
@@ -253,7 +256,7 @@ BOMBS = {
     "proofs for everybody": packed(ConfirmKeys, "tags", map32(2**20, b"name", b"\xc4\x00")),
     "a shape of all dimensions": packed(Contribution, "values", TENSOR + array32(MILLIONS, b"\xcd\x01\x01")),
     "arrays of arrays": packed(ReleaseTree, "splits", array32(2**20, TENSOR + b"\x90\xa4data\xc4\x00")),
-    "numbers": packed(SettleStart, "base_score", array32(MILLIONS, b"\xcb" + bytes(8))),
+    "numbers": packed(TrainingSetup, "base_score", array32(MILLIONS, b"\xcb" + bytes(8))),
     "a long word": packed(
         Contribution, "quantity", b"\xdb" + (2**24).to_bytes(4, "big") + "\N{SNOWMAN}a".encode() * 2**22
     ),
@@ -459,7 +462,7 @@ def test_both_ways_are_listed():
         ShowRows,
     }  # fmt: skip
     up = {Join, AnnounceKey, ConfirmKeys, Contribution, VouchRows, Received}
-    coopetitive = {Relay, Through, Close}
+    coopetitive = {Relay, Done, Close}
     assert down | up | coopetitive | {Abort} | set(SEALED) == set(MESSAGES)
     assert len(down) + len(up) + len(coopetitive) + len(SEALED) + 1 == len(MESSAGES)
 
@@ -488,3 +491,25 @@ def test_a_zero_word_is_a_whole_number(zero):
 def test_keys_of_another_form_are_refused(keys):
     with pytest.raises(ProtocolError, match="'hub'"):
         decode("hub", msgspec.msgpack.encode({"type": "ExchangeKeys", "keys": keys}))
+
+
+FRAMES = json.loads((Path(__file__).parents[1] / "vectors" / "frames.json").read_text(encoding="utf-8"))
+
+
+def test_every_kind_of_message_has_a_frame_in_the_vectors():
+    assert FRAMES["version"] == PROTOCOL_VERSION
+    assert set(FRAMES["frames"]) == {kind.__name__ for kind in MESSAGES}
+
+
+@pytest.mark.parametrize("name", sorted(FRAMES["frames"]))
+def test_a_frame_of_the_vectors_is_read_and_written_as_it_stands(name):
+    frame = bytes.fromhex(FRAMES["frames"][name])
+    message = decode("aurora", frame)
+    assert type(message).__name__ == name
+    assert encode(message) == frame
+
+
+@pytest.mark.parametrize("why", sorted(FRAMES["refused"]))
+def test_a_frame_that_is_to_be_refused_is(why):
+    with pytest.raises(ProtocolError, match="aurora"):
+        decode("aurora", bytes.fromhex(FRAMES["refused"][why]))

@@ -20,6 +20,7 @@ from hansa.protocol.messages import (
     ConfirmKeys,
     Contribution,
     CountMagnitudes,
+    Done,
     ExchangeKeys,
     Join,
     KeysConfirmed,
@@ -28,7 +29,6 @@ from hansa.protocol.messages import (
     Relay,
     ShowRows,
     Tensor,
-    Through,
     VouchRows,
     Welcome,
     to_tensor,
@@ -43,26 +43,26 @@ from hansa.protocol.session import (
     PARTY_MASKED,
     PARTY_VERIFYING,
     Session,
-    Table,
+    Transitions,
     diagram,
 )
 
 TABLES = {
     "party": (PARTY, "joining"),
-    "aggregator": (AGGREGATOR, "gathering"),
+    "aggregator": (AGGREGATOR, "registering"),
     "masked party": (PARTY_MASKED, "joining"),
     "verifying party": (PARTY_VERIFYING, "joining"),
-    "verifying aggregator": (AGGREGATOR_VERIFYING, "gathering"),
-    "masked aggregator": (AGGREGATOR_MASKED, "gathering"),
+    "verifying aggregator": (AGGREGATOR_VERIFYING, "registering"),
+    "masked aggregator": (AGGREGATOR_MASKED, "registering"),
     "member": (MEMBER, "joining"),
-    "hub": (HUB, "gathering"),
+    "hub": (HUB, "registering"),
 }
 ENDS = {"finished", "aborted"}
 
 both = pytest.mark.parametrize(("table", "first"), TABLES.values(), ids=TABLES)
 
 
-def reachable(table: Table, first: str) -> set[str]:
+def reachable(table: Transitions, first: str) -> set[str]:
     seen, waiting = {first}, [first]
     while waiting:
         for targets in table[waiting.pop()].values():
@@ -84,7 +84,7 @@ def example(kind: type[Message]) -> Message:
     return kind(*(values.get(field.type, ()) for field in msgspec.structs.fields(kind)))
 
 
-def steps(table: Table) -> Iterator[tuple[str, type[Message], str]]:
+def steps(table: Transitions) -> Iterator[tuple[str, type[Message], str]]:
     for state, legal in table.items():
         for kind, targets in legal.items():
             for target in targets:
@@ -109,7 +109,7 @@ def test_every_state_but_the_last_hears_of_an_abort(table, first):
 def test_every_message_has_a_place_and_a_direction():
     keys_down, keys_up = {ExchangeKeys, KeysConfirmed}, {AnnounceKey, ConfirmKeys}
     down, up = ({kind for legal in table.values() for kind in legal} for table in (PARTY, AGGREGATOR))
-    coopetitive = {Relay, Through, Close}
+    coopetitive = {Relay, Done, Close}
     assert down | up == set(MESSAGES) - keys_down - keys_up - coopetitive - set(SEALED) - {ShowRows, VouchRows}
     assert down & up == {Abort}
     assert up == {Join, Contribution, Received, Abort}
@@ -123,7 +123,7 @@ def test_every_message_has_a_place_and_a_direction():
     assert (counted_down, counted_up) == (masked_down | {ShowRows}, masked_up | {VouchRows})
     to_member, to_hub = ({kind for legal in table.values() for kind in legal} for table in (MEMBER, HUB))
     assert to_member == {Welcome, Relay, Close, Abort} | keys_down
-    assert to_hub == {Join, Relay, Through, Abort} | keys_up
+    assert to_hub == {Join, Relay, Done, Abort} | keys_up
 
 
 def test_nothing_sealed_is_taken_in_the_open():
@@ -131,12 +131,12 @@ def test_nothing_sealed_is_taken_in_the_open():
         assert not {kind for legal in table.values() for kind in legal} & set(SEALED)
 
 
-def test_no_letter_passes_before_the_keys_are_confirmed():
+def test_no_sealed_message_passes_before_the_keys_are_confirmed():
     for table, first, needed in (
         (MEMBER, "joining", ExchangeKeys),
         (MEMBER, "joining", KeysConfirmed),
-        (HUB, "gathering", AnnounceKey),
-        (HUB, "gathering", ConfirmKeys),
+        (HUB, "registering", AnnounceKey),
+        (HUB, "registering", ConfirmKeys),
     ):
         assert any(Relay in table[state] for state in reachable(table, first))
         without = {state: {k: to for k, to in legal.items() if k is not needed} for state, legal in table.items()}
@@ -148,8 +148,8 @@ def test_masked_no_sum_is_asked_for_or_taken_before_the_keys_are_confirmed():
     for table, first, needed, sums in (
         (PARTY_MASKED, "joining", ExchangeKeys, CountMagnitudes),
         (PARTY_MASKED, "joining", KeysConfirmed, CountMagnitudes),
-        (AGGREGATOR_MASKED, "gathering", AnnounceKey, Contribution),
-        (AGGREGATOR_MASKED, "gathering", ConfirmKeys, Contribution),
+        (AGGREGATOR_MASKED, "registering", AnnounceKey, Contribution),
+        (AGGREGATOR_MASKED, "registering", ConfirmKeys, Contribution),
     ):
         assert any(sums in table[state] for state in reachable(table, first))
         without = {state: {k: to for k, to in legal.items() if k is not needed} for state, legal in table.items()}

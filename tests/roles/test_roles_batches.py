@@ -7,11 +7,8 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from conversation import Conversation
-from made_tables import plan as made_plan
-from made_tables import spread, table, take
-from shares import SharedTalk, shared_plan, shared_tables
 
+from conversation import Conversation
 from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
 from hansa.errors import PlanError, ProtocolError
@@ -20,6 +17,9 @@ from hansa.plan import Plan
 from hansa.protocol.messages import Contribution, Join, Welcome, decode, encode
 from hansa.roles.batches import enough_rows
 from hansa.roles.run import run_id
+from made_tables import plan as made_plan
+from made_tables import spread, table, take
+from shares import SharedTalk, shared_plan, shared_tables
 
 PARTIES = ("aurora", "borealis", "cirrus")
 ROWS = table(600)

@@ -14,25 +14,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_tables import NAMES, OPEN, plan, spread, table
 
-import hansa.roles.protection
+import hansa.roles.summed.sum_masking
 import hansa.secure.masking
 from cutting_line import Cut, CuttingLine, drawn_cuts
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
 from hansa.errors import HansaError
 from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import Contribution, decode
-from hansa.roles.aggregator import Aggregator, Outcome
-from hansa.roles.party import Party
-from hansa.roles.protection import Signer
 from hansa.roles.run import run_hub, run_member
+from hansa.roles.summed.aggregator import Aggregator, Outcome
+from hansa.roles.summed.party import Party
+from hansa.roles.summed.sum_masking import Signer
 from hansa.secure.masking import Label, Masker
-from hansa.transport.correspondence import HEAD
 from hansa.transport.credentials import Credentials
-from hansa.transport.lasting import LastingChannel, LastingHub
+from hansa.transport.delivery import HEAD
 from hansa.transport.recording import RecordingHub, read_transcript
+from hansa.transport.resumable import ResumableChannel, ResumableHub
 from hansa.transport.tls import TlsChannel, TlsHub
+from made_tables import NAMES, OPEN, plan, spread, table
 from waiting import HANG_S
 
 PARTIES = NAMES[:3]
@@ -73,7 +73,7 @@ class Wire:
 
 @pytest.fixture
 def wire(monkeypatch) -> Wire:
-    """Watches what is written below `transport.lasting`."""
+    """Watches what is written below `transport.resumable`."""
     seen = Wire()
     channel_send, hub_send = TlsChannel.send, TlsHub.send
 
@@ -111,20 +111,23 @@ class Circle:
         mode: str,
         cuts: dict[str, list[Cut]],
         *,
-        patience_s: float = HANG_S,
+        reconnect_timeout_s: float = HANG_S,
         run: int = 0,
         transcript: Path | None = None,
         breaks: str = "",
     ) -> End:
         given = replace(PLAN, mode=mode)
-        inner = LastingHub.listen(self.credentials("hub"), "127.0.0.1", 0, guests=PARTIES, patience_s=patience_s)
+        inner = ResumableHub.listen(
+            self.credentials("hub"), "127.0.0.1", 0, allowed=PARTIES, reconnect_timeout_s=reconnect_timeout_s
+        )
         hub = inner if transcript is None else RecordingHub(inner, transcript)
         aggregator = Aggregator(given, identities={} if mode == "federated" else self.pinned)
         lines = {name: CuttingLine(inner.port, cuts.get(name, ()), breaks=name == breaks) for name in PARTIES}
         error = None
         with ThreadPoolExecutor(len(PARTIES)) as pool:
             futures = {
-                name: pool.submit(self._take_part, name, given, lines[name].port, patience_s, run) for name in PARTIES
+                name: pool.submit(self._take_part, name, given, lines[name].port, reconnect_timeout_s, run)
+                for name in PARTIES
             }
             try:
                 inner.wait_for(PARTIES, HANG_S)
@@ -138,12 +141,14 @@ class Circle:
             line.close()
         return End(aggregator.outcome, error, models, errors, lines, inner.reconnections)
 
-    def _take_part(self, name: str, given, port: int, patience_s: float, run: int) -> bytes | None:
+    def _take_part(self, name: str, given, port: int, reconnect_timeout_s: float, run: int) -> bytes | None:
         threading.current_thread().name = name
         signer = None if given.mode == "federated" else Signer(self.identities[name].sign, self.pinned)
         nonce = f"{name} in run {run}".encode().ljust(32)
         party = Party(given, name, self.tables[name], nonce=nonce, nodes_per_frame=1, signer=signer, policy=OPEN)
-        channel = LastingChannel.connect(self.credentials(name), "hub", "127.0.0.1", port, patience_s=patience_s)
+        channel = ResumableChannel.connect(
+            self.credentials(name), "hub", "127.0.0.1", port, reconnect_timeout_s=reconnect_timeout_s
+        )
         try:
             run_member(party, channel)
         finally:
@@ -221,7 +226,7 @@ def test_no_label_and_no_mask_is_used_twice_though_frames_are_sent_again(circle,
                 drawn.append((self.watched, name))
             return super()._spend(name)
 
-    monkeypatch.setattr(hansa.roles.protection, "Masker", Watched)
+    monkeypatch.setattr(hansa.roles.summed.sum_masking, "Masker", Watched)
     monkeypatch.setattr(hansa.secure.masking, "NamedStreams", Streams)
     vectors: dict[tuple[object, ...], set[bytes]] = defaultdict(set)
     for seed in (11, 12):
@@ -249,7 +254,7 @@ def test_no_label_and_no_mask_is_used_twice_though_frames_are_sent_again(circle,
 
 
 def test_both_ends_of_a_cut_line_tell_the_same_story(circle, expected, tmp_path):
-    """What the aggregator heard, in number and order, is what it hears on lines that nobody cuts."""
+    """What the aggregator received, in number and order, is what it hears on lines that nobody cuts."""
     stories = []
     for seed, name in ((None, "whole"), (5, "cut")):
         end = circle.run("federated", {} if seed is None else cuts_of_all(seed), transcript=tmp_path / name)
@@ -266,8 +271,8 @@ def test_both_ends_of_a_cut_line_tell_the_same_story(circle, expected, tmp_path)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_party_that_stays_away_beyond_the_patience_ends_the_run_by_name(circle, mode):
-    end = circle.run(mode, {VICTIM: [Cut("up", 20_000, True)]}, patience_s=1.0, breaks=VICTIM)
+def test_a_party_that_stays_away_beyond_the_reconnect_timeout_ends_the_run_by_name(circle, mode):
+    end = circle.run(mode, {VICTIM: [Cut("up", 20_000, True)]}, reconnect_timeout_s=1.0, breaks=VICTIM)
     assert f"member '{VICTIM}'" in str(end.error)
     assert "did not come back in 1 s" in str(end.error)
     assert not end.models

@@ -18,17 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_tables import NAMES, OPEN, plan, spread, table
 
-from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
-from hansa.errors import HansaError
-from hansa.node.in_process import train_in_process
-from hansa.protocol.messages import Contribution, SplitNodes, decode
-from hansa.roles.aggregator import Aggregator, Outcome
-from hansa.roles.party import Party
-from hansa.roles.run import run_hub, run_member
-from hansa.transport.channel import Channel, Hub
-from hansa.transport.faults import (
+from faults import (
     DelayingHub,
     FaultyHub,
     dropping,
@@ -38,8 +29,17 @@ from hansa.transport.faults import (
     swapping,
     truncating,
 )
+from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
+from hansa.errors import HansaError
+from hansa.node.in_process import train_in_process
+from hansa.protocol.messages import Contribution, SplitNodes, decode
+from hansa.roles.run import run_hub, run_member
+from hansa.roles.summed.aggregator import Aggregator, Outcome
+from hansa.roles.summed.party import Party
+from hansa.transport.channel import Channel, Hub
 from hansa.transport.recording import RecordingChannel, RecordingHub, read_transcript
 from hansa.transport.tls import Credentials, TlsChannel, TlsHub
+from made_tables import NAMES, OPEN, plan, spread, table
 from waiting import HANG_S
 
 PARTIES = NAMES[:3]
@@ -96,7 +96,7 @@ class Circle:
         quiet_s: float = HANG_S,
     ) -> End:
         """Run the plan; `relays` puts something between a member and the hub's port."""
-        inner = TlsHub.listen(self.credentials("hub"), "127.0.0.1", 0, guests=PARTIES)
+        inner = TlsHub.listen(self.credentials("hub"), "127.0.0.1", 0, allowed=PARTIES)
         aggregator = Aggregator(given)
         error = None
         with ThreadPoolExecutor(len(PARTIES)) as pool:

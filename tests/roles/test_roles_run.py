@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from conversation import Conversation
-from made_tables import NAMES, plan, spread, table
-from shares import shared_plan
 
+from conversation import Conversation
 from hansa.errors import HansaError, LinkLost, ProtocolError, TransportError
 from hansa.node.in_process import share_in_process, train_in_process
 from hansa.protocol.messages import Abort, KeysConfirmed, Message, QuantiseGradients, decode, encode
-from hansa.roles.run import ResidentRole, run_member
+from hansa.roles.run import LocalMemberRole, run_id, run_member
 from hansa.secure.keys import PairKey, RunKeyPair
 from hansa.secure.prg import KeyStream, NamedStreams
 from hansa.secure.sealing import Opener, Sealer
+from made_tables import NAMES, plan, spread, table
+from shares import shared_plan
 
 PARTIES = NAMES[:3]
 HOLDERS = (PairKey, RunKeyPair, KeyStream, NamedStreams, Sealer, Opener)
@@ -83,28 +83,28 @@ def living(made: list[object]) -> list[str]:
 class Line:
     """A channel on which a run begins well: the member hears what the others say, until something ends it."""
 
-    def __init__(self, heard: list[bytes], end: BaseException, where: str) -> None:
-        self._heard = list(heard)
+    def __init__(self, received: list[bytes], end: BaseException, where: str) -> None:
+        self._received = list(received)
         self._end = end
         self._where = where
         self.sent: list[bytes] = []
 
     def send(self, frame) -> None:
-        if self._where == "sending" and not self._heard:
+        if self._where == "sending" and not self._received:
             raise self._end
         self.sent.append(bytes(frame))
 
     def receive(self, timeout=None) -> memoryview:
-        if not self._heard:
+        if not self._received:
             raise self._end
-        return memoryview(self._heard.pop(0))
+        return memoryview(self._received.pop(0))
 
     def close(self) -> None:
         """Nothing is open."""
 
 
 def masked_run(upto: type[Message]) -> tuple[Conversation, list[bytes]]:
-    """A run up to a message of the aggregator, and what a party heard so far, that one included."""
+    """A run up to a message of the aggregator, and what a party received so far, that one included."""
     given = plan(PARTIES, mode="secure-aggregation", max_bin=16, rounds=2, max_depth=2)
     talk = Conversation(given, spread(table(120), np.arange(120) % 3))
     return talk, [encode(talk.until(upto, "borealis"))]
@@ -114,9 +114,9 @@ def masked_run(upto: type[Message]) -> tuple[Conversation, list[bytes]]:
 @pytest.mark.parametrize("where", ["receiving", "sending", "computing"])
 @pytest.mark.parametrize("upto", [KeysConfirmed, QuantiseGradients])
 def test_a_partys_keys_are_erased_however_its_run_ends(monkeypatch, upto, where, end):
-    talk, heard = masked_run(upto)
+    talk, received = masked_run(upto)
     party = talk.parties["borealis"]
-    setup, masker = party._protection._setup, party._protection._masker
+    setup, masker = party._masking._setup, party._masking._masker
     mine = [*setup.keys.values(), *((streams for _, streams in masker._streams) if masker else ())]
     assert len(living(mine)) == len(mine) >= 2
 
@@ -129,10 +129,10 @@ def test_a_partys_keys_are_erased_however_its_run_ends(monkeypatch, upto, where,
         if where == "computing":
             patched.setattr(party, "_answer", fails)
         with pytest.raises(type(end)):
-            run_member(party, Line(heard, end, where))
+            run_member(party, Line(received, end, where))
     assert not living([*mine, setup._pair])
     with pytest.raises(ProtocolError, match="while the party was 'aborted'"):
-        list(party.handle(memoryview(heard[-1])))
+        list(party.handle(memoryview(received[-1])))
 
 
 def masked_in_process(wrap) -> None:
@@ -204,9 +204,9 @@ def refuses() -> Iterator[bytes]:
     yield
 
 
-def test_a_resident_that_waits_in_vain_or_is_given_up_erases_its_keys():
+def test_a_local_member_that_waits_in_vain_or_is_given_up_erases_its_keys():
     role = Sayer(refuses)
-    seat = ResidentRole(role, "hub", lambda: ["aurora"])
+    seat = LocalMemberRole(role, "hub", lambda: ["aurora"])
     assert isinstance(decode("hub", next(seat.waited(5.0))), Abort)
     assert role.erased == 1
     seat.erase()
@@ -222,3 +222,19 @@ def test_a_long_reason_is_cut_before_it_is_sent():
     told = decode("aurora", line.sent[-1])
     assert isinstance(told, Abort)
     assert len(told.reason) < 5000
+
+
+def test_the_run_id_hangs_on_every_nonce_name_count_and_plan():
+    roster = (("a", b"1" * 32, 5, 1, b""), ("b", b"2" * 32, 6, 2, b"\x01"))
+    changed = [
+        (("a", b"1" * 32, 5, 1, b""), ("b", b"3" * 32, 6, 2, b"\x01")),
+        (("a", b"1" * 32, 5, 1, b""), ("c", b"2" * 32, 6, 2, b"\x01")),
+        (("a", b"1" * 32, 5, 1, b""),),
+        (("a", b"2" * 32, 5, 1, b""), ("b", b"1" * 32, 6, 2, b"\x01")),
+        (("a", b"1" * 32, 4, 1, b""), ("b", b"2" * 32, 6, 2, b"\x01")),
+        (("a", b"1" * 32, 5, 1, b""), ("b", b"2" * 32, 6, 3, b"\x01")),
+        (("a", b"1" * 32, 5, 1, b""), ("b", b"2" * 32, 6, 2, b"\x00")),
+    ]
+    names = [run_id(b"p" * 32, one) for one in [roster, *changed]] + [run_id(b"q" * 32, roster)]
+    assert len(set(names)) == len(names)
+    assert {len(name) for name in names} == {32}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from hansa.errors import IdentityError
 from hansa.secure.keys import (
     Announcement,
     PairKey,
-    Run,
     RunKeyPair,
+    RunNames,
     announce,
     check_announcements,
     derive_pair_keys,
@@ -28,14 +27,13 @@ from hansa.secure.keys import (
 from hansa.secure.prg import Algorithm
 
 TESTS = Path(__file__).parent.parent
-sys.path.insert(0, str(TESTS))
 
 
 @dataclass(frozen=True)
 class Consortium:
     """Members with identities and fresh run keys, set up honestly."""
 
-    run: Run
+    run: RunNames
     identities: Mapping[str, Ed25519PrivateKey]
     pairs: Mapping[str, RunKeyPair]
     announcements: Mapping[str, Announcement]
@@ -63,7 +61,7 @@ def verify(public: bytes, purpose: str, message: bytes, signature: bytes) -> Non
 def consortium(members: int = 3, epoch: int = 0) -> Consortium:
     """`members` members with fresh keys."""
     names = [f"party-{index:02}" for index in range(members)]
-    run = Run(b"p" * 32, b"r" * 32, epoch)
+    run = RunNames(b"p" * 32, b"r" * 32, epoch)
     empty = Consortium(
         run,
         {name: Ed25519PrivateKey.generate() for name in names},

@@ -13,8 +13,8 @@ import naive_secure as naive
 from hansa.errors import IdentityError, ProtocolError
 from hansa.secure.keys import (
     PairKey,
-    Run,
     RunKeyPair,
+    RunNames,
     announce,
     check_announcements,
     check_confirmation,
@@ -23,7 +23,6 @@ from hansa.secure.keys import (
     encode_fields,
     fresh_key_pair,
     roster_hash,
-    run_id,
 )
 from hansa.secure.prg import Algorithm
 
@@ -181,21 +180,6 @@ def test_erased_keys_are_zero_and_refuse_use(three):
     shared.erase()
 
 
-def test_the_run_id_hangs_on_every_nonce_name_and_plan():
-    nonces = {"a": b"1" * 32, "b": b"2" * 32}
-    others = [
-        {"a": b"1" * 32, "b": b"3" * 32},
-        {"a": b"1" * 32, "c": b"2" * 32},
-        {"a": b"1" * 32},
-        {"a": b"2" * 32, "b": b"1" * 32},
-    ]
-    ids = [run_id(one, b"p" * 32) for one in [nonces, *others]] + [run_id(nonces, b"q" * 32)]
-    assert len(set(ids)) == len(ids)
-    assert run_id(dict(reversed(nonces.items())), b"p" * 32) == ids[0]
-    with pytest.raises(ProtocolError, match=r"'b'.*32 bytes"):
-        run_id({"a": b"1" * 32, "b": b"2" * 31}, b"p" * 32)
-
-
 FIELDS = st.lists(st.one_of(st.binary(max_size=4), st.text(max_size=4), st.integers(0, 300)), max_size=4)
 
 
@@ -213,7 +197,7 @@ def test_encoding_is_injective_and_equals_the_twin(first, second):
 @pytest.mark.parametrize("bad", [{"plan_hash": b""}, {"run_id": b"r" * 31}, {"epoch": -1}, {"run_id": "r" * 32}])
 def test_malformed_runs_and_keys_are_refused(bad):
     with pytest.raises(ProtocolError):
-        Run(**({"plan_hash": b"p" * 32, "run_id": b"r" * 32} | bad))
+        RunNames(**({"plan_hash": b"p" * 32, "run_id": b"r" * 32} | bad))
     with pytest.raises(ProtocolError):
         RunKeyPair(b"short")
     with pytest.raises(ProtocolError):

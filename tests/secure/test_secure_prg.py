@@ -152,7 +152,7 @@ def test_a_family_goes_on_past_a_chunk():
 
 
 @pytest.mark.parametrize("algorithm", Algorithm)
-def test_a_begun_stream_goes_on_piece_by_piece(algorithm):
+def test_a_begun_stream_goes_on_fragment_by_fragment(algorithm):
     family = NamedStreams(bytes(32), algorithm)
     pieces = [np.empty(shape, np.uint32) for shape in (3, 0, (2, 5), 100)]
     family.begin(b"in parts", 4 * 113)

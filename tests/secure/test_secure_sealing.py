@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 import naive_secure as naive
 from hansa.errors import ProtocolError
-from hansa.secure.keys import PairKey, Run
+from hansa.secure.keys import PairKey, RunNames
 from hansa.secure.prg import Algorithm
 from hansa.secure.sealing import Opener, Sealer
 
 AES = Algorithm.AES_256_CTR
-RUN = Run(b"p" * 32, b"r" * 32, 1)
+RUN = RunNames(b"p" * 32, b"r" * 32, 1)
 KEY = b"k" * 32
 
 

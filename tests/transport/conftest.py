@@ -84,13 +84,13 @@ class Network:
         self.open: list[TlsHub | TlsChannel | socket.socket] = []
 
     def hub(self, limits: HubLimits = LIMITS, **changes: object) -> TlsHub:
-        guests = changes.pop("guests", None)
+        allowed = changes.pop("guests", None)
         credentials = changes.pop("credentials", self.circle.credentials("hub"))
         hub = TlsHub.listen(
             credentials,  # type: ignore[arg-type]
             "127.0.0.1",
             0,
-            guests=guests,  # type: ignore[arg-type]
+            allowed=allowed,  # type: ignore[arg-type]
             limits=replace(limits, **changes),  # type: ignore[arg-type]
         )
         self.open.append(hub)

@@ -6,9 +6,8 @@ import time
 
 import pytest
 
-from hansa.errors import MemberLost, TransportError
-from hansa.transport import faults
-from hansa.transport.faults import (
+import faults
+from faults import (
     DelayingHub,
     FaultyChannel,
     FaultyHub,
@@ -19,6 +18,7 @@ from hansa.transport.faults import (
     swapping,
     truncating,
 )
+from hansa.errors import MemberLost, TransportError
 from hansa.transport.in_process import InProcessHub
 from waiting import HANG_S, Clock
 
@@ -53,16 +53,16 @@ def test_each_fault_on_the_way_up(fault, arrives):
 
 @pytest.mark.parametrize("make", [lambda: dropping(1), lambda: swapping(1), lambda: duplicating(0)])
 def test_faults_on_the_way_down(make):
-    heard = []
-    inner = InProcessHub({"a": lambda frame: heard.append(bytes(frame)) or []})
+    received = []
+    inner = InProcessHub({"a": lambda frame: received.append(bytes(frame)) or []})
     hub = FaultyHub(inner, sending={"a": make()})
     for frame in SENT:
         hub.send("a", frame)
     with pytest.raises(TransportError, match="deadlock"):
         hub.receive()
     fault = make()
-    assert heard == [each for index, frame in enumerate(SENT) for each in fault(index, frame)]
-    assert hub.traffic["a"].frames_down == len(heard)
+    assert received == [each for index, frame in enumerate(SENT) for each in fault(index, frame)]
+    assert hub.traffic["a"].frames_down == len(received)
 
 
 class ListChannel:

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hansa.errors import TransportError
-from hansa.transport.frames import FrameReader, checked, pieces
+from hansa.transport.frames import FrameReader, checked, fragments
 
 
 class Cut:
-    """A stream that hands out its bytes in pieces of given sizes; 0 stands for "nothing to read yet"."""
+    """A stream that hands out its bytes in fragments of given sizes; 0 stands for "nothing to read yet"."""
 
     def __init__(self, content: bytes, sizes: list[int]) -> None:
         self.content, self.sizes, self.turn = content, sizes, 0
@@ -30,7 +30,7 @@ class Cut:
 
 
 def encoded(frame: bytes) -> bytes:
-    return b"".join(pieces(memoryview(frame)))
+    return b"".join(fragments(memoryview(frame)))
 
 
 def read_one(reader: FrameReader, stream: Cut) -> bytes:
@@ -54,10 +54,10 @@ def test_any_cut_of_the_stream_gives_the_same_frames(frames, sizes):
 
 
 @pytest.mark.parametrize("size", [1, 2**14 - 5, 2**14 - 4, 2**14 - 3, 2**14 + 2**18 - 4, 2**20 + 1])
-def test_pieces_are_the_prefix_and_the_frame(size):
+def test_fragments_are_the_prefix_and_the_frame(size):
     frame = bytes(i % 251 for i in range(size))
     assert encoded(frame) == size.to_bytes(4, "big") + frame
-    assert len(next(pieces(memoryview(frame)))) == min(2**14, size + 4)
+    assert len(next(fragments(memoryview(frame)))) == min(2**14, size + 4)
 
 
 def test_a_large_frame_grows_the_buffer_and_small_ones_use_it_again():
@@ -103,12 +103,12 @@ def test_a_frame_that_is_spared_is_not_written_over_and_a_half_read_one_is_not_l
     stream = Cut(encoded(b"first") + encoded(b"second") + encoded(b"third"), [4, 5, 4, 3, 0, 99])
     reader = FrameReader(100)
     first = reader.read(stream)
-    reader.spare_last()
+    reader.pin_frame()
     with pytest.raises(BlockingIOError):
         reader.read(stream)
-    reader.spare_last()
+    reader.pin_frame()
     second = reader.read(stream)
     assert (first, second) == (b"first", b"second")
-    reader.spare_last()
+    reader.pin_frame()
     assert reader.read(stream) == b"third"
     assert (first, second) == (b"first", b"second")

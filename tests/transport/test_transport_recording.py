@@ -8,7 +8,7 @@ import pytest
 
 from hansa.errors import OutputError, TransportError
 from hansa.transport.in_process import InProcessHub
-from hansa.transport.recording import MAGIC, Record, RecordingChannel, RecordingHub, read_transcript
+from hansa.transport.recording import MAGIC, RecordedFrame, RecordingChannel, RecordingHub, read_transcript
 
 
 def recorded(folder):
@@ -26,10 +26,10 @@ def recorded(folder):
 def test_what_was_said_is_read_back(tmp_path):
     path = recorded(tmp_path / "new" / "folder")
     assert list(read_transcript(path)) == [
-        Record("down", "north", 0, b"question"),
-        Record("up", "north", 1, b"1question"),
-        Record("down", "north", 2, b"more"),
-        Record("up", "north", 3, b"2question"),
+        RecordedFrame("down", "north", 0, b"question"),
+        RecordedFrame("up", "north", 1, b"1question"),
+        RecordedFrame("down", "north", 2, b"more"),
+        RecordedFrame("up", "north", 3, b"2question"),
     ]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 

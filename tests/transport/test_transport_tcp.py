@@ -15,7 +15,7 @@ import pytest
 from hansa.errors import LinkLost, MemberLost, TransportError
 from hansa.transport import tcp, tls
 from hansa.transport.notices import Notice
-from hansa.transport.tcp import LineSilent, Lookout, Watch, listen, place, silence_for
+from hansa.transport.tcp import LineSilent, Lookout, SilenceWatch, listen, place, silence_for
 from hansa.transport.tls import HubLimits, TlsChannel, TlsHub
 from waiting import HANG_S
 
@@ -103,8 +103,8 @@ class Line:
         listener.close()
         self.told: list[Notice] = []
 
-    def watch(self, limit_s: float) -> Watch:
-        return Watch(self.near, limit_s, "north", self.told.append)
+    def watch(self, limit_s: float) -> SilenceWatch:
+        return SilenceWatch(self.near, limit_s, "north", self.told.append)
 
     def close(self) -> None:
         self.near.close()
@@ -125,7 +125,7 @@ class Clock:
         self.now = 1000.0
         monkeypatch.setattr(tcp.time, "monotonic", lambda: self.now)
 
-    def look(self, watch: Watch, seconds: float) -> None:
+    def look(self, watch: SilenceWatch, seconds: float) -> None:
         """Look once a second."""
         for _ in range(round(seconds)):
             self.now += 1.0
@@ -154,7 +154,7 @@ class Said:
 
 def test_a_line_on_which_nothing_is_acknowledged_is_told_and_then_cut(monkeypatch):
     clock, told, line = Clock(monkeypatch), [], Said(unacked=3, acked=100)
-    watch = Watch(line, 40.0, "north", told.append)  # type: ignore[arg-type]
+    watch = SilenceWatch(line, 40.0, "north", told.append)  # type: ignore[arg-type]
     clock.look(watch, 40)
     assert [round(notice.seconds) for notice in told] == [3, 8, 13, 18, 23, 28, 33, 38]
     assert {(notice.kind, notice.member, notice.limit_s) for notice in told} == {("stalled", "north", 40.0)}
@@ -164,7 +164,7 @@ def test_a_line_on_which_nothing_is_acknowledged_is_told_and_then_cut(monkeypatc
 
 def test_a_line_that_heals_by_itself_is_told_too(monkeypatch):
     clock, told, line = Clock(monkeypatch), [], Said(unacked=3, acked=100)
-    watch = Watch(line, 40.0, "north", told.append)  # type: ignore[arg-type]
+    watch = SilenceWatch(line, 40.0, "north", told.append)  # type: ignore[arg-type]
     clock.look(watch, 35)
     line.info = info(unacked=2, acked=101)
     clock.look(watch, 39)
@@ -186,14 +186,14 @@ def test_a_line_that_heals_by_itself_is_told_too(monkeypatch):
 )
 def test_an_end_that_computes_for_long_is_not_silent(monkeypatch, said):
     clock, told = Clock(monkeypatch), []
-    clock.look(Watch(Said(**said), 40.0, "north", told.append), 10_000)  # type: ignore[arg-type]
+    clock.look(SilenceWatch(Said(**said), 40.0, "north", told.append), 10_000)  # type: ignore[arg-type]
     assert not told
 
 
 def test_questions_without_an_answer_are_silence(monkeypatch):
     """No room at the other end, or nothing under way, and then its machine vanishes."""
     clock, told = Clock(monkeypatch), []
-    watch = Watch(Said(window=0, probes=2), 40.0, "north", told.append)  # type: ignore[arg-type]
+    watch = SilenceWatch(Said(window=0, probes=2), 40.0, "north", told.append)  # type: ignore[arg-type]
     with pytest.raises(LineSilent):
         clock.look(watch, 50)
 
@@ -217,7 +217,7 @@ def test_a_real_connection_whose_reader_sleeps_is_not_silent(line):
     assert 0 < struct.unpack_from("=Q", said, 120)[0] <= sent + 1
 
 
-def test_the_silence_fits_into_the_patience():
+def test_the_silence_fits_into_the_reconnect_timeout():
     assert [silence_for(seconds) for seconds in (60.0, 600.0, 30.0, 3.0, 0.5, 0.0)] == [
         40.0,
         40.0,
@@ -233,7 +233,7 @@ def test_both_ends_of_tls_cut_a_silent_line_while_they_wait(network, monkeypatch
     """The watch of the end that waits is made to see a line on which nothing is acknowledged."""
     hub = network.hub(silence_s=0.2)
     (north,) = network.connect(hub, "north")
-    monkeypatch.setattr(Watch, "_waits_for", lambda _: 1)
+    monkeypatch.setattr(SilenceWatch, "_waits_for", lambda _: 1)
     monkeypatch.setattr(tcp, "LOOK_S", 0.05)
     if end == "hub":
         with pytest.raises(MemberLost, match="'north': nothing that was sent to it was acknowledged") as caught:
@@ -265,7 +265,7 @@ def test_an_end_looks_for_frames_only_where_the_last_one_came_fast(monkeypatch):
 def test_bytes_that_trickle_in_are_looked_for_no_longer_than_one_frame(monkeypatch):
     lookout, now, polls = Lookout(0.001), [0.0], []
 
-    class Door:
+    class Admission:
         def poll(self, milliseconds: float) -> list:
             polls.append(milliseconds)
             now[0] += 0.0003
@@ -274,7 +274,7 @@ def test_bytes_that_trickle_in_are_looked_for_no_longer_than_one_frame(monkeypat
     monkeypatch.setattr(tcp.time, "perf_counter", lambda: now[0])
     lookout.begin()
     for _ in range(100):
-        lookout.sees(Door(), None)  # type: ignore[arg-type]
+        lookout.sees(Admission(), None)  # type: ignore[arg-type]
         now[0] += 0.0001
     assert 0 < len(polls) < 4
 
@@ -304,10 +304,10 @@ def test_every_connection_that_an_end_makes_or_takes_sends_no_faster_than_it_may
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends evenly")
 def test_a_rate_beyond_what_the_system_knows_is_no_limit_and_none_is_the_systems_own(threads):
-    with socket.create_server(("127.0.0.1", 0)) as door:
+    with socket.create_server(("127.0.0.1", 0)) as admission:
         rates = []
         for given in (0, 1, 2**31, 2**40):
-            with socket.create_connection(door.getsockname()) as plain:
+            with socket.create_connection(admission.getsockname()) as plain:
                 tcp.tune(plain, most_bytes_per_s=given)
                 rates.append(rate_of(plain))
     assert rates == [2**64 - 1, 1, 2**31, 2**32 - 2]

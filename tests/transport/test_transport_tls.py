@@ -29,7 +29,7 @@ SIZES = [1, 100, 2**14 - 4, 2**14 - 3, 2**16, 2**16 + 2**14 - 4, 3_000_001]
 
 
 def pattern(size: int, start: int = 0) -> bytes:
-    """Bytes in which a shifted, lost or repeated piece shows."""
+    """Bytes in which a shifted, lost or repeated fragment shows."""
     return np.arange(start, start + size // 4 + 1, dtype=">u4").tobytes()[:size]
 
 
@@ -266,14 +266,14 @@ def test_closing_the_hub_delivers_what_waits(network):
 )
 def test_closing_the_hub_hangs_up_on_who_is_at_the_door(network, begun):
     hub = network.hub()
-    port, newcomer = hub.port, network.plain(hub)
-    newcomer.sendall(begun)
+    port, pending = hub.port, network.plain(hub)
+    pending.sendall(begun)
     with pytest.raises(TransportError, match="no frame"):
         hub.receive(0.05)
-    assert len(hub._newcomers) == 1
-    (pending,) = hub._newcomers.values()
+    assert len(hub._pending) == 1
+    (pending,) = hub._pending.values()
     hub.close()
-    assert (newcomer.recv(1), pending.stream.fileno(), len(hub._newcomers)) == (b"", -1, 0)
+    assert (pending.recv(1), pending.stream.fileno(), len(hub._pending)) == (b"", -1, 0)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=HANG_S)
 
@@ -299,7 +299,7 @@ def test_certificates_out_of_date_are_refused_and_told_why(network, attempt, nam
     (south,) = network.connect(hub, "south")
     error = attempt(hub, network.dialling(hub, name))
     assert_matches(error, answer)
-    assert hub.strangers == 1
+    assert hub.rejected == 1
     assert hub.joined == {"south"}
     assert_serves(hub, south, "south")
 
@@ -310,7 +310,7 @@ def test_an_unknown_certificate_is_refused_even_under_a_members_name(network, ci
     (south,) = network.connect(hub, "south")
     error = attempt(hub, network.dialling(hub, circle.outsider(name, tmp_path / "outsider")))
     assert_matches(error, "member 'hub' at .*: it does not know this member's certificate")
-    assert (hub.strangers, hub.joined) == (1, {"south"})
+    assert (hub.rejected, hub.joined) == (1, {"south"})
     assert_serves(hub, south, "south")
 
 
@@ -320,16 +320,16 @@ def assert_matches(error: BaseException | None, answer: str) -> None:
 
 
 def test_a_member_not_expected_hears_so(network, attempt):
-    hub = network.hub(guests=["north"])
+    hub = network.hub(allowed=["north"])
     error = attempt(hub, network.dialling(hub, "south"))
     assert_matches(error, "refused this member: member 'south' is not expected in this run")
     assert hub.joined == frozenset()
 
 
 def test_a_refusal_is_not_retried(network, attempt):
-    hub = network.hub(guests=["north"])
+    hub = network.hub(allowed=["north"])
     assert_matches(attempt(hub, network.dialling(hub, "south", retry_for_s=60.0)), "not expected")
-    assert hub.strangers == 1
+    assert hub.rejected == 1
 
 
 def test_a_second_connection_of_a_member_is_refused_while_the_first_lives(network, attempt):
@@ -339,7 +339,7 @@ def test_a_second_connection_of_a_member_is_refused_while_the_first_lives(networ
     assert_serves(hub, north, "north")
 
 
-def test_a_member_that_came_back_is_lost_first_and_heard_then(network):
+def test_a_member_that_came_back_is_lost_first_and_received_then(network):
     hub = network.hub()
     (north,) = network.connect(hub, "north")
     north.close()
@@ -418,18 +418,18 @@ def test_sessions_are_never_resumed(network, circle):
 # Strangers
 
 
-def hub_meets(network, hub, stranger) -> TlsChannel:
+def hub_meets(network, hub, rejected_peer) -> TlsChannel:
     """A stranger does its worst; meanwhile and afterwards a member gets in and is served."""
-    stranger()
+    rejected_peer()
     (north,) = network.connect(hub, "north")
     assert_serves(hub, north, "north")
     return north
 
 
-def settle(hub: TlsHub, strangers: int) -> None:
+def settle(hub: TlsHub, rejected: int) -> None:
     give_up = time.monotonic() + HANG_S
-    while hub.strangers < strangers:
-        assert time.monotonic() < give_up, f"{hub.strangers} strangers were refused, expected {strangers}"
+    while hub.rejected < rejected:
+        assert time.monotonic() < give_up, f"{hub.rejected} strangers were refused, expected {rejected}"
         with pytest.raises(TransportError, match="no frame"):
             hub.receive(0.05)
 
@@ -447,7 +447,7 @@ def test_a_client_without_a_certificate_is_refused(network, circle, attempt):
     error = attempt(hub, network.threads.submit(dial))
     assert isinstance(error, ssl.SSLError)
     assert "CERTIFICATE_REQUIRED" in str(error)
-    assert (hub.strangers, hub.joined) == (1, frozenset())
+    assert (hub.rejected, hub.joined) == (1, frozenset())
 
 
 def test_tls_1_2_is_refused(network, circle, attempt):
@@ -458,14 +458,14 @@ def test_tls_1_2_is_refused(network, circle, attempt):
     error = attempt(hub, network.threads.submit(lambda: context.wrap_socket(network.plain(hub))))
     assert isinstance(error, ssl.SSLError)
     assert "PROTOCOL_VERSION" in str(error)
-    assert hub.strangers == 1
+    assert hub.rejected == 1
 
 
 def test_plaintext_is_refused(network):
     hub = network.hub()
     hub_meets(network, hub, lambda: network.plain(hub).sendall(b"GET / HTTP/1.1\r\n\r\n" + prefixed(b"x" * 99)))
     settle(hub, 1)
-    assert hub.strangers == 1
+    assert hub.rejected == 1
 
 
 def test_one_who_says_nothing_is_hung_up_on(network, monkeypatch):
@@ -474,7 +474,7 @@ def test_one_who_says_nothing_is_hung_up_on(network, monkeypatch):
     hub = network.hub()
     silent = network.plain(hub)
     hub_meets(network, hub, lambda: None)
-    assert hub.strangers == 0
+    assert hub.rejected == 0
     clock.forward(HANG_S)
     settle(hub, 1)
     assert silent.recv(1) == b""
@@ -483,11 +483,11 @@ def test_one_who_says_nothing_is_hung_up_on(network, monkeypatch):
 def test_half_a_client_hello_blocks_nobody(network):
     hub = network.hub()
     hub_meets(network, hub, lambda: network.plain(hub).sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"))
-    assert hub.strangers == 0
+    assert hub.rejected == 0
 
 
-def test_two_hundred_strangers_at_once_keep_no_member_out(network):
-    hub = network.hub(newcomers=64)
+def test_two_hundred_rejected_peers_at_once_keep_no_member_out(network):
+    hub = network.hub(pending_handshakes=64)
 
     def crowd() -> None:
         for place in range(200):
@@ -496,8 +496,8 @@ def test_two_hundred_strangers_at_once_keep_no_member_out(network):
                 plain.sendall(bytes(range(place % 250)))
 
     hub_meets(network, hub, crowd)
-    assert hub.strangers >= 200 - 64
-    assert len(hub._newcomers) <= 64
+    assert hub.rejected >= 200 - 64
+    assert len(hub._pending) <= 64
 
 
 # Members who misbehave
@@ -535,14 +535,14 @@ def test_frames_no_one_may_send_cost_the_sender_its_connection(network, sent, re
         (b"\0\0", "ended inside a frame's length, after 2 of 4 bytes"),
     ],
 )
-@pytest.mark.parametrize("goodbye", ["close_notify", "end of file"])
-def test_an_end_of_file_is_named(network, sent, reason, goodbye):
+@pytest.mark.parametrize("close", ["close_notify", "end of file"])
+def test_an_end_of_file_is_named(network, sent, reason, close):
     hub = network.hub()
     (south,) = network.connect(hub, "south")
     north = network.raw(hub, "north")
     if sent:
         north.sendall(sent)
-    if goodbye == "close_notify":
+    if close == "close_notify":
         north.settimeout(0.05)
         with contextlib.suppress(OSError):
             north.unwrap()
@@ -618,16 +618,16 @@ def test_a_flood_neither_fills_memory_nor_drowns_others(network):
     hub = network.hub()
     north, south = network.connect(hub, "north", "south")
     flood = network.threads.submit(lambda: [north.send(pattern(1000)) for _ in range(10_000)])
-    before_south, heard = 0, 0
+    before_south, received = 0, 0
     south.send(b"me too")
-    while heard < 10_000:
+    while received < 10_000:
         member, frame = hub.receive(HANG_S)
         if member == "south":
-            before_south = heard
+            before_south = received
             assert bytes(frame) == b"me too"
             continue
         assert frame == pattern(1000)
-        heard += 1
+        received += 1
         assert len(hub._links["north"].reader._buffer) <= 2**16
     flood.result(HANG_S)
     assert before_south < 2000
@@ -689,7 +689,7 @@ def test_a_dropped_member_is_not_reported_again_and_may_return(network):
     assert_serves(hub, north, "north")
 
 
-def test_a_dropped_member_that_was_next_is_not_heard(network):
+def test_a_dropped_member_that_was_next_is_not_received(network):
     """Frames of both have arrived; the hub takes one and drops the sender of the other."""
     hub = network.hub()
     for channel in network.connect(hub, "north", "south"):
@@ -716,7 +716,7 @@ def test_dropping_settles_a_loss_that_was_not_reported_yet(network):
         hub.receive(0.05)
 
 
-def test_last_words_are_heard_though_the_hub_left_much_unread(network):
+def test_last_words_are_received_though_the_hub_left_much_unread(network):
     hub = network.hub()
     (north,) = network.connect(hub, "north")
     for _ in range(50):
@@ -769,7 +769,7 @@ def test_frames_go_both_ways_over_a_connection_that_was_dialled(network):
 
 def test_one_end_may_listen_and_dial(network):
     """As a server does: the hub and one server are dialled, another server dials in."""
-    hub, north, south = network.hub(), network.server("north", guests=["south"]), network.end("south")
+    hub, north, south = network.hub(), network.server("north", allowed=["south"]), network.end("south")
     network.link(north, "north", "hub", hub)
     network.link(south, "south", "north", north)
     hub.send("north", b"from the hub")
@@ -785,7 +785,7 @@ def test_one_end_may_listen_and_dial(network):
     assert receive(north) == ("south", b"still here")
 
 
-def test_what_arrives_with_the_welcome_is_heard(network, monkeypatch):
+def test_what_arrives_with_the_welcome_is_received(network, monkeypatch):
     """The first frame may lie decrypted in memory, where waiting for the socket tells nothing of it."""
 
     def greet_and_speak(stream, greeting):
@@ -889,12 +889,12 @@ def test_whoever_is_no_hansa_is_refused(network, monkeypatch):
     ],
 )
 def test_whoever_dials_unwanted_hears_why(network, circle, attempt, tmp_path, who, answer):
-    north = network.server("north", guests=["east"])
+    north = network.server("north", allowed=["east"])
     end = network.end(circle.outsider(who, tmp_path / "outsider") if who == "stranger" else who)
     # A refusal is not retried.
     error = attempt(north, network.dial(end, "north", north, retry_for_s=60.0))
     assert_matches(error, f"member 'north' at .*{answer}")
-    assert (north.strangers, north.joined, end.joined) == (1, frozenset(), frozenset())
+    assert (north.rejected, north.joined, end.joined) == (1, frozenset(), frozenset())
 
 
 def test_only_other_members_can_be_dialled(network):
@@ -1006,8 +1006,8 @@ def test_a_hub_that_does_not_sleep_hears_all_members(network):
     assert [frame for member, frame in got if member == "south"] == [pattern(size, 7) for size in SIZES]
     hearing = network.threads.submit(receive, hub)
     (east,) = [network.dialling(hub, "east").result(HANG_S)]
-    east.send(b"a newcomer")
-    assert hearing.result(HANG_S) == ("east", b"a newcomer")
+    east.send(b"a pending handshake")
+    assert hearing.result(HANG_S) == ("east", b"a pending handshake")
     hub.send("east", b"answer")
     assert bytes(east.receive(HANG_S)) == b"answer"
 
@@ -1135,9 +1135,9 @@ def test_a_member_cannot_take_anothers_name(network, circle):
 
 def test_the_hub_expects_only_members(circle):
     with pytest.raises(IdentityError, match="expects nobody"):
-        TlsHub.listen(circle.credentials("hub"), "127.0.0.1", 0, guests=[])
+        TlsHub.listen(circle.credentials("hub"), "127.0.0.1", 0, allowed=[])
     with pytest.raises(IdentityError, match="expects west"):
-        TlsHub.listen(circle.credentials("hub"), "127.0.0.1", 0, guests=["west", "north"])
+        TlsHub.listen(circle.credentials("hub"), "127.0.0.1", 0, allowed=["west", "north"])
     with pytest.raises(IdentityError, match="cannot be the hub"):
         circle.credentials("north").client_context("north")
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 import naive_trees as naive
 from hansa.data.binning import bin_rows
 from hansa.data.quantiles import Cuts
-from hansa.trees.crew import Crew
 from hansa.trees.ensemble import ROOT_PARENT, Ensemble
 from hansa.trees.growth import Buffers, Grower, Level, RowPartition, nodes_to_build
 from hansa.trees.histogram import build_histograms, layout_of
 from hansa.trees.objective import gradients, pack, scales, sum_magnitudes, unit_exponent
 from hansa.trees.parameters import Parameters
+from hansa.trees.worker_pool import WorkerPool
 
 NO_BITS = np.zeros(0, np.uint8)
 
@@ -63,7 +63,7 @@ def grow(features, cuts, g, h, parameters, *, parties=1, threads=1, columns=None
         RowPartition(binned.codes_by_feature, missing, np.arange(i, len(g), parties, dtype=np.uint32), margins)
         for i in range(parties)
     ]
-    grower = Grower(parameters, chosen, layout, cuts.has_missing, buffers or Buffers(), Crew(threads))
+    grower = Grower(parameters, chosen, layout, cuts.has_missing, buffers or Buffers(), WorkerPool(threads))
     levels: list[Level] = []
     while not levels or not levels[-1].last:
         built = len(grower.to_build)
@@ -157,7 +157,7 @@ def test_margins_are_the_trees_own(name):
     st.sampled_from(sorted(SETTINGS)),
     st.integers(0, 50),
 )
-def test_parties_threads_and_pieces_do_not_matter(n, parties, threads, piecewise, name, seed):
+def test_parties_threads_and_fragments_do_not_matter(n, parties, threads, piecewise, name, seed):
     features, target, cuts = made_rows(n, seed)
     g, h = -target, np.ones(n)
     parameters = replace(SETTINGS[name], min_child_weight=1.0)

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive_trees as naive
-from hansa.trees.crew import Crew
 from hansa.trees.histogram import (
     STRIDE,
     build_histograms,
@@ -18,6 +17,7 @@ from hansa.trees.histogram import (
     layout_of,
     partition_rows,
 )
+from hansa.trees.worker_pool import WorkerPool
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ def build_nodes(data, columns, rows, starts, ends, threads=0):
     layout = layout_of(data.offsets, columns)
     out = np.full((len(starts), len(data.packed), layout.cells), 77, np.int64)
     scratch = np.full((max(threads, 1), layout.scratch), 99, np.int64)
-    crew = [Crew(threads)] if threads else []
+    pool = [WorkerPool(threads)] if threads else []
     kernel = build_histograms_parallel if threads else build_histograms
     kernel(
         data.codes, layout.columns, layout.offsets, layout.stride, rows, np.array(starts), np.array(ends),
-        data.packed, scratch, out, *crew,
+        data.packed, scratch, out, *pool,
     )  # fmt: skip
     return out
 

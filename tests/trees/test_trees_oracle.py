@@ -21,8 +21,7 @@ from hansa.data.source import Rows
 from hansa.errors import HansaError
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan
-from hansa.roles.statistics import bounds_of, count_magnitudes, label_units, start_of, sum_labels
-from hansa.trees.crew import Crew
+from hansa.roles.summed.statistics import bounds_of, count_magnitudes, label_units, start_of, sum_labels
 from hansa.trees.ensemble import base_margin
 from hansa.trees.histogram import build_histograms, layout_of
 from hansa.trees.objective import (
@@ -36,6 +35,7 @@ from hansa.trees.objective import (
 )
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.splitting import add_part, finish_nodes, leaf_weights, rule_of
+from hansa.trees.worker_pool import WorkerPool
 from hansa.trees.xgboost_json import from_json
 
 ARGMAX_SHARE = 0.995
@@ -218,7 +218,7 @@ class Follower:
         add_part(cells, 0, np.zeros(1, np.int64), 1, sums, begin, layout.offsets)
         finish_nodes(
             0, 1, sums, begin, cells[:0], nobody, layout.columns, layout.offsets, self.case.cuts.has_missing, totals,
-            self.rule, np.empty((1, int(self.case.cuts.n_codes.max()))), gains, found, crew=Crew(1),
+            self.rule, np.empty((1, int(self.case.cuts.n_codes.max()))), gains, found, pool=WorkerPool(1),
         )  # fmt: skip
         value = np.empty(1, np.float32)
         leaf_weights(totals, self.rule, value)
@@ -248,7 +248,7 @@ class Verdict:
 
 def follow(case: Case) -> Verdict:
     """Compare at every node of every tree of XGBoost's model."""
-    parameters, verdict = case.parameters, Verdict()
+    parameters, abort_reason = case.parameters, Verdict()
     follower = Follower(case)
     ensemble = from_json(case.booster.save_raw("json"))
     matrix = xgboost.DMatrix(np.ascontiguousarray(case.features.T))
@@ -266,26 +266,26 @@ def follow(case: Case) -> Verdict:
             if left >= 0:
                 depth[left] = depth[int(tree.right_children[node])] = depth[node] + 1
                 gains = float_gains(follower.by_feature, case.cuts, rows, g, h, parameters)
-                compare_split(verdict, gains, (feature, side, bin_))
+                compare_split(abort_reason, gains, (feature, side, bin_))
                 chosen = int(np.searchsorted(case.cuts.of(feature), tree.split_conditions[node]))
-                verdict.same_as_xgboost += (feature, bin_) == (int(tree.split_indices[node]), chosen)
+                abort_reason.same_as_xgboost += (feature, bin_) == (int(tree.split_indices[node]), chosen)
                 continue
-            verdict.leaves += 1
+            abort_reason.leaves += 1
             error = abs(float(value) - float(tree.split_conditions[node])) / max(1.0, abs(float(value)))
-            verdict.leaf_error = max(verdict.leaf_error, error)
+            abort_reason.leaf_error = max(abort_reason.leaf_error, error)
             if depth[node] < parameters.max_depth:
                 # XGBoost rounds gains to float32: a hair above its threshold may be a hair below.
-                verdict.other_leaves += bool(gain > 1.001 * max(parameters.gamma, 1e-6) + 1e-3)
-    return verdict
+                abort_reason.other_leaves += bool(gain > 1.001 * max(parameters.gamma, 1e-6) + 1e-3)
+    return abort_reason
 
 
-def compare_split(verdict, gains, ours):
+def compare_split(abort_reason, gains, ours):
     """Count one split: `ours` is (feature, missing left, bin), -1 where we would not split."""
-    verdict.splits += 1
+    abort_reason.splits += 1
     best = gains.max()
     mine = gains[ours] if ours[0] >= 0 else 0.0
-    verdict.argmax += bool(mine >= best * (1 - 1e-12))
-    verdict.regret = max(verdict.regret, float((best - mine) / best))
+    abort_reason.argmax += bool(mine >= best * (1 - 1e-12))
+    abort_reason.regret = max(abort_reason.regret, float((best - mine) / best))
 
 
 SIZES = {
@@ -298,16 +298,16 @@ sizes = pytest.mark.parametrize(("n_rows", "n_features", "rounds"), SIZES.values
 @sizes
 @pytest.mark.parametrize("positives", [0.5, 0.01, 0.002])
 def test_splits_of_a_classifier_are_the_float64_argmax(n_rows, n_features, rounds, positives):
-    verdict = follow(trained(n_rows, n_features, rounds, positives))
-    verdict.check()
-    assert verdict.splits > 10 * rounds or positives < 0.5
+    abort_reason = follow(trained(n_rows, n_features, rounds, positives))
+    abort_reason.check()
+    assert abort_reason.splits > 10 * rounds or positives < 0.5
 
 
 @sizes
 def test_splits_of_a_regression_are_the_float64_argmax(n_rows, n_features, rounds):
-    verdict = follow(trained(n_rows, n_features, rounds, objective="reg:squarederror"))
-    verdict.check()
-    assert verdict.splits > 30 * rounds
+    abort_reason = follow(trained(n_rows, n_features, rounds, objective="reg:squarederror"))
+    abort_reason.check()
+    assert abort_reason.splits > 30 * rounds
 
 
 VARIANTS = {
@@ -333,8 +333,8 @@ VARIANTS = {
 def test_splits_are_the_float64_argmax_under_every_parameter(name, objective):
     if objective == "reg:squarederror" and name == "positives count more":
         pytest.skip("a regression has no positives")
-    verdict = follow(trained(3000, 8, 4, objective=objective, **VARIANTS[name]))
-    verdict.check()
+    abort_reason = follow(trained(3000, 8, 4, objective=objective, **VARIANTS[name]))
+    abort_reason.check()
 
 
 def few_valued(n_rows, objective, seed=1, values=25):

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive_trees as naive
-from hansa.trees.crew import Crew
 from hansa.trees.histogram import layout_of
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
@@ -23,6 +22,7 @@ from hansa.trees.splitting import (
     rule_of,
     score,
 )
+from hansa.trees.worker_pool import WorkerPool
 
 RULES = {
     "plain": Parameters(),
@@ -84,7 +84,7 @@ def search(cells, columns, sizes, has_missing, parameters, scales):
     finish_nodes(
         0, 1, nodes, root, np.empty((0, *cells.shape), np.int64), nobody, layout.columns, layout.offsets,
         np.array(has_missing), totals, rule_array(parameters, scales), np.empty((1, max(sizes))), gains, found,
-        crew=Crew(1),
+        pool=WorkerPool(1),
     )  # fmt: skip
     return gains[0], found[0], totals[0]
 
@@ -190,12 +190,12 @@ def test_parts_are_added_siblings_subtracted_and_searched(planes, threads, parti
         completed = add_part(shares[party, first:last], first, taken, parties, nodes, to_build, layout.offsets)
         complete += completed
         if not threads and completed:  # on arrival
-            finish_nodes(first, last, *family, *tree, np.empty((1, 9)), gains, found, crew=Crew(1))
+            finish_nodes(first, last, *family, *tree, np.empty((1, 9)), gains, found, pool=WorkerPool(1))
     assert complete == 3
     assert taken.tolist() == [parties] * 3
     if threads:
         assert np.isnan(gains).all()
-        finish_nodes(0, 3, *family, *tree, np.empty((threads, 9)), gains, found, crew=Crew(threads))
+        finish_nodes(0, 3, *family, *tree, np.empty((threads, 9)), gains, found, pool=WorkerPool(threads))
     assert np.array_equal(nodes, running(children, layout.offsets))
     for node, cells in enumerate(children):
         gain, best, _ = search(cells, np.arange(3), sizes, has_missing, Parameters(), scales)

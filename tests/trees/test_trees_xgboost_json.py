@@ -369,7 +369,9 @@ def test_levels_travel_through_xgboost(tmp_path):
 def test_xgboost_finds_a_data_frames_categories_whatever_their_order():
     """Without `cats` it would take a frame's own codes for ours."""
     pandas = pytest.importorskip("pandas")
-    names = tuple(name if name.isascii() else "naive" for name in COLOURS)  # XGBoost 3.2 cuts other letters short
+    names = tuple(
+        name if name.isascii() else "naive" for name in COLOURS
+    )  # XGBoost 3.2 cuts other sealed messages short
     ensemble = with_levels()
     ensemble = Ensemble(
         "binary:logistic", ensemble.base_score, tuple(NAMES), ensemble.trees, (names, None, SITES, None)

@@ -10,18 +10,19 @@ import msgspec
 
 from hansa.cli.output import size
 from hansa.consortium.ledger import Ledger
-from hansa.consortium.policy import Rule
+from hansa.consortium.policy import PolicyRule
 from hansa.data.quantiles import FIRST_BITS, REFINEMENTS, STEP_BITS
 from hansa.data.source import CheckReport, check_rows, read_rows
 from hansa.errors import PlanError
 from hansa.exposure import exposure, exposure_lines, notes_on_rows, openings_under, released
-from hansa.mpc.quantile_search import MOST_REQUESTS, PROBES
 from hansa.mpc.ring import words_for
-from hansa.node.member import MemberFile, check_files, read_member_file
+from hansa.node.config import MemberFile, read_member_file
+from hansa.node.files import check_files
+from hansa.oblivious.quantile_search import MOST_REQUESTS, PROBES
 from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.printable import printable
-from hansa.roles.sharing import n_label_sums, plain_scale, plan_cuts, widest_candidates
-from hansa.roles.statistics import EXPONENTS, LABEL_SUMS
+from hansa.roles.shared.sharing import n_label_sums, plain_scale, plan_cuts, widest_candidates
+from hansa.roles.summed.statistics import EXPONENTS, LABEL_SUMS
 from hansa.trees.metrics import sums_length
 
 WORD = 8
@@ -29,7 +30,7 @@ WORD = 8
 
 
 @dataclass(frozen=True)
-class Sent:
+class SentKind:
     """One kind of thing that a party sends: what it is, at most how many bytes, and how often."""
 
     what: str
@@ -43,8 +44,8 @@ class TableCheck:
 
     plan: Plan
     table: CheckReport
-    sent: tuple[Sent, ...]
-    rules: tuple[Rule, ...] | None = None
+    sent: tuple[SentKind, ...]
+    rules: tuple[PolicyRule, ...] | None = None
     """Conditions of the party's own file, held to this plan and table; None where no file was given."""
 
     @property
@@ -64,7 +65,7 @@ class TableCheck:
             "ok": self.ok,
             "file": self.table.file,
             "rows": self.table.n_rows,
-            "departures": [asdict(departure) for departure in self.table.departures],
+            "violations": [asdict(violation) for violation in self.table.violations],
             "warnings": list(self.table.warnings),
             "features": [_without_nan(asdict(feature)) for feature in self.table.features],
             "mode": self.plan.mode,
@@ -100,7 +101,7 @@ def _without_nan(summary: dict[str, Any]) -> dict[str, Any]:
     return {key: None if value != value else value for key, value in summary.items()}
 
 
-def sent_under(plan: Plan) -> tuple[Sent, ...]:
+def sent_under(plan: Plan) -> tuple[SentKind, ...]:
     """What a party sends under `plan`, from the plan alone."""
     if plan.mode == COOPETITIVE:
         return _shared_under(plan)
@@ -109,17 +110,17 @@ def sent_under(plan: Plan) -> tuple[Sent, ...]:
     planes = 2 if parameters.histogram_bits == 64 else 1
     nodes = 2 ** (parameters.max_depth - 1)
     sent = [
-        Sent("number of rows, and of held-out rows", 2 * WORD, "once"),
-        Sent("rows by binary exponent of label and weight", 2 * EXPONENTS * WORD, "once"),
-        Sent("sums of labels and weights, rows with label 1", LABEL_SUMS * WORD, "once"),
-        Sent("rows in the coarse cells of each feature", features * 2**FIRST_BITS * WORD, "once"),
-        Sent(
+        SentKind("number of rows, and of held-out rows", 2 * WORD, "once"),
+        SentKind("rows by binary exponent of label and weight", 2 * EXPONENTS * WORD, "once"),
+        SentKind("sums of labels and weights, rows with label 1", LABEL_SUMS * WORD, "once"),
+        SentKind("rows in the coarse cells of each feature", features * 2**FIRST_BITS * WORD, "once"),
+        SentKind(
             "rows in the parts of cells",
             features * 4 * parameters.max_bin * 2**STEP_BITS * WORD,
             f"in each of at most {REFINEMENTS} rounds",
         ),
-        Sent("sums of |gradient| and hessian", 2 * WORD, "per tree"),
-        Sent(
+        SentKind("sums of |gradient| and hessian", 2 * WORD, "per tree"),
+        SentKind(
             "histograms of gradients and hessians",
             nodes * features * (parameters.max_bin + 1) * WORD * planes,
             "per tree, twice as many where weights or labels need 64 bits"
@@ -129,31 +130,31 @@ def sent_under(plan: Plan) -> tuple[Sent, ...]:
     ]
     if plan.schema.weight is not None:
         most = features * max(2**FIRST_BITS, 4 * parameters.max_bin * 2**STEP_BITS) * WORD
-        sent.insert(5, Sent("sums of weights in these cells", most, f"in each of at most {REFINEMENTS + 1} rounds"))
+        sent.insert(5, SentKind("sums of weights in these cells", most, f"in each of at most {REFINEMENTS + 1} rounds"))
     if plan.evaluation_fraction > 0:
         sent += [
-            Sent(f"sums for {name} on held-out rows", sums_length(name) * WORD, "per tree")
+            SentKind(f"sums for {name} on held-out rows", sums_length(name) * WORD, "per tree")
             for name in parameters.metrics
         ]
     return tuple(sent)
 
 
-def _shared_under(plan: Plan) -> tuple[Sent, ...]:
+def _shared_under(plan: Plan) -> tuple[SentKind, ...]:
     """What an owner sends in coopetitive mode: two of three parts are keys of 32 bytes, so the third travels to two servers."""
     columns = widest_candidates(plan).n_columns
     scale = plan.parameters.scale_pos_weight
     weighted = plan.schema.weight is not None or not isinstance(scale, float) or not plain_scale(scale)
     weights = 2 * 4 if weighted else 0
-    sent = [Sent("number of rows, and of held-out rows", 2 * WORD, "once")]
+    sent = [SentKind("number of rows, and of held-out rows", 2 * WORD, "once")]
     if plan.parameters.base_score is None:
         sums = n_label_sums(plan)
-        sent.append(Sent("shares of the sums of labels and weights", 2 * sums * WORD + 4 * 32, "once"))
+        sent.append(SentKind("shares of the sums of labels and weights", 2 * sums * WORD + 4 * 32, "once"))
     if plan_cuts(plan) is None:
         features = len(plan.schema.features)
         weighted = plan.schema.weight is not None
         most = features * 4 * PROBES * 2 * WORD * (1 + weighted)
         sent.append(
-            Sent(
+            SentKind(
                 f"shares of counts of rows{' and of sums of weights' if weighted else ''} at points that the servers ask for",
                 most,
                 f"in each of at most {MOST_REQUESTS} requests",
@@ -161,7 +162,7 @@ def _shared_under(plan: Plan) -> tuple[Sent, ...]:
         )
     row = 2 * (4 * columns + WORD * words_for(columns) + plan.parameters.outputs * (4 + weights))
     label = "of the label" if not plan.parameters.num_class else "of whether it is of each class"
-    sent.append(Sent(f"shares of which bin each value is in, {label} and of the weight", row, "per row"))
+    sent.append(SentKind(f"shares of which bin each value is in, {label} and of the weight", row, "per row"))
     return tuple(sent)
 
 
@@ -183,13 +184,15 @@ def check_table(plan_path: Path, table_path: Path, member_path: Path | None = No
     return TableCheck(plan, report, sent_under(plan), rules)
 
 
-def _rules(member: MemberFile, table_path: Path, readable: bool) -> tuple[Rule, ...]:
+def _rules(member: MemberFile, table_path: Path, readable: bool) -> tuple[PolicyRule, ...]:
     """What this party's file demands of the plan and the table, and whether it is so."""
     plan = member.plan
     name = member.identity.name
     check_files(member, [name])
     rules = [
-        Rule("identity", name in plan.parties, f"{name!r} is to be one of the plan's parties {', '.join(plan.parties)}")
+        PolicyRule(
+            "identity", name in plan.parties, f"{name!r} is to be one of the plan's parties {', '.join(plan.parties)}"
+        )
     ]
     rules += member.policy.rules(plan)
     if plan.mode != "federated" and member.ledger is not None and member.ledger.exists() and readable:
@@ -201,7 +204,7 @@ def _rules(member: MemberFile, table_path: Path, readable: bool) -> tuple[Rule, 
             ledger.check(ledger.columns(rows.features, rows.label, rows.weight), people, member.policy)
         except PlanError as error:
             met, text = False, str(error)
-        rules.append(Rule("ledger", met, text))
+        rules.append(PolicyRule("ledger", met, text))
     return tuple(rules)
 
 

@@ -14,7 +14,7 @@ import click
 from hansa.cli import output
 from hansa.errors import HansaError
 from hansa.plan import COOPETITIVE, MODES
-from hansa.simulation.run import Settings, Simulation, simulate
+from hansa.simulation.run import Simulation, SimulationSettings, simulate
 from hansa.simulation.scores import HIGHER_IS_BETTER, main_metric
 from hansa.simulation.tables import read_table, split_table
 from hansa.trees.parameters import parse_parameters
@@ -114,7 +114,7 @@ def run_case(case: Case, folder: Path, report: Any) -> list[Simulation]:
             "eval_metric": ["auc", "logloss"] if case.objective == "binary:logistic" else ["rmse"],
         }
     )
-    settings = Settings(
+    settings = SimulationSettings(
         parameters=parameters,
         label=case.target,
         evaluation_fraction=EVALUATION_FRACTION,
@@ -138,18 +138,18 @@ def run_case(case: Case, folder: Path, report: Any) -> list[Simulation]:
 
 
 def _mode_result(summary: dict[str, Any], metric: str) -> Any:
-    from hansa.demo.report import PROTECTION, SENT, ModeResult, Traffic
+    from hansa.demo.report import GUARANTEE, SENT, ModeResult, PartyTraffic
 
     members = summary["members"]
     return ModeResult(
         mode=summary["mode"],
         together={name: m["metrics"]["together"] and m["metrics"]["together"][metric] for name, m in members.items()},
-        traffic={name: Traffic(m["bytes_up"], m["bytes_down"]) for name, m in members.items()},
+        traffic={name: PartyTraffic(m["bytes_up"], m["bytes_down"]) for name, m in members.items()},
         metric=summary["metrics"][metric],
         seconds=summary["seconds"]["training"],
         round_trips_per_tree=summary["round_trips_per_tree"],
         sent=SENT[summary["mode"]],
-        protection=PROTECTION[summary["mode"]],
+        guarantee=GUARANTEE[summary["mode"]],
     )
 
 

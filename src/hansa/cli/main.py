@@ -177,7 +177,7 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 @click.option("--weight", help="Column of row weights.")
 @click.option("--test", type=EXISTING, help="Table of test rows.")
 @click.option("--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True),
-              help="Share of rows to set aside for testing; 0.2 where no --test is given.")  # fmt: skip
+              help="Share of rows that are held out for testing; 0.2 where no --test is given.")  # fmt: skip
 @click.option(
     "--seed",
     type=click.IntRange(0),
@@ -242,7 +242,7 @@ def simulate(
     """
     from hansa.cli import output
     from hansa.files import check_folder, write_whole
-    from hansa.node import member
+    from hansa.node.files import warn
     from hansa.node.model_file import check_ending
     from hansa.plan import COOPETITIVE, DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS
     from hansa.simulation import run as simulation
@@ -272,7 +272,7 @@ def simulate(
     else:
         stratified = parameters.objective == "binary:logistic"
         train_rows, test_rows = tables.split_table(table, test_fraction or 0.2, seed, stratified)
-    chosen = simulation.Settings(
+    chosen = simulation.SimulationSettings(
         parameters=parameters,
         label=label,
         mode=mode,
@@ -296,7 +296,7 @@ def simulate(
     )
     with output.telling(not as_json) as (event, _):
         result = simulation.simulate(train_rows, test_rows, chosen, event)
-    member.warn(result.summary["warnings"])
+    warn(result.summary["warnings"])
     if save is not None:
         write_whole(save, result.model)
     if as_json:
@@ -332,10 +332,11 @@ def member_command(command: Command) -> Command:
 def aggregator(member_file: Path, as_json: bool) -> None:
     """Run the aggregator that MEMBER_FILE describes: wait for the plan's parties, train."""
     from hansa.cli import output
-    from hansa.node import member
+    from hansa.node import summed
+    from hansa.node.config import read_member_file
 
     with _telling(as_json) as (event, notify):
-        record = member.run_aggregator_process(member.read_member_file(member_file), event, notify)
+        record = summed.run_aggregator_process(read_member_file(member_file), event, notify)
     if as_json:
         _print_line({"event": "record", "record": record})
     else:
@@ -346,17 +347,18 @@ def aggregator(member_file: Path, as_json: bool) -> None:
 def party(member_file: Path, as_json: bool) -> None:
     """Run the party that MEMBER_FILE describes: join the hub, contribute, receive the model."""
     from hansa.cli import output
-    from hansa.node import member
+    from hansa.node import summed
+    from hansa.node.config import read_member_file
     from hansa.plan import COOPETITIVE
 
     with _telling(as_json) as (event, notify):
-        described = member.read_member_file(member_file)
+        described = read_member_file(member_file)
         if described.plan.mode == COOPETITIVE:
-            from hansa.node import coopetitive
+            from hansa.node import shared
 
-            record, show = coopetitive.run_member_process(described, event, notify), output.print_member_record
+            record, show = shared.run_member_process(described, event, notify), output.print_member_record
         else:
-            record, show = member.run_party_process(described, event, notify), output.print_party_record
+            record, show = summed.run_party_process(described, event, notify), output.print_party_record
     if as_json:
         _print_line({"event": "record", "record": record})
     else:
@@ -370,11 +372,12 @@ def hub(member_file: Path, as_json: bool) -> None:
     Where the plan gives the hub other roles too, they are played in the same process.
     """
     from hansa.cli import output
-    from hansa.node import coopetitive, member
+    from hansa.node import shared
+    from hansa.node.config import read_member_file
 
     with _telling(as_json) as (event, notify):
-        described = member.read_member_file(member_file)
-        record = coopetitive.run_hub_process(described, event, notify)
+        described = read_member_file(member_file)
+        record = shared.run_hub_process(described, event, notify)
     if as_json:
         _print_line({"event": "record", "record": record})
         return
@@ -398,11 +401,12 @@ def receiver(member_file: Path, as_json: bool) -> None:
 def _run_member(member_file: Path, as_json: bool) -> None:
     """A member of a coopetitive run, with whichever roles the plan gives it."""
     from hansa.cli import output
-    from hansa.node import coopetitive, member
+    from hansa.node import shared
+    from hansa.node.config import read_member_file
 
     with _telling(as_json) as (event, notify):
-        described = member.read_member_file(member_file)
-        record = coopetitive.run_member_process(described, event, notify)
+        described = read_member_file(member_file)
+        record = shared.run_member_process(described, event, notify)
     if as_json:
         _print_line({"event": "record", "record": record})
     else:
@@ -443,7 +447,7 @@ def check(plan: Path, table: Path, member: Path | None, as_json: bool) -> None:
 def predict(model: Path, table: Path, save: Path, margin: bool, decimal: str) -> None:
     """Score the rows of TABLE with MODEL (a model file of Hansa or XGBoost, JSON or UBJSON)."""
     from hansa.cli.prediction import predict_table
-    from hansa.node.member import warn
+    from hansa.node.files import warn
 
     _check_outputs({"--save": save}, model=model, table=table)
     written, warnings = predict_table(model, table, save, margin, decimal)
@@ -500,8 +504,8 @@ def identity(name: str, folder: Path | None, days: int, renew: Path | None) -> N
         if made.name != name:
             raise HansaError(f"{renew}: holds the identity of {made.name!r}, not of {name!r}")
     save_identity(made, target)
-    said = f"{target / CARD_FILE}: give this card to every member; fingerprint {fingerprint(made.public)}"
-    click.echo(printable(said))
+    told = f"{target / CARD_FILE}: give this card to every member; fingerprint {fingerprint(made.public)}"
+    click.echo(printable(told))
 
 
 @main.command()
@@ -526,7 +530,7 @@ def members(cards: tuple[Path, ...], save: Path) -> None:
 def plan(plan: Path, as_json: bool) -> None:
     """Check PLAN; print its digest, which all members must share, what it says, and who can read what under it."""
     from hansa.cli import plan_report
-    from hansa.node.records import file_sha256 as sha256
+    from hansa.node.record import file_sha256 as sha256
     from hansa.plan import read_plan
 
     read = read_plan(plan)

@@ -19,11 +19,11 @@ REPEAT_S = 30.0
 LEVELS = {"away": logging.WARNING, "lost": logging.WARNING, "stalled": logging.WARNING}
 """Log levels of notices; the others are for information."""
 
-LASTING = ("waiting", "dialling", "listening", "away", "stalled")
+ONGOING = ("waiting", "dialling", "listening", "away", "stalled")
 """Kinds that a transport says again and again while they last."""
 
 
-class Watch:
+class NoticeWriter:
     """Puts notices into words, and knows which of them are news for a log.
 
     Args:
@@ -46,7 +46,7 @@ class Watch:
             case "joined":
                 self._joined = (self._joined | {notice.member}) - set(notice.waiting_for)
                 of = len(self._joined | set(notice.waiting_for))
-                # Who dials hears only of those who join after it.
+                # Who dials is told only of those who join after it.
                 return _joined(
                     f"{who} joined, {len(self._joined)} of {of}" if self._listens else f"{who} joined", waiting
                 )
@@ -66,8 +66,8 @@ class Watch:
 
     def is_news(self, notice: Notice) -> bool:
         """Whether a log is to have this notice: what lasts is logged when it begins or changes, and every `REPEAT_S` seconds."""
-        if notice.kind not in LASTING:
-            self._logged = {key: said for key, said in self._logged.items() if key[1] != notice.member}
+        if notice.kind not in ONGOING:
+            self._logged = {key: sentence for key, sentence in self._logged.items() if key[1] != notice.member}
             return True
         key, now = (notice.kind, notice.member), self._clock()
         names, moment = self._logged.get(key, ((), float("-inf")))
@@ -85,7 +85,7 @@ class Watch:
             case "listening":
                 self._listens = True
                 return f"listening at {event['host']}:{event['port']}"
-            case "gathered":
+            case "registered":
                 return "all members have joined; the run begins"
             case "binned":
                 return f"the cuts are found; training begins, {rounds}"
@@ -103,9 +103,9 @@ def metrics_text(metrics: Mapping[str, float | None]) -> str:
     return "  ".join(f"{name} –" if value is None else f"{name} {value:.5f}" for name, value in metrics.items())
 
 
-def as_event(notice: Notice, said: str) -> dict[str, Any]:
-    """A notice as a line of `--json`: its fields, and in "said" the sentence."""
-    return {"event": "notice", **asdict(notice), "said": said}
+def as_event(notice: Notice, sentence: str) -> dict[str, Any]:
+    """A notice as a line of `--json`: its fields, and in "sentence" the sentence."""
+    return {"event": "notice", **asdict(notice), "sentence": sentence}
 
 
 def _joined(*parts: str) -> str:

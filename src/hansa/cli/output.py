@@ -57,7 +57,7 @@ def telling(bar: bool, lines: Report | None = None) -> Iterator[tuple[Report, No
         bar: whether a progress bar is shown, where standard error is a terminal.
         lines: is given every event and notice, for `--json`; None where nobody wants them.
     """
-    watch = notices.Watch()
+    watch = notices.NoticeWriter()
     lacking: set[str] = set()
     stages = logging.DEBUG if bar and err.is_terminal else logging.INFO
     with progress(bar) as report:
@@ -70,17 +70,17 @@ def telling(bar: bool, lines: Report | None = None) -> Iterator[tuple[Report, No
                 if name not in lacking:
                     lacking.add(name)
                     logs.note(logging.WARNING, without_value(name, why), what)
-            if said := watch.stage(what):
-                logs.note(stages, said, what)
+            if sentence := watch.stage(what):
+                logs.note(stages, sentence, what)
 
         def notify(notice: Notice) -> None:
-            said = watch.sentence(notice)
-            what = notices.as_event(notice, said)
+            sentence = watch.sentence(notice)
+            what = notices.as_event(notice, sentence)
             if lines is not None:
                 lines(what)
             report(what)
             if watch.is_news(notice):
-                logs.note(notices.LEVELS.get(notice.kind, logging.INFO), said, what)
+                logs.note(notices.LEVELS.get(notice.kind, logging.INFO), sentence, what)
 
         yield event, notify
 
@@ -109,8 +109,8 @@ def progress(shown: bool) -> Iterator[Report]:
                 case "stage":
                     bar.update(task, description=printable(event["text"]), total=None, completed=0, metrics="")
                 case "notice":
-                    bar.update(task, description=printable(event["said"], 200))
-                case "gathered":
+                    bar.update(task, description=printable(event["sentence"], 200))
+                case "registered":
                     bar.update(task, description="counting for cuts", total=None)
                 case "binned" | "tree" | "trained":
                     metrics = notices.metrics_text(event.get("metrics", {}))
@@ -235,7 +235,7 @@ def print_party_record(record: dict[str, Any], model: Path | None) -> None:
 
 def print_hub_record(record: dict[str, Any]) -> None:
     """Who sent how much through the hub."""
-    table = Table(title=f"{record['mode']}: letters passed on, sealed", title_justify="left")
+    table = Table(title=f"{record['mode']}: sealed messages passed on, sealed", title_justify="left")
     for column in ("from", "to", "bytes"):
         table.add_column(column, justify="right" if column == "bytes" else "left")
     for sender, receiver, count in record["relayed"]:

@@ -18,7 +18,7 @@ from hansa.plan import (
     default_verify_counts,
 )
 from hansa.printable import printable
-from hansa.roles.sharing import assumed_counts, memory_needed
+from hansa.roles.shared.sharing import assumed_counts, memory_needed
 from hansa.trees.parameters import Parameters
 
 SHOWN_ITEMS = 12

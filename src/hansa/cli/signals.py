@@ -1,4 +1,4 @@
-"""Signals that end a command: SIGTERM and SIGHUP are treated as Ctrl-C, so that goodbye is said and nobody waits."""
+"""Signals that end a command: SIGTERM and SIGHUP are treated as Ctrl-C, so that the others are told and nobody waits."""
 
 from __future__ import annotations
 

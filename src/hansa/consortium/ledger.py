@@ -30,7 +30,7 @@ _CHECK = b"hansa ledger"
 
 
 class Met(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One party that the rows met: its name, its identity key in hex, and the rows that it said it has."""
+    """One party that the rows met: its name, its identity key in hex, and the rows that it claimed."""
 
     name: str
     identity: str
@@ -230,7 +230,9 @@ def _change(old: Entry, parties: tuple[Met, ...]) -> str | None:
     for met in parties:
         if met != before[met.name]:
             then = f"{before[met.name].rows} and {before[met.name].evaluation_rows} held out"
-            return f"member {met.name!r} said {then} rows then, and {met.rows} and {met.evaluation_rows} held out now"
+            return (
+                f"member {met.name!r} claimed {then} rows then, and {met.rows} and {met.evaluation_rows} held out now"
+            )
     return None
 
 

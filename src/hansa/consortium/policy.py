@@ -25,7 +25,7 @@ Counted = tuple[str, int, int]
 """A member, and how many training and held-out rows it says that it has."""
 
 
-class Rule(msgspec.Struct, frozen=True):
+class PolicyRule(msgspec.Struct, frozen=True):
     """One rule of a policy, held to one plan: the key of the table [policy], whether it is met, and what the plan has."""
 
     key: str
@@ -98,9 +98,9 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if not rule.met:
                 raise PlanError(f"the plan has {rule.text}, and this party's policy does not allow it ({rule.key})")
 
-    def rules(self, plan: Plan, has_rows: bool = True) -> tuple[Rule, ...]:
+    def rules(self, plan: Plan, has_rows: bool = True) -> tuple[PolicyRule, ...]:
         """Each rule that the plan alone can break, and whether it does; those of batches for members with rows only."""
-        return tuple(Rule(key, met, text) for key, text, met in self._plan_rules(plan, has_rows))
+        return tuple(PolicyRule(key, met, text) for key, text, met in self._plan_rules(plan, has_rows))
 
     def _plan_rules(self, plan: Plan, has_rows: bool) -> Iterable[tuple[str, str, bool]]:
         mode = STRENGTH.index(plan.mode) >= STRENGTH.index(self.least_mode)

@@ -24,8 +24,8 @@ from hansa.data.source import (
     SHOWN_CHARACTERS,
     Broken,
     Column,
-    Departure,
     LabelKind,
+    SchemaViolation,
     broken_rules,
     coarse_warnings,
     describe,
@@ -113,8 +113,8 @@ def read_coded(
         DataError: naming file, row and column, what was expected and found, and the cure.
     """
     with source if isinstance(source, OpenTable) else open_table(source) as table:
-        for departure in repeated_columns(table):
-            raise DataError(str(departure))
+        for violation in repeated_columns(table):
+            raise DataError(str(violation))
         special = [name for name in (label, party, weight) if name is not None]
         for name in special:
             if special.count(name) > 1:
@@ -196,8 +196,8 @@ def _check_names(table: OpenTable, names: Sequence[str]) -> None:
 
 
 def _refuse(table: OpenTable, broken: Sequence[Broken], decimal: str) -> None:
-    for departure in describe(table, broken[:1], decimal):
-        raise DataError(str(departure))
+    for violation in describe(table, broken[:1], decimal):
+        raise DataError(str(violation))
 
 
 def _check_roles(
@@ -212,8 +212,8 @@ def _check_roles(
         _refuse(table, list(broken_rules(label, columns[label], "label", label_kind)), decimal)
     if weight is not None:
         _refuse(table, list(broken_rules(weight, columns[weight], "weight", label_kind)), decimal)
-        for departure in only_zeros(table, weight, columns[weight]):
-            raise DataError(str(departure))
+        for violation in only_zeros(table, weight, columns[weight]):
+            raise DataError(str(violation))
 
 
 def _parties(table: OpenTable, name: str) -> npt.NDArray[np.object_]:
@@ -330,5 +330,5 @@ def _refuse_mixtures(table: OpenTable, name: str, column: Column, texts: npt.NDA
     cure = "leave the cell empty where the value is missing; for categories name the column with --categorical (coopetitive mode)"
     if why is not None:
         found, cure = f"{found} ({why.what})", why.cure
-    departure = Departure(table.file, int(row) + 1, name, A_NUMBER, f"{found}{among}", cure)
-    raise DataError(str(departure))
+    violation = SchemaViolation(table.file, int(row) + 1, name, A_NUMBER, f"{found}{among}", cure)
+    raise DataError(str(violation))

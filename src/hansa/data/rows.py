@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from hansa.data.schema import Schema
-from hansa.data.source import Array, Column, Departure, LabelKind, Rows, Rule, role_rules
+from hansa.data.source import Array, Column, LabelKind, Rows, Rule, SchemaViolation, role_rules
 from hansa.errors import DataError
 
 ABOVE_ALL = np.finfo(np.float32).max
@@ -23,28 +23,30 @@ def check_arrays(rows: Rows, schema: Schema, label_kind: LabelKind, owner: str) 
     Raises:
         DataError: naming the owner, the first row (from 1) and the column, what was expected and found, and the cure.
     """
-    for departure in _departures(rows, schema, label_kind, f"party {owner!r}"):
-        raise DataError(str(departure))
+    for violation in _violations(rows, schema, label_kind, f"party {owner!r}"):
+        raise DataError(str(violation))
 
 
-def _departures(rows: Rows, schema: Schema, label_kind: LabelKind, owner: str) -> Iterator[Departure]:
+def _violations(rows: Rows, schema: Schema, label_kind: LabelKind, owner: str) -> Iterator[SchemaViolation]:
     if (rows.weight is None) != (schema.weight is None):
         expected, found = ("no weights", "some") if schema.weight is None else ("weights", "none")
-        yield Departure(owner, None, schema.weight, expected, found, "give the rows as the plan's schema names them")
+        yield SchemaViolation(
+            owner, None, schema.weight, expected, found, "give the rows as the plan's schema names them"
+        )
     columns = (
         {schema.label: rows.label} if rows.weight is None else {schema.label: rows.label, schema.weight: rows.weight}
     )
     for name, values in columns.items():
         if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.ndim != 1:
             cure = "convert them by np.asarray(values, np.float32)"
-            yield Departure(owner, None, name, "float32 of shape (n_rows,)", _kind_of(values), cure)
+            yield SchemaViolation(owner, None, name, "float32 of shape (n_rows,)", _kind_of(values), cure)
     n_rows = rows.n_rows
     if not n_rows:
-        yield Departure(owner, None, None, "at least one row", "no rows", "give a table with rows")
+        yield SchemaViolation(owner, None, None, "at least one row", "no rows", "give a table with rows")
     shapes = (rows.features.shape, *(values.shape for values in columns.values()))
     if shapes != ((len(schema.features), n_rows), *((n_rows,),) * len(columns)):
         expected = f"{len(schema.features)} features of {n_rows} rows, and a label (and weight) for each row"
-        yield Departure(
+        yield SchemaViolation(
             owner,
             None,
             None,
@@ -57,7 +59,7 @@ def _departures(rows: Rows, schema: Schema, label_kind: LabelKind, owner: str) -
             if broken.any():
                 row = int(broken.argmax())
                 found = "a missing value" if np.isnan(values[row]) else repr(f"{values[row]:g}")
-                yield Departure(owner, row + 1, name, expected, found, cure, int(np.count_nonzero(broken)))
+                yield SchemaViolation(owner, row + 1, name, expected, found, cure, int(np.count_nonzero(broken)))
 
 
 def _kind_of(values: object) -> str:

@@ -64,7 +64,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Departure:
+class SchemaViolation:
     """One way in which a table departs from its schema.
 
     Attributes:
@@ -120,7 +120,7 @@ class CheckReport:
     Attributes:
         file: the table's path.
         n_rows: its rows; 0 where it could not be read.
-        departures: everything that `read_rows` would refuse, at most one for each column and rule.
+        violations: everything that `read_rows` would refuse, at most one for each column and rule.
         warnings: what is allowed but probably not meant.
         features: one summary for each feature that could be read.
         label: summary of the label, or None where it could not be read.
@@ -129,7 +129,7 @@ class CheckReport:
 
     file: str
     n_rows: int
-    departures: tuple[Departure, ...]
+    violations: tuple[SchemaViolation, ...]
     warnings: tuple[str, ...]
     features: tuple[ColumnSummary, ...]
     label: ColumnSummary | None
@@ -138,17 +138,17 @@ class CheckReport:
     @property
     def ok(self) -> bool:
         """Whether `read_rows` takes the table."""
-        return not self.departures
+        return not self.violations
 
     def text(self) -> str:
         """The report for a person to read."""
-        departures = len(self.departures)
-        refused = f"refused for {departures} departure{'s' if departures > 1 else ''} from the schema"
-        verdict = "fits the schema" if self.ok else refused
-        lines = [f"{self.file}: {self.n_rows} rows, {verdict}"]
-        lines += [f"  refused: {departure}" for departure in self.departures]
+        violations = len(self.violations)
+        refused = f"refused for {violations} schema violation{'s' if violations > 1 else ''}"
+        outcome = "fits the schema" if self.ok else refused
+        lines = [f"{self.file}: {self.n_rows} rows, {outcome}"]
+        lines += [f"  refused: {violation}" for violation in self.violations]
         lines += [f"  warning: {warning}" for warning in self.warnings]
-        if self.label is not None and not any(departure.column == self.label.name for departure in self.departures):
+        if self.label is not None and not any(violation.column == self.label.name for violation in self.violations):
             lines.append(_label_line(self.label, self.label_kind))
         if self.features and self.n_rows:
             lines.append(f"  {'feature':<28} {'missing':>8} {'distinct':>9} {'rarest value':>13}")
@@ -177,11 +177,11 @@ def read_rows(path: str | Path, schema: Schema, *, label_kind: LabelKind) -> Row
     """
     _check_label_kind(label_kind)
     with open_table(path) as table:
-        for departure in _column_departures(table, schema):
-            raise DataError(str(departure))
+        for violation in _column_violations(table, schema):
+            raise DataError(str(violation))
         columns = load_columns(table, _wanted(schema), schema.decimal)
-        for departure in _value_departures(table, schema, columns, label_kind, 1):
-            raise DataError(str(departure))
+        for violation in _value_violations(table, schema, columns, label_kind, 1):
+            raise DataError(str(violation))
         warnings = coarse_warnings(table, columns, _numeric(schema, columns), schema.decimal)
     n_rows = len(columns[schema.label].values)
     features = np.empty((len(schema.features), n_rows), dtype=np.float32)
@@ -203,21 +203,21 @@ def _numeric(schema: Schema, columns: Mapping[str, Column]) -> list[str]:
 
 
 def check_rows(path: str | Path, schema: Schema, *, label_kind: LabelKind) -> CheckReport:
-    """Say where a table departs from the schema, and what it holds. Never raises for what is in the file.
+    """Say where a table violates the schema, and what it holds. Never raises for what is in the file.
 
     Raises DataError only where the file cannot be read as a table at all.
     """
     _check_label_kind(label_kind)
     with open_table(path) as table:
-        departures = list(_column_departures(table, schema))
+        violations = list(_column_violations(table, schema))
         columns = load_columns(table, _wanted(schema), schema.decimal)
-        departures += _value_departures(table, schema, columns, label_kind)
+        violations += _value_violations(table, schema, columns, label_kind)
         coarse = coarse_warnings(table, columns, _numeric(schema, columns), schema.decimal)
     features = tuple(_summary(name, columns[name]) for name in schema.features if name in columns)
     label = _summary(schema.label, columns[schema.label]) if schema.label in columns else None
     n_rows = len(next(iter(columns.values())).values) if columns else 0
     warnings = (*_warnings(features, label, n_rows, label_kind), *coarse)
-    return CheckReport(table.file, n_rows, tuple(departures), warnings, features, label, label_kind)
+    return CheckReport(table.file, n_rows, tuple(violations), warnings, features, label, label_kind)
 
 
 def _check_label_kind(label_kind: LabelKind) -> None:
@@ -299,11 +299,11 @@ class Broken:
     """Whether a number was expected: then the cure depends on the cell."""
 
 
-def repeated_columns(table: OpenTable) -> Iterator[Departure]:
+def repeated_columns(table: OpenTable) -> Iterator[SchemaViolation]:
     """Every name that more than one column has."""
     for name, count in Counter(table.names).items():
         if count > 1:
-            yield Departure(
+            yield SchemaViolation(
                 table.file, None, name, "one column of this name", f"{count} columns", "rename or drop the others"
             )
 
@@ -315,25 +315,29 @@ def listed(names: Iterable[object]) -> str:
     return ", ".join(shown[:SHOWN_NAMES]) + more
 
 
-def _column_departures(table: OpenTable, schema: Schema) -> Iterator[Departure]:
+def _column_violations(table: OpenTable, schema: Schema) -> Iterator[SchemaViolation]:
     has, wanted = set(table.names), set(schema.columns)
     for name in schema.columns:
         if name not in has:
             cure = "add the column, or leave it out of every member's schema"
-            yield Departure(table.file, None, name, "a column of this name", f"columns {listed(table.names)}", cure)
-    repeated = {departure.column: departure for departure in repeated_columns(table)}
+            yield SchemaViolation(
+                table.file, None, name, "a column of this name", f"columns {listed(table.names)}", cure
+            )
+    repeated = {violation.column: violation for violation in repeated_columns(table)}
     for name in dict.fromkeys(table.names):
         if name in repeated:
             yield repeated[name]
         elif name not in wanted:
             expected = f"only the schema's columns {listed(schema.columns)}"
-            yield Departure(table.file, None, name, expected, "one more", "drop the column, or name it in the schema")
+            yield SchemaViolation(
+                table.file, None, name, expected, "one more", "drop the column, or name it in the schema"
+            )
 
 
-def _value_departures(
+def _value_violations(
     table: OpenTable, schema: Schema, columns: dict[str, Column], label_kind: LabelKind, most: int | None = None
-) -> list[Departure]:
-    """At most `most` departures, in the schema's order."""
+) -> list[SchemaViolation]:
+    """At most `most` schema violations, in the schema's order."""
     if columns and not len(next(iter(columns.values())).values):
         return [no_rows(table)]
     roles: dict[str | None, Role] = {schema.weight: "weight", schema.label: "label"}
@@ -348,17 +352,17 @@ def _value_departures(
     return found
 
 
-def no_rows(table: OpenTable) -> Departure:
-    """The departure of a table that has none."""
-    return Departure(table.file, None, None, "at least one row", "no rows", "give a table with rows")
+def no_rows(table: OpenTable) -> SchemaViolation:
+    """The schema violation of a table that has none."""
+    return SchemaViolation(table.file, None, None, "at least one row", "no rows", "give a table with rows")
 
 
-def only_zeros(table: OpenTable, name: str, weight: Column) -> list[Departure]:
-    """The departure of weights that are all 0."""
+def only_zeros(table: OpenTable, name: str, weight: Column) -> list[SchemaViolation]:
+    """The schema violation of weights that are all 0."""
     if np.any(weight.values != 0):
         return []
     expected, cure = "a positive weight in some row", "write weights, or name no weight column"
-    return [Departure(table.file, None, name, expected, "only zeros", cure)]
+    return [SchemaViolation(table.file, None, name, expected, "only zeros", cure)]
 
 
 Rule = tuple[Array, str, str]
@@ -420,11 +424,11 @@ def role_rules(role: Role, column: Column, label_kind: LabelKind) -> Iterator[Ru
         )
 
 
-def describe(table: OpenTable, broken: Sequence[Broken], decimal: str) -> list[Departure]:
-    """The departures with their cells, which are fetched together."""
+def describe(table: OpenTable, broken: Sequence[Broken], decimal: str) -> list[SchemaViolation]:
+    """The schema violations with their cells, which are fetched together."""
     places = table.places
     cells = table.cells([(places[rule.name], rule.row) for rule in broken])
-    departures = []
+    violations = []
     for rule, cell in zip(broken, cells, strict=True):
         found, cure = "a missing value" if cell is None else repr(cell[:SHOWN_CHARACTERS]), rule.cure
         kind = table.types[places[rule.name]]
@@ -434,8 +438,8 @@ def describe(table: OpenTable, broken: Sequence[Broken], decimal: str) -> list[D
                 found, cure = f"{found} ({masked.what})", masked.cure
         elif rule.is_number and not is_numeric(kind):
             found, cure = f"{found} (of type {kind[:SHOWN_CHARACTERS]})", "cast the column to numbers"
-        departures.append(Departure(table.file, rule.row + 1, rule.name, rule.expected, found, cure, rule.n_rows))
-    return departures
+        violations.append(SchemaViolation(table.file, rule.row + 1, rule.name, rule.expected, found, cure, rule.n_rows))
+    return violations
 
 
 # --- what float32 cannot hold ------------------------------------------------------------------------------

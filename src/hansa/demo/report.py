@@ -27,7 +27,7 @@ from hansa.plan import DEFAULT_VERIFY_COUNTS, MASKED
 
 
 @dataclass(frozen=True)
-class Traffic:
+class PartyTraffic:
     """Bytes that one party sent (`bytes_up`) and received (`bytes_down`) during one run."""
 
     bytes_up: int
@@ -52,7 +52,7 @@ class PartyResult:
 
 
 @dataclass(frozen=True)
-class Sent:
+class SentMessage:
     """One kind of message that left the organisations: what it holds, and who could read it."""
 
     what: str
@@ -71,17 +71,17 @@ class ModeResult:
         seconds: wall-clock time of the whole run.
         round_trips_per_tree: messages that a party waits for, per tree.
         sent: what left the organisations; `SENT` has the texts per mode.
-        protection: what this mode protects and what it does not; `PROTECTION` has the texts.
+        guarantee: what this mode protects and what it does not; `GUARANTEE` has the texts.
     """
 
     mode: str
     together: Mapping[str, float | None]
-    traffic: Mapping[str, Traffic]
+    traffic: Mapping[str, PartyTraffic]
     metric: float
     seconds: float
     round_trips_per_tree: float
-    sent: Sequence[Sent]
-    protection: str
+    sent: Sequence[SentMessage]
+    guarantee: str
 
 
 @dataclass(frozen=True)
@@ -117,34 +117,36 @@ _STATISTICS = (
     "For each tree, the sums that set the gradient scale, and label counts",
     "Histograms of scores per class, from which metrics are computed",
 )
-_BROADCAST = Sent(
+_BROADCAST = SentMessage(
     "Downwards: cut points, base score, each split and leaf of the growing model, metrics", "every member"
 )
-_ROW_COUNT = Sent("The number of its rows", "the aggregator")
+_ROW_COUNT = SentMessage("The number of its rows", "the aggregator")
 
-SENT: Mapping[str, tuple[Sent, ...]] = {
+SENT: Mapping[str, tuple[SentMessage, ...]] = {
     "federated": (
-        *(Sent(what, "the aggregator, party by party") for what in _STATISTICS),
+        *(SentMessage(what, "the aggregator, party by party") for what in _STATISTICS),
         _ROW_COUNT,
         _BROADCAST,
     ),
     "secure-aggregation": (
-        *(Sent(what, "nobody; the aggregator reads the sum over all parties") for what in _STATISTICS),
+        *(SentMessage(what, "nobody; the aggregator reads the sum over all parties") for what in _STATISTICS),
         _ROW_COUNT,
         _BROADCAST,
     ),
     "coopetitive": (
-        Sent(
+        SentMessage(
             "rows and labels, as three parts of which each alone is noise",
             "nobody; each of the three servers holds two",
         ),
-        Sent("answers to the search for cuts: counts, in parts", "nobody; the servers see on which side a cut lies"),
+        SentMessage(
+            "answers to the search for cuts: counts, in parts", "nobody; the servers see on which side a cut lies"
+        ),
         _ROW_COUNT,
     ),
 }
 """Mode -> what leaves a party in that mode."""
 
-PROTECTION: Mapping[str, str] = {
+GUARANTEE: Mapping[str, str] = {
     mode: " ".join([*sentences, VERIFIED[DEFAULT_VERIFY_COUNTS]] if mode == MASKED else sentences)
     for mode, sentences in EXPOSURE.items()
 }

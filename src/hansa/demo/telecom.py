@@ -45,7 +45,7 @@ import numpy.typing as npt
 from hansa.errors import DataError
 
 Floats = npt.NDArray[np.float64]
-Table = dict[str, npt.NDArray[Any]]
+Columns = dict[str, npt.NDArray[Any]]
 """Named columns of equal length: text party column, float64 features (NaN where missing), numeric targets."""
 
 OPERATOR_COLUMN = "operator"
@@ -66,8 +66,8 @@ FEATURES: Mapping[str, str] = {
     "noise_rise_db": "uplink interference over thermal noise, dB",
     "handover_attempts": "outgoing handovers tried in the hour",
     "handover_success_pct": "outgoing handovers that succeeded, %; missing where none was tried",
-    "rach_attempts": "random-access preambles heard in the hour",
-    "rach_success_pct": "random-access attempts that succeeded, %; missing where none was heard",
+    "rach_attempts": "random-access preambles received in the hour",
+    "rach_success_pct": "random-access attempts that succeeded, %; missing where none was received",
     "vswr": "standing-wave ratio of the antenna line; one vendor does not report it",
     "pa_temperature_c": "power-amplifier temperature, degrees Celsius",
     "supply_voltage_v": "lowest DC supply voltage in the hour, V (nominal 54)",
@@ -181,7 +181,7 @@ HOSPITALS: Mapping[str, tuple[float, float]] = {
 """Hospital -> share of all malignant rows, of all benign rows. Hospitals are invented, rows are real."""
 
 
-def simulate_operators(seed: int = 7, cells: Sequence[int] = DEFAULT_CELLS) -> Table:
+def simulate_operators(seed: int = 7, cells: Sequence[int] = DEFAULT_CELLS) -> Columns:
     """Simulate the three operators' cells: see this module's text for what is simulated and why.
 
     Args:
@@ -204,7 +204,7 @@ def simulate_operators(seed: int = 7, cells: Sequence[int] = DEFAULT_CELLS) -> T
     return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
 
-def telecom_case(table: Mapping[str, npt.NDArray[Any]], target: str) -> Table:
+def telecom_case(table: Mapping[str, npt.NDArray[Any]], target: str) -> Columns:
     """Keep the operator column, all features and one target: the others would give the label away.
 
     Raises:
@@ -215,7 +215,7 @@ def telecom_case(table: Mapping[str, npt.NDArray[Any]], target: str) -> Table:
     return {name: table[name] for name in (OPERATOR_COLUMN, *FEATURES, target)}
 
 
-def breast_cancer_table(seed: int = 7) -> Table:
+def breast_cancer_table(seed: int = 7) -> Columns:
     """The Wisconsin diagnostic breast-cancer table (569 rows, 30 features), over three invented hospitals.
 
     The rows are real (Street, Wolberg & Mangasarian 1993; shipped with scikit-learn); the split is ours:
@@ -267,7 +267,7 @@ def _deal(generator: np.random.Generator, malignant: npt.NDArray[np.int64]) -> n
     return dealt
 
 
-def _operator_rows(generator: np.random.Generator, operator: Operator, rows: int) -> Table:
+def _operator_rows(generator: np.random.Generator, operator: Operator, rows: int) -> Columns:
     """One operator's rows: true state, then labels from the state, then what the equipment reports of it."""
     state = _site_state(generator, operator, rows)
     state |= _sleep_state(generator, operator, state["hour"])

@@ -28,7 +28,7 @@ from hansa.mpc.ring import (
     RING32,
     RING64,
     Ring,
-    Words,
+    ShareArray,
     and_chains,
     digit_one_hots,
     fold_bits,
@@ -48,8 +48,8 @@ DIGITS_A_ROUND = 4
 
 
 def sign_part(
-    server: Server, ring: Ring, part: Words, address: Address, digit_bits: int = DIGIT_BITS
-) -> Program[Words]:
+    server: Server, ring: Ring, part: ShareArray, address: Address, digit_bits: int = DIGIT_BITS
+) -> Program[ShareArray]:
     """The most significant bit of additive values, as XOR parts of packed bits.
 
         msb(w - r) = [w' < r'] XOR msb(w) XOR msb(r),      w', r' = w, r without their highest bit
@@ -82,8 +82,8 @@ def table_deal(ring: Ring, count: int, digit_bits: int = DIGIT_BITS) -> Deal:
 
 
 def sign_of_masked(
-    server: Server, ring: Ring, value: Words, tables: Words, address: Address, digit_bits: int = DIGIT_BITS
-) -> Program[Words]:
+    server: Server, ring: Ring, value: ShareArray, tables: ShareArray, address: Address, digit_bits: int = DIGIT_BITS
+) -> Program[ShareArray]:
     """`sign_part` behind its open: `value` is w at S_0 and S_1 (not read at S_2), `tables` its part."""
     count, digits = tables.shape
     planes = np.zeros((2 * digits, words_for(count)), np.uint64)
@@ -93,7 +93,7 @@ def sign_of_masked(
     return (yield from _combine_digits(server, planes[0::2], planes[1::2], address))
 
 
-def _combine_digits(server: Server, greater: Words, equal: Words, address: Address) -> Program[Words]:
+def _combine_digits(server: Server, greater: ShareArray, equal: ShareArray, address: Address) -> Program[ShareArray]:
     """[w' < r'] from XOR parts of `greater` and `equal` of all digits, (digits, words), lowest first; zero at S_2."""
     layer = 0
     while len(greater) > 1:
@@ -130,14 +130,14 @@ def _digit_products(size: int, with_equal: bool) -> Products:
     return (*products, equal(0)) if with_equal else products
 
 
-def _one_hot_tables(r: Words, digits: int, digit_bits: int) -> Words:
+def _one_hot_tables(r: ShareArray, digits: int, digit_bits: int) -> ShareArray:
     tables = np.zeros((r.shape[0], digits), np.uint16)
     digit_one_hots(r.astype(np.uint64, copy=False), digits, digit_bits, tables)
     return tables
 
 
 @cache
-def _digit_masks(bits: int, digit_bits: int) -> Words:
+def _digit_masks(bits: int, digit_bits: int) -> ShareArray:
     """Row 2d: which digits of r make `greater`, for each digit of w; row 2d + 1: which make `equal`.
 
     At the highest digit the sign bits are left out of the comparison and folded into `greater`.
@@ -162,8 +162,8 @@ Products = tuple[tuple[int, ...], ...]
 
 
 def bit_products(
-    server: Server, part: Words, products: Products, address: Address, ring: Ring | None = None, count: int = 0
-) -> Program[tuple[Words, Words]]:
+    server: Server, part: ShareArray, products: Products, address: Address, ring: Ring | None = None, count: int = 0
+) -> Program[tuple[ShareArray, ShareArray]]:
     """Parts of products of shared bits, in one round.
 
     With x_k = w_k XOR r_k, and S_2 dealing the products of its masks over every subset S of a product P,
@@ -221,7 +221,7 @@ def _built_from(products: Products) -> tuple[npt.NDArray[np.int64], npt.NDArray[
     )
 
 
-def _products_of_masks(r: Words, products: Products) -> Words:
+def _products_of_masks(r: ShareArray, products: Products) -> ShareArray:
     """Of every subset, in its order: the products of its masks, uint64 (subsets, ...); r: uint64 (bits, ...)."""
     before, last = _built_from(products)
     out = np.empty((len(last), *r.shape[1:]), np.uint64)
@@ -241,7 +241,7 @@ def _rows_of_subsets(products: Products) -> tuple[npt.NDArray[np.intp], ...]:
     return tuple(rows(product) for product in products)
 
 
-def _folded(server: Server, ring: Ring, w: Words, dealt: Words, products: Products) -> Words:
+def _folded(server: Server, ring: Ring, w: ShareArray, dealt: ShareArray, products: Products) -> ShareArray:
     """The sums over subsets, one factor at a time: of those without it, times w_k, and those with it."""
     first = server.index == 0
     empty = np.full((1, *dealt.shape[1:]), (2**64 - 1 if ring.xor else 1) if first else 0, ring.dtype)
@@ -254,7 +254,9 @@ def _folded(server: Server, ring: Ring, w: Words, dealt: Words, products: Produc
     return ring.reduce(out).reshape(len(products), *dealt.shape[1:])
 
 
-def bits_to_arithmetic(server: Server, part: Words, count: int, ring: Ring, address: Address) -> Program[Words]:
+def bits_to_arithmetic(
+    server: Server, part: ShareArray, count: int, ring: Ring, address: Address
+) -> Program[ShareArray]:
     """XOR parts of packed bits to shared ring elements: b = w XOR r = w + (1 - 2w) r.
 
     Source: Mohassel & Rindal, ABY3 (CCS 2018), section 5.4.1, with r dealt by S_2. Two rounds; a bit and a
@@ -274,15 +276,15 @@ def bits_to_arithmetic(server: Server, part: Words, count: int, ring: Ring, addr
     return (yield from reshare_of_evaluators(server, ring, result, address.named("words")))
 
 
-def signs(server: Server, ring: Ring, part: Words, address: Address) -> Program[Words]:
+def signs(server: Server, ring: Ring, part: ShareArray, address: Address) -> Program[ShareArray]:
     """msb of additive values as shared 0 or 1 of `RING64`, (2, count). Five rounds for k = 64."""
     bits = yield from sign_part(server, ring, part, address)
     return (yield from bits_to_arithmetic(server, bits, part.shape[0], RING64, address.named("arithmetic")))
 
 
 def extend(
-    server: Server, part: Words, address: Address, source: Ring = RING32, target: Ring = RING64
-) -> Program[Words]:
+    server: Server, part: ShareArray, address: Address, source: Ring = RING32, target: Ring = RING64
+) -> Program[ShareArray]:
     """Additive values in [-2^(k-2), 2^(k-2)) of Z_2^k to shared values of a larger ring.
 
     With z + 2^(k-2) in [0, 2^(k-1)) the wrap of w - r is the product of a bit that S_2 knows and one that
@@ -310,8 +312,8 @@ def extend(
 
 
 def truncate(
-    server: Server, ring: Ring, part: Words, shift: int, address: Address, target: Ring | None = None
-) -> Program[Words]:
+    server: Server, ring: Ring, part: ShareArray, shift: int, address: Address, target: Ring | None = None
+) -> Program[ShareArray]:
     """z / 2^s of additive values in [-2^(k-2), 2^(k-1) - 2^(k-2)), rounded at random without bias.
 
     With z + 2^(k-2) in [0, 2^(k-1)), and floors written >>,
@@ -351,5 +353,5 @@ def truncate(
     return (yield from reshare(server, target, result, address.named("words")))
 
 
-def _top_bit(ring: Ring, words: Words) -> Words:
+def _top_bit(ring: Ring, words: ShareArray) -> ShareArray:
     return np.asarray(words >> ring.dtype(ring.bits - 1))

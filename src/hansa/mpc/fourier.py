@@ -20,7 +20,7 @@ from numba import njit
 
 from hansa.mpc.comparison import sign_of_masked, table_deal, truncate
 from hansa.mpc.replicated import Address, Deal, Program, Server, open_and_deal, reshare, together
-from hansa.mpc.ring import BITS, RING32, Ring, Words
+from hansa.mpc.ring import BITS, RING32, Ring, ShareArray
 
 MARGIN_BITS = 26
 """Fraction bits of a margin."""
@@ -182,14 +182,14 @@ def _scaled(
 
 def logistic(
     server: Server,
-    margins: Words,
+    margins: ShareArray,
     fraction_bits: int,
     address: Address,
     weight: int = 1,
     weight_bits: int = 0,
     check_range: bool = False,
     ring: Ring = RING32,
-) -> Program[tuple[list[Words], Words | None]]:
+) -> Program[tuple[list[ShareArray], ShareArray | None]]:
     """p(x) and h(x) = p (1 - p), and both times a public weight, of shared margins.
 
     S_2 deals shares of sin(k r) and cos(k r) for the 24 odd k, and S_0 and S_1 combine them with the sines
@@ -215,7 +215,7 @@ def logistic(
     table = sine_table()
     shifts = SINE_BITS - np.array(DEALT_BITS, dtype=np.int64)
 
-    def waves(r: Words) -> Words:
+    def waves(r: ShareArray) -> ShareArray:
         out = np.empty((rows, 2 * TERMS), np.uint32)
         dealt_waves(r, table, shifts, out)
         return out
@@ -223,7 +223,7 @@ def logistic(
     deals = [Deal(RING32, (rows, 2 * TERMS), waves)] + [table_deal(RING32, rows)] * check_range
     opened = yield from open_and_deal(server, RING32, margins[0], address.named("margins"), deals)
     weights = [(1, 0)] if (weight, weight_bits) == (1, 0) else [(1, 0), (weight, weight_bits)]
-    programs: list[Program[Words]] = []
+    programs: list[Program[ShareArray]] = []
     if check_range:
         programs.append(_outside(server, opened.value, opened.dealt[1], address.named("outside")))
     for number, (factor, factor_bits) in enumerate(weights):
@@ -252,7 +252,7 @@ def logistic(
     return results, outside
 
 
-def loss_part(server: Server, margins: Words, address: Address) -> Program[Words]:
+def loss_part(server: Server, margins: ShareArray, address: Address) -> Program[ShareArray]:
     """log(2 cosh(x / 2)) - 8 of shared margins, as additive parts: the even half of log(1 + e^x).
 
     Continued antiperiodically about 16, where it is nearly (x - 16) / 2, so that its series converges as that of p does:
@@ -268,7 +268,7 @@ def loss_part(server: Server, margins: Words, address: Address) -> Program[Words
     table = sine_table()
     shifts = SINE_BITS - np.array(LOSS_DEALT_BITS, dtype=np.int64)
 
-    def waves(r: Words) -> Words:
+    def waves(r: ShareArray) -> ShareArray:
         out = np.empty((rows, 2 * TERMS), np.uint32)
         dealt_waves(r, table, shifts, out)
         return out
@@ -282,7 +282,7 @@ def loss_part(server: Server, margins: Words, address: Address) -> Program[Words
     return np.asarray(parts[1])
 
 
-def _outside(server: Server, value: Words, tables: Words, address: Address) -> Program[Words]:
+def _outside(server: Server, value: ShareArray, tables: ShareArray, address: Address) -> Program[ShareArray]:
     """[x outside +-16] as XOR-shared bits: the sign of x + 16, with w already open and r's tables dealt."""
     part = yield from sign_of_masked(
         server, RING32, value + np.uint32(1 << (MARGIN_BITS + 4)), tables, address.named("sign")

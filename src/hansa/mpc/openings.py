@@ -136,7 +136,7 @@ OPENINGS = (
         False,
     ),
     Opening(
-        "start_value",
+        "base_score",
         "pooled_sums",
         "open_to_all",
         "all three servers",
@@ -146,7 +146,7 @@ OPENINGS = (
         False,
     ),
     Opening(
-        "start_value",
+        "base_score",
         "spread_exponent",
         "open_to_all",
         "all three servers",

@@ -18,7 +18,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from hansa.mpc import tiles
-from hansa.mpc.ring import Words
+from hansa.mpc.ring import ShareArray
 
 PANEL = 16
 """Columns of a panel: 64 bytes a row."""
@@ -35,7 +35,7 @@ def panel_columns(columns: int) -> int:
     return -(-columns // PANEL) * PANEL
 
 
-def empty_panels(rows: int, columns: int) -> Words:
+def empty_panels(rows: int, columns: int) -> ShareArray:
     """Room for `columns` columns of `rows` rows: uint32 (panels, rows, PANEL), on a line of cache.
 
     Unspecified but for the columns past the last, which are zero.
@@ -61,7 +61,7 @@ def fill_panels(c, panels):  # type: ignore[no-untyped-def]
             panels[whole, i, t - whole * PANEL] = c[i, t]
 
 
-def to_panels(c: Words) -> Words:
+def to_panels(c: ShareArray) -> ShareArray:
     """uint32 (rows, columns) as panels, a copy."""
     panels = empty_panels(*c.shape)
     fill_panels(c, panels)
@@ -173,7 +173,7 @@ def add_rows(panels, v, out, start):  # type: ignore[no-untyped-def]
                 _one(panels, p, v, j, out, first, last)
 
 
-def add_gemm(panels: Words, v: Words, out: Words) -> None:
+def add_gemm(panels: ShareArray, v: ShareArray, out: ShareArray) -> None:
     """out[j, t] += sum_i c[i, t] * v[j, i] in Z_2^32, c given as panels.
 
     Args:

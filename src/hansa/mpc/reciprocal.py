@@ -12,7 +12,7 @@ import numpy as np
 
 from hansa.mpc.comparison import truncate
 from hansa.mpc.replicated import Address, Program, Server, add_public, multiply, product_part
-from hansa.mpc.ring import RING64, Words
+from hansa.mpc.ring import RING64, ShareArray
 
 NORMAL_BITS = 31
 """Numbers lie below 2^31."""
@@ -20,11 +20,8 @@ NORMAL_BITS = 31
 SEED = round(2.9142 * 2**30)
 """|1 - nu (2.9142 - 2 nu)| <= .0858 on [1/2, 1] (Catrina & Saxena, FC 2010, section 3.4)."""
 
-INVERSE_BITS = 61
-"""`inverse` returns 2^61 / x."""
 
-
-def threshold_parts(server: Server, x: Words, lowest: int) -> Words:
+def threshold_parts(server: Server, x: ShareArray, lowest: int) -> ShareArray:
     """Additive parts of x - 2^j for j = lowest .. 30, stacked: (31 - lowest, ...); negative where x < 2^j.
 
     Args:
@@ -37,7 +34,7 @@ def threshold_parts(server: Server, x: Words, lowest: int) -> Words:
     return parts
 
 
-def normaliser(server: Server, below: Words, lowest: int) -> Words:
+def normaliser(server: Server, below: ShareArray, lowest: int) -> ShareArray:
     """c = 2^(30 - floor(log2 x)), and 0 where x < 1, from below_j = [x < 2^j]; local.
 
         c = sum_j [x >= 2^j] (2^(30-j) - 2^(31-j) [j > lowest])
@@ -56,7 +53,7 @@ def normaliser(server: Server, below: Words, lowest: int) -> Words:
     return np.asarray(total)
 
 
-def inverse(server: Server, x: Words, c: Words, address: Address) -> Program[Words]:
+def inverse(server: Server, x: ShareArray, c: ShareArray, address: Address) -> Program[ShareArray]:
     """2^61 / x = c y, within a relative 2^-26.5 where 1 <= x < 2^31, and 0 where x = 0.
 
     Ten rounds. Arguments as `mantissa`.
@@ -65,7 +62,7 @@ def inverse(server: Server, x: Words, c: Words, address: Address) -> Program[Wor
     return (yield from multiply(server, RING64, c, y, address.named("c y")))
 
 
-def mantissa(server: Server, x: Words, c: Words, address: Address) -> Program[Words]:
+def mantissa(server: Server, x: ShareArray, c: ShareArray, address: Address) -> Program[ShareArray]:
     """y = 2^30 / nu, nu = x c / 2^31 in [1/2, 1).
 
         y_0 = 2.9142 - 2 nu,  e_0 = 1 - nu y_0,  y_{k+1} = y_k (1 + e_k),  e_{k+1} = e_k^2,  y = y_3

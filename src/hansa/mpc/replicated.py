@@ -30,11 +30,10 @@ import numpy as np
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from hansa.errors import ProtocolError, ServersDisagree
-from hansa.mpc.ring import BITS, Ring, Words
+from hansa.mpc.ring import BITS, Ring, ShareArray
 from hansa.secure.keys import PairKey, encode_fields
 from hansa.secure.prg import NAME_BYTES, Algorithm, KeyStream, NamedStreams
 
-SERVERS = 3
 DEALER = 2
 """S_2 deals; S_0 and S_1, the evaluators, see masked values."""
 
@@ -78,12 +77,12 @@ class Round:
     """
 
     step: str
-    send: Mapping[int, Sequence[Words]]
+    send: Mapping[int, Sequence[ShareArray]]
     expect: Mapping[int, Sequence[Shape]]
 
 
-Received = Mapping[int, Sequence[Words]]
-Program = Generator[Round, Received, T]
+RoundArrays = Mapping[int, Sequence[ShareArray]]
+Program = Generator[Round, RoundArrays, T]
 
 
 class Source(Protocol):
@@ -92,7 +91,7 @@ class Source(Protocol):
     def stream(self, number: int, address: Address, use: str, size: int) -> KeyStream:
         """The words of stream `number` under a name that was never used before; `size` bytes of them will be wanted."""
 
-    def draw(self, number: int, address: Address, use: str, ring: Ring, shape: tuple[int, ...]) -> Words:
+    def draw(self, number: int, address: Address, use: str, ring: Ring, shape: tuple[int, ...]) -> ShareArray:
         """As `stream`, as ring elements of a shape."""
 
 
@@ -118,7 +117,7 @@ class PairStreams:
         """Raises ProtocolError where the name was used before, or its tree is over."""
         return self._family(number, address).stream(draw_name(address.step, address.tensor, use), size)
 
-    def draw(self, number: int, address: Address, use: str, ring: Ring, shape: tuple[int, ...]) -> Words:
+    def draw(self, number: int, address: Address, use: str, ring: Ring, shape: tuple[int, ...]) -> ShareArray:
         """As `stream`, as ring elements of a shape."""
         words = np.empty(shape, ring.dtype)
         self._family(number, address).fill(draw_name(address.step, address.tensor, use), words)
@@ -177,7 +176,7 @@ def together(*programs: Program[Any]) -> Program[list[Any]]:
         received = yield _merged(list(rounds.values()))
         taken = dict.fromkeys(received, 0)
         for number, step in list(rounds.items()):
-            own: dict[int, Sequence[Words]] = {}
+            own: dict[int, Sequence[ShareArray]] = {}
             for peer, shapes in step.expect.items():
                 own[peer] = received[peer][taken[peer] : taken[peer] + len(shapes)]
                 taken[peer] += len(shapes)
@@ -189,7 +188,7 @@ def together(*programs: Program[Any]) -> Program[list[Any]]:
 def _advance(
     number: int,
     program: Program[Any],
-    received: Received | None,
+    received: RoundArrays | None,
     rounds: dict[int, Round],
     results: list[Any],
 ) -> None:
@@ -200,7 +199,7 @@ def _advance(
 
 
 def _merged(rounds: list[Round]) -> Round:
-    send: dict[int, list[Words]] = {}
+    send: dict[int, list[ShareArray]] = {}
     expect: dict[int, list[Shape]] = {}
     for step in rounds:
         for peer, arrays in step.send.items():
@@ -210,19 +209,19 @@ def _merged(rounds: list[Round]) -> Round:
     return Round(" + ".join(step.step for step in rounds), send, expect)
 
 
-def shape_of(array: Words) -> Shape:
+def shape_of(array: ShareArray) -> Shape:
     """Dtype and shape of an array like the one to expect."""
     return Shape(array.dtype, array.shape)
 
 
-def zero_share(server: Server, ring: Ring, shape: tuple[int, ...], address: Address, use: str) -> Words:
+def zero_share(server: Server, ring: Ring, shape: tuple[int, ...], address: Address, use: str) -> ShareArray:
     """a_i = stream_i - stream_{i+1}: this server's part of zero; local, fresh per address and use."""
     own = server.source.draw(server.index, address, use, ring, shape)
     after = server.source.draw(server.following, address, use, ring, shape)
     return ring.subtract(own, after)
 
 
-def public(server: Server, ring: Ring, value: Words) -> Words:
+def public(server: Server, ring: Ring, value: ShareArray) -> ShareArray:
     """A public value as a shared one: x_0 = value, x_1 = x_2 = 0. Shape (2, ...); local."""
     shared = np.zeros((2, *np.shape(value)), ring.dtype)
     if server.index == 0:
@@ -232,7 +231,7 @@ def public(server: Server, ring: Ring, value: Words) -> Words:
     return shared
 
 
-def add_public(server: Server, ring: Ring, x: Words, value: Any) -> Words:
+def add_public(server: Server, ring: Ring, x: ShareArray, value: Any) -> ShareArray:
     """x + value for a public integer or an array that broadcasts to x's shape; local."""
     total = x.copy()
     if server.index in (0, 2):
@@ -241,12 +240,12 @@ def add_public(server: Server, ring: Ring, x: Words, value: Any) -> Words:
     return total
 
 
-def add_to_part(server: Server, ring: Ring, part: Words, value: int) -> Words:
+def add_to_part(server: Server, ring: Ring, part: ShareArray, value: int) -> ShareArray:
     """A public integer added to an additive value: S_0 adds it to its part; local."""
     return ring.add(part, ring.constant(value)) if server.index == 0 else part
 
 
-def product_part(ring: Ring, x: Words, y: Words) -> Words:
+def product_part(ring: Ring, x: ShareArray, y: ShareArray) -> ShareArray:
     """z_i = x_i y_i + x_i y_{i+1} + x_{i+1} y_i, S_i's part of x y (Araki et al. 2016, section 2.2); local.
 
     Args:
@@ -257,15 +256,7 @@ def product_part(ring: Ring, x: Words, y: Words) -> Words:
     return ring.reduce(x[0] * (y[0] + y[1]) + x[1] * y[0])
 
 
-def dot_part(ring: Ring, x: Words, y: Words, axis: int) -> Words:
-    """S_i's additive part of sum_k x_k y_k along an axis (counted without the pair's axis); local."""
-    products = product_part(ring, x, y)
-    if ring.xor:
-        return np.asarray(np.bitwise_xor.reduce(products, axis=axis))
-    return ring.reduce(products.sum(axis=axis, dtype=ring.dtype))
-
-
-def reshare(server: Server, ring: Ring, part: Words, address: Address) -> Program[Words]:
+def reshare(server: Server, ring: Ring, part: ShareArray, address: Address) -> Program[ShareArray]:
     """Additive parts to a replicated sharing: S_i sends z_i + a_i to S_{i-1}. One round, one word each.
 
     Source: Araki et al. 2016, section 2.2. What S_i receives is uniform: a_{i+1} holds stream_{i+2}.
@@ -275,14 +266,14 @@ def reshare(server: Server, ring: Ring, part: Words, address: Address) -> Progra
     return (yield from pass_on(server, shared, address))
 
 
-def pass_on(server: Server, shared: Words, address: Address) -> Program[Words]:
+def pass_on(server: Server, shared: ShareArray, address: Address) -> Program[ShareArray]:
     """The round of a reshare: shared[0], already masked, goes to S_{i-1}; shared[1] is filled."""
     received = yield Round(address.tensor, {server.previous: [shared[0]]}, {server.following: [shape_of(shared[0])]})
     shared[1] = received[server.following][0]
     return shared
 
 
-def reshare_of_evaluators(server: Server, ring: Ring, part: Words, address: Address) -> Program[Words]:
+def reshare_of_evaluators(server: Server, ring: Ring, part: ShareArray, address: Address) -> Program[ShareArray]:
     """As `reshare`, where S_2's part is zero (its argument counts for its shape only): S_2 sends nothing.
 
         x_0 = stream_0 (S_2, S_0),  x_2 = stream_2 (S_1, S_2),  x_1 = (z_0 - x_0) + (z_1 - x_2)
@@ -306,14 +297,9 @@ def reshare_of_evaluators(server: Server, ring: Ring, part: Words, address: Addr
     return shared
 
 
-def multiply(server: Server, ring: Ring, x: Words, y: Words, address: Address) -> Program[Words]:
+def multiply(server: Server, ring: Ring, x: ShareArray, y: ShareArray, address: Address) -> Program[ShareArray]:
     """x y of two shared arrays. One round, one word an element and server."""
     return (yield from reshare(server, ring, product_part(ring, x, y), address))
-
-
-def dot(server: Server, ring: Ring, x: Words, y: Words, axis: int, address: Address) -> Program[Words]:
-    """sum_k x_k y_k along an axis. One round, one word an element of the result, whatever the length."""
-    return (yield from reshare(server, ring, dot_part(ring, x, y, axis), address))
 
 
 @dataclass(frozen=True)
@@ -328,10 +314,10 @@ class Deal:
 
     ring: Ring
     shape: tuple[int, ...]
-    function: Callable[[Words], Words]
+    function: Callable[[ShareArray], ShareArray]
 
 
-class Masked(NamedTuple):
+class MaskedValue(NamedTuple):
     """What one server holds after `open_and_deal`.
 
     Attributes:
@@ -339,11 +325,13 @@ class Masked(NamedTuple):
         dealt: this evaluator's additive part of each deal; zeros at S_2.
     """
 
-    value: Words
-    dealt: list[Words]
+    value: ShareArray
+    dealt: list[ShareArray]
 
 
-def open_and_deal(server: Server, ring: Ring, part: Words, address: Address, deals: Sequence[Deal]) -> Program[Masked]:
+def open_and_deal(
+    server: Server, ring: Ring, part: ShareArray, address: Address, deals: Sequence[Deal]
+) -> Program[MaskedValue]:
     """Open z, masked by S_2's part, to S_0 and S_1, while S_2 deals functions of the mask.
 
         z = z_0 + z_1 + z_2,   w = z_0 + z_1   (S_0 and S_1 tell each other),   r = -z_2,   z = w - r
@@ -357,18 +345,18 @@ def open_and_deal(server: Server, ring: Ring, part: Words, address: Address, dea
     if server.index == 1:
         expect = {0: [shape_of(masked)], 2: [Shape(np.dtype(d.ring.dtype), d.shape) for d in deals]}
         received = yield Round(address.tensor, {0: [masked]}, expect if deals else {0: expect[0]})
-        return Masked(ring.add(masked, received[0][0]), list(received[2]) if deals else [])
+        return MaskedValue(ring.add(masked, received[0][0]), list(received[2]) if deals else [])
     masks = [server.source.draw(0, address, use, deal.ring, deal.shape) for deal, use in uses]
     if server.index == 0:
         received = yield Round(address.tensor, {1: [masked]}, {1: [shape_of(masked)]})
-        return Masked(ring.add(masked, received[1][0]), masks)
+        return MaskedValue(ring.add(masked, received[1][0]), masks)
     r = ring.subtract(np.zeros_like(masked), masked)
     parts = [d.ring.subtract(d.function(r), mask) for d, mask in zip(deals, masks, strict=True)]
     yield Round(address.tensor, {1: parts} if parts else {}, {})
-    return Masked(r, [np.zeros(d.shape, d.ring.dtype) for d in deals])
+    return MaskedValue(r, [np.zeros(d.shape, d.ring.dtype) for d in deals])
 
 
-def open_to_all(server: Server, ring: Ring, x: Words, address: Address) -> Program[Words]:
+def open_to_all(server: Server, ring: Ring, x: ShareArray, address: Address) -> Program[ShareArray]:
     """Open a shared array to the three servers, so that no one of them can change what another gets. One round.
 
     Both others hold the part that a server lacks: S_{i-1} sends it to S_i, and S_{i+1} a tag of it. A word an element and 16 bytes
@@ -389,7 +377,7 @@ def open_to_all(server: Server, ring: Ring, x: Words, address: Address) -> Progr
     return ring.add(ring.add(x[0], x[1]), lacked)
 
 
-def check_zero(server: Server, x: Words, address: Address) -> Program[None]:
+def check_zero(server: Server, x: ShareArray, address: Address) -> Program[None]:
     """Whether all of some shared packed bits are 0: S_i shows S_{i+1} a tag of the part that this then knows it holds. One round.
 
     Where x is not 0, one of two honest servers finds it and stops, whatever the third says: S_i and S_{i+1} are two, or S_{i-1} and
@@ -404,7 +392,7 @@ def check_zero(server: Server, x: Words, address: Address) -> Program[None]:
         raise ServersDisagree((server.previous, server.following), WRONG, address.tensor)
 
 
-def check_copies(server: Server, vectors: Mapping[str, Words], address: Address) -> Program[None]:
+def check_copies(server: Server, vectors: Mapping[str, ShareArray], address: Address) -> Program[None]:
     """Whether the two servers that hold a part of an owner's vector were given the same. One round, 16 bytes an owner.
 
     S_i shows S_{i+1} tags of what both hold. Of two honest servers one finds a difference and stops; the other needs its words.
@@ -416,7 +404,7 @@ def check_copies(server: Server, vectors: Mapping[str, Words], address: Address)
         ServersDisagree: naming the owner.
     """
 
-    def tags(number: int, half: int) -> Words:
+    def tags(number: int, half: int) -> ShareArray:
         own = [tag(server, number, address, f"owner {n}", pair[half]) for n, pair in enumerate(vectors.values())]
         return np.array(own, np.uint8)
 
@@ -436,7 +424,7 @@ KEYED_BYTES = 2**15
 """Bytes from which on a keyed tag is quicker than a digest."""
 
 
-def tag(server: Server, number: int, address: Address, use: str, array: Words) -> Words:
+def tag(server: Server, number: int, address: Address, use: str, array: ShareArray) -> ShareArray:
     """What shows the other server with stream `number` that this one holds an array, uint8 (16,).
 
     Of a short array the first half of its SHA-256 digest. Of a longer one Poly1305 (RFC 8439, section 2.5) under a drawn key, which
@@ -447,8 +435,3 @@ def tag(server: Server, number: int, address: Address, use: str, array: Words) -
         return np.frombuffer(hashlib.sha256(octets).digest()[: TAG.shape[0]], np.uint8)
     key = server.source.draw(number, address, f"tag {use}", BITS, (4,))
     return np.frombuffer(Poly1305.generate_tag(key.astype("<u8").tobytes(), octets), np.uint8)
-
-
-def refresh(server: Server, ring: Ring, x: Words, address: Address) -> Program[Words]:
-    """The same value under fresh shares, as a restarted run needs under its new keys. One round."""
-    return (yield from reshare(server, ring, x[0], address))

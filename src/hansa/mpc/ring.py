@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-Words = npt.NDArray[Any]
+ShareArray = npt.NDArray[Any]
 """An array of ring elements: uint8, uint32 or uint64."""
 
 WORD_BITS = 64
@@ -47,15 +47,15 @@ class Ring:
         """Does an element fill its word, so that machine arithmetic wraps by itself?"""
         return self.bits == np.dtype(self.dtype).itemsize * 8
 
-    def reduce(self, words: Words) -> Words:
+    def reduce(self, words: ShareArray) -> ShareArray:
         """The representative of each word in [0, 2^bits)."""
         return words if self.is_full else words & self.dtype(self.mask)
 
-    def add(self, x: Words, y: Words) -> Words:
+    def add(self, x: ShareArray, y: ShareArray) -> ShareArray:
         """x + y."""
         return x ^ y if self.xor else self.reduce(x + y)
 
-    def subtract(self, x: Words, y: Words) -> Words:
+    def subtract(self, x: ShareArray, y: ShareArray) -> ShareArray:
         """x - y."""
         return x ^ y if self.xor else self.reduce(x - y)
 

@@ -25,7 +25,7 @@ from numba import config, njit
 from numba.core import types
 from numba.extending import intrinsic
 
-from hansa.mpc.ring import Words
+from hansa.mpc.ring import ShareArray
 
 SIDE = 16
 """Rows and columns, in words, of a tile."""
@@ -257,7 +257,7 @@ def _add_gemm(panels, v, out, rows, layout):  # type: ignore[no-untyped-def]
                 out[j, SIDE * p + n] += total
 
 
-def add_gemm(panels: Words, v: Words, out: Words) -> int:
+def add_gemm(panels: ShareArray, v: ShareArray, out: ShareArray) -> int:
     """`mpc.panels.add_gemm` for as many rows, from the first, as whole tiles hold; none where the unit is not `AVAILABLE`.
 
     Returns:

@@ -25,7 +25,7 @@ from numba import njit
 
 from hansa.errors import ServersDisagree
 from hansa.mpc.replicated import WRONG, Address, Program, Server, check_zero, open_to_all, pass_on
-from hansa.mpc.ring import BITS, Words, pack_bits, unpack_bits, words_for
+from hansa.mpc.ring import BITS, ShareArray, pack_bits, unpack_bits, words_for
 from hansa.secure.prg import Algorithm, KeyStream
 
 MISSED_BITS = 40
@@ -54,7 +54,7 @@ class Triples:
     def left(self) -> int:
         return self._stock.shape[2]
 
-    def take(self, count: int) -> Words:
+    def take(self, count: int) -> ShareArray:
         """The next words of them, shared bits a, b and c = a AND b: uint64 (3, 2, count)."""
         taken, self._stock = self._stock[..., :count], self._stock[..., count:]
         return taken
@@ -99,12 +99,12 @@ class Triples:
         self._stock = stock
 
 
-Parts = tuple[Words, Words, Words]
+Parts = tuple[ShareArray, ShareArray, ShareArray]
 """Triples as a server holds them: its first part of a and of b, uint64 (packs, 2, words of a pack); the second part of both, alike;
 and both parts of c, uint64 (2, packs, words of a pack)."""
 
 
-def _multiplied(server: Server, own: Words, after: Words, address: Address) -> Program[Words]:
+def _multiplied(server: Server, own: ShareArray, after: ShareArray, address: Address) -> Program[ShareArray]:
     """a AND b of shared bits, by the semi-honest product: shared, uint64 (2, packs, words of a pack). One round.
 
     Args:
@@ -130,7 +130,9 @@ def product_parts(own, after, mask_own, mask_after, out):  # type: ignore[no-unt
             out[i, w] = product ^ mask_own[i, w] ^ mask_after[i, w]
 
 
-def check_triples(server: Server, triples: Parts, shown: Words, buckets: Words, address: Address) -> Program[None]:
+def check_triples(
+    server: Server, triples: Parts, shown: ShareArray, buckets: ShareArray, address: Address
+) -> Program[None]:
     """Whether c = a AND b in some triples, which are opened, and alike or nowhere wrong in each bucket. Two rounds.
 
     A bucket's first triple (a, b, c) and another (a', b', c') differ by u = a XOR a' and v = b XOR b', which are opened:
@@ -236,12 +238,12 @@ def _log2_choose(n: int, k: int) -> float:
     return (lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)) / log(2)
 
 
-def _random(server: Server, number: int, shape: tuple[int, ...], address: Address) -> Words:
+def _random(server: Server, number: int, shape: tuple[int, ...], address: Address) -> ShareArray:
     """A part of shared random bits that nobody knows: part j is stream j; local."""
     return server.source.draw(number, address, "random", BITS, shape)
 
 
-def _permutation(coin: Words, count: int) -> Words:
+def _permutation(coin: ShareArray, count: int) -> ShareArray:
     """The order that a public coin of 32 bytes gives, int64 (count,)."""
     order = np.arange(count)
     shuffle(KeyStream(coin.astype("<u8").tobytes(), Algorithm.CHACHA20, size=8 * count).words64(count), order)
@@ -263,7 +265,7 @@ def shuffle(words, order):  # type: ignore[no-untyped-def]
         order[i], order[other] = order[other], order[i]
 
 
-def products(server: Server, triples: Triples, x: Words, y: Words, address: Address) -> Program[Words]:
+def products(server: Server, triples: Triples, x: ShareArray, y: ShareArray, address: Address) -> Program[ShareArray]:
     """x AND y of packed bits, shared uint64 (2, ...), with triples of the stock; more are made where it has too few. One round.
 
         a b XOR (x XOR a) b XOR (y XOR b) a XOR (x XOR a) (y XOR b) = x y
@@ -309,8 +311,8 @@ def unmask_products(triples, uv, public, out):  # type: ignore[no-untyped-def]
 
 
 def products_of_bytes(
-    server: Server, triples: Triples, factors: Sequence[tuple[Words, Words]], address: Address
-) -> Program[list[Words]]:
+    server: Server, triples: Triples, factors: Sequence[tuple[ShareArray, ShareArray]], address: Address
+) -> Program[list[ShareArray]]:
     """x AND y of several pairs of shared bits, uint8 (2, ...) of 0 and 1, that broadcast. One round."""
     shapes = [np.broadcast_shapes(x.shape, y.shape) for x, y in factors]
     sizes = [prod(shape[1:]) for shape in shapes]
@@ -327,7 +329,7 @@ def products_of_bytes(
     return [own.reshape(shape) for own, shape in zip(bits, shapes, strict=True)]
 
 
-def negative(server: Server, triples: Triples, x: Words, bits: int, address: Address) -> Program[Words]:
+def negative(server: Server, triples: Triples, x: ShareArray, bits: int, address: Address) -> Program[ShareArray]:
     """The sign of shared numbers of Z_2^64 in [-2^(bits - 1), 2^(bits - 1)), as packed shared bits, (2, words).
 
     Only the low `bits` bits of the parts count. With the parts' bits p, q, r, in every place
@@ -347,7 +349,7 @@ def negative(server: Server, triples: Triples, x: Words, bits: int, address: Add
     held = [(server.index + half) % 3 for half in range(2)]
     zero = np.zeros_like(planes[0])
 
-    def of_parts(*parts: int) -> Words:
+    def of_parts(*parts: int) -> ShareArray:
         """The XOR of the bits of these parts, as shares: no word is needed."""
         return np.stack([planes[half] if part in parts else zero for half, part in enumerate(held)])
 
@@ -392,7 +394,7 @@ def words_of_signs(bits: int, count: int) -> int:
     return found * words_for(count)
 
 
-def _planes(x: Words, bits: int) -> Words:
+def _planes(x: ShareArray, bits: int) -> ShareArray:
     """The low bits of words, each bit's packed: uint64 (2, count) to (2, bits, ceil(count / 64))."""
     octets = np.ascontiguousarray(x).astype("<u8", copy=False).view(np.uint8).reshape(*x.shape, 8)[..., : -(-bits // 8)]
     by_bit = np.unpackbits(octets, axis=-1, count=bits, bitorder="little").swapaxes(1, 2)

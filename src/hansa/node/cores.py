@@ -8,8 +8,8 @@ from functools import cache
 
 import numpy as np
 
-from hansa.trees.crew import Crew
 from hansa.trees.histogram import STRIDE, build_histograms_parallel, layout_of
+from hansa.trees.worker_pool import WorkerPool
 
 TRIAL_ROWS, TRIAL_COLUMNS, TRIAL_REPEATS = 20_000, 30, 7
 GAIN = 0.9
@@ -34,14 +34,14 @@ def useful_threads() -> int:
     start, end = np.zeros(1, np.int64), np.full(1, TRIAL_ROWS)
     best, chosen, threads = np.inf, 1, 1
     while threads <= cores():
-        crew = Crew(threads)
+        pool = WorkerPool(threads)
         sums = np.empty((threads, layout.scratch), np.int64)
         out = np.empty((1, 1, layout.cells), np.int64)
         seconds = np.inf
         for _ in range(TRIAL_REPEATS):
             began = time.perf_counter()
             build_histograms_parallel(
-                codes, layout.columns, layout.offsets, layout.stride, rows, start, end, packed, sums, out, crew
+                codes, layout.columns, layout.offsets, layout.stride, rows, start, end, packed, sums, out, pool
             )
             seconds = min(seconds, time.perf_counter() - began)
         if seconds <= GAIN * best:

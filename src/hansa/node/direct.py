@@ -1,8 +1,8 @@
-"""A server's channel with connections of its own to the other two servers: their letters need not pass the hub.
+"""A server's channel with connections of its own to the other two servers: their sealed messages need not pass the hub.
 
-The letters are the same, sealed all the same; only the way is shorter. All letters between two servers take it, so that they stay in
-order. With a server that is the hub, the connection to the hub is the direct one. A hub that is no server then sees nothing of the
-computation but its beginning and its end. No I/O of its own: it chooses among connections.
+The messages and their seals are the same; only the way is shorter. All sealed messages between two servers take it, so they stay
+in order. With a server that is the hub, the connection to the hub is the direct one. A hub that is no server then sees nothing of
+the computation but its beginning and its end. No I/O of its own: it chooses among connections.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable, Collection
 
 from hansa.errors import MemberLost, ProtocolError, TransportError
 from hansa.protocol import messages
-from hansa.protocol.messages import Abort, KeysConfirmed, Relay, Through
+from hansa.protocol.messages import Abort, Done, KeysConfirmed, Relay
 from hansa.transport.channel import Frame, Hub, Traffic
 
 HELD_BYTES = 256 * 2**20
-"""Of letters that other servers may send before the hub's word that the keys are confirmed is here."""
+"""Of sealed messages that other servers may send before the hub's word that the keys are confirmed is here."""
 
-VERDICT_S = 5.0
+ABORT_REASON_S = 5.0
 """Seconds that the hub has to say who ended the run, once a server hung up: that server may itself have lost another first."""
 
 
@@ -43,8 +43,8 @@ class DirectChannel:
         self._held_bytes = 0
         self._gone: set[str] = set()
         self._loss: MemberLost | None = None
-        self._verdict_by = 0.0
-        self._verdict: bytes | None = None
+        self._abort_reason_by = 0.0
+        self._abort_reason: bytes | None = None
 
     @property
     def traffic(self) -> Traffic:
@@ -58,17 +58,17 @@ class DirectChannel:
         return total
 
     def send(self, frame: Frame) -> None:
-        """Send one frame: a letter to another server to that server, all else to the hub.
+        """Send one frame: a sealed message to another server to that server, all else to the hub.
 
-        A letter to a server that hung up goes nowhere; `receive` then says who ended the run.
+        A sealed message to a server that hung up goes nowhere; `receive` then says who ended the run.
 
         Raises:
             MemberLost: the hub is lost, and had not said that it stops the run: if it had, `receive` says so.
         """
-        if self._verdict is not None:
+        if self._abort_reason is not None:
             return
         message = messages.decode(self._member, frame)
-        self._through = self._through or isinstance(message, Through)
+        self._through = self._through or isinstance(message, Done)
         to = message.receiver if isinstance(message, Relay) and message.receiver in self._peers else self._hub
         if to in self._gone:
             return
@@ -80,16 +80,16 @@ class DirectChannel:
     def receive(self, timeout: float | None = None) -> memoryview:
         """Wait for the next frame.
 
-        Letters of other servers that overtake the hub's word that the keys are confirmed are kept until it is here.
+        Sealed messages of other servers that overtake the hub's word that the keys are confirmed are kept until it is here.
 
         Raises:
-            MemberLost: a connection ended before the run did, and the hub did not say in `VERDICT_S` seconds who ended the run.
+            MemberLost: a connection ended before the run did, and the hub did not say in `ABORT_REASON_S` seconds who ended the run.
             TransportError: nothing came in `timeout` seconds.
-            ProtocolError: another server sent what is no letter of its own to this one, or too much too early.
+            ProtocolError: another server sent what is no sealed message of its own to this one, or too much too early.
         """
         while True:
-            if self._verdict is not None:
-                return memoryview(self._verdict)
+            if self._abort_reason is not None:
+                return memoryview(self._abort_reason)
             if self._confirmed and self._held:
                 return memoryview(self._held.popleft())
             try:
@@ -112,14 +112,14 @@ class DirectChannel:
             if not isinstance(message, Relay) or message.sender != sender or message.receiver != self._member:
                 raise ProtocolError(
                     f"server {sender!r} sent {type(message).__name__} on its own connection to {self._member!r}; "
-                    "rule: nothing but its own letters to it"
+                    "rule: nothing but its own sealed messages to it"
                 )
             if self._confirmed:
                 return frame
             self._held_bytes += len(frame)
             if self._held_bytes > HELD_BYTES:
                 raise ProtocolError(
-                    f"server {sender!r} sent letters before the keys were confirmed; {HELD_BYTES} bytes of them may wait"
+                    f"server {sender!r} sent sealed messages before the keys were confirmed; {HELD_BYTES} bytes of them may wait"
                 )
             self._held.append(bytes(frame))
 
@@ -130,17 +130,17 @@ class DirectChannel:
         """
         if loss.member == self._hub:
             stops = [frame for frame in loss.unread if isinstance(messages.decode(self._hub, frame), Abort)]
-            self._verdict = stops[-1] if stops else None
-        if self._verdict is not None:
+            self._abort_reason = stops[-1] if stops else None
+        if self._abort_reason is not None:
             return
         if loss.member not in self._peers or not loss.broken:
             raise loss
         self._gone.add(loss.member)
         if self._loss is None:
-            self._loss, self._verdict_by = loss, self._clock() + VERDICT_S
+            self._loss, self._abort_reason_by = loss, self._clock() + ABORT_REASON_S
 
     def _left(self) -> float:
-        return max(0.0, self._verdict_by - self._clock())
+        return max(0.0, self._abort_reason_by - self._clock())
 
     def close(self) -> None:
         """End all connections. Safe to call twice."""

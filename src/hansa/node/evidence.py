@@ -18,7 +18,7 @@ from hansa.plan import Plan, read_plan
 from hansa.printable import printable
 from hansa.protocol import messages
 from hansa.protocol.messages import CountCells, ShowRows, SplitNodes
-from hansa.roles.verified_counts import Evidence, check_evidence
+from hansa.roles.summed.verified_counts import Evidence, check_evidence
 
 SUFFIX = ".evidence.json"
 MOST_BYTES = 2**28
@@ -79,7 +79,7 @@ class Judgement:
             for each in self.shown
         ]
         if self.two_histories:
-            lines.append("  and others in their place, which another member heard: BROKEN")
+            lines.append("  and others in their place, which another member received: BROKEN")
         broken = "the aggregator broke the plan" if self.broken else "nothing in them breaks the plan"
         return "\n".join([*lines, broken])
 

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import dataclass
 
 from hansa.consortium.identity import create_identity
 from hansa.consortium.policy import Policy
-from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.errors import HansaError
-from hansa.plan import COOPETITIVE, Coopetitive, Plan
-from hansa.roles.aggregator import Aggregator, Outcome
-from hansa.roles.member import Member
-from hansa.roles.party import Party
-from hansa.roles.protection import Signer
-from hansa.roles.relay import RelayHub
+from hansa.plan import Plan
 from hansa.roles.run import Progress, run_hub
+from hansa.roles.shared.member import SharedMember
+from hansa.roles.shared.relay import RelayHub
+from hansa.roles.summed.aggregator import Aggregator, Outcome
+from hansa.roles.summed.party import Party
+from hansa.roles.summed.sum_masking import Signer
 from hansa.transport.channel import Hub, Traffic
 from hansa.transport.in_process import InProcessHub
-from hansa.trees.crew import Crew
-from hansa.trees.least_rows import add_up
-from hansa.trees.parameters import Parameters
+from hansa.trees.worker_pool import WorkerPool
 
 HOLDER_POLICY = Policy(allow_two_parties=True, least_party_rows=0)
 """Of whoever holds all parties' rows: the plan's own minimum of rows is enough."""
+
 
 WHOLE_LEVEL = 2**16
 """Nodes a frame, so that a level travels in one: here no network runs beside the building."""
@@ -68,14 +64,14 @@ def train_in_process(
     if set(tables) != set(plan.parties):
         raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")
     signers, identities = _make_signers(plan)
-    crew = Crew(threads)  # of all roles: they work in turn
+    pool = WorkerPool(threads)  # of all roles: they work in turn
     parties = {
         name: Party(
             plan,
             name,
             rows,
             nonce=secrets.token_bytes(32),
-            crew=crew,
+            pool=pool,
             nodes_per_frame=nodes_per_frame,
             signer=signers.get(name),
             policy=policy,
@@ -84,7 +80,7 @@ def train_in_process(
     }
     openings: dict[str, Iterable[bytes]] = {name: party.opening() for name, party in parties.items()}
     inner = InProcessHub({name: party.handle for name, party in parties.items()}, order, opening=openings)
-    aggregator = Aggregator(plan, crew=crew, report=report, identities=identities, signer=signers.get(plan.aggregator))
+    aggregator = Aggregator(plan, pool=pool, report=report, identities=identities, signer=signers.get(plan.aggregator))
     try:
         run_hub(aggregator, wrap(inner))
     finally:
@@ -99,7 +95,7 @@ def train_in_process(
 class SharedRun:
     """What a coopetitive run in one process gave: each member at its end, the hub, and each member's traffic."""
 
-    members: Mapping[str, Member]
+    members: Mapping[str, SharedMember]
     hub: RelayHub
     traffic: Mapping[str, Traffic]
 
@@ -125,7 +121,7 @@ def share_in_process(
         raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")
     signers, identities = _make_signers(plan)
     members = {
-        name: Member(
+        name: SharedMember(
             plan,
             name,
             tables.get(name),
@@ -154,76 +150,3 @@ def _make_signers(plan: Plan) -> tuple[dict[str, Signer], dict[str, bytes]]:
     made = {name: create_identity(name, days=1) for name in plan.members}
     identities = {name: identity.public for name, identity in made.items()}
     return {name: Signer(identity.sign, identities) for name, identity in made.items()}, identities
-
-
-def warm_up(parameters: Parameters) -> None:
-    """Compile the kernels, or load them from the cache, by a tiny run; so that no real run waits for it.
-
-    Done first in the process that starts others, it also fills the cache that they all load from.
-    """
-    label = np.array([0, 1] * 8, np.float32)
-    features = np.tile(np.arange(16, dtype=np.float32), (2, 1))
-    features[1, 3] = np.nan
-    tiny = replace(
-        parameters,
-        num_class=0,
-        rounds=1,
-        max_depth=2,
-        colsample_bytree=1.0,
-        early_stopping_rounds=None,
-        scale_pos_weight=1.0,
-        base_score=None,
-    )
-    plan = Plan(
-        name="warm-up",
-        mode="federated",
-        aggregator="hub",
-        parties=("party",),
-        receivers=("party",),
-        minimum_parties=1,
-        schema=Schema(("a", "b"), "label"),
-        parameters=tiny,
-    )
-    train_in_process(plan, {"party": Rows(features, label, None)})
-    # Row counts are verified among several parties only; what comes from a frame cannot be written to.
-    words, none = np.frombuffer(bytes(32), np.int64).reshape(2, 2), np.zeros(0, np.int64)
-    add_up(words, np.zeros(1, np.int64), 0, 1, none, none, np.empty(1, np.int64))
-
-
-def warm_up_shares(parameters: Parameters) -> None:
-    """As `warm_up`, for coopetitive mode, the search for cuts included."""
-    count = 24
-    label = np.array([0, 1] * (count // 2), np.float32)
-    features = np.tile(np.arange(count, dtype=np.float32), (2, 1))
-    features[1, ::3] = np.nan
-    tiny = replace(
-        parameters,
-        rounds=2,
-        max_depth=2,
-        max_bin=min(parameters.max_bin, 4),
-        colsample_bytree=1.0,
-        early_stopping_rounds=None,
-        scale_pos_weight=1.0,
-        base_score=0.5,
-    )
-    names = ("a", "b", "c", "d")
-    squared = parameters.objective == "reg:squarederror"
-    plan = Plan(
-        name="warm-up",
-        mode=COOPETITIVE,
-        aggregator="",
-        parties=names,
-        receivers=("d",),
-        minimum_parties=len(names),
-        schema=Schema(("a", "b"), "label"),
-        parameters=tiny,
-        coopetitive=Coopetitive(
-            hub="hub",
-            servers=names[:3],
-            label_range=(0.0, 1.0) if squared else None,
-            missing=("b",),
-        ),
-        min_cell_rows=2,
-        min_party_rows=0,
-    )
-    share_in_process(plan, {name: Rows(features, label, None) for name in names})

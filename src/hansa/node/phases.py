@@ -35,7 +35,7 @@ def phase_of(step: str) -> str:
     return "leaves"
 
 
-class Ledger:
+class PhaseTimes:
     """Adds up what each round cost this process since the round before: computing, sealing and the network.
 
     The processor's clock is read where the phase changes, since small rounds feel a reading; what passed between two

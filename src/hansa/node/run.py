@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hansa.errors import PlanError
-from hansa.node import coopetitive, member
-from hansa.node.member import Event, MemberFile
+from hansa.node import shared, summed
+from hansa.node.config import MemberFile, read_member_file
+from hansa.node.files import Event
 from hansa.plan import COOPETITIVE
 from hansa.transport.notices import Notice, Notify
 
@@ -24,12 +25,12 @@ def run(described: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
     """
     plan, name = described.plan, described.identity.name
     if plan.mode == COOPETITIVE:
-        play = coopetitive.run_hub_process if name == plan.hub else coopetitive.run_member_process
+        play = shared.run_hub_process if name == plan.hub else shared.run_member_process
         return play(described, event, notify)
     if name == plan.aggregator:
-        return member.run_aggregator_process(described, event, notify)
+        return summed.run_aggregator_process(described, event, notify)
     if name in plan.parties:
-        return member.run_party_process(described, event, notify)
+        return summed.run_party_process(described, event, notify)
     raise PlanError(
         f"{described.path}: the plan gives {name!r} no role; its members are {', '.join(plan.members)}: name another identity or plan"
     )
@@ -41,4 +42,4 @@ def run_member_file(path: Path, on_event: Callable[[dict[str, Any]], None]) -> d
     def notify(notice: Notice) -> None:
         on_event({"event": "notice", **asdict(notice)})
 
-    return run(member.read_member_file(path), on_event, notify)
+    return run(read_member_file(path), on_event, notify)

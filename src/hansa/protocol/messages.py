@@ -2,7 +2,7 @@
 
 Messages are frozen msgspec structs, tagged, encoded as MessagePack, decoded strictly: an unknown type, an unknown or missing
 field, a wrong type or a tensor whose bytes do not fit its shape is refused. Numbers that are summed over parties travel only as
-`Contribution`s, so that a mode can change how they are protected without changing what is said.
+`Contribution`s, so that a mode can change how they are protected without changing what is sent.
 
 A frame's kind is read before anything else of it (`kind_of`), so that `protocol.session` refuses a kind that is not legal now; then
 its size is checked. Only after that are objects made of it: what stands outside its binary data is limited, and data are not copied.
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from hansa.errors import ProtocolError
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 ENVELOPE_BYTES = 2**16
 """Bytes that a message may have beside its binary data; without any (`WITH_DATA`), in all."""
@@ -28,7 +28,7 @@ ROSTER_BYTES = 2**20
 """The same for messages that say something of every member."""
 
 REASON_CHARACTERS = 4000
-"""Of an `Abort`'s reason that are said: more could not be read by anybody."""
+"""Of an `Abort`'s reason that are sent: more could not be read by anybody."""
 
 _NOTHING = memoryview(b"")
 
@@ -127,7 +127,7 @@ class CountCells(Message, frozen=True):
 
 
 class UseCuts(Message, frozen=True):
-    """Aggregator to party: the cuts and start values; answer with the first tree's "totals".
+    """Aggregator to party: the cuts and base scores; answer with the first tree's "totals".
 
     Cuts: int64 offsets, float32 values, uint8 has_missing; base_score in label space; scale_pos_weight resolved; no weight
     exceeds 2^weight_exponent, no label 2^label_exponent in size; bounds on |g| and h of any row fix the units of the totals;
@@ -182,7 +182,7 @@ class Contribution(Message, frozen=True):
     """Party to aggregator: this party's part of a sum over all parties.
 
     tree is -1 before the first tree; step counts the requests of the set-up or of the tree; quantity says what is summed;
-    first is the position of the first item where a quantity travels in several pieces; zero, in the last piece of a masked
+    first is the position of the first item where a quantity travels in several fragments; zero, in the last fragment of a masked
     vector, is its masked zero word (0 elsewhere).
     """
 
@@ -198,7 +198,7 @@ class VouchRows(Message, frozen=True):
     """Party to aggregator: how many of my rows each of the named cells or nodes holds, masked, for all parties to add up.
 
     words: uint64, little-endian, a count for each and then the masked zero word; tags: for each other party, in the order of names,
-    `secure.vouching`'s proof that the words are mine; then: the first piece of the answer that they come with (none where the answer
+    `secure.vouching`'s proof that the words are mine; then: the first fragment of the answer that they come with (none where the answer
     waits for the counts, `privacy.verify_counts = "before"`).
     """
 
@@ -237,7 +237,7 @@ class Received(Message, frozen=True):
 
 
 class Relay(Message, frozen=True):
-    """Member to member, through the hub (coopetitive): a piece of a letter that only the receiver can open.
+    """Member to member, through the hub (coopetitive): a fragment of a sealed message that only the receiver can open.
 
     The hub checks that `sender` is who sent it, and passes the frame on as it is. kind is "message", a sealed message of
     `SEALED`, or "round", the numbers of one round among servers; the seal binds it.
@@ -249,8 +249,8 @@ class Relay(Message, frozen=True):
     sealed: memoryview
 
 
-class Through(Message, frozen=True):
-    """Member to hub (coopetitive): I have said my last word."""
+class Done(Message, frozen=True):
+    """Member to hub (coopetitive): I have sent my last message."""
 
 
 class Close(Message, frozen=True):
@@ -258,7 +258,7 @@ class Close(Message, frozen=True):
 
 
 class ShareCounts(Message, frozen=True):
-    """Owner to server, sealed: my shares of whole numbers (fields are those of `mpc.shared_vectors.VectorShares`).
+    """Owner to server, sealed: my shares of whole numbers (fields are those of `oblivious.shared_vectors.VectorShares`).
 
     step 0 is the sums of my labels and weights, where the plan gives no base score; the others answer `CountProbes`, in order.
     """
@@ -270,7 +270,7 @@ class ShareCounts(Message, frozen=True):
 
 
 class CountProbes(Message, frozen=True):
-    """Server to owner, sealed: count rows at these probes (fields are those of `mpc.quantile_search.CutProbes`)."""
+    """Server to owner, sealed: count rows at these probes (fields are those of `oblivious.quantile_search.CutProbes`)."""
 
     offsets: Tensor
     starts: Tensor
@@ -278,7 +278,7 @@ class CountProbes(Message, frozen=True):
     bits: int
 
 
-class SettleStart(Message, frozen=True, omit_defaults=True):
+class TrainingSetup(Message, frozen=True, omit_defaults=True):
     """Server to owner and receiver, sealed: cuts, base score and scale_pos_weight, as the three servers found them.
 
     base_score and total_weight have one entry for each output; total_weight bounds the sum of all rows' weights, and is 0 where
@@ -297,7 +297,7 @@ class SettleStart(Message, frozen=True, omit_defaults=True):
 
 
 class ShareRows(Message, frozen=True):
-    """Owner to server, sealed: the shares of some of my rows (fields are those of `mpc.shared_rows.RowShares`).
+    """Owner to server, sealed: the shares of some of my rows (fields are those of `oblivious.shared_rows.RowShares`).
 
     held says whether these are held-out rows; first is the number of the first row; keys has an empty key where that part is no
     key stream; parts is the part that travels, or empty.
@@ -365,11 +365,11 @@ MESSAGES: tuple[type[Message], ...] = (
     Finish,
     Received,
     Relay,
-    Through,
+    Done,
     Close,
     ShareCounts,
     CountProbes,
-    SettleStart,
+    TrainingSetup,
     ShareRows,
     TakeRows,
     ReleaseTree,
@@ -380,7 +380,7 @@ MESSAGES: tuple[type[Message], ...] = (
 SEALED: tuple[type[Message], ...] = (
     ShareCounts,
     CountProbes,
-    SettleStart,
+    TrainingSetup,
     ShareRows,
     TakeRows,
     ReleaseTree,
@@ -399,7 +399,7 @@ WITH_DATA: frozenset[type[Message]] = frozenset(
         Relay,
         ShareCounts,
         CountProbes,
-        SettleStart,
+        TrainingSetup,
         ShareRows,
         ReleaseTree,
         VouchRows,
@@ -429,11 +429,11 @@ AnyMessage = (
     | Finish
     | Received
     | Relay
-    | Through
+    | Done
     | Close
     | ShareCounts
     | CountProbes
-    | SettleStart
+    | TrainingSetup
     | ShareRows
     | TakeRows
     | ReleaseTree

@@ -19,6 +19,7 @@ from hansa.protocol.messages import (
     Contribution,
     CountCells,
     CountMagnitudes,
+    Done,
     ExchangeKeys,
     Finish,
     Join,
@@ -30,7 +31,6 @@ from hansa.protocol.messages import (
     ShowRows,
     SplitNodes,
     SumLabels,
-    Through,
     UseCuts,
     VouchRows,
     Welcome,
@@ -38,9 +38,9 @@ from hansa.protocol.messages import (
     kind_of,
 )
 
-Table = Mapping[str, Mapping[type[Message], tuple[str, ...]]]
+Transitions = Mapping[str, Mapping[type[Message], tuple[str, ...]]]
 
-PARTY: Table = {
+PARTY: Transitions = {
     "joining": {Welcome: ("welcomed",), Abort: ("aborted",)},
     "welcomed": {CountMagnitudes: ("measured",), Abort: ("aborted",)},
     "measured": {SumLabels: ("labelled",), Abort: ("aborted",)},
@@ -53,8 +53,8 @@ PARTY: Table = {
 }
 """What a party accepts from the aggregator. From "labelled" it may go straight to "scaling" where the plan gives the cuts."""
 
-AGGREGATOR: Table = {
-    "gathering": {Join: ("gathering", "measuring"), Abort: ("aborted",)},
+AGGREGATOR: Transitions = {
+    "registering": {Join: ("registering", "measuring"), Abort: ("aborted",)},
     "measuring": {Contribution: ("measuring", "labelling"), Abort: ("aborted",)},
     "labelling": {Contribution: ("labelling", "cutting", "totalling"), Abort: ("aborted",)},
     "cutting": {Contribution: ("cutting", "totalling"), Abort: ("aborted",)},
@@ -67,7 +67,7 @@ AGGREGATOR: Table = {
 """What the aggregator accepts from parties; it leaves a state when the last party's part has come."""
 
 
-PARTY_MASKED: Table = {
+PARTY_MASKED: Transitions = {
     **PARTY,
     "welcomed": {ExchangeKeys: ("keyed",), Abort: ("aborted",)},
     "keyed": {KeysConfirmed: ("confirmed",), Abort: ("aborted",)},
@@ -75,27 +75,27 @@ PARTY_MASKED: Table = {
 }
 """`PARTY` in secure-aggregation mode: no sum is asked for before all keys are confirmed."""
 
-AGGREGATOR_MASKED: Table = {
+AGGREGATOR_MASKED: Transitions = {
     **AGGREGATOR,
-    "gathering": {Join: ("gathering", "keying"), Abort: ("aborted",)},
+    "registering": {Join: ("registering", "keying"), Abort: ("aborted",)},
     "keying": {AnnounceKey: ("keying", "confirming"), Abort: ("aborted",)},
     "confirming": {ConfirmKeys: ("confirming", "measuring"), Abort: ("aborted",)},
 }
 """`AGGREGATOR` in secure-aggregation mode."""
 
-PARTY_VERIFYING: Table = {
+PARTY_VERIFYING: Transitions = {
     **PARTY_MASKED,
     **{state: {ShowRows: (state,), **PARTY_MASKED[state]} for state in ("cutting", "scaling", "growing")},
 }
 """`PARTY_MASKED` where parties verify row counts. The broadcast that a `ShowRows` carries is checked as if it had come alone."""
 
-AGGREGATOR_VERIFYING: Table = {
+AGGREGATOR_VERIFYING: Transitions = {
     **AGGREGATOR_MASKED,
     **{state: {VouchRows: (state,), **AGGREGATOR_MASKED[state]} for state in ("cutting", "totalling", "growing")},
 }
 """`AGGREGATOR_MASKED` where parties verify row counts. What a `VouchRows` carries is checked as if it had come alone."""
 
-MEMBER: Table = {
+MEMBER: Transitions = {
     "joining": {Welcome: ("welcomed",), Abort: ("aborted",)},
     "welcomed": {ExchangeKeys: ("keyed",), Abort: ("aborted",)},
     "keyed": {KeysConfirmed: ("relaying", "through"), Abort: ("aborted",)},
@@ -107,11 +107,11 @@ MEMBER: Table = {
 """What a member of a coopetitive run accepts from the hub. "through" once all its roles are: an owner that shares its rows at once
 is so from the start."""
 
-HUB: Table = {
-    "gathering": {Join: ("gathering", "keying"), Abort: ("aborted",)},
+HUB: Transitions = {
+    "registering": {Join: ("registering", "keying"), Abort: ("aborted",)},
     "keying": {AnnounceKey: ("keying", "confirming"), Abort: ("aborted",)},
     "confirming": {ConfirmKeys: ("confirming", "relaying"), Abort: ("aborted",)},
-    "relaying": {Relay: ("relaying",), Through: ("relaying", "finished"), Abort: ("aborted",)},
+    "relaying": {Relay: ("relaying",), Done: ("relaying", "finished"), Abort: ("aborted",)},
     "finished": {},
     "aborted": {},
 }
@@ -125,7 +125,7 @@ class Session:
         role: the role's name, for errors. table: `PARTY` or `AGGREGATOR`. state: the first one.
     """
 
-    def __init__(self, role: str, table: Table, state: str) -> None:
+    def __init__(self, role: str, table: Transitions, state: str) -> None:
         self._role = role
         self._table = table
         self.state = state
@@ -153,7 +153,7 @@ class Session:
         self.state = state
 
 
-def diagram(table: Table) -> str:
+def diagram(table: Transitions) -> str:
     """The table as a Mermaid state diagram, Abort left out."""
     lines = ["stateDiagram-v2"]
     for state, legal in table.items():

@@ -11,7 +11,7 @@ from hansa.protocol.messages import AnnounceKey, ConfirmKeys, ExchangeKeys, Keys
 from hansa.secure.keys import (
     Announcement,
     PairKey,
-    Run,
+    RunNames,
     announce,
     check_announcements,
     check_confirmation,
@@ -47,7 +47,7 @@ class KeySetup:
         confirmed: whether every other member proved that it holds the same key and roster.
     """
 
-    def __init__(self, member: str, run: Run, signer: Signer, members: tuple[str, ...]) -> None:
+    def __init__(self, member: str, run: RunNames, signer: Signer, members: tuple[str, ...]) -> None:
         self.keys: dict[str, PairKey] = {}
         self.roster = b""
         self.algorithm: Algorithm = preferred_algorithm()

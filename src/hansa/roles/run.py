@@ -25,7 +25,7 @@ class Progress:
     """What a person waiting for the run wants to see.
 
     Attributes:
-        stage: "gathered", "binned", "tree" or "trained".
+        stage: "registered", "binned", "tree" or "trained".
         trees: rounds of boosting finished, a tree of every output each. rounds: at most.
         metrics: of the held-out rows after so many rounds, if any; None for one that has no value.
         without_value: why, by metric.
@@ -105,7 +105,7 @@ class HubRole(Protocol):
         """The members whose next frame is owed."""
 
     def has_left(self, member: str) -> bool:
-        """Whether this member has said its last word, so that it may hang up."""
+        """Whether this member has sent its last message, so that it may hang up."""
 
 
 def run_member(
@@ -130,8 +130,8 @@ def run_member(
             for frame in role.handle(channel.receive(timeout)):
                 channel.send(frame)
     except TransportError as error:
-        if isinstance(error, LinkLost) and (verdict := _verdict(role, channel)) is not None:
-            raise verdict from error
+        if isinstance(error, LinkLost) and (abort_reason := _abort_reason(role, channel)) is not None:
+            raise abort_reason from error
         owed = ", ".join(waiting_for())
         if not owed:
             raise
@@ -148,8 +148,8 @@ def run_member(
         role.erase()
 
 
-class ResidentRole:
-    """A member's role in the hub's own process (`transport.resident`): what `run_member` makes of one over a channel.
+class LocalMemberRole:
+    """A member's role in the hub's own process (`transport.local_member`): what `run_member` makes of one over a channel.
 
     What stops the role here is told to the hub, and so to all, as an `Abort` of this member.
 
@@ -167,7 +167,7 @@ class ResidentRole:
         self._waiting_for = waiting_for
 
     def opening(self) -> Iterator[bytes]:
-        """The frames that it sends before it has heard anything."""
+        """The frames that it sends before it has received anything."""
         return self._guarded(self._role.opening)
 
     def handle(self, frame: memoryview) -> Iterator[bytes]:
@@ -207,8 +207,8 @@ def _tellable(error: HansaError) -> str:
     return f"it stopped with a {type(error).__name__}; its own log says why"
 
 
-def _verdict(role: MemberRole, channel: Channel) -> HansaError | None:
-    """Why the hub stopped the run, where it said so before it hung up and this member, which was sending, has not heard it yet."""
+def _abort_reason(role: MemberRole, channel: Channel) -> HansaError | None:
+    """Why the hub stopped the run, where it said so before it hung up and this member, which was sending, has not received it yet."""
     while True:
         try:
             frame = channel.receive(0.0)
@@ -219,8 +219,8 @@ def _verdict(role: MemberRole, channel: Channel) -> HansaError | None:
             try:
                 for _ in role.handle(frame):
                     pass
-            except HansaError as verdict:
-                return verdict
+            except HansaError as abort_reason:
+                return abort_reason
             return None
 
 

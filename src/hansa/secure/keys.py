@@ -31,7 +31,6 @@ from hansa.errors import IdentityError, ProtocolError
 from hansa.secure.prg import KEY_BYTES, Algorithm, fresh_key
 
 HASH_BYTES = 32
-NONCE_BYTES = 32
 SIGNING_PURPOSE = "hansa run key v1"
 
 Sign = Callable[[str, bytes], bytes]
@@ -63,27 +62,13 @@ _LENGTH = struct.Struct("<I")
 _HEAD = struct.Struct("<cQ")
 
 
-def run_id(nonces: Mapping[str, bytes], plan_hash: bytes) -> bytes:
-    """The 32-byte name of a run: a hash of every member's fresh 32-byte nonce and of the plan.
-
-    A member that finds its own nonce in `nonces` knows that no message of an earlier run fits this one;
-    checking that is the caller's part. Raises ProtocolError naming the member whose nonce has another length.
-    """
-    _check_hash("plan hash", plan_hash)
-    for member, nonce in nonces.items():
-        if len(nonce) != NONCE_BYTES:
-            raise ProtocolError(f"member {member!r}: a run nonce has {NONCE_BYTES} bytes, not {len(nonce)}")
-    fields = [field for member in sorted(nonces) for field in (member, bytes(nonces[member]))]
-    return hashlib.sha256(encode_fields("hansa run id v1", plan_hash, *fields)).digest()
-
-
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunNames:
     """What all keys of a run are bound to. All public.
 
     Attributes:
         plan_hash: 32 bytes, the hash of the plan's canonical bytes.
-        run_id: 32 bytes, from `run_id`.
+        run_id: 32 bytes, from `roles.run.run_id`.
         epoch: 0 at the start; one more each time that a member lost its state and all drew fresh keys.
     """
 
@@ -144,7 +129,7 @@ def _exchange(private: bytes | bytearray, member: str, public_key: bytes) -> byt
         shared = bytearray(secret.exchange(X25519PublicKey.from_public_bytes(public_key)))
     except ValueError as error:
         raise _small_order(member) from error
-    # The library refuses this already; a release that stopped doing so must not open the door.
+    # The library refuses this already; a release that stopped doing so must not let it through.
     if hmac.compare_digest(shared, bytes(KEY_BYTES)):
         raise _small_order(member)
     return shared
@@ -174,19 +159,19 @@ class Announcement:
     signature: bytes
 
 
-def announce(pair: RunKeyPair, run: Run, member: str, algorithm: Algorithm, sign: Sign) -> Announcement:
+def announce(pair: RunKeyPair, run: RunNames, member: str, algorithm: Algorithm, sign: Sign) -> Announcement:
     """Sign `member`'s public key for one run with its pinned identity."""
     signature = sign(SIGNING_PURPOSE, announced_bytes(run, member, pair.public_key, algorithm))
     return Announcement(member, pair.public_key, algorithm, signature)
 
 
-def announced_bytes(run: Run, member: str, public_key: bytes, algorithm: Algorithm) -> bytes:
+def announced_bytes(run: RunNames, member: str, public_key: bytes, algorithm: Algorithm) -> bytes:
     """The bytes that a member signs (under `SIGNING_PURPOSE`) to announce its key."""
     return encode_fields(SIGNING_PURPOSE, run.plan_hash, run.run_id, run.epoch, member, public_key, algorithm.value)
 
 
 def check_announcements(
-    announcements: Iterable[Announcement], run: Run, identities: Mapping[str, bytes], verify: Verify
+    announcements: Iterable[Announcement], run: RunNames, identities: Mapping[str, bytes], verify: Verify
 ) -> dict[str, Announcement]:
     """Check signed keys against the list of members that everyone holds; the keys by member, sorted by name.
 
@@ -217,7 +202,9 @@ def check_announcements(
     return {member: checked[member] for member in sorted(checked)}
 
 
-def _check_announcement(announcement: Announcement, run: Run, identities: Mapping[str, bytes], verify: Verify) -> None:
+def _check_announcement(
+    announcement: Announcement, run: RunNames, identities: Mapping[str, bytes], verify: Verify
+) -> None:
     member = announcement.member
     if member not in identities:
         raise IdentityError(f"member {member!r} announced a run key but does not take part in this run")
@@ -244,7 +231,7 @@ def _check_distinct(announcements: Mapping[str, Announcement]) -> None:
             raise ProtocolError(f"members {other!r} and {member!r} announced the same run key; rule: keys are fresh")
 
 
-def roster_hash(run: Run, announcements: Mapping[str, Announcement]) -> bytes:
+def roster_hash(run: RunNames, announcements: Mapping[str, Announcement]) -> bytes:
     """32 bytes that name the run, its members and their keys; part of every label and key confirmation."""
     fields: list[bytes | str | int] = [run.plan_hash, run.run_id, run.epoch]
     for member in sorted(announcements):
@@ -298,7 +285,7 @@ class PairKey:
 
 
 def derive_pair_keys(
-    own: RunKeyPair, member: str, announcements: Mapping[str, Announcement], run: Run
+    own: RunKeyPair, member: str, announcements: Mapping[str, Announcement], run: RunNames
 ) -> dict[str, PairKey]:
     """`member`'s key with every other one, by peer.
 
@@ -316,7 +303,7 @@ def derive_pair_keys(
 
 
 def _derive_pair_key(
-    own: RunKeyPair, member: str, peer: str, announcements: Mapping[str, Announcement], run: Run
+    own: RunKeyPair, member: str, peer: str, announcements: Mapping[str, Announcement], run: RunNames
 ) -> PairKey:
     low, high = sorted((member, peer))
     info = encode_fields(

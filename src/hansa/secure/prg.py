@@ -184,7 +184,7 @@ class NamedStreams:
         self._used: set[bytes] = set()
 
     def stream(self, name: bytes, size: int) -> KeyStream:
-        """The stream of a name, to be consumed piece by piece beside others; `size` as of `KeyStream`.
+        """The stream of a name, to be consumed fragment by fragment beside others; `size` as of `KeyStream`.
 
         Raises ProtocolError for a name used before, or none.
         """
@@ -192,7 +192,7 @@ class NamedStreams:
         return KeyStream(self._key, self._algorithm, name, size)
 
     def begin(self, name: bytes, size: int) -> None:
-        """Begin the stream of a name, which `go_on` gives piece by piece until another is begun; `size` as of `KeyStream`.
+        """Begin the stream of a name, which `go_on` gives fragment by fragment until another is begun; `size` as of `KeyStream`.
 
         Raises ProtocolError for a name used before, or none.
         """
@@ -273,8 +273,8 @@ def _encrypt_zeros(encryptor: CipherContext, buffer: memoryview) -> None:
         encryptor.update_into(_ZEROS[: buffer.nbytes], buffer)
         return
     for start in range(0, buffer.nbytes, CHUNK_BYTES):
-        piece = buffer[start : start + CHUNK_BYTES]
-        encryptor.update_into(_ZEROS[: piece.nbytes], piece)
+        fragment = buffer[start : start + CHUNK_BYTES]
+        encryptor.update_into(_ZEROS[: fragment.nbytes], fragment)
 
 
 _AROUND_NAME = {

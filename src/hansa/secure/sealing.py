@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from hansa.errors import ProtocolError
-from hansa.secure.keys import PairKey, Run, encode_fields
+from hansa.secure.keys import PairKey, RunNames, encode_fields
 from hansa.secure.prg import Algorithm
 
 COUNTER_BYTES = 8
@@ -33,7 +33,7 @@ class Sealer:
 
     __slots__ = ("_aead", "_key", "_limit", "_receiver", "_run", "_sender", "_sent")
 
-    def __init__(self, pair: PairKey, run: Run, algorithm: Algorithm, limit: int = MESSAGE_LIMIT) -> None:
+    def __init__(self, pair: PairKey, run: RunNames, algorithm: Algorithm, limit: int = MESSAGE_LIMIT) -> None:
         pair.claim("sealing")
         self._sender, self._receiver = pair.member, pair.peer
         self._key = _direction_key(pair, self._sender, self._receiver, algorithm)
@@ -63,7 +63,7 @@ class Opener:
 
     __slots__ = ("_aead", "_key", "_opened", "_receiver", "_run", "_sender")
 
-    def __init__(self, pair: PairKey, run: Run, algorithm: Algorithm) -> None:
+    def __init__(self, pair: PairKey, run: RunNames, algorithm: Algorithm) -> None:
         pair.claim("opening")
         self._sender, self._receiver = pair.peer, pair.member
         self._key = _direction_key(pair, self._sender, self._receiver, algorithm)
@@ -119,13 +119,13 @@ def _usable(aead: Aead | None, peer: str) -> Aead:
     return aead
 
 
-def _context(run: Run, sender: str, receiver: str, kind: str, counter: int) -> bytes:
+def _context(run: RunNames, sender: str, receiver: str, kind: str, counter: int) -> bytes:
     # The counter's bytes stand last in what is encoded.
     return _context_of_first(run, sender, receiver, kind)[:-COUNTER_BYTES] + _counter_bytes(counter)
 
 
 @functools.lru_cache(maxsize=1024)
-def _context_of_first(run: Run, sender: str, receiver: str, kind: str) -> bytes:
+def _context_of_first(run: RunNames, sender: str, receiver: str, kind: str) -> bytes:
     return encode_fields("hansa sealed message v1", run.plan_hash, run.run_id, run.epoch, sender, receiver, kind, 0)
 
 

@@ -85,7 +85,7 @@ class Processes:
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._errors: dict[str, IO[str]] = {}
-        self._said: dict[str, dict[str, Any]] = {}
+        self._told: dict[str, dict[str, Any]] = {}
         self.events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
 
     def __enter__(self) -> Processes:
@@ -123,7 +123,7 @@ class Processes:
             for line in process.stdout:
                 event = json.loads(line)
                 if event["event"] == "error":
-                    self._said[name] = event
+                    self._told[name] = event
                 elif event["event"] != "notice":
                     self.events.put((name, event))
 
@@ -142,9 +142,9 @@ class Processes:
             2 * POLL_S
         )  # others fail because of the first, maybe before it has ended: prefer the one that says why
         failed = self._failed()
-        name = min(failed, key=lambda n: (self._said.get(n, {}).get("kind") in FOLLOWS, n))
-        said = self._said.get(name)
-        text = said["text"] if said is not None else self._text(name)
+        name = min(failed, key=lambda n: (self._told.get(n, {}).get("kind") in FOLLOWS, n))
+        told = self._told.get(name)
+        text = told["text"] if told is not None else self._text(name)
         raise HansaError(f"the process of member {name!r} ended with status {failed[name]}: {text}")
 
     def _failed(self) -> dict[str, int]:
@@ -190,7 +190,7 @@ def train_in_processes(
             elif event["event"] == "record":
                 records[event["record"]["member"]] = event["record"]
             elif member == (plan.hub if plan.coopetitive is None else plan.servers[0]):
-                if event["event"] == "gathered":
+                if event["event"] == "registered":
                     startup = time.perf_counter() - started
                 report(event)
     models = {(folder / f"{name}-model.json").read_bytes() for name in plan.receivers}

@@ -18,9 +18,10 @@ from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
 from hansa.data.schema import Level, Schema
 from hansa.errors import DataError, HansaError, PlanError
-from hansa.node.coopetitive import hub_end
 from hansa.node.cores import cores, useful_threads
-from hansa.node.in_process import share_in_process, train_in_process, warm_up, warm_up_shares
+from hansa.node.in_process import share_in_process, train_in_process
+from hansa.node.shared import hub_end
+from hansa.node.warm_up import warm_up, warm_up_shares
 from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, SERVERS, Coopetitive, Plan, Release, default_verify_counts
 from hansa.roles.batches import check_roster, claim
 from hansa.roles.run import Progress
@@ -44,7 +45,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class SimulationSettings:
     """What to simulate.
 
     Attributes:
@@ -110,7 +111,7 @@ def split_parties(table: Table, names: Mapping[str, str]) -> dict[str, Table]:
 
 
 def make_plan(
-    settings: Settings,
+    settings: SimulationSettings,
     features: tuple[str, ...],
     parties: tuple[str, ...],
     labels: tuple[float, float] = (0.0, 1.0),
@@ -166,8 +167,8 @@ def make_plan(
     )
 
 
-def simulate(train: Table, test: Table, settings: Settings, report: Report = lambda _: None) -> Simulation:
-    """Train on the parties of `train`, score on `test`; see `Settings` for what else is trained.
+def simulate(train: Table, test: Table, settings: SimulationSettings, report: Report = lambda _: None) -> Simulation:
+    """Train on the parties of `train`, score on `test`; see `SimulationSettings` for what else is trained.
 
     Raises HansaError and its kinds with what to do.
     """
@@ -330,7 +331,7 @@ def _scores_of(objective: str, predictions: npt.NDArray[np.float32], table: Tabl
 
 
 def _train_over_tls(
-    plan: Plan, parts: Mapping[str, Table], settings: Settings, report: Report
+    plan: Plan, parts: Mapping[str, Table], settings: SimulationSettings, report: Report
 ) -> tuple[dict[str, Any], bytes, dict[str, list[float | None]]]:
     with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
         record, model, startup = train_in_processes(
@@ -347,7 +348,7 @@ def _train_over_tls(
 
 
 def _train_in_process(
-    plan: Plan, parts: Mapping[str, Table], settings: Settings, report: Report
+    plan: Plan, parts: Mapping[str, Table], settings: SimulationSettings, report: Report
 ) -> tuple[dict[str, Any], bytes, dict[str, list[float | None]]]:
     at: dict[str, float] = {"start": time.perf_counter()}
 
@@ -371,8 +372,8 @@ def _train_in_process(
         "trees_grown": run.outcome.trees_grown,
         "without_value": run.outcome.without_value,
         "seconds": {
-            "startup": at["gathered"] - at["start"],
-            "binning": at["binned"] - at["gathered"],
+            "startup": at["registered"] - at["start"],
+            "binning": at["binned"] - at["registered"],
             "training": at["trained"] - at["binned"],
         },
         "traffic": {name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in run.traffic.items()},
@@ -381,7 +382,7 @@ def _train_in_process(
 
 
 def _share_in_process(
-    plan: Plan, parts: Mapping[str, Table], settings: Settings, report: Report
+    plan: Plan, parts: Mapping[str, Table], settings: SimulationSettings, report: Report
 ) -> tuple[dict[str, Any], bytes, dict[str, list[float | None]]]:
     at: dict[str, float] = {"start": time.perf_counter()}
     steps: list[str] = []
@@ -411,8 +412,8 @@ def _share_in_process(
         "trees_grown": run.members[plan.servers[0]].trees * plan.parameters.outputs,
         "without_value": run.members[plan.servers[0]].without_value,
         "seconds": {
-            "startup": at["gathered"] - at["start"],
-            "binning": at["binned"] - at["gathered"],
+            "startup": at["registered"] - at["start"],
+            "binning": at["binned"] - at["registered"],
             "training": at["trained"] - at["binned"],
         },
         "traffic": {name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in run.traffic.items()},
@@ -498,11 +499,11 @@ def _train_pooled(plan: Plan, train: Table, test: Table, report: Report) -> dict
 
     def note(progress: Progress) -> None:
         # With several classes each is a run of its own.
-        if progress.stage == "gathered":
+        if progress.stage == "registered":
             at.clear()
         at.setdefault(progress.stage, time.perf_counter())
         if progress.stage == "trained":
-            seconds["binning"] += at["binned"] - at["gathered"]
+            seconds["binning"] += at["binned"] - at["registered"]
             seconds["training"] += at["trained"] - at["binned"]
 
     predictions = _predict_local(plan, "pooled", train, test, note)

@@ -8,7 +8,7 @@ A *frame* is one encoded message. Guarantees that every transport gives:
 4. One member's failure reaches the hub as `MemberLost`, once, and leaves other members' connections as they were.
 5. A frame over `limit` bytes is never read into memory: the sender is dropped, by name.
 
-`lasting` adds 6 to 8: there, a connection that breaks is made anew, and is no failure until that has taken too long.
+`resumable` adds 6 to 8: there, a connection that breaks is made anew, and is no failure until that has taken too long.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ RECORD_BYTES = 2**14
 """Bytes that one TLS record holds."""
 
 _FIRST_BYTES = RECORD_BYTES - PREFIX_BYTES
-_PIECE_BYTES = 2**17
+_FRAGMENT_BYTES = 2**17
 _SMALLEST_BUFFER = 2**16
 
 
@@ -47,18 +47,18 @@ class FrameRefused(TransportError):
     """A frame was announced that no sender who keeps to the rules announces."""
 
 
-def pieces(frame: memoryview, head: bytes = b"") -> Iterator[bytes | memoryview]:
+def fragments(frame: memoryview, head: bytes = b"") -> Iterator[bytes | memoryview]:
     """What to write, in order: the prefix with the first bytes, then views of the rest.
 
     What is sent is one frame: `head` (short), then `frame`.
 
-    A TLS record holds 16 KiB: the first piece fills one, so a small frame is one record and a large one is
+    A TLS record holds 16 KiB: the first fragment fills one, so a small frame is one record and a large one is
     not copied.
     """
     first = _FIRST_BYTES - len(head)
     yield (len(head) + len(frame)).to_bytes(PREFIX_BYTES, "big") + head + frame[:first]
-    for start in range(first, len(frame), _PIECE_BYTES):
-        yield frame[start : start + _PIECE_BYTES]
+    for start in range(first, len(frame), _FRAGMENT_BYTES):
+        yield frame[start : start + _FRAGMENT_BYTES]
 
 
 class FrameReader:
@@ -75,7 +75,7 @@ class FrameReader:
         self._have = 0  # bytes at the start of the buffer
         self._end = 0  # where, among them, the frame ends that was handed out last
 
-    def spare_last(self) -> None:
+    def pin_frame(self) -> None:
         """Leave the frame that was read last as it is for good: what is read next goes into another buffer."""
         fresh = memoryview(bytearray(len(self._buffer)))
         fresh[self._end : self._have] = self._buffer[self._end : self._have]

@@ -48,7 +48,7 @@ class InProcessHub:
     Args:
         handlers: member name -> what the member does with a frame from the hub.
         order: chooses, among the names that have work, whose turn it is; default: round robin.
-        opening: what members say before they have heard anything.
+        opening: what members say before they have received anything.
         frame_limit: bytes that one frame may hold, either way.
     """
 

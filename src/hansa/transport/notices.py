@@ -1,7 +1,7 @@
 """What a transport tells its own process about other members' connections: for people and logs, never for the protocol.
 
 A role cannot tell transports apart, so nothing that a role does may depend on a notice. The hub's words about other members
-are its own claim: whoever prints them filters them as any stranger's text.
+are its own claim: whoever prints them filters them as any untrusted text.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Notice:
     Attributes:
         kind: "listening" (the hub waits for members), "dialling" (a member looks for the hub), "joined", "waiting" (nothing new,
             said again every few seconds), "away" (a connection broke, or is silent too long), "back", "lost" (for good), "left"
-            (said goodbye), "stalled" (data is on the way and nobody acknowledges it).
+            (closed), "stalled" (data is on the way and nobody acknowledges it).
         member: whom it is about; empty for "waiting" for several.
         waiting_for: names of all who are waited for after this, sorted.
         seconds: since it began: of an absence, of the wait.
         limit_s: when the wait ends in failure; None for never.
-        text: the reason in plain words where there is one, else empty. May hold a stranger's words.
+        text: the reason in plain words where there is one, else empty. May hold untrusted text.
     """
 
     kind: Kind
@@ -48,7 +48,7 @@ def silent(_: Notice) -> None:
 
 
 class Waiting:
-    """How long an end has heard nothing, told every `EVERY_S` seconds.
+    """How long an end has received nothing, told every `EVERY_S` seconds.
 
     Args:
         notify: who is told.

@@ -1,7 +1,7 @@
 """Through a proxy to the hub: HTTP CONNECT (RFC 9110, section 9.3.6), as in networks that let nothing else out.
 
 The proxy passes on bytes. TLS runs inside, from this member to the hub, so the proxy reads nothing and can change nothing unnoticed.
-What it answers are a stranger's words: bounded, and of them only the status is believed.
+What it answers are untrusted text: bounded, and of them only the status is believed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Proxy:
         if 200 <= status < 300:
             return
         here = f"{where}: the proxy {self.host}:{self.port}"
-        said = f"status {status}{f', {reason}' if reason else ''}"
+        status_text = f"status {status}{f', {reason}' if reason else ''}"
         match status:
             case 407:
                 cure = (
@@ -64,14 +64,14 @@ class Proxy:
                     if self.user
                     else 'wants a user and a password: write proxy = "http://user@host:port" and proxy_password_file'
                 )
-                raise ProxyRefusal(f"{here} {cure} ({said})")
+                raise ProxyRefusal(f"{here} {cure} ({status_text})")
             case 401 | 403 | 405:
                 raise ProxyRefusal(
-                    f"{here} does not allow connections there ({said}); ask whoever runs it to allow CONNECT to it"
+                    f"{here} does not allow connections there ({status_text}); ask whoever runs it to allow CONNECT to it"
                 )
             case _:
                 raise TransportError(
-                    f"{here} cannot connect there ({said}); is the hub started, and its port open to the proxy?"
+                    f"{here} cannot connect there ({status_text}); is the hub started, and its port open to the proxy?"
                 )
 
     def _request(self, host: str, port: int) -> bytes:

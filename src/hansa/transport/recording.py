@@ -1,6 +1,6 @@
-"""Transcripts: every frame that passes one end, in a file, so that anybody can check what was said.
+"""Transcripts: every frame that passes one end, in a file, so that anybody can check what was sent.
 
-A hub with a member of its own (`resident`) leaves two: the hub's, `<name>.hub.frames`, and that member's.
+A hub with a member of its own (`local_member`) leaves two: the hub's, `<name>.hub.frames`, and that member's.
 
 The file `<end>.frames` begins with `MAGIC`. Each record after it is, integers big-endian:
 
@@ -25,7 +25,7 @@ from typing import BinaryIO, Literal
 from hansa.errors import OutputError, TransportError
 from hansa.files import failed, make_folder
 from hansa.transport.channel import Channel, Frame, Hub, Traffic
-from hansa.transport.resident import Resident
+from hansa.transport.local_member import LocalMember
 
 MAGIC = b"hansa frames 1\n"
 _MARKS: Mapping[str, bytes] = {"up": b"U", "down": b"D"}
@@ -34,7 +34,7 @@ Direction = Literal["up", "down"]
 
 
 @dataclass(frozen=True)
-class Record:
+class RecordedFrame:
     """One frame of a transcript.
 
     Attributes:
@@ -50,7 +50,7 @@ class Record:
     frame: bytes
 
 
-def read_transcript(path: Path) -> Iterator[Record]:
+def read_transcript(path: Path) -> Iterator[RecordedFrame]:
     """The records of a transcript, in the order in which the frames passed.
 
     Raises:
@@ -106,7 +106,7 @@ class _Transcript:
 class RecordingHub:
     """A hub that writes down every frame that passes it, in `<folder>/<end>.frames`. See `channel.Hub`.
 
-    A frame counts as said when the hub tries to send it, and as heard when the hub is given it.
+    A frame counts as sent when the hub tries to send it, and as received when the hub is given it.
     """
 
     def __init__(self, hub: Hub, folder: Path, end: str = "hub") -> None:
@@ -167,29 +167,29 @@ class RecordingChannel:
         self._transcript.close()
 
 
-class RecordingResident:
-    """A hub's own member that writes down every frame that it says or hears, in `<folder>/<member>.frames`.
+class RecordingLocalMember:
+    """A hub's own member that writes down every frame that it sends or receives, in `<folder>/<member>.frames`.
 
-    See `resident.Resident`.
+    See `local_member.LocalMember`.
     """
 
-    def __init__(self, resident: Resident, folder: Path, member: str) -> None:
-        self._resident = resident
+    def __init__(self, local_member: LocalMember, folder: Path, member: str) -> None:
+        self._local_member = local_member
         self._member = member
         self._transcript = _Transcript(folder, member)
 
     def opening(self) -> Iterator[Frame]:
-        """The resident's, each written down first."""
-        return self._noted(self._resident.opening())
+        """The local member's, each written down first."""
+        return self._noted(self._local_member.opening())
 
     def handle(self, frame: memoryview) -> Iterator[Frame]:
-        """Write the frame down, then each of the resident's answers."""
+        """Write the frame down, then each of the local member's answers."""
         self._transcript.write("down", self._member, frame)
-        return self._noted(self._resident.handle(frame))
+        return self._noted(self._local_member.handle(frame))
 
     def waited(self, seconds: float) -> Iterator[Frame]:
-        """The resident's, each written down first."""
-        return self._noted(self._resident.waited(seconds))
+        """The local member's, each written down first."""
+        return self._noted(self._local_member.waited(seconds))
 
     def close(self) -> None:
         """Close the transcript."""
@@ -201,7 +201,7 @@ class RecordingResident:
             yield frame
 
 
-def _read_record(file: BinaryIO, mark: bytes, sequence: int, path: Path) -> Record:
+def _read_record(file: BinaryIO, mark: bytes, sequence: int, path: Path) -> RecordedFrame:
     directions: dict[bytes, Direction] = {b"U": "up", b"D": "down"}
     if mark not in directions:
         raise TransportError(f"{path}: record {sequence} has the direction {mark!r}, expected b'U' or b'D'")
@@ -212,7 +212,7 @@ def _read_record(file: BinaryIO, mark: bytes, sequence: int, path: Path) -> Reco
     length = int.from_bytes(_exactly(file, 4, sequence, path), "big")
     frame = _exactly(file, length, sequence, path)
     try:
-        return Record(directions[mark], name.decode("ascii"), sequence, frame)
+        return RecordedFrame(directions[mark], name.decode("ascii"), sequence, frame)
     except UnicodeDecodeError as error:
         raise TransportError(f"{path}: record {sequence} names a member in other than ASCII") from error
 

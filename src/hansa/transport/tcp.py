@@ -3,7 +3,7 @@
 A connection can end without a word: a middlebox forgets it, an address changes, a cable is cut. Nothing then arrives, and the system
 goes on sending again for a quarter of an hour. What is *acknowledged* tells it much sooner, and tells it apart from a process
 that computes for long: its system acknowledges all the same. `TCP_USER_TIMEOUT` cannot tell these apart, as it also ends a
-connection whose other end has no room for more, so `Watch` asks the system itself (`TCP_INFO`).
+connection whose other end has no room for more, so `SilenceWatch` asks the system itself (`TCP_INFO`).
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class LineSilent(ConnectionError):
     """Nothing that was sent was acknowledged for too long."""
 
 
-def silence_for(patience_s: float) -> float:
-    """Seconds of silence after which a connection counts as broken, so that two thirds of the patience are for noticing at most."""
-    return max(1.0, min(SILENCE_S, 2 * patience_s / 3)) if patience_s else SILENCE_S
+def silence_for(reconnect_timeout_s: float) -> float:
+    """Seconds of silence after which a connection counts as broken, so noticing takes two thirds of the reconnect timeout at most."""
+    return max(1.0, min(SILENCE_S, 2 * reconnect_timeout_s / 3)) if reconnect_timeout_s else SILENCE_S
 
 
 def place(host: str, port: int) -> str:
@@ -85,7 +85,7 @@ def tune(plain: socket.socket, silence_s: float = SILENCE_S, most_bytes_per_s: i
             plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-class Watch:
+class SilenceWatch:
     """Whether what was sent over a connection is acknowledged. Tells "stalled" when it is not, and "back" when it is again.
 
     An end without room for more acknowledges, and is not silent, however long it computes.
@@ -139,7 +139,7 @@ class Watch:
         try:
             info = self._plain.getsockopt(socket.IPPROTO_TCP, self._info or 0, _INFO_BYTES)
         except OSError:
-            return None  # whoever reads or writes next hears why
+            return None  # whoever reads or writes next is told why
         if len(info) < _ACKED_AT + _ACKED.size:
             return None
         has_room = len(info) < _WINDOW_AT + _WORD.size or _WORD.unpack_from(info, _WINDOW_AT)[0] > 0
@@ -176,13 +176,13 @@ class Lookout:
         self.until = 0.0
         self._fast = time.perf_counter() - self._began <= FAST * self._spin_s
 
-    def sees(self, door: select.poll, most_s: float | None) -> list[tuple[int, int]]:
-        """What `door` tells of while it is worth looking, `most_s` seconds at most; other processes run in between."""
+    def sees(self, admission: select.poll, most_s: float | None) -> list[tuple[int, int]]:
+        """What `admission` tells of while it is worth looking, `most_s` seconds at most; other processes run in between."""
         now = time.perf_counter()
         if now >= self.until:
             return []
         until = self.until if most_s is None else min(self.until, now + most_s)
-        while not (events := door.poll(0)) and time.perf_counter() < until:
+        while not (events := admission.poll(0)) and time.perf_counter() < until:
             os.sched_yield()
         return events
 

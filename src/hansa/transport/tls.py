@@ -7,8 +7,8 @@ resumed, because resumption skips the check of certificates and their dates.
 
 A TLS 1.3 client believes itself connected before the server has looked at its certificate. So a connection
 begins with one frame from the hub: a byte 1 where the member is welcome, or a byte 0 and the reason in UTF-8
-where it is not. A hub with a *door* hears a greeting of the member before it answers, and the door says whether the
-member is welcome and what stands behind the byte 1: so a member whose connection broke comes back to its seat.
+where it is not. A hub with an *admission* reads a greeting of the member before it answers, and the admission says whether the
+member is welcome and what stands behind the byte 1: so a member whose connection broke comes back to its session.
 
 TLS on plain sockets has the shortest round trip of what was measured (docs: ARCHITECTURE.md). Nothing here is safe to
 call from two threads at once, and nothing here starts a thread.
@@ -29,13 +29,13 @@ from typing import Protocol
 
 from cryptography import x509
 
-from hansa.errors import IdentityError, LinkLost, MemberLost, NotTrusted, SeatRefused, TransportError, in_words
+from hansa.errors import IdentityError, LinkLost, MemberLost, NotTrusted, SessionRefused, TransportError, in_words
 from hansa.transport.channel import DEFAULT_FRAME_LIMIT, Frame, Traffic
 from hansa.transport.credentials import Credentials
-from hansa.transport.frames import PREFIX_BYTES, FrameReader, FrameRefused, checked, pieces
+from hansa.transport.frames import PREFIX_BYTES, FrameReader, FrameRefused, checked, fragments
 from hansa.transport.notices import Notice, Notify, Waiting, silent
 from hansa.transport.proxy import Proxy
-from hansa.transport.tcp import LOOK_S, SILENCE_S, Lookout, Watch, dial, listen, place, tune
+from hansa.transport.tcp import LOOK_S, SILENCE_S, Lookout, SilenceWatch, dial, listen, place, tune
 from hansa.transport.tls_stream import TlsError, TlsStream
 
 _LOG = logging.getLogger(__name__)
@@ -62,19 +62,19 @@ class HubLimits:
 
     Attributes:
         frame_bytes: largest frame, either way.
-        handshake_s: seconds that a newcomer has to prove who it is.
-        newcomers: handshakes under way at once; above that the oldest is given up.
+        handshake_s: seconds that a pending handshake has to prove who it is.
+        pending handshakes: handshakes under way at once; above that the oldest is given up.
         send_s: seconds that a member may take nothing of what waits for it.
         backlog_bytes: what may wait for one member before `send` blocks.
         spin_s: seconds to look for a frame again and again before sleeping, where the last came fast (`tcp.Lookout`). Never past
             the moment at which something is due.
-        silence_s: seconds that a member's system may acknowledge nothing of what was sent to it (`tcp.Watch`).
+        silence_s: seconds that a member's system may acknowledge nothing of what was sent to it (`tcp.SilenceWatch`).
         most_bytes_per_s: what the system may send over each connection, evenly; 0 has no limit. Linux only.
     """
 
     frame_bytes: int = DEFAULT_FRAME_LIMIT
     handshake_s: float = 10.0
-    newcomers: int = 256
+    pending_handshakes: int = 256
     send_s: float = 60.0
     backlog_bytes: int = 256 * 2**20
     spin_s: float = 0.0
@@ -82,8 +82,8 @@ class HubLimits:
     most_bytes_per_s: int = 0
 
 
-class Door(Protocol):
-    """Who decides whether a member that proved who it is may have a seat at the hub."""
+class Admission(Protocol):
+    """Who decides whether a member that proved who it is may have a session at the hub."""
 
     def admit(self, member: str, hello: bytes, vacant: bool) -> bytes:
         """What to answer a member's greeting. Raises TransportError, whose text the member is told, to refuse it.
@@ -92,15 +92,15 @@ class Door(Protocol):
             vacant: whether no earlier connection of the member is known to live.
         """
 
-    def seated(self, member: str, hello: bytes) -> None:
-        """The member, admitted with `hello`, has taken its seat; an earlier connection of it is closed. Never raises."""
+    def admitted(self, member: str, hello: bytes) -> None:
+        """The member, admitted with `hello`, has its session; an earlier connection of it is closed. Never raises."""
 
 
 class TlsChannel:
     """A member's connection to the hub. See `hansa.transport.channel.Channel`.
 
     Attributes:
-        greeting: what the hub's door answered this member's greeting.
+        greeting: what the hub's admission answered this member's greeting.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class TlsChannel:
         send_timeout_s: float,
         greeting: bytes = b"",
         *,
-        watch: Watch | None = None,
+        watch: SilenceWatch | None = None,
         waiting: Waiting | None = None,
         owed: Callable[[], Iterable[str]] = tuple,
     ) -> None:
@@ -157,14 +157,14 @@ class TlsChannel:
             retry_for_s: seconds to go on dialling while nobody listens there yet. A refusal is never retried.
             frame_limit: bytes that one frame may hold, either way.
             send_timeout_s: seconds after which a send that the hub does not take is given up.
-            hello: this member's greeting, for a hub that has a door.
+            hello: this member's greeting, for a hub that has an admission.
             spin_s, silence_s, most_bytes_per_s: as in `HubLimits`.
             proxy: dial through it. notify: told that nobody listens yet, of a line that carries nothing, and of waiting for those
                 whom `owed` names, where it is given.
 
         Raises:
             IdentityError: `hub` is not another member.
-            SeatRefused: the hub refused this member and said why.
+            SessionRefused: the hub refused this member and said why.
             TransportError: nobody listens, or somebody else does.
         """
         context = credentials.client_context(hub)
@@ -210,7 +210,7 @@ class TlsChannel:
         except TransportError:
             stream.close()
             raise
-        watch = Watch(plain, silence_s, hub, notify)
+        watch = SilenceWatch(plain, silence_s, hub, notify)
         waiting = Waiting(silent if owed is None else notify)
         return cls(stream, frame_limit, send_timeout_s, greeting, watch=watch, waiting=waiting, owed=owed or tuple)
 
@@ -224,13 +224,13 @@ class TlsChannel:
         """Send one frame, `head` before it; returns when the system has taken it.
 
         Raises:
-            LinkLost: the hub is gone, or took nothing for too long. What it said before may still be received.
+            LinkLost: the hub is gone, or took nothing for too long. What it sent before may still be received.
         """
         view = checked(frame, self._frame_limit)
         stream = self._open()
         try:
             stream.settimeout(self._send_timeout_s)
-            stream.write_run(pieces(view, head), PREFIX_BYTES + len(head) + len(view))
+            stream.write_run(fragments(view, head), PREFIX_BYTES + len(head) + len(view))
         except OSError as error:
             raise LinkLost(f"the hub is gone while a frame of {len(view)} bytes was sent: {in_words(error)}") from error
         self.traffic.frames_up += 1
@@ -266,9 +266,9 @@ class TlsChannel:
         self.traffic.bytes_down += PREFIX_BYTES + len(frame)
         return frame
 
-    def spare_last(self) -> None:
+    def pin_frame(self) -> None:
         """Keep the frame that was received last valid for good."""
-        self._reader.spare_last()
+        self._reader.pin_frame()
 
     def close(self) -> None:
         """End the connection. Safe to call twice."""
@@ -300,12 +300,12 @@ class _Link:
     member: str
     stream: TlsStream
     reader: FrameReader
-    watch: Watch
+    watch: SilenceWatch
     progress_at: float = 0.0
 
 
 @dataclass(frozen=True)
-class _Newcomer:
+class _PendingHandshake:
     """A connection whose other end has not proved yet who it is."""
 
     stream: TlsStream
@@ -325,26 +325,26 @@ class TlsHub:
         self,
         credentials: Credentials,
         listener: socket.socket | None,
-        guests: frozenset[str],
+        allowed: frozenset[str],
         limits: HubLimits,
-        door: Door | None = None,
+        admission: Admission | None = None,
         notify: Notify = silent,
         owed: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._credentials = credentials
         self._context = credentials.server_context()
         self._listener = listener
-        self._guests = guests
+        self._allowed = allowed
         self._limits = limits
-        self._door = door
+        self._admission = admission
         self._notify = notify
         self._owed = owed
-        self._waiting = Waiting(silent if door else notify)
+        self._waiting = Waiting(silent if admission else notify)
         self._lookout = Lookout(limits.spin_s)
         self._look_at = 0.0
         self._awaited: frozenset[str] = frozenset()
         self._member_of = {certificate: name for name, certificate in credentials.certificates.items()}
-        self._newcomers: dict[int, _Newcomer] = {}  # by file descriptor, oldest first
+        self._pending: dict[int, _PendingHandshake] = {}  # by file descriptor, oldest first
         self._links: dict[str, _Link] = {}
         self._links_by_fd: dict[int, _Link] = {}
         self._ready: deque[_Link] = deque()
@@ -355,7 +355,7 @@ class TlsHub:
         if listener is not None:
             self._poll.register(listener.fileno(), select.POLLIN)
         self._closed = False
-        self.strangers = 0
+        self.rejected = 0
         """Connections so far that did not prove to be an expected member."""
 
     @classmethod
@@ -365,9 +365,9 @@ class TlsHub:
         host: str,
         port: int,
         *,
-        guests: Collection[str] | None = None,
+        allowed: Collection[str] | None = None,
         limits: HubLimits | None = None,
-        door: Door | None = None,
+        admission: Admission | None = None,
         notify: Notify = silent,
         owed: Callable[[], Iterable[str]] = tuple,
     ) -> TlsHub:
@@ -377,25 +377,25 @@ class TlsHub:
             credentials: who this hub is.
             host: address to listen at, or a name of this machine; "::" listens on IPv6 and IPv4.
             port: TCP port; 0 lets the system choose (see `port`).
-            guests: the members that are wanted; default: all but the hub itself. Others are told that they
+            allowed: the members that are wanted; default: all but the hub itself. Others are told that they
                 are not.
             limits: what the hub bears.
-            door: who says whether a member that greets it may have a seat; default: whoever has none may.
-            notify: told who joined, who is waited for, and whose line carries nothing; with a door, the last of these only.
+            admission: who says whether a member that greets it may have a session; default: whoever has none may.
+            notify: told who joined, who is waited for, and whose line carries nothing; with an admission, the last of these only.
             owed: names the members whose word is waited for.
 
         Raises:
-            IdentityError: a guest is not in the members file.
+            IdentityError: an allowed peer is not in the members file.
             TransportError: the address is taken or is not this machine's.
         """
         others = frozenset(credentials.certificates) - {credentials.member}
-        wanted = others if guests is None else frozenset(guests)
+        wanted = others if allowed is None else frozenset(allowed)
         if not wanted or wanted - others:
             unknown = ", ".join(sorted(wanted - others)) or "nobody"
             raise IdentityError(f"the hub expects {unknown}; it can expect other members of the members file only")
         listener = listen(host, port)
         listener.setblocking(False)
-        return cls(credentials, listener, wanted, limits or HubLimits(), door, notify, owed)
+        return cls(credentials, listener, wanted, limits or HubLimits(), admission, notify, owed)
 
     @classmethod
     def without_listener(
@@ -447,9 +447,9 @@ class TlsHub:
         return 0 if self._listener is None else int(self._listener.getsockname()[1])
 
     @property
-    def guests(self) -> frozenset[str]:
+    def allowed(self) -> frozenset[str]:
         """Names of the members that may connect."""
-        return self._guests
+        return self._allowed
 
     @property
     def joined(self) -> frozenset[str]:
@@ -469,16 +469,18 @@ class TlsHub:
         """
         self._check_open()
         deadline = _deadline(timeout)
-        if strangers := sorted(set(members) - self._guests):
-            raise TransportError(f"the hub does not expect {', '.join(strangers)}, so it cannot wait for them")
+        if rejected := sorted(set(members) - self._allowed):
+            raise TransportError(f"the hub does not expect {', '.join(rejected)}, so it cannot wait for them")
         self._awaited = frozenset(members)
         self._waiting.over()
         while not self._links.keys() >= set(members):
-            door = select.poll()
+            admission = select.poll()
             entrance = () if self._listener is None else (self._listener.fileno(),)
-            for descriptor in (*entrance, *self._newcomers):
-                door.register(descriptor, select.POLLIN)
-            self._admit([fd for fd, _ in door.poll(min(1000 * LOOK_S, self._patience_ms(deadline) or 1000 * LOOK_S))])
+            for descriptor in (*entrance, *self._pending):
+                admission.register(descriptor, select.POLLIN)
+            self._admit(
+                [fd for fd, _ in admission.poll(min(1000 * LOOK_S, self._timeout_ms(deadline) or 1000 * LOOK_S))]
+            )
             missing = sorted(set(members) - self._links.keys())
             if missing:
                 self._waiting.go_on(lambda: set(members) - self._links.keys(), timeout)
@@ -489,7 +491,7 @@ class TlsHub:
         """What to say of those of `members` who are not connected after so long."""
         return (
             f"not connected after {seconds or 0:g} s: {', '.join(sorted(set(members) - self._links.keys()))} "
-            f"({self.strangers} connections of others were refused); start them, or look there why they cannot reach the hub"
+            f"({self.rejected} connections of others were refused); start them, or look there why they cannot reach the hub"
         )
 
     def send(self, member: str, frame: Frame, head: bytes = b"") -> None:
@@ -514,7 +516,7 @@ class TlsHub:
         traffic.bytes_down += PREFIX_BYTES + len(view)
 
     def receive(self, timeout: float | None = None) -> tuple[str, memoryview]:
-        """Wait for a frame from any member, and let newcomers in meanwhile.
+        """Wait for a frame from any member, and let pending handshakes in meanwhile.
 
         Returns:
             The member that sent it, and the frame: a view valid until the next call.
@@ -545,10 +547,10 @@ class TlsHub:
             if timeout != 0:
                 self._waiting.go_on(self._owed, timeout)
 
-    def spare_last(self, member: str) -> None:
+    def pin_frame(self, member: str) -> None:
         """Keep the frame that was received last from this member valid for good."""
         if link := self._links.get(member):
-            link.reader.spare_last()
+            link.reader.pin_frame()
 
     def drop(self, member: str, reason: str) -> None:
         """End one member's connection; others go on. It may connect anew. Nothing is raised for it later."""
@@ -571,9 +573,9 @@ class TlsHub:
             with contextlib.suppress(OSError, TransportError):
                 self._flush_until(link, 0, deadline)
             self._forget(link)
-        for newcomer in self._newcomers.values():
-            newcomer.stream.hang_up()
-        self._newcomers.clear()
+        for pending in self._pending.values():
+            pending.stream.hang_up()
+        self._pending.clear()
         if self._listener is not None:
             self._listener.close()
 
@@ -609,18 +611,18 @@ class TlsHub:
 
     def _wait(self, deadline: float | None) -> None:
         """Wait until some socket is ready or something is due, and do what is to be done."""
-        door = []
+        admission = []
         for descriptor, event in self._events(deadline):
             link = self._links_by_fd.get(descriptor)
             if link is None:
-                door.append(descriptor)
+                admission.append(descriptor)
                 continue
             if event & ~select.POLLOUT:
                 self._ready.append(link)
             if event & select.POLLOUT:
                 self._advance(link)
-        if door or self._newcomers:
-            self._admit(door)
+        if admission or self._pending:
+            self._admit(admission)
         if self._behind:
             self._drop_stalled()
         if (now := time.monotonic()) >= self._look_at:
@@ -630,17 +632,17 @@ class TlsHub:
     def _events(self, deadline: float | None) -> list[tuple[int, int]]:
         """What is ready; looked for without sleeping first, where that is worth while."""
         if self._limits.spin_s:
-            patience_ms = self._patience_ms(deadline)
-            if events := self._lookout.sees(self._poll, None if patience_ms is None else patience_ms / 1000):
+            timeout_ms = self._timeout_ms(deadline)
+            if events := self._lookout.sees(self._poll, None if timeout_ms is None else timeout_ms / 1000):
                 return events
-        patience_ms = self._patience_ms(deadline)
-        return self._poll.poll(1000 * LOOK_S if patience_ms is None else min(1000 * LOOK_S, patience_ms))
+        timeout_ms = self._timeout_ms(deadline)
+        return self._poll.poll(1000 * LOOK_S if timeout_ms is None else min(1000 * LOOK_S, timeout_ms))
 
-    def _patience_ms(self, deadline: float | None) -> float | None:
+    def _timeout_ms(self, deadline: float | None) -> float | None:
         """Milliseconds until the next moment at which something is due; None: nothing is."""
         due = [] if deadline is None else [deadline]
-        if self._newcomers:
-            due.append(next(iter(self._newcomers.values())).deadline)
+        if self._pending:
+            due.append(next(iter(self._pending.values())).deadline)
         due += [link.progress_at + self._limits.send_s for link in self._behind]
         return max(0.0, 1000 * (min(due) - time.monotonic())) if due else None
 
@@ -649,7 +651,7 @@ class TlsHub:
     def _write(self, link: _Link, frame: memoryview, head: bytes) -> None:
         """Encrypt the frame and send as much as the system takes now; the rest waits."""
         waited = link.stream.unsent
-        link.stream.write_run(pieces(frame, head), PREFIX_BYTES + len(head) + len(frame))
+        link.stream.write_run(fragments(frame, head), PREFIX_BYTES + len(head) + len(frame))
         link.stream.flush()
         if link.stream.unsent and not waited:
             link.progress_at = time.monotonic()
@@ -666,13 +668,13 @@ class TlsHub:
 
     def _flush_until(self, link: _Link, size: int, deadline: float | None) -> None:
         """Write until at most `size` bytes wait; TransportError where the member takes too long."""
-        exit_door = select.poll()
-        exit_door.register(link.stream.fileno(), select.POLLOUT)
+        writable = select.poll()
+        writable.register(link.stream.fileno(), select.POLLOUT)
         while link.stream.unsent > size:
             due = link.progress_at + self._limits.send_s
             due = due if deadline is None else min(due, deadline)
             left = max(0.0, due - time.monotonic())
-            if exit_door.poll(1000 * min(LOOK_S, left)):
+            if writable.poll(1000 * min(LOOK_S, left)):
                 self._flush(link)
             elif left <= LOOK_S:
                 raise TransportError(self._stalled(link))
@@ -707,11 +709,11 @@ class TlsHub:
         for descriptor in descriptors:
             if self._listener is not None and descriptor == self._listener.fileno():
                 self._accept(self._listener)
-            elif newcomer := self._newcomers.get(descriptor):
-                self._shake_hands(newcomer)
+            elif pending := self._pending.get(descriptor):
+                self._shake_hands(pending)
         now = time.monotonic()
-        for newcomer in [each for each in self._newcomers.values() if each.deadline <= now]:
-            self._turn_away(newcomer, f"no handshake in {self._limits.handshake_s:g} s")
+        for pending in [each for each in self._pending.values() if each.deadline <= now]:
+            self._turn_away(pending, f"no handshake in {self._limits.handshake_s:g} s")
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
@@ -722,119 +724,119 @@ class TlsHub:
             except OSError as error:
                 self._accept_failed(error)
                 return
-            if len(self._newcomers) >= self._limits.newcomers:
-                self._turn_away(next(iter(self._newcomers.values())), "too many handshakes at once")
-            self._receive_newcomer(plain, place(address[0], address[1]))
+            if len(self._pending) >= self._limits.pending_handshakes:
+                self._turn_away(next(iter(self._pending.values())), "too many handshakes at once")
+            self._start_handshake(plain, place(address[0], address[1]))
 
     def _accept_failed(self, error: OSError) -> None:
         """Make room where the system has run out of descriptors; otherwise the peer gave up itself."""
         _LOG.warning("a connection could not be accepted: %s", error)
-        if self._newcomers:
-            self._turn_away(next(iter(self._newcomers.values())), "the system has no room")
+        if self._pending:
+            self._turn_away(next(iter(self._pending.values())), "the system has no room")
 
-    def _receive_newcomer(self, plain: socket.socket, address: str) -> None:
+    def _start_handshake(self, plain: socket.socket, address: str) -> None:
         try:
             plain.setblocking(False)
             tune(plain, self._limits.silence_s, self._limits.most_bytes_per_s)
             stream = TlsStream(plain, self._context, server_side=True)
         except OSError as error:
             plain.close()
-            self._count_stranger(address, in_words(error))
+            self._count_rejected(address, in_words(error))
             return
-        newcomer = _Newcomer(stream, address, time.monotonic() + self._limits.handshake_s)
-        self._newcomers[stream.fileno()] = newcomer
+        pending = _PendingHandshake(stream, address, time.monotonic() + self._limits.handshake_s)
+        self._pending[stream.fileno()] = pending
         self._poll.register(stream.fileno(), select.POLLIN)
 
-    def _shake_hands(self, newcomer: _Newcomer) -> None:
+    def _shake_hands(self, pending: _PendingHandshake) -> None:
         try:
-            newcomer.stream.do_handshake()
+            pending.stream.do_handshake()
         except BlockingIOError:
             return
         except OSError as error:
-            self._turn_away(newcomer, in_words(error))
+            self._turn_away(pending, in_words(error))
             return
-        certificate = newcomer.stream.certificate()
+        certificate = pending.stream.certificate()
         member = self._member_of.get(certificate) if certificate else None
         if member is None:
-            self._turn_away(newcomer, "shows no member's certificate")
-        elif member not in self._guests:
-            self._refuse(newcomer, member, "is not expected in this run; compare the plans of both members")
-        elif self._door is not None:
-            self._hear(newcomer, member, self._door)
+            self._turn_away(pending, "shows no member's certificate")
+        elif member not in self._allowed:
+            self._refuse(pending, member, "is not expected in this run; compare the plans of both members")
+        elif self._admission is not None:
+            self._receive(pending, member, self._admission)
         elif member in self._links and not _is_over(self._links[member].stream):
-            self._refuse(newcomer, member, "is connected already; stop its other process, or wait until it is gone")
+            self._refuse(pending, member, "is connected already; stop its other process, or wait until it is gone")
         else:
-            self._seat(newcomer, member)
+            self._open_session(pending, member)
 
-    def _hear(self, newcomer: _Newcomer, member: str, door: Door) -> None:
-        """Take a newcomer's greeting once it is all there, and do what the door says."""
+    def _receive(self, pending: _PendingHandshake, member: str, admission: Admission) -> None:
+        """Take a pending handshake's greeting once it is all there, and do what the admission says."""
         try:
-            hello = bytes(newcomer.hello.read(newcomer.stream))
+            hello = bytes(pending.hello.read(pending.stream))
         except BlockingIOError:
             return
         except (OSError, TransportError) as error:
-            self._turn_away(newcomer, in_words(error))
+            self._turn_away(pending, in_words(error))
             return
         vacant = member not in self._links or _is_over(self._links[member].stream)
         try:
-            answer = door.admit(member, hello, vacant)
+            answer = admission.admit(member, hello, vacant)
         except TransportError as refusal:
-            self._refuse(newcomer, member, str(refusal))
+            self._refuse(pending, member, str(refusal))
             return
         if earlier := self._links.get(member):
             self._forget(earlier)
         self._losses = deque(loss for loss in self._losses if loss.member != member)
-        self._seat(newcomer, member, answer)
+        self._open_session(pending, member, answer)
         if member in self._links:
-            door.seated(member, hello)
+            admission.admitted(member, hello)
         elif earlier:
             self._losses.append(MemberLost(member, "gone while it came back", broken=True))
 
-    def _seat(self, newcomer: _Newcomer, member: str, answer: bytes = b"") -> None:
+    def _open_session(self, pending: _PendingHandshake, member: str, answer: bytes = b"") -> None:
         if member in self._links:
             lost = self._lost(self._links[member], "the connection was closed, and a new one made", broken=True)
             self._losses.append(lost)
-        descriptor = newcomer.stream.fileno()
+        descriptor = pending.stream.fileno()
         try:
-            _greet(newcomer.stream, bytes([_WELCOME]) + answer)
+            _greet(pending.stream, bytes([_WELCOME]) + answer)
         except OSError as error:
-            self._turn_away(newcomer, in_words(error))
+            self._turn_away(pending, in_words(error))
             return
-        del self._newcomers[descriptor]
-        link = self._new_link(member, newcomer.stream)
+        del self._pending[descriptor]
+        link = self._new_link(member, pending.stream)
         self._links[member] = self._links_by_fd[descriptor] = link
         self._traffic.setdefault(member, Traffic())
-        _LOG.info("member %r connected from %s", member, newcomer.address)
-        if self._door is None:
+        _LOG.info("member %r connected from %s", member, pending.address)
+        if self._admission is None:
             missing = tuple(sorted(self._awaited - self._links.keys()))
-            self._notify(Notice("joined", member, missing, text=f"from {newcomer.address}"))
+            self._notify(Notice("joined", member, missing, text=f"from {pending.address}"))
 
     def _new_link(self, member: str, stream: TlsStream) -> _Link:
-        watch = Watch(stream.socket, self._limits.silence_s, member, self._notify)
+        watch = SilenceWatch(stream.socket, self._limits.silence_s, member, self._notify)
         return _Link(member, stream, FrameReader(self._limits.frame_bytes), watch)
 
-    def _refuse(self, newcomer: _Newcomer, member: str, reason: str) -> None:
-        with contextlib.suppress(OSError):  # it is turned away whether it hears the reason or not
-            _greet(newcomer.stream, bytes([_REFUSED]) + f"member {member!r} {reason}".encode())
-        self._turn_away(newcomer, f"{member!r} {reason}")
+    def _refuse(self, pending: _PendingHandshake, member: str, reason: str) -> None:
+        with contextlib.suppress(OSError):  # it is turned away whether it reads the reason or not
+            _greet(pending.stream, bytes([_REFUSED]) + f"member {member!r} {reason}".encode())
+        self._turn_away(pending, f"{member!r} {reason}")
 
-    def _turn_away(self, newcomer: _Newcomer, reason: str) -> None:
-        descriptor = newcomer.stream.fileno()
-        del self._newcomers[descriptor]
+    def _turn_away(self, pending: _PendingHandshake, reason: str) -> None:
+        descriptor = pending.stream.fileno()
+        del self._pending[descriptor]
         self._poll.unregister(descriptor)
-        newcomer.stream.hang_up()
-        self._count_stranger(newcomer.address, reason)
+        pending.stream.hang_up()
+        self._count_rejected(pending.address, reason)
 
-    def _count_stranger(self, address: str, reason: str) -> None:
-        self.strangers += 1
-        # A flood of strangers must not become a flood of log lines.
-        if self.strangers <= 20 or self.strangers % 100 == 0:
-            _LOG.warning("stranger %d, at %s, is refused: %s", self.strangers, address, reason)
+    def _count_rejected(self, address: str, reason: str) -> None:
+        self.rejected += 1
+        # A flood of rejected peers must not become a flood of log lines.
+        if self.rejected <= 20 or self.rejected % 100 == 0:
+            _LOG.warning("rejected peer %d, at %s: %s", self.rejected, address, reason)
 
     def _lost_sending(self, link: _Link, error: OSError) -> MemberLost:
         """The loss of a member that hung up on what is sent to it; it may have said why before."""
         unread: list[bytes] = []
-        link.reader.spare_last()  # somebody may be at it still
+        link.reader.pin_frame()  # somebody may be at it still
         with contextlib.suppress(OSError, TransportError):
             while True:
                 unread.append(bytes(link.reader.read(link.stream)))
@@ -889,15 +891,15 @@ def _await_welcome(stream: TlsStream, deadline: float, where: str) -> bytes:
         raise TransportError(f"{where}: no welcome: {in_words(error)}") from error
     if greeting[0] == _REFUSED:
         reason = "".join(c for c in greeting[1:].decode("utf-8", "replace") if c.isprintable())
-        raise SeatRefused(f"{where}: refused this member: {reason}")
+        raise SessionRefused(f"{where}: refused this member: {reason}")
     if greeting[0] != _WELCOME:
         raise TransportError(f"{where}: answered the handshake with something else than a welcome")
     return greeting[1:]
 
 
 def _greet(stream: TlsStream, greeting: bytes) -> None:
-    for piece in pieces(memoryview(greeting)):
-        stream.write(piece)
+    for fragment in fragments(memoryview(greeting)):
+        stream.write(fragment)
     stream.flush()
 
 

@@ -58,7 +58,7 @@ class TlsError(OSError):
 
 
 def note_verification(connection: SSL.Connection, _: object, number: int, __: int, fine: int) -> bool:
-    """The contexts' callback: OpenSSL's verdict stands, and what was wrong is kept for the error's text."""
+    """The contexts' callback: OpenSSL's abort reason stands, and what was wrong is kept for the error's text."""
     if not fine:
         connection.set_app_data(number)
     return bool(fine)
@@ -148,11 +148,11 @@ class TlsStream:
         """Whether bytes are here that waiting for the socket would not tell of."""
         return self._tls.pending() > 0
 
-    def write(self, piece: bytes | memoryview) -> None:
+    def write(self, fragment: bytes | memoryview) -> None:
         """Encrypt and send bytes; a stream that does not wait keeps what the system does not take. Raises TimeoutError, OSError."""
-        if self._kept or not self._sent(piece):
-            self._kept.append(bytes(piece))
-            self.unsent += len(piece)
+        if self._kept or not self._sent(fragment):
+            self._kept.append(bytes(fragment))
+            self.unsent += len(fragment)
 
     def write_run(self, parts: Iterable[bytes | memoryview], size: int) -> None:
         """`write` each part of a run of `size` bytes; more than a record's leave in full segments, whatever the records."""
@@ -239,14 +239,14 @@ class TlsStream:
         except SSL.Error as error:
             self._ended = error.with_traceback(None)
 
-    def _sent(self, piece: bytes | memoryview) -> bool:
+    def _sent(self, fragment: bytes | memoryview) -> bool:
         """Send all of it, or False where the stream does not wait: then the same bytes have to be sent next."""
-        # OpenSSL reads no more once it failed to write: what the other end said last would be lost.
+        # OpenSSL reads no more once it failed to write: what the other end sent last would be lost.
         if self._hung_up.poll(0):
             raise BrokenPipeError("the other end has hung up")
         while True:
             try:
-                self._tls.send(piece)
+                self._tls.send(fragment)
             except _WANTS as error:
                 if self._timeout == 0:
                     return False
@@ -261,13 +261,13 @@ class TlsStream:
         """Wait until OpenSSL can do what it wants to. Raises BlockingIOError, TimeoutError, and what `meanwhile` does."""
         if self._timeout == 0:
             raise BlockingIOError("nothing can be done yet")
-        door = self._readable if isinstance(want, SSL.WantReadError) else self._writable
-        if door is self._readable and self.lookout.sees(door, self._timeout):
+        admission = self._readable if isinstance(want, SSL.WantReadError) else self._writable
+        if admission is self._readable and self.lookout.sees(admission, self._timeout):
             return
         give_up = None if self._timeout is None else time.monotonic() + self._timeout
         while True:
             left = LOOK_S if give_up is None else max(0.0, give_up - time.monotonic())
-            if door.poll(1000 * min(LOOK_S, left)):
+            if admission.poll(1000 * min(LOOK_S, left)):
                 return
             self.meanwhile()
             if give_up is not None and time.monotonic() >= give_up:

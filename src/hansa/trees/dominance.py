@@ -59,7 +59,7 @@ class Contributors:
         Args:
             built: int64 (m,): positions of the built children. parents: int64 (m,): positions of their parents in the level above.
             nodes, totals, gains, found: of the level, as for `splitting.finish_nodes`; gains and found are written.
-            rule: float64 (6,), the fields of `splitting.Rule`.
+            rule: float64 (6,), the fields of `splitting.SplitRule`.
         """
         for child, parent in zip(built, parents, strict=True):
             pair = [int(child)]

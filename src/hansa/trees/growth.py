@@ -20,12 +20,12 @@ from numba import njit
 
 from hansa.errors import DataError
 from hansa.trees import histogram, splitting
-from hansa.trees.crew import ALONE, Crew
 from hansa.trees.dominance import Contributors
 from hansa.trees.ensemble import ROOT_PARENT, Tree
 from hansa.trees.histogram import Codes, Int64, Layout
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
+from hansa.trees.worker_pool import ALONE, WorkerPool
 
 PARALLEL_CELLS = 40_000
 """Cells of a level below which one thread searches as fast as several."""
@@ -272,7 +272,7 @@ class Grower:
         parameters, scales, layout: of this tree.
         has_missing: bool (n_features,).
         buffers: kept from tree to tree.
-        crew: for the search of levels that are large enough.
+        worker pool: for the search of levels that are large enough.
         least_hessian: whole sum of hessians that every child has at least, beside what `min_child_weight` says.
         contributors: parties, where a child must hold its least hessian without the largest of them (`dominance`); 0 elsewhere.
         leaf_bits: fraction bits that leaf values are rounded to; None for values as they are. With it, which child is built says
@@ -286,14 +286,14 @@ class Grower:
         layout: Layout,
         has_missing: npt.NDArray[np.bool_],
         buffers: Buffers,
-        crew: Crew = ALONE,
+        pool: WorkerPool = ALONE,
         least_hessian: int = 1,
         contributors: int = 0,
         leaf_bits: int | None = None,
     ) -> None:
         self._leaf_bits = leaf_bits
         self._contributors = Contributors(contributors, layout) if contributors else None
-        self._crew = crew
+        self._pool = pool
         self._parameters = parameters
         self._layout = layout
         self._has_missing = has_missing
@@ -311,7 +311,7 @@ class Grower:
             ]
         )
         codes = int(np.diff(layout.offsets.astype(np.int64)).max()) if len(layout.columns) else 1
-        self._scratch = np.empty((crew.threads, codes))
+        self._scratch = np.empty((pool.threads, codes))
         self._planes = scales.planes
         self._depth = 0
         self._parents = np.empty((0, self._planes, layout.cells), np.int64)
@@ -341,7 +341,7 @@ class Grower:
         """
         if self._contributors is not None:
             self._contributors.add(party, self.to_build[first : first + len(part)], part)
-        at_once = self._crew.threads == 1 or len(self.nodes) == 1 or self.nodes.size < PARALLEL_CELLS
+        at_once = self._pool.threads == 1 or len(self.nodes) == 1 or self.nodes.size < PARALLEL_CELLS
         taken, offsets = self._taken, self._layout.offsets
         complete = splitting.add_part(part, first, taken, parties, self.nodes, self.to_build, offsets)
         self._complete += complete
@@ -353,10 +353,10 @@ class Grower:
         if self._complete < len(self.to_build):
             return False
         if not at_once:
-            self._finish(0, len(self.to_build), self._crew)
+            self._finish(0, len(self.to_build), self._pool)
         return True
 
-    def _finish(self, first: int, last: int, crew: Crew) -> None:
+    def _finish(self, first: int, last: int, pool: WorkerPool) -> None:
         """Search the built children first to last, and their siblings."""
         splitting.finish_nodes(
             first,
@@ -373,7 +373,7 @@ class Grower:
             self._scratch,
             self._gains,
             self._found,
-            crew=crew,
+            pool=pool,
         )
         if self._contributors is not None:
             built = self.to_build[first:last]
@@ -495,7 +495,7 @@ def _all_leaves(values: npt.NDArray[np.float32]) -> Level:
     )
 
 
-def tree_heard(
+def tree_received(
     levels: Sequence[Level], cut_offsets: Int64, cut_values: npt.NDArray[np.float32], statistics: Tree | None = None
 ) -> Tree:
     """The tree that a party was told, level by level: splits and leaves as they were applied to its rows.
@@ -503,7 +503,7 @@ def tree_heard(
     Args:
         levels: of the whole tree, the last one with its leaves.
         cut_offsets, cut_values: as for `Grower.tree`.
-        statistics: a tree of as many nodes whose gains, covers and inner nodes' weights are taken over, which no party hears;
+        statistics: a tree of as many nodes whose gains, covers and inner nodes' weights are taken over, which no party receives;
             None for none (0).
 
     Raises:

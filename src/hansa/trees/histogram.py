@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from hansa.trees.crew import Bell, Crew
 from hansa.trees.prefetch import prefetch
+from hansa.trees.worker_pool import StartSignal, WorkerPool
 
 Codes = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Int64 = npt.NDArray[np.int64]
@@ -164,14 +164,14 @@ def build_histograms(codes, columns, offsets, stride, rows, starts, ends, packed
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _build_share(  # type: ignore[no-untyped-def]
-    bell, first, last, codes, columns, offsets, stride, rows, starts, ends, packed, sums, out, spill
+    start_signal, first, last, codes, columns, offsets, stride, rows, starts, ends, packed, sums, out, spill
 ):  # fmt: skip
     """One thread's share of `build_histograms`: of all nodes' rows, one node behind the other, those from first to last.
 
     Returns:
         The node whose first rows are another thread's, and whose others went into `spill`, int64 (planes, cells); -1 if none.
     """
-    bell[0] += 1
+    start_signal[0] += 1
     spilt, before = -1, 0
     for node in range(starts.shape[0]):
         size = ends[node] - starts[node]
@@ -211,25 +211,25 @@ def build_histograms_parallel(
     packed: Int64,
     sums: Int64,
     out: Int64,
-    crew: Crew,
+    pool: WorkerPool,
 ) -> None:
-    """`build_histograms` with the rows shared out evenly over a crew; `sums` has a row for each thread.
+    """`build_histograms` with the rows shared out evenly over a worker pool; `sums` has a row for each thread.
 
     A node whose rows fall to several threads is built in parts, which are then added: integers have no order.
     """
-    spills = np.empty((crew.threads, *out.shape[1:]), np.int64)
-    spilt = np.full(crew.threads, -1, np.int64)
+    spills = np.empty((pool.threads, *out.shape[1:]), np.int64)
+    spilt = np.full(pool.threads, -1, np.int64)
 
-    def build(thread: int, first: int, last: int, bell: Bell) -> None:
+    def build(thread: int, first: int, last: int, start_signal: StartSignal) -> None:
         spilt[thread] = _build_share(
-            bell, first, last, codes, columns, offsets, stride, rows, starts, ends, packed, sums[thread], out, spills[thread]
+            start_signal, first, last, codes, columns, offsets, stride, rows, starts, ends, packed, sums[thread], out, spills[thread]
         )  # fmt: skip
 
     total = int((ends - starts).sum())
     if not total:
         out[:] = 0
         return
-    crew.share(build, total)
+    pool.share(build, total)
     _add_spills(spilt, spills, out)
 
 

@@ -132,12 +132,12 @@ class Parameters:
         colsample_bytree: share of features drawn for each tree.
         max_bin: bins of a feature's values at most; missing values have a bin of their own beside them.
         scale_pos_weight: weight of rows with label 1; "auto" is negatives / positives, from pooled counts.
-        base_score: start value in label space; None takes the pooled mean.
+        base_score: base score in label space; None takes the pooled mean.
         early_stopping_rounds: stop when the last metric has not improved for so many rounds; None never.
         eval_metric: metrics to compute each round on the held-out rows; the last one decides early stopping.
         seed: seed of row and column sampling.
         histogram_bits: 32 or 64: bits of each sum in a histogram. "auto" is 32, or 64 where weights or labels are so unlike that 32
-            would count many rows too coarsely (`roles.statistics.histogram_bits_of`).
+            would count many rows too coarsely (`roles.summed.statistics.histogram_bits_of`).
         max_cat_to_onehot: a split of fewer categories than this tells one from all others; None where nothing is said of it.
     """
 
@@ -234,7 +234,7 @@ def _hint(name: str) -> str:
 
 
 def _squeezed(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())[:60]
+    return "".join(sealed for sealed in name.lower() if sealed.isalnum())[:60]
 
 
 def _edits(a: str, b: str) -> int:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from hansa.trees.crew import Bell, Crew, no_bell
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
+from hansa.trees.worker_pool import StartSignal, WorkerPool, no_start_signal
 
 LEAST_GAIN = 1e-6
 """XGBoost's kRtEps: a split must gain more than this."""
@@ -27,7 +27,7 @@ LOWEST = np.int64(-(2**63))
 
 
 @dataclass(frozen=True)
-class Rule:
+class SplitRule:
     """What the search needs of the parameters and scales, as plain numbers.
 
     Attributes:
@@ -44,9 +44,9 @@ class Rule:
     hessian_unit: float
 
 
-def rule_of(parameters: Parameters, scales: Scales) -> Rule:
+def rule_of(parameters: Parameters, scales: Scales) -> SplitRule:
     """The rule for one tree."""
-    return Rule(
+    return SplitRule(
         lambda_=parameters.lambda_,
         alpha=parameters.alpha,
         max_delta_step=parameters.max_delta_step,
@@ -289,10 +289,10 @@ def add_part(part, first, taken, parties, nodes, to_build, offsets):  # type: ig
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _finish_range(  # type: ignore[no-untyped-def]
-    bell, first, last, nodes, to_build, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
+    start_signal, first, last, nodes, to_build, parents, parent_of, columns, offsets, has_missing, totals, rule, scratch, gains, found
 ):  # fmt: skip
     """Search the built nodes first to last and their siblings, each the parent minus the built one; the root has none."""
-    bell[0] += 1
+    start_signal[0] += 1
     for child in range(first, last):
         begin = to_build[child] & ~1
         if nodes.shape[0] == 1:
@@ -309,8 +309,8 @@ def _finish_range(  # type: ignore[no-untyped-def]
             )  # fmt: skip
 
 
-def finish_nodes(first: int, last: int, *arguments: Any, crew: Crew) -> None:
-    """Subtract and search the pairs of built nodes first to last, shared out over a crew.
+def finish_nodes(first: int, last: int, *arguments: Any, pool: WorkerPool) -> None:
+    """Subtract and search the pairs of built nodes first to last, shared out over a worker pool.
 
     Args, after first and last:
         nodes: int64 (active, planes, cells), running sums where complete: pair p stands at 2 p (left) and 2 p + 1 (right); alone
@@ -319,19 +319,19 @@ def finish_nodes(first: int, last: int, *arguments: Any, crew: Crew) -> None:
         parents: int64 (active nodes of the level above, planes, cells), running sums; parent_of: int64 (pairs,).
         columns, offsets: of the `Layout`; has_missing: bool (n_features,).
         totals: int64 (active, 2): G and H of each node; the root's is written.
-        rule: float64 (6,): the fields of `Rule` in order.
+        rule: float64 (6,): the fields of `SplitRule` in order.
         scratch: float64 (threads, most codes of a column).
         gains: float64 (active,), written; found: int64 (active, 5), written: feature or -1, bin, missing left, G_L, H_L.
     """
     *family, scratch, gains, found = arguments
-    if crew.threads == 1:
-        _finish_range(no_bell(), first, last, *family, scratch[0], gains, found)
+    if pool.threads == 1:
+        _finish_range(no_start_signal(), first, last, *family, scratch[0], gains, found)
         return
 
-    def finish(thread: int, begin: int, end: int, bell: Bell) -> None:
-        _finish_range(bell, first + begin, first + end, *family, scratch[thread], gains, found)
+    def finish(thread: int, begin: int, end: int, start_signal: StartSignal) -> None:
+        _finish_range(start_signal, first + begin, first + end, *family, scratch[thread], gains, found)
 
-    crew.share(finish, last - first)
+    pool.share(finish, last - first)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -1,0 +1,79 @@
+"""What every process of a member does with its files: refuses bad outputs early, keeps the ledger, puts the model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from hansa.consortium.ledger import Entry, Ledger, Met
+from hansa.data.source import Rows
+from hansa.errors import PlanError
+from hansa.files import check_folder, check_outputs
+from hansa.node import logs
+from hansa.node.config import MemberFile
+from hansa.node.model_file import check_ending, save_model
+from hansa.roles.batches import Admit, admit_all
+from hansa.roles.run import Roster
+
+Event = Callable[[dict[str, Any]], None]
+
+
+ANSWER_S = 3600.0
+"""Seconds that the aggregator waits for any party's next frame before it gives the run up."""
+
+
+def warn(sentences: Iterable[str]) -> None:
+    """Log what is allowed but probably not meant."""
+    for sentence in sentences:
+        logs.note(logging.WARNING, sentence)
+
+
+def check_files(member: MemberFile, ends: Iterable[str]) -> None:
+    """Refuse outputs that could not be written at the end of the run. `ends` name the transcripts. Raises OutputError."""
+    outputs = {key: getattr(member, key) for key in ("model", "record", "ledger")}
+    inputs = {
+        "table": member.table,
+        "plan": member.plan_path,
+        "members": member.members_path,
+        "the member's own file": member.path,
+    }
+    check_outputs({f"{member.path}: {key}": path for key, path in outputs.items()}, inputs, keys=member.folder)
+    if member.transcript is not None:
+        what, names = f"{member.path}: transcript", [f"{end}.frames" for end in ends]
+        check_folder(what, member.transcript, names, {**outputs, **inputs}, keys=member.folder)
+    check_ending(f"{member.path}: model", member.model)
+
+
+def put_model(member: MemberFile, model: bytes | None) -> None:
+    """Write the model where this member's file says, where it has one and the file says so. Raises OutputError."""
+    if model is None or member.model is None:
+        return
+    others = {path.parent for path in (member.record, member.path) if path is not None} - {member.model.parent}
+    save_model(member.model, model, sorted(others), member.wait_s)
+
+
+def admission(member: MemberFile, rows: Rows) -> Admit:
+    """What writes a run down in the party's ledger before anything leaves, in the protected modes; in federated mode nothing.
+
+    Raises PlanError where the member's file names no ledger, or one that cannot be read.
+    """
+    plan = member.plan
+    if plan.mode == "federated":
+        return admit_all
+    if member.ledger is None:
+        raise PlanError(
+            f"{member.path}: ledger is missing; name a file that keeps count of which people these rows have met"
+        )
+    ledger = Ledger(member.ledger)
+    columns = ledger.columns(rows.features, rows.label, rows.weight)
+
+    def admit(run: bytes, roster: Roster) -> None:
+        parties = tuple(
+            Met(name, member.members[name].identity.hex(), training, held)
+            for name, _, training, held, _ in roster
+            if name in plan.parties
+        )
+        ledger.admit(Entry(columns, plan.mode, parties, run.hex()), member.policy)
+
+    return admit

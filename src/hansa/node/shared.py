@@ -1,0 +1,339 @@
+"""Processes of a coopetitive run: the hub that relays, and every other member with whichever roles the plan gives it.
+
+A hub that the plan gives other roles too plays them in its own process, as a local member of its transport.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import resource
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hansa.data.source import Rows, read_rows
+from hansa.errors import HansaError, LinkLost, MemberLost, PlanError, TransportError
+from hansa.node.config import MemberFile
+from hansa.node.files import ANSWER_S, admission, check_files, put_model, warn
+from hansa.node.links import BACKLOG_BYTES, SPIN_S, connect, is_direct, limits_of
+from hansa.node.phases import PhaseTimes
+from hansa.node.record import RunRecord, about, keeping
+from hansa.node.warm_up import prepare
+from hansa.plan import COOPETITIVE, Plan
+from hansa.roles.batches import admit_all
+from hansa.roles.run import LocalMemberRole, Progress, run_hub, run_member
+from hansa.roles.shared.member import SharedMember, record_of
+from hansa.roles.shared.relay import RelayHub
+from hansa.transport.channel import Channel, Hub, Traffic
+from hansa.transport.local_member import HubWithLocalMember, LocalMember
+from hansa.transport.notices import Notify
+from hansa.transport.recording import RecordingChannel, RecordingHub, RecordingLocalMember
+from hansa.transport.tls import TlsHub
+
+Event = Callable[[dict[str, Any]], None]
+
+
+RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes in a unit of `ru_maxrss`."""
+
+
+MEMORY = Path("/proc/meminfo")
+"""Where Linux says what memory it has; its sizes are in KiB."""
+
+
+def hub_end(plan: Plan) -> str:
+    """The name of the hub's transcript: its member's, and `NAME.hub` where that is the transcript of the roles it has beside."""
+    return f"{plan.hub}.hub" if plan.hub in plan.participants else plan.hub
+
+
+class _Played:
+    """This member's roles, ready to be driven, and what is noted of them while they are.
+
+    Attributes:
+        role: all of them. limit_s: seconds to wait for each word of the hub, or None.
+    """
+
+    def __init__(self, member: MemberFile, event: Event, record: RunRecord) -> None:
+        plan, name = member.plan, member.identity.name
+        self._member = member
+        self._record = record
+        self._rows = _rows_of(member)
+        self._at: dict[str, float] = {}
+        self._rounds_before = 0
+        self._tree_seconds: list[float] = []
+        self._report = _reporter(name, event)
+        self._ledger = PhaseTimes()
+        self.role = SharedMember(
+            plan,
+            name,
+            self._rows,
+            nonce=secrets.token_bytes(32),
+            signer=member.signer,
+            policy=member.policy,
+            admit=admit_all if self._rows is None else admission(member, self._rows),
+            memory_limit=member.memory_limit or free_memory(),
+            report=self._note,
+            observe=self._ledger.note,
+        )
+        # Whoever only owns or receives waits while others compute, for as long as that takes: it is told the end.
+        self.limit_s = member.wait_s if "server" in self.role.roles else member.idle_limit_s
+        prepare(plan)
+        if "server" in self.role.roles:
+            _keep_freed_memory()
+
+    def _note(self, progress: Progress) -> None:
+        if progress.stage == "binned":
+            self._rounds_before = self.role.rounds
+            self._ledger.clear()
+        if progress.stage == "tree":
+            self._tree_seconds.append(time.perf_counter() - self._at["binned"] - sum(self._tree_seconds))
+            if progress.trees == 1 < progress.rounds:
+                # The first tree is cheaper than the others, which the phases are to tell of.
+                self._ledger.clear()
+        self._at.setdefault(progress.stage, time.perf_counter())
+        self._record.stage(progress.stage, progress.trees, self.role.run)
+        self._report(progress)
+
+    def counts(self, traffic: Traffic) -> dict[str, int]:
+        """What left so far."""
+        return {
+            "bytes_up": traffic.bytes_up,
+            "bytes_down": traffic.bytes_down,
+            "sealed_bytes": self.role.sealed_bytes,
+            "clear_bytes": traffic.bytes_up - self.role.sealed_bytes,
+        }
+
+    def ended(self, traffic: Traffic) -> dict[str, Any]:
+        """Put the model where the file says; what the record says of the run."""
+        member, role, at = self._member, self.role, self._at
+        put_model(member, role.model)
+        sent = {"bytes_up": traffic.bytes_up, "bytes_down": traffic.bytes_down}
+        record = record_of(role, member.plan, member.identity.name, sent)
+        record["rows"] = 0 if self._rows is None else self._rows.n_rows
+        record["warnings"] = [] if self._rows is None else list(self._rows.warnings)
+        record["model_sha256"] = None if role.model is None else hashlib.sha256(role.model).hexdigest()
+        if "trained" in at:
+            record["training_rounds"] = role.rounds - self._rounds_before
+            record["tree_seconds"] = self._tree_seconds
+            record["phase_trees"] = max(1, len(self._tree_seconds) - 1)
+            record["phases"] = self._ledger.as_json()
+            record["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RUSAGE_UNIT
+            record["seconds"] = {"binning": at["binned"] - at["registered"], "training": at["trained"] - at["binned"]}
+        return record
+
+
+def _check_keys(member: MemberFile) -> None:
+    """Raise PlanError where the member's file lacks a path that its roles need, or gives a table that nobody wants."""
+    plan, name = member.plan, member.identity.name
+    if name in plan.parties and member.table is None:
+        raise PlanError(f"{member.path}: table is missing; name the file with this party's rows")
+    if name not in plan.parties and member.table is not None:
+        raise PlanError(f"{member.path}: table is given, and the plan does not name {name!r} a party; leave it out")
+    if name in plan.receivers and member.model is None:
+        raise PlanError(f"{member.path}: model is missing; this member receives the model: say where to put it")
+
+
+def _rows_of(member: MemberFile) -> Rows | None:
+    """The member's table, where it is a party."""
+    if member.table is None:
+        return None
+    rows = read_rows(member.table, member.plan.schema, label_kind=member.plan.parameters.label_kind)
+    warn(rows.warnings)
+    return rows
+
+
+def run_hub_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
+    """Listen, register the plan's members, relay until all are through; beside, play the other roles that the plan gives this member.
+
+    `event` is called with {"event": "listening", "port": ...}, then with the run's progress as far as this member knows it;
+    `notify` with what happens to connections.
+
+    Returns:
+        The record, also written where the file says: the hub's, with that of its other roles in it.
+    """
+    plan = member.plan
+    _check_mode(member)
+    if member.identity.name != plan.hub:
+        raise PlanError(f"{member.path}: identity {member.identity.name!r} is not the plan's hub {plan.hub!r}")
+    plays = plan.hub in plan.participants
+    _check_keys(member)
+    check_files(member, [plan.hub, f"{plan.hub}.hub"] if plays else [plan.hub])
+    with keeping(member.record, {**about(member), "roles": ["hub"]}) as record:
+        return _run_hub(member, event, notify, record, plays)
+
+
+def _run_hub(member: MemberFile, event: Event, notify: Notify, record: RunRecord, plays: bool) -> dict[str, Any]:
+    plan = member.plan
+    played = _Played(member, event, record) if plays else None
+    tell = _reporter(plan.hub, event)
+
+    def report(progress: Progress) -> None:
+        if played is None:
+            record.stage(progress.stage, progress.trees, relay.run)
+            tell(progress)
+
+    relay = RelayHub(plan, member.signer.identities, report)
+    allowed = tuple(name for name in plan.members if name != plan.hub)
+    spins = is_direct(plan) and plan.hub in plan.servers
+    limits = limits_of(member, SPIN_S if spins else 0.0)
+    owed = relay.waiting_for if played is None else lambda: _others_owed(relay, played.role, plan.hub)
+    inner = TlsHub.listen(
+        member.credentials, member.host, member.port, allowed=allowed, limits=limits, notify=notify, owed=owed
+    )
+    started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        stack.callback(inner.close)
+        record.count(lambda: _relayed_bytes(inner))
+        event({"event": "listening", "member": plan.hub, "host": member.host, "port": inner.port})
+        inner.wait_for(allowed, member.wait_s)
+        hub = _relay(member, relay, inner, played, stack)
+    facts: dict[str, Any] = {"run": relay.run.hex(), "roles": ["hub"]}
+    seconds = {"total": time.perf_counter() - started}
+    if played is not None:
+        own = hub.traffic[plan.hub]
+        record.count(lambda: played.counts(own))
+        facts = played.ended(own)
+        facts["roles"] = ["hub", *facts["roles"]]
+        seconds |= facts.get("seconds", {})
+    facts |= {
+        "roster": [[name, rows, held] for name, _, rows, held, _ in relay.roster],
+        "relayed": [[*ends, count] for ends, count in sorted(relay.relayed.items())],
+        "seconds": seconds,
+        "traffic": {
+            name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())
+        },
+    }
+    return record.end("finished", **facts)
+
+
+def _relayed_bytes(hub: TlsHub) -> dict[str, int]:
+    traffic = hub.traffic.values()
+    return {"bytes_up": sum(t.bytes_up for t in traffic), "bytes_down": sum(t.bytes_down for t in traffic)}
+
+
+def _relay(
+    member: MemberFile, relay: RelayHub, inner: TlsHub, played: _Played | None, stack: contextlib.ExitStack
+) -> Hub:
+    """Relay, and play what is to be played, to the end of the run; the hub as its traffic is to be read from."""
+    plan, transcript = member.plan, member.transcript
+    # Over direct links the hub may hear nothing while servers compute, for as long as that takes: they watch each other.
+    answer_s = None if is_direct(plan) else ANSWER_S
+
+    def recorded(hub: Hub) -> Hub:
+        if transcript is None:
+            return hub
+        return stack.enter_context(contextlib.closing(RecordingHub(hub, transcript, hub_end(plan))))
+
+    if played is None:
+        hub = recorded(inner)
+        run_hub(relay, hub, answer_s)
+        return hub
+    role = played.role
+    played_here = LocalMemberRole(role, plan.hub, lambda: _others_owed(relay, role, plan.hub))
+    stack.callback(played_here.erase)
+    local_member: LocalMember = played_here
+    if transcript is not None:
+        local_member = stack.enter_context(contextlib.closing(RecordingLocalMember(played_here, transcript, plan.hub)))
+    within = HubWithLocalMember(inner, plan.hub, local_member, answer_s=played.limit_s, backlog_bytes=BACKLOG_BYTES)
+    hub = recorded(within)
+    try:
+        run_hub(relay, hub, answer_s)
+    except HansaError as error:
+        cause = played_here.error
+        within.settle()
+        if cause is not None:
+            raise cause from error
+        raise
+    within.settle()
+    if played_here.error is not None:
+        raise played_here.error
+    return hub
+
+
+def _others_owed(relay: RelayHub, role: SharedMember, hub: str) -> list[str]:
+    """Whom the hub and the roles beside it wait for."""
+    return [name for name in role.waiting_for() if name != hub] or relay.waiting_for()
+
+
+def run_member_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
+    """Connect to the hub and play this member's roles. Returns the record, which is also written where the file says.
+
+    `event` is called with the run's progress as far as this member knows it; `notify` with what happens to connections.
+    """
+    plan, name = member.plan, member.identity.name
+    _check_mode(member)
+    if name == plan.hub:
+        raise PlanError(f"{member.path}: {name!r} is the plan's hub; run `hansa hub`, which plays its other roles too")
+    _check_keys(member)
+    check_files(member, [name])
+    with keeping(member.record, {**about(member), "roles": []}) as record:
+        return _play(member, event, notify, record)
+
+
+def _play(member: MemberFile, event: Event, notify: Notify, record: RunRecord) -> dict[str, Any]:
+    plan, name = member.plan, member.identity.name
+    played = _Played(member, event, record)
+    role = played.role
+    inner = connect(member, "server" in role.roles, notify, role.waiting_for)
+    channel: Channel = inner
+    try:
+        if member.transcript is not None:
+            channel = RecordingChannel(inner, member.transcript, name)
+        record.count(lambda: played.counts(inner.traffic))
+        run_member(role, channel, played.limit_s, role.waiting_for)
+    except TransportError as error:
+        lost = error if isinstance(error, LinkLost) else error.__cause__
+        if isinstance(lost, LinkLost):
+            raise MemberLost(plan.hub, str(lost)) from error
+        raise
+    finally:
+        channel.close()
+    return record.end("finished", **played.ended(inner.traffic))
+
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""Names of `mallopt` in glibc's malloc.h."""
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library reuse large arrays' memory instead of returning it: every level needs the same again.
+
+    Fresh pages cost a fifth of a server's time at a million rows. Where the C library is another, nothing changes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for name, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 64 * 2**20)):
+            mallopt(name, value)
+
+
+def _check_mode(member: MemberFile) -> None:
+    if member.plan.mode != COOPETITIVE:
+        raise PlanError(
+            f"{member.path}: the plan's mode is {member.plan.mode!r}, which has no hub or servers apart; "
+            "run `hansa aggregator` or `hansa party`"
+        )
+
+
+def _reporter(name: str, event: Event) -> Callable[[Progress], None]:
+    def report(progress: Progress) -> None:
+        event({**progress.as_event(), "member": name})
+
+    return report
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that the system says it can give, caches that it would drop included; None where it does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in MEMORY.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None

@@ -1,0 +1,239 @@
+"""Processes of the federated and secure-aggregation modes: the aggregator, and a party."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import time
+from typing import Any
+
+from hansa.data.source import Rows, read_rows
+from hansa.errors import PlanError, ProtocolError
+from hansa.node import logs
+from hansa.node.config import MemberFile
+from hansa.node.evidence import beside, keep_evidence
+from hansa.node.files import ANSWER_S, Event, admission, check_files, put_model, warn
+from hansa.node.record import CLEAR, RunRecord, about, keeping
+from hansa.node.warm_up import prepare
+from hansa.plan import COOPETITIVE
+from hansa.roles.run import Progress, run_hub, run_member
+from hansa.roles.summed.aggregator import Aggregator
+from hansa.roles.summed.party import Party
+from hansa.transport.channel import Channel, Hub
+from hansa.transport.notices import Notify
+from hansa.transport.recording import RecordingChannel, RecordingHub
+from hansa.transport.resumable import ResumableChannel, ResumableHub
+from hansa.transport.tls import HubLimits
+from hansa.trees.worker_pool import WorkerPool
+
+SPIN_S = 0.001
+"""Seconds that the aggregator looks for a party's next frame before it sleeps: waking up costs more than most gaps between two."""
+
+
+PARTY_SPIN_S = 0.003
+"""Seconds that a party looks for the aggregator's next request before it sleeps: longer than most levels take there."""
+
+
+TREE_EVENT_S = 0.1
+"""Seconds at least between two events that tell of trees: whoever reads them would wake up for each."""
+
+
+PARTY_EVENT_S = 1.0
+"""The same at a party, whose aggregator tells more."""
+
+
+def run_aggregator_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
+    """Listen, register the plan's parties, train. Returns the record, which is also written where the file says.
+
+    `event` is called with {"event": "listening", "port": ...}, then with every step of the run's progress; `notify` with what
+    happens to connections.
+    """
+    plan = member.plan
+    _refuse_coopetitive(member)
+    if member.identity.name != plan.aggregator:
+        raise PlanError(
+            f"{member.path}: identity {member.identity.name!r} is not the plan's aggregator {plan.aggregator!r}; "
+            "run `hansa party` for a party"
+        )
+    check_files(member, [plan.aggregator])
+    with keeping(member.record, {**about(member), "role": "aggregator"}) as record:
+        return _aggregate(member, event, notify, record)
+
+
+def _aggregate(member: MemberFile, event: Event, notify: Notify, record: RunRecord) -> dict[str, Any]:
+    plan = member.plan
+    inner = ResumableHub.listen(
+        member.credentials,
+        member.host,
+        member.port,
+        allowed=plan.parties,
+        limits=HubLimits(spin_s=SPIN_S, most_bytes_per_s=member.most_bytes_per_s),
+        reconnect_timeout_s=member.reconnect_timeout_s,
+        notify=notify,
+        owed=lambda: aggregator.waiting_for(),
+    )
+    hub: Hub = inner
+    at: dict[str, float] = {}
+    told_at = 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal told_at
+        now = time.perf_counter()
+        at.setdefault(progress.stage, now)
+        if progress.stage == "tree" and now < told_at + TREE_EVENT_S and progress.trees < progress.rounds:
+            return
+        told_at = now
+        record.stage(progress.stage, progress.trees, aggregator.run)
+        event(progress.as_event())
+
+    def counts() -> dict[str, int]:
+        traffic = inner.traffic.values()
+        up = sum(t.bytes_up for t in traffic)
+        return {
+            "bytes_up": up,
+            "bytes_down": sum(t.bytes_down for t in traffic),
+            "masked_bytes": aggregator.masked_bytes,
+            "clear_bytes": up - aggregator.masked_bytes,
+        }
+
+    aggregator = Aggregator(
+        plan,
+        pool=WorkerPool(member.threads),
+        report=report,
+        identities=member.signer.identities,
+        signer=member.signer,
+    )
+    try:
+        if member.transcript is not None:
+            hub = RecordingHub(inner, member.transcript, plan.aggregator)
+        record.count(counts)
+        prepare(plan)
+        event({"event": "listening", "host": member.host, "port": inner.port})
+        inner.wait_for(plan.parties, member.wait_s)
+        run_hub(aggregator, hub, ANSWER_S)
+    finally:
+        hub.close()
+    outcome = aggregator.outcome
+    if outcome is None:  # run_hub returns only once the role is done
+        raise PlanError("the run ended without a model")
+    if plan.aggregator in plan.receivers:
+        put_model(member, outcome.model)
+    return record.end(
+        "finished",
+        trees=len(outcome.ensemble.trees),
+        trees_grown=outcome.trees_grown,
+        exchanges=outcome.exchanges,
+        history=outcome.history,
+        without_value=outcome.without_value,
+        model_sha256=hashlib.sha256(outcome.model).hexdigest(),
+        roster=[[name, rows, held] for name, _, rows, held, _ in outcome.roster],
+        clear=CLEAR[plan.mode],
+        seconds={"binning": at["binned"] - at["registered"], "training": at["trained"] - at["binned"]},
+        traffic={name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())},
+    )
+
+
+def run_party_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
+    """Connect to the hub, train, keep the model. Returns the record, which is also written where the file says.
+
+    `event` is called with every step of the run's progress; `notify` with what happens to connections.
+    """
+    plan, name = member.plan, member.identity.name
+    _refuse_coopetitive(member)
+    if name not in plan.parties:
+        raise PlanError(f"{member.path}: identity {name!r} is not among the plan's parties {', '.join(plan.parties)}")
+    if member.table is None:
+        raise PlanError(f"{member.path}: table is missing; name the file with this party's rows")
+    if name in plan.receivers and member.model is None:
+        raise PlanError(f"{member.path}: model is missing; this party receives the model: say where to put it")
+    if plan.mode != "federated" and member.ledger is None:
+        raise PlanError(
+            f"{member.path}: ledger is missing; name a file that keeps count of which people these rows have met"
+        )
+    check_files(member, [name])
+    with keeping(member.record, {**about(member), "role": "party"}) as record:
+        rows = read_rows(member.table, plan.schema, label_kind=plan.parameters.label_kind)
+        warn(rows.warnings)
+        return _contribute(member, rows, event, notify, record)
+
+
+def _contribute(member: MemberFile, rows: Rows, event: Event, notify: Notify, record: RunRecord) -> dict[str, Any]:
+    plan, name = member.plan, member.identity.name
+    admit = admission(member, rows)
+    prepare(plan)
+    told_at = 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal told_at
+        now = time.perf_counter()
+        if progress.stage == "tree" and now < told_at + PARTY_EVENT_S and progress.trees < progress.rounds:
+            return
+        told_at = now
+        record.stage(progress.stage, progress.trees, party.run)
+        event({"event": progress.stage, "member": name, "trees": progress.trees, "rounds": progress.rounds})
+
+    def counts() -> dict[str, int]:
+        traffic = inner.traffic
+        return {
+            "bytes_up": traffic.bytes_up,
+            "bytes_down": traffic.bytes_down,
+            "masked_bytes": party.masked_bytes,
+            "clear_bytes": traffic.bytes_up - party.masked_bytes,
+        }
+
+    party = Party(
+        plan,
+        name,
+        rows,
+        nonce=secrets.token_bytes(32),
+        pool=WorkerPool(member.threads),
+        signer=member.signer,
+        policy=member.policy,
+        admit=admit,
+        report=report,
+    )
+    inner = ResumableChannel.connect(
+        member.credentials,
+        plan.aggregator,
+        member.host,
+        member.port,
+        reconnect_timeout_s=member.reconnect_timeout_s,
+        retry_for_s=member.wait_s,
+        spin_s=PARTY_SPIN_S,
+        most_bytes_per_s=member.most_bytes_per_s,
+        notify=notify,
+        proxy=member.proxy,
+    )
+    channel: Channel = inner
+    try:
+        if member.transcript is not None:
+            channel = RecordingChannel(inner, member.transcript, name)
+        record.count(counts)
+        run_member(party, channel, member.idle_limit_s)
+    except ProtocolError:
+        if member.record is not None and party.evidence is not None:
+            kept = beside(member.record, party.run)
+            keep_evidence(kept, party.evidence)
+            logs.note(
+                logging.WARNING, f"{kept}: what the aggregator signed last; `hansa evidence` holds it to the plan"
+            )
+        raise
+    finally:
+        channel.close()
+    put_model(member, party.model)
+    return record.end(
+        "finished",
+        rows=rows.n_rows,
+        warnings=list(rows.warnings),
+        model_sha256=None if party.model is None else hashlib.sha256(party.model).hexdigest(),
+        clear=CLEAR[plan.mode],
+    )
+
+
+def _refuse_coopetitive(member: MemberFile) -> None:
+    if member.plan.mode == COOPETITIVE:
+        raise PlanError(
+            f"{member.path}: a plan of mode {COOPETITIVE!r} has no aggregator: run `hansa hub` for its hub {member.plan.hub!r}, "
+            "and `hansa party`, `hansa server` or `hansa receiver` for the others"
+        )

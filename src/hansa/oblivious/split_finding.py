@@ -1,0 +1,430 @@
+"""The best split of each node, as a shared one-hot: scores without a division each, then a tournament.
+
+With u = H_L + lambda, v = H_R + lambda, U = u + v, rho = u / U and e = G_L - G rho, the gain of XGBoost
+(Chen & Guestrin 2016, eq. 7, without its factor 1/2) is
+
+    G_L^2/u + G_R^2/v - G^2/(H + lambda) = e^2 / (U rho (1 - rho)) - G^2 lambda / ((H + lambda) U)
+
+so within a node candidates are ordered by e^2 / q, q = rho (1 - rho), and a split beats none where
+
+    e^2 / q > G^2 lambda / (H + lambda) + gamma U.
+
+"No split" is candidate 0, with q = 1/4 and a quarter of the right side as numerator. Two candidates are
+compared by e_a^2 q_b < e_b^2 q_a; ties go to the lower one. Nothing is opened but masked values.
+
+Formats. Sums have f fraction bits and lie within +-2^30. In a node, e is scaled by a secret power of two k,
+chosen by S = sum |g| + A >= |e| of the node, so that |e k| < 2^31. e^2 keeps 38 bits behind the scale, q 26
+bits plus two ulp (so that it is never 0): their cross products stay within 2^62. The relative error of a
+score is about 2^-26 / q + 2^-30 S / |e|.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from math import comb
+from typing import Any
+
+import numpy as np
+
+from hansa.mpc.comparison import Products, bit_products, sign_part, signs, truncate
+from hansa.mpc.reciprocal import NORMAL_BITS, inverse, normaliser, threshold_parts
+from hansa.mpc.replicated import (
+    Address,
+    Program,
+    Server,
+    add_public,
+    add_to_part,
+    multiply,
+    product_part,
+    public,
+    reshare,
+    reshare_of_evaluators,
+    together,
+)
+from hansa.mpc.ring import BITS, BYTES, RING64, ShareArray, pack_bits, unpack_bits
+
+SCORE_BITS = 38
+RATIO_BITS = 26
+QUARTER = 1 << (RATIO_BITS - 2)
+"""The greatest rho (1 - rho), and the ratio of what is no candidate: a greater one, times e^2, would wrap."""
+RHO_BITS = 30
+LEAST_UNITS = 8
+
+NOISE_BITS, LEAST_GAMMA = 4, -34
+"""A gain is at least the square of some units of the sums, which rounding alone gives to a node of rows that are all alike, and at
+least 2^-34, which numerators still hold."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Public integers of the score, all with `fraction_bits` fraction bits but gamma.
+
+    Attributes:
+        fraction_bits: f of the sums of gradients and hessians.
+        reg_lambda: lambda 2^f.
+        least_hessian: m' 2^f, m' = max(min_child_weight, 8 2^-f): sums of no rows come out as a few units, because a parent's
+            sum and its left child's are rounded apart, and must not pass for a child.
+        least_scale_bit: S >= 2^least_scale_bit in every node.
+        gamma: gamma 2^(f + gamma_bits), so that gamma times k stays below 2^31. It is thereby rounded, by at most
+            one part in 2^(least_scale_bit + 1).
+        gamma_bits: may be negative.
+        ratio_shift: U k 2^-ratio_shift stays below 2^30.
+    """
+
+    fraction_bits: int
+    reg_lambda: int
+    least_hessian: int
+    least_scale_bit: int
+    gamma: int
+    gamma_bits: int
+    ratio_shift: int
+
+
+def scoring(
+    fraction_bits: int, reg_lambda: float, gamma: float, min_child_weight: float, scale_floor: float
+) -> Scoring:
+    """The integers for public parameters; `scale_floor` is A, at least 1."""
+    unit = 2.0**fraction_bits
+    least_scale_bit = int(scale_floor * unit).bit_length() - 1
+    gamma = max(gamma, 2.0 ** max(LEAST_GAMMA, NOISE_BITS - 2 * fraction_bits))
+    largest_k = 2 ** (NORMAL_BITS - 1 - least_scale_bit)
+    gamma_bits = 30 - _log2_ceil(gamma * unit * largest_k)
+    # U k <= (S + 2 lambda 2^f) k < 2^31 (1 + 2 lambda / A).
+    ratio_shift = 1 + _log2_ceil(1 + 2 * reg_lambda / scale_floor)
+    return Scoring(
+        fraction_bits=fraction_bits,
+        reg_lambda=round(reg_lambda * unit),
+        least_hessian=max(LEAST_UNITS, round(min_child_weight * unit)),
+        least_scale_bit=least_scale_bit,
+        gamma=round(gamma * 2.0 ** (fraction_bits + gamma_bits)),
+        gamma_bits=gamma_bits,
+        ratio_shift=ratio_shift,
+    )
+
+
+def _log2_ceil(value: float) -> int:
+    mantissa, exponent = np.frexp(value)
+    return int(exponent) - int(mantissa == 0.5)
+
+
+def find_splits(
+    server: Server,
+    left: ShareArray,
+    totals: ShareArray,
+    scale: ShareArray,
+    constants: Scoring,
+    address: Address,
+    directions: Any = None,
+) -> Program[ShareArray]:
+    """The best candidate of each node, index 0 meaning none.
+
+    Args:
+        left: sums of gradient and hessian left of each candidate, shared in Z_2^64, (2, 2, nodes,
+        candidates). totals: G and H of the nodes, (2, 2, nodes).
+        scale: S = sum |g| + A of the nodes, (2, nodes).
+        directions: of monotone constraints, by candidate: 1, -1 or 0; None for none.
+
+    Returns:
+        XOR-shared bits, uint8 (2, nodes, candidates + 1), one of which is 1 in each node.
+    """
+    numerators, ratios = yield from score(server, left, totals, scale, constants, address.named("score"), directions)
+    return (yield from tournament(server, numerators, ratios, address.named("tournament")))
+
+
+def score(
+    server: Server,
+    left: ShareArray,
+    totals: ShareArray,
+    scale: ShareArray,
+    constants: Scoring,
+    address: Address,
+    directions: Any = None,
+) -> Program[tuple[ShareArray, ShareArray]]:
+    """Numerators (38 bits behind the node's scale) and q (26 bits) of "no split" and of each candidate.
+
+    Arguments as `find_splits`. Returns two arrays (2, nodes, candidates + 1), shared in Z_2^64. Twenty-two
+    rounds; per candidate about 100 bytes from S_0 and S_1 and 130 from S_2.
+    """
+    ring, lam = RING64, constants.reg_lambda
+    nodes = left.shape[2]
+    g_left, u_left = left[:, 0], add_public(server, ring, left[:, 1], lam)
+    g, h = totals[:, 0], totals[:, 1]
+    upper = np.stack([add_public(server, ring, h, 2 * lam), add_public(server, ring, h, lam)], axis=1)
+    valid, node_valid, below_upper, below_scale = yield from _conditions(
+        server, left[:, 1], h, upper, scale, constants, address.named("conditions")
+    )
+    c = normaliser(server, below_upper, 0)
+    k = normaliser(server, below_scale, constants.least_scale_bit)
+    inverses, (k, g_scaled, numerator_gamma) = yield from together(
+        inverse(server, upper, c, address.named("inverse")),
+        _scaled_totals(server, g, upper[:, 0], k, node_valid, constants, address.named("scaled")),
+    )
+    inverse_u = inverses[:, 0][:, :, None]
+    # rho 2^61 = u (2^61 / U); tau 2^61 = lambda (2^61 / (H + lambda)).
+    rho, tau = yield from together(
+        truncate(server, ring, product_part(ring, u_left, inverse_u), 31, address.named("rho")),
+        truncate(server, ring, inverses[0, 1] * np.uint64(lam), 31, address.named("tau")),
+    )
+    e_part = product_part(ring, g_left, (k << np.uint64(RHO_BITS))[:, :, None])
+    e_part -= product_part(ring, rho, g_scaled[:, :, None])
+    e, g_tau = yield from together(
+        truncate(server, ring, e_part, RHO_BITS, address.named("e")),
+        truncate(server, ring, product_part(ring, g_scaled, tau), RHO_BITS, address.named("g tau")),
+    )
+    if directions is not None:
+        valid = yield from _on_the_right_side(server, e, valid, directions, address.named("monotone"))
+    other = add_public(server, ring, np.zeros_like(rho) - rho, 1 << RHO_BITS)
+    squares, ratios, numerator_lambda = yield from together(
+        truncate(server, ring, product_part(ring, e, e), 62 - SCORE_BITS, address.named("e e")),
+        truncate(server, ring, product_part(ring, rho, other), 2 * RHO_BITS - RATIO_BITS, address.named("q")),
+        truncate(server, ring, product_part(ring, g_scaled, g_tau), 64 - SCORE_BITS, address.named("g g tau")),
+    )
+    # Valid candidates keep (e^2, q + 2 ulp), others become (0, 1/4).
+    first, second = yield from together(
+        multiply(server, ring, squares, valid, address.named("numerators")),
+        multiply(server, ring, add_public(server, ring, ratios, 2 - QUARTER), valid, address.named("ratios")),
+    )
+    quarter = public(server, ring, np.full((nodes, 1), QUARTER, np.uint64))
+    none = (numerator_lambda + numerator_gamma)[:, :, None]
+    return np.concatenate([none, first], axis=2), np.concatenate(
+        [quarter, add_public(server, ring, second, QUARTER)], axis=2
+    )
+
+
+def _on_the_right_side(
+    server: Server, e: ShareArray, valid: ShareArray, directions: Any, address: Address
+) -> Program[ShareArray]:
+    """valid [e >= 0] under an increasing constraint, valid [e <= 0] under a decreasing one. Six rounds.
+
+    e (u + v) = G_L v - G_R u, so e >= 0 is -G_L / u <= -G_R / v: the left value is at most the right one.
+    """
+    bound = np.flatnonzero(directions)
+    if not bound.size:
+        return valid
+    part = e[0][:, bound] * np.asarray(directions)[bound].astype(np.uint64)
+    wrong = yield from signs(server, RING64, np.ascontiguousarray(part).reshape(-1), address.named("sign"))
+    own = valid[:, :, bound]
+    lost = yield from multiply(server, RING64, own, wrong.reshape(own.shape), address.named("lost"))
+    kept = valid.copy()
+    kept[:, :, bound] = own - lost
+    return kept
+
+
+def _conditions(
+    server: Server,
+    h_left: ShareArray,
+    h: ShareArray,
+    upper: ShareArray,
+    scale: ShareArray,
+    constants: Scoring,
+    address: Address,
+) -> Program[tuple[ShareArray, ShareArray, ShareArray, ShareArray]]:
+    """[(H_L - m')(H_R - m') >= 0], [H >= 2 m'], and the thresholds of the normalisers, all in one batch."""
+    ring, least = RING64, constants.least_hessian
+    x = add_public(server, ring, h_left, -least)
+    y = add_public(server, ring, h[:, :, None] - h_left, -least)
+    parts = [
+        product_part(ring, x, y),
+        add_to_part(server, ring, h[0], -2 * least),
+        threshold_parts(server, upper, 0),
+        threshold_parts(server, scale, constants.least_scale_bit),
+    ]
+    sizes = np.cumsum([part.size for part in parts])[:-1]
+    negative = yield from signs(server, ring, np.concatenate([part.reshape(-1) for part in parts]), address)
+    valid, node_valid, below_upper, below_scale = (
+        bits.reshape(2, *part.shape) for bits, part in zip(np.split(negative, sizes, axis=1), parts, strict=True)
+    )
+    return (
+        add_public(server, ring, np.zeros_like(valid) - valid, 1),
+        add_public(server, ring, np.zeros_like(node_valid) - node_valid, 1),
+        below_upper,
+        below_scale,
+    )
+
+
+def _scaled_totals(
+    server: Server,
+    g: ShareArray,
+    u: ShareArray,
+    k: ShareArray,
+    node_valid: ShareArray,
+    constants: Scoring,
+    address: Address,
+) -> Program[tuple[ShareArray, ShareArray, ShareArray]]:
+    """k [H >= 2 m'], then with this k: G k, and a quarter of gamma U in the units of e^2 k^2.
+
+    A node that is too small gets k = 0, so that all its numerators are 0 and "no split" wins the tie. (There
+    both sides of a candidate can be below m', and the product that tells validity positive.)
+    The last result has 38 bits where |e k| = 2^31.
+    """
+    ring = RING64
+    k = yield from multiply(server, ring, k, node_valid, address.named("k"))
+    g_scaled, ratio = yield from together(
+        multiply(server, ring, g, k, address.named("g")),
+        truncate(server, ring, product_part(ring, u, k), constants.ratio_shift, address.named("u")),
+    )
+    # gamma U 2^2f k^2 / 2^62, times 2^38 / 4.
+    shift = 64 - SCORE_BITS + constants.gamma_bits - constants.ratio_shift
+    part = product_part(ring, ratio, k * np.uint64(constants.gamma))
+    if shift <= 0:
+        grown = yield from reshare(server, ring, part << np.uint64(-shift), address.named("gamma"))
+        return k, g_scaled, grown
+    return k, g_scaled, (yield from truncate(server, ring, part, shift, address.named("gamma")))
+
+
+MOST_ITEMS = (10, 6)
+"""Items of a group in the last round of a tournament, and in the round before. In a group of k the bit of a winner is a
+product over its k - 1 matches: S_2 deals some k 2^(k-1) products of masks, which is little only where few groups are left."""
+
+EARLY_ITEMS = 4
+
+
+@cache
+def group_sizes(items: int) -> tuple[int, ...]:
+    """Items of a group, round by round, in a tournament of `items`: as few rounds as can be, then as few matches."""
+    last, before = MOST_ITEMS
+    if items <= last:
+        return (items,) if items > 1 else ()
+    if items > last * before:
+        return (EARLY_ITEMS, *group_sizes(-(-items // EARLY_ITEMS)))
+
+    def matches(size: int) -> int:
+        groups = -(-items // size)
+        return groups * comb(size, 2) + comb(groups, 2)
+
+    size = min((size for size in range(2, before + 1) if -(-items // size) <= last), key=matches)
+    return (size, -(-items // size))
+
+
+@cache
+def _pairs(size: int) -> tuple[tuple[int, int], ...]:
+    """The matches of a group."""
+    return tuple(combinations(range(size), 2))
+
+
+@cache
+def _wins(size: int) -> Products:
+    """Which matches slots 1, 2, ... must win and, negated, not lose to a later slot: together they win the group."""
+    match = {pair: row for row, pair in enumerate(_pairs(size))}
+    return tuple(
+        tuple(
+            [match[before, slot] for before in range(slot)] + [~match[slot, after] for after in range(slot + 1, size)]
+        )
+        for slot in range(1, size)
+    )
+
+
+def tournament(server: Server, numerators: ShareArray, ratios: ShareArray, address: Address) -> Program[ShareArray]:
+    """Who has the greatest numerator / ratio; ties go to the lower index.
+
+    Neighbours play all matches of their group. The winners' values go up, and meanwhile the one-hot of each group's winner is joined to
+    those of the groups below. Six rounds for each of `group_sizes`; per item about 40 bytes from S_0 and S_1 and 170 from S_2.
+
+    Args:
+        numerators, ratios: shared in Z_2^64, (2, nodes, items); every ratio is positive.
+
+    Returns:
+        XOR-shared one-hots, uint8 (2, nodes, items).
+    """
+    items, nodes = numerators.shape[2], numerators.shape[1]
+    won = add_public(server, BYTES, np.zeros((2, nodes, items, 1), np.uint8), 1)
+    for level, size in enumerate(group_sizes(items)):
+        place = address.named(str(level))
+        first, second = _grouped(server, numerators, ratios, size)
+        slots, weights = yield from _matches(server, first, second, place)
+        joined = _joined(server, won, slots, level == 0, place)
+        if weights is None:
+            won = yield from joined
+            break
+        won, (numerators, ratios) = yield from together(joined, _winners(server, first, second, weights, place))
+    return np.ascontiguousarray(won.reshape(2, nodes, -1)[:, :, :items])
+
+
+def _grouped(server: Server, numerators: ShareArray, ratios: ShareArray, size: int) -> tuple[ShareArray, ShareArray]:
+    """As (2, nodes, groups, size), with items (0, 1/4) behind the others where groups are not full: they lose every tie."""
+    nodes = numerators.shape[1]
+    short = -numerators.shape[2] % size
+    if short:
+        zeros = np.zeros((2, nodes, short), np.uint64)
+        quarters = public(server, RING64, np.full((nodes, short), QUARTER, np.uint64))
+        numerators, ratios = np.concatenate([numerators, zeros], axis=2), np.concatenate([ratios, quarters], axis=2)
+    return numerators.reshape(2, nodes, -1, size), ratios.reshape(2, nodes, -1, size)
+
+
+def _matches(
+    server: Server, numerators: ShareArray, ratios: ShareArray, address: Address
+) -> Program[tuple[ShareArray, ShareArray | None]]:
+    """The winners of groups: XOR-shared bits and arithmetic 0 or 1 for slots 1, 2, ... Five rounds.
+
+        b beats a < b where n_a q_b - n_b q_a < 0;  slot j wins where it beats all before and none after beat it
+
+    Args:
+        numerators, ratios: (2, nodes, groups, size).
+
+    Returns:
+        Bits uint8 (2, size - 1, nodes, groups) and words of Z_2^64 of the same shape; of the last group bits only.
+    """
+    nodes, groups, size = numerators.shape[1:]
+    count, pairs, wins = nodes * groups, _pairs(size), _wins(size)
+    parts = np.empty((len(pairs), count), np.uint64)
+    slots = [
+        (
+            np.ascontiguousarray(numerators[..., s]).reshape(2, -1),
+            np.ascontiguousarray(ratios[..., s]).reshape(2, -1),
+        )
+        for s in range(size)
+    ]
+    for row, (a, b) in enumerate(pairs):
+        parts[row] = product_part(RING64, slots[a][0], slots[b][1])
+        parts[row] -= product_part(RING64, slots[b][0], slots[a][1])
+    flat = yield from sign_part(server, RING64, parts.reshape(-1), address.named("sign"))
+    # Each match on words of its own: products are taken word by word.
+    beats = pack_bits(unpack_bits(flat, parts.size).reshape(parts.shape))
+    ring = RING64 if groups > 1 else None
+    parts_of_bits, parts_of_words = yield from bit_products(server, beats, wins, address.named("beats"), ring, count)
+    programs = [reshare_of_evaluators(server, BITS, parts_of_bits, address.named("wins"))]
+    if ring is not None:
+        programs.append(reshare_of_evaluators(server, RING64, parts_of_words, address.named("weights")))
+    bits, *weights = yield from together(*programs)
+    shape = (2, len(wins), nodes, groups)
+    return unpack_bits(bits, count).reshape(shape), weights[0].reshape(shape) if weights else None
+
+
+def _joined(server: Server, won: ShareArray, slots: ShareArray, lowest: bool, address: Address) -> Program[ShareArray]:
+    """Which item won, of the groups' one-hots: the slot won AND the item won below it. One round, none at the lowest.
+
+    Args:
+        won: XOR-shared, uint8 (2, nodes, groups below, items of one); slots: of their winners, (2, size - 1, nodes, groups).
+
+    Returns:
+        XOR-shared, uint8 (2, nodes, groups, size x items of one below).
+    """
+    nodes, groups = slots.shape[2:]
+    size = slots.shape[1] + 1
+    first = add_public(server, BYTES, np.bitwise_xor.reduce(slots, axis=1), 1)
+    of_slots = np.concatenate([first[:, None], slots], axis=1).transpose(0, 2, 3, 1)
+    if lowest:
+        return np.ascontiguousarray(of_slots)
+    items = won.shape[3]
+    short = size * groups - won.shape[2]
+    own = np.concatenate([won, np.zeros((2, nodes, short, items), np.uint8)], axis=2)
+    own = own.reshape(2, nodes, groups, size, items)
+    over = np.broadcast_to(of_slots[..., None], own.shape)
+    count = nodes * groups * size * items
+    part = product_part(BITS, pack_bits(own.reshape(2, count)), pack_bits(over.reshape(2, count)))
+    packed = yield from reshare(server, BITS, part, address.named("joined"))
+    return unpack_bits(packed, count).reshape(2, nodes, groups, size * items)
+
+
+def _winners(
+    server: Server, numerators: ShareArray, ratios: ShareArray, weights: ShareArray, address: Address
+) -> Program[tuple[ShareArray, ShareArray]]:
+    """x_0 + sum_j w_j (x_j - x_0) for numerators and ratios: (2, nodes, groups) each. One round."""
+    values = np.stack([numerators, ratios], axis=1)
+    part = values[0, ..., 0].copy()
+    for slot in range(weights.shape[1]):
+        part += product_part(RING64, values[..., slot + 1] - values[..., 0], weights[:, slot][:, None])
+    both = yield from reshare(server, RING64, part, address.named("winners"))
+    return both[:, 0], both[:, 1]

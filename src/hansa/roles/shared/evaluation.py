@@ -1,0 +1,136 @@
+"""What a compute server does with held-out rows: metrics at the plan's steps, and early stopping. A program of `mpc`'s steps.
+
+Held-out rows go down every tree on shares. After the numbers of rounds that the plan names its metrics are opened; with early
+stopping one bit a round is: whether the last metric improved. A metric of several classes is the mean over rows and classes: each
+class's margins and labels count as rows. A metric without a value (one bit tells) is neither computed nor judged.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hansa.mpc.replicated import Address, Program, Server, together
+from hansa.mpc.ring import ShareArray
+from hansa.oblivious.evaluation import all_in_range, has_value, improved, metric_share, open_metric, tree_margins
+from hansa.oblivious.growth import TreeShares
+from hansa.oblivious.shared_rows import Block, label_words, weights_of
+from hansa.oblivious.training import may_leave_range, start_margins
+from hansa.roles.shared.sharing import TrainingStart
+from hansa.trees.metrics import NO_ROWS, NO_WEIGHT, ONE_LABEL
+
+IN_LABEL_UNITS = ("rmse", "mae")
+
+
+class Evaluation:
+    """The state of evaluation at one server; does nothing where the plan holds no rows out.
+
+    Attributes:
+        stops: whether training stops early. best_rounds: how many rounds the model keeps; None for all.
+        without_value: metric -> why it has no value, of those that have none.
+        left_range: whether held-out rows' margins left +-16, where metrics on shares end; training stops there.
+        openings: what was opened, in words.
+    """
+
+    def __init__(self, server: Server, start: TrainingStart, blocks: list[Block]) -> None:
+        self.stops = self.left_range = False
+        self.best_rounds: int | None = None
+        self.without_value: dict[str, str] = {}
+        self.openings: list[str] = []
+        self._server = server
+        self._start = start
+        self._blocks = blocks
+        self._stopping_rounds = start.plan.parameters.early_stopping_rounds
+        self._best: ShareArray | None = None
+        self._asked: dict[str, bool] = {}
+        self._margins = np.zeros((2, 0), np.uint32)
+        if blocks:
+            outputs = range(len(start.output_settings))
+            # Words that only carry scale_pos_weight are no weights of metrics.
+            weighted = start.plan.schema.weight is not None
+            weights = [own for output in outputs if weighted and (own := weights_of(blocks, output)) is not None]
+            self._labels = np.concatenate([label_words(blocks, output) for output in outputs], axis=1)
+            self._weights = np.concatenate(weights, axis=2) if weights else None
+            rows = sum(block.rows for block in blocks)
+            self._margins = np.concatenate(
+                [start_margins(server, rows, settings) for settings in start.output_settings], axis=1
+            )
+
+    def after(self, number: int, trees: list[TreeShares]) -> Program[dict[str, float | None]]:
+        """Route the held-out rows down the trees of round `number`; the metrics that the plan has opened after it, by name.
+
+        None for one that has no value.
+        """
+        start, server = self._start, self._server
+        if not self._blocks:
+            return self._without_rows(start.evaluated_after(number + 1))
+        address = Address(0, number, 0, "evaluation")
+        added = yield from together(
+            *(
+                tree_margins(server, start.candidates, self._blocks, tree, address.named(f"output {output}"))
+                for output, tree in enumerate(trees)
+            )
+        )
+        self._margins = self._margins + np.concatenate(added, axis=1)
+        names = start.plan.parameters.metrics
+        opened = start.evaluated_after(number + 1)
+        values: dict[str, float | None] = {}
+        # The range is checked once a round: it is the same for every metric.
+        if (opened or self._stopping_rounds is not None) and any(
+            may_leave_range(settings, number + 1) for settings in start.output_settings
+        ):
+            fits = yield from all_in_range(server, self._margins, address.named("range"))
+            if not fits:
+                self.openings.append(
+                    f"training.rounds_in_range: one bit, that a held-out margin left +-16 in round {number + 1}"
+                )
+                self.stops = self.left_range = True
+                self.best_rounds = min(max(1, number), self.best_rounds or number)
+                return {}
+        for name in names:
+            judge = name == names[-1] and self._stopping_rounds is not None
+            if not opened and not judge:
+                continue
+            place = address.named(name)
+            if not (yield from self._has_value(name, place)):
+                if opened:
+                    values[name] = None
+                continue
+            share = yield from metric_share(
+                server, name, start.metric_settings, self._margins, self._labels, self._weights, place
+            )
+            if opened:
+                value = yield from open_metric(server, name, share, place)
+                scale = 1.0 if start.label_scale is None or name not in IN_LABEL_UNITS else start.label_scale.scale
+                values[name] = value * scale
+                self.openings.append(f"evaluation.open_metric: {name} of held-out rows after {number + 1} rounds")
+            if judge:
+                yield from self._judge(name, share, number, place)
+        return values
+
+    def _without_rows(self, opened: bool) -> dict[str, float | None]:
+        names = self._start.plan.parameters.metrics if self._start.plan.evaluation_fraction > 0 else ()
+        self.without_value = dict.fromkeys(names, NO_ROWS)
+        return dict.fromkeys(names) if opened else {}
+
+    def _has_value(self, name: str, place: Address) -> Program[bool]:
+        """Whether a metric has a value, which is asked once a run: held-out rows keep their labels and weights."""
+        if self._weights is None and name != "auc":
+            return True
+        question, why = ("both labels", ONE_LABEL) if self._weights is None else ("some weight", NO_WEIGHT)
+        if question not in self._asked:
+            answer = yield from has_value(self._server, name, self._labels, self._weights, place.named(question))
+            self._asked[question] = answer
+            self.openings.append(f"evaluation.has_value: one bit, whether held-out rows have {question}")
+        if not self._asked[question]:
+            self.without_value[name] = why
+        return self._asked[question]
+
+    def _judge(self, name: str, share: ShareArray, number: int, place: Address) -> Program[None]:
+        """Early stopping: open whether the metric is better than the best so far."""
+        better = True
+        if self._best is not None:
+            better = yield from improved(self._server, name, share, self._best, place)
+            self.openings.append(f"evaluation.improved: one bit, whether {name} improved with round {number + 1}")
+        if better:
+            self._best, self.best_rounds = share, number + 1
+        self.stops = number + 1 - (self.best_rounds or 0) >= (self._stopping_rounds or 0)

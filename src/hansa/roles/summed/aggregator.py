@@ -1,0 +1,696 @@
+"""The aggregator: sums what parties contribute, finds splits, and says what comes next. No I/O: frames in, frames out.
+
+Every part is added on arrival, and a pair of siblings is searched as soon as the last party's histogram of it is there, so that
+the search overlaps with the network. Integer sums have no order: the model does not depend on who answers first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.data.quantiles import Cuts, CutSearch
+from hansa.errors import HansaError, IdentityError, ProtocolError, RunStopped
+from hansa.plan import Plan
+from hansa.protocol import messages
+from hansa.protocol.messages import (
+    SETUP,
+    Abort,
+    AnnounceKey,
+    ConfirmKeys,
+    Contribution,
+    CountCells,
+    CountMagnitudes,
+    Finish,
+    Join,
+    Message,
+    QuantiseGradients,
+    Received,
+    SplitNodes,
+    SumLabels,
+    UseCuts,
+    VouchRows,
+    Welcome,
+)
+from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING, Session
+from hansa.roles.key_setup import Signer
+from hansa.roles.registration import Registration
+from hansa.roles.run import Progress, Roster, agreement, agreement_parts, run_id
+from hansa.roles.summed.statistics import (
+    EXPONENTS,
+    LABEL_SUMS,
+    BaseScore,
+    MagnitudeBounds,
+    bounds_of,
+    check_label_size,
+    histogram_bits_of,
+    label_units,
+    metric_scale,
+    rounded_leaf_bits,
+    start_of,
+)
+from hansa.roles.summed.verified_counts import CountRelay
+from hansa.trees import histogram, objective
+from hansa.trees.ensemble import Ensemble, Tree, base_margin, without_statistics
+from hansa.trees.growth import Buffers, Grower, Level
+from hansa.trees.least_rows import heaviest_row, hessian_of
+from hansa.trees.metrics import NO_ROWS, best_round, metric_value, stops_early, sums_length, why_no_value
+from hansa.trees.sampling import draw_columns
+from hansa.trees.worker_pool import ALONE, WorkerPool
+from hansa.trees.xgboost_json import to_json
+
+Int64 = npt.NDArray[np.int64]
+Outgoing = Iterator[tuple[str, bytes]]
+
+MARGIN_SLACK = 1.001
+"""Margins are summed in float32; the bound on them is widened by this factor."""
+
+MARGIN_ERROR = 2.0**-23
+"""More than the rounding error of a margin that a leaf's value is added to, as a part of the bound on it."""
+
+
+TOTALS = 2
+"""Of a tree: sum |g| and sum h."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave.
+
+    Attributes:
+        ensemble: the model. model: its XGBoost JSON.
+        history: metric -> its value after 1, 2, ... trees, on all parties' held-out rows; None where it has none.
+        without_value: metric -> why it has no value, of those that have none.
+        trees_grown: trees grown before early stopping cut the model back.
+        exchanges: requests that every party answered between the first tree's start and the end of the last.
+        roster: who took part.
+    """
+
+    ensemble: Ensemble
+    model: bytes
+    history: dict[str, list[float | None]]
+    trees_grown: int
+    exchanges: int
+    roster: Roster
+    without_value: dict[str, str] = field(default_factory=dict)
+
+
+class _Sum:
+    """A sum over parties that is filled as parts arrive, in Z_2^64 (int64) or Z_2^32 (uint32)."""
+
+    def __init__(self, parties: tuple[str, ...], shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+        self.values = np.zeros(shape, dtype)
+        self.largest = np.zeros(shape, dtype)
+        self.zero = 0
+        self.waiting = set(parties)
+
+    @property
+    def cancels(self) -> bool:
+        """Whether the masks, if any, cancelled: the parts' zero words sum to zero in the ring."""
+        modulus: int = 1 << 8 * self.values.dtype.itemsize
+        return self.zero % modulus == 0
+
+    @property
+    def complete(self) -> bool:
+        return not self.waiting
+
+    def add(self, member: str, part: npt.NDArray[Any], zero: int) -> bool:
+        """Add a member's part and its zero word; False where it has given one before."""
+        if member not in self.waiting:
+            return False
+        self.waiting.remove(member)
+        self.values += part
+        np.maximum(self.largest, part, out=self.largest)
+        self.zero += zero
+        return True
+
+
+class Aggregator:
+    """The aggregator's side of a run.
+
+    Args:
+        plan: as every member holds it.
+        worker pool: compute threads for the search; with one, pairs are searched one by one as they arrive.
+        report: called with `Progress` as the run goes on.
+        identities: every member's pinned identity, as the parties hold them.
+        signer: this member's signature; needed where the plan has parties verify row counts.
+
+    Attributes:
+        masked_bytes, clear_bytes: bytes of sums that came in masked, and as they are.
+        done: whether the run is over. outcome: what it gave, once done. run: the run's id, once all have joined.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        pool: WorkerPool = ALONE,
+        report: Callable[[Progress], None] | None = None,
+        identities: Mapping[str, bytes] = MappingProxyType({}),
+        signer: Signer | None = None,
+    ) -> None:
+        if plan.verify_counts != "off" and signer is None:
+            raise IdentityError(
+                f"aggregator {plan.aggregator!r}: privacy.verify_counts = {plan.verify_counts!r} needs this member's identity: "
+                "it signs what it tells the parties"
+            )
+        self._signer = signer
+        self._counts: CountRelay | None = None
+        self.done = False
+        self.masked_bytes = 0
+        self.clear_bytes = 0
+        self._masked = plan.mode == "secure-aggregation"
+        self.run = b""
+        self._agreement = agreement(plan, identities)
+        self._registration = Registration(
+            plan.parties, plan.parties, self._agreement, agreement_parts(plan, identities)
+        )
+        self.outcome: Outcome | None = None
+        self._plan = plan
+        self._pool = pool
+        self._report = report or (lambda _: None)
+        table = AGGREGATOR_MASKED if self._masked else AGGREGATOR
+        if plan.verify_counts != "off":
+            table = AGGREGATOR_VERIFYING
+        self._session = Session("aggregator", table, "registering")
+        self._tree = SETUP
+        self._step = 0
+        self._sums: dict[str, _Sum] = {}
+        self._trees: list[Tree] = []
+        self._history: dict[str, list[float | None]] = {}
+        self._without_value: dict[str, str] = {}
+        self._exchanges = 0
+        self._buffers = Buffers()
+        self._layout: histogram.Layout | None = None
+        self._received: set[str] = set()
+        self._stopping = False
+        self._with_root = False
+
+    @property
+    def parties(self) -> tuple[str, ...]:
+        """Who takes part."""
+        return self._plan.parties
+
+    def waiting_for(self) -> list[str]:
+        """The parties whose part is missing before the run can go on."""
+        if self._counts is not None and self._counts.waiting:
+            return self._counts.waiting
+        match self._session.state:
+            case "registering":
+                done = set(self._registration.joins)
+            case "keying":
+                done = set(self._registration.keys)
+            case "confirming":
+                done = set(self._registration.tags)
+            case "growing":
+                built = len(self._grower.to_build)
+                done = {party for party, count in self._next_node.items() if count == built}
+            case "finishing":
+                done = self._received
+            case _:
+                owed = set().union(*(sums.waiting for sums in self._sums.values()))
+                done = set(self._plan.parties) - owed
+        return sorted(set(self._plan.parties) - done)
+
+    def has_left(self, member: str) -> bool:
+        """Whether this party has acknowledged the end of the run."""
+        return member in self._received
+
+    def handle(self, member: str, frame: memoryview) -> Outgoing:
+        """Take one frame of a party; yields (member, frame) to send.
+
+        Raises:
+            ProtocolError: the member broke a rule. HansaError: the run cannot go on.
+        """
+        if member not in self._plan.parties:
+            kind = messages.kind_of(member, frame).__name__
+            raise ProtocolError(f"member {member!r} is not a party of the plan, yet sent {kind}")
+        message = self._session.decode(member, frame)
+        match message:
+            case VouchRows() if self._counts is not None:
+                self._session.go(message, self._session.state)
+                for party, shown in self._counts.take(member, message):
+                    yield party, messages.encode(shown)
+                if message.then is not None:
+                    yield from self._take(member, message.then)
+            case Contribution() if self._counts is not None and self._counts.owes(member):
+                raise self._broken(member, message, "expected its row counts before or with this")
+            case Contribution():
+                yield from self._take(member, message)
+            case Join():
+                yield from self._join(member, message)
+            case AnnounceKey():
+                yield from self._announced(member, message)
+            case ConfirmKeys():
+                yield from self._confirmed(member, message)
+            case Received():
+                self._acknowledge(member, message)
+            case Abort():
+                self._session.go(message, "aborted")
+                raise RunStopped(member, f"party {member!r} stopped the run: {message.reason}", retry=message.retry)
+            case _:
+                raise ProtocolError(f"member {member!r} sent {type(message).__name__}, which no aggregator takes")
+
+    # --- registration ---------------------------------------------------------------------------------------------------
+
+    def _join(self, member: str, message: Join) -> Outgoing:
+        if not self._registration.join(member, message):
+            self._session.go(message, "registering")
+            return
+        self._session.go(message, "keying" if self._masked else "measuring")
+        self._roster: Roster = self._registration.roster
+        self._n_rows = sum(rows for _, _, rows, _, _ in self._roster)
+        self._n_evaluation = sum(held for _, _, _, held, _ in self._roster)
+        if not self._n_rows:
+            raise HansaError("all rows of all parties fall to evaluation; lower evaluation.fraction in the plan")
+        self.run = run_id(self._agreement, self._roster)
+        self._report(Progress("registered", 0, self._plan.parameters.rounds))
+        yield from self._broadcast(Welcome(self.run, self._roster))
+        if self._signer is not None and self._plan.verify_counts != "off":
+            self._counts = CountRelay(self._plan, self.run, self._signer.sign, self._n_rows)
+        if not self._masked:
+            yield from self._start_counting()
+
+    def _announced(self, member: str, message: AnnounceKey) -> Outgoing:
+        exchange = self._registration.announced(member, message)
+        self._session.go(message, "keying" if exchange is None else "confirming")
+        if exchange is not None:
+            yield from self._broadcast(exchange)
+
+    def _confirmed(self, member: str, message: ConfirmKeys) -> Outgoing:
+        told = self._registration.confirmed(member, message)
+        self._session.go(message, "measuring" if told else "confirming")
+        for party, tags in told.items():
+            yield party, messages.encode(tags)
+        if told:
+            yield from self._start_counting()
+
+    def _start_counting(self) -> Outgoing:
+        self._expect({"magnitudes": (2, EXPONENTS)})
+        yield from self._broadcast(CountMagnitudes())
+
+    def _broadcast(self, message: Message) -> Outgoing:
+        frame = messages.encode(message)
+        yield from self._tell(dict.fromkeys(self._plan.parties, frame))
+        if self._counts is not None:
+            self._counts.hear(type(message).__name__, frame)
+
+    def _tell(self, frames: dict[str, bytes]) -> Outgoing:
+        """Frames for parties, behind the row counts that are due."""
+        if self._counts is None or not self._counts.due:
+            yield from frames.items()
+            return
+        for party, shown in self._counts.show(frames):
+            yield party, messages.encode(shown)
+
+    def _expect(self, shapes: dict[str, tuple[int, ...]], dtype: type[np.generic] = np.int64) -> None:
+        self._sums = {quantity: _Sum(self._plan.parties, shape, dtype) for quantity, shape in shapes.items()}
+
+    # --- sums ---------------------------------------------------------------------------------------------------------
+
+    def _take(self, member: str, message: Contribution) -> Outgoing:
+        growing = self._session.state == "growing"
+        histograms = growing and message.quantity in ("histograms", "root")
+        step = 0 if growing and not histograms else self._step  # a tree's metrics come while its root is being built
+        if (message.tree, message.step) != (self._tree, step):
+            raise self._broken(member, message, f"expected step {step} of tree {self._tree}")
+        if histograms:
+            yield from self._take_histograms(member, message)
+            return
+        sums = self._sums.get(message.quantity)
+        if sums is None or message.first != 0:
+            raise self._broken(member, message, f"expected {', '.join(self._sums)}, whole")
+        part = messages.to_array(member, message.quantity, message.values, sums.values.dtype.type, sums.values.shape)
+        if not sums.add(member, part, message.zero):
+            raise self._broken(member, message, "that part was given before")
+        self._count_bytes(message)
+        if sums.complete and not sums.cancels:
+            raise self._noise(message)
+        if not all(s.complete for s in self._sums.values()):
+            self._session.go(message, self._session.state)
+            return
+        totals = {quantity: s.values for quantity, s in self._sums.items()}
+        match self._session.state:
+            case "measuring":
+                yield from self._measured(message, totals["magnitudes"])
+            case "labelling":
+                yield from self._labelled(message, totals["labels"])
+            case "cutting":
+                yield from self._counted(message, totals["cells"], totals.get("weights"))
+            case _:
+                yield from self._totalled(message, totals)
+
+    def _count_bytes(self, message: Contribution) -> None:
+        if self._masked:
+            self.masked_bytes += len(message.values.data)
+        else:
+            self.clear_bytes += len(message.values.data)
+
+    def _noise(self, message: Contribution) -> ProtocolError:
+        return ProtocolError(
+            f"{message.quantity!r} of tree {message.tree}, step {message.step}: the masks of {', '.join(self._plan.parties)} do "
+            "not cancel: the zero words do not sum to zero. A member saw other keys or broadcasts, or sent a wrong vector"
+        )
+
+    def _broken(self, member: str, message: Contribution, rule: str) -> ProtocolError:
+        return ProtocolError(
+            f"member {member!r} sent {message.quantity[:40]!r} of tree {message.tree}, step {message.step}, "
+            f"while the aggregator was {self._session.state!r}: {rule}"
+        )
+
+    def _measured(self, message: Contribution, magnitudes: Int64) -> Outgoing:
+        self._session.go(message, "labelling")
+        self._magnitudes = magnitudes
+        self._bounds: MagnitudeBounds = bounds_of(magnitudes, self._plan.schema.weight is not None)
+        check_label_size(self._bounds)
+        self._label_units = label_units(self._bounds, self._n_rows)
+        self._step = 1
+        self._expect({"labels": (LABEL_SUMS,)})
+        yield from self._broadcast(SumLabels(*self._label_units))
+
+    def _labelled(self, message: Contribution, sums: Int64) -> Outgoing:
+        plan = self._plan
+        self._start: BaseScore = start_of(plan, sums, *self._label_units)
+        self._histogram_bits = histogram_bits_of(plan, self._magnitudes, sums, self._start)
+        n_features = len(plan.schema.features)
+        self._leaf_bits = rounded_leaf_bits(plan, self._n_rows, self._start.base_score, self._start.scale_pos_weight)
+        self._search = CutSearch(n_features, self._n_rows, plan.parameters.max_bin, plan.min_cell_rows)
+        self._session.go(message, "cutting")
+        yield from self._count()
+
+    def _count(self) -> Outgoing:
+        request = self._search.request()
+        self._step += 1
+        self._expect({"cells": (request.n_counts,)}, np.uint32)
+        if self._plan.schema.weight is not None:
+            self._sums["weights"] = _Sum(self._plan.parties, (request.n_counts,), np.int64)
+        yield from self._broadcast(
+            CountCells(request.bits, messages.to_tensor(request.offsets), messages.to_tensor(request.prefixes))
+        )
+        if self._counts is not None:
+            self._counts.name(self._counts.naming.cells(self._step, request))
+
+    def _counted(self, message: Contribution, counts: Int64, weights: Int64 | None) -> Outgoing:
+        largest = self._sums["cells"].largest if self._plan.dominance else None
+        self._search = self._search.answer(counts, weights, largest)
+        if not self._search.done:
+            self._session.go(message, "cutting")
+            yield from self._count()
+            return
+        self._session.go(message, "totalling")
+        yield from self._start_training(self._search.cuts())
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def _start_training(self, cuts: Cuts) -> Outgoing:
+        plan = self._plan
+        self._cuts = cuts
+        self._bin_offsets = np.concatenate([[0], np.cumsum(cuts.n_codes)]).astype(np.int64)
+        self._margin_bound = abs(float(base_margin(plan.parameters.objective, self._start.base_score)))
+        if self._counts is not None:
+            self._counts.naming.start(self._weight_bound())
+        self._hessian_bound = objective.hessian_bound(plan.parameters.objective, self._weight_bound())
+        bound = self._start_totals()
+        yield from self._broadcast(
+            UseCuts(
+                offsets=messages.to_tensor(cuts.offsets),
+                values=messages.to_tensor(cuts.values),
+                has_missing=messages.to_tensor(cuts.has_missing.astype(np.uint8)),
+                base_score=self._start.base_score,
+                scale_pos_weight=self._start.scale_pos_weight,
+                weight_exponent=self._bounds.weight_exponent,
+                label_exponent=self._bounds.label_exponent,
+                gradient_bound=bound,
+                hessian_bound=self._hessian_bound,
+                histogram_bits=self._histogram_bits,
+            )
+        )
+
+    def _weight_bound(self) -> float:
+        return self._bounds.weight * max(1.0, self._start.scale_pos_weight)
+
+    def _start_totals(self) -> float:
+        """Expect the totals of the next tree, and the metrics of the trees so far; returns the bound on |g|."""
+        self._tree += 1
+        self._step = 0
+        self._exchanges += 1
+        shapes: dict[str, tuple[int, ...]] = {"totals": (TOTALS,)}
+        if self._tree > 0 and self._n_evaluation:
+            shapes |= {f"metric/{name}": (sums_length(name),) for name in self._plan.parameters.metrics}
+        self._expect(shapes)
+        self._gradient_bound = objective.gradient_bound(
+            self._plan.parameters.objective,
+            self._weight_bound(),
+            self._bounds.label,
+            self._margin_bound * MARGIN_SLACK,
+        )
+        self._units = (
+            objective.unit_exponent(self._gradient_bound, self._n_rows),
+            objective.unit_exponent(self._hessian_bound, self._n_rows),
+        )
+        return self._gradient_bound
+
+    def _totalled(self, message: Contribution, sums: dict[str, Int64]) -> Outgoing:
+        """The totals of a tree, maybe with its root's histogram, and the metrics of those before it are there."""
+        parameters = self._plan.parameters
+        self._totals = sums["totals"].tolist()
+        if self._tree == 0:
+            self._report(Progress("binned", 0, parameters.rounds))
+        else:
+            metrics = self._evaluate(sums)
+            self._report(Progress("tree", self._tree, parameters.rounds, metrics, self._without_value))
+            self._stopping = self._tree == parameters.rounds or self._stops_early()
+        if self._session.state == "growing":
+            if any(total > most for total, most in zip(self._totals, self._most, strict=True)):
+                raise HansaError(
+                    f"the gradients of tree {self._tree} sum to more than the leaves of the tree before it allow, so a party's "
+                    "'totals' are wrong; training stops rather than overflow. Check that all members run the same release of Hansa"
+                )
+            self._session.go(message, "growing")
+        elif self._stopping:
+            self._session.go(message, "finishing")
+            yield from self._finish()
+        else:
+            self._session.go(message, "growing")
+            self._exchanges += 1
+            yield from self._broadcast(self._scale_tree(self._totals))
+            # The parties are at work again.
+            self._start_tree()
+
+    def _scale_tree(self, totals: list[int]) -> QuantiseGradients:
+        """Ask for the root's histograms, at scales that suit these totals or upper bounds of them; `_start_tree` then takes them."""
+        parameters = self._plan.parameters
+        if self._leaf_bits is not None:  # the scales say no more of the leaves' sums than a power of two
+            totals = [1 << (total - 1).bit_length() if total > 0 else total for total in totals]
+        scales = self._scales = objective.scales(totals[0], totals[1], *self._units, self._n_rows, self._histogram_bits)
+        heaviest = heaviest_row(parameters.objective, self._weight_bound(), scales)
+        self._least_hessian = hessian_of(self._plan.min_child_rows, heaviest)
+        self._columns = draw_columns(
+            len(self._plan.schema.features), parameters.colsample_bytree, parameters.seed, self._tree
+        )
+        self._level = -1
+        self._start_level()
+        return QuantiseGradients(self._tree, scales.gradient, scales.hessian, messages.to_tensor(self._columns))
+
+    def _start_tree(self) -> None:
+        parameters, scales, columns = self._plan.parameters, self._scales, self._columns
+        layout = self._layout
+        if layout is None or not np.array_equal(columns, layout.columns):
+            layout = self._layout = histogram.layout_of(self._bin_offsets, columns)
+        self._cells = layout.cells
+        self._planes = scales.planes
+        self._grower = Grower(
+            parameters,
+            scales,
+            layout,
+            self._cuts.has_missing,
+            self._buffers,
+            self._pool,
+            self._least_hessian,
+            len(self._plan.parties) if self._plan.dominance else 0,
+            self._leaf_bits,
+        )
+        if self._counts is not None:
+            self._counts.naming.start_tree(scales)
+
+    def _start_level(self) -> None:
+        self._level += 1
+        self._step = self._level + 1
+        self._next_node = dict.fromkeys(self._plan.parties, 0)
+        self._zero = 0
+
+    def _take_histograms(self, member: str, message: Contribution) -> Outgoing:
+        quantity = "root" if self._with_root else "histograms"
+        owed = [name for name, sums in self._sums.items() if name != "totals" and member in sums.waiting]
+        if owed or message.quantity != quantity:
+            raise self._broken(member, message, f"expected {', '.join([*owed, quantity])}")
+        built = len(self._grower.to_build)
+        part = self._root(member, message) if self._with_root else self._nodes(member, message)
+        first = self._next_node[member]
+        if message.first != first or not 1 <= len(part) <= built - first:
+            raise self._broken(
+                member,
+                message,
+                f"nodes {message.first} to {message.first + len(part)}; expected from {first} of {built}",
+            )
+        self._next_node[member] = first + len(part)
+        self._zero += message.zero
+        self._count_bytes(message)
+        if self._grower.add(first, part, len(self._plan.parties), self._plan.parties.index(member)):
+            if self._zero % 2**64:
+                raise self._noise(message)
+            if self._with_root:
+                self._with_root = False
+                yield from self._totalled(message, {quantity: sums.values for quantity, sums in self._sums.items()})
+            yield from self._decide(message)
+
+    def _nodes(self, member: str, message: Contribution) -> Int64:
+        """Histograms of some nodes, (m, planes, cells)."""
+        return messages.to_array(member, "histograms", message.values, np.int64, (None, self._planes, self._cells))
+
+    def _root(self, member: str, message: Contribution) -> Int64:
+        """The root's histogram, as `_nodes`; the member's totals behind it are added to the others'."""
+        words = self._planes * self._cells
+        values = messages.to_array(member, "root", message.values, np.int64, (words + TOTALS,))
+        if not self._sums["totals"].add(member, values[words:], 0):
+            raise self._broken(member, message, "that part was given before")
+        return values[:words].reshape(1, self._planes, self._cells)
+
+    def _decide(self, message: Contribution) -> Outgoing:
+        if self._stopping:  # the metrics said so while the root was being built
+            self._session.go(message, "finishing")
+            yield from self._finish()
+            return
+        grower, tree, level_number = self._grower, self._tree, self._level
+        level = grower.decide()
+        if not level.last:
+            self._session.go(message, "growing")
+            self._exchanges += 1
+            self._start_level()
+            yield from self._split(tree, level_number, level)
+            # The parties are at work again.
+            grower.go_on()
+            return
+        sums = self._sums_after(grower)
+        self._start_totals()
+        # Rows that another draw brings in had no part in the leaves' sums.
+        at_once = self._tree < self._plan.parameters.rounds and self._plan.parameters.subsample == 1
+        self._session.go(message, "growing" if at_once else "totalling")
+        following = None
+        if at_once:
+            self._with_root = True
+            self._most = [
+                math.ceil(math.ldexp(most, -unit)) + self._n_rows for most, unit in zip(sums, self._units, strict=True)
+            ]
+            following = self._scale_tree(self._most)
+        yield from self._split(tree, level_number, level, following)
+        # The parties are at work again.
+        self._trees.append(grower.tree(self._cuts.offsets, self._cuts.values))
+        if at_once:
+            self._start_tree()
+
+    def _split(self, tree: int, number: int, level: Level, then: QuantiseGradients | None = None) -> Outgoing:
+        yield from self._broadcast(_split_nodes(tree, number, level, self._gradient_bound, then))
+        if self._counts is not None:
+            self._counts.name(self._counts.naming.nodes(tree, number, level))
+
+    def _sums_after(self, grower: Grower) -> tuple[float, float]:
+        """Upper bounds of sum |g| and sum h once rows have the leaves of this tree, which widen the bound on margins."""
+        gradient_sum, hessian_sum = (
+            math.ldexp(total, unit) for total, unit in zip(self._totals, self._units, strict=True)
+        )
+        leaves, hessians = grower.leaves()
+        self._margin_bound += float(leaves.max())
+        return objective.sums_after(
+            self._plan.parameters.objective,
+            gradient_sum,
+            hessian_sum,
+            leaves + self._margin_bound * MARGIN_ERROR,
+            hessians,
+            self._n_rows / self._scales.hessian,
+            self._start.weight,
+        )
+
+    def _evaluate(self, sums: dict[str, Int64]) -> dict[str, float | None]:
+        """The metrics after `self._tree` trees; None for one that has no value."""
+        if self._plan.evaluation_fraction == 0:
+            return {}
+        values: dict[str, float | None] = {}
+        for name in self._plan.parameters.metrics:
+            values[name], why = self._metric(name, sums)
+            if why:
+                self._without_value[name] = why
+            self._history.setdefault(name, []).append(values[name])
+        return values
+
+    def _metric(self, name: str, sums: dict[str, Int64]) -> tuple[float | None, str]:
+        """A metric's value, or None and why."""
+        if not self._n_evaluation:
+            return None, NO_ROWS
+        summed = sums[f"metric/{name}"]
+        scale = metric_scale(self._n_evaluation, self._bounds, self._gradient_bound)
+        value = metric_value(name, self._plan.parameters.objective, summed, scale)
+        return (None, why_no_value(name, summed)) if math.isnan(value) else (value, "")
+
+    def _stops_early(self) -> bool:
+        parameters = self._plan.parameters
+        stopping_rounds, name = parameters.early_stopping_rounds, parameters.metrics[-1]
+        return stopping_rounds is not None and stops_early(name, self._history.get(name, ()), stopping_rounds)
+
+    def _finish(self) -> Outgoing:
+        plan = self._plan
+        grown = keep = len(self._trees)
+        if plan.parameters.early_stopping_rounds is not None:
+            # Without any value there is no best round: the whole model stays.
+            keep = best_round(name := plan.parameters.metrics[-1], self._history.get(name, ())) or grown
+        ensemble = Ensemble(
+            objective=plan.parameters.objective,
+            base_score=self._start.base_score,
+            feature_names=plan.schema.features,
+            trees=tuple(tree if plan.statistics else without_statistics(tree) for tree in self._trees[:keep]),
+        )
+        self._report(Progress("trained", keep, plan.parameters.rounds, without_value=self._without_value))
+        model = to_json(ensemble)
+        self.outcome = Outcome(
+            ensemble, model, self._history, grown, self._exchanges, self._roster, self._without_value
+        )
+        self._digest = hashlib.sha256(model).digest()
+        packed = zlib.compress(model, 6)
+        yield from self._tell(
+            {
+                party: messages.encode(Finish(keep, self._digest, packed if party in plan.receivers else b""))
+                for party in plan.parties
+            }
+        )
+
+    def _acknowledge(self, member: str, message: Received) -> None:
+        if message.model_sha256 != self._digest or member in self._received:
+            raise ProtocolError(f"member {member!r} acknowledged another model than it was told of, or twice")
+        self._received.add(member)
+        self.done = len(self._received) == len(self._plan.parties)
+        self._session.go(message, "finished" if self.done else "finishing")
+
+
+def _split_nodes(
+    tree: int, number: int, level: Level, gradient_bound: float, then: QuantiseGradients | None = None
+) -> SplitNodes:
+    return SplitNodes(
+        tree=tree,
+        level=number,
+        feature=messages.to_tensor(level.feature),
+        bin=messages.to_tensor(level.bin),
+        missing_left=messages.to_tensor(level.missing_left),
+        leaf=messages.to_tensor(level.leaf),
+        build_left=messages.to_tensor(level.build_left),
+        child_leaf=messages.to_tensor(level.child_leaf),
+        gradient_bound=gradient_bound,
+        then=then,
+    )

@@ -1,0 +1,702 @@
+"""A party: holds rows, answers the aggregator's requests with sums over them. No I/O: frames in, frames out.
+
+What it sends is `Join`, `Contribution`s (in a `VouchRows` where row counts go with them), `Received` and `Abort`, nothing else; every
+`Contribution` leaves through `Party._contribute`, the one place that a mode which protects sums has to change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.consortium.policy import Policy
+from hansa.data.binning import BinnedRows, bin_rows, with_known_missing
+from hansa.data.holdout import held_out
+from hansa.data.quantiles import CutGuard, CutRequest, Cuts, SortedKeys, count_cells, weigh_cells
+from hansa.data.rows import check_arrays
+from hansa.data.source import Rows
+from hansa.errors import DataError, HansaError, IdentityError, ProtocolError, RunStopped
+from hansa.plan import Plan
+from hansa.protocol import messages
+from hansa.protocol.messages import (
+    PROTOCOL_VERSION,
+    SETUP,
+    Abort,
+    Contribution,
+    CountCells,
+    CountMagnitudes,
+    ExchangeKeys,
+    Finish,
+    Join,
+    KeysConfirmed,
+    Message,
+    QuantiseGradients,
+    Received,
+    ShowRows,
+    SplitNodes,
+    SumLabels,
+    Tensor,
+    UseCuts,
+    Welcome,
+)
+from hansa.protocol.session import PARTY, PARTY_MASKED, PARTY_VERIFYING, Session
+from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
+from hansa.roles.run import Progress, agreement, agreement_parts, run_id
+from hansa.roles.summed.statistics import MagnitudeBounds, count_magnitudes, metric_scale, rounded_leaf_bits, sum_labels
+from hansa.roles.summed.sum_masking import MaskingNotReady, NoMasking, Signer, SumMasking
+from hansa.roles.summed.verified_counts import CountChecker, Evidence, Named
+from hansa.secure.keys import RunNames
+from hansa.trees import histogram, objective
+from hansa.trees.ensemble import Ensemble, base_margin
+from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build, rounded, tree_received
+from hansa.trees.metrics import MetricScale, metric_sums
+from hansa.trees.sampling import draw_columns, draw_rows
+from hansa.trees.worker_pool import ALONE, WorkerPool
+from hansa.trees.xgboost_json import from_json, to_json
+
+NODE_BYTES, TREE_BYTES, HEAD_BYTES = 256, 1024, 2**16
+"""More than a node, a tree without its nodes, and a model without its trees and names take in a model file."""
+
+FRAMES_PER_LEVEL = 2
+"""Frames that the histograms of a level are sent in: enough that the aggregator adds some while others are built."""
+
+ONE_FRAME_VALUES = 1_500_000
+"""Rows times columns of a tree up to which a level is one frame: it is built in less time than a second frame costs."""
+
+PARALLEL_VALUES = 200_000
+"""Rows times columns of a tree below which one thread builds histograms as fast as several."""
+
+NOT_BROADCAST = (Welcome, KeysConfirmed, ShowRows, Finish, Abort)
+"""What differs from party to party, or comes before there is a transcript to bind it to (the run's id binds `Welcome`); of a `ShowRows`
+what all see alike is received by itself."""
+
+DEFAULT_POLICY = Policy()
+
+_ROOT = np.zeros(1, np.int64)
+"""Where a tree's root stands among the active nodes."""
+
+
+class Party:
+    """One party's side of a run.
+
+    Args:
+        plan: as every member holds it.
+        name: this party.
+        rows: its table; never leaves this object.
+        nonce: 32 bytes nobody else can foresee.
+        worker pool: compute threads.
+        nodes_per_frame: histograms that are sent together; 0 makes `FRAMES_PER_LEVEL` frames of a level, or one where that is soon
+            built.
+        signer: this party's signature and everybody's pinned identity; needed in secure-aggregation mode.
+        policy: this party's own conditions.
+        admit: called with the run's id and roster before anything of the rows leaves; raises PlanError where they may not meet.
+        report: called with `Progress` as the run goes on, without metrics: a party does not learn them.
+
+    Attributes:
+        done: whether the run is over. run: the run's id, once known.
+        masked_bytes: bytes of sums that left masked so far.
+        model: the XGBoost JSON, once received; None for a member that the plan does not name a receiver.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        name: str,
+        rows: Rows,
+        *,
+        nonce: bytes,
+        pool: WorkerPool = ALONE,
+        nodes_per_frame: int = 0,
+        signer: Signer | None = None,
+        policy: Policy = DEFAULT_POLICY,
+        admit: Admit = admit_all,
+        report: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        policy.check_plan(plan)
+        if plan.mode != "federated" and signer is None:
+            raise IdentityError(f"party {name!r}: mode {plan.mode!r} needs this member's identity and the members file")
+        check_arrays(rows, plan.schema, plan.parameters.label_kind, name)
+        self.done = False
+        self._policy = policy
+        self._admit = admit
+        self._signer = signer
+        self._masking: NoMasking | SumMasking = NoMasking() if plan.mode == "federated" else MaskingNotReady()
+        self.model: bytes | None = None
+        self.run = b""
+        self._report = report
+        self._plan = plan
+        self._name = name
+        self._pool = pool
+        self._nodes_per_frame = nodes_per_frame
+        table = PARTY if plan.mode == "federated" else PARTY_MASKED
+        if plan.verify_counts != "off":
+            table = PARTY_VERIFYING
+        self._counts: CountChecker | None = None
+        self._held: Iterator[bytes] = iter(())
+        self._session = Session("party", table, "joining")
+        self._features = rows.features
+        self._labels = np.ascontiguousarray(rows.label)
+        self._weights = None if rows.weight is None else np.ascontiguousarray(rows.weight)
+        held = np.zeros(rows.n_rows, np.bool_)
+        if plan.evaluation_fraction > 0:
+            held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
+        self._evaluation = np.flatnonzero(held).astype(np.uint32)
+        self._training = np.flatnonzero(~held).astype(np.uint32)
+        identities = {} if signer is None else signer.identities
+        agreed, parts = agreement(plan, identities), agreement_parts(plan, identities)
+        enough = enough_rows(plan, self._labels, held)
+        self._join = Join(PROTOCOL_VERSION, agreed, nonce, len(self._training), len(self._evaluation), enough, parts)
+        self._tree = SETUP
+        self._step = 0
+        self._stops_early = plan.parameters.early_stopping_rounds is not None
+        self._buffers = Buffers()
+        self._with_root = False
+        self._levels: list[Level] = []
+        self._received: list[tuple[Level, ...]] = []
+        self._nodes = 0  # of all trees that grew here
+
+    def opening(self) -> Iterator[bytes]:
+        """The frames that a party sends before it is asked anything."""
+        yield messages.encode(self._join)
+
+    def handle(self, frame: memoryview) -> Iterator[bytes]:
+        """Answer one frame of the aggregator; answers are made one by one, so that each can leave as soon as it is there.
+
+        A party that refused once is done: its keys are erased and it takes nothing more, not even what would be right.
+
+        Raises:
+            ProtocolError: the aggregator broke a rule. HansaError: it stopped the run.
+        """
+        try:
+            yield from self._answer(frame)
+        except Exception:
+            self.erase()
+            raise
+
+    def erase(self) -> None:
+        """Zero all keys: nothing is answered after this. Safe to call twice, at whatever end."""
+        if not self.done:
+            self._session.state = "aborted"
+        self._masking.erase()
+
+    def _answer(self, frame: memoryview) -> Iterator[bytes]:
+        if self._counts is not None and self._counts.first:
+            frame = memoryview(bytes(frame))  # the answer waits for row counts, whose frame overwrites this one
+        message = self._session.decode(self._plan.aggregator, frame)
+        if self._counts is not None and self._counts.due and not isinstance(message, ShowRows | Abort):
+            raise self._broken(f"{type(message).__name__} came before the row counts of what was named before it")
+        if not isinstance(message, NOT_BROADCAST):
+            self._masking.hear(type(message).__name__, frame)
+            if self._counts is not None:
+                self._counts.hear(type(message).__name__, frame)
+        match message:
+            case Welcome():
+                self._welcome(message)
+                if isinstance(self._masking, SumMasking):
+                    yield messages.encode(self._masking.announcement())
+            case ExchangeKeys() if isinstance(self._masking, SumMasking):
+                self._session.go(message, "keyed")
+                with self._blaming():
+                    answer = self._masking.exchange(message)
+                yield messages.encode(answer)
+            case KeysConfirmed() if isinstance(self._masking, SumMasking):
+                self._session.go(message, "confirmed")
+                with self._blaming():
+                    self._masking.confirm(message)
+            case CountMagnitudes():
+                self._session.go(message, "measured")
+                yield self._contribute("magnitudes", count_magnitudes(self._labels, self._weights))
+            case SumLabels():
+                self._session.go(message, "labelled")
+                yield self._sum_labels(message)
+            case CountCells():
+                self._session.go(message, "cutting")
+                yield from self._count_cells(message)
+            case UseCuts():
+                self._session.go(message, "scaling")
+                self._use_cuts(message)
+                self._note("binned", 0)
+                yield from self._start_tree(message.gradient_bound)
+            case QuantiseGradients():
+                self._session.go(message, "growing")
+                self._quantise(message)
+                yield from self._histograms(_ROOT)
+            case SplitNodes():
+                yield from self._split(message)
+            case ShowRows():
+                yield from self._see_counts(message)
+            case Finish():
+                if self._session.state == "growing" and (self._level or not self._stops_early):
+                    raise self._broken("the run is said to be over in the middle of a tree")
+                self._session.go(message, "finished")
+                self._masking.erase()
+                yield messages.encode(self._finish(message))
+                self.done = True
+                self._note("trained", message.trees)
+            case Abort():
+                self._session.go(message, "aborted")
+                who = f" because of member {message.member!r}" if message.member else ""
+                raise RunStopped(
+                    self._plan.aggregator,
+                    f"member {self._plan.aggregator!r} stopped the run{who}: {message.reason}",
+                    retry=message.retry,
+                )
+            case _:
+                raise ProtocolError(
+                    f"member {self._plan.aggregator!r} sent {type(message).__name__}, which no party takes"
+                )
+
+    def _note(self, stage: str, trees: int) -> None:
+        self._report(Progress(stage, trees, self._plan.parameters.rounds))
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """What the aggregator signed last; None where row counts are not verified."""
+        return None if self._counts is None else self._counts.evidence
+
+    @property
+    def masked_bytes(self) -> int:
+        """Bytes of sums that left masked so far."""
+        return self._masking.masked_bytes
+
+    def _contribute(self, quantity: str, values: npt.NDArray[Any], first: int = 0, words: int | None = None) -> bytes:
+        """The frame with this party's part of a sum, protected as the mode says; `values` may be overwritten.
+
+        Args:
+            values: int64 or uint32. first: position of its first item; words: of the whole vector, where this is a fragment.
+        """
+        whole = values.size if words is None else words
+        zero = self._masking.mask(self._tree, self._step, quantity, values, first == 0, whole)
+        part = Contribution(self._tree, self._step, quantity, first, messages.to_tensor(values), zero)
+        return messages.encode(part if self._counts is None else self._counts.carry(part))
+
+    def _with_counts(
+        self, named: Named | None, own: npt.NDArray[np.integer[Any]] | None, answer: Iterator[bytes]
+    ) -> Iterator[bytes]:
+        """An answer, with this party's row counts of what was named; or the counts alone, and the answer once all were shown."""
+        if self._counts is None or named is None:
+            yield from answer
+            return
+        self._counts.vouch(named, own)
+        if not self._counts.first:
+            yield from answer
+            return
+        self._held = answer
+        yield messages.encode(self._counts.message())
+
+    def _see_counts(self, message: ShowRows) -> Iterator[bytes]:
+        """Check what all parties vouched for; then comes the broadcast that it stands before, or the answer that waits for it."""
+        self._session.go(message, self._session.state)
+        assert self._counts is not None  # the session's table
+        with self._blaming():
+            self._counts.open(message)
+        if self._counts.first != (len(message.frame) == 0):
+            raise self._broken(
+                "row counts are shown with a broadcast where they come first, or alone where they come with one"
+            )
+        held, self._held = self._held, iter(())
+        yield from self._answer(message.frame) if len(message.frame) else held
+
+    def _array(
+        self, message: Message, name: str, dtype: type[np.generic], *shape: int | None
+    ) -> npt.NDArray[np.generic]:
+        """A copy of a tensor of the aggregator's message, held to its dtype and shape."""
+        tensor: Tensor = getattr(message, name)
+        what = f"{type(message).__name__}.{name}"
+        return messages.to_array(self._plan.aggregator, what, tensor, dtype, shape).copy()
+
+    def _broken(self, rule: str) -> ProtocolError:
+        return ProtocolError(
+            f"member {self._plan.aggregator!r} (aggregator) to {self._name!r}, tree {self._tree}, step {self._step}: {rule}"
+        )
+
+    @contextmanager
+    def _blaming(self) -> Iterator[None]:
+        """What is wrong with something the aggregator sent is the aggregator's fault."""
+        try:
+            yield
+        except ProtocolError as error:
+            raise error if repr(self._plan.aggregator) in str(error) else self._broken(str(error)) from error
+        except HansaError as error:
+            raise self._broken(str(error)) from error
+
+    def _welcome(self, message: Welcome) -> None:
+        plan = self._plan
+        names = tuple(name for name, *_ in message.roster)
+        if tuple(sorted(set(names))) != names or not set(names) <= set(plan.parties) or self._name not in names:
+            raise self._broken(f"roster {names} is not a sorted part of the plan's parties that includes this one")
+        if plan.mode != "federated" and names != plan.parties:
+            # Fewer parties now and all of them in another run of the same plan: the difference is one party's part.
+            left_out = ", ".join(sorted(set(plan.parties) - set(names)))
+            raise self._broken(
+                f"the roster leaves out {left_out}; in mode {plan.mode!r} every party of the plan takes part, or nobody does"
+            )
+        if len(names) < plan.minimum_parties:
+            raise self._broken(f"{len(names)} parties take part; the plan asks for at least {plan.minimum_parties}")
+        mine = (self._name, self._join.nonce, self._join.rows, self._join.evaluation_rows, self._join.enough)
+        if mine not in message.roster:
+            raise self._broken("the roster gives this party another nonce or other numbers of rows than it sent")
+        if any(min(rows, held) < 0 or rows + held < 1 for _, _, rows, held, _ in message.roster):
+            raise self._broken("the roster gives a party no rows")
+        if message.run != run_id(self._join.plan, message.roster):
+            raise self._broken("the run's id is not the hash of plan and roster")
+        check_roster(self._policy, plan, self._name, message.roster)
+        self._admit(message.run, message.roster)
+        self._session.go(message, "welcomed")
+        self.run = message.run
+        self._note("registered", 0)
+        if self._signer is not None and plan.mode == "secure-aggregation":
+            masked = self._masking = SumMasking(self._name, RunNames(self._join.plan, message.run), self._signer, names)
+            if plan.verify_counts != "off":
+                trained = sum(rows for _, _, rows, _, _ in message.roster)
+                self._counts = CountChecker(plan, self._name, masked, trained, self._signer.identities[plan.aggregator])
+        self._n_rows = sum(rows for _, _, rows, _, _ in message.roster)
+        self._n_evaluation = sum(held for _, _, _, held, _ in message.roster)
+        parameters = plan.parameters
+        self._guard = CutGuard(len(plan.schema.features), self._n_rows, parameters.max_bin, plan.min_cell_rows)
+        self._keys: SortedKeys | None = None
+        self._fixed_weights: npt.NDArray[np.int64] | None = None
+
+    def _sum_labels(self, message: SumLabels) -> bytes:
+        self._step += 1
+        rows = self._training
+        weights = None if self._weights is None else self._weights[rows]
+        with self._blaming():
+            sums = sum_labels(self._labels[rows], weights, message.label_unit, message.weight_unit)
+            self._fixed_weights = None if weights is None else objective.fixed_weights(weights, message.weight_unit)
+        return self._contribute("labels", sums)
+
+    def _count_cells(self, message: CountCells) -> Iterator[bytes]:
+        self._step += 1
+        request = CutRequest(
+            message.bits,
+            self._array(message, "offsets", np.int64, len(self._plan.schema.features) + 1),
+            self._array(message, "prefixes", np.uint32, None),
+        )
+        with self._blaming():
+            self._guard = self._guard.check(request)
+        if self._keys is None:
+            training = self._features if not len(self._evaluation) else self._features[:, self._training]
+            self._keys = SortedKeys.from_features(training, self._fixed_weights)
+            self._fixed_weights = None
+        counts = count_cells(self._keys, request)
+        named = None if self._counts is None else self._counts.naming.cells(self._step, request)
+        own = counts.reshape(-1, request.split).sum(axis=1)
+        yield from self._with_counts(named, own, self._cells(self._keys, request, counts))
+
+    def _cells(self, keys: SortedKeys, request: CutRequest, counts: npt.NDArray[np.uint32]) -> Iterator[bytes]:
+        yield self._contribute("cells", counts)
+        if keys.weights is not None:
+            yield self._contribute("weights", weigh_cells(keys, request))
+
+    def _use_cuts(self, message: UseCuts) -> None:
+        n_features = len(self._plan.schema.features)
+        with self._blaming():
+            self._check_start(message)
+            cuts = Cuts(
+                self._array(message, "offsets", np.int64, n_features + 1),
+                self._array(message, "values", np.float32, None),
+                self._array(message, "has_missing", np.uint8, n_features).astype(np.bool_),
+            )
+            if cuts.n_bins.max() > self._plan.parameters.max_bin:
+                raise self._broken(f"a feature has more bins than max_bin {self._plan.parameters.max_bin}")
+            self._guard.check_cuts(cuts)
+        self._cuts = cuts
+        binned = self._binned = self._bin(cuts)
+        self._guard = self._guard.close()
+        self._keys = None
+        self._bounds = message
+        self._leaf_bits = rounded_leaf_bits(self._plan, self._n_rows, message.base_score, message.scale_pos_weight)
+        n_rows = binned.n_rows
+        self._sizes = np.diff(binned.offsets)
+        self._present = self._sizes - binned.has_missing
+        self._layout: histogram.Layout | None = None
+        self._missing_code = np.where(binned.has_missing, self._sizes - 1, -1).astype(np.int32)
+        start = base_margin(self._plan.parameters.objective, message.base_score)
+        self._margins = np.full(n_rows, start, np.float32)
+        self._gradient = np.empty(n_rows)
+        self._hessian = np.empty(n_rows)
+        planes = 1 if message.histogram_bits == 32 else 2
+        self._packed = np.empty((planes, n_rows), np.int64)
+
+    def _check_start(self, message: UseCuts) -> None:
+        """Refuse base scores that are not numbers, and others than the plan's where it names them."""
+        parameters = self._plan.parameters
+        base_margin(parameters.objective, message.base_score)
+        given = parameters.base_score
+        if given is not None and message.base_score != float(np.float32(given)):
+            raise self._broken(f"base_score is {message.base_score}; the plan says {given}")
+        scale = message.scale_pos_weight
+        if not (math.isfinite(scale) and scale > 0) or parameters.scale_pos_weight not in ("auto", scale):
+            raise self._broken(f"scale_pos_weight is {scale}; the plan says {parameters.scale_pos_weight}")
+        bits = message.histogram_bits
+        if bits not in (32, 64) or parameters.histogram_bits not in ("auto", bits):
+            raise self._broken(f"histogram_bits is {bits}; the plan says {parameters.histogram_bits}")
+        MetricScale(max(self._n_evaluation, 1), message.weight_exponent, message.label_exponent)
+        if self._counts is not None:
+            if self._weights is None and message.weight_exponent != 0:
+                raise self._broken("weights are said to exceed 1, and the plan has none")
+            self._counts.naming.start(math.ldexp(1.0, message.weight_exponent) * max(1.0, scale))
+
+    def _bin(self, cuts: Cuts) -> BinnedRows:
+        """Codes of all rows. A held-out row may lack a feature that no training row lacks: it goes right, as the model has it."""
+        held = np.zeros(self._features.shape[1], np.bool_)
+        held[self._evaluation] = True
+        features = with_known_missing(self._features, cuts, held)
+        try:
+            return bin_rows(features, cuts, self._pool.threads)
+        except DataError as error:
+            # Its text names a row of this party, and a refusal's text goes to the aggregator.
+            raise self._broken("the cuts have no place for a missing value that this party's rows hold") from error
+
+    def _start_tree(self, gradient_bound: float) -> Iterator[bytes]:
+        """Gradients at the margins so far; their totals, and the metrics that the trees so far reach."""
+        parameters = self._plan.parameters
+        self._tree += 1
+        self._step = 0
+        if self._tree > 0 and self._n_evaluation:
+            yield from self._metrics(gradient_bound)
+        objective.gradients(
+            parameters.objective,
+            self._margins,
+            self._labels,
+            self._weights,
+            self._bounds.scale_pos_weight,
+            self._gradient,
+            self._hessian,
+        )
+        rows, others = self._training, self._evaluation
+        if parameters.subsample < 1:
+            drawn = draw_rows(len(rows), parameters.subsample, parameters.seed, self._tree, self._name)
+            rows, others = rows[drawn], np.concatenate([rows[~drawn], others])
+        with self._blaming():
+            self._totals = (
+                objective.sum_magnitudes(self._gradient, rows, gradient_bound, self._n_rows),
+                objective.sum_magnitudes(self._hessian, rows, self._bounds.hessian_bound, self._n_rows),
+            )
+            self._units = (
+                objective.unit_exponent(gradient_bound, self._n_rows),
+                objective.unit_exponent(self._bounds.hessian_bound, self._n_rows),
+            )
+        if not self._with_root:
+            yield self._contribute("totals", np.array(self._totals, np.int64))
+        self._inside = RowPartition(self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins)
+        self._outside = RowPartition(self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins)
+
+    def _metrics(self, gradient_bound: float) -> Iterator[bytes]:
+        parameters = self._plan.parameters
+        rows = self._evaluation
+        bounds = MagnitudeBounds(self._bounds.label_exponent, self._bounds.weight_exponent)
+        scale = metric_scale(self._n_evaluation, bounds, gradient_bound)
+        weights = None if self._weights is None else self._weights[rows]
+        for name in parameters.metrics:
+            sums = metric_sums(name, parameters.objective, self._margins[rows], self._labels[rows], weights, scale)
+            yield self._contribute(f"metric/{name}", sums)
+
+    def _quantise(self, message: QuantiseGradients) -> None:
+        parameters = self._plan.parameters
+        if message.tree != self._tree:
+            raise self._broken(f"scales for tree {message.tree}; expected tree {self._tree}")
+        if message.tree >= parameters.rounds:
+            raise self._broken(f"a tree after the plan's {parameters.rounds} rounds")
+        columns = self._array(message, "columns", np.uint32, None)
+        n_features = len(self._plan.schema.features)
+        drawn = draw_columns(n_features, parameters.colsample_bytree, parameters.seed, self._tree)
+        if not np.array_equal(columns, drawn):
+            raise self._broken("columns are not those that the plan's seed draws for this tree")
+        scales = objective.Scales(message.gradient_scale, message.hessian_scale, len(self._packed))
+        with self._blaming():
+            objective.check_scales(scales, *self._totals, *self._units)
+        if self._counts is not None:
+            self._counts.naming.start_tree(scales)
+        objective.pack(self._gradient, self._hessian, scales, self._packed)
+        if self._layout is None or not np.array_equal(drawn, self._layout.columns):
+            self._layout = histogram.layout_of(self._binned.offsets, drawn)
+            self._allowed = np.zeros(n_features, np.bool_)
+            self._allowed[drawn] = True
+        self._level = 0
+
+    def _split(self, message: SplitNodes) -> Iterator[bytes]:
+        if (message.tree, message.level) != (self._tree, self._level):
+            raise self._broken(
+                f"splits for tree {message.tree}, level {message.level}; expected level {self._level} of tree {self._tree}"
+            )
+        level = self._read_level(message)
+        self._keep(level)
+        self._nodes += 2 * int(np.count_nonzero(level.feature >= 0)) + (self._level == 0)
+        named = None
+        if self._counts is not None:
+            with self._blaming():
+                named = self._counts.naming.nodes(self._tree, self._level, level)
+        self._inside.apply(level)
+        if self._counts is not None:
+            self._counts.count(self._inside.ends - self._inside.starts)
+        if message.then is not None and not level.last:
+            raise self._broken("scales of the next tree in the middle of this one")
+        answer = self._next_tree(message, level) if level.last else self._next_level(message, level)
+        yield from self._with_counts(named, None, answer)
+
+    def _keep(self, level: Level) -> None:
+        """Remember what a receiver will rebuild the model from; frames are not kept, so it is a copy."""
+        if self._name in self._plan.receivers:
+            self._levels.append(level.copy())
+            if level.last:
+                self._received.append(tuple(self._levels))
+                self._levels = []
+
+    def _next_level(self, message: SplitNodes, level: Level) -> Iterator[bytes]:
+        """Histograms of the nodes that a level of splits makes."""
+        self._session.go(message, "growing")
+        self._level += 1
+        yield from self._histograms(nodes_to_build(level.build_left))
+        if len(self._outside.rows):  # nothing that is sent waits for these rows
+            self._outside.apply(level)
+
+    def _next_tree(self, message: SplitNodes, level: Level) -> Iterator[bytes]:
+        """Begin the tree after the one that ends here: its root too, where its scales suit bounds that the leaves gave."""
+        parameters = self._plan.parameters
+        if len(self._outside.rows):
+            self._outside.apply(level)
+        self._with_root = self._tree + 1 < parameters.rounds and parameters.subsample == 1
+        if (message.then is not None) != self._with_root:
+            raise self._broken(
+                f"the next tree's scales {'do not come' if self._with_root else 'come'} with the last splits"
+            )
+        self._session.go(message, "growing" if self._with_root else "scaling")
+        self._note("tree", self._tree + 1)
+        yield from self._start_tree(message.gradient_bound)
+        if message.then is not None:
+            self._quantise(message.then)
+            yield from self._histograms(_ROOT)
+
+    def _read_level(self, message: SplitNodes) -> Level:
+        """The message as a `Level` of views into its frame, refused unless it fits the nodes that are there."""
+        active = len(self._inside.starts)
+        sender = self._plan.aggregator
+        splits = len(message.child_leaf.data) // 8 or len(message.build_left.data)
+        last = len(message.build_left.data) == 0
+        level = Level(
+            feature=messages.to_array(sender, "SplitNodes.feature", message.feature, np.int32, (active,)),
+            bin=messages.to_array(sender, "SplitNodes.bin", message.bin, np.int32, (active,)),
+            missing_left=messages.to_array(
+                sender, "SplitNodes.missing_left", message.missing_left, np.uint8, (active,)
+            ),
+            leaf=messages.to_array(sender, "SplitNodes.leaf", message.leaf, np.float32, (active,)),
+            build_left=messages.to_array(
+                sender, "SplitNodes.build_left", message.build_left, np.uint8, (0 if last else splits,)
+            ),
+            child_leaf=messages.to_array(
+                sender, "SplitNodes.child_leaf", message.child_leaf, np.float32, (2 * splits if last else 0,)
+            ),
+        )
+        broken = check_level(level, self._allowed, self._present, splits)
+        if broken:
+            raise self._broken(broken)
+        bits = self._leaf_bits
+        if bits is not None and any(
+            (rounded(values, bits) != values).any() for values in (level.leaf, level.child_leaf)
+        ):
+            raise self._broken(f"a leaf value is finer than the {bits} fraction bits that the plan leaves to it")
+        if not last and self._level + 1 >= self._plan.parameters.max_depth:
+            raise self._broken(f"the tree grows beyond max_depth {self._plan.parameters.max_depth}")
+        return level
+
+    def _histograms(self, positions: npt.NDArray[np.int64]) -> Iterator[bytes]:
+        """Histograms of the active nodes at `positions`, as frames of some nodes each."""
+        self._step = self._level + 1
+        assert self._layout is not None  # `_quantise` comes before, by the session's table
+        layout, partition, codes, packed = self._layout, self._inside, self._binned.codes, self._packed
+        columns, offsets, stride = layout.columns, layout.offsets, layout.stride
+        # Both depend on the number of rows alone, which is public.
+        values = len(partition.rows) * len(columns)
+        frames = 1 if values <= ONE_FRAME_VALUES else FRAMES_PER_LEVEL
+        per_frame = self._nodes_per_frame or -(-len(positions) // frames)
+        parallel = self._pool.threads > 1 and values >= PARALLEL_VALUES
+        held = min(per_frame, len(positions)), len(packed), layout.cells
+        room = self._buffers.get("histograms", (math.prod(held) + len(self._totals),))
+        all_out = room[: math.prod(held)].reshape(held)
+        sums = self._buffers.get("sums", (self._pool.threads, layout.scratch))
+        for first in range(0, len(positions), per_frame):
+            part = positions[first : first + per_frame]
+            out = all_out[: len(part)]
+            starts, ends = partition.starts[part], partition.ends[part]
+            work = (codes, columns, offsets, stride, partition.rows, starts, ends, packed, sums, out)
+            if parallel:
+                histogram.build_histograms_parallel(*work, self._pool)
+            else:
+                histogram.build_histograms(*work)
+            if self._with_root:
+                self._with_root = False
+                room[-len(self._totals) :] = self._totals
+                yield self._contribute("root", room)
+            else:
+                yield self._contribute("histograms", out, first, len(positions) * out[0].size)
+
+    def _finish(self, message: Finish) -> Received:
+        receiver = self._name in self._plan.receivers
+        if receiver != bool(message.model):
+            raise self._broken(
+                f"this party is {'' if receiver else 'not '}a receiver of the plan; the model says otherwise"
+            )
+        if receiver:
+            self.model = self._open_model(message)
+        return Received(message.model_sha256)
+
+    def _open_model(self, message: Finish) -> bytes:
+        """The model file, which must be the one that the splits and leaves of this run make, to the byte."""
+        self._check_length(message.trees)
+        received = self._received[: message.trees]
+        inflate = zlib.decompressobj()
+        most = self._model_bytes()
+        try:
+            model = inflate.decompress(message.model, most)
+        except zlib.error as error:
+            raise self._broken(f"the model cannot be decompressed: {error}") from error
+        if not inflate.eof and len(model) == most:
+            raise self._broken(f"the model has more than the {most} bytes that the trees of this run can take")
+        if not inflate.eof or inflate.unused_data or hashlib.sha256(model).digest() != message.model_sha256:
+            raise self._broken("the model is cut short or does not have the hash that was announced")
+        with self._blaming():
+            if model != to_json(self._rebuilt(from_json(model), received)):
+                raise self._broken("the model is not the one that the splits and leaves of this run make")
+        return model
+
+    def _check_length(self, trees: int) -> None:
+        """Refuse another number of trees than training to the end, or early stopping as the plan says, can leave."""
+        parameters, grown = self._plan.parameters, len(self._received)
+        stopping_rounds = parameters.early_stopping_rounds
+        whole = grown == parameters.rounds and (trees == grown or (stopping_rounds is not None and 1 <= trees <= grown))
+        stopped = stopping_rounds is not None and 1 <= trees <= grown - stopping_rounds
+        if not whole and not stopped:
+            raise self._broken(
+                f"the model is said to have {trees} trees of {grown} that were grown; the plan's rounds are {parameters.rounds}, its "
+                f"early_stopping_rounds {stopping_rounds}"
+            )
+
+    def _rebuilt(self, told: Ensemble, received: list[tuple[Level, ...]]) -> Ensemble:
+        """The model as this party received it. Gains, covers and inner weights, which no party receives, are the file's, or 0 where
+        the plan releases none.
+        """
+        if len(told.trees) != len(received):
+            raise self._broken(f"the model has {len(told.trees)} trees; {len(received)} were announced")
+        return Ensemble(
+            objective=self._plan.parameters.objective,
+            base_score=self._bounds.base_score,
+            feature_names=self._plan.schema.features,
+            trees=tuple(
+                tree_received(levels, self._cuts.offsets, self._cuts.values, theirs if self._plan.statistics else None)
+                for levels, theirs in zip(received, told.trees, strict=True)
+            ),
+        )
+
+    def _model_bytes(self) -> int:
+        """More bytes than a model file of the trees that grew here has, names and levels included."""
+        trees = self._tree + 1
+        return NODE_BYTES * self._nodes + TREE_BYTES * trees + 8 * len(self._plan.canonical()) + HEAD_BYTES

@@ -1,0 +1,246 @@
+"""What is asked about labels and weights before the first tree, as sums that add up over parties.
+
+magnitudes   how many |labels| and weights have each binary exponent: gives public powers of two that bound them
+labels       sum w y, sum w, rows with label 1, rows: give the base score and scale_pos_weight
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.errors import HansaError, PlanError
+from hansa.plan import Plan
+from hansa.trees import objective
+from hansa.trees.elementary import sigmoid
+from hansa.trees.ensemble import LEAST_PROBABILITY
+from hansa.trees.leaf_choices import enough_rows, leaf_bits_for
+from hansa.trees.metrics import MetricScale
+
+Int64 = npt.NDArray[np.int64]
+
+EXPONENTS = 256
+"""Values of float32's exponent field."""
+
+LABEL_SUMS = 4
+
+
+def count_magnitudes(labels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32] | None) -> Int64:
+    """int64 (2, 256): rows by the exponent field of |label|, and of the weight (all at 1's where there is none)."""
+    given = np.ones_like(labels) if weights is None else weights
+    counts = [
+        np.bincount((np.abs(values).view(np.uint32) >> 23).astype(np.int64), minlength=EXPONENTS)
+        for values in (labels, given)
+    ]
+    return np.stack(counts).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class MagnitudeBounds:
+    """No label exceeds 2^label_exponent in size, no weight exceeds 2^weight_exponent. Public, from pooled counts."""
+
+    label_exponent: int
+    weight_exponent: int
+
+    @property
+    def label(self) -> float:
+        return math.ldexp(1.0, self.label_exponent)
+
+    @property
+    def weight(self) -> float:
+        return math.ldexp(1.0, self.weight_exponent)
+
+
+def bounds_of(magnitudes: Int64, has_weights: bool) -> MagnitudeBounds:
+    """The bounds that pooled magnitudes give: a number with exponent field e is below 2^(e - 126)."""
+    label, weight = (int(np.flatnonzero(counts)[-1]) - 126 if counts.any() else 0 for counts in magnitudes)
+    return MagnitudeBounds(label_exponent=label, weight_exponent=weight if has_weights else 0)
+
+
+def label_units(bounds: MagnitudeBounds, n_rows: int) -> tuple[int, int]:
+    """Exponents of the units in which w y and w are summed."""
+    return (
+        objective.unit_exponent(bounds.label * bounds.weight, n_rows),
+        objective.unit_exponent(bounds.weight, n_rows),
+    )
+
+
+def sum_labels(
+    labels: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float32] | None,
+    label_unit: int,
+    weight_unit: int,
+) -> Int64:
+    """int64 (4,): sum w y in units of 2^label_unit, sum w in units of 2^weight_unit, rows with label 1, rows."""
+    ones = np.ones_like(labels)
+    return np.array(
+        [
+            objective.sum_fixed(labels, weights, label_unit),
+            objective.sum_fixed(ones, weights, weight_unit),
+            np.count_nonzero(labels == 1),
+            len(labels),
+        ],
+        np.int64,
+    )
+
+
+@dataclass(frozen=True)
+class BaseScore:
+    """Where training starts: base_score in label space (a float32), scale_pos_weight as a number; at most `weight` is the sum of
+    all rows' weights, scale_pos_weight included."""
+
+    base_score: float
+    scale_pos_weight: float
+    weight: float
+
+
+def estimated_base(mean: float, scale_pos_weight: float) -> float:
+    """The base score that XGBoost 3 estimates: the weighted mean; where positives count more or less, one Newton step.
+
+    From margin 0, where p = 1/2, h = w/4 and g = w (1/2 - y):  margin = -G/H = 2 (s P - N) / (s P + N),
+    with P and N the weights of both classes and s = scale_pos_weight (XGBoost's `fit_stump`).
+    """
+    if scale_pos_weight == 1.0:
+        return mean
+    positive, negative = scale_pos_weight * mean, 1.0 - mean
+    return float(sigmoid(2.0 * (positive - negative) / (positive + negative)))
+
+
+def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> BaseScore:
+    """The base scores that pooled label sums give.
+
+    Raises HansaError where every row has the same class: there is nothing to learn.
+    """
+    parameters = plan.parameters
+    weighted_label = math.ldexp(float(sums[0]), label_unit)
+    weight = math.ldexp(float(sums[1]), weight_unit)
+    positives, rows = int(sums[2]), int(sums[3])
+    if weight <= 0:
+        raise HansaError("all rows of all parties have weight 0; there is nothing to learn")
+    mean = weighted_label / weight
+    one_class = positives in (0, rows) or not 0 < float(np.float32(mean)) < 1
+    if parameters.objective == "binary:logistic" and one_class:
+        raise HansaError(
+            f"of the {rows} rows of all parties (weights of 0 not counted) all have the same label "
+            f"{int(positives > 0)}; binary:logistic needs rows of both classes"
+        )
+    if parameters.scale_pos_weight == "auto":
+        scale = (rows - positives) / positives
+    else:
+        scale = float(parameters.scale_pos_weight)
+    base_score = parameters.base_score
+    if base_score is None:
+        base_score = estimated_base(mean, scale)
+        if parameters.objective == "binary:logistic":
+            base_score = min(max(base_score, LEAST_PROBABILITY), 1 - LEAST_PROBABILITY)
+    # Each row's part is rounded to the nearest unit.
+    most = math.ldexp(float(sums[1]) + rows, weight_unit)
+    if scale > 1.0:
+        most += (scale - 1.0) * math.ldexp(float(sums[0]) + rows, label_unit)
+    return BaseScore(float(np.float32(base_score)), scale, most)
+
+
+def rounded_leaf_bits(plan: Plan, rows: int, base_score: float, scale_pos_weight: float) -> int | None:
+    """Fraction bits that the plan leaves to leaf values; None where they stay as they are.
+
+    Args:
+        rows: of all parties, in training. base_score, scale_pos_weight: of the run. All public: every member finds the same.
+
+    Raises PlanError where the plan gives `release.least_choices`, and the rows are too few for it.
+    """
+    if plan.release.leaf_bits is not None or not plan.least_choices:
+        return plan.release.leaf_bits
+    drawn = max(1, int(rows * plan.parameters.subsample))
+    public = (plan.least_choices, drawn, plan.parameters, base_score, scale_pos_weight)
+    if plan.release.least_choices and not enough_rows(*public):
+        raise PlanError(
+            f"{drawn} rows in training are too few for release.least_choices = {plan.least_choices}: leaf values would have to be "
+            "rounded to more than an eighth of eta; ask for fewer choices, or give release.leaf_bits"
+        )
+    return leaf_bits_for(*public)
+
+
+LIGHT_ROWS = 0.05
+"""Share of the rows, the lightest ones, that 32 bits may count coarsely."""
+
+MOST_SKEW = 64
+MOST_SKEWED_ROWS = 2**21
+"""A sum of 31 bits gives the lightest row that counts at least 2^31 / (rows x skew) units: 1,000 or more."""
+
+
+def histogram_bits_of(plan: Plan, magnitudes: Int64, sums: Int64, start: BaseScore) -> int:
+    """Bits of each sum in a histogram: the plan's, or with "auto" 64 where 32 would count many rows too coarsely.
+
+    One unit serves all rows of a tree, and their sum fixes it: where few rows make up most of the sum, few units are left for the
+    others. The skew is the mean weight of a row (scale_pos_weight included) over a weight that all rows but `LIGHT_ROWS` reach; for
+    squared error times the mean |label| over the median of those that are not 0. It is taken from the pooled counts by binary
+    exponent, so it is known to a factor of two, and is the same for any split of the rows.
+
+    Args:
+        magnitudes: as `count_magnitudes`, pooled. sums: as `sum_labels`, pooled.
+    """
+    given = plan.parameters.histogram_bits
+    if given != "auto":
+        return int(given)
+    positives, rows = int(sums[2]), max(int(sums[3]), 1)
+    weights = _typical(magnitudes[1])
+    if plan.parameters.objective == "binary:logistic":
+        share = min(max(positives / rows, 0.0), 1.0)
+        weights = [
+            *((size, count * (1 - share)) for size, count in weights),
+            *((size * start.scale_pos_weight, count * share) for size, count in weights),
+        ]
+        skew = _mean(weights) / _quantile(weights, LIGHT_ROWS)
+    else:
+        labels = _typical(magnitudes[0])
+        skew = _mean(weights) / _quantile(weights, LIGHT_ROWS)
+        skew *= max(_mean(labels) / _quantile(labels, 0.5), 1.0)
+    coarse = skew > MOST_SKEW and skew * rows > MOST_SKEWED_ROWS
+    return 64 if coarse or rows >= objective.MOST_ROWS_OF_32_BITS else 32
+
+
+def _typical(counts: Int64) -> list[tuple[float, float]]:
+    """(a number in the middle of those with this exponent field, how many there are), but for zeros; one 1 where all are."""
+    found = [(math.ldexp(1.5, int(field) - 127), float(counts[field])) for field in np.flatnonzero(counts > 0) if field]
+    return found or [(1.0, 1.0)]
+
+
+def _mean(sizes: list[tuple[float, float]]) -> float:
+    return sum(size * count for size, count in sizes) / sum(count for _, count in sizes)
+
+
+def _quantile(sizes: list[tuple[float, float]], share: float) -> float:
+    """The least size that more than `share` of them do not exceed."""
+    below, enough = 0.0, share * sum(count for _, count in sizes)
+    for size, count in sorted(sizes):
+        below += count
+        if below > enough:
+            return size
+    return max(sizes)[0]
+
+
+def metric_scale(n_rows: int, bounds: MagnitudeBounds, gradient_bound: float) -> MetricScale:
+    """The units of metric sums over n_rows held-out rows, where no row's |g| exceeds gradient_bound.
+
+    For squared error |g| = w |m - y|, so that |m - y| <= gradient_bound / weight bound (`MetricScale` allows 4 label bounds).
+    """
+    _, exponent = math.frexp(gradient_bound / bounds.weight)
+    return MetricScale(n_rows, bounds.weight_exponent, max(bounds.label_exponent, exponent - 2))
+
+
+LARGEST_LABEL_EXPONENT = 45
+"""Gains, of the order of rows times label squared, must fit float32."""
+
+
+def check_label_size(bounds: MagnitudeBounds) -> None:
+    """Raise HansaError where labels, or weights, are so large that gains would overflow."""
+    heaviest = max(bounds.weight_exponent, 0)
+    if bounds.label_exponent + heaviest > LARGEST_LABEL_EXPONENT:
+        large = "weights" if heaviest > bounds.label_exponent else "labels"
+        raise HansaError(
+            f"labels reach 2^{bounds.label_exponent} and weights 2^{heaviest}; labels times weights of at most "
+            f"2^{LARGEST_LABEL_EXPONENT} can be trained on: divide the {large} by a constant at every party"
+        )
