@@ -60,7 +60,9 @@ class TerminalBar:
             self._settle()
             self._tasks[text] = self._bar.add_task(text, total=most, more=more)
             self._bar.start()
-        self._bar.update(self._tasks[text], completed=done, total=most, **({"more": more} if more else {}))
+        self._bar.update(self._tasks[text], completed=done, total=most)
+        if more:
+            self._bar.update(self._tasks[text], more=more)
 
     def _settle(self) -> None:
         """What was shown so far got no further than this: there is no more of it to wait for."""
