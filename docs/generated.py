@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 
 from hansa.mpc.openings import OPENINGS
-from hansa.protocol import session
+from hansa.protocol import messages, session
 
 REFERENCE = Path(__file__).parent / "reference"
 WIDTH = 120
@@ -56,15 +56,25 @@ def openings_page() -> str:
     return OPENINGS_INTRO + "\n" + "\n".join(wrapped) + "\n"
 
 
+def diagram(table: session.Transitions) -> str:
+    """The table as a Mermaid state diagram, Abort left out."""
+    lines = ["stateDiagram-v2"]
+    for state, legal in table.items():
+        for kind, targets in legal.items():
+            if kind is not messages.Abort:
+                lines.extend(f"    {state} --> {target}: {kind.__name__}" for target in targets)
+    return "\n".join(lines) + "\n"
+
+
 def diagrams() -> str:
     """The section of docs/reference/messages.md under "Diagrams"."""
-    parts = [f"{title}:\n\n```mermaid\n{session.diagram(table)}```\n" for title, table in DIAGRAMS]
+    parts = [f"{title}:\n\n```mermaid\n{diagram(table)}```\n" for title, table in DIAGRAMS]
     return "## Diagrams\n\n" + "\n".join(parts)
 
 
-def with_diagrams(messages: str) -> str:
+def with_diagrams(page: str) -> str:
     """The page of messages with its last section drawn anew."""
-    return re.split(r"^## Diagrams$", messages, flags=re.MULTILINE)[0].rstrip("\n") + "\n\n" + diagrams()
+    return re.split(r"^## Diagrams$", page, flags=re.MULTILINE)[0].rstrip("\n") + "\n\n" + diagrams()
 
 
 if __name__ == "__main__":
