@@ -29,6 +29,9 @@ MANY = {bool: "true or false", int: "whole numbers", float: "numbers", str: "tex
 
 CHOICES = "choices"
 
+SECRET = {"secret": True}
+"""`Meta(extra=SECRET)`: what may hold a password, which no error quotes."""
+
 
 def one_of(*names: str) -> Meta:
     """What narrows `str` to one of these names."""
@@ -95,6 +98,10 @@ def first_fault(value: object, kind: Any, key: str, renamed: Mapping[str, str] |
     try:
         msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError:
+        if any(meta.extra == SECRET for meta in _metas(kind)):
+            return (
+                f"{key} is not of its kind (it is not shown, as it may hold a password); expected {expected(kind, key)}"
+            )
         return f"{key} is {shown(value)}; expected {expected(kind, key)}{_guess(value, _choices(kind))}"
     return None
 

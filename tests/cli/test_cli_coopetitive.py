@@ -522,8 +522,8 @@ def test_a_server_that_is_started_again_does_not_get_back_into_its_run(by_hand):
         ("party", "borealis", {"table": "aurora.csv", "model": None}, ("model is missing",)),
         ("party", "borealis", {"table": None}, ("table is missing",)),
         ("server", "vault", {"table": "aurora.csv"}, ("does not name 'vault' a party",)),
-        ("server", "vault", {"memory_mb": -1}, ("memory_mb = -1; expected a number above 0",)),
-        ("receiver", "reader", {"idle_limit_s": 0}, ("idle_limit_s = 0; expected a number above 0",)),
+        ("server", "vault", {"memory_mb": -1}, ("memory_mb is -1; expected a number above 0",)),
+        ("receiver", "reader", {"idle_limit_s": 0}, ("idle_limit_s is 0; expected a number above 0",)),
         ("receiver", "reader", {"idle_limit_s": "a day"}, ("idle_limit_s = 'a day'",)),
         ("party", "borealis", {"policy": {"least_mode": "open"}}, ("least_mode",)),
         ("server", "vault", {"servers": {"vault": "127.0.0.1:1"}}, ('server_links = "direct" only',)),
@@ -545,7 +545,7 @@ def test_a_wrong_command_or_file_is_refused_with_what_to_do(by_hand, command, na
         ({"vault": "127.0.0.1:1", "aurora": "127.0.0.1:2"}, ("servers names aurora, vault", "aurora, vault, cirrus")),
         (
             {"vault": "here", "aurora": "127.0.0.1:2", "cirrus": "127.0.0.1:3"},
-            ("servers.vault = 'here'", "address:port"),
+            ("servers.vault is 'here'", "address:port"),
         ),
     ],
 )
