@@ -718,7 +718,6 @@ def test_classes_are_printed_as_a_table(classes):
         (("--mode", "federated", "--set", "num_class=3"), "num_class = 3 goes with mode 'coopetitive' only"),
         (("--set", "num_class=4", "--mode", "secure-aggregation"), "num_class = 4 goes with mode 'coopetitive' only"),
         ((), "for several classes num_class in coopetitive mode"),
-        (("--objective", "multi:softprob"), "num_class = K"),
     ],
 )
 def test_classes_that_cannot_be_had_are_refused(classes, options, fragment):
