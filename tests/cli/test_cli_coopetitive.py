@@ -524,7 +524,7 @@ def test_a_server_that_is_started_again_does_not_get_back_into_its_run(by_hand):
         ("server", "vault", {"table": "aurora.csv"}, ("does not name 'vault' a party",)),
         ("server", "vault", {"memory_mb": -1}, ("memory_mb is -1; expected a number above 0",)),
         ("receiver", "reader", {"idle_limit_s": 0}, ("idle_limit_s is 0; expected a number above 0",)),
-        ("receiver", "reader", {"idle_limit_s": "a day"}, ("idle_limit_s = 'a day'",)),
+        ("receiver", "reader", {"idle_limit_s": "a day"}, ("idle_limit_s is 'a day'",)),
         ("party", "borealis", {"policy": {"least_mode": "open"}}, ("least_mode",)),
         ("server", "vault", {"servers": {"vault": "127.0.0.1:1"}}, ('server_links = "direct" only',)),
     ],

@@ -19,6 +19,7 @@ from hansa.plan.values import (
     DEFAULT_MIN_PARTY_ROWS,
     Column,
     Cuts,
+    DecimalSign,
     Fraction,
     LeafBits,
     LeastChoices,
@@ -61,7 +62,7 @@ class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     weight: Column | None = None
     weight_limit: WeightLimit | None = None
     missing: Names | None = None
-    decimal: str = "."
+    decimal: DecimalSign = "."
 
 
 class PrivacyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

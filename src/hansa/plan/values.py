@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from hansa.data.schema import Level
+from hansa.data.schema import DECIMAL_SIGNS, Level
 from hansa.declared import one_of
 
 COOPETITIVE = "coopetitive"
@@ -75,6 +75,7 @@ SERVER_LINKS = ("hub", "direct")
 Mode = Annotated[str, one_of(*MODES)]
 MemberName = Annotated[str, Meta(description="a member's name")]
 Column = Annotated[str, Meta(description="a column's name")]
+DecimalSign = Annotated[str, Meta(pattern=rf"\A[{''.join(DECIMAL_SIGNS)}]\Z", description='"." or ","')]
 Names = Annotated[tuple[str, ...], Meta(description="a list of names")]
 ServerLinks = Annotated[str, one_of(*SERVER_LINKS)]
 VerifyCounts = Annotated[str, one_of(*VERIFY_COUNTS)]
