@@ -15,7 +15,7 @@ A member's own file:
     threads = 1                         # optional
     wait_s = 600                        # optional: seconds to wait for the others
     idle_limit_s = 86400                # optional: give up after so many seconds without a word; default: never (see docs/reference.md)
-    reconnect_timeout_s = 60                     # optional: seconds that a broken connection may take to be made anew
+    reconnect_timeout_s = 60            # optional: seconds that a broken connection may take to be made anew
     memory_mb = 2000                    # a coopetitive server's, optional: what its shares may take; default: what is free
     servers = { north = "0.0.0.0:7466", south = "10.0.0.2:7466", west = "10.0.0.3:7466" }
                                         # with server_links = "direct": where this server listens, and where the others are found,
