@@ -432,18 +432,8 @@ def _joined(
         for name, columns in tables.items():
             read(columns, f"party {name!r}")  # says whose row it is
         raise
-    assert coded.label is not None
-    table = Table(
-        names=coded.names,
-        features=coded.features,
-        label=coded.label,
-        weight=coded.weight,
-        party=np.repeat(np.array(list(sizes), object), list(sizes.values())),
-        categories=coded.coding.levels,
-        categorical=coded.coding.categorical,
-        warnings=coded.warnings,
-    )
-    return table, sizes
+    party = np.repeat(np.array(list(sizes), object), list(sizes.values()))
+    return Table.of(coded, party, coded.warnings), sizes
 
 
 def _stacked(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from hansa.errors import PlanError
+from hansa.spelling import nearest
 from hansa.trees.ensemble import LEAST_PROBABILITY, OBJECTIVES
 
 DEFAULT_METRIC = {"binary:logistic": "logloss", "reg:squarederror": "rmse"}
@@ -270,26 +271,8 @@ def _shown(value: Any) -> str:
 
 def _hint(name: str) -> str:
     """The name that was probably meant, where one is as good as the same."""
-    known = [*NAMES, *ALIASES, *WITHOUT_EFFECT]
-    distances = {other: _edits(_squeezed(name), _squeezed(other)) for other in known}
-    near = min(distances, key=lambda other: (distances[other], known.index(other)))
-    if distances[near] > max(1, len(_squeezed(name)) // 4):
-        return " and not supported"
-    return f"; did you mean {near!r}?"
-
-
-def _squeezed(name: str) -> str:
-    return "".join(sealed for sealed in name.lower() if sealed.isalnum())[:60]
-
-
-def _edits(a: str, b: str) -> int:
-    """Letters to put in, take out or change to make `b` of `a` (Levenshtein)."""
-    row = list(range(len(b) + 1))
-    for i, own in enumerate(a, 1):
-        before, row[0] = row[0], i
-        for j, other in enumerate(b, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (own != other))
-    return row[-1]
+    near = nearest(name, [*NAMES, *ALIASES, *WITHOUT_EFFECT])
+    return " and not supported" if near is None else f"; did you mean {near!r}?"
 
 
 def _field(name: str) -> str:
