@@ -43,6 +43,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "consortium",
         "roles",
         "printable",
+        "exposure",
         "version",
     ),
     "simulation": ("errors", "files", "plan", "data", "trees", "transport", "consortium", "roles", "node"),

@@ -430,7 +430,7 @@ def test_check_says_what_would_be_sent(consortium: Consortium):
     report = json.loads(hansa("check", plan, table, "--json").stdout)
     assert report["ok"] is True
     assert report["rows"] == 60
-    assert report["schema violations"] == []
+    assert report["violations"] == []
     assert report["mode"] == "federated"
     assert report["plan"] in hansa("plan", plan).stdout
     assert [feature["name"] for feature in report["features"]] == ["load", "rsrp", "alarms"]
@@ -453,7 +453,7 @@ def test_check_names_every_violation_and_ends_with_status_1(consortium: Consorti
     assert result.exit_code == 1
     report = json.loads(result.stdout)
     assert report["ok"] is False
-    text = json.dumps(report["schema violations"])
+    text = json.dumps(report["violations"])
     assert "alarms" in text
     assert "extra" in text
     assert "bad.csv" in hansa("check", plan, table).stdout
