@@ -13,13 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from made_consortium import AGAIN, assert_refused, cells, hansa, write_table
 
 from hansa.errors import HansaError
 from hansa.node import shared
+from hansa.node.events import Ended, read_line
 from hansa.node.phases import PhaseTimes, phase_of
+from hansa.node.record import HubRecord, Record, SharedRecord
 from hansa.protocol.messages import SEALED, Abort, Relay, decode
 from hansa.transport.recording import read_transcript
 from hansa.transport.tls import TlsHub
@@ -301,6 +304,12 @@ def test_members_are_run_by_hand(by_hand, links):
     hand.start("post", "vault", "aurora", "borealis", "cirrus", "reader")
     ended = hand.ended()
     assert {name: status for name, (status, _, _) in ended.items()} == dict.fromkeys(COMMANDS, 0), ended
+    for name, (_, out, _) in ended.items():
+        events = [read_line(line) for line in out.splitlines()]
+        assert isinstance(events[-1], Ended)
+        written = msgspec.json.decode((hand.folder / f"{name}-record.json").read_bytes(), type=Record)
+        assert isinstance(written, HubRecord if name == "post" else SharedRecord)
+        assert events[-1].record == written
     models = {path.name: path.read_bytes() for path in hand.folder.glob("*-model.json")}
     assert set(models) == {"borealis-model.json", "reader-model.json"}
     assert len(set(models.values())) == 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 
+import msgspec
 import pytest
 from made_consortium import HUB, PARTIES, Consortium, hansa, write_member
 
 import hansa as library
 from hansa.errors import PlanError
 from hansa.node.events import Event, Listening, Noticed
-from hansa.node.record import Record, read_record
+from hansa.node.record import Record
 from hansa.roles.run import Binned, Registered, Trained
 from waiting import HANG_S
 
@@ -23,7 +24,8 @@ def test_a_party_joins_from_python_and_gets_the_model_and_the_record(consortium:
     assert hub.end()[0] == 0
     assert other.end()[0] == 0
     assert record.state == "finished"
-    assert record == read_record(consortium.folder / f"{PARTIES[0]}-record.json")
+    written = (consortium.folder / f"{PARTIES[0]}-record.json").read_bytes()
+    assert record == msgspec.json.decode(written, type=Record)
     first, second = consortium.models()
     assert first.read_bytes() == second.read_bytes()
     kinds = [type(event) for event in events if isinstance(event, Registered | Binned | Trained)]

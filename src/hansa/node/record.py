@@ -199,17 +199,6 @@ def known(value: T | UnsetType) -> T:
     return value
 
 
-_RECORDS: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
-
-
-def read_record(path: Path) -> Record:
-    """A record's file, held strictly to its kind. Raises HansaError naming the file."""
-    try:
-        return _RECORDS.decode(read_whole(path))
-    except (msgspec.DecodeError, ValueError) as error:  # ValueError: not UTF-8
-        raise HansaError(f"{path}: is not the record of a run: {error}; expected a file that a member wrote") from error
-
-
 Counts = Callable[[], Mapping[str, int]]
 """What left so far: `bytes_up`, `bytes_down`, and how many bytes of it masked, sealed or in the clear."""
 

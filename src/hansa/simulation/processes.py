@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
+
 from hansa.consortium.identity import create_identity, save_identity
 from hansa.consortium.members import members_of, write_members
 from hansa.errors import HansaError, error_kinds
@@ -123,7 +125,13 @@ class Processes:
     def _read(self, name: str, process: subprocess.Popen[str]) -> None:
         if process.stdout is not None:
             for line in process.stdout:
-                event = read_line(line)
+                try:
+                    event = read_line(line)
+                except msgspec.DecodeError as error:
+                    text = f"wrote what is no line of `--json`: {error}; report this as a fault"
+                    self._told[name] = Failed(kind="HansaError", text=text, retry=False)
+                    process.kill()
+                    return
                 if isinstance(event, Failed):
                     self._told[name] = event
                 elif not isinstance(event, Noticed):
