@@ -30,8 +30,8 @@ from rich.table import Table as Printed
 from benchmarks.contestants import NAMES, as_table, dealt, made_rows
 from benchmarks.machine import console, described, machine
 from benchmarks.plain_product import product_seconds
+from faults import DelayingHub
 from hansa.data.quantiles import SortedKeys
-from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.replicated import Address, PairStreams, Server
 from hansa.node.in_process import share_in_process
 from hansa.node.phases import PhaseCost
@@ -48,8 +48,8 @@ from hansa.secure.prg import Algorithm, fresh_key
 from hansa.simulation.processes import train_in_processes
 from hansa.simulation.run import SimulationSettings, make_plan
 from hansa.transport.channel import Hub
-from hansa.transport.faults import DelayingHub
 from hansa.trees.parameters import parse_parameters
+from lockstep import LockstepRecord, run_three
 
 CUTS = 31
 SIZES, QUICK_SIZES = (20_000, 100_000), (3_000,)

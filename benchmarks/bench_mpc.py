@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.plain_product import product_seconds
-from hansa.mpc.lockstep import check_received
 from hansa.mpc.replicated import PairStreams, Program, Server
 from hansa.mpc.ring import ShareArray
 from hansa.node.phases import phase_of
@@ -36,6 +35,7 @@ from hansa.oblivious.shared_rows import RowShares, label_words, receive_rows, sh
 from hansa.oblivious.training import BoostingSettings, Sampling, boost, memory_estimate, start_margins
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm
+from lockstep import check_received
 
 ALGORITHM = Algorithm.AES_256_CTR
 

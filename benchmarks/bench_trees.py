@@ -16,15 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
+import naive_trees as naive
 from benchmarks.machine import console
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
@@ -41,9 +40,6 @@ from hansa.trees.objective import Scales, gradients, pack
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.splitting import add_part, finish_nodes, rule_of
 from hansa.trees.worker_pool import WorkerPool
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-import naive_trees as naive
 
 BINS = 256
 DEPTH = 6

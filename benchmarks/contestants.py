@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from faults import DelayingHub
 from hansa.data.source import Rows
 from hansa.node.cores import cores, useful_threads
 from hansa.node.in_process import train_in_process
@@ -29,7 +30,6 @@ from hansa.simulation.run import SimulationSettings, make_plan
 from hansa.simulation.scores import auc
 from hansa.simulation.tables import Table
 from hansa.transport.channel import Hub
-from hansa.transport.faults import DelayingHub
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.xgboost_json import from_json
 

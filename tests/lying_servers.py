@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hansa.errors import HansaError
-from hansa.mpc.lockstep import check_received
+from lockstep import check_received
 
 
 @dataclass

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hansa.oblivious.candidates import ONLY_MISSING, Candidates
-from hansa.oblivious.release import PlainTree, left_of
+from hansa.oblivious.candidates import ONLY_MISSING, Candidate, Candidates
+from hansa.oblivious.release import PlainTree
 from hansa.oblivious.training import BoostingSettings, growth_of
 
 
@@ -301,3 +301,24 @@ def statistics(candidates: Candidates, codes, labels, margins, tree: PlainTree, 
         gains[node] = term(left) + term(right) - term(rows)
         stack += [(int(tree.left[node]), left), (int(tree.right[node]), right)]
     return covers, gains
+
+
+def leaf_of_codes(candidates: Candidates, tree: PlainTree, codes: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
+    """Each row's leaf value in a plain tree, float64 (rows,), from codes uint16 (rows, features)."""
+    node = np.zeros(codes.shape[0], np.int64)
+    for number, split in enumerate(tree.candidates):
+        if split is None:
+            continue
+        here = np.flatnonzero(node == number)
+        goes_left = left_of(candidates, split, codes[here])
+        node[here] = np.where(goes_left, tree.left[number], tree.right[number])
+    return tree.values[node]
+
+
+def left_of(candidates: Candidates, split: Candidate, codes: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
+    """Which rows a split sends left, bool (rows,)."""
+    feature = candidates.features[split.feature]
+    own = codes[:, split.feature].astype(np.int64)
+    missing = (own == feature.missing_code) & feature.has_missing
+    chosen = own == split.cut if feature.categorical else own <= split.cut
+    return np.asarray(np.where(missing, split.missing_left, chosen))

@@ -218,3 +218,8 @@ def confirmation(key: bytes, sender: str, receiver: str, roster: bytes) -> bytes
     """The key-confirmation tag that `sender` sends to `receiver`."""
     mac_key = hkdf_expand(key, fields("hansa key confirmation v1", sender, receiver))
     return hmac.new(mac_key, roster, hashlib.sha256).digest()
+
+
+def without_zero_word(total):
+    """The sum of all parties' masked vectors without its closing zero word; None where that is not zero: the masks did not cancel."""
+    return None if total[-1] else total[:-1]

@@ -31,7 +31,7 @@ from hansa.data.source import read_rows
 from hansa.node.config import KEYS, REQUIRED
 from hansa.node.events import Ended, Failed, Listening, Noticed
 from hansa.node.in_process import train_in_process
-from hansa.node.record import STATES, Record
+from hansa.node.record import Record, State
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_KEYS, parse_plan, read_plan
 from hansa.protocol.messages import MESSAGES
 from hansa.protocol.session import (
@@ -191,7 +191,7 @@ def test_every_exit_status_is_described():
 def test_everything_that_a_record_holds_is_described():
     part = section(text("docs/reference.md"), "A member's record")
     fields = {field.name for kind in get_args(Record) for field in msgspec.structs.fields(kind)}
-    assert {"role", *fields, *STATES} <= set(names_in(part))
+    assert {"role", *fields, *get_args(State)} <= set(names_in(part))
 
 
 def test_every_kind_of_notice_is_described():

@@ -7,14 +7,15 @@ import os
 import numpy as np
 import pytest
 
-from hansa.mpc.lockstep import LockstepRecord, run_three
-from hansa.mpc.replicated import Address, PairStreams, Server
+from hansa.mpc.replicated import Address, PairStreams, Server, reshare
 from hansa.oblivious.candidates import Candidates, Feature
+from hansa.oblivious.evaluation import metric_share, open_metric
 from hansa.oblivious.release import open_tree, release
 from hansa.oblivious.shared_rows import receive_rows, share_rows
 from hansa.oblivious.training import BoostingSettings, train
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm
+from lockstep import LockstepRecord, run_three
 
 ALGORITHM = Algorithm.AES_256_CTR
 
@@ -75,11 +76,11 @@ def train_openly(
         for i, message in enumerate(messages):
             blocks[i].append(receive_rows(candidates, i, message, ALGORITHM, own if owner == i else None))
     record = record or LockstepRecord()
-    programs = [train(servers[i], candidates, blocks[i], settings, 0, sampling) for i in range(3)]
+    programs = [train(servers[i], candidates, blocks[i], settings, sampling=sampling) for i in range(3)]
     models = run_three(programs, record, keep_views)
     return [
         open_tree(candidates, settings[0].max_depth, {i: release(models[i].trees[t]) for i in range(3)})
-        for t in range(len(models[0].trees))
+        for t in range(models[0].good * len(settings))
     ]
 
 
@@ -91,3 +92,14 @@ def make_table(rows, features, cuts, seed, share_of_ones=0.5, noise=1.0):
     score = 2 * c[:, 0] + (c[:, 1] > 0.6) - (codes[:, 2] % 3 == 0) * c[:, 0] + noise * rng.normal(size=rows)
     labels = (score >= np.quantile(score, 1 - share_of_ones)).astype(np.uint32)
     return Candidates(tuple(Feature(cuts) for _ in range(features))), codes, labels
+
+
+def refresh(server, ring, x, address):
+    """The same value under fresh shares. One round."""
+    return (yield from reshare(server, ring, x[0], address))
+
+
+def metric_program(server, name, settings, margins, labels, weights, address):
+    """The metric, opened to the three servers and nothing else; arguments as `evaluation.metric_share`."""
+    shared = yield from metric_share(server, name, settings, margins, labels, weights, address)
+    return (yield from open_metric(server, name, shared, address))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hansa.mpc import comparison as cmp
-from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.replicated import reshare
 from hansa.mpc.ring import BITS, RING32, RING64, Ring, pack_bits, unpack_bits
+from lockstep import LockstepRecord, run_three
 from three_servers import reveal, share
 
 EDGES = [0, 1, -1, 2**20, -(2**20), 2**62 - 1, -(2**62), 2**61, 2**63 - 1, -(2**63)]

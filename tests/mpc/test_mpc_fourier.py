@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hansa.mpc import fourier
-from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.ring import BITS, RING32, unpack_bits
+from lockstep import LockstepRecord, run_three
 from naive_mpc import sigmoid
 from three_servers import reveal, share
 

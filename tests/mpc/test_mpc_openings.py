@@ -10,11 +10,11 @@ import pytest
 
 import hansa.mpc.openings as openings
 from hansa.data.quantiles import SortedKeys
-from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.replicated import Address
 from hansa.oblivious.quantile_search import CutSearchOnShares, count_probes
 from hansa.oblivious.shared_vectors import receive_vector, share_vector
 from hansa.oblivious.training import BoostingSettings
+from lockstep import LockstepRecord, run_three
 from three_servers import ALGORITHM, make_servers, make_table, train_openly
 
 PACKAGE = Path(openings.__file__).parent

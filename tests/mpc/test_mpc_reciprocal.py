@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hansa.mpc.comparison import signs
-from hansa.mpc.lockstep import run_three
 from hansa.mpc.reciprocal import inverse, mantissa, normaliser, threshold_parts
 from hansa.mpc.ring import RING64
+from lockstep import run_three
 from three_servers import reveal, share
 
 

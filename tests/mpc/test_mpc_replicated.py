@@ -7,8 +7,8 @@ import pytest
 
 from hansa.errors import ProtocolError
 from hansa.mpc import replicated as rep
-from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.ring import BITS, BYTES, RING32, RING64, Ring
+from lockstep import LockstepRecord, run_three
 from three_servers import make_servers, reveal, share
 
 RINGS = [RING32, RING64, BITS, BYTES, Ring("Z3", 3, np.uint32)]
@@ -30,22 +30,13 @@ def test_multiply(ring, servers, place):
     assert record.sent == [x.nbytes] * 3
 
 
-def test_dot_costs_its_output_only(servers, place):
-    x = np.random.default_rng(2).integers(0, 2**32, (3, 1000), dtype=np.uint32)
-    xs = share(RING32, x)
-    record = LockstepRecord()
-    z = run_three([rep.dot(s, RING32, xs[s.index], xs[s.index], 1, place) for s in servers], record)
-    assert np.array_equal(reveal(RING32, z), (x * x).sum(axis=1, dtype=np.uint32))
-    assert record.sent == [12] * 3
-
-
 def test_reshare_of_evaluators_and_open_to_all(servers, place):
     x = np.arange(100, dtype=np.uint64)
     parts = [x + np.uint64(7), np.zeros_like(x) - np.uint64(7), np.zeros_like(x)]
 
     def program(server):
         shared = yield from rep.reshare_of_evaluators(server, RING64, parts[server.index], place)
-        fresh = yield from rep.refresh(server, RING64, shared, place.named("fresh"))
+        fresh = yield from rep.reshare(server, RING64, shared[0], place.named("fresh"))
         opened = yield from rep.open_to_all(server, RING64, fresh, place.named("open"))
         return shared, fresh, opened
 

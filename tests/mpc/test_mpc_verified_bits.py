@@ -9,9 +9,9 @@ import pytest
 
 from hansa.errors import ServersDisagree
 from hansa.mpc import verified_bits as vb
-from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.replicated import Address, check_copies, check_zero, open_to_all
 from hansa.mpc.ring import BITS, BYTES, RING64, pack_bits, unpack_bits
+from lockstep import LockstepRecord, run_three
 from lying_servers import changed, run_with_liar
 from three_servers import make_servers, reveal, share
 

@@ -21,11 +21,11 @@ from hansa.errors import ProtocolError
 from hansa.mpc import comparison as cmp
 from hansa.mpc import replicated as rep
 from hansa.mpc import verified_bits as vb
-from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.ring import BITS, RING32, Ring, pack_bits, unpack_bits
 from hansa.oblivious import evaluation as ev
 from hansa.oblivious.candidates import Candidates, Feature
 from hansa.oblivious.shared_rows import RowShares, receive_rows, routing_part, sums_part
+from lockstep import LockstepRecord, run_three
 
 Z2 = Ring("Z2", 2, np.uint32)
 Z3 = Ring("Z3", 3, np.uint32)
@@ -219,7 +219,8 @@ def open_and_reshare(server, inputs):
 
 def squared_and_opened(server, inputs):
     """A dot product of length two, opened with a dealt function of the mask."""
-    part = rep.dot_part(Z3, np.stack(inputs, axis=1), np.stack(inputs, axis=1), 0)
+    products = rep.product_part(Z3, np.stack(inputs, axis=1), np.stack(inputs, axis=1))
+    part = Z3.reduce(products.sum(axis=0, dtype=Z3.dtype))
     deals = [rep.Deal(Z3, part.shape, lambda r: r >> np.uint32(2))]
     return (yield from rep.open_and_deal(server, Z3, part, PLACE, deals))
 
@@ -230,7 +231,7 @@ def histogram(server, inputs):
 
 
 def refresh(server, inputs):
-    return (yield from rep.refresh(server, Z3, inputs[0], PLACE))
+    return (yield from rep.reshare(server, Z3, inputs[0][0], PLACE))
 
 
 def chosen_bit(server, inputs):

@@ -7,14 +7,15 @@ import pytest
 
 import naive_mpc as naive
 from hansa.errors import PlanError
-from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.replicated import Address
 from hansa.mpc.ring import RING32, RING64
 from hansa.oblivious import evaluation as ev
-from hansa.oblivious.release import leaf_of_codes, open_tree, release
+from hansa.oblivious.release import open_tree, release
 from hansa.oblivious.shared_rows import label_words, receive_rows, share_rows
 from hansa.oblivious.training import BoostingSettings, Sampling, boost, held_weight_bits, start_margins, weight_words
-from three_servers import ALGORITHM, make_servers, make_table, reveal, share
+from lockstep import LockstepRecord, run_three
+from naive_mpc import leaf_of_codes
+from three_servers import ALGORITHM, make_servers, make_table, metric_program, reveal, share
 
 PLACE = Address(0, 0, 0, "eval")
 LOGISTIC = BoostingSettings("binary:logistic", rounds=1)
@@ -35,7 +36,7 @@ def opened(name, settings, margins, labels, weights=None):
     if weights is not None:
         w = share(RING32, weight_words(settings, labels, weights, held_weight_bits(settings, len(labels))), 3)
     servers = make_servers()
-    programs = [ev.metric_program(servers[i], name, settings, x[i], y[i], w[i], PLACE) for i in range(3)]
+    programs = [metric_program(servers[i], name, settings, x[i], y[i], w[i], PLACE) for i in range(3)]
     values = run_three(programs)
     assert values[0] == values[1] == values[2]
     return values[0]
@@ -174,7 +175,7 @@ def test_held_out_margins_are_those_of_the_opened_trees():
             place = Address(0, tree, 0, "evaluation")
             others = others + (yield from ev.tree_margins(server, candidates, held_out, shares, place))
             values.append(
-                (yield from ev.metric_program(server, "logloss", settings, others, own, None, place._replace(step=99)))
+                (yield from metric_program(server, "logloss", settings, others, own, None, place._replace(step=99)))
             )
         return trees, others, values
 

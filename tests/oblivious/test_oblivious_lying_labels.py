@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from hansa.oblivious import leaves, split_finding
-from hansa.oblivious.release import leaf_of_codes
 from hansa.oblivious.split_finding import group_sizes
 from hansa.oblivious.training import BoostingSettings
+from naive_mpc import leaf_of_codes
 from three_servers import make_table, train_openly
 
 DEPTH, CUTS = 6, 15

@@ -10,11 +10,11 @@ import pytest
 import naive_mpc as naive
 from hansa.data.quantiles import SortedKeys, keys_from_values
 from hansa.errors import PlanError, ProtocolError
-from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.replicated import Address
 from hansa.mpc.ring import RING64
 from hansa.oblivious import quantile_search as qs
 from hansa.oblivious.shared_vectors import receive_vector, share_vector
+from lockstep import LockstepRecord, run_three
 from three_servers import ALGORITHM, make_servers
 
 PLACE = Address(0, 0, 0, "cuts")

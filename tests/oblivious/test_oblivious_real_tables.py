@@ -14,12 +14,11 @@ from test_oblivious_quantile_search import search
 import naive_mpc as naive
 from hansa.data.binning import bin_rows
 from hansa.mpc.fourier import MARGIN_BITS
-from hansa.mpc.lockstep import run_three
 from hansa.mpc.replicated import Address
 from hansa.oblivious import evaluation as ev
 from hansa.oblivious.base_score import pooled_sums
 from hansa.oblivious.candidates import Candidates, Feature
-from hansa.oblivious.release import leaf_of_codes, open_tree, release
+from hansa.oblivious.release import open_tree, release
 from hansa.oblivious.shared_rows import label_words, receive_rows, share_rows
 from hansa.oblivious.shared_vectors import receive_vector, share_vector
 from hansa.oblivious.training import (
@@ -31,7 +30,9 @@ from hansa.oblivious.training import (
     rounds_in_range,
     start_margins,
 )
-from three_servers import ALGORITHM, make_servers, train_openly
+from lockstep import run_three
+from naive_mpc import leaf_of_codes
+from three_servers import ALGORITHM, make_servers, metric_program, train_openly
 
 TABLES = {
     "heart_disease": "disease",
@@ -109,7 +110,7 @@ def trained(features, labels, settings, scale):
             others = others + (yield from ev.tree_margins(server, candidates, held_out, shares, place))
         end = Address(0, ROUNDS, 0, "end")
         assert (yield from rounds_in_range(server, flags, split, end)) == ROUNDS
-        metric = yield from ev.metric_program(server, name, own, others, label_words(held_out), None, end)
+        metric = yield from metric_program(server, name, own, others, label_words(held_out), None, end)
         return trees, metric, own
 
     results = run_three([program(s) for s in make_servers()])

@@ -9,11 +9,12 @@ import pytest
 
 import naive_mpc as naive
 from hansa.errors import ProtocolError
-from hansa.mpc.lockstep import run_three
 from hansa.mpc.ring import RING32
-from hansa.oblivious.release import LEAF, PlainTree, Statistics, TreeMessage, leaf_of_codes, open_tree, release
+from hansa.oblivious.release import LEAF, PlainTree, Statistics, TreeMessage, open_tree, release
 from hansa.oblivious.shared_rows import label_words, receive_rows, share_rows
 from hansa.oblivious.training import BoostingSettings, LabelScale, Sampling, boost, start_margins
+from lockstep import run_three
+from naive_mpc import leaf_of_codes
 from three_servers import ALGORITHM, make_servers, make_table, reveal
 
 

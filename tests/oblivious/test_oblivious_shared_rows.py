@@ -12,8 +12,8 @@ from hansa.errors import DataError, PlanError, ProtocolError
 from hansa.mpc.ring import RING32, pack_bits
 from hansa.oblivious import shared_rows
 from hansa.oblivious.candidates import ONLY_MISSING, Candidates, Feature
-from hansa.oblivious.release import left_of
 from hansa.oblivious.shared_rows import label_words, receive_rows, routing_part, share_rows, sums_part, weights_of
+from naive_mpc import left_of
 from three_servers import ALGORITHM, reveal, share
 
 MIXED = Candidates((Feature(4), Feature(3, categorical=True, has_missing=True), Feature(5, has_missing=True)))

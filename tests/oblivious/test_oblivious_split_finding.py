@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.replicated import Address
 from hansa.mpc.ring import BYTES, RING64
 from hansa.oblivious.split_finding import RATIO_BITS, find_splits, group_sizes, score, scoring, tournament
+from lockstep import LockstepRecord, run_three
 from three_servers import make_servers, reveal, share
 
 PLACE = Address(0, 0, 0, "test")

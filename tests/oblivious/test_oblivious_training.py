@@ -9,12 +9,11 @@ import pytest
 
 import naive_mpc as naive
 from hansa.errors import DataError, PlanError, ProtocolError
-from hansa.mpc.lockstep import LockstepRecord, run_three
-from hansa.mpc.replicated import Address, refresh
+from hansa.mpc.replicated import Address
 from hansa.mpc.ring import RING32, pack_bits
 from hansa.oblivious import training
 from hansa.oblivious.candidates import Candidates, Feature
-from hansa.oblivious.release import leaf_of_codes, open_tree, release
+from hansa.oblivious.release import open_tree, release
 from hansa.oblivious.shared_rows import label_words, receive_rows, share_rows
 from hansa.oblivious.training import (
     BoostingSettings,
@@ -28,7 +27,9 @@ from hansa.oblivious.training import (
     weight_bits,
     weight_words,
 )
-from three_servers import ALGORITHM, make_servers, make_table, reveal, train_openly
+from lockstep import LockstepRecord, run_three
+from naive_mpc import leaf_of_codes
+from three_servers import ALGORITHM, make_servers, make_table, refresh, reveal, train_openly
 
 LOGISTIC = {"objective": "binary:logistic", "rounds": 3, "max_depth": 3}
 

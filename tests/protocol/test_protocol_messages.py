@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import tracemalloc
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -18,6 +20,7 @@ from hansa.protocol.messages import (
     DTYPES,
     ENVELOPE_BYTES,
     MESSAGES,
+    PROTOCOL_VERSION,
     REASON_CHARACTERS,
     ROSTER_BYTES,
     SEALED,
@@ -488,3 +491,25 @@ def test_a_zero_word_is_a_whole_number(zero):
 def test_keys_of_another_form_are_refused(keys):
     with pytest.raises(ProtocolError, match="'hub'"):
         decode("hub", msgspec.msgpack.encode({"type": "ExchangeKeys", "keys": keys}))
+
+
+FRAMES = json.loads((Path(__file__).parents[1] / "vectors" / "frames.json").read_text(encoding="utf-8"))
+
+
+def test_every_kind_of_message_has_a_frame_in_the_vectors():
+    assert FRAMES["version"] == PROTOCOL_VERSION
+    assert set(FRAMES["frames"]) == {kind.__name__ for kind in MESSAGES}
+
+
+@pytest.mark.parametrize("name", sorted(FRAMES["frames"]))
+def test_a_frame_of_the_vectors_is_read_and_written_as_it_stands(name):
+    frame = bytes.fromhex(FRAMES["frames"][name])
+    message = decode("aurora", frame)
+    assert type(message).__name__ == name
+    assert encode(message) == frame
+
+
+@pytest.mark.parametrize("why", sorted(FRAMES["refused"]))
+def test_a_frame_that_is_to_be_refused_is(why):
+    with pytest.raises(ProtocolError, match="aurora"):
+        decode("aurora", bytes.fromhex(FRAMES["refused"][why]))

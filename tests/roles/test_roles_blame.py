@@ -29,10 +29,7 @@ ROLES = Path(hansa.errors.__file__).parent / "roles"
 
 OF_NOBODY = {
     # This process called its own parts in a wrong order: a fault of the program, not of a member.
-    "no search for cuts is under way",
-    "the base score is not known yet",
     "rows came before the cuts were known",
-    "a round outside every program",
     "rows cannot be shared before the cuts are known",
     "trees before the cuts",
     "was asked for before the run's keys",

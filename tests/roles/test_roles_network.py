@@ -19,15 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
-from hansa.errors import HansaError
-from hansa.node.in_process import train_in_process
-from hansa.protocol.messages import Contribution, SplitNodes, decode
-from hansa.roles.run import run_hub, run_member
-from hansa.roles.summed.aggregator import Aggregator, Outcome
-from hansa.roles.summed.party import Party
-from hansa.transport.channel import Channel, Hub
-from hansa.transport.faults import (
+from faults import (
     DelayingHub,
     FaultyHub,
     dropping,
@@ -37,6 +29,14 @@ from hansa.transport.faults import (
     swapping,
     truncating,
 )
+from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
+from hansa.errors import HansaError
+from hansa.node.in_process import train_in_process
+from hansa.protocol.messages import Contribution, SplitNodes, decode
+from hansa.roles.run import run_hub, run_member
+from hansa.roles.summed.aggregator import Aggregator, Outcome
+from hansa.roles.summed.party import Party
+from hansa.transport.channel import Channel, Hub
 from hansa.transport.recording import RecordingChannel, RecordingHub, read_transcript
 from hansa.transport.tls import Credentials, TlsChannel, TlsHub
 from made_tables import NAMES, OPEN, plan, spread, table

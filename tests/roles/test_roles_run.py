@@ -12,7 +12,7 @@ from conversation import Conversation
 from hansa.errors import HansaError, LinkLost, ProtocolError, TransportError
 from hansa.node.in_process import share_in_process, train_in_process
 from hansa.protocol.messages import Abort, KeysConfirmed, Message, QuantiseGradients, decode, encode
-from hansa.roles.run import LocalMemberRole, run_member
+from hansa.roles.run import LocalMemberRole, run_id, run_member
 from hansa.secure.keys import PairKey, RunKeyPair
 from hansa.secure.prg import KeyStream, NamedStreams
 from hansa.secure.sealing import Opener, Sealer
@@ -223,3 +223,19 @@ def test_a_long_reason_is_cut_before_it_is_sent():
     told = decode("aurora", line.sent[-1])
     assert isinstance(told, Abort)
     assert len(told.reason) < 5000
+
+
+def test_the_run_id_hangs_on_every_nonce_name_count_and_plan():
+    roster = (("a", b"1" * 32, 5, 1, b""), ("b", b"2" * 32, 6, 2, b"\x01"))
+    changed = [
+        (("a", b"1" * 32, 5, 1, b""), ("b", b"3" * 32, 6, 2, b"\x01")),
+        (("a", b"1" * 32, 5, 1, b""), ("c", b"2" * 32, 6, 2, b"\x01")),
+        (("a", b"1" * 32, 5, 1, b""),),
+        (("a", b"2" * 32, 5, 1, b""), ("b", b"1" * 32, 6, 2, b"\x01")),
+        (("a", b"1" * 32, 4, 1, b""), ("b", b"2" * 32, 6, 2, b"\x01")),
+        (("a", b"1" * 32, 5, 1, b""), ("b", b"2" * 32, 6, 3, b"\x01")),
+        (("a", b"1" * 32, 5, 1, b""), ("b", b"2" * 32, 6, 2, b"\x00")),
+    ]
+    names = [run_id(b"p" * 32, one) for one in [roster, *changed]] + [run_id(b"q" * 32, roster)]
+    assert len(set(names)) == len(names)
+    assert {len(name) for name in names} == {32}

@@ -23,7 +23,6 @@ from hansa.secure.keys import (
     encode_fields,
     fresh_key_pair,
     roster_hash,
-    run_id,
 )
 from hansa.secure.prg import Algorithm
 
@@ -179,21 +178,6 @@ def test_erased_keys_are_zero_and_refuse_use(three):
         shared.expand(b"")
     pair.erase()
     shared.erase()
-
-
-def test_the_run_id_hangs_on_every_nonce_name_and_plan():
-    nonces = {"a": b"1" * 32, "b": b"2" * 32}
-    others = [
-        {"a": b"1" * 32, "b": b"3" * 32},
-        {"a": b"1" * 32, "c": b"2" * 32},
-        {"a": b"1" * 32},
-        {"a": b"2" * 32, "b": b"1" * 32},
-    ]
-    ids = [run_id(one, b"p" * 32) for one in [nonces, *others]] + [run_id(nonces, b"q" * 32)]
-    assert len(set(ids)) == len(ids)
-    assert run_id(dict(reversed(nonces.items())), b"p" * 32) == ids[0]
-    with pytest.raises(ProtocolError, match=r"'b'.*32 bytes"):
-        run_id({"a": b"1" * 32, "b": b"2" * 31}, b"p" * 32)
 
 
 FIELDS = st.lists(st.one_of(st.binary(max_size=4), st.text(max_size=4), st.integers(0, 300)), max_size=4)

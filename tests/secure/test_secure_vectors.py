@@ -5,6 +5,7 @@ The twins themselves answer to published vectors, so that no error can be made t
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 
@@ -27,17 +28,21 @@ def unhex(values: dict[str, str]) -> dict[str, bytes]:
     return {name: bytes.fromhex(value) for name, value in values.items()}
 
 
-@pytest.mark.parametrize("name", ["keys.json", "masks.json", "sealing.json"])
+@pytest.mark.parametrize("name", ["keys.json", "masks.json", "sealing.json", "frames.json"])
 def test_vectors_are_as_generated(vectors, name):
     assert (vectors.FOLDER / name).read_bytes() == vectors.generate()[name].encode()
 
 
 def test_key_vectors_follow_from_the_naive_twins(stored):
     known = stored["keys"]["accepted"]
-    private, public, nonces = (unhex(known[name]) for name in ("private", "public", "nonces"))
+    private, public = (unhex(known[name]) for name in ("private", "public"))
     plan, run, epoch = bytes.fromhex(known["plan_hash"]), bytes.fromhex(known["run_id"]), known["epoch"]
-    named = [field for member in sorted(nonces) for field in (member, nonces[member])]
-    assert hashlib.sha256(naive.fields("hansa run id v1", plan, *named)).digest() == run
+    based = [
+        [name, *(base64.b64encode(bytes.fromhex(text)).decode() if isinstance(text, str) else text for text in rest)]
+        for name, *rest in known["roster"]
+    ]
+    roster_text = json.dumps(based, separators=(",", ":")).encode()
+    assert hashlib.sha256(b"hansa run\x00" + plan + roster_text).digest() == run
     roster = [field for member in sorted(public) for field in (member, public[member], "aes-256-ctr")]
     roster_hash = hashlib.sha256(naive.fields("hansa roster v1", plan, run, epoch, *roster)).digest()
     assert roster_hash.hex() == known["roster_hash"]

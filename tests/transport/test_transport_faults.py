@@ -6,9 +6,8 @@ import time
 
 import pytest
 
-from hansa.errors import MemberLost, TransportError
-from hansa.transport import faults
-from hansa.transport.faults import (
+import faults
+from faults import (
     DelayingHub,
     FaultyChannel,
     FaultyHub,
@@ -19,6 +18,7 @@ from hansa.transport.faults import (
     swapping,
     truncating,
 )
+from hansa.errors import MemberLost, TransportError
 from hansa.transport.in_process import InProcessHub
 from waiting import HANG_S, Clock
 

@@ -23,19 +23,17 @@ from hansa.trees.metrics import (
     REGRESSION_METRICS,
     SCORE_BUCKETS,
     MetricScale,
-    auc_resolution,
-    aucpr_resolution,
     best_round,
     check_metric,
-    default_metric,
     is_improvement,
-    metric_resolution,
     metric_sums,
     metric_value,
     stops_early,
     sums_length,
     why_no_value,
 )
+from hansa.trees.parameters import DEFAULT_METRIC
+from metric_resolution import auc_resolution, aucpr_resolution, metric_resolution
 
 LOGISTIC, SQUARED = "binary:logistic", "reg:squarederror"
 PAIRS = [(name, LOGISTIC) for name in METRICS] + [(name, SQUARED) for name in REGRESSION_METRICS]
@@ -287,14 +285,13 @@ def test_impossible_sums_are_refused():
 
 def test_names_are_checked():
     for objective in (LOGISTIC, SQUARED):
-        check_metric(default_metric(objective), objective)
+        check_metric(DEFAULT_METRIC[objective], objective)
         with pytest.raises(PlanError, match="ndcg"):
             check_metric("ndcg", objective)
     for name in CLASSIFICATION_METRICS:
         with pytest.raises(PlanError, match="binary:logistic"):
             check_metric(name, SQUARED)
-    assert default_metric(LOGISTIC) == "logloss"
-    assert default_metric(SQUARED) == "rmse"
+    assert DEFAULT_METRIC == {LOGISTIC: "logloss", SQUARED: "rmse"}
 
 
 def test_direction_of_improvement():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from hansa.errors import PlanError
-from hansa.trees.metrics import check_metric, default_metric
+from hansa.trees.metrics import check_metric
 from hansa.trees.parameters import (
     ALIASES,
     DEFAULT_METRIC,
@@ -312,5 +312,4 @@ def test_metrics_are_those_that_can_be_computed(objective):
     for metric in METRICS[objective]:
         check_metric(metric, objective)
         assert parse_parameters({"objective": objective, "eval_metric": metric}).metrics == (metric,)
-    assert DEFAULT_METRIC[objective] == default_metric(objective)
-    assert parse_parameters({"objective": objective}).metrics == (default_metric(objective),)
+    assert parse_parameters({"objective": objective}).metrics == (DEFAULT_METRIC[objective],)

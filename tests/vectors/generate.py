@@ -1,4 +1,4 @@
-"""Known-answer vectors of `hansa.secure`. RunNames this file to write them anew; a test compares every byte.
+"""Known-answer vectors of `hansa.secure` and of the frames. Run this file to write them anew; a test compares every byte.
 
 Private keys and nonces here are SHA-256 of small strings: they are public, and for tests alone.
 """
@@ -10,11 +10,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import msgspec
 import numpy as np
-from msgspec.structs import asdict
+from msgspec.structs import asdict, fields
 
+from hansa.protocol import messages
+from hansa.roles.run import Roster, run_id
 from hansa.secure.keys import (
     Announcement,
     PairKey,
@@ -25,7 +29,6 @@ from hansa.secure.keys import (
     derive_pair_keys,
     encode_fields,
     roster_hash,
-    run_id,
 )
 from hansa.secure.masking import Label, Masker, Transcript
 from hansa.secure.prg import Algorithm, KeyStream
@@ -56,8 +59,12 @@ def secret(text: str) -> bytes:
 
 def run() -> RunNames:
     """The run of all vectors."""
-    nonces = {member: secret(f"nonce {member}") for member in MEMBERS}
-    return RunNames(secret("plan"), run_id(nonces, secret("plan")), epoch=2)
+    return RunNames(secret("plan"), run_id(secret("plan"), joined()), epoch=2)
+
+
+def joined() -> Roster:
+    """The roster of all vectors, as `Welcome` has it: member, nonce, rows, held-out rows, batches of enough rows."""
+    return tuple((member, secret(f"nonce {member}"), 100 + i, 10 * i, b"\x01") for i, member in enumerate(MEMBERS))
 
 
 def roster(algorithm: Algorithm) -> dict[str, Announcement]:
@@ -106,7 +113,7 @@ def key_vectors() -> dict[str, Any]:
     accepted = {
         "encoded_fields": encode_fields("purpose", b"\x00\xff", "é", 2**64 - 1, b"", "", 0).hex(),
         "plan_hash": run().plan_hash.hex(),
-        "nonces": {member: secret(f"nonce {member}").hex() for member in MEMBERS},
+        "roster": [[name, nonce.hex(), rows, held, enough.hex()] for name, nonce, rows, held, enough in joined()],
         "run_id": run().run_id.hex(),
         "epoch": run().epoch,
         "private": {member: secret(f"private {member}").hex() for member in MEMBERS},
@@ -212,9 +219,70 @@ def _flip(text: bytes, at: int) -> bytes:
     return text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :]
 
 
+def frame_vectors() -> dict[str, Any]:
+    """One frame of every kind of message, as it travels, with its fields; and frames that are refused."""
+    kinds = sorted(messages.MESSAGES, key=lambda kind: kind.__name__)
+    made = {kind.__name__: _message(kind) for kind in kinds}
+    frames = {name: messages.encode(message) for name, message in made.items()}
+    good = frames["SumLabels"]
+    refused = {
+        "empty": b"",
+        "cut short": good[:-1],
+        "longer": good + b"\x00",
+        "unknown kind": good.replace(b"SumLabels", b"SumLabelz"),
+        "another field": good.replace(b"label_unit", b"label_unix"),
+        "text for a number": msgspec.msgpack.encode({"type": "SumLabels", "label_unit": "1", "weight_unit": 2}),
+        "a truth value for a number": msgspec.msgpack.encode(
+            {"type": "SumLabels", "label_unit": True, "weight_unit": 2}
+        ),
+        "no map": msgspec.msgpack.encode([1, 2]),
+    }
+    return {
+        "version": messages.PROTOCOL_VERSION,
+        "frames": {name: frame.hex() for name, frame in frames.items()},
+        "refused": {name: frame.hex() for name, frame in refused.items()},
+    }
+
+
+def _message(kind: type[messages.Message]) -> messages.Message:
+    """A message with a value of its own in every field, made from the fields' types."""
+    hints = get_type_hints(kind)
+    return kind(**{field.name: _example(hints[field.name], f"{kind.__name__}.{field.name}") for field in fields(kind)})
+
+
+def _example(hint: Any, place: str) -> Any:
+    number = int.from_bytes(secret(place)[:2], "big")
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is messages.Tensor:
+        return messages.to_tensor(np.arange(3, dtype=np.uint32) + np.uint32(number))
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return _message(hint)
+    if origin in (Union, UnionType):
+        return _example(next(one for one in arguments if one is not type(None)), place)
+    if origin is tuple:
+        inner = arguments[:1] * 2 if arguments[-1] is Ellipsis else arguments
+        return tuple(_example(one, f"{place}.{i}") for i, one in enumerate(inner))
+    if origin is dict:
+        return {f"name {i}": _example(arguments[1], f"{place}.{i}") for i in range(2)}
+    simple: dict[Any, Any] = {
+        bool: True,
+        int: number,
+        float: number / 8,
+        str: f"text {number}",
+        bytes: secret(place)[:8],
+        memoryview: memoryview(secret(place)[:8]),
+    }
+    return simple[hint]
+
+
 def generate() -> dict[str, str]:
     """Text of each vector file, by file name."""
-    vectors = {"keys.json": key_vectors(), "masks.json": mask_vectors(), "sealing.json": sealing_vectors()}
+    vectors = {
+        "keys.json": key_vectors(),
+        "masks.json": mask_vectors(),
+        "sealing.json": sealing_vectors(),
+        "frames.json": frame_vectors(),
+    }
     return {name: json.dumps(content, indent=1) + "\n" for name, content in vectors.items()}
 
 

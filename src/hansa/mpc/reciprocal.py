@@ -20,9 +20,6 @@ NORMAL_BITS = 31
 SEED = round(2.9142 * 2**30)
 """|1 - nu (2.9142 - 2 nu)| <= .0858 on [1/2, 1] (Catrina & Saxena, FC 2010, section 3.4)."""
 
-INVERSE_BITS = 61
-"""`inverse` returns 2^61 / x."""
-
 
 def threshold_parts(server: Server, x: ShareArray, lowest: int) -> ShareArray:
     """Additive parts of x - 2^j for j = lowest .. 30, stacked: (31 - lowest, ...); negative where x < 2^j.

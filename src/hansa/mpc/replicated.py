@@ -34,7 +34,6 @@ from hansa.mpc.ring import BITS, Ring, ShareArray
 from hansa.secure.keys import PairKey, encode_fields
 from hansa.secure.prg import NAME_BYTES, Algorithm, KeyStream, NamedStreams
 
-SERVERS = 3
 DEALER = 2
 """S_2 deals; S_0 and S_1, the evaluators, see masked values."""
 
@@ -257,14 +256,6 @@ def product_part(ring: Ring, x: ShareArray, y: ShareArray) -> ShareArray:
     return ring.reduce(x[0] * (y[0] + y[1]) + x[1] * y[0])
 
 
-def dot_part(ring: Ring, x: ShareArray, y: ShareArray, axis: int) -> ShareArray:
-    """S_i's additive part of sum_k x_k y_k along an axis (counted without the pair's axis); local."""
-    products = product_part(ring, x, y)
-    if ring.xor:
-        return np.asarray(np.bitwise_xor.reduce(products, axis=axis))
-    return ring.reduce(products.sum(axis=axis, dtype=ring.dtype))
-
-
 def reshare(server: Server, ring: Ring, part: ShareArray, address: Address) -> Program[ShareArray]:
     """Additive parts to a replicated sharing: S_i sends z_i + a_i to S_{i-1}. One round, one word each.
 
@@ -309,11 +300,6 @@ def reshare_of_evaluators(server: Server, ring: Ring, part: ShareArray, address:
 def multiply(server: Server, ring: Ring, x: ShareArray, y: ShareArray, address: Address) -> Program[ShareArray]:
     """x y of two shared arrays. One round, one word an element and server."""
     return (yield from reshare(server, ring, product_part(ring, x, y), address))
-
-
-def dot(server: Server, ring: Ring, x: ShareArray, y: ShareArray, axis: int, address: Address) -> Program[ShareArray]:
-    """sum_k x_k y_k along an axis. One round, one word an element of the result, whatever the length."""
-    return (yield from reshare(server, ring, dot_part(ring, x, y, axis), address))
 
 
 @dataclass(frozen=True)
@@ -449,8 +435,3 @@ def tag(server: Server, number: int, address: Address, use: str, array: ShareArr
         return np.frombuffer(hashlib.sha256(octets).digest()[: TAG.shape[0]], np.uint8)
     key = server.source.draw(number, address, f"tag {use}", BITS, (4,))
     return np.frombuffer(Poly1305.generate_tag(key.astype("<u8").tobytes(), octets), np.uint8)
-
-
-def refresh(server: Server, ring: Ring, x: ShareArray, address: Address) -> Program[ShareArray]:
-    """The same value under fresh shares, as a restarted run needs under its new keys. One round."""
-    return (yield from reshare(server, ring, x[0], address))

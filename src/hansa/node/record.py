@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -30,8 +30,6 @@ from hansa.transport.channel import Traffic
 from hansa.version import __version__
 
 State = Literal["joining", "running", "finished", "failed", "interrupted"]
-
-STATES = get_args(State)
 
 REWRITE_S = 10.0
 """Seconds at least between two writings of a record while trees grow."""

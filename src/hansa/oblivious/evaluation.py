@@ -110,20 +110,6 @@ def tree_margins(
     return (yield from leaf_of_paths(server, paths, tree.leaves, address._replace(step=depth).named("margins")))
 
 
-def metric_program(
-    server: Server,
-    name: str,
-    settings: BoostingSettings,
-    margins: ShareArray,
-    labels: ShareArray,
-    weights: ShareArray | None,
-    address: Address,
-) -> Program[float]:
-    """The metric, opened to the three servers and nothing else; arguments as `metric_share`."""
-    share = yield from metric_share(server, name, settings, margins, labels, weights, address)
-    return (yield from open_metric(server, name, share, address))
-
-
 def metric_share(
     server: Server,
     name: str,

@@ -307,11 +307,6 @@ class Search(NamedTuple):
     depth: int
     cut: int
 
-    @property
-    def is_value(self) -> bool:
-        """Was a single value reached?"""
-        return self.depth == KEY_BITS
-
 
 @dataclass(frozen=True, eq=False)
 class Searches:

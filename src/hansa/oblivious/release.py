@@ -217,24 +217,3 @@ def _collapsed(
     covers, gains = gains_of(*sides, np.array(weights), np.array(own_covers), statistics)
     unit = statistics.unit
     return PlainTree(*sides, tuple(splits), np.array(weights), covers * unit, gains * unit)
-
-
-def leaf_of_codes(candidates: Candidates, tree: PlainTree, codes: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
-    """Each row's leaf value in a plain tree, float64 (rows,), from codes uint16 (rows, features)."""
-    node = np.zeros(codes.shape[0], np.int64)
-    for number, split in enumerate(tree.candidates):
-        if split is None:
-            continue
-        here = np.flatnonzero(node == number)
-        goes_left = left_of(candidates, split, codes[here])
-        node[here] = np.where(goes_left, tree.left[number], tree.right[number])
-    return tree.values[node]
-
-
-def left_of(candidates: Candidates, split: Candidate, codes: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
-    """Which rows a split sends left, bool (rows,)."""
-    feature = candidates.features[split.feature]
-    own = codes[:, split.feature].astype(np.int64)
-    missing = (own == feature.missing_code) & feature.has_missing
-    chosen = own == split.cut if feature.categorical else own <= split.cut
-    return np.asarray(np.where(missing, split.missing_left, chosen))

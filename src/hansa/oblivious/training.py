@@ -10,8 +10,8 @@ Everything in `BoostingSettings` is public. Formats follow from public bounds al
 so that every sum fits Z_2^32 (W bounds the sum of the rows' weights: their number, where they have none); above `rows_per_sum`
 rows, sums are taken by groups, with the group's own (larger) f a row, extended to Z_2^64 and truncated as a sum.
 
-Nothing here has a size of its own: whoever makes `BoostingSettings` divides weights, lambda, gamma and min_child_weight by one weight (the
-mean one, where it is known), which changes no tree, and labels of squared error by their spread (`LabelScale`).
+Nothing here has a size of its own. Whoever makes `BoostingSettings` divides weights, lambda, gamma and min_child_weight by one weight
+(the mean one, where it is known), which changes no tree, and labels of squared error by their spread (`LabelScale`).
 """
 
 from __future__ import annotations
@@ -280,10 +280,25 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class ModelShares:
-    """A trained model as one server's shares: its trees, round by round, as many as are good (opened)."""
+class TrainedShares:
+    """What training gives, as one server's shares.
+
+    Attributes:
+        trees: of all rounds, round by round. rounds: how many there were.
+        good: how many of them, from the first on, kept every margin within +-16 (opened, or known to be all).
+        checked: whether `good` was opened, because margins could leave the range.
+    """
 
     trees: tuple[TreeShares, ...]
+    rounds: int
+    good: int
+    checked: bool
+
+
+def _never(_number: int, _grown: list[TreeShares]) -> Program[bool]:
+    """No evaluation: train to the end."""
+    return False
+    yield  # a program of no round
 
 
 def train(
@@ -291,25 +306,32 @@ def train(
     candidates: Candidates,
     blocks: list[Block],
     settings: Sequence[BoostingSettings],
+    *,
     epoch: int = 0,
     sampling: Sampling | None = None,
-) -> Program[ModelShares]:
+    begun: Callable[[], None] = lambda: None,
+    after: Callable[[int, list[TreeShares]], Program[bool]] = _never,
+) -> Program[TrainedShares]:
     """Train all rounds. Opens at the end how many of them are good, and that only where margins could leave +-16.
 
     Args:
         settings: of each output; they differ in base_margin and total_weight at most.
+        begun: called before the first tree. after: run after each round, with its number from 0 and its trees; True ends training.
     """
     sampling = sampling or Sampling()
     outputs = yield from start_outputs(server, blocks, settings)
+    begun()
     trees: list[TreeShares] = []
     flags: list[list[ShareArray]] = []
     for number in range(settings[0].rounds):
         grown, outside = yield from boost_round(server, candidates, blocks, outputs, sampling, number, epoch)
         trees += grown
         flags.append(outside)
+        if (yield from after(number, grown)):
+            break
     rows = sum(block.rows for block in blocks)
     good = yield from rounds_in_range(server, flags, rows, Address(epoch, settings[0].rounds, 0, "range"))
-    return ModelShares(tuple(trees[: good * len(outputs)]))
+    return TrainedShares(tuple(trees), len(flags), good, any(flags))
 
 
 @dataclass

@@ -31,7 +31,6 @@ from hansa.errors import IdentityError, ProtocolError
 from hansa.secure.prg import KEY_BYTES, Algorithm, fresh_key
 
 HASH_BYTES = 32
-NONCE_BYTES = 32
 SIGNING_PURPOSE = "hansa run key v1"
 
 Sign = Callable[[str, bytes], bytes]
@@ -63,29 +62,13 @@ _LENGTH = struct.Struct("<I")
 _HEAD = struct.Struct("<cQ")
 
 
-def run_id(nonces: Mapping[str, bytes], plan_hash: bytes) -> bytes:
-    """The 32-byte name of a run: a hash of every member's fresh 32-byte nonce and of the plan.
-
-    A member that finds its own nonce in `nonces` knows that no message of an earlier run fits this one;
-    checking that is the caller's part. Raises ProtocolError naming the member whose nonce has another length.
-    """
-    _check_hash("plan hash", plan_hash)
-    for member, nonce in nonces.items():
-        if len(nonce) != NONCE_BYTES:
-            raise ProtocolError(
-                f"member {member!r}: a run nonce has {NONCE_BYTES} bytes, not {len(nonce)}", member=member
-            )
-    fields = [field for member in sorted(nonces) for field in (member, bytes(nonces[member]))]
-    return hashlib.sha256(encode_fields("hansa run id v1", plan_hash, *fields)).digest()
-
-
 @dataclass(frozen=True, slots=True)
 class RunNames:
     """What all keys of a run are bound to. All public.
 
     Attributes:
         plan_hash: 32 bytes, the hash of the plan's canonical bytes.
-        run_id: 32 bytes, from `run_id`.
+        run_id: 32 bytes, from `roles.run.run_id`.
         epoch: 0 at the start; one more each time that a member lost its state and all drew fresh keys.
     """
 

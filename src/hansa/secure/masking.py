@@ -25,19 +25,23 @@ import functools
 import hashlib
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from hansa.errors import ProtocolError
-from hansa.secure.fixed_point import Ring, ShareArray
 from hansa.secure.keys import HASH_BYTES, PairKey, encode_fields
 from hansa.secure.prg import NAME_BYTES, ROOM_BYTES, TAG_BYTES, Algorithm, NamedStreams
 
 Combine = Callable[..., Any]
 """np.add or np.subtract: they wrap around in the ring."""
+
+RingBits = Literal[32, 64]
+"""w of Z_2^w."""
+RingVector = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
+"""A vector over the ring: uint32 for w = 32, uint64 for w = 64."""
 
 Place = tuple[bytes, int, int, int, str]
 """Run, epoch, tree, step, tensor."""
@@ -69,7 +73,7 @@ class Label(msgspec.Struct, frozen=True):
     roster_hash: bytes
     transcript_hash: bytes
     length: int
-    ring: Ring
+    ring: RingBits
 
     def __post_init__(self) -> None:
         # One is made in every exchange: a right one passes by these lines alone.
@@ -121,7 +125,7 @@ class Label(msgspec.Struct, frozen=True):
 
 @functools.lru_cache(maxsize=256)
 def _around(
-    run: bytes, epoch: int, tensor: str, roster_hash: bytes, ring: Ring
+    run: bytes, epoch: int, tensor: str, roster_hash: bytes, ring: RingBits
 ) -> tuple[bytes, bytes, bytes, bytes, bytes]:
     """What stands before, between and behind tree, step, transcript hash and length in a label's canonical bytes."""
     fields = (run, epoch, 0, 0, tensor, roster_hash, bytes(HASH_BYTES), 1, ring)
@@ -188,15 +192,10 @@ class Masker:
         self._used: dict[Place, int] = {}
         self._room = np.zeros(ROOM_BYTES + TAG_BYTES, np.uint8)
         words = self._room[:ROOM_BYTES]
-        self._words: dict[Ring, ShareArray] = {32: words.view(np.uint32), 64: words.view(np.uint64)}
+        self._words: dict[RingBits, RingVector] = {32: words.view(np.uint32), 64: words.view(np.uint64)}
         self._purpose = encode_fields("hansa mask name v3", self._algorithm.value)
         self._streams = [(_direction(member, peer), self._family(key)) for peer, key in self._keys.items()]
         self._open: MaskedVector | None = None
-
-    @property
-    def labels_used(self) -> int:
-        """How many vectors were masked, or begun."""
-        return len(self._used)
 
     def open(self, label: Label) -> MaskedVector:
         """Begin the one vector that `label` will ever mask; the vector before it takes no more words.
@@ -206,7 +205,7 @@ class Masker:
         self._open = MaskedVector(label, self._streams, self._names(label), self._words[label.ring], self._room)
         return self._open
 
-    def mask(self, label: Label, words: ShareArray) -> int:
+    def mask(self, label: Label, words: RingVector) -> int:
         """Mask a whole vector in place; returns its masked zero word. As `open`, `mask_into` and `finish`, in fewer steps.
 
         Args:
@@ -304,7 +303,7 @@ class MaskedVector:
         label: Label,
         streams: list[tuple[Combine, NamedStreams]],
         names: list[bytes],
-        words: ShareArray,
+        words: RingVector,
         room: npt.NDArray[np.uint8],
     ) -> None:
         self.label = label
@@ -316,7 +315,7 @@ class MaskedVector:
         self._closed = False
         self._zero = 0
 
-    def mask_into(self, values: ShareArray, out: ShareArray) -> None:
+    def mask_into(self, values: RingVector, out: RingVector) -> None:
         """Write the next fragment, masked, to `out`.
 
         Args:
@@ -347,7 +346,7 @@ class MaskedVector:
         """End the vector: it refuses further words."""
         self._streams = []
 
-    def _check_fragment(self, values: ShareArray, out: ShareArray) -> None:
+    def _check_fragment(self, values: RingVector, out: RingVector) -> None:
         count, dtype = len(values), self._words.dtype
         if not (values.dtype == out.dtype == dtype and values.ndim == out.ndim == 1 and len(out) == count):
             found = next(array for array in (values, out) if array.dtype != dtype or array.shape != (count,))
@@ -365,7 +364,7 @@ class MaskedVector:
                 f"{self.label.describe()}: masked words may replace the values, not overlap them otherwise"
             )
 
-    def _combine(self, values: ShareArray, out: ShareArray) -> None:
+    def _combine(self, values: RingVector, out: RingVector) -> None:
         """Mask a fragment and, behind the last one, the zero word.
 
         Chunk by chunk over all peers: a chunk of the sum stays in the cache while every stream joins it.
@@ -410,32 +409,5 @@ def _chunk_name(first: bytes, number: int) -> bytes:
     return name.to_bytes(NAME_BYTES, "little")
 
 
-def _same_words(values: ShareArray, out: ShareArray) -> bool:
+def _same_words(values: RingVector, out: RingVector) -> bool:
     return values.ctypes.data == out.ctypes.data and values.strides == out.strides
-
-
-def check_zero_word(total: ShareArray, label: Label) -> ShareArray:
-    """Check the closing zero word of a sum over all parties; the sum without it, shape (length - 1,).
-
-    Args:
-        total: the sum of all parties' masked vectors in the ring, shape (length,).
-        label: the vector's label.
-
-    Raises ProtocolError where the word is not zero: the masks did not cancel, and `total` is noise. The
-    chance that noise passes is 2^-ring.
-    """
-    if total.dtype != _dtype(label) or total.shape != (label.length,):
-        raise ProtocolError(
-            f"{label.describe()}: a sum of {label.length} words of {_dtype(label).name} expected, not"
-            f" {total.dtype.name} of shape {total.shape}"
-        )
-    if total[-1] != 0:
-        raise ProtocolError(
-            f"{label.describe()}: the masks do not cancel; rule: the zero word sums to zero. A member"
-            " saw another roster or other broadcasts, or sent a wrong vector: compare transcript hashes"
-        )
-    return total[:-1]
-
-
-def _dtype(label: Label) -> np.dtype[np.uint32] | np.dtype[np.uint64]:
-    return np.dtype(np.uint32) if label.ring == 32 else np.dtype(np.uint64)

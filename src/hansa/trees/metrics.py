@@ -7,12 +7,11 @@ row's score.
 
 Fixed point. A row contributes round(weight * value * 2**f). With value <= 2**v, weight <= 2**w and at most n
 rows in all, which are public, f = 62 - ceil(log2 n) - w - v keeps every total within 2**62: overflow is
-impossible. What a party holds is checked against the bounds, and `metric_resolution` says what rounding may
-have changed.
+impossible. What a party holds is checked against the bounds.
 
 Ranking metrics come from a histogram of scores: weights of positives and of negatives in 4096 buckets of
 log-odds. Rows in one bucket count as ties (half a win in `auc`), so the exact value may differ by what orders
-inside buckets can change; `metric_resolution` computes that from the histogram itself.
+inside buckets can change. The tests compute that from the histogram itself.
 """
 
 from __future__ import annotations
@@ -95,11 +94,6 @@ def check_metric(name: str, objective: str) -> None:
             f"eval_metric {name!r} needs the objective binary:logistic; for {objective!r} expected one of "
             f"{', '.join(REGRESSION_METRICS)}"
         )
-
-
-def default_metric(objective: str) -> str:
-    """XGBoost's metric for an objective where the plan names none."""
-    return "logloss" if objective == "binary:logistic" else "rmse"
 
 
 def is_improvement(name: str, value: float, best: float | None, min_delta: float = 0.0) -> bool:
@@ -218,45 +212,6 @@ def why_no_value(name: str, summed: Int64s) -> str:
     if not weights.any():
         return NO_WEIGHT
     return "" if weights.all() else ONE_LABEL
-
-
-def metric_resolution(name: str, objective: str, summed: Int64s, scale: MetricScale) -> float:
-    """An upper bound on |metric_value - the exact rows' metric|, from the same sums; NaN as metric_value.
-
-    It covers buckets and, to first order, fixed point. Float64 arithmetic (about 1e-15, relative to the rows'
-    values) is left out.
-
-    Raises:
-        As `metric_value`.
-    """
-    value = metric_value(name, objective, summed, scale)
-    if math.isnan(value):
-        return math.nan
-    # Each row's sums are off by half a unit at most.
-    off = scale.n_rows_total / 2
-    if name in HIGHER_IS_BETTER:
-        positives, negatives = (float(part.sum()) for part in summed.reshape(2, -1))
-        rounding = 2 * off * (1 / positives + 1 / negatives)
-        return (auc_resolution(summed) if name == "auc" else aucpr_resolution(summed)) + rounding
-    value_bits = _value_bits(name, objective, scale)
-    shift = _fraction_bits(scale, 0) - _fraction_bits(scale, value_bits)
-    weight = float(summed[1])
-    mean = value**2 if name == "rmse" else value
-    mean_off = (math.ldexp(off, shift) + mean * off) / max(weight - off, 1.0)
-    return math.sqrt(mean) - math.sqrt(max(0.0, mean - mean_off)) if name == "rmse" else mean_off
-
-
-def auc_resolution(summed: Int64s) -> float:
-    """An upper bound on what orders inside buckets can change in `auc`: half of the pairs in one bucket."""
-    _check_summed("auc", "binary:logistic", summed)
-    return float(_auc(summed)[1])
-
-
-def aucpr_resolution(summed: Int64s) -> float:
-    """An upper bound on what orders inside buckets can change in `aucpr`: positives first, or negatives."""
-    _check_summed("aucpr", "binary:logistic", summed)
-    middle = _aucpr(summed, False, False)
-    return float(max(_aucpr(summed, True, True) - middle, middle - _aucpr(summed, True, False)))
 
 
 def _value_bits(name: str, objective: str, scale: MetricScale) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from conversation import identity
+from faults import FaultyHub
 from hansa.consortium.policy import Policy
 from hansa.errors import HansaError, IdentityError, PlanError, ProtocolError, TransportError
 from hansa.node.in_process import share_in_process
@@ -43,7 +44,6 @@ from hansa.roles.shared.member import SharedMember
 from hansa.secure.keys import SIGNING_PURPOSE, PairKey, RunNames, announced_bytes, fresh_key_pair
 from hansa.secure.prg import Algorithm
 from hansa.secure.sealing import Opener
-from hansa.transport.faults import FaultyHub
 from made_tables import OPEN, plan
 from shares import HUB, SERVERS, SharedTalk, nth, relay, shared_plan, shared_tables, signer
 

@@ -11,7 +11,6 @@ from hansa.data.holdout import held_out
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.errors import DataError, PlanError, ProtocolError
-from hansa.mpc.lockstep import LockstepRecord, run_three
 from hansa.mpc.replicated import Address
 from hansa.mpc.ring import RING64
 from hansa.node.in_process import share_in_process
@@ -23,6 +22,7 @@ from hansa.protocol.messages import ShareRows
 from hansa.roles.shared.sharing import Values, plain_scale, settings_of, some_values
 from hansa.trees import ensemble
 from hansa.trees.xgboost_json import from_json
+from lockstep import LockstepRecord, run_three
 from made_tables import spread
 from shares import SharedTalk, shared_plan, shared_tables, with_cuts
 from three_servers import make_servers, share

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from faults import DelayingHub
 from hansa.data.binning import bin_rows
 from hansa.data.holdout import held_out
 from hansa.errors import DataError, PlanError, ProtocolError
-from hansa.mpc.lockstep import run_three
 from hansa.mpc.replicated import Address
 from hansa.node.in_process import share_in_process
 from hansa.oblivious.base_score import pooled_sums
@@ -22,8 +22,8 @@ from hansa.roles.shared.receiver import tree_of
 from hansa.roles.shared.sharing import Counts, Values, given_start, widest_candidates
 from hansa.secure.prg import Algorithm
 from hansa.simulation.scores import auc
-from hansa.transport.faults import DelayingHub
 from hansa.trees.xgboost_json import from_json
+from lockstep import run_three
 from made_tables import FEATURES, spread, table, take
 from shares import CUTS, SERVERS, SharedTalk, shared_plan, shared_tables, with_cuts
 from three_servers import make_servers, train_openly

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import faults
 from conversation import OF_COOPETITIVE_RUNS, Conversation
 from hansa.errors import HansaError, ProtocolError
 from hansa.node.in_process import train_in_process
@@ -32,7 +33,6 @@ from hansa.protocol.messages import (
 )
 from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED
 from hansa.roles.run import Progress
-from hansa.transport import faults
 from hansa.transport.channel import Traffic
 from hansa.trees.metrics import sums_length
 from made_tables import NAMES, plan, spread, table

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import faults
 from conversation import Conversation, identities, identity, signer
 from hansa.consortium.ledger import Entry, Ledger, Met
 from hansa.consortium.policy import Policy
@@ -50,7 +51,6 @@ from hansa.roles.summed.party import Party
 from hansa.roles.summed.sum_masking import Masked, MaskingNotReady
 from hansa.secure.keys import SIGNING_PURPOSE, RunNames, announced_bytes, fresh_key_pair
 from hansa.secure.prg import Algorithm
-from hansa.transport import faults
 from hansa.transport.in_process import InProcessHub
 from made_tables import NAMES, OPEN, plan, spread, table
 from uniformity import LEAST_EXPECTED, looks_uniform

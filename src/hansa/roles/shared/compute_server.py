@@ -11,16 +11,17 @@ import functools
 import hashlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from hansa.data.quantiles import Cuts
 from hansa.errors import ProtocolError, ServersDisagree
-from hansa.mpc.replicated import Address, PairStreams, Program, Round, Server, Shape
+from hansa.mpc.replicated import Address, PairStreams, Program, Round, RoundArrays, Server, Shape
 from hansa.mpc.ring import ShareArray, words_for
 from hansa.oblivious.base_score import pooled_sums, spread_exponent
 from hansa.oblivious.growth import TreeShares
@@ -28,7 +29,7 @@ from hansa.oblivious.quantile_search import CutSearchOnShares
 from hansa.oblivious.release import release
 from hansa.oblivious.shared_rows import Block, RowShares, receive_rows
 from hansa.oblivious.shared_vectors import VectorShares, receive_vector
-from hansa.oblivious.training import SAFE_MARGIN, boost_round, rounds_in_range, start_outputs
+from hansa.oblivious.training import SAFE_MARGIN, train
 from hansa.plan import Plan
 from hansa.protocol.messages import (
     CountProbes,
@@ -77,11 +78,21 @@ class RoundMessage:
 Outgoing = Iterator[tuple[str, Message | RoundMessage]]
 
 
-class ComputeServer:
-    """One server's side of a run.
+class Wait(Enum):
+    """What a server may wait for beside the other servers' parts of a round."""
 
-    It goes through stages: where the plan leaves it open, the pooled sum of labels and then the cuts, from owners' counts; the
-    owners' rows; training; release. Each but the third is a program of rounds.
+    COUNTS = "counts of every owner"
+    ROWS = "rows of every owner"
+
+
+T = TypeVar("T")
+Steps = Generator["Round | Wait | tuple[str, Message]", Any, T]
+"""Part of a server's protocol, in the order of its steps. It yields a message to send; a round, which is answered with what the other
+servers sent in it; or what it waits for, which is answered once it is all here."""
+
+
+class ComputeServer:
+    """One server's side of a run. `_protocol` has the order of its steps.
 
     Args:
         plan: as every member holds it. name: this member. counts: of every owner's rows.
@@ -128,13 +139,20 @@ class ComputeServer:
         self._step = 0
         self._expected = 0
         self._vectors: dict[str, ShareArray] = {}
-        self._values: Values | None = given_values(plan)
-        self._cuts: Cuts | None = plan_cuts(plan)
-        self._search: CutSearchOnShares | None = None
         self._blocks: dict[str, list[tuple[bool, Block]]] = {}
-        self._program: Program[Any] | None = None
-        self._then: Callable[[Any], Outgoing] = self._release
+        self._steps = self._protocol()
         self._round: Round | None = None
+        self._wait: Wait | None = None
+
+    def _protocol(self) -> Steps[None]:
+        """All steps of a run, in order. What the plan gives is not searched for."""
+        values = given_values(self._plan) or (yield from self._find_values())
+        cuts = plan_cuts(self._plan) or (yield from self._find_cuts())
+        start = self._start = TrainingStart(self._plan, self._counts, cuts, values).check()
+        yield from self._announce(start)
+        yield Wait.ROWS
+        trees = yield from self._train(start)
+        yield from self._release(trees)
 
     def erase(self) -> None:
         """Zero the key streams."""
@@ -144,16 +162,13 @@ class ComputeServer:
         """The members whose next sealed message is owed."""
         if self._round is not None:
             return [self._servers[i] for i, shapes in self._round.expect.items() if shapes and not self._inbox[i]]
-        if self._start is None:
+        if self._wait is Wait.COUNTS:
             return sorted(set(self._counts.training) - set(self._vectors))
         return [owner for owner in self._counts.training if not self._has_all(owner)]
 
     def begin(self) -> Outgoing:
-        """The keys are confirmed: expect rows, or first find what the plan leaves open."""
-        if self._values is None:
-            self._expected = n_label_sums(self._plan)
-            return
-        yield from self._look_for_cuts()
+        """The keys are confirmed: take the first steps."""
+        yield from self._advance()
 
     def handle(self, sender: str, message: Message, codes: npt.NDArray[np.uint16] | None = None) -> Outgoing:
         """Take a sealed message: an owner's counts, or a batch of its rows.
@@ -170,20 +185,18 @@ class ComputeServer:
                 member=sender,
             )
         match message:
-            case ShareCounts() if self._start is None and self._program is None:
+            case ShareCounts() if self._wait is Wait.COUNTS:
                 self._take_counts(sender, message)
-                if len(self._vectors) == len(self._counts.training):
-                    yield from self._counted()
-            case ShareRows() if self._start is not None and self._program is None:
+            case ShareRows() if self._wait is Wait.ROWS:
                 self._take_rows(sender, message, codes)
                 yield sender, TakeRows(sum(block.rows for _, block in self._blocks[sender]))
-                if all(self._has_all(owner) for owner in self._counts.training):
-                    yield from self._run(self._train(self._start), self._release)
             case _:
                 raise ProtocolError(
                     f"member {sender!r} sent {type(message).__name__}, which server {self._name!r} does not expect now",
                     member=sender,
                 )
+        if not self.waiting_for():
+            yield from self._advance()
 
     def handle_round(self, sealed: SealedMessage) -> Outgoing:
         """Take another server's part of a round, this one or a later one. Raises ProtocolError."""
@@ -199,7 +212,47 @@ class ComputeServer:
                 rule="servers go in step",
             )
         waiting.append(sealed)
-        yield from self._continue()
+        if self._round is not None and not self.waiting_for():
+            yield from self._advance()
+
+    def _advance(self) -> Outgoing:
+        """Take steps for as long as what they wait for is here; what they send."""
+        while True:
+            answer = self._answer()
+            try:
+                step = self._steps.send(answer)
+            except StopIteration:
+                self.through = True
+                return
+            except ServersDisagree as error:
+                raise self._blamed(error) from error
+            if isinstance(step, tuple):
+                yield step
+                continue
+            if isinstance(step, Wait):
+                self._wait = step
+            else:
+                yield from self._send_round(step)
+            if self.waiting_for():
+                return
+
+    def _answer(self) -> RoundArrays | None:
+        """What the step that was waited for has brought; nothing is waited for any more."""
+        done, self._round, self._wait = self._round, None, None
+        if done is None:
+            return None
+        received = self._received(done)
+        self._observe(done.step, self._bytes)
+        return received
+
+    def _send_round(self, step: Round) -> Outgoing:
+        self._round = step
+        self.rounds += 1
+        self._bytes = sum(array.nbytes for arrays in step.send.values() for array in arrays)
+        name = step_name(step.step)
+        for index, arrays in step.send.items():
+            if arrays:
+                yield self._servers[index], RoundMessage(name, tuple(_padded(arrays)))
 
     # --- cuts and base score ------------------------------------------------------------------------------------------
 
@@ -220,21 +273,19 @@ class ComputeServer:
         except ProtocolError as error:
             raise ProtocolError(f"owner {sender!r}: {error}", member=sender) from error
 
-    def _counted(self) -> Outgoing:
-        """Counts of all owners are here: their sum is the next answer."""
+    def _count(self, expected: int) -> Steps[dict[str, ShareArray]]:
+        """Wait for so many shared counts of every owner."""
+        self._expected = expected
+        yield Wait.COUNTS
         vectors, self._vectors = dict(sorted(self._vectors.items())), {}
         self._step += 1
-        if self._values is None:
-            self.openings.append(
-                "base_score.pooled_sums: the sums of labels and weights that the base score follows from"
-            )
-            total = np.stack(list(vectors.values())).sum(axis=0, dtype=np.uint64)
-            yield from self._run(self._find_values(total), self._based)
-        elif self._search is not None:
-            yield from self._run(self._search.answer(self._server, vectors, Address(0, 0, 0, "cuts")), self._searched)
+        return vectors
 
-    def _find_values(self, total: ShareArray) -> Program[Values]:
+    def _find_values(self) -> Steps[Values]:
         """From the owners' shared sums; of squared error their last one, of squares, stays shared."""
+        vectors = yield from self._count(n_label_sums(self._plan))
+        self.openings.append("base_score.pooled_sums: the sums of labels and weights that the base score follows from")
+        total = np.stack(list(vectors.values())).sum(axis=0, dtype=np.uint64)
         address, rows = Address(0, 0, 0, "labels"), self._counts.total
         if coopetitive(self._plan).label_range is None:
             sums = yield from pooled_sums(self._server, total, address)
@@ -245,16 +296,9 @@ class ComputeServer:
         exponent = yield from spread_exponent(self._server, total[:, -1], square_of_mean(sums, rows), place)
         return values_of(sums, rows, self._plan, exponent)
 
-    def _based(self, values: Values) -> Outgoing:
-        self._values = values
-        yield from self._look_for_cuts()
-
-    def _look_for_cuts(self) -> Outgoing:
-        if self._cuts is not None:
-            yield from self._settle(self._cuts)
-            return
-        # Owners that shared no label sum begin with step 0.
-        self._search = CutSearchOnShares(
+    def _find_cuts(self) -> Steps[Cuts]:
+        """Ask owners for counts, compare their sums on shares, and ask again where that leads, until every cut is known."""
+        search = CutSearchOnShares(
             len(self._plan.schema.features),
             self._counts.total,
             self._plan.parameters.max_bin,
@@ -264,35 +308,22 @@ class ComputeServer:
             self._plan.schema.weight is not None,
         )
         self.openings.append("quantile_search: the path of the search to every cut, and which features lack values")
-        yield from self._ask()
+        while not search.done:
+            request = search.request()
+            message = CountProbes(
+                to_tensor(request.offsets), to_tensor(request.starts), to_tensor(request.depths), request.bits
+            )
+            for owner in sorted(self._counts.training):
+                yield owner, message
+            vectors = yield from self._count(search.n_answers)
+            search = yield from search.answer(self._server, vectors, Address(0, 0, 0, "cuts"))
+        return search.cuts()
 
-    def _ask(self) -> Outgoing:
-        if self._search is None:
-            raise ProtocolError(f"server {self._name!r}: no search for cuts is under way")
-        request = self._search.request()
-        self._expected = self._search.n_answers
-        message = CountProbes(
-            to_tensor(request.offsets), to_tensor(request.starts), to_tensor(request.depths), request.bits
-        )
-        for owner in sorted(self._counts.training):
-            yield owner, message
-
-    def _searched(self, search: CutSearchOnShares) -> Outgoing:
-        self._search = search
-        if not search.done:
-            yield from self._ask()
-            return
-        self._search = None
-        yield from self._settle(search.cuts())
-
-    def _settle(self, cuts: Cuts) -> Outgoing:
-        """The start is known: tell it, unless the plan said all of it, and expect rows."""
-        if self._values is None:
-            raise ProtocolError(f"server {self._name!r}: the base score is not known yet")
-        self._start = TrainingStart(self._plan, self._counts, cuts, self._values).check()
+    def _announce(self, start: TrainingStart) -> Steps[None]:
+        """Tell owners and receivers what training starts from, unless the plan said all of it."""
         if given_start(self._plan, self._counts) is not None:
             return
-        message = self._start.message()
+        message = start.message()
         for member in sorted({*self._counts.training, *self._plan.receivers}):
             yield member, message
 
@@ -368,37 +399,6 @@ class ComputeServer:
 
     # --- rounds -------------------------------------------------------------------------------------------------------
 
-    def _run(self, program: Program[Any], then: Callable[[Any], Outgoing]) -> Outgoing:
-        """Run a program as far as what is here allows; what it gives at its end goes to `then`."""
-        self._program, self._then = program, then
-        yield from self._advance(None)
-        yield from self._continue()
-
-    def _continue(self) -> Outgoing:
-        while self._round is not None and not self.waiting_for():
-            yield from self._advance(self._received(self._round))
-
-    def _advance(self, received: Mapping[int, Sequence[ShareArray]] | None) -> Outgoing:
-        """Run the program to its next round, or to its end; what it sends."""
-        if self._program is None:
-            raise ProtocolError(f"server {self._name!r}: a round outside every program")
-        if self._round is not None:
-            self._observe(self._round.step, self._bytes)
-        try:
-            self._round = next(self._program) if received is None else self._program.send(received)
-        except StopIteration as stop:
-            self._round = self._program = None
-            yield from self._then(stop.value)
-            return
-        except ServersDisagree as error:
-            raise self._blamed(error) from error
-        self.rounds += 1
-        self._bytes = sum(array.nbytes for arrays in self._round.send.values() for array in arrays)
-        name = step_name(self._round.step)
-        for index, arrays in self._round.send.items():
-            if arrays:
-                yield self._servers[index], RoundMessage(name, tuple(_padded(arrays)))
-
     def _blamed(self, error: ServersDisagree) -> ProtocolError:
         suspects = (*(self._servers[number] for number in error.servers), *((error.owner,) if error.owner else ()))
         who = [f"server {self._servers[number]!r}" for number in error.servers]
@@ -430,42 +430,42 @@ class ComputeServer:
             received[index] = _arrays(sealed, step.step, shapes)
         return received
 
-    def _train(self, start: TrainingStart) -> Program[tuple[TreeShares, ...]]:
-        """All rounds of boosting, and how many are good; as `oblivious.training.train`, with progress and evaluation."""
-        server, rounds, sampling = self._server, start.settings.rounds, start.sampling
+    def _train(self, start: TrainingStart) -> Steps[tuple[TreeShares, ...]]:
+        """All rounds of boosting, with progress and evaluation; the trees that are released."""
+        server, rounds = self._server, start.settings.rounds
         in_order = [block for _, of_owner in sorted(self._blocks.items()) for block in of_owner]
         blocks = [block for held, block in in_order if not held]
         self._blocks = {}
-        outputs = yield from start_outputs(server, blocks, start.output_settings)
-        trees: list[TreeShares] = []
-        flags: list[list[ShareArray]] = []
         evaluation = Evaluation(server, start, [block for held, block in in_order if held])
-        self._progress(0, {}, {})
-        for number in range(rounds):
-            grown, outside = yield from boost_round(server, start.candidates, blocks, outputs, sampling, number, 0)
-            trees += grown
-            flags.append(outside)
+
+        def after(number: int, grown: list[TreeShares]) -> Program[bool]:
             metrics = yield from evaluation.after(number, grown)
             self._progress(number + 1, metrics, evaluation.without_value)
-            if evaluation.stops:
-                break
+            return evaluation.stops
+
+        trained = yield from train(
+            server,
+            start.candidates,
+            blocks,
+            start.output_settings,
+            sampling=start.sampling,
+            begun=lambda: self._progress(0, {}, {}),
+            after=after,
+        )
         self.openings += evaluation.openings
-        rows = sum(block.rows for block in blocks)
-        good = yield from rounds_in_range(server, flags, rows, Address(0, rounds, 0, "range"))
-        if any(flags):
+        if trained.checked:
             self.openings.append(
-                f"training.rounds_in_range: every margin stayed within +-16 for {good} of {len(flags)} rounds"
+                f"training.rounds_in_range: every margin stayed within +-16 for {trained.good} of {trained.rounds} rounds"
             )
-        if good < len(flags) or evaluation.left_range:
-            kept = min(good, evaluation.best_rounds or good)
+        kept = min(trained.good, evaluation.best_rounds or trained.good)
+        if trained.good < trained.rounds or evaluation.left_range:
             self.cut = (
                 f"a margin left +-{SAFE_MARGIN}, beyond which shares hold no log-odds: of {rounds} rounds the first {kept} are "
                 "released. Lower eta or rounds, or raise lambda"
             )
-        kept = min(good, evaluation.best_rounds or good)
-        return tuple(trees[: kept * len(outputs)])
+        return trained.trees[: kept * len(start.output_settings)]
 
-    def _release(self, trees: tuple[TreeShares, ...]) -> Outgoing:
+    def _release(self, trees: tuple[TreeShares, ...]) -> Steps[None]:
         for number, tree in enumerate(trees):
             parts = release(tree)
             splits = tuple(to_tensor(np.ascontiguousarray(level)) for level in parts.splits)
@@ -473,7 +473,6 @@ class ComputeServer:
             message = ReleaseTree(number, len(trees), splits, to_tensor(np.ascontiguousarray(parts.leaves)), covers)
             for receiver in self._plan.receivers:
                 yield receiver, message
-        self.through = True
 
 
 @functools.lru_cache(maxsize=2**14)

@@ -18,9 +18,8 @@ import numpy.typing as npt
 from hansa.errors import ProtocolError
 from hansa.protocol.messages import AnnounceKey, ConfirmKeys, ExchangeKeys, KeysConfirmed
 from hansa.roles.key_setup import KeySetup, Signer
-from hansa.secure.fixed_point import ShareArray
 from hansa.secure.keys import RunNames
-from hansa.secure.masking import Label, MaskedVector, Masker, Transcript
+from hansa.secure.masking import Label, MaskedVector, Masker, RingVector, Transcript
 from hansa.secure.vouching import Vouching
 
 __all__ = ["MaskingNotReady", "NoMasking", "Signer", "SumMasking"]
@@ -127,7 +126,7 @@ class SumMasking:
             raise ProtocolError(
                 f"{quantity!r} was asked for before the keys were confirmed; rule: no vector goes out unmasked"
             )
-        flat: ShareArray = values.view(np.uint64) if values.itemsize == 8 else values.view(np.uint32)
+        flat: RingVector = values.view(np.uint64) if values.itemsize == 8 else values.view(np.uint32)
         if flat.ndim > 1:
             flat = flat.reshape(-1)
         if first:

@@ -50,7 +50,7 @@ SIGNED_TREES = 8
 """Trees from one signature of the aggregator to the next where counts are shown level by level: making and checking one takes as long
 as the counts of a level."""
 
-_NOTHING = memoryview(b"")
+
 _WORD = np.dtype("<u8")
 _NONE = np.zeros(0, np.int64)
 
