@@ -47,6 +47,20 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "version",
     ),
     "simulation": ("errors", "files", "plan", "data", "trees", "transport", "consortium", "roles", "node"),
+    "cli": (
+        "errors",
+        "files",
+        "printable",
+        "plan",
+        "data",
+        "trees.parameters",
+        "consortium",
+        "roles.run",
+        "node",
+        "simulation",
+        "prediction",
+        "demo",
+    ),
 }
 """Part -> what it may import of the other parts. Parts that are not listed sit on top."""
 
@@ -117,10 +131,11 @@ def violations(path: Path, tree: ast.Module) -> list[str]:
             continue
         target = module.removeprefix("hansa.")
         own = target.split(".")[0] == part
+        above = part not in TOP and any(under(target, top) for top in TOP)
         if own:
             continue
         if part in ALLOWED:
-            fine = any(under(target, allowed) for allowed in ALLOWED[part])
+            fine = not above and any(under(target, allowed) for allowed in ALLOWED[part])
         else:
             fine = part in TOP or not any(under(target, top) for top in TOP)
         if not fine:
@@ -135,6 +150,24 @@ def test_the_source_was_found():
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_parts_import_only_what_lies_below_them(path):
     assert violations(path, parse(path)) == []
+
+
+def test_no_call_climbs_back_up():
+    """Parts can be stacked: whoever follows an argument from `hansa.fit` or from a command goes down only."""
+    below: list[str] = []
+    left = {part: {other.split(".")[0] for other in allowed} & {*ALLOWED} for part, allowed in ALLOWED.items()}
+    while left:
+        ready = sorted(part for part, others in left.items() if others <= {*below})
+        assert ready, f"{sorted(left)} need each other"
+        below += ready
+        left = {part: others for part, others in left.items() if part not in ready}
+    assert below.index("node") < below.index("simulation") < below.index("cli")
+
+
+def test_benchmarks_and_examples_do_not_need_the_command_line():
+    for folder in ("benchmarks", "examples"):
+        for path in (SOURCE.parents[1] / folder).rglob("*.py"):
+            assert not [module for module, _ in imported(parse(path)) if under(module, "hansa.cli")], path
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))

@@ -67,7 +67,7 @@ def test_a_run_by_hand_with_a_rejected_peer_at_the_door(consortium: Consortium):
     record = hub.event("record")["record"]
     status, _, err = hub.end()
     assert status == 0
-    assert [line.split(":")[0] for line in logged(err, "WARNING", "ERROR")] == ["stranger 1, at 127.0.0.1"]
+    assert [line.split(":")[0] for line in logged(err, "WARNING", "ERROR")] == ["rejected peer 1, at 127.0.0.1"]
 
     assert [path.name for path in consortium.models()] == [f"{name}-model.json" for name in PARTIES]
     models = {path.read_bytes() for path in consortium.models()}
@@ -176,7 +176,7 @@ def test_a_new_process_of_a_killed_party_is_refused_while_the_hub_waits(consorti
     assert hub.process.poll() is None, "the hub waits for the process that holds the seat"
     hub.process.kill()
     _, _, text = hub.end()
-    assert "is refused: 'borealis' holds its seat by another process" in text
+    assert "is refused: 'borealis' holds its session by another process" in text
     assert not consortium.models()
 
 

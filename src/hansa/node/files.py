@@ -59,7 +59,8 @@ def admission(member: MemberFile, rows: Rows) -> Admit:
         return admit_all
     if member.ledger is None:
         raise PlanError(
-            f"{member.path}: ledger is missing; name a file that keeps count of which people these rows have met"
+            f"{member.path}: ledger is missing; name a file that keeps count of which people these rows have met",
+            cure="name a file as ledger",
         )
     ledger = Ledger(member.ledger)
     columns = ledger.columns(rows.features, rows.label, rows.weight)

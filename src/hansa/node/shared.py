@@ -163,11 +163,20 @@ def _check_keys(member: MemberFile) -> None:
     """Raise PlanError where the member's file lacks a path that its roles need, or gives a table that nobody wants."""
     plan, name = member.plan, member.identity.name
     if name in plan.parties and member.table is None:
-        raise PlanError(f"{member.path}: table is missing; name the file with this party's rows")
+        raise PlanError(
+            f"{member.path}: table is missing; name the file with this party's rows",
+            cure="name the file with this party's rows as table",
+        )
     if name not in plan.parties and member.table is not None:
-        raise PlanError(f"{member.path}: table is given, and the plan does not name {name!r} a party; leave it out")
+        raise PlanError(
+            f"{member.path}: table is given, and the plan does not name {name!r} a party; leave it out",
+            cure="leave table out",
+        )
     if name in plan.receivers and member.model is None:
-        raise PlanError(f"{member.path}: model is missing; this member receives the model: say where to put it")
+        raise PlanError(
+            f"{member.path}: model is missing; this member receives the model: say where to put it",
+            cure="say where to put the model",
+        )
 
 
 def _rows_of(member: MemberFile) -> Rows | None:

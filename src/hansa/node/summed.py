@@ -136,12 +136,19 @@ def run_party(member: MemberFile, event: OnEvent, notify: Notify) -> PartyRecord
     """
     plan, name = member.plan, member.identity.name
     if member.table is None:
-        raise PlanError(f"{member.path}: table is missing; name the file with this party's rows")
+        raise PlanError(
+            f"{member.path}: table is missing; name the file with this party's rows",
+            cure="name the file with this party's rows as table",
+        )
     if name in plan.receivers and member.model is None:
-        raise PlanError(f"{member.path}: model is missing; this party receives the model: say where to put it")
+        raise PlanError(
+            f"{member.path}: model is missing; this party receives the model: say where to put it",
+            cure="say where to put the model",
+        )
     if plan.mode != "federated" and member.ledger is None:
         raise PlanError(
-            f"{member.path}: ledger is missing; name a file that keeps count of which people these rows have met"
+            f"{member.path}: ledger is missing; name a file that keeps count of which people these rows have met",
+            cure="name a file as ledger",
         )
     check_files(member, [name])
     with keeping(member.record, first_record(PartyRecord, member)) as record:

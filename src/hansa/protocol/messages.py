@@ -509,7 +509,7 @@ def _not_a_message(sender: str, frame: bytes | bytearray | memoryview, why: str)
         f"member {sender!r} sent a frame of {len(frame)} bytes that is not a message of protocol version "
         f"{PROTOCOL_VERSION}: {why}; check that all members run the same release of Hansa",
         member=sender,
-        rule=why,
+        rule="a frame is one message of the protocol",
         cure="check that all members run the same release of Hansa",
     )
 

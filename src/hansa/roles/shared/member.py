@@ -330,7 +330,10 @@ class SharedMember:
         if self._memory_limit is not None and needed > self._memory_limit:
             raise PlanError(
                 f"member {self._name!r}: as a server this run takes about {needed / 1e6:.0f} MB, and it has "
-                f"{self._memory_limit / 1e6:.0f} MB; take fewer rows, features, max_bin or max_depth, or give it more (memory_mb)"
+                f"{self._memory_limit / 1e6:.0f} MB; take fewer rows, features, max_bin or max_depth, or give it more (memory_mb)",
+                member=self._name,
+                run=self.run.hex(),
+                cure="take fewer rows, features, max_bin or max_depth, or give it more memory",
             )
 
     def memory_needed(self) -> int:
