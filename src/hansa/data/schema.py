@@ -11,7 +11,7 @@ Level = str | int
 """A value of a categorical feature."""
 
 MISSING_WORDS = ("", "na", "nan", "null")
-"""What a cell says, spaces and case aside, that has no value."""
+"""What a cell says, whatever its case and the spaces around it, that has no value."""
 
 DECIMAL_SIGNS = (".", ",")
 """What may stand between the whole part of a number and its fraction."""

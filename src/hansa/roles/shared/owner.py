@@ -98,7 +98,7 @@ class Owner:
         self._taken = dict.fromkeys(plan.servers, 0)
         self._waiting: deque[tuple[bool, int, int]] = deque()
         self._sent: deque[int] = deque()
-        self._said = 0
+        self._shared_rows = 0
 
     def waiting_for(self) -> list[str]:
         """The members whose next sealed message is owed."""
@@ -232,8 +232,8 @@ class Owner:
         own = self._servers.index(self._name) if self._name in self._servers else None
         while self._waiting and len(self._sent) < UNDER_WAY:
             held, first, count = self._waiting.popleft()
-            self._said += count
-            self._sent.append(self._said)
+            self._shared_rows += count
+            self._sent.append(self._shared_rows)
             codes, labels, weights = self._binned[held]
             batch = slice(first, first + count)
             shares = share_rows(

@@ -320,7 +320,7 @@ class CountChecker:
     """One party's side.
 
     Args:
-        plan: of the run. member: this party. protection: its keys and masks. n_rows: training rows of all parties.
+        plan: of the run. member: this party. masking: its keys and masks. n_rows: training rows of all parties.
         identity: the aggregator's, 32 bytes.
 
     Attributes:
