@@ -64,7 +64,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
 docs: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "the site is in site/: open site/index.html"
 
 # The locks, made anew from pyproject.toml: for every Python from 3.11 on and every system; and the lowest versions, on Python 3.11.

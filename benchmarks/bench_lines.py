@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from hansa.node.run import command_of
 from hansa.plan import SERVER_LINKS, Plan
 from hansa.simulation.processes import write_consortium
 from hansa.simulation.tables import Table
+from hansa.toml import write_toml
 
 PARTS = ("trees", "rounds")
 PORT = 7465
@@ -67,10 +69,7 @@ def run(
         processes: dict[str, subprocess.Popen[str]] = {}
         try:
             for member in plan.members:
-                _put_on_host(folder / f"{member}.toml", plan, member, hosts)
-                if send_mbit and member in plan.parties:
-                    with (folder / f"{member}.toml").open("a", encoding="utf-8") as file:
-                        file.write(f"send_mbit = {send_mbit}\n")
+                _put_on_host(folder / f"{member}.toml", plan, member, hosts, send_mbit)
                 role = command_of(plan, member)
                 with (folder / f"{member}.log").open("wb") as log:
                     processes[member] = subprocess.Popen(
@@ -85,21 +84,17 @@ def run(
             hosts.close()
 
 
-def _put_on_host(path: Path, plan: Plan, member: str, hosts: Hosts) -> None:
-    """Put the hosts' addresses where `write_consortium` put this machine's."""
+def _put_on_host(path: Path, plan: Plan, member: str, hosts: Hosts, send_mbit: float) -> None:
+    """Put the hosts' addresses where `write_consortium` put this machine's, and say how fast a party sends where that is asked."""
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
     at = "0.0.0.0" if member == plan.hub else hosts.address(plan.hub)
-    lines = []
-    for each in path.read_text(encoding="utf-8").splitlines():
-        if each.startswith("hub = "):
-            lines.append(f'hub = "{at}:{PORT}"')
-        elif each.startswith("servers = "):
-            servers = (
-                f'{server} = "{hosts.address(server)}:{PORT + 1}"' for server in plan.servers if server != plan.hub
-            )
-            lines.append(f"servers = {{ {', '.join(servers)} }}")
-        else:
-            lines.append(each)
-    path.write_text("".join(f"{each}\n" for each in lines), encoding="utf-8")
+    values["hub"] = f"{at}:{PORT}"
+    if "servers" in values:
+        others = (server for server in plan.servers if server != plan.hub)
+        values["servers"] = {server: f"{hosts.address(server)}:{PORT + 1}" for server in others}
+    if send_mbit and member in plan.parties:
+        values["send_mbit"] = send_mbit
+    path.write_text(write_toml(values), encoding="utf-8")
 
 
 def _received(plan: Plan, processes: Mapping[str, subprocess.Popen[str]], hosts: Hosts, folder: Path) -> dict[str, Any]:

@@ -1,20 +1,19 @@
-"""The documents say what the code does: every name stands in the reference, every command of README runs."""
+"""The documents say what the code does: every name stands in the reference, in the words of the field; links, lines and sizes hold."""
 
 from __future__ import annotations
 
 import ast
 import doctest
 import importlib
+import importlib.util
 import os
 import re
-import shlex
-import shutil
-import socket
 import subprocess
 import sys
 import tomllib
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import ModuleType
 from typing import get_args
 
 import click
@@ -27,12 +26,10 @@ from hansa.cli.main import AGAIN, REFUSED, main
 from hansa.cli.signals import ENDING, Interrupted
 from hansa.consortium.policy import KEYS as POLICY_KEYS
 from hansa.consortium.policy import Policy, read_policy
-from hansa.data.source import read_rows
 from hansa.node.config import KEYS, REQUIRED
 from hansa.node.events import Ended, Failed, Listening, Noticed
-from hansa.node.in_process import train_in_process
 from hansa.node.record import Record, State
-from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_KEYS, parse_plan, read_plan
+from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_KEYS, parse_plan
 from hansa.protocol.messages import MESSAGES
 from hansa.protocol.session import (
     AGGREGATOR,
@@ -43,22 +40,39 @@ from hansa.protocol.session import (
     PARTY,
     PARTY_MASKED,
     PARTY_VERIFYING,
-    diagram,
 )
 from hansa.roles.run import Binned, Registered, Trained, TreeGrown
 from hansa.transport.notices import Kind, Notice
 from hansa.trees.metrics import METRICS
 from hansa.trees.parameters import ALIASES, NAMES, WITHOUT_EFFECT, Parameters
+from test_words import COINAGES, IDENTIFIERS
 
 ROOT = Path(__file__).parent.parent
+
+
+def beside_documents(name: str) -> ModuleType:
+    """A module of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+generated, root_pages = beside_documents("generated"), beside_documents("root_pages")
 SOURCE = Path(hansa.errors.__file__).parent
-PORT = "7465"
-OPERATORS = ("aurora", "borealis", "cirrus")
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted(ROOT.glob("examples/*/README.md")),
+]
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TITLED_TOML = re.compile(r"`([\w.-]+\.toml)`[^\n]*:\n\n```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-IN_BACKGROUND = ("hansa aggregator", "hansa party")
+ENTRY = re.compile(r"^\* (`[^`]+`(?:(?:, | or )`[^`]+`)*)(?:, to [^.]*\.)?(?: \((.*?)\))?: (.*)$", re.DOTALL)
+LONGEST_LINE = 140
+README_WORDS = 1200
+ARCHITECTURE_BYTES, SECURITY_BYTES = 10_000, 20_000
 NO_INPUT_OR_OUTPUT = {
     *("socket", "ssl", "select", "selectors", "asyncio", "threading", "multiprocessing", "subprocess"),
     *("os", "io", "pathlib", "time", "datetime", "tempfile", "shutil", "sys", "logging"),
@@ -88,15 +102,42 @@ def table_rows(document: str) -> dict[str, list[str]]:
     return rows
 
 
+def items(document: str) -> list[str]:
+    """Every item of a list that begins at the margin, on one line."""
+    found: list[list[str]] = []
+    inside = False
+    for line in document.splitlines():
+        if line.startswith("* "):
+            found.append([line])
+            inside = True
+        elif inside and line.startswith("  "):
+            found[-1].append(line.strip())
+        else:
+            inside = False
+    return [" ".join(lines) for lines in found]
+
+
+def entries(document: str) -> dict[str, list[str]]:
+    """Name -> what stands beside it: rows of tables, and items such as "* `name` (default: 3; allowed: above 0): meaning".
+
+    Of an item these are the parts in parentheses, "default: " and the like taken off, and the meaning.
+    """
+    found = table_rows(document)
+    for item in items(document):
+        if match := ENTRY.match(item):
+            inside = re.split("; (?=default:|allowed:|fields:|length:)", match[2]) if match[2] else []
+            parts = [part.split(": ", 1)[-1] for part in inside]
+            for name in names_in(match[1]):
+                found[name] = [*parts, match[3]]
+    return found
+
+
 def names_in(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
-def readme_commands() -> list[str]:
-    blocks = [content for kind, content in BLOCK.findall(text("README.md")) if kind == "console"]
-    lines = [line for block in blocks for line in block.splitlines()]
-    assert all(line.startswith("$ ") for line in lines)
-    return [line.removeprefix("$ ") for line in lines]
+def words(document: str) -> str:
+    return " ".join(document.split())
 
 
 # --- the reference ---------------------------------------------------------------------------------------------------
@@ -104,8 +145,8 @@ def readme_commands() -> list[str]:
 
 @pytest.mark.parametrize("command", sorted(main.commands))
 def test_every_option_of_a_command_is_in_its_section(command):
-    part = section(text("docs/reference.md"), f"hansa {command}")
-    listed = table_rows(part)
+    part = section(text("docs/reference/commands.md"), f"hansa {command}")
+    listed = entries(part)
     options = [p for p in main.commands[command].params if isinstance(p, click.Option)]
     assert set(listed) == {max(option.opts, key=len) for option in options}
     for argument in (p for p in main.commands[command].params if isinstance(p, click.Argument)):
@@ -121,23 +162,21 @@ def test_every_option_of_a_command_is_in_its_section(command):
 
 
 def test_no_command_is_described_that_is_not_there():
-    described = re.findall(r"^### hansa (\S+)$", text("docs/reference.md"), re.MULTILINE)
+    described = re.findall(r"^## hansa (\S+)$", text("docs/reference/commands.md"), re.MULTILINE)
     assert sorted(described) == sorted(main.commands)
 
 
 def test_every_plan_key_is_described():
     keys = {f"{table}.{key}" for table, names in PLAN_KEYS.items() if table for key in names}
     keys |= {key for key in PLAN_KEYS[""] if key not in PLAN_KEYS}
-    listed = table_rows(section(text("docs/reference.md"), "The plan"))
+    listed = entries(section(text("docs/reference/plan.md"), "The plan"))
     assert set(listed) == keys
     assert listed["privacy.min_cell_rows"][0] == str(DEFAULT_MIN_CELL_ROWS)
     assert f"at least {LEAST_MIN_CELL_ROWS}" in listed["privacy.min_cell_rows"][1]
 
 
-def test_the_coopetitive_files_of_the_reference_are_read():
-    plan_text, member_text = (
-        c for k, c in BLOCK.findall(section(text("docs/reference.md"), "A coopetitive run")) if k == "toml"
-    )
+def test_the_files_of_a_coopetitive_run_are_read():
+    plan_text, member_text = (c for k, c in BLOCK.findall(text("docs/how-to/coopetitive-run.md")) if k == "toml")
     plan = parse_plan(plan_text, "plan.toml")
     member = tomllib.loads(member_text)
     assert set(member) <= set(KEYS)
@@ -148,8 +187,8 @@ def test_the_coopetitive_files_of_the_reference_are_read():
 
 
 def test_every_parameter_is_described_with_its_default():
-    part = section(text("docs/reference.md"), "Parameters")
-    listed = table_rows(part)
+    part = section(text("docs/reference/parameters.md"), "Parameters")
+    listed = entries(part)
     assert set(listed) == set(NAMES)
     for field, default in asdict(Parameters()).items():
         said = listed[field.rstrip("_")][0].strip("`")
@@ -157,27 +196,23 @@ def test_every_parameter_is_described_with_its_default():
     assert {*ALIASES, *WITHOUT_EFFECT, *METRICS} <= set(names_in(part))
 
 
-def test_every_parameter_and_metric_is_in_readme():
-    assert {*NAMES, *METRICS} - {"objective"} <= set(names_in(section(text("README.md"), "Parameters")))
-
-
 def test_every_key_of_a_members_file_is_described():
-    listed = table_rows(section(text("docs/reference.md"), "A member's own file"))
+    listed = entries(section(text("docs/reference/member.md"), "A member's own file"))
     assert set(listed) == set(KEYS)
     assert {key for key, cells in listed.items() if cells[0] == "required"} == set(REQUIRED)
 
 
 def test_every_key_of_a_policy_is_described():
-    part = section(text("docs/reference.md"), "A member's policy")
+    part = section(text("docs/reference/member.md"), "A member's policy")
     assert set(POLICY_KEYS) == {
-        name for line in part.splitlines() if line.startswith("| `") for name in names_in(line.split("|")[1])
+        name for item in items(part) if (match := ENTRY.match(item)) for name in names_in(match[1])
     }
     (example,) = (content for kind, content in BLOCK.findall(part) if kind == "toml")
     assert read_policy(tomllib.loads(example)["policy"], "reference") != Policy()
 
 
 def test_every_exit_status_is_described():
-    rows = re.findall(r"^\| ([\d, ]+) \|", section(text("docs/reference.md"), "Commands"), re.MULTILINE)
+    rows = re.findall(r"^\| ([\d, ]+) \|", section(text("docs/reference/commands.md"), "Commands"), re.MULTILINE)
     signals = {Interrupted(number).status for number in ENDING}
     assert {int(status) for row in rows for status in row.split(", ")} == {
         0,
@@ -189,58 +224,56 @@ def test_every_exit_status_is_described():
 
 
 def test_everything_that_a_record_holds_is_described():
-    part = section(text("docs/reference.md"), "A member's record")
+    part = section(text("docs/reference/member.md"), "A member's record")
     fields = {field.name for kind in get_args(Record) for field in msgspec.structs.fields(kind)}
     assert {"role", *fields, *get_args(State)} <= set(names_in(part))
 
 
 def test_every_kind_of_notice_is_described():
-    row = table_rows(section(text("docs/reference.md"), "Lines of JSON"))["notice"]
+    row = entries(section(text("docs/reference/commands.md"), "Lines of JSON"))["notice"]
     assert {*get_args(Kind), *(field.name for field in fields(Notice))} <= {
         name for cell in row for name in names_in(cell)
     }
 
 
 def test_every_event_is_described_with_its_fields():
-    rows = [line.split("|") for line in section(text("docs/reference.md"), "Lines of JSON").splitlines() if "|" in line]
+    listed = entries(section(text("docs/reference/commands.md"), "Lines of JSON"))
     for kind in (Listening, Registered, Binned, TreeGrown, Trained, Noticed, Ended, Failed):
-        fields = {field.name for field in msgspec.structs.fields(kind)}
-        (row,) = [row for row in rows if f"`{kind.__struct_config__.tag}`" in row[1]]
-        assert set(names_in(row[2])) == fields, kind
+        fields = [field.name for field in msgspec.structs.fields(kind)]
+        assert names_in(listed[kind.__struct_config__.tag][0]) == fields, kind
 
 
 def test_every_message_is_described_with_its_fields():
-    listed = table_rows(section(text("docs/reference.md"), "Messages"))
+    listed = entries(section(text("docs/reference/messages.md"), "Messages"))
     for message in MESSAGES:
         fields = [field.name for field in msgspec.structs.fields(message)]
-        assert names_in(listed[message.__name__][1]) == fields
+        assert names_in(listed[message.__name__][1]) == fields, message
     assert {name for name in listed if name[0].isupper()} == {message.__name__ for message in MESSAGES}
 
 
 def test_every_quantity_that_a_party_contributes_is_described():
-    party = ast.parse((SOURCE / "roles" / "party.py").read_text(encoding="utf-8"))
+    party = ast.parse((SOURCE / "roles" / "summed" / "party.py").read_text(encoding="utf-8"))
     sent = {
         ast.unparse(call.args[0]).strip("f'\"").replace("{name}", "NAME")
         for call in ast.walk(party)
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "_contribute"
     }
-    listed = table_rows(section(text("docs/reference.md"), "Messages"))
+    listed = entries(section(text("docs/reference/messages.md"), "Messages"))
     assert sent == {name for name in listed if name[0].islower()}
 
 
 @pytest.mark.parametrize(
     ("tables", "title"),
     [
-        ((PARTY, PARTY_MASKED, PARTY_VERIFYING), "a party is"),
-        ((AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING), "the aggregator is"),
-        ((MEMBER,), "a member is"),
-        ((HUB,), "the hub is"),
+        ((PARTY, PARTY_MASKED, PARTY_VERIFYING), "A party"),
+        ((AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING), "The aggregator"),
+        ((MEMBER,), "A member of a coopetitive run"),
+        ((HUB,), "The hub of a coopetitive run"),
     ],
     ids=["party", "aggregator", "member", "hub"],
 )
 def test_every_state_is_described(tables, title):
-    part = section(text("docs/reference.md"), "States")
-    listed = table_rows(part.split(f"| {title} |")[1].split("\n\n")[0])
+    listed = entries(section(text("docs/reference/messages.md"), title))
     assert set(listed) == {state for table in tables for state in table}
     for state in listed:
         legal = [message.__name__ for table in tables for message in table.get(state, ())]
@@ -258,20 +291,84 @@ def test_modes_are_what_the_plan_says():
 # --- the architecture ------------------------------------------------------------------------------------------------
 
 
-def test_the_diagrams_are_those_of_the_tables():
-    drawn = [content for kind, content in BLOCK.findall(text("ARCHITECTURE.md")) if kind == "mermaid"]
-    tables = (PARTY, AGGREGATOR, PARTY_MASKED, AGGREGATOR_MASKED, PARTY_VERIFYING, AGGREGATOR_VERIFYING, MEMBER, HUB)
-    assert drawn == [diagram(table) for table in tables]
+def functions_of(path: Path) -> set[str]:
+    """The functions and classes of a module, and the methods of its classes as `Class.method`."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    names = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{method.name}" for method in node.body if isinstance(method, ast.FunctionDef)}
+    return names
+
+
+def path_of_a_label() -> list[tuple[int, str, list[str]]]:
+    """Depth, file and functions of every step."""
+    steps: list[tuple[int, str, list[str]]] = []
+    for line in section(text("ARCHITECTURE.md"), "The path of one label").splitlines():
+        if step := re.match(r"( *)\* `([\w/]+\.py)`: (.*)", line):
+            steps.append((len(step[1]) // 4, step[2], names_in(step[3])))
+        elif line.startswith("  "):
+            steps[-1][2].extend(names_in(line))
+    return steps
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of hansa that a file imports anywhere, by their files under src/hansa."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("hansa"):
+            for module in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
+                found.add("/".join(module.split(".")[1:]) + ".py")
+    return found
+
+
+def test_the_path_of_a_label_names_functions_that_exist():
+    steps = path_of_a_label()
+    assert len(steps) > 25
+    for _, file, functions in steps:
+        assert functions
+        assert set(functions) <= functions_of(SOURCE / file), file
+
+
+def test_no_step_of_the_path_of_a_label_climbs_back_up():
+    above: dict[int, str] = {}
+    for depth, file, _ in path_of_a_label():
+        above[depth] = file
+        if depth:
+            assert file in imports_of(SOURCE / above[depth - 1]), f"{above[depth - 1]} does not import {file}"
+            assert above[depth - 1] not in imports_of(SOURCE / file), f"{file} imports {above[depth - 1]}"
+
+
+def test_the_path_of_a_label_begins_at_the_library_and_at_the_command_and_ends_at_the_model():
+    files = [file for _, file, _ in path_of_a_label()]
+    assert [file for depth, file, _ in path_of_a_label() if depth == 0] == ["fit.py", "cli/main.py", "node/run.py"]
+    assert {"model.py", "node/model_file.py", "trees/xgboost_json.py"} <= set(files)
+
+
+def test_what_follows_from_the_code_is_written_anew():
+    openings, messages = text("docs/reference/openings.md"), text("docs/reference/messages.md")
+    assert openings == generated.openings_page(), "run: python docs/generated.py"
+    assert messages == generated.with_diagrams(messages), "run: python docs/generated.py"
 
 
 def test_the_code_map_is_complete():
-    mapped = {name for name in table_rows(section(text("ARCHITECTURE.md"), "Code map")) if name.endswith(".py")}
+    mapped = set(table_rows(text("docs/explanation/code-map.md")))
     there = {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if path.name != "__init__.py"}
     assert mapped == there
 
 
-def test_every_invariant_names_a_test_that_exists():
-    invariants = text("ARCHITECTURE.md").split("**Architecture Invariant:**")[1:]
+def test_every_folder_is_in_the_overview():
+    folders = {f"{path.name}/" for path in SOURCE.iterdir() if (path / "__init__.py").is_file()}
+    listed = table_rows(section(text("ARCHITECTURE.md"), "Code map"))
+    assert folders <= set(listed)
+    for folder, cells in listed.items():
+        for file in names_in(cells[-1]):
+            assert (SOURCE / folder / file).is_file(), folder + file
+
+
+@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "docs/explanation/invariants.md"])
+def test_every_invariant_names_a_test_that_exists(document):
+    invariants = text(document).split("**Architecture Invariant:**")[1:]
     assert len(invariants) >= 10
     for invariant in invariants:
         named = re.search(r"\(`(tests/\S+\.py)::(test_\w+)`\)", invariant.split("\n\n")[0])
@@ -288,6 +385,18 @@ def test_every_test_and_file_that_is_named_exists():
             assert not name or f"def {name}(" in text(file), f"{document.name}: {file}::{name}"
 
 
+CODE_NAME = re.compile(r"(?:\w+\.)*(?:[A-Z][a-z]+[A-Z]\w*|[A-Z]+_[A-Z_]+|_[a-z]\w+|[a-z]+_\w+)")
+"""What looks like a name of the code: of a class of two words, a constant, or with an underscore; perhaps with its module."""
+
+
+def test_every_name_of_the_code_that_is_named_exists():
+    sources = [path for part in ("src", "tests", "benchmarks", "docs") for path in (ROOT / part).rglob("*.py")]
+    known = set(re.findall(r"\w+", "\n".join(path.read_text(encoding="utf-8") for path in sources)))
+    for document in DOCUMENTS:
+        for name in re.findall(r"`([\w.]+)`", document.read_text(encoding="utf-8")):
+            assert not CODE_NAME.fullmatch(name) or name.split(".")[-1] in known, f"{document.name}: {name}"
+
+
 @pytest.mark.parametrize("part", ["roles", "protocol"])
 def test_roles_and_protocol_do_no_input_or_output(part):
     for path in sorted((SOURCE / part).rglob("*.py")):
@@ -300,15 +409,93 @@ def test_roles_and_protocol_do_no_input_or_output(part):
             assert called not in ("open", "print", "input"), path
 
 
-# --- links, Makefile, CI ---------------------------------------------------------------------------------------------
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+OF_THE_CODE = ("protection",)
+"""Words that are replaced in the code only: in a sentence they are plain English."""
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_documents_speak_the_words_of_the_field(document):
+    # Names of tests and of NumPy's functions are their own, and letters of the alphabet are letters.
+    prose = re.sub(r"tests/[\w/.:-]+|rng\.beta|(single|lower-case) letters", "", document.read_text(encoding="utf-8"))
+    for word, instead in COINAGES.items():
+        found = None if word in OF_THE_CODE else re.search(rf"(?i)(?<![\w-])({word})(?![\w-])", prose)
+        assert not found, f"write {instead}: {prose[max(0, found.start() - 60) : found.end() + 60]!r}"
+    for name, instead in IDENTIFIERS.items():
+        assert f"`{name}`" not in prose, f"write {instead}"
+
+
+def glossary() -> dict[str, list[str]]:
+    """Term -> its cells, of every table of the glossary."""
+    rows = {}
+    for line in text("docs/reference/glossary.md").splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if line.startswith("| ") and cells[0] not in ("term", "message"):
+            rows[cells[0].strip("`")] = cells[1:]
+    return rows
+
+
+def test_every_module_of_the_glossary_exists():
+    modules = [names_in(cells[-1])[0] for cells in glossary().values() if len(cells) == 2]
+    assert len(modules) > 80
+    for module in modules:
+        assert (SOURCE / module).is_file(), module
+
+
+def test_every_message_and_every_role_is_in_the_glossary():
+    terms = {term for row in glossary() for term in row.split(", ")}
+    assert {message.__name__ for message in MESSAGES} <= terms
+    assert {"party", "aggregator", "hub", "owner", "compute server", "receiver", "server", "member"} <= terms
+    commands = set(main.commands) & {"aggregator", "party", "hub", "server", "receiver"}
+    assert commands <= terms
+    assert set(MODES) <= set(names_in(glossary()["mode"][0]))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_line_is_too_long(document):
+    for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), 1):
+        assert len(line) <= LONGEST_LINE, f"{document.name}, line {number}: {len(line)} characters"
+
+
+def test_the_front_door_is_one_page():
+    assert len(re.findall(r"\S*\w\S*", text("README.md"))) <= README_WORDS
+
+
+@pytest.mark.parametrize(
+    ("document", "most"), [("ARCHITECTURE.md", ARCHITECTURE_BYTES), ("SECURITY.md", SECURITY_BYTES)]
+)
+def test_overviews_stay_short(document, most):
+    assert len(text(document).encode()) <= most
+
+
+def test_security_begins_with_the_choice_of_a_mode():
+    headings = re.findall(r"^## (.*)$", text("SECURITY.md"), re.MULTILINE)
+    assert headings[0] == "Which mode do I need"
+    assert set(MODES) <= set(names_in(section(text("SECURITY.md"), headings[0])))
+
+
+def test_every_decision_has_its_parts_and_is_listed():
+    records = sorted((ROOT / "docs" / "decisions").glob("0*.md"))
+    assert [int(record.name[:4]) for record in records] == list(range(1, len(records) + 1))
+    for record in records:
+        content = record.read_text(encoding="utf-8")
+        assert re.match(r"# \d+\. .+\n\n\*\d{4}-\d{2}-\d{2}\*\n", content), record.name
+        assert re.findall(r"^## (.*)$", content, re.MULTILINE) == ["Context", "Measured", "Decision", "Consequences"]
+        assert f"]({record.name})" in text("docs/decisions/index.md")
+
+
+# --- links, site, Makefile, CI ----------------------------------------------------------------------------------------
 
 
 def anchors(document: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    content = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", content, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)]+)\)", document.read_text(encoding="utf-8")):
         if target.startswith("https://"):
@@ -317,6 +504,53 @@ def test_links_lead_somewhere(document):
         linked = (document.parent / file).resolve() if file else document
         assert linked.is_file(), target
         assert not anchor or anchor in anchors(linked), target
+
+
+def test_a_link_between_documents_is_the_same_on_the_site():
+    known = {"README.md": "index.md", "SECURITY.md": "security.md", "examples/a/README.md": "examples/a.md"}
+    moved = root_pages.site_links("[x](../../SECURITY.md#y) [z](plan.md)", "docs/reference/commands.md", known)
+    assert moved == "[x](../security.md#y) [z](plan.md)"
+    assert root_pages.site_links("[x](docs/how-to/deploy.md#a)", "README.md", known) == "[x](how-to/deploy.md#a)"
+    assert (
+        root_pages.site_links("[x](../../docs/how-to/deploy.md)", "examples/a/README.md", known)
+        == "[x](../how-to/deploy.md)"
+    )
+    assert (
+        root_pages.site_links("[x](#here) [y](https://a.b/c.md)", "README.md", known)
+        == "[x](#here) [y](https://a.b/c.md)"
+    )
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    listed = set(re.findall(r"[\w/-]+\.md$", text("mkdocs.yml"), re.MULTILINE))
+    there = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    there = {path for path in there if not path.startswith("decisions/0")}
+    assert listed >= there
+    assert listed - there == set(root_pages.ROOT_PAGES.values())
+
+
+def test_make_docs_lets_no_warning_pass():
+    recipe = text("Makefile").split("\ndocs:")[1].split("\n\n")[0]
+    assert "--strict" in recipe
+    assert "--quiet" not in recipe, "mkdocs counts no warning then"
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    built = subprocess.run(
+        # Not --quiet: it keeps warnings from being counted, and --strict then lets them pass.
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    assert "WARNING" not in built.stderr
+    api = (tmp_path / "site" / "reference" / "api" / "index.html").read_text(encoding="utf-8")
+    for name in set(hansa.__all__) - {"__version__"}:
+        assert re.search(rf'id="hansa[\w.]*\.{name}"', api), name
 
 
 def test_every_target_that_is_named_is_in_the_makefile():
@@ -337,154 +571,16 @@ def test_the_gate_checks_and_tests():
     subprocess.run(["bash", "-n", str(gate)], check=True)
 
 
-# --- README, typed as it stands --------------------------------------------------------------------------------------
+# --- Python ------------------------------------------------------------------------------------------------------------
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+WITH_EXAMPLES = (
+    *("fit", "model", "estimators", "node.in_process", "data.schema", "data.source"),
+    *("trees.ensemble", "trees.parameters", "trees.xgboost_json"),
+)
 
 
-class Terminals:
-    """Runs commands in a folder: roles in the background, and any other only once those have ended."""
-
-    def __init__(self, folder: Path) -> None:
-        bin_folder = str(Path(sys.executable).parent)
-        self.folder = folder
-        self.environment = {
-            **os.environ,
-            "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-            "COLUMNS": "100",
-            "OMP_WAIT_POLICY": "PASSIVE",  # XGBoost's threads must not spin while others work
-        }
-        self.output: dict[str, str] = {}
-        self.running: dict[str, subprocess.Popen[str]] = {}
-
-    def type(self, command: str) -> None:
-        if not command.startswith(IN_BACKGROUND):
-            self.wait()
-        self.running[command] = subprocess.Popen(
-            shlex.split(command),
-            cwd=self.folder,
-            env=self.environment,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        if not command.startswith(IN_BACKGROUND):
-            self.wait()
-
-    def wait(self) -> None:
-        for command, process in self.running.items():
-            self.output[command], _ = process.communicate(timeout=480)
-            assert process.returncode == 0, f"$ {command}\n{self.output[command]}"
-        self.running = {}
-
-    def stop(self) -> None:
-        for process in self.running.values():
-            process.kill()
-            process.communicate()
-
-
-@pytest.fixture(scope="module")
-def tour(tmp_path_factory):
-    """README followed to the letter, but for the port and for `make`, in a folder of its own."""
-    folder = tmp_path_factory.mktemp("tour")
-    shutil.copytree(ROOT / "examples", folder / "examples")
-    port = free_port()
-    for name, content in TITLED_TOML.findall(text("README.md")):
-        (folder / name).write_text(content.replace(f":{PORT}", f":{port}"), encoding="utf-8")
-    terminals = Terminals(folder)
-    try:
-        for command in readme_commands():
-            if not command.startswith("make "):
-                terminals.type(command)
-        terminals.wait()
-    finally:
-        terminals.stop()
-    return terminals
-
-
-def test_every_file_that_the_tour_needs_stands_in_readme():
-    assert len(TITLED_TOML.findall(text("README.md"))) == text("README.md").count("```toml")
-    assert {"python", "hansa", "make"} == {command.split()[0] for command in readme_commands()}
-
-
-def test_every_command_of_readme_works(tour):
-    assert set(tour.output) == {command for command in readme_commands() if not command.startswith("make ")}
-    for name in (
-        "model.json",
-        "members.toml",
-        "aurora-model.json",
-        "borealis-model.json",
-        "scores.csv",
-        "hub-record.json",
-    ):
-        assert (tour.folder / name).stat().st_size > 0
-    assert not (tour.folder / "cirrus-model.json").exists()
-
-
-def test_the_simulation_prints_what_readme_shows(tour):
-    shown = next(content for kind, content in BLOCK.findall(text("README.md")) if kind == "text")
-    printed = next(output for command, output in tour.output.items() if command.startswith("hansa simulate"))
-
-    def cells(content: str) -> list[list[str]]:
-        lines = [line for line in content.splitlines() if line.startswith(("│", "┃"))]
-        return [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines]
-
-    # Counts are the same on every host. Scores may move a little: the simulator uses the host's mathematics library.
-    expected, got = cells(shown), cells(printed)
-    assert expected[0] == got[0]
-    assert len(expected) == len(got)
-    for row, other in zip(expected, got, strict=True):
-        same = 3 if row[0] in OPERATORS else 1
-        assert row[:same] == other[:same]
-        assert scores(other) == pytest.approx(scores(row), abs=0.02)
-    together, pooled = got[-3:-1]
-    assert together[1:-1] == pooled[1:-1]
-
-
-def scores(row: list[str]) -> list[float]:
-    """The cells that are numbers of four digits after the point."""
-    return [float(cell) for cell in row if re.fullmatch(r"\d+\.\d{4}", cell)]
-
-
-def test_a_run_over_tls_gives_the_model_of_a_run_in_one_process(tour):
-    plan = read_plan(tour.folder / "plan.toml")
-    tables = {
-        name: read_rows(tour.folder / f"{name}.csv", plan.schema, label_kind=plan.parameters.label_kind)
-        for name in plan.parties
-    }
-    model = train_in_process(plan, tables).outcome.model
-    assert (tour.folder / "aurora-model.json").read_bytes() == model
-    assert (tour.folder / "borealis-model.json").read_bytes() == model
-
-
-def test_xgboost_loads_the_model_as_readme_says(tour):
-    pytest.importorskip("xgboost")
-    scripts = [content for kind, content in BLOCK.findall(text("README.md")) if kind == "python"]
-    scripts = [script for script in scripts if "DMatrix(" in script]
-    assert len(scripts) == 1
-    printed = subprocess.run(
-        [sys.executable, "-c", scripts[0]], cwd=tour.folder, check=True, capture_output=True, text=True
-    ).stdout
-    loaded = [float(number) for number in printed.strip("[]\n").split()]
-    ours = [float(line) for line in (tour.folder / "scores.csv").read_text().split()[1:4]]
-    assert loaded == pytest.approx(ours, abs=1e-6)
-
-
-def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
-    block = re.search(r"```python\n(.*?)```", text("README.md"), re.DOTALL)
-    assert block is not None
-    subprocess.run([sys.executable, ROOT / "examples" / "make_tables.py", str(tmp_path)], check=True)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block[1], "README.md", "exec"), {})
-    assert "secure-aggregation: 3 parties" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("module", ["hansa.fit", "hansa.model", "hansa.estimators"])
+@pytest.mark.parametrize("module", [f"hansa.{name}" for name in WITH_EXAMPLES])
 def test_every_example_of_the_public_names_runs(module):
     failed, tried = doctest.testmod(importlib.import_module(module))
     assert tried > 0
@@ -492,6 +588,10 @@ def test_every_example_of_the_public_names_runs(module):
 
 
 def test_every_public_name_stands_in_the_reference():
-    told = set(re.findall(r"`(\w+)`", section(text("docs/reference.md"), "Python").split("Rows are frames")[0]))
+    page = text("docs/reference/api.md")
+    told = set(re.findall(r"`(\w+)`", page.split("Rows are frames")[0]))
     assert set(hansa.__all__) - {"__version__"} <= told
     assert all(hasattr(hansa, name) for name in hansa.__all__)
+    for place in re.findall(r"^::: (.+)$", page, re.MULTILINE):
+        module, _, name = place.rpartition(".")
+        assert getattr(importlib.import_module(module), name) is getattr(hansa, name)

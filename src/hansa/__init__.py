@@ -12,6 +12,7 @@ from hansa.fit import Member, Run, fit, join, split
 from hansa.model import Model
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan, parse_plan, read_plan, write_plan
+from hansa.transport.recording import RecordedFrame, read_transcript
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.xgboost_json import from_json, from_model_file, to_json
@@ -41,6 +42,7 @@ __all__ = [
     "Parameters",
     "Plan",
     "PlanError",
+    "RecordedFrame",
     "Rows",
     "Run",
     "Schema",
@@ -54,6 +56,7 @@ __all__ = [
     "parse_plan",
     "read_plan",
     "read_rows",
+    "read_transcript",
     "split",
     "to_json",
     "train_in_process",

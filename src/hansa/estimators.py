@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
 
+from hansa.callbacks import Callback
 from hansa.errors import DataError
 from hansa.fit import Run, fit
 from hansa.model import Model
@@ -47,6 +48,8 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
         min_cell_rows: int = 10,
         categorical: Sequence[str] = (),
         n_jobs: int | None = None,
+        callbacks: Sequence[Callback] | None = None,
+        progress: bool | None = False,
     ) -> None:
         self.mode = mode
         self.n_estimators = n_estimators
@@ -65,6 +68,8 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
         self.min_cell_rows = min_cell_rows
         self.categorical = categorical
         self.n_jobs = n_jobs
+        self.callbacks = callbacks
+        self.progress = progress
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -114,6 +119,8 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
                 min_cell_rows=self.min_cell_rows,
                 categorical=self.categorical,
                 alone=False,
+                callbacks=self.callbacks or (),
+                progress=self.progress,
                 threads=self.n_jobs
                 if self.n_jobs is not None and self.n_jobs > 0
                 else None,  # as -1 says elsewhere: all
@@ -175,6 +182,10 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
         Coopetitive: features whose values are categories.
     n_jobs : int, optional
         Compute threads; None or -1 for as many as are worth while.
+    callbacks : sequence of objects, optional
+        Called after each round, as `hansa.fit` says.
+    progress : bool, optional
+        Whether a bar shows how far a fit is; None for one in notebooks and on terminals only. Off by default, since grids fit often.
 
     Attributes
     ----------

@@ -6,6 +6,7 @@ over a network each member calls `join`.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import time
 import warnings
@@ -18,6 +19,7 @@ import narwhals as nw
 import numpy as np
 import numpy.typing as npt
 
+from hansa.callbacks import Callback, Callbacks, check_callbacks
 from hansa.data.coding import CodedTable, read_coded
 from hansa.data.frames import columns_of, is_missing, open_columns
 from hansa.data.holdout import held_out
@@ -25,10 +27,12 @@ from hansa.errors import DataError, HansaError, PlanError
 from hansa.exposure import exposure, openings_under
 from hansa.model import Model
 from hansa.mpc.openings import Opening
+from hansa.node import kernels
 from hansa.node.cores import useful_threads
 from hansa.node.in_process import share_in_process, train_in_process
 from hansa.node.warm_up import warm_up, warm_up_shares
 from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, Plan
+from hansa.progress import COMPILING, Bar, bar, metrics_text
 from hansa.roles.run import Progress
 from hansa.simulation.run import (
     SimulationSettings,
@@ -219,6 +223,8 @@ def fit(
     alone: bool = True,
     threads: int | None = None,
     on_event: Callable[[Progress], None] | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
     **parameters: Any,
 ) -> Run:
     """Train one model on the rows of several parties, all members in this process.
@@ -255,6 +261,17 @@ def fit(
         Compute threads.
     on_event : callable, optional
         Called with every `Progress`.
+    callbacks : sequence of objects
+        As XGBoost's. After each round `after_iteration(model, epoch, evals_log)` is called. `model` is None, for nobody
+        has it before the end. `epoch` counts rounds from 0. `evals_log` is {"evaluation": {metric: [value, ...]}} with the
+        metrics that the mode has opened so far: a federated or secure-aggregation run opens them after every round, a
+        coopetitive one after its `evaluation_steps`. Methods `before_training(None)` and `after_training(model)` are
+        called where there are any; what they return is not used. No mode can stop on a callback's request, because the
+        number of rounds is part of the plan that all members agreed on: a callback that returns True ends the run with
+        PlanError. Set `early_stopping_rounds` to stop early.
+    progress : bool, optional
+        Whether a bar shows how far the run is, and how many kernels the first run on a machine has compiled. By default
+        it does in a notebook (tqdm) and on a terminal (rich) only.
     **parameters
         XGBoost's, under its names: rounds (or n_estimators), max_depth, eta (or learning_rate), objective, seed, ...
 
@@ -267,7 +284,7 @@ def fit(
     DataError
         Names party, row and column, what was expected and found, and the cure.
     PlanError
-        A parameter or setting that Hansa does not have, or not in this mode.
+        A parameter or setting that Hansa does not have, or not in this mode; or a callback asked to stop.
 
     Examples
     --------
@@ -287,6 +304,7 @@ def fit(
     }
     if mode != COOPETITIVE and (wrong := [name for name, value in given.items() if value]):
         raise PlanError(f"{wrong[0]} goes with mode={COOPETITIVE!r} only; leave it out, or choose that mode")
+    check_callbacks(callbacks)
     trained = parse_parameters(parameters)
     tables = {
         str(name): _columns(value, label, weight, f"party {str(name)!r}") for name, value in _named(parties).items()
@@ -319,12 +337,17 @@ def fit(
         told.append(refusal)
     for text in told:
         warnings.warn(text, UserWarning, stacklevel=2)
+    calls = Callbacks(callbacks)
+    calls.before_training()
     started = time.perf_counter()
-    model, history, traffic = _train(plan, parts, threads or useful_threads(), on_event or (lambda _: None))
+    with bar(progress) as shown, _compiling_on(shown, plan):
+        report = _reporting(on_event, calls, shown)
+        model, history, traffic = _train(plan, parts, threads or useful_threads(), report)
     seconds = time.perf_counter() - started
     if table.coded:
         model = to_json(replace(from_json(model), codes=table.coded))
     ready = Model(model)
+    calls.after_training(ready)
     return Run(
         model=ready,
         plan=plan,
@@ -413,18 +436,8 @@ def _joined(
         for name, columns in tables.items():
             read(columns, f"party {name!r}")  # says whose row it is
         raise
-    assert coded.label is not None
-    table = Table(
-        names=coded.names,
-        features=coded.features,
-        label=coded.label,
-        weight=coded.weight,
-        party=np.repeat(np.array(list(sizes), object), list(sizes.values())),
-        categories=coded.coding.levels,
-        categorical=coded.coding.categorical,
-        warnings=coded.warnings,
-    )
-    return table, sizes
+    party = np.repeat(np.array(list(sizes), object), list(sizes.values()))
+    return Table.of(coded, party, coded.warnings), sizes
 
 
 def _stacked(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
@@ -437,6 +450,27 @@ def _stacked(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
             for array in arrays
         ]
     return np.concatenate(arrays)
+
+
+def _compiling_on(shown: Bar, plan: Plan) -> contextlib.AbstractContextManager[None]:
+    """Kernels that are compiled from now on are counted on the bar."""
+    most = kernels.MOST[plan.coopetitive is not None]
+    return kernels.counted(lambda compiled: shown.show(COMPILING, compiled, most))
+
+
+def _reporting(
+    on_event: Callable[[Progress], None] | None, callbacks: Callbacks, shown: Bar
+) -> Callable[[Progress], None]:
+    """What takes a run's events, and hands them on. Nothing else here knows what an event looks like."""
+
+    def report(event: Progress) -> None:
+        shown.show("training", event.trees, event.rounds, metrics_text(event.metrics))
+        if on_event is not None:
+            on_event(event)
+        if event.stage == "tree":
+            callbacks.after_round(event.trees, event.metrics)
+
+    return report
 
 
 Traffic = Mapping[str, tuple[int, int]]

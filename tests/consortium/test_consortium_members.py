@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -269,12 +270,15 @@ def test_the_digest_covers_every_field_of_every_member():
         ("member = 3", "expected .*member.* tables"),
         ("member = [3]", "member 1 is not a"),
         ("colour = 'red'\n" + card_toml(NORTH.card()), "found colour"),
-        ("[[member]]\nname = 'north'", "missing or unknown: certificate, identity, signature"),
-        (card_toml(NORTH.card()) + "note = 'x'\n", "missing or unknown: note"),
-        (card_toml(NORTH.card()).replace('"north"', "7"), "name is not a string"),
+        ("[[member]]\nname = 'north'", "member 1 .'north'.: identity is missing; add it"),
+        (
+            card_toml(NORTH.card()) + "note = 'x'\n",
+            "key 'note' is not known; expected one of name, identity, certificate, signature",
+        ),
+        (card_toml(NORTH.card()).replace('"north"', "7"), "name is 7; expected a text"),
         (
             card_toml(NORTH.card()).replace('identity = "', 'identity = "*'),
-            r"\('north'\): identity is not base64",
+            r"\('north'\): identity is '[*][^']*'; expected base64; ask that member for a new card",
         ),
         ("[[member", "not TOML"),
         (card_toml(NORTH.card()) * 2, "the same name"),
@@ -305,15 +309,27 @@ def test_files_out_of_order_are_refused_with_their_name(tmp_path, text, message)
 def test_whatever_is_no_members_file_is_refused_in_words(tmp_path, content):
     path = tmp_path / "members.toml"
     path.write_bytes(content)
-    with pytest.raises(IdentityError, match=r"members\.toml: (not TOML|expected \[\[member\]\])"):
+    with pytest.raises(
+        IdentityError, match=r"members\.toml: (not TOML|cannot be read|tables or lists|expected \[\[member\]\])"
+    ):
         read_members(path)
     with pytest.raises(IdentityError, match="null byte"):
         read_members(tmp_path / "a\0b.toml")
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(IdentityError, match=r"none\.toml: No such file"):
+    with pytest.raises(
+        IdentityError, match=r"none\.toml: cannot be read: No such file or directory; name the members file"
+    ):
         read_members(tmp_path / "none.toml")
     (tmp_path / "noise.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(IdentityError, match="not TOML"):
+    with pytest.raises(IdentityError, match="noise.toml: cannot be read: .utf-8. codec"):
         read_members(tmp_path / "noise.toml")
+
+
+def test_cards_one_after_another_are_a_members_file(tmp_path):
+    """However short a card is: a writer of TOML may choose to put short tables on one line."""
+    texts = [card_toml(Card(name, b"i", b"c", b"s")) for name in ("north", "south")]
+    read = tomllib.loads("".join(texts))
+    assert [table["name"] for table in read["member"]] == ["north", "south"]
+    assert read["member"][0] == {"name": "north", "identity": "aQ==", "certificate": "Yw==", "signature": "cw=="}

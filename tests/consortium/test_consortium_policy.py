@@ -129,7 +129,9 @@ def test_a_weight_column_counts_as_a_feature():
 
 
 def test_every_unknown_key_is_named():
-    with pytest.raises(PlanError, match=r"north.toml: \[policy\] has unknown keys colour, taste; expected least_mode"):
+    with pytest.raises(
+        PlanError, match=r"north.toml: \[policy\]: keys 'colour', 'taste' are not known; expected one of least_mode"
+    ):
         read_policy({"colour": 1, "taste": 2, "least_mode": "federated"}, "north.toml")
 
 
@@ -141,7 +143,13 @@ def test_every_unknown_key_is_named():
         ({"allow_two_parties": "yes"}, "allow_two_parties"),
         ({"most_rounds": 0}, "most_rounds"),
         ({"most_rounds": 2.5}, "most_rounds"),
-        ({"least_party_rows": -1}, "least_party_rows"),
+        ({"least_party_rows": -1}, r"policy\.least_party_rows is -1; expected a whole number of at least 0"),
+        ({"least_min_cell_rows": -1}, r"policy\.least_min_cell_rows is -1; expected a whole number of at least 0"),
+        (
+            {"most_runs": True},
+            r"policy\.most_runs is True; expected a whole number of at least 1; leave it out for no limit",
+        ),
+        ({"least_mode": "federate"}, r"policy\.least_mode is 'federate'; .* did you mean 'federated'\?"),
         ({"plans": ["abc"]}, "64 hex digits"),
         ({"features": "load"}, "features"),
         ({"least_min_child_weight": float("nan")}, "least_min_child_weight"),

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
+from itertools import combinations
+from itertools import product as cartesian
+from math import prod
+
 import numpy as np
 import pytest
 
@@ -73,6 +78,46 @@ def test_products_of_bits_are_those_of_the_bits(ring, servers, place):
         assert np.array_equal(reveal(ring, [words for _, words in found]), expected)
     assert np.array_equal(unpack_bits(reveal(BITS, [bits for bits, _ in found]), 200), expected)
     assert record.rounds == 2 + (ring is not None)
+
+
+def test_the_examples_of_products_run():
+    failed, tried = doctest.testmod(cmp)
+    assert failed == 0
+    assert tried >= 5
+
+
+@pytest.mark.parametrize("product", [(0, 1, 2), (~0, 1, ~2), (0, 2), (~1,)], ids=str)
+def test_a_product_is_the_sum_over_subsets_of_opened_and_dealt_bits(product):
+    """The equation of `bit_products` over bits and over whole numbers, for all w and r of three bits."""
+    places = [k if k >= 0 else ~k for k in product]
+    dealt = [own for size in range(1, len(places) + 1) for own in combinations(sorted(places), size)]
+    assert list(cmp._subsets((product,))) == dealt
+    for bits in range(64):
+        w, r = [bits >> k & 1 for k in range(3)], [bits >> k & 1 for k in range(3, 6)]
+        expected = prod((w[k] ^ r[k]) if k >= 0 else 1 - (w[~k] ^ r[~k]) for k in product)
+        opened = {k if k >= 0 else ~k: w[k] if k >= 0 else 1 - w[~k] for k in product}
+        exclusive, whole = 0, 0
+        for own in [(), *dealt]:
+            of_masks = prod(r[k] for k in own)
+            exclusive ^= of_masks * prod(opened[k] for k in places if k not in own)
+            whole += of_masks * prod(1 - 2 * opened[k] if k in own else opened[k] for k in places)
+        assert exclusive == whole == expected
+
+
+def test_three_bits_are_multiplied_in_one_round(servers, place):
+    """And so are all products of them that there are, negated factors too."""
+    values = np.array([[x >> k & 1 for x in range(8)] for k in range(3)], np.uint8)
+    literals = [[k, ~k] for k in range(3)]
+    products = tuple(own for size in (2, 3) for some in combinations(literals, size) for own in cartesian(*some))
+    assert len(products) == 3 * 4 + 8
+    shares = share(BITS, pack_bits(values))
+    record = LockstepRecord()
+    found = run_three([cmp.bit_products(s, shares[s.index][0], products, place, RING32, 8) for s in servers], record)
+    expected = [np.prod([values[k] if k >= 0 else 1 - values[~k] for k in own], axis=0) for own in products]
+    bits = np.bitwise_xor.reduce([own for own, _ in found])
+    assert np.array_equal(unpack_bits(bits, 8), expected)
+    assert np.array_equal(sum(own for _, own in found), expected)
+    assert record.rounds == 1
 
 
 @pytest.mark.parametrize(("shift", "target"), [(1, None), (31, None), (34, None), (20, RING32), (45, RING32)])

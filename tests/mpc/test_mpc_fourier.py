@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
+from benchmarks import fit_fourier
 
 from hansa.mpc import fourier
 from hansa.mpc.ring import BITS, RING32, unpack_bits
@@ -19,16 +22,60 @@ def test_sine_table_is_the_sine():
     assert np.abs(fourier.sine_table() - 2**28 * np.sin(angles)).max() < 0.6
 
 
-def test_fit():
+def test_every_example_of_the_series_runs():
+    for module in (fourier, fit_fourier):
+        failed, tried = doctest.testmod(module)
+        assert failed == 0
+        assert tried > 2
+
+
+def test_the_series_err_as_little_as_they_say():
     x = np.linspace(-16, 16, 4001)
     waves = 2 * np.pi * np.outer(x, K) / 64
     p, h = sigmoid(x), sigmoid(x) * sigmoid(-x)
     p_error = np.abs(np.sin(waves) @ (np.array(fourier.SINES) / 2.0**40) + 0.5 - p)
     h_error = np.abs(np.cos(waves) @ (np.array(fourier.COSINES) / 2.0**40) - h)
-    assert p_error.max() < 7e-7
-    assert h_error.max() < 3e-6
+    loss_error = np.cos(waves) @ (np.array(fourier.LOSS_COSINES) / 2.0**40) + 8 - np.logaddexp(x / 2, -x / 2)
+    assert p_error.max() < 5e-7
+    assert h_error.max() < 2.5e-6
     assert p_error[np.abs(x) > 6].max() < 7e-8
     assert h_error[np.abs(x) > 6].max() < 4e-7
+    assert np.abs(loss_error).max() < 3e-7
+
+
+def test_the_coefficients_are_those_that_the_fit_gives():
+    sines, cosines = fit_fourier.fitted()
+    assert np.abs(sines - np.array(fourier.SINES)).max() <= fit_fourier.SINE_TOLERANCE
+    off = cosines - np.array(fourier.COSINES)
+    assert np.abs(off).max() <= fit_fourier.COSINE_TOLERANCE
+    _, waves = fit_fourier.waves(np.linspace(0, 16, 1001))
+    assert np.abs(waves @ off / 2.0**40).max() < 1e-9
+
+
+def test_no_coefficients_have_a_smaller_weighted_error():
+    """What no fit avoids is a bound, so it is below what other coefficients do."""
+    p, h = fit_fourier.measured()
+    assert 0 < p.unavoidable <= p.weighted < 1.002 * p.unavoidable
+    assert 0 < h.unavoidable <= h.weighted < (1 + 1e-9) * h.unavoidable
+    x = np.linspace(0, 16, 16001)
+    wanted, found = fit_fourier.functions(x), fit_fourier.waves(x)
+    for columns, function, own in zip(found, wanted, (p, h), strict=False):
+        for weights in (np.ones(len(x)), wanted[2]):
+            other = np.linalg.lstsq(columns * weights[:, None], function * weights, rcond=None)[0]
+            assert (np.abs(columns @ other - function) * wanted[2]).max() > own.unavoidable * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("coefficients", "dealt", "total"),
+    [(fourier.SINES, fourier.DEALT_BITS, 30), (fourier.LOSS_COSINES, fourier.LOSS_DEALT_BITS, fourier.LOSS_BITS)],
+)
+def test_fraction_bits_are_split_so_that_both_roundings_err_alike(coefficients, dealt, total):
+    def noise(b, d):
+        return b * 2.0**-d + 2.0 ** (d - total)
+
+    for coefficient, own in zip(coefficients, dealt, strict=True):
+        b = abs(coefficient) / 2**40
+        assert noise(b, own) <= 1.6 * min(noise(b, d) for d in range(1, total))
 
 
 @pytest.mark.parametrize("weight", [(1, 0), (3 * 256 + 100, 8), (64, 8)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
+from itertools import product
 
 import numpy as np
 import pytest
@@ -188,6 +190,81 @@ def test_no_cut_is_lost_or_wasted_beside_a_value_that_nearly_all_rows_have():
         sizes = [size for size, _ in bins_of(columns[feature], cuts.of(feature))]
         assert min(sizes[0], sizes[-1]) > 5, (feature, sizes)
     assert [len(cuts.of(feature)) for feature in range(len(columns))] == [2, 2, 3, 0, 0, 0, 2]
+
+
+# --- the equations of the search --------------------------------------------------------------------------------------
+
+
+def narrowed(keys, gap, rank, parts, least, bits=qs.KEY_BITS):
+    """One rank's search as the module's head has it, on keys in the clear: (start, depth, cut), and what is opened."""
+
+    def below(key):
+        return int((keys < key).sum())
+
+    low, high = gap
+    start, opened = 0, []
+    for depth in range(bits):
+        end = start + 2 ** (bits - depth)
+        middle = (start + end) // 2
+        if low < middle < high:
+            right = parts * (below(middle) - below(low)) < rank * (below(high) - below(low))
+            half = (middle, min(end, high)) if right else (max(start, low), middle)
+            stop = below(half[1]) - below(half[0]) <= least
+            opened.append((stop, right and not stop))
+            if stop:
+                return (start, depth, middle), opened
+        else:
+            right = middle <= low
+        start = middle if right else start
+    return (start, bits, start + 1), opened
+
+
+def test_the_examples_of_the_search_run():
+    failed, tried = doctest.testmod(qs)
+    assert failed == 0
+    assert tried >= 14
+
+
+def test_the_example_of_the_head_is_found_by_its_equations():
+    keys = np.array([1, 2, 2, 3, 9, 9, 9, 12])
+    found, opened = narrowed(keys, (0, 16), 1, 2, 1, bits=4)
+    assert found == (2, 3, 3)
+    assert opened == [(False, False), (False, False), (False, True), (True, False)]
+    assert narrowed(keys, (0, 16), 1, 3, 1, bits=4)[0] == (2, 4, 3)
+    assert narrowed(keys, (0, 16), 2, 3, 1, bits=4)[0] == (9, 4, 10)
+
+
+@pytest.mark.parametrize(("max_bin", "min_cell_rows"), [(16, 5), (5, 40)])
+def test_every_rank_falls_where_the_equations_say(max_bin, min_cell_rows):
+    """And each gap holds no more rows than its bound, but for small halves: two of its own, two of the gap that it was part of."""
+    columns = columns_of_all_kinds(1500, seed=6)
+    state, _ = search(columns, max_bin=max_bin, min_cell_rows=min_cell_rows)
+    ranks = 0
+    for found in state.found:
+        own = columns[found.feature][~np.isnan(columns[found.feature])]
+        keys, gap = keys_from_values(own).astype(np.int64), found.gap
+        inside = keys[(keys >= gap.low) & (keys < gap.high)]
+        assert len(inside) <= gap.bound * len(keys) + 4 * min_cell_rows
+        for s in found.searches:
+            assert narrowed(inside, gap[:2], s.rank, s.parts, min_cell_rows)[0] == (s.start, s.depth, s.cut)
+            ranks += 1
+    assert ranks > 30
+
+
+def test_allotted_cuts_make_the_largest_part_as_small_as_can_be():
+    rng = np.random.default_rng(5)
+    for _ in range(60):
+        gaps = [qs.Gap(8 * n, 8 * n + 8, float(b), bool(b < 0.3)) for n, b in enumerate(rng.random(rng.integers(1, 5)))]
+        cuts = int(rng.integers(1, 8))
+        given = qs._allotted(gaps, cuts)
+        assert [gap for gap, _ in given] == gaps[:cuts]
+        assert sum(own for _, own in given) == cuts
+
+        def largest(ways, gaps=gaps):
+            return max(g.bound / (n + (not g.below_value)) for g, n in zip(gaps, ways, strict=False))
+
+        ways = [own for own in product(range(1, cuts + 1), repeat=len(given)) if sum(own) == cuts]
+        assert largest([own for _, own in given]) == min(map(largest, ways))
 
 
 def rounds_of(columns):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from hansa.oblivious.training import (
 )
 from lockstep import LockstepRecord, run_three
 from naive_mpc import leaf_of_codes
-from three_servers import ALGORITHM, make_servers, make_table, refresh, reveal, train_openly
+from three_servers import ALGORITHM, make_servers, make_table, refresh, reveal, share, train_openly
 
 LOGISTIC = {"objective": "binary:logistic", "rounds": 3, "max_depth": 3}
 
@@ -575,3 +576,76 @@ def test_two_runs_have_fresh_keys_and_one_model():
     first, second = (train_openly(candidates, codes, labels, BoostingSettings(**LOGISTIC)) for _ in range(2))
     assert [t.candidates for t in first] == [t.candidates for t in second]
     assert make_servers()[0].source is not make_servers()[0].source
+
+
+# --- the floor of S ---------------------------------------------------------------------------------------------------
+
+
+def test_every_example_of_training_runs():
+    failed, tried = doctest.testmod(training)
+    assert failed == 0
+    assert tried >= 6
+
+
+def greatest_numerator(own, rows):
+    """The most that "no split" can have in parts of 2^38, on a fine grid of S, with the integers that scores are made with."""
+    growth = growth_of(own, None, rows)
+    constants = growth.scoring
+    unit = 2.0**constants.fraction_bits
+    floor, lam = growth.scale_floor / unit, constants.reg_lambda / unit
+    gamma = constants.gamma / 2.0 ** (constants.fraction_bits + constants.gamma_bits)
+    scales = np.concatenate([floor + np.geomspace(2.0**-20, 2.0**30, 2000), [floor, max(floor, 2 * (floor - 2 * lam))]])
+    absolute = scales - floor
+    # |G| <= sum |g| and 0 <= H <= sum |g|: the first term is greatest at H = 0, the second at H = sum |g|.
+    return float(((absolute**2 + gamma * (absolute + 2 * lam)) / (4 * scales**2)).max())
+
+
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+def test_the_numerator_of_no_split_stays_below_what_a_product_can_hold(objective):
+    """At most 2^38 where gamma is the plan's, below 2^39 where it is the least one that scores have."""
+    greatest, tried = 0.0, 0
+    for rows in 2 ** np.arange(0, 24, 3):
+        for lam in [0, *(2.0 ** np.arange(-3, 18, 2))]:
+            for gamma in [0, *(10.0 ** np.arange(-8, 9, 2))]:
+                own = BoostingSettings(objective, 1, reg_lambda=lam, gamma=gamma, min_child_weight=0)
+                try:
+                    found = greatest_numerator(own, int(rows))
+                except PlanError:
+                    continue
+                f = growth_of(own, None, int(rows)).scoring.fraction_bits
+                replaced = gamma < max(2.0**-34, 2.0 ** (4 - 2 * f))
+                assert found <= (2 if replaced else 1 + 1e-4), (rows, lam, gamma)
+                greatest, tried = max(greatest, found), tried + 1
+    assert greatest > 0.7
+    assert tried > 300
+
+
+@pytest.mark.parametrize("far", [15.9, 11.5])
+def test_noise_takes_no_more_from_the_sum_of_absolute_gradients_than_the_floor_gives(far, servers, place):
+    """Rows of which p is all but y: the noise of p makes g of both signs, and S must exceed any sum of them."""
+    rows = 60000
+    labels = np.arange(rows) % 2
+    margins = share(RING32, np.round(np.where(labels == 1, far, -far) * 2.0**26).astype(np.int64), 1)
+    y = share(RING32, labels.astype(np.int64), 2)
+    out = run_three(
+        [training.logistic_gradients(s, margins[s.index], y[s.index], 22, (1, 0), False, place) for s in servers]
+    )
+    g = reveal(RING32, [vectors[:, 0, 0] for vectors, _, _ in out]).view(np.int32) / 2.0**22
+    absolute = reveal(RING32, [own for _, own, _ in out]).view(np.int32) / 2.0**22
+    lost = np.abs(g).sum() - absolute.sum()
+    assert lost < rows * 2.0**-16
+    assert lost > rows * 2.0**-17 if far > 12 else lost > 0
+    assert np.array_equal(np.abs(g), np.abs(absolute))
+
+
+@pytest.mark.parametrize("rows", 2 ** np.arange(0, 25, 4))
+def test_the_rounding_of_weighted_gradients_is_within_the_floor(rows):
+    """Of weighted rows g and |g| are rounded apart: six standard deviations of a sum take what their noise leaves of A."""
+    for limit in (1, 30, 1000):
+        own = BoostingSettings("binary:logistic", 1, weight_limit=limit)
+        try:
+            growth = growth_of(own, None, int(rows))
+        except PlanError:
+            continue
+        left = 1 + (2.0**-16 - 1.04e-5) * rows * limit
+        assert 6 * np.sqrt(rows / 2) * 2.0**-growth.row_bits < left

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from hansa.cli.option_types import Names, Objective, Range, RisingNumbers, Setting
 from hansa.cli.signals import Interrupted, interrupting
+from hansa.data.schema import DECIMAL_SIGNS
 from hansa.errors import HansaError
 from hansa.files import failed
+from hansa.plan import COOPETITIVE, LEAF_BITS_RANGE, LEAST_MIN_CELL_ROWS, MODES, SERVER_LINKS
 from hansa.printable import printable
 
 if TYPE_CHECKING:
@@ -141,46 +144,6 @@ def main() -> None:
     """Train one XGBoost model on the rows of several organisations, without showing them."""
 
 
-def parse_setting(text: str) -> tuple[str, Any]:
-    """name=value, the value read as JSON where it is JSON, else as text; commas make a list for eval_metric."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise HansaError(f"--set {text!r}: expected name=value, such as eta=0.1")
-    try:
-        parsed: Any = json.loads(value)
-    except ValueError:
-        parsed = value
-    if name == "eval_metric" and isinstance(parsed, str):
-        parsed = parsed.split(",")
-    return name, parsed
-
-
-def parse_names(text: str | None) -> tuple[str, ...]:
-    """Names between commas; none where nothing is given."""
-    return () if text is None else tuple(name.strip() for name in text.split(","))
-
-
-def parse_steps(text: str | None) -> tuple[int, ...]:
-    """Whole numbers between commas; none where nothing is given."""
-    if text is None:
-        return ()
-    try:
-        return tuple(int(step) for step in text.split(","))
-    except ValueError as error:
-        raise HansaError(f"--evaluation-steps {text!r}: expected whole numbers, such as 10,20") from error
-
-
-def parse_range(text: str | None) -> tuple[float, float] | None:
-    """LOWEST,HIGHEST; None where nothing is given."""
-    if text is None:
-        return None
-    try:
-        low, high = (float(end) for end in text.split(","))
-    except ValueError as error:
-        raise HansaError(f"--label-range {text!r}: expected two numbers, such as 0,100") from error
-    return low, high
-
-
 @main.command()
 @click.argument("train", type=EXISTING)
 @click.option("--label", required=True, help="Column to predict.")
@@ -196,38 +159,48 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
     show_default=True,
     help="Of the split, and of the parameters.",
 )
-@click.option("--mode", default="federated", show_default=True, help="How contributions are protected.")
+@click.option("--mode", type=click.Choice(MODES), default="federated", show_default=True,
+              help="How contributions are protected.")  # fmt: skip
 @click.option(
-    "--servers", help="Coopetitive: the three compute servers, such as a,b,c; default: the first three parties."
+    "--servers",
+    type=Names(),
+    help="Coopetitive: the three compute servers, such as a,b,c; default: the first three parties.",
 )
 @click.option("--hub", help="Coopetitive: who relays, such as one of the servers; default: a member of its own.")
 @click.option(
     "--server-links",
-    type=click.Choice(["direct", "hub"]),
+    type=click.Choice(SERVER_LINKS),
     default="direct",
     show_default=True,
     help="Coopetitive: servers connect to each other, or write through the hub.",
 )
-@click.option("--receivers", help="Coopetitive: who gets the model, such as a,b; default: all parties.")
+@click.option("--receivers", type=Names(), help="Coopetitive: who gets the model, such as a,b; default: all parties.")
 @click.option(
-    "--evaluation-steps", help="Coopetitive: rounds after which metrics are opened, such as 10,20; default: the last."
+    "--evaluation-steps",
+    type=RisingNumbers(),
+    help="Coopetitive: rounds after which metrics are opened, such as 10,20; default: the last.",
 )
 @click.option("--categorical", multiple=True, metavar="COLUMN",
               help="Coopetitive: a feature whose values are categories; repeatable.")  # fmt: skip
-@click.option("--decimal", type=click.Choice([".", ","]), default=".", show_default=True,
+@click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True,
               help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
 @click.option("--statistics", is_flag=True, help="Coopetitive: release gain and cover with the splits.")
 @click.option("--no-statistics", is_flag=True, help="The other modes: no gain and no cover in the model.")
 @click.option("--least-choices", type=click.IntRange(0), metavar="N",
               help="Leaf values so coarse that N choices of rows fit a first tree; default: 1000 in mode coopetitive.")  # fmt: skip
-@click.option("--leaf-bits", type=int, metavar="N", help="In place of it: fraction bits of leaf values.")
-@click.option("--label-range", help="Coopetitive, reg:squarederror: LOWEST,HIGHEST label; default: those of TRAIN.")
-@click.option("--objective", default="binary:logistic", show_default=True)
+@click.option("--leaf-bits", type=click.IntRange(*LEAF_BITS_RANGE), metavar="N",
+              help="In place of it: fraction bits of leaf values.")  # fmt: skip
+@click.option(
+    "--label-range", type=Range(), help="Coopetitive, reg:squarederror: range of labels; default: that of TRAIN."
+)
+@click.option("--objective", type=Objective(), default="binary:logistic", show_default=True, help="What is predicted.")
 @click.option(
     "--rounds", type=click.IntRange(1), default=100, show_default=True, help="Rounds of boosting: trees of a class."
 )
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any of XGBoost's parameters; repeatable.")
-@click.option("--min-cell-rows", type=click.IntRange(2), help="Cuts stop at cells of so many pooled rows.")
+@click.option("--set", "settings", type=Setting(), multiple=True, help="Any of XGBoost's parameters; repeatable.")
+@click.option(
+    "--min-cell-rows", type=click.IntRange(LEAST_MIN_CELL_ROWS), help="Cuts stop at cells of so many pooled rows."
+)
 @click.option("--evaluation-fraction", type=click.FloatRange(0, 1, max_open=True), default=0.0,
               help="Share of training rows held out for metrics and early stopping.")  # fmt: skip
 @click.option("--alone", is_flag=True, help="Also train each party on its own rows only.")
@@ -240,10 +213,10 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 @long_running
 def simulate(
     train: Path, label: str, party_column: str, weight: str | None, test: Path | None, test_fraction: float | None,
-    seed: int, mode: str, servers: str | None, hub: str | None, server_links: str, receivers: str | None,
-    evaluation_steps: str | None, categorical: tuple[str, ...], statistics: bool, no_statistics: bool, least_choices: int | None,
-    leaf_bits: int | None, label_range: str | None, objective: str,
-    decimal: str, rounds: int, settings: tuple[str, ...], min_cell_rows: int | None,
+    seed: int, mode: str, servers: tuple[str, ...] | None, hub: str | None, server_links: str, receivers: tuple[str, ...] | None,
+    evaluation_steps: tuple[int, ...] | None, categorical: tuple[str, ...], statistics: bool, no_statistics: bool,
+    least_choices: int | None, leaf_bits: int | None, label_range: tuple[float, float] | None, objective: str,
+    decimal: str, rounds: int, settings: tuple[tuple[str, Any], ...], min_cell_rows: int | None,
     evaluation_fraction: float, alone: bool, pooled: bool, save: Path | None, transcript: Path | None,
     in_process: bool, threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -255,7 +228,7 @@ def simulate(
     from hansa.files import check_folder, write_whole
     from hansa.node.files import warn
     from hansa.node.model_file import check_ending
-    from hansa.plan import COOPETITIVE, DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS
+    from hansa.plan import DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS
     from hansa.simulation import run as simulation
     from hansa.simulation import tables
     from hansa.trees.parameters import parse_parameters
@@ -264,12 +237,10 @@ def simulate(
     check_ending("--save", save)
     if transcript is not None:
         check_folder("--transcript", transcript, (), {"--save": save, "TRAIN": train, "--test": test})
-    given = {"objective": objective, "rounds": rounds, "seed": seed}
+    given: dict[str, Any] = {"objective": objective, "rounds": rounds, "seed": seed}
     if mode == COOPETITIVE:
         given["max_bin"] = DEFAULT_BINS_ON_SHARES
-    for text in settings:
-        name, value = parse_setting(text)
-        given[name] = value
+    given |= dict(settings)
     parameters = parse_parameters(given)
     if statistics and no_statistics:
         raise HansaError("--statistics and --no-statistics exclude each other; give one")
@@ -296,11 +267,11 @@ def simulate(
         threads=threads,
         transcript=transcript,
         hub=hub or "",
-        servers=parse_names(servers),
+        servers=servers or (),
         server_links=server_links,
-        receivers=parse_names(receivers),
-        label_range=parse_range(label_range),
-        steps=parse_steps(evaluation_steps),
+        receivers=receivers or (),
+        label_range=label_range,
+        steps=evaluation_steps or (),
         statistics=True if statistics else False if no_statistics else None,
         least_choices=least_choices,
         leaf_bits=leaf_bits,
@@ -410,7 +381,7 @@ def check(plan: Path, table: Path, member: Path | None, as_json: bool) -> None:
 @click.argument("table", type=EXISTING)
 @click.option("--save", type=PATH, required=True, help="Where to write the predictions: .csv or .parquet.")
 @click.option("--margin", is_flag=True, help="Margins instead of probabilities.")
-@click.option("--decimal", type=click.Choice([".", ","]), default=".", show_default=True,
+@click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True,
               help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
 @long_running
 def predict(model: Path, table: Path, save: Path, margin: bool, decimal: str) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 import stat
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -27,8 +26,9 @@ from cryptography.x509.oid import NameOID
 
 from hansa.errors import IdentityError
 from hansa.files import failed, make_folder, read_whole
+from hansa.plan import MEMBER_NAME
+from hansa.toml import write_toml
 
-NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 IDENTITY_KEY_FILE = "identity_key.pem"
 TLS_KEY_FILE = "tls_key.pem"
 CERTIFICATE_FILE = "certificate.pem"
@@ -91,7 +91,7 @@ class Identity:
 
 def check_name(name: str) -> str:
     """Return `name` if it may name a member; raises IdentityError."""
-    if not NAME_PATTERN.fullmatch(name):
+    if not MEMBER_NAME.fullmatch(name):
         raise IdentityError(
             f"{name!r} cannot name a member: write 1 to 63 small letters, digits or hyphens, "
             "beginning with a letter or digit"
@@ -202,14 +202,9 @@ def load_identity(folder: Path) -> Identity:
 
 def card_toml(card: Card) -> str:
     """One card as a table of a members file, which is its members' cards one after another."""
-    lines = {
-        "identity": card.identity,
-        "certificate": card.certificate,
-        "signature": card.signature,
-    }
-    # Names and base64 hold nothing that TOML would want escaped.
-    body = "".join(f'{key} = "{base64.b64encode(value).decode("ascii")}"\n' for key, value in lines.items())
-    return f'[[member]]\nname = "{check_name(card.name)}"\n{body}'
+    fields = {"identity": card.identity, "certificate": card.certificate, "signature": card.signature}
+    texts = {key: base64.b64encode(value).decode("ascii") for key, value in fields.items()}
+    return "[[member]]\n" + write_toml({"name": check_name(card.name), **texts})
 
 
 def _signed_bytes(purpose: str, message: bytes) -> bytes:

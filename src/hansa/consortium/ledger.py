@@ -79,8 +79,9 @@ class Ledger:
         """What the ledger knows rows by: a keyed hash of each column, in hex, sorted.
 
         A column is hashed by its sorted values, so that neither the order of the rows nor the choice of features in a later plan
-        makes known rows look new. Rows added or taken away do: SECURITY.md says so. Two tables with as many rows may share a
-        column by chance (a flag that is never set, a label as often 1): they are then taken for the same, on the safe side.
+        makes known rows look new. Rows added or taken away do (docs/explanation/what-leaks.md). Two tables with as many rows may
+        share a column by chance (a flag that is never set, a label as often 1): they are then taken for the same, on the safe
+        side.
 
         Args:
             arrays: float32, (n,) for one column or (columns, n) for several; None for a column that is not there.

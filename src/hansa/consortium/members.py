@@ -8,27 +8,28 @@ what matters is that all members hold the same one, which `Members.digest` lets 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
+from typing import Annotated
 
+import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.x509.oid import NameOID
+from msgspec import Meta
 
 from hansa.consortium.identity import Card, card_toml, check_name, verify_card
+from hansa.declared import decode, shown
 from hansa.errors import IdentityError
-from hansa.files import read_text, write_whole
+from hansa.files import write_whole
+from hansa.toml import read_toml, write_toml
 
 _DIGEST_PREFIX = b"hansa members 1\0"
-_FIELDS = ("name", "identity", "certificate", "signature")
 _FIELD_PRIME = 2**255 - 19
 # The points of edwards25519 whose order divides 8, by y: for them one signature fits many messages.
 _SMALL_ORDER = frozenset(
@@ -41,6 +42,8 @@ _SMALL_ORDER = frozenset(
     )
 )
 _NEW_CARD = "ask that member for a new card"
+
+Base64 = Annotated[bytes, Meta(description=f"base64; {_NEW_CARD}")]
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,9 @@ def members_of(cards: Iterable[Card], now: datetime | None = None) -> Members:
 
 def read_members(path: Path, now: datetime | None = None) -> Members:
     """Read and check a members file; raises IdentityError with the file, the member and the cure."""
-    try:
-        content = tomllib.loads(read_text(path))
-    except OSError as error:
-        raise IdentityError(f"{path}: {error.strerror}; name the members file that all members agreed on") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8 or TOML, too large, or a NUL in the path
-        raise IdentityError(f"{path}: not TOML ({error}); join the members' card.toml files anew") from error
+    content = read_toml(
+        path, IdentityError, "name the members file that all members agreed on, or join their card.toml files anew"
+    )
     tables = content.pop("member", None)
     if content or not isinstance(tables, list) or not tables:
         raise IdentityError(f"{path}: expected [[member]] tables and nothing else, found {_found(content)}")
@@ -112,7 +112,7 @@ def read_members(path: Path, now: datetime | None = None) -> Members:
 
 def write_members(path: Path, members: Members) -> None:
     """Write the members file, in the order of names. Raises OutputError."""
-    heading = f"# Hansa members file. SHA-256 of its members: {members.digest().hex()}\n"
+    heading = write_toml({}, f"Hansa members file. SHA-256 of its members: {members.digest().hex()}")
     tables = [card_toml(card) for _, card in sorted(members.items())]
     write_whole(path, "\n".join([heading, *tables]).encode("ascii"), private=False)
 
@@ -121,25 +121,21 @@ def _found(rest: Mapping[str, object]) -> str:
     return ", ".join(sorted(rest)) if rest else "none"
 
 
+class CardTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[[member]], as it is written."""
+
+    name: str
+    identity: Base64
+    certificate: Base64
+    signature: Base64
+
+
 def _card(table: object, place: int) -> Card:
     """One parsed `[[member]]` table as a card; nothing missing, nothing more."""
     if not isinstance(table, dict):
         raise IdentityError(f"member {place} is not a [[member]] table")
-    who = f"member {place} ({table.get('name', 'no name')!r})"
-    wrong = sorted(set(_FIELDS) ^ set(table))
-    if wrong:
-        raise IdentityError(f"{who}: expected exactly {', '.join(_FIELDS)}; missing or unknown: {', '.join(wrong)}")
-    for key in _FIELDS:
-        if not isinstance(table[key], str):
-            raise IdentityError(f"{who}: {key} is not a string")
-    return Card(table["name"], *(_decoded(table[key], key, who) for key in _FIELDS[1:]))
-
-
-def _decoded(text: str, key: str, who: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise IdentityError(f"{who}: {key} is not base64; {_NEW_CARD}") from error
+    read = decode(table, CardTable, f"member {place} ({shown(table.get('name', 'no name'))})", IdentityError)
+    return Card(read.name, read.identity, read.certificate, read.signature)
 
 
 def _check_card(card: Card, now: datetime) -> None:

@@ -6,12 +6,14 @@ member's own file.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
+from hansa.declared import decode, fault_of_fields, keys_of, one_of
 from hansa.errors import PlanError, ProtocolError
 from hansa.plan import DEFAULT_MIN_PARTY_ROWS, Plan
 
@@ -23,6 +25,20 @@ LEAST_PARTIES = 3
 
 Counted = tuple[str, int, int]
 """A member, and how many training and held-out rows it says that it has."""
+
+
+LeastMode = Annotated[str, one_of(*STRENGTH)]
+Names = Annotated[tuple[str, ...], Meta(description="a list of names")]
+Least = Annotated[int, Meta(ge=0, description="a whole number of at least 0, which asks for nothing")]
+Most = Annotated[int, Meta(ge=1, description="a whole number of at least 1; leave it out for no limit")]
+LeastWeight = Annotated[
+    float,
+    Meta(ge=0, le=sys.float_info.max, description="a finite number of at least 0, which asks for nothing"),
+]
+Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Digests = Annotated[
+    tuple[Digest, ...], Meta(description="a list of plans' digests, each 64 hex digits, as `hansa plan` prints")
+]
 
 
 class PolicyRule(msgspec.Struct, frozen=True):
@@ -56,41 +72,29 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         PlanError: a value that no plan could meet, or of the wrong kind, naming the key.
     """
 
-    least_mode: str = "federated"
+    least_mode: LeastMode = "federated"
     allow_two_parties: bool = False
     allow_other_rosters: bool = False
-    least_party_rows: int = DEFAULT_MIN_PARTY_ROWS
-    aggregators: tuple[str, ...] | None = None
-    servers: tuple[str, ...] | None = None
-    receivers: tuple[str, ...] | None = None
-    features: tuple[str, ...] | None = None
-    labels: tuple[str, ...] | None = None
-    least_min_cell_rows: int = 0
-    least_min_child_weight: float = 0.0
-    least_rows_of_others: int = 0
-    most_rows_of_others: int | None = None
-    most_max_bin: int | None = None
-    most_max_depth: int | None = None
-    most_rounds: int | None = None
-    most_runs: int | None = None
-    plans: tuple[str, ...] | None = None
+    least_party_rows: Least = DEFAULT_MIN_PARTY_ROWS
+    aggregators: Names | None = None
+    servers: Names | None = None
+    receivers: Names | None = None
+    features: Names | None = None
+    labels: Names | None = None
+    least_min_cell_rows: Least = 0
+    least_min_child_weight: LeastWeight = 0.0
+    least_rows_of_others: Least = 0
+    most_rows_of_others: Most | None = None
+    most_max_bin: Most | None = None
+    most_max_depth: Most | None = None
+    most_rounds: Most | None = None
+    most_runs: Most | None = None
+    plans: Digests | None = None
 
     def __post_init__(self) -> None:
-        if self.least_mode not in STRENGTH:
-            raise PlanError(f"least_mode is {self.least_mode!r}; expected one of {', '.join(STRENGTH)}")
-        if self.least_party_rows < 0:
-            raise PlanError(f"least_party_rows is {self.least_party_rows}; expected at least 0, which asks for nothing")
-        if not math.isfinite(self.least_min_child_weight):
-            raise PlanError(f"least_min_child_weight is {self.least_min_child_weight}; expected a number")
-        for name in ("most_rows_of_others", "most_max_bin", "most_max_depth", "most_rounds", "most_runs"):
-            most = getattr(self, name)
-            if most is not None and most < 1:
-                raise PlanError(f"{name} is {most}; expected at least 1, or leave it out for no limit")
-        for digest in self.plans or ():
-            if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-                raise PlanError(
-                    f"plans: {digest!r} is no plan's digest; expected 64 hex digits, as `hansa plan` prints"
-                )
+        fault = fault_of_fields(self, {key: key for key in KEYS})
+        if fault is not None:
+            raise PlanError(fault)
 
     def check_plan(self, plan: Plan, has_rows: bool = True) -> None:
         """Raise PlanError where the plan is not allowed, before anybody is dialled. `has_rows`: whether this member is a party."""
@@ -236,17 +240,9 @@ def enough_of(plan: Plan, training: Mapping[int, int], held: Mapping[int, int]) 
     return bits
 
 
-KEYS = tuple(field.name for field in msgspec.structs.fields(Policy))
-
-
 def read_policy(given: Mapping[str, Any], where: str) -> Policy:
     """A policy from the table [policy] of a member's file. Raises PlanError naming every unknown key, or what is wrong with one."""
-    unknown = sorted(set(given) - set(KEYS))
-    if unknown:
-        raise PlanError(f"{where}: [policy] has unknown keys {', '.join(unknown)}; expected {', '.join(KEYS)}")
-    try:
-        return msgspec.convert(dict(given), Policy, strict=True)
-    except msgspec.ValidationError as error:
-        raise PlanError(f"{where}: [policy]: {error}") from error
-    except PlanError as error:
-        raise PlanError(f"{where}: [policy]: {error}") from error
+    return decode(given, Policy, where, PlanError, within="policy")
+
+
+KEYS = keys_of(Policy)

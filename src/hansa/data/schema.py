@@ -27,17 +27,31 @@ WHOLE = 2**53
 class Schema:
     """Columns of every party's table, agreed in the plan. Public to all members.
 
-    Attributes:
-        features: names of the feature columns, in the order that the model numbers them; numeric but where `categories` says
-            otherwise.
-        label: name of the column to predict.
-        weight: name of the column with each row's weight, or None where every row weighs 1.
-        categories: by feature, the levels of a categorical one, all texts or all whole numbers; a level's place is its code.
-            Empty for an ordered feature; () where all are.
-        decimal: the decimal sign of numbers that stand in a table as texts.
+    Attributes
+    ----------
+    features : tuple of str
+        Names of the feature columns, in the order that the model numbers them; numeric but where `categories` says otherwise.
+    label : str
+        Name of the column to predict.
+    weight : str or None
+        Name of the column with each row's weight, or None where every row weighs 1.
+    categories : tuple of tuple
+        By feature, the levels of a categorical one, all texts or all whole numbers; a level's place is its code. Empty for an
+        ordered feature; () where all are.
+    decimal : str
+        The decimal sign of numbers that stand in a table as texts.
 
-    Raises PlanError where a name is empty or used twice, where there is no feature, where XGBoost would refuse a feature's name, and
-    where levels are no list of different texts or whole numbers.
+    Raises
+    ------
+    PlanError
+        A name is empty or used twice, there is no feature, XGBoost would refuse a feature's name, or levels are no list of
+        different texts or whole numbers.
+
+    Examples
+    --------
+    >>> import hansa
+    >>> hansa.Schema(("load", "alarms"), "fault").features
+    ('load', 'alarms')
     """
 
     features: tuple[str, ...]

@@ -46,11 +46,22 @@ A_NUMBER = "a number (at most 3.4e38, or empty for missing)"
 class Rows:
     """One party's rows. Never leaves the party.
 
-    Attributes:
-        features: float32 (n_features, n_rows), C-contiguous, finite or NaN for missing; codes of a categorical feature.
-        label: float32 (n_rows,), finite.
-        weight: float32 (n_rows,), finite, not negative, not all zero; None where the schema names none.
-        warnings: sentences about values that float32 cannot hold apart, for the party's own eyes.
+    Attributes
+    ----------
+    features : float32 (n_features, n_rows)
+        C-contiguous, finite or NaN for missing; codes of a categorical feature.
+    label : float32 (n_rows,)
+        Finite.
+    weight : float32 (n_rows,) or None
+        Finite, not negative, not all zero; None where the schema names none.
+    warnings : tuple of str
+        Sentences about values that float32 cannot hold apart, for the party's own eyes.
+
+    Examples
+    --------
+    >>> import numpy as np, hansa
+    >>> hansa.Rows(np.zeros((2, 3), np.float32), np.array([0, 1, 0], np.float32), None).n_rows
+    3
     """
 
     features: Array
@@ -168,12 +179,32 @@ def _label_line(label: ColumnSummary, kind: LabelKind) -> str:
 def read_rows(path: str | Path, schema: Schema, *, label_kind: LabelKind) -> Rows:
     """Read a table that must have exactly the schema's columns, in any order.
 
-    `label_kind` "binary" takes labels 0 and 1 (true and false) only, "numeric" any finite number, K whole numbers below K.
+    Parameters
+    ----------
+    path : path
+        A CSV, Parquet or Arrow file.
+    schema : Schema
+    label_kind : {"binary", "numeric"} or int
+        "binary" takes labels 0 and 1 (true and false) only, "numeric" any finite number, K whole numbers below K.
 
-    Raises DataError naming file, row, column, what was expected and found, and the cure: unreadable or
-        unknown file; no rows;
-    missing, extra or repeated columns; text in a numeric column, or what is no level in a categorical one; infinite or out of
-    float32's range; missing or NaN label or weight; negative weight; all weights zero.
+    Returns
+    -------
+    Rows
+
+    Raises
+    ------
+    DataError
+        Names file, row, column, what was expected and found, and the cure: unreadable or unknown file; no rows; missing, extra or
+        repeated columns; text in a numeric column, or an unknown level in a categorical one; infinite or out of float32's range;
+        missing or NaN label or weight; negative weight; all weights zero.
+
+    Examples
+    --------
+    >>> import hansa, pathlib, tempfile
+    >>> table = pathlib.Path(tempfile.mkdtemp()) / "north.csv"
+    >>> _ = table.write_text("load,fault\\n1.5,0\\n2.5,1\\n")
+    >>> hansa.read_rows(table, hansa.Schema(("load",), "fault"), label_kind="binary").n_rows
+    2
     """
     _check_label_kind(label_kind)
     with open_table(path) as table:
@@ -205,7 +236,30 @@ def _numeric(schema: Schema, columns: Mapping[str, Column]) -> list[str]:
 def check_rows(path: str | Path, schema: Schema, *, label_kind: LabelKind) -> CheckReport:
     """Say where a table violates the schema, and what it holds. Never raises for what is in the file.
 
-    Raises DataError only where the file cannot be read as a table at all.
+    Parameters
+    ----------
+    path : path
+    schema : Schema
+    label_kind : {"binary", "numeric"} or int
+        As for `read_rows`.
+
+    Returns
+    -------
+    CheckReport
+        `ok`, and `text()` with one line for each violation.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read as a table at all.
+
+    Examples
+    --------
+    >>> import hansa, pathlib, tempfile
+    >>> table = pathlib.Path(tempfile.mkdtemp()) / "north.csv"
+    >>> _ = table.write_text("load,fault\\n1.5,maybe\\n")
+    >>> hansa.check_rows(table, hansa.Schema(("load",), "fault"), label_kind="binary").ok
+    False
     """
     _check_label_kind(label_kind)
     with open_table(path) as table:

@@ -166,12 +166,39 @@ def bit_products(
 ) -> Program[tuple[ShareArray, ShareArray]]:
     """Parts of products of shared bits, in one round.
 
-    With x_k = w_k XOR r_k, and S_2 dealing the products of its masks over every subset S of a product P,
+    With x_k = w_k XOR r_k, where S_0 and S_1 know w and S_2 knows r, a product P multiplied out has a term for every subset S of P:
 
         prod_(k in P) x_k = XOR_(S in P) prod_(k in P - S) w_k prod_(k in S) r_k
 
-    and in a ring the same with x_k = w_k + (1 - 2 w_k) r_k. Source: multiplication with dealt products (Beaver, CRYPTO 1991)
-    of more than two factors (Couteau, EUROCRYPT 2019). S_0 and S_1 send a bit for each x_k, S_2 a bit or word for each subset.
+    The second factor is a number of S_2's alone: S_2 deals shares of it for every S but the empty one. The first is a number of
+    S_0's and S_1's, so the sum is linear in what was dealt. One round is enough for any number of factors, since S_2 deals before
+    it knows w, in the round that opens w; a tree of products of two takes log2 of the factors rounds. The price are 2^n - 1 dealt
+    products of n factors.
+
+    Three bits, x = (1, 1, 1), with r = (1, 0, 1) and so w = (0, 1, 0). S_2 deals seven products:
+
+        r_0   r_1   r_2   r_0 r_1   r_0 r_2   r_1 r_2   r_0 r_1 r_2
+         1     0     1       0         1         0           0
+
+    Only w_1 is 1, so of the eight terms only those of subsets that contain 0 and 2 are left: w_1 r_0 r_2 XOR r_0 r_1 r_2 = 1 XOR 0 = 1.
+
+    >>> _subsets(((0, 1, 2),))
+    ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2))
+    >>> _products_of_masks(np.array([[1], [0], [1]], np.uint64), ((0, 1, 2),)).ravel().tolist()
+    [1, 0, 1, 0, 1, 0, 0]
+
+    Several products share what is dealt, and NOT x_k = (NOT w_k) XOR r_k needs nothing of its own. Four digits of a comparison are
+    4 products of 7 bits, of at most 4 factors each, with 29 subsets:
+
+    >>> products = _digit_products(4, True)
+    >>> products
+    ((0, 4, 5, 6), (1, 5, 6), (2, 6), (3, 4, 5, 6))
+    >>> len(_subsets(products))
+    29
+
+    In a ring x_k = w_k + (1 - 2 w_k) r_k, so a factor with w_k = 0 is r_k and one with w_k = 1 is 1 - r_k; there too the sum is
+    linear in the dealt products. Source: multiplication with dealt products (Beaver, CRYPTO 1991) of more than two factors (Couteau,
+    EUROCRYPT 2019). S_0 and S_1 send a bit for each x_k, S_2 a bit or word for each subset.
 
     Args:
         part: XOR parts of packed bits, uint64 (bits, ..., words).
@@ -231,7 +258,11 @@ def _products_of_masks(r: ShareArray, products: Products) -> ShareArray:
 
 @cache
 def _rows_of_subsets(products: Products) -> tuple[npt.NDArray[np.intp], ...]:
-    """Of each product, by subset as a binary number over its literals: the dealt row, counted from 1; 0 for the empty one."""
+    """Of each product, by subset as a binary number over its literals: the dealt row, counted from 1; 0 for the empty one.
+
+    >>> _rows_of_subsets(((0, 1, 2),))[0].tolist()  # {}, {0}, {1}, {0, 1}, {2}, {0, 2}, {1, 2}, {0, 1, 2}
+    [0, 1, 2, 4, 3, 5, 6, 7]
+    """
     row_of = {subset: 1 + row for row, subset in enumerate(_subsets(products))}
 
     def rows(product: tuple[int, ...]) -> npt.NDArray[np.intp]:
@@ -242,7 +273,20 @@ def _rows_of_subsets(products: Products) -> tuple[npt.NDArray[np.intp], ...]:
 
 
 def _folded(server: Server, ring: Ring, w: ShareArray, dealt: ShareArray, products: Products) -> ShareArray:
-    """The sums over subsets, one factor at a time: of those without it, times w_k, and those with it."""
+    """The sums over subsets, one factor at a time: of those without it, times w_k, and those with it.
+
+    With F_T = XOR_(S in T) prod_(k in T - S) w_k D_(S + rest), D being the dealt products, taking factor k into T halves the terms:
+
+        new = old without k AND w_k XOR old with k            (ring: old without - old with where w_k = 1, else old with)
+
+    The example of `bit_products`, w = (0, 1, 0), by subset: factor 0 makes 8 terms 4, and so on. At S_0 and S_1 these are shares,
+    and the empty subset's product, 1, is S_0's.
+
+        {} {0} {1} {01} {2} {02} {12} {012}     1 1 0 0 1 1 0 0
+        factor 0, w_0 = 0: the second of each two                      1 0 1 0
+        factor 1, w_1 = 1: their XOR                                   1 1
+        factor 2, w_2 = 0: the second                                  1
+    """
     first = server.index == 0
     empty = np.full((1, *dealt.shape[1:]), (2**64 - 1 if ring.xor else 1) if first else 0, ring.dtype)
     terms = np.concatenate([empty, dealt]).reshape(len(dealt) + 1, -1)

@@ -1,10 +1,28 @@
 """The logistic function and its derivative of shared margins, in one evaluation of a Fourier series.
 
-A margin x has 26 fraction bits in Z_2^32, so the ring's own wrap is the series' period, exactly 64. Continued
-antiperiodically, f(x + 32) = -f(x), p(x) - 1/2 is a sum of odd sines and h(x) = p (1 - p) one of odd
-cosines; both continuations are smooth where |x| = 16, so 24 terms suffice there: p within 7e-7 and h within
-3e-6, and beyond |x| = 6, where h itself is small, within 6e-8 and 3e-7. Beyond 16 the series is wrong and
-says nothing: `sign_part` of x + 16 tells.
+A margin x has 26 fraction bits in Z_2^32, so the ring's own wrap is the series' period, exactly 64. With k = 1, 3, ..., 47
+
+    p(x) - 1/2 ~ sum_k b_k sin(2 pi k x / 64),      h(x) = p (1 - p) ~ sum_k a_k cos(2 pi k x / 64),      |x| <= 16
+
+Why odd k alone: they are the functions with f(x + 32) = -f(x). So the series continues p - 1/2 beyond 16 as its mirror image,
+f(16 + y) = f(16 - y), and h as f(16 + y) = -f(16 - y). Both continuations are nearly smooth at 16, where p is nearly 1 and h nearly
+0, and 24 terms suffice: p within 5e-7 and h within 2.5e-6, and beyond |x| = 6, where h itself is small, within 7e-8 and 4e-7. Beyond
+16 the series is wrong and says nothing: `sign_part` of x + 16 tells.
+
+The sum of the first terms at x = 2, where p - 1/2 = 0.380797:
+
+>>> from math import sin, pi
+>>> terms = [b / 2**40 * sin(2 * pi * (2 * m + 1) * 2 / 64) for m, b in enumerate(SINES)]
+>>> [round(term, 4) for term in terms[:5]]
+[0.1223, 0.1026, 0.0732, 0.0451, 0.0241]
+>>> [round(sum(terms[:n]), 6) for n in (1, 2, 4, 8, 24)]
+[0.122251, 0.224865, 0.343129, 0.382916, 0.380797]
+
+On shares no server knows x. S_0 and S_1 know w, S_2 knows r, and x = w - r:
+
+    sin(k x) = sin(k w) cos(k r) - cos(k w) sin(k r),      cos(k x) = cos(k w) cos(k r) + sin(k w) sin(k r)
+
+are linear in the waves of r, which S_2 deals as shares (`logistic`).
 
 Trigonometry is done in integers: S_0 and S_1 must compute the same words on every host.
 """
@@ -27,8 +45,8 @@ MARGIN_BITS = 26
 
 TERMS = 24
 
-# Fitted by reweighted least squares (Lawson 1961) to p - 1/2 and p (1 - p) on [0, 16], with errors weighted
-# by 1 / (sqrt(h) + 1/50): sums over rows with a small h stand a small error only. Times 2^40.
+# Times 2^40. Fitted by `benchmarks/fit_fourier.py`: reweighted least squares (Lawson 1961) to p - 1/2 and p (1 - p) on [0, 16], with
+# errors weighted by 1 / (sqrt(h) + 1/50): sums over rows with a small h stand a small error only.
 SINES = (
     688995217153, 203080246914, 96798231858, 50519040523, 27003660139, 14532151579, 7835878000, 4227569573,
     2281224327, 1231012534, 664307116, 358482079, 193455949, 104392547, 56337677, 30397700, 16405219,
@@ -45,8 +63,16 @@ PRODUCT_BITS = 30
 """Fraction bits of p - 1/2 before truncation; h has one more."""
 
 DEALT_BITS = tuple(15 - (COEFFICIENT_BITS - sine.bit_length()) // 2 for sine in SINES)
-"""Fraction bits of the dealt waves, by term. A term's product has 30 (31) in all; a small coefficient needs
-them itself. This split about minimises the noise of both roundings, b_k 2^-d and 2^(d - 30)."""
+"""Fraction bits d of the dealt waves, by term. A term's product has 30 in all (31 for h), so 30 - d are left for b_k sin(k w). Rounding
+the dealt wave errs by up to b_k 2^-d / 2, rounding b_k sin(k w) by up to 2^(d - 30) / 2. The sum is least where both are equal:
+
+    b_k 2^-d = 2^(d - 30),      d = 15 + log2(b_k) / 2
+
+>>> SINES[0] / 2**40, DEALT_BITS[0]  # 15 + log2(0.63) / 2 = 14.7
+(0.6266432570037068, 15)
+>>> SINES[23] / 2**40, DEALT_BITS[23]  # 15 + log2(1.0e-7) / 2 = 3.4
+(1.0350549928261898e-07, 4)
+"""
 
 GUARD_BITS = 14
 """Fraction bits that coefficients keep until they are multiplied: rounded before, each would err for good."""
@@ -58,7 +84,15 @@ LOSS_AT_16 = 8
 """log(2 cosh(16 / 2)), but for e^-16."""
 
 LOSS_COSINES = tuple(round(-sine * 32 / (pi * (2 * m + 1))) for m, sine in enumerate(SINES))
-"""log(2 cosh(x / 2)) - 8 is the integral of p - 1/2: its series, times 2^40, is the sines' integrated."""
+"""log(2 cosh(x / 2)) - 8 is the integral of p - 1/2 from 16 to x: its series, times 2^40, is the sines' integrated. With
+K = 2 pi k / 64, the integral of b_k sin(K x) is -(b_k / K) cos(K x), and 1 / K = 32 / (pi k).
+
+>>> from math import cos, cosh, log
+>>> round(sum(c / 2**40 * cos(2 * pi * (2 * m + 1) * 2 / 64) for m, c in enumerate(LOSS_COSINES)), 6)
+-6.873072
+>>> round(log(2 * cosh(2 / 2)) - 8, 6)
+-6.873072
+"""
 
 LOSS_DEALT_BITS = tuple(max(1, 13 + (abs(c).bit_length() - COEFFICIENT_BITS) // 2) for c in LOSS_COSINES)
 

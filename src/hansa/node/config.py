@@ -14,8 +14,8 @@ A member's own file:
     transcript = "north-transcript"     # optional: folder for every frame that passed
     threads = 1                         # optional
     wait_s = 600                        # optional: seconds to wait for the others
-    idle_limit_s = 86400                # optional: give up after so many seconds without a word; default: never (see docs/reference.md)
-    reconnect_timeout_s = 60                     # optional: seconds that a broken connection may take to be made anew
+    idle_limit_s = 86400                # optional: give up after so many seconds without a word; default: never
+    reconnect_timeout_s = 60            # optional: seconds that a broken connection may take to be made anew
     memory_mb = 2000                    # a coopetitive server's, optional: what its shares may take; default: what is free
     servers = { north = "0.0.0.0:7466", south = "10.0.0.2:7466", west = "10.0.0.3:7466" }
                                         # with server_links = "direct": where this server listens, and where the others are found,
@@ -30,76 +30,84 @@ Paths are taken from the file's own folder.
 from __future__ import annotations
 
 import math
-import re
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
 
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, load_identity
 from hansa.consortium.members import Members, read_members
-from hansa.consortium.policy import Policy, read_policy
+from hansa.consortium.policy import Policy
+from hansa.declared import SECRET, decode, keys_of, required_keys
 from hansa.errors import IdentityError, PlanError
 from hansa.files import read_text
 from hansa.plan import Plan, read_plan
 from hansa.roles.summed.sum_masking import Signer
+from hansa.toml import read_toml
 from hansa.transport.credentials import Credentials
 from hansa.transport.proxy import Proxy, read_proxy
 from hansa.transport.resumable import RECONNECT_TIMEOUT_S
 
-KEYS = (
-    "plan",
-    "members",
-    "identity",
-    "hub",
-    "proxy",
-    "proxy_password_file",
-    "table",
-    "model",
-    "record",
-    "transcript",
-    "threads",
-    "wait_s",
-    "idle_limit_s",
-    "reconnect_timeout_s",
-    "send_mbit",
-    "policy",
-    "ledger",
-    "memory_mb",
-    "servers",
-)
-
-
-REQUIRED = ("plan", "members", "identity", "hub")
-
-
-KINDS: dict[str, tuple[type, ...]] = {
-    "threads": (int,),
-    "wait_s": (int, float),
-    "idle_limit_s": (int, float),
-    "reconnect_timeout_s": (int, float),
-    "send_mbit": (int, float),
-    "memory_mb": (int, float),
-    "policy": (dict,),
-    "servers": (dict,),
-}
-"""Types of the values that are not text."""
-
-
 A_YEAR_S = 31_536_000
+MOST_THREADS = 1024
+MOST_MBIT = 34_000
+MOST_MEMORY_MB = 1_000_000_000
+
+WITHOUT_NUL = r"\A[^\0]+\Z"
+MOST_PORT = 65_535
+
+FilePath = Annotated[
+    str, Meta(pattern=WITHOUT_NUL, description="a path, which is not empty and does not hold the character NUL")
+]
+Address = Annotated[
+    str, Meta(pattern=r"\A[^\0]+:[0-9]{1,5}\Z", description="address:port, such as 127.0.0.1:7465 or [::1]:7465")
+]
+ProxyUrl = Annotated[
+    str, Meta(pattern=WITHOUT_NUL, description="http://host:port or http://user@host:port, without NUL", extra=SECRET)
+]
+Threads = Annotated[int, Meta(ge=1, le=MOST_THREADS, description=f"a whole number above 0 and at most {MOST_THREADS}")]
+Seconds = Annotated[float, Meta(gt=0, le=A_YEAR_S, description=f"a number above 0 and at most {A_YEAR_S}")]
+SecondsOrNone = Annotated[float, Meta(ge=0, le=A_YEAR_S, description=f"a number of at least 0 and at most {A_YEAR_S}")]
+Megabits = Annotated[float, Meta(gt=0, le=MOST_MBIT, description=f"a number above 0 and at most {MOST_MBIT}")]
+Megabytes = Annotated[
+    float, Meta(gt=0, le=MOST_MEMORY_MB, description=f"a number above 0 and at most {MOST_MEMORY_MB}")
+]
 
 
-MOST = {
-    "threads": 1024,
-    "wait_s": A_YEAR_S,
-    "idle_limit_s": A_YEAR_S,
-    "reconnect_timeout_s": A_YEAR_S,
-    "send_mbit": 34_000,
-    "memory_mb": 1_000_000_000,
-}
-"""The greatest values of the keys that are numbers; all are above 0 but `reconnect_timeout_s`, which may be 0."""
+class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A member's file as it is written: every key with its type and default. What they mean stands above."""
+
+    plan: FilePath
+    members: FilePath
+    identity: FilePath
+    hub: Address
+    proxy: ProxyUrl | None = None
+    proxy_password_file: FilePath | None = None
+    table: FilePath | None = None
+    model: FilePath | None = None
+    record: FilePath | None = None
+    transcript: FilePath | None = None
+    threads: Threads = 1
+    wait_s: Seconds = 600.0
+    idle_limit_s: Seconds | None = None
+    reconnect_timeout_s: SecondsOrNone = float(RECONNECT_TIMEOUT_S)
+    send_mbit: Megabits | None = None
+    policy: Policy = Policy()
+    ledger: FilePath | None = None
+    memory_mb: Megabytes | None = None
+    servers: dict[str, Address] | None = None
+
+
+KEYS = keys_of(MemberDocument)
+
+REQUIRED = required_keys(MemberDocument)
+
+RENAMED = {"patience_s": "reconnect_timeout_s"}
+"""Keys of files that were written before their names changed."""
 
 
 @dataclass(frozen=True)
@@ -161,88 +169,72 @@ class MemberFile:
 
 def read_member_file(path: Path) -> MemberFile:
     """Read a member's file and all that it names. Raises PlanError or IdentityError naming file and key."""
-    try:
-        content = tomllib.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:  # not UTF-8 or TOML, too large, or a NUL in the path
-        raise PlanError(f"{path}: cannot be read as TOML: {error}") from error
-    for key in REQUIRED:
-        if key not in content:
-            raise PlanError(f"{path}: {key} is missing; add it (expected keys: {', '.join(KEYS)})")
-    for key, value in content.items():
-        kind = KINDS.get(key, (str,))
-        if key not in KEYS or not isinstance(value, kind) or isinstance(value, bool) != (kind == (bool,)):
-            raise PlanError(
-                f"{path}: {key} = {value!r} is not known or of the wrong type; expected keys: {', '.join(KEYS)}"
-            )
-        if isinstance(value, str) and "\0" in value:
-            raise PlanError(f"{path}: {key} = {value!r} holds the character NUL, which no path or address may have")
-    for key, most in MOST.items():
-        value = content.get(key, 1)
-        # What is no number is between no two.
-        if not 0 <= value <= most or (value == 0 and key != "reconnect_timeout_s"):
-            least = "at least 0" if key == "reconnect_timeout_s" else "above 0"
-            raise PlanError(f"{path}: {key} = {value!r}; expected a number {least} and at most {most}")
-    host, port = _address(content["hub"], "hub", path)
+    content = read_toml(path, PlanError, "name the member's own file")
+    document = decode(content, MemberDocument, str(path), PlanError, RENAMED)
+    host, port = _address(document.hub, "hub", path)
 
-    def at(key: str) -> Path | None:
-        return path.parent / content[key] if key in content else None
+    def at(name: str | None) -> Path | None:
+        return None if name is None else path.parent / name
 
-    if "send_mbit" in content and sys.platform != "linux":
+    if document.send_mbit is not None and sys.platform != "linux":
         raise PlanError(f"{path}: send_mbit needs Linux, which alone can send evenly; leave it out")
-    folder = path.parent / content["identity"]
-    plan = read_plan(path.parent / content["plan"])
-    members = read_members(path.parent / content["members"])
+    plan_path, members_path, folder = (
+        path.parent / name for name in (document.plan, document.members, document.identity)
+    )
+    plan = read_plan(plan_path)
+    members = read_members(members_path)
     identity = load_identity(folder)
-    if "proxy" in content and identity.name == plan.hub:
+    if document.proxy is not None and identity.name == plan.hub:
         raise PlanError(f"{path}: proxy is for members that dial; {identity.name!r} only listens: leave it out")
     missing = sorted(set(plan.members) - set(members))
     if missing:
         raise IdentityError(
-            f"{path.parent / content['members']}: the plan's member {missing[0]!r} is not in it; add its card at every member"
+            f"{members_path}: the plan's member {missing[0]!r} is not in it; add its card at every member"
         )
     return MemberFile(
         path=path,
         plan=plan,
-        plan_path=path.parent / content["plan"],
+        plan_path=plan_path,
         members=members,
-        members_path=path.parent / content["members"],
+        members_path=members_path,
         identity=identity,
         folder=folder,
         host=host,
         port=port,
-        table=at("table"),
-        model=at("model"),
-        record=at("record"),
-        transcript=at("transcript"),
-        ledger=at("ledger"),
-        policy=read_policy(content.get("policy", {}), str(path)),
-        threads=content.get("threads", 1),
-        wait_s=float(content.get("wait_s", 600)),
-        reconnect_timeout_s=float(content.get("reconnect_timeout_s", RECONNECT_TIMEOUT_S)),
-        memory_limit=int(content["memory_mb"] * 1e6) if "memory_mb" in content else None,
-        idle_limit_s=float(content["idle_limit_s"]) if "idle_limit_s" in content else None,
-        servers=_server_addresses(content.get("servers"), plan, path),
-        proxy=_proxy(content, path),
-        most_bytes_per_s=math.ceil(content.get("send_mbit", 0) * 1e6 / 8),
+        table=at(document.table),
+        model=at(document.model),
+        record=at(document.record),
+        transcript=at(document.transcript),
+        ledger=at(document.ledger),
+        policy=document.policy,
+        threads=document.threads,
+        wait_s=document.wait_s,
+        reconnect_timeout_s=document.reconnect_timeout_s,
+        memory_limit=None if document.memory_mb is None else int(document.memory_mb * 1e6),
+        idle_limit_s=document.idle_limit_s,
+        servers=_server_addresses(document.servers, plan, path),
+        proxy=_proxy(document, path),
+        most_bytes_per_s=math.ceil((document.send_mbit or 0) * 1e6 / 8),
     )
 
 
-def _address(text: Any, key: str, path: Path) -> tuple[str, int]:
-    host, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
-    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
-        raise PlanError(f"{path}: {key} = {text!r:.100}; expected address:port, such as 127.0.0.1:7465")
+def _address(text: str, key: str, path: Path) -> tuple[str, int]:
+    """Host and port of an `Address`."""
+    host, _, port = text.rpartition(":")
+    if int(port) > MOST_PORT:
+        raise PlanError(f"{path}: {key} is {text!r:.100}; expected a port of at most {MOST_PORT}")
     return host.strip("[]"), int(port)
 
 
-def _proxy(content: Mapping[str, Any], path: Path) -> Proxy | None:
+def _proxy(document: MemberDocument, path: Path) -> Proxy | None:
     """The proxy that the file names. Raises PlanError; never quotes a password."""
-    if "proxy" not in content:
-        if "proxy_password_file" in content:
+    if document.proxy is None:
+        if document.proxy_password_file is not None:
             raise PlanError(f"{path}: proxy_password_file goes with proxy only; add proxy, or leave it out")
         return None
     password = ""
-    if "proxy_password_file" in content:
-        file = path.parent / content["proxy_password_file"]
+    if document.proxy_password_file is not None:
+        file = path.parent / document.proxy_password_file
         try:
             if file.stat().st_mode & 0o077:
                 raise PlanError(f"{file}: others can read this password; run: chmod 600 {file}")
@@ -250,12 +242,12 @@ def _proxy(content: Mapping[str, Any], path: Path) -> Proxy | None:
         except (OSError, ValueError) as error:
             raise PlanError(f"{file}: the proxy's password cannot be read: {error}") from error
     try:
-        return read_proxy(content["proxy"], password)
+        return read_proxy(document.proxy, password)
     except ValueError as error:
         raise PlanError(f"{path}: proxy: {error}") from error
 
 
-def _server_addresses(given: dict[str, Any] | None, plan: Plan, path: Path) -> dict[str, tuple[str, int]]:
+def _server_addresses(given: Mapping[str, str] | None, plan: Plan, path: Path) -> dict[str, tuple[str, int]]:
     """Where the servers are, which a plan with direct links takes from every server's file, and no other plan."""
     if plan.coopetitive is None or plan.coopetitive.server_links != "direct":
         if given is not None:

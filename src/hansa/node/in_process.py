@@ -51,15 +51,54 @@ def train_in_process(
 ) -> InProcessRun:
     """Train on the rows of all parties in this process.
 
-    Args:
-        plan: whose parties are the keys of `tables`.
-        tables: each party's rows.
-        threads: compute threads of whichever role is at work.
-        nodes_per_frame: as for `Party`.
-        report: called with the aggregator's progress.
-        order: picks whose frame comes next (tests).
-        wrap: puts another transport around the hub (recording, delaying, faulty).
-        policy: of every party; by default one that asks for nothing but the plan's own minimum of rows, since one holds them all.
+    Parameters
+    ----------
+    plan : Plan
+        Of a mode with an aggregator; its parties are the keys of `tables`.
+    tables : mapping of str to Rows
+        Each party's rows.
+    threads : int
+        Compute threads of whichever role is at work.
+    nodes_per_frame : int
+        As for `Party`.
+    report : callable, optional
+        Called with the aggregator's progress.
+    order : callable, optional
+        Picks whose frame comes next (tests).
+    wrap : callable
+        Puts another transport around the hub (recording, delaying, faulty).
+    policy : Policy
+        Of every party; by default one that asks for nothing but the plan's own minimum of rows, since one holds them all.
+
+    Returns
+    -------
+    InProcessRun
+        `outcome` with the model's bytes and the history of metrics, the parties, and their traffic.
+
+    Raises
+    ------
+    HansaError
+        The tables are not those of the plan's parties; or what ended the run.
+
+    Examples
+    --------
+    >>> import numpy as np, hansa
+    >>> plan = hansa.parse_plan('''
+    ... mode = "federated"
+    ... [members]
+    ... aggregator = "hub"
+    ... parties = ["north", "south"]
+    ... [schema]
+    ... features = ["load"]
+    ... label = "fault"
+    ... [parameters]
+    ... rounds = 2
+    ... ''')
+    >>> load = np.arange(100, dtype=np.float32)
+    >>> rows = hansa.Rows(load[None], (load > 60).astype(np.float32), None)
+    >>> run = hansa.train_in_process(plan, {"north": rows, "south": rows})
+    >>> len(hansa.from_json(run.outcome.model).trees)
+    2
     """
     if set(tables) != set(plan.parties):
         raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")

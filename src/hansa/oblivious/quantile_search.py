@@ -7,11 +7,26 @@ cuts) the servers narrow a cell of keys, halving it at its middle m. With c(k) =
     right = [d (c(m) - c(lo)) < a (c(hi) - c(lo))]       is the a-th of d parts of the gap's rows right of m?
     stop  = [the half that the rank lies in holds at most min_cell_rows rows]
 
-are linear in the shared counts but for the signs. `stop` and `right AND NOT stop` are opened, nothing else. No server can steer what is
-opened: signs and products are those of `mpc.verified_bits`, so that the opened bits are those of the owners' counts. Where the
-search stops the cut is m, the roundest number in the cell and at most min_cell_rows rows from the wanted rank. So
-no cell is ever opened that holds min_cell_rows rows or fewer. Where it reaches a single value v, which then has more
-rows than that, the cut is the next number above v.
+* What is asked: each owner's c(k) at the boundaries of the parts of the cells that the search has come to (`CutProbes`).
+* What is compared: both sides of `right`, and each half's rows with min_cell_rows. They are linear in the shared counts; only the
+  signs of the differences take messages.
+* What is opened: `stop` and `right AND NOT stop`, nothing else.
+
+No server can steer what is opened: signs and products are those of `mpc.verified_bits`, so that the opened bits are those of the
+owners' counts. Where the search stops the cut is m, the roundest number in the cell and at most min_cell_rows rows from the wanted
+rank. So no cell is ever opened that holds min_cell_rows rows or fewer. Where it reaches a single value v, which then has more rows
+than that, the cut is the next number above v.
+
+An example with keys of 4 bits: 8 rows have the keys 1 2 2 3 9 9 9 12, and min_cell_rows is 1. For one cut, a = 1 and d = 2:
+
+    cell       m    c(m)    right                half that is left    stop             opened
+    [0, 16)    8    4       2 * 4 < 8: no        [0, 8)               4 rows: no       0 0
+    [0, 8)     4    4       2 * 4 < 8: no        [0, 4)               4 rows: no       0 0
+    [0, 4)     2    1       2 * 1 < 8: yes       [2, 4)               3 rows: no       0 1
+    [2, 4)     3    3       2 * 3 < 8: yes       [3, 4)               1 row: yes       1 0
+
+The cut is 3, with 3 rows left of it, 1 off the wanted 4. For two cuts d = 3. The first rank, a = 1, goes left, left, right, and left to
+[2, 3), where it ends at the value 2; its cut is 3. The second ends at the value 9; its cut is 10 (`_parts_of` goes on from here).
 
 Several bits of a path are found in one step: both bits of every cell that the path may come to are computed side by
 side, and those on the path are chosen on shares, from the lowest up. So what a step opens is what bit by bit would be.
@@ -573,7 +588,30 @@ class CutSearchOnShares:
         return replace(self, phase=self.phase + 1), chosen
 
     def _with_gaps(self, chosen: list[tuple[int, Gap]], live: list[bool], missing: list[bool]) -> CutSearchOnShares:
-        """Start the searches of the live gaps, and drop the others."""
+        """Start the searches of the live gaps, and drop the others.
+
+        A gap is live where it holds more than min_cell_rows rows, which was opened. Feature by feature:
+
+        1. A gap that is not live has been looked at; it is not searched.
+        2. Where it is a whole bin at an end of the range, its cut has nearly nothing beyond it: the cut is taken back.
+        3. The cuts that are left, max_bin - 1 less those that are found, go to the live gaps (`_allotted`). A gap with n cuts gets the
+           ranks 1, ..., n of n + 1 parts; below a value that was found, of n parts.
+
+        An example, max_bin = 5, where 3 and 9 are cuts (counted from LOWEST). Below 3 there are few rows, from 3 to 9 and above there
+        are many. The cut 3 is taken back, so 5 - 1 - 1 = 3 cuts are left for two gaps:
+
+        >>> gaps = Gap(LOWEST, LOWEST + 3, 0.2), Gap(LOWEST + 3, LOWEST + 9, 0.2), Gap(LOWEST + 9, END, 0.3)
+        >>> known = FeatureCuts((LOWEST + 3, LOWEST + 9), gaps, missing=False)
+        >>> search = CutSearchOnShares(1, 100, max_bin=5, min_cell_rows=10, features=(known,), phase=2)
+        >>> search = search._with_gaps([(0, gap) for gap in gaps], [False, True, True], [])
+        >>> [cut - LOWEST for cut in search.features[0].cuts]
+        [9]
+        >>> for number, rank, parts in zip(search.paths.gap, search.paths.rank, search.paths.parts):
+        ...     print(f"from {search.paths.gaps[number][1].low - LOWEST}: rank {rank} of {parts} parts")
+        from 3: rank 1 of 2 parts
+        from 9: rank 1 of 3 parts
+        from 9: rank 2 of 3 parts
+        """
         features = list(self.features)
         if self.phase == 1:
             declared = missing if self.has_missing is None else [bool(m) for m in self.has_missing]
@@ -583,20 +621,16 @@ class CutSearchOnShares:
         found = list(self.found)
         for number, feature in enumerate(features):
             own = [(gap, is_live) for (f, gap), is_live in zip(chosen, live, strict=True) if f == number]
-            cuts, gaps = list(feature.cuts), list(feature.gaps)
-            for gap, is_live in own:
-                gaps.remove(gap)
-                if not is_live:
-                    found.append(Found(number, gap, ()))
-                    # A cut with nothing beyond it is none.
-                    useless = gap.high if gap.low == LOWEST else gap.low
-                    if (gap.low == LOWEST or gap.high == END) and useless in cuts and not gap.below_value:
-                        cuts.remove(useless)
-            alive = [gap for gap, is_live in own if is_live]
-            for gap, extra in _allotted(alive, self.max_bin - 1 - len(cuts)):
+            small = [gap for gap, is_live in own if not is_live]
+            found += [Found(number, gap, ()) for gap in small]
+            useless = {_cut_of_end(gap) for gap in small}
+            cuts = tuple(cut for cut in feature.cuts if cut not in useless)
+            looked_at = {gap for gap, _ in own}
+            gaps = tuple(gap for gap in feature.gaps if gap not in looked_at)
+            for gap, extra in _allotted([gap for gap, is_live in own if is_live], self.max_bin - 1 - len(cuts)):
                 searched.append((number, gap))
                 ranks.append(extra)
-            features[number] = replace(feature, cuts=tuple(cuts), gaps=tuple(gaps))
+            features[number] = replace(feature, cuts=cuts, gaps=gaps)
         paths = Searches.of(searched, ranks)
         return replace(self, features=tuple(features), paths=paths, found=tuple(found), draws=self.draws + 1)._settled()
 
@@ -912,7 +946,25 @@ def _places(feature: Any, key: Any) -> NDArray[np.int64]:
 
 
 def _allotted(gaps: Sequence[Gap], cuts: int) -> list[tuple[Gap, int]]:
-    """How many cuts each gap gets: one at least while there are any, the others where a part may hold most rows."""
+    """How many cuts each gap gets: one at least while there are any, the others where a part may hold most rows.
+
+    A gap with n cuts falls into n + 1 parts, or n where its end is a value that was found: there the last rank is the gap's end. Of
+    the gap's `bound` each part has at most
+
+        bound / (n + 1)      (n where below_value)
+
+    Every cut goes to the gap whose parts have most as yet. No other way with a cut for each gap makes the largest part smaller.
+
+    An example: four cuts for gaps of at most .5 and .2 of the rows. After one each, parts have .25 and .1; the third cut makes the
+    first gap's .167, the fourth .125.
+
+    >>> [cuts for _, cuts in _allotted([Gap(0, 8, 0.5), Gap(8, 16, 0.2)], 4)]
+    [3, 1]
+    >>> [cuts for _, cuts in _allotted([Gap(0, 8, 0.5, below_value=True), Gap(8, 16, 0.2)], 4)]  # .5 / 3 = .167, .2 / 2 = .1
+    [3, 1]
+    >>> [cuts for _, cuts in _allotted([Gap(0, 8, 0.5), Gap(8, 16, 0.2)], 1)]
+    [1]
+    """
     gaps = gaps[:cuts]
     extra = [1] * len(gaps)
     heap = [(-gap.bound / (1 + (not gap.below_value)), number) for number, gap in enumerate(gaps)]
@@ -925,8 +977,42 @@ def _allotted(gaps: Sequence[Gap], cuts: int) -> list[tuple[Gap, int]]:
     return list(zip(gaps, extra, strict=True))
 
 
+def _cut_of_end(gap: Gap) -> int | None:
+    """The cut of a gap that is the whole lowest or highest bin; None of another gap, and of one below a value: that is no cut."""
+    if gap.below_value:
+        return None
+    if gap.low == LOWEST:
+        return gap.high
+    return gap.low if gap.high == END else None
+
+
 def _parts_of(gap: Gap, searches: Sequence[Search]) -> list[Gap]:
-    """The gaps that a searched gap falls into; the values that were found, and single keys, are none."""
+    """The gaps that a searched gap falls into; the values that were found, and single keys, are none.
+
+    The ranks are of equal parts of the gap's rows, so between two of their cuts lie at most bound / d of all rows,
+    d = `parts`, but for the rows of small halves. A value v that a rank fell on has the cut v + 1, and is a bin of its
+    own once there is a cut at v too. Until then the gap below it ends at v (`below_value`); where two ranks fell on v
+    it comes first for a cut (`below_heavy`).
+
+    The example of the module's head: two ranks of [0, 16), which fell on the values 2 and 9.
+
+    >>> whole, depth = Gap(0, 16), KEY_BITS  # of a single key
+    >>> ranks = [Search(0, whole, 1, 3, 2, depth, 3), Search(0, whole, 2, 3, 9, depth, 10)]
+    >>> for part in _parts_of(whole, ranks):
+    ...     print(f"[{part.low}, {part.high})", round(part.bound, 3), part.below_value, part.below_heavy)
+    [0, 2) 0.333 True False
+    [3, 9) 0.333 True False
+    [10, 16) 0.333 False False
+
+    Of three ranks, the first stopped at the cut 3, and both others fell on 9:
+
+    >>> ranks = [Search(0, whole, 1, 4, 2, depth - 1, 3), *[Search(0, whole, a, 4, 9, depth, 10) for a in (2, 3)]]
+    >>> for part in _parts_of(whole, ranks):
+    ...     print(f"[{part.low}, {part.high})", part.bound, part.below_value, part.below_heavy)
+    [0, 3) 0.25 False False
+    [3, 9) 0.25 True True
+    [10, 16) 0.25 False False
+    """
     bound = gap.bound / searches[0].parts
     parts: list[Gap] = []
     low = gap.low

@@ -12,10 +12,57 @@ so within a node candidates are ordered by e^2 / q, q = rho (1 - rho), and a spl
 "No split" is candidate 0, with q = 1/4 and a quarter of the right side as numerator. Two candidates are
 compared by e_a^2 q_b < e_b^2 q_a; ties go to the lower one. Nothing is opened but masked values.
 
-Formats. Sums have f fraction bits and lie within +-2^30. In a node, e is scaled by a secret power of two k,
-chosen by S = sum |g| + A >= |e| of the node, so that |e k| < 2^31. e^2 keeps 38 bits behind the scale, q 26
-bits plus two ulp (so that it is never 0): their cross products stay within 2^62. The relative error of a
-score is about 2^-26 / q + 2^-30 S / |e|.
+Why the first equation holds: G_L = e + G rho and G_R = G (1 - rho) - e, and u = U rho, v = U (1 - rho). So the two fractions on the
+left add up to e^2 / (U q) + G^2 / U, and G^2 / U - G^2 / (H + lambda) = -G^2 lambda / ((H + lambda) U), since U = H + 2 lambda.
+
+An example, lambda = 1: rows with (G_L, H_L) = (-3, 2) go left, those with (G_R, H_R) = (5, 3) right.
+
+>>> from fractions import Fraction
+>>> lam, g_left, h_left, g_right, h_right = 1, -3, 2, 5, 3
+>>> g, h = g_left + g_right, h_left + h_right
+>>> u, v, upper = h_left + lam, h_right + lam, h + 2 * lam
+>>> Fraction(g_left**2, u) + Fraction(g_right**2, v) - Fraction(g**2, h + lam)
+Fraction(103, 12)
+>>> rho = Fraction(u, upper)
+>>> e, q = g_left - g * rho, rho * (1 - rho)
+>>> rho, e, q
+(Fraction(3, 7), Fraction(-27, 7), Fraction(12, 49))
+>>> e**2 / (upper * q) - Fraction(g**2 * lam, (h + lam) * upper)
+Fraction(103, 12)
+>>> e**2 / q, Fraction(g**2 * lam, h + lam)  # it splits where gamma U, 7 gamma, is below 60 3/4 - 2/3
+(Fraction(243, 4), Fraction(2, 3))
+
+Formats. Sums have f fraction bits and lie within +-2^30. A node's e is scaled by a secret power of two, k = 2^(30 - floor(log2 S)),
+where S = sum |g| + A of the node, in units of 2^-f. So S k is in [2^30, 2^31). As rho is in [0, 1] and e = (1 - rho) G_L - rho G_R,
+|e| <= S. With SCORE_BITS = 38 for the numerator n and RATIO_BITS = 26 for q:
+
+    |e k| < 2^31                          so e^2 k^2 < 2^62, below which `truncate` needs it
+    n = e^2 k^2 2^(38 - 62)               at most 2^38
+    q 2^26 + 2                            from 1 to 2^24 + 2, since 0 < q <= 1/4
+    n_a q_b and n_b q_a                   from 0 to 2^38 (2^24 + 2) = 2^62 + 2^39: their difference is within +-2^63
+
+So 38 and 26 are all the bits that there are: one more for either, and the difference could wrap. The numerator of "no split" is at
+most 2^38 too; that is what A is for (`training._bounds`). Two units are added to q because a ratio must be positive: where rho is
+nearly 1 its error, below 2^-26, can bring q down to -2^-26, which is -1 unit once rounded.
+
+What is lost, by `reciprocal.inverse` (a part 2^-26.5 of 1 / U) and by rounding each result at random to one of its two neighbours:
+
+    q             at most 4 2^-26 off: a part 2^-24 / q of the score
+    e k           at most 2^-26.5 rho |G| k + 3 off: twice the part of it that this is
+    n             at most 1 more off: a part 2^-36 (S / e)^2
+
+The example with f = 13, where the left rows' g are -3 and the right rows' add up to 5, and A = 1: S = (3 + 5 + 1) 2^13.
+
+>>> scale = 9 * 2**13
+>>> k = 2 ** (30 - (scale.bit_length() - 1))
+>>> k, scale * k / 2**30
+(16384, 1.125)
+>>> e_k = e * 2**13 * k  # -27/7 2^27
+>>> n, ratio = int(e_k**2 / 2**24), int(q * 2**26) + 2
+>>> round(n / 2**38, 6), round(ratio / 2**24, 6)
+(0.058115, 0.979592)
+>>> round(n / 2**38 * (2**31 / (2**13 * k)) ** 2 / (ratio / 2**26), 4)  # e^2 / q = 60 3/4
+60.75
 """
 
 from __future__ import annotations
@@ -67,10 +114,19 @@ class Scoring:
         least_hessian: m' 2^f, m' = max(min_child_weight, 8 2^-f): sums of no rows come out as a few units, because a parent's
             sum and its left child's are rounded apart, and must not pass for a child.
         least_scale_bit: S >= 2^least_scale_bit in every node.
-        gamma: gamma 2^(f + gamma_bits), so that gamma times k stays below 2^31. It is thereby rounded, by at most
-            one part in 2^(least_scale_bit + 1).
+        gamma: gamma 2^(f + gamma_bits). k <= 2^(30 - least_scale_bit), and gamma_bits is the largest with which gamma k <= 2^30:
+            so this is in [2^(least_scale_bit - 1), 2^least_scale_bit], rounded by less than one part in 2^least_scale_bit.
         gamma_bits: may be negative.
-        ratio_shift: U k 2^-ratio_shift stays below 2^30.
+        ratio_shift: U k 2^-ratio_shift stays below 2^30. As H <= S - A (`training._bounds`), U k = (H + 2 lambda) k is below
+            S k (1 + 2 lambda / S) < 2^31 (1 + 2 lambda / A).
+
+    An example: f = 13, lambda = 1, gamma = 1/2, A = 1.
+
+    >>> scoring(13, 1.0, 0.5, 1.0, 1.0)
+    Scoring(fraction_bits=13, reg_lambda=8192, least_hessian=8192, least_scale_bit=13, gamma=8192, gamma_bits=1, ratio_shift=3)
+    >>> k = 2 ** (30 - 13)  # the largest, where S = A
+    >>> 8192 * k == 2**30, (1 + 2) * 2**13 * k / 2**3 < 2**30  # gamma k, and (S + 2 lambda) k 2^-ratio_shift
+    (True, True)
     """
 
     fraction_bits: int
@@ -143,6 +199,22 @@ def score(
     directions: Any = None,
 ) -> Program[tuple[ShareArray, ShareArray]]:
     """Numerators (38 bits behind the node's scale) and q (26 bits) of "no split" and of each candidate.
+
+    Every product that is truncated is at most 2^62. G, H, S, lambda are in units of 2^-f; ^ marks numbers that have fraction bits:
+
+        c          2^(30 - floor(log2 U)),  k likewise of S, 0 where H < 2 m'
+        inverse    2^61 / U
+        rho^       u (2^61 / U) 2^-31                        u <= U:               2^61   -> 30 bits
+        tau^       lambda (2^61 / (H + lambda)) 2^-31        H >= 0:               2^61   -> 30 bits
+        e^         (G_L k 2^30 - rho^ G k) 2^-30             |e k| < 2^31:         2^61   -> e k
+        (G tau)^   G k tau^ 2^-30                            |G k| < 2^31:         2^61   -> G k tau
+        n          e^ e^ 2^(38 - 62)                                               2^62   -> 38 bits
+        q          rho^ (2^30 - rho^) 2^(26 - 60)            rho (1 - rho) <= 1/4: 2^58   -> 26 bits
+        n of none  G k (G tau)^ 2^(38 - 64)                  a quarter of G^2 tau: 2^62   -> 36 bits
+                   and a quarter of gamma U (`_scaled_totals`)
+
+    Of the product that tells validity, (H_L - m') (H_R - m'), below 2^60, the sign counts. Where both factors are negative it is
+    positive, but then H < 2 m', and k = 0 makes all numerators 0: candidate 0 wins.
 
     Arguments as `find_splits`. Returns two arrays (2, nodes, candidates + 1), shared in Z_2^64. Twenty-two
     rounds; per candidate about 100 bytes from S_0 and S_1 and 130 from S_2.

@@ -2,7 +2,7 @@
 
 `PARTY` says what the aggregator may send to a party, `AGGREGATOR` what a party may send to it. In coopetitive mode `MEMBER` says what
 the hub may send to any other member and `HUB` what they may send to it. `Session` walks a table and refuses
-what is not in it, by name. ARCHITECTURE.md's state diagrams are drawn from these tables (`diagram`).
+what is not in it, by name. The state diagrams of docs/reference/messages.md are drawn from these tables (`docs/generated.py`).
 """
 
 from __future__ import annotations
@@ -153,13 +153,3 @@ class Session:
                 f"{type(message).__name__} cannot lead the {self._role} from {self.state!r} to {state!r}"
             )
         self.state = state
-
-
-def diagram(table: Transitions) -> str:
-    """The table as a Mermaid state diagram, Abort left out."""
-    lines = ["stateDiagram-v2"]
-    for state, legal in table.items():
-        for kind, targets in legal.items():
-            if kind is not Abort:
-                lines.extend(f"    {state} --> {target}: {kind.__name__}" for target in targets)
-    return "\n".join(lines) + "\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
 import socket
 import subprocess
@@ -27,6 +26,7 @@ from hansa.plan import Plan, write_plan
 from hansa.roles.run import Registered
 from hansa.simulation.summary import Timing, Together, values_alone
 from hansa.simulation.tables import Table, write_party_table
+from hansa.toml import write_toml
 
 POLL_S = 0.2
 
@@ -67,13 +67,7 @@ def _write_member_file(folder: Path, name: str, port: int, more: Mapping[str, An
         **({"transcript": str(transcript.resolve())} if transcript else {}),
         **more,
     }
-    (folder / f"{name}.toml").write_text("".join(f"{key} = {_toml(value)}\n" for key, value in values.items()))
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }"
-    return json.dumps(value)
+    (folder / f"{name}.toml").write_text(write_toml(values), encoding="utf-8")
 
 
 def _free_addresses(count: int) -> list[str]:

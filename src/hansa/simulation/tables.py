@@ -49,6 +49,21 @@ class Table:
     categorical: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, read: CodedTable, party: npt.NDArray[np.object_], warnings: tuple[str, ...]) -> Table:
+        """A table that was read with a label, and whose row is whose."""
+        assert read.label is not None
+        return cls(
+            names=read.names,
+            features=read.features,
+            label=read.label,
+            weight=read.weight,
+            party=party,
+            categories=read.coding.levels,
+            categorical=read.coding.categorical,
+            warnings=warnings,
+        )
+
     @property
     def coded(self) -> dict[str, tuple[str, ...]]:
         """The text columns that are split as numbers, with their texts in the order of the codes."""
@@ -112,17 +127,8 @@ def read_table(
         label_kind=label_kind,
         decimal=decimal,
     )
-    assert read.label is not None
-    return Table(
-        names=read.names,
-        features=read.features,
-        label=read.label,
-        weight=read.weight,
-        party=np.full(len(read.label), "all", object) if read.party is None else read.party,
-        categories=read.coding.levels,
-        categorical=read.coding.categorical,
-        warnings=(*read.warnings, *(f"{path}: {text}" for text in unknown_texts(read))),
-    )
+    party = np.full(read.features.shape[1], "all", object) if read.party is None else read.party
+    return Table.of(read, party, (*read.warnings, *(f"{path}: {text}" for text in unknown_texts(read))))
 
 
 def unknown_texts(read: CodedTable) -> Iterator[str]:

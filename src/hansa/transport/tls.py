@@ -10,7 +10,7 @@ begins with one frame from the hub: a byte 1 where the member is welcome, or a b
 where it is not. A hub with an *admission* reads a greeting of the member before it answers, and the admission says whether the
 member is welcome and what stands behind the byte 1: so a member whose connection broke comes back to its session.
 
-TLS on plain sockets has the shortest round trip of what was measured (docs: ARCHITECTURE.md). Nothing here is safe to
+TLS on plain sockets has the shortest round trip of what was measured (docs/explanation/benchmarks.md). Nothing here is safe to
 call from two threads at once, and nothing here starts a thread.
 """
 

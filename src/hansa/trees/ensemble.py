@@ -237,21 +237,36 @@ def _count_reached(left: npt.NDArray[np.int32], right: npt.NDArray[np.int32]) ->
 class Ensemble:
     """A sum of trees above a base score; with several outputs, one such sum for each.
 
-    Attributes:
-        objective: "binary:logistic" or "reg:squarederror".
-        base_score: in the space of predictions, as in XGBoost's file: a probability for binary:logistic. For several outputs a
-            tuple with one for each. Rounded to float32 on construction.
-        feature_names: one name per feature, in the order of the rows of `features` below.
-        trees: in the order of training: in each round one for every output, in turn.
-        categories: by feature, the levels of a categorical one, empty where nobody told them; None for an ordered feature. ()
-            where all are ordered.
-        codes: by feature, the texts of an ordered one whose values are codes of texts; a text's place is its code. None of the
-            others.
+    Attributes
+    ----------
+    objective : str
+        "binary:logistic" or "reg:squarederror".
+    base_score : float or tuple of float
+        In the space of predictions, as in XGBoost's file: a probability for binary:logistic. For several outputs a tuple with one
+        for each. Rounded to float32 on construction.
+    feature_names : tuple of str
+        One name per feature, in the order of the rows of `features` below.
+    trees : tuple of Tree
+        In the order of training: in each round one for every output, in turn.
+    categories : tuple
+        By feature, the levels of a categorical one, empty where they are not known; None for an ordered feature. () where all are
+        ordered.
+    codes : mapping of str to tuple of str
+        By feature, the texts of an ordered one whose values are codes of texts; a text's place is its code. None of the others.
 
-    Raises:
-        DataError: a tree splits on a feature that is not there, or splits it as what it is not; a name or a level occurs twice,
-            a base score is out of range, or an output has more trees than another.
-        PlanError: the objective is not known.
+    Raises
+    ------
+    DataError
+        A tree splits on a feature that is not there, or splits it as what it is not; a name or a level occurs twice, a base score
+        is out of range, or an output has more trees than another.
+    PlanError
+        The objective is not known.
+
+    Examples
+    --------
+    >>> import hansa
+    >>> hansa.Ensemble("binary:logistic", 0.25, ("load",), ()).base_score
+    0.25
     """
 
     objective: str

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from hansa.errors import PlanError
+from hansa.spelling import nearest
 from hansa.trees.ensemble import LEAST_PROBABILITY, OBJECTIVES
 
 DEFAULT_METRIC = {"binary:logistic": "logloss", "reg:squarederror": "rmse"}
@@ -118,27 +119,51 @@ _NOTHING: tuple[Any, ...] = ("", "()", "[]", (), [], {})
 class Parameters:
     """How to grow the trees. Field names are XGBoost's; `lambda` is spelled `lambda_` in Python.
 
-    Attributes:
-        objective: "binary:logistic" or "reg:squarederror".
-        num_class: 0, or the number of classes K: then K models are trained side by side, class k against the rest.
-        rounds: rounds of boosting; each grows one tree, or with num_class one for each class.
-        eta: learning rate, times which each leaf weight is taken.
-        max_depth: depth of a tree, 1 to 16.
-        lambda_, alpha: L2 and L1 terms on leaf weights.
-        gamma: least gain of a split.
-        min_child_weight: least hessian of a child.
-        max_delta_step: bound on a leaf weight before eta; 0 is none.
-        subsample: share of rows drawn for each tree.
-        colsample_bytree: share of features drawn for each tree.
-        max_bin: bins of a feature's values at most; missing values have a bin of their own beside them.
-        scale_pos_weight: weight of rows with label 1; "auto" is negatives / positives, from pooled counts.
-        base_score: base score in label space; None takes the pooled mean.
-        early_stopping_rounds: stop when the last metric has not improved for so many rounds; None never.
-        eval_metric: metrics to compute each round on the held-out rows; the last one decides early stopping.
-        seed: seed of row and column sampling.
-        histogram_bits: 32 or 64: bits of each sum in a histogram. "auto" is 32, or 64 where weights or labels are so unlike that 32
-            would count many rows too coarsely (`roles.summed.statistics.histogram_bits_of`).
-        max_cat_to_onehot: a split of fewer categories than this tells one from all others; None where nothing is said of it.
+    Attributes
+    ----------
+    objective : str
+        "binary:logistic" or "reg:squarederror".
+    num_class : int
+        0, or the number of classes K: then K models are trained side by side, class k against the rest.
+    rounds : int
+        Rounds of boosting; each grows one tree, or with num_class one for each class.
+    eta : float
+        Learning rate, by which each leaf weight is multiplied.
+    max_depth : int
+        Depth of a tree, 1 to 16.
+    lambda_, alpha : float
+        L2 and L1 terms on leaf weights.
+    gamma : float
+        Least gain of a split.
+    min_child_weight : float
+        Least hessian of a child.
+    max_delta_step : float
+        Bound on a leaf weight before eta; 0 is none.
+    subsample, colsample_bytree : float
+        Shares of rows and of features drawn for each tree.
+    max_bin : int
+        Bins of a feature's values at most; missing values have a bin of their own beside them.
+    scale_pos_weight : float or "auto"
+        Weight of rows with label 1; "auto" is negatives / positives, from pooled counts.
+    base_score : float or None
+        The prediction before the first tree; None takes the pooled mean.
+    early_stopping_rounds : int or None
+        Stop when the last metric has not improved for so many rounds; None never.
+    eval_metric : tuple of str
+        Metrics to compute each round on the held-out rows; the last one decides early stopping.
+    seed : int
+        Of row and column sampling.
+    histogram_bits : {"auto", 32, 64}
+        Bits of each sum in a histogram. "auto" is 32, or 64 where weights or labels are so unlike that 32 would count many rows too
+        coarsely (`roles.summed.statistics.histogram_bits_of`).
+    max_cat_to_onehot : int or None
+        Coopetitive: so many categories or fewer are refused, because every split tells one category from all others.
+
+    Examples
+    --------
+    >>> import hansa
+    >>> hansa.Parameters(rounds=20, max_depth=4).eta
+    0.3
     """
 
     objective: str = "binary:logistic"
@@ -184,7 +209,28 @@ NAMES = tuple(field.name.rstrip("_") for field in fields(Parameters))
 
 
 def parse_parameters(given: Mapping[str, Any]) -> Parameters:
-    """Read parameters under XGBoost's names. Raises PlanError naming the parameter, its value and what is allowed."""
+    """Read parameters under XGBoost's names.
+
+    Parameters
+    ----------
+    given : mapping of str to value
+        Names of XGBoost, or their aliases, and values.
+
+    Returns
+    -------
+    Parameters
+
+    Raises
+    ------
+    PlanError
+        Names the parameter, its value and what is allowed.
+
+    Examples
+    --------
+    >>> import hansa
+    >>> hansa.parse_parameters({"learning_rate": 0.1, "n_estimators": 20}).rounds
+    20
+    """
     values: dict[str, Any] = {}
     for name, value in given.items():
         target = ALIASES.get(name, name)
@@ -225,26 +271,8 @@ def _shown(value: Any) -> str:
 
 def _hint(name: str) -> str:
     """The name that was probably meant, where one is as good as the same."""
-    known = [*NAMES, *ALIASES, *WITHOUT_EFFECT]
-    distances = {other: _edits(_squeezed(name), _squeezed(other)) for other in known}
-    near = min(distances, key=lambda other: (distances[other], known.index(other)))
-    if distances[near] > max(1, len(_squeezed(name)) // 4):
-        return " and not supported"
-    return f"; did you mean {near!r}?"
-
-
-def _squeezed(name: str) -> str:
-    return "".join(sealed for sealed in name.lower() if sealed.isalnum())[:60]
-
-
-def _edits(a: str, b: str) -> int:
-    """Letters to put in, take out or change to make `b` of `a` (Levenshtein)."""
-    row = list(range(len(b) + 1))
-    for i, own in enumerate(a, 1):
-        before, row[0] = row[0], i
-        for j, other in enumerate(b, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (own != other))
-    return row[-1]
+    near = nearest(name, [*NAMES, *ALIASES, *WITHOUT_EFFECT])
+    return " and not supported" if near is None else f"; did you mean {near!r}?"
 
 
 def _field(name: str) -> str:

@@ -63,7 +63,23 @@ _TREE_KEYS = {*TREE_DTYPES, *_CATEGORY_ARRAYS, "id", "split_type", "tree_param"}
 
 
 def to_json(ensemble: Ensemble) -> bytes:
-    """The ensemble as an XGBoost model file, UTF-8 bytes; equal ensembles give equal bytes."""
+    """The ensemble as an XGBoost model file; equal ensembles give equal bytes.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+
+    Returns
+    -------
+    bytes
+        JSON in UTF-8.
+
+    Examples
+    --------
+    >>> import hansa
+    >>> hansa.to_json(hansa.Ensemble("binary:logistic", 0.5, ("load",), ()))[:1]
+    b'{'
+    """
     n_features, n_trees, n_outputs = len(ensemble.feature_names), len(ensemble.trees), ensemble.outputs
     scores = [_shortest(score).upper() for score in ensemble.base_scores]
     texts = _float_texts(ensemble)
@@ -170,7 +186,28 @@ def _shortest(value: float) -> str:
 
 
 def from_model_file(document: bytes) -> Ensemble:
-    """Read a model file of Hansa or of XGBoost, JSON or UBJSON; see `from_json`, also for errors."""
+    """Read a model file of Hansa or of XGBoost, JSON or UBJSON.
+
+    Parameters
+    ----------
+    document : bytes
+
+    Returns
+    -------
+    Ensemble
+
+    Raises
+    ------
+    DataError
+        As for `from_json`.
+
+    Examples
+    --------
+    >>> import hansa
+    >>> empty = hansa.Ensemble("binary:logistic", 0.5, ("load",), ())
+    >>> hansa.from_model_file(hansa.to_json(empty)).feature_names
+    ('load',)
+    """
     if document[:2] == b"{L":
         return _from_object(_parse_ubjson(document))
     if document[:1] != b"{" and (
@@ -186,14 +223,30 @@ def from_model_file(document: bytes) -> Ensemble:
 def from_json(document: bytes) -> Ensemble:
     """Read a JSON model file of Hansa or of XGBoost.
 
-    All trees are kept, as by `Booster.predict`, which ignores the attribute `best_iteration`; call
-    `Ensemble.truncate` for fewer. Features without names are called f0, f1, ... as in XGBoost.
+    All trees are kept, as by `Booster.predict`, which ignores the attribute `best_iteration`; call `Ensemble.truncate` for fewer.
+    Features without names are called f0, f1, ... as in XGBoost.
 
-    Raises:
-        DataError: naming the place in the file, what was expected and what stands there: text that is not
-            JSON, a field of another type, an inconsistent tree, or a model that is not supported
-            (another booster or objective, splits on several categories at once, softmax classes,
-            vectors as leaves, parallel trees).
+    Parameters
+    ----------
+    document : bytes
+
+    Returns
+    -------
+    Ensemble
+
+    Raises
+    ------
+    DataError
+        Names the place in the file, what was expected and what stands there: text that is not JSON, a field of another type, an
+        inconsistent tree, or a model that is not supported (another booster or objective, splits on several categories at once,
+        softmax classes, vectors as leaves, parallel trees).
+
+    Examples
+    --------
+    >>> import hansa
+    >>> empty = hansa.Ensemble("binary:logistic", 0.5, ("load",), ())
+    >>> hansa.from_json(hansa.to_json(empty)) == empty
+    True
     """
     return _from_object(_parse(document))
 

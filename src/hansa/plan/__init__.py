@@ -1,0 +1,47 @@
+"""The training plan: one TOML file that all members hold."""
+
+from hansa.plan.plan import Coopetitive, Plan, Release
+from hansa.plan.reading import PLAN_KEYS, parse_plan, read_plan
+from hansa.plan.values import (
+    COOPETITIVE,
+    DEFAULT_BINS_ON_SHARES,
+    DEFAULT_LEAST_CHOICES,
+    DEFAULT_MIN_CELL_ROWS,
+    DEFAULT_MIN_PARTY_ROWS,
+    DEFAULT_VERIFY_COUNTS,
+    LEAF_BITS_RANGE,
+    LEAST_MIN_CELL_ROWS,
+    MASKED,
+    MEMBER_NAME,
+    MODES,
+    SERVER_LINKS,
+    SERVERS,
+    VERIFY_COUNTS,
+    default_verify_counts,
+)
+from hansa.plan.writing import write_plan
+
+__all__ = [
+    "COOPETITIVE",
+    "DEFAULT_BINS_ON_SHARES",
+    "DEFAULT_LEAST_CHOICES",
+    "DEFAULT_MIN_CELL_ROWS",
+    "DEFAULT_MIN_PARTY_ROWS",
+    "DEFAULT_VERIFY_COUNTS",
+    "LEAF_BITS_RANGE",
+    "LEAST_MIN_CELL_ROWS",
+    "MASKED",
+    "MEMBER_NAME",
+    "MODES",
+    "PLAN_KEYS",
+    "SERVERS",
+    "SERVER_LINKS",
+    "VERIFY_COUNTS",
+    "Coopetitive",
+    "Plan",
+    "Release",
+    "default_verify_counts",
+    "parse_plan",
+    "read_plan",
+    "write_plan",
+]

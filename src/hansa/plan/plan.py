@@ -1,0 +1,340 @@
+"""The training plan: one TOML file that every member holds, word for word the same to the digest.
+
+    name = "dropped-calls"
+    mode = "federated"
+
+    [members]
+    aggregator = "hub"
+    parties = ["aurora", "borealis", "cirrus"]
+    receivers = ["aurora", "borealis"]        # default: all parties
+    minimum_parties = 3                       # default: all parties
+
+    [schema]
+    features = ["traffic", "temperature"]
+    label = "fault"
+    weight = "importance"                     # optional
+    decimal = ","                             # optional: the decimal sign of numbers that are texts, as in CSV files; default "."
+
+    [privacy]
+    min_cell_rows = 10                        # cuts stop at cells of so many pooled rows
+    min_party_rows = 20                       # protected modes: rows that each of at least three parties must have
+    min_child_rows = 1                        # no split makes a node of fewer pooled rows
+    dominance = false                         # federated: cells and nodes hold their minimum without the largest party
+    verify_counts = "tree"                    # secure-aggregation: parties check pooled rows of cells and nodes
+
+    [evaluation]
+    fraction = 0.2                            # of each party's rows, held out for metrics and early stopping
+
+    [parameters]                              # XGBoost's names
+    objective = "binary:logistic"
+    rounds = 100
+    eta = 0.1
+
+In coopetitive mode nobody sums; three servers compute on shares, and the hub only relays what members seal for each other:
+
+    mode = "coopetitive"
+
+    [members]
+    hub = "post"                              # in place of an aggregator; one of the servers, or any other member, may be it
+    servers = ["aurora", "borealis", "cirrus"]   # any three members, with rows or without; the order is S_0, S_1, S_2
+    server_links = "direct"                   # default "hub"; direct: servers connect to each other
+    parties = ["aurora", "borealis", "cirrus", "dune"]
+    receivers = ["aurora", "dune"]
+
+    [labels]
+    range = [0.0, 100.0]                      # reg:squarederror: labels outside are refused at their owner
+
+    [cuts]                                    # optional: cuts by feature; then none are searched
+    traffic = [1.0, 10.0, 100.0]
+    temperature = [0.0, 20.0]
+
+    [categories]                              # optional: levels of categorical features; the order is the code
+    employer = ["private", "public", "none"]
+
+    [monotone]                                # optional: 1 for increasing, -1 for decreasing
+    traffic = 1
+
+    [release]                                 # in every mode
+    statistics = false                        # gain and cover of every node; default: false in coopetitive mode, else true
+    least_choices = 1000                      # numbers of rows that fit a first tree's leaves; default: 1000 in coopetitive mode
+    leaf_bits = 10                            # in place of it: fraction bits of leaf values
+
+Signed plans and approvals come later; they will sign `digest`. So do conditions of a release: they will stand in [release].
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import msgspec
+
+from hansa.data.schema import Schema
+from hansa.declared import fault_of_fields
+from hansa.errors import PlanError
+from hansa.plan.rules import broken_rule
+from hansa.plan.values import (
+    DEFAULT_LEAST_CHOICES,
+    DEFAULT_MIN_CELL_ROWS,
+    DEFAULT_MIN_PARTY_ROWS,
+    Cuts,
+    Fraction,
+    LeafBits,
+    LeastChoices,
+    MemberName,
+    MinCellRows,
+    MinChildRows,
+    MinPartyRows,
+    Mode,
+    Names,
+    Range,
+    ServerLinks,
+    Sign,
+    Steps,
+    VerifyCounts,
+    WeightLimit,
+)
+from hansa.trees.parameters import Parameters
+
+KEYS_OF_COOPETITIVE = {
+    "hub": "members.hub",
+    "servers": "members.servers",
+    "server_links": "members.server_links",
+    "label_range": "labels.range",
+    "cuts": "cuts",
+    "missing": "schema.missing",
+    "weight_limit": "schema.weight_limit",
+    "steps": "evaluation.steps",
+    "monotone": "monotone",
+    "statistics": "release.statistics",
+}
+"""Attribute of `Coopetitive` -> its key in a plan file."""
+
+KEYS_OF_RELEASE = {name: f"release.{name}" for name in ("statistics", "least_choices", "leaf_bits")}
+"""Attribute of `Release` -> its key in a plan file."""
+
+KEYS_OF_PLAN = {
+    "name": "name",
+    "mode": "mode",
+    "aggregator": "members.aggregator",
+    "parties": "members.parties",
+    "receivers": "members.receivers",
+    "minimum_parties": "members.minimum_parties",
+    "min_cell_rows": "privacy.min_cell_rows",
+    "min_party_rows": "privacy.min_party_rows",
+    "min_child_rows": "privacy.min_child_rows",
+    "dominance": "privacy.dominance",
+    "verify_counts": "privacy.verify_counts",
+    "evaluation_fraction": "evaluation.fraction",
+}
+"""Attribute of `Plan` -> its key in a plan file, of those that hold one value or a list."""
+
+
+def _hold(made: object, keys: Mapping[str, str]) -> None:
+    """Refuse an attribute that is not of the type that its class declares: plans are made in Python too, not only read."""
+    fault = fault_of_fields(made, keys)
+    if fault is not None:
+        raise PlanError(fault)
+
+
+@dataclass(frozen=True)
+class Coopetitive:
+    """What a plan says more in coopetitive mode. Public to all members.
+
+    Attributes:
+        hub: the member whose process listens and relays; as such it holds no keys of the run. It may have other roles too.
+        servers: S_0, S_1 and S_2, in this order.
+        server_links: one of `SERVER_LINKS`: which way the servers' sealed messages to each other take.
+        statistics: whether gain and cover are released with the splits.
+        label_range: lowest and highest label of reg:squarederror; None for binary:logistic.
+        cuts: of every feature, in the schema's order, or None where they are searched. A categorical feature has none.
+        weight_limit: no row's weight exceeds it; None where rows have no weights.
+        monotone: by feature, in the schema's order, 1 for increasing, -1 for decreasing, 0 for neither; empty for no constraint.
+        steps: numbers of rounds after which the metrics of held-out rows are opened; empty for the last round only.
+        missing: names of the features that may lack values; with cuts, none where it is not given; without, None lets the
+            servers open one bit a feature: whether any row lacks it.
+    """
+
+    hub: MemberName
+    servers: Names
+    statistics: bool = False
+    label_range: Range | None = None
+    cuts: tuple[Cuts, ...] | None = None
+    missing: Names | None = None
+    weight_limit: WeightLimit | None = None
+    steps: Steps = ()
+    monotone: tuple[Sign, ...] = ()
+    server_links: ServerLinks = "hub"
+
+    def __post_init__(self) -> None:
+        _hold(self, KEYS_OF_COOPETITIVE)
+
+
+@dataclass(frozen=True)
+class Release:
+    """What the model tells of its leaves. Public to all members.
+
+    Attributes:
+        statistics: whether the file holds covers, gains and inner nodes' weights. In coopetitive mode that is `Coopetitive.statistics`.
+        least_choices: leaf values are so coarse that so many choices of rows fit a first tree (`trees.leaf_choices`); 0 for leaves as
+            they are; None for the mode's default.
+        leaf_bits: in place of that, fraction bits of leaf values; None where it is not given.
+    """
+
+    statistics: bool = True
+    least_choices: LeastChoices | None = None
+    leaf_bits: LeafBits | None = None
+
+    def __post_init__(self) -> None:
+        _hold(self, KEYS_OF_RELEASE)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the members agreed on. Public to all of them.
+
+    Attributes:
+        name: of the run, for people.
+        mode: one of `MODES`.
+        aggregator: the member that sums and finds splits; empty in coopetitive mode.
+        parties: the members that hold rows, sorted.
+        receivers: the members that get the model file, sorted.
+        minimum_parties: the run does not start with fewer parties.
+        schema: the columns of every party's table.
+        parameters: how to grow the trees.
+        min_cell_rows: a cell of so many pooled rows or fewer is not split further when cuts are searched.
+        min_child_rows: no split makes a node of fewer pooled rows.
+        dominance: whether a cell or child must hold its minimum without its largest contributor.
+        verify_counts: one of `VERIFY_COUNTS`.
+        evaluation_fraction: share of each party's rows that is held out; 0 for none.
+        coopetitive: in that mode, else None.
+        min_party_rows: in the protected modes, rows that each of at least three parties (two where every party's policy allows
+            it) must have in training, among held-out rows and of each class where sums tell classes apart.
+        release: what the model tells of its leaves.
+    """
+
+    name: str
+    mode: Mode
+    aggregator: MemberName
+    parties: Names
+    receivers: Names
+    minimum_parties: int
+    schema: Schema
+    parameters: Parameters
+    min_cell_rows: MinCellRows = DEFAULT_MIN_CELL_ROWS
+    evaluation_fraction: Fraction = 0.0
+    min_child_rows: MinChildRows = 1
+    dominance: bool = False
+    verify_counts: VerifyCounts = "off"
+    coopetitive: Coopetitive | None = None
+    min_party_rows: MinPartyRows = DEFAULT_MIN_PARTY_ROWS
+    release: Release = Release()
+
+    def __post_init__(self) -> None:
+        _hold(self, KEYS_OF_PLAN)
+        object.__setattr__(self, "parties", tuple(sorted(self.parties)))
+        object.__setattr__(self, "receivers", tuple(sorted(self.receivers)))
+        if self.coopetitive is not None:  # it says so itself
+            object.__setattr__(self, "release", replace(self.release, statistics=True))
+        fault = broken_rule(self)
+        if fault is not None:
+            raise PlanError(fault)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """All members, sorted."""
+        return tuple(sorted({self.hub, *self.servers, *self.parties, *self.receivers}))
+
+    @property
+    def participants(self) -> tuple[str, ...]:
+        """All members with a role of their own, sorted: in coopetitive mode everybody but a hub that does nothing but relay."""
+        return tuple(sorted({*self.servers, *self.parties, *self.receivers}))
+
+    @property
+    def hub(self) -> str:
+        """The member whose process listens: all others dial it."""
+        return self.aggregator if self.coopetitive is None else self.coopetitive.hub
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The compute servers S_0, S_1, S_2; none but in coopetitive mode."""
+        return () if self.coopetitive is None else self.coopetitive.servers
+
+    @property
+    def statistics(self) -> bool:
+        """Whether the model holds covers and gains."""
+        return self.release.statistics if self.coopetitive is None else self.coopetitive.statistics
+
+    @property
+    def least_choices(self) -> int:
+        """How many choices of rows are to fit a first tree's leaves; 0 where leaves are as they are, or have given bits."""
+        given = self.release.least_choices
+        if given is not None or self.release.leaf_bits is not None:
+            return given or 0
+        rounded = self.coopetitive is not None and not self.statistics
+        return DEFAULT_LEAST_CHOICES if rounded and self.parameters.objective == "binary:logistic" else 0
+
+    def canonical(self) -> bytes:
+        """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out
+        but that of `schema.decimal`, which came later.
+        """
+        content = {"format": 1, **asdict(self)}
+        if self.coopetitive is None:
+            del content["coopetitive"]
+        if self.schema.decimal == ".":
+            del content["schema"]["decimal"]
+        if self.parameters.max_cat_to_onehot is None:
+            del content["parameters"]["max_cat_to_onehot"]
+        # Settings that came later are left out where they change nothing: older plans keep their digests.
+        release = content.pop("release") | {"least_choices": self.least_choices}
+        content |= {key: release[key] for key in ("statistics", "least_choices", "leaf_bits")}
+        unchanged = {"verify_counts": "off", "min_child_rows": 1, "dominance": False}
+        unchanged |= {"statistics": True, "least_choices": 0, "leaf_bits": None}
+        for key, value in unchanged.items():
+            if content[key] == value:
+                del content[key]
+        return msgspec.json.encode(content, order="sorted")
+
+    def by_key(self) -> dict[str, Any]:
+        """Every value of the plan under its key in a plan file, defaults written out; of a list of names, sorted."""
+        schema, parameters, more = asdict(self.schema), asdict(self.parameters), self.coopetitive
+        values: dict[str, Any] = {
+            "name": self.name,
+            "mode": self.mode,
+            ("members.hub" if self.coopetitive is not None else "members.aggregator"): self.hub,
+            "members.parties": self.parties,
+            "members.receivers": self.receivers,
+            "members.minimum_parties": self.minimum_parties,
+            "schema.features": schema["features"],
+            "schema.label": schema["label"],
+            "schema.weight": schema["weight"],
+            "schema.decimal": schema["decimal"],
+            "privacy.min_cell_rows": self.min_cell_rows,
+            "privacy.min_party_rows": self.min_party_rows,
+            "privacy.min_child_rows": self.min_child_rows,
+            "privacy.dominance": self.dominance,
+            "privacy.verify_counts": self.verify_counts,
+            "evaluation.fraction": self.evaluation_fraction,
+            "release.statistics": self.statistics,
+            "release.least_choices": self.least_choices,
+            "release.leaf_bits": self.release.leaf_bits,
+        }
+        if more is not None:
+            values |= {
+                "members.servers": more.servers,
+                "members.server_links": more.server_links,
+                "schema.weight_limit": more.weight_limit,
+                "schema.missing": more.missing,
+                "categories": schema["categories"],
+                "evaluation.steps": more.steps,
+                "labels.range": more.label_range,
+                "cuts": more.cuts,
+                "monotone": more.monotone,
+            }
+        return values | {f"parameters.{name.rstrip('_')}": value for name, value in parameters.items()}
+
+    def digest(self) -> bytes:
+        """SHA-256 of `canonical`, 32 bytes."""
+        return hashlib.sha256(b"hansa plan\x00" + self.canonical()).digest()

@@ -1,0 +1,235 @@
+"""A plan file: which tables and keys it has, and of which types; and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hansa.data.schema import Schema
+from hansa.declared import decode, keys_of, unknown_keys
+from hansa.errors import PlanError
+from hansa.plan.plan import Coopetitive, Plan, Release
+from hansa.plan.values import (
+    COOPETITIVE,
+    DEFAULT_BINS_ON_SHARES,
+    DEFAULT_MIN_CELL_ROWS,
+    DEFAULT_MIN_PARTY_ROWS,
+    Column,
+    Cuts,
+    DecimalSign,
+    Fraction,
+    LeafBits,
+    LeastChoices,
+    Levels,
+    MemberName,
+    MinCellRows,
+    MinChildRows,
+    MinPartyRows,
+    Mode,
+    Names,
+    Range,
+    ServerLinks,
+    Sign,
+    Steps,
+    VerifyCounts,
+    WeightLimit,
+    default_verify_counts,
+)
+from hansa.toml import parse_toml, read_toml
+from hansa.trees.parameters import Parameters, parse_parameters
+
+
+class MembersTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[members]"""
+
+    aggregator: MemberName | None = None
+    hub: MemberName | None = None
+    servers: Names | None = None
+    server_links: ServerLinks | None = None
+    parties: Names
+    receivers: Names | None = None
+    minimum_parties: int | None = None
+
+
+class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[schema]"""
+
+    features: Names
+    label: Column
+    weight: Column | None = None
+    weight_limit: WeightLimit | None = None
+    missing: Names | None = None
+    decimal: DecimalSign = "."
+
+
+class PrivacyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[privacy]"""
+
+    min_cell_rows: MinCellRows = DEFAULT_MIN_CELL_ROWS
+    min_party_rows: MinPartyRows = DEFAULT_MIN_PARTY_ROWS
+    min_child_rows: MinChildRows = 1
+    dominance: bool = False
+    verify_counts: VerifyCounts | None = None
+
+
+class EvaluationTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[evaluation]"""
+
+    fraction: Fraction = 0.0
+    steps: Steps | None = None
+
+
+class LabelsTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[labels]"""
+
+    range: Range | None = None
+
+
+class ReleaseTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[release]"""
+
+    statistics: bool | None = None
+    least_choices: LeastChoices | None = None
+    leaf_bits: LeafBits | None = None
+
+
+class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A plan file as it is written: every table and key, with its type. None, and an empty table: not given.
+
+    [cuts], [categories] and [monotone] have features for keys, [parameters] those of `hansa.trees.parameters`.
+    """
+
+    name: str = "run"
+    mode: Mode
+    members: MembersTable
+    schema: SchemaTable
+    privacy: PrivacyTable = PrivacyTable()
+    evaluation: EvaluationTable = EvaluationTable()
+    labels: LabelsTable | None = None
+    cuts: dict[str, Cuts] | None = None
+    categories: dict[str, Levels] = {}
+    monotone: dict[str, Sign] | None = None
+    release: ReleaseTable = ReleaseTable()
+    parameters: dict[str, Any] = {}
+
+
+TABLES: dict[str, type[msgspec.Struct]] = {
+    "": PlanDocument,
+    "members": MembersTable,
+    "schema": SchemaTable,
+    "privacy": PrivacyTable,
+    "evaluation": EvaluationTable,
+    "labels": LabelsTable,
+    "release": ReleaseTable,
+}
+
+PLAN_KEYS: dict[str, tuple[str, ...]] = {name: keys_of(table) for name, table in TABLES.items()}
+"""Every key of a plan file but those of [parameters], which are `trees.parameters.NAMES`, and of [cuts], [categories] and
+[monotone]: features."""
+
+
+def parse_plan(text: str, where: str = "plan") -> Plan:
+    """Read a plan. Raises PlanError naming `where`, the key, what was found and expected, and the cure."""
+    return _plan_of(parse_toml(text, where, PlanError), where)
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan file. Raises PlanError naming file, key, what was found and expected, and the cure."""
+    return _plan_of(read_toml(path, PlanError, "name the plan file that all members agreed on"), str(path))
+
+
+def _plan_of(content: Mapping[str, Any], where: str) -> Plan:
+    document = decode(content, PlanDocument, where, PlanError)
+    for fault in _faults(document):
+        raise PlanError(f"{where}: {fault}")
+    try:
+        return _plan(document)
+    except PlanError as error:
+        raise PlanError(f"{where}: {error}") from error
+
+
+def _faults(document: PlanDocument) -> Iterator[str]:
+    """What single keys do not tell: keys that go with another mode, and tables whose keys must be features."""
+    members, schema = document.members, document.schema
+    name, given = ("hub", members.hub) if document.mode == COOPETITIVE else ("aggregator", members.aggregator)
+    if given is None:
+        yield f"members.{name} is missing; add it (a member's name)"
+    for key, value in (
+        ("members.hub", members.hub),
+        ("members.servers", members.servers),
+        ("members.server_links", members.server_links),
+        ("schema.missing", schema.missing),
+        ("schema.weight_limit", schema.weight_limit),
+        ("evaluation.steps", document.evaluation.steps),
+        ("[labels]", document.labels),
+        ("[cuts]", document.cuts),
+        ("[monotone]", document.monotone),
+    ):
+        if document.mode != COOPETITIVE and value is not None:
+            yield f"{key} goes with mode {COOPETITIVE!r} only, and the mode is {document.mode!r}; leave it out"
+    for title in ("cuts", "categories", "monotone"):
+        unknown = [name for name in getattr(document, title) or {} if name not in schema.features]
+        if unknown:
+            yield unknown_keys(unknown, schema.features, title)
+
+
+def _plan(document: PlanDocument) -> Plan:
+    members, schema, privacy, release = document.members, document.schema, document.privacy, document.release
+    shared = document.mode == COOPETITIVE
+    parties = members.parties
+    return Plan(
+        name=document.name,
+        mode=document.mode,
+        aggregator=members.aggregator or "",
+        parties=parties,
+        receivers=parties if members.receivers is None else members.receivers,
+        minimum_parties=len(parties) if members.minimum_parties is None else members.minimum_parties,
+        schema=Schema(
+            features=schema.features,
+            label=schema.label,
+            weight=schema.weight,
+            categories=tuple(document.categories.get(name, ()) for name in schema.features),
+            decimal=schema.decimal,
+        ),
+        parameters=_parameters(document.parameters, shared),
+        min_cell_rows=privacy.min_cell_rows,
+        min_party_rows=privacy.min_party_rows,
+        min_child_rows=privacy.min_child_rows,
+        dominance=privacy.dominance,
+        verify_counts=privacy.verify_counts or default_verify_counts(document.mode, parties),
+        evaluation_fraction=document.evaluation.fraction,
+        coopetitive=_coopetitive(document) if shared else None,
+        release=Release(
+            statistics=shared or release.statistics is not False,
+            least_choices=release.least_choices,
+            leaf_bits=release.leaf_bits,
+        ),
+    )
+
+
+def _parameters(given: Mapping[str, Any], shared: bool) -> Parameters:
+    try:
+        return parse_parameters({"max_bin": DEFAULT_BINS_ON_SHARES, **given} if shared else given)
+    except PlanError as error:
+        raise PlanError(f"[parameters]: {error}") from error
+
+
+def _coopetitive(document: PlanDocument) -> Coopetitive:
+    """What the tables say that only a coopetitive plan has."""
+    members, schema, features = document.members, document.schema, document.schema.features
+    cuts, signs = document.cuts, document.monotone
+    return Coopetitive(
+        hub=members.hub or "",
+        servers=members.servers or (),
+        statistics=document.release.statistics is True,
+        label_range=None if document.labels is None else document.labels.range,
+        cuts=None if cuts is None else tuple(cuts.get(name, ()) for name in features),
+        missing=schema.missing,
+        weight_limit=schema.weight_limit,
+        steps=document.evaluation.steps or (),
+        monotone=tuple(signs.get(name, 0) for name in features) if signs else (),
+        server_links=members.server_links or "hub",
+    )

@@ -1,0 +1,354 @@
+"""Rules that hold between the keys of a plan. Each is a function that says what is broken, in one sentence, or None.
+
+What one key alone may be is declared by its type (`plan.values`), and not asked here again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from hansa.plan.values import (
+    COOPETITIVE,
+    MASKED,
+    MEMBER_NAME,
+    MOST_LEVELS,
+    NOT_ON_SHARES,
+    RANGES_ON_SHARES,
+    SERVERS,
+)
+
+if TYPE_CHECKING:
+    from hansa.plan.plan import Coopetitive, Plan
+
+Rule: TypeAlias = "Callable[[Plan], str | None]"
+SharedRule: TypeAlias = "Callable[[Plan, Coopetitive], str | None]"
+
+
+def broken_rule(plan: Plan) -> str | None:
+    """The first rule that the plan breaks: what is wrong and the cure; None where it breaks none."""
+    return next((fault for rule in RULES if (fault := rule(plan)) is not None), None)
+
+
+# --- members ----------------------------------------------------------------------------------------------------------
+
+
+def mode_and_tables_agree(plan: Plan) -> str | None:
+    if (plan.mode == COOPETITIVE) == (plan.coopetitive is not None):
+        return None
+    return f"mode is {plan.mode!r}; hub, servers, labels and cuts go with {COOPETITIVE!r} only"
+
+
+def names_are_names(plan: Plan) -> str | None:
+    for name in plan.members:
+        if not MEMBER_NAME.fullmatch(name):
+            return (
+                f"member name {name!r}: expected 1 to 63 lower-case letters, digits and hyphens, a hyphen not first; "
+                "rename the member in the plan and in its identity"
+            )
+    return None
+
+
+def members_are_named_once(plan: Plan) -> str | None:
+    if not plan.parties:
+        return "members.parties is empty; name at least one member that holds rows"
+    for key, names in (("parties", plan.parties), ("receivers", plan.receivers)):
+        if len(set(names)) < len(names):
+            return f"members.{key} names a member twice; name each once"
+    return None
+
+
+def aggregator_and_receivers(plan: Plan) -> str | None:
+    if plan.coopetitive is not None:
+        return None
+    if plan.aggregator in plan.parties:
+        return f"{plan.aggregator!r} is both the aggregator and a party; the aggregator holds no rows"
+    others = set(plan.receivers) - {plan.aggregator, *plan.parties}
+    if others:
+        return f"receiver {min(others)!r} is neither the aggregator nor a party"
+    return None
+
+
+def minimum_parties(plan: Plan) -> str | None:
+    least, parties = plan.minimum_parties, len(plan.parties)
+    if not 1 <= least <= parties:
+        return f"members.minimum_parties is {least}; expected 1 to {parties}, the number of parties"
+    if plan.mode == MASKED and least < 2:
+        return (
+            f"members.minimum_parties is {least}; secure-aggregation needs at least 2 parties "
+            "(and 3, unless every party's own policy allows two): the sum over one party is that party's part"
+        )
+    return None
+
+
+# --- what goes with a mode --------------------------------------------------------------------------------------------
+
+
+def categories_go_with_coopetitive(plan: Plan) -> str | None:
+    if plan.coopetitive is not None or not plan.schema.categories:
+        return None
+    return (
+        f"[categories] goes with mode {COOPETITIVE!r} only, and the mode is {plan.mode!r}; leave the table out, and give "
+        f"{next(iter(plan.schema.levels))!r} as codes (numbers) at every member"
+    )
+
+
+def classes_go_with_coopetitive(plan: Plan) -> str | None:
+    if plan.coopetitive is not None or not plan.parameters.num_class:
+        return None
+    return (
+        f"parameter num_class = {plan.parameters.num_class} goes with mode {COOPETITIVE!r} only; in mode {plan.mode!r} train "
+        "one binary:logistic model for each class, with labels 0 and 1"
+    )
+
+
+def rows_of_nodes_are_known(plan: Plan) -> str | None:
+    if plan.min_child_rows <= 1 or plan.coopetitive is None:
+        return None
+    return (
+        f"privacy.min_child_rows is {plan.min_child_rows}; mode {COOPETITIVE!r} knows no rows of nodes: set "
+        "parameters.min_child_weight instead, to the hessian of so many rows (.25 a row in logistic loss, 1 in squared error)"
+    )
+
+
+def dominance_goes_with_federated(plan: Plan) -> str | None:
+    if not plan.dominance:
+        return None
+    if plan.mode != "federated":
+        return (
+            f"privacy.dominance goes with mode 'federated' only, and the mode is {plan.mode!r}, where nobody sees how much of a "
+            "sum is one party's: leave it out; what a party that chooses its rows learns then stands in SECURITY.md"
+        )
+    if len(plan.parties) < 2:
+        return "privacy.dominance needs at least two parties: without the largest of one, nothing is left"
+    return None
+
+
+def verified_counts_go_with_masked(plan: Plan) -> str | None:
+    if plan.verify_counts == "off" or plan.mode == MASKED:
+        return None
+    return (
+        f"privacy.verify_counts is {plan.verify_counts!r}; it goes with mode {MASKED!r} only, and the mode is "
+        f"{plan.mode!r}: leave it out"
+    )
+
+
+# --- what the model tells ---------------------------------------------------------------------------------------------
+
+
+def leaves_of_squared_error_stay(plan: Plan) -> str | None:
+    choices, bits = plan.release.least_choices, plan.release.leaf_bits
+    if not (choices or bits is not None) or plan.parameters.objective == "binary:logistic":
+        return None
+    name = "least_choices" if choices else "leaf_bits"
+    return (
+        f"release.{name} goes with binary:logistic only, and the objective is {plan.parameters.objective}, whose "
+        "leaves have the unit of the labels: leave it out"
+    )
+
+
+def choices_can_be_promised(plan: Plan) -> str | None:
+    choices, bits = plan.release.least_choices, plan.release.leaf_bits
+    if not choices:
+        return None
+    asked = f"release.least_choices is {choices}"
+    if bits is not None:
+        return f"{asked}, and leaf_bits {bits} is given too; give one of them"
+    if plan.statistics:
+        return f"{asked}, but a leaf's cover tells its number of rows: set release.statistics = false, or leave least_choices out"
+    if plan.verify_counts != "off":
+        return (
+            f"{asked}, but privacy.verify_counts = {plan.verify_counts!r} tells every party the rows of each leaf: set "
+            "privacy.verify_counts = 'off', leave least_choices out, or give leaf_bits, which says nothing of choices"
+        )
+    return None
+
+
+def early_stopping_has_rows(plan: Plan) -> str | None:
+    if plan.evaluation_fraction > 0 or plan.parameters.early_stopping_rounds is None:
+        return None
+    return "early_stopping_rounds needs held-out rows; set evaluation.fraction, for example to 0.2, or leave it out"
+
+
+# --- coopetitive mode -------------------------------------------------------------------------------------------------
+
+
+def shared_rules_hold(plan: Plan) -> str | None:
+    more = plan.coopetitive
+    if more is None:
+        return None
+    return next((fault for rule in RULES_ON_SHARES if (fault := rule(plan, more)) is not None), None)
+
+
+def three_servers_and_a_hub(plan: Plan, more: Coopetitive) -> str | None:
+    if plan.aggregator:
+        return (
+            f"members.aggregator is {plan.aggregator!r}; in {COOPETITIVE} mode there is a hub instead: name members.hub, and leave "
+            "members.aggregator out"
+        )
+    if len(set(more.servers)) != SERVERS or len(more.servers) != SERVERS:
+        return f"members.servers is {list(more.servers)}; expected three different members"
+    if not plan.receivers:
+        return "members.receivers is empty; nobody would ever see the model: name at least one"
+    if plan.minimum_parties != len(plan.parties):
+        return f"in {COOPETITIVE} mode every party takes part; leave members.minimum_parties out"
+    return None
+
+
+def weights_have_a_limit(plan: Plan, more: Coopetitive) -> str | None:
+    if (plan.schema.weight is None) == (more.weight_limit is None):
+        return None
+    return (
+        f"in {COOPETITIVE} mode schema.weight and schema.weight_limit go together: no row's weight may exceed the limit"
+    )
+
+
+def steps_are_rounds(plan: Plan, more: Coopetitive) -> str | None:
+    rising = list(more.steps) == sorted(set(more.steps))
+    within = all(1 <= step <= plan.parameters.rounds for step in more.steps)
+    if not more.steps or (plan.evaluation_fraction and rising and within):
+        return None
+    return (
+        f"evaluation.steps is {list(more.steps)}; expected rising numbers of rounds up to "
+        f"{plan.parameters.rounds}, and an evaluation.fraction"
+    )
+
+
+def base_score_follows(plan: Plan, _: Coopetitive) -> str | None:
+    if plan.parameters.scale_pos_weight != "auto" or plan.parameters.base_score is None:
+        return None
+    return f'scale_pos_weight = "auto" follows from the pooled mean in {COOPETITIVE} mode: leave base_score out, or give a number'
+
+
+def signs_are_of_features(plan: Plan, more: Coopetitive) -> str | None:
+    if not more.monotone or len(more.monotone) == len(plan.schema.features):
+        return None
+    return f"[monotone] is {list(more.monotone)}; expected 1, -1 or 0 for each of {len(plan.schema.features)} features"
+
+
+def parameters_fit_shares(plan: Plan, _: Coopetitive) -> str | None:
+    for name, value in NOT_ON_SHARES.items():
+        if getattr(plan.parameters, name) != value:
+            return (
+                f"parameter {name} = {getattr(plan.parameters, name)!r} is not supported in {COOPETITIVE} mode, "
+                f"where nobody sees the sums that it needs; leave it at {value!r}"
+            )
+    if plan.parameters.histogram_bits == 64:
+        return f'parameter histogram_bits = 64 is not supported in {COOPETITIVE} mode, which has no histograms; leave it at "auto"'
+    for field, (least, most) in RANGES_ON_SHARES.items():
+        name, value = field.rstrip("_"), getattr(plan.parameters, field)
+        if not least <= value <= most:
+            much, bound = ("much", f"at most {most}") if value > most else ("little", f"at least {least:g}")
+            return f"parameter {name} = {value} is too {much} for {COOPETITIVE} mode; {bound}"
+    return None
+
+
+def metrics_can_be_had_of_shares(plan: Plan, _: Coopetitive) -> str | None:
+    """They matter where rows are held out."""
+    names = plan.parameters.metrics if plan.evaluation_fraction > 0 else ()
+    if "aucpr" in names:
+        return (
+            f"parameter eval_metric = 'aucpr' cannot be had in {COOPETITIVE} mode: it needs a division for every score; take auc or "
+            "logloss"
+        )
+    if "auc" in names and plan.schema.weight is not None:
+        return (
+            f"parameter eval_metric = 'auc' of rows with weights cannot be had in {COOPETITIVE} mode: take logloss or error, or leave "
+            "schema.weight out"
+        )
+    return None
+
+
+def labels_have_a_range(plan: Plan, more: Coopetitive) -> str | None:
+    squared = plan.parameters.objective == "reg:squarederror"
+    if squared != (more.label_range is not None):
+        needed = "needs" if squared else "has no use for"
+        return f"{plan.parameters.objective} {needed} labels.range = [lowest, highest] in {COOPETITIVE} mode"
+    if more.label_range is None:
+        return None
+    low, high = more.label_range
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        return f"labels.range is {[low, high]}; expected two finite numbers, the lower first"
+    base = plan.parameters.base_score
+    if base is not None and not low <= base <= high:
+        return f"base_score {base} lies outside labels.range {[low, high]}"
+    return None
+
+
+def missing_are_features(plan: Plan, more: Coopetitive) -> str | None:
+    unknown = sorted(set(more.missing or ()) - set(plan.schema.features))
+    return f"schema.missing names {unknown[0]!r}, which is no feature" if unknown else None
+
+
+def cuts_rise(plan: Plan, more: Coopetitive) -> str | None:
+    if more.cuts is None:
+        return None
+    if len(more.cuts) != len(plan.schema.features):
+        return f"[cuts] is of {len(more.cuts)} features; expected a list for each of {len(plan.schema.features)}"
+    for feature, cuts in zip(plan.schema.features, more.cuts, strict=True):
+        narrow = [struct.unpack("<f", struct.pack("<f", cut))[0] if abs(cut) < 3.4e38 else math.inf for cut in cuts]
+        if any(not math.isfinite(cut) for cut in narrow) or any(a >= b for a, b in itertools.pairwise(narrow)):
+            return f"cuts.{feature} is {list(cuts)}; expected finite float32 numbers that rise strictly"
+        if len(cuts) >= plan.parameters.max_bin:
+            return f"cuts.{feature} has {len(cuts)} cuts; max_bin {plan.parameters.max_bin} allows fewer"
+    if not any(more.cuts) and not more.missing and not plan.schema.categories:
+        return "[cuts] gives no cut at all; a tree could not split"
+    return None
+
+
+def categories_fit_shares(plan: Plan, more: Coopetitive) -> str | None:
+    for number, (name, levels) in enumerate(zip(plan.schema.features, plan.schema.categories, strict=False)):
+        if not levels:
+            continue
+        if len(levels) > MOST_LEVELS:
+            return (
+                f"categories.{name} has {len(levels)} levels; at most {MOST_LEVELS} are taken: join rare ones into one"
+            )
+        most = plan.parameters.max_cat_to_onehot
+        if most is not None and len(levels) >= most:
+            return (
+                f"parameter max_cat_to_onehot = {most} asks for splits on several of the {len(levels)} categories of {name!r}; "
+                f"here every split tells one category from all others: leave it out, or give {len(levels) + 1} or more"
+            )
+        if more.cuts is not None and more.cuts[number]:
+            return f"cuts.{name} gives cuts of a categorical feature, which has none; leave them out"
+        if more.monotone and more.monotone[number]:
+            return f"monotone.{name} constrains a categorical feature, whose levels have no order; leave it out"
+    return None
+
+
+RULES_ON_SHARES: tuple[SharedRule, ...] = (
+    three_servers_and_a_hub,
+    weights_have_a_limit,
+    steps_are_rounds,
+    base_score_follows,
+    signs_are_of_features,
+    parameters_fit_shares,
+    metrics_can_be_had_of_shares,
+    labels_have_a_range,
+    missing_are_features,
+    cuts_rise,
+    categories_fit_shares,
+)
+"""Of coopetitive plans, in the order in which they are asked: later ones rely on earlier ones."""
+
+RULES: tuple[Rule, ...] = (
+    mode_and_tables_agree,
+    names_are_names,
+    members_are_named_once,
+    shared_rules_hold,
+    categories_go_with_coopetitive,
+    aggregator_and_receivers,
+    minimum_parties,
+    rows_of_nodes_are_known,
+    dominance_goes_with_federated,
+    verified_counts_go_with_masked,
+    leaves_of_squared_error_stay,
+    choices_can_be_promised,
+    classes_go_with_coopetitive,
+    early_stopping_has_rows,
+)
+"""Of every plan, in the order in which they are asked."""

@@ -1,0 +1,114 @@
+"""The values that a plan's keys may have: names, defaults, bounds, and the declared types that hold them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from hansa.data.schema import DECIMAL_SIGNS, Level
+from hansa.declared import one_of
+
+COOPETITIVE = "coopetitive"
+
+MASKED = "secure-aggregation"
+
+MODES = ("federated", MASKED, COOPETITIVE)
+"""The modes that this release runs. Another is refused, never run as one of these."""
+
+SERVERS = 3
+"""Compute servers of a coopetitive run."""
+
+MEMBER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+"""What may name a member."""
+
+DEFAULT_MIN_CELL_ROWS = 10
+"""Argued for in SECURITY.md, "Cuts"."""
+
+LEAST_MIN_CELL_ROWS = 2
+"""A cell of one row would send that row's value."""
+
+DEFAULT_MIN_PARTY_ROWS = 20
+"""Rows that each of at least three parties must have in a batch that protected sums are taken over (SECURITY.md, "Batches")."""
+
+VERIFY_COUNTS = ("off", "tree", "after", "before")
+"""When parties learn and check the pooled rows of named cells and nodes: never, of a whole tree at its end (and of cells after their
+sums have left), after a level's sums have left, or before."""
+
+DEFAULT_VERIFY_COUNTS = "tree"
+"""Of secure-aggregation plans with at least three parties."""
+
+DEFAULT_LEAST_CHOICES = 1000
+"""`release.least_choices` of a coopetitive plan of binary:logistic that releases no statistics."""
+
+LEAF_BITS_RANGE = (4, 24)
+"""What `release.leaf_bits` may be."""
+
+DEFAULT_BINS_ON_SHARES = 32
+"""`max_bin` of a coopetitive plan that names none: every cut is a column of shares, 4 bytes a row and part."""
+
+MOST_BINS_ON_SHARES = 256
+DEEPEST_ON_SHARES = 8
+
+MOST_LEVELS = 1024
+"""Levels of a categorical feature: each is a column of shares, of 4 bytes a row and part."""
+
+NOT_ON_SHARES: dict[str, Any] = {
+    "alpha": 0.0,
+    "max_delta_step": 0.0,
+}
+"""Parameters that coopetitive mode takes at this value only."""
+
+RANGES_ON_SHARES: dict[str, tuple[float, float]] = {
+    "max_depth": (1, DEEPEST_ON_SHARES),
+    "max_bin": (2, MOST_BINS_ON_SHARES),
+    "eta": (2**-12, 1),
+    "lambda_": (0, 2**26),
+}
+"""What fixed-point numbers on shares can hold of a parameter: a narrower range than that of the other modes."""
+
+SERVER_LINKS = ("hub", "direct")
+
+Mode = Annotated[str, one_of(*MODES)]
+MemberName = Annotated[str, Meta(description="a member's name")]
+Column = Annotated[str, Meta(description="a column's name")]
+DecimalSign = Annotated[str, Meta(pattern=rf"\A[{''.join(DECIMAL_SIGNS)}]\Z", description='"." or ","')]
+Names = Annotated[tuple[str, ...], Meta(description="a list of names")]
+ServerLinks = Annotated[str, one_of(*SERVER_LINKS)]
+VerifyCounts = Annotated[str, one_of(*VERIFY_COUNTS)]
+Fraction = Annotated[float, Meta(ge=0, lt=1, description="a number of at least 0 and below 1")]
+MinCellRows = Annotated[
+    int,
+    Meta(
+        ge=LEAST_MIN_CELL_ROWS,
+        description=f"a whole number of at least {LEAST_MIN_CELL_ROWS}: a cell of one row would send that row's value",
+    ),
+]
+MinPartyRows = Annotated[int, Meta(ge=0, description="a whole number of at least 0, which asks for nothing")]
+MinChildRows = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
+LeastChoices = Annotated[int, Meta(ge=0, description="a whole number: 0, which asks for nothing, or more")]
+LeafBits = Annotated[
+    int,
+    Meta(
+        ge=LEAF_BITS_RANGE[0],
+        le=LEAF_BITS_RANGE[1],
+        description=f"a whole number from {LEAF_BITS_RANGE[0]} to {LEAF_BITS_RANGE[1]}",
+    ),
+]
+WeightLimit = Annotated[float, Meta(gt=0, le=sys.float_info.max, description="a positive number")]
+Steps = Annotated[tuple[int, ...], Meta(description="a list of whole numbers")]
+Range = Annotated[tuple[float, float], Meta(description="[lowest, highest], two numbers")]
+Cuts = Annotated[tuple[float, ...], Meta(description="a list of numbers")]
+Sign = Annotated[Literal[-1, 0, 1], Meta(description="1, -1 or 0")]
+Levels = Annotated[
+    tuple[Level, ...],
+    Meta(min_length=1, description="a list of levels, all texts or all whole numbers below 2^53"),
+]
+
+
+def default_verify_counts(mode: object, parties: Sequence[str]) -> str:
+    """What a plan has that does not say; of two parties each would learn the other's rows."""
+    return DEFAULT_VERIFY_COUNTS if mode == MASKED and len(parties) > 2 else "off"

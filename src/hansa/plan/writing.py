@@ -1,0 +1,88 @@
+"""A plan as TOML."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from hansa.plan.plan import Coopetitive, Plan
+from hansa.toml import write_toml
+
+
+def write_plan(plan: Plan) -> str:
+    """The plan as TOML text that `parse_plan` reads back to an equal plan. Defaults are written out."""
+    more = plan.coopetitive
+    document: dict[str, Any] = {
+        "name": plan.name,
+        "mode": plan.mode,
+        "members": _members(plan),
+        "schema": _schema(plan),
+        "privacy": _privacy(plan),
+        "evaluation": {"fraction": plan.evaluation_fraction},
+        "release": _release(plan),
+        "parameters": _parameters(plan),
+    }
+    if plan.schema.categories:
+        document["categories"] = plan.schema.levels
+    if more is not None:
+        document |= _by_feature(plan, more)
+        if more.steps:
+            document["evaluation"]["steps"] = more.steps
+        if more.label_range is not None:
+            document["labels"] = {"range": more.label_range}
+    return write_toml(document)
+
+
+def _members(plan: Plan) -> dict[str, Any]:
+    more = plan.coopetitive
+    if more is None:
+        first: dict[str, Any] = {"aggregator": plan.aggregator}
+    else:
+        first = {"hub": more.hub, "servers": more.servers, "server_links": more.server_links}
+    return {
+        **first,
+        "parties": plan.parties,
+        "receivers": plan.receivers,
+        "minimum_parties": plan.minimum_parties,
+    }
+
+
+def _schema(plan: Plan) -> dict[str, Any]:
+    more, schema = plan.coopetitive, plan.schema
+    given: dict[str, Any] = {
+        "features": schema.features,
+        "label": schema.label,
+        "weight": schema.weight,
+        "decimal": None if schema.decimal == "." else schema.decimal,
+        "missing": None if more is None else more.missing,
+        "weight_limit": None if more is None else more.weight_limit,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _privacy(plan: Plan) -> dict[str, Any]:
+    names = ["min_cell_rows", "min_party_rows", "min_child_rows"]
+    if plan.coopetitive is None:
+        names += ["dominance", "verify_counts"]
+    return {name: getattr(plan, name) for name in names}
+
+
+def _release(plan: Plan) -> dict[str, Any]:
+    given = {"least_choices": plan.release.least_choices, "leaf_bits": plan.release.leaf_bits}
+    return {"statistics": plan.statistics, **{key: value for key, value in given.items() if value is not None}}
+
+
+def _parameters(plan: Plan) -> dict[str, Any]:
+    return {
+        name.rstrip("_"): value for name, value in asdict(plan.parameters).items() if value is not None and value != ()
+    }
+
+
+def _by_feature(plan: Plan, more: Coopetitive) -> dict[str, Any]:
+    """The tables whose keys are features."""
+    tables = {"monotone": more.monotone or None, "cuts": more.cuts}
+    return {
+        title: dict(zip(plan.schema.features, values, strict=True))
+        for title, values in tables.items()
+        if values is not None
+    }

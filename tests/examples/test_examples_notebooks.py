@@ -1,0 +1,77 @@
+"""Each notebook runs to its end, its asserts hold, and the outputs in the file are those that it gives."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import nbformat
+import pytest
+
+from hansa.plan import MODES
+
+FOLDER = Path(__file__).parents[2] / "examples" / "notebooks"
+NUMBER = re.compile(r"-?\d[\d.,]*(?:e[+-]?\d+)?")
+AGAIN = "the outputs in the file are old; run: python examples/notebooks/execute.py"
+
+
+@pytest.fixture(scope="module")
+def execution() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("execute_notebooks", FOLDER / "execute.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def said(notebook: nbformat.NotebookNode) -> Iterator[tuple[str, list[str]]]:
+    """Source of each code cell, and its outputs as words: numbers, spaces and what goes to standard error left out."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            texts = [
+                output.text if output.output_type == "stream" else output.data["text/plain"]
+                for output in cell.outputs
+                if output.get("name") != "stderr"
+            ]
+            yield cell.source, [" ".join(NUMBER.sub("#", text).split()) for text in texts]
+
+
+def test_there_is_one_for_each_mode():
+    assert {path.stem.replace("_", "-") for path in FOLDER.glob("*.ipynb")} == set(MODES)
+
+
+@pytest.mark.parametrize(
+    "name", ["federated", "secure_aggregation", pytest.param("coopetitive", marks=pytest.mark.slow)]
+)
+def test_a_notebook_runs_and_its_file_holds_its_outputs(execution, tmp_path, name):
+    path = shutil.copy(FOLDER / f"{name}.ipynb", tmp_path)
+    now = execution.execute(Path(path))
+    kept = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    assert any("assert " in cell.source for cell in kept.cells)
+    assert [cell.execution_count for cell in kept.cells if cell.cell_type == "code"] == list(
+        range(1, len(list(said(kept))) + 1)
+    )
+    for (source, expected), (_, found) in zip(said(kept), said(now), strict=True):
+        assert found == expected, f"{name}.ipynb: {AGAIN}\n{source}"
+
+
+def test_a_notebook_whose_assert_fails_is_noticed(execution, tmp_path):
+    from nbclient.exceptions import CellExecutionError
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 + 1 == 3")])
+    nbformat.write(notebook, tmp_path / "wrong.ipynb")
+    with pytest.raises(CellExecutionError, match="AssertionError"):
+        execution.execute(tmp_path / "wrong.ipynb")
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_file_names_nothing_of_the_machine_that_ran_it(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert not re.search(r'"[^"]*(?:/home/|/root/|/tmp/|/work/)', path.read_text(encoding="utf-8"))
