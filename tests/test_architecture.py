@@ -58,6 +58,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "printable",
         "plan",
         "data",
+        "trees.ensemble",
         "trees.parameters",
         "consortium",
         "roles.run",
