@@ -399,7 +399,7 @@ def test_a_party_that_gives_anothers_vector_as_its_own_makes_noise():
         talk.finish()
 
 
-@pytest.mark.parametrize("stranger", ["zoe", "hub", "Borealis", "borealis "])
+@pytest.mark.parametrize("rejected_peer", ["zoe", "hub", "Borealis", "borealis "])
 def test_whoever_is_no_party_is_not_received(rejected_peer):
     talk = conversation()
     message = talk.until_up(Contribution, ME)
