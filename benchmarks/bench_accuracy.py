@@ -170,8 +170,8 @@ def compare(setup: Setup, pair: Pair, split: int) -> dict[str, Any]:
     margins = from_json(simulation.model).predict_margin(train.features)
     return {
         **found,
-        "hansa": simulation.summary["metrics"][metric],
-        "hansa_scores": simulation.summary["metrics"],
+        "hansa": simulation.summary.metrics[metric],
+        "hansa_scores": simulation.summary.metrics,
         "largest_margin": float(np.abs(margins).max()),
         "seconds": time.perf_counter() - started,
     }

@@ -34,6 +34,8 @@ from faults import DelayingHub
 from hansa.data.quantiles import SortedKeys
 from hansa.mpc.replicated import Address, PairStreams, Server
 from hansa.node.in_process import share_in_process
+from hansa.node.phases import PhaseCost
+from hansa.node.record import known
 from hansa.node.warm_up import warm_up_shares
 from hansa.oblivious.quantile_search import CutSearchOnShares, RequestGuard, count_probes
 from hansa.oblivious.shared_vectors import receive_vector, share_vector
@@ -112,17 +114,22 @@ def over_tls(rows: int, apart: bool, depth: int, trees: int, features: int, link
     plan = plan_of(tuple(parties), apart, depth, trees, features, links=links)
     warm_up_shares(plan.parameters)
     with tempfile.TemporaryDirectory(prefix="hansa-bench-") as folder:
-        record, _, _ = train_in_processes(Path(folder), plan, tables, threads=1, transcript=None, report=lambda _: None)
-    servers = record["servers"]
+        together = train_in_processes(Path(folder), plan, tables, threads=1, transcript=None, report=lambda _: None)
+    servers = together.servers
+    costs = [known(server.phases) for server in servers]
     phases: dict[str, dict[str, list[float]]] = {}
-    for name in sorted({name for server in servers for name in server["phases"]}):
-        empty = {"cpu_s": 0.0, "bytes": 0, "rounds": 0}
+    none = PhaseCost(cpu_s=0.0, wall_s=0.0, bytes=0, rounds=0)
+    for name in sorted({name for own in costs for name in own}):
         phases[name] = {
-            key: [server["phases"].get(name, empty)[key] / server["phase_trees"] for server in servers] for key in empty
+            key: [
+                getattr(own.get(name, none), key) / known(server.phase_trees)
+                for own, server in zip(costs, servers, strict=True)
+            ]
+            for key in ("cpu_s", "bytes", "rounds")
         }
     totals = {key: [sum(p[key][i] for p in phases.values()) for i in range(3)] for key in ("cpu_s", "bytes", "rounds")}
     bare = product_seconds(rows, features * CUTS, 2**depth)
-    wall = statistics.median(servers[0]["tree_seconds"][1:])
+    wall = statistics.median(known(servers[0].tree_seconds)[1:])
     trial = (rows, not apart) if (features, depth) == (TRIAL_FEATURES, TRIAL_DEPTH) else (0, not apart)
     return {
         "rows": rows,
@@ -137,8 +144,8 @@ def over_tls(rows: int, apart: bool, depth: int, trees: int, features: int, link
         "trial": {"wall_s": TRIAL_WALL.get(trial), "cpu_s": TRIAL_CPU.get(trial)},
         "totals": totals,
         "phases": phases,
-        "sharing_s": record["seconds"]["binning"],
-        "peak_bytes": [server["peak_bytes"] for server in servers],
+        "sharing_s": together.seconds.binning,
+        "peak_bytes": [known(server.peak_bytes) for server in servers],
     }
 
 

@@ -32,8 +32,9 @@ from benchmarks import bench_coopetitive
 from benchmarks.contestants import NAMES, Job, as_table, dealt, made_rows, plan_of
 from benchmarks.lines import Hosts, Line, why_not
 from benchmarks.machine import console, described, machine
+from hansa.node.run import command_of
 from hansa.plan import SERVER_LINKS, Plan
-from hansa.simulation.processes import command_of, write_consortium
+from hansa.simulation.processes import write_consortium
 from hansa.simulation.tables import Table
 from hansa.toml import write_toml
 
@@ -69,8 +70,7 @@ def run(
         try:
             for member in plan.members:
                 _put_on_host(folder / f"{member}.toml", plan, member, hosts, send_mbit)
-                hub = "aggregator" if plan.coopetitive is None else "hub"
-                role = hub if member == plan.hub else command_of(plan, member)
+                role = command_of(plan, member)
                 with (folder / f"{member}.log").open("wb") as log:
                     processes[member] = subprocess.Popen(
                         [*hosts.within(member), sys.executable, "-m", "hansa", role, f"{folder / member}.toml", "--json"],

@@ -139,10 +139,9 @@ def xgboost(job: Job) -> Run:
             Path(folder), as_table(made_rows(job.rows)), as_table(test), job.parameters, repeats=2
         )
     assert predictions is not None  # test rows were given
-    seconds = answer["seconds"]
     return Run(
-        seconds["binning"][-1],
-        seconds["training"][-1],
+        answer.binning[-1],
+        answer.training[-1],
         auc(predictions.astype(np.float64), test.label.astype(np.float64)),
     )
 
@@ -164,7 +163,7 @@ def over_tls(job: Job) -> Run:
     parties = dealt(made_rows(job.rows), job.parties)
     tables = {name: as_table(rows) for name, rows in parties.items()}
     with tempfile.TemporaryDirectory(prefix="hansa-bench-") as folder:
-        record, model, startup = train_in_processes(
+        together = train_in_processes(
             Path(folder),
             plan_of(job, parties),
             tables,
@@ -172,16 +171,16 @@ def over_tls(job: Job) -> Run:
             transcript=None,
             report=lambda _: None,
         )
-    traffic = record["traffic"].values()
+    traffic = together.traffic.values()
     return Run(
-        record["seconds"]["binning"],
-        record["seconds"]["training"],
-        _auc(model),
-        hashlib.sha256(model).hexdigest(),
-        max(t["bytes_up"] for t in traffic),
-        max(t["bytes_down"] for t in traffic),
-        record["exchanges"] / record["trees_grown"],
-        startup=startup,
+        together.seconds.binning,
+        together.seconds.training,
+        _auc(together.model),
+        hashlib.sha256(together.model).hexdigest(),
+        max(t.bytes_up for t in traffic),
+        max(t.bytes_down for t in traffic),
+        together.exchanges / together.trees_grown,
+        startup=together.seconds.startup,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from hansa.consortium.identity import Identity, create_identity
 from hansa.data.source import Rows
+from hansa.errors import ProtocolError
 from hansa.plan import Plan
 from hansa.protocol.messages import (
     AgreeModel,
@@ -85,6 +86,21 @@ def lent(frame: bytes) -> Iterator[memoryview]:
     room[:] = b"\xa5" * len(room)
 
 
+@contextlib.contextmanager
+def naming_somebody() -> Iterator[None]:
+    """Whoever refuses what another member sent says who that is, or which of several."""
+    try:
+        yield
+    except ProtocolError as error:
+        check_blame(error)
+        raise
+
+
+def check_blame(error: ProtocolError) -> None:
+    """Raise AssertionError where an error names nobody."""
+    assert error.member or error.suspects, error
+
+
 class Conversation:
     """An aggregator and parties, their frames in queues.
 
@@ -116,12 +132,12 @@ class Conversation:
 
     def deliver(self, name: str, frame: bytes) -> None:
         """Give a party a frame and put its answers on their way."""
-        with lent(frame) as view:
+        with lent(frame) as view, naming_somebody():
             self.up += [(name, bytes(answer)) for answer in self.parties[name].handle(view)]
 
     def submit(self, name: str, frame: bytes) -> None:
         """Give the aggregator a frame and put its answers on their way."""
-        with lent(frame) as view:
+        with lent(frame) as view, naming_somebody():
             self.down += [(to, bytes(answer)) for to, answer in self.aggregator.handle(name, view)]
 
     def until(self, kind: type[Message], to: str, count: int = 1) -> Message:

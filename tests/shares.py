@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from conversation import identity
+from conversation import check_blame, identity
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
-from hansa.errors import HansaError
+from hansa.errors import HansaError, ProtocolError
 from hansa.plan import Coopetitive, Plan, Release
 from hansa.protocol.messages import Abort, Message, Relay, decode, encode
 from hansa.roles.key_setup import Signer
@@ -144,6 +144,8 @@ class SharedTalk:
                         self._offer(to, [bytes(f) for f in self.members[to].handle(memoryview(changed))])
                         self.raised_by = self.plan.hub
         except HansaError as error:
+            if isinstance(error, ProtocolError):
+                check_blame(error)
             self.error = error
             self.stop(str(error))
         return self

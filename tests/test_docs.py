@@ -27,7 +27,8 @@ from hansa.cli.main import AGAIN, REFUSED, main
 from hansa.cli.signals import ENDING, Interrupted
 from hansa.consortium.policy import KEYS as POLICY_KEYS
 from hansa.consortium.policy import Policy
-from hansa.node.record import STATES, keeping
+from hansa.node.events import Ended, Failed, Listening, Noticed
+from hansa.node.record import Record, State
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, parse_plan
 from hansa.protocol.messages import MESSAGES
 from hansa.protocol.session import (
@@ -40,6 +41,7 @@ from hansa.protocol.session import (
     PARTY_MASKED,
     PARTY_VERIFYING,
 )
+from hansa.roles.run import Binned, Registered, Trained, TreeGrown
 from hansa.transport.notices import Kind, Notice
 from hansa.trees.metrics import METRICS
 from hansa.trees.parameters import ALIASES, NAMES, WITHOUT_EFFECT, Parameters
@@ -221,10 +223,10 @@ def test_every_exit_status_is_described():
     }
 
 
-def test_everything_that_a_record_holds_from_its_start_is_described():
+def test_everything_that_a_record_holds_is_described():
     part = section(text("docs/reference/member.md"), "A member's record")
-    with keeping(None, {"member": "aurora", "role": "party"}) as record:
-        assert {*record.content, *STATES} <= set(names_in(part))
+    fields = {field.name for kind in get_args(Record) for field in msgspec.structs.fields(kind)}
+    assert {"role", *fields, *get_args(State)} <= set(names_in(part))
 
 
 def test_every_kind_of_notice_is_described():
@@ -232,6 +234,13 @@ def test_every_kind_of_notice_is_described():
     assert {*get_args(Kind), *(field.name for field in fields(Notice))} <= {
         name for cell in row for name in names_in(cell)
     }
+
+
+def test_every_event_is_described_with_its_fields():
+    listed = entries(section(text("docs/reference/commands.md"), "Lines of JSON"))
+    for kind in (Listening, Registered, Binned, TreeGrown, Trained, Noticed, Ended, Failed):
+        fields = [field.name for field in msgspec.structs.fields(kind)]
+        assert names_in(listed[kind.__struct_config__.tag][0]) == fields, kind
 
 
 def test_every_message_is_described_with_its_fields():

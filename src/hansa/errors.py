@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class HansaError(Exception):
     """Base of all errors raised on purpose; the command line prints its text without a traceback.
 
+    The text is for people. Programs read the attributes: nothing is ever decided by what stands in a text.
+
     Attributes:
         retry: whether the same command may succeed later although nobody changes a file: a peer was lost, a wait ended, a disk was
             full. False where somebody must change a configuration, a table or a release first.
+        follows: whether an error of this kind only follows from what happened to another member, which can say more.
+        member: who is at fault or lost; empty where nobody is, or where it is one of `suspects`.
+        suspects: the members of whom one is at fault, or who are waited for, where it is not known which.
+        run: the run's id in hex; empty before there is one.
+        rule: the rule that was broken, in words. cure: what to do. Each is empty where only the text says it.
     """
 
     retry: bool = False
+    follows: bool = False
+
+    def __init__(
+        self,
+        text: str = "",
+        *,
+        member: str = "",
+        suspects: tuple[str, ...] = (),
+        run: str = "",
+        rule: str = "",
+        cure: str = "",
+    ) -> None:
+        super().__init__(text)
+        self.member = member
+        self.suspects = suspects
+        self.run = run
+        self.rule = rule
+        self.cure = cure
+
+    def blame(self, *members: str) -> None:
+        """Name who is at fault, or the several of whom one is, unless somebody is named already."""
+        if not self.member and not self.suspects:
+            self.member, self.suspects = (members[0], ()) if len(members) == 1 else ("", members)
 
 
 class DataError(HansaError):
@@ -33,8 +66,8 @@ class OutputError(HansaError):
         retry: whether space or a device was missing, and not a permission or a folder.
     """
 
-    def __init__(self, text: str, *, retry: bool = False) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, *, retry: bool = False, cure: str = "") -> None:
+        super().__init__(text, cure=cure)
         self.retry = retry
 
 
@@ -52,7 +85,7 @@ class ServersDisagree(ProtocolError):
 
     def __init__(self, servers: tuple[int, ...], found: str, step: str, owner: str = "") -> None:
         who = [*(f"server {number}" for number in servers), *([f"owner {owner!r}"] if owner else [])]
-        super().__init__(f"{' or '.join(who)}: step {step!r}: {found}")
+        super().__init__(f"{' or '.join(who)}: step {step!r}: {found}", member="" if servers else owner, rule=found)
         self.servers = servers
         self.owner = owner
         self.found = found
@@ -63,12 +96,15 @@ class RunStopped(HansaError):
     """Another member stopped the run, and said why.
 
     Attributes:
-        member: who told it. retry: whether that member says that trying again may succeed.
+        told_by: who said so. member: whom it says to be at fault; itself, where it names nobody.
+        retry: whether it says that trying again may succeed.
     """
 
-    def __init__(self, member: str, text: str, *, retry: bool) -> None:
-        super().__init__(text)
-        self.member = member
+    follows = True
+
+    def __init__(self, told_by: str, text: str, *, retry: bool, member: str = "") -> None:
+        super().__init__(text, member=member or told_by)
+        self.told_by = told_by
         self.retry = retry
 
 
@@ -76,6 +112,7 @@ class TransportError(HansaError):
     """A connection could not be made or was refused."""
 
     retry = True
+    follows = True
 
 
 class LinkLost(TransportError):
@@ -86,12 +123,14 @@ class SessionRefused(TransportError):
     """The hub itself refuses this member, and said why: dialling again is of no use."""
 
     retry = False
+    follows = False
 
 
 class NotTrusted(TransportError):
     """The other end is not who the members file says, or does not take this member for who it is: trying again is of no use."""
 
     retry = False
+    follows = False
 
 
 class MemberLost(TransportError):
@@ -105,11 +144,31 @@ class MemberLost(TransportError):
     """
 
     def __init__(self, member: str, reason: str, *, broken: bool = False, unread: tuple[bytes, ...] = ()) -> None:
-        super().__init__(f"member {member!r}: {reason}")
-        self.member = member
+        super().__init__(f"member {member!r}: {reason}", member=member)
         self.reason = reason
         self.broken = broken
         self.unread = unread
+
+
+@contextmanager
+def blaming(*members: str) -> Iterator[None]:
+    """Whoever breaks a rule inside is the one of `members`, or one of several, unless the error names somebody itself."""
+    try:
+        yield
+    except ProtocolError as error:
+        error.blame(*members)
+        raise
+
+
+def error_kinds() -> dict[str, type[HansaError]]:
+    """Every kind of error by its name, as records and lines of JSON give it."""
+    found: dict[str, type[HansaError]] = {}
+    waiting: list[type[HansaError]] = [HansaError]
+    while waiting:
+        kind = waiting.pop()
+        found[kind.__name__] = kind
+        waiting += kind.__subclasses__()
+    return found
 
 
 def in_words(error: Exception) -> str:

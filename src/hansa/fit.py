@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import narwhals as nw
 import numpy as np
@@ -41,12 +41,16 @@ from hansa.simulation.run import (
     member_names,
     refusal_of_members,
     train_alone,
-    values_alone,
 )
 from hansa.simulation.scores import score_table
+from hansa.simulation.summary import values_alone
 from hansa.simulation.tables import Table
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.xgboost_json import from_json, to_json
+
+if TYPE_CHECKING:
+    from hansa.node.events import OnEvent
+    from hansa.node.record import Record
 
 LABEL, WEIGHT = "label", "weight"
 """What the columns are called where they are given as arrays."""
@@ -503,7 +507,7 @@ def _member(plan: Plan, model: Model, part: Table, traffic: tuple[int, int], alo
     return Member(part.n_rows, *traffic, together, by_itself)
 
 
-def join(member_file: str | Path, on_event: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+def join(member_file: str | Path, on_event: OnEvent | None = None) -> Record:
     """Take part in a run over the network, as the member that a file describes; `hansa party` and its like do the same.
 
     Parameters
@@ -511,18 +515,19 @@ def join(member_file: str | Path, on_event: Callable[[dict[str, Any]], None] | N
     member_file : path
         The member's own file; the plan that it names says which roles the member plays.
     on_event : callable, optional
-        Called with what `--json` prints as lines: progress, and what happens to connections.
+        Called with each event (`hansa.node.events`): progress, and what happens to connections. They are what `--json` prints as lines.
 
     Returns
     -------
-    dict
-        The member's record, which is also written where the file says.
+    Record
+        The member's record (`hansa.node.record`), which is also written where the file says.
 
     Raises
     ------
     HansaError
         And its kinds: the run was refused or stopped; says by whom, why and what to do.
     """
-    from hansa.node.run import run_member_file
+    from hansa.node.config import read_member_file
+    from hansa.node.run import run as run_member
 
-    return run_member_file(Path(member_file), on_event or (lambda _: None))
+    return run_member(read_member_file(Path(member_file)), on_event or (lambda _: None))

@@ -13,13 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from made_consortium import AGAIN, assert_refused, cells, hansa, write_table
 
 from hansa.errors import HansaError
 from hansa.node import shared
+from hansa.node.events import Ended, read_line
 from hansa.node.phases import PhaseTimes, phase_of
+from hansa.node.record import HubRecord, Record, SharedRecord
 from hansa.protocol.messages import SEALED, Abort, Relay, decode
 from hansa.transport.recording import read_transcript
 from hansa.transport.tls import TlsHub
@@ -301,6 +304,12 @@ def test_members_are_run_by_hand(by_hand, links):
     hand.start("post", "vault", "aurora", "borealis", "cirrus", "reader")
     ended = hand.ended()
     assert {name: status for name, (status, _, _) in ended.items()} == dict.fromkeys(COMMANDS, 0), ended
+    for name, (_, out, _) in ended.items():
+        events = [read_line(line) for line in out.splitlines()]
+        assert isinstance(events[-1], Ended)
+        written = msgspec.json.decode((hand.folder / f"{name}-record.json").read_bytes(), type=Record)
+        assert isinstance(written, HubRecord if name == "post" else SharedRecord)
+        assert events[-1].record == written
     models = {path.name: path.read_bytes() for path in hand.folder.glob("*-model.json")}
     assert set(models) == {"borealis-model.json", "reader-model.json"}
     assert len(set(models.values())) == 1
@@ -616,13 +625,13 @@ def test_a_ledger_adds_up_what_rounds_cost():
         sum(range(200_000))
         ledger.note("tree/score/a", 10)
     ledger.note("cuts/x", 5)
-    found = ledger.as_json()
-    assert found["score"]["bytes"] == 30
-    assert found["score"]["rounds"] == 3
-    assert found["score"]["cpu_s"] > 0.005
-    assert found["cuts"] == {**found["cuts"], "bytes": 5, "rounds": 1}
+    found = ledger.costs()
+    assert found["score"].bytes == 30
+    assert found["score"].rounds == 3
+    assert found["score"].cpu_s > 0.005
+    assert (found["cuts"].bytes, found["cuts"].rounds) == (5, 1)
     ledger.clear()
-    assert ledger.as_json() == {}
+    assert ledger.costs() == {}
 
 
 def test_a_plan_of_categories_is_shown_and_checked(by_hand):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 
+import msgspec
 import pytest
 from made_consortium import hansa
 
 from hansa.plan import COOPETITIVE, MODES
+from hansa.simulation.summary import Summary
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -20,6 +22,7 @@ def test_the_demo_ends_with_a_page_that_needs_nothing_else(tmp_path):
     result = hansa("demo", "--report", tmp_path / "report.html", "--json")
     assert result.exit_code == 0, (result.output, result.exception)
     cases = json.loads(result.stdout)
+    msgspec.json.decode(result.stdout, type=dict[str, dict[str, Summary]])
     assert set(cases) == {"sleeping_cell", "hardware_fault", "dropped_call_rate", "malignant"}
     page = (tmp_path / "report.html").read_text()
     assert not re.search(r"""(src|href)\s*=\s*["']\s*(https?:)?//""", page)

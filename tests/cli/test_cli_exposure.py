@@ -11,9 +11,9 @@ import pytest
 from made_consortium import PARTIES, PLAN, Consortium, assert_refused, hansa, write_member
 
 from declared_keys import PLAN_KEYS
-from hansa.cli.plan_report import defaults
 from hansa.exposure import EXPOSURE, STATISTICS, VERIFIED, exposure, openings_under
 from hansa.mpc.openings import OPENINGS
+from hansa.node.plan_report import defaults
 from hansa.plan import DEFAULT_VERIFY_COUNTS, MODES, VERIFY_COUNTS, Plan, parse_plan
 
 ROOT = Path(__file__).parents[2]

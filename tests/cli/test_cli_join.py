@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-import json
 import threading
 
+import msgspec
 import pytest
 from made_consortium import HUB, PARTIES, Consortium, hansa, write_member
 
 import hansa as library
 from hansa.errors import PlanError
+from hansa.node.events import Event, Listening, Noticed
+from hansa.node.record import Record
+from hansa.roles.run import Binned, Registered, Trained
 from waiting import HANG_S
 
 
 def test_a_party_joins_from_python_and_gets_the_model_and_the_record(consortium: Consortium):
     hub, port = consortium.start_hub()
     other = consortium.start_party(PARTIES[1], port)
-    events: list[dict[str, object]] = []
+    events: list[Event] = []
     record = library.join(write_member(consortium.folder, PARTIES[0], port), events.append)
     assert hub.end()[0] == 0
     assert other.end()[0] == 0
-    assert record["state"] == "finished"
-    assert record == json.loads((consortium.folder / f"{PARTIES[0]}-record.json").read_text())
+    assert record.state == "finished"
+    written = (consortium.folder / f"{PARTIES[0]}-record.json").read_bytes()
+    assert record == msgspec.json.decode(written, type=Record)
     first, second = consortium.models()
     assert first.read_bytes() == second.read_bytes()
-    assert [event["event"] for event in events if event["event"] in ("registered", "binned", "trained")] == [
-        "registered",
-        "binned",
-        "trained",
-    ]
+    kinds = [type(event) for event in events if isinstance(event, Registered | Binned | Trained)]
+    assert kinds == [Registered, Binned, Trained]
+    assert any(isinstance(event, Noticed) and event.sentence for event in events)
     assert library.Model.load(first).rounds == 3
 
 
 def test_the_aggregator_is_run_by_the_same_function(consortium: Consortium):
     port: list[object] = []
     listening = threading.Event()
-    records: list[dict[str, object]] = []
+    records: list[Record] = []
 
-    def note(event: dict[str, object]) -> None:
-        if event["event"] == "listening":
-            port.append(event["port"])
+    def note(event: Event) -> None:
+        if isinstance(event, Listening):
+            port.append(event.port)
             listening.set()
 
     path = write_member(consortium.folder, HUB, 0)
@@ -49,7 +51,7 @@ def test_the_aggregator_is_run_by_the_same_function(consortium: Consortium):
     parties = [consortium.start_party(name, port[0]) for name in PARTIES]
     assert [party.end()[0] for party in parties] == [0, 0]
     aggregator.join(HANG_S)
-    assert records[0]["state"] == "finished"
+    assert records[0].state == "finished"
 
 
 def test_a_member_without_a_role_is_told_so(consortium: Consortium):

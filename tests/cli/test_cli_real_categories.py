@@ -40,7 +40,7 @@ def test_adults_texts_as_categories(tmp_path):
     kinds = np.concatenate([tree.split_type[tree.left_children >= 0] for tree in ensemble.trees])
     assert 0.2 < kinds.mean() < 0.9
     assert [own is not None for own in ensemble.categories] == [name in TEXTS for name in table.names]
-    ours, theirs = result.summary["metrics"]["auc"], result.summary["pooled"]["xgboost"]["metrics"]["auc"]
+    ours, theirs = result.summary.metrics["auc"], result.summary.pooled.xgboost.metrics["auc"]
     positives = float(test.label.sum())
     error = np.sqrt(theirs * (1 - theirs) / min(positives, test.n_rows - positives))
     print(f"{len(kinds)} splits, {kinds.mean():.0%} of them by a category; AUC {ours:.5f}, XGBoost {theirs:.5f}")

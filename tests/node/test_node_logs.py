@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from hansa.node import logs
+from hansa.node.events import Stage
 
 
 def written(log_format: str, log_level: str, *, terminal: bool = False) -> list[str]:
@@ -19,7 +20,7 @@ def written(log_format: str, log_level: str, *, terminal: bool = False) -> list[
     console = Console(file=stream, force_terminal=terminal, width=40, markup=False)
     with logs.logging_to(console, log_format, log_level):
         logs.note(logging.DEBUG, "detail")
-        logs.note(logging.INFO, "aurora joined, 1 of 3", {"joined": ["aurora"], "text": "other"})
+        logs.note(logging.INFO, "aurora joined, 1 of 3", Stage(text="other"))
         logging.getLogger("hansa.transport.tls").warning(
             "member %r: %s", "b", "\x1b]0;owned\x07\nhansa: all is well [bold]" + 60 * "x"
         )
@@ -42,7 +43,7 @@ def test_json_lines_have_the_same_and_the_fields():
     objects = [json.loads(line) for line in written("json", "debug")]
     assert [each["level"] for each in objects] == ["debug", "info", "warning", "error"]
     assert objects[1]["text"] == "aurora joined, 1 of 3"
-    assert objects[1]["joined"] == ["aurora"]
+    assert objects[1]["event"] == "stage"
     assert objects[2]["logger"] == "hansa.transport.tls"
     assert all(each["time"].endswith("Z") for each in objects)
     assert all(line.isascii() and line.isprintable() for line in written("json", "debug"))

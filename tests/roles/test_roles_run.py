@@ -184,6 +184,7 @@ class Sayer:
     """A role that fails, and notes that its keys were erased."""
 
     done = False
+    run = b""
 
     def __init__(self, fails: Callable[[], Iterator[bytes]]) -> None:
         self._fails = fails

@@ -25,7 +25,9 @@ from hansa.plan import COOPETITIVE, LEAF_BITS_RANGE, LEAST_MIN_CELL_ROWS, MODES,
 from hansa.printable import printable
 
 if TYPE_CHECKING:
-    from hansa.transport.notices import Notify
+    from hansa.node.events import OnEvent
+    from hansa.node.record import Failure
+    from hansa.node.run import Command as MemberCommand
 
 LOG_FORMATS, LOG_LEVELS = ("text", "json"), ("debug", "info", "warning", "error")
 
@@ -47,19 +49,22 @@ class Ending:
     log_format: str = "text"
     events: bool = False
 
-    def tell(self, kind: str, text: str, retry: bool) -> None:
+    def tell(self, failure: Failure) -> None:
         """One sentence; as JSON where programs listen."""
-        event = {"event": "error", "kind": kind, "text": text, "retry": retry}
-        if self.events:
-            _print_line(event)
-        if self.log_format == "json":
-            from hansa.node import logs
+        import msgspec
 
-            click.echo(
-                json.dumps({**event, "time": logs.moment(time.time()), "level": "error", "logger": "hansa"}), err=True
-            )
+        from hansa.cli.output import print_line
+        from hansa.node import logs
+        from hansa.node.events import Failed
+
+        event = Failed(**msgspec.structs.asdict(failure))
+        if self.events:
+            print_line(event)
+        if self.log_format == "json":
+            own = {"time": logs.moment(time.time()), "level": "error", "logger": "hansa"}
+            click.echo(json.dumps({**msgspec.to_builtins(event), **own}), err=True)
         else:
-            click.echo(f"hansa: {printable(text)}", err=True)
+            click.echo(f"hansa: {printable(failure.text)}", err=True)
 
 
 class Commands(click.Group):
@@ -71,10 +76,14 @@ class Commands(click.Group):
             try:
                 return super().invoke(ctx)
             except Interrupted as interrupt:
-                ending.tell("Interrupted", f"stopped by {interrupt}", True)
+                from hansa.node.record import Failure
+
+                ending.tell(Failure(kind="Interrupted", text=f"stopped by {interrupt}", retry=True))
                 status = interrupt.status
             except HansaError as error:
-                ending.tell(type(error).__name__, str(error), error.retry)
+                from hansa.node.record import failure_of
+
+                ending.tell(failure_of(error))
                 status = AGAIN if error.retry else REFUSED
             except OSError as error:
                 if error.errno == errno.EPIPE:
@@ -82,7 +91,9 @@ class Commands(click.Group):
                 named = error.filename if isinstance(error.filename, str | os.PathLike) else "the system"
                 refused = failed(Path(named), error)
                 text = str(refused) if refused.retry else f"{named}: {error.strerror or error}"
-                ending.tell("OSError", text, refused.retry)
+                from hansa.node.record import Failure
+
+                ending.tell(Failure(kind="OSError", text=text, retry=refused.retry))
                 status = AGAIN if refused.retry else REFUSED
         sys.exit(status)
 
@@ -110,14 +121,14 @@ def long_running(command: Command, least: str = "warning") -> Command:
 
 
 @contextlib.contextmanager
-def _telling(as_json: bool) -> Iterator[tuple[Callable[[dict[str, Any]], None], Notify]]:
-    """What takes the events of a member's run and notices of other members; lines of JSON on standard output with `as_json`."""
+def _telling(as_json: bool) -> Iterator[OnEvent]:
+    """What takes the events of a member's run; lines of JSON on standard output with `as_json`."""
     from hansa.cli import output
 
     ending: Ending = click.get_current_context().find_root().obj
     ending.events = as_json
-    with output.telling(not as_json and ending.log_format == "text", _print_line if as_json else None) as told:
-        yield told
+    with output.telling(not as_json and ending.log_format == "text", as_json) as tell:
+        yield tell
 
 
 def _check_outputs(outputs: dict[str, Path | None], **inputs: Path | None) -> None:
@@ -265,13 +276,13 @@ def simulate(
         least_choices=least_choices,
         leaf_bits=leaf_bits,
     )
-    with output.telling(not as_json) as (event, _):
-        result = simulation.simulate(train_rows, test_rows, chosen, event)
-    warn(result.summary["warnings"])
+    with output.telling(not as_json) as tell:
+        result = simulation.simulate(train_rows, test_rows, chosen, tell)
+    warn(result.summary.warnings)
     if save is not None:
         write_whole(save, result.model)
     if as_json:
-        click.echo(json.dumps(result.summary, allow_nan=False))
+        output.print_line(result.summary)
     else:
         output.print_simulation([result.summary])
         if save is not None:
@@ -302,38 +313,13 @@ def member_command(command: Command) -> Command:
 @member_command
 def aggregator(member_file: Path, as_json: bool) -> None:
     """Run the aggregator that MEMBER_FILE describes: wait for the plan's parties, train."""
-    from hansa.cli import output
-    from hansa.node import summed
-    from hansa.node.config import read_member_file
-
-    with _telling(as_json) as (event, notify):
-        record = summed.run_aggregator_process(read_member_file(member_file), event, notify)
-    if as_json:
-        _print_line({"event": "record", "record": record})
-    else:
-        output.print_aggregator_record(record)
+    _run("aggregator", member_file, as_json)
 
 
 @member_command
 def party(member_file: Path, as_json: bool) -> None:
     """Run the party that MEMBER_FILE describes: join the hub, contribute, receive the model."""
-    from hansa.cli import output
-    from hansa.node import summed
-    from hansa.node.config import read_member_file
-    from hansa.plan import COOPETITIVE
-
-    with _telling(as_json) as (event, notify):
-        described = read_member_file(member_file)
-        if described.plan.mode == COOPETITIVE:
-            from hansa.node import shared
-
-            record, show = shared.run_member_process(described, event, notify), output.print_member_record
-        else:
-            record, show = summed.run_party_process(described, event, notify), output.print_party_record
-    if as_json:
-        _print_line({"event": "record", "record": record})
-    else:
-        show(record, described.model)
+    _run("party", member_file, as_json)
 
 
 @member_command
@@ -342,51 +328,36 @@ def hub(member_file: Path, as_json: bool) -> None:
 
     Where the plan gives the hub other roles too, they are played in the same process.
     """
-    from hansa.cli import output
-    from hansa.node import shared
-    from hansa.node.config import read_member_file
-
-    with _telling(as_json) as (event, notify):
-        described = read_member_file(member_file)
-        record = shared.run_hub_process(described, event, notify)
-    if as_json:
-        _print_line({"event": "record", "record": record})
-        return
-    output.print_hub_record(record)
-    if described.plan.hub in described.plan.participants:
-        output.print_member_record(record, described.model)
+    _run("hub", member_file, as_json)
 
 
 @member_command
 def server(member_file: Path, as_json: bool) -> None:
     """Run the compute server without rows that MEMBER_FILE describes (a server with rows is run by `hansa party`)."""
-    _run_member(member_file, as_json)
+    _run("server", member_file, as_json)
 
 
 @member_command
 def receiver(member_file: Path, as_json: bool) -> None:
     """Run the member that MEMBER_FILE describes, which only receives the model of a coopetitive run."""
-    _run_member(member_file, as_json)
+    _run("receiver", member_file, as_json)
 
 
-def _run_member(member_file: Path, as_json: bool) -> None:
-    """A member of a coopetitive run, with whichever roles the plan gives it."""
+def _run(command: MemberCommand, member_file: Path, as_json: bool) -> None:
+    """Run a member, unless another command is for it; say what came of it."""
     from hansa.cli import output
-    from hansa.node import shared
     from hansa.node.config import read_member_file
+    from hansa.node.events import Ended
+    from hansa.node.run import check_command, run
 
-    with _telling(as_json) as (event, notify):
+    with _telling(as_json) as tell:
         described = read_member_file(member_file)
-        record = shared.run_member_process(described, event, notify)
+        check_command(described, command)
+        record = run(described, tell)
     if as_json:
-        _print_line({"event": "record", "record": record})
+        output.print_line(Ended(record=record))
     else:
-        output.print_member_record(record, described.model)
-
-
-def _print_line(event: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(event, allow_nan=False) + "\n")
-    sys.stdout.flush()
+        output.print_record(record, described.model)
 
 
 @main.command()
@@ -396,14 +367,12 @@ def _print_line(event: dict[str, Any]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check(plan: Path, table: Path, member: Path | None, as_json: bool) -> None:
     """Say what a party with TABLE would send under PLAN, who can read it, and where the table departs from the plan's schema."""
-    from hansa.cli.checking import check_table
+    from hansa.node.check import check_table
+    from hansa.node.events import line_of
 
-    report = check_table(plan, table, member)
-    if as_json:
-        click.echo(json.dumps(report.as_json(), allow_nan=False))
-    else:
-        click.echo(report.text())
-    if not report.ok:
+    found = check_table(plan, table, member)
+    click.echo(line_of(found.report()) if as_json else found.text())
+    if not found.ok:
         sys.exit(1)
 
 
@@ -417,8 +386,8 @@ def check(plan: Path, table: Path, member: Path | None, as_json: bool) -> None:
 @long_running
 def predict(model: Path, table: Path, save: Path, margin: bool, decimal: str) -> None:
     """Score the rows of TABLE with MODEL (a model file of Hansa or XGBoost, JSON or UBJSON)."""
-    from hansa.cli.prediction import predict_table
     from hansa.node.files import warn
+    from hansa.prediction import predict_table
 
     _check_outputs({"--save": save}, model=model, table=table)
     written, warnings = predict_table(model, table, save, margin, decimal)
@@ -437,10 +406,11 @@ def evidence(evidence: Path, other: Path | None, plan: Path, members: Path, as_j
 
     With OTHER, of another party: whether the aggregator signed two different histories of one run.
     """
+    from hansa.node.events import line_of
     from hansa.node.evidence import judge
 
     judgement = judge(evidence, other, plan, members)
-    click.echo(json.dumps(judgement.as_json()) if as_json else judgement.text())
+    click.echo(line_of(judgement) if as_json else judgement.text())
 
 
 @main.command()
@@ -500,13 +470,14 @@ def members(cards: tuple[Path, ...], save: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(plan: Path, as_json: bool) -> None:
     """Check PLAN; print its digest, which all members must share, what it says, and who can read what under it."""
-    from hansa.cli import plan_report
+    from hansa.node import plan_report
+    from hansa.node.events import line_of
     from hansa.node.record import file_sha256 as sha256
     from hansa.plan import read_plan
 
     read = read_plan(plan)
     file_sha256 = sha256(plan)
     if as_json:
-        click.echo(json.dumps(plan_report.as_json(read, file_sha256)))
+        click.echo(line_of(plan_report.report(read, file_sha256)))
     else:
         click.echo(plan_report.text(read, str(plan), file_sha256))

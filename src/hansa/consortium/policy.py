@@ -177,7 +177,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 if training > self.most_rows_of_others:
                     raise ProtocolError(
                         f"member {name!r} says that it has {training} training rows; this party's policy takes at most "
-                        f"{self.most_rows_of_others} of another party (most_rows_of_others)"
+                        f"{self.most_rows_of_others} of another party (most_rows_of_others)",
+                        member=name,
                     )
         if plan.mode == "federated":
             return

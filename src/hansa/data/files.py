@@ -389,6 +389,14 @@ def _read_header(path: Path, packed: bool) -> tuple[tuple[str, ...], str]:
     return tuple(names), delimiter
 
 
+class _NotText(csv.Error):
+    """A line is no UTF-8."""
+
+
+class _TooLong(csv.Error):
+    """A line is longer than any header."""
+
+
 def _decoded(stream: IO[bytes]) -> Iterator[str]:
     """Lines of UTF-8 text with their ends. Raises csv.Error naming the first line that is no UTF-8."""
     for number, line in enumerate(_lines(stream), 1):
@@ -396,7 +404,7 @@ def _decoded(stream: IO[bytes]) -> Iterator[str]:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             text = f"line {number} holds bytes that are not UTF-8 text ({SAVE_AS_UTF8})"
-            raise csv.Error(text) from error
+            raise _NotText(text) from error
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes]:
@@ -409,7 +417,7 @@ def _lines(stream: IO[bytes]) -> Iterator[bytes]:
             yield rest
             rest = b""
         elif len(rest) > LONGEST_HEADER:
-            raise csv.Error(f"a line of more than {LONGEST_HEADER} bytes")
+            raise _TooLong(f"a line of more than {LONGEST_HEADER} bytes")
     if rest:
         yield rest
 
@@ -431,13 +439,13 @@ def _fault_of_csv(path: Path, packed: bool, delimiter: str, n_columns: int) -> s
             ):
                 if len(cells) != n_columns:
                     return f"row {row} has {len(cells)} cells, where the header names {n_columns} columns"
+    except _NotText as error:
+        return str(error)
+    except _TooLong as error:
+        return f"behind row {row}, {error}"
     except csv.Error as error:
-        if "UTF-8" in str(error):
-            return str(error)
-        if "field limit" in str(error):
+        if "field limit" in str(error):  # Python's own words: the module has no other sign of it
             return None
-        if "a line of more" in str(error):
-            return f"behind row {row}, {error}"
         return f"row {row + 1}: a quoted cell without its closing quote, or with text behind it ({error})"
     if len(ends - {""}) > 1:
         return "lines that end in different ways (\\n, \\r\\n, \\r)"

@@ -112,14 +112,17 @@ class DirectChannel:
             if not isinstance(message, Relay) or message.sender != sender or message.receiver != self._member:
                 raise ProtocolError(
                     f"server {sender!r} sent {type(message).__name__} on its own connection to {self._member!r}; "
-                    "rule: nothing but its own sealed messages to it"
+                    "rule: nothing but its own sealed messages to it",
+                    member=sender,
+                    rule="nothing but its own sealed messages to it",
                 )
             if self._confirmed:
                 return frame
             self._held_bytes += len(frame)
             if self._held_bytes > HELD_BYTES:
                 raise ProtocolError(
-                    f"server {sender!r} sent sealed messages before the keys were confirmed; {HELD_BYTES} bytes of them may wait"
+                    f"server {sender!r} sent sealed messages before the keys were confirmed; {HELD_BYTES} bytes of them may wait",
+                    member=sender,
                 )
             self._held.append(bytes(frame))
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -28,8 +26,7 @@ ROUNDING = 7 / 8
 """Hessians are summed in whole numbers: at the coarsest scale that a party takes, a row counts up to an eighth more than it has."""
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pooled row counts that the aggregator showed.
 
     Attributes:
@@ -47,28 +44,19 @@ class Shown:
         return self.least < self.allowed
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What signed broadcasts show.
 
     Attributes:
-        aggregator: who signed. run: the run's id, hex. shown: in order. two_histories: whether the second file holds other broadcasts
-            of the same place in the same run, signed too.
+        broken: whether they convict the aggregator. aggregator: who signed. run: the run's id, hex. shown: in order.
+        two_histories: whether the second file holds other broadcasts of the same place in the same run, signed too.
     """
 
+    broken: bool
     aggregator: str
     run: str
     shown: tuple[Shown, ...]
-    two_histories: bool = False
-
-    @property
-    def broken(self) -> bool:
-        """Whether it convicts the aggregator."""
-        return self.two_histories or any(each.broken for each in self.shown)
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {"broken": self.broken, **msgspec.to_builtins(self)}
+    two_histories: bool
 
     def text(self) -> str:
         """For people."""
@@ -127,7 +115,8 @@ def judge(first: Path, second: Path | None, plan_file: Path, members_file: Path)
                 f"{first} and {second} are of other runs, or of other places in one: nothing follows from both"
             )
         twice = other.end != evidence.end
-    return Judgement(plan.aggregator, evidence.run.hex(), shown, twice)
+    broken = twice or any(each.broken for each in shown)
+    return Judgement(broken, plan.aggregator, evidence.run.hex(), shown, twice)
 
 
 def _shown(evidence: Evidence, plan: Plan, counts: list[npt.NDArray[np.int64]]) -> tuple[Shown, ...]:

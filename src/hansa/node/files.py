@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from hansa.consortium.ledger import Entry, Ledger, Met
 from hansa.data.source import Rows
@@ -15,9 +14,6 @@ from hansa.node.config import MemberFile
 from hansa.node.model_file import check_ending, save_model
 from hansa.roles.batches import Admit, admit_all
 from hansa.roles.run import Roster
-
-Event = Callable[[dict[str, Any]], None]
-
 
 ANSWER_S = 3600.0
 """Seconds that the aggregator waits for any party's next frame before it gives the run up."""
@@ -63,7 +59,8 @@ def admission(member: MemberFile, rows: Rows) -> Admit:
         return admit_all
     if member.ledger is None:
         raise PlanError(
-            f"{member.path}: ledger is missing; name a file that keeps count of which people these rows have met"
+            f"{member.path}: ledger is missing; name a file that keeps count of which people these rows have met",
+            cure="name a file as ledger",
         )
     ledger = Ledger(member.ledger)
     columns = ledger.columns(rows.features, rows.label, rows.weight)

@@ -64,7 +64,8 @@ def connect(
     if not member.servers:
         raise PlanError(
             f'{member.path}: servers is missing; the plan says members.server_links = "direct": say where {name!r} listens and '
-            f'where the other servers are found, such as servers = {{ {apart[0]} = "10.0.0.1:7466", ... }}'
+            f'where the other servers are found, such as servers = {{ {apart[0]} = "10.0.0.1:7466", ... }}',
+            cure="name every server's address as servers",
         )
     limits = limits_of(member, SPIN_S)
     place = apart.index(name)

@@ -9,19 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from types import MappingProxyType
-from typing import Any
 
+import msgspec
 from rich.console import Console
 
 from hansa.printable import printable
 
 LOG = logging.getLogger("hansa.run")
 
-FIELDS = "hansa_fields"
-"""Name of a log record's attribute with what only the JSON form shows."""
+EVENT = "hansa_event"
+"""Name of a log record's attribute with the event that only the JSON form shows."""
 
 
 def moment(seconds: float) -> str:
@@ -29,9 +28,9 @@ def moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def note(level: int, text: str, fields: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Log one line; `fields` are shown in the JSON form only."""
-    LOG.log(level, "%s", text, extra={FIELDS: fields})
+def note(level: int, text: str, event: msgspec.Struct | None = None) -> None:
+    """Log one line; the fields of `event` are shown in the JSON form only."""
+    LOG.log(level, "%s", text, extra={EVENT: event})
 
 
 class TextLines(logging.Formatter):
@@ -47,7 +46,8 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of ASCII: JSON escapes what a terminal would take for a command."""
-        fields: dict[str, Any] = dict(getattr(record, FIELDS, {}))
+        event = getattr(record, EVENT, None)
+        fields = {} if event is None else msgspec.to_builtins(event)
         own = {
             "time": moment(record.created),
             "level": record.levelname.lower(),

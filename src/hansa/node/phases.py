@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import dataclass
+
+import msgspec
 
 PHASES = (
     ("evaluation", "evaluation"),
@@ -35,6 +37,23 @@ def phase_of(step: str) -> str:
     return "leaves"
 
 
+class PhaseCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one phase cost: processor seconds, seconds by the clock, bytes that were sent, rounds."""
+
+    cpu_s: float
+    wall_s: float
+    bytes: int
+    rounds: int
+
+
+@dataclass(slots=True)
+class _Sums:
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    bytes: int = 0
+    rounds: int = 0
+
+
 class PhaseTimes:
     """Adds up what each round cost this process since the round before: computing, sealing and the network.
 
@@ -43,8 +62,8 @@ class PhaseTimes:
     """
 
     def __init__(self) -> None:
-        self._phases: dict[str, dict[str, Any]] = {}
-        self._phase_of: dict[str, dict[str, Any]] = {}
+        self._phases: dict[str, _Sums] = {}
+        self._phase_of: dict[str, _Sums] = {}
         self._wall = 0.0
         self.clear()
 
@@ -53,34 +72,36 @@ class PhaseTimes:
         wall = time.perf_counter()
         entry = self._phase_of.get(step)
         if entry is None:
-            empty = {"cpu_s": 0.0, "wall_s": 0.0, "bytes": 0, "rounds": 0}
-            entry = self._phase_of[step] = self._phases.setdefault(phase_of(step), empty)
+            entry = self._phase_of[step] = self._phases.setdefault(phase_of(step), _Sums())
         if entry is not self._entry:
             self._share_out(entry, wall)
-        entry["wall_s"] += wall - self._wall
-        entry["bytes"] += sent
-        entry["rounds"] += 1
+        entry.wall_s += wall - self._wall
+        entry.bytes += sent
+        entry.rounds += 1
         self._wall = wall
 
     def clear(self) -> None:
         """Begin anew from here."""
         self._phases.clear()
         self._phase_of.clear()
-        self._entry: dict[str, Any] | None = None
+        self._entry: _Sums | None = None
         self._clock = time.process_time()
         self._wall = self._since = time.perf_counter()
 
-    def as_json(self) -> dict[str, dict[str, Any]]:
-        """By phase: cpu_s, wall_s, bytes, rounds."""
+    def costs(self) -> dict[str, PhaseCost]:
+        """By phase."""
         if self._entry is not None:
             self._share_out(self._entry, self._wall)
-        return {phase: dict(entry) for phase, entry in sorted(self._phases.items())}
+        return {
+            phase: PhaseCost(cpu_s=sums.cpu_s, wall_s=sums.wall_s, bytes=sums.bytes, rounds=sums.rounds)
+            for phase, sums in sorted(self._phases.items())
+        }
 
-    def _share_out(self, entry: dict[str, Any], wall: float) -> None:
+    def _share_out(self, entry: _Sums, wall: float) -> None:
         """Give the processor time since the last reading to the phase so far and, for the round that ends at `wall`, to `entry`."""
         now = time.process_time()
         spent, passed = now - self._clock, wall - self._since
         own = spent * (wall - self._wall) / passed if passed > 0 else 0.0
-        entry["cpu_s"] += own
-        (self._entry or entry)["cpu_s"] += spent - own
+        entry.cpu_s += own
+        (self._entry or entry).cpu_s += spent - own
         self._entry, self._clock, self._since = entry, now, wall

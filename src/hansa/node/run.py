@@ -1,45 +1,99 @@
-"""One entry for a member of a run over the network, whatever its mode and roles."""
+"""One entry for a member of a run over the network, whatever its mode and roles; and which command runs which member."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from hansa.errors import PlanError
 from hansa.node import shared, summed
-from hansa.node.config import MemberFile, read_member_file
-from hansa.node.files import Event
-from hansa.plan import COOPETITIVE
-from hansa.transport.notices import Notice, Notify
+from hansa.node.config import MemberFile
+from hansa.node.events import Event, Listening, Noticed, OnEvent
+from hansa.node.notices import NoticeWriter
+from hansa.node.record import Record
+from hansa.plan import COOPETITIVE, Plan
+from hansa.transport.notices import Notice
+
+Command = Literal["aggregator", "party", "hub", "server", "receiver"]
+"""The commands that run a member."""
 
 
-def run(described: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
+def run(member: MemberFile, on_event: OnEvent) -> Record:
     """Play every role that the plan gives this member; the record, which is also written where the file says.
 
     Args:
-        described: the member's own file, read. event: called with the run's progress. notify: with what happens to connections.
+        member: the member's own file, read. on_event: called with the run's progress, and with what happens to connections.
 
     Raises HansaError and its kinds: the run was refused or stopped.
     """
-    plan, name = described.plan, described.identity.name
+    plan, name = member.plan, member.identity.name
+    writer = NoticeWriter()
+
+    def event(what: Event) -> None:
+        if isinstance(what, Listening):
+            writer.listens()
+        on_event(what)
+
+    def notify(notice: Notice) -> None:
+        on_event(
+            Noticed(
+                kind=notice.kind,
+                member=notice.member,
+                waiting_for=notice.waiting_for,
+                seconds=notice.seconds,
+                limit_s=notice.limit_s,
+                text=notice.text,
+                sentence=writer.sentence(notice),
+            )
+        )
+
     if plan.mode == COOPETITIVE:
-        play = shared.run_hub_process if name == plan.hub else shared.run_member_process
-        return play(described, event, notify)
+        play = shared.run_hub_of_members if name == plan.hub else shared.run_member_of_hub
+        return play(member, event, notify)
     if name == plan.aggregator:
-        return summed.run_aggregator_process(described, event, notify)
+        return summed.run_aggregator(member, event, notify)
     if name in plan.parties:
-        return summed.run_party_process(described, event, notify)
+        return summed.run_party(member, event, notify)
     raise PlanError(
-        f"{described.path}: the plan gives {name!r} no role; its members are {', '.join(plan.members)}: name another identity or plan"
+        f"{member.path}: the plan gives {name!r} no role; its members are {', '.join(plan.members)}: name another identity or plan",
+        cure="name another identity or plan",
     )
 
 
-def run_member_file(path: Path, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """`run` from a file; notices are events too, as `--json` has them, but without a sentence."""
+def command_of(plan: Plan, name: str) -> Command:
+    """The command that runs a member."""
+    if name == plan.hub:
+        return "aggregator" if plan.coopetitive is None else "hub"
+    if name in plan.parties:
+        return "party"
+    return "server" if name in plan.servers else "receiver"
 
-    def notify(notice: Notice) -> None:
-        on_event({"event": "notice", **asdict(notice)})
 
-    return run(read_member_file(path), on_event, notify)
+def check_command(member: MemberFile, command: Command) -> None:
+    """Refuse a member that another command runs. Raises PlanError."""
+    plan, name, path = member.plan, member.identity.name, member.path
+    if plan.mode != COOPETITIVE and command not in ("aggregator", "party"):
+        raise PlanError(
+            f"{path}: the plan's mode is {plan.mode!r}, which has no hub or servers apart; "
+            "run `hansa aggregator` or `hansa party`",
+            cure="run `hansa aggregator` or `hansa party`",
+        )
+    if plan.mode == COOPETITIVE and command == "aggregator":
+        raise PlanError(
+            f"{path}: a plan of mode {COOPETITIVE!r} has no aggregator: run `hansa hub` for its hub {plan.hub!r}, "
+            "and `hansa party`, `hansa server` or `hansa receiver` for the others",
+            cure=f"run `hansa {command_of(plan, name)}`",
+        )
+    if command == "aggregator" and name != plan.aggregator:
+        raise PlanError(
+            f"{path}: identity {name!r} is not the plan's aggregator {plan.aggregator!r}; run `hansa party` for a party",
+            cure="run `hansa party` for a party",
+        )
+    if command == "hub" and name != plan.hub:
+        raise PlanError(f"{path}: identity {name!r} is not the plan's hub {plan.hub!r}")
+    if plan.mode == COOPETITIVE and command != "hub" and name == plan.hub:
+        raise PlanError(
+            f"{path}: {name!r} is the plan's hub; run `hansa hub`, which plays its other roles too",
+            cure="run `hansa hub`",
+        )
+    if plan.mode != COOPETITIVE and command == "party" and name not in plan.parties:
+        raise PlanError(f"{path}: identity {name!r} is not among the plan's parties {', '.join(plan.parties)}")

@@ -15,29 +15,29 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
+
+from msgspec.structs import replace as replaced
 
 from hansa.data.source import Rows, read_rows
 from hansa.errors import HansaError, LinkLost, MemberLost, PlanError, TransportError
 from hansa.node.config import MemberFile
+from hansa.node.events import Listening, OnEvent
 from hansa.node.files import ANSWER_S, admission, check_files, put_model, warn
 from hansa.node.links import BACKLOG_BYTES, SPIN_S, connect, is_direct, limits_of
-from hansa.node.phases import PhaseTimes
-from hansa.node.record import RunRecord, about, keeping
+from hansa.node.phases import PhaseCost, PhaseTimes
+from hansa.node.record import HubRecord, RunRecord, Seconds, SharedRecord, bytes_of, first_record, keeping
 from hansa.node.warm_up import prepare
-from hansa.plan import COOPETITIVE, Plan
+from hansa.plan import Plan
 from hansa.roles.batches import admit_all
 from hansa.roles.run import LocalMemberRole, Progress, run_hub, run_member
-from hansa.roles.shared.member import SharedMember, record_of
+from hansa.roles.shared.member import SharedMember
 from hansa.roles.shared.relay import RelayHub
 from hansa.transport.channel import Channel, Hub, Traffic
 from hansa.transport.local_member import HubWithLocalMember, LocalMember
 from hansa.transport.notices import Notify
 from hansa.transport.recording import RecordingChannel, RecordingHub, RecordingLocalMember
 from hansa.transport.tls import TlsHub
-
-Event = Callable[[dict[str, Any]], None]
-
 
 RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in a unit of `ru_maxrss`."""
@@ -52,6 +52,27 @@ def hub_end(plan: Plan) -> str:
     return f"{plan.hub}.hub" if plan.hub in plan.participants else plan.hub
 
 
+class _Ending(TypedDict, total=False):
+    """Fields of `SharedRecord` that are known at the end."""
+
+    roles: tuple[str, ...]
+    run: str
+    rounds: int
+    history: dict[str, tuple[tuple[int, float | None], ...]]
+    without_value: dict[str, str]
+    openings: tuple[str, ...]
+    cut: str
+    rows: int
+    warnings: tuple[str, ...]
+    model_sha256: str | None
+    training_rounds: int
+    tree_seconds: tuple[float, ...]
+    phase_trees: int
+    phases: dict[str, PhaseCost]
+    peak_bytes: int
+    seconds: Seconds
+
+
 class _Played:
     """This member's roles, ready to be driven, and what is noted of them while they are.
 
@@ -59,7 +80,9 @@ class _Played:
         role: all of them. limit_s: seconds to wait for each word of the hub, or None.
     """
 
-    def __init__(self, member: MemberFile, event: Event, record: RunRecord) -> None:
+    def __init__(
+        self, member: MemberFile, event: OnEvent, record: RunRecord[SharedRecord] | RunRecord[HubRecord]
+    ) -> None:
         plan, name = member.plan, member.identity.name
         self._member = member
         self._record = record
@@ -109,34 +132,51 @@ class _Played:
             "clear_bytes": traffic.bytes_up - self.role.sealed_bytes,
         }
 
-    def ended(self, traffic: Traffic) -> dict[str, Any]:
-        """Put the model where the file says; what the record says of the run."""
-        member, role, at = self._member, self.role, self._at
-        put_model(member, role.model)
-        sent = {"bytes_up": traffic.bytes_up, "bytes_down": traffic.bytes_down}
-        record = record_of(role, member.plan, member.identity.name, sent)
-        record["rows"] = 0 if self._rows is None else self._rows.n_rows
-        record["warnings"] = [] if self._rows is None else list(self._rows.warnings)
-        record["model_sha256"] = None if role.model is None else hashlib.sha256(role.model).hexdigest()
+    def ended(self) -> _Ending:
+        """Put the model where the file says; what the record says of these roles once the run is over."""
+        role, rows, at = self.role, self._rows, self._at
+        put_model(self._member, role.model)
+        facts: _Ending = {
+            "roles": role.roles,
+            "run": role.run.hex(),
+            "rounds": role.rounds,
+            "history": {name: tuple(values) for name, values in role.history.items()},
+            "without_value": role.without_value,
+            "openings": tuple(role.openings),
+            "rows": 0 if rows is None else rows.n_rows,
+            "warnings": () if rows is None else tuple(rows.warnings),
+            "model_sha256": None if role.model is None else hashlib.sha256(role.model).hexdigest(),
+        }
+        if role.cut:
+            facts["cut"] = role.cut
         if "trained" in at:
-            record["training_rounds"] = role.rounds - self._rounds_before
-            record["tree_seconds"] = self._tree_seconds
-            record["phase_trees"] = max(1, len(self._tree_seconds) - 1)
-            record["phases"] = self._ledger.as_json()
-            record["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RUSAGE_UNIT
-            record["seconds"] = {"binning": at["binned"] - at["registered"], "training": at["trained"] - at["binned"]}
-        return record
+            facts["training_rounds"] = role.rounds - self._rounds_before
+            facts["tree_seconds"] = tuple(self._tree_seconds)
+            facts["phase_trees"] = max(1, len(self._tree_seconds) - 1)
+            facts["phases"] = self._ledger.costs()
+            facts["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RUSAGE_UNIT
+            facts["seconds"] = Seconds(binning=at["binned"] - at["registered"], training=at["trained"] - at["binned"])
+        return facts
 
 
 def _check_keys(member: MemberFile) -> None:
     """Raise PlanError where the member's file lacks a path that its roles need, or gives a table that nobody wants."""
     plan, name = member.plan, member.identity.name
     if name in plan.parties and member.table is None:
-        raise PlanError(f"{member.path}: table is missing; name the file with this party's rows")
+        raise PlanError(
+            f"{member.path}: table is missing; name the file with this party's rows",
+            cure="name the file with this party's rows as table",
+        )
     if name not in plan.parties and member.table is not None:
-        raise PlanError(f"{member.path}: table is given, and the plan does not name {name!r} a party; leave it out")
+        raise PlanError(
+            f"{member.path}: table is given, and the plan does not name {name!r} a party; leave it out",
+            cure="leave table out",
+        )
     if name in plan.receivers and member.model is None:
-        raise PlanError(f"{member.path}: model is missing; this member receives the model: say where to put it")
+        raise PlanError(
+            f"{member.path}: model is missing; this member receives the model: say where to put it",
+            cure="say where to put the model",
+        )
 
 
 def _rows_of(member: MemberFile) -> Rows | None:
@@ -148,27 +188,26 @@ def _rows_of(member: MemberFile) -> Rows | None:
     return rows
 
 
-def run_hub_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
+def run_hub_of_members(member: MemberFile, event: OnEvent, notify: Notify) -> HubRecord:
     """Listen, register the plan's members, relay until all are through; beside, play the other roles that the plan gives this member.
 
-    `event` is called with {"event": "listening", "port": ...}, then with the run's progress as far as this member knows it;
-    `notify` with what happens to connections.
+    `event` is called with where it listens, then with the run's progress as far as this member knows it; `notify` with what happens
+    to connections.
 
     Returns:
         The record, also written where the file says: the hub's, with that of its other roles in it.
     """
     plan = member.plan
-    _check_mode(member)
-    if member.identity.name != plan.hub:
-        raise PlanError(f"{member.path}: identity {member.identity.name!r} is not the plan's hub {plan.hub!r}")
     plays = plan.hub in plan.participants
     _check_keys(member)
     check_files(member, [plan.hub, f"{plan.hub}.hub"] if plays else [plan.hub])
-    with keeping(member.record, {**about(member), "roles": ["hub"]}) as record:
+    with keeping(member.record, first_record(HubRecord, member, roles=("hub",))) as record:
         return _run_hub(member, event, notify, record, plays)
 
 
-def _run_hub(member: MemberFile, event: Event, notify: Notify, record: RunRecord, plays: bool) -> dict[str, Any]:
+def _run_hub(
+    member: MemberFile, event: OnEvent, notify: Notify, record: RunRecord[HubRecord], plays: bool
+) -> HubRecord:
     plan = member.plan
     played = _Played(member, event, record) if plays else None
     tell = _reporter(plan.hub, event)
@@ -190,26 +229,24 @@ def _run_hub(member: MemberFile, event: Event, notify: Notify, record: RunRecord
     with contextlib.ExitStack() as stack:
         stack.callback(inner.close)
         record.count(lambda: _relayed_bytes(inner))
-        event({"event": "listening", "member": plan.hub, "host": member.host, "port": inner.port})
+        event(Listening(host=member.host, port=inner.port, member=plan.hub))
         inner.wait_for(allowed, member.wait_s)
         hub = _relay(member, relay, inner, played, stack)
-    facts: dict[str, Any] = {"run": relay.run.hex(), "roles": ["hub"]}
-    seconds = {"total": time.perf_counter() - started}
+    facts: _Ending = {"run": relay.run.hex(), "roles": ("hub",)}
+    total = time.perf_counter() - started
     if played is not None:
         own = hub.traffic[plan.hub]
         record.count(lambda: played.counts(own))
-        facts = played.ended(own)
-        facts["roles"] = ["hub", *facts["roles"]]
-        seconds |= facts.get("seconds", {})
-    facts |= {
-        "roster": [[name, rows, held] for name, _, rows, held, _ in relay.roster],
-        "relayed": [[*ends, count] for ends, count in sorted(relay.relayed.items())],
-        "seconds": seconds,
-        "traffic": {
-            name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())
-        },
-    }
-    return record.end("finished", **facts)
+        facts = played.ended()
+        facts["roles"] = ("hub", *facts["roles"])
+    facts["seconds"] = replaced(facts.get("seconds", Seconds()), total=total)
+    return record.end(
+        "finished",
+        roster=tuple((name, rows, held) for name, _, rows, held, _ in relay.roster),
+        relayed=tuple((*ends, count) for ends, count in sorted(relay.relayed.items())),
+        traffic=bytes_of(hub.traffic),
+        **facts,
+    )
 
 
 def _relayed_bytes(hub: TlsHub) -> dict[str, int]:
@@ -261,22 +298,18 @@ def _others_owed(relay: RelayHub, role: SharedMember, hub: str) -> list[str]:
     return [name for name in role.waiting_for() if name != hub] or relay.waiting_for()
 
 
-def run_member_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
+def run_member_of_hub(member: MemberFile, event: OnEvent, notify: Notify) -> SharedRecord:
     """Connect to the hub and play this member's roles. Returns the record, which is also written where the file says.
 
     `event` is called with the run's progress as far as this member knows it; `notify` with what happens to connections.
     """
-    plan, name = member.plan, member.identity.name
-    _check_mode(member)
-    if name == plan.hub:
-        raise PlanError(f"{member.path}: {name!r} is the plan's hub; run `hansa hub`, which plays its other roles too")
     _check_keys(member)
-    check_files(member, [name])
-    with keeping(member.record, {**about(member), "roles": []}) as record:
+    check_files(member, [member.identity.name])
+    with keeping(member.record, first_record(SharedRecord, member, roles=())) as record:
         return _play(member, event, notify, record)
 
 
-def _play(member: MemberFile, event: Event, notify: Notify, record: RunRecord) -> dict[str, Any]:
+def _play(member: MemberFile, event: OnEvent, notify: Notify, record: RunRecord[SharedRecord]) -> SharedRecord:
     plan, name = member.plan, member.identity.name
     played = _Played(member, event, record)
     role = played.role
@@ -290,11 +323,13 @@ def _play(member: MemberFile, event: Event, notify: Notify, record: RunRecord) -
     except TransportError as error:
         lost = error if isinstance(error, LinkLost) else error.__cause__
         if isinstance(lost, LinkLost):
-            raise MemberLost(plan.hub, str(lost)) from error
+            hub_lost = MemberLost(plan.hub, str(lost))
+            hub_lost.run = error.run
+            raise hub_lost from error
         raise
     finally:
         channel.close()
-    return record.end("finished", **played.ended(inner.traffic))
+    return record.end("finished", **played.ended())
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -312,17 +347,9 @@ def _keep_freed_memory() -> None:
             mallopt(name, value)
 
 
-def _check_mode(member: MemberFile) -> None:
-    if member.plan.mode != COOPETITIVE:
-        raise PlanError(
-            f"{member.path}: the plan's mode is {member.plan.mode!r}, which has no hub or servers apart; "
-            "run `hansa aggregator` or `hansa party`"
-        )
-
-
-def _reporter(name: str, event: Event) -> Callable[[Progress], None]:
+def _reporter(name: str, event: OnEvent) -> Callable[[Progress], None]:
     def report(progress: Progress) -> None:
-        event({**progress.as_event(), "member": name})
+        event(replaced(progress, member=name))
 
     return report
 

@@ -6,17 +6,18 @@ import hashlib
 import logging
 import secrets
 import time
-from typing import Any
+
+from msgspec.structs import replace as replaced
 
 from hansa.data.source import Rows, read_rows
-from hansa.errors import PlanError, ProtocolError
+from hansa.errors import LinkLost, PlanError, ProtocolError
 from hansa.node import logs
 from hansa.node.config import MemberFile
+from hansa.node.events import Listening, OnEvent
 from hansa.node.evidence import beside, keep_evidence
-from hansa.node.files import ANSWER_S, Event, admission, check_files, put_model, warn
-from hansa.node.record import CLEAR, RunRecord, about, keeping
+from hansa.node.files import ANSWER_S, admission, check_files, put_model, warn
+from hansa.node.record import CLEAR, AggregatorRecord, PartyRecord, RunRecord, Seconds, bytes_of, first_record, keeping
 from hansa.node.warm_up import prepare
-from hansa.plan import COOPETITIVE
 from hansa.roles.run import Progress, run_hub, run_member
 from hansa.roles.summed.aggregator import Aggregator
 from hansa.roles.summed.party import Party
@@ -43,25 +44,19 @@ PARTY_EVENT_S = 1.0
 """The same at a party, whose aggregator tells more."""
 
 
-def run_aggregator_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
+def run_aggregator(member: MemberFile, event: OnEvent, notify: Notify) -> AggregatorRecord:
     """Listen, register the plan's parties, train. Returns the record, which is also written where the file says.
 
-    `event` is called with {"event": "listening", "port": ...}, then with every step of the run's progress; `notify` with what
-    happens to connections.
+    `event` is called with where it listens, then with every step of the run's progress; `notify` with what happens to connections.
     """
-    plan = member.plan
-    _refuse_coopetitive(member)
-    if member.identity.name != plan.aggregator:
-        raise PlanError(
-            f"{member.path}: identity {member.identity.name!r} is not the plan's aggregator {plan.aggregator!r}; "
-            "run `hansa party` for a party"
-        )
-    check_files(member, [plan.aggregator])
-    with keeping(member.record, {**about(member), "role": "aggregator"}) as record:
+    check_files(member, [member.plan.aggregator])
+    with keeping(member.record, first_record(AggregatorRecord, member)) as record:
         return _aggregate(member, event, notify, record)
 
 
-def _aggregate(member: MemberFile, event: Event, notify: Notify, record: RunRecord) -> dict[str, Any]:
+def _aggregate(
+    member: MemberFile, event: OnEvent, notify: Notify, record: RunRecord[AggregatorRecord]
+) -> AggregatorRecord:
     plan = member.plan
     inner = ResumableHub.listen(
         member.credentials,
@@ -85,7 +80,7 @@ def _aggregate(member: MemberFile, event: Event, notify: Notify, record: RunReco
             return
         told_at = now
         record.stage(progress.stage, progress.trees, aggregator.run)
-        event(progress.as_event())
+        event(replaced(progress, member=plan.aggregator))
 
     def counts() -> dict[str, int]:
         traffic = inner.traffic.values()
@@ -109,7 +104,7 @@ def _aggregate(member: MemberFile, event: Event, notify: Notify, record: RunReco
             hub = RecordingHub(inner, member.transcript, plan.aggregator)
         record.count(counts)
         prepare(plan)
-        event({"event": "listening", "host": member.host, "port": inner.port})
+        event(Listening(host=member.host, port=inner.port, member=plan.aggregator))
         inner.wait_for(plan.parties, member.wait_s)
         run_hub(aggregator, hub, ANSWER_S)
     finally:
@@ -124,41 +119,47 @@ def _aggregate(member: MemberFile, event: Event, notify: Notify, record: RunReco
         trees=len(outcome.ensemble.trees),
         trees_grown=outcome.trees_grown,
         exchanges=outcome.exchanges,
-        history=outcome.history,
+        history={name: tuple(values) for name, values in outcome.history.items()},
         without_value=outcome.without_value,
         model_sha256=hashlib.sha256(outcome.model).hexdigest(),
-        roster=[[name, rows, held] for name, _, rows, held, _ in outcome.roster],
+        roster=tuple((name, rows, held) for name, _, rows, held, _ in outcome.roster),
         clear=CLEAR[plan.mode],
-        seconds={"binning": at["binned"] - at["registered"], "training": at["trained"] - at["binned"]},
-        traffic={name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in sorted(hub.traffic.items())},
+        seconds=Seconds(binning=at["binned"] - at["registered"], training=at["trained"] - at["binned"]),
+        traffic=bytes_of(hub.traffic),
     )
 
 
-def run_party_process(member: MemberFile, event: Event, notify: Notify) -> dict[str, Any]:
+def run_party(member: MemberFile, event: OnEvent, notify: Notify) -> PartyRecord:
     """Connect to the hub, train, keep the model. Returns the record, which is also written where the file says.
 
     `event` is called with every step of the run's progress; `notify` with what happens to connections.
     """
     plan, name = member.plan, member.identity.name
-    _refuse_coopetitive(member)
-    if name not in plan.parties:
-        raise PlanError(f"{member.path}: identity {name!r} is not among the plan's parties {', '.join(plan.parties)}")
     if member.table is None:
-        raise PlanError(f"{member.path}: table is missing; name the file with this party's rows")
+        raise PlanError(
+            f"{member.path}: table is missing; name the file with this party's rows",
+            cure="name the file with this party's rows as table",
+        )
     if name in plan.receivers and member.model is None:
-        raise PlanError(f"{member.path}: model is missing; this party receives the model: say where to put it")
+        raise PlanError(
+            f"{member.path}: model is missing; this party receives the model: say where to put it",
+            cure="say where to put the model",
+        )
     if plan.mode != "federated" and member.ledger is None:
         raise PlanError(
-            f"{member.path}: ledger is missing; name a file that keeps count of which people these rows have met"
+            f"{member.path}: ledger is missing; name a file that keeps count of which people these rows have met",
+            cure="name a file as ledger",
         )
     check_files(member, [name])
-    with keeping(member.record, {**about(member), "role": "party"}) as record:
+    with keeping(member.record, first_record(PartyRecord, member)) as record:
         rows = read_rows(member.table, plan.schema, label_kind=plan.parameters.label_kind)
         warn(rows.warnings)
         return _contribute(member, rows, event, notify, record)
 
 
-def _contribute(member: MemberFile, rows: Rows, event: Event, notify: Notify, record: RunRecord) -> dict[str, Any]:
+def _contribute(
+    member: MemberFile, rows: Rows, event: OnEvent, notify: Notify, record: RunRecord[PartyRecord]
+) -> PartyRecord:
     plan, name = member.plan, member.identity.name
     admit = admission(member, rows)
     prepare(plan)
@@ -171,7 +172,7 @@ def _contribute(member: MemberFile, rows: Rows, event: Event, notify: Notify, re
             return
         told_at = now
         record.stage(progress.stage, progress.trees, party.run)
-        event({"event": progress.stage, "member": name, "trees": progress.trees, "rounds": progress.rounds})
+        event(replaced(progress, member=name))
 
     def counts() -> dict[str, int]:
         traffic = inner.traffic
@@ -211,6 +212,9 @@ def _contribute(member: MemberFile, rows: Rows, event: Event, notify: Notify, re
             channel = RecordingChannel(inner, member.transcript, name)
         record.count(counts)
         run_member(party, channel, member.idle_limit_s)
+    except LinkLost as loss:
+        loss.blame(plan.aggregator)
+        raise
     except ProtocolError:
         if member.record is not None and party.evidence is not None:
             kept = beside(member.record, party.run)
@@ -225,15 +229,7 @@ def _contribute(member: MemberFile, rows: Rows, event: Event, notify: Notify, re
     return record.end(
         "finished",
         rows=rows.n_rows,
-        warnings=list(rows.warnings),
+        warnings=tuple(rows.warnings),
         model_sha256=None if party.model is None else hashlib.sha256(party.model).hexdigest(),
         clear=CLEAR[plan.mode],
     )
-
-
-def _refuse_coopetitive(member: MemberFile) -> None:
-    if member.plan.mode == COOPETITIVE:
-        raise PlanError(
-            f"{member.path}: a plan of mode {COOPETITIVE!r} has no aggregator: run `hansa hub` for its hub {member.plan.hub!r}, "
-            "and `hansa party`, `hansa server` or `hansa receiver` for the others"
-        )

@@ -487,7 +487,9 @@ def decode(sender: str, frame: bytes | bytearray | memoryview) -> AnyMessage:
     if len(frame) > most and (kind not in WITH_DATA or _beside_data(memoryview(frame), most) > most):
         part = "what is no array in " if kind in WITH_DATA else ""
         raise ProtocolError(
-            f"member {sender!r} sent {kind.__name__} as a frame of {len(frame)} bytes; rule: {part}it has {most} bytes at most"
+            f"member {sender!r} sent {kind.__name__} as a frame of {len(frame)} bytes; rule: {part}it has {most} bytes at most",
+            member=sender,
+            rule=f"{part}it has {most} bytes at most",
         )
     try:
         message: AnyMessage = _DECODERS[kind].decode(frame)
@@ -505,7 +507,10 @@ def decode(sender: str, frame: bytes | bytearray | memoryview) -> AnyMessage:
 def _not_a_message(sender: str, frame: bytes | bytearray | memoryview, why: str) -> ProtocolError:
     return ProtocolError(
         f"member {sender!r} sent a frame of {len(frame)} bytes that is not a message of protocol version "
-        f"{PROTOCOL_VERSION}: {why}; check that all members run the same release of Hansa"
+        f"{PROTOCOL_VERSION}: {why}; check that all members run the same release of Hansa",
+        member=sender,
+        rule="a frame is one message of the protocol",
+        cure="check that all members run the same release of Hansa",
     )
 
 
@@ -575,7 +580,9 @@ def to_array(
         wanted = tuple("any" if n is None else n for n in shape)
         raise ProtocolError(
             f"member {sender!r} sent {what} as {tensor.dtype[:8]!r} of shape {got[:8]} in {len(tensor.data)} bytes; "
-            f"expected {expected.str!r} of shape {wanted}"
+            f"expected {expected.str!r} of shape {wanted}",
+            member=sender,
+            rule=f"expected {expected.str!r} of shape {wanted}",
         )
     array: npt.NDArray[Number] = np.frombuffer(data, expected)
     return array if len(got) == 1 else array.reshape(got)

@@ -141,7 +141,9 @@ class Session:
         if kind not in legal:
             expected = ", ".join(each.__name__ for each in legal) or "nothing more"
             raise ProtocolError(
-                f"member {sender!r} sent {kind.__name__} while the {self._role} was {self.state!r}; expected {expected}"
+                f"member {sender!r} sent {kind.__name__} while the {self._role} was {self.state!r}; expected {expected}",
+                member=sender,
+                rule=f"expected {expected}",
             )
 
     def go(self, message: Message, state: str) -> None:

@@ -84,7 +84,8 @@ class KeySetup:
         """Check that every other member holds the same key and roster. Raises ProtocolError naming the one that does not."""
         if set(message.tags) != set(self.keys):
             raise ProtocolError(
-                f"key confirmations came from {sorted(message.tags)}; expected one from each of {sorted(self.keys)}"
+                f"key confirmations came from {sorted(message.tags)}; expected one from each of {sorted(self.keys)}",
+                suspects=tuple(sorted({*message.tags} ^ {*self.keys})),
             )
         for peer, key in self.keys.items():
             check_confirmation(key, self.roster, message.tags[peer])
@@ -101,4 +102,4 @@ def _algorithm(member: str, name: str) -> Algorithm:
     try:
         return Algorithm(name)
     except ValueError as error:
-        raise ProtocolError(f"member {member!r}: unknown stream cipher {name[:40]!r}") from error
+        raise ProtocolError(f"member {member!r}: unknown stream cipher {name[:40]!r}", member=member) from error

@@ -63,23 +63,34 @@ class Registration:
         if message.version != PROTOCOL_VERSION:
             raise ProtocolError(
                 f"member {member!r} speaks protocol version {message.version}, this hub {PROTOCOL_VERSION}; "
-                "install the same release of Hansa everywhere"
+                "install the same release of Hansa everywhere",
+                member=member,
+                rule=f"protocol version {PROTOCOL_VERSION}",
+                cure="install the same release of Hansa everywhere",
             )
         if message.plan != self._agreement or message.parts != self._parts:
             raise ProtocolError(
-                f"member {member!r} {self._difference(message.parts)}; give every member the same plan file and members file"
+                f"member {member!r} {self._difference(message.parts)}; give every member the same plan file and members file",
+                member=member,
+                rule="all members hold the same plan and members file",
+                cure="give every member the same plan file and members file",
             )
         if member in self.joins:
-            raise ProtocolError(f"member {member!r} joined twice")
+            raise ProtocolError(f"member {member!r} joined twice", member=member)
         if len(message.nonce) != 32:
-            raise ProtocolError(f"member {member!r} joined with a nonce of {len(message.nonce)} bytes; expected 32")
+            raise ProtocolError(
+                f"member {member!r} joined with a nonce of {len(message.nonce)} bytes; expected 32", member=member
+            )
         rows = message.rows + message.evaluation_rows
         if min(message.rows, message.evaluation_rows) < 0 or (rows > 0) != (member in self._with_rows):
             owner = "without rows, or with fewer than none" if member in self._with_rows else f"with {rows} rows"
-            raise ProtocolError(f"member {member!r} joined {owner}; the plan's parties have rows, others none")
+            raise ProtocolError(
+                f"member {member!r} joined {owner}; the plan's parties have rows, others none", member=member
+            )
         if 8 * len(message.enough) >= MOST_BATCHES + 8 or (message.enough and member not in self._with_rows):
             raise ProtocolError(
-                f"member {member!r} joined with {len(message.enough)} bytes of batches, which the plan does not have"
+                f"member {member!r} joined with {len(message.enough)} bytes of batches, which the plan does not have",
+                member=member,
             )
         self.joins[member] = message
         return len(self.joins) == len(self._members)
@@ -105,7 +116,7 @@ class Registration:
     def announced(self, member: str, message: AnnounceKey) -> ExchangeKeys | None:
         """Take a member's key; everybody's, once all are here. Raises ProtocolError on a second one."""
         if member in self.keys:
-            raise ProtocolError(f"member {member!r} announced two keys")
+            raise ProtocolError(f"member {member!r} announced two keys", member=member)
         self.keys[member] = message
         if len(self.keys) < len(self._members):
             return None
@@ -118,7 +129,8 @@ class Registration:
         others = set(self._members) - {member}
         if member in self.tags or set(message.tags) != others:
             raise ProtocolError(
-                f"member {member!r} confirmed its keys twice, or not with each of {', '.join(sorted(others))}"
+                f"member {member!r} confirmed its keys twice, or not with each of {', '.join(sorted(others))}",
+                member=member,
             )
         self.tags[member] = message
         if len(self.tags) < len(self._members):

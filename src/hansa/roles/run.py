@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from contextlib import contextmanager
+from typing import Protocol
 
 import msgspec
 
-from hansa.errors import HansaError, LinkLost, MemberLost, OutputError, ProtocolError, TransportError
+from hansa.errors import HansaError, LinkLost, MemberLost, OutputError, ProtocolError, RunStopped, TransportError
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import Abort
@@ -20,32 +20,41 @@ Roster = tuple[tuple[str, bytes, int, int, bytes], ...]
 `Plan.participants`, with 0 rows for those that have none."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What a person waiting for the run wants to see.
+class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far a run is; each of its four kinds is an event (`node.events`), whose JSON says in "event" which.
 
     Attributes:
-        stage: "registered", "binned", "tree" or "trained".
         trees: rounds of boosting finished, a tree of every output each. rounds: at most.
         metrics: of the held-out rows after so many rounds, if any; None for one that has no value.
-        without_value: why, by metric.
+        without_value: why, by metric. member: who tells it; empty where a role tells its own process.
     """
 
-    stage: str
     trees: int
     rounds: int
-    metrics: dict[str, float | None] = field(default_factory=dict)
-    without_value: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float | None] = {}
+    without_value: dict[str, str] = {}
+    member: str = ""
 
-    def as_event(self) -> dict[str, Any]:
-        """What a program that waits for the run reads: as JSON it needs no NaN."""
-        return {
-            "event": self.stage,
-            "trees": self.trees,
-            "rounds": self.rounds,
-            "metrics": self.metrics,
-            "without_value": self.without_value,
-        }
+    @property
+    def stage(self) -> str:
+        """ "registered", "binned", "tree" or "trained"."""
+        return str(self.__struct_config__.tag)
+
+
+class Registered(Progress, frozen=True, tag_field="event", tag="registered"):
+    """All members have joined."""
+
+
+class Binned(Progress, frozen=True, tag_field="event", tag="binned"):
+    """The cuts are found; trees follow."""
+
+
+class TreeGrown(Progress, frozen=True, tag_field="event", tag="tree"):
+    """A round of boosting is over."""
+
+
+class Trained(Progress, frozen=True, tag_field="event", tag="trained"):
+    """The last round is over."""
 
 
 INTERRUPTED = "its operator stopped its process"
@@ -82,6 +91,7 @@ class MemberRole(Protocol):
     """A role that talks to the aggregator only."""
 
     done: bool
+    run: bytes
 
     def opening(self) -> Iterator[bytes]: ...
 
@@ -95,6 +105,7 @@ class HubRole(Protocol):
     """The aggregator's role."""
 
     done: bool
+    run: bytes
 
     @property
     def parties(self) -> Iterable[str]: ...
@@ -124,18 +135,20 @@ def run_member(
         HansaError: the run stopped; where the cause lies here, the aggregator has been told.
     """
     try:
-        for frame in role.opening():
-            channel.send(frame)
-        while not role.done:
-            for frame in role.handle(channel.receive(timeout)):
+        with _naming_the_run(role):
+            for frame in role.opening():
                 channel.send(frame)
+            while not role.done:
+                for frame in role.handle(channel.receive(timeout)):
+                    channel.send(frame)
     except TransportError as error:
         if isinstance(error, LinkLost) and (abort_reason := _abort_reason(role, channel)) is not None:
             raise abort_reason from error
-        owed = ", ".join(waiting_for())
+        owed = tuple(waiting_for())
         if not owed:
             raise
-        stopped = TransportError(f"{error}; waiting for {owed}")
+        stopped = TransportError(f"{error}; waiting for {', '.join(owed)}", member=error.member, run=error.run)
+        stopped.blame(*owed)
         _tell(channel, messages.abort("", str(stopped), stopped.retry))
         raise stopped from error
     except HansaError as error:
@@ -178,8 +191,12 @@ class LocalMemberRole:
         """It has waited in vain for so long: it stops."""
         if self._is_over():
             return
-        owed = ", ".join(self._waiting_for())
-        self.error = TransportError(f"no frame for member {self._member!r} in {seconds:g} s; waiting for {owed}")
+        owed = tuple(self._waiting_for())
+        self.error = TransportError(
+            f"no frame for member {self._member!r} in {seconds:g} s; waiting for {', '.join(owed)}",
+            run=self._role.run.hex(),
+        )
+        self.error.blame(*owed)
         self._role.erase()
         yield messages.abort("", str(self.error), self.error.retry)
 
@@ -191,13 +208,24 @@ class LocalMemberRole:
         if self._is_over():
             return
         try:
-            yield from frames()
+            with _naming_the_run(self._role):
+                yield from frames()
         except HansaError as error:
             self.error = error
             yield messages.abort("", _tellable(error), error.retry)
 
     def _is_over(self) -> bool:
         return self._role.done or self.error is not None
+
+
+@contextmanager
+def _naming_the_run(role: MemberRole | HubRole) -> Iterator[None]:
+    """An error that passes says in which run it was, once that has a name."""
+    try:
+        yield
+    except HansaError as error:
+        error.run = error.run or role.run.hex()
+        raise
 
 
 def _tellable(error: HansaError) -> str:
@@ -240,28 +268,33 @@ def run_hub(role: HubRole, hub: Hub, timeout: float | None = None) -> None:
     Raises:
         HansaError: the run stopped; every party that can still be reached has been told why.
     """
-    member = ""
     try:
-        while not role.done:
-            member = ""
-            try:
-                member, frame = hub.receive(timeout)
-            except MemberLost as loss:
-                if role.has_left(loss.member):
-                    continue
-                raise
-            except TransportError as error:
-                raise TransportError(f"{error}; waiting for {', '.join(role.waiting_for())}") from error
-            for recipient, answer in role.handle(member, frame):
-                hub.send(recipient, answer)
+        with _naming_the_run(role):
+            while not role.done:
+                try:
+                    member, frame = hub.receive(timeout)
+                except MemberLost as loss:
+                    if role.has_left(loss.member):
+                        continue
+                    raise
+                except TransportError as error:
+                    owed = role.waiting_for()
+                    stopped = TransportError(f"{error}; waiting for {', '.join(owed)}")
+                    stopped.blame(*owed)
+                    raise stopped from error
+                for recipient, answer in role.handle(member, frame):
+                    hub.send(recipient, answer)
     except HansaError as error:
-        named = member if repr(member) in str(error) else ""
-        at_fault = error.member if isinstance(error, MemberLost) else named
-        _tell_all(role, hub, messages.abort(at_fault, _hub_tells(error), error.retry))
+        _tell_all(role, hub, messages.abort(_at_fault(error), _hub_tells(error), error.retry))
         raise
     except KeyboardInterrupt:
         _tell_all(role, hub, messages.abort("", INTERRUPTED, retry=True))
         raise
+
+
+def _at_fault(error: HansaError) -> str:
+    """Whom the hub names to the others: who broke a rule, stopped the run or is lost. Who is only late is named in the text."""
+    return error.member if isinstance(error, ProtocolError | RunStopped | MemberLost) else ""
 
 
 def _hub_tells(error: HansaError) -> str:

@@ -106,7 +106,8 @@ class SecureChannel:
         if opener is None or relay.receiver != self._member or relay.kind not in KINDS:
             raise ProtocolError(
                 f"a sealed message of kind {relay.kind[:20]!r} in the name of member {relay.sender[:63]!r} to {relay.receiver[:63]!r} "
-                f"came to {self._member!r}; expected one to it, of kind {' or '.join(KINDS)}, from another member of the run"
+                f"came to {self._member!r}; expected one to it, of kind {' or '.join(KINDS)}, from another member of the run",
+                suspects=(relay.sender[:63],),
             )
         fragment = opener.open(relay.kind, relay.sealed)
         sealed = self._incoming.get(relay.sender)
@@ -119,7 +120,9 @@ class SecureChannel:
         if sealed.kind != relay.kind or not 0 < len(fragment) <= len(sealed.body) - sealed.have:
             raise ProtocolError(
                 f"member {relay.sender!r} sent {len(fragment)} bytes of kind {relay.kind!r} inside a message of kind {sealed.kind!r} "
-                f"that lacks {len(sealed.body) - sealed.have}; rule: a sealed message is finished before another begins"
+                f"that lacks {len(sealed.body) - sealed.have}; rule: a sealed message is finished before another begins",
+                member=relay.sender,
+                rule="a sealed message is finished before another begins",
             )
         sealed.body[sealed.have : sealed.have + len(fragment)] = fragment
         sealed.have += len(fragment)
@@ -134,7 +137,9 @@ class SecureChannel:
         if parts and (parts[0].kind, parts[0].name) != (sealed.kind, sealed.name):
             raise ProtocolError(
                 f"member {sealed.sender!r} sent a message of kind {sealed.kind!r} between the parts of one of kind {parts[0].kind!r}; "
-                "rule: a sealed message is finished before another begins"
+                "rule: a sealed message is finished before another begins",
+                member=sealed.sender,
+                rule="a sealed message is finished before another begins",
             )
         if len(sealed.body) < SEALED_LIMIT:
             del self._parts[sealed.sender]
@@ -145,7 +150,8 @@ class SecureChannel:
         parts.append(sealed)
         if len(parts) == MOST_PARTS:
             raise ProtocolError(
-                f"member {sealed.sender!r} sent {MOST_PARTS} parts of one sealed message, of {SEALED_LIMIT} bytes each; expected fewer"
+                f"member {sealed.sender!r} sent {MOST_PARTS} parts of one sealed message, of {SEALED_LIMIT} bytes each; expected fewer",
+                member=sealed.sender,
             )
         return None
 
@@ -156,13 +162,17 @@ class SecureChannel:
         if rest < 0 or length > SEALED_LIMIT or rest > length:
             raise ProtocolError(
                 f"member {relay.sender!r} began a sealed message of {length} bytes with a fragment of {len(fragment)}; "
-                f"expected at most {SEALED_LIMIT}, and no fragment longer than its sealed message"
+                f"expected at most {SEALED_LIMIT}, and no fragment longer than its sealed message",
+                member=relay.sender,
             )
         name = fragment[8:HEADER_BYTES]
         if rest == length:
             return SealedMessage(relay.sender, relay.kind, name, memoryview(fragment)[HEADER_BYTES:])
         if not rest:
-            raise ProtocolError(f"member {relay.sender!r} began a sealed message with a fragment that holds none of it")
+            raise ProtocolError(
+                f"member {relay.sender!r} began a sealed message with a fragment that holds none of it",
+                member=relay.sender,
+            )
         self._incoming[relay.sender] = _Incoming(relay.kind, name, length)
         return None
 

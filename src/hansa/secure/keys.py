@@ -123,7 +123,7 @@ def fresh_key_pair() -> RunKeyPair:
 
 def _exchange(private: bytes | bytearray, member: str, public_key: bytes) -> bytearray:
     if len(public_key) != KEY_BYTES:
-        raise ProtocolError(f"member {member!r}: a run key has {KEY_BYTES} bytes, not {len(public_key)}")
+        raise ProtocolError(f"member {member!r}: a run key has {KEY_BYTES} bytes, not {len(public_key)}", member=member)
     secret = X25519PrivateKey.from_private_bytes(private)
     try:
         shared = bytearray(secret.exchange(X25519PublicKey.from_public_bytes(public_key)))
@@ -138,7 +138,10 @@ def _exchange(private: bytes | bytearray, member: str, public_key: bytes) -> byt
 def _small_order(member: str) -> ProtocolError:
     return ProtocolError(
         f"member {member!r}: its run key is all-zero or of small order, so anybody knows the shared secret;"
-        " rule: an all-zero shared secret is refused. Do not go on with this member"
+        " rule: an all-zero shared secret is refused. Do not go on with this member",
+        member=member,
+        rule="an all-zero shared secret is refused",
+        cure="do not go on with this member",
     )
 
 
@@ -189,14 +192,17 @@ def check_announcements(
     for announcement in announcements:
         if announcement.member in checked:
             raise ProtocolError(
-                f"member {announcement.member!r}: two run keys were announced; rule: one key a run and member"
+                f"member {announcement.member!r}: two run keys were announced; rule: one key a run and member",
+                member=announcement.member,
+                rule="one key a run and member",
             )
         _check_announcement(announcement, run, identities, verify)
         checked[announcement.member] = announcement
     missing = sorted(set(identities) - set(checked))
     if missing:
         raise ProtocolError(
-            f"no run key of member(s) {', '.join(missing)}; rule: every member takes part in the set-up"
+            f"no run key of member(s) {', '.join(missing)}; rule: every member takes part in the set-up",
+            rule="every member takes part in the set-up",
         )
     _check_distinct(checked)
     return {member: checked[member] for member in sorted(checked)}
@@ -207,9 +213,9 @@ def _check_announcement(
 ) -> None:
     member = announcement.member
     if member not in identities:
-        raise IdentityError(f"member {member!r} announced a run key but does not take part in this run")
+        raise IdentityError(f"member {member!r} announced a run key but does not take part in this run", member=member)
     if announcement.algorithm not in list(Algorithm):
-        raise ProtocolError(f"member {member!r}: unknown stream cipher {announcement.algorithm!r}")
+        raise ProtocolError(f"member {member!r}: unknown stream cipher {announcement.algorithm!r}", member=member)
     algorithm = Algorithm(announcement.algorithm)
     message = announced_bytes(run, member, announcement.public_key, algorithm)
     try:
@@ -217,7 +223,9 @@ def _check_announcement(
     except IdentityError as error:
         raise IdentityError(
             f"member {member!r}: its pinned identity did not sign this key for this plan, run and epoch;"
-            " rule: keys are signed. Somebody may have put another key in its place"
+            " rule: keys are signed. Somebody may have put another key in its place",
+            member=member,
+            rule="keys are signed",
         ) from error
     # The secret is the same all-zero string for every scalar, so any scalar finds a small-order key.
     _exchange(bytes(KEY_BYTES), member, announcement.public_key)
@@ -228,7 +236,11 @@ def _check_distinct(announcements: Mapping[str, Announcement]) -> None:
     for member, announcement in announcements.items():
         other = owners.setdefault(announcement.public_key, member)
         if other != member:
-            raise ProtocolError(f"members {other!r} and {member!r} announced the same run key; rule: keys are fresh")
+            raise ProtocolError(
+                f"members {other!r} and {member!r} announced the same run key; rule: keys are fresh",
+                suspects=(other, member),
+                rule="keys are fresh",
+            )
 
 
 def roster_hash(run: RunNames, announcements: Mapping[str, Announcement]) -> bytes:
@@ -272,7 +284,9 @@ class PairKey:
         if use in self._claimed:
             raise ProtocolError(
                 f"the key shared with member {self.peer!r} is in use for {use} already; rule: one masker,"
-                " sealer and opener a peer and epoch. Fresh keys need a new epoch"
+                " sealer and opener a peer and epoch. Fresh keys need a new epoch",
+                rule="one masker, sealer and opener a peer and epoch",
+                cure="fresh keys need a new epoch",
             )
         self._claimed.add(use)
 
@@ -298,7 +312,9 @@ def derive_pair_keys(
     Raises ProtocolError naming the member whose key is wrong.
     """
     if member not in announcements or announcements[member].public_key != own.public_key:
-        raise ProtocolError(f"member {member!r}: the roster does not hold the run key that this member announced")
+        raise ProtocolError(
+            f"member {member!r}: the roster does not hold the run key that this member announced", member=member
+        )
     return {peer: _derive_pair_key(own, member, peer, announcements, run) for peer in announcements if peer != member}
 
 
@@ -331,7 +347,9 @@ def check_confirmation(pair: PairKey, roster: bytes, tag: bytes) -> None:
     if not hmac.compare_digest(_confirmation(pair, pair.peer, pair.member, roster), tag):
         raise ProtocolError(
             f"member {pair.peer!r}: its key confirmation is wrong; rule: both ends hold the same key and"
-            " roster. The hub may have shown it other members or keys"
+            " roster. The hub may have shown it other members or keys",
+            member=pair.peer,
+            rule="both ends hold the same key and roster",
         )
 
 

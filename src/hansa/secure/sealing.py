@@ -102,7 +102,10 @@ class Opener:
         self._aead = None
 
     def _refusal(self, kind: str, what: str) -> ProtocolError:
-        return ProtocolError(f"message {kind!r} in the name of member {self._sender!r} to {self._receiver!r}: {what}")
+        return ProtocolError(
+            f"message {kind!r} in the name of member {self._sender!r} to {self._receiver!r}: {what}",
+            suspects=(self._sender,),
+        )
 
 
 def _direction_key(pair: PairKey, sender: str, receiver: str, algorithm: Algorithm) -> bytearray:

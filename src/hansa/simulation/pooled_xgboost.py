@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from hansa.errors import HansaError
@@ -25,6 +26,14 @@ ONE_HOT = 2**16
 """`max_cat_to_onehot` above any number of categories."""
 
 
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the process says: XGBoost's version, and the seconds of each repeat."""
+
+    version: str
+    binning: tuple[float, ...]
+    training: tuple[float, ...]
+
+
 def is_installed() -> bool:
     """Whether XGBoost can be imported."""
     return importlib.util.find_spec("xgboost") is not None
@@ -32,10 +41,10 @@ def is_installed() -> bool:
 
 def xgboost_parameters(
     parameters: Parameters, positives: int, negatives: int, categorical: bool = False
-) -> dict[str, Any]:
+) -> dict[str, str | float | int]:
     """The same training in XGBoost's words; `categorical`: some features are, and each split tells one category from the others."""
     weight = negatives / max(positives, 1) if parameters.scale_pos_weight == "auto" else parameters.scale_pos_weight
-    named = {
+    named: dict[str, str | float | int] = {
         "objective": parameters.objective,
         "tree_method": "hist",
         "eta": parameters.eta,
@@ -60,12 +69,11 @@ def xgboost_parameters(
 
 def train_pooled_xgboost(
     folder: Path, train: Table, test: Table | None, parameters: Parameters, repeats: int = 1
-) -> tuple[dict[str, Any], np.ndarray[Any, np.dtype[np.float32]] | None]:
+) -> tuple[Answer, np.ndarray[Any, np.dtype[np.float32]] | None]:
     """Train in another process.
 
     Returns:
-        {"version", "seconds": {"binning": [...], "training": [...]}}, one time a repeat, and the predictions on `test`: (rows,), or
-        (rows, classes) with num_class.
+        What it says, and the predictions on `test`: (rows,), or (rows, classes) with num_class.
     """
     label = train.label
     if parameters.num_class:
@@ -99,7 +107,7 @@ def train_pooled_xgboost(
     if done.returncode:
         raise HansaError(f"XGBoost failed on the pooled rows: {done.stderr.strip()[-2000:]}")
     predictions = np.load(folder / "xgboost-predictions.npy") if test is not None else None
-    return json.loads(done.stdout), predictions
+    return msgspec.json.decode(done.stdout, type=Answer), predictions
 
 
 def main(path: str) -> None:
@@ -135,7 +143,7 @@ def main(path: str) -> None:
                 )
             ),
         )
-    print(json.dumps({"version": xgboost.__version__, "seconds": seconds}))
+    print(json.dumps({"version": xgboost.__version__, **seconds}))
 
 
 if __name__ == "__main__":

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
+
 from hansa.consortium.identity import create_identity, save_identity
 from hansa.consortium.members import members_of, write_members
-from hansa.errors import HansaError
+from hansa.errors import HansaError, error_kinds
+from hansa.node.events import Ended, Event, Failed, Listening, Noticed, OnEvent, read_line
 from hansa.node.in_process import HOLDER_POLICY
+from hansa.node.record import AggregatorRecord, Bytes, Record, SharedRecord, known
+from hansa.node.run import command_of
 from hansa.plan import Plan, write_plan
+from hansa.roles.run import Registered
+from hansa.simulation.summary import Timing, Together, values_alone
 from hansa.simulation.tables import Table, write_party_table
 from hansa.toml import write_toml
 
 POLL_S = 0.2
-
-FOLLOWS = ("RunStopped", "TransportError", "LinkLost", "MemberLost")
-"""Kinds of errors that follow from another member's: it said why, or was gone."""
 
 
 def write_consortium(
@@ -80,8 +83,8 @@ class Processes:
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._errors: dict[str, IO[str]] = {}
-        self._told: dict[str, dict[str, Any]] = {}
-        self.events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
+        self._told: dict[str, Failed] = {}
+        self.events: queue.Queue[tuple[str, Event | Ended]] = queue.Queue()
 
     def __enter__(self) -> Processes:
         return self
@@ -99,11 +102,11 @@ class Processes:
         for stream in self._errors.values():
             stream.close()
 
-    def start(self, role: str, name: str, folder: Path) -> None:
-        """Start `hansa ROLE NAME.toml --json`."""
+    def start(self, command: str, name: str, folder: Path) -> None:
+        """Start `hansa COMMAND NAME.toml --json`."""
         errors = (folder / f"{name}.log").open("w+", encoding="utf-8")
         process = subprocess.Popen(
-            [sys.executable, "-m", "hansa", role, str(folder / f"{name}.toml"), "--json"],
+            [sys.executable, "-m", "hansa", command, str(folder / f"{name}.toml"), "--json"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -116,13 +119,19 @@ class Processes:
     def _read(self, name: str, process: subprocess.Popen[str]) -> None:
         if process.stdout is not None:
             for line in process.stdout:
-                event = json.loads(line)
-                if event["event"] == "error":
+                try:
+                    event = read_line(line)
+                except msgspec.DecodeError as error:
+                    text = f"wrote what is no line of `--json`: {error}; report this as a fault"
+                    self._told[name] = Failed(kind="HansaError", text=text, retry=False)
+                    process.kill()
+                    return
+                if isinstance(event, Failed):
                     self._told[name] = event
-                elif event["event"] != "notice":
+                elif not isinstance(event, Noticed):
                     self.events.put((name, event))
 
-    def next_event(self) -> tuple[str, dict[str, Any]]:
+    def next_event(self) -> tuple[str, Event | Ended]:
         """The next event of any process: (member, event). Raises HansaError where a process failed instead."""
         while True:
             try:
@@ -137,10 +146,19 @@ class Processes:
             2 * POLL_S
         )  # others fail because of the first, maybe before it has ended: prefer the one that says why
         failed = self._failed()
-        name = min(failed, key=lambda n: (self._told.get(n, {}).get("kind") in FOLLOWS, n))
+        name = min(failed, key=lambda n: (self._follows(n), n))
         told = self._told.get(name)
-        text = told["text"] if told is not None else self._text(name)
-        raise HansaError(f"the process of member {name!r} ended with status {failed[name]}: {text}")
+        text = self._text(name) if told is None else told.text
+        error = HansaError(f"the process of member {name!r} ended with status {failed[name]}: {text}", member=name)
+        if told is not None:
+            error.member, error.suspects = told.member, told.suspects
+            error.run, error.rule, error.cure = told.run, told.rule, told.cure
+        raise error
+
+    def _follows(self, name: str) -> bool:
+        """Whether a member's error only follows from what happened to another one."""
+        told = self._told.get(name)
+        return told is not None and error_kinds().get(told.kind, HansaError).follows
 
     def _failed(self) -> dict[str, int]:
         return {name: p.returncode for name, p in self._processes.items() if p.poll() not in (None, 0)}
@@ -157,13 +175,9 @@ def train_in_processes(
     *,
     threads: int,
     transcript: Path | None,
-    report: Callable[[dict[str, Any]], None],
-) -> tuple[dict[str, Any], bytes, float]:
-    """Train with one process per member in `folder`.
-
-    Returns:
-        The aggregator's record (in coopetitive mode what S_0 says of the same, with all members' traffic), the model that the
-        receivers hold, and the seconds until all had joined.
+    report: OnEvent,
+) -> Together:
+    """Train with one process per member in `folder`. Progress is the aggregator's, in coopetitive mode that of S_0.
 
     Raises:
         HansaError: a process failed, or receivers hold different models.
@@ -171,51 +185,58 @@ def train_in_processes(
     started = time.perf_counter()
     write_consortium(folder, plan, tables, threads, transcript)
     startup = 0.0
-    records: dict[str, dict[str, Any]] = {}
+    records: dict[str, Record] = {}
     with Processes() as processes:
         others = [name for name in plan.members if name != plan.hub]
-        processes.start("aggregator" if plan.coopetitive is None else "hub", plan.hub, folder)
+        processes.start(command_of(plan, plan.hub), plan.hub, folder)
         while len(records) < 1 + len(others):
             member, event = processes.next_event()
-            if event["event"] == "listening":
+            if isinstance(event, Listening):
                 for name in others:
                     path = folder / f"{name}.toml"
-                    path.write_text(path.read_text().replace("127.0.0.1:0", f"127.0.0.1:{event['port']}"))
+                    path.write_text(path.read_text().replace("127.0.0.1:0", f"127.0.0.1:{event.port}"))
                     processes.start(command_of(plan, name), name, folder)
-            elif event["event"] == "record":
-                records[event["record"]["member"]] = event["record"]
+            elif isinstance(event, Ended):
+                records[event.record.member] = event.record
             elif member == (plan.hub if plan.coopetitive is None else plan.servers[0]):
-                if event["event"] == "registered":
+                if isinstance(event, Registered):
                     startup = time.perf_counter() - started
                 report(event)
     models = {(folder / f"{name}-model.json").read_bytes() for name in plan.receivers}
     if len(models) != 1:
         raise HansaError("the receivers hold different models; this must not happen: please report it")
-    record = records[plan.hub] if plan.coopetitive is None else _joint_record(plan, records)
-    return record, models.pop(), startup
+    return _together(plan, records, models.pop(), startup)
 
 
-def command_of(plan: Plan, name: str) -> str:
-    """The command that runs a member other than the aggregator or hub."""
-    if name in plan.parties:
-        return "party"
-    return "server" if name in plan.servers else "receiver"
-
-
-def _joint_record(plan: Plan, records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """What an aggregator's record says, from those of S_0 and the hub: no member of a coopetitive run knows more."""
-    first = records[plan.servers[0]]
-    return {
-        "exchanges": first["training_rounds"],
-        "trees_grown": len(first["tree_seconds"]) * plan.parameters.outputs,
-        "history": first["history"],
-        "without_value": first["without_value"],
-        "seconds": first["seconds"],
+def _together(plan: Plan, records: Mapping[str, Record], model: bytes, startup: float) -> Together:
+    """What the aggregator's record says of the run; in coopetitive mode those of S_0 and of all members: none of them knows more."""
+    own = records[plan.hub]
+    if isinstance(own, AggregatorRecord):
+        seconds = known(own.seconds)
+        return Together(
+            model=model,
+            exchanges=known(own.exchanges),
+            trees_grown=known(own.trees_grown),
+            history=known(own.history),
+            without_value=known(own.without_value),
+            seconds=Timing(startup=startup, binning=known(seconds.binning), training=known(seconds.training)),
+            traffic=known(own.traffic),
+        )
+    servers = tuple(record for name in plan.servers if isinstance(record := records[name], SharedRecord))
+    first = servers[0]
+    seconds = known(first.seconds)
+    return Together(
+        model=model,
+        exchanges=known(first.training_rounds),
+        trees_grown=len(known(first.tree_seconds)) * plan.parameters.outputs,
+        history=values_alone(known(first.history)),
+        without_value=known(first.without_value),
+        seconds=Timing(startup=startup, binning=known(seconds.binning), training=known(seconds.training)),
         # A server's connections to other servers are not the hub's to count.
-        "traffic": {
-            name: {key: record[key] for key in ("bytes_up", "bytes_down")}
+        traffic={
+            name: Bytes(bytes_up=known(record.bytes_up), bytes_down=known(record.bytes_down))
             for name, record in sorted(records.items())
             if name in plan.participants
         },
-        "servers": [records[server] for server in plan.servers],
-    }
+        servers=servers,
+    )

@@ -7,9 +7,8 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,9 @@ from hansa.data.holdout import held_out
 from hansa.data.schema import Level, Schema
 from hansa.errors import DataError, HansaError, PlanError
 from hansa.node.cores import cores, useful_threads
+from hansa.node.events import OnEvent, Stage
 from hansa.node.in_process import share_in_process, train_in_process
+from hansa.node.record import bytes_of
 from hansa.node.shared import hub_end
 from hansa.node.warm_up import warm_up, warm_up_shares
 from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, SERVERS, Coopetitive, Plan, Release, default_verify_counts
@@ -28,6 +29,22 @@ from hansa.roles.run import Progress
 from hansa.simulation.pooled_xgboost import is_installed, train_pooled_xgboost
 from hansa.simulation.processes import train_in_processes
 from hansa.simulation.scores import METRICS, METRICS_OF_CLASSES, score_table, without_value
+from hansa.simulation.summary import (
+    Compared,
+    ComparedReasons,
+    HeldOut,
+    History,
+    Metrics,
+    PartySummary,
+    Pooled,
+    PooledResult,
+    PooledSeconds,
+    Reasons,
+    Summary,
+    Timing,
+    Together,
+    values_alone,
+)
 from hansa.simulation.tables import Table
 from hansa.transport.channel import Hub
 from hansa.transport.recording import RecordingHub
@@ -40,8 +57,6 @@ AGGREGATOR = "aggregator"
 HUB = "hub"
 SPARE_SERVERS = ("server-a", "server-b")
 """Compute servers without rows, where there are fewer than three parties."""
-
-Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -87,9 +102,9 @@ class SimulationSettings:
 class Simulation:
     """What came out: `summary` is what --json prints; `model` the XGBoost JSON."""
 
-    summary: dict[str, Any]
+    summary: Summary
     model: bytes
-    history: Mapping[str, list[float | None]] = field(default_factory=dict)
+    history: History = field(default_factory=dict)
 
 
 def member_names(values: list[str]) -> dict[str, str]:
@@ -167,7 +182,7 @@ def make_plan(
     )
 
 
-def simulate(train: Table, test: Table, settings: SimulationSettings, report: Report = lambda _: None) -> Simulation:
+def simulate(train: Table, test: Table, settings: SimulationSettings, report: OnEvent = lambda _: None) -> Simulation:
     """Train on the parties of `train`, score on `test`; see `SimulationSettings` for what else is trained.
 
     Raises HansaError and its kinds with what to do.
@@ -190,8 +205,9 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: Re
         warm_up_shares(plan.parameters)
         in_process = _share_in_process
     run = in_process if settings.in_process else _train_over_tls
-    report({"event": "stage", "text": f"{len(parts)} parties, {train.n_rows} rows, {len(train.names)} features"})
-    summary, model, history = run(plan, parts, settings, report)
+    report(Stage(text=f"{len(parts)} parties, {train.n_rows} rows, {len(train.names)} features"))
+    together = run(plan, parts, settings, report)
+    model = together.model
     ensemble = from_json(model)
     if train.coded:
         ensemble = replace(ensemble, codes=train.coded)
@@ -199,52 +215,52 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: Re
     tests = split_parties(test, names)
     all_rows = _scores(ensemble, test)
     no_rows = _nothing(settings.parameters, "there are no test rows")
-    members: dict[str, Any] = {}
+    members: dict[str, PartySummary] = {}
     for name, part in parts.items():
-        traffic = summary["traffic"][name]
-        together = _scores(ensemble, tests[name]) if name in tests else no_rows
+        common = _scores(ensemble, tests[name]) if name in tests else no_rows
         alone = no_rows if settings.alone else _Scores(None, {})
         if settings.alone and name in tests:
-            report({"event": "stage", "text": f"{name} alone"})
+            report(Stage(text=f"{name} alone"))
             alone = _train_alone(plan, part, tests[name])
-        members[name] = {
-            "rows": part.n_rows,
-            "test_rows": tests[name].n_rows if name in tests else 0,
-            "label_mean": float(part.label.mean(dtype=np.float64)),
-            "class_shares": [float(np.mean(part.label == k)) for k in range(settings.parameters.num_class)],
-            "bytes_up": traffic["bytes_up"],
-            "bytes_down": traffic["bytes_down"],
-            "metrics": {"together": together.metrics, "alone": alone.metrics},
-            "without_value": {"together": together.without_value, "alone": alone.without_value},
-        }
-    pooled = _train_pooled(plan, train, test, report) if settings.pooled else {}
-    seconds = summary["seconds"]
-    seconds["total"] = time.perf_counter() - started
-    return Simulation(
-        summary={
-            "mode": settings.mode,
-            "transport": "in-process" if settings.in_process else "mutual TLS 1.3",
-            "objective": objective,
-            "num_class": settings.parameters.num_class,
-            "trees": len(ensemble.trees),
-            "members": members,
-            "seconds": {key: seconds[key] for key in ("total", "startup", "binning", "training")},
-            "round_trips_per_tree": summary["exchanges"] / summary["trees_grown"],
-            "metrics": all_rows.metrics,
-            "without_value": all_rows.without_value,
-            "held_out": {
-                "metrics": {name: values[-1] for name, values in history.items()},
-                "without_value": summary["without_value"],
-            },
-            "pooled": pooled,
-            "categories": {name: len(train.categories[name]) for name in train.categorical},
-            "codes": {name: len(texts) for name, texts in train.coded.items()},
-            "warnings": [*warnings_of(train, test), *([refusal] if refusal else []), *too_few_rows(plan, train)],
-            "model_sha256": hashlib.sha256(model).hexdigest(),
-        },
-        model=model,
-        history=history,
+        members[name] = PartySummary(
+            rows=part.n_rows,
+            test_rows=tests[name].n_rows if name in tests else 0,
+            label_mean=float(part.label.mean(dtype=np.float64)),
+            class_shares=tuple(float(np.mean(part.label == k)) for k in range(settings.parameters.num_class)),
+            bytes_up=together.traffic[name].bytes_up,
+            bytes_down=together.traffic[name].bytes_down,
+            metrics=Compared(together=common.metrics, alone=alone.metrics),
+            without_value=ComparedReasons(together=common.without_value, alone=alone.without_value),
+        )
+    pooled = _train_pooled(plan, train, test, report) if settings.pooled else Pooled()
+    seconds = together.seconds
+    summary = Summary(
+        mode=settings.mode,
+        transport="in-process" if settings.in_process else "mutual TLS 1.3",
+        objective=objective,
+        num_class=settings.parameters.num_class,
+        trees=len(ensemble.trees),
+        members=members,
+        seconds=Timing(
+            total=time.perf_counter() - started,
+            startup=seconds.startup,
+            binning=seconds.binning,
+            training=seconds.training,
+        ),
+        round_trips_per_tree=together.exchanges / together.trees_grown,
+        metrics=all_rows.metrics or {},
+        without_value=all_rows.without_value,
+        held_out=HeldOut(
+            metrics={name: values[-1] for name, values in together.history.items()},
+            without_value=together.without_value,
+        ),
+        pooled=pooled,
+        categories={name: len(train.categories[name]) for name in train.categorical},
+        codes={name: len(texts) for name, texts in train.coded.items()},
+        warnings=(*warnings_of(train, test), *([refusal] if refusal else []), *too_few_rows(plan, train)),
+        model_sha256=hashlib.sha256(model).hexdigest(),
     )
+    return Simulation(summary, model, together.history)
 
 
 def refusal_of_members(plan: Plan, parts: Mapping[str, Table]) -> str | None:
@@ -310,8 +326,8 @@ def check_labels(parameters: Parameters, train: Table) -> None:
 class _Scores:
     """Metrics of a model on test rows, None for one without a value, and why; no metrics at all where there is no model or no row."""
 
-    metrics: dict[str, float | None] | None
-    without_value: dict[str, str]
+    metrics: Metrics | None
+    without_value: Reasons
 
 
 def _nothing(parameters: Parameters, why: str) -> _Scores:
@@ -330,11 +346,9 @@ def _scores_of(objective: str, predictions: npt.NDArray[np.float32], table: Tabl
     return _Scores(metrics, without_value(values, table.label, classes))
 
 
-def _train_over_tls(
-    plan: Plan, parts: Mapping[str, Table], settings: SimulationSettings, report: Report
-) -> tuple[dict[str, Any], bytes, dict[str, list[float | None]]]:
+def _train_over_tls(plan: Plan, parts: Mapping[str, Table], settings: SimulationSettings, report: OnEvent) -> Together:
     with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
-        record, model, startup = train_in_processes(
+        return train_in_processes(
             Path(folder),
             plan,
             parts,
@@ -342,19 +356,16 @@ def _train_over_tls(
             transcript=settings.transcript,
             report=report,
         )
-    record["seconds"]["startup"] = startup
-    history = record["history"]
-    return record, model, history if plan.coopetitive is None else values_alone(history)
 
 
 def _train_in_process(
-    plan: Plan, parts: Mapping[str, Table], settings: SimulationSettings, report: Report
-) -> tuple[dict[str, Any], bytes, dict[str, list[float | None]]]:
+    plan: Plan, parts: Mapping[str, Table], settings: SimulationSettings, report: OnEvent
+) -> Together:
     at: dict[str, float] = {"start": time.perf_counter()}
 
     def note(progress: Progress) -> None:
         at.setdefault(progress.stage, time.perf_counter())
-        report(progress.as_event())
+        report(progress)
 
     def wrap(hub: Hub) -> Hub:
         return hub if settings.transcript is None else RecordingHub(hub, settings.transcript, AGGREGATOR)
@@ -367,23 +378,21 @@ def _train_in_process(
         report=note,
         wrap=wrap,
     )
-    summary = {
-        "exchanges": run.outcome.exchanges,
-        "trees_grown": run.outcome.trees_grown,
-        "without_value": run.outcome.without_value,
-        "seconds": {
-            "startup": at["registered"] - at["start"],
-            "binning": at["binned"] - at["registered"],
-            "training": at["trained"] - at["binned"],
-        },
-        "traffic": {name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in run.traffic.items()},
-    }
-    return summary, run.outcome.model, run.outcome.history
+    outcome = run.outcome
+    return Together(
+        model=outcome.model,
+        exchanges=outcome.exchanges,
+        trees_grown=outcome.trees_grown,
+        history=outcome.history,
+        without_value=outcome.without_value,
+        seconds=_timing(at),
+        traffic=bytes_of(run.traffic),
+    )
 
 
 def _share_in_process(
-    plan: Plan, parts: Mapping[str, Table], settings: SimulationSettings, report: Report
-) -> tuple[dict[str, Any], bytes, dict[str, list[float | None]]]:
+    plan: Plan, parts: Mapping[str, Table], settings: SimulationSettings, report: OnEvent
+) -> Together:
     at: dict[str, float] = {"start": time.perf_counter()}
     steps: list[str] = []
 
@@ -391,7 +400,7 @@ def _share_in_process(
         if progress.stage == "binned":
             steps.clear()
         at.setdefault(progress.stage, time.perf_counter())
-        report(progress.as_event())
+        report(progress)
 
     def observe(step: str, _: int) -> None:
         steps.append(step)
@@ -406,24 +415,26 @@ def _share_in_process(
     if model is None:
         raise HansaError("the run ended without a model")
     if cut := run.members[plan.servers[0]].cut:
-        report({"event": "stage", "text": cut})
-    summary = {
-        "exchanges": len(steps),
-        "trees_grown": run.members[plan.servers[0]].trees * plan.parameters.outputs,
-        "without_value": run.members[plan.servers[0]].without_value,
-        "seconds": {
-            "startup": at["registered"] - at["start"],
-            "binning": at["binned"] - at["registered"],
-            "training": at["trained"] - at["binned"],
-        },
-        "traffic": {name: {"bytes_up": t.bytes_up, "bytes_down": t.bytes_down} for name, t in run.traffic.items()},
-    }
-    return summary, model, values_alone(run.members[plan.servers[0]].history)
+        report(Stage(text=cut))
+    first = run.members[plan.servers[0]]
+    return Together(
+        model=model,
+        exchanges=len(steps),
+        trees_grown=first.trees * plan.parameters.outputs,
+        history=values_alone(first.history),
+        without_value=first.without_value,
+        seconds=_timing(at),
+        traffic=bytes_of(run.traffic),
+    )
 
 
-def values_alone(history: Mapping[str, list[tuple[int, float | None]]]) -> dict[str, list[float | None]]:
-    """Metric -> its values, in the order of the steps."""
-    return {name: [value for _, value in values] for name, values in history.items()}
+def _timing(at: Mapping[str, float]) -> Timing:
+    """From when a run started and when it reached each stage."""
+    return Timing(
+        startup=at["registered"] - at["start"],
+        binning=at["binned"] - at["registered"],
+        training=at["trained"] - at["binned"],
+    )
 
 
 def _local(plan: Plan, name: str) -> Plan:
@@ -492,8 +503,8 @@ def _predict_local(
     return np.stack(found, axis=1) if classes else found[0]
 
 
-def _train_pooled(plan: Plan, train: Table, test: Table, report: Report) -> dict[str, Any]:
-    report({"event": "stage", "text": "pooled, Hansa"})
+def _train_pooled(plan: Plan, train: Table, test: Table, report: OnEvent) -> Pooled:
+    report(Stage(text="pooled, Hansa"))
     at: dict[str, float] = {}
     seconds = {"binning": 0.0, "training": 0.0}
 
@@ -508,17 +519,22 @@ def _train_pooled(plan: Plan, train: Table, test: Table, report: Report) -> dict
 
     predictions = _predict_local(plan, "pooled", train, test, note)
     scores = _scores_of(plan.parameters.objective, predictions, test)
-    result: dict[str, Any] = {"hansa": {**asdict(scores), "seconds": seconds}}
-    if is_installed():
-        report({"event": "stage", "text": "pooled, XGBoost"})
-        held = held_out(train.features, train.label, plan.evaluation_fraction, plan.parameters.seed)
-        with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
-            answer, theirs = train_pooled_xgboost(Path(folder), train.take(~held), test, plan.parameters)
-        if theirs is None:
-            raise HansaError("XGBoost gave no predictions")
-        result["xgboost"] = {
-            "version": answer["version"],
-            **asdict(_scores_of(plan.parameters.objective, theirs, test)),
-            "seconds": {key: values[-1] for key, values in answer["seconds"].items()},
-        }
-    return result
+    ours = PooledResult(metrics=scores.metrics, without_value=scores.without_value, seconds=PooledSeconds(**seconds))
+    if not is_installed():
+        return Pooled(hansa=ours)
+    report(Stage(text="pooled, XGBoost"))
+    held = held_out(train.features, train.label, plan.evaluation_fraction, plan.parameters.seed)
+    with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
+        answer, theirs = train_pooled_xgboost(Path(folder), train.take(~held), test, plan.parameters)
+    if theirs is None:
+        raise HansaError("XGBoost gave no predictions")
+    scores = _scores_of(plan.parameters.objective, theirs, test)
+    return Pooled(
+        hansa=ours,
+        xgboost=PooledResult(
+            metrics=scores.metrics,
+            without_value=scores.without_value,
+            seconds=PooledSeconds(binning=answer.binning[-1], training=answer.training[-1]),
+            version=answer.version,
+        ),
+    )

@@ -46,6 +46,8 @@ def checked(frame: Frame, limit: int) -> memoryview:
 class FrameRefused(TransportError):
     """A frame was announced that no sender who keeps to the rules announces."""
 
+    follows = False
+
 
 def fragments(frame: memoryview, head: bytes = b"") -> Iterator[bytes | memoryview]:
     """What to write, in order: the prefix with the first bytes, then views of the rest.

@@ -24,6 +24,7 @@ class ProxyRefusal(TransportError):
     """The proxy will not let this member through; dialling again is of no use until somebody changes something."""
 
     retry = False
+    follows = False
 
 
 @dataclass(frozen=True)

@@ -905,11 +905,10 @@ def _greet(stream: TlsStream, greeting: bytes) -> None:
 
 def _explained(error: TlsError, credentials: Credentials, hub: str) -> str:
     if error.verification:
-        of_dates = "expired" in error.verification or "not yet valid" in error.verification
         return (
             f"its certificate is not the valid one of the members file ({error.verification}); "
             "either somebody else answers there, or its certificate was renewed or expired: ask for its present card"
-            f"{_dated(credentials.certificates[hub]) if of_dates else ''}"
+            f"{_dated(credentials.certificates[hub]) if error.of_dates else ''}"
         )
     for alert, meaning in _ALERTS.items():
         if error.reason.endswith(alert):

@@ -43,18 +43,23 @@ _VERIFICATION = {
 }
 """OpenSSL's numbers of what may be wrong with a certificate (X509_V_ERR_* in its x509_vfy.h)."""
 
+_OF_DATES = (9, 10)
+"""Those that a clock decides."""
+
 
 class TlsError(OSError):
     """The other end broke TLS, or would not have this one.
 
     Attributes:
         reason: OpenSSL's words for it. verification: what is wrong with the other end's certificate, if that is it.
+        of_dates: whether it is not valid yet, or no more.
     """
 
-    def __init__(self, reason: str, verification: str = "") -> None:
+    def __init__(self, reason: str, verification: str = "", *, of_dates: bool = False) -> None:
         super().__init__(f"{reason}: {verification}" if verification else reason)
         self.reason = reason
         self.verification = verification
+        self.of_dates = of_dates
 
 
 def note_verification(connection: SSL.Connection, _: object, number: int, __: int, fine: int) -> bool:
@@ -281,7 +286,7 @@ class TlsStream:
         elif not isinstance(error, SSL.ZeroReturnError):
             number = self._tls.get_app_data()
             verification = _VERIFICATION.get(number, f"error {number}") if number else ""
-            raise TlsError(_reason(error), verification) from error
+            raise TlsError(_reason(error), verification, of_dates=number in _OF_DATES) from error
 
 
 def _reason(error: SSL.Error) -> str:

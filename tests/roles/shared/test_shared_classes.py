@@ -100,7 +100,7 @@ def test_weights_and_statistics():
     talk = SharedTalk(plan, spread(rows, np.arange(400) % 4)).run()
     assert talk.error is None
     ensemble = from_json(talk.models["dune"])
-    start = sharing.start_of("s", recorded_starts(plan, class_tables(weighted=True))[0], plan, counts_of({"a": rows}))
+    start = sharing.start_of(["s"], recorded_starts(plan, class_tables(weighted=True))[0], plan, counts_of({"a": rows}))
     for k, tree in enumerate(ensemble.trees[:K]):
         mine = rows.label == k
         w = rows.weight.astype(np.float64) * np.where(mine, 2.0, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -71,7 +72,7 @@ def test_early_stopping_by_a_metric_without_a_value_keeps_the_whole_model(mode, 
     assert trees == ROUNDS
     assert history == {name: [None] * ROUNDS for name in metrics}
     assert without_value == dict.fromkeys(metrics, why)
-    events = [progress.as_event() for progress in seen if progress.stage == "tree"]
+    events = [msgspec.to_builtins(progress) for progress in seen if progress.stage == "tree"]
     assert [event["without_value"] for event in events] == [dict.fromkeys(metrics, why)] * ROUNDS
     assert [event["metrics"] for event in events] == [dict.fromkeys(metrics)] * ROUNDS
     json.dumps([history, *events], allow_nan=False)

@@ -18,7 +18,6 @@ from hansa.oblivious.shared_vectors import receive_vector, share_vector
 from hansa.oblivious.training import LabelScale
 from hansa.protocol.messages import ReleaseTree, ShareRows, TrainingSetup
 from hansa.roles.shared import sharing
-from hansa.roles.shared.member import record_of
 from hansa.roles.shared.receiver import tree_of
 from hansa.roles.shared.sharing import Counts, Values, given_start, widest_candidates
 from hansa.secure.prg import Algorithm
@@ -122,12 +121,12 @@ def test_cuts_and_base_score_are_found_on_shares(objective):
     ensemble = from_json(talk.models["dune"])
     assert ensemble.base_score == pytest.approx(labels.mean(dtype=np.float64), rel=1e-6)
     told = next(m for m in recorded_starts(plan, tables))
-    cuts = sharing.start_of("servers", told, plan, counts_of(tables)).cuts
+    cuts = sharing.start_of(["servers"], told, plan, counts_of(tables)).cuts
     assert cuts.has_missing.tolist() == [False, False, False, True, True]
     # The cut of a value that has more rows than a small cell is the next number above it.
     assert np.array_equal(cuts.of(1), np.nextafter(np.float32([0, 1]), np.float32(2)))
     assert all(3 <= len(cuts.of(f)) < 16 for f in (0, 2, 3))
-    start = sharing.start_of("servers", told, plan, counts_of(tables))
+    start = sharing.start_of(["servers"], told, plan, counts_of(tables))
     if objective == "binary:logistic":
         assert_alike(ensemble.trees, lockstep_trees(plan, tables, start), 3 * 2.0**-14)
 
@@ -197,9 +196,8 @@ def test_whoever_is_no_receiver_gets_nothing_of_the_model():
     assert set(talk.models) == {"dune"}
     assert {to for _, to in sealed_messages} == {"dune"}
     for name, member in talk.members.items():
-        record = record_of(member, plan, name, {"bytes_up": 1, "bytes_down": 1})
-        assert ("open_tree" in " ".join(record["openings"])) == (name == "dune")
-        assert all(o.startswith(("release", "training", "quantile", "start")) for o in record["openings"])
+        assert ("open_tree" in " ".join(member.openings)) == (name == "dune")
+        assert all(o.startswith(("release", "training", "quantile", "base_score")) for o in member.openings)
 
 
 def test_two_servers_shares_are_not_a_model():
@@ -376,7 +374,7 @@ def test_the_scale_of_labels_is_the_plans():
     plan = shared_plan(objective="reg:squarederror")
     assert sharing.label_scale(plan, Values((100.0,), 1.0, (0.0,))) == LabelScale(100.0, 800.0)
     with pytest.raises(ProtocolError, match="told base score"):
-        sharing.start_of("a, b, c", replace_base(plan), plan, Counts({}, {}))
+        sharing.start_of(["a", "b", "c"], replace_base(plan), plan, Counts({}, {}))
 
 
 def replace_base(plan):

@@ -112,7 +112,7 @@ def test_nobody_joins_twice():
     refused(talk, IT, message, "joined twice")
 
 
-@pytest.mark.parametrize("stranger", ["zoe", "hub", "", "Borealis"])
+@pytest.mark.parametrize("rejected_peer", ["zoe", "hub", "", "Borealis"])
 def test_only_the_plans_parties_are_received(rejected_peer):
     talk = conversation()
     refused(talk, rejected_peer, talk.until_up(Join, IT), "not a party of the plan")

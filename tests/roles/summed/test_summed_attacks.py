@@ -48,7 +48,7 @@ from hansa.protocol.messages import (
 from hansa.roles.run import agreement, run_hub, run_id
 from hansa.roles.summed.aggregator import Aggregator
 from hansa.roles.summed.party import Party
-from hansa.roles.summed.sum_masking import Masked, MaskingNotReady
+from hansa.roles.summed.sum_masking import MaskingNotReady, SumMasking
 from hansa.secure.keys import SIGNING_PURPOSE, RunNames, announced_bytes, fresh_key_pair
 from hansa.secure.prg import Algorithm
 from hansa.transport.in_process import InProcessHub
@@ -87,7 +87,7 @@ def refused(talk: Conversation, message: Message, *rules: str, party: str = ME) 
 def assert_silent(talk: Conversation, party: str) -> None:
     """The party has no keys and answers no request."""
     masking = talk.parties[party]._masking
-    if isinstance(masking, Masked):
+    if isinstance(masking, SumMasking):
         assert masking._setup._pair._private is None
         assert all(key._key is None for key in masking._setup.keys.values())
     for kind in (CountMagnitudes(), SumLabels(-40, -40), Abort("", "")):
@@ -283,7 +283,7 @@ def test_a_party_with_another_cipher_decides_for_all_and_the_run_goes_on():
     talk = conversation()
     talk.until_up(AnnounceKey, OTHER)
     masking = talk.parties[OTHER]._masking
-    assert isinstance(masking, Masked)
+    assert isinstance(masking, SumMasking)
     masking._setup.algorithm = Algorithm.CHACHA20
     talk.submit(OTHER, encode(masking.announcement()))
     talk.finish()
@@ -399,7 +399,7 @@ def test_a_party_that_gives_anothers_vector_as_its_own_makes_noise():
         talk.finish()
 
 
-@pytest.mark.parametrize("stranger", ["zoe", "hub", "Borealis", "borealis "])
+@pytest.mark.parametrize("rejected_peer", ["zoe", "hub", "Borealis", "borealis "])
 def test_whoever_is_no_party_is_not_received(rejected_peer):
     talk = conversation()
     message = talk.until_up(Contribution, ME)

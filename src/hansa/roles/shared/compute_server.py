@@ -181,7 +181,8 @@ class ComputeServer:
         """
         if sender not in self._counts.training:
             raise ProtocolError(
-                f"member {sender!r} sent {type(message).__name__} to server {self._name!r}, and owns no rows"
+                f"member {sender!r} sent {type(message).__name__} to server {self._name!r}, and owns no rows",
+                member=sender,
             )
         match message:
             case ShareCounts() if self._wait is Wait.COUNTS:
@@ -191,7 +192,8 @@ class ComputeServer:
                 yield sender, TakeRows(sum(block.rows for _, block in self._blocks[sender]))
             case _:
                 raise ProtocolError(
-                    f"member {sender!r} sent {type(message).__name__}, which server {self._name!r} does not expect now"
+                    f"member {sender!r} sent {type(message).__name__}, which server {self._name!r} does not expect now",
+                    member=sender,
                 )
         if not self.waiting_for():
             yield from self._advance()
@@ -199,10 +201,16 @@ class ComputeServer:
     def handle_round(self, sealed: SealedMessage) -> Outgoing:
         """Take another server's part of a round, this one or a later one. Raises ProtocolError."""
         if sealed.sender not in self._servers:
-            raise ProtocolError(f"member {sealed.sender!r} sent numbers of a round, and is no server")
+            raise ProtocolError(
+                f"member {sealed.sender!r} sent numbers of a round, and is no server", member=sealed.sender
+            )
         waiting = self._inbox[self._servers.index(sealed.sender)]
         if len(waiting) == MOST_AHEAD:
-            raise ProtocolError(f"server {sealed.sender!r} is {MOST_AHEAD} rounds ahead; rule: servers go in step")
+            raise ProtocolError(
+                f"server {sealed.sender!r} is {MOST_AHEAD} rounds ahead; rule: servers go in step",
+                member=sealed.sender,
+                rule="servers go in step",
+            )
         waiting.append(sealed)
         if self._round is not None and not self.waiting_for():
             yield from self._advance()
@@ -217,7 +225,7 @@ class ComputeServer:
                 self.through = True
                 return
             except ServersDisagree as error:
-                raise ProtocolError(self._blamed(error)) from error
+                raise self._blamed(error) from error
             if isinstance(step, tuple):
                 yield step
                 continue
@@ -251,16 +259,19 @@ class ComputeServer:
     def _take_counts(self, sender: str, message: ShareCounts) -> None:
         if message.step != self._step or sender in self._vectors:
             raise ProtocolError(
-                f"owner {sender!r} shared counts of step {message.step}; expected step {self._step}, once"
+                f"owner {sender!r} shared counts of step {message.step}; expected step {self._step}, once",
+                member=sender,
             )
         if len(message.part) > 1:
-            raise ProtocolError(f"owner {sender!r} shared {len(message.part)} arrays of counts; expected one at most")
+            raise ProtocolError(
+                f"owner {sender!r} shared {len(message.part)} arrays of counts; expected one at most", member=sender
+            )
         part = to_array(sender, "counts", message.part[0], np.uint64, (self._expected,)) if message.part else None
         shares = VectorShares(message.count, (message.keys[0] or None, message.keys[1] or None), part)
         try:
             self._vectors[sender] = receive_vector(self.index, shares, self._expected, self._algorithm)
         except ProtocolError as error:
-            raise ProtocolError(f"owner {sender!r}: {error}") from error
+            raise ProtocolError(f"owner {sender!r}: {error}", member=sender) from error
 
     def _count(self, expected: int) -> Steps[dict[str, ShareArray]]:
         """Wait for so many shared counts of every owner."""
@@ -331,11 +342,12 @@ class ComputeServer:
         blocks = self._blocks.setdefault(sender, [])
         expected = self._counts.batches(sender)
         if len(blocks) == len(expected):
-            raise ProtocolError(f"member {sender!r} shared more rows than it announced")
+            raise ProtocolError(f"member {sender!r} shared more rows than it announced", member=sender)
         if (message.held, message.first, message.rows) != expected[len(blocks)]:
             raise ProtocolError(
                 f"member {sender!r} shared {message.rows} rows from {message.first} (held out: {message.held}); expected "
-                f"{expected[len(blocks)]}"
+                f"{expected[len(blocks)]}",
+                member=sender,
             )
         shares = self._row_shares(sender, message)
         own = None if codes is None else codes[message.first : message.first + message.rows]
@@ -353,12 +365,16 @@ class ComputeServer:
         halves = (self.index, (self.index + 1) % 3)
         for key, number in zip(message.keys, halves, strict=True):
             if len(key) != (32 if number in streams else 0):
-                raise ProtocolError(f"member {sender!r} gave a key of {len(key)} bytes for part {number} of its rows")
+                raise ProtocolError(
+                    f"member {sender!r} gave a key of {len(key)} bytes for part {number} of its rows", member=sender
+                )
         travels = explicit in halves
         weighted, outputs = self._started().weighted, self._plan.parameters.outputs
         arrays = (4 if weighted else 3) if travels else 0
         if len(message.parts) != arrays:
-            raise ProtocolError(f"member {sender!r} sent {len(message.parts)} arrays of row shares; expected {arrays}")
+            raise ProtocolError(
+                f"member {sender!r} sent {len(message.parts)} arrays of row shares; expected {arrays}", member=sender
+            )
         part: tuple[ShareArray, ...] | None = None
         if travels:
             columns, rows = self._started().candidates.n_columns, message.rows
@@ -383,14 +399,19 @@ class ComputeServer:
 
     # --- rounds -------------------------------------------------------------------------------------------------------
 
-    def _blamed(self, error: ServersDisagree) -> str:
+    def _blamed(self, error: ServersDisagree) -> ProtocolError:
+        suspects = (*(self._servers[number] for number in error.servers), *((error.owner,) if error.owner else ()))
         who = [f"server {self._servers[number]!r}" for number in error.servers]
         who += [f"owner {error.owner!r}"] if error.owner else []
-        return (
+        told = ProtocolError(
             f"{' or '.join(who)} departed from the protocol at step {error.step!r}: {error.found}. Server {self._name!r} stopped and "
             "opened nothing more. The other honest server stops too: the member that both name is at fault, by a lie or a broken "
-            "machine; do not run with it again before that is explained"
+            "machine; do not run with it again before that is explained",
+            rule=error.found,
+            cure="the member that both honest servers name is at fault; do not run with it before that is explained",
         )
+        told.blame(*suspects)
+        return told
 
     def _received(self, step: Round) -> dict[int, list[ShareArray]]:
         """What the other servers sent for this round, as arrays, taken from the inbox."""
@@ -402,7 +423,9 @@ class ComputeServer:
             sealed = self._inbox[index].popleft()
             if sealed.name != step_name(step.step):
                 raise ProtocolError(
-                    f"member {sealed.sender!r} sent the numbers of another step than {step.step!r}; rule: servers go in step"
+                    f"member {sealed.sender!r} sent the numbers of another step than {step.step!r}; rule: servers go in step",
+                    member=sealed.sender,
+                    rule="servers go in step",
                 )
             received[index] = _arrays(sealed, step.step, shapes)
         return received
@@ -473,7 +496,8 @@ def _arrays(sealed: SealedMessage, step: str, shapes: Sequence[Shape]) -> list[S
     total = sum(size + -size % ALIGNMENT for size in sizes)
     if len(sealed.body) != total:
         raise ProtocolError(
-            f"member {sealed.sender!r} sent {len(sealed.body)} bytes for step {step!r}; expected {total}: sizes are public"
+            f"member {sealed.sender!r} sent {len(sealed.body)} bytes for step {step!r}; expected {total}: sizes are public",
+            member=sealed.sender,
         )
     arrays: list[Any] = []
     offset = 0

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
 from hansa.data.rows import check_arrays
 from hansa.data.source import Rows
-from hansa.errors import IdentityError, PlanError, ProtocolError, RunStopped
+from hansa.errors import IdentityError, PlanError, ProtocolError, RunStopped, blaming
 from hansa.oblivious.training import growth_of
 from hansa.plan import Plan
 from hansa.protocol import messages
@@ -44,7 +43,7 @@ from hansa.protocol.messages import (
 from hansa.protocol.session import MEMBER, Session
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.key_setup import KeySetup, Signer
-from hansa.roles.run import Progress, agreement, agreement_parts, run_id
+from hansa.roles.run import Binned, Progress, Registered, Trained, TreeGrown, agreement, agreement_parts, run_id
 from hansa.roles.secure_channel import SealedMessage, SecureChannel
 from hansa.roles.shared.compute_server import ComputeServer, RoundMessage
 from hansa.roles.shared.owner import Owner, check_labels, check_numbers
@@ -205,7 +204,7 @@ class SharedMember:
         message = self._session.decode(hub, frame)
         match message:
             case Relay():
-                sealed = self._open_secure_channel().take(message)
+                sealed = self._opened(message)
                 if sealed is not None:
                     yield from self._run(self._dispatch(sealed))
                     yield from self._settle(message)
@@ -213,7 +212,9 @@ class SharedMember:
                 yield messages.encode(self._welcome(message).announcement())
             case ExchangeKeys():
                 self._session.go(message, "keyed")
-                yield messages.encode(self._key_setup().exchange(message))
+                with blaming(hub):
+                    answer = self._key_setup().exchange(message)
+                yield messages.encode(answer)
             case KeysConfirmed():
                 self._key_setup().confirm(message)
                 yield from self._run(self._begin())
@@ -225,19 +226,41 @@ class SharedMember:
             case Abort():
                 self._session.go(message, "aborted")
                 who = f" because of member {message.member!r}" if message.member else ""
-                raise RunStopped(hub, f"member {hub!r} stopped the run{who}: {message.reason}", retry=message.retry)
+                raise RunStopped(
+                    hub,
+                    f"member {hub!r} stopped the run{who}: {message.reason}",
+                    retry=message.retry,
+                    member=message.member,
+                )
             case _:
-                raise ProtocolError(f"member {hub!r} sent {type(message).__name__}, which no member of this mode takes")
+                raise ProtocolError(
+                    f"member {hub!r} sent {type(message).__name__}, which no member of this mode takes", member=hub
+                )
 
     def _key_setup(self) -> KeySetup:
         if self._keys is None:
-            raise ProtocolError(f"member {self._plan.hub!r} spoke of keys before the run had a name")
+            raise ProtocolError(
+                f"member {self._plan.hub!r} spoke of keys before the run had a name", member=self._plan.hub
+            )
         return self._keys
 
     def _open_secure_channel(self) -> SecureChannel:
         if self._secure_channel is None:
-            raise ProtocolError(f"member {self._plan.hub!r} relayed a sealed message before the keys were confirmed")
+            raise ProtocolError(
+                f"member {self._plan.hub!r} relayed a sealed message before the keys were confirmed",
+                member=self._plan.hub,
+            )
         return self._secure_channel
+
+    def _opened(self, message: Relay) -> SealedMessage | None:
+        """The sealed message that a fragment completes. A fragment that is not its sender's may be the hub's work as well."""
+        channel = self._open_secure_channel()
+        try:
+            return channel.take(message)
+        except ProtocolError as error:
+            if not error.member:
+                error.suspects = (*error.suspects, self._plan.hub)
+            raise
 
     def _settle(self, message: Message) -> Iterator[bytes]:
         """Say that this member is through, once all its roles are."""
@@ -246,15 +269,16 @@ class SharedMember:
         self._session.go(message, "through" if through else "relaying")
         if through:
             if self._server is not None:
-                self._report(
-                    Progress("trained", self.trees, self._plan.parameters.rounds, without_value=self.without_value)
-                )
+                rounds = self._plan.parameters.rounds
+                self._report(Trained(trees=self.trees, rounds=rounds, without_value=self.without_value))
             yield messages.encode(Done())
 
     # --- set-up -------------------------------------------------------------------------------------------------------
 
     def _broken(self, rule: str) -> ProtocolError:
-        return ProtocolError(f"member {self._plan.hub!r} (hub) to {self._name!r}: {rule}")
+        return ProtocolError(
+            f"member {self._plan.hub!r} (hub) to {self._name!r}: {rule}", member=self._plan.hub, rule=rule
+        )
 
     def _welcome(self, message: Welcome) -> KeySetup:
         plan = self._plan
@@ -291,7 +315,7 @@ class SharedMember:
         self._check_size()
         if self._rows is not None:
             check_numbers(self._rows, self._held, plan, self._counts)
-        self._report(Progress("registered", 0, plan.parameters.rounds))
+        self._report(Registered(trees=0, rounds=plan.parameters.rounds))
         self._keys = KeySetup(self._name, RunNames(self._join.plan, message.run), self._signer, names)
         return self._keys
 
@@ -306,7 +330,10 @@ class SharedMember:
         if self._memory_limit is not None and needed > self._memory_limit:
             raise PlanError(
                 f"member {self._name!r}: as a server this run takes about {needed / 1e6:.0f} MB, and it has "
-                f"{self._memory_limit / 1e6:.0f} MB; take fewer rows, features, max_bin or max_depth, or give it more (memory_mb)"
+                f"{self._memory_limit / 1e6:.0f} MB; take fewer rows, features, max_bin or max_depth, or give it more (memory_mb)",
+                member=self._name,
+                run=self.run.hex(),
+                cure="take fewer rows, features, max_bin or max_depth, or give it more memory",
             )
 
     def memory_needed(self) -> int:
@@ -336,9 +363,8 @@ class SharedMember:
         for name, value in metrics.items():
             self.history.setdefault(name, []).append((trees, value))
         self.trees = trees
-        self._report(
-            Progress("tree" if trees else "binned", trees, self._plan.parameters.rounds, metrics, without_value)
-        )
+        kind, rounds = TreeGrown if trees else Binned, self._plan.parameters.rounds
+        self._report(kind(trees=trees, rounds=rounds, metrics=metrics, without_value=without_value))
 
     # --- sealed messages ------------------------------------------------------------------------------------------------------
 
@@ -361,7 +387,8 @@ class SharedMember:
         if sealed.kind == "round":
             if self._server is None:
                 raise ProtocolError(
-                    f"member {sealed.sender!r} sent numbers of a round to {self._name!r}, which is no server"
+                    f"member {sealed.sender!r} sent numbers of a round to {self._name!r}, which is no server",
+                    member=sealed.sender,
                 )
             return self._server.handle_round(sealed)
         self._check_sealed_message(sealed.sender, messages.kind_of(sealed.sender, sealed.body))
@@ -370,11 +397,14 @@ class SharedMember:
     def _check_sealed_message(self, sender: str, kind: type[Message]) -> None:
         """Raise ProtocolError where none of this member's roles takes messages of this kind sealed."""
         if kind not in SEALED:
-            raise ProtocolError(f"member {sender!r} sealed a {kind.__name__}, which travels in the open or not at all")
+            raise ProtocolError(
+                f"member {sender!r} sealed a {kind.__name__}, which travels in the open or not at all", member=sender
+            )
         by_role = {"owner": OWNER_MESSAGES, "server": SERVER_MESSAGES, "receiver": RECEIVER_MESSAGES}
         if not any(kind in by_role[role] for role in self.roles):
             raise ProtocolError(
-                f"member {sender!r} sent {kind.__name__} to {self._name!r}, whose roles are {', '.join(self.roles)}"
+                f"member {sender!r} sent {kind.__name__} to {self._name!r}, whose roles are {', '.join(self.roles)}",
+                member=sender,
             )
 
     def _hand_over(self, sender: str, message: Message) -> Outgoing:
@@ -389,22 +419,3 @@ class SharedMember:
         if isinstance(message, RECEIVER_MESSAGES) and self._receiver is not None:
             taken.append(self._receiver.handle(sender, message))
         return itertools.chain.from_iterable(taken)
-
-
-def record_of(member: SharedMember, plan: Plan, name: str, traffic: Mapping[str, int]) -> dict[str, Any]:
-    """A member's record of a run: what it was, sent and saw opened. Holds nothing of rows or model but, at a receiver, its hash."""
-    return {
-        "member": name,
-        "roles": list(member.roles),
-        "plan": plan.digest().hex(),
-        "run": member.run.hex(),
-        "mode": plan.mode,
-        "rounds": member.rounds,
-        "history": member.history,
-        "without_value": member.without_value,
-        "openings": member.openings,
-        **({"cut": member.cut} if member.cut else {}),
-        "sealed_bytes": member.sealed_bytes,
-        "clear_bytes": traffic["bytes_up"] - member.sealed_bytes,
-        **traffic,
-    }

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from hansa.data.binning import bin_rows, category_codes, with_known_missing
 from hansa.data.quantiles import Cuts, SortedKeys
 from hansa.data.source import Rows
-from hansa.errors import DataError, ProtocolError
+from hansa.errors import DataError, ProtocolError, blaming
 from hansa.oblivious.quantile_search import CutProbes, RequestGuard, count_probes, weight_units
 from hansa.oblivious.shared_rows import RowShares, share_rows
 from hansa.oblivious.shared_vectors import share_vector
@@ -49,6 +49,7 @@ from hansa.roles.shared.sharing import (
     output_labels,
     plan_cuts,
     start_of,
+    told_by_all,
 )
 from hansa.secure.prg import Algorithm
 
@@ -122,7 +123,8 @@ class Owner:
         """Take a server's question, the start, or its word that it holds a batch. Raises ProtocolError naming the sender."""
         if sender not in self._servers:
             raise ProtocolError(
-                f"member {sender!r} sent {type(message).__name__} to owner {self._name!r}, and is no server"
+                f"member {sender!r} sent {type(message).__name__} to owner {self._name!r}, and is no server",
+                member=sender,
             )
         match message:
             case CountProbes() | TrainingSetup() if self._start is None:
@@ -132,13 +134,16 @@ class Owner:
                 yield from self._taken_by(sender, message)
             case _:
                 raise ProtocolError(
-                    f"server {sender!r} sent {type(message).__name__}, which owner {self._name!r} does not expect"
+                    f"server {sender!r} sent {type(message).__name__}, which owner {self._name!r} does not expect",
+                    member=sender,
                 )
 
     def _agreed(self, sender: str, message: Message) -> bool:
         """Whether all three servers sent this. Raises ProtocolError naming one that sent something else than the others."""
         if sender in self._asked:
-            raise ProtocolError(f"server {sender!r} sent {type(message).__name__} before the other servers sent theirs")
+            raise ProtocolError(
+                f"server {sender!r} sent {type(message).__name__} before the other servers sent theirs", member=sender
+            )
         self._asked[sender] = message
         if len(self._asked) < len(self._servers):
             return False
@@ -148,24 +153,17 @@ class Owner:
             named = odd[0] if len(odd) == 1 else ", ".join(odd)
             raise ProtocolError(
                 f"server {named!r} told {self._name!r} another {type(message).__name__} than the others; "
-                "rule: servers find the same cuts, and say so alike"
+                "rule: servers find the same cuts, and say so alike",
+                rule="servers find the same cuts, and say so alike",
+                member=odd[0] if len(odd) == 1 else "",
+                suspects=tuple(odd) if len(odd) > 1 else (),
             )
         self._asked = {}
         return True
 
     def _answer(self, message: CountProbes | TrainingSetup) -> Outgoing:
-        servers = ", ".join(self._servers)
-        features = len(self._plan.schema.features)
         if isinstance(message, CountProbes):
-            request = CutProbes(
-                to_array(servers, "offsets", message.offsets, np.int64, (features + 1,)).copy(),
-                to_array(servers, "starts", message.starts, np.uint32, (None,)).copy(),
-                to_array(servers, "depths", message.depths, np.uint8, (None,)).copy(),
-                message.bits,
-            )
-            if plan_cuts(self._plan) is not None:
-                raise ProtocolError(f"servers {servers} asked for counts, and the plan gives the cuts")
-            self._guard = self._guard.check(request)
+            request = self._probes(message)
             if self._keys is None:
                 own = self._training
                 self._keys = SortedKeys.from_features(
@@ -173,12 +171,31 @@ class Owner:
                 )
             yield from self._share_vector(count_probes(self._keys, request))
             return
-        start = start_of(servers, message, self._plan, self._counts)
+        start = start_of(self._servers, message, self._plan, self._counts)
         if plan_cuts(self._plan) is None:
-            self._guard.check_cuts(start.cuts)
+            with blaming(*self._servers):
+                self._guard.check_cuts(start.cuts)
         self._guard = self._guard.close()
         self._keys = None
         yield from self._share(start)
+
+    def _probes(self, message: CountProbes) -> CutProbes:
+        """What all servers ask for. Raises ProtocolError where they may not."""
+        servers = ", ".join(self._servers)
+        features = len(self._plan.schema.features)
+        with told_by_all(self._servers):
+            request = CutProbes(
+                to_array(servers, "offsets", message.offsets, np.int64, (features + 1,)).copy(),
+                to_array(servers, "starts", message.starts, np.uint32, (None,)).copy(),
+                to_array(servers, "depths", message.depths, np.uint8, (None,)).copy(),
+                message.bits,
+            )
+            if plan_cuts(self._plan) is not None:
+                raise ProtocolError(
+                    f"servers {servers} asked for counts, and the plan gives the cuts", suspects=self._servers
+                )
+            self._guard = self._guard.check(request)
+        return request
 
     def _share_vector(self, values: npt.NDArray[Any]) -> Outgoing:
         for server, share in zip(self._servers, share_vector(values, self._algorithm), strict=True):
@@ -199,7 +216,8 @@ class Owner:
         if message.rows not in self._sent or message.rows <= self._taken[sender]:
             raise ProtocolError(
                 f"server {sender!r} holds {message.rows} rows of {self._name!r}; expected one of {sorted(self._sent)}, and more "
-                f"than the {self._taken[sender]} before"
+                f"than the {self._taken[sender]} before",
+                member=sender,
             )
         self._taken[sender] = message.rows
         while self._sent and not self.waiting_for():

@@ -70,31 +70,40 @@ class Receiver:
             case AgreeModel():
                 if sender not in self._others or sender in self._hashes:
                     raise ProtocolError(
-                        f"member {sender!r} sent a model's hash, and is no other receiver, or sent it before"
+                        f"member {sender!r} sent a model's hash, and is no other receiver, or sent it before",
+                        member=sender,
                     )
                 self._hashes[sender] = message.model_sha256
             case _:
-                raise ProtocolError(f"member {sender!r} sent {type(message).__name__} to receiver {self._name!r}")
+                raise ProtocolError(
+                    f"member {sender!r} sent {type(message).__name__} to receiver {self._name!r}", member=sender
+                )
         self._compare()
 
     def _settle(self, sender: str, message: TrainingSetup) -> None:
         servers = self._plan.servers
         if self._start is not None or sender not in servers or sender in self._told:
-            raise ProtocolError(f"member {sender!r} told a start that receiver {self._name!r} does not expect")
+            raise ProtocolError(
+                f"member {sender!r} told a start that receiver {self._name!r} does not expect", member=sender
+            )
         self._told[sender] = message
         if len(self._told) == len(servers):
             told = [encode(self._told[server]) for server in servers]
             odd = [server for server, own in zip(servers, told, strict=True) if told.count(own) == 1]
             if odd:
                 raise ProtocolError(
-                    f"server {odd[0]!r} told {self._name!r} another start than the others; rule: all say the same"
+                    f"server {odd[0]!r} told {self._name!r} another start than the others; rule: all say the same",
+                    member=odd[0],
+                    rule="all say the same",
                 )
-            self._start = start_of(", ".join(servers), message, self._plan, self._counts)
+            self._start = start_of(servers, message, self._plan, self._counts)
             self._told = {}
 
     def _take(self, sender: str, message: ReleaseTree) -> None:
         if self._start is None or sender not in self._trees or self._file is not None:
-            raise ProtocolError(f"member {sender!r} sent shares of a tree that receiver {self._name!r} does not expect")
+            raise ProtocolError(
+                f"member {sender!r} sent shares of a tree that receiver {self._name!r} does not expect", member=sender
+            )
         settings, candidates = self._start.settings, self._start.candidates
         trees = self._trees[sender]
         first = not any(self._trees.values())
@@ -107,11 +116,13 @@ class Receiver:
         if (message.tree, message.trees) != (len(trees), self._count) or len(message.splits) != settings.max_depth:
             raise ProtocolError(
                 f"member {sender!r} sent tree {message.tree} of {message.trees}; expected {len(trees)} of {self._count}, "
-                f"with {settings.max_depth} levels"
+                f"with {settings.max_depth} levels",
+                member=sender,
             )
         if len(message.covers) != (self._start.statistics is not None):
             raise ProtocolError(
-                f"member {sender!r} sent covers, or left them out, against what the plan says of statistics"
+                f"member {sender!r} sent covers, or left them out, against what the plan says of statistics",
+                member=sender,
             )
         words = words_for(len(candidates.all) + 1)
         splits = tuple(
@@ -154,7 +165,9 @@ class Receiver:
             if digest != own:
                 raise ProtocolError(
                     f"receiver {other!r} put together another model than {self._name!r}; "
-                    "rule: servers release the same trees to all receivers"
+                    "rule: servers release the same trees to all receivers",
+                    member=other,
+                    rule="servers release the same trees to all receivers",
                 )
         if len(self._hashes) == len(self._others):
             self.model = self._file

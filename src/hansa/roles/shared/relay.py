@@ -25,7 +25,7 @@ from hansa.protocol.messages import (
 )
 from hansa.protocol.session import HUB, Session
 from hansa.roles.registration import Registration
-from hansa.roles.run import Progress, Roster, agreement, agreement_parts, run_id
+from hansa.roles.run import Progress, Registered, Roster, agreement, agreement_parts, run_id
 from hansa.transport.channel import Frame
 
 Outgoing = Iterator[tuple[str, Frame]]
@@ -90,7 +90,7 @@ class RelayHub:
         """
         if member not in self._members:
             kind = messages.kind_of(member, frame).__name__
-            raise ProtocolError(f"member {member!r} has no role in the plan, yet sent {kind}")
+            raise ProtocolError(f"member {member!r} has no role in the plan, yet sent {kind}", member=member)
         message = self._session.decode(member, frame)
         match message:
             case Relay():
@@ -107,17 +107,22 @@ class RelayHub:
                 self._session.go(message, "aborted")
                 raise RunStopped(member, f"member {member!r} stopped the run: {message.reason}", retry=message.retry)
             case _:
-                raise ProtocolError(f"member {member!r} sent {type(message).__name__}, which no hub takes")
+                raise ProtocolError(
+                    f"member {member!r} sent {type(message).__name__}, which no hub takes", member=member
+                )
 
     def _relay(self, member: str, message: Relay) -> str:
         """Whom a sealed message goes to; the frame is passed on as it is, so the sender in it must be the one who sent it."""
         if message.sender != member:
             raise ProtocolError(
-                f"member {member!r} sent a sealed message in the name of {message.sender[:63]!r}; rule: one's own name"
+                f"member {member!r} sent a sealed message in the name of {message.sender[:63]!r}; rule: one's own name",
+                member=member,
+                rule="one's own name",
             )
         if message.receiver not in self._members or message.receiver == member or member in self._through:
             raise ProtocolError(
-                f"member {member!r} sent a sealed message to {message.receiver[:63]!r}; expected another member, before its last word"
+                f"member {member!r} sent a sealed message to {message.receiver[:63]!r}; expected another member, before its last word",
+                member=member,
             )
         self._session.go(message, "relaying")
         ends = (member, message.receiver)
@@ -130,7 +135,7 @@ class RelayHub:
         if complete:
             self.roster = self._registration.roster
             self.run = run_id(self._agreement, self.roster)
-            self._report(Progress("registered", 0, self._plan.parameters.rounds))
+            self._report(Registered(trees=0, rounds=self._plan.parameters.rounds))
             yield from self._broadcast(Welcome(self.run, self.roster))
 
     def _announced(self, member: str, message: AnnounceKey) -> Outgoing:
@@ -147,7 +152,7 @@ class RelayHub:
 
     def _closed(self, member: str, message: Done) -> Outgoing:
         if member in self._through:
-            raise ProtocolError(f"member {member!r} sent its last message twice")
+            raise ProtocolError(f"member {member!r} sent its last message twice", member=member)
         self._through.add(member)
         complete = len(self._through) == len(self._members)
         self._session.go(message, "finished" if complete else "relaying")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -448,12 +449,27 @@ def given_start(plan: Plan, counts: Counts) -> TrainingStart | None:
     return None if cuts is None or values is None else TrainingStart(plan, counts, cuts, values)
 
 
-def start_of(servers: str, message: TrainingSetup, plan: Plan, counts: Counts) -> TrainingStart:
+@contextmanager
+def told_by_all(servers: Sequence[str]) -> Iterator[None]:
+    """What is wrong with something that all servers said alike is the fault of one of them at least, and nobody knows which."""
+    try:
+        yield
+    except ProtocolError as error:
+        error.member, error.suspects = "", tuple(servers)
+        raise
+
+
+def start_of(servers: Sequence[str], message: TrainingSetup, plan: Plan, counts: Counts) -> TrainingStart:
     """The start that the servers found, held to the plan. Raises ProtocolError naming them.
 
     Args:
-        servers: their names, for errors. counts: of every owner's rows.
+        servers: their names, for errors: all of them said the same. counts: of every owner's rows.
     """
+    with told_by_all(servers):
+        return _start_of(", ".join(servers), message, plan, counts)
+
+
+def _start_of(servers: str, message: TrainingSetup, plan: Plan, counts: Counts) -> TrainingStart:
     features, outputs = len(plan.schema.features), plan.parameters.outputs
     if (len(message.base_score), len(message.total_weight)) != (outputs, outputs):
         raise ProtocolError(

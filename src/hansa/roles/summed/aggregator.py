@@ -43,7 +43,7 @@ from hansa.protocol.messages import (
 from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING, Session
 from hansa.roles.key_setup import Signer
 from hansa.roles.registration import Registration
-from hansa.roles.run import Progress, Roster, agreement, agreement_parts, run_id
+from hansa.roles.run import Binned, Progress, Registered, Roster, Trained, TreeGrown, agreement, agreement_parts, run_id
 from hansa.roles.summed.statistics import (
     EXPONENTS,
     LABEL_SUMS,
@@ -232,7 +232,7 @@ class Aggregator:
         """
         if member not in self._plan.parties:
             kind = messages.kind_of(member, frame).__name__
-            raise ProtocolError(f"member {member!r} is not a party of the plan, yet sent {kind}")
+            raise ProtocolError(f"member {member!r} is not a party of the plan, yet sent {kind}", member=member)
         message = self._session.decode(member, frame)
         match message:
             case VouchRows() if self._counts is not None:
@@ -257,7 +257,9 @@ class Aggregator:
                 self._session.go(message, "aborted")
                 raise RunStopped(member, f"party {member!r} stopped the run: {message.reason}", retry=message.retry)
             case _:
-                raise ProtocolError(f"member {member!r} sent {type(message).__name__}, which no aggregator takes")
+                raise ProtocolError(
+                    f"member {member!r} sent {type(message).__name__}, which no aggregator takes", member=member
+                )
 
     # --- registration ---------------------------------------------------------------------------------------------------
 
@@ -272,7 +274,7 @@ class Aggregator:
         if not self._n_rows:
             raise HansaError("all rows of all parties fall to evaluation; lower evaluation.fraction in the plan")
         self.run = run_id(self._agreement, self._roster)
-        self._report(Progress("registered", 0, self._plan.parameters.rounds))
+        self._report(Registered(trees=0, rounds=self._plan.parameters.rounds))
         yield from self._broadcast(Welcome(self.run, self._roster))
         if self._signer is not None and self._plan.verify_counts != "off":
             self._counts = CountRelay(self._plan, self.run, self._signer.sign, self._n_rows)
@@ -357,13 +359,17 @@ class Aggregator:
     def _noise(self, message: Contribution) -> ProtocolError:
         return ProtocolError(
             f"{message.quantity!r} of tree {message.tree}, step {message.step}: the masks of {', '.join(self._plan.parties)} do "
-            "not cancel: the zero words do not sum to zero. A member saw other keys or broadcasts, or sent a wrong vector"
+            "not cancel: the zero words do not sum to zero. A member saw other keys or broadcasts, or sent a wrong vector",
+            suspects=self._plan.parties,
+            rule="the masks of all parties cancel",
         )
 
     def _broken(self, member: str, message: Contribution, rule: str) -> ProtocolError:
         return ProtocolError(
             f"member {member!r} sent {message.quantity[:40]!r} of tree {message.tree}, step {message.step}, "
-            f"while the aggregator was {self._session.state!r}: {rule}"
+            f"while the aggregator was {self._session.state!r}: {rule}",
+            member=member,
+            rule=rule,
         )
 
     def _measured(self, message: Contribution, magnitudes: Int64) -> Outgoing:
@@ -463,10 +469,17 @@ class Aggregator:
         parameters = self._plan.parameters
         self._totals = sums["totals"].tolist()
         if self._tree == 0:
-            self._report(Progress("binned", 0, parameters.rounds))
+            self._report(Binned(trees=0, rounds=parameters.rounds))
         else:
             metrics = self._evaluate(sums)
-            self._report(Progress("tree", self._tree, parameters.rounds, metrics, self._without_value))
+            self._report(
+                TreeGrown(
+                    trees=self._tree,
+                    rounds=parameters.rounds,
+                    metrics=metrics,
+                    without_value=self._without_value,
+                )
+            )
             self._stopping = self._tree == parameters.rounds or self._stops_early()
         if self._session.state == "growing":
             if any(total > most for total, most in zip(self._totals, self._most, strict=True)):
@@ -657,7 +670,7 @@ class Aggregator:
             feature_names=plan.schema.features,
             trees=tuple(tree if plan.statistics else without_statistics(tree) for tree in self._trees[:keep]),
         )
-        self._report(Progress("trained", keep, plan.parameters.rounds, without_value=self._without_value))
+        self._report(Trained(trees=keep, rounds=plan.parameters.rounds, without_value=self._without_value))
         model = to_json(ensemble)
         self.outcome = Outcome(
             ensemble, model, self._history, grown, self._exchanges, self._roster, self._without_value
@@ -673,7 +686,9 @@ class Aggregator:
 
     def _acknowledge(self, member: str, message: Received) -> None:
         if message.model_sha256 != self._digest or member in self._received:
-            raise ProtocolError(f"member {member!r} acknowledged another model than it was told of, or twice")
+            raise ProtocolError(
+                f"member {member!r} acknowledged another model than it was told of, or twice", member=member
+            )
         self._received.add(member)
         self.done = len(self._received) == len(self._plan.parties)
         self._session.go(message, "finished" if self.done else "finishing")

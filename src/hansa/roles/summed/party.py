@@ -48,7 +48,7 @@ from hansa.protocol.messages import (
 )
 from hansa.protocol.session import PARTY, PARTY_MASKED, PARTY_VERIFYING, Session
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
-from hansa.roles.run import Progress, agreement, agreement_parts, run_id
+from hansa.roles.run import Binned, Progress, Registered, Trained, TreeGrown, agreement, agreement_parts, run_id
 from hansa.roles.summed.statistics import MagnitudeBounds, count_magnitudes, metric_scale, rounded_leaf_bits, sum_labels
 from hansa.roles.summed.sum_masking import MaskingNotReady, NoMasking, Signer, SumMasking
 from hansa.roles.summed.verified_counts import CountChecker, Evidence, Named
@@ -222,7 +222,7 @@ class Party:
             case UseCuts():
                 self._session.go(message, "scaling")
                 self._use_cuts(message)
-                self._note("binned", 0)
+                self._note(Binned, 0)
                 yield from self._start_tree(message.gradient_bound)
             case QuantiseGradients():
                 self._session.go(message, "growing")
@@ -239,7 +239,7 @@ class Party:
                 self._masking.erase()
                 yield messages.encode(self._finish(message))
                 self.done = True
-                self._note("trained", message.trees)
+                self._note(Trained, message.trees)
             case Abort():
                 self._session.go(message, "aborted")
                 who = f" because of member {message.member!r}" if message.member else ""
@@ -247,14 +247,16 @@ class Party:
                     self._plan.aggregator,
                     f"member {self._plan.aggregator!r} stopped the run{who}: {message.reason}",
                     retry=message.retry,
+                    member=message.member,
                 )
             case _:
                 raise ProtocolError(
-                    f"member {self._plan.aggregator!r} sent {type(message).__name__}, which no party takes"
+                    f"member {self._plan.aggregator!r} sent {type(message).__name__}, which no party takes",
+                    member=self._plan.aggregator,
                 )
 
-    def _note(self, stage: str, trees: int) -> None:
-        self._report(Progress(stage, trees, self._plan.parameters.rounds))
+    def _note(self, stage: type[Progress], trees: int) -> None:
+        self._report(stage(trees=trees, rounds=self._plan.parameters.rounds))
 
     @property
     def evidence(self) -> Evidence | None:
@@ -314,18 +316,23 @@ class Party:
 
     def _broken(self, rule: str) -> ProtocolError:
         return ProtocolError(
-            f"member {self._plan.aggregator!r} (aggregator) to {self._name!r}, tree {self._tree}, step {self._step}: {rule}"
+            f"member {self._plan.aggregator!r} (aggregator) to {self._name!r}, tree {self._tree}, step {self._step}: {rule}",
+            member=self._plan.aggregator,
+            rule=rule,
         )
 
     @contextmanager
     def _blaming(self) -> Iterator[None]:
-        """What is wrong with something the aggregator sent is the aggregator's fault."""
+        """What is wrong with something the aggregator sent is its fault, or that of the party whose words it passed on."""
         try:
             yield
-        except ProtocolError as error:
-            raise error if repr(self._plan.aggregator) in str(error) else self._broken(str(error)) from error
         except HansaError as error:
-            raise self._broken(str(error)) from error
+            if isinstance(error, ProtocolError) and error.member == self._plan.aggregator:
+                raise
+            broken = self._broken(str(error))
+            if others := (error.member,) if error.member else error.suspects:
+                broken.member, broken.suspects = "", (self._plan.aggregator, *others)
+            raise broken from error
 
     def _welcome(self, message: Welcome) -> None:
         plan = self._plan
@@ -351,7 +358,7 @@ class Party:
         self._admit(message.run, message.roster)
         self._session.go(message, "welcomed")
         self.run = message.run
-        self._note("registered", 0)
+        self._note(Registered, 0)
         if self._signer is not None and plan.mode == "secure-aggregation":
             masked = self._masking = SumMasking(self._name, RunNames(self._join.plan, message.run), self._signer, names)
             if plan.verify_counts != "off":
@@ -570,7 +577,7 @@ class Party:
                 f"the next tree's scales {'do not come' if self._with_root else 'come'} with the last splits"
             )
         self._session.go(message, "growing" if self._with_root else "scaling")
-        self._note("tree", self._tree + 1)
+        self._note(TreeGrown, self._tree + 1)
         yield from self._start_tree(message.gradient_bound)
         if message.then is not None:
             self._quantise(message.then)

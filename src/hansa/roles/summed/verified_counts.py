@@ -426,7 +426,8 @@ class CountChecker:
             if not vouching.check(name, self._prefix + theirs, tags[tag : tag + VOUCH_BYTES]):
                 raise ProtocolError(
                     f"row counts are shown as those of {name!r} that it did not vouch for: they were changed, come from another place "
-                    "in the run or of another member, or that member received other broadcasts"
+                    "in the run or of another member, or that member received other broadcasts",
+                    member=name,
                 )
             tag += VOUCH_BYTES
 
@@ -501,15 +502,20 @@ class CountRelay:
         named = self._due
         if named is None or not self.owes(member) or (message.tree, message.step) != (named.tree, named.step):
             raise ProtocolError(
-                f"member {member!r} sent row counts of tree {message.tree}, step {message.step}, that are not due, or for a second time"
+                f"member {member!r} sent row counts of tree {message.tree}, step {message.step}, that are not due, or "
+                "for a second time",
+                member=member,
             )
         if len(message.words) != 8 * (named.size + 1) or len(message.tags) != VOUCH_BYTES * (len(self._parties) - 1):
             raise ProtocolError(
                 f"member {member!r} sent row counts of {len(message.words)} bytes with proofs of {len(message.tags)}; expected "
-                f"{named.size} counts, a zero word and {len(self._parties) - 1} proofs"
+                f"{named.size} counts, a zero word and {len(self._parties) - 1} proofs",
+                member=member,
             )
         if self._first != (message.then is None):
-            raise ProtocolError(f"member {member!r} sent row counts {'with' if self._first else 'without'} its answer")
+            raise ProtocolError(
+                f"member {member!r} sent row counts {'with' if self._first else 'without'} its answer", member=member
+            )
         # What came is a view of a buffer that the next frame overwrites.
         self._given[member] = VouchRows(
             message.tree, message.step, memoryview(bytes(message.words)), memoryview(bytes(message.tags))
@@ -529,7 +535,11 @@ class CountRelay:
         try:
             counts = named.pooled(words, np.zeros(named.size, np.int64))
         except ProtocolError as error:
-            raise ProtocolError(f"the parties' row counts do not fit the sums that they sent: {error}") from error
+            raise ProtocolError(
+                f"the parties' row counts do not fit the sums that they sent: {error}",
+                suspects=self._parties,
+                rule=error.rule or str(error),
+            ) from error
         self.naming.settle(named, counts)
         self._due = None
         self._section.absorb(ShowRows.__name__, words)

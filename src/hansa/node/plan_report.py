@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from hansa.cli.output import size
+import msgspec
+
+from hansa.data.schema import Level
 from hansa.exposure import exposure, exposure_lines, openings_under, released
 from hansa.plan import (
     COOPETITIVE,
@@ -17,7 +19,7 @@ from hansa.plan import (
     Release,
     default_verify_counts,
 )
-from hansa.printable import printable
+from hansa.printable import printable, size
 from hansa.roles.shared.sharing import assumed_counts, memory_needed
 from hansa.trees.parameters import Parameters
 
@@ -25,7 +27,7 @@ SHOWN_ITEMS = 12
 """Items of a long list that are shown to people; `--json` has all."""
 
 
-def defaults(plan: Plan) -> dict[str, Any]:
+def defaults(plan: Plan) -> dict[str, object]:
     """Plan key -> the value that a plan with these members has where it does not give the key; keys without a default are left out."""
     parameters = {f"parameters.{name.rstrip('_')}": value for name, value in asdict(Parameters()).items()}
     if plan.mode == COOPETITIVE:
@@ -57,23 +59,57 @@ def defaults(plan: Plan) -> dict[str, Any]:
     }
 
 
-def as_json(plan: Plan, file_sha256: str) -> dict[str, Any]:
+class Opened(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a coopetitive run opens, and to whom."""
+
+    to: str
+    what: str
+
+
+def opened_under(plan: Plan) -> tuple[Opened, ...]:
+    """Everything that a run of this plan opens; nothing but in coopetitive mode."""
+    return tuple(Opened(opening.to, opening.what) for opening in openings_under(plan))
+
+
+class PlanReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `hansa plan --json` prints.
+
+    Attributes:
+        plan: the digest. plan_file: SHA-256 of the file. mode, receivers, features, categories: of the plan.
+        values: every key, each with a value of its own kind. defaults: the keys whose value is their default.
+        exposure: who can read what. release: what the model tells of leaves. openings: what is opened.
+    """
+
+    plan: str
+    plan_file: str
+    mode: str
+    receivers: tuple[str, ...]
+    features: tuple[str, ...]
+    categories: dict[str, tuple[Level, ...]]
+    values: dict[str, Any]
+    defaults: tuple[str, ...]
+    exposure: tuple[str, ...]
+    release: tuple[str, ...]
+    openings: tuple[Opened, ...]
+
+
+def report(plan: Plan, file_sha256: str) -> PlanReport:
     """For programs: every key, which of them are at their defaults, and what the mode shows to whom."""
     given = defaults(plan)
     values = plan.by_key()
-    return {
-        "plan": plan.digest().hex(),
-        "plan_file": file_sha256,
-        "mode": plan.mode,
-        "receivers": list(plan.receivers),
-        "features": list(plan.schema.features),
-        "categories": {name: list(levels) for name, levels in plan.schema.levels.items()},
-        "values": values,
-        "defaults": sorted(key for key, value in values.items() if key in given and given[key] == value),
-        "exposure": list(exposure(plan)),
-        "release": list(released(plan)),
-        "openings": [{"to": opening.to, "what": opening.what} for opening in openings_under(plan)],
-    }
+    return PlanReport(
+        plan=plan.digest().hex(),
+        plan_file=file_sha256,
+        mode=plan.mode,
+        receivers=plan.receivers,
+        features=plan.schema.features,
+        categories=dict(plan.schema.levels),
+        values=values,
+        defaults=tuple(sorted(key for key, value in values.items() if key in given and given[key] == value)),
+        exposure=exposure(plan),
+        release=released(plan),
+        openings=opened_under(plan),
+    )
 
 
 def text(plan: Plan, where: str, file_sha256: str) -> str:

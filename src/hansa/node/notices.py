@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import Any
 
+from hansa.node.events import Event, Listening, Noticed, Stage
+from hansa.roles.run import Binned, Progress, Registered, Trained, TreeGrown
 from hansa.transport.notices import Notice
 
 REPEAT_S = 30.0
@@ -36,6 +36,10 @@ class NoticeWriter:
         self._listens = False
         self._logged: dict[tuple[str, str], tuple[tuple[str, ...], float]] = {}
         self._tree_at = float("-inf")
+
+    def listens(self) -> None:
+        """This member is the one that others dial: it is told of all that join, and counts them."""
+        self._listens = True
 
     def sentence(self, notice: Notice) -> str:
         """A notice in words. Names and texts are as they came: whoever prints the sentence filters it."""
@@ -64,7 +68,7 @@ class NoticeWriter:
             case _:
                 return f"{waiting or f'waiting for {who}'}, {_spent(notice)}{because}"
 
-    def is_news(self, notice: Notice) -> bool:
+    def is_news(self, notice: Notice | Noticed) -> bool:
         """Whether a log is to have this notice: what lasts is logged when it begins or changes, and every `REPEAT_S` seconds."""
         if notice.kind not in ONGOING:
             self._logged = {key: sentence for key, sentence in self._logged.items() if key[1] != notice.member}
@@ -76,24 +80,23 @@ class NoticeWriter:
         self._logged[key] = (notice.waiting_for, now)
         return True
 
-    def stage(self, event: Mapping[str, Any]) -> str:
-        """What a log is to say of an event of the run; nothing where that is no news."""
-        rounds = f"{event.get('trees', 0)} of at most {event.get('rounds', 0)} rounds"
-        match event["event"]:
-            case "stage":
-                return str(event["text"])
-            case "listening":
-                self._listens = True
-                return f"listening at {event['host']}:{event['port']}"
-            case "registered":
+    def stage(self, event: Event) -> str:
+        """What a log is to say of an event of the run; nothing where that is no news, and for notices, which have a sentence."""
+        rounds = f"{event.trees} of at most {event.rounds} rounds" if isinstance(event, Progress) else ""
+        match event:
+            case Stage():
+                return event.text
+            case Listening():
+                return f"listening at {event.host}:{event.port}"
+            case Registered():
                 return "all members have joined; the run begins"
-            case "binned":
+            case Binned():
                 return f"the cuts are found; training begins, {rounds}"
-            case "tree" if self._clock() - self._tree_at >= REPEAT_S:
+            case TreeGrown() if self._clock() - self._tree_at >= REPEAT_S:
                 self._tree_at = self._clock()
-                return _joined(f"training, {rounds}", metrics_text(event.get("metrics", {})))
-            case "trained":
-                return _joined(f"training is over after {rounds}", metrics_text(event.get("metrics", {})))
+                return _joined(f"training, {rounds}", metrics_text(event.metrics))
+            case Trained():
+                return _joined(f"training is over after {rounds}", metrics_text(event.metrics))
             case _:
                 return ""
 
@@ -101,11 +104,6 @@ class NoticeWriter:
 def metrics_text(metrics: Mapping[str, float | None]) -> str:
     """Metrics of held-out rows, for one line; a dash where one has no value."""
     return "  ".join(f"{name} –" if value is None else f"{name} {value:.5f}" for name, value in metrics.items())
-
-
-def as_event(notice: Notice, sentence: str) -> dict[str, Any]:
-    """A notice as a line of `--json`: its fields, and in "sentence" the sentence."""
-    return {"event": "notice", **asdict(notice), "sentence": sentence}
 
 
 def _joined(*parts: str) -> str:

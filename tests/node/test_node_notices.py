@@ -1,13 +1,13 @@
-"""`cli/notices.py`: who is waited for, in words."""
+"""`node/notices.py`: who is waited for, in words."""
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from hansa.cli import notices
-from hansa.cli.notices import NoticeWriter
+from hansa.node import notices
+from hansa.node.events import Listening, Stage
+from hansa.node.notices import NoticeWriter
+from hansa.roles.run import Binned, Registered, Trained, TreeGrown
 from hansa.transport.notices import Notice
 
 
@@ -21,7 +21,7 @@ class Clock:
 
 def test_members_that_join_are_counted_and_those_to_come_named():
     watch = NoticeWriter()
-    watch.stage({"event": "listening", "host": "127.0.0.1", "port": 1})
+    watch.listens()
     assert watch.sentence(Notice("joined", "aurora", ("borealis", "cirrus"))) == (
         "aurora joined, 1 of 3; waiting for borealis, cirrus"
     )
@@ -73,27 +73,25 @@ def test_what_lasts_is_logged_when_it_begins_or_changes_and_now_and_then():
     assert watch.is_news(away), "a new absence is news although the last was a moment ago"
 
 
-def test_a_notice_is_an_event_for_programs():
-    notice = Notice("joined", "aurora", ("borealis",), 1.5, 60.0, "x")
-    event = json.loads(json.dumps(notices.as_event(notice, "said")))
-    assert event == {
-        "event": "notice",
-        "kind": "joined",
-        "member": "aurora",
-        "waiting_for": ["borealis"],
-        "seconds": 1.5,
-        "limit_s": 60.0,
-        "text": "x",
-        "said": "said",
-    }
-
-
 def test_trees_are_logged_now_and_then():
     clock = Clock()
     watch = NoticeWriter(clock)
-    tree = {"event": "tree", "trees": 3, "rounds": 10, "metrics": {"auc": 0.75}}
+    tree = TreeGrown(trees=3, rounds=10, metrics={"auc": 0.75})
     assert watch.stage(tree) == "training, 3 of at most 10 rounds; auc 0.75000"
     assert watch.stage(tree) == ""
     clock.now += notices.REPEAT_S
     assert watch.stage(tree)
-    assert watch.stage({"event": "record"}) == ""
+
+
+@pytest.mark.parametrize(
+    ("event", "sentence"),
+    [
+        (Listening(host="h", port=1, member="hub"), "listening at h:1"),
+        (Registered(trees=0, rounds=3), "all members have joined; the run begins"),
+        (Binned(trees=0, rounds=3), "the cuts are found; training begins, 0 of at most 3 rounds"),
+        (Trained(trees=2, rounds=3), "training is over after 2 of at most 3 rounds"),
+        (Stage(text="pooled, Hansa"), "pooled, Hansa"),
+    ],
+)
+def test_every_stage_of_a_run_has_a_sentence(event, sentence):
+    assert NoticeWriter().stage(event) == sentence

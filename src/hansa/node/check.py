@@ -1,0 +1,183 @@
+"""`hansa check`: a party's table held to the plan's schema, and what the party would send."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hansa.consortium.ledger import Ledger
+from hansa.consortium.policy import PolicyRule
+from hansa.data.source import CheckReport, ColumnSummary, SchemaViolation, check_rows, read_rows
+from hansa.errors import PlanError
+from hansa.exposure import exposure, exposure_lines, notes_on_rows, released
+from hansa.node.config import MemberFile, read_member_file
+from hansa.node.files import check_files
+from hansa.node.plan_report import Opened, opened_under
+from hansa.node.sent import SentKind, sent_under
+from hansa.plan import COOPETITIVE, Plan, read_plan
+from hansa.printable import printable, size
+
+
+class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a feature's column holds (`data.source.ColumnSummary`); None for the least, mean and greatest value where there is none."""
+
+    name: str
+    missing: int
+    distinct: int
+    rarest: int
+    minimum: float | None
+    mean: float | None
+    maximum: float | None
+
+
+class TableReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `hansa check --json` prints.
+
+    Attributes:
+        ok: whether a party could join with this table, as far as is known.
+        file, rows, violations, warnings, features: of the table. mode, plan, receivers: of the plan.
+        sent: what the party would send. exposure: who can read what. release: what the model tells of leaves.
+        notes: what the party might change in the plan. openings: what is opened.
+        rules: conditions of the party's own file, held to this plan and table; None where no file was given.
+    """
+
+    ok: bool
+    file: str
+    rows: int
+    violations: tuple[SchemaViolation, ...]
+    warnings: tuple[str, ...]
+    features: tuple[Column, ...]
+    mode: str
+    plan: str
+    sent: tuple[SentKind, ...]
+    exposure: tuple[str, ...]
+    release: tuple[str, ...]
+    notes: tuple[str, ...]
+    openings: tuple[Opened, ...]
+    receivers: tuple[str, ...]
+    rules: tuple[PolicyRule, ...] | None
+
+
+@dataclass(frozen=True)
+class TableCheck:
+    """The table's report, and what would be sent under the plan."""
+
+    plan: Plan
+    table: CheckReport
+    sent: tuple[SentKind, ...]
+    rules: tuple[PolicyRule, ...] | None = None
+    """Conditions of the party's own file, held to this plan and table; None where no file was given."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether a party could join with this table, as far as is known."""
+        return self.table.ok and all(rule.met for rule in self.rules or ())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What this party might change in the plan; it can join all the same."""
+        trained = self.table.n_rows - round(self.table.n_rows * self.plan.evaluation_fraction)
+        return notes_on_rows(self.plan, trained)
+
+    def report(self) -> TableReport:
+        """For programs."""
+        table, plan = self.table, self.plan
+        return TableReport(
+            ok=self.ok,
+            file=table.file,
+            rows=table.n_rows,
+            violations=table.violations,
+            warnings=table.warnings,
+            features=tuple(_column(feature) for feature in table.features),
+            mode=plan.mode,
+            plan=plan.digest().hex(),
+            sent=self.sent,
+            exposure=exposure(plan),
+            release=released(plan),
+            notes=self.notes,
+            openings=opened_under(plan),
+            receivers=plan.receivers,
+            rules=self.rules,
+        )
+
+    def text(self) -> str:
+        """For people."""
+        lines = [
+            "",
+            f"Under this plan (mode {self.plan.mode}, digest {self.plan.digest().hex()}) the party would send, and nothing else:",
+        ]
+        lines += [f"  {sent.what}: at most {size(sent.bytes_at_most)} {sent.often}" for sent in self.sent]
+        lines += exposure_lines(self.plan)
+        if self.plan.mode != COOPETITIVE:
+            lines.append("  The rows themselves and their exact feature values stay here, but for the cuts.")
+        lines += [f"Note: {note}" for note in self.notes]
+        if self.rules is not None:
+            lines.append("This party's own conditions (its file):")
+            lines += [f"  {'met' if rule.met else 'NOT MET'}: {rule.text} ({rule.key})" for rule in self.rules]
+        return "\n".join([_shown(self.table).text(), *map(printable, lines)])
+
+
+def _column(summary: ColumnSummary) -> Column:
+    least, mean, greatest = (
+        None if math.isnan(value) else value for value in (summary.minimum, summary.mean, summary.maximum)
+    )
+    return Column(summary.name, summary.missing, summary.distinct, summary.rarest, least, mean, greatest)
+
+
+def check_table(plan_path: Path, table_path: Path, member_path: Path | None = None) -> TableCheck:
+    """Check a party's table and, where it is given, its own file against the plan.
+
+    Raises PlanError for a bad plan or member file, IdentityError for bad keys, DataError where the table cannot be read at all,
+    OutputError where an output of the member's file cannot be written.
+    """
+    plan = read_plan(plan_path)
+    member = None if member_path is None else read_member_file(member_path)
+    if member is not None and member.plan.digest() != plan.digest():
+        raise PlanError(
+            f"{member_path}: its plan is {member.plan_path} with digest {member.plan.digest().hex()}; {plan_path} has "
+            f"{plan.digest().hex()}: name the same plan in both"
+        )
+    report = check_rows(table_path, plan.schema, label_kind=plan.parameters.label_kind)
+    rules = None if member is None else _rules(member, table_path, report.ok)
+    return TableCheck(plan, report, sent_under(plan), rules)
+
+
+def _rules(member: MemberFile, table_path: Path, readable: bool) -> tuple[PolicyRule, ...]:
+    """What this party's file demands of the plan and the table, and whether it is so."""
+    plan = member.plan
+    name = member.identity.name
+    check_files(member, [name])
+    rules = [
+        PolicyRule(
+            "identity", name in plan.parties, f"{name!r} is to be one of the plan's parties {', '.join(plan.parties)}"
+        )
+    ]
+    rules += member.policy.rules(plan)
+    if plan.mode != "federated" and member.ledger is not None and member.ledger.exists() and readable:
+        rows = read_rows(table_path, plan.schema, label_kind=plan.parameters.label_kind)
+        met, text = True, f"these rows have met no other people, and not too often ({member.ledger})"
+        try:
+            ledger = Ledger(member.ledger)
+            people = {name: member.members[name].identity.hex() for name in plan.parties}
+            ledger.check(ledger.columns(rows.features, rows.label, rows.weight), people, member.policy)
+        except PlanError as error:
+            met, text = False, str(error)
+        rules.append(PolicyRule("ledger", met, text))
+    return tuple(rules)
+
+
+def _shown(value: Any) -> Any:
+    """A report with every text in it made printable: line breaks in a name would look like lines of the report."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, tuple):
+        return tuple(_shown(item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value, **{field.name: _shown(getattr(value, field.name)) for field in fields(value) if field.init}
+        )
+    return value

@@ -1,0 +1,111 @@
+"""What a party sends under a plan, from the plan alone. Sizes are those of the protocol's own arrays, as its encoders make them."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hansa.data.quantiles import FIRST_BITS, REFINEMENTS, STEP_BITS
+from hansa.oblivious.quantile_search import MOST_REQUESTS, PROBES
+from hansa.oblivious.shared_rows import RowShares, share_rows
+from hansa.oblivious.shared_vectors import share_vector
+from hansa.plan import COOPETITIVE, Plan
+from hansa.roles.shared.sharing import n_label_sums, plain_scale, plan_cuts, widest_candidates
+from hansa.roles.summed.aggregator import TOTALS
+from hansa.roles.summed.statistics import EXPONENTS, LABEL_SUMS
+from hansa.secure.prg import preferred_algorithm
+from hansa.trees.metrics import sums_length
+
+SUM = np.dtype(np.int64).itemsize
+"""Bytes of one number of a sum, and of a number of rows."""
+
+COUNT = np.dtype(np.uint32).itemsize
+"""Bytes of one number of rows in a cell."""
+
+
+class SentKind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One kind of thing that a party sends: what it is, at most how many bytes, and how often."""
+
+    what: str
+    bytes_at_most: int
+    often: str
+
+
+def sent_under(plan: Plan) -> tuple[SentKind, ...]:
+    """What a party sends under `plan`."""
+    if plan.mode == COOPETITIVE:
+        return _shared_under(plan)
+    parameters = plan.parameters
+    features = len(plan.schema.features)
+    planes = 2 if parameters.histogram_bits == 64 else 1
+    nodes = 2 ** (parameters.max_depth - 1)
+    coarse = features * 2**FIRST_BITS
+    parts = features * 4 * parameters.max_bin * 2**STEP_BITS
+    refined = f"in each of at most {REFINEMENTS} rounds"
+    sent = [
+        SentKind("number of rows, and of held-out rows", 2 * SUM, "once"),
+        SentKind("rows by binary exponent of label and weight", 2 * EXPONENTS * SUM, "once"),
+        SentKind("sums of labels and weights, rows with label 1", LABEL_SUMS * SUM, "once"),
+        SentKind("rows in the coarse cells of each feature", coarse * COUNT, "once"),
+        SentKind("rows in the parts of cells", parts * COUNT, refined),
+        SentKind("sums of |gradient| and hessian", TOTALS * SUM, "per tree"),
+        SentKind(
+            "histograms of gradients and hessians",
+            nodes * features * (parameters.max_bin + 1) * SUM * planes,
+            "per tree, twice as many where weights or labels need 64 bits"
+            if parameters.histogram_bits == "auto"
+            else "per tree",
+        ),
+    ]
+    if plan.schema.weight is not None:
+        most = max(coarse, parts) * SUM
+        sent.insert(5, SentKind("sums of weights in these cells", most, f"in each of at most {REFINEMENTS + 1} rounds"))
+    if plan.evaluation_fraction > 0:
+        sent += [
+            SentKind(f"sums for {name} on held-out rows", sums_length(name) * SUM, "per tree")
+            for name in parameters.metrics
+        ]
+    return tuple(sent)
+
+
+def _shared_under(plan: Plan) -> tuple[SentKind, ...]:
+    """What an owner sends in coopetitive mode, to all servers together."""
+    sent = [SentKind("number of rows, and of held-out rows", 2 * SUM, "once")]
+    if plan.parameters.base_score is None:
+        sent.append(SentKind("shares of the sums of labels and weights", _vector(n_label_sums(plan)), "once"))
+    if plan_cuts(plan) is None:
+        weighted = plan.schema.weight is not None
+        most = len(plan.schema.features) * 4 * PROBES * (1 + weighted)
+        sent.append(
+            SentKind(
+                f"shares of counts of rows{' and of sums of weights' if weighted else ''} at points that the servers ask for",
+                _vector(most),
+                f"in each of at most {MOST_REQUESTS} requests",
+            )
+        )
+    label = "of the label" if not plan.parameters.num_class else "of whether it is of each class"
+    sent.append(SentKind(f"shares of which bin each value is in, {label} and of the weight", _row(plan), "per row"))
+    return tuple(sent)
+
+
+def _vector(count: int) -> int:
+    """Bytes of so many numbers shared among three servers, keys included."""
+    shares = share_vector(np.zeros(count, np.int64), preferred_algorithm())
+    keys = sum(len(key) for share in shares for key in share.keys if key is not None)
+    return keys + sum(share.part.nbytes for share in shares if share.part is not None)
+
+
+def _row(plan: Plan) -> int:
+    """Bytes of one row shared among three servers by an owner that is none of them; without keys, of which a batch has a few."""
+    candidates, outputs = widest_candidates(plan), plan.parameters.outputs
+    scale = plan.parameters.scale_pos_weight
+    weighted = plan.schema.weight is not None or not isinstance(scale, float) or not plain_scale(scale)
+    weights: npt.NDArray[np.uint32] | None = np.zeros((outputs, 2, 1), np.uint32) if weighted else None
+    codes = np.zeros((1, len(plan.schema.features)), np.uint16)
+    shares = share_rows(candidates, codes, np.zeros((outputs, 1), np.uint32), preferred_algorithm(), weights=weights)
+    return sum(map(_explicit, shares))
+
+
+def _explicit(share: RowShares) -> int:
+    return sum(array.nbytes for part in share.parts if part is not None for array in part)
