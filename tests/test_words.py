@@ -71,6 +71,7 @@ PLAIN = [
     r"letter-spacing",
     r"address\.named\(\"beta\"\)",
     r"rng\.beta",
+    r"\"patience_s\": \"reconnect_timeout_s\"",
 ]
 """Where a word of the list means what everybody takes it for."""
 

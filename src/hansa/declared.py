@@ -119,8 +119,8 @@ def unknown_keys(
         if renamed and name in renamed:
             return f"{place}key {name!r} is called {renamed[name]!r} now; rename it"
     hinted = [(shown(name), nearest(name, names)) for name in others]
-    said = ", ".join(name if near is None else f"{name} (did you mean {near!r}?)" for name, near in hinted)
-    are = f"key {said} is" if len(others) == 1 else f"keys {said} are"
+    listed = ", ".join(name if near is None else f"{name} (did you mean {near!r}?)" for name, near in hinted)
+    are = f"key {listed} is" if len(others) == 1 else f"keys {listed} are"
     listed = f"one of {', '.join(names)}" if names else "none"
     return f"{place}{are} not known; expected {listed}"
 

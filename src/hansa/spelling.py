@@ -9,24 +9,24 @@ MOST_CHARACTERS = 60
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that differs from `name` in fewest letters, case and signs aside; None where none is near.
+    """The known name that differs from `name` in fewest characters; None where none is near. Case and signs do not count.
 
-    Near is one letter, or a quarter of the name's letters where that is more.
+    Near is one character, or a quarter of the name's where that is more.
     """
-    given = _letters(name)
-    distances = {other: _edits(given, _letters(other)) for other in known}
+    given = _characters(name)
+    distances = {other: _edits(given, _characters(other)) for other in known}
     if not distances:
         return None
     near = min(distances, key=distances.__getitem__)
     return near if distances[near] <= max(1, len(given) // 4) else None
 
 
-def _letters(name: str) -> str:
+def _characters(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum())[:MOST_CHARACTERS]
 
 
 def _edits(a: str, b: str) -> int:
-    """Letters to put in, take out or change to make `b` of `a` (Levenshtein)."""
+    """Characters to put in, take out or change to make `b` of `a` (Levenshtein)."""
     row = list(range(len(b) + 1))
     for i, own in enumerate(a, 1):
         before, row[0] = row[0], i

@@ -568,8 +568,8 @@ def settings_of(plan: Plan, values: Values, output: int = 0, rows: int = 0) -> B
         limit = 1.0
     if given.lambda_ > MOST_LAMBDA * unit:
         raise PlanError(
-            f"lambda = {given.lambda_:g} is more than 2^17 times the weight of a row, {unit:g}: shares have no bits for its gains; lower "
-            "lambda, or give all weights in a smaller unit"
+            f"lambda = {given.lambda_:g} is more than 2^17 times the weight of a row, {unit:g}: shares have no bits for its gains; "
+            "lower lambda, or give all weights in a smaller unit"
         )
     square = 1.0 if scale is None else scale.scale**2
     return BoostingSettings(
