@@ -11,17 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from hansa.declared import (
-    decode,
-    expected,
-    fault_of_fields,
-    first_fault,
-    keys_of,
-    one_of,
-    required_keys,
-    shown,
-    unknown_keys,
-)
+from declared_keys import required_keys
+from hansa.declared import decode, expected, fault_of_fields, first_fault, keys_of, one_of, shown, unknown_keys
 from hansa.errors import IdentityError, PlanError
 
 Count = Annotated[int, Meta(ge=1, le=9, description="a whole number from 1 to 9")]

@@ -22,14 +22,14 @@ import pytest
 
 import hansa
 import hansa.errors
+from declared_keys import KEYS, PLAN_KEYS, REQUIRED, read_policy
 from hansa.cli.main import AGAIN, REFUSED, main
 from hansa.cli.signals import ENDING, Interrupted
 from hansa.consortium.policy import KEYS as POLICY_KEYS
-from hansa.consortium.policy import Policy, read_policy
-from hansa.node.config import KEYS, REQUIRED
+from hansa.consortium.policy import Policy
 from hansa.node.events import Ended, Failed, Listening, Noticed
 from hansa.node.record import Record, State
-from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, PLAN_KEYS, parse_plan
+from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, parse_plan
 from hansa.protocol.messages import MESSAGES
 from hansa.protocol.session import (
     AGGREGATOR,
@@ -576,7 +576,7 @@ def test_the_gate_checks_and_tests():
 
 WITH_EXAMPLES = (
     *("fit", "model", "estimators", "node.in_process", "data.schema", "data.source"),
-    *("trees.ensemble", "trees.parameters", "trees.xgboost_json"),
+    *("trees.ensemble", "trees.parameters", "trees.xgboost_json", "transport.recording"),
 )
 
 

@@ -50,11 +50,6 @@ def keys_of(table: type[msgspec.Struct]) -> tuple[str, ...]:
     return tuple(field.encode_name for field in msgspec.structs.fields(table))
 
 
-def required_keys(table: type[msgspec.Struct]) -> tuple[str, ...]:
-    """Those that must be given."""
-    return tuple(field.encode_name for field in msgspec.structs.fields(table) if field.required)
-
-
 def decode(
     document: Mapping[str, Any],
     table: type[Declared],

@@ -323,7 +323,7 @@ def test_a_missing_file_is_named(tmp_path):
     ):
         read_members(tmp_path / "none.toml")
     (tmp_path / "noise.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(IdentityError, match="noise.toml: cannot be read: .utf-8. codec"):
+    with pytest.raises(IdentityError, match=r"noise.toml: cannot be read: .utf-8. codec"):
         read_members(tmp_path / "noise.toml")
 
 

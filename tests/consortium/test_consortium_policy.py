@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.consortium.policy import KEYS, LEAST_PARTIES, STRENGTH, Policy, batches_of, enough_of, read_policy
+from declared_keys import read_policy
+from hansa.consortium.policy import KEYS, LEAST_PARTIES, STRENGTH, Policy, batches_of, enough_of
 from hansa.errors import PlanError, ProtocolError
 from hansa.plan import Plan, parse_plan
 

@@ -10,19 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from declared_keys import PLAN_KEYS
 from hansa.data.schema import Schema
 from hansa.errors import PlanError
-from hansa.plan import (
-    COOPETITIVE,
-    MODES,
-    PLAN_KEYS,
-    Coopetitive,
-    Plan,
-    Release,
-    parse_plan,
-    read_plan,
-    write_plan,
-)
+from hansa.plan import COOPETITIVE, MODES, Coopetitive, Plan, Release, parse_plan, read_plan, write_plan
 from hansa.trees.parameters import METRICS, NAMES, Parameters, parse_parameters
 
 TEXT = """

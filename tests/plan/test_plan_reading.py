@@ -13,22 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_plan import COUNTED, ON_SHARES, PLAN, TEXT, TEXT_OF_CATEGORIES, TEXT_ON_SHARES, column, member, parameter_sets
 
+from declared_keys import PLAN_KEYS, TABLES
 from hansa.data.schema import Schema
 from hansa.errors import PlanError
-from hansa.plan import (
-    COOPETITIVE,
-    MASKED,
-    PLAN_KEYS,
-    VERIFY_COUNTS,
-    Coopetitive,
-    Plan,
-    Release,
-    parse_plan,
-    read_plan,
-    write_plan,
-)
+from hansa.plan import COOPETITIVE, MASKED, VERIFY_COUNTS, Coopetitive, Plan, Release, parse_plan, read_plan, write_plan
 from hansa.plan.plan import KEYS_OF_COOPETITIVE, KEYS_OF_PLAN, KEYS_OF_RELEASE
-from hansa.plan.reading import TABLES, PlanDocument
+from hansa.plan.reading import PlanDocument
 from hansa.toml import write_toml
 from hansa.trees.parameters import parse_parameters
 

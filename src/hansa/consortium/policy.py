@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from hansa.declared import decode, fault_of_fields, keys_of, one_of
+from hansa.declared import fault_of_fields, keys_of, one_of
 from hansa.errors import PlanError, ProtocolError
 from hansa.plan import DEFAULT_MIN_PARTY_ROWS, Plan
 
@@ -238,11 +238,6 @@ def enough_of(plan: Plan, training: Mapping[int, int], held: Mapping[int, int]) 
         if batch.label is not None and (held if batch.held else training).get(batch.label, 0) >= plan.min_party_rows:
             bits |= 1 << place
     return bits
-
-
-def read_policy(given: Mapping[str, Any], where: str) -> Policy:
-    """A policy from the table [policy] of a member's file. Raises PlanError naming every unknown key, or what is wrong with one."""
-    return decode(given, Policy, where, PlanError, within="policy")
 
 
 KEYS = keys_of(Policy)

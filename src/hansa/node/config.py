@@ -42,7 +42,7 @@ from msgspec import Meta
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, load_identity
 from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy
-from hansa.declared import SECRET, decode, keys_of, required_keys
+from hansa.declared import SECRET, decode
 from hansa.errors import IdentityError, PlanError
 from hansa.files import read_text
 from hansa.plan import Plan, read_plan
@@ -101,10 +101,6 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     memory_mb: Megabytes | None = None
     servers: dict[str, Address] | None = None
 
-
-KEYS = keys_of(MemberDocument)
-
-REQUIRED = required_keys(MemberDocument)
 
 RENAMED = {"patience_s": "reconnect_timeout_s"}
 """Keys of files that were written before their names changed."""

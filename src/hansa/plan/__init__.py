@@ -1,7 +1,7 @@
 """The training plan: one TOML file that all members hold."""
 
 from hansa.plan.plan import Coopetitive, Plan, Release
-from hansa.plan.reading import PLAN_KEYS, parse_plan, read_plan
+from hansa.plan.reading import parse_plan, read_plan
 from hansa.plan.values import (
     COOPETITIVE,
     DEFAULT_BINS_ON_SHARES,
@@ -33,7 +33,6 @@ __all__ = [
     "MASKED",
     "MEMBER_NAME",
     "MODES",
-    "PLAN_KEYS",
     "SERVERS",
     "SERVER_LINKS",
     "VERIFY_COUNTS",

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from hansa.data.schema import Schema
-from hansa.declared import decode, keys_of, unknown_keys
+from hansa.declared import decode, unknown_keys
 from hansa.errors import PlanError
 from hansa.plan.plan import Coopetitive, Plan, Release
 from hansa.plan.values import (
@@ -114,21 +114,6 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     monotone: dict[str, Sign] | None = None
     release: ReleaseTable = ReleaseTable()
     parameters: dict[str, Any] = {}
-
-
-TABLES: dict[str, type[msgspec.Struct]] = {
-    "": PlanDocument,
-    "members": MembersTable,
-    "schema": SchemaTable,
-    "privacy": PrivacyTable,
-    "evaluation": EvaluationTable,
-    "labels": LabelsTable,
-    "release": ReleaseTable,
-}
-
-PLAN_KEYS: dict[str, tuple[str, ...]] = {name: keys_of(table) for name, table in TABLES.items()}
-"""Every key of a plan file but those of [parameters], which are `trees.parameters.NAMES`, and of [cuts], [categories] and
-[monotone]: features."""
 
 
 def parse_plan(text: str, where: str = "plan") -> Plan:

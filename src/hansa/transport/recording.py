@@ -37,11 +37,21 @@ Direction = Literal["up", "down"]
 class RecordedFrame:
     """One frame of a transcript.
 
-    Attributes:
-        direction: "up" from the member to the hub, "down" from the hub to the member.
-        member: whose connection the frame passed.
-        sequence: place in the transcript, from 0.
-        frame: the bytes.
+    Attributes
+    ----------
+    direction : {"up", "down"}
+        "up" from the member to the hub, "down" from the hub to the member.
+    member : str
+        Whose connection the frame passed.
+    sequence : int
+        Place in the transcript, from 0.
+    frame : bytes
+        What was sent. A sealed or masked part of it stays so.
+
+    Examples
+    --------
+    >>> RecordedFrame("up", "aurora", 0, b"...").member
+    'aurora'
     """
 
     direction: Direction
@@ -51,10 +61,30 @@ class RecordedFrame:
 
 
 def read_transcript(path: Path) -> Iterator[RecordedFrame]:
-    """The records of a transcript, in the order in which the frames passed.
+    """The frames of a transcript, in the order in which they passed.
 
-    Raises:
-        TransportError: the file is no transcript, is cut off, or a record is missing.
+    Parameters
+    ----------
+    path : pathlib.Path
+        A file `NAME.frames` in the folder that a member's file names as `transcript`.
+
+    Yields
+    ------
+    RecordedFrame
+        Each frame as it was sent or received.
+
+    Raises
+    ------
+    TransportError
+        The file is no transcript, is cut off, or a record is missing.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "aurora.frames"
+    >>> written = path.write_bytes(MAGIC)
+    >>> list(read_transcript(path))
+    []
     """
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
