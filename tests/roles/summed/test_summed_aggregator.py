@@ -121,7 +121,7 @@ def test_only_the_plans_parties_are_received(rejected_peer):
 def test_nobody_contributes_before_all_have_joined():
     talk = conversation()
     early = contribution(conversation(), "magnitudes")
-    refused(talk, IT, early, "'gathering'")
+    refused(talk, IT, early, "'registering'")
 
 
 def test_all_are_welcomed_alike():

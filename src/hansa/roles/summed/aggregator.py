@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.quantiles import Cuts, CutSearch
-from hansa.errors import HansaError, IdentityError, ProtocolError, RunStopped
+from hansa.errors import HansaError, IdentityError, ProtocolError, RunStopped, blaming
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
@@ -406,7 +406,8 @@ class Aggregator:
 
     def _counted(self, message: Contribution, counts: Int64, weights: Int64 | None) -> Outgoing:
         largest = self._sums["cells"].largest if self._plan.dominance else None
-        self._search = self._search.answer(counts, weights, largest)
+        with blaming(*self._plan.parties):  # of pooled counts that do not fit nobody can tell whose are wrong
+            self._search = self._search.answer(counts, weights, largest)
         if not self._search.done:
             self._session.go(message, "cutting")
             yield from self._count()
