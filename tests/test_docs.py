@@ -6,6 +6,8 @@ import ast
 import doctest
 import importlib
 import importlib.util
+import inspect
+import itertools
 import os
 import re
 import subprocess
@@ -576,13 +578,22 @@ def test_the_gate_checks_and_tests():
 
 WITH_EXAMPLES = (
     *("fit", "model", "estimators", "node.in_process", "data.schema", "data.source"),
-    *("trees.ensemble", "trees.parameters", "trees.xgboost_json", "transport.recording"),
+    *(
+        "trees.ensemble",
+        "trees.parameters",
+        "trees.xgboost_json",
+        "transport.recording",
+        "errors",
+        "plan.plan",
+        "plan.reading",
+        "plan.writing",
+    ),
 )
 
 
 @pytest.mark.parametrize("module", [f"hansa.{name}" for name in WITH_EXAMPLES])
 def test_every_example_of_the_public_names_runs(module):
-    failed, tried = doctest.testmod(importlib.import_module(module))
+    failed, tried = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
     assert tried > 0
     assert failed == 0
 
@@ -595,3 +606,11 @@ def test_every_public_name_stands_in_the_reference():
     for place in re.findall(r"^::: (.+)$", page, re.MULTILINE):
         module, _, name = place.rpartition(".")
         assert getattr(importlib.import_module(module), name) is getattr(hansa, name)
+
+
+@pytest.mark.parametrize("name", sorted(set(hansa.__all__) - {"__version__"}))
+def test_every_public_name_has_an_example_and_sections(name):
+    told = inspect.getdoc(getattr(hansa, name)) or ""
+    assert ">>> " in told
+    sections = {"Parameters", "Attributes", "Returns", "Examples"}
+    assert {line for line, under in itertools.pairwise(told.splitlines()) if re.fullmatch("-{4,}", under)} & sections

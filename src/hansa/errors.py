@@ -11,14 +11,30 @@ class HansaError(Exception):
 
     The text is for people. Programs read the attributes: nothing is ever decided by what stands in a text.
 
-    Attributes:
-        retry: whether the same command may succeed later although nobody changes a file: a peer was lost, a wait ended, a disk was
-            full. False where somebody must change a configuration, a table or a release first.
-        follows: whether an error of this kind only follows from what happened to another member, which can say more.
-        member: who is at fault or lost; empty where nobody is, or where it is one of `suspects`.
-        suspects: the members of whom one is at fault, or who are waited for, where it is not known which.
-        run: the run's id in hex; empty before there is one.
-        rule: the rule that was broken, in words. cure: what to do. Each is empty where only the text says it.
+    Attributes
+    ----------
+    retry : bool
+        Whether the same command may succeed later although nobody changes a file: a peer was lost, a wait ended, a disk was full. False
+        where somebody must change a configuration, a table or a release first.
+    follows : bool
+        Whether an error of this kind only follows from what happened to another member, which can say more.
+    member : str
+        Who is at fault or lost; empty where nobody is, or where it is one of `suspects`.
+    suspects : tuple of str
+        The members of whom one is at fault, or who are waited for, where it is not known which.
+    run : str
+        The run's id in hex; empty before there is one.
+    rule, cure : str
+        The rule that was broken, in words, and what to do. Each is empty where only the text says it.
+
+    Examples
+    --------
+    >>> from hansa import HansaError, parse_plan
+    >>> try:
+    ...     parse_plan("mode = 3")
+    ... except HansaError as error:
+    ...     print(type(error).__name__, error.retry, error.member == "")
+    PlanError False True
     """
 
     retry: bool = False
@@ -48,11 +64,30 @@ class HansaError(Exception):
 
 
 class DataError(HansaError):
-    """A table violates the schema: the text names file, row, column, what was expected and found."""
+    """A table violates the schema: the text names file, row, column, what was expected and found.
+
+    Examples
+    --------
+    >>> import pathlib
+    >>> from hansa import Schema, read_rows
+    >>> read_rows(pathlib.Path("no-such-table.csv"), Schema(("a",), "b"), label_kind="binary")
+    Traceback (most recent call last):
+        ...
+    hansa.errors.DataError: no-such-table.csv: ...
+    """
 
 
 class PlanError(HansaError):
-    """A plan, a member file or a parameter is wrong: the text names the key and what to write instead."""
+    """A plan, a member file or a parameter is wrong: the text names the key and what to write instead.
+
+    Examples
+    --------
+    >>> from hansa import parse_parameters
+    >>> parse_parameters({"max_dept": 3})
+    Traceback (most recent call last):
+        ...
+    hansa.errors.PlanError: ...max_depth...
+    """
 
 
 class IdentityError(HansaError):

@@ -71,6 +71,14 @@ class Member:
     together, alone : mapping of str to float or None
         Metrics of the common model, and of one trained on this party's rows only, on its own held-out rows; empty without any, None
         for a metric without a value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X, y = np.arange(80.0).reshape(40, 2), np.arange(40) % 2
+    >>> run = fit({"aurora": (X, y), "borealis": (X + 1, y)}, rounds=1, progress=False)
+    >>> run.members["aurora"].rows
+    40
     """
 
     rows: int
@@ -104,6 +112,14 @@ class Run:
         Everything that a coopetitive run revealed, and to whom; none in the other modes.
     warnings : tuple of str
         What the rows hold that is allowed but probably not meant.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X, y = np.arange(80.0).reshape(40, 2), np.arange(40) % 2
+    >>> run = fit({"aurora": (X, y), "borealis": (X + 1, y)}, rounds=2, progress=False)
+    >>> run.model.rounds, sorted(run.members)
+    (2, ['aurora', 'borealis'])
     """
 
     model: Model
@@ -526,6 +542,15 @@ def join(member_file: str | Path, on_event: OnEvent | None = None) -> Record:
     ------
     HansaError
         And its kinds: the run was refused or stopped; says by whom, why and what to do.
+
+    Examples
+    --------
+    A member whose file is not there hears so before anything is connected.
+
+    >>> join("aurora.toml", on_event=print)
+    Traceback (most recent call last):
+        ...
+    hansa.errors.PlanError: aurora.toml: cannot be read...
     """
     from hansa.node.config import read_member_file
     from hansa.node.run import run as run_member

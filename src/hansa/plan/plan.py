@@ -195,24 +195,54 @@ class Release:
 class Plan:
     """What the members agreed on. Public to all of them.
 
-    Attributes:
-        name: of the run, for people.
-        mode: one of `MODES`.
-        aggregator: the member that sums and finds splits; empty in coopetitive mode.
-        parties: the members that hold rows, sorted.
-        receivers: the members that get the model file, sorted.
-        minimum_parties: the run does not start with fewer parties.
-        schema: the columns of every party's table.
-        parameters: how to grow the trees.
-        min_cell_rows: a cell of so many pooled rows or fewer is not split further when cuts are searched.
-        min_child_rows: no split makes a node of fewer pooled rows.
-        dominance: whether a cell or child must hold its minimum without its largest contributor.
-        verify_counts: one of `VERIFY_COUNTS`.
-        evaluation_fraction: share of each party's rows that is held out; 0 for none.
-        coopetitive: in that mode, else None.
-        min_party_rows: in the protected modes, rows that each of at least three parties (two where every party's policy allows
-            it) must have in training, among held-out rows and of each class where sums tell classes apart.
-        release: what the model tells of its leaves.
+    Attributes
+    ----------
+    name : str
+        Of the run, for people.
+    mode : {"federated", "secure-aggregation", "coopetitive"}
+        How the parties' sums or rows are kept from others.
+    aggregator : str
+        The member that sums and finds splits; empty in coopetitive mode.
+    parties, receivers : tuple of str
+        The members that hold rows, and those that get the model file; sorted.
+    minimum_parties : int
+        The run does not start with fewer parties.
+    schema : Schema
+        The columns of every party's table.
+    parameters : Parameters
+        How to grow the trees.
+    min_cell_rows : int
+        A cell of so many pooled rows or fewer is not split further when cuts are searched.
+    evaluation_fraction : float
+        Share of each party's rows that is held out; 0 for none.
+    min_child_rows : int
+        No split makes a node of fewer pooled rows.
+    dominance : bool
+        Whether a cell or child must hold its minimum without its largest contributor.
+    verify_counts : {"off", "tree", "after", "before"}
+        When every party opens and checks the row counts of cells and nodes.
+    coopetitive : Coopetitive or None
+        What only a coopetitive plan says.
+    min_party_rows : int
+        In the masked and the coopetitive mode: rows that each of at least three parties (two where every party's policy allows it) must
+        have in training, among held-out rows and of each class where sums tell classes apart.
+    release : Release
+        What the model tells of its leaves.
+
+    Raises
+    ------
+    PlanError
+        Two keys do not go together, or a value is out of range.
+
+    Examples
+    --------
+    >>> from hansa import Plan, Schema, parse_parameters
+    >>> plan = Plan(
+    ...     name="cells", mode="federated", aggregator="hub", parties=("borealis", "aurora"), receivers=("aurora",),
+    ...     minimum_parties=2, schema=Schema(("rsrp", "load"), "sleeping"), parameters=parse_parameters({"rounds": 10}),
+    ... )
+    >>> plan.parties, plan.members
+    (('aurora', 'borealis'), ('aurora', 'borealis', 'hub'))
     """
 
     name: str

@@ -117,12 +117,65 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def parse_plan(text: str, where: str = "plan") -> Plan:
-    """Read a plan. Raises PlanError naming `where`, the key, what was found and expected, and the cure."""
+    """Read a plan.
+
+    Parameters
+    ----------
+    text : str
+        TOML, as a plan file holds it.
+    where : str
+        What errors call it.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    PlanError
+        Naming `where`, the key, what was found and expected, and the cure.
+
+    Examples
+    --------
+    >>> from hansa import Plan, Schema, parse_parameters, write_plan
+    >>> text = write_plan(Plan(
+    ...     name="cells", mode="federated", aggregator="hub", parties=("aurora", "borealis"), receivers=("aurora",),
+    ...     minimum_parties=2, schema=Schema(("rsrp", "load"), "sleeping"), parameters=parse_parameters({"rounds": 10}),
+    ... ))
+    >>> parse_plan(text).parameters.rounds
+    10
+    >>> parse_plan(text.replace("receivers", "recievers"))
+    Traceback (most recent call last):
+        ...
+    hansa.errors.PlanError: plan: ...
+    """
     return _plan_of(parse_toml(text, where, PlanError), where)
 
 
 def read_plan(path: Path) -> Plan:
-    """Read a plan file. Raises PlanError naming file, key, what was found and expected, and the cure."""
+    """Read a plan file.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The TOML file that all members agreed on.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    PlanError
+        Naming file, key, what was found and expected, and the cure.
+
+    Examples
+    --------
+    >>> read_plan(Path("no-such-plan.toml"))
+    Traceback (most recent call last):
+        ...
+    hansa.errors.PlanError: no-such-plan.toml: cannot be read...
+    """
     return _plan_of(read_toml(path, PlanError, "name the plan file that all members agreed on"), str(path))
 
 

@@ -10,7 +10,27 @@ from hansa.toml import write_toml
 
 
 def write_plan(plan: Plan) -> str:
-    """The plan as TOML text that `parse_plan` reads back to an equal plan. Defaults are written out."""
+    """The plan as TOML text that `parse_plan` reads back to an equal plan. Defaults are written out.
+
+    Parameters
+    ----------
+    plan : Plan
+
+    Returns
+    -------
+    str
+        TOML, which any member may keep as a file: layout does not count for the digest.
+
+    Examples
+    --------
+    >>> from hansa import Plan, Schema, parse_parameters, parse_plan
+    >>> plan = Plan(
+    ...     name="cells", mode="federated", aggregator="hub", parties=("aurora", "borealis"), receivers=("aurora",),
+    ...     minimum_parties=2, schema=Schema(("rsrp", "load"), "sleeping"), parameters=parse_parameters({"rounds": 10}),
+    ... )
+    >>> parse_plan(write_plan(plan)).digest() == plan.digest()
+    True
+    """
     more = plan.coopetitive
     document: dict[str, Any] = {
         "name": plan.name,
