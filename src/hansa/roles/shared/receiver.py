@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hansa.errors import ProtocolError
+from hansa.errors import ProtocolError, blaming
 from hansa.mpc.ring import words_for
 from hansa.oblivious.candidates import ONLY_MISSING
 from hansa.oblivious.release import PlainTree, TreeMessage, open_tree
@@ -142,7 +142,8 @@ class Receiver:
         for number in range(self._count):
             shares = {index: self._trees[server][number] for index, server in enumerate(self._plan.servers)}
             statistics = None if start.statistics is None else start.statistics[number % self._outputs]
-            plain = open_tree(start.candidates, start.settings.max_depth, shares, statistics)
+            with blaming(*self._plan.servers):
+                plain = open_tree(start.candidates, start.settings.max_depth, shares, statistics)
             trees.append(tree_of(start, plain, scale))
         ensemble = Ensemble(
             objective=start.plan.parameters.objective,
