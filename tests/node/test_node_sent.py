@@ -10,7 +10,7 @@ import pytest
 
 from hansa.node.in_process import train_in_process
 from hansa.node.sent import sent_under
-from hansa.protocol.messages import Contribution, ShareCounts, ShareRows, VouchRows, decode
+from hansa.protocol.messages import SETUP, Contribution, ShareCounts, ShareRows, VouchRows, decode
 from made_tables import NAMES, plan, spread, table
 from shares import SharedTalk, shared_plan, shared_tables
 
@@ -37,6 +37,7 @@ class Listening:
     def __init__(self, party: str) -> None:
         self._party = party
         self.sent: dict[tuple[int, int, str], int] = defaultdict(int)
+        self.counts: dict[tuple[str, int, int], int] = defaultdict(int)
 
     def around(self, hub):
         self._hub = hub
@@ -45,6 +46,11 @@ class Listening:
     def receive(self, timeout=None):
         member, frame = self._hub.receive(timeout)
         message = decode(member, bytes(frame))
+        if member == self._party and isinstance(message, VouchRows):
+            what = "cells" if message.tree == SETUP else "nodes"
+            self.counts[what, message.tree, message.step if message.tree == SETUP else 0] += len(message.words) + len(
+                message.tags
+            )
         if isinstance(message, VouchRows):
             message = message.then
         if member == self._party and isinstance(message, Contribution):
@@ -88,6 +94,21 @@ def test_sums_are_as_large_as_the_report_says(mode: str, weighted: bool):
             assert size == said[what], (quantity, size)
         seen.add(what)
     assert seen == set(said) - {"number of rows, and of held-out rows"}
+
+
+@pytest.mark.parametrize("when", ["tree", "after", "before"])
+def test_row_counts_are_as_large_as_the_report_says(when: str):
+    given = replace(plan(PARTIES, mode="secure-aggregation", max_bin=16), verify_counts=when)
+    hub = Listening("borealis")
+    train_in_process(given, spread(table(600), np.arange(600) % 3), wrap=hub.around)
+    told = {
+        kind.what.split(" in the ")[1].split()[0]: kind.bytes_at_most
+        for kind in sent_under(given)
+        if "masked" in kind.what
+    }
+    assert {what for what, _, _ in hub.counts} == set(told) == {"cells", "nodes"}
+    assert all(0 < size <= told[what] for (what, _, _), size in hub.counts.items())
+    assert max(size for (what, _, _), size in hub.counts.items() if what == "nodes") >= told["nodes"] / 2
 
 
 def shares_of(talk_plan, tables, **options) -> tuple[list[int], dict[str, int]]:

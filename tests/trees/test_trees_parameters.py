@@ -304,7 +304,7 @@ def test_every_parameter_can_be_given_and_is_described():
     assert tuple(values) == NAMES
     assert parse_parameters(values) == Parameters()
     for name in NAMES:
-        assert re.search(rf"\b{name}_?[:,]", Parameters.__doc__), name
+        assert re.search(rf"\b{name}_?\s*[:,]", Parameters.__doc__), name
 
 
 @pytest.mark.parametrize("objective", METRICS)

@@ -10,11 +10,12 @@ from hansa.data.quantiles import FIRST_BITS, REFINEMENTS, STEP_BITS
 from hansa.oblivious.quantile_search import MOST_REQUESTS, PROBES
 from hansa.oblivious.shared_rows import RowShares, share_rows
 from hansa.oblivious.shared_vectors import share_vector
-from hansa.plan import COOPETITIVE, Plan
+from hansa.plan import COOPETITIVE, MASKED, Plan
 from hansa.roles.shared.sharing import n_label_sums, plain_scale, plan_cuts, widest_candidates
 from hansa.roles.summed.aggregator import TOTALS
 from hansa.roles.summed.statistics import EXPONENTS, LABEL_SUMS
 from hansa.secure.prg import preferred_algorithm
+from hansa.secure.vouching import VOUCH_BYTES
 from hansa.trees.metrics import sums_length
 
 SUM = np.dtype(np.int64).itemsize
@@ -65,6 +66,15 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
         sent += [
             SentKind(f"sums for {name} on held-out rows", sums_length(name) * SUM, "per tree")
             for name in parameters.metrics
+        ]
+    if plan.mode == MASKED and plan.verify_counts != "off":
+        # Behind the counts come a zero word and, for each other party, a proof that they are this party's.
+        more = SUM + VOUCH_BYTES * (len(plan.parties) - 1)
+        cells, children = features * 4 * parameters.max_bin, 2 ** (parameters.max_depth + 1) - 2
+        messages = 1 if plan.verify_counts == "tree" else parameters.max_depth
+        sent += [
+            SentKind("masked numbers of rows in the cells that are parted", cells * SUM + more, refined),
+            SentKind("masked numbers of rows in the nodes of the tree", children * SUM + messages * more, "per tree"),
         ]
     return tuple(sent)
 
