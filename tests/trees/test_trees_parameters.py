@@ -10,7 +10,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import xgboost
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -189,6 +189,9 @@ def test_numpys_numbers_are_numbers():
 
 
 @given(st.sampled_from([*NAMES, *ALIASES, *WITHOUT_EFFECT]), ODD)
+@example("histogram_bits", np.arange(3))
+@example("objective", np.arange(3))
+@example("scale_pos_weight", np.arange(3))
 def test_a_value_of_any_kind_is_taken_or_refused_by_name(name, value):
     try:
         parse_parameters({name: value})

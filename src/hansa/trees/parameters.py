@@ -330,7 +330,7 @@ def _check(name: str, value: Any) -> Any:
         case "seed":
             return _integer(name, value, 0, 2**63 - 1)
         case "histogram_bits":
-            if value == "auto" and isinstance(value, str):
+            if isinstance(value, str) and value == "auto":
                 return value
             if not any(_is_same(value, bits) for bits in (32, 64)):
                 raise _refuse(name, value, '"auto", 32 or 64')
