@@ -84,7 +84,7 @@ class Network:
         self.open: list[TlsHub | TlsChannel | socket.socket] = []
 
     def hub(self, limits: HubLimits = LIMITS, **changes: object) -> TlsHub:
-        allowed = changes.pop("guests", None)
+        allowed = changes.pop("allowed", None)
         credentials = changes.pop("credentials", self.circle.credentials("hub"))
         hub = TlsHub.listen(
             credentials,  # type: ignore[arg-type]

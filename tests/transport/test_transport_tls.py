@@ -266,14 +266,14 @@ def test_closing_the_hub_delivers_what_waits(network):
 )
 def test_closing_the_hub_hangs_up_on_who_is_at_the_door(network, begun):
     hub = network.hub()
-    port, pending = hub.port, network.plain(hub)
-    pending.sendall(begun)
+    port, dialled = hub.port, network.plain(hub)
+    dialled.sendall(begun)
     with pytest.raises(TransportError, match="no frame"):
         hub.receive(0.05)
     assert len(hub._pending) == 1
     (pending,) = hub._pending.values()
     hub.close()
-    assert (pending.recv(1), pending.stream.fileno(), len(hub._pending)) == (b"", -1, 0)
+    assert (dialled.recv(1), pending.stream.fileno(), len(hub._pending)) == (b"", -1, 0)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=HANG_S)
 
