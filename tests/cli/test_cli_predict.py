@@ -125,3 +125,19 @@ def test_a_model_of_a_data_frame_scores_the_texts_that_it_was_trained_on(tmp_pat
     assert result.exit_code == 0, result.output
     written = duckdb.read_csv(str(out)).fetchnumpy()["prediction"]
     np.testing.assert_allclose(written, booster.predict(matrix), rtol=0, atol=1e-6)
+
+
+def test_a_folder_and_a_pattern_score_as_one_file_does_and_take_no_output(folder, tmp_path):
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for place, rows in enumerate(("LIMIT 50", "LIMIT 70 OFFSET 50")):
+        duckdb.sql(f"COPY (SELECT * FROM '{folder / 'cells.csv'}' {rows}) TO '{parts / f'{place}.parquet'}'")
+    one, other = tmp_path / "one.csv", tmp_path / "other.csv"
+    assert hansa("predict", folder / "model.json", folder / "cells.csv", "--save", one).exit_code == 0
+    for table in (parts, parts / "*.parquet", f"{parts}/[01].p*"):
+        result = hansa("predict", folder / "model.json", table, "--save", other)
+        assert result.exit_code == 0, result.output
+        assert other.read_bytes() == one.read_bytes()
+        within = hansa("predict", folder / "model.json", table, "--save", parts / "1.parquet")
+        assert_refused(within, "--save", "lies among the files of TABLE")
+    assert_refused(hansa("predict", folder / "model.json", parts / "x*", "--save", other), "no file that this pattern")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hansa.cli.option_types import Names, Objective, Range, RisingNumbers, Setting
+from hansa.cli.option_types import Names, Objective, Range, RisingNumbers, Setting, TablePath
 from hansa.cli.signals import Interrupted, interrupting
 from hansa.data.schema import DECIMAL_SIGNS
 from hansa.errors import HansaError
@@ -145,11 +145,11 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("train", type=EXISTING)
+@click.argument("train", type=TablePath())
 @click.option("--label", required=True, help="Column to predict.")
 @click.option("--party-column", required=True, help="Column that says whose each row is.")
 @click.option("--weight", help="Column of row weights.")
-@click.option("--test", type=EXISTING, help="Table of test rows.")
+@click.option("--test", type=TablePath(), help="Table of test rows.")
 @click.option("--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Share of rows that are held out for testing; 0.2 where no --test is given.")  # fmt: skip
 @click.option(
@@ -362,7 +362,7 @@ def _run(command: MemberCommand, member_file: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("plan", type=EXISTING)
-@click.argument("table", type=EXISTING)
+@click.argument("table", type=TablePath())
 @click.option("--member", type=EXISTING, help="A party's own file: check its policy, ledger and outputs too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check(plan: Path, table: Path, member: Path | None, as_json: bool) -> None:
@@ -378,7 +378,7 @@ def check(plan: Path, table: Path, member: Path | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("model", type=EXISTING)
-@click.argument("table", type=EXISTING)
+@click.argument("table", type=TablePath())
 @click.option("--save", type=PATH, required=True, help="Where to write the predictions: .csv or .parquet.")
 @click.option("--margin", is_flag=True, help="Margins instead of probabilities.")
 @click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True,

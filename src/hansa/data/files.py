@@ -17,16 +17,18 @@ import re
 import shutil
 import stat
 import zlib
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import chain, zip_longest
+from itertools import accumulate, chain, zip_longest
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar, cast
 
 import duckdb
 
+from hansa.data.parts import PARQUET, parts_of
 from hansa.data.schema import Level
 from hansa.errors import DataError
 
@@ -81,6 +83,19 @@ _OTHER_FORMATS = {
 """What a file that should be text may begin with, and the cure."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of the files of a table.
+
+    Attributes:
+        file: its path, as errors name it.
+        first_row: of the table, from 0, that this file holds.
+    """
+
+    file: str
+    first_row: int
+
+
 @dataclass(frozen=True, eq=False)
 class OpenTable:
     """An open table.
@@ -91,8 +106,9 @@ class OpenTable:
         types: DuckDB's; of a CSV file all VARCHAR.
         connection: its own; `relation` stands after FROM and has the columns c0, c1, ...; `parameters` fill its marks.
         odd: whether a text may hold `_` or `+-`, which DuckDB takes for parts of a number.
-        handle: the open file, closed with the connection by `with`.
+        handle: the open file, or files, closed with the connection by `with`.
         explain: says in our own words what is wrong with a file that DuckDB refused.
+        parts: the files of a table that has several, in the order of their rows.
     """
 
     file: str
@@ -100,10 +116,11 @@ class OpenTable:
     types: tuple[str, ...]
     connection: duckdb.DuckDBPyConnection
     relation: str
-    parameters: tuple[str, ...]
-    handle: IO[bytes]
+    parameters: tuple[Any, ...]
+    handle: IO[bytes] | ExitStack
     explain: Callable[[], str | None] = lambda: None
     odd: bool = True
+    parts: tuple[Part, ...] = ()
 
     def __enter__(self) -> OpenTable:
         return self
@@ -117,6 +134,14 @@ class OpenTable:
         """The columns whose name no other one has, by name."""
         counts = Counter(self.names)
         return {name: place for place, name in enumerate(self.names) if counts[name] == 1}
+
+    def place(self, row: int) -> tuple[str, int]:
+        """Where a row (from 0) stands, for an error: its file, and its number there, from 1."""
+        if not self.parts:
+            return self.file, row + 1
+        # Of a file without rows the next one has the same first row, and stands behind it.
+        part = self.parts[bisect_right([part.first_row for part in self.parts], row) - 1]
+        return part.file, row - part.first_row + 1
 
     def cells(self, places: Sequence[tuple[int, int]]) -> list[str | None]:
         """Cells as texts, None where missing, by column and row, both from 0."""
@@ -164,8 +189,15 @@ def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 
 
 def open_table(path: str | Path) -> OpenTable:
-    """Open a table. Raises DataError: there is no such file, its ending is not known, or it is not what its ending says."""
+    """Open a table: a file, or a folder or a pattern of Parquet files.
+
+    Raises DataError: there is no such file, its ending is not known, it is not what its ending says, or the files of a table are not
+    alike.
+    """
     path = Path(path)
+    parts = parts_of(path)
+    if parts is not None:
+        return _open_parts(path, parts)
     _check_file(path)
     opener = _OPENERS.get(_ending(path))
     if opener is None:
@@ -193,10 +225,7 @@ def _check_file(path: Path) -> None:
         if stat.S_ISREG(mode):
             path.open("rb").close()
             return
-        if stat.S_ISDIR(mode):
-            found, cure = "a folder", "name one file; join the parts of a table first"
-        else:
-            found, cure = "a pipe or a device", "write the table into a file first"
+        found, cure = "a pipe or a device", "write the table into a file first"
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -223,16 +252,17 @@ def _reason(error: Exception) -> str:
     return " ".join(re.sub(r"(?:[Ff]ile )?[\"']?/proc/self/fd/\d+[\"']?", "the file", text).split())
 
 
-def connect(path: Path | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB of its own that loads no extension, and from version 1.2 on reaches no file but `path`. Its settings are locked."""
+def connect(*paths: Path) -> duckdb.DuckDBPyConnection:
+    """A DuckDB of its own that loads no extension, and from version 1.2 on reaches no file but `paths`. Its settings are locked."""
     connection = duckdb.connect(
         ":memory:", config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
     )
-    reachable = path is None
-    if path is not None:
+    reachable = not paths
+    if paths:
         try:
             # Within a list literal a quote is written twice.
-            connection.execute("SET allowed_paths = ['" + str(path).replace("'", "''") + "']")
+            quoted = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
+            connection.execute(f"SET allowed_paths = [{quoted}]")
             reachable = True
         except duckdb.CatalogException:
             pass  # DuckDB 1.1
@@ -458,11 +488,97 @@ def _fault_of_csv(path: Path, packed: bool, delimiter: str, n_columns: int) -> s
 def _open_parquet(path: Path, handle: IO[bytes]) -> OpenTable:
     source = _descriptor(handle)
     connection = connect(Path(source))
+    names, types = _parquet_columns(connection, source, path)
+    relation = f"read_parquet(?, hive_partitioning = false) AS t({_aliases(len(names))})"
+    return OpenTable(str(path), names, types, connection, relation, (source,), handle)
+
+
+def _open_parts(path: Path, parts: Sequence[Path]) -> OpenTable:
+    """Open several Parquet files as one table. The first one says which columns there are."""
+    with ExitStack() as handles:
+        sources = []
+        for part in parts:
+            _check_file(part)
+            try:
+                sources.append(_descriptor(handles.enter_context(part.open("rb"))))
+            except OSError as error:
+                raise _unreadable(str(part), _reason(error), "write the table into fewer files") from error
+        connection = connect(*map(Path, sources))
+        handles.callback(connection.close)
+        counts, first = [], None
+        for part, source in zip(parts, sources, strict=True):
+            try:
+                names, types = _parquet_columns(connection, source, part)
+                (rows,) = connection.execute("SELECT num_rows FROM parquet_file_metadata(?)", [source]).fetchall()[0]
+            except duckdb.Error as error:
+                raise _unreadable(str(part), _reason(error)) from error
+            first = first or (part, names, types)
+            _check_alike(part, names, types, *first)
+            counts.append(rows)
+        assert first is not None
+        _, names, types = first
+        relation = f"read_parquet(?, hive_partitioning = false) AS t({_aliases(len(names))})"
+        starts = accumulate(counts[:-1], initial=0)
+        return OpenTable(
+            str(path),
+            names,
+            types,
+            connection,
+            relation,
+            (sources,),
+            handles.pop_all(),
+            lambda: _fault_of_parts(connection, parts, sources),
+            parts=tuple(Part(str(part), start) for part, start in zip(parts, starts, strict=True)),
+        )
+
+
+def _check_alike(
+    part: Path,
+    names: tuple[str, ...],
+    types: tuple[str, ...],
+    first: Path,
+    first_names: tuple[str, ...],
+    first_types: tuple[str, ...],
+) -> None:
+    """Refuse a file whose columns are not those of the first file. Raises DataError."""
+    cure = "write all files of a table alike"
+    for name in first_names:
+        if name not in names:
+            raise DataError(f"{part}: expected the column {name!r}, as in {first}, found none of this name; {cure}")
+    for name in names:
+        if name not in first_names:
+            raise DataError(f"{part}, column {name!r}: expected only the columns of {first}, found one more; {cure}")
+    for place, (name, expected) in enumerate(zip_longest(names, first_names), 1):
+        if name != expected:
+            raise DataError(
+                f"{part}, column {place}: expected {expected!r}, as in {first}, found {name!r}; "
+                "write the columns of all files in one order"
+            )
+    for name, kind, expected in zip(names, types, first_types, strict=True):
+        if kind != expected:
+            raise DataError(
+                f"{part}, column {name!r}: expected the type {expected:.60}, as in {first}, found {kind:.60}; {cure}"
+            )
+
+
+def _fault_of_parts(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path], sources: Sequence[str]) -> str | None:
+    """Which file of a table it is that DuckDB cannot read, and why. None where each can be read by itself."""
+    for part, source in zip(parts, sources, strict=True):
+        try:
+            connection.execute("SELECT max(hash(t)) FROM read_parquet(?, hive_partitioning = false) AS t", [source])
+        except duckdb.Error as error:
+            return f"{part.name}: {_reason(error)}"
+    return None
+
+
+def _parquet_columns(
+    connection: duckdb.DuckDBPyConnection, source: str, path: Path
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names as written, and DuckDB's types."""
     names = _parquet_names(connection, source, path)
     relation = f"read_parquet(?, hive_partitioning = false) AS t({_aliases(len(names))})"
     described = connection.execute(f"DESCRIBE SELECT * FROM {relation}", [source]).fetchall()
-    types = tuple(str(row[1]) for row in described)
-    return OpenTable(str(path), names, types, connection, relation, (source,), handle)
+    return names, tuple(str(row[1]) for row in described)
 
 
 def _parquet_names(connection: duckdb.DuckDBPyConnection, source: str, path: Path) -> tuple[str, ...]:
@@ -528,8 +644,7 @@ _OPENERS: dict[str, Callable[[Path, IO[bytes]], OpenTable]] = {
     ".tsv.gz": _open_csv,
     ".txt": _open_csv,
     ".txt.gz": _open_csv,
-    ".parquet": _open_parquet,
-    ".pq": _open_parquet,
+    **dict.fromkeys(PARQUET, _open_parquet),
     ".arrow": _open_arrow,
     ".feather": _open_arrow,
 }

@@ -8,7 +8,7 @@ A member's own file:
     hub = "127.0.0.1:7465"              # where the aggregator or hub listens (its own file) or is found (all others')
     proxy = "http://user@10.0.0.9:3128" # optional: dial through this HTTP proxy
     proxy_password_file = "proxy.pass"  # optional: its password
-    table = "north.csv"                 # a party's rows
+    table = "north.csv"                 # a party's rows; a folder or a pattern of Parquet files, too
     model = "north-model.json"          # where a receiver puts the model
     record = "north-record.json"        # optional: what this member sent and got
     transcript = "north-transcript"     # optional: folder for every frame that passed
