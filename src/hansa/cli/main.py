@@ -362,11 +362,14 @@ def _run(command: MemberCommand, member_file: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("plan", type=EXISTING)
-@click.argument("table", type=TablePath())
+@click.argument("table", type=TablePath(), required=False)
 @click.option("--member", type=EXISTING, help="A party's own file: check its policy, ledger and outputs too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def check(plan: Path, table: Path, member: Path | None, as_json: bool) -> None:
-    """Say what a party with TABLE would send under PLAN, who can read it, and where the table departs from the plan's schema."""
+def check(plan: Path, table: Path | None, member: Path | None, as_json: bool) -> None:
+    """Say what a party with TABLE would send under PLAN, who can read it, and where the table departs from the plan's schema.
+
+    Without TABLE it is the table or source of the party's own file (--member).
+    """
     from hansa.node.check import check_table
     from hansa.node.events import line_of
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import errno
 import gzip
+import io
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ from typing import IO, Any, Literal, TypeVar, cast
 import duckdb
 
 from hansa.data.parts import PARQUET, parts_of
+from hansa.data.query import Query, Source
 from hansa.data.schema import Level
 from hansa.errors import DataError
 
@@ -109,6 +111,7 @@ class OpenTable:
         handle: the open file, or files, closed with the connection by `with`.
         explain: says in our own words what is wrong with a file that DuckDB refused.
         parts: the files of a table that has several, in the order of their rows.
+        given: an Arrow table that `relation` names where it names no file.
     """
 
     file: str
@@ -121,6 +124,7 @@ class OpenTable:
     explain: Callable[[], str | None] = lambda: None
     odd: bool = True
     parts: tuple[Part, ...] = ()
+    given: Any = None
 
     def __enter__(self) -> OpenTable:
         return self
@@ -128,6 +132,11 @@ class OpenTable:
     def __exit__(self, *_: object) -> None:
         self.connection.close()
         self.handle.close()
+
+    @property
+    def is_csv(self) -> bool:
+        """Whether DuckDB reads this table from a CSV file."""
+        return self.relation.startswith("read_csv(")
 
     @property
     def places(self) -> dict[str, int]:
@@ -188,12 +197,21 @@ def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         yield items[start : start + size]
 
 
-def open_table(path: str | Path) -> OpenTable:
-    """Open a table: a file, or a folder or a pattern of Parquet files.
+def open_table(source: Source) -> OpenTable:
+    """Open a table: a file, a folder or a pattern of Parquet files, or what a query finds.
 
-    Raises DataError: there is no such file, its ending is not known, it is not what its ending says, or the files of a table are not
-    alike.
+    Raises DataError: there is no such file, its ending is not known, it is not what its ending says, the files of a table are not
+    alike, or the query is not one that reads the named files only.
     """
+    if isinstance(source, Query):
+        return _open_query(source)
+    table = _open_path(source)
+    # A wide table of texts is scanned once.
+    return table.in_memory() if table.is_csv and len(table.names) > WIDE else table
+
+
+def _open_path(path: str | Path) -> OpenTable:
+    """Open a file, or a folder or a pattern of Parquet files."""
     path = Path(path)
     parts = parts_of(path)
     if parts is not None:
@@ -246,7 +264,7 @@ def _unreadable(file: str, reason: str, cure: str = REPAIR) -> DataError:
 
 
 def _reason(error: Exception) -> str:
-    text = re.split(r"Possible fixes|Possible Solution|LINE 1:", str(error))[0]
+    text = re.split(r"Possible fixes|Possible [Ss]olution|LINE 1:", str(error))[0]
     echo = r"Original Line: .*?(?=Maximum line|Expected|Value with|Invalid unicode|$)"
     text = re.sub(echo, "", text, flags=re.DOTALL)[:LONGEST_REASON]
     return " ".join(re.sub(r"(?:[Ff]ile )?[\"']?/proc/self/fd/\d+[\"']?", "the file", text).split())
@@ -254,9 +272,7 @@ def _reason(error: Exception) -> str:
 
 def connect(*paths: Path) -> duckdb.DuckDBPyConnection:
     """A DuckDB of its own that loads no extension, and from version 1.2 on reaches no file but `paths`. Its settings are locked."""
-    connection = duckdb.connect(
-        ":memory:", config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
-    )
+    connection = _connect()
     reachable = not paths
     if paths:
         try:
@@ -270,6 +286,13 @@ def connect(*paths: Path) -> duckdb.DuckDBPyConnection:
         connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def _connect() -> duckdb.DuckDBPyConnection:
+    """A DuckDB of its own that loads no extension; what it reaches is not limited yet."""
+    return duckdb.connect(
+        ":memory:", config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+    )
 
 
 @contextmanager
@@ -325,7 +348,7 @@ def _open_csv(path: Path, handle: IO[bytes]) -> OpenTable:
         "hive_partitioning = false)"
     )
     source = _descriptor(handle)
-    table = OpenTable(
+    return OpenTable(
         str(path),
         names,
         ("VARCHAR",) * len(names),
@@ -336,7 +359,6 @@ def _open_csv(path: Path, handle: IO[bytes]) -> OpenTable:
         lambda: _fault_of_csv(path, packed, delimiter, len(names)),
         odd,
     )
-    return table if len(names) <= WIDE else table.in_memory()
 
 
 def _open_bytes(path: Path, packed: bool) -> IO[bytes]:
@@ -623,7 +645,7 @@ def _open_arrow(path: Path, handle: IO[bytes]) -> OpenTable:
     connection.register("arrow_table", table)
     described = connection.execute("DESCRIBE SELECT * FROM arrow_table").fetchall()
     types = tuple(str(row[1]) for row in described)
-    return OpenTable(str(path), names, types, connection, "arrow_table", (), handle)
+    return OpenTable(str(path), names, types, connection, "arrow_table", (), handle, given=table)
 
 
 def _readable(kind: Any, pa: Any) -> Any:
@@ -635,6 +657,122 @@ def _readable(kind: Any, pa: Any) -> Any:
     if pa.types.is_decimal256(kind):
         return pa.float64()
     return kind
+
+
+# --- queries -----------------------------------------------------------------------------------------------
+
+_RESULT = "result_of_query"
+"""The schema of DuckDB in which the result lies, apart from the tables that the query reads."""
+
+
+def _open_query(query: Query) -> OpenTable:
+    """Run a query over its files, and open what it finds.
+
+    The files are read before, by the rules of `open_table`, and only our own statements run until then. After that DuckDB reaches
+    no file and no variable of this process, and its settings are locked: the query finds nothing but these tables.
+    """
+    connection = _connect()
+    try:
+        statement = _one_statement(connection, query)
+        _check_table_names(query)
+        for name, path in query.files.items():
+            _copy_table(connection, name, path)
+        connection.execute(f"CREATE SCHEMA {_RESULT}")
+        connection.execute("SET python_enable_replacements = false")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        try:
+            described = connection.execute(f"DESCRIBE {statement}").fetchall()
+            connection.execute(f"CREATE TABLE {_RESULT}.cells AS {statement}")
+        except duckdb.PermissionException as error:
+            raise DataError(
+                f"{query.where}: expected a query that reads {_tables(query)}, found one that reads files by itself; "
+                "name each file in source.files"
+            ) from error
+        except duckdb.OutOfMemoryException as error:
+            raise DataError(
+                f"{query.where}: expected files and a result that fit in memory together, found too little of it ({_reason(error)}); "
+                "read fewer columns or rows"
+            ) from error
+        except duckdb.Error as error:
+            raise _bad_query(query, _reason(error)) from error
+    except BaseException:
+        connection.close()
+        raise
+    names, types = (tuple(str(row[place]) for row in described) for place in (0, 1))
+    relation = f"{_RESULT}.cells AS t({_aliases(len(names))})"
+    return OpenTable(f"the result of {query.where}", names, types, connection, relation, (), io.BytesIO())
+
+
+def _tables(query: Query) -> str:
+    return (
+        f"the tables {', '.join(map(repr, query.files))} only" if query.files else "no table (source.files names none)"
+    )
+
+
+def _bad_query(query: Query, found: str) -> DataError:
+    return DataError(
+        f"{query.where}: expected one SELECT statement of DuckDB's SQL that reads {_tables(query)}, found: {found}; mend the query"
+    )
+
+
+def _one_statement(connection: duckdb.DuckDBPyConnection, query: Query) -> str:
+    """The only statement of a query, which must be one that reads. Raises DataError."""
+    try:
+        statements = connection.extract_statements(query.sql)
+    except duckdb.Error as error:
+        raise _bad_query(query, _reason(error)) from error
+    if len(statements) != 1:
+        raise _bad_query(query, f"{len(statements)} statements")
+    (statement,) = statements
+    if statement.type == duckdb.StatementType.MULTI:
+        raise _bad_query(query, "a PIVOT without the list of its columns (write them after IN)")
+    if statement.type != duckdb.StatementType.SELECT:
+        raise _bad_query(query, f"a statement of the kind {statement.type.name}")
+    return str(statement.query)
+
+
+def _check_table_names(query: Query) -> None:
+    seen: dict[str, str] = {}
+    for name in query.files:
+        if not name or "\0" in name:
+            raise DataError(f"{query.where}: {name!r} names a file in source.files; expected a name for a table")
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise DataError(
+                f"{query.where}: {other!r} and {name!r} in source.files are one name in SQL, which does not tell A from a; rename one"
+            )
+
+
+def _copy_table(connection: duckdb.DuckDBPyConnection, name: str, path: Path) -> None:
+    """Read a file into a table of this name; the cells of a CSV file are texts there."""
+    with _open_path(path) as table:
+        seen: dict[str, str] = {}
+        for place, column in enumerate(table.names, 1):
+            if not column or "\0" in column:
+                raise DataError(f"{table.file}: column {place} has no name that SQL takes; name it, or drop it")
+            if column.lower() in seen:
+                raise DataError(
+                    f"{table.file}, column {column!r}: expected names that SQL tells apart (it does not tell A from a), found "
+                    f"{seen[column.lower()]!r} too; rename one of them"
+                )
+            seen[column.lower()] = column
+        if table.given is not None:
+            connection.register(table.relation, table.given)
+        columns = ", ".join(f"c{place} AS {_quoted(column)}" for place, column in enumerate(table.names))
+        try:
+            connection.execute(
+                f"CREATE TABLE {_quoted(name)} AS SELECT {columns} FROM {table.relation}", list(table.parameters)
+            )
+        except duckdb.Error as error:
+            raise _unreadable(table.file, table.explain() or _reason(error)) from error
+        if table.given is not None:
+            connection.unregister(table.relation)
+
+
+def _quoted(name: str) -> str:
+    """A name in SQL, whatever signs it holds."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 _OPENERS: dict[str, Callable[[Path, IO[bytes]], OpenTable]] = {

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from hansa.data.cells import disguise, is_numeric, is_text, number, word
 from hansa.data.files import OpenTable, open_table
+from hansa.data.query import Source
 from hansa.data.schema import MISSING_WORDS, Level, Schema
 from hansa.errors import DataError, PlanError
 
@@ -176,13 +176,14 @@ def _label_line(label: ColumnSummary, kind: LabelKind) -> str:
     return f"  label {label.name!r}: {label.minimum:g} to {label.maximum:g}, mean {label.mean:g}"
 
 
-def read_rows(path: str | Path, schema: Schema, *, label_kind: LabelKind) -> Rows:
+def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
     """Read a table that must have exactly the schema's columns, in any order.
 
     Parameters
     ----------
     path : path
-        A CSV, Parquet or Arrow file; or a folder of Parquet files, or a pattern such as "parts/*.parquet".
+        A CSV, Parquet or Arrow file; or a folder of Parquet files, or a pattern such as "parts/*.parquet"; or a query
+        (`hansa.data.query.Query`).
     schema : Schema
     label_kind : {"binary", "numeric"} or int
         "binary" takes labels 0 and 1 (true and false) only, "numeric" any finite number, K whole numbers below K.
@@ -233,7 +234,7 @@ def _numeric(schema: Schema, columns: Mapping[str, Column]) -> list[str]:
     return [name for name in schema.columns if name in columns and name not in levels]
 
 
-def check_rows(path: str | Path, schema: Schema, *, label_kind: LabelKind) -> CheckReport:
+def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckReport:
     """Say where a table violates the schema, and what it holds. Never raises for what is in the file.
 
     Parameters

@@ -9,6 +9,8 @@ A member's own file:
     proxy = "http://user@10.0.0.9:3128" # optional: dial through this HTTP proxy
     proxy_password_file = "proxy.pass"  # optional: its password
     table = "north.csv"                 # a party's rows; a folder or a pattern of Parquet files, too
+    source = { query = "SELECT ...", files = { cells = "cells.csv" } }
+                                        # in place of table: a query over this party's own files
     model = "north-model.json"          # where a receiver puts the model
     record = "north-record.json"        # optional: what this member sent and got
     transcript = "north-transcript"     # optional: folder for every frame that passed
@@ -42,6 +44,7 @@ from msgspec import Meta
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, load_identity
 from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy
+from hansa.data.query import Query
 from hansa.declared import SECRET, decode
 from hansa.errors import IdentityError, PlanError
 from hansa.files import read_text
@@ -78,6 +81,13 @@ Megabytes = Annotated[
 ]
 
 
+class SourceDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table [source]."""
+
+    query: str
+    files: dict[str, FilePath] = {}
+
+
 class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A member's file as it is written: every key with its type and default. What they mean stands above."""
 
@@ -88,6 +98,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     proxy: ProxyUrl | None = None
     proxy_password_file: FilePath | None = None
     table: FilePath | None = None
+    source: SourceDocument | None = None
     model: FilePath | None = None
     record: FilePath | None = None
     transcript: FilePath | None = None
@@ -114,7 +125,8 @@ class MemberFile:
         plan, members, identity: what the files it names hold. folder: of the identity's files.
         plan_path, members_path: where plan and members stand.
         host, port: of the hub. proxy: to dial through, or None.
-        table, model, record, transcript, ledger: paths, None where the file does not give them.
+        table: where this party's rows are: a path, or a query; None where the file gives neither table nor source.
+        model, record, transcript, ledger: paths, None where the file does not give them.
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
             after which a member that is no server gives up, or None for never. memory_limit: bytes for a server's shares, or None.
@@ -132,7 +144,7 @@ class MemberFile:
     folder: Path
     host: str
     port: int
-    table: Path | None
+    table: Path | Query | None
     model: Path | None
     record: Path | None
     transcript: Path | None
@@ -197,7 +209,7 @@ def read_member_file(path: Path) -> MemberFile:
         folder=folder,
         host=host,
         port=port,
-        table=at(document.table),
+        table=_source(document, path),
         model=at(document.model),
         record=at(document.record),
         transcript=at(document.transcript),
@@ -212,6 +224,18 @@ def read_member_file(path: Path) -> MemberFile:
         proxy=_proxy(document, path),
         most_bytes_per_s=math.ceil((document.send_mbit or 0) * 1e6 / 8),
     )
+
+
+def _source(document: MemberDocument, path: Path) -> Path | Query | None:
+    """Where the rows are. Raises PlanError where table and source are both given."""
+    if document.source is None:
+        return None if document.table is None else path.parent / document.table
+    if document.table is not None:
+        raise PlanError(
+            f"{path}: table and source are both given; say where the rows are once, and leave the other out"
+        )
+    files = {name: path.parent / file for name, file in document.source.files.items()}
+    return Query(document.source.query, files, f"{path}, source.query")
 
 
 def _address(text: str, key: str, path: Path) -> tuple[str, int]:

@@ -137,7 +137,7 @@ def run_party(member: MemberFile, event: OnEvent, notify: Notify) -> PartyRecord
     plan, name = member.plan, member.identity.name
     if member.table is None:
         raise PlanError(
-            f"{member.path}: table is missing; name the file with this party's rows",
+            f"{member.path}: table is missing; name the file with this party's rows, or give a source",
             cure="name the file with this party's rows as table",
         )
     if name in plan.receivers and member.model is None:
