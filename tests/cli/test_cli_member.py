@@ -623,3 +623,32 @@ def test_a_source_is_refused_beside_a_table_with_an_unknown_key_and_as_an_output
         hansa("party", write_member(folder, PARTIES[0], 1, table=None, source=outside)),
         "expected a query that reads the tables 'loads', 'others' only, found one that reads files by itself",
     )
+
+
+def test_a_partys_own_column_is_not_read_and_stays_in_its_table(consortium: Consortium):
+    folder = consortium.folder
+    lines = (folder / f"{PARTIES[0]}.csv").read_text().splitlines()
+    (folder / f"{PARTIES[0]}.csv").write_text(
+        "\n".join([f"{lines[0]},cell", *(f"{line},secret-{i}" for i, line in enumerate(lines[1:]))]) + "\n"
+    )
+    plan, member = folder / "plan.toml", write_member(folder, PARTIES[0], 1, id="cell")
+    assert "fits the schema" in hansa("check", plan, "--member", member).stdout
+    assert "column 'cell': expected only" in hansa("check", plan, folder / f"{PARTIES[0]}.csv").stdout
+    hub, port = consortium.start_hub(transcript="frames")
+    parties = [
+        consortium.start_party(PARTIES[0], port, id="cell", transcript="frames"),
+        consortium.start_party(PARTIES[1], port),
+    ]
+    assert [party.end()[0] for party in parties] == [0, 0]
+    assert hub.end()[0] == 0
+    written = [*consortium.models(), *folder.glob("*-record.json"), *(folder / "frames").iterdir()]
+    assert len(written) == 7
+    assert not any(b"secret-" in path.read_bytes() for path in written)
+    out = folder / "scores.csv"
+    scored = hansa("predict", consortium.models()[0], folder / f"{PARTIES[0]}.csv", "--save", out, "--keep", "cell")
+    assert scored.exit_code == 0, scored.output
+    assert [line.split(",")[0] for line in out.read_text().splitlines()[1:]] == [f"secret-{i}" for i in range(60)]
+    assert_refused(
+        hansa("party", write_member(folder, PARTIES[0], 1, id="load")), "id is 'load', which the plan reads as a column"
+    )
+    assert_refused(hansa("party", write_member(folder, PARTIES[0], 1, id="")), "id is ''; expected a column's name")

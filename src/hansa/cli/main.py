@@ -384,16 +384,18 @@ def check(plan: Path, table: Path | None, member: Path | None, as_json: bool) ->
 @click.argument("table", type=TablePath())
 @click.option("--save", type=PATH, required=True, help="Where to write the predictions: .csv or .parquet.")
 @click.option("--margin", is_flag=True, help="Margins instead of probabilities.")
+@click.option("--keep", multiple=True, metavar="COLUMN",
+              help="A column of TABLE to write before the predictions, such as an id; repeatable.")  # fmt: skip
 @click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True,
               help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
 @long_running
-def predict(model: Path, table: Path, save: Path, margin: bool, decimal: str) -> None:
+def predict(model: Path, table: Path, save: Path, margin: bool, keep: tuple[str, ...], decimal: str) -> None:
     """Score the rows of TABLE with MODEL (a model file of Hansa or XGBoost, JSON or UBJSON)."""
     from hansa.node.files import warn
     from hansa.prediction import predict_table
 
     _check_outputs({"--save": save}, model=model, table=table)
-    written, warnings = predict_table(model, table, save, margin, decimal)
+    written, warnings = predict_table(model, table, save, margin, decimal, keep)
     warn(warnings)
     click.echo(printable(written))
 

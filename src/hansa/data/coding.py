@@ -216,6 +216,29 @@ def _check_roles(
             raise DataError(str(violation))
 
 
+def read_texts(path: Path, names: Sequence[str]) -> dict[str, tuple[npt.NDArray[np.object_], str]]:
+    """Columns of a table by name: every cell as the text that it is (None where there is none), and the type that gives it back.
+
+    Raises DataError where the table has no such column, or two.
+    """
+    if not names:
+        return {}
+    wanted = list(dict.fromkeys(names))
+    with open_table(path) as table:
+        _require(table, wanted, "which is to be kept")
+        for violation in repeated_columns(table):
+            raise DataError(str(violation))
+        places = table.places
+        texts = {}
+        for name, values in zip(wanted, table.fetch([f"c{places[name]}::VARCHAR" for name in wanted]), strict=True):
+            given = np.ma.asarray(values)
+            cells = np.array(given.data, object)
+            cells[np.ma.getmaskarray(given)] = None
+            kind = table.types[places[name]]
+            texts[name] = cells, "VARCHAR" if is_text(kind) else kind
+        return texts
+
+
 def _parties(table: OpenTable, name: str) -> npt.NDArray[np.object_]:
     texts = _texts(table, [name])[name]
     for place, text in enumerate(texts):

@@ -759,10 +759,10 @@ def _copy_table(connection: duckdb.DuckDBPyConnection, name: str, path: Path) ->
             seen[column.lower()] = column
         if table.given is not None:
             connection.register(table.relation, table.given)
-        columns = ", ".join(f"c{place} AS {_quoted(column)}" for place, column in enumerate(table.names))
+        columns = ", ".join(f"c{place} AS {quoted(column)}" for place, column in enumerate(table.names))
         try:
             connection.execute(
-                f"CREATE TABLE {_quoted(name)} AS SELECT {columns} FROM {table.relation}", list(table.parameters)
+                f"CREATE TABLE {quoted(name)} AS SELECT {columns} FROM {table.relation}", list(table.parameters)
             )
         except duckdb.Error as error:
             raise _unreadable(table.file, table.explain() or _reason(error)) from error
@@ -770,7 +770,7 @@ def _copy_table(connection: duckdb.DuckDBPyConnection, name: str, path: Path) ->
             connection.unregister(table.relation)
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     """A name in SQL, whatever signs it holds."""
     return '"' + name.replace('"', '""') + '"'
 

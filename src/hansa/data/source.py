@@ -177,7 +177,7 @@ def _label_line(label: ColumnSummary, kind: LabelKind) -> str:
 
 
 def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
-    """Read a table that must have exactly the schema's columns, in any order.
+    """Read a table that must have exactly the schema's columns, in any order, beside those that the schema ignores.
 
     Parameters
     ----------
@@ -382,10 +382,15 @@ def _column_violations(table: OpenTable, schema: Schema) -> Iterator[SchemaViola
     for name in dict.fromkeys(table.names):
         if name in repeated:
             yield repeated[name]
-        elif name not in wanted:
+        elif name not in wanted and name not in schema.ignore:
             expected = f"only the schema's columns {listed(schema.columns)}"
             yield SchemaViolation(
-                table.file, None, name, expected, "one more", "drop the column, or name it in the schema"
+                table.file,
+                None,
+                name,
+                expected,
+                "one more",
+                "drop the column, or name it in the schema (in `ignore` where it is not to be read)",
             )
 
 

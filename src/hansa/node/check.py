@@ -149,7 +149,7 @@ def check_table(plan_path: Path, table_path: Path | None, member_path: Path | No
         raise PlanError(
             f"{member_path or plan_path}: no table is named; name one behind the plan, or give --member a file with table or source"
         )
-    report = check_rows(source, plan.schema, label_kind=plan.parameters.label_kind)
+    report = check_rows(source, plan.schema if member is None else member.schema, label_kind=plan.parameters.label_kind)
     rules = None if member is None else _rules(member, source, report.ok)
     return TableCheck(plan, report, sent_under(plan), rules)
 
@@ -166,7 +166,7 @@ def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRu
     ]
     rules += member.policy.rules(plan)
     if plan.mode != "federated" and member.ledger is not None and member.ledger.exists() and readable:
-        rows = read_rows(source, plan.schema, label_kind=plan.parameters.label_kind)
+        rows = read_rows(source, member.schema, label_kind=plan.parameters.label_kind)
         met, text = True, f"these rows have met no other people, and not too often ({member.ledger})"
         try:
             ledger = Ledger(member.ledger)

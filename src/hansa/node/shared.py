@@ -183,7 +183,7 @@ def _rows_of(member: MemberFile) -> Rows | None:
     """The member's table, where it is a party."""
     if member.table is None:
         return None
-    rows = read_rows(member.table, member.plan.schema, label_kind=member.plan.parameters.label_kind)
+    rows = read_rows(member.table, member.schema, label_kind=member.plan.parameters.label_kind)
     warn(rows.warnings)
     return rows
 

@@ -152,7 +152,7 @@ def run_party(member: MemberFile, event: OnEvent, notify: Notify) -> PartyRecord
         )
     check_files(member, [name])
     with keeping(member.record, first_record(PartyRecord, member)) as record:
-        rows = read_rows(member.table, plan.schema, label_kind=plan.parameters.label_kind)
+        rows = read_rows(member.table, member.schema, label_kind=plan.parameters.label_kind)
         warn(rows.warnings)
         return _contribute(member, rows, event, notify, record)
 
