@@ -121,7 +121,7 @@ def check_outputs(
 
     Raises:
         OutputError: a folder is not there or cannot be written, the path is a folder, its disk is full, two outputs are one file,
-            or an output is an input.
+            or an output is an input, or lies in a folder that is one.
     """
     written = {what: path for what, path in outputs.items() if path is not None}
     for what, path in written.items():
@@ -136,6 +136,10 @@ def check_outputs(
         for name, read in inputs.items():
             if read is not None and _same(real, read):
                 raise OutputError(f"{what}: {path} is the same file as {name}, which is read; name another file")
+            if read is not None and _takes_in(read, real):
+                raise OutputError(
+                    f"{what}: {path} lies among the files of {name} {read}, which are read; name a file elsewhere"
+                )
         same = next((name for other, name in seen.items() if _same(real, other)), None)
         if same is not None:
             raise OutputError(f"{what}: {path} is the same file as {same}; name two files")
@@ -219,6 +223,16 @@ def _same(real: Path, other: Path) -> bool:
         return real.samefile(other)
     except OSError:
         return False  # one of them is not there
+
+
+def _takes_in(read: Path, real: Path) -> bool:
+    """Whether `read` is a folder, or a pattern of names, to which a file at `real` belongs, or would belong."""
+    try:
+        if read.is_dir():
+            return real.parent == Path(os.path.realpath(read))
+        return not read.exists() and real.match(os.path.realpath(read))
+    except (OSError, ValueError):
+        return False  # there is no such file
 
 
 def _named(path: Path, error: OSError | ValueError) -> OutputError:

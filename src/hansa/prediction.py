@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from hansa.data.coding import Coding, read_coded
-from hansa.data.files import writing_table
+from hansa.data.coding import Coding, read_coded, read_texts
+from hansa.data.files import quoted, writing_table
 from hansa.errors import DataError
 from hansa.files import read_whole, writing
 from hansa.node.cores import cores
@@ -30,13 +31,14 @@ def read_model(path: Path) -> Ensemble:
 
 
 def predict_table(
-    model_path: Path, table_path: Path, save: Path, margin: bool, decimal: str = "."
+    model_path: Path, table_path: Path, save: Path, margin: bool, decimal: str = ".", keep: Sequence[str] = ()
 ) -> tuple[str, list[str]]:
     """Score every row of a table; columns beyond the model's features are ignored. Returns a sentence for the terminal, and warnings.
 
-    The column is called prediction; those of a model with several outputs prediction_0, prediction_1 and so on. Categorical columns
-    hold levels, where the model tells them, and codes where it does not. A level that the model does not know is of no category. So do
-    text columns that a simulation coded; a text that the model does not know is a missing value there.
+    The columns of the table that `keep` names come first, as they are. That of scores is called prediction; those of a model with
+    several outputs prediction_0, prediction_1 and so on. Categorical columns hold levels, where the model tells them, and codes where
+    it does not. A level that the model does not know is of no category. So do text columns that a simulation coded; a text that the
+    model does not know is a missing value there.
 
     Raises DataError naming file and column where the table lacks a feature or a numeric one holds text.
     """
@@ -57,9 +59,15 @@ def predict_table(
     if ensemble.outputs > 1:
         columns = {f"prediction_{output}": np.ascontiguousarray(own) for output, own in enumerate(scores.T)}
     kind: Literal["csv", "parquet"] = "csv" if save.suffix.lower() == ".csv" else "parquet"
+    for name in keep:
+        if name in columns:
+            raise DataError(f"{table_path}: column {name!r} is to be kept beside predictions of this name; rename it")
+    kept = read_texts(table_path, keep)
+    texts = {f"k{place}": values for place, (values, _) in enumerate(kept.values())}
+    chosen = [f"CAST(k{place} AS {kind}) AS {quoted(name)}" for place, (name, (_, kind)) in enumerate(kept.items())]
     with writing(save) as partial, writing_table(partial, kind) as (connection, write):
-        connection.register("scores", columns)
-        write(f"SELECT {', '.join(columns)} FROM scores")
+        connection.register("scores", {**texts, **columns})
+        write(f"SELECT {', '.join([*chosen, *columns])} FROM scores")
     unknown = sum(read.unknown.values())
     noted = f"; {unknown} cells hold levels that the model does not know" if unknown else ""
     return f"{len(scores)} predictions written to {save}{noted}", [*read.warnings, *unknown_texts(read)]

@@ -99,7 +99,7 @@ def make_consortium(folder: Path, plan: str = PLAN) -> Path:
 
 
 def write_member(folder: Path, name: str, port: int, **changes: Any) -> Path:
-    """A member's own file; a change to None leaves its key out, `policy` is its table."""
+    """A member's own file; a change to None leaves its key out, `policy` and `source` are tables."""
     values: dict[str, Any] = {
         "plan": "plan.toml",
         "members": "members.toml",
@@ -114,7 +114,11 @@ def write_member(folder: Path, name: str, port: int, **changes: Any) -> Path:
     path = folder / f"{name}.toml"
     policy = kept.pop("policy", {})
     inner = ", ".join(f"{key} = {json.dumps(value)}" for key, value in policy.items())
+    source = kept.pop("source", None)
     lines = [*(f"{key} = {json.dumps(value)}" for key, value in kept.items()), f"policy = {{ {inner} }}"]
+    if source is not None:
+        lines += ["[source]", f"query = {json.dumps(source['query'])}", "[source.files]"]
+        lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in source["files"].items()]
     path.write_text("\n".join(lines) + "\n")
     return path
 

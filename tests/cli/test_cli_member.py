@@ -548,3 +548,107 @@ def test_a_number_that_no_clock_or_machine_has_is_refused_at_the_start(consortiu
     kept = [line for line in path.read_text().splitlines() if not line.startswith(key)]
     path.write_text("\n".join([*kept, f"{key} = {value}"]) + "\n")
     assert_refused(hansa("aggregator", path), f"{key} is ", "at most")
+
+
+# --- a query in place of a table ----------------------------------------------------------------------------
+
+JOINED = {
+    "query": "SELECT l.load, r.rsrp, r.alarms, l.fault FROM loads l JOIN others r ON l.site = r.id",
+    "files": {"loads": "loads.csv", "others": "others.csv"},
+}
+
+
+def split_columns(folder: Path, name: str) -> None:
+    """The columns of a party's table in two files, whose rows stand in different orders."""
+    header, *rows = [line.split(",") for line in (folder / f"{name}.csv").read_text().splitlines()]
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    site = [f"s{i}" for i in range(len(rows))]
+    write_table(folder / "loads.csv", {"site": site, "load": columns["load"], "fault": columns["fault"]})
+    write_table(folder / "others.csv", {"id": site[::-1], **{n: columns[n][::-1] for n in ("rsrp", "alarms")}})
+
+
+def test_a_party_whose_rows_come_from_a_query_trains_the_model_that_its_table_trains(consortium: Consortium):
+    folder = consortium.folder
+    models = []
+    split_columns(folder, PARTIES[0])
+    for changes in ({}, {"table": None, "source": JOINED}):
+        hub, port = consortium.start_hub()
+        parties = [consortium.start_party(PARTIES[0], port, **changes), consortium.start_party(PARTIES[1], port)]
+        assert [party.end()[0] for party in parties] == [0, 0]
+        assert hub.end()[0] == 0
+        models += [path.read_bytes() for path in consortium.models()]
+    assert len(models) == 4
+    assert len(set(models)) == 1
+    for kept in folder.glob("*-record.json"):
+        assert "SELECT" not in kept.read_text()
+
+
+def test_check_runs_the_query_of_a_partys_file(consortium: Consortium):
+    folder = consortium.folder
+    split_columns(folder, PARTIES[0])
+    plan, member = folder / "plan.toml", write_member(folder, PARTIES[0], 1, table=None, source=JOINED)
+    shown = hansa("check", plan, "--member", member)
+    assert shown.exit_code == 0, shown.output
+    assert f"the result of {member}, source.query: 60 rows, fits the schema" in shown.stdout
+    broken = JOINED | {"query": JOINED["query"].replace("l.load", "'7 GB' AS load")}
+    shown = hansa("check", plan, "--member", write_member(folder, PARTIES[0], 1, table=None, source=broken))
+    assert shown.exit_code == 1
+    assert "source.query, row 1, column 'load': expected a number" in shown.stdout
+    # A table of a member's file is checked in the same way, and one that is named comes first.
+    member = write_member(folder, PARTIES[0], 1)
+    assert f"{PARTIES[0]}.csv: 60 rows, fits the schema" in hansa("check", plan, "--member", member).stdout
+    assert "80 rows" in hansa("check", plan, folder / f"{PARTIES[1]}.csv", "--member", member).stdout
+    assert_refused(hansa("check", plan), "no table is named; name one behind the plan")
+    member = write_member(folder, PARTIES[0], 1, table=None)
+    assert_refused(hansa("check", plan, "--member", member), "no table is named; name one behind the plan")
+
+
+def test_a_source_is_refused_beside_a_table_with_an_unknown_key_and_as_an_output(consortium: Consortium):
+    folder = consortium.folder
+    split_columns(folder, PARTIES[0])
+    assert_refused(
+        hansa("party", write_member(folder, PARTIES[0], 1, source=JOINED)), "table and source are both given"
+    )
+    member = write_member(folder, PARTIES[0], 1, table=None, source=JOINED, record="loads.csv")
+    assert_refused(hansa("party", member), "record: ", "is the same file as source.files.loads, which is read")
+    path = write_member(folder, PARTIES[0], 1, table=None, source=JOINED)
+    path.write_text(path.read_text().replace("query =", "querry ="))
+    assert_refused(hansa("party", path), "[source]: key 'querry' (did you mean 'query'?) is not known")
+    wrong = {**JOINED, "files": {"loads": 3}}
+    assert_refused(
+        hansa("party", write_member(folder, PARTIES[0], 1, table=None, source=wrong)), "source.files.loads is 3"
+    )
+    outside = {**JOINED, "query": "SELECT * FROM read_csv('loads.csv')"}
+    assert_refused(
+        hansa("party", write_member(folder, PARTIES[0], 1, table=None, source=outside)),
+        "expected a query that reads the tables 'loads', 'others' only, found one that reads files by itself",
+    )
+
+
+def test_a_partys_own_column_is_not_read_and_stays_in_its_table(consortium: Consortium):
+    folder = consortium.folder
+    lines = (folder / f"{PARTIES[0]}.csv").read_text().splitlines()
+    (folder / f"{PARTIES[0]}.csv").write_text(
+        "\n".join([f"{lines[0]},cell", *(f"{line},secret-{i}" for i, line in enumerate(lines[1:]))]) + "\n"
+    )
+    plan, member = folder / "plan.toml", write_member(folder, PARTIES[0], 1, id="cell")
+    assert "fits the schema" in hansa("check", plan, "--member", member).stdout
+    assert "column 'cell': expected only" in hansa("check", plan, folder / f"{PARTIES[0]}.csv").stdout
+    hub, port = consortium.start_hub(transcript="frames")
+    parties = [
+        consortium.start_party(PARTIES[0], port, id="cell", transcript="frames"),
+        consortium.start_party(PARTIES[1], port),
+    ]
+    assert [party.end()[0] for party in parties] == [0, 0]
+    assert hub.end()[0] == 0
+    written = [*consortium.models(), *folder.glob("*-record.json"), *(folder / "frames").iterdir()]
+    assert len(written) == 7
+    assert not any(b"secret-" in path.read_bytes() for path in written)
+    out = folder / "scores.csv"
+    scored = hansa("predict", consortium.models()[0], folder / f"{PARTIES[0]}.csv", "--save", out, "--keep", "cell")
+    assert scored.exit_code == 0, scored.output
+    assert [line.split(",")[0] for line in out.read_text().splitlines()[1:]] == [f"secret-{i}" for i in range(60)]
+    assert_refused(
+        hansa("party", write_member(folder, PARTIES[0], 1, id="load")), "id is 'load', which the plan reads as a column"
+    )
+    assert_refused(hansa("party", write_member(folder, PARTIES[0], 1, id="")), "id is ''; expected a column's name")

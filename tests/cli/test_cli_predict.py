@@ -6,6 +6,8 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_consortium import assert_refused, cells, hansa, write_table
 
@@ -125,3 +127,54 @@ def test_a_model_of_a_data_frame_scores_the_texts_that_it_was_trained_on(tmp_pat
     assert result.exit_code == 0, result.output
     written = duckdb.read_csv(str(out)).fetchnumpy()["prediction"]
     np.testing.assert_allclose(written, booster.predict(matrix), rtol=0, atol=1e-6)
+
+
+def test_a_folder_and_a_pattern_score_as_one_file_does_and_take_no_output(folder, tmp_path):
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for place, rows in enumerate(("LIMIT 50", "LIMIT 70 OFFSET 50")):
+        duckdb.sql(f"COPY (SELECT * FROM '{folder / 'cells.csv'}' {rows}) TO '{parts / f'{place}.parquet'}'")
+    one, other = tmp_path / "one.csv", tmp_path / "other.csv"
+    assert hansa("predict", folder / "model.json", folder / "cells.csv", "--save", one).exit_code == 0
+    for table in (parts, parts / "*.parquet", f"{parts}/[01].p*"):
+        result = hansa("predict", folder / "model.json", table, "--save", other)
+        assert result.exit_code == 0, result.output
+        assert other.read_bytes() == one.read_bytes()
+        within = hansa("predict", folder / "model.json", table, "--save", parts / "1.parquet")
+        assert_refused(within, "--save", "lies among the files of TABLE")
+    assert_refused(hansa("predict", folder / "model.json", parts / "x*", "--save", other), "no file that this pattern")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_kept_columns_come_before_the_predictions_with_the_cells_and_types_that_they_had(folder, tmp_path, suffix):
+    fresh, out = cells(120, 3), tmp_path / f"out{suffix}"
+    columns = {n: fresh[n] for n in FEATURES}
+    names = [None if i == 5 else f'cell "{i}", x' for i in range(120)]
+    numbers = pa.array([None if i == 7 else 2**60 + i for i in range(120)], pa.int64())
+    table = pa.table({"id": numbers, **columns, "the name": pa.array(names)})
+    pq.write_table(table, tmp_path / "t.parquet")
+    result = hansa(
+        "predict", folder / "model.json", tmp_path / "t.parquet", "--save", out, "--keep", "id", "--keep", "the name"
+    )
+    assert result.exit_code == 0, result.output
+    written = duckdb.sql(f"SELECT * FROM '{out}'")
+    assert written.columns == ["id", "the name", "prediction"]
+    assert [str(kind) for kind in written.types[:2]] == ["BIGINT", "VARCHAR"]
+    found = written.fetchall()
+    assert [row[:2] for row in found] == list(zip(numbers.to_pylist(), names, strict=True))
+    np.testing.assert_allclose([row[2] for row in found], expected(folder, False), rtol=0, atol=1e-6)
+
+
+def test_a_column_that_cannot_be_kept_is_refused_by_name(folder, tmp_path):
+    out = tmp_path / "out.csv"
+    assert_refused(
+        hansa("predict", folder / "model.json", folder / "cells.csv", "--save", out, "--keep", "none"),
+        "no column 'none', which is to be kept; found 'site'",
+    )
+    table = tmp_path / "t.csv"
+    table.write_text("prediction," + (folder / "cells.csv").read_text().partition(",")[2])
+    assert_refused(
+        hansa("predict", folder / "model.json", table, "--save", out, "--keep", "prediction"),
+        "column 'prediction' is to be kept beside predictions of this name; rename it",
+    )
+    assert not out.exists()

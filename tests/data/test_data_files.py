@@ -7,6 +7,7 @@ import gzip
 import io
 import itertools
 import os
+import resource
 import tracemalloc
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import feather
 
-from hansa.data import files
+from hansa.data import files, parts
 from hansa.data.files import connect, open_table, writing_table
 from hansa.data.schema import Schema
 from hansa.data.source import read_rows
@@ -212,12 +213,24 @@ def test_a_name_is_never_a_pattern_or_a_statement(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["http://127.0.0.1/t.csv", "s3://bucket/t.parquet", "zero\0byte.csv", "", ".", "*.csv", "t?.csv"]
+    ("name", "expected"),
+    [
+        ("http://127.0.0.1/t.csv", "expected a file, found none"),
+        ("s3://bucket/t.parquet", "expected a file, found none"),
+        ("s3://bucket/*.parquet", "expected a file, found none"),
+        ("zero\0byte.csv", "expected a file, found none"),
+        ("zero\0byte*.csv", "expected a file, found none"),
+        ("", "expected a folder of Parquet files only, found 't1.csv'"),
+        (".", "expected a folder of Parquet files only, found 't1.csv'"),
+        ("*.csv", "expected a pattern that names Parquet files only, found 't1.csv'"),
+        ("t?.csv", "expected a pattern that names Parquet files only, found 't1.csv'"),
+        ("u?.csv", "expected a file, found none, and no file that this pattern names"),
+    ],
 )
-def test_addresses_patterns_and_zero_bytes_name_no_file(tmp_path, monkeypatch, name):
+def test_addresses_zero_bytes_and_patterns_of_other_files_name_no_table(tmp_path, monkeypatch, name, expected):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "t1.csv", TEXT.encode())
-    with pytest.raises(DataError, match=f"expected a file, found {'none' if name.strip('.') else 'a folder'}"):
+    with pytest.raises(DataError, match=expected):
         open_table(name)
 
 
@@ -273,7 +286,7 @@ def test_a_folder_a_pipe_and_a_path_that_cannot_be_opened_are_told_apart(tmp_pat
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "loop.csv").symlink_to("loop.csv")
     for name, found in (
-        ("spark.parquet", "found a folder; name one file"),
+        ("spark.parquet", "found a folder without Parquet files; name a file, or a folder that holds some"),
         ("pipe.csv", "found a pipe or a device; write the table into a file first"),
         ("loop.csv", "found none that can be opened (Too many levels of symbolic links)"),
         ("a" * 300 + ".csv", "found none that can be opened (File name too long)"),
@@ -371,3 +384,128 @@ def _statement(tree: ast.Module, node: ast.AST) -> ast.stmt:
     """The innermost statement around a node."""
     around = [s for s in ast.walk(tree) if isinstance(s, ast.stmt) and node in ast.walk(s)]
     return min(around, key=lambda s: s.end_lineno - s.lineno)
+
+
+# --- a table in several files -------------------------------------------------------------------------------
+
+
+def in_parts(folder: Path, tables: dict[str, pa.Table]) -> Path:
+    """A folder of Parquet files."""
+    folder.mkdir()
+    for name, table in tables.items():
+        pq.write_table(table, folder / name, row_group_size=1000)
+    return folder
+
+
+def test_a_folder_and_a_pattern_are_read_in_the_order_of_the_names_whatever_the_number_of_threads(tmp_path):
+    sizes = [3000, 0, 1, 2500, 1, 7000, 0]
+    ends = np.cumsum(sizes)
+    names = [f"part-{place:02}.{'pq' if place % 2 else 'parquet'}" for place in range(len(sizes))]
+    tables = {
+        name: pa.table({"a": np.arange(end - size, end), "y": np.arange(end - size, end) % 2})
+        for name, size, end in zip(names, sizes, ends, strict=True)
+    }
+    # Written last to first: neither times nor the order in the folder may count.
+    folder = in_parts(tmp_path / "t.parquet", dict(reversed(tables.items())))
+    (folder / "_SUCCESS").write_bytes(b"")
+    (folder / ".part-00.parquet.crc").write_bytes(b"x")
+    for path in (folder, tmp_path / "*" / "part-*", tmp_path / "t.parquet" / "part-0[0-6].p*"):
+        with open_table(path) as table:
+            table.connection.execute("SELECT 1")
+            found = table.fetch(["c0"])[0]
+            assert found.tolist() == list(range(ends[-1]))
+            assert table.cells([(0, 3001)]) == ["3001"]
+            for row in (0, 2999, 3000, 3001, 5500, 5501, 5502, 12501):
+                file, number = table.place(row)
+                assert pq.read_table(file)["a"][number - 1].as_py() == row
+
+
+def test_a_fault_in_a_folder_is_told_with_its_file_and_the_row_there(tmp_path):
+    good = pa.table({"a": ["1", "2"], "y": [0, 1]})
+    bad = pa.table({"a": ["3", "x"], "y": [0, 1]})
+    folder = in_parts(tmp_path / "parts", {"1.parquet": good, "2.parquet": bad, "3.parquet": good})
+    with pytest.raises(DataError, match=r"parts/2\.parquet, row 2, column 'a': expected a number .* found 'x'"):
+        read_rows(folder, Schema(("a",), "y"), label_kind="binary")
+    large = pa.table({"a": [2**24 + 1, 1], "y": [0, 1]})
+    folder = in_parts(
+        tmp_path / "large", {"1.parquet": large.slice(1), "2.parquet": large.slice(1), "3.parquet": large}
+    )
+    (warning,) = read_rows(folder, Schema(("a",), "y"), label_kind="binary").warnings
+    assert "16777217 in row 1 of" in warning
+    assert "large/3.parquet" in warning
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"a": [1.5], "b": [1], "y": [1]}, "column 'b': expected only the columns of .*1.parquet, found one more"),
+        ({"a": [1.5]}, "expected the column 'y', as in .*1.parquet, found none of this name"),
+        ({"y": [1], "a": [1.5]}, "column 1: expected 'a', as in .*1.parquet, found 'y'; write the columns of all"),
+        ({"a": ["1"], "y": [1]}, "column 'a': expected the type DOUBLE, as in .*1.parquet, found VARCHAR; write all"),
+        ({"A": [1.5], "y": [1]}, "expected the column 'a', as in .*1.parquet, found none"),
+    ],
+)
+def test_files_of_a_table_that_are_not_alike_are_refused_by_file_and_column(tmp_path, other, said):
+    folder = in_parts(tmp_path / "t", {"1.parquet": pa.table({"a": [0.5], "y": [0]}), "2.parquet": pa.table(other)})
+    with pytest.raises(DataError, match=f"2.parquet.*{said}"):
+        open_table(folder)
+
+
+def test_names_that_differ_in_case_or_not_at_all_stay_apart_in_every_file(tmp_path):
+    names = ["a", "A", "a", "y"]
+    tables = {f"{i}.parquet": pa.table([[i], [10 + i], [20 + i], [i % 2]], names=names) for i in range(3)}
+    with open_table(in_parts(tmp_path / "t", tables)) as table:
+        assert table.names == tuple(names)
+        assert [values.tolist() for values in table.fetch(["c0", "c1", "c2"])] == [
+            [0, 1, 2],
+            [10, 11, 12],
+            [20, 21, 22],
+        ]
+
+
+def test_what_is_no_part_of_a_table_is_refused_by_name(tmp_path, monkeypatch):
+    folder = in_parts(tmp_path / "t", {"1.parquet": pa.table({"a": [0.5], "y": [0]})})
+    (folder / "year=2026").mkdir()
+    with pytest.raises(DataError, match="found the folder 'year=2026'; put all files into one folder"):
+        open_table(folder)
+    (folder / "year=2026").rmdir()
+    write(folder / "2.csv", TEXT.encode())
+    with pytest.raises(DataError, match=r"expected a folder of Parquet files only, found '2\.csv'; take it away"):
+        open_table(folder)
+    (folder / "2.csv").unlink()
+    write(folder / "2.parquet", b"no Parquet")
+    with pytest.raises(DataError, match=r"t/2\.parquet: expected a readable table, found: "):
+        open_table(folder)
+    monkeypatch.setattr(parts, "MOST_PARTS", 1)
+    with pytest.raises(DataError, match="expected at most 1 files, found 2; write the table into fewer files"):
+        open_table(folder)
+
+
+def test_a_file_of_a_folder_whose_cells_are_damaged_is_named(tmp_path):
+    table = pa.table({"a": np.random.default_rng(1).random(5000), "y": np.zeros(5000)})
+    folder = in_parts(tmp_path / "t", {f"{i}.parquet": table for i in range(3)})
+    content = bytearray((folder / "1.parquet").read_bytes())
+    content[4:2000] = bytes(1996)
+    (folder / "1.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"t: expected a readable table, found: 1\.parquet: "):
+        read_rows(folder, Schema(("a",), "y"), label_kind="numeric")
+
+
+def test_as_many_files_as_a_table_may_have_are_read_by_a_process_with_a_common_limit(tmp_path):
+    table = pa.table({"a": [1.0, 2.0], "y": [0, 1]})
+    folder = in_parts(tmp_path / "t", {f"{i:04}.parquet": table for i in range(parts.MOST_PARTS)})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
+    try:
+        assert read_rows(folder, Schema(("a",), "y"), label_kind="binary").n_rows == 2 * parts.MOST_PARTS
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.skipif(duckdb.__version__.startswith("1.1."), reason="DuckDB 1.1 cannot be kept from other files")
+def test_duckdb_reaches_no_file_but_those_of_the_folder(tmp_path):
+    good = pa.table({"a": [1.0], "y": [0]})
+    folder = in_parts(tmp_path / "t", {"1.parquet": good, "2.parquet": good})
+    other = in_parts(tmp_path / "other", {"3.parquet": good}) / "3.parquet"
+    with open_table(folder) as table, pytest.raises(duckdb.Error):
+        table.connection.execute(f"SELECT * FROM read_parquet('{other}')")

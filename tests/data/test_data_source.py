@@ -553,3 +553,19 @@ def test_a_decimal_comma_is_read_where_the_schema_says_it(tmp_path, ending):
     np.testing.assert_array_equal(rows.features, [[1.5, -0.25], [2, np.nan]])
     with pytest.raises(DataError, match=r'a decimal comma.*say decimal = ","'):
         read_rows(path, AB, label_kind="binary")
+
+
+def test_columns_that_the_schema_ignores_may_be_there_and_are_not_read(tmp_path):
+    schema = Schema(("a",), "y", ignore=("id", "comment"))
+    path = tmp_path / "t.csv"
+    path.write_text("id,a,y,comment\nx,1,0,not a number\ny,2,1,\n")
+    rows = read_rows(path, schema, label_kind="binary")
+    assert rows.features.tolist() == [[1, 2]]
+    assert [feature.name for feature in check_rows(path, schema, label_kind="binary").features] == ["a"]
+    path.write_text("a,y\n1,0\n2,1\n")  # they need not be there
+    assert read_rows(path, schema, label_kind="binary").n_rows == 2
+    path.write_text("a,y,other\n1,0,3\n2,1,3\n")
+    with pytest.raises(
+        DataError, match=r"column 'other': expected only the schema's columns .*in `ignore` where it is"
+    ):
+        read_rows(path, schema, label_kind="binary")

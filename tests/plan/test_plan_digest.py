@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_plan import ON_SHARES, PLAN
+from test_plan import ON_SHARES, PLAN, TEXT
 
 from hansa.plan import Plan, Release, parse_plan, write_plan
 
@@ -61,3 +61,20 @@ def test_the_digest_of_a_plan_file_is_what_it_was(known):
 )
 def test_the_digest_of_a_plan_made_in_python_is_what_it_was(base: Plan, change: dict[str, Any], begins: str):
     assert replace(base, **change).digest().hex()[:16] == begins
+
+
+def test_ignored_columns_change_the_digest_only_where_they_are_given_and_not_by_their_order():
+    def digest(line: str) -> bytes:
+        return parse_plan(TEXT.replace("[schema]\n", f"[schema]\n{line}\n")).digest()
+
+    without = parse_plan(TEXT).digest()
+    assert digest("ignore = []") == without
+    assert digest('ignore = ["x1", "x2"]') == digest('ignore = ["x2", "x1"]') != without
+
+
+@pytest.mark.parametrize("plan", [PLAN, ON_SHARES])
+def test_ignored_columns_are_written_and_read_back(plan):
+    ignoring = replace(plan, schema=replace(plan.schema, ignore=("x2", "x1")))
+    read = parse_plan(write_plan(ignoring))
+    assert read == ignoring
+    assert read.by_key()["schema.ignore"] == ("x1", "x2")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hansa.cli.option_types import Names, Objective, Range, RisingNumbers, Setting
+from hansa.cli.option_types import Names, Objective, Range, RisingNumbers, Setting, TablePath
 from hansa.cli.signals import Interrupted, interrupting
 from hansa.data.schema import DECIMAL_SIGNS
 from hansa.errors import HansaError
@@ -145,11 +145,11 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("train", type=EXISTING)
+@click.argument("train", type=TablePath())
 @click.option("--label", required=True, help="Column to predict.")
 @click.option("--party-column", required=True, help="Column that says whose each row is.")
 @click.option("--weight", help="Column of row weights.")
-@click.option("--test", type=EXISTING, help="Table of test rows.")
+@click.option("--test", type=TablePath(), help="Table of test rows.")
 @click.option("--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Share of rows that are held out for testing; 0.2 where no --test is given.")  # fmt: skip
 @click.option(
@@ -362,11 +362,14 @@ def _run(command: MemberCommand, member_file: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("plan", type=EXISTING)
-@click.argument("table", type=EXISTING)
+@click.argument("table", type=TablePath(), required=False)
 @click.option("--member", type=EXISTING, help="A party's own file: check its policy, ledger and outputs too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def check(plan: Path, table: Path, member: Path | None, as_json: bool) -> None:
-    """Say what a party with TABLE would send under PLAN, who can read it, and where the table departs from the plan's schema."""
+def check(plan: Path, table: Path | None, member: Path | None, as_json: bool) -> None:
+    """Say what a party with TABLE would send under PLAN, who can read it, and where the table departs from the plan's schema.
+
+    Without TABLE it is the table or source of the party's own file (--member).
+    """
     from hansa.node.check import check_table
     from hansa.node.events import line_of
 
@@ -378,19 +381,21 @@ def check(plan: Path, table: Path, member: Path | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("model", type=EXISTING)
-@click.argument("table", type=EXISTING)
+@click.argument("table", type=TablePath())
 @click.option("--save", type=PATH, required=True, help="Where to write the predictions: .csv or .parquet.")
 @click.option("--margin", is_flag=True, help="Margins instead of probabilities.")
+@click.option("--keep", multiple=True, metavar="COLUMN",
+              help="A column of TABLE to write before the predictions, such as an id; repeatable.")  # fmt: skip
 @click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True,
               help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
 @long_running
-def predict(model: Path, table: Path, save: Path, margin: bool, decimal: str) -> None:
+def predict(model: Path, table: Path, save: Path, margin: bool, keep: tuple[str, ...], decimal: str) -> None:
     """Score the rows of TABLE with MODEL (a model file of Hansa or XGBoost, JSON or UBJSON)."""
     from hansa.node.files import warn
     from hansa.prediction import predict_table
 
     _check_outputs({"--save": save}, model=model, table=table)
-    written, warnings = predict_table(model, table, save, margin, decimal)
+    written, warnings = predict_table(model, table, save, margin, decimal, keep)
     warn(warnings)
     click.echo(printable(written))
 

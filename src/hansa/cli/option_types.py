@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from hansa.data.parts import is_pattern
 from hansa.trees.ensemble import OBJECTIVES
 from hansa.trees.parameters import SOFTMAX
 
@@ -16,6 +18,16 @@ if TYPE_CHECKING:
     Choice = click.Choice[str]
 else:  # click 8.1 has them without type arguments
     OptionType, Choice = click.ParamType, click.Choice
+
+
+class TablePath(click.Path):
+    """A table: a file or a folder that is there, or a pattern of file names."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return Path(value) if is_pattern(Path(value)) else super().convert(value, param, ctx)
 
 
 class Names(OptionType):

@@ -99,7 +99,7 @@ def read_coded(
     """Read a table whose text columns are coded here.
 
     Args:
-        source: a file, or an open table, which is closed.
+        source: a file, a folder or a pattern (as `open_table`), or an open table, which is closed.
         features: the columns to take, in this order; None takes all that are neither label, weight nor party.
         known: codes of another table or of a model; all other features must be numbers. None finds them in this table.
         label, weight: columns of numbers without missing values, held to the same rules as a party's.
@@ -216,11 +216,35 @@ def _check_roles(
             raise DataError(str(violation))
 
 
+def read_texts(path: Path, names: Sequence[str]) -> dict[str, tuple[npt.NDArray[np.object_], str]]:
+    """Columns of a table by name: every cell as the text that it is (None where there is none), and the type that gives it back.
+
+    Raises DataError where the table has no such column, or two.
+    """
+    if not names:
+        return {}
+    wanted = list(dict.fromkeys(names))
+    with open_table(path) as table:
+        _require(table, wanted, "which is to be kept")
+        for violation in repeated_columns(table):
+            raise DataError(str(violation))
+        places = table.places
+        texts = {}
+        for name, values in zip(wanted, table.fetch([f"c{places[name]}::VARCHAR" for name in wanted]), strict=True):
+            given = np.ma.asarray(values)
+            cells = np.array(given.data, object)
+            cells[np.ma.getmaskarray(given)] = None
+            kind = table.types[places[name]]
+            texts[name] = cells, "VARCHAR" if is_text(kind) else kind
+        return texts
+
+
 def _parties(table: OpenTable, name: str) -> npt.NDArray[np.object_]:
     texts = _texts(table, [name])[name]
-    for row, text in enumerate(texts, 1):
+    for place, text in enumerate(texts):
         if text is None:
-            raise DataError(f"{table.file}, row {row}, column {name!r}: says no party; fill it in")
+            file, row = table.place(place)
+            raise DataError(f"{file}, row {row}, column {name!r}: says no party; fill it in")
     return texts
 
 
@@ -330,5 +354,5 @@ def _refuse_mixtures(table: OpenTable, name: str, column: Column, texts: npt.NDA
     cure = "leave the cell empty where the value is missing; for categories name the column with --categorical (coopetitive mode)"
     if why is not None:
         found, cure = f"{found} ({why.what})", why.cure
-    violation = SchemaViolation(table.file, int(row) + 1, name, A_NUMBER, f"{found}{among}", cure)
+    violation = SchemaViolation(*table.place(int(row)), name, A_NUMBER, f"{found}{among}", cure)
     raise DataError(str(violation))

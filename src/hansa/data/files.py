@@ -12,21 +12,25 @@ from __future__ import annotations
 import csv
 import errno
 import gzip
+import io
 import os
 import re
 import shutil
 import stat
 import zlib
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import chain, zip_longest
+from itertools import accumulate, chain, zip_longest
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar, cast
 
 import duckdb
 
+from hansa.data.parts import PARQUET, parts_of
+from hansa.data.query import Query, Source
 from hansa.data.schema import Level
 from hansa.errors import DataError
 
@@ -81,6 +85,19 @@ _OTHER_FORMATS = {
 """What a file that should be text may begin with, and the cure."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of the files of a table.
+
+    Attributes:
+        file: its path, as errors name it.
+        first_row: of the table, from 0, that this file holds.
+    """
+
+    file: str
+    first_row: int
+
+
 @dataclass(frozen=True, eq=False)
 class OpenTable:
     """An open table.
@@ -91,8 +108,10 @@ class OpenTable:
         types: DuckDB's; of a CSV file all VARCHAR.
         connection: its own; `relation` stands after FROM and has the columns c0, c1, ...; `parameters` fill its marks.
         odd: whether a text may hold `_` or `+-`, which DuckDB takes for parts of a number.
-        handle: the open file, closed with the connection by `with`.
+        handle: the open file, or files, closed with the connection by `with`.
         explain: says in our own words what is wrong with a file that DuckDB refused.
+        parts: the files of a table that has several, in the order of their rows.
+        given: an Arrow table that `relation` names where it names no file.
     """
 
     file: str
@@ -100,10 +119,12 @@ class OpenTable:
     types: tuple[str, ...]
     connection: duckdb.DuckDBPyConnection
     relation: str
-    parameters: tuple[str, ...]
-    handle: IO[bytes]
+    parameters: tuple[Any, ...]
+    handle: IO[bytes] | ExitStack
     explain: Callable[[], str | None] = lambda: None
     odd: bool = True
+    parts: tuple[Part, ...] = ()
+    given: Any = None
 
     def __enter__(self) -> OpenTable:
         return self
@@ -113,10 +134,23 @@ class OpenTable:
         self.handle.close()
 
     @property
+    def is_csv(self) -> bool:
+        """Whether DuckDB reads this table from a CSV file."""
+        return self.relation.startswith("read_csv(")
+
+    @property
     def places(self) -> dict[str, int]:
         """The columns whose name no other one has, by name."""
         counts = Counter(self.names)
         return {name: place for place, name in enumerate(self.names) if counts[name] == 1}
+
+    def place(self, row: int) -> tuple[str, int]:
+        """Where a row (from 0) stands, for an error: its file, and its number there, from 1."""
+        if not self.parts:
+            return self.file, row + 1
+        # Of a file without rows the next one has the same first row, and stands behind it.
+        part = self.parts[bisect_right([part.first_row for part in self.parts], row) - 1]
+        return part.file, row - part.first_row + 1
 
     def cells(self, places: Sequence[tuple[int, int]]) -> list[str | None]:
         """Cells as texts, None where missing, by column and row, both from 0."""
@@ -163,9 +197,25 @@ def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         yield items[start : start + size]
 
 
-def open_table(path: str | Path) -> OpenTable:
-    """Open a table. Raises DataError: there is no such file, its ending is not known, or it is not what its ending says."""
+def open_table(source: Source) -> OpenTable:
+    """Open a table: a file, a folder or a pattern of Parquet files, or what a query finds.
+
+    Raises DataError: there is no such file, its ending is not known, it is not what its ending says, the files of a table are not
+    alike, or the query is not one that reads the named files only.
+    """
+    if isinstance(source, Query):
+        return _open_query(source)
+    table = _open_path(source)
+    # A wide table of texts is scanned once.
+    return table.in_memory() if table.is_csv and len(table.names) > WIDE else table
+
+
+def _open_path(path: str | Path) -> OpenTable:
+    """Open a file, or a folder or a pattern of Parquet files."""
     path = Path(path)
+    parts = parts_of(path)
+    if parts is not None:
+        return _open_parts(path, parts)
     _check_file(path)
     opener = _OPENERS.get(_ending(path))
     if opener is None:
@@ -193,10 +243,7 @@ def _check_file(path: Path) -> None:
         if stat.S_ISREG(mode):
             path.open("rb").close()
             return
-        if stat.S_ISDIR(mode):
-            found, cure = "a folder", "name one file; join the parts of a table first"
-        else:
-            found, cure = "a pipe or a device", "write the table into a file first"
+        found, cure = "a pipe or a device", "write the table into a file first"
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -217,22 +264,21 @@ def _unreadable(file: str, reason: str, cure: str = REPAIR) -> DataError:
 
 
 def _reason(error: Exception) -> str:
-    text = re.split(r"Possible fixes|Possible Solution|LINE 1:", str(error))[0]
+    text = re.split(r"Possible fixes|Possible [Ss]olution|LINE 1:", str(error))[0]
     echo = r"Original Line: .*?(?=Maximum line|Expected|Value with|Invalid unicode|$)"
     text = re.sub(echo, "", text, flags=re.DOTALL)[:LONGEST_REASON]
     return " ".join(re.sub(r"(?:[Ff]ile )?[\"']?/proc/self/fd/\d+[\"']?", "the file", text).split())
 
 
-def connect(path: Path | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB of its own that loads no extension, and from version 1.2 on reaches no file but `path`. Its settings are locked."""
-    connection = duckdb.connect(
-        ":memory:", config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
-    )
-    reachable = path is None
-    if path is not None:
+def connect(*paths: Path) -> duckdb.DuckDBPyConnection:
+    """A DuckDB of its own that loads no extension, and from version 1.2 on reaches no file but `paths`. Its settings are locked."""
+    connection = _connect()
+    reachable = not paths
+    if paths:
         try:
             # Within a list literal a quote is written twice.
-            connection.execute("SET allowed_paths = ['" + str(path).replace("'", "''") + "']")
+            quoted = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
+            connection.execute(f"SET allowed_paths = [{quoted}]")
             reachable = True
         except duckdb.CatalogException:
             pass  # DuckDB 1.1
@@ -240,6 +286,13 @@ def connect(path: Path | None = None) -> duckdb.DuckDBPyConnection:
         connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def _connect() -> duckdb.DuckDBPyConnection:
+    """A DuckDB of its own that loads no extension; what it reaches is not limited yet."""
+    return duckdb.connect(
+        ":memory:", config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+    )
 
 
 @contextmanager
@@ -295,7 +348,7 @@ def _open_csv(path: Path, handle: IO[bytes]) -> OpenTable:
         "hive_partitioning = false)"
     )
     source = _descriptor(handle)
-    table = OpenTable(
+    return OpenTable(
         str(path),
         names,
         ("VARCHAR",) * len(names),
@@ -306,7 +359,6 @@ def _open_csv(path: Path, handle: IO[bytes]) -> OpenTable:
         lambda: _fault_of_csv(path, packed, delimiter, len(names)),
         odd,
     )
-    return table if len(names) <= WIDE else table.in_memory()
 
 
 def _open_bytes(path: Path, packed: bool) -> IO[bytes]:
@@ -458,11 +510,97 @@ def _fault_of_csv(path: Path, packed: bool, delimiter: str, n_columns: int) -> s
 def _open_parquet(path: Path, handle: IO[bytes]) -> OpenTable:
     source = _descriptor(handle)
     connection = connect(Path(source))
+    names, types = _parquet_columns(connection, source, path)
+    relation = f"read_parquet(?, hive_partitioning = false) AS t({_aliases(len(names))})"
+    return OpenTable(str(path), names, types, connection, relation, (source,), handle)
+
+
+def _open_parts(path: Path, parts: Sequence[Path]) -> OpenTable:
+    """Open several Parquet files as one table. The first one says which columns there are."""
+    with ExitStack() as handles:
+        sources = []
+        for part in parts:
+            _check_file(part)
+            try:
+                sources.append(_descriptor(handles.enter_context(part.open("rb"))))
+            except OSError as error:
+                raise _unreadable(str(part), _reason(error), "write the table into fewer files") from error
+        connection = connect(*map(Path, sources))
+        handles.callback(connection.close)
+        counts, first = [], None
+        for part, source in zip(parts, sources, strict=True):
+            try:
+                names, types = _parquet_columns(connection, source, part)
+                (rows,) = connection.execute("SELECT num_rows FROM parquet_file_metadata(?)", [source]).fetchall()[0]
+            except duckdb.Error as error:
+                raise _unreadable(str(part), _reason(error)) from error
+            first = first or (part, names, types)
+            _check_alike(part, names, types, *first)
+            counts.append(rows)
+        assert first is not None
+        _, names, types = first
+        relation = f"read_parquet(?, hive_partitioning = false) AS t({_aliases(len(names))})"
+        starts = accumulate(counts[:-1], initial=0)
+        return OpenTable(
+            str(path),
+            names,
+            types,
+            connection,
+            relation,
+            (sources,),
+            handles.pop_all(),
+            lambda: _fault_of_parts(connection, parts, sources),
+            parts=tuple(Part(str(part), start) for part, start in zip(parts, starts, strict=True)),
+        )
+
+
+def _check_alike(
+    part: Path,
+    names: tuple[str, ...],
+    types: tuple[str, ...],
+    first: Path,
+    first_names: tuple[str, ...],
+    first_types: tuple[str, ...],
+) -> None:
+    """Refuse a file whose columns are not those of the first file. Raises DataError."""
+    cure = "write all files of a table alike"
+    for name in first_names:
+        if name not in names:
+            raise DataError(f"{part}: expected the column {name!r}, as in {first}, found none of this name; {cure}")
+    for name in names:
+        if name not in first_names:
+            raise DataError(f"{part}, column {name!r}: expected only the columns of {first}, found one more; {cure}")
+    for place, (name, expected) in enumerate(zip_longest(names, first_names), 1):
+        if name != expected:
+            raise DataError(
+                f"{part}, column {place}: expected {expected!r}, as in {first}, found {name!r}; "
+                "write the columns of all files in one order"
+            )
+    for name, kind, expected in zip(names, types, first_types, strict=True):
+        if kind != expected:
+            raise DataError(
+                f"{part}, column {name!r}: expected the type {expected:.60}, as in {first}, found {kind:.60}; {cure}"
+            )
+
+
+def _fault_of_parts(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path], sources: Sequence[str]) -> str | None:
+    """Which file of a table it is that DuckDB cannot read, and why. None where each can be read by itself."""
+    for part, source in zip(parts, sources, strict=True):
+        try:
+            connection.execute("SELECT max(hash(t)) FROM read_parquet(?, hive_partitioning = false) AS t", [source])
+        except duckdb.Error as error:
+            return f"{part.name}: {_reason(error)}"
+    return None
+
+
+def _parquet_columns(
+    connection: duckdb.DuckDBPyConnection, source: str, path: Path
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names as written, and DuckDB's types."""
     names = _parquet_names(connection, source, path)
     relation = f"read_parquet(?, hive_partitioning = false) AS t({_aliases(len(names))})"
     described = connection.execute(f"DESCRIBE SELECT * FROM {relation}", [source]).fetchall()
-    types = tuple(str(row[1]) for row in described)
-    return OpenTable(str(path), names, types, connection, relation, (source,), handle)
+    return names, tuple(str(row[1]) for row in described)
 
 
 def _parquet_names(connection: duckdb.DuckDBPyConnection, source: str, path: Path) -> tuple[str, ...]:
@@ -507,7 +645,7 @@ def _open_arrow(path: Path, handle: IO[bytes]) -> OpenTable:
     connection.register("arrow_table", table)
     described = connection.execute("DESCRIBE SELECT * FROM arrow_table").fetchall()
     types = tuple(str(row[1]) for row in described)
-    return OpenTable(str(path), names, types, connection, "arrow_table", (), handle)
+    return OpenTable(str(path), names, types, connection, "arrow_table", (), handle, given=table)
 
 
 def _readable(kind: Any, pa: Any) -> Any:
@@ -521,6 +659,122 @@ def _readable(kind: Any, pa: Any) -> Any:
     return kind
 
 
+# --- queries -----------------------------------------------------------------------------------------------
+
+_RESULT = "result_of_query"
+"""The schema of DuckDB in which the result lies, apart from the tables that the query reads."""
+
+
+def _open_query(query: Query) -> OpenTable:
+    """Run a query over its files, and open what it finds.
+
+    The files are read before, by the rules of `open_table`, and only our own statements run until then. After that DuckDB reaches
+    no file and no variable of this process, and its settings are locked: the query finds nothing but these tables.
+    """
+    connection = _connect()
+    try:
+        statement = _one_statement(connection, query)
+        _check_table_names(query)
+        for name, path in query.files.items():
+            _copy_table(connection, name, path)
+        connection.execute(f"CREATE SCHEMA {_RESULT}")
+        connection.execute("SET python_enable_replacements = false")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        try:
+            described = connection.execute(f"DESCRIBE {statement}").fetchall()
+            connection.execute(f"CREATE TABLE {_RESULT}.cells AS {statement}")
+        except duckdb.PermissionException as error:
+            raise DataError(
+                f"{query.where}: expected a query that reads {_tables(query)}, found one that reads files by itself; "
+                "name each file in source.files"
+            ) from error
+        except duckdb.OutOfMemoryException as error:
+            raise DataError(
+                f"{query.where}: expected files and a result that fit in memory together, found too little of it ({_reason(error)}); "
+                "read fewer columns or rows"
+            ) from error
+        except duckdb.Error as error:
+            raise _bad_query(query, _reason(error)) from error
+    except BaseException:
+        connection.close()
+        raise
+    names, types = (tuple(str(row[place]) for row in described) for place in (0, 1))
+    relation = f"{_RESULT}.cells AS t({_aliases(len(names))})"
+    return OpenTable(f"the result of {query.where}", names, types, connection, relation, (), io.BytesIO())
+
+
+def _tables(query: Query) -> str:
+    return (
+        f"the tables {', '.join(map(repr, query.files))} only" if query.files else "no table (source.files names none)"
+    )
+
+
+def _bad_query(query: Query, found: str) -> DataError:
+    return DataError(
+        f"{query.where}: expected one SELECT statement of DuckDB's SQL that reads {_tables(query)}, found: {found}; mend the query"
+    )
+
+
+def _one_statement(connection: duckdb.DuckDBPyConnection, query: Query) -> str:
+    """The only statement of a query, which must be one that reads. Raises DataError."""
+    try:
+        statements = connection.extract_statements(query.sql)
+    except duckdb.Error as error:
+        raise _bad_query(query, _reason(error)) from error
+    if len(statements) != 1:
+        raise _bad_query(query, f"{len(statements)} statements")
+    (statement,) = statements
+    if statement.type == duckdb.StatementType.MULTI:
+        raise _bad_query(query, "a PIVOT without the list of its columns (write them after IN)")
+    if statement.type != duckdb.StatementType.SELECT:
+        raise _bad_query(query, f"a statement of the kind {statement.type.name}")
+    return str(statement.query)
+
+
+def _check_table_names(query: Query) -> None:
+    seen: dict[str, str] = {}
+    for name in query.files:
+        if not name or "\0" in name:
+            raise DataError(f"{query.where}: {name!r} names a file in source.files; expected a name for a table")
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise DataError(
+                f"{query.where}: {other!r} and {name!r} in source.files are one name in SQL, which does not tell A from a; rename one"
+            )
+
+
+def _copy_table(connection: duckdb.DuckDBPyConnection, name: str, path: Path) -> None:
+    """Read a file into a table of this name; the cells of a CSV file are texts there."""
+    with _open_path(path) as table:
+        seen: dict[str, str] = {}
+        for place, column in enumerate(table.names, 1):
+            if not column or "\0" in column:
+                raise DataError(f"{table.file}: column {place} has no name that SQL takes; name it, or drop it")
+            if column.lower() in seen:
+                raise DataError(
+                    f"{table.file}, column {column!r}: expected names that SQL tells apart (it does not tell A from a), found "
+                    f"{seen[column.lower()]!r} too; rename one of them"
+                )
+            seen[column.lower()] = column
+        if table.given is not None:
+            connection.register(table.relation, table.given)
+        columns = ", ".join(f"c{place} AS {quoted(column)}" for place, column in enumerate(table.names))
+        try:
+            connection.execute(
+                f"CREATE TABLE {quoted(name)} AS SELECT {columns} FROM {table.relation}", list(table.parameters)
+            )
+        except duckdb.Error as error:
+            raise _unreadable(table.file, table.explain() or _reason(error)) from error
+        if table.given is not None:
+            connection.unregister(table.relation)
+
+
+def quoted(name: str) -> str:
+    """A name in SQL, whatever signs it holds."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 _OPENERS: dict[str, Callable[[Path, IO[bytes]], OpenTable]] = {
     ".csv": _open_csv,
     ".csv.gz": _open_csv,
@@ -528,8 +782,7 @@ _OPENERS: dict[str, Callable[[Path, IO[bytes]], OpenTable]] = {
     ".tsv.gz": _open_csv,
     ".txt": _open_csv,
     ".txt.gz": _open_csv,
-    ".parquet": _open_parquet,
-    ".pq": _open_parquet,
+    **dict.fromkeys(PARQUET, _open_parquet),
     ".arrow": _open_arrow,
     ".feather": _open_arrow,
 }

@@ -40,6 +40,8 @@ class Schema:
         ordered feature; () where all are.
     decimal : str
         The decimal sign of numbers that stand in a table as texts.
+    ignore : tuple of str
+        Columns that a table may have and that are not read, in the order of their names.
 
     Raises
     ------
@@ -59,6 +61,7 @@ class Schema:
     weight: str | None = None
     categories: tuple[tuple[Level, ...], ...] = ()
     decimal: str = "."
+    ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", _names(self.features))
@@ -67,7 +70,14 @@ class Schema:
         for role, name in (("label", self.label), ("weight", self.weight)):
             if name is not None and (not isinstance(name, str) or not name):
                 raise PlanError(f"schema.{role}: {name!r} is no column name; write the column's name")
-        _refuse_repeats(self.columns)
+        _refuse_repeats(self.columns, "schema", "a column is one feature, or the label, or the weight: ")
+        object.__setattr__(self, "ignore", tuple(sorted(_listed("ignore", self.ignore))))
+        _refuse_repeats(self.ignore, "schema.ignore", "")
+        for name in self.ignore:
+            if name in self.columns:
+                raise PlanError(
+                    f"schema.ignore: column {name!r} is a feature, the label or the weight too; read it or ignore it, not both"
+                )
         levels = tuple(tuple(own) for own in self.categories)
         if levels and len(levels) != len(self.features):
             raise PlanError(
@@ -90,17 +100,23 @@ class Schema:
         return {name: own for name, own in zip(self.features, self.categories, strict=False) if own}
 
 
-def _names(features: object) -> tuple[str, ...]:
+def _listed(key: str, names: object) -> tuple[str, ...]:
     # A bare string is a sequence of one-letter names, which nobody means.
-    if isinstance(features, str) or not isinstance(features, tuple | list):
-        raise PlanError(f"schema.features: expected a list of column names, found {features!r}")
-    for name in features:
+    if isinstance(names, str) or not isinstance(names, tuple | list):
+        raise PlanError(f"schema.{key}: expected a list of column names, found {names!r}")
+    for name in names:
         if not isinstance(name, str) or not name:
-            raise PlanError(f"schema.features: {name!r} is no column name; write the column's name")
+            raise PlanError(f"schema.{key}: {name!r} is no column name; write the column's name")
+    return tuple(names)
+
+
+def _names(features: object) -> tuple[str, ...]:
+    names = _listed("features", features)
+    for name in names:
         fault = name_fault(name)
         if fault is not None:
             raise PlanError(f"schema.features: {fault}")
-    return tuple(features)
+    return names
 
 
 def name_fault(name: str) -> str | None:
@@ -115,13 +131,10 @@ def name_fault(name: str) -> str | None:
     return None
 
 
-def _refuse_repeats(columns: tuple[str, ...]) -> None:
+def _refuse_repeats(columns: tuple[str, ...], key: str, why: str) -> None:
     repeated = sorted(name for name, count in Counter(columns).items() if count > 1)
     if repeated:
-        raise PlanError(
-            f"schema: column {repeated[0]!r} is named more than once; "
-            "a column is one feature, or the label, or the weight: name it once"
-        )
+        raise PlanError(f"{key}: column {repeated[0]!r} is named more than once; {why}name it once")
 
 
 def _check_levels(name: str, levels: tuple[Level, ...]) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from hansa.data.cells import disguise, is_numeric, is_text, number, word
 from hansa.data.files import OpenTable, open_table
+from hansa.data.query import Source
 from hansa.data.schema import MISSING_WORDS, Level, Schema
 from hansa.errors import DataError, PlanError
 
@@ -176,13 +176,14 @@ def _label_line(label: ColumnSummary, kind: LabelKind) -> str:
     return f"  label {label.name!r}: {label.minimum:g} to {label.maximum:g}, mean {label.mean:g}"
 
 
-def read_rows(path: str | Path, schema: Schema, *, label_kind: LabelKind) -> Rows:
-    """Read a table that must have exactly the schema's columns, in any order.
+def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
+    """Read a table that must have exactly the schema's columns, in any order, beside those that the schema ignores.
 
     Parameters
     ----------
     path : path
-        A CSV, Parquet or Arrow file.
+        A CSV, Parquet or Arrow file; or a folder of Parquet files, or a pattern such as "parts/*.parquet"; or a query
+        (`hansa.data.query.Query`).
     schema : Schema
     label_kind : {"binary", "numeric"} or int
         "binary" takes labels 0 and 1 (true and false) only, "numeric" any finite number, K whole numbers below K.
@@ -233,7 +234,7 @@ def _numeric(schema: Schema, columns: Mapping[str, Column]) -> list[str]:
     return [name for name in schema.columns if name in columns and name not in levels]
 
 
-def check_rows(path: str | Path, schema: Schema, *, label_kind: LabelKind) -> CheckReport:
+def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckReport:
     """Say where a table violates the schema, and what it holds. Never raises for what is in the file.
 
     Parameters
@@ -381,10 +382,15 @@ def _column_violations(table: OpenTable, schema: Schema) -> Iterator[SchemaViola
     for name in dict.fromkeys(table.names):
         if name in repeated:
             yield repeated[name]
-        elif name not in wanted:
+        elif name not in wanted and name not in schema.ignore:
             expected = f"only the schema's columns {listed(schema.columns)}"
             yield SchemaViolation(
-                table.file, None, name, expected, "one more", "drop the column, or name it in the schema"
+                table.file,
+                None,
+                name,
+                expected,
+                "one more",
+                "drop the column, or name it in the schema (in `ignore` where it is not to be read)",
             )
 
 
@@ -492,7 +498,7 @@ def describe(table: OpenTable, broken: Sequence[Broken], decimal: str) -> list[S
                 found, cure = f"{found} ({masked.what})", masked.cure
         elif rule.is_number and not is_numeric(kind):
             found, cure = f"{found} (of type {kind[:SHOWN_CHARACTERS]})", "cast the column to numbers"
-        violations.append(SchemaViolation(table.file, rule.row + 1, rule.name, rule.expected, found, cure, rule.n_rows))
+        violations.append(SchemaViolation(*table.place(rule.row), rule.name, rule.expected, found, cure, rule.n_rows))
     return violations
 
 
@@ -515,7 +521,7 @@ def coarse_warnings(table: OpenTable, columns: Mapping[str, Column], names: Iter
         name for name in names if table.types[places[name]] not in _EXACT_TYPES and _may_be_coarse(columns[name].values)
     ]
     doubles = load_doubles(table, suspects, decimal)
-    return [text for name in suspects if (text := _coarse(name, np.ma.filled(doubles[name], np.nan)))]
+    return [text for name in suspects if (text := _coarse(table, name, np.ma.filled(doubles[name], np.nan)))]
 
 
 def _may_be_coarse(values: Array) -> bool:
@@ -528,7 +534,7 @@ def _may_be_coarse(values: Array) -> bool:
     return bool(largest >= _EXACT_END or high - low < _FEW_STEPS * np.spacing(np.float32(largest)))
 
 
-def _coarse(name: str, values: Array) -> str | None:
+def _coarse(table: OpenTable, name: str, values: Array) -> str | None:
     with np.errstate(over="ignore", under="ignore"):
         finite = np.flatnonzero(np.abs(values) < np.finfo(np.float32).max)
         exact = values[finite]
@@ -543,8 +549,10 @@ def _coarse(name: str, values: Array) -> str | None:
     others = f", and {merged} of {distinct} different values become equal to others" if merged else ""
     beyond = "lies beyond 2^53, where float64 skips whole numbers too"
     became = f"becomes {_shortest(rounded[first])}" if rounded[first] != exact[first] else beyond
+    file, row = table.place(int(finite[first]))
+    where = f"row {row} of {file}" if table.parts else f"row {row}"
     return (
-        f"column {name!r}: float32 cannot hold its values apart: {_shortest(exact[first])} in row {finite[first] + 1} {became}"
+        f"column {name!r}: float32 cannot hold its values apart: {_shortest(exact[first])} in {where} {became}"
         f"{others}; subtract a number that all parties agree on, or leave the column out"
     )
 

@@ -11,6 +11,7 @@ import msgspec
 
 from hansa.consortium.ledger import Ledger
 from hansa.consortium.policy import PolicyRule
+from hansa.data.query import Source
 from hansa.data.source import CheckReport, ColumnSummary, SchemaViolation, check_rows, read_rows
 from hansa.errors import PlanError
 from hansa.exposure import exposure, exposure_lines, notes_on_rows, released
@@ -128,8 +129,8 @@ def _column(summary: ColumnSummary) -> Column:
     return Column(summary.name, summary.missing, summary.distinct, summary.rarest, least, mean, greatest)
 
 
-def check_table(plan_path: Path, table_path: Path, member_path: Path | None = None) -> TableCheck:
-    """Check a party's table and, where it is given, its own file against the plan.
+def check_table(plan_path: Path, table_path: Path | None, member_path: Path | None = None) -> TableCheck:
+    """Check a party's table and, where it is given, its own file against the plan. Without a table it is the one of the party's file.
 
     Raises PlanError for a bad plan or member file, IdentityError for bad keys, DataError where the table cannot be read at all,
     OutputError where an output of the member's file cannot be written.
@@ -141,12 +142,19 @@ def check_table(plan_path: Path, table_path: Path, member_path: Path | None = No
             f"{member_path}: its plan is {member.plan_path} with digest {member.plan.digest().hex()}; {plan_path} has "
             f"{plan.digest().hex()}: name the same plan in both"
         )
-    report = check_rows(table_path, plan.schema, label_kind=plan.parameters.label_kind)
-    rules = None if member is None else _rules(member, table_path, report.ok)
+    source: Source | None = table_path
+    if source is None and member is not None:
+        source = member.table
+    if source is None:
+        raise PlanError(
+            f"{member_path or plan_path}: no table is named; name one behind the plan, or give --member a file with table or source"
+        )
+    report = check_rows(source, plan.schema if member is None else member.schema, label_kind=plan.parameters.label_kind)
+    rules = None if member is None else _rules(member, source, report.ok)
     return TableCheck(plan, report, sent_under(plan), rules)
 
 
-def _rules(member: MemberFile, table_path: Path, readable: bool) -> tuple[PolicyRule, ...]:
+def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRule, ...]:
     """What this party's file demands of the plan and the table, and whether it is so."""
     plan = member.plan
     name = member.identity.name
@@ -158,7 +166,7 @@ def _rules(member: MemberFile, table_path: Path, readable: bool) -> tuple[Policy
     ]
     rules += member.policy.rules(plan)
     if plan.mode != "federated" and member.ledger is not None and member.ledger.exists() and readable:
-        rows = read_rows(table_path, plan.schema, label_kind=plan.parameters.label_kind)
+        rows = read_rows(source, member.schema, label_kind=plan.parameters.label_kind)
         met, text = True, f"these rows have met no other people, and not too often ({member.ledger})"
         try:
             ledger = Ledger(member.ledger)

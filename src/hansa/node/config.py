@@ -8,7 +8,10 @@ A member's own file:
     hub = "127.0.0.1:7465"              # where the aggregator or hub listens (its own file) or is found (all others')
     proxy = "http://user@10.0.0.9:3128" # optional: dial through this HTTP proxy
     proxy_password_file = "proxy.pass"  # optional: its password
-    table = "north.csv"                 # a party's rows
+    table = "north.csv"                 # a party's rows; a folder or a pattern of Parquet files, too
+    source = { query = "SELECT ...", files = { cells = "cells.csv" } }
+                                        # in place of table: a query over this party's own files
+    id = "cell"                         # optional: a column of the table that is not read and never leaves
     model = "north-model.json"          # where a receiver puts the model
     record = "north-record.json"        # optional: what this member sent and got
     transcript = "north-transcript"     # optional: folder for every frame that passed
@@ -32,7 +35,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +45,8 @@ from msgspec import Meta
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, load_identity
 from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy
+from hansa.data.query import Query
+from hansa.data.schema import Schema
 from hansa.declared import SECRET, decode
 from hansa.errors import IdentityError, PlanError
 from hansa.files import read_text
@@ -63,6 +68,7 @@ MOST_PORT = 65_535
 FilePath = Annotated[
     str, Meta(pattern=WITHOUT_NUL, description="a path, which is not empty and does not hold the character NUL")
 ]
+Text = Annotated[str, Meta(min_length=1, description="a column's name, which is not empty")]
 Address = Annotated[
     str, Meta(pattern=r"\A[^\0]+:[0-9]{1,5}\Z", description="address:port, such as 127.0.0.1:7465 or [::1]:7465")
 ]
@@ -78,6 +84,13 @@ Megabytes = Annotated[
 ]
 
 
+class SourceDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table [source]."""
+
+    query: str
+    files: dict[str, FilePath] = {}
+
+
 class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A member's file as it is written: every key with its type and default. What they mean stands above."""
 
@@ -88,6 +101,8 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     proxy: ProxyUrl | None = None
     proxy_password_file: FilePath | None = None
     table: FilePath | None = None
+    source: SourceDocument | None = None
+    id: Text | None = None
     model: FilePath | None = None
     record: FilePath | None = None
     transcript: FilePath | None = None
@@ -114,7 +129,9 @@ class MemberFile:
         plan, members, identity: what the files it names hold. folder: of the identity's files.
         plan_path, members_path: where plan and members stand.
         host, port: of the hub. proxy: to dial through, or None.
-        table, model, record, transcript, ledger: paths, None where the file does not give them.
+        table: where this party's rows are: a path, or a query; None where the file gives neither table nor source.
+        id: a column of it that is not read, or None.
+        model, record, transcript, ledger: paths, None where the file does not give them.
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
             after which a member that is no server gives up, or None for never. memory_limit: bytes for a server's shares, or None.
@@ -132,7 +149,7 @@ class MemberFile:
     folder: Path
     host: str
     port: int
-    table: Path | None
+    table: Path | Query | None
     model: Path | None
     record: Path | None
     transcript: Path | None
@@ -146,6 +163,15 @@ class MemberFile:
     servers: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     proxy: Proxy | None = None
     most_bytes_per_s: int = 0
+    id: str | None = None
+
+    @property
+    def schema(self) -> Schema:
+        """What this party's table is held to: the plan's schema, and the party's own column beside it."""
+        schema = self.plan.schema
+        if self.id is None or self.id in schema.ignore:
+            return schema
+        return replace(schema, ignore=(*schema.ignore, self.id))
 
     @property
     def signer(self) -> Signer:
@@ -182,6 +208,8 @@ def read_member_file(path: Path) -> MemberFile:
     identity = load_identity(folder)
     if document.proxy is not None and identity.name == plan.hub:
         raise PlanError(f"{path}: proxy is for members that dial; {identity.name!r} only listens: leave it out")
+    if document.id is not None and document.id in plan.schema.columns:
+        raise PlanError(f"{path}: id is {document.id!r}, which the plan reads as a column of its schema; leave id out")
     missing = sorted(set(plan.members) - set(members))
     if missing:
         raise IdentityError(
@@ -197,7 +225,7 @@ def read_member_file(path: Path) -> MemberFile:
         folder=folder,
         host=host,
         port=port,
-        table=at(document.table),
+        table=_source(document, path),
         model=at(document.model),
         record=at(document.record),
         transcript=at(document.transcript),
@@ -210,8 +238,21 @@ def read_member_file(path: Path) -> MemberFile:
         idle_limit_s=document.idle_limit_s,
         servers=_server_addresses(document.servers, plan, path),
         proxy=_proxy(document, path),
+        id=document.id,
         most_bytes_per_s=math.ceil((document.send_mbit or 0) * 1e6 / 8),
     )
+
+
+def _source(document: MemberDocument, path: Path) -> Path | Query | None:
+    """Where the rows are. Raises PlanError where table and source are both given."""
+    if document.source is None:
+        return None if document.table is None else path.parent / document.table
+    if document.table is not None:
+        raise PlanError(
+            f"{path}: table and source are both given; say where the rows are once, and leave the other out"
+        )
+    files = {name: path.parent / file for name, file in document.source.files.items()}
+    return Query(document.source.query, files, f"{path}, source.query")
 
 
 def _address(text: str, key: str, path: Path) -> tuple[str, int]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 
 from hansa.consortium.ledger import Entry, Ledger, Met
+from hansa.data.query import paths_of
 from hansa.data.source import Rows
 from hansa.errors import PlanError
 from hansa.files import check_folder, check_outputs
@@ -28,8 +30,8 @@ def warn(sentences: Iterable[str]) -> None:
 def check_files(member: MemberFile, ends: Iterable[str]) -> None:
     """Refuse outputs that could not be written at the end of the run. `ends` name the transcripts. Raises OutputError."""
     outputs = {key: getattr(member, key) for key in ("model", "record", "ledger")}
-    inputs = {
-        "table": member.table,
+    inputs: dict[str, Path] = {
+        **paths_of(member.table),
         "plan": member.plan_path,
         "members": member.members_path,
         "the member's own file": member.path,

@@ -39,6 +39,7 @@ def defaults(plan: Plan) -> dict[str, object]:
         "members.server_links": "hub",
         "schema.weight": None,
         "schema.decimal": ".",
+        "schema.ignore": (),
         "schema.weight_limit": None,
         "schema.missing": None,
         "categories": (),

@@ -164,12 +164,12 @@ def _check_keys(member: MemberFile) -> None:
     plan, name = member.plan, member.identity.name
     if name in plan.parties and member.table is None:
         raise PlanError(
-            f"{member.path}: table is missing; name the file with this party's rows",
+            f"{member.path}: table is missing; name the file with this party's rows, or give a source",
             cure="name the file with this party's rows as table",
         )
     if name not in plan.parties and member.table is not None:
         raise PlanError(
-            f"{member.path}: table is given, and the plan does not name {name!r} a party; leave it out",
+            f"{member.path}: table (or source) is given, and the plan does not name {name!r} a party; leave it out",
             cure="leave table out",
         )
     if name in plan.receivers and member.model is None:
@@ -183,7 +183,7 @@ def _rows_of(member: MemberFile) -> Rows | None:
     """The member's table, where it is a party."""
     if member.table is None:
         return None
-    rows = read_rows(member.table, member.plan.schema, label_kind=member.plan.parameters.label_kind)
+    rows = read_rows(member.table, member.schema, label_kind=member.plan.parameters.label_kind)
     warn(rows.warnings)
     return rows
 

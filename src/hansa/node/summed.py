@@ -137,7 +137,7 @@ def run_party(member: MemberFile, event: OnEvent, notify: Notify) -> PartyRecord
     plan, name = member.plan, member.identity.name
     if member.table is None:
         raise PlanError(
-            f"{member.path}: table is missing; name the file with this party's rows",
+            f"{member.path}: table is missing; name the file with this party's rows, or give a source",
             cure="name the file with this party's rows as table",
         )
     if name in plan.receivers and member.model is None:
@@ -152,7 +152,7 @@ def run_party(member: MemberFile, event: OnEvent, notify: Notify) -> PartyRecord
         )
     check_files(member, [name])
     with keeping(member.record, first_record(PartyRecord, member)) as record:
-        rows = read_rows(member.table, plan.schema, label_kind=plan.parameters.label_kind)
+        rows = read_rows(member.table, member.schema, label_kind=plan.parameters.label_kind)
         warn(rows.warnings)
         return _contribute(member, rows, event, notify, record)
 

@@ -14,6 +14,7 @@
     label = "fault"
     weight = "importance"                     # optional
     decimal = ","                             # optional: the decimal sign of numbers that are texts, as in CSV files; default "."
+    ignore = ["site"]                         # optional: columns that a table may have and that are not read
 
     [privacy]
     min_cell_rows = 10                        # cuts stop at cells of so many pooled rows
@@ -308,13 +309,15 @@ class Plan:
 
     def canonical(self) -> bytes:
         """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out
-        but that of `schema.decimal`, which came later.
+        but those of `schema.decimal` and `schema.ignore`, which came later.
         """
         content = {"format": 1, **asdict(self)}
         if self.coopetitive is None:
             del content["coopetitive"]
         if self.schema.decimal == ".":
             del content["schema"]["decimal"]
+        if not self.schema.ignore:
+            del content["schema"]["ignore"]
         if self.parameters.max_cat_to_onehot is None:
             del content["parameters"]["max_cat_to_onehot"]
         # Settings that came later are left out where they change nothing: older plans keep their digests.
@@ -341,6 +344,7 @@ class Plan:
             "schema.label": schema["label"],
             "schema.weight": schema["weight"],
             "schema.decimal": schema["decimal"],
+            "schema.ignore": schema["ignore"],
             "privacy.min_cell_rows": self.min_cell_rows,
             "privacy.min_party_rows": self.min_party_rows,
             "privacy.min_child_rows": self.min_child_rows,

@@ -63,6 +63,7 @@ class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     weight_limit: WeightLimit | None = None
     missing: Names | None = None
     decimal: DecimalSign = "."
+    ignore: Names | None = None
 
 
 class PrivacyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -231,6 +232,7 @@ def _plan(document: PlanDocument) -> Plan:
             weight=schema.weight,
             categories=tuple(document.categories.get(name, ()) for name in schema.features),
             decimal=schema.decimal,
+            ignore=schema.ignore or (),
         ),
         parameters=_parameters(document.parameters, shared),
         min_cell_rows=privacy.min_cell_rows,
