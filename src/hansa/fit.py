@@ -545,7 +545,7 @@ def join(member_file: str | Path, on_event: OnEvent | None = None) -> Record:
 
     Examples
     --------
-    A member whose file is not there hears so before anything is connected.
+    A member whose file is not there is told so before anything is connected.
 
     >>> join("aurora.toml", on_event=print)
     Traceback (most recent call last):
