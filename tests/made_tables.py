@@ -29,7 +29,9 @@ def table(n_rows: int, objective: str = "binary:logistic", *, weighted: bool = F
     features[3, rng.random(n_rows) < 0.2] = np.nan
     features[4, rng.random(n_rows) < 0.9] = np.nan
     noisy = signal + rng.logistic(size=n_rows)
-    label = (noisy > 1).astype(np.float32) if objective == "binary:logistic" else (20 * noisy).astype(np.float32)
+    label = (noisy > 1).astype(np.float32) if objective.startswith("binary:") else (20 * noisy).astype(np.float32)
+    if objective == "count:poisson":
+        label = np.floor(np.exp(0.3 * noisy)).astype(np.float32)
     weight = rng.gamma(2, size=n_rows).astype(np.float32) if weighted else None
     if weight is not None:
         weight[::17] = 0

@@ -95,10 +95,13 @@ def margins(trees: list[Tree], features: np.ndarray, base_margin: np.float32) ->
     return result
 
 
-def metric_rows(name: str, is_logistic: bool, margins: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def metric_rows(name: str, objective: str, margins: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """A metric's value for each row, in float64, from its definition."""
     margins, labels = margins.astype(np.float64), labels.astype(np.float64)
-    predictions = 1 / (1 + np.exp(-margins)) if is_logistic else margins
+    links = {"binary:logistic": lambda m: 1 / (1 + np.exp(-m)), "count:poisson": np.exp}
+    predictions = links.get(objective, lambda m: m)(margins)
+    if name == "poisson-nloglik":
+        return np.vectorize(math.lgamma)(labels + 1) + predictions - labels * margins
     if name == "logloss":
         # ln(1 - p) = -ln(1 + e**m) keeps its digits where p is close to 1.
         return labels * np.logaddexp(0, -margins) + (1 - labels) * np.logaddexp(0, margins)

@@ -11,12 +11,14 @@ from fractions import Fraction
 import numpy as np
 
 
-def gradients(objective, margins, labels, weights, positive_weight):
+def gradients(objective, margins, labels, weights, positive_weight, shape=0.0):
     """(g, h) float64 (n,) with numpy's own exp; agrees with the kernels to rounding."""
     margins, labels = margins.astype(np.float64), labels.astype(np.float64)
     weights = np.ones_like(labels) if weights is None else weights.astype(np.float64)
     if objective == "reg:squarederror":
         return (margins - labels) * weights, weights
+    if objective == "count:poisson":
+        return (np.exp(margins) - labels) * weights, np.exp(margins + shape) * weights
     weights = np.where(labels == 1, weights * positive_weight, weights)
     p = 1 / (1 + np.exp(-margins))
     return (p - labels) * weights, np.maximum(p * (1 - p), 1e-16) * weights

@@ -176,13 +176,27 @@ def test_bad_rows_are_refused_by_party_row_and_column(parties, options, said):
         ({"categorical": ["load"]}, "categorical goes with mode='coopetitive' only"),
         ({"label_range": (0, 1)}, "label_range goes with mode='coopetitive' only"),
         ({"leaf_bits": 99}, "leaf_bits"),
-        ({"objective": "count:poisson"}, "count:poisson"),
+        ({"objective": "survival:cox"}, "survival:cox"),
         ({"early_stopping_rounds": 3}, "evaluation"),
     ],
 )
 def test_settings_that_hansa_does_not_have_are_refused_by_name(options, said):
     with pytest.raises(PlanError, match=said):
         hansa.fit(PARTIES, label="fault", **({"rounds": 1} | options))
+
+
+def test_counts_are_trained_in_the_first_two_modes_and_refused_by_name_in_the_third():
+    draw = np.random.Generator(np.random.PCG64(4))
+    parts = {name: part.assign(fault=draw.poisson(2.0, len(part))) for name, part in PARTIES.items()}
+    given = {"label": "fault", "objective": "count:poisson", "rounds": 2}
+    models = [hansa.fit(parts, mode=mode, **given).model.to_json() for mode in ("federated", "secure-aggregation")]
+    assert models[0] == models[1]
+    with pytest.raises(PlanError, match="'count:poisson' cannot be had in coopetitive mode, where gradients"):
+        hansa.fit(parts, mode="coopetitive", **given)
+    name = next(iter(parts))
+    parts[name] = parts[name].assign(fault=-1)
+    with pytest.raises(DataError, match=rf"{name}.*row 1, column 'fault': expected a label of 0 or more, found '-1'"):
+        hansa.fit(parts, **given)
 
 
 def test_rows_that_real_members_would_refuse_to_bring_are_told():

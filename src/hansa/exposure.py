@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from hansa.mpc.openings import OPENINGS, Opening
 from hansa.plan import COOPETITIVE, MASKED, Plan
+from hansa.trees.losses import is_logistic
 
 EXPOSURE: Mapping[str, tuple[str, ...]] = {
     "federated": (
@@ -77,7 +78,7 @@ def released(plan: Plan) -> tuple[str, ...]:
 
 def notes_on_rows(plan: Plan, rows: int) -> tuple[str, ...]:
     """What a party with so many rows in training might change in the plan."""
-    if plan.parameters.base_score is not None or plan.parameters.objective != "binary:logistic" or rows >= FEW_ROWS:
+    if plan.parameters.base_score is not None or not is_logistic(plan.parameters.objective) or rows >= FEW_ROWS:
         return ()
     return (
         f"with {rows:,} rows, fewer than {FEW_ROWS:,}, it is better that the plan gives the base score "

@@ -80,7 +80,7 @@ class Model:
 
     @property
     def objective(self) -> str:
-        """`binary:logistic` or `reg:squarederror`."""
+        """The name of the loss that was trained, as XGBoost writes it."""
         return self._ensemble.objective
 
     @property
@@ -120,7 +120,8 @@ class Model:
         return scores if scores.ndim == 2 else np.stack([1 - scores, scores], axis=1)
 
     def predict(self, X: object) -> npt.NDArray[Any]:
-        """The likeliest class, int64 (rows,), or the value of a regression, float32 (rows,); see `predict_margin` for the rest."""
+        """The likeliest class (binary:logistic), int64 (rows,), or what else the objective predicts (values; log-odds of label 1 for
+        binary:logitraw), float32 (rows,); see `predict_margin` for the rest."""
         if self.objective == "binary:logistic":
             return np.asarray(self.predict_proba(X).argmax(axis=1), np.int64)
         return self._ensemble.predict(self._read(X).features, cores())

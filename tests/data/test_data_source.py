@@ -159,6 +159,11 @@ def test_many_rows_keep_their_order(tmp_path):
             "binary",
             "row 3, column 'y': expected label 0 or 1, found '2'; code",
         ),
+        (
+            "a,b,y\n1,1,0\n1,1,-2\n",
+            "not negative",
+            "row 2, column 'y': expected a label of 0 or more, found '-2'; write a count or an amount of 0 or more, drop the row",
+        ),
         ("a,b,y\n1,1,0.5\n", "binary", "row 1, column 'y': expected label 0 or 1, found '0.5'"),
         (
             "a,b,y\n1,1,0\n1,1,2\n1,1,3\n1,1,-1\n",
@@ -306,7 +311,8 @@ def test_arrow_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
 def test_unknown_label_kind_is_refused(tmp_path):
     for kind in ("multi", 1):
         with pytest.raises(
-            PlanError, match=f"label_kind: expected 'binary', 'numeric' or a number of classes, found {kind!r}"
+            PlanError,
+            match=f"label_kind: expected 'binary', 'numeric', 'not negative' or a number of classes, found {kind!r}",
         ):
             read_rows(csv_file(tmp_path, "a,b,y\n1,1,1\n"), AB, label_kind=kind)  # type: ignore[arg-type]
 

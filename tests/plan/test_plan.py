@@ -14,6 +14,7 @@ from declared_keys import PLAN_KEYS
 from hansa.data.schema import Schema
 from hansa.errors import PlanError
 from hansa.plan import COOPETITIVE, MODES, Coopetitive, Plan, Release, parse_plan, read_plan, write_plan
+from hansa.trees.losses import is_logistic
 from hansa.trees.parameters import METRICS, NAMES, Parameters, parse_parameters
 
 TEXT = """
@@ -106,8 +107,8 @@ share = st.floats(1e-6, 1)
 @st.composite
 def parameter_sets(draw):
     objective = draw(st.sampled_from(sorted(METRICS)))
-    logistic = objective == "binary:logistic"
-    start = st.floats(1e-6, 1 - 1e-6) if logistic else st.floats(-1e9, 1e9)
+    logistic = is_logistic(objective)
+    start = st.floats(1e-6, 1 - 1e-6) if logistic or objective == "count:poisson" else st.floats(-1e9, 1e9)
     return parse_parameters(
         {
             "objective": objective,
@@ -118,7 +119,7 @@ def parameter_sets(draw):
             "alpha": draw(number),
             "gamma": draw(number),
             "min_child_weight": draw(number),
-            "max_delta_step": draw(number),
+            "max_delta_step": draw(st.floats(0.1, 20) if objective == "count:poisson" else number),
             "subsample": draw(share),
             "colsample_bytree": draw(share),
             "max_bin": draw(st.integers(2, 65_535)),

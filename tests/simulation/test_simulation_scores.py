@@ -83,3 +83,11 @@ def test_what_has_no_value_has_a_reason_and_nothing_else_has_one():
     assert without_value(scores, labels * 0 + 2, 3) == {"auc_ovr": "the test rows all have label 2"}
     assert score_table("binary:logistic", three[:0], nothing).keys() == scores.keys()
     assert without_value(score_table("binary:logistic", ones / 2, np.array([0, 1, 1], np.float32)), ones) == {}
+
+
+def test_log_odds_have_the_scores_of_their_probabilities():
+    draw = np.random.Generator(np.random.PCG64(3))
+    margins, labels = draw.normal(size=200), draw.integers(0, 2, 200).astype(np.float32)
+    raw = score_table("binary:logitraw", margins.astype(np.float32), labels)
+    probabilities = score_table("binary:logistic", (1 / (1 + np.exp(-margins))).astype(np.float32), labels)
+    assert raw == pytest.approx(probabilities, abs=1e-6)

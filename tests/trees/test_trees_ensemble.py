@@ -344,8 +344,8 @@ def test_wrong_ensembles_are_refused():
         base_margin,
         lambda objective, _: predictions_from_margins(objective, np.zeros(1, np.float32)),
     ):
-        with pytest.raises(PlanError, match="count:poisson"):
-            ask("count:poisson", 0.5)
+        with pytest.raises(PlanError, match="rank:ndcg"):
+            ask("rank:ndcg", 0.5)
 
 
 def test_wrong_features_are_refused():

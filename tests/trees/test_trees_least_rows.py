@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from hansa.errors import HansaError
 from hansa.trees.least_rows import check_scale, heaviest_row, hessian_of, rows_of
-from hansa.trees.objective import Scales, gradients, hessian_bound, pack, scales, sum_magnitudes, unit_exponent
+from hansa.trees.objective import (
+    Scales,
+    gradients,
+    hessian_bound,
+    most_hessian,
+    pack,
+    scales,
+    sum_magnitudes,
+    unit_exponent,
+)
 
 OBJECTIVES = ("binary:logistic", "reg:squarederror")
 
@@ -35,7 +44,7 @@ def test_no_row_counts_more_than_the_heaviest(objective, exponent, weight_bound,
     packed = np.empty((2, n), np.int64)
     chosen = of_scale(exponent, 2)
     pack(gradient, hessian, chosen, packed)
-    assert packed[1].max() <= heaviest_row(objective, float(most), chosen)
+    assert packed[1].max() <= heaviest_row(most_hessian(objective, float(most), 0.0, 0.0), chosen)
 
 
 def test_margins_next_to_zero_weigh_a_quarter_at_most():
@@ -46,7 +55,7 @@ def test_margins_next_to_zero_weigh_a_quarter_at_most():
     packed = np.empty((2, len(margins)), np.int64)
     chosen = of_scale(59, 2)
     pack(gradient, hessian, chosen, packed)
-    assert packed[1].max() <= heaviest_row("binary:logistic", 1.0, chosen)
+    assert packed[1].max() <= heaviest_row(most_hessian("binary:logistic", 1.0, 1.0, 0.0), chosen)
 
 
 @settings(deadline=None)
@@ -71,7 +80,7 @@ def test_a_child_that_the_search_allows_has_the_rows_that_parties_demand(weight,
 )
 def test_min_child_weight_implies_so_many_rows(objective, weight, rows):
     chosen = of_scale(20)
-    assert rows_of(weight, 1, heaviest_row(objective, 1.0, chosen), chosen) == rows
+    assert rows_of(weight, 1, heaviest_row(most_hessian(objective, 1.0, 0.0, 0.0), chosen), chosen) == rows
 
 
 @settings(deadline=None)
@@ -86,7 +95,7 @@ def test_scales_that_an_honest_aggregator_makes_are_fine_enough(objective, n, bi
     rng = np.random.default_rng(seed)
     hessian = np.full(n, weight_bound / 4 if objective == "binary:logistic" else weight_bound)
     hessian *= rng.choice([1.0, 1e-3, 1e-12])
-    bound = hessian_bound(objective, weight_bound)
+    bound = hessian_bound(objective, weight_bound, 0.0, 0.0)
     unit = unit_exponent(bound, n)
     total = sum_magnitudes(hessian, np.arange(n, dtype=np.uint32), bound, n)
     check_scale(bound, n, scales(total, total, unit, unit, n, bits))

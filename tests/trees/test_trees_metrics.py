@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import xgboost
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, mean_absolute_error, roc_auc_score
 
 import naive_model as naive
 from hansa.errors import DataError, PlanError
+from hansa.trees.losses import LOSSES
 from hansa.trees.metrics import (
     CLASSIFICATION_METRICS,
     HIGHER_IS_BETTER,
@@ -20,12 +21,12 @@ from hansa.trees.metrics import (
     METRICS,
     NO_WEIGHT,
     ONE_LABEL,
-    REGRESSION_METRICS,
     SCORE_BUCKETS,
     MetricScale,
     best_round,
     check_metric,
     is_improvement,
+    log_gamma,
     metric_sums,
     metric_value,
     stops_early,
@@ -36,7 +37,8 @@ from hansa.trees.parameters import DEFAULT_METRIC
 from metric_resolution import auc_resolution, aucpr_resolution, metric_resolution
 
 LOGISTIC, SQUARED = "binary:logistic", "reg:squarederror"
-PAIRS = [(name, LOGISTIC) for name in METRICS] + [(name, SQUARED) for name in REGRESSION_METRICS]
+COUNTS = "count:poisson"
+PAIRS = [(name, objective) for objective in (LOGISTIC, SQUARED, COUNTS) for name in LOSSES[objective].metrics]
 
 
 def rows(objective, n_rows=4000, seed=0, positives=0.3, weighted=True, spread=1.5):
@@ -45,6 +47,10 @@ def rows(objective, n_rows=4000, seed=0, positives=0.3, weighted=True, spread=1.
     if objective == LOGISTIC:
         labels = (rng.random(n_rows) < positives).astype(np.float32)
         margins = spread * rng.normal(size=n_rows) + 2 * labels - 2
+    elif objective == COUNTS:
+        labels = rng.poisson(3, n_rows).astype(np.float32)
+        labels[::50] *= np.float32(10.3)
+        margins = rng.normal(size=n_rows)
     else:
         labels = (10 * rng.normal(size=n_rows)).astype(np.float32)
         margins = labels + 3 * rng.normal(size=n_rows)
@@ -53,7 +59,7 @@ def rows(objective, n_rows=4000, seed=0, positives=0.3, weighted=True, spread=1.
 
 
 def scale_for(n_rows, objective):
-    return MetricScale(n_rows, weight_exponent=2, label_exponent=7 if objective == SQUARED else 0)
+    return MetricScale(n_rows, weight_exponent=2, label_exponent=0 if objective == LOGISTIC else 7)
 
 
 def xgboosts(name, objective, margins, labels, weights):
@@ -154,8 +160,8 @@ def test_sums_are_the_naive_ones_in_fixed_point(name, objective):
     margins, labels, weights = rows(objective, 500)
     scale = scale_for(500, objective)
     total, weight = metric_sums(name, objective, margins, labels, weights, scale)
-    values = naive.metric_rows(name, objective == LOGISTIC, margins, labels)
-    value_bits = {"logloss": 6, "error": 0, "rmse": 18, "mae": 9}[name] if objective == SQUARED else 0
+    values = naive.metric_rows(name, objective, margins, labels)
+    value_bits = {"rmse": 18, "mae": 9, "poisson-nloglik": 15}[name] if objective != LOGISTIC else 0
     value_bits = 6 if name == "logloss" else value_bits
     # 500 rows take 9 bits, weights up to 4 take 2.
     assert total == pytest.approx(np.sum(values * weights) * 2.0 ** (62 - 9 - 2 - value_bits), rel=1e-12)
@@ -173,7 +179,7 @@ def test_histogram_is_the_naive_one():
 
 def test_unit_weights_are_no_weights():
     margins, labels, _ = rows(LOGISTIC, weighted=False)
-    for name in METRICS:
+    for name in LOSSES[LOGISTIC].metrics:
         plain = metric_sums(name, LOGISTIC, margins, labels, None, MetricScale(4000))
         weighted = metric_sums(name, LOGISTIC, margins, labels, np.ones(4000, np.float32), MetricScale(4000))
         np.testing.assert_array_equal(plain, weighted)
@@ -224,7 +230,7 @@ def test_totals_never_overflow_at_the_bounds(name, objective, n_rows_total):
     assert int(seven.max()) * n_rows_total // 7 >= 2**60
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", LOSSES[LOGISTIC].metrics)
 def test_without_meaning_is_nan(name):
     scale = MetricScale(4)
     empty = metric_sums(name, LOGISTIC, *(np.zeros(0, np.float32),) * 2, None, scale)
@@ -284,14 +290,58 @@ def test_impossible_sums_are_refused():
 
 
 def test_names_are_checked():
-    for objective in (LOGISTIC, SQUARED):
+    for objective in LOSSES:
         check_metric(DEFAULT_METRIC[objective], objective)
         with pytest.raises(PlanError, match="ndcg"):
             check_metric("ndcg", objective)
     for name in CLASSIFICATION_METRICS:
-        with pytest.raises(PlanError, match="binary:logistic"):
+        with pytest.raises(
+            PlanError, match="does not go with the objective reg:squarederror; expected one of rmse, mae"
+        ):
             check_metric(name, SQUARED)
-    assert DEFAULT_METRIC == {LOGISTIC: "logloss", SQUARED: "rmse"}
+
+
+@pytest.mark.parametrize("objective", LOSSES)
+def test_the_default_metric_is_xgboosts(objective):
+    matrix = xgboost.DMatrix(np.zeros((4, 1)), np.array([0, 1, 1, 1]))
+    said = xgboost.train({"objective": objective, "nthread": 1}, matrix, 1).eval(matrix)
+    assert said.split("-", 1)[1].rsplit(":", 1)[0] == DEFAULT_METRIC[objective]
+
+
+@given(st.floats(1, 2.0**50))
+@example(1.0)
+@example(2.0)
+def test_log_gamma_is_the_librarys(x):
+    assert log_gamma(x) == pytest.approx(math.lgamma(x), rel=1e-14, abs=1e-14)
+
+
+def test_counts_beyond_the_public_bounds_are_refused():
+    good, scale = np.array([0, 1, 1], np.float32), MetricScale(3, label_exponent=0)
+    metric_sums("poisson-nloglik", COUNTS, good, good, None, scale)
+    with pytest.raises(DataError, match="labels: row 0"):
+        metric_sums("poisson-nloglik", COUNTS, good, good - 1, None, scale)
+    far, most = good + 90, np.full(3, math.log(4), np.float32)
+    for name in LOSSES[COUNTS].metrics:
+        sums = [metric_sums(name, COUNTS, margins, good, None, scale) for margins in (far, most)]
+        assert sums[0] == pytest.approx(sums[1], rel=1e-6)
+
+
+@settings(deadline=None)
+@given(st.integers(-20, 126), st.floats(0, 1), st.floats(-40, 0))
+def test_no_count_measures_more_than_its_bound(exponent, share, below):
+    """At the largest label and mean, and at small means of large labels."""
+    scale = MetricScale(1, label_exponent=exponent)
+    label = np.array([np.float32(min(share * 2.0**exponent, 3e38))])
+    for margin in (math.log(4) + exponent * math.log(2) - 1e-5, below + min(exponent, 0)):
+        summed = metric_sums("poisson-nloglik", COUNTS, np.array([margin], np.float32), label, None, scale)
+        assert 0 <= summed[0] <= 2**62
+
+
+def test_log_odds_are_measured_as_the_probabilities_that_they_stand_for():
+    margins, labels, weights = rows(LOGISTIC)
+    for name in LOSSES["binary:logitraw"].metrics:
+        raw = metric_sums(name, "binary:logitraw", margins, labels, weights, scale_for(4000, LOGISTIC))
+        assert np.array_equal(raw, metric_sums(name, LOGISTIC, margins, labels, weights, scale_for(4000, LOGISTIC)))
 
 
 def test_direction_of_improvement():
@@ -320,7 +370,7 @@ def test_rounds_without_a_value_neither_count_nor_stop():
     assert stops_early("logloss", [0.6, 0.7, None, 0.6], 2)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", LOSSES[LOGISTIC].metrics)
 def test_what_has_no_value_says_why(name):
     scale = MetricScale(4)
     ranks = name in HIGHER_IS_BETTER

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 import naive_trees as naive
 from hansa.errors import HansaError
+from hansa.trees.losses import LOSSES
 from hansa.trees.objective import (
     LEAST_HESSIAN,
     Scales,
@@ -21,6 +22,7 @@ from hansa.trees.objective import (
     gradient_bound,
     gradients,
     hessian_bound,
+    most_hessian,
     pack,
     scales,
     sum_fixed,
@@ -29,21 +31,27 @@ from hansa.trees.objective import (
     unit_exponent,
 )
 
-OBJECTIVES = ("binary:logistic", "reg:squarederror")
+OBJECTIVES = tuple(LOSSES)
 
 
 def rows_of(objective, n=1000, seed=0):
     rng = np.random.default_rng(seed)
     margins = (4 * rng.normal(size=n)).astype(np.float32)
-    labels = rng.normal(size=n) if objective != "binary:logistic" else rng.integers(0, 2, n)
+    labels = rng.normal(size=n) if not objective.startswith("binary:") else rng.integers(0, 2, n)
+    if objective == "count:poisson":
+        labels = rng.poisson(2, n)
     weights = rng.gamma(1, size=n)
     weights[::11] = 0
     return margins, labels.astype(np.float32), weights.astype(np.float32)
 
 
-def compute(objective, margins, labels, weights, positive_weight=1.0):
+SHAPE = 0.7
+"""max_delta_step of count:poisson."""
+
+
+def compute(objective, margins, labels, weights, positive_weight=1.0, shape=SHAPE):
     g, h = np.full((2, len(margins)), np.nan)
-    gradients(objective, margins, labels, weights, positive_weight, g, h)
+    gradients(objective, margins, labels, weights, positive_weight, g, h, shape)
     return g, h
 
 
@@ -54,7 +62,7 @@ def test_gradients_are_the_naive_ones(objective, weighted, positive_weight):
     margins, labels, weights = rows_of(objective)
     weights = weights if weighted else None
     got = compute(objective, margins, labels, weights, positive_weight)
-    expected = naive.gradients(objective, margins, labels, weights, positive_weight)
+    expected = naive.gradients(objective, margins, labels, weights, positive_weight, SHAPE)
     np.testing.assert_allclose(got, expected, rtol=1e-13, atol=1e-16)
 
 
@@ -66,10 +74,14 @@ def test_gradients_are_the_derivatives_of_the_loss(objective, weighted):
 
     def loss(m):
         w = 1 if weights is None else weights.astype(np.float64)
-        return w * ((m - labels) ** 2 / 2 if objective != "binary:logistic" else np.logaddexp(0, m) - labels * m)
+        if objective == "count:poisson":
+            return w * (np.exp(m) - labels * m)
+        return w * ((m - labels) ** 2 / 2 if not objective.startswith("binary:") else np.logaddexp(0, m) - labels * m)
 
+    if objective == "count:poisson":
+        margins = margins / 4
     m, step = margins.astype(np.float64), 1e-4
-    g, h = compute(objective, margins, labels, weights)
+    g, h = compute(objective, margins, labels, weights, shape=0.0)
     np.testing.assert_allclose(g, (loss(m + step) - loss(m - step)) / (2 * step), atol=1e-5)
     np.testing.assert_allclose(h, (loss(m + step) - 2 * loss(m) + loss(m - step)) / step**2, atol=1e-4)
 
@@ -89,9 +101,31 @@ def test_far_margins_are_finite_and_within_the_bounds():
     margins = np.array([-1e30, -800, -40, 0, 40, 800, 3e38], np.float32)
     for label in (0, 1):
         g, h = compute("binary:logistic", margins, np.full(7, label, np.float32), None, 5.0)
-        assert np.all(np.abs(g) <= gradient_bound("binary:logistic", 5.0, 1.0, 9.0))
-        assert np.all(h <= hessian_bound("binary:logistic", 5.0))
+        assert np.all(np.abs(g) <= gradient_bound("binary:logistic", 5.0, 1.0, 9.0, 9.0))
+        assert np.all(h <= hessian_bound("binary:logistic", 5.0, 5.0, 0.0))
         assert h.min() == LEAST_HESSIAN * (5 if label else 1)
+
+
+@settings(deadline=None)
+@given(st.floats(-80, 60, width=32), st.floats(0, 2**45, width=32), st.floats(0, 4, width=32), st.floats(0, 20))
+def test_gradients_of_counts_are_within_their_bounds_up_to_the_highest_margin(margin, label, weight, step):
+    """Whatever the row, at the very margin, label and weight that the bounds are of."""
+    row = [np.array([value], np.float32) for value in (margin, label, weight)]
+    g, h = compute("count:poisson", *row, shape=step)
+    bound = gradient_bound("count:poisson", weight, label, abs(margin), margin)
+    assert abs(g[0]) <= bound
+    assert (
+        h[0]
+        <= most_hessian("count:poisson", weight, bound, step)
+        <= hessian_bound("count:poisson", weight, bound, step)
+    )
+
+
+def test_counts_that_would_leave_float32_are_refused_with_the_cure():
+    with pytest.raises(
+        HansaError, match=r"predict e\^61 for a row; count:poisson can be trained up to e\^60: divide the labels"
+    ):
+        gradient_bound("count:poisson", 1.0, 8.0, 61.0, 61.0)
 
 
 @given(st.integers(0, 2**40))
@@ -274,7 +308,10 @@ def test_sums_after_a_tree_are_at_most_their_bounds(objective, n, size, positive
     """Whatever the leaves and the rows in them; close where leaves are small."""
     draw = np.random.default_rng(seed)
     margins, labels, weights = rows_of(objective, n, seed)
-    positive_weight = positive_weight if objective == "binary:logistic" else 1.0
+    size = (
+        min(size, 30.0) if objective == "count:poisson" else size
+    )  # larger leaves are refused: e^m would not be a number
+    positive_weight = positive_weight if objective.startswith("binary:") else 1.0
     before = compute(objective, margins, labels, weights, positive_weight)
     leaf_of = draw.integers(0, 5, n)
     values = (size * draw.standard_normal(5)).astype(np.float32)
@@ -289,6 +326,7 @@ def test_sums_after_a_tree_are_at_most_their_bounds(objective, n, size, positive
         hessians,
         1e-12,
         weight,
+        SHAPE,
     )
     after = compute(objective, margins + values[leaf_of], labels, weights, positive_weight)
     assert np.abs(after[0]).sum() <= bounds[0]

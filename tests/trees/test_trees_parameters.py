@@ -205,7 +205,7 @@ def test_a_value_of_any_kind_is_taken_or_refused_by_name(name, value):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("objective", "rank:ndcg"),
+        ("objective", "reg:squared"),
         ("objective", None),
         ("num_class", 1),
         ("num_class", 2),
@@ -283,6 +283,8 @@ def test_a_wrong_value_is_refused_by_name(name, value):
             {"objective": "multi:softprob", "num_class": 3},
             "objective = 'multi:softprob' is not supported; write objective = 'b",
         ),
+        ({"objective": "rank:ndcg"}, "objective = 'rank:ndcg' is not supported: ranking compares rows"),
+        ({"objective": "survival:cox"}, "objective = 'survival:cox' is not supported: survival:cox orders all rows"),
         ({"objective": "multi:softmax"}, "write objective = 'binary:logistic' with num_class = K"),
         ({"objective": "reg:squarederror", "num_class": 3}, "num_class = 3"),
         (

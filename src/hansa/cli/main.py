@@ -252,7 +252,7 @@ def simulate(
     if test is not None:
         train_rows, test_rows = table, tables.read_table(test, label, party_column, weight, like=table, **rules)
     else:
-        stratified = parameters.objective == "binary:logistic"
+        stratified = parameters.has_classes
         train_rows, test_rows = tables.split_table(table, test_fraction or 0.2, seed, stratified)
     chosen = simulation.SimulationSettings(
         parameters=parameters,

@@ -11,7 +11,7 @@ import click
 
 from hansa.data.parts import is_pattern
 from hansa.trees.ensemble import OBJECTIVES
-from hansa.trees.parameters import SOFTMAX
+from hansa.trees.parameters import REFUSED_OBJECTIVES, SOFTMAX
 
 if TYPE_CHECKING:
     OptionType = click.ParamType[Any]
@@ -109,7 +109,7 @@ class Setting(OptionType):
 
 
 class Objective(Choice):
-    """One of Hansa's objectives; for XGBoost's objectives of several classes, what to give instead."""
+    """One of Hansa's objectives; for others of XGBoost's, why not, or what to give instead."""
 
     def __init__(self) -> None:
         super().__init__(OBJECTIVES)
@@ -122,4 +122,7 @@ class Objective(Choice):
                 param,
                 ctx,
             )
+        for kind, why in REFUSED_OBJECTIVES.items():
+            if isinstance(value, str) and value.startswith(kind):
+                self.fail(f"{value!r} is not supported: {why}", param, ctx)
         return super().convert(value, param, ctx)

@@ -217,7 +217,7 @@ def batches_of(plan: Plan) -> tuple[Batch, ...]:
     ranks one class against the other.
     """
     classes = range(plan.parameters.outputs if plan.parameters.num_class else 2)
-    labelled = plan.parameters.objective == "binary:logistic"
+    labelled = plan.parameters.has_classes
     batches = [Batch(False, None), *(Batch(False, label) for label in classes if labelled)]
     if plan.evaluation_fraction > 0:
         ranks = labelled and not {"auc", "aucpr"}.isdisjoint(plan.parameters.metrics)

@@ -27,7 +27,7 @@ from hansa.data.schema import MISSING_WORDS, Level, Schema
 from hansa.errors import DataError, PlanError
 
 Array = NDArray[Any]
-LabelKind = Literal["binary", "numeric"] | int
+LabelKind = Literal["binary", "numeric", "not negative"] | int
 """Labels 0 and 1; any finite number; or, as a number K, the classes 0 to K - 1."""
 
 SHOWN_LEVELS = 5
@@ -185,7 +185,7 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
         A CSV, Parquet or Arrow file; or a folder of Parquet files, or a pattern such as "parts/*.parquet"; or a query
         (`hansa.data.query.Query`).
     schema : Schema
-    label_kind : {"binary", "numeric"} or int
+    label_kind : {"binary", "numeric", "not negative"} or int
         "binary" takes labels 0 and 1 (true and false) only, "numeric" any finite number, K whole numbers below K.
 
     Returns
@@ -241,7 +241,7 @@ def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckR
     ----------
     path : path
     schema : Schema
-    label_kind : {"binary", "numeric"} or int
+    label_kind : {"binary", "numeric", "not negative"} or int
         As for `read_rows`.
 
     Returns
@@ -276,8 +276,10 @@ def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckR
 
 
 def _check_label_kind(label_kind: LabelKind) -> None:
-    if label_kind not in ("binary", "numeric") and not (isinstance(label_kind, int) and label_kind > 1):
-        raise PlanError(f"label_kind: expected 'binary', 'numeric' or a number of classes, found {label_kind!r}")
+    if label_kind not in ("binary", "numeric", "not negative") and not (isinstance(label_kind, int) and label_kind > 1):
+        raise PlanError(
+            f"label_kind: expected 'binary', 'numeric', 'not negative' or a number of classes, found {label_kind!r}"
+        )
 
 
 # --- loading -----------------------------------------------------------------------------------------------
@@ -476,6 +478,12 @@ def role_rules(role: Role, column: Column, label_kind: LabelKind) -> Iterator[Ru
             "code the two classes as 0 and 1 (for other numbers take objective reg:squarederror, for several classes num_class in "
             "coopetitive mode)",
         )
+    elif label_kind == "not negative":
+        yield (
+            np.isfinite(values) & (values < 0),
+            "a label of 0 or more",
+            "write a count or an amount of 0 or more, drop the row, or take objective reg:squarederror",
+        )
     elif isinstance(label_kind, int):
         yield (
             np.isfinite(values) & ~np.isin(values, np.arange(label_kind)),
@@ -584,5 +592,5 @@ def _warnings(
         elif feature.distinct == 1 and not feature.missing:
             yield f"feature {feature.name!r} is constant; it helps only if it differs at other parties"
     if label is not None and label.distinct == 1:
-        kind = "one value only" if label_kind == "numeric" else "one class only"
+        kind = "one class only" if label_kind == "binary" or isinstance(label_kind, int) else "one value only"
         yield f"label {label.name!r} has {kind}; this party has no metric of its own"

@@ -17,6 +17,7 @@ from hansa.printable import printable
 from hansa.protocol import messages
 from hansa.protocol.messages import CountCells, ShowRows, SplitNodes
 from hansa.roles.summed.verified_counts import Evidence, check_evidence
+from hansa.trees.losses import is_exponential, is_logistic
 
 SUFFIX = ".evidence.json"
 MOST_BYTES = 2**28
@@ -137,10 +138,10 @@ def _shown(evidence: Evidence, plan: Plan, counts: list[npt.NDArray[np.int64]]) 
 
 
 def _least_rows(plan: Plan) -> int:
-    """Rows that a child has in an honest run, from the plan alone: where weights count, no more than `min_child_rows` says."""
+    """Rows that a child has in an honest run, from the plan alone: `min_child_rows` where more than that counts."""
     parameters = plan.parameters
     scale = parameters.scale_pos_weight
-    if plan.schema.weight is not None or isinstance(scale, str):
+    if plan.schema.weight is not None or isinstance(scale, str) or is_exponential(parameters.objective):
         return plan.min_child_rows
-    heaviest = max(1.0, scale) / (4 if parameters.objective == "binary:logistic" else 1)
+    heaviest = max(1.0, scale) / (4 if is_logistic(parameters.objective) else 1)
     return max(plan.min_child_rows, math.ceil(parameters.min_child_weight / heaviest * ROUNDING))

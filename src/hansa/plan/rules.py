@@ -20,6 +20,7 @@ from hansa.plan.values import (
     RANGES_ON_SHARES,
     SERVERS,
 )
+from hansa.trees.losses import OBJECTIVES_ON_SHARES, is_exponential
 
 if TYPE_CHECKING:
     from hansa.plan.plan import Coopetitive, Plan
@@ -114,6 +115,15 @@ def rows_of_nodes_are_known(plan: Plan) -> str | None:
     )
 
 
+def rows_of_nodes_have_bounded_hessians(plan: Plan) -> str | None:
+    if plan.min_child_rows <= 1 or not is_exponential(plan.parameters.objective):
+        return None
+    return (
+        f"privacy.min_child_rows is {plan.min_child_rows}; a row's hessian of {plan.parameters.objective} has no bound that tells rows "
+        "of nodes: leave it out, and set parameters.min_child_weight"
+    )
+
+
 def dominance_goes_with_federated(plan: Plan) -> str | None:
     if not plan.dominance:
         return None
@@ -139,14 +149,14 @@ def verified_counts_go_with_masked(plan: Plan) -> str | None:
 # --- what the model tells ---------------------------------------------------------------------------------------------
 
 
-def leaves_of_squared_error_stay(plan: Plan) -> str | None:
+def leaves_of_other_objectives_stay(plan: Plan) -> str | None:
     choices, bits = plan.release.least_choices, plan.release.leaf_bits
     if not (choices or bits is not None) or plan.parameters.objective == "binary:logistic":
         return None
     name = "least_choices" if choices else "leaf_bits"
     return (
         f"release.{name} goes with binary:logistic only, and the objective is {plan.parameters.objective}, whose "
-        "leaves have the unit of the labels: leave it out"
+        "leaves have the unit of the labels or another first tree: leave it out"
     )
 
 
@@ -262,6 +272,16 @@ def metrics_can_be_had_of_shares(plan: Plan, _: Coopetitive) -> str | None:
     return None
 
 
+def objective_can_be_had_of_shares(plan: Plan, _: Coopetitive) -> str | None:
+    objective = plan.parameters.objective
+    if objective in OBJECTIVES_ON_SHARES:
+        return None
+    return (
+        f"parameter objective = {objective!r} cannot be had in {COOPETITIVE} mode, where gradients are computed on shares and only "
+        f"those of {' and '.join(OBJECTIVES_ON_SHARES)} are: take one of these, or mode 'federated' or {MASKED!r}"
+    )
+
+
 def labels_have_a_range(plan: Plan, more: Coopetitive) -> str | None:
     squared = plan.parameters.objective == "reg:squarederror"
     if squared != (more.label_range is not None):
@@ -322,6 +342,7 @@ def categories_fit_shares(plan: Plan, more: Coopetitive) -> str | None:
 
 RULES_ON_SHARES: tuple[SharedRule, ...] = (
     three_servers_and_a_hub,
+    objective_can_be_had_of_shares,
     weights_have_a_limit,
     steps_are_rounds,
     base_score_follows,
@@ -344,9 +365,10 @@ RULES: tuple[Rule, ...] = (
     aggregator_and_receivers,
     minimum_parties,
     rows_of_nodes_are_known,
+    rows_of_nodes_have_bounded_hessians,
     dominance_goes_with_federated,
     verified_counts_go_with_masked,
-    leaves_of_squared_error_stay,
+    leaves_of_other_objectives_stay,
     choices_can_be_promised,
     classes_go_with_coopetitive,
     early_stopping_has_rows,

@@ -50,6 +50,7 @@ from hansa.transport.channel import Hub
 from hansa.transport.recording import RecordingHub
 from hansa.trees.ensemble import LEAST_PROBABILITY, Ensemble
 from hansa.trees.leaf_choices import enough_rows
+from hansa.trees.losses import is_logistic
 from hansa.trees.parameters import Parameters
 from hansa.trees.xgboost_json import from_json, to_json
 
@@ -311,13 +312,13 @@ def check_labels(parameters: Parameters, train: Table) -> None:
     """Refuse labels that the objective does not take. Raises DataError naming the row."""
     classes = parameters.num_class
     wrong = np.flatnonzero(~np.isin(train.label, np.arange(classes or 2)))
-    if parameters.objective != "binary:logistic" or not wrong.size:
+    if not parameters.has_classes or not wrong.size:
         return
     where = f"training table, row {wrong[0] + 1}: label {train.label[wrong[0]]:g}"
     if classes:
         raise DataError(f"{where}; num_class = {classes} expects a whole number from 0 to {classes - 1}")
     raise DataError(
-        f"{where}; binary:logistic expects 0 or 1 (for other numbers use --objective reg:squarederror, for classes 0 to K - 1 "
+        f"{where}; {parameters.objective} expects 0 or 1 (for other numbers use --objective reg:squarederror, for classes 0 to K - 1 "
         "--mode coopetitive --set num_class=K)"
     )
 
@@ -466,7 +467,7 @@ def _train_alone(plan: Plan, train: Table, test: Table) -> _Scores:
     why = ""
     if not len(labels):
         why = "no row of weight above 0 is left to train on"
-    elif plan.parameters.objective == "binary:logistic" and len(labels) == 1:
+    elif is_logistic(plan.parameters.objective) and len(labels) == 1:
         why = f"its training rows all have label {labels[0]:g}"
     if why:
         return _nothing(plan.parameters, why)

@@ -8,11 +8,18 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from hansa.trees.losses import is_logistic
+
 Float = npt.NDArray[np.float64]
 
 HIGHER_IS_BETTER = ("auc", "aucpr")
 
-METRICS = {"binary:logistic": ("auc", "aucpr", "logloss", "error"), "reg:squarederror": ("rmse", "mae")}
+METRICS = {
+    "binary:logistic": ("auc", "aucpr", "logloss", "error"),
+    "binary:logitraw": ("auc", "aucpr", "logloss", "error"),
+    "reg:squarederror": ("rmse", "mae"),
+    "count:poisson": ("poisson-nloglik", "rmse", "mae"),
+}
 METRICS_OF_CLASSES = ("auc_ovr", "merror", "logloss", "error")
 """The metrics of a table, by objective, and those where there are several classes."""
 
@@ -70,8 +77,19 @@ def score_table(
             "logloss": _log_loss(p, is_class),
             "error": _error(p, is_class),
         }
-    if objective == "binary:logistic":
+    if objective == "binary:logitraw":
+        p = 0.5 + 0.5 * np.tanh(0.5 * p)
+    if is_logistic(objective):
         return {"auc": auc(p, y), "aucpr": aucpr(p, y), "logloss": _log_loss(p, y), "error": _error(p, y)}
+    regression = _regression(p, y)
+    if objective == "count:poisson":
+        means = np.maximum(p, 1e-16)
+        log_factorials = np.array([math.lgamma(label + 1) for label in y.tolist()])
+        return {"poisson-nloglik": float(np.mean(log_factorials + p - y * np.log(means)))} | regression
+    return regression
+
+
+def _regression(p: Float, y: Float) -> dict[str, float]:
     return {"rmse": float(np.sqrt(np.mean((p - y) ** 2))), "mae": float(np.mean(np.abs(p - y)))}
 
 
@@ -102,4 +120,4 @@ def _error(p: Float, y: Float) -> float:
 
 def main_metric(objective: str) -> str:
     """The metric of a model of one output that tables show."""
-    return "auc" if objective == "binary:logistic" else "rmse"
+    return METRICS[objective][0]

@@ -22,8 +22,9 @@ import numpy.typing as npt
 from numba import njit
 
 from hansa.errors import DataError, PlanError
+from hansa.trees.elementary import exp, sigmoid
 from hansa.trees.elementary import log as elementary_log
-from hansa.trees.elementary import sigmoid
+from hansa.trees.losses import LOSSES, Loss
 
 Float32s = npt.NDArray[np.float32]
 ImportanceKind = Literal["weight", "gain", "cover", "total_gain", "total_cover"]
@@ -34,7 +35,7 @@ NO_NODE = -1
 ROOT_PARENT = 2147483647
 """Stands in `parents` of the root."""
 
-OBJECTIVES = ("binary:logistic", "reg:squarederror")
+OBJECTIVES = tuple(LOSSES)
 """The objectives that an ensemble can have."""
 
 LEAST_PROBABILITY = 1e-6
@@ -240,9 +241,10 @@ class Ensemble:
     Attributes
     ----------
     objective : str
-        "binary:logistic" or "reg:squarederror".
+        One of `OBJECTIVES`.
     base_score : float or tuple of float
-        In the space of predictions, as in XGBoost's file: a probability for binary:logistic. For several outputs a tuple with one
+        As in XGBoost's file: a probability for binary:logistic, a mean above 0 for
+        count:poisson. For several outputs a tuple with one
         for each. Rounded to float32 on construction.
     feature_names : tuple of str
         One name per feature, in the order of the rows of `features` below.
@@ -373,7 +375,7 @@ class Ensemble:
         return np.ascontiguousarray(margins.T) if self.outputs > 1 else margins[0]
 
     def predict(self, features: Float32s, threads: int = 1) -> Float32s:
-        """Probabilities of class 1 (binary:logistic) or values (reg:squarederror), float32 (n_rows,).
+        """Probabilities of class 1 (binary:logistic), log-odds of it (binary:logitraw) or values, float32 (n_rows,).
 
         With several outputs (n_rows, outputs): each output's own probability, which need not add up to 1. Arguments and errors as
         `predict_margin`.
@@ -418,22 +420,27 @@ class Ensemble:
 
 
 def base_margin(objective: str, base_score: float) -> np.float32:
-    """The margin that stands for `base_score`: ln(p / (1 - p)) for binary:logistic, float32 as in XGBoost.
+    """The margin that stands for `base_score`: ln(p / (1 - p)) of a probability, ln of a mean (`losses.Loss.base`), float32 as in
+    XGBoost.
 
     XGBoost 3 takes a probability that is nearer to 0 or 1 than `LEAST_PROBABILITY` as one that far away.
 
     Raises:
-        DataError: the base score is not a finite float32, or under binary:logistic not between 0 and 1.
+        DataError: the base score is not a finite float32, or is a probability and not between 0 and 1,
+            or a mean and not above 0.
         PlanError: the objective is not known.
     """
     with np.errstate(over="ignore"):
         score = np.float32(base_score)
     if not np.isfinite(score):
         raise DataError(f"base_score is {base_score}; expected a finite number")
-    if objective == "reg:squarederror":
+    base = _loss_of(objective).base
+    if base == "log":
+        if not score > 0:
+            raise DataError(f"base_score is {base_score}; expected a number above 0 for {objective}")
+        return np.float32(_log_once(float(score)))
+    if base == "identity":
         return score
-    if objective != "binary:logistic":
-        raise PlanError(f"objective {objective!r} is not supported; expected one of {', '.join(OBJECTIVES)}")
     if not 0.0 < score < 1.0:
         raise DataError(f"base_score is {base_score}; expected more than 0 and less than 1 for {objective}")
     # XGBoost rounds to float32 after each step of -ln(1/p - 1).
@@ -442,19 +449,24 @@ def base_margin(objective: str, base_score: float) -> np.float32:
     return np.float32(-_log_once(float(np.float32(1.0) / score - np.float32(1.0))))
 
 
+def _loss_of(objective: str) -> Loss:
+    if objective not in LOSSES:
+        raise PlanError(f"objective {objective!r} is not supported; expected one of {', '.join(OBJECTIVES)}")
+    return LOSSES[objective]
+
+
 def predictions_from_margins(objective: str, margins: Float32s) -> Float32s:
-    """Predictions, float32 of the margins' shape: 1 / (1 + e**-margin) for binary:logistic, else the margin.
+    """Predictions, float32 of the margins' shape: what the objective makes of them (`losses.Loss.link`).
 
     Raises:
         PlanError: the objective is not known.
     """
-    if objective == "reg:squarederror":
+    link = _loss_of(objective).link
+    if link == "identity":
         return margins.copy()
-    if objective != "binary:logistic":
-        raise PlanError(f"objective {objective!r} is not supported; expected one of {', '.join(OBJECTIVES)}")
-    probabilities = np.empty(margins.shape, dtype=np.float32)
-    _sigmoids(margins.reshape(-1), probabilities.reshape(-1))
-    return probabilities
+    predictions = np.empty(margins.shape, dtype=np.float32)
+    (_sigmoids if link == "logit" else _exponentials)(margins.reshape(-1), predictions.reshape(-1))
+    return predictions
 
 
 def add_margins(trees: Sequence[Tree], features: Float32s, margins: Float32s, threads: int = 1) -> None:
@@ -587,6 +599,12 @@ def _add_leaf_values(
 def _sigmoids(margins: Float32s, probabilities: Float32s) -> None:
     for row in range(margins.shape[0]):
         probabilities[row] = np.float32(sigmoid(np.float64(margins[row])))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _exponentials(margins: Float32s, means: Float32s) -> None:
+    for row in range(margins.shape[0]):
+        means[row] = np.float32(exp(np.float64(margins[row])))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

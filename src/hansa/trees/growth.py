@@ -419,6 +419,10 @@ class Grower:
         totals = np.concatenate([totals for _, _, totals in self._levels])[where, 1]
         return np.abs(values.astype(np.float64)), totals * self._rule.hessian_unit
 
+    def highest_leaf(self) -> float:
+        """Of a tree that is decided to its last level: the largest value of a leaf."""
+        return max(float(level.leaf[level.feature < 0].max(initial=-np.inf)) for level, _, _ in self._levels)
+
     def tree(self, cut_offsets: Int64, cut_values: npt.NDArray[np.float32]) -> Tree:
         """The finished tree, nodes numbered as XGBoost does, thresholds taken from the cuts of each feature."""
         levels = [level for level, _, _ in self._levels]

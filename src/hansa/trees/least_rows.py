@@ -1,7 +1,7 @@
 """How many rows a node has at least, where its sum of hessians has a bound; and the bound that makes a node have so many.
 
-A histogram holds sums of g and h, not rows. But one row's h is at most m = w / 4 (logistic loss: p (1 - p) <= 1 / 4) or w (squared
-error), with w the largest weight, so that
+A histogram holds sums of g and h, not rows. But one row's h is at most m = w / 4 (logistic loss: p (1 - p) <= 1 / 4), w (squared
+error) or what follows from the largest margin (`objective.most_hessian`), with w the largest weight, so that
 
     rows >= H / m        and        H > (k - 1) m   =>   rows >= k
 
@@ -22,9 +22,8 @@ ROUNDING = 1 + 2.0**-40
 """Widens a row's largest hessian by more than the rounding of p (1 - p) w in float64."""
 
 
-def heaviest_row(objective: str, weight_bound: float, scales: Scales) -> int:
-    """The largest whole number that one row's hessian counts at this scale; `weight_bound` includes scale_pos_weight."""
-    most = weight_bound / 4 if objective == "binary:logistic" else weight_bound
+def heaviest_row(most: float, scales: Scales) -> int:
+    """The largest whole number that one row's hessian counts at this scale, where it is at most `most` (`objective.most_hessian`)."""
     return max(math.floor(most * scales.hessian * ROUNDING + 0.5), 1)
 
 

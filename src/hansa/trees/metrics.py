@@ -26,14 +26,16 @@ from numba import njit
 
 from hansa.errors import DataError, PlanError
 from hansa.trees.elementary import exp, log, sigmoid
+from hansa.trees.losses import LOSSES, is_exponential, is_logistic
 
 Float32s = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
 
 CLASSIFICATION_METRICS = ("logloss", "error", "auc", "aucpr")
 REGRESSION_METRICS = ("rmse", "mae")
-METRICS = CLASSIFICATION_METRICS + REGRESSION_METRICS
-"""All names that a plan may give; the first four only where the objective is binary:logistic."""
+COUNT_METRICS = ("poisson-nloglik",)
+METRICS = CLASSIFICATION_METRICS + REGRESSION_METRICS + COUNT_METRICS
+"""All names that a plan may give; `losses.Loss.metrics` has those of each objective."""
 
 HIGHER_IS_BETTER = ("auc", "aucpr")
 
@@ -50,6 +52,20 @@ ONE_LABEL = "the held-out rows have one label only (rows of weight 0 do not coun
 NO_WEIGHT = "the held-out rows all have weight 0"
 """Why a metric of held-out rows has no value."""
 
+LEAST_MEAN = 1e-16
+"""XGBoost's floor on a mean whose logarithm is taken."""
+
+NLOGLIK_BITS = 6
+"""-ln of a Poisson probability is at most b/4 ln(1 + b) + b + 37 b/4 < 2^6 b for labels up to b/4 and means up to b <= 2^130."""
+
+(S1, S2, S3, S4, S5, S6, S7) = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
+"""Coefficients of Stirling's series."""
+
+HALF_LOG_2PI = 0.9189385332046727
+
+IDENTITY, PROBABILITY, MEAN = 0, 1, 2
+"""What metrics compare with labels: the margin m, 1 / (1 + e^-m), or e^m."""
+
 LOGLOSS_BITS = 6
 LOGLOSS_LIMIT = 36.841361487904734
 """A row's log loss is at most -ln(1e-16), as in XGBoost, which keeps probabilities so far from 0."""
@@ -62,8 +78,9 @@ class MetricScale:
     Attributes:
         n_rows_total: at least the number of rows evaluated, over all parties; 1 to 2**40.
         weight_exponent: no weight exceeds 2**weight_exponent; 0 where there are no weights.
-        label_exponent: for reg:squarederror, no label exceeds 2**label_exponent in size, and no prediction
-            departs from its label by more than 2**(label_exponent + 2). Not used for binary:logistic.
+        label_exponent: for regressions, no label exceeds 2**label_exponent in size, and no prediction
+            departs from its label by more than 2**(label_exponent + 2); a prediction e^margin
+            above that counts as that. Not used where labels are 0 and 1.
 
     Raises:
         PlanError: a bound is out of range.
@@ -81,18 +98,22 @@ class MetricScale:
                 raise PlanError(f"{name} is {getattr(self, name)}; expected -149 to 128, the range of float32")
 
 
+def _check_known(name: str) -> None:
+    if name not in METRICS:
+        raise PlanError(f"eval_metric {name!r} is unknown; expected one of {', '.join(METRICS)}")
+
+
 def check_metric(name: str, objective: str) -> None:
     """Refuse an unknown metric, or one that makes no sense for the objective.
 
     Raises:
         PlanError: naming the metric and those that there are.
     """
-    if name not in METRICS:
-        raise PlanError(f"eval_metric {name!r} is unknown; expected one of {', '.join(METRICS)}")
-    if name in CLASSIFICATION_METRICS and objective != "binary:logistic":
+    _check_known(name)
+    if name not in LOSSES[objective].metrics:
         raise PlanError(
-            f"eval_metric {name!r} needs the objective binary:logistic; for {objective!r} expected one of "
-            f"{', '.join(REGRESSION_METRICS)}"
+            f"eval_metric {name!r} does not go with the objective {objective}; expected one of "
+            f"{', '.join(LOSSES[objective].metrics)}"
         )
 
 
@@ -102,7 +123,7 @@ def is_improvement(name: str, value: float, best: float | None, min_delta: float
     Raises:
         PlanError: the metric is unknown.
     """
-    check_metric(name, "binary:logistic")
+    _check_known(name)
     if best is None or math.isnan(value):
         return not math.isnan(value)
     return value - best > min_delta if name in HIGHER_IS_BETTER else best - value > min_delta
@@ -148,8 +169,9 @@ def metric_sums(
 
     Args:
         name: a metric.
-        objective: under binary:logistic, predictions are the sigmoid of the margins.
-        margins, labels: float32 (n_rows,). Labels of binary:logistic lie in [0, 1].
+        objective: where margins are log-odds, predictions are their sigmoid (for binary:logitraw too: log-odds are
+            no probabilities, which logloss and error need).
+        margins, labels: float32 (n_rows,). Labels of such an objective lie in [0, 1].
         weights: float32 (n_rows,), not negative; None means 1 for each row.
         scale: the public bounds.
 
@@ -172,15 +194,17 @@ def metric_sums(
         _score_histogram(margins, labels, weights, weight_unit, histogram)
         return histogram
     unit = math.ldexp(1.0, _fraction_bits(scale, _value_bits(name, objective, scale)))
-    is_logistic = objective == "binary:logistic"
+    link, most = _link(objective), math.ldexp(1.0, scale.label_exponent + 2)
     if name == "logloss":
         total = _logloss_sum(margins, labels, weights, unit)
     elif name == "error":
         total = _error_sum(margins, labels, weights, unit)
     elif name == "rmse":
-        total = _squared_error_sum(margins, labels, weights, unit, is_logistic)
+        total = _squared_error_sum(margins, labels, weights, unit, link, most)
+    elif name == "poisson-nloglik":
+        total = _poisson_sum(margins, labels, weights, unit, most)
     else:
-        total = _absolute_error_sum(margins, labels, weights, unit, is_logistic)
+        total = _absolute_error_sum(margins, labels, weights, unit, link, most)
     return np.array([total, _weight_sum(weights, weight_unit)], dtype=np.int64)
 
 
@@ -218,13 +242,21 @@ def _value_bits(name: str, objective: str, scale: MetricScale) -> int:
     """v such that no row's value exceeds 2**v."""
     if name == "logloss":
         return LOGLOSS_BITS
-    if name == "error" or objective == "binary:logistic":
+    if name == "error" or is_logistic(objective):
         return 0
+    if name == "poisson-nloglik":
+        return scale.label_exponent + 2 + NLOGLIK_BITS
     return (scale.label_exponent + 2) * (2 if name == "rmse" else 1)
 
 
 def _fraction_bits(scale: MetricScale, value_bits: int) -> int:
     return TOTAL_BITS - (scale.n_rows_total - 1).bit_length() - scale.weight_exponent - value_bits
+
+
+def _link(objective: str) -> int:
+    if is_logistic(objective):
+        return PROBABILITY
+    return MEAN if is_exponential(objective) else IDENTITY
 
 
 def _check_rows(objective: str, margins: Float32s, labels: Float32s, weights: Float32s, scale: MetricScale) -> None:
@@ -236,12 +268,13 @@ def _check_rows(objective: str, margins: Float32s, labels: Float32s, weights: Fl
     if len(margins) > scale.n_rows_total:
         raise DataError(f"{len(margins)} rows; expected at most n_rows_total = {scale.n_rows_total}")
     _check_range("weights", weights, 0.0, math.ldexp(1.0, scale.weight_exponent))
-    if objective == "binary:logistic":
+    if is_logistic(objective):
         _check_range("labels", labels, 0.0, 1.0)
         return
     bound = math.ldexp(1.0, scale.label_exponent)
-    _check_range("labels", labels, -bound, bound)
-    _check_range("prediction minus label", margins.astype(np.float64) - labels, -4 * bound, 4 * bound)
+    _check_range("labels", labels, 0.0 if is_exponential(objective) else -bound, bound)
+    if not is_exponential(objective):
+        _check_range("prediction minus label", margins.astype(np.float64) - labels, -4 * bound, 4 * bound)
 
 
 def _check_range(name: str, values: npt.NDArray[np.floating], low: float, high: float) -> None:
@@ -267,9 +300,41 @@ def _fixed(value: float, unit: float) -> np.int64:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _prediction(margin: float, is_logistic: bool) -> float:
-    prediction: float = sigmoid(margin) if is_logistic else margin
+def _prediction(margin: float, link: int, most: float) -> float:
+    prediction = margin
+    if link == PROBABILITY:
+        prediction = sigmoid(margin)
+    elif link == MEAN:
+        prediction = min(exp(margin), most)
     return prediction
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def log_gamma(x: float) -> float:
+    """ln of the gamma function of x >= 1, within 1e-14 (relative, or absolute where it is below 1); bits as `elementary`.
+
+    Stirling's series from 10 on, below which x is raised: ln gamma(x) = ln gamma(x + n) - ln(x (x + 1) ... (x + n - 1)).
+    """
+    product = 1.0
+    while x < 10.0:
+        product *= x
+        x += 1.0
+    z = 1.0 / (x * x)
+    tail = S1 + z * (S2 + z * (S3 + z * (S4 + z * (S5 + z * (S6 + z * S7)))))
+    result: float = (x - 0.5) * log(x) - x + HALF_LOG_2PI + tail / x - log(product)
+    return result
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _poisson_sum(margins: Float32s, labels: Float32s, weights: Float32s, unit: float, most: float) -> np.int64:
+    # -ln of the probability of y at the mean p = e^m: ln gamma(y + 1) + p - y ln p, never below 0.
+    total = np.int64(0)
+    for row in range(margins.shape[0]):
+        label = np.float64(labels[row])
+        mean = min(exp(np.float64(margins[row])), most)
+        loss = log_gamma(label + 1.0) + mean - label * log(max(mean, LEAST_MEAN))
+        total += _fixed(max(loss, 0.0) * np.float64(weights[row]), unit)
+    return total
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -304,22 +369,22 @@ def _error_sum(margins: Float32s, labels: Float32s, weights: Float32s, unit: flo
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _squared_error_sum(
-    margins: Float32s, labels: Float32s, weights: Float32s, unit: float, is_logistic: bool
+    margins: Float32s, labels: Float32s, weights: Float32s, unit: float, link: int, most: float
 ) -> np.int64:
     total = np.int64(0)
     for row in range(margins.shape[0]):
-        difference = _prediction(np.float64(margins[row]), is_logistic) - np.float64(labels[row])
+        difference = _prediction(np.float64(margins[row]), link, most) - np.float64(labels[row])
         total += _fixed(difference * difference * np.float64(weights[row]), unit)
     return total
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _absolute_error_sum(
-    margins: Float32s, labels: Float32s, weights: Float32s, unit: float, is_logistic: bool
+    margins: Float32s, labels: Float32s, weights: Float32s, unit: float, link: int, most: float
 ) -> np.int64:
     total = np.int64(0)
     for row in range(margins.shape[0]):
-        difference = _prediction(np.float64(margins[row]), is_logistic) - np.float64(labels[row])
+        difference = _prediction(np.float64(margins[row]), link, most) - np.float64(labels[row])
         total += _fixed(abs(difference) * np.float64(weights[row]), unit)
     return total
 

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from numba import njit
 
 from hansa.errors import HansaError
-from hansa.trees.elementary import sigmoid
+from hansa.trees.elementary import exp, sigmoid
+from hansa.trees.losses import is_exponential, is_logistic
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -70,19 +71,67 @@ def unit_exponent(bound: float, n_rows: int) -> int:
     return ceiling + bits_of_count(n_rows) - (SUM_BITS - 1)
 
 
-def gradient_bound(objective: str, weight_bound: float, label_bound: float, margin_bound: float) -> float:
+SUM_SLACK = 1 + 2.0**-20
+"""Widens bounds by more than their own rounding."""
+
+HIGHEST_LOG = 60.0
+"""Predictions of e^m are kept finite by refusing margins above this: sums of 2^30 rows of e^60 = 2^87 fit a float32."""
+
+
+def gradient_bound(
+    objective: str,
+    weight_bound: float,
+    label_bound: float,
+    margin_bound: float,
+    highest_margin: float,
+    largest_mean: float = math.inf,
+) -> float:
     """Public bound on |g| of any row; `weight_bound` includes scale_pos_weight.
 
-    logistic: |p - y| w <= w; squared error: |m - y| w.
+    logistic: |p - y| w <= w; squared error: |m - y| w; Poisson: |e^m - y| w <= max(e^m, y) w, as neither is negative.
+
+    Args:
+        label_bound, margin_bound: no row's label, or margin, exceeds this in size. highest_margin: no row's margin exceeds this.
+        largest_mean: no row's w e^m exceeds this, by the sum of h over all rows; not used but where e^m is predicted.
+
+    Raises HansaError where e^m might grow so large that sums would not fit a model's float32.
     """
-    if objective == "binary:logistic":
+    if is_logistic(objective):
         return weight_bound
-    return weight_bound * (label_bound + margin_bound)
+    if not is_exponential(objective):
+        return weight_bound * (label_bound + margin_bound)
+    largest = min(weight_bound * float(exp(highest_margin)), largest_mean)
+    if not largest <= weight_bound * float(exp(HIGHEST_LOG)):
+        raise HansaError(
+            f"the trees so far may predict e^{highest_margin:.0f} for a row; {objective} can be trained up to "
+            f"e^{HIGHEST_LOG:.0f}: divide the labels by a constant at every party, or set a smaller number as eta, max_delta_step or "
+            "rounds in the plan"
+        )
+    return max(largest, weight_bound * label_bound) * SUM_SLACK
 
 
-def hessian_bound(objective: str, weight_bound: float) -> float:
-    """Public bound on h of any row: p (1 - p) w <= w / 4 for logistic (doubled for rounding), w for squared error."""
-    return weight_bound / 2 if objective == "binary:logistic" else weight_bound
+def largest_mean(hessian_sum: float, shape: float) -> float:
+    """What no row's w e^m exceeds where the hessians e^(m + d) w of all rows sum to at most `hessian_sum`."""
+    return hessian_sum / float(exp(shape)) * SUM_SLACK
+
+
+def most_hessian(objective: str, weight_bound: float, gradient_bound: float, shape: float) -> float:
+    """Bound on h of any row but for its rounding, from public bounds on its weight and on its |g|.
+
+    logistic: p (1 - p) w <= w / 4; squared error: w; Poisson: e^(m + d) w, and e^m w is at most the bound on |g|.
+
+    Args:
+        shape: max_delta_step d of count:poisson; not used for others.
+    """
+    if is_exponential(objective):
+        return gradient_bound * float(exp(shape)) * SUM_SLACK
+    return weight_bound / 4 if is_logistic(objective) else weight_bound
+
+
+def hessian_bound(objective: str, weight_bound: float, gradient_bound: float, shape: float) -> float:
+    """Public bound on h of any row: `most_hessian`, doubled for rounding where it is logistic."""
+    most = most_hessian(objective, weight_bound, gradient_bound, shape)
+    return 2 * most if is_logistic(objective) else most
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -116,6 +165,16 @@ def _squared_error(margins, labels, weights, gradient, hessian):  # type: ignore
             hessian[i] = w
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _poisson(margins, labels, weights, step, gradient, hessian):  # type: ignore[no-untyped-def]
+    growth = exp(step)
+    for i in range(margins.shape[0]):
+        w = np.float64(weights[i]) if weights.shape[0] else 1.0
+        mean = exp(np.float64(margins[i]))
+        gradient[i] = (mean - np.float64(labels[i])) * w
+        hessian[i] = mean * growth * w
+
+
 NO_WEIGHTS = np.zeros(0, np.float32)
 
 
@@ -127,21 +186,26 @@ def gradients(
     positive_weight: float,
     gradient: Float64,
     hessian: Float64,
+    shape: float = 0.0,
 ) -> None:
     """First and second derivative of each row's loss by its margin, times its weight.
 
     logistic: g = (p - y) w, h = max(p (1 - p), 1e-16) w, with w multiplied by scale_pos_weight where y = 1;
-    squared error: g = (m - y) w, h = w (XGBoost's `regression_loss.h`).
+    squared error: g = (m - y) w, h = w; Poisson: g = (e^m - y) w, h = e^(m + d) w (XGBoost's `regression_loss.h` and
+    `regression_obj.cu`).
 
     Args:
-        objective: "binary:logistic" or "reg:squarederror".
+        objective: one of `losses.LOSSES`.
         margins, labels: float32 (n,). weights: float32 (n,) or None for 1.
         positive_weight: scale_pos_weight, a number.
         gradient, hessian: float64 (n,), written.
+        shape: max_delta_step d of count:poisson; not used for others.
     """
     given = NO_WEIGHTS if weights is None else weights
-    if objective == "binary:logistic":
+    if is_logistic(objective):
         _logistic(margins, labels, given, positive_weight, gradient, hessian)
+    elif is_exponential(objective):
+        _poisson(margins, labels, given, shape, gradient, hessian)
     else:
         _squared_error(margins, labels, given, gradient, hessian)
 
@@ -204,14 +268,11 @@ def scales(
     return Scales(gradient=gradient, hessian=hessian, planes=1 if bits == 32 else 2)
 
 
-SUM_SLACK = 1 + 2.0**-20
-"""Widens `sums_after` by more than its own rounding."""
-
 FARTHEST = 700.0
 """A margin that moves so far may come to any p: e^FARTHEST is a float, and the bound is `weight` then."""
 
 ROW_ERROR = 2.0**-50
-"""More than the rounding error of a row's p, as `gradients` computes it."""
+"""More than the rounding error of a row's p, or in parts of it of a row's e^m, as `gradients` computes it."""
 
 
 def sums_after(
@@ -222,20 +283,28 @@ def sums_after(
     hessians: Float64,
     hessian_error: float,
     weight: float,
+    shape: float = 0.0,
 ) -> tuple[float, float]:
     """Upper bounds of sum |g| and sum h over the same rows, once every row's margin has moved by its leaf's value.
 
     logistic: dp/dm = h / w, and log h changes by at most |v| where the margin moves by v. So h' <= h e^|v| and
     |g' - g| <= h (e^|v| - 1); moreover |g| <= w and h <= w / 4. Squared error: |g' - g| = w |v| = h |v| and h' = h.
+    Poisson: h' = h e^v, and |g' - g| = e^m w |e^v - 1| <= h e^-d (e^|v| - 1), with d = max_delta_step.
 
     Args:
         gradient_sum, hessian_sum: upper bounds of sum |g| and sum h before.
         leaves: float64 (leaves,): how far a row moves at most, rounding included. hessians: float64 (leaves,): sum of h, before, of
             each leaf's rows; they may be too small by `hessian_error` in all.
         weight: sum of all w, scale_pos_weight included.
+        shape: max_delta_step d of count:poisson; not used for others.
     """
-    logistic = objective == "binary:logistic"
-    growth = np.expm1(np.minimum(leaves, FARTHEST)) if logistic else leaves
+    logistic = is_logistic(objective)
+    exponential = is_exponential(objective)
+    growth = np.expm1(np.minimum(leaves, FARTHEST)) if logistic or exponential else leaves
+    if exponential:
+        moved = float(hessians @ growth) + hessian_error * float(growth.max())
+        gradient = gradient_sum + moved / float(exp(shape)) + 2 * ROW_ERROR * (hessian_sum + moved)
+        return gradient * SUM_SLACK, (hessian_sum + moved) * SUM_SLACK
     moved = float(hessians @ growth) + hessian_error * float(growth.max()) + weight * ROW_ERROR
     gradient, hessian = gradient_sum + moved, hessian_sum
     if logistic:

@@ -6,18 +6,16 @@ import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 from hansa.errors import PlanError
 from hansa.spelling import nearest
 from hansa.trees.ensemble import LEAST_PROBABILITY, OBJECTIVES
+from hansa.trees.losses import LOSSES, Labels, is_exponential, is_logistic
 
-DEFAULT_METRIC = {"binary:logistic": "logloss", "reg:squarederror": "rmse"}
+DEFAULT_METRIC = {objective: loss.metrics[0] for objective, loss in LOSSES.items()}
 
-METRICS = {
-    "binary:logistic": ("logloss", "error", "auc", "aucpr", "rmse", "mae"),
-    "reg:squarederror": ("rmse", "mae"),
-}
+METRICS = {objective: loss.metrics for objective, loss in LOSSES.items()}
 
 METRICS_OF_CLASSES = ("logloss", "error", "rmse", "mae")
 """Metrics where num_class is given: means over rows and classes. XGBoost has no auc or aucpr of several outputs either."""
@@ -30,7 +28,21 @@ MOST = 3.4028234e38
 LEAST = 2.0**-126
 """The least number above 0 that XGBoost reads as float32: it refuses what float32 holds with fewer digits, or as 0."""
 
+POISSON_STEP = 0.7
+"""XGBoost's max_delta_step for count:poisson, where none is given."""
+
+MOST_STEP = 20.0
+"""Hessians of count:poisson have the factor e^max_delta_step."""
+
 SOFTMAX = ("multi:softprob", "multi:softmax")
+
+REFUSED_OBJECTIVES = {
+    "rank:": "ranking compares rows of one query with one another, and a row's gradient here follows from that row alone; train on "
+    "each row's own label, for example with reg:squarederror",
+    "survival:": "survival:cox orders all rows by time, which no sum over rows can do, and survival:aft needs two labels a row; train "
+    "on one label, for example with binary:logistic on 'the event came within a year'",
+}
+"""How names of XGBoost's objectives begin that cannot be had in any mode, and why."""
 
 ALIASES = {
     "learning_rate": "eta",
@@ -122,7 +134,7 @@ class Parameters:
     Attributes
     ----------
     objective : str
-        "binary:logistic" or "reg:squarederror".
+        A name of XGBoost's, one of `hansa.trees.losses.LOSSES`.
     num_class : int
         0, or the number of classes K: then K models are trained side by side, class k against the rest.
     rounds : int
@@ -138,7 +150,8 @@ class Parameters:
     min_child_weight : float
         Least hessian of a child.
     max_delta_step : float
-        Bound on a leaf weight before eta; 0 is none.
+        Bound on a leaf weight before eta; 0 is none. For count:poisson `parse_parameters` takes .7 where none
+        is given, and hessians have the factor e^max_delta_step.
     subsample, colsample_bytree : float
         Shares of rows and of features drawn for each tree.
     max_bin : int
@@ -193,11 +206,22 @@ class Parameters:
         return self.num_class or 1
 
     @property
-    def label_kind(self) -> Literal["binary", "numeric"] | int:
-        """What labels the objective takes: 0 and 1, any finite number, or the classes below this number."""
+    def label_kind(self) -> Labels | int:
+        """What labels the objective takes (`losses.Loss.labels`), or the classes below this number."""
         if self.num_class:
             return self.num_class
-        return "binary" if self.objective == "binary:logistic" else "numeric"
+        return LOSSES[self.objective].labels
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether labels are classes: 0 and 1, or with num_class more."""
+        return LOSSES[self.objective].labels == "binary"
+
+    @property
+    def shape(self) -> float:
+        """The number that the objective's loss depends on; 0 where there is none."""
+        name = LOSSES[self.objective].shape
+        return float(getattr(self, name)) if name else 0.0
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -242,6 +266,8 @@ def parse_parameters(given: Mapping[str, Any]) -> Parameters:
         if target in values:
             raise PlanError(f"parameter {target!r} is given twice (as {name!r} and under another name)")
         values[target] = value
+    if values.get("objective") == "count:poisson":
+        values = {"max_delta_step": POISSON_STEP} | values
     checked = {_field(name): _check(name, value) for name, value in values.items()}
     parameters = Parameters(**checked)
     _check_together(parameters)
@@ -316,6 +342,9 @@ def _check(name: str, value: Any) -> Any:
                     f"parameter objective = {value!r} is not supported; write objective = 'binary:logistic' with num_class = K: "
                     "K models, one class against the rest, in one file (coopetitive mode)"
                 )
+            for kind, why in REFUSED_OBJECTIVES.items():
+                if value.startswith(kind):
+                    raise PlanError(f"parameter objective = {_shown(value)} is not supported: {why}")
             if value not in OBJECTIVES:
                 raise _refuse(name, value, f"one of {', '.join(OBJECTIVES)}")
             return value
@@ -367,10 +396,14 @@ def _check_together(p: Parameters) -> None:
     if len(set(p.eval_metric)) < len(p.eval_metric):
         raise _refuse("eval_metric", p.eval_metric, "each metric once")
     far = p.base_score is None or LEAST_PROBABILITY <= p.base_score <= 1 - LEAST_PROBABILITY
-    if p.objective == "binary:logistic" and not far:
-        expected = f"a probability from {LEAST_PROBABILITY:g} to 1 - {LEAST_PROBABILITY:g} for binary:logistic"
+    if LOSSES[p.objective].base == "logit" and not far:
+        expected = f"a probability from {LEAST_PROBABILITY:g} to 1 - {LEAST_PROBABILITY:g} for {p.objective}"
         raise _refuse("base_score", p.base_score, expected)
-    if p.objective != "binary:logistic" and p.scale_pos_weight != 1.0:
+    if is_exponential(p.objective) and p.base_score is not None and not p.base_score > 0:
+        raise _refuse("base_score", p.base_score, f"a number above 0 for {p.objective}, whose predictions are")
+    if is_exponential(p.objective) and not p.max_delta_step <= MOST_STEP:
+        raise _refuse("max_delta_step", p.max_delta_step, f"at most {MOST_STEP:g} for {p.objective}, a smaller number")
+    if not is_logistic(p.objective) and p.scale_pos_weight != 1.0:
         raise _refuse("scale_pos_weight", p.scale_pos_weight, f"1 for {p.objective}, which has no positive class")
 
 

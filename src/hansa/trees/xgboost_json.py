@@ -31,6 +31,7 @@ import numpy.typing as npt
 from hansa.errors import DataError
 from hansa.trees import ubjson
 from hansa.trees.ensemble import CATEGORIES_END, OBJECTIVES, TREE_DTYPES, Ensemble, Level, Tree
+from hansa.trees.losses import LOSSES
 
 VERSION = (3, 2, 0)
 """The XGBoost version whose format is written."""
@@ -105,9 +106,14 @@ def to_json(ensemble: Ensemble) -> bytes:
             "num_feature": str(n_features),
             "num_target": str(n_outputs),
         },
-        "objective": {"name": ensemble.objective, "reg_loss_param": {"scale_pos_weight": "1"}},
+        "objective": _objective_to_object(ensemble.objective),
     }
     return msgspec.json.encode({"learner": learner, "version": list(VERSION)})
+
+
+def _objective_to_object(name: str) -> dict[str, Any]:
+    loss = LOSSES[name]
+    return {"name": name} | ({loss.own_field: dict(loss.own_content)} if loss.own_field else {})
 
 
 def _output_of_trees(n_trees: int, n_outputs: int) -> list[int]:
@@ -389,7 +395,7 @@ def _objective(value: Any) -> str:
     name = value.get("name") if isinstance(value, dict) else value
     if name not in OBJECTIVES:
         raise _unsupported(f"objective {name!r:.80}")
-    _object(value, "objective", required=("name",), optional=("reg_loss_param",))
+    _object(value, "objective", required=("name",), optional=(LOSSES[name].own_field,))
     return str(name)
 
 

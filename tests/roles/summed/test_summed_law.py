@@ -30,6 +30,14 @@ SETTINGS: dict[str, dict[str, object]] = {
     "positives count a hundred thousand times": {"scale_pos_weight": 1e5, "min_child_weight": 0},
     "balanced by hand": {"scale_pos_weight": 3.5, "weighted": True},
     "regularised": {"alpha": 0.5, "max_delta_step": 0.4, "gamma": 0.2, "lambda": 0.0, "min_child_weight": 3},
+    "log-odds": {"objective": "binary:logitraw", "weighted": True, "evaluation": 0.2},
+    "counts": {"objective": "count:poisson", "evaluation": 0.2, "eval_metric": ["rmse", "mae", "poisson-nloglik"]},
+    "counts, no bound on leaves": {
+        "objective": "count:poisson",
+        "weighted": True,
+        "max_delta_step": 0,
+        "histogram_bits": 64,
+    },
     "given start": {"base_score": 0.3, "max_depth": 1},
     "stops early": {
         "rounds": 8,
@@ -157,7 +165,7 @@ def test_the_settings_are_not_idle(name):
     """Each set of parameters grows a forest that splits and, but for the plain one, is not the plain one."""
     outcome = alone(name).outcome
     assert any(tree.num_nodes > 1 for tree in outcome.ensemble.trees)
-    plain = {"reg:squarederror": "squared error"}.get(outcome.ensemble.objective, "logistic")
+    plain = "squared error" if outcome.ensemble.objective == "reg:squarederror" else "logistic"
     if "wide" not in name and name not in (plain, "all metrics"):
         assert outcome.model != alone(plain).outcome.model
     if "stops early" in name:

@@ -37,6 +37,7 @@ from hansa.secure.keys import PairKey
 from hansa.secure.masking import Label, Masker
 from hansa.simulation.tables import read_table
 from hansa.transport.recording import RecordingHub, read_transcript
+from hansa.trees.losses import LOSSES, is_logistic
 from hansa.trees.parameters import parse_parameters
 from made_tables import NAMES, plan, spread, table, take
 from uniformity import looks_uniform
@@ -60,7 +61,7 @@ def same_run(first: InProcessRun, second: InProcessRun) -> None:
 
 @st.composite
 def jobs(draw):
-    objective = draw(st.sampled_from(["binary:logistic", "reg:squarederror"]))
+    objective = draw(st.sampled_from(sorted(LOSSES)))
     evaluation = draw(st.sampled_from([0.0, 0.3]))
     given = {
         "objective": objective,
@@ -72,11 +73,14 @@ def jobs(draw):
         "histogram_bits": draw(st.sampled_from(["auto", 32, 64])),
         "subsample": draw(st.sampled_from([1.0, 1.0, 0.7])),
     }
-    if objective == "binary:logistic":
+    if is_logistic(objective):
         given["scale_pos_weight"] = draw(st.sampled_from([1, "auto", 2.5, 1e5]))
     if evaluation:
-        metrics = ["auc", "aucpr", "logloss", "error"] if objective == "binary:logistic" else ["mae", "rmse"]
-        given |= {"eval_metric": draw(st.lists(st.sampled_from(metrics), min_size=1, max_size=2, unique=True))}
+        given |= {
+            "eval_metric": draw(
+                st.lists(st.sampled_from(LOSSES[objective].metrics), min_size=1, max_size=2, unique=True)
+            )
+        }
         given |= {"evaluation": evaluation, "early_stopping_rounds": draw(st.sampled_from([None, 1])), "eta": 1.0}
         given["rounds"] = 6
     return given

@@ -249,3 +249,18 @@ def test_one_newton_step_where_positives_count_more():
 def test_nothing_to_learn_is_said(labels, weights, rule):
     with pytest.raises(HansaError, match=rule):
         start(labels, weights)
+
+
+def test_counts_that_are_all_zero_are_refused_with_the_cure():
+    assert start([0, 3], objective="count:poisson").base_score == 1.5
+    for labels, weights in (([0, 0], None), ([0, 3], [1, 0])):
+        with pytest.raises(
+            HansaError, match="all have label 0, or nearly; count:poisson needs rows with a label above 0"
+        ):
+            start(labels, weights, objective="count:poisson")
+
+
+def test_log_odds_start_from_the_share_of_label_1_as_xgboosts_do():
+    assert start([1, 0, 0, 0], objective="binary:logitraw").base_score == 0.25
+    step = start([1, 0, 0, 0], objective="binary:logitraw", scale_pos_weight=5).base_score
+    assert step == pytest.approx(2 * (5 - 3) / (5 + 3))

@@ -39,6 +39,7 @@ from hansa.roles.summed.verified_counts import SIGNING_PURPOSE, Evidence, Named,
 from hansa.secure.vouching import VOUCH_BYTES
 from hansa.trees import growth
 from hansa.trees.growth import Level
+from hansa.trees.losses import LOSSES, is_exponential
 from hansa.trees.objective import Scales
 from made_tables import NAMES, plan, spread, table
 
@@ -71,7 +72,7 @@ def conversation(when: str = "after", **given: object) -> Conversation:
     when=st.sampled_from(["tree", "after", "before"]),
     given_=st.fixed_dictionaries(
         {
-            "objective": st.sampled_from(["binary:logistic", "reg:squarederror"]),
+            "objective": st.sampled_from(sorted(LOSSES)),
             "weighted": st.booleans(),
             "subsample": st.sampled_from([0.3, 1.0]),
             "colsample_bytree": st.sampled_from([0.5, 1.0]),
@@ -95,6 +96,7 @@ def test_the_model_is_the_same_with_and_without_counts_and_in_federated_mode(par
         )
         for i, name in enumerate(names)
     }
+    least = 1 if is_exponential(given_["objective"]) else least
     chosen = replace(counted(when, names, **given_), min_child_rows=least)
     if given_["evaluation"]:
         chosen = replace(chosen, parameters=replace(chosen.parameters, early_stopping_rounds=1))
@@ -567,7 +569,7 @@ def test_a_scale_too_coarse_to_tell_rows_is_refused():
 
         def _start_tree(self):  # type: ignore[no-untyped-def]
             super()._start_tree()
-            self._counts.naming.start_tree(replace(self._scales, hessian=2.0**24))
+            self._counts.naming.start_tree(replace(self._scales, hessian=2.0**24), 1.0)
 
     _, refusals = attacked(counted(), TABLES, Coarse)
     assert set(refusals) == set(PARTIES)
@@ -699,7 +701,7 @@ def test_a_whole_tree_is_named_at_its_end_and_every_count_of_it_must_fit_its_par
     rows = 500
     naming = Naming(chosen, rows)
     naming.start(1.0)
-    naming.start_tree(Scales(1.0, 2.0**55, 2))
+    naming.start_tree(Scales(1.0, 2.0**55, 2), 1.0)
     active, counts, named = [rows], [], None
     for number in range(depth):
         splits = [count > 1 and data.draw(st.booleans()) for count in active]

@@ -255,7 +255,7 @@ def _start_of_output(sums: list[int], rows: int, plan: Plan) -> tuple[float, flo
     if not 0 < positives < rows or not 0 < float(np.float32(mean)) < 1:
         return None
     scale = given.scale_pos_weight if isinstance(given.scale_pos_weight, float) else (rows - positives) / positives
-    base = float(np.float32(estimated_base(mean, scale)))
+    base = float(np.float32(estimated_base(given.objective, mean, scale)))
     if not 0 < base < 1 or abs(float(base_margin(given.objective, base))) > SAFE_MARGIN:
         raise PlanError(
             f"of all weight of {rows} rows a share of {mean:.3g} has label 1, or {base:.3g} once scale_pos_weight is counted: too "

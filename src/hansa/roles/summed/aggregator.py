@@ -77,6 +77,9 @@ MARGIN_ERROR = 2.0**-23
 """More than the rounding error of a margin that a leaf's value is added to, as a part of the bound on it."""
 
 
+COARSEST = 2.0**-6
+"""Where each row's rounding of the totals adds more than this part of them in all, scales would be too coarse."""
+
 TOTALS = 2
 """Of a tree: sum |g| and sum h."""
 
@@ -421,10 +424,10 @@ class Aggregator:
         plan = self._plan
         self._cuts = cuts
         self._bin_offsets = np.concatenate([[0], np.cumsum(cuts.n_codes)]).astype(np.int64)
-        self._margin_bound = abs(float(base_margin(plan.parameters.objective, self._start.base_score)))
+        self._highest_margin = float(base_margin(plan.parameters.objective, self._start.base_score))
+        self._margin_bound = abs(self._highest_margin)
         if self._counts is not None:
             self._counts.naming.start(self._weight_bound())
-        self._hessian_bound = objective.hessian_bound(plan.parameters.objective, self._weight_bound())
         bound = self._start_totals()
         yield from self._broadcast(
             UseCuts(
@@ -444,8 +447,17 @@ class Aggregator:
     def _weight_bound(self) -> float:
         return self._bounds.weight * max(1.0, self._start.scale_pos_weight)
 
-    def _start_totals(self) -> float:
-        """Expect the totals of the next tree, and the metrics of the trees so far; returns the bound on |g|."""
+    def _public_bounds(self) -> tuple[str, float, float, float]:
+        """What bounds on a row's hessian follow from (`objective.most_hessian`)."""
+        parameters = self._plan.parameters
+        return parameters.objective, self._weight_bound(), self._gradient_bound, parameters.shape
+
+    def _start_totals(self, hessian_sum: float = math.inf) -> float:
+        """Expect the totals of the next tree, and the metrics of the trees so far; returns the bound on |g|.
+
+        Args:
+            hessian_sum: an upper bound on the sum of h over all rows that may be drawn; infinite where none is known.
+        """
         self._tree += 1
         self._step = 0
         self._exchanges += 1
@@ -458,7 +470,10 @@ class Aggregator:
             self._weight_bound(),
             self._bounds.label,
             self._margin_bound * MARGIN_SLACK,
+            self._highest_margin + self._margin_bound * (MARGIN_SLACK - 1),
+            objective.largest_mean(hessian_sum, self._plan.parameters.shape),
         )
+        self._hessian_bound = objective.hessian_bound(*self._public_bounds())
         self._units = (
             objective.unit_exponent(self._gradient_bound, self._n_rows),
             objective.unit_exponent(self._hessian_bound, self._n_rows),
@@ -505,7 +520,7 @@ class Aggregator:
         if self._leaf_bits is not None:  # the scales say no more of the leaves' sums than a power of two
             totals = [1 << (total - 1).bit_length() if total > 0 else total for total in totals]
         scales = self._scales = objective.scales(totals[0], totals[1], *self._units, self._n_rows, self._histogram_bits)
-        heaviest = heaviest_row(parameters.objective, self._weight_bound(), scales)
+        heaviest = heaviest_row(objective.most_hessian(*self._public_bounds()), scales)
         self._least_hessian = hessian_of(self._plan.min_child_rows, heaviest)
         self._columns = draw_columns(
             len(self._plan.schema.features), parameters.colsample_bytree, parameters.seed, self._tree
@@ -533,7 +548,7 @@ class Aggregator:
             self._leaf_bits,
         )
         if self._counts is not None:
-            self._counts.naming.start_tree(scales)
+            self._counts.naming.start_tree(scales, self._gradient_bound)
 
     def _start_level(self) -> None:
         self._level += 1
@@ -594,7 +609,13 @@ class Aggregator:
             grower.go_on()
             return
         sums = self._sums_after(grower)
-        self._start_totals()
+        all_drawn = self._plan.parameters.subsample == 1
+        self._start_totals(sums[1] if all_drawn else math.inf)
+        if not all_drawn and math.ldexp(self._n_rows, self._units[1]) > sums[1] * COARSEST:
+            raise HansaError(
+                f"after {self._tree} trees the bound on a row's gradient is so far above the rows' own that sums would be too coarse "
+                "where rows are drawn: set subsample = 1 in the plan, or a smaller eta or rounds"
+            )
         # Rows that another draw brings in had no part in the leaves' sums.
         at_once = self._tree < self._plan.parameters.rounds and self._plan.parameters.subsample == 1
         self._session.go(message, "growing" if at_once else "totalling")
@@ -623,6 +644,7 @@ class Aggregator:
         )
         leaves, hessians = grower.leaves()
         self._margin_bound += float(leaves.max())
+        self._highest_margin += max(float(grower.highest_leaf()), 0.0)
         return objective.sums_after(
             self._plan.parameters.objective,
             gradient_sum,
@@ -631,6 +653,7 @@ class Aggregator:
             hessians,
             self._n_rows / self._scales.hessian,
             self._start.weight,
+            self._plan.parameters.shape,
         )
 
     def _evaluate(self, sums: dict[str, Int64]) -> dict[str, float | None]:
@@ -650,7 +673,7 @@ class Aggregator:
         if not self._n_evaluation:
             return None, NO_ROWS
         summed = sums[f"metric/{name}"]
-        scale = metric_scale(self._n_evaluation, self._bounds, self._gradient_bound)
+        scale = metric_scale(self._plan.parameters.objective, self._n_evaluation, self._bounds, self._gradient_bound)
         value = metric_value(name, self._plan.parameters.objective, summed, scale)
         return (None, why_no_value(name, summed)) if math.isnan(value) else (value, "")
 

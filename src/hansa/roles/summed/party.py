@@ -56,6 +56,7 @@ from hansa.secure.keys import RunNames
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, base_margin
 from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build, rounded, tree_received
+from hansa.trees.losses import is_exponential
 from hansa.trees.metrics import MetricScale, metric_sums
 from hansa.trees.sampling import draw_columns, draw_rows
 from hansa.trees.worker_pool import ALONE, WorkerPool
@@ -478,7 +479,10 @@ class Party:
             self._bounds.scale_pos_weight,
             self._gradient,
             self._hessian,
+            parameters.shape,
         )
+        self._gradient_bound = gradient_bound
+        bound = self._hessian_bound(gradient_bound)
         rows, others = self._training, self._evaluation
         if parameters.subsample < 1:
             drawn = draw_rows(len(rows), parameters.subsample, parameters.seed, self._tree, self._name)
@@ -486,22 +490,29 @@ class Party:
         with self._blaming():
             self._totals = (
                 objective.sum_magnitudes(self._gradient, rows, gradient_bound, self._n_rows),
-                objective.sum_magnitudes(self._hessian, rows, self._bounds.hessian_bound, self._n_rows),
+                objective.sum_magnitudes(self._hessian, rows, bound, self._n_rows),
             )
             self._units = (
                 objective.unit_exponent(gradient_bound, self._n_rows),
-                objective.unit_exponent(self._bounds.hessian_bound, self._n_rows),
+                objective.unit_exponent(bound, self._n_rows),
             )
         if not self._with_root:
             yield self._contribute("totals", np.array(self._totals, np.int64))
         self._inside = RowPartition(self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins)
         self._outside = RowPartition(self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins)
 
+    def _hessian_bound(self, gradient_bound: float) -> float:
+        """The bound on h of any row in a tree: the first tree's, or where h grows with margins, what the bound on |g| says."""
+        parameters = self._plan.parameters
+        if not is_exponential(parameters.objective):
+            return self._bounds.hessian_bound
+        return objective.hessian_bound(parameters.objective, 0.0, gradient_bound, parameters.shape)
+
     def _metrics(self, gradient_bound: float) -> Iterator[bytes]:
         parameters = self._plan.parameters
         rows = self._evaluation
         bounds = MagnitudeBounds(self._bounds.label_exponent, self._bounds.weight_exponent)
-        scale = metric_scale(self._n_evaluation, bounds, gradient_bound)
+        scale = metric_scale(parameters.objective, self._n_evaluation, bounds, gradient_bound)
         weights = None if self._weights is None else self._weights[rows]
         for name in parameters.metrics:
             sums = metric_sums(name, parameters.objective, self._margins[rows], self._labels[rows], weights, scale)
@@ -522,7 +533,7 @@ class Party:
         with self._blaming():
             objective.check_scales(scales, *self._totals, *self._units)
         if self._counts is not None:
-            self._counts.naming.start_tree(scales)
+            self._counts.naming.start_tree(scales, self._gradient_bound)
         objective.pack(self._gradient, self._hessian, scales, self._packed)
         if self._layout is None or not np.array_equal(drawn, self._layout.columns):
             self._layout = histogram.layout_of(self._binned.offsets, drawn)

@@ -18,6 +18,7 @@ from hansa.trees import objective
 from hansa.trees.elementary import sigmoid
 from hansa.trees.ensemble import LEAST_PROBABILITY
 from hansa.trees.leaf_choices import enough_rows, leaf_bits_for
+from hansa.trees.losses import LOSSES, is_exponential, is_logistic
 from hansa.trees.metrics import MetricScale
 
 Int64 = npt.NDArray[np.int64]
@@ -97,16 +98,18 @@ class BaseScore:
     weight: float
 
 
-def estimated_base(mean: float, scale_pos_weight: float) -> float:
+def estimated_base(objective: str, mean: float, scale_pos_weight: float) -> float:
     """The base score that XGBoost 3 estimates: the weighted mean; where positives count more or less, one Newton step.
 
     From margin 0, where p = 1/2, h = w/4 and g = w (1/2 - y):  margin = -G/H = 2 (s P - N) / (s P + N),
-    with P and N the weights of both classes and s = scale_pos_weight (XGBoost's `fit_stump`).
+    with P and N the weights of both classes and s = scale_pos_weight (XGBoost's `fit_stump`). Of binary:logitraw the base score is a
+    margin, and XGBoost takes the mean itself as one.
     """
     if scale_pos_weight == 1.0:
         return mean
     positive, negative = scale_pos_weight * mean, 1.0 - mean
-    return float(sigmoid(2.0 * (positive - negative) / (positive + negative)))
+    margin = 2.0 * (positive - negative) / (positive + negative)
+    return float(sigmoid(margin)) if LOSSES[objective].base == "logit" else margin
 
 
 def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> BaseScore:
@@ -122,10 +125,15 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Base
         raise HansaError("all rows of all parties have weight 0; there is nothing to learn")
     mean = weighted_label / weight
     one_class = positives in (0, rows) or not 0 < float(np.float32(mean)) < 1
-    if parameters.objective == "binary:logistic" and one_class:
+    if is_logistic(parameters.objective) and one_class:
         raise HansaError(
             f"of the {rows} rows of all parties (weights of 0 not counted) all have the same label "
-            f"{int(positives > 0)}; binary:logistic needs rows of both classes"
+            f"{int(positives > 0)}; {parameters.objective} needs rows of both classes"
+        )
+    if is_exponential(parameters.objective) and not float(np.float32(mean)) > 0:
+        raise HansaError(
+            f"the {rows} rows of all parties (weights of 0 not counted) all have label 0, or nearly; {parameters.objective} needs rows "
+            "with a label above 0: bring such rows at some party, or there is nothing to learn"
         )
     if parameters.scale_pos_weight == "auto":
         scale = (rows - positives) / positives
@@ -133,8 +141,8 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Base
         scale = float(parameters.scale_pos_weight)
     base_score = parameters.base_score
     if base_score is None:
-        base_score = estimated_base(mean, scale)
-        if parameters.objective == "binary:logistic":
+        base_score = estimated_base(parameters.objective, mean, scale)
+        if LOSSES[parameters.objective].base == "logit":
             base_score = min(max(base_score, LEAST_PROBABILITY), 1 - LEAST_PROBABILITY)
     # Each row's part is rounded to the nearest unit.
     most = math.ldexp(float(sums[1]) + rows, weight_unit)
@@ -187,7 +195,7 @@ def histogram_bits_of(plan: Plan, magnitudes: Int64, sums: Int64, start: BaseSco
         return int(given)
     positives, rows = int(sums[2]), max(int(sums[3]), 1)
     weights = _typical(magnitudes[1])
-    if plan.parameters.objective == "binary:logistic":
+    if is_logistic(plan.parameters.objective):
         share = min(max(positives / rows, 0.0), 1.0)
         weights = [
             *((size, count * (1 - share)) for size, count in weights),
@@ -222,11 +230,14 @@ def _quantile(sizes: list[tuple[float, float]], share: float) -> float:
     return max(sizes)[0]
 
 
-def metric_scale(n_rows: int, bounds: MagnitudeBounds, gradient_bound: float) -> MetricScale:
+def metric_scale(objective: str, n_rows: int, bounds: MagnitudeBounds, gradient_bound: float) -> MetricScale:
     """The units of metric sums over n_rows held-out rows, where no row's |g| exceeds gradient_bound.
 
-    For squared error |g| = w |m - y|, so that |m - y| <= gradient_bound / weight bound (`MetricScale` allows 4 label bounds).
+    For squared error |g| = w |m - y|, so that |m - y| <= gradient_bound / weight bound (`MetricScale` allows 4 label bounds). Of
+    predictions e^m, which no gradient of held-out rows bounds, those above 4 label bounds count as that.
     """
+    if is_exponential(objective):
+        return MetricScale(n_rows, bounds.weight_exponent, bounds.label_exponent)
     _, exponent = math.frexp(gradient_bound / bounds.weight)
     return MetricScale(n_rows, bounds.weight_exponent, max(bounds.label_exponent, exponent - 2))
 

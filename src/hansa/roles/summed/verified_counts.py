@@ -37,7 +37,7 @@ from hansa.secure.masking import Transcript
 from hansa.secure.vouching import VOUCH_BYTES
 from hansa.trees.growth import Level
 from hansa.trees.least_rows import add_up, check_scale, heaviest_row, rows_of
-from hansa.trees.objective import Scales, hessian_bound
+from hansa.trees.objective import Scales, hessian_bound, most_hessian
 
 Int64 = npt.NDArray[np.int64]
 
@@ -191,10 +191,12 @@ class Naming:
         """No row's weight, scale_pos_weight included, exceeds this."""
         self._weight = weight_bound
 
-    def start_tree(self, scales: Scales) -> None:
-        """A tree begins, its sums at these scales."""
+    def start_tree(self, scales: Scales, gradient_bound: float) -> None:
+        """A tree begins, its sums at these scales; no row's |g| exceeds this bound."""
         plan, parameters = self._plan, self._plan.parameters
-        heaviest = heaviest_row(parameters.objective, self._weight, scales)
+        public = (parameters.objective, self._weight, gradient_bound, parameters.shape)
+        heaviest = heaviest_row(most_hessian(*public), scales)
+        self._hessian_bound = hessian_bound(*public)
         self._scales = scales
         self._least = rows_of(parameters.min_child_weight, plan.min_child_rows, heaviest, scales)
         # How many rows a draw of each party leaves is not worth working out: the root's children tell.
@@ -210,7 +212,7 @@ class Naming:
         where = np.flatnonzero(level.feature >= 0)
         if len(where) and not self._fine:
             assert self._scales is not None  # a tree began
-            check_scale(hessian_bound(self._plan.parameters.objective, self._weight), self._n_rows, self._scales)
+            check_scale(self._hessian_bound, self._n_rows, self._scales)
             self._fine = True
         self._levels.append((number, where))
         if self._by_tree and not level.last:
