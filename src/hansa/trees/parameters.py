@@ -266,7 +266,8 @@ def parse_parameters(given: Mapping[str, Any]) -> Parameters:
         if target in values:
             raise PlanError(f"parameter {target!r} is given twice (as {name!r} and under another name)")
         values[target] = value
-    if values.get("objective") == "count:poisson":
+    objective = values.get("objective")
+    if isinstance(objective, str) and objective == "count:poisson":
         values = {"max_delta_step": POISSON_STEP} | values
     checked = {_field(name): _check(name, value) for name, value in values.items()}
     parameters = Parameters(**checked)
