@@ -71,9 +71,10 @@ WEIGHT_SUM_BITS, MOST_WEIGHT_SUM_BITS = 29, 35
 WEIGHTED_BITS = 24
 """Fraction bits of p and h before they are multiplied by such a word, in Z_2^64."""
 
-MOST_LAMBDA, MOST_GAMMA = 2**17, 2**26
-"""In units of the rows' mean weight. With a lambda above 2^18 the numerator of "no split" no longer fits under the least
-gamma (`split_finding.scoring`), so needless splits would win. A greater gamma says what this one says: nothing splits."""
+MOST_LAMBDA, MOST_GAMMA = 2**26, 2**26
+"""In units of the rows' mean weight. A greater lambda leaves no bits for gradients; a greater gamma says what this one says: nothing
+splits. From a lambda of about 2^18 on the numerator of "no split" no longer fits under the least gamma (`split_finding.scoring`): then
+splits may win that gain nothing, on leaves that are nearly 0."""
 
 SERIES_NOISE = 2**-15
 """Times the root of the number of rows: five times what the noise of the logistic series, 6e-6 a row, makes of a sum of hessians.

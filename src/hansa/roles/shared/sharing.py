@@ -568,7 +568,7 @@ def settings_of(plan: Plan, values: Values, output: int = 0, rows: int = 0) -> B
         limit = 1.0
     if given.lambda_ > MOST_LAMBDA * unit:
         raise PlanError(
-            f"lambda = {given.lambda_:g} is more than 2^17 times the weight of a row, {unit:g}: shares have no bits for its gains; "
+            f"lambda = {given.lambda_:g} is more than 2^26 times the weight of a row, {unit:g}: its leaves would be 0 on shares; "
             "lower lambda, or give all weights in a smaller unit"
         )
     square = 1.0 if scale is None else scale.scale**2
