@@ -195,7 +195,10 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ProtocolError(
                     f"only {len(rows) - len(few)} of {len(rows)} parties have {k} {batch} each, and sums over them would tell too "
                     f"much of one; at least {least} must (too few: {', '.join(few)}). Give more rows, or agree on a lower "
-                    "privacy.min_party_rows in the plan and on least_party_rows in every party's policy"
+                    "privacy.min_party_rows in the plan and on least_party_rows in every party's policy",
+                    suspects=tuple(few),
+                    rule="a sum is over enough rows of enough parties",
+                    cure="give more rows, or agree on a lower privacy.min_party_rows and least_party_rows",
                 )
 
 
