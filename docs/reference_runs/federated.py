@@ -37,7 +37,7 @@ def add_in_the_clear(_quantity: str, parts: Mapping[str, np.ndarray]) -> np.ndar
 
 
 def train(plan: Plan, tables: Mapping[str, Rows], add_up: AddUp = add_in_the_clear) -> bytes:
-    """The model's file. Without weights, held-out rows, subsampling and the options of [privacy]."""
+    """The model's file. Without weights, held-out rows, subsampling, the options of [privacy], and counts as labels."""
     p, n, names = plan.parameters, sum(rows.n_rows for rows in tables.values()), plan.schema.features
 
     # 1. How large are labels? Then their sum, in units that no sum of them overflows: the base score.
@@ -67,8 +67,8 @@ def train(plan: Plan, tables: Mapping[str, Rows], add_up: AddUp = add_in_the_cle
 
     def limits(margin: float) -> tuple[list[float], list[int]]:
         """No row's |gradient| and hessian exceed these while no margin exceeds `margin`; the units to sum them in."""
-        steepest = objective.gradient_bound(p.objective, weight, bounds.label, margin * MARGIN_SLACK)
-        most = [steepest, objective.hessian_bound(p.objective, weight)]
+        steepest = objective.gradient_bound(p.objective, weight, bounds.label, margin * MARGIN_SLACK, margin)
+        most = [steepest, objective.hessian_bound(p.objective, weight, steepest, p.shape)]
         return most, [objective.unit_exponent(one, n) for one in most]
 
     margin, trees, buffers, largest = abs(float(base)), [], Buffers(), None
@@ -79,7 +79,7 @@ def train(plan: Plan, tables: Mapping[str, Rows], add_up: AddUp = add_in_the_cle
         everything = {k: np.arange(t.n_rows, dtype=np.uint32) for k, t in tables.items()}
         sizes = {}
         for k, t in tables.items():
-            objective.gradients(p.objective, margins[k], t.label, None, start.scale_pos_weight, *slopes[k])
+            objective.gradients(p.objective, margins[k], t.label, None, start.scale_pos_weight, *slopes[k], p.shape)
             own = [objective.sum_magnitudes(part, everything[k], bound[i], n) for i, part in enumerate(slopes[k])]
             sizes[k] = np.array(own, np.int64)
         totals = add_up("totals", sizes)

@@ -48,7 +48,7 @@ def run(mode, names, together):
         seconds=6.4,
         round_trips_per_tree=7.0,
         sent=report.SENT[mode],
-        masking=report.GUARANTEE[mode],
+        guarantee=report.GUARANTEE[mode],
     )
 
 

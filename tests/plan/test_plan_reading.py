@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_plan import COUNTED, ON_SHARES, PLAN, TEXT, TEXT_OF_CATEGORIES, TEXT_ON_SHARES, column, member, parameter_sets
 
@@ -85,6 +85,7 @@ def test_a_coopetitive_plan_survives_being_written(plan):
 @given(parameter_sets(), st.sampled_from(VERIFY_COUNTS), st.integers(1, 99), st.integers(0, 99))
 def test_what_masked_plans_add_survives_being_written(parameters, when, child, party):
     changes = {"parameters": replace(parameters, early_stopping_rounds=None), "verify_counts": when}
+    assume(parameters.objective != "count:poisson" or child == 1)  # whose sums say nothing of rows
     plan = replace(PLAN, mode=MASKED, min_child_rows=child, min_party_rows=party, **changes)
     assert parse_plan(write_plan(plan)) == plan
 

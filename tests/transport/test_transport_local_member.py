@@ -192,6 +192,7 @@ class Once:
 
     def __init__(self, error=None):
         self.done = False
+        self.run = b""
         self._error = error
 
     def opening(self):

@@ -16,9 +16,10 @@ from hansa.errors import DataError, PlanError, ProtocolError
 from hansa.mpc.fourier import MARGIN_BITS
 from hansa.mpc.ring import RING32
 from hansa.node.in_process import share_in_process
+from hansa.oblivious import training
 from hansa.oblivious.quantile_search import CutProbes
 from hansa.protocol.messages import TrainingSetup, to_tensor
-from hansa.roles.shared import compute_server, owner
+from hansa.roles.shared import owner
 from hansa.roles.shared.sharing import Counts, given_start, plan_cuts, widest_candidates
 from hansa.trees.xgboost_json import from_json
 from made_tables import spread, take
@@ -180,14 +181,14 @@ def test_every_split_is_the_best_of_ordered_and_one_hot_ones(given, objective):
 
 def test_shared_margins_are_the_opened_trees_predictions(monkeypatch):
     margins = {}
-    boost_round = compute_server.boost_round
+    boost_round = training.boost_round
 
     def noted(server, candidates, blocks, outputs, *rest):
         result = yield from boost_round(server, candidates, blocks, outputs, *rest)
         margins[server.index] = outputs[0].margins
         return result
 
-    monkeypatch.setattr(compute_server, "boost_round", noted)
+    monkeypatch.setattr(training, "boost_round", noted)
     agreed, parts = plan(rounds=3), tables()
     model = SharedTalk(agreed, parts).run().models["dune"]
     shared = reveal(RING32, [margins[i] for i in range(3)]).view(np.int32) / 2.0**MARGIN_BITS
