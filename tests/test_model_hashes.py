@@ -51,8 +51,13 @@ def digest(run):
     return hashlib.sha256(run.model.to_json()).hexdigest()[:16]
 
 
+LARGE = ("credit_default", "cell_anomaly_4g", "lte_drop_rate")
+
+
 @pytest.mark.parametrize("mode", ["federated", "secure-aggregation"])
-@pytest.mark.parametrize("table", SUMMED)
+@pytest.mark.parametrize(
+    "table", [pytest.param(table, marks=[pytest.mark.slow] if table in LARGE else []) for table in SUMMED]
+)
 def test_the_model_of_sums_is_what_it_was(table, mode):
     frames, given = parties(table)
     run = hansa.fit(frames, mode=mode, rounds=8, max_depth=5, max_bin=64, seed=3, evaluation_fraction=0.1, **given)

@@ -10,6 +10,7 @@ from test_shared_transcript import shape_of_run
 
 import naive_model as naive
 from hansa.data.holdout import held_out
+from hansa.data.quantiles import Cuts
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.errors import DataError, PlanError, ProtocolError
@@ -164,7 +165,7 @@ def test_every_split_is_the_best_of_ordered_and_one_hot_ones(given, objective):
     ensemble = from_json(talk.models["dune"])
     cuts = CUTS
     if not given:
-        found = compute_server.Cuts(
+        found = Cuts(
             *(np.frombuffer(getattr(told[0], n).data, d) for n, d in (("offsets", np.int64), ("values", np.float32))),
             np.frombuffer(told[0].has_missing.data, np.uint8).astype(bool),
         )
