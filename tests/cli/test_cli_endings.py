@@ -18,6 +18,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+import hansa as package
+from hansa.consortium.identity import fingerprint, load_identity
+from hansa.consortium.members import read_members
+from hansa.errors import OutputError
+from hansa.node import model_file
+from hansa.node.config import read_member_file
+from hansa.plan import read_plan
+from hansa.protocol import messages
+from hansa.transport.resumable import ResumableHub
 from made_consortium import (
     AGAIN,
     HUB,
@@ -29,16 +39,6 @@ from made_consortium import (
     refused,
     write_member,
 )
-
-import hansa as package
-from hansa.consortium.identity import fingerprint, load_identity
-from hansa.consortium.members import read_members
-from hansa.errors import OutputError
-from hansa.node import model_file
-from hansa.node.config import read_member_file
-from hansa.plan import read_plan
-from hansa.protocol import messages
-from hansa.transport.resumable import ResumableHub
 
 ENDLESS = PLAN.replace("rounds = 3", "rounds = 100000")
 INTERRUPTED = "its operator stopped its process"
@@ -58,7 +58,7 @@ def mode(path: Path) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("stopped", [HUB, "borealis"])
-def test_a_signal_says_close_and_nobody_waits(consortium: Consortium, number: signal.Signals, stopped: str):
+def test_a_signal_closes_the_connection_and_nobody_waits(consortium: Consortium, number: signal.Signals, stopped: str):
     """The reconnect timeout is an hour: whoever waited for the one that left would not end in this test."""
     (consortium.folder / "plan.toml").write_text(ENDLESS)
     hub, port = consortium.start_hub(reconnect_timeout_s=3600)
@@ -457,7 +457,7 @@ def test_a_model_that_fits_nowhere_for_too_long_is_said_to_be_lost(tmp_path, mon
     assert sum(slept) == 12
 
 
-# --- what strangers write ---------------------------------------------------------------------------------------------
+# --- what others write ------------------------------------------------------------------------------------------------
 
 HOSTILE = (
     "\x1b]0;TITLE SET BY HUB\x07\x1b[1A\x1b[2K\x1b[32m\nhansa: run finished; model accepted\x1b[0m\n\u202eroot@host# "

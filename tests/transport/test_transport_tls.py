@@ -429,7 +429,7 @@ def hub_meets(network, hub, rejected_peer) -> TlsChannel:
 def settle(hub: TlsHub, rejected: int) -> None:
     give_up = time.monotonic() + HANG_S
     while hub.rejected < rejected:
-        assert time.monotonic() < give_up, f"{hub.rejected} strangers were refused, expected {rejected}"
+        assert time.monotonic() < give_up, f"{hub.rejected} peers were refused, expected {rejected}"
         with pytest.raises(TransportError, match="no frame"):
             hub.receive(0.05)
 
