@@ -26,7 +26,7 @@ COINAGES = {
     r"guests?": "allowed peer",
     r"newcomers?": "pending handshake",
     r"strangers?": "rejected peer",
-    r"heard|hears": "received",
+    r"hear|heard|hears": "received",
     r"aside": "deferred",
     r"spare_last": "pin_frame",
     r"patience(_s|_ms)?": "reconnect_timeout_s",
@@ -71,6 +71,7 @@ PLAIN = [
     r"letter-spacing",
     r"address\.named\(\"beta\"\)",
     r"rng\.beta",
+    r"Phones hear|do not hear",
     r"\"patience_s\": \"reconnect_timeout_s\"",
 ]
 """Where a word of the list means what everybody takes it for."""

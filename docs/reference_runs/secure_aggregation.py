@@ -73,7 +73,7 @@ def train(plan: Plan, tables: Mapping[str, Rows], eavesdrop: Callable[[np.ndarra
             zero += maskers[name].mask(label, words)  # in place; a label masks one vector, once
             eavesdrop(masked)
             total = masked if total is None else total + masked
-        # 6. The masks of a closing zero add up to zero where all parties hold the same keys and heard the same.
+        # 6. The masks of a closing zero add up to zero where all parties hold the same keys and received the same.
         assert zero % 2 ** (8 * total.itemsize) == 0, "the masks do not cancel"
         return total.reshape(next(iter(parts.values())).shape)
 

@@ -228,7 +228,7 @@ def _print_aggregator(record: AggregatorRecord) -> None:
 
 def _print_hub(record: HubRecord) -> None:
     """Who sent how much through the hub."""
-    table = Table(title=f"{record.mode}: sealed messages passed on, sealed", title_justify="left")
+    table = Table(title=f"{record.mode}: sealed messages passed on", title_justify="left")
     for column in ("from", "to", "bytes"):
         table.add_column(column, justify="right" if column == "bytes" else "left")
     for sender, receiver, count in known(record.relayed):

@@ -159,7 +159,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sums tell classes apart (`batches_of`).
 
         Args:
-            own: this party. counted: every party with its training and held-out rows, as all hear it.
+            own: this party. counted: every party with its training and held-out rows, as all received it.
             enough: party -> bits of the batches that it says it has enough rows for (`enough_of`).
 
         Raises:

@@ -259,7 +259,7 @@ def _relay(
 ) -> Hub:
     """Relay, and play what is to be played, to the end of the run; the hub as its traffic is to be read from."""
     plan, transcript = member.plan, member.transcript
-    # Over direct links the hub may hear nothing while servers compute, for as long as that takes: they watch each other.
+    # Over direct links the hub may receive nothing while servers compute, for as long as that takes: they watch each other.
     answer_s = None if is_direct(plan) else ANSWER_S
 
     def recorded(hub: Hub) -> Hub:

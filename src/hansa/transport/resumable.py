@@ -67,7 +67,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 _HANDSHAKE_S = 30.0
 
 _MOST_NOTICES, _NOTICES_A_SECOND = 64.0, 4.0
-"""What a member passes on of the hub's notices; one that sends more is not received."""
+"""What a member passes on of the hub's notices; one that sends more is ignored."""
 
 Dial = Callable[[bytes, float], TlsChannel]
 """(this member's greeting, seconds for the handshake) -> a connection to the hub."""
@@ -240,13 +240,13 @@ class ResumableChannel:
             self._hang_up()
             raise TransportError("the hub is gone: it ended the connection")
         if delivery.notice:
-            self._hear(delivery)
+            self._take_notice(delivery)
         if delivery.asked or delivery.owes:
             delivery.asked = False
             self._signal(ACKNOWLEDGE)
         return frame
 
-    def _hear(self, delivery: DeliveryState) -> None:
+    def _take_notice(self, delivery: DeliveryState) -> None:
         """Pass the hub's notice on. Raises TransportError where it is none."""
         signal, delivery.notice = delivery.notice, b""
         try:

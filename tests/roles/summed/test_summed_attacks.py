@@ -546,7 +546,7 @@ def test_a_place_is_masked_once_whatever_the_state_machine_lets_pass():
     masking = talk.parties[ME]._masking
     with pytest.raises(ProtocolError, match=r"a second time; rule: a mask is used once"):
         masking.mask(-1, 0, "magnitudes", np.zeros((2, 256), np.int64), True, 512)
-    masking.hear("SumLabels", memoryview(b"something else"))
+    masking.absorb("SumLabels", memoryview(b"something else"))
     with pytest.raises(ProtocolError, match="after other broadcasts or with another size"):
         masking.mask(-1, 0, "magnitudes", np.zeros((2, 256), np.int64), True, 512)
     with pytest.raises(ProtocolError, match="a second time"):

@@ -159,7 +159,7 @@ def test_rounded_models_do_not_depend_on_how_rows_are_spread_or_on_the_mode():
     assert len(models) == 1
 
 
-# --- what parties hear beside the leaves ----------------------------------------------------------------------------------
+# --- what parties receive beside the leaves ----------------------------------------------------------------------------------
 
 
 class Ear:

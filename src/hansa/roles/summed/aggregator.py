@@ -306,7 +306,7 @@ class Aggregator:
         frame = messages.encode(message)
         yield from self._tell(dict.fromkeys(self._plan.parties, frame))
         if self._counts is not None:
-            self._counts.hear(type(message).__name__, frame)
+            self._counts.absorb(type(message).__name__, frame)
 
     def _tell(self, frames: dict[str, bytes]) -> Outgoing:
         """Frames for parties, behind the row counts that are due."""

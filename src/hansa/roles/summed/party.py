@@ -76,7 +76,7 @@ PARALLEL_VALUES = 200_000
 
 NOT_BROADCAST = (Welcome, KeysConfirmed, ShowRows, Finish, Abort)
 """What differs from party to party, or comes before there is a transcript to bind it to (the run's id binds `Welcome`); of a `ShowRows`
-what all see alike is received by itself."""
+the part that all see alike is absorbed on its own."""
 
 DEFAULT_POLICY = Policy()
 
@@ -194,9 +194,9 @@ class Party:
         if self._counts is not None and self._counts.due and not isinstance(message, ShowRows | Abort):
             raise self._broken(f"{type(message).__name__} came before the row counts of what was named before it")
         if not isinstance(message, NOT_BROADCAST):
-            self._masking.hear(type(message).__name__, frame)
+            self._masking.absorb(type(message).__name__, frame)
             if self._counts is not None:
-                self._counts.hear(type(message).__name__, frame)
+                self._counts.absorb(type(message).__name__, frame)
         match message:
             case Welcome():
                 self._welcome(message)

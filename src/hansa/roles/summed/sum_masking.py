@@ -30,7 +30,7 @@ class NoMasking:
 
     masked_bytes = 0
 
-    def hear(self, kind: str, frame: memoryview) -> None:
+    def absorb(self, kind: str, frame: memoryview) -> None:
         """A broadcast of the aggregator; means nothing here."""
 
     def mask(
@@ -103,7 +103,7 @@ class SumMasking:
         self._masker = Masker(self._member, self._setup.keys, self._setup.algorithm)
         self.vouching = Vouching(self._setup.keys)
 
-    def hear(self, kind: str, frame: memoryview) -> None:
+    def absorb(self, kind: str, frame: memoryview) -> None:
         """Bind all later masks to a broadcast of the aggregator."""
         self._transcript.absorb(kind, frame)
 

@@ -350,9 +350,9 @@ class CountChecker:
         """Whether counts are shown before sums leave."""
         return self._plan.verify_counts == "before"
 
-    def hear(self, kind: str, frame: memoryview | bytes) -> None:
+    def absorb(self, kind: str, frame: memoryview | bytes) -> None:
         """Keep a broadcast for the signature to come."""
-        self._section.hear(kind, frame)
+        self._section.absorb(kind, frame)
 
     def count(self, own: Int64) -> None:
         """Keep this party's rows of the children of a level, until they are named."""
@@ -404,7 +404,7 @@ class CountChecker:
                 f"zero word from each of {len(self._parties)} parties, and {others} proofs"
             )
         self._check_proofs(bytes(message.words), bytes(message.tags), size)
-        self._section.hear(ShowRows.__name__, message.words)
+        self._section.absorb(ShowRows.__name__, message.words)
         if named.signed:
             section = self._section.close(bytes(message.signature))
             self._check_signature(section)
@@ -413,7 +413,7 @@ class CountChecker:
             raise ProtocolError("a signature came where none is due")
         self.naming.settle(named, named.pooled(message.words, self._own))
         self.due = None
-        self._masking.hear(ShowRows.__name__, message.words)
+        self._masking.absorb(ShowRows.__name__, message.words)
 
     def _check_proofs(self, words: bytes, tags: bytes, size: int) -> None:
         vouching = self._masking.vouching
@@ -449,7 +449,7 @@ class _Section:
         self._hash = Transcript(run)
         self._received: list[tuple[str, bytes]] = []
 
-    def hear(self, kind: str, frame: memoryview | bytes) -> None:
+    def absorb(self, kind: str, frame: memoryview | bytes) -> None:
         self._hash.absorb(kind, frame)
         self._received.append((kind, bytes(frame)))
 
@@ -491,7 +491,7 @@ class CountRelay:
         """The parties that every other one waits for, where counts come before sums."""
         return [name for name in self._parties if self._first and self.owes(name)]
 
-    def hear(self, kind: str, frame: bytes) -> None:
+    def absorb(self, kind: str, frame: bytes) -> None:
         """A broadcast that is about to leave."""
         self._section.absorb(kind, frame)
 
