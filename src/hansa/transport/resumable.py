@@ -343,7 +343,7 @@ class ResumableChannel:
 
     def _resume(self, loss: LinkLost) -> None:
         """Dial until the hub is there again. Raises TransportError where that takes too long, it refuses, or it left."""
-        self._hear_out()
+        self._receive_last()
         now = time.monotonic()
         if self._lost_at is None or now - self._linked_at > self._reconnect_timeout_s:
             self._lost_at = now
@@ -381,7 +381,7 @@ class ResumableChannel:
         waiting_for = (self._hub,) if kind == "away" else ()
         self._notify(Notice(kind, self._hub, waiting_for, max(0.0, seconds), limit_s, text))
 
-    def _hear_out(self) -> None:
+    def _receive_last(self) -> None:
         """Take what the hub sent before the connection broke, its close above all; then close what is left of it."""
         link, self._link = self._link, None
         if link is not None:
