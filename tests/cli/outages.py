@@ -22,7 +22,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from made_consortium import HUB, PARTIES, PLAN, make_consortium, write_member
-
 from namespaces import Hosts, why_not
 
 VICTIM, OTHER = PARTIES[1], PARTIES[0]

@@ -16,7 +16,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from made_consortium import AGAIN, assert_refused, cells, hansa, write_table
 
 from hansa.errors import HansaError
 from hansa.node import shared
@@ -27,6 +26,7 @@ from hansa.protocol.messages import SEALED, Abort, Relay, decode
 from hansa.transport.recording import read_transcript
 from hansa.transport.tls import TlsHub
 from hansa.trees.xgboost_json import from_json
+from made_consortium import AGAIN, assert_refused, cells, hansa, write_table
 from waiting import HANG_S
 
 N_ROWS = 240

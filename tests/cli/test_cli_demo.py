@@ -7,10 +7,10 @@ import re
 
 import msgspec
 import pytest
-from made_consortium import hansa
 
 from hansa.plan import COOPETITIVE, MODES
 from hansa.simulation.summary import Summary
+from made_consortium import hansa
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")

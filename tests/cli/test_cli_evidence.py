@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from made_consortium import HUB, PARTIES, PLAN, Consortium, assert_refused, hansa, logged, refused, write_member
 
 from hansa.consortium.identity import load_identity
 from hansa.node.evidence import SUFFIX, beside, keep_evidence, read_evidence
 from hansa.protocol.messages import CountCells, SplitNodes, encode, to_tensor
 from hansa.roles.summed.verified_counts import SIGNING_PURPOSE, Evidence, signed_bytes
+from made_consortium import HUB, PARTIES, PLAN, Consortium, assert_refused, hansa, logged, refused, write_member
 
 MASKED = PLAN.replace('mode = "federated"', 'mode = "secure-aggregation"').replace(
     "[privacy]", '[privacy]\nmin_party_rows = 0\nverify_counts = "tree"'

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_consortium import PARTIES, PLAN, Consortium, assert_refused, hansa, write_member
 
 from declared_keys import PLAN_KEYS
 from hansa.exposure import EXPOSURE, STATISTICS, VERIFIED, exposure, openings_under
 from hansa.mpc.openings import OPENINGS
 from hansa.node.plan_report import defaults
 from hansa.plan import DEFAULT_VERIFY_COUNTS, MODES, VERIFY_COUNTS, Plan, parse_plan
+from made_consortium import PARTIES, PLAN, Consortium, assert_refused, hansa, write_member
 
 ROOT = Path(__file__).parents[2]
 MASKED = PLAN.replace('mode = "federated"', 'mode = "secure-aggregation"\nname = "x"').replace('name = "test"\n', "")

@@ -6,13 +6,13 @@ import threading
 
 import msgspec
 import pytest
-from made_consortium import HUB, PARTIES, Consortium, hansa, write_member
 
 import hansa as library
 from hansa.errors import PlanError
 from hansa.node.events import Event, Listening, Noticed
 from hansa.node.record import Record
 from hansa.roles.run import Binned, Registered, Trained
+from made_consortium import HUB, PARTIES, Consortium, hansa, write_member
 from waiting import HANG_S
 
 

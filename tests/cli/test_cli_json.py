@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from made_consortium import HUB, PARTIES, PLAN, Consortium, hansa, write_member
 from test_cli_evidence import MASKED, shown, signed
 
 from hansa.node.check import TableReport
@@ -17,6 +16,7 @@ from hansa.node.plan_report import PlanReport
 from hansa.node.record import AggregatorRecord, Failure, PartyRecord, Record
 from hansa.roles.run import Binned, Registered, Trained, TreeGrown
 from hansa.simulation.summary import Summary
+from made_consortium import HUB, PARTIES, PLAN, Consortium, hansa, write_member
 
 
 def read(text: str) -> list[Line]:

@@ -9,19 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_consortium import (
-    AGAIN,
-    HUB,
-    PARTIES,
-    PLAN,
-    Consortium,
-    assert_refused,
-    hansa,
-    logged,
-    refused,
-    write_member,
-    write_table,
-)
 
 from cutting_line import Cut, CuttingLine
 from hansa.consortium.identity import (
@@ -37,6 +24,19 @@ from hansa.protocol.messages import decode
 from hansa.transport import tls
 from hansa.transport.recording import read_transcript
 from http_proxy import HttpProxy
+from made_consortium import (
+    AGAIN,
+    HUB,
+    PARTIES,
+    PLAN,
+    Consortium,
+    assert_refused,
+    hansa,
+    logged,
+    refused,
+    write_member,
+    write_table,
+)
 from waiting import HANG_S
 
 ENDLESS = PLAN.replace("rounds = 3", "rounds = 100000")

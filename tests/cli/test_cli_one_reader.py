@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import Result
-from made_consortium import hansa
 
 from hansa import errors
 from hansa.plan import parse_plan
 from hansa.trees.xgboost_json import from_json
+from made_consortium import hansa
 
 SOURCE = Path(errors.__file__).parent
 

@@ -7,13 +7,13 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from made_consortium import hansa, write_table
 
 from hansa.cli.main import main
 from hansa.cli.option_types import Names, Objective, Range, RisingNumbers, Setting
 from hansa.plan import MODES, SERVER_LINKS
 from hansa.trees.ensemble import OBJECTIVES
 from hansa.trees.parameters import SOFTMAX
+from made_consortium import hansa, write_table
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from made_consortium import HUB, PARTIES
 from outages import FAULTS, OTHER, VICTIM, Outage, happened
 
+from made_consortium import HUB, PARTIES
 from namespaces import why_not
 
 REASON = why_not()

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from made_consortium import assert_refused, cells, hansa, write_table
 
 xgboost = pytest.importorskip("xgboost")

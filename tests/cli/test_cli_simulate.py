@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-from made_consortium import assert_refused, cells, hansa, write_table
 
 from hansa.protocol.messages import Contribution, Finish, Join, Received, decode
 from hansa.simulation.run import member_names
@@ -21,6 +20,7 @@ from hansa.simulation.scores import score_table
 from hansa.simulation.tables import read_table, split_table
 from hansa.transport.recording import read_transcript
 from hansa.trees.xgboost_json import from_json
+from made_consortium import assert_refused, cells, hansa, write_table
 from waiting import HANG_S
 
 N_ROWS = 240

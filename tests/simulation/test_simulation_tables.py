@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_consortium import write_table
 
 from hansa.data.schema import Schema
 from hansa.data.source import read_rows
 from hansa.errors import DataError
 from hansa.simulation.tables import Table, read_table, split_table, write_party_table
+from made_consortium import write_table
 
 
 def rows(n_rows: int, party: np.ndarray | None = None) -> Table:
