@@ -338,9 +338,19 @@ def test_members_are_run_by_hand(by_hand, links):
     assert not any("reader" in ends and "borealis" not in ends and ends[1] != "reader" for ends in relayed)
 
 
-@pytest.mark.parametrize("links", ["hub", "direct"])
-@pytest.mark.parametrize("victim", ["vault", "aurora"])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+@pytest.mark.parametrize(
+    ("how", "victim", "links"),
+    [
+        pytest.param(signal.SIGKILL, "vault", "hub", id="killed-vault-hub"),
+        pytest.param(signal.SIGKILL, "vault", "direct", id="killed-vault-direct", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, "aurora", "hub", id="killed-aurora-hub", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, "aurora", "direct", id="killed-aurora-direct", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "vault", "hub", id="stopped-vault-hub", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "vault", "direct", id="stopped-vault-direct", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "aurora", "hub", id="stopped-aurora-hub", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "aurora", "direct", id="stopped-aurora-direct"),
+    ],
+)
 def test_a_server_that_stops_is_named_and_the_run_ends_for_all(by_hand, victim, how, links):
     hand = by_hand(rounds=2000, links=links)
     hand.start("post", *(name for name in COMMANDS if name != "post"))
@@ -431,9 +441,19 @@ def test_three_parties_need_nobody_else(by_hand, links):
         assert not isinstance(message, (*SEALED, Abort))
 
 
-@pytest.mark.parametrize("links", ["hub", "direct"])
-@pytest.mark.parametrize("victim", ["aurora", "borealis"])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+@pytest.mark.parametrize(
+    ("how", "victim", "links"),
+    [
+        pytest.param(signal.SIGKILL, "aurora", "hub", id="killed-aurora-hub"),
+        pytest.param(signal.SIGKILL, "aurora", "direct", id="killed-aurora-direct", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, "borealis", "hub", id="killed-borealis-hub", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, "borealis", "direct", id="killed-borealis-direct", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "aurora", "hub", id="stopped-aurora-hub", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "aurora", "direct", id="stopped-aurora-direct", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "borealis", "hub", id="stopped-borealis-hub", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "borealis", "direct", id="stopped-borealis-direct"),
+    ],
+)
 def test_whichever_of_three_stops_is_named_and_the_run_ends_for_all(by_hand, victim, how, links):
     hand = by_hand(rounds=2000, links=links, three=True)
     hand.start("aurora", "borealis", "cirrus")
@@ -447,7 +467,9 @@ def test_whichever_of_three_stops_is_named_and_the_run_ends_for_all(by_hand, vic
     assert not list(hand.folder.glob("*-model.json"))
 
 
-@pytest.mark.parametrize("poor", ["aurora", "cirrus"], ids=["the hub", "another"])
+@pytest.mark.parametrize(
+    "poor", [pytest.param("aurora", id="the hub"), pytest.param("cirrus", id="another", marks=pytest.mark.slow)]
+)
 def test_too_little_memory_at_any_of_three_ends_the_run_for_all(by_hand, poor):
     hand = by_hand(three=True)
     hand.write(poor, memory_mb=0.01)
@@ -493,7 +515,9 @@ def test_a_wrong_command_or_file_of_three_is_refused_with_what_to_do(by_hand, co
     assert_refused(hansa(command, path, "--json"), *fragments)
 
 
-@pytest.mark.parametrize("where", ["--server-links=direct", "--server-links=hub", "--in-process"])
+@pytest.mark.parametrize(
+    "where", ["--server-links=direct", pytest.param("--server-links=hub", marks=pytest.mark.slow), "--in-process"]
+)
 def test_a_simulation_of_three_parties_and_nobody_else(table, tmp_path, where):
     text = table.read_text().replace("dune", "cirrus")
     (tmp_path / "three.csv").write_text(text)

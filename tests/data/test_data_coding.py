@@ -161,7 +161,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
-@pytest.mark.parametrize("n_columns", [3, 600, 5000])
+@pytest.mark.parametrize("n_columns", [3, 600, pytest.param(5000, marks=pytest.mark.slow)])
 def test_scans_do_not_grow_with_the_columns(tmp_path, monkeypatch, ending, n_columns):
     """Numbers, texts, large whole numbers and constants, each in many columns."""
     kinds = ([0.5, 1.5, 2.5], ["x", "y", "z"], [2**24 + 1, 2**25 + 1, 5], [1, 1, 1])
