@@ -11,7 +11,7 @@ import click
 
 from hansa.data.parts import is_pattern
 from hansa.trees.ensemble import OBJECTIVES
-from hansa.trees.parameters import REFUSED_OBJECTIVES, SOFTMAX
+from hansa.trees.parameters import REFUSED_OBJECTIVES
 
 if TYPE_CHECKING:
     OptionType = click.ParamType[Any]
@@ -115,13 +115,6 @@ class Objective(Choice):
         super().__init__(OBJECTIVES)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value in SOFTMAX:
-            self.fail(
-                f"{value!r} is not supported; give binary:logistic with --set num_class=K and --mode coopetitive: K models, one class "
-                "against the rest, in one file",
-                param,
-                ctx,
-            )
         for kind, why in REFUSED_OBJECTIVES.items():
             if isinstance(value, str) and value.startswith(kind):
                 self.fail(f"{value!r} is not supported: {why}", param, ctx)

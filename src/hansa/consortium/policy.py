@@ -64,7 +64,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         least_min_cell_rows, least_min_child_weight: of the plan.
         least_rows_of_others, most_rows_of_others: training rows that all other parties together must, and that each other party
             may, say that they have: who claims very many rows, real or not, may ask for the finer cells.
-        most_max_bin, most_max_depth, most_rounds: of the plan's parameters.
+        most_max_bin, most_max_depth, most_rounds: of the plan's parameters; trees without max_depth are as deep as max_leaves allows, and
+            where a round grows several trees each counts as one.
         most_runs: how often the same rows may be trained on, by the ledger.
         plans: digests (64 hex digits) of the plans that may run; None for any.
 
@@ -137,8 +138,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             yield "least_min_child_weight", text, parameters.min_child_weight >= weight
         for name, most, value in (
             ("max_bin", self.most_max_bin, parameters.max_bin),
-            ("max_depth", self.most_max_depth, parameters.max_depth),
-            ("rounds", self.most_rounds, parameters.rounds),
+            ("max_depth", self.most_max_depth, parameters.most_depth),
+            ("rounds", self.most_rounds, parameters.rounds * parameters.trees_per_round),
         ):
             if most is not None:
                 yield f"most_{name}", f"{name} {value} (allowed: at most {most})", value <= most

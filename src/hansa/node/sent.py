@@ -13,7 +13,7 @@ from hansa.oblivious.shared_vectors import share_vector
 from hansa.plan import COOPETITIVE, MASKED, Plan
 from hansa.roles.shared.sharing import n_label_sums, plain_scale, plan_cuts, widest_candidates
 from hansa.roles.summed.aggregator import TOTALS
-from hansa.roles.summed.statistics import EXPONENTS, LABEL_SUMS
+from hansa.roles.summed.statistics import EXPONENTS, label_sums_length
 from hansa.secure.prg import preferred_algorithm
 from hansa.secure.vouching import VOUCH_BYTES
 from hansa.trees.metrics import sums_length
@@ -40,17 +40,17 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
     parameters = plan.parameters
     features = len(plan.schema.features)
     planes = 2 if parameters.histogram_bits == 64 else 1
-    nodes = 2 ** (parameters.max_depth - 1)
+    outputs, nodes = parameters.outputs, parameters.most_leaves // 2
     coarse = features * 2**FIRST_BITS
     parts = features * 4 * parameters.max_bin * 2**STEP_BITS
     refined = f"in each of at most {REFINEMENTS} rounds"
     sent = [
         SentKind("number of rows, and of held-out rows", 2 * SUM, "once"),
         SentKind("rows by binary exponent of label and weight", 2 * EXPONENTS * SUM, "once"),
-        SentKind("sums of labels and weights, rows with label 1", LABEL_SUMS * SUM, "once"),
+        SentKind("sums of labels and weights, rows with label 1", label_sums_length(plan) * SUM, "once"),
         SentKind("rows in the coarse cells of each feature", coarse * COUNT, "once"),
         SentKind("rows in the parts of cells", parts * COUNT, refined),
-        SentKind("sums of |gradient| and hessian", TOTALS * SUM, "per tree"),
+        SentKind("sums of |gradient| and hessian", outputs * TOTALS * SUM, "per round"),
         SentKind(
             "histograms of gradients and hessians",
             nodes * features * (parameters.max_bin + 1) * SUM * planes,
@@ -64,14 +64,14 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
         sent.insert(5, SentKind("sums of weights in these cells", most, f"in each of at most {REFINEMENTS + 1} rounds"))
     if plan.evaluation_fraction > 0:
         sent += [
-            SentKind(f"sums for {name} on held-out rows", sums_length(name) * SUM, "per tree")
+            SentKind(f"sums for {name} on held-out rows", sums_length(name) * SUM, "per round")
             for name in parameters.metrics
         ]
     if plan.mode == MASKED and plan.verify_counts != "off":
         # Behind the counts come a zero word and, for each other party, a proof that they are this party's.
         more = SUM + VOUCH_BYTES * (len(plan.parties) - 1)
-        cells, children = features * 4 * parameters.max_bin, 2 ** (parameters.max_depth + 1) - 2
-        messages = 1 if plan.verify_counts == "tree" else parameters.max_depth
+        cells, children = features * 4 * parameters.max_bin, 2 * parameters.most_leaves - 2
+        messages = 1 if plan.verify_counts == "tree" else parameters.most_depth
         sent += [
             SentKind("masked numbers of rows in the cells that are parted", cells * SUM + more, refined),
             SentKind("masked numbers of rows in the nodes of the tree", children * SUM + messages * more, "per tree"),

@@ -67,7 +67,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import msgspec
@@ -173,6 +173,18 @@ class Coopetitive:
         _hold(self, KEYS_OF_COOPETITIVE)
 
 
+LATER_PARAMETERS: dict[str, Any] = {
+    field.name: field.default
+    for field in fields(Parameters)
+    if field.name
+    in (
+        *("max_leaves", "grow_policy", "colsample_bylevel", "colsample_bynode", "num_parallel_tree"),
+        *("monotone_constraints", "interaction_constraints", "max_cat_to_onehot", "max_cat_threshold"),
+    )
+}
+"""Parameters that plans had not at first, and what says nothing new."""
+
+
 @dataclass(frozen=True)
 class Release:
     """What the model tells of its leaves. Public to all members.
@@ -267,6 +279,12 @@ class Plan:
         _hold(self, KEYS_OF_PLAN)
         object.__setattr__(self, "parties", tuple(sorted(self.parties)))
         object.__setattr__(self, "receivers", tuple(sorted(self.receivers)))
+        object.__setattr__(self, "parameters", self.parameters.for_features(self.schema.features))
+        if self.coopetitive is not None and self.parameters.monotone_constraints and not self.coopetitive.monotone:
+            signs = dict(self.parameters.monotone_constraints)
+            monotone = tuple(signs.get(name, 0) for name in self.schema.features)
+            object.__setattr__(self, "coopetitive", replace(self.coopetitive, monotone=monotone))
+            object.__setattr__(self, "parameters", replace(self.parameters, monotone_constraints=()))
         if self.coopetitive is not None:  # it says so itself
             object.__setattr__(self, "release", replace(self.release, statistics=True))
         fault = broken_rule(self)
@@ -318,9 +336,10 @@ class Plan:
             del content["schema"]["decimal"]
         if not self.schema.ignore:
             del content["schema"]["ignore"]
-        if self.parameters.max_cat_to_onehot is None:
-            del content["parameters"]["max_cat_to_onehot"]
         # Settings that came later are left out where they change nothing: older plans keep their digests.
+        for name, default in LATER_PARAMETERS.items():
+            if content["parameters"][name] == default:
+                del content["parameters"][name]
         release = content.pop("release") | {"least_choices": self.least_choices}
         content |= {key: release[key] for key in ("statistics", "least_choices", "leaf_bits")}
         unchanged = {"verify_counts": "off", "min_child_rows": 1, "dominance": False}

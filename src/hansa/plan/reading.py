@@ -205,7 +205,6 @@ def _faults(document: PlanDocument) -> Iterator[str]:
         ("evaluation.steps", document.evaluation.steps),
         ("[labels]", document.labels),
         ("[cuts]", document.cuts),
-        ("[monotone]", document.monotone),
     ):
         if document.mode != COOPETITIVE and value is not None:
             yield f"{key} goes with mode {COOPETITIVE!r} only, and the mode is {document.mode!r}; leave it out"
@@ -213,6 +212,8 @@ def _faults(document: PlanDocument) -> Iterator[str]:
         unknown = [name for name in getattr(document, title) or {} if name not in schema.features]
         if unknown:
             yield unknown_keys(unknown, schema.features, title)
+    if document.monotone and "monotone_constraints" in document.parameters:
+        yield "[monotone] and parameters.monotone_constraints say the same; leave one of them out"
 
 
 def _plan(document: PlanDocument) -> Plan:
@@ -234,7 +235,7 @@ def _plan(document: PlanDocument) -> Plan:
             decimal=schema.decimal,
             ignore=schema.ignore or (),
         ),
-        parameters=_parameters(document.parameters, shared),
+        parameters=_parameters(_with_monotone(document), shared),
         min_cell_rows=privacy.min_cell_rows,
         min_party_rows=privacy.min_party_rows,
         min_child_rows=privacy.min_child_rows,
@@ -248,6 +249,13 @@ def _plan(document: PlanDocument) -> Plan:
             leaf_bits=release.leaf_bits,
         ),
     )
+
+
+def _with_monotone(document: PlanDocument) -> Mapping[str, Any]:
+    """[parameters], with what [monotone] says, but in coopetitive mode, which has it elsewhere."""
+    if not document.monotone or document.mode == COOPETITIVE:
+        return document.parameters
+    return {**document.parameters, "monotone_constraints": document.monotone}
 
 
 def _parameters(given: Mapping[str, Any], shared: bool) -> Parameters:

@@ -16,11 +16,12 @@ from hansa.plan.values import (
     MASKED,
     MEMBER_NAME,
     MOST_LEVELS,
+    MOST_LEVELS_OF_SUMS,
     NOT_ON_SHARES,
     RANGES_ON_SHARES,
     SERVERS,
 )
-from hansa.trees.losses import OBJECTIVES_ON_SHARES, is_exponential
+from hansa.trees.losses import OBJECTIVES_ON_SHARES, is_exponential, is_softmax
 
 if TYPE_CHECKING:
     from hansa.plan.plan import Coopetitive, Plan
@@ -88,21 +89,23 @@ def minimum_parties(plan: Plan) -> str | None:
 # --- what goes with a mode --------------------------------------------------------------------------------------------
 
 
-def categories_go_with_coopetitive(plan: Plan) -> str | None:
-    if plan.coopetitive is not None or not plan.schema.categories:
-        return None
-    return (
-        f"[categories] goes with mode {COOPETITIVE!r} only, and the mode is {plan.mode!r}; leave the table out, and give "
-        f"{next(iter(plan.schema.levels))!r} as codes (numbers) at every member"
-    )
+def categories_have_no_order(plan: Plan) -> str | None:
+    if plan.coopetitive is not None:
+        return None  # it has rules of its own
+    for name, levels in plan.schema.levels.items():
+        if len(levels) > MOST_LEVELS_OF_SUMS:
+            return f"categories.{name} has {len(levels)} levels; at most {MOST_LEVELS_OF_SUMS} are taken: join rare ones into one"
+        if name in dict(plan.parameters.monotone_constraints):
+            return f"monotone.{name} constrains a categorical feature, whose levels have no order; leave it out"
+    return None
 
 
-def classes_go_with_coopetitive(plan: Plan) -> str | None:
-    if plan.coopetitive is not None or not plan.parameters.num_class:
+def one_against_the_rest_goes_with_coopetitive(plan: Plan) -> str | None:
+    if plan.coopetitive is not None or not plan.parameters.num_class or is_softmax(plan.parameters.objective):
         return None
     return (
-        f"parameter num_class = {plan.parameters.num_class} goes with mode {COOPETITIVE!r} only; in mode {plan.mode!r} train "
-        "one binary:logistic model for each class, with labels 0 and 1"
+        f"parameter num_class = {plan.parameters.num_class} of {plan.parameters.objective} goes with mode {COOPETITIVE!r} only; in mode "
+        f"{plan.mode!r} write objective = 'multi:softprob'"
     )
 
 
@@ -361,7 +364,7 @@ RULES: tuple[Rule, ...] = (
     names_are_names,
     members_are_named_once,
     shared_rules_hold,
-    categories_go_with_coopetitive,
+    categories_have_no_order,
     aggregator_and_receivers,
     minimum_parties,
     rows_of_nodes_are_known,
@@ -370,7 +373,7 @@ RULES: tuple[Rule, ...] = (
     verified_counts_go_with_masked,
     leaves_of_other_objectives_stay,
     choices_can_be_promised,
-    classes_go_with_coopetitive,
+    one_against_the_rest_goes_with_coopetitive,
     early_stopping_has_rows,
 )
 """Of every plan, in the order in which they are asked."""

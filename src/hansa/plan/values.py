@@ -56,9 +56,19 @@ DEEPEST_ON_SHARES = 8
 MOST_LEVELS = 1024
 """Levels of a categorical feature: each is a column of shares, of 4 bytes a row and part."""
 
+MOST_LEVELS_OF_SUMS = 65_534
+"""The same where sums are: each is a bin, and codes have 16 bits."""
+
 NOT_ON_SHARES: dict[str, Any] = {
     "alpha": 0.0,
     "max_delta_step": 0.0,
+    "max_leaves": 0,
+    "grow_policy": "depthwise",
+    "colsample_bylevel": 1.0,
+    "colsample_bynode": 1.0,
+    "num_parallel_tree": 1,
+    "interaction_constraints": (),
+    "max_cat_threshold": None,
 }
 """Parameters that coopetitive mode takes at this value only."""
 

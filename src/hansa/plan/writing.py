@@ -94,9 +94,8 @@ def _release(plan: Plan) -> dict[str, Any]:
 
 
 def _parameters(plan: Plan) -> dict[str, Any]:
-    return {
-        name.rstrip("_"): value for name, value in asdict(plan.parameters).items() if value is not None and value != ()
-    }
+    given = asdict(plan.parameters) | {"monotone_constraints": dict(plan.parameters.monotone_constraints) or None}
+    return {name.rstrip("_"): value for name, value in given.items() if value is not None and value != ()}
 
 
 def _by_feature(plan: Plan, more: Coopetitive) -> dict[str, Any]:

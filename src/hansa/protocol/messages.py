@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from hansa.errors import ProtocolError
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 ENVELOPE_BYTES = 2**16
 """Bytes that a message may have beside its binary data; without any (`WITH_DATA`), in all."""
@@ -129,7 +129,7 @@ class CountCells(Message, frozen=True):
 class UseCuts(Message, frozen=True):
     """Aggregator to party: the cuts and base scores; answer with the first tree's "totals".
 
-    Cuts: int64 offsets, float32 values, uint8 has_missing; base_score in label space; scale_pos_weight resolved; no weight
+    Cuts: int64 offsets, float32 values, uint8 has_missing, of categorical features none; base_scores in label space, one for each output; scale_pos_weight resolved; no weight
     exceeds 2^weight_exponent, no label 2^label_exponent in size; bounds on |g| and h of any row fix the units of the totals;
     histogram_bits (32 or 64) of each sum in a histogram.
     """
@@ -137,7 +137,7 @@ class UseCuts(Message, frozen=True):
     offsets: Tensor
     values: Tensor
     has_missing: Tensor
-    base_score: float
+    base_scores: tuple[float, ...]
     scale_pos_weight: float
     weight_exponent: int
     label_exponent: int
@@ -149,7 +149,8 @@ class UseCuts(Message, frozen=True):
 class QuantiseGradients(Message, frozen=True):
     """Aggregator to party: count gradients at these scales, over these columns; answer with the root's "histograms".
 
-    Alone before the first tree and wherever scales wait for totals; otherwise part of the `SplitNodes` that end the tree before.
+    Alone before the first tree and wherever scales wait for totals; otherwise part of the `SplitNodes` that end the tree before, as for
+    every tree of a round but its first.
     """
 
     tree: int
@@ -159,11 +160,12 @@ class QuantiseGradients(Message, frozen=True):
 
 
 class SplitNodes(Message, frozen=True):
-    """Aggregator to party: what happens to the active nodes of this level (fields of `trees.growth.Level`).
+    """Aggregator to party: what happens to active nodes (fields of `trees.level.Level`).
 
-    Answered by "histograms" of the built children; where the tree ends (build_left is empty), by what the next tree begins with,
-    gradients bounded by gradient_bound: its metrics, then its "totals" or, where `then` gives its scales and columns already, its
-    "root", the root's histogram with the totals behind.
+    Answered by "histograms" of the built children; where the tree ends (build_left is empty), by what comes next. In a round that has
+    more trees, `then` has the scales and columns of the next one, answered by its root's "histograms". Else a new round begins,
+    gradients bounded by gradient_bound: its metrics, then the "totals" of every output or, where `then` gives scales and columns
+    already, its "root", the root's histogram with the totals behind.
     """
 
     tree: int
@@ -174,6 +176,8 @@ class SplitNodes(Message, frozen=True):
     leaf: Tensor
     build_left: Tensor
     child_leaf: Tensor
+    nodes: Tensor
+    categories: Tensor
     gradient_bound: float
     then: QuantiseGradients | None = None
 

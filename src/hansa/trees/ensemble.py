@@ -4,7 +4,7 @@ A model has one output, or several, as XGBoost's has where labels have several c
 
 Everything here is public to whoever may hold the model. A row goes left where its value is less than the
 split condition, right where it is not, and to the default side where it is missing (NaN). At a categorical split a row goes
-right where its value is the split's category, and left where it is another, one that nobody knows, or no whole number: XGBoost
+right where its value is one of the split's categories, and left where it is another or one that nobody knows: XGBoost
 drops a value's fraction, and knows no category below 0 or from 2^24. Margins are summed in float32, tree by tree from the base
 margin, as XGBoost does, so that both give the same bits.
 """
@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -59,13 +61,15 @@ class Tree:
         left_children, right_children: int32 node numbers, -1 at a leaf.
         parents: int32 node numbers, 2147483647 at the root, which is node 0.
         split_indices: int32, the feature that a node splits on; 0 at a leaf.
-        split_conditions: float32, rows with a smaller value go left; at a categorical split, rows with this value go right;
+        split_conditions: float32, rows with a smaller value go left; at a categorical split, the lowest category that goes right;
             at a leaf, its value (eta included).
         default_left: uint8, 1 where rows with a missing value go left.
         base_weights: float32, a node's optimal weight.
         loss_changes: float32, the gain of a split; 0 at a leaf.
         sum_hessian: float32, the sum of hessians of a node's rows.
-        split_type: uint8, 1 at a categorical split, 0 elsewhere; not given, 0 everywhere.
+        split_type: uint8, 1 at a categorical split, 0 elsewhere; not given, 1 at the nodes of `categories`.
+        categories: by categorical split, the categories that go right, rising; not given, its split_conditions alone. The conditions
+            of given ones follow from them.
 
     Raises:
         DataError: `check_tree` refuses the arrays.
@@ -81,15 +85,29 @@ class Tree:
     loss_changes: Float32s
     sum_hessian: Float32s
     split_type: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    categories: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        categories = dict(self.categories)
         if not len(self.split_type):
-            object.__setattr__(self, "split_type", np.zeros(len(self.left_children), np.uint8))
+            kinds = np.zeros(len(self.left_children), np.uint8)
+            kinds[list(categories)] = 1
+            object.__setattr__(self, "split_type", kinds)
         for name, dtype in TREE_DTYPES.items():
             array = np.array(getattr(self, name), dtype=dtype, order="C")
+            if name == "split_conditions" and array.ndim == 1:
+                for node, own in categories.items():
+                    array[node] = own[0] if own else np.nan
             array.setflags(write=False)
             object.__setattr__(self, name, array)
         check_tree(self)
+        _check_sets(self, categories)
+        alone = {
+            int(node): (int(self.split_conditions[node]),)
+            for node in np.flatnonzero(self.split_type)
+            if int(node) not in categories
+        }
+        object.__setattr__(self, "categories", MappingProxyType(dict(sorted((categories | alone).items()))))
 
     @property
     def num_nodes(self) -> int:
@@ -99,7 +117,8 @@ class Tree:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tree):
             return NotImplemented
-        return all(getattr(self, f.name).tobytes() == getattr(other, f.name).tobytes() for f in fields(self))
+        same = all(getattr(self, name).tobytes() == getattr(other, name).tobytes() for name in TREE_DTYPES)
+        return same and dict(self.categories) == dict(other.categories)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -210,6 +229,17 @@ def _name_what_is_wrong(tree: Tree) -> None:
     raise DataError("tree: the arrays are not one binary tree")
 
 
+def _check_sets(tree: Tree, categories: Mapping[int, tuple[int, ...]]) -> None:
+    """Refuse categories of a node that is no categorical split, or that do not rise."""
+    for node, own in categories.items():
+        rises = all(low < high for low, high in pairwise(own)) and own[-1] < CATEGORIES_END
+        if not tree.split_type[node] or not rises:
+            raise DataError(
+                f"tree: the categories of node {node} are {list(own)!r:.80}; expected rising whole numbers from 0 to 2^24 - 1, of a "
+                "categorical split"
+            )
+
+
 def _check_shapes(tree: Tree) -> None:
     shape = tree.left_children.shape
     if len(shape) != 1 or shape[0] == 0:
@@ -244,17 +274,19 @@ class Ensemble:
         One of `OBJECTIVES`.
     base_score : float or tuple of float
         As in XGBoost's file: a probability for binary:logistic, a mean above 0 for
-        count:poisson. For several outputs a tuple with one
+        count:poisson. For several outputs, such as the classes of multi:softprob, a tuple with one
         for each. Rounded to float32 on construction.
     feature_names : tuple of str
         One name per feature, in the order of the rows of `features` below.
     trees : tuple of Tree
-        In the order of training: in each round one for every output, in turn.
+        In the order of training: in each round for every output, in turn, one tree or `num_parallel_tree`.
     categories : tuple
         By feature, the levels of a categorical one, empty where they are not known; None for an ordered feature. () where all are
         ordered.
     codes : mapping of str to tuple of str
         By feature, the texts of an ordered one whose values are codes of texts; a text's place is its code. None of the others.
+    num_parallel_tree : int
+        Trees that each round grows for each output.
 
     Raises
     ------
@@ -277,6 +309,7 @@ class Ensemble:
     trees: tuple[Tree, ...]
     categories: tuple[tuple[Level, ...] | None, ...] = ()
     codes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    num_parallel_tree: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "feature_names", tuple(self.feature_names))
@@ -289,8 +322,14 @@ class Ensemble:
                 f"ensemble: base_score is {self.base_score}; expected a number, or two or more for as many outputs"
             )
         object.__setattr__(self, "base_score", rounded if isinstance(self.base_score, tuple) else rounded[0])
-        if len(self.trees) % self.outputs:
-            raise DataError(f"ensemble: {len(self.trees)} trees; expected as many for each of {self.outputs} outputs")
+        if LOSSES[self.objective].labels == "classes" and self.outputs < 2:
+            raise DataError(
+                f"ensemble: base_score is {self.base_score}; expected one for each class of {self.objective}"
+            )
+        if self.num_parallel_tree < 1 or len(self.trees) % self.trees_per_round:
+            raise DataError(
+                f"ensemble: {len(self.trees)} trees; expected {self.num_parallel_tree} a round for each of {self.outputs} outputs"
+            )
         if len(set(self.feature_names)) != len(self.feature_names):
             raise DataError("ensemble: a feature name occurs twice; expected a name of its own for each feature")
         for number, tree in enumerate(self.trees):
@@ -321,6 +360,7 @@ class Ensemble:
         known = np.array([len(own) if own else CATEGORIES_END for own in levels])
         for number, tree in enumerate(self.trees):
             internal = np.flatnonzero(tree.left_children != NO_NODE)
+            highest = np.array([own[-1] for own in tree.categories.values()], np.int64)
             features, kinds = tree.split_indices[internal], tree.split_type[internal] == 1
             wrong = np.flatnonzero(categorical[features] != kinds)
             if wrong.size:
@@ -329,12 +369,12 @@ class Ensemble:
                     f"ensemble: tree {number} splits {name!r} {'by a category' if is_one else 'by a comparison'}; expected "
                     f"{'a comparison: it is ordered' if is_one else 'a category: it is categorical'}"
                 )
-            far = kinds & (tree.split_conditions[internal] >= (known[features] if levels else CATEGORIES_END))
-            if far.any():
-                first = int(np.flatnonzero(far)[0])
+            of_sets = tree.split_indices[list(tree.categories)]
+            far = np.flatnonzero(highest >= (known[of_sets] if levels else CATEGORIES_END))
+            if len(far):
+                name, most = self.feature_names[of_sets[far[0]]], known[of_sets[far[0]]]
                 raise DataError(
-                    f"ensemble: tree {number} splits {self.feature_names[features[first]]!r} by category "
-                    f"{tree.split_conditions[internal][first]:g}; expected less than {known[features[first]]}, its levels"
+                    f"ensemble: tree {number} splits {name!r} by category {highest[far[0]]}; expected less than {most}, its levels"
                 )
 
     @property
@@ -348,9 +388,20 @@ class Ensemble:
         return len(self.base_scores)
 
     @property
+    def trees_per_round(self) -> int:
+        """Trees that a round of boosting grows."""
+        return self.outputs * self.num_parallel_tree
+
+    @property
     def rounds(self) -> int:
-        """Rounds of boosting: trees of each output."""
-        return len(self.trees) // self.outputs
+        """Rounds of boosting."""
+        return len(self.trees) // self.trees_per_round
+
+    def trees_of(self, output: int) -> tuple[Tree, ...]:
+        """The trees of one output, in the order of training."""
+        return tuple(
+            tree for number, tree in enumerate(self.trees) if number // self.num_parallel_tree % self.outputs == output
+        )
 
     def predict_margin(self, features: Float32s, threads: int = 1) -> Float32s:
         """Margins, float32 of shape (n_rows,), or (n_rows, outputs) where there are several.
@@ -371,14 +422,14 @@ class Ensemble:
         margins = np.empty((self.outputs, features.shape[1]), dtype=np.float32)
         for output, score in enumerate(self.base_scores):
             margins[output] = base_margin(self.objective, score)
-            add_margins(self.trees[output :: self.outputs], features, margins[output], threads)
+            add_margins(self.trees_of(output), features, margins[output], threads)
         return np.ascontiguousarray(margins.T) if self.outputs > 1 else margins[0]
 
     def predict(self, features: Float32s, threads: int = 1) -> Float32s:
         """Probabilities of class 1 (binary:logistic), log-odds of it (binary:logitraw) or values, float32 (n_rows,).
 
-        With several outputs (n_rows, outputs): each output's own probability, which need not add up to 1. Arguments and errors as
-        `predict_margin`.
+        With several outputs (n_rows, outputs): the probability of each class, which add up to 1 for multi:softprob; of
+        binary:logistic each output's own. Of multi:softmax the class, float32 (n_rows,). Arguments and errors as `predict_margin`.
         """
         return predictions_from_margins(self.objective, self.predict_margin(features, threads))
 
@@ -414,8 +465,8 @@ class Ensemble:
         """
         if not 0 <= n_trees <= len(self.trees):
             raise PlanError(f"cannot keep {n_trees} trees; expected 0 to {len(self.trees)}")
-        if n_trees % self.outputs:
-            raise PlanError(f"cannot keep {n_trees} trees; expected as many for each of {self.outputs} outputs")
+        if n_trees % self.trees_per_round:
+            raise PlanError(f"cannot keep {n_trees} trees; expected whole rounds of {self.trees_per_round} trees")
         return replace(self, trees=self.trees[:n_trees])
 
 
@@ -456,7 +507,7 @@ def _loss_of(objective: str) -> Loss:
 
 
 def predictions_from_margins(objective: str, margins: Float32s) -> Float32s:
-    """Predictions, float32 of the margins' shape: what the objective makes of them (`losses.Loss.link`).
+    """Predictions, float32 of the margins' shape: what the objective makes of them (`losses.Loss.link`); of "argmax" one a row.
 
     Raises:
         PlanError: the objective is not known.
@@ -464,6 +515,12 @@ def predictions_from_margins(objective: str, margins: Float32s) -> Float32s:
     link = _loss_of(objective).link
     if link == "identity":
         return margins.copy()
+    if link == "softmax":
+        probabilities = np.empty(margins.shape, np.float32)
+        softmax_rows(np.ascontiguousarray(margins), probabilities)
+        return probabilities
+    if link == "argmax":
+        return np.asarray(np.argmax(margins, axis=-1), np.float32)
     predictions = np.empty(margins.shape, dtype=np.float32)
     (_sigmoids if link == "logit" else _exponentials)(margins.reshape(-1), predictions.reshape(-1))
     return predictions
@@ -521,6 +578,45 @@ class _Forest(NamedTuple):
     default_left: npt.NDArray[np.uint8]
 
 
+class _Chooser(NamedTuple):
+    """The nodes that find out whether a value is one of several categories, by comparisons: a balanced tree over the ends of their
+    ranges. `children` are the numbers of other nodes here, or LEFT and RIGHT."""
+
+    conditions: list[float]
+    children: list[tuple[int, int]]
+    default_left: list[int]
+
+
+LEFT, RIGHT = -1, -2
+
+
+def _chooser(categories: tuple[int, ...], default_left: bool) -> _Chooser:
+    """Node 0 is the first. The value goes RIGHT within a range of `categories`, else LEFT; a missing one to its side."""
+    edges: list[int] = []
+    for category in categories:
+        if edges and edges[-1] == category:
+            edges[-1] = category + 1
+        else:
+            edges += [category, category + 1]
+    found = _Chooser([], [], [])
+
+    def place(low: int, high: int) -> int:
+        """The node that tells intervals low to high apart; interval i ends at edge i, and every second one goes RIGHT."""
+        if low == high:
+            return RIGHT if low % 2 else LEFT
+        node, middle = len(found.conditions), (low + high) // 2
+        found.conditions.append(float(edges[middle]))
+        # A missing value goes where an interval of its side is.
+        found.default_left.append(int(middle > low or low % 2 != default_left))
+        found.children.append((0, 0))
+        left = place(low, middle)
+        found.children[node] = (place(middle + 1, high), left)
+        return node
+
+    place(0, len(edges))
+    return found
+
+
 def _joined(trees: Sequence[Tree]) -> _Forest:
     sizes = [tree.num_nodes for tree in trees]
     roots = np.cumsum([0, *sizes[:-1]])
@@ -532,14 +628,63 @@ def _joined(trees: Sequence[Tree]) -> _Forest:
     conditions = np.concatenate([tree.split_conditions for tree in trees])
     kinds = np.concatenate([tree.split_type for tree in trees])
     children = np.stack([np.where(is_leaf, own, right + shift), np.where(is_leaf, own, left + shift)], axis=1)
+    indices = np.concatenate([tree.split_indices for tree in trees])
+    ends = np.where(kinds == 1, conditions + np.float32(1), np.float32(np.nan)).astype(np.float32)
+    default_left = np.concatenate([tree.default_left for tree in trees])
+    several = [
+        (int(root) + node, categories)
+        for root, tree in zip(roots, trees, strict=True)
+        for node, categories in tree.categories.items()
+        if len(categories) > 1
+    ]
+    if several:
+        conditions, children, indices, ends, default_left = _with_choosers(
+            several, conditions, children, indices, ends, default_left
+        )
     return _Forest(
         roots.astype(np.uint32),
         np.array([size.bit_length() - 1 for size in sizes]),
         children.reshape(-1).astype(np.uint32),
-        np.concatenate([tree.split_indices for tree in trees]).astype(np.uint32),
+        indices.astype(np.uint32),
         conditions,
-        np.where(kinds == 1, conditions + np.float32(1), np.float32(np.nan)),
-        np.concatenate([tree.default_left for tree in trees]),
+        ends,
+        default_left,
+    )
+
+
+def _with_choosers(
+    several: Sequence[tuple[int, tuple[int, ...]]],
+    conditions: Float32s,
+    children: npt.NDArray[np.int64],
+    indices: npt.NDArray[np.int32],
+    ends: Float32s,
+    default_left: npt.NDArray[np.uint8],
+) -> tuple[Float32s, npt.NDArray[np.int64], npt.NDArray[np.int32], Float32s, npt.NDArray[np.uint8]]:
+    """The nodes' arrays with a `_Chooser` in place of each node that splits by several categories: its first node is the node itself."""
+    more: tuple[list[float], list[list[int]], list[int], list[int]] = [], [], [], []
+    count = len(conditions)
+    for node, categories in several:
+        chooser = _chooser(categories, bool(default_left[node]))
+        first = count + len(more[0]) - 1  # of node 1
+        numbers = [node, *range(first + 1, first + len(chooser.conditions))]
+        sides = {LEFT: int(children[node, 1]), RIGHT: int(children[node, 0])}
+        pairs = [[sides[to] if to < 0 else numbers[to] for to in pair] for pair in chooser.children]
+        conditions[node], children[node], default_left[node] = (
+            chooser.conditions[0],
+            pairs[0],
+            chooser.default_left[0],
+        )
+        ends[node] = np.nan
+        more[0].extend(chooser.conditions[1:])
+        more[1].extend(pairs[1:])
+        more[2].extend([int(indices[node])] * (len(pairs) - 1))
+        more[3].extend(chooser.default_left[1:])
+    return (
+        np.concatenate([conditions, np.array(more[0], np.float32)]),
+        np.concatenate([children, np.array(more[1], np.int64).reshape(-1, 2)]),
+        np.concatenate([indices, np.array(more[2], np.int32)]),
+        np.concatenate([ends, np.full(len(more[0]), np.nan, np.float32)]),
+        np.concatenate([default_left, np.array(more[3], np.uint8)]),
     )
 
 
@@ -599,6 +744,20 @@ def _add_leaf_values(
 def _sigmoids(margins: Float32s, probabilities: Float32s) -> None:
     for row in range(margins.shape[0]):
         probabilities[row] = np.float32(sigmoid(np.float64(margins[row])))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def softmax_rows(margins, probabilities):  # type: ignore[no-untyped-def]
+    """p_k = e^(m_k - M) / sum over j of e^(m_j - M), with M the largest margin of the row; float32 (n, classes), written."""
+    for row in range(margins.shape[0]):
+        highest = margins[row, 0]
+        for k in range(1, margins.shape[1]):
+            highest = max(highest, margins[row, k])
+        total = 0.0
+        for k in range(margins.shape[1]):
+            total += exp(np.float64(margins[row, k]) - np.float64(highest))
+        for k in range(margins.shape[1]):
+            probabilities[row, k] = np.float32(exp(np.float64(margins[row, k]) - np.float64(highest)) / total)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

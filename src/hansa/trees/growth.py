@@ -1,28 +1,33 @@
 """Growing one tree, level by level: the side that holds rows, and the side that sees sums.
 
-Both sides know the same shape. The *active* nodes of a level are the children of the nodes that split in the level above, left
-before right, in their parents' order: so pair p of siblings stands at 2 p and 2 p + 1. Rows' side (`RowPartition`): which rows stand in
-which node. Sums' side (`Grower`): histograms, splits, leaf weights. Between them pass histograms of one child of each
-pair (the lighter by hessian; the other is its parent minus it) and `Level`s of splits: an exchange a level, as long as the scales of a
-tree go out with the last splits of the tree before.
+Both sides know the same shape. A `Level` decides *active* nodes: each splits or becomes a leaf. Active in the level below are the
+children whose histograms are asked for, left before right, in the order in which their parents split: so pair p of siblings stands at
+2 p and 2 p + 1; behind them stand the nodes that wait. No node waits where a tree grows depthwise; where the node of the largest gain
+is split first (`loss_guide`) all others do. Rows' side (`RowPartition`): which rows stand in which node. Sums' side (`Grower`):
+histograms, splits, leaf weights. Between them pass histograms of one child of each pair (the lighter by hessian; the other is its
+parent minus it) and `Level`s: an exchange each, as long as the scales of a tree go out with the last splits of the tree before.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
 from hansa.errors import DataError
-from hansa.trees import histogram, splitting
+from hansa.trees import guided_search, histogram, splitting
 from hansa.trees.dominance import Contributors
 from hansa.trees.ensemble import ROOT_PARENT, Tree
+from hansa.trees.guided_search import FeatureRules
 from hansa.trees.histogram import Codes, Int64, Layout
+from hansa.trees.level import BOTH_LEAVES, Level
+from hansa.trees.node_columns import NodeColumns
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
 from hansa.trees.worker_pool import ALONE, WorkerPool
@@ -32,42 +37,6 @@ PARALLEL_CELLS = 40_000
 
 ABOVE_ALL = np.float32(3.4028235e38)
 """Threshold of a split that parts present values from missing ones."""
-
-
-class Level(NamedTuple):
-    """What happens to the active nodes of one level.
-
-    Attributes:
-        feature: int32 (active,), -1 where the node becomes a leaf.
-        bin: int32 (active,): codes up to this one go left.
-        missing_left: uint8 (active,).
-        leaf: float32 (active,): the leaf's value where feature is -1, else 0.
-        build_left: uint8 (splits,): which child of each split is to be built next; empty where the tree ends here.
-        child_leaf: float32 (2 splits,): values of the children where they are all leaves, else empty.
-    """
-
-    feature: npt.NDArray[np.int32]
-    bin: npt.NDArray[np.int32]
-    missing_left: npt.NDArray[np.uint8]
-    leaf: npt.NDArray[np.float32]
-    build_left: npt.NDArray[np.uint8]
-    child_leaf: npt.NDArray[np.float32]
-
-    def copy(self) -> Level:
-        """The same in arrays of its own."""
-        return Level(
-            self.feature.copy(),
-            self.bin.copy(),
-            self.missing_left.copy(),
-            self.leaf.copy(),
-            self.build_left.copy(),
-            self.child_leaf.copy(),
-        )
-
-    @property
-    def last(self) -> bool:
-        """Whether the tree ends with this level."""
-        return len(self.build_left) == 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -89,42 +58,110 @@ def _add_leaves(margins, codes, rows, threshold, missing, missing_left, left, ri
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _takes_left(code, bits, first, missing, missing_left):  # type: ignore[no-untyped-def]
+    """Whether a row with this code goes left at a categorical split, whose bits begin at byte `first`."""
+    if code == missing:
+        return missing_left
+    return (bits[first + (code >> 3)] >> np.uint8(code & 7)) & 1 == 0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_category_leaves(margins, codes, rows, bits, first, missing, missing_left, left, right):  # type: ignore[no-untyped-def]
+    """`_add_leaves` of a categorical split."""
+    lefts = 0
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        goes_left = _takes_left(np.int32(codes[row]), bits, first, missing, missing_left)
+        margins[row] += left if goes_left else right
+        lefts += goes_left
+    return lefts
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _partition_categories(codes, rows, scratch, begin, end, bits, first, missing, missing_left):  # type: ignore[no-untyped-def]
+    """`histogram.partition_rows` of a categorical split."""
+    left, right = begin, 0
+    for i in range(begin, end):
+        row = rows[i]
+        if _takes_left(np.int32(codes[row]), bits, first, missing, missing_left):
+            rows[left] = row
+            left += 1
+        else:
+            scratch[begin + right] = row
+            right += 1
+    rows[left:end] = scratch[begin : begin + right]
+    return left
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def bytes_of(categories):  # type: ignore[no-untyped-def]
+    """Bytes that the bits of so many categories take."""
+    return (categories + 7) >> 3
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _advance(  # type: ignore[no-untyped-def]
-    codes, missing_code, rows, scratch, starts, ends, feature, bins, missing_left, leaf, child_leaf, last, margins
+    codes, missing_code, n_categories, rows, scratch, starts, ends,
+    feature, bins, missing_left, leaf, build_left, child_leaf, nodes, categories, margins,
 ):  # fmt: skip
     """Part the rows of nodes that split; rows of nodes, and of children, that are leaves get their value.
 
     Returns:
-        Where the children's rows start and end, int64 (2 splits,) each. Where they are leaves (`last`) rows are not parted, and these
-        tell no more than how many each has.
+        Where the rows of the next active nodes start and end, int64 each; and how many rows each child has, int64 (2 splits,).
     """
-    splits = 0
-    for node in range(feature.shape[0]):
-        splits += feature[node] >= 0
-    child_starts, child_ends = np.empty(2 * splits, np.int64), np.empty(2 * splits, np.int64)
-    left = 0
-    for node in range(feature.shape[0]):
+    decided = feature.shape[0]
+    splits, built = 0, 0
+    last = build_left.shape[0] == 0
+    for i in range(decided):
+        if feature[i] >= 0:
+            built += not last and build_left[splits] != BOTH_LEAVES
+            splits += 1
+    waiting = starts.shape[0] - nodes.shape[0] if nodes.shape[0] else 0
+    next_starts, next_ends = np.empty(2 * built + waiting, np.int64), np.empty(2 * built + waiting, np.int64)
+    counts = np.empty(2 * splits, np.int64)
+    split, at, leaves, first = 0, 0, 0, 0
+    for i in range(decided):
+        node = nodes[i] if nodes.shape[0] else i
         begin, end = starts[node], ends[node]
-        if feature[node] < 0:
-            _add_leaf(margins, rows[begin:end], leaf[node])
+        if feature[i] < 0:
+            _add_leaf(margins, rows[begin:end], leaf[i])
             continue
-        split = feature[node]
-        if last:
-            lefts = _add_leaves(
-                margins, codes[split], rows[begin:end], bins[node], missing_code[split], missing_left[node] != 0,
-                child_leaf[left], child_leaf[left + 1],
-            )  # fmt: skip
-            child_starts[left], child_ends[left] = begin, begin + lefts
-            child_starts[left + 1], child_ends[left + 1] = begin + lefts, end
-            left += 2
-            continue
-        middle = histogram.partition_rows(
-            codes[split], rows, scratch, begin, end, bins[node], missing_code[split], missing_left[node] != 0
-        )
-        child_starts[left], child_ends[left] = begin, middle
-        child_starts[left + 1], child_ends[left + 1] = middle, end
-        left += 2
-    return child_starts, child_ends
+        f = feature[i]
+        to_left = missing_left[i] != 0
+        if last or build_left[split] == BOTH_LEAVES:
+            left, right = child_leaf[leaves], child_leaf[leaves + 1]
+            if n_categories[f]:
+                lefts = _add_category_leaves(
+                    margins, codes[f], rows[begin:end], categories, first, missing_code[f], to_left, left, right
+                )
+            else:
+                lefts = _add_leaves(margins, codes[f], rows[begin:end], bins[i], missing_code[f], to_left, left, right)
+            leaves += 2
+            middle = begin + lefts
+        else:
+            if n_categories[f]:
+                middle = _partition_categories(
+                    codes[f], rows, scratch, begin, end, categories, first, missing_code[f], to_left
+                )
+            else:
+                middle = histogram.partition_rows(
+                    codes[f], rows, scratch, begin, end, bins[i], missing_code[f], to_left
+                )
+            next_starts[at], next_ends[at] = begin, middle
+            next_starts[at + 1], next_ends[at + 1] = middle, end
+            at += 2
+        counts[2 * split], counts[2 * split + 1] = middle - begin, end - middle
+        first += bytes_of(n_categories[f])
+        split += 1
+    if waiting:
+        waits = np.ones(starts.shape[0], np.bool_)
+        for i in range(nodes.shape[0]):
+            waits[nodes[i]] = False
+        for node in range(starts.shape[0]):
+            if waits[node]:
+                next_starts[at], next_ends[at] = starts[node], ends[node]
+                at += 1
+    return next_starts, next_ends, counts
 
 
 class RowPartition:
@@ -133,43 +170,44 @@ class RowPartition:
     Args:
         codes_by_feature: uint8 or uint16 (n_features, n_rows).
         missing_code: int32 (n_features,): the code that means missing, or -1.
+        n_categories: int32 (n_features,): of a categorical feature, 0 of another.
         rows: uint32 (m,): the rows to follow; taken over and reordered.
         margins: float32 (n_rows,): increased by the leaf values as leaves appear.
+
+    Attributes:
+        starts, ends: int64 (active,): where the rows of each active node stand in `rows`.
+        child_rows: int64 (2 splits,): rows of the children that the last `Level` made.
     """
 
     def __init__(
         self,
         codes_by_feature: Codes,
         missing_code: npt.NDArray[np.int32],
+        n_categories: npt.NDArray[np.int32],
         rows: npt.NDArray[np.uint32],
         margins: npt.NDArray[np.float32],
     ) -> None:
         self._codes = codes_by_feature
         self._missing_code = missing_code
+        self._n_categories = n_categories
         self.rows = rows
         self._scratch = np.empty_like(rows)
         self._margins = margins
         self.starts = np.zeros(1, np.int64)
         self.ends = np.full(1, len(rows), np.int64)
+        self.child_rows = np.zeros(0, np.int64)
 
     def apply(self, level: Level) -> None:
-        """Move rows to the next level's nodes; rows that reach a leaf get its value.
-
-        After a tree's last level `ends - starts` still counts each child's rows.
-        """
-        self.starts, self.ends = _advance(
+        """Move rows to the next level's nodes; rows that reach a leaf get its value."""
+        self.starts, self.ends, self.child_rows = _advance(
             self._codes,
             self._missing_code,
+            self._n_categories,
             self.rows,
             self._scratch,
             self.starts,
             self.ends,
-            level.feature,
-            level.bin,
-            level.missing_left,
-            level.leaf,
-            level.child_leaf,
-            level.last,
+            *level,
             self._margins,
         )
 
@@ -180,53 +218,78 @@ LEVEL_RULES = (
     "a node is split at a bin that its feature does not have",
     "a leaf value is not finite",
     "the number of nodes that split is not the number of children announced",
-    "a flag is neither 0 nor 1",
+    "a flag is none of those allowed",
+    "the nodes that are decided are not different active ones",
+    "the categories of the splits are not as many as their features have, or none of them goes right",
 )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _broken_rule(feature, bins, missing_left, leaf, build_left, child_leaf, allowed, sizes, splits):  # type: ignore[no-untyped-def]
-    found = 0
-    for node in range(feature.shape[0]):
-        f = feature[node]
+def _broken_rule(  # type: ignore[no-untyped-def]
+    feature, bins, missing_left, leaf, build_left, child_leaf, nodes, categories, allowed, sizes, n_categories, active
+):  # fmt: skip
+    found, first = 0, 0
+    seen = np.zeros(active, np.bool_)
+    for i in range(feature.shape[0]):
+        if nodes.shape[0]:
+            if nodes[i] < 0 or nodes[i] >= active or seen[nodes[i]]:
+                return 6
+            seen[nodes[i]] = True
+        f = feature[i]
         if f < -1 or f >= allowed.shape[0] or (f >= 0 and not allowed[f]):
             return 1
         if f >= 0:
             found += 1
-            if bins[node] < 0 or bins[node] >= sizes[f]:
+            if bins[i] < 0 or bins[i] >= sizes[f] + (n_categories[f] > 0):
                 return 2
-        if missing_left[node] > 1:
+            if n_categories[f]:
+                end = first + bytes_of(n_categories[f])
+                if end > categories.shape[0]:
+                    return 7
+                right = 0
+                for category in range(8 * (end - first)):
+                    is_right = categories[first + (category >> 3)] >> np.uint8(category & 7) & 1
+                    if is_right and category >= n_categories[f]:
+                        return 7
+                    right += is_right
+                if right == 0 or right != bins[i]:
+                    return 7
+                first = end
+        if missing_left[i] > 1:
             return 5
-        if not np.isfinite(leaf[node]):
+        if not np.isfinite(leaf[i]):
             return 3
+    if first != categories.shape[0]:
+        return 7
+    leaves = 0
     for split in range(build_left.shape[0]):
-        if build_left[split] > 1:
+        if build_left[split] > BOTH_LEAVES:
             return 5
+        leaves += build_left[split] == BOTH_LEAVES
     for child in range(child_leaf.shape[0]):
         if not np.isfinite(child_leaf[child]):
             return 3
-    return 0 if found == splits else 4
+    if build_left.shape[0] and (found != build_left.shape[0] or leaves == found or child_leaf.shape[0] != 2 * leaves):
+        return 4
+    if not build_left.shape[0] and (child_leaf.shape[0] != 2 * found or feature.shape[0] != active):
+        return 4
+    return 0
 
 
-def check_level(level: Level, allowed: npt.NDArray[np.bool_], sizes: Int64, splits: int) -> str:
+def check_level(
+    level: Level,
+    allowed: npt.NDArray[np.bool_],
+    sizes: Int64,
+    n_categories: npt.NDArray[np.int32],
+    active: int,
+) -> str:
     """The rule that a level breaks, or "".
 
     Args:
         allowed: bool (n_features,): features that the tree may use. sizes: int64 (n_features,): codes of each, missing not counted.
-        splits: how many nodes must split.
+        n_categories: int32 (n_features,): of a categorical feature, 0 of another. active: how many nodes are active.
     """
-    rule = _broken_rule(
-        level.feature,
-        level.bin,
-        level.missing_left,
-        level.leaf,
-        level.build_left,
-        level.child_leaf,
-        allowed,
-        sizes,
-        splits,
-    )
-    return LEVEL_RULES[rule]
+    return LEVEL_RULES[_broken_rule(*level, allowed, sizes, n_categories, active)]
 
 
 def rounded(values: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float32]:
@@ -238,11 +301,14 @@ def rounded(values: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float3
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def nodes_to_build(build_left):  # type: ignore[no-untyped-def]
-    """Positions, among the next level's active nodes, of the children that are built: int64 (splits,); build_left uint8 (splits,)."""
+    """Positions, among the next level's active nodes, of the children that are built: int64 (built,); build_left uint8 (splits,)."""
     positions = np.empty(build_left.shape[0], np.int64)
-    for pair in range(build_left.shape[0]):
-        positions[pair] = 2 * pair + (build_left[pair] == 0)
-    return positions
+    pair = 0
+    for split in range(build_left.shape[0]):
+        if build_left[split] != BOTH_LEAVES:
+            positions[pair] = 2 * pair + (build_left[split] == 0)
+            pair += 1
+    return positions[:pair]
 
 
 class Buffers:
@@ -261,6 +327,35 @@ class Buffers:
         return kept[:size].reshape(shape)
 
 
+class _Waiting(NamedTuple):
+    """A node that may be split later, where the largest gain goes first.
+
+    number: as XGBoost numbers nodes, in the order in which they are made. found, totals, chosen: int64 (5,), int64 (2,) and uint8
+    (category bytes,), of the search. histogram: int64 (planes, cells), running sums; own: int64 (parties, cells). bounds: float64 (2,).
+    """
+
+    number: int
+    depth: int
+    gain: float
+    found: Int64
+    totals: Int64
+    chosen: npt.NDArray[np.uint8]
+    bounds: npt.NDArray[np.float64]
+    histogram: Int64
+    own: Int64
+
+
+class _Decided(NamedTuple):
+    """A level, with what the model tells of its nodes: float64 gains (n,), int64 totals (n, 2) of the decided ones, in its order; int64
+    children (2 splits, 2), totals; float32 inner (n,), weights of those that split."""
+
+    level: Level
+    gains: npt.NDArray[np.float64]
+    totals: Int64
+    children: Int64
+    inner: npt.NDArray[np.float32]
+
+
 class Grower:
     """One tree on the side that sees sums: takes the sum of all parties' histograms, finds splits.
 
@@ -272,6 +367,7 @@ class Grower:
         parameters, scales, layout: of this tree.
         has_missing: bool (n_features,).
         buffers: kept from tree to tree.
+        rules: of single features. node_columns: of this tree.
         worker pool: for the search of levels that are large enough.
         least_hessian: whole sum of hessians that every child has at least, beside what `min_child_weight` says.
         contributors: parties, where a child must hold its least hessian without the largest of them (`dominance`); 0 elsewhere.
@@ -286,18 +382,23 @@ class Grower:
         layout: Layout,
         has_missing: npt.NDArray[np.bool_],
         buffers: Buffers,
+        rules: FeatureRules,
+        node_columns: NodeColumns,
         pool: WorkerPool = ALONE,
         least_hessian: int = 1,
         contributors: int = 0,
         leaf_bits: int | None = None,
     ) -> None:
         self._leaf_bits = leaf_bits
-        self._contributors = Contributors(contributors, layout) if contributors else None
+        self._contributors = Contributors(contributors, layout)
         self._pool = pool
         self._parameters = parameters
         self._layout = layout
         self._has_missing = has_missing
         self._buffers = buffers
+        self._rules = rules
+        self._node_columns = node_columns
+        self._guided = bool(contributors) or rules.guided or node_columns.restricted
         rule = splitting.rule_of(parameters, scales)
         self._rule = rule
         self._rule_array = np.array(
@@ -313,22 +414,30 @@ class Grower:
         codes = int(np.diff(layout.offsets.astype(np.int64)).max()) if len(layout.columns) else 1
         self._scratch = np.empty((pool.threads, codes))
         self._planes = scales.planes
+        self._steps = 0
         self._depth = 0
+        self._leaves = 1
+        self._grown = 1
         self._parents = np.empty((0, self._planes, layout.cells), np.int64)
         self._parent_of = np.zeros(0, np.int64)
         self._build_left = np.zeros(0, np.uint8)
-        self._levels: list[tuple[Level, npt.NDArray[np.float64], Int64]] = []
-        self._start_level(np.zeros((1, 2), np.int64))
+        self._waiting: list[_Waiting] = []
+        self._numbers = [0]
+        self._decided: list[_Decided] = []
+        self._start_level(np.zeros((1, 2), np.int64), np.array([[-np.inf, np.inf]]))
 
-    def _start_level(self, totals: Int64) -> None:
+    def _start_level(self, totals: Int64, bounds: npt.NDArray[np.float64]) -> None:
         active = len(totals)
-        self.nodes = self._buffers.get(self._depth, (active, self._planes, self._layout.cells))
-        self.to_build = nodes_to_build(self._build_left) if self._depth else np.zeros(1, np.int64)
+        self.nodes = self._buffers.get(self._steps, (active, self._planes, self._layout.cells))
+        self.to_build = nodes_to_build(self._build_left) if self._steps else np.zeros(1, np.int64)
         self._totals = totals
+        self._bounds = bounds
         self._gains = np.zeros(active)
         self._found = np.full((active, 5), -1, np.int64)
+        self._chosen = np.zeros((active, self._rules.category_bytes), np.uint8)
         self._taken = np.zeros(len(self.to_build), np.int64)
         self._complete = 0
+        self._usable = self._node_columns.usable(active)
 
     def add(self, first: int, part: Int64, parties: int, party: int = 0) -> bool:
         """Add one party's histograms of the built nodes first, first + 1, ...; int64 (m, planes, cells).
@@ -339,8 +448,7 @@ class Grower:
         Returns:
             Whether all parties' parts of all built nodes are there, and `next_level` may be called.
         """
-        if self._contributors is not None:
-            self._contributors.add(party, self.to_build[first : first + len(part)], part)
+        self._contributors.add(party, self.to_build[first : first + len(part)], part)
         at_once = self._pool.threads == 1 or len(self.nodes) == 1 or self.nodes.size < PARALLEL_CELLS
         taken, offsets = self._taken, self._layout.offsets
         complete = splitting.add_part(part, first, taken, parties, self.nodes, self.to_build, offsets)
@@ -358,186 +466,395 @@ class Grower:
 
     def _finish(self, first: int, last: int, pool: WorkerPool) -> None:
         """Search the built children first to last, and their siblings."""
-        splitting.finish_nodes(
+        family = (self.nodes, self.to_build, self._parents, self._parent_of)
+        columns = (self._layout.columns, self._layout.offsets, self._has_missing)
+        if not self._guided:
+            found = (self._totals, self._rule_array, self._scratch, self._gains, self._found)
+            splitting.finish_nodes(first, last, *family, *columns, *found, pool=pool)
+            return
+        rules, own = self._rules, self._contributors
+        guided_search.finish_nodes(
             first,
             last,
-            self.nodes,
-            self.to_build,
-            self._parents,
-            self._parent_of,
-            self._layout.columns,
-            self._layout.offsets,
-            self._has_missing,
+            *family,
+            *columns,
             self._totals,
             self._rule_array,
-            self._scratch,
             self._gains,
             self._found,
+            own.nodes,
+            own.parents,
+            self._usable,
+            rules.n_categories,
+            rules.monotone,
+            rules.bounded,
+            rules.max_cat_to_onehot,
+            rules.max_cat_threshold,
+            self._bounds,
+            self._chosen,
             pool=pool,
         )
-        if self._contributors is not None:
-            built = self.to_build[first:last]
-            parents = self._parent_of[first:last] if self._depth else np.zeros_like(built)
-            found = (self.nodes, self._totals, self._has_missing, self._rule_array, self._gains, self._found)
-            self._contributors.search(built, parents, *found)
 
     def decide(self) -> Level:
         """Decide the level whose nodes are all finished."""
-        gains, found, totals = self._gains, self._found, self._totals
-        deepest = self._depth + 1 == self._parameters.max_depth
-        feature, bins, missing_left, where, children, leaf, build_left, child_leaf = splitting.decide_level(
-            gains, found, totals, self._parameters.gamma, self._rule_array, self._parameters.eta, deepest
+        return self._decide_depthwise() if self._parameters.grow_policy == "depthwise" else self._decide_best_first()
+
+    def _decide_depthwise(self) -> Level:
+        gains, found, totals, parameters = self._gains, self._found, self._totals, self._parameters
+        deepest = self._depth + 1 == parameters.max_depth
+        bounds = self._bounds if self._rules.bounded else _NO_BOUNDS
+        feature, bins, missing_left, where, children, leaf, last = splitting.decide_level(
+            gains, found, totals, bounds, parameters.gamma, self._rule_array, parameters.tree_eta, deepest,
+            self._leaves, parameters.max_leaves,
+        )  # fmt: skip
+        self._leaves += len(where)
+        build_left = np.zeros(0, np.uint8) if last else splitting.lighter_left(children)
+        child_bounds = self._child_bounds(found[where], totals[where], self._bounds[where])
+        child_leaf = self._leaf_values(children, child_bounds) if last else np.zeros(0, np.float32)
+        categories = self._category_bits(feature[where], self._chosen[where])
+        return self._keep(
+            Level(feature, bins, missing_left, leaf, build_left, child_leaf, categories=categories),
+            gains,
+            totals,
+            self._bounds,
+            where,
+            children,
+            child_bounds,
         )
+
+    def _decide_best_first(self) -> Level:
+        """Split the node of the largest gain, and more where the children of each are leaves (XGBoost's `Driver`).
+
+        Ties go to the node that was made first.
+        """
+        parameters, active = self._parameters, self._candidates()
+        queue = [(-node.gain, node.number, at) for at, node in enumerate(active) if node.gain > splitting.LEAST_GAIN]
+        queue = [entry for entry in queue if active[entry[2]].found[0] >= 0 and -entry[0] >= parameters.gamma]
+        heapq.heapify(queue)
+        splits: list[int] = []
+        goes_on = False
+        while queue and not goes_on and not 0 < parameters.max_leaves <= self._leaves:
+            *_, at = heapq.heappop(queue)
+            splits.append(at)
+            self._leaves += 1
+            full = 0 < parameters.max_leaves <= self._leaves
+            goes_on = not full and active[at].depth + 1 != parameters.max_depth
+        decided = splits if goes_on else [*splits, *(at for at in range(len(active)) if at not in set(splits))]
+        nodes = [active[at] for at in decided]
+        count, total = len(splits), len(decided)
+        found = np.array([node.found for node in nodes], np.int64).reshape(total, 5)
+        totals = np.array([node.totals for node in nodes], np.int64).reshape(total, 2)
+        bounds = np.array([node.bounds for node in nodes]).reshape(total, 2)
+        is_split = np.arange(total) < count
+        children = np.stack([found[:count, 3:], totals[:count] - found[:count, 3:]], 1).reshape(2 * count, 2)
+        child_bounds = self._child_bounds(found[:count], totals[:count], bounds[:count])
+        build_left = np.full(count if goes_on else 0, BOTH_LEAVES, np.uint8)
+        if goes_on:
+            build_left[-1:] = splitting.lighter_left(children[-2:])
+        leaves = 2 * (count - goes_on)
+        level = Level(
+            feature=np.where(is_split, found[:, 0], -1).astype(np.int32),
+            bin=np.where(is_split, found[:, 1], 0).astype(np.int32),
+            missing_left=np.where(is_split, found[:, 2], 0).astype(np.uint8),
+            leaf=np.where(is_split, np.float32(0), self._leaf_values(totals, bounds)).astype(np.float32),
+            build_left=build_left,
+            child_leaf=self._leaf_values(children[:leaves], child_bounds[:leaves]),
+            nodes=np.array(decided, np.int32),
+            categories=self._category_bits(
+                found[:count, 0], np.array([node.chosen for node in nodes[:count]], np.uint8).reshape(count, -1)
+            ),
+        )
+        self._numbers = [self._grown + 2 * (count - 1), self._grown + 2 * (count - 1) + 1]
+        self._grown += 2 * count
+        if goes_on:
+            best = active[decided[-1]]
+            self._depth = best.depth + 1
+            self._parents = best.histogram[None]
+            self._own_parents = best.own[:, None]
+        self._waiting = [node for at, node in enumerate(active) if at not in set(decided)]
+        gains = np.array([node.gain for node in nodes])
+        return self._keep(level, gains, totals, bounds, np.arange(count), children, child_bounds)
+
+    def _candidates(self) -> list[_Waiting]:
+        """All active nodes: those of this level, whose histograms are copied, and those that wait."""
+        new = [
+            _Waiting(
+                self._numbers[at],
+                self._depth,
+                float(self._gains[at]),
+                self._found[at],
+                self._totals[at],
+                self._chosen[at],
+                self._bounds[at],
+                self.nodes[at].copy(),
+                self._contributors.nodes[:, at],
+            )
+            for at in range(len(self.nodes))
+        ]
+        return [*new, *self._waiting]
+
+    def _keep(
+        self,
+        level: Level,
+        gains: npt.NDArray[np.float64],
+        totals: Int64,
+        bounds: npt.NDArray[np.float64],
+        where: Int64,
+        children: Int64,
+        child_bounds: npt.NDArray[np.float64],
+    ) -> Level:
+        """Round what is to be rounded, and keep the level for the tree.
+
+        where: of the decided nodes, those that split.
+        """
         if self._leaf_bits is not None:
-            leaf, child_leaf = rounded(leaf, self._leaf_bits), rounded(child_leaf, self._leaf_bits)
-            build_left[:] = 1
-        level = Level(feature, bins, missing_left, leaf, build_left, child_leaf)
-        self._levels.append((level, gains, totals))
-        if level.last:
-            if len(where):
-                self._levels.append((_all_leaves(level.child_leaf), np.zeros(len(children)), children))
-        else:
-            self._next = where, level.build_left, children
+            leaf, child_leaf = rounded(level.leaf, self._leaf_bits), rounded(level.child_leaf, self._leaf_bits)
+            build_left = np.where(level.build_left == BOTH_LEAVES, level.build_left, 1).astype(np.uint8)
+            level = level._replace(leaf=leaf, child_leaf=child_leaf, build_left=build_left)
+        inner = np.zeros(len(totals), np.float32)
+        splitting.leaf_weights(totals, self._rule_array, bounds if self._rules.bounded else _NO_BOUNDS, inner)
+        self._decided.append(_Decided(level, gains, totals, children, inner))
+        if not level.last:
+            built = np.repeat(level.built, 2)
+            self._next = where, level.build_left, children[built], child_bounds[built]
         return level
+
+    def _leaf_values(self, totals: Int64, bounds: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        """Values of leaves with these totals, int64 (n, 2), and bounds, float64 (n, 2)."""
+        values = np.empty(len(totals), np.float32)
+        splitting.leaf_weights(totals, self._rule_array, bounds if self._rules.bounded else _NO_BOUNDS, values)
+        return values * np.float32(self._parameters.tree_eta)
+
+    def _category_bits(
+        self, features: npt.NDArray[np.integer[Any]], chosen: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.uint8]:
+        """`Level.categories` of the splits of these features; chosen: uint8 (splits, category bytes)."""
+        if not chosen.size:
+            return np.zeros(0, np.uint8)
+        sizes = bytes_of(self._rules.n_categories[features])
+        return np.asarray(chosen[np.arange(chosen.shape[1]) < sizes[:, None]])
+
+    def _child_bounds(self, found: Int64, totals: Int64, bounds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Bounds on the weights of the children of nodes that split: float64 (2 splits, 2)."""
+        if not self._rules.bounded:
+            return np.repeat(bounds, 2, axis=0)
+        return np.asarray(guided_search.child_bounds(found, totals, bounds, self._rules.monotone, self._rule_array))
 
     def go_on(self) -> None:
         """Go to the level below the one that was decided, which was not the last."""
-        self._parents = self.nodes
-        self._parent_of, self._build_left, children = self._next
-        self._depth += 1
-        if self._contributors is not None:
-            self._contributors.start_level(len(children))
-        self._start_level(children)
+        where, self._build_left, children, bounds = self._next
+        self._steps += 1
+        if self._parameters.grow_policy == "depthwise":
+            self._depth += 1
+            self._parents, self._parent_of = self.nodes, where
+            own = self._contributors.nodes
+        else:
+            self._steps = 1  # its nodes were copied: the same memory serves every pair
+            self._parent_of, own = np.zeros(1, np.int64), self._own_parents
+        self._contributors.start_level(len(children), own)
+        self._node_columns.advance(self._decided[-1].level)
+        self._start_level(children, bounds)
 
     def leaves(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Of a tree that is decided to its last level: sizes of its leaves' values, and sums of h of their rows, float64 (leaves,).
 
         A row's h counts with an error of at most one unit of its scale.
         """
-        where = np.concatenate([level.feature for level, _, _ in self._levels]) < 0
-        values = np.concatenate([level.leaf for level, _, _ in self._levels])[where]
-        totals = np.concatenate([totals for _, _, totals in self._levels])[where, 1]
-        return np.abs(values.astype(np.float64)), totals * self._rule.hessian_unit
+        values, hessians = [], []
+        for level, _, totals, children, _ in self._decided:
+            where = level.feature < 0
+            of_leaves = np.repeat(~level.built, 2)
+            values += [level.leaf[where], level.child_leaf]
+            hessians += [totals[where, 1], children[of_leaves, 1]]
+        return np.abs(np.concatenate(values).astype(np.float64)), np.concatenate(hessians) * self._rule.hessian_unit
 
     def highest_leaf(self) -> float:
         """Of a tree that is decided to its last level: the largest value of a leaf."""
-        return max(float(level.leaf[level.feature < 0].max(initial=-np.inf)) for level, _, _ in self._levels)
+        return max(
+            float(max(level.leaf[level.feature < 0].max(initial=-np.inf), level.child_leaf.max(initial=-np.inf)))
+            for level, *_ in self._decided
+        )
 
     def tree(self, cut_offsets: Int64, cut_values: npt.NDArray[np.float32]) -> Tree:
         """The finished tree, nodes numbered as XGBoost does, thresholds taken from the cuts of each feature."""
-        levels = [level for level, _, _ in self._levels]
-        totals = np.concatenate([totals for _, _, totals in self._levels])
-        base = np.empty(len(totals), np.float32)
-        splitting.leaf_weights(totals, self._rule_array, base)
-        return Tree(
-            *_assemble(
-                np.array([len(level.feature) for level in levels]),
-                np.concatenate([level.feature for level in levels]),
-                np.concatenate([level.bin for level in levels]),
-                np.concatenate([level.missing_left for level in levels]),
-                np.concatenate([level.leaf for level in levels]),
-                np.concatenate([gains for _, gains, _ in self._levels]),
-                totals,
-                base,
-                self._rule.hessian_unit,
-                cut_offsets,
-                cut_values,
-            )
+        return _assembled(
+            [decided.level for decided in self._decided],
+            cut_offsets,
+            cut_values,
+            self._rules.n_categories,
+            np.concatenate([decided.gains for decided in self._decided]),
+            np.concatenate([decided.totals for decided in self._decided]),
+            np.concatenate([decided.children for decided in self._decided]),
+            np.concatenate([decided.inner for decided in self._decided]),
+            self._rule.hessian_unit,
         )
+
+
+_NO_BOUNDS = np.zeros((0, 2))
+
+
+def _assembled(
+    levels: Sequence[Level],
+    cut_offsets: Int64,
+    cut_values: npt.NDArray[np.float32],
+    n_categories: npt.NDArray[np.int32],
+    gains: npt.NDArray[np.float64],
+    totals: Int64,
+    children: Int64,
+    inner: npt.NDArray[np.float32],
+    hessian_unit: float,
+) -> Tree:
+    """The tree of these levels; gains, totals, children and inner as in `_Decided`, all levels' one after the other."""
+    *arrays, firsts = _assemble(
+        np.array([len(level.feature) for level in levels]),
+        np.array([len(level.build_left) for level in levels]),
+        np.array([len(level.nodes) for level in levels]),
+        np.concatenate([level.feature for level in levels]),
+        np.concatenate([level.bin for level in levels]),
+        np.concatenate([level.missing_left for level in levels]),
+        np.concatenate([level.leaf for level in levels]),
+        np.concatenate([level.build_left for level in levels]),
+        np.concatenate([level.child_leaf for level in levels]),
+        np.concatenate([level.nodes for level in levels]),
+        gains,
+        totals,
+        children,
+        inner,
+        hessian_unit,
+        cut_offsets,
+        cut_values,
+        n_categories,
+    )
+    left, right, parents, indices, conditions, default_left, base, gain, cover = arrays
+    bits = np.concatenate([level.categories for level in levels])
+    categories = {
+        int(node): tuple(
+            np.flatnonzero(np.unpackbits(bits[first:], bitorder="little", count=int(n_categories[feature]))).tolist()
+        )
+        for node, first, feature in ((node, firsts[node], indices[node]) for node in np.flatnonzero(firsts >= 0))
+    }
+    return Tree(left, right, parents, indices, conditions, default_left, base, gain, cover, categories=categories)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _assemble(  # type: ignore[no-untyped-def]
-    sizes, feature, bins, missing_left, leaf, gains, totals, base, hessian_unit, cut_offsets, cut_values
+    sizes, build_sizes, node_sizes, feature, bins, missing_left, leaf, build_left, child_leaf, nodes, gains, totals, children, inner,
+    hessian_unit, cut_offsets, cut_values, n_categories,
 ):  # fmt: skip
-    """The fields of `ensemble.Tree`, in its order, from all levels' nodes one level after the other.
+    """The first nine fields of `ensemble.Tree`, in its order, and the byte of all levels' `categories` where a node's begin, else -1.
 
-    sizes: int64 (levels,): nodes of each. base: float32 (nodes,): weights of the nodes that split; written for leaves.
+    Nodes are numbered in the order in which they are made, as XGBoost does.
+
+    sizes, build_sizes, node_sizes: int64 (levels,): lengths of each level's feature, build_left and nodes.
     """
-    count = feature.shape[0]
+    count = 1 + children.shape[0]
     left = np.full(count, -1, np.int32)
     right = np.full(count, -1, np.int32)
     parents = np.full(count, ROOT_PARENT, np.int32)
     indices = np.zeros(count, np.int32)
-    conditions = leaf.copy()
+    conditions = np.zeros(count, np.float32)
     default_left = np.zeros(count, np.uint8)
+    base = np.zeros(count, np.float32)
     gain = np.zeros(count, np.float32)
-    cover = np.empty(count, np.float32)
-    node = 0
-    begin = 0
+    cover = np.zeros(count, np.float32)
+    firsts = np.full(count, -1, np.int64)
+    active, following = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
+    n_active, grown = 1, 1
+    at, split, leaves, first, builds, named = 0, 0, 0, 0, 0, 0
     for level in range(sizes.shape[0]):
-        child = begin + sizes[level]
-        begin = child
-        while node < begin:
-            cover[node] = totals[node, 1] * hessian_unit
-            split = feature[node]
-            if split < 0:
-                base[node] = leaf[node]
+        last = build_sizes[level] == 0
+        waits = np.zeros(n_active, np.bool_)
+        if node_sizes[level]:
+            waits[:] = True
+        n_following = 0
+        for i in range(sizes[level]):
+            position = i
+            if node_sizes[level]:
+                position = nodes[named + i]
+                waits[position] = False
+            node = active[position]
+            cover[node] = totals[at, 1] * hessian_unit
+            f = feature[at]
+            if f < 0:
+                conditions[node] = base[node] = leaf[at]
+                at += 1
+                continue
+            base[node] = inner[at]
+            left[node], right[node] = grown, grown + 1
+            parents[grown] = parents[grown + 1] = node
+            indices[node] = f
+            default_left[node] = missing_left[at]
+            gain[node] = gains[at]
+            if n_categories[f]:
+                firsts[node] = first
+                first += bytes_of(n_categories[f])
             else:
-                left[node], right[node] = child, child + 1
-                parents[child] = parents[child + 1] = node
-                child += 2
-                indices[node] = split
-                default_left[node] = missing_left[node]
-                gain[node] = gains[node]
-                cut = cut_offsets[split] + bins[node]
-                conditions[node] = cut_values[cut] if cut < cut_offsets[split + 1] else ABOVE_ALL
-            node += 1
-    return left, right, parents, indices, conditions, default_left, base, gain, cover
-
-
-def _all_leaves(values: npt.NDArray[np.float32]) -> Level:
-    """A level of leaves only."""
-    count = len(values)
-    return Level(
-        feature=np.full(count, -1, np.int32),
-        bin=np.zeros(count, np.int32),
-        missing_left=np.zeros(count, np.uint8),
-        leaf=values,
-        build_left=np.zeros(0, np.uint8),
-        child_leaf=np.zeros(0, np.float32),
-    )
+                cut = cut_offsets[f] + bins[at]
+                conditions[node] = cut_values[cut] if cut < cut_offsets[f + 1] else ABOVE_ALL
+            if last or build_left[builds] == BOTH_LEAVES:
+                for side in range(2):
+                    conditions[grown + side] = base[grown + side] = child_leaf[leaves]
+                    cover[grown + side] = children[2 * split + side, 1] * hessian_unit
+                    leaves += 1
+            else:
+                following[n_following], following[n_following + 1] = grown, grown + 1
+                n_following += 2
+            if not last:
+                builds += 1
+            grown += 2
+            split += 1
+            at += 1
+        named += node_sizes[level]
+        for position in range(n_active):
+            if waits[position]:
+                following[n_following] = active[position]
+                n_following += 1
+        n_active = n_following
+        active, following = following, active
+    return left, right, parents, indices, conditions, default_left, base, gain, cover, firsts
 
 
 def tree_received(
-    levels: Sequence[Level], cut_offsets: Int64, cut_values: npt.NDArray[np.float32], statistics: Tree | None = None
+    levels: Sequence[Level],
+    cut_offsets: Int64,
+    cut_values: npt.NDArray[np.float32],
+    n_categories: npt.NDArray[np.int32],
+    statistics: Tree | None = None,
 ) -> Tree:
     """The tree that a party was told, level by level: splits and leaves as they were applied to its rows.
 
     Args:
-        levels: of the whole tree, the last one with its leaves.
-        cut_offsets, cut_values: as for `Grower.tree`.
+        levels: of the whole tree.
+        cut_offsets, cut_values: as for `Grower.tree`. n_categories: int32 (n_features,), of a categorical feature, 0 of another.
         statistics: a tree of as many nodes whose gains, covers and inner nodes' weights are taken over, which no party receives;
             None for none (0).
 
     Raises:
         DataError: `statistics` has another number of nodes.
     """
-    levels = [*levels, _all_leaves(levels[-1].child_leaf)] if len(levels[-1].child_leaf) else list(levels)
-    nodes = sum(len(level.feature) for level in levels)
-    if statistics is not None and statistics.num_nodes != nodes:
-        raise DataError(f"a tree has {statistics.num_nodes} nodes; the splits and leaves of this run made {nodes}")
-    tree = Tree(
-        *_assemble(
-            np.array([len(level.feature) for level in levels]),
-            np.concatenate([level.feature for level in levels]),
-            np.concatenate([level.bin for level in levels]),
-            np.concatenate([level.missing_left for level in levels]),
-            np.concatenate([level.leaf for level in levels]),
-            np.zeros(nodes),
-            np.zeros((nodes, 2), np.int64),
-            np.zeros(nodes, np.float32),
-            1.0,
-            cut_offsets,
-            cut_values,
+    decided = sum(len(level.feature) for level in levels)
+    splits = sum(len(level.splits) for level in levels)
+    if statistics is not None and statistics.num_nodes != 1 + 2 * splits:
+        raise DataError(
+            f"a tree has {statistics.num_nodes} nodes; the splits and leaves of this run made {1 + 2 * splits}"
         )
+    tree = _assembled(
+        levels,
+        cut_offsets,
+        cut_values,
+        n_categories,
+        np.zeros(decided),
+        np.zeros((decided, 2), np.int64),
+        np.zeros((2 * splits, 2), np.int64),
+        np.zeros(decided, np.float32),
+        1.0,
     )
     if statistics is None:
         return tree
-    splits = tree.left_children >= 0
+    is_split = tree.left_children >= 0
     return replace(
         tree,
-        base_weights=np.where(splits, statistics.base_weights, tree.base_weights),
-        loss_changes=np.where(splits, statistics.loss_changes, tree.loss_changes),
+        base_weights=np.where(is_split, statistics.base_weights, tree.base_weights),
+        loss_changes=np.where(is_split, statistics.loss_changes, tree.loss_changes),
         sum_hessian=statistics.sum_hessian,
     )

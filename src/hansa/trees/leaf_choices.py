@@ -99,10 +99,10 @@ def _bits(choices: int, rows: int, parameters: Parameters, base_score: float, sc
 
 def _leaves(rows: int, parameters: Parameters, base_score: float, scale: float) -> list[int]:
     """Numbers of leaves to look at: powers of two."""
-    fewest = min(FEWEST_LEAVES, 2**parameters.max_depth)
+    fewest = min(FEWEST_LEAVES, parameters.most_leaves)
     hessian = base_score * (1 - base_score) * min(1.0, scale)
     least = max(parameters.min_child_weight / hessian, 1.0)
-    most = min(2**parameters.max_depth, int(rows / (USUAL_LEAF * least)))
+    most = min(parameters.most_leaves, int(rows / (USUAL_LEAF * least)))
     return [fewest, *(2**depth for depth in range(fewest.bit_length(), most.bit_length()) if 2**depth <= most)]
 
 

@@ -26,7 +26,7 @@ from numba import njit
 
 from hansa.errors import DataError, PlanError
 from hansa.trees.elementary import exp, log, sigmoid
-from hansa.trees.losses import LOSSES, is_exponential, is_logistic
+from hansa.trees.losses import CLASS_METRICS, LOSSES, is_exponential, is_logistic, is_softmax
 
 Float32s = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
@@ -34,7 +34,7 @@ Int64s = npt.NDArray[np.int64]
 CLASSIFICATION_METRICS = ("logloss", "error", "auc", "aucpr")
 REGRESSION_METRICS = ("rmse", "mae")
 COUNT_METRICS = ("poisson-nloglik",)
-METRICS = CLASSIFICATION_METRICS + REGRESSION_METRICS + COUNT_METRICS
+METRICS = CLASSIFICATION_METRICS + REGRESSION_METRICS + COUNT_METRICS + CLASS_METRICS
 """All names that a plan may give; `losses.Loss.metrics` has those of each objective."""
 
 HIGHER_IS_BETTER = ("auc", "aucpr")
@@ -171,7 +171,7 @@ def metric_sums(
         name: a metric.
         objective: where margins are log-odds, predictions are their sigmoid (for binary:logitraw too: log-odds are
             no probabilities, which logloss and error need).
-        margins, labels: float32 (n_rows,). Labels of such an objective lie in [0, 1].
+        margins, labels: float32 (n_rows,). Labels of such an objective lie in [0, 1]. Of multi:softprob margins are (classes, n_rows).
         weights: float32 (n_rows,), not negative; None means 1 for each row.
         scale: the public bounds.
 
@@ -186,7 +186,7 @@ def metric_sums(
     """
     check_metric(name, objective)
     if weights is None:
-        weights = np.ones(margins.shape, dtype=np.float32)
+        weights = np.ones(labels.shape, dtype=np.float32)
     _check_rows(objective, margins, labels, weights, scale)
     weight_unit = math.ldexp(1.0, _fraction_bits(scale, 0))
     if name in HIGHER_IS_BETTER:
@@ -195,7 +195,9 @@ def metric_sums(
         return histogram
     unit = math.ldexp(1.0, _fraction_bits(scale, _value_bits(name, objective, scale)))
     link, most = _link(objective), math.ldexp(1.0, scale.label_exponent + 2)
-    if name == "logloss":
+    if name in CLASS_METRICS:
+        total = _class_sum(margins, labels, weights, unit, name == "mlogloss")
+    elif name == "logloss":
         total = _logloss_sum(margins, labels, weights, unit)
     elif name == "error":
         total = _error_sum(margins, labels, weights, unit)
@@ -240,9 +242,9 @@ def why_no_value(name: str, summed: Int64s) -> str:
 
 def _value_bits(name: str, objective: str, scale: MetricScale) -> int:
     """v such that no row's value exceeds 2**v."""
-    if name == "logloss":
+    if name in ("logloss", "mlogloss"):
         return LOGLOSS_BITS
-    if name == "error" or is_logistic(objective):
+    if name in ("error", "merror") or is_logistic(objective):
         return 0
     if name == "poisson-nloglik":
         return scale.label_exponent + 2 + NLOGLIK_BITS
@@ -260,16 +262,19 @@ def _link(objective: str) -> int:
 
 
 def _check_rows(objective: str, margins: Float32s, labels: Float32s, weights: Float32s, scale: MetricScale) -> None:
+    count, softmax = margins.shape[-1], is_softmax(objective)
     for name, array in (("margins", margins), ("labels", labels), ("weights", weights)):
-        if array.dtype != np.float32 or array.ndim != 1 or len(array) != len(margins):
-            raise DataError(f"{name} are {array.dtype}{array.shape}; expected float32({len(margins)},)")
+        dimensions = 2 if softmax and name == "margins" else 1
+        if array.dtype != np.float32 or array.ndim != dimensions or array.shape[-1] != count:
+            raise DataError(f"{name} are {array.dtype}{array.shape}; expected float32 of {count} rows")
         if not np.isfinite(array).all():
-            raise DataError(f"{name}: row {int(np.argmin(np.isfinite(array)))} is not a finite number")
-    if len(margins) > scale.n_rows_total:
-        raise DataError(f"{len(margins)} rows; expected at most n_rows_total = {scale.n_rows_total}")
+            finite = np.isfinite(array).reshape(-1, count).all(axis=0)
+            raise DataError(f"{name}: row {int(np.argmin(finite))} is not a finite number")
+    if count > scale.n_rows_total:
+        raise DataError(f"{count} rows; expected at most n_rows_total = {scale.n_rows_total}")
     _check_range("weights", weights, 0.0, math.ldexp(1.0, scale.weight_exponent))
-    if is_logistic(objective):
-        _check_range("labels", labels, 0.0, 1.0)
+    if is_logistic(objective) or softmax:
+        _check_range("labels", labels, 0.0, len(margins) - 1.0 if softmax else 1.0)
         return
     bound = math.ldexp(1.0, scale.label_exponent)
     _check_range("labels", labels, 0.0 if is_exponential(objective) else -bound, bound)
@@ -353,6 +358,27 @@ def _logloss_sum(margins: Float32s, labels: Float32s, weights: Float32s, unit: f
         margin = np.float64(margins[row])
         loss = max(margin, 0.0) + log(1.0 + exp(-abs(margin))) - np.float64(labels[row]) * margin
         total += _fixed(min(max(loss, 0.0), LOGLOSS_LIMIT) * np.float64(weights[row]), unit)
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _class_sum(margins: Float32s, labels: Float32s, weights: Float32s, unit: float, is_loss: bool) -> np.int64:
+    # -ln p_y = ln(sum over k of e^(m_k - M)) + M - m_y, with M the largest margin; or whether the first class with M is another than y.
+    total = np.int64(0)
+    for row in range(margins.shape[1]):
+        label = np.int64(labels[row])
+        best = 0
+        for k in range(1, margins.shape[0]):
+            if margins[k, row] > margins[best, row]:
+                best = k
+        value = 0.0 if best == label else 1.0
+        if is_loss:
+            highest = np.float64(margins[best, row])
+            spread = 0.0
+            for k in range(margins.shape[0]):
+                spread += exp(np.float64(margins[k, row]) - highest)
+            value = min(log(spread) + highest - np.float64(margins[label, row]), LOGLOSS_LIMIT)
+        total += _fixed(value * np.float64(weights[row]), unit)
     return total
 
 

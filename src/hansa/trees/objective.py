@@ -18,7 +18,7 @@ from numba import njit
 
 from hansa.errors import HansaError
 from hansa.trees.elementary import exp, sigmoid
-from hansa.trees.losses import is_exponential, is_logistic
+from hansa.trees.losses import is_exponential, is_logistic, is_softmax
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -88,7 +88,7 @@ def gradient_bound(
 ) -> float:
     """Public bound on |g| of any row; `weight_bound` includes scale_pos_weight.
 
-    logistic: |p - y| w <= w; squared error: |m - y| w; Poisson: |e^m - y| w <= max(e^m, y) w, as neither is negative.
+    logistic, softmax: |p - y| w <= w; squared error: |m - y| w; Poisson: |e^m - y| w <= max(e^m, y) w, as neither is negative.
 
     Args:
         label_bound, margin_bound: no row's label, or margin, exceeds this in size. highest_margin: no row's margin exceeds this.
@@ -96,7 +96,7 @@ def gradient_bound(
 
     Raises HansaError where e^m might grow so large that sums would not fit a model's float32.
     """
-    if is_logistic(objective):
+    if is_logistic(objective) or is_softmax(objective):
         return weight_bound
     if not is_exponential(objective):
         return weight_bound * (label_bound + margin_bound)
@@ -118,20 +118,22 @@ def largest_mean(hessian_sum: float, shape: float) -> float:
 def most_hessian(objective: str, weight_bound: float, gradient_bound: float, shape: float) -> float:
     """Bound on h of any row but for its rounding, from public bounds on its weight and on its |g|.
 
-    logistic: p (1 - p) w <= w / 4; squared error: w; Poisson: e^(m + d) w, and e^m w is at most the bound on |g|.
+    logistic: p (1 - p) w <= w / 4; softmax: 2 p (1 - p) w <= w / 2; squared error: w; Poisson: e^(m + d) w, and e^m w is at most the bound on |g|.
 
     Args:
         shape: max_delta_step d of count:poisson; not used for others.
     """
     if is_exponential(objective):
         return gradient_bound * float(exp(shape)) * SUM_SLACK
+    if is_softmax(objective):
+        return weight_bound / 2
     return weight_bound / 4 if is_logistic(objective) else weight_bound
 
 
 def hessian_bound(objective: str, weight_bound: float, gradient_bound: float, shape: float) -> float:
-    """Public bound on h of any row: `most_hessian`, doubled for rounding where it is logistic."""
+    """Public bound on h of any row: `most_hessian`, doubled for rounding where it is p (1 - p)."""
     most = most_hessian(objective, weight_bound, gradient_bound, shape)
-    return 2 * most if is_logistic(objective) else most
+    return 2 * most if is_logistic(objective) or is_softmax(objective) else most
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -173,6 +175,40 @@ def _poisson(margins, labels, weights, step, gradient, hessian):  # type: ignore
         mean = exp(np.float64(margins[i]))
         gradient[i] = (mean - np.float64(labels[i])) * w
         hessian[i] = mean * growth * w
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _softmax(margins, labels, weights, gradient, hessian):  # type: ignore[no-untyped-def]
+    classes = margins.shape[0]
+    for i in range(margins.shape[1]):
+        w = np.float64(weights[i]) if weights.shape[0] else 1.0
+        highest = margins[0, i]
+        for k in range(1, classes):
+            highest = max(highest, margins[k, i])
+        total = 0.0
+        for k in range(classes):
+            part = exp(np.float64(margins[k, i]) - np.float64(highest))
+            gradient[k, i] = part
+            total += part
+        label = np.int64(labels[i])
+        for k in range(classes):
+            p = gradient[k, i] / total
+            gradient[k, i] = (p - 1.0 if k == label else p) * w
+            hessian[k, i] = max(2.0 * p * (1.0 - p), LEAST_HESSIAN) * w
+
+
+def softmax_gradients(
+    margins: Float32, labels: Float32, weights: Float32 | None, gradient: Float64, hessian: Float64
+) -> None:
+    """Derivatives of -ln p_y by each class's margin, times the row's weight, with p the softmax of the margins.
+
+    g_k = (p_k - [k = y]) w, h_k = max(2 p_k (1 - p_k), 1e-16) w (XGBoost's `multiclass_obj.cu`).
+
+    Args:
+        margins: float32 (classes, n). labels: float32 (n,), classes. weights: float32 (n,) or None for 1.
+        gradient, hessian: float64 (classes, n), written.
+    """
+    _softmax(margins, labels, NO_WEIGHTS if weights is None else weights, gradient, hessian)
 
 
 NO_WEIGHTS = np.zeros(0, np.float32)

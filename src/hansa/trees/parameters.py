@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import numbers
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
+
+import numpy as np
 
 from hansa.errors import PlanError
 from hansa.spelling import nearest
 from hansa.trees.ensemble import LEAST_PROBABILITY, OBJECTIVES
-from hansa.trees.losses import LOSSES, Labels, is_exponential, is_logistic
+from hansa.trees.losses import LOSSES, OneLabel, is_exponential, is_logistic, is_softmax
 
 DEFAULT_METRIC = {objective: loss.metrics[0] for objective, loss in LOSSES.items()}
 
@@ -34,7 +37,10 @@ POISSON_STEP = 0.7
 MOST_STEP = 20.0
 """Hessians of count:poisson have the factor e^max_delta_step."""
 
-SOFTMAX = ("multi:softprob", "multi:softmax")
+MOST_TREES = 1_000_000
+"""Trees of a model: rounds times trees a round."""
+
+GROW_POLICIES = ("depthwise", "lossguide")
 
 REFUSED_OBJECTIVES = {
     "rank:": "ranking compares rows of one query with one another, and a row's gradient here follows from that row alone; train on "
@@ -54,7 +60,7 @@ ALIASES = {
     "random_state": "seed",
 }
 
-_IN_THE_PLAN = "the plan says which features are categorical ([categories], coopetitive mode)"
+_IN_THE_PLAN = "the plan says which features are categorical ([categories])"
 _OF_TRAIN = "it is an argument of XGBoost's Python functions, which Hansa does not call"
 _REMOVED = "XGBoost has removed it"
 _OF_DART = "it belongs to booster 'dart'; Hansa trains with booster = 'gbtree'"
@@ -65,14 +71,7 @@ _ALONE = "the machine is set by a member's own file and command, not by the plan
 WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...] | None, str]] = {
     "tree_method": (("hist", "auto"), "Hansa trains with tree_method = 'hist'"),
     "booster": (("gbtree",), "Hansa trains with booster = 'gbtree'"),
-    "grow_policy": (("depthwise",), "Hansa grows trees level by level, with grow_policy = 'depthwise'"),
-    "max_leaves": ((0,), "Hansa bounds a tree by max_depth only"),
-    "num_parallel_tree": ((1,), "Hansa grows one tree a round, and no forests"),
-    "colsample_bylevel": ((1,), "Hansa draws features for each tree (colsample_bytree), not for each level"),
-    "colsample_bynode": ((1,), "Hansa draws features for each tree (colsample_bytree), not for each node"),
     "sampling_method": (("uniform",), "Hansa draws rows with sampling_method = 'uniform'"),
-    "monotone_constraints": ((), "the plan says where the model may only rise or fall ([monotone], coopetitive mode)"),
-    "interaction_constraints": ((), "Hansa lets all features meet in one tree"),
     "multi_strategy": (("one_output_per_tree",), "Hansa grows a tree for each output"),
     "process_type": (("default",), "Hansa trains new trees, and updates no old ones"),
     "updater": (("grow_quantile_histmaker",), "Hansa trains with tree_method = 'hist'"),
@@ -87,7 +86,6 @@ WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...] | None, str]] = {
     "missing": ((math.nan,), "a missing value is an empty cell, NA, NaN or null"),
     "device": (("cpu",), "Hansa trains on processors"),
     "xgb_model": ((), "Hansa starts with no tree"),
-    "max_cat_threshold": (None, ""),
     "max_cached_hist_node": (None, ""),
     "sparse_threshold": (None, ""),
     "refresh_leaf": (None, ""),
@@ -136,13 +134,18 @@ class Parameters:
     objective : str
         A name of XGBoost's, one of `hansa.trees.losses.LOSSES`.
     num_class : int
-        0, or the number of classes K: then K models are trained side by side, class k against the rest.
+        0, or the number of classes K: of multi:softprob and multi:softmax; with binary:logistic K models are trained side by side,
+        class k against the rest.
     rounds : int
-        Rounds of boosting; each grows one tree, or with num_class one for each class.
+        Rounds of boosting; each grows num_parallel_tree trees, with num_class so many for each class.
     eta : float
         Learning rate, by which each leaf weight is multiplied.
     max_depth : int
-        Depth of a tree, 1 to 16.
+        Depth of a tree, 1 to 16; 0 for no limit but max_leaves.
+    max_leaves : int
+        Leaves of a tree at most; 0 for no limit but max_depth.
+    grow_policy : {"depthwise", "lossguide"}
+        Whether a tree grows level by level, or where the gain is largest first.
     lambda_, alpha : float
         L2 and L1 terms on leaf weights.
     gamma : float
@@ -154,6 +157,15 @@ class Parameters:
         is given, and hessians have the factor e^max_delta_step.
     subsample, colsample_bytree : float
         Shares of rows and of features drawn for each tree.
+    colsample_bylevel, colsample_bynode : float
+        Shares of the tree's features drawn for each level, and of these for each node.
+    num_parallel_tree : int
+        Trees that a round grows at once for each output, each with eta / num_parallel_tree.
+    monotone_constraints : tuple
+        (feature, 1 or -1), by name: predictions may only rise, or fall, with the feature. As given they may also be 1, 0 and -1 by
+        position; a plan has names.
+    interaction_constraints : tuple of tuple
+        Sets of features that may meet in a tree, by name; () for no constraint. As given they may also be positions.
     max_bin : int
         Bins of a feature's values at most; missing values have a bin of their own beside them.
     scale_pos_weight : float or "auto"
@@ -170,7 +182,10 @@ class Parameters:
         Bits of each sum in a histogram. "auto" is 32, or 64 where weights or labels are so unlike that 32 would count many rows too
         coarsely (`roles.summed.statistics.histogram_bits_of`).
     max_cat_to_onehot : int or None
-        Coopetitive: so many categories or fewer are refused, because every split tells one category from all others.
+        A split on a feature of fewer categories tells one category from all others; None for XGBoost's 4, and in coopetitive mode,
+        where every split does, for any number.
+    max_cat_threshold : int or None
+        Fewer categories than this are told from all others by a split on a feature of more categories; None for XGBoost's 64.
 
     Examples
     --------
@@ -184,6 +199,8 @@ class Parameters:
     rounds: int = 100
     eta: float = 0.3
     max_depth: int = 6
+    max_leaves: int = 0
+    grow_policy: str = "depthwise"
     lambda_: float = 1.0
     alpha: float = 0.0
     gamma: float = 0.0
@@ -191,6 +208,11 @@ class Parameters:
     max_delta_step: float = 0.0
     subsample: float = 1.0
     colsample_bytree: float = 1.0
+    colsample_bylevel: float = 1.0
+    colsample_bynode: float = 1.0
+    num_parallel_tree: int = 1
+    monotone_constraints: tuple[Any, ...] = ()
+    interaction_constraints: tuple[tuple[Any, ...], ...] = ()
     max_bin: int = 256
     scale_pos_weight: float | str = 1.0
     base_score: float | None = None
@@ -199,6 +221,7 @@ class Parameters:
     seed: int = 0
     histogram_bits: int | str = "auto"
     max_cat_to_onehot: int | None = None
+    max_cat_threshold: int | None = None
 
     @property
     def outputs(self) -> int:
@@ -206,16 +229,56 @@ class Parameters:
         return self.num_class or 1
 
     @property
-    def label_kind(self) -> Labels | int:
+    def label_kind(self) -> OneLabel | int:
         """What labels the objective takes (`losses.Loss.labels`), or the classes below this number."""
-        if self.num_class:
-            return self.num_class
-        return LOSSES[self.objective].labels
+        kind = LOSSES[self.objective].labels
+        return self.num_class if self.num_class or kind == "classes" else kind
 
     @property
     def has_classes(self) -> bool:
         """Whether labels are classes: 0 and 1, or with num_class more."""
-        return LOSSES[self.objective].labels == "binary"
+        return LOSSES[self.objective].labels in ("binary", "classes")
+
+    @property
+    def trees_per_round(self) -> int:
+        """Trees that a round grows."""
+        return self.outputs * self.num_parallel_tree
+
+    @property
+    def most_depth(self) -> int:
+        """The depth that a tree can have."""
+        return self.max_depth or self.max_leaves - 1
+
+    @property
+    def most_leaves(self) -> int:
+        """The leaves that a tree can have."""
+        return min(2**self.max_depth if self.max_depth else self.max_leaves, self.max_leaves or 2**self.max_depth)
+
+    @property
+    def tree_eta(self) -> float:
+        """What each leaf weight of a tree is multiplied by, as XGBoost divides it: a float32."""
+        return float(np.float32(self.eta) / np.float32(self.num_parallel_tree))
+
+    def for_features(self, features: Sequence[str]) -> Parameters:
+        """The same, with constraints on these features by name, in one order.
+
+        Raises PlanError: a constraint is of no feature.
+        """
+        signs, sets = self.monotone_constraints, self.interaction_constraints
+        if not signs and not sets:
+            return self
+        if signs and not isinstance(signs[0], tuple):
+            if len(signs) > len(features):
+                raise _refuse("monotone_constraints", signs, f"at most one for each of {len(features)} features")
+            signs = tuple(zip(features, signs, strict=False))
+        named = tuple(tuple(_feature(one, features) for one in own) for own in sets)
+        return replace(
+            self,
+            monotone_constraints=tuple(
+                sorted((_feature(name, features, "monotone_constraints"), sign) for name, sign in signs if sign)
+            ),
+            interaction_constraints=tuple(sorted({tuple(sorted(set(own))) for own in named})),
+        )
 
     @property
     def shape(self) -> float:
@@ -230,6 +293,18 @@ class Parameters:
 
 
 NAMES = tuple(field.name.rstrip("_") for field in fields(Parameters))
+
+
+def _feature(name: str | int, features: Sequence[str], parameter: str = "interaction_constraints") -> str:
+    """The name of a feature that is given by name or position."""
+    if isinstance(name, int):
+        if not 0 <= name < len(features):
+            raise _refuse(parameter, name, f"a position from 0 to {len(features) - 1}, or a feature's name")
+        return features[name]
+    if name not in features:
+        near = nearest(name, list(features))
+        raise _refuse(parameter, name, "a feature's name" + ("" if near is None else f"; did you mean {near!r}?"))
+    return name
 
 
 def parse_parameters(given: Mapping[str, Any]) -> Parameters:
@@ -338,11 +413,6 @@ def _check(name: str, value: Any) -> Any:
         case "objective":
             if not isinstance(value, str):
                 raise _refuse(name, value, f"one of {', '.join(OBJECTIVES)}")
-            if value in SOFTMAX:
-                raise PlanError(
-                    f"parameter objective = {value!r} is not supported; write objective = 'binary:logistic' with num_class = K: "
-                    "K models, one class against the rest, in one file (coopetitive mode)"
-                )
             for kind, why in REFUSED_OBJECTIVES.items():
                 if value.startswith(kind):
                     raise PlanError(f"parameter objective = {_shown(value)} is not supported: {why}")
@@ -352,9 +422,21 @@ def _check(name: str, value: Any) -> Any:
         case "rounds":
             return _integer(name, value, 1, 100_000)
         case "num_class":
-            return 0 if _is_same(value, 0) and not isinstance(value, float) else _integer(name, value, 3, MOST_CLASSES)
+            return 0 if _is_same(value, 0) and not isinstance(value, float) else _integer(name, value, 2, MOST_CLASSES)
         case "max_depth":
-            return _integer(name, value, 1, 16)
+            return _integer(name, value, 0, 16)
+        case "max_leaves":
+            return _integer(name, value, 0, 2**16)
+        case "num_parallel_tree":
+            return _integer(name, value, 1, 100_000)
+        case "grow_policy":
+            if value not in GROW_POLICIES:
+                raise _refuse(name, value, f"one of {', '.join(GROW_POLICIES)}")
+            return value
+        case "monotone_constraints":
+            return _monotone(value)
+        case "interaction_constraints":
+            return _interactions(value)
         case "max_bin":
             return _integer(name, value, 2, 65_535)
         case "seed":
@@ -369,13 +451,13 @@ def _check(name: str, value: Any) -> Any:
             return _number(name, value, 0, 1, low_open=True)
         case "lambda" | "alpha" | "gamma" | "min_child_weight" | "max_delta_step":
             return _number(name, value, 0, MOST)
-        case "subsample" | "colsample_bytree":
+        case "subsample" | "colsample_bytree" | "colsample_bylevel" | "colsample_bynode":
             return _number(name, value, 0, 1, low_open=True)
         case "scale_pos_weight":
             return value if isinstance(value, str) and value == "auto" else _number(name, value, 0, 1e6, low_open=True)
         case "base_score":
             return None if value is None else _number(name, value, -MOST, MOST)
-        case "max_cat_to_onehot":
+        case "max_cat_to_onehot" | "max_cat_threshold":
             return None if value is None else _integer(name, value, 1, 2**31 - 1)
         case "early_stopping_rounds":
             return None if value is None else _integer(name, value, 1, 100_000)
@@ -388,9 +470,57 @@ def _check(name: str, value: Any) -> Any:
             raise _refuse(name, value, "a supported parameter")
 
 
+def _literal(value: Any) -> Any:
+    """What a text such as "(1,-1)" or '[["a","b"]]' says, in the forms that XGBoost takes."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value) if value.strip() else ()
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+
+
+def _monotone(given: Any) -> tuple[Any, ...]:
+    """Constraints as XGBoost takes them: by name in a mapping, or by position."""
+    value = _literal(given)
+    items = list(value.items()) if isinstance(value, Mapping) else None
+    signs: Any = [sign for _, sign in items] if items is not None else value
+    if isinstance(signs, int) and not isinstance(signs, bool):  # "(1)" is no tuple in Python
+        signs = [signs]
+    fits = isinstance(signs, list | tuple) and all(
+        isinstance(sign, numbers.Integral) and not isinstance(sign, bool) and sign in (-1, 0, 1) for sign in signs
+    )
+    if value is None:
+        return ()
+    if not fits or (items is not None and not all(isinstance(name, str) for name, _ in items)):
+        raise _refuse("monotone_constraints", given, "1, -1 or 0 by feature name, or a list of them by position")
+    if items is not None:
+        return tuple(sorted((str(name), int(sign)) for name, sign in items))
+    return tuple(int(sign) for sign in signs)
+
+
+def _interactions(given: Any) -> tuple[tuple[Any, ...], ...]:
+    """Sets of features as XGBoost takes them: lists of names, or of positions."""
+    value = _literal(given)
+    if value is None:
+        return ()
+    fits = isinstance(value, list | tuple) and all(
+        isinstance(own, list | tuple)
+        and all(isinstance(one, str | numbers.Integral) and not isinstance(one, bool) for one in own)
+        for own in value
+    )
+    if not fits:
+        raise _refuse("interaction_constraints", given, "a list of lists of feature names, or of positions")
+    return tuple(tuple(one if isinstance(one, str) else int(one) for one in own) for own in value if own)
+
+
 def _check_together(p: Parameters) -> None:
-    if p.num_class:
+    if p.num_class or is_softmax(p.objective):
         _check_classes(p)
+    if p.max_depth == 0 and p.max_leaves == 0:
+        raise _refuse("max_depth", 0, "1 to 16, or max_leaves above 0: a tree needs one of the two limits")
+    if p.rounds * p.trees_per_round > MOST_TREES:
+        raise _refuse("rounds", p.rounds, f"at most {MOST_TREES} trees in all, with {p.trees_per_round} a round")
     for metric in p.eval_metric:
         if metric not in METRICS[p.objective]:
             raise _refuse("eval_metric", metric, f"one of {', '.join(METRICS[p.objective])} for {p.objective}")
@@ -409,7 +539,15 @@ def _check_together(p: Parameters) -> None:
 
 
 def _check_classes(p: Parameters) -> None:
-    """What K models of one class against the rest cannot have."""
+    """What several classes need, and what K models of one class against the rest cannot have."""
+    if is_softmax(p.objective):
+        if not p.num_class:
+            raise _refuse(
+                "num_class", p.num_class, f"the number of classes for {p.objective}, labels being 0, 1, 2, ..."
+            )
+        return
+    if p.num_class == 2:
+        raise _refuse("num_class", 2, "0 for two classes of binary:logistic")
     if p.objective != "binary:logistic":
         raise _refuse("num_class", p.num_class, f"0 for {p.objective}, which has no classes")
     for metric in p.eval_metric:

@@ -30,13 +30,18 @@ def _draw(count: int, *key: object) -> npt.NDArray[np.float64]:
     return values
 
 
+def draw_of(columns: npt.NDArray[np.uint32], share: float, *key: object) -> npt.NDArray[np.uint32]:
+    """max(1, floor(share k)) of k columns, in their order, drawn under a key of public words and numbers; uint32."""
+    if share >= 1:
+        return columns
+    count = max(1, int(share * len(columns)))
+    order = np.argsort(_draw(len(columns), *key), kind="stable")
+    return columns[np.sort(order[:count])]
+
+
 def draw_columns(n_features: int, share: float, seed: int, tree: int) -> npt.NDArray[np.uint32]:
     """The features of one tree: max(1, floor(share * n_features)) of them, ascending, uint32."""
-    if share >= 1:
-        return np.arange(n_features, dtype=np.uint32)
-    count = max(1, int(share * n_features))
-    order = np.argsort(_draw(n_features, "columns", seed, tree), kind="stable")
-    return np.sort(order[:count]).astype(np.uint32)
+    return draw_of(np.arange(n_features, dtype=np.uint32), share, "columns", seed, tree)
 
 
 def draw_rows(rows: int, share: float, seed: int, tree: int, member: str) -> npt.NDArray[np.bool_]:

@@ -5,6 +5,7 @@
 
 (Chen & Guestrin 2016, eq. 7; XGBoost's `split_evaluator.h`). Candidates are the cuts of each feature, in order, with missing values
 going right, then again with them going left. Ties go to the lower feature, then to missing values going right, then to the lower bin.
+What more a search may have to heed (`FeatureRules`, columns of a node, bounds on its weights) stands in `guided_search`.
 """
 
 from __future__ import annotations
@@ -335,25 +336,32 @@ def finish_nodes(first: int, last: int, *arguments: Any, pool: WorkerPool) -> No
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def leaf_weights(totals, rule, weights):  # type: ignore[no-untyped-def]
-    """weights[i] = `leaf_weight` of totals[i] = (G, H) in whole numbers; 0 where H is below the least hessian."""
+def leaf_weights(totals, rule, bounds, weights):  # type: ignore[no-untyped-def]
+    """weights[i] = `leaf_weight` of totals[i] = (G, H) in whole numbers; 0 where H is below the least hessian.
+
+    bounds: float64 (n, 2), the lowest and highest weight of each node; (0, 2) for none.
+    """
     for i in range(totals.shape[0]):
         weights[i] = 0.0
         if totals[i, 1] >= rule[3]:
-            weights[i] = leaf_weight(totals[i, 0] * rule[4], totals[i, 1] * rule[5], rule[0], rule[1], rule[2])
+            weight = leaf_weight(totals[i, 0] * rule[4], totals[i, 1] * rule[5], rule[0], rule[1], rule[2])
+            if bounds.shape[0]:
+                weight = min(max(weight, bounds[i, 0]), bounds[i, 1])
+            weights[i] = weight
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def decide_level(gains, found, totals, gamma, rule, eta, deepest):  # type: ignore[no-untyped-def]
+def decide_level(gains, found, totals, bounds, gamma, rule, eta, deepest, leaves, max_leaves):  # type: ignore[no-untyped-def]
     """Which active nodes split, and what becomes of the others and of the children.
 
     Args:
-        gains: float64 (active,); found: int64 (active, 5), of the search. totals: int64 (active, 2).
+        gains: float64 (active,); found: int64 (active, 5), of the search. totals: int64 (active, 2). bounds: of `leaf_weights`.
         gamma, eta: of the parameters. rule: float64 (6,). deepest: whether children cannot split.
+        leaves: of the tree, active nodes included. max_leaves: of the parameters, 0 for no limit.
 
     Returns:
-        The fields of `growth.Level` in its order, with int64 `where` (splits,), the nodes that split, and int64 `children`
-        (2 splits, 2), their totals, after missing_left.
+        The first four fields of `growth.Level`, with int64 `where` (splits,), the nodes that split, and int64 `children`
+        (2 splits, 2), their totals, after missing_left; and whether the children are leaves.
     """
     active = gains.shape[0]
     feature = np.full(active, -1, np.int32)
@@ -361,13 +369,14 @@ def decide_level(gains, found, totals, gamma, rule, eta, deepest):  # type: igno
     missing_left = np.zeros(active, np.uint8)
     splits = 0
     for node in range(active):
-        if found[node, 0] >= 0 and gains[node] > LEAST_GAIN and gains[node] >= gamma:
+        is_full = max_leaves > 0 and leaves + splits >= max_leaves
+        if found[node, 0] >= 0 and gains[node] > LEAST_GAIN and gains[node] >= gamma and not is_full:
             feature[node] = found[node, 0]
             bins[node] = found[node, 1]
             missing_left[node] = found[node, 2]
             splits += 1
     leaf = np.zeros(active, np.float32)
-    leaf_weights(totals, rule, leaf)
+    leaf_weights(totals, rule, bounds, leaf)
     where = np.empty(splits, np.int64)
     children = np.empty((2 * splits, 2), np.int64)
     at = 0
@@ -381,12 +390,14 @@ def decide_level(gains, found, totals, gamma, rule, eta, deepest):  # type: igno
             children[2 * at, side] = found[node, 3 + side]
             children[2 * at + 1, side] = totals[node, side] - found[node, 3 + side]
         at += 1
-    last = deepest or splits == 0
-    build_left = np.empty(0 if last else splits, np.uint8)
-    for i in range(build_left.shape[0]):
-        build_left[i] = children[2 * i, 1] <= children[2 * i + 1, 1]
-    child_leaf = np.empty(2 * splits if last else 0, np.float32)
-    if last:
-        leaf_weights(children, rule, child_leaf)
-        child_leaf *= np.float32(eta)
-    return feature, bins, missing_left, where, children, leaf, build_left, child_leaf
+    last = deepest or splits == 0 or (max_leaves > 0 and leaves + splits >= max_leaves)
+    return feature, bins, missing_left, where, children, leaf, last
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def lighter_left(children):  # type: ignore[no-untyped-def]
+    """uint8 (splits,): whether the left child of each split has the smaller sum of hessians, or the same. children: int64 (2 splits, 2)."""
+    build_left = np.empty(children.shape[0] // 2, np.uint8)
+    for split in range(build_left.shape[0]):
+        build_left[split] = children[2 * split, 1] <= children[2 * split + 1, 1]
+    return build_left

@@ -5,7 +5,7 @@ floats are the shortest decimals that give back the same float32, and nothing is
 the model.
 
 Read files may be Hansa's own or those of XGBoost 1.7 to 3 (`Booster.save_model("x.json")`, `save_raw("ubj")`), for
-`gbtree` models of numeric and one-hot categorical features with outputs of their own trees. What is not supported is refused by name,
+`gbtree` models of numeric and categorical features with outputs of their own trees. What is not supported is refused by name,
 never skipped: a model that loads predicts as in XGBoost.
 
 Trees know categories by number. Their levels stand in the learner's attribute `hansa.categories`, which XGBoost keeps, for
@@ -82,13 +82,14 @@ def to_json(ensemble: Ensemble) -> bytes:
     b'{'
     """
     n_features, n_trees, n_outputs = len(ensemble.feature_names), len(ensemble.trees), ensemble.outputs
+    n_classes = n_outputs if LOSSES[ensemble.objective].labels == "classes" else 0
     scores = [_shortest(score).upper() for score in ensemble.base_scores]
     texts = _float_texts(ensemble)
     model = {
         "cats": _cats(ensemble.categories),
-        "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": str(n_trees)},
-        "iteration_indptr": list(range(0, n_trees + 1, n_outputs)),
-        "tree_info": _output_of_trees(n_trees, n_outputs),
+        "gbtree_model_param": {"num_parallel_tree": str(ensemble.num_parallel_tree), "num_trees": str(n_trees)},
+        "iteration_indptr": list(range(0, n_trees + 1, ensemble.trees_per_round)),
+        "tree_info": _output_of_trees(n_trees, n_outputs, ensemble.num_parallel_tree),
         "trees": [_tree_to_object(number, tree, n_features, texts) for number, tree in enumerate(ensemble.trees)],
     }
     learner = {
@@ -102,23 +103,24 @@ def to_json(ensemble: Ensemble) -> bytes:
             # A scalar for one output, not "[...]": XGBoost 2.1 reads a bracket as a margin of 0.
             "base_score": scores[0] if n_outputs == 1 else f"[{','.join(scores)}]",
             "boost_from_average": "0",
-            "num_class": "0",
+            "num_class": str(n_classes),
             "num_feature": str(n_features),
-            "num_target": str(n_outputs),
+            "num_target": "1" if n_classes else str(n_outputs),
         },
-        "objective": _objective_to_object(ensemble.objective),
+        "objective": _objective_to_object(ensemble.objective, n_classes),
     }
     return msgspec.json.encode({"learner": learner, "version": list(VERSION)})
 
 
-def _objective_to_object(name: str) -> dict[str, Any]:
+def _objective_to_object(name: str, n_classes: int) -> dict[str, Any]:
     loss = LOSSES[name]
-    return {"name": name} | ({loss.own_field: dict(loss.own_content)} if loss.own_field else {})
+    content = {"num_class": str(n_classes)} if n_classes else dict(loss.own_content)
+    return {"name": name} | ({loss.own_field: content} if loss.own_field else {})
 
 
-def _output_of_trees(n_trees: int, n_outputs: int) -> list[int]:
-    """XGBoost's `tree_info`: in each round one tree for every output, in turn."""
-    return [tree % n_outputs for tree in range(n_trees)]
+def _output_of_trees(n_trees: int, n_outputs: int, parallel: int) -> list[int]:
+    """XGBoost's `tree_info`: in each round for every output, in turn, so many trees."""
+    return [tree // parallel % n_outputs for tree in range(n_trees)]
 
 
 def _tree_to_object(number: int, tree: Tree, n_features: int, texts: Mapping[int, str]) -> dict[str, Any]:
@@ -127,13 +129,12 @@ def _tree_to_object(number: int, tree: Tree, n_features: int, texts: Mapping[int
         # Each float is written by `_shortest`: an integer token here would be refused by XGBoost.
         tokens = ",".join(texts[bits] for bits in getattr(tree, name).view(np.uint32).tolist())
         fields[name] = msgspec.Raw(f"[{tokens}]".encode())
-    nodes = np.flatnonzero(tree.split_type)
     fields["id"] = number
-    # One category a node: those listed go right.
-    fields["categories"] = tree.split_conditions[nodes].astype(np.int64).tolist()
-    fields["categories_nodes"] = nodes.tolist()
-    fields["categories_segments"] = list(range(len(nodes)))
-    fields["categories_sizes"] = [1] * len(nodes)
+    sizes = [len(own) for own in tree.categories.values()]
+    fields["categories"] = [category for own in tree.categories.values() for category in own]
+    fields["categories_nodes"] = list(tree.categories)
+    fields["categories_segments"] = np.cumsum([0, *sizes]).tolist()[:-1]
+    fields["categories_sizes"] = sizes
     fields["tree_param"] = {
         "num_deleted": "0",
         "num_feature": str(n_features),
@@ -244,8 +245,7 @@ def from_json(document: bytes) -> Ensemble:
     ------
     DataError
         Names the place in the file, what was expected and what stands there: text that is not JSON, a field of another type, an
-        inconsistent tree, or a model that is not supported (another booster or objective, splits on several categories at once,
-        softmax classes, vectors as leaves, parallel trees).
+        inconsistent tree, or a model that is not supported (another booster or objective, vectors as leaves).
 
     Examples
     --------
@@ -269,7 +269,7 @@ def _from_object(parsed: Any) -> Ensemble:
         optional=("attributes", "feature_names", "feature_types"),
     )
     objective = _objective(learner["objective"])
-    n_features, n_outputs, base_score = _model_parameters(learner["learner_model_param"])
+    n_features, n_outputs, base_score = _model_parameters(learner["learner_model_param"], objective)
     names = _strings(learner.get("feature_names", []), "feature_names")
     types = _strings(learner.get("feature_types", []), "feature_types")
     _check_feature_types(types)
@@ -278,7 +278,7 @@ def _from_object(parsed: Any) -> Ensemble:
     names = names or [f"f{feature}" for feature in range(n_features)]
     if types and len(types) != n_features:
         raise _wrong("feature_types", f"none or num_feature = {n_features} of them", len(types))
-    trees = _booster(learner["gradient_booster"], n_features, n_outputs)
+    trees, parallel = _booster(learner["gradient_booster"], n_features, n_outputs)
     attributes, cats = learner.get("attributes", {}), learner["gradient_booster"]["model"].get("cats", {})
     categories = _levels(attributes, names, _categorical(types, trees, n_features))
     if not _is_empty(cats):
@@ -286,7 +286,7 @@ def _from_object(parsed: Any) -> Ensemble:
             categories = _levels_of_cats(cats, categories, version)
         if cats != _cats(categories):
             raise _unsupported("cats.enc with other than texts and int64 numbers, or at odds with the model's levels")
-    return Ensemble(objective, base_score, tuple(names), trees, categories, _codes(attributes))
+    return Ensemble(objective, base_score, tuple(names), trees, categories, _codes(attributes), parallel)
 
 
 def _check_size(document: bytes) -> None:
@@ -361,7 +361,7 @@ def _wrong(where: str, expected: str, found: object) -> DataError:
 def _unsupported(what: str) -> DataError:
     return DataError(
         f"XGBoost model: {what} is not supported; expected a gbtree model with trees of single outputs, and features that are "
-        "numeric or categories by number, one to a split"
+        "numeric or categories by number"
     )
 
 
@@ -399,7 +399,7 @@ def _objective(value: Any) -> str:
     return str(name)
 
 
-def _model_parameters(value: Any) -> tuple[int, int, float | tuple[float, ...]]:
+def _model_parameters(value: Any, objective: str) -> tuple[int, int, float | tuple[float, ...]]:
     """(number of features, number of outputs, base score)"""
     where = "learner_model_param"
     parameters = _object(
@@ -408,9 +408,16 @@ def _model_parameters(value: Any) -> tuple[int, int, float | tuple[float, ...]]:
         required=("base_score", "num_class", "num_feature"),
         optional=("boost_from_average", "num_target"),
     )
-    if _count(parameters["num_class"], "num_class") > 1:
-        raise _unsupported(f"num_class = {parameters['num_class']} (multiclass)")
+    n_classes = _count(parameters["num_class"], "num_class")
     n_outputs = _count(parameters.get("num_target", "1"), "num_target")
+    if LOSSES[objective].labels == "classes":
+        if not 2 <= n_classes <= MOST_OUTPUTS:
+            raise _wrong("num_class", f"2 to {MOST_OUTPUTS} for {objective}", n_classes)
+        if n_outputs != 1:
+            raise _unsupported(f"num_target = {n_outputs} with num_class = {n_classes}")
+        n_outputs = n_classes
+    elif n_classes > 1:
+        raise _unsupported(f"num_class = {n_classes} with {objective}")
     if not 1 <= n_outputs <= MOST_OUTPUTS:
         raise _wrong("num_target", f"1 to {MOST_OUTPUTS}", n_outputs)
     n_features = _count(parameters["num_feature"], "num_feature")
@@ -429,7 +436,7 @@ def _base_score(text: Any, n_outputs: int) -> float | tuple[float, ...]:
     except ValueError:
         scores = []
     if len(scores) not in (1, n_outputs):
-        expected = "one number" if n_outputs == 1 else f"one number, or {n_outputs} for num_target = {n_outputs}"
+        expected = "one number" if n_outputs == 1 else f"one number, or one for each of {n_outputs} outputs"
         raise _wrong("base_score", f"a string with {expected}", text)
     if n_outputs == 1:
         return scores[0]
@@ -475,7 +482,8 @@ def _codes(attributes: Any) -> dict[str, tuple[str, ...]]:
         raise _wrong(f"attributes[{CODES_ATTRIBUTE!r}]", "an object of lists of texts", text) from error
 
 
-def _booster(value: Any, n_features: int, n_outputs: int) -> tuple[Tree, ...]:
+def _booster(value: Any, n_features: int, n_outputs: int) -> tuple[tuple[Tree, ...], int]:
+    """The trees, and how many a round has for each output."""
     name = value.get("name") if isinstance(value, dict) else value
     if name != "gbtree":
         raise _unsupported(f"booster {name!r:.80}")
@@ -492,20 +500,19 @@ def _booster(value: Any, n_features: int, n_outputs: int) -> tuple[Tree, ...]:
         required=("num_trees",),
         optional=("num_parallel_tree", "size_leaf_vector"),
     )
-    if _count(parameters.get("num_parallel_tree", "1"), "num_parallel_tree") > 1:
-        raise _unsupported(f"num_parallel_tree = {parameters['num_parallel_tree']}")
+    parallel = _count(parameters.get("num_parallel_tree", "1"), "num_parallel_tree") or 1
     trees, n_trees = model["trees"], _count(parameters["num_trees"], "num_trees")
     if not isinstance(trees, list) or len(trees) != n_trees:
         raise _wrong("trees", f"an array of num_trees = {n_trees} trees", trees)
-    if n_trees % n_outputs or model["tree_info"] != _output_of_trees(n_trees, n_outputs):
+    if n_trees % (n_outputs * parallel) or model["tree_info"] != _output_of_trees(n_trees, n_outputs, parallel):
         raise _unsupported(
-            f"tree_info with other than one tree for each of num_target = {n_outputs} outputs in turn "
+            f"tree_info with other than num_parallel_tree = {parallel} trees for each of {n_outputs} outputs in turn "
             "(as of multi_strategy = multi_output_tree)"
         )
-    if model.get("iteration_indptr") not in (None, [], list(range(0, n_trees + 1, n_outputs))):
-        raise _unsupported(f"iteration_indptr with other than {n_outputs} trees an iteration")
+    if model.get("iteration_indptr") not in (None, [], list(range(0, n_trees + 1, n_outputs * parallel))):
+        raise _unsupported(f"iteration_indptr with other than {n_outputs * parallel} trees an iteration")
     _object(model.get("cats", {}), "cats", optional=("enc", "feature_segments", "sorted_idx"))
-    return tuple(_tree_from_object(number, tree, n_features) for number, tree in enumerate(trees))
+    return tuple(_tree_from_object(number, tree, n_features) for number, tree in enumerate(trees)), parallel
 
 
 def _levels_of_cats(
@@ -555,32 +562,38 @@ def _tree_from_object(number: int, value: Any, n_features: int) -> Tree:
     if tree.get("id", number) != number:
         raise _wrong(f"{where}.id", f"{number}, its position", tree["id"])
     arrays = {name: _array(tree[name], f"{where}.{name}", dtype) for name, dtype in TREE_DTYPES.items() if name in tree}
-    _read_categories(tree, where, arrays)
+    categories = _read_categories(tree, where, arrays)
     _check_tree_parameters(tree["tree_param"], where, len(arrays["left_children"]), n_features)
     try:
-        return Tree(**arrays)
+        return Tree(**arrays, categories=categories)
     except DataError as error:
         raise DataError(f"XGBoost model: {where}: {error}") from error
 
 
-def _read_categories(tree: Mapping[str, Any], where: str, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    """Put each categorical split's one category where `Tree` has it; what XGBoost has there means nothing."""
+def _read_categories(
+    tree: Mapping[str, Any], where: str, arrays: Mapping[str, npt.NDArray[Any]]
+) -> dict[int, tuple[int, ...]]:
+    """`Tree.categories`; what XGBoost has as the conditions of these nodes means nothing."""
     lists = {name: _array(tree.get(name, []), f"{where}.{name}", np.int32).tolist() for name in _CATEGORY_ARRAYS}
     categories, nodes, segments, sizes = (lists[name] for name in _CATEGORY_ARRAYS)
     expected = np.flatnonzero(arrays.get("split_type", ())).tolist()
     if nodes != expected:
         raise _wrong(f"{where}.categories_nodes", f"{expected}, the nodes of split_type 1", nodes)
-    if any(size != 1 for size in sizes):
-        raise _unsupported(
-            f"a categorical split on several categories in {where} (train with a large max_cat_to_onehot)"
+    begins = np.cumsum([0, *sizes]).tolist()
+    if (
+        min(sizes, default=1) < 1
+        or (segments, len(categories)) != (begins[:-1], begins[-1])
+        or len(sizes) != len(nodes)
+    ):
+        raise _wrong(
+            f"{where}.categories", "those of each categorical split, one split's behind the other's", (segments, sizes)
         )
-    count = len(nodes)
-    if (len(categories), segments, len(sizes)) != (count, list(range(count)), count):
-        raise _wrong(f"{where}.categories", f"{count} of them, one a categorical split", (categories, segments, sizes))
     if any(not 0 <= category < CATEGORIES_END for category in categories):
         raise _wrong(f"{where}.categories", "whole numbers from 0 to 2^24 - 1", categories)
-    if nodes and max(nodes) < len(arrays["split_conditions"]):
-        arrays["split_conditions"][nodes] = categories
+    if nodes and max(nodes) >= len(arrays["split_conditions"]):
+        raise _wrong(f"{where}.split_conditions", "one for each node", len(arrays["split_conditions"]))
+    sets = (categories[begin:end] for begin, end in pairwise(begins))
+    return {node: tuple(sorted(set(own))) for node, own in zip(nodes, sets, strict=True)}
 
 
 def _check_tree_parameters(value: Any, where: str, num_nodes: int, n_features: int) -> None:

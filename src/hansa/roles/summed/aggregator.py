@@ -44,14 +44,15 @@ from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VER
 from hansa.roles.key_setup import Signer
 from hansa.roles.registration import Registration
 from hansa.roles.run import Binned, Progress, Registered, Roster, Trained, TreeGrown, agreement, agreement_parts, run_id
+from hansa.roles.summed.features import feature_rules, node_columns, with_categories
 from hansa.roles.summed.statistics import (
     EXPONENTS,
-    LABEL_SUMS,
     BaseScore,
     MagnitudeBounds,
     bounds_of,
     check_label_size,
     histogram_bits_of,
+    label_sums_length,
     label_units,
     metric_scale,
     rounded_leaf_bits,
@@ -60,8 +61,10 @@ from hansa.roles.summed.statistics import (
 from hansa.roles.summed.verified_counts import CountRelay
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, Tree, base_margin, without_statistics
-from hansa.trees.growth import Buffers, Grower, Level
+from hansa.trees.growth import Buffers, Grower
 from hansa.trees.least_rows import heaviest_row, hessian_of
+from hansa.trees.level import Level
+from hansa.trees.losses import is_exponential
 from hansa.trees.metrics import NO_ROWS, best_round, metric_value, stops_early, sums_length, why_no_value
 from hansa.trees.sampling import draw_columns
 from hansa.trees.worker_pool import ALONE, WorkerPool
@@ -184,6 +187,9 @@ class Aggregator:
         if plan.verify_counts != "off":
             table = AGGREGATOR_VERIFYING
         self._session = Session("aggregator", table, "registering")
+        self._rules = feature_rules(plan)
+        self._per_round = plan.parameters.trees_per_round
+        self._last_tree = plan.parameters.rounds * self._per_round - 1
         self._tree = SETUP
         self._step = 0
         self._sums: dict[str, _Sum] = {}
@@ -196,6 +202,7 @@ class Aggregator:
         self._received: set[str] = set()
         self._stopping = False
         self._with_root = False
+        self._moved = 0.0
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -382,7 +389,7 @@ class Aggregator:
         check_label_size(self._bounds)
         self._label_units = label_units(self._bounds, self._n_rows)
         self._step = 1
-        self._expect({"labels": (LABEL_SUMS,)})
+        self._expect({"labels": (label_sums_length(self._plan),)})
         yield from self._broadcast(SumLabels(*self._label_units))
 
     def _labelled(self, message: Contribution, sums: Int64) -> Outgoing:
@@ -390,7 +397,9 @@ class Aggregator:
         self._start: BaseScore = start_of(plan, sums, *self._label_units)
         self._histogram_bits = histogram_bits_of(plan, self._magnitudes, sums, self._start)
         n_features = len(plan.schema.features)
-        self._leaf_bits = rounded_leaf_bits(plan, self._n_rows, self._start.base_score, self._start.scale_pos_weight)
+        self._leaf_bits = rounded_leaf_bits(
+            plan, self._n_rows, self._start.base_scores[0], self._start.scale_pos_weight
+        )
         self._search = CutSearch(n_features, self._n_rows, plan.parameters.max_bin, plan.min_cell_rows)
         self._session.go(message, "cutting")
         yield from self._count()
@@ -422,10 +431,11 @@ class Aggregator:
 
     def _start_training(self, cuts: Cuts) -> Outgoing:
         plan = self._plan
-        self._cuts = cuts
-        self._bin_offsets = np.concatenate([[0], np.cumsum(cuts.n_codes)]).astype(np.int64)
-        self._highest_margin = float(base_margin(plan.parameters.objective, self._start.base_score))
-        self._margin_bound = abs(self._highest_margin)
+        self._cuts = with_categories(cuts, self._rules)
+        self._bin_offsets = np.concatenate([[0], np.cumsum(self._cuts.n_codes)]).astype(np.int64)
+        margins = [float(base_margin(plan.parameters.objective, score)) for score in self._start.base_scores]
+        self._highest_margin = max(margins)
+        self._margin_bound = max(map(abs, margins))
         if self._counts is not None:
             self._counts.naming.start(self._weight_bound())
         bound = self._start_totals()
@@ -434,7 +444,7 @@ class Aggregator:
                 offsets=messages.to_tensor(cuts.offsets),
                 values=messages.to_tensor(cuts.values),
                 has_missing=messages.to_tensor(cuts.has_missing.astype(np.uint8)),
-                base_score=self._start.base_score,
+                base_scores=self._start.base_scores,
                 scale_pos_weight=self._start.scale_pos_weight,
                 weight_exponent=self._bounds.weight_exponent,
                 label_exponent=self._bounds.label_exponent,
@@ -453,7 +463,7 @@ class Aggregator:
         return parameters.objective, self._weight_bound(), self._gradient_bound, parameters.shape
 
     def _start_totals(self, hessian_sum: float = math.inf) -> float:
-        """Expect the totals of the next tree, and the metrics of the trees so far; returns the bound on |g|.
+        """Expect the totals of the next round, and the metrics of the rounds so far; returns the bound on |g|.
 
         Args:
             hessian_sum: an upper bound on the sum of h over all rows that may be drawn; infinite where none is known.
@@ -461,7 +471,7 @@ class Aggregator:
         self._tree += 1
         self._step = 0
         self._exchanges += 1
-        shapes: dict[str, tuple[int, ...]] = {"totals": (TOTALS,)}
+        shapes: dict[str, tuple[int, ...]] = {"totals": (TOTALS * self._plan.parameters.outputs,)}
         if self._tree > 0 and self._n_evaluation:
             shapes |= {f"metric/{name}": (sums_length(name),) for name in self._plan.parameters.metrics}
         self._expect(shapes)
@@ -484,19 +494,20 @@ class Aggregator:
         """The totals of a tree, maybe with its root's histogram, and the metrics of those before it are there."""
         parameters = self._plan.parameters
         self._totals = sums["totals"].tolist()
-        if self._tree == 0:
+        rounds = self._tree // self._per_round
+        if rounds == 0:
             self._report(Binned(trees=0, rounds=parameters.rounds))
         else:
             metrics = self._evaluate(sums)
             self._report(
                 TreeGrown(
-                    trees=self._tree,
+                    trees=rounds,
                     rounds=parameters.rounds,
                     metrics=metrics,
                     without_value=self._without_value,
                 )
             )
-            self._stopping = self._tree == parameters.rounds or self._stops_early()
+            self._stopping = rounds == parameters.rounds or self._stops_early()
         if self._session.state == "growing":
             if any(total > most for total, most in zip(self._totals, self._most, strict=True)):
                 raise HansaError(
@@ -510,9 +521,15 @@ class Aggregator:
         else:
             self._session.go(message, "growing")
             self._exchanges += 1
-            yield from self._broadcast(self._scale_tree(self._totals))
+            yield from self._broadcast(self._scale_tree(self._totals_of_tree()))
             # The parties are at work again.
             self._start_tree()
+
+    def _totals_of_tree(self) -> list[int]:
+        """The pooled totals of this tree's output, as its round began."""
+        output = self._tree % self._per_round // self._plan.parameters.num_parallel_tree
+        gradient_sum, hessian_sum = self._totals[TOTALS * output : TOTALS * (output + 1)]
+        return [gradient_sum, hessian_sum]
 
     def _scale_tree(self, totals: list[int]) -> QuantiseGradients:
         """Ask for the root's histograms, at scales that suit these totals or upper bounds of them; `_start_tree` then takes them."""
@@ -542,6 +559,8 @@ class Aggregator:
             layout,
             self._cuts.has_missing,
             self._buffers,
+            self._rules,
+            node_columns(self._plan, self._rules, columns, self._tree),
             self._pool,
             self._least_hessian,
             len(self._plan.parties) if self._plan.dominance else 0,
@@ -608,43 +627,64 @@ class Aggregator:
             # The parties are at work again.
             grower.go_on()
             return
+        self._widen_margins(grower)
+        if self._tree % self._per_round < self._per_round - 1:
+            self._tree += 1
+            self._exchanges += 1
+            following: QuantiseGradients | None = self._scale_tree(self._totals_of_tree())
+            self._session.go(message, "growing")
+        else:
+            following = self._next_round(message, grower)
+        yield from self._split(tree, level_number, level, following)
+        # The parties are at work again.
+        self._trees.append(grower.tree(self._cuts.offsets, self._cuts.values))
+        if following is not None:
+            self._start_tree()
+
+    def _next_round(self, message: Contribution, grower: Grower) -> QuantiseGradients | None:
+        """Expect what a round begins with, the tree of `grower` being the last one; its first tree's scales where they are known."""
+        parameters = self._plan.parameters
+        all_drawn = parameters.subsample == 1
         sums = self._sums_after(grower)
-        all_drawn = self._plan.parameters.subsample == 1
         self._start_totals(sums[1] if all_drawn else math.inf)
         if not all_drawn and math.ldexp(self._n_rows, self._units[1]) > sums[1] * COARSEST:
             raise HansaError(
                 f"after {self._tree} trees the bound on a row's gradient is so far above the rows' own that sums would be too coarse "
                 "where rows are drawn: set subsample = 1 in the plan, or a smaller eta or rounds"
             )
-        # Rows that another draw brings in had no part in the leaves' sums.
-        at_once = self._tree < self._plan.parameters.rounds and self._plan.parameters.subsample == 1
+        # Rows that another draw brings in had no part in the leaves' sums, nor had one tree of several all that moved the margins.
+        at_once = self._tree <= self._last_tree and all_drawn and self._per_round == 1
         self._session.go(message, "growing" if at_once else "totalling")
-        following = None
-        if at_once:
-            self._with_root = True
-            self._most = [
-                math.ceil(math.ldexp(most, -unit)) + self._n_rows for most, unit in zip(sums, self._units, strict=True)
-            ]
-            following = self._scale_tree(self._most)
-        yield from self._split(tree, level_number, level, following)
-        # The parties are at work again.
-        self._trees.append(grower.tree(self._cuts.offsets, self._cuts.values))
-        if at_once:
-            self._start_tree()
+        if not at_once:
+            return None
+        self._with_root = True
+        self._most = [
+            math.ceil(math.ldexp(most, -unit)) + self._n_rows for most, unit in zip(sums, self._units, strict=True)
+        ]
+        return self._scale_tree(self._most)
 
     def _split(self, tree: int, number: int, level: Level, then: QuantiseGradients | None = None) -> Outgoing:
         yield from self._broadcast(_split_nodes(tree, number, level, self._gradient_bound, then))
         if self._counts is not None:
             self._counts.name(self._counts.naming.nodes(tree, number, level))
 
-    def _sums_after(self, grower: Grower) -> tuple[float, float]:
-        """Upper bounds of sum |g| and sum h once rows have the leaves of this tree, which widen the bound on margins."""
-        gradient_sum, hessian_sum = (
-            math.ldexp(total, unit) for total, unit in zip(self._totals, self._units, strict=True)
-        )
-        leaves, hessians = grower.leaves()
+    def _widen_margins(self, grower: Grower) -> None:
+        """Widen the bounds on margins by the leaves of this tree."""
+        leaves, _ = grower.leaves()
         self._margin_bound += float(leaves.max())
         self._highest_margin += max(float(grower.highest_leaf()), 0.0)
+        self._moved += max(float(grower.highest_leaf()), 0.0)
+
+    def _sums_after(self, grower: Grower) -> tuple[float, float]:
+        """Upper bounds of sum |g| and sum h once rows have the leaves of this round; infinite where only those of totals are known."""
+        gradient_sum, hessian_sum = (
+            math.ldexp(total, unit) for total, unit in zip(self._totals, self._units, strict=False)
+        )
+        moved, self._moved = self._moved, 0.0
+        if self._per_round > 1:
+            growing = is_exponential(self._plan.parameters.objective)
+            return math.inf, hessian_sum * math.exp(moved) if growing else hessian_sum
+        leaves, hessians = grower.leaves()
         return objective.sums_after(
             self._plan.parameters.objective,
             gradient_sum,
@@ -684,17 +724,22 @@ class Aggregator:
 
     def _finish(self) -> Outgoing:
         plan = self._plan
-        grown = keep = len(self._trees)
+        grown = len(self._trees)
+        rounds = grown // self._per_round
         if plan.parameters.early_stopping_rounds is not None:
             # Without any value there is no best round: the whole model stays.
-            keep = best_round(name := plan.parameters.metrics[-1], self._history.get(name, ())) or grown
+            rounds = best_round(name := plan.parameters.metrics[-1], self._history.get(name, ())) or rounds
+        keep = rounds * self._per_round
+        scores = self._start.base_scores
         ensemble = Ensemble(
             objective=plan.parameters.objective,
-            base_score=self._start.base_score,
+            base_score=scores if len(scores) > 1 else scores[0],
             feature_names=plan.schema.features,
             trees=tuple(tree if plan.statistics else without_statistics(tree) for tree in self._trees[:keep]),
+            categories=tuple(plan.schema.levels.get(name) for name in plan.schema.features),
+            num_parallel_tree=plan.parameters.num_parallel_tree,
         )
-        self._report(Trained(trees=keep, rounds=plan.parameters.rounds, without_value=self._without_value))
+        self._report(Trained(trees=rounds, rounds=plan.parameters.rounds, without_value=self._without_value))
         model = to_json(ensemble)
         self.outcome = Outcome(
             ensemble, model, self._history, grown, self._exchanges, self._roster, self._without_value
@@ -730,6 +775,8 @@ def _split_nodes(
         leaf=messages.to_tensor(level.leaf),
         build_left=messages.to_tensor(level.build_left),
         child_leaf=messages.to_tensor(level.child_leaf),
+        nodes=messages.to_tensor(level.nodes),
+        categories=messages.to_tensor(level.categories),
         gradient_bound=gradient_bound,
         then=then,
     )

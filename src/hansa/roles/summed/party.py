@@ -49,14 +49,16 @@ from hansa.protocol.messages import (
 from hansa.protocol.session import PARTY, PARTY_MASKED, PARTY_VERIFYING, Session
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.run import Binned, Progress, Registered, Trained, TreeGrown, agreement, agreement_parts, run_id
+from hansa.roles.summed.features import feature_rules, node_columns, with_categories, without_categories
 from hansa.roles.summed.statistics import MagnitudeBounds, count_magnitudes, metric_scale, rounded_leaf_bits, sum_labels
 from hansa.roles.summed.sum_masking import MaskingNotReady, NoMasking, Signer, SumMasking
 from hansa.roles.summed.verified_counts import CountChecker, Evidence, Named
 from hansa.secure.keys import RunNames
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, base_margin
-from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build, rounded, tree_received
-from hansa.trees.losses import is_exponential
+from hansa.trees.growth import Buffers, RowPartition, check_level, nodes_to_build, rounded, tree_received
+from hansa.trees.level import Level
+from hansa.trees.losses import is_exponential, is_softmax
 from hansa.trees.metrics import MetricScale, metric_sums
 from hansa.trees.sampling import draw_columns, draw_rows
 from hansa.trees.worker_pool import ALONE, WorkerPool
@@ -154,6 +156,9 @@ class Party:
         agreed, parts = agreement(plan, identities), agreement_parts(plan, identities)
         enough = enough_rows(plan, self._labels, held)
         self._join = Join(PROTOCOL_VERSION, agreed, nonce, len(self._training), len(self._evaluation), enough, parts)
+        self._rules = feature_rules(plan)
+        self._per_round = plan.parameters.trees_per_round
+        self._last_tree = plan.parameters.rounds * self._per_round - 1
         self._tree = SETUP
         self._step = 0
         self._stops_early = plan.parameters.early_stopping_rounds is not None
@@ -224,7 +229,7 @@ class Party:
                 self._session.go(message, "scaling")
                 self._use_cuts(message)
                 self._note(Binned, 0)
-                yield from self._start_tree(message.gradient_bound)
+                yield from self._start_round(message.gradient_bound)
             case QuantiseGradients():
                 self._session.go(message, "growing")
                 self._quantise(message)
@@ -376,8 +381,9 @@ class Party:
         self._step += 1
         rows = self._training
         weights = None if self._weights is None else self._weights[rows]
+        classes = self._plan.parameters.num_class
         with self._blaming():
-            sums = sum_labels(self._labels[rows], weights, message.label_unit, message.weight_unit)
+            sums = sum_labels(self._labels[rows], weights, message.label_unit, message.weight_unit, classes)
             self._fixed_weights = None if weights is None else objective.fixed_weights(weights, message.weight_unit)
         return self._contribute("labels", sums)
 
@@ -392,6 +398,7 @@ class Party:
             self._guard = self._guard.check(request)
         if self._keys is None:
             training = self._features if not len(self._evaluation) else self._features[:, self._training]
+            training = without_categories(training, self._rules)
             self._keys = SortedKeys.from_features(training, self._fixed_weights)
             self._fixed_weights = None
         counts = count_cells(self._keys, request)
@@ -416,31 +423,38 @@ class Party:
             if cuts.n_bins.max() > self._plan.parameters.max_bin:
                 raise self._broken(f"a feature has more bins than max_bin {self._plan.parameters.max_bin}")
             self._guard.check_cuts(cuts)
-        self._cuts = cuts
+            if cuts.n_bins[self._rules.n_categories > 0].max(initial=1) > 1:
+                raise self._broken("a categorical feature is given cuts, which it has none of")
+        cuts = self._cuts = with_categories(cuts, self._rules)
         binned = self._binned = self._bin(cuts)
         self._guard = self._guard.close()
         self._keys = None
         self._bounds = message
-        self._leaf_bits = rounded_leaf_bits(self._plan, self._n_rows, message.base_score, message.scale_pos_weight)
+        self._leaf_bits = rounded_leaf_bits(self._plan, self._n_rows, message.base_scores[0], message.scale_pos_weight)
         n_rows = binned.n_rows
         self._sizes = np.diff(binned.offsets)
         self._present = self._sizes - binned.has_missing
         self._layout: histogram.Layout | None = None
         self._missing_code = np.where(binned.has_missing, self._sizes - 1, -1).astype(np.int32)
-        start = base_margin(self._plan.parameters.objective, message.base_score)
-        self._margins = np.full(n_rows, start, np.float32)
-        self._gradient = np.empty(n_rows)
-        self._hessian = np.empty(n_rows)
+        starts = [base_margin(self._plan.parameters.objective, score) for score in message.base_scores]
+        self._margins = np.repeat(np.array(starts, np.float32)[:, None], n_rows, axis=1)
+        self._gradient = np.empty((len(starts), n_rows))
+        self._hessian = np.empty((len(starts), n_rows))
         planes = 1 if message.histogram_bits == 32 else 2
         self._packed = np.empty((planes, n_rows), np.int64)
 
     def _check_start(self, message: UseCuts) -> None:
         """Refuse base scores that are not numbers, and others than the plan's where it names them."""
         parameters = self._plan.parameters
-        base_margin(parameters.objective, message.base_score)
+        scores = message.base_scores
+        outputs = parameters.outputs
+        if len(scores) != outputs:
+            raise self._broken(f"{len(scores)} base scores; the model has {outputs} outputs")
+        for score in scores:
+            base_margin(parameters.objective, score)
         given = parameters.base_score
-        if given is not None and message.base_score != float(np.float32(given)):
-            raise self._broken(f"base_score is {message.base_score}; the plan says {given}")
+        if given is not None and any(score != float(np.float32(given)) for score in scores):
+            raise self._broken(f"base_scores are {scores}; the plan says {given}")
         scale = message.scale_pos_weight
         if not (math.isfinite(scale) and scale > 0) or parameters.scale_pos_weight not in ("auto", scale):
             raise self._broken(f"scale_pos_weight is {scale}; the plan says {parameters.scale_pos_weight}")
@@ -464,42 +478,64 @@ class Party:
             # Its text names a row of this party, and a refusal's text goes to the aggregator.
             raise self._broken("the cuts have no place for a missing value that this party's rows hold") from error
 
-    def _start_tree(self, gradient_bound: float) -> Iterator[bytes]:
-        """Gradients at the margins so far; their totals, and the metrics that the trees so far reach."""
+    def _start_round(self, gradient_bound: float) -> Iterator[bytes]:
+        """Gradients at the margins so far; their totals, and the metrics that the rounds so far reach."""
         parameters = self._plan.parameters
         self._tree += 1
         self._step = 0
         if self._tree > 0 and self._n_evaluation:
             yield from self._metrics(gradient_bound)
-        objective.gradients(
-            parameters.objective,
-            self._margins,
-            self._labels,
-            self._weights,
-            self._bounds.scale_pos_weight,
-            self._gradient,
-            self._hessian,
-            parameters.shape,
-        )
+        if is_softmax(parameters.objective):
+            objective.softmax_gradients(self._margins, self._labels, self._weights, self._gradient, self._hessian)
+        else:
+            objective.gradients(
+                parameters.objective,
+                self._margins[0],
+                self._labels,
+                self._weights,
+                self._bounds.scale_pos_weight,
+                self._gradient[0],
+                self._hessian[0],
+                parameters.shape,
+            )
         self._gradient_bound = gradient_bound
         bound = self._hessian_bound(gradient_bound)
-        rows, others = self._training, self._evaluation
-        if parameters.subsample < 1:
-            drawn = draw_rows(len(rows), parameters.subsample, parameters.seed, self._tree, self._name)
-            rows, others = rows[drawn], np.concatenate([rows[~drawn], others])
+        # Where a round has several trees, each draws rows of its own: its sums are at most those of all rows.
+        rows = self._training if self._per_round > 1 else self._draw()[0]
         with self._blaming():
-            self._totals = (
-                objective.sum_magnitudes(self._gradient, rows, gradient_bound, self._n_rows),
-                objective.sum_magnitudes(self._hessian, rows, bound, self._n_rows),
-            )
+            self._totals = [
+                objective.sum_magnitudes(values[output], rows, most, self._n_rows)
+                for output in range(parameters.outputs)
+                for values, most in ((self._gradient, gradient_bound), (self._hessian, bound))
+            ]
             self._units = (
                 objective.unit_exponent(gradient_bound, self._n_rows),
                 objective.unit_exponent(bound, self._n_rows),
             )
         if not self._with_root:
             yield self._contribute("totals", np.array(self._totals, np.int64))
-        self._inside = RowPartition(self._binned.codes_by_feature, self._missing_code, rows.copy(), self._margins)
-        self._outside = RowPartition(self._binned.codes_by_feature, self._missing_code, others.copy(), self._margins)
+        self._start_tree()
+
+    @property
+    def _output(self) -> int:
+        """Which output this tree is of."""
+        return self._tree % self._per_round // self._plan.parameters.num_parallel_tree
+
+    def _draw(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+        """The rows that this tree trains on, and all others."""
+        parameters, rows, others = self._plan.parameters, self._training, self._evaluation
+        if parameters.subsample < 1:
+            drawn = draw_rows(len(rows), parameters.subsample, parameters.seed, self._tree, self._name)
+            rows, others = rows[drawn], np.concatenate([rows[~drawn], others])
+        return rows, others
+
+    def _start_tree(self) -> None:
+        """All rows at the root of a tree."""
+        rows, others = self._draw()
+        margins, categories = self._margins[self._output], self._rules.n_categories
+        codes = self._binned.codes_by_feature
+        self._inside = RowPartition(codes, self._missing_code, categories, rows.copy(), margins)
+        self._outside = RowPartition(codes, self._missing_code, categories, others.copy(), margins)
 
     def _hessian_bound(self, gradient_bound: float) -> float:
         """The bound on h of any row in a tree: the first tree's, or where h grows with margins, what the bound on |g| says."""
@@ -514,15 +550,16 @@ class Party:
         bounds = MagnitudeBounds(self._bounds.label_exponent, self._bounds.weight_exponent)
         scale = metric_scale(parameters.objective, self._n_evaluation, bounds, gradient_bound)
         weights = None if self._weights is None else self._weights[rows]
+        margins = self._margins[:, rows] if is_softmax(parameters.objective) else self._margins[0, rows]
         for name in parameters.metrics:
-            sums = metric_sums(name, parameters.objective, self._margins[rows], self._labels[rows], weights, scale)
+            sums = metric_sums(name, parameters.objective, margins, self._labels[rows], weights, scale)
             yield self._contribute(f"metric/{name}", sums)
 
     def _quantise(self, message: QuantiseGradients) -> None:
         parameters = self._plan.parameters
         if message.tree != self._tree:
             raise self._broken(f"scales for tree {message.tree}; expected tree {self._tree}")
-        if message.tree >= parameters.rounds:
+        if message.tree > self._last_tree:
             raise self._broken(f"a tree after the plan's {parameters.rounds} rounds")
         columns = self._array(message, "columns", np.uint32, None)
         n_features = len(self._plan.schema.features)
@@ -531,14 +568,18 @@ class Party:
             raise self._broken("columns are not those that the plan's seed draws for this tree")
         scales = objective.Scales(message.gradient_scale, message.hessian_scale, len(self._packed))
         with self._blaming():
-            objective.check_scales(scales, *self._totals, *self._units)
+            gradient_sum, hessian_sum = self._totals[2 * self._output : 2 * self._output + 2]
+            objective.check_scales(scales, gradient_sum, hessian_sum, *self._units)
         if self._counts is not None:
             self._counts.naming.start_tree(scales, self._gradient_bound)
-        objective.pack(self._gradient, self._hessian, scales, self._packed)
+        objective.pack(self._gradient[self._output], self._hessian[self._output], scales, self._packed)
         if self._layout is None or not np.array_equal(drawn, self._layout.columns):
             self._layout = histogram.layout_of(self._binned.offsets, drawn)
             self._allowed = np.zeros(n_features, np.bool_)
             self._allowed[drawn] = True
+        self._node_columns = node_columns(self._plan, self._rules, drawn, self._tree)
+        self._depths = np.zeros(1, np.int64)
+        self._leaves = 1
         self._level = 0
 
     def _split(self, message: SplitNodes) -> Iterator[bytes]:
@@ -548,14 +589,14 @@ class Party:
             )
         level = self._read_level(message)
         self._keep(level)
-        self._nodes += 2 * int(np.count_nonzero(level.feature >= 0)) + (self._level == 0)
+        self._nodes += 2 * len(level.splits) + (self._level == 0)
         named = None
         if self._counts is not None:
             with self._blaming():
                 named = self._counts.naming.nodes(self._tree, self._level, level)
         self._inside.apply(level)
         if self._counts is not None:
-            self._counts.count(self._inside.ends - self._inside.starts)
+            self._counts.count(self._inside.child_rows)
         if message.then is not None and not level.last:
             raise self._broken("scales of the next tree in the middle of this one")
         answer = self._next_tree(message, level) if level.last else self._next_level(message, level)
@@ -573,6 +614,7 @@ class Party:
         """Histograms of the nodes that a level of splits makes."""
         self._session.go(message, "growing")
         self._level += 1
+        self._node_columns.advance(level)
         yield from self._histograms(nodes_to_build(level.build_left))
         if len(self._outside.rows):  # nothing that is sent waits for these rows
             self._outside.apply(level)
@@ -582,14 +624,20 @@ class Party:
         parameters = self._plan.parameters
         if len(self._outside.rows):
             self._outside.apply(level)
-        self._with_root = self._tree + 1 < parameters.rounds and parameters.subsample == 1
-        if (message.then is not None) != self._with_root:
+        in_round = self._tree % self._per_round < self._per_round - 1
+        at_once = self._per_round == 1 and self._tree < self._last_tree and parameters.subsample == 1
+        if (message.then is not None) != (in_round or at_once):
             raise self._broken(
-                f"the next tree's scales {'do not come' if self._with_root else 'come'} with the last splits"
+                f"the next tree's scales {'do not come' if in_round or at_once else 'come'} with the last splits"
             )
-        self._session.go(message, "growing" if self._with_root else "scaling")
-        self._note(TreeGrown, self._tree + 1)
-        yield from self._start_tree(message.gradient_bound)
+        self._session.go(message, "growing" if in_round or at_once else "scaling")
+        if in_round:
+            self._tree += 1
+            self._start_tree()
+        else:
+            self._with_root = at_once
+            self._note(TreeGrown, (self._tree + 1) // self._per_round)
+            yield from self._start_round(message.gradient_bound)
         if message.then is not None:
             self._quantise(message.then)
             yield from self._histograms(_ROOT)
@@ -598,23 +646,26 @@ class Party:
         """The message as a `Level` of views into its frame, refused unless it fits the nodes that are there."""
         active = len(self._inside.starts)
         sender = self._plan.aggregator
-        splits = len(message.child_leaf.data) // 8 or len(message.build_left.data)
-        last = len(message.build_left.data) == 0
+        guided = self._plan.parameters.grow_policy == "lossguide"
+
+        def read(name: str, dtype: type[np.generic], count: int | None) -> Any:
+            return messages.to_array(sender, f"SplitNodes.{name}", getattr(message, name), dtype, (count,))
+
+        nodes = read("nodes", np.int32, None if guided else 0)
+        decided = len(nodes) if guided else active
         level = Level(
-            feature=messages.to_array(sender, "SplitNodes.feature", message.feature, np.int32, (active,)),
-            bin=messages.to_array(sender, "SplitNodes.bin", message.bin, np.int32, (active,)),
-            missing_left=messages.to_array(
-                sender, "SplitNodes.missing_left", message.missing_left, np.uint8, (active,)
-            ),
-            leaf=messages.to_array(sender, "SplitNodes.leaf", message.leaf, np.float32, (active,)),
-            build_left=messages.to_array(
-                sender, "SplitNodes.build_left", message.build_left, np.uint8, (0 if last else splits,)
-            ),
-            child_leaf=messages.to_array(
-                sender, "SplitNodes.child_leaf", message.child_leaf, np.float32, (2 * splits if last else 0,)
-            ),
+            feature=read("feature", np.int32, decided),
+            bin=read("bin", np.int32, decided),
+            missing_left=read("missing_left", np.uint8, decided),
+            leaf=read("leaf", np.float32, decided),
+            build_left=read("build_left", np.uint8, None),
+            child_leaf=read("child_leaf", np.float32, None),
+            nodes=nodes,
+            categories=read("categories", np.uint8, None),
         )
-        broken = check_level(level, self._allowed, self._present, splits)
+        broken = check_level(
+            level, self._allowed, self._present, self._rules.n_categories, active
+        ) or self._grown_wrongly(level)
         if broken:
             raise self._broken(broken)
         bits = self._leaf_bits
@@ -622,9 +673,23 @@ class Party:
             (rounded(values, bits) != values).any() for values in (level.leaf, level.child_leaf)
         ):
             raise self._broken(f"a leaf value is finer than the {bits} fraction bits that the plan leaves to it")
-        if not last and self._level + 1 >= self._plan.parameters.max_depth:
-            raise self._broken(f"the tree grows beyond max_depth {self._plan.parameters.max_depth}")
         return level
+
+    def _grown_wrongly(self, level: Level) -> str:
+        """The rule of the plan's limits on trees that a level breaks, or ""; the depths of the nodes that are active below it."""
+        parameters = self._plan.parameters
+        depths, built = self._depths[level.splits] + 1, level.built
+        self._leaves += len(depths)
+        if parameters.max_depth and (depths + built).max(initial=0) > parameters.max_depth:
+            return f"the tree grows beyond max_depth {parameters.max_depth}"
+        if 0 < parameters.max_leaves < self._leaves + bool(built.any()):
+            return f"the tree grows beyond max_leaves {parameters.max_leaves}"
+        if parameters.grow_policy == "depthwise" and not (level.last or built.all()):
+            return "children of one level are leaves and are built"
+        if not self._node_columns.allow(level):
+            return "a node is split by a feature that was not drawn for it, or may not meet those above it"
+        self._depths = np.concatenate([np.repeat(depths[built], 2), self._depths[level.waiting(len(self._depths))]])
+        return ""
 
     def _histograms(self, positions: npt.NDArray[np.int64]) -> Iterator[bytes]:
         """Histograms of the active nodes at `positions`, as frames of some nodes each."""
@@ -688,13 +753,16 @@ class Party:
 
     def _check_length(self, trees: int) -> None:
         """Refuse another number of trees than training to the end, or early stopping as the plan says, can leave."""
-        parameters, grown = self._plan.parameters, len(self._received)
+        parameters, grown = self._plan.parameters, len(self._received) // self._per_round
         stopping_rounds = parameters.early_stopping_rounds
+        trees, rest = divmod(trees, self._per_round)
+        if rest:
+            raise self._broken(f"the model is said to end within a round of {self._per_round} trees")
         whole = grown == parameters.rounds and (trees == grown or (stopping_rounds is not None and 1 <= trees <= grown))
         stopped = stopping_rounds is not None and 1 <= trees <= grown - stopping_rounds
         if not whole and not stopped:
             raise self._broken(
-                f"the model is said to have {trees} trees of {grown} that were grown; the plan's rounds are {parameters.rounds}, its "
+                f"the model is said to have {trees} rounds of {grown} that were grown; the plan's rounds are {parameters.rounds}, its "
                 f"early_stopping_rounds {stopping_rounds}"
             )
 
@@ -704,14 +772,18 @@ class Party:
         """
         if len(told.trees) != len(received):
             raise self._broken(f"the model has {len(told.trees)} trees; {len(received)} were announced")
+        public = self._cuts.offsets, self._cuts.values, self._rules.n_categories
+        scores = tuple(self._bounds.base_scores)
         return Ensemble(
             objective=self._plan.parameters.objective,
-            base_score=self._bounds.base_score,
+            base_score=scores if len(scores) > 1 else scores[0],
             feature_names=self._plan.schema.features,
             trees=tuple(
-                tree_received(levels, self._cuts.offsets, self._cuts.values, theirs if self._plan.statistics else None)
+                tree_received(levels, *public, theirs if self._plan.statistics else None)
                 for levels, theirs in zip(received, told.trees, strict=True)
             ),
+            categories=tuple(self._plan.schema.levels.get(name) for name in self._plan.schema.features),
+            num_parallel_tree=self._plan.parameters.num_parallel_tree,
         )
 
     def _model_bytes(self) -> int:

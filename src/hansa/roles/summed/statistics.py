@@ -18,7 +18,7 @@ from hansa.trees import objective
 from hansa.trees.elementary import sigmoid
 from hansa.trees.ensemble import LEAST_PROBABILITY
 from hansa.trees.leaf_choices import enough_rows, leaf_bits_for
-from hansa.trees.losses import LOSSES, is_exponential, is_logistic
+from hansa.trees.losses import LOSSES, is_exponential, is_logistic, is_softmax
 from hansa.trees.metrics import MetricScale
 
 Int64 = npt.NDArray[np.int64]
@@ -27,6 +27,11 @@ EXPONENTS = 256
 """Values of float32's exponent field."""
 
 LABEL_SUMS = 4
+
+
+def label_sums_length(plan: Plan) -> int:
+    """Entries of `sum_labels`: with softmax the weight of each class, too."""
+    return LABEL_SUMS + (plan.parameters.num_class if is_softmax(plan.parameters.objective) else 0)
 
 
 def count_magnitudes(labels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32] | None) -> Int64:
@@ -74,15 +79,22 @@ def sum_labels(
     weights: npt.NDArray[np.float32] | None,
     label_unit: int,
     weight_unit: int,
+    classes: int = 0,
 ) -> Int64:
-    """int64 (4,): sum w y in units of 2^label_unit, sum w in units of 2^weight_unit, rows with label 1, rows."""
+    """int64 (4 + classes,): sum w y in units of 2^label_unit, sum w in units of 2^weight_unit, rows with label 1, rows; then for each
+    of so many classes its sum w."""
     ones = np.ones_like(labels)
+    given = ones if weights is None else weights
     return np.array(
         [
             objective.sum_fixed(labels, weights, label_unit),
             objective.sum_fixed(ones, weights, weight_unit),
             np.count_nonzero(labels == 1),
             len(labels),
+            *(
+                objective.sum_fixed(ones[labels == number], given[labels == number], weight_unit)
+                for number in range(classes)
+            ),
         ],
         np.int64,
     )
@@ -90,10 +102,10 @@ def sum_labels(
 
 @dataclass(frozen=True)
 class BaseScore:
-    """Where training starts: base_score in label space (a float32), scale_pos_weight as a number; at most `weight` is the sum of
-    all rows' weights, scale_pos_weight included."""
+    """Where training starts: base_scores in label space (float32), one for each output; scale_pos_weight as a number; at most `weight` is
+    the sum of all rows' weights, scale_pos_weight included."""
 
-    base_score: float
+    base_scores: tuple[float, ...]
     scale_pos_weight: float
     weight: float
 
@@ -112,6 +124,17 @@ def estimated_base(objective: str, mean: float, scale_pos_weight: float) -> floa
     return float(sigmoid(margin)) if LOSSES[objective].base == "logit" else margin
 
 
+def class_margins(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The base scores of K classes that XGBoost estimates, from each class's share of the weight, float64 (K,): one Newton step.
+
+    From margins 0, where p = 1/K, h = 2 w p (1 - p) and g = w (p - [class]):  margin_k = -G_k / H_k = (share_k - p) / (2 p (1 - p)),
+    less the mean of all.
+    """
+    p = 1.0 / len(shares)
+    margins = (shares - p) / (2.0 * p * (1.0 - p))
+    return np.asarray(margins - margins.mean())
+
+
 def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> BaseScore:
     """The base scores that pooled label sums give.
 
@@ -124,6 +147,8 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Base
     if weight <= 0:
         raise HansaError("all rows of all parties have weight 0; there is nothing to learn")
     mean = weighted_label / weight
+    if is_softmax(parameters.objective):
+        return _start_of_classes(plan, sums, weight, weight_unit)
     one_class = positives in (0, rows) or not 0 < float(np.float32(mean)) < 1
     if is_logistic(parameters.objective) and one_class:
         raise HansaError(
@@ -148,7 +173,25 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Base
     most = math.ldexp(float(sums[1]) + rows, weight_unit)
     if scale > 1.0:
         most += (scale - 1.0) * math.ldexp(float(sums[0]) + rows, label_unit)
-    return BaseScore(float(np.float32(base_score)), scale, most)
+    return BaseScore((float(np.float32(base_score)),), scale, most)
+
+
+def _start_of_classes(plan: Plan, sums: Int64, weight: float, weight_unit: int) -> BaseScore:
+    """`start_of` of several classes."""
+    of_classes = sums[LABEL_SUMS:]
+    empty = np.flatnonzero(of_classes == 0)
+    if len(of_classes) - len(empty) < 2:
+        raise HansaError(
+            f"all {int(sums[3])} rows of all parties are of one class (rows of weight 0 not counted); there is nothing to learn"
+        )
+    given = plan.parameters.base_score
+    scores = (
+        class_margins(np.array([math.ldexp(float(own), weight_unit) / weight for own in of_classes]))
+        if given is None
+        else np.full(len(of_classes), given)
+    )
+    most = math.ldexp(float(sums[1]) + int(sums[3]), weight_unit)
+    return BaseScore(tuple(float(np.float32(score)) for score in scores), 1.0, most)
 
 
 def rounded_leaf_bits(plan: Plan, rows: int, base_score: float, scale_pos_weight: float) -> int | None:
@@ -195,7 +238,9 @@ def histogram_bits_of(plan: Plan, magnitudes: Int64, sums: Int64, start: BaseSco
         return int(given)
     positives, rows = int(sums[2]), max(int(sums[3]), 1)
     weights = _typical(magnitudes[1])
-    if is_logistic(plan.parameters.objective):
+    if is_softmax(plan.parameters.objective):
+        skew = _mean(weights) / _quantile(weights, LIGHT_ROWS)
+    elif is_logistic(plan.parameters.objective):
         share = min(max(positives / rows, 0.0), 1.0)
         weights = [
             *((size, count * (1 - share)) for size, count in weights),

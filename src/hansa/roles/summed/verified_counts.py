@@ -35,8 +35,8 @@ from hansa.roles.summed.sum_masking import SumMasking
 from hansa.secure.keys import encode_fields
 from hansa.secure.masking import Transcript
 from hansa.secure.vouching import VOUCH_BYTES
-from hansa.trees.growth import Level
 from hansa.trees.least_rows import add_up, check_scale, heaviest_row, rows_of
+from hansa.trees.level import Level
 from hansa.trees.objective import Scales, hessian_bound, most_hessian
 
 Int64 = npt.NDArray[np.int64]
@@ -159,6 +159,8 @@ class Naming:
         self._active = _NONE
         self._by_tree = plan.verify_counts == "tree"
         self._levels: list[tuple[int, Int64]] = []
+        self._above: list[Int64] = []
+        self._last_tree = plan.parameters.rounds * plan.parameters.trees_per_round - 1
 
     def cells(self, step: int, request: CutRequest) -> Named | None:
         """The cells that a request splits; None in round 0, which names nothing but the features."""
@@ -200,8 +202,10 @@ class Naming:
         self._scales = scales
         self._least = rows_of(parameters.min_child_weight, plan.min_child_rows, heaviest, scales)
         # How many rows a draw of each party leaves is not worth working out: the root's children tell.
-        self._active = np.array([self._n_rows if parameters.subsample == 1 else -1], np.int64)
-        self._levels = []
+        self._n_root = self._n_rows if parameters.subsample == 1 else -1
+        self._active = np.array([self._n_root], np.int64)
+        self._place = np.full(1, -1)
+        self._levels, self._above = [], []
         self._fine = False
 
     def nodes(self, tree: int, number: int, level: Level) -> Named | None:
@@ -209,26 +213,31 @@ class Naming:
 
         Raises HansaError where scales make nonsense of counts.
         """
-        where = np.flatnonzero(level.feature >= 0)
+        where = level.splits
         if len(where) and not self._fine:
             assert self._scales is not None  # a tree began
             check_scale(self._hessian_bound, self._n_rows, self._scales)
             self._fine = True
         self._levels.append((number, where))
+        self._above.append(self._place[where])
+        first = 2 * (sum(len(nodes) for _, nodes in self._levels) - len(where)) if self._by_tree else 0
+        made = first + np.arange(2 * len(where))
+        built, waits = np.repeat(level.built, 2), level.waiting(len(self._place))
+        self._kept = made[built], self._active[waits]
+        self._place = np.concatenate([made[built], self._place[waits]])
         if self._by_tree and not level.last:
+            self._active = np.full(len(self._place), -1)
             return None
         levels, self._levels = self._levels, []
+        above, self._above = self._above, []
         pairs = sum(len(nodes) for _, nodes in levels)
         if not pairs:
             return None
         within = np.full(pairs, -1)
         if self._by_tree:
             whole = np.full(pairs, -1)
-            whole[0] = self._active[0]  # the root's rows: those of others are counted here too
-            above, begin = 0, 1
-            for _, nodes in levels[1:]:
-                within[begin : begin + len(nodes)] = above + nodes
-                above, begin = 2 * begin, begin + len(nodes)
+            whole[0] = self._n_root  # the root's rows: those of others are counted here too
+            within = np.concatenate(above)
         else:
             whole = self._active[where]
         return Named(
@@ -241,8 +250,7 @@ class Naming:
             within,
             None,
             level.last,
-            level.last
-            and (self._by_tree or (tree + 1) % SIGNED_TREES == 0 or tree + 1 == self._plan.parameters.rounds),
+            level.last and (self._by_tree or (tree + 1) % SIGNED_TREES == 0 or tree == self._last_tree),
             levels,
         )
 
@@ -252,7 +260,8 @@ class Naming:
             assert self._request is not None  # it named them
             self._cells = (self._request, counts)
         elif not named.last:
-            self._active = counts
+            built, waiting = self._kept
+            self._active = np.concatenate([counts[built], waiting])
 
 
 # --- signed broadcasts -------------------------------------------------------------------------------------------------

@@ -1,0 +1,71 @@
+"""What happens to active nodes of a growing tree, as the side that sees sums tells it to those that hold rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+BOTH_LEAVES = 2
+"""In `Level.build_left`, of a split whose children are both leaves."""
+
+ALL_NODES = np.zeros(0, np.int32)
+"""`Level.nodes` where every active node is decided, in their order."""
+
+
+class Level(NamedTuple):
+    """What happens to active nodes: n of them are decided, the others wait.
+
+    Attributes:
+        feature: int32 (n,), -1 where the node becomes a leaf.
+        bin: int32 (n,): codes up to this one go left; of a categorical feature, how many categories go right.
+        missing_left: uint8 (n,).
+        leaf: float32 (n,): the leaf's value where feature is -1, else 0.
+        build_left: uint8 (splits,): which child of each split is to be built next, or `BOTH_LEAVES`; empty where the tree ends here,
+            and all children are leaves.
+        child_leaf: float32 (2 m,): values of the children of the m splits whose children are leaves.
+        nodes: int32 (n,): positions of the decided nodes among the active ones, those that split in the order in which they do;
+            empty where all are decided, in their order.
+        categories: uint8: for each split of a categorical feature in turn, a bit for each of its categories, eight a byte, the lowest
+            bit first: whether it goes right.
+    """
+
+    feature: npt.NDArray[np.int32]
+    bin: npt.NDArray[np.int32]
+    missing_left: npt.NDArray[np.uint8]
+    leaf: npt.NDArray[np.float32]
+    build_left: npt.NDArray[np.uint8]
+    child_leaf: npt.NDArray[np.float32]
+    nodes: npt.NDArray[np.int32] = ALL_NODES
+    categories: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+
+    def copy(self) -> Level:
+        """The same in arrays of its own."""
+        return Level(**{name: array.copy() for name, array in self._asdict().items()})
+
+    @property
+    def last(self) -> bool:
+        """Whether the tree ends with this level."""
+        return len(self.build_left) == 0
+
+    @property
+    def splits(self) -> npt.NDArray[np.int64]:
+        """Positions, among the active nodes, of those that split, in the order in which they do: int64 (splits,)."""
+        where = np.flatnonzero(self.feature >= 0)
+        return self.nodes[where].astype(np.int64) if len(self.nodes) else where
+
+    @property
+    def built(self) -> npt.NDArray[np.bool_]:
+        """Whether a child of each split is built next: bool (splits,)."""
+        if self.last:
+            return np.zeros(int(np.count_nonzero(self.feature >= 0)), np.bool_)
+        return np.not_equal(self.build_left, BOTH_LEAVES)
+
+    def waiting(self, active: int) -> npt.NDArray[np.int64]:
+        """Positions of the active nodes that are not decided, int64."""
+        if not len(self.nodes):
+            return np.zeros(0, np.int64)
+        waits = np.ones(active, np.bool_)
+        waits[self.nodes] = False
+        return np.flatnonzero(waits)
