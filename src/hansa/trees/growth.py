@@ -36,7 +36,7 @@ PARALLEL_CELLS = 40_000
 """Cells of a level below which one thread searches as fast as several."""
 
 ABOVE_ALL = np.float32(3.4028235e38)
-"""Threshold of a split that parts present values from missing ones."""
+"""Threshold of a split that parts present values from missing ones; negative where the present ones go right."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -240,7 +240,7 @@ def _broken_rule(  # type: ignore[no-untyped-def]
             return 1
         if f >= 0:
             found += 1
-            if bins[i] < 0 or bins[i] >= sizes[f] + (n_categories[f] > 0):
+            if bins[i] < -np.int32(missing_left[i] == 1) or bins[i] >= sizes[f] + (n_categories[f] > 0):
                 return 2
             if n_categories[f]:
                 end = first + bytes_of(n_categories[f])
@@ -791,6 +791,8 @@ def _assemble(  # type: ignore[no-untyped-def]
             else:
                 cut = cut_offsets[f] + bins[at]
                 conditions[node] = cut_values[cut] if cut < cut_offsets[f + 1] else ABOVE_ALL
+                if bins[at] < 0:
+                    conditions[node] = -ABOVE_ALL
             if last or build_left[builds] == BOTH_LEAVES:
                 for side in range(2):
                     conditions[grown + side] = base[grown + side] = child_leaf[leaves]

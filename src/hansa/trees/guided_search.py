@@ -174,8 +174,9 @@ def best_of_node(  # type: ignore[no-untyped-def]
             )  # fmt: skip
             continue
         for side in range(2 if missing_h > 0 else 1):
-            for cell in range(begin, end):
-                g, h = _sums_at(sums, cell)
+            # Of present values all may go right, which is the other way round of all going left: one of the two may be forbidden.
+            for cell in range(begin - 1 if side == 1 and monotone[feature] else begin, end):
+                g, h = _sums_at(sums, cell) if cell >= begin else (np.int64(0), np.int64(0))
                 g_left, h_left = g + side * missing_g, h + side * missing_h
                 both = _both(
                     g_left, h_left, total_g - g_left, total_h - h_left, rule, is_bounded, low, high, monotone[feature]
@@ -183,7 +184,7 @@ def best_of_node(  # type: ignore[no-untyped-def]
                 if not both > best:
                     continue
                 for party in range(parties):
-                    left = own[party, cell]
+                    left = own[party, cell] if cell >= begin else np.int64(0)
                     if missing and side == 1:
                         left += total[party] - own[party, end - 1]
                     right[party] = total[party] - left
@@ -219,7 +220,9 @@ def _best_categories(  # type: ignore[no-untyped-def]
     if not one_hot:
         weights = np.empty(count)
         for c in range(count):
-            weights[c] = leaf_weight(g_of[c] * rule[4], h_of[c] * rule[5], rule[0], rule[1], rule[2])
+            weights[c] = 0.0
+            if h_of[c] >= rule[3]:  # as XGBoost, which trusts no weight of a lighter one
+                weights[c] = leaf_weight(g_of[c] * rule[4], h_of[c] * rule[5], rule[0], rule[1], rule[2])
         order = np.argsort(weights, kind="mergesort")
     most = count if one_hot else min(count, max_cat_threshold) - 1
     first, last, is_right = -1, -1, True

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from hansa.errors import HansaError, PlanError
 from hansa.plan import Plan
 from hansa.trees import objective
-from hansa.trees.elementary import sigmoid
+from hansa.trees.elementary import log, sigmoid
 from hansa.trees.ensemble import LEAST_PROBABILITY
 from hansa.trees.leaf_choices import enough_rows, leaf_bits_for
 from hansa.trees.losses import LOSSES, is_exponential, is_logistic, is_softmax
@@ -125,14 +125,9 @@ def estimated_base(objective: str, mean: float, scale_pos_weight: float) -> floa
 
 
 def class_margins(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The base scores of K classes that XGBoost estimates, from each class's share of the weight, float64 (K,): one Newton step.
-
-    From margins 0, where p = 1/K, h = 2 w p (1 - p) and g = w (p - [class]):  margin_k = -G_k / H_k = (share_k - p) / (2 p (1 - p)),
-    less the mean of all.
-    """
-    p = 1.0 / len(shares)
-    margins = (shares - p) / (2.0 * p * (1.0 - p))
-    return np.asarray(margins - margins.mean())
+    """The base scores of K classes that XGBoost estimates, float64 (K,): ln(share_k + 1e-6), less their mean; shares of the weight."""
+    margins = np.array([log(share + 1e-6) for share in shares.tolist()])
+    return margins - margins.mean()
 
 
 def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> BaseScore:
