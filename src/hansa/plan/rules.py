@@ -20,7 +20,7 @@ from hansa.plan.values import (
     RANGES_ON_SHARES,
     SERVERS,
 )
-from hansa.trees.losses import OBJECTIVES_ON_SHARES, is_exponential
+from hansa.trees.losses import OBJECTIVES_ON_SHARES, tells_rows
 
 if TYPE_CHECKING:
     from hansa.plan.plan import Coopetitive, Plan
@@ -116,7 +116,7 @@ def rows_of_nodes_are_known(plan: Plan) -> str | None:
 
 
 def rows_of_nodes_have_bounded_hessians(plan: Plan) -> str | None:
-    if plan.min_child_rows <= 1 or not is_exponential(plan.parameters.objective):
+    if plan.min_child_rows <= 1 or tells_rows(plan.parameters.objective):
         return None
     return (
         f"privacy.min_child_rows is {plan.min_child_rows}; a row's hessian of {plan.parameters.objective} has no bound that tells rows "

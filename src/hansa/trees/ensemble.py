@@ -464,6 +464,8 @@ def predictions_from_margins(objective: str, margins: Float32s) -> Float32s:
     link = _loss_of(objective).link
     if link == "identity":
         return margins.copy()
+    if link == "sign":
+        return (margins > 0).astype(np.float32)
     predictions = np.empty(margins.shape, dtype=np.float32)
     (_sigmoids if link == "logit" else _exponentials)(margins.reshape(-1), predictions.reshape(-1))
     return predictions

@@ -46,12 +46,12 @@ from hansa.roles.registration import Registration
 from hansa.roles.run import Binned, Progress, Registered, Roster, Trained, TreeGrown, agreement, agreement_parts, run_id
 from hansa.roles.summed.statistics import (
     EXPONENTS,
-    LABEL_SUMS,
     BaseScore,
     MagnitudeBounds,
     bounds_of,
     check_label_size,
     histogram_bits_of,
+    label_sums,
     label_units,
     metric_scale,
     rounded_leaf_bits,
@@ -62,6 +62,7 @@ from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, Tree, base_margin, without_statistics
 from hansa.trees.growth import Buffers, Grower, Level
 from hansa.trees.least_rows import heaviest_row, hessian_of
+from hansa.trees.losses import LOSSES
 from hansa.trees.metrics import NO_ROWS, best_round, metric_value, stops_early, sums_length, why_no_value
 from hansa.trees.sampling import draw_columns
 from hansa.trees.worker_pool import ALONE, WorkerPool
@@ -196,6 +197,7 @@ class Aggregator:
         self._received: set[str] = set()
         self._stopping = False
         self._with_root = False
+        self._foreseen = LOSSES[plan.parameters.objective].foreseen
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -382,7 +384,7 @@ class Aggregator:
         check_label_size(self._bounds)
         self._label_units = label_units(self._bounds, self._n_rows)
         self._step = 1
-        self._expect({"labels": (LABEL_SUMS,)})
+        self._expect({"labels": (label_sums(self._plan.parameters.objective),)})
         yield from self._broadcast(SumLabels(*self._label_units))
 
     def _labelled(self, message: Contribution, sums: Int64) -> Outgoing:
@@ -425,7 +427,8 @@ class Aggregator:
         self._cuts = cuts
         self._bin_offsets = np.concatenate([[0], np.cumsum(cuts.n_codes)]).astype(np.int64)
         self._highest_margin = float(base_margin(plan.parameters.objective, self._start.base_score))
-        self._margin_bound = abs(self._highest_margin)
+        self._base_margin = self._highest_margin
+        self._margin_bound = abs(self._base_margin)
         if self._counts is not None:
             self._counts.naming.start(self._weight_bound())
         bound = self._start_totals()
@@ -471,7 +474,9 @@ class Aggregator:
             self._bounds.label,
             self._margin_bound * MARGIN_SLACK,
             self._highest_margin + self._margin_bound * (MARGIN_SLACK - 1),
-            objective.largest_mean(hessian_sum, self._plan.parameters.shape),
+            hessian_sum,
+            self._plan.parameters.shape,
+            self._base_margin - (self._margin_bound * MARGIN_SLACK - abs(self._base_margin)),
         )
         self._hessian_bound = objective.hessian_bound(*self._public_bounds())
         self._units = (
@@ -519,7 +524,10 @@ class Aggregator:
         parameters = self._plan.parameters
         if self._leaf_bits is not None:  # the scales say no more of the leaves' sums than a power of two
             totals = [1 << (total - 1).bit_length() if total > 0 else total for total in totals]
-        scales = self._scales = objective.scales(totals[0], totals[1], *self._units, self._n_rows, self._histogram_bits)
+        short = LOSSES[parameters.objective].gradients == "hinge"
+        scales = self._scales = objective.scales(
+            totals[0], totals[1], *self._units, self._n_rows, self._histogram_bits, short
+        )
         heaviest = heaviest_row(objective.most_hessian(*self._public_bounds()), scales)
         self._least_hessian = hessian_of(self._plan.min_child_rows, heaviest)
         self._columns = draw_columns(
@@ -617,7 +625,7 @@ class Aggregator:
                 "where rows are drawn: set subsample = 1 in the plan, or a smaller eta or rounds"
             )
         # Rows that another draw brings in had no part in the leaves' sums.
-        at_once = self._tree < self._plan.parameters.rounds and self._plan.parameters.subsample == 1
+        at_once = self._tree < self._plan.parameters.rounds and all_drawn and self._foreseen
         self._session.go(message, "growing" if at_once else "totalling")
         following = None
         if at_once:
@@ -673,7 +681,10 @@ class Aggregator:
         if not self._n_evaluation:
             return None, NO_ROWS
         summed = sums[f"metric/{name}"]
-        scale = metric_scale(self._plan.parameters.objective, self._n_evaluation, self._bounds, self._gradient_bound)
+        parameters = self._plan.parameters
+        scale = metric_scale(
+            parameters.objective, self._n_evaluation, self._bounds, self._gradient_bound, parameters.huber_slope
+        )
         value = metric_value(name, self._plan.parameters.objective, summed, scale)
         return (None, why_no_value(name, summed)) if math.isnan(value) else (value, "")
 

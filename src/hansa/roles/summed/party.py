@@ -49,14 +49,21 @@ from hansa.protocol.messages import (
 from hansa.protocol.session import PARTY, PARTY_MASKED, PARTY_VERIFYING, Session
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.run import Binned, Progress, Registered, Trained, TreeGrown, agreement, agreement_parts, run_id
-from hansa.roles.summed.statistics import MagnitudeBounds, count_magnitudes, metric_scale, rounded_leaf_bits, sum_labels
+from hansa.roles.summed.statistics import (
+    MagnitudeBounds,
+    count_magnitudes,
+    metric_scale,
+    rounded_leaf_bits,
+    sum_labels,
+    sum_steps,
+)
 from hansa.roles.summed.sum_masking import MaskingNotReady, NoMasking, Signer, SumMasking
 from hansa.roles.summed.verified_counts import CountChecker, Evidence, Named
 from hansa.secure.keys import RunNames
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, base_margin
 from hansa.trees.growth import Buffers, Level, RowPartition, check_level, nodes_to_build, rounded, tree_received
-from hansa.trees.losses import is_exponential
+from hansa.trees.losses import LOSSES, is_exponential
 from hansa.trees.metrics import MetricScale, metric_sums
 from hansa.trees.sampling import draw_columns, draw_rows
 from hansa.trees.worker_pool import ALONE, WorkerPool
@@ -377,7 +384,8 @@ class Party:
         rows = self._training
         weights = None if self._weights is None else self._weights[rows]
         with self._blaming():
-            sums = sum_labels(self._labels[rows], weights, message.label_unit, message.weight_unit)
+            given = (self._labels[rows], weights, message.label_unit, message.weight_unit)
+            sums = np.concatenate([sum_labels(*given), sum_steps(self._plan.parameters, *given)])
             self._fixed_weights = None if weights is None else objective.fixed_weights(weights, message.weight_unit)
         return self._contribute("labels", sums)
 
@@ -487,6 +495,7 @@ class Party:
         if parameters.subsample < 1:
             drawn = draw_rows(len(rows), parameters.subsample, parameters.seed, self._tree, self._name)
             rows, others = rows[drawn], np.concatenate([rows[~drawn], others])
+        objective.check_margins(parameters.objective, self._margins, rows)
         with self._blaming():
             self._totals = (
                 objective.sum_magnitudes(self._gradient, rows, gradient_bound, self._n_rows),
@@ -512,7 +521,7 @@ class Party:
         parameters = self._plan.parameters
         rows = self._evaluation
         bounds = MagnitudeBounds(self._bounds.label_exponent, self._bounds.weight_exponent)
-        scale = metric_scale(parameters.objective, self._n_evaluation, bounds, gradient_bound)
+        scale = metric_scale(parameters.objective, self._n_evaluation, bounds, gradient_bound, parameters.huber_slope)
         weights = None if self._weights is None else self._weights[rows]
         for name in parameters.metrics:
             sums = metric_sums(name, parameters.objective, self._margins[rows], self._labels[rows], weights, scale)
@@ -582,7 +591,8 @@ class Party:
         parameters = self._plan.parameters
         if len(self._outside.rows):
             self._outside.apply(level)
-        self._with_root = self._tree + 1 < parameters.rounds and parameters.subsample == 1
+        foreseen = LOSSES[parameters.objective].foreseen
+        self._with_root = self._tree + 1 < parameters.rounds and parameters.subsample == 1 and foreseen
         if (message.then is not None) != self._with_root:
             raise self._broken(
                 f"the next tree's scales {'do not come' if self._with_root else 'come'} with the last splits"
