@@ -95,9 +95,7 @@ def margins(trees: list[Tree], features: np.ndarray, base_margin: np.float32) ->
     return result
 
 
-def metric_rows(
-    name: str, objective: str, margins: np.ndarray, labels: np.ndarray, slope: float = 1.0
-) -> np.ndarray:
+def metric_rows(name: str, objective: str, margins: np.ndarray, labels: np.ndarray, slope: float = 1.0) -> np.ndarray:
     """A metric's value for each row, in float64, from its definition."""
     margins, labels = margins.astype(np.float64), labels.astype(np.float64)
     links = dict.fromkeys(("count:poisson", "reg:gamma", "reg:tweedie"), np.exp)

@@ -93,7 +93,9 @@ def xgboosts(name, objective, margins, labels, weights):
         # Ranks of the margins themselves: float32 sigmoids of large margins would fall together.
         objective = SQUARED
     matrix = xgboost.DMatrix(np.zeros((len(labels), 1)), labels, weight=weights, base_margin=margins, nthread=1)
-    parameters = {"objective": objective, "eval_metric": name, "eta": 0, "nthread": 1} | ({"huber_slope": SLOPE} if name == "mphe" else {})
+    parameters = {"objective": objective, "eval_metric": name, "eta": 0, "nthread": 1} | (
+        {"huber_slope": SLOPE} if name == "mphe" else {}
+    )
     result = {}
     xgboost.train(parameters, matrix, 1, evals=[(matrix, "rows")], evals_result=result, verbose_eval=False)
     return result["rows"][name][0]

@@ -166,7 +166,7 @@ def test_gradients_of_other_losses_are_within_their_bounds(objective, margin, la
         margin = max(margin, LEAST_SHIFTED - 1)
     if objective == "binary:hinge":
         label = float(label > 1)
-    margins, labels, weights = ([np.array([value], np.float32) for value in (margin, label, weight)])
+    margins, labels, weights = [np.array([value], np.float32) for value in (margin, label, weight)]
     check_margins(objective, margins, np.zeros(1, np.uint32))
     g, h = compute(objective, margins, labels, weights, shape=shape)
     size = abs(float(margins[0]))
@@ -176,7 +176,9 @@ def test_gradients_of_other_losses_are_within_their_bounds(objective, margin, la
     assert abs(g[0]) <= bound
     assert h[0] <= most_hessian(objective, weight, bound, shape)
     assert most_hessian(objective, weight, bound, shape) <= hessian_bound(objective, weight, bound, shape)
-    if is_exponential(objective) and known:  # no more than what its own row makes of it, but for the weight that g holds
+    if (
+        is_exponential(objective) and known
+    ):  # no more than what its own row makes of it, but for the weight that g holds
         nearest = 1.0 if objective == "reg:gamma" else min(shape - 1, 2 - shape)
         assert bound <= 1.01 * max(total / nearest, weight)
 

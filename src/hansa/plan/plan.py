@@ -320,6 +320,9 @@ class Plan:
             del content["schema"]["ignore"]
         if self.parameters.max_cat_to_onehot is None:
             del content["parameters"]["max_cat_to_onehot"]
+        for name, default in (("huber_slope", 1.0), ("tweedie_variance_power", 1.5)):
+            if content["parameters"][name] == default:
+                del content["parameters"][name]
         # Settings that came later are left out where they change nothing: older plans keep their digests.
         release = content.pop("release") | {"least_choices": self.least_choices}
         content |= {key: release[key] for key in ("statistics", "least_choices", "leaf_bits")}

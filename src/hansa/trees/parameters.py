@@ -48,11 +48,19 @@ TWEEDIE = "tweedie-nloglik"
 
 SOFTMAX = ("multi:softprob", "multi:softmax")
 
+_REFITTED = (
+    "XGBoost replaces each leaf's value by a quantile of its rows' residuals, and sums over rows have no quantiles; train with "
+    "reg:pseudohubererror and a small huber_slope, which comes near the absolute error"
+)
+
 REFUSED_OBJECTIVES = {
     "rank:": "ranking compares rows of one query with one another, and a row's gradient here follows from that row alone; train on "
     "each row's own label, for example with reg:squarederror",
     "survival:": "survival:cox orders all rows by time, which no sum over rows can do, and survival:aft needs two labels a row; train "
     "on one label, for example with binary:logistic on 'the event came within a year'",
+    "reg:absoluteerror": _REFITTED,
+    "reg:quantileerror": _REFITTED,
+    "reg:expectileerror": "Hansa has no gradients of it; train on squared error (reg:squarederror)",
 }
 """How names of XGBoost's objectives begin that cannot be had in any mode, and why."""
 
