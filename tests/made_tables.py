@@ -10,6 +10,7 @@ from hansa.consortium.policy import Policy
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.plan import Plan
+from hansa.trees.losses import LOSSES
 from hansa.trees.parameters import parse_parameters
 
 FEATURES = ("a", "b", "c", "d", "e")
@@ -32,6 +33,12 @@ def table(n_rows: int, objective: str = "binary:logistic", *, weighted: bool = F
     label = (noisy > 1).astype(np.float32) if objective.startswith("binary:") else (20 * noisy).astype(np.float32)
     if objective == "count:poisson":
         label = np.floor(np.exp(0.3 * noisy)).astype(np.float32)
+    elif not objective.startswith("binary:") and LOSSES[objective].labels != "numeric":
+        label = np.exp(0.3 * noisy).astype(np.float32)
+        if objective == "reg:tweedie":
+            label[noisy < 0] = 0
+        if objective == "reg:squaredlogerror":
+            label -= np.float32(0.25)
     weight = rng.gamma(2, size=n_rows).astype(np.float32) if weighted else None
     if weight is not None:
         weight[::17] = 0

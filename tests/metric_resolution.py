@@ -6,6 +6,8 @@ import math
 
 from hansa.trees.metrics import (
     HIGHER_IS_BETTER,
+    NLOGLIK_OFFSET,
+    ROOTS,
     Int64s,
     MetricScale,
     _auc,
@@ -38,9 +40,10 @@ def metric_resolution(name: str, objective: str, summed: Int64s, scale: MetricSc
     value_bits = _value_bits(name, objective, scale)
     shift = _fraction_bits(scale, 0) - _fraction_bits(scale, value_bits)
     weight = float(summed[1])
-    mean = value**2 if name == "rmse" else value
+    mean = value**2 if name in ROOTS else value
+    mean += NLOGLIK_OFFSET if name == "gamma-nloglik" else 0
     mean_off = (math.ldexp(off, shift) + mean * off) / max(weight - off, 1.0)
-    return math.sqrt(mean) - math.sqrt(max(0.0, mean - mean_off)) if name == "rmse" else mean_off
+    return math.sqrt(mean) - math.sqrt(max(0.0, mean - mean_off)) if name in ROOTS else mean_off
 
 
 def auc_resolution(summed: Int64s) -> float:

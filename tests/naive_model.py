@@ -95,18 +95,36 @@ def margins(trees: list[Tree], features: np.ndarray, base_margin: np.float32) ->
     return result
 
 
-def metric_rows(name: str, objective: str, margins: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def metric_rows(name: str, objective: str, margins: np.ndarray, labels: np.ndarray, slope: float = 1.0) -> np.ndarray:
     """A metric's value for each row, in float64, from its definition."""
     margins, labels = margins.astype(np.float64), labels.astype(np.float64)
-    links = {"binary:logistic": lambda m: 1 / (1 + np.exp(-m)), "count:poisson": np.exp}
+    links = dict.fromkeys(("count:poisson", "reg:gamma", "reg:tweedie"), np.exp)
+    links |= {"binary:logistic": lambda m: 1 / (1 + np.exp(-m)), "binary:hinge": lambda m: np.where(m > 0, 1.0, 0.0)}
     predictions = links.get(objective, lambda m: m)(margins)
+    name, _, number = name.partition("@")
     if name == "poisson-nloglik":
         return np.vectorize(math.lgamma)(labels + 1) + predictions - labels * margins
+    if name == "gamma-nloglik":
+        return labels / predictions + margins
+    if name == "gamma-deviance":
+        predictions, labels = predictions + 1e-6, labels + 1e-6
+        return 2 * (np.log(predictions / labels) + labels / predictions - 1)
+    if name == "tweedie-nloglik":
+        r = float(number)
+        return -labels * predictions ** (1 - r) / (1 - r) + predictions ** (2 - r) / (2 - r)
+    if name == "mape":
+        return np.abs((labels - predictions) / labels)
+    if name == "rmsle":
+        return (np.log1p(labels) - np.log1p(predictions)) ** 2
+    if name == "mphe":
+        return slope**2 * (np.sqrt(1 + ((labels - predictions) / slope) ** 2) - 1)
+    if name == "logloss" and objective == "binary:hinge":
+        return np.where(predictions == labels, 0, -math.log(1e-16))
+    if name == "error":
+        return np.where(predictions > float(number or 0.5), 1 - labels, labels)
     if name == "logloss":
         # ln(1 - p) = -ln(1 + e**m) keeps its digits where p is close to 1.
         return labels * np.logaddexp(0, -margins) + (1 - labels) * np.logaddexp(0, margins)
-    if name == "error":
-        return np.where(margins > 0, 1 - labels, labels)
     return (predictions - labels) ** 2 if name == "rmse" else np.abs(predictions - labels)
 
 

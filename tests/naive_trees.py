@@ -19,6 +19,24 @@ def gradients(objective, margins, labels, weights, positive_weight, shape=0.0):
         return (margins - labels) * weights, weights
     if objective == "count:poisson":
         return (np.exp(margins) - labels) * weights, np.exp(margins + shape) * weights
+    if objective == "reg:gamma":
+        return (1 - labels / np.exp(margins)) * weights, labels / np.exp(margins) * weights
+    if objective == "reg:tweedie":
+        first, second = labels * np.exp((1 - shape) * margins), np.exp((2 - shape) * margins)
+        return (second - first) * weights, ((2 - shape) * second - (1 - shape) * first) * weights
+    if objective == "reg:pseudohubererror":
+        z = margins - labels
+        root = np.sqrt(1 + z**2 / shape**2)
+        return z / root * weights, shape**2 / ((shape**2 + z**2) * root) * weights
+    if objective == "reg:squaredlogerror":
+        margins = np.maximum(margins, -1 + 1e-6)
+        g = (np.log1p(margins) - np.log1p(labels)) / (margins + 1)
+        h = np.maximum((1 - np.log1p(margins) + np.log1p(labels)) / (margins + 1) ** 2, 1e-6)
+        return g * weights, h * weights
+    if objective == "binary:hinge":
+        y = 2 * labels - 1
+        wrong = margins * y < 1
+        return np.where(wrong, -y * weights, 0), np.where(wrong, weights, 0)
     weights = np.where(labels == 1, weights * positive_weight, weights)
     p = 1 / (1 + np.exp(-margins))
     return (p - labels) * weights, np.maximum(p * (1 - p), 1e-16) * weights

@@ -185,6 +185,36 @@ def test_settings_that_hansa_does_not_have_are_refused_by_name(options, said):
         hansa.fit(PARTIES, label="fault", **({"rounds": 1} | options))
 
 
+@pytest.mark.parametrize(
+    ("objective", "wrong", "said"),
+    [
+        ("reg:gamma", 0, "expected a label above 0, found '0'"),
+        ("reg:tweedie", -1, "expected a label of 0 or more, found '-1'"),
+        ("reg:squaredlogerror", -1, "expected a label above -1, found '-1'"),
+        ("reg:pseudohubererror", None, ""),
+        ("binary:hinge", 2, "expected label 0 or 1, found '2'"),
+    ],
+)
+def test_other_losses_are_trained_in_the_first_two_modes_and_refused_by_name_in_the_third(objective, wrong, said):
+    draw = np.random.Generator(np.random.PCG64(4))
+    parts = {
+        name: part.assign(
+            fault=draw.integers(0, 2, len(part)) if objective == "binary:hinge" else draw.gamma(2, 1, len(part))
+        )
+        for name, part in PARTIES.items()
+    }
+    given = {"label": "fault", "objective": objective, "rounds": 2}
+    models = [hansa.fit(parts, mode=mode, **given).model.to_json() for mode in ("federated", "secure-aggregation")]
+    assert models[0] == models[1]
+    with pytest.raises(PlanError, match=f"'{objective}' cannot be had in coopetitive mode, where gradients"):
+        hansa.fit(parts, mode="coopetitive", **given)
+    if said:
+        name = next(iter(parts))
+        parts[name] = parts[name].assign(fault=wrong)
+        with pytest.raises(DataError, match=rf"{name}.*row 1, column 'fault': {said}"):
+            hansa.fit(parts, **given)
+
+
 def test_counts_are_trained_in_the_first_two_modes_and_refused_by_name_in_the_third():
     draw = np.random.Generator(np.random.PCG64(4))
     parts = {name: part.assign(fault=draw.poisson(2.0, len(part))) for name, part in PARTIES.items()}

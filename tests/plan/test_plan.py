@@ -14,7 +14,7 @@ from declared_keys import PLAN_KEYS
 from hansa.data.schema import Schema
 from hansa.errors import PlanError
 from hansa.plan import COOPETITIVE, MODES, Coopetitive, Plan, Release, parse_plan, read_plan, write_plan
-from hansa.trees.losses import is_logistic
+from hansa.trees.losses import is_exponential, is_logistic
 from hansa.trees.parameters import METRICS, NAMES, Parameters, parse_parameters
 
 TEXT = """
@@ -108,7 +108,13 @@ share = st.floats(1e-6, 1)
 def parameter_sets(draw):
     objective = draw(st.sampled_from(sorted(METRICS)))
     logistic = is_logistic(objective)
-    start = st.floats(1e-6, 1 - 1e-6) if logistic or objective == "count:poisson" else st.floats(-1e9, 1e9)
+    start = st.floats(1e-6, 1 - 1e-6) if logistic or is_exponential(objective) else st.floats(-1e9, 1e9)
+    start = st.floats(-0.9, 1e9) if objective == "reg:squaredlogerror" else start
+    shapes = {
+        "reg:pseudohubererror": ("huber_slope", 1e-6, 1e6),
+        "reg:tweedie": ("tweedie_variance_power", 1.001, 1.999),
+    }
+    name, *ends = shapes.get(objective, ("huber_slope", 1.0, 1.0))
     return parse_parameters(
         {
             "objective": objective,
@@ -129,6 +135,7 @@ def parameter_sets(draw):
             "eval_metric": draw(st.lists(st.sampled_from(METRICS[objective]), unique=True, max_size=3)),
             "seed": draw(st.integers(0, 2**63 - 1)),
             "histogram_bits": draw(st.sampled_from(["auto", 32, 64])),
+            name: draw(st.floats(*ends)),
         }
     )
 

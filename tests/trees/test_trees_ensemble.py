@@ -375,7 +375,10 @@ def test_base_scores_next_to_0_and_1_are_taken_as_xgboost_takes_them(base_score)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_has_a_margin_and_predictions(objective):
     margin = base_margin(objective, 0.25)
-    assert predictions_from_margins(objective, np.full(3, margin)) == pytest.approx([0.25] * 3, abs=1e-7)
+    expected = 1.0 if objective == "binary:hinge" else 0.25  # a margin above 0
+    assert predictions_from_margins(objective, np.full(3, margin)) == pytest.approx([expected] * 3, abs=1e-7)
+    if objective == "binary:hinge":
+        assert predictions_from_margins(objective, np.array([0, -1, 1e-9], np.float32)).tolist() == [0, 0, 1]
 
 
 def test_several_outputs_are_models_side_by_side():

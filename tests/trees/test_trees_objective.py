@@ -13,11 +13,13 @@ from hypothesis.extra import numpy as hnp
 
 import naive_trees as naive
 from hansa.errors import HansaError
-from hansa.trees.losses import LOSSES
+from hansa.trees.losses import LEAST_POWER, LOSSES, MOST_POWER, is_exponential
 from hansa.trees.objective import (
     LEAST_HESSIAN,
+    LEAST_SHIFTED,
     Scales,
     bits_of_count,
+    check_margins,
     check_scales,
     gradient_bound,
     gradients,
@@ -38,19 +40,29 @@ def rows_of(objective, n=1000, seed=0):
     rng = np.random.default_rng(seed)
     margins = (4 * rng.normal(size=n)).astype(np.float32)
     labels = rng.normal(size=n) if not objective.startswith("binary:") else rng.integers(0, 2, n)
-    if objective == "count:poisson":
-        labels = rng.poisson(2, n)
+    match LOSSES[objective].labels:
+        case "not negative":
+            labels = rng.poisson(2, n)
+        case "positive":
+            labels = rng.gamma(2, size=n)
+        case "above -1":
+            labels, margins = rng.gamma(2, size=n) - 0.9, np.abs(margins) - np.float32(0.9)
     weights = rng.gamma(1, size=n)
     weights[::11] = 0
     return margins, labels.astype(np.float32), weights.astype(np.float32)
 
 
-SHAPE = 0.7
-"""max_delta_step of count:poisson."""
+SHAPES = {"count:poisson": 0.7, "reg:tweedie": 1.3, "reg:pseudohubererror": 2.5}
+"""The parameter that the loss depends on."""
 
 
-def compute(objective, margins, labels, weights, positive_weight=1.0, shape=SHAPE):
+def shape_of(objective):
+    return SHAPES.get(objective, 0.0)
+
+
+def compute(objective, margins, labels, weights, positive_weight=1.0, shape=None):
     g, h = np.full((2, len(margins)), np.nan)
+    shape = shape_of(objective) if shape is None else shape
     gradients(objective, margins, labels, weights, positive_weight, g, h, shape)
     return g, h
 
@@ -62,7 +74,7 @@ def test_gradients_are_the_naive_ones(objective, weighted, positive_weight):
     margins, labels, weights = rows_of(objective)
     weights = weights if weighted else None
     got = compute(objective, margins, labels, weights, positive_weight)
-    expected = naive.gradients(objective, margins, labels, weights, positive_weight, SHAPE)
+    expected = naive.gradients(objective, margins, labels, weights, positive_weight, shape_of(objective))
     np.testing.assert_allclose(got, expected, rtol=1e-13, atol=1e-16)
 
 
@@ -74,16 +86,30 @@ def test_gradients_are_the_derivatives_of_the_loss(objective, weighted):
 
     def loss(m):
         w = 1 if weights is None else weights.astype(np.float64)
-        if objective == "count:poisson":
-            return w * (np.exp(m) - labels * m)
-        return w * ((m - labels) ** 2 / 2 if not objective.startswith("binary:") else np.logaddexp(0, m) - labels * m)
+        return w * losses[objective](m, labels.astype(np.float64))
 
-    if objective == "count:poisson":
+    r, s = shape_of("reg:tweedie"), shape_of("reg:pseudohubererror")
+    losses = {
+        "binary:logistic": lambda m, y: np.logaddexp(0, m) - y * m,
+        "binary:logitraw": lambda m, y: np.logaddexp(0, m) - y * m,
+        "binary:hinge": lambda m, y: np.maximum(0, 1 - (2 * y - 1) * m),
+        "reg:squarederror": lambda m, y: (m - y) ** 2 / 2,
+        "reg:pseudohubererror": lambda m, y: s**2 * np.sqrt(1 + ((m - y) / s) ** 2),
+        "reg:squaredlogerror": lambda m, y: (np.log1p(m) - np.log1p(y)) ** 2 / 2,
+        "count:poisson": lambda m, y: np.exp(m) - y * m,
+        "reg:gamma": lambda m, y: y * np.exp(-m) + m,
+        "reg:tweedie": lambda m, y: y * np.exp((1 - r) * m) / (r - 1) + np.exp((2 - r) * m) / (2 - r),
+    }
+    if is_exponential(objective):
         margins = margins / 4
+    if objective == "reg:squaredlogerror":
+        margins = margins + 1  # where the second derivative is above XGBoost's floor
+        labels = labels + 20
     m, step = margins.astype(np.float64), 1e-4
-    g, h = compute(objective, margins, labels, weights, shape=0.0)
-    np.testing.assert_allclose(g, (loss(m + step) - loss(m - step)) / (2 * step), atol=1e-5)
-    np.testing.assert_allclose(h, (loss(m + step) - 2 * loss(m) + loss(m - step)) / step**2, atol=1e-4)
+    g, h = compute(objective, margins, labels, weights, shape=0.0 if objective == "count:poisson" else None)
+    np.testing.assert_allclose(g, (loss(m + step) - loss(m - step)) / (2 * step), atol=1e-5, rtol=1e-6)
+    if objective != "binary:hinge":  # whose second derivative is 0: XGBoost takes 1
+        np.testing.assert_allclose(h, (loss(m + step) - 2 * loss(m) + loss(m - step)) / step**2, atol=1e-4)
 
 
 @settings(deadline=None)
@@ -119,6 +145,68 @@ def test_gradients_of_counts_are_within_their_bounds_up_to_the_highest_margin(ma
         <= most_hessian("count:poisson", weight, bound, step)
         <= hessian_bound("count:poisson", weight, bound, step)
     )
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.sampled_from(["reg:gamma", "reg:tweedie", "reg:pseudohubererror", "reg:squaredlogerror", "binary:hinge"]),
+    st.floats(-60, 60, width=32),
+    st.floats(0, 2**45, width=32),
+    st.floats(2**-20, 4, width=32),
+    st.floats(LEAST_POWER, MOST_POWER) | st.sampled_from([LEAST_POWER, MOST_POWER]),
+    st.booleans(),
+)
+@example("reg:squaredlogerror", LEAST_SHIFTED - 1, 2.0**45, 1.0, 1.5, False)
+@example("reg:squaredlogerror", LEAST_SHIFTED - 1, -1 + 2.0**-24, 1.0, 1.5, False)
+@example("reg:squaredlogerror", 3e38, -1 + 2.0**-24, 1.0, 1.5, False)
+@example("reg:pseudohubererror", 3e38, -(2.0**45), 1.0, 1.001, False)
+def test_gradients_of_other_losses_are_within_their_bounds(objective, margin, label, weight, shape, known):
+    """Whatever the row, at the very margin, label and weight that the bounds are of; with the sum of h known or not."""
+    if objective == "reg:squaredlogerror":
+        margin = max(margin, LEAST_SHIFTED - 1)
+    if objective == "binary:hinge":
+        label = float(label > 1)
+    margins, labels, weights = [np.array([value], np.float32) for value in (margin, label, weight)]
+    check_margins(objective, margins, np.zeros(1, np.uint32))
+    g, h = compute(objective, margins, labels, weights, shape=shape)
+    size = abs(float(margins[0]))
+    total = float(h[0]) if known else math.inf
+    public = (weight, abs(label), size, margin, total, shape, margin)
+    bound = gradient_bound(objective, *public)
+    assert abs(g[0]) <= bound
+    assert h[0] <= most_hessian(objective, weight, bound, shape)
+    assert most_hessian(objective, weight, bound, shape) <= hessian_bound(objective, weight, bound, shape)
+    if (
+        is_exponential(objective) and known
+    ):  # no more than what its own row makes of it, but for the weight that g holds
+        nearest = 1.0 if objective == "reg:gamma" else min(shape - 1, 2 - shape)
+        assert bound <= 1.01 * max(total / nearest, weight)
+
+
+def test_amounts_that_would_leave_float32_are_refused_with_the_cure():
+    assert gradient_bound("reg:gamma", 1.0, 8.0, 50.0, 0.0, lowest_margin=-50.0) > math.exp(50)
+    with pytest.raises(HansaError, match=r"predict e\^-61 for a row; reg:gamma can be trained no farther down: divide"):
+        gradient_bound("reg:gamma", 1.0, 8.0, 61.0, 0.0, lowest_margin=-61.0)
+    # A sum of hessians that is known bounds them better.
+    assert gradient_bound("reg:gamma", 1.0, 8.0, 61.0, 0.0, 100.0, lowest_margin=-61.0) < 101
+
+
+def test_margins_near_minus_one_are_refused_with_the_cure():
+    margins = np.array([LEAST_SHIFTED - 1, -1, 3], np.float32)
+    check_margins("reg:squaredlogerror", margins, np.array([0, 2], np.uint32))
+    check_margins("reg:squarederror", margins, np.arange(3, dtype=np.uint32))
+    with pytest.raises(HansaError, match="add a constant to the labels at every party, or set base_score"):
+        check_margins("reg:squaredlogerror", margins, np.arange(3, dtype=np.uint32))
+
+
+@given(st.integers(1, 10**6), st.sampled_from([32, 64]))
+def test_gradients_of_one_size_stay_exact_where_asked(rows, bits):
+    unit = unit_exponent(1.0, rows)
+    total = rows * math.ceil(math.ldexp(1.0, -unit)) + rows
+    plain, short = (scales(total, total, unit, unit, rows, bits, kind) for kind in (False, True))
+    assert math.frexp(short.gradient)[0] == 0.5
+    assert plain.gradient / 2 < short.gradient <= plain.gradient
+    check_scales(short, total, total, unit, unit)
 
 
 def test_counts_that_would_leave_float32_are_refused_with_the_cure():
@@ -308,9 +396,8 @@ def test_sums_after_a_tree_are_at_most_their_bounds(objective, n, size, positive
     """Whatever the leaves and the rows in them; close where leaves are small."""
     draw = np.random.default_rng(seed)
     margins, labels, weights = rows_of(objective, n, seed)
-    size = (
-        min(size, 30.0) if objective == "count:poisson" else size
-    )  # larger leaves are refused: e^m would not be a number
+    # Larger leaves are refused: e^m would not be a number.
+    size = min(size, 30.0) if is_exponential(objective) else size
     positive_weight = positive_weight if objective.startswith("binary:") else 1.0
     before = compute(objective, margins, labels, weights, positive_weight)
     leaf_of = draw.integers(0, 5, n)
@@ -326,8 +413,11 @@ def test_sums_after_a_tree_are_at_most_their_bounds(objective, n, size, positive
         hessians,
         1e-12,
         weight,
-        SHAPE,
+        shape_of(objective),
     )
+    if not LOSSES[objective].foreseen:
+        assert bounds == (math.inf, math.inf)
+        return
     after = compute(objective, margins + values[leaf_of], labels, weights, positive_weight)
     assert np.abs(after[0]).sum() <= bounds[0]
     assert after[1].sum() <= bounds[1]

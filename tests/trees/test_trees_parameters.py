@@ -249,6 +249,13 @@ def test_a_value_of_any_kind_is_taken_or_refused_by_name(name, value):
         ("eval_metric", 3),
         ("eval_metric", [1]),
         ("eval_metric", "mape"),
+        ("eval_metric", "error@2"),
+        ("eval_metric", "tweedie-nloglik@1.5"),
+        ("huber_slope", 0),
+        ("huber_slope", 2),
+        ("tweedie_variance_power", 1),
+        ("tweedie_variance_power", 2),
+        ("tweedie_variance_power", 1.3),
         ("eval_metric", ["auc", "auc"]),
         ("seed", -1),
         ("seed", 2**63),
@@ -297,6 +304,26 @@ def test_a_wrong_value_is_refused_by_name(name, value):
         ({"objective": "reg:squarederror", "eval_metric": "auc"}, "eval_metric = 'auc'"),
         ({"objective": "reg:squarederror", "scale_pos_weight": "auto"}, "scale_pos_weight = 'auto'"),
         ({"objective": "reg:squarederror", "scale_pos_weight": 2}, "scale_pos_weight = 2"),
+        ({"objective": "binary:hinge", "scale_pos_weight": 2}, "1 for binary:hinge, whose loss has no such weight"),
+        ({"objective": "reg:gamma", "base_score": 0}, "base_score = 0.0: expected a number above 0 for reg:gamma"),
+        (
+            {"objective": "reg:squaredlogerror", "base_score": -1},
+            "expected a number of at least -0.9990234375 for reg:sq",
+        ),
+        (
+            {"objective": "reg:squarederror", "huber_slope": 2},
+            "huber_slope = 2.0: expected 1 for reg:squarederror without",
+        ),
+        (
+            {"objective": "reg:gamma", "tweedie_variance_power": 1.2},
+            "expected 1.5 for reg:gamma, which does not depend",
+        ),
+        (
+            {"objective": "reg:tweedie", "eval_metric": "tweedie-nloglik"},
+            "tweedie-nloglik@NUMBER (from 1.001 to 1.999)",
+        ),
+        ({"objective": "reg:absoluteerror"}, "objective = 'reg:absoluteerror' is not supported: XGBoost replaces"),
+        ({"objective": "reg:quantileerror"}, "objective = 'reg:quantileerror' is not supported: XGBoost replaces"),
     ],
 )
 def test_what_is_not_supported_says_so(given, hint):
@@ -318,3 +345,12 @@ def test_metrics_are_those_that_can_be_computed(objective):
         check_metric(metric, objective)
         assert parse_parameters({"objective": objective, "eval_metric": metric}).metrics == (metric,)
     assert parse_parameters({"objective": objective}).metrics == (DEFAULT_METRIC[objective],)
+
+
+def test_numbers_of_losses_and_metrics_are_taken():
+    tweedie = parse_parameters({"objective": "reg:tweedie", "tweedie_variance_power": 1.25})
+    assert (tweedie.shape, tweedie.metrics) == (1.25, ("tweedie-nloglik@1.25",))
+    huber = parse_parameters({"objective": "reg:pseudohubererror", "huber_slope": 9})
+    assert (huber.shape, huber.metrics) == (9.0, ("mphe",))
+    assert parse_parameters({"objective": "reg:squarederror", "eval_metric": "mphe", "huber_slope": 9}).shape == 0
+    assert parse_parameters({"eval_metric": ["error@0.25", "error"]}).metrics == ("error@0.25", "error")

@@ -27,7 +27,7 @@ from hansa.node.record import AggregatorRecord, Bytes, HubRecord, PartyRecord, R
 from hansa.printable import printable, size
 from hansa.roles.run import Progress, Registered
 from hansa.simulation.summary import PartySummary, Summary
-from hansa.trees.losses import is_logistic
+from hansa.trees.losses import is_binary
 
 # Names and texts come from others: nothing in them is markup.
 out = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
@@ -119,7 +119,7 @@ def _labels(summary: Summary) -> tuple[str, Callable[[PartySummary], str]]:
     """What the table says of each member's labels: the column's title, and its text."""
     if summary.num_class:
         return "classes, %", lambda member: " ".join(f"{100 * share:.0f}" for share in member.class_shares)
-    if is_logistic(summary.objective):
+    if is_binary(summary.objective):
         return "label 1", lambda member: f"{member.label_mean:.2%}"
     return "mean label", lambda member: _number(member.label_mean)
 

@@ -64,8 +64,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         least_min_cell_rows, least_min_child_weight: of the plan.
         least_rows_of_others, most_rows_of_others: training rows that all other parties together must, and that each other party
             may, say that they have: who claims very many rows, real or not, may ask for the finer cells.
-        most_max_bin, most_max_depth, most_rounds: of the plan's parameters; trees without max_depth are as deep as max_leaves allows, and
-            where a round grows several trees each counts as one.
+        most_max_bin, most_max_depth, most_rounds: of the plan's parameters; trees without max_depth are as deep as max_leaves
+            allows, and where a round grows several trees each counts as one.
         most_runs: how often the same rows may be trained on, by the ledger.
         plans: digests (64 hex digits) of the plans that may run; None for any.
 

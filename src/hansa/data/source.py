@@ -27,7 +27,7 @@ from hansa.data.schema import MISSING_WORDS, Level, Schema
 from hansa.errors import DataError, PlanError
 
 Array = NDArray[Any]
-LabelKind = Literal["binary", "numeric", "not negative"] | int
+LabelKind = Literal["binary", "numeric", "not negative", "positive", "above -1"] | int
 """Labels 0 and 1; any finite number; or, as a number K, the classes 0 to K - 1."""
 
 SHOWN_LEVELS = 5
@@ -185,7 +185,7 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
         A CSV, Parquet or Arrow file; or a folder of Parquet files, or a pattern such as "parts/*.parquet"; or a query
         (`hansa.data.query.Query`).
     schema : Schema
-    label_kind : {"binary", "numeric", "not negative"} or int
+    label_kind : {"binary", "numeric", "not negative", "positive", "above -1"} or int
         "binary" takes labels 0 and 1 (true and false) only, "numeric" any finite number, K whole numbers below K.
 
     Returns
@@ -241,7 +241,7 @@ def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckR
     ----------
     path : path
     schema : Schema
-    label_kind : {"binary", "numeric", "not negative"} or int
+    label_kind : {"binary", "numeric", "not negative", "positive", "above -1"} or int
         As for `read_rows`.
 
     Returns
@@ -276,9 +276,10 @@ def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckR
 
 
 def _check_label_kind(label_kind: LabelKind) -> None:
-    if label_kind not in ("binary", "numeric", "not negative") and not (isinstance(label_kind, int) and label_kind > 1):
+    words = ("binary", "numeric", "not negative", "positive", "above -1")
+    if label_kind not in words and not (isinstance(label_kind, int) and label_kind > 1):
         raise PlanError(
-            f"label_kind: expected 'binary', 'numeric', 'not negative' or a number of classes, found {label_kind!r}"
+            f"label_kind: expected {', '.join(map(repr, words))} or a number of classes, found {label_kind!r}"
         )
 
 
@@ -483,6 +484,18 @@ def role_rules(role: Role, column: Column, label_kind: LabelKind) -> Iterator[Ru
             np.isfinite(values) & (values < 0),
             "a label of 0 or more",
             "write a count or an amount of 0 or more, drop the row, or take objective reg:squarederror",
+        )
+    elif label_kind == "positive":
+        yield (
+            np.isfinite(values) & (values <= 0),
+            "a label above 0",
+            "write an amount above 0, drop the row, or take objective reg:tweedie, which takes 0 too",
+        )
+    elif label_kind == "above -1":
+        yield (
+            np.isfinite(values) & (values <= -1),
+            "a label above -1",
+            "write a number above -1, drop the row, or take objective reg:squarederror",
         )
     elif isinstance(label_kind, int):
         yield (

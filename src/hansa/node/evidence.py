@@ -17,7 +17,7 @@ from hansa.printable import printable
 from hansa.protocol import messages
 from hansa.protocol.messages import CountCells, ShowRows, SplitNodes
 from hansa.roles.summed.verified_counts import Evidence, check_evidence
-from hansa.trees.losses import is_exponential, is_logistic
+from hansa.trees.losses import is_logistic, tells_rows
 
 SUFFIX = ".evidence.json"
 MOST_BYTES = 2**28
@@ -141,7 +141,7 @@ def _least_rows(plan: Plan) -> int:
     """Rows that a child has in an honest run, from the plan alone: `min_child_rows` where more than that counts."""
     parameters = plan.parameters
     scale = parameters.scale_pos_weight
-    if plan.schema.weight is not None or isinstance(scale, str) or is_exponential(parameters.objective):
+    if plan.schema.weight is not None or isinstance(scale, str) or not tells_rows(parameters.objective):
         return plan.min_child_rows
     heaviest = max(1.0, scale) / (4 if is_logistic(parameters.objective) else 1)
     return max(plan.min_child_rows, math.ceil(parameters.min_child_weight / heaviest * ROUNDING))

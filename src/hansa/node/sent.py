@@ -13,7 +13,7 @@ from hansa.oblivious.shared_vectors import share_vector
 from hansa.plan import COOPETITIVE, MASKED, Plan
 from hansa.roles.shared.sharing import n_label_sums, plain_scale, plan_cuts, widest_candidates
 from hansa.roles.summed.aggregator import TOTALS
-from hansa.roles.summed.statistics import EXPONENTS, label_sums_length
+from hansa.roles.summed.statistics import EXPONENTS, label_sums
 from hansa.secure.prg import preferred_algorithm
 from hansa.secure.vouching import VOUCH_BYTES
 from hansa.trees.metrics import sums_length
@@ -47,7 +47,7 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
     sent = [
         SentKind("number of rows, and of held-out rows", 2 * SUM, "once"),
         SentKind("rows by binary exponent of label and weight", 2 * EXPONENTS * SUM, "once"),
-        SentKind("sums of labels and weights, rows with label 1", label_sums_length(plan) * SUM, "once"),
+        SentKind("sums of labels and weights, rows with label 1", label_sums(parameters) * SUM, "once"),
         SentKind("rows in the coarse cells of each feature", coarse * COUNT, "once"),
         SentKind("rows in the parts of cells", parts * COUNT, refined),
         SentKind("sums of |gradient| and hessian", outputs * TOTALS * SUM, "per round"),

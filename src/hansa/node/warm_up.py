@@ -32,7 +32,7 @@ def warm_up(parameters: Parameters) -> None:
 
     Done first in the process that starts others, it also fills the cache that they all load from.
     """
-    label = np.array([0, 1] * 8, np.float32)
+    label = np.array([0, 1] * 8, np.float32) + (parameters.label_kind == "positive")
     features = np.tile(np.arange(16, dtype=np.float32), (2, 1))
     features[1, 3] = np.nan
     tiny = replace(

@@ -179,7 +179,14 @@ LATER_PARAMETERS: dict[str, Any] = {
     if field.name
     in (
         *("max_leaves", "grow_policy", "colsample_bylevel", "colsample_bynode", "num_parallel_tree"),
-        *("monotone_constraints", "interaction_constraints", "max_cat_to_onehot", "max_cat_threshold"),
+        *(
+            "monotone_constraints",
+            "interaction_constraints",
+            "max_cat_to_onehot",
+            "max_cat_threshold",
+            "huber_slope",
+            "tweedie_variance_power",
+        ),
     )
 }
 """Parameters that plans had not at first, and what says nothing new."""

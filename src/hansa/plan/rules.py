@@ -21,7 +21,7 @@ from hansa.plan.values import (
     RANGES_ON_SHARES,
     SERVERS,
 )
-from hansa.trees.losses import OBJECTIVES_ON_SHARES, is_exponential, is_softmax
+from hansa.trees.losses import OBJECTIVES_ON_SHARES, is_softmax, tells_rows
 
 if TYPE_CHECKING:
     from hansa.plan.plan import Coopetitive, Plan
@@ -104,8 +104,8 @@ def one_against_the_rest_goes_with_coopetitive(plan: Plan) -> str | None:
     if plan.coopetitive is not None or not plan.parameters.num_class or is_softmax(plan.parameters.objective):
         return None
     return (
-        f"parameter num_class = {plan.parameters.num_class} of {plan.parameters.objective} goes with mode {COOPETITIVE!r} only; in mode "
-        f"{plan.mode!r} write objective = 'multi:softprob'"
+        f"parameter num_class = {plan.parameters.num_class} of {plan.parameters.objective} goes with mode {COOPETITIVE!r} "
+        f"only; in mode {plan.mode!r} write objective = 'multi:softprob'"
     )
 
 
@@ -119,7 +119,7 @@ def rows_of_nodes_are_known(plan: Plan) -> str | None:
 
 
 def rows_of_nodes_have_bounded_hessians(plan: Plan) -> str | None:
-    if plan.min_child_rows <= 1 or not is_exponential(plan.parameters.objective):
+    if plan.min_child_rows <= 1 or tells_rows(plan.parameters.objective):
         return None
     return (
         f"privacy.min_child_rows is {plan.min_child_rows}; a row's hessian of {plan.parameters.objective} has no bound that tells rows "

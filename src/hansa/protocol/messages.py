@@ -129,9 +129,9 @@ class CountCells(Message, frozen=True):
 class UseCuts(Message, frozen=True):
     """Aggregator to party: the cuts and base scores; answer with the first tree's "totals".
 
-    Cuts: int64 offsets, float32 values, uint8 has_missing, of categorical features none; base_scores in label space, one for each output; scale_pos_weight resolved; no weight
-    exceeds 2^weight_exponent, no label 2^label_exponent in size; bounds on |g| and h of any row fix the units of the totals;
-    histogram_bits (32 or 64) of each sum in a histogram.
+    Cuts: int64 offsets, float32 values, uint8 has_missing; a categorical feature has none. base_scores in label space, one for each
+    output; scale_pos_weight resolved; no weight exceeds 2^weight_exponent, no label 2^label_exponent in size; bounds on |g| and h of
+    any row fix the units of the totals; histogram_bits (32 or 64) of each sum in a histogram.
     """
 
     offsets: Tensor

@@ -20,6 +20,7 @@ import numpy as np
 
 from hansa.errors import HansaError
 from hansa.simulation.tables import Table
+from hansa.trees.losses import LOSSES
 from hansa.trees.parameters import Parameters
 
 ONE_HOT = 2**16
@@ -65,6 +66,9 @@ def xgboost_parameters(
         "scale_pos_weight": weight,
         "seed": parameters.seed,
     }
+    shape = LOSSES[parameters.objective].shape
+    if shape:
+        named[shape] = parameters.shape
     if categorical:
         named["max_cat_to_onehot"] = ONE_HOT
     if parameters.base_score is not None:

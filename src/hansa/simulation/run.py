@@ -50,7 +50,7 @@ from hansa.transport.channel import Hub
 from hansa.transport.recording import RecordingHub
 from hansa.trees.ensemble import LEAST_PROBABILITY, Ensemble
 from hansa.trees.leaf_choices import enough_rows
-from hansa.trees.losses import is_logistic
+from hansa.trees.losses import is_binary
 from hansa.trees.parameters import Parameters
 from hansa.trees.xgboost_json import from_json, to_json
 
@@ -467,7 +467,7 @@ def _train_alone(plan: Plan, train: Table, test: Table) -> _Scores:
     why = ""
     if not len(labels):
         why = "no row of weight above 0 is left to train on"
-    elif is_logistic(plan.parameters.objective) and len(labels) == 1:
+    elif is_binary(plan.parameters.objective) and len(labels) == 1:
         why = f"its training rows all have label {labels[0]:g}"
     if why:
         return _nothing(plan.parameters, why)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.trees.losses import is_logistic
+from hansa.trees.metrics import LEAST_GAMMA_MEAN
 
 Float = npt.NDArray[np.float64]
 
@@ -17,8 +18,13 @@ HIGHER_IS_BETTER = ("auc", "aucpr")
 METRICS = {
     "binary:logistic": ("auc", "aucpr", "logloss", "error"),
     "binary:logitraw": ("auc", "aucpr", "logloss", "error"),
+    "binary:hinge": ("error",),
     "reg:squarederror": ("rmse", "mae"),
+    "reg:pseudohubererror": ("mae", "rmse"),
+    "reg:squaredlogerror": ("rmsle", "rmse", "mae"),
     "count:poisson": ("poisson-nloglik", "rmse", "mae"),
+    "reg:gamma": ("gamma-deviance", "rmse", "mae"),
+    "reg:tweedie": ("tweedie-nloglik@1.5", "rmse", "mae"),
 }
 METRICS_OF_CLASSES = ("auc_ovr", "merror", "logloss", "error")
 """The metrics of a table, by objective, and those where there are several classes."""
@@ -81,7 +87,20 @@ def score_table(
         p = 0.5 + 0.5 * np.tanh(0.5 * p)
     if is_logistic(objective):
         return {"auc": auc(p, y), "aucpr": aucpr(p, y), "logloss": _log_loss(p, y), "error": _error(p, y)}
+    if objective == "binary:hinge":
+        return {"error": _error(p, y)}
     regression = _regression(p, y)
+    if objective == "reg:pseudohubererror":
+        return {"mae": regression["mae"], "rmse": regression["rmse"]}
+    if objective == "reg:squaredlogerror":
+        p = np.where(p > -1, p, np.nan)
+        return {"rmsle": float(np.sqrt(np.mean((np.log1p(p) - np.log1p(y)) ** 2)))} | regression
+    if objective == "reg:gamma":
+        mean, label = p + LEAST_GAMMA_MEAN, y + LEAST_GAMMA_MEAN
+        return {"gamma-deviance": float(2 * np.mean(np.log(mean / label) + label / mean - 1))} | regression
+    if objective == "reg:tweedie":
+        root = np.sqrt(np.maximum(p, 1e-16))
+        return {"tweedie-nloglik@1.5": float(np.mean(2 * y / root + 2 * root))} | regression
     if objective == "count:poisson":
         means = np.maximum(p, 1e-16)
         log_factorials = np.array([math.lgamma(label + 1) for label in y.tolist()])
@@ -102,7 +121,9 @@ def without_value(scores: Mapping[str, float], labels: npt.NDArray[np.float32], 
     """
     if not len(labels):
         return dict.fromkeys(scores, "there are no test rows")
-    found = {name: f"the test rows all have label {labels[0]:g}" for name, value in scores.items() if math.isnan(value)}
+    one_label = f"the test rows all have label {labels[0]:g}"
+    reasons = {"rmsle": "the prediction of a test row is -1 or less"}
+    found = {name: reasons.get(name, one_label) for name, value in scores.items() if math.isnan(value)}
     if "auc_ovr" in scores and "auc_ovr" not in found:
         missing = sorted(set(range(classes)) - set(labels.tolist()))
         found |= {f"auc_ovr of class {k}": "no test row is of this class" for k in missing}

@@ -521,6 +521,8 @@ def predictions_from_margins(objective: str, margins: Float32s) -> Float32s:
         return probabilities
     if link == "argmax":
         return np.asarray(np.argmax(margins, axis=-1), np.float32)
+    if link == "sign":
+        return (margins > 0).astype(np.float32)
     predictions = np.empty(margins.shape, dtype=np.float32)
     (_sigmoids if link == "logit" else _exponentials)(margins.reshape(-1), predictions.reshape(-1))
     return predictions
@@ -660,7 +662,7 @@ def _with_choosers(
     ends: Float32s,
     default_left: npt.NDArray[np.uint8],
 ) -> tuple[Float32s, npt.NDArray[np.int64], npt.NDArray[np.int32], Float32s, npt.NDArray[np.uint8]]:
-    """The nodes' arrays with a `_Chooser` in place of each node that splits by several categories: its first node is the node itself."""
+    """The nodes' arrays with a `_Chooser` in place of each node that splits by several categories: its first node is that node."""
     more: tuple[list[float], list[list[int]], list[int], list[int]] = [], [], [], []
     count = len(conditions)
     for node, categories in several:

@@ -5,8 +5,8 @@ which goes right, from all others. With more they are sorted by the weight of a 
 of them go right (Fisher 1958: for squared error the best partition is among these): k, or the number of those that go left, is below
 `max_cat_threshold`. Missing values go left, or right, whichever gains more.
 
-Monotone constraints (XGBoost's `TreeEvaluator`): a split by a feature whose predictions must rise is refused where the left child's weight
-is above the right one's; below it, no weight of the left side may exceed the mean of both, and none of the right side be less.
+Monotone constraints (XGBoost's `TreeEvaluator`): a split by a feature that predictions must rise with is refused where the left child's
+weight is above the right one's; below it, no weight of the left side may exceed the mean of both, and none of the right side be less.
 Each node has bounds on its weight, and gains are those of the bounded weights.
 
 Dominance: `trees.dominance`.
@@ -169,7 +169,7 @@ def best_of_node(  # type: ignore[no-untyped-def]
             total[party] = own[party, np.int64(offsets[j + 1]) - 1]
         if n_categories[feature]:
             best = _best_categories(
-                sums, own, begin, end, n_categories[feature], max_cat_to_onehot, max_cat_threshold, missing_g, missing_h,
+                sums, own, begin, n_categories[feature], max_cat_to_onehot, max_cat_threshold, missing_g, missing_h,
                 total_g, total_h, rule, is_bounded, low, high, feature, right, total, best, found, chosen,
             )  # fmt: skip
             continue
@@ -204,7 +204,7 @@ def _cell_of(running, cell, begin):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _best_categories(  # type: ignore[no-untyped-def]
-    sums, own, begin, end, count, max_cat_to_onehot, max_cat_threshold, missing_g, missing_h,
+    sums, own, begin, count, max_cat_to_onehot, max_cat_threshold, missing_g, missing_h,
     total_g, total_h, rule, is_bounded, low, high, feature, right, total, best, found, chosen,
 ):  # fmt: skip
     """The best split of a categorical feature, if it is better than `best`; the best of both. Arguments of `best_of_node`."""

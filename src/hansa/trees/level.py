@@ -19,7 +19,8 @@ class Level(NamedTuple):
 
     Attributes:
         feature: int32 (n,), -1 where the node becomes a leaf.
-        bin: int32 (n,): codes up to this one go left, with -1 missing values alone; of a categorical feature, how many categories go right.
+        bin: int32 (n,): codes up to this one go left, with -1 missing values alone; of a categorical feature how many categories go
+            right.
         missing_left: uint8 (n,).
         leaf: float32 (n,): the leaf's value where feature is -1, else 0.
         build_left: uint8 (splits,): which child of each split is to be built next, or `BOTH_LEAVES`; empty where the tree ends here,

@@ -26,18 +26,30 @@ from numba import njit
 
 from hansa.errors import DataError, PlanError
 from hansa.trees.elementary import exp, log, sigmoid
-from hansa.trees.losses import CLASS_METRICS, LOSSES, is_exponential, is_logistic, is_softmax
+from hansa.trees.losses import (
+    CLASS_METRICS,
+    LOSSES,
+    is_binary,
+    is_exponential,
+    is_softmax,
+    measures,
+    metric_parts,
+    metrics_in_words,
+)
 
 Float32s = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
 
 CLASSIFICATION_METRICS = ("logloss", "error", "auc", "aucpr")
-REGRESSION_METRICS = ("rmse", "mae")
-COUNT_METRICS = ("poisson-nloglik",)
-METRICS = CLASSIFICATION_METRICS + REGRESSION_METRICS + COUNT_METRICS + CLASS_METRICS
-"""All names that a plan may give; `losses.Loss.metrics` has those of each objective."""
+REGRESSION_METRICS = ("rmse", "mae", "mape", "rmsle", "mphe")
+MEAN_METRICS = ("poisson-nloglik", "gamma-nloglik", "gamma-deviance", "tweedie-nloglik")
+METRICS = CLASSIFICATION_METRICS + REGRESSION_METRICS + MEAN_METRICS + CLASS_METRICS
+"""All names that a plan may give, some with a number behind them (`losses.NUMBERED`); `losses.Loss` has those of each objective."""
 
 HIGHER_IS_BETTER = ("auc", "aucpr")
+
+ROOTS = ("rmse", "rmsle")
+"""Roots of a mean."""
 
 TOTAL_BITS = 62
 """No total exceeds 2**62 in size."""
@@ -50,13 +62,42 @@ SCORE_LOWEST = -8.0
 NO_ROWS = "no rows are held out"
 ONE_LABEL = "the held-out rows have one label only (rows of weight 0 do not count)"
 NO_WEIGHT = "the held-out rows all have weight 0"
+NO_LOGARITHM = "a held-out row's prediction is -1 or less, so that the logarithm of 1 + it does not exist"
+NO_SHARE = "a held-out row has label 0, of which no error is a share"
 """Why a metric of held-out rows has no value."""
+
+MAY_FAIL = {"rmsle": NO_LOGARITHM, "mape": NO_SHARE}
+"""Metrics that a single row may leave without a value, and why."""
 
 LEAST_MEAN = 1e-16
 """XGBoost's floor on a mean whose logarithm is taken."""
 
 NLOGLIK_BITS = 6
 """-ln of a Poisson probability is at most b/4 ln(1 + b) + b + 37 b/4 < 2^6 b for labels up to b/4 and means up to b <= 2^130."""
+
+RMSLE_BITS = 14
+"""(ln(1 + y) - ln(1 + p))^2 < 2^14, as ln(1 + x) of a float32 above -1 is from -16.7 to 88.8."""
+
+MAPE_BITS = 20
+"""A row's |y - p| / |y| above 2^20 counts as that."""
+
+GAMMA_BITS = 16
+"""A row's gamma metric above 2^16 counts as that; it is about y / p where the prediction p is far too small."""
+
+TWEEDIE_BITS = 16
+"""How many bits a row's tweedie-nloglik may have above the term of a prediction of 4 label bounds; one above counts as that."""
+
+LEAST_GAMMA_MEAN = 1e-6
+"""XGBoost's floor on the mean in gamma-nloglik, and what it adds to label and mean in gamma-deviance."""
+
+NLOGLIK_OFFSET = 14.0
+"""gamma-nloglik is y / p + ln p >= ln 1e-6 > -14: rows add it with this on top, so that sums are not negative."""
+
+FARTHEST_MARGIN = 700.0
+"""e^FARTHEST_MARGIN is a float; tweedie-nloglik of a margin below -700 is far above what counts."""
+
+SURE = np.float32(1e30)
+"""Margins of so much stand for the probabilities 0 and 1, of which predictions of binary:hinge are."""
 
 (S1, S2, S3, S4, S5, S6, S7) = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
 """Coefficients of Stirling's series."""
@@ -80,7 +121,9 @@ class MetricScale:
         weight_exponent: no weight exceeds 2**weight_exponent; 0 where there are no weights.
         label_exponent: for regressions, no label exceeds 2**label_exponent in size, and no prediction
             departs from its label by more than 2**(label_exponent + 2); a prediction e^margin
-            above that counts as that. Not used where labels are 0 and 1.
+            above that counts as that, and so does one beyond 3 times 2**label_exponent in size of other
+            losses than squared error. Not used where labels are 0 and 1.
+        slope: huber_slope of mphe, above 0.
 
     Raises:
         PlanError: a bound is out of range.
@@ -89,6 +132,7 @@ class MetricScale:
     n_rows_total: int
     weight_exponent: int = 0
     label_exponent: int = 0
+    slope: float = 1.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_rows_total <= 2**40:
@@ -98,9 +142,12 @@ class MetricScale:
                 raise PlanError(f"{name} is {getattr(self, name)}; expected -149 to 128, the range of float32")
 
 
-def _check_known(name: str) -> None:
-    if name not in METRICS:
-        raise PlanError(f"eval_metric {name!r} is unknown; expected one of {', '.join(METRICS)}")
+def _parts(name: str) -> tuple[str, float]:
+    """A metric's name without its number, and the number. Raises PlanError where there is no such metric."""
+    parts = metric_parts(name)
+    if parts is None or parts[0] not in METRICS:
+        raise PlanError(f"eval_metric {name!r:.80} is unknown; expected one of {', '.join(METRICS)}")
+    return parts
 
 
 def check_metric(name: str, objective: str) -> None:
@@ -109,11 +156,11 @@ def check_metric(name: str, objective: str) -> None:
     Raises:
         PlanError: naming the metric and those that there are.
     """
-    _check_known(name)
-    if name not in LOSSES[objective].metrics:
+    _parts(name)
+    if not measures(name, objective):
         raise PlanError(
             f"eval_metric {name!r} does not go with the objective {objective}; expected one of "
-            f"{', '.join(LOSSES[objective].metrics)}"
+            f"{metrics_in_words(objective)}"
         )
 
 
@@ -123,7 +170,7 @@ def is_improvement(name: str, value: float, best: float | None, min_delta: float
     Raises:
         PlanError: the metric is unknown.
     """
-    _check_known(name)
+    _parts(name)
     if best is None or math.isnan(value):
         return not math.isnan(value)
     return value - best > min_delta if name in HIGHER_IS_BETTER else best - value > min_delta
@@ -153,8 +200,10 @@ def stops_early(name: str, values: Sequence[float | None], stopping_rounds: int)
 
 
 def sums_length(name: str) -> int:
-    """Entries of the array that `metric_sums` returns: 2 x 4096 for auc and aucpr, which share it; else 2."""
-    return 2 * SCORE_BUCKETS if name in HIGHER_IS_BETTER else 2
+    """Entries of the array that `metric_sums` returns: 2 x 4096 for auc and aucpr, which share it; 3 for rmsle and mape; else 2."""
+    if name in HIGHER_IS_BETTER:
+        return 2 * SCORE_BUCKETS
+    return 3 if name in MAY_FAIL else 2
 
 
 def metric_sums(
@@ -170,14 +219,15 @@ def metric_sums(
     Args:
         name: a metric.
         objective: where margins are log-odds, predictions are their sigmoid (for binary:logitraw too: log-odds are
-            no probabilities, which logloss and error need).
+            no probabilities, which logloss and error need). Predictions of binary:hinge are probabilities 0 and 1.
         margins, labels: float32 (n_rows,). Labels of such an objective lie in [0, 1]. Of multi:softprob margins are (classes, n_rows).
         weights: float32 (n_rows,), not negative; None means 1 for each row.
         scale: the public bounds.
 
     Returns:
         int64 (sums_length(name),), entries 0 to 2**62. For auc and aucpr: weights of positives by bucket,
-        then of negatives. Else: sum of weight x value, sum of weights; each at its own scale.
+        then of negatives. Else: sum of weight x value, sum of weights; each at its own scale. For rmsle and mape a
+        third entry: rows of weight above 0 that have no value.
 
     Raises:
         PlanError: the metric does not fit the objective.
@@ -188,32 +238,53 @@ def metric_sums(
     if weights is None:
         weights = np.ones(labels.shape, dtype=np.float32)
     _check_rows(objective, margins, labels, weights, scale)
+    if LOSSES[objective].link == "sign":
+        margins = np.where(margins > 0, SURE, -SURE)
     weight_unit = math.ldexp(1.0, _fraction_bits(scale, 0))
     if name in HIGHER_IS_BETTER:
         histogram = np.zeros(2 * SCORE_BUCKETS, dtype=np.int64)
         _score_histogram(margins, labels, weights, weight_unit, histogram)
         return histogram
+    kind, number = _parts(name)
     unit = math.ldexp(1.0, _fraction_bits(scale, _value_bits(name, objective, scale)))
-    link, most = _link(objective), math.ldexp(1.0, scale.label_exponent + 2)
-    if name in CLASS_METRICS:
-        total = _class_sum(margins, labels, weights, unit, name == "mlogloss")
-    elif name == "logloss":
-        total = _logloss_sum(margins, labels, weights, unit)
-    elif name == "error":
-        total = _error_sum(margins, labels, weights, unit)
-    elif name == "rmse":
-        total = _squared_error_sum(margins, labels, weights, unit, link, most)
-    elif name == "poisson-nloglik":
-        total = _poisson_sum(margins, labels, weights, unit, most)
-    else:
-        total = _absolute_error_sum(margins, labels, weights, unit, link, most)
-    return np.array([total, _weight_sum(weights, weight_unit)], dtype=np.int64)
+    link, most = _link(objective), _most(objective, scale)
+    rows = (margins, labels, weights, unit)
+    failed = 0
+    match kind:
+        case "mlogloss" | "merror":
+            total = _class_sum(*rows, kind == "mlogloss")
+        case "logloss":
+            total = _logloss_sum(*rows)
+        case "error":
+            total = _error_sum(*rows, np.float32(number))
+        case "rmse":
+            total = _squared_error_sum(*rows, link, most)
+        case "mae":
+            total = _absolute_error_sum(*rows, link, most)
+        case "mape":
+            total, failed = _relative_error_sum(*rows, link, most)
+        case "rmsle":
+            total, failed = _squared_log_error_sum(*rows, link, most)
+        case "mphe":
+            total = _pseudo_huber_sum(*rows, link, most, scale.slope)
+        case "poisson-nloglik":
+            total = _poisson_sum(*rows, most)
+        case "gamma-nloglik":
+            total = _gamma_sum(*rows, most)
+        case "gamma-deviance":
+            total = _gamma_deviance_sum(*rows, most)
+        case _:
+            highest = math.ldexp(1.0, _value_bits(name, objective, scale))
+            total = _tweedie_sum(*rows, most, number, highest)
+    sums = [total, _weight_sum(weights, weight_unit)]
+    return np.array([*sums, failed] if name in MAY_FAIL else sums, dtype=np.int64)
 
 
 def metric_value(name: str, objective: str, summed: Int64s, scale: MetricScale) -> float:
     """The metric of all rows, from the parties' added sums; NaN where it has no meaning.
 
-    That is where the weights sum to 0 and, for auc and aucpr, where there is one class only.
+    That is where the weights sum to 0; for auc and aucpr, where there is one class only; for rmsle and mape, where a
+    row has no value.
 
     Raises:
         PlanError: the metric does not fit the objective.
@@ -224,17 +295,23 @@ def metric_value(name: str, objective: str, summed: Int64s, scale: MetricScale) 
         return float(_auc(summed)[0])
     if name == "aucpr":
         return float(_aucpr(summed, False, False))
-    if summed[1] == 0:
+    if summed[1] == 0 or (name in MAY_FAIL and summed[2]):
         return math.nan
     # Division of Python's integers rounds once.
     shift = _fraction_bits(scale, 0) - _fraction_bits(scale, _value_bits(name, objective, scale))
     mean = math.ldexp(int(summed[0]) / int(summed[1]), shift)
-    return math.sqrt(mean) if name == "rmse" else mean
+    if name == "gamma-nloglik":
+        return mean - NLOGLIK_OFFSET
+    return math.sqrt(mean) if name in ROOTS else mean
 
 
 def why_no_value(name: str, summed: Int64s) -> str:
     """Why `metric_value` of these sums is NaN, as part of a sentence; "" where it is a number."""
-    weights = summed.reshape(2, -1).sum(axis=1, dtype=np.float64)[0 if name in HIGHER_IS_BETTER else 1 :]
+    if name not in HIGHER_IS_BETTER:
+        if summed[1] == 0:
+            return NO_WEIGHT
+        return MAY_FAIL[name] if name in MAY_FAIL and summed[2] else ""
+    weights = summed.reshape(2, -1).sum(axis=1, dtype=np.float64)
     if not weights.any():
         return NO_WEIGHT
     return "" if weights.all() else ONE_LABEL
@@ -242,13 +319,36 @@ def why_no_value(name: str, summed: Int64s) -> str:
 
 def _value_bits(name: str, objective: str, scale: MetricScale) -> int:
     """v such that no row's value exceeds 2**v."""
-    if name in ("logloss", "mlogloss"):
-        return LOGLOSS_BITS
-    if name in ("error", "merror") or is_logistic(objective):
+    kind, number = _parts(name)
+    farthest = scale.label_exponent + 2
+    match kind:
+        case "logloss" | "mlogloss":
+            return LOGLOSS_BITS
+        case "poisson-nloglik":
+            return farthest + NLOGLIK_BITS
+        case "gamma-nloglik" | "gamma-deviance":
+            return GAMMA_BITS
+        case "tweedie-nloglik":
+            nearest = min(number - 1.0, 2.0 - number)
+            return math.ceil((2.0 - number) * farthest) + 1 - math.frexp(nearest)[1] + TWEEDIE_BITS
+        case "rmsle":
+            return RMSLE_BITS
+        case "mape":
+            return MAPE_BITS
+        case "mphe":
+            # s^2 (sqrt(1 + (z / s)^2) - 1) is at most s |z| and at most z^2 / 2
+            return min(math.frexp(scale.slope)[1] + farthest, 2 * farthest - 1)
+    if kind in ("error", "merror") or is_binary(objective):
         return 0
-    if name == "poisson-nloglik":
-        return scale.label_exponent + 2 + NLOGLIK_BITS
-    return (scale.label_exponent + 2) * (2 if name == "rmse" else 1)
+    return farthest * (2 if kind == "rmse" else 1)
+
+
+def _most(objective: str, scale: MetricScale) -> float:
+    """What predictions farther from 0 count as, so that none is farther than 2**(label_exponent + 2) from its label."""
+    if is_exponential(objective):
+        return math.ldexp(1.0, scale.label_exponent + 2)
+    free = is_binary(objective) or objective == "reg:squarederror"
+    return math.inf if free else math.ldexp(3.0, scale.label_exponent)
 
 
 def _fraction_bits(scale: MetricScale, value_bits: int) -> int:
@@ -256,7 +356,7 @@ def _fraction_bits(scale: MetricScale, value_bits: int) -> int:
 
 
 def _link(objective: str) -> int:
-    if is_logistic(objective):
+    if is_binary(objective):
         return PROBABILITY
     return MEAN if is_exponential(objective) else IDENTITY
 
@@ -273,12 +373,12 @@ def _check_rows(objective: str, margins: Float32s, labels: Float32s, weights: Fl
     if count > scale.n_rows_total:
         raise DataError(f"{count} rows; expected at most n_rows_total = {scale.n_rows_total}")
     _check_range("weights", weights, 0.0, math.ldexp(1.0, scale.weight_exponent))
-    if is_logistic(objective) or softmax:
+    if is_binary(objective) or softmax:
         _check_range("labels", labels, 0.0, len(margins) - 1.0 if softmax else 1.0)
         return
     bound = math.ldexp(1.0, scale.label_exponent)
     _check_range("labels", labels, 0.0 if is_exponential(objective) else -bound, bound)
-    if not is_exponential(objective):
+    if objective == "reg:squarederror":
         _check_range("prediction minus label", margins.astype(np.float64) - labels, -4 * bound, 4 * bound)
 
 
@@ -294,7 +394,8 @@ def _check_summed(name: str, objective: str, summed: Int64s) -> None:
     if summed.dtype != np.int64 or summed.shape != (sums_length(name),):
         raise DataError(f"sums of {name} are {summed.dtype}{summed.shape}; expected int64({sums_length(name)},)")
     # Float64 sums: what no honest parties send must not wrap round to something that looks good.
-    totals = summed.reshape(2, -1).sum(axis=1, dtype=np.float64)
+    totals = summed.reshape(2 if name in HIGHER_IS_BETTER else -1, -1 if name in HIGHER_IS_BETTER else 1)
+    totals = totals.sum(axis=1, dtype=np.float64)
     if (summed < 0).any() or (totals > 1.001 * 2.0**TOTAL_BITS).any():
         raise DataError(f"sums of {name} exceed 0 to 2**{TOTAL_BITS}; a party's sums are not what they should be")
 
@@ -310,8 +411,8 @@ def _prediction(margin: float, link: int, most: float) -> float:
     if link == PROBABILITY:
         prediction = sigmoid(margin)
     elif link == MEAN:
-        prediction = min(exp(margin), most)
-    return prediction
+        prediction = exp(margin)
+    return min(max(prediction, -most), most)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -383,12 +484,12 @@ def _class_sum(margins: Float32s, labels: Float32s, weights: Float32s, unit: flo
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _error_sum(margins: Float32s, labels: Float32s, weights: Float32s, unit: float) -> np.int64:
-    # A row counts as class 1 where p > 1/2, p in float32 as XGBoost predicts it.
+def _error_sum(margins: Float32s, labels: Float32s, weights: Float32s, unit: float, threshold: np.float32) -> np.int64:
+    # A row counts as class 1 where p > 1/2, or the threshold given, p in float32 as XGBoost predicts it.
     total = np.int64(0)
     for row in range(margins.shape[0]):
         label = np.float64(labels[row])
-        is_one = np.float32(sigmoid(np.float64(margins[row]))) > np.float32(0.5)
+        is_one = np.float32(sigmoid(np.float64(margins[row]))) > threshold
         total += _fixed((1.0 - label if is_one else label) * np.float64(weights[row]), unit)
     return total
 
@@ -412,6 +513,94 @@ def _absolute_error_sum(
     for row in range(margins.shape[0]):
         difference = _prediction(np.float64(margins[row]), link, most) - np.float64(labels[row])
         total += _fixed(abs(difference) * np.float64(weights[row]), unit)
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _relative_error_sum(
+    margins: Float32s, labels: Float32s, weights: Float32s, unit: float, link: int, most: float
+) -> tuple[np.int64, np.int64]:
+    total, failed = np.int64(0), np.int64(0)
+    for row in range(margins.shape[0]):
+        label, weight = np.float64(labels[row]), np.float64(weights[row])
+        if label == 0.0:
+            failed += np.int64(weight > 0.0)
+            continue
+        share = abs((label - _prediction(np.float64(margins[row]), link, most)) / label)
+        total += _fixed(min(share, 2.0**MAPE_BITS) * weight, unit)
+    return total, failed
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _squared_log_error_sum(
+    margins: Float32s, labels: Float32s, weights: Float32s, unit: float, link: int, most: float
+) -> tuple[np.int64, np.int64]:
+    total, failed = np.int64(0), np.int64(0)
+    for row in range(margins.shape[0]):
+        weight = np.float64(weights[row])
+        label, prediction = np.float64(labels[row]), _prediction(np.float64(margins[row]), link, most)
+        if not (prediction > -1.0 and label > -1.0):
+            failed += np.int64(weight > 0.0)
+            continue
+        difference = log(1.0 + label) - log(1.0 + prediction)
+        total += _fixed(difference * difference * weight, unit)
+    return total, failed
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _pseudo_huber_sum(
+    margins: Float32s, labels: Float32s, weights: Float32s, unit: float, link: int, most: float, slope: float
+) -> np.int64:
+    # s^2 (sqrt(1 + (z / s)^2) - 1) is z^2 / (1 + sqrt(1 + (z / s)^2)).
+    total = np.int64(0)
+    for row in range(margins.shape[0]):
+        z = _prediction(np.float64(margins[row]), link, most) - np.float64(labels[row])
+        ratio = z / slope
+        total += _fixed(z * z / (1.0 + np.sqrt(1.0 + ratio * ratio)) * np.float64(weights[row]), unit)
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _gamma_sum(margins: Float32s, labels: Float32s, weights: Float32s, unit: float, most: float) -> np.int64:
+    # -ln of the exponential density at y with the mean p = e^m, as XGBoost: y / p + ln p.
+    total = np.int64(0)
+    for row in range(margins.shape[0]):
+        mean = max(min(exp(np.float64(margins[row])), most), LEAST_GAMMA_MEAN)
+        loss = np.float64(labels[row]) / mean + log(mean) + NLOGLIK_OFFSET
+        total += _fixed(min(max(loss, 0.0), 2.0**GAMMA_BITS) * np.float64(weights[row]), unit)
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _gamma_deviance_sum(margins: Float32s, labels: Float32s, weights: Float32s, unit: float, most: float) -> np.int64:
+    # 2 (ln(p / y) + y / p - 1).
+    total = np.int64(0)
+    for row in range(margins.shape[0]):
+        mean = min(exp(np.float64(margins[row])), most) + LEAST_GAMMA_MEAN
+        label = np.float64(labels[row]) + LEAST_GAMMA_MEAN
+        loss = 2.0 * (log(mean / label) + label / mean - 1.0)
+        total += _fixed(min(max(loss, 0.0), 2.0**GAMMA_BITS) * np.float64(weights[row]), unit)
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _tweedie_sum(
+    margins: Float32s,
+    labels: Float32s,
+    weights: Float32s,
+    unit: float,
+    most: float,
+    power: float,
+    highest: float,
+) -> np.int64:
+    # y p^(1 - r) / (r - 1) + p^(2 - r) / (2 - r), with p = e^m and the variance's power r.
+    total = np.int64(0)
+    farthest = log(most)
+    for row in range(margins.shape[0]):
+        margin = max(min(np.float64(margins[row]), farthest), -FARTHEST_MARGIN)
+        loss = np.float64(labels[row]) * exp((1.0 - power) * margin) / (power - 1.0)
+        loss += exp((2.0 - power) * margin) / (2.0 - power)
+        total += _fixed(min(loss, highest) * np.float64(weights[row]), unit)
     return total
 
 

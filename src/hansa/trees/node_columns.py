@@ -1,7 +1,7 @@
-"""Which columns each node of a growing tree may be split by: those drawn for its level and for itself, and those that may meet above it.
+"""Which columns each node of a growing tree may be split by: those drawn for it, and those that may meet the ones above it.
 
-Columns are drawn as XGBoost does: `colsample_bytree` of all, `colsample_bylevel` of these for each depth, `colsample_bynode` of these for
-each node; by public counters (`sampling`), so that every member can check them. With interaction constraints a node may be split by
+Columns are drawn as XGBoost does: `colsample_bytree` of all, `colsample_bylevel` of these for each depth, `colsample_bynode` of these
+for each node; by public counters (`sampling`), so that every member can check them. With interaction constraints a node may be split by
 what was split above it, and by each set that has all of that in it; at the root by anything (XGBoost's
 `FeatureInteractionConstraintHost`).
 """

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
 from hansa.errors import HansaError
-from hansa.trees.elementary import exp, sigmoid
-from hansa.trees.losses import is_exponential, is_logistic, is_softmax
+from hansa.trees.elementary import exp, log, sigmoid
+from hansa.trees.losses import LOSSES, exponents, is_exponential, is_logistic, is_softmax, step_of
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -42,7 +43,7 @@ class Scales:
     """How g and h become integers for one tree: q_g = round(g * gradient), q_h = round(h * hessian), at least 1 where h > 0.
 
     Attributes:
-        gradient: any positive float, or 0 where all gradients are 0.
+        gradient: any positive float, or 0 where all gradients are 0; of hinge loss a power of two.
         hessian: a power of two, so that hessians that are short binary fractions (1 for squared error) stay exact.
         planes: 1 (g in 31 bits and sign, h in 32 bits of one int64) or 2 (62 bits each).
     """
@@ -78,56 +79,106 @@ HIGHEST_LOG = 60.0
 """Predictions of e^m are kept finite by refusing margins above this: sums of 2^30 rows of e^60 = 2^87 fit a float32."""
 
 
+LEAST_SHIFTED = 2.0**-10
+"""Squared log error: least 1 + m of a row that its bounds hold for; nearer to m = -1 hessians, divided by its square, have none."""
+
+NEAREST_SHIFTED = 1e-6
+"""XGBoost's floor on 1 + m."""
+
+LEAST_LOG_HESSIAN = 1e-6
+"""XGBoost's floor on the hessian of squared log error."""
+
+FARTHEST_LOG = 32.0
+"""More than ln(1 + y) is in size, for any float32 y above -1 (ln 2^-24 = -16.7) up to 2^45 (`statistics.check_label_size`)."""
+
+
 def gradient_bound(
     objective: str,
     weight_bound: float,
     label_bound: float,
     margin_bound: float,
     highest_margin: float,
-    largest_mean: float = math.inf,
+    hessian_sum: float = math.inf,
+    shape: float = 0.0,
+    lowest_margin: float = -math.inf,
 ) -> float:
     """Public bound on |g| of any row; `weight_bound` includes scale_pos_weight.
 
-    logistic, softmax: |p - y| w <= w; squared error: |m - y| w; Poisson: |e^m - y| w <= max(e^m, y) w, as neither is negative.
+    logistic, softmax: |p - y| w <= w; hinge: w; squared error: |m - y| w; pseudo-Huber: |z| w / sqrt(1 + (z / s)^2) <=
+    w min(s, |z|), with z = m - y; squared log error: |ln(1 + m) - ln(1 + y)| w / (1 + m), of 1 + m >= 2^-10 (`check_margins`).
+
+    Poisson, gamma, Tweedie: |e^(b m) - y e^(-a m)| w <= max(A, B) with A = y e^(-a m) w, B = e^(b m) w, as neither is negative
+    (`losses.exponents`). Moreover h = e^d (a A + b B), so that A <= H / a and B <= H / (b e^d), with H the sum of h over all rows.
 
     Args:
-        label_bound, margin_bound: no row's label, or margin, exceeds this in size. highest_margin: no row's margin exceeds this.
-        largest_mean: no row's w e^m exceeds this, by the sum of h over all rows; not used but where e^m is predicted.
+        label_bound, margin_bound: no row's label, or margin, exceeds this in size. highest_margin, lowest_margin: no row's margin is
+            above, or below, this.
+        hessian_sum: the sum of h over all rows is at most this; not used but where e^m is predicted.
+        shape: as for `gradients`.
 
-    Raises HansaError where e^m might grow so large that sums would not fit a model's float32.
+    Raises HansaError where e^m might grow so large, or so small, that sums would not fit a model's float32.
     """
-    if is_logistic(objective) or is_softmax(objective):
-        return weight_bound
-    if not is_exponential(objective):
-        return weight_bound * (label_bound + margin_bound)
-    largest = min(weight_bound * float(exp(highest_margin)), largest_mean)
-    if not largest <= weight_bound * float(exp(HIGHEST_LOG)):
-        raise HansaError(
-            f"the trees so far may predict e^{highest_margin:.0f} for a row; {objective} can be trained up to "
-            f"e^{HIGHEST_LOG:.0f}: divide the labels by a constant at every party, or set a smaller number as eta, max_delta_step or "
-            "rounds in the plan"
+    match LOSSES[objective].gradients:
+        case "logistic" | "hinge" | "softmax":
+            return weight_bound
+        case "squared error":
+            return weight_bound * (label_bound + margin_bound)
+        case "pseudo-Huber":
+            return weight_bound * min(shape, label_bound + margin_bound) * SUM_SLACK
+        case "squared log error":
+            farthest = max(-math.log(LEAST_SHIFTED), math.log1p(margin_bound))
+            return weight_bound * math.ceil(farthest + FARTHEST_LOG) / LEAST_SHIFTED
+    a, b = exponents(objective, shape)
+    lowest = max(lowest_margin, -margin_bound)
+    rising = weight_bound * float(exp(b * highest_margin))
+    falling = weight_bound * label_bound * float(exp(-a * lowest))
+    if b > 0:
+        rising = min(rising, hessian_sum / float(exp(step_of(objective, shape))) / b * SUM_SLACK)
+    if a > 0:
+        falling = min(falling, hessian_sum / a * SUM_SLACK)
+    most = weight_bound * float(exp(HIGHEST_LOG))
+    if not (rising <= most and falling <= most * max(label_bound, 1.0)):
+        far, least = (
+            (highest_margin, f"up to e^{HIGHEST_LOG:.0f}") if not rising <= most else (lowest, "no farther down")
         )
-    return max(largest, weight_bound * label_bound) * SUM_SLACK
+        raise HansaError(
+            f"the trees so far may predict e^{far:.0f} for a row; {objective} can be trained {least}: divide the labels by a constant "
+            "at every party, or set a smaller number as eta, max_delta_step or rounds in the plan"
+        )
+    return max(rising, falling) * SUM_SLACK
 
 
-def largest_mean(hessian_sum: float, shape: float) -> float:
-    """What no row's w e^m exceeds where the hessians e^(m + d) w of all rows sum to at most `hessian_sum`."""
-    return hessian_sum / float(exp(shape)) * SUM_SLACK
+def check_margins(objective: str, margins: Float32, rows: npt.NDArray[np.uint32]) -> None:
+    """Raise HansaError where margins of these rows are such that no bound of `gradient_bound` holds; says nothing of the row."""
+    if LOSSES[objective].gradients == "squared log error" and bool((margins[rows] < LEAST_SHIFTED - 1.0).any()):
+        raise HansaError(
+            f"the trees so far predict less than {LEAST_SHIFTED - 1.0:.3f} for a row; near -1 the hessians of {objective} have no "
+            "bound: add a constant to the labels at every party, or set base_score or a smaller eta in the plan"
+        )
 
 
 def most_hessian(objective: str, weight_bound: float, gradient_bound: float, shape: float) -> float:
     """Bound on h of any row but for its rounding, from public bounds on its weight and on its |g|.
 
-    logistic: p (1 - p) w <= w / 4; softmax: 2 p (1 - p) w <= w / 2; squared error: w; Poisson: e^(m + d) w, and e^m w is at most the bound on |g|.
+    logistic: p (1 - p) w <= w / 4; softmax: 2 p (1 - p) w <= w / 2; squared error, hinge: w; pseudo-Huber:
+    w / (1 + (z / s)^2)^(3/2) <= w; squared log error:
+    (1 - ln(1 + m) + ln(1 + y)) w / (1 + m)^2 <= (1 + 10 ln 2 + ln(1 + y)) w 2^20, of 1 + m >= 2^-10.
+
+    Poisson, gamma, Tweedie: e^d (a A + b B) <= e^d max(A, B), as a + b = 1, and max(A, B) is the bound on |g|.
 
     Args:
-        shape: max_delta_step d of count:poisson; not used for others.
+        shape: as for `gradients`.
     """
-    if is_exponential(objective):
-        return gradient_bound * float(exp(shape)) * SUM_SLACK
-    if is_softmax(objective):
-        return weight_bound / 2
-    return weight_bound / 4 if is_logistic(objective) else weight_bound
+    match LOSSES[objective].gradients:
+        case "logistic":
+            return weight_bound / 4
+        case "softmax":
+            return weight_bound / 2
+        case "squared error" | "hinge" | "pseudo-Huber":
+            return weight_bound
+        case "squared log error":
+            return weight_bound * (math.ceil(1.0 - math.log(LEAST_SHIFTED)) + FARTHEST_LOG) / LEAST_SHIFTED**2
+    return gradient_bound * float(exp(step_of(objective, shape))) * SUM_SLACK
 
 
 def hessian_bound(objective: str, weight_bound: float, gradient_bound: float, shape: float) -> float:
@@ -211,6 +262,59 @@ def softmax_gradients(
     _softmax(margins, labels, NO_WEIGHTS if weights is None else weights, gradient, hessian)
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _gamma(margins, labels, weights, gradient, hessian):  # type: ignore[no-untyped-def]
+    for i in range(margins.shape[0]):
+        w = np.float64(weights[i]) if weights.shape[0] else 1.0
+        ratio = np.float64(labels[i]) * exp(-np.float64(margins[i]))
+        gradient[i] = (1.0 - ratio) * w
+        hessian[i] = ratio * w
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _tweedie(margins, labels, weights, power, gradient, hessian):  # type: ignore[no-untyped-def]
+    a, b = power - 1.0, 2.0 - power
+    for i in range(margins.shape[0]):
+        w = np.float64(weights[i]) if weights.shape[0] else 1.0
+        margin = np.float64(margins[i])
+        falling = np.float64(labels[i]) * exp(-a * margin)
+        rising = exp(b * margin)
+        gradient[i] = (rising - falling) * w
+        hessian[i] = (a * falling + b * rising) * w
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _pseudo_huber(margins, labels, weights, slope, gradient, hessian):  # type: ignore[no-untyped-def]
+    for i in range(margins.shape[0]):
+        w = np.float64(weights[i]) if weights.shape[0] else 1.0
+        z = np.float64(margins[i]) - np.float64(labels[i])
+        ratio = z / slope
+        square = 1.0 + ratio * ratio
+        root = np.sqrt(square)
+        gradient[i] = z / root * w
+        hessian[i] = w / (square * root)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _squared_log_error(margins, labels, weights, gradient, hessian):  # type: ignore[no-untyped-def]
+    for i in range(margins.shape[0]):
+        w = np.float64(weights[i]) if weights.shape[0] else 1.0
+        shifted = max(1.0 + np.float64(margins[i]), NEAREST_SHIFTED)
+        difference = log(shifted) - log(1.0 + np.float64(labels[i]))
+        gradient[i] = difference / shifted * w
+        hessian[i] = max((1.0 - difference) / (shifted * shifted), LEAST_LOG_HESSIAN) * w
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _hinge(margins, labels, weights, gradient, hessian):  # type: ignore[no-untyped-def]
+    for i in range(margins.shape[0]):
+        w = np.float64(weights[i]) if weights.shape[0] else 1.0
+        side = 2.0 * np.float64(labels[i]) - 1.0
+        wrong = np.float64(margins[i]) * side < 1.0
+        gradient[i] = -side * w if wrong else 0.0
+        hessian[i] = w if wrong else 0.0
+
+
 NO_WEIGHTS = np.zeros(0, np.float32)
 
 
@@ -227,23 +331,40 @@ def gradients(
     """First and second derivative of each row's loss by its margin, times its weight.
 
     logistic: g = (p - y) w, h = max(p (1 - p), 1e-16) w, with w multiplied by scale_pos_weight where y = 1;
-    squared error: g = (m - y) w, h = w; Poisson: g = (e^m - y) w, h = e^(m + d) w (XGBoost's `regression_loss.h` and
-    `regression_obj.cu`).
+    squared error: g = (m - y) w, h = w; Poisson: g = (e^m - y) w, h = e^(m + d) w; gamma: g = (1 - y e^-m) w, h = y e^-m w;
+    Tweedie, a = r - 1, b = 2 - r: g = (e^(b m) - y e^(-a m)) w, h = (a y e^(-a m) + b e^(b m)) w;
+    pseudo-Huber, z = m - y: g = z w / sqrt(1 + (z / s)^2), h = w / (1 + (z / s)^2)^(3/2);
+    squared log error, with m at least -1 + 1e-6: g = (ln(1 + m) - ln(1 + y)) w / (1 + m),
+    h = max((1 - ln(1 + m) + ln(1 + y)) / (1 + m)^2, 1e-6) w;
+    hinge, t = 2 y - 1: g = -t w, h = w where t m < 1, else both 0. There XGBoost's h is 2^-126, which no sum shows; here `pack` would
+    count it as a whole unit. (XGBoost's `regression_loss.h`, `regression_obj.cu` and `hinge.cu`).
 
     Args:
         objective: one of `losses.LOSSES`.
         margins, labels: float32 (n,). weights: float32 (n,) or None for 1.
         positive_weight: scale_pos_weight, a number.
         gradient, hessian: float64 (n,), written.
-        shape: max_delta_step d of count:poisson; not used for others.
+        shape: max_delta_step d of count:poisson, tweedie_variance_power r of reg:tweedie, huber_slope s of reg:pseudohubererror; not
+            used for others.
     """
     given = NO_WEIGHTS if weights is None else weights
-    if is_logistic(objective):
-        _logistic(margins, labels, given, positive_weight, gradient, hessian)
-    elif is_exponential(objective):
-        _poisson(margins, labels, given, shape, gradient, hessian)
-    else:
-        _squared_error(margins, labels, given, gradient, hessian)
+    match LOSSES[objective].gradients:
+        case "logistic":
+            _logistic(margins, labels, given, positive_weight, gradient, hessian)
+        case "squared error":
+            _squared_error(margins, labels, given, gradient, hessian)
+        case "poisson":
+            _poisson(margins, labels, given, shape, gradient, hessian)
+        case "gamma":
+            _gamma(margins, labels, given, gradient, hessian)
+        case "tweedie":
+            _tweedie(margins, labels, given, shape, gradient, hessian)
+        case "pseudo-Huber":
+            _pseudo_huber(margins, labels, given, shape, gradient, hessian)
+        case "squared log error":
+            _squared_log_error(margins, labels, given, gradient, hessian)
+        case "hinge":
+            _hinge(margins, labels, given, gradient, hessian)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -274,7 +395,13 @@ def sum_magnitudes(values: Float64, rows: npt.NDArray[np.uint32], bound: float, 
 
 
 def scales(
-    gradient_sum: int, hessian_sum: int, gradient_unit: int, hessian_unit: int, n_rows_total: int, bits: int
+    gradient_sum: int,
+    hessian_sum: int,
+    gradient_unit: int,
+    hessian_unit: int,
+    n_rows_total: int,
+    bits: int,
+    short: bool = False,
 ) -> Scales:
     """The finest scales under which no histogram of these rows can overflow.
 
@@ -285,6 +412,7 @@ def scales(
         gradient_sum, hessian_sum: pooled `sum_magnitudes`, in units of 2^gradient_unit and 2^hessian_unit.
         n_rows_total: rows of all parties.
         bits: 32 or 64.
+        short: whether gradients are short binary fractions (+-1 of hinge loss), that a power of two as their scale keeps exact too.
     """
     gradient_room, hessian_room = (31, 32) if bits == 32 else (SUM_BITS, SUM_BITS)
     if n_rows_total >= (MOST_ROWS_OF_32_BITS if bits == 32 else 2 ** (SUM_BITS - 2)):
@@ -297,6 +425,8 @@ def scales(
         # Of 62 bits a float64 holds 53: the quotient may be rounded up, and one party may have all of the sum (`check_scales`).
         while gradient * math.ldexp(gradient_sum, gradient_unit) > 2**gradient_room:
             gradient = math.nextafter(gradient, 0.0)
+        if short:
+            gradient = math.ldexp(1.0, math.frexp(gradient)[1] - 1)
     hessian = 1.0
     if hessian_sum > 0:
         _, exponent = math.frexp(math.ldexp((2**hessian_room - 1 - n_rows_total) / hessian_sum, -hessian_unit))
@@ -309,6 +439,15 @@ FARTHEST = 700.0
 
 ROW_ERROR = 2.0**-50
 """More than the rounding error of a row's p, or in parts of it of a row's e^m, as `gradients` computes it."""
+
+
+def _row_error(objective: str, shape: float) -> float:
+    """More than the rounding errors of A and B (`gradient_bound`), before and after, in parts of h.
+
+    Of Tweedie, a m is rounded before e^(-a m) is taken: for |a m| < 2^10 that is an error of 2^-43, and A is at most h / a.
+    """
+    least = min(value for value in exponents(objective, shape) if value > 0)
+    return 2 * ROW_ERROR if least == 1 else 2.0**-42 / least
 
 
 def sums_after(
@@ -325,21 +464,28 @@ def sums_after(
 
     logistic: dp/dm = h / w, and log h changes by at most |v| where the margin moves by v. So h' <= h e^|v| and
     |g' - g| <= h (e^|v| - 1); moreover |g| <= w and h <= w / 4. Squared error: |g' - g| = w |v| = h |v| and h' = h.
-    Poisson: h' = h e^v, and |g' - g| = e^m w |e^v - 1| <= h e^-d (e^|v| - 1), with d = max_delta_step.
+    Poisson, gamma, Tweedie: dg/dm = h e^-d = a A + b B, with A and B as in `gradient_bound` that change by e^(-a v) and e^(b v). As
+    0 <= a, b <= 1, h' <= h e^|v| and |g' - g| <= h e^-d (e^|v| - 1).
+    Of others whose sums may shrink far more than a bound tells nothing is said: both are infinite (`losses.Loss.foreseen`).
 
     Args:
         gradient_sum, hessian_sum: upper bounds of sum |g| and sum h before.
         leaves: float64 (leaves,): how far a row moves at most, rounding included. hessians: float64 (leaves,): sum of h, before, of
             each leaf's rows; they may be too small by `hessian_error` in all.
         weight: sum of all w, scale_pos_weight included.
-        shape: max_delta_step d of count:poisson; not used for others.
+        shape: as for `gradients`.
     """
+    if not LOSSES[objective].foreseen:
+        return math.inf, math.inf
     logistic = is_logistic(objective)
     exponential = is_exponential(objective)
     growth = np.expm1(np.minimum(leaves, FARTHEST)) if logistic or exponential else leaves
     if exponential:
         moved = float(hessians @ growth) + hessian_error * float(growth.max())
-        gradient = gradient_sum + moved / float(exp(shape)) + 2 * ROW_ERROR * (hessian_sum + moved)
+        gradient = gradient_sum + moved / float(exp(step_of(objective, shape)))
+        gradient += _row_error(objective, shape) * (hessian_sum + moved)
+        if exponents(objective, shape)[1] == 0:  # gamma's g has the term w beside h
+            gradient += weight * ROW_ERROR
         return gradient * SUM_SLACK, (hessian_sum + moved) * SUM_SLACK
     moved = float(hessians @ growth) + hessian_error * float(growth.max()) + weight * ROW_ERROR
     gradient, hessian = gradient_sum + moved, hessian_sum
@@ -405,8 +551,9 @@ def fixed_weights(weights: Float32, unit: int) -> npt.NDArray[np.int64]:
     return np.floor(weights.astype(np.float64) * math.ldexp(1.0, -unit) + 0.5).astype(np.int64)
 
 
-def sum_fixed(values: Float32, weights: Float32 | None, unit: int) -> int:
-    """sum of values (times weights) as a whole number of 2^unit, each row rounded to nearest; values float32 (n,).
+def sum_fixed(values: npt.NDArray[np.floating[Any]], weights: Float32 | None, unit: int) -> int:
+    """sum of values (times weights) as a whole number of 2^unit, each row rounded to nearest; values (n,), float32 or
+    float64.
 
     Raises HansaError where the sum might not fit: `unit` is too small for these rows.
     """

@@ -14,7 +14,18 @@ import numpy as np
 from hansa.errors import PlanError
 from hansa.spelling import nearest
 from hansa.trees.ensemble import LEAST_PROBABILITY, OBJECTIVES
-from hansa.trees.losses import LOSSES, OneLabel, is_exponential, is_logistic, is_softmax
+from hansa.trees.losses import (
+    LEAST_POWER,
+    LOSSES,
+    MOST_POWER,
+    OneLabel,
+    is_exponential,
+    is_logistic,
+    is_softmax,
+    measures,
+    metrics_in_words,
+)
+from hansa.trees.objective import LEAST_SHIFTED
 
 DEFAULT_METRIC = {objective: loss.metrics[0] for objective, loss in LOSSES.items()}
 
@@ -37,16 +48,26 @@ POISSON_STEP = 0.7
 MOST_STEP = 20.0
 """Hessians of count:poisson have the factor e^max_delta_step."""
 
+TWEEDIE = "tweedie-nloglik"
+
 MOST_TREES = 1_000_000
 """Trees of a model: rounds times trees a round."""
 
 GROW_POLICIES = ("depthwise", "lossguide")
+
+_REFITTED = (
+    "XGBoost replaces each leaf's value by a quantile of its rows' residuals, and sums over rows have no quantiles; train with "
+    "reg:pseudohubererror and a small huber_slope, which comes near the absolute error"
+)
 
 REFUSED_OBJECTIVES = {
     "rank:": "ranking compares rows of one query with one another, and a row's gradient here follows from that row alone; train on "
     "each row's own label, for example with reg:squarederror",
     "survival:": "survival:cox orders all rows by time, which no sum over rows can do, and survival:aft needs two labels a row; train "
     "on one label, for example with binary:logistic on 'the event came within a year'",
+    "reg:absoluteerror": _REFITTED,
+    "reg:quantileerror": _REFITTED,
+    "reg:expectileerror": "Hansa has no gradients of it; train on squared error (reg:squarederror)",
 }
 """How names of XGBoost's objectives begin that cannot be had in any mode, and why."""
 
@@ -101,7 +122,7 @@ WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...] | None, str]] = {
     **dict.fromkeys(("feature_selector", "top_k"), ((), _OF_LINEAR)),
     **dict.fromkeys(
         (
-            *("tweedie_variance_power", "huber_slope", "quantile_alpha", "expectile_alpha", "ndcg_exp_gain"),
+            *("quantile_alpha", "expectile_alpha", "ndcg_exp_gain"),
             *("aft_loss_distribution", "aft_loss_distribution_scale", "lambdarank_pair_method"),
             *("lambdarank_num_pair_per_sample", "lambdarank_normalization", "lambdarank_score_normalization"),
             *("lambdarank_unbiased", "lambdarank_bias_norm"),
@@ -186,6 +207,10 @@ class Parameters:
         where every split does, for any number.
     max_cat_threshold : int or None
         Fewer categories than this are told from all others by a split on a feature of more categories; None for XGBoost's 64.
+    huber_slope : float
+        Of reg:pseudohubererror and the metric mphe: errors far above it count by their size, those far below by their square.
+    tweedie_variance_power : float
+        Of reg:tweedie: the variance is proportional to this power of the mean.
 
     Examples
     --------
@@ -222,6 +247,8 @@ class Parameters:
     histogram_bits: int | str = "auto"
     max_cat_to_onehot: int | None = None
     max_cat_threshold: int | None = None
+    huber_slope: float = 1.0
+    tweedie_variance_power: float = 1.5
 
     @property
     def outputs(self) -> int:
@@ -289,7 +316,10 @@ class Parameters:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics to compute: `eval_metric`, or the objective's own."""
-        return self.eval_metric or (DEFAULT_METRIC[self.objective],)
+        if self.eval_metric:
+            return self.eval_metric
+        own = DEFAULT_METRIC[self.objective]
+        return (f"{TWEEDIE}@{self.tweedie_variance_power:.6g}" if own.startswith(TWEEDIE) else own,)
 
 
 NAMES = tuple(field.name.rstrip("_") for field in fields(Parameters))
@@ -455,6 +485,10 @@ def _check(name: str, value: Any) -> Any:
             return _number(name, value, 0, 1, low_open=True)
         case "scale_pos_weight":
             return value if isinstance(value, str) and value == "auto" else _number(name, value, 0, 1e6, low_open=True)
+        case "huber_slope":
+            return _number(name, value, 0, MOST, low_open=True)
+        case "tweedie_variance_power":
+            return _number(name, value, LEAST_POWER, MOST_POWER)
         case "base_score":
             return None if value is None else _number(name, value, -MOST, MOST)
         case "max_cat_to_onehot" | "max_cat_threshold":
@@ -522,8 +556,8 @@ def _check_together(p: Parameters) -> None:
     if p.rounds * p.trees_per_round > MOST_TREES:
         raise _refuse("rounds", p.rounds, f"at most {MOST_TREES} trees in all, with {p.trees_per_round} a round")
     for metric in p.eval_metric:
-        if metric not in METRICS[p.objective]:
-            raise _refuse("eval_metric", metric, f"one of {', '.join(METRICS[p.objective])} for {p.objective}")
+        if not measures(metric, p.objective):
+            raise _refuse("eval_metric", metric, f"one of {metrics_in_words(p.objective)} for {p.objective}")
     if len(set(p.eval_metric)) < len(p.eval_metric):
         raise _refuse("eval_metric", p.eval_metric, "each metric once")
     far = p.base_score is None or LEAST_PROBABILITY <= p.base_score <= 1 - LEAST_PROBABILITY
@@ -532,10 +566,28 @@ def _check_together(p: Parameters) -> None:
         raise _refuse("base_score", p.base_score, expected)
     if is_exponential(p.objective) and p.base_score is not None and not p.base_score > 0:
         raise _refuse("base_score", p.base_score, f"a number above 0 for {p.objective}, whose predictions are")
-    if is_exponential(p.objective) and not p.max_delta_step <= MOST_STEP:
+    if LOSSES[p.objective].gradients == "squared log error" and (p.base_score or 0.0) < LEAST_SHIFTED - 1:
+        raise _refuse("base_score", p.base_score, f"a number of at least {LEAST_SHIFTED - 1:.10g} for {p.objective}")
+    if LOSSES[p.objective].shape == "max_delta_step" and not p.max_delta_step <= MOST_STEP:
         raise _refuse("max_delta_step", p.max_delta_step, f"at most {MOST_STEP:g} for {p.objective}, a smaller number")
     if not is_logistic(p.objective) and p.scale_pos_weight != 1.0:
-        raise _refuse("scale_pos_weight", p.scale_pos_weight, f"1 for {p.objective}, which has no positive class")
+        why = (
+            "whose loss has no such weight" if LOSSES[p.objective].labels == "binary" else "which has no positive class"
+        )
+        raise _refuse("scale_pos_weight", p.scale_pos_weight, f"1 for {p.objective}, {why}")
+    _check_shapes(p)
+
+
+def _check_shapes(p: Parameters) -> None:
+    """Refuse parameters of a loss that nothing asked for depends on."""
+    if p.huber_slope != 1.0 and LOSSES[p.objective].shape != "huber_slope" and "mphe" not in p.eval_metric:
+        raise _refuse(
+            "huber_slope", p.huber_slope, f"1 for {p.objective} without the metric mphe, as neither depends on it"
+        )
+    if p.tweedie_variance_power != 1.5 and LOSSES[p.objective].shape != "tweedie_variance_power":
+        raise _refuse(
+            "tweedie_variance_power", p.tweedie_variance_power, f"1.5 for {p.objective}, which does not depend on it"
+        )
 
 
 def _check_classes(p: Parameters) -> None:

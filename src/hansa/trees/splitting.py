@@ -396,7 +396,7 @@ def decide_level(gains, found, totals, bounds, gamma, rule, eta, deepest, leaves
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def lighter_left(children):  # type: ignore[no-untyped-def]
-    """uint8 (splits,): whether the left child of each split has the smaller sum of hessians, or the same. children: int64 (2 splits, 2)."""
+    """uint8 (splits,): whether the left child of each split is the lighter one, or as heavy. children: int64 (2 splits, 2)."""
     build_left = np.empty(children.shape[0] // 2, np.uint8)
     for split in range(build_left.shape[0]):
         build_left[split] = children[2 * split, 1] <= children[2 * split + 1, 1]

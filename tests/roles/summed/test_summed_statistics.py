@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
+import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -21,10 +23,14 @@ from hansa.roles.summed.statistics import (
     check_label_size,
     count_magnitudes,
     histogram_bits_of,
+    label_sums,
     label_units,
+    newton_step,
     start_of,
     sum_labels,
+    sum_steps,
 )
+from hansa.trees.parameters import parse_parameters
 from made_tables import plan
 
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -109,7 +115,8 @@ def start(labels, weights=None, **given):
     bounds = bounds_of(count_magnitudes(labels, weights), weights is not None)
     units = label_units(bounds, len(labels))
     chosen = plan(("a",), weighted=weights is not None, **given)
-    return start_of(chosen, sum_labels(labels, weights, *units), *units)
+    given = (labels, weights, *units)
+    return start_of(chosen, np.concatenate([sum_labels(*given), sum_steps(chosen.parameters, *given)]), *units)
 
 
 def test_the_start_is_the_mean():
@@ -258,6 +265,52 @@ def test_counts_that_are_all_zero_are_refused_with_the_cure():
             HansaError, match="all have label 0, or nearly; count:poisson needs rows with a label above 0"
         ):
             start(labels, weights, objective="count:poisson")
+
+
+def test_a_newton_step_is_xgboosts_and_does_not_depend_on_who_holds_the_rows():
+    draw = np.random.default_rng(5)
+    labels = (3 * draw.gamma(2, size=400) - 0.9).astype(np.float32)
+    weights = draw.gamma(2, size=400).astype(np.float32)
+    units = label_units(bounds_of(count_magnitudes(labels, weights), True), 400)
+    for objective, shape in (("reg:pseudohubererror", {"huber_slope": 0.5}), ("reg:squaredlogerror", {})):
+        parameters = parse_parameters({"objective": objective, "base_score": None} | shape)
+        whole = sum_steps(parameters, labels, weights, *units)
+        order = draw.permutation(400)
+        parts = [sum_steps(parameters, labels[rows], weights[rows], *units) for rows in np.split(order, [3, 170])]
+        assert np.array_equal(sum(parts), whole)
+        matrix = xgboost.DMatrix(np.zeros((400, 1)), labels, weight=weights)
+        booster = xgboost.train({"objective": objective, "nthread": 1} | shape, matrix, 1)
+        text = json.loads(booster.save_config())["learner"]["learner_model_param"]["base_score"]
+        assert newton_step(objective, whole, *units) == pytest.approx(float(text.strip("[]")), rel=1e-6)
+    assert len(sum_steps(parse_parameters({}), labels, weights, *units)) == 0
+    assert [label_sums(name) for name in ("binary:logistic", "reg:pseudohubererror")] == [LABEL_SUMS, LABEL_SUMS + 2]
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["reg:pseudohubererror", "reg:squaredlogerror"]),
+    st.lists(st.floats(-1 + 2.0**-24, 2.0**45, width=32), min_size=1, max_size=20),
+    st.sampled_from([1e-3, 1.0, 1e4]),
+)
+def test_sums_of_a_newton_step_never_overflow(objective, labels, slope):
+    """Units are such that sum_fixed refuses nothing, whatever the labels."""
+    labels = np.array(labels, np.float32)
+    parameters = parse_parameters(
+        {"objective": objective} | ({"huber_slope": slope} if objective == "reg:pseudohubererror" else {})
+    )
+    units = label_units(bounds_of(count_magnitudes(labels, None), False), len(labels))
+    sum_steps(parameters, labels, None, *units)
+
+
+def test_a_start_from_where_nothing_can_be_trained_is_refused_with_the_cure():
+    with pytest.raises(HansaError, match=r"base score of reg:squaredlogerror.*would be -.*give base_score in the plan"):
+        start([-0.9, -0.9], objective="reg:squaredlogerror")
+
+
+def test_sides_start_from_0_as_xgboosts_do():
+    assert start([1, 0, 0, 0], objective="binary:hinge").base_score == 0.0
+    with pytest.raises(HansaError, match="binary:hinge needs rows of both classes"):
+        start([1, 1], objective="binary:hinge")
 
 
 def test_log_odds_start_from_the_share_of_label_1_as_xgboosts_do():

@@ -52,7 +52,7 @@ from hansa.roles.summed.statistics import (
     bounds_of,
     check_label_size,
     histogram_bits_of,
-    label_sums_length,
+    label_sums,
     label_units,
     metric_scale,
     rounded_leaf_bits,
@@ -64,7 +64,7 @@ from hansa.trees.ensemble import Ensemble, Tree, base_margin, without_statistics
 from hansa.trees.growth import Buffers, Grower
 from hansa.trees.least_rows import heaviest_row, hessian_of
 from hansa.trees.level import Level
-from hansa.trees.losses import is_exponential
+from hansa.trees.losses import LOSSES, is_exponential
 from hansa.trees.metrics import NO_ROWS, best_round, metric_value, stops_early, sums_length, why_no_value
 from hansa.trees.sampling import draw_columns
 from hansa.trees.worker_pool import ALONE, WorkerPool
@@ -203,6 +203,7 @@ class Aggregator:
         self._stopping = False
         self._with_root = False
         self._moved = 0.0
+        self._foreseen = LOSSES[plan.parameters.objective].foreseen
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -389,7 +390,7 @@ class Aggregator:
         check_label_size(self._bounds)
         self._label_units = label_units(self._bounds, self._n_rows)
         self._step = 1
-        self._expect({"labels": (label_sums_length(self._plan),)})
+        self._expect({"labels": (label_sums(self._plan.parameters),)})
         yield from self._broadcast(SumLabels(*self._label_units))
 
     def _labelled(self, message: Contribution, sums: Int64) -> Outgoing:
@@ -434,6 +435,7 @@ class Aggregator:
         self._cuts = with_categories(cuts, self._rules)
         self._bin_offsets = np.concatenate([[0], np.cumsum(self._cuts.n_codes)]).astype(np.int64)
         margins = [float(base_margin(plan.parameters.objective, score)) for score in self._start.base_scores]
+        self._base_margin = margins[0]
         self._highest_margin = max(margins)
         self._margin_bound = max(map(abs, margins))
         if self._counts is not None:
@@ -481,7 +483,9 @@ class Aggregator:
             self._bounds.label,
             self._margin_bound * MARGIN_SLACK,
             self._highest_margin + self._margin_bound * (MARGIN_SLACK - 1),
-            objective.largest_mean(hessian_sum, self._plan.parameters.shape),
+            hessian_sum,
+            self._plan.parameters.shape,
+            self._base_margin - (self._margin_bound * MARGIN_SLACK - abs(self._base_margin)),
         )
         self._hessian_bound = objective.hessian_bound(*self._public_bounds())
         self._units = (
@@ -536,7 +540,10 @@ class Aggregator:
         parameters = self._plan.parameters
         if self._leaf_bits is not None:  # the scales say no more of the leaves' sums than a power of two
             totals = [1 << (total - 1).bit_length() if total > 0 else total for total in totals]
-        scales = self._scales = objective.scales(totals[0], totals[1], *self._units, self._n_rows, self._histogram_bits)
+        short = LOSSES[parameters.objective].gradients == "hinge"
+        scales = self._scales = objective.scales(
+            totals[0], totals[1], *self._units, self._n_rows, self._histogram_bits, short
+        )
         heaviest = heaviest_row(objective.most_hessian(*self._public_bounds()), scales)
         self._least_hessian = hessian_of(self._plan.min_child_rows, heaviest)
         self._columns = draw_columns(
@@ -653,7 +660,7 @@ class Aggregator:
                 "where rows are drawn: set subsample = 1 in the plan, or a smaller eta or rounds"
             )
         # Rows that another draw brings in had no part in the leaves' sums, nor had one tree of several all that moved the margins.
-        at_once = self._tree <= self._last_tree and all_drawn and self._per_round == 1
+        at_once = self._tree <= self._last_tree and all_drawn and self._foreseen and self._per_round == 1
         self._session.go(message, "growing" if at_once else "totalling")
         if not at_once:
             return None
@@ -713,7 +720,10 @@ class Aggregator:
         if not self._n_evaluation:
             return None, NO_ROWS
         summed = sums[f"metric/{name}"]
-        scale = metric_scale(self._plan.parameters.objective, self._n_evaluation, self._bounds, self._gradient_bound)
+        parameters = self._plan.parameters
+        scale = metric_scale(
+            parameters.objective, self._n_evaluation, self._bounds, self._gradient_bound, parameters.huber_slope
+        )
         value = metric_value(name, self._plan.parameters.objective, summed, scale)
         return (None, why_no_value(name, summed)) if math.isnan(value) else (value, "")
 

@@ -50,7 +50,15 @@ from hansa.protocol.session import PARTY, PARTY_MASKED, PARTY_VERIFYING, Session
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.run import Binned, Progress, Registered, Trained, TreeGrown, agreement, agreement_parts, run_id
 from hansa.roles.summed.features import feature_rules, node_columns, with_categories, without_categories
-from hansa.roles.summed.statistics import MagnitudeBounds, count_magnitudes, metric_scale, rounded_leaf_bits, sum_labels
+from hansa.roles.summed.statistics import (
+    MagnitudeBounds,
+    count_magnitudes,
+    metric_scale,
+    rounded_leaf_bits,
+    sum_classes,
+    sum_labels,
+    sum_steps,
+)
 from hansa.roles.summed.sum_masking import MaskingNotReady, NoMasking, Signer, SumMasking
 from hansa.roles.summed.verified_counts import CountChecker, Evidence, Named
 from hansa.secure.keys import RunNames
@@ -58,7 +66,7 @@ from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, base_margin
 from hansa.trees.growth import Buffers, RowPartition, check_level, nodes_to_build, rounded, tree_received
 from hansa.trees.level import Level
-from hansa.trees.losses import is_exponential, is_softmax
+from hansa.trees.losses import LOSSES, is_exponential, is_softmax
 from hansa.trees.metrics import MetricScale, metric_sums
 from hansa.trees.sampling import draw_columns, draw_rows
 from hansa.trees.worker_pool import ALONE, WorkerPool
@@ -381,9 +389,10 @@ class Party:
         self._step += 1
         rows = self._training
         weights = None if self._weights is None else self._weights[rows]
-        classes = self._plan.parameters.num_class
         with self._blaming():
-            sums = sum_labels(self._labels[rows], weights, message.label_unit, message.weight_unit, classes)
+            given = (self._labels[rows], weights, message.label_unit, message.weight_unit)
+            parameters = self._plan.parameters
+            sums = np.concatenate([sum_labels(*given), sum_steps(parameters, *given), sum_classes(parameters, *given)])
             self._fixed_weights = None if weights is None else objective.fixed_weights(weights, message.weight_unit)
         return self._contribute("labels", sums)
 
@@ -502,6 +511,7 @@ class Party:
         bound = self._hessian_bound(gradient_bound)
         # Where a round has several trees, each draws rows of its own: its sums are at most those of all rows.
         rows = self._training if self._per_round > 1 else self._draw()[0]
+        objective.check_margins(parameters.objective, self._margins[0], rows)
         with self._blaming():
             self._totals = [
                 objective.sum_magnitudes(values[output], rows, most, self._n_rows)
@@ -548,7 +558,7 @@ class Party:
         parameters = self._plan.parameters
         rows = self._evaluation
         bounds = MagnitudeBounds(self._bounds.label_exponent, self._bounds.weight_exponent)
-        scale = metric_scale(parameters.objective, self._n_evaluation, bounds, gradient_bound)
+        scale = metric_scale(parameters.objective, self._n_evaluation, bounds, gradient_bound, parameters.huber_slope)
         weights = None if self._weights is None else self._weights[rows]
         margins = self._margins[:, rows] if is_softmax(parameters.objective) else self._margins[0, rows]
         for name in parameters.metrics:
@@ -625,7 +635,8 @@ class Party:
         if len(self._outside.rows):
             self._outside.apply(level)
         in_round = self._tree % self._per_round < self._per_round - 1
-        at_once = self._per_round == 1 and self._tree < self._last_tree and parameters.subsample == 1
+        foreseen = LOSSES[parameters.objective].foreseen and self._per_round == 1
+        at_once = foreseen and self._tree < self._last_tree and parameters.subsample == 1
         if (message.then is not None) != (in_round or at_once):
             raise self._broken(
                 f"the next tree's scales {'do not come' if in_round or at_once else 'come'} with the last splits"

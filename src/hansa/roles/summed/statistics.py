@@ -1,7 +1,8 @@
 """What is asked about labels and weights before the first tree, as sums that add up over parties.
 
 magnitudes   how many |labels| and weights have each binary exponent: gives public powers of two that bound them
-labels       sum w y, sum w, rows with label 1, rows: give the base score and scale_pos_weight
+labels       sum w y, sum w, rows with label 1, rows: give the base score and scale_pos_weight; where the base score is a Newton step
+             from margin 0, sums of g and h there too
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from hansa.trees import objective
 from hansa.trees.elementary import log, sigmoid
 from hansa.trees.ensemble import LEAST_PROBABILITY
 from hansa.trees.leaf_choices import enough_rows, leaf_bits_for
-from hansa.trees.losses import LOSSES, is_exponential, is_logistic, is_softmax
+from hansa.trees.losses import LOSSES, is_binary, is_exponential, is_logistic, is_softmax
 from hansa.trees.metrics import MetricScale
+from hansa.trees.objective import LEAST_SHIFTED
+from hansa.trees.parameters import Parameters
 
 Int64 = npt.NDArray[np.int64]
 
@@ -28,10 +31,23 @@ EXPONENTS = 256
 
 LABEL_SUMS = 4
 
+STEP_SUMS = 2
+"""Sums of g and h at margin 0."""
 
-def label_sums_length(plan: Plan) -> int:
-    """Entries of `sum_labels`: with softmax the weight of each class, too."""
-    return LABEL_SUMS + (plan.parameters.num_class if is_softmax(plan.parameters.objective) else 0)
+LEAST_SUM_OF_HESSIANS = 1e-6
+"""By no less does XGBoost divide for its Newton step."""
+
+STEP_BITS = {"pseudo-Huber": (0, 0), "squared log error": (5, 7)}
+"""By how many bits the units of sums of g and h at margin 0 are above those of w y and w: there |g| <= w min(s, |y|) and h <= w; of
+squared log error |g| = w |ln(1 + y)| < 2^5 w L for |y| < L, a power of two (-ln(1 + y) is below 16.7 for any float32 y above -1, and
+below 1.4 |y| above -1/2), and h <= w (1 + ln(1 + y)) < 2^7 w."""
+
+
+def label_sums(parameters: Parameters) -> int:
+    """Numbers that a party sums over labels and weights: `LABEL_SUMS`; where a Newton step gives the base score `STEP_SUMS`; of several
+    classes one for each."""
+    start = LOSSES[parameters.objective].start
+    return LABEL_SUMS + {"Newton step": STEP_SUMS, "shares": parameters.num_class}.get(start, 0)
 
 
 def count_magnitudes(labels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32] | None) -> Int64:
@@ -79,31 +95,62 @@ def sum_labels(
     weights: npt.NDArray[np.float32] | None,
     label_unit: int,
     weight_unit: int,
-    classes: int = 0,
 ) -> Int64:
-    """int64 (4 + classes,): sum w y in units of 2^label_unit, sum w in units of 2^weight_unit, rows with label 1, rows; then for each
-    of so many classes its sum w."""
+    """int64 (4,): sum w y in units of 2^label_unit, sum w in units of 2^weight_unit, rows with label 1, rows."""
     ones = np.ones_like(labels)
-    given = ones if weights is None else weights
     return np.array(
         [
             objective.sum_fixed(labels, weights, label_unit),
             objective.sum_fixed(ones, weights, weight_unit),
             np.count_nonzero(labels == 1),
             len(labels),
-            *(
-                objective.sum_fixed(ones[labels == number], given[labels == number], weight_unit)
-                for number in range(classes)
-            ),
         ],
+        np.int64,
+    )
+
+
+def sum_steps(
+    parameters: Parameters,
+    labels: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float32] | None,
+    label_unit: int,
+    weight_unit: int,
+) -> Int64:
+    """int64 (2,), sums of g and h at margin 0, in the units of w y and w raised by `STEP_BITS`; (0,) where no Newton step is taken."""
+    loss = LOSSES[parameters.objective]
+    if loss.start != "Newton step":
+        return np.zeros(0, np.int64)
+    g, h = np.empty((2, len(labels)))
+    objective.gradients(parameters.objective, np.zeros_like(labels), labels, weights, 1.0, g, h, parameters.shape)
+    more_g, more_h = STEP_BITS[loss.gradients]
+    return np.array(
+        [objective.sum_fixed(g, None, label_unit + more_g), objective.sum_fixed(h, None, weight_unit + more_h)],
+        np.int64,
+    )
+
+
+def sum_classes(
+    parameters: Parameters,
+    labels: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float32] | None,
+    _label_unit: int,
+    weight_unit: int,
+) -> Int64:
+    """int64 (classes,), sum w of each class in the unit of sum w; (0,) where there is one output."""
+    if LOSSES[parameters.objective].start != "shares":
+        return np.zeros(0, np.int64)
+    ones = np.ones_like(labels)
+    own = [labels == number for number in range(parameters.num_class)]
+    return np.array(
+        [objective.sum_fixed(ones[rows], None if weights is None else weights[rows], weight_unit) for rows in own],
         np.int64,
     )
 
 
 @dataclass(frozen=True)
 class BaseScore:
-    """Where training starts: base_scores in label space (float32), one for each output; scale_pos_weight as a number; at most `weight` is
-    the sum of all rows' weights, scale_pos_weight included."""
+    """Where training starts: base_scores in label space (float32), one for each output; scale_pos_weight as a number; at most
+    `weight` is the sum of all rows' weights, scale_pos_weight included."""
 
     base_scores: tuple[float, ...]
     scale_pos_weight: float
@@ -127,11 +174,32 @@ def estimated_base(objective: str, mean: float, scale_pos_weight: float) -> floa
 def class_margins(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The base scores of K classes that XGBoost estimates, float64 (K,): ln(share_k + 1e-6), less their mean; shares of the weight."""
     margins = np.array([log(share + 1e-6) for share in shares.tolist()])
-    return margins - margins.mean()
+    return np.asarray(margins - margins.mean())
+
+
+def newton_step(objective: str, sums: Int64, label_unit: int, weight_unit: int) -> float:
+    """-G / H from margin 0 (XGBoost's `fit_stump`), of pooled `sum_steps`.
+
+    Raises HansaError where a model could not start there.
+    """
+    more_g, more_h = STEP_BITS[LOSSES[objective].gradients]
+    g, h = math.ldexp(float(sums[0]), label_unit + more_g), math.ldexp(float(sums[1]), weight_unit + more_h)
+    step = -g / max(h, LEAST_SUM_OF_HESSIANS)
+    least = LEAST_SHIFTED - 1.0 if LOSSES[objective].gradients == "squared log error" else -FARTHEST_START
+    if not least <= step <= FARTHEST_START:
+        raise HansaError(
+            f"the base score of {objective}, one Newton step from 0, would be {step:.4g}, from where trees could not be trained: give "
+            "base_score in the plan, or bring the labels nearer to 0 by a constant at every party"
+        )
+    return step
+
+
+FARTHEST_START = 1e30
+"""A base score so far from 0 is no start: margins and leaves must fit float32."""
 
 
 def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> BaseScore:
-    """The base scores that pooled label sums give.
+    """The base scores that pooled label sums give, with `sum_steps` behind them where there are any.
 
     Raises HansaError where every row has the same class: there is nothing to learn.
     """
@@ -145,7 +213,7 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Base
     if is_softmax(parameters.objective):
         return _start_of_classes(plan, sums, weight, weight_unit)
     one_class = positives in (0, rows) or not 0 < float(np.float32(mean)) < 1
-    if is_logistic(parameters.objective) and one_class:
+    if is_binary(parameters.objective) and one_class:
         raise HansaError(
             f"of the {rows} rows of all parties (weights of 0 not counted) all have the same label "
             f"{int(positives > 0)}; {parameters.objective} needs rows of both classes"
@@ -160,7 +228,12 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Base
     else:
         scale = float(parameters.scale_pos_weight)
     base_score = parameters.base_score
-    if base_score is None:
+    start = LOSSES[parameters.objective].start
+    if base_score is None and start == "zero":
+        base_score = 0.0
+    elif base_score is None and start == "Newton step":
+        base_score = newton_step(parameters.objective, sums[LABEL_SUMS:], label_unit, weight_unit)
+    elif base_score is None:
         base_score = estimated_base(parameters.objective, mean, scale)
         if LOSSES[parameters.objective].base == "logit":
             base_score = min(max(base_score, LEAST_PROBABILITY), 1 - LEAST_PROBABILITY)
@@ -270,16 +343,22 @@ def _quantile(sizes: list[tuple[float, float]], share: float) -> float:
     return max(sizes)[0]
 
 
-def metric_scale(objective: str, n_rows: int, bounds: MagnitudeBounds, gradient_bound: float) -> MetricScale:
+def metric_scale(
+    objective: str, n_rows: int, bounds: MagnitudeBounds, gradient_bound: float, slope: float
+) -> MetricScale:
     """The units of metric sums over n_rows held-out rows, where no row's |g| exceeds gradient_bound.
 
     For squared error |g| = w |m - y|, so that |m - y| <= gradient_bound / weight bound (`MetricScale` allows 4 label bounds). Of
-    predictions e^m, which no gradient of held-out rows bounds, those above 4 label bounds count as that.
+    other predictions, which no gradient of held-out rows bounds, those above 4 label bounds (3 where they may be negative) count as
+    that.
+
+    Args:
+        slope: huber_slope.
     """
-    if is_exponential(objective):
-        return MetricScale(n_rows, bounds.weight_exponent, bounds.label_exponent)
-    _, exponent = math.frexp(gradient_bound / bounds.weight)
-    return MetricScale(n_rows, bounds.weight_exponent, max(bounds.label_exponent, exponent - 2))
+    exponent = bounds.label_exponent
+    if not is_exponential(objective) and LOSSES[objective].start == "mean":
+        exponent = max(exponent, math.frexp(gradient_bound / bounds.weight)[1] - 2)
+    return MetricScale(n_rows, bounds.weight_exponent, exponent, slope)
 
 
 LARGEST_LABEL_EXPONENT = 45
