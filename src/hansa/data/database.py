@@ -168,10 +168,10 @@ def _bad_query(query: DatabaseQuery, error: Exception) -> str:
 
 def _reason(query: DatabaseQuery, error: Exception) -> str:
     """A driver's own words, in one line; none of them where they hold a password."""
-    said = str(error)
-    if any(secret in said for secret in _secrets(query)):
+    text = str(error)
+    if any(secret in text for secret in _secrets(query)):
         return f"{type(error).__name__} (its words are not shown, as they hold the password)"
-    first = _BEHIND_REASON.split(said)[0]
+    first = _BEHIND_REASON.split(text)[0]
     return " ".join(_BEFORE_REASON.sub("", first).split())[:LONGEST_REASON] or type(error).__name__
 
 
