@@ -380,6 +380,29 @@ def check(plan: Path, table: Path | None, member: Path | None, as_json: bool) ->
 
 
 @main.command()
+@click.argument("table", type=TablePath(), nargs=-1)
+@click.option("--member", "members", type=EXISTING, multiple=True,
+              help="A party's own file, with table or source; its plan need not be there; repeatable.")  # fmt: skip
+@click.option("--label", metavar="COLUMN", help="The column to predict.")
+@click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True,
+              help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
+@click.option("--ranges", is_flag=True, help="Write ranges and counts of values too, which are private.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def schema(
+    table: tuple[Path, ...], members: tuple[Path, ...], label: str | None, decimal: str, ranges: bool, as_json: bool
+) -> None:
+    """Propose [schema] and [categories] of a plan from the columns that all tables have.
+
+    Texts that a column holds are written, as a plan lists them; of columns of numbers no value, without --ranges.
+    """
+    from hansa.node.events import line_of
+    from hansa.node.schema_proposal import propose_schema
+
+    proposal = propose_schema(table, members, label=label, decimal=decimal, ranges=ranges)
+    click.echo(line_of(proposal) if as_json else proposal.text())
+
+
+@main.command()
 @click.argument("model", type=EXISTING)
 @click.argument("table", type=TablePath())
 @click.option("--save", type=PATH, required=True, help="Where to write the predictions: .csv or .parquet.")

@@ -240,7 +240,7 @@ def read_texts(path: Path, names: Sequence[str]) -> dict[str, tuple[npt.NDArray[
 
 
 def _parties(table: OpenTable, name: str) -> npt.NDArray[np.object_]:
-    texts = _texts(table, [name])[name]
+    texts = texts_of(table, [name])[name]
     for place, text in enumerate(texts):
         if text is None:
             file, row = table.place(place)
@@ -248,7 +248,7 @@ def _parties(table: OpenTable, name: str) -> npt.NDArray[np.object_]:
     return texts
 
 
-def _texts(table: OpenTable, names: Sequence[str]) -> dict[str, npt.NDArray[np.object_]]:
+def texts_of(table: OpenTable, names: Sequence[str]) -> dict[str, npt.NDArray[np.object_]]:
     """Columns as texts, None where missing."""
     if not names:
         return {}
@@ -293,7 +293,7 @@ def _find_codes(
         if columns[name].bad.any() and not is_text(kinds[name]) and not is_numeric(kinds[name]):
             _refuse(table, list(broken_rules(name, columns[name], "feature", "numeric")), decimal)
     chosen = [name for name in names if name in categorical or (columns[name].bad.any() and is_text(kinds[name]))]
-    texts = _texts(table, [name for name in chosen if is_text(kinds[name])])
+    texts = texts_of(table, [name for name in chosen if is_text(kinds[name])])
     doubles = load_doubles(table, [name for name in chosen if name in categorical], decimal)
     levels: dict[str, tuple[Level, ...]] = {}
     for name in chosen:

@@ -268,8 +268,8 @@ def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckR
         columns = load_columns(table, _wanted(schema), schema.decimal)
         violations += _value_violations(table, schema, columns, label_kind)
         coarse = coarse_warnings(table, columns, _numeric(schema, columns), schema.decimal)
-    features = tuple(_summary(name, columns[name]) for name in schema.features if name in columns)
-    label = _summary(schema.label, columns[schema.label]) if schema.label in columns else None
+    features = tuple(summarize(name, columns[name]) for name in schema.features if name in columns)
+    label = summarize(schema.label, columns[schema.label]) if schema.label in columns else None
     n_rows = len(next(iter(columns.values())).values) if columns else 0
     warnings = (*_warnings(features, label, n_rows, label_kind), *coarse)
     return CheckReport(table.file, n_rows, tuple(violations), warnings, features, label, label_kind)
@@ -573,7 +573,7 @@ def _shortest(value: Any) -> str:
 # --- the report --------------------------------------------------------------------------------------------
 
 
-def _summary(name: str, column: Column) -> ColumnSummary:
+def summarize(name: str, column: Column) -> ColumnSummary:
     values = column.values[np.isfinite(column.values)].astype(np.float64)
     missing = int(np.count_nonzero(np.isnan(column.values) & ~column.bad))
     if not len(values):

@@ -251,6 +251,20 @@ def read_member_file(path: Path) -> MemberFile:
     )
 
 
+def read_rows_source(path: Path) -> tuple[Path | Query | DatabaseQuery, str | None]:
+    """Where a member's file says its rows are, and which column is its `id`; nothing else that it names need be there.
+
+    Raises PlanError, also where it names neither table nor source.
+    """
+    document = decode(
+        read_toml(path, PlanError, "name the member's own file"), MemberDocument, str(path), PlanError, RENAMED
+    )
+    source = _source(document, path)
+    if source is None:
+        raise PlanError(f"{path}: table is missing; name the file with this party's rows, or give a source")
+    return source, document.id
+
+
 def _source(document: MemberDocument, path: Path) -> Path | Query | DatabaseQuery | None:
     """Where the rows are. Raises PlanError where table and source are both given, or source names files and a database."""
     source = document.source
