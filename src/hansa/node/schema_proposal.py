@@ -49,7 +49,7 @@ class ProposedColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         name: the column. role: in the schema. types: DuckDB's types, of a CSV file VARCHAR.
-        why: what the column is, and why it is to be ignored. levels: of a categorical feature, sorted.
+        why: what the column is, and why it is to be ignored. levels: of a categorical feature or a label of texts, sorted.
         ranges: a table each where they were asked for, else empty.
     """
 
@@ -88,6 +88,9 @@ class SchemaProposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         else:
             lines += _comments(label, "")
             lines.append(f"label = {_toml(label.name)}")
+            if label.levels:
+                lines.append("# The texts of the label: their order says which is class 0, 1, ...")
+                lines.append(write_toml({"classes": list(label.levels)}).rstrip("\n"))
         if ignored:
             lines += _list("ignore", ignored)
         if self.decimal != ".":
@@ -134,7 +137,13 @@ def _propose(name: str, tables: Sequence[TableKind], label: str | None, ranges: 
     role, why = _role(name, kinds, [table.file for table in tables])
     levels: tuple[str, ...] = ()
     if name == label:
+        texts = all(column.kind in ("texts", "missing") for column in kinds.values())
+        levels = tuple(sorted({text for column in kinds.values() for text in column.counts})) if texts else ()
         role = "label"
+        if levels and len(levels) <= MOST_LEVELS:
+            why = "texts: classes lists them"
+        elif levels:
+            levels, why = (), f"texts, more than {MOST_LEVELS} different ones: too many for classes"
     elif role == "feature":
         levels = tuple(sorted({text for column in kinds.values() for text in column.counts}))
     shown = tuple(_range(table, kinds[table.file], role) for table in tables if table.file in kinds) if ranges else ()
