@@ -68,6 +68,18 @@ def test_no_other_module_opens_a_table():
     assert importers == {"data/files.py", "data/database.py"}
 
 
+def test_a_label_of_texts_is_simulated_by_its_classes(tmp_path):
+    table = write(tmp_path / "t.csv", "a", [str(row) for row in range(24)])
+    named = tmp_path / "named.csv"
+    named.write_text(table.read_text().replace(",0,", ",no,").replace(",1,", ",yes,"))
+    numbers = simulate(table)
+    texts = simulate(named, "--classes", "no,yes")
+    assert texts.exit_code == 0, texts.output
+    assert json.loads(texts.stdout)["metrics"] == json.loads(numbers.stdout)["metrics"]
+    assert "expected one of the 2 classes 'no', 'maybe'" in simulate(named, "--classes", "no,maybe").stderr
+    assert "schema.classes names 3 classes" in simulate(named, "--classes", "no,yes,perhaps").stderr
+
+
 TRAPS = {
     "thousands": (['"1,234.50"', "7", "8"], "row 1", "a number with thousands separators"),
     "a column of decimal commas": (['"1,5"', '"2,5"'], "row 1", "a decimal comma"),

@@ -215,6 +215,16 @@ def test_user_and_password_come_from_the_environment_too(postgresql, monkeypatch
     assert read_rows(query, AY, label_kind="numeric").features.tolist() == [[2]]
 
 
+def test_a_password_of_any_signs_is_given_as_it_is(postgresql):
+    odd = "ä/b c:d@e%f?g#h&i=j'k\"l\\m"
+    doubled = odd.replace("'", "''")
+    postgresql.run("DROP ROLE IF EXISTS odd", f"CREATE ROLE odd LOGIN PASSWORD '{doubled}'")
+    for options in ("", "?application_name=x"):
+        url = postgresql.url.replace("hansa@", "odd@") + options
+        query = DatabaseQuery(url, "SELECT 2 AS a, 1 AS y", odd, None, WHERE)
+        assert read_rows(query, AY, label_kind="numeric").features.tolist() == [[2]]
+
+
 def test_a_driver_that_says_the_password_is_not_quoted(postgresql, monkeypatch):
     """libpq shows an address whose bracket is not closed as a whole, with the password that was added to it."""
     broken = DatabaseQuery("postgresql://hansa@[::1", "SELECT 1", PLANTED, None, WHERE)

@@ -182,8 +182,8 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
     Parameters
     ----------
     path : path
-        A CSV, Parquet or Arrow file; or a folder of Parquet files, or a pattern such as "parts/*.parquet"; or a query
-        (`hansa.data.query.Query`).
+        A CSV, Parquet or Arrow file; or a folder of Parquet files, or a pattern such as "parts/*.parquet"; or a query over files
+        or to a database (`hansa.data.query`).
     schema : Schema
     label_kind : {"binary", "numeric", "not negative"} or int
         "binary" takes labels 0 and 1 (true and false) only, "numeric" any finite number, K whole numbers below K.
