@@ -117,8 +117,10 @@ def write_member(folder: Path, name: str, port: int, **changes: Any) -> Path:
     source = kept.pop("source", None)
     lines = [*(f"{key} = {json.dumps(value)}" for key, value in kept.items()), f"policy = {{ {inner} }}"]
     if source is not None:
-        lines += ["[source]", f"query = {json.dumps(source['query'])}", "[source.files]"]
-        lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in source["files"].items()]
+        files = source.get("files")
+        lines += ["[source]", *(f"{key} = {json.dumps(value)}" for key, value in source.items() if key != "files")]
+        if files is not None:
+            lines += ["[source.files]", *(f"{json.dumps(key)} = {json.dumps(value)}" for key, value in files.items())]
     path.write_text("\n".join(lines) + "\n")
     return path
 

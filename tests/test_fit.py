@@ -17,6 +17,9 @@ from hansa.roles.run import Progress
 
 N = 450
 
+ROUNDED_ON_SHARES = 0.02
+"""How far predictions of two runs on shares may be apart: products of shares are rounded at random, and then leaves to few bits."""
+
 
 def cells() -> pd.DataFrame:
     rng = np.random.default_rng(3)
@@ -243,3 +246,45 @@ def test_a_frame_is_split_by_its_column_and_stays_what_it_was():
         hansa.split(cells().assign(operator=None), by="operator")
     with pytest.raises(DataError, match="no column 'bank'"):
         hansa.split(cells(), by="bank")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_label_of_texts_or_of_truth_values_gives_the_model_of_its_codes(mode):
+    frame = cells()
+    texts = frame.assign(fault=np.array(["no", "yes"])[frame["fault"]])
+    truths = frame.assign(fault=frame["fault"] == 1)
+    settings = {"label": "fault", "mode": mode, "rounds": 1, "max_depth": 2, "evaluation_fraction": 0.3, "alone": False}
+    kinds = [(frame, ()), (texts, ("no", "yes")), (truths, ("no", "yes")), (truths, ())]
+    given = [
+        hansa.fit(hansa.split(rows, by="operator"), classes=classes, **settings)
+        for rows, classes in kinds[: 2 if mode == "coopetitive" else None]
+    ]
+    first = given[0].model.predict_proba(frame)
+    assert np.ptp(first) > 0.1
+    for run in given[1:]:
+        np.testing.assert_allclose(run.model.predict_proba(frame), first, atol=ROUNDED_ON_SHARES)
+        assert run.metrics["logloss"] == pytest.approx(given[0].metrics["logloss"], abs=ROUNDED_ON_SHARES)
+        assert mode == "coopetitive" or run.model.predict_proba(frame).tobytes() == first.tobytes()
+
+
+def test_several_classes_of_texts_in_coopetitive_mode():
+    frame = cells()
+    levels = np.digitize(frame["load"] + frame["alarms"] / 4, (0.2, 1.2))
+    named = frame.assign(fault=np.array(["low", "mid", "high"])[levels])
+    settings = {"label": "fault", "mode": "coopetitive", "rounds": 1, "max_depth": 2, "num_class": 3, "alone": False}
+    run = hansa.fit(hansa.split(named, by="operator"), classes=("low", "mid", "high"), **settings)
+    codes = hansa.fit(hansa.split(frame.assign(fault=levels), by="operator"), **settings)
+    np.testing.assert_allclose(run.model.predict_proba(frame), codes.model.predict_proba(frame), atol=ROUNDED_ON_SHARES)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"classes": ("no", "yes", "perhaps")}, "names 3 classes, where the parameters have 2"),
+        ({"classes": ("no", "yes"), "objective": "reg:squarederror"}, "objective reg:squarederror takes numbers"),
+        ({"classes": "no"}, "expected a list of texts, found 'no'"),
+    ],
+)
+def test_classes_that_do_not_go_with_the_objective_are_refused(settings, said):
+    with pytest.raises(PlanError, match=said):
+        hansa.fit(hansa.split(cells(), by="operator"), label="fault", **settings)

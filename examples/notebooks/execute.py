@@ -1,6 +1,6 @@
-"""Run the notebooks of this folder with the Python that runs this script, and keep their outputs in the files.
+"""Run notebooks with the Python that runs this script, and keep their outputs in the files: those named, or all of this folder.
 
-python execute.py
+python execute.py [NOTEBOOK...]
 
 No kernel is registered anywhere: the kernel is `ipykernel` of this very Python.
 """
@@ -50,7 +50,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
 
 
 def main() -> None:
-    for path in sorted(FOLDER.glob("*.ipynb")):
+    for path in [Path(name) for name in sys.argv[1:]] or sorted(FOLDER.glob("*.ipynb")):
         nbformat.write(execute(path), path)
         print(path.name)
 

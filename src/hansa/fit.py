@@ -31,7 +31,7 @@ from hansa.node import kernels
 from hansa.node.cores import useful_threads
 from hansa.node.in_process import share_in_process, train_in_process
 from hansa.node.warm_up import warm_up, warm_up_shares
-from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, Plan
+from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, Plan, checked_classes
 from hansa.progress import COMPILING, Bar, bar, metrics_text
 from hansa.roles.run import Progress
 from hansa.simulation.run import (
@@ -228,6 +228,7 @@ def fit(
     *,
     mode: str = "federated",
     weight: str | None = None,
+    classes: Sequence[str] = (),
     categorical: Sequence[str] = (),
     evaluation_fraction: float = 0.0,
     evaluation_steps: Sequence[int] = (),
@@ -256,6 +257,8 @@ def fit(
         How the parties' sums or rows are protected.
     weight : str, optional
         The column of row weights.
+    classes : sequence of str
+        Where the label is texts: what it says, in the order of the classes 0, 1, ...; truth values may stand for two classes.
     categorical : sequence of str
         Coopetitive: features whose values are categories; other features of texts are categories too. In the other modes texts become
         codes in sorted order, which the model keeps.
@@ -322,12 +325,13 @@ def fit(
         raise PlanError(f"{wrong[0]} goes with mode={COOPETITIVE!r} only; leave it out, or choose that mode")
     check_callbacks(callbacks)
     trained = parse_parameters(parameters)
+    classes = checked_classes(list(classes) if not isinstance(classes, str) else classes, trained)
     tables = {
         str(name): _columns(value, label, weight, f"party {str(name)!r}") for name, value in _named(parties).items()
     }
     label = LABEL if label is None else label
     weight = WEIGHT if weight is None and any(WEIGHT_GIVEN in table for table in tables.values()) else weight
-    table, sizes = _joined(tables, label, weight, tuple(categorical), mode, trained)
+    table, sizes = _joined(tables, label, weight, classes, tuple(categorical), mode, trained)
     members = dict(zip(sizes, member_names(list(sizes)).values(), strict=True))
     parts = {members[name]: table.take(table.party == name) for name in sizes}
     settings = SimulationSettings(
@@ -419,6 +423,7 @@ def _joined(
     tables: Mapping[str, Mapping[str, npt.NDArray[Any]]],
     label: str,
     weight: str | None,
+    classes: tuple[str, ...],
     categorical: tuple[str, ...],
     mode: str,
     parameters: Parameters,
@@ -444,6 +449,7 @@ def _joined(
             categorical=categorical,
             texts_are_categories=mode == COOPETITIVE,
             label_kind=kind,
+            classes=classes,
         )
 
     try:

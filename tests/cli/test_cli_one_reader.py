@@ -57,7 +57,7 @@ def check(path: Path, features: str) -> Result:
 
 
 def test_no_other_module_opens_a_table():
-    """DuckDB and pyarrow are imported by the one module that opens files; commands get at tables through it."""
+    """DuckDB and pyarrow are imported where files are opened and databases asked; commands get at tables through `open_table`."""
     importers = set()
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -65,7 +65,19 @@ def test_no_other_module_opens_a_table():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] in ("duckdb", "pyarrow") for name in names):
                 importers.add(str(path.relative_to(SOURCE)))
-    assert importers == {"data/files.py"}
+    assert importers == {"data/files.py", "data/database.py"}
+
+
+def test_a_label_of_texts_is_simulated_by_its_classes(tmp_path):
+    table = write(tmp_path / "t.csv", "a", [str(row) for row in range(24)])
+    named = tmp_path / "named.csv"
+    named.write_text(table.read_text().replace(",0,", ",no,").replace(",1,", ",yes,"))
+    numbers = simulate(table)
+    texts = simulate(named, "--classes", "no,yes")
+    assert texts.exit_code == 0, texts.output
+    assert json.loads(texts.stdout)["metrics"] == json.loads(numbers.stdout)["metrics"]
+    assert "expected one of the 2 classes 'no', 'maybe'" in simulate(named, "--classes", "no,maybe").stderr
+    assert "schema.classes names 3 classes" in simulate(named, "--classes", "no,yes,perhaps").stderr
 
 
 TRAPS = {

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
-from collections import Counter
 from pathlib import Path
 
 import duckdb
@@ -14,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import feather
 
+import telstra
 from hansa.data.files import open_table
 from hansa.data.query import Query
 from hansa.data.schema import Schema
@@ -225,63 +224,7 @@ def test_a_result_that_differs_from_run_to_run_is_one_table_for_all_scans(tmp_pa
 # --- real tables --------------------------------------------------------------------------------------------
 
 
-def real_data() -> Path | None:
-    """Where the real tables lie: where HANSA_DATA says, or in a folder `shared` above the checkout; None if nowhere."""
-    if "HANSA_DATA" in os.environ:
-        return Path(os.environ["HANSA_DATA"])
-    for above in Path(__file__).resolve().parents:
-        if (above / "shared" / "data" / "README.md").is_file():
-            return above / "shared" / "data"
-    return None
-
-
-@pytest.mark.skipif(real_data() is None, reason="the real tables are not here")
+@pytest.mark.skipif(telstra.folder() is None, reason="the real tables are not here")
 def test_five_tables_joined_in_sql_hold_what_the_joined_table_holds():
     """`telstra_raw` as five tables, and as one: every row and every column of it, not only counts."""
-    data = real_data()
-    with gzip.open(data / "telstra_faults.csv.gz", "rt") as file:
-        names = file.readline().strip().split(",")
-    features = tuple(names[1:-1])  # behind the region, before the label
-    schema = Schema(features, "fault_severity")
-    wanted = read_rows(
-        Query("SELECT * EXCLUDE (region) FROM t", {"t": data / "telstra_faults.csv.gz"}), schema, label_kind=3
-    )
-    raw = {
-        name: data / "telstra_raw" / f"{name}.csv.gz"
-        for name in ("train", "event_type", "log_feature", "resource_type", "severity_type")
-    }
-    sources = {
-        "event": ("event_type", "count(*)", "event_type"),
-        "resource": ("resource_type", "count(*)", "resource_type"),
-        "log": ("log_feature", "sum(CAST(volume AS INTEGER))", "feature"),
-    }
-    parts, joins = [], []
-    for kind, (table, value, word) in sources.items():
-        own = [name for name in features if name.startswith(f"{kind}_")]
-        chosen = [
-            f"coalesce({value} FILTER ({table} = '{word} {name.removeprefix(f'{kind}_')}'), 0) AS {name}"
-            for name in own
-        ]
-        parts.append(f"{kind} AS (SELECT id, {', '.join(chosen)} FROM {table} GROUP BY id)")
-        joins.append(f"JOIN {kind} USING (id)")
-    query = Query(
-        f"""
-        WITH {", ".join(parts)}
-        SELECT CAST(replace(location, 'location ', '') AS INTEGER) AS location,
-               CAST(replace(severity_type, 'severity_type ', '') AS INTEGER) AS severity_type,
-               * EXCLUDE (id, location, severity_type, fault_severity), fault_severity
-        FROM train JOIN severity_type USING (id) {" ".join(joins)}
-        """,
-        raw,
-    )
-    found = read_rows(query, schema, label_kind=3)
-    assert found.n_rows == wanted.n_rows == 7381
-    assert Counter(found.label.tolist()) == Counter(wanted.label.tolist())
-    np.testing.assert_array_equal(found.features.sum(axis=1), wanted.features.sum(axis=1))
-    rows = [
-        np.sort(
-            np.ascontiguousarray(np.vstack([read.features, read.label]).T).view(f"V{4 * (len(features) + 1)}").ravel()
-        )
-        for read in (found, wanted)
-    ]
-    assert (rows[0] == rows[1]).all()
+    telstra.assert_same_rows(Query(telstra.joined(), telstra.raw()))

@@ -94,3 +94,20 @@ def test_ignored_columns_are_a_list_of_other_columns_in_no_order():
     ):
         with pytest.raises(PlanError, match=said):
             Schema(("a",), "y", ignore=ignore)
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (("one",), "expected two or more different texts, found ['one']"),
+        (("a", "a"), "expected two or more different texts"),
+        ("ab", "expected a list of texts, found 'ab'"),
+        ((0, 1), "expected texts other than '', 'na', 'nan', 'null' (which mean a missing value), found 0"),
+        (("no", " NA "), "found ' NA '"),
+    ],
+)
+def test_classes_are_different_texts(classes, said):
+    with pytest.raises(PlanError) as refused:
+        Schema(("a",), "y", classes=classes)
+    assert str(refused.value).startswith("schema.classes: ")
+    assert said in str(refused.value)

@@ -391,9 +391,75 @@ def test_numbers_beyond_2_to_53_are_warned_of_in_true_words(tmp_path):
 
 def test_a_label_of_texts_is_refused_with_a_cure_for_labels(tmp_path):
     with pytest.raises(
-        DataError, match=r"expected a number in every row, found 'yes' .*as 1 and 0, at all parties alike"
+        DataError,
+        match=r"expected a number in every row, found 'yes' .*as 1 and 0, or name them as schema\.classes in the plan",
     ):
         read_rows(csv_file(tmp_path, "a,b,y\n1,2,yes\n2,1,no\n"), AB, label_kind="binary")
+
+
+NO_YES = Schema(("a",), "y", classes=("no", "yes"))
+
+
+def test_a_label_of_texts_is_the_place_of_its_class(tmp_path):
+    path = csv_file(tmp_path, "a,y\n1,yes\n2,no\n3,yes\n")
+    assert read_rows(path, NO_YES, label_kind="binary").label.tolist() == [1, 0, 1]
+    turned = Schema(("a",), "y", classes=("yes", "no"))
+    assert read_rows(path, turned, label_kind="binary").label.tolist() == [0, 1, 0]
+    three = Schema(("a",), "y", classes=("low", "mid", "high"))
+    path = csv_file(tmp_path, "a,y\n1,high\n2,low\n3,mid\n")
+    assert read_rows(path, three, label_kind=3).label.tolist() == [2, 0, 1]
+    assert check_rows(path, three, label_kind=3).ok
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("Yes", "found 'Yes'; write one of them, letter by letter, or change schema.classes in the plan"),
+        ("1", "found '1'"),
+        ("true", "found 'true'"),
+        (" yes", "found ' yes'"),
+    ],
+)
+def test_a_label_that_is_none_of_the_classes_is_refused(tmp_path, cell, said):
+    with pytest.raises(DataError, match=r"row 2, column 'y': expected one of the 2 classes 'no', 'yes', ") as refused:
+        read_rows(csv_file(tmp_path, f"a,y\n1,yes\n2,{cell}\n"), NO_YES, label_kind="binary")
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("cell", ["", "NA", '" "'])
+def test_a_label_of_texts_may_not_be_missing(tmp_path, cell):
+    with pytest.raises(DataError, match=r"row 1, column 'y': expected a label in every row"):
+        read_rows(csv_file(tmp_path, f"a,y\n1,{cell}\n2,no\n"), NO_YES, label_kind="binary")
+
+
+@pytest.mark.parametrize(
+    ("classes", "codes"),
+    [
+        ((), [1, 0]),
+        (("no", "yes"), [1, 0]),
+        (("False", "True"), [1, 0]),
+        (("true", "false"), [0, 1]),
+        (("x", "y", "z"), None),
+        (("x", "false"), None),
+    ],
+)
+def test_truth_values_stand_for_two_classes(tmp_path, classes, codes):
+    """By their names where the classes are called true and false, else false is class 0."""
+    path = arrow_file(tmp_path, pa.table({"a": [True, None], "y": [True, False]}), ".parquet")
+    schema, kind = Schema(("a",), "y", classes=classes), len(classes) if len(classes) > 2 else "binary"
+    if codes is None:
+        with pytest.raises(DataError, match=r"row 1, column 'y': expected one of the \d classes .*, found 'true'"):
+            read_rows(path, schema, label_kind=kind)
+        return
+    rows = read_rows(path, schema, label_kind=kind)
+    assert rows.label.tolist() == codes
+    np.testing.assert_array_equal(rows.features, np.array([[1, np.nan]], np.float32))
+
+
+def test_a_truth_value_that_is_missing_is_no_class(tmp_path):
+    path = arrow_file(tmp_path, pa.table({"a": [1, 2], "y": [True, None]}), ".parquet")
+    with pytest.raises(DataError, match=r"row 2, column 'y': expected a label in every row"):
+        read_rows(path, NO_YES, label_kind="binary")
 
 
 # --- real tables ------------------------------------------------------------------------------------------

@@ -13,8 +13,11 @@ import nbformat
 import pytest
 
 from hansa.plan import MODES
+from postgresql import USER
 
-FOLDER = Path(__file__).parents[2] / "examples" / "notebooks"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FOLDER = EXAMPLES / "notebooks"
+POSTGRESQL = EXAMPLES / "postgresql.ipynb"
 NUMBER = re.compile(r"-?\d[\d.,]*(?:e[+-]?\d+)?")
 AGAIN = "the outputs in the file are old; run: python examples/notebooks/execute.py"
 
@@ -49,9 +52,26 @@ def test_there_is_one_for_each_mode():
     "name", ["federated", "secure_aggregation", pytest.param("coopetitive", marks=pytest.mark.slow)]
 )
 def test_a_notebook_runs_and_its_file_holds_its_outputs(execution, tmp_path, name):
-    path = shutil.copy(FOLDER / f"{name}.ipynb", tmp_path)
-    now = execution.execute(Path(path))
-    kept = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    assert_gives_its_outputs(execution, FOLDER / f"{name}.ipynb", tmp_path)
+
+
+def test_the_notebook_of_postgresql_runs_on_a_server(postgresql, execution, tmp_path, monkeypatch):
+    settings = {"HOST": "127.0.0.1", "PORT": str(postgresql.port), "USER": USER, "DATABASE": "postgres"}
+    for name, value in (settings | {"PASSWORD": postgresql.password}).items():
+        monkeypatch.setenv(f"PG{name}", value)
+    assert_gives_its_outputs(execution, POSTGRESQL, tmp_path)
+
+
+def test_from_postgresql_to_a_model_it_is_fifteen_lines():
+    cells = [cell.source for cell in nbformat.read(POSTGRESQL, as_version=4).cells if cell.cell_type == "code"]
+    (whole,) = [source for source in cells if "hansa.fit" in source]
+    assert len([line for line in whole.splitlines() if line.strip()]) <= 15
+
+
+def assert_gives_its_outputs(execution, notebook: Path, folder: Path) -> None:
+    name = notebook.stem
+    now = execution.execute(Path(shutil.copy(notebook, folder)))
+    kept = nbformat.read(notebook, as_version=4)
     assert any("assert " in cell.source for cell in kept.cells)
     assert [cell.execution_count for cell in kept.cells if cell.cell_type == "code"] == list(
         range(1, len(list(said(kept))) + 1)
@@ -69,7 +89,7 @@ def test_a_notebook_whose_assert_fails_is_noticed(execution, tmp_path):
         execution.execute(tmp_path / "wrong.ipynb")
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_file_names_nothing_of_the_machine_that_ran_it(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)

@@ -688,7 +688,7 @@ def test_a_file_is_named_in_errors(tmp_path):
 
 def test_every_key_is_listed():
     """The list of keys, from which the documentation is checked, is what a written plan has."""
-    ignoring = replace(PLAN, schema=replace(PLAN.schema, ignore=("site",)))
+    ignoring = replace(PLAN, schema=replace(PLAN.schema, ignore=("site",), classes=("no", "yes")))
     plans = (PLAN, ON_SHARES, OF_CATEGORIES, COUNTED, CHOICES, BITS, ignoring)
     documents = [tomllib.loads(write_plan(plan)) for plan in plans]
     assert {key for document in documents for key in document} == set(PLAN_KEYS[""])
@@ -713,3 +713,33 @@ def test_every_key_is_listed():
         "coopetitive",
         "release",
     }
+
+
+@pytest.mark.parametrize(
+    ("classes", "parameters", "said"),
+    [
+        (
+            '["a", "b", "c"]',
+            "",
+            "names 3 classes, where the parameters have 2; name both, or set num_class (mode 'coopetitive')",
+        ),
+        ('["a", "b"]', "num_class = 3", "names 2 classes, where the parameters have 3; name one for each"),
+        ('["a"]', "", "schema.classes: expected two or more different texts"),
+        ('["a", ""]', "", "schema.classes: expected texts other than "),
+    ],
+)
+def test_classes_are_as_many_as_the_label_has(classes, parameters, said):
+    text = TEXT_ON_SHARES.replace('"reg:squarederror"', f'"binary:logistic"\n{parameters}')
+    text = text.replace("[schema]\n", f"[schema]\nclasses = {classes}\n")
+    text = re.sub(r"\[labels\]\nrange = .*\n", "", text)
+    with pytest.raises(PlanError) as refused:
+        parse_plan(text)
+    assert said in str(refused.value)
+
+
+def test_classes_go_with_labels_that_are_classes():
+    text = TEXT_ON_SHARES.replace("[schema]\n", '[schema]\nclasses = ["no", "yes"]\n')
+    with pytest.raises(
+        PlanError, match=r"objective reg:squarederror takes numbers: leave classes out, or take binary:logistic"
+    ):
+        parse_plan(text)

@@ -78,3 +78,17 @@ def test_ignored_columns_are_written_and_read_back(plan):
     read = parse_plan(write_plan(ignoring))
     assert read == ignoring
     assert read.by_key()["schema.ignore"] == ("x1", "x2")
+
+
+@pytest.mark.parametrize("plan", [PLAN, ON_SHARES])
+def test_classes_change_the_digest_by_their_order_too_and_are_written_and_read_back(plan):
+    if plan.coopetitive is not None:
+        more = replace(plan.coopetitive, label_range=None)
+        plan = replace(plan, coopetitive=more, parameters=replace(plan.parameters, objective="binary:logistic"))
+    named, other = (
+        replace(plan, schema=replace(plan.schema, classes=classes)) for classes in (("no", "yes"), ("yes", "no"))
+    )
+    assert len({plan.digest(), named.digest(), other.digest()}) == 3
+    assert b"classes" not in plan.canonical()
+    assert parse_plan(write_plan(named)) == named
+    assert named.by_key()["schema.classes"] == ("no", "yes")

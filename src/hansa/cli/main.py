@@ -149,6 +149,7 @@ def main() -> None:
 @click.option("--label", required=True, help="Column to predict.")
 @click.option("--party-column", required=True, help="Column that says whose each row is.")
 @click.option("--weight", help="Column of row weights.")
+@click.option("--classes", type=Names(), help="Texts that the label holds, in the order of the classes 0, 1, ...")
 @click.option("--test", type=TablePath(), help="Table of test rows.")
 @click.option("--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Share of rows that are held out for testing; 0.2 where no --test is given.")  # fmt: skip
@@ -212,7 +213,8 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @long_running
 def simulate(
-    train: Path, label: str, party_column: str, weight: str | None, test: Path | None, test_fraction: float | None,
+    train: Path, label: str, party_column: str, weight: str | None, classes: tuple[str, ...] | None,
+    test: Path | None, test_fraction: float | None,
     seed: int, mode: str, servers: tuple[str, ...] | None, hub: str | None, server_links: str, receivers: tuple[str, ...] | None,
     evaluation_steps: tuple[int, ...] | None, categorical: tuple[str, ...], statistics: bool, no_statistics: bool,
     least_choices: int | None, leaf_bits: int | None, label_range: tuple[float, float] | None, objective: str,
@@ -228,7 +230,7 @@ def simulate(
     from hansa.files import check_folder, write_whole
     from hansa.node.files import warn
     from hansa.node.model_file import check_ending
-    from hansa.plan import DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS
+    from hansa.plan import DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS, checked_classes
     from hansa.simulation import run as simulation
     from hansa.simulation import tables
     from hansa.trees.parameters import parse_parameters
@@ -246,7 +248,8 @@ def simulate(
         raise HansaError("--statistics and --no-statistics exclude each other; give one")
     if test is not None and test_fraction is not None:
         raise HansaError("--test and --test-fraction exclude each other; give one")
-    rules: Any = {"label_kind": parameters.label_kind, "decimal": decimal}
+    named = checked_classes(classes or (), parameters)
+    rules: Any = {"label_kind": parameters.label_kind, "classes": named, "decimal": decimal}
     texts: Any = {"categorical": categorical, "texts_are_categories": mode == COOPETITIVE}
     table = tables.read_table(train, label, party_column, weight, **texts, **rules)
     if test is not None:
@@ -377,6 +380,29 @@ def check(plan: Path, table: Path | None, member: Path | None, as_json: bool) ->
     click.echo(line_of(found.report()) if as_json else found.text())
     if not found.ok:
         sys.exit(1)
+
+
+@main.command()
+@click.argument("table", type=TablePath(), nargs=-1)
+@click.option("--member", "members", type=EXISTING, multiple=True,
+              help="A party's own file, with table or source; its plan need not be there; repeatable.")  # fmt: skip
+@click.option("--label", metavar="COLUMN", help="The column to predict.")
+@click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True,
+              help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
+@click.option("--ranges", is_flag=True, help="Write ranges and counts of values too, which are private.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def schema(
+    table: tuple[Path, ...], members: tuple[Path, ...], label: str | None, decimal: str, ranges: bool, as_json: bool
+) -> None:
+    """Propose [schema] and [categories] of a plan from the columns that all tables have.
+
+    Texts that a column holds are written, as a plan lists them; of columns of numbers no value, without --ranges.
+    """
+    from hansa.node.events import line_of
+    from hansa.node.schema_proposal import propose_schema
+
+    proposal = propose_schema(table, members, label=label, decimal=decimal, ranges=ranges)
+    click.echo(line_of(proposal) if as_json else proposal.text())
 
 
 @main.command()

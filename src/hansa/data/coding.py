@@ -93,6 +93,7 @@ def read_coded(
     categorical: Sequence[str] = (),
     texts_are_categories: bool = False,
     label_kind: LabelKind = "numeric",
+    classes: tuple[str, ...] = (),
     needs: str = "",
     decimal: str = ".",
 ) -> CodedTable:
@@ -103,6 +104,7 @@ def read_coded(
         features: the columns to take, in this order; None takes all that are neither label, weight nor party.
         known: codes of another table or of a model; all other features must be numbers. None finds them in this table.
         label, weight: columns of numbers without missing values, held to the same rules as a party's.
+        classes: where the label is texts, its classes, as in `data.schema.Schema`.
         party: column that says whose each row is.
         categorical: features whose values, texts or whole numbers, are categories.
         texts_are_categories: so is every other feature of texts.
@@ -134,13 +136,15 @@ def read_coded(
                     f"{table.file}: {name!r} is to be categorical, and is no feature; expected one of {listed(names)}"
                 )
         levels = dict(known.levels) if known is not None else {}
+        if label is not None:
+            levels[label] = classes
         columns = load_columns(
-            table, {name: levels.get(name, ()) for name in (*names, *special) if name != party}, decimal
+            table, {name: levels.get(name, ()) for name in (*names, *special) if name != party}, decimal, label
         )
         n_rows = len(columns[names[0]].values)
         if not n_rows:
             raise DataError(str(no_rows(table)))
-        _check_roles(table, columns, label, weight, label_kind, decimal)
+        _check_roles(table, columns, label, weight, label_kind, classes, decimal)
         coding, unknown = known, {}
         if known is None:
             found = _find_codes(table, columns, names, tuple(categorical), decimal)
@@ -156,7 +160,7 @@ def read_coded(
             [rule for name in numbers for rule in broken_rules(name, columns[name], "feature", "numeric")],
             decimal,
         )
-        warnings = coarse_warnings(table, columns, [*numbers, *(() if label is None else (label,))], decimal)
+        warnings = coarse_warnings(table, columns, [*numbers, *(() if label is None or classes else (label,))], decimal)
         owners = None if party is None else _parties(table, party)
     values = np.empty((len(names), n_rows), np.float32)
     for index, name in enumerate(names):
@@ -206,10 +210,11 @@ def _check_roles(
     label: str | None,
     weight: str | None,
     label_kind: LabelKind,
+    classes: tuple[str, ...],
     decimal: str,
 ) -> None:
     if label is not None:
-        _refuse(table, list(broken_rules(label, columns[label], "label", label_kind)), decimal)
+        _refuse(table, list(broken_rules(label, columns[label], "label", label_kind, classes or None)), decimal)
     if weight is not None:
         _refuse(table, list(broken_rules(weight, columns[weight], "weight", label_kind)), decimal)
         for violation in only_zeros(table, weight, columns[weight]):
@@ -240,7 +245,7 @@ def read_texts(path: Path, names: Sequence[str]) -> dict[str, tuple[npt.NDArray[
 
 
 def _parties(table: OpenTable, name: str) -> npt.NDArray[np.object_]:
-    texts = _texts(table, [name])[name]
+    texts = texts_of(table, [name])[name]
     for place, text in enumerate(texts):
         if text is None:
             file, row = table.place(place)
@@ -248,7 +253,7 @@ def _parties(table: OpenTable, name: str) -> npt.NDArray[np.object_]:
     return texts
 
 
-def _texts(table: OpenTable, names: Sequence[str]) -> dict[str, npt.NDArray[np.object_]]:
+def texts_of(table: OpenTable, names: Sequence[str]) -> dict[str, npt.NDArray[np.object_]]:
     """Columns as texts, None where missing."""
     if not names:
         return {}
@@ -293,7 +298,7 @@ def _find_codes(
         if columns[name].bad.any() and not is_text(kinds[name]) and not is_numeric(kinds[name]):
             _refuse(table, list(broken_rules(name, columns[name], "feature", "numeric")), decimal)
     chosen = [name for name in names if name in categorical or (columns[name].bad.any() and is_text(kinds[name]))]
-    texts = _texts(table, [name for name in chosen if is_text(kinds[name])])
+    texts = texts_of(table, [name for name in chosen if is_text(kinds[name])])
     doubles = load_doubles(table, [name for name in chosen if name in categorical], decimal)
     levels: dict[str, tuple[Level, ...]] = {}
     for name in chosen:

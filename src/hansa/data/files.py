@@ -1,4 +1,4 @@
-"""A table's file, opened: CSV and Parquet through DuckDB, Arrow through pyarrow. Every command opens its tables here.
+"""A table, opened: CSV and Parquet through DuckDB, Arrow through pyarrow, queries. Every command opens its tables here.
 
 DuckDB loads no extension, and reaches the opened file by its descriptor, so that no name from outside is a pattern, an address or part
 of a statement. From DuckDB 1.2 on it can reach no other file; 1.1 has no such setting, and is told of no other.
@@ -29,8 +29,9 @@ from typing import IO, Any, Literal, TypeVar, cast
 
 import duckdb
 
+from hansa.data.database import read_table
 from hansa.data.parts import PARQUET, parts_of
-from hansa.data.query import Query, Source
+from hansa.data.query import DatabaseQuery, Query, Source
 from hansa.data.schema import Level
 from hansa.errors import DataError
 
@@ -201,10 +202,12 @@ def open_table(source: Source) -> OpenTable:
     """Open a table: a file, a folder or a pattern of Parquet files, or what a query finds.
 
     Raises DataError: there is no such file, its ending is not known, it is not what its ending says, the files of a table are not
-    alike, or the query is not one that reads the named files only.
+    alike, the query is not one that reads the named files only, or a database does not answer it.
     """
     if isinstance(source, Query):
         return _open_query(source)
+    if isinstance(source, DatabaseQuery):
+        return _open_arrow_table(f"the result of {source.where}", read_table(source), io.BytesIO())
     table = _open_path(source)
     # A wide table of texts is scanned once.
     return table.in_memory() if table.is_csv and len(table.names) > WIDE else table
@@ -636,16 +639,26 @@ def _open_arrow(path: Path, handle: IO[bytes]) -> OpenTable:
         is_file = handle.read(4) in (b"ARRO", b"FEA1")
         handle.seek(0)
         table = feather.read_table(handle) if is_file else ipc.open_stream(handle).read_all()
-        names = tuple(table.column_names)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(str(path), " ".join(str(error).split())) from error
+    return _open_arrow_table(str(path), table, handle)
+
+
+def _open_arrow_table(file: str, table: Any, handle: IO[bytes]) -> OpenTable:
+    """An Arrow table (pyarrow.Table), opened like a file of this name."""
+    import pyarrow as pa
+
+    names = tuple(table.column_names)
+    try:
         table = table.rename_columns([f"c{index}" for index in range(len(names))])
         table = table.cast(pa.schema([pa.field(field.name, _readable(field.type, pa)) for field in table.schema]))
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(str(path), " ".join(str(error).split())) from error
+        raise _unreadable(file, " ".join(str(error).split())) from error
     connection = connect()
     connection.register("arrow_table", table)
     described = connection.execute("DESCRIBE SELECT * FROM arrow_table").fetchall()
     types = tuple(str(row[1]) for row in described)
-    return OpenTable(str(path), names, types, connection, "arrow_table", (), handle, given=table)
+    return OpenTable(file, names, types, connection, "arrow_table", (), handle, given=table)
 
 
 def _readable(kind: Any, pa: Any) -> Any:

@@ -42,6 +42,8 @@ class Schema:
         The decimal sign of numbers that stand in a table as texts.
     ignore : tuple of str
         Columns that a table may have and that are not read, in the order of their names.
+    classes : tuple of str
+        Where the label is texts: what it says, in the order of the classes 0, 1, ...; () where it is numbers.
 
     Raises
     ------
@@ -62,6 +64,7 @@ class Schema:
     categories: tuple[tuple[Level, ...], ...] = ()
     decimal: str = "."
     ignore: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", _names(self.features))
@@ -88,6 +91,7 @@ class Schema:
         object.__setattr__(self, "categories", levels if any(levels) else ())
         if self.decimal not in DECIMAL_SIGNS:
             raise PlanError(f'schema.decimal: expected "." or ",", found {self.decimal!r}')
+        object.__setattr__(self, "classes", class_names(self.classes))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -98,6 +102,21 @@ class Schema:
     def levels(self) -> dict[str, tuple[Level, ...]]:
         """The levels of the categorical features, by name."""
         return {name: own for name, own in zip(self.features, self.categories, strict=False) if own}
+
+
+def class_names(given: object) -> tuple[str, ...]:
+    """The texts of a label, in the order of its classes; () for none. Raises PlanError."""
+    if isinstance(given, str) or not isinstance(given, tuple | list):
+        raise PlanError(f"schema.classes: expected a list of texts, found {given!r:.200}")
+    for name in given:
+        if not isinstance(name, str) or name.strip().lower() in MISSING_WORDS:
+            raise PlanError(
+                f"schema.classes: expected texts other than {', '.join(map(repr, MISSING_WORDS))} (which mean a missing value), found "
+                f"{name!r:.200}; write the texts that the label column holds, or leave classes out where it holds numbers"
+            )
+    if len(given) == 1 or len(set(given)) < len(given):
+        raise PlanError(f"schema.classes: expected two or more different texts, found {list(given)!r:.200}")
+    return tuple(given)
 
 
 def _listed(key: str, names: object) -> tuple[str, ...]:

@@ -182,8 +182,8 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
     Parameters
     ----------
     path : path
-        A CSV, Parquet or Arrow file; or a folder of Parquet files, or a pattern such as "parts/*.parquet"; or a query
-        (`hansa.data.query.Query`).
+        A CSV, Parquet or Arrow file; or a folder of Parquet files, or a pattern such as "parts/*.parquet"; or a query over files
+        or to a database (`hansa.data.query`).
     schema : Schema
     label_kind : {"binary", "numeric", "not negative", "positive", "above -1"} or int
         "binary" takes labels 0 and 1 (true and false) only, "numeric" any finite number, K whole numbers below K.
@@ -211,7 +211,7 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
     with open_table(path) as table:
         for violation in _column_violations(table, schema):
             raise DataError(str(violation))
-        columns = load_columns(table, _wanted(schema), schema.decimal)
+        columns = _load(table, schema)
         for violation in _value_violations(table, schema, columns, label_kind, 1):
             raise DataError(str(violation))
         warnings = coarse_warnings(table, columns, _numeric(schema, columns), schema.decimal)
@@ -223,14 +223,19 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
     return Rows(features, columns[schema.label].values, weight, tuple(warnings))
 
 
-def _wanted(schema: Schema) -> dict[str, tuple[Level, ...]]:
-    levels = schema.levels
-    return {name: levels.get(name, ()) for name in schema.columns}
+def _levels(schema: Schema) -> dict[str, tuple[Level, ...]]:
+    """The levels of every column that is read as codes: of features the categorical ones, and a label of texts."""
+    return {**schema.levels, **({schema.label: schema.classes} if schema.classes else {})}
+
+
+def _load(table: OpenTable, schema: Schema) -> dict[str, Column]:
+    levels = _levels(schema)
+    return load_columns(table, {name: levels.get(name, ()) for name in schema.columns}, schema.decimal, schema.label)
 
 
 def _numeric(schema: Schema, columns: Mapping[str, Column]) -> list[str]:
     """The columns of numbers among those that were loaded."""
-    levels = schema.levels
+    levels = _levels(schema)
     return [name for name in schema.columns if name in columns and name not in levels]
 
 
@@ -265,11 +270,11 @@ def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckR
     _check_label_kind(label_kind)
     with open_table(path) as table:
         violations = list(_column_violations(table, schema))
-        columns = load_columns(table, _wanted(schema), schema.decimal)
+        columns = _load(table, schema)
         violations += _value_violations(table, schema, columns, label_kind)
         coarse = coarse_warnings(table, columns, _numeric(schema, columns), schema.decimal)
-    features = tuple(_summary(name, columns[name]) for name in schema.features if name in columns)
-    label = _summary(schema.label, columns[schema.label]) if schema.label in columns else None
+    features = tuple(summarize(name, columns[name]) for name in schema.features if name in columns)
+    label = summarize(schema.label, columns[schema.label]) if schema.label in columns else None
     n_rows = len(next(iter(columns.values())).values) if columns else 0
     warnings = (*_warnings(features, label, n_rows, label_kind), *coarse)
     return CheckReport(table.file, n_rows, tuple(violations), warnings, features, label, label_kind)
@@ -294,21 +299,29 @@ class Column:
     bad: Array
 
 
-def load_columns(table: OpenTable, levels: Mapping[str, tuple[Level, ...]], decimal: str) -> dict[str, Column]:
+def load_columns(
+    table: OpenTable, levels: Mapping[str, tuple[Level, ...]], decimal: str, label: str | None = None
+) -> dict[str, Column]:
     """The columns that `levels` names and the table has exactly once: of a column without levels its numbers, of
-    another its codes.
+    another its codes. `label` is the column whose levels are classes, which truth values may stand for.
     """
     places = table.places
     wanted = [name for name in levels if name in places]
     if not wanted:
         return {}
-    expressions = [
-        _as_code(table, places[name], levels[name], decimal)
-        if levels[name]
-        else number(f"c{places[name]}", table.types[places[name]], "FLOAT", decimal, table.odd)
-        for name in wanted
-    ]
-    fetched = table.fetch(expressions, [levels[name] or None for name in wanted])
+    expressions: list[str] = []
+    marks: list[tuple[Level, ...] | None] = []
+    for name in wanted:
+        column, kind, own = f"c{places[name]}", table.types[places[name]], levels[name]
+        typed_class = name == label and kind == "BOOLEAN"
+        marks.append(None if typed_class or not own else own)
+        if typed_class and own:
+            expressions.append(_truth_as_code(column, own))
+        elif own:
+            expressions.append(_as_code(table, places[name], own, decimal))
+        else:
+            expressions.append(number(column, kind, "FLOAT", decimal, table.odd))
+    fetched = table.fetch(expressions, marks)
     columns = {}
     for index, name in enumerate(wanted):
         values, fetched[index] = fetched[index], None
@@ -337,6 +350,19 @@ def _as_code(table: OpenTable, index: int, levels: tuple[Level, ...], decimal: s
         f"COALESCE((NULLIF(list_position(?::VARCHAR[], {text}), 0) - 1)::FLOAT, "
         f"CASE WHEN {text} IS NULL OR {word(column)} IN {MISSING_WORDS} THEN 'nan'::FLOAT END)"
     )
+
+
+def _truth_as_code(column: str, classes: tuple[Level, ...]) -> str:
+    """SQL for a column of truth values that is a label of these classes: NaN where missing, NULL where no class is meant.
+
+    Classes that are called true and false say which is which. Of two others false is the first one, as 0 is.
+    """
+    names = [str(name).lower() for name in classes]
+    places = {truth: names.index(truth) for truth in ("false", "true") if names.count(truth) == 1}
+    if not {"false", "true"} & {*names} and len(names) == 2:
+        places = {"false": 0, "true": 1}
+    cases = "".join(f" WHEN {column} = {truth} THEN {place}::FLOAT" for truth, place in places.items())
+    return f"CASE WHEN {column} IS NULL THEN 'nan'::FLOAT{cases} END"
 
 
 # --- rules -------------------------------------------------------------------------------------------------
@@ -404,7 +430,7 @@ def _value_violations(
     if columns and not len(next(iter(columns.values())).values):
         return [no_rows(table)]
     roles: dict[str | None, Role] = {schema.weight: "weight", schema.label: "label"}
-    levels = schema.levels
+    levels = _levels(schema)
     broken: list[Broken] = []
     for name in schema.columns:
         if name in columns:
@@ -436,7 +462,7 @@ def broken_rules(
     name: str, column: Column, role: Role, label_kind: LabelKind, levels: tuple[Level, ...] | None = None
 ) -> Iterator[Broken]:
     """The rules that a column breaks, one for each rule."""
-    rules = list(_number_rules(column, role)) if levels is None else [_level_rule(column, levels)]
+    rules = list(_number_rules(column, role)) if levels is None else [_level_rule(column, levels, role)]
     rules += role_rules(role, column, label_kind)
     for place, (rows, expected, cure) in enumerate(rules):
         if rows.any():
@@ -448,7 +474,7 @@ def broken_rules(
 def _number_rules(column: Column, role: Role) -> Iterator[Rule]:
     cure = "write codes (numbers) in place of text, dates and values outside float32"
     if role == "label":
-        cure = "write the label as a number; two classes such as yes and no as 1 and 0, at all parties alike"
+        cure = "write the label as a number; two classes such as yes and no as 1 and 0, or name them as schema.classes in the plan"
     yield column.bad, A_NUMBER if role == "feature" else "a number in every row", cure
     yield np.isinf(column.values), "a finite number", "write a finite number, or leave a feature empty"
     yield (
@@ -458,8 +484,13 @@ def _number_rules(column: Column, role: Role) -> Iterator[Rule]:
     )
 
 
-def _level_rule(column: Column, levels: tuple[Level, ...]) -> Rule:
+def _level_rule(column: Column, levels: tuple[Level, ...], role: Role) -> Rule:
     some = ", ".join(map(repr, levels[:SHOWN_LEVELS])) + (", ..." if len(levels) > SHOWN_LEVELS else "")
+    if role == "label":
+        cure = (
+            "write one of them, letter by letter, or change schema.classes in the plan, which all members must agree on"
+        )
+        return column.bad, f"one of the {len(levels)} classes {some}", cure
     cure = "mend the cell, or add its value to [categories] in the plan, which all members must agree on"
     return column.bad, f"one of the plan's {len(levels)} levels {some}, or empty for missing", cure
 
@@ -586,7 +617,7 @@ def _shortest(value: Any) -> str:
 # --- the report --------------------------------------------------------------------------------------------
 
 
-def _summary(name: str, column: Column) -> ColumnSummary:
+def summarize(name: str, column: Column) -> ColumnSummary:
     values = column.values[np.isfinite(column.values)].astype(np.float64)
     missing = int(np.count_nonzero(np.isnan(column.values) & ~column.bad))
     if not len(values):

@@ -11,6 +11,8 @@ A member's own file:
     table = "north.csv"                 # a party's rows; a folder or a pattern of Parquet files, too
     source = { query = "SELECT ...", files = { cells = "cells.csv" } }
                                         # in place of table: a query over this party's own files
+    source = { database = "postgresql://host/db", query = "SELECT ...", password_file = "db.pass" }
+                                        # or to its own database; password_file is optional
     id = "cell"                         # optional: a column of the table that is not read and never leaves
     model = "north-model.json"          # where a receiver puts the model
     record = "north-record.json"        # optional: what this member sent and got
@@ -45,7 +47,7 @@ from msgspec import Meta
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, load_identity
 from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy
-from hansa.data.query import Query
+from hansa.data.query import DatabaseQuery, Query, fault_of_url
 from hansa.data.schema import Schema
 from hansa.declared import SECRET, decode
 from hansa.errors import IdentityError, PlanError
@@ -75,6 +77,9 @@ Address = Annotated[
 ProxyUrl = Annotated[
     str, Meta(pattern=WITHOUT_NUL, description="http://host:port or http://user@host:port, without NUL", extra=SECRET)
 ]
+DatabaseUrl = Annotated[
+    str, Meta(pattern=WITHOUT_NUL, description="a URL such as postgresql://user@host:5432/database", extra=SECRET)
+]
 Threads = Annotated[int, Meta(ge=1, le=MOST_THREADS, description=f"a whole number above 0 and at most {MOST_THREADS}")]
 Seconds = Annotated[float, Meta(gt=0, le=A_YEAR_S, description=f"a number above 0 and at most {A_YEAR_S}")]
 SecondsOrNone = Annotated[float, Meta(ge=0, le=A_YEAR_S, description=f"a number of at least 0 and at most {A_YEAR_S}")]
@@ -89,6 +94,8 @@ class SourceDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     query: str
     files: dict[str, FilePath] = {}
+    database: DatabaseUrl | None = None
+    password_file: FilePath | None = None
 
 
 class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,7 +136,8 @@ class MemberFile:
         plan, members, identity: what the files it names hold. folder: of the identity's files.
         plan_path, members_path: where plan and members stand.
         host, port: of the hub. proxy: to dial through, or None.
-        table: where this party's rows are: a path, or a query; None where the file gives neither table nor source.
+        table: where this party's rows are: a path, or a query (over its files, or to its database); None where the file gives
+            neither table nor source.
         id: a column of it that is not read, or None.
         model, record, transcript, ledger: paths, None where the file does not give them.
         policy: of a party.
@@ -149,7 +157,7 @@ class MemberFile:
     folder: Path
     host: str
     port: int
-    table: Path | Query | None
+    table: Path | Query | DatabaseQuery | None
     model: Path | None
     record: Path | None
     transcript: Path | None
@@ -243,16 +251,46 @@ def read_member_file(path: Path) -> MemberFile:
     )
 
 
-def _source(document: MemberDocument, path: Path) -> Path | Query | None:
-    """Where the rows are. Raises PlanError where table and source are both given."""
-    if document.source is None:
+def read_rows_source(path: Path) -> tuple[Path | Query | DatabaseQuery, str | None]:
+    """Where a member's file says its rows are, and which column is its `id`; nothing else that it names need be there.
+
+    Raises PlanError, also where it names neither table nor source.
+    """
+    document = decode(
+        read_toml(path, PlanError, "name the member's own file"), MemberDocument, str(path), PlanError, RENAMED
+    )
+    source = _source(document, path)
+    if source is None:
+        raise PlanError(f"{path}: table is missing; name the file with this party's rows, or give a source")
+    return source, document.id
+
+
+def _source(document: MemberDocument, path: Path) -> Path | Query | DatabaseQuery | None:
+    """Where the rows are. Raises PlanError where table and source are both given, or source names files and a database."""
+    source = document.source
+    if source is None:
         return None if document.table is None else path.parent / document.table
     if document.table is not None:
         raise PlanError(
             f"{path}: table and source are both given; say where the rows are once, and leave the other out"
         )
-    files = {name: path.parent / file for name, file in document.source.files.items()}
-    return Query(document.source.query, files, f"{path}, source.query")
+    where = f"{path}, source.query"
+    if source.database is None:
+        if source.password_file is not None:
+            raise PlanError(
+                f"{path}: source.password_file goes with source.database only; add database, or leave it out"
+            )
+        return Query(source.query, {name: path.parent / file for name, file in source.files.items()}, where)
+    if source.files:
+        raise PlanError(
+            f"{path}: source.files and source.database are both given; a query reads this party's files or its database: leave one out"
+        )
+    fault = fault_of_url(source.database)
+    if fault is not None:
+        raise PlanError(f"{path}: source.database: {fault}")
+    file = None if source.password_file is None else path.parent / source.password_file
+    password = "" if file is None else _password(file, "the database's password")
+    return DatabaseQuery(source.database, source.query, password, file, where)
 
 
 def _address(text: str, key: str, path: Path) -> tuple[str, int]:
@@ -271,17 +309,21 @@ def _proxy(document: MemberDocument, path: Path) -> Proxy | None:
         return None
     password = ""
     if document.proxy_password_file is not None:
-        file = path.parent / document.proxy_password_file
-        try:
-            if file.stat().st_mode & 0o077:
-                raise PlanError(f"{file}: others can read this password; run: chmod 600 {file}")
-            password = read_text(file).strip()
-        except (OSError, ValueError) as error:
-            raise PlanError(f"{file}: the proxy's password cannot be read: {error}") from error
+        password = _password(path.parent / document.proxy_password_file, "the proxy's password")
     try:
         return read_proxy(document.proxy, password)
     except ValueError as error:
         raise PlanError(f"{path}: proxy: {error}") from error
+
+
+def _password(file: Path, what: str) -> str:
+    """The password in a file that only its owner may read. Raises PlanError; never quotes it."""
+    try:
+        if file.stat().st_mode & 0o077:
+            raise PlanError(f"{file}: others can read this password; run: chmod 600 {file}")
+        return read_text(file).strip()
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{file}: {what} cannot be read: {error}") from error
 
 
 def _server_addresses(given: Mapping[str, str] | None, plan: Plan, path: Path) -> dict[str, tuple[str, int]]:

@@ -40,6 +40,7 @@ def defaults(plan: Plan) -> dict[str, object]:
         "schema.weight": None,
         "schema.decimal": ".",
         "schema.ignore": (),
+        "schema.classes": (),
         "schema.weight_limit": None,
         "schema.missing": None,
         "categories": (),

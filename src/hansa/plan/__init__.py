@@ -2,6 +2,7 @@
 
 from hansa.plan.plan import Coopetitive, Plan, Release
 from hansa.plan.reading import parse_plan, read_plan
+from hansa.plan.rules import checked_classes
 from hansa.plan.values import (
     COOPETITIVE,
     DEFAULT_BINS_ON_SHARES,
@@ -39,6 +40,7 @@ __all__ = [
     "Coopetitive",
     "Plan",
     "Release",
+    "checked_classes",
     "default_verify_counts",
     "parse_plan",
     "read_plan",

@@ -15,6 +15,7 @@
     weight = "importance"                     # optional
     decimal = ","                             # optional: the decimal sign of numbers that are texts, as in CSV files; default "."
     ignore = ["site"]                         # optional: columns that a table may have and that are not read
+    classes = ["no", "yes"]                   # optional: what a label of texts says; the place in the list is the class
 
     [privacy]
     min_cell_rows = 10                        # cuts stop at cells of so many pooled rows
@@ -334,7 +335,7 @@ class Plan:
 
     def canonical(self) -> bytes:
         """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out
-        but those of `schema.decimal` and `schema.ignore`, which came later.
+        but those of `schema.decimal`, `schema.ignore` and `schema.classes`, which came later.
         """
         content = {"format": 1, **asdict(self)}
         if self.coopetitive is None:
@@ -343,6 +344,8 @@ class Plan:
             del content["schema"]["decimal"]
         if not self.schema.ignore:
             del content["schema"]["ignore"]
+        if not self.schema.classes:
+            del content["schema"]["classes"]
         # Settings that came later are left out where they change nothing: older plans keep their digests.
         for name, default in LATER_PARAMETERS.items():
             if content["parameters"][name] == default:
@@ -371,6 +374,7 @@ class Plan:
             "schema.weight": schema["weight"],
             "schema.decimal": schema["decimal"],
             "schema.ignore": schema["ignore"],
+            "schema.classes": schema["classes"],
             "privacy.min_cell_rows": self.min_cell_rows,
             "privacy.min_party_rows": self.min_party_rows,
             "privacy.min_child_rows": self.min_child_rows,

@@ -64,6 +64,7 @@ class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     missing: Names | None = None
     decimal: DecimalSign = "."
     ignore: Names | None = None
+    classes: Names | None = None
 
 
 class PrivacyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -234,6 +235,7 @@ def _plan(document: PlanDocument) -> Plan:
             categories=tuple(document.categories.get(name, ()) for name in schema.features),
             decimal=schema.decimal,
             ignore=schema.ignore or (),
+            classes=schema.classes or (),
         ),
         parameters=_parameters(_with_monotone(document), shared),
         min_cell_rows=privacy.min_cell_rows,

@@ -8,9 +8,11 @@ from __future__ import annotations
 import itertools
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from hansa.data.schema import class_names
+from hansa.errors import PlanError
 from hansa.plan.values import (
     COOPETITIVE,
     MASKED,
@@ -25,6 +27,7 @@ from hansa.trees.losses import OBJECTIVES_ON_SHARES, is_softmax, tells_rows
 
 if TYPE_CHECKING:
     from hansa.plan.plan import Coopetitive, Plan
+    from hansa.trees.parameters import Parameters
 
 Rule: TypeAlias = "Callable[[Plan], str | None]"
 SharedRule: TypeAlias = "Callable[[Plan, Coopetitive], str | None]"
@@ -107,6 +110,38 @@ def one_against_the_rest_goes_with_coopetitive(plan: Plan) -> str | None:
         f"parameter num_class = {plan.parameters.num_class} of {plan.parameters.objective} goes with mode {COOPETITIVE!r} "
         f"only; in mode {plan.mode!r} write objective = 'multi:softprob'"
     )
+
+
+def class_names_fit_labels(plan: Plan) -> str | None:
+    return fault_of_classes(plan.schema.classes, plan.parameters)
+
+
+def fault_of_classes(classes: tuple[str, ...], parameters: Parameters) -> str | None:
+    """Why a label of these classes does not go with an objective; None where it does, or where there are none."""
+    if not classes:
+        return None
+    if not parameters.has_classes:
+        return (
+            f"schema.classes goes with labels that are classes; objective {parameters.objective} takes numbers: leave classes out, or "
+            "take binary:logistic"
+        )
+    expected = parameters.num_class or 2
+    if len(classes) == expected:
+        return None
+    cure = "name both" if expected == 2 else "name one for each"
+    return (
+        f"schema.classes names {len(classes)} classes, where the parameters have {expected}; {cure}, or set num_class "
+        f"(mode {COOPETITIVE!r})"
+    )
+
+
+def checked_classes(given: Sequence[str], parameters: Parameters) -> tuple[str, ...]:
+    """Classes of a label of texts that goes with these parameters; () for none. Raises PlanError."""
+    classes = class_names(given)
+    fault = fault_of_classes(classes, parameters)
+    if fault is not None:
+        raise PlanError(fault)
+    return classes
 
 
 def rows_of_nodes_are_known(plan: Plan) -> str | None:
@@ -374,6 +409,7 @@ RULES: tuple[Rule, ...] = (
     leaves_of_other_objectives_stay,
     choices_can_be_promised,
     one_against_the_rest_goes_with_coopetitive,
+    class_names_fit_labels,
     early_stopping_has_rows,
 )
 """Of every plan, in the order in which they are asked."""

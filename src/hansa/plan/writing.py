@@ -75,6 +75,7 @@ def _schema(plan: Plan) -> dict[str, Any]:
         "weight": schema.weight,
         "decimal": None if schema.decimal == "." else schema.decimal,
         "ignore": schema.ignore or None,
+        "classes": schema.classes or None,
         "missing": None if more is None else more.missing,
         "weight_limit": None if more is None else more.weight_limit,
     }

@@ -100,6 +100,7 @@ def read_table(
     *,
     texts_are_categories: bool = False,
     label_kind: LabelKind = "numeric",
+    classes: tuple[str, ...] = (),
     decimal: str = ".",
 ) -> Table:
     """Read a table with a column that says whose each row is.
@@ -110,7 +111,7 @@ def read_table(
             in a categorical column of no category.
         categorical: columns of text or whole numbers whose values are categories; their levels are all values, sorted.
         texts_are_categories: other columns of text are categories too; not so, they get codes that are split as numbers.
-        label_kind, decimal: of `hansa.data.source.read_rows` and of `hansa.data.schema.Schema`.
+        label_kind, classes, decimal: of `hansa.data.source.read_rows` and of `hansa.data.schema.Schema`.
 
     Raises:
         DataError: naming file, row and column.
@@ -125,6 +126,7 @@ def read_table(
         categorical=categorical,
         texts_are_categories=texts_are_categories,
         label_kind=label_kind,
+        classes=classes,
         decimal=decimal,
     )
     party = np.full(read.features.shape[1], "all", object) if read.party is None else read.party

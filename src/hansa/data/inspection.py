@@ -1,0 +1,123 @@
+"""What the columns of a table are, as the one reader sees them, where no schema says yet what they are to be.
+
+Nothing here is refused for what a cell holds: a column that could not be read says why. That sentence quotes no cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from hansa.data.cells import disguise, is_numeric, is_text
+from hansa.data.coding import texts_of
+from hansa.data.files import open_table
+from hansa.data.query import Source
+from hansa.data.source import Column, ColumnSummary, load_columns, no_rows, repeated_columns, summarize
+from hansa.errors import DataError
+
+Kind = Literal["numbers", "texts", "missing", "unread"]
+"""What all cells of a column are, those without a value left out; "missing" where none has one, "unread" where they are neither."""
+
+
+@dataclass(frozen=True)
+class ColumnKind:
+    """One column.
+
+    Attributes:
+        name: the column. type: DuckDB's; of a CSV file VARCHAR.
+        kind: what its cells are. why: of "unread": the reason, with its cure; else empty.
+        counts: of a column of texts, how many rows have each text; else empty.
+        whole, different: whether all values are whole numbers; whether no two rows have the same, and at least two have one.
+        summary: counts and range. Of a column that is no numbers, the range is that of nothing (NaN).
+    """
+
+    name: str
+    type: str
+    kind: Kind
+    why: str
+    counts: dict[str, int]
+    whole: bool
+    different: bool
+    summary: ColumnSummary
+
+
+@dataclass(frozen=True)
+class TableKind:
+    """A table's columns in their order.
+
+    Attributes:
+        file: what errors call the table. n_rows: its rows.
+    """
+
+    file: str
+    n_rows: int
+    columns: tuple[ColumnKind, ...]
+
+
+def inspect_table(source: Source, decimal: str = ".", without: Collection[str] = ()) -> TableKind:
+    """Say of every column but those `without` what it is.
+
+    Raises DataError: as `open_table`; two columns of one name; no rows.
+    """
+    with open_table(source) as table:
+        for violation in repeated_columns(table):
+            raise DataError(str(violation))
+        names = [name for name in table.names if name not in without]
+        columns = load_columns(table, dict.fromkeys(names, ()), decimal)
+        if not columns or not len(next(iter(columns.values())).values):
+            raise DataError(str(no_rows(table)))
+        types = {name: table.types[table.places[name]] for name in names}
+        stray = [name for name in names if columns[name].bad.any() and is_text(types[name])]
+        texts = texts_of(table, stray)
+        kinds = tuple(
+            _texts(name, types[name], columns[name], texts[name].tolist(), decimal)
+            if name in texts
+            else _numbers(name, types[name], columns[name])
+            for name in names
+        )
+        return TableKind(table.file, len(next(iter(columns.values())).values), kinds)
+
+
+def _numbers(name: str, kind: str, column: Column) -> ColumnKind:
+    """A column whose cells are numbers, or of a type that is neither numbers nor texts."""
+    summary = summarize(name, column)
+    if column.bad.any():
+        why = (
+            "a number beyond float32; write smaller numbers"
+            if is_numeric(kind)
+            else f"of type {kind:.60}; cast it to numbers"
+        )
+        return ColumnKind(name, kind, "unread", why, {}, False, False, summary)
+    values = column.values[~np.isnan(column.values)]
+    return ColumnKind(
+        name,
+        kind,
+        "numbers" if len(values) else "missing",
+        "",
+        {},
+        bool(len(values)) and bool(np.all(values == np.floor(values))),
+        len(values) > 1 and summary.distinct == len(values),
+        summary,
+    )
+
+
+def _texts(name: str, kind: str, column: Column, cells: list[str | None], decimal: str) -> ColumnKind:
+    """A column with texts that are no numbers."""
+    counts: dict[str, int] = {}
+    for cell in cells:
+        if cell is not None:
+            counts[cell] = counts.get(cell, 0) + 1
+    present = sum(counts.values())
+    missing = len(cells) - present
+    summary = ColumnSummary(name, missing, len(counts), min(counts.values()), np.nan, np.nan, np.nan)
+    stray = [text for text, bad in zip(cells, column.bad, strict=True) if bad and text is not None]
+    masked = next((found for text in dict.fromkeys(stray) if (found := disguise(text, decimal))), None)
+    if masked is not None:
+        return ColumnKind(name, kind, "unread", f"{masked.what}; {masked.cure}", {}, False, False, summary)
+    if 2 * len(stray) < present:
+        why = "texts among numbers; leave the cell empty where the value is missing"
+        return ColumnKind(name, kind, "unread", why, {}, False, False, summary)
+    return ColumnKind(name, kind, "texts", "", counts, False, present > 1 and len(counts) == present, summary)

@@ -1,0 +1,219 @@
+"""`hansa schema`: the tables [schema] and [categories] of a plan, proposed from parties' tables.
+
+Levels of texts are written, since a plan has to list them. Of a column of numbers no value is, unless ranges are asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from hansa.data.inspection import ColumnKind, TableKind, inspect_table
+from hansa.data.query import Source
+from hansa.data.schema import name_fault
+from hansa.data.source import listed
+from hansa.errors import DataError, PlanError
+from hansa.node.config import read_rows_source
+from hansa.printable import printable
+from hansa.toml import write_toml
+
+Role = Literal["feature", "label", "ignore"]
+
+MOST_LEVELS = 200
+"""Different texts of a column that is proposed as categorical; a plan may list more."""
+
+
+class ColumnRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a column holds in one table: private, and given only where it was asked for.
+
+    Attributes:
+        file: the table. rows, missing, distinct: counts. minimum, maximum: of numbers, else None. counts: rows
+            of each text of a column that is not ignored.
+    """
+
+    file: str
+    rows: int
+    missing: int
+    distinct: int
+    minimum: float | None
+    maximum: float | None
+    counts: dict[str, int]
+
+
+class ProposedColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One column of the proposal.
+
+    Attributes:
+        name: the column. role: in the schema. types: DuckDB's types, of a CSV file VARCHAR.
+        why: what the column is, and why it is to be ignored. levels: of a categorical feature or a label of texts, sorted.
+        ranges: a table each where they were asked for, else empty.
+    """
+
+    name: str
+    role: Role
+    types: tuple[str, ...]
+    why: str
+    levels: tuple[str, ...] = ()
+    ranges: tuple[ColumnRange, ...] = ()
+
+
+class SchemaProposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `hansa schema --json` prints.
+
+    Attributes:
+        files: the tables. decimal: the decimal sign that they were read with. columns: in the order of the tables.
+    """
+
+    files: tuple[str, ...]
+    decimal: str
+    columns: tuple[ProposedColumn, ...]
+
+    def text(self) -> str:
+        """TOML for a plan, with comments."""
+        features = [column for column in self.columns if column.role == "feature"]
+        label = next((column for column in self.columns if column.role == "label"), None)
+        ignored = [column for column in self.columns if column.role == "ignore"]
+        lines = [
+            f"# Proposed by `hansa schema` from {', '.join(map(printable, self.files))}.",
+            "# Every party's table has these columns. Agree on them, and on units and meaning, before you write a plan.",
+            "[schema]",
+            *_list("features", features),
+        ]
+        if label is None:
+            lines.append('# label = "..."  # the column to predict: take it out of the features')
+        else:
+            lines += _comments(label, "")
+            lines.append(f"label = {_toml(label.name)}")
+            if label.levels:
+                lines.append("# The texts of the label: their order says which is class 0, 1, ...")
+                lines.append(write_toml({"classes": list(label.levels)}).rstrip("\n"))
+        if ignored:
+            lines += _list("ignore", ignored)
+        if self.decimal != ".":
+            lines.append(f"decimal = {_toml(self.decimal)}")
+        levels = {column.name: list(column.levels) for column in features if column.levels}
+        if levels:
+            lines += [
+                "",
+                "# Every text that a column holds. They are values of these tables: look through them before you share them.",
+                write_toml({"categories": levels}).rstrip("\n"),
+            ]
+        return "\n".join(lines)
+
+
+def propose_schema(
+    tables: Sequence[Path], members: Sequence[Path], *, label: str | None, decimal: str, ranges: bool
+) -> SchemaProposal:
+    """Propose a schema from tables, and from those of members' own files.
+
+    Args:
+        tables: files, folders or patterns. members: members' own files; their plan need not be there.
+        label: the column to predict, or None. decimal: as in `data.schema.Schema`. ranges: whether to give ranges and counts.
+
+    Raises PlanError where no table is named, DataError where one cannot be read or lacks the label.
+    """
+    sources: list[tuple[Source, str | None]] = [(path, None) for path in tables]
+    sources += [read_rows_source(path) for path in members]
+    if not sources:
+        raise PlanError("no table is named; name one, or give --member a party's own file with table or source")
+    found = [inspect_table(source, decimal, () if own is None else (own,)) for source, own in sources]
+    names = list(dict.fromkeys(column.name for table in found for column in table.columns))
+    for table in found:
+        has = [column.name for column in table.columns]
+        if label is not None and label not in has:
+            raise DataError(f"{table.file}: no column {label!r}, which is to be the label; found {listed(has)}")
+    columns = tuple(_propose(name, found, label, ranges) for name in names)
+    return SchemaProposal(tuple(table.file for table in found), decimal, columns)
+
+
+def _propose(name: str, tables: Sequence[TableKind], label: str | None, ranges: bool) -> ProposedColumn:
+    """What a column is to be, by what it is in every table."""
+    kinds = {table.file: column for table in tables for column in table.columns if column.name == name}
+    types = tuple(dict.fromkeys(column.type for column in kinds.values()))
+    role, why = _role(name, kinds, [table.file for table in tables])
+    levels: tuple[str, ...] = ()
+    if name == label:
+        texts = all(column.kind in ("texts", "missing") for column in kinds.values())
+        levels = tuple(sorted({text for column in kinds.values() for text in column.counts})) if texts else ()
+        role = "label"
+        if levels and len(levels) <= MOST_LEVELS:
+            why = "texts: classes lists them"
+        elif levels:
+            levels, why = (), f"texts, more than {MOST_LEVELS} different ones: too many for classes"
+    elif role == "feature":
+        levels = tuple(sorted({text for column in kinds.values() for text in column.counts}))
+    shown = tuple(_range(table, kinds[table.file], role) for table in tables if table.file in kinds) if ranges else ()
+    return ProposedColumn(name, role, types, why, levels, shown)
+
+
+def _role(name: str, kinds: dict[str, ColumnKind], files: Sequence[str]) -> tuple[Role, str]:
+    """Feature or ignored, and why."""
+    absent = next((file for file in files if file not in kinds), None)
+    if absent is not None:
+        return "ignore", f"not in {absent}"
+    fault = name_fault(name)
+    if not name or fault is not None:
+        return "ignore", fault or "it has no name; name it"
+    for file, column in kinds.items():
+        if column.kind == "unread":
+            return "ignore", f"not read, in {file}: {column.why}"
+    columns = list(kinds.values())
+    texts = [file for file, column in kinds.items() if column.kind == "texts"]
+    numbers = [file for file, column in kinds.items() if column.kind == "numbers"]
+    if texts and numbers:
+        return "ignore", f"texts in {texts[0]}, numbers in {numbers[0]}: write them alike"
+    if texts:
+        present = [column for column in columns if column.kind == "texts"]
+        count = len({text for column in present for text in column.counts})
+        if all(column.different for column in present):
+            return "ignore", "texts, all different: it looks like an id"
+        if count > MOST_LEVELS:
+            return "ignore", f"texts, more than {MOST_LEVELS} different ones: too many for categories"
+        return "feature", "texts: [categories] lists them"
+    if not numbers:
+        return "feature", "missing in every row"
+    whole = all(column.whole for column in columns if column.kind == "numbers")
+    different = all(column.different for column in columns if column.kind == "numbers")
+    what = "whole numbers" if whole else "numbers"
+    missing = ", some missing" if any(column.summary.missing for column in columns) else ""
+    return "feature", what + missing + (", all different: is it an id?" if whole and different else "")
+
+
+def _range(table: TableKind, column: ColumnKind, role: Role) -> ColumnRange:
+    summary = column.summary
+    least, greatest = (None if math.isnan(end) else end for end in (summary.minimum, summary.maximum))
+    counts = {} if role == "ignore" else dict(sorted(column.counts.items()))
+    return ColumnRange(table.file, table.n_rows, summary.missing, summary.distinct, least, greatest, counts)
+
+
+# --- TOML --------------------------------------------------------------------------------------------------
+
+
+def _toml(text: str) -> str:
+    """A text as TOML writes it."""
+    return write_toml({"x": text}).removeprefix("x = ").rstrip("\n")
+
+
+def _list(key: str, columns: Sequence[ProposedColumn]) -> list[str]:
+    lines = [f"{key} = ["]
+    for column in columns:
+        lines += _comments(column, "    ")
+        lines.append(f"    {_toml(column.name)},")
+    return [*lines, "]"]
+
+
+def _comments(column: ProposedColumn, indent: str) -> list[str]:
+    """What stands above a column's name."""
+    kinds = " and ".join(column.types)
+    lines = [f"{column.why} ({kinds})"]
+    for shown in column.ranges:
+        between = "" if shown.minimum is None else f"{shown.minimum:g} to {shown.maximum:g}, "
+        lines.append(
+            f"  {shown.file}: {between}{shown.distinct} different, {shown.missing} of {shown.rows} rows missing"
+        )
+        lines += [f"    {text!r}: {count} rows" for text, count in shown.counts.items()]
+    return [f"{indent}# {printable(line)}" for line in lines]
