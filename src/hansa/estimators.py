@@ -26,8 +26,6 @@ ALONE = "rows"
 class _Hansa(BaseEstimator):  # type: ignore[misc]
     """What both estimators share. Parameters are XGBoost's, as its own estimators call them."""
 
-    _objective: str
-
     def __init__(
         self,
         *,
@@ -41,6 +39,18 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
         reg_lambda: float = 1.0,
         subsample: float = 1.0,
         colsample_bytree: float = 1.0,
+        max_leaves: int = 0,
+        grow_policy: str = "depthwise",
+        reg_alpha: float = 0.0,
+        max_delta_step: float | None = None,
+        colsample_bylevel: float = 1.0,
+        colsample_bynode: float = 1.0,
+        num_parallel_tree: int = 1,
+        scale_pos_weight: float | str = 1.0,
+        monotone_constraints: Any = None,
+        interaction_constraints: Any = None,
+        objective: str | None = None,
+        eval_metric: Any = None,
         base_score: float | None = None,
         random_state: int | None = None,
         evaluation_fraction: float = 0.0,
@@ -61,6 +71,18 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
         self.reg_lambda = reg_lambda
         self.subsample = subsample
         self.colsample_bytree = colsample_bytree
+        self.max_leaves = max_leaves
+        self.grow_policy = grow_policy
+        self.reg_alpha = reg_alpha
+        self.max_delta_step = max_delta_step
+        self.colsample_bylevel = colsample_bylevel
+        self.colsample_bynode = colsample_bynode
+        self.num_parallel_tree = num_parallel_tree
+        self.scale_pos_weight = scale_pos_weight
+        self.monotone_constraints = monotone_constraints
+        self.interaction_constraints = interaction_constraints
+        self.objective = objective
+        self.eval_metric = eval_metric
         self.base_score = base_score
         self.random_state = random_state
         self.evaluation_fraction = evaluation_fraction
@@ -105,6 +127,17 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
             "lambda": self.reg_lambda,
             "subsample": self.subsample,
             "colsample_bytree": self.colsample_bytree,
+            "max_leaves": self.max_leaves,
+            "grow_policy": self.grow_policy,
+            "alpha": self.reg_alpha,
+            "max_delta_step": self.max_delta_step,
+            "colsample_bylevel": self.colsample_bylevel,
+            "colsample_bynode": self.colsample_bynode,
+            "num_parallel_tree": self.num_parallel_tree,
+            "scale_pos_weight": self.scale_pos_weight,
+            "monotone_constraints": self.monotone_constraints,
+            "interaction_constraints": self.interaction_constraints,
+            "eval_metric": self.eval_metric,
             "base_score": self.base_score,
             "seed": self.random_state,
             "early_stopping_rounds": self.early_stopping_rounds,
@@ -114,7 +147,7 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
             return fit(
                 parties,
                 mode=self.mode,
-                objective=self._objective,
+                objective=self.objective or self._default_objective(),
                 evaluation_fraction=self.evaluation_fraction,
                 min_cell_rows=self.min_cell_rows,
                 categorical=self.categorical,
@@ -131,6 +164,9 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
 
     def _more(self) -> dict[str, Any]:
         return {}
+
+    def _default_objective(self) -> str:
+        return "reg:squarederror"
 
     def _keep(self, run: Run) -> None:
         self.run_ = run
@@ -159,7 +195,7 @@ def _taken(X: Any, rows: npt.NDArray[np.intp]) -> Any:
 
 
 class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
-    """A classifier of two classes (coopetitive mode: of several), trained by parties that do not show each other their rows.
+    """A classifier of two classes or more, trained by parties that do not show each other their rows.
 
     All members are in this process: it is for choosing parameters and for comparing, not for keeping rows apart. `fit` takes the party
     of each row as `groups`.
@@ -168,7 +204,9 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
     ----------
     mode : {"federated", "secure-aggregation", "coopetitive"}
         How the parties' sums or rows are protected.
-    n_estimators, max_depth, learning_rate, max_bin, min_child_weight, gamma, reg_lambda, subsample, colsample_bytree, base_score
+    n_estimators, max_depth, learning_rate, max_bin, min_child_weight, gamma, reg_lambda, subsample, colsample_bytree, base_score, \
+    max_leaves, grow_policy, reg_alpha, max_delta_step, colsample_bylevel, colsample_bynode, num_parallel_tree, scale_pos_weight, \
+    monotone_constraints, interaction_constraints, objective, eval_metric
         As in XGBoost's own estimators.
     random_state : int, optional
         Seed of draws of rows and features.
@@ -179,7 +217,7 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
     min_cell_rows : int
         Cuts stop at cells of so many pooled rows.
     categorical : sequence of str
-        Coopetitive: features whose values are categories.
+        Features of numbers whose values are categories; features of texts are categories anyway.
     n_jobs : int, optional
         Compute threads; None or -1 for as many as are worth while.
     callbacks : sequence of objects, optional
@@ -203,13 +241,6 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
     array(['fine', 'fault'], dtype='<U5')
     """
 
-    _objective = "binary:logistic"
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = self.mode == "coopetitive"
-        return tags
-
     def fit(self, X: Any, y: Any, *, groups: Any = None, sample_weight: Any = None) -> Self:
         """Train.
 
@@ -217,7 +248,7 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
         ----------
         X : frame or array (rows, features)
         y : array (rows,)
-            Labels of any kind; two classes, in coopetitive mode two or more.
+            Labels of any kind, two classes or more.
         groups : array (rows,), optional
             The party of each row; one party has all by default, which federated mode alone takes.
         sample_weight : array (rows,), optional
@@ -237,16 +268,14 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
                 f"y has {len(classes)} class of weight above 0 ({', '.join(map(repr, classes.tolist()))}); a classifier can be "
                 "trained on two or more"
             )
-        if len(self.classes_) > 2 and self.mode != "coopetitive":
-            raise ValueError(
-                f"Only binary classification is supported in mode {self.mode!r}. The type of the target is multiclass: "
-                f"{len(self.classes_)} classes; choose mode='coopetitive'"
-            )
         self._keep(self._train(X, codes.astype(np.float32), groups, sample_weight))
         return self
 
     def _more(self) -> dict[str, Any]:
         return {"num_class": len(self.classes_)} if len(self.classes_) > 2 else {}
+
+    def _default_objective(self) -> str:
+        return "multi:softprob" if len(self.classes_) > 2 and self.mode != "coopetitive" else "binary:logistic"
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
         """Probabilities, float32 (rows, classes), in the order of `classes_`."""
@@ -275,8 +304,6 @@ class HansaRegressor(RegressorMixin, _Hansa):  # type: ignore[misc]
     >>> bool(abs(regressor.predict(X) - 3 * X[:, 0]).max() < 0.2)
     True
     """
-
-    _objective = "reg:squarederror"
 
     def fit(self, X: Any, y: Any, *, groups: Any = None, sample_weight: Any = None) -> Self:
         """Train; see `HansaClassifier.fit`. y: numbers (rows,)."""

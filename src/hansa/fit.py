@@ -317,7 +317,6 @@ def fit(
     if mode not in MODES:
         raise PlanError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
     given = {
-        "categorical": categorical,
         "evaluation_steps": evaluation_steps,
         "label_range": label_range,
     }
@@ -331,7 +330,7 @@ def fit(
     }
     label = LABEL if label is None else label
     weight = WEIGHT if weight is None and any(WEIGHT_GIVEN in table for table in tables.values()) else weight
-    table, sizes = _joined(tables, label, weight, classes, tuple(categorical), mode, trained)
+    table, sizes = _joined(tables, label, weight, classes, tuple(categorical), trained)
     members = dict(zip(sizes, member_names(list(sizes)).values(), strict=True))
     parts = {members[name]: table.take(table.party == name) for name in sizes}
     settings = SimulationSettings(
@@ -425,7 +424,6 @@ def _joined(
     weight: str | None,
     classes: tuple[str, ...],
     categorical: tuple[str, ...],
-    mode: str,
     parameters: Parameters,
 ) -> tuple[Table, dict[str, int]]:
     """All parties' rows as one table, and how many each has."""
@@ -447,7 +445,7 @@ def _joined(
             label=label,
             weight=weight,
             categorical=categorical,
-            texts_are_categories=mode == COOPETITIVE,
+            texts_are_categories=True,
             label_kind=kind,
             classes=classes,
         )
@@ -503,7 +501,7 @@ def _train(
 ) -> tuple[bytes, Mapping[str, Sequence[float | None]], Traffic]:
     rows = {name: part.rows() for name, part in parts.items()}
     if plan.coopetitive is None:
-        warm_up(plan.parameters)
+        warm_up(plan.parameters, bool(plan.schema.categories))
         run = train_in_process(plan, rows, threads=threads, report=report)
         return run.outcome.model, run.outcome.history, {n: (t.bytes_up, t.bytes_down) for n, t in run.traffic.items()}
     warm_up_shares(plan.parameters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from hansa.errors import DataError, HansaError
 from hansa.files import read_whole, write_whole
 from hansa.node.cores import cores
 from hansa.trees.ensemble import Ensemble, ImportanceKind
+from hansa.trees.losses import SOFTPROB, is_softmax
 from hansa.trees.xgboost_json import MOST_BYTES, from_model_file, to_json
 
 if TYPE_CHECKING:
@@ -93,6 +95,10 @@ class Model:
         """Rounds of boosting: trees of each output."""
         return self._ensemble.rounds
 
+    @property
+    def _has_probabilities(self) -> bool:
+        return self.objective == "binary:logistic" or is_softmax(self.objective)
+
     def predict_margin(self, X: object) -> Floats:
         """Sums of leaves and base margin.
 
@@ -114,15 +120,19 @@ class Model:
 
     def predict_proba(self, X: object) -> Floats:
         """Probabilities: float32 (rows, 2) of the classes 0 and 1, or (rows, classes); see `predict_margin` for the rest."""
-        if self.objective != "binary:logistic":
+        if not self._has_probabilities:
             raise HansaError(f"a model of objective {self.objective!r} has no probabilities; call predict")
-        scores = self._ensemble.predict(self._read(X).features, cores())
+        ensemble = self._ensemble
+        if is_softmax(self.objective):
+            ensemble = replace(ensemble, objective=SOFTPROB)
+        scores = ensemble.predict(self._read(X).features, cores())
         return scores if scores.ndim == 2 else np.stack([1 - scores, scores], axis=1)
 
     def predict(self, X: object) -> npt.NDArray[Any]:
-        """The likeliest class (binary:logistic), int64 (rows,), or what else the objective predicts (values; log-odds of label 1 for
+        """The likeliest class (binary:logistic, multi:softprob, multi:softmax), int64 (rows,), or what else the objective predicts
+        (values; log-odds of label 1 for
         binary:logitraw), float32 (rows,); see `predict_margin` for the rest."""
-        if self.objective == "binary:logistic":
+        if self._has_probabilities:
             return np.asarray(self.predict_proba(X).argmax(axis=1), np.int64)
         return self._ensemble.predict(self._read(X).features, cores())
 

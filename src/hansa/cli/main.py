@@ -250,7 +250,7 @@ def simulate(
         raise HansaError("--test and --test-fraction exclude each other; give one")
     named = checked_classes(classes or (), parameters)
     rules: Any = {"label_kind": parameters.label_kind, "classes": named, "decimal": decimal}
-    texts: Any = {"categorical": categorical, "texts_are_categories": mode == COOPETITIVE}
+    texts: Any = {"categorical": categorical, "texts_are_categories": True}
     table = tables.read_table(train, label, party_column, weight, **texts, **rules)
     if test is not None:
         train_rows, test_rows = table, tables.read_table(test, label, party_column, weight, like=table, **rules)

@@ -13,6 +13,7 @@ from hansa.data.source import Rows
 from hansa.node.in_process import share_in_process, train_in_process
 from hansa.plan import COOPETITIVE, Coopetitive, Plan
 from hansa.trees.least_rows import add_up
+from hansa.trees.losses import is_softmax
 from hansa.trees.parameters import Parameters
 
 
@@ -21,25 +22,29 @@ def prepare(plan: Plan) -> None:
     if plan.mode == COOPETITIVE:
         warm_up_shares(plan.parameters)
     else:
-        warm_up(plan.parameters)
+        warm_up(plan.parameters, bool(plan.schema.categories))
     gc.freeze()
     # What is frozen would not be freed at the end, and extension modules (DuckDB's) report that as leaks.
     atexit.register(gc.unfreeze)
 
 
-def warm_up(parameters: Parameters) -> None:
+def warm_up(parameters: Parameters, categorical: bool = False) -> None:
     """Compile the kernels, or load them from the cache, by a tiny run; so that no real run waits for it.
 
-    Done first in the process that starts others, it also fills the cache that they all load from.
+    `categorical`: whether some features are. Done first in the process that starts others, it also fills the cache that they all
+    load from.
     """
     label = np.array([0, 1] * 8, np.float32) + (parameters.label_kind == "positive")
     features = np.tile(np.arange(16, dtype=np.float32), (2, 1))
     features[1, 3] = np.nan
     tiny = replace(
         parameters,
-        num_class=0,
+        num_class=2 if is_softmax(parameters.objective) else 0,
         rounds=1,
         max_depth=2,
+        num_parallel_tree=1,
+        monotone_constraints=(("a", 1),) if parameters.monotone_constraints else (),
+        interaction_constraints=(("a", "b"),) if parameters.interaction_constraints else (),
         colsample_bytree=1.0,
         early_stopping_rounds=None,
         scale_pos_weight=1.0,
@@ -52,7 +57,7 @@ def warm_up(parameters: Parameters) -> None:
         parties=("party",),
         receivers=("party",),
         minimum_parties=1,
-        schema=Schema(("a", "b"), "label"),
+        schema=Schema(("a", "b"), "label", categories=((), tuple(range(16))) if categorical else ()),
         parameters=tiny,
     )
     train_in_process(plan, {"party": Rows(features, label, None)})

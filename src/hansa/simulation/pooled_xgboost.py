@@ -20,7 +20,7 @@ import numpy as np
 
 from hansa.errors import HansaError
 from hansa.simulation.tables import Table
-from hansa.trees.losses import LOSSES
+from hansa.trees.losses import LOSSES, SOFTPROB, is_softmax
 from hansa.trees.parameters import Parameters
 
 ONE_HOT = 2**16
@@ -40,10 +40,8 @@ def is_installed() -> bool:
     return importlib.util.find_spec("xgboost") is not None
 
 
-def xgboost_parameters(
-    parameters: Parameters, positives: int, negatives: int, categorical: bool = False
-) -> dict[str, str | float | int]:
-    """The same training in XGBoost's words; `categorical`: some features are, and each split tells one category from the others."""
+def xgboost_parameters(parameters: Parameters, positives: int, negatives: int) -> dict[str, str | float | int]:
+    """The same training in XGBoost's words."""
     weight = negatives / max(positives, 1) if parameters.scale_pos_weight == "auto" else parameters.scale_pos_weight
     named: dict[str, str | float | int] = {
         "objective": parameters.objective,
@@ -69,8 +67,11 @@ def xgboost_parameters(
     shape = LOSSES[parameters.objective].shape
     if shape:
         named[shape] = parameters.shape
-    if categorical:
-        named["max_cat_to_onehot"] = ONE_HOT
+    for name in ("max_cat_to_onehot", "max_cat_threshold"):
+        if (given := getattr(parameters, name)) is not None:
+            named[name] = given
+    if is_softmax(parameters.objective):
+        named |= {"objective": SOFTPROB, "num_class": parameters.num_class}
     if parameters.base_score is not None:
         named["base_score"] = parameters.base_score
     return named
@@ -85,7 +86,7 @@ def train_pooled_xgboost(
         What it says, and the predictions on `test`: (rows,), or (rows, classes) with num_class.
     """
     label = train.label
-    if parameters.num_class:
+    if parameters.num_class and not is_softmax(parameters.objective):
         # XGBoost trains one model a column: one class against the rest.
         label = (label[:, None] == np.arange(parameters.num_class)).astype(np.float32)
     names = {"train": train.features, "label": label}
@@ -99,7 +100,7 @@ def train_pooled_xgboost(
     job = {
         "folder": str(folder),
         "arrays": sorted(names),
-        "parameters": xgboost_parameters(parameters, positives, train.n_rows - positives, bool(train.categorical)),
+        "parameters": xgboost_parameters(parameters, positives, train.n_rows - positives),
         "types": ["c" if name in train.categorical else "q" for name in train.names],
         "rounds": parameters.rounds,
         "max_bin": parameters.max_bin,

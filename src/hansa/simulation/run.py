@@ -26,7 +26,7 @@ from hansa.node.warm_up import warm_up, warm_up_shares
 from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, SERVERS, Coopetitive, Plan, Release, default_verify_counts
 from hansa.roles.batches import check_roster, claim
 from hansa.roles.run import Progress
-from hansa.simulation.pooled_xgboost import is_installed, train_pooled_xgboost
+from hansa.simulation.pooled_xgboost import ONE_HOT, is_installed, train_pooled_xgboost
 from hansa.simulation.processes import train_in_processes
 from hansa.simulation.scores import METRICS, METRICS_OF_CLASSES, score_table, without_value
 from hansa.simulation.summary import (
@@ -50,7 +50,7 @@ from hansa.transport.channel import Hub
 from hansa.transport.recording import RecordingHub
 from hansa.trees.ensemble import LEAST_PROBABILITY, Ensemble
 from hansa.trees.leaf_choices import enough_rows
-from hansa.trees.losses import is_binary
+from hansa.trees.losses import SOFTPROB, is_binary, is_softmax
 from hansa.trees.parameters import Parameters
 from hansa.trees.xgboost_json import from_json, to_json
 
@@ -161,10 +161,6 @@ def make_plan(
         raise PlanError(
             f"--hub, --servers, --receivers, --label-range and --evaluation-steps go with --mode {COOPETITIVE}"
         )
-    elif categories:
-        raise PlanError(
-            f"--categorical goes with --mode {COOPETITIVE}; in mode {settings.mode} leave it out, and text columns become codes"
-        )
     return Plan(
         name="simulation",
         mode=settings.mode,
@@ -200,7 +196,7 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: On
     refusal = refusal_of_members(plan, parts)
     if refusal is not None:
         plan = replace(plan, min_party_rows=0)
-    warm_up(plan.parameters)
+    warm_up(plan.parameters, bool(plan.schema.categories))
     in_process = _train_in_process
     if plan.coopetitive is not None:
         warm_up_shares(plan.parameters)
@@ -319,7 +315,7 @@ def check_labels(parameters: Parameters, train: Table) -> None:
         raise DataError(f"{where}; num_class = {classes} expects a whole number from 0 to {classes - 1}")
     raise DataError(
         f"{where}; {parameters.objective} expects 0 or 1 (for other numbers use --objective reg:squarederror, for classes 0 to K - 1 "
-        "--mode coopetitive --set num_class=K)"
+        "--objective multi:softprob --set num_class=K)"
     )
 
 
@@ -332,12 +328,20 @@ class _Scores:
 
 
 def _nothing(parameters: Parameters, why: str) -> _Scores:
-    names = METRICS_OF_CLASSES if parameters.num_class else METRICS[parameters.objective]
+    several = parameters.num_class and not is_softmax(parameters.objective)
+    names = METRICS_OF_CLASSES if several else METRICS[parameters.objective]
     return _Scores(None, dict.fromkeys(names, why))
 
 
 def _scores(ensemble: Ensemble, table: Table) -> _Scores:
-    return _scores_of(ensemble.objective, ensemble.predict(table.features, cores()), table)
+    return _scores_of(ensemble.objective, _predictions(ensemble, table), table)
+
+
+def _predictions(ensemble: Ensemble, table: Table) -> npt.NDArray[np.float32]:
+    """What is scored: of several classes their probabilities."""
+    if is_softmax(ensemble.objective):
+        ensemble = replace(ensemble, objective=SOFTPROB)
+    return ensemble.predict(table.features, cores())
 
 
 def _scores_of(objective: str, predictions: npt.NDArray[np.float32], table: Table) -> _Scores:
@@ -439,18 +443,24 @@ def _timing(at: Mapping[str, float]) -> Timing:
 
 
 def _local(plan: Plan, name: str) -> Plan:
-    """The same training of one table in this process, where there is nobody to hide it from: of several classes, of one; of
-    categories, as ordered codes.
-    """
+    """The same training of one table in this process, where there is nobody to hide it from: of several classes one against the rest,
+    of one of them."""
+    parameters = plan.parameters
+    if plan.coopetitive is not None:
+        signs = {
+            name: sign for name, sign in zip(plan.schema.features, plan.coopetitive.monotone, strict=False) if sign
+        }
+        parameters = replace(
+            parameters, num_class=0, max_cat_to_onehot=ONE_HOT, monotone_constraints=tuple(sorted(signs.items()))
+        )
     return replace(
         plan,
-        schema=replace(plan.schema, categories=()),
         mode="federated",
         aggregator=AGGREGATOR,
         parties=(name,),
         receivers=(name,),
         minimum_parties=1,
-        parameters=replace(plan.parameters, num_class=0),
+        parameters=parameters,
         verify_counts="off",
         coopetitive=None,
     )
@@ -492,7 +502,8 @@ def _predict_local(
 
     With several classes they are those of one model a class, against the rest; 0 for a class that no training row has.
     """
-    classes, single = plan.parameters.num_class, _local(plan, name)
+    single = _local(plan, name)
+    classes = 0 if is_softmax(plan.parameters.objective) else plan.parameters.num_class
     found = []
     for label in [train.label == k for k in range(classes)] if classes else [train.label]:
         rows = replace(train, label=label.astype(np.float32))
@@ -500,7 +511,7 @@ def _predict_local(
             found.append(np.full(test.n_rows, values[0], np.float32))
             continue
         run = train_in_process(single, {name: rows.rows()}, threads=useful_threads(), report=report)
-        found.append(run.outcome.ensemble.predict(test.features, cores()))
+        found.append(_predictions(run.outcome.ensemble, test))
     return np.stack(found, axis=1) if classes else found[0]
 
 
@@ -525,8 +536,9 @@ def _train_pooled(plan: Plan, train: Table, test: Table, report: OnEvent) -> Poo
         return Pooled(hansa=ours)
     report(Stage(text="pooled, XGBoost"))
     held = held_out(train.features, train.label, plan.evaluation_fraction, plan.parameters.seed)
+    same = replace(_local(plan, "pooled").parameters, num_class=plan.parameters.num_class)
     with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
-        answer, theirs = train_pooled_xgboost(Path(folder), train.take(~held), test, plan.parameters)
+        answer, theirs = train_pooled_xgboost(Path(folder), train.take(~held), test, same)
     if theirs is None:
         raise HansaError("XGBoost gave no predictions")
     scores = _scores_of(plan.parameters.objective, theirs, test)

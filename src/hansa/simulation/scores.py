@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from hansa.trees.losses import is_logistic
+from hansa.trees.losses import is_logistic, is_softmax
 from hansa.trees.metrics import LEAST_GAMMA_MEAN
 
 Float = npt.NDArray[np.float64]
@@ -25,6 +25,8 @@ METRICS = {
     "count:poisson": ("poisson-nloglik", "rmse", "mae"),
     "reg:gamma": ("gamma-deviance", "rmse", "mae"),
     "reg:tweedie": ("tweedie-nloglik@1.5", "rmse", "mae"),
+    "multi:softprob": ("mlogloss", "merror", "auc_ovr"),
+    "multi:softmax": ("mlogloss", "merror", "auc_ovr"),
 }
 METRICS_OF_CLASSES = ("auc_ovr", "merror", "logloss", "error")
 """The metrics of a table, by objective, and those where there are several classes."""
@@ -66,20 +68,27 @@ def score_table(
     """Metric -> value of predictions (n,), or (n, classes), against labels (n,); the objective's main metric first.
 
     Of classes 0, 1, ..., one against the rest: auc_ovr is the mean of the classes' auc, of those that some rows have and some have
-    not; merror is the share of rows whose greatest prediction is not their class's; logloss and error are means over rows and classes.
+    not; merror is the share of rows whose greatest prediction is not their class's; logloss and error are means over rows and classes,
+    and of softmax mlogloss is the mean of -ln of the probability of a row's own class.
     A metric without a value is NaN; `without_value` says why.
     """
     if not len(labels):
-        names = METRICS_OF_CLASSES if predictions.ndim == 2 else METRICS[objective]
+        several = predictions.ndim == 2 and not is_softmax(objective)
+        names = METRICS_OF_CLASSES if several else METRICS[objective]
         return dict.fromkeys(names, float("nan"))
     p = predictions.astype(np.float64)
     y = labels.astype(np.float64)
     if predictions.ndim == 2:
         is_class = (y[:, None] == np.arange(predictions.shape[1])).astype(np.float64)
         areas = [area for k in range(p.shape[1]) if not np.isnan(area := auc(p[:, k], is_class[:, k]))]
+        area = float(np.mean(areas)) if areas else float("nan")
+        wrong = float(np.mean(p.argmax(axis=1) != y))
+        if is_softmax(objective):
+            likelihood = np.maximum(p[np.arange(len(y)), labels.astype(np.int64)], 1e-16)
+            return {"mlogloss": float(-np.mean(np.log(likelihood))), "merror": wrong, "auc_ovr": area}
         return {
-            "auc_ovr": float(np.mean(areas)) if areas else float("nan"),
-            "merror": float(np.mean(p.argmax(axis=1) != y)),
+            "auc_ovr": area,
+            "merror": wrong,
             "logloss": _log_loss(p, is_class),
             "error": _error(p, is_class),
         }

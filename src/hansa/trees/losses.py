@@ -139,6 +139,8 @@ LOSSES: Mapping[str, Loss] = {
 }
 """By XGBoost's name. What a file keeps of a shape changes no prediction: it is XGBoost's default."""
 
+SOFTPROB = "multi:softprob"
+
 OBJECTIVES_ON_SHARES = ("binary:logistic", "reg:squarederror")
 """Those that coopetitive mode computes on shares."""
 
