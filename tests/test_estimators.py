@@ -20,16 +20,12 @@ from hansa.errors import PlanError
 NOT_MET: dict[str, str] = {
     "check_sample_weight_equivalence_on_dense_data": "min_cell_rows counts rows: a row twice is two, a row of weight 2 is one",
 }
-"""Checks of scikit-learn that do not hold for the regressor, and why."""
-
-
-def expected_failures(estimator: object) -> dict[str, str]:
-    return NOT_MET if isinstance(estimator, hansa.HansaRegressor) else {}
+"""Checks of scikit-learn that do not hold, and why."""
 
 
 @parametrize_with_checks(
     [hansa.HansaClassifier(n_estimators=5, max_depth=3), hansa.HansaRegressor(n_estimators=15, max_depth=4)],
-    expected_failed_checks=expected_failures,
+    expected_failed_checks=lambda _: NOT_MET,
 )
 def test_scikit_learns_own_checks_hold(estimator, check):
     check(estimator)
@@ -51,6 +47,33 @@ def test_parties_change_nothing_of_the_model(mode):
     assert list(several.run_.members) == ["0", "1", "2"]
     assert several.score(frame, labels) > 0.9
     assert several.feature_importances_.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("mode", ["federated", "secure-aggregation"])
+def test_several_classes_and_texts_in_the_modes_of_sums(mode):
+    frame, _, groups = rows(300)
+    frame["kind"] = np.array(["a", "b", "c", "d", None])[np.arange(300) % 5]
+    labels = np.array(["low", "middle", "high"])[np.arange(300) % 3]
+    labels[frame["kind"] == "d"] = "middle"
+    fitted = hansa.HansaClassifier(n_estimators=3, max_depth=2, mode=mode).fit(frame, labels, groups=groups)
+    assert fitted.model_.objective == "multi:softprob"
+    assert fitted.run_.plan.schema.levels == {"kind": ("a", "b", "c", "d")}
+    assert np.allclose(fitted.predict_proba(frame).sum(axis=1), 1, atol=1e-6)
+    assert (fitted.predict(frame[frame["kind"] == "d"]) == "middle").mean() > 0.9
+
+
+def test_parameters_are_xgboosts():
+    frame, labels, _ = rows()
+    fitted = hansa.HansaClassifier(
+        n_estimators=3, max_depth=0, max_leaves=5, grow_policy="lossguide", reg_alpha=0.1, colsample_bynode=0.5, num_parallel_tree=2,
+        monotone_constraints={"load": 1}, interaction_constraints=[["load"], ["alarms"]], scale_pos_weight="auto", eval_metric="auc",
+        evaluation_fraction=0.3,
+    ).fit(frame, labels)  # fmt: skip
+    assert len(fitted.model_.ensemble.trees) == 6
+    assert all(tree.num_nodes <= 9 for tree in fitted.model_.ensemble.trees)
+    assert set(fitted.run_.metrics) == {"auc"}
+    scores = fitted.model_.predict_margin(pd.DataFrame({"load": np.linspace(-3, 3, 50), "alarms": 2}))
+    assert (np.diff(scores) <= 1e-6).all() or (np.diff(scores) >= -1e-6).all()
 
 
 def test_several_classes_and_texts_in_coopetitive_mode():
@@ -87,8 +110,6 @@ def test_all_threads_are_said_as_scikit_learn_says_it():
 
 def test_what_they_do_not_take_is_said():
     frame, labels, groups = rows()
-    with pytest.raises(ValueError, match=r"mode 'federated'.*multiclass.*choose mode='coopetitive'"):
-        hansa.HansaClassifier().fit(frame, np.arange(len(frame)) % 3)
     with pytest.raises(PlanError, match="max_depth"):
         hansa.HansaClassifier(max_depth=-1).fit(frame, labels)
     with pytest.raises(PlanError, match="secure-aggregation"):

@@ -9,6 +9,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import xgboost
 
 import hansa
 from hansa.errors import DataError, PlanError
@@ -125,17 +126,33 @@ def test_weights_are_taken_from_a_column_or_from_an_array():
     )
 
 
-def test_texts_are_categories_on_shares_and_codes_that_are_told_elsewhere():
+def test_texts_are_categories_in_every_mode():
     frame = cells()
     frame["vendor"] = np.array(["ericsson", "nokia", None, "huawei"])[np.arange(N) % 4]
     parties = hansa.split(frame, by="operator")
     shared = hansa.fit(parties, label="fault", mode="coopetitive", rounds=2, max_depth=2)
     assert shared.plan.schema.levels == {"vendor": ("ericsson", "huawei", "nokia")}
-    with pytest.warns(UserWarning, match="column 'vendor': its 3 texts became the codes 0 to 2"):
-        coded = hansa.fit(parties, label="fault", rounds=2)
-    assert coded.warnings
-    again = hansa.Model(coded.model.to_json())
-    assert np.array_equal(again.predict(frame), coded.model.predict(frame))
+    summed = hansa.fit(parties, label="fault", rounds=2)
+    assert summed.plan.schema.levels == shared.plan.schema.levels
+    again = hansa.Model(summed.model.to_json())
+    assert np.array_equal(again.predict(frame), summed.model.predict(frame))
+
+
+def test_a_frame_with_categories_in_another_order_scores_the_same():
+    frame = cells()
+    names = ["ericsson", "nokia", "huawei", "zte", "samsung"]
+    chosen = np.arange(N) % 5
+    frame["vendor"] = pd.Categorical.from_codes(chosen, names)
+    frame["fault"] = ((frame["load"] > 0) ^ np.isin(chosen, [1, 3])).astype(int)
+    model = hansa.fit(hansa.split(frame, by="operator"), label="fault", rounds=3, max_cat_to_onehot=1).model
+    assert any(len(own) > 1 for tree in model.ensemble.trees for own in tree.categories.values())
+    other = frame.assign(vendor=frame["vendor"].cat.reorder_categories(names[::-1]))
+    assert np.array_equal(model.predict_proba(other), model.predict_proba(frame))
+    names_of_model = list(model.feature_names)
+    for given in (frame, other):
+        given = given[names_of_model]
+        matrix = xgboost.DMatrix(given, enable_categorical=True)
+        assert np.allclose(model.to_xgboost().predict(matrix), model.predict_proba(given)[:, 1], atol=1e-6)
 
 
 PARTIES = hansa.split(cells(), by="operator")
@@ -176,7 +193,6 @@ def test_bad_rows_are_refused_by_party_row_and_column(parties, options, said):
     [
         ({"mode": "plain"}, "mode is 'plain'; expected one of federated"),
         ({"max_dept": 3}, "max_dept"),
-        ({"categorical": ["load"]}, "categorical goes with mode='coopetitive' only"),
         ({"label_range": (0, 1)}, "label_range goes with mode='coopetitive' only"),
         ({"leaf_bits": 99}, "leaf_bits"),
         ({"objective": "survival:cox"}, "survival:cox"),
