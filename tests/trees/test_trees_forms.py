@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import xgboost
 
+from hansa.data.holdout import hash_rows
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan
-from hansa.trees.ensemble import NO_NODE
+from hansa.trees.ensemble import NO_NODE, add_margins
 from hansa.trees.parameters import parse_parameters
+from hansa.trees.sampling import draw_by_contents
 from hansa.trees.xgboost_json import from_json, to_json
 
 N_ROWS, NUMBERS, LEVELS = 1800, 4, (3, 9, 40)
@@ -183,3 +185,33 @@ def test_categories_are_split_as_xgboost_does(name, objective):
 def test_classes_are_learnt_as_xgboost_does(objective, classes):
     features, labels = made_table(3, classes)
     check_model(features, labels, {"objective": objective, "num_class": classes, "max_depth": 3}, exact=4)
+
+
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+def test_trees_of_drawn_rows_are_xgboosts_trees_of_these_rows(objective):
+    features, labels = made_table(4, 2 if objective == "binary:logistic" else 0, categories=False)
+    base, seed = 0.5, 7
+    ours = trained_here(features, labels, objective=objective, subsample=0.6, max_depth=3, base_score=base, seed=seed)
+    hashes = hash_rows(features, labels, seed)
+    margins = np.full(N_ROWS, 0.0 if objective == "binary:logistic" else base, np.float32)
+    for number, mine in enumerate(ours.trees):
+        drawn = draw_by_contents(hashes, 0.6, seed, number)
+        assert 0.5 < drawn.mean() < 0.7
+        matrix = xgboost.DMatrix(
+            features[:, drawn].T,
+            labels[drawn],
+            weight=WEIGHTS[drawn],
+            base_margin=margins[drawn],
+            feature_names=NAMES[:NUMBERS],
+        )
+        given = {
+            "objective": objective,
+            "max_depth": 3,
+            "tree_method": "hist",
+            "max_bin": 2000,
+            "base_score": base,
+            "nthread": 1,
+        }
+        other = from_json(bytes(xgboost.train(given, matrix, 1).save_raw("json"))).trees[0]
+        assert same(mine, other, features[:, drawn])
+        add_margins([mine], features, margins)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive_trees as naive
-from hansa.trees.sampling import draw_columns, draw_rows
+from hansa.trees.sampling import draw_by_contents, draw_columns, draw_of, draw_rows
 
 seeds = st.integers(0, 2**63 - 1)
 
@@ -79,3 +79,23 @@ def test_columns_are_drawn_fairly():
     for tree in range(trees):
         counts[draw_columns(10, 0.3, 5, tree)] += 1
     assert np.all(np.abs(counts - 0.3 * trees) < 5 * np.sqrt(trees * 0.3 * 0.7))
+
+
+def test_equal_rows_are_drawn_together_and_others_each_for_itself():
+    hashes = np.arange(20_000, dtype=np.uint64) // np.uint64(2)
+    for tree in range(3):
+        drawn = draw_by_contents(hashes, 0.3, 1, tree)
+        assert np.array_equal(drawn[::2], drawn[1::2])
+        assert abs(drawn.mean() - 0.3) < 0.03
+    assert len({draw_by_contents(hashes, 0.5, *key).tobytes() for key in ((0, 0), (0, 1), (1, 0))}) == 3
+    order = np.random.default_rng(0).permutation(len(hashes))
+    assert np.array_equal(draw_by_contents(hashes[order], 0.3, 1, 0), draw_by_contents(hashes, 0.3, 1, 0)[order])
+
+
+@pytest.mark.parametrize(("share", "count"), [(1.0, 7), (0.5, 3), (0.01, 1)])
+def test_columns_are_drawn_of_columns(share, count):
+    columns = np.array([1, 4, 5, 8, 9, 11, 30], np.uint32)
+    drawn = draw_of(columns, share, "columns of a level", 3, 1, 2)
+    assert len(drawn) == count
+    assert np.isin(drawn, columns).all()
+    assert (np.diff(drawn) > 0).all()

@@ -1,4 +1,4 @@
-"""Rows held out for evaluation, chosen by their own contents: the same rows whoever holds them and in whatever order."""
+"""Rows told apart by their own contents, whoever holds them and in whatever order: those held out, and those drawn for a tree."""
 
 from __future__ import annotations
 
@@ -23,6 +23,22 @@ def _hash_rows(bits, hashes):  # type: ignore[no-untyped-def]
             hashes[row] = mix(hashes[row] + np.uint64(0x9E3779B97F4A7C15) + np.uint64(bits[column, row]))
 
 
+def hash_rows(features: npt.NDArray[np.float32], labels: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.uint64]:
+    """A public hash of each row: equal rows have equal ones.
+
+    Args:
+        features: float32 (n_features, n_rows), NaN missing. labels: float32 (n_rows,). seed: another one gives other hashes.
+
+    Returns:
+        uint64 (n_rows,).
+    """
+    hashes = np.full(labels.shape[0], seed, np.uint64)
+    canonical = np.where(np.isnan(features), np.float32(np.nan), features + np.float32(0))
+    _hash_rows(canonical.view(np.uint32), hashes)
+    _hash_rows((labels + np.float32(0)).view(np.uint32)[None], hashes)
+    return hashes
+
+
 def held_out(
     features: npt.NDArray[np.float32], labels: npt.NDArray[np.float32], fraction: float, seed: int
 ) -> npt.NDArray[np.bool_]:
@@ -35,8 +51,5 @@ def held_out(
     Returns:
         bool (n_rows,).
     """
-    hashes = np.full(labels.shape[0], seed, np.uint64)
-    canonical = np.where(np.isnan(features), np.float32(np.nan), features + np.float32(0))
-    _hash_rows(canonical.view(np.uint32), hashes)
-    _hash_rows((labels + np.float32(0)).view(np.uint32)[None], hashes)
+    hashes = hash_rows(features, labels, seed)
     return np.asarray((hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53 < fraction)

@@ -205,16 +205,18 @@ def test_the_settings_are_not_idle(name):
     assert from_json(outcome.model) == outcome.ensemble
 
 
-def test_drawn_rows_are_the_exception():
-    """With subsample < 1 rows are drawn by their place at their party, so the spread is an input."""
+@pytest.mark.parametrize("num_parallel_tree", [1, 3])
+def test_drawn_rows_are_the_same_whoever_holds_them(num_parallel_tree):
     rows = rows_of("logistic")
     tables = spread(rows, np.arange(rows.n_rows) % 3)
-    sampled = plan(tuple(tables), subsample=0.5)
+    given = {"subsample": 0.5, "num_parallel_tree": num_parallel_tree}
+    sampled = plan(tuple(tables), **given)
     first, again = (train_in_process(sampled, tables, nodes_per_frame=n) for n in (0, 1))
     same_run(first, again)
-    pooled = train_in_process(plan(NAMES[:1], subsample=0.5), {NAMES[0]: rows})
-    assert pooled.outcome.model != first.outcome.model
-    assert len(pooled.outcome.ensemble.trees) == len(first.outcome.ensemble.trees) == 3
+    pooled = train_in_process(plan(NAMES[:1], **given), {NAMES[0]: rows})
+    assert pooled.outcome.model == first.outcome.model
+    whole = train_in_process(plan(NAMES[:1], num_parallel_tree=num_parallel_tree), {NAMES[0]: rows})
+    assert whole.outcome.model != first.outcome.model
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from hansa.consortium.policy import Policy
 from hansa.data.binning import BinnedRows, bin_rows, with_known_missing
-from hansa.data.holdout import held_out
+from hansa.data.holdout import hash_rows, held_out
 from hansa.data.quantiles import CutGuard, CutRequest, Cuts, SortedKeys, count_cells, weigh_cells
 from hansa.data.rows import check_arrays
 from hansa.data.source import Rows
@@ -68,7 +68,7 @@ from hansa.trees.growth import Buffers, RowPartition, check_level, nodes_to_buil
 from hansa.trees.level import Level
 from hansa.trees.losses import LOSSES, is_exponential, is_softmax
 from hansa.trees.metrics import MetricScale, metric_sums
-from hansa.trees.sampling import draw_columns, draw_rows
+from hansa.trees.sampling import draw_by_contents, draw_columns
 from hansa.trees.worker_pool import ALONE, WorkerPool
 from hansa.trees.xgboost_json import from_json, to_json
 
@@ -160,6 +160,9 @@ class Party:
             held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
         self._evaluation = np.flatnonzero(held).astype(np.uint32)
         self._training = np.flatnonzero(~held).astype(np.uint32)
+        self._hashes = np.zeros(0, np.uint64)
+        if plan.parameters.subsample < 1:
+            self._hashes = hash_rows(rows.features, rows.label, plan.parameters.seed)[self._training]
         identities = {} if signer is None else signer.identities
         agreed, parts = agreement(plan, identities), agreement_parts(plan, identities)
         enough = enough_rows(plan, self._labels, held)
@@ -535,7 +538,7 @@ class Party:
         """The rows that this tree trains on, and all others."""
         parameters, rows, others = self._plan.parameters, self._training, self._evaluation
         if parameters.subsample < 1:
-            drawn = draw_rows(len(rows), parameters.subsample, parameters.seed, self._tree, self._name)
+            drawn = draw_by_contents(self._hashes, parameters.subsample, parameters.seed, self._tree)
             rows, others = rows[drawn], np.concatenate([rows[~drawn], others])
         return rows, others
 
