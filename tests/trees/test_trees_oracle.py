@@ -520,9 +520,7 @@ magnitudes = st.one_of(st.just(0.0), st.floats(-37, 38.4).map(lambda exponent: 1
     st.sampled_from([32, 64]),
     magnitudes,
 )
-def test_any_numbers_give_a_finite_model_or_a_refusal(
-    objective, parameters, eta, weight, label, histogram_bits, slope
-):
+def test_any_numbers_give_a_finite_model_or_a_refusal(objective, parameters, eta, weight, label, histogram_bits, slope):
     features, labels = few_valued(200, objective)
     if objective not in TWO_CLASSES:
         labels = np.minimum(labels * np.float64(label), 3e38).astype(np.float32)
@@ -540,7 +538,9 @@ def test_any_numbers_give_a_finite_model_or_a_refusal(
     else:
         refusal = None
     if refusal is not None:
-        assert re.search("at every party|nothing to learn|both classes|a smaller number|a label above 0", refusal), refusal
+        assert re.search("at every party|nothing to learn|both classes|a smaller number|a label above 0", refusal), (
+            refusal
+        )
         return
     assert np.isfinite(outcome.ensemble.predict_margin(features)).all()
     assert from_json(outcome.model) == outcome.ensemble
