@@ -312,7 +312,8 @@ def test_unknown_label_kind_is_refused(tmp_path):
     for kind in ("multi", 1):
         with pytest.raises(
             PlanError,
-            match=f"label_kind: expected 'binary', 'numeric', 'not negative' or a number of classes, found {kind!r}",
+            match="label_kind: expected 'binary', 'numeric', 'not negative', 'positive', 'above -1' or a number of "
+            f"classes, found {kind!r}",
         ):
             read_rows(csv_file(tmp_path, "a,b,y\n1,1,1\n"), AB, label_kind=kind)  # type: ignore[arg-type]
 

@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.simulation.scores import auc, aucpr, score_table, without_value
+import naive_model as naive
+from hansa.simulation.scores import METRICS, auc, aucpr, score_table, without_value
+from hansa.trees.ensemble import predictions_from_margins
+from hansa.trees.losses import LOSSES
+from hansa.trees.metrics import ROOTS
 
 metrics = pytest.importorskip("sklearn.metrics")
 
@@ -37,6 +41,28 @@ def test_the_other_metrics_are_scikit_learns():
     scores = score_table("reg:squarederror", predictions, values)
     assert scores["rmse"] == pytest.approx(metrics.root_mean_squared_error(values, predictions), rel=1e-6)
     assert scores["mae"] == pytest.approx(metrics.mean_absolute_error(values, predictions), rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", [name for name in LOSSES if name not in ("binary:logistic", "binary:logitraw")])
+def test_scores_of_losses_are_means_over_rows(objective):
+    draw = np.random.Generator(np.random.PCG64(2))
+    margins, labels = draw.normal(size=200), draw.gamma(2, size=200).astype(np.float32)
+    if objective == "reg:squaredlogerror":
+        margins = np.abs(margins) - 0.9
+    if objective == "binary:hinge":
+        labels = (labels > 1.5).astype(np.float32)
+    predictions = predictions_from_margins(objective, margins.astype(np.float32))
+    scores = score_table(objective, predictions, labels)
+    assert tuple(scores) == METRICS[objective]
+    for name, value in scores.items():
+        mean = np.mean(naive.metric_rows(name, objective, margins, labels))
+        assert value == pytest.approx(np.sqrt(mean) if name in ROOTS else mean, rel=1e-5), name
+
+
+def test_a_prediction_below_minus_one_leaves_no_rmsle_and_says_so():
+    predictions, labels = np.array([-2, 1], np.float32), np.array([1, 2], np.float32)
+    scores = score_table("reg:squaredlogerror", predictions, labels)
+    assert without_value(scores, labels) == {"rmsle": "the prediction of a test row is -1 or less"}
 
 
 def test_certain_and_wrong_predictions_have_a_finite_logloss():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import naive_trees as naive
 from hansa.data.binning import bin_rows
+from hansa.data.holdout import held_out
 from hansa.data.quantiles import Cuts
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
@@ -22,9 +23,10 @@ from hansa.errors import HansaError
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan
 from hansa.roles.summed.statistics import bounds_of, count_magnitudes, label_units, start_of, sum_labels, sum_steps
-from hansa.trees.ensemble import base_margin
+from hansa.trees.ensemble import NO_NODE, base_margin
 from hansa.trees.histogram import build_histograms, layout_of
-from hansa.trees.losses import LOSSES, is_logistic
+from hansa.trees.losses import LOSSES, is_logistic, measures
+from hansa.trees.metrics import best_round
 from hansa.trees.objective import (
     gradient_bound,
     gradients,
@@ -378,7 +380,7 @@ def few_valued(n_rows, objective, seed=1, values=25):
     return features, labels.astype(np.float32)
 
 
-def ours(features, labels, weights, parameters):
+def ours(features, labels, weights, parameters, evaluation=0.0):
     names = tuple(f"f{i}" for i in range(len(features)))
     plan = Plan(
         name="oracle",
@@ -390,6 +392,7 @@ def ours(features, labels, weights, parameters):
         schema=Schema(names, "y", None if weights is None else "w"),
         parameters=parameters,
         min_cell_rows=2,
+        evaluation_fraction=evaluation,
     )
     tables = {
         party: Rows(
@@ -444,8 +447,8 @@ def same_model(objective, **given):
         np.testing.assert_allclose(mine.loss_changes, other.loss_changes, rtol=2e-3, atol=1e-2)
         if mine.num_nodes > 1:  # XGBoost's root has its weight without eta, even where it is a leaf
             np.testing.assert_allclose(mine.base_weights, other.base_weights, rtol=1e-4, atol=1e-5)
-        leaves = mine.left_children < 0
-        np.testing.assert_allclose(mine.split_conditions[leaves], other.split_conditions[leaves], rtol=1e-4, atol=1e-5)
+        leaf = mine.left_children == NO_NODE
+        np.testing.assert_allclose(mine.split_conditions[leaf], other.split_conditions[leaf], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
         outcome.ensemble.predict_margin(features), booster.predict(matrix, output_margin=True), atol=2e-5
     )
@@ -515,8 +518,9 @@ magnitudes = st.one_of(st.just(0.0), st.floats(-37, 38.4).map(lambda exponent: 1
     st.one_of(st.none(), magnitudes),
     st.one_of(st.just(1.0), magnitudes),
     st.sampled_from([32, 64]),
+    magnitudes,
 )
-def test_any_numbers_give_a_finite_model_or_a_refusal(objective, parameters, eta, weight, label, histogram_bits):
+def test_any_numbers_give_a_finite_model_or_a_refusal(objective, parameters, eta, weight, label, histogram_bits, slope):
     features, labels = few_valued(200, objective)
     if objective not in TWO_CLASSES:
         labels = np.minimum(labels * np.float64(label), 3e38).astype(np.float32)
@@ -525,6 +529,8 @@ def test_any_numbers_give_a_finite_model_or_a_refusal(objective, parameters, eta
         weights = np.random.default_rng(2).gamma(2, size=200) * weight
         weights = np.minimum(weights, 3e38).astype(np.float32)
     given = {"rounds": 3, "max_depth": 3, "objective": objective, "eta": eta, "histogram_bits": histogram_bits}
+    if objective == "reg:pseudohubererror" and slope:
+        given["huber_slope"] = slope
     try:
         outcome = ours(features, labels, weights, parse_parameters(given | parameters))
     except HansaError as error:
@@ -532,7 +538,9 @@ def test_any_numbers_give_a_finite_model_or_a_refusal(objective, parameters, eta
     else:
         refusal = None
     if refusal is not None:
-        assert re.search("at every party|nothing to learn|both classes|a smaller number", refusal), refusal
+        assert re.search("at every party|nothing to learn|both classes|a smaller number|a label above 0", refusal), (
+            refusal
+        )
         return
     assert np.isfinite(outcome.ensemble.predict_margin(features)).all()
     assert from_json(outcome.model) == outcome.ensemble
@@ -587,6 +595,55 @@ def test_the_start_is_the_one_that_xgboost_estimates(objective, weighted, scale_
     positive = case.labels == 1 if objective in TWO_CLASSES else np.zeros(2000)
     whole = float((weights * (1 + (scale_pos_weight - 1) * positive)).sum())
     assert whole <= start.weight <= whole * (1 + 1e-9)
+
+
+def measured_rows(objective):
+    """Rows, and every metric that can be computed of the objective's."""
+    features, labels = made_rows(900, 6, objective, 0.4, seed=6)
+    if objective in ("count:poisson", "reg:tweedie"):
+        labels = np.where(labels == 0, np.float32(0.5), labels)  # mape has no value where a label is 0
+    numbered = [name for name in ("error@0.35", "tweedie-nloglik@1.7") if measures(name, objective)]
+    return features, labels, [*LOSSES[objective].metrics, *numbered]
+
+
+@pytest.mark.parametrize("objective", [name for name in LOSSES if name != "binary:logitraw"])
+def test_metrics_of_a_run_are_those_that_xgboost_finds_of_its_model(objective):
+    features, labels, names = measured_rows(objective)
+    held = held_out(features, labels, 0.3, 0)
+    given = {"objective": objective, "rounds": 4, "max_depth": 3, "eta": 0.5, "eval_metric": names}
+    slope = {"huber_slope": 1.5} if "mphe" in names else {}
+    outcome = ours(features, labels, None, parse_parameters(given | slope), 0.3)
+    booster = xgboost.Booster()
+    booster.load_model(bytearray(outcome.model))
+    features = np.ascontiguousarray(features.T[held])
+    matrix = xgboost.DMatrix(features, labels[held], feature_names=list(outcome.ensemble.feature_names))
+    for name in names:
+        for trees in range(1, 5):
+            part = booster[:trees]
+            part.set_param({"objective": objective, "eval_metric": name} | (slope if name == "mphe" else {}))
+            theirs = float(part.eval(matrix).rsplit(f"{name}:", 1)[1].split("\t")[0])
+            mine = outcome.history[name][trees - 1]
+            if mine is None:
+                assert outcome.without_value[name]
+                assert not np.isfinite(theirs)
+            else:
+                loose = 5e-3 if name in ("auc", "aucpr") else 1e-5
+                assert mine == pytest.approx(theirs, abs=loose, rel=loose), (name, trees)
+
+
+@pytest.mark.parametrize("objective", [name for name in LOSSES if name != "binary:logitraw"])
+def test_any_metric_stops_the_training_where_it_is_the_last(objective):
+    features, labels, names = measured_rows(objective)
+    given = {"objective": objective, "rounds": 6, "max_depth": 2, "eta": 1.0, "early_stopping_rounds": 1}
+    stopped = 0
+    for name in names:
+        outcome = ours(features, labels, None, parse_parameters(given | {"eval_metric": name}), 0.3)
+        values = outcome.history[name]
+        kept = best_round(name, values)
+        assert len(outcome.ensemble.trees) == (kept or 6)
+        assert outcome.trees_grown == (6 if kept is None else min(kept + 1, 6))
+        stopped += outcome.trees_grown < 6
+    assert stopped
 
 
 def test_counts_go_on_learning_where_leaves_are_large():

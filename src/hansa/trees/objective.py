@@ -126,7 +126,7 @@ def gradient_bound(
         case "pseudo-Huber":
             return weight_bound * min(shape, label_bound + margin_bound) * SUM_SLACK
         case "squared log error":
-            farthest = max(-math.log(LEAST_SHIFTED), math.log1p(margin_bound))
+            farthest = max(float(-log(LEAST_SHIFTED)), float(log(1.0 + margin_bound)))
             return weight_bound * math.ceil(farthest + FARTHEST_LOG) / LEAST_SHIFTED
     a, b = exponents(objective, shape)
     lowest = max(lowest_margin, -margin_bound)
@@ -137,13 +137,16 @@ def gradient_bound(
     if a > 0:
         falling = min(falling, hessian_sum / a * SUM_SLACK)
     most = weight_bound * float(exp(HIGHEST_LOG))
-    if not (rising <= most and falling <= most * max(label_bound, 1.0)):
-        far, least = (
-            (highest_margin, f"up to e^{HIGHEST_LOG:.0f}") if not rising <= most else (lowest, "no farther down")
-        )
+    if not rising <= most:
         raise HansaError(
-            f"the trees so far may predict e^{far:.0f} for a row; {objective} can be trained {least}: divide the labels by a constant "
-            "at every party, or set a smaller number as eta, max_delta_step or rounds in the plan"
+            f"the trees so far may predict e^{highest_margin:.0f} for a row; {objective} can be trained up to "
+            f"e^{HIGHEST_LOG:.0f}: divide the labels by a constant at every party, or set a smaller number as eta, max_delta_step or "
+            "rounds in the plan"
+        )
+    if not falling <= most * max(label_bound, 1.0):
+        raise HansaError(
+            f"the trees so far may predict e^{lowest:.0f} for a row, so little that its gradient of {objective} would not fit: set a "
+            "smaller number as eta or rounds, or a max_delta_step, in the plan"
         )
     return max(rising, falling) * SUM_SLACK
 
@@ -177,7 +180,7 @@ def most_hessian(objective: str, weight_bound: float, gradient_bound: float, sha
         case "squared error" | "hinge" | "pseudo-Huber":
             return weight_bound
         case "squared log error":
-            return weight_bound * (math.ceil(1.0 - math.log(LEAST_SHIFTED)) + FARTHEST_LOG) / LEAST_SHIFTED**2
+            return weight_bound * (math.ceil(1.0 - float(log(LEAST_SHIFTED))) + FARTHEST_LOG) / LEAST_SHIFTED**2
     return gradient_bound * float(exp(step_of(objective, shape))) * SUM_SLACK
 
 

@@ -243,7 +243,9 @@ def test_a_party_may_hold_held_out_rows_only():
     assert apart.outcome.model == whole.outcome.model
 
 
-@pytest.mark.parametrize("name", ["logistic", "weights, squared error", "stops early", "wide sums"])
+@pytest.mark.parametrize(
+    "name", ["logistic", "weights, squared error", "stops early", "wide sums", "amounts and zeros", "sides"]
+)
 def test_the_law_holds_on_many_more_rows_and_trees(name):
     given = SETTINGS[name] | {"rounds": 30, "max_depth": 6, "max_bin": 256}
     objective = str(given.get("objective", "binary:logistic"))

@@ -157,6 +157,8 @@ def test_a_mean_next_to_0_or_1_is_kept_a_millionth_away():
         (2.0**45, 2.0**-20, "labels reach 2^46 and weights 2^0"),
         (1.0, 2.0**43, None),
         (1.0, 2.0**44, "labels reach 2^1 and weights 2^45; .* divide the weights"),
+        (0.0, 2.0**63, None),
+        (0.0, 2.0**64, "weights reach 2^65; .* divide the weights"),
     ],
 )
 def test_labels_whose_gains_would_overflow_are_refused(label, weight, rule):

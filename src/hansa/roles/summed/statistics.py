@@ -365,9 +365,18 @@ LARGEST_LABEL_EXPONENT = 45
 """Gains, of the order of rows times label squared, must fit float32."""
 
 
+LARGEST_WEIGHT_EXPONENT = 64
+"""Sums of hessians must fit float32, of rows whose labels are as small as can be too."""
+
+
 def check_label_size(bounds: MagnitudeBounds) -> None:
     """Raise HansaError where labels, or weights, are so large that gains would overflow."""
     heaviest = max(bounds.weight_exponent, 0)
+    if heaviest > LARGEST_WEIGHT_EXPONENT:
+        raise HansaError(
+            f"weights reach 2^{heaviest}; weights of at most 2^{LARGEST_WEIGHT_EXPONENT} can be trained on: divide the weights by a "
+            "constant at every party"
+        )
     if bounds.label_exponent + heaviest > LARGEST_LABEL_EXPONENT:
         large = "weights" if heaviest > bounds.label_exponent else "labels"
         raise HansaError(
