@@ -14,6 +14,12 @@ from hansa.trees.losses import LOSSES
 from hansa.trees.parameters import parse_parameters
 
 FEATURES = ("a", "b", "c", "d", "e")
+CATEGORIES = ((), tuple(range(3)), tuple(range(17)), (), ())
+"""Levels of the features of `coded` rows: few are told apart one by one, many are sorted."""
+
+CLASSES = 3
+"""Of labels with several classes."""
+
 OPEN = Policy(least_party_rows=0)
 """Asks for no minimum of rows: made tables are small."""
 
@@ -33,6 +39,8 @@ def table(n_rows: int, objective: str = "binary:logistic", *, weighted: bool = F
     label = (noisy > 1).astype(np.float32) if objective.startswith("binary:") else (20 * noisy).astype(np.float32)
     if objective == "count:poisson":
         label = np.floor(np.exp(0.3 * noisy)).astype(np.float32)
+    elif LOSSES[objective].labels == "classes":
+        label = np.digitize(noisy, np.quantile(noisy, (0.5, 0.8))).astype(np.float32)
     elif not objective.startswith("binary:") and LOSSES[objective].labels != "numeric":
         label = np.exp(0.3 * noisy).astype(np.float32)
         if objective == "reg:tweedie":
@@ -51,10 +59,16 @@ def plan(
     weighted: bool = False,
     evaluation: float = 0.0,
     mode: str = "federated",
+    categories: bool = False,
     **parameters: object,
 ) -> Plan:
-    """A plan over `parties` with aggregator "hub"; all parties are receivers."""
+    """A plan over `parties` with aggregator "hub"; all parties are receivers.
+
+    categories: whether b and c are categorical, as in `coded` rows.
+    """
     given = {"rounds": 3, "max_depth": 3, "eta": 0.3, "max_bin": 32} | parameters
+    if str(given.get("objective", "")).startswith("multi:"):
+        given = {"num_class": CLASSES} | given
     return Plan(
         name="test",
         mode=mode,
@@ -62,12 +76,20 @@ def plan(
         parties=tuple(parties),
         receivers=tuple(parties),
         minimum_parties=len(parties),
-        schema=Schema(FEATURES, "y", "w" if weighted else None),
+        schema=Schema(FEATURES, "y", "w" if weighted else None, categories=CATEGORIES if categories else ()),
         parameters=parse_parameters(given),
         min_cell_rows=2,
         evaluation_fraction=evaluation,
         min_party_rows=0,
     )
+
+
+def coded(rows: Rows) -> Rows:
+    """The rows with codes of categories in b and c, some of them missing."""
+    features = rows.features.copy()
+    features[1, ::11] = np.nan
+    features[2] = np.clip(np.round(3 * features[2]) + 8, 0, 16)
+    return Rows(features, rows.label, rows.weight)
 
 
 def take(rows: Rows, which: np.ndarray) -> Rows:

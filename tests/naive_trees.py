@@ -154,6 +154,75 @@ def best_split(sums, columns, has_missing, parameters, unit_g=1.0, unit_h=1.0, l
     )
 
 
+def guided_candidates(
+    parts, columns, has_missing, n_categories, monotone, usable, limits, parameters, least, bounds, dominated
+):
+    """Every allowed split of a node under rules, as {(feature, bin or categories that go right, missing left, codes that go right):
+    (gain, G left, H left)}.
+
+    Args:
+        parts: by party, a list of (g, h) per code of each column; whole numbers. usable: by column, whether the node may use it.
+        limits: max_cat_to_onehot, max_cat_threshold. bounds: of the node's weight, None where weights have none.
+        dominated: whether each side must hold the least h without its largest party.
+    """
+
+    def weigh(g, h):
+        return min(max(weight(g, h, parameters), bounds[0]), bounds[1])
+
+    def part_of_gain(g, h):
+        if bounds is None:
+            return score(g, h, parameters)
+        return -(2 * g * weigh(g, h) + (h + parameters.lambda_) * weigh(g, h) ** 2) if h > 0 else 0.0
+
+    def of(party, j, codes):
+        return [sum(party[j][code][i] for code in codes) for i in (0, 1)]
+
+    found = {}
+    for j, feature in enumerate(columns):
+        if not usable[j]:
+            continue
+        codes = range(len(parts[0][j]))
+        gone = codes[-1:] if has_missing[feature] else codes[:0]
+        present = codes[: len(codes) - len(gone)]
+        total = np.sum([of(party, j, codes) for party in parts], axis=0)
+        for name, right in _right_sides(
+            parts, j, feature, present, gone, n_categories, monotone, limits, parameters, least
+        ):
+            to_right = np.array([of(party, j, right) for party in parts])
+            to_left = np.array([of(party, j, set(codes) - set(right)) for party in parts])
+            (g, h), (other_g, other_h) = to_left.sum(axis=0), to_right.sum(axis=0)
+            largest = [side[:, 1].max() if dominated else 0 for side in (to_left, to_right)]
+            if min(h - largest[0], other_h - largest[1]) < least:
+                continue
+            sign = monotone[feature]
+            if bounds is not None and sign * weigh(g, h) > sign * weigh(other_g, other_h):
+                continue
+            gain = part_of_gain(g, h) + part_of_gain(other_g, other_h) - part_of_gain(*total)
+            found[(int(feature), *name, frozenset(right) - set(gone))] = gain, g, h
+    return found
+
+
+def _right_sides(parts, j, feature, present, gone, n_categories, monotone, limits, parameters, least):
+    """((bin or categories that go right, missing left), codes that go right) of all candidates of column j."""
+    held = {code: [sum(party[j][code][i] for party in parts) for i in (0, 1)] for code in (*present, *gone)}
+    misses = any(held[code][1] > 0 for code in gone)
+    if not n_categories[feature]:
+        for left in (False, True) if misses else (False,):
+            for b in range(-1 if left and monotone[feature] else 0, len(present)):
+                yield (b, left), [code for code in present if code > b] + ([] if left else list(gone))
+        return
+    if len(present) < limits[0]:
+        for code in present:
+            for left in (True, False) if misses else (True,):
+                yield (1, left), [code] + ([] if left else list(gone))
+        return
+    alone = {code: weight(*held[code], parameters) if held[code][1] >= least else 0.0 for code in present}
+    order = sorted(present, key=alone.get)
+    for k in range(1, min(len(order), limits[1])):
+        yield (k, True), order[:k]
+        yield (len(order) - k, False), order[: len(order) - k] + list(gone)
+
+
 def float_sums(codes, columns, sizes, rows, gradient, hessian):
     """[[(g, h) per code] per column] in float64."""
     result = []

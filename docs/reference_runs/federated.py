@@ -13,6 +13,7 @@ from hansa.data.quantiles import CutSearch, SortedKeys, count_cells
 from hansa.data.source import Rows
 from hansa.plan import Plan
 from hansa.roles.summed.aggregator import MARGIN_ERROR, MARGIN_SLACK
+from hansa.roles.summed.features import feature_rules, node_columns
 from hansa.roles.summed.statistics import (
     bounds_of,
     count_magnitudes,
@@ -59,7 +60,7 @@ def train(plan: Plan, tables: Mapping[str, Rows], add_up: AddUp = add_in_the_cle
 
     # 3. Each party codes its rows; all start at the base score.
     binned = {k: bin_rows(t.features, cuts) for k, t in tables.items()}
-    base = base_margin(p.objective, start.base_score)
+    base = base_margin(p.objective, start.base_scores[0])
     margins = {k: np.full(t.n_rows, base, np.float32) for k, t in tables.items()}
     weight = bounds.weight * max(1.0, start.scale_pos_weight)
     offsets = next(iter(binned.values())).offsets
@@ -71,6 +72,7 @@ def train(plan: Plan, tables: Mapping[str, Rows], add_up: AddUp = add_in_the_cle
         most = [steepest, objective.hessian_bound(p.objective, weight, steepest, p.shape)]
         return most, [objective.unit_exponent(one, n) for one in most]
 
+    rules = feature_rules(plan)
     margin, trees, buffers, largest = abs(float(base)), [], Buffers(), None
     bound, units = limits(margin)
     for number in range(p.rounds):
@@ -89,9 +91,14 @@ def train(plan: Plan, tables: Mapping[str, Rows], add_up: AddUp = add_in_the_cle
             objective.pack(*slopes[k], scales, packed[k])  # a row's g and h are whole numbers from here on
 
         # 5. Level by level: histograms up, splits down. The last level's leaf values move the margins.
-        layout = histogram.layout_of(offsets, draw_columns(len(names), p.colsample_bytree, p.seed, number))
-        grower = Grower(p, scales, layout, cuts.has_missing, buffers)
-        rows = {k: RowPartition(binned[k].codes_by_feature, absent, everything[k], margins[k]) for k in tables}
+        columns = draw_columns(len(names), p.colsample_bytree, p.seed, number)
+        layout = histogram.layout_of(offsets, columns)
+        usable = node_columns(plan, rules, columns, number)
+        grower = Grower(p, scales, layout, cuts.has_missing, buffers, rules, usable)
+        rows = {
+            k: RowPartition(binned[k].codes_by_feature, absent, rules.n_categories, everything[k], margins[k])
+            for k in tables
+        }
         while True:
             built = {k: histograms(binned[k].codes, layout, rows[k], grower.to_build, packed[k]) for k in tables}
             grower.add(0, add_up("histograms", built), parties=1)
@@ -111,7 +118,7 @@ def train(plan: Plan, tables: Mapping[str, Rows], add_up: AddUp = add_in_the_cle
         after = objective.sums_after(p.objective, *sums_now, moves, hessians, n / scales.hessian, start.weight)
         bound, units = limits(margin)
         largest = [math.ceil(math.ldexp(size, -unit)) + n for size, unit in zip(after, units, strict=True)]
-    return to_json(Ensemble(p.objective, start.base_score, names, tuple(trees)))
+    return to_json(Ensemble(p.objective, start.base_scores[0], names, tuple(trees)))
 
 
 def histograms(codes, layout, partition, nodes, packed) -> np.ndarray:

@@ -80,7 +80,7 @@ def shown(*counts: int) -> tuple[str, bytes]:
 
 EMPTY = to_tensor(np.zeros(0, np.uint8))
 CELLS = "CountCells", encode(CountCells(12, EMPTY, EMPTY))
-SPLIT = "SplitNodes", encode(SplitNodes(3, 0, *[EMPTY] * 6, 1.0))
+SPLIT = "SplitNodes", encode(SplitNodes(3, 0, *[EMPTY] * 8, 1.0))
 
 
 def judged(consortium: Consortium, *sections: Evidence) -> object:

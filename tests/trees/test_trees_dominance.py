@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from hansa.trees import histogram
 from hansa.trees.dominance import Contributors
 from hansa.trees.growth import Buffers, Grower
+from hansa.trees.guided_search import no_rules
+from hansa.trees.node_columns import NodeColumns
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import parse_parameters
 
@@ -56,7 +58,11 @@ def test_the_best_split_is_that_of_the_rule_for_the_root_and_for_both_children(p
     g = [rng.integers(-9, 10, table.shape[1]) for table in rows]
     layout = histogram.layout_of(offsets, np.arange(2, dtype=np.uint32))
     parameters = parse_parameters({"max_depth": 3, "min_child_weight": least, "lambda": 1.0, "gamma": 0.0})
-    grower = Grower(parameters, Scales(1.0, 1.0, planes), layout, has_missing, Buffers(), contributors=parties)
+    rules = no_rules(2)
+    columns = NodeColumns(layout.columns, 0, 0, 1.0, 1.0, rules.interactions)
+    grower = Grower(
+        parameters, Scales(1.0, 1.0, planes), layout, has_missing, Buffers(), rules, columns, contributors=parties
+    )
 
     def sums_of(party, inside):
         part = np.zeros((7, 2), np.int64)
@@ -104,5 +110,11 @@ def test_contributors_keep_who_gave_what_from_level_to_level():
     kept = Contributors(2, layout)
     kept.add(1, np.array([0]), np.array([[[5, 7]]], np.int64))
     kept.add(0, np.array([0]), np.array([[[1, 2]]], np.int64))
-    kept.start_level(2)
-    assert kept._parents[:, 0].tolist() == [[1, 3], [5, 12]]
+    assert kept.nodes[:, 0].tolist() == [[1, 3], [5, 12]]
+    above = kept.nodes
+    kept.start_level(2, above)
+    assert kept.parents is above
+    assert kept.nodes.shape == (2, 2, 2)
+    Contributors(0, layout).add(
+        0, np.array([0]), np.array([[[5, 7]]], np.int64)
+    )  # nothing is kept where the rule does not hold

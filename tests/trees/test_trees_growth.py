@@ -14,8 +14,11 @@ import naive_trees as naive
 from hansa.data.binning import bin_rows
 from hansa.data.quantiles import Cuts
 from hansa.trees.ensemble import ROOT_PARENT, Ensemble
-from hansa.trees.growth import Buffers, Grower, Level, RowPartition, nodes_to_build
+from hansa.trees.growth import Buffers, Grower, RowPartition, nodes_to_build
+from hansa.trees.guided_search import no_rules
 from hansa.trees.histogram import build_histograms, layout_of
+from hansa.trees.level import BOTH_LEAVES, Level
+from hansa.trees.node_columns import NodeColumns
 from hansa.trees.objective import gradients, pack, scales, sum_magnitudes, unit_exponent
 from hansa.trees.parameters import Parameters
 from hansa.trees.worker_pool import WorkerPool
@@ -59,11 +62,28 @@ def grow(features, cuts, g, h, parameters, *, parties=1, threads=1, columns=None
     layout = layout_of(binned.offsets, columns)
     missing = np.where(cuts.has_missing, cuts.n_codes - 1, -1).astype(np.int32)
     margins = np.zeros(len(g), np.float32)
+    rules = no_rules(len(features))
     followed = [
-        RowPartition(binned.codes_by_feature, missing, np.arange(i, len(g), parties, dtype=np.uint32), margins)
+        RowPartition(
+            binned.codes_by_feature,
+            missing,
+            rules.n_categories,
+            np.arange(i, len(g), parties, dtype=np.uint32),
+            margins,
+        )
         for i in range(parties)
     ]
-    grower = Grower(parameters, chosen, layout, cuts.has_missing, buffers or Buffers(), WorkerPool(threads))
+    node_columns = NodeColumns(columns, 0, 0, 1.0, 1.0, rules.interactions)
+    grower = Grower(
+        parameters,
+        chosen,
+        layout,
+        cuts.has_missing,
+        buffers or Buffers(),
+        rules,
+        node_columns,
+        WorkerPool(threads),
+    )
     levels: list[Level] = []
     while not levels or not levels[-1].last:
         built = len(grower.to_build)
@@ -263,4 +283,5 @@ def test_the_lighter_child_is_built():
 
 def test_which_children_to_build():
     assert nodes_to_build(np.array([1, 0, 0, 1], np.uint8)).tolist() == [0, 3, 5, 6]
+    assert nodes_to_build(np.array([BOTH_LEAVES, 0, BOTH_LEAVES, 1], np.uint8)).tolist() == [1, 2]
     assert nodes_to_build(NO_BITS).tolist() == []

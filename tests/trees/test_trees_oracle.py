@@ -243,7 +243,7 @@ class Follower:
             self.rule, np.empty((1, int(self.case.cuts.n_codes.max()))), gains, found, pool=WorkerPool(1),
         )  # fmt: skip
         value = np.empty(1, np.float32)
-        leaf_weights(totals, self.rule, value)
+        leaf_weights(totals, self.rule, np.zeros((0, 2)), value)
         feature, bin_, side = found[0, :3].tolist()
         return gains[0], feature, bin_, side, value[0] * np.float32(self.case.parameters.eta)
 
@@ -589,7 +589,7 @@ def test_the_start_is_the_one_that_xgboost_estimates(objective, weighted, scale_
     )
     given = (case.labels, case.weights, *units)
     start = start_of(plan, np.concatenate([sum_labels(*given), sum_steps(case.parameters, *given)]), *units)
-    assert start.base_score == pytest.approx(case.base_score, rel=1e-6)
+    assert start.base_scores == (pytest.approx(case.base_score, rel=1e-6),)
     assert start.scale_pos_weight == scale_pos_weight
     weights = np.ones(2000) if case.weights is None else case.weights.astype(np.float64)
     positive = case.labels == 1 if objective in TWO_CLASSES else np.zeros(2000)

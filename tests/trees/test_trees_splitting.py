@@ -268,8 +268,11 @@ def test_a_child_must_be_heavy_enough():
 def test_leaf_weights_are_zero_where_too_light():
     rule = rule_array(Parameters(min_child_weight=10.0), Scales(2.0, 1.0, 1))
     weights = np.full(3, np.nan, np.float32)
-    leaf_weights(np.array([[-22, 10], [-22, 9], [0, 50]]), rule, weights)
+    totals = np.array([[-22, 10], [-22, 9], [0, 50]])
+    leaf_weights(totals, rule, np.zeros((0, 2)), weights)
     assert weights.tolist() == [1.0, 0.0, 0.0]
+    leaf_weights(totals, rule, np.array([[-1, 0.25], [0.5, 1], [0.5, np.inf]]), weights)
+    assert weights.tolist() == [0.25, 0.0, 0.5]
 
 
 def test_the_rule_counts_in_whole_numbers():

@@ -441,7 +441,7 @@ def other_cell(prefixes: np.ndarray) -> np.ndarray:
 APART: dict[str, tuple[type[Message], int, Callable[[Message], Message]]] = {
     "units": (SumLabels, 1, lambda m: edited(m, label_unit=m.label_unit + 1)),
     "cells": (CountCells, 3, changed_array("prefixes", other_cell)),
-    "start": (UseCuts, 1, lambda m: edited(m, base_score=0.4)),
+    "start": (UseCuts, 1, lambda m: edited(m, base_scores=(0.4,))),
     "bounds": (UseCuts, 1, lambda m: edited(m, gradient_bound=m.gradient_bound * 2)),
     "weight of positives": (UseCuts, 1, lambda m: edited(m, hessian_bound=m.hessian_bound * 1.5)),
     "gradient scale": (QuantiseGradients, 1, lambda m: edited(m, gradient_scale=m.gradient_scale / 2)),

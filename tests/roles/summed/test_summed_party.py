@@ -137,8 +137,8 @@ HOSTILE = {
         "missing value",
     ),
     "flags as another dtype": (UseCuts, with_array("has_missing", lambda a: a.astype(np.int32)), "'|u1'"),
-    "start that is no number": (UseCuts, to(base_score=math.nan), "base_score"),
-    "start that is certain": (UseCuts, to(base_score=1.0), "base_score"),
+    "start that is no number": (UseCuts, to(base_scores=(math.nan,)), "base_score"),
+    "start that is certain": (UseCuts, to(base_scores=(1.0,)), "base_score"),
     "weight of positives that is no number": (UseCuts, to(scale_pos_weight=math.nan), "scale_pos_weight"),
     "weight of positives unlike the plan's": (UseCuts, to(scale_pos_weight=50.0), "scale_pos_weight"),
     "label exponent out of range": (UseCuts, to(label_exponent=4000), "label_exponent"),
@@ -228,7 +228,7 @@ def test_what_is_told_of_rows_that_do_not_fit_names_no_row():
 def test_a_party_that_refused_once_takes_nothing_more(mode):
     talk = conversation(mode=mode)
     message = talk.until(UseCuts, ME)
-    refused(talk, edited(message, base_score=math.nan), "base_score")
+    refused(talk, edited(message, base_scores=(math.nan,)), "base_score")
     refused(talk, message, "'aborted'")
     refused(talk, Abort("", ""), "'aborted'")
 
@@ -309,7 +309,7 @@ def test_other_sums_than_the_plan_allows_are_refused(given, told):
 
 def test_start_values_must_be_the_plans_where_it_names_them():
     talk = conversation(base_score=0.25)
-    refused(talk, edited(talk.until(UseCuts, ME), base_score=0.5), "the plan says 0.25")
+    refused(talk, edited(talk.until(UseCuts, ME), base_scores=(0.5,)), "the plan says 0.25")
     talk = conversation(scale_pos_weight="auto")
     assert talk.tell(ME, edited(talk.until(UseCuts, ME), scale_pos_weight=1.5, gradient_bound=2.0))
 

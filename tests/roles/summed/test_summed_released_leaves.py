@@ -8,6 +8,7 @@ import zlib
 from dataclasses import replace
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 import xgboost as xgb
@@ -210,10 +211,7 @@ def test_a_leaf_finer_than_the_plan_leaves_it_is_refused(mode):
     message = talk.until(SplitNodes, "borealis", 3)
     values = np.frombuffer(message.child_leaf.data, np.float32).copy()
     values[0] += np.float32(2.0**-12)
-    lie = SplitNodes(
-        message.tree, message.level, message.feature, message.bin, message.missing_left, message.leaf, message.build_left,
-        to_tensor(values), message.gradient_bound, message.then,
-    )  # fmt: skip
+    lie = msgspec.structs.replace(message, child_leaf=to_tensor(values))
     with pytest.raises(ProtocolError, match=r"'hub'.*a leaf value is finer than the 7 fraction bits"):
         talk.deliver("borealis", encode(lie))
 

@@ -38,7 +38,7 @@ from hansa.roles.summed.aggregator import Aggregator
 from hansa.roles.summed.verified_counts import SIGNING_PURPOSE, Evidence, Named, Naming, check_evidence, signed_bytes
 from hansa.secure.vouching import VOUCH_BYTES
 from hansa.trees import growth
-from hansa.trees.growth import Level
+from hansa.trees.level import Level
 from hansa.trees.losses import LOSSES, tells_rows
 from hansa.trees.objective import Scales
 from made_tables import NAMES, plan, spread, table
@@ -278,8 +278,9 @@ def isolating(targets: np.ndarray, features: np.ndarray, got: list[tuple[int, bo
             np.zeros(0 if last else 1, np.uint8) + 1, np.zeros(0, np.float32),
         )  # fmt: skip
         if not last:
-            self._next = where, level.build_left, children
-        self._levels.append((level, np.zeros(active), self._totals))
+            self._next = where, level.build_left, children, np.zeros((2, 2))
+        inner = np.zeros(active, np.float32)
+        self._decided.append(growth._Decided(level, np.zeros(active), self._totals, children, inner))
         return level
 
     return decide, state
@@ -426,7 +427,7 @@ class TestChangedCounts:
     def test_no_counts_at_all(self, when, stage):
         talk, message = self.shown(when, stage)
         empty = to_tensor(np.zeros(0, np.uint8))
-        asked = CountCells(17, empty, empty) if stage == "cells" else SplitNodes(0, 0, *[empty] * 6, 1.0)
+        asked = CountCells(17, empty, empty) if stage == "cells" else SplitNodes(0, 0, *[empty] * 8, 1.0)
         plain = decode("hub", message.frame) if len(message.frame) else asked
         refused(talk, plain, "came before the row counts")
 
@@ -441,7 +442,7 @@ class TestChangedCounts:
 
     def test_a_broadcast_where_none_belongs_or_none_where_one_does(self, when, stage):
         talk, message = self.shown(when, stage)
-        frame = encode(SplitNodes(0, 0, *[to_tensor(np.zeros(0, np.uint8))] * 6, 1.0)) if when == "before" else b""
+        frame = encode(SplitNodes(0, 0, *[to_tensor(np.zeros(0, np.uint8))] * 8, 1.0)) if when == "before" else b""
         refused(talk, edited(message, frame=memoryview(frame)), "where they come")
 
 
