@@ -101,7 +101,7 @@ WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...] | None, str]] = {
         (False, 0),
         "without eval_metric the objective's own is computed, where rows are held out",
     ),
-    "enable_categorical": ((False,), _IN_THE_PLAN),
+    "enable_categorical": (None, ""),
     "feature_types": ((), _IN_THE_PLAN),
     "feature_weights": ((), "Hansa draws features with equal weights"),
     "missing": ((math.nan,), "a missing value is an empty cell, NA, NaN or null"),
