@@ -7,7 +7,9 @@ over a network each member calls `join`.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import html
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -240,6 +242,7 @@ def fit(
     alone: bool = True,
     threads: int | None = None,
     on_event: Callable[[Progress], None] | None = None,
+    xgb_model: Any = None,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
     **parameters: Any,
@@ -260,8 +263,7 @@ def fit(
     classes : sequence of str
         Where the label is texts: what it says, in the order of the classes 0, 1, ...; truth values may stand for two classes.
     categorical : sequence of str
-        Coopetitive: features whose values are categories; other features of texts are categories too. In the other modes texts become
-        codes in sorted order, which the model keeps.
+        Features of numbers whose values are categories; features of texts are categories anyway.
     evaluation_fraction : float
         Share of each party's rows held out for metrics and early stopping.
     evaluation_steps : sequence of int
@@ -280,6 +282,8 @@ def fit(
         Compute threads.
     on_event : callable, optional
         Called with every `Progress`.
+    xgb_model : Model, xgboost.Booster, bytes or path, optional
+        Train on from this model, whose trees come first in the new one; not in coopetitive mode.
     callbacks : sequence of objects
         As XGBoost's. After each round `after_iteration(model, epoch, evals_log)` is called. `model` is None, for nobody
         has it before the end. `epoch` counts rounds from 0. `evals_log` is {"evaluation": {metric: [value, ...]}} with the
@@ -350,6 +354,9 @@ def fit(
     levels = {name: table.categories[name] for name in table.categorical}
     labels = float(table.label.min()), float(table.label.max())
     plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, levels)
+    start = _start_model(xgb_model)
+    if start is not None:
+        plan = replace(plan, start_model=hashlib.sha256(start).hexdigest())
     told = [*codes_told(table), *table.warnings]
     if (refusal := refusal_of_members(plan, parts)) is not None:
         plan = replace(plan, min_party_rows=0)
@@ -361,7 +368,7 @@ def fit(
     started = time.perf_counter()
     with bar(progress) as shown, _compiling_on(shown, plan):
         report = _reporting(on_event, calls, shown)
-        model, history, traffic = _train(plan, parts, threads or useful_threads(), report)
+        model, history, traffic = _train(plan, parts, threads or useful_threads(), report, start)
     seconds = time.perf_counter() - started
     if table.coded:
         model = to_json(replace(from_json(model), codes=table.coded))
@@ -496,13 +503,35 @@ def _reporting(
 Traffic = Mapping[str, tuple[int, int]]
 
 
+def _start_model(given: Any) -> bytes | None:
+    """The file of a model to train on from."""
+    if given is None or isinstance(given, bytes):
+        return given
+    if isinstance(given, bytearray):
+        return bytes(given)
+    if isinstance(given, Model):
+        return given.to_json()
+    if isinstance(given, str | os.PathLike):
+        return Model.load(given).to_json()
+    booster = getattr(given, "get_booster", lambda: given)()
+    if hasattr(booster, "save_raw"):
+        return bytes(booster.save_raw("json"))
+    raise DataError(
+        f"xgb_model: expected a hansa.Model, a Booster, bytes or a path, found {type(given).__name__}; give one of them"
+    )
+
+
 def _train(
-    plan: Plan, parts: Mapping[str, Table], threads: int, report: Callable[[Progress], None]
+    plan: Plan,
+    parts: Mapping[str, Table],
+    threads: int,
+    report: Callable[[Progress], None],
+    start: bytes | None,
 ) -> tuple[bytes, Mapping[str, Sequence[float | None]], Traffic]:
     rows = {name: part.rows() for name, part in parts.items()}
     if plan.coopetitive is None:
         warm_up(plan.parameters, bool(plan.schema.categories))
-        run = train_in_process(plan, rows, threads=threads, report=report)
+        run = train_in_process(plan, rows, threads=threads, report=report, start=start)
         return run.outcome.model, run.outcome.history, {n: (t.bytes_up, t.bytes_down) for n, t in run.traffic.items()}
     warm_up_shares(plan.parameters)
     shared = share_in_process(plan, rows, report=report)

@@ -14,6 +14,7 @@ A member's own file:
     source = { database = "postgresql://host/db", query = "SELECT ...", password_file = "db.pass" }
                                         # or to its own database; password_file is optional
     id = "cell"                         # optional: a column of the table that is not read and never leaves
+    start_model = "march.json"          # the model that the plan goes on from, where it names one
     model = "north-model.json"          # where a receiver puts the model
     record = "north-record.json"        # optional: what this member sent and got
     transcript = "north-transcript"     # optional: folder for every frame that passed
@@ -110,6 +111,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     table: FilePath | None = None
     source: SourceDocument | None = None
     id: Text | None = None
+    start_model: FilePath | None = None
     model: FilePath | None = None
     record: FilePath | None = None
     transcript: FilePath | None = None
@@ -139,6 +141,7 @@ class MemberFile:
         table: where this party's rows are: a path, or a query (over its files, or to its database); None where the file gives
             neither table nor source.
         id: a column of it that is not read, or None.
+        start_model: path of the model that the plan goes on from, or None.
         model, record, transcript, ledger: paths, None where the file does not give them.
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
@@ -172,6 +175,7 @@ class MemberFile:
     proxy: Proxy | None = None
     most_bytes_per_s: int = 0
     id: str | None = None
+    start_model: Path | None = None
 
     @property
     def schema(self) -> Schema:
@@ -247,6 +251,7 @@ def read_member_file(path: Path) -> MemberFile:
         servers=_server_addresses(document.servers, plan, path),
         proxy=_proxy(document, path),
         id=document.id,
+        start_model=at(document.start_model),
         most_bytes_per_s=math.ceil((document.send_mbit or 0) * 1e6 / 8),
     )
 

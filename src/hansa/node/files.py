@@ -10,12 +10,13 @@ from hansa.consortium.ledger import Entry, Ledger, Met
 from hansa.data.query import paths_of
 from hansa.data.source import Rows
 from hansa.errors import PlanError
-from hansa.files import check_folder, check_outputs
+from hansa.files import check_folder, check_outputs, read_whole
 from hansa.node import logs
 from hansa.node.config import MemberFile
 from hansa.node.model_file import check_ending, save_model
 from hansa.roles.batches import Admit, admit_all
 from hansa.roles.run import Roster
+from hansa.trees.xgboost_json import MOST_BYTES
 
 ANSWER_S = 3600.0
 """Seconds that the aggregator waits for any party's next frame before it gives the run up."""
@@ -34,6 +35,7 @@ def check_files(member: MemberFile, ends: Iterable[str]) -> None:
         **paths_of(member.table),
         "plan": member.plan_path,
         "members": member.members_path,
+        **({} if member.start_model is None else {"start_model": member.start_model}),
         "the member's own file": member.path,
     }
     check_outputs({f"{member.path}: {key}": path for key, path in outputs.items()}, inputs, keys=member.folder)
@@ -41,6 +43,16 @@ def check_files(member: MemberFile, ends: Iterable[str]) -> None:
         what, names = f"{member.path}: transcript", [f"{end}.frames" for end in ends]
         check_folder(what, member.transcript, names, {**outputs, **inputs}, keys=member.folder)
     check_ending(f"{member.path}: model", member.model)
+
+
+def read_start_model(member: MemberFile) -> bytes | None:
+    """The model file that this member's run goes on from, where its own file names one. Raises PlanError."""
+    if member.start_model is None:
+        return None
+    try:
+        return read_whole(member.start_model, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{member.path}: start_model {member.start_model} cannot be read: {error}") from error
 
 
 def put_model(member: MemberFile, model: bytes | None) -> None:

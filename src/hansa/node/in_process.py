@@ -48,6 +48,7 @@ def train_in_process(
     order: Callable[[Sequence[str]], str] | None = None,
     wrap: Callable[[Hub], Hub] = lambda hub: hub,
     policy: Policy = HOLDER_POLICY,
+    start: bytes | None = None,
 ) -> InProcessRun:
     """Train on the rows of all parties in this process.
 
@@ -69,6 +70,8 @@ def train_in_process(
         Puts another transport around the hub (recording, delaying, faulty).
     policy : Policy
         Of every party; by default one that asks for nothing but the plan's own minimum of rows, since one holds them all.
+    start : bytes, optional
+        The model file that the plan goes on from, where it names one.
 
     Returns
     -------
@@ -114,12 +117,15 @@ def train_in_process(
             nodes_per_frame=nodes_per_frame,
             signer=signers.get(name),
             policy=policy,
+            start=start,
         )
         for name, rows in tables.items()
     }
     openings: dict[str, Iterable[bytes]] = {name: party.opening() for name, party in parties.items()}
     inner = InProcessHub({name: party.handle for name, party in parties.items()}, order, opening=openings)
-    aggregator = Aggregator(plan, pool=pool, report=report, identities=identities, signer=signers.get(plan.aggregator))
+    aggregator = Aggregator(
+        plan, pool=pool, report=report, identities=identities, signer=signers.get(plan.aggregator), start=start
+    )
     try:
         run_hub(aggregator, wrap(inner))
     finally:

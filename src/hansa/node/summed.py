@@ -15,7 +15,7 @@ from hansa.node import logs
 from hansa.node.config import MemberFile
 from hansa.node.events import Listening, OnEvent
 from hansa.node.evidence import beside, keep_evidence
-from hansa.node.files import ANSWER_S, admission, check_files, put_model, warn
+from hansa.node.files import ANSWER_S, admission, check_files, put_model, read_start_model, warn
 from hansa.node.record import CLEAR, AggregatorRecord, PartyRecord, RunRecord, Seconds, bytes_of, first_record, keeping
 from hansa.node.warm_up import prepare
 from hansa.roles.run import Progress, run_hub, run_member
@@ -98,6 +98,7 @@ def _aggregate(
         report=report,
         identities=member.signer.identities,
         signer=member.signer,
+        start=read_start_model(member),
     )
     try:
         if member.transcript is not None:
@@ -193,6 +194,7 @@ def _contribute(
         policy=member.policy,
         admit=admit,
         report=report,
+        start=read_start_model(member),
     )
     inner = ResumableChannel.connect(
         member.credentials,

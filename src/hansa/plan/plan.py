@@ -82,6 +82,7 @@ from hansa.plan.values import (
     DEFAULT_MIN_CELL_ROWS,
     DEFAULT_MIN_PARTY_ROWS,
     Cuts,
+    Digest,
     Fraction,
     LeafBits,
     LeastChoices,
@@ -249,6 +250,8 @@ class Plan:
         have in training, among held-out rows and of each class where sums tell classes apart.
     release : Release
         What the model tells of its leaves.
+    start_model : str
+        The SHA-256, in hexadecimal digits, of the model file that training goes on from (XGBoost's xgb_model); "" for none.
 
     Raises
     ------
@@ -282,6 +285,7 @@ class Plan:
     coopetitive: Coopetitive | None = None
     min_party_rows: MinPartyRows = DEFAULT_MIN_PARTY_ROWS
     release: Release = Release()
+    start_model: Digest = ""
 
     def __post_init__(self) -> None:
         _hold(self, KEYS_OF_PLAN)
@@ -353,7 +357,7 @@ class Plan:
         release = content.pop("release") | {"least_choices": self.least_choices}
         content |= {key: release[key] for key in ("statistics", "least_choices", "leaf_bits")}
         unchanged = {"verify_counts": "off", "min_child_rows": 1, "dominance": False}
-        unchanged |= {"statistics": True, "least_choices": 0, "leaf_bits": None}
+        unchanged |= {"statistics": True, "least_choices": 0, "leaf_bits": None, "start_model": ""}
         for key, value in unchanged.items():
             if content[key] == value:
                 del content[key]
@@ -365,6 +369,7 @@ class Plan:
         values: dict[str, Any] = {
             "name": self.name,
             "mode": self.mode,
+            "start_model": self.start_model,
             ("members.hub" if self.coopetitive is not None else "members.aggregator"): self.hub,
             "members.parties": self.parties,
             "members.receivers": self.receivers,

@@ -20,6 +20,7 @@ from hansa.plan.values import (
     Column,
     Cuts,
     DecimalSign,
+    Digest,
     Fraction,
     LeafBits,
     LeastChoices,
@@ -106,6 +107,7 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     name: str = "run"
     mode: Mode
+    start_model: Digest = ""
     members: MembersTable
     schema: SchemaTable
     privacy: PrivacyTable = PrivacyTable()
@@ -250,6 +252,7 @@ def _plan(document: PlanDocument) -> Plan:
             least_choices=release.least_choices,
             leaf_bits=release.leaf_bits,
         ),
+        start_model=document.start_model,
     )
 
 

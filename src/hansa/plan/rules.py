@@ -215,6 +215,23 @@ def choices_can_be_promised(plan: Plan) -> str | None:
     return None
 
 
+def a_start_model_is_all_there_is_before(plan: Plan) -> str | None:
+    if not plan.start_model:
+        return None
+    if plan.coopetitive is not None:
+        return (
+            f"start_model goes with the modes that have an aggregator, and the mode is {plan.mode!r}, where no server may know a row's "
+            "margin: leave it out, or take another mode"
+        )
+    if plan.parameters.base_score is not None:
+        return f"base_score is {plan.parameters.base_score}, and start_model has one of its own; leave base_score out"
+    if plan.release.least_choices or plan.release.leaf_bits is not None:
+        return (
+            "release.least_choices and leaf_bits speak of a first tree, which start_model has already; leave them out"
+        )
+    return None
+
+
 def early_stopping_has_rows(plan: Plan) -> str | None:
     if plan.evaluation_fraction > 0 or plan.parameters.early_stopping_rounds is None:
         return None
@@ -410,6 +427,7 @@ RULES: tuple[Rule, ...] = (
     choices_can_be_promised,
     one_against_the_rest_goes_with_coopetitive,
     class_names_fit_labels,
+    a_start_model_is_all_there_is_before,
     early_stopping_has_rows,
 )
 """Of every plan, in the order in which they are asked."""

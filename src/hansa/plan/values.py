@@ -83,6 +83,13 @@ RANGES_ON_SHARES: dict[str, tuple[float, float]] = {
 SERVER_LINKS = ("hub", "direct")
 
 Mode = Annotated[str, one_of(*MODES)]
+Digest = Annotated[
+    str,
+    Meta(
+        pattern=r"\A([0-9a-f]{64})?\Z",
+        description="a SHA-256 as 64 hexadecimal digits, of the model file to go on from",
+    ),
+]
 MemberName = Annotated[str, Meta(description="a member's name")]
 Column = Annotated[str, Meta(description="a column's name")]
 DecimalSign = Annotated[str, Meta(pattern=rf"\A[{''.join(DECIMAL_SIGNS)}]\Z", description='"." or ","')]

@@ -35,6 +35,7 @@ def write_plan(plan: Plan) -> str:
     document: dict[str, Any] = {
         "name": plan.name,
         "mode": plan.mode,
+        **({"start_model": plan.start_model} if plan.start_model else {}),
         "members": _members(plan),
         "schema": _schema(plan),
         "privacy": _privacy(plan),

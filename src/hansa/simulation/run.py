@@ -456,6 +456,7 @@ def _local(plan: Plan, name: str) -> Plan:
     return replace(
         plan,
         mode="federated",
+        start_model="",
         aggregator=AGGREGATOR,
         parties=(name,),
         receivers=(name,),

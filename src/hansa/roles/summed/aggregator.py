@@ -10,7 +10,7 @@ import hashlib
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -45,6 +45,7 @@ from hansa.roles.key_setup import Signer
 from hansa.roles.registration import Registration
 from hansa.roles.run import Binned, Progress, Registered, Roster, Trained, TreeGrown, agreement, agreement_parts, run_id
 from hansa.roles.summed.features import feature_rules, node_columns, with_categories
+from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
     EXPONENTS,
     BaseScore,
@@ -148,6 +149,7 @@ class Aggregator:
         report: called with `Progress` as the run goes on.
         identities: every member's pinned identity, as the parties hold them.
         signer: this member's signature; needed where the plan has parties verify row counts.
+        start: the model file that the plan goes on from, where it names one.
 
     Attributes:
         masked_bytes, clear_bytes: bytes of sums that came in masked, and as they are.
@@ -162,7 +164,9 @@ class Aggregator:
         report: Callable[[Progress], None] | None = None,
         identities: Mapping[str, bytes] = MappingProxyType({}),
         signer: Signer | None = None,
+        start: bytes | None = None,
     ) -> None:
+        self._before = start_model(plan, start, plan.aggregator)
         if plan.verify_counts != "off" and signer is None:
             raise IdentityError(
                 f"aggregator {plan.aggregator!r}: privacy.verify_counts = {plan.verify_counts!r} needs this member's identity: "
@@ -396,6 +400,8 @@ class Aggregator:
     def _labelled(self, message: Contribution, sums: Int64) -> Outgoing:
         plan = self._plan
         self._start: BaseScore = start_of(plan, sums, *self._label_units)
+        if self._before is not None:
+            self._start = replace(self._start, base_scores=self._before.ensemble.base_scores)
         self._histogram_bits = histogram_bits_of(plan, self._magnitudes, sums, self._start)
         n_features = len(plan.schema.features)
         self._leaf_bits = rounded_leaf_bits(
@@ -438,6 +444,9 @@ class Aggregator:
         self._base_margin = margins[0]
         self._highest_margin = max(margins)
         self._margin_bound = max(map(abs, margins))
+        if self._before is not None:
+            self._highest_margin = self._before.highest_margin
+            self._margin_bound = self._before.margin_bound
         if self._counts is not None:
             self._counts.naming.start(self._weight_bound())
         bound = self._start_totals()
@@ -745,7 +754,10 @@ class Aggregator:
             objective=plan.parameters.objective,
             base_score=scores if len(scores) > 1 else scores[0],
             feature_names=plan.schema.features,
-            trees=tuple(tree if plan.statistics else without_statistics(tree) for tree in self._trees[:keep]),
+            trees=(
+                *(() if self._before is None else self._before.ensemble.trees),
+                *(tree if plan.statistics else without_statistics(tree) for tree in self._trees[:keep]),
+            ),
             categories=tuple(plan.schema.levels.get(name) for name in plan.schema.features),
             num_parallel_tree=plan.parameters.num_parallel_tree,
         )

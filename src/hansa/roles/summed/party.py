@@ -50,6 +50,7 @@ from hansa.protocol.session import PARTY, PARTY_MASKED, PARTY_VERIFYING, Session
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.run import Binned, Progress, Registered, Trained, TreeGrown, agreement, agreement_parts, run_id
 from hansa.roles.summed.features import feature_rules, node_columns, with_categories, without_categories
+from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
     MagnitudeBounds,
     count_magnitudes,
@@ -109,6 +110,7 @@ class Party:
         policy: this party's own conditions.
         admit: called with the run's id and roster before anything of the rows leaves; raises PlanError where they may not meet.
         report: called with `Progress` as the run goes on, without metrics: a party does not learn them.
+        start: the model file that the plan goes on from, where it names one.
 
     Attributes:
         done: whether the run is over. run: the run's id, once known.
@@ -129,8 +131,10 @@ class Party:
         policy: Policy = DEFAULT_POLICY,
         admit: Admit = admit_all,
         report: Callable[[Progress], None] = lambda _: None,
+        start: bytes | None = None,
     ) -> None:
         policy.check_plan(plan)
+        self._before = start_model(plan, start, name)
         if plan.mode != "federated" and signer is None:
             raise IdentityError(f"party {name!r}: mode {plan.mode!r} needs this member's identity and the members file")
         check_arrays(rows, plan.schema, plan.parameters.label_kind, name)
@@ -450,6 +454,8 @@ class Party:
         self._missing_code = np.where(binned.has_missing, self._sizes - 1, -1).astype(np.int32)
         starts = [base_margin(self._plan.parameters.objective, score) for score in message.base_scores]
         self._margins = np.repeat(np.array(starts, np.float32)[:, None], n_rows, axis=1)
+        if self._before is not None:
+            self._margins = self._before.margins(self._features, self._pool.threads)
         self._gradient = np.empty((len(starts), n_rows))
         self._hessian = np.empty((len(starts), n_rows))
         planes = 1 if message.histogram_bits == 32 else 2
@@ -464,6 +470,8 @@ class Party:
             raise self._broken(f"{len(scores)} base scores; the model has {outputs} outputs")
         for score in scores:
             base_margin(parameters.objective, score)
+        if self._before is not None and scores != self._before.ensemble.base_scores:
+            raise self._broken(f"base_scores are {scores}; start_model has {self._before.ensemble.base_scores}")
         given = parameters.base_score
         if given is not None and any(score != float(np.float32(given)) for score in scores):
             raise self._broken(f"base_scores are {scores}; the plan says {given}")
@@ -784,17 +792,24 @@ class Party:
         """The model as this party received it. Gains, covers and inner weights, which no party receives, are the file's, or 0 where
         the plan releases none.
         """
-        if len(told.trees) != len(received):
-            raise self._broken(f"the model has {len(told.trees)} trees; {len(received)} were announced")
+        before = () if self._before is None else self._before.ensemble.trees
+        if len(told.trees) != len(before) + len(received):
+            raise self._broken(
+                f"the model has {len(told.trees)} trees; {len(received)} were announced"
+                + (f", behind {len(before)} of start_model" if before else "")
+            )
         public = self._cuts.offsets, self._cuts.values, self._rules.n_categories
         scores = tuple(self._bounds.base_scores)
         return Ensemble(
             objective=self._plan.parameters.objective,
             base_score=scores if len(scores) > 1 else scores[0],
             feature_names=self._plan.schema.features,
-            trees=tuple(
-                tree_received(levels, *public, theirs if self._plan.statistics else None)
-                for levels, theirs in zip(received, told.trees, strict=True)
+            trees=(
+                *before,
+                *(
+                    tree_received(levels, *public, theirs if self._plan.statistics else None)
+                    for levels, theirs in zip(received, told.trees[len(before) :], strict=True)
+                ),
             ),
             categories=tuple(self._plan.schema.levels.get(name) for name in self._plan.schema.features),
             num_parallel_tree=self._plan.parameters.num_parallel_tree,
@@ -803,4 +818,5 @@ class Party:
     def _model_bytes(self) -> int:
         """More bytes than a model file of the trees that grew here has, names and levels included."""
         trees = self._tree + 1
-        return NODE_BYTES * self._nodes + TREE_BYTES * trees + 8 * len(self._plan.canonical()) + HEAD_BYTES
+        before = 0 if self._before is None else self._before.size + TREE_BYTES * len(self._before.ensemble.trees)
+        return NODE_BYTES * self._nodes + TREE_BYTES * trees + 8 * len(self._plan.canonical()) + HEAD_BYTES + 4 * before
