@@ -138,6 +138,20 @@ def test_texts_are_categories_in_every_mode():
     assert np.array_equal(again.predict(frame), summed.model.predict(frame))
 
 
+@pytest.mark.parametrize("form", ["model", "booster", "bytes", "path"])
+def test_training_goes_on_from_a_model(form, tmp_path):
+    first = hansa.fit(PARTIES, label="fault", rounds=2).model
+    first.save(tmp_path / "first.json")
+    forms = {"model": first, "booster": first.to_xgboost(), "bytes": first.to_json(), "path": tmp_path / "first.json"}
+    run = hansa.fit(PARTIES, label="fault", rounds=3, xgb_model=forms[form])
+    assert run.model.rounds == 5
+    assert run.model.ensemble.trees[:2] == first.ensemble.trees
+    with pytest.raises(PlanError, match="start_model goes with the modes that have an aggregator"):
+        hansa.fit(PARTIES, label="fault", rounds=1, xgb_model=forms[form], mode="coopetitive")
+    with pytest.raises(DataError, match="xgb_model: expected"):
+        hansa.fit(PARTIES, label="fault", rounds=1, xgb_model=3)
+
+
 def test_a_frame_with_categories_in_another_order_scores_the_same():
     frame = cells()
     names = ["ericsson", "nokia", "huawei", "zte", "samsung"]

@@ -106,7 +106,7 @@ WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...] | None, str]] = {
     "feature_weights": ((), "Hansa draws features with equal weights"),
     "missing": ((math.nan,), "a missing value is an empty cell, NA, NaN or null"),
     "device": (("cpu",), "Hansa trains on processors"),
-    "xgb_model": ((), "Hansa starts with no tree"),
+    "xgb_model": ((), "the plan names the model to go on from, by its hash (start_model; hansa.fit takes xgb_model)"),
     "max_cached_hist_node": (None, ""),
     "sparse_threshold": (None, ""),
     "refresh_leaf": (None, ""),
