@@ -102,6 +102,10 @@ def metric_rows(name: str, objective: str, margins: np.ndarray, labels: np.ndarr
     links |= {"binary:logistic": lambda m: 1 / (1 + np.exp(-m)), "binary:hinge": lambda m: np.where(m > 0, 1.0, 0.0)}
     predictions = links.get(objective, lambda m: m)(margins)
     name, _, number = name.partition("@")
+    if name == "merror":
+        return (np.argmax(margins, axis=0) != labels).astype(np.float64)
+    if name == "mlogloss":
+        return np.log(np.exp(margins).sum(axis=0)) - margins[labels.astype(int), np.arange(len(labels))]
     if name == "poisson-nloglik":
         return np.vectorize(math.lgamma)(labels + 1) + predictions - labels * margins
     if name == "gamma-nloglik":

@@ -14,7 +14,7 @@ from declared_keys import PLAN_KEYS
 from hansa.data.schema import Schema
 from hansa.errors import PlanError
 from hansa.plan import COOPETITIVE, MODES, Coopetitive, Plan, Release, parse_plan, read_plan, write_plan
-from hansa.trees.losses import is_exponential, is_logistic
+from hansa.trees.losses import is_exponential, is_logistic, is_softmax
 from hansa.trees.parameters import METRICS, NAMES, Parameters, parse_parameters
 
 TEXT = """
@@ -115,12 +115,22 @@ def parameter_sets(draw):
         "reg:tweedie": ("tweedie_variance_power", 1.001, 1.999),
     }
     name, *ends = shapes.get(objective, ("huber_slope", 1.0, 1.0))
+    depth = draw(st.integers(0, 16))
+    classes = {"num_class": draw(st.integers(2, 50))} if is_softmax(objective) else {}
     return parse_parameters(
         {
             "objective": objective,
-            "rounds": draw(st.integers(1, 100_000)),
+            "rounds": draw(st.integers(1, 1000)),
             "eta": draw(share),
-            "max_depth": draw(st.integers(1, 16)),
+            "max_depth": depth,
+            "max_leaves": draw(st.integers(0 if depth else 1, 2**16)),
+            "grow_policy": draw(st.sampled_from(["depthwise", "lossguide"])),
+            "num_parallel_tree": draw(st.integers(1, 20)),
+            # By position: every plan has a feature.
+            "monotone_constraints": draw(st.just(()) | st.tuples(st.integers(-1, 1))),
+            "interaction_constraints": draw(st.sampled_from([(), [[0]]])),
+            "max_cat_to_onehot": draw(st.none() | st.integers(1, 2**31 - 1)),
+            "max_cat_threshold": draw(st.none() | st.integers(1, 2**31 - 1)),
             "lambda": draw(number),
             "alpha": draw(number),
             "gamma": draw(number),
@@ -128,6 +138,8 @@ def parameter_sets(draw):
             "max_delta_step": draw(st.floats(0.1, 20) if objective == "count:poisson" else number),
             "subsample": draw(share),
             "colsample_bytree": draw(share),
+            "colsample_bylevel": draw(share),
+            "colsample_bynode": draw(share),
             "max_bin": draw(st.integers(2, 65_535)),
             "scale_pos_weight": draw(st.just("auto") | st.floats(1e-6, 1e6)) if logistic else 1,
             "base_score": draw(st.none() | start),
@@ -137,6 +149,7 @@ def parameter_sets(draw):
             "histogram_bits": draw(st.sampled_from(["auto", 32, 64])),
             name: draw(st.floats(*ends)),
         }
+        | classes
     )
 
 
@@ -588,10 +601,111 @@ def test_what_is_wrong_with_categories_is_named(old, new, named):
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != COOPETITIVE])
-def test_categories_are_refused_in_other_modes_with_what_to_do(mode):
-    text = edited('mode = "federated"', f'mode = "{mode}"') + '\n[categories]\ntraffic = ["low", "high"]\n'
-    with pytest.raises(PlanError, match=rf"\[categories\] goes with .* the mode is '{mode}'.* give 'traffic' as codes"):
-        parse_plan(text)
+def test_other_modes_have_categories_too(mode):
+    text = edited('mode = "federated"', f'mode = "{mode}"')
+    categories = '\n[categories]\ntraffic = ["low", "high"]\n'
+    plan = parse_plan(text + categories)
+    assert plan.schema.levels == {"traffic": ("low", "high")}
+    assert parse_plan(write_plan(plan)) == plan
+    assert plan.digest() != parse_plan(text).digest()
+    with pytest.raises(PlanError, match=r"monotone\.traffic constrains a categorical feature"):
+        parse_plan(text + categories + "[monotone]\ntraffic = 1\n")
+    many = str([f"level {number}" for number in range(65_535)]).replace("'", '"')
+    with pytest.raises(
+        PlanError, match=r"categories\.traffic has 65535 levels; at most 65534 are taken: join rare ones"
+    ):
+        parse_plan(f"{text}\n[categories]\ntraffic = {many}\n")
+
+
+FEATURES_OF_PLAN = PLAN.schema.features
+
+
+@pytest.mark.parametrize(
+    ("given", "signs"),
+    [
+        ({FEATURES_OF_PLAN[0]: 1, FEATURES_OF_PLAN[1]: -1}, (1, -1)),
+        ((1, -1), (1, -1)),
+        ([1, -1], (1, -1)),
+        ("(1,-1)", (1, -1)),
+        (" ( 1 , -1 ) ", (1, -1)),
+        (str({FEATURES_OF_PLAN[1]: -1, FEATURES_OF_PLAN[0]: 1}), (1, -1)),
+        ((0, 1), (0, 1)),
+        ("(1)", (1, 0)),
+        ("1", (1, 0)),
+        ((), (0, 0)),
+        ("()", (0, 0)),
+        ("", (0, 0)),
+        (None, (0, 0)),
+        ({FEATURES_OF_PLAN[0]: 0}, (0, 0)),
+    ],
+    ids=str,
+)
+def test_monotone_constraints_in_any_form_of_xgboosts_are_one_plan(given, signs):
+    expected = tuple(sorted((name, sign) for name, sign in zip(FEATURES_OF_PLAN, signs, strict=False) if sign))
+    plan = replace(PLAN, parameters=parse_parameters({"monotone_constraints": given}))
+    assert plan.parameters.monotone_constraints == expected
+    same = replace(PLAN, parameters=parse_parameters({"monotone_constraints": dict(expected)}))
+    assert plan.digest() == same.digest()
+    assert (plan.digest() == replace(PLAN, parameters=parse_parameters({})).digest()) == (not expected)
+    table = "".join(f"{name} = {sign}\n" for name, sign in zip(FEATURES_OF_PLAN, signs, strict=False))
+    assert parse_plan(f"{TEXT}\n[monotone]\n{table}").parameters.monotone_constraints == expected
+    assert parse_plan(write_plan(plan)) == plan
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [[0, 1]],
+        ((1, 0),),
+        [list(FEATURES_OF_PLAN[1::-1])],
+        [[FEATURES_OF_PLAN[0], 1, 0], [], [1, 0]],
+        "[[0, 1]]",
+        str([list(FEATURES_OF_PLAN[:2])]),
+    ],
+    ids=str,
+)
+def test_interaction_constraints_in_any_form_of_xgboosts_are_one_plan(given):
+    plan = replace(PLAN, parameters=parse_parameters({"interaction_constraints": given}))
+    assert plan.parameters.interaction_constraints == (tuple(sorted(FEATURES_OF_PLAN[:2])),)
+    assert plan.digest() == replace(PLAN, parameters=parse_parameters({"interaction_constraints": [[1, 0]]})).digest()
+    assert plan.digest() != replace(PLAN, parameters=parse_parameters({})).digest()
+    assert parse_plan(write_plan(plan)) == plan
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"monotone_constraints": {"traffik": 1}}, "monotone_constraints = 'traffik': expected a feature's name"),
+        ({"monotone_constraints": (1,) * 99}, "at most one for each of"),
+        ({"interaction_constraints": [["traffik"]]}, "interaction_constraints = 'traffik': expected a feature's name"),
+        ({"interaction_constraints": [[0, 99]]}, "interaction_constraints = 99: expected a position from 0 to"),
+        ({"interaction_constraints": [[-1]]}, "interaction_constraints = -1: expected a position from 0 to"),
+    ],
+)
+def test_constraints_of_no_feature_are_refused(given, said):
+    with pytest.raises(PlanError, match=re.escape(said)):
+        replace(PLAN, parameters=parse_parameters(given))
+
+
+def test_constraints_are_said_once():
+    with pytest.raises(PlanError, match=r"\[monotone\] and parameters\.monotone_constraints say the same"):
+        parse_plan(edited("[parameters]", '[parameters]\nmonotone_constraints = "(1)"') + "\n[monotone]\ntraffic = 1\n")
+
+
+def test_constraints_of_a_coopetitive_plan_are_those_of_monotone():
+    """Whatever form they have."""
+    plans = [
+        replace(ON_SHARES, coopetitive=replace(ON_SHARES.coopetitive, monotone=monotone), parameters=parameters)
+        for monotone, parameters in (
+            (
+                (1,) + (0,) * (len(ON_SHARES.schema.features) - 1),
+                replace(ON_SHARES.parameters, monotone_constraints=()),
+            ),
+            ((), replace(ON_SHARES.parameters, monotone_constraints=(1,))),
+        )
+    ]
+    assert plans[0] == plans[1]
+    assert plans[0].digest() == plans[1].digest()
 
 
 @pytest.mark.parametrize(
@@ -609,10 +723,38 @@ def test_tables_of_coopetitive_plans_are_refused_in_others(more):
 
 
 @pytest.mark.parametrize("mode", ["federated", "secure-aggregation"])
-def test_classes_are_refused_by_name_in_other_modes(mode):
+@pytest.mark.parametrize("objective", ["multi:softprob", "multi:softmax"])
+def test_classes_of_other_modes_are_those_of_a_softmax(mode, objective):
     text = TEXT.replace("federated", mode).replace("[parameters]", "[parameters]\nnum_class = 3")
-    with pytest.raises(PlanError, match=f"num_class = 3 goes with mode 'coopetitive' only; in mode '{mode}' train"):
+    with pytest.raises(
+        PlanError,
+        match=rf"num_class = 3 .* goes with mode 'coopetitive' only; in mode '{mode}' write objective = 'multi:",
+    ):
         parse_plan(text)
+    chosen = replace(parse_plan(TEXT.replace("federated", mode)), evaluation_fraction=0.0)
+    plan = replace(chosen, parameters=parse_parameters({"objective": objective, "num_class": 3}))
+    assert plan.parameters.outputs == 3
+    assert parse_plan(write_plan(plan)) == plan
+    with pytest.raises(PlanError, match="objective"):
+        replace(ON_SHARES, parameters=replace(ON_SHARES.parameters, objective=objective, num_class=3))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_leaves": 8},
+        {"grow_policy": "lossguide"},
+        {"colsample_bylevel": 0.5},
+        {"colsample_bynode": 0.5},
+        {"num_parallel_tree": 2},
+        {"interaction_constraints": ((0,),)},
+        {"max_cat_threshold": 9},
+    ],
+    ids=str,
+)
+def test_what_is_not_computed_on_shares_is_refused_by_name(given):
+    with pytest.raises(PlanError, match=next(iter(given))):
+        replace(ON_SHARES, parameters=replace(ON_SHARES.parameters, **given))
 
 
 def test_a_plan_of_classes_survives_being_written():

@@ -170,7 +170,7 @@ def test_a_value_of_another_type_is_refused_by_its_key_or_means_what_it_says(bad
         ("schema", "features", "traffic", "schema.features is 'traffic'; expected a list of names"),
         ("schema", "decimal", ";", 'schema.decimal is \';\'; expected "." or ","'),
         ("schema", "label", "traffic", "schema: column 'traffic' is named more than once"),
-        ("parameters", "max_depth", 99, "[parameters]: parameter max_depth = 99: expected a whole number from 1 to 16"),
+        ("parameters", "max_depth", 99, "[parameters]: parameter max_depth = 99: expected a whole number from 0 to 16"),
         ("parameters", "max_dept", 9, "did you mean 'max_depth'?"),
         ("", "mode", "secure-agregation", "did you mean 'secure-aggregation'?"),
         (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -246,7 +246,36 @@ def test_arrays_are_read_only_copies():
     assert tree.split_conditions[0] == 0.5
     with pytest.raises(ValueError):
         tree.split_conditions[0] = 1
-    assert all(getattr(tree, f.name).dtype == TREE_DTYPES[f.name] for f in fields(Tree))
+    assert all(getattr(tree, name).dtype == dtype for name, dtype in TREE_DTYPES.items())
+    with pytest.raises(TypeError):
+        tree.categories[0] = (1,)
+
+
+def test_the_sets_of_a_tree_are_checked():
+    one = replace(stump(), split_type=[1, 0, 0], split_conditions=[3, -1, 2])
+    assert dict(one.categories) == {0: (3,)}
+    several = replace(stump(), split_type=[], categories={0: (1, 4, 5)})
+    assert several.split_type.tolist() == [1, 0, 0]
+    assert several.split_conditions[0] == 1
+    assert several != replace(stump(), split_type=[], categories={0: (1, 4)})
+    for wrong in ({0: (4, 1)}, {0: (1, 1)}, {0: ()}, {0: (-1,)}, {0: (1, 2**24)}, {1: (1,)}):
+        with pytest.raises(DataError, match="tree"):
+            replace(stump(), split_type=[1, 0, 0], categories=wrong)
+    with pytest.raises(DataError, match="category 4; expected less than 4"):
+        Ensemble("reg:squarederror", 0.1, ("a",), (replace(several, categories={0: (1, 4)}),), (("p", "q", "r", "s"),))
+
+
+@pytest.mark.parametrize("missing_left", [0, 1])
+def test_a_set_is_found_whatever_its_gaps(missing_left):
+    """Every subset of ten categories, against membership."""
+    values = np.array([*range(-2, 12), 3.5, np.nan], np.float32)
+    for bits in range(1, 2**10):
+        own = tuple(np.flatnonzero([bits >> c & 1 for c in range(10)]).tolist())
+        tree = replace(stump(), split_type=[], categories={0: own}, default_left=[missing_left, 0, 0])
+        margins = np.zeros(len(values), np.float32)
+        add_margins((tree,), values[None], margins)
+        right = np.isin(np.trunc(values), own) | (np.isnan(values) & (missing_left == 0))
+        assert np.array_equal(margins, tree.split_conditions[np.where(right, 2, 1)])
 
 
 def test_equality_is_by_value():
@@ -375,6 +404,12 @@ def test_base_scores_next_to_0_and_1_are_taken_as_xgboost_takes_them(base_score)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_has_a_margin_and_predictions(objective):
     margin = base_margin(objective, 0.25)
+    if objective in ("multi:softprob", "multi:softmax"):
+        margins = np.array([[margin, 0, -1], [-3e38, 3e38, 3e38]], np.float32)
+        shares = np.exp([0.25, 0, -1]) / np.exp([0.25, 0, -1]).sum()
+        expected = [shares, [0, 0.5, 0.5]] if objective == "multi:softprob" else [0, 1]  # the first of the largest
+        np.testing.assert_allclose(predictions_from_margins(objective, margins), expected, rtol=1e-6)
+        return
     expected = 1.0 if objective == "binary:hinge" else 0.25  # a margin above 0
     assert predictions_from_margins(objective, np.full(3, margin)) == pytest.approx([expected] * 3, abs=1e-7)
     if objective == "binary:hinge":
@@ -402,5 +437,5 @@ def test_outputs_with_more_trees_than_others_are_refused():
             Ensemble("binary:logistic", scores, NAMES, ())
     with pytest.raises(DataError, match="base_score"):
         Ensemble("binary:logistic", (0.5, 1.0), NAMES, ())
-    with pytest.raises(PlanError, match="each of 2 outputs"):
+    with pytest.raises(PlanError, match="whole rounds of 2 trees"):
         Ensemble("binary:logistic", (0.2, 0.6), NAMES, (tree,) * 4).truncate(3)

@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss, mean_absolute_error, roc_auc_score
 
 import naive_model as naive
 from hansa.errors import DataError, PlanError
-from hansa.trees.losses import LOSSES
+from hansa.trees.losses import LOSSES, is_softmax
 from hansa.trees.metrics import (
     CLASSIFICATION_METRICS,
     HIGHER_IS_BETTER,
@@ -47,6 +47,7 @@ PAIRS = [
     for objective in MEASURED
     for name in (*LOSSES[objective].metrics, *(name for kind in LOSSES[objective].numbered for name in EXAMPLES[kind]))
 ]
+CLASSES = 4
 SLOPE = 2.5
 """huber_slope of mphe."""
 
@@ -69,6 +70,9 @@ def rows(objective, n_rows=4000, seed=0, positives=0.3, weighted=True, spread=1.
         labels = rng.poisson(3, n_rows).astype(np.float32)
         labels[::50] *= np.float32(10.3)
         margins = rng.normal(size=n_rows)
+    elif LOSSES[objective].labels == "classes":
+        labels = rng.integers(0, CLASSES, n_rows).astype(np.float32)
+        margins = spread * rng.normal(size=(CLASSES, n_rows)) + 2 * (labels == np.arange(CLASSES)[:, None])
     else:
         labels = (10 * rng.normal(size=n_rows)).astype(np.float32)
         margins = labels + 3 * rng.normal(size=n_rows)
@@ -92,9 +96,9 @@ def xgboosts(name, objective, margins, labels, weights):
     if name in HIGHER_IS_BETTER and objective != "binary:hinge":
         # Ranks of the margins themselves: float32 sigmoids of large margins would fall together.
         objective = SQUARED
-    matrix = xgboost.DMatrix(np.zeros((len(labels), 1)), labels, weight=weights, base_margin=margins, nthread=1)
+    matrix = xgboost.DMatrix(np.zeros((len(labels), 1)), labels, weight=weights, base_margin=margins.T, nthread=1)
     parameters = {"objective": objective, "eval_metric": name, "eta": 0, "nthread": 1} | (
-        {"huber_slope": SLOPE} if name == "mphe" else {}
+        {"huber_slope": SLOPE} if name == "mphe" else {"num_class": CLASSES} if is_softmax(objective) else {}
     )
     result = {}
     xgboost.train(parameters, matrix, 1, evals=[(matrix, "rows")], evals_result=result, verbose_eval=False)
@@ -179,7 +183,7 @@ def test_sums_do_not_depend_on_how_rows_are_spread(name, objective, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, 300), max_size=5)))
     parties = np.split(order, cuts)
     summed = sum(
-        metric_sums(name, objective, margins[party], labels[party], weights[party], scale) for party in parties
+        metric_sums(name, objective, margins[..., party], labels[party], weights[party], scale) for party in parties
     )
     pooled = metric_sums(name, objective, margins, labels, weights, scale)
     assert summed.dtype == np.int64
@@ -197,8 +201,14 @@ def test_sums_are_the_naive_ones_in_fixed_point(name, objective):
     values = values + (14 if name == "gamma-nloglik" else 0)
     # Labels up to 2^7: predictions depart by up to 2^9, by which slope 2.5 < 2^2 and ratios of Tweedie's terms are multiplied.
     bits = {"rmse": 18, "mae": 9, "poisson-nloglik": 15, "mape": 20, "rmsle": 14, "mphe": 11, "gamma-nloglik": 16}
-    bits |= {"gamma-deviance": 16, "tweedie-nloglik@1.5": 22, "tweedie-nloglik@1.2": 27, "tweedie-nloglik@1.85": 21}
-    value_bits = 6 if name == "logloss" else 0 if objective.startswith("binary:") else bits[name]
+    bits |= {
+        "mlogloss": 6,
+        "gamma-deviance": 16,
+        "tweedie-nloglik@1.5": 22,
+        "tweedie-nloglik@1.2": 27,
+        "tweedie-nloglik@1.85": 21,
+    }
+    value_bits = 6 if name == "logloss" else 0 if objective.startswith("binary:") or name == "merror" else bits[name]
     # 500 rows take 9 bits, weights up to 4 take 2.
     assert total == pytest.approx(np.sum(values * weights) * 2.0 ** (62 - 9 - 2 - value_bits), rel=1e-12, abs=500)
     assert weight == pytest.approx(np.sum(weights.astype(np.float64)) * 2.0 ** (62 - 9 - 2), rel=1e-12)
@@ -256,6 +266,9 @@ def test_totals_never_overflow_at_the_bounds(name, objective, n_rows_total):
     weights = np.full(7, 32, np.float32)
     if objective.startswith("binary:"):
         margins, labels = np.full(7, 3e38, np.float32), np.zeros(7, np.float32)
+    elif is_softmax(objective):
+        margins, labels = np.full((2, 7), 3e38, np.float32), np.ones(7, np.float32)
+        margins[1] = -3e38
     else:
         margins, labels = np.full(7, -3 * 1024, np.float32), np.full(7, 1024, np.float32)
     seven = metric_sums(name, objective, margins, labels, weights, scale)
@@ -340,7 +353,8 @@ def test_names_are_checked():
 @pytest.mark.parametrize("objective", LOSSES)
 def test_the_default_metric_is_xgboosts(objective):
     matrix = xgboost.DMatrix(np.zeros((4, 1)), np.array([0, 1, 1, 1]) + (LOSSES[objective].labels == "positive"))
-    said = xgboost.train({"objective": objective, "nthread": 1}, matrix, 1).eval(matrix)
+    classes = {"num_class": 2} if is_softmax(objective) else {}
+    said = xgboost.train({"objective": objective, "nthread": 1} | classes, matrix, 1).eval(matrix)
     assert said.split("-", 1)[1].rsplit(":", 1)[0] == DEFAULT_METRIC[objective]
 
 
@@ -375,7 +389,7 @@ def test_no_count_measures_more_than_its_bound(exponent, share, below):
 
 @settings(deadline=None, max_examples=200)
 @given(
-    st.sampled_from([pair for pair in PAIRS if not pair[1].startswith("binary:")]),
+    st.sampled_from([pair for pair in PAIRS if LOSSES[pair[1]].labels not in ("binary", "classes")]),
     st.integers(-20, 45),
     st.floats(-1, 1),
     st.floats(-(2.0**127), 2.0**127, width=32) | st.floats(-120, 120, width=32),

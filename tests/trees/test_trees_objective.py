@@ -27,6 +27,7 @@ from hansa.trees.objective import (
     most_hessian,
     pack,
     scales,
+    softmax_gradients,
     sum_fixed,
     sum_magnitudes,
     sums_after,
@@ -52,6 +53,8 @@ def rows_of(objective, n=1000, seed=0):
     return margins, labels.astype(np.float32), weights.astype(np.float32)
 
 
+ONE_OUTPUT = [name for name in OBJECTIVES if LOSSES[name].labels != "classes"]
+
 SHAPES = {"count:poisson": 0.7, "reg:tweedie": 1.3, "reg:pseudohubererror": 2.5}
 """The parameter that the loss depends on."""
 
@@ -67,7 +70,7 @@ def compute(objective, margins, labels, weights, positive_weight=1.0, shape=None
     return g, h
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ONE_OUTPUT)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("positive_weight", [1.0, 7.5])
 def test_gradients_are_the_naive_ones(objective, weighted, positive_weight):
@@ -78,7 +81,7 @@ def test_gradients_are_the_naive_ones(objective, weighted, positive_weight):
     np.testing.assert_allclose(got, expected, rtol=1e-13, atol=1e-16)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ONE_OUTPUT)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradients_are_the_derivatives_of_the_loss(objective, weighted):
     margins, labels, weights = rows_of(objective, 200)
@@ -112,8 +115,34 @@ def test_gradients_are_the_derivatives_of_the_loss(objective, weighted):
         np.testing.assert_allclose(h, (loss(m + step) - 2 * loss(m) + loss(m - step)) / step**2, atol=1e-4)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradients_of_classes_are_those_of_the_softmax(weighted):
+    """XGBoost takes 2 p (1 - p) as the hessian, twice the second derivative."""
+    rng = np.random.default_rng(4)
+    margins = (4 * rng.normal(size=(5, 300))).astype(np.float32)
+    margins[:, 0], margins[2, 1] = -3e38, 3e38
+    labels = rng.integers(0, 5, 300).astype(np.float32)
+    weights = rng.gamma(1, size=300).astype(np.float32) if weighted else None
+    g, h = np.full((2, 5, 300), np.nan)
+    softmax_gradients(margins, labels, weights, g, h)
+    w = 1.0 if weights is None else weights.astype(np.float64)
+    shifted = margins.astype(np.float64) - margins.max(axis=0)
+    p = np.exp(shifted) / np.exp(shifted).sum(axis=0)
+    np.testing.assert_allclose(g, (p - (labels == np.arange(5)[:, None])) * w, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(h, np.maximum(2 * p * (1 - p), 1e-16) * w, rtol=1e-9, atol=1e-15)
+    most = 1.0 if weights is None else float(weights.max())
+    assert np.abs(g).max() <= gradient_bound("multi:softprob", most, 4.0, 9.0, 9.0)
+    assert h.max() <= hessian_bound("multi:softprob", most, most, 0.0)
+    alone = np.empty((2, 5, 40))
+    part = slice(100, 140)
+    softmax_gradients(
+        np.ascontiguousarray(margins[:, part]), labels[part], None if weights is None else weights[part], *alone
+    )
+    assert np.array_equal(alone, [g[:, part], h[:, part]])
+
+
 @settings(deadline=None)
-@given(st.integers(1, 80), st.integers(0, 1000), st.sampled_from(OBJECTIVES), st.booleans())
+@given(st.integers(1, 80), st.integers(0, 1000), st.sampled_from(ONE_OUTPUT), st.booleans())
 def test_a_rows_gradient_does_not_depend_on_where_it_stands(n, offset, objective, weighted):
     margins, labels, weights = rows_of(objective, 1100)
     weights = weights if weighted else None

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from hansa.errors import PlanError
+from hansa.roles.summed.features import DEFAULT_CAT_THRESHOLD, DEFAULT_CAT_TO_ONEHOT
+from hansa.trees.losses import is_softmax
 from hansa.trees.metrics import check_metric
 from hansa.trees.parameters import (
     ALIASES,
@@ -52,11 +54,23 @@ def test_defaults_are_xgboosts_own():
     text = json.dumps(learner)
     for name in NAMES:
         found = re.search(rf'"{name}": "([^"]*)"', text)
-        if found is None or name in ("objective", "base_score", "scale_pos_weight", "seed", "max_cat_to_onehot"):
+        if found is None or name in ("objective", "base_score", "scale_pos_weight", "seed"):
+            continue
+        if name in ("max_cat_to_onehot", "max_cat_threshold"):
+            assert (
+                float(found[1])
+                == {"max_cat_to_onehot": DEFAULT_CAT_TO_ONEHOT, "max_cat_threshold": DEFAULT_CAT_THRESHOLD}[name]
+            )
+            continue
+        if name in ("monotone_constraints", "interaction_constraints"):
+            assert found[1] in ("", "()")
             continue
         default = getattr(Parameters(), "lambda_" if name == "lambda" else name)
-        assert float(found[1]) == pytest.approx(default), name
-    assert {"eta", "gamma", "max_bin", "max_depth"} <= set(re.findall(r'"(\w+)":', text))
+        said = found[1] if isinstance(default, str) else float(found[1])
+        assert said == (default if isinstance(default, str) else pytest.approx(default)), name
+    assert {"eta", "gamma", "max_bin", "max_depth", "grow_policy", "max_leaves", "colsample_bynode"} <= set(
+        re.findall(r'"(\w+)":', text)
+    )
 
 
 def test_aliases_are_names_that_xgboost_has():
@@ -139,6 +153,7 @@ def test_a_hint_is_given_for_a_typo_only():
         "subsampel": "subsample",
         "lamda": "lambda",
         "colsample_bylvl": "colsample_bylevel",
+        "max_leafs": "max_leaves",
         "colsample_by_tree": "colsample_bytree",
     }.items():
         with pytest.raises(PlanError, match=f"^parameter '{typo}' is unknown; did you mean '{name}'"):
@@ -147,7 +162,7 @@ def test_a_hint_is_given_for_a_typo_only():
         with pytest.raises(PlanError, match="is unknown and not supported") as caught:
             parse_parameters({other: 1})
         assert "did you mean" not in str(caught.value)
-        assert len(str(caught.value)) < 500
+        assert len(str(caught.value)) < 700
 
 
 FLOATS = (
@@ -274,25 +289,33 @@ def test_a_wrong_value_is_refused_by_name(name, value):
     [
         ({"ete": 0.1}, "did you mean 'eta'"),
         ({"max_dept": 4}, "did you mean 'max_depth'"),
-        ({"monotone_constraints": "(1)"}, "rise or fall ([monotone], coopetitive mode); leave it out"),
+        ({"monotone_constraints": "(2)"}, "expected 1, -1 or 0 by feature name, or a list of them by position"),
+        ({"monotone_constraints": {"a": True}}, "expected 1, -1 or 0 by feature name"),
+        ({"monotone_constraints": {3: 1}}, "expected 1, -1 or 0 by feature name"),
+        ({"monotone_constraints": "__import__('os')"}, "expected 1, -1 or 0 by feature name"),
+        ({"interaction_constraints": ["a", "b"]}, "expected a list of lists of feature names, or of positions"),
+        ({"interaction_constraints": "[[0.5]]"}, "expected a list of lists of feature names, or of positions"),
         ({"lambda_": 1}, "did you mean 'lambda'"),
-        (
-            {"colsample_bylevel": 0.5},
-            "colsample_bylevel = 0.5 is not supported: Hansa draws features for each tree (colsample_bytree), not for each level; "
-            "leave it out or give 1",
-        ),
+        ({"colsample_bylevel": 0}, "colsample_bylevel = 0: expected a number above 0, at most 1"),
+        ({"colsample_bynode": 1.5}, "colsample_bynode = 1.5: expected a number above 0, at most 1"),
         ({"missing": -1}, "missing = -1 is not supported: a missing value is an empty cell"),
         ({"rate_drop": 0.1}, "rate_drop = 0.1 is not supported: it belongs to booster 'dart'"),
         ({"device": "cuda"}, "device = 'cuda' is not supported"),
-        ({"max_leaves": 8}, "max_leaves = 8 is not supported"),
-        ({"grow_policy": "lossguide"}, "grow_policy = 'lossguide'"),
+        ({"max_leaves": 2**16 + 1}, "max_leaves = 65537: expected a whole number from 0 to 65536"),
+        ({"grow_policy": "leafwise"}, "grow_policy = 'leafwise': expected one of depthwise, lossguide"),
+        ({"max_depth": 0}, "1 to 16, or max_leaves above 0: a tree needs one of the two limits"),
+        ({"num_parallel_tree": 0}, "num_parallel_tree = 0: expected a whole number from 1"),
+        ({"rounds": 1001, "num_parallel_tree": 1000}, "at most 1000000 trees in all, with 1000 a round"),
         (
-            {"objective": "multi:softprob", "num_class": 3},
-            "objective = 'multi:softprob' is not supported; write objective = 'b",
+            {"objective": "multi:softprob", "num_class": 3, "eval_metric": "auc"},
+            "one of mlogloss, merror for multi:softprob",
         ),
+        ({"objective": "multi:softprob", "num_class": 1}, "num_class = 1"),
+        ({"objective": "multi:softmax", "num_class": 3, "scale_pos_weight": 2}, "scale_pos_weight = 2"),
+        ({"objective": "multi:softprob"}, "num_class = 0: expected the number of classes for multi:softprob"),
         ({"objective": "rank:ndcg"}, "objective = 'rank:ndcg' is not supported: ranking compares rows"),
         ({"objective": "survival:cox"}, "objective = 'survival:cox' is not supported: survival:cox orders all rows"),
-        ({"objective": "multi:softmax"}, "write objective = 'binary:logistic' with num_class = K"),
+        ({"objective": "multi:softmax"}, "num_class = 0: expected the number of classes for multi:softmax"),
         ({"objective": "reg:squarederror", "num_class": 3}, "num_class = 3"),
         (
             {"num_class": 3, "eval_metric": ["logloss", "auc"]},
@@ -341,10 +364,11 @@ def test_every_parameter_can_be_given_and_is_described():
 
 @pytest.mark.parametrize("objective", METRICS)
 def test_metrics_are_those_that_can_be_computed(objective):
+    given = {"objective": objective} | ({"num_class": 3} if is_softmax(objective) else {})
     for metric in METRICS[objective]:
         check_metric(metric, objective)
-        assert parse_parameters({"objective": objective, "eval_metric": metric}).metrics == (metric,)
-    assert parse_parameters({"objective": objective}).metrics == (DEFAULT_METRIC[objective],)
+        assert parse_parameters(given | {"eval_metric": metric}).metrics == (metric,)
+    assert parse_parameters(given).metrics == (DEFAULT_METRIC[objective],)
 
 
 def test_numbers_of_losses_and_metrics_are_taken():

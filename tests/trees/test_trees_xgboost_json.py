@@ -261,31 +261,78 @@ def test_all_trees_are_kept_whatever_best_iteration_says():
 
 def test_unsupported_xgboost_models_are_refused_by_name():
     rows, target = table()
-    codes = np.nan_to_num(np.floor(2 * rows) % 4)
     kinds = {
-        "dart": ({"booster": "dart", "objective": "reg:squarederror"}, rows, target, None),
-        "gblinear": ({"booster": "gblinear", "objective": "reg:squarederror"}, rows, target, None),
-        "multi:softprob": ({"objective": "multi:softprob", "num_class": 3}, rows, np.floor(target) % 3, None),
-        "survival:cox": ({"objective": "survival:cox"}, rows, target, None),
-        "num_parallel_tree": ({"num_parallel_tree": 2, "objective": "reg:squarederror"}, rows, target, None),
+        "dart": ({"booster": "dart", "objective": "reg:squarederror"}, rows, target),
+        "gblinear": ({"booster": "gblinear", "objective": "reg:squarederror"}, rows, target),
+        "survival:cox": ({"objective": "survival:cox"}, rows, target),
         "multi_output_tree": (
             {"objective": "reg:squarederror", "multi_strategy": "multi_output_tree"},
             rows,
             np.stack([target, -target], 1),
-            None,
         ),
-        "categorical": ({"objective": "reg:squarederror"}, codes, codes[:, 0] == 2, ["c"] * 4),
     }
-    for name, (parameters, data, labels, types) in kinds.items():
-        matrix = xgboost.DMatrix(data, labels, feature_types=types, enable_categorical=True)
+    for name, (parameters, data, labels) in kinds.items():
+        matrix = xgboost.DMatrix(data, labels)
         booster = xgboost.train({"nthread": 1, **parameters}, matrix, 2)
         with pytest.raises(DataError, match=re.escape(name)):
             from_json(saved(booster))
-    # The same where the feature types say nothing.
-    parsed = json.loads(saved(booster))
-    parsed["learner"]["feature_types"] = []
-    parsed["learner"]["gradient_booster"]["model"]["cats"] = {}
-    with pytest.raises(DataError, match="categorical split"):
+
+
+CLASSES = ("multi:softprob", "multi:softmax")
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+@pytest.mark.parametrize("objective", [*CLASSES, "binary:logistic", "reg:squarederror"])
+def test_classes_and_forests_through_xgboost_and_back(objective, parallel):
+    rows, target = table()
+    classes = objective in CLASSES
+    labels = np.digitize(target, [-0.7, 0.4, 1]) if classes else target > 0.5 if "binary" in objective else target
+    given = {"objective": objective, "num_parallel_tree": parallel, "max_depth": 4, "subsample": 0.7, "nthread": 1}
+    given |= {"num_class": 4} if classes else {}
+    original = xgboost.train(given, xgboost.DMatrix(rows, labels, feature_names=NAMES), 3)
+    ensemble = from_json(saved(original))
+    outputs = 4 if classes else 1
+    assert (ensemble.objective, ensemble.outputs, ensemble.num_parallel_tree) == (objective, outputs, parallel)
+    assert (ensemble.rounds, len(ensemble.trees)) == (3, 3 * outputs * parallel)
+    again = loaded(to_json(ensemble))
+    ours, theirs = (json.loads(text)["learner"] for text in (to_json(ensemble), saved(again)))
+    for name in ("tree_info", "iteration_indptr", "gbtree_model_param"):
+        assert ours["gradient_booster"]["model"][name] == theirs["gradient_booster"]["model"][name]
+    for name in ("num_class", "num_target"):
+        assert ours["learner_model_param"][name] == theirs["learner_model_param"][name]
+    matrix = xgboost.DMatrix(rows, feature_names=NAMES)
+    features = np.ascontiguousarray(rows.T)
+    expected = original.predict(matrix, output_margin=True)
+    assert again.predict(matrix, output_margin=True).tobytes() == expected.tobytes()
+    assert ensemble.predict_margin(features, threads=2).tobytes() == expected.tobytes()
+    np.testing.assert_allclose(ensemble.predict(features), original.predict(matrix), atol=1e-6)
+    assert from_json(saved(again)) == ensemble == from_json(to_json(ensemble))
+    assert from_model_file(bytes(original.save_raw("ubj"))) == ensemble
+    first = ensemble.truncate(outputs * parallel)
+    assert (
+        loaded(to_json(first)).predict(matrix).tobytes() == original.predict(matrix, iteration_range=(0, 1)).tobytes()
+    )
+    assert ensemble.importance("weight") == original.get_score(importance_type="weight")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        (("learner_model_param", "num_class"), "0", "num_class"),
+        (("learner_model_param", "num_class"), "3", "base_score"),
+        (("learner_model_param", "num_target"), "2", "num_target = 2 with num_class = 4"),
+        (("objective",), {"name": "binary:logistic", "reg_loss_param": {}}, "num_class = 4 with binary:logistic"),
+        (("gradient_booster", "model", "gbtree_model_param", "num_parallel_tree"), "3", "num_parallel_tree = 3"),
+        (("gradient_booster", "model", "tree_info"), [0, 1, 2, 3] * 2, "tree_info"),
+    ],
+)
+def test_changed_files_of_classes_and_forests_are_refused_by_name(place, value, named):
+    rows, target = table()
+    given = {"objective": "multi:softprob", "num_class": 4, "num_parallel_tree": 2, "max_depth": 2, "nthread": 1}
+    labels = np.digitize(target, [-0.7, 0.4, 1])
+    parsed = json.loads(saved(xgboost.train(given, xgboost.DMatrix(rows, labels, feature_names=NAMES), 1)))
+    edit(("learner", *place), value)(parsed)
+    with pytest.raises(DataError, match=re.escape(named)):
         from_json(encoded(parsed))
 
 
@@ -388,9 +435,48 @@ def test_xgboost_finds_a_data_frames_categories_whatever_their_order():
     assert from_json(saved(booster)) == ensemble
 
 
-def test_sets_of_categories_are_refused_by_name():
-    with pytest.raises(DataError, match=r"split on several categories in trees\[0\]"):
-        from_json(saved(coded_booster(max_cat_to_onehot=1)))
+@pytest.mark.parametrize(
+    "given", [{}, {"max_cat_threshold": 2}, {"grow_policy": "lossguide", "max_leaves": 9}], ids=str
+)
+def test_splits_on_sets_of_categories_predict_the_same_here_and_back_there(given):
+    original = coded_booster(max_cat_to_onehot=1, **given)
+    ensemble = from_json(saved(original))
+    assert max(len(own) for tree in ensemble.trees for own in tree.categories.values()) > 1
+    again = loaded(to_json(ensemble))
+    for booster in (original, again):
+        assert_same_margins(booster, ensemble, unusual_rows())
+    assert from_json(saved(again)) == ensemble == from_json(to_json(ensemble))
+    # The same where the feature types say nothing.
+    parsed = json.loads(saved(original))
+    parsed["learner"]["feature_types"] = []
+    parsed["learner"]["gradient_booster"]["model"]["cats"] = {}
+    assert from_json(encoded(parsed)).trees == ensemble.trees
+
+
+def test_a_thousand_categories_predict_as_in_xgboost():
+    """Sets with gaps, known and unknown codes, and missing values on both sides."""
+    rng, levels = np.random.default_rng(7), 1000
+    codes = rng.integers(0, levels, 8000)
+    rows = np.stack([codes, rng.normal(size=8000)], 1).astype(np.float32)
+    labels = rng.normal(size=levels)[codes] + rows[:, 1] + 0.1 * rng.normal(size=8000)
+    rows[rng.random(8000) < 0.1, 0] = np.nan
+    labels[np.isnan(rows[:, 0])] += rng.choice([-3, 3])
+    given = {"objective": "reg:squarederror", "max_depth": 5, "max_cat_threshold": 700, "nthread": 1}
+    matrix = xgboost.DMatrix(rows, labels, feature_names=["a", "b"], feature_types=["c", "q"], enable_categorical=True)
+    original = xgboost.train(given, matrix, 8)
+    ensemble = from_json(saved(original))
+    sizes = [len(own) for tree in ensemble.trees for own in tree.categories.values()]
+    assert max(sizes) > 100
+    of_sets = [tree.default_left[node] for tree in ensemble.trees for node in tree.categories]
+    assert set(of_sets) == {0, 1}
+    asked = np.concatenate([np.arange(levels + 30), UNUSUAL, [np.nan] * 5]).astype(np.float32)
+    asked = np.stack([np.repeat(asked, 3), np.tile([-1, 0, 1], len(asked))], 1).astype(np.float32)
+    again = loaded(to_json(ensemble))
+    for booster in (original, again):
+        names = {"feature_names": ["a", "b"], "feature_types": ["c", "q"]}
+        expected = booster.predict(xgboost.DMatrix(asked, **names, enable_categorical=True), output_margin=True)
+        assert ensemble.predict_margin(np.ascontiguousarray(asked.T)).tobytes() == expected.tobytes()
+    assert from_json(saved(again)) == ensemble
 
 
 def framed(colours=COLOURS[:3]):
@@ -469,7 +555,9 @@ def coded_document():
         (lambda learner, tree: tree["categories"].__setitem__(0, 2**24), "trees[0].categories"),
         (lambda learner, tree: tree["categories"].__setitem__(0, -1), "trees[0].categories"),
         (lambda learner, tree: tree["categories"].__setitem__(0, 7), "category 7; expected less than"),
-        (lambda learner, tree: tree["categories_sizes"].__setitem__(0, 2), "several categories in trees[0]"),
+        (lambda learner, tree: tree["categories_sizes"].__setitem__(0, 2), "trees[0].categories"),
+        (lambda learner, tree: tree["categories_sizes"].__setitem__(0, 0), "trees[0].categories"),
+        (lambda learner, tree: tree["categories"].append(1), "trees[0].categories"),
         (lambda learner, tree: tree["categories_segments"].__setitem__(0, 1), "trees[0].categories"),
         (lambda learner, tree: tree["split_type"].__setitem__(-1, 1), "trees[0].categories_nodes"),
     ],
@@ -530,7 +618,7 @@ P = (*L, "learner_model_param")
         ((*P, "base_score"), "1.5", "base_score"),
         ((*P, "num_class"), "3", "num_class"),
         ((*P, "num_class"), 0, "num_class"),
-        ((*P, "num_target"), "2", "num_target"),
+        ((*P, "num_target"), "2", "2 outputs in turn"),
         ((*P, "num_feature"), "-4", "num_feature"),
         ((*P, "num_feature"), "5", "feature_names"),
         ((*P, "num_feature"), ..., "num_feature"),
@@ -633,7 +721,7 @@ def test_one_base_score_stands_for_all_outputs_as_in_xgboost():
     [
         (("learner_model_param", "base_score"), "[3E-1,3E-1]", "base_score"),
         (("learner_model_param", "base_score"), "[3E-1,3E-1,1.5E0]", "base_score"),
-        (("learner_model_param", "num_target"), "2", "num_target"),
+        (("learner_model_param", "num_target"), "2", "base_score"),
         (("learner_model_param", "num_target"), "0", "num_target"),
         (("gradient_booster", "model", "tree_info"), [0, 0, 1, 1, 2, 2], "tree_info"),
         (("gradient_booster", "model", "iteration_indptr"), [0, 1, 2, 3, 4, 5, 6], "iteration_indptr"),
@@ -712,7 +800,7 @@ def test_the_vectors_are_of_the_versions_whose_files_differ():
 
 
 @pytest.mark.parametrize("version", VECTORS)
-@pytest.mark.parametrize("model", ["numeric", "one-hot", "two outputs"])
+@pytest.mark.parametrize("model", ["numeric", "one-hot", "sets", "two outputs"])
 def test_a_file_of_another_version_scores_as_that_version_did(version, model):
     rows = np.ascontiguousarray(scored().T)
     ensemble = from_model_file(vector(version, model, "json"))
@@ -720,20 +808,13 @@ def test_a_file_of_another_version_scores_as_that_version_did(version, model):
     margins = np.array(VECTORS[version][model]["margins"], np.float32)
     assert ensemble.predict_margin(rows).reshape(-1).tobytes() == margins.tobytes()
     assert ensemble.feature_names == ("a", "b", "c", "d")
-    if model == "one-hot":
+    if model in ("one-hot", "sets"):
         assert sum(int(tree.split_type.sum()) for tree in ensemble.trees) >= 3
     # Today's XGBoost reads what is written of it, and gives the same.
     again = loaded(to_json(ensemble))
-    types = ["c", "float", "c", "float"] if model == "one-hot" else None
+    types = ["c", "float", "c", "float"] if model in ("one-hot", "sets") else None
     matrix = xgboost.DMatrix(scored(), feature_names=list("abcd"), feature_types=types, enable_categorical=True)
     assert again.predict(matrix, output_margin=True).reshape(-1).tobytes() == margins.tobytes()
-
-
-@pytest.mark.parametrize("version", VECTORS)
-@pytest.mark.parametrize("kind", ["json", "ubj"])
-def test_splits_on_sets_are_refused_by_name_whatever_wrote_them(version, kind):
-    with pytest.raises(DataError, match=r"split on several categories in trees\[0\]"):
-        from_model_file(vector(version, "sets", kind))
 
 
 OLD = [(version, model) for version in VECTORS for model in VECTORS[version] if "deprecated" in VECTORS[version][model]]
@@ -748,7 +829,7 @@ def test_the_old_binary_format_and_pickles_are_refused_with_the_cure(document):
 FILES = [
     vector(version, model, kind)
     for version in ("xgboost-2.1.4", "xgboost-3.2.0")
-    for model in ("one-hot", "two outputs")
+    for model in ("one-hot", "sets", "two outputs")
     for kind in ("json", "ubj")
 ]
 

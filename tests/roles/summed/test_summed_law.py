@@ -7,7 +7,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
 import hansa.roles.summed.party
@@ -16,7 +16,7 @@ from hansa.data.holdout import held_out
 from hansa.node.in_process import train_in_process
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.xgboost_json import from_json
-from made_tables import NAMES, plan, spread, table, take
+from made_tables import NAMES, OPEN, coded, plan, spread, table, take
 
 SETTINGS: dict[str, dict[str, object]] = {
     "logistic": {},
@@ -68,6 +68,34 @@ SETTINGS: dict[str, dict[str, object]] = {
         "early_stopping_rounds": 1,
         "eval_metric": ["gamma-nloglik"],
     },
+    "categories": {"categories": True, "max_depth": 4},
+    "categories, weights, squared error": {
+        "categories": True,
+        "weighted": True,
+        "objective": "reg:squarederror",
+        "max_cat_threshold": 5,
+        "grow_policy": "lossguide",
+        "max_leaves": 9,
+        "max_depth": 0,
+    },
+    "classes": {"objective": "multi:softprob", "evaluation": 0.2, "weighted": True, "num_parallel_tree": 2},
+    "stops early, classes": {
+        "objective": "multi:softmax",
+        "rounds": 8,
+        "eta": 1.0,
+        "evaluation": 0.3,
+        "early_stopping_rounds": 1,
+        "eval_metric": ["merror", "mlogloss"],
+    },
+    "best first": {"grow_policy": "lossguide", "max_depth": 5, "max_leaves": 8, "gamma": 0.1},
+    "few leaves": {"max_leaves": 6, "max_depth": 5},
+    "rises, falls, meets": {
+        "monotone_constraints": {"a": 1, "d": -1},
+        "interaction_constraints": [["a", "b"], ["b", "d", "e"]],
+        "max_depth": 4,
+    },
+    "columns of levels and nodes": {"colsample_bytree": 0.8, "colsample_bylevel": 0.8, "colsample_bynode": 0.7},
+    "forests": {"num_parallel_tree": 3, "colsample_bynode": 0.6, "seed": 5},
     "given start": {"base_score": 0.3, "max_depth": 1},
     "stops early": {
         "rounds": 8,
@@ -103,7 +131,8 @@ def _small_tables_use_threads_too():
 def rows_of(name, n_rows=300):
     given = SETTINGS[name]
     objective = given.get("objective", "binary:logistic")
-    return table(n_rows, objective, weighted=bool(given.get("weighted")), seed=len(name))
+    rows = table(n_rows, objective, weighted=bool(given.get("weighted")), seed=len(name))
+    return coded(rows) if given.get("categories") else rows
 
 
 def run(name, tables, **options):
@@ -199,10 +228,54 @@ def test_the_settings_are_not_idle(name):
     if "wide" not in name and name not in (plain, "all metrics"):
         assert outcome.model != alone(plain).outcome.model
     if "stops early" in name:
-        assert outcome.trees_grown < SETTINGS[name]["rounds"]
+        a_round = outcome.ensemble.trees_per_round
+        assert outcome.trees_grown < SETTINGS[name]["rounds"] * a_round
         assert len(outcome.ensemble.trees) < outcome.trees_grown
     assert isinstance(outcome.ensemble, Ensemble)
     assert from_json(outcome.model) == outcome.ensemble
+
+
+FORMS = st.fixed_dictionaries(
+    {
+        "objective": st.sampled_from(["binary:logistic", "reg:squarederror", "multi:softprob", "multi:softmax"]),
+        "grow_policy": st.sampled_from(["depthwise", "lossguide"]),
+        "max_depth": st.sampled_from([2, 4]),
+        "max_leaves": st.sampled_from([0, 5]),
+        "num_parallel_tree": st.sampled_from([1, 2]),
+        "subsample": st.sampled_from([0.7, 1.0]),
+        "colsample_bylevel": st.sampled_from([0.6, 1.0]),
+        "colsample_bynode": st.sampled_from([0.6, 1.0]),
+        "monotone_constraints": st.sampled_from([(), {"a": 1, "e": -1}]),
+        "interaction_constraints": st.sampled_from([(), [["a", "c"], ["b", "c", "d"]]]),
+        "max_cat_to_onehot": st.sampled_from([None, 1, 30]),
+        "categories": st.booleans(),
+        "weighted": st.booleans(),
+        "evaluation": st.sampled_from([0.0, 0.25]),
+        "histogram_bits": st.sampled_from([32, 64]),
+    }
+)
+
+
+@settings(max_examples=25, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@given(given_=FORMS, seed=st.integers(0, 2**32), nodes=st.sampled_from([0, 1, 3]))
+def test_the_law_holds_in_both_modes_whatever_form_trees_take(given_, seed, nodes):
+    rng = np.random.default_rng(seed)
+    rows = table(150, given_["objective"], weighted=given_["weighted"], seed=seed % 97)
+    rows = coded(rows) if given_["categories"] else rows
+    owners = rng.choice(3, 150, p=rng.dirichlet(np.full(3, 0.5)))
+    owners[rng.permutation(150)[:3]] = np.arange(3)
+    tables = spread(rows, owners)
+    assume(not given_["evaluation"] or not any(held_out(t.features, t.label, 0.25, 0).all() for t in tables.values()))
+    given_ = given_ | {"rounds": 2, "max_bin": 16}
+    whole = train_in_process(plan(NAMES[:1], **given_), {NAMES[0]: rows})
+    assert from_json(whole.outcome.model) == whole.outcome.ensemble
+    for mode in ("federated", "secure-aggregation"):
+        spread_out = train_in_process(
+            plan(tuple(tables), mode=mode, **given_), tables, policy=OPEN, nodes_per_frame=nodes
+        )
+        assert spread_out.outcome.model == whole.outcome.model
+        assert spread_out.outcome.history == whole.outcome.history
+        assert {party.model for party in spread_out.parties.values()} == {whole.outcome.model}
 
 
 @pytest.mark.parametrize("num_parallel_tree", [1, 3])
