@@ -537,13 +537,14 @@ magnitudes = st.one_of(st.just(0.0), st.floats(-37, 38.4).map(lambda exponent: 1
 )
 def test_any_numbers_give_a_finite_model_or_a_refusal(objective, parameters, eta, weight, label, histogram_bits, slope):
     features, labels = few_valued(200, objective)
-    if objective not in TWO_CLASSES:
+    if LOSSES[objective].labels not in ("binary", "classes"):
         labels = np.minimum(labels * np.float64(label), 3e38).astype(np.float32)
     weights = None
     if weight is not None:
         weights = np.random.default_rng(2).gamma(2, size=200) * weight
         weights = np.minimum(weights, 3e38).astype(np.float32)
     given = {"rounds": 3, "max_depth": 3, "objective": objective, "eta": eta, "histogram_bits": histogram_bits}
+    given |= of_classes(objective)
     if objective == "reg:pseudohubererror" and slope:
         given["huber_slope"] = slope
     try:
@@ -627,7 +628,9 @@ def measured_rows(objective):
 def test_metrics_of_a_run_are_those_that_xgboost_finds_of_its_model(objective):
     features, labels, names = measured_rows(objective)
     held = held_out(features, labels, 0.3, 0)
-    given = {"objective": objective, "rounds": 4, "max_depth": 3, "eta": 0.5, "eval_metric": names}
+    given = {"objective": objective, "rounds": 4, "max_depth": 3, "eta": 0.5, "eval_metric": names} | of_classes(
+        objective
+    )
     slope = {"huber_slope": 1.5} if "mphe" in names else {}
     outcome = ours(features, labels, None, parse_parameters(given | slope), 0.3)
     booster = xgboost.Booster()
@@ -637,7 +640,11 @@ def test_metrics_of_a_run_are_those_that_xgboost_finds_of_its_model(objective):
     for name in names:
         for trees in range(1, 5):
             part = booster[:trees]
-            part.set_param({"objective": objective, "eval_metric": name} | (slope if name == "mphe" else {}))
+            part.set_param(
+                {"objective": objective, "eval_metric": name}
+                | of_classes(objective)
+                | (slope if name == "mphe" else {})
+            )
             theirs = float(part.eval(matrix).rsplit(f"{name}:", 1)[1].split("\t")[0])
             mine = outcome.history[name][trees - 1]
             if mine is None:
@@ -652,14 +659,16 @@ def test_metrics_of_a_run_are_those_that_xgboost_finds_of_its_model(objective):
 def test_any_metric_stops_the_training_where_it_is_the_last(objective):
     features, labels, names = measured_rows(objective)
     given = {"objective": objective, "rounds": 6, "max_depth": 2, "eta": 1.0, "early_stopping_rounds": 1}
+    given |= of_classes(objective)
     stopped = 0
     for name in names:
         outcome = ours(features, labels, None, parse_parameters(given | {"eval_metric": name}), 0.3)
         values = outcome.history[name]
         kept = best_round(name, values)
-        assert len(outcome.ensemble.trees) == (kept or 6)
-        assert outcome.trees_grown == (6 if kept is None else min(kept + 1, 6))
-        stopped += outcome.trees_grown < 6
+        grown = outcome.trees_grown // outcome.ensemble.trees_per_round
+        assert outcome.ensemble.rounds == (kept or 6)
+        assert grown == (6 if kept is None else min(kept + 1, 6))
+        stopped += grown < 6
     assert stopped
 
 
