@@ -561,7 +561,8 @@ class Grower:
             child_leaf=self._leaf_values(children[:leaves], child_bounds[:leaves]),
             nodes=np.array(decided, np.int32),
             categories=self._category_bits(
-                found[:count, 0], np.array([node.chosen for node in nodes[:count]], np.uint8).reshape(count, -1)
+                found[:count, 0],
+                np.array([node.chosen for node in nodes[:count]], np.uint8).reshape(count, self._rules.category_bytes),
             ),
         )
         self._numbers = [self._grown + 2 * (count - 1), self._grown + 2 * (count - 1) + 1]
