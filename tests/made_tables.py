@@ -10,6 +10,7 @@ from hansa.consortium.policy import Policy
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.plan import Plan
+from hansa.trees.guided_search import FeatureRules
 from hansa.trees.losses import LOSSES
 from hansa.trees.parameters import parse_parameters
 
@@ -81,6 +82,13 @@ def plan(
         min_cell_rows=2,
         evaluation_fraction=evaluation,
         min_party_rows=0,
+    )
+
+
+def no_rules(n_features: int) -> FeatureRules:
+    """No feature is categorical or constrained."""
+    return FeatureRules(
+        np.zeros(n_features, np.int32), np.zeros(n_features, np.int8), np.zeros((0, n_features), np.bool_), 4, 64
     )
 
 

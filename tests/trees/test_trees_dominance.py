@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hansa.trees import histogram
 from hansa.trees.dominance import Contributors
 from hansa.trees.growth import Buffers, Grower
-from hansa.trees.guided_search import no_rules
 from hansa.trees.node_columns import NodeColumns
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import parse_parameters
+from made_tables import no_rules
 
 
 def naive(parts, offsets, has_missing, least, lambda_=1.0):

@@ -15,13 +15,13 @@ from hansa.data.binning import bin_rows
 from hansa.data.quantiles import Cuts
 from hansa.trees.ensemble import ROOT_PARENT, Ensemble
 from hansa.trees.growth import Buffers, Grower, RowPartition, nodes_to_build
-from hansa.trees.guided_search import no_rules
 from hansa.trees.histogram import build_histograms, layout_of
 from hansa.trees.level import BOTH_LEAVES, Level
 from hansa.trees.node_columns import NodeColumns
 from hansa.trees.objective import gradients, pack, scales, sum_magnitudes, unit_exponent
 from hansa.trees.parameters import Parameters
 from hansa.trees.worker_pool import WorkerPool
+from made_tables import no_rules
 
 NO_BITS = np.zeros(0, np.uint8)
 

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive_trees as naive
-from hansa.trees.guided_search import FeatureRules, best_of_node, child_bounds, finish_nodes, no_rules
+from hansa.trees.guided_search import FeatureRules, best_of_node, child_bounds, finish_nodes
 from hansa.trees.parameters import Parameters
 from hansa.trees.worker_pool import WorkerPool
+from made_tables import no_rules
 
 COLUMNS = np.array([0, 1, 3, 4], np.uint32)
 N_CATEGORIES = np.array([0, 3, 0, 0, 7], np.int32)

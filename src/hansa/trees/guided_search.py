@@ -58,13 +58,6 @@ class FeatureRules:
         return (int(self.n_categories.max(initial=0)) + 7) // 8
 
 
-def no_rules(n_features: int) -> FeatureRules:
-    """No feature is categorical or constrained."""
-    return FeatureRules(
-        np.zeros(n_features, np.int32), np.zeros(n_features, np.int8), np.zeros((0, n_features), np.bool_), 4, 64
-    )
-
-
 @njit(cache=True, nogil=True, error_model="numpy")
 def bounded_weight(gradient, hessian, rule, low, high):  # type: ignore[no-untyped-def]
     """The leaf's weight, within bounds."""

@@ -128,7 +128,7 @@ def cut_last(document: Document) -> None:
 
 def test_one_tree_fewer_than_the_plans_rounds_is_refused_without_early_stopping():
     talk, message = finish_of("federated")
-    with pytest.raises(ProtocolError, match=r"said to have 2 trees of 3 that were grown"):
+    with pytest.raises(ProtocolError, match=r"said to have 2 rounds of 3 that were grown"):
         talk.deliver("borealis", encode(lie(message, cut_last, 2)))
 
 
@@ -140,7 +140,7 @@ def test_with_early_stopping_fewer_trees_are_taken_as_far_as_the_reconnect_timeo
     assert all(party.model == run.outcome.model for party in run.parties.values())
     talk = Conversation(given, TABLES)
     message = talk.until(Finish, "borealis")
-    with pytest.raises(ProtocolError, match="trees of"):
+    with pytest.raises(ProtocolError, match="rounds of"):
         talk.deliver("borealis", encode(replace_trees(message, kept + 1)))
 
 

@@ -16,7 +16,9 @@ import pytest
 import hansa.roles.summed.party
 from conversation import OF_COOPETITIVE_RUNS, Conversation
 from hansa.data.schema import Schema
+from hansa.data.source import Rows
 from hansa.errors import HansaError, ProtocolError
+from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import (
     MESSAGES,
     Abort,
@@ -42,10 +44,11 @@ from hansa.protocol.messages import (
 )
 from hansa.protocol.session import PARTY, PARTY_MASKED
 from hansa.roles.run import run_id
-from hansa.roles.summed.party import Party
+from hansa.roles.summed.party import NODE_BYTES, Party
 from hansa.trees.ensemble import TREE_DTYPES
+from hansa.trees.level import BOTH_LEAVES
 from hansa.trees.xgboost_json import from_json, to_json
-from made_tables import FEATURES, plan, spread, table
+from made_tables import CATEGORIES, FEATURES, coded, plan, spread, table
 
 ME = "borealis"
 ROWS = table(200)
@@ -138,6 +141,15 @@ HOSTILE = {
     ),
     "flags as another dtype": (UseCuts, with_array("has_missing", lambda a: a.astype(np.int32)), "'|u1'"),
     "start that is no number": (UseCuts, to(base_scores=(math.nan,)), "base_score"),
+    "no start": (UseCuts, to(base_scores=()), "0 base scores; the model has 1 outputs"),
+    "a start too many": (UseCuts, to(base_scores=(0.5, 0.5)), "2 base scores; the model has 1 outputs"),
+    "a node that waits": (SplitNodes, to(nodes=to_tensor(np.zeros(1, np.int32))), "shape"),
+    "categories of ordered features": (SplitNodes, to(categories=to_tensor(np.ones(1, np.uint8))), "categories"),
+    "children that are leaves beside those that are built": (
+        SplitNodes,
+        with_array("build_left", lambda a: a + np.uint8(2)),
+        "flag|number of nodes",
+    ),
     "start that is certain": (UseCuts, to(base_scores=(1.0,)), "base_score"),
     "weight of positives that is no number": (UseCuts, to(scale_pos_weight=math.nan), "scale_pos_weight"),
     "weight of positives unlike the plan's": (UseCuts, to(scale_pos_weight=50.0), "scale_pos_weight"),
@@ -180,7 +192,7 @@ HOSTILE = {
     "leaves where the tree goes on": (
         SplitNodes,
         with_array("child_leaf", lambda a: np.zeros(2, np.float32)),
-        "child_leaf",
+        "number of nodes that split",
     ),
     "end of the tree without leaves": (
         SplitNodes,
@@ -331,6 +343,196 @@ def test_leaves_of_the_last_level_must_be_numbers():
     talk = conversation(max_depth=1)
     message = talk.until(SplitNodes, ME)
     refused(talk, with_array("child_leaf", put(1, -np.inf))(message), "not finite")
+
+
+BEST_FIRST = {"grow_policy": "lossguide", "max_depth": 3, "rounds": 1, "min_child_weight": 0}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_best_first_trees_are_grown_and_held_to_their_limits(mode):
+    talk = conversation(mode=mode, **BEST_FIRST, max_leaves=5)
+    levels = []
+    while True:
+        message = talk.until(SplitNodes, ME)
+        talk.deliver(ME, encode(message))
+        levels.append(array_of(message.feature))
+        if not message.build_left.data:
+            break
+    assert sum((feature >= 0).sum() for feature in levels) == 4
+    assert all((feature >= 0).sum() >= 1 for feature in levels[:-1])
+
+
+def at_level(number, **given):
+    """A conversation that stands before the splits of this number, and these splits."""
+    talk = conversation(**(BEST_FIRST | given))
+    message = talk.until(SplitNodes, ME, number + 1)
+    return talk, message
+
+
+def one_split(node, built=1, feature=0):
+    """Fields of a split of the active node of this number, and of nothing else."""
+    return {
+        "nodes": to_tensor(np.array([node], np.int32)),
+        "feature": to_tensor(np.array([feature], np.int32)),
+        "bin": to_tensor(np.zeros(1, np.int32)),
+        "missing_left": to_tensor(np.zeros(1, np.uint8)),
+        "leaf": to_tensor(np.zeros(1, np.float32)),
+        "build_left": to_tensor(np.array([built], np.uint8)),
+        "child_leaf": to_tensor(np.zeros(0, np.float32)),
+    }
+
+
+def test_a_best_first_tree_may_not_grow_beyond_its_depth():
+    """Level 2's first node is at depth 2: its children are at depth 3, the last, whether they are built or not is another matter."""
+    talk, message = at_level(2, max_depth=3)
+    assert talk.tell(
+        ME, edited(message, **one_split(2, feature=1))
+    )  # a node that waits at depth 1: its children may split
+    refused(talk, edited(message, level=3, **one_split(2)), "max_depth 3")
+
+
+def test_a_best_first_tree_may_not_grow_beyond_its_leaves():
+    """With 3 leaves at most the second split is the last one, and no child of it is built."""
+    talk, message = at_level(1, max_leaves=3)
+    assert not message.build_left.data
+    refused(talk, edited(message, **one_split(0)), "max_leaves 3")
+
+
+def test_leaves_of_a_level_are_counted_too():
+    talk = conversation(max_leaves=3, max_depth=3, rounds=1)
+    message = talk.until(SplitNodes, ME, 2)
+    assert (array_of(message.feature) >= 0).sum() == 1
+    both = edited(
+        message,
+        feature=to_tensor(np.zeros(2, np.int32)),
+        leaf=to_tensor(np.zeros(2, np.float32)),
+        child_leaf=to_tensor(np.zeros(4, np.float32)),
+    )
+    refused(talk, both, "max_leaves 3")
+
+
+@pytest.mark.parametrize("nodes", [[2], [-1], [0, 0]])
+def test_only_different_active_nodes_are_decided(nodes):
+    talk, message = at_level(1)
+    count = len(nodes)
+    fields = {
+        name: to_tensor(np.repeat(array_of(tensor), count))
+        for name, tensor in one_split(0).items()
+        if name not in ("nodes", "child_leaf")
+    }
+    refused(talk, edited(message, **fields, nodes=to_tensor(np.array(nodes, np.int32))), "different active ones")
+
+
+def test_children_of_a_level_are_all_leaves_or_all_built():
+    talk = conversation(max_depth=4, min_child_weight=0)
+    message = talk.until(SplitNodes, ME, 2)
+    assert (array_of(message.feature) >= 0).all()
+    change = {
+        "build_left": to_tensor(np.array([BOTH_LEAVES, 1], np.uint8)),
+        "child_leaf": to_tensor(np.zeros(2, np.float32)),
+    }
+    refused(talk, edited(message, **change), "children of one level are leaves and are built")
+
+
+@pytest.mark.parametrize("given", [{"colsample_bylevel": 0.4}, {"colsample_bynode": 0.4}], ids=str)
+def test_only_the_columns_of_the_level_and_node_may_be_used(given):
+    """Of five features two are drawn: the other three are refused, each of them."""
+    taken, said = [], []
+    for feature in range(len(FEATURES)):
+        talk, message = at_level(1, **given)
+        try:
+            taken += [feature] * bool(talk.tell(ME, edited(message, **one_split(0, feature=feature))))
+        except ProtocolError as error:
+            said.append(str(error))
+    assert len(taken) == 2
+    assert all("was not drawn for it" in text for text in said)
+
+
+def test_features_that_may_not_meet_are_refused():
+    """Below b only b and c may be used."""
+    given = {"interaction_constraints": [["b", "c"], ["a", "d"]]}
+    talk, message = at_level(0, **given)
+    talk.tell(ME, edited(message, **one_split(0, feature=1)))
+    for feature in (0, 3, 4):
+        talk, message = at_level(0, **given)
+        talk.tell(ME, edited(message, **one_split(0, feature=1)))
+        refused(talk, edited(message, level=1, **one_split(0, feature=feature)), "may not meet those above it")
+    for feature in (1, 2):
+        talk, message = at_level(0, **given)
+        talk.tell(ME, edited(message, **one_split(0, feature=1)))
+        assert talk.tell(ME, edited(message, level=1, **one_split(0, feature=feature)))
+
+
+CODED = spread(coded(ROWS), np.arange(200) % 3)
+
+
+def coded_conversation(**given):
+    return Conversation(plan(tuple(CODED), categories=True, **given), CODED)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("right", "bits", "rule"),
+    [
+        (1, [1, 0, 0], ""),
+        (17, [255, 255, 1], ""),
+        (1, [0, 0, 2], "categories"),
+        (18, [255, 255, 3], "bin"),
+        (0, [0, 0, 0], "categories"),
+        (2, [1, 0, 0], "categories"),
+        (1, [1, 0], "categories"),
+        (1, [1, 0, 0, 0], "categories"),
+    ],
+)
+def test_categories_are_those_of_the_feature(mode, right, bits, rule):
+    assert len(CATEGORIES[2]) == 17
+    talk = coded_conversation(mode=mode, rounds=1)
+    message = talk.until(SplitNodes, ME)
+    said = edited(
+        message,
+        feature=to_tensor(np.array([2], np.int32)),
+        bin=to_tensor(np.array([right], np.int32)),
+        missing_left=to_tensor(np.ones(1, np.uint8)),
+        categories=to_tensor(np.array(bits, np.uint8)),
+    )
+    if rule:
+        refused(talk, said, rule)
+    else:
+        assert talk.tell(ME, said)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_categorical_feature_is_given_no_cuts(mode):
+    talk = coded_conversation(mode=mode)
+    message = talk.until(UseCuts, ME)
+    offsets = array_of(message.offsets)
+    assert offsets[1] == offsets[2] == offsets[3]
+    offsets[2:] += 1
+    values = np.insert(array_of(message.values), offsets[1], np.float32(1))
+    refused(
+        talk,
+        edited(message, offsets=to_tensor(offsets), values=to_tensor(values)),
+        "a categorical feature is given cuts|cuts",
+    )
+
+
+def test_classes_have_a_start_each_and_their_trees_follow_one_another():
+    rows = spread(table(200, "multi:softprob"), np.arange(200) % 3)
+    given = plan(tuple(rows), objective="multi:softprob", rounds=2, max_depth=2)
+    talk = Conversation(given, rows)
+    message = talk.until(UseCuts, ME)
+    assert len(message.base_scores) == 3
+    refused(talk, edited(message, base_scores=message.base_scores[:2]), "2 base scores; the model has 3 outputs")
+    for tree in range(6):
+        talk = Conversation(given, rows)
+        last = last_splits(talk, tree)
+        if tree in (2, 5):
+            assert last.then is None
+            scales = last_splits(Conversation(given, rows), 0).then
+            refused(talk, edited(last, then=edited(scales, tree=tree + 1)), "come with the last splits")
+        else:
+            assert last.then.tree == tree + 1
+            refused(talk, edited(last, then=None), "do not come with the last splits")
 
 
 def test_only_the_columns_of_the_tree_may_be_used():
@@ -562,8 +764,11 @@ def test_no_model_takes_more_bytes_than_a_receiver_unpacks():
     names = tuple(f"a rather long name of a feature {place:04}" for place in range(4000))
     ensemble = SimpleNamespace(
         feature_names=names,
-        trees=[SimpleNamespace(**widest, num_nodes=nodes)] * trees,
+        trees=[SimpleNamespace(**widest, num_nodes=nodes, categories=dict.fromkeys(range(nodes), (2**24 - 1,)))]
+        * trees,
         outputs=1,
+        num_parallel_tree=1,
+        trees_per_round=1,
         base_scores=[-1.17549435e-38],
         categories=(),
         codes={},
@@ -574,13 +779,31 @@ def test_no_model_takes_more_bytes_than_a_receiver_unpacks():
     own = TABLES[ME]
     wide = replace(own, features=np.zeros((len(names), own.n_rows), np.float32))
     party = Party(given, ME, wide, nonce=bytes(32))
-    party._tree, party._nodes = trees - 1, trees * nodes
+    party._tree, party._nodes, party._categories = trees - 1, trees * nodes, trees * nodes
     assert written < party._model_bytes() < 4 * written
+
+
+@pytest.mark.parametrize("grow_policy", ["depthwise", "lossguide"])
+def test_a_model_of_large_sets_of_categories_is_received(grow_policy):
+    """Most of the file are the categories that go right, many hundred a split."""
+    rng, levels = np.random.default_rng(1), 1000
+    codes = rng.integers(0, levels, 4000)
+    labels = (rng.normal(size=levels)[codes] + rng.logistic(size=4000) > 0).astype(np.float32)
+    parameters = {"rounds": 12, "max_depth": 5, "eta": 0.1, "grow_policy": grow_policy, "min_child_weight": 0}
+    made = plan(tuple(TABLES), **parameters)
+    given = replace(made, schema=Schema(("a",), "y", categories=(tuple(range(levels)),)))
+    tables = {
+        name: Rows(codes[at::3].astype(np.float32)[None], labels[at::3], None) for at, name in enumerate(given.parties)
+    }
+    run = train_in_process(given, tables)
+    sizes = [len(own) for tree in run.outcome.ensemble.trees for own in tree.categories.values()]
+    assert sum(sizes) * 4 > NODE_BYTES * sum(tree.num_nodes for tree in run.outcome.ensemble.trees)
+    assert {party.model for party in run.parties.values()} == {run.outcome.model}
 
 
 def test_the_model_must_have_the_trees_announced():
     talk, message = finish_of(trees=2)
-    refused(talk, message, "said to have 2 trees of 3")
+    refused(talk, message, "said to have 2 rounds of 3")
 
 
 def test_the_model_must_be_one():

@@ -38,10 +38,10 @@ from hansa.roles.summed.aggregator import Aggregator
 from hansa.roles.summed.verified_counts import SIGNING_PURPOSE, Evidence, Named, Naming, check_evidence, signed_bytes
 from hansa.secure.vouching import VOUCH_BYTES
 from hansa.trees import growth
-from hansa.trees.level import Level
+from hansa.trees.level import BOTH_LEAVES, Level
 from hansa.trees.losses import LOSSES, tells_rows
 from hansa.trees.objective import Scales
-from made_tables import NAMES, plan, spread, table
+from made_tables import NAMES, coded, plan, spread, table
 
 PARTIES = NAMES[:3]
 TWO = Policy(allow_two_parties=True, least_party_rows=0)
@@ -80,6 +80,11 @@ def conversation(when: str = "after", **given: object) -> Conversation:
             "min_child_weight": st.sampled_from([0.0, 1.0, 7.0]),
             "evaluation": st.sampled_from([0.0, 0.3]),
             "max_depth": st.sampled_from([1, 4]),
+            "grow_policy": st.sampled_from(["depthwise", "lossguide"]),
+            "max_leaves": st.sampled_from([0, 6]),
+            "num_parallel_tree": st.sampled_from([1, 2]),
+            "colsample_bynode": st.sampled_from([0.5, 1.0]),
+            "categories": st.booleans(),
         }
     ),
     least=st.sampled_from([1, 6]),
@@ -88,6 +93,7 @@ def conversation(when: str = "after", **given: object) -> Conversation:
 def test_the_model_is_the_same_with_and_without_counts_and_in_federated_mode(parties, when, given_, least, seed):
     names = tuple(f"p{i:02}" for i in range(parties))
     rows = table(640, given_["objective"], weighted=given_["weighted"], seed=seed)
+    rows = coded(rows) if given_["categories"] else rows
     tables = {
         name: Rows(
             np.ascontiguousarray(rows.features[:, i::parties]),
@@ -737,6 +743,81 @@ def test_a_whole_tree_is_named_at_its_end_and_every_count_of_it_must_fit_its_par
             named.pooled(np.append(said, 0).astype(np.int64).tobytes(), np.zeros(len(said), np.int64))
     assert not wrong or "tree 0" in named.broken(said)
     assert "in level 0 of tree 0" in named.describe(1)
+
+
+@pytest.mark.parametrize("when", ["tree", "after", "before"])
+def test_nodes_of_best_first_trees_are_counted_in_every_setting(when):
+    """Small nodes are named as a plan for more rows a node would have them refused, at the first tree."""
+    given = {"grow_policy": "lossguide", "max_depth": 0, "max_leaves": 12, "min_child_weight": 0, "rounds": 3}
+    honest = counted(when, **given)
+    runs = [train_in_process(each, TABLES) for each in (honest, replace(honest, verify_counts="off"))]
+    assert runs[0].outcome.model == runs[1].outcome.model
+    sizes = [sum(tree.left_children < 0) for tree in runs[0].outcome.ensemble.trees]
+    assert max(sizes) > 5
+
+
+@pytest.mark.parametrize("when", ["tree", "after", "before"])
+def test_an_aggregator_that_grows_best_first_below_the_least_rows_is_caught(when):
+    """It splits as if the plan asked for one row a node, and the plan asks for 60."""
+    given = {"grow_policy": "lossguide", "max_depth": 0, "max_leaves": 12, "min_child_weight": 0, "rounds": 2}
+    chosen = replace(counted(when, **given), min_child_rows=60)
+
+    class Careless(Liar):
+        _least_hessian = property(lambda _: 1, lambda _, __: None)
+
+    _, refusals = attacked(chosen, TABLES, Careless)
+    assert set(refusals) == set(PARTIES)
+    assert all("'hub'" in why and "of tree 0" in why for why in refusals.values())
+
+
+@given(data=st.data(), when=st.sampled_from(["tree", "after"]))
+def test_counts_of_a_best_first_tree_must_fit_those_of_the_nodes_that_they_are_parts_of(data, when):
+    """Rows fall down a tree one split, or a few, at a time, while other nodes wait; then one count is off."""
+    chosen = counted(when, grow_policy="lossguide", max_depth=0, max_leaves=99, min_child_weight=0)
+    naming = Naming(chosen, 400)
+    naming.start(1.0)
+    naming.start_tree(Scales(1.0, 2.0**55, 2), 1.0)
+    active, wholes, counts, named = [400], [], [], None
+    for number in range(data.draw(st.integers(1, 5))):
+        can = [at for at, count in enumerate(active) if count > 1]
+        nodes = data.draw(st.lists(st.sampled_from(can), min_size=1, max_size=3, unique=True)) if can else []
+        last = not nodes or number == 4 or data.draw(st.booleans())
+        children = []
+        for at in nodes:
+            left = data.draw(st.integers(1, active[at] - 1))
+            children.append((left, active[at] - left))
+            wholes.append(active[at])
+        built = np.full(0 if last else len(nodes), BOTH_LEAVES, np.uint8)
+        built[-1:] = 1
+        order = [*nodes, *(at for at in range(len(active)) if at not in nodes)] if last else nodes
+        feature = np.full(len(order), -1, np.int32)
+        feature[: len(nodes)] = 0
+        none = np.zeros(len(order))
+        told = Level(
+            feature, none.astype(np.int32), none.astype(np.uint8), none.astype(np.float32), built,
+            np.zeros(2 * (len(nodes) - (not last)), np.float32), np.array(order, np.int32),
+        )  # fmt: skip
+        named = naming.nodes(0, number, told)
+        new = [count for pair in children for count in pair]
+        counts += new
+        waiting = [count for at, count in enumerate(active) if at not in nodes]
+        active = [] if last else [*new[-2:], *waiting]
+        if when == "after" and named is not None:
+            assert named.broken(np.array(new)) == ""
+            off = np.array(new)
+            off[data.draw(st.integers(0, len(new) - 1))] += data.draw(st.sampled_from([-2, 1, 5]))
+            assert named.broken(off) != ""
+            naming.settle(named, np.array(new))
+        if last:
+            break
+    if when == "after" or not last:
+        return
+    assert (named is None) == (not counts)
+    if named is not None:
+        assert named.broken(np.array(counts)) == ""
+        off = np.array(counts)
+        off[data.draw(st.integers(0, len(counts) - 1))] += data.draw(st.sampled_from([-2, 1, 5]))
+        assert "tree 0" in named.broken(off)
 
 
 def request(bits: int, *cells: list[int]) -> CutRequest:

@@ -73,8 +73,8 @@ from hansa.trees.sampling import draw_by_contents, draw_columns
 from hansa.trees.worker_pool import ALONE, WorkerPool
 from hansa.trees.xgboost_json import from_json, to_json
 
-NODE_BYTES, TREE_BYTES, HEAD_BYTES = 256, 1024, 2**16
-"""More than a node, a tree without its nodes, and a model without its trees and names take in a model file."""
+NODE_BYTES, CATEGORY_BYTES, TREE_BYTES, HEAD_BYTES = 256, 8, 1024, 2**16
+"""More than a node, a category of its split, a tree without its nodes, and a model without its trees and names take in a model file."""
 
 FRAMES_PER_LEVEL = 2
 """Frames that the histograms of a level are sent in: enough that the aggregator adds some while others are built."""
@@ -182,6 +182,7 @@ class Party:
         self._levels: list[Level] = []
         self._received: list[tuple[Level, ...]] = []
         self._nodes = 0  # of all trees that grew here
+        self._categories = 0  # that go right, of all their splits
 
     def opening(self) -> Iterator[bytes]:
         """The frames that a party sends before it is asked anything."""
@@ -611,6 +612,8 @@ class Party:
         level = self._read_level(message)
         self._keep(level)
         self._nodes += 2 * len(level.splits) + (self._level == 0)
+        unordered = (level.feature >= 0) & (self._rules.n_categories[level.feature] > 0)
+        self._categories += int(level.bin[unordered].sum())
         named = None
         if self._counts is not None:
             with self._blaming():
@@ -818,5 +821,6 @@ class Party:
     def _model_bytes(self) -> int:
         """More bytes than a model file of the trees that grew here has, names and levels included."""
         trees = self._tree + 1
+        of_trees = NODE_BYTES * self._nodes + CATEGORY_BYTES * self._categories + TREE_BYTES * trees
         before = 0 if self._before is None else self._before.size + TREE_BYTES * len(self._before.ensemble.trees)
-        return NODE_BYTES * self._nodes + TREE_BYTES * trees + 8 * len(self._plan.canonical()) + HEAD_BYTES + 4 * before
+        return of_trees + 4 * before + 8 * len(self._plan.canonical()) + HEAD_BYTES
