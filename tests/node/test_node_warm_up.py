@@ -11,4 +11,5 @@ from hansa.trees.parameters import parse_parameters
 
 @pytest.mark.parametrize("objective", LOSSES)
 def test_every_objective_can_be_warmed_up(objective):
-    warm_up(parse_parameters({"objective": objective, "scale_pos_weight": 1.0, "early_stopping_rounds": 3}))
+    classes = {"num_class": 3} if LOSSES[objective].labels == "classes" else {}
+    warm_up(parse_parameters({"objective": objective, "scale_pos_weight": 1.0, "early_stopping_rounds": 3} | classes))

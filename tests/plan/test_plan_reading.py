@@ -177,7 +177,7 @@ def test_a_value_of_another_type_is_refused_by_its_key_or_means_what_it_says(bad
             "",
             "privcy",
             {},
-            "key 'privcy' (did you mean 'privacy'?) is not known; expected one of name, mode, members, ",
+            "key 'privcy' (did you mean 'privacy'?) is not known; expected one of name, mode, start_model, members, ",
         ),
         ("", "members", [{"parties": []}], "members is [{'parties': []}]; expected a table [members]"),
     ],

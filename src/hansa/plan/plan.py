@@ -121,6 +121,7 @@ KEYS_OF_RELEASE = {name: f"release.{name}" for name in ("statistics", "least_cho
 KEYS_OF_PLAN = {
     "name": "name",
     "mode": "mode",
+    "start_model": "start_model",
     "aggregator": "members.aggregator",
     "parties": "members.parties",
     "receivers": "members.receivers",
