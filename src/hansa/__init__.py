@@ -14,10 +14,12 @@ from hansa.model import Model
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan, parse_plan, read_plan, write_plan
 from hansa.simulation.cross_validation import CV
+from hansa.simulation.tuning import Tuning
 from hansa.transport.recording import RecordedFrame, read_transcript
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.xgboost_json import from_json, from_model_file, to_json
+from hansa.tuning import tune
 from hansa.version import __version__
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ __all__ = [
     "Rows",
     "Run",
     "Schema",
+    "Tuning",
     "__version__",
     "check_rows",
     "cv",
@@ -64,5 +67,6 @@ __all__ = [
     "split",
     "to_json",
     "train_in_process",
+    "tune",
     "write_plan",
 ]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hansa.cli.option_types import Names, Objective, Range, RisingNumbers, Setting, TablePath
+from hansa.cli.option_types import Names, Objective, Range, RisingNumbers, Search, Setting, TablePath
 from hansa.cli.signals import Interrupted, interrupting
 from hansa.data.schema import DECIMAL_SIGNS
 from hansa.errors import HansaError
@@ -317,6 +317,41 @@ def cv(table: Path, folds: int, alone: bool, as_json: bool, **options: Any) -> N
     rows, settings, _ = _read_training(table, **options)
     with output.telling(not as_json) as tell:
         found = cross_validate(rows, replace(settings, alone=alone), folds, tell)
+    warn(found.warnings)
+    if as_json:
+        output.print_line(found)
+    else:
+        output.print_tables(found.facts(), found.tables())
+
+
+@main.command()
+@click.argument("table", type=TablePath())
+@training
+@click.option("--trials", type=click.IntRange(1), default=50, show_default=True, help="How many.")
+@click.option("--search", type=Search(), multiple=True,
+              help="A parameter and its range or choices, such as eta=0.03,0.3,log or max_depth=[3,5]; repeatable.")  # fmt: skip
+@click.option("--folds", type=click.IntRange(2, 1000), help="Cross-validate each trial.")
+@click.option("--id", metavar="COLUMN", help="With --folds: rows of one value in it are in one fold; no feature.")
+@click.option("--evaluation-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,
+              show_default=True, help="Share of rows held out, without --folds.")  # fmt: skip
+@long_running
+def tune(
+    table: Path, trials: int, search: tuple[tuple[str, Any], ...], folds: int | None, evaluation_fraction: float, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Search for parameters by trials on the rows of all parties in TABLE; needs hansa[tune]."""
+    from hansa.cli import output
+    from hansa.node.files import warn
+    from hansa.simulation import tuning
+
+    rows, settings, _ = _read_training(table, **options)
+    settings = replace(settings, evaluation_fraction=evaluation_fraction)
+    fixed = {name: options[name] for name in ("objective", "rounds", "seed")} | dict(options["settings"])
+    if options["mode"] == COOPETITIVE:
+        fixed = {"max_bin": settings.parameters.max_bin} | fixed
+    space = dict(search) or tuning.default_space(settings.parameters.objective, settings.mode, fixed)
+    with output.telling(not as_json) as tell:
+        found = tuning.search(rows, settings, fixed, space, trials, folds, tell).trials
     warn(found.warnings)
     if as_json:
         output.print_line(found)

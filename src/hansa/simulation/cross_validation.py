@@ -220,7 +220,7 @@ def cross_validate(
     prepared = _prepare(table, trained, folds, names, told)
     threads = settings.threads or useful_threads()
     workers = min(folds, threads)
-    _warm_up(prepared[0].plan)
+    warm_up_for(prepared[0].plan)
     count = _Counter(report, folds * parameters.rounds)
 
     def train(fold: _Fold) -> tuple[Ensemble, Scores]:
@@ -274,9 +274,6 @@ def _prepare(
         places = folds_by_contents(table.features, table.label, folds, seed)
     else:
         places = folds_by_subject(table.subject.tolist(), folds, seed)
-    labels = float(table.label.min()), float(table.label.max())
-    heaviest = 1.0 if table.weight is None else float(table.weight.max())
-    categories = {name: table.categories[name] for name in table.categorical}
     found = []
     for fold in range(folds):
         train, test = table.take(places != fold), table.take(places == fold)
@@ -292,15 +289,24 @@ def _prepare(
             for party, name in names.items()
             if name not in parts
         ]
-        plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, categories)
-        if (refusal := refusal_of_members(plan, parts)) is not None:
-            plan = replace(plan, min_party_rows=0)
-            told.append(refusal)
+        plan, refusal = plan_of(settings, table, parts)
+        told += [] if refusal is None else [refusal]
         found.append(_Fold(fold, plan, parts, test))
     return found
 
 
-def _warm_up(plan: Plan) -> None:
+def plan_of(settings: SimulationSettings, table: Table, parts: dict[str, Table]) -> tuple[Plan, str | None]:
+    """The plan of a training on some rows of a table, by member, and why members with the default policy would refuse it."""
+    labels = float(table.label.min()), float(table.label.max())
+    heaviest = 1.0 if table.weight is None else float(table.weight.max())
+    categories = {name: table.categories[name] for name in table.categorical}
+    plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, categories)
+    refusal = refusal_of_members(plan, parts)
+    return (plan if refusal is None else replace(plan, min_party_rows=0)), refusal
+
+
+def warm_up_for(plan: Plan) -> None:
+    """Compile the kernels of a plan's mode, or load them."""
     if plan.coopetitive is None:
         warm_up(plan.parameters, bool(plan.schema.categories))
     else:
