@@ -96,8 +96,6 @@ def tune(
     """
     if mode not in MODES:
         raise PlanError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
-    if id is not None and folds is None:
-        raise PlanError("id: goes with folds; give folds, or leave it out")
     fixed = {"seed": seed, **parameters}
     trained = parse_parameters(fixed)
     read = read_parties(parties, label, weight, trained, classes=classes, categorical=categorical, subject=id)

@@ -21,7 +21,9 @@ SEARCH = ("--search", "eta=0.1,0.9,log", "--search", "max_delta_step=[0,1]", "--
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> Path:
     operator = np.array(["aurora", "borealis", "cirrus"], object)[np.arange(240) % 3]
-    return write_table(tmp_path_factory.mktemp("tables") / "cells.csv", {"operator": operator, **cells(240, 5)})
+    return write_table(
+        tmp_path_factory.mktemp("tables") / "cells.csv", {"operator": operator, **cells(240, 5), "site": np.arange(240)}
+    )
 
 
 def test_the_object_is_that_of_the_library(table):
@@ -71,4 +73,4 @@ def test_what_cannot_be_searched_is_refused(table, options, status, fragments):
 
 
 def test_an_id_without_folds_is_refused(table):
-    assert_refused(command("tune", table, *GIVEN, "--id", "operator"), "column 'operator' is to be two of")
+    assert_refused(command("tune", table, *GIVEN, "--search", "eta=[0.1]", "--id", "site"), "id: goes with folds")

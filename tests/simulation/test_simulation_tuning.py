@@ -96,7 +96,7 @@ def test_other_arguments_are_refused():
     with pytest.raises(PlanError, match="trials is 0"):
         hansa.tune(parties(), trials=0, **QUICK)
     with pytest.raises(PlanError, match="id: goes with folds"):
-        hansa.tune(parties(), id="site", **QUICK)
+        hansa.tune(parties(), id="f2", **QUICK)
     with pytest.raises(PlanError, match="mode is 'plain'"):
         hansa.tune(parties(), mode="plain", **QUICK)
 

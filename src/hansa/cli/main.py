@@ -21,15 +21,13 @@ from hansa.cli.signals import Interrupted, interrupting
 from hansa.data.schema import DECIMAL_SIGNS
 from hansa.errors import HansaError
 from hansa.files import failed
-from hansa.plan import COOPETITIVE, LEAF_BITS_RANGE, LEAST_MIN_CELL_ROWS, MODES, SERVER_LINKS
+from hansa.plan import LEAF_BITS_RANGE, LEAST_MIN_CELL_ROWS, MODES, SERVER_LINKS
 from hansa.printable import printable
 
 if TYPE_CHECKING:
     from hansa.node.events import OnEvent
     from hansa.node.record import Failure
     from hansa.node.run import Command as MemberCommand
-    from hansa.simulation.run import SimulationSettings
-    from hansa.simulation.tables import Table
 
 LOG_FORMATS, LOG_LEVELS = ("text", "json"), ("debug", "info", "warning", "error")
 
@@ -169,29 +167,6 @@ def training(command: Command) -> Command:
     return command
 
 
-def _read_training(
-    path: Path, *, label: str, party_column: str, weight: str | None, classes: tuple[str, ...] | None, seed: int, mode: str,
-    categorical: tuple[str, ...], decimal: str, objective: str, rounds: int, settings: tuple[tuple[str, Any], ...],
-    min_cell_rows: int | None, threads: int | None, id: str | None = None,
-) -> tuple[Table, SimulationSettings, dict[str, Any]]:  # fmt: skip
-    """What the options of `training` say: the table's rows, the settings, and the rules by which another table is read."""
-    from hansa.plan import DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS, checked_classes
-    from hansa.simulation.run import SimulationSettings
-    from hansa.simulation.tables import read_table
-    from hansa.trees.parameters import parse_parameters
-
-    given: dict[str, Any] = {"objective": objective, "rounds": rounds, "seed": seed}
-    if mode == COOPETITIVE:
-        given["max_bin"] = DEFAULT_BINS_ON_SHARES
-    parameters = parse_parameters(given | dict(settings))
-    named = checked_classes(classes or (), parameters)
-    rules: dict[str, Any] = {"label_kind": parameters.label_kind, "classes": named, "decimal": decimal}
-    texts: dict[str, Any] = {"categorical": categorical, "texts_are_categories": True}
-    table = read_table(path, label, party_column, weight, subject=id, **texts, **rules)
-    least = min_cell_rows or DEFAULT_MIN_CELL_ROWS
-    return table, SimulationSettings(parameters, label, mode, weight, least, threads=threads), rules
-
-
 @main.command()
 @click.argument("train", type=TablePath())
 @training
@@ -252,6 +227,7 @@ def simulate(
     from hansa.node.model_file import check_ending
     from hansa.simulation import run as simulation
     from hansa.simulation import tables
+    from hansa.simulation.training import read_training
 
     _check_outputs({"--save": save}, train=train, test=test)
     check_ending("--save", save)
@@ -261,18 +237,15 @@ def simulate(
         raise HansaError("--statistics and --no-statistics exclude each other; give one")
     if test is not None and test_fraction is not None:
         raise HansaError("--test and --test-fraction exclude each other; give one")
-    table, trained, rules = _read_training(train, **options)
+    given = read_training(train, **options)
+    train_rows, parameters = given.table, given.settings.parameters
     if test is not None:
-        like: Any = {**rules, "like": table}
-        train_rows, test_rows = (
-            table,
-            tables.read_table(test, trained.label, options["party_column"], trained.weight, **like),
-        )
+        test_rows = given.read_like(test)
     else:
-        parameters = trained.parameters
-        train_rows, test_rows = tables.split_table(table, test_fraction or 0.2, parameters.seed, parameters.has_classes)
+        share = test_fraction or 0.2
+        train_rows, test_rows = tables.split_table(train_rows, share, parameters.seed, parameters.has_classes)
     chosen = replace(
-        trained,
+        given.settings,
         evaluation_fraction=evaluation_fraction,
         alone=alone,
         pooled=pooled,
@@ -313,10 +286,11 @@ def cv(table: Path, folds: int, alone: bool, as_json: bool, **options: Any) -> N
     from hansa.cli import output
     from hansa.node.files import warn
     from hansa.simulation.cross_validation import cross_validate
+    from hansa.simulation.training import read_training
 
-    rows, settings, _ = _read_training(table, **options)
+    given = read_training(table, **options)
     with output.telling(not as_json) as tell:
-        found = cross_validate(rows, replace(settings, alone=alone), folds, tell)
+        found = cross_validate(given.table, replace(given.settings, alone=alone), folds, tell)
     warn(found.warnings)
     if as_json:
         output.print_line(found)
@@ -343,15 +317,13 @@ def tune(
     from hansa.cli import output
     from hansa.node.files import warn
     from hansa.simulation import tuning
+    from hansa.simulation.training import read_training
 
-    rows, settings, _ = _read_training(table, **options)
-    settings = replace(settings, evaluation_fraction=evaluation_fraction)
-    fixed = {name: options[name] for name in ("objective", "rounds", "seed")} | dict(options["settings"])
-    if options["mode"] == COOPETITIVE:
-        fixed = {"max_bin": settings.parameters.max_bin} | fixed
-    space = dict(search) or tuning.default_space(settings.parameters.objective, settings.mode, fixed)
+    given = read_training(table, **options)
+    settings = replace(given.settings, evaluation_fraction=evaluation_fraction)
+    space = dict(search) or tuning.default_space(settings.parameters.objective, settings.mode, given.given)
     with output.telling(not as_json) as tell:
-        found = tuning.search(rows, settings, fixed, space, trials, folds, tell).trials
+        found = tuning.search(given.table, settings, given.given, space, trials, folds, tell).trials
     warn(found.warnings)
     if as_json:
         output.print_line(found)

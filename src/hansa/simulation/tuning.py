@@ -139,7 +139,7 @@ class Tuning:
     study: optuna.Study
 
     @property
-    def best_parameters(self) -> dict[str, Any]:
+    def best_parameters(self) -> dict[str, Given]:
         """What to give `fit` or `cv`: given and searched parameters, and the best round as rounds."""
         return dict(self.trials.best_parameters)
 
@@ -258,6 +258,8 @@ def search(
 
     check_space(space, fixed)
     check_labels(settings.parameters, table)
+    if table.subject is not None and folds is None:
+        raise PlanError("id: goes with folds; give folds, or leave it out")
     if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
         raise PlanError(f"trials is {trials!r}; expected a whole number from 1")
     started = time.perf_counter()
