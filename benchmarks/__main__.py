@@ -21,6 +21,7 @@ NAMES = (
     "training",
     "growth",
     "accuracy",
+    "rare",
     "trees",
     "binning",
     "masking",

@@ -577,7 +577,8 @@ def test_the_gate_checks_and_tests():
 
 
 WITH_EXAMPLES = (
-    *("fit", "model", "estimators", "node.in_process", "data.schema", "data.source"),
+    *("fit", "cross_validation", "simulation.cross_validation", "tuning", "simulation.tuning"),
+    *("model", "estimators", "node.in_process", "data.schema", "data.source"),
     *(
         "trees.ensemble",
         "trees.parameters",

@@ -5,6 +5,7 @@ The public names; everything else may change. See README.md for the commands, AR
 
 from typing import TYPE_CHECKING
 
+from hansa.cross_validation import cv
 from hansa.data.schema import Schema
 from hansa.data.source import Rows, check_rows, read_rows
 from hansa.errors import DataError, HansaError, PlanError
@@ -12,10 +13,13 @@ from hansa.fit import Member, Run, fit, join, split
 from hansa.model import Model
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan, parse_plan, read_plan, write_plan
+from hansa.simulation.cross_validation import CV
+from hansa.simulation.tuning import Tuning
 from hansa.transport.recording import RecordedFrame, read_transcript
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.xgboost_json import from_json, from_model_file, to_json
+from hansa.tuning import tune
 from hansa.version import __version__
 
 if TYPE_CHECKING:
@@ -32,6 +36,7 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "CV",
     "DataError",
     "Ensemble",
     "HansaClassifier",
@@ -46,8 +51,10 @@ __all__ = [
     "Rows",
     "Run",
     "Schema",
+    "Tuning",
     "__version__",
     "check_rows",
+    "cv",
     "fit",
     "from_json",
     "from_model_file",
@@ -60,5 +67,6 @@ __all__ = [
     "split",
     "to_json",
     "train_in_process",
+    "tune",
     "write_plan",
 ]

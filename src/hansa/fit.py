@@ -328,20 +328,15 @@ def fit(
         raise PlanError(f"{wrong[0]} goes with mode={COOPETITIVE!r} only; leave it out, or choose that mode")
     check_callbacks(callbacks)
     trained = parse_parameters(parameters)
-    classes = checked_classes(list(classes) if not isinstance(classes, str) else classes, trained)
-    tables = {
-        str(name): _columns(value, label, weight, f"party {str(name)!r}") for name, value in _named(parties).items()
-    }
-    label = LABEL if label is None else label
-    weight = WEIGHT if weight is None and any(WEIGHT_GIVEN in table for table in tables.values()) else weight
-    table, sizes = _joined(tables, label, weight, classes, tuple(categorical), trained)
+    read = read_parties(parties, label, weight, trained, classes=classes, categorical=categorical)
+    table, sizes = read.table, read.sizes
     members = dict(zip(sizes, member_names(list(sizes)).values(), strict=True))
     parts = {members[name]: table.take(table.party == name) for name in sizes}
     settings = SimulationSettings(
         parameters=trained,
-        label=label,
+        label=read.label,
         mode=mode,
-        weight=weight,
+        weight=read.weight,
         min_cell_rows=min_cell_rows,
         evaluation_fraction=evaluation_fraction,
         label_range=label_range,
@@ -391,6 +386,44 @@ WEIGHT_GIVEN = WEIGHT
 """Stands among the columns of a party that gave (X, y, weight)."""
 
 
+@dataclass(frozen=True)
+class Parties:
+    """All parties' rows as one table, whose `party` holds the names that were given.
+
+    Attributes:
+        sizes: rows of each party, in the order in which they were given. label, weight: the columns' names.
+    """
+
+    table: Table
+    sizes: Mapping[str, int]
+    label: str
+    weight: str | None
+
+
+def read_parties(
+    parties: Mapping[str, Any],
+    label: str | None,
+    weight: str | None,
+    parameters: Parameters,
+    *,
+    classes: Sequence[str] = (),
+    categorical: Sequence[str] = (),
+    subject: str | None = None,
+) -> Parties:
+    """Read what `fit` takes as parties; arguments are those of `fit`, and `subject` is a column of theirs that is no feature.
+
+    Raises DataError and PlanError as `fit` does.
+    """
+    named = checked_classes(list(classes) if not isinstance(classes, str) else classes, parameters)
+    tables = {
+        str(name): _columns(value, label, weight, f"party {str(name)!r}") for name, value in _named(parties).items()
+    }
+    label = LABEL if label is None else label
+    weight = WEIGHT if weight is None and any(WEIGHT_GIVEN in table for table in tables.values()) else weight
+    table, sizes = _joined(tables, label, weight, named, tuple(categorical), parameters, subject)
+    return Parties(table, sizes, label, weight)
+
+
 def _named(parties: object) -> Mapping[Any, Any]:
     if not isinstance(parties, Mapping) or not parties:
         raise DataError(
@@ -432,6 +465,7 @@ def _joined(
     classes: tuple[str, ...],
     categorical: tuple[str, ...],
     parameters: Parameters,
+    subject: str | None,
 ) -> tuple[Table, dict[str, int]]:
     """All parties' rows as one table, and how many each has."""
     first_name, first = next(iter(tables.items()))
@@ -451,6 +485,7 @@ def _joined(
             open_columns(columns, where),
             label=label,
             weight=weight,
+            subject=subject,
             categorical=categorical,
             texts_are_categories=True,
             label_kind=kind,

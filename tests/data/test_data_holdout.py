@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import naive_trees as naive
-from hansa.data.holdout import held_out
+from hansa.data.holdout import FOLDS, folds_by_contents, held_out
 
 floats = st.floats(width=32, allow_infinity=False)
 
@@ -77,3 +77,20 @@ def test_nothing_and_everything():
     features, labels = np.ones((2, 5), np.float32), np.ones(5, np.float32)
     assert not held_out(features, labels, 0.0, 0).any()
     assert held_out(features, labels, 1.0, 0).all()
+
+
+@settings(deadline=None)
+@given(tables(), st.integers(2, 9), st.integers(0, 2**63 - 1))
+def test_folds_are_the_naive_ones(table, folds, seed):
+    features, labels = table
+    rows = zip(features.T, labels, strict=True)
+    expected = [int(naive.hash_row(row, label, seed ^ FOLDS) * folds) for row, label in rows]
+    assert folds_by_contents(features, labels, folds, seed).tolist() == expected
+
+
+def test_folds_are_of_one_size_and_do_not_follow_held_out_rows():
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(3, 20_000)).astype(np.float32), np.zeros(20_000, np.float32)
+    places, held = folds_by_contents(features, labels, 5, 4), held_out(features, labels, 0.2, 4)
+    assert np.abs(np.bincount(places) - 4_000).max() < 300
+    assert np.abs(np.bincount(places[held]) - held.sum() / 5).max() < 150

@@ -10,18 +10,18 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hansa.cli.option_types import Names, Objective, Range, RisingNumbers, Setting, TablePath
+from hansa.cli.option_types import Names, Objective, Range, RisingNumbers, Search, Setting, TablePath
 from hansa.cli.signals import Interrupted, interrupting
 from hansa.data.schema import DECIMAL_SIGNS
 from hansa.errors import HansaError
 from hansa.files import failed
-from hansa.plan import COOPETITIVE, LEAF_BITS_RANGE, LEAST_MIN_CELL_ROWS, MODES, SERVER_LINKS
+from hansa.plan import LEAF_BITS_RANGE, LEAST_MIN_CELL_ROWS, MODES, SERVER_LINKS
 from hansa.printable import printable
 
 if TYPE_CHECKING:
@@ -144,24 +144,35 @@ def main() -> None:
     """Train one XGBoost model on the rows of several organisations, without showing them."""
 
 
+def training(command: Command) -> Command:
+    """Give a command the options that say what is trained on the rows of a table, in any mode."""
+    decimal = "Decimal sign of numbers that are texts, as in CSV files."
+    for option in (
+        click.option("--threads", type=click.IntRange(1), help="Compute threads."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+        click.option("--min-cell-rows", type=click.IntRange(LEAST_MIN_CELL_ROWS), help="Cuts stop at cells of so many pooled rows."),
+        click.option("--set", "settings", type=Setting(), multiple=True, help="Any of XGBoost's parameters; repeatable."),
+        click.option("--rounds", type=click.IntRange(1), default=100, show_default=True, help="Rounds of boosting: trees of a class."),
+        click.option("--objective", type=Objective(), default="binary:logistic", show_default=True, help="What is predicted."),
+        click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True, help=decimal),
+        click.option("--categorical", multiple=True, metavar="COLUMN", help="A feature whose values are categories; repeatable."),
+        click.option("--mode", type=click.Choice(MODES), default="federated", show_default=True, help="How rows are protected."),
+        click.option("--seed", type=click.IntRange(0), default=42, show_default=True, help="Of all draws, and of the parameters."),
+        click.option("--classes", type=Names(), help="Texts that the label holds, in the order of the classes 0, 1, ..."),
+        click.option("--weight", help="Column of row weights."),
+        click.option("--party-column", required=True, help="Column that says whose each row is."),
+        click.option("--label", required=True, help="Column to predict."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.argument("train", type=TablePath())
-@click.option("--label", required=True, help="Column to predict.")
-@click.option("--party-column", required=True, help="Column that says whose each row is.")
-@click.option("--weight", help="Column of row weights.")
-@click.option("--classes", type=Names(), help="Texts that the label holds, in the order of the classes 0, 1, ...")
+@training
 @click.option("--test", type=TablePath(), help="Table of test rows.")
 @click.option("--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Share of rows that are held out for testing; 0.2 where no --test is given.")  # fmt: skip
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=42,
-    show_default=True,
-    help="Of the split, and of the parameters.",
-)
-@click.option("--mode", type=click.Choice(MODES), default="federated", show_default=True,
-              help="How contributions are protected.")  # fmt: skip
 @click.option(
     "--servers",
     type=Names(),
@@ -181,10 +192,6 @@ def main() -> None:
     type=RisingNumbers(),
     help="Coopetitive: rounds after which metrics are opened, such as 10,20; default: the last.",
 )
-@click.option("--categorical", multiple=True, metavar="COLUMN",
-              help="Coopetitive: a feature whose values are categories; repeatable.")  # fmt: skip
-@click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True,
-              help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
 @click.option("--statistics", is_flag=True, help="Coopetitive: release gain and cover with the splits.")
 @click.option("--no-statistics", is_flag=True, help="The other modes: no gain and no cover in the model.")
 @click.option("--least-choices", type=click.IntRange(0), metavar="N",
@@ -194,14 +201,6 @@ def main() -> None:
 @click.option(
     "--label-range", type=Range(), help="Coopetitive, reg:squarederror: range of labels; default: that of TRAIN."
 )
-@click.option("--objective", type=Objective(), default="binary:logistic", show_default=True, help="What is predicted.")
-@click.option(
-    "--rounds", type=click.IntRange(1), default=100, show_default=True, help="Rounds of boosting: trees of a class."
-)
-@click.option("--set", "settings", type=Setting(), multiple=True, help="Any of XGBoost's parameters; repeatable.")
-@click.option(
-    "--min-cell-rows", type=click.IntRange(LEAST_MIN_CELL_ROWS), help="Cuts stop at cells of so many pooled rows."
-)
 @click.option("--evaluation-fraction", type=click.FloatRange(0, 1, max_open=True), default=0.0,
               help="Share of training rows held out for metrics and early stopping.")  # fmt: skip
 @click.option("--alone", is_flag=True, help="Also train each party on its own rows only.")
@@ -209,18 +208,14 @@ def main() -> None:
 @click.option("--save", type=PATH, help="Where to write the model (XGBoost JSON).")
 @click.option("--transcript", type=PATH, help="Folder for every frame that passed.")
 @click.option("--in-process", is_flag=True, help="One process, no sockets.")
-@click.option("--threads", type=click.IntRange(1), help="Compute threads of a party.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @long_running
 def simulate(
-    train: Path, label: str, party_column: str, weight: str | None, classes: tuple[str, ...] | None,
-    test: Path | None, test_fraction: float | None,
-    seed: int, mode: str, servers: tuple[str, ...] | None, hub: str | None, server_links: str, receivers: tuple[str, ...] | None,
-    evaluation_steps: tuple[int, ...] | None, categorical: tuple[str, ...], statistics: bool, no_statistics: bool,
-    least_choices: int | None, leaf_bits: int | None, label_range: tuple[float, float] | None, objective: str,
-    decimal: str, rounds: int, settings: tuple[tuple[str, Any], ...], min_cell_rows: int | None,
+    train: Path, test: Path | None, test_fraction: float | None,
+    servers: tuple[str, ...] | None, hub: str | None, server_links: str, receivers: tuple[str, ...] | None,
+    evaluation_steps: tuple[int, ...] | None, statistics: bool, no_statistics: bool,
+    least_choices: int | None, leaf_bits: int | None, label_range: tuple[float, float] | None,
     evaluation_fraction: float, alone: bool, pooled: bool, save: Path | None, transcript: Path | None,
-    in_process: bool, threads: int | None, as_json: bool,
+    in_process: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Split table TRAIN into parties, train them together, and compare.
 
@@ -230,44 +225,31 @@ def simulate(
     from hansa.files import check_folder, write_whole
     from hansa.node.files import warn
     from hansa.node.model_file import check_ending
-    from hansa.plan import DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS, checked_classes
     from hansa.simulation import run as simulation
     from hansa.simulation import tables
-    from hansa.trees.parameters import parse_parameters
+    from hansa.simulation.training import read_training
 
     _check_outputs({"--save": save}, train=train, test=test)
     check_ending("--save", save)
     if transcript is not None:
         check_folder("--transcript", transcript, (), {"--save": save, "TRAIN": train, "--test": test})
-    given: dict[str, Any] = {"objective": objective, "rounds": rounds, "seed": seed}
-    if mode == COOPETITIVE:
-        given["max_bin"] = DEFAULT_BINS_ON_SHARES
-    given |= dict(settings)
-    parameters = parse_parameters(given)
     if statistics and no_statistics:
         raise HansaError("--statistics and --no-statistics exclude each other; give one")
     if test is not None and test_fraction is not None:
         raise HansaError("--test and --test-fraction exclude each other; give one")
-    named = checked_classes(classes or (), parameters)
-    rules: Any = {"label_kind": parameters.label_kind, "classes": named, "decimal": decimal}
-    texts: Any = {"categorical": categorical, "texts_are_categories": True}
-    table = tables.read_table(train, label, party_column, weight, **texts, **rules)
+    given = read_training(train, **options)
+    train_rows, parameters = given.table, given.settings.parameters
     if test is not None:
-        train_rows, test_rows = table, tables.read_table(test, label, party_column, weight, like=table, **rules)
+        test_rows = given.read_like(test)
     else:
-        stratified = parameters.has_classes
-        train_rows, test_rows = tables.split_table(table, test_fraction or 0.2, seed, stratified)
-    chosen = simulation.SimulationSettings(
-        parameters=parameters,
-        label=label,
-        mode=mode,
-        weight=weight,
-        min_cell_rows=min_cell_rows or DEFAULT_MIN_CELL_ROWS,
+        share = test_fraction or 0.2
+        train_rows, test_rows = tables.split_table(train_rows, share, parameters.seed, parameters.has_classes)
+    chosen = replace(
+        given.settings,
         evaluation_fraction=evaluation_fraction,
         alone=alone,
         pooled=pooled,
         in_process=in_process,
-        threads=threads,
         transcript=transcript,
         hub=hub or "",
         servers=servers or (),
@@ -290,6 +272,63 @@ def simulate(
         output.print_simulation([result.summary])
         if save is not None:
             click.echo(printable(f"model written to {save}"))
+
+
+@main.command()
+@click.argument("table", type=TablePath())
+@training
+@click.option("--folds", type=click.IntRange(2, 1000), default=5, show_default=True, help="How many.")
+@click.option("--id", metavar="COLUMN", help="Rows of one value in it are in one fold; no feature.")
+@click.option("--alone", is_flag=True, help="Also train each party on its own rows only.")
+@long_running
+def cv(table: Path, folds: int, alone: bool, as_json: bool, **options: Any) -> None:
+    """Cross-validate over the rows of all parties in TABLE: train on all folds but one, score that one, for each fold."""
+    from hansa.cli import output
+    from hansa.node.files import warn
+    from hansa.simulation.cross_validation import cross_validate
+    from hansa.simulation.training import read_training
+
+    given = read_training(table, **options)
+    with output.telling(not as_json) as tell:
+        found = cross_validate(given.table, replace(given.settings, alone=alone), folds, tell)
+    warn(found.warnings)
+    if as_json:
+        output.print_line(found)
+    else:
+        output.print_tables(found.facts(), found.tables())
+
+
+@main.command()
+@click.argument("table", type=TablePath())
+@training
+@click.option("--trials", type=click.IntRange(1), default=50, show_default=True, help="How many.")
+@click.option("--search", type=Search(), multiple=True,
+              help="A parameter and its range or choices, such as eta=0.03,0.3,log or max_depth=[3,5]; repeatable.")  # fmt: skip
+@click.option("--folds", type=click.IntRange(2, 1000), help="Cross-validate each trial.")
+@click.option("--id", metavar="COLUMN", help="With --folds: rows of one value in it are in one fold; no feature.")
+@click.option("--evaluation-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,
+              show_default=True, help="Share of rows held out, without --folds.")  # fmt: skip
+@long_running
+def tune(
+    table: Path, trials: int, search: tuple[tuple[str, Any], ...], folds: int | None, evaluation_fraction: float, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Search for parameters by trials on the rows of all parties in TABLE; needs hansa[tune]."""
+    from hansa.cli import output
+    from hansa.node.files import warn
+    from hansa.simulation import tuning
+    from hansa.simulation.training import read_training
+
+    given = read_training(table, **options)
+    settings = replace(given.settings, evaluation_fraction=evaluation_fraction)
+    space = dict(search) or tuning.default_space(settings.parameters.objective, settings.mode, given.given)
+    with output.telling(not as_json) as tell:
+        found = tuning.search(given.table, settings, given.given, space, trials, folds, tell).trials
+    warn(found.warnings)
+    if as_json:
+        output.print_line(found)
+    else:
+        output.print_tables(found.facts(), found.tables())
 
 
 @main.command()

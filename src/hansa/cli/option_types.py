@@ -108,6 +108,23 @@ class Setting(OptionType):
         return name, parsed
 
 
+class Search(Setting):
+    """name=lowest,highest or name=lowest,highest,log or name=[choice,choice]."""
+
+    name = "NAME=RANGE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        name, parsed = super().convert(value, param, ctx)
+        if isinstance(parsed, str):
+            ends, log = (parsed[: -len(",log")], ("log",)) if parsed.endswith(",log") else (parsed, ())
+            try:
+                low, high = json.loads(f"[{ends}]")
+            except ValueError:
+                self.fail(f"{value!r}: expected LOWEST,HIGHEST or LOWEST,HIGHEST,log, or [CHOICE,CHOICE]", param, ctx)
+            parsed = (low, high, *log)
+        return name, parsed
+
+
 class Objective(Choice):
     """One of Hansa's objectives; for others of XGBoost's, why not, or what to give instead."""
 

@@ -115,6 +115,18 @@ def progress(shown: bool) -> Iterator[OnEvent]:
         yield report
 
 
+def print_tables(facts: str, tables: Sequence[Sequence[Sequence[str]]]) -> None:
+    """Tables of texts; the first row of each is its head."""
+    out.print(printable(facts), soft_wrap=True)
+    for head, *rows in tables:
+        table = Table(*map(printable, head))
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*map(printable, row))
+        out.print(table)
+
+
 def _labels(summary: Summary) -> tuple[str, Callable[[PartySummary], str]]:
     """What the table says of each member's labels: the column's title, and its text."""
     if summary.num_class:

@@ -66,7 +66,7 @@ class CodedTable:
         names: of the features.
         features: float32 (n_features, n_rows), NaN missing.
         label, weight: float32 (n_rows,), or None where none was asked for.
-        party: object (n_rows,), texts, or None.
+        party, subject: object (n_rows,), texts, or None.
         coding: of the columns of texts.
         unknown: by such a column, how many cells hold a level that `coding` does not list.
         warnings: what is allowed but probably not meant.
@@ -80,6 +80,7 @@ class CodedTable:
     coding: Coding
     unknown: Mapping[str, int]
     warnings: tuple[str, ...]
+    subject: npt.NDArray[np.object_] | None = None
 
 
 def read_coded(
@@ -90,6 +91,7 @@ def read_coded(
     label: str | None = None,
     weight: str | None = None,
     party: str | None = None,
+    subject: str | None = None,
     categorical: Sequence[str] = (),
     texts_are_categories: bool = False,
     label_kind: LabelKind = "numeric",
@@ -105,7 +107,7 @@ def read_coded(
         known: codes of another table or of a model; all other features must be numbers. None finds them in this table.
         label, weight: columns of numbers without missing values, held to the same rules as a party's.
         classes: where the label is texts, its classes, as in `data.schema.Schema`.
-        party: column that says whose each row is.
+        party: column that says whose each row is. subject: column that says whom or what it is of, such as a patient; no feature.
         categorical: features whose values, texts or whole numbers, are categories.
         texts_are_categories: so is every other feature of texts.
         needs: for the error where the table lacks a feature: who needs it.
@@ -117,12 +119,11 @@ def read_coded(
     with source if isinstance(source, OpenTable) else open_table(source) as table:
         for violation in repeated_columns(table):
             raise DataError(str(violation))
-        special = [name for name in (label, party, weight) if name is not None]
+        special = [name for name in (label, party, weight, subject) if name is not None]
         for name in special:
             if special.count(name) > 1:
-                raise DataError(
-                    f"{table.file}: column {name!r} is to be two of label, weight and party; name three columns"
-                )
+                roles = "label, weight, party and id" if subject is not None else "label, weight and party"
+                raise DataError(f"{table.file}: column {name!r} is to be two of {roles}; name a column for each")
         _require(table, special)
         names = tuple(name for name in table.names if name not in special) if features is None else tuple(features)
         _require(table, names, needs)
@@ -139,7 +140,10 @@ def read_coded(
         if label is not None:
             levels[label] = classes
         columns = load_columns(
-            table, {name: levels.get(name, ()) for name in (*names, *special) if name != party}, decimal, label
+            table,
+            {name: levels.get(name, ()) for name in (*names, *special) if name not in (party, subject)},
+            decimal,
+            label,
         )
         n_rows = len(columns[names[0]].values)
         if not n_rows:
@@ -161,7 +165,8 @@ def read_coded(
             decimal,
         )
         warnings = coarse_warnings(table, columns, [*numbers, *(() if label is None or classes else (label,))], decimal)
-        owners = None if party is None else _parties(table, party)
+        owners = None if party is None else _filled(table, party, "party")
+        subjects = None if subject is None else _filled(table, subject, "id")
     values = np.empty((len(names), n_rows), np.float32)
     for index, name in enumerate(names):
         values[index] = columns.pop(name).values
@@ -174,6 +179,7 @@ def read_coded(
         coding=coding,
         unknown=unknown,
         warnings=tuple(warnings),
+        subject=subjects,
     )
 
 
@@ -244,12 +250,12 @@ def read_texts(path: Path, names: Sequence[str]) -> dict[str, tuple[npt.NDArray[
         return texts
 
 
-def _parties(table: OpenTable, name: str) -> npt.NDArray[np.object_]:
+def _filled(table: OpenTable, name: str, what: str) -> npt.NDArray[np.object_]:
     texts = texts_of(table, [name])[name]
     for place, text in enumerate(texts):
         if text is None:
             file, row = table.place(place)
-            raise DataError(f"{file}, row {row}, column {name!r}: says no party; fill it in")
+            raise DataError(f"{file}, row {row}, column {name!r}: says no {what}; fill it in")
     return texts
 
 

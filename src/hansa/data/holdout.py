@@ -1,6 +1,9 @@
-"""Rows told apart by their own contents, whoever holds them and in whatever order: those held out, and those drawn for a tree."""
+"""Rows told apart by their own contents, whoever holds them: those held out, those drawn for a tree, and folds."""
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -51,5 +54,39 @@ def held_out(
     Returns:
         bool (n_rows,).
     """
-    hashes = hash_rows(features, labels, seed)
-    return np.asarray((hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53 < fraction)
+    return _shares(hash_rows(features, labels, seed)) < fraction
+
+
+def folds_by_contents(
+    features: npt.NDArray[np.float32], labels: npt.NDArray[np.float32], folds: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """Which fold each row is in, equal rows together; folds are of about the same size.
+
+    Args:
+        features, labels: as for `held_out`. folds: 2 or more. seed: another one draws other folds; also of `held_out` with the same.
+
+    Returns:
+        int64 (n_rows,), 0 to folds - 1.
+    """
+    return (_shares(hash_rows(features, labels, seed ^ FOLDS)) * folds).astype(np.int64)
+
+
+def folds_by_subject(subjects: Iterable[str], folds: int, seed: int) -> npt.NDArray[np.int64]:
+    """Which fold each row is in, all rows of a subject together: int64 (n_rows,), by BLAKE2b of its text under the seed as key."""
+    key = seed.to_bytes(8, "little")
+    rows = list(subjects)
+    found = {
+        subject: int.from_bytes(hashlib.blake2b(subject.encode(), digest_size=8, key=key).digest(), "little")
+        for subject in set(rows)
+    }
+    hashes = np.array([found[subject] for subject in rows], np.uint64)
+    return (_shares(hashes) * folds).astype(np.int64)
+
+
+FOLDS = 0x666F6C6473
+"""Keeps the hashes of folds apart from those of held-out rows of the same seed."""
+
+
+def _shares(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """float64 from 0 to below 1."""
+    return np.asarray((hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53)

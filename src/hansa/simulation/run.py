@@ -333,6 +333,11 @@ def _nothing(parameters: Parameters, why: str) -> _Scores:
     return _Scores(None, dict.fromkeys(names, why))
 
 
+def score_model(ensemble: Ensemble, table: Table) -> Metrics:
+    """Metrics of a model on a table's rows; None for one without a value."""
+    return _scores(ensemble, table).metrics or {}
+
+
 def _scores(ensemble: Ensemble, table: Table) -> _Scores:
     return _scores_of(ensemble.objective, _predictions(ensemble, table), table)
 

@@ -38,6 +38,7 @@ class Table:
             whole numbers too.
         categorical: the features whose codes are categories, in no order.
         warnings: what the file holds that is allowed but probably not meant.
+        subject: object (n_rows,): whom or what each row is of, as text, where cross-validation is to keep its rows in one fold.
     """
 
     names: tuple[str, ...]
@@ -48,6 +49,7 @@ class Table:
     categories: Mapping[str, tuple[Level, ...]]
     categorical: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    subject: npt.NDArray[np.object_] | None = None
 
     @classmethod
     def of(cls, read: CodedTable, party: npt.NDArray[np.object_], warnings: tuple[str, ...]) -> Table:
@@ -62,6 +64,7 @@ class Table:
             categories=read.coding.levels,
             categorical=read.coding.categorical,
             warnings=warnings,
+            subject=read.subject,
         )
 
     @property
@@ -83,6 +86,7 @@ class Table:
             label=self.label[rows],
             weight=None if self.weight is None else self.weight[rows],
             party=self.party[rows],
+            subject=None if self.subject is None else self.subject[rows],
         )
 
     def rows(self) -> Rows:
@@ -102,11 +106,12 @@ def read_table(
     label_kind: LabelKind = "numeric",
     classes: tuple[str, ...] = (),
     decimal: str = ".",
+    subject: str | None = None,
 ) -> Table:
     """Read a table with a column that says whose each row is.
 
     Args:
-        party_column: left out of the features; None puts all rows to one party, "all".
+        party_column: left out of the features; None puts all rows to one party, "all". subject: as of `read_coded`.
         like: takes features, their order and the codes of text columns from that table; an unknown text is a missing value, or
             in a categorical column of no category.
         categorical: columns of text or whole numbers whose values are categories; their levels are all values, sorted.
@@ -123,6 +128,7 @@ def read_table(
         label=label,
         weight=weight,
         party=party_column,
+        subject=subject,
         categorical=categorical,
         texts_are_categories=texts_are_categories,
         label_kind=label_kind,
