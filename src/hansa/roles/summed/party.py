@@ -795,7 +795,7 @@ class Party:
             ),
             categories=tuple(self._plan.schema.levels.get(name) for name in self._plan.schema.features),
             num_parallel_tree=self._plan.parameters.num_parallel_tree,
-        )
+        ).with_one_base_score()
 
     def _model_bytes(self) -> int:
         """More bytes than a model file of the trees that grew here has, names and levels included."""
