@@ -19,8 +19,10 @@ from benchmarks.machine import console, described, machine
 HERE = Path(__file__).parent
 NAMES = (
     "training",
+    "table_training",
     "growth",
     "accuracy",
+    "parity",
     "trees",
     "binning",
     "masking",

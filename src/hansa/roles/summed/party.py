@@ -72,7 +72,7 @@ from hansa.trees.sampling import draw_columns, draw_rows
 from hansa.trees.worker_pool import ALONE, WorkerPool
 from hansa.trees.xgboost_json import from_json, to_json
 
-NODE_BYTES, TREE_BYTES, HEAD_BYTES = 256, 1024, 2**16
+NODE_BYTES, CATEGORY_BYTES, TREE_BYTES, HEAD_BYTES = 256, 9, 1024, 2**16
 """More than a node, a tree without its nodes, and a model without its trees and names take in a model file."""
 
 FRAMES_PER_LEVEL = 2
@@ -175,6 +175,7 @@ class Party:
         self._levels: list[Level] = []
         self._received: list[tuple[Level, ...]] = []
         self._nodes = 0  # of all trees that grew here
+        self._in_sets = 0  # categories that go right, of all their splits
 
     def opening(self) -> Iterator[bytes]:
         """The frames that a party sends before it is asked anything."""
@@ -600,6 +601,7 @@ class Party:
         level = self._read_level(message)
         self._keep(level)
         self._nodes += 2 * len(level.splits) + (self._level == 0)
+        self._in_sets += int(np.unpackbits(level.categories).sum())
         named = None
         if self._counts is not None:
             with self._blaming():
@@ -800,4 +802,5 @@ class Party:
     def _model_bytes(self) -> int:
         """More bytes than a model file of the trees that grew here has, names and levels included."""
         trees = self._tree + 1
-        return NODE_BYTES * self._nodes + TREE_BYTES * trees + 8 * len(self._plan.canonical()) + HEAD_BYTES
+        grown = NODE_BYTES * self._nodes + CATEGORY_BYTES * self._in_sets + TREE_BYTES * trees
+        return grown + 8 * len(self._plan.canonical()) + HEAD_BYTES
