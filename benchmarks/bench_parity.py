@@ -149,9 +149,10 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of one metric, means over paired splits; better_by is positive where the first of the two is better."""
+    """Of one metric, means over so many paired splits; better_by is positive where the first of the two is better."""
 
     metric: str
+    splits: int
     first: float
     second: float
     better_by: float
@@ -167,11 +168,12 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def outcome(self) -> str:
-        """What training together does for it: "helps", "costs", "no difference" within two standard errors, or "alone: none"."""
+        """What training together does for it: "helps", "costs", "no difference" within two standard errors, or "alone: none"; of one
+        split alone nothing is known."""
         found = self.together_against_alone
         if found is None:
             return "alone: none"
-        if abs(found.better_by) <= found.two_errors:
+        if found.splits < 2 or abs(found.better_by) <= found.two_errors:
             return "no difference"
         return "helps" if found.better_by > 0 else "costs"
 
@@ -274,6 +276,7 @@ def difference(metric: str, pairs: Iterable[tuple[Metrics | None, Metrics | None
     gains = [sign * (a - b) for a, b in values]
     return Difference(
         metric=metric,
+        splits=len(values),
         first=statistics.fmean(a for a, _ in values),
         second=statistics.fmean(b for _, b in values),
         better_by=statistics.fmean(gains),
