@@ -15,7 +15,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 HASHED := $(PIP_INSTALL) --require-hashes --requirement
 THIS := $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 
-.PHONY: install demo test test-all test-lowest check bench docs lock sbom clean
+.PHONY: install demo test test-all test-lowest check bench parity docs lock sbom clean
 
 install: $(STAMP)
 
@@ -34,7 +34,7 @@ demo: $(STAMP)
 	$(BIN)/hansa demo
 
 # Passive: XGBoost's threads sleep at their barriers. Spinning, they take the cores from the processes under test.
-test test-all: export OMP_WAIT_POLICY := PASSIVE
+test test-all parity: export OMP_WAIT_POLICY := PASSIVE
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_OPTIONS)
@@ -62,6 +62,10 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# Alone, together and pooled XGBoost on every real table: make parity PARITY_OPTIONS="--splits 3 --modes federated"
+parity: $(STAMP)
+	$(BIN)/python -m benchmarks.bench_parity $(PARITY_OPTIONS)
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -19,9 +19,11 @@ from benchmarks.machine import console, described, machine
 HERE = Path(__file__).parent
 NAMES = (
     "training",
+    "table_training",
     "growth",
     "accuracy",
     "rare",
+    "parity",
     "trees",
     "binning",
     "masking",

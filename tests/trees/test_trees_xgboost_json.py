@@ -683,9 +683,9 @@ def test_several_outputs_through_xgboost_and_back(objective, base_score):
     ours, theirs = (json.loads(text)["learner"] for text in (document, saved(again)))
     for name in ("tree_info", "iteration_indptr", "gbtree_model_param"):
         assert ours["gradient_booster"]["model"][name] == theirs["gradient_booster"]["model"][name]
-    scores = [json.loads(each["learner_model_param"]["base_score"]) for each in (ours, theirs)]
-    assert scores[0] == scores[1]
-    assert len(scores[0]) == 3
+    scores = [np.ravel(json.loads(each["learner_model_param"]["base_score"])).tolist() for each in (ours, theirs)]
+    assert len(scores[1]) == 3
+    assert scores[0] == (scores[1] if base_score is None else scores[1][:1])
     assert ours["learner_model_param"]["num_target"] == theirs["learner_model_param"]["num_target"] == "3"
 
     rows, _ = table(seed=1)
@@ -703,6 +703,30 @@ def test_several_outputs_through_xgboost_and_back(objective, base_score):
     assert from_json(document) == ensemble
     first = loaded(to_json(ensemble.truncate(6)))
     assert first.predict(matrix).tobytes() == original.predict(matrix, iteration_range=(0, 2)).tobytes()
+
+
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_outputs_can_start_alike_and_predict_as_before(objective, parallel):
+    """XGBoost before 3.1 reads one base score only: `test_trees_xgboost_releases.py` has such releases."""
+    ensemble = from_json(saved(several_outputs(3, objective, num_parallel_tree=parallel)))
+    alike = ensemble.with_one_base_score()
+    assert len(set(ensemble.base_scores)) == 3
+    assert len(set(alike.base_scores)) == 1
+    text = json.loads(to_json(alike))["learner"]["learner_model_param"]["base_score"]
+    assert not text.startswith("[")
+    assert from_json(to_json(alike)) == alike
+    assert alike.with_one_base_score() == alike
+    rows, _ = table(seed=1)
+    features = np.ascontiguousarray(rows.T)
+    np.testing.assert_allclose(alike.predict_margin(features), ensemble.predict_margin(features), rtol=0, atol=2e-6)
+    theirs = loaded(to_json(alike)).predict(xgboost.DMatrix(rows, feature_names=NAMES))
+    np.testing.assert_allclose(theirs, ensemble.predict(features), rtol=0, atol=2e-6)
+
+
+def test_without_trees_outputs_keep_their_base_scores():
+    none = Ensemble("binary:logistic", (0.1, 0.9), ("a",), ())
+    assert none.with_one_base_score() == none == from_json(to_json(none))
 
 
 def test_one_base_score_stands_for_all_outputs_as_in_xgboost():

@@ -403,6 +403,23 @@ class Ensemble:
             tree for number, tree in enumerate(self.trees) if number // self.num_parallel_tree % self.outputs == output
         )
 
+    def with_one_base_score(self) -> Ensemble:
+        """One that predicts the same, but for the rounding of float32, from a base score that all outputs share.
+
+        XGBoost before 3.1 has no others. The base score is that of margin 0, and each output's own margin is added to the leaves of its
+        first tree. Where the outputs start alike, or there are no trees, it is the ensemble itself.
+        """
+        if len(set(self.base_scores)) == 1 or not self.trees:
+            return self
+        trees = list(self.trees)
+        for output, score in enumerate(self.base_scores):
+            at = output * self.num_parallel_tree
+            first = trees[at]
+            added = np.where(first.left_children == NO_NODE, base_margin(self.objective, score), np.float32(0))
+            trees[at] = replace(first, split_conditions=first.split_conditions + added)
+        start = _OF_MARGIN_0[LOSSES[self.objective].base]
+        return replace(self, base_score=(start,) * self.outputs, trees=tuple(trees))
+
     def predict_margin(self, features: Float32s, threads: int = 1) -> Float32s:
         """Margins, float32 of shape (n_rows,), or (n_rows, outputs) where there are several.
 
@@ -468,6 +485,10 @@ class Ensemble:
         if n_trees % self.trees_per_round:
             raise PlanError(f"cannot keep {n_trees} trees; expected whole rounds of {self.trees_per_round} trees")
         return replace(self, trees=self.trees[:n_trees])
+
+
+_OF_MARGIN_0 = {"identity": 0.0, "logit": 0.5, "log": 1.0}
+"""The base score of margin 0, by `losses.Loss.base`."""
 
 
 def base_margin(objective: str, base_score: float) -> np.float32:

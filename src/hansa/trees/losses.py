@@ -108,6 +108,7 @@ LOSSES: Mapping[str, Loss] = {
         "identity",
         "identity",
         ("rmsle", "rmse", "mae", "mape", "mphe"),
+        *_WEIGHTED,  # which XGBoost before 3.0 does not load without
         start="Newton step",
         foreseen=False,
     ),

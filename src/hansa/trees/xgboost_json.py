@@ -100,8 +100,8 @@ def to_json(ensemble: Ensemble) -> bytes:
         ],
         "gradient_booster": {"model": model, "name": "gbtree"},
         "learner_model_param": {
-            # A scalar for one output, not "[...]": XGBoost 2.1 reads a bracket as a margin of 0.
-            "base_score": scores[0] if n_outputs == 1 else f"[{','.join(scores)}]",
+            # One number where it is enough: XGBoost before 3.1 reads "[...]" as a margin of 0 (`Ensemble.with_one_base_score`).
+            "base_score": scores[0] if len(set(scores)) == 1 else f"[{','.join(scores)}]",
             "boost_from_average": "0",
             "num_class": str(n_classes),
             "num_feature": str(n_features),

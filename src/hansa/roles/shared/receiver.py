@@ -151,7 +151,7 @@ class Receiver:
             feature_names=start.plan.schema.features,
             trees=tuple(trees),
             categories=tuple(start.plan.schema.levels.get(name) for name in start.plan.schema.features),
-        )
+        ).with_one_base_score()
         self._file = to_json(ensemble)
         self._trees = {server: [] for server in self._plan.servers}
         message = AgreeModel(hashlib.sha256(self._file).digest())

@@ -760,7 +760,7 @@ class Aggregator:
             ),
             categories=tuple(plan.schema.levels.get(name) for name in plan.schema.features),
             num_parallel_tree=plan.parameters.num_parallel_tree,
-        )
+        ).with_one_base_score()
         self._report(Trained(trees=rounds, rounds=plan.parameters.rounds, without_value=self._without_value))
         model = to_json(ensemble)
         self.outcome = Outcome(

@@ -73,7 +73,7 @@ from hansa.trees.sampling import draw_by_contents, draw_columns
 from hansa.trees.worker_pool import ALONE, WorkerPool
 from hansa.trees.xgboost_json import from_json, to_json
 
-NODE_BYTES, CATEGORY_BYTES, TREE_BYTES, HEAD_BYTES = 256, 8, 1024, 2**16
+NODE_BYTES, CATEGORY_BYTES, TREE_BYTES, HEAD_BYTES = 256, 9, 1024, 2**16
 """More than a node, a category of its split, a tree without its nodes, and a model without its trees and names take in a model file."""
 
 FRAMES_PER_LEVEL = 2
@@ -816,7 +816,7 @@ class Party:
             ),
             categories=tuple(self._plan.schema.levels.get(name) for name in self._plan.schema.features),
             num_parallel_tree=self._plan.parameters.num_parallel_tree,
-        )
+        ).with_one_base_score()
 
     def _model_bytes(self) -> int:
         """More bytes than a model file of the trees that grew here has, names and levels included."""
