@@ -90,7 +90,7 @@ def show(lines: list[dict[str, Any]], splits: int, where: str) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--splits", type=int, default=6, help="seeds (default 6)")
+    parser.add_argument("--splits", type=int, default=16, help="seeds (default 16)")
     parser.add_argument("--quick", action="store_true", help="two seeds, few cells and trees: does it work?")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()

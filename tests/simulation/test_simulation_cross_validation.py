@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import hypothesis
 import numpy as np
 import pytest
 import xgboost
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hansa.data.holdout import folds_by_contents, folds_by_subject
 from hansa.errors import DataError, HansaError, PlanError
-from hansa.plan import MODES
 from hansa.simulation.cross_validation import cross_validate
 from hansa.simulation.pooled_xgboost import xgboost_parameters
 from hansa.simulation.run import SimulationSettings
@@ -53,15 +55,17 @@ ORACLES = {
 }
 
 
-@pytest.mark.parametrize("given", ORACLES.values(), ids=ORACLES)
-def test_scores_are_those_of_xgboost_on_the_same_folds(given):
-    chosen = settings(**given)
-    rows = table(chosen.parameters.objective, classes=chosen.parameters.num_class)
-    found = cross_validate(rows, chosen, 4)
+@pytest.mark.parametrize("parameters", ORACLES.values(), ids=ORACLES)
+def test_scores_are_those_of_xgboost_on_the_same_folds(parameters):
+    chosen = settings(**parameters)
+    # No weight is 0: with such rows the learners' log loss differs here by up to 5e-4.
+    weight = np.random.default_rng(4).integers(1, 4, N_ROWS).astype(np.float32)
+    rows = replace(table(chosen.parameters.objective, classes=chosen.parameters.num_class), weight=weight)
+    found = cross_validate(rows, replace(chosen, weight="weight"), 4)
     places = folds_by_contents(rows.features, rows.label, 4, 0)
     theirs = xgboost.cv(
         {**xgboost_parameters(chosen.parameters, 1, 1), "nthread": 1},
-        xgboost.DMatrix(rows.features.T, rows.label),
+        xgboost.DMatrix(rows.features.T, rows.label, weight=weight),
         chosen.parameters.rounds,
         folds=[(np.flatnonzero(places != fold), np.flatnonzero(places == fold)) for fold in range(4)],
         metrics=list(chosen.parameters.metrics),
@@ -76,19 +80,22 @@ def test_scores_are_those_of_xgboost_on_the_same_folds(given):
         assert found.best_round == len(theirs["test-logloss-mean"]) < 40
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "coopetitive"])
-def test_any_split_of_the_rows_over_parties_gives_the_same_scores(mode):
-    rows = replace(table(), weight=np.tile(np.array([0.5, 1, 3, 0], np.float32), N_ROWS // 4))
-    chosen = replace(settings(mode, eval_metric=["auc", "logloss"]), weight="weight")
+@hypothesis.settings(deadline=None, max_examples=4)
+@given(st.sampled_from(["federated", "secure-aggregation"]), st.integers(1, 6), st.integers(0, 2**32), st.booleans())
+def test_any_split_of_the_rows_over_parties_gives_the_same_scores(mode, parties, seed, by_subject):
+    parties = max(parties, 2 if mode != "federated" else 1)
+    subject = np.array([f"site {i // 3}" for i in range(N_ROWS)], object) if by_subject else None
+    weight = np.tile(np.array([0.5, 1, 3, 0], np.float32), N_ROWS // 4)
+    rows = replace(table(), weight=weight, subject=subject)
+    chosen = replace(settings(mode, rounds=3, eval_metric=["auc", "logloss"]), weight="weight")
     first = cross_validate(rows, chosen, 3)
-    rng = np.random.default_rng(1)
-    for parties in (2, 5):
-        order = rng.permutation(N_ROWS)
-        names = np.array([f"party {i}" for i in range(parties)], object)
-        again = replace(rows.take(order), party=names[rng.integers(0, parties, N_ROWS) ** 2 % parties])
-        found = cross_validate(again, replace(chosen, threads=1), 3)
-        assert found.history == first.history
-        assert found.best_round == first.best_round
+    rng = np.random.default_rng(seed)
+    names = np.array([f"party {i}" for i in range(parties)], object)
+    owners = names[np.r_[np.arange(parties), rng.integers(0, parties, N_ROWS - parties) ** 2 % parties]]
+    again = replace(rows.take(rng.permutation(N_ROWS)), party=owners)
+    found = cross_validate(again, replace(chosen, threads=1), 3)
+    assert found.history == first.history
+    assert found.best_round == first.best_round
 
 
 def test_shares_give_nearly_the_scores_of_sums():
