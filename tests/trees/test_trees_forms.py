@@ -183,3 +183,19 @@ def test_categories_are_split_as_xgboost_does(name, objective):
 def test_classes_are_learnt_as_xgboost_does(objective, classes):
     features, labels = made_table(3, classes)
     check_model(features, labels, {"objective": objective, "num_class": classes, "max_depth": 3}, exact=4)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_shap_reads_sets_of_categories_and_classes(classes):
+    """Its values and expected value, which it has once it gave values, add up to the margins."""
+    shap = pytest.importorskip("shap")
+    features, labels = made_table(4, classes)
+    given = {"objective": "multi:softprob", "num_class": classes} if classes else {"objective": "reg:squarederror"}
+    ours = trained_here(features, labels, max_depth=3, **given)
+    assert any(len(own) > 1 for tree in ours.trees for own in tree.categories.values())
+    booster = xgboost.Booster()
+    booster.load_model(bytearray(to_json(ours)))
+    matrix = xgboost.DMatrix(features.T, feature_types=booster.feature_types, feature_names=booster.feature_names)
+    explainer = shap.TreeExplainer(booster)
+    values = explainer.shap_values(matrix)
+    assert np.allclose(values.sum(axis=1) + explainer.expected_value, ours.predict_margin(features), atol=1e-4)
