@@ -748,8 +748,8 @@ def test_classes_are_printed_as_a_table(classes):
 @pytest.mark.parametrize(
     ("options", "fragment"),
     [
-        (("--mode", "federated", "--set", "num_class=3"), "num_class = 3 goes with mode 'coopetitive' only"),
-        (("--set", "num_class=4", "--mode", "secure-aggregation"), "num_class = 4 goes with mode 'coopetitive' only"),
+        (("--mode", "federated", "--set", "num_class=3"), "write objective = 'multi:softprob'"),
+        (("--set", "num_class=4", "--mode", "secure-aggregation"), "write objective = 'multi:softprob'"),
         ((), "for several classes num_class in coopetitive mode"),
     ],
 )

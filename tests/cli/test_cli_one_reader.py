@@ -155,36 +155,26 @@ def test_names_that_are_numbers_or_differ_by_case_stay_what_they_are(tmp_path):
         assert check(path, json.dumps(names)).exit_code == 0
 
 
-def test_a_coded_column_is_named_kept_by_xgboost_and_scored(tmp_path):
+@pytest.mark.parametrize("mode", ["federated", "coopetitive"])
+def test_texts_are_categories_that_xgboost_keeps_and_scores(tmp_path, mode):
     xgboost = pytest.importorskip("xgboost")
     path = write(tmp_path / "t.csv", "x", ["south", "north", "east", "south"])
-    result = simulate(path, "--save", tmp_path / "model.json")
-    assert "column 'x': its 3 texts became the codes 0 to 2" in result.stderr
-    assert json.loads(result.stdout)["codes"] == {"x": 3}
+    result = simulate(path, "--mode", mode, "--save", tmp_path / "model.json")
+    assert result.exit_code == 0, result.output
+    assert "column" not in result.stderr
+    assert json.loads(result.stdout)["categories"] == {"x": 3}
     booster = xgboost.Booster(model_file=str(tmp_path / "model.json"))
     booster.save_model(tmp_path / "again.json")
     ensemble = from_json((tmp_path / "again.json").read_bytes())
-    assert ensemble.codes == {"x": ("east", "north", "south")}
+    assert ensemble.categories == (("east", "north", "south"),)
     other = write(tmp_path / "new.csv", "x", ["east", "north", "south", "west"])
     out = tmp_path / "out.csv"
     scored = hansa("predict", tmp_path / "again.json", other, "--save", out)
     assert scored.exit_code == 0, scored.output
-    assert (
-        "column 'x': 7 cells hold levels that the model does not know; they are taken as missing values"
-        in scored.stderr
-    )
-    codes = np.array([[0, 1, 2, np.nan] * 7], np.float32).T[:28]
-    expected = booster.predict(xgboost.DMatrix(codes, feature_names=["x"]))
+    assert "column 'x': 7 cells hold levels that the model does not know; they are of no category" in scored.stderr
+    codes = np.array([[0, 1, 2, 3] * 7], np.float32).T[:28]
+    expected = booster.predict(xgboost.DMatrix(codes, feature_names=["x"], feature_types=["c"]))
     np.testing.assert_allclose([float(line) for line in out.read_text().split()[1:]], expected, atol=1e-6)
-
-
-def test_in_coopetitive_mode_texts_are_categories(tmp_path):
-    path = write(tmp_path / "t.csv", "x", ["south", "north", "east", "south"])
-    result = simulate(path, "--mode", "coopetitive", "--save", tmp_path / "model.json")
-    assert result.exit_code == 0, result.output
-    assert "column" not in result.stderr
-    assert json.loads(result.stdout)["categories"] == {"x": 3}
-    assert from_json((tmp_path / "model.json").read_bytes()).categories == (("east", "north", "south"),)
 
 
 def test_digits_that_are_texts_and_dates_that_are_typed_in_parquet(tmp_path):

@@ -12,7 +12,6 @@ from hansa.cli.main import main
 from hansa.cli.option_types import Names, Objective, Range, RisingNumbers, Setting
 from hansa.plan import MODES, SERVER_LINKS
 from hansa.trees.ensemble import OBJECTIVES
-from hansa.trees.parameters import SOFTMAX
 from made_consortium import hansa, write_table
 
 
@@ -27,7 +26,6 @@ def table(tmp_path):
         (("--mode", "open"), ("--mode", "'open' is not one of", *MODES)),
         (("--server-links", "both"), ("--server-links", "'both' is not one of", *SERVER_LINKS)),
         (("--objective", "squared"), ("--objective", "'squared' is not one of", *OBJECTIVES)),
-        (("--objective", SOFTMAX[0]), ("--objective", f"{SOFTMAX[0]!r} is not supported", "--set num_class=K")),
         (("--decimal", ";"), ("--decimal", "';' is not one of")),
         (("--set", "max_depth"), ("--set", "'max_depth': expected name=value, such as eta=0.1")),
         (("--set", "=3"), ("--set", "'=3': expected name=value")),

@@ -43,7 +43,23 @@ def test_the_other_metrics_are_scikit_learns():
     assert scores["mae"] == pytest.approx(metrics.mean_absolute_error(values, predictions), rel=1e-6)
 
 
-@pytest.mark.parametrize("objective", [name for name in LOSSES if name not in ("binary:logistic", "binary:logitraw")])
+def test_scores_of_several_classes_are_scikit_learns():
+    draw = np.random.Generator(np.random.PCG64(3))
+    labels = draw.integers(0, 4, 300).astype(np.float32)
+    predictions = draw.dirichlet(np.ones(4), 300).astype(np.float32)
+    scores = score_table("multi:softprob", predictions, labels)
+    assert tuple(scores) == METRICS["multi:softprob"]
+    assert scores["mlogloss"] == pytest.approx(metrics.log_loss(labels, predictions), rel=1e-5)
+    assert scores["merror"] == pytest.approx(1 - metrics.accuracy_score(labels, predictions.argmax(axis=1)))
+    p = predictions.astype(np.float64)
+    one_to_rest = metrics.roc_auc_score(labels, p / p.sum(axis=1, keepdims=True), multi_class="ovr")
+    assert scores["auc_ovr"] == pytest.approx(one_to_rest, rel=1e-6)
+
+
+OTHERS = [name for name, loss in LOSSES.items() if loss.gradients not in ("logistic", "softmax")]
+
+
+@pytest.mark.parametrize("objective", OTHERS)
 def test_scores_of_losses_are_means_over_rows(objective):
     draw = np.random.Generator(np.random.PCG64(2))
     margins, labels = draw.normal(size=200), draw.gamma(2, size=200).astype(np.float32)

@@ -215,3 +215,19 @@ def test_trees_of_drawn_rows_are_xgboosts_trees_of_these_rows(objective):
         other = from_json(bytes(xgboost.train(given, matrix, 1).save_raw("json"))).trees[0]
         assert same(mine, other, features[:, drawn])
         add_margins([mine], features, margins)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_shap_reads_sets_of_categories_and_classes(classes):
+    """Its values and expected value, which it has once it gave values, add up to the margins."""
+    shap = pytest.importorskip("shap")
+    features, labels = made_table(4, classes)
+    given = {"objective": "multi:softprob", "num_class": classes} if classes else {"objective": "reg:squarederror"}
+    ours = trained_here(features, labels, max_depth=3, **given)
+    assert any(len(own) > 1 for tree in ours.trees for own in tree.categories.values())
+    booster = xgboost.Booster()
+    booster.load_model(bytearray(to_json(ours)))
+    matrix = xgboost.DMatrix(features.T, feature_types=booster.feature_types, feature_names=booster.feature_names)
+    explainer = shap.TreeExplainer(booster)
+    values = explainer.shap_values(matrix)
+    assert np.allclose(values.sum(axis=1) + explainer.expected_value, ours.predict_margin(features), atol=1e-4)
