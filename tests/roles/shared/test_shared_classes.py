@@ -78,9 +78,15 @@ def test_the_base_scores_are_the_pooled_shares_of_the_classes():
     talk = SharedTalk(plan, tables).run()
     assert talk.error is None
     ensemble = from_json(talk.models["dune"])
-    assert ensemble.base_score == pytest.approx((0.5, 0.4, 0.1), abs=0.01)
     labels = np.concatenate([own.label for own in tables.values()])
-    assert ensemble.base_score == pytest.approx([np.mean(labels == k) for k in range(K)], rel=1e-6)
+    shares = [np.mean(labels == k) for k in range(K)]
+    assert shares == pytest.approx((0.5, 0.4, 0.1), abs=0.01)
+    assert recorded_starts(plan, tables)[0].base_score == pytest.approx(shares, rel=1e-6)
+    # All outputs share one base score; each one's own stands in the leaves of its first tree.
+    assert ensemble.base_score == (0.5,) * K
+    for k, tree in enumerate(ensemble.trees[:K]):
+        leaves = tree.split_conditions[tree.left_children < 0]
+        assert abs(np.median(leaves) - np.log(shares[k] / (1 - shares[k]))) < 0.5
     assert np.mean(ensemble.predict(class_rows().features).argmax(axis=1) == class_rows().label) > 0.55
     assert sum("pooled_sums" in opening for opening in talk.members["aurora"].openings) == 1
 
@@ -105,7 +111,7 @@ def test_weights_and_statistics():
         mine = rows.label == k
         w = rows.weight.astype(np.float64) * np.where(mine, 2.0, 1.0)
         assert start.values.total_weight[k] == pytest.approx(w.sum(), rel=0.02)
-        p = ensemble.base_scores[k]
+        p = start.values.base_score[k]
         assert tree.sum_hessian[0] == pytest.approx((w * p * (1 - p)).sum(), rel=0.01)
         assert tree.loss_changes[0] > 1
     assert ensemble.importance("total_gain")
