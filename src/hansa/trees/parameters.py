@@ -460,7 +460,7 @@ def _check(name: str, value: Any) -> Any:
         case "num_parallel_tree":
             return _integer(name, value, 1, 100_000)
         case "grow_policy":
-            if value not in GROW_POLICIES:
+            if not isinstance(value, str) or value not in GROW_POLICIES:
                 raise _refuse(name, value, f"one of {', '.join(GROW_POLICIES)}")
             return value
         case "monotone_constraints":
