@@ -14,6 +14,10 @@ ALL_NODES = np.zeros(0, np.int32)
 """`Level.nodes` where every active node is decided, in their order."""
 
 
+NO_CATEGORIES = np.zeros(0, np.uint8)
+"""`Level.categories` where no node is split by a categorical feature."""
+
+
 class Level(NamedTuple):
     """What happens to active nodes: n of them are decided, the others wait.
 
@@ -39,7 +43,7 @@ class Level(NamedTuple):
     build_left: npt.NDArray[np.uint8]
     child_leaf: npt.NDArray[np.float32]
     nodes: npt.NDArray[np.int32] = ALL_NODES
-    categories: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+    categories: npt.NDArray[np.uint8] = NO_CATEGORIES
 
     def copy(self) -> Level:
         """The same in arrays of its own."""

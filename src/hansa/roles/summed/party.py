@@ -66,7 +66,7 @@ from hansa.secure.keys import RunNames
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, base_margin
 from hansa.trees.growth import Buffers, RowPartition, check_level, nodes_to_build, rounded, tree_received
-from hansa.trees.level import Level
+from hansa.trees.level import ALL_NODES, BOTH_LEAVES, NO_CATEGORIES, Level
 from hansa.trees.losses import LOSSES, is_exponential, is_softmax
 from hansa.trees.metrics import MetricScale, metric_sums
 from hansa.trees.sampling import draw_by_contents, draw_columns
@@ -611,9 +611,10 @@ class Party:
             )
         level = self._read_level(message)
         self._keep(level)
-        self._nodes += 2 * len(level.splits) + (self._level == 0)
-        unordered = (level.feature >= 0) & (self._rules.n_categories[level.feature] > 0)
-        self._categories += int(level.bin[unordered].sum())
+        self._nodes += 2 * int(np.count_nonzero(level.feature >= 0)) + (self._level == 0)
+        if len(level.categories):
+            unordered = (level.feature >= 0) & (self._rules.n_categories[level.feature] > 0)
+            self._categories += int(level.bin[unordered].sum())
         named = None
         if self._counts is not None:
             with self._blaming():
@@ -676,7 +677,9 @@ class Party:
         def read(name: str, dtype: type[np.generic], count: int | None) -> Any:
             return messages.to_array(sender, f"SplitNodes.{name}", getattr(message, name), dtype, (count,))
 
-        nodes = read("nodes", np.int32, None if guided else 0)
+        # Where levels are whole and no feature is categorical both are empty, and not read: this is done at every level.
+        nodes = read("nodes", np.int32, None if guided else 0) if guided or len(message.nodes.data) else ALL_NODES
+        unordered = len(message.categories.data) > 0
         decided = len(nodes) if guided else active
         level = Level(
             feature=read("feature", np.int32, decided),
@@ -686,7 +689,7 @@ class Party:
             build_left=read("build_left", np.uint8, None),
             child_leaf=read("child_leaf", np.float32, None),
             nodes=nodes,
-            categories=read("categories", np.uint8, None),
+            categories=read("categories", np.uint8, None) if unordered else NO_CATEGORIES,
         )
         broken = check_level(
             level, self._allowed, self._present, self._rules.n_categories, active
@@ -703,6 +706,10 @@ class Party:
     def _grown_wrongly(self, level: Level) -> str:
         """The rule of the plan's limits on trees that a level breaks, or ""; the depths of the nodes that are active below it."""
         parameters = self._plan.parameters
+        if parameters.grow_policy == "depthwise" and not parameters.max_leaves and not self._node_columns.restricted:
+            if not level.last and self._level + 1 >= parameters.max_depth:
+                return f"the tree grows beyond max_depth {parameters.max_depth}"
+            return "children of one level are leaves and are built" if BOTH_LEAVES in level.build_left else ""
         depths, built = self._depths[level.splits] + 1, level.built
         self._leaves += len(depths)
         if parameters.max_depth and (depths + built).max(initial=0) > parameters.max_depth:
