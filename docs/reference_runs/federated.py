@@ -112,7 +112,7 @@ def train(plan: Plan, tables: Mapping[str, Rows], add_up: AddUp = add_in_the_cle
 
         # 6. The leaves bound the next tree's sums: its scale goes out with this tree's last splits, and saves a round trip.
         sums_now = [math.ldexp(int(total), unit) for total, unit in zip(totals, units, strict=True)]
-        leaves, hessians = grower.leaves()
+        leaves, hessians = np.abs(grower.leaves.values), grower.leaves.hessians
         margin += float(leaves.max())
         moves = leaves + margin * MARGIN_ERROR
         after = objective.sums_after(p.objective, *sums_now, moves, hessians, n / scales.hessian, start.weight)

@@ -14,6 +14,7 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from hansa.trees.dominance import Contributors
 from hansa.trees.ensemble import ROOT_PARENT, Tree
 from hansa.trees.guided_search import FeatureRules
 from hansa.trees.histogram import Codes, Int64, Layout
-from hansa.trees.level import BOTH_LEAVES, Level
+from hansa.trees.level import BOTH_LEAVES, NO_CATEGORIES, NO_CHILD_LEAVES, NOTHING_BUILT, Level
 from hansa.trees.node_columns import NodeColumns
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
@@ -327,11 +328,15 @@ class Buffers:
         return kept[:size].reshape(shape)
 
 
+_NO_BOUNDS = np.zeros((0, 2))
+
+
 class _Waiting(NamedTuple):
     """A node that may be split later, where the largest gain goes first.
 
     number: as XGBoost numbers nodes, in the order in which they are made. found, totals, chosen: int64 (5,), int64 (2,) and uint8
-    (category bytes,), of the search. histogram: int64 (planes, cells), running sums; own: int64 (parties, cells). bounds: float64 (2,).
+    (category bytes,), of the search. histogram: int64 (planes, cells), running sums; own: int64 (parties, cells). bounds: float64 (1, 2),
+    or (0, 2) for none.
     """
 
     number: int
@@ -346,14 +351,34 @@ class _Waiting(NamedTuple):
 
 
 class _Decided(NamedTuple):
-    """A level, with what the model tells of its nodes: float64 gains (n,), int64 totals (n, 2) of the decided ones, in its order; int64
-    children (2 splits, 2), totals; float32 inner (n,), weights of those that split."""
+    """A level, with what the model tells of its nodes: float64 gains (n,), int64 totals (n, 2) and float64 bounds (n, 2), or (0, 2) for
+    none, of the decided ones, in its order; int64 children (2 splits, 2), totals."""
 
     level: Level
     gains: npt.NDArray[np.float64]
     totals: Int64
+    bounds: npt.NDArray[np.float64]
     children: Int64
-    inner: npt.NDArray[np.float32]
+
+
+class _Below(NamedTuple):
+    """What the nodes below a level begin with: int64 where (pairs,), their parents' positions; `Level.build_left`; int64 totals
+    (2 pairs, 2); float64 bounds (2 pairs, 2), or (0, 2) for none."""
+
+    where: Int64
+    build_left: npt.NDArray[np.uint8]
+    totals: Int64
+    bounds: npt.NDArray[np.float64]
+
+
+class Leaves(NamedTuple):
+    """Leaves of a tree: float64 values, and float64 hessians, the sums of h of their rows; both (leaves,).
+
+    A row's h counts with an error of at most one unit of its scale.
+    """
+
+    values: npt.NDArray[np.float64]
+    hessians: npt.NDArray[np.float64]
 
 
 class Grower:
@@ -399,6 +424,7 @@ class Grower:
         self._rules = rules
         self._node_columns = node_columns
         self._guided = bool(contributors) or rules.guided or node_columns.restricted
+        self._eta = parameters.tree_eta
         rule = splitting.rule_of(parameters, scales)
         self._rule = rule
         self._rule_array = np.array(
@@ -424,7 +450,7 @@ class Grower:
         self._waiting: list[_Waiting] = []
         self._numbers = [0]
         self._decided: list[_Decided] = []
-        self._start_level(np.zeros((1, 2), np.int64), np.array([[-np.inf, np.inf]]))
+        self._start_level(np.zeros((1, 2), np.int64), np.array([[-np.inf, np.inf]]) if rules.bounded else _NO_BOUNDS)
 
     def _start_level(self, totals: Int64, bounds: npt.NDArray[np.float64]) -> None:
         active = len(totals)
@@ -500,27 +526,44 @@ class Grower:
         return self._decide_depthwise() if self._parameters.grow_policy == "depthwise" else self._decide_best_first()
 
     def _decide_depthwise(self) -> Level:
-        gains, found, totals, parameters = self._gains, self._found, self._totals, self._parameters
+        gains, found, totals, bounds, parameters = (
+            self._gains,
+            self._found,
+            self._totals,
+            self._bounds,
+            self._parameters,
+        )
         deepest = self._depth + 1 == parameters.max_depth
-        bounds = self._bounds if self._rules.bounded else _NO_BOUNDS
         feature, bins, missing_left, where, children, leaf, last = splitting.decide_level(
-            gains, found, totals, bounds, parameters.gamma, self._rule_array, parameters.tree_eta, deepest,
+            gains, found, totals, bounds, parameters.gamma, self._rule_array, self._eta, deepest,
             self._leaves, parameters.max_leaves,
         )  # fmt: skip
         self._leaves += len(where)
-        build_left = np.zeros(0, np.uint8) if last else splitting.lighter_left(children)
-        child_bounds = self._child_bounds(found[where], totals[where], self._bounds[where])
-        child_leaf = self._leaf_values(children, child_bounds) if last else np.zeros(0, np.float32)
-        categories = self._category_bits(feature[where], self._chosen[where])
-        return self._keep(
-            Level(feature, bins, missing_left, leaf, build_left, child_leaf, categories=categories),
+        child_bounds = self._child_bounds(found, totals, bounds, where)
+        categories = (
+            self._category_bits(feature[where], self._chosen[where]) if self._rules.category_bytes else NO_CATEGORIES
+        )
+        if last:
+            level = Level(
+                feature,
+                bins,
+                missing_left,
+                leaf,
+                NOTHING_BUILT,
+                self._leaf_values(children, child_bounds),
+                categories=categories,
+            )
+            return self._keep(level, gains, totals, bounds, children)
+        build_left = splitting.lighter_left(children)
+        level = self._keep(
+            Level(feature, bins, missing_left, leaf, build_left, NO_CHILD_LEAVES, categories=categories),
             gains,
             totals,
-            self._bounds,
-            where,
+            bounds,
             children,
-            child_bounds,
         )
+        self._below = _Below(where, level.build_left, children, child_bounds)
+        return level
 
     def _decide_best_first(self) -> Level:
         """Split the node of the largest gain, and more where the children of each are leaves (XGBoost's `Driver`).
@@ -544,10 +587,10 @@ class Grower:
         count, total = len(splits), len(decided)
         found = np.array([node.found for node in nodes], np.int64).reshape(total, 5)
         totals = np.array([node.totals for node in nodes], np.int64).reshape(total, 2)
-        bounds = np.array([node.bounds for node in nodes]).reshape(total, 2)
+        bounds = np.array([node.bounds for node in nodes]).reshape(-1, 2)
         is_split = np.arange(total) < count
         children = np.stack([found[:count, 3:], totals[:count] - found[:count, 3:]], 1).reshape(2 * count, 2)
-        child_bounds = self._child_bounds(found[:count], totals[:count], bounds[:count])
+        child_bounds = self._child_bounds(found, totals, bounds, np.arange(count))
         build_left = np.full(count if goes_on else 0, BOTH_LEAVES, np.uint8)
         if goes_on:
             build_left[-1:] = splitting.lighter_left(children[-2:])
@@ -573,8 +616,9 @@ class Grower:
             self._parents = best.histogram[None]
             self._own_parents = best.own[:, None]
         self._waiting = [node for at, node in enumerate(active) if at not in set(decided)]
-        gains = np.array([node.gain for node in nodes])
-        return self._keep(level, gains, totals, bounds, np.arange(count), children, child_bounds)
+        level = self._keep(level, np.array([node.gain for node in nodes]), totals, bounds, children)
+        self._below = _Below(np.zeros(1, np.int64), level.build_left, children[-2:], child_bounds[-2:])
+        return level
 
     def _candidates(self) -> list[_Waiting]:
         """All active nodes: those of this level, whose histograms are copied, and those that wait."""
@@ -586,7 +630,7 @@ class Grower:
                 self._found[at],
                 self._totals[at],
                 self._chosen[at],
-                self._bounds[at],
+                self._bounds[at : at + 1],
                 self.nodes[at].copy(),
                 self._contributors.nodes[:, at],
             )
@@ -600,50 +644,43 @@ class Grower:
         gains: npt.NDArray[np.float64],
         totals: Int64,
         bounds: npt.NDArray[np.float64],
-        where: Int64,
         children: Int64,
-        child_bounds: npt.NDArray[np.float64],
     ) -> Level:
-        """Round what is to be rounded, and keep the level for the tree.
-
-        where: of the decided nodes, those that split.
-        """
+        """Round what is to be rounded, and keep the level for the tree."""
         if self._leaf_bits is not None:
             leaf, child_leaf = rounded(level.leaf, self._leaf_bits), rounded(level.child_leaf, self._leaf_bits)
             build_left = np.where(level.build_left == BOTH_LEAVES, level.build_left, 1).astype(np.uint8)
             level = level._replace(leaf=leaf, child_leaf=child_leaf, build_left=build_left)
-        inner = np.zeros(len(totals), np.float32)
-        splitting.leaf_weights(totals, self._rule_array, bounds if self._rules.bounded else _NO_BOUNDS, inner)
-        self._decided.append(_Decided(level, gains, totals, children, inner))
-        if not level.last:
-            built = np.repeat(level.built, 2)
-            self._next = where, level.build_left, children[built], child_bounds[built]
+        self._decided.append(_Decided(level, gains, totals, bounds, children))
         return level
 
     def _leaf_values(self, totals: Int64, bounds: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        """Values of leaves with these totals, int64 (n, 2), and bounds, float64 (n, 2)."""
+        """Values of leaves with these totals, int64 (n, 2), and bounds, float64 (n, 2) or (0, 2) for none."""
         values = np.empty(len(totals), np.float32)
-        splitting.leaf_weights(totals, self._rule_array, bounds if self._rules.bounded else _NO_BOUNDS, values)
-        return values * np.float32(self._parameters.tree_eta)
+        splitting.leaf_weights(totals, self._rule_array, bounds, values)
+        return values * np.float32(self._eta)
 
     def _category_bits(
         self, features: npt.NDArray[np.integer[Any]], chosen: npt.NDArray[np.uint8]
     ) -> npt.NDArray[np.uint8]:
         """`Level.categories` of the splits of these features; chosen: uint8 (splits, category bytes)."""
         if not chosen.size:
-            return np.zeros(0, np.uint8)
+            return NO_CATEGORIES
         sizes = bytes_of(self._rules.n_categories[features])
         return np.asarray(chosen[np.arange(chosen.shape[1]) < sizes[:, None]])
 
-    def _child_bounds(self, found: Int64, totals: Int64, bounds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Bounds on the weights of the children of nodes that split: float64 (2 splits, 2)."""
+    def _child_bounds(
+        self, found: Int64, totals: Int64, bounds: npt.NDArray[np.float64], where: Int64
+    ) -> npt.NDArray[np.float64]:
+        """Bounds on the weights of the children of the nodes at `where`: float64 (2 splits, 2), or (0, 2) for none."""
         if not self._rules.bounded:
-            return np.repeat(bounds, 2, axis=0)
-        return np.asarray(guided_search.child_bounds(found, totals, bounds, self._rules.monotone, self._rule_array))
+            return _NO_BOUNDS
+        of_splits = found[where], totals[where], bounds[where]
+        return np.asarray(guided_search.child_bounds(*of_splits, self._rules.monotone, self._rule_array))
 
     def go_on(self) -> None:
         """Go to the level below the one that was decided, which was not the last."""
-        where, self._build_left, children, bounds = self._next
+        where, self._build_left, children, bounds = self._below
         self._steps += 1
         if self._parameters.grow_policy == "depthwise":
             self._depth += 1
@@ -656,42 +693,36 @@ class Grower:
         self._node_columns.advance(self._decided[-1].level)
         self._start_level(children, bounds)
 
-    def leaves(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Of a tree that is decided to its last level: sizes of its leaves' values, and sums of h of their rows, float64 (leaves,).
-
-        A row's h counts with an error of at most one unit of its scale.
-        """
+    @cached_property
+    def leaves(self) -> Leaves:
+        """Of a tree that is decided to its last level."""
         values, hessians = [], []
-        for level, _, totals, children, _ in self._decided:
+        for level, _, totals, _, children in self._decided:
             where = level.feature < 0
-            of_leaves = np.repeat(~level.built, 2)
-            values += [level.leaf[where], level.child_leaf]
-            hessians += [totals[where, 1], children[of_leaves, 1]]
-        return np.abs(np.concatenate(values).astype(np.float64)), np.concatenate(hessians) * self._rule.hessian_unit
-
-    def highest_leaf(self) -> float:
-        """Of a tree that is decided to its last level: the largest value of a leaf."""
-        return max(
-            float(max(level.leaf[level.feature < 0].max(initial=-np.inf), level.child_leaf.max(initial=-np.inf)))
-            for level, *_ in self._decided
-        )
+            values.append(level.leaf[where])
+            hessians.append(totals[where, 1])
+            if len(level.child_leaf):
+                values.append(level.child_leaf)
+                hessians.append(children[np.repeat(~level.built, 2), 1])
+        return Leaves(np.concatenate(values).astype(np.float64), np.concatenate(hessians) * self._rule.hessian_unit)
 
     def tree(self, cut_offsets: Int64, cut_values: npt.NDArray[np.float32]) -> Tree:
         """The finished tree, nodes numbered as XGBoost does, thresholds taken from the cuts of each feature."""
+        totals = np.concatenate([decided.totals for decided in self._decided])
+        inner = np.zeros(len(totals), np.float32)
+        bounds = np.concatenate([decided.bounds for decided in self._decided])
+        splitting.leaf_weights(totals, self._rule_array, bounds, inner)
         return _assembled(
             [decided.level for decided in self._decided],
             cut_offsets,
             cut_values,
             self._rules.n_categories,
             np.concatenate([decided.gains for decided in self._decided]),
-            np.concatenate([decided.totals for decided in self._decided]),
+            totals,
             np.concatenate([decided.children for decided in self._decided]),
-            np.concatenate([decided.inner for decided in self._decided]),
+            inner,
             self._rule.hessian_unit,
         )
-
-
-_NO_BOUNDS = np.zeros((0, 2))
 
 
 def _assembled(
@@ -705,7 +736,10 @@ def _assembled(
     inner: npt.NDArray[np.float32],
     hessian_unit: float,
 ) -> Tree:
-    """The tree of these levels; gains, totals, children and inner as in `_Decided`, all levels' one after the other."""
+    """The tree of these levels.
+
+    gains, totals, children: as in `_Decided`, all levels' one after the other. inner: float32 (n,), weights of the nodes that split.
+    """
     *arrays, firsts = _assemble(
         np.array([len(level.feature) for level in levels]),
         np.array([len(level.build_left) for level in levels]),
@@ -836,7 +870,7 @@ def tree_received(
         DataError: `statistics` has another number of nodes.
     """
     decided = sum(len(level.feature) for level in levels)
-    splits = sum(len(level.splits) for level in levels)
+    splits = sum(int(np.count_nonzero(level.feature >= 0)) for level in levels)
     if statistics is not None and statistics.num_nodes != 1 + 2 * splits:
         raise DataError(
             f"a tree has {statistics.num_nodes} nodes; the splits and leaves of this run made {1 + 2 * splits}"

@@ -15,6 +15,7 @@ Dominance: `trees.dominance`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,17 +46,17 @@ class FeatureRules:
     max_cat_to_onehot: int
     max_cat_threshold: int
 
-    @property
+    @cached_property
     def bounded(self) -> bool:
         """Whether weights have bounds."""
         return bool(self.monotone.any())
 
-    @property
+    @cached_property
     def guided(self) -> bool:
         """Whether there is anything to heed in the search itself."""
         return self.bounded or bool(self.n_categories.any())
 
-    @property
+    @cached_property
     def category_bytes(self) -> int:
         """Bytes of the bits of the feature with the most categories."""
         return (int(self.n_categories.max(initial=0)) + 7) // 8
@@ -299,10 +300,13 @@ def _finish_range(  # type: ignore[no-untyped-def]
             for party in range(parties):
                 own[party, there] = own_parents[party, above] - own[party, here]
         for node in range(begin, min(begin + 2, nodes.shape[0])):
+            low, high = -np.inf, np.inf
+            if is_bounded:
+                low, high = bounds[node, 0], bounds[node, 1]
             gains[node] = best_of_node(
                 nodes[node], own[:, node], columns, offsets, has_missing, usable[node] if usable.shape[0] else usable_all(),
                 n_categories, monotone, is_bounded, max_cat_to_onehot, max_cat_threshold,
-                totals[node, 0], totals[node, 1], bounds[node, 0], bounds[node, 1], rule, found[node], chosen[node],
+                totals[node, 0], totals[node, 1], low, high, rule, found[node], chosen[node],
             )  # fmt: skip
 
 
@@ -321,7 +325,7 @@ def finish_nodes(first: int, last: int, *arguments: Any, pool: WorkerPool) -> No
             where dominance is no rule.
         usable: bool (active, k): columns of each node; (0, k) where all are.
         n_categories, monotone, is_bounded, max_cat_to_onehot, max_cat_threshold: of `FeatureRules`.
-        bounds: float64 (active, 2). chosen: uint8 (active, category bytes), written.
+        bounds: float64 (active, 2), read where `is_bounded`. chosen: uint8 (active, category bytes), written.
     """
     if pool.threads == 1:
         _finish_range(no_start_signal(), first, last, *arguments)

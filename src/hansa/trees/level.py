@@ -17,6 +17,12 @@ ALL_NODES = np.zeros(0, np.int32)
 NO_CATEGORIES = np.zeros(0, np.uint8)
 """`Level.categories` where no node is split by a categorical feature."""
 
+NOTHING_BUILT = np.zeros(0, np.uint8)
+"""`Level.build_left` where the tree ends."""
+
+NO_CHILD_LEAVES = np.zeros(0, np.float32)
+"""`Level.child_leaf` where no child is a leaf."""
+
 
 class Level(NamedTuple):
     """What happens to active nodes: n of them are decided, the others wait.
@@ -47,7 +53,7 @@ class Level(NamedTuple):
 
     def copy(self) -> Level:
         """The same in arrays of its own."""
-        return Level(**{name: array.copy() for name, array in self._asdict().items()})
+        return Level._make(array.copy() for array in self)
 
     @property
     def last(self) -> bool:

@@ -686,10 +686,11 @@ class Aggregator:
 
     def _widen_margins(self, grower: Grower) -> None:
         """Widen the bounds on margins by the leaves of this tree."""
-        leaves, _ = grower.leaves()
-        self._margin_bound += float(leaves.max())
-        self._highest_margin += max(float(grower.highest_leaf()), 0.0)
-        self._moved += max(float(grower.highest_leaf()), 0.0)
+        values = grower.leaves.values
+        highest = max(float(values.max()), 0.0)
+        self._margin_bound += float(np.abs(values).max())
+        self._highest_margin += highest
+        self._moved += highest
 
     def _sums_after(self, grower: Grower) -> tuple[float, float]:
         """Upper bounds of sum |g| and sum h once rows have the leaves of this round; infinite where only those of totals are known."""
@@ -700,12 +701,12 @@ class Aggregator:
         if self._per_round > 1:
             growing = is_exponential(self._plan.parameters.objective)
             return math.inf, hessian_sum * math.exp(moved) if growing else hessian_sum
-        leaves, hessians = grower.leaves()
+        values, hessians = grower.leaves
         return objective.sums_after(
             self._plan.parameters.objective,
             gradient_sum,
             hessian_sum,
-            leaves + self._margin_bound * MARGIN_ERROR,
+            np.abs(values) + self._margin_bound * MARGIN_ERROR,
             hessians,
             self._n_rows / self._scales.hessian,
             self._start.weight,

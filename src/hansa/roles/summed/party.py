@@ -66,7 +66,7 @@ from hansa.secure.keys import RunNames
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, base_margin
 from hansa.trees.growth import Buffers, RowPartition, check_level, nodes_to_build, rounded, tree_received
-from hansa.trees.level import ALL_NODES, BOTH_LEAVES, NO_CATEGORIES, Level
+from hansa.trees.level import ALL_NODES, NO_CATEGORIES, Level
 from hansa.trees.losses import LOSSES, is_exponential, is_softmax
 from hansa.trees.metrics import MetricScale, metric_sums
 from hansa.trees.sampling import draw_by_contents, draw_columns
@@ -709,7 +709,8 @@ class Party:
         if parameters.grow_policy == "depthwise" and not parameters.max_leaves and not self._node_columns.restricted:
             if not level.last and self._level + 1 >= parameters.max_depth:
                 return f"the tree grows beyond max_depth {parameters.max_depth}"
-            return "children of one level are leaves and are built" if BOTH_LEAVES in level.build_left else ""
+            both = len(level.child_leaf) > 0 and not level.last
+            return "children of one level are leaves and are built" if both else ""
         depths, built = self._depths[level.splits] + 1, level.built
         self._leaves += len(depths)
         if parameters.max_depth and (depths + built).max(initial=0) > parameters.max_depth:
