@@ -16,6 +16,10 @@ from hansa.trees.least_rows import add_up
 from hansa.trees.losses import is_softmax
 from hansa.trees.parameters import Parameters
 
+FEW_BINS = 8
+WIDE_BINS = 256 - 1
+"""Bins beside which a code for missing values has room in one byte."""
+
 
 def prepare(plan: Plan) -> None:
     """Load the mode's kernels before anybody waits for this member, and spare the collector what stays for good."""
@@ -34,15 +38,13 @@ def warm_up(parameters: Parameters, categorical: bool = False) -> None:
     `categorical`: whether some features are. Done first in the process that starts others, it also fills the cache that they all
     load from.
     """
-    label = np.array([0, 1] * 8, np.float32) + (parameters.label_kind == "positive")
-    features = np.tile(np.arange(16, dtype=np.float32), (2, 1))
-    features[1, 3] = np.nan
     tiny = replace(
         parameters,
         num_class=2 if is_softmax(parameters.objective) else 0,
         rounds=1,
         max_depth=2,
         num_parallel_tree=1,
+        max_bin=min(parameters.max_bin, FEW_BINS),
         monotone_constraints=(("a", 1),) if parameters.monotone_constraints else (),
         interaction_constraints=(("a", "b"),) if parameters.interaction_constraints else (),
         colsample_bytree=1.0,
@@ -57,13 +59,28 @@ def warm_up(parameters: Parameters, categorical: bool = False) -> None:
         parties=("party",),
         receivers=("party",),
         minimum_parties=1,
-        schema=Schema(("a", "b"), "label", categories=((), tuple(range(16))) if categorical else ()),
+        schema=Schema(("a", "b"), "label", categories=((), tuple(range(FEW_BINS))) if categorical else ()),
         parameters=tiny,
+        evaluation_fraction=0.25,
+        min_cell_rows=2,
     )
-    train_in_process(plan, {"party": Rows(features, label, None)})
+    train_in_process(plan, {"party": _rows(FEW_BINS, parameters)})
+    if parameters.max_bin > WIDE_BINS:  # codes of two bytes each
+        wide = replace(plan, parameters=replace(tiny, max_bin=parameters.max_bin), schema=Schema(("a", "b"), "label"))
+        train_in_process(wide, {"party": _rows(WIDE_BINS, parameters)})
     # Row counts are verified among several parties only; what comes from a frame cannot be written to.
     words, none = np.frombuffer(bytes(32), np.int64).reshape(2, 2), np.zeros(0, np.int64)
     add_up(words, np.zeros(1, np.int64), 0, 1, none, none, np.empty(1, np.int64))
+
+
+def _rows(bins: int, parameters: Parameters) -> Rows:
+    """Rows of two features: the first has values for more bins than these, the second a few categories; of each one value is missing."""
+    count = 8 * bins
+    label = np.array([0, 1] * (count // 2), np.float32) + (parameters.label_kind == "positive")
+    numbers = np.arange(count, dtype=np.float32)
+    features = np.stack([numbers // 4, numbers % FEW_BINS])
+    features[:, 3] = np.nan
+    return Rows(features, label, None)
 
 
 def warm_up_shares(parameters: Parameters) -> None:

@@ -284,9 +284,8 @@ def isolating(targets: np.ndarray, features: np.ndarray, got: list[tuple[int, bo
             np.zeros(0 if last else 1, np.uint8) + 1, np.zeros(0, np.float32),
         )  # fmt: skip
         if not last:
-            self._next = where, level.build_left, children, np.zeros((2, 2))
-        inner = np.zeros(active, np.float32)
-        self._decided.append(growth._Decided(level, np.zeros(active), self._totals, children, inner))
+            self._below = growth._Below(where, level.build_left, children, self._bounds)
+        self._decided.append(growth._Decided(level, np.zeros(active), self._totals, self._bounds, children))
         return level
 
     return decide, state
