@@ -74,7 +74,7 @@ def warm_up(parameters: Parameters, categorical: bool = False) -> None:
 
 
 def _rows(bins: int, parameters: Parameters) -> Rows:
-    """Rows of two features: the first has values for more bins than these, the second a few categories; of each one value is missing."""
+    """Rows of two features: one with values for more bins than these, one with a few categories; one value of each is missing."""
     count = 8 * bins
     label = np.array([0, 1] * (count // 2), np.float32) + (parameters.label_kind == "positive")
     numbers = np.arange(count, dtype=np.float32)

@@ -335,8 +335,8 @@ class _Waiting(NamedTuple):
     """A node that may be split later, where the largest gain goes first.
 
     number: as XGBoost numbers nodes, in the order in which they are made. found, totals, chosen: int64 (5,), int64 (2,) and uint8
-    (category bytes,), of the search. histogram: int64 (planes, cells), running sums; own: int64 (parties, cells). bounds: float64 (1, 2),
-    or (0, 2) for none.
+    (category bytes,), of the search. bounds: float64 (1, 2), or (0, 2) for none. histogram: int64 (planes, cells), running sums. own:
+    int64 (parties, cells).
     """
 
     number: int
