@@ -215,7 +215,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def read_case(name: str, folder: Path) -> Table | None:
     """The table; None where there is none."""
     path, case = folder / f"{name}.csv.gz", CASES[name]
-    return read_table(path, case.label, case.party_column, texts_are_categories=True) if path.is_file() else None
+    return read_table(path, case.label, case.party_column) if path.is_file() else None
 
 
 def drawn(table: Table, most_rows: int) -> Table:
@@ -251,7 +251,7 @@ def compare(name: str, whole: Table, mode: str, split: int, setup: Setup, also_s
         table_rows=whole.n_rows,
         rows=table.n_rows,
         features=len(table.names),
-        categorical=len(table.categorical),
+        categorical=len(table.categories),
         hansa=found.metrics,
         xgboost={metric: None if math.isnan(value) else value for metric, value in scores.items()},
         test_rows={member: own.test_rows for member, own in found.members.items()},

@@ -61,7 +61,7 @@ def measure(name: str, repeats: int, quick: bool) -> Timed | None:
         table=name,
         rows=train.n_rows,
         features=len(train.names),
-        categorical=len(train.categorical),
+        categorical=len(train.categories),
         classes=case.classes,
         parties=len(found[0].members),
         trees=found[0].trees,

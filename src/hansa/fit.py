@@ -38,7 +38,6 @@ from hansa.progress import COMPILING, Bar, bar, metrics_text
 from hansa.roles.run import Progress
 from hansa.simulation.run import (
     SimulationSettings,
-    codes_told,
     make_plan,
     member_names,
     refusal_of_members,
@@ -48,7 +47,6 @@ from hansa.simulation.scores import score_table
 from hansa.simulation.summary import values_alone
 from hansa.simulation.tables import Table
 from hansa.trees.parameters import Parameters, parse_parameters
-from hansa.trees.xgboost_json import from_json, to_json
 
 if TYPE_CHECKING:
     from hansa.node.events import OnEvent
@@ -346,13 +344,13 @@ def fit(
         leaf_bits=leaf_bits,
     )
     heaviest = 1.0 if table.weight is None else float(table.weight.max())
-    levels = {name: table.categories[name] for name in table.categorical}
+    levels = dict(table.categories)
     labels = float(table.label.min()), float(table.label.max())
     plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, levels)
     start = _start_model(xgb_model)
     if start is not None:
         plan = replace(plan, start_model=hashlib.sha256(start).hexdigest())
-    told = [*codes_told(table), *table.warnings]
+    told = [*table.warnings]
     if (refusal := refusal_of_members(plan, parts)) is not None:
         plan = replace(plan, min_party_rows=0)
         told.append(refusal)
@@ -365,8 +363,6 @@ def fit(
         report = _reporting(on_event, calls, shown)
         model, history, traffic = _train(plan, parts, threads or useful_threads(), report, start)
     seconds = time.perf_counter() - started
-    if table.coded:
-        model = to_json(replace(from_json(model), codes=table.coded))
     ready = Model(model)
     calls.after_training(ready)
     return Run(
@@ -487,7 +483,6 @@ def _joined(
             weight=weight,
             subject=subject,
             categorical=categorical,
-            texts_are_categories=True,
             label_kind=kind,
             classes=classes,
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.coding import CodedTable, Coding, read_coded
+from hansa.data.coding import CodedTable, read_coded
 from hansa.data.frames import columns_of, open_columns
 from hansa.errors import DataError, HansaError
 from hansa.files import read_whole, write_whole
@@ -169,5 +169,4 @@ class Model:
             raise DataError(
                 f"X: no column {missing[0]!r}, which the model needs; found {', '.join(map(repr, columns))[:200]}"
             )
-        known = Coding({**self._levels, **self._ensemble.codes}, tuple(self._levels))
-        return read_coded(open_columns({name: columns[name] for name in names}, "X"), names, known=known)
+        return read_coded(open_columns({name: columns[name] for name in names}, "X"), names, known=self._levels)

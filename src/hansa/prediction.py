@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from hansa.data.coding import Coding, read_coded, read_texts
+from hansa.data.coding import read_coded, read_texts
 from hansa.data.files import quoted, writing_table
 from hansa.errors import DataError
 from hansa.files import read_whole, writing
@@ -37,8 +37,7 @@ def predict_table(
 
     The columns of the table that `keep` names come first, as they are. That of scores is called prediction; those of a model with
     several outputs prediction_0, prediction_1 and so on. Categorical columns hold levels, where the model tells them, and codes where
-    it does not. A level that the model does not know is of no category. So do text columns that a simulation coded; a text that the
-    model does not know is a missing value there.
+    it does not. A level that the model does not know is of no category.
 
     Raises DataError naming file and column where the table lacks a feature or a numeric one holds text.
     """
@@ -49,7 +48,7 @@ def predict_table(
     read = read_coded(
         table_path,
         ensemble.feature_names,
-        known=Coding({**levels, **ensemble.codes}, tuple(levels)),
+        known=levels,
         needs=f"which the model {model_path} needs",
         decimal=decimal,
     )

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hansa.data import files
-from hansa.data.coding import Coding, read_coded
+from hansa.data.coding import read_coded
 from hansa.data.schema import Schema
 from hansa.data.source import check_rows, read_rows
 from hansa.errors import DataError
@@ -29,22 +29,16 @@ def column_of(cells: list[str]) -> str:
     return "x,y\n" + "".join(f'"{cell}",{row % 2}\n' for row, cell in enumerate(cells))
 
 
-def test_texts_get_codes_in_sorted_order_and_are_named(tmp_path):
+def test_texts_are_categories_in_sorted_order(tmp_path):
     read = read_coded(csv(tmp_path, column_of(["south", "", "north", "east", "NA", "south"])), label="y")
-    assert read.coding.levels == {"x": ("east", "north", "south")}
-    assert read.coding.categorical == ()
+    assert read.levels == {"x": ("east", "north", "south")}
     np.testing.assert_array_equal(read.features, np.array([[2, np.nan, 1, 0, np.nan, 2]], np.float32))
 
 
-def test_texts_are_categories_where_the_mode_takes_them(tmp_path):
+def test_numbers_are_categories_where_they_are_named(tmp_path):
     path = csv(tmp_path, "v,n,w,y\na,1,b,0\nc,2,d,1\n")
-    assert read_coded(path, label="y", texts_are_categories=True).coding.categorical == ("v", "w")
-    assert read_coded(path, label="y", categorical=["n"]).coding.categorical == ("n",)
-    assert read_coded(path, label="y", categorical=["n"], texts_are_categories=True).coding.categorical == (
-        "v",
-        "n",
-        "w",
-    )
+    assert list(read_coded(path, label="y").levels) == ["v", "w"]
+    assert list(read_coded(path, label="y", categorical=["n"]).levels) == ["v", "n", "w"]
 
 
 @pytest.mark.parametrize(
@@ -62,15 +56,14 @@ def test_texts_are_categories_where_the_mode_takes_them(tmp_path):
     ],
 )
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
-@pytest.mark.parametrize("categories", [False, True])
-def test_what_is_neither_numbers_nor_plain_texts_is_refused(tmp_path, cells, row, found, ending, categories):
+def test_what_is_neither_numbers_nor_plain_texts_is_refused(tmp_path, cells, row, found, ending):
     path = tmp_path / f"t{ending}"
     if ending == ".csv":
         path.write_text(column_of(cells))
     else:
         pq.write_table(pa.table({"x": cells, "y": [row % 2 for row in range(len(cells))]}), path)
     with pytest.raises(DataError) as caught:
-        read_coded(path, label="y", texts_are_categories=categories)
+        read_coded(path, label="y")
     assert f"{path}, row {row}, column 'x': expected a number" in str(caught.value)
     assert f"found {found}" in str(caught.value)
     # A party's own reader says the same of the cell.
@@ -81,16 +74,20 @@ def test_what_is_neither_numbers_nor_plain_texts_is_refused(tmp_path, cells, row
 
 def test_a_column_that_is_named_categorical_may_mix_numbers_and_texts(tmp_path):
     path = csv(tmp_path, column_of(["428", "V57", "250.01", "428"]))
-    assert read_coded(path, label="y", categorical=["x"]).coding.levels == {"x": ("250.01", "428", "V57")}
+    assert read_coded(path, label="y", categorical=["x"]).levels == {"x": ("250.01", "428", "V57")}
 
 
 def test_numbers_with_leading_zeros_are_texts_as_categories(tmp_path):
-    assert read_coded(csv(tmp_path, column_of(["007", "7", "07"])), label="y", categorical=["x"]).coding.levels[
-        "x"
-    ] == ("007", "07", "7")
-    assert read_coded(csv(tmp_path, column_of(["10", "7.0", "-3"])), label="y", categorical=["x"]).coding.levels[
-        "x"
-    ] == (-3, 7, 10)
+    assert read_coded(csv(tmp_path, column_of(["007", "7", "07"])), label="y", categorical=["x"]).levels["x"] == (
+        "007",
+        "07",
+        "7",
+    )
+    assert read_coded(csv(tmp_path, column_of(["10", "7.0", "-3"])), label="y", categorical=["x"]).levels["x"] == (
+        -3,
+        7,
+        10,
+    )
 
 
 @pytest.mark.parametrize("kind", [pa.date32(), pa.timestamp("us"), pa.time64("us"), pa.binary(), pa.list_(pa.int64())])
@@ -108,10 +105,10 @@ def test_typed_columns_that_are_neither_numbers_nor_texts_are_refused(tmp_path, 
         read_coded(tmp_path / "t.parquet", label="y")
 
 
-def test_unknown_levels_are_missing_or_of_no_category_and_counted(tmp_path):
-    path = csv(tmp_path, "v,w,y\na,a,0\nz,z,1\n,,1\n")
-    read = read_coded(path, ["v", "w"], known=Coding({"v": ("a", "b"), "w": ("a", "b")}, ("w",)), label="y")
-    np.testing.assert_array_equal(read.features, np.array([[0, np.nan, np.nan], [0, 2, np.nan]], np.float32))
+def test_unknown_levels_are_of_no_category_and_counted(tmp_path):
+    path = csv(tmp_path, "v,w,y\na,2,0\nz,9,1\n,,1\n")
+    read = read_coded(path, ["v", "w"], known={"v": ("a", "b"), "w": (2, 3, 4)}, label="y")
+    np.testing.assert_array_equal(read.features, np.array([[0, 2, np.nan], [0, 3, np.nan]], np.float32))
     assert read.unknown == {"v": 1, "w": 1}
 
 
@@ -179,13 +176,13 @@ def test_scans_do_not_grow_with_the_columns(tmp_path, monkeypatch, ending, n_col
     monkeypatch.setattr(files, "connect", lambda *given: Counting(plain(*given), scans))
     read = read_coded(path, label="y", party="who")
     assert len(read.warnings) == len([i for i in range(n_columns) if i % 4 == 2])
-    assert len(read.coding.levels) == len([i for i in range(n_columns) if i % 4 == 1])
+    assert len(read.levels) == len([i for i in range(n_columns) if i % 4 == 1])
     assert_linear(scans, n_columns)
     scans.clear()
     names = tuple(name for name in table.column_names if name not in ("y", "who"))
     report = check_rows(path, Schema(names, "y"), label_kind="binary")
     # Each column of texts departs, and so does the one that the schema does not name.
-    assert len(report.violations) == len(read.coding.levels) + 1
+    assert len(report.violations) == len(read.levels) + 1
     assert_linear(scans, n_columns)
 
 

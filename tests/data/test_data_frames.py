@@ -46,7 +46,7 @@ def test_a_column_of_texts_is_read_as_a_csv_file_of_the_same_cells(cells, tmp_pa
         return
     got = read(frame)
     assert np.array_equal(got.features, expected.features, equal_nan=True)
-    assert got.coding.levels == expected.coding.levels
+    assert got.levels == expected.levels
 
 
 NUMBERS = {
@@ -76,7 +76,7 @@ def test_frames_of_every_library_give_the_same_numbers(make):
     expected = [[1, 2, 3], [1, 0, 1], [0.5, np.nan, 2], [1, np.nan, 3], [0, np.nan, 1]]
     assert got.names == tuple(NUMBERS)
     assert np.array_equal(got.features, np.array(expected, np.float32), equal_nan=True)
-    assert got.coding.levels == {"text": ("a", "b")}
+    assert got.levels == {"text": ("a", "b")}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "uint64", "bool", "object"])

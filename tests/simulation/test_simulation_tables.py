@@ -108,7 +108,7 @@ def test_a_partys_categories_read_back_as_the_same_codes(tmp_path):
     table.features[1] = np.arange(50) % 2
     table.features[:, ::7] = np.nan
     levels = {"a": ("it's", "naïve", 'b "quoted"'), 'b "quoted"': (10**15, -4)}
-    table = replace(table, categories=levels, categorical=tuple(levels))
+    table = replace(table, categories=levels)
     write_party_table(tmp_path / "p.parquet", table, "y", None)
     schema = Schema(table.names, "y", categories=tuple(levels.values()))
     back = read_rows(tmp_path / "p.parquet", schema, label_kind="binary")

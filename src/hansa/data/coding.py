@@ -1,8 +1,8 @@
 """A whole table that one process holds, turned into numbers: what `hansa simulate` and `hansa predict` read.
 
 A party's table is held to a schema, which lists the levels of categorical features (`source`). Here nobody listed them: a column of
-texts gets a code for each of its texts, and whoever reads it is told. A column of numbers with other texts among them, or of texts
-that mean numbers, dates or times, is refused with the row and the cure.
+texts is categorical, and its levels are its texts. A column of numbers with other texts among them, or of texts that mean numbers,
+dates or times, is refused with the row and the cure.
 """
 
 from __future__ import annotations
@@ -44,18 +44,8 @@ _INDEX = re.compile(r"__index_level_\d+__")
 Floats = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, eq=False)
-class Coding:
-    """How the texts of a table became numbers.
-
-    Attributes:
-        levels: by column, its levels; a level's place is its code.
-        categorical: the columns among them whose codes are categories. A level that is not listed is of no category there; in the
-            others it is a missing value.
-    """
-
-    levels: Mapping[str, tuple[Level, ...]]
-    categorical: tuple[str, ...] = ()
+Levels = Mapping[str, tuple[Level, ...]]
+"""By categorical column, its levels; a level's place is its code."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +57,8 @@ class CodedTable:
         features: float32 (n_features, n_rows), NaN missing.
         label, weight: float32 (n_rows,), or None where none was asked for.
         party, subject: object (n_rows,), texts, or None.
-        coding: of the columns of texts.
-        unknown: by such a column, how many cells hold a level that `coding` does not list.
+        levels: of the categorical columns.
+        unknown: by such a column, how many cells hold a level that `levels` does not list: they are of no category.
         warnings: what is allowed but probably not meant.
     """
 
@@ -77,7 +67,7 @@ class CodedTable:
     label: Floats | None
     weight: Floats | None
     party: npt.NDArray[np.object_] | None
-    coding: Coding
+    levels: Levels
     unknown: Mapping[str, int]
     warnings: tuple[str, ...]
     subject: npt.NDArray[np.object_] | None = None
@@ -87,13 +77,12 @@ def read_coded(
     source: str | Path | OpenTable,
     features: Sequence[str] | None = None,
     *,
-    known: Coding | None = None,
+    known: Levels | None = None,
     label: str | None = None,
     weight: str | None = None,
     party: str | None = None,
     subject: str | None = None,
     categorical: Sequence[str] = (),
-    texts_are_categories: bool = False,
     label_kind: LabelKind = "numeric",
     classes: tuple[str, ...] = (),
     needs: str = "",
@@ -104,12 +93,11 @@ def read_coded(
     Args:
         source: a file, a folder or a pattern (as `open_table`), or an open table, which is closed.
         features: the columns to take, in this order; None takes all that are neither label, weight nor party.
-        known: codes of another table or of a model; all other features must be numbers. None finds them in this table.
+        known: levels of another table or of a model; all other features must be numbers. None finds them in this table.
         label, weight: columns of numbers without missing values, held to the same rules as a party's.
         classes: where the label is texts, its classes, as in `data.schema.Schema`.
         party: column that says whose each row is. subject: column that says whom or what it is of, such as a patient; no feature.
-        categorical: features whose values, texts or whole numbers, are categories.
-        texts_are_categories: so is every other feature of texts.
+        categorical: features whose values, texts or whole numbers, are categories, as every feature of texts is.
         needs: for the error where the table lacks a feature: who needs it.
         decimal: the decimal sign of numbers that are texts.
 
@@ -136,12 +124,12 @@ def read_coded(
                 raise DataError(
                     f"{table.file}: {name!r} is to be categorical, and is no feature; expected one of {listed(names)}"
                 )
-        levels = dict(known.levels) if known is not None else {}
+        listed_levels = dict(known or {})
         if label is not None:
-            levels[label] = classes
+            listed_levels[label] = classes
         columns = load_columns(
             table,
-            {name: levels.get(name, ()) for name in (*names, *special) if name not in (party, subject)},
+            {name: listed_levels.get(name, ()) for name in (*names, *special) if name not in (party, subject)},
             decimal,
             label,
         )
@@ -149,16 +137,9 @@ def read_coded(
         if not n_rows:
             raise DataError(str(no_rows(table)))
         _check_roles(table, columns, label, weight, label_kind, classes, decimal)
-        coding, unknown = known, {}
-        if known is None:
-            found = _find_codes(table, columns, names, tuple(categorical), decimal)
-            coding = Coding(
-                found, tuple(name for name in names if name in found and (texts_are_categories or name in categorical))
-            )
-        else:
-            unknown = _settle_unknown(columns, known)
-        assert coding is not None
-        numbers = [name for name in names if name not in coding.levels]
+        levels = _find_levels(table, columns, names, tuple(categorical), decimal) if known is None else known
+        unknown = {} if known is None else _settle_unknown(columns, known)
+        numbers = [name for name in names if name not in levels]
         _refuse(
             table,
             [rule for name in numbers for rule in broken_rules(name, columns[name], "feature", "numeric")],
@@ -176,7 +157,7 @@ def read_coded(
         label=None if label is None else columns[label].values,
         weight=None if weight is None else columns[weight].values,
         party=owners,
-        coding=coding,
+        levels=levels,
         unknown=unknown,
         warnings=tuple(warnings),
         subject=subjects,
@@ -277,20 +258,21 @@ def texts_of(table: OpenTable, names: Sequence[str]) -> dict[str, npt.NDArray[np
     return texts
 
 
-def _settle_unknown(columns: dict[str, Column], known: Coding) -> dict[str, int]:
-    """Give cells of no known level the code behind the last one, or none; returns how many there are, by column."""
+def _settle_unknown(columns: dict[str, Column], known: Levels) -> dict[str, int]:
+    """Give cells of no known level the code behind the last one; returns how many there are, by column."""
     unknown = {}
-    for name, levels in known.levels.items():
+    for name, levels in known.items():
         column = columns[name]
         count = int(np.count_nonzero(column.bad))
         if count:
-            other = len(levels) if name in known.categorical else np.nan
-            columns[name] = Column(np.where(column.bad, np.float32(other), column.values), np.zeros_like(column.bad))
+            columns[name] = Column(
+                np.where(column.bad, np.float32(len(levels)), column.values), np.zeros_like(column.bad)
+            )
             unknown[name] = count
     return unknown
 
 
-def _find_codes(
+def _find_levels(
     table: OpenTable,
     columns: dict[str, Column],
     names: Sequence[str],
@@ -362,7 +344,7 @@ def _refuse_mixtures(table: OpenTable, name: str, column: Column, texts: npt.NDA
     found = repr(texts[row][:SHOWN_CHARACTERS])
     others = f" (and {stray - 1} more texts)" if stray > 1 else ""
     among = f"{others} among {numbers} numbers" if numbers else others
-    cure = "leave the cell empty where the value is missing; for categories name the column with --categorical (coopetitive mode)"
+    cure = "leave the cell empty where the value is missing; for categories name the column with --categorical"
     if why is not None:
         found, cure = f"{found} ({why.what})", why.cure
     violation = SchemaViolation(*table.place(int(row)), name, A_NUMBER, f"{found}{among}", cure)

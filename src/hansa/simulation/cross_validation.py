@@ -31,7 +31,6 @@ from hansa.roles.run import Progress, TreeGrown
 from hansa.simulation.run import (
     SimulationSettings,
     check_labels,
-    codes_told,
     make_plan,
     member_names,
     refusal_of_members,
@@ -216,7 +215,7 @@ def cross_validate(
     check_labels(parameters, table)
     trained = replace(settings, parameters=replace(parameters, early_stopping_rounds=None))
     names = member_names(sorted(set(table.party)))
-    told: list[str] = [*codes_told(table), *table.warnings]
+    told: list[str] = [*table.warnings]
     prepared = _prepare(table, trained, folds, names, told)
     threads = settings.threads or useful_threads()
     workers = min(folds, threads)
@@ -299,7 +298,7 @@ def plan_of(settings: SimulationSettings, table: Table, parts: dict[str, Table])
     """The plan of a training on some rows of a table, by member, and why members with the default policy would refuse it."""
     labels = float(table.label.min()), float(table.label.max())
     heaviest = 1.0 if table.weight is None else float(table.weight.max())
-    categories = {name: table.categories[name] for name in table.categorical}
+    categories = dict(table.categories)
     plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, categories)
     refusal = refusal_of_members(plan, parts)
     return (plan if refusal is None else replace(plan, min_party_rows=0)), refusal

@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,19 @@ def xgboost_parameters(parameters: Parameters, positives: int, negatives: int) -
     return named
 
 
+def constraints_of(parameters: Parameters, names: Sequence[str]) -> dict[str, str]:
+    """The constraints on features in XGBoost's words, by position."""
+    own = parameters.for_features(names)
+    signs = dict(own.monotone_constraints)
+    sets = [[names.index(name) for name in several] for several in own.interaction_constraints]
+    told = {}
+    if signs:
+        told["monotone_constraints"] = str(tuple(signs.get(name, 0) for name in names))
+    if sets:
+        told["interaction_constraints"] = json.dumps(sets)
+    return told
+
+
 def train_pooled_xgboost(
     folder: Path, train: Table, test: Table | None, parameters: Parameters, repeats: int = 1
 ) -> tuple[Answer, np.ndarray[Any, np.dtype[np.float32]] | None]:
@@ -100,8 +114,9 @@ def train_pooled_xgboost(
     job = {
         "folder": str(folder),
         "arrays": sorted(names),
-        "parameters": xgboost_parameters(parameters, positives, train.n_rows - positives),
-        "types": ["c" if name in train.categorical else "q" for name in train.names],
+        "parameters": xgboost_parameters(parameters, positives, train.n_rows - positives)
+        | constraints_of(parameters, train.names),
+        "types": ["c" if name in train.categories else "q" for name in train.names],
         "rounds": parameters.rounds,
         "max_bin": parameters.max_bin,
         "repeats": repeats,

@@ -52,7 +52,7 @@ from hansa.trees.ensemble import LEAST_PROBABILITY, Ensemble
 from hansa.trees.leaf_choices import enough_rows
 from hansa.trees.losses import SOFTPROB, is_binary, is_softmax
 from hansa.trees.parameters import Parameters
-from hansa.trees.xgboost_json import from_json, to_json
+from hansa.trees.xgboost_json import from_json
 
 AGGREGATOR = "aggregator"
 HUB = "hub"
@@ -72,7 +72,7 @@ class SimulationSettings:
         in_process: without processes and sockets. threads: compute threads of a party (of the run, in one process).
         transcript: folder for every frame that passed, or None.
         server_links, hub, servers, receivers, label_range, cuts, steps: of a coopetitive plan; empty or None for the defaults of
-            `make_plan`. Categorical features are a table's (`Table.categorical`).
+            `make_plan`. Categorical features are a table's (`Table.categories`).
         statistics, least_choices, leaf_bits: of the plan's release; None for the mode's defaults.
     """
 
@@ -191,7 +191,7 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: On
     parts = split_parties(train, names)
     labels = float(train.label.min()), float(train.label.max())
     heaviest = 1.0 if train.weight is None else float(train.weight.max())
-    categories = {name: train.categories[name] for name in train.categorical}
+    categories = dict(train.categories)
     plan = make_plan(settings, train.names, tuple(parts), labels, heaviest, categories)
     refusal = refusal_of_members(plan, parts)
     if refusal is not None:
@@ -206,9 +206,6 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: On
     together = run(plan, parts, settings, report)
     model = together.model
     ensemble = from_json(model)
-    if train.coded:
-        ensemble = replace(ensemble, codes=train.coded)
-        model = to_json(ensemble)
     tests = split_parties(test, names)
     all_rows = _scores(ensemble, test)
     no_rows = _nothing(settings.parameters, "there are no test rows")
@@ -252,8 +249,7 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: On
             without_value=together.without_value,
         ),
         pooled=pooled,
-        categories={name: len(train.categories[name]) for name in train.categorical},
-        codes={name: len(texts) for name, texts in train.coded.items()},
+        categories={name: len(levels) for name, levels in train.categories.items()},
         warnings=(*warnings_of(train, test), *([refusal] if refusal else []), *too_few_rows(plan, train)),
         model_sha256=hashlib.sha256(model).hexdigest(),
     )
@@ -291,17 +287,8 @@ def too_few_rows(plan: Plan, train: Table) -> list[str]:
 
 
 def warnings_of(train: Table, test: Table) -> list[str]:
-    """What the tables hold that is allowed but probably not meant, and which columns of texts became codes."""
-    return list(dict.fromkeys([*codes_told(train), *train.warnings, *test.warnings]))
-
-
-def codes_told(table: Table) -> list[str]:
-    """A sentence for each column of texts that became codes."""
-    return [
-        f"column {name!r}: its {len(texts)} texts became the codes 0 to {len(texts) - 1}, in sorted order, and are split as numbers; "
-        f"mode {COOPETITIVE} takes them as categories; the model file keeps the codes"
-        for name, texts in table.coded.items()
-    ]
+    """What the tables hold that is allowed but probably not meant."""
+    return list(dict.fromkeys([*train.warnings, *test.warnings]))
 
 
 def check_labels(parameters: Parameters, train: Table) -> None:

@@ -105,7 +105,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         trees: of the model. members: by party. seconds: of the common training.
         round_trips_per_tree: with the aggregator, or among the servers.
         metrics, without_value: of all test rows. held_out: of the held-out rows.
-        pooled: for comparison. categories, codes: column of texts -> how many categories or codes it became.
+        pooled: for comparison. categories: categorical column -> how many categories it has.
         warnings: what is allowed but probably not meant. model_sha256: of the model's file.
     """
 
@@ -122,7 +122,6 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     held_out: HeldOut
     pooled: Pooled
     categories: dict[str, int]
-    codes: dict[str, int]
     warnings: tuple[str, ...]
     model_sha256: str
 

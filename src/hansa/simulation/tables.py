@@ -1,12 +1,12 @@
 """A whole table on one machine, which `hansa simulate` splits into parties, and into rows to train on and rows to test on.
 
-Text columns become codes (`hansa.data.coding`), the same for everybody because one process holds every row. (In a real run each party
-brings numbers, or in coopetitive mode the levels that the plan names.)
+Columns of texts are categorical (`hansa.data.coding`), with the same levels for everybody because one process holds every row. (In a
+real run the plan lists them.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.coding import CodedTable, Coding, read_coded
+from hansa.data.coding import CodedTable, Levels, read_coded
 from hansa.data.files import writing_table
-from hansa.data.schema import Level
 from hansa.data.source import LabelKind, Rows
 from hansa.errors import DataError
 from hansa.files import writing
@@ -34,9 +33,7 @@ class Table:
         features: float32 (n_features, n_rows), NaN missing.
         label: float32 (n_rows,). weight: float32 (n_rows,) or None.
         party: object (n_rows,): each row's value of the party column, as text.
-        categories: text columns -> their values; a value's place is its code. So for the columns in `categorical`, which may hold
-            whole numbers too.
-        categorical: the features whose codes are categories, in no order.
+        categories: levels of the categorical columns.
         warnings: what the file holds that is allowed but probably not meant.
         subject: object (n_rows,): whom or what each row is of, as text, where cross-validation is to keep its rows in one fold.
     """
@@ -46,8 +43,7 @@ class Table:
     label: npt.NDArray[np.float32]
     weight: npt.NDArray[np.float32] | None
     party: npt.NDArray[np.object_]
-    categories: Mapping[str, tuple[Level, ...]]
-    categorical: tuple[str, ...] = ()
+    categories: Levels
     warnings: tuple[str, ...] = ()
     subject: npt.NDArray[np.object_] | None = None
 
@@ -61,18 +57,10 @@ class Table:
             label=read.label,
             weight=read.weight,
             party=party,
-            categories=read.coding.levels,
-            categorical=read.coding.categorical,
+            categories=read.levels,
             warnings=warnings,
             subject=read.subject,
         )
-
-    @property
-    def coded(self) -> dict[str, tuple[str, ...]]:
-        """The text columns that are split as numbers, with their texts in the order of the codes."""
-        return {
-            name: tuple(map(str, levels)) for name, levels in self.categories.items() if name not in self.categorical
-        }
 
     @property
     def n_rows(self) -> int:
@@ -102,7 +90,6 @@ def read_table(
     like: Table | None = None,
     categorical: tuple[str, ...] = (),
     *,
-    texts_are_categories: bool = False,
     label_kind: LabelKind = "numeric",
     classes: tuple[str, ...] = (),
     decimal: str = ".",
@@ -112,10 +99,8 @@ def read_table(
 
     Args:
         party_column: left out of the features; None puts all rows to one party, "all". subject: as of `read_coded`.
-        like: takes features, their order and the codes of text columns from that table; an unknown text is a missing value, or
-            in a categorical column of no category.
-        categorical: columns of text or whole numbers whose values are categories; their levels are all values, sorted.
-        texts_are_categories: other columns of text are categories too; not so, they get codes that are split as numbers.
+        like: takes features, their order and the levels of categorical columns from that table; an unknown text is of no category.
+        categorical: columns whose values are categories, as those of texts are; their levels are all values, sorted.
         label_kind, classes, decimal: of `hansa.data.source.read_rows` and of `hansa.data.schema.Schema`.
 
     Raises:
@@ -124,13 +109,12 @@ def read_table(
     read = read_coded(
         path,
         None if like is None else like.names,
-        known=None if like is None else Coding(like.categories, like.categorical),
+        known=None if like is None else like.categories,
         label=label,
         weight=weight,
         party=party_column,
         subject=subject,
         categorical=categorical,
-        texts_are_categories=texts_are_categories,
         label_kind=label_kind,
         classes=classes,
         decimal=decimal,
@@ -140,10 +124,9 @@ def read_table(
 
 
 def unknown_texts(read: CodedTable) -> Iterator[str]:
-    """A sentence for each column with texts that its codes do not list."""
+    """A sentence for each categorical column with levels that the model does not know."""
     for name, count in read.unknown.items():
-        taken = "are of no category" if name in read.coding.categorical else "are taken as missing values"
-        yield f"column {name!r}: {count} cells hold levels that the model does not know; they {taken}"
+        yield f"column {name!r}: {count} cells hold levels that the model does not know; they are of no category"
 
 
 def split_table(table: Table, fraction: float, seed: int, stratified: bool) -> tuple[Table, Table]:
@@ -170,7 +153,7 @@ def write_party_table(path: Path, table: Table, label: str, weight: str | None) 
         chosen = []
         for i, name in enumerate(names):
             value = f"c{i}"
-            if name in table.categorical:
+            if name in table.categories:
                 # Lists count from 1.
                 kind = "BIGINT" if isinstance(table.categories[name][0], int) else "VARCHAR"
                 connection.execute(f"CREATE TABLE levels{i} AS SELECT ?::{kind}[] AS l", [list(table.categories[name])])

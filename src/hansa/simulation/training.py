@@ -79,7 +79,6 @@ def read_training(
         weight,
         subject=id,
         categorical=categorical,
-        texts_are_categories=True,
         label_kind=parameters.label_kind,
         classes=named,
         decimal=decimal,

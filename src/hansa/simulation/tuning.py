@@ -22,7 +22,7 @@ from hansa.node.in_process import share_in_process, train_in_process
 from hansa.plan import COOPETITIVE
 from hansa.roles.run import Progress, TreeGrown
 from hansa.simulation.cross_validation import cross_validate, plan_of, warm_up_for
-from hansa.simulation.run import SimulationSettings, check_labels, codes_told, member_names, split_parties
+from hansa.simulation.run import SimulationSettings, check_labels, member_names, split_parties
 from hansa.simulation.tables import Table
 from hansa.trees.losses import is_logistic
 from hansa.trees.metrics import HIGHER_IS_BETTER, best_round
@@ -265,7 +265,7 @@ def search(
     started = time.perf_counter()
     metric = settings.parameters.metrics[-1]
     direction: Literal["maximize", "minimize"] = "maximize" if metric in HIGHER_IS_BETTER else "minimize"
-    told = [*codes_told(table), *table.warnings]
+    told = [*table.warnings]
     done: list[Trial] = []
 
     def attempt(trial: optuna.Trial) -> float:

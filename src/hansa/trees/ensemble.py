@@ -283,8 +283,6 @@ class Ensemble:
     categories : tuple
         By feature, the levels of a categorical one, empty where they are not known; None for an ordered feature. () where all are
         ordered.
-    codes : mapping of str to tuple of str
-        By feature, the texts of an ordered one whose values are codes of texts; a text's place is its code. None of the others.
     num_parallel_tree : int
         Trees that each round grows for each output.
 
@@ -308,7 +306,6 @@ class Ensemble:
     feature_names: tuple[str, ...]
     trees: tuple[Tree, ...]
     categories: tuple[tuple[Level, ...] | None, ...] = ()
-    codes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     num_parallel_tree: int = 1
 
     def __post_init__(self) -> None:
@@ -339,13 +336,6 @@ class Ensemble:
                     f"expected less than {len(self.feature_names)}, the number of features"
                 )
         self._check_categories()
-        for name, texts in self.codes.items():
-            if name not in self.feature_names or (
-                self.categories and self.categories[self.feature_names.index(name)] is not None
-            ):
-                raise DataError(f"ensemble: codes of {name!r}; expected codes of ordered features only")
-            if not texts or len(set(texts)) < len(texts):
-                raise DataError(f"ensemble: codes of {name!r} are {list(texts)!r:.80}; expected different texts")
 
     def _check_categories(self) -> None:
         levels = tuple(None if own is None else tuple(own) for own in self.categories)

@@ -10,7 +10,6 @@ never skipped: a model that loads predicts as in XGBoost.
 
 Trees know categories by number. Their levels stand in the learner's attribute `hansa.categories`, which XGBoost keeps, for
 `hansa predict`; and in `cats`, by which XGBoost 3 finds the numbers of a data frame's categories, however these are ordered there.
-Where an ordered feature's numbers are codes of texts, the texts stand in the attribute `hansa.codes`.
 
 Format: https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html and the schema that it links.
 """
@@ -51,8 +50,6 @@ MOST_FEATURES = 2**20
 MOST_OUTPUTS = 2**16
 """What a small file may speak of."""
 
-CODES_ATTRIBUTE = "hansa.codes"
-"""The learner's attribute that holds the texts of ordered features whose values are codes of texts, by name, as JSON."""
 
 _INT64_ARRAY = 15
 """XGBoost's number for a typed array of int64."""
@@ -146,8 +143,7 @@ def _tree_to_object(number: int, tree: Tree, n_features: int, texts: Mapping[int
 
 def _attributes(ensemble: Ensemble) -> dict[str, str]:
     levels = {name: own for name, own in zip(ensemble.feature_names, ensemble.categories, strict=False) if own}
-    told = {LEVELS_ATTRIBUTE: levels, CODES_ATTRIBUTE: dict(ensemble.codes)}
-    return {name: msgspec.json.encode(value).decode() for name, value in told.items() if value}
+    return {LEVELS_ATTRIBUTE: msgspec.json.encode(levels).decode()} if levels else {}
 
 
 def _cats(categories: Sequence[tuple[Level, ...] | None]) -> dict[str, Any]:
@@ -286,7 +282,7 @@ def _from_object(parsed: Any) -> Ensemble:
             categories = _levels_of_cats(cats, categories, version)
         if cats != _cats(categories):
             raise _unsupported("cats.enc with other than texts and int64 numbers, or at odds with the model's levels")
-    return Ensemble(objective, base_score, tuple(names), trees, categories, _codes(attributes), parallel)
+    return Ensemble(objective, base_score, tuple(names), trees, categories, parallel)
 
 
 def _check_size(document: bytes) -> None:
@@ -471,15 +467,6 @@ def _levels(attributes: Any, names: list[str], categorical: list[bool]) -> tuple
         if name not in names or not categorical[names.index(name)]:
             raise _wrong(where, "levels of the model's categorical features", name)
     return tuple(tuple(told.get(name, ())) if own else None for name, own in zip(names, categorical, strict=True))
-
-
-def _codes(attributes: Any) -> dict[str, tuple[str, ...]]:
-    """The texts of ordered features that are codes, from the attribute."""
-    text = attributes.get(CODES_ATTRIBUTE, "{}") if isinstance(attributes, dict) else "{}"
-    try:
-        return msgspec.json.decode(text, type=dict[str, tuple[str, ...]])
-    except (msgspec.DecodeError, TypeError) as error:
-        raise _wrong(f"attributes[{CODES_ATTRIBUTE!r}]", "an object of lists of texts", text) from error
 
 
 def _booster(value: Any, n_features: int, n_outputs: int) -> tuple[tuple[Tree, ...], int]:

@@ -771,7 +771,6 @@ def test_no_model_takes_more_bytes_than_a_receiver_unpacks():
         trees_per_round=1,
         base_scores=[-1.17549435e-38],
         categories=(),
-        codes={},
         objective="binary:logistic",
     )
     written = len(to_json(ensemble))
