@@ -106,6 +106,7 @@ def take(rows: Rows, which: np.ndarray) -> Rows:
         np.ascontiguousarray(rows.features[:, which]),
         rows.label[which],
         None if rows.weight is None else rows.weight[which],
+        base_margin=None if rows.base_margin is None else np.ascontiguousarray(rows.base_margin[:, which]),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import xgboost
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -123,3 +124,35 @@ def test_what_they_do_not_take_is_said():
 
 def test_this_release_of_scikit_learn_was_checked():
     assert tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 6)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_base_margins_are_those_of_xgboost(classes):
+    rng = np.random.default_rng(6)
+    X = np.round(rng.normal(size=(900, 3)), 1)
+    y = np.digitize(X[:, 0] + rng.logistic(size=900), [0, 1][: classes - 1])
+    starts = rng.normal(size=900 if classes == 2 else (900, classes)).astype(np.float32)
+    given = {"n_estimators": 4, "max_depth": 3, "learning_rate": 0.3}
+    ours = hansa.HansaClassifier(min_cell_rows=2, max_bin=2000, **given).fit(
+        X, y, groups=np.arange(900) % 3, base_margin=starts
+    )
+    theirs = xgboost.XGBClassifier(tree_method="hist", max_bin=2000, **given).fit(X, y, base_margin=starts)
+    found, expected = (one.predict_proba(X, base_margin=starts) for one in (ours, theirs))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert (ours.predict(X, base_margin=starts) == found.argmax(axis=1)).all()
+    assert np.abs(ours.predict_proba(X) - found).max() > 0.1
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        hansa.HansaClassifier().fit(X, y, base_margin=starts[:-1])
+
+
+def test_exposures_of_counts():
+    rng = np.random.default_rng(7)
+    X = np.round(rng.normal(size=(900, 2)), 1)
+    exposure = rng.uniform(0.1, 2, 900)
+    counts = rng.poisson(exposure * np.exp(0.5 * X[:, 0]))
+    regressor = hansa.HansaRegressor(n_estimators=30, objective="count:poisson").fit(
+        X, counts, base_margin=np.log(exposure)
+    )
+    rates = regressor.predict(X, base_margin=np.zeros(900))
+    assert np.corrcoef(rates, np.exp(0.5 * X[:, 0]))[0, 1] > 0.7
+    np.testing.assert_allclose(regressor.predict(X, base_margin=np.log(exposure)), rates * exposure, rtol=1e-4)

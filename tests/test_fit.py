@@ -107,6 +107,35 @@ def test_the_model_is_the_one_of_the_command(tmp_path):
     assert run.model.to_json() == (tmp_path / "model.json").read_bytes()
 
 
+def test_base_margins_are_taken_from_a_column_or_from_an_array():
+    rng = np.random.default_rng(8)
+    frame = pd.DataFrame(
+        {
+            "load": rng.normal(size=90),
+            "start": rng.normal(size=90),
+            "fault": np.arange(90) % 2,
+            "operator": list("abc") * 30,
+        }
+    )
+    parties = hansa.split(frame, by="operator")
+    by_name = hansa.fit(parties, label="fault", base_margin="start", rounds=2)
+    arrays = {
+        name: (own[["load"]], own["fault"], None, own["start"].to_numpy()) for name, own in frame.groupby("operator")
+    }
+    assert hansa.fit(arrays, rounds=2).model == by_name.model
+    assert by_name.plan.schema.base_margin == ("start",)
+    assert by_name.plan.schema.base_margin_limit == 4
+    assert (
+        by_name.model
+        != hansa.fit(hansa.split(frame.drop(columns="start"), by="operator"), label="fault", rounds=2).model
+    )
+    with pytest.raises(hansa.PlanError, match="goes with the modes that have an aggregator"):
+        hansa.fit(parties, label="fault", base_margin="start", rounds=2, mode="coopetitive")
+    frame.loc[4, "start"] = np.nan
+    with pytest.raises(hansa.DataError, match="row 2, column 'start': expected a base margin in every row"):
+        hansa.fit(hansa.split(frame, by="operator"), label="fault", base_margin="start", rounds=2)
+
+
 def test_weights_are_taken_from_a_column_or_from_an_array():
     frame = cells()
     frame["importance"] = np.arange(N) % 4 + 1.0

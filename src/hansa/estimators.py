@@ -107,16 +107,18 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
             return X
         return validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan")
 
-    def _train(self, X: Any, y: npt.NDArray[Any], groups: Any, sample_weight: Any) -> Run:
+    def _train(self, X: Any, y: npt.NDArray[Any], groups: Any, sample_weight: Any, base_margin: Any) -> Run:
         names = [ALONE] * len(y) if groups is None else [str(group) for group in groups]
         check_consistent_length(X, y, names)
         rows = np.array(names, object)
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        starts = None if base_margin is None else np.asarray(base_margin, np.float32)
+        check_consistent_length(X, starts)
         parties = {}
         for name in sorted(set(names)):
             chosen = np.flatnonzero(rows == name)
-            part = (_taken(X, chosen), y[chosen])
-            parties[name] = part if weights is None else (*part, weights[chosen])
+            more = (None if array is None else array[chosen] for array in (weights, starts))
+            parties[name] = (_taken(X, chosen), y[chosen], *more)
         given = {
             "rounds": self.n_estimators,
             "max_depth": self.max_depth,
@@ -241,7 +243,7 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
     array(['fine', 'fault'], dtype='<U5')
     """
 
-    def fit(self, X: Any, y: Any, *, groups: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, *, groups: Any = None, sample_weight: Any = None, base_margin: Any = None) -> Self:
         """Train.
 
         Parameters
@@ -252,6 +254,8 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
         groups : array (rows,), optional
             The party of each row; one party has all by default, which federated mode alone takes.
         sample_weight : array (rows,), optional
+        base_margin : array (rows,) or (rows, classes), optional
+            Each row's margin before the first tree, in place of the base score; (rows,) for two classes.
 
         Raises
         ------
@@ -268,7 +272,7 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
                 f"y has {len(classes)} class of weight above 0 ({', '.join(map(repr, classes.tolist()))}); a classifier can be "
                 "trained on two or more"
             )
-        self._keep(self._train(X, codes.astype(np.float32), groups, sample_weight))
+        self._keep(self._train(X, codes.astype(np.float32), groups, sample_weight, base_margin))
         return self
 
     def _more(self) -> dict[str, Any]:
@@ -277,14 +281,15 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
     def _default_objective(self) -> str:
         return "multi:softprob" if len(self.classes_) > 2 and self.mode != "coopetitive" else "binary:logistic"
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
-        """Probabilities, float32 (rows, classes), in the order of `classes_`."""
-        return self.model_.predict_proba(self._scored(X)) if hasattr(self, "model_") else check_is_fitted(self)
-
-    def predict(self, X: Any) -> npt.NDArray[Any]:
-        """The likeliest class of each row."""
+    def predict_proba(self, X: Any, *, base_margin: Any = None) -> npt.NDArray[np.float32]:
+        """Probabilities, float32 (rows, classes), in the order of `classes_`; base_margin: as in `fit`."""
         X = self._scored(X)
-        found: npt.NDArray[Any] = self.classes_[self.model_.predict(X)]
+        return self.model_.predict_proba(X, base_margin=base_margin)
+
+    def predict(self, X: Any, *, base_margin: Any = None) -> npt.NDArray[Any]:
+        """The likeliest class of each row; base_margin: as in `fit`."""
+        X = self._scored(X)
+        found: npt.NDArray[Any] = self.classes_[self.model_.predict(X, base_margin=base_margin)]
         return found
 
 
@@ -305,7 +310,7 @@ class HansaRegressor(RegressorMixin, _Hansa):  # type: ignore[misc]
     True
     """
 
-    def fit(self, X: Any, y: Any, *, groups: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, *, groups: Any = None, sample_weight: Any = None, base_margin: Any = None) -> Self:
         """Train; see `HansaClassifier.fit`. y: numbers (rows,)."""
         X = self._features(X, reset=True)
         y = _labels(y, X)
@@ -314,13 +319,13 @@ class HansaRegressor(RegressorMixin, _Hansa):  # type: ignore[misc]
                 y = y.astype(np.float64)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"y: expected numbers, found {y.dtype}") from error
-        self._keep(self._train(X, y, groups, sample_weight))
+        self._keep(self._train(X, y, groups, sample_weight, base_margin))
         return self
 
-    def predict(self, X: Any) -> npt.NDArray[np.float32]:
-        """The value of each row, float32 (rows,)."""
+    def predict(self, X: Any, *, base_margin: Any = None) -> npt.NDArray[np.float32]:
+        """The value of each row, float32 (rows,); base_margin: as in `fit`."""
         X = self._scored(X)
-        return self.model_.predict(X)
+        return self.model_.predict(X, base_margin=base_margin)
 
 
 def _labels(y: Any, X: Any) -> npt.NDArray[Any]:

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from hansa.node.events import OnEvent
     from hansa.node.record import Record
 
-LABEL, WEIGHT = "label", "weight"
+LABEL, WEIGHT, BASE_MARGIN = "label", "weight", "base_margin"
 """What the columns are called where they are given as arrays."""
 
 Scores = Mapping[str, float | None]
@@ -228,6 +228,7 @@ def fit(
     *,
     mode: str = "federated",
     weight: str | None = None,
+    base_margin: str | Sequence[str] | None = None,
     classes: Sequence[str] = (),
     categorical: Sequence[str] = (),
     evaluation_fraction: float = 0.0,
@@ -250,14 +251,17 @@ def fit(
     Parameters
     ----------
     parties : mapping of str to frame or tuple
-        Each party's rows: a frame with the features, the label and the weight as columns; or (X, y) or (X, y, weight), where X is a
-        frame or an array (rows, features). All parties have the same columns.
+        Each party's rows: a frame with the features, the label, the weight and the base margin as columns; or (X, y), (X, y, weight)
+        or (X, y, weight, base_margin), where X is a frame or an array (rows, features). All parties have the same columns.
     label : str, optional
         The column to predict; left out where parties give (X, y).
     mode : {"federated", "secure-aggregation", "coopetitive"}
         How the parties' sums or rows are protected.
     weight : str, optional
         The column of row weights.
+    base_margin : str or sequence of str, optional
+        The column of each row's margin before the first tree, in place of the base score, such as the log of an exposure; of a model of
+        several outputs a column for each. The model does not hold it: give it to `Model.predict` too. Not in coopetitive mode.
     classes : sequence of str
         Where the label is texts: what it says, in the order of the classes 0, 1, ...; truth values may stand for two classes.
     categorical : sequence of str
@@ -326,7 +330,9 @@ def fit(
         raise PlanError(f"{wrong[0]} goes with mode={COOPETITIVE!r} only; leave it out, or choose that mode")
     check_callbacks(callbacks)
     trained = parse_parameters(parameters)
-    read = read_parties(parties, label, weight, trained, classes=classes, categorical=categorical)
+    read = read_parties(
+        parties, label, weight, trained, classes=classes, categorical=categorical, base_margin=base_margin
+    )
     table, sizes = read.table, read.sizes
     members = dict(zip(sizes, member_names(list(sizes)).values(), strict=True))
     parts = {members[name]: table.take(table.party == name) for name in sizes}
@@ -335,6 +341,7 @@ def fit(
         label=read.label,
         mode=mode,
         weight=read.weight,
+        base_margin=read.base_margin,
         min_cell_rows=min_cell_rows,
         evaluation_fraction=evaluation_fraction,
         label_range=label_range,
@@ -346,7 +353,8 @@ def fit(
     heaviest = 1.0 if table.weight is None else float(table.weight.max())
     levels = dict(table.categories)
     labels = float(table.label.min()), float(table.label.max())
-    plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, levels)
+    farthest = 0.0 if table.base_margin is None else float(np.abs(table.base_margin).max())
+    plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, levels, farthest)
     start = _start_model(xgb_model)
     if start is not None:
         plan = replace(plan, start_model=hashlib.sha256(start).hexdigest())
@@ -378,22 +386,19 @@ def fit(
     )
 
 
-WEIGHT_GIVEN = WEIGHT
-"""Stands among the columns of a party that gave (X, y, weight)."""
-
-
 @dataclass(frozen=True)
 class Parties:
     """All parties' rows as one table, whose `party` holds the names that were given.
 
     Attributes:
-        sizes: rows of each party, in the order in which they were given. label, weight: the columns' names.
+        sizes: rows of each party, in the order in which they were given. label, weight, base_margin: the columns' names.
     """
 
     table: Table
     sizes: Mapping[str, int]
     label: str
     weight: str | None
+    base_margin: tuple[str, ...] = ()
 
 
 def read_parties(
@@ -405,19 +410,31 @@ def read_parties(
     classes: Sequence[str] = (),
     categorical: Sequence[str] = (),
     subject: str | None = None,
+    base_margin: str | Sequence[str] | None = None,
 ) -> Parties:
     """Read what `fit` takes as parties; arguments are those of `fit`, and `subject` is a column of theirs that is no feature.
 
     Raises DataError and PlanError as `fit` does.
     """
     named = checked_classes(list(classes) if not isinstance(classes, str) else classes, parameters)
+    starts = (base_margin,) if isinstance(base_margin, str) else tuple(base_margin or ())
     tables = {
-        str(name): _columns(value, label, weight, f"party {str(name)!r}") for name, value in _named(parties).items()
+        str(name): _columns(value, label, weight, starts, f"party {str(name)!r}")
+        for name, value in _named(parties).items()
     }
-    label = LABEL if label is None else label
-    weight = WEIGHT if weight is None and any(WEIGHT_GIVEN in table for table in tables.values()) else weight
-    table, sizes = _joined(tables, label, weight, named, tuple(categorical), parameters, subject)
-    return Parties(table, sizes, label, weight)
+    if label is None:
+        label = LABEL
+        weight = WEIGHT if any(WEIGHT in table for table in tables.values()) else None
+        starts = tuple(
+            name for name in _margin_names(parameters.outputs) if any(name in table for table in tables.values())
+        )
+    table, sizes = _joined(tables, label, weight, starts, named, tuple(categorical), parameters, subject)
+    return Parties(table, sizes, label, weight, starts)
+
+
+def _margin_names(outputs: int) -> list[str]:
+    """The columns of base margins that were given as an array."""
+    return [BASE_MARGIN] if outputs == 1 else [f"{BASE_MARGIN}_{output}" for output in range(outputs)]
 
 
 def _named(parties: object) -> Mapping[Any, Any]:
@@ -429,28 +446,36 @@ def _named(parties: object) -> Mapping[Any, Any]:
     return parties
 
 
-def _columns(value: Any, label: str | None, weight: str | None, where: str) -> dict[str, npt.NDArray[Any]]:
-    """A party's columns, label and weight among them."""
+def _columns(
+    value: Any, label: str | None, weight: str | None, starts: tuple[str, ...], where: str
+) -> dict[str, npt.NDArray[Any]]:
+    """A party's columns; label, weight and base margins among them."""
     if not isinstance(value, tuple):
         if label is None:
             raise DataError(f"{where}: expected a label: say label=COLUMN, or give the party as a tuple (X, y)")
         return columns_of(value, where)
-    if not 2 <= len(value) <= 3:
-        raise DataError(f"{where}: expected (X, y) or (X, y, weight), found a tuple of {len(value)}")
-    if label is not None or weight is not None:
+    if not 2 <= len(value) <= 4:
         raise DataError(
-            f"{where}: the label is given twice: leave out label= and weight=, or give one frame for each party"
+            f"{where}: expected (X, y), (X, y, weight) or (X, y, weight, base_margin), found a tuple of {len(value)}"
+        )
+    if label is not None or weight is not None or starts:
+        raise DataError(
+            f"{where}: the label is given twice: leave out label=, weight= and base_margin=, or give one frame for each party"
         )
     columns = columns_of(value[0], where)
-    for name, array in zip((LABEL, WEIGHT), value[1:], strict=False):
-        if name in columns:
-            raise DataError(f"{where}: X has a column {name!r} beside the {name} that is given; rename the column")
-        one = columns_of(np.asarray(array).reshape(-1, 1), f"{where}, {name}", [name])
-        if len(one[name]) != len(next(iter(columns.values()), ())):
-            raise DataError(
-                f"{where}: X has {len(next(iter(columns.values()), ()))} rows, and the {name} {len(one[name])}"
-            )
-        columns |= one
+    rows = len(next(iter(columns.values()), ()))
+    for what, given in zip((LABEL, WEIGHT, BASE_MARGIN), value[1:], strict=False):
+        if given is None:
+            continue
+        array = np.asarray(given)
+        array = array.reshape(-1, 1) if array.ndim < 2 or what != BASE_MARGIN else array
+        names = _margin_names(array.shape[1]) if what == BASE_MARGIN else [what]
+        for name in names:
+            if name in columns:
+                raise DataError(f"{where}: X has a column {name!r} beside the {what} that is given; rename the column")
+        if len(array) != rows:
+            raise DataError(f"{where}: X has {rows} rows, and the {what} {len(array)}")
+        columns |= columns_of(array, f"{where}, {what}", names)
     return columns
 
 
@@ -458,6 +483,7 @@ def _joined(
     tables: Mapping[str, Mapping[str, npt.NDArray[Any]]],
     label: str,
     weight: str | None,
+    starts: tuple[str, ...],
     classes: tuple[str, ...],
     categorical: tuple[str, ...],
     parameters: Parameters,
@@ -481,6 +507,7 @@ def _joined(
             open_columns(columns, where),
             label=label,
             weight=weight,
+            base_margin=starts,
             subject=subject,
             categorical=categorical,
             label_kind=kind,
@@ -578,7 +605,7 @@ def _member(plan: Plan, model: Model, part: Table, traffic: tuple[int, int], alo
     by_itself: Scores = {}
     if held.any():
         test = part.take(held)
-        predictions = model.ensemble.predict(test.features)
+        predictions = model.ensemble.predict(test.features, base_margin=test.base_margin)
         values = score_table(plan.parameters.objective, predictions, test.label)
         together = {name: None if np.isnan(value) else value for name, value in values.items()}
         if alone:

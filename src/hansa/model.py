@@ -99,13 +99,15 @@ class Model:
     def _has_probabilities(self) -> bool:
         return self.objective == "binary:logistic" or is_softmax(self.objective)
 
-    def predict_margin(self, X: object) -> Floats:
+    def predict_margin(self, X: object, *, base_margin: object = None) -> Floats:
         """Sums of leaves and base margin.
 
         Parameters
         ----------
         X : frame or array
             A data frame with the model's features, in any order and beside others; or an array (rows, features) in the model's order.
+        base_margin : array (rows,) or (rows, outputs), optional
+            Where each row starts, in place of the base score; what the model was trained with.
 
         Returns
         -------
@@ -116,25 +118,25 @@ class Model:
         DataError
             A feature is missing, or a cell is neither a number nor, in a column of texts, a text; names row and column.
         """
-        return self._ensemble.predict_margin(self._read(X).features, cores())
+        return self._ensemble.predict_margin(self._read(X).features, cores(), _starts(base_margin))
 
-    def predict_proba(self, X: object) -> Floats:
+    def predict_proba(self, X: object, *, base_margin: object = None) -> Floats:
         """Probabilities: float32 (rows, 2) of the classes 0 and 1, or (rows, classes); see `predict_margin` for the rest."""
         if not self._has_probabilities:
             raise HansaError(f"a model of objective {self.objective!r} has no probabilities; call predict")
         ensemble = self._ensemble
         if is_softmax(self.objective):
             ensemble = replace(ensemble, objective=SOFTPROB)
-        scores = ensemble.predict(self._read(X).features, cores())
+        scores = ensemble.predict(self._read(X).features, cores(), _starts(base_margin))
         return scores if scores.ndim == 2 else np.stack([1 - scores, scores], axis=1)
 
-    def predict(self, X: object) -> npt.NDArray[Any]:
+    def predict(self, X: object, *, base_margin: object = None) -> npt.NDArray[Any]:
         """The likeliest class (binary:logistic, multi:softprob, multi:softmax), int64 (rows,), or what else the objective predicts
         (values; log-odds of label 1 for
         binary:logitraw), float32 (rows,); see `predict_margin` for the rest."""
         if self._has_probabilities:
-            return np.asarray(self.predict_proba(X).argmax(axis=1), np.int64)
-        return self._ensemble.predict(self._read(X).features, cores())
+            return np.asarray(self.predict_proba(X, base_margin=base_margin).argmax(axis=1), np.int64)
+        return self._ensemble.predict(self._read(X).features, cores(), _starts(base_margin))
 
     def importance(self, kind: ImportanceKind = "gain") -> dict[str, float]:
         """XGBoost's feature importance: weight, gain, cover, total_gain or total_cover."""
@@ -170,3 +172,13 @@ class Model:
                 f"X: no column {missing[0]!r}, which the model needs; found {', '.join(map(repr, columns))[:200]}"
             )
         return read_coded(open_columns({name: columns[name] for name in names}, "X"), names, known=self._levels)
+
+
+def _starts(base_margin: object) -> Floats | None:
+    """Base margins as the ensemble takes them: float32 (outputs, rows)."""
+    if base_margin is None:
+        return None
+    given = np.asarray(base_margin, np.float32)
+    if not np.isfinite(given).all():
+        raise DataError("base_margin: expected a finite number for each row; leave base_margin out for the base score")
+    return np.ascontiguousarray(np.atleast_2d(given) if given.ndim < 2 else given.T)

@@ -31,7 +31,13 @@ def read_model(path: Path) -> Ensemble:
 
 
 def predict_table(
-    model_path: Path, table_path: Path, save: Path, margin: bool, decimal: str = ".", keep: Sequence[str] = ()
+    model_path: Path,
+    table_path: Path,
+    save: Path,
+    margin: bool,
+    decimal: str = ".",
+    keep: Sequence[str] = (),
+    base_margin: Sequence[str] = (),
 ) -> tuple[str, list[str]]:
     """Score every row of a table; columns beyond the model's features are ignored. Returns a sentence for the terminal, and warnings.
 
@@ -39,21 +45,30 @@ def predict_table(
     several outputs prediction_0, prediction_1 and so on. Categorical columns hold levels, where the model tells them, and codes where
     it does not. A level that the model does not know is of no category.
 
+    Args:
+        base_margin: columns where rows start in place of the model's base score, one for each output; none for the base score.
+
     Raises DataError naming file and column where the table lacks a feature or a numeric one holds text.
     """
     if save.suffix.lower() not in (".csv", ".parquet"):
         raise DataError(f"{save}: ends in {save.suffix!r}; expected .csv or .parquet")
     ensemble = read_model(model_path)
+    if base_margin and len(base_margin) != ensemble.outputs:
+        raise DataError(
+            f"{table_path}: {len(base_margin)} columns of base margins; expected one for each of the model's {ensemble.outputs} outputs"
+        )
     levels = {name: own for name, own in zip(ensemble.feature_names, ensemble.categories, strict=False) if own}
     read = read_coded(
         table_path,
         ensemble.feature_names,
         known=levels,
+        base_margin=base_margin,
         needs=f"which the model {model_path} needs",
         decimal=decimal,
     )
     features = read.features
-    scores = ensemble.predict_margin(features, cores()) if margin else ensemble.predict(features, cores())
+    given = features, cores(), read.base_margin
+    scores = ensemble.predict_margin(*given) if margin else ensemble.predict(*given)
     columns = {"prediction": scores}
     if ensemble.outputs > 1:
         columns = {f"prediction_{output}": np.ascontiguousarray(own) for output, own in enumerate(scores.T)}

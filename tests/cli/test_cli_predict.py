@@ -6,6 +6,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -179,3 +180,29 @@ def test_a_column_that_cannot_be_kept_is_refused_by_name(folder, tmp_path):
         "column 'prediction' is to be kept beside predictions of this name; rename it",
     )
     assert not out.exists()
+
+
+def test_rows_start_at_their_base_margins(tmp_path):
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame({"a": rng.normal(size=60).astype(np.float32), "start": rng.normal(size=60).astype(np.float32)})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    matrix = xgboost.DMatrix(table[["a"]], rng.integers(0, 2, 60), base_margin=table["start"])
+    booster = xgboost.train({"objective": "binary:logistic"}, matrix, 3)
+    booster.save_model(tmp_path / "m.json")
+    out = tmp_path / "scores.csv"
+    result = hansa("predict", tmp_path / "m.json", tmp_path / "t.csv", "--save", out, "--base-margin", "start")
+    assert result.exit_code == 0, result.output
+    np.testing.assert_allclose(pd.read_csv(out)["prediction"], booster.predict(matrix), atol=1e-6)
+    two = hansa(
+        "predict",
+        tmp_path / "m.json",
+        tmp_path / "t.csv",
+        "--save",
+        out,
+        "--base-margin",
+        "start",
+        "--base-margin",
+        "a",
+    )
+    assert two.exit_code != 0
+    assert "2 columns of base margins; expected one for each of the model's 1 outputs" in two.stderr

@@ -451,16 +451,26 @@ def schema(
 @click.option("--margin", is_flag=True, help="Margins instead of probabilities.")
 @click.option("--keep", multiple=True, metavar="COLUMN",
               help="A column of TABLE to write before the predictions, such as an id; repeatable.")  # fmt: skip
+@click.option("--base-margin", metavar="COLUMN", multiple=True,
+              help="The column where each row starts in place of the base score; one for each output of the model.")  # fmt: skip
 @click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True,
               help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
 @long_running
-def predict(model: Path, table: Path, save: Path, margin: bool, keep: tuple[str, ...], decimal: str) -> None:
+def predict(
+    model: Path,
+    table: Path,
+    save: Path,
+    margin: bool,
+    keep: tuple[str, ...],
+    base_margin: tuple[str, ...],
+    decimal: str,
+) -> None:
     """Score the rows of TABLE with MODEL (a model file of Hansa or XGBoost, JSON or UBJSON)."""
     from hansa.node.files import warn
     from hansa.prediction import predict_table
 
     _check_outputs({"--save": save}, model=model, table=table)
-    written, warnings = predict_table(model, table, save, margin, decimal, keep)
+    written, warnings = predict_table(model, table, save, margin, decimal, keep, base_margin)
     warn(warnings)
     click.echo(printable(written))
 

@@ -116,12 +116,12 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             k = plan.min_party_rows
             text = f"privacy.min_party_rows {k} (demanded: at least {self.least_party_rows})"
             yield "least_party_rows", text, k >= self.least_party_rows
-        weights = () if plan.schema.weight is None else (plan.schema.weight,)
+        more = (*(() if plan.schema.weight is None else (plan.schema.weight,)), *plan.schema.base_margin)
         for key, what, names, allowed in (
             ("aggregators", "aggregator" if plan.coopetitive is None else "hub", (plan.hub,), self.aggregators),
             ("servers", "server", plan.servers, self.servers),
             ("receivers", "receiver", plan.receivers, self.receivers),
-            ("features", "feature", (*plan.schema.features, *weights), self.features),
+            ("features", "feature", (*plan.schema.features, *more), self.features),
             ("labels", "label", (plan.schema.label,), self.labels),
         ):
             if allowed is not None:

@@ -26,6 +26,7 @@ from hansa.data.source import (
     Column,
     LabelKind,
     SchemaViolation,
+    base_margin_of,
     broken_rules,
     coarse_warnings,
     describe,
@@ -57,6 +58,7 @@ class CodedTable:
         features: float32 (n_features, n_rows), NaN missing.
         label, weight: float32 (n_rows,), or None where none was asked for.
         party, subject: object (n_rows,), texts, or None.
+        base_margin: float32 (outputs, n_rows), or None where none was asked for.
         levels: of the categorical columns.
         unknown: by such a column, how many cells hold a level that `levels` does not list: they are of no category.
         warnings: what is allowed but probably not meant.
@@ -71,6 +73,7 @@ class CodedTable:
     unknown: Mapping[str, int]
     warnings: tuple[str, ...]
     subject: npt.NDArray[np.object_] | None = None
+    base_margin: Floats | None = None
 
 
 def read_coded(
@@ -82,6 +85,7 @@ def read_coded(
     weight: str | None = None,
     party: str | None = None,
     subject: str | None = None,
+    base_margin: Sequence[str] = (),
     categorical: Sequence[str] = (),
     label_kind: LabelKind = "numeric",
     classes: tuple[str, ...] = (),
@@ -96,6 +100,7 @@ def read_coded(
         known: levels of another table or of a model; all other features must be numbers. None finds them in this table.
         label, weight: columns of numbers without missing values, held to the same rules as a party's.
         classes: where the label is texts, its classes, as in `data.schema.Schema`.
+        base_margin: columns of each row's margin before the first tree.
         party: column that says whose each row is. subject: column that says whom or what it is of, such as a patient; no feature.
         categorical: features whose values, texts or whole numbers, are categories, as every feature of texts is.
         needs: for the error where the table lacks a feature: who needs it.
@@ -107,11 +112,14 @@ def read_coded(
     with source if isinstance(source, OpenTable) else open_table(source) as table:
         for violation in repeated_columns(table):
             raise DataError(str(violation))
-        special = [name for name in (label, party, weight, subject) if name is not None]
+        special = [name for name in (label, party, weight, subject, *base_margin) if name is not None]
         for name in special:
             if special.count(name) > 1:
-                roles = "label, weight, party and id" if subject is not None else "label, weight and party"
-                raise DataError(f"{table.file}: column {name!r} is to be two of {roles}; name a column for each")
+                roles = ["label", "weight", "party", *(["id"] if subject is not None else [])]
+                roles += ["base margin"] if base_margin else []
+                raise DataError(
+                    f"{table.file}: column {name!r} is to be two of {', '.join(roles[:-1])} and {roles[-1]}; name a column for each"
+                )
         _require(table, special)
         names = tuple(name for name in table.names if name not in special) if features is None else tuple(features)
         _require(table, names, needs)
@@ -137,6 +145,8 @@ def read_coded(
         if not n_rows:
             raise DataError(str(no_rows(table)))
         _check_roles(table, columns, label, weight, label_kind, classes, decimal)
+        for name in base_margin:
+            _refuse(table, list(broken_rules(name, columns[name], "base margin", label_kind)), decimal)
         levels = _find_levels(table, columns, names, tuple(categorical), decimal) if known is None else known
         unknown = {} if known is None else _settle_unknown(columns, known)
         numbers = [name for name in names if name not in levels]
@@ -148,6 +158,7 @@ def read_coded(
         warnings = coarse_warnings(table, columns, [*numbers, *(() if label is None or classes else (label,))], decimal)
         owners = None if party is None else _filled(table, party, "party")
         subjects = None if subject is None else _filled(table, subject, "id")
+    starts = base_margin_of(columns, base_margin)
     values = np.empty((len(names), n_rows), np.float32)
     for index, name in enumerate(names):
         values[index] = columns.pop(name).values
@@ -161,6 +172,7 @@ def read_coded(
         unknown=unknown,
         warnings=tuple(warnings),
         subject=subjects,
+        base_margin=starts,
     )
 
 

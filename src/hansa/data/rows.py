@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from hansa.data.schema import Schema
-from hansa.data.source import Array, Column, LabelKind, Rows, Rule, SchemaViolation, role_rules
+from hansa.data.source import Array, Column, LabelKind, Role, Rows, Rule, SchemaViolation, role_rules
 from hansa.errors import DataError
 
 ABOVE_ALL = np.finfo(np.float32).max
@@ -33,9 +33,21 @@ def _violations(rows: Rows, schema: Schema, label_kind: LabelKind, owner: str) -
         yield SchemaViolation(
             owner, None, schema.weight, expected, found, "give the rows as the plan's schema names them"
         )
+    margins = () if rows.base_margin is None else tuple(rows.base_margin)
+    if len(margins) != len(schema.base_margin):
+        expected = f"base margins for {len(schema.base_margin)} columns"
+        yield SchemaViolation(
+            owner,
+            None,
+            None,
+            expected,
+            str(len(margins)),
+            "give base_margin (outputs, n_rows) as the plan's schema names it",
+        )
     columns = (
         {schema.label: rows.label} if rows.weight is None else {schema.label: rows.label, schema.weight: rows.weight}
     )
+    columns |= dict(zip(schema.base_margin, margins, strict=False))
     for name, values in columns.items():
         if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.ndim != 1:
             cure = "convert them by np.asarray(values, np.float32)"
@@ -45,7 +57,9 @@ def _violations(rows: Rows, schema: Schema, label_kind: LabelKind, owner: str) -
         yield SchemaViolation(owner, None, None, "at least one row", "no rows", "give a table with rows")
     shapes = (rows.features.shape, *(values.shape for values in columns.values()))
     if shapes != ((len(schema.features), n_rows), *((n_rows,),) * len(columns)):
-        expected = f"{len(schema.features)} features of {n_rows} rows, and a label (and weight) for each row"
+        expected = (
+            f"{len(schema.features)} features of {n_rows} rows, and a label (and weight, and base margins) for each row"
+        )
         yield SchemaViolation(
             owner,
             None,
@@ -69,4 +83,5 @@ def _kind_of(values: object) -> str:
 def _rules(name: str | None, schema: Schema, values: Array, label_kind: LabelKind) -> Iterator[Rule]:
     yield np.abs(values) >= ABOVE_ALL, "a number below 3.4028235e38", "write a smaller number"
     column = Column(values, np.zeros(len(values), np.bool_))
-    yield from role_rules("label" if name == schema.label else "weight", column, label_kind)
+    roles: dict[str | None, Role] = {schema.label: "label", schema.weight: "weight"}
+    yield from role_rules(roles.get(name, "base margin"), column, label_kind, schema.base_margin_limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -44,6 +45,10 @@ class Schema:
         Columns that a table may have and that are not read, in the order of their names.
     classes : tuple of str
         Where the label is texts: what it says, in the order of the classes 0, 1, ...; () where it is numbers.
+    base_margin : tuple of str
+        Columns of each row's margin before the first tree, one for each output of the model; () where all rows start at the base score.
+    base_margin_limit : float
+        No row's base margin exceeds it in size; 0 where there are none.
 
     Raises
     ------
@@ -65,6 +70,8 @@ class Schema:
     decimal: str = "."
     ignore: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    base_margin: tuple[str, ...] = ()
+    base_margin_limit: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", _names(self.features))
@@ -73,13 +80,19 @@ class Schema:
         for role, name in (("label", self.label), ("weight", self.weight)):
             if name is not None and (not isinstance(name, str) or not name):
                 raise PlanError(f"schema.{role}: {name!r} is no column name; write the column's name")
-        _refuse_repeats(self.columns, "schema", "a column is one feature, or the label, or the weight: ")
+        object.__setattr__(self, "base_margin", _listed("base_margin", self.base_margin))
+        if bool(self.base_margin) != (0 < self.base_margin_limit < math.inf):
+            raise PlanError(
+                f"schema.base_margin is {list(self.base_margin)} and schema.base_margin_limit {self.base_margin_limit}; they go "
+                "together: columns, and a positive number that no row's base margin exceeds in size"
+            )
+        _refuse_repeats(self.columns, "schema", "a column is one feature, the label, the weight or a base margin: ")
         object.__setattr__(self, "ignore", tuple(sorted(_listed("ignore", self.ignore))))
         _refuse_repeats(self.ignore, "schema.ignore", "")
         for name in self.ignore:
             if name in self.columns:
                 raise PlanError(
-                    f"schema.ignore: column {name!r} is a feature, the label or the weight too; read it or ignore it, not both"
+                    f"schema.ignore: column {name!r} is a feature, the label, the weight or a base margin too; read it or ignore it"
                 )
         levels = tuple(tuple(own) for own in self.categories)
         if levels and len(levels) != len(self.features):
@@ -95,8 +108,8 @@ class Schema:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All column names: features, then the label, then the weight where there is one."""
-        return (*self.features, self.label, *(() if self.weight is None else (self.weight,)))
+        """All column names: features, the label, the weight where there is one, base margins."""
+        return (*self.features, self.label, *(() if self.weight is None else (self.weight,)), *self.base_margin)
 
     @property
     def levels(self) -> dict[str, tuple[Level, ...]]:

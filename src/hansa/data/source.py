@@ -12,6 +12,7 @@ mean a missing value do so in every file.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ class Rows:
         Finite, not negative, not all zero; None where the schema names none.
     warnings : tuple of str
         Sentences about values that float32 cannot hold apart, for the party's own eyes.
+    base_margin : float32 (outputs, n_rows) or None
+        Each row's margin before the first tree; None where the schema names none.
 
     Examples
     --------
@@ -68,6 +71,7 @@ class Rows:
     label: Array
     weight: Array | None
     warnings: tuple[str, ...] = ()
+    base_margin: Array | None = None
 
     @property
     def n_rows(self) -> int:
@@ -197,7 +201,7 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
     DataError
         Names file, row, column, what was expected and found, and the cure: unreadable or unknown file; no rows; missing, extra or
         repeated columns; text in a numeric column, or an unknown level in a categorical one; infinite or out of float32's range;
-        missing or NaN label or weight; negative weight; all weights zero.
+        missing or NaN label, weight or base margin; negative weight; all weights zero; a base margin beyond its limit.
 
     Examples
     --------
@@ -220,7 +224,14 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
     for index, name in enumerate(schema.features):
         features[index] = columns.pop(name).values  # let go of each column as soon as it is copied
     weight = None if schema.weight is None else columns[schema.weight].values
-    return Rows(features, columns[schema.label].values, weight, tuple(warnings))
+    return Rows(
+        features, columns[schema.label].values, weight, tuple(warnings), base_margin_of(columns, schema.base_margin)
+    )
+
+
+def base_margin_of(columns: Mapping[str, Column], names: Sequence[str]) -> Array | None:
+    """The base margins in these columns, float32 (outputs, n_rows); None where there are none."""
+    return np.stack([columns[name].values for name in names]) if names else None
 
 
 def _levels(schema: Schema) -> dict[str, tuple[Level, ...]]:
@@ -367,7 +378,7 @@ def _truth_as_code(column: str, classes: tuple[Level, ...]) -> str:
 
 # --- rules -------------------------------------------------------------------------------------------------
 
-Role = Literal["feature", "label", "weight"]
+Role = Literal["feature", "label", "weight", "base margin"]
 
 
 @dataclass(frozen=True)
@@ -429,12 +440,15 @@ def _value_violations(
     """At most `most` schema violations, in the schema's order."""
     if columns and not len(next(iter(columns.values())).values):
         return [no_rows(table)]
-    roles: dict[str | None, Role] = {schema.weight: "weight", schema.label: "label"}
+    roles: dict[str | None, Role] = dict.fromkeys(schema.base_margin, "base margin")
+    roles |= {schema.weight: "weight", schema.label: "label"}
     levels = _levels(schema)
     broken: list[Broken] = []
     for name in schema.columns:
         if name in columns:
-            broken += broken_rules(name, columns[name], roles.get(name, "feature"), label_kind, levels.get(name))
+            broken += broken_rules(
+                name, columns[name], roles.get(name, "feature"), label_kind, levels.get(name), schema.base_margin_limit
+            )
     found = describe(table, broken[:most], schema.decimal)
     if schema.weight in columns and len(found) != most:
         found += only_zeros(table, schema.weight, columns[schema.weight])
@@ -459,11 +473,16 @@ Rule = tuple[Array, str, str]
 
 
 def broken_rules(
-    name: str, column: Column, role: Role, label_kind: LabelKind, levels: tuple[Level, ...] | None = None
+    name: str,
+    column: Column,
+    role: Role,
+    label_kind: LabelKind,
+    levels: tuple[Level, ...] | None = None,
+    limit: float = math.inf,
 ) -> Iterator[Broken]:
-    """The rules that a column breaks, one for each rule."""
+    """The rules that a column breaks, one for each rule. `limit`: of base margins."""
     rules = list(_number_rules(column, role)) if levels is None else [_level_rule(column, levels, role)]
-    rules += role_rules(role, column, label_kind)
+    rules += role_rules(role, column, label_kind, limit)
     for place, (rows, expected, cure) in enumerate(rules):
         if rows.any():
             yield Broken(
@@ -495,14 +514,20 @@ def _level_rule(column: Column, levels: tuple[Level, ...], role: Role) -> Rule:
     return column.bad, f"one of the plan's {len(levels)} levels {some}, or empty for missing", cure
 
 
-def role_rules(role: Role, column: Column, label_kind: LabelKind) -> Iterator[Rule]:
-    """What a label or weight column must keep to beside being numbers."""
+def role_rules(role: Role, column: Column, label_kind: LabelKind, limit: float = math.inf) -> Iterator[Rule]:
+    """What a column of labels, weights or base margins must keep to beside being numbers. `limit`: of base margins."""
     if role == "feature":
         return
     values = column.values
     yield np.isnan(values) & ~column.bad, f"a {role} in every row", f"drop the rows without {role}"
     if role == "weight":
         yield (values < 0) & np.isfinite(values), "a weight of 0 or more", "write a weight of 0 or more"
+    elif role == "base margin":
+        yield (
+            np.isfinite(values) & (np.abs(values) > limit),
+            f"a base margin of at most {limit:g} in size",
+            "mend the cell, or give a higher schema.base_margin_limit in the plan, which all members must agree on",
+        )
     elif label_kind == "binary":
         yield (
             np.isfinite(values) & (values != 0) & (values != 1),

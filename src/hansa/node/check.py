@@ -171,7 +171,9 @@ def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRu
         try:
             ledger = Ledger(member.ledger)
             people = {name: member.members[name].identity.hex() for name in plan.parties}
-            ledger.check(ledger.columns(rows.features, rows.label, rows.weight), people, member.policy)
+            ledger.check(
+                ledger.columns(rows.features, rows.label, rows.weight, rows.base_margin), people, member.policy
+            )
         except PlanError as error:
             met, text = False, str(error)
         rules.append(PolicyRule("ledger", met, text))

@@ -77,7 +77,7 @@ def admission(member: MemberFile, rows: Rows) -> Admit:
             cure="name a file as ledger",
         )
     ledger = Ledger(member.ledger)
-    columns = ledger.columns(rows.features, rows.label, rows.weight)
+    columns = ledger.columns(rows.features, rows.label, rows.weight, rows.base_margin)
 
     def admit(run: bytes, roster: Roster) -> None:
         parties = tuple(

@@ -41,6 +41,8 @@ def defaults(plan: Plan) -> dict[str, object]:
         "schema.decimal": ".",
         "schema.ignore": (),
         "schema.classes": (),
+        "schema.base_margin": (),
+        "schema.base_margin_limit": 0.0,
         "schema.weight_limit": None,
         "schema.missing": None,
         "categories": (),

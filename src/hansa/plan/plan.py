@@ -13,6 +13,8 @@
     features = ["traffic", "temperature"]
     label = "fault"
     weight = "importance"                     # optional
+    base_margin = "tariff"                    # optional: each row's margin before the first tree; a list for several outputs
+    base_margin_limit = 10.0                  # no row's base margin exceeds it in size
     decimal = ","                             # optional: the decimal sign of numbers that are texts, as in CSV files; default "."
     ignore = ["site"]                         # optional: columns that a table may have and that are not read
     classes = ["no", "yes"]                   # optional: what a label of texts says; the place in the list is the class
@@ -340,7 +342,7 @@ class Plan:
 
     def canonical(self) -> bytes:
         """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out
-        but those of `schema.decimal`, `schema.ignore` and `schema.classes`, which came later.
+        but those of `schema.decimal`, `schema.ignore`, `schema.classes` and `schema.base_margin`, which came later.
         """
         content = {"format": 1, **asdict(self)}
         if self.coopetitive is None:
@@ -351,6 +353,8 @@ class Plan:
             del content["schema"]["ignore"]
         if not self.schema.classes:
             del content["schema"]["classes"]
+        if not self.schema.base_margin:
+            del content["schema"]["base_margin"], content["schema"]["base_margin_limit"]
         # Settings that came later are left out where they change nothing: older plans keep their digests.
         for name, default in LATER_PARAMETERS.items():
             if content["parameters"][name] == default:
@@ -381,6 +385,8 @@ class Plan:
             "schema.decimal": schema["decimal"],
             "schema.ignore": schema["ignore"],
             "schema.classes": schema["classes"],
+            "schema.base_margin": schema["base_margin"],
+            "schema.base_margin_limit": schema["base_margin_limit"],
             "privacy.min_cell_rows": self.min_cell_rows,
             "privacy.min_party_rows": self.min_party_rows,
             "privacy.min_child_rows": self.min_child_rows,

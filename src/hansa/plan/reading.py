@@ -17,6 +17,7 @@ from hansa.plan.values import (
     DEFAULT_BINS_ON_SHARES,
     DEFAULT_MIN_CELL_ROWS,
     DEFAULT_MIN_PARTY_ROWS,
+    BaseMarginLimit,
     Column,
     Cuts,
     DecimalSign,
@@ -66,6 +67,8 @@ class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     decimal: DecimalSign = "."
     ignore: Names | None = None
     classes: Names | None = None
+    base_margin: Column | Names | None = None
+    base_margin_limit: BaseMarginLimit | None = None
 
 
 class PrivacyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -238,6 +241,8 @@ def _plan(document: PlanDocument) -> Plan:
             decimal=schema.decimal,
             ignore=schema.ignore or (),
             classes=schema.classes or (),
+            base_margin=(schema.base_margin,) if isinstance(schema.base_margin, str) else schema.base_margin or (),
+            base_margin_limit=schema.base_margin_limit or 0.0,
         ),
         parameters=_parameters(_with_monotone(document), shared),
         min_cell_rows=privacy.min_cell_rows,

@@ -232,6 +232,26 @@ def a_start_model_is_all_there_is_before(plan: Plan) -> str | None:
     return None
 
 
+def base_margins_fit(plan: Plan) -> str | None:
+    columns = plan.schema.base_margin
+    if not columns:
+        return None
+    if plan.coopetitive is not None:
+        return (
+            f"schema.base_margin goes with the modes that have an aggregator, and the mode is {plan.mode!r}, where all rows start at "
+            "the same margin: leave it out, or take another mode"
+        )
+    outputs = plan.parameters.outputs
+    if len(columns) != outputs:
+        return f"schema.base_margin names {len(columns)} columns; expected one for each of the {outputs} outputs of the model"
+    if plan.release.least_choices or plan.release.leaf_bits is not None:
+        return (
+            "release.least_choices and leaf_bits speak of a first tree whose rows all start at the base score; leave them out, or "
+            "schema.base_margin"
+        )
+    return None
+
+
 def early_stopping_has_rows(plan: Plan) -> str | None:
     if plan.evaluation_fraction > 0 or plan.parameters.early_stopping_rounds is None:
         return None
@@ -428,6 +448,7 @@ RULES: tuple[Rule, ...] = (
     one_against_the_rest_goes_with_coopetitive,
     class_names_fit_labels,
     a_start_model_is_all_there_is_before,
+    base_margins_fit,
     early_stopping_has_rows,
 )
 """Of every plan, in the order in which they are asked."""

@@ -77,6 +77,8 @@ def _schema(plan: Plan) -> dict[str, Any]:
         "decimal": None if schema.decimal == "." else schema.decimal,
         "ignore": schema.ignore or None,
         "classes": schema.classes or None,
+        "base_margin": schema.base_margin or None,
+        "base_margin_limit": schema.base_margin_limit or None,
         "missing": None if more is None else more.missing,
         "weight_limit": None if more is None else more.weight_limit,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import tempfile
 import time
@@ -66,7 +67,7 @@ class SimulationSettings:
 
     Attributes:
         parameters: of the trees. mode: of the plan.
-        label, weight: column names.
+        label, weight, base_margin: column names.
         min_cell_rows, evaluation_fraction: of the plan.
         alone, pooled: whether to train each party alone, and the pooled rows (Hansa, and XGBoost where it is installed).
         in_process: without processes and sockets. threads: compute threads of a party (of the run, in one process).
@@ -80,6 +81,7 @@ class SimulationSettings:
     label: str
     mode: str = "federated"
     weight: str | None = None
+    base_margin: tuple[str, ...] = ()
     min_cell_rows: int = DEFAULT_MIN_CELL_ROWS
     evaluation_fraction: float = 0.0
     alone: bool = False
@@ -133,6 +135,7 @@ def make_plan(
     labels: tuple[float, float] = (0.0, 1.0),
     heaviest: float = 1.0,
     categories: Mapping[str, tuple[Level, ...]] | None = None,
+    farthest: float = 0.0,
 ) -> Plan:
     """The plan of a simulation: every party receives the model, and in coopetitive mode the first three compute, and a hub that does
     nothing else relays.
@@ -141,6 +144,7 @@ def make_plan(
         labels: the lowest and highest one, of which a coopetitive regression makes its public range.
         heaviest: the greatest weight, which a coopetitive plan with weights makes its public limit.
         categories: the levels of categorical features.
+        farthest: the greatest base margin in size; the public limit is the power of two from there on.
     """
     more = None
     categories = categories or {}
@@ -168,7 +172,14 @@ def make_plan(
         parties=parties,
         receivers=settings.receivers or parties,
         minimum_parties=len(parties),
-        schema=Schema(features, settings.label, settings.weight, tuple(categories.get(name, ()) for name in features)),
+        schema=Schema(
+            features,
+            settings.label,
+            settings.weight,
+            tuple(categories.get(name, ()) for name in features),
+            base_margin=settings.base_margin,
+            base_margin_limit=2.0 ** math.ceil(math.log2(max(farthest, 1.0))) if settings.base_margin else 0.0,
+        ),
         parameters=settings.parameters,
         min_cell_rows=settings.min_cell_rows,
         evaluation_fraction=settings.evaluation_fraction,
@@ -333,7 +344,7 @@ def _predictions(ensemble: Ensemble, table: Table) -> npt.NDArray[np.float32]:
     """What is scored: of several classes their probabilities."""
     if is_softmax(ensemble.objective):
         ensemble = replace(ensemble, objective=SOFTPROB)
-    return ensemble.predict(table.features, cores())
+    return ensemble.predict(table.features, cores(), table.base_margin)
 
 
 def _scores_of(objective: str, predictions: npt.NDArray[np.float32], table: Table) -> _Scores:

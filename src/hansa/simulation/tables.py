@@ -35,6 +35,7 @@ class Table:
         party: object (n_rows,): each row's value of the party column, as text.
         categories: levels of the categorical columns.
         warnings: what the file holds that is allowed but probably not meant.
+        base_margin: float32 (outputs, n_rows), each row's margin before the first tree, or None.
         subject: object (n_rows,): whom or what each row is of, as text, where cross-validation is to keep its rows in one fold.
     """
 
@@ -46,6 +47,7 @@ class Table:
     categories: Levels
     warnings: tuple[str, ...] = ()
     subject: npt.NDArray[np.object_] | None = None
+    base_margin: npt.NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, read: CodedTable, party: npt.NDArray[np.object_], warnings: tuple[str, ...]) -> Table:
@@ -60,6 +62,7 @@ class Table:
             categories=read.levels,
             warnings=warnings,
             subject=read.subject,
+            base_margin=read.base_margin,
         )
 
     @property
@@ -75,11 +78,12 @@ class Table:
             weight=None if self.weight is None else self.weight[rows],
             party=self.party[rows],
             subject=None if self.subject is None else self.subject[rows],
+            base_margin=None if self.base_margin is None else np.ascontiguousarray(self.base_margin[:, rows]),
         )
 
     def rows(self) -> Rows:
         """The numbers, as one party's rows."""
-        return Rows(self.features, self.label, self.weight)
+        return Rows(self.features, self.label, self.weight, base_margin=self.base_margin)
 
 
 def read_table(
@@ -143,10 +147,13 @@ def split_table(table: Table, fraction: float, seed: int, stratified: bool) -> t
     return table.take(~test), table.take(test)
 
 
-def write_party_table(path: Path, table: Table, label: str, weight: str | None) -> None:
+def write_party_table(
+    path: Path, table: Table, label: str, weight: str | None, base_margin: tuple[str, ...] = ()
+) -> None:
     """Write a party's rows as Parquet, features and label under their own names; float32 values stay exact, categories are levels."""
-    names = [*table.names, label, *([weight] if weight else [])]
+    names = [*table.names, label, *([weight] if weight else []), *base_margin]
     arrays = [*table.features, table.label, *([table.weight] if table.weight is not None else [])]
+    arrays += [] if table.base_margin is None else [*table.base_margin]
     columns = {f"c{i}": np.ascontiguousarray(values) for i, values in enumerate(arrays)}
     with writing(path) as partial, writing_table(partial, "parquet") as (connection, write):
         connection.register("given", columns)

@@ -84,5 +84,5 @@ def read_training(
         decimal=decimal,
     )
     least = min_cell_rows or DEFAULT_MIN_CELL_ROWS
-    chosen = SimulationSettings(parameters, label, mode, weight, least, threads=threads)
+    chosen = SimulationSettings(parameters, label, mode, weight, min_cell_rows=least, threads=threads)
     return Training(table, chosen, given, party_column, named, decimal)

@@ -410,35 +410,46 @@ class Ensemble:
         start = _OF_MARGIN_0[LOSSES[self.objective].base]
         return replace(self, base_score=(start,) * self.outputs, trees=tuple(trees))
 
-    def predict_margin(self, features: Float32s, threads: int = 1) -> Float32s:
+    def predict_margin(self, features: Float32s, threads: int = 1, base_margin: Float32s | None = None) -> Float32s:
         """Margins, float32 of shape (n_rows,), or (n_rows, outputs) where there are several.
 
         Args:
             features: float32 (n_features, n_rows), NaN where a value is missing; the layout of `hansa.data`. Codes of a
                 categorical feature.
             threads: rows are shared out between so many threads; the result does not depend on it.
+            base_margin: float32 (outputs, n_rows), where rows start in place of the base score.
 
         Raises:
-            DataError: `features` has another shape or dtype.
+            DataError: `features` or `base_margin` has another shape or dtype.
         """
         if features.ndim != 2 or features.shape[0] != len(self.feature_names):
             raise DataError(
                 f"features have shape {features.shape}; expected ({len(self.feature_names)}, rows): "
                 f"a row of the array for each feature of the model"
             )
-        margins = np.empty((self.outputs, features.shape[1]), dtype=np.float32)
-        for output, score in enumerate(self.base_scores):
-            margins[output] = base_margin(self.objective, score)
+        margins = self._starts(features.shape[1], base_margin)
+        for output in range(self.outputs):
             add_margins(self.trees_of(output), features, margins[output], threads)
         return np.ascontiguousarray(margins.T) if self.outputs > 1 else margins[0]
 
-    def predict(self, features: Float32s, threads: int = 1) -> Float32s:
+    def _starts(self, n_rows: int, given: Float32s | None) -> Float32s:
+        """Margins before the first tree, float32 (outputs, n_rows), of one's own."""
+        if given is None:
+            scores = np.array([base_margin(self.objective, score) for score in self.base_scores], np.float32)
+            return np.repeat(scores[:, None], n_rows, axis=1)
+        if given.shape != (self.outputs, n_rows) or given.dtype != np.float32:
+            raise DataError(
+                f"base_margin: {given.dtype} of shape {given.shape}; expected float32 of shape ({self.outputs}, {n_rows})"
+            )
+        return given.copy()
+
+    def predict(self, features: Float32s, threads: int = 1, base_margin: Float32s | None = None) -> Float32s:
         """Probabilities of class 1 (binary:logistic), log-odds of it (binary:logitraw) or values, float32 (n_rows,).
 
         With several outputs (n_rows, outputs): the probability of each class, which add up to 1 for multi:softprob; of
         binary:logistic each output's own. Of multi:softmax the class, float32 (n_rows,). Arguments and errors as `predict_margin`.
         """
-        return predictions_from_margins(self.objective, self.predict_margin(features, threads))
+        return predictions_from_margins(self.objective, self.predict_margin(features, threads, base_margin))
 
     def importance(self, kind: ImportanceKind = "gain") -> dict[str, float]:
         """What each feature did in the trees of all outputs, by name, as XGBoost's `get_score`; features without a split are left out.

@@ -402,6 +402,9 @@ class Aggregator:
         self._start: BaseScore = start_of(plan, sums, *self._label_units)
         if self._before is not None:
             self._start = replace(self._start, base_scores=self._before.ensemble.base_scores)
+        elif plan.schema.base_margin and plan.parameters.outputs > 1:
+            # Scores of classes stand in the leaves of the first trees, and base margins take their place, not come on top.
+            self._start = replace(self._start, base_scores=(0.0,) * plan.parameters.outputs)
         self._histogram_bits = histogram_bits_of(plan, self._magnitudes, sums, self._start)
         n_features = len(plan.schema.features)
         self._leaf_bits = rounded_leaf_bits(
@@ -441,12 +444,15 @@ class Aggregator:
         self._cuts = with_categories(cuts, self._rules)
         self._bin_offsets = np.concatenate([[0], np.cumsum(self._cuts.n_codes)]).astype(np.int64)
         margins = [float(base_margin(plan.parameters.objective, score)) for score in self._start.base_scores]
+        limit = plan.schema.base_margin_limit
+        if plan.schema.base_margin:
+            margins = [-limit, limit]
         self._base_margin = margins[0]
         self._highest_margin = max(margins)
         self._margin_bound = max(map(abs, margins))
         if self._before is not None:
-            self._highest_margin = self._before.highest_margin
-            self._margin_bound = self._before.margin_bound
+            self._highest_margin = self._before.highest_margin + limit
+            self._margin_bound = self._before.margin_bound + limit
         if self._counts is not None:
             self._counts.naming.start(self._weight_bound())
         bound = self._start_totals()

@@ -159,6 +159,7 @@ class Party:
         self._features = rows.features
         self._labels = np.ascontiguousarray(rows.label)
         self._weights = None if rows.weight is None else np.ascontiguousarray(rows.weight)
+        self._base_margin = rows.base_margin
         held = np.zeros(rows.n_rows, np.bool_)
         if plan.evaluation_fraction > 0:
             held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
@@ -454,9 +455,12 @@ class Party:
         self._layout: histogram.Layout | None = None
         self._missing_code = np.where(binned.has_missing, self._sizes - 1, -1).astype(np.int32)
         starts = [base_margin(self._plan.parameters.objective, score) for score in message.base_scores]
-        self._margins = np.repeat(np.array(starts, np.float32)[:, None], n_rows, axis=1)
         if self._before is not None:
-            self._margins = self._before.margins(self._features, self._pool.threads)
+            self._margins = self._before.margins(self._features, self._pool.threads, self._base_margin)
+        elif self._base_margin is not None:
+            self._margins = self._base_margin.copy()
+        else:
+            self._margins = np.repeat(np.array(starts, np.float32)[:, None], n_rows, axis=1)
         self._gradient = np.empty((len(starts), n_rows))
         self._hessian = np.empty((len(starts), n_rows))
         planes = 1 if message.histogram_bits == 32 else 2

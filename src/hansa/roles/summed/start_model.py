@@ -29,9 +29,11 @@ class StartModel:
     margin_bound: float
     highest_margin: float
 
-    def margins(self, features: npt.NDArray[np.float32], threads: int) -> npt.NDArray[np.float32]:
-        """float32 (outputs, rows), of features float32 (n_features, rows)."""
-        found = self.ensemble.predict_margin(features, threads)
+    def margins(
+        self, features: npt.NDArray[np.float32], threads: int, base_margin: npt.NDArray[np.float32] | None
+    ) -> npt.NDArray[np.float32]:
+        """float32 (outputs, rows), of features float32 (n_features, rows); base_margin: (outputs, rows), or None for the base score."""
+        found = self.ensemble.predict_margin(features, threads, base_margin)
         return np.ascontiguousarray(found.T if found.ndim == 2 else found[None])
 
 
