@@ -95,7 +95,7 @@ _ONLY_WHERE: Mapping[tuple[str, str], Callable[[Plan], bool]] = {
         plan.parameters.base_score is None and plan.parameters.objective == "reg:squarederror"
     ),
     ("evaluation", "has_value"): lambda plan: (
-        plan.evaluation_fraction > 0 and (plan.schema.weight is not None or "auc" in plan.parameters.metrics)
+        plan.evaluation_fraction > 0 and (plan.weighted or "auc" in plan.parameters.metrics)
     ),
     ("evaluation", "open_metric"): lambda plan: plan.evaluation_fraction > 0,
     ("evaluation", "improved"): lambda plan: plan.parameters.early_stopping_rounds is not None,

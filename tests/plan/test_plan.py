@@ -831,7 +831,18 @@ def test_a_file_is_named_in_errors(tmp_path):
 def test_every_key_is_listed():
     """The list of keys, from which the documentation is checked, is what a written plan has."""
     ignoring = replace(PLAN, schema=replace(PLAN.schema, ignore=("site",), classes=("no", "yes")))
-    plans = (PLAN, ON_SHARES, OF_CATEGORIES, COUNTED, CHOICES, BITS, ignoring, replace(PLAN, start_model="0" * 64))
+    starting = replace(PLAN, schema=replace(PLAN.schema, base_margin=("tariff",), base_margin_limit=3.0))
+    plans = (
+        PLAN,
+        ON_SHARES,
+        OF_CATEGORIES,
+        COUNTED,
+        CHOICES,
+        BITS,
+        ignoring,
+        starting,
+        replace(PLAN, start_model="0" * 64),
+    )
     documents = [tomllib.loads(write_plan(plan)) for plan in plans]
     assert {key for document in documents for key in document} == set(PLAN_KEYS[""])
     for table in ("members", "schema", "privacy", "evaluation", "labels", "release"):

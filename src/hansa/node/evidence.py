@@ -141,7 +141,7 @@ def _least_rows(plan: Plan) -> int:
     """Rows that a child has in an honest run, from the plan alone: `min_child_rows` where more than that counts."""
     parameters = plan.parameters
     scale = parameters.scale_pos_weight
-    if plan.schema.weight is not None or isinstance(scale, str) or not tells_rows(parameters.objective):
+    if plan.weighted or isinstance(scale, str) or not tells_rows(parameters.objective):
         return plan.min_child_rows
     heaviest = max(1.0, scale) / (4 if is_logistic(parameters.objective) else 1)
     return max(plan.min_child_rows, math.ceil(parameters.min_child_weight / heaviest * ROUNDING))

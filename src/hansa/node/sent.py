@@ -59,7 +59,7 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
             else "per tree",
         ),
     ]
-    if plan.schema.weight is not None:
+    if plan.weighted:
         most = max(coarse, parts) * SUM
         sent.insert(5, SentKind("sums of weights in these cells", most, f"in each of at most {REFINEMENTS + 1} rounds"))
     if plan.evaluation_fraction > 0:

@@ -191,6 +191,7 @@ LATER_PARAMETERS: dict[str, Any] = {
             "max_cat_threshold",
             "huber_slope",
             "tweedie_variance_power",
+            "balance",
         ),
     )
 }
@@ -339,6 +340,11 @@ class Plan:
             return given or 0
         rounded = self.coopetitive is not None and not self.statistics
         return DEFAULT_LEAST_CHOICES if rounded and self.parameters.objective == "binary:logistic" else 0
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have weights: of a column, or those that make parties count alike."""
+        return self.schema.weight is not None or self.parameters.balance == "parties"
 
     def canonical(self) -> bytes:
         """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out

@@ -69,6 +69,7 @@ NOT_ON_SHARES: dict[str, Any] = {
     "num_parallel_tree": 1,
     "interaction_constraints": (),
     "max_cat_threshold": None,
+    "balance": "rows",
 }
 """Parameters that coopetitive mode takes at this value only."""
 

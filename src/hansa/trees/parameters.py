@@ -55,6 +55,9 @@ MOST_TREES = 1_000_000
 
 GROW_POLICIES = ("depthwise", "lossguide")
 
+BALANCES = ("rows", "parties")
+"""What counts as much as another: each row, or each party, whose rows share a weight."""
+
 _REFITTED = (
     "XGBoost replaces each leaf's value by a quantile of its rows' residuals, and sums over rows have no quantiles; train with "
     "reg:pseudohubererror and a small huber_slope, which comes near the absolute error"
@@ -211,6 +214,9 @@ class Parameters:
         Of reg:pseudohubererror and the metric mphe: errors far above it count by their size, those far below by their square.
     tweedie_variance_power : float
         Of reg:tweedie: the variance is proportional to this power of the mean.
+    balance : {"rows", "parties"}
+        Whether each row counts as much as another, or each party, whose rows then have a common weight. With parties the model depends
+        on who holds which rows.
 
     Examples
     --------
@@ -249,6 +255,7 @@ class Parameters:
     max_cat_threshold: int | None = None
     huber_slope: float = 1.0
     tweedie_variance_power: float = 1.5
+    balance: str = "rows"
 
     @property
     def outputs(self) -> int:
@@ -462,6 +469,10 @@ def _check(name: str, value: Any) -> Any:
         case "grow_policy":
             if not isinstance(value, str) or value not in GROW_POLICIES:
                 raise _refuse(name, value, f"one of {', '.join(GROW_POLICIES)}")
+            return value
+        case "balance":
+            if not isinstance(value, str) or value not in BALANCES:
+                raise _refuse(name, value, f"one of {', '.join(BALANCES)}")
             return value
         case "monotone_constraints":
             return _monotone(value)

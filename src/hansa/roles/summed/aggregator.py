@@ -390,7 +390,7 @@ class Aggregator:
     def _measured(self, message: Contribution, magnitudes: Int64) -> Outgoing:
         self._session.go(message, "labelling")
         self._magnitudes = magnitudes
-        self._bounds: MagnitudeBounds = bounds_of(magnitudes, self._plan.schema.weight is not None)
+        self._bounds: MagnitudeBounds = bounds_of(magnitudes, self._plan.weighted)
         check_label_size(self._bounds)
         self._label_units = label_units(self._bounds, self._n_rows)
         self._step = 1
@@ -418,7 +418,7 @@ class Aggregator:
         request = self._search.request()
         self._step += 1
         self._expect({"cells": (request.n_counts,)}, np.uint32)
-        if self._plan.schema.weight is not None:
+        if self._plan.weighted:
             self._sums["weights"] = _Sum(self._plan.parties, (request.n_counts,), np.int64)
         yield from self._broadcast(
             CountCells(request.bits, messages.to_tensor(request.offsets), messages.to_tensor(request.prefixes))

@@ -53,6 +53,7 @@ from hansa.roles.summed.features import feature_rules, node_columns, with_catego
 from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
     MagnitudeBounds,
+    balanced,
     count_magnitudes,
     metric_scale,
     rounded_leaf_bits,
@@ -390,6 +391,8 @@ class Party:
         self._n_rows = sum(rows for _, _, rows, _, _ in message.roster)
         self._n_evaluation = sum(held for _, _, _, held, _ in message.roster)
         parameters = plan.parameters
+        if parameters.balance == "parties":
+            self._weights = balanced(self._weights, self._labels, self._n_rows, len(names), self._join.rows)
         self._guard = CutGuard(len(plan.schema.features), self._n_rows, parameters.max_bin, plan.min_cell_rows)
         self._keys: SortedKeys | None = None
         self._fixed_weights: npt.NDArray[np.int64] | None = None

@@ -50,6 +50,19 @@ def label_sums(parameters: Parameters) -> int:
     return LABEL_SUMS + {"Newton step": STEP_SUMS, "shares": parameters.num_class}.get(start, 0)
 
 
+def balanced(
+    weights: npt.NDArray[np.float32] | None, labels: npt.NDArray[np.float32], n_rows: int, n_parties: int, own: int
+) -> npt.NDArray[np.float32]:
+    """Weights with which every party's rows count as much as another's, float32 (rows,).
+
+    Args:
+        weights: of this party's rows, or None. n_rows: that all parties train on, own: that this one does. All counts are public.
+    """
+    scale = np.float32(n_rows / (n_parties * max(own, 1)))
+    given = np.ones_like(labels) if weights is None else weights
+    return np.asarray(given * scale, np.float32)
+
+
 def count_magnitudes(labels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32] | None) -> Int64:
     """int64 (2, 256): rows by the exponent field of |label|, and of the weight (all at 1's where there is none)."""
     given = np.ones_like(labels) if weights is None else weights
