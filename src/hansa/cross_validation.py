@@ -23,6 +23,8 @@ def cv(
     mode: str = "federated",
     id: str | None = None,
     weight: str | None = None,
+    base_margin: str | Sequence[str] | None = None,
+    member_feature: str | None = None,
     classes: Sequence[str] = (),
     categorical: Sequence[str] = (),
     seed: int = 0,
@@ -55,7 +57,7 @@ def cv(
     id : str, optional
         The column that says whom or what a row is of, such as a patient, who may be known to several parties: all rows of one value
         are in one fold. It is no feature.
-    weight, classes, categorical, min_cell_rows, label_range, least_choices, leaf_bits
+    weight, base_margin, member_feature, classes, categorical, min_cell_rows, label_range, least_choices, leaf_bits
         As for `fit`. Weights count in metrics too.
     seed : int
         Of the folds, and XGBoost's.
@@ -99,12 +101,23 @@ def cv(
             "evaluation_fraction: cross-validation tests on folds, and holds out no other rows; leave it out"
         )
     trained = parse_parameters({"seed": seed, **parameters})
-    read = read_parties(parties, label, weight, trained, classes=classes, categorical=categorical, subject=id)
+    read = read_parties(
+        parties,
+        label,
+        weight,
+        trained,
+        classes=classes,
+        categorical=categorical,
+        subject=id,
+        base_margin=base_margin,
+        member_feature=member_feature,
+    )
     settings = SimulationSettings(
         parameters=trained,
         label=read.label,
         mode=mode,
         weight=read.weight,
+        base_margin=read.base_margin,
         min_cell_rows=min_cell_rows,
         label_range=label_range,
         least_choices=least_choices,

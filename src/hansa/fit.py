@@ -229,6 +229,7 @@ def fit(
     mode: str = "federated",
     weight: str | None = None,
     base_margin: str | Sequence[str] | None = None,
+    member_feature: str | None = None,
     classes: Sequence[str] = (),
     categorical: Sequence[str] = (),
     evaluation_fraction: float = 0.0,
@@ -262,6 +263,9 @@ def fit(
     base_margin : str or sequence of str, optional
         The column of each row's margin before the first tree, in place of the base score, such as the log of an exposure; of a model of
         several outputs a column for each. The model does not hold it: give it to `Model.predict` too. Not in coopetitive mode.
+    member_feature : str, optional
+        One more feature of this name, categorical: whose each row is. Trees then can treat members apart; a table to predict needs the
+        column.
     classes : sequence of str
         Where the label is texts: what it says, in the order of the classes 0, 1, ...; truth values may stand for two classes.
     categorical : sequence of str
@@ -331,7 +335,14 @@ def fit(
     check_callbacks(callbacks)
     trained = parse_parameters(parameters)
     read = read_parties(
-        parties, label, weight, trained, classes=classes, categorical=categorical, base_margin=base_margin
+        parties,
+        label,
+        weight,
+        trained,
+        classes=classes,
+        categorical=categorical,
+        base_margin=base_margin,
+        member_feature=member_feature,
     )
     table, sizes = read.table, read.sizes
     members = dict(zip(sizes, member_names(list(sizes)).values(), strict=True))
@@ -353,8 +364,7 @@ def fit(
     heaviest = 1.0 if table.weight is None else float(table.weight.max())
     levels = dict(table.categories)
     labels = float(table.label.min()), float(table.label.max())
-    farthest = 0.0 if table.base_margin is None else float(np.abs(table.base_margin).max())
-    plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, levels, farthest)
+    plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, levels, table.farthest)
     start = _start_model(xgb_model)
     if start is not None:
         plan = replace(plan, start_model=hashlib.sha256(start).hexdigest())
@@ -411,6 +421,7 @@ def read_parties(
     categorical: Sequence[str] = (),
     subject: str | None = None,
     base_margin: str | Sequence[str] | None = None,
+    member_feature: str | None = None,
 ) -> Parties:
     """Read what `fit` takes as parties; arguments are those of `fit`, and `subject` is a column of theirs that is no feature.
 
@@ -419,7 +430,7 @@ def read_parties(
     named = checked_classes(list(classes) if not isinstance(classes, str) else classes, parameters)
     starts = (base_margin,) if isinstance(base_margin, str) else tuple(base_margin or ())
     tables = {
-        str(name): _columns(value, label, weight, starts, f"party {str(name)!r}")
+        str(name): _columns(value, label, weight, starts, parameters.outputs, f"party {str(name)!r}")
         for name, value in _named(parties).items()
     }
     if label is None:
@@ -429,7 +440,7 @@ def read_parties(
             name for name in _margin_names(parameters.outputs) if any(name in table for table in tables.values())
         )
     table, sizes = _joined(tables, label, weight, starts, named, tuple(categorical), parameters, subject)
-    return Parties(table, sizes, label, weight, starts)
+    return Parties(table.with_member_feature(member_feature), sizes, label, weight, starts)
 
 
 def _margin_names(outputs: int) -> list[str]:
@@ -447,7 +458,7 @@ def _named(parties: object) -> Mapping[Any, Any]:
 
 
 def _columns(
-    value: Any, label: str | None, weight: str | None, starts: tuple[str, ...], where: str
+    value: Any, label: str | None, weight: str | None, starts: tuple[str, ...], outputs: int, where: str
 ) -> dict[str, npt.NDArray[Any]]:
     """A party's columns; label, weight and base margins among them."""
     if not isinstance(value, tuple):
@@ -469,7 +480,12 @@ def _columns(
             continue
         array = np.asarray(given)
         array = array.reshape(-1, 1) if array.ndim < 2 or what != BASE_MARGIN else array
-        names = _margin_names(array.shape[1]) if what == BASE_MARGIN else [what]
+        names = _margin_names(outputs) if what == BASE_MARGIN else [what]
+        if array.ndim != 2 or array.shape[1] != len(names):
+            raise DataError(
+                f"{where}: the {what} has shape {array.shape}; expected (rows,)"
+                + (f" or (rows, {outputs})" if outputs > 1 else "")
+            )
         for name in names:
             if name in columns:
                 raise DataError(f"{where}: X has a column {name!r} beside the {what} that is given; rename the column")

@@ -26,6 +26,8 @@ def tune(
     mode: str = "federated",
     id: str | None = None,
     weight: str | None = None,
+    base_margin: str | Sequence[str] | None = None,
+    member_feature: str | None = None,
     classes: Sequence[str] = (),
     categorical: Sequence[str] = (),
     seed: int = 0,
@@ -59,7 +61,7 @@ def tune(
         the mode opens it.
     evaluation_fraction : float
         Share of each party's rows held out in trials without folds; the same rows in each.
-    mode, id, weight, classes, categorical, min_cell_rows, label_range
+    mode, id, weight, base_margin, member_feature, classes, categorical, min_cell_rows, label_range
         As for `cv`. `id` goes with folds.
     seed : int
         Of the trials, of folds and of held-out rows, and XGBoost's.
@@ -98,12 +100,23 @@ def tune(
         raise PlanError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
     fixed = {"seed": seed, **parameters}
     trained = parse_parameters(fixed)
-    read = read_parties(parties, label, weight, trained, classes=classes, categorical=categorical, subject=id)
+    read = read_parties(
+        parties,
+        label,
+        weight,
+        trained,
+        classes=classes,
+        categorical=categorical,
+        subject=id,
+        base_margin=base_margin,
+        member_feature=member_feature,
+    )
     settings = SimulationSettings(
         parameters=trained,
         label=read.label,
         mode=mode,
         weight=read.weight,
+        base_margin=read.base_margin,
         min_cell_rows=min_cell_rows,
         evaluation_fraction=evaluation_fraction,
         label_range=label_range,

@@ -159,6 +159,8 @@ def training(command: Command) -> Command:
         click.option("--mode", type=click.Choice(MODES), default="federated", show_default=True, help="How rows are protected."),
         click.option("--seed", type=click.IntRange(0), default=42, show_default=True, help="Of all draws, and of the parameters."),
         click.option("--classes", type=Names(), help="Texts that the label holds, in the order of the classes 0, 1, ..."),
+        click.option("--member-feature", metavar="NAME", help="One more feature, categorical, of this name: whose each row is."),
+        click.option("--base-margin", multiple=True, metavar="COLUMN", help="Column of margins that rows start at; repeatable."),
         click.option("--weight", help="Column of row weights."),
         click.option("--party-column", required=True, help="Column that says whose each row is."),
         click.option("--label", required=True, help="Column to predict."),

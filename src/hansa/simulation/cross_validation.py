@@ -40,7 +40,7 @@ from hansa.simulation.run import (
 )
 from hansa.simulation.summary import Metrics
 from hansa.simulation.tables import Table
-from hansa.trees.ensemble import Ensemble, add_margins, base_margin
+from hansa.trees.ensemble import Ensemble, add_margins
 from hansa.trees.losses import is_softmax
 from hansa.trees.metrics import MetricScale, best_round, metric_sums, metric_value, stops_early
 from hansa.trees.xgboost_json import from_json
@@ -299,7 +299,7 @@ def plan_of(settings: SimulationSettings, table: Table, parts: dict[str, Table])
     labels = float(table.label.min()), float(table.label.max())
     heaviest = 1.0 if table.weight is None else float(table.weight.max())
     categories = dict(table.categories)
-    plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, categories)
+    plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, categories, table.farthest)
     refusal = refusal_of_members(plan, parts)
     return (plan if refusal is None else replace(plan, min_party_rows=0)), refusal
 
@@ -366,8 +366,7 @@ def _staged_scores(ensemble: Ensemble, fold: _Fold) -> Scores:
     """Metrics of the fold's rows after each round of a model, from its trees."""
     test, parameters = fold.test, fold.plan.parameters
     objective, outputs, parallel = ensemble.objective, ensemble.outputs, ensemble.num_parallel_tree
-    margins = np.empty((outputs, test.n_rows), np.float32)
-    margins[:] = np.array([base_margin(objective, score) for score in ensemble.base_scores])[:, None]
+    margins = ensemble.start_margins(test.n_rows, test.base_margin)
     found: Scores = {name: [] for name in parameters.metrics}
     for number in range(ensemble.rounds):
         for output in range(outputs):

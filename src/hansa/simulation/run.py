@@ -203,7 +203,7 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: On
     labels = float(train.label.min()), float(train.label.max())
     heaviest = 1.0 if train.weight is None else float(train.weight.max())
     categories = dict(train.categories)
-    plan = make_plan(settings, train.names, tuple(parts), labels, heaviest, categories)
+    plan = make_plan(settings, train.names, tuple(parts), labels, heaviest, categories, train.farthest)
     refusal = refusal_of_members(plan, parts)
     if refusal is not None:
         plan = replace(plan, min_party_rows=0)

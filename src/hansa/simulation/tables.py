@@ -69,6 +69,45 @@ class Table:
     def n_rows(self) -> int:
         return len(self.label)
 
+    @property
+    def farthest(self) -> float:
+        """The greatest base margin in size; 0 where there are none."""
+        return 0.0 if self.base_margin is None else float(np.abs(self.base_margin).max())
+
+    def with_member_feature(self, name: str | None, like: Table | None = None) -> Table:
+        """The same with one more feature of this name, categorical: whose each row is; None for none.
+
+        Args:
+            like: a table that has it, whose levels it takes; a party that it lacks is of no category.
+        """
+        if name is None:
+            return self
+        if name in self.names:
+            raise DataError(
+                f"a member feature {name!r} is asked for, and the table has a column of this name; choose another"
+            )
+        levels = tuple(sorted(set(map(str, self.party)))) if like is None else like.categories[name]
+        code = {level: place for place, level in enumerate(levels)}
+        column = np.array([code.get(str(party), len(levels)) for party in self.party], np.float32)
+        return replace(
+            self,
+            names=(*self.names, name),
+            features=np.concatenate([self.features, column[None]]),
+            categories={**self.categories, name: levels},
+        )
+
+    def without_feature(self, name: str | None) -> Table:
+        """The same without the feature of this name; None for none."""
+        kept = [place for place, own in enumerate(self.names) if own != name]
+        if len(kept) == len(self.names):
+            return self
+        return replace(
+            self,
+            names=tuple(self.names[place] for place in kept),
+            features=self.features[kept],
+            categories={own: levels for own, levels in self.categories.items() if own != name},
+        )
+
     def take(self, rows: npt.NDArray[Any]) -> Table:
         """The same table with these rows only (indices or a mask)."""
         return replace(
@@ -98,11 +137,12 @@ def read_table(
     classes: tuple[str, ...] = (),
     decimal: str = ".",
     subject: str | None = None,
+    base_margin: tuple[str, ...] = (),
 ) -> Table:
     """Read a table with a column that says whose each row is.
 
     Args:
-        party_column: left out of the features; None puts all rows to one party, "all". subject: as of `read_coded`.
+        party_column: left out of the features; None puts all rows to one party, "all". subject, base_margin: as of `read_coded`.
         like: takes features, their order and the levels of categorical columns from that table; an unknown text is of no category.
         categorical: columns whose values are categories, as those of texts are; their levels are all values, sorted.
         label_kind, classes, decimal: of `hansa.data.source.read_rows` and of `hansa.data.schema.Schema`.
@@ -118,6 +158,7 @@ def read_table(
         weight=weight,
         party=party_column,
         subject=subject,
+        base_margin=base_margin,
         categorical=categorical,
         label_kind=label_kind,
         classes=classes,

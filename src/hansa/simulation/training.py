@@ -19,7 +19,7 @@ class Training:
 
     Attributes:
         table: all parties' rows. settings: of the training. given: its parameters, as they were given.
-        party_column, classes, decimal: by which another table of the same columns is read.
+        party_column, classes, decimal, member_feature: by which another table of the same columns is read.
     """
 
     table: Table
@@ -28,20 +28,23 @@ class Training:
     party_column: str
     classes: tuple[str, ...]
     decimal: str
+    member_feature: str | None = None
 
     def read_like(self, path: Path) -> Table:
         """Another table, by the same rules and codes. Raises DataError naming file, row and column."""
         settings = self.settings
-        return read_table(
+        read = read_table(
             path,
             settings.label,
             self.party_column,
             settings.weight,
-            like=self.table,
+            like=self.table.without_feature(self.member_feature),
+            base_margin=settings.base_margin,
             label_kind=settings.parameters.label_kind,
             classes=self.classes,
             decimal=self.decimal,
         )
+        return read.with_member_feature(self.member_feature, self.table)
 
 
 def read_training(
@@ -60,9 +63,12 @@ def read_training(
     settings: tuple[tuple[str, Any], ...],
     min_cell_rows: int | None,
     threads: int | None,
+    base_margin: tuple[str, ...] = (),
+    member_feature: str | None = None,
     id: str | None = None,
 ) -> Training:
-    """Read what the options of a command say; `settings` are parameters beside the named ones, and `id` is a column of subjects.
+    """Read what the options of a command say; `settings` are parameters beside the named ones, `id` is a column of subjects, and
+    `member_feature` the name of a feature that says whose a row is.
 
     Raises PlanError and DataError with what to do.
     """
@@ -78,11 +84,14 @@ def read_training(
         party_column,
         weight,
         subject=id,
+        base_margin=base_margin,
         categorical=categorical,
         label_kind=parameters.label_kind,
         classes=named,
         decimal=decimal,
     )
     least = min_cell_rows or DEFAULT_MIN_CELL_ROWS
-    chosen = SimulationSettings(parameters, label, mode, weight, min_cell_rows=least, threads=threads)
-    return Training(table, chosen, given, party_column, named, decimal)
+    chosen = SimulationSettings(parameters, label, mode, weight, base_margin, least, threads=threads)
+    return Training(
+        table.with_member_feature(member_feature), chosen, given, party_column, named, decimal, member_feature
+    )

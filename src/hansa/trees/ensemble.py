@@ -427,12 +427,12 @@ class Ensemble:
                 f"features have shape {features.shape}; expected ({len(self.feature_names)}, rows): "
                 f"a row of the array for each feature of the model"
             )
-        margins = self._starts(features.shape[1], base_margin)
+        margins = self.start_margins(features.shape[1], base_margin)
         for output in range(self.outputs):
             add_margins(self.trees_of(output), features, margins[output], threads)
         return np.ascontiguousarray(margins.T) if self.outputs > 1 else margins[0]
 
-    def _starts(self, n_rows: int, given: Float32s | None) -> Float32s:
+    def start_margins(self, n_rows: int, given: Float32s | None) -> Float32s:
         """Margins before the first tree, float32 (outputs, n_rows), of one's own."""
         if given is None:
             scores = np.array([base_margin(self.objective, score) for score in self.base_scores], np.float32)
