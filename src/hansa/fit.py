@@ -36,12 +36,14 @@ from hansa.node.warm_up import warm_up, warm_up_shares
 from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, Plan, checked_classes
 from hansa.progress import COMPILING, Bar, bar, metrics_text
 from hansa.roles.run import Progress
+from hansa.simulation.comparison import PairedLoss, advice
 from hansa.simulation.run import (
     SimulationSettings,
+    compare_alone,
     make_plan,
     member_names,
+    predictions_of,
     refusal_of_members,
-    train_alone,
 )
 from hansa.simulation.scores import score_table
 from hansa.simulation.summary import values_alone
@@ -71,6 +73,8 @@ class Member:
     together, alone : mapping of str to float or None
         Metrics of the common model, and of one trained on this party's rows only, on its own held-out rows; empty without any, None
         for a metric without a value.
+    paired : PairedLoss or None
+        The loss of its held-out rows under the common model and its own, row by row; None where there are not both.
 
     Examples
     --------
@@ -86,6 +90,7 @@ class Member:
     bytes_down: int
     together: Scores = field(default_factory=dict)
     alone: Scores = field(default_factory=dict)
+    paired: PairedLoss | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -166,16 +171,22 @@ class Run:
             )
             for row in (head, *rows)
         ]
-        return "\n".join([self._facts(), *lines, *self.exposure])
+        return "\n".join([self._facts(), *lines, *self.advice, *self.exposure])
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """A sentence on each party whose own model predicts its held-out rows better than the common one, by more than chance may."""
+        return tuple(text for name, member in self.members.items() if (text := advice(name, member.paired)))
 
     def _repr_html_(self) -> str:
         head, rows = self._table()
         cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
         seen = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.exposure)
+        better = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.advice)
         opened = "".join(f"<li>to {html.escape(each.to)}: {html.escape(each.what)}</li>" for each in self.openings)
         return (
-            f"<p>{html.escape(self._facts())}</p><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+            f"<p>{html.escape(self._facts())}</p><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{better}"
             f"<details><summary>Who could read what</summary><ul>{seen}{opened}</ul></details>"
         )
 
@@ -619,14 +630,16 @@ def _member(plan: Plan, model: Model, part: Table, traffic: tuple[int, int], alo
     held = held_out(part.features, part.label, plan.evaluation_fraction, plan.parameters.seed)
     together: Scores = {}
     by_itself: Scores = {}
+    paired = None
     if held.any():
         test = part.take(held)
-        predictions = model.ensemble.predict(test.features, base_margin=test.base_margin)
+        predictions = predictions_of(model.ensemble, test)
         values = score_table(plan.parameters.objective, predictions, test.label)
         together = {name: None if np.isnan(value) else value for name, value in values.items()}
         if alone:
-            by_itself = train_alone(plan, part, test) or dict.fromkeys(together)
-    return Member(part.n_rows, *traffic, together, by_itself)
+            alone_scores, paired = compare_alone(plan, model.ensemble, part, test)
+            by_itself = alone_scores or dict.fromkeys(together)
+    return Member(part.n_rows, *traffic, together, by_itself, paired)
 
 
 def join(member_file: str | Path, on_event: OnEvent | None = None) -> Record:

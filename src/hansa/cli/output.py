@@ -170,8 +170,8 @@ def print_simulation(summaries: Sequence[Summary]) -> None:
     for key, pooled in first.pooled.by_name().items():
         scores.add_row(labels[key], *map(_number, (pooled.metrics or {}).values()), f"{pooled.seconds.training:.2f}")
     out.print(scores)
-    for text in _dashes(summaries):
-        out.print(text, soft_wrap=True, markup=False)
+    for text in (*_dashes(summaries), *(text for summary in summaries for text in summary.advice)):
+        out.print(printable(text), soft_wrap=True, markup=False)
     for summary in summaries:
         seconds = summary.seconds
         out.print(

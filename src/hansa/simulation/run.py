@@ -27,6 +27,7 @@ from hansa.node.warm_up import warm_up, warm_up_shares
 from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, SERVERS, Coopetitive, Plan, Release, default_verify_counts
 from hansa.roles.batches import check_roster, claim
 from hansa.roles.run import Progress
+from hansa.simulation.comparison import PairedLoss, advice, paired_loss
 from hansa.simulation.pooled_xgboost import ONE_HOT, is_installed, train_pooled_xgboost
 from hansa.simulation.processes import train_in_processes
 from hansa.simulation.scores import METRICS, METRICS_OF_CLASSES, score_table, without_value
@@ -235,6 +236,7 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: On
             bytes_up=together.traffic[name].bytes_up,
             bytes_down=together.traffic[name].bytes_down,
             metrics=Compared(together=common.metrics, alone=alone.metrics),
+            paired=_compared(objective, tests[name], common.predictions, alone.predictions) if name in tests else None,
             without_value=ComparedReasons(together=common.without_value, alone=alone.without_value),
         )
     pooled = _train_pooled(plan, train, test, report) if settings.pooled else Pooled()
@@ -261,6 +263,7 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: On
         ),
         pooled=pooled,
         categories={name: len(levels) for name, levels in train.categories.items()},
+        advice=tuple(text for name, member in members.items() if (text := advice(name, member.paired))),
         warnings=(*warnings_of(train, test), *([refusal] if refusal else []), *too_few_rows(plan, train)),
         model_sha256=hashlib.sha256(model).hexdigest(),
     )
@@ -319,10 +322,14 @@ def check_labels(parameters: Parameters, train: Table) -> None:
 
 @dataclass(frozen=True)
 class _Scores:
-    """Metrics of a model on test rows, None for one without a value, and why; no metrics at all where there is no model or no row."""
+    """Metrics of a model on test rows, None for one without a value, and why; no metrics at all where there is no model or no row.
+
+    predictions: of these rows; None where there are no metrics.
+    """
 
     metrics: Metrics | None
     without_value: Reasons
+    predictions: npt.NDArray[np.float32] | None = None
 
 
 def _nothing(parameters: Parameters, why: str) -> _Scores:
@@ -337,10 +344,10 @@ def score_model(ensemble: Ensemble, table: Table) -> Metrics:
 
 
 def _scores(ensemble: Ensemble, table: Table) -> _Scores:
-    return _scores_of(ensemble.objective, _predictions(ensemble, table), table)
+    return _scores_of(ensemble.objective, predictions_of(ensemble, table), table)
 
 
-def _predictions(ensemble: Ensemble, table: Table) -> npt.NDArray[np.float32]:
+def predictions_of(ensemble: Ensemble, table: Table) -> npt.NDArray[np.float32]:
     """What is scored: of several classes their probabilities."""
     if is_softmax(ensemble.objective):
         ensemble = replace(ensemble, objective=SOFTPROB)
@@ -351,7 +358,7 @@ def _scores_of(objective: str, predictions: npt.NDArray[np.float32], table: Tabl
     values = score_table(objective, predictions, table.label)
     classes = predictions.shape[1] if predictions.ndim == 2 else 0
     metrics = {name: None if np.isnan(value) else value for name, value in values.items()}
-    return _Scores(metrics, without_value(values, table.label, classes))
+    return _Scores(metrics, without_value(values, table.label, classes), predictions)
 
 
 def _train_over_tls(plan: Plan, parts: Mapping[str, Table], settings: SimulationSettings, report: OnEvent) -> Together:
@@ -475,6 +482,22 @@ def train_alone(plan: Plan, train: Table, test: Table) -> Mapping[str, float | N
     return _train_alone(plan, train, test).metrics or {}
 
 
+def compare_alone(
+    plan: Plan, ensemble: Ensemble, train: Table, test: Table
+) -> tuple[Mapping[str, float | None], PairedLoss | None]:
+    """As `train_alone`, and that model beside the common one."""
+    alone = _train_alone(plan, train, test)
+    common = predictions_of(ensemble, test)
+    return alone.metrics or {}, _compared(plan.parameters.objective, test, common, alone.predictions)
+
+
+def _compared(
+    objective: str, test: Table, together: npt.NDArray[np.float32] | None, alone: npt.NDArray[np.float32] | None
+) -> PairedLoss | None:
+    """The two models' losses on a party's test rows, where there are both."""
+    return None if together is None or alone is None else paired_loss(objective, test.label, together, alone)
+
+
 def _train_alone(plan: Plan, train: Table, test: Table) -> _Scores:
     """Metrics of a model of this party's rows only; none where they cannot train one. See `_predict_local` for several classes."""
     labels = np.unique(_counted_labels(plan, train))
@@ -515,7 +538,7 @@ def _predict_local(
             found.append(np.full(test.n_rows, values[0], np.float32))
             continue
         run = train_in_process(single, {name: rows.rows()}, threads=useful_threads(), report=report)
-        found.append(_predictions(run.outcome.ensemble, test))
+        found.append(predictions_of(run.outcome.ensemble, test))
     return np.stack(found, axis=1) if classes else found[0]
 
 

@@ -151,3 +151,38 @@ def _error(p: Float, y: Float) -> float:
 def main_metric(objective: str) -> str:
     """The metric of a model of one output that tables show."""
     return METRICS[objective][0]
+
+
+def row_losses(
+    objective: str, predictions: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]
+) -> tuple[str, Float]:
+    """The name of an objective's loss, and each row's, float64 (rows,); what does not depend on the prediction is left out.
+
+    predictions: as `Ensemble.predict` gives them, probabilities of classes (rows, classes).
+    """
+    p, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
+    if is_softmax(objective):
+        return "mlogloss", -np.log(np.maximum(p[np.arange(len(y)), y.astype(int)], LEAST_SHARE))
+    if p.ndim == 2:
+        classes = y[:, None] == np.arange(p.shape[1])
+        return "logloss", np.asarray(-np.log(np.maximum(np.where(classes, p, 1 - p), LEAST_SHARE)).mean(axis=1))
+    match objective:
+        case "binary:logitraw":
+            return "logloss", np.asarray(np.logaddexp(0, np.where(y > 0, -p, p)))
+        case "binary:hinge":
+            return "error", np.asarray(p != y, np.float64)
+        case "count:poisson":
+            return "poisson-nloglik", p - y * np.log(np.maximum(p, LEAST_SHARE))
+        case "reg:gamma":
+            return "gamma-deviance", 2 * (np.log(p) + y / p)
+        case "reg:tweedie":
+            return "tweedie-nloglik@1.5", 2 * y / np.sqrt(p) + 2 * np.sqrt(p)
+        case "reg:squaredlogerror":
+            return "squared log error", (np.log1p(np.maximum(p, -1 + 1e-6)) - np.log1p(y)) ** 2
+    if is_logistic(objective):
+        return "logloss", -np.log(np.maximum(np.where(y > 0, p, 1 - p), LEAST_SHARE))
+    return "squared error", (p - y) ** 2
+
+
+LEAST_SHARE = 1e-16
+"""Probabilities and means are taken to be no smaller, as XGBoost's log loss takes them."""

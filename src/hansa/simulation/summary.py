@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from hansa.node.record import Bytes, SharedRecord
+from hansa.simulation.comparison import PairedLoss
 
 Metrics = dict[str, float | None]
 """Metric -> value; None for a metric without one."""
@@ -39,7 +40,8 @@ class PartySummary(Bytes, frozen=True, kw_only=True):
 
     Attributes:
         rows, test_rows: how many it has. label_mean: of its rows. class_shares: the share of rows of each class, with num_class.
-        bytes_up, bytes_down: what left it, and came. metrics, without_value: of its test rows.
+        bytes_up, bytes_down: what left it, and came. metrics, without_value: of its test rows. paired: the loss of these rows under the
+            common model and its own, row by row; None where there are not both.
     """
 
     rows: int
@@ -48,6 +50,7 @@ class PartySummary(Bytes, frozen=True, kw_only=True):
     class_shares: tuple[float, ...]
     metrics: Compared
     without_value: ComparedReasons
+    paired: PairedLoss | None
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,7 +109,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         round_trips_per_tree: with the aggregator, or among the servers.
         metrics, without_value: of all test rows. held_out: of the held-out rows.
         pooled: for comparison. categories: categorical column -> how many categories it has.
-        warnings: what is allowed but probably not meant. model_sha256: of the model's file.
+        advice: on members whose own models are better. warnings: what is allowed but probably not meant.
+        model_sha256: of the model's file.
     """
 
     mode: str
@@ -122,6 +126,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     held_out: HeldOut
     pooled: Pooled
     categories: dict[str, int]
+    advice: tuple[str, ...]
     warnings: tuple[str, ...]
     model_sha256: str
 
