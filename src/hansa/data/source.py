@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hansa.data.cells import disguise, is_numeric, is_text, number, word
+from hansa.data.columns import LARGE_CELLS
 from hansa.data.files import OpenTable, open_table
 from hansa.data.query import Source
 from hansa.data.schema import MISSING_WORDS, Level, Schema
@@ -72,6 +73,19 @@ class Rows:
     @property
     def n_rows(self) -> int:
         return len(self.label)
+
+    @property
+    def n_features(self) -> int:
+        return len(self.features)
+
+    @property
+    def large(self) -> bool:
+        """As `columns.Columns`."""
+        return self.features.size >= LARGE_CELLS
+
+    def groups(self) -> Iterator[tuple[int, Array]]:
+        """As `columns.Columns`: all features at once."""
+        yield 0, np.ascontiguousarray(self.features)
 
 
 @dataclass(frozen=True)
