@@ -95,6 +95,7 @@ def bin_groups(
         own = cuts.some(first, first + len(group))
         known = with_known_missing(group, own, held) if len(held) else group
         _code_blocks(np.ascontiguousarray(known), first, own, by_row, by_feature, threads)
+        del group, known  # before the next ones are read
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(n_codes, dtype=np.int64)])
     return BinnedRows(by_row, by_feature if twice else by_row.T, offsets, cuts.has_missing.copy())
 

@@ -29,6 +29,10 @@ class Columns(Protocol):
         """float32 (n_rows,), finite, not negative, not all zero; None where the schema names none."""
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about values that float32 cannot hold apart, for the party's own eyes."""
+
+    @property
     def n_rows(self) -> int:
         """Rows of the table."""
 

@@ -11,8 +11,10 @@ import msgspec
 
 from hansa.consortium.ledger import Ledger
 from hansa.consortium.policy import PolicyRule
+from hansa.data.columns import each
 from hansa.data.query import Source
-from hansa.data.source import CheckReport, ColumnSummary, SchemaViolation, check_rows, read_rows
+from hansa.data.source import CheckReport, ColumnSummary, SchemaViolation, check_rows
+from hansa.data.streamed import open_rows
 from hansa.errors import PlanError
 from hansa.exposure import exposure, exposure_lines, notes_on_rows, released
 from hansa.node.config import MemberFile, read_member_file
@@ -166,12 +168,13 @@ def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRu
     ]
     rules += member.policy.rules(plan)
     if plan.mode != "federated" and member.ledger is not None and member.ledger.exists() and readable:
-        rows = read_rows(source, member.schema, label_kind=plan.parameters.label_kind)
         met, text = True, f"these rows have met no other people, and not too often ({member.ledger})"
+        kind, by_column = plan.parameters.label_kind, member.by_column
         try:
             ledger = Ledger(member.ledger)
             people = {name: member.members[name].identity.hex() for name in plan.parties}
-            ledger.check(ledger.columns(rows.features, rows.label, rows.weight), people, member.policy)
+            with open_rows(source, member.schema, label_kind=kind, by_column=by_column) as rows:
+                ledger.check(ledger.columns(each(rows), rows.label, rows.weight), people, member.policy)
         except PlanError as error:
             met, text = False, str(error)
         rules.append(PolicyRule("ledger", met, text))

@@ -441,6 +441,7 @@ class Party:
             counts.append(count_cells(values, asked, counted))
             if weights is not None:
                 sums.append(weigh_cells(values, weights, asked, counted))
+            del group, values  # before the next ones are read
         return np.concatenate(counts), np.concatenate(sums) if sums else None
 
     def _cells(self, counts: npt.NDArray[np.uint32], sums: npt.NDArray[np.int64] | None) -> Iterator[bytes]:
