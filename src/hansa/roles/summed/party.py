@@ -164,7 +164,7 @@ class Party:
         self._row_count = rows.n_rows
         self._labels = np.ascontiguousarray(rows.label)
         self._weights = None if rows.weight is None else np.ascontiguousarray(rows.weight)
-        held, seed = ALL_ROWS, plan.parameters.seed
+        held, seed = np.zeros(rows.n_rows, np.bool_), plan.parameters.seed
         self._hashes = np.zeros(0, np.uint64)
         if plan.evaluation_fraction > 0 or plan.parameters.subsample < 1:
             hashes = hash_rows(each(rows), self._labels, seed)
