@@ -495,7 +495,7 @@ class Party:
         )
         self._kept_labels = StoredColumn.of(self._labels, self._large)
         self._kept_weights = None if self._weights is None else StoredColumn.of(self._weights, self._large)
-        self._labels, self._weights = self._labels[:0], None
+        self._labels, self._weights = np.zeros(0, np.float32), None
         # Trees of one round all take the gradients at its start.
         kept = n_rows if not self._large or self._per_round > 1 else 0
         self._gradient = np.empty((len(starts), kept))
