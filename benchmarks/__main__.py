@@ -26,6 +26,7 @@ NAMES = (
     "parity",
     "trees",
     "binning",
+    "memory",
     "masking",
     "transport",
     "secure",

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.machine import console
 from hansa.data.binning import bin_rows
-from hansa.data.quantiles import Cuts, CutSearch, SortedKeys, count_cells
+from hansa.data.quantiles import Cuts, CutSearch, count_cells
 
 Array = np.ndarray[Any, Any]
 TABLES = ("heart_disease", "adult", "credit_default", "cell_anomaly_4g")
@@ -29,8 +29,8 @@ MIN_CELL_ROWS = (1, 5, 10, 20, 50)
 
 
 def find_cuts(features: Array, max_bin: int, min_cell_rows: int) -> tuple[Cuts, dict[str, float]]:
-    """Cuts of one party's rows, and seconds: sort and count (the party), search (the coordinator)."""
-    seconds = {"sort": 0.0, "count": 0.0, "search": 0.0}
+    """Cuts of one party's rows, and seconds: count (the party), search (the coordinator)."""
+    seconds = {"count": 0.0, "search": 0.0}
 
     def timed(part: str, step: Callable[..., Any], *arguments: Any) -> Any:
         start = time.perf_counter()
@@ -38,11 +38,10 @@ def find_cuts(features: Array, max_bin: int, min_cell_rows: int) -> tuple[Cuts, 
         seconds[part] += time.perf_counter() - start
         return result
 
-    keys = timed("sort", SortedKeys.from_features, features)
     search = CutSearch(len(features), features.shape[1], max_bin, min_cell_rows)
     while not search.done:
         request = timed("search", search.request)
-        search = timed("search", search.answer, timed("count", count_cells, keys, request))
+        search = timed("search", search.answer, timed("count", count_cells, features, request))
     return timed("search", search.cuts), seconds
 
 
@@ -72,19 +71,18 @@ def show(lines: list[dict[str, Any]]) -> None:
     """Print the table of times."""
     table = Table(
         "rows x features",
-        "sort, s",
         "count, s",
         "search, s",
         "bin, 1 thread: ns a value",
         "median",
         "bin, 2 threads",
         "median",
-        title=f"A party's part of the cuts (sort, count), the coordinator's (search), and binning; "
+        title=f"A party's part of the cuts (count), the coordinator's (search), and binning; "
         f"{lines[0]['max_bin']} bins",
         title_justify="left",
     )
     for line in lines:
-        seconds = (f"{line[part]:.3f}" for part in ("sort", "count", "search"))
+        seconds = (f"{line[part]:.3f}" for part in ("count", "search"))
         binning = (f"{line[f'bin_ns_{kind}_{n}']:.2f}" for n in (1, 2) for kind in ("min", "median"))
         table.add_row(f"{line['rows']:,} x {line['features']}", *seconds, *binning)
     console().print(table)

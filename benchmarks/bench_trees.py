@@ -38,6 +38,7 @@ from hansa.trees.histogram import (
 )
 from hansa.trees.objective import Scales, gradients, pack
 from hansa.trees.parameters import Parameters, parse_parameters
+from hansa.trees.row_chunks import CHUNK_ROWS, part
 from hansa.trees.splitting import add_part, finish_nodes, rule_of
 from hansa.trees.worker_pool import WorkerPool
 
@@ -141,15 +142,15 @@ def measure_histogram(
     n_rows, n_features = codes.shape
     layout = layout_of(np.arange(n_features + 1) * BINS, np.arange(k, dtype=np.uint32))
     packed = packed_of(gradient, hessian, planes)
-    rows = np.arange(n_rows, dtype=np.uint32)
+    rows = part(n_rows, None, np.empty(n_rows, np.uint16))[0]
     out = np.empty((1, planes, layout.cells), np.int64)
     sums = np.empty((max(threads, 1), layout.scratch), np.int64)
-    begin, end = np.zeros(1, np.int64), np.array([n_rows])
+    begin, end = rows.starts[None], rows.ends[None]
     pool = [WorkerPool(threads)] if threads else []
     kernel = build_histograms_parallel if threads else build_histograms
 
     def ours() -> None:
-        kernel(codes, layout.columns, layout.offsets, layout.stride, rows, begin, end, packed, sums, out, *pool)
+        kernel(codes, layout.columns, layout.offsets, layout.stride, rows.rows, begin, end, packed, sums, out, *pool)
 
     def with_numpy() -> None:
         for feature in range(k):
@@ -231,9 +232,9 @@ def measure_search(n_features: int, repeats: int) -> dict[str, Any]:
 
 
 def measure_partition(codes: Any, repeats: int) -> dict[str, Any]:
-    column = np.ascontiguousarray(codes[:, 0])
+    column = np.ascontiguousarray(codes[:CHUNK_ROWS, 0])
     n_rows = len(column)
-    rows = np.random.default_rng(2).permutation(n_rows).astype(np.uint32)
+    rows = np.random.default_rng(2).permutation(n_rows).astype(np.uint16)
     moved, scratch = rows.copy(), np.empty_like(rows)
 
     def with_numpy() -> None:

@@ -77,7 +77,7 @@ def test_a_ledger_without_its_key_does_not_tell_how_many_labels_are_one(ledger, 
         guess = (np.arange(40) >= 40 - ones).astype(np.float32)
         head = b"hansa column\x00" + repr((guess.dtype.str, guess.shape)).encode()
         assert hashlib.sha256(head + guess.tobytes()).hexdigest() not in content
-    assert ledger.columns(label) != Ledger(tmp_path / "another.jsonl").columns(label)
+    assert ledger.columns([], label) != Ledger(tmp_path / "another.jsonl").columns([], label)
 
 
 def test_the_ledger_holds_no_value_of_a_row(ledger):
@@ -131,7 +131,7 @@ def test_one_column_in_common_is_enough(ledger):
     """A later plan that leaves features out, or has another label: the label counts alone would tell a party's part."""
     features, label = columns()
     ledger.admit(entry(ledger, (*THREE, "dune")), Policy())
-    for part in (ledger.columns(features[:1]), ledger.columns(label), ledger.columns(features[2:], 1 - label)):
+    for part in (ledger.columns(features[:1]), ledger.columns([], label), ledger.columns(features[2:], 1 - label)):
         later = Entry(part, "secure-aggregation", entry(ledger).parties, "cd" * 32)
         with pytest.raises(PlanError, match="dune"):
             ledger.admit(later, Policy())

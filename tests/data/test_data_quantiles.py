@@ -61,15 +61,17 @@ def search_cuts(
 ) -> CutSearch:
     """The whole search, each party behind its guard; summed in uint32 as masked sums are, weights in int64."""
     n_features, n_rows = len(parties[0]), sum(p.shape[1] for p in parties)
-    given = [None] * len(parties) if weights is None else weights
-    keys = [SortedKeys.from_features(p, w) for p, w in zip(parties, given, strict=True)]
     guard = CutGuard(n_features, n_rows, max_bin, min_cell_rows)
     search = CutSearch(n_features, n_rows, max_bin, min_cell_rows)
     while not search.done:
         request = search.request()
         guard = guard.check(request)
-        answers = [count_cells(k, request) for k in keys]
-        heavy = None if weights is None else np.sum([weigh_cells(k, request) for k in keys], axis=0)
+        answers = [count_cells(p, request) for p in parties]
+        heavy = (
+            None
+            if weights is None
+            else np.sum([weigh_cells(p, w, request) for p, w in zip(parties, weights, strict=True)], axis=0)
+        )
         search = search.answer(np.sum(answers, axis=0, dtype=np.uint32), heavy)
     return search
 
@@ -130,6 +132,10 @@ def test_infinite_values_are_refused():
     for value in (np.inf, -np.inf):
         with pytest.raises(DataError, match="feature 1 holds an infinite value"):
             SortedKeys.from_features(table([1, 2], [3, value]))
+        request = CutRequest(0, np.arange(3, dtype=np.int64), np.zeros(2, dtype=np.uint32))
+        with pytest.raises(DataError, match="feature 1 holds an infinite value"):
+            count_cells(table([1, 2], [3, value]), request)
+        count_cells(table([1, 2], [3, value]), request, np.array([True, False]))
     with pytest.raises(DataError, match="expected float32"):
         SortedKeys.from_features(np.zeros((2, 2)))
 
@@ -155,10 +161,10 @@ def test_counts_are_the_naive_counts(data):
     later = CutRequest(bits, offsets, np.array(cells[0] + cells[1], dtype=np.uint32))
     first = CutRequest(0, np.arange(3, dtype=np.int64), np.zeros(2, dtype=np.uint32))
     for request in (first, later):
-        counts = count_cells(SortedKeys.from_features(features), request)
+        counts = count_cells(features, request)
         assert counts.dtype == np.uint32
         np.testing.assert_array_equal(counts, naive.count_cells(features, request))
-        sums = weigh_cells(SortedKeys.from_features(features, weights), request)
+        sums = weigh_cells(features, weights, request)
         assert sums.dtype == np.int64
         assert sums.tolist() == naive.weigh_cells(features, weights.tolist(), request)
 
@@ -166,8 +172,8 @@ def test_counts_are_the_naive_counts(data):
 def test_an_answer_is_counts_only():
     # A sentinel moved within its cell leaves no trace: the answer depends on counts alone.
     request = CutRequest(0, np.arange(2, dtype=np.int64), np.zeros(1, dtype=np.uint32))
-    one = count_cells(SortedKeys.from_features(table([1234.5678, 2.0])), request)
-    other = count_cells(SortedKeys.from_features(table([1233.4321, 2.0])), request)
+    one = count_cells(table([1234.5678, 2.0]), request)
+    other = count_cells(table([1233.4321, 2.0]), request)
     assert one.tobytes() == other.tobytes()
     assert set(one.tolist()) == {0, 1}
     assert one.shape == (4096,)
@@ -176,7 +182,7 @@ def test_an_answer_is_counts_only():
 def test_counting_refuses_another_number_of_features():
     request = CutRequest(0, np.arange(3, dtype=np.int64), np.zeros(2, dtype=np.uint32))
     with pytest.raises(ProtocolError, match="expected 1 features as in the plan's schema, found 2"):
-        count_cells(SortedKeys.from_features(table([1])), request)
+        count_cells(table([1]), request)
 
 
 # --- weights ----------------------------------------------------------------------------------------------
@@ -249,21 +255,18 @@ def test_a_cell_of_few_rows_is_never_split_however_heavy():
 
 def test_weights_without_rows_or_that_do_not_add_up_are_refused():
     features, weights = table([1, 2, 3, 4]), np.array([5, 6, 7, 8])
-    keys = SortedKeys.from_features(features, weights)
     search = CutSearch(1, 4, 4, 1)
-    counts, sums = count_cells(keys, search.request()), weigh_cells(keys, search.request())
+    counts, sums = count_cells(features, search.request()), weigh_cells(features, weights, search.request())
     for wrong in (np.roll(sums, 1), sums - 9, sums[:-1], sums.astype(np.float64)):
         with pytest.raises(ProtocolError, match="cut answers"):
             search.answer(counts, wrong)
     with pytest.raises(ProtocolError, match="do not add up"):
         search.answer(counts, sums + np.where(counts, 2**61, 0))
-    crowded = SortedKeys.from_features(table([1, 1.0625, 3, 3.125]), weights)
-    after = search.answer(count_cells(crowded, search.request()), weigh_cells(crowded, search.request()))
+    crowded = table([1, 1.0625, 3, 3.125])
+    after = search.answer(count_cells(crowded, search.request()), weigh_cells(crowded, weights, search.request()))
     request = after.request()
     with pytest.raises(ProtocolError, match="do not add up"):
-        after.answer(count_cells(crowded, request), 2 * weigh_cells(crowded, request))
-    with pytest.raises(ProtocolError, match="rows have none"):
-        weigh_cells(SortedKeys.from_features(features), search.request())
+        after.answer(count_cells(crowded, request), 2 * weigh_cells(crowded, weights, request))
 
 
 # --- laws of the cuts -------------------------------------------------------------------------------------
@@ -420,8 +423,8 @@ def test_every_value_of_real_columns_with_few_values_has_its_own_bin(name, least
 # --- the coordinator refuses wrong answers ----------------------------------------------------------------
 
 
-def after_first_round() -> tuple[CutSearch, SortedKeys]:
-    keys = SortedKeys.from_features(table([1.0, 1.001, 1.002, 8.0]))
+def after_first_round() -> tuple[CutSearch, np.ndarray]:
+    keys = table([1.0, 1.001, 1.002, 8.0])
     search = CutSearch(1, 4, 4, 1)
     return search.answer(count_cells(keys, search.request())), keys
 
@@ -491,7 +494,7 @@ def honest_rounds() -> tuple[CutGuard, list[CutRequest]]:
     """The guard before round 0, and all requests of an honest search over values that need every round."""
     near = np.float32(1) + np.arange(40, dtype=np.float32) * np.finfo(np.float32).eps
     features = np.stack([near, np.linspace(-5, 5, 40, dtype=np.float32)])
-    keys, search, requests = SortedKeys.from_features(features), CutSearch(2, 40, 8, 1), []
+    keys, search, requests = features, CutSearch(2, 40, 8, 1), []
     while not search.done:
         requests.append(search.request())
         search = search.answer(count_cells(keys, requests[-1]))
@@ -655,7 +658,7 @@ def test_cuts_finer_than_what_was_counted_are_refused():
     column = rng.normal(size=(2, 3000)).astype(np.float32)
     search = CutSearch(2, 3000, 16, 20)
     guard = CutGuard(2, 3000, 16, 20)
-    keys = SortedKeys.from_features(column)
+    keys = column
     while not search.done:
         guard = guard.check(search.request())
         search = search.answer(count_cells(keys, search.request()))

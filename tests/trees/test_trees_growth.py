@@ -20,6 +20,7 @@ from hansa.trees.level import BOTH_LEAVES, Level
 from hansa.trees.node_columns import NodeColumns
 from hansa.trees.objective import gradients, pack, scales, sum_magnitudes, unit_exponent
 from hansa.trees.parameters import Parameters
+from hansa.trees.row_chunks import part
 from hansa.trees.worker_pool import WorkerPool
 from made_tables import no_rules
 
@@ -68,7 +69,7 @@ def grow(features, cuts, g, h, parameters, *, parties=1, threads=1, columns=None
             binned.codes_by_feature,
             missing,
             rules.n_categories,
-            np.arange(i, len(g), parties, dtype=np.uint32),
+            part(len(g), lambda first, end, i=i: np.arange(first, end) % parties == i, np.empty(len(g), np.uint16))[0],
             margins,
         )
         for i in range(parties)

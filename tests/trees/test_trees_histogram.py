@@ -17,6 +17,7 @@ from hansa.trees.histogram import (
     layout_of,
     partition_rows,
 )
+from hansa.trees.row_chunks import CHUNK_ROWS, part
 from hansa.trees.worker_pool import WorkerPool
 
 
@@ -62,9 +63,9 @@ def build_nodes(data, columns, rows, starts, ends, threads=0):
     scratch = np.full((max(threads, 1), layout.scratch), 99, np.int64)
     pool = [WorkerPool(threads)] if threads else []
     kernel = build_histograms_parallel if threads else build_histograms
+    spans = np.array(starts)[:, None], np.array(ends)[:, None]
     kernel(
-        data.codes, layout.columns, layout.offsets, layout.stride, rows, np.array(starts), np.array(ends),
-        data.packed, scratch, out, *pool,
+        data.codes, layout.columns, layout.offsets, layout.stride, rows.astype(np.uint16), *spans, data.packed, scratch, out, *pool
     )  # fmt: skip
     return out
 
@@ -178,14 +179,55 @@ def test_a_layout_places_the_columns_drawn():
 def test_rows_are_parted_as_the_naive_twin_parts_them(n, size, dtype, absent, missing_left, seed, data):
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, size, max(n, 1)).astype(dtype)
-    rows = rng.permutation(max(n, 1)).astype(np.uint32)[:n]
+    rows = rng.permutation(max(n, 1)).astype(np.uint16)[:n]
     begin, end = sorted(data.draw(st.tuples(st.integers(0, n), st.integers(0, n))))
     cut = data.draw(st.integers(0, size - 1 - absent))
     missing = size - 1 if absent else -1
     moved = rows.copy()
-    middle = partition_rows(codes, moved, np.empty_like(rows), begin, end, cut, missing, missing_left)
+    middle = partition_rows(codes, moved, np.empty_like(rows[begin:end]), begin, end, cut, missing, missing_left)
     left, right = naive.partition(codes[None], rows[begin:end].tolist(), 0, cut, missing, missing_left)
     assert moved[begin:middle].tolist() == left
     assert moved[middle:end].tolist() == right
     assert np.array_equal(moved[:begin], rows[:begin])
     assert np.array_equal(moved[end:], rows[end:])
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3], ids=lambda n: f"{n} threads" if n else "serial")
+@pytest.mark.parametrize("planes", [1, 2], ids=["narrow", "wide"])
+@pytest.mark.parametrize("shape", ["full stride", "ragged", "missing beyond a byte"])
+def test_histograms_of_rows_of_several_chunks_are_the_naive_ones(shape, planes, threads):
+    sizes, dtype = SHAPES[shape]
+    n_rows = 2 * CHUNK_ROWS + 300
+    data = table(sizes, n_rows, planes, dtype)
+    columns = np.arange(len(sizes), dtype=np.uint32)
+    few = np.random.default_rng(2).random(n_rows) < 0.002
+    few[CHUNK_ROWS - 1 : CHUNK_ROWS + 1] = few[[0, -1]] = True
+    own, others = part(n_rows, lambda first, end: few[first:end], np.empty(n_rows, np.uint16))
+    layout = layout_of(data.offsets, columns)
+    out = np.full((2, planes, layout.cells), 77, np.int64)
+    scratch = np.full((max(threads, 1), layout.scratch), 99, np.int64)
+    starts, ends = np.stack([own.starts, others.starts]), np.stack([own.ends, others.ends])
+    work = (
+        data.codes,
+        layout.columns,
+        layout.offsets,
+        layout.stride,
+        own.rows,
+        starts,
+        ends,
+        data.packed,
+        scratch,
+        out,
+    )
+    if threads:
+        build_histograms_parallel(*work, WorkerPool(threads))
+    else:
+        build_histograms(*work)
+    expected = naive.build_histogram(data.codes, columns.tolist(), sizes, np.flatnonzero(few).tolist(), data.packed)
+    np.testing.assert_array_equal(out[0], expected)
+    whole = [np.zeros(layout.cells, np.int64) for _ in range(planes)]
+    for plane, sums in enumerate(whole):
+        for column in range(len(sizes)):
+            cells = data.offsets[column] + data.codes[:, column].astype(np.int64)
+            np.add.at(sums, cells, data.packed[plane])
+    np.testing.assert_array_equal(out[0] + out[1], whole)

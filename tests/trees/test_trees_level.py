@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hansa.trees.growth import LEVEL_RULES, RowPartition, check_level, tree_received
 from hansa.trees.level import BOTH_LEAVES, Level
+from hansa.trees.row_chunks import part
 
 ALLOWED = np.array([True, True, False, True])
 SIZES = np.array([5, 1, 5, 11])
@@ -138,13 +139,15 @@ def test_whatever_breaks_no_rule_can_be_applied(data):
     codes = np.stack([rng.integers(0, size, 20 * active) for size in (5, 1, 5, 11)]).astype(np.uint8)
     margins = np.zeros(20 * active, np.float32)
     missing = np.full(4, -1, np.int32)
-    rows = RowPartition(codes, missing, N_CATEGORIES, np.arange(20 * active, dtype=np.uint32), margins)
-    rows.starts = np.arange(active) * 20
+    rows = RowPartition(
+        codes, missing, N_CATEGORIES, part(20 * active, None, np.empty(20 * active, np.uint16))[0], margins
+    )
+    rows.starts = (np.arange(active) * 20)[:, None]
     rows.ends = rows.starts + 20
     rows.apply(drawn)
     waits, built = drawn.waiting(active), drawn.built
     assert len(rows.starts) == 2 * built.sum() + len(waits)
-    assert rows.starts[2 * built.sum() :].tolist() == (20 * waits).tolist()
+    assert rows.starts[2 * built.sum() :, 0].tolist() == (20 * waits).tolist()
     assert rows.child_rows.reshape(-1, 2).sum(axis=1).tolist() == [20] * splits
     assert sorted(rows.rows.tolist()) == list(range(20 * active))
     if drawn.last:

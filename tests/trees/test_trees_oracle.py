@@ -232,15 +232,15 @@ class Follower:
         """(gain, feature, bin, missing left, value): our split of a node, and its value were it a leaf."""
         layout = self.layout
         cells = np.empty((1, self.scales.planes, layout.cells), np.int64)
-        begin, end, nobody = np.zeros(1, np.int64), np.array([len(rows)]), np.zeros(0, np.int64)
+        begin, nobody = np.zeros(1, np.int64), np.zeros(0, np.int64)
         build_histograms(
             self.codes,
             layout.columns,
             layout.offsets,
             layout.stride,
-            rows,
-            begin,
-            end,
+            rows.astype(np.uint16),
+            begin[None],
+            np.array([[len(rows)]]),
             self.packed,
             self.scratch,
             cells,

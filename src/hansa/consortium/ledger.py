@@ -12,8 +12,9 @@ import fcntl
 import hashlib
 import hmac
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -75,7 +76,9 @@ class Ledger:
         with self._locked():
             pass
 
-    def columns(self, *arrays: npt.NDArray[np.float32] | None) -> tuple[str, ...]:
+    def columns(
+        self, features: Iterable[npt.NDArray[np.float32]], *arrays: npt.NDArray[np.float32] | None
+    ) -> tuple[str, ...]:
         """What the ledger knows rows by: a keyed hash of each column, in hex, sorted.
 
         A column is hashed by its sorted values, so that neither the order of the rows nor the choice of features in a later plan
@@ -84,11 +87,12 @@ class Ledger:
         side.
 
         Args:
-            arrays: float32, (n,) for one column or (columns, n) for several; None for a column that is not there.
+            features: one after another, float32 (n,) each; as an array of them is. arrays: the other columns, float32 (n,); None for
+                one that is not there.
         """
         key = self._read_key()
-        columns = [column for array in arrays if array is not None for column in np.atleast_2d(array)]
-        return tuple(sorted({_column_hash(key, column) for column in columns}))
+        others = [array for array in arrays if array is not None]
+        return tuple(sorted({_column_hash(key, column) for column in chain(features, others)}))
 
     def admit(self, entry: Entry, policy: Policy) -> None:
         """Write a run down before anything of it leaves; refuse people, counts or a number of runs that the policy does not allow.
@@ -208,9 +212,9 @@ def _check_of(key: bytes) -> str:
 
 
 def _column_hash(key: bytes, column: npt.NDArray[np.float32]) -> str:
-    content = np.sort(column).tobytes()
-    head = b"hansa column\x00" + repr((column.dtype.str, column.shape)).encode()
-    return hmac.new(key, head + content, hashlib.sha256).hexdigest()
+    mac = hmac.new(key, b"hansa column\x00" + repr((column.dtype.str, column.shape)).encode(), hashlib.sha256)
+    mac.update(np.sort(column).data)
+    return mac.hexdigest()
 
 
 def _people_change(old: Entry, people: Mapping[str, str]) -> str | None:

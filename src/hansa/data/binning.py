@@ -2,11 +2,13 @@
 
     code(x) = #{cuts <= x}, and the feature's last code where x is missing
 
-Codes are stored twice: row-major for histograms (one cache line holds a row), feature-major for partitioning.
+Codes are stored row-major for histograms (one cache line holds a row), and feature-major beside for partitioning, where memory does not
+count more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hansa.data.quantiles import Cuts
+from hansa.data.quantiles import ALL_ROWS, Cuts
 from hansa.errors import DataError, PlanError
 
 Array = NDArray[Any]
@@ -30,7 +32,7 @@ class BinnedRows:
 
     Attributes:
         codes: uint8 or uint16 (n_rows, n_features), C-contiguous.
-        codes_by_feature: the same, (n_features, n_rows), C-contiguous.
+        codes_by_feature: the same, (n_features, n_rows): C-contiguous, or a view of `codes`.
         offsets: int64 (n_features + 1): feature f has offsets[f + 1] - offsets[f] codes, the one for missing
             included.
         has_missing: bool (n_features,): the feature's last code means missing.
@@ -57,24 +59,45 @@ def bin_rows(features: Array, cuts: Cuts, threads: int = 1) -> BinnedRows:
     Raises DataError where a value is missing in a feature that no pooled row lacked when the cuts were made,
     and where shapes or dtypes do not match the cuts.
     """
-    if threads < 1:
-        raise PlanError(f"threads: expected at least 1, found {threads}")
     if features.ndim != 2 or features.dtype != np.float32 or len(features) != cuts.n_features:
         raise DataError(
             f"features: expected float32 of shape ({cuts.n_features}, n_rows) as in the cuts, "
             f"found {features.dtype} of shape {features.shape}"
         )
+    return bin_groups([(0, features)], features.shape[1], cuts, threads)
+
+
+def bin_groups(
+    groups: Iterable[tuple[int, Array]],
+    n_rows: int,
+    cuts: Cuts,
+    threads: int = 1,
+    held: Array = ALL_ROWS,
+    twice: bool = True,
+) -> BinnedRows:
+    """`bin_rows` of features that come some at a time, as `columns.Columns.groups` gives them.
+
+    Args:
+        held: bool (n_rows,), or empty for none: held-out rows. Where they lack a feature that no training row lacks, they go right, as
+            the model has it.
+        twice: whether `codes_by_feature` has memory of its own.
+    """
+    if threads < 1:
+        raise PlanError(f"threads: expected at least 1, found {threads}")
     n_codes = cuts.n_codes
     largest = int(n_codes.max())
     if largest > 65_536:
         raise DataError(f"cuts: a feature has {largest} codes, at most 65536 fit; lower max_bin")
     dtype = np.uint8 if largest <= 256 else np.uint16
-    n_rows = features.shape[1]
     by_row = np.empty((n_rows, cuts.n_features), dtype=dtype)
-    by_feature = np.empty((cuts.n_features, n_rows), dtype=dtype)
-    _code_blocks(np.ascontiguousarray(features), cuts, by_row, by_feature, threads)
+    by_feature = np.empty((cuts.n_features if twice else 0, n_rows), dtype=dtype)
+    for first, group in groups:
+        own = cuts.some(first, first + len(group))
+        known = with_known_missing(group, own, held) if len(held) else group
+        _code_blocks(np.ascontiguousarray(known), first, own, by_row, by_feature, threads)
+        del group, known  # before the next ones are read
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(n_codes, dtype=np.int64)])
-    return BinnedRows(by_row, by_feature, offsets, cuts.has_missing.copy())
+    return BinnedRows(by_row, by_feature if twice else by_row.T, offsets, cuts.has_missing.copy())
 
 
 def with_known_missing(features: Array, cuts: Cuts, held: Array) -> Array:
@@ -104,13 +127,14 @@ def category_codes(values: Array, n_categories: int, name: str) -> Array:
     return codes
 
 
-def _code_blocks(features: Array, cuts: Cuts, by_row: Array, by_feature: Array, threads: int) -> None:
+def _code_blocks(features: Array, begin: int, cuts: Cuts, by_row: Array, by_feature: Array, threads: int) -> None:
+    """Write the codes of the features from `begin` on."""
     tables, table_offsets = _search_tables(cuts)
     # A missing value where none is known gets an impossible marker, which the kernel reports.
     missing_code = np.where(cuts.has_missing, cuts.n_codes - 1, -1).astype(np.int64)
 
     def code(first: int, end: int) -> bool:
-        return bool(_code(features, tables, table_offsets, missing_code, by_row, by_feature, first, end))
+        return bool(_code(features, begin, tables, table_offsets, missing_code, by_row, by_feature, first, end))
 
     # The kernel releases the interpreter lock; plain threads leave numba's global thread settings alone.
     edges = np.linspace(0, features.shape[1], threads + 1).astype(np.int64)
@@ -120,7 +144,7 @@ def _code_blocks(features: Array, cuts: Cuts, by_row: Array, by_feature: Array, 
         with ThreadPoolExecutor(threads) as pool:
             complete = all(list(pool.map(code, edges[:-1].tolist(), edges[1:].tolist())))
     if not complete:
-        _refuse_missing(features, cuts)
+        _refuse_missing(features, begin, cuts)
 
 
 def _search_tables(cuts: Cuts) -> tuple[Array, Array]:
@@ -139,12 +163,12 @@ def _search_tables(cuts: Cuts) -> tuple[Array, Array]:
     return np.concatenate(padded), np.cumsum(lengths)
 
 
-def _refuse_missing(features: Array, cuts: Cuts) -> None:
+def _refuse_missing(features: Array, begin: int, cuts: Cuts) -> None:
     for feature in np.flatnonzero(~cuts.has_missing):
         missing = np.isnan(features[feature])
         if missing.any():
             raise DataError(
-                f"features: feature {feature}, row {int(missing.argmax()) + 1}: expected a number, "
+                f"features: feature {begin + feature}, row {int(missing.argmax()) + 1}: expected a number, "
                 "since no row lacked this feature when the cuts were made, found a missing value; "
                 "make the cuts from these rows too"
             )
@@ -152,7 +176,7 @@ def _refuse_missing(features: Array, cuts: Cuts) -> None:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _code(  # type: ignore[no-untyped-def]
-    features, tables, table_offsets, missing_code, by_row, by_feature, first, end
+    features, begin, tables, table_offsets, missing_code, by_row, by_feature, first, end
 ):
     complete = True
     codes = np.empty(_BLOCK_ROWS, dtype=np.uint32)
@@ -166,8 +190,10 @@ def _code(  # type: ignore[no-untyped-def]
                 if values[row] != values[row]:
                     codes[row] = np.uint32(max(missing, 0))
                     complete &= missing >= 0
-                by_feature[feature, block + row] = codes[row]
-                by_row[block + row, feature] = codes[row]
+                by_row[block + row, begin + feature] = codes[row]
+            if by_feature.shape[0]:
+                for row in range(len(values)):
+                    by_feature[begin + feature, block + row] = codes[row]
     return complete
 
 

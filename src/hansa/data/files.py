@@ -86,6 +86,10 @@ _OTHER_FORMATS = {
 """What a file that should be text may begin with, and the cure."""
 
 
+Mark = tuple[int, int, bool]
+"""Of an open file: its size, its time of change (ns), and whether it still has a name."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One of the files of a table.
@@ -138,6 +142,41 @@ class OpenTable:
     def is_csv(self) -> bool:
         """Whether DuckDB reads this table from a CSV file."""
         return self.relation.startswith("read_csv(")
+
+    @property
+    def is_parquet(self) -> bool:
+        """Whether DuckDB reads this table from Parquet files, of which it can read single columns."""
+        return self.relation.startswith("read_parquet(")
+
+    def count_rows(self) -> int:
+        """Its rows. Raises DataError."""
+        found = self._ask(f"SELECT count(*) FROM {self.relation}", self.parameters, lambda answer: answer.fetchone())
+        return int(found[0])
+
+    def marks(self) -> tuple[Mark, ...]:
+        """What each of its Parquet files is like."""
+        found = [os.stat(source) for source in self._sources]  # noqa: PTH116 (a link to an open file)
+        return tuple((each.st_size, each.st_mtime_ns, each.st_nlink > 0) for each in found)
+
+    def check_marks(self, marks: tuple[Mark, ...]) -> None:
+        """Refuse files that are not what they were. Raises DataError naming the first one."""
+        names = [part.file for part in self.parts] or [self.file]
+        for name, before, now in zip(names, marks, self.marks(), strict=True):
+            if before != now:
+                raise DataError(self.changed(name, "a file that was written to, replaced or removed"))
+
+    @staticmethod
+    def changed(file: str, found: str) -> str:
+        """The error where what was read before is no more there."""
+        return (
+            f"{file}: expected the rows that were checked when the run began, found {found}; write nothing to a table while it is "
+            "read by column, and start the run again"
+        )
+
+    @property
+    def _sources(self) -> list[str]:
+        (given,) = self.parameters
+        return [given] if isinstance(given, str) else list(given)
 
     @property
     def places(self) -> dict[str, int]:
@@ -236,6 +275,13 @@ def _open_path(path: str | Path) -> OpenTable:
         if isinstance(error, duckdb.Error | OSError | EOFError | csv.Error):
             raise _unreadable(str(path), _reason(error)) from error
         raise
+
+
+def is_parquet(source: Source) -> bool:
+    """Whether this is a Parquet file, or a folder or a pattern of them. Raises DataError as `open_table` for the last two."""
+    if isinstance(source, Query | DatabaseQuery):
+        return False
+    return _ending(Path(source)) in PARQUET or parts_of(Path(source)) is not None
 
 
 def _check_file(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -20,45 +21,55 @@ def mix(x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _hash_rows(bits, hashes):  # type: ignore[no-untyped-def]
-    for column in range(bits.shape[0]):
-        for row in range(bits.shape[1]):
-            hashes[row] = mix(hashes[row] + np.uint64(0x9E3779B97F4A7C15) + np.uint64(bits[column, row]))
+def _hash_column(bits, hashes):  # type: ignore[no-untyped-def]
+    for row in range(bits.shape[0]):
+        own = bits[row]
+        if own & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):
+            own = np.uint32(0x7FC00000)  # all NaN are one
+        elif own == np.uint32(0x80000000):
+            own = np.uint32(0)  # and so are both zeros
+        hashes[row] = mix(hashes[row] + np.uint64(0x9E3779B97F4A7C15) + np.uint64(own))
 
 
-def hash_rows(features: npt.NDArray[np.float32], labels: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.uint64]:
+def hash_rows(
+    features: Iterable[npt.NDArray[np.float32]], labels: npt.NDArray[np.float32], seed: int
+) -> npt.NDArray[np.uint64]:
     """A public hash of each row: equal rows have equal ones.
 
     Args:
-        features: float32 (n_features, n_rows), NaN missing. labels: float32 (n_rows,). seed: another one gives other hashes.
+        features: one after another, float32 (n_rows,) each, NaN missing; as an array of them is. labels: float32 (n_rows,).
+        seed: another one gives other hashes.
 
     Returns:
         uint64 (n_rows,).
     """
     hashes = np.full(labels.shape[0], seed, np.uint64)
-    canonical = np.where(np.isnan(features), np.float32(np.nan), features + np.float32(0))
-    _hash_rows(canonical.view(np.uint32), hashes)
-    _hash_rows((labels + np.float32(0)).view(np.uint32)[None], hashes)
+    for column in chain(features, [labels]):
+        _hash_column(np.ascontiguousarray(column).view(np.uint32), hashes)
     return hashes
 
 
+def share_by_hash(hashes: npt.NDArray[np.uint64], share: float) -> npt.NDArray[np.bool_]:
+    """Which rows of these hashes, uint64 (n_rows,), are in a share of about `share`, 0 to 1, of them; bool (n_rows,)."""
+    return _shares(hashes) < share
+
+
 def held_out(
-    features: npt.NDArray[np.float32], labels: npt.NDArray[np.float32], fraction: float, seed: int
+    features: Iterable[npt.NDArray[np.float32]], labels: npt.NDArray[np.float32], fraction: float, seed: int
 ) -> npt.NDArray[np.bool_]:
     """Which rows are held out: about `fraction` of them, equal rows together.
 
     Args:
-        features: float32 (n_features, n_rows), NaN missing. labels: float32 (n_rows,).
-        fraction: 0 to 1. seed: the plan's seed; another seed holds out other rows.
+        features, labels: as for `hash_rows`. fraction: 0 to 1. seed: the plan's seed; another seed holds out other rows.
 
     Returns:
         bool (n_rows,).
     """
-    return _shares(hash_rows(features, labels, seed)) < fraction
+    return share_by_hash(hash_rows(features, labels, seed), fraction)
 
 
 def folds_by_contents(
-    features: npt.NDArray[np.float32], labels: npt.NDArray[np.float32], folds: int, seed: int
+    features: Iterable[npt.NDArray[np.float32]], labels: npt.NDArray[np.float32], folds: int, seed: int
 ) -> npt.NDArray[np.int64]:
     """Which fold each row is in, equal rows together; folds are of about the same size.
 

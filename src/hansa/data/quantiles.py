@@ -8,7 +8,7 @@ only the sums:
     rounds 1-4   the cells that still hold too many rows, each split into 32 (17, 22, 27, 32 bits)
 
 A cell of at most `min_cell_rows` pooled rows is never split, so no cut is finer than such a cell. The
-party's side is `SortedKeys`, `count_cells` and `CutGuard`; the coordinator's is `CutSearch`. All are pure:
+party's side is `count_cells` and `CutGuard`, and in coopetitive mode `SortedKeys`; the coordinator's is `CutSearch`. All are pure:
 each step returns the next state. What parties send is counts, never a value; what comes back is prefixes of
 keys, and at the end `Cuts`.
 
@@ -165,59 +165,106 @@ class CutRequest:
         """Length of an answer."""
         return len(self.prefixes) * self.split
 
+    def of(self, first: int, end: int) -> CutRequest:
+        """What is asked of the features from `first` to before `end`."""
+        offsets = self.offsets[first : end + 1]
+        return CutRequest(self.bits, offsets - offsets[0], self.prefixes[offsets[0] : offsets[-1]])
 
-def count_cells(sorted_keys: SortedKeys, request: CutRequest) -> Array:
+
+ALL_ROWS = np.zeros(0, np.bool_)
+"""Says that all rows are counted."""
+
+_NO_WEIGHTS = np.zeros(0, np.int64)
+
+
+def count_cells(features: Array, request: CutRequest, counted: Array = ALL_ROWS) -> Array:
     """One party's answer: rows in each part of each cell named, as uint32 (request.n_counts,).
 
-    Raises ProtocolError where the request is for another number of features. The request's other rules are
-    `CutGuard`'s to check.
+    Args:
+        features: float32 (n_features, n_rows), NaN = missing, which is in no cell.
+        counted: bool (n_rows,): the rows that count.
+
+    Raises ProtocolError where the request is for another number of features (its other rules are `CutGuard`'s to check), DataError
+    where a value that counts is infinite.
     """
     counts = np.zeros(request.n_counts, dtype=np.uint32)
-    _sum_cells(sorted_keys, np.ones(1, np.uint32), request, counts)
+    _sum_cells(features, counted, _NO_WEIGHTS, request, counts)
     return counts
 
 
-def weigh_cells(sorted_keys: SortedKeys, request: CutRequest) -> Array:
-    """The sums of weights over the same parts, int64 (request.n_counts,); errors as `count_cells`."""
+def weigh_cells(features: Array, weights: Array, request: CutRequest, counted: Array = ALL_ROWS) -> Array:
+    """The sums of weights over the same parts, int64 (request.n_counts,); errors as `count_cells`.
+
+    Args:
+        weights: int64, of each row that counts, in units that are the same at all parties.
+    """
     sums = np.zeros(request.n_counts, dtype=np.int64)
-    if sorted_keys.weights is None:
-        raise ProtocolError("cut request: weights of cells were asked for; rows have none")
-    _sum_cells(sorted_keys, sorted_keys.weights, request, sums)
+    _sum_cells(features, counted, weights, request, sums)
     return sums
 
 
-def _sum_cells(sorted_keys: SortedKeys, weights: Array, request: CutRequest, sums: Array) -> None:
-    """Add the weight of every key in each part of each cell named; `weights` by key, or one for all."""
-    if len(request.offsets) != len(sorted_keys.offsets):
+def _sum_cells(features: Array, counted: Array, weights: Array, request: CutRequest, sums: Array) -> None:
+    if len(request.offsets) != len(features) + 1:
         raise ProtocolError(
-            f"cut request: expected {sorted_keys.n_features} features as in the plan's schema, "
-            f"found {len(request.offsets) - 1}"
+            f"cut request: expected {len(features)} features as in the plan's schema, found {len(request.offsets) - 1}"
         )
-    child_bits = FIRST_BITS if request.bits == 0 else request.bits + STEP_BITS
-    _count(
-        sorted_keys.keys,
-        sorted_keys.offsets,
-        weights,
-        request.prefixes,
-        request.offsets,
-        KEY_BITS - child_bits,
-        request.split,
-        sums,
-    )
+    bits = np.ascontiguousarray(features).view(np.uint32)
+    infinite = _count(bits, counted, weights, request.prefixes, request.offsets, request.bits, request.split, sums)
+    if infinite >= 0:
+        raise DataError(f"features: feature {infinite} holds an infinite value; write a number or leave it empty")
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _count(keys, key_offsets, weights, prefixes, offsets, shift, split, sums):  # type: ignore[no-untyped-def]
-    # Both lists are sorted: one pass over a feature's keys meets every cell in turn.
-    for feature in range(len(offsets) - 1):
-        at, end = key_offsets[feature], key_offsets[feature + 1]
-        for cell in range(offsets[feature], offsets[feature + 1]):
-            first = np.int64(prefixes[cell]) * split  # the cell's first part, as a prefix of the parts' length
-            while at < end and np.int64(keys[at]) >> shift < first:
-                at += 1
-            while at < end and np.int64(keys[at]) >> shift < first + split:
-                sums[cell * split + (np.int64(keys[at]) >> shift) - first] += weights[at if len(weights) > 1 else 0]
-                at += 1
+def _count(bits, counted, weights, prefixes, offsets, prefix_bits, split, sums):  # type: ignore[no-untyped-def]
+    """Add the weight, or 1, of every row in each part of each cell named. Returns a feature that has an infinite value, or -1."""
+    shift = KEY_BITS - FIRST_BITS if prefix_bits == 0 else KEY_BITS - prefix_bits - STEP_BITS
+    step = 0 if prefix_bits == 0 else STEP_BITS
+    below = np.empty((1 << FIRST_BITS) + 1, np.int64)
+    weighted = weights.shape[0] > 0
+    for feature in range(offsets.shape[0] - 1):
+        begin, end = offsets[feature], offsets[feature + 1]
+        if begin == end:
+            continue
+        if prefix_bits:
+            # The cells whose first 12 bits are t stand from below[t] to below[t + 1].
+            behind = begin
+            for top in range(below.shape[0]):
+                while behind < end and np.int64(prefixes[behind]) >> (prefix_bits - FIRST_BITS) < top:
+                    behind += 1
+                below[top] = behind
+        at = -1
+        for row in range(bits.shape[1]):
+            if counted.shape[0] and not counted[row]:
+                continue
+            at += 1
+            own = bits[feature, row]
+            size = own & np.uint32(0x7FFFFFFF)
+            if size >= np.uint32(0x7F800000):
+                if size == np.uint32(0x7F800000):
+                    return feature
+                continue
+            if own >> np.uint32(31):  # `keys_from_values`
+                key = np.int64(np.uint32(~own)) if size else np.int64(0x80000000)
+            else:
+                key = np.int64(own ^ np.uint32(0x80000000))
+            cell = begin
+            child = key >> shift
+            if prefix_bits:
+                start = key >> (KEY_BITS - FIRST_BITS)
+                low, high = below[start], below[start + 1]
+                prefix = child >> step
+                while low < high:
+                    middle = (low + high) >> 1
+                    if np.int64(prefixes[middle]) < prefix:
+                        low = middle + 1
+                    else:
+                        high = middle
+                if low == below[start + 1] or np.int64(prefixes[low]) != prefix:
+                    continue
+                cell = low
+                child &= split - 1
+            sums[cell * split + child] += weights[at] if weighted else 1
+    return -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -405,6 +452,11 @@ class Cuts:
         """Inner cuts of one feature, float32."""
         cuts: Array = self.values[self.offsets[feature] : self.offsets[feature + 1]]
         return cuts
+
+    def some(self, first: int, end: int) -> Cuts:
+        """The cuts of the features from `first` to before `end`."""
+        offsets = self.offsets[first : end + 1]
+        return Cuts(offsets - offsets[0], self.values[offsets[0] : offsets[-1]], self.has_missing[first:end])
 
 
 def _check_cut_arrays(offsets: Array, values: Array, has_missing: Array) -> None:

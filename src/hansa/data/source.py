@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hansa.data.cells import disguise, is_numeric, is_text, number, word
+from hansa.data.columns import LARGE_CELLS
 from hansa.data.files import OpenTable, open_table
 from hansa.data.query import Source
 from hansa.data.schema import MISSING_WORDS, Level, Schema
@@ -76,6 +77,19 @@ class Rows:
     @property
     def n_rows(self) -> int:
         return len(self.label)
+
+    @property
+    def n_features(self) -> int:
+        return len(self.features)
+
+    @property
+    def large(self) -> bool:
+        """As `columns.Columns`."""
+        return self.features.size >= LARGE_CELLS
+
+    def groups(self) -> Iterator[tuple[int, Array]]:
+        """As `columns.Columns`: all features at once."""
+        yield 0, np.ascontiguousarray(self.features)
 
 
 @dataclass(frozen=True)
@@ -211,14 +225,14 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
     >>> hansa.read_rows(table, hansa.Schema(("load",), "fault"), label_kind="binary").n_rows
     2
     """
-    _check_label_kind(label_kind)
+    check_label_kind(label_kind)
     with open_table(path) as table:
-        for violation in _column_violations(table, schema):
+        for violation in column_violations(table, schema):
             raise DataError(str(violation))
-        columns = _load(table, schema)
-        for violation in _value_violations(table, schema, columns, label_kind, 1):
+        columns = load(table, schema, schema.columns)
+        for violation in value_violations(table, schema, columns, label_kind, 1):
             raise DataError(str(violation))
-        warnings = coarse_warnings(table, columns, _numeric(schema, columns), schema.decimal)
+        warnings = coarse_warnings(table, columns, numeric(schema, columns), schema.decimal)
     n_rows = len(columns[schema.label].values)
     features = np.empty((len(schema.features), n_rows), dtype=np.float32)
     for index, name in enumerate(schema.features):
@@ -239,12 +253,13 @@ def _levels(schema: Schema) -> dict[str, tuple[Level, ...]]:
     return {**schema.levels, **({schema.label: schema.classes} if schema.classes else {})}
 
 
-def _load(table: OpenTable, schema: Schema) -> dict[str, Column]:
+def load(table: OpenTable, schema: Schema, names: Sequence[str]) -> dict[str, Column]:
+    """These columns of the schema, as far as the table has them once."""
     levels = _levels(schema)
-    return load_columns(table, {name: levels.get(name, ()) for name in schema.columns}, schema.decimal, schema.label)
+    return load_columns(table, {name: levels.get(name, ()) for name in names}, schema.decimal, schema.label)
 
 
-def _numeric(schema: Schema, columns: Mapping[str, Column]) -> list[str]:
+def numeric(schema: Schema, columns: Mapping[str, Column]) -> list[str]:
     """The columns of numbers among those that were loaded."""
     levels = _levels(schema)
     return [name for name in schema.columns if name in columns and name not in levels]
@@ -278,20 +293,31 @@ def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckR
     >>> hansa.check_rows(table, hansa.Schema(("load",), "fault"), label_kind="binary").ok
     False
     """
-    _check_label_kind(label_kind)
+    check_label_kind(label_kind)
     with open_table(path) as table:
-        violations = list(_column_violations(table, schema))
-        columns = _load(table, schema)
-        violations += _value_violations(table, schema, columns, label_kind)
-        coarse = coarse_warnings(table, columns, _numeric(schema, columns), schema.decimal)
-    features = tuple(summarize(name, columns[name]) for name in schema.features if name in columns)
-    label = summarize(schema.label, columns[schema.label]) if schema.label in columns else None
-    n_rows = len(next(iter(columns.values())).values) if columns else 0
+        violations = list(column_violations(table, schema))
+        names = [name for name in schema.columns if name in table.places]
+        # A large table is looked at one column at a time; of other files that would be many scans.
+        by_column = table.is_parquet and table.count_rows() * len(names) >= LARGE_CELLS
+        coarse: list[str] = []
+        summaries: dict[str, ColumnSummary] = {}
+        n_rows = 0
+        for batch in [[name] for name in names] if by_column else [names]:
+            columns = load(table, schema, batch)
+            violations += value_violations(table, schema, columns, label_kind)
+            coarse += coarse_warnings(table, columns, numeric(schema, columns), schema.decimal)
+            n_rows = len(next(iter(columns.values())).values) if columns else 0
+            summaries |= {
+                name: summarize(name, columns[name]) for name in columns if name in (*schema.features, schema.label)
+            }
+    features = tuple(summaries[name] for name in schema.features if name in summaries)
+    label = summaries.get(schema.label)
     warnings = (*_warnings(features, label, n_rows, label_kind), *coarse)
     return CheckReport(table.file, n_rows, tuple(violations), warnings, features, label, label_kind)
 
 
-def _check_label_kind(label_kind: LabelKind) -> None:
+def check_label_kind(label_kind: LabelKind) -> None:
+    """Refuse a kind of label that there is not. Raises PlanError."""
     words = ("binary", "numeric", "not negative", "positive", "above -1")
     if label_kind not in words and not (isinstance(label_kind, int) and label_kind > 1):
         raise PlanError(
@@ -410,7 +436,8 @@ def listed(names: Iterable[object]) -> str:
     return ", ".join(shown[:SHOWN_NAMES]) + more
 
 
-def _column_violations(table: OpenTable, schema: Schema) -> Iterator[SchemaViolation]:
+def column_violations(table: OpenTable, schema: Schema) -> Iterator[SchemaViolation]:
+    """Columns that the schema has and the table has not, or the other way round, or twice."""
     has, wanted = set(table.names), set(schema.columns)
     for name in schema.columns:
         if name not in has:
@@ -434,7 +461,7 @@ def _column_violations(table: OpenTable, schema: Schema) -> Iterator[SchemaViola
             )
 
 
-def _value_violations(
+def value_violations(
     table: OpenTable, schema: Schema, columns: dict[str, Column], label_kind: LabelKind, most: int | None = None
 ) -> list[SchemaViolation]:
     """At most `most` schema violations, in the schema's order."""

@@ -11,12 +11,16 @@ import msgspec
 
 from hansa.consortium.ledger import Ledger
 from hansa.consortium.policy import PolicyRule
+from hansa.data.columns import each
+from hansa.data.files import is_parquet
 from hansa.data.query import Source
-from hansa.data.source import CheckReport, ColumnSummary, SchemaViolation, check_rows, read_rows
+from hansa.data.source import CheckReport, ColumnSummary, SchemaViolation, check_rows
+from hansa.data.streamed import open_rows
 from hansa.errors import PlanError
 from hansa.exposure import exposure, exposure_lines, notes_on_rows, released
 from hansa.node.config import MemberFile, read_member_file
 from hansa.node.files import check_files
+from hansa.node.memory import Memory, memory_of
 from hansa.node.plan_report import Opened, opened_under
 from hansa.node.sent import SentKind, sent_under
 from hansa.plan import COOPETITIVE, Plan, read_plan
@@ -44,6 +48,7 @@ class TableReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sent: what the party would send. exposure: who can read what. release: what the model tells of leaves.
         notes: what the party might change in the plan. openings: what is opened.
         rules: conditions of the party's own file, held to this plan and table; None where no file was given.
+        memory: what the party's process takes of memory; None in coopetitive mode.
     """
 
     ok: bool
@@ -61,6 +66,7 @@ class TableReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     openings: tuple[Opened, ...]
     receivers: tuple[str, ...]
     rules: tuple[PolicyRule, ...] | None
+    memory: Memory | None
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class TableCheck:
     sent: tuple[SentKind, ...]
     rules: tuple[PolicyRule, ...] | None = None
     """Conditions of the party's own file, held to this plan and table; None where no file was given."""
+    memory: Memory | None = None
 
     @property
     def ok(self) -> bool:
@@ -103,6 +110,7 @@ class TableCheck:
             openings=opened_under(plan),
             receivers=plan.receivers,
             rules=self.rules,
+            memory=self.memory,
         )
 
     def text(self) -> str:
@@ -115,6 +123,7 @@ class TableCheck:
         lines += exposure_lines(self.plan)
         if self.plan.mode != COOPETITIVE:
             lines.append("  The rows themselves and their exact feature values stay here, but for the cuts.")
+        lines += self.memory.lines() if self.memory is not None and self.table.n_rows else []
         lines += [f"Note: {note}" for note in self.notes]
         if self.rules is not None:
             lines.append("This party's own conditions (its file):")
@@ -151,7 +160,14 @@ def check_table(plan_path: Path, table_path: Path | None, member_path: Path | No
         )
     report = check_rows(source, plan.schema if member is None else member.schema, label_kind=plan.parameters.label_kind)
     rules = None if member is None else _rules(member, source, report.ok)
-    return TableCheck(plan, report, sent_under(plan), rules)
+    memory = memory_of(
+        plan,
+        report.n_rows,
+        lacks=any(feature.missing for feature in report.features),
+        parquet=is_parquet(source),
+        by_column=None if member is None else member.by_column,
+    )
+    return TableCheck(plan, report, sent_under(plan), rules, memory)
 
 
 def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRule, ...]:
@@ -166,14 +182,15 @@ def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRu
     ]
     rules += member.policy.rules(plan)
     if plan.mode != "federated" and member.ledger is not None and member.ledger.exists() and readable:
-        rows = read_rows(source, member.schema, label_kind=plan.parameters.label_kind)
         met, text = True, f"these rows have met no other people, and not too often ({member.ledger})"
+        kind, by_column = plan.parameters.label_kind, member.by_column
         try:
             ledger = Ledger(member.ledger)
             people = {name: member.members[name].identity.hex() for name in plan.parties}
-            ledger.check(
-                ledger.columns(rows.features, rows.label, rows.weight, rows.base_margin), people, member.policy
-            )
+            with open_rows(source, member.schema, label_kind=kind, by_column=by_column) as rows:
+                ledger.check(
+                    ledger.columns(each(rows), rows.label, rows.weight, rows.base_margin), people, member.policy
+                )
         except PlanError as error:
             met, text = False, str(error)
         rules.append(PolicyRule("ledger", met, text))

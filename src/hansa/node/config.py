@@ -13,6 +13,7 @@ A member's own file:
                                         # in place of table: a query over this party's own files
     source = { database = "postgresql://host/db", query = "SELECT ...", password_file = "db.pass" }
                                         # or to its own database; password_file is optional
+    by_column = true                    # optional: read Parquet files column by column, not into memory; default: large ones
     id = "cell"                         # optional: a column of the table that is not read and never leaves
     start_model = "march.json"          # the model that the plan goes on from, where it names one
     model = "north-model.json"          # where a receiver puts the model
@@ -53,7 +54,7 @@ from hansa.data.schema import Schema
 from hansa.declared import SECRET, decode
 from hansa.errors import IdentityError, PlanError
 from hansa.files import read_text
-from hansa.plan import Plan, read_plan
+from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.roles.summed.sum_masking import Signer
 from hansa.toml import read_toml
 from hansa.transport.credentials import Credentials
@@ -110,6 +111,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     proxy_password_file: FilePath | None = None
     table: FilePath | None = None
     source: SourceDocument | None = None
+    by_column: bool | None = None
     id: Text | None = None
     start_model: FilePath | None = None
     model: FilePath | None = None
@@ -140,6 +142,7 @@ class MemberFile:
         host, port: of the hub. proxy: to dial through, or None.
         table: where this party's rows are: a path, or a query (over its files, or to its database); None where the file gives
             neither table nor source.
+        by_column: whether it is read column by column and not into memory; None for a large one of Parquet files.
         id: a column of it that is not read, or None.
         start_model: path of the model that the plan goes on from, or None.
         model, record, transcript, ledger: paths, None where the file does not give them.
@@ -176,6 +179,7 @@ class MemberFile:
     most_bytes_per_s: int = 0
     id: str | None = None
     start_model: Path | None = None
+    by_column: bool | None = None
 
     @property
     def schema(self) -> Schema:
@@ -251,6 +255,7 @@ def read_member_file(path: Path) -> MemberFile:
         servers=_server_addresses(document.servers, plan, path),
         proxy=_proxy(document, path),
         id=document.id,
+        by_column=_by_column(document, plan, path),
         start_model=at(document.start_model),
         most_bytes_per_s=math.ceil((document.send_mbit or 0) * 1e6 / 8),
     )
@@ -296,6 +301,17 @@ def _source(document: MemberDocument, path: Path) -> Path | Query | DatabaseQuer
     file = None if source.password_file is None else path.parent / source.password_file
     password = "" if file is None else _password(file, "the database's password")
     return DatabaseQuery(source.database, source.query, password, file, where)
+
+
+def _by_column(document: MemberDocument, plan: Plan, path: Path) -> bool | None:
+    """Whether rows are read by column. Raises PlanError where the plan needs them in memory."""
+    if document.by_column and plan.mode == COOPETITIVE:
+        raise PlanError(f"{path}: by_column is for the modes with an aggregator; in {plan.mode} mode leave it out")
+    if document.by_column and plan.start_model:
+        raise PlanError(
+            f"{path}: by_column does not go with a plan that has start_model, whose trees need whole rows; leave it out"
+        )
+    return False if plan.start_model else document.by_column
 
 
 def _address(text: str, key: str, path: Path) -> tuple[str, int]:

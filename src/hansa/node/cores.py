@@ -30,8 +30,8 @@ def useful_threads() -> int:
     codes = (np.arange(TRIAL_ROWS * TRIAL_COLUMNS, dtype=np.uint32) * 2_654_435_761 >> 24).astype(np.uint8)
     codes = codes.reshape(TRIAL_ROWS, TRIAL_COLUMNS)
     layout = layout_of(np.arange(TRIAL_COLUMNS + 1) * STRIDE, np.arange(TRIAL_COLUMNS, dtype=np.uint32))
-    rows, packed = np.arange(TRIAL_ROWS, dtype=np.uint32), np.ones((1, TRIAL_ROWS), np.int64)
-    start, end = np.zeros(1, np.int64), np.full(1, TRIAL_ROWS)
+    rows, packed = np.arange(TRIAL_ROWS, dtype=np.uint16), np.ones((1, TRIAL_ROWS), np.int64)
+    start, end = np.zeros((1, 1), np.int64), np.full((1, 1), TRIAL_ROWS)
     best, chosen, threads = np.inf, 1, 1
     while threads <= cores():
         pool = WorkerPool(threads)

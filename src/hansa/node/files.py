@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hansa.consortium.ledger import Entry, Ledger, Met
+from hansa.data.columns import Columns, each
 from hansa.data.query import paths_of
-from hansa.data.source import Rows
 from hansa.errors import PlanError
 from hansa.files import check_folder, check_outputs, read_whole
 from hansa.node import logs
@@ -63,7 +63,7 @@ def put_model(member: MemberFile, model: bytes | None) -> None:
     save_model(member.model, model, sorted(others), member.wait_s)
 
 
-def admission(member: MemberFile, rows: Rows) -> Admit:
+def admission(member: MemberFile, rows: Columns) -> Admit:
     """What writes a run down in the party's ledger before anything leaves, in the protected modes; in federated mode nothing.
 
     Raises PlanError where the member's file names no ledger, or one that cannot be read.
@@ -77,7 +77,7 @@ def admission(member: MemberFile, rows: Rows) -> Admit:
             cure="name a file as ledger",
         )
     ledger = Ledger(member.ledger)
-    columns = ledger.columns(rows.features, rows.label, rows.weight, rows.base_margin)
+    columns = ledger.columns(each(rows), rows.label, rows.weight, rows.base_margin)
 
     def admit(run: bytes, roster: Roster) -> None:
         parties = tuple(

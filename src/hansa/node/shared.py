@@ -8,13 +8,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import os
 import resource
 import secrets
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypedDict
 
 from msgspec.structs import replace as replaced
@@ -25,6 +23,7 @@ from hansa.node.config import MemberFile
 from hansa.node.events import Listening, OnEvent
 from hansa.node.files import ANSWER_S, admission, check_files, put_model, warn
 from hansa.node.links import BACKLOG_BYTES, SPIN_S, connect, is_direct, limits_of
+from hansa.node.memory import free_memory
 from hansa.node.phases import PhaseCost, PhaseTimes
 from hansa.node.record import HubRecord, RunRecord, Seconds, SharedRecord, bytes_of, first_record, keeping
 from hansa.node.warm_up import prepare
@@ -41,10 +40,6 @@ from hansa.transport.tls import TlsHub
 
 RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in a unit of `ru_maxrss`."""
-
-
-MEMORY = Path("/proc/meminfo")
-"""Where Linux says what memory it has; its sizes are in KiB."""
 
 
 def hub_end(plan: Plan) -> str:
@@ -352,15 +347,3 @@ def _reporter(name: str, event: OnEvent) -> Callable[[Progress], None]:
         event(replaced(progress, member=name))
 
     return report
-
-
-def free_memory() -> int | None:
-    """Bytes of memory that the system says it can give, caches that it would drop included; None where it does not say."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in MEMORY.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return None

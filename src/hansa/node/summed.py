@@ -9,7 +9,8 @@ import time
 
 from msgspec.structs import replace as replaced
 
-from hansa.data.source import Rows, read_rows
+from hansa.data.columns import Columns
+from hansa.data.streamed import open_rows
 from hansa.errors import LinkLost, PlanError, ProtocolError
 from hansa.node import logs
 from hansa.node.config import MemberFile
@@ -152,17 +153,25 @@ def run_party(member: MemberFile, event: OnEvent, notify: Notify) -> PartyRecord
             cure="name a file as ledger",
         )
     check_files(member, [name])
-    with keeping(member.record, first_record(PartyRecord, member)) as record:
-        rows = read_rows(member.table, member.schema, label_kind=plan.parameters.label_kind)
+    with (
+        keeping(member.record, first_record(PartyRecord, member)) as record,
+        open_rows(
+            member.table, member.schema, label_kind=plan.parameters.label_kind, by_column=member.by_column
+        ) as rows,
+    ):
         warn(rows.warnings)
-        return _contribute(member, rows, event, notify, record)
+        given = [rows]
+        del rows  # the party alone holds them, and lets them go
+        return _contribute(member, given, event, notify, record)
 
 
 def _contribute(
-    member: MemberFile, rows: Rows, event: OnEvent, notify: Notify, record: RunRecord[PartyRecord]
+    member: MemberFile, given: list[Columns], event: OnEvent, notify: Notify, record: RunRecord[PartyRecord]
 ) -> PartyRecord:
+    """A party's run; `given` is its rows alone, which are taken out."""
     plan, name = member.plan, member.identity.name
-    admit = admission(member, rows)
+    n_rows, warnings = given[0].n_rows, given[0].warnings
+    admit = admission(member, given[0])
     prepare(plan)
     told_at = 0.0
 
@@ -187,7 +196,7 @@ def _contribute(
     party = Party(
         plan,
         name,
-        rows,
+        given.pop(),
         nonce=secrets.token_bytes(32),
         pool=WorkerPool(member.threads),
         signer=member.signer,
@@ -230,8 +239,8 @@ def _contribute(
     put_model(member, party.model)
     return record.end(
         "finished",
-        rows=rows.n_rows,
-        warnings=tuple(rows.warnings),
+        rows=n_rows,
+        warnings=warnings,
         model_sha256=None if party.model is None else hashlib.sha256(party.model).hexdigest(),
         clear=CLEAR[plan.mode],
     )

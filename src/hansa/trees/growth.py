@@ -31,6 +31,7 @@ from hansa.trees.level import BOTH_LEAVES, NO_CATEGORIES, NO_CHILD_LEAVES, NOTHI
 from hansa.trees.node_columns import NodeColumns
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
+from hansa.trees.row_chunks import CHUNK_ROWS, ChunkedRows
 from hansa.trees.worker_pool import ALONE, WorkerPool
 
 PARALLEL_CELLS = 40_000
@@ -88,9 +89,9 @@ def _partition_categories(codes, rows, scratch, begin, end, bits, first, missing
             rows[left] = row
             left += 1
         else:
-            scratch[begin + right] = row
+            scratch[right] = row
             right += 1
-    rows[left:end] = scratch[begin : begin + right]
+    rows[left:end] = scratch[:right]
     return left
 
 
@@ -108,9 +109,10 @@ def _advance(  # type: ignore[no-untyped-def]
     """Part the rows of nodes that split; rows of nodes, and of children, that are leaves get their value.
 
     Returns:
-        Where the rows of the next active nodes start and end, int64 each; and how many rows each child has, int64 (2 splits,).
+        Where the rows of the next active nodes start and end, int64 (active, chunks) each; and how many rows each child has, int64
+        (2 splits,).
     """
-    decided = feature.shape[0]
+    decided, chunks = feature.shape[0], starts.shape[1]
     splits, built = 0, 0
     last = build_left.shape[0] == 0
     for i in range(decided):
@@ -118,40 +120,51 @@ def _advance(  # type: ignore[no-untyped-def]
             built += not last and build_left[splits] != BOTH_LEAVES
             splits += 1
     waiting = starts.shape[0] - nodes.shape[0] if nodes.shape[0] else 0
-    next_starts, next_ends = np.empty(2 * built + waiting, np.int64), np.empty(2 * built + waiting, np.int64)
+    next_starts = np.empty((2 * built + waiting, chunks), np.int64)
+    next_ends = np.empty((2 * built + waiting, chunks), np.int64)
     counts = np.empty(2 * splits, np.int64)
     split, at, leaves, first = 0, 0, 0, 0
     for i in range(decided):
         node = nodes[i] if nodes.shape[0] else i
-        begin, end = starts[node], ends[node]
         if feature[i] < 0:
-            _add_leaf(margins, rows[begin:end], leaf[i])
+            for chunk in range(chunks):
+                own = rows[starts[node, chunk] : ends[node, chunk]]
+                _add_leaf(margins[chunk * CHUNK_ROWS : (chunk + 1) * CHUNK_ROWS], own, leaf[i])
             continue
         f = feature[i]
         to_left = missing_left[i] != 0
-        if last or build_left[split] == BOTH_LEAVES:
-            left, right = child_leaf[leaves], child_leaf[leaves + 1]
-            if n_categories[f]:
-                lefts = _add_category_leaves(
-                    margins, codes[f], rows[begin:end], categories, first, missing_code[f], to_left, left, right
-                )
+        ends_here = last or build_left[split] == BOTH_LEAVES
+        counts[2 * split], counts[2 * split + 1] = 0, 0
+        for chunk in range(chunks):
+            begin, end = starts[node, chunk], ends[node, chunk]
+            of_chunk = codes[f][chunk * CHUNK_ROWS : (chunk + 1) * CHUNK_ROWS]
+            if ends_here:
+                left, right = child_leaf[leaves], child_leaf[leaves + 1]
+                moved = margins[chunk * CHUNK_ROWS : (chunk + 1) * CHUNK_ROWS]
+                if n_categories[f]:
+                    lefts = _add_category_leaves(
+                        moved, of_chunk, rows[begin:end], categories, first, missing_code[f], to_left, left, right
+                    )
+                else:
+                    lefts = _add_leaves(
+                        moved, of_chunk, rows[begin:end], bins[i], missing_code[f], to_left, left, right
+                    )
+                middle = begin + lefts
             else:
-                lefts = _add_leaves(margins, codes[f], rows[begin:end], bins[i], missing_code[f], to_left, left, right)
-            leaves += 2
-            middle = begin + lefts
-        else:
-            if n_categories[f]:
-                middle = _partition_categories(
-                    codes[f], rows, scratch, begin, end, categories, first, missing_code[f], to_left
-                )
-            else:
-                middle = histogram.partition_rows(
-                    codes[f], rows, scratch, begin, end, bins[i], missing_code[f], to_left
-                )
-            next_starts[at], next_ends[at] = begin, middle
-            next_starts[at + 1], next_ends[at + 1] = middle, end
-            at += 2
-        counts[2 * split], counts[2 * split + 1] = middle - begin, end - middle
+                if n_categories[f]:
+                    middle = _partition_categories(
+                        of_chunk, rows, scratch, begin, end, categories, first, missing_code[f], to_left
+                    )
+                else:
+                    middle = histogram.partition_rows(
+                        of_chunk, rows, scratch, begin, end, bins[i], missing_code[f], to_left
+                    )
+                next_starts[at, chunk], next_ends[at, chunk] = begin, middle
+                next_starts[at + 1, chunk], next_ends[at + 1, chunk] = middle, end
+            counts[2 * split] += middle - begin
+            counts[2 * split + 1] += end - middle
+        leaves += 2 * ends_here
+        at += 2 * (not ends_here)
         first += bytes_of(n_categories[f])
         split += 1
     if waiting:
@@ -172,11 +185,12 @@ class RowPartition:
         codes_by_feature: uint8 or uint16 (n_features, n_rows).
         missing_code: int32 (n_features,): the code that means missing, or -1.
         n_categories: int32 (n_features,): of a categorical feature, 0 of another.
-        rows: uint32 (m,): the rows to follow; taken over and reordered.
+        rows: the rows to follow; their spans of the array are taken over and reordered.
         margins: float32 (n_rows,): increased by the leaf values as leaves appear.
 
     Attributes:
-        starts, ends: int64 (active,): where the rows of each active node stand in `rows`.
+        rows: uint16. starts, ends: int64 (active, chunks): where the rows of each active node stand in `rows`.
+        n_rows: rows that are followed.
         child_rows: int64 (2 splits,): rows of the children that the last `Level` made.
     """
 
@@ -185,17 +199,18 @@ class RowPartition:
         codes_by_feature: Codes,
         missing_code: npt.NDArray[np.int32],
         n_categories: npt.NDArray[np.int32],
-        rows: npt.NDArray[np.uint32],
+        rows: ChunkedRows,
         margins: npt.NDArray[np.float32],
     ) -> None:
         self._codes = codes_by_feature
         self._missing_code = missing_code
         self._n_categories = n_categories
-        self.rows = rows
-        self._scratch = np.empty_like(rows)
+        self.rows = rows.rows
+        self.n_rows = rows.n_rows
+        self._scratch = np.empty(min(len(rows.rows), CHUNK_ROWS), np.uint16)
         self._margins = margins
-        self.starts = np.zeros(1, np.int64)
-        self.ends = np.full(1, len(rows), np.int64)
+        self.starts = rows.starts[None]
+        self.ends = rows.ends[None]
         self.child_rows = np.zeros(0, np.int64)
 
     def apply(self, level: Level) -> None:

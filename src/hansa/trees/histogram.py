@@ -5,6 +5,8 @@ A *cell* is one bin of one column; the cells of all columns stand one after the 
 histograms add and subtract as plain integers, because the scales (`objective.scales`) bound every sum by its field:
 `(g1 << 32 | h1) + (g2 << 32 | h2) = (g1 + g2) << 32 | (h1 + h2)` as long as h1 + h2 < 2^32.
 
+Rows come chunk by chunk (`row_chunks`): a node has a span of `rows` in each chunk of the table.
+
 Codes are read row-major, so that one cache line holds a row. Where columns have about as many codes as the largest the sums are first
 made at a fixed stride of cells a column, which saves a load per cell: 256 where codes are bytes, more where they are not (a column
 with 256 bins and missing values).
@@ -20,6 +22,7 @@ import numpy.typing as npt
 from numba import njit
 
 from hansa.trees.prefetch import prefetch
+from hansa.trees.row_chunks import CHUNK_ROWS
 from hansa.trees.worker_pool import StartSignal, WorkerPool
 
 Codes = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -70,28 +73,28 @@ def layout_of(bin_offsets: npt.NDArray[np.int64], columns: npt.NDArray[np.uint32
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _add_strided(codes, columns, rows, packed, sums):  # type: ignore[no-untyped-def]
-    """sums[256 j + code] += packed, for column j; rows ascend."""
+    """sums[256 j + code] += packed, for column j; codes, rows and packed are one chunk's. Rows ascend."""
     n = rows.shape[0]
     if columns.shape[0] < codes.shape[1]:
         for i in range(n):
             row = rows[i]
-            value = packed[0, row]
+            value = packed[row]
             for j in range(columns.shape[0]):
                 code = np.uint64(codes[row, columns[j]])
                 sums[np.uint64(j) * np.uint64(STRIDE) + code] += value
     elif n and rows[n - 1] - rows[0] < SCATTERED * n:
         for i in range(n):
             row = rows[i]
-            value = packed[0, row]
+            value = packed[row]
             for j in range(codes.shape[1]):
                 sums[np.uint64(j) * np.uint64(STRIDE) + np.uint64(codes[row, j])] += value
     else:
         for i in range(n):
             row = rows[i]
-            value = packed[0, row]
+            value = packed[row]
             ahead = np.uint64(rows[min(i + AHEAD, n - 1)])
             prefetch(codes, ahead)
-            prefetch(packed[0], ahead)
+            prefetch(packed, ahead)
             for j in range(codes.shape[1]):
                 sums[np.uint64(j) * np.uint64(STRIDE) + np.uint64(codes[row, j])] += value
 
@@ -104,11 +107,11 @@ def _add_wider(codes, columns, rows, packed, sums, stride):  # type: ignore[no-u
     scattered = n > 0 and rows[n - 1] - rows[0] >= SCATTERED * n
     for i in range(n):
         row = rows[i]
-        value = packed[0, row]
+        value = packed[row]
         if scattered:
             ahead = np.uint64(rows[min(i + AHEAD, n - 1)])
             prefetch(codes, ahead)
-            prefetch(packed[0], ahead)
+            prefetch(packed, ahead)
         if all_columns:
             for j in range(codes.shape[1]):
                 sums[np.uint64(j) * stride + np.uint64(codes[row, j])] += value
@@ -118,17 +121,26 @@ def _add_wider(codes, columns, rows, packed, sums, stride):  # type: ignore[no-u
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _build_node(codes, columns, offsets, stride, rows, packed, sums, out):  # type: ignore[no-untyped-def]
-    """Histogram of one node, int64 (planes, cells); `sums` is scratch of stride k cells."""
+def _build_node(codes, columns, offsets, stride, rows, starts, ends, packed, sums, out):  # type: ignore[no-untyped-def]
+    """Histogram of one node, int64 (planes, cells); its rows of chunk c are rows[starts[c] : ends[c]]. `sums` is scratch of stride k
+    cells.
+    """
     k = columns.shape[0]
     if stride > 0 and out.shape[0] == 1:
         direct = out.shape[1] == stride * k
         target = out[0] if direct else sums
         target[: stride * k] = 0
-        if stride == STRIDE:
-            _add_strided(codes, columns, rows, packed, target)
-        else:
-            _add_wider(codes, columns, rows, packed, target, np.uint64(stride))
+        for chunk in range(starts.shape[0]):
+            own = rows[starts[chunk] : ends[chunk]]
+            if own.shape[0] == 0:
+                continue
+            first = chunk * CHUNK_ROWS
+            of_chunk = codes[first : first + CHUNK_ROWS]
+            values = packed[0][first : first + CHUNK_ROWS]
+            if stride == STRIDE:
+                _add_strided(of_chunk, columns, own, values, target)
+            else:
+                _add_wider(of_chunk, columns, own, values, target, np.uint64(stride))
         if direct:
             return
         for j in range(k):
@@ -137,12 +149,14 @@ def _build_node(codes, columns, offsets, stride, rows, packed, sums, out):  # ty
                 out[0, cell + code] = sums[stride * j + code]
         return
     out[:] = 0
-    for i in range(rows.shape[0]):
-        row = rows[i]
-        for plane in range(out.shape[0]):
-            value = packed[plane, row]
-            for j in range(k):
-                out[plane, offsets[j] + np.uint64(codes[row, columns[j]])] += value
+    for chunk in range(starts.shape[0]):
+        before = np.uint64(chunk * CHUNK_ROWS)
+        for i in range(starts[chunk], ends[chunk]):
+            row = before + np.uint64(rows[i])
+            for plane in range(out.shape[0]):
+                value = packed[plane, row]
+                for j in range(k):
+                    out[plane, offsets[j] + np.uint64(codes[row, columns[j]])] += value
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -152,14 +166,13 @@ def build_histograms(codes, columns, offsets, stride, rows, starts, ends, packed
     Args:
         codes: uint8 or uint16 (n_rows, n_features), row-major.
         columns, offsets, stride: the fields of `Layout`, k columns.
-        rows: uint32 (n,); starts, ends: int64 (nodes,): node i has rows[starts[i]:ends[i]].
+        rows: uint16 (n,); starts, ends: int64 (nodes, chunks): node i's rows of chunk c are rows[starts[i, c] : ends[i, c]].
         packed: int64 (planes, n_rows): gradients as integers (`objective.pack`).
         sums: int64 (threads, stride k): scratch.
         out: int64 (nodes, planes, cells), overwritten.
     """
     for node in range(starts.shape[0]):
-        part = rows[starts[node] : ends[node]]
-        _build_node(codes, columns, offsets, stride, part, packed, sums[0], out[node])
+        _build_node(codes, columns, offsets, stride, rows, starts[node], ends[node], packed, sums[0], out[node])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -173,19 +186,28 @@ def _build_share(  # type: ignore[no-untyped-def]
     """
     start_signal[0] += 1
     spilt, before = -1, 0
+    chunks = starts.shape[1]
+    own_starts, own_ends = np.empty(chunks, np.int64), np.empty(chunks, np.int64)
     for node in range(starts.shape[0]):
-        size = ends[node] - starts[node]
+        size = 0
+        for chunk in range(chunks):
+            size += ends[node, chunk] - starts[node, chunk]
         begin, end = max(first - before, 0), min(last - before, size)
         before += size
         if size == 0 and first == 0:
             out[node] = 0
         if begin >= end:
             continue
-        part = rows[starts[node] + begin : starts[node] + end]
+        at = 0
+        for chunk in range(chunks):
+            start, count = starts[node, chunk], ends[node, chunk] - starts[node, chunk]
+            own_starts[chunk] = start + min(max(begin - at, 0), count)
+            own_ends[chunk] = start + min(max(end - at, 0), count)
+            at += count
         if begin == 0:
-            _build_node(codes, columns, offsets, stride, part, packed, sums, out[node])
+            _build_node(codes, columns, offsets, stride, rows, own_starts, own_ends, packed, sums, out[node])
         else:
-            _build_node(codes, columns, offsets, stride, part, packed, sums, spill)
+            _build_node(codes, columns, offsets, stride, rows, own_starts, own_ends, packed, sums, spill)
             spilt = node
     return spilt
 
@@ -205,7 +227,7 @@ def build_histograms_parallel(
     columns: npt.NDArray[np.uint32],
     offsets: npt.NDArray[np.uint64],
     stride: int,
-    rows: npt.NDArray[np.uint32],
+    rows: npt.NDArray[np.uint16],
     starts: Int64,
     ends: Int64,
     packed: Int64,
@@ -244,8 +266,9 @@ def partition_rows(codes, rows, scratch, begin, end, threshold, missing, missing
     """Sort one node's rows into those that go left, then those that go right; within a side the order stays.
 
     Args:
-        codes: uint8 or uint16 (n_rows,): of the feature that the node splits on.
-        rows: uint32 (n,): the node's are rows[begin:end], reordered in place. scratch: uint32 (n,), overwritten at the same places.
+        codes: uint8 or uint16 (rows of the chunk,): of the feature that the node splits on.
+        rows: uint16 (n,): the node's, of one chunk, are rows[begin:end], reordered in place. scratch: uint16 (end - begin or more,),
+            overwritten.
         threshold: codes up to this one go left; below `missing` where that is a code. missing: the feature's last code where it means
             missing, else -1, and missing_left its side.
 
@@ -253,7 +276,7 @@ def partition_rows(codes, rows, scratch, begin, end, threshold, missing, missing
         The position where the right side begins.
     """
     own = rows[begin:end]
-    others = scratch[begin:end]
+    others = scratch[: end - begin]
     left = np.uint64(0)
     if missing_left and missing >= 0:
         for i in range(own.shape[0]):

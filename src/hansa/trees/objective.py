@@ -151,7 +151,7 @@ def gradient_bound(
     return max(rising, falling) * SUM_SLACK
 
 
-def check_margins(objective: str, margins: Float32, rows: npt.NDArray[np.uint32]) -> None:
+def check_margins(objective: str, margins: Float32, rows: npt.NDArray[np.unsignedinteger[Any]]) -> None:
     """Raise HansaError where margins of these rows are such that no bound of `gradient_bound` holds; says nothing of the row."""
     if LOSSES[objective].gradients == "squared log error" and bool((margins[rows] < LEAST_SHIFTED - 1.0).any()):
         raise HansaError(
@@ -381,7 +381,7 @@ def _sum_magnitudes(values, rows, inverse_unit, limit):  # type: ignore[no-untyp
     return total if within else np.int64(-1)
 
 
-def sum_magnitudes(values: Float64, rows: npt.NDArray[np.uint32], bound: float, n_rows_total: int) -> int:
+def sum_magnitudes(values: Float64, rows: npt.NDArray[np.unsignedinteger[Any]], bound: float, n_rows_total: int) -> int:
     """Upper bound of sum |values[rows]| in units of 2^unit_exponent(bound, n_rows_total), each row rounded up.
 
     Raises HansaError where a row exceeds the public bound: an overflow is refused, never silent.

@@ -43,12 +43,16 @@ def node_columns(plan: Plan, rules: FeatureRules, columns: npt.NDArray[np.uint32
     )
 
 
-def without_categories(features: npt.NDArray[np.float32], rules: FeatureRules) -> npt.NDArray[np.float32]:
-    """`features` (n_features, n_rows) with 0 for every category: counts then tell of a categorical feature who has a value, no more."""
-    if not rules.n_categories.any():
+def without_categories(
+    features: npt.NDArray[np.float32], rules: FeatureRules, first: int = 0
+) -> npt.NDArray[np.float32]:
+    """`features` (some, n_rows), from feature `first` on, with 0 for every category: counts then tell of a categorical feature who has
+    a value, no more.
+    """
+    categorical = rules.n_categories[first : first + len(features)] > 0
+    if not categorical.any():
         return features
-    unordered = (rules.n_categories > 0)[:, None] & ~np.isnan(features)
-    return np.where(unordered, np.float32(0), features)
+    return np.where(categorical[:, None] & ~np.isnan(features), np.float32(0), features)
 
 
 def with_categories(cuts: Cuts, rules: FeatureRules) -> Cuts:

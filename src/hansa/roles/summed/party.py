@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.consortium.policy import Policy
-from hansa.data.binning import BinnedRows, bin_rows, with_known_missing
-from hansa.data.holdout import hash_rows, held_out
-from hansa.data.quantiles import CutGuard, CutRequest, Cuts, SortedKeys, count_cells, weigh_cells
+from hansa.data.binning import BinnedRows, bin_groups
+from hansa.data.columns import Columns, StoredColumn, each, whole
+from hansa.data.holdout import hash_rows, share_by_hash
+from hansa.data.quantiles import ALL_ROWS, CutGuard, CutRequest, Cuts, count_cells, weigh_cells
 from hansa.data.rows import check_arrays
 from hansa.data.source import Rows
 from hansa.errors import DataError, HansaError, IdentityError, ProtocolError, RunStopped
@@ -70,6 +71,7 @@ from hansa.trees.growth import Buffers, RowPartition, check_level, nodes_to_buil
 from hansa.trees.level import ALL_NODES, NO_CATEGORIES, Level
 from hansa.trees.losses import LOSSES, is_exponential, is_softmax
 from hansa.trees.metrics import MetricScale, metric_sums
+from hansa.trees.row_chunks import ChunkedRows, part, spans
 from hansa.trees.sampling import draw_by_contents, draw_columns
 from hansa.trees.worker_pool import ALONE, WorkerPool
 from hansa.trees.xgboost_json import from_json, to_json
@@ -102,7 +104,7 @@ class Party:
     Args:
         plan: as every member holds it.
         name: this party.
-        rows: its table; never leaves this object.
+        rows: its table; never leaves this object, and is let go once it is coded.
         nonce: 32 bytes nobody else can foresee.
         worker pool: compute threads.
         nodes_per_frame: histograms that are sent together; 0 makes `FRAMES_PER_LEVEL` frames of a level, or one where that is soon
@@ -123,7 +125,7 @@ class Party:
         self,
         plan: Plan,
         name: str,
-        rows: Rows,
+        rows: Columns,
         *,
         nonce: bytes,
         pool: WorkerPool = ALONE,
@@ -138,7 +140,8 @@ class Party:
         self._before = start_model(plan, start, name)
         if plan.mode != "federated" and signer is None:
             raise IdentityError(f"party {name!r}: mode {plan.mode!r} needs this member's identity and the members file")
-        check_arrays(rows, plan.schema, plan.parameters.label_kind, name)
+        if isinstance(rows, Rows):
+            check_arrays(rows, plan.schema, plan.parameters.label_kind, name)
         self.done = False
         self._policy = policy
         self._admit = admit
@@ -157,22 +160,28 @@ class Party:
         self._counts: CountChecker | None = None
         self._held: Iterator[bytes] = iter(())
         self._session = Session("party", table, "joining")
-        self._features = rows.features
+        self._rows: Columns | None = rows
+        self._large = rows.large
+        self._row_count = rows.n_rows
         self._labels = np.ascontiguousarray(rows.label)
         self._weights = None if rows.weight is None else np.ascontiguousarray(rows.weight)
         self._base_margin = rows.base_margin
-        held = np.zeros(rows.n_rows, np.bool_)
-        if plan.evaluation_fraction > 0:
-            held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
-        self._evaluation = np.flatnonzero(held).astype(np.uint32)
-        self._training = np.flatnonzero(~held).astype(np.uint32)
+        held, seed = np.zeros(rows.n_rows, np.bool_), plan.parameters.seed
         self._hashes = np.zeros(0, np.uint64)
-        if plan.parameters.subsample < 1:
-            self._hashes = hash_rows(rows.features, rows.label, plan.parameters.seed)[self._training]
+        if plan.evaluation_fraction > 0 or plan.parameters.subsample < 1:
+            hashes = hash_rows(each(rows), self._labels, seed)
+            if plan.evaluation_fraction > 0:
+                held = share_by_hash(hashes, plan.evaluation_fraction)
+            if plan.parameters.subsample < 1:
+                self._hashes = hashes
+            del hashes
+        self._evaluation = np.flatnonzero(held).astype(np.uint32)
+        self._held_bits = np.packbits(held) if len(self._evaluation) else np.zeros(0, np.uint8)
+        self._training_rows = rows.n_rows - len(self._evaluation)
         identities = {} if signer is None else signer.identities
         agreed, parts = agreement(plan, identities), agreement_parts(plan, identities)
         enough = enough_rows(plan, self._labels, held)
-        self._join = Join(PROTOCOL_VERSION, agreed, nonce, len(self._training), len(self._evaluation), enough, parts)
+        self._join = Join(PROTOCOL_VERSION, agreed, nonce, self._training_rows, len(self._evaluation), enough, parts)
         self._rules = feature_rules(plan)
         self._per_round = plan.parameters.trees_per_round
         self._last_tree = plan.parameters.rounds * self._per_round - 1
@@ -394,15 +403,16 @@ class Party:
         if parameters.balance == "parties":
             self._weights = balanced(self._weights, self._labels, self._n_rows, len(names), self._join.rows)
         self._guard = CutGuard(len(plan.schema.features), self._n_rows, parameters.max_bin, plan.min_cell_rows)
-        self._keys: SortedKeys | None = None
         self._fixed_weights: npt.NDArray[np.int64] | None = None
 
     def _sum_labels(self, message: SumLabels) -> bytes:
         self._step += 1
-        rows = self._training
-        weights = None if self._weights is None else self._weights[rows]
+        counted = self._counted()
+        labels, weights = self._labels, self._weights
+        if len(counted):
+            labels, weights = labels[counted], None if weights is None else weights[counted]
         with self._blaming():
-            given = (self._labels[rows], weights, message.label_unit, message.weight_unit)
+            given = (labels, weights, message.label_unit, message.weight_unit)
             parameters = self._plan.parameters
             sums = np.concatenate([sum_labels(*given), sum_steps(parameters, *given), sum_classes(parameters, *given)])
             self._fixed_weights = None if weights is None else objective.fixed_weights(weights, message.weight_unit)
@@ -417,20 +427,39 @@ class Party:
         )
         with self._blaming():
             self._guard = self._guard.check(request)
-        if self._keys is None:
-            training = self._features if not len(self._evaluation) else self._features[:, self._training]
-            training = without_categories(training, self._rules)
-            self._keys = SortedKeys.from_features(training, self._fixed_weights)
-            self._fixed_weights = None
-        counts = count_cells(self._keys, request)
+        counts, sums = self._sums_of_cells(request)
         named = None if self._counts is None else self._counts.naming.cells(self._step, request)
         own = counts.reshape(-1, request.split).sum(axis=1)
-        yield from self._with_counts(named, own, self._cells(self._keys, request, counts))
+        yield from self._with_counts(named, own, self._cells(counts, sums))
 
-    def _cells(self, keys: SortedKeys, request: CutRequest, counts: npt.NDArray[np.uint32]) -> Iterator[bytes]:
+    def _sums_of_cells(self, request: CutRequest) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64] | None]:
+        """Rows, and weights where there are some, in each part of each cell named; of training rows."""
+        assert self._rows is not None  # the session's table: cells are counted before the cuts come
+        counted, weights = self._counted(), self._fixed_weights
+        counts, sums = [], []
+        for first, group in self._rows.groups():
+            asked = request.of(first, first + len(group))
+            if not asked.n_counts:
+                continue
+            values = without_categories(group, self._rules, first)
+            counts.append(count_cells(values, asked, counted))
+            if weights is not None:
+                sums.append(weigh_cells(values, weights, asked, counted))
+            del group, values  # before the next ones are read
+        return np.concatenate(counts), np.concatenate(sums) if sums else None
+
+    def _cells(self, counts: npt.NDArray[np.uint32], sums: npt.NDArray[np.int64] | None) -> Iterator[bytes]:
         yield self._contribute("cells", counts)
-        if keys.weights is not None:
-            yield self._contribute("weights", weigh_cells(keys, request))
+        if sums is not None:
+            yield self._contribute("weights", sums)
+
+    def _held_out(self, first: int, end: int) -> npt.NDArray[np.bool_]:
+        """Whether each row from first, a multiple of 8, to end is held out; some rows are."""
+        return np.unpackbits(self._held_bits[first // 8 :], count=end - first).view(np.bool_)
+
+    def _counted(self) -> npt.NDArray[np.bool_]:
+        """The rows trained on, bool (rows,), or `ALL_ROWS`."""
+        return ~self._held_out(0, self._row_count) if len(self._evaluation) else ALL_ROWS
 
     def _use_cuts(self, message: UseCuts) -> None:
         n_features = len(self._plan.schema.features)
@@ -449,7 +478,7 @@ class Party:
         cuts = self._cuts = with_categories(cuts, self._rules)
         binned = self._binned = self._bin(cuts)
         self._guard = self._guard.close()
-        self._keys = None
+        self._fixed_weights = None
         self._bounds = message
         self._leaf_bits = rounded_leaf_bits(self._plan, self._n_rows, message.base_scores[0], message.scale_pos_weight)
         n_rows = binned.n_rows
@@ -458,16 +487,29 @@ class Party:
         self._layout: histogram.Layout | None = None
         self._missing_code = np.where(binned.has_missing, self._sizes - 1, -1).astype(np.int32)
         starts = [base_margin(self._plan.parameters.objective, score) for score in message.base_scores]
+        assert self._rows is not None  # as in `_bin`
         if self._before is not None:
-            self._margins = self._before.margins(self._features, self._pool.threads, self._base_margin)
+            self._margins = self._before.margins(whole(self._rows), self._pool.threads, self._base_margin)
         elif self._base_margin is not None:
             self._margins = self._base_margin.copy()
         else:
             self._margins = np.repeat(np.array(starts, np.float32)[:, None], n_rows, axis=1)
-        self._gradient = np.empty((len(starts), n_rows))
-        self._hessian = np.empty((len(starts), n_rows))
+        self._rows = self._base_margin = None
+        held = self._evaluation
+        self._held_labels, self._held_weights = (
+            self._labels[held],
+            None if self._weights is None else self._weights[held],
+        )
+        self._kept_labels = StoredColumn.of(self._labels, self._large)
+        self._kept_weights = None if self._weights is None else StoredColumn.of(self._weights, self._large)
+        self._labels, self._weights = np.zeros(0, np.float32), None
+        # Trees of one round all take the gradients at its start.
+        kept = n_rows if not self._large or self._per_round > 1 else 0
+        self._gradient = np.empty((len(starts), kept))
+        self._hessian = np.empty((len(starts), kept))
         planes = 1 if message.histogram_bits == 32 else 2
         self._packed = np.empty((planes, n_rows), np.int64)
+        self._tree_rows = np.empty(n_rows, np.uint16)
 
     def _check_start(self, message: UseCuts) -> None:
         """Refuse base scores that are not numbers, and others than the plan's where it names them."""
@@ -491,17 +533,17 @@ class Party:
             raise self._broken(f"histogram_bits is {bits}; the plan says {parameters.histogram_bits}")
         MetricScale(max(self._n_evaluation, 1), message.weight_exponent, message.label_exponent)
         if self._counts is not None:
-            if self._weights is None and message.weight_exponent != 0:
+            if not self._plan.weighted and message.weight_exponent != 0:
                 raise self._broken("weights are said to exceed 1, and the plan has none")
             self._counts.naming.start(math.ldexp(1.0, message.weight_exponent) * max(1.0, scale))
 
     def _bin(self, cuts: Cuts) -> BinnedRows:
         """Codes of all rows. A held-out row may lack a feature that no training row lacks: it goes right, as the model has it."""
-        held = np.zeros(self._features.shape[1], np.bool_)
-        held[self._evaluation] = True
-        features = with_known_missing(self._features, cuts, held)
+        assert self._rows is not None  # the session's table: cuts come once
+        groups = self._rows.groups()
+        held = self._held_out(0, self._row_count) if len(self._evaluation) else ALL_ROWS
         try:
-            return bin_rows(features, cuts, self._pool.threads)
+            return bin_groups(groups, self._row_count, cuts, self._pool.threads, held, twice=not self._large)
         except DataError as error:
             # Its text names a row of this party, and a refusal's text goes to the aggregator.
             raise self._broken("the cuts have no place for a missing value that this party's rows hold") from error
@@ -513,30 +555,29 @@ class Party:
         self._step = 0
         if self._tree > 0 and self._n_evaluation:
             yield from self._metrics(gradient_bound)
-        if is_softmax(parameters.objective):
-            objective.softmax_gradients(self._margins, self._labels, self._weights, self._gradient, self._hessian)
-        else:
-            objective.gradients(
-                parameters.objective,
-                self._margins[0],
-                self._labels,
-                self._weights,
-                self._bounds.scale_pos_weight,
-                self._gradient[0],
-                self._hessian[0],
-                parameters.shape,
-            )
+        whole_table = self._gradient.shape[1] > 0
+        if whole_table:
+            self._derive(0, self._row_count, self._gradient, self._hessian)
         self._gradient_bound = gradient_bound
         bound = self._hessian_bound(gradient_bound)
+        self._draw()
         # Where a round has several trees, each draws rows of its own: its sums are at most those of all rows.
-        rows = self._training if self._per_round > 1 else self._draw()[0]
-        objective.check_margins(parameters.objective, self._margins[0], rows)
+        rows = self._drawn[0] if self._per_round == 1 else self._undrawn()
+        totals = [0] * (2 * parameters.outputs)
+        for chunk, first, end in spans(self._row_count):
+            own = rows.of_chunk(chunk)
+            objective.check_margins(parameters.objective, self._margins[0, first:end], own)
+            if whole_table:
+                gradient, hessian = self._gradient[:, first:end], self._hessian[:, first:end]
+            else:
+                gradient, hessian = self._derived(first, end)
+            with self._blaming():
+                for output in range(parameters.outputs):
+                    for place, values, most in ((0, gradient, gradient_bound), (1, hessian, bound)):
+                        own_sum = objective.sum_magnitudes(values[output], own, most, self._n_rows)
+                        totals[2 * output + place] += own_sum
+        self._totals = totals
         with self._blaming():
-            self._totals = [
-                objective.sum_magnitudes(values[output], rows, most, self._n_rows)
-                for output in range(parameters.outputs)
-                for values, most in ((self._gradient, gradient_bound), (self._hessian, bound))
-            ]
             self._units = (
                 objective.unit_exponent(gradient_bound, self._n_rows),
                 objective.unit_exponent(bound, self._n_rows),
@@ -545,26 +586,69 @@ class Party:
             yield self._contribute("totals", np.array(self._totals, np.int64))
         self._start_tree()
 
+    def _derive(
+        self, first: int, end: int, gradient: npt.NDArray[np.float64], hessian: npt.NDArray[np.float64]
+    ) -> None:
+        """Write the first and second derivatives of the loss of the rows from first to end, float64 (outputs, end - first) each."""
+        parameters = self._plan.parameters
+        labels = self._kept_labels.part(first, end)
+        weights = None if self._kept_weights is None else self._kept_weights.part(first, end)
+        if is_softmax(parameters.objective):
+            margins = np.ascontiguousarray(self._margins[:, first:end])
+            objective.softmax_gradients(margins, labels, weights, gradient, hessian)
+            return
+        objective.gradients(
+            parameters.objective,
+            self._margins[0, first:end],
+            labels,
+            weights,
+            self._bounds.scale_pos_weight,
+            gradient[0],
+            hessian[0],
+            parameters.shape,
+        )
+
+    def _derived(self, first: int, end: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """`_derive` into arrays of its own."""
+        shape = self._plan.parameters.outputs, end - first
+        gradient, hessian = np.empty(shape), np.empty(shape)
+        self._derive(first, end, gradient, hessian)
+        return gradient, hessian
+
     @property
     def _output(self) -> int:
         """Which output this tree is of."""
         return self._tree % self._per_round // self._plan.parameters.num_parallel_tree
 
-    def _draw(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-        """The rows that this tree trains on, and all others."""
-        parameters, rows, others = self._plan.parameters, self._training, self._evaluation
-        if parameters.subsample < 1:
-            drawn = draw_by_contents(self._hashes, parameters.subsample, parameters.seed, self._tree)
-            rows, others = rows[drawn], np.concatenate([rows[~drawn], others])
-        return rows, others
+    def _draw(self) -> None:
+        """The rows that this tree trains on, and all others: two sets that share one array."""
+        parameters = self._plan.parameters
+        if parameters.subsample == 1:
+            self._drawn = part(self._row_count, self._undrawn_of_chunk, self._tree_rows)
+            return
+
+        def chosen(first: int, end: int) -> npt.NDArray[np.bool_]:
+            drawn = draw_by_contents(self._hashes[first:end], parameters.subsample, parameters.seed, self._tree)
+            return drawn & ~self._held_out(first, end) if len(self._evaluation) else drawn
+
+        self._drawn = part(self._row_count, chosen, self._tree_rows)
+
+    def _undrawn(self) -> ChunkedRows:
+        """All rows trained on."""
+        return part(self._row_count, self._undrawn_of_chunk, np.empty_like(self._tree_rows))[0]
+
+    @property
+    def _undrawn_of_chunk(self) -> Callable[[int, int], npt.NDArray[np.bool_]] | None:
+        """Which rows of a chunk are trained on; None for all."""
+        return (lambda first, end: ~self._held_out(first, end)) if len(self._evaluation) else None
 
     def _start_tree(self) -> None:
-        """All rows at the root of a tree."""
-        rows, others = self._draw()
+        """All drawn rows at the root of a tree."""
         margins, categories = self._margins[self._output], self._rules.n_categories
         codes = self._binned.codes_by_feature
-        self._inside = RowPartition(codes, self._missing_code, categories, rows.copy(), margins)
-        self._outside = RowPartition(codes, self._missing_code, categories, others.copy(), margins)
+        self._inside, self._outside = (
+            RowPartition(codes, self._missing_code, categories, rows, margins) for rows in self._drawn
+        )
 
     def _hessian_bound(self, gradient_bound: float) -> float:
         """The bound on h of any row in a tree: the first tree's, or where h grows with margins, what the bound on |g| says."""
@@ -578,10 +662,9 @@ class Party:
         rows = self._evaluation
         bounds = MagnitudeBounds(self._bounds.label_exponent, self._bounds.weight_exponent)
         scale = metric_scale(parameters.objective, self._n_evaluation, bounds, gradient_bound, parameters.huber_slope)
-        weights = None if self._weights is None else self._weights[rows]
         margins = self._margins[:, rows] if is_softmax(parameters.objective) else self._margins[0, rows]
         for name in parameters.metrics:
-            sums = metric_sums(name, parameters.objective, margins, self._labels[rows], weights, scale)
+            sums = metric_sums(name, parameters.objective, margins, self._held_labels, self._held_weights, scale)
             yield self._contribute(f"metric/{name}", sums)
 
     def _quantise(self, message: QuantiseGradients) -> None:
@@ -601,7 +684,12 @@ class Party:
             objective.check_scales(scales, gradient_sum, hessian_sum, *self._units)
         if self._counts is not None:
             self._counts.naming.start_tree(scales, self._gradient_bound)
-        objective.pack(self._gradient[self._output], self._hessian[self._output], scales, self._packed)
+        if self._gradient.shape[1]:
+            objective.pack(self._gradient[self._output], self._hessian[self._output], scales, self._packed)
+        else:
+            for _, first, end in spans(self._row_count):
+                gradient, hessian = self._derived(first, end)
+                objective.pack(gradient[0], hessian[0], scales, self._packed[:, first:end])
         if self._layout is None or not np.array_equal(drawn, self._layout.columns):
             self._layout = histogram.layout_of(self._binned.offsets, drawn)
             self._allowed = np.zeros(n_features, np.bool_)
@@ -648,13 +736,13 @@ class Party:
         self._level += 1
         self._node_columns.advance(level)
         yield from self._histograms(nodes_to_build(level.build_left))
-        if len(self._outside.rows):  # nothing that is sent waits for these rows
+        if self._outside.n_rows:  # nothing that is sent waits for these rows
             self._outside.apply(level)
 
     def _next_tree(self, message: SplitNodes, level: Level) -> Iterator[bytes]:
         """Begin the tree after the one that ends here: its root too, where its scales suit bounds that the leaves gave."""
         parameters = self._plan.parameters
-        if len(self._outside.rows):
+        if self._outside.n_rows:
             self._outside.apply(level)
         in_round = self._tree % self._per_round < self._per_round - 1
         foreseen = LOSSES[parameters.objective].foreseen and self._per_round == 1
@@ -666,6 +754,7 @@ class Party:
         self._session.go(message, "growing" if in_round or at_once else "scaling")
         if in_round:
             self._tree += 1
+            self._draw()
             self._start_tree()
         else:
             self._with_root = at_once
@@ -738,7 +827,7 @@ class Party:
         layout, partition, codes, packed = self._layout, self._inside, self._binned.codes, self._packed
         columns, offsets, stride = layout.columns, layout.offsets, layout.stride
         # Both depend on the number of rows alone, which is public.
-        values = len(partition.rows) * len(columns)
+        values = partition.n_rows * len(columns)
         frames = 1 if values <= ONE_FRAME_VALUES else FRAMES_PER_LEVEL
         per_frame = self._nodes_per_frame or -(-len(positions) // frames)
         parallel = self._pool.threads > 1 and values >= PARALLEL_VALUES

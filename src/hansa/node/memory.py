@@ -1,0 +1,108 @@
+"""What memory there is, and what a party's rows take of it where sums leave it; for `hansa check`, and for servers' shares."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from hansa.data.columns import LARGE_CELLS
+from hansa.plan import COOPETITIVE, Plan
+from hansa.printable import size
+from hansa.trees.losses import is_logistic
+
+MEMORY = Path("/proc/meminfo")
+"""Where Linux says what memory it has; its sizes are in KiB."""
+
+PROCESS_BYTES = 400e6
+"""About what a party's process takes beside its rows, buffers of what it reads included (`benchmarks/bench_memory.py`)."""
+
+CODES_OF_A_BYTE = 256
+
+PLAIN_LABEL_KINDS = ("binary",)
+"""Labels that are kept as one bit each where memory counts."""
+
+
+class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """About how many bytes a party's process takes at most.
+
+    Attributes:
+        in_memory: where its rows are read into memory. by_column: where they are read by column; None where they cannot be.
+        chosen: how this table is read. free: what the machine can give, or None where it does not say.
+    """
+
+    in_memory: int
+    by_column: int | None
+    chosen: Literal["in memory", "by column"]
+    free: int | None
+
+    def lines(self) -> list[str]:
+        """For people."""
+        found = [f"Memory: this party's process takes at most about {size(self.in_memory)} with its rows in memory"]
+        if self.by_column is not None:
+            found[0] += f", {size(self.by_column)} where they are read by column"
+        free = "" if self.free is None else f"; the machine can give {size(self.free)}"
+        found[0] += f" (by_column in its file). This table is read {_way(self.chosen)}{free}."
+        return found
+
+
+def _way(chosen: str) -> str:
+    return "into memory" if chosen == "in memory" else chosen
+
+
+def memory_of(plan: Plan, n_rows: int, *, lacks: bool, parquet: bool, by_column: bool | None) -> Memory | None:
+    """What training takes of a party with so many rows; None in coopetitive mode, whose owners hold their rows.
+
+    Args:
+        lacks: whether some row has no value of some feature. parquet: whether the rows are in Parquet files. by_column: as in the
+            party's file.
+    """
+    if plan.mode == COOPETITIVE:
+        return None
+    possible = parquet and not plan.start_model
+    large = n_rows * len(plan.schema.features) >= LARGE_CELLS
+    streamed = possible and (large if by_column is None else by_column)
+    return Memory(
+        in_memory=_bytes_of(plan, n_rows, lacks, large, streamed=False),
+        by_column=_bytes_of(plan, n_rows, lacks, True, streamed=True) if possible else None,
+        chosen="by column" if streamed else "in memory",
+        free=free_memory(),
+    )
+
+
+def _bytes_of(plan: Plan, n_rows: int, lacks: bool, large: bool, *, streamed: bool) -> int:
+    """The largest of three steps: reading, coding, and training, in bytes a row, with what each keeps (`roles.summed.party`)."""
+    parameters, schema = plan.parameters, plan.schema
+    features, outputs = len(schema.features), parameters.outputs
+    most_codes = max([parameters.max_bin + lacks, *(len(own) + 1 for own in schema.categories)])
+    codes = features * (1 if most_codes <= CODES_OF_A_BYTE else 2) * (1 if large else 2)
+    columns = 1 if schema.weight is None else 2
+    narrow = parameters.histogram_bits == 32 or (
+        parameters.histogram_bits == "auto" and is_logistic(parameters.objective) and schema.weight is None
+    )
+    hashes = 8 if parameters.subsample < 1 else 0
+    held = plan.evaluation_fraction * 4 * (1 + columns) + (plan.evaluation_fraction > 0) / 8
+    plain = large and parameters.label_kind in PLAIN_LABEL_KINDS
+    kept = (1 / 8 if plain else 4) + 4 * (columns - 1)
+    derivatives = 16 * outputs if not large or parameters.trees_per_round > 1 else 0
+    training = codes + 4 * outputs + (8 if narrow else 16) + 2 + kept + held + hashes + derivatives
+    one_column = 6 if plan.evaluation_fraction == 0 else 12
+    coding = codes + 4 * columns + hashes + held + (one_column if streamed else 4 * features)
+    reading = 4 * columns + (24 if streamed else 5 * features + 4)
+    return math.ceil(PROCESS_BYTES + n_rows * max(training, coding, reading))
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that the system says it can give, caches that it would drop included; None where it does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in MEMORY.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None

@@ -1,0 +1,235 @@
+"""Rows read column by column are those read into memory: the same values, errors and models; files that change are refused."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import duckdb
+import numpy as np
+import pytest
+
+from hansa.data import columns, streamed
+from hansa.data.columns import each, whole
+from hansa.data.schema import Schema
+from hansa.data.source import read_rows
+from hansa.data.streamed import StreamedRows, open_rows
+from hansa.errors import DataError
+from hansa.node.in_process import train_in_process
+from made_tables import plan as made_plan
+
+LEVELS = ("coast", "hill", "plain")
+SCHEMA = Schema(("load", "site", "age", "count"), "label", "weight", categories=((), LEVELS, (), ()), ignore=("cell",))
+N = 500
+
+
+def write(path, rows=N, seed=0, label="numbers", change=""):
+    """A Parquet file of made-up rows with missing values, a category of texts, whole numbers, weights."""
+    path.parent.mkdir(exist_ok=True, parents=True)
+    labels = {
+        "numbers": "(u + v > 1)::INTEGER",
+        "classes": "CASE WHEN u < .3 THEN 'a' WHEN v < .5 THEN 'b' ELSE 'c' END",
+        "amounts": "u * 10 - v",
+    }
+    with duckdb.connect() as connection:
+        connection.execute(f"SELECT setseed({seed / 100})")
+        connection.execute(
+            f"CREATE TABLE made AS SELECT i, random() AS u, random() AS v, random() AS w, random() AS x FROM range({rows}) r(i)"
+        )
+        connection.execute(
+            f"""CREATE TABLE cells AS SELECT 'c' || i AS cell, {labels[label]} AS label,
+            CASE WHEN w < .1 THEN NULL ELSE u END AS load,
+            CASE WHEN x < .05 THEN '' ELSE ['plain', 'hill', 'coast'][1 + (w * 3)::INTEGER % 3] END AS site,
+            (v * 90)::INTEGER AS age, CASE WHEN x < .2 THEN 'nan'::FLOAT ELSE (x * 7)::FLOAT END AS count,
+            .5 + (x * 3)::INTEGER AS weight FROM made ORDER BY i"""
+        )
+        if change:
+            connection.execute(change)
+        connection.execute(f"COPY cells TO '{path}' (FORMAT parquet, ROW_GROUP_SIZE 2048)")
+    return path
+
+
+def by_column(path, schema=SCHEMA, kind="binary"):
+    return open_rows(path, schema, label_kind=kind, by_column=True)
+
+
+def equal(one, other):
+    return one is other is None or np.array_equal(one, other, equal_nan=True)
+
+
+def test_the_columns_are_those_in_memory(tmp_path):
+    folder = tmp_path / "parts"
+    for part in range(3):
+        write(folder / f"{part}.parquet", 40 * part, part)
+    for source in (folder, write(tmp_path / "one.parquet", 5000), str(folder / "*.parquet")):
+        rows = read_rows(source, SCHEMA, label_kind="binary")
+        with by_column(source) as found:
+            assert isinstance(found, StreamedRows)
+            assert (found.n_rows, found.n_features, found.large) == (rows.n_rows, 4, True)
+            assert equal(found.label, rows.label)
+            assert equal(found.weight, rows.weight)
+            for _ in range(2):
+                assert equal(np.stack(list(each(found))), rows.features)
+            assert equal(whole(found), whole(rows))
+            assert [(first, group.shape) for first, group in found.groups()] == [
+                (f, (1, rows.n_rows)) for f in range(4)
+            ]
+
+
+FORMS = {
+    "weights and held-out rows": ("numbers", {"evaluation": 0.2}),
+    "subsample": ("numbers", {"evaluation": 0.2, "subsample": 0.6, "colsample_bytree": 0.7}),
+    "forest": ("numbers", {"subsample": 0.7, "num_parallel_tree": 2}),
+    "classes": ("classes", {"objective": "multi:softprob", "num_class": 3, "evaluation": 0.2}),
+    "amounts, wide sums": ("amounts", {"objective": "reg:squarederror", "histogram_bits": 64}),
+}
+
+
+@pytest.mark.parametrize("mode", ["federated", "secure-aggregation"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_model_is_the_one_of_rows_in_memory(tmp_path, form, mode):
+    label, given = FORMS[form]
+    paths = {"north": tmp_path / "north", "south": tmp_path / "south.parquet"}
+    for part in range(3):
+        write(paths["north"] / f"{part}.parquet", 150, part, label)
+    write(paths["south"], 300, 7, label)
+    schema = replace(SCHEMA, classes=("a", "b", "c")) if label == "classes" else SCHEMA
+    plan = replace(made_plan(tuple(paths), rounds=4, max_depth=3, max_bin=32, mode=mode, **given), schema=schema)
+    kind = plan.parameters.label_kind
+    tables = {name: read_rows(path, schema, label_kind=kind) for name, path in paths.items()}
+    expected = train_in_process(plan, tables).outcome
+    with by_column(paths["north"], schema, kind) as north, by_column(paths["south"], schema, kind) as south:
+        found = train_in_process(plan, {"north": north, "south": south}).outcome
+    assert found.model == expected.model
+    assert found.history == expected.history
+
+
+BROKEN = {
+    "text": "ALTER TABLE cells ALTER age TYPE VARCHAR; UPDATE cells SET age = 'old' WHERE cell IN ('c3', 'c9')",
+    "level": "UPDATE cells SET site = 'sea' WHERE cell = 'c7'",
+    "infinite": "UPDATE cells SET load = 'inf'::DOUBLE WHERE cell = 'c5'",
+    "too large": "UPDATE cells SET load = 1e300 WHERE cell = 'c5'",
+    "date": "ALTER TABLE cells ALTER age TYPE DATE USING DATE '2020-01-01'",
+    "label": "UPDATE cells SET label = 2 WHERE cell = 'c1'",
+    "no label": "UPDATE cells SET label = NULL WHERE cell = 'c1'",
+    "negative weight": "UPDATE cells SET weight = -1 WHERE cell = 'c1'",
+    "no weight": "UPDATE cells SET weight = 0",
+    "two faults": "UPDATE cells SET site = 'sea', weight = -1, count = 'inf' WHERE cell = 'c7'",
+    "no rows": "DELETE FROM cells",
+    "a column too many": "ALTER TABLE cells ADD COLUMN more INTEGER",
+    "a column too few": "ALTER TABLE cells DROP COLUMN age",
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_fault_has_the_same_words_both_ways(tmp_path, fault):
+    write(
+        tmp_path / "rows" / "0.parquet",
+        30,
+        1,
+        change=BROKEN[fault] if fault in ("a column too many", "a column too few", "date", "text") else "",
+    )
+    write(tmp_path / "rows" / "1.parquet", 30, 2, change=BROKEN[fault])
+    if fault == "no rows":
+        (tmp_path / "rows" / "0.parquet").unlink()
+    if fault == "no weight":
+        write(tmp_path / "rows" / "0.parquet", 30, 1, change=BROKEN[fault])
+    texts = []
+    for read in (
+        lambda: read_rows(tmp_path / "rows", SCHEMA, label_kind="binary"),
+        lambda: by_column(tmp_path / "rows").__enter__(),
+    ):
+        with pytest.raises(DataError) as caught:
+            read()
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]
+
+
+def test_warnings_are_the_same_both_ways(tmp_path):
+    path = write(
+        tmp_path / "rows.parquet",
+        change="ALTER TABLE cells ALTER age TYPE BIGINT; UPDATE cells SET age = age + 2000000001",
+    )
+    rows = read_rows(path, SCHEMA, label_kind="binary")
+    assert len(rows.warnings) == 1
+    with by_column(path) as found:
+        assert found.warnings == rows.warnings
+
+
+@pytest.mark.parametrize("how", ["other values", "other size", "touched", "cut off"])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, how):
+    path, other = write(tmp_path / "rows" / "0.parquet", seed=1), write(tmp_path / "other.parquet", seed=2)
+    write(tmp_path / "rows" / "1.parquet", seed=3)
+    before = path.stat()
+    with by_column(tmp_path / "rows") as found:
+        next(found.groups())
+        content = other.read_bytes()
+        if how == "cut off":
+            os.truncate(path, 100)
+        elif how == "touched":
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        else:
+            with path.open("r+b") as file:
+                file.write(content)
+                file.truncate(len(content))
+            if how == "other values":
+                os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(DataError, match=r"0\.parquet: expected the rows that were checked when the run began"):
+            list(found.groups())
+
+
+def test_values_that_change_in_a_file_of_the_same_size_and_time_are_refused(tmp_path):
+    path = write(tmp_path / "rows.parquet", seed=1)
+    with by_column(path) as found:
+        spoilt = replace(found, checksums=(found.checksums[0], found.checksums[1] ^ 1, *found.checksums[2:]))
+        with pytest.raises(
+            DataError,
+            match=r"expected the rows that were checked when the run began, found other values in column 'site'",
+        ):
+            list(spoilt.groups())
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+def test_a_file_that_loses_its_name_is_refused(tmp_path, how):
+    path, other = write(tmp_path / "rows.parquet", seed=1), write(tmp_path / "other.parquet", seed=2)
+    with by_column(path) as found:
+        if how == "removed":
+            path.unlink()
+        else:
+            other.replace(path)
+        with pytest.raises(DataError, match=r"rows\.parquet: expected the rows.*written to, replaced or removed"):
+            list(found.groups())
+
+
+def test_large_parquet_files_are_read_by_column_and_nothing_else_is(tmp_path, monkeypatch):
+    path = write(tmp_path / "rows.parquet", 100)
+    table = tmp_path / "rows.csv"
+    table.write_text("cell,label,load,site,age,count,weight\nc,1,2,hill,3,4,1\n")
+
+    def kind(source, **given):
+        with open_rows(source, SCHEMA, label_kind="binary", **given) as rows:
+            return type(rows).__name__
+
+    assert kind(path) == "Rows"
+    monkeypatch.setattr(streamed, "LARGE_CELLS", 400)
+    assert kind(path) == "StreamedRows"
+    assert kind(path, by_column=False) == "Rows"
+    assert kind(table) == "Rows"
+    monkeypatch.setattr(streamed, "LARGE_CELLS", 401)
+    assert kind(path) == "Rows"
+    assert kind(path, by_column=True) == "StreamedRows"
+    with pytest.raises(DataError, match="by_column = true: expected rows in Parquet files"):
+        kind(table, by_column=True)
+
+
+@pytest.mark.parametrize(
+    "values", [[0, 1, 1, 0, 1, 0, 0, 1, 1, 1], [3, 255, 0], [256, 0], [0.5, 1], [-1, 1], [-0.0, 1], [], [1e30]]
+)
+def test_a_stored_column_gives_its_values_back(values):
+    given = np.array(values, np.float32)
+    for small in (False, True):
+        stored = columns.StoredColumn.of(given, small)
+        assert stored.part(0, len(given)).tobytes() == given.tobytes()
+        assert stored.part(8, len(given)).tobytes() == given[8:].tobytes() if len(given) > 8 else True
+    assert columns.StoredColumn.of(np.array([0, 1] * 8, np.float32), True).values.nbytes == 2
+    assert columns.StoredColumn.of(np.arange(16, dtype=np.float32), True).values.nbytes == 16
