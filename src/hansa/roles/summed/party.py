@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.consortium.policy import Policy
+from hansa.data.bin_counts import Layout
 from hansa.data.binning import BinnedRows, bin_rows, with_known_missing
+from hansa.data.description import Description
 from hansa.data.holdout import hash_rows, held_out
 from hansa.data.quantiles import CutGuard, CutRequest, Cuts, SortedKeys, count_cells, weigh_cells
 from hansa.data.rows import check_arrays
@@ -30,8 +32,10 @@ from hansa.protocol.messages import (
     SETUP,
     Abort,
     Contribution,
+    CountBins,
     CountCells,
     CountMagnitudes,
+    Described,
     ExchangeKeys,
     Finish,
     Join,
@@ -46,9 +50,29 @@ from hansa.protocol.messages import (
     UseCuts,
     Welcome,
 )
-from hansa.protocol.session import PARTY, PARTY_MASKED, PARTY_VERIFYING, Session
+from hansa.protocol.session import (
+    DESCRIBING_PARTY,
+    DESCRIBING_PARTY_MASKED,
+    DESCRIBING_PARTY_VERIFYING,
+    PARTY,
+    PARTY_MASKED,
+    PARTY_VERIFYING,
+    Session,
+)
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
-from hansa.roles.run import Binned, Progress, Registered, Trained, TreeGrown, agreement, agreement_parts, run_id
+from hansa.roles.run import (
+    Binned,
+    Progress,
+    Purpose,
+    Registered,
+    Roster,
+    Trained,
+    TreeGrown,
+    agreement,
+    agreement_parts,
+    run_id,
+)
+from hansa.roles.summed import describing
 from hansa.roles.summed.features import feature_rules, node_columns, with_categories, without_categories
 from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
@@ -110,10 +134,12 @@ class Party:
         policy: this party's own conditions.
         admit: called with the run's id and roster before anything of the rows leaves; raises PlanError where they may not meet.
         report: called with `Progress` as the run goes on, without metrics: a party does not learn them.
-        start: the model file that the plan goes on from, where it names one.
+        start: the model file that the plan goes on from, where it names one; a description needs none.
+        purpose: whether the run trains a model, or describes the pooled table.
 
     Attributes:
         done: whether the run is over. run: the run's id, once known.
+        description: of the pooled table, once told, with this party's own shifts; None where the run trains.
         masked_bytes: bytes of sums that left masked so far.
         model: the XGBoost JSON, once received; None for a member that the plan does not name a receiver.
     """
@@ -132,9 +158,14 @@ class Party:
         admit: Admit = admit_all,
         report: Callable[[Progress], None] = lambda _: None,
         start: bytes | None = None,
+        purpose: Purpose = "train",
     ) -> None:
         policy.check_plan(plan)
-        self._before = start_model(plan, start, name)
+        self._describes = purpose == "describe"
+        self.description: Description | None = None
+        if self._describes:
+            describing.check_describable(plan)
+        self._before = None if self._describes else start_model(plan, start, name)
         if plan.mode != "federated" and signer is None:
             raise IdentityError(f"party {name!r}: mode {plan.mode!r} needs this member's identity and the members file")
         check_arrays(rows, plan.schema, plan.parameters.label_kind, name)
@@ -150,9 +181,10 @@ class Party:
         self._name = name
         self._pool = pool
         self._nodes_per_frame = nodes_per_frame
-        table = PARTY if plan.mode == "federated" else PARTY_MASKED
-        if plan.verify_counts != "off":
-            table = PARTY_VERIFYING
+        tables = (PARTY, PARTY_MASKED, PARTY_VERIFYING)
+        if self._describes:
+            tables = (DESCRIBING_PARTY, DESCRIBING_PARTY_MASKED, DESCRIBING_PARTY_VERIFYING)
+        table = tables[2 if plan.verify_counts != "off" else int(plan.mode != "federated")]
         self._counts: CountChecker | None = None
         self._held: Iterator[bytes] = iter(())
         self._session = Session("party", table, "joining")
@@ -168,7 +200,7 @@ class Party:
         if plan.parameters.subsample < 1:
             self._hashes = hash_rows(rows.features, rows.label, plan.parameters.seed)[self._training]
         identities = {} if signer is None else signer.identities
-        agreed, parts = agreement(plan, identities), agreement_parts(plan, identities)
+        agreed, parts = agreement(plan, identities, purpose), agreement_parts(plan, identities, purpose)
         enough = enough_rows(plan, self._labels, held)
         self._join = Join(PROTOCOL_VERSION, agreed, nonce, len(self._training), len(self._evaluation), enough, parts)
         self._rules = feature_rules(plan)
@@ -246,6 +278,15 @@ class Party:
                 self._use_cuts(message)
                 self._note(Binned, 0)
                 yield from self._start_round(message.gradient_bound)
+            case CountBins():
+                self._session.go(message, "describing")
+                yield from self._count_bins(message)
+            case Described():
+                self._session.go(message, "finished")
+                self._read_description(message)
+                self._masking.erase()
+                yield messages.encode(Received(hashlib.sha256(frame).digest()))
+                self.done = True
             case QuantiseGradients():
                 self._session.go(message, "growing")
                 self._quantise(message)
@@ -336,6 +377,10 @@ class Party:
         what = f"{type(message).__name__}.{name}"
         return messages.to_array(self._plan.aggregator, what, tensor, dtype, shape).copy()
 
+    def _whole(self, message: Message, name: str, length: int | None) -> npt.NDArray[np.int64]:
+        """The same of whole numbers, (length,)."""
+        return self._array(message, name, np.int64, length).astype(np.int64)
+
     def _broken(self, rule: str) -> ProtocolError:
         return ProtocolError(
             f"member {self._plan.aggregator!r} (aggregator) to {self._name!r}, tree {self._tree}, step {self._step}: {rule}",
@@ -385,11 +430,15 @@ class Party:
             masked = self._masking = SumMasking(self._name, RunNames(self._join.plan, message.run), self._signer, names)
             if plan.verify_counts != "off":
                 trained = sum(rows for _, _, rows, _, _ in message.roster)
-                self._counts = CountChecker(plan, self._name, masked, trained, self._signer.identities[plan.aggregator])
+                names_of_columns = describing.columns_of(plan).names if self._describes else ()
+                identity = self._signer.identities[plan.aggregator]
+                self._counts = CountChecker(plan, self._name, masked, trained, identity, names_of_columns)
+        self._roster: Roster = message.roster
         self._n_rows = sum(rows for _, _, rows, _, _ in message.roster)
         self._n_evaluation = sum(held for _, _, _, held, _ in message.roster)
         parameters = plan.parameters
-        self._guard = CutGuard(len(plan.schema.features), self._n_rows, parameters.max_bin, plan.min_cell_rows)
+        self._n_columns = len(plan.schema.features) + self._describes
+        self._guard = CutGuard(self._n_columns, self._n_rows, parameters.max_bin, plan.min_cell_rows)
         self._keys: SortedKeys | None = None
         self._fixed_weights: npt.NDArray[np.int64] | None = None
 
@@ -401,21 +450,27 @@ class Party:
             given = (self._labels[rows], weights, message.label_unit, message.weight_unit)
             parameters = self._plan.parameters
             sums = np.concatenate([sum_labels(*given), sum_steps(parameters, *given), sum_classes(parameters, *given)])
-            self._fixed_weights = None if weights is None else objective.fixed_weights(weights, message.weight_unit)
+            if weights is not None and not self._describes:  # a description counts rows
+                self._fixed_weights = objective.fixed_weights(weights, message.weight_unit)
         return self._contribute("labels", sums)
 
     def _count_cells(self, message: CountCells) -> Iterator[bytes]:
         self._step += 1
         request = CutRequest(
             message.bits,
-            self._array(message, "offsets", np.int64, len(self._plan.schema.features) + 1),
+            self._array(message, "offsets", np.int64, self._n_columns + 1),
             self._array(message, "prefixes", np.uint32, None),
         )
         with self._blaming():
             self._guard = self._guard.check(request)
         if self._keys is None:
             training = self._features if not len(self._evaluation) else self._features[:, self._training]
-            training = without_categories(training, self._rules)
+            if self._describes:
+                columns = describing.columns_of(self._plan)
+                self._described = describing.described_values(training, self._labels[self._training])
+                training = describing.searched_values(self._described, columns)
+            else:
+                training = without_categories(training, self._rules)
             self._keys = SortedKeys.from_features(training, self._fixed_weights)
             self._fixed_weights = None
         counts = count_cells(self._keys, request)
@@ -427,6 +482,47 @@ class Party:
         yield self._contribute("cells", counts)
         if keys.weights is not None:
             yield self._contribute("weights", weigh_cells(keys, request))
+
+    def _count_bins(self, message: CountBins) -> Iterator[bytes]:
+        """This party's rows by bin and category of every column, where what is asked for may be asked."""
+        self._step += 1
+        with self._blaming():
+            cuts = Cuts(
+                self._array(message, "offsets", np.int64, self._n_columns + 1),
+                self._array(message, "values", np.float32, None),
+                np.zeros(self._n_columns, np.bool_),
+            )
+            rows = self._whole(message, "rows", None)
+            columns = describing.columns_of(self._plan)
+            layout = describing.check_request(self._plan, columns, self._guard, cuts, rows)
+            own = describing.count_own(layout, self._described, rows, self._n_rows)
+        self._guard = self._guard.close()
+        self._keys = None
+        self._layout_of_cells: Layout = layout
+        self._pooled_bins, self._own_cells = rows, own.copy()
+        named = None if self._counts is None else self._counts.naming.bins(self._step, layout)
+        in_bins = describing.bins_of(layout, own, rows, self._n_rows)
+        yield from self._with_counts(named, in_bins, self._bins(own))
+
+    def _bins(self, own: npt.NDArray[np.int64]) -> Iterator[bytes]:
+        yield self._contribute("bins", own)
+
+    def _read_description(self, message: Described) -> None:
+        """Keep what is told of the pooled table, where it is what the plan allows, with this party's own shifts."""
+        plan, layout, rows = self._plan, self._layout_of_cells, self._pooled_bins
+        told = self._whole(message, "counts", int(layout.offsets[-1]))
+        other = self._whole(message, "other", self._n_columns)
+        with self._blaming():
+            columns = describing.columns_of(plan)
+            describing.check_told(plan, columns, layout, rows, self._n_rows, told, other)
+            if self._counts is not None and not np.array_equal(self._counts.naming.pooled_bins, rows):
+                raise self._broken("bins were said to hold other rows than the parties vouched for")
+            if not math.isfinite(message.label_mean):
+                raise self._broken(f"the mean of the labels is {message.label_mean}")
+        own = {self._name: self._own_cells}
+        self.description = describing.description_of(
+            plan, self.run, self._roster, layout, told, other, message.label_mean, own
+        )
 
     def _use_cuts(self, message: UseCuts) -> None:
         n_features = len(self._plan.schema.features)
