@@ -135,6 +135,8 @@ def test_the_list_of_messages_is_closed():
         "SumLabels",
         "CountCells",
         "UseCuts",
+        "CountBins",
+        "Described",
         "QuantiseGradients",
         "SplitNodes",
         "Contribution",
