@@ -37,6 +37,10 @@ from hansa.protocol.session import (
     AGGREGATOR,
     AGGREGATOR_MASKED,
     AGGREGATOR_VERIFYING,
+    DESCRIBING_AGGREGATOR,
+    DESCRIBING_AGGREGATOR_VERIFYING,
+    DESCRIBING_PARTY,
+    DESCRIBING_PARTY_VERIFYING,
     HUB,
     MEMBER,
     PARTY,
@@ -267,8 +271,14 @@ def test_every_quantity_that_a_party_contributes_is_described():
 @pytest.mark.parametrize(
     ("tables", "title"),
     [
-        ((PARTY, PARTY_MASKED, PARTY_VERIFYING), "A party"),
-        ((AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING), "The aggregator"),
+        ((PARTY, PARTY_MASKED, PARTY_VERIFYING, DESCRIBING_PARTY, DESCRIBING_PARTY_VERIFYING), "A party"),
+        (
+            (
+                *(AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING),
+                *(DESCRIBING_AGGREGATOR, DESCRIBING_AGGREGATOR_VERIFYING),
+            ),
+            "The aggregator",
+        ),
         ((MEMBER,), "A member of a coopetitive run"),
         ((HUB,), "The hub of a coopetitive run"),
     ],
@@ -577,6 +587,7 @@ def test_the_gate_checks_and_tests():
 
 
 WITH_EXAMPLES = (
+    *("describe", "drift", "data.description", "data.drift"),
     *("fit", "cross_validation", "simulation.cross_validation", "tuning", "simulation.tuning"),
     *("model", "estimators", "node.in_process", "data.schema", "data.source"),
     *(

@@ -41,7 +41,7 @@ def drift(description: Description | str | Path, table: Any, *, decimal: str = "
     >>> then = hansa.describe(hansa.split(rows, by="operator"), label="fault")
     >>> now = rows[rows["load"] > 40]
     >>> round(hansa.drift(then, now).features[0].moved, 2)
-    0.82
+    0.78
     """
     known = description if isinstance(description, Description) else read_description(Path(description))
     source = table if isinstance(table, str | Path) else open_columns(columns_of(table, "the table"), "the table")

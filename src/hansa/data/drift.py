@@ -50,7 +50,7 @@ class ColumnDrift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     unknown: int
 
     @property
-    def verdict(self) -> str:
+    def rating(self) -> str:
         """ "steady", "moved" or "far", by the rule of thumb."""
         return "steady" if self.psi < STEADY else "moved" if self.psi <= FAR else "far"
 
@@ -73,9 +73,9 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     >>> rows = pd.DataFrame({"load": [float(i % 50) for i in range(300)], "operator": ["a", "b", "c"] * 100})
     >>> rows["fault"] = (rows["load"] > 30).astype(int)
     >>> then = hansa.describe(hansa.split(rows, by="operator"), label="fault")
-    >>> hansa.drift(then, rows).features[0].verdict
+    >>> hansa.drift(then, rows).features[0].rating
     'steady'
-    >>> hansa.drift(then, rows.assign(load=rows["load"] + 40)).features[0].verdict
+    >>> hansa.drift(then, rows.assign(load=rows["load"] + 40)).features[0].rating
     'far'
     """
 
@@ -93,8 +93,8 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def facts(self) -> str:
         """One sentence on all of it."""
-        far = sum(own.verdict == "far" for own in self.features)
-        moved = sum(own.verdict == "moved" for own in self.features)
+        far = sum(own.rating == "far" for own in self.features)
+        moved = sum(own.rating == "moved" for own in self.features)
         return (
             f"{self.rows:,} rows against {self.described:,} described ones: of {len(self.features)} features {far} are far "
             f"(PSI above {FAR}), {moved} moved (from {STEADY} on)"
@@ -110,7 +110,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                     [
                         own.name,
                         f"{own.psi:.3f}",
-                        own.verdict,
+                        own.rating,
                         f"{own.moved:.1%}",
                         *map(_percent, (own.missing_then, own.missing_now, own.ends_then, own.ends_now)),
                         str(own.unknown),

@@ -122,7 +122,8 @@ def _aggregate(
         if member.transcript is not None:
             hub = RecordingHub(inner, member.transcript, plan.aggregator)
         record.count(counts)
-        prepare(plan)
+        if keep is None:  # a description uses none of these kernels
+            prepare(plan)
         event(Listening(host=member.host, port=inner.port, member=plan.aggregator))
         inner.wait_for(plan.parties, member.wait_s)
         run_hub(aggregator, hub, ANSWER_S)
@@ -199,7 +200,8 @@ def _contribute(
 ) -> PartyRecord:
     plan, name = member.plan, member.identity.name
     admit = admission(member, rows)
-    prepare(plan)
+    if keep is None:
+        prepare(plan)
     told_at = 0.0
 
     def report(progress: Progress) -> None:
