@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hansa.data.bin_counts import Layout
-from hansa.data.description import Columns, Description, densities, describe_columns
+from hansa.data.description import FINE, Columns, Description, densities, describe_columns, short
 from hansa.errors import DataError
 
 COLUMNS = Columns(("load", "site", "fault"), ((), ("north", "south", "west"), (0, 1)))
@@ -80,9 +80,14 @@ def test_densities_are_rows_by_width_with_narrow_bins_joined():
     (own,) = describe_columns(
         Columns(("load",), ((),)), layout, np.array([200, 200, 2, 198, 200, 0]), np.zeros(1, np.int64), 0.0
     )
-    drawn = densities(own)
+    drawn = densities(own, FINE)
     assert [(low, high) for low, high, _ in drawn] == [(0.0, 1.0), (1.0, 2.0)]
     assert [tall for _, _, tall in drawn] == [1.0, 1.0]
+
+
+def test_an_edge_beside_zero_is_shown_as_such():
+    told = [short(value) for value in (0.0, 1.084e-19, -1.084e-19, 1234.56)]
+    assert told == ["0", "0+", "0-", "1235"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hansa.data.bin_counts import (
-    LEAST_SHARE,
     QUANTILES,
     UNTOLD,
     Layout,
@@ -278,21 +277,29 @@ def html_table(rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"
 
 
-def short(value: float | None, none: str = "") -> str:
-    """A number in four digits."""
-    return none if value is None else f"{value:.4g}"
+TINY = 1e-12
+"""An edge so near to 0 stands for the gap beside it: it is the roundest number there, and no row's."""
+
+
+def short(value: float) -> str:
+    """A number in four digits; 0+ or 0- for one beside 0."""
+    if 0 < abs(value) < TINY:
+        return "0+" if value > 0 else "0-"
+    return f"{value:.4g}"
 
 
 def _quantiles(own: ColumnDescription) -> Iterator[str]:
     known = {each.percent: each for each in own.quantiles}
     for percent in QUANTILES:
         each = known.get(percent)
-        if each is None or each.low is each.high:
-            yield "–"
-        elif each.low is None or each.high is None:
-            yield f"below {short(each.high)}" if each.low is None else f"from {short(each.low)}"
-        else:
-            yield f"{short(each.low)} to {short(each.high)}"
+        yield "–" if each is None else ends(each.low, each.high)
+
+
+def ends(low: float | None, high: float | None) -> str:
+    """Where a bin lies, in words."""
+    if low is None:
+        return "any" if high is None else f"below {short(high)}"
+    return f"from {short(low)}" if high is None else f"{short(low)} to {short(high)}"
 
 
 def _by_size(own: ColumnDescription) -> list[Category]:
@@ -307,23 +314,34 @@ def _largest(own: ColumnDescription) -> str:
 _SPARKS = "▁▂▃▄▅▆▇█"
 
 
-def densities(own: ColumnDescription) -> list[tuple[float, float, float]]:
-    """(low, high, rows by width against the densest, 0 to 1) of the bins that have two ends; narrow ones are joined with the next."""
+FINE, COARSE = 0.025, 0.08
+"""Shares of all rows that a bar of a picture, and a sign of a table, stands for at least."""
+
+MOST_BARS = 60
+"""Bars of equal width that a picture has at most: a single value, whose bin is narrow, has no bar of its own."""
+
+
+def densities(own: ColumnDescription, share: float) -> list[tuple[float, float, float]]:
+    """(low, high, rows by width against the densest, 0 to 1) of the bins that have two ends; what is narrow, or has a smaller share of
+    all rows than `share`, is joined with the next.
+    """
     inner = [(each.low, each.high, each.rows) for each in own.bins if each.low is not None and each.high is not None]
-    least = LEAST_SHARE / 2 * sum(each.rows for each in own.bins)
+    if not inner:
+        return []
+    least, width = share * sum(each.rows for each in own.bins), (inner[-1][1] - inner[0][0]) / MOST_BARS
     found: list[tuple[float, float, float]] = []
     start, rows = None, 0
     for place, (low, high, count) in enumerate(inner):
         start, rows = (low if start is None else start), rows + count
-        if rows >= least or place == len(inner) - 1:
+        if (rows >= least and high - start >= width) or place == len(inner) - 1:
             found.append((start, high, rows / (high - start)))
             start, rows = None, 0
-    most = max((each for _, _, each in found), default=0.0)
+    most = max(each for _, _, each in found)
     return [(low, high, each / most) for low, high, each in found] if most > 0 else []
 
 
 def _sparks(own: ColumnDescription) -> str:
-    return "".join(_SPARKS[min(int(each * len(_SPARKS)), len(_SPARKS) - 1)] for _, _, each in densities(own))
+    return "".join(_SPARKS[min(int(each * len(_SPARKS)), len(_SPARKS) - 1)] for _, _, each in densities(own, COARSE))
 
 
 # --- made of counts ----------------------------------------------------------------------------------------------------------

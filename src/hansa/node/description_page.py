@@ -6,10 +6,10 @@ import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hansa.data.description import ColumnDescription, Description, densities, html_table, short
+from hansa.data.description import FINE, ColumnDescription, Description, densities, ends, html_table, short
 from hansa.files import write_whole
 
-MOST_BARS = 12
+MOST_CATEGORIES = 12
 """Categories that are drawn; the table has them all."""
 
 WIDTH, HEIGHT = 260, 90
@@ -70,10 +70,10 @@ def _svg(parts: Sequence[str]) -> str:
 
 def _shape(column: ColumnDescription) -> str:
     """The distribution of ordered values: a bar for each bin that has two ends, as wide as it."""
-    drawn = densities(column)
+    drawn = densities(column, FINE)
     if not drawn:
         rows = sum(own.rows for own in column.bins)
-        return _svg(list(_rows_as_bars([(_ends(own.low, own.high), own.rows) for own in column.bins], rows)))
+        return _svg(list(_rows_as_bars([(ends(own.low, own.high), own.rows) for own in column.bins], rows)))
     low, high = drawn[0][0], drawn[-1][1]
     scale = WIDTH / (high - low)
     bars = [
@@ -88,17 +88,11 @@ def _shape(column: ColumnDescription) -> str:
     return _svg([*bars, *labels])
 
 
-def _ends(low: float | None, high: float | None) -> str:
-    if low is None:
-        return "all" if high is None else f"below {short(high)}"
-    return f"from {short(low)}" if high is None else f"{short(low)} to {short(high)}"
-
-
 def _bars(column: ColumnDescription) -> str:
     """Rows of the largest categories, and of the others."""
     ranked = sorted(column.categories, key=lambda own: (-own.rows, str(own.level)))
-    drawn = [(str(own.level), own.rows) for own in ranked[:MOST_BARS]]
-    rest = column.other + sum(own.rows for own in ranked[MOST_BARS:])
+    drawn = [(str(own.level), own.rows) for own in ranked[:MOST_CATEGORIES]]
+    rest = column.other + sum(own.rows for own in ranked[MOST_CATEGORIES:])
     return _svg(list(_rows_as_bars([*drawn, *([("other", rest)] if rest else [])], column.rows)))
 
 
