@@ -47,7 +47,7 @@ from hansa.protocol.session import (
     PARTY_MASKED,
     PARTY_VERIFYING,
 )
-from hansa.roles.run import Binned, Registered, Trained, TreeGrown
+from hansa.roles.run import Binned, Registered, TableDescribed, Trained, TreeGrown
 from hansa.transport.notices import Kind, Notice
 from hansa.trees.metrics import METRICS
 from hansa.trees.parameters import ALIASES, NAMES, WITHOUT_EFFECT, Parameters
@@ -244,7 +244,7 @@ def test_every_kind_of_notice_is_described():
 
 def test_every_event_is_described_with_its_fields():
     listed = entries(section(text("docs/reference/commands.md"), "Lines of JSON"))
-    for kind in (Listening, Registered, Binned, TreeGrown, Trained, Noticed, Ended, Failed):
+    for kind in (Listening, Registered, Binned, TreeGrown, Trained, TableDescribed, Noticed, Ended, Failed):
         fields = [field.name for field in msgspec.structs.fields(kind)]
         assert names_in(listed[kind.__struct_config__.tag][0]) == fields, kind
 

@@ -73,7 +73,7 @@ def describe(
     settings = SimulationSettings(
         parameters=trained, label=read.label, mode=mode, weight=read.weight, min_cell_rows=min_cell_rows
     )
-    found, told = describe_table(read.table, settings)
+    found, told = describe_table(read.table, settings, tuple(classes))
     for text in told:
         warnings.warn(text, UserWarning, stacklevel=2)
     return found

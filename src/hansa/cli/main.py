@@ -370,7 +370,7 @@ def describe(table: Path, save: Path | None, report: Path | None, as_json: bool,
 
     _check_outputs({"--save": save, "--report": report}, table=table)
     given = read_training(table, seed=0, rounds=1, threads=None, **options)
-    found, warnings = describe_table(given.table, given.settings)
+    found, warnings = describe_table(given.table, given.settings, given.classes)
     warn(warnings)
     _put_description(found, save, report)
     if as_json:

@@ -138,7 +138,7 @@ def _aggregate(
             "finished",
             roster=aggregator.roster,
             clear=CLEAR[plan.mode],
-            seconds=Seconds(binning=at["binned"] - at["registered"]),
+            seconds=Seconds(binning=at["described"] - at["registered"]),
             traffic=bytes_of(hub.traffic),
         )
     outcome = aggregator.outcome

@@ -25,7 +25,7 @@ Purpose = Literal["train", "describe"]
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far a run is; each of its four kinds is an event (`node.events`), whose JSON says in "event" which.
+    """How far a run is; each of its kinds is an event (`node.events`), whose JSON says in "event" which.
 
     Attributes:
         trees: rounds of boosting finished, a tree of every output each. rounds: at most.
@@ -41,7 +41,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def stage(self) -> str:
-        """ "registered", "binned", "tree" or "trained"."""
+        """ "registered", "binned", "tree", "trained" or "described"."""
         return str(self.__struct_config__.tag)
 
 
@@ -59,6 +59,10 @@ class TreeGrown(Progress, frozen=True, tag_field="event", tag="tree"):
 
 class Trained(Progress, frozen=True, tag_field="event", tag="trained"):
     """The last round is over."""
+
+
+class TableDescribed(Progress, frozen=True, tag_field="event", tag="described"):
+    """The pooled table is described; nothing is trained."""
 
 
 INTERRUPTED = "its operator stopped its process"

@@ -19,9 +19,14 @@ from hansa.simulation.run import (
 from hansa.simulation.tables import Table
 
 
-def describe_table(table: Table, settings: SimulationSettings) -> tuple[Description, tuple[str, ...]]:
+def describe_table(
+    table: Table, settings: SimulationSettings, classes: tuple[str, ...] = ()
+) -> tuple[Description, tuple[str, ...]]:
     """The description of all parties' rows that the parties of a run would receive, with the shifts that its aggregator can know;
     and what is allowed but probably not meant.
+
+    Args:
+        classes: what a label of texts says, in the order of its codes.
 
     Raises PlanError where the mode opens no counts, DataError where the labels do not fit the objective.
     """
@@ -33,6 +38,7 @@ def describe_table(table: Table, settings: SimulationSettings) -> tuple[Descript
     heaviest = 1.0 if table.weight is None else float(table.weight.max())
     plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, levels)
     check_describable(plan)
+    plan = replace(plan, schema=replace(plan.schema, classes=classes))
     told = [*codes_told(table), *table.warnings]
     if (refusal := refusal_of_members(plan, parts)) is not None:
         plan = replace(plan, min_party_rows=0)

@@ -60,6 +60,7 @@ from hansa.roles.run import (
     Purpose,
     Registered,
     Roster,
+    TableDescribed,
     Trained,
     TreeGrown,
     agreement,
@@ -495,7 +496,6 @@ class Aggregator:
     def _count_bins(self) -> Outgoing:
         """Ask for the rows of every bin and category, once."""
         plan = self._plan
-        self._report(Binned(trees=0, rounds=plan.parameters.rounds))
         self._cells_layout, self._pooled_bins = describing.layout_of(
             describing.columns_of(plan), self._search, plan.min_cell_rows
         )
@@ -521,6 +521,7 @@ class Aggregator:
         self.description = describing.description_of(
             plan, self.run, self._roster, layout, told, other, self._label_mean, self._cells_of_members
         )
+        self._report(TableDescribed(trees=0, rounds=plan.parameters.rounds))
         self._session.go(message, "finishing")
         described = Described(messages.to_tensor(told), messages.to_tensor(other), self._label_mean)
         self._digest = hashlib.sha256(messages.encode(described)).digest()

@@ -66,6 +66,7 @@ from hansa.roles.run import (
     Purpose,
     Registered,
     Roster,
+    TableDescribed,
     Trained,
     TreeGrown,
     agreement,
@@ -287,6 +288,7 @@ class Party:
                 self._masking.erase()
                 yield messages.encode(Received(hashlib.sha256(frame).digest()))
                 self.done = True
+                self._note(TableDescribed, 0)
             case QuantiseGradients():
                 self._session.go(message, "growing")
                 self._quantise(message)
