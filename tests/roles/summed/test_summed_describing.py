@@ -395,3 +395,14 @@ def test_a_run_that_describes_ends_without_a_model():
     assert (talk.aggregator.done, talk.aggregator.outcome) == (True, None)
     assert all(party.done and party.model is None for party in talk.parties.values())
     assert {plainly(party.description) for party in talk.parties.values()} == {plainly(talk.aggregator.description)}
+
+
+def test_counts_leave_masked_where_the_mode_masks_sums():
+    talk = conversation("secure-aggregation")
+    given = talk.until_up(Contribution, ME, lambda _, message: message.quantity == "bins")
+    own = talk.parties[ME]._own_cells
+    assert own.sum() == (len(FEATURES) + 1) * N_ROWS // 3
+    assert not (array_of(given.values, np.int64) == own).any()
+    open_talk = conversation("federated")
+    given = open_talk.until_up(Contribution, ME, lambda _, message: message.quantity == "bins")
+    assert np.array_equal(array_of(given.values, np.int64), own)
