@@ -27,6 +27,8 @@ DIAGRAMS = (
         "The aggregator where parties verify row counts: a `VouchRows` may stand before what it carries",
         session.AGGREGATOR_VERIFYING,
     ),
+    ("A party of a run that describes the pooled table", session.DESCRIBING_PARTY),
+    ("The aggregator of such a run", session.DESCRIBING_AGGREGATOR),
     ("A member of a coopetitive run, by what the hub sends it", session.MEMBER),
     ("The hub of a coopetitive run, by what members send it", session.HUB),
 )

@@ -17,7 +17,9 @@ from hansa.plan import Plan
 from hansa.protocol.messages import (
     AgreeModel,
     Close,
+    CountBins,
     CountProbes,
+    Described,
     Done,
     Message,
     Relay,
@@ -73,9 +75,12 @@ OF_COOPETITIVE_RUNS: dict[type[Message], Message] = {
         AgreeModel(b"hash"),
         VouchRows(0, 1, memoryview(bytes(8)), memoryview(b"")),
         ShowRows(memoryview(bytes(8)), memoryview(b""), b"", memoryview(b"")),
+        CountBins(_EMPTY, _EMPTY, _EMPTY),
+        Described(_EMPTY, _EMPTY, 0.5),
     )
 }
-"""One of each message that has no place in a run of another mode, or without verified row counts, where it must be refused."""
+"""One of each message that has no place in a run of another mode or purpose, or without verified row counts, where it must be
+refused."""
 
 
 @contextlib.contextmanager
@@ -124,7 +129,12 @@ class Conversation:
             )
             for i, (name, rows) in enumerate(tables.items())
         }
-        self.aggregator = Aggregator(plan, identities=identities(plan), signer=signer(plan, plan.aggregator))
+        self.aggregator = Aggregator(
+            plan,
+            identities=identities(plan),
+            signer=signer(plan, plan.aggregator),
+            purpose=options.get("purpose", "train"),
+        )
         self.down: deque[tuple[str, bytes]] = deque()
         self.up: deque[tuple[str, bytes]] = deque(
             (name, bytes(frame)) for name, party in self.parties.items() for frame in party.opening()

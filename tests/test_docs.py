@@ -37,13 +37,17 @@ from hansa.protocol.session import (
     AGGREGATOR,
     AGGREGATOR_MASKED,
     AGGREGATOR_VERIFYING,
+    DESCRIBING_AGGREGATOR,
+    DESCRIBING_AGGREGATOR_VERIFYING,
+    DESCRIBING_PARTY,
+    DESCRIBING_PARTY_VERIFYING,
     HUB,
     MEMBER,
     PARTY,
     PARTY_MASKED,
     PARTY_VERIFYING,
 )
-from hansa.roles.run import Binned, Registered, Trained, TreeGrown
+from hansa.roles.run import Binned, Registered, TableDescribed, Trained, TreeGrown
 from hansa.transport.notices import Kind, Notice
 from hansa.trees.metrics import METRICS
 from hansa.trees.parameters import ALIASES, NAMES, WITHOUT_EFFECT, Parameters
@@ -240,7 +244,7 @@ def test_every_kind_of_notice_is_described():
 
 def test_every_event_is_described_with_its_fields():
     listed = entries(section(text("docs/reference/commands.md"), "Lines of JSON"))
-    for kind in (Listening, Registered, Binned, TreeGrown, Trained, Noticed, Ended, Failed):
+    for kind in (Listening, Registered, Binned, TreeGrown, Trained, TableDescribed, Noticed, Ended, Failed):
         fields = [field.name for field in msgspec.structs.fields(kind)]
         assert names_in(listed[kind.__struct_config__.tag][0]) == fields, kind
 
@@ -267,8 +271,14 @@ def test_every_quantity_that_a_party_contributes_is_described():
 @pytest.mark.parametrize(
     ("tables", "title"),
     [
-        ((PARTY, PARTY_MASKED, PARTY_VERIFYING), "A party"),
-        ((AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING), "The aggregator"),
+        ((PARTY, PARTY_MASKED, PARTY_VERIFYING, DESCRIBING_PARTY, DESCRIBING_PARTY_VERIFYING), "A party"),
+        (
+            (
+                *(AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING),
+                *(DESCRIBING_AGGREGATOR, DESCRIBING_AGGREGATOR_VERIFYING),
+            ),
+            "The aggregator",
+        ),
         ((MEMBER,), "A member of a coopetitive run"),
         ((HUB,), "The hub of a coopetitive run"),
     ],
@@ -577,6 +587,7 @@ def test_the_gate_checks_and_tests():
 
 
 WITH_EXAMPLES = (
+    *("describe", "drift", "data.description", "data.drift"),
     *("fit", "cross_validation", "simulation.cross_validation", "tuning", "simulation.tuning"),
     *("model", "estimators", "node.in_process", "data.schema", "data.source"),
     *(

@@ -37,6 +37,7 @@ RUN = [
     pytest.param("tutorials/hospitals.md", marks=pytest.mark.slow),
     "how-to/bring-a-table.md",
     "how-to/from-xgboost.md",
+    "how-to/look-before-you-train.md",
     pytest.param("how-to/choose-bins-and-leaves.md", marks=pytest.mark.slow),
     pytest.param("how-to/choose-parameters.md", marks=pytest.mark.slow),
 ]

@@ -6,8 +6,12 @@ The public names; everything else may change. See README.md for the commands, AR
 from typing import TYPE_CHECKING
 
 from hansa.cross_validation import cv
+from hansa.data.description import Description
+from hansa.data.drift import Drift
 from hansa.data.schema import Schema
 from hansa.data.source import Rows, check_rows, read_rows
+from hansa.describe import describe
+from hansa.drift import drift
 from hansa.errors import DataError, HansaError, PlanError
 from hansa.fit import Member, Run, fit, join, split
 from hansa.model import Model
@@ -38,6 +42,8 @@ def __getattr__(name: str) -> object:
 __all__ = [
     "CV",
     "DataError",
+    "Description",
+    "Drift",
     "Ensemble",
     "HansaClassifier",
     "HansaError",
@@ -55,6 +61,8 @@ __all__ = [
     "__version__",
     "check_rows",
     "cv",
+    "describe",
+    "drift",
     "fit",
     "from_json",
     "from_model_file",

@@ -7,7 +7,7 @@ import pytest
 from hansa.node import notices
 from hansa.node.events import Listening, Stage
 from hansa.node.notices import NoticeWriter
-from hansa.roles.run import Binned, Registered, Trained, TreeGrown
+from hansa.roles.run import Binned, Registered, TableDescribed, Trained, TreeGrown
 from hansa.transport.notices import Notice
 
 
@@ -88,6 +88,7 @@ def test_trees_are_logged_now_and_then():
     [
         (Listening(host="h", port=1, member="hub"), "listening at h:1"),
         (Registered(trees=0, rounds=3), "all members have joined; the run begins"),
+        (TableDescribed(trees=0, rounds=3), "the pooled table is described; the run is over"),
         (Binned(trees=0, rounds=3), "the cuts are found; training begins, 0 of at most 3 rounds"),
         (Trained(trees=2, rounds=3), "training is over after 2 of at most 3 rounds"),
         (Stage(text="pooled, Hansa"), "pooled, Hansa"),

@@ -31,8 +31,10 @@ from hansa.protocol.messages import (
     Close,
     ConfirmKeys,
     Contribution,
+    CountBins,
     CountCells,
     CountMagnitudes,
+    Described,
     Done,
     ExchangeKeys,
     Finish,
@@ -135,6 +137,8 @@ def test_the_list_of_messages_is_closed():
         "SumLabels",
         "CountCells",
         "UseCuts",
+        "CountBins",
+        "Described",
         "QuantiseGradients",
         "SplitNodes",
         "Contribution",
@@ -459,7 +463,7 @@ def test_every_message_says_who_sends_it():
 def test_both_ways_are_listed():
     down = {
         Welcome, ExchangeKeys, KeysConfirmed, CountMagnitudes, SumLabels, CountCells, UseCuts, QuantiseGradients, SplitNodes, Finish,
-        ShowRows,
+        ShowRows, CountBins, Described,
     }  # fmt: skip
     up = {Join, AnnounceKey, ConfirmKeys, Contribution, VouchRows, Received}
     coopetitive = {Relay, Done, Close}

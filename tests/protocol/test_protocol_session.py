@@ -21,16 +21,22 @@ from hansa.protocol.messages import (
     Close,
     ConfirmKeys,
     Contribution,
+    CountBins,
     CountMagnitudes,
+    Described,
     Done,
     ExchangeKeys,
+    Finish,
     Join,
     KeysConfirmed,
     Message,
+    QuantiseGradients,
     Received,
     Relay,
     ShowRows,
+    SplitNodes,
     Tensor,
+    UseCuts,
     VouchRows,
     Welcome,
     to_tensor,
@@ -39,6 +45,12 @@ from hansa.protocol.session import (
     AGGREGATOR,
     AGGREGATOR_MASKED,
     AGGREGATOR_VERIFYING,
+    DESCRIBING_AGGREGATOR,
+    DESCRIBING_AGGREGATOR_MASKED,
+    DESCRIBING_AGGREGATOR_VERIFYING,
+    DESCRIBING_PARTY,
+    DESCRIBING_PARTY_MASKED,
+    DESCRIBING_PARTY_VERIFYING,
     HUB,
     MEMBER,
     PARTY,
@@ -55,6 +67,12 @@ TABLES = {
     "verifying party": (PARTY_VERIFYING, "joining"),
     "verifying aggregator": (AGGREGATOR_VERIFYING, "registering"),
     "masked aggregator": (AGGREGATOR_MASKED, "registering"),
+    "describing party": (DESCRIBING_PARTY, "joining"),
+    "describing aggregator": (DESCRIBING_AGGREGATOR, "registering"),
+    "describing masked party": (DESCRIBING_PARTY_MASKED, "joining"),
+    "describing masked aggregator": (DESCRIBING_AGGREGATOR_MASKED, "registering"),
+    "describing verifying party": (DESCRIBING_PARTY_VERIFYING, "joining"),
+    "describing verifying aggregator": (DESCRIBING_AGGREGATOR_VERIFYING, "registering"),
     "member": (MEMBER, "joining"),
     "hub": (HUB, "registering"),
 }
@@ -111,13 +129,18 @@ def test_every_message_has_a_place_and_a_direction():
     keys_down, keys_up = {ExchangeKeys, KeysConfirmed}, {AnnounceKey, ConfirmKeys}
     down, up = ({kind for legal in table.values() for kind in legal} for table in (PARTY, AGGREGATOR))
     coopetitive = {Relay, Done, Close}
-    assert down | up == set(MESSAGES) - keys_down - keys_up - coopetitive - set(SEALED) - {ShowRows, VouchRows}
+    describing = {CountBins, Described}
+    others = {*keys_down, *keys_up, *coopetitive, *SEALED, *describing, ShowRows, VouchRows}
+    assert down | up == set(MESSAGES) - others
     assert down & up == {Abort}
     assert up == {Join, Contribution, Received, Abort}
     masked_down, masked_up = (
         {kind for legal in table.values() for kind in legal} for table in (PARTY_MASKED, AGGREGATOR_MASKED)
     )
     assert (masked_down, masked_up) == (down | keys_down, up | keys_up)
+    described_down = {kind for legal in DESCRIBING_PARTY.values() for kind in legal}
+    assert described_down - down == describing
+    assert down - described_down == {UseCuts, QuantiseGradients, SplitNodes, Finish}
     counted_down, counted_up = (
         {kind for legal in table.values() for kind in legal} for table in (PARTY_VERIFYING, AGGREGATOR_VERIFYING)
     )

@@ -25,6 +25,7 @@ from hansa.plan import LEAF_BITS_RANGE, LEAST_MIN_CELL_ROWS, MODES, SERVER_LINKS
 from hansa.printable import printable
 
 if TYPE_CHECKING:
+    from hansa.data.description import Description
     from hansa.node.events import OnEvent
     from hansa.node.record import Failure
     from hansa.node.run import Command as MemberCommand
@@ -144,20 +145,17 @@ def main() -> None:
     """Train one XGBoost model on the rows of several organisations, without showing them."""
 
 
-def training(command: Command) -> Command:
-    """Give a command the options that say what is trained on the rows of a table, in any mode."""
+def tabular(command: Command) -> Command:
+    """Give a command the options that say whose the rows of a table are, and what they are for, in any mode."""
     decimal = "Decimal sign of numbers that are texts, as in CSV files."
     for option in (
-        click.option("--threads", type=click.IntRange(1), help="Compute threads."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
         click.option("--min-cell-rows", type=click.IntRange(LEAST_MIN_CELL_ROWS), help="Cuts stop at cells of so many pooled rows."),
         click.option("--set", "settings", type=Setting(), multiple=True, help="Any of XGBoost's parameters; repeatable."),
-        click.option("--rounds", type=click.IntRange(1), default=100, show_default=True, help="Rounds of boosting: trees of a class."),
         click.option("--objective", type=Objective(), default="binary:logistic", show_default=True, help="What is predicted."),
         click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True, help=decimal),
         click.option("--categorical", multiple=True, metavar="COLUMN", help="A feature whose values are categories; repeatable."),
         click.option("--mode", type=click.Choice(MODES), default="federated", show_default=True, help="How rows are protected."),
-        click.option("--seed", type=click.IntRange(0), default=42, show_default=True, help="Of all draws, and of the parameters."),
         click.option("--classes", type=Names(), help="Texts that the label holds, in the order of the classes 0, 1, ..."),
         click.option("--member-feature", metavar="NAME", help="One more feature, categorical, of this name: whose each row is."),
         click.option("--base-margin", multiple=True, metavar="COLUMN", help="Column of margins that rows start at; repeatable."),
@@ -167,6 +165,17 @@ def training(command: Command) -> Command:
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def training(command: Command) -> Command:
+    """Give a command the options that say what is trained on the rows of a table, in any mode."""
+    for option in (
+        click.option("--threads", type=click.IntRange(1), help="Compute threads."),
+        click.option("--rounds", type=click.IntRange(1), default=100, show_default=True, help="Rounds of boosting: trees of a class."),
+        click.option("--seed", type=click.IntRange(0), default=42, show_default=True, help="Of all draws, and of the parameters."),
+    ):  # fmt: skip
+        command = option(command)
+    return tabular(command)
 
 
 @main.command()
@@ -345,6 +354,70 @@ def demo(report: Path, as_json: bool) -> None:
     run_demo(report, as_json)
 
 
+@main.command()
+@click.argument("table", type=TablePath())
+@tabular
+@click.option("--save", type=PATH, help="Where to write the description (JSON), to compare with later.")
+@click.option("--report", type=PATH, help="Where to write the description as a page of HTML.")
+@long_running
+def describe(table: Path, save: Path | None, report: Path | None, as_json: bool, **options: Any) -> None:
+    """Describe the rows of all parties in TABLE together, as they would see them before training.
+
+    Over the network: `hansa aggregator` and `hansa party` with --describe.
+    """
+    from hansa.cli import output
+    from hansa.node.files import warn
+    from hansa.simulation.description import describe_table
+    from hansa.simulation.training import read_training
+
+    _check_outputs({"--save": save, "--report": report}, table=table)
+    given = read_training(table, seed=0, rounds=1, threads=None, **options)
+    found, warnings = describe_table(given.table, given.settings, given.classes)
+    warn(warnings)
+    _put_description(found, save, report)
+    if as_json:
+        output.print_line(found)
+    else:
+        output.print_tables(found.facts(), found.tables())
+
+
+def _put_description(found: Description, save: Path | None, report: Path | None) -> None:
+    """Write a description where it is wanted. Raises OutputError."""
+    from hansa.files import write_whole
+    from hansa.node.description_page import write_page
+
+    if save is not None:
+        write_whole(save, found.to_json())
+    if report is not None:
+        write_page(report, found)
+
+
+@main.command()
+@click.argument("description", type=EXISTING)
+@click.argument("table", type=TablePath())
+@click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True,
+              help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
+@click.option("--most-psi", type=click.FloatRange(0), metavar="PSI",
+              help="Exit with status 1 where a feature's PSI is above it.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@long_running
+def drift(description: Path, table: Path, decimal: str, most_psi: float | None, as_json: bool) -> None:
+    """Compare the rows of TABLE with DESCRIPTION, which `hansa describe` saved; nothing leaves this machine."""
+    from hansa.cli import output
+    from hansa.data.drift import drift_of, read_described, read_description
+    from hansa.node.files import warn
+
+    known = read_description(description)
+    found = drift_of(known, read_described(table, known, decimal))
+    warn(found.warnings)
+    if as_json:
+        output.print_line(found)
+    else:
+        output.print_tables(found.facts(), found.tables())
+    if most_psi is not None and any(own.psi > most_psi for own in found.features):
+        sys.exit(REFUSED)
+
+
 def member_command(command: Command) -> Command:
     """A command that runs one member, from its own file."""
     command = long_running(command, least="info")
@@ -354,16 +427,28 @@ def member_command(command: Command) -> Command:
     return cast("Command", main.command()(click.argument("member_file", type=EXISTING)(json_option(command))))
 
 
+def describing(command: Command) -> Command:
+    """Give a member's command the options that have its run describe the pooled table in place of training."""
+    for option in (
+        click.option("--report", type=PATH, help="With --describe: where to write the description as a page of HTML."),
+        click.option("--describe", type=PATH, help="Describe the pooled table in place of training; where to write it (JSON)."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @member_command
-def aggregator(member_file: Path, as_json: bool) -> None:
+@describing
+def aggregator(member_file: Path, describe: Path | None, report: Path | None, as_json: bool) -> None:
     """Run the aggregator that MEMBER_FILE describes: wait for the plan's parties, train."""
-    _run("aggregator", member_file, as_json)
+    _run("aggregator", member_file, as_json, describe, report)
 
 
 @member_command
-def party(member_file: Path, as_json: bool) -> None:
+@describing
+def party(member_file: Path, describe: Path | None, report: Path | None, as_json: bool) -> None:
     """Run the party that MEMBER_FILE describes: join the hub, contribute, receive the model."""
-    _run("party", member_file, as_json)
+    _run("party", member_file, as_json, describe, report)
 
 
 @member_command
@@ -387,20 +472,34 @@ def receiver(member_file: Path, as_json: bool) -> None:
     _run("receiver", member_file, as_json)
 
 
-def _run(command: MemberCommand, member_file: Path, as_json: bool) -> None:
-    """Run a member, unless another command is for it; say what came of it."""
+def _run(
+    command: MemberCommand,
+    member_file: Path,
+    as_json: bool,
+    save: Path | None = None,
+    report: Path | None = None,
+) -> None:
+    """Run a member, unless another command is for it; say what came of it. With `save` the run describes the pooled table."""
     from hansa.cli import output
     from hansa.node.config import read_member_file
     from hansa.node.events import Ended
     from hansa.node.run import check_command, run
 
+    if report is not None and save is None:
+        raise HansaError("--report goes with --describe; give both, or neither")
+    _check_outputs({"--describe": save, "--report": report}, member_file=member_file)
+    found: list[Description] = []
     with _telling(as_json) as tell:
         described = read_member_file(member_file)
         check_command(described, command)
-        record = run(described, tell)
+        record = run(described, tell, None if save is None else found.append)
+    for description in found:
+        _put_description(description, save, report)
+        if not as_json:
+            output.print_tables(description.facts(), description.tables())
     if as_json:
         output.print_line(Ended(record=record))
-    else:
+    elif not found:
         output.print_record(record, described.model)
 
 

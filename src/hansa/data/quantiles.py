@@ -608,15 +608,30 @@ class CutSearch:
             highs = self._highs(feature)
             missing = int(counts.sum()) < self.n_rows
             firsts = first_cells_of_bins(self.final_weights(feature), self.max_bin)[1:]
-            keys = [
-                int(lows[first])
-                if counts[first] > self.min_cell_rows
-                else roundest_key(int(highs[first - 1]), int(lows[first]), single=bool(lows[first] == highs[first]))
-                for first in firsts.tolist()
-            ]
+            keys = [self._cut_before(first, lows, highs, counts) for first in firsts.tolist()]
             values.append(values_from_keys(np.array([key for key in keys if key is not None], dtype=np.uint32)))
             has_missing.append(missing)
         return Cuts.from_arrays(values, has_missing)
+
+    def possible_cuts(self, feature: int) -> tuple[Array, Array]:
+        """All cuts that `cuts` may choose from, once done: float32, rising; and the pooled rows below each, int64.
+
+        Raises ProtocolError before.
+        """
+        if not self.done:
+            raise ProtocolError("cut search: it is not done, there are cells to split; answer its requests first")
+        lows, counts = self.final_cells(feature)
+        highs = self._highs(feature)
+        keys = [self._cut_before(first, lows, highs, counts) for first in range(1, len(lows))]
+        held = np.array([key is not None for key in keys], dtype=bool)
+        found = np.array([key for key in keys if key is not None], dtype=np.uint32)
+        return values_from_keys(found), np.cumsum(counts)[:-1][held]
+
+    def _cut_before(self, first: int, lows: Array, highs: Array, counts: Array) -> int | None:
+        """The key of the cut between the cell `first` of `final_cells` and the one before; None where there is none."""
+        if counts[first] > self.min_cell_rows:
+            return int(lows[first])
+        return roundest_key(int(highs[first - 1]), int(lows[first]), single=bool(lows[first] == highs[first]))
 
     def _highs(self, feature: int) -> Array:
         """Highest keys (uint32) of the cells of `final_cells`."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from hansa.consortium.identity import create_identity
 from hansa.consortium.policy import Policy
+from hansa.data.description import Description
 from hansa.data.source import Rows
 from hansa.errors import HansaError
 from hansa.plan import Plan
-from hansa.roles.run import Progress, run_hub
+from hansa.roles.run import Progress, Purpose, run_hub
 from hansa.roles.shared.member import SharedMember
 from hansa.roles.shared.relay import RelayHub
 from hansa.roles.summed.aggregator import Aggregator, Outcome
@@ -103,6 +104,50 @@ def train_in_process(
     >>> len(hansa.from_json(run.outcome.model).trees)
     2
     """
+    aggregator, parties, traffic = _play(
+        plan, tables, "train", threads, nodes_per_frame, report, order, wrap, policy, start
+    )
+    if aggregator.outcome is None:
+        raise HansaError("the run ended without a model")
+    return InProcessRun(aggregator.outcome, parties, traffic)
+
+
+@dataclass(frozen=True)
+class InProcessDescription:
+    """What a run in one process gave that describes: the aggregator's description, and each party at its end."""
+
+    description: Description
+    parties: Mapping[str, Party]
+
+
+def describe_in_process(
+    plan: Plan,
+    tables: Mapping[str, Rows],
+    *,
+    order: Callable[[Sequence[str]], str] | None = None,
+    wrap: Callable[[Hub], Hub] = lambda hub: hub,
+    policy: Policy = HOLDER_POLICY,
+) -> InProcessDescription:
+    """Describe the pooled rows of all parties in this process; arguments and errors are those of `train_in_process`."""
+    aggregator, parties, _ = _play(plan, tables, "describe", order=order, wrap=wrap, policy=policy)
+    if aggregator.description is None:
+        raise HansaError("the run ended without a description")
+    return InProcessDescription(aggregator.description, parties)
+
+
+def _play(
+    plan: Plan,
+    tables: Mapping[str, Rows],
+    purpose: Purpose,
+    threads: int = 1,
+    nodes_per_frame: int = WHOLE_LEVEL,
+    report: Callable[[Progress], None] | None = None,
+    order: Callable[[Sequence[str]], str] | None = None,
+    wrap: Callable[[Hub], Hub] = lambda hub: hub,
+    policy: Policy = HOLDER_POLICY,
+    start: bytes | None = None,
+) -> tuple[Aggregator, Mapping[str, Party], Mapping[str, Traffic]]:
+    """All roles of a run with an aggregator, to its end."""
     if set(tables) != set(plan.parties):
         raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")
     signers, identities = _make_signers(plan)
@@ -118,22 +163,27 @@ def train_in_process(
             signer=signers.get(name),
             policy=policy,
             start=start,
+            purpose=purpose,
         )
         for name, rows in tables.items()
     }
     openings: dict[str, Iterable[bytes]] = {name: party.opening() for name, party in parties.items()}
     inner = InProcessHub({name: party.handle for name, party in parties.items()}, order, opening=openings)
     aggregator = Aggregator(
-        plan, pool=pool, report=report, identities=identities, signer=signers.get(plan.aggregator), start=start
+        plan,
+        pool=pool,
+        report=report,
+        identities=identities,
+        signer=signers.get(plan.aggregator),
+        start=start,
+        purpose=purpose,
     )
     try:
         run_hub(aggregator, wrap(inner))
     finally:
         for party in parties.values():
             party.erase()
-    if aggregator.outcome is None:
-        raise HansaError("the run ended without a model")
-    return InProcessRun(aggregator.outcome, parties, inner.traffic)
+    return aggregator, parties, inner.traffic
 
 
 @dataclass(frozen=True)

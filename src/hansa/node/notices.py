@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from hansa.node.events import Event, Listening, Noticed, Stage
-from hansa.roles.run import Binned, Progress, Registered, Trained, TreeGrown
+from hansa.roles.run import Binned, Progress, Registered, TableDescribed, Trained, TreeGrown
 from hansa.transport.notices import Notice
 
 REPEAT_S = 30.0
@@ -95,6 +95,8 @@ class NoticeWriter:
             case TreeGrown() if self._clock() - self._tree_at >= REPEAT_S:
                 self._tree_at = self._clock()
                 return _joined(f"training, {rounds}", metrics_text(event.metrics))
+            case TableDescribed():
+                return "the pooled table is described; the run is over"
             case Trained():
                 return _joined(f"training is over after {rounds}", metrics_text(event.metrics))
             case _:

@@ -26,6 +26,7 @@ from hansa.files import read_whole, write_whole
 from hansa.node import logs
 from hansa.node.config import MemberFile
 from hansa.node.phases import PhaseCost
+from hansa.roles.run import Purpose
 from hansa.transport.channel import Traffic
 from hansa.version import __version__
 
@@ -83,6 +84,7 @@ class _Started(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         hansa: version. member, identity, members: who this is, and fingerprint and digest that others compare.
         plan, plan_file, mode: the plan's digest, its file's SHA-256, its mode.
+        purpose: "train", or "describe" where the pooled table is described and nothing trained.
         state, stage, run, trees: how far the run is. started, ended: times in UTC. error: what ended it.
         bytes_up, bytes_down, clear_bytes: what left so far, and came, and how much of what left was neither masked nor sealed.
     """
@@ -101,6 +103,7 @@ class _Started(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     started: str
     ended: str | None
     error: Failure | None
+    purpose: Purpose = "train"
     bytes_up: int | UnsetType = UNSET
     bytes_down: int | UnsetType = UNSET
     clear_bytes: int | UnsetType = UNSET

@@ -11,17 +11,19 @@ from hansa.node.events import Event, Listening, Noticed, OnEvent
 from hansa.node.notices import NoticeWriter
 from hansa.node.record import Record
 from hansa.plan import COOPETITIVE, Plan
+from hansa.roles.summed.describing import check_describable
 from hansa.transport.notices import Notice
 
 Command = Literal["aggregator", "party", "hub", "server", "receiver"]
 """The commands that run a member."""
 
 
-def run(member: MemberFile, on_event: OnEvent) -> Record:
+def run(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | None = None) -> Record:
     """Play every role that the plan gives this member; the record, which is also written where the file says.
 
     Args:
         member: the member's own file, read. on_event: called with the run's progress, and with what happens to connections.
+        keep: takes the description of the pooled table; where it is given the run describes, and trains nothing.
 
     Raises HansaError and its kinds: the run was refused or stopped.
     """
@@ -46,13 +48,15 @@ def run(member: MemberFile, on_event: OnEvent) -> Record:
             )
         )
 
+    if keep is not None:
+        check_describable(plan)
     if plan.mode == COOPETITIVE:
         play = shared.run_hub_of_members if name == plan.hub else shared.run_member_of_hub
         return play(member, event, notify)
     if name == plan.aggregator:
-        return summed.run_aggregator(member, event, notify)
+        return summed.run_aggregator(member, event, notify, keep)
     if name in plan.parties:
-        return summed.run_party(member, event, notify)
+        return summed.run_party(member, event, notify, keep)
     raise PlanError(
         f"{member.path}: the plan gives {name!r} no role; its members are {', '.join(plan.members)}: name another identity or plan",
         cure="name another identity or plan",

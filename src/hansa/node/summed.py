@@ -6,10 +6,12 @@ import hashlib
 import logging
 import secrets
 import time
+from collections.abc import Callable
 
 from msgspec.structs import replace as replaced
 
 from hansa.data.columns import Columns
+from hansa.data.description import Description
 from hansa.data.streamed import open_rows
 from hansa.errors import LinkLost, PlanError, ProtocolError
 from hansa.node import logs
@@ -19,7 +21,7 @@ from hansa.node.evidence import beside, keep_evidence
 from hansa.node.files import ANSWER_S, admission, check_files, put_model, read_start_model, warn
 from hansa.node.record import CLEAR, AggregatorRecord, PartyRecord, RunRecord, Seconds, bytes_of, first_record, keeping
 from hansa.node.warm_up import prepare
-from hansa.roles.run import Progress, run_hub, run_member
+from hansa.roles.run import Progress, Purpose, run_hub, run_member
 from hansa.roles.summed.aggregator import Aggregator
 from hansa.roles.summed.party import Party
 from hansa.transport.channel import Channel, Hub
@@ -45,18 +47,33 @@ PARTY_EVENT_S = 1.0
 """The same at a party, whose aggregator tells more."""
 
 
-def run_aggregator(member: MemberFile, event: OnEvent, notify: Notify) -> AggregatorRecord:
-    """Listen, register the plan's parties, train. Returns the record, which is also written where the file says.
+KeepDescription = Callable[[Description], None]
+"""Takes the description that a run ended with; where a member has one, its run describes in place of training."""
+
+
+def run_aggregator(
+    member: MemberFile, event: OnEvent, notify: Notify, keep: KeepDescription | None = None
+) -> AggregatorRecord:
+    """Listen, register the plan's parties, train, or describe where there is a `keep`. Returns the record, which is also written where
+    the file says.
 
     `event` is called with where it listens, then with every step of the run's progress; `notify` with what happens to connections.
     """
     check_files(member, [member.plan.aggregator])
-    with keeping(member.record, first_record(AggregatorRecord, member)) as record:
-        return _aggregate(member, event, notify, record)
+    with keeping(member.record, first_record(AggregatorRecord, member, purpose=_purpose(keep))) as record:
+        return _aggregate(member, event, notify, record, keep)
+
+
+def _purpose(keep: KeepDescription | None) -> Purpose:
+    return "train" if keep is None else "describe"
 
 
 def _aggregate(
-    member: MemberFile, event: OnEvent, notify: Notify, record: RunRecord[AggregatorRecord]
+    member: MemberFile,
+    event: OnEvent,
+    notify: Notify,
+    record: RunRecord[AggregatorRecord],
+    keep: KeepDescription | None,
 ) -> AggregatorRecord:
     plan = member.plan
     inner = ResumableHub.listen(
@@ -99,18 +116,32 @@ def _aggregate(
         report=report,
         identities=member.signer.identities,
         signer=member.signer,
-        start=read_start_model(member),
+        start=None if keep else read_start_model(member),
+        purpose=_purpose(keep),
     )
     try:
         if member.transcript is not None:
             hub = RecordingHub(inner, member.transcript, plan.aggregator)
         record.count(counts)
-        prepare(plan)
+        if keep is None:  # a description uses none of these kernels
+            prepare(plan)
         event(Listening(host=member.host, port=inner.port, member=plan.aggregator))
         inner.wait_for(plan.parties, member.wait_s)
         run_hub(aggregator, hub, ANSWER_S)
     finally:
         hub.close()
+    if keep is not None:
+        description = aggregator.description
+        if description is None:  # run_hub returns only once the role is done
+            raise PlanError("the run ended without a description")
+        keep(description)
+        return record.end(
+            "finished",
+            roster=aggregator.roster,
+            clear=CLEAR[plan.mode],
+            seconds=Seconds(binning=at["described"] - at["registered"]),
+            traffic=bytes_of(hub.traffic),
+        )
     outcome = aggregator.outcome
     if outcome is None:  # run_hub returns only once the role is done
         raise PlanError("the run ended without a model")
@@ -124,15 +155,16 @@ def _aggregate(
         history={name: tuple(values) for name, values in outcome.history.items()},
         without_value=outcome.without_value,
         model_sha256=hashlib.sha256(outcome.model).hexdigest(),
-        roster=tuple((name, rows, held) for name, _, rows, held, _ in outcome.roster),
+        roster=aggregator.roster,
         clear=CLEAR[plan.mode],
         seconds=Seconds(binning=at["binned"] - at["registered"], training=at["trained"] - at["binned"]),
         traffic=bytes_of(hub.traffic),
     )
 
 
-def run_party(member: MemberFile, event: OnEvent, notify: Notify) -> PartyRecord:
-    """Connect to the hub, train, keep the model. Returns the record, which is also written where the file says.
+def run_party(member: MemberFile, event: OnEvent, notify: Notify, keep: KeepDescription | None = None) -> PartyRecord:
+    """Connect to the hub, train, keep the model; or describe where there is a `keep`. Returns the record, which is also written where
+    the file says.
 
     `event` is called with every step of the run's progress; `notify` with what happens to connections.
     """
@@ -142,7 +174,7 @@ def run_party(member: MemberFile, event: OnEvent, notify: Notify) -> PartyRecord
             f"{member.path}: table is missing; name the file with this party's rows, or give a source",
             cure="name the file with this party's rows as table",
         )
-    if name in plan.receivers and member.model is None:
+    if name in plan.receivers and member.model is None and keep is None:
         raise PlanError(
             f"{member.path}: model is missing; this party receives the model: say where to put it",
             cure="say where to put the model",
@@ -154,7 +186,7 @@ def run_party(member: MemberFile, event: OnEvent, notify: Notify) -> PartyRecord
         )
     check_files(member, [name])
     with (
-        keeping(member.record, first_record(PartyRecord, member)) as record,
+        keeping(member.record, first_record(PartyRecord, member, purpose=_purpose(keep))) as record,
         open_rows(
             member.table, member.schema, label_kind=plan.parameters.label_kind, by_column=member.by_column
         ) as rows,
@@ -162,17 +194,23 @@ def run_party(member: MemberFile, event: OnEvent, notify: Notify) -> PartyRecord
         warn(rows.warnings)
         given = [rows]
         del rows  # the party alone holds them, and lets them go
-        return _contribute(member, given, event, notify, record)
+        return _contribute(member, given, event, notify, record, keep)
 
 
 def _contribute(
-    member: MemberFile, given: list[Columns], event: OnEvent, notify: Notify, record: RunRecord[PartyRecord]
+    member: MemberFile,
+    given: list[Columns],
+    event: OnEvent,
+    notify: Notify,
+    record: RunRecord[PartyRecord],
+    keep: KeepDescription | None,
 ) -> PartyRecord:
     """A party's run; `given` is its rows alone, which are taken out."""
     plan, name = member.plan, member.identity.name
     n_rows, warnings = given[0].n_rows, given[0].warnings
     admit = admission(member, given[0])
-    prepare(plan)
+    if keep is None:
+        prepare(plan)
     told_at = 0.0
 
     def report(progress: Progress) -> None:
@@ -203,7 +241,8 @@ def _contribute(
         policy=member.policy,
         admit=admit,
         report=report,
-        start=read_start_model(member),
+        start=None if keep else read_start_model(member),
+        purpose=_purpose(keep),
     )
     inner = ResumableChannel.connect(
         member.credentials,
@@ -236,6 +275,8 @@ def _contribute(
         raise
     finally:
         channel.close()
+    if keep is not None and party.description is not None:
+        keep(party.description)
     put_model(member, party.model)
     return record.end(
         "finished",

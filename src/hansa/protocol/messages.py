@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from hansa.errors import ProtocolError
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 ENVELOPE_BYTES = 2**16
 """Bytes that a message may have beside its binary data; without any (`WITH_DATA`), in all."""
@@ -146,6 +146,31 @@ class UseCuts(Message, frozen=True):
     histogram_bits: int
 
 
+class CountBins(Message, frozen=True):
+    """Aggregator to party, where a run describes: count values in these bins of every column ("bins").
+
+    Columns are the features, and the label last. int64 offsets and float32 values of inner edges, as those of cuts; a column whose
+    values are categories has none, and is counted by category. rows: int64, how many rows of all parties each bin of the others is
+    known to hold, column by column.
+    """
+
+    offsets: Tensor
+    values: Tensor
+    rows: Tensor
+
+
+class Described(Message, frozen=True):
+    """Aggregator to party, where a run describes: what is told of the pooled table; the run is over.
+
+    Columns as in `CountBins`. counts: int64, rows by bin or category and then without a value, column by column, -1 where that many
+    are too few to be told; other: int64, the rows of a column's untold cells; label_mean: of all rows, by their weights.
+    """
+
+    counts: Tensor
+    other: Tensor
+    label_mean: float
+
+
 class QuantiseGradients(Message, frozen=True):
     """Aggregator to party: count gradients at these scales, over these columns; answer with the root's "histograms".
 
@@ -235,7 +260,10 @@ class Finish(Message, frozen=True):
 
 
 class Received(Message, frozen=True):
-    """Party to aggregator: I have the end of the run, and for a receiver the model with this hash."""
+    """Party to aggregator: I have the end of the run, and for a receiver the model with this hash.
+
+    Of a run that describes it is the hash of `Described`.
+    """
 
     model_sha256: bytes
 
@@ -361,6 +389,8 @@ MESSAGES: tuple[type[Message], ...] = (
     SumLabels,
     CountCells,
     UseCuts,
+    CountBins,
+    Described,
     QuantiseGradients,
     SplitNodes,
     Contribution,
@@ -396,6 +426,8 @@ WITH_DATA: frozenset[type[Message]] = frozenset(
     {
         CountCells,
         UseCuts,
+        CountBins,
+        Described,
         QuantiseGradients,
         SplitNodes,
         Contribution,
@@ -425,6 +457,8 @@ AnyMessage = (
     | SumLabels
     | CountCells
     | UseCuts
+    | CountBins
+    | Described
     | QuantiseGradients
     | SplitNodes
     | Contribution

@@ -1,6 +1,7 @@
 """The conversation as a table: which message is legal in which state of a role, and where it may lead.
 
-`PARTY` says what the aggregator may send to a party, `AGGREGATOR` what a party may send to it. In coopetitive mode `MEMBER` says what
+`PARTY` says what the aggregator may send to a party, `AGGREGATOR` what a party may send to it; a run that describes the pooled table
+in place of training has tables of its own, which no message leads out of or into. In coopetitive mode `MEMBER` says what
 the hub may send to any other member and `HUB` what they may send to it. `Session` walks a table and refuses
 what is not in it, by name. The state diagrams of docs/reference/messages.md are drawn from these tables (`docs/generated.py`).
 """
@@ -17,8 +18,10 @@ from hansa.protocol.messages import (
     Close,
     ConfirmKeys,
     Contribution,
+    CountBins,
     CountCells,
     CountMagnitudes,
+    Described,
     Done,
     ExchangeKeys,
     Finish,
@@ -94,6 +97,66 @@ AGGREGATOR_VERIFYING: Transitions = {
     **{state: {VouchRows: (state,), **AGGREGATOR_MASKED[state]} for state in ("cutting", "totalling", "growing")},
 }
 """`AGGREGATOR_MASKED` where parties verify row counts. What a `VouchRows` carries is checked as if it had come alone."""
+
+
+def _describing(table: Transitions) -> Transitions:
+    """A party's table of a run that describes: it ends with `Described` where training would begin."""
+    begun = {state: legal for state, legal in table.items() if state not in ("scaling", "growing")}
+    shown = [kind for kind in table["cutting"] if kind is ShowRows]
+    return {
+        **begun,
+        "labelled": {CountCells: ("cutting",), Abort: ("aborted",)},
+        "cutting": {
+            **dict.fromkeys(shown, ("cutting",)),
+            CountCells: ("cutting",),
+            CountBins: ("describing",),
+            Abort: ("aborted",),
+        },
+        "describing": {
+            **dict.fromkeys(shown, ("describing",)),
+            Described: ("finished",),
+            Abort: ("aborted",),
+        },
+    }
+
+
+def _describing_aggregator(table: Transitions) -> Transitions:
+    """The aggregator's table of a run that describes."""
+    begun = {state: legal for state, legal in table.items() if state not in ("totalling", "growing")}
+    vouched = [kind for kind in table["cutting"] if kind is VouchRows]
+    return {
+        **begun,
+        "labelling": {Contribution: ("labelling", "cutting"), Abort: ("aborted",)},
+        "cutting": {
+            **dict.fromkeys(vouched, ("cutting",)),
+            Contribution: ("cutting", "describing"),
+            Abort: ("aborted",),
+        },
+        "describing": {
+            **dict.fromkeys(vouched, ("describing",)),
+            Contribution: ("describing", "finishing"),
+            Abort: ("aborted",),
+        },
+    }
+
+
+DESCRIBING_PARTY: Transitions = _describing(PARTY)
+"""`PARTY` of a run that describes the pooled table and trains nothing."""
+
+DESCRIBING_AGGREGATOR: Transitions = _describing_aggregator(AGGREGATOR)
+"""`AGGREGATOR` of such a run."""
+
+DESCRIBING_PARTY_MASKED: Transitions = _describing(PARTY_MASKED)
+"""`PARTY_MASKED` of such a run."""
+
+DESCRIBING_AGGREGATOR_MASKED: Transitions = _describing_aggregator(AGGREGATOR_MASKED)
+"""`AGGREGATOR_MASKED` of such a run."""
+
+DESCRIBING_PARTY_VERIFYING: Transitions = _describing(PARTY_VERIFYING)
+"""`PARTY_VERIFYING` of such a run."""
+
+DESCRIBING_AGGREGATOR_VERIFYING: Transitions = _describing_aggregator(AGGREGATOR_VERIFYING)
+"""`AGGREGATOR_VERIFYING` of such a run."""
 
 MEMBER: Transitions = {
     "joining": {Welcome: ("welcomed",), Abort: ("aborted",)},

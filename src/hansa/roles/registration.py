@@ -16,7 +16,7 @@ from hansa.protocol.messages import (
     Join,
     KeysConfirmed,
 )
-from hansa.roles.run import Roster
+from hansa.roles.run import PURPOSE, Roster
 from hansa.trees.parameters import MOST_CLASSES
 
 MOST_BATCHES = 2 * (MOST_CLASSES + 1)
@@ -26,6 +26,12 @@ MOST_PARTS = 128
 """Digests that a member may send in its `Join`, beside one for each member."""
 
 SHOWN_PARTS = 8
+
+OTHER_PURPOSE = (
+    "means another kind of run: one of the two would train a model, the other only describe the pooled table"
+)
+SAME_PURPOSE = "all members mean the same kind of run"
+SAME_COMMAND = "start all members with --describe, or none"
 
 
 class Registration:
@@ -69,11 +75,14 @@ class Registration:
                 cure="install the same release of Hansa everywhere",
             )
         if message.plan != self._agreement or message.parts != self._parts:
+            other_purpose = message.parts.get(PURPOSE) != self._parts[PURPOSE] and PURPOSE in message.parts
+            cure = SAME_COMMAND if other_purpose else "give every member the same plan file and members file"
+            difference = OTHER_PURPOSE if other_purpose else self._difference(message.parts)
             raise ProtocolError(
-                f"member {member!r} {self._difference(message.parts)}; give every member the same plan file and members file",
+                f"member {member!r} {difference}; {cure}",
                 member=member,
-                rule="all members hold the same plan and members file",
-                cure="give every member the same plan file and members file",
+                rule=SAME_PURPOSE if other_purpose else "all members hold the same plan and members file",
+                cure=cure,
             )
         if member in self.joins:
             raise ProtocolError(f"member {member!r} joined twice", member=member)

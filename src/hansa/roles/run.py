@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -20,8 +20,12 @@ Roster = tuple[tuple[str, bytes, int, int, bytes], ...]
 `Plan.participants`, with 0 rows for those that have none."""
 
 
+Purpose = Literal["train", "describe"]
+"""What a run is for: a model, or a description of the pooled table. All its members must mean the same."""
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far a run is; each of its four kinds is an event (`node.events`), whose JSON says in "event" which.
+    """How far a run is; each of its kinds is an event (`node.events`), whose JSON says in "event" which.
 
     Attributes:
         trees: rounds of boosting finished, a tree of every output each. rounds: at most.
@@ -37,7 +41,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def stage(self) -> str:
-        """ "registered", "binned", "tree" or "trained"."""
+        """ "registered", "binned", "tree", "trained" or "described"."""
         return str(self.__struct_config__.tag)
 
 
@@ -57,6 +61,10 @@ class Trained(Progress, frozen=True, tag_field="event", tag="trained"):
     """The last round is over."""
 
 
+class TableDescribed(Progress, frozen=True, tag_field="event", tag="described"):
+    """The pooled table is described; nothing is trained."""
+
+
 INTERRUPTED = "its operator stopped its process"
 """What other members are told where a process is interrupted."""
 
@@ -66,25 +74,38 @@ def run_id(plan_digest: bytes, roster: Roster) -> bytes:
     return hashlib.sha256(b"hansa run\x00" + plan_digest + msgspec.json.encode(roster)).digest()
 
 
-def agreement(plan: Plan, identities: Mapping[str, bytes]) -> bytes:
-    """What all members must hold alike, as 32 bytes: the plan's digest and, where there are any, its members' identities."""
-    if not identities:
-        return plan.digest()
-    pinned = [(name, identities[name]) for name in plan.members]
-    return hashlib.sha256(b"hansa agreement\x00" + plan.digest() + msgspec.json.encode(pinned)).digest()
+def agreement(plan: Plan, identities: Mapping[str, bytes], purpose: Purpose = "train") -> bytes:
+    """What all members must hold alike, as 32 bytes: the plan's digest, its members' identities where there are any, and the purpose
+    where that is not to train.
+    """
+    agreed = plan.digest()
+    if identities:
+        pinned = [(name, identities[name]) for name in plan.members]
+        agreed = hashlib.sha256(b"hansa agreement\x00" + agreed + msgspec.json.encode(pinned)).digest()
+    if purpose == "train":
+        return agreed
+    return hashlib.sha256(b"hansa purpose\x00" + purpose.encode() + b"\x00" + agreed).digest()
 
 
-def agreement_parts(plan: Plan, identities: Mapping[str, bytes]) -> dict[str, bytes]:
+def agreement_parts(plan: Plan, identities: Mapping[str, bytes], purpose: Purpose = "train") -> dict[str, bytes]:
     """Digests of what makes up `agreement`, by name, so that two members find out in what theirs differ.
 
-    "plan" is the plan's digest, 32 bytes; each of its keys (`Plan.by_key`) and each "identity of MEMBER" has 8 bytes. They are for
-    people: only `agreement` decides. Nothing secret is hashed: all members hold the plan and the members file.
+    "plan" is the plan's digest, 32 bytes; "purpose", each of its keys (`Plan.by_key`) and each "identity of MEMBER" has 8 bytes. They
+    are for people: only `agreement` decides. Nothing secret is hashed: all members hold the plan and the members file.
     """
-    content = {**plan.by_key(), **{f"identity of {name}": identities[name] for name in plan.members if identities}}
+    content = {
+        PURPOSE: purpose,
+        **plan.by_key(),
+        **{f"identity of {name}": identities[name] for name in plan.members if identities},
+    }
     short = {
         name: hashlib.sha256(msgspec.json.encode((name, value), order="sorted")) for name, value in content.items()
     }
     return {"plan": plan.digest(), **{name: digest.digest()[:8] for name, digest in short.items()}}
+
+
+PURPOSE = "purpose"
+"""The name of a run's purpose among the parts of an agreement: no key of a plan."""
 
 
 class MemberRole(Protocol):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hansa.data.description import Description
 from hansa.data.quantiles import Cuts, CutSearch
 from hansa.errors import HansaError, IdentityError, ProtocolError, RunStopped, blaming
 from hansa.plan import Plan
@@ -27,8 +28,10 @@ from hansa.protocol.messages import (
     AnnounceKey,
     ConfirmKeys,
     Contribution,
+    CountBins,
     CountCells,
     CountMagnitudes,
+    Described,
     Finish,
     Join,
     Message,
@@ -40,10 +43,31 @@ from hansa.protocol.messages import (
     VouchRows,
     Welcome,
 )
-from hansa.protocol.session import AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING, Session
+from hansa.protocol.session import (
+    AGGREGATOR,
+    AGGREGATOR_MASKED,
+    AGGREGATOR_VERIFYING,
+    DESCRIBING_AGGREGATOR,
+    DESCRIBING_AGGREGATOR_MASKED,
+    DESCRIBING_AGGREGATOR_VERIFYING,
+    Session,
+)
 from hansa.roles.key_setup import Signer
 from hansa.roles.registration import Registration
-from hansa.roles.run import Binned, Progress, Registered, Roster, Trained, TreeGrown, agreement, agreement_parts, run_id
+from hansa.roles.run import (
+    Binned,
+    Progress,
+    Purpose,
+    Registered,
+    Roster,
+    TableDescribed,
+    Trained,
+    TreeGrown,
+    agreement,
+    agreement_parts,
+    run_id,
+)
+from hansa.roles.summed import describing
 from hansa.roles.summed.features import feature_rules, node_columns, with_categories
 from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
@@ -149,9 +173,12 @@ class Aggregator:
         report: called with `Progress` as the run goes on.
         identities: every member's pinned identity, as the parties hold them.
         signer: this member's signature; needed where the plan has parties verify row counts.
-        start: the model file that the plan goes on from, where it names one.
+        start: the model file that the plan goes on from, where it names one; a description needs none.
+        purpose: whether the run trains a model, or describes the pooled table.
 
     Attributes:
+        description: of the pooled table, once the counts are there, with the shifts of the members whose counts are in the clear; None
+            where the run trains.
         masked_bytes, clear_bytes: bytes of sums that came in masked, and as they are.
         done: whether the run is over. outcome: what it gave, once done. run: the run's id, once all have joined.
     """
@@ -165,8 +192,13 @@ class Aggregator:
         identities: Mapping[str, bytes] = MappingProxyType({}),
         signer: Signer | None = None,
         start: bytes | None = None,
+        purpose: Purpose = "train",
     ) -> None:
-        self._before = start_model(plan, start, plan.aggregator)
+        self._describes = purpose == "describe"
+        self.description: Description | None = None
+        if self._describes:
+            describing.check_describable(plan)
+        self._before = None if self._describes else start_model(plan, start, plan.aggregator)
         if plan.verify_counts != "off" and signer is None:
             raise IdentityError(
                 f"aggregator {plan.aggregator!r}: privacy.verify_counts = {plan.verify_counts!r} needs this member's identity: "
@@ -179,17 +211,18 @@ class Aggregator:
         self.clear_bytes = 0
         self._masked = plan.mode == "secure-aggregation"
         self.run = b""
-        self._agreement = agreement(plan, identities)
+        self._agreement = agreement(plan, identities, purpose)
         self._registration = Registration(
-            plan.parties, plan.parties, self._agreement, agreement_parts(plan, identities)
+            plan.parties, plan.parties, self._agreement, agreement_parts(plan, identities, purpose)
         )
         self.outcome: Outcome | None = None
         self._plan = plan
         self._pool = pool
         self._report = report or (lambda _: None)
-        table = AGGREGATOR_MASKED if self._masked else AGGREGATOR
-        if plan.verify_counts != "off":
-            table = AGGREGATOR_VERIFYING
+        tables = (AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING)
+        if self._describes:
+            tables = (DESCRIBING_AGGREGATOR, DESCRIBING_AGGREGATOR_MASKED, DESCRIBING_AGGREGATOR_VERIFYING)
+        table = tables[2 if plan.verify_counts != "off" else int(self._masked)]
         self._session = Session("aggregator", table, "registering")
         self._rules = feature_rules(plan)
         self._per_round = plan.parameters.trees_per_round
@@ -213,6 +246,11 @@ class Aggregator:
     def parties(self) -> tuple[str, ...]:
         """Who takes part."""
         return self._plan.parties
+
+    @property
+    def roster(self) -> tuple[tuple[str, int, int], ...]:
+        """(party, training rows, rows held out), once all have joined."""
+        return tuple((name, rows, held) for name, _, rows, held, _ in self._roster)
 
     def waiting_for(self) -> list[str]:
         """The parties whose part is missing before the run can go on."""
@@ -292,7 +330,8 @@ class Aggregator:
         self._report(Registered(trees=0, rounds=self._plan.parameters.rounds))
         yield from self._broadcast(Welcome(self.run, self._roster))
         if self._signer is not None and self._plan.verify_counts != "off":
-            self._counts = CountRelay(self._plan, self.run, self._signer.sign, self._n_rows)
+            names = describing.columns_of(self._plan).names if self._describes else ()
+            self._counts = CountRelay(self._plan, self.run, self._signer.sign, self._n_rows, names)
         if not self._masked:
             yield from self._start_counting()
 
@@ -349,6 +388,8 @@ class Aggregator:
         if not sums.add(member, part, message.zero):
             raise self._broken(member, message, "that part was given before")
         self._count_bytes(message)
+        if message.quantity == "bins" and not self._masked:
+            self._cells_of_members[member] = part.copy()
         if sums.complete and not sums.cancels:
             raise self._noise(message)
         if not all(s.complete for s in self._sums.values()):
@@ -362,6 +403,8 @@ class Aggregator:
                 yield from self._labelled(message, totals["labels"])
             case "cutting":
                 yield from self._counted(message, totals["cells"], totals.get("weights"))
+            case "describing":
+                yield from self._describe(message, totals["bins"])
             case _:
                 yield from self._totalled(message, totals)
 
@@ -399,6 +442,16 @@ class Aggregator:
 
     def _labelled(self, message: Contribution, sums: Int64) -> Outgoing:
         plan = self._plan
+        if self._describes:
+            weight = math.ldexp(float(sums[1]), self._label_units[1])
+            if weight <= 0:
+                raise HansaError("all rows of all parties have weight 0; there is nothing to describe")
+            self._label_mean = math.ldexp(float(sums[0]), self._label_units[0]) / weight
+            n_columns = len(plan.schema.features) + 1
+            self._search = CutSearch(n_columns, self._n_rows, plan.parameters.max_bin, plan.min_cell_rows)
+            self._session.go(message, "cutting")
+            yield from self._count()
+            return
         self._start: BaseScore = start_of(plan, sums, *self._label_units)
         if self._before is not None:
             self._start = replace(self._start, base_scores=self._before.ensemble.base_scores)
@@ -418,7 +471,7 @@ class Aggregator:
         request = self._search.request()
         self._step += 1
         self._expect({"cells": (request.n_counts,)}, np.uint32)
-        if self._plan.weighted:
+        if self._plan.weighted and not self._describes:
             self._sums["weights"] = _Sum(self._plan.parties, (request.n_counts,), np.int64)
         yield from self._broadcast(
             CountCells(request.bits, messages.to_tensor(request.offsets), messages.to_tensor(request.prefixes))
@@ -434,8 +487,48 @@ class Aggregator:
             self._session.go(message, "cutting")
             yield from self._count()
             return
+        if self._describes:
+            self._session.go(message, "describing")
+            yield from self._count_bins()
+            return
         self._session.go(message, "totalling")
         yield from self._start_training(self._search.cuts())
+
+    # --- describing ---------------------------------------------------------------------------------------------------
+
+    def _count_bins(self) -> Outgoing:
+        """Ask for the rows of every bin and category, once."""
+        plan = self._plan
+        self._cells_layout, self._pooled_bins = describing.layout_of(
+            describing.columns_of(plan), self._search, plan.min_cell_rows
+        )
+        edges = Cuts.from_arrays(self._cells_layout.cuts, np.zeros(len(self._cells_layout.cuts), np.bool_))
+        self._step += 1
+        self._cells_of_members: dict[str, Int64] = {}
+        self._expect({"bins": (int(self._cells_layout.offsets[-1]),)})
+        yield from self._broadcast(
+            CountBins(
+                messages.to_tensor(edges.offsets),
+                messages.to_tensor(edges.values),
+                messages.to_tensor(self._pooled_bins),
+            )
+        )
+        if self._counts is not None:
+            self._counts.name(self._counts.naming.bins(self._step, self._cells_layout))
+
+    def _describe(self, message: Contribution, pooled: Int64) -> Outgoing:
+        """Tell all parties what may be told of the counts; the run is over once they say that they have it."""
+        plan, layout = self._plan, self._cells_layout
+        with blaming(*plan.parties):  # of pooled counts that do not fit nobody can tell whose are wrong
+            told, other = describing.tell(layout, self._pooled_bins, self._n_rows, pooled, plan.min_cell_rows)
+        self.description = describing.description_of(
+            plan, self.run, self._roster, layout, told, other, self._label_mean, self._cells_of_members
+        )
+        self._report(TableDescribed(trees=0, rounds=plan.parameters.rounds))
+        self._session.go(message, "finishing")
+        described = Described(messages.to_tensor(told), messages.to_tensor(other), self._label_mean)
+        self._digest = hashlib.sha256(messages.encode(described)).digest()
+        yield from self._broadcast(described)
 
     # --- training -----------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ What it sends is `Join`, `Contribution`s (in a `VouchRows` where row counts go w
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.consortium.policy import Policy
+from hansa.data.bin_counts import Layout
 from hansa.data.binning import BinnedRows, bin_groups
 from hansa.data.columns import Columns, StoredColumn, each, whole
+from hansa.data.description import Description
 from hansa.data.holdout import hash_rows, share_by_hash
 from hansa.data.quantiles import ALL_ROWS, CutGuard, CutRequest, Cuts, count_cells, weigh_cells
 from hansa.data.rows import check_arrays
@@ -31,8 +34,10 @@ from hansa.protocol.messages import (
     SETUP,
     Abort,
     Contribution,
+    CountBins,
     CountCells,
     CountMagnitudes,
+    Described,
     ExchangeKeys,
     Finish,
     Join,
@@ -47,9 +52,30 @@ from hansa.protocol.messages import (
     UseCuts,
     Welcome,
 )
-from hansa.protocol.session import PARTY, PARTY_MASKED, PARTY_VERIFYING, Session
+from hansa.protocol.session import (
+    DESCRIBING_PARTY,
+    DESCRIBING_PARTY_MASKED,
+    DESCRIBING_PARTY_VERIFYING,
+    PARTY,
+    PARTY_MASKED,
+    PARTY_VERIFYING,
+    Session,
+)
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
-from hansa.roles.run import Binned, Progress, Registered, Trained, TreeGrown, agreement, agreement_parts, run_id
+from hansa.roles.run import (
+    Binned,
+    Progress,
+    Purpose,
+    Registered,
+    Roster,
+    TableDescribed,
+    Trained,
+    TreeGrown,
+    agreement,
+    agreement_parts,
+    run_id,
+)
+from hansa.roles.summed import describing
 from hansa.roles.summed.features import feature_rules, node_columns, with_categories, without_categories
 from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
@@ -113,10 +139,12 @@ class Party:
         policy: this party's own conditions.
         admit: called with the run's id and roster before anything of the rows leaves; raises PlanError where they may not meet.
         report: called with `Progress` as the run goes on, without metrics: a party does not learn them.
-        start: the model file that the plan goes on from, where it names one.
+        start: the model file that the plan goes on from, where it names one; a description needs none.
+        purpose: whether the run trains a model, or describes the pooled table.
 
     Attributes:
         done: whether the run is over. run: the run's id, once known.
+        description: of the pooled table, once told, with this party's own shifts; None where the run trains.
         masked_bytes: bytes of sums that left masked so far.
         model: the XGBoost JSON, once received; None for a member that the plan does not name a receiver.
     """
@@ -135,9 +163,14 @@ class Party:
         admit: Admit = admit_all,
         report: Callable[[Progress], None] = lambda _: None,
         start: bytes | None = None,
+        purpose: Purpose = "train",
     ) -> None:
         policy.check_plan(plan)
-        self._before = start_model(plan, start, name)
+        self._describes = purpose == "describe"
+        self.description: Description | None = None
+        if self._describes:
+            describing.check_describable(plan)
+        self._before = None if self._describes else start_model(plan, start, name)
         if plan.mode != "federated" and signer is None:
             raise IdentityError(f"party {name!r}: mode {plan.mode!r} needs this member's identity and the members file")
         if isinstance(rows, Rows):
@@ -154,9 +187,10 @@ class Party:
         self._name = name
         self._pool = pool
         self._nodes_per_frame = nodes_per_frame
-        table = PARTY if plan.mode == "federated" else PARTY_MASKED
-        if plan.verify_counts != "off":
-            table = PARTY_VERIFYING
+        tables = (PARTY, PARTY_MASKED, PARTY_VERIFYING)
+        if self._describes:
+            tables = (DESCRIBING_PARTY, DESCRIBING_PARTY_MASKED, DESCRIBING_PARTY_VERIFYING)
+        table = tables[2 if plan.verify_counts != "off" else int(plan.mode != "federated")]
         self._counts: CountChecker | None = None
         self._held: Iterator[bytes] = iter(())
         self._session = Session("party", table, "joining")
@@ -179,7 +213,7 @@ class Party:
         self._held_bits = np.packbits(held) if len(self._evaluation) else np.zeros(0, np.uint8)
         self._training_rows = rows.n_rows - len(self._evaluation)
         identities = {} if signer is None else signer.identities
-        agreed, parts = agreement(plan, identities), agreement_parts(plan, identities)
+        agreed, parts = agreement(plan, identities, purpose), agreement_parts(plan, identities, purpose)
         enough = enough_rows(plan, self._labels, held)
         self._join = Join(PROTOCOL_VERSION, agreed, nonce, self._training_rows, len(self._evaluation), enough, parts)
         self._rules = feature_rules(plan)
@@ -257,6 +291,16 @@ class Party:
                 self._use_cuts(message)
                 self._note(Binned, 0)
                 yield from self._start_round(message.gradient_bound)
+            case CountBins():
+                self._session.go(message, "describing")
+                yield from self._count_bins(message)
+            case Described():
+                self._session.go(message, "finished")
+                self._read_description(message)
+                self._masking.erase()
+                yield messages.encode(Received(hashlib.sha256(frame).digest()))
+                self.done = True
+                self._note(TableDescribed, 0)
             case QuantiseGradients():
                 self._session.go(message, "growing")
                 self._quantise(message)
@@ -347,6 +391,10 @@ class Party:
         what = f"{type(message).__name__}.{name}"
         return messages.to_array(self._plan.aggregator, what, tensor, dtype, shape).copy()
 
+    def _whole(self, message: Message, name: str, length: int | None) -> npt.NDArray[np.int64]:
+        """The same of whole numbers, (length,)."""
+        return self._array(message, name, np.int64, length).astype(np.int64)
+
     def _broken(self, rule: str) -> ProtocolError:
         return ProtocolError(
             f"member {self._plan.aggregator!r} (aggregator) to {self._name!r}, tree {self._tree}, step {self._step}: {rule}",
@@ -396,13 +444,17 @@ class Party:
             masked = self._masking = SumMasking(self._name, RunNames(self._join.plan, message.run), self._signer, names)
             if plan.verify_counts != "off":
                 trained = sum(rows for _, _, rows, _, _ in message.roster)
-                self._counts = CountChecker(plan, self._name, masked, trained, self._signer.identities[plan.aggregator])
+                names_of_columns = describing.columns_of(plan).names if self._describes else ()
+                identity = self._signer.identities[plan.aggregator]
+                self._counts = CountChecker(plan, self._name, masked, trained, identity, names_of_columns)
+        self._roster: Roster = message.roster
         self._n_rows = sum(rows for _, _, rows, _, _ in message.roster)
         self._n_evaluation = sum(held for _, _, _, held, _ in message.roster)
         parameters = plan.parameters
         if parameters.balance == "parties":
             self._weights = balanced(self._weights, self._labels, self._n_rows, len(names), self._join.rows)
-        self._guard = CutGuard(len(plan.schema.features), self._n_rows, parameters.max_bin, plan.min_cell_rows)
+        self._n_columns = len(plan.schema.features) + self._describes
+        self._guard = CutGuard(self._n_columns, self._n_rows, parameters.max_bin, plan.min_cell_rows)
         self._fixed_weights: npt.NDArray[np.int64] | None = None
 
     def _sum_labels(self, message: SumLabels) -> bytes:
@@ -415,14 +467,15 @@ class Party:
             given = (labels, weights, message.label_unit, message.weight_unit)
             parameters = self._plan.parameters
             sums = np.concatenate([sum_labels(*given), sum_steps(parameters, *given), sum_classes(parameters, *given)])
-            self._fixed_weights = None if weights is None else objective.fixed_weights(weights, message.weight_unit)
+            if weights is not None and not self._describes:  # a description counts rows
+                self._fixed_weights = objective.fixed_weights(weights, message.weight_unit)
         return self._contribute("labels", sums)
 
     def _count_cells(self, message: CountCells) -> Iterator[bytes]:
         self._step += 1
         request = CutRequest(
             message.bits,
-            self._array(message, "offsets", np.int64, len(self._plan.schema.features) + 1),
+            self._array(message, "offsets", np.int64, self._n_columns + 1),
             self._array(message, "prefixes", np.uint32, None),
         )
         with self._blaming():
@@ -437,11 +490,17 @@ class Party:
         assert self._rows is not None  # the session's table: cells are counted before the cuts come
         counted, weights = self._counted(), self._fixed_weights
         counts, sums = [], []
-        for first, group in self._rows.groups():
+        groups = self._rows.groups()
+        if self._describes:
+            groups = itertools.chain(groups, [(self._rows.n_features, self._labels[None])])
+        for first, group in groups:
             asked = request.of(first, first + len(group))
             if not asked.n_counts:
                 continue
-            values = without_categories(group, self._rules, first)
+            if self._describes:
+                values = describing.searched_values(group, describing.columns_of(self._plan), first)
+            else:
+                values = without_categories(group, self._rules, first)
             counts.append(count_cells(values, asked, counted))
             if weights is not None:
                 sums.append(weigh_cells(values, weights, asked, counted))
@@ -460,6 +519,54 @@ class Party:
     def _counted(self) -> npt.NDArray[np.bool_]:
         """The rows trained on, bool (rows,), or `ALL_ROWS`."""
         return ~self._held_out(0, self._row_count) if len(self._evaluation) else ALL_ROWS
+
+    def _count_bins(self, message: CountBins) -> Iterator[bytes]:
+        """This party's rows by bin and category of every column, where what is asked for may be asked."""
+        self._step += 1
+        with self._blaming():
+            cuts = Cuts(
+                self._array(message, "offsets", np.int64, self._n_columns + 1),
+                self._array(message, "values", np.float32, None),
+                np.zeros(self._n_columns, np.bool_),
+            )
+            rows = self._whole(message, "rows", None)
+            columns = describing.columns_of(self._plan)
+            layout = describing.check_request(self._plan, columns, self._guard, cuts, rows)
+            own = describing.count_own(layout, self._described(), rows, self._n_rows)
+        self._guard = self._guard.close()
+        self._layout_of_cells: Layout = layout
+        self._pooled_bins, self._own_cells = rows, own.copy()
+        named = None if self._counts is None else self._counts.naming.bins(self._step, layout)
+        in_bins = describing.bins_of(layout, own, rows, self._n_rows)
+        yield from self._with_counts(named, in_bins, self._bins(own))
+
+    def _described(self) -> npt.NDArray[np.float32]:
+        """The rows that are described, float32 (columns, rows), the label last."""
+        assert self._rows is not None  # it is let go where training begins
+        features, counted = whole(self._rows), self._counted()
+        if not len(counted):
+            return np.concatenate([features, self._labels[None]])
+        return np.concatenate([features[:, counted], self._labels[None, counted]])
+
+    def _bins(self, own: npt.NDArray[np.int64]) -> Iterator[bytes]:
+        yield self._contribute("bins", own)
+
+    def _read_description(self, message: Described) -> None:
+        """Keep what is told of the pooled table, where it is what the plan allows, with this party's own shifts."""
+        plan, layout, rows = self._plan, self._layout_of_cells, self._pooled_bins
+        told = self._whole(message, "counts", int(layout.offsets[-1]))
+        other = self._whole(message, "other", self._n_columns)
+        with self._blaming():
+            columns = describing.columns_of(plan)
+            describing.check_told(plan, columns, layout, rows, self._n_rows, told, other)
+            if self._counts is not None and not np.array_equal(self._counts.naming.pooled_bins, rows):
+                raise self._broken("bins were said to hold other rows than the parties vouched for")
+            if not math.isfinite(message.label_mean):
+                raise self._broken(f"the mean of the labels is {message.label_mean}")
+        own = {self._name: self._own_cells}
+        self.description = describing.description_of(
+            plan, self.run, self._roster, layout, told, other, message.label_mean, own
+        )
 
     def _use_cuts(self, message: UseCuts) -> None:
         n_features = len(self._plan.schema.features)

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.consortium.identity import verify
+from hansa.data.bin_counts import Layout
 from hansa.data.quantiles import STEP_BITS, CutRequest
 from hansa.errors import IdentityError, ProtocolError
 from hansa.plan import Plan
@@ -51,6 +52,9 @@ SIGNED_TREES = 8
 as the counts of a level."""
 
 
+BINS = -1
+"""Stands for the bits of a cell's prefix where bins of a description are named."""
+
 _WORD = np.dtype("<u8")
 _NONE = np.zeros(0, np.int64)
 
@@ -70,7 +74,7 @@ class Named(NamedTuple):
         group: int64 (size,): of cells, which entry of `whole` each is a part of, at most; None of children.
         last: whether a tree ends with them. signed: whether the aggregator signs its broadcasts when it shows the counts.
         where: what `describe` needs: of children (level, positions of the nodes that split) by level, of cells (bits, prefixes,
-            names of features).
+            names of columns); of bins (`BINS`, their places, names of columns).
     """
 
     tree: int
@@ -89,6 +93,8 @@ class Named(NamedTuple):
         """A cell or child in words."""
         if self.tree == messages.SETUP:
             bits, prefixes, features = self.where
+            if bits == BINS:
+                return f"bin {prefixes[number] + 1} of column {features[number]!r}"
             return f"cell {int(prefixes[number]):#x} of {bits} bits of feature {features[number]!r}"
         side, pair = "right" if number % 2 else "left", number // 2
         for level, nodes in self.where:
@@ -145,11 +151,16 @@ class Naming:
     """What the requests of a run name, one after the other, with the counts that are known so far. Both sides keep one.
 
     Args:
-        plan: of the run. n_rows: training rows of all parties.
+        plan: of the run. n_rows: training rows of all parties. columns: whose cells are counted; the features where none is named.
+
+    Attributes:
+        pooled_bins: int64, rows of all parties in the bins of a description, once they were shown.
     """
 
-    def __init__(self, plan: Plan, n_rows: int) -> None:
+    def __init__(self, plan: Plan, n_rows: int, columns: tuple[str, ...] = ()) -> None:
         self._plan = plan
+        self._columns = columns or plan.schema.features
+        self.pooled_bins = _NONE
         self._n_rows = n_rows
         self._cells: tuple[CutRequest, Int64] | None = None
         self._request: CutRequest | None = None
@@ -167,7 +178,7 @@ class Naming:
         self._request = request
         if request.bits == 0 or not len(request.prefixes):
             return None
-        offsets, prefixes, features = request.offsets, request.prefixes, self._plan.schema.features
+        offsets, prefixes, features = request.offsets, request.prefixes, self._columns
         feature = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         whole, group = np.full(len(features), self._n_rows, np.int64), feature
         if self._cells is not None:
@@ -187,6 +198,29 @@ class Naming:
             last=False,
             signed=True,
             where=(request.bits, prefixes, [features[f] for f in feature]),
+        )
+
+    def bins(self, step: int, layout: Layout) -> Named | None:
+        """The bins of a description, of columns that have several; None where none has."""
+        sizes = [(number, len(cuts) + 1) for number, cuts in enumerate(layout.cuts) if len(cuts)]
+        if not sizes:
+            return None
+        return Named(
+            tree=messages.SETUP,
+            step=step,
+            size=sum(size for _, size in sizes),
+            least=self._plan.min_cell_rows,
+            most=self._n_rows,
+            whole=np.full(len(sizes), self._n_rows, np.int64),
+            within=np.full(len(sizes), -1),
+            group=np.repeat(np.arange(len(sizes)), [size for _, size in sizes]),
+            last=False,
+            signed=True,
+            where=(
+                BINS,
+                np.concatenate([np.arange(size) for _, size in sizes]),
+                [self._columns[number] for number, size in sizes for _ in range(size)],
+            ),
         )
 
     def start(self, weight_bound: float) -> None:
@@ -258,7 +292,10 @@ class Naming:
         """These are the counts of what was named."""
         if named.tree == messages.SETUP:
             assert self._request is not None  # it named them
-            self._cells = (self._request, counts)
+            if named.where[0] == BINS:
+                self.pooled_bins = counts
+            else:
+                self._cells = (self._request, counts)
         elif not named.last:
             built, waiting = self._kept
             self._active = np.concatenate([counts[built], waiting])
@@ -332,7 +369,7 @@ class CountChecker:
 
     Args:
         plan: of the run. member: this party. masking: its keys and masks. n_rows: training rows of all parties.
-        identity: the aggregator's, 32 bytes.
+        identity: the aggregator's, 32 bytes. columns: as for `Naming`.
 
     Attributes:
         due: what was named and not shown yet.
@@ -340,10 +377,18 @@ class CountChecker:
             before the first.
     """
 
-    def __init__(self, plan: Plan, member: str, masking: SumMasking, n_rows: int, identity: bytes) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        member: str,
+        masking: SumMasking,
+        n_rows: int,
+        identity: bytes,
+        columns: tuple[str, ...] = (),
+    ) -> None:
         self.due: Named | None = None
         self.evidence: Evidence | None = None
-        self.naming = Naming(plan, n_rows)
+        self.naming = Naming(plan, n_rows, columns)
         self._plan = plan
         self._parties = plan.parties
         self._at = plan.parties.index(member)
@@ -478,11 +523,13 @@ class CountRelay:
     """The aggregator's side: collects what parties vouch for, checks it, and puts it in front of the next broadcast.
 
     Args:
-        plan: of the run. run: its id. sign: the aggregator's signature, (purpose, message) -> bytes. n_rows: as for `Naming`.
+        plan: of the run. run: its id. sign: the aggregator's signature, (purpose, message) -> bytes. n_rows, columns: as for `Naming`.
     """
 
-    def __init__(self, plan: Plan, run: bytes, sign: Callable[[str, bytes], bytes], n_rows: int) -> None:
-        self.naming = Naming(plan, n_rows)
+    def __init__(
+        self, plan: Plan, run: bytes, sign: Callable[[str, bytes], bytes], n_rows: int, columns: tuple[str, ...] = ()
+    ) -> None:
+        self.naming = Naming(plan, n_rows, columns)
         self._parties = plan.parties
         self._run = run
         self._sign = sign
