@@ -87,6 +87,9 @@ class Rows:
         """As `columns.Columns`: all features at once."""
         yield 0, np.ascontiguousarray(self.features)
 
+    def close(self) -> None:
+        """As `columns.Columns`: nothing is open."""
+
 
 @dataclass(frozen=True)
 class SchemaViolation:

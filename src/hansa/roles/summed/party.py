@@ -487,6 +487,7 @@ class Party:
         assert self._rows is not None  # as in `_bin`
         if self._before is not None:
             self._margins = self._before.margins(whole(self._rows), self._pool.threads)
+        self._rows.close()
         self._rows = None
         held = self._evaluation
         self._held_labels, self._held_weights = (
