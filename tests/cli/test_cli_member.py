@@ -8,6 +8,7 @@ import socket
 import sys
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from cutting_line import Cut, CuttingLine
@@ -652,3 +653,39 @@ def test_a_partys_own_column_is_not_read_and_stays_in_its_table(consortium: Cons
         hansa("party", write_member(folder, PARTIES[0], 1, id="load")), "id is 'load', which the plan reads as a column"
     )
     assert_refused(hansa("party", write_member(folder, PARTIES[0], 1, id="")), "id is ''; expected a column's name")
+
+
+def test_a_party_reads_its_parquet_files_by_column_and_nothing_else(consortium):
+    """One party reads by column, the other into memory: real processes, and the model of both in memory."""
+    folder = consortium.folder
+    models = []
+    for by_column in (None, True):
+        table = folder / "parts"
+        table.mkdir(exist_ok=True)
+        lines = f"SELECT *, row_number() OVER () AS row FROM read_csv('{folder}/{PARTIES[0]}.csv', null_padding = true)"
+        for part, rows in enumerate(("row <= 20", "row > 20")):
+            duckdb.sql(
+                f"COPY (SELECT * EXCLUDE row FROM ({lines}) WHERE {rows} ORDER BY row) TO '{table}/{part}.parquet'"
+            )
+        hub, port = consortium.start_hub()
+        parties = [
+            consortium.start_party(PARTIES[0], port, table="parts", by_column=by_column),
+            consortium.start_party(PARTIES[1], port),
+        ]
+        assert [party.end()[0] for party in parties] == [0, 0]
+        assert hub.end()[0] == 0
+        models.append(consortium.models()[0].read_bytes())
+    assert models[0] == models[1]
+    assert_refused(
+        hansa("party", write_member(folder, PARTIES[0], 1, by_column=True)),
+        "by_column = true: expected rows in Parquet files, found another source",
+    )
+
+
+def test_rows_by_column_are_refused_where_whole_rows_are_needed(consortium):
+    folder = consortium.folder
+    plan = folder / "plan.toml"
+    text = plan.read_text()
+    member = write_member(folder, PARTIES[0], 1, by_column=True)
+    plan.write_text(f'start_model = "{"0" * 64}"\n{text}')
+    assert_refused(hansa("party", member), "by_column does not go with a plan that has start_model")

@@ -9,10 +9,10 @@ import duckdb
 import numpy as np
 import pytest
 
-from hansa.data import columns, streamed
+from hansa.data import columns, source, streamed
 from hansa.data.columns import each, whole
 from hansa.data.schema import Schema
-from hansa.data.source import read_rows
+from hansa.data.source import check_rows, read_rows
 from hansa.data.streamed import StreamedRows, open_rows
 from hansa.errors import DataError
 from hansa.node.in_process import train_in_process
@@ -61,9 +61,9 @@ def test_the_columns_are_those_in_memory(tmp_path):
     folder = tmp_path / "parts"
     for part in range(3):
         write(folder / f"{part}.parquet", 40 * part, part)
-    for source in (folder, write(tmp_path / "one.parquet", 5000), str(folder / "*.parquet")):
-        rows = read_rows(source, SCHEMA, label_kind="binary")
-        with by_column(source) as found:
+    for given in (folder, write(tmp_path / "one.parquet", 5000), str(folder / "*.parquet")):
+        rows = read_rows(given, SCHEMA, label_kind="binary")
+        with by_column(given) as found:
             assert isinstance(found, StreamedRows)
             assert (found.n_rows, found.n_features, found.large) == (rows.n_rows, 4, True)
             assert equal(found.label, rows.label)
@@ -156,6 +156,22 @@ def test_warnings_are_the_same_both_ways(tmp_path):
         assert found.warnings == rows.warnings
 
 
+@pytest.mark.parametrize("fault", ["", "level", "two faults", "no weight", "a column too few", "text"])
+def test_the_report_of_a_large_table_is_that_of_a_small_one(tmp_path, monkeypatch, fault):
+    path = write(tmp_path / "rows.parquet", change=BROKEN.get(fault, ""))
+    expected = check_rows(path, SCHEMA, label_kind="binary")
+    assert expected.ok == (not fault)
+    fetched = []
+    monkeypatch.setattr(source, "LARGE_CELLS", 10)
+    monkeypatch.setattr(
+        source,
+        "load",
+        lambda table, schema, names, load=source.load: fetched.append(names) or load(table, schema, names),
+    )
+    assert repr(check_rows(path, SCHEMA, label_kind="binary")) == repr(expected)
+    assert max(map(len, fetched)) == 1
+
+
 @pytest.mark.parametrize("how", ["other values", "other size", "touched", "cut off"])
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, how):
     path, other = write(tmp_path / "rows" / "0.parquet", seed=1), write(tmp_path / "other.parquet", seed=2)
@@ -206,8 +222,8 @@ def test_large_parquet_files_are_read_by_column_and_nothing_else_is(tmp_path, mo
     table = tmp_path / "rows.csv"
     table.write_text("cell,label,load,site,age,count,weight\nc,1,2,hill,3,4,1\n")
 
-    def kind(source, **given):
-        with open_rows(source, SCHEMA, label_kind="binary", **given) as rows:
+    def kind(path, **given):
+        with open_rows(path, SCHEMA, label_kind="binary", **given) as rows:
             return type(rows).__name__
 
     assert kind(path) == "Rows"

@@ -54,6 +54,9 @@ class Columns(Protocol):
         Raises DataError where they cannot be read, or are not what they were before.
         """
 
+    def close(self) -> None:
+        """Let go of what is open: no feature is read after this."""
+
 
 def each(columns: Columns) -> Iterator[Array]:
     """The features one by one: float32 (n_rows,), NaN missing."""

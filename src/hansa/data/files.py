@@ -135,6 +135,10 @@ class OpenTable:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close connection and file; safe to call twice."""
         self.connection.close()
         self.handle.close()
 

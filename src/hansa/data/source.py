@@ -91,6 +91,9 @@ class Rows:
         """As `columns.Columns`: all features at once."""
         yield 0, np.ascontiguousarray(self.features)
 
+    def close(self) -> None:
+        """As `columns.Columns`: nothing is open."""
+
 
 @dataclass(frozen=True)
 class SchemaViolation:
@@ -640,7 +643,7 @@ def _may_be_coarse(values: Array) -> bool:
 
 def _coarse(table: OpenTable, name: str, values: Array) -> str | None:
     with np.errstate(over="ignore", under="ignore"):
-        finite = np.flatnonzero(np.abs(values) < np.finfo(np.float32).max)
+        finite = np.abs(values) < np.finfo(np.float32).max
         exact = values[finite]
         rounded = exact.astype(np.float32)
     # float64 itself holds whole numbers up to 2^53 only.
@@ -649,11 +652,11 @@ def _coarse(table: OpenTable, name: str, values: Array) -> str | None:
     merged = distinct - len(np.unique(rounded))
     if not (changed & (np.abs(exact) > _EXACT_END)).any() and merged <= _MOST_MERGED * distinct:
         return None
-    first = int(np.flatnonzero(changed)[0])
+    first = int(changed.argmax())
     others = f", and {merged} of {distinct} different values become equal to others" if merged else ""
     beyond = "lies beyond 2^53, where float64 skips whole numbers too"
     became = f"becomes {_shortest(rounded[first])}" if rounded[first] != exact[first] else beyond
-    file, row = table.place(int(finite[first]))
+    file, row = table.place(int(np.flatnonzero(finite)[first]))
     where = f"row {row} of {file}" if table.parts else f"row {row}"
     return (
         f"column {name!r}: float32 cannot hold its values apart: {_shortest(exact[first])} in {where} {became}"

@@ -68,6 +68,10 @@ class StreamedRows:
         for number, name in enumerate(self.schema.features):
             yield number, self._read(number, name)[None]
 
+    def close(self) -> None:
+        """Close the files, and with them the reader's own buffers."""
+        self.table.close()
+
     def _read(self, number: int, name: str) -> Array:
         self.table.check_marks(self.marks)
         column = load(self.table, self.schema, [name])[name]

@@ -601,6 +601,7 @@ class Party:
             self._margins = self._base_margin.copy()
         else:
             self._margins = np.repeat(np.array(starts, np.float32)[:, None], n_rows, axis=1)
+        self._rows.close()
         self._rows = self._base_margin = None
         held = self._evaluation
         self._held_labels, self._held_weights = (
