@@ -66,6 +66,20 @@ def gradients(settings: BoostingSettings, margins, labels):
     return w * (p - labels), w * p * (1 - p)
 
 
+def bounded_weight(g, h, settings: BoostingSettings):
+    """XGBoost's CalcWeight of arrays, float64, but for min_child_weight."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weight = -np.sign(g) * np.maximum(np.abs(g) - settings.reg_alpha, 0) / (h + settings.reg_lambda)
+    step = settings.max_delta_step or np.inf
+    return np.clip(np.where(h + settings.reg_lambda > 0, weight, 0), -step, step)
+
+
+def bounded_score(g, h, settings: BoostingSettings):
+    """XGBoost's CalcGain of arrays, float64, but for min_child_weight."""
+    u, w = h + settings.reg_lambda, bounded_weight(g, h, settings)
+    return -(2 * g * w + u * w * w) if settings.max_delta_step else u * w * w
+
+
 def candidate_gains(candidates: Candidates, codes, g, h, settings: BoostingSettings, chosen=None, unit=0.0):
     """Gain of each candidate of a node, float64; -inf where invalid (Chen & Guestrin 2016, eq. 7).
 
@@ -75,18 +89,19 @@ def candidate_gains(candidates: Candidates, codes, g, h, settings: BoostingSetti
     columns = candidates.columns
     left = bits[:, columns[:, 0]] + np.where(columns[:, 1] >= 0, bits[:, columns[:, 1]], 0)
     g_left, h_left = g @ left, h @ left
-    lam, least = settings.reg_lambda, max(settings.min_child_weight, unit, 1e-9)
+    least = max(settings.min_child_weight, unit, 1e-9)
 
     def term(a, b):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(b + lam > 0, a * a / (b + lam), 0)
+        return bounded_score(a, b, settings)
 
     gain = term(g_left, h_left) + term(g.sum() - g_left, h.sum() - h_left) - term(g.sum(), h.sum())
     tolerance = 1e-9 * max(1, h.sum())
     gain[(h_left < least - tolerance) | (h.sum() - h_left < least - tolerance)] = -np.inf
     if any(settings.monotone):
         with np.errstate(divide="ignore", invalid="ignore"):
-            slope = (g.sum() - g_left) / (h.sum() - h_left + lam) - g_left / (h_left + lam)
+            slope = bounded_weight(g_left, h_left, settings) - bounded_weight(
+                g.sum() - g_left, h.sum() - h_left, settings
+            )
         direction = np.array([0 if c.cut == ONLY_MISSING else settings.monotone[c.feature] for c in candidates.all])
         gain[slope * direction > 1e-7] = -np.inf
     if chosen is not None:
@@ -161,7 +176,7 @@ def judge_tree(
             limit = settings.leaf_limit if settings.objective == "binary:logistic" else np.inf
             weight = 0.0
             if h[rows].sum() >= unit - 1e-9 and len(rows):
-                weight = -settings.eta * g[rows].sum() / (h[rows].sum() + settings.reg_lambda)
+                weight = settings.eta * float(bounded_weight(g[rows].sum(), h[rows].sum(), settings))
             weight = float(np.clip(weight, -limit, limit))
             error = abs(weight - float(tree.values[node]))
             allowed = off * (settings.eta + abs(weight)) / upper

@@ -33,7 +33,7 @@ from hansa.node import kernels
 from hansa.node.cores import useful_threads
 from hansa.node.in_process import share_in_process, train_in_process
 from hansa.node.warm_up import warm_up, warm_up_shares
-from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, Plan, checked_classes
+from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, Plan, checked_classes, parameters_of
 from hansa.progress import COMPILING, Bar, bar, metrics_text
 from hansa.roles.run import Progress
 from hansa.simulation.run import (
@@ -47,7 +47,7 @@ from hansa.simulation.run import (
 from hansa.simulation.scores import score_table
 from hansa.simulation.summary import values_alone
 from hansa.simulation.tables import Table
-from hansa.trees.parameters import Parameters, parse_parameters
+from hansa.trees.parameters import Parameters
 from hansa.trees.xgboost_json import from_json, to_json
 
 if TYPE_CHECKING:
@@ -297,6 +297,7 @@ def fit(
         it does in a notebook (tqdm) and on a terminal (rich) only.
     **parameters
         XGBoost's, under its names: rounds (or n_estimators), max_depth, eta (or learning_rate), objective, seed, ...
+        The defaults are XGBoost's, but `max_bin` is 32 in coopetitive mode, as in its plans.
 
     Returns
     -------
@@ -327,7 +328,7 @@ def fit(
     if mode != COOPETITIVE and (wrong := [name for name, value in given.items() if value]):
         raise PlanError(f"{wrong[0]} goes with mode={COOPETITIVE!r} only; leave it out, or choose that mode")
     check_callbacks(callbacks)
-    trained = parse_parameters(parameters)
+    trained = parameters_of(mode, parameters)
     read = read_parties(parties, label, weight, trained, classes=classes, categorical=categorical)
     table, sizes = read.table, read.sizes
     members = dict(zip(sizes, member_names(list(sizes)).values(), strict=True))

@@ -45,6 +45,7 @@ from hansa.oblivious.growth import TreeShares, grow_tree
 from hansa.oblivious.shared_rows import BATCH_ROWS, Block, label_words, weights_of
 from hansa.oblivious.split_finding import scoring
 from hansa.oblivious.tree_constants import COUNT_BITS, CountFactors, Kind, TreeConstants
+from hansa.oblivious.weight_bounds import MOST_STEP
 
 MOST_FRACTION_BITS = 22
 """More than the margins' noise is worth, and few enough for every shift below to stay positive."""
@@ -60,6 +61,9 @@ WEIGHT_BITS = 8
 
 PLAIN_SCALES = (2.0**-WEIGHT_BITS, 2.0**WEIGHT_BITS)
 """Values of scale_pos_weight that rows without weights can have."""
+
+LEAST_BOUND = 2**-14
+"""Least eta max_delta_step: such a bound has 64 units of leaves on shares."""
 
 LEAST_ETA = 2**-12
 """eta has 20 fraction bits."""
@@ -95,6 +99,7 @@ class BoostingSettings:
         base_margin: where margins start. For squared error in units of the scale, within +-1/2: 0 where the scale's centre
             is the base score, or the pooled mean of the scaled labels.
         leaf_limit: leaf values, eta included, are clamped to +- this.
+        reg_alpha, max_delta_step: as in XGBoost; 0 for none. On scaled labels of squared error both are divided by the scale.
         leaf_bits: fraction bits of an opened leaf value: with the sign and the limit about 16 bits in all. A
             sharper value of a first tree nearly gives its leaf's sums away.
         weight_limit: no row's weight exceeds this; None where rows have no weights. Weights are words with `weight_bits`
@@ -124,6 +129,8 @@ class BoostingSettings:
     scale_pos_weight: float = 1.0
     base_margin: float = 0.0
     leaf_limit: float = 4.0
+    reg_alpha: float = 0.0
+    max_delta_step: float = 0.0
     leaf_bits: int = 14
     rows_per_sum: int | None = None
     weight_limit: float | None = None
@@ -143,11 +150,14 @@ class BoostingSettings:
             "base_margin": (-SAFE_MARGIN, SAFE_MARGIN),
             "leaf_limit": (2**-10, SAFE_MARGIN),
             "leaf_bits": (4, MARGIN_BITS),
+            "reg_alpha": (0, np.inf),
+            "max_delta_step": (0, MOST_STEP),
         }
         for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
                 raise PlanError(f"{name} is {getattr(self, name)}; expected {least} to {most}")
         self._check_monotone()
+        self._check_bounds()
         if self.cover_bits is not None and not 0 <= self.cover_bits <= 8:
             raise PlanError(f"cover_bits is {self.cover_bits}; expected 0 to 8, or none")
         if self.rows_per_sum is not None and not 64 <= self.rows_per_sum <= 2**24:
@@ -167,6 +177,16 @@ class BoostingSettings:
         if any(self.monotone) and (self.leaf_limit > MOST_BOUNDED or self.leaf_bits + self.max_depth >= MARGIN_BITS):
             raise PlanError(
                 f"monotone_constraints take a leaf_limit of at most {MOST_BOUNDED}, and leaf_bits + max_depth below {MARGIN_BITS}"
+            )
+
+    def _check_bounds(self) -> None:
+        if self.max_delta_step and self.eta * self.max_delta_step < LEAST_BOUND:
+            raise PlanError(
+                f"max_delta_step times eta is {self.eta * self.max_delta_step:g}; on shares expected at least {LEAST_BOUND:g}, or 0"
+            )
+        if (self.reg_alpha or self.max_delta_step) and self.cover_bits is not None:
+            raise PlanError(
+                "alpha and max_delta_step take no statistics on shares: gains do not follow from bounded leaves"
             )
 
     @property
@@ -578,9 +598,19 @@ def growth_of(
     rows_per_sum = _rows_per_sum(settings, rows, final_bits)
     row_bits = max(final_bits, _row_bits(settings, min(rows, rows_per_sum)))
     limit = settings.leaf_limit if settings.objective == "binary:logistic" else settings.eta
+    if settings.max_delta_step:
+        limit = min(limit, settings.eta * settings.max_delta_step)
     return TreeConstants(
         depth=settings.max_depth,
-        scoring=scoring(final_bits, settings.reg_lambda, _gamma(settings, rows), _least_hessian(settings, rows), floor),
+        scoring=scoring(
+            final_bits,
+            settings.reg_lambda,
+            _gamma(settings, rows),
+            _least_hessian(settings, rows),
+            floor,
+            settings.reg_alpha,
+            settings.max_delta_step,
+        ),
         row_bits=row_bits,
         rows_per_sum=rows_per_sum,
         scale_floor=int(np.ceil(floor * 2**final_bits)),

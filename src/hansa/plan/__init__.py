@@ -1,7 +1,7 @@
 """The training plan: one TOML file that all members hold."""
 
 from hansa.plan.plan import Coopetitive, Plan, Release
-from hansa.plan.reading import parse_plan, read_plan
+from hansa.plan.reading import parameters_of, parse_plan, read_plan
 from hansa.plan.rules import checked_classes
 from hansa.plan.values import (
     COOPETITIVE,
@@ -42,6 +42,7 @@ __all__ = [
     "Release",
     "checked_classes",
     "default_verify_counts",
+    "parameters_of",
     "parse_plan",
     "read_plan",
     "write_plan",

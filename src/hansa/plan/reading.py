@@ -239,7 +239,7 @@ def _plan(document: PlanDocument) -> Plan:
             ignore=schema.ignore or (),
             classes=schema.classes or (),
         ),
-        parameters=_parameters(_with_monotone(document), shared),
+        parameters=_parameters(_with_monotone(document), document.mode),
         min_cell_rows=privacy.min_cell_rows,
         min_party_rows=privacy.min_party_rows,
         min_child_rows=privacy.min_child_rows,
@@ -263,9 +263,14 @@ def _with_monotone(document: PlanDocument) -> Mapping[str, Any]:
     return {**document.parameters, "monotone_constraints": document.monotone}
 
 
-def _parameters(given: Mapping[str, Any], shared: bool) -> Parameters:
+def parameters_of(mode: str, given: Mapping[str, Any]) -> Parameters:
+    """Parameters of a mode, of which coopetitive mode has a default of its own: `max_bin`. Raises PlanError."""
+    return parse_parameters({"max_bin": DEFAULT_BINS_ON_SHARES, **given} if mode == COOPETITIVE else given)
+
+
+def _parameters(given: Mapping[str, Any], mode: str) -> Parameters:
     try:
-        return parse_parameters({"max_bin": DEFAULT_BINS_ON_SHARES, **given} if shared else given)
+        return parameters_of(mode, given)
     except PlanError as error:
         raise PlanError(f"[parameters]: {error}") from error
 

@@ -15,6 +15,7 @@ from hansa.data.schema import class_names
 from hansa.errors import PlanError
 from hansa.plan.values import (
     COOPETITIVE,
+    LEAST_BOUND_ON_SHARES,
     MASKED,
     MEMBER_NAME,
     MOST_LEVELS,
@@ -311,6 +312,26 @@ def parameters_fit_shares(plan: Plan, _: Coopetitive) -> str | None:
     return None
 
 
+def bounded_weights_have_no_statistics(plan: Plan, more: Coopetitive) -> str | None:
+    for name in ("alpha", "max_delta_step"):
+        if more.statistics and getattr(plan.parameters, name):
+            return (
+                f"release.statistics goes with {name} = 0 only in {COOPETITIVE} mode, where receivers derive gains from leaf "
+                f"values, and those that {name} bounds do not tell them: set release.statistics = false"
+            )
+    return None
+
+
+def step_is_not_too_small(plan: Plan, _: Coopetitive) -> str | None:
+    step, eta = plan.parameters.max_delta_step, plan.parameters.eta
+    if not step or plan.parameters.objective != "binary:logistic" or eta * step >= LEAST_BOUND_ON_SHARES:
+        return None
+    return (
+        f"parameter max_delta_step = {step:g} times eta = {eta:g} is too little for {COOPETITIVE} mode; at least "
+        f"{LEAST_BOUND_ON_SHARES:g}, or 0 for no bound"
+    )
+
+
 def metrics_can_be_had_of_shares(plan: Plan, _: Coopetitive) -> str | None:
     """They matter where rows are held out."""
     names = plan.parameters.metrics if plan.evaluation_fraction > 0 else ()
@@ -403,6 +424,8 @@ RULES_ON_SHARES: tuple[SharedRule, ...] = (
     base_score_follows,
     signs_are_of_features,
     parameters_fit_shares,
+    bounded_weights_have_no_statistics,
+    step_is_not_too_small,
     metrics_can_be_had_of_shares,
     labels_have_a_range,
     missing_are_features,

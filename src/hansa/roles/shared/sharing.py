@@ -33,6 +33,7 @@ from hansa.oblivious.training import (
     memory_estimate,
     weight_bits,
 )
+from hansa.oblivious.weight_bounds import MOST_STEP
 from hansa.plan import Coopetitive, Plan
 from hansa.protocol.messages import TrainingSetup, to_array, to_tensor
 from hansa.roles.summed.statistics import estimated_base, rounded_leaf_bits
@@ -571,17 +572,20 @@ def settings_of(plan: Plan, values: Values, output: int = 0, rows: int = 0) -> B
             f"lambda = {given.lambda_:g} is more than 2^26 times the weight of a row, {unit:g}: its leaves would be 0 on shares; "
             "lower lambda, or give all weights in a smaller unit"
         )
-    square = 1.0 if scale is None else scale.scale**2
+    size = 1.0 if scale is None else scale.scale
     return BoostingSettings(
         objective="binary:logistic" if scale is None else "reg:squarederror",
         rounds=given.rounds,
         eta=given.eta,
         max_depth=given.max_depth,
         reg_lambda=given.lambda_ / unit,
-        gamma=max(given.gamma, LEAST_GAIN) / square / unit,
+        gamma=max(given.gamma, LEAST_GAIN) / size**2 / unit,
         min_child_weight=given.min_child_weight / unit,
         scale_pos_weight=values.scale_pos_weight,
         base_margin=float(base_margin(given.objective, base_score)) if scale is None else 0.0,
+        reg_alpha=given.alpha / size / unit,
+        # A scaled label is within +-1/2: a weight of more than 1 does not occur.
+        max_delta_step=min(given.max_delta_step / size, MOST_STEP if scale is None else 1.0),
         leaf_bits=_leaf_bits(plan, values, output, scale, rows),
         weight_limit=None if limit is None else limit / unit,
         total_weight=total_weight / unit or None,
