@@ -1,6 +1,6 @@
 """Training on shares: three server processes over mutual TLS through the hub, phase by phase; and over a slow line.
 
-    python -m benchmarks.bench_coopetitive [--quick] [--json] [--rows N] [--assisted | --apart] [--set NAME=NUMBER]
+    python -m benchmarks.bench_coopetitive [--quick] [--json] [--rows N] [--assisted | --apart] [--set NAME=VALUE]
     python -m benchmarks.bench_coopetitive --cuts [--rows N] [--features N] [--bins N]
 
 Assisted: the three parties are the servers. Apart: three parties own the rows, three other members compute. A bare uint32
@@ -281,7 +281,7 @@ def main() -> None:
         "--links", choices=SERVER_LINKS, default="direct", help="which way the servers' sealed messages take"
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=NUMBER", help="a parameter of training, as max_delta_step=1"
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of training, as max_delta_step=1"
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--assisted", action="store_true", help="only with the parties as servers")
@@ -303,7 +303,8 @@ def main() -> None:
     sizes = (options.rows,) if options.rows else QUICK_SIZES if options.quick else SIZES
     ways = [apart for apart in (False, True) if not (apart and options.assisted) and not (not apart and options.apart)]
     out = console(stderr=options.json)
-    more = {name: float(value) for name, _, value in (given.partition("=") for given in options.set)}
+    given = (setting.partition("=") for setting in options.set)
+    more = {name: value if name == "objective" else float(value) for name, _, value in given}
     runs = []
     for rows in sizes:
         for apart in ways:

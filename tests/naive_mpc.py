@@ -61,6 +61,9 @@ def gradients(settings: BoostingSettings, margins, labels):
     """(g, h) in float64; for squared error of labels in the scale of `LabelScale`."""
     if settings.objective == "reg:squarederror":
         return margins - labels, np.ones(len(labels))
+    if settings.objective == "count:poisson":
+        means = np.exp(margins - 16)
+        return means - labels, means
     p = sigmoid(margins)
     w = np.where(labels == 1, settings.scale_pos_weight, 1.0)
     return w * (p - labels), w * p * (1 - p)
@@ -173,7 +176,7 @@ def judge_tree(
                 if best > floor:
                     abort_reason.gaps.append((best - floor) / best)
                     abort_reason.unexplained += best - floor > max(1e-6 * best, doubt)
-            limit = settings.leaf_limit if settings.objective == "binary:logistic" else np.inf
+            limit = np.inf if settings.objective == "reg:squarederror" else settings.leaf_limit
             weight = 0.0
             if h[rows].sum() >= unit - 1e-9 and len(rows):
                 weight = settings.eta * float(bounded_weight(g[rows].sum(), h[rows].sum(), settings))

@@ -271,7 +271,7 @@ def fit(
     min_cell_rows : int
         Cuts stop at cells of so many pooled rows.
     label_range : (float, float), optional
-        Coopetitive regression: lowest and highest label, which is public; that of the rows by default.
+        Coopetitive regression: lowest and highest label, which is public; that of the rows by default, of counts from 0.
     statistics : bool, optional
         Whether the model has gain and cover; by default not in coopetitive mode, and in the others it has.
     least_choices, leaf_bits : int, optional

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def words_of(view):
     return [(step, sender, array) for step, sender, array in view if array.dtype == np.uint64]
 
 
-def opened(name, settings, margins, labels, weights=None):
+def opened(name, settings, margins, labels, weights=None, counts=(None, None, None)):
     """The metric that all three servers see opened."""
     x = share(RING32, np.round(margins * 2**26).astype(np.int64), 1)
     words = labels if settings.objective == "binary:logistic" else np.round(labels * 2**26)
@@ -36,7 +38,7 @@ def opened(name, settings, margins, labels, weights=None):
     if weights is not None:
         w = share(RING32, weight_words(settings, labels, weights, held_weight_bits(settings, len(labels))), 3)
     servers = make_servers()
-    programs = [metric_program(servers[i], name, settings, x[i], y[i], w[i], PLACE) for i in range(3)]
+    programs = [metric_program(servers[i], name, settings, x[i], y[i], w[i], PLACE, counts[i]) for i in range(3)]
     values = run_three(programs)
     assert values[0] == values[1] == values[2]
     return values[0]
@@ -52,7 +54,7 @@ def scores(rows, seed, spread=2.0, share_of_ones=0.3):
 TOLERANCE = {"logloss": 4e-5, "error": 1e-7, "auc": 1e-3, "rmse": 2e-5, "mae": 1e-5}
 
 
-@pytest.mark.parametrize("name", ev.METRICS)
+@pytest.mark.parametrize("name", TOLERANCE)
 @pytest.mark.parametrize("rows", [65, 3000])
 @pytest.mark.parametrize("spread", [0.3, 2.0, 8.0])
 def test_metrics_of_classes(name, rows, spread):
@@ -73,6 +75,28 @@ def test_metrics_of_numbers(name, weighted):
     settings = BoostingSettings("reg:squarederror", rounds=1, weight_limit=2.0) if weighted else SQUARED
     expected = naive.metric(name, margins, labels, weights, logistic=False)
     assert opened(name, settings, margins, labels, weights) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", ["rmse", "mae", "poisson-nloglik"])
+def test_metrics_of_counts(name, weighted):
+    rng, scale = np.random.default_rng(9), 40.0
+    counts = np.minimum(rng.poisson(2.0, 2000), 20)
+    means = np.exp(rng.normal(0.5, 0.7, 2000))
+    margins = np.round((np.log(means / scale) + 16) * 2**26) / 2**26
+    weights = rng.integers(0, 257, 2000) / 128 if weighted else None
+    settings = BoostingSettings("count:poisson", rounds=1, weight_limit=2.0 if weighted else None)
+    losses = [m - y * math.log(m) + math.lgamma(y + 1) for m, y in zip(means, counts.tolist(), strict=True)]
+    squares = np.average((means - counts) ** 2, weights=weights)
+    expected = {
+        "rmse": math.sqrt(squares),
+        "mae": np.average(np.abs(means - counts), weights=weights),
+        "poisson-nloglik": np.average(losses, weights=weights),
+    }[name]
+    factorials = share(RING32, np.round([math.lgamma(y + 1) / scale * 2**26 for y in counts]).astype(np.int64), 4)
+    terms = [ev.CountTerms(own, scale) for own in factorials]
+    found = opened(name, settings, margins, counts / scale, weights, terms) * scale
+    assert found == pytest.approx(expected, abs=2e-5)
 
 
 @pytest.mark.parametrize("name", ["logloss", "error", "rmse", "mae"])
@@ -103,7 +127,7 @@ def test_separated_classes():
     labels = np.repeat([0, 1], 500).astype(np.uint32)
     assert opened("auc", LOGISTIC, margins, labels) == pytest.approx(1, abs=1e-6)
     assert opened("error", LOGISTIC, margins, labels) == 0
-    assert opened("error", LOGISTIC, margins, 1 - labels) == 1
+    assert opened("error", LOGISTIC, margins, 1 - labels) == pytest.approx(1, abs=1e-8)
 
 
 def test_what_cannot_be_had_is_refused_by_name():

@@ -452,6 +452,85 @@ def test_monotone_constraints(objective, signs):
     assert worst_step(judge(candidates, codes, words, free, oracle_labels=oracle)[0]) > 0.01
 
 
+def make_counts(rows, seed, mean=2.0, highest=20):
+    """Codes, counts, and their scale: a mean that depends on two features."""
+    rng = np.random.default_rng(seed)
+    candidates, codes, _ = make_table(rows, 5, 15, seed)
+    rate = mean * np.exp(0.15 * (codes[:, 0] - 7.5) - 0.6 * (codes[:, 1] > 9))
+    return candidates, codes, np.minimum(rng.poisson(rate), highest).astype(float), LabelScale.of_range(0, highest, 0)
+
+
+def poisson_settings(scale, base, step=0.7, eta=0.3, lam=1.0, **more):
+    """Settings on shares of XGBoost's parameters; see `BoostingSettings`."""
+    grown = float(np.exp(step))
+    return BoostingSettings(
+        "count:poisson",
+        **{"rounds": 3, "max_depth": 3} | more,
+        eta=eta / grown,
+        reg_lambda=lam / grown / scale.scale,
+        min_child_weight=1 / grown / scale.scale,
+        gamma=1e-6 * grown / scale.scale,
+        max_delta_step=step * grown,
+        base_margin=float(np.log(base / scale.scale) + 16),
+    )
+
+
+POISSON = {
+    "plain": {},
+    "no step": {"step": 0.0},
+    "rare": {"mean": 0.05},
+    "by groups": {"rows_per_sum": 700},
+    "lambda 0": {"lam": 0.0},
+    "weighted": {"weight_limit": 2.0},
+    "monotone": {"monotone": (1, -1, 0, 0, 0)},
+}
+
+
+@pytest.mark.parametrize("name", POISSON)
+def test_counts(name):
+    given = dict(POISSON[name])
+    candidates, codes, counts, scale = make_counts(2500, seed=41, mean=given.pop("mean", 2.0))
+    settings = poisson_settings(scale, counts.mean(), **given)
+    weights = some_weights(2500) if name == "weighted" else None
+    _, margins, splits, gaps, leaf_error = judge(
+        candidates, codes, scale.words(counts), settings, counts / scale.scale, weights=weights
+    )
+    assert splits > 6
+    assert not gaps
+    # Of constrained leaves the oracle has no bounds.
+    assert leaf_error <= (1.5e-4 if name != "monotone" else 0.1)
+
+    def loss(m):
+        return np.average(np.exp(m - 16) - counts / scale.scale * m, weights=weights)
+
+    assert loss(margins) < loss(settings.base_margin)
+
+
+@pytest.mark.parametrize("step", [0.7, 0.0])
+def test_counts_are_predicted_as_by_xgboost(step):
+    xgboost = pytest.importorskip("xgboost")
+    candidates, codes, counts, scale = make_counts(4000, seed=42)
+    settings = poisson_settings(scale, counts.mean(), step, rounds=8, max_depth=4)
+    trees = train_openly(candidates, codes, scale.words(counts), settings)
+    margins = np.log(counts.mean()) + sum(leaf_of_codes(candidates, tree, codes) for tree in trees)
+    parameters = {
+        "objective": "count:poisson", "eta": 0.3, "max_depth": 4, "max_bin": 16, "tree_method": "hist",
+        "base_score": float(counts.mean()), "nthread": 1, "max_delta_step": step,
+    }  # fmt: skip
+    data = xgboost.DMatrix(codes.astype(np.float32), counts)
+    theirs = xgboost.train(parameters, data, 8).predict(data, output_margin=True)
+    assert np.mean(np.abs(margins - theirs) < 2e-3) > 0.97
+
+
+def test_counts_whose_mean_leaves_the_range_end_the_model():
+    """Every label is the highest. Without a step's bound the first leaf is 4, and a mean of e^4 / 20 of the scale is beyond it."""
+    candidates, codes, _, scale = make_counts(600, seed=43)
+    highest = scale.words(np.full(600, 20.0))
+    settings = poisson_settings(scale, 2.0, 0.0, rounds=3, max_depth=2, eta=1.0)
+    assert len(train_openly(candidates, codes, highest, settings)) == 1
+    assert len(train_openly(candidates, codes, highest, poisson_settings(scale, 2.0, max_depth=2))) == 3
+
+
 def test_constraints_that_cannot_be_had_are_refused():
     candidates = Candidates((Feature(3), Feature(3, categorical=True)))
     for wrong in ({"monotone": (2,)}, {"monotone": (1,), "leaf_limit": 16.0}, {"monotone": (1,), "leaf_bits": 24}):
@@ -633,7 +712,7 @@ def test_estimate_and_refusals():
     assert 769e6 < estimate < 1.5e9
     assert memory_estimate(candidates, 100_000, BoostingSettings(**LOGISTIC), 100_000) < estimate - 370e6
     assert memory_estimate(candidates, 100_000, BoostingSettings(**LOGISTIC), 100_000, 33_000) < estimate - 490e6
-    for wrong in ({"eta": 0.0}, {"max_depth": 9}, {"objective": "count:poisson"}, {"scale_pos_weight": 1000}):
+    for wrong in ({"eta": 0.0}, {"max_depth": 9}, {"objective": "reg:gamma"}, {"scale_pos_weight": 1000}):
         with pytest.raises(PlanError):
             BoostingSettings(**{**LOGISTIC, **wrong})
     with pytest.raises(PlanError, match="base_margin"):

@@ -141,7 +141,8 @@ OPENINGS = (
         "open_to_all",
         "all three servers",
         "where the plan gives no base score: the sum of all labels; with weights the sums of weight times label and of weights, "
-        "and the number of positive rows (of squared error: the sum of labels); with num_class each of these for every class",
+        "and the number of positive rows (of squared error and counts: the sum of labels); with num_class each of these for every "
+        "class",
         "the base score is part of the model, and the servers need it to start; they tell owners and receivers",
         False,
     ),
@@ -153,6 +154,15 @@ OPENINGS = (
         "of squared error, where the plan gives no base score: the power of four below the pooled variance of the labels",
         "labels, gradients and leaf values get their unit by it; they tell owners and receivers; the leaf values show it too",
         False,
+    ),
+    Opening(
+        "fourier",
+        "exponential_part",
+        "open_and_deal",
+        EVALUATORS,
+        "margins less masks",
+        "the series of e^margin of count:poisson, and whether a margin is in range",
+        True,
     ),
     Opening(
         "fourier",

@@ -9,8 +9,9 @@ are XGBoost's:
     error    share of rows where [x > 0] is not y
     auc      from a histogram of scores, 512 buckets of 1/32 log-odds over +-8; a row falls in one of the two nearest,
              at random without bias, and rows of one bucket count as ties
-    rmse     root of the mean of (F - y)^2, opened as the mean, in units of the labels' scale; p for F if logistic
+    rmse     root of the mean of (F - y)^2, opened as the mean, in units of the labels' scale; p, or the mean m of counts, for F
     mae      mean of |F - y|
+    poisson-nloglik  mean of m - y log m + log y!, in units of the labels' scale; owners share log y!
 
 aucpr is refused (a division a bucket), and so is auc of rows with weights (a product a row and bucket).
 """
@@ -18,13 +19,14 @@ aucpr is refused (a division a bucket), and so is auc of rows with weights (a pr
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
 from hansa.errors import PlanError
 from hansa.mpc.comparison import bits_to_arithmetic, extend, sign_part, signs, truncate
-from hansa.mpc.fourier import LOSS_AT_16, LOSS_BITS, MARGIN_BITS, logistic, loss_part
+from hansa.mpc.fourier import EXPONENTIAL_FRACTION, LOSS_AT_16, LOSS_BITS, MARGIN_BITS, logistic, loss_part
 from hansa.mpc.reciprocal import NORMAL_BITS, mantissa, normaliser, threshold_parts
 from hansa.mpc.replicated import (
     Address,
@@ -46,9 +48,9 @@ from hansa.oblivious.growth import TreeShares
 from hansa.oblivious.paths import Paths, extend_paths, leaf_of_paths, upper_levels
 from hansa.oblivious.routing import route
 from hansa.oblivious.shared_rows import Block
-from hansa.oblivious.training import BoostingSettings, rounds_in_range
+from hansa.oblivious.training import MEAN_SHIFT, POISSON, BoostingSettings, mean_part, rounds_in_range
 
-METRICS = ("logloss", "error", "auc", "rmse", "mae")
+METRICS = ("logloss", "error", "auc", "rmse", "mae", "poisson-nloglik")
 REFUSED = ("aucpr",)
 HIGHER_IS_BETTER = ("auc",)
 
@@ -80,6 +82,8 @@ def check_metric(name: str, settings: BoostingSettings) -> None:
             f"eval_metric {name!r} cannot be had in coopetitive mode; expected one of {', '.join(METRICS)}"
             + (" (aucpr needs a division for every score)" if name in REFUSED else "")
         )
+    if name == "poisson-nloglik" and settings.objective != POISSON:
+        raise PlanError(f"eval_metric {name!r} needs the objective {POISSON}")
     if name in ("logloss", "error", "auc") and settings.objective != "binary:logistic":
         raise PlanError(f"eval_metric {name!r} needs the objective binary:logistic")
     if name == "auc" and settings.weight_limit is not None:
@@ -118,6 +122,7 @@ def metric_share(
     labels: ShareArray,
     weights: ShareArray | None,
     address: Address,
+    counts: CountTerms | None = None,
 ) -> Program[ShareArray]:
     """A metric of held-out rows as a shared number: (2,) in Z_2^64 with 28 fraction bits; of rmse, its square.
 
@@ -127,6 +132,7 @@ def metric_share(
         margins: shared in Z_2^32 with 26 fraction bits, (2, rows), within +-16 (`all_in_range`).
         labels: shared in Z_2^32, (2, rows): 0 or 1, or scaled labels.
         weights: `shared_rows.weights_of` these rows, (2, 2, rows), or None. Their words add up to about 2^29 at most.
+        counts: for poisson-nloglik.
 
     Raises:
         PlanError: a metric that cannot be had, by name.
@@ -138,7 +144,11 @@ def metric_share(
     if name == "error":
         total, bits, value_bits = yield from _error_sum(server, margins, labels, weights, address.named(name))
     else:
-        values, bits, value_bits = yield from _values(server, name, settings, margins, labels, address.named(name))
+        place = address.named(name)
+        if counts is not None and name == "poisson-nloglik":
+            values, bits, value_bits = yield from _count_losses(server, margins, labels, counts, place)
+        else:
+            values, bits, value_bits = yield from _values(server, name, settings, margins, labels, place)
         if weights is None:
             total = values.sum(axis=1, dtype=np.uint64)[0]
         else:
@@ -230,6 +240,10 @@ def _values(
     if settings.objective == "binary:logistic":
         (p, _), _ = yield from logistic(server, margins, PROBABILITY_BITS, address.named("logistic"))
         part, bits = p[0] - (labels[0] << np.uint32(PROBABILITY_BITS)), PROBABILITY_BITS
+    elif settings.objective == POISSON:
+        means, _ = yield from mean_part(server, margins, address.named("means"))
+        m = yield from truncate(server, RING64, means, EXPONENTIAL_FRACTION - MARGIN_BITS, address.named("m"), RING32)
+        part, bits = m[0] - labels[0], MARGIN_BITS
     else:
         part, bits = margins[0] - labels[0], MARGIN_BITS
     wide = yield from extend(server, part, address.named("wide"))
@@ -253,6 +267,36 @@ def _losses(
     # With 27 fraction bits t / 2 is the word of t.
     values = wide[:, 0] + wide[:, 0] + wide[:, 1]
     return add_public(server, RING64, values, LOSS_AT_16 << (LOSS_BITS + 1)), LOSS_BITS + 1, 5
+
+
+@dataclass(frozen=True)
+class CountTerms:
+    """What poisson-nloglik needs beside labels and margins.
+
+    Attributes:
+        factorials: log y! in the labels' scale with 26 fraction bits, shared in Z_2^32, (2, rows). scale: of the labels, public.
+    """
+
+    factorials: ShareArray
+    scale: float
+
+
+def _count_losses(
+    server: Server, margins: ShareArray, labels: ShareArray, counts: CountTerms, address: Address
+) -> Program[tuple[ShareArray, int, int]]:
+    """m - y log m + log y!, where log m = margin - 16 + log(scale) and m, y and log y! are in units of the scale."""
+    means, _ = yield from mean_part(server, margins, address.named("means"))
+    parts = np.stack([margins[0], labels[0], counts.factorials[0]])
+    wide = yield from extend(server, parts, address.named("wide"))
+    constant = round((math.log(counts.scale) - MEAN_SHIFT) * 2.0**MARGIN_BITS)
+    logarithm = add_public(server, RING64, wide[:, 0], constant)
+    # y is at most 1/2 and |log m| at most 62: a product has 52 fraction bits.
+    cross = product_part(RING64, wide[:, 1], logarithm)
+    short = yield from together(
+        truncate(server, RING64, means, EXPONENTIAL_FRACTION - MARGIN_BITS, address.named("m")),
+        truncate(server, RING64, cross, MARGIN_BITS, address.named("y log m")),
+    )
+    return short[0] - short[1] + wide[:, 2], MARGIN_BITS, 5
 
 
 def _error_sum(

@@ -81,6 +81,12 @@ RANGES_ON_SHARES: dict[str, tuple[float, float]] = {
 LEAST_BOUND_ON_SHARES = 2.0**-14
 """Least eta max_delta_step: such a bound has 64 units of leaves on shares."""
 
+MOST_COUNT_STEP = 5.0
+"""Greatest max_delta_step of count:poisson on shares, whose hessians have the factor e^max_delta_step."""
+
+NUMBERS_ON_SHARES = ("reg:squarederror", "count:poisson")
+"""Objectives on shares whose labels are numbers, in a public range."""
+
 SERVER_LINKS = ("hub", "direct")
 
 Mode = Annotated[str, one_of(*MODES)]
