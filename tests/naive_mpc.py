@@ -280,13 +280,28 @@ def metric(name, margins, labels, weights=None, logistic=True):
     y = labels.astype(np.float64)
     if name == "auc":
         wins = np.sign(margins[y == 1][:, None] - margins[y == 0][None])
-        return float((wins.mean() + 1) / 2)
+        return float((np.average(wins, weights=np.outer(w[y == 1], w[y == 0])) + 1) / 2)
+    if name == "aucpr":
+        return aucpr(margins, y, w)
     if name == "logloss":
         return float(np.average(np.logaddexp(0, margins) - y * margins, weights=w))
     if name == "error":
         return float(np.average((margins > 0) != (y == 1), weights=w))
     off = (sigmoid(margins) if logistic else margins) - y
     return float(np.sqrt(np.average(off**2, weights=w)) if name == "rmse" else np.average(np.abs(off), weights=w))
+
+
+def aucpr(margins, y, w):
+    """The mean precision over recall, each step of tied scores by a fine sum along it."""
+    area = hits = seen = 0.0
+    for value in np.unique(margins)[::-1]:
+        here = margins == value
+        own, rows = (w * y)[here].sum(), w[here].sum()
+        if own > 0:
+            part = (np.arange(200) + 0.5) / 200
+            area += own * np.mean((hits + part * own) / (seen + part * rows))
+        hits, seen = hits + own, seen + rows
+    return float(area / hits)
 
 
 def naive_turned(tables, turns):

@@ -51,7 +51,7 @@ def scores(rows, seed, spread=2.0, share_of_ones=0.3):
     return margins, labels
 
 
-TOLERANCE = {"logloss": 4e-5, "error": 1e-7, "auc": 1e-3, "rmse": 2e-5, "mae": 1e-5}
+TOLERANCE = {"logloss": 4e-5, "error": 1e-7, "auc": 1e-3, "aucpr": 3e-3, "rmse": 2e-5, "mae": 1e-5}
 
 
 @pytest.mark.parametrize("name", TOLERANCE)
@@ -60,7 +60,7 @@ TOLERANCE = {"logloss": 4e-5, "error": 1e-7, "auc": 1e-3, "rmse": 2e-5, "mae": 1
 def test_metrics_of_classes(name, rows, spread):
     margins, labels = scores(rows, rows, spread)
     # Beyond +-8 scores tie in auc.
-    expected = naive.metric(name, np.clip(margins, -8, 8) if name == "auc" else margins, labels)
+    expected = naive.metric(name, np.clip(margins, -8, 8) if name in ev.HIGHER_IS_BETTER else margins, labels)
     tolerance = TOLERANCE[name] * (10 if rows == 65 else 1)
     assert opened(name, LOGISTIC, margins, labels) == pytest.approx(expected, abs=tolerance)
 
@@ -99,13 +99,50 @@ def test_metrics_of_counts(name, weighted):
     assert found == pytest.approx(expected, abs=2e-5)
 
 
-@pytest.mark.parametrize("name", ["logloss", "error", "rmse", "mae"])
+@pytest.mark.parametrize("name", ["logloss", "error", "rmse", "mae", "auc", "aucpr"])
 def test_metrics_of_weighted_rows(name):
     margins, labels = scores(3000, 4)
     weights = np.random.default_rng(5).integers(0, 257, 3000) / 128
     settings = BoostingSettings("binary:logistic", rounds=1, weight_limit=2.0)
     expected = naive.metric(name, margins, labels, weights)
     assert opened(name, settings, margins, labels, weights) == pytest.approx(expected, abs=TOLERANCE[name])
+
+
+@pytest.mark.parametrize("share_of_ones", [0.01, 0.3])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", ["auc", "aucpr"])
+def test_ranks_of_rare_positives_are_those_of_xgboost(name, weighted, share_of_ones):
+    """Against XGBoost's own metric of scores that are rounded to buckets' width, within what rounding at random makes of it."""
+    xgboost = pytest.importorskip("xgboost")
+    margins, labels = scores(6000, 11, 1.0, share_of_ones)
+    margins += 1.5 * labels
+    margins = np.round(np.clip(margins, -7.9, 7.9) * 32) / 32
+    weights = np.random.default_rng(5).integers(0, 257, 6000) / 128 if weighted else None
+    settings = BoostingSettings("binary:logistic", rounds=1, weight_limit=2.0 if weighted else None)
+    data = xgboost.DMatrix(np.zeros((6000, 1), np.float32), labels, weight=weights, base_margin=margins)
+    booster = xgboost.train({"eval_metric": name, "eta": 0.0, "objective": "binary:logistic"}, data, 1)
+    expected = float(booster.eval(data).rpartition(":")[2])
+    assert opened(name, settings, margins, labels, weights) == pytest.approx(
+        expected, abs=2e-3 if name == "aucpr" else 1e-4
+    )
+
+
+@pytest.mark.parametrize("name", ["auc", "aucpr"])
+@pytest.mark.parametrize("lacking", ["positives", "negatives", "positives' weights", "weights"])
+def test_ranks_of_weighted_rows_have_a_value_only_with_both_labels(name, lacking, servers):
+    labels = np.arange(100) % 2 if "weights" in lacking else np.full(100, int(lacking == "negatives"))
+    weights = np.ones(100)
+    if "weights" in lacking:
+        weights[labels == 1 if "positives" in lacking else slice(None)] = 0
+    settings = BoostingSettings("binary:logistic", rounds=1, weight_limit=2.0)
+    words = weight_words(settings, labels.astype(np.uint32), weights, held_weight_bits(settings, 100))
+    y, w = share(RING32, labels, 2), share(RING32, words, 3)
+    assert run_three([ev.has_value(s, name, y[s.index], w[s.index], PLACE) for s in servers]) == [False] * 3
+    weights[:4] = 0.01
+    words = weight_words(settings, (np.arange(100) % 2).astype(np.uint32), weights, held_weight_bits(settings, 100))
+    w = share(RING32, words, 4)
+    place = PLACE.named("again")
+    assert run_three([ev.has_value(s, name, y[s.index], w[s.index], place) for s in servers]) == [True] * 3
 
 
 @pytest.mark.parametrize("ones", [0, 200])
@@ -132,8 +169,7 @@ def test_separated_classes():
 
 def test_what_cannot_be_had_is_refused_by_name():
     margins, labels = scores(100, 8)
-    weighted = BoostingSettings("binary:logistic", rounds=1, weight_limit=2.0)
-    for name, settings in (("aucpr", LOGISTIC), ("mlogloss", LOGISTIC), ("auc", SQUARED), ("auc", weighted)):
+    for name, settings in (("aucpr", SQUARED), ("mlogloss", LOGISTIC), ("auc", SQUARED), ("poisson-nloglik", LOGISTIC)):
         with pytest.raises(PlanError, match=name):
             opened(name, settings, margins, labels)
 

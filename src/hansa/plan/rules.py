@@ -346,16 +346,6 @@ def step_is_not_too_small(plan: Plan, _: Coopetitive) -> str | None:
 def metrics_can_be_had_of_shares(plan: Plan, _: Coopetitive) -> str | None:
     """They matter where rows are held out."""
     names = plan.parameters.metrics if plan.evaluation_fraction > 0 else ()
-    if "aucpr" in names:
-        return (
-            f"parameter eval_metric = 'aucpr' cannot be had in {COOPETITIVE} mode: it needs a division for every score; take auc or "
-            "logloss"
-        )
-    if "auc" in names and plan.schema.weight is not None:
-        return (
-            f"parameter eval_metric = 'auc' of rows with weights cannot be had in {COOPETITIVE} mode: take logloss or error, or leave "
-            "schema.weight out"
-        )
     wrong = [name for name in names if name not in METRICS_ON_SHARES]
     if not wrong:
         return None

@@ -145,7 +145,7 @@ SOFTPROB = "multi:softprob"
 OBJECTIVES_ON_SHARES = ("binary:logistic", "reg:squarederror", "count:poisson")
 """Those that coopetitive mode computes on shares."""
 
-METRICS_ON_SHARES = ("logloss", "error", "auc", "rmse", "mae", "poisson-nloglik")
+METRICS_ON_SHARES = ("logloss", "error", "auc", "aucpr", "rmse", "mae", "poisson-nloglik")
 """Metrics that coopetitive mode computes on shares, of the objectives that have them."""
 
 LEAST_POWER, MOST_POWER = 1.001, 1.999

@@ -12,6 +12,7 @@ import numpy as np
 from hansa.mpc.replicated import Address, Program, Server, together
 from hansa.mpc.ring import ShareArray
 from hansa.oblivious.evaluation import (
+    HIGHER_IS_BETTER,
     CountTerms,
     all_in_range,
     has_value,
@@ -132,9 +133,9 @@ class Evaluation:
 
     def _has_value(self, name: str, place: Address) -> Program[bool]:
         """Whether a metric has a value, which is asked once a run: held-out rows keep their labels and weights."""
-        if self._weights is None and name != "auc":
+        if self._weights is None and name not in HIGHER_IS_BETTER:
             return True
-        question, why = ("both labels", ONE_LABEL) if self._weights is None else ("some weight", NO_WEIGHT)
+        question, why = ("both labels", ONE_LABEL) if name in HIGHER_IS_BETTER else ("some weight", NO_WEIGHT)
         if question not in self._asked:
             answer = yield from has_value(self._server, name, self._labels, self._weights, place.named(question))
             self._asked[question] = answer
