@@ -275,6 +275,23 @@ def test_bounded_weights(name, rare):
     )
 
 
+@pytest.mark.parametrize("owners", [(0, 1, 2), (None, 2)], ids=str)
+@pytest.mark.parametrize("objective", ["binary:logistic", "count:poisson"])
+def test_who_owns_which_rows_changes_no_bounded_tree(objective, owners):
+    candidates, codes, counts, scale = make_counts(2000, seed=44)
+    counting = objective == "count:poisson"
+    words = scale.words(counts) if counting else (counts > 2).astype(np.uint32)
+    settings = (
+        poisson_settings(scale, counts.mean())
+        if counting
+        else BoostingSettings(**LOGISTIC, max_delta_step=1.0, reg_alpha=2.0)
+    )
+    alone, spread = (train_openly(candidates, codes, words, settings, own) for own in ((None,), owners))
+    for a, b in zip(alone, spread, strict=True):
+        assert a.candidates == b.candidates
+        assert np.abs(a.values - b.values).max() <= 2 * 2.0**-14
+
+
 def test_a_node_that_alpha_takes_all_of_has_no_value():
     candidates, codes, labels = make_table(600, 3, 15, seed=32)
     tree = train_openly(candidates, codes, labels, BoostingSettings(**LOGISTIC, reg_alpha=1e9))[0]

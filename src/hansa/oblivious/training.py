@@ -905,5 +905,8 @@ def memory_estimate(
     upper = 2 ** -(-settings.max_depth // 2)
     paths = 4 * rows * 2 * (3 * upper + 4)
     gradients = rows * (8 * 40 + 64 + (0 if settings.weight_limit is None else 96))
-    histograms = 2 ** (settings.max_depth - 1) * len(candidates.all) * 8 * 60
+    # Waves of count:poisson are words of 64 bits, and bounded weights take arrays of both sides.
+    gradients += rows * 8 * 48 if settings.objective == POISSON else 0
+    arrays = 150 if settings.reg_alpha or settings.max_delta_step else 60
+    histograms = 2 ** (settings.max_depth - 1) * len(candidates.all) * 8 * arrays
     return int(PROCESS_BYTES + dense + bits + outputs * (vectors + paths + gradients + histograms))
