@@ -362,8 +362,8 @@ def objective_can_be_had_of_shares(plan: Plan, _: Coopetitive) -> str | None:
     if is_softmax(objective):
         return (
             f"parameter objective = {objective!r} cannot be had in {COOPETITIVE} mode: it needs the maximum of each row's shared "
-            "margins and a division for each row; write objective = 'binary:logistic' with num_class, one class against the rest, or take "
-            f"mode 'federated' or {MASKED!r}"
+            "margins and a division for each row; write objective = 'binary:logistic' with num_class, one class against the rest, or "
+            f"take mode 'federated' or {MASKED!r}"
         )
     return (
         f"parameter objective = {objective!r} cannot be had in {COOPETITIVE} mode, where gradients are computed on shares and only "

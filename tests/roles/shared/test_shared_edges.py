@@ -161,7 +161,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("objective", ["multi:softprob", "multi:softmax"])
 def test_the_softmax_is_refused_with_what_there_is_instead(objective):
-    with pytest.raises(HansaError, match="needs the maximum of each row's shared margins .* with num_class"):
+    with pytest.raises(HansaError, match=r"needs the maximum of each row's shared margins .* with num_class"):
         shared_plan(given=False, objective=objective, num_class=3)
 
 
