@@ -1,6 +1,6 @@
 """Training on shares: three server processes over mutual TLS through the hub, phase by phase; and over a slow line.
 
-    python -m benchmarks.bench_coopetitive [--quick] [--json] [--rows N] [--assisted | --apart]
+    python -m benchmarks.bench_coopetitive [--quick] [--json] [--rows N] [--assisted | --apart] [--set NAME=VALUE]
     python -m benchmarks.bench_coopetitive --cuts [--rows N] [--features N] [--bins N]
 
 Assisted: the three parties are the servers. Apart: three parties own the rows, three other members compute. A bare uint32
@@ -19,6 +19,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def plan_of(
     features: int,
     cuts: bool = True,
     links: str = "direct",
+    more: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Three parties; three servers of theirs, or three others. The plan gives the cuts: what is timed is the trees."""
     names = NAMES[:features]
@@ -91,7 +93,7 @@ def plan_of(
     quantiles = tuple(statistics.NormalDist().inv_cdf((i + 1) / (CUTS + 1)) for i in range(CUTS))
     settings = SimulationSettings(
         parameters=parse_parameters(
-            {"rounds": trees, "max_depth": depth, "max_bin": CUTS + 1, "eta": 0.3, "base_score": 0.4}
+            {"rounds": trees, "max_depth": depth, "max_bin": CUTS + 1, "eta": 0.3, "base_score": 0.4} | dict(more or {})
         ),
         label="y",
         mode="coopetitive",
@@ -104,14 +106,22 @@ def plan_of(
     return replace(plan, coopetitive=replace(plan.coopetitive, missing=()))
 
 
-def over_tls(rows: int, apart: bool, depth: int, trees: int, features: int, links: str = "direct") -> dict[str, Any]:
+def over_tls(
+    rows: int,
+    apart: bool,
+    depth: int,
+    trees: int,
+    features: int,
+    links: str = "direct",
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """One run over mutual TLS; a server's figures a tree after the first."""
     parties = dealt(made_rows(rows), 3)
     tables = {}
     for name, own in parties.items():
         table = as_table(own)
         tables[name] = replace(table, names=NAMES[:features], features=np.ascontiguousarray(table.features[:features]))
-    plan = plan_of(tuple(parties), apart, depth, trees, features, links=links)
+    plan = plan_of(tuple(parties), apart, depth, trees, features, links=links, more=more)
     warm_up_shares(plan.parameters)
     with tempfile.TemporaryDirectory(prefix="hansa-bench-") as folder:
         together = train_in_processes(Path(folder), plan, tables, threads=1, transcript=None, report=lambda _: None)
@@ -270,6 +280,9 @@ def main() -> None:
     parser.add_argument(
         "--links", choices=SERVER_LINKS, default="direct", help="which way the servers' sealed messages take"
     )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of training, as max_delta_step=1"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--assisted", action="store_true", help="only with the parties as servers")
     which.add_argument("--apart", action="store_true", help="only with servers apart")
@@ -290,10 +303,12 @@ def main() -> None:
     sizes = (options.rows,) if options.rows else QUICK_SIZES if options.quick else SIZES
     ways = [apart for apart in (False, True) if not (apart and options.assisted) and not (not apart and options.apart)]
     out = console(stderr=options.json)
+    given = (setting.partition("=") for setting in options.set)
+    more = {name: value if name == "objective" else float(value) for name, _, value in given}
     runs = []
     for rows in sizes:
         for apart in ways:
-            runs.append(over_tls(rows, apart, options.depth, options.trees, options.features, options.links))
+            runs.append(over_tls(rows, apart, options.depth, options.trees, options.features, options.links, more))
             show(out, runs[-1])
     line = over_slow_line(trees=2) if options.quick else over_slow_line()
     out.print(

@@ -32,7 +32,17 @@ import numpy.typing as npt
 from rich.table import Table
 
 from benchmarks.machine import console
-from hansa.mpc.fourier import COEFFICIENT_BITS, COSINES, LOSS_AT_16, LOSS_COSINES, SINES, TERMS
+from hansa.mpc.fourier import (
+    COEFFICIENT_BITS,
+    COSINES,
+    EXPONENTIAL,
+    EXPONENTIAL_BITS,
+    HARMONICS,
+    LOSS_AT_16,
+    LOSS_COSINES,
+    SINES,
+    TERMS,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -126,6 +136,37 @@ def loss_error(points: int = 16001) -> float:
     return float(np.abs(waves(x)[1] @ np.array(LOSS_COSINES) / 2.0**COEFFICIENT_BITS - wanted).max())
 
 
+EXPONENTIAL_STEPS, EXPONENTIAL_RIDGE = 30, 1e-8
+
+
+def exponential_waves(t: Floats) -> Floats:
+    """1 and the cosines of the series of e^t, then its sines, (points, 2 harmonics + 1)."""
+    angles = np.outer(t, np.arange(1, HARMONICS + 1)) * (2 * np.pi / 64)
+    return np.concatenate([np.ones((len(t), 1)), np.cos(angles), np.sin(angles)], axis=1)
+
+
+def fitted_exponential() -> npt.NDArray[np.int64]:
+    """The coefficients of `EXPONENTIAL`, in its order and times 2^28. Half of the period is free, and a ridge keeps them small."""
+    t = np.concatenate([np.linspace(-32.05, 0.01, 4000), 0.01 - 2 * np.linspace(0, 1, 400) ** 2])
+    columns, wanted, importance = exponential_waves(t), np.exp(t), np.ones(len(t))
+    ridge = EXPONENTIAL_RIDGE * np.eye(columns.shape[1])
+    found = np.zeros(columns.shape[1])
+    for _ in range(EXPONENTIAL_STEPS):
+        rows = np.concatenate([columns * importance[:, None], ridge])
+        found = np.linalg.lstsq(rows, np.concatenate([wanted * importance, np.zeros(len(ridge))]), rcond=None)[0]
+        error = np.abs(columns @ found - wanted)
+        importance *= np.sqrt(1e-12 + error / error.max())
+        importance = np.maximum(importance / importance.max(), 1e-3)
+    whole: npt.NDArray[np.int64] = np.round(found * 2.0**EXPONENTIAL_BITS).astype(np.int64)
+    return whole
+
+
+def exponential_error(points: int = 16001) -> float:
+    """Greatest error of `EXPONENTIAL` on [-32, 0]."""
+    t = np.linspace(-32, 0, points)
+    return float(np.abs(exponential_waves(t) @ np.array(EXPONENTIAL) / 2.0**EXPONENTIAL_BITS - np.exp(t)).max())
+
+
 def _errors(x: Floats, error: Floats, weights: Floats, unavoidable: float) -> Errors:
     size = np.abs(error)
     return Errors(float(size.max()), float(size[x > 6].max()), float((size * weights).max()), unavoidable)
@@ -161,6 +202,9 @@ def main() -> None:
         out.print(f"{name}: at most {np.abs(new - np.array(old)).max()} units of 2^-40 from the source")
         out.print(str(new.tolist()))
     out.print(f"log(2 cosh(x / 2)) - 8: greatest error {loss_error():.3g}")
+    out.print(
+        f"e^t on [-32, 0]: greatest error {exponential_error():.3g}; fitted anew: {fitted_exponential().tolist()}"
+    )
 
 
 if __name__ == "__main__":

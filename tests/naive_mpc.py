@@ -61,9 +61,26 @@ def gradients(settings: BoostingSettings, margins, labels):
     """(g, h) in float64; for squared error of labels in the scale of `LabelScale`."""
     if settings.objective == "reg:squarederror":
         return margins - labels, np.ones(len(labels))
+    if settings.objective == "count:poisson":
+        means = np.exp(margins - 16)
+        return means - labels, means
     p = sigmoid(margins)
     w = np.where(labels == 1, settings.scale_pos_weight, 1.0)
     return w * (p - labels), w * p * (1 - p)
+
+
+def bounded_weight(g, h, settings: BoostingSettings):
+    """XGBoost's CalcWeight of arrays, float64, but for min_child_weight."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weight = -np.sign(g) * np.maximum(np.abs(g) - settings.reg_alpha, 0) / (h + settings.reg_lambda)
+    step = settings.max_delta_step or np.inf
+    return np.clip(np.where(h + settings.reg_lambda > 0, weight, 0), -step, step)
+
+
+def bounded_score(g, h, settings: BoostingSettings):
+    """XGBoost's CalcGain of arrays, float64, but for min_child_weight."""
+    u, w = h + settings.reg_lambda, bounded_weight(g, h, settings)
+    return -(2 * g * w + u * w * w) if settings.max_delta_step else u * w * w
 
 
 def candidate_gains(candidates: Candidates, codes, g, h, settings: BoostingSettings, chosen=None, unit=0.0):
@@ -75,18 +92,19 @@ def candidate_gains(candidates: Candidates, codes, g, h, settings: BoostingSetti
     columns = candidates.columns
     left = bits[:, columns[:, 0]] + np.where(columns[:, 1] >= 0, bits[:, columns[:, 1]], 0)
     g_left, h_left = g @ left, h @ left
-    lam, least = settings.reg_lambda, max(settings.min_child_weight, unit, 1e-9)
+    least = max(settings.min_child_weight, unit, 1e-9)
 
     def term(a, b):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(b + lam > 0, a * a / (b + lam), 0)
+        return bounded_score(a, b, settings)
 
     gain = term(g_left, h_left) + term(g.sum() - g_left, h.sum() - h_left) - term(g.sum(), h.sum())
     tolerance = 1e-9 * max(1, h.sum())
     gain[(h_left < least - tolerance) | (h.sum() - h_left < least - tolerance)] = -np.inf
     if any(settings.monotone):
         with np.errstate(divide="ignore", invalid="ignore"):
-            slope = (g.sum() - g_left) / (h.sum() - h_left + lam) - g_left / (h_left + lam)
+            slope = bounded_weight(g_left, h_left, settings) - bounded_weight(
+                g.sum() - g_left, h.sum() - h_left, settings
+            )
         direction = np.array([0 if c.cut == ONLY_MISSING else settings.monotone[c.feature] for c in candidates.all])
         gain[slope * direction > 1e-7] = -np.inf
     if chosen is not None:
@@ -158,10 +176,10 @@ def judge_tree(
                 if best > floor:
                     abort_reason.gaps.append((best - floor) / best)
                     abort_reason.unexplained += best - floor > max(1e-6 * best, doubt)
-            limit = settings.leaf_limit if settings.objective == "binary:logistic" else np.inf
+            limit = np.inf if settings.objective == "reg:squarederror" else settings.leaf_limit
             weight = 0.0
             if h[rows].sum() >= unit - 1e-9 and len(rows):
-                weight = -settings.eta * g[rows].sum() / (h[rows].sum() + settings.reg_lambda)
+                weight = settings.eta * float(bounded_weight(g[rows].sum(), h[rows].sum(), settings))
             weight = float(np.clip(weight, -limit, limit))
             error = abs(weight - float(tree.values[node]))
             allowed = off * (settings.eta + abs(weight)) / upper
@@ -262,13 +280,28 @@ def metric(name, margins, labels, weights=None, logistic=True):
     y = labels.astype(np.float64)
     if name == "auc":
         wins = np.sign(margins[y == 1][:, None] - margins[y == 0][None])
-        return float((wins.mean() + 1) / 2)
+        return float((np.average(wins, weights=np.outer(w[y == 1], w[y == 0])) + 1) / 2)
+    if name == "aucpr":
+        return aucpr(margins, y, w)
     if name == "logloss":
         return float(np.average(np.logaddexp(0, margins) - y * margins, weights=w))
     if name == "error":
         return float(np.average((margins > 0) != (y == 1), weights=w))
     off = (sigmoid(margins) if logistic else margins) - y
     return float(np.sqrt(np.average(off**2, weights=w)) if name == "rmse" else np.average(np.abs(off), weights=w))
+
+
+def aucpr(margins, y, w):
+    """The mean precision over recall, each step of tied scores by a fine sum along it."""
+    area = hits = seen = 0.0
+    for value in np.unique(margins)[::-1]:
+        here = margins == value
+        own, rows = (w * y)[here].sum(), w[here].sum()
+        if own > 0:
+            part = (np.arange(200) + 0.5) / 200
+            area += own * np.mean((hits + part * own) / (seen + part * rows))
+        hits, seen = hits + own, seen + rows
+    return float(area / hits)
 
 
 def naive_turned(tables, turns):

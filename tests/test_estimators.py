@@ -85,6 +85,7 @@ def test_several_classes_and_texts_in_coopetitive_mode():
     assert fitted.classes_.tolist() == ["high", "low", "middle"]
     assert (fitted.predict(frame) == labels).all()
     assert fitted.predict_proba(frame).shape == (300, 3)
+    assert fitted.run_.plan.parameters.max_bin == 32
 
 
 def test_they_work_in_pipelines_grids_and_cross_validation():

@@ -332,7 +332,8 @@ def test_several_classes_of_texts_in_coopetitive_mode():
     named = frame.assign(fault=np.array(["low", "mid", "high"])[levels])
     settings = {"label": "fault", "mode": "coopetitive", "rounds": 1, "max_depth": 2, "num_class": 3, "alone": False}
     run = hansa.fit(hansa.split(named, by="operator"), classes=("low", "mid", "high"), **settings)
-    codes = hansa.fit(hansa.split(frame.assign(fault=levels), by="operator"), **settings)
+    codes = hansa.fit(hansa.split(frame.assign(fault=levels), by="operator"), max_bin=32, **settings)
+    assert run.plan.parameters == codes.plan.parameters
     np.testing.assert_allclose(run.model.predict_proba(frame), codes.model.predict_proba(frame), atol=ROUNDED_ON_SHARES)
 
 

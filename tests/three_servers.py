@@ -99,7 +99,7 @@ def refresh(server, ring, x, address):
     return (yield from reshare(server, ring, x[0], address))
 
 
-def metric_program(server, name, settings, margins, labels, weights, address):
+def metric_program(server, name, settings, margins, labels, weights, address, counts=None):
     """The metric, opened to the three servers and nothing else; arguments as `evaluation.metric_share`."""
-    shared = yield from metric_share(server, name, settings, margins, labels, weights, address)
+    shared = yield from metric_share(server, name, settings, margins, labels, weights, address, counts)
     return (yield from open_metric(server, name, shared, address))

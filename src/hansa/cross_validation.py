@@ -8,11 +8,10 @@ from typing import Any
 
 from hansa.errors import PlanError
 from hansa.fit import read_parties
-from hansa.plan import DEFAULT_MIN_CELL_ROWS, MODES
+from hansa.plan import DEFAULT_MIN_CELL_ROWS, MODES, parameters_of
 from hansa.progress import bar
 from hansa.simulation.cross_validation import CV, cross_validate
 from hansa.simulation.run import SimulationSettings
-from hansa.trees.parameters import parse_parameters
 
 
 def cv(
@@ -100,7 +99,7 @@ def cv(
         raise PlanError(
             "evaluation_fraction: cross-validation tests on folds, and holds out no other rows; leave it out"
         )
-    trained = parse_parameters({"seed": seed, **parameters})
+    trained = parameters_of(mode, {"seed": seed, **parameters})
     read = read_parties(
         parties,
         label,

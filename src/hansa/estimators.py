@@ -209,7 +209,7 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
     n_estimators, max_depth, learning_rate, max_bin, min_child_weight, gamma, reg_lambda, subsample, colsample_bytree, base_score, \
     max_leaves, grow_policy, reg_alpha, max_delta_step, colsample_bylevel, colsample_bynode, num_parallel_tree, scale_pos_weight, \
     monotone_constraints, interaction_constraints, objective, eval_metric
-        As in XGBoost's own estimators.
+        As in XGBoost's own estimators; without max_bin it is 256, and in coopetitive mode 32.
     random_state : int, optional
         Seed of draws of rows and features.
     evaluation_fraction : float

@@ -33,7 +33,7 @@ from hansa.node import kernels
 from hansa.node.cores import useful_threads
 from hansa.node.in_process import share_in_process, train_in_process
 from hansa.node.warm_up import warm_up, warm_up_shares
-from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, Plan, checked_classes
+from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, Plan, checked_classes, parameters_of
 from hansa.progress import COMPILING, Bar, bar, metrics_text
 from hansa.roles.run import Progress
 from hansa.simulation.comparison import PairedLoss, advice
@@ -48,7 +48,7 @@ from hansa.simulation.run import (
 from hansa.simulation.scores import score_table
 from hansa.simulation.summary import values_alone
 from hansa.simulation.tables import Table
-from hansa.trees.parameters import Parameters, parse_parameters
+from hansa.trees.parameters import Parameters
 
 if TYPE_CHECKING:
     from hansa.node.events import OnEvent
@@ -288,7 +288,7 @@ def fit(
     min_cell_rows : int
         Cuts stop at cells of so many pooled rows.
     label_range : (float, float), optional
-        Coopetitive regression: lowest and highest label, which is public; that of the rows by default.
+        Coopetitive regression: lowest and highest label, which is public; that of the rows by default, of counts from 0.
     statistics : bool, optional
         Whether the model has gain and cover; by default not in coopetitive mode, and in the others it has.
     least_choices, leaf_bits : int, optional
@@ -314,6 +314,7 @@ def fit(
         it does in a notebook (tqdm) and on a terminal (rich) only.
     **parameters
         XGBoost's, under its names: rounds (or n_estimators), max_depth, eta (or learning_rate), objective, seed, ...
+        The defaults are XGBoost's, but `max_bin` is 32 in coopetitive mode, as in its plans.
 
     Returns
     -------
@@ -344,7 +345,7 @@ def fit(
     if mode != COOPETITIVE and (wrong := [name for name, value in given.items() if value]):
         raise PlanError(f"{wrong[0]} goes with mode={COOPETITIVE!r} only; leave it out, or choose that mode")
     check_callbacks(callbacks)
-    trained = parse_parameters(parameters)
+    trained = parameters_of(mode, parameters)
     read = read_parties(
         parties,
         label,

@@ -8,11 +8,10 @@ from typing import Any
 
 from hansa.errors import PlanError
 from hansa.fit import read_parties
-from hansa.plan import DEFAULT_MIN_CELL_ROWS, MODES
+from hansa.plan import DEFAULT_MIN_CELL_ROWS, MODES, parameters_of
 from hansa.progress import bar, metrics_text
 from hansa.simulation.run import SimulationSettings
 from hansa.simulation.tuning import EVALUATION_FRACTION, Space, Tuning, default_space, search
-from hansa.trees.parameters import parse_parameters
 
 
 def tune(
@@ -99,7 +98,7 @@ def tune(
     if mode not in MODES:
         raise PlanError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
     fixed = {"seed": seed, **parameters}
-    trained = parse_parameters(fixed)
+    trained = parameters_of(mode, fixed)
     read = read_parties(
         parties,
         label,

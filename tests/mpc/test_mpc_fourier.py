@@ -9,6 +9,7 @@ import pytest
 from benchmarks import fit_fourier
 
 from hansa.mpc import fourier
+from hansa.mpc.replicated import together
 from hansa.mpc.ring import BITS, RING32, unpack_bits
 from lockstep import LockstepRecord, run_three
 from naive_mpc import sigmoid
@@ -116,3 +117,65 @@ def test_rows_out_of_range_are_flagged(servers, place):
     out = run_three([fourier.logistic(s, shares[s.index], 20, place, check_range=True) for s in servers])
     flags = unpack_bits(reveal(BITS, [o[1] for o in out]), len(x))
     assert np.array_equal(flags, np.abs(x) > 16)
+
+
+# --- e^t --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_exponential_series_errs_as_little_as_it_says():
+    t = np.linspace(-32, 0, 16001)
+    columns = fit_fourier.exponential_waves(t)
+    error = np.abs(columns @ np.array(fourier.EXPONENTIAL) / 2.0**28 - np.exp(t)).max()
+    assert error == pytest.approx(fit_fourier.exponential_error())
+    assert error < 3e-8
+    # Least squares' solutions that are nearly as good differ: the fit is held to its error.
+    again = np.abs(columns @ fit_fourier.fitted_exponential() / 2.0**28 - np.exp(t)).max()
+    assert again < 1.05 * error
+
+
+def naive_wave(turns):
+    """Sine and cosine of parts of 2^32 of a turn, in units of 2^-28, float64."""
+    angles = 2 * np.pi * turns.astype(np.float64) / 2**32
+    return np.sin(angles) * 2**28, np.cos(angles) * 2**28
+
+
+def test_fine_waves_are_sines_and_cosines():
+    r = np.random.default_rng(2).integers(0, 2**32, 2000, dtype=np.uint32)
+    r[:4] = [0, 2**32 - 1, 2**31, 2**19]
+    out = np.empty((2000, 2 * fourier.HARMONICS), np.uint64)
+    fourier.fine_waves(r, fourier.sine_table(), out)
+    for m in range(fourier.HARMONICS):
+        sine, cosine = naive_wave(r * np.uint32(m + 1))
+        assert np.abs(out[:, 2 * m].view(np.int64) - cosine).max() < 2.5
+        assert np.abs(out[:, 2 * m + 1].view(np.int64) - sine).max() < 2.5
+
+
+def with_checks(server, part, address, check):
+    """The parts of e^t, and the bits of rows outside."""
+    found, programs = yield from fourier.exponential_part(server, part, address, check)
+    bits = yield from together(*programs)
+    return found, *bits
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_exponential_of_shares(check, servers, place):
+    rows = 20000
+    t = np.random.default_rng(1).uniform(-32, 0, rows)
+    t[:2] = [-32, -(2.0**-26)]
+    shares = share(RING32, np.round(t * 2**26).astype(np.int64))
+    record = LockstepRecord()
+    out = run_three([with_checks(s, shares[s.index][0], place, check) for s in servers], record)
+    total = out[0][0] + out[1][0] + out[2][0]
+    error = total.view(np.int64) / 2.0**fourier.EXPONENTIAL_FRACTION - np.exp(np.round(t * 2**26) / 2**26)
+    assert error.std() < 2e-7
+    assert np.abs(error).max() < 1e-6
+    assert abs(error.mean()) < 1e-8
+    assert record.rounds == (1 if not check else 4)
+
+
+def test_exponents_out_of_range_are_flagged(servers, place):
+    t = np.array([-1, -(2.0**-20), 2.0**-20, -32, -32 - 2.0**-20, 3.0, -40, -31.5] * 20)
+    shares = share(RING32, np.round(t * 2**26).astype(np.int64))
+    out = run_three([with_checks(s, shares[s.index][0], place, True) for s in servers])
+    flags = unpack_bits(reveal(BITS, [o[1] for o in out]), len(t))
+    assert np.array_equal(flags, (t >= 0) | (t < -32))

@@ -240,6 +240,141 @@ def test_squared_error():
         scale.words(np.array([9.01]))
 
 
+BOUNDED = {
+    "max_delta_step": {"max_delta_step": 1.0},
+    # Where all of a node is bounded no split gains anything: plans have XGBoost's least gain, which noise is below.
+    "max_delta_step, lambda 0": {"max_delta_step": 1.0, "reg_lambda": 0.0, "min_child_weight": 0.0, "gamma": 1e-6},
+    "small max_delta_step": {"max_delta_step": 0.2, "max_depth": 4},
+    "small eta": {"max_delta_step": 0.7, "eta": 0.01, "leaf_bits": 18},
+    "max_delta_step, gamma": {"max_delta_step": 0.5, "gamma": 4.0},
+    "alpha": {"reg_alpha": 5.0},
+    "alpha, lambda 0": {"reg_alpha": 0.3, "reg_lambda": 0.0, "min_child_weight": 0.0},
+    "large alpha": {"reg_alpha": 60.0, "max_depth": 4},
+    "alpha, gamma": {"reg_alpha": 2.0, "gamma": 4.0},
+    "both": {"reg_alpha": 3.0, "max_delta_step": 0.5},
+    "both, weighted": {"reg_alpha": 3.0, "max_delta_step": 0.5, "scale_pos_weight": 2.5},
+    "both, by groups": {"reg_alpha": 3.0, "max_delta_step": 0.5, "rows_per_sum": 700},
+}
+
+
+@pytest.mark.parametrize("rare", [False, True], ids=["even", "rare"])
+@pytest.mark.parametrize("name", BOUNDED)
+def test_bounded_weights(name, rare):
+    """alpha and max_delta_step: splits are the argmax of XGBoost's gains, leaves are XGBoost's."""
+    base = {"base_margin": -3.9} if rare else {}
+    settings = BoostingSettings(**{**LOGISTIC, **base, **BOUNDED[name]})
+    candidates, codes, labels = make_table(2500, 5, 15, seed=31, share_of_ones=0.02 if rare else 0.5)
+    trees, _, splits, gaps, leaf_error = judge(candidates, codes, labels, settings)
+    assert splits >= settings.rounds
+    assert not gaps
+    assert leaf_error <= 1e-4 * max(1.0, settings.scale_pos_weight)
+    plain = dataclasses.replace(settings, reg_alpha=0.0, max_delta_step=0.0)
+    free = judge(candidates, codes, labels, plain)[0]
+    assert [t.candidates for t in trees] != [t.candidates for t in free] or any(
+        np.abs(a.values - b.values).max() > 1e-3 for a, b in zip(trees, free, strict=True)
+    )
+
+
+@pytest.mark.parametrize("owners", [(0, 1, 2), (None, 2)], ids=str)
+@pytest.mark.parametrize("objective", ["binary:logistic", "count:poisson"])
+def test_who_owns_which_rows_changes_no_bounded_tree(objective, owners):
+    candidates, codes, counts, scale = make_counts(2000, seed=44)
+    counting = objective == "count:poisson"
+    words = scale.words(counts) if counting else (counts > 2).astype(np.uint32)
+    settings = (
+        poisson_settings(scale, counts.mean())
+        if counting
+        else BoostingSettings(**LOGISTIC, max_delta_step=1.0, reg_alpha=2.0)
+    )
+    alone, spread = (train_openly(candidates, codes, words, settings, own) for own in ((None,), owners))
+    for a, b in zip(alone, spread, strict=True):
+        assert a.candidates == b.candidates
+        assert np.abs(a.values - b.values).max() <= 2 * 2.0**-14
+
+
+def test_a_node_that_alpha_takes_all_of_has_no_value():
+    candidates, codes, labels = make_table(600, 3, 15, seed=32)
+    tree = train_openly(candidates, codes, labels, BoostingSettings(**LOGISTIC, reg_alpha=1e9))[0]
+    assert tree.candidates == (None,)
+    assert tree.values.tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    "given", [{"max_delta_step": 1.0}, {"reg_alpha": 4.0}, {"max_delta_step": 1.0, "reg_alpha": 2.0}]
+)
+def test_bounded_squared_error_and_weighted_rows(given):
+    candidates, codes, labels = make_table(2500, 5, 15, seed=33)
+    weighted = BoostingSettings(**LOGISTIC, **given, weight_limit=2.0)
+    _, _, splits, gaps, leaf_error = judge(candidates, codes, labels, weighted, weights=some_weights(2500))
+    assert splits > 6
+    assert not gaps
+    assert leaf_error <= 1e-4
+    values = np.clip(codes[:, 0] / 3.0 + np.random.default_rng(7).normal(size=2500), -4, 9)
+    scale = LabelScale.of_range(-4, 9, base_score=2.0)
+    own = {"max_delta_step": given.get("max_delta_step", 0) / scale.scale, "reg_alpha": given.get("reg_alpha", 0.0)}
+    settings = BoostingSettings("reg:squarederror", rounds=3, max_depth=3, leaf_bits=17, **own)
+    scaled = (values - scale.centre) / scale.scale
+    _, _, _, gaps, leaf_error = judge(candidates, codes, scale.words(values), settings, oracle_labels=scaled)
+    assert not gaps
+    assert leaf_error <= 2e-5
+
+
+@pytest.mark.parametrize(
+    "given", [{"max_delta_step": 0.3}, {"reg_alpha": 4.0}, {"max_delta_step": 0.3, "reg_alpha": 4.0}]
+)
+def test_bounded_weights_under_monotone_constraints(given):
+    candidates, codes, labels = make_table(2500, 4, 15, seed=21)
+    settings = BoostingSettings("binary:logistic", rounds=3, max_depth=3, monotone=(1, -1, 0, 0), **given)
+    trees, _, splits, gaps, _ = judge(candidates, codes, labels, settings)
+    assert splits > 6
+    assert not gaps
+    for feature, sign in ((0, 1), (1, -1)):
+        grid = np.repeat(codes[:300], 16, axis=0)
+        grid[:, feature] = np.tile(np.arange(16), 300)
+        margins = sum(leaf_of_codes(candidates, tree, grid) for tree in trees).reshape(300, 16)
+        assert (sign * np.diff(margins, axis=1) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    "given", [{"max_delta_step": 1.0}, {"alpha": 5.0}, {"max_delta_step": 0.5, "alpha": 3.0}], ids=str
+)
+def test_bounded_predictions_are_those_of_xgboost(given):
+    """On rare positives, of which max_delta_step is made."""
+    xgboost = pytest.importorskip("xgboost")
+    candidates, codes, labels = make_table(4000, 5, 15, seed=34, share_of_ones=0.03, noise=0.5)
+    base = 0.03
+    own = {"max_delta_step": given.get("max_delta_step", 0.0), "reg_alpha": given.get("alpha", 0.0)}
+    start = float(np.log(base / (1 - base)))
+    settings = BoostingSettings("binary:logistic", rounds=8, max_depth=4, base_margin=start, **own)
+    trees = train_openly(candidates, codes, labels, settings)
+    margins = start + sum(leaf_of_codes(candidates, tree, codes) for tree in trees)
+    parameters = {
+        "objective": "binary:logistic", "eta": 0.3, "max_depth": 4, "max_bin": 16, "tree_method": "hist",
+        "base_score": base, "nthread": 1, **given,
+    }  # fmt: skip
+    data = xgboost.DMatrix(codes.astype(np.float32), labels)
+    theirs = xgboost.train(parameters, data, 8).predict(data, output_margin=True)
+    assert np.mean(np.abs(margins - theirs) < 2e-3) > 0.97
+
+
+def test_bounds_that_cannot_be_had_are_refused():
+    for wrong in ({"max_delta_step": 2.0**11}, {"reg_alpha": -1.0}, {"max_delta_step": 0.001, "eta": 0.01}):
+        with pytest.raises(PlanError, match=r"max_delta_step|reg_alpha"):
+            BoostingSettings(**{**LOGISTIC, **wrong})
+    with pytest.raises(PlanError, match="statistics"):
+        BoostingSettings(**LOGISTIC, reg_alpha=1.0, cover_bits=4)
+
+
+def test_bounded_weights_take_the_rounds_of_free_ones():
+    candidates, codes, labels = make_table(300, 3, 15, seed=11)
+    rounds = []
+    for given in ({}, {"max_delta_step": 1.0}, {"reg_alpha": 1.0}, {"reg_alpha": 1.0, "max_delta_step": 1.0}):
+        record = LockstepRecord()
+        train_openly(candidates, codes, labels, BoostingSettings(**LOGISTIC, **given), record=record)
+        rounds.append(record.rounds)
+    assert len(set(rounds)) == 1
+
+
 HARD = {
     "1 % positives": {"base_margin": -4.595},
     "1 % positives, lambda 0": {"base_margin": -4.595, "reg_lambda": 0.0, "min_child_weight": 0.0},
@@ -332,6 +467,85 @@ def test_monotone_constraints(objective, signs):
 
     assert worst_step(trees) == 0
     assert worst_step(judge(candidates, codes, words, free, oracle_labels=oracle)[0]) > 0.01
+
+
+def make_counts(rows, seed, mean=2.0, highest=20):
+    """Codes, counts, and their scale: a mean that depends on two features."""
+    rng = np.random.default_rng(seed)
+    candidates, codes, _ = make_table(rows, 5, 15, seed)
+    rate = mean * np.exp(0.15 * (codes[:, 0] - 7.5) - 0.6 * (codes[:, 1] > 9))
+    return candidates, codes, np.minimum(rng.poisson(rate), highest).astype(float), LabelScale.of_range(0, highest, 0)
+
+
+def poisson_settings(scale, base, step=0.7, eta=0.3, lam=1.0, **more):
+    """Settings on shares of XGBoost's parameters; see `BoostingSettings`."""
+    grown = float(np.exp(step))
+    return BoostingSettings(
+        "count:poisson",
+        **{"rounds": 3, "max_depth": 3} | more,
+        eta=eta / grown,
+        reg_lambda=lam / grown / scale.scale,
+        min_child_weight=1 / grown / scale.scale,
+        gamma=1e-6 * grown / scale.scale,
+        max_delta_step=step * grown,
+        base_margin=float(np.log(base / scale.scale) + 16),
+    )
+
+
+POISSON = {
+    "plain": {},
+    "no step": {"step": 0.0},
+    "rare": {"mean": 0.05},
+    "by groups": {"rows_per_sum": 700},
+    "lambda 0": {"lam": 0.0},
+    "weighted": {"weight_limit": 2.0},
+    "monotone": {"monotone": (1, -1, 0, 0, 0)},
+}
+
+
+@pytest.mark.parametrize("name", POISSON)
+def test_counts(name):
+    given = dict(POISSON[name])
+    candidates, codes, counts, scale = make_counts(2500, seed=41, mean=given.pop("mean", 2.0))
+    settings = poisson_settings(scale, counts.mean(), **given)
+    weights = some_weights(2500) if name == "weighted" else None
+    _, margins, splits, gaps, leaf_error = judge(
+        candidates, codes, scale.words(counts), settings, counts / scale.scale, weights=weights
+    )
+    assert splits > 6
+    assert not gaps
+    # Of constrained leaves the oracle has no bounds.
+    assert leaf_error <= (1.5e-4 if name != "monotone" else 0.1)
+
+    def loss(m):
+        return np.average(np.exp(m - 16) - counts / scale.scale * m, weights=weights)
+
+    assert loss(margins) < loss(settings.base_margin)
+
+
+@pytest.mark.parametrize("step", [0.7, 0.0])
+def test_counts_are_predicted_as_by_xgboost(step):
+    xgboost = pytest.importorskip("xgboost")
+    candidates, codes, counts, scale = make_counts(4000, seed=42)
+    settings = poisson_settings(scale, counts.mean(), step, rounds=8, max_depth=4)
+    trees = train_openly(candidates, codes, scale.words(counts), settings)
+    margins = np.log(counts.mean()) + sum(leaf_of_codes(candidates, tree, codes) for tree in trees)
+    parameters = {
+        "objective": "count:poisson", "eta": 0.3, "max_depth": 4, "max_bin": 16, "tree_method": "hist",
+        "base_score": float(counts.mean()), "nthread": 1, "max_delta_step": step,
+    }  # fmt: skip
+    data = xgboost.DMatrix(codes.astype(np.float32), counts)
+    theirs = xgboost.train(parameters, data, 8).predict(data, output_margin=True)
+    assert np.mean(np.abs(margins - theirs) < 2e-3) > 0.97
+
+
+def test_counts_whose_mean_leaves_the_range_end_the_model():
+    """Every label is the highest. Without a step's bound the first leaf is 4, and a mean of e^4 / 20 of the scale is beyond it."""
+    candidates, codes, _, scale = make_counts(600, seed=43)
+    highest = scale.words(np.full(600, 20.0))
+    settings = poisson_settings(scale, 2.0, 0.0, rounds=3, max_depth=2, eta=1.0)
+    assert len(train_openly(candidates, codes, highest, settings)) == 1
+    assert len(train_openly(candidates, codes, highest, poisson_settings(scale, 2.0, max_depth=2))) == 3
 
 
 def test_constraints_that_cannot_be_had_are_refused():
@@ -515,7 +729,7 @@ def test_estimate_and_refusals():
     assert 769e6 < estimate < 1.5e9
     assert memory_estimate(candidates, 100_000, BoostingSettings(**LOGISTIC), 100_000) < estimate - 370e6
     assert memory_estimate(candidates, 100_000, BoostingSettings(**LOGISTIC), 100_000, 33_000) < estimate - 490e6
-    for wrong in ({"eta": 0.0}, {"max_depth": 9}, {"objective": "count:poisson"}, {"scale_pos_weight": 1000}):
+    for wrong in ({"eta": 0.0}, {"max_depth": 9}, {"objective": "reg:gamma"}, {"scale_pos_weight": 1000}):
         with pytest.raises(PlanError):
             BoostingSettings(**{**LOGISTIC, **wrong})
     with pytest.raises(PlanError, match="base_margin"):

@@ -209,9 +209,7 @@ def training(command: Command) -> Command:
               help="Leaf values so coarse that N choices of rows fit a first tree; default: 1000 in mode coopetitive.")  # fmt: skip
 @click.option("--leaf-bits", type=click.IntRange(*LEAF_BITS_RANGE), metavar="N",
               help="In place of it: fraction bits of leaf values.")  # fmt: skip
-@click.option(
-    "--label-range", type=Range(), help="Coopetitive, reg:squarederror: range of labels; default: that of TRAIN."
-)
+@click.option("--label-range", type=Range(), help="Coopetitive, numbers: range of labels; default: that of TRAIN.")
 @click.option("--evaluation-fraction", type=click.FloatRange(0, 1, max_open=True), default=0.0,
               help="Share of training rows held out for metrics and early stopping.")  # fmt: skip
 @click.option("--alone", is_flag=True, help="Also train each party on its own rows only.")

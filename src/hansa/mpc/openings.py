@@ -141,7 +141,8 @@ OPENINGS = (
         "open_to_all",
         "all three servers",
         "where the plan gives no base score: the sum of all labels; with weights the sums of weight times label and of weights, "
-        "and the number of positive rows (of squared error: the sum of labels); with num_class each of these for every class",
+        "and the number of positive rows (of squared error and counts: the sum of labels); with num_class each of these for every "
+        "class",
         "the base score is part of the model, and the servers need it to start; they tell owners and receivers",
         False,
     ),
@@ -156,11 +157,29 @@ OPENINGS = (
     ),
     Opening(
         "fourier",
+        "exponential_part",
+        "open_and_deal",
+        EVALUATORS,
+        "margins less masks",
+        "the series of e^margin of count:poisson, and whether a margin is in range",
+        True,
+    ),
+    Opening(
+        "fourier",
         "loss_part",
         "open_and_deal",
         EVALUATORS,
         "margins less masks",
         "the series of log loss",
+        True,
+    ),
+    Opening(
+        "evaluation",
+        "weighted_part",
+        "open_and_deal",
+        EVALUATORS,
+        "twice a score's bucket plus the label, less a mask",
+        "as histogram_part, of rows' weights",
         True,
     ),
     Opening(
@@ -186,7 +205,7 @@ OPENINGS = (
         "has_value",
         "open_to_all",
         "all three servers",
-        "one bit a run: for auc, do the held-out rows have both labels; with weights, does any of them have a weight",
+        "one bit a run: for auc and aucpr, do the held-out rows (of some weight) have both labels; with weights, has any a weight",
         "a metric without a value is no 0, and neither stops training nor cuts the model back",
         False,
     ),

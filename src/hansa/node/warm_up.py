@@ -11,7 +11,7 @@ import numpy as np
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.node.in_process import share_in_process, train_in_process
-from hansa.plan import COOPETITIVE, Coopetitive, Plan
+from hansa.plan import COOPETITIVE, NUMBERS_ON_SHARES, Coopetitive, Plan
 from hansa.trees.least_rows import add_up
 from hansa.trees.losses import is_softmax
 from hansa.trees.parameters import Parameters
@@ -100,7 +100,6 @@ def warm_up_shares(parameters: Parameters) -> None:
         base_score=0.5,
     )
     names = ("a", "b", "c", "d")
-    squared = parameters.objective == "reg:squarederror"
     plan = Plan(
         name="warm-up",
         mode=COOPETITIVE,
@@ -113,7 +112,7 @@ def warm_up_shares(parameters: Parameters) -> None:
         coopetitive=Coopetitive(
             hub="hub",
             servers=names[:3],
-            label_range=(0.0, 1.0) if squared else None,
+            label_range=(0.0, 1.0) if parameters.objective in NUMBERS_ON_SHARES else None,
             missing=("b",),
         ),
         min_cell_rows=2,

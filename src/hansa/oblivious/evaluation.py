@@ -9,24 +9,28 @@ are XGBoost's:
     error    share of rows where [x > 0] is not y
     auc      from a histogram of scores, 512 buckets of 1/32 log-odds over +-8; a row falls in one of the two nearest,
              at random without bias, and rows of one bucket count as ties
-    rmse     root of the mean of (F - y)^2, opened as the mean, in units of the labels' scale; p for F if logistic
+    aucpr    from the same histogram: XGBoost's area under precision over recall, bucket by bucket from the highest down
+    rmse     root of the mean of (F - y)^2, opened as the mean, in units of the labels' scale; p, or the mean m of counts, for F
     mae      mean of |F - y|
+    poisson-nloglik  mean of m - y log m + log y!, in units of the labels' scale; owners share log y!
 
-aucpr is refused (a division a bucket), and so is auc of rows with weights (a product a row and bucket).
+Of rows with weights the histogram is of weights: S_2 deals two tables of words a row, not one of half words (`weighted_part`).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
 from hansa.errors import PlanError
 from hansa.mpc.comparison import bits_to_arithmetic, extend, sign_part, signs, truncate
-from hansa.mpc.fourier import LOSS_AT_16, LOSS_BITS, MARGIN_BITS, logistic, loss_part
+from hansa.mpc.fourier import EXPONENTIAL_FRACTION, LOSS_AT_16, LOSS_BITS, MARGIN_BITS, logistic, loss_part
 from hansa.mpc.reciprocal import NORMAL_BITS, mantissa, normaliser, threshold_parts
 from hansa.mpc.replicated import (
+    DEALER,
     Address,
     Deal,
     Program,
@@ -46,11 +50,11 @@ from hansa.oblivious.growth import TreeShares
 from hansa.oblivious.paths import Paths, extend_paths, leaf_of_paths, upper_levels
 from hansa.oblivious.routing import route
 from hansa.oblivious.shared_rows import Block
-from hansa.oblivious.training import BoostingSettings, rounds_in_range
+from hansa.oblivious.training import MEAN_SHIFT, POISSON, BoostingSettings, mean_part, rounds_in_range
 
-METRICS = ("logloss", "error", "auc", "rmse", "mae")
-REFUSED = ("aucpr",)
-HIGHER_IS_BETTER = ("auc",)
+METRICS = ("logloss", "error", "auc", "aucpr", "rmse", "mae", "poisson-nloglik")
+HIGHER_IS_BETTER = ("auc", "aucpr")
+"""Those of the order of scores."""
 
 VALUE_BITS = 28
 """Fraction bits of a shared metric."""
@@ -66,6 +70,14 @@ COUNTS = Ring("Z16", 16, np.uint16)
 CHUNK_ROWS = 8192
 """Rows whose histogram fits `COUNTS`."""
 
+WEIGHTED_CHUNK_ROWS = 1024
+"""Rows of which S_2 deals 8 MB."""
+
+STEP_MEAN = (
+    185806536, -100726018, -19705736, -45768925, -76582709, 76705070, 132949578, -64424206, -88253586,
+)  # fmt: skip
+"""phi of `_precisions`, a polynomial in 2 y - 1, times 2^VALUE_BITS: by least squares, within .0073 (.003 below y = .9); 0 at 1."""
+
 ROWS_PER_SUM = 2**16
 """Rows whose words are summed in Z_2^32 at a time."""
 
@@ -76,16 +88,11 @@ PROBABILITY_BITS = 20
 def check_metric(name: str, settings: BoostingSettings) -> None:
     """Raise PlanError, naming the metric, unless it can be had under shares for this plan."""
     if name not in METRICS:
-        raise PlanError(
-            f"eval_metric {name!r} cannot be had in coopetitive mode; expected one of {', '.join(METRICS)}"
-            + (" (aucpr needs a division for every score)" if name in REFUSED else "")
-        )
-    if name in ("logloss", "error", "auc") and settings.objective != "binary:logistic":
+        raise PlanError(f"eval_metric {name!r} cannot be had in coopetitive mode; expected one of {', '.join(METRICS)}")
+    if name == "poisson-nloglik" and settings.objective != POISSON:
+        raise PlanError(f"eval_metric {name!r} needs the objective {POISSON}")
+    if name in ("logloss", "error", *HIGHER_IS_BETTER) and settings.objective != "binary:logistic":
         raise PlanError(f"eval_metric {name!r} needs the objective binary:logistic")
-    if name == "auc" and settings.weight_limit is not None:
-        raise PlanError(
-            "eval_metric 'auc' of rows with weights cannot be had in coopetitive mode; take logloss or error"
-        )
 
 
 def tree_margins(
@@ -118,6 +125,7 @@ def metric_share(
     labels: ShareArray,
     weights: ShareArray | None,
     address: Address,
+    counts: CountTerms | None = None,
 ) -> Program[ShareArray]:
     """A metric of held-out rows as a shared number: (2,) in Z_2^64 with 28 fraction bits; of rmse, its square.
 
@@ -127,18 +135,28 @@ def metric_share(
         margins: shared in Z_2^32 with 26 fraction bits, (2, rows), within +-16 (`all_in_range`).
         labels: shared in Z_2^32, (2, rows): 0 or 1, or scaled labels.
         weights: `shared_rows.weights_of` these rows, (2, 2, rows), or None. Their words add up to about 2^29 at most.
+        counts: for poisson-nloglik.
 
     Raises:
         PlanError: a metric that cannot be had, by name.
     """
     check_metric(name, settings)
     rows = margins.shape[1]
-    if name == "auc":
+    if name == "auc" and weights is None:
         return (yield from _auc(server, margins, labels, address.named(name)))
+    if name in HIGHER_IS_BETTER:
+        negative, positive = yield from _score_histogram(server, margins, labels, weights, address.named(name))
+        of_buckets = _wins if name == "auc" else _precisions
+        shares = yield from of_buckets(server, negative, positive, address.named("shares"))
+        return (yield from _mean_of_positives(server, shares, positive, address.named("mean")))
     if name == "error":
         total, bits, value_bits = yield from _error_sum(server, margins, labels, weights, address.named(name))
     else:
-        values, bits, value_bits = yield from _values(server, name, settings, margins, labels, address.named(name))
+        place = address.named(name)
+        if counts is not None and name == "poisson-nloglik":
+            values, bits, value_bits = yield from _count_losses(server, margins, labels, counts, place)
+        else:
+            values, bits, value_bits = yield from _values(server, name, settings, margins, labels, place)
         if weights is None:
             total = values.sum(axis=1, dtype=np.uint64)[0]
         else:
@@ -169,16 +187,25 @@ def has_value(
 ) -> Program[bool]:
     """Whether a metric of these rows has a value; opens one bit to the three servers where that is no public fact.
 
-    Rows with weights: is the sum of weights above 0? auc of rows without: are there rows of both labels? The sign of sum w - 1 tells,
-    or the signs of P - 1 and rows - 1 - P, of which one at most is set.
+    Rows with weights: is the sum of weights above 0? auc and aucpr: are there rows of both labels, with weights? The sign of sum w - 1
+    tells, or that of P (sum w - P) - 1, or the signs of P - 1 and rows - 1 - P, of which one at most is set.
 
     Args:
         labels, weights: as `metric_share`.
     """
-    if weights is not None:
+    if weights is not None and name in HIGHER_IS_BETTER:
+        both = yield from together(
+            *(
+                _shared_sum(server, weights[0, place], address.named(f"weight {place}"))
+                for place in range(weights.shape[1])
+            )
+        )
+        product = product_part(RING64, both[1], both[0] - both[1])
+        lacking = yield from sign_part(server, RING64, add_to_part(server, RING64, product, -1), address.named("sign"))
+    elif weights is not None:
         total = yield from _sum_of_words(server, weights[0, 0], address.named("total weight"))
         lacking = yield from sign_part(server, RING64, add_to_part(server, RING64, total, -1), address.named("sign"))
-    elif name == "auc":
+    elif name in HIGHER_IS_BETTER:
         positives = labels[0].sum(dtype=np.uint32).reshape(1)
         fewer = add_to_part(server, RING32, positives, -1)
         others = add_to_part(server, RING32, np.zeros_like(positives) - positives, labels.shape[1] - 1)
@@ -230,6 +257,10 @@ def _values(
     if settings.objective == "binary:logistic":
         (p, _), _ = yield from logistic(server, margins, PROBABILITY_BITS, address.named("logistic"))
         part, bits = p[0] - (labels[0] << np.uint32(PROBABILITY_BITS)), PROBABILITY_BITS
+    elif settings.objective == POISSON:
+        means, _ = yield from mean_part(server, margins, address.named("means"))
+        m = yield from truncate(server, RING64, means, EXPONENTIAL_FRACTION - MARGIN_BITS, address.named("m"), RING32)
+        part, bits = m[0] - labels[0], MARGIN_BITS
     else:
         part, bits = margins[0] - labels[0], MARGIN_BITS
     wide = yield from extend(server, part, address.named("wide"))
@@ -255,6 +286,36 @@ def _losses(
     return add_public(server, RING64, values, LOSS_AT_16 << (LOSS_BITS + 1)), LOSS_BITS + 1, 5
 
 
+@dataclass(frozen=True)
+class CountTerms:
+    """What poisson-nloglik needs beside labels and margins.
+
+    Attributes:
+        factorials: log y! in the labels' scale with 26 fraction bits, shared in Z_2^32, (2, rows). scale: of the labels, public.
+    """
+
+    factorials: ShareArray
+    scale: float
+
+
+def _count_losses(
+    server: Server, margins: ShareArray, labels: ShareArray, counts: CountTerms, address: Address
+) -> Program[tuple[ShareArray, int, int]]:
+    """m - y log m + log y!, where log m = margin - 16 + log(scale) and m, y and log y! are in units of the scale."""
+    means, _ = yield from mean_part(server, margins, address.named("means"))
+    parts = np.stack([margins[0], labels[0], counts.factorials[0]])
+    wide = yield from extend(server, parts, address.named("wide"))
+    constant = round((math.log(counts.scale) - MEAN_SHIFT) * 2.0**MARGIN_BITS)
+    logarithm = add_public(server, RING64, wide[:, 0], constant)
+    # y is at most 1/2 and |log m| at most 62: a product has 52 fraction bits.
+    cross = product_part(RING64, wide[:, 1], logarithm)
+    short = yield from together(
+        truncate(server, RING64, means, EXPONENTIAL_FRACTION - MARGIN_BITS, address.named("m")),
+        truncate(server, RING64, cross, MARGIN_BITS, address.named("y log m")),
+    )
+    return short[0] - short[1] + wide[:, 2], MARGIN_BITS, 5
+
+
 def _error_sum(
     server: Server, margins: ShareArray, labels: ShareArray, weights: ShareArray | None, address: Address
 ) -> Program[tuple[ShareArray, int, int]]:
@@ -269,6 +330,12 @@ def _error_sum(
         cross = product_part(RING32, weights[:, 1], positive)
         part = product_part(RING32, weights[:, 0], positive) + weights[0, 1] - cross - cross
     return (yield from _sum_of_words(server, part, address.named("sum")))[0], 0, 1
+
+
+def _shared_sum(server: Server, part: ShareArray, address: Address) -> Program[ShareArray]:
+    """As `_sum_of_words`, shared: (2, 1). Three rounds."""
+    total = yield from _sum_of_words(server, part, address)
+    return (yield from reshare(server, RING64, total, address.named("shared")))
 
 
 def _sum_of_words(server: Server, part: ShareArray, address: Address) -> Program[ShareArray]:
@@ -323,24 +390,93 @@ def _ratio(
 def _auc(server: Server, margins: ShareArray, labels: ShareArray, address: Address) -> Program[ShareArray]:
     """sum_k pos_k (2 neg_below_k + neg_k) / (2 P Q), from the histogram of scores."""
     rows = margins.shape[1]
-    buckets = yield from _buckets(server, margins, address.named("buckets"))
-    index = INDEX.reduce(buckets + buckets + INDEX.reduce(labels.astype(np.uint16)))
-    parts = np.zeros((-(-rows // CHUNK_ROWS), 2 * SCORE_BUCKETS), np.uint16)
-    for number, start in enumerate(range(0, rows, CHUNK_ROWS)):
-        chunk = index[:, start : start + CHUNK_ROWS]
-        parts[number] = yield from histogram_part(server, INDEX, COUNTS, chunk[0], address.named(f"rows {number}"))
-    wide = yield from extend(server, parts, address.named("counts"), COUNTS, RING64)
-    # Buckets are signed: -256 comes first.
-    counts = np.roll(wide.sum(axis=1, dtype=np.uint64).reshape(2, SCORE_BUCKETS, 2), SCORE_BUCKETS // 2, axis=1)
-    negative, positive = counts[:, :, 0], counts[:, :, 1]
+    negative, positive = yield from _score_histogram(server, margins, labels, None, address)
     below = np.cumsum(negative, axis=1, dtype=np.uint64) - negative
     wins = product_part(RING64, positive, below + below + negative).sum(dtype=np.uint64)
-    totals = counts.sum(axis=1, dtype=np.uint64)
-    pairs = product_part(RING64, totals[:, :1], totals[:, 1:] + totals[:, 1:])
+    losers, winners = (own.sum(axis=1, dtype=np.uint64)[:, None] for own in (negative, positive))
+    pairs = product_part(RING64, losers, winners + winners)
     # 2 P Q <= rows^2 / 2.
     shift = max(0, 2 * rows.bit_length() - 1 - NORMAL_BITS)
     both = yield from _divided(server, np.stack([wins.reshape(1), pairs]), shift, address.named("sums"))
     return (yield from _ratio(server, both[:, 0], both[:, 1], 0, 0, address.named("ratio")))
+
+
+def _score_histogram(
+    server: Server, margins: ShareArray, labels: ShareArray, weights: ShareArray | None, address: Address
+) -> Program[tuple[ShareArray, ShareArray]]:
+    """Rows, or their weights, of either label by bucket, from the lowest up: shared in Z_2^64, (2, SCORE_BUCKETS) each."""
+    rows = margins.shape[1]
+    buckets = yield from _buckets(server, margins, address.named("buckets"))
+    index = INDEX.reduce(buckets + buckets + INDEX.reduce(labels.astype(np.uint16)))
+    size, counts = (CHUNK_ROWS, COUNTS) if weights is None else (WEIGHTED_CHUNK_ROWS, RING32)
+    parts = np.zeros((-(-rows // size), 2 * SCORE_BUCKETS), counts.dtype)
+    for number, start in enumerate(range(0, rows, size)):
+        place, chunk = address.named(f"rows {number}"), slice(start, start + size)
+        if weights is None:
+            parts[number] = yield from histogram_part(server, INDEX, COUNTS, index[0, chunk], place)
+        else:
+            own = np.ascontiguousarray(weights[:, 0, chunk])
+            parts[number] = yield from weighted_part(server, INDEX, index[0, chunk], own, place)
+    wide = yield from extend(server, parts, address.named("counts"), counts, RING64)
+    # Buckets are signed: -256 comes first.
+    both = np.roll(wide.sum(axis=1, dtype=np.uint64).reshape(2, SCORE_BUCKETS, 2), SCORE_BUCKETS // 2, axis=1)
+    return np.ascontiguousarray(both[..., 0]), np.ascontiguousarray(both[..., 1])
+
+
+def _wins(server: Server, negative: ShareArray, _: ShareArray, address: Address) -> Program[ShareArray]:
+    """Of every bucket, which share of all negatives lies below, ties counting half: (2, buckets) with VALUE_BITS."""
+    below = np.cumsum(negative, axis=1, dtype=np.uint64) - negative
+    total = np.repeat(negative.sum(axis=1, dtype=np.uint64)[:, None], negative.shape[1], axis=1)
+    return (yield from _ratio(server, below + below + negative, total + total, 0, 0, address))
+
+
+def _precisions(server: Server, negative: ShareArray, positive: ShareArray, address: Address) -> Program[ShareArray]:
+    """Of every bucket, the mean precision over the recall that it adds: (2, buckets) with VALUE_BITS.
+
+    From the highest bucket down, with t positives among n rows above a bucket, and p positives among its own d rows. Along it positives
+    grow with rows evenly, so that precision at a share s of it is (t + s p) / (n + s d) (Davis & Goadrich 2006, section 3, as XGBoost
+    has it). Its mean over s is
+
+        c phi + (p / d) (1 - phi),   c = t / n,   phi = ln(1 + x) / x with x = d / n
+                                              = -(1 - y) ln(1 - y) / y with y = d / (n + d)
+
+    phi is the polynomial `STEP_MEAN`. Where there is nothing above, y is 1 and phi 0.
+
+    >>> t, n, p, d = 3, 5, 2, 8
+    >>> steps = [(t + s / 1000 * p) / (n + s / 1000 * d) for s in range(1001)]
+    >>> phi = math.log(1 + d / n) / (d / n)
+    >>> round(sum(steps) / 1001, 3), round(t / n * phi + p / d * (1 - phi), 3)
+    (0.39, 0.39)
+    """
+    rows = negative + positive
+    upward = np.cumsum(np.stack([rows, positive], axis=1)[:, :, ::-1], axis=2, dtype=np.uint64)[:, :, ::-1]
+    upto, hits_upto = upward[:, 0], upward[:, 1]
+    x = np.stack([hits_upto - positive, positive, rows], axis=1)
+    y = np.stack([upto - rows, rows, upto], axis=1)
+    shares = yield from _ratio(server, x, y, 0, 0, address.named("shares"))
+    before, own, step = (np.ascontiguousarray(shares[:, place]) for place in range(3))
+    t = add_public(server, RING64, step + step, -1 << VALUE_BITS)
+    phi = t * np.uint64(STEP_MEAN[-1] % 2**64)
+    phi = yield from truncate(server, RING64, phi[0], VALUE_BITS, address.named("phi top"))
+    for number, coefficient in enumerate(reversed(STEP_MEAN[1:-1])):
+        phi = add_public(server, RING64, phi, coefficient)
+        part = product_part(RING64, phi, t)
+        phi = yield from truncate(server, RING64, part, VALUE_BITS, address.named(f"phi {number}"))
+    phi = add_public(server, RING64, phi, STEP_MEAN[0])
+    mixed = yield from truncate(
+        server, RING64, product_part(RING64, phi, before - own), VALUE_BITS, address.named("mixed")
+    )
+    return np.asarray(mixed + own)
+
+
+def _mean_of_positives(
+    server: Server, values: ShareArray, positive: ShareArray, address: Address
+) -> Program[ShareArray]:
+    """The mean of buckets' values, (2, buckets) with VALUE_BITS and at most 1, over the positives in them: (2, 1); 0 without any."""
+    total = product_part(RING64, values, positive).sum(dtype=np.uint64).reshape(1)
+    shared = yield from reshare(server, RING64, total, address.named("sum"))
+    positives = positive.sum(axis=1, dtype=np.uint64)[:, None]
+    return (yield from _ratio(server, shared, positives, VALUE_BITS, 0, address.named("ratio")))
 
 
 def _buckets(server: Server, margins: ShareArray, address: Address) -> Program[ShareArray]:
@@ -397,6 +533,38 @@ def histogram_part(
     if server.index != 2:
         add_turned(opened.dealt[0], opened.value.astype(np.int64), out)
     return counts.reduce(out)
+
+
+def weighted_part(
+    server: Server, index: Ring, part: ShareArray, weights: ShareArray, address: Address
+) -> Program[ShareArray]:
+    """As `histogram_part`, of words: sum_i v_i [z_i = j], an additive part in Z_2^32.
+
+    With v = v_0 + v_1 + v_2 and one-hots o of r: S_2 knows r and v_0 + v_2, and deals o and (v_0 + v_2) o; S_0 and S_1 both know
+    v_1, and v o = (v_0 + v_2) o + v_1 o is linear in what is dealt. One round; 2 2^index.bits words a number from S_2.
+
+    Args:
+        part: additive parts in `index`, (count,). weights: shared in Z_2^32, (2, count).
+    """
+    count, size = len(part), 1 << index.bits
+
+    def one_hots(r: ShareArray) -> ShareArray:
+        table = np.zeros((count, size), np.uint32)
+        table[np.arange(count), r] = 1
+        return table
+
+    # At S_2 these are v_2 and v_0.
+    known = weights[0] + weights[1]
+    deals = [
+        Deal(RING32, (count, size), one_hots),
+        Deal(RING32, (count, size), lambda r: one_hots(r) * known[:, None]),
+    ]
+    opened = yield from open_and_deal(server, index, part, address.named("index"), deals)
+    out = np.zeros(size, np.uint32)
+    if server.index != DEALER:
+        middle = weights[1 - server.index][:, None]
+        add_turned(opened.dealt[1] + middle * opened.dealt[0], opened.value.astype(np.int64), out)
+    return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

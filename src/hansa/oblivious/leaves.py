@@ -23,6 +23,7 @@ from hansa.oblivious.node_sums import from_counts, sum_parts
 from hansa.oblivious.paths import add_dot_parts, weighted_part
 from hansa.oblivious.split_finding import LEAST_UNITS
 from hansa.oblivious.tree_constants import ETA_BITS, Kind, TreeConstants
+from hansa.oblivious.weight_bounds import beyond_parts, soft_part
 
 ROUNDING_UNITS = 16
 """Units of a sum by which two sums of the same rows may differ: groups of rows are rounded apart, parents and left children too."""
@@ -82,12 +83,13 @@ def _covers(server: Server, h: ShareArray, growth: TreeConstants, bits: int, add
 def leaf_values(
     server: Server, g: ShareArray, h: ShareArray, growth: TreeConstants, address: Address
 ) -> Program[ShareArray]:
-    """-eta G / (H + lambda) [H >= m'], clamped, rounded at random to leaf_bits fraction bits.
+    """-eta T(G) / (H + lambda) [H >= m'], clamped, rounded at random to leaf_bits fraction bits; T(G) is G, or with alpha less.
 
     m' is less here than for a split by what rounding can make of H: a leaf that a split took for a child keeps its value.
 
-    (Chen & Guestrin 2016, eq. 5.) eta G is clamped to +-leaf_limit (H + lambda) first, both with 20 fraction bits
-    more. With c, y from `reciprocal`, eta G c 2^20 <= leaf_limit 2^51 is brought below 2^30, then multiplied by y.
+    (Chen & Guestrin 2016, eq. 5.) With t = eta alpha and b = leaf_limit (H + lambda), eta T(G) clamped to +-b is
+    soft_t(eta G) - soft_(t + b)(eta G) (`weight_bounds`). That is done first, with 20 fraction bits more. With c, y from
+    `reciprocal`, what is left of eta G, times c, is at most leaf_limit 2^51, is brought below 2^30, then multiplied by y.
     Rounded before any row uses it, so that the opened tree and the shared margins agree to the last bit. Twenty
     rounds of single words.
 
@@ -100,29 +102,32 @@ def leaf_values(
     ring, constants = RING64, growth.scoring
     x = add_public(server, ring, h, constants.reg_lambda)
     g = g * np.uint64(round(growth.eta * 2**ETA_BITS))
-    limit = x * np.uint64(round(growth.leaf_limit * 2**ETA_BITS))
+    alpha = constants.alpha * round(growth.eta * 2**ETA_BITS)
+    limit = add_public(server, ring, x * np.uint64(round(growth.leaf_limit * 2**ETA_BITS)), alpha)
+    least = add_public(server, ring, np.zeros_like(x), alpha)
     parts = [
         threshold_parts(server, x, 0),
         add_to_part(server, ring, h[0], -max(LEAST_UNITS, constants.least_hessian - ROUNDING_UNITS))[None],
-        (g + limit)[:1],
-        (limit - g)[:1],
+        beyond_parts(g, limit),
+        *([beyond_parts(g, least)] if alpha else []),
     ]
     stacked = np.concatenate(parts)
     flat = yield from signs(server, ring, stacked.reshape(-1), address.named("conditions"))
     bits = flat.reshape(2, *stacked.shape)
-    c = normaliser(server, bits[:, : len(parts[0])], 0)
-    small, low, high = bits[:, -3], bits[:, -2], bits[:, -1]
-    clamped = g[0] + product_part(ring, low, np.zeros_like(g) - limit - g)
-    clamped += product_part(ring, high, limit - g)
+    levels = len(parts[0])
+    c = normaliser(server, bits[:, :levels], 0)
+    small, beyond = bits[:, levels], bits[:, levels + 1 : levels + 3]
+    kept = soft_part(g, least, bits[:, levels + 3 :]) if alpha else g[0]
+    clamped = kept - soft_part(g, limit, beyond)
     keep = add_public(server, ring, np.zeros_like(small) - small, 1)
-    g, kept, y = yield from together(
+    g, scale, y = yield from together(
         reshare(server, ring, clamped, address.named("clamped")),
         multiply(server, ring, c, keep, address.named("kept")),
         mantissa(server, x, c, address.named("mantissa")),
     )
     # |eta G c| <= 2^(20 + 31) leaf_limit is brought below 2^30.
     shift = ETA_BITS + NORMAL_BITS + int(growth.leaf_limit).bit_length() - 30
-    scaled = yield from truncate(server, ring, product_part(ring, g, kept), shift, address.named("scaled"))
+    scaled = yield from truncate(server, ring, product_part(ring, g, scale), shift, address.named("scaled"))
     rest = ETA_BITS + NORMAL_BITS + 30 - shift - growth.leaf_bits
     value = yield from truncate(server, ring, product_part(ring, scaled, y), rest, address.named("value"), RING32)
     return (np.zeros_like(value) - value) << np.uint32(MARGIN_BITS - growth.leaf_bits)

@@ -91,6 +91,7 @@ from hansa.mpc.replicated import (
     together,
 )
 from hansa.mpc.ring import BITS, BYTES, RING64, ShareArray, pack_bits, unpack_bits
+from hansa.oblivious.weight_bounds import ROUNDED_UNITS, STEP_BITS, BoundedSums, bounded_terms
 
 SCORE_BITS = 38
 RATIO_BITS = 26
@@ -119,11 +120,13 @@ class Scoring:
         gamma_bits: may be negative.
         ratio_shift: U k 2^-ratio_shift stays below 2^30. As H <= S - A (`training._bounds`), U k = (H + 2 lambda) k is below
             S k (1 + 2 lambda / S) < 2^31 (1 + 2 lambda / A).
+        alpha: alpha 2^f. step: max_delta_step 2^STEP_BITS. Both 0 where weights are not bounded (`weight_bounds`).
 
     An example: f = 13, lambda = 1, gamma = 1/2, A = 1.
 
     >>> scoring(13, 1.0, 0.5, 1.0, 1.0)
-    Scoring(fraction_bits=13, reg_lambda=8192, least_hessian=8192, least_scale_bit=13, gamma=8192, gamma_bits=1, ratio_shift=3)
+    Scoring(fraction_bits=13, reg_lambda=8192, least_hessian=8192, least_scale_bit=13, gamma=8192, gamma_bits=1, ratio_shift=3, \
+alpha=0, step=0)
     >>> k = 2 ** (30 - 13)  # the largest, where S = A
     >>> 8192 * k == 2**30, (1 + 2) * 2**13 * k / 2**3 < 2**30  # gamma k, and (S + 2 lambda) k 2^-ratio_shift
     (True, True)
@@ -136,10 +139,28 @@ class Scoring:
     gamma: int
     gamma_bits: int
     ratio_shift: int
+    alpha: int = 0
+    step: int = 0
+
+    @property
+    def bounded(self) -> bool:
+        """Whether alpha or max_delta_step bounds weights."""
+        return bool(self.alpha or self.step)
+
+    @property
+    def score_bits(self) -> int:
+        """Fraction bits of numerators: one is the sign's where they may be negative."""
+        return SCORE_BITS - self.bounded
 
 
 def scoring(
-    fraction_bits: int, reg_lambda: float, gamma: float, min_child_weight: float, scale_floor: float
+    fraction_bits: int,
+    reg_lambda: float,
+    gamma: float,
+    min_child_weight: float,
+    scale_floor: float,
+    reg_alpha: float = 0.0,
+    max_delta_step: float = 0.0,
 ) -> Scoring:
     """The integers for public parameters; `scale_floor` is A, at least 1."""
     unit = 2.0**fraction_bits
@@ -157,6 +178,9 @@ def scoring(
         gamma=round(gamma * 2.0 ** (fraction_bits + gamma_bits)),
         gamma_bits=gamma_bits,
         ratio_shift=ratio_shift,
+        # No sum exceeds 2^30 units.
+        alpha=min(round(reg_alpha * unit), 1 << 30),
+        step=round(max_delta_step * 2**STEP_BITS),
     )
 
 
@@ -216,59 +240,94 @@ def score(
     Of the product that tells validity, (H_L - m') (H_R - m'), below 2^60, the sign counts. Where both factors are negative it is
     positive, but then H < 2 m', and k = 0 makes all numerators 0: candidate 0 wins.
 
+    With alpha or max_delta_step numerators are those of `weight_bounds`, with 37 bits and a sign. They take no more rounds, because
+    all that they need is computed beside the inverses, rho and e.
+
     Arguments as `find_splits`. Returns two arrays (2, nodes, candidates + 1), shared in Z_2^64. Twenty-two
-    rounds; per candidate about 100 bytes from S_0 and S_1 and 130 from S_2.
+    rounds; per candidate about 100 bytes from S_0 and S_1 and 130 from S_2 (with one of the two bounds about 300 and 450).
     """
     ring, lam = RING64, constants.reg_lambda
     nodes = left.shape[2]
     g_left, u_left = left[:, 0], add_public(server, ring, left[:, 1], lam)
     g, h = totals[:, 0], totals[:, 1]
     upper = np.stack([add_public(server, ring, h, 2 * lam), add_public(server, ring, h, lam)], axis=1)
-    valid, node_valid, below_upper, below_scale = yield from _conditions(
-        server, left[:, 1], h, upper, scale, constants, address.named("conditions")
+    bounded = None
+    if constants.bounded:
+        own = (g_left, u_left), (g, upper[:, 1])
+        bounded = BoundedSums.of(server, *own, upper[:, 0], constants.alpha, constants.step)
+    valid, node_valid, below_upper, below_scale, beyond = yield from _conditions(
+        server, left[:, 1], h, upper, scale, bounded, constants, address.named("conditions")
     )
     c = normaliser(server, below_upper, 0)
     k = normaliser(server, below_scale, constants.least_scale_bit)
-    inverses, (k, g_scaled, numerator_gamma) = yield from together(
+    kept = [] if bounded is None else [bounded.kept(server, beyond, address.named("kept"))]
+    inverses, (k, g_scaled, numerator_gamma), *kept_sums = yield from together(
         inverse(server, upper, c, address.named("inverse")),
         _scaled_totals(server, g, upper[:, 0], k, node_valid, constants, address.named("scaled")),
+        *kept,
     )
     inverse_u = inverses[:, 0][:, :, None]
     # rho 2^61 = u (2^61 / U); tau 2^61 = lambda (2^61 / (H + lambda)).
-    rho, tau = yield from together(
+    scaled = [] if bounded is None else [bounded.scaled(server, kept_sums[0], k, address.named("bounded"))]
+    rho, tau, *kept_scaled = yield from together(
         truncate(server, ring, product_part(ring, u_left, inverse_u), 31, address.named("rho")),
         truncate(server, ring, inverses[0, 1] * np.uint64(lam), 31, address.named("tau")),
+        *scaled,
     )
-    e_part = product_part(ring, g_left, (k << np.uint64(RHO_BITS))[:, :, None])
-    e_part -= product_part(ring, rho, g_scaled[:, :, None])
-    e, g_tau = yield from together(
-        truncate(server, ring, e_part, RHO_BITS, address.named("e")),
-        truncate(server, ring, product_part(ring, g_scaled, tau), RHO_BITS, address.named("g tau")),
-    )
-    if directions is not None:
-        valid = yield from _on_the_right_side(server, e, valid, directions, address.named("monotone"))
     other = add_public(server, ring, np.zeros_like(rho) - rho, 1 << RHO_BITS)
+    if bounded is None:
+        e, square, none_square = yield from _squares(server, g_left, g_scaled, k, rho, tau, address)
+    else:
+        y, z = kept_scaled[0]
+        terms = yield from bounded_terms(server, bounded, y, z, rho, other, tau, RHO_BITS, address.named("terms"))
+        e = terms.e_y
+        square, none_square = terms.parts()
+    if directions is not None:
+        units = 0 if bounded is None else ROUNDED_UNITS
+        valid = yield from _on_the_right_side(server, e, valid, directions, units, address.named("monotone"))
+    # Of bounded weights these are half the numerators, which have one bit less.
+    shift = 62 - SCORE_BITS
     squares, ratios, numerator_lambda = yield from together(
-        truncate(server, ring, product_part(ring, e, e), 62 - SCORE_BITS, address.named("e e")),
+        truncate(server, ring, square, shift, address.named("e e")),
         truncate(server, ring, product_part(ring, rho, other), 2 * RHO_BITS - RATIO_BITS, address.named("q")),
-        truncate(server, ring, product_part(ring, g_scaled, g_tau), 64 - SCORE_BITS, address.named("g g tau")),
+        truncate(server, ring, none_square, shift + 2, address.named("g g tau")),
     )
-    # Valid candidates keep (e^2, q + 2 ulp), others become (0, 1/4).
+    # Valid candidates keep (e^2, q + 2 ulp), others become (0, 1/4), or where numerators may be negative what "no split" is.
+    none = (numerator_lambda + numerator_gamma)[:, :, None]
+    nothing = np.zeros_like(none) if bounded is None else none
     first, second = yield from together(
-        multiply(server, ring, squares, valid, address.named("numerators")),
+        multiply(server, ring, squares - nothing, valid, address.named("numerators")),
         multiply(server, ring, add_public(server, ring, ratios, 2 - QUARTER), valid, address.named("ratios")),
     )
     quarter = public(server, ring, np.full((nodes, 1), QUARTER, np.uint64))
-    none = (numerator_lambda + numerator_gamma)[:, :, None]
-    return np.concatenate([none, first], axis=2), np.concatenate(
+    return np.concatenate([none, first + nothing], axis=2), np.concatenate(
         [quarter, add_public(server, ring, second, QUARTER)], axis=2
     )
 
 
+def _squares(
+    server: Server,
+    g_left: ShareArray,
+    g_scaled: ShareArray,
+    k: ShareArray,
+    rho: ShareArray,
+    tau: ShareArray,
+    address: Address,
+) -> Program[tuple[ShareArray, ShareArray, ShareArray]]:
+    """e k, and additive parts of its square and of G^2 tau k^2. Two rounds."""
+    e_part = product_part(RING64, g_left, (k << np.uint64(RHO_BITS))[:, :, None])
+    e_part -= product_part(RING64, rho, g_scaled[:, :, None])
+    e, g_tau = yield from together(
+        truncate(server, RING64, e_part, RHO_BITS, address.named("e")),
+        truncate(server, RING64, product_part(RING64, g_scaled, tau), RHO_BITS, address.named("g tau")),
+    )
+    return e, product_part(RING64, e, e), product_part(RING64, g_scaled, g_tau)
+
+
 def _on_the_right_side(
-    server: Server, e: ShareArray, valid: ShareArray, directions: Any, address: Address
+    server: Server, e: ShareArray, valid: ShareArray, directions: Any, units: int, address: Address
 ) -> Program[ShareArray]:
-    """valid [e >= 0] under an increasing constraint, valid [e <= 0] under a decreasing one. Six rounds.
+    """valid [e >= -units] under an increasing constraint, valid [e <= units] under a decreasing one. Six rounds.
 
     e (u + v) = G_L v - G_R u, so e >= 0 is -G_L / u <= -G_R / v: the left value is at most the right one.
     """
@@ -276,7 +335,8 @@ def _on_the_right_side(
     if not bound.size:
         return valid
     part = e[0][:, bound] * np.asarray(directions)[bound].astype(np.uint64)
-    wrong = yield from signs(server, RING64, np.ascontiguousarray(part).reshape(-1), address.named("sign"))
+    part = add_to_part(server, RING64, np.ascontiguousarray(part).reshape(-1), units)
+    wrong = yield from signs(server, RING64, part, address.named("sign"))
     own = valid[:, :, bound]
     lost = yield from multiply(server, RING64, own, wrong.reshape(own.shape), address.named("lost"))
     kept = valid.copy()
@@ -290,10 +350,11 @@ def _conditions(
     h: ShareArray,
     upper: ShareArray,
     scale: ShareArray,
+    bounded: BoundedSums | None,
     constants: Scoring,
     address: Address,
-) -> Program[tuple[ShareArray, ShareArray, ShareArray, ShareArray]]:
-    """[(H_L - m')(H_R - m') >= 0], [H >= 2 m'], and the thresholds of the normalisers, all in one batch."""
+) -> Program[tuple[ShareArray, ShareArray, ShareArray, ShareArray, list[ShareArray]]]:
+    """[(H_L - m')(H_R - m') >= 0], [H >= 2 m'], the thresholds of the normalisers and of bounded weights, all in one batch."""
     ring, least = RING64, constants.least_hessian
     x = add_public(server, ring, h_left, -least)
     y = add_public(server, ring, h[:, :, None] - h_left, -least)
@@ -302,10 +363,11 @@ def _conditions(
         add_to_part(server, ring, h[0], -2 * least),
         threshold_parts(server, upper, 0),
         threshold_parts(server, scale, constants.least_scale_bit),
+        *([] if bounded is None else bounded.parts()),
     ]
     sizes = np.cumsum([part.size for part in parts])[:-1]
     negative = yield from signs(server, ring, np.concatenate([part.reshape(-1) for part in parts]), address)
-    valid, node_valid, below_upper, below_scale = (
+    valid, node_valid, below_upper, below_scale, *beyond = (
         bits.reshape(2, *part.shape) for bits, part in zip(np.split(negative, sizes, axis=1), parts, strict=True)
     )
     return (
@@ -313,6 +375,7 @@ def _conditions(
         add_public(server, ring, np.zeros_like(node_valid) - node_valid, 1),
         below_upper,
         below_scale,
+        beyond,
     )
 
 
@@ -329,7 +392,7 @@ def _scaled_totals(
 
     A node that is too small gets k = 0, so that all its numerators are 0 and "no split" wins the tie. (There
     both sides of a candidate can be below m', and the product that tells validity positive.)
-    The last result has 38 bits where |e k| = 2^31.
+    The last result has `score_bits` where |e k| = 2^31.
     """
     ring = RING64
     k = yield from multiply(server, ring, k, node_valid, address.named("k"))
@@ -337,8 +400,8 @@ def _scaled_totals(
         multiply(server, ring, g, k, address.named("g")),
         truncate(server, ring, product_part(ring, u, k), constants.ratio_shift, address.named("u")),
     )
-    # gamma U 2^2f k^2 / 2^62, times 2^38 / 4.
-    shift = 64 - SCORE_BITS + constants.gamma_bits - constants.ratio_shift
+    # gamma U 2^2f k^2 / 2^62, times 2^score_bits / 4.
+    shift = 64 - constants.score_bits + constants.gamma_bits - constants.ratio_shift
     part = product_part(ring, ratio, k * np.uint64(constants.gamma))
     if shift <= 0:
         grown = yield from reshare(server, ring, part << np.uint64(-shift), address.named("gamma"))
@@ -404,7 +467,7 @@ def tournament(server: Server, numerators: ShareArray, ratios: ShareArray, addre
     won = add_public(server, BYTES, np.zeros((2, nodes, items, 1), np.uint8), 1)
     for level, size in enumerate(group_sizes(items)):
         place = address.named(str(level))
-        first, second = _grouped(server, numerators, ratios, size)
+        first, second = _grouped(numerators, ratios, size)
         slots, weights = yield from _matches(server, first, second, place)
         joined = _joined(server, won, slots, level == 0, place)
         if weights is None:
@@ -414,15 +477,16 @@ def tournament(server: Server, numerators: ShareArray, ratios: ShareArray, addre
     return np.ascontiguousarray(won.reshape(2, nodes, -1)[:, :, :items])
 
 
-def _grouped(server: Server, numerators: ShareArray, ratios: ShareArray, size: int) -> tuple[ShareArray, ShareArray]:
-    """As (2, nodes, groups, size), with items (0, 1/4) behind the others where groups are not full: they lose every tie."""
+def _grouped(numerators: ShareArray, ratios: ShareArray, size: int) -> tuple[ShareArray, ShareArray]:
+    """As (2, nodes, groups, size), with copies of the last item behind it where its group is not full: they lose the tie with it."""
     nodes = numerators.shape[1]
     short = -numerators.shape[2] % size
-    if short:
-        zeros = np.zeros((2, nodes, short), np.uint64)
-        quarters = public(server, RING64, np.full((nodes, short), QUARTER, np.uint64))
-        numerators, ratios = np.concatenate([numerators, zeros], axis=2), np.concatenate([ratios, quarters], axis=2)
-    return numerators.reshape(2, nodes, -1, size), ratios.reshape(2, nodes, -1, size)
+
+    def full(items: ShareArray) -> ShareArray:
+        copies = np.repeat(items[:, :, -1:], short, axis=2)
+        return np.concatenate([items, copies], axis=2).reshape(2, nodes, -1, size)
+
+    return full(numerators), full(ratios)
 
 
 def _matches(

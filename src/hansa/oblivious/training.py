@@ -26,13 +26,14 @@ import numpy.typing as npt
 
 from hansa.errors import PlanError, ProtocolError
 from hansa.mpc.comparison import extend, truncate
-from hansa.mpc.fourier import MARGIN_BITS, logistic
+from hansa.mpc.fourier import EXPONENTIAL_FRACTION, MARGIN_BITS, exponential_part, logistic
 from hansa.mpc.panels import panel_columns
 from hansa.mpc.replicated import (
     Address,
     Program,
     Server,
     add_public,
+    add_to_part,
     multiply,
     open_to_all,
     product_part,
@@ -45,6 +46,12 @@ from hansa.oblivious.growth import TreeShares, grow_tree
 from hansa.oblivious.shared_rows import BATCH_ROWS, Block, label_words, weights_of
 from hansa.oblivious.split_finding import scoring
 from hansa.oblivious.tree_constants import COUNT_BITS, CountFactors, Kind, TreeConstants
+from hansa.oblivious.weight_bounds import MOST_STEP
+
+POISSON = "count:poisson"
+
+MEAN_SHIFT = 16
+"""Added to the logarithms of means of count:poisson, so that margins within +-16 are means of e^-32 to 1 in the labels' scale."""
 
 MOST_FRACTION_BITS = 22
 """More than the margins' noise is worth, and few enough for every shift below to stay positive."""
@@ -60,6 +67,9 @@ WEIGHT_BITS = 8
 
 PLAIN_SCALES = (2.0**-WEIGHT_BITS, 2.0**WEIGHT_BITS)
 """Values of scale_pos_weight that rows without weights can have."""
+
+LEAST_BOUND = 2**-14
+"""Least eta max_delta_step: such a bound has 64 units of leaves on shares."""
 
 LEAST_ETA = 2**-12
 """eta has 20 fraction bits."""
@@ -80,6 +90,9 @@ SERIES_NOISE = 2**-15
 """Times the root of the number of rows: five times what the noise of the logistic series, 6e-6 a row, makes of a sum of hessians.
 Less than that is no child, and no leaf: its value would be noise."""
 
+MEAN_NOISE = 2**-20
+"""Times the weight of all rows: what the series of e^t can make of a sum of means that are 0, several times over."""
+
 EXTRA_BITS, MOST_GROUPS, MOST_ROWS_PER_SUM = 2, 8, 2**18
 """A row's gradient keeps so many fraction bits more than sums do, unless that takes more groups of rows."""
 
@@ -89,12 +102,16 @@ class BoostingSettings:
     """Public parameters, under XGBoost's names where it has them.
 
     Attributes:
-        objective: "binary:logistic", or "reg:squarederror" on labels scaled by `LabelScale`.
+        objective: "binary:logistic", or on labels scaled by `LabelScale` "reg:squarederror" or "count:poisson". Of the last, means are
+            e^(margin - 16) in the scale, so that a margin within +-16 is a mean up to the scale; and hessians are means, without the
+            factor e^d that XGBoost's have, d = max_delta_step. So eta, lambda and min_child_weight are e^-d times XGBoost's, gamma
+            and max_delta_step (of leaves) e^d times.
         rounds, eta, max_depth, reg_lambda, gamma, min_child_weight, scale_pos_weight: as in XGBoost. gamma
             applies to the scaled labels of squared error: divide it by the scale's square.
         base_margin: where margins start. For squared error in units of the scale, within +-1/2: 0 where the scale's centre
             is the base score, or the pooled mean of the scaled labels.
         leaf_limit: leaf values, eta included, are clamped to +- this.
+        reg_alpha, max_delta_step: as in XGBoost; 0 for none. On scaled labels of squared error both are divided by the scale.
         leaf_bits: fraction bits of an opened leaf value: with the sign and the limit about 16 bits in all. A
             sharper value of a first tree nearly gives its leaf's sums away.
         weight_limit: no row's weight exceeds this; None where rows have no weights. Weights are words with `weight_bits`
@@ -114,7 +131,7 @@ class BoostingSettings:
         PlanError: a parameter out of range, naming it.
     """
 
-    objective: Literal["binary:logistic", "reg:squarederror"]
+    objective: Literal["binary:logistic", "reg:squarederror", "count:poisson"]
     rounds: int
     eta: float = 0.3
     max_depth: int = 6
@@ -124,6 +141,8 @@ class BoostingSettings:
     scale_pos_weight: float = 1.0
     base_margin: float = 0.0
     leaf_limit: float = 4.0
+    reg_alpha: float = 0.0
+    max_delta_step: float = 0.0
     leaf_bits: int = 14
     rows_per_sum: int | None = None
     weight_limit: float | None = None
@@ -143,19 +162,24 @@ class BoostingSettings:
             "base_margin": (-SAFE_MARGIN, SAFE_MARGIN),
             "leaf_limit": (2**-10, SAFE_MARGIN),
             "leaf_bits": (4, MARGIN_BITS),
+            "reg_alpha": (0, np.inf),
+            "max_delta_step": (0, MOST_STEP),
         }
         for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
                 raise PlanError(f"{name} is {getattr(self, name)}; expected {least} to {most}")
         self._check_monotone()
+        self._check_bounds()
         if self.cover_bits is not None and not 0 <= self.cover_bits <= 8:
             raise PlanError(f"cover_bits is {self.cover_bits}; expected 0 to 8, or none")
         if self.rows_per_sum is not None and not 64 <= self.rows_per_sum <= 2**24:
             raise PlanError(f"rows_per_sum is {self.rows_per_sum}; expected 64 to 2^24, or none")
-        if self.objective not in ("binary:logistic", "reg:squarederror"):
+        if self.objective not in ("binary:logistic", "reg:squarederror", POISSON):
             raise PlanError(f"objective {self.objective!r} is not supported in coopetitive mode")
         if self.objective == "reg:squarederror" and (abs(self.base_margin) > 0.5 or self.scale_pos_weight != 1):
             raise PlanError("reg:squarederror takes a base_margin within +-1/2 and scale_pos_weight 1")
+        if self.objective == POISSON and self.scale_pos_weight != 1:
+            raise PlanError("count:poisson takes scale_pos_weight 1")
         if self.weight_limit is not None and not 0 < self.greatest_weight < np.inf:
             raise PlanError(f"weight_limit is {self.weight_limit}; expected a positive number")
         if self.total_weight is not None and not self.total_weight > 0:
@@ -169,12 +193,28 @@ class BoostingSettings:
                 f"monotone_constraints take a leaf_limit of at most {MOST_BOUNDED}, and leaf_bits + max_depth below {MARGIN_BITS}"
             )
 
+    def _check_bounds(self) -> None:
+        if self.max_delta_step and self.eta * self.max_delta_step < LEAST_BOUND:
+            raise PlanError(
+                f"max_delta_step times eta is {self.eta * self.max_delta_step:g}; on shares expected at least {LEAST_BOUND:g}, or 0"
+            )
+        if (self.reg_alpha or self.max_delta_step) and self.cover_bits is not None:
+            raise PlanError(
+                "alpha and max_delta_step take no statistics on shares: gains do not follow from bounded leaves"
+            )
+
     @property
     def weight(self) -> tuple[int, int]:
         """scale_pos_weight as an integer and its fraction bits; (1, 0) for none."""
         if self.scale_pos_weight == 1:
             return 1, 0
         return max(1, round(self.scale_pos_weight * 2**WEIGHT_BITS)), WEIGHT_BITS
+
+    @property
+    def leaf_bound(self) -> float:
+        """No leaf value exceeds this, eta included."""
+        limit = self.eta if self.objective == "reg:squarederror" else self.leaf_limit
+        return min(limit, self.eta * self.max_delta_step) if self.max_delta_step else limit
 
     @property
     def greatest_weight(self) -> float:
@@ -411,7 +451,7 @@ def boost_round(
 
 def may_leave_range(settings: BoostingSettings, rounds: int) -> bool:
     """Could a margin of so many rounds leave +-16? Public; only then is the range checked on shares."""
-    return abs(settings.base_margin) + rounds * settings.leaf_limit > SAFE_MARGIN
+    return abs(settings.base_margin) + rounds * settings.leaf_bound > SAFE_MARGIN
 
 
 def start_margins(server: Server, rows: int, settings: BoostingSettings) -> ShareArray:
@@ -463,6 +503,13 @@ def boost(
         shift = MARGIN_BITS - growth.row_bits
         gradient = yield from truncate(server, RING32, part, shift, address.named("residuals"))
         vectors = _vectors(gradient, _ones(server, rows))
+    elif settings.objective == POISSON:
+        kind = "gradients"
+        check = may_leave_range(settings, number)
+        place = address.named("gradients")
+        vectors, absolute, outside = yield from poisson_gradients(
+            server, margins, labels, weights, growth, check, place
+        )
     elif number == 0:
         kind = "counts"
         if weights is None:
@@ -553,6 +600,48 @@ def _weighted_gradients(
     return _vectors(words[:, 0], words[:, 1]), words[:, 2], outside
 
 
+def poisson_gradients(
+    server: Server,
+    margins: ShareArray,
+    labels: ShareArray,
+    weights: ShareArray | None,
+    growth: TreeConstants,
+    check_range: bool,
+    address: Address,
+) -> Program[tuple[ShareArray, ShareArray, ShareArray | None]]:
+    """Gradients and hessians (2, 1, 2, rows), a bound on |g| (2, rows), and bits of rows out of range, of means m = e^(margin - 16).
+
+        g = w (m - y),  h = w m,  |g| <= w (m + y)
+
+    The bound takes the place of |g| in S: neither |G| nor H exceeds its sum. Three rounds, with weights five; four and
+    six where the range is checked.
+    """
+    means, checks = yield from mean_part(server, margins, address.named("means"), check_range)
+    if weights is None:
+        m, y, *outside = yield from together(
+            truncate(server, RING64, means, EXPONENTIAL_FRACTION - growth.row_bits, address.named("m"), RING32),
+            truncate(server, RING32, labels[0], MARGIN_BITS - growth.row_bits, address.named("y")),
+            *checks,
+        )
+        return _vectors(m - y, m), m + y, outside[0] if outside else None
+    m, *outside = yield from together(
+        truncate(server, RING64, means, EXPONENTIAL_FRACTION - WEIGHTED_BITS, address.named("m")), *checks
+    )
+    w_m, w_y = product_part(RING64, weights[:, 0], m), weights[0, 1] << np.uint64(WEIGHTED_BITS)
+    shift = growth.weight_bits + WEIGHTED_BITS - growth.row_bits
+    parts = np.stack([w_m - w_y, w_m, w_m + w_y])
+    words = yield from truncate(server, RING64, parts, shift, address.named("weighted"), RING32)
+    return _vectors(words[:, 0], words[:, 1]), words[:, 2], outside[0] if outside else None
+
+
+def mean_part(
+    server: Server, margins: ShareArray, address: Address, check_range: bool = False
+) -> Program[tuple[ShareArray, list[Program[ShareArray]]]]:
+    """`fourier.exponential_part` of margin - 16."""
+    part = add_to_part(server, RING32, margins[0], -MEAN_SHIFT << MARGIN_BITS)
+    return (yield from exponential_part(server, part, address, check_range))
+
+
 def _weighted_residuals(
     server: Server,
     margins: ShareArray,
@@ -577,15 +666,22 @@ def growth_of(
     floor, final_bits = _bounds(settings, rows)
     rows_per_sum = _rows_per_sum(settings, rows, final_bits)
     row_bits = max(final_bits, _row_bits(settings, min(rows, rows_per_sum)))
-    limit = settings.leaf_limit if settings.objective == "binary:logistic" else settings.eta
     return TreeConstants(
         depth=settings.max_depth,
-        scoring=scoring(final_bits, settings.reg_lambda, _gamma(settings, rows), _least_hessian(settings, rows), floor),
+        scoring=scoring(
+            final_bits,
+            settings.reg_lambda,
+            _gamma(settings, rows),
+            _least_hessian(settings, rows),
+            floor,
+            settings.reg_alpha,
+            settings.max_delta_step,
+        ),
         row_bits=row_bits,
         rows_per_sum=rows_per_sum,
         scale_floor=int(np.ceil(floor * 2**final_bits)),
         eta=settings.eta,
-        leaf_limit=limit,
+        leaf_limit=settings.leaf_bound,
         leaf_bits=settings.leaf_bits,
         chosen=None if features is None else candidates.of_features(features),
         counts=_count_factors(settings) if settings.objective == "binary:logistic" else None,
@@ -615,7 +711,7 @@ def _rows_per_sum(settings: BoostingSettings, rows: int, final_bits: int) -> int
     if settings.rows_per_sum is not None:
         return settings.rows_per_sum
     wanted = min(MOST_FRACTION_BITS, final_bits + EXTRA_BITS)
-    fitting = int((2 ** (30 - wanted) - 2) / settings.greatest_weight)
+    fitting = int((2 ** (30 - wanted) - 2) / settings.greatest_weight / _most_gradient(settings))
     found = min(MOST_ROWS_PER_SUM, max(fitting, -(-rows // MOST_GROUPS), 64))
     if settings.weight_limit is not None and _row_bits(settings, min(rows, found)) <= final_bits:
         # Any group may hold the heaviest row: then smaller groups gain nothing.
@@ -625,7 +721,7 @@ def _rows_per_sum(settings: BoostingSettings, rows: int, final_bits: int) -> int
 
 def _row_bits(settings: BoostingSettings, rows: int) -> int:
     """Fraction bits with which the sum of so many rows fits Z_2^32, noise included."""
-    total = _greatest_total(settings, rows)
+    total = _greatest_total(settings, rows) * _most_gradient(settings)
     return min(MOST_FRACTION_BITS, 30 - int(np.ceil(total + 1 + total / 65536)).bit_length())
 
 
@@ -650,7 +746,8 @@ def _bounds(settings: BoostingSettings, rows: int) -> tuple[float, int]:
 
         n_0 = (1/4) [G^2 lambda / (H + lambda) + gamma (H + 2 lambda)] / S^2       times (S k / 2^31)^2, which is below 1
 
-    Rows have h <= |g|: p (1 - p) is at most p and 1 - p, and squared error takes S = H + A. So |G| <= S and H <= S - A, and
+    Rows have h <= |g|: p (1 - p) is at most p and 1 - p, squared error takes S = H + A, and count:poisson the sum of m + y, which h is
+    below too. So |G| <= S and H <= S - A, and
 
         n_0 <= 1/4 + (gamma / 4) (S - A + 2 lambda) / S^2
 
@@ -675,10 +772,10 @@ def _bounds(settings: BoostingSettings, rows: int) -> tuple[float, int]:
     >>> round(float(scales[values.argmax()]), 1), round(float(values.max()), 3), round(100 / (16 * (floor - 6)), 3)
     (21.3, 0.586, 0.586)
     """
-    logistic_loss = settings.objective == "binary:logistic"
+    most_hessian = 0.25 if settings.objective == "binary:logistic" else 1
     total, gamma = _greatest_total(settings, rows), _gamma(settings, rows)
     floor = max(1 + total / 65536, gamma / 6, float(np.sqrt(2 * gamma * settings.reg_lambda / 3)))
-    bound = max(total + floor, total * (0.25 if logistic_loss else 1) + 2 * settings.reg_lambda + 1)
+    bound = max(total * _most_gradient(settings) + floor, total * most_hessian + 2 * settings.reg_lambda + 1)
     bits = min(MOST_FRACTION_BITS, 30 - int(np.ceil(bound)).bit_length())
     if bits < 1:
         raise PlanError(
@@ -688,12 +785,17 @@ def _bounds(settings: BoostingSettings, rows: int) -> tuple[float, int]:
     return floor, bits
 
 
+def _most_gradient(settings: BoostingSettings) -> float:
+    """Of a row of weight 1: means of count:poisson are at most 1, labels 1/2, and what bounds |g| is their sum."""
+    return 1.5 if settings.objective == POISSON else 1.0
+
+
 def _gamma(settings: BoostingSettings, rows: int) -> float:
     """gamma, or where it is so great that nothing can split, a smaller one that says the same.
 
     No gain of squared error exceeds the sum of w g^2, where |g| <= 1.
     """
-    most = MOST_GAMMA if settings.objective == "binary:logistic" else 1 + _greatest_total(settings, rows)
+    most = MOST_GAMMA if settings.objective != "reg:squarederror" else 1 + _greatest_total(settings, rows)
     return min(settings.gamma, most)
 
 
@@ -701,6 +803,9 @@ def _least_hessian(settings: BoostingSettings, rows: int) -> float:
     """min_child_weight, or the noise in a sum of hessians; no more than all rows can have."""
     if settings.objective == "reg:squarederror":
         return min(settings.min_child_weight, 1 + _greatest_total(settings, rows))
+    if settings.objective == POISSON:
+        total = _greatest_total(settings, rows)
+        return max(MEAN_NOISE * total, min(settings.min_child_weight, 1 + total))
     noise = SERIES_NOISE * float(np.sqrt(rows)) if settings.weight_limit is None else 0.0
     return max(noise, min(settings.min_child_weight, 1 + _greatest_total(settings, rows) / 4))
 
@@ -800,5 +905,8 @@ def memory_estimate(
     upper = 2 ** -(-settings.max_depth // 2)
     paths = 4 * rows * 2 * (3 * upper + 4)
     gradients = rows * (8 * 40 + 64 + (0 if settings.weight_limit is None else 96))
-    histograms = 2 ** (settings.max_depth - 1) * len(candidates.all) * 8 * 60
+    # Waves of count:poisson are words of 64 bits, and bounded weights take arrays of both sides.
+    gradients += rows * 8 * 48 if settings.objective == POISSON else 0
+    arrays = 150 if settings.reg_alpha or settings.max_delta_step else 60
+    histograms = 2 ** (settings.max_depth - 1) * len(candidates.all) * 8 * arrays
     return int(PROCESS_BYTES + dense + bits + outputs * (vectors + paths + gradients + histograms))

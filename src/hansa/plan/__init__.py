@@ -1,7 +1,7 @@
 """The training plan: one TOML file that all members hold."""
 
 from hansa.plan.plan import Coopetitive, Plan, Release
-from hansa.plan.reading import parse_plan, read_plan
+from hansa.plan.reading import parameters_of, parse_plan, read_plan
 from hansa.plan.rules import checked_classes
 from hansa.plan.values import (
     COOPETITIVE,
@@ -15,6 +15,7 @@ from hansa.plan.values import (
     MASKED,
     MEMBER_NAME,
     MODES,
+    NUMBERS_ON_SHARES,
     SERVER_LINKS,
     SERVERS,
     VERIFY_COUNTS,
@@ -34,6 +35,7 @@ __all__ = [
     "MASKED",
     "MEMBER_NAME",
     "MODES",
+    "NUMBERS_ON_SHARES",
     "SERVERS",
     "SERVER_LINKS",
     "VERIFY_COUNTS",
@@ -42,6 +44,7 @@ __all__ = [
     "Release",
     "checked_classes",
     "default_verify_counts",
+    "parameters_of",
     "parse_plan",
     "read_plan",
     "write_plan",

@@ -46,7 +46,7 @@ In coopetitive mode nobody sums; three servers compute on shares, and the hub on
     receivers = ["aurora", "dune"]
 
     [labels]
-    range = [0.0, 100.0]                      # reg:squarederror: labels outside are refused at their owner
+    range = [0.0, 100.0]                      # reg:squarederror, count:poisson: labels outside are refused at their owner
 
     [cuts]                                    # optional: cuts by feature; then none are searched
     traffic = [1.0, 10.0, 100.0]
@@ -154,7 +154,7 @@ class Coopetitive:
         servers: S_0, S_1 and S_2, in this order.
         server_links: one of `SERVER_LINKS`: which way the servers' sealed messages to each other take.
         statistics: whether gain and cover are released with the splits.
-        label_range: lowest and highest label of reg:squarederror; None for binary:logistic.
+        label_range: lowest and highest label of reg:squarederror or count:poisson; None for binary:logistic.
         cuts: of every feature, in the schema's order, or None where they are searched. A categorical feature has none.
         weight_limit: no row's weight exceeds it; None where rows have no weights.
         monotone: by feature, in the schema's order, 1 for increasing, -1 for decreasing, 0 for neither; empty for no constraint.

@@ -244,7 +244,7 @@ def _plan(document: PlanDocument) -> Plan:
             base_margin=(schema.base_margin,) if isinstance(schema.base_margin, str) else schema.base_margin or (),
             base_margin_limit=schema.base_margin_limit or 0.0,
         ),
-        parameters=_parameters(_with_monotone(document), shared),
+        parameters=_parameters(_with_monotone(document), document.mode),
         min_cell_rows=privacy.min_cell_rows,
         min_party_rows=privacy.min_party_rows,
         min_child_rows=privacy.min_child_rows,
@@ -268,9 +268,14 @@ def _with_monotone(document: PlanDocument) -> Mapping[str, Any]:
     return {**document.parameters, "monotone_constraints": document.monotone}
 
 
-def _parameters(given: Mapping[str, Any], shared: bool) -> Parameters:
+def parameters_of(mode: str, given: Mapping[str, Any]) -> Parameters:
+    """Parameters of a mode, of which coopetitive mode has a default of its own: `max_bin`. Raises PlanError."""
+    return parse_parameters({"max_bin": DEFAULT_BINS_ON_SHARES, **given} if mode == COOPETITIVE else given)
+
+
+def _parameters(given: Mapping[str, Any], mode: str) -> Parameters:
     try:
-        return parse_parameters({"max_bin": DEFAULT_BINS_ON_SHARES, **given} if shared else given)
+        return parameters_of(mode, given)
     except PlanError as error:
         raise PlanError(f"[parameters]: {error}") from error
 

@@ -15,15 +15,18 @@ from hansa.data.schema import class_names
 from hansa.errors import PlanError
 from hansa.plan.values import (
     COOPETITIVE,
+    LEAST_BOUND_ON_SHARES,
     MASKED,
     MEMBER_NAME,
+    MOST_COUNT_STEP,
     MOST_LEVELS,
     MOST_LEVELS_OF_SUMS,
     NOT_ON_SHARES,
+    NUMBERS_ON_SHARES,
     RANGES_ON_SHARES,
     SERVERS,
 )
-from hansa.trees.losses import OBJECTIVES_ON_SHARES, is_softmax, tells_rows
+from hansa.trees.losses import METRICS_ON_SHARES, OBJECTIVES_ON_SHARES, is_softmax, measures, tells_rows
 
 if TYPE_CHECKING:
     from hansa.plan.plan import Coopetitive, Plan
@@ -331,42 +334,75 @@ def parameters_fit_shares(plan: Plan, _: Coopetitive) -> str | None:
     return None
 
 
+def bounded_weights_have_no_statistics(plan: Plan, more: Coopetitive) -> str | None:
+    if more.statistics and plan.parameters.objective == "count:poisson":
+        return (
+            f"release.statistics does not go with count:poisson in {COOPETITIVE} mode: set release.statistics = false"
+        )
+    for name in ("alpha", "max_delta_step"):
+        if more.statistics and getattr(plan.parameters, name):
+            return (
+                f"release.statistics goes with {name} = 0 only in {COOPETITIVE} mode, where receivers derive gains from leaf "
+                f"values, and those that {name} bounds do not tell them: set release.statistics = false"
+            )
+    return None
+
+
+def step_is_not_too_small(plan: Plan, _: Coopetitive) -> str | None:
+    step, eta = plan.parameters.max_delta_step, plan.parameters.eta
+    if plan.parameters.objective == "count:poisson" and not (step <= MOST_COUNT_STEP and eta >= math.exp(step) / 4096):
+        return (
+            f"parameter max_delta_step = {step:g}, with eta = {eta:g}, is too much for count:poisson in {COOPETITIVE} mode; at most "
+            f"{MOST_COUNT_STEP:g}, and eta at least 2^-12 times e^max_delta_step"
+        )
+    if not step or plan.parameters.objective == "reg:squarederror" or eta * step >= LEAST_BOUND_ON_SHARES:
+        return None
+    return (
+        f"parameter max_delta_step = {step:g} times eta = {eta:g} is too little for {COOPETITIVE} mode; at least "
+        f"{LEAST_BOUND_ON_SHARES:g}, or 0 for no bound"
+    )
+
+
 def metrics_can_be_had_of_shares(plan: Plan, _: Coopetitive) -> str | None:
     """They matter where rows are held out."""
     names = plan.parameters.metrics if plan.evaluation_fraction > 0 else ()
-    if "aucpr" in names:
-        return (
-            f"parameter eval_metric = 'aucpr' cannot be had in {COOPETITIVE} mode: it needs a division for every score; take auc or "
-            "logloss"
-        )
-    if "auc" in names and plan.schema.weight is not None:
-        return (
-            f"parameter eval_metric = 'auc' of rows with weights cannot be had in {COOPETITIVE} mode: take logloss or error, or leave "
-            "schema.weight out"
-        )
-    return None
+    wrong = [name for name in names if name not in METRICS_ON_SHARES]
+    if not wrong:
+        return None
+    return (
+        f"parameter eval_metric = {wrong[0]!r} cannot be had in {COOPETITIVE} mode, where metrics are computed on shares; take one of "
+        f"{', '.join(name for name in METRICS_ON_SHARES if measures(name, plan.parameters.objective))}"
+    )
 
 
 def objective_can_be_had_of_shares(plan: Plan, _: Coopetitive) -> str | None:
     objective = plan.parameters.objective
     if objective in OBJECTIVES_ON_SHARES:
         return None
+    if is_softmax(objective):
+        return (
+            f"parameter objective = {objective!r} cannot be had in {COOPETITIVE} mode: it needs the maximum of each row's shared "
+            "margins and a division for each row; write objective = 'binary:logistic' with num_class, one class against the rest, or "
+            f"take mode 'federated' or {MASKED!r}"
+        )
     return (
         f"parameter objective = {objective!r} cannot be had in {COOPETITIVE} mode, where gradients are computed on shares and only "
-        f"those of {' and '.join(OBJECTIVES_ON_SHARES)} are: take one of these, or mode 'federated' or {MASKED!r}"
+        f"those of {', '.join(OBJECTIVES_ON_SHARES)} are: take one of these, or mode 'federated' or {MASKED!r}"
     )
 
 
 def labels_have_a_range(plan: Plan, more: Coopetitive) -> str | None:
-    squared = plan.parameters.objective == "reg:squarederror"
-    if squared != (more.label_range is not None):
-        needed = "needs" if squared else "has no use for"
+    numbers = plan.parameters.objective in NUMBERS_ON_SHARES
+    if numbers != (more.label_range is not None):
+        needed = "needs" if numbers else "has no use for"
         return f"{plan.parameters.objective} {needed} labels.range = [lowest, highest] in {COOPETITIVE} mode"
     if more.label_range is None:
         return None
     low, high = more.label_range
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         return f"labels.range is {[low, high]}; expected two finite numbers, the lower first"
+    if plan.parameters.objective == "count:poisson" and not low >= 0:
+        return f"labels.range is {[low, high]}; counts are at least 0"
     base = plan.parameters.base_score
     if base is not None and not low <= base <= high:
         return f"base_score {base} lies outside labels.range {[low, high]}"
@@ -423,6 +459,8 @@ RULES_ON_SHARES: tuple[SharedRule, ...] = (
     base_score_follows,
     signs_are_of_features,
     parameters_fit_shares,
+    bounded_weights_have_no_statistics,
+    step_is_not_too_small,
     metrics_can_be_had_of_shares,
     labels_have_a_range,
     missing_are_features,

@@ -60,8 +60,6 @@ MOST_LEVELS_OF_SUMS = 65_534
 """The same where sums are: each is a bin, and codes have 16 bits."""
 
 NOT_ON_SHARES: dict[str, Any] = {
-    "alpha": 0.0,
-    "max_delta_step": 0.0,
     "max_leaves": 0,
     "grow_policy": "depthwise",
     "colsample_bylevel": 1.0,
@@ -80,6 +78,15 @@ RANGES_ON_SHARES: dict[str, tuple[float, float]] = {
     "lambda_": (0, 2**26),
 }
 """What fixed-point numbers on shares can hold of a parameter: a narrower range than that of the other modes."""
+
+LEAST_BOUND_ON_SHARES = 2.0**-14
+"""Least eta max_delta_step: such a bound has 64 units of leaves on shares."""
+
+MOST_COUNT_STEP = 5.0
+"""Greatest max_delta_step of count:poisson on shares, whose hessians have the factor e^max_delta_step."""
+
+NUMBERS_ON_SHARES = ("reg:squarederror", "count:poisson")
+"""Objectives on shares whose labels are numbers, in a public range."""
 
 SERVER_LINKS = ("hub", "direct")
 

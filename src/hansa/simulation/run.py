@@ -24,7 +24,16 @@ from hansa.node.in_process import share_in_process, train_in_process
 from hansa.node.record import bytes_of
 from hansa.node.shared import hub_end
 from hansa.node.warm_up import warm_up, warm_up_shares
-from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, SERVERS, Coopetitive, Plan, Release, default_verify_counts
+from hansa.plan import (
+    COOPETITIVE,
+    DEFAULT_MIN_CELL_ROWS,
+    NUMBERS_ON_SHARES,
+    SERVERS,
+    Coopetitive,
+    Plan,
+    Release,
+    default_verify_counts,
+)
 from hansa.roles.batches import check_roster, claim
 from hansa.roles.run import Progress
 from hansa.simulation.comparison import PairedLoss, advice, paired_loss
@@ -150,12 +159,13 @@ def make_plan(
     more = None
     categories = categories or {}
     if settings.mode == COOPETITIVE:
-        squared = settings.parameters.objective == "reg:squarederror"
+        objective = settings.parameters.objective
+        own = settings.label_range or ((0.0, max(labels[1], 1.0)) if objective == "count:poisson" else labels)
         more = Coopetitive(
             hub=settings.hub or HUB,
             servers=settings.servers or (*sorted(parties), *SPARE_SERVERS)[:SERVERS],
             server_links=settings.server_links,
-            label_range=(settings.label_range or labels) if squared else None,
+            label_range=own if objective in NUMBERS_ON_SHARES else None,
             cuts=settings.cuts,
             missing=features if settings.cuts is not None else None,
             weight_limit=None if settings.weight is None else heaviest,

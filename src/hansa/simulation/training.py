@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hansa.plan import COOPETITIVE, DEFAULT_BINS_ON_SHARES, DEFAULT_MIN_CELL_ROWS, checked_classes
+from hansa.plan import DEFAULT_MIN_CELL_ROWS, checked_classes, parameters_of
 from hansa.simulation.run import SimulationSettings
 from hansa.simulation.tables import Table, read_table
-from hansa.trees.parameters import parse_parameters
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,8 @@ def read_training(
     Raises PlanError and DataError with what to do.
     """
     given: dict[str, object] = {"objective": objective, "rounds": rounds, "seed": seed}
-    if mode == COOPETITIVE:
-        given["max_bin"] = DEFAULT_BINS_ON_SHARES
     given |= dict(settings)
-    parameters = parse_parameters(given)
+    parameters = parameters_of(mode, given)
     named = checked_classes(classes or (), parameters)
     table = read_table(
         path,

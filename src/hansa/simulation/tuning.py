@@ -19,7 +19,7 @@ import msgspec
 from hansa.errors import HansaError, PlanError
 from hansa.node.cores import useful_threads
 from hansa.node.in_process import share_in_process, train_in_process
-from hansa.plan import COOPETITIVE
+from hansa.plan import COOPETITIVE, parameters_of
 from hansa.roles.run import Progress, TreeGrown
 from hansa.simulation.cross_validation import cross_validate, plan_of, warm_up_for
 from hansa.simulation.run import SimulationSettings, check_labels, member_names, split_parties
@@ -272,7 +272,7 @@ def search(
         began = time.perf_counter()
         drawn = _draw(trial, space)
         given = {name: value for name, value in {**fixed, **drawn}.items() if value is not None}
-        chosen = replace(settings, parameters=parse_parameters(given))
+        chosen = replace(settings, parameters=parameters_of(settings.mode, given))
         std: float | None = None
         pruned = False
         history: dict[int, float | None]

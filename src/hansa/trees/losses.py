@@ -142,8 +142,11 @@ LOSSES: Mapping[str, Loss] = {
 
 SOFTPROB = "multi:softprob"
 
-OBJECTIVES_ON_SHARES = ("binary:logistic", "reg:squarederror")
+OBJECTIVES_ON_SHARES = ("binary:logistic", "reg:squarederror", "count:poisson")
 """Those that coopetitive mode computes on shares."""
+
+METRICS_ON_SHARES = ("logloss", "error", "auc", "aucpr", "rmse", "mae", "poisson-nloglik")
+"""Metrics that coopetitive mode computes on shares, of the objectives that have them."""
 
 LEAST_POWER, MOST_POWER = 1.001, 1.999
 """Powers of Tweedie's variance: nearer to 1 or 2 its terms, divided by the distance, would make sums coarse."""

@@ -154,9 +154,15 @@ def test_on_average_as_good_as_xgboost_on_the_same_bins(name):
 
 
 REFUSED = {
-    "eval_metric": "aucpr", "alpha": 1.0, "max_delta_step": 1.0, "objective": "count:poisson", "grow_policy": "lossguide",
+    "eval_metric": "error@.3", "max_delta_step": 1e-5, "objective": "reg:gamma", "max_leaves": 4, "grow_policy": "lossguide",
     "max_bin": 300, "max_depth": 9, "colsample_bylevel": 0.5, "interaction_constraints": [[0]], "booster": "dart", "base_score": 1e-7,
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", ["multi:softprob", "multi:softmax"])
+def test_the_softmax_is_refused_with_what_there_is_instead(objective):
+    with pytest.raises(HansaError, match=r"needs the maximum of each row's shared margins .* with num_class"):
+        shared_plan(given=False, objective=objective, num_class=3)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -21,10 +21,10 @@ from hansa.roles.shared import sharing
 from hansa.roles.shared.receiver import tree_of
 from hansa.roles.shared.sharing import Counts, Values, given_start, widest_candidates
 from hansa.secure.prg import Algorithm
-from hansa.simulation.scores import auc
 from hansa.trees.xgboost_json import from_json
 from lockstep import run_three
 from made_tables import FEATURES, spread, table, take
+from naive_mpc import metric
 from shares import CUTS, SERVERS, SharedTalk, shared_plan, shared_tables, with_cuts
 from three_servers import make_servers, train_openly
 
@@ -73,6 +73,7 @@ CASES = {
     "the hub is an owner": {"hub": "dune", "receivers": ("aurora",)},
     "the hub is a receiver": {"hub": "reader", "receivers": ("reader", "aurora")},
     "three parties and nobody else": {"parties": SERVERS, "receivers": SERVERS, "hub": "borealis"},
+    "bounded leaf weights": {"alpha": 0.5, "max_delta_step": 1.2},
     "weights of classes": {"scale_pos_weight": 2.5, "gamma": 0.5, "min_child_weight": 3},
 }
 
@@ -462,7 +463,7 @@ def test_statistics_are_released_where_the_plan_says_so(objective):
 @pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_metrics_of_held_out_rows_are_opened_at_the_plans_steps(objective, weighted):
-    names = ["rmse", "mae"] if objective != "binary:logistic" else ["error", "logloss", *([] if weighted else ["auc"])]
+    names = ["rmse", "mae"] if objective != "binary:logistic" else ["error", "logloss", "aucpr", "auc"]
     limit = 20.0 if weighted else None
     plan = shared_plan(
         objective=objective, rounds=4, eta=1.0, eval_metric=names, held=0.3, steps=(1, 3), weight_limit=limit
@@ -488,11 +489,15 @@ def test_metrics_of_held_out_rows_are_opened_at_the_plans_steps(objective, weigh
             exact |= {
                 "error": np.average((p > 0.5) != label, weights=weights),
                 "logloss": -np.average(np.log(np.where(label == 1, p, 1 - p)), weights=weights),
-                "auc": auc(p, label),
+                "auc": metric("auc", p, label, weights),
+                "aucpr": metric("aucpr", p, label, weights),
             }
         for name in names:
             value = dict(history[name])[trees]
-            assert value == pytest.approx(exact[name], rel=1e-3, abs=2e-2 if name == "auc" else 1e-4), (name, trees)
+            assert value == pytest.approx(exact[name], rel=1e-3, abs=2e-2 if name in ("auc", "aucpr") else 1e-4), (
+                name,
+                trees,
+            )
     assert sum(o.startswith("evaluation.open_metric") for o in run.members["aurora"].openings) == 2 * len(names)
 
 
@@ -517,12 +522,10 @@ def test_early_stopping_opens_a_bit_a_tree_and_keeps_the_best():
 
 
 def test_metrics_that_shares_do_not_give_are_refused_by_name():
-    with pytest.raises(PlanError, match="'aucpr' cannot be had"):
-        shared_plan(eval_metric=["aucpr"], held=0.3)
-    with pytest.raises(PlanError, match="'auc' of rows with weights"):
-        shared_plan(eval_metric=["auc"], held=0.3, weight_limit=2.0)
-    assert shared_plan(eval_metric=["auc"], weight_limit=2.0)
-    assert SharedTalk(shared_plan(eval_metric=["aucpr"]), shared_tables()).run().error is None
+    with pytest.raises(PlanError, match=r"'error@\.3' cannot be had"):
+        shared_plan(eval_metric=["error@.3"], held=0.3)
+    assert shared_plan(eval_metric=["auc", "aucpr"], held=0.3, weight_limit=2.0)
+    assert SharedTalk(shared_plan(eval_metric=["error@.3"]), shared_tables()).run().error is None
 
 
 def test_held_out_rows_are_not_trained_on():

@@ -48,10 +48,11 @@ from hansa.roles.shared.sharing import (
     TrainingStart,
     Values,
     categorical,
-    coopetitive,
     declared_missing,
     given_start,
     given_values,
+    has_spread,
+    label_rows,
     n_label_sums,
     plan_cuts,
     square_of_mean,
@@ -287,7 +288,7 @@ class ComputeServer:
         self.openings.append("base_score.pooled_sums: the sums of labels and weights that the base score follows from")
         total = np.stack(list(vectors.values())).sum(axis=0, dtype=np.uint64)
         address, rows = Address(0, 0, 0, "labels"), self._counts.total
-        if coopetitive(self._plan).label_range is None:
+        if not has_spread(self._plan):
             sums = yield from pooled_sums(self._server, total, address)
             return values_of(sums, rows, self._plan)
         sums = yield from pooled_sums(self._server, total[:, :-1], address)
@@ -369,7 +370,7 @@ class ComputeServer:
                     f"member {sender!r} gave a key of {len(key)} bytes for part {number} of its rows", member=sender
                 )
         travels = explicit in halves
-        weighted, outputs = self._started().weighted, self._plan.parameters.outputs
+        weighted, outputs = self._started().weighted, label_rows(self._plan)
         arrays = (4 if weighted else 3) if travels else 0
         if len(message.parts) != arrays:
             raise ProtocolError(
@@ -460,8 +461,8 @@ class ComputeServer:
         kept = min(trained.good, evaluation.best_rounds or trained.good)
         if trained.good < trained.rounds or evaluation.left_range:
             self.cut = (
-                f"a margin left +-{SAFE_MARGIN}, beyond which shares hold no log-odds: of {rounds} rounds the first {kept} are "
-                "released. Lower eta or rounds, or raise lambda"
+                f"a margin left +-{SAFE_MARGIN}, beyond which shares hold no log-odds, nor means of counts: of {rounds} rounds "
+                f"the first {kept} are released. Lower eta or rounds, or raise lambda"
             )
         return trained.trees[: kept * len(start.output_settings)]
 

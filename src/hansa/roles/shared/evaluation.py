@@ -11,14 +11,31 @@ import numpy as np
 
 from hansa.mpc.replicated import Address, Program, Server, together
 from hansa.mpc.ring import ShareArray
-from hansa.oblivious.evaluation import all_in_range, has_value, improved, metric_share, open_metric, tree_margins
+from hansa.oblivious.evaluation import (
+    HIGHER_IS_BETTER,
+    CountTerms,
+    all_in_range,
+    has_value,
+    improved,
+    metric_share,
+    open_metric,
+    tree_margins,
+)
 from hansa.oblivious.growth import TreeShares
 from hansa.oblivious.shared_rows import Block, label_words, weights_of
 from hansa.oblivious.training import may_leave_range, start_margins
-from hansa.roles.shared.sharing import TrainingStart
+from hansa.roles.shared.sharing import TrainingStart, has_factorials
 from hansa.trees.metrics import NO_ROWS, NO_WEIGHT, ONE_LABEL
 
-IN_LABEL_UNITS = ("rmse", "mae")
+IN_LABEL_UNITS = ("rmse", "mae", "poisson-nloglik")
+
+
+def count_terms(start: TrainingStart, blocks: list[Block]) -> CountTerms | None:
+    """Of held-out rows, what poisson-nloglik needs; None where the plan does not ask for it."""
+    scale = start.label_scale
+    if scale is None or not has_factorials(start.plan):
+        return None
+    return CountTerms(label_words(blocks, len(start.output_settings)), scale.scale)
 
 
 class Evaluation:
@@ -43,6 +60,7 @@ class Evaluation:
         self._best: ShareArray | None = None
         self._asked: dict[str, bool] = {}
         self._margins = np.zeros((2, 0), np.uint32)
+        self._counts: CountTerms | None = None
         if blocks:
             outputs = range(len(start.output_settings))
             # Words that only carry scale_pos_weight are no weights of metrics.
@@ -50,6 +68,7 @@ class Evaluation:
             weights = [own for output in outputs if weighted and (own := weights_of(blocks, output)) is not None]
             self._labels = np.concatenate([label_words(blocks, output) for output in outputs], axis=1)
             self._weights = np.concatenate(weights, axis=2) if weights else None
+            self._counts = count_terms(start, blocks)
             rows = sum(block.rows for block in blocks)
             self._margins = np.concatenate(
                 [start_margins(server, rows, settings) for settings in start.output_settings], axis=1
@@ -96,7 +115,7 @@ class Evaluation:
                     values[name] = None
                 continue
             share = yield from metric_share(
-                server, name, start.metric_settings, self._margins, self._labels, self._weights, place
+                server, name, start.metric_settings, self._margins, self._labels, self._weights, place, self._counts
             )
             if opened:
                 value = yield from open_metric(server, name, share, place)
@@ -114,9 +133,9 @@ class Evaluation:
 
     def _has_value(self, name: str, place: Address) -> Program[bool]:
         """Whether a metric has a value, which is asked once a run: held-out rows keep their labels and weights."""
-        if self._weights is None and name != "auc":
+        if self._weights is None and name not in HIGHER_IS_BETTER:
             return True
-        question, why = ("both labels", ONE_LABEL) if self._weights is None else ("some weight", NO_WEIGHT)
+        question, why = ("both labels", ONE_LABEL) if name in HIGHER_IS_BETTER else ("some weight", NO_WEIGHT)
         if question not in self._asked:
             answer = yield from has_value(self._server, name, self._labels, self._weights, place.named(question))
             self._asked[question] = answer

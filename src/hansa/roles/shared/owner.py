@@ -9,6 +9,7 @@ owner-assisted rows (`oblivious.shared_rows`).
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from hansa.data.binning import bin_rows, category_codes, with_known_missing
 from hansa.data.quantiles import Cuts, SortedKeys
 from hansa.data.source import Rows
 from hansa.errors import DataError, ProtocolError, blaming
+from hansa.mpc.fourier import MARGIN_BITS
 from hansa.oblivious.quantile_search import CutProbes, RequestGuard, count_probes, weight_units
 from hansa.oblivious.shared_rows import RowShares, share_rows
 from hansa.oblivious.shared_vectors import share_vector
@@ -45,6 +47,7 @@ from hansa.roles.shared.sharing import (
     declared_missing,
     given_start,
     given_values,
+    has_factorials,
     label_sums,
     output_labels,
     plan_cuts,
@@ -325,7 +328,10 @@ def check_numbers(rows: Rows, held: npt.NDArray[np.bool_], plan: Plan, counts: C
 def label_words(
     rows: Rows, start: TrainingStart, held: bool, numbers: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]:
-    """Labels that `check_labels` took as words, uint32 (outputs, rows), and weights (outputs, 2, rows), or None.
+    """Labels that `check_labels` took as words, uint32 (label rows, rows), and weights (label rows, 2, rows), or None.
+
+    There is a row of labels for each output, and one of logarithms of factorials where `sharing.has_factorials`; the last row of
+    weights is then that of the output again.
 
     Args:
         numbers: of the rows in the owner's table, for errors.
@@ -341,6 +347,8 @@ def label_words(
         _check_spread(rows.label, start, scale.scale)
         labels = np.clip(labels, *more.label_range)
         words = scale.words(labels)
+        if has_factorials(start.plan):
+            words = np.concatenate([words, _factorials(labels, scale.scale)])
         labels = (labels - scale.centre) / scale.scale
     if not start.weighted:
         return words, None
@@ -352,7 +360,14 @@ def label_words(
         bits = start.weight_bits(output, held)
         found.append(weight_words(settings, own, weights / start.weight_unit, bits, folded=not held))
         _check_weights(found[-1][0], weights, numbers, start, settings, bits, held)
-    return words, np.stack(found)
+    return words, np.stack(found + found[-1:] * (len(words) - len(found)))
+
+
+def _factorials(counts: npt.NDArray[np.float64], scale: float) -> npt.NDArray[np.uint32]:
+    """log y! of counts in units of their scale, as words with the bits of margins."""
+    found = np.array([math.lgamma(count + 1) for count in counts.reshape(-1).tolist()]).reshape(counts.shape)
+    words: npt.NDArray[np.int32] = np.round(found / scale * 2.0**MARGIN_BITS).astype(np.int32)
+    return words.view(np.uint32)
 
 
 LEAST_WORD, MOST_LIGHT = 4, 0.25

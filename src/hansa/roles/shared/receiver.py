@@ -137,7 +137,7 @@ class Receiver:
         start = self._start
         if start is None:
             raise ProtocolError("trees before the cuts")
-        scale = 1.0 if start.label_scale is None else start.label_scale.scale
+        scale = start.leaf_unit
         trees = []
         for number in range(self._count):
             shares = {index: self._trees[server][number] for index, server in enumerate(self._plan.servers)}

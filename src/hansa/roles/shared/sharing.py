@@ -21,8 +21,10 @@ from hansa.oblivious.candidates import Candidates, Feature
 from hansa.oblivious.release import Statistics
 from hansa.oblivious.shared_rows import BATCH_ROWS
 from hansa.oblivious.training import (
+    MEAN_SHIFT,
     MOST_LAMBDA,
     PLAIN_SCALES,
+    POISSON,
     SAFE_MARGIN,
     WEIGHT_BITS,
     BoostingSettings,
@@ -33,6 +35,7 @@ from hansa.oblivious.training import (
     memory_estimate,
     weight_bits,
 )
+from hansa.oblivious.weight_bounds import MOST_STEP
 from hansa.plan import Coopetitive, Plan
 from hansa.protocol.messages import TrainingSetup, to_array, to_tensor
 from hansa.roles.summed.statistics import estimated_base, rounded_leaf_bits
@@ -41,7 +44,7 @@ from hansa.trees.sampling import draw_columns, draw_rows
 
 SQUARED_ERROR = "reg:squarederror"
 
-LEAF_BITS = {"binary:logistic": 14, SQUARED_ERROR: 16}
+LEAF_BITS = {"binary:logistic": 14, SQUARED_ERROR: 16, POISSON: 14}
 """Fraction bits of an opened leaf: with its range and sign 17 bits. More where leaves are smaller for a small eta, or because few
 labels are far from all others: then the higher bits say nothing of most leaves."""
 
@@ -136,7 +139,7 @@ class Values:
         base_score: of each output, in label space. scale_pos_weight: a number.
         total_weight: for each output, bounds the sum of weights; 0 for unknown.
         label_spread: of squared error, bounds the labels' standard deviation, by a factor of two at most; 0 for unknown.
-        label_scale: of squared error, the labels' unit; 0 where the plan's range gives it.
+        label_scale: of squared error, the labels' unit; 0 where the plan's range gives it, as it does of counts.
     """
 
     base_score: tuple[float, ...]
@@ -172,7 +175,8 @@ def label_sums(
     """An owner's sums in whole units, int64 (n_label_sums,): of labels, with weights of weight times label, and of weights.
 
     Of each output in turn. A label of binary:logistic is 0 or 1 units; one of squared error is counted from the lowest of the
-    plan's range, and there the last number is the sum of squares over `rows`, those of all owners. Secret.
+    plan's range, and there the last number is the sum of squares over `rows`, those of all owners. One of count:poisson is counted as
+    squared error's, without squares. Secret.
     """
     if coopetitive(plan).label_range is not None:
         return _sums_of_numbers(labels, weights, plan, rows)
@@ -200,18 +204,23 @@ def _sums_of_numbers(
     # The sum of squares has up to 86 bits.
     total = (int((squares >> np.uint64(32)).sum()) << 32) + int((squares & np.uint64(2**32 - 1)).sum())
     mean_square, plain = total // max(1, rows), int(whole.sum())
+    last = [mean_square] if has_spread(plan) else []
     if weights is None or more.weight_limit is None:
-        return np.array([plain, mean_square])
+        return np.array([plain, *last])
     parts = weights.astype(np.float64) / more.weight_limit * 2.0 ** sum_bits(rows)
     units = np.round(parts).astype(np.int64)
     products = np.round(units * shares).astype(np.int64)
-    return np.array([products.sum(), units.sum(), plain, mean_square])
+    return np.array([products.sum(), units.sum(), plain, *last])
 
 
 def n_label_sums(plan: Plan) -> int:
     """How many sums `label_sums` gives."""
-    squares = int(coopetitive(plan).label_range is not None)
-    return plan.parameters.outputs * (1 if plan.schema.weight is None else 3) + squares
+    return plan.parameters.outputs * (1 if plan.schema.weight is None else 3) + has_spread(plan)
+
+
+def has_spread(plan: Plan) -> bool:
+    """Whether the labels' unit follows from their spread, where it is found: that of counts is the plan's range."""
+    return plan.parameters.objective == SQUARED_ERROR
 
 
 def square_of_mean(sums: list[int], rows: int) -> int:
@@ -227,6 +236,8 @@ def values_of(sums: list[int], rows: int, plan: Plan, exponent: int | None = Non
     """
     if exponent is not None:
         return _values_of_numbers(sums, rows, plan, exponent)
+    if plan.parameters.objective == POISSON:
+        return _values_of_counts(sums, rows, plan)
     each = len(sums) // plan.parameters.outputs
     starts = [_start_of_output(sums[first : first + each], rows, plan) for first in range(0, len(sums), each)]
     classes = plan.parameters.num_class
@@ -293,6 +304,18 @@ def _values_of_numbers(sums: list[int], rows: int, plan: Plan, exponent: int) ->
             f"{_widest(base, spread)}; narrow labels.range at every member, and leave out or cap rows outside it"
         )
     return Values((base,), 1.0, (weight,), spread, scale)
+
+
+def _values_of_counts(sums: list[int], rows: int, plan: Plan) -> Values:
+    """Of count:poisson: the base score is the mean."""
+    low, high = coopetitive(plan).label_range or (0.0, 1.0)
+    weighted = plan.schema.weight is not None
+    weight = _pooled_weight(sums[1], rows, plan) if weighted else float(rows)
+    share = sums[0] / sums[1] if weighted else sums[0] * 2.0**-LABEL_BITS / rows
+    base = min(float(np.float32(low + (high - low) * share)), high)
+    if not base > 0:
+        raise PlanError("all labels are 0; count:poisson needs some that are not, or a base_score")
+    return Values((base,), 1.0, (weight,))
 
 
 def _widest(centre: float, spread: float) -> str:
@@ -382,8 +405,14 @@ class TrainingStart:
 
     @cached_property
     def label_scale(self) -> LabelScale | None:
-        """How labels of squared error become words; None for binary:logistic."""
+        """How labels of squared error or counts become words; None for binary:logistic."""
         return label_scale(self.plan, self.values)
+
+    @property
+    def leaf_unit(self) -> float:
+        """What a leaf of an opened tree is multiplied by: the labels' unit of squared error."""
+        scale = self.label_scale
+        return scale.scale if scale is not None and self.plan.parameters.objective == SQUARED_ERROR else 1.0
 
     @cached_property
     def statistics(self) -> tuple[Statistics, ...] | None:
@@ -522,10 +551,13 @@ def _start_of(servers: str, message: TrainingSetup, plan: Plan, counts: Counts) 
 
 
 def label_scale(plan: Plan, values: Values) -> LabelScale | None:
-    """How labels of squared error become words; None for binary:logistic. Raises PlanError."""
+    """How labels of squared error or counts become words; None for binary:logistic. Raises PlanError."""
     bounds = coopetitive(plan).label_range
     if bounds is None:
         return None
+    if plan.parameters.objective == POISSON:
+        # Means may be twice the highest label.
+        return LabelScale(0.0, 2 * bounds[1])
     widest = LabelScale.of_range(*bounds, values.base_score[0])
     if not 0 <= values.label_scale <= widest.scale or not 0 <= values.label_spread < np.inf:
         raise PlanError(f"the labels' unit is {values.label_scale}; expected at most {widest.scale}, from labels.range")
@@ -537,6 +569,16 @@ def some_values(plan: Plan) -> Values:
     bounds, given = coopetitive(plan).label_range, plan.parameters.scale_pos_weight
     scale = given if isinstance(given, float) else 1.0
     return given_values(plan) or _same_for_all(0.5 if bounds is None else sum(bounds) / 2, scale, plan)
+
+
+def label_rows(plan: Plan) -> int:
+    """Rows of labels that an owner shares: one for each output, and for poisson-nloglik the logarithms of factorials."""
+    return plan.parameters.outputs + has_factorials(plan)
+
+
+def has_factorials(plan: Plan) -> bool:
+    """Whether held-out rows are measured by poisson-nloglik."""
+    return plan.evaluation_fraction > 0 and "poisson-nloglik" in plan.parameters.metrics
 
 
 def weight_unit(plan: Plan, values: Values, rows: int) -> float:
@@ -563,6 +605,8 @@ def settings_of(plan: Plan, values: Values, output: int = 0, rows: int = 0) -> B
     given, more = plan.parameters, coopetitive(plan)
     base_score, total_weight = values.base_score[output], values.total_weight[output]
     scale, unit = label_scale(plan, values), weight_unit(plan, values, rows)
+    if given.objective == POISSON and scale is not None:
+        return _settings_of_counts(plan, values, unit, scale.scale, rows)
     limit = more.weight_limit
     if limit is None and not plain_scale(values.scale_pos_weight):
         limit = 1.0
@@ -571,21 +615,47 @@ def settings_of(plan: Plan, values: Values, output: int = 0, rows: int = 0) -> B
             f"lambda = {given.lambda_:g} is more than 2^26 times the weight of a row, {unit:g}: its leaves would be 0 on shares; "
             "lower lambda, or give all weights in a smaller unit"
         )
-    square = 1.0 if scale is None else scale.scale**2
+    size = 1.0 if scale is None else scale.scale
     return BoostingSettings(
         objective="binary:logistic" if scale is None else "reg:squarederror",
         rounds=given.rounds,
         eta=given.eta,
         max_depth=given.max_depth,
         reg_lambda=given.lambda_ / unit,
-        gamma=max(given.gamma, LEAST_GAIN) / square / unit,
+        gamma=max(given.gamma, LEAST_GAIN) / size**2 / unit,
         min_child_weight=given.min_child_weight / unit,
         scale_pos_weight=values.scale_pos_weight,
         base_margin=float(base_margin(given.objective, base_score)) if scale is None else 0.0,
+        reg_alpha=given.alpha / size / unit,
+        # A scaled label is within +-1/2: a weight of more than 1 does not occur.
+        max_delta_step=min(given.max_delta_step / size, MOST_STEP if scale is None else 1.0),
         leaf_bits=_leaf_bits(plan, values, output, scale, rows),
         weight_limit=None if limit is None else limit / unit,
         total_weight=total_weight / unit or None,
         cover_bits=COVER_BITS if more.statistics else None,
+    )
+
+
+def _settings_of_counts(plan: Plan, values: Values, unit: float, scale: float, rows: int) -> BoostingSettings:
+    """Of count:poisson, whose hessians on shares lack the factor e^max_delta_step (`BoostingSettings`), in the labels' scale."""
+    given, more = plan.parameters, coopetitive(plan)
+    grown = math.exp(given.max_delta_step)
+    step = min(given.max_delta_step * grown, MOST_STEP)
+    own = scale * unit
+    return BoostingSettings(
+        objective="count:poisson",
+        rounds=given.rounds,
+        eta=given.eta / grown,
+        max_depth=given.max_depth,
+        reg_lambda=min(given.lambda_ / grown / own, MOST_LAMBDA),
+        gamma=max(given.gamma, LEAST_GAIN) * grown / own,
+        min_child_weight=given.min_child_weight / grown / own,
+        base_margin=math.log(values.base_score[0] / scale) + MEAN_SHIFT,
+        reg_alpha=given.alpha / own,
+        max_delta_step=step,
+        leaf_bits=_leaf_bits(plan, values, 0, None, rows),
+        weight_limit=None if more.weight_limit is None else more.weight_limit / unit,
+        total_weight=values.total_weight[0] / unit or None,
     )
 
 
