@@ -121,7 +121,7 @@ def tune(
         label_range=label_range,
         threads=threads,
     )
-    chosen = default_space(trained.objective, mode, fixed) if space is None else space
+    chosen = default_space(trained.objective, fixed) if space is None else space
     with bar(progress) as shown:
         found = search(
             read.table,

@@ -110,10 +110,10 @@ def test_without_optuna_the_error_says_what_to_install(monkeypatch):
 
 @pytest.mark.parametrize("mode", ["federated", "coopetitive"])
 def test_the_default_space_is_one_that_the_mode_takes(mode):
-    space = default_space("binary:logistic", mode, {"learning_rate": 0.1})
+    space = default_space("binary:logistic", {"learning_rate": 0.1})
     assert "eta" not in space
-    assert ("max_delta_step" in space) == (mode == "federated")
-    assert "base_score" not in default_space("reg:squarederror", mode, {})
+    assert space["max_delta_step"] == [0, 1]
+    assert "base_score" not in default_space("reg:squarederror", {})
     X, y = parties(60)["aurora"]
     halves = {"a": (X[:15], y[:15]), "b": (X[15:], y[15:])}
     for last in (0, 1):

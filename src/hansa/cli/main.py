@@ -330,7 +330,7 @@ def tune(
 
     given = read_training(table, **options)
     settings = replace(given.settings, evaluation_fraction=evaluation_fraction)
-    space = dict(search) or tuning.default_space(settings.parameters.objective, settings.mode, given.given)
+    space = dict(search) or tuning.default_space(settings.parameters.objective, given.given)
     with output.telling(not as_json) as tell:
         found = tuning.search(given.table, settings, given.given, space, trials, folds, tell).trials
     warn(found.warnings)

@@ -19,7 +19,7 @@ import msgspec
 from hansa.errors import HansaError, PlanError
 from hansa.node.cores import useful_threads
 from hansa.node.in_process import share_in_process, train_in_process
-from hansa.plan import COOPETITIVE, parameters_of
+from hansa.plan import parameters_of
 from hansa.roles.run import Progress, TreeGrown
 from hansa.simulation.cross_validation import cross_validate, plan_of, warm_up_for
 from hansa.simulation.run import SimulationSettings, check_labels, member_names, split_parties
@@ -161,7 +161,7 @@ class Tuning:
         return f"<p>{html.escape(self.trials.facts())}</p><table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
-def default_space(objective: str, mode: str, fixed: Mapping[str, object]) -> Space:
+def default_space(objective: str, fixed: Mapping[str, object]) -> Space:
     """What is searched where nobody says it, but for parameters that are given; for two classes also what can help where label 1 is
     rare."""
     space: dict[str, Sequence[Value]] = {
@@ -174,8 +174,7 @@ def default_space(objective: str, mode: str, fixed: Mapping[str, object]) -> Spa
     }
     if is_logistic(objective):
         space["base_score"] = [None, 0.5]
-        if mode != COOPETITIVE:
-            space["max_delta_step"] = [0, 1]
+        space["max_delta_step"] = [0, 1]
     given = {ALIASES.get(name, name) for name in fixed}
     return {name: values for name, values in space.items() if name not in given}
 
