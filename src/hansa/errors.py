@@ -77,6 +77,10 @@ class DataError(HansaError):
     """
 
 
+class RowsLost(DataError):
+    """Rows that training reads again are not what they were, or cannot be read any more: nobody else's fault."""
+
+
 class PlanError(HansaError):
     """A plan, a member file or a parameter is wrong: the text names the key and what to write instead.
 

@@ -51,7 +51,7 @@ class Columns(Protocol):
     def groups(self) -> Iterator[tuple[int, Array]]:
         """All features in order, some at a time: the number of the first, and float32 (some, n_rows), C-contiguous, NaN missing.
 
-        Raises DataError where they cannot be read, or are not what they were before.
+        Raises RowsLost where they cannot be read, or are not what they were before.
         """
 
     def close(self) -> None:

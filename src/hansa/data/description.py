@@ -369,13 +369,14 @@ def describe_columns(
     layout: Layout,
     told: Array,
     other: Array,
-    label_mean: float,
+    label_mean: float | None,
     members: Mapping[str, Array] | None = None,
 ) -> tuple[ColumnDescription, ...]:
     """Every column, from what is told of its counts.
 
     Args:
-        told, other: as `bin_counts.told_counts`. members: by member, its own rows by cell, where they are known here.
+        told, other: as `bin_counts.told_counts`. label_mean: None where it is not told.
+        members: by member, its own rows by cell, where they are known here.
     """
     shifts = shifts_of(layout, told, other, members or {})
     found = []

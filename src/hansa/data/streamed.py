@@ -28,7 +28,7 @@ from hansa.data.source import (
     value_violations,
 )
 from hansa.data.source import coarse_warnings as coarse
-from hansa.errors import DataError
+from hansa.errors import DataError, RowsLost
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +64,13 @@ class StreamedRows:
         return True
 
     def groups(self) -> Iterator[tuple[int, Array]]:
-        """One feature at a time. Raises DataError where a file cannot be read, or is not what it was when it was checked."""
+        """One feature at a time. Raises RowsLost where a file cannot be read, or is not what it was when it was checked."""
         for number, name in enumerate(self.schema.features):
-            yield number, self._read(number, name)[None]
+            try:
+                values = self._read(number, name)
+            except DataError as error:
+                raise RowsLost(str(error)) from error
+            yield number, values[None]
 
     def close(self) -> None:
         """Close the files, and with them the reader's own buffers."""

@@ -163,7 +163,8 @@ class Described(Message, frozen=True):
     """Aggregator to party, where a run describes: what is told of the pooled table; the run is over.
 
     Columns as in `CountBins`. counts: int64, rows by bin or category and then without a value, column by column, -1 where that many
-    are too few to be told; other: int64, the rows of a column's untold cells; label_mean: of all rows, by their weights.
+    are too few to be told; other: int64, the rows of a column's untold cells; label_mean: of all rows, by their weights;
+    0 where it is not told.
     """
 
     counts: Tensor

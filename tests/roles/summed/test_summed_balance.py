@@ -11,6 +11,7 @@ import hansa
 from hansa.errors import PlanError
 from hansa.node.in_process import train_in_process
 from hansa.plan.values import COOPETITIVE
+from hansa.roles.summed.statistics import balanced
 from hansa.trees.parameters import parse_parameters
 from hansa.trees.xgboost_json import from_json
 from made_tables import NAMES, plan, spread, table
@@ -57,3 +58,9 @@ def test_what_cannot_be_had_is_refused():
     parties = dict.fromkeys("abc", (np.arange(90.0)[:, None], np.arange(90) % 2))
     with pytest.raises(PlanError, match=f"balance.*{COOPETITIVE}"):
         hansa.fit(parties, mode=COOPETITIVE, rounds=1, balance="parties")
+
+
+def test_held_out_rows_of_a_party_that_trains_on_none_keep_their_weights():
+    labels = np.ones(5, np.float32)
+    assert balanced(None, labels, 100, 2, 0).tolist() == [1] * 5
+    assert balanced(labels * 3, labels, 100, 2, 5).tolist() == [30] * 5

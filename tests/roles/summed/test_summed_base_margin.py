@@ -101,6 +101,20 @@ def test_trees_of_a_start_model_are_added_to_the_margins():
     np.testing.assert_allclose(*found, rtol=1e-3)
 
 
+def test_a_start_model_whose_base_score_is_low_bounds_no_margins():
+    """Base margins take the place of a base score of which the margin is below 0: the bound on rates is that of the margins alone."""
+    own, rows = made("count:poisson", rounds=2)
+    rare = replace(rows, label=(np.arange(rows.n_rows) % 20 == 0).astype(np.float32))
+    far = replace(rare, base_margin=np.full((1, rows.n_rows), 2.9, np.float32))
+    own = replace(own, schema=replace(own.schema, base_margin_limit=3.0))
+    plain = replace(own, schema=replace(own.schema, base_margin=(), base_margin_limit=0.0))
+    first = train_in_process(plain, spread(replace(rare, base_margin=None), holders(rows))).outcome
+    assert first.ensemble.base_score < 0.1
+    going_on = replace(own, start_model=hashlib.sha256(first.model).hexdigest())
+    found = train_in_process(going_on, spread(far, holders(rows)), start=first.model).outcome.ensemble
+    assert len(found.trees) == 4
+
+
 def test_margins_that_break_the_rules_are_refused_at_their_owner():
     own, rows = made("binary:logistic")
     far = rows.base_margin.copy()

@@ -90,6 +90,18 @@ def test_counts_and_quantiles_are_those_of_the_pooled_rows(mode, objective):
         assert found.label.mean == pytest.approx(rows.label.mean(dtype=np.float64), rel=1e-6)
 
 
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+def test_the_mean_of_labels_tells_no_cell_that_is_not_told(objective):
+    """Three rows of label 1: times the number of rows, the mean would tell them."""
+    rows = table(N_ROWS)
+    labels = np.zeros(N_ROWS, np.float32)
+    labels[:3] = 1
+    run = described(replace(rows, label=labels), np.arange(N_ROWS) % 3, objective=objective)
+    assert run.description.label.mean is None
+    for party in run.parties.values():
+        assert party.description.label.mean is None
+
+
 def test_a_quantile_of_many_values_is_close():
     rows = table(4000)
     (feature,) = [

@@ -526,7 +526,8 @@ class Aggregator:
         )
         self._report(TableDescribed(trees=0, rounds=plan.parameters.rounds))
         self._session.go(message, "finishing")
-        described = Described(messages.to_tensor(told), messages.to_tensor(other), self._label_mean)
+        mean = self._label_mean if describing.tells_mean(layout) else 0.0
+        described = Described(messages.to_tensor(told), messages.to_tensor(other), mean)
         self._digest = hashlib.sha256(messages.encode(described)).digest()
         yield from self._broadcast(described)
 
@@ -544,6 +545,7 @@ class Aggregator:
         self._highest_margin = max(margins)
         self._margin_bound = max(map(abs, margins))
         if self._before is not None:
+            # Base margins take the place of the base score, which the bounds of a start model leave out then.
             self._highest_margin = self._before.highest_margin + limit
             self._margin_bound = self._before.margin_bound + limit
         if self._counts is not None:

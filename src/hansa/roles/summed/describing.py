@@ -135,15 +135,27 @@ def check_request(plan: Plan, columns: Columns, guard: CutGuard, cuts: Cuts, row
     return layout
 
 
-def count_own(layout: Layout, values: Floats, rows: Int64, n_rows: int) -> Int64:
-    """A party's answer: its rows by cell, int64. Raises ProtocolError where it has more of a bin than all are said to have."""
+def count_columns(layout: Layout, first: int, values: Floats) -> Int64:
+    """A party's rows by cell, int64, of the columns from number `first` on; values: float32 (some, n_rows).
+
+    Raises ProtocolError where they have no place for a value.
+    """
+    end = first + len(values)
     try:
-        own = count_bins(values, layout)
+        return count_bins(values, Layout(layout.cuts[first:end], layout.n_categories[first:end]))
     except DataError as error:
         raise ProtocolError("the columns have no place for a category that this party's rows hold") from error
+
+
+def check_own(layout: Layout, own: Int64, rows: Int64, n_rows: int) -> None:
+    """Raise ProtocolError where a party has more rows of a bin than all are said to have. own: by cell, of all columns."""
     if np.any(bins_of(layout, own, rows, n_rows) > rows):
         raise ProtocolError("a bin is said to hold fewer rows of all parties than this party alone has in it")
-    return own
+
+
+def tells_mean(layout: Layout) -> bool:
+    """Whether the mean of the labels is told: of numbers in several bins. Elsewhere it would tell the rows of a cell that is not."""
+    return len(layout.cuts[-1]) > 0
 
 
 def check_told(
@@ -199,7 +211,8 @@ def description_of(
     members: dict[str, Int64],
 ) -> Description:
     """The description, as whoever knows the rows by cell of `members` makes it."""
-    described = describe_columns(columns_of(plan), layout, told, other, label_mean, members)
+    mean = label_mean if tells_mean(layout) else None
+    described = describe_columns(columns_of(plan), layout, told, other, mean, members)
     return Description(
         mode=plan.mode,
         plan=plan.digest().hex(),

@@ -26,7 +26,7 @@ from hansa.data.holdout import hash_rows, share_by_hash
 from hansa.data.quantiles import ALL_ROWS, CutGuard, CutRequest, Cuts, count_cells, weigh_cells
 from hansa.data.rows import check_arrays
 from hansa.data.source import Rows
-from hansa.errors import DataError, HansaError, IdentityError, ProtocolError, RunStopped
+from hansa.errors import DataError, HansaError, IdentityError, ProtocolError, RowsLost, RunStopped
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
@@ -532,21 +532,21 @@ class Party:
             rows = self._whole(message, "rows", None)
             columns = describing.columns_of(self._plan)
             layout = describing.check_request(self._plan, columns, self._guard, cuts, rows)
-            own = describing.count_own(layout, self._described(), rows, self._n_rows)
+        assert self._rows is not None  # it is let go where training begins
+        counted = self._counted()
+        parts = []
+        for first, group in itertools.chain(self._rows.groups(), [(len(columns.names) - 1, self._labels[None])]):
+            with self._blaming():
+                parts.append(describing.count_columns(layout, first, group[:, counted] if len(counted) else group))
+        own = np.concatenate(parts)
+        with self._blaming():
+            describing.check_own(layout, own, rows, self._n_rows)
         self._guard = self._guard.close()
         self._layout_of_cells: Layout = layout
         self._pooled_bins, self._own_cells = rows, own.copy()
         named = None if self._counts is None else self._counts.naming.bins(self._step, layout)
         in_bins = describing.bins_of(layout, own, rows, self._n_rows)
         yield from self._with_counts(named, in_bins, self._bins(own))
-
-    def _described(self) -> npt.NDArray[np.float32]:
-        """The rows that are described, float32 (columns, rows), the label last."""
-        assert self._rows is not None  # it is let go where training begins
-        features, counted = whole(self._rows), self._counted()
-        if not len(counted):
-            return np.concatenate([features, self._labels[None]])
-        return np.concatenate([features[:, counted], self._labels[None, counted]])
 
     def _bins(self, own: npt.NDArray[np.int64]) -> Iterator[bytes]:
         yield self._contribute("bins", own)
@@ -561,8 +561,8 @@ class Party:
             describing.check_told(plan, columns, layout, rows, self._n_rows, told, other)
             if self._counts is not None and not np.array_equal(self._counts.naming.pooled_bins, rows):
                 raise self._broken("bins were said to hold other rows than the parties vouched for")
-            if not math.isfinite(message.label_mean):
-                raise self._broken(f"the mean of the labels is {message.label_mean}")
+            if not math.isfinite(message.label_mean) or (message.label_mean and not describing.tells_mean(layout)):
+                raise self._broken(f"the mean of the labels is said to be {message.label_mean}")
         own = {self._name: self._own_cells}
         self.description = describing.description_of(
             plan, self.run, self._roster, layout, told, other, message.label_mean, own
@@ -652,6 +652,8 @@ class Party:
         held = self._held_out(0, self._row_count) if len(self._evaluation) else ALL_ROWS
         try:
             return bin_groups(groups, self._row_count, cuts, self._pool.threads, held, twice=not self._large)
+        except RowsLost:
+            raise
         except DataError as error:
             # Its text names a row of this party, and a refusal's text goes to the aggregator.
             raise self._broken("the cuts have no place for a missing value that this party's rows hold") from error

@@ -21,7 +21,8 @@ from hansa.trees.xgboost_json import from_model_file
 class StartModel:
     """Attributes:
     ensemble: what the file holds. size: bytes of the file.
-    margin_bound: no row's margin exceeds this in size, highest_margin: nor this, at any output.
+    margin_bound: no row's margin exceeds this in size, highest_margin: nor this, at any output; where rows have base margins, what
+        the trees add to them.
     """
 
     ensemble: Ensemble
@@ -66,7 +67,7 @@ def start_model(plan: Plan, document: bytes | None, member: str) -> StartModel |
     fault = why_not(plan, ensemble)
     if fault:
         raise PlanError(f"start_model: {fault}")
-    bounds = [_bounds(ensemble, output) for output in range(ensemble.outputs)]
+    bounds = [_bounds(ensemble, output, bool(plan.schema.base_margin)) for output in range(ensemble.outputs)]
     return StartModel(ensemble, len(document), max(size for size, _ in bounds), max(high for _, high in bounds))
 
 
@@ -87,9 +88,9 @@ def why_not(plan: Plan, ensemble: Ensemble) -> str:
     return ""
 
 
-def _bounds(ensemble: Ensemble, output: int) -> tuple[float, float]:
-    """What the margins of one output do not exceed in size, and what they do not exceed."""
-    base = float(base_margin(ensemble.objective, ensemble.base_scores[output]))
+def _bounds(ensemble: Ensemble, output: int, of_trees: bool) -> tuple[float, float]:
+    """What the margins of one output do not exceed in size, and what they do not exceed; `of_trees`: without the base score."""
+    base = 0.0 if of_trees else float(base_margin(ensemble.objective, ensemble.base_scores[output]))
     leaves = [
         tree.split_conditions[tree.left_children == NO_NODE].astype(np.float64) for tree in ensemble.trees_of(output)
     ]

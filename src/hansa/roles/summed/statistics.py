@@ -56,9 +56,10 @@ def balanced(
     """Weights with which every party's rows count as much as another's, float32 (rows,).
 
     Args:
-        weights: of this party's rows, or None. n_rows: that all parties train on, own: that this one does. All counts are public.
+        weights: of this party's rows, or None. n_rows: that all parties train on, own: that this one does. All counts are public. Of a
+            party that trains on none, held-out rows keep their weights.
     """
-    scale = np.float32(n_rows / (n_parties * max(own, 1)))
+    scale = np.float32(n_rows / (n_parties * own) if own else 1)
     given = np.ones_like(labels) if weights is None else weights
     return np.asarray(given * scale, np.float32)
 
