@@ -254,6 +254,7 @@ def test_no_file_that_a_user_names_is_read_without_a_limit():
         "files.py",
         "simulation/processes.py",
         "simulation/pooled_xgboost.py",
+        "node/memory.py",
         "node/shared.py",
         "secure/prg.py",
         "demo/report.py",

@@ -34,7 +34,7 @@ SUMMED = {
 }
 """Table -> the first digits of the model's SHA-256, in federated mode and in secure aggregation: both give one model."""
 
-SHARED = {"heart_disease": "b8024f949f4946ad", "higgs": "d242d137d91fe3ba"}
+SHARED = {"heart_disease": "c16dbc2cfd8136ac", "higgs": "0c065ead7e077374"}
 """The same in coopetitive mode, under keys that are fixed here: leaf values are rounded by draws of the keys."""
 
 

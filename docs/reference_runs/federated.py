@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from hansa.data.binning import bin_rows
-from hansa.data.quantiles import CutSearch, SortedKeys, count_cells
+from hansa.data.quantiles import CutSearch, count_cells
 from hansa.data.source import Rows
 from hansa.plan import Plan
 from hansa.roles.summed.aggregator import MARGIN_ERROR, MARGIN_SLACK
@@ -25,6 +25,7 @@ from hansa.roles.summed.statistics import (
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, base_margin
 from hansa.trees.growth import Buffers, Grower, RowPartition
+from hansa.trees.row_chunks import part
 from hansa.trees.sampling import draw_columns
 from hansa.trees.xgboost_json import to_json
 
@@ -49,12 +50,11 @@ def train(plan: Plan, tables: Mapping[str, Rows], add_up: AddUp = add_in_the_cle
     bits = histogram_bits_of(plan, magnitudes, sums, start)
 
     # 2. Cuts: counts in coarse cells of each feature, then in parts of the cells that hold a cut.
-    keys = {k: SortedKeys.from_features(t.features) for k, t in tables.items()}
     search = CutSearch(len(names), n, p.max_bin, plan.min_cell_rows)
     while not search.done:
         request = search.request()
         search = search.answer(
-            add_up("cells", {k: count_cells(own, request) for k, own in keys.items()}).astype(np.int64)
+            add_up("cells", {k: count_cells(t.features, request) for k, t in tables.items()}).astype(np.int64)
         )
     cuts = search.cuts()
 
@@ -78,11 +78,11 @@ def train(plan: Plan, tables: Mapping[str, Rows], add_up: AddUp = add_in_the_cle
     for number in range(p.rounds):
         # 4. Gradients and hessians, the sums of their sizes, and the finest scale under which no sum of them overflows.
         slopes = {k: (np.empty(t.n_rows), np.empty(t.n_rows)) for k, t in tables.items()}
-        everything = {k: np.arange(t.n_rows, dtype=np.uint32) for k, t in tables.items()}
+        everything = {k: part(t.n_rows, None, np.empty(t.n_rows, np.uint16))[0] for k, t in tables.items()}
         sizes = {}
         for k, t in tables.items():
             objective.gradients(p.objective, margins[k], t.label, None, start.scale_pos_weight, *slopes[k], p.shape)
-            own = [objective.sum_magnitudes(part, everything[k], bound[i], n) for i, part in enumerate(slopes[k])]
+            own = [objective.sum_magnitudes(s, everything[k].rows, bound[i], n) for i, s in enumerate(slopes[k])]
             sizes[k] = np.array(own, np.int64)
         totals = add_up("totals", sizes)
         scales = objective.scales(*(totals.tolist() if largest is None else largest), *units, n, bits)

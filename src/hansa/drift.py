@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hansa.data.description import Description
-from hansa.data.drift import Drift, drift_of, read_described, read_description
+from hansa.data.drift import Drift, drift_of, read_described
 from hansa.data.frames import columns_of, open_columns
+from hansa.simulation.description import read_description
 
 
 def drift(description: Description | str | Path, table: Any, *, decimal: str = ".") -> Drift:

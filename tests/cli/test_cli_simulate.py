@@ -252,7 +252,7 @@ def test_member_names_are_legal_and_distinct():
         ),
         (("--mode", "coopetitive", "--categorical", "fault"), ("'fault' is to be categorical, and is no feature",)),
         (("--mode", "coopetitive", "--servers", "a,b"), ("members.servers", "three different members")),
-        (("--mode", "coopetitive", "--set", "alpha=1"), ("alpha", "not supported in coopetitive mode")),
+        (("--mode", "coopetitive", "--set", "max_leaves=4"), ("max_leaves", "not supported in coopetitive mode")),
         (("--test", "TABLE", "--test-fraction", "0.2"), ("--test and --test-fraction",)),
         (("--test-fraction", "0.0001"), ("test fraction",)),
         (("--label", "vendor", "--party-column", "operator"), ("row 1", "'vendor'", "found 'north'")),

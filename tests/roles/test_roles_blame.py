@@ -44,6 +44,11 @@ OF_THE_CALLER = {
     ("summed/verified_counts.py", "_check_proofs"),
     ("summed/verified_counts.py", "_check_signature"),
     ("summed/verified_counts.py", "check_evidence"),
+    ("summed/describing.py", "check_request"),
+    ("summed/describing.py", "count_columns"),
+    ("summed/describing.py", "check_own"),
+    ("summed/describing.py", "check_told"),
+    ("summed/describing.py", "tell"),
     # All servers said it (`told_by_all`).
     ("shared/sharing.py", "_start_of"),
 }

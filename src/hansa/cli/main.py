@@ -402,8 +402,9 @@ def _put_description(found: Description, save: Path | None, report: Path | None)
 def drift(description: Path, table: Path, decimal: str, most_psi: float | None, as_json: bool) -> None:
     """Compare the rows of TABLE with DESCRIPTION, which `hansa describe` saved; nothing leaves this machine."""
     from hansa.cli import output
-    from hansa.data.drift import drift_of, read_described, read_description
+    from hansa.data.drift import drift_of, read_described
     from hansa.node.files import warn
+    from hansa.simulation.description import read_description
 
     known = read_description(description)
     found = drift_of(known, read_described(table, known, decimal))

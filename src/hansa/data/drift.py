@@ -131,15 +131,6 @@ def _percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.1%}"
 
 
-def read_description(path: Path) -> Description:
-    """The description in a file. Raises DataError naming it."""
-    try:
-        with path.open("rb") as file:
-            return Description.from_json(file.read())
-    except (OSError, DataError) as error:
-        raise DataError(f"{path}: {error}") from error
-
-
 def read_described(source: str | Path | OpenTable, description: Description, decimal: str = ".") -> CodedTable:
     """A table with the features of a description, its levels as codes. Raises DataError naming file, row and column."""
     levels = {own.name: own.levels for own in description.features if own.levels}

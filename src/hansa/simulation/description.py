@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from hansa.data.description import Description
+from hansa.errors import DataError
+from hansa.files import read_whole
 from hansa.node.in_process import describe_in_process
 from hansa.roles.summed.describing import check_describable
 from hansa.simulation.run import (
@@ -43,3 +46,11 @@ def describe_table(
         told.append(refusal)
     run = describe_in_process(plan, {name: part.rows() for name, part in parts.items()})
     return run.description, tuple(told)
+
+
+def read_description(path: Path) -> Description:
+    """The description in a file. Raises DataError naming it."""
+    try:
+        return Description.from_json(read_whole(path))
+    except (OSError, ValueError, DataError) as error:
+        raise DataError(f"{path}: {error}") from error

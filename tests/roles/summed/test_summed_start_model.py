@@ -97,7 +97,7 @@ def test_the_plan_file_keeps_it():
 
 def test_bounds_hold_for_every_row():
     start = start_model(after(FIRST.model), FIRST.model, "aurora")
-    margins = start.margins(ROWS.features, 1)
+    margins = start.margins(ROWS.features, 1, None)
     assert np.abs(margins).max() <= start.margin_bound * (1 + 1e-6)
     assert margins.max() <= start.highest_margin + 1e-6
     expected = np.full(ROWS.n_rows, FIRST.ensemble.predict_margin(ROWS.features) * 0)
