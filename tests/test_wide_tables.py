@@ -16,6 +16,7 @@ def parties_of(frame):
     return {"aurora": frame.iloc[::2], "borealis": frame.iloc[1::2]}
 
 
+@pytest.mark.slow
 def test_three_thousand_features_are_read_and_trained(tmp_path):
     draw = np.random.default_rng(1)
     values = draw.normal(size=(60, FEATURES)).astype(np.float32)
