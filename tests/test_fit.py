@@ -136,6 +136,24 @@ def test_base_margins_are_taken_from_a_column_or_from_an_array():
         hansa.fit(hansa.split(frame, by="operator"), label="fault", base_margin="start", rounds=2)
 
 
+@pytest.mark.parametrize("name", ["weight", "base_margin"])
+def test_a_feature_may_have_the_name_of_what_tuples_can_hold(name):
+    frame = pd.DataFrame({name: np.arange(90.0), "load": np.arange(90.0) % 7})
+    labels = np.arange(90) % 2
+    parties = {party: (frame[at::3], labels[at::3]) for at, party in enumerate("abc")}
+    run = hansa.fit(parties, rounds=1)
+    assert run.model.feature_names == (name, "load")
+    assert (run.plan.schema.weight, run.plan.schema.base_margin) == (None, ())
+    parties["a"] = (
+        frame[["load"]][0::3],
+        labels[0::3],
+        np.ones(30),
+        *([np.zeros(30)] if name == "base_margin" else []),
+    )
+    with pytest.raises(DataError, match="party 'a' gives a weight, and party 'b' none"):
+        hansa.fit(parties, rounds=1)
+
+
 def test_weights_are_taken_from_a_column_or_from_an_array():
     frame = cells()
     frame["importance"] = np.arange(N) % 4 + 1.0

@@ -447,12 +447,22 @@ def read_parties(
     }
     if label is None:
         label = LABEL
-        weight = WEIGHT if any(WEIGHT in table for table in tables.values()) else None
-        starts = tuple(
-            name for name in _margin_names(parameters.outputs) if any(name in table for table in tables.values())
-        )
+        # What stands in the tuples, not what X calls its columns: a feature may be named weight.
+        weight = WEIGHT if _all_give(parties, 2, WEIGHT) else None
+        starts = tuple(_margin_names(parameters.outputs)) if _all_give(parties, 3, BASE_MARGIN) else ()
     table, sizes = _joined(tables, label, weight, starts, named, tuple(categorical), parameters, subject)
     return Parties(table.with_member_feature(member_feature), sizes, label, weight, starts)
+
+
+def _all_give(parties: Mapping[str, Any], place: int, what: str) -> bool:
+    """Whether the parties' tuples have something at this place. Raises DataError where some have and others have not."""
+    having = [name for name, given in parties.items() if len(given) > place and given[place] is not None]
+    if 0 < len(having) < len(parties):
+        lacking = next(name for name in parties if name not in having)
+        raise DataError(
+            f"party {having[0]!r} gives a {what}, and party {lacking!r} none; give it for all parties, or for none"
+        )
+    return bool(having)
 
 
 def _margin_names(outputs: int) -> list[str]:
