@@ -36,6 +36,9 @@ demo: $(STAMP)
 # Passive: XGBoost's threads sleep at their barriers. Spinning, they take the cores from the processes under test.
 test test-all parity: export OMP_WAIT_POLICY := PASSIVE
 
+# Tests and the demo start many processes: each would compile all modules anew where bytecode may not be kept.
+demo test test-all: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_OPTIONS)
 
