@@ -8,7 +8,7 @@ get the same rows. Hansa trains between the parties of the table's party column,
 three servers and sealed messages); XGBoost trains on the pooled rows in a process of its own. Texts are categories.
 
 The two modes with an aggregator give the same model, so they are trained once: in the first split twice, and the two files must be the
-same. Coopetitive mode gets at most 20,000 rows of a table, drawn once, and learns classes one against the rest; then XGBoost does too.
+same. Coopetitive mode gets at most 20,000 rows of a table, drawn once.
 
 With --save each finished split of a table is one line of JSON in FILE, and what FILE has already is not trained again.
 """
@@ -52,7 +52,7 @@ class Case:
     """A table of the folder and what to learn from it.
 
     Attributes:
-        objective: in the modes with an aggregator; on shares classes are learnt one against the rest.
+        objective: in every mode.
         classes: how many, where the label is one of several.
     """
 
@@ -111,12 +111,11 @@ def setup_of(mode: str, quick: bool) -> Setup:
     return replace(setup, trees=QUICK_TREES) if quick else setup
 
 
-def parameters_of(case: Case, mode: str, setup: Setup) -> Parameters:
+def parameters_of(case: Case, setup: Setup) -> Parameters:
     """What Hansa trains with."""
     given: dict[str, Any] = {"rounds": setup.trees, "max_depth": setup.max_depth, "max_bin": setup.max_bin}
-    objective = "binary:logistic" if case.classes and mode == COOPETITIVE else case.objective
     more = {"num_class": case.classes} if case.classes else {}
-    return parse_parameters({**given, "eta": setup.eta, "objective": objective, **more})
+    return parse_parameters({**given, "eta": setup.eta, "objective": case.objective, **more})
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -230,7 +229,7 @@ def compare(name: str, whole: Table, mode: str, split: int, setup: Setup, also_s
     """Train everybody on one split."""
     started = time.perf_counter()
     case, table = CASES[name], drawn(whole, setup.most_rows)
-    parameters = parameters_of(case, mode, setup)
+    parameters = parameters_of(case, setup)
     train, test = split_table(table, TEST_FRACTION, split, stratified=case.objective != "reg:squarederror")
     # On shares a split by a category tells one from the others.
     theirs = replace(parameters, max_cat_to_onehot=ONE_HOT) if mode == COOPETITIVE else parameters

@@ -54,7 +54,7 @@ def measure(name: str, repeats: int, quick: bool) -> Timed | None:
         return None
     case, setup = CASES[name], setup_of(FEDERATED, quick)
     train, test = split_table(whole, TEST_FRACTION, 0, stratified=True)
-    settings = SimulationSettings(parameters=parameters_of(case, FEDERATED, setup), label=case.label, pooled=True)
+    settings = SimulationSettings(parameters=parameters_of(case, setup), label=case.label, pooled=True)
     found = [simulate(train, test, settings).summary for _ in range(repeats)]
     pooled = [one.pooled.by_name() for one in found]
     return Timed(

@@ -279,7 +279,7 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
         return {"num_class": len(self.classes_)} if len(self.classes_) > 2 else {}
 
     def _default_objective(self) -> str:
-        return "multi:softprob" if len(self.classes_) > 2 and self.mode != "coopetitive" else "binary:logistic"
+        return "multi:softprob" if len(self.classes_) > 2 else "binary:logistic"
 
     def predict_proba(self, X: Any, *, base_margin: Any = None) -> npt.NDArray[np.float32]:
         """Probabilities, float32 (rows, classes), in the order of `classes_`; base_margin: as in `fit`."""

@@ -139,20 +139,21 @@ def naive_wave(turns):
     return np.sin(angles) * 2**28, np.cos(angles) * 2**28
 
 
-def test_fine_waves_are_sines_and_cosines():
+@pytest.mark.parametrize("step", [1, 2])
+def test_fine_waves_are_sines_and_cosines(step):
     r = np.random.default_rng(2).integers(0, 2**32, 2000, dtype=np.uint32)
     r[:4] = [0, 2**32 - 1, 2**31, 2**19]
     out = np.empty((2000, 2 * fourier.HARMONICS), np.uint64)
-    fourier.fine_waves(r, fourier.sine_table(), out)
+    fourier.fine_waves(r, fourier.sine_table(), step, out)
     for m in range(fourier.HARMONICS):
-        sine, cosine = naive_wave(r * np.uint32(m + 1))
+        sine, cosine = naive_wave(r * np.uint32(1 + step * m))
         assert np.abs(out[:, 2 * m].view(np.int64) - cosine).max() < 2.5
         assert np.abs(out[:, 2 * m + 1].view(np.int64) - sine).max() < 2.5
 
 
-def with_checks(server, part, address, check):
+def with_checks(server, part, address, check, function=fourier.exponential_part):
     """The parts of e^t, and the bits of rows outside."""
-    found, programs = yield from fourier.exponential_part(server, part, address, check)
+    found, programs = yield from function(server, part, address, check)
     bits = yield from together(*programs)
     return found, *bits
 
@@ -179,3 +180,31 @@ def test_exponents_out_of_range_are_flagged(servers, place):
     out = run_three([with_checks(s, shares[s.index][0], place, True) for s in servers])
     flags = unpack_bits(reveal(BITS, [o[1] for o in out]), len(t))
     assert np.array_equal(flags, (t >= 0) | (t < -32))
+
+
+# --- log(1 + e^x) -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_softplus_of_shares(check, servers, place):
+    rows = 20000
+    x = np.random.default_rng(3).uniform(-16, 16, rows)
+    x[:3] = [-16, 16 - 2.0**-26, 0]
+    shares = share(RING32, np.round(x * 2**26).astype(np.int64))
+    record = LockstepRecord()
+    run = [with_checks(s, shares[s.index][0], place, check, fourier.softplus_part) for s in servers]
+    out = run_three(run, record)
+    total = out[0][0] + out[1][0] + out[2][0]
+    error = total.view(np.int64) / 2.0**fourier.EXPONENTIAL_FRACTION - np.logaddexp(0, np.round(x * 2**26) / 2**26)
+    assert np.abs(error).max() < 4e-6
+    # The series' own error apart, what is left is noise.
+    assert abs(error.mean()) < 1e-6
+    assert record.rounds == (1 if not check else 4)
+
+
+def test_softplus_flags_rows_out_of_range(servers, place):
+    x = np.array([0, 15.9999, -15.9999, 16.0001, -16.0001, 20, -31, 3.0] * 20)
+    shares = share(RING32, np.round(x * 2**26).astype(np.int64))
+    out = run_three([with_checks(s, shares[s.index][0], place, True, fourier.softplus_part) for s in servers])
+    flags = unpack_bits(reveal(BITS, [o[1] for o in out]), len(x))
+    assert np.array_equal(flags, np.abs(x) > 16)

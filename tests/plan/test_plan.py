@@ -735,8 +735,18 @@ def test_classes_of_other_modes_are_those_of_a_softmax(mode, objective):
     plan = replace(chosen, parameters=parse_parameters({"objective": objective, "num_class": 3}))
     assert plan.parameters.outputs == 3
     assert parse_plan(write_plan(plan)) == plan
-    with pytest.raises(PlanError, match="objective"):
-        replace(ON_SHARES, parameters=replace(ON_SHARES.parameters, objective=objective, num_class=3))
+
+
+@pytest.mark.parametrize("objective", ["multi:softprob", "multi:softmax"])
+def test_the_softmax_goes_with_shares(objective):
+    text = TEXT_ON_SHARES.replace('"reg:squarederror"', f'"{objective}"\nnum_class = 3')
+    text = text.replace("[labels]\nrange = [0, 100]\n", "")
+    plan = parse_plan(text)
+    assert plan.parameters.outputs == 3
+    assert parse_plan(write_plan(plan)) == plan
+    for wrong, said in (("eta = 0.0003", "eta = 0.0003 is too little"), ("scale_pos_weight = 2", "no positive class")):
+        with pytest.raises(PlanError, match=said):
+            parse_plan(text.replace("num_class = 3", f"num_class = 3\n{wrong}"))
 
 
 @pytest.mark.parametrize(

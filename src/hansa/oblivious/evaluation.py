@@ -13,6 +13,7 @@ are XGBoost's:
     rmse     root of the mean of (F - y)^2, opened as the mean, in units of the labels' scale; p, or the mean m of counts, for F
     mae      mean of |F - y|
     poisson-nloglik  mean of m - y log m + log y!, in units of the labels' scale; owners share log y!
+    mlogloss, merror  see `class_metrics`
 
 Of rows with weights the histogram is of weights: S_2 deals two tables of words a row, not one of half words (`weighted_part`).
 """
@@ -46,15 +47,19 @@ from hansa.mpc.replicated import (
 )
 from hansa.mpc.ring import BITS, RING32, RING64, Ring, ShareArray
 from hansa.oblivious.candidates import Candidates
+from hansa.oblivious.class_metrics import class_losses, right_classes, rows_beyond
 from hansa.oblivious.growth import TreeShares
 from hansa.oblivious.paths import Paths, extend_paths, leaf_of_paths, upper_levels
 from hansa.oblivious.routing import route
 from hansa.oblivious.shared_rows import Block
-from hansa.oblivious.training import MEAN_SHIFT, POISSON, BoostingSettings, mean_part, rounds_in_range
+from hansa.oblivious.training import MEAN_SHIFT, POISSON, SOFTPROB, BoostingSettings, mean_part, rounds_in_range
 
-METRICS = ("logloss", "error", "auc", "aucpr", "rmse", "mae", "poisson-nloglik")
+METRICS = ("logloss", "error", "auc", "aucpr", "rmse", "mae", "poisson-nloglik", "mlogloss", "merror")
 HIGHER_IS_BETTER = ("auc", "aucpr")
 """Those of the order of scores."""
+
+OF_CLASSES = ("mlogloss", "merror")
+"""Of the margins of all classes."""
 
 VALUE_BITS = 28
 """Fraction bits of a shared metric."""
@@ -89,6 +94,8 @@ def check_metric(name: str, settings: BoostingSettings) -> None:
     """Raise PlanError, naming the metric, unless it can be had under shares for this plan."""
     if name not in METRICS:
         raise PlanError(f"eval_metric {name!r} cannot be had in coopetitive mode; expected one of {', '.join(METRICS)}")
+    if (name in OF_CLASSES) != (settings.objective == SOFTPROB):
+        raise PlanError(f"eval_metric {name!r} does not go with {settings.objective}")
     if name == "poisson-nloglik" and settings.objective != POISSON:
         raise PlanError(f"eval_metric {name!r} needs the objective {POISSON}")
     if name in ("logloss", "error", *HIGHER_IS_BETTER) and settings.objective != "binary:logistic":
@@ -132,8 +139,8 @@ def metric_share(
     0 where it has no meaning (`has_value`): no weight, or one class only in auc.
 
     Args:
-        margins: shared in Z_2^32 with 26 fraction bits, (2, rows), within +-16 (`all_in_range`).
-        labels: shared in Z_2^32, (2, rows): 0 or 1, or scaled labels.
+        margins: shared in Z_2^32 with 26 fraction bits, (2, rows), within +-16 (`all_in_range`); of mlogloss and merror (2, K, rows).
+        labels: shared in Z_2^32, (2, rows): 0 or 1, or scaled labels; as margins.
         weights: `shared_rows.weights_of` these rows, (2, 2, rows), or None. Their words add up to about 2^29 at most.
         counts: for poisson-nloglik.
 
@@ -141,7 +148,7 @@ def metric_share(
         PlanError: a metric that cannot be had, by name.
     """
     check_metric(name, settings)
-    rows = margins.shape[1]
+    rows = margins.shape[-1]
     if name == "auc" and weights is None:
         return (yield from _auc(server, margins, labels, address.named(name)))
     if name in HIGHER_IS_BETTER:
@@ -149,12 +156,16 @@ def metric_share(
         of_buckets = _wins if name == "auc" else _precisions
         shares = yield from of_buckets(server, negative, positive, address.named("shares"))
         return (yield from _mean_of_positives(server, shares, positive, address.named("mean")))
+    place = address.named(name)
     if name == "error":
-        total, bits, value_bits = yield from _error_sum(server, margins, labels, weights, address.named(name))
+        total, bits, value_bits = yield from _error_sum(server, margins, labels, weights, place)
+    elif name == "merror":
+        total, bits, value_bits = yield from _class_error_sum(server, margins, labels, weights, place)
     else:
-        place = address.named(name)
         if counts is not None and name == "poisson-nloglik":
             values, bits, value_bits = yield from _count_losses(server, margins, labels, counts, place)
+        elif name == "mlogloss":
+            values, bits, value_bits = yield from class_losses(server, margins, labels, place)
         else:
             values, bits, value_bits = yield from _values(server, name, settings, margins, labels, place)
         if weights is None:
@@ -240,7 +251,14 @@ def improved(
 
 
 def all_in_range(server: Server, margins: ShareArray, address: Address) -> Program[bool]:
-    """Whether every margin lies within +-16, opened to the three servers: the sign of x + 16 in Z_2^32 tells."""
+    """Whether every margin lies within +-16, opened to the three servers: the sign of x + 16 in Z_2^32 tells.
+
+    Of classes (2, K, rows): whether their differences are such as mlogloss and merror stand.
+    """
+    if margins.ndim == 3:
+        beyond = yield from rows_beyond(server, margins, address.named("classes"))
+        good = yield from rounds_in_range(server, [beyond], margins.shape[2], address)
+        return good == 1
     part = add_to_part(server, RING32, margins[0], 1 << (MARGIN_BITS + 4))
     bits = yield from sign_part(server, RING32, part, address.named("sign"))
     outside = yield from reshare(server, BITS, bits, address.named("bits"))
@@ -329,6 +347,16 @@ def _error_sum(
     else:
         cross = product_part(RING32, weights[:, 1], positive)
         part = product_part(RING32, weights[:, 0], positive) + weights[0, 1] - cross - cross
+    return (yield from _sum_of_words(server, part, address.named("sum")))[0], 0, 1
+
+
+def _class_error_sum(
+    server: Server, margins: ShareArray, labels: ShareArray, weights: ShareArray | None, address: Address
+) -> Program[tuple[ShareArray, int, int]]:
+    """sum_i w_i [row i is taken for another class], as an additive part in Z_2^64."""
+    right = yield from right_classes(server, margins, labels, address.named("right"))
+    wrong = add_public(server, RING32, np.zeros_like(right) - right, 1)
+    part = wrong[0] if weights is None else product_part(RING32, weights[:, 0], wrong)
     return (yield from _sum_of_words(server, part, address.named("sum")))[0], 0, 1
 
 

@@ -1,7 +1,8 @@
 """All rounds of oblivious boosting: gradients from shared margins, a tree, margins again.
 
-With several classes each has labels (is the row of this class?), margins and trees of its own: one class against the rest. The trees
-of a round are grown side by side, in the rounds of messages of one.
+With several classes each has labels (is the row of this class?), margins and trees of its own: one class against the rest, or with
+multi:softprob together, when gradients are of the probabilities that the margins of all classes give (`softmax`). The trees of a round
+are grown side by side, in the rounds of messages of one.
 
 Everything in `BoostingSettings` is public. Formats follow from public bounds alone:
 
@@ -44,11 +45,13 @@ from hansa.mpc.ring import BITS, RING32, RING64, ShareArray, words_for
 from hansa.oblivious.candidates import ONLY_MISSING, Candidates
 from hansa.oblivious.growth import TreeShares, grow_tree
 from hansa.oblivious.shared_rows import BATCH_ROWS, Block, label_words, weights_of
+from hansa.oblivious.softmax import WIDE_BITS, softmax_gradients, weighted_gradients
 from hansa.oblivious.split_finding import scoring
 from hansa.oblivious.tree_constants import COUNT_BITS, CountFactors, Kind, TreeConstants
 from hansa.oblivious.weight_bounds import MOST_STEP
 
 POISSON = "count:poisson"
+SOFTPROB = "multi:softprob"
 
 MEAN_SHIFT = 16
 """Added to the logarithms of means of count:poisson, so that margins within +-16 are means of e^-32 to 1 in the labels' scale."""
@@ -78,9 +81,6 @@ WEIGHT_SUM_BITS, MOST_WEIGHT_SUM_BITS = 29, 35
 """The words of the weights of all rows that are summed in Z_2^32 add up to at most 2^29, but for rounding, and those of all rows to
 2^35: times a public factor of 26 bits such a sum stays below 2^62."""
 
-WEIGHTED_BITS = 24
-"""Fraction bits of p and h before they are multiplied by such a word, in Z_2^64."""
-
 MOST_LAMBDA, MOST_GAMMA = 2**26, 2**26
 """In units of the rows' mean weight. A greater lambda leaves no bits for gradients; a greater gamma says what this one says: nothing
 splits. From a lambda of about 2^18 on the numerator of "no split" no longer fits under the least gamma (`split_finding.scoring`): then
@@ -102,14 +102,16 @@ class BoostingSettings:
     """Public parameters, under XGBoost's names where it has them.
 
     Attributes:
-        objective: "binary:logistic", or on labels scaled by `LabelScale` "reg:squarederror" or "count:poisson". Of the last, means are
-            e^(margin - 16) in the scale, so that a margin within +-16 is a mean up to the scale; and hessians are means, without the
-            factor e^d that XGBoost's have, d = max_delta_step. So eta, lambda and min_child_weight are e^-d times XGBoost's, gamma
-            and max_delta_step (of leaves) e^d times.
+        objective: "binary:logistic", "multi:softprob", or on labels scaled by `LabelScale` "reg:squarederror" or "count:poisson". Of
+            the last, means are e^(margin - 16) in the scale, so that a margin within +-16 is a mean up to the scale; and hessians
+            are means, without the factor e^d that XGBoost's have, d = max_delta_step. So eta, lambda and min_child_weight are e^-d
+            times XGBoost's, gamma and max_delta_step (of leaves) e^d times. Hessians of multi:softprob are p (1 - p), half of
+            XGBoost's: there the factor is 2.
         rounds, eta, max_depth, reg_lambda, gamma, min_child_weight, scale_pos_weight: as in XGBoost. gamma
             applies to the scaled labels of squared error: divide it by the scale's square.
         base_margin: where margins start. For squared error in units of the scale, within +-1/2: 0 where the scale's centre
             is the base score, or the pooled mean of the scaled labels.
+        class_margins: of multi:softprob, where the margins of all classes start, its own among them.
         leaf_limit: leaf values, eta included, are clamped to +- this.
         reg_alpha, max_delta_step: as in XGBoost; 0 for none. On scaled labels of squared error both are divided by the scale.
         leaf_bits: fraction bits of an opened leaf value: with the sign and the limit about 16 bits in all. A
@@ -131,7 +133,7 @@ class BoostingSettings:
         PlanError: a parameter out of range, naming it.
     """
 
-    objective: Literal["binary:logistic", "reg:squarederror", "count:poisson"]
+    objective: Literal["binary:logistic", "multi:softprob", "reg:squarederror", "count:poisson"]
     rounds: int
     eta: float = 0.3
     max_depth: int = 6
@@ -140,6 +142,7 @@ class BoostingSettings:
     min_child_weight: float = 1.0
     scale_pos_weight: float = 1.0
     base_margin: float = 0.0
+    class_margins: tuple[float, ...] = ()
     leaf_limit: float = 4.0
     reg_alpha: float = 0.0
     max_delta_step: float = 0.0
@@ -174,12 +177,14 @@ class BoostingSettings:
             raise PlanError(f"cover_bits is {self.cover_bits}; expected 0 to 8, or none")
         if self.rows_per_sum is not None and not 64 <= self.rows_per_sum <= 2**24:
             raise PlanError(f"rows_per_sum is {self.rows_per_sum}; expected 64 to 2^24, or none")
-        if self.objective not in ("binary:logistic", "reg:squarederror", POISSON):
+        if self.objective not in ("binary:logistic", SOFTPROB, "reg:squarederror", POISSON):
             raise PlanError(f"objective {self.objective!r} is not supported in coopetitive mode")
         if self.objective == "reg:squarederror" and (abs(self.base_margin) > 0.5 or self.scale_pos_weight != 1):
             raise PlanError("reg:squarederror takes a base_margin within +-1/2 and scale_pos_weight 1")
-        if self.objective == POISSON and self.scale_pos_weight != 1:
-            raise PlanError("count:poisson takes scale_pos_weight 1")
+        if self.objective in (POISSON, SOFTPROB) and self.scale_pos_weight != 1:
+            raise PlanError(f"{self.objective} takes scale_pos_weight 1")
+        if (self.objective == SOFTPROB) != (self.base_margin in self.class_margins):
+            raise PlanError(f"{SOFTPROB} takes class_margins, base_margin among them, and others take none")
         if self.weight_limit is not None and not 0 < self.greatest_weight < np.inf:
             raise PlanError(f"weight_limit is {self.weight_limit}; expected a positive number")
         if self.total_weight is not None and not self.total_weight > 0:
@@ -307,6 +312,10 @@ def _everything(_tree: int) -> None:
     """No draw: all rows, all features."""
 
 
+Gradients = tuple[ShareArray, ShareArray]
+"""g and h as vectors (2, 1, 2, rows), and |g| or a bound on it (2, rows)."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Public draws of each tree. None stands for all. Trees are numbered in the model's order: round * outputs + output.
@@ -426,6 +435,11 @@ def boost_round(
     Returns:
         The trees, and XOR-shared bits of rows out of range, of each output where they are known.
     """
+    of_classes: list[Gradients | None] = [None] * len(outputs)
+    beyond: list[ShareArray] = []
+    if outputs[0].settings.objective == SOFTPROB and number > 0:
+        place = Address(epoch, number, 0, "classes")
+        of_classes, beyond = yield from _class_gradients(server, candidates, outputs, number, place)
     programs = [
         boost(
             server,
@@ -440,17 +454,43 @@ def boost_round(
             place,
             len(outputs),
             own.weights,
+            gradients,
         )
-        for place, own in enumerate(outputs)
+        for place, (own, gradients) in enumerate(zip(outputs, of_classes, strict=True))
     ]
     results = yield from together(*programs)
     for own, (_, margins, _) in zip(outputs, results, strict=True):
         own.margins = margins
-    return [tree for tree, _, _ in results], [outside for _, _, outside in results if outside is not None]
+    outside = [bits for _, _, bits in results if bits is not None]
+    return [tree for tree, _, _ in results], outside + beyond
+
+
+def _class_gradients(
+    server: Server, candidates: Candidates, outputs: list[Output], number: int, address: Address
+) -> Program[tuple[list[Gradients | None], list[ShareArray]]]:
+    """`softmax.softmax_gradients` of all outputs' margins."""
+    rows = outputs[0].labels.shape[1]
+    growths = [growth_of(own.settings, candidates, rows) for own in outputs]
+    weights = [own.weights for own in outputs if own.weights is not None]
+    found, outside = yield from softmax_gradients(
+        server,
+        np.stack([own.margins for own in outputs], axis=1),
+        [own.labels for own in outputs],
+        weights or None,
+        [growth.row_bits for growth in growths],
+        [growth.weight_bits for growth in growths],
+        address,
+        may_leave_range(outputs[0].settings, number),
+    )
+    return list(found), outside
 
 
 def may_leave_range(settings: BoostingSettings, rounds: int) -> bool:
-    """Could a margin of so many rounds leave +-16? Public; only then is the range checked on shares."""
+    """Could a margin of so many rounds leave +-16, or a difference of those of classes? Public; only then is the range checked on
+    shares."""
+    if settings.class_margins:
+        spread = max(settings.class_margins) - min(settings.class_margins) + float(np.log(len(settings.class_margins)))
+        return bool(spread + 2 * rounds * settings.leaf_bound > SAFE_MARGIN)
     return abs(settings.base_margin) + rounds * settings.leaf_bound > SAFE_MARGIN
 
 
@@ -478,10 +518,11 @@ def boost(
     output: int = 0,
     outputs: int = 1,
     weights: ShareArray | None = None,
+    gradients: Gradients | None = None,
 ) -> Program[tuple[TreeShares, ShareArray, ShareArray | None]]:
     """One round of boosting of one output: the tree, the new margins (2, rows), XOR-shared bits of rows out of range.
 
-    Other arguments are those of `Output`.
+    Other arguments are those of `Output`; `gradients` are given where they depend on the margins of all outputs.
 
     Draws are named by the round and, where there are several, by the output: no two trees share a name.
     """
@@ -510,6 +551,9 @@ def boost(
         vectors, absolute, outside = yield from poisson_gradients(
             server, margins, labels, weights, growth, check, place
         )
+    elif gradients is not None:
+        kind = "gradients"
+        vectors, absolute = gradients
     elif number == 0:
         kind = "counts"
         if weights is None:
@@ -525,7 +569,7 @@ def boost(
                 server, margins, labels, growth.row_bits, settings.weight, check, place
             )
         else:
-            shift = growth.weight_bits + WEIGHTED_BITS - growth.row_bits
+            shift = growth.weight_bits + WIDE_BITS - growth.row_bits
             vectors, absolute, outside = yield from _weighted_gradients(server, margins, weights, shift, check, place)
     used = sampling.rows(tree)
     if used is not None:
@@ -589,15 +633,9 @@ def _weighted_gradients(
     g = w p - w y,  |g| = w p + w y - 2 (w y) p,  h = w p (1 - p)
     """
     (p, h), outside = yield from logistic(
-        server, margins, WEIGHTED_BITS, address.named("logistic"), check_range=check_range, ring=RING64
+        server, margins, WIDE_BITS, address.named("logistic"), check_range=check_range, ring=RING64
     )
-    w, w_y = weights[:, 0], weights[:, 1]
-    w_p = product_part(RING64, w, p)
-    ones = w_y[0] << np.uint64(WEIGHTED_BITS)
-    cross = product_part(RING64, w_y, p)
-    parts = np.stack([w_p - ones, product_part(RING64, w, h), w_p + ones - cross - cross])
-    words = yield from truncate(server, RING64, parts, shift, address.named("weighted"), RING32)
-    return _vectors(words[:, 0], words[:, 1]), words[:, 2], outside
+    return *(yield from weighted_gradients(server, weights, p, h, shift, address)), outside
 
 
 def poisson_gradients(
@@ -625,10 +663,10 @@ def poisson_gradients(
         )
         return _vectors(m - y, m), m + y, outside[0] if outside else None
     m, *outside = yield from together(
-        truncate(server, RING64, means, EXPONENTIAL_FRACTION - WEIGHTED_BITS, address.named("m")), *checks
+        truncate(server, RING64, means, EXPONENTIAL_FRACTION - WIDE_BITS, address.named("m")), *checks
     )
-    w_m, w_y = product_part(RING64, weights[:, 0], m), weights[0, 1] << np.uint64(WEIGHTED_BITS)
-    shift = growth.weight_bits + WEIGHTED_BITS - growth.row_bits
+    w_m, w_y = product_part(RING64, weights[:, 0], m), weights[0, 1] << np.uint64(WIDE_BITS)
+    shift = growth.weight_bits + WIDE_BITS - growth.row_bits
     parts = np.stack([w_m - w_y, w_m, w_m + w_y])
     words = yield from truncate(server, RING64, parts, shift, address.named("weighted"), RING32)
     return _vectors(words[:, 0], words[:, 1]), words[:, 2], outside[0] if outside else None
@@ -684,7 +722,7 @@ def growth_of(
         leaf_limit=settings.leaf_bound,
         leaf_bits=settings.leaf_bits,
         chosen=None if features is None else candidates.of_features(features),
-        counts=_count_factors(settings) if settings.objective == "binary:logistic" else None,
+        counts=_count_factors(settings) if settings.objective in ("binary:logistic", SOFTPROB) else None,
         directions=_directions(settings, candidates),
         cover_bits=None if settings.cover_bits is None else min(settings.cover_bits, final_bits),
         weight_bits=0 if settings.weight_limit is None else weight_bits(settings, rows),
@@ -772,7 +810,7 @@ def _bounds(settings: BoostingSettings, rows: int) -> tuple[float, int]:
     >>> round(float(scales[values.argmax()]), 1), round(float(values.max()), 3), round(100 / (16 * (floor - 6)), 3)
     (21.3, 0.586, 0.586)
     """
-    most_hessian = 0.25 if settings.objective == "binary:logistic" else 1
+    most_hessian = 0.25 if settings.objective in ("binary:logistic", SOFTPROB) else 1
     total, gamma = _greatest_total(settings, rows), _gamma(settings, rows)
     floor = max(1 + total / 65536, gamma / 6, float(np.sqrt(2 * gamma * settings.reg_lambda / 3)))
     bound = max(total * _most_gradient(settings) + floor, total * most_hessian + 2 * settings.reg_lambda + 1)
@@ -815,7 +853,11 @@ def _count_factors(settings: BoostingSettings) -> CountFactors:
     with localcontext() as context:
         context.prec = 50
         x = Decimal(_start(settings)) / 2**MARGIN_BITS
-        p = 1 / (1 + (-x).exp())
+        if settings.objective == SOFTPROB:
+            own = Decimal(settings.base_margin)
+            p = 1 / sum(((Decimal(other) - own).exp() for other in settings.class_margins), Decimal(0))
+        else:
+            p = 1 / (1 + (-x).exp())
         # Owners fold scale_pos_weight into the rows' weights.
         folded = settings.weight_limit is not None
         weight = Decimal(1) if folded else Decimal(settings.weight[0]) / 2 ** settings.weight[1]
@@ -905,8 +947,9 @@ def memory_estimate(
     upper = 2 ** -(-settings.max_depth // 2)
     paths = 4 * rows * 2 * (3 * upper + 4)
     gradients = rows * (8 * 40 + 64 + (0 if settings.weight_limit is None else 96))
-    # Waves of count:poisson are words of 64 bits, and bounded weights take arrays of both sides.
-    gradients += rows * 8 * 48 if settings.objective == POISSON else 0
+    # Waves in words of 64 bits: of a mean, or of a class's two series.
+    gradients += rows * 8 * 48 * {POISSON: 1, SOFTPROB: 2}.get(settings.objective, 0)
+    # Bounded weights take arrays of both sides.
     arrays = 150 if settings.reg_alpha or settings.max_delta_step else 60
     histograms = 2 ** (settings.max_depth - 1) * len(candidates.all) * 8 * arrays
     return int(PROCESS_BYTES + dense + bits + outputs * (vectors + paths + gradients + histograms))

@@ -16,6 +16,7 @@ from hansa.errors import PlanError
 from hansa.plan.values import (
     COOPETITIVE,
     LEAST_BOUND_ON_SHARES,
+    LEAST_ETA_OF_CLASSES,
     MASKED,
     MEMBER_NAME,
     MOST_COUNT_STEP,
@@ -377,14 +378,13 @@ def metrics_can_be_had_of_shares(plan: Plan, _: Coopetitive) -> str | None:
 
 def objective_can_be_had_of_shares(plan: Plan, _: Coopetitive) -> str | None:
     objective = plan.parameters.objective
+    if is_softmax(objective) and plan.parameters.eta < LEAST_ETA_OF_CLASSES:
+        return (
+            f"parameter eta = {plan.parameters.eta} is too little for {objective} in {COOPETITIVE} mode; at least "
+            f"{LEAST_ETA_OF_CLASSES:g}"
+        )
     if objective in OBJECTIVES_ON_SHARES:
         return None
-    if is_softmax(objective):
-        return (
-            f"parameter objective = {objective!r} cannot be had in {COOPETITIVE} mode: it needs the maximum of each row's shared "
-            "margins and a division for each row; write objective = 'binary:logistic' with num_class, one class against the rest, or "
-            f"take mode 'federated' or {MASKED!r}"
-        )
     return (
         f"parameter objective = {objective!r} cannot be had in {COOPETITIVE} mode, where gradients are computed on shares and only "
         f"those of {', '.join(OBJECTIVES_ON_SHARES)} are: take one of these, or mode 'federated' or {MASKED!r}"

@@ -79,6 +79,9 @@ RANGES_ON_SHARES: dict[str, tuple[float, float]] = {
 }
 """What fixed-point numbers on shares can hold of a parameter: a narrower range than that of the other modes."""
 
+LEAST_ETA_OF_CLASSES = 2.0**-11
+"""Of multi:softprob and multi:softmax on shares: their hessians there are half of XGBoost's, and so is eta."""
+
 LEAST_BOUND_ON_SHARES = 2.0**-14
 """Least eta max_delta_step: such a bound has 64 units of leaves on shares."""
 

@@ -471,7 +471,10 @@ def _local(plan: Plan, name: str) -> Plan:
             name: sign for name, sign in zip(plan.schema.features, plan.coopetitive.monotone, strict=False) if sign
         }
         parameters = replace(
-            parameters, num_class=0, max_cat_to_onehot=ONE_HOT, monotone_constraints=tuple(sorted(signs.items()))
+            parameters,
+            num_class=parameters.num_class if is_softmax(parameters.objective) else 0,
+            max_cat_to_onehot=ONE_HOT,
+            monotone_constraints=tuple(sorted(signs.items())),
         )
     return replace(
         plan,

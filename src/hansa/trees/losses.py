@@ -142,10 +142,10 @@ LOSSES: Mapping[str, Loss] = {
 
 SOFTPROB = "multi:softprob"
 
-OBJECTIVES_ON_SHARES = ("binary:logistic", "reg:squarederror", "count:poisson")
+OBJECTIVES_ON_SHARES = ("binary:logistic", "reg:squarederror", "count:poisson", "multi:softprob", "multi:softmax")
 """Those that coopetitive mode computes on shares."""
 
-METRICS_ON_SHARES = ("logloss", "error", "auc", "aucpr", "rmse", "mae", "poisson-nloglik")
+METRICS_ON_SHARES = ("logloss", "error", "auc", "aucpr", "rmse", "mae", "poisson-nloglik", *CLASS_METRICS)
 """Metrics that coopetitive mode computes on shares, of the objectives that have them."""
 
 LEAST_POWER, MOST_POWER = 1.001, 1.999

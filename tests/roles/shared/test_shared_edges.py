@@ -159,12 +159,6 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("objective", ["multi:softprob", "multi:softmax"])
-def test_the_softmax_is_refused_with_what_there_is_instead(objective):
-    with pytest.raises(HansaError, match=r"needs the maximum of each row's shared margins .* with num_class"):
-        shared_plan(given=False, objective=objective, num_class=3)
-
-
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_shares_do_not_hold_is_refused_with_the_plan(name):
     with pytest.raises(HansaError, match=name):

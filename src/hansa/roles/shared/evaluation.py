@@ -1,11 +1,13 @@
 """What a compute server does with held-out rows: metrics at the plan's steps, and early stopping. A program of `mpc`'s steps.
 
 Held-out rows go down every tree on shares. After the numbers of rounds that the plan names its metrics are opened; with early
-stopping one bit a round is: whether the last metric improved. A metric of several classes is the mean over rows and classes: each
-class's margins and labels count as rows. A metric without a value (one bit tells) is neither computed nor judged.
+stopping one bit a round is: whether the last metric improved. One class against the rest, a metric is the mean over rows and classes:
+each class's margins and labels count as rows. A metric without a value (one bit tells) is neither computed nor judged.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from hansa.oblivious.evaluation import (
 )
 from hansa.oblivious.growth import TreeShares
 from hansa.oblivious.shared_rows import Block, label_words, weights_of
-from hansa.oblivious.training import may_leave_range, start_margins
+from hansa.oblivious.training import SOFTPROB, may_leave_range, start_margins
 from hansa.roles.shared.sharing import TrainingStart, has_factorials
 from hansa.trees.metrics import NO_ROWS, NO_WEIGHT, ONE_LABEL
 
@@ -36,6 +38,14 @@ def count_terms(start: TrainingStart, blocks: list[Block]) -> CountTerms | None:
     if scale is None or not has_factorials(start.plan):
         return None
     return CountTerms(label_words(blocks, len(start.output_settings)), scale.scale)
+
+
+def _of_rows(arrays: Sequence[ShareArray]) -> ShareArray:
+    return np.concatenate(arrays, axis=1)
+
+
+def _of_classes(arrays: Sequence[ShareArray]) -> ShareArray:
+    return np.stack(arrays, axis=1)
 
 
 class Evaluation:
@@ -61,17 +71,21 @@ class Evaluation:
         self._asked: dict[str, bool] = {}
         self._margins = np.zeros((2, 0), np.uint32)
         self._counts: CountTerms | None = None
+        # One against the rest, every class's margins count as rows; of a softmax a row has those of all classes.
+        self._put_together = _of_classes if start.settings.objective == SOFTPROB else _of_rows
         if blocks:
             outputs = range(len(start.output_settings))
             # Words that only carry scale_pos_weight are no weights of metrics.
             weighted = start.plan.schema.weight is not None
             weights = [own for output in outputs if weighted and (own := weights_of(blocks, output)) is not None]
-            self._labels = np.concatenate([label_words(blocks, output) for output in outputs], axis=1)
+            self._labels = self._put_together([label_words(blocks, output) for output in outputs])
+            if start.settings.objective == SOFTPROB:
+                weights = weights[:1]
             self._weights = np.concatenate(weights, axis=2) if weights else None
             self._counts = count_terms(start, blocks)
             rows = sum(block.rows for block in blocks)
-            self._margins = np.concatenate(
-                [start_margins(server, rows, settings) for settings in start.output_settings], axis=1
+            self._margins = self._put_together(
+                [start_margins(server, rows, settings) for settings in start.output_settings]
             )
 
     def after(self, number: int, trees: list[TreeShares]) -> Program[dict[str, float | None]]:
@@ -89,7 +103,7 @@ class Evaluation:
                 for output, tree in enumerate(trees)
             )
         )
-        self._margins = self._margins + np.concatenate(added, axis=1)
+        self._margins = self._margins + self._put_together(added)
         names = start.plan.parameters.metrics
         opened = start.evaluated_after(number + 1)
         values: dict[str, float | None] = {}

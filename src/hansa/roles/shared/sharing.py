@@ -38,13 +38,14 @@ from hansa.oblivious.training import (
 from hansa.oblivious.weight_bounds import MOST_STEP
 from hansa.plan import Coopetitive, Plan
 from hansa.protocol.messages import TrainingSetup, to_array, to_tensor
-from hansa.roles.summed.statistics import estimated_base, rounded_leaf_bits
+from hansa.roles.summed.statistics import class_margins, estimated_base, rounded_leaf_bits
 from hansa.trees.ensemble import base_margin
+from hansa.trees.losses import is_softmax
 from hansa.trees.sampling import draw_columns, draw_rows
 
 SQUARED_ERROR = "reg:squarederror"
 
-LEAF_BITS = {"binary:logistic": 14, SQUARED_ERROR: 16, POISSON: 14}
+LEAF_BITS = {"binary:logistic": 14, "multi:softprob": 14, "multi:softmax": 14, SQUARED_ERROR: 16, POISSON: 14}
 """Fraction bits of an opened leaf: with its range and sign 17 bits. More where leaves are smaller for a small eta, or because few
 labels are far from all others: then the higher bits say nothing of most leaves."""
 
@@ -238,6 +239,8 @@ def values_of(sums: list[int], rows: int, plan: Plan, exponent: int | None = Non
         return _values_of_numbers(sums, rows, plan, exponent)
     if plan.parameters.objective == POISSON:
         return _values_of_counts(sums, rows, plan)
+    if is_softmax(plan.parameters.objective):
+        return _values_of_classes(sums, rows, plan)
     each = len(sums) // plan.parameters.outputs
     starts = [_start_of_output(sums[first : first + each], rows, plan) for first in range(0, len(sums), each)]
     classes = plan.parameters.num_class
@@ -253,6 +256,19 @@ def values_of(sums: list[int], rows: int, plan: Plan, exponent: int | None = Non
             )
     found = [start for start in starts if start is not None]
     return Values(tuple(base for base, _, _ in found), found[0][1], tuple(total for _, _, total in found))
+
+
+def _values_of_classes(sums: list[int], rows: int, plan: Plan) -> Values:
+    """Of a softmax: base scores follow from the share of each class. A class may have no rows."""
+    classes = plan.parameters.num_class
+    if coopetitive(plan).weight_limit is None:
+        weight, own = float(rows), [count / rows for count in sums]
+    else:
+        weight, own = _pooled_weight(sums[1], rows, plan), [count / sums[1] for count in sums[0::3]]
+    if sum(share > 0 for share in own) < 2:
+        raise PlanError(f"all {rows} rows of all owners are of one class, or weigh nothing; there is nothing to learn")
+    scores = class_margins(np.array(own))
+    return Values(tuple(float(np.float32(score)) for score in scores), 1.0, (weight,) * classes)
 
 
 def _start_of_output(sums: list[int], rows: int, plan: Plan) -> tuple[float, float, float] | None:
@@ -418,11 +434,14 @@ class TrainingStart:
     def statistics(self) -> tuple[Statistics, ...] | None:
         """How a receiver makes covers and gains of each output, where the plan releases them."""
         found = []
+        # Hessians of a softmax are half of XGBoost's on shares, and what follows from them.
+        halves = 1 if is_softmax(self.plan.parameters.objective) else 0
         for settings in self.output_settings:
             bits = growth_of(settings, self.candidates, self.counts.total).cover_bits
             if bits is None:
                 return None
-            found.append(Statistics(bits, settings.eta, settings.reg_lambda, self.weight_unit))
+            scale = 2.0**halves
+            found.append(Statistics(bits - halves, settings.eta * scale, settings.reg_lambda * scale, self.weight_unit))
         return tuple(found)
 
     @property
@@ -607,6 +626,9 @@ def settings_of(plan: Plan, values: Values, output: int = 0, rows: int = 0) -> B
     scale, unit = label_scale(plan, values), weight_unit(plan, values, rows)
     if given.objective == POISSON and scale is not None:
         return _settings_of_counts(plan, values, unit, scale.scale, rows)
+    softmax = is_softmax(given.objective)
+    # Hessians of a softmax are half of XGBoost's on shares.
+    twice = 2.0 if softmax else 1.0
     limit = more.weight_limit
     if limit is None and not plain_scale(values.scale_pos_weight):
         limit = 1.0
@@ -617,18 +639,19 @@ def settings_of(plan: Plan, values: Values, output: int = 0, rows: int = 0) -> B
         )
     size = 1.0 if scale is None else scale.scale
     return BoostingSettings(
-        objective="binary:logistic" if scale is None else "reg:squarederror",
+        objective="multi:softprob" if softmax else "binary:logistic" if scale is None else "reg:squarederror",
         rounds=given.rounds,
-        eta=given.eta,
+        eta=given.eta / twice,
         max_depth=given.max_depth,
-        reg_lambda=given.lambda_ / unit,
-        gamma=max(given.gamma, LEAST_GAIN) / size**2 / unit,
-        min_child_weight=given.min_child_weight / unit,
+        reg_lambda=given.lambda_ / twice / unit,
+        gamma=max(given.gamma, LEAST_GAIN) * twice / size**2 / unit,
+        min_child_weight=given.min_child_weight / twice / unit,
         scale_pos_weight=values.scale_pos_weight,
         base_margin=float(base_margin(given.objective, base_score)) if scale is None else 0.0,
+        class_margins=tuple(float(base_margin(given.objective, own)) for own in values.base_score) if softmax else (),
         reg_alpha=given.alpha / size / unit,
         # A scaled label is within +-1/2: a weight of more than 1 does not occur.
-        max_delta_step=min(given.max_delta_step / size, MOST_STEP if scale is None else 1.0),
+        max_delta_step=min(given.max_delta_step * twice / size, MOST_STEP if scale is None else 1.0),
         leaf_bits=_leaf_bits(plan, values, output, scale, rows),
         weight_limit=None if limit is None else limit / unit,
         total_weight=total_weight / unit or None,
