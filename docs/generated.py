@@ -37,7 +37,7 @@ DIAGRAMS = (
 OPENINGS_INTRO = """# What coopetitive mode opens
 
 Every call in the code that opens something, from the registry `mpc/openings.py`. One test holds the registry to the code
-(`tests/mpc/test_mpc_openings.py::test_the_registry_is_the_code`), another holds this page to the registry. `hansa plan`
+(`tests/mpc/test_mpc_openings.py::test_the_registry_is_the_code`), another holds this page to the registry. `hansa plan show`
 prints the openings of one plan, and `run.openings` holds those of a run.
 
 A *masked* opening shows a uniform value to two servers and reveals nothing. Every other opening reveals what stands here.

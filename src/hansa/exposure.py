@@ -1,4 +1,4 @@
-"""Who can read what in each mode, and what can be made of it: the one text that `hansa check`, `hansa plan`, the demo's page and
+"""Who can read what in each mode, and what can be made of it: the one text that `hansa check`, `hansa plan show`, the demo's page and
 SECURITY.md share.
 """
 

@@ -661,10 +661,10 @@ def test_a_ledger_adds_up_what_rounds_cost():
 def test_a_plan_of_categories_is_shown_and_checked(by_hand):
     hand = by_hand()
     plan, table = hand.folder / "plan.toml", hand.folder / "aurora.csv"
-    result = hansa("plan", plan)
+    result = hansa("plan", "show", plan)
     assert "categories:" not in result.stdout
     plan.write_text(plan.read_text() + "\n[categories]\nalarms = [0, 1, 2, 3, 4]\n")
-    result = hansa("plan", plan)
+    result = hansa("plan", "show", plan)
     assert "alarms: 5 categories: 0, 1, 2, 3, 4" in result.stdout
     answer = json.loads(hansa("check", plan, table, "--json").stdout)
     assert answer["ok"]

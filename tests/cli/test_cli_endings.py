@@ -208,7 +208,7 @@ def test_a_finished_run_leaves_records_that_say_which_run_and_which_files(consor
         assert own["error"] is None
         assert own["hansa"] == package.__version__
         assert own["plan"] == plan.digest().hex()
-        assert own["plan_file"] in hansa("plan", consortium.folder / "plan.toml").stdout
+        assert own["plan_file"] in hansa("plan", "show", consortium.folder / "plan.toml").stdout
         assert own["members"] == members.digest().hex()
         assert own["identity"] == fingerprint(load_identity(consortium.folder / f"{name}.identity").public)
         assert len(bytes.fromhex(own["run"])) == 32
@@ -295,7 +295,7 @@ def test_json_tells_errors_and_log_lines_as_objects(consortium: Consortium):
 def test_a_full_standard_output_is_one_sentence(consortium: Consortium):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "hansa", "plan", str(consortium.folder / "plan.toml")],
+            [sys.executable, "-m", "hansa", "plan", "show", str(consortium.folder / "plan.toml")],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -520,7 +520,7 @@ def test_names_in_a_plan_and_cells_in_a_table_cannot_drive_a_terminal(consortium
     shutil.copy(consortium.folder / "aurora.csv", consortium.folder / "cells.csv")
     (consortium.folder / "cells.csv").write_text(text + '"\x1b[2J\n\x1b]0;cell\x07",1,2,0\n')
     for arguments in (
-        ("plan", plan),
+        ("plan", "show", plan),
         ("check", plan, table),
         ("check", plan, consortium.folder / "aurora.csv"),
         ("check", consortium.folder / "plan.toml", consortium.folder / "cells.csv"),

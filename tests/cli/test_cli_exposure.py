@@ -59,12 +59,12 @@ def test_the_page_of_the_demo_says_the_same():
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("command", ["plan", "check"])
+@pytest.mark.parametrize("command", [("plan", "show"), ("check",)], ids=" ".join)
 def test_commands_say_who_can_read_what_in_this_mode_only(consortium: Consortium, mode, command):
     path = consortium.folder / "plan.toml"
     path.write_text(PLANS[mode])
-    arguments = [path] if command == "plan" else [path, consortium.folder / "aurora.csv"]
-    shown = hansa(command, *arguments)
+    arguments = [path] if command[0] == "plan" else [path, consortium.folder / "aurora.csv"]
+    shown = hansa(*command, *arguments)
     assert shown.exit_code == 0, shown.output
     lines = [line.strip() for line in shown.stdout.splitlines()]
     plan = parse_plan(PLANS[mode])
@@ -75,7 +75,7 @@ def test_commands_say_who_can_read_what_in_this_mode_only(consortium: Consortium
     assert plan.digest().hex() in shown.stdout
     for opening in openings_under(plan):
         assert f"to {opening.to}: {opening.what}" in lines
-    report = json.loads(hansa(command, *arguments, "--json").stdout)
+    report = json.loads(hansa(*command, *arguments, "--json").stdout)
     assert report["exposure"] == list(exposure(plan))
     assert report["receivers"] == list(plan.receivers)
     assert report["plan"] == plan.digest().hex()
@@ -86,19 +86,19 @@ def test_commands_say_who_can_read_what_in_this_mode_only(consortium: Consortium
 def test_a_plan_says_what_an_aggregator_that_lies_can_do(consortium: Consortium, when):
     path = consortium.folder / "plan.toml"
     path.write_text(MASKED.replace("[privacy]", f'[privacy]\nverify_counts = "{when}"'))
-    lines = [line.strip() for line in hansa("plan", path).stdout.splitlines()]
+    lines = [line.strip() for line in hansa("plan", "show", path).stdout.splitlines()]
     assert [sentence in lines for sentence in VERIFIED.values()] == [other == when for other in VERIFIED]
 
 
 def test_a_plan_is_shown_with_every_key_and_its_defaults(consortium: Consortium):
     path = consortium.folder / "plan.toml"
-    shown = hansa("plan", path).stdout
+    shown = hansa("plan", "show", path).stdout
     rows = {line.split()[0]: line for line in shown.splitlines() if line.startswith("  ") and "." in line.split()[0]}
     assert rows["parameters.eta"].endswith("(default)")
     assert not rows["parameters.max_depth"].endswith("(default)")
     assert rows["parameters.max_depth"].split()[1] == "2"
     assert rows["schema.features"].split(None, 1)[1] == "3: load, rsrp, alarms"
-    report = json.loads(hansa("plan", path, "--json").stdout)
+    report = json.loads(hansa("plan", "show", path, "--json").stdout)
     assert report["values"]["parameters.max_depth"] == 2
     assert "parameters.eta" in report["defaults"]
     assert "parameters.max_depth" not in report["defaults"]
@@ -205,14 +205,14 @@ def test_check_says_who_is_no_party(consortium: Consortium):
         ("coopetitive", "[release]\nleast_choices = 0", ("holds no cover", "keep 14 fraction bits")),
     ],
 )
-@pytest.mark.parametrize("command", ["plan", "check"])
+@pytest.mark.parametrize("command", [("plan", "show"), ("check",)], ids=" ".join)
 def test_commands_say_what_the_model_tells_of_leaves(consortium: Consortium, mode, more, sentences, command):
     path = consortium.folder / "plan.toml"
     path.write_text(PLANS[mode] + more)
-    arguments = [path] if command == "plan" else [path, consortium.folder / "aurora.csv"]
-    shown = hansa(command, *arguments)
+    arguments = [path] if command[0] == "plan" else [path, consortium.folder / "aurora.csv"]
+    shown = hansa(*command, *arguments)
     assert shown.exit_code == 0, shown.output
-    told = json.loads(hansa(command, *arguments, "--json").stdout)["release"]
+    told = json.loads(hansa(*command, *arguments, "--json").stdout)["release"]
     assert len(told) == len(sentences)
     for line, fragment in zip(told, sentences, strict=True):
         assert fragment in line

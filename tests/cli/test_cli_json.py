@@ -127,7 +127,7 @@ def test_a_command_that_is_refused_prints_one_error(consortium: Consortium):
 def test_what_plan_check_and_evidence_print_is_a_struct(consortium: Consortium):
     folder = consortium.folder
     plan, table = folder / "plan.toml", folder / f"{PARTIES[0]}.csv"
-    report = again(hansa("plan", plan, "--json").stdout, PlanReport)
+    report = again(hansa("plan", "show", plan, "--json").stdout, PlanReport)
     assert report.values["parameters.rounds"] == 3
     member = write_member(folder, PARTIES[0], 1)
     checked = again(hansa("check", plan, table, "--member", member, "--json").stdout, TableReport)

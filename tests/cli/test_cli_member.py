@@ -121,11 +121,13 @@ def test_a_file_that_never_ends_is_refused_in_words(consortium: Consortium, plac
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="the system has no file that never ends")
-@pytest.mark.parametrize("command", ["plan", "party", "aggregator", "hub", "server", "receiver", "members", "check"])
+@pytest.mark.parametrize(
+    "command", ["plan show", "party", "aggregator", "hub", "server", "receiver", "members", "check"]
+)
 def test_no_command_reads_a_file_that_never_ends(tmp_path, command):
     more = {"members": ["--save", tmp_path / "members.toml"], "check": [tmp_path / "table.csv"]}.get(command, [])
     write_table(tmp_path / "table.csv", {"a": [1]})
-    assert_refused(hansa(command, "/dev/zero", *more), "/dev/zero", "never ends")
+    assert_refused(hansa(*command.split(), "/dev/zero", *more), "/dev/zero", "never ends")
 
 
 def test_a_party_killed_in_the_middle_ends_the_run_for_all(consortium: Consortium):
@@ -419,17 +421,17 @@ def test_members_prints_a_fingerprint_each_and_refuses_the_same_name_twice(conso
 
 
 def test_plan_prints_one_digest_for_one_meaning(consortium: Consortium):
-    first = hansa("plan", consortium.folder / "plan.toml")
+    first = hansa("plan", "show", consortium.folder / "plan.toml")
     assert first.exit_code == 0
     other = consortium.folder / "other.toml"
     other.write_text("# the same\n" + PLAN.replace('["aurora", "borealis"]', '["borealis", "aurora"]'))
-    second = hansa("plan", other)
+    second = hansa("plan", "show", other)
     digests = [result.stdout.splitlines()[0].split("digest ")[1] for result in (first, second)]
     assert digests[0] == digests[1]
     other.write_text(PLAN.replace("max_bin = 16", "max_bin = 17"))
-    assert digests[0] not in hansa("plan", other).stdout
+    assert digests[0] not in hansa("plan", "show", other).stdout
     other.write_text("mode = 3")
-    assert_refused(hansa("plan", other), "other.toml")
+    assert_refused(hansa("plan", "show", other), "other.toml")
 
 
 # --- check ------------------------------------------------------------------------------------------------------------
@@ -446,7 +448,7 @@ def test_check_says_what_would_be_sent(consortium: Consortium):
     assert report["rows"] == 60
     assert report["violations"] == []
     assert report["mode"] == "federated"
-    assert report["plan"] in hansa("plan", plan).stdout
+    assert report["plan"] in hansa("plan", "show", plan).stdout
     assert [feature["name"] for feature in report["features"]] == ["load", "rsrp", "alarms"]
     assert all(sent["bytes_at_most"] > 0 for sent in report["sent"])
 

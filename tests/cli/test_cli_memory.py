@@ -27,7 +27,7 @@ label = "fault"
 def test_plan_says_what_memory_a_server_needs(tmp_path):
     path = tmp_path / "plan.toml"
     path.write_text(PLAN)
-    said = CliRunner().invoke(main, ["plan", str(path)]).output
+    said = CliRunner().invoke(main, ["plan", "show", str(path)]).output
     found = re.search(
         r"memory of a server: about ([\d.]+) MB for 10,000 rows, .* for 1,000,000 rows, .*memory_mb", said
     )

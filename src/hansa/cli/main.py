@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hansa.cli.option_types import Names, Objective, Range, RisingNumbers, Search, Setting, TablePath
+from hansa.cli.option_types import EXISTING, PATH, Names, Objective, Range, RisingNumbers, Search, Setting, TablePath
+from hansa.cli.plan import plan
 from hansa.cli.signals import Interrupted, interrupting
 from hansa.data.schema import DECIMAL_SIGNS
 from hansa.errors import HansaError
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from hansa.node.run import Command as MemberCommand
 
 LOG_FORMATS, LOG_LEVELS = ("text", "json"), ("debug", "info", "warning", "error")
-
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 REFUSED = 1
@@ -645,19 +643,4 @@ def members(cards: tuple[Path, ...], save: Path) -> None:
     click.echo(printable(f"{save}: {len(joined)} members, digest {joined.digest().hex()}"))
 
 
-@main.command()
-@click.argument("plan", type=EXISTING)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def plan(plan: Path, as_json: bool) -> None:
-    """Check PLAN; print its digest, which all members must share, what it says, and who can read what under it."""
-    from hansa.node import plan_report
-    from hansa.node.events import line_of
-    from hansa.node.record import file_sha256 as sha256
-    from hansa.plan import read_plan
-
-    read = read_plan(plan)
-    file_sha256 = sha256(plan)
-    if as_json:
-        click.echo(line_of(plan_report.report(read, file_sha256)))
-    else:
-        click.echo(plan_report.text(read, str(plan), file_sha256))
+main.add_command(plan)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 else:  # click 8.1 has them without type arguments
     OptionType, Choice = click.ParamType, click.Choice
 
+PATH = click.Path(path_type=Path)
+EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+
 
 class TablePath(click.Path):
     """A table: a file or a folder that is there, or a pattern of file names."""

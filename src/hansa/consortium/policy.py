@@ -37,7 +37,7 @@ LeastWeight = Annotated[
 ]
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Digests = Annotated[
-    tuple[Digest, ...], Meta(description="a list of plans' digests, each 64 hex digits, as `hansa plan` prints")
+    tuple[Digest, ...], Meta(description="a list of plans' digests, each 64 hex digits, as `hansa plan show` prints")
 ]
 
 
@@ -68,6 +68,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             allows, and where a round grows several trees each counts as one.
         most_runs: how often the same rows may be trained on, by the ledger.
         plans: digests (64 hex digits) of the plans that may run; None for any.
+        approved_plans_only: whether a plan runs only where every member with a role has signed it (`approvals`).
 
     Raises:
         PlanError: a value that no plan could meet, or of the wrong kind, naming the key.
@@ -91,6 +92,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most_rounds: Most | None = None
     most_runs: Most | None = None
     plans: Digests | None = None
+    approved_plans_only: bool = False
 
     def __post_init__(self) -> None:
         fault = fault_of_fields(self, {key: key for key in KEYS})

@@ -18,7 +18,7 @@ from hansa.data.source import CheckReport, ColumnSummary, SchemaViolation, check
 from hansa.data.streamed import open_rows
 from hansa.errors import PlanError
 from hansa.exposure import exposure, exposure_lines, notes_on_rows, released
-from hansa.node.config import MemberFile, read_member_file
+from hansa.node.config import MemberFile, read_member_file, read_policy
 from hansa.node.files import check_files
 from hansa.node.memory import Memory, memory_of
 from hansa.node.plan_report import Opened, opened_under
@@ -181,6 +181,7 @@ def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRu
         )
     ]
     rules += member.policy.rules(plan)
+    rules += rules_of_approvals(member)
     if plan.mode != "federated" and member.ledger is not None and member.ledger.exists() and readable:
         met, text = True, f"these rows have met no other people, and not too often ({member.ledger})"
         kind, by_column = plan.parameters.label_kind, member.by_column
@@ -195,6 +196,23 @@ def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRu
             met, text = False, str(error)
         rules.append(PolicyRule("ledger", met, text))
     return tuple(rules)
+
+
+def conditions_of(path: Path, plan: Plan) -> tuple[PolicyRule, ...]:
+    """What a member's own file demands of a plan, which need not be the one that it names. Raises PlanError."""
+    policy, has_rows = read_policy(path)
+    return policy.rules(plan, has_rows)
+
+
+def rules_of_approvals(member: MemberFile) -> tuple[PolicyRule, ...]:
+    """Whether all have approved the plan; nothing where neither the plan's file nor the policy speaks of it."""
+    proposal, asked = member.proposal, member.policy.approved_plans_only
+    if proposal is None:
+        text = f"a plan without approvals ({member.plan_path}); demanded: one that every member with a role has signed"
+        return (PolicyRule("approved_plans_only", False, text),) if asked else ()
+    lacking = f"; not by {', '.join(proposal.missing)}" if proposal.missing else ""
+    text = f"approved by {', '.join(sorted(proposal.signatures)) or 'nobody'}{lacking}"
+    return (PolicyRule("approved_plans_only", not proposal.missing, text),)
 
 
 def _shown(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 A member's own file:
 
-    plan = "plan.toml"                  # the same at every member
+    plan = "plan.toml"                  # the same at every member; or a proposal that all have approved, "plan.json"
     members = "members.toml"            # the same at every member
     identity = "north.identity"         # this member's folder of keys
     hub = "127.0.0.1:7465"              # where the aggregator or hub listens (its own file) or is found (all others')
@@ -46,6 +46,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from hansa.consortium.approvals import Proposal, is_proposal, read_proposal, require_approved
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, load_identity
 from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy
@@ -53,7 +54,7 @@ from hansa.data.query import DatabaseQuery, Query, fault_of_url
 from hansa.data.schema import Schema
 from hansa.declared import SECRET, decode
 from hansa.errors import IdentityError, PlanError
-from hansa.files import read_text
+from hansa.files import read_text, read_whole
 from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.roles.summed.sum_masking import Signer
 from hansa.toml import read_toml
@@ -138,6 +139,7 @@ class MemberFile:
 
     Attributes:
         plan, members, identity: what the files it names hold. folder: of the identity's files.
+        proposal: that the plan is of, with its approvals; None where the file holds a plan alone.
         plan_path, members_path: where plan and members stand.
         host, port: of the hub. proxy: to dial through, or None.
         table: where this party's rows are: a path, or a query (over its files, or to its database); None where the file gives
@@ -179,6 +181,7 @@ class MemberFile:
     most_bytes_per_s: int = 0
     id: str | None = None
     start_model: Path | None = None
+    proposal: Proposal | None = None
     by_column: bool | None = None
 
     @property
@@ -219,8 +222,8 @@ def read_member_file(path: Path) -> MemberFile:
     plan_path, members_path, folder = (
         path.parent / name for name in (document.plan, document.members, document.identity)
     )
-    plan = read_plan(plan_path)
     members = read_members(members_path)
+    plan, proposal = read_agreed(plan_path, members)
     identity = load_identity(folder)
     if document.proxy is not None and identity.name == plan.hub:
         raise PlanError(f"{path}: proxy is for members that dial; {identity.name!r} only listens: leave it out")
@@ -234,6 +237,7 @@ def read_member_file(path: Path) -> MemberFile:
     return MemberFile(
         path=path,
         plan=plan,
+        proposal=proposal,
         plan_path=plan_path,
         members=members,
         members_path=members_path,
@@ -261,6 +265,34 @@ def read_member_file(path: Path) -> MemberFile:
     )
 
 
+def read_agreed(path: Path, members: Members | None = None) -> tuple[Plan, Proposal | None]:
+    """The plan in a plan file, or in a proposal that members approve: there with every signature checked (`approvals.read_proposal`).
+
+    Raises PlanError, IdentityError.
+    """
+    try:
+        proposed = is_proposal(read_whole(path))
+    except (OSError, ValueError):
+        proposed = False  # `read_plan` says what is wrong
+    if not proposed:
+        return read_plan(path), None
+    proposal = read_proposal(path, members)
+    return proposal.plan, proposal
+
+
+def check_approved(member: MemberFile) -> None:
+    """Raise PlanError where a run has no business to begin: a proposal that is not approved by all, or a policy that asks for one."""
+    if member.proposal is not None:
+        require_approved(member.proposal, str(member.plan_path))
+    elif member.policy.approved_plans_only:
+        raise PlanError(
+            f"{member.path}: policy.approved_plans_only asks for a plan that every member with a role has signed, and "
+            f"{member.plan_path} is none: `hansa plan propose` makes one",
+            rule="approved_plans_only",
+            cure="name an approved proposal as plan",
+        )
+
+
 def read_rows_source(path: Path) -> tuple[Path | Query | DatabaseQuery, str | None]:
     """Where a member's file says its rows are, and which column is its `id`; nothing else that it names need be there.
 
@@ -273,6 +305,13 @@ def read_rows_source(path: Path) -> tuple[Path | Query | DatabaseQuery, str | No
     if source is None:
         raise PlanError(f"{path}: table is missing; name the file with this party's rows, or give a source")
     return source, document.id
+
+
+def read_policy(path: Path) -> tuple[Policy, bool]:
+    """The policy in a member's file, and whether it names rows; nothing else that it names need be there. Raises PlanError."""
+    content = read_toml(path, PlanError, "name the member's own file")
+    document = decode(content, MemberDocument, str(path), PlanError, RENAMED)
+    return document.policy, document.table is not None or document.source is not None
 
 
 def _source(document: MemberDocument, path: Path) -> Path | Query | DatabaseQuery | None:

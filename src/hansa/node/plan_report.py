@@ -1,4 +1,4 @@
-"""`hansa plan`: what a plan says, its defaults written out, and who can read what under it."""
+"""`hansa plan show`: what a plan says, its defaults written out, and who can read what under it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def opened_under(plan: Plan) -> tuple[Opened, ...]:
 
 
 class PlanReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `hansa plan --json` prints.
+    """What `hansa plan show --json` prints.
 
     Attributes:
         plan: the digest. plan_file: SHA-256 of the file. mode, receivers, features, categories: of the plan.

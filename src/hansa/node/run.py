@@ -6,7 +6,7 @@ from typing import Literal
 
 from hansa.errors import PlanError
 from hansa.node import shared, summed
-from hansa.node.config import MemberFile
+from hansa.node.config import MemberFile, check_approved
 from hansa.node.events import Event, Listening, Noticed, OnEvent
 from hansa.node.notices import NoticeWriter
 from hansa.node.record import Record
@@ -27,6 +27,7 @@ def run(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | No
 
     Raises HansaError and its kinds: the run was refused or stopped.
     """
+    check_approved(member)
     plan, name = member.plan, member.identity.name
     writer = NoticeWriter()
 

@@ -17,7 +17,7 @@ PARAMETERS = {
     "objective": "multi:softprob",
     "num_class": 4,
     "rounds": 3,
-    "max_depth": 3,
+    "max_depth": 2,
     "max_bin": 16,
     "min_cell_rows": 2,
     "alone": False,
@@ -55,7 +55,7 @@ def test_the_model_and_its_metrics_are_those_of_federated_mode(name):
     # Of margins a class's own level is free: their differences are the model.
     mine, others = (own - own.mean(axis=1, keepdims=True) for own in margins)
     assert np.mean(np.abs(mine - others).max(axis=1) < 2e-3) > 0.97
-    assert np.abs(others).max() > 0.3
+    assert np.abs(others).max() > 0.2
     for metric in ("merror", "mlogloss"):
         assert ours.metrics[metric] == pytest.approx(theirs.metrics[metric], rel=2e-3)
 
@@ -69,7 +69,7 @@ def test_the_model_is_xgboosts():
     booster.load_model(bytearray(to_json(run.model.ensemble)))
     data = xgboost.DMatrix(frame[FEATURES], frame["severity"])
     np.testing.assert_allclose(booster.predict(data), run.model.predict_proba(frame[FEATURES]), atol=1e-6)
-    names = {"objective": "multi:softprob", "num_class": 4, "max_depth": 3, "max_bin": 16, "base_score": 0.5}
+    names = {"objective": "multi:softprob", "num_class": 4, "max_depth": 2, "max_bin": 16, "base_score": 0.5}
     pooled = xgboost.train(names | {"tree_method": "hist", "nthread": 1}, data, 3).predict(data)
     assert np.mean(np.abs(booster.predict(data) - pooled).max(axis=1) < 1e-3) > 0.97
 

@@ -1,0 +1,187 @@
+"""`hansa plan`: show a plan, propose it, review, approve or reject a proposal, join approvals, compare two plans."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from hansa.cli.option_types import EXISTING, PATH
+from hansa.printable import printable
+
+MEMBERS = click.option(
+    "--members",
+    "members_file",
+    type=EXISTING,
+    required=True,
+    help="The members file, with the identities that you compared.",
+)
+IDENTITY = click.option("--identity", "folder", type=PATH, required=True, help="This member's folder of keys.")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.group()
+def plan() -> None:
+    """Show and compare plans; propose, review, approve and reject them."""
+
+
+@plan.command()
+@click.argument("plan", type=EXISTING)
+@AS_JSON
+def show(plan: Path, as_json: bool) -> None:
+    """Check PLAN; print its digest, which all members must share, what it says, and who can read what under it."""
+    from hansa.node import plan_report
+    from hansa.node.config import read_agreed
+    from hansa.node.events import line_of
+    from hansa.node.record import file_sha256 as sha256
+
+    read, _ = read_agreed(plan)
+    if as_json:
+        click.echo(line_of(plan_report.report(read, sha256(plan))))
+    else:
+        click.echo(plan_report.text(read, str(plan), sha256(plan)))
+
+
+@plan.command()
+@click.argument("before", type=EXISTING)
+@click.argument("after", type=EXISTING)
+@AS_JSON
+def diff(before: Path, after: Path, as_json: bool) -> None:
+    """Print the keys in which the plans BEFORE and AFTER differ; exit status 1 where there are some."""
+    from hansa.node.config import read_agreed
+    from hansa.node.consent import Changes, changes_of, changes_text
+    from hansa.node.events import line_of
+
+    found = changes_of(read_agreed(before)[0], read_agreed(after)[0])
+    if as_json:
+        click.echo(line_of(Changes(found)))
+    elif found:
+        click.echo(changes_text(found))
+    if found:
+        sys.exit(1)
+
+
+@plan.command()
+@click.argument("plan", type=EXISTING)
+@MEMBERS
+@IDENTITY
+@click.option(
+    "--days", type=click.IntRange(1, 365), default=30, show_default=True, help="How long it may be approved and run."
+)
+@click.option("--save", type=PATH, required=True, help="Where to write the proposal.")
+def propose(plan: Path, members_file: Path, folder: Path, days: int, save: Path) -> None:
+    """Make a proposal of PLAN, which every member with a role approves; the proposer's own approval is in it."""
+    from hansa.consortium.approvals import propose, write_proposal
+    from hansa.consortium.identity import load_identity
+    from hansa.consortium.members import read_members
+    from hansa.files import check_outputs
+    from hansa.plan import read_plan
+
+    check_outputs({"--save": save}, {"PLAN": plan, "--members": members_file})
+    made = propose(read_plan(plan), read_members(members_file), load_identity(folder), days)
+    write_proposal(save, made)
+    click.echo(printable(f"{save}: proposal {made.digest.hex()}; send it to {', '.join(made.missing) or 'nobody'}"))
+
+
+@plan.command()
+@click.argument("proposal", type=EXISTING)
+@MEMBERS
+@click.option(
+    "--member", "member_file", type=EXISTING, help="This member's own file: its conditions are held to the plan."
+)
+@click.option(
+    "--rejection", "rejections", type=EXISTING, multiple=True, help="A rejection that came from another member."
+)
+@click.option("--last", type=EXISTING, help="The plan, or proposal, that was approved last: what differs is printed.")
+@AS_JSON
+def review(
+    proposal: Path,
+    members_file: Path,
+    member_file: Path | None,
+    rejections: tuple[Path, ...],
+    last: Path | None,
+    as_json: bool,
+) -> None:
+    """Check PROPOSAL and its signatures; print who has approved, who would learn what, and which of your conditions it meets."""
+    from hansa.consortium.approvals import read_proposal, read_rejection
+    from hansa.consortium.members import read_members
+    from hansa.node import consent
+    from hansa.node.check import conditions_of
+    from hansa.node.config import read_agreed
+    from hansa.node.events import line_of
+
+    read = read_proposal(proposal, read_members(members_file))
+    rules = None if member_file is None else conditions_of(member_file, read.plan)
+    refusals = [read_rejection(path, read) for path in rejections]
+    found = consent.review(read, refusals, rules, None if last is None else read_agreed(last)[0])
+    click.echo(line_of(found) if as_json else consent.text(found, read.plan))
+
+
+@plan.command()
+@click.argument("proposal", type=EXISTING)
+@MEMBERS
+@IDENTITY
+@click.option(
+    "--member",
+    "member_file",
+    type=EXISTING,
+    help="This member's own file: a plan that its conditions refuse is not signed.",
+)
+@click.option("--save", type=PATH, help="Where to write the proposal with the approval; default: PROPOSAL itself.")
+def approve(proposal: Path, members_file: Path, folder: Path, member_file: Path | None, save: Path | None) -> None:
+    """Sign PROPOSAL for this member. Read `hansa plan review` first."""
+    from hansa.consortium.approvals import approve, read_proposal, write_proposal
+    from hansa.consortium.identity import load_identity
+    from hansa.consortium.members import read_members
+    from hansa.errors import PlanError
+    from hansa.node.check import conditions_of
+
+    read = read_proposal(proposal, read_members(members_file))
+    if member_file is not None:
+        broken = [rule for rule in conditions_of(member_file, read.plan) if not rule.met]
+        if broken:
+            raise PlanError(
+                f"{proposal}: {member_file} does not allow this plan: {broken[0].text} ({broken[0].key}); reject it, or change the "
+                "policy",
+                rule=broken[0].key,
+            )
+    signed = approve(read, load_identity(folder))
+    write_proposal(save or proposal, signed)
+    left = f"still to approve: {', '.join(signed.missing)}" if signed.missing else "all have approved: it may run"
+    click.echo(printable(f"{save or proposal}: approved; {left}"))
+
+
+@plan.command()
+@click.argument("proposal", type=EXISTING)
+@MEMBERS
+@IDENTITY
+@click.option("--reason", required=True, help="Why, for the others to read.")
+@click.option("--save", type=PATH, required=True, help="Where to write the signed rejection, which goes to the others.")
+def reject(proposal: Path, members_file: Path, folder: Path, reason: str, save: Path) -> None:
+    """Write a signed statement that this member does not approve PROPOSAL."""
+    from hansa.consortium.approvals import read_proposal, reject
+    from hansa.consortium.identity import load_identity
+    from hansa.consortium.members import read_members
+    from hansa.files import check_outputs, write_whole
+
+    check_outputs({"--save": save}, {"PROPOSAL": proposal})
+    read = read_proposal(proposal, read_members(members_file))
+    write_whole(save, reject(read, load_identity(folder), reason), private=False)
+    click.echo(printable(f"{save}: rejected; send it to {', '.join(read.plan.members)}"))
+
+
+@plan.command()
+@click.argument("proposals", nargs=-1, required=True, type=EXISTING)
+@MEMBERS
+@click.option("--save", type=PATH, required=True, help="Where to write the proposal with all approvals.")
+def join(proposals: tuple[Path, ...], members_file: Path, save: Path) -> None:
+    """Join the approvals in several copies of one proposal."""
+    from hansa.consortium.approvals import joined, read_proposal, write_proposal
+    from hansa.consortium.members import read_members
+
+    members = read_members(members_file)
+    whole = joined(*(read_proposal(path, members) for path in proposals))
+    write_proposal(save, whole)
+    left = f"still to approve: {', '.join(whole.missing)}" if whole.missing else "all have approved: it may run"
+    click.echo(printable(f"{save}: approved by {', '.join(sorted(whole.signatures))}; {left}"))

@@ -1,0 +1,388 @@
+"""A plan that its members sign: a proposal, and one signature a member, in one file that other tools can check too.
+
+The file is a DSSE envelope (Dead Simple Signing Envelope, version 1) of JSON. What it holds is an in-toto Statement, version 1. Its
+subject is the plan's digest. Its predicate has the plan's own text, the identities of all members with a role, who proposed it, and
+from when to when it may be approved and run. A signature is one of Ed25519 under a member's identity key over the envelope's
+pre-authentication encoding, which begins with "DSSEv1"; other signatures of an identity begin with "hansa signature"
+(`identity`), so none is ever taken for one of the other kind.
+
+A proposal has a nonce: approvals of one are none of another, though both be of the same plan.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeVar
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from msgspec import Meta
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import CryptoSigner, Signature, SSlibKey
+
+from hansa.consortium.identity import Identity
+from hansa.consortium.members import Members
+from hansa.errors import IdentityError, PlanError
+from hansa.files import read_whole, write_whole
+from hansa.plan import Plan, parse_plan, write_plan
+
+PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+PROPOSAL_TYPE: Final = "urn:hansa:plan-proposal:1"
+REJECTION_TYPE: Final = "urn:hansa:plan-rejection:1"
+
+DEFAULT_DAYS, MOST_DAYS = 30, 365
+MOST_BYTES = 16 * 2**20
+MOST_REASON = 1000
+NONCE_BYTES = 16
+
+Statement = TypeVar("Statement", bound=msgspec.Struct)
+
+Hex32 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Moment = Annotated[datetime, Meta(tz=True)]
+Nonce = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+
+
+class Digest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of a subject."""
+
+    sha256: Hex32
+
+
+class Subject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a statement is about: a plan, by its name and digest."""
+
+    name: str
+    digest: Digest
+
+
+class ProposalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a proposal says of its plan.
+
+    Attributes:
+        plan: its text, as `plan.write_plan` writes it. members: of everybody with a role, the identity key in hex.
+        proposer: one of them. created, expires: moments; outside them nobody approves or runs it. nonce: of this proposal alone.
+    """
+
+    plan: str
+    members: dict[str, Hex32]
+    proposer: str
+    created: Moment
+    expires: Moment
+    nonce: Nonce
+
+
+class RejectionPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """That a member does not approve a proposal, or no longer does. `proposal` is the SHA-256 of its statement."""
+
+    proposal: Hex32
+    member: str
+    reason: Annotated[str, Meta(max_length=MOST_REASON)]
+    created: Moment
+
+
+class ProposalStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """in-toto's fields, under their names."""
+
+    type: Literal["https://in-toto.io/Statement/v1"] = msgspec.field(name="_type")
+    subject: tuple[Subject]
+    predicate_type: Literal["urn:hansa:plan-proposal:1"] = msgspec.field(name="predicateType")
+    predicate: ProposalPredicate
+
+
+class RejectionStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """in-toto's fields, under their names."""
+
+    type: Literal["https://in-toto.io/Statement/v1"] = msgspec.field(name="_type")
+    subject: tuple[Subject]
+    predicate_type: Literal["urn:hansa:plan-rejection:1"] = msgspec.field(name="predicateType")
+    predicate: RejectionPredicate
+
+
+class SignatureJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A signature of an envelope, in base64."""
+
+    keyid: str
+    sig: str
+
+
+class EnvelopeJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A DSSE envelope as its file holds it."""
+
+    payload: str
+    payload_type: str = msgspec.field(name="payloadType")
+    signatures: tuple[SignatureJson, ...]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A proposal and the approvals that it has; made by `propose` or `read_proposal`, which check every signature.
+
+    Attributes:
+        plan: what is proposed. predicate: what stands around it. payload: the statement's bytes, which are signed.
+        signatures: of those members that approved, 64 bytes each.
+    """
+
+    plan: Plan
+    predicate: ProposalPredicate
+    payload: bytes
+    signatures: Mapping[str, bytes]
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the statement, 32 bytes: what tells this proposal from all others."""
+        return hashlib.sha256(self.payload).digest()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Members with a role that have not approved."""
+        return tuple(name for name in self.plan.members if name not in self.signatures)
+
+    def to_json(self) -> bytes:
+        """The file: a DSSE envelope."""
+        signatures = tuple(
+            SignatureJson(key_of(bytes.fromhex(self.predicate.members[name])).keyid, _base64(own))
+            for name, own in sorted(self.signatures.items())
+        )
+        envelope = EnvelopeJson(_base64(self.payload), PAYLOAD_TYPE, signatures)
+        return msgspec.json.format(msgspec.json.encode(envelope), indent=2) + b"\n"
+
+
+def key_of(identity: bytes) -> SSlibKey:
+    """A member's identity key as DSSE's verifiers take it, with the key id that a signature names."""
+    return SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(identity))
+
+
+def propose(
+    plan: Plan, members: Members, proposer: Identity, days: int = DEFAULT_DAYS, now: datetime | None = None
+) -> Proposal:
+    """A proposal of a plan, approved by its proposer.
+
+    Args:
+        members: all of the plan's are in it. proposer: has a role in the plan. days: for which it may be approved and run.
+
+    Raises:
+        PlanError, IdentityError: the proposer or a member is not who the plan or the members file names.
+    """
+    moment = (now or datetime.now(UTC)).replace(microsecond=0)
+    if not 1 <= days <= MOST_DAYS:
+        raise PlanError(f"a proposal is for 1 to {MOST_DAYS} days, not {days}")
+    predicate = ProposalPredicate(
+        plan=write_plan(plan),
+        members=_identities(plan, members),
+        proposer=proposer.name,
+        created=moment,
+        expires=moment + timedelta(days=days),
+        nonce=secrets.token_hex(NONCE_BYTES),
+    )
+    statement = ProposalStatement(STATEMENT_TYPE, _subject(plan), PROPOSAL_TYPE, predicate)
+    payload = msgspec.json.encode(statement, order="sorted")
+    return approve(Proposal(plan, predicate, payload, {}), proposer, moment)
+
+
+def approve(proposal: Proposal, member: Identity, now: datetime | None = None) -> Proposal:
+    """The proposal with this member's approval. Raises PlanError, IdentityError where it has no role, or the time is over."""
+    _check_time(proposal, now or datetime.now(UTC))
+    _check_role(proposal, member)
+    signed = CryptoSigner(member.identity_key).sign(_envelope(proposal.payload).pae())
+    return replace(proposal, signatures={**proposal.signatures, member.name: bytes.fromhex(signed.signature)})
+
+
+def joined(first: Proposal, *others: Proposal) -> Proposal:
+    """One proposal with the approvals of all copies. Raises PlanError where they are of several proposals."""
+    found = dict(first.signatures)
+    for other in others:
+        if other.payload != first.payload:
+            raise PlanError(
+                f"these are two proposals ({first.digest.hex()[:16]} and {other.digest.hex()[:16]}): approvals of one are none of the "
+                "other; join copies of one file"
+            )
+        found |= other.signatures
+    return replace(first, signatures=found)
+
+
+def require_approved(proposal: Proposal, where: str, now: datetime | None = None) -> None:
+    """Raise PlanError unless every member with a role has approved, and the time is not over."""
+    if proposal.missing:
+        raise PlanError(
+            f"{where}: {', '.join(proposal.missing)} did not approve this plan; nothing runs until every member with a role has: "
+            "ask for their files, and join them by `hansa plan join`",
+            rule="every member with a role has approved",
+            cure="ask the missing members to approve",
+        )
+    _check_time(proposal, now or datetime.now(UTC), where)
+
+
+def write_proposal(path: Path, proposal: Proposal) -> None:
+    """Write the file. Raises OutputError."""
+    write_whole(path, proposal.to_json(), private=False)
+
+
+def read_proposal(path: Path, members: Members | None = None) -> Proposal:
+    """Read a proposal; every signature in it is checked.
+
+    Args:
+        members: as this member pinned them: the proposal must name the same identities. None checks signatures against those that the
+            proposal itself names, which says nothing of who they are.
+
+    Raises:
+        PlanError: the file is none, damaged, or of other members than the plan's. IdentityError: a signature or an identity is wrong.
+    """
+    payload, signatures = _open(path)
+    statement = _decoded(payload, ProposalStatement, path)
+    if msgspec.json.encode(statement, order="sorted") != payload:
+        raise PlanError(
+            f"{path}: the statement is not written as `hansa plan propose` writes it; ask for the file anew"
+        )
+    predicate = statement.predicate
+    plan = parse_plan(predicate.plan, str(path))
+    if statement.subject != _subject(plan):
+        raise PlanError(f"{path}: the statement names another plan than the one that it holds; do not approve it")
+    if set(predicate.members) != set(plan.members) or predicate.proposer not in predicate.members:
+        raise PlanError(f"{path}: the statement names other members than the plan that it holds; do not approve it")
+    if members is not None and predicate.members != _identities(plan, members):
+        differ = [name for name, own in _identities(plan, members).items() if predicate.members[name] != own]
+        raise IdentityError(
+            f"{path}: the proposal was made for another identity of {', '.join(differ)} than your members file has; compare "
+            "fingerprints by telephone, and propose the plan anew under the members file that holds",
+            cure="propose the plan anew under one members file",
+        )
+    return Proposal(plan, predicate, payload, _checked(path, payload, signatures, predicate.members))
+
+
+def reject(proposal: Proposal, member: Identity, reason: str, now: datetime | None = None) -> bytes:
+    """A signed statement that this member does not approve, or no longer does: a DSSE envelope, to be sent to the others.
+
+    Raises PlanError, IdentityError where it has no role, or the reason is too long.
+    """
+    _check_role(proposal, member)
+    if len(reason) > MOST_REASON:
+        raise PlanError(f"a reason has at most {MOST_REASON} characters, this one {len(reason)}")
+    moment = (now or datetime.now(UTC)).replace(microsecond=0)
+    predicate = RejectionPredicate(proposal.digest.hex(), member.name, reason, moment)
+    statement = RejectionStatement(STATEMENT_TYPE, _subject(proposal.plan), REJECTION_TYPE, predicate)
+    payload = msgspec.json.encode(statement, order="sorted")
+    signed = CryptoSigner(member.identity_key).sign(_envelope(payload).pae())
+    own = SignatureJson(signed.keyid, _base64(bytes.fromhex(signed.signature)))
+    envelope = EnvelopeJson(_base64(payload), PAYLOAD_TYPE, (own,))
+    return msgspec.json.format(msgspec.json.encode(envelope), indent=2) + b"\n"
+
+
+def read_rejection(path: Path, proposal: Proposal) -> RejectionPredicate:
+    """A member's rejection of this proposal, its signature checked. Raises PlanError, IdentityError."""
+    payload, signatures = _open(path)
+    statement = _decoded(payload, RejectionStatement, path)
+    predicate = statement.predicate
+    if predicate.proposal != proposal.digest.hex() or statement.subject != _subject(proposal.plan):
+        raise PlanError(f"{path}: rejects another proposal ({predicate.proposal[:16]})")
+    if predicate.member not in proposal.predicate.members:
+        raise PlanError(f"{path}: {predicate.member!r} has no role in the plan that it rejects")
+    own = {predicate.member: proposal.predicate.members[predicate.member]}
+    if set(_checked(path, payload, signatures, own)) != {predicate.member}:
+        raise IdentityError(f"{path}: is not signed by {predicate.member!r}, whose rejection it says to be")
+    return predicate
+
+
+def is_proposal(content: bytes) -> bool:
+    """Whether a file that holds a plan holds a proposal of one: JSON, where a plan is TOML."""
+    return content.lstrip().startswith(b"{")
+
+
+def _subject(plan: Plan) -> tuple[Subject]:
+    return (Subject(plan.name, Digest(plan.digest().hex())),)
+
+
+def _identities(plan: Plan, members: Members) -> dict[str, str]:
+    """Of everybody with a role. Raises IdentityError."""
+    absent = [name for name in plan.members if name not in members]
+    if absent:
+        raise IdentityError(f"the plan's member {absent[0]!r} is not in the members file; add its card at every member")
+    return {name: members[name].identity.hex() for name in plan.members}
+
+
+def _check_role(proposal: Proposal, member: Identity) -> None:
+    given = proposal.predicate.members.get(member.name)
+    if given is None:
+        raise PlanError(
+            f"{member.name!r} has no role in this plan, whose members are {', '.join(proposal.plan.members)}; name another identity"
+        )
+    if given != member.public.hex():
+        raise IdentityError(
+            f"the proposal names another key of {member.name!r} than this identity's; propose the plan anew under the members file "
+            "that holds this key"
+        )
+
+
+def _check_time(proposal: Proposal, now: datetime, where: str = "the proposal") -> None:
+    created, expires = proposal.predicate.created, proposal.predicate.expires
+    if now > expires:
+        raise PlanError(f"{where}: was open until {expires:%Y-%m-%d %H:%M} UTC; propose the plan anew")
+    if now < created - timedelta(hours=1):
+        raise PlanError(
+            f"{where}: is of {created:%Y-%m-%d %H:%M} UTC, and this machine's clock says {now:%Y-%m-%d %H:%M}; set the clock right"
+        )
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def _envelope(payload: bytes) -> Envelope:
+    return Envelope(payload, PAYLOAD_TYPE, {})
+
+
+def _open(path: Path) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Payload, and key id and signature of each signature. Raises PlanError."""
+    what = "ask for the file anew, or name one that `hansa plan propose` wrote"
+    try:
+        content = read_whole(path, MOST_BYTES)
+        read = msgspec.json.decode(content, type=EnvelopeJson, strict=True)
+        payload = base64.b64decode(read.payload, validate=True)
+        signatures = [(own.keyid, base64.b64decode(own.sig, validate=True)) for own in read.signatures]
+    except (OSError, ValueError, binascii.Error, msgspec.MsgspecError) as error:
+        raise PlanError(f"{path}: is no proposal of a plan ({error}); {what}") from error
+    if read.payload_type != PAYLOAD_TYPE:
+        raise PlanError(f"{path}: holds {read.payload_type!r:.100}, expected {PAYLOAD_TYPE!r}; {what}")
+    return payload, signatures
+
+
+def _decoded(payload: bytes, kind: type[Statement], path: Path) -> Statement:
+    try:
+        return msgspec.json.decode(payload, type=kind, strict=True)
+    except msgspec.MsgspecError as error:
+        raise PlanError(f"{path}: the statement in it is of another kind, or damaged ({error})") from error
+
+
+def _checked(
+    path: Path, payload: bytes, signatures: list[tuple[str, bytes]], identities: Mapping[str, str]
+) -> dict[str, bytes]:
+    """Signatures by member. Raises IdentityError on one that is wrong, twice there, or of nobody with a role."""
+    keys = {key_of(bytes.fromhex(own)).keyid: (name, bytes.fromhex(own)) for name, own in identities.items()}
+    found: dict[str, bytes] = {}
+    for keyid, own in signatures:
+        if keyid not in keys:
+            raise IdentityError(
+                f"{path}: is signed by a key ({keyid!r:.80}) of no member with a role; do not trust this file"
+            )
+        name, identity = keys[keyid]
+        if name in found:
+            raise IdentityError(f"{path}: is signed twice by {name!r}; ask for the file anew")
+        envelope = Envelope(payload, PAYLOAD_TYPE, {keyid: Signature(keyid, own.hex())})
+        try:
+            envelope.verify([key_of(identity)], 1)
+        except VerificationError as error:
+            raise IdentityError(
+                f"{path}: the signature of {name!r} does not verify: the file was changed after it was signed, or another key signed "
+                "it; ask that member for its approval anew",
+                member=name,
+            ) from error
+        found[name] = own
+    return found

@@ -1,0 +1,99 @@
+"""A plan is proposed, reviewed, approved, joined and run by commands; what is not approved does not run."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+
+from hansa.node.consent import Changes, Review
+from made_consortium import HUB, PARTIES, Consortium, assert_refused, hansa, write_member
+
+
+def propose(consortium: Consortium, name: str = HUB):
+    folder = consortium.folder
+    keys = ("--members", folder / "members.toml", "--identity", folder / f"{name}.identity")
+    made = hansa("plan", "propose", folder / "plan.toml", *keys, "--save", folder / "plan.json")
+    assert made.exit_code == 0, made.output
+    return folder / "plan.json"
+
+
+def approve(consortium: Consortium, name: str, *options):
+    folder = consortium.folder
+    keys = ("--members", folder / "members.toml", "--identity", folder / f"{name}.identity")
+    return hansa("plan", "approve", folder / "plan.json", *keys, *options)
+
+
+def test_a_plan_that_all_approve_runs(consortium: Consortium):
+    path = propose(consortium)
+    for name in PARTIES:
+        done = approve(consortium, name)
+        assert done.exit_code == 0, done.output
+    assert "all have approved" in done.stdout
+    policy = {"approved_plans_only": True}
+    hub, port = consortium.start_hub(plan=path.name)
+    parties = [consortium.start_party(name, port, plan=path.name, policy=policy) for name in PARTIES]
+    assert [party.end()[0] for party in parties] == [0, 0]
+    assert hub.end()[0] == 0
+    assert len(consortium.models()) == 2
+
+
+def test_what_is_not_approved_by_all_does_not_run(consortium: Consortium):
+    path = propose(consortium)
+    assert approve(consortium, PARTIES[0]).exit_code == 0
+    member = write_member(consortium.folder, PARTIES[0], 1, plan=path.name)
+    assert_refused(hansa("party", member), f"{PARTIES[1]} did not approve this plan")
+    member = write_member(consortium.folder, PARTIES[0], 1, policy={"approved_plans_only": True})
+    assert_refused(hansa("party", member), "approved_plans_only", "hansa plan propose")
+    report = hansa("check", consortium.folder / "plan.toml", "--member", member)
+    assert report.exit_code == 1
+    assert "NOT MET: a plan without approvals" in report.stdout
+
+
+def test_a_review_says_who_learns_what_and_what_is_new(consortium: Consortium):
+    path, folder = propose(consortium), consortium.folder
+    members = ("--members", folder / "members.toml")
+    old = folder / "old.toml"
+    old.write_text((folder / "plan.toml").read_text().replace("rounds = 3", "rounds = 2"))
+    own = write_member(folder, PARTIES[0], 1, policy={"most_rounds": 2})
+    shown = hansa("plan", "review", path, *members, "--member", own, "--last", old)
+    assert shown.exit_code == 0, shown.output
+    assert "NOT YET" in shown.stdout
+    assert "parameters.rounds: 2 -> 3" in shown.stdout
+    assert "NOT MET: rounds 3 (allowed: at most 2) (most_rounds)" in shown.stdout
+    found = msgspec.json.decode(
+        hansa("plan", "review", path, *members, "--member", own, "--last", old, "--json").stdout, type=Review
+    )
+    assert {own.member: own.approved for own in found.approvals} == {HUB: True} | dict.fromkeys(PARTIES, False)
+    assert [change.key for change in found.changes] == ["parameters.rounds"]
+    assert_refused(approve(consortium, PARTIES[0], "--member", own), "does not allow this plan", "most_rounds")
+    assert json.loads(path.read_text())["signatures"].__len__() == 1
+    differs = hansa("plan", "diff", old, path, "--json")
+    assert differs.exit_code == 1
+    assert msgspec.json.decode(differs.stdout, type=Changes).changes == found.changes
+    assert hansa("plan", "diff", path, folder / "plan.toml").exit_code == 0
+
+
+def test_copies_are_joined_and_a_rejection_is_written(consortium: Consortium):
+    path, folder = propose(consortium), consortium.folder
+    copies = [folder / f"{name}.json" for name in PARTIES]
+    for name, copy in zip(PARTIES, copies, strict=True):
+        assert approve(consortium, name, "--save", copy).exit_code == 0
+    members = ("--members", folder / "members.toml")
+    done = hansa("plan", "join", *copies, *members, "--save", folder / "all.json")
+    assert "all have approved" in done.stdout
+    keys = (*members, "--identity", folder / f"{PARTIES[0]}.identity")
+    no = hansa("plan", "reject", path, *keys, "--reason", "too fine", "--save", folder / "no.json")
+    assert no.exit_code == 0
+    shown = hansa("plan", "review", path, *members, "--rejection", folder / "no.json")
+    assert f"Rejected by {PARTIES[0]}" in shown.stdout
+    assert "too fine" in shown.stdout
+    assert_refused(hansa("plan", "join", folder / "no.json", *members, "--save", folder / "x.json"), "another kind")
+
+
+@pytest.mark.parametrize("name", ["members.toml", "plan.toml"])
+def test_files_that_are_read_are_not_written(consortium: Consortium, name):
+    folder = consortium.folder
+    keys = ("--members", folder / "members.toml", "--identity", folder / f"{HUB}.identity")
+    assert_refused(hansa("plan", "propose", folder / "plan.toml", *keys, "--save", folder / name), "--save")
