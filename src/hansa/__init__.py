@@ -5,6 +5,7 @@ The public names; everything else may change. See README.md for the commands, AR
 
 from typing import TYPE_CHECKING
 
+from hansa.contributions import contributions
 from hansa.cross_validation import cv
 from hansa.data.description import Description
 from hansa.data.drift import Drift
@@ -17,6 +18,7 @@ from hansa.fit import Member, Run, fit, join, split
 from hansa.model import Model
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan, parse_plan, read_plan, write_plan
+from hansa.simulation.contributions import Contributions
 from hansa.simulation.cross_validation import CV
 from hansa.simulation.tuning import Tuning
 from hansa.transport.recording import RecordedFrame, read_transcript
@@ -41,6 +43,7 @@ def __getattr__(name: str) -> object:
 
 __all__ = [
     "CV",
+    "Contributions",
     "DataError",
     "Description",
     "Drift",
@@ -60,6 +63,7 @@ __all__ = [
     "Tuning",
     "__version__",
     "check_rows",
+    "contributions",
     "cv",
     "describe",
     "drift",

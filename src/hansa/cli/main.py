@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
@@ -279,6 +279,43 @@ def simulate(
         output.print_simulation([result.summary])
         if save is not None:
             click.echo(printable(f"model written to {save}"))
+
+
+@main.command()
+@click.argument("table", type=TablePath())
+@training
+@click.option("--folds", type=click.IntRange(2, 1000), default=5, show_default=True, help="How many.")
+@click.option("--id", metavar="COLUMN", help="Rows of one value in it are in one fold; no feature.")
+@click.option(
+    "--method",
+    type=click.Choice(["leave-one-out", "shapley"]),
+    default="leave-one-out",
+    show_default=True,
+    help="Against everybody but the member, or over all orders of joining.",
+)
+@click.option("--metric", help="Such as auc or rmse; default: the objective's first.")
+@long_running
+def contributions(
+    table: Path,
+    folds: int,
+    method: Literal["leave-one-out", "shapley"],
+    metric: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure what each party's rows in TABLE contribute to the common model, on rows of all."""
+    from hansa.cli import output
+    from hansa.simulation.contributions import measure_contributions
+    from hansa.simulation.training import read_training
+
+    given = read_training(table, **options)
+    settings = replace(given.settings, mode="federated")
+    with output.telling(not as_json) as tell:
+        found = measure_contributions(given.table, settings, method, folds, metric, tell)
+    if as_json:
+        output.print_line(found)
+    else:
+        output.print_tables(found.facts(), found.tables())
 
 
 @main.command()

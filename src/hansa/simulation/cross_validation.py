@@ -206,8 +206,7 @@ def cross_validate(
     """
     started = time.perf_counter()
     parameters = settings.parameters
-    if isinstance(folds, bool) or not isinstance(folds, int) or not LEAST_FOLDS <= folds <= MOST_FOLDS:
-        raise PlanError(f"folds is {folds!r}; expected a whole number from {LEAST_FOLDS} to {MOST_FOLDS}")
+    check_folds(folds)
     if settings.evaluation_fraction:
         raise PlanError(
             "evaluation_fraction: cross-validation tests on folds, and holds out no other rows; leave it out"
@@ -268,17 +267,11 @@ def _prepare(
     table: Table, settings: SimulationSettings, folds: int, names: dict[str, str], told: list[str]
 ) -> list[_Fold]:
     """All folds, checked before any is trained; `told` takes warnings."""
-    seed = settings.parameters.seed
-    if table.subject is None:
-        places = folds_by_contents(table.features, table.label, folds, seed)
-    else:
-        places = folds_by_subject(table.subject.tolist(), folds, seed)
+    places = folds_of(table, folds, settings.parameters.seed)
     found = []
     for fold in range(folds):
         train, test = table.take(places != fold), table.take(places == fold)
         where = f"fold {fold + 1} of {folds}"
-        if not train.n_rows or not test.n_rows:
-            raise DataError(f"{where}: {test.n_rows} of {table.n_rows} rows are in it; choose fewer folds")
         counted = train.label if train.weight is None else train.label[train.weight > 0]
         if settings.parameters.has_classes and len(np.unique(counted)) < 2:
             raise DataError(f"{where}: all rows outside it have one label; choose fewer folds or another seed")
@@ -292,6 +285,29 @@ def _prepare(
         told += [] if refusal is None else [refusal]
         found.append(_Fold(fold, plan, parts, test))
     return found
+
+
+def check_folds(folds: int) -> None:
+    """Raise PlanError where this is no number of folds."""
+    if isinstance(folds, bool) or not isinstance(folds, int) or not LEAST_FOLDS <= folds <= MOST_FOLDS:
+        raise PlanError(f"folds is {folds!r}; expected a whole number from {LEAST_FOLDS} to {MOST_FOLDS}")
+
+
+def folds_of(table: Table, folds: int, seed: int) -> npt.NDArray[np.int64]:
+    """Which fold each row is in, int64 (n_rows,); rows of one subject are in one. Raises PlanError; DataError where a fold has no rows,
+    or all."""
+    check_folds(folds)
+    if table.subject is None:
+        places = folds_by_contents(table.features, table.label, folds, seed)
+    else:
+        places = folds_by_subject(table.subject.tolist(), folds, seed)
+    for fold in range(folds):
+        inside = int(np.count_nonzero(places == fold))
+        if inside in (0, table.n_rows):
+            raise DataError(
+                f"fold {fold + 1} of {folds}: {inside} of {table.n_rows} rows are in it; choose fewer folds"
+            )
+    return places
 
 
 def plan_of(settings: SimulationSettings, table: Table, parts: dict[str, Table]) -> tuple[Plan, str | None]:

@@ -511,6 +511,11 @@ def _compared(
     return None if together is None or alone is None else paired_loss(objective, test.label, together, alone)
 
 
+def predict_alone(plan: Plan, train: Table, test: Table) -> npt.NDArray[np.float32] | None:
+    """Predictions on `test` of a model of these rows only; None where they cannot train one."""
+    return _train_alone(plan, train, test).predictions
+
+
 def _train_alone(plan: Plan, train: Table, test: Table) -> _Scores:
     """Metrics of a model of this party's rows only; none where they cannot train one. See `_predict_local` for several classes."""
     labels = np.unique(_counted_labels(plan, train))
