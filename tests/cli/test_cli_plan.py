@@ -7,6 +7,7 @@ import json
 import msgspec
 import pytest
 
+from hansa.consortium.provenance import Verified
 from hansa.node.consent import Changes, Review
 from made_consortium import HUB, PARTIES, Consortium, assert_refused, hansa, write_member
 
@@ -32,11 +33,24 @@ def test_a_plan_that_all_approve_runs(consortium: Consortium):
         assert done.exit_code == 0, done.output
     assert "all have approved" in done.stdout
     policy = {"approved_plans_only": True}
-    hub, port = consortium.start_hub(plan=path.name)
-    parties = [consortium.start_party(name, port, plan=path.name, policy=policy) for name in PARTIES]
+    own = {"plan": path.name, "policy": policy}
+    hub, port = consortium.start_hub(plan=path.name, provenance="hub-provenance.json")
+    parties = [consortium.start_party(name, port, provenance=f"{name}-provenance.json", **own) for name in PARTIES]
     assert [party.end()[0] for party in parties] == [0, 0]
     assert hub.end()[0] == 0
     assert len(consortium.models()) == 2
+    folder = consortium.folder
+    statements = [folder / f"{name}-provenance.json" for name in (HUB, *PARTIES)]
+    members = ("--members", folder / "members.toml")
+    shown = hansa("verify", consortium.models()[0], *statements, *members)
+    assert shown.exit_code == 0, shown.output
+    assert f"signed by {', '.join(sorted((HUB, *PARTIES)))}" in shown.stdout
+    found = msgspec.json.decode(
+        hansa("verify", consortium.models()[0], *statements, *members, "--json").stdout, type=Verified
+    )
+    assert set(found.vouching) == {HUB, *PARTIES}
+    assert found.run == json.loads((folder / f"{HUB}-record.json").read_text())["run"]
+    assert_refused(hansa("verify", folder / "plan.toml", *statements, *members), "of another model")
 
 
 def test_what_is_not_approved_by_all_does_not_run(consortium: Consortium):

@@ -14,12 +14,10 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 
 from hansa.consortium.approvals import (
-    PAYLOAD_TYPE,
     Proposal,
     approve,
     is_proposal,
     joined,
-    key_of,
     propose,
     read_proposal,
     read_rejection,
@@ -27,6 +25,7 @@ from hansa.consortium.approvals import (
     require_approved,
     write_proposal,
 )
+from hansa.consortium.envelopes import PAYLOAD_TYPE, key_of, written
 from hansa.consortium.identity import create_identity
 from hansa.consortium.members import members_of
 from hansa.errors import HansaError, IdentityError, PlanError
@@ -61,7 +60,7 @@ def approved(plan: Plan = PLAN, by: tuple[str, ...] = WITH_A_ROLE) -> Proposal:
 WHOLE = approved()
 
 
-def written(tmp_path, proposal: Proposal):
+def filed(tmp_path, proposal: Proposal):
     path = tmp_path / "proposal.json"
     write_proposal(path, proposal)
     return path
@@ -69,7 +68,7 @@ def written(tmp_path, proposal: Proposal):
 
 def forged(tmp_path, change):
     """The whole proposal's envelope after `change` of its JSON."""
-    document = json.loads(WHOLE.to_json())
+    document = json.loads(written(WHOLE.envelope))
     change(document)
     path = tmp_path / "forged.json"
     path.write_text(json.dumps(document))
@@ -88,11 +87,11 @@ def test_a_proposal_collects_approvals_and_is_read_back(tmp_path):
     proposal = propose(PLAN, MEMBERS, IDENTITIES["aurora"])
     assert proposal.missing == ("borealis", "cirrus", "hub") or set(proposal.missing) == {"hub", "borealis", "cirrus"}
     for name in proposal.missing:
-        path = written(tmp_path, proposal)
+        path = filed(tmp_path, proposal)
         with pytest.raises(PlanError, match=f"{name}.* did not approve"):
             require_approved(read_proposal(path, MEMBERS), "proposal.json")
         proposal = approve(read_proposal(path, MEMBERS), IDENTITIES[name])
-    path = written(tmp_path, proposal)
+    path = filed(tmp_path, proposal)
     read = read_proposal(path, MEMBERS)
     assert read == proposal
     assert read.plan == PLAN
@@ -102,11 +101,11 @@ def test_a_proposal_collects_approvals_and_is_read_back(tmp_path):
 
 
 def test_the_verifier_of_dsse_accepts_it_and_counts_signatures():
-    envelope = Envelope.from_dict(json.loads(WHOLE.to_json()))
+    envelope = Envelope.from_dict(json.loads(written(WHOLE.envelope)))
     keys = [key_of(IDENTITIES[name].public) for name in WITH_A_ROLE]
     assert envelope.payload_type == PAYLOAD_TYPE
     assert len(envelope.verify(keys, threshold=4)) == 4
-    three = Envelope.from_dict(json.loads(approved(by=WITH_A_ROLE[:3]).to_json()))
+    three = Envelope.from_dict(json.loads(written(approved(by=WITH_A_ROLE[:3]).envelope)))
     with pytest.raises(VerificationError):
         three.verify(keys, threshold=4)
     statement = json.loads(envelope.payload)
@@ -134,7 +133,7 @@ def receiver_added(document):
 
 def approval_of_another(document):
     """Borealis's approval of another proposal of the same plan."""
-    other = json.loads(approved(by=("borealis",)).to_json())
+    other = json.loads(written(approved(by=("borealis",)).envelope))
     own = other["signatures"][0]
     document["signatures"] = [s if s["keyid"] != own["keyid"] else own for s in document["signatures"]]
 
@@ -143,7 +142,7 @@ def signed_by_a_stranger(document):
     stranger = approve(
         replace(WHOLE, predicate=replace_members(WHOLE, "stranger"), signatures={}), IDENTITIES["stranger"]
     )
-    document["signatures"] += json.loads(stranger.to_json())["signatures"]
+    document["signatures"] += json.loads(written(stranger.envelope))["signatures"]
 
 
 def replace_members(proposal, name):
@@ -175,13 +174,13 @@ FORGERIES = {
         "other members than the plan",
     ),
     "another payload type": (lambda d: d.update(payloadType="text/plain"), "holds 'text/plain'"),
-    "a field more": (lambda d: d.update(more=1), "is no proposal"),
+    "a field more": (lambda d: d.update(more=1), "is no signed statement"),
     "a statement's field more": (lambda d: with_payload(d, lambda s: s.update(more=1)), "another kind, or damaged"),
     "another statement": (
         lambda d: with_payload(d, lambda s: s.update(predicateType="urn:hansa:plan-rejection:1")),
         "another kind, or damaged",
     ),
-    "no base64": (lambda d: d.update(payload="%%%"), "is no proposal"),
+    "no base64": (lambda d: d.update(payload="%%%"), "another kind, or damaged"),
 }
 
 
@@ -194,7 +193,7 @@ def test_what_was_changed_is_refused(tmp_path, name):
 
 @given(st.data())
 def test_no_byte_of_an_approved_plan_can_change(tmp_path_factory, data):
-    content = bytearray(WHOLE.to_json())
+    content = bytearray(written(WHOLE.envelope))
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= data.draw(st.integers(1, 255))
     path = tmp_path_factory.mktemp("altered") / "altered.json"
@@ -208,7 +207,7 @@ def test_no_byte_of_an_approved_plan_can_change(tmp_path_factory, data):
 
 
 def test_a_key_that_the_members_file_no_longer_has_approves_nothing(tmp_path):
-    path = written(tmp_path, WHOLE)
+    path = filed(tmp_path, WHOLE)
     renewed = members_of(
         [own.card() for name, own in IDENTITIES.items() if name != "aurora"] + [create_identity("aurora").card()]
     )
@@ -264,6 +263,6 @@ def test_a_rejection_is_signed_and_of_one_proposal(tmp_path):
 def test_a_signature_of_another_purpose_is_no_approval(tmp_path):
     """Identities sign cards, keys and broadcasts too, under another prefix."""
     other = IDENTITIES["aurora"].sign("plan", WHOLE.payload)
-    path = written(tmp_path, replace(WHOLE, signatures={**WHOLE.signatures, "aurora": other}))
+    path = filed(tmp_path, replace(WHOLE, signatures={**WHOLE.signatures, "aurora": other}))
     with pytest.raises(IdentityError, match="signature of 'aurora' does not verify"):
         read_proposal(path, MEMBERS)

@@ -665,6 +665,27 @@ def identity(name: str, folder: Path | None, days: int, renew: Path | None) -> N
 
 
 @main.command()
+@click.argument("model", type=EXISTING)
+@click.argument("statements", nargs=-1, required=True, type=EXISTING)
+@click.option(
+    "--members",
+    "members_file",
+    type=EXISTING,
+    required=True,
+    help="The members file, with the identities that you compared.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def verify(model: Path, statements: tuple[Path, ...], members_file: Path, as_json: bool) -> None:
+    """Hold MODEL to the signed STATEMENTS of members (`provenance` in their files): who vouches for it, which plan and run made it."""
+    from hansa.consortium.members import read_members
+    from hansa.consortium.provenance import verify_model
+    from hansa.node.events import line_of
+
+    found = verify_model(model, statements, read_members(members_file))
+    click.echo(line_of(found) if as_json else "\n".join(map(printable, found.lines())))
+
+
+@main.command()
 @click.argument("cards", nargs=-1, required=True, type=EXISTING)
 @click.option("--save", type=PATH, default=Path("members.toml"), show_default=True)
 def members(cards: tuple[Path, ...], save: Path) -> None:

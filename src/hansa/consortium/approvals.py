@@ -1,67 +1,52 @@
-"""A plan that its members sign: a proposal, and one signature a member, in one file that other tools can check too.
+"""A plan that its members sign: a proposal, and one signature a member, in one file that other tools can check too (`envelopes`).
 
-The file is a DSSE envelope (Dead Simple Signing Envelope, version 1) of JSON. What it holds is an in-toto Statement, version 1. Its
-subject is the plan's digest. Its predicate has the plan's own text, the identities of all members with a role, who proposed it, and
-from when to when it may be approved and run. A signature is one of Ed25519 under a member's identity key over the envelope's
-pre-authentication encoding, which begins with "DSSEv1"; other signatures of an identity begin with "hansa signature"
-(`identity`), so none is ever taken for one of the other kind.
-
-A proposal has a nonce: approvals of one are none of another, though both be of the same plan.
+The statement's subject is the plan's digest. Its predicate has the plan's own text, the identities of all members with a role, who
+proposed it, and from when to when it may be approved and run. A proposal has a nonce: approvals of one are none of another, though
+both be of the same plan.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from msgspec import Meta
-from securesystemslib.dsse import Envelope
-from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import CryptoSigner, Signature, SSlibKey
 
+from hansa.consortium.envelopes import (
+    STATEMENT_TYPE,
+    Digest,
+    EnvelopeJson,
+    Hex32,
+    Moment,
+    Subject,
+    encoded,
+    opened,
+    read_envelope,
+    sealed,
+    sign,
+    verified,
+    written,
+)
 from hansa.consortium.identity import Identity
 from hansa.consortium.members import Members
 from hansa.errors import IdentityError, PlanError
-from hansa.files import read_whole, write_whole
+from hansa.files import write_whole
 from hansa.plan import Plan, parse_plan, write_plan
 
-PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
-STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PROPOSAL_TYPE: Final = "urn:hansa:plan-proposal:1"
 REJECTION_TYPE: Final = "urn:hansa:plan-rejection:1"
 
 DEFAULT_DAYS, MOST_DAYS = 30, 365
-MOST_BYTES = 16 * 2**20
 MOST_REASON = 1000
 NONCE_BYTES = 16
 
-Statement = TypeVar("Statement", bound=msgspec.Struct)
-
-Hex32 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-Moment = Annotated[datetime, Meta(tz=True)]
 Nonce = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
-
-
-class Digest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of a subject."""
-
-    sha256: Hex32
-
-
-class Subject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a statement is about: a plan, by its name and digest."""
-
-    name: str
-    digest: Digest
 
 
 class ProposalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,21 +92,6 @@ class RejectionStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     predicate: RejectionPredicate
 
 
-class SignatureJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A signature of an envelope, in base64."""
-
-    keyid: str
-    sig: str
-
-
-class EnvelopeJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A DSSE envelope as its file holds it."""
-
-    payload: str
-    payload_type: str = msgspec.field(name="payloadType")
-    signatures: tuple[SignatureJson, ...]
-
-
 @dataclass(frozen=True)
 class Proposal:
     """A proposal and the approvals that it has; made by `propose` or `read_proposal`, which check every signature.
@@ -146,19 +116,12 @@ class Proposal:
         """Members with a role that have not approved."""
         return tuple(name for name in self.plan.members if name not in self.signatures)
 
-    def to_json(self) -> bytes:
-        """The file: a DSSE envelope."""
-        signatures = tuple(
-            SignatureJson(key_of(bytes.fromhex(self.predicate.members[name])).keyid, _base64(own))
-            for name, own in sorted(self.signatures.items())
-        )
-        envelope = EnvelopeJson(_base64(self.payload), PAYLOAD_TYPE, signatures)
-        return msgspec.json.format(msgspec.json.encode(envelope), indent=2) + b"\n"
-
-
-def key_of(identity: bytes) -> SSlibKey:
-    """A member's identity key as DSSE's verifiers take it, with the key id that a signature names."""
-    return SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(identity))
+    @property
+    def envelope(self) -> EnvelopeJson:
+        """The statement with its signatures."""
+        members = self.predicate.members
+        signatures = {bytes.fromhex(members[name]): own for name, own in sorted(self.signatures.items())}
+        return sealed(self.payload, signatures)
 
 
 def propose(
@@ -177,14 +140,14 @@ def propose(
         raise PlanError(f"a proposal is for 1 to {MOST_DAYS} days, not {days}")
     predicate = ProposalPredicate(
         plan=write_plan(plan),
-        members=_identities(plan, members),
+        members=identities_of(plan, members),
         proposer=proposer.name,
         created=moment,
         expires=moment + timedelta(days=days),
         nonce=secrets.token_hex(NONCE_BYTES),
     )
     statement = ProposalStatement(STATEMENT_TYPE, _subject(plan), PROPOSAL_TYPE, predicate)
-    payload = msgspec.json.encode(statement, order="sorted")
+    payload = encoded(statement)
     return approve(Proposal(plan, predicate, payload, {}), proposer, moment)
 
 
@@ -192,8 +155,7 @@ def approve(proposal: Proposal, member: Identity, now: datetime | None = None) -
     """The proposal with this member's approval. Raises PlanError, IdentityError where it has no role, or the time is over."""
     _check_time(proposal, now or datetime.now(UTC))
     _check_role(proposal, member)
-    signed = CryptoSigner(member.identity_key).sign(_envelope(proposal.payload).pae())
-    return replace(proposal, signatures={**proposal.signatures, member.name: bytes.fromhex(signed.signature)})
+    return replace(proposal, signatures={**proposal.signatures, member.name: sign(member, proposal.payload)})
 
 
 def joined(first: Proposal, *others: Proposal) -> Proposal:
@@ -223,39 +185,40 @@ def require_approved(proposal: Proposal, where: str, now: datetime | None = None
 
 def write_proposal(path: Path, proposal: Proposal) -> None:
     """Write the file. Raises OutputError."""
-    write_whole(path, proposal.to_json(), private=False)
+    write_whole(path, written(proposal.envelope), private=False)
 
 
 def read_proposal(path: Path, members: Members | None = None) -> Proposal:
-    """Read a proposal; every signature in it is checked.
+    """Read a proposal; every signature in it is checked. See `proposal_of`."""
+    return proposal_of(read_envelope(path), str(path), members)
+
+
+def proposal_of(envelope: EnvelopeJson, where: str, members: Members | None = None) -> Proposal:
+    """The proposal in an envelope; every signature in it is checked.
 
     Args:
         members: as this member pinned them: the proposal must name the same identities. None checks signatures against those that the
             proposal itself names, which says nothing of who they are.
 
     Raises:
-        PlanError: the file is none, damaged, or of other members than the plan's. IdentityError: a signature or an identity is wrong.
+        PlanError: it is none, damaged, or of other members than the plan's. IdentityError: a signature or an identity is wrong.
     """
-    payload, signatures = _open(path)
-    statement = _decoded(payload, ProposalStatement, path)
-    if msgspec.json.encode(statement, order="sorted") != payload:
-        raise PlanError(
-            f"{path}: the statement is not written as `hansa plan propose` writes it; ask for the file anew"
-        )
+    statement, payload, signatures = opened(envelope, ProposalStatement, where)
     predicate = statement.predicate
-    plan = parse_plan(predicate.plan, str(path))
+    plan = parse_plan(predicate.plan, where)
     if statement.subject != _subject(plan):
-        raise PlanError(f"{path}: the statement names another plan than the one that it holds; do not approve it")
+        raise PlanError(f"{where}: the statement names another plan than the one that it holds; do not approve it")
     if set(predicate.members) != set(plan.members) or predicate.proposer not in predicate.members:
-        raise PlanError(f"{path}: the statement names other members than the plan that it holds; do not approve it")
-    if members is not None and predicate.members != _identities(plan, members):
-        differ = [name for name, own in _identities(plan, members).items() if predicate.members[name] != own]
+        raise PlanError(f"{where}: the statement names other members than the plan that it holds; do not approve it")
+    if members is not None and predicate.members != identities_of(plan, members):
+        differ = [name for name, own in identities_of(plan, members).items() if predicate.members[name] != own]
         raise IdentityError(
-            f"{path}: the proposal was made for another identity of {', '.join(differ)} than your members file has; compare "
+            f"{where}: the proposal was made for another identity of {', '.join(differ)} than your members file has; compare "
             "fingerprints by telephone, and propose the plan anew under the members file that holds",
             cure="propose the plan anew under one members file",
         )
-    return Proposal(plan, predicate, payload, _checked(path, payload, signatures, predicate.members))
+    identities = {name: bytes.fromhex(own) for name, own in predicate.members.items()}
+    return Proposal(plan, predicate, payload, verified(where, payload, signatures, identities))
 
 
 def reject(proposal: Proposal, member: Identity, reason: str, now: datetime | None = None) -> bytes:
@@ -269,24 +232,20 @@ def reject(proposal: Proposal, member: Identity, reason: str, now: datetime | No
     moment = (now or datetime.now(UTC)).replace(microsecond=0)
     predicate = RejectionPredicate(proposal.digest.hex(), member.name, reason, moment)
     statement = RejectionStatement(STATEMENT_TYPE, _subject(proposal.plan), REJECTION_TYPE, predicate)
-    payload = msgspec.json.encode(statement, order="sorted")
-    signed = CryptoSigner(member.identity_key).sign(_envelope(payload).pae())
-    own = SignatureJson(signed.keyid, _base64(bytes.fromhex(signed.signature)))
-    envelope = EnvelopeJson(_base64(payload), PAYLOAD_TYPE, (own,))
-    return msgspec.json.format(msgspec.json.encode(envelope), indent=2) + b"\n"
+    payload = encoded(statement)
+    return written(sealed(payload, {member.public: sign(member, payload)}))
 
 
 def read_rejection(path: Path, proposal: Proposal) -> RejectionPredicate:
     """A member's rejection of this proposal, its signature checked. Raises PlanError, IdentityError."""
-    payload, signatures = _open(path)
-    statement = _decoded(payload, RejectionStatement, path)
+    statement, payload, signatures = opened(read_envelope(path), RejectionStatement, str(path))
     predicate = statement.predicate
     if predicate.proposal != proposal.digest.hex() or statement.subject != _subject(proposal.plan):
         raise PlanError(f"{path}: rejects another proposal ({predicate.proposal[:16]})")
     if predicate.member not in proposal.predicate.members:
         raise PlanError(f"{path}: {predicate.member!r} has no role in the plan that it rejects")
-    own = {predicate.member: proposal.predicate.members[predicate.member]}
-    if set(_checked(path, payload, signatures, own)) != {predicate.member}:
+    own = {predicate.member: bytes.fromhex(proposal.predicate.members[predicate.member])}
+    if not verified(str(path), payload, signatures, own):
         raise IdentityError(f"{path}: is not signed by {predicate.member!r}, whose rejection it says to be")
     return predicate
 
@@ -300,7 +259,7 @@ def _subject(plan: Plan) -> tuple[Subject]:
     return (Subject(plan.name, Digest(plan.digest().hex())),)
 
 
-def _identities(plan: Plan, members: Members) -> dict[str, str]:
+def identities_of(plan: Plan, members: Members) -> dict[str, str]:
     """Of everybody with a role. Raises IdentityError."""
     absent = [name for name in plan.members if name not in members]
     if absent:
@@ -329,60 +288,3 @@ def _check_time(proposal: Proposal, now: datetime, where: str = "the proposal") 
         raise PlanError(
             f"{where}: is of {created:%Y-%m-%d %H:%M} UTC, and this machine's clock says {now:%Y-%m-%d %H:%M}; set the clock right"
         )
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
-
-
-def _envelope(payload: bytes) -> Envelope:
-    return Envelope(payload, PAYLOAD_TYPE, {})
-
-
-def _open(path: Path) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """Payload, and key id and signature of each signature. Raises PlanError."""
-    what = "ask for the file anew, or name one that `hansa plan propose` wrote"
-    try:
-        content = read_whole(path, MOST_BYTES)
-        read = msgspec.json.decode(content, type=EnvelopeJson, strict=True)
-        payload = base64.b64decode(read.payload, validate=True)
-        signatures = [(own.keyid, base64.b64decode(own.sig, validate=True)) for own in read.signatures]
-    except (OSError, ValueError, binascii.Error, msgspec.MsgspecError) as error:
-        raise PlanError(f"{path}: is no proposal of a plan ({error}); {what}") from error
-    if read.payload_type != PAYLOAD_TYPE:
-        raise PlanError(f"{path}: holds {read.payload_type!r:.100}, expected {PAYLOAD_TYPE!r}; {what}")
-    return payload, signatures
-
-
-def _decoded(payload: bytes, kind: type[Statement], path: Path) -> Statement:
-    try:
-        return msgspec.json.decode(payload, type=kind, strict=True)
-    except msgspec.MsgspecError as error:
-        raise PlanError(f"{path}: the statement in it is of another kind, or damaged ({error})") from error
-
-
-def _checked(
-    path: Path, payload: bytes, signatures: list[tuple[str, bytes]], identities: Mapping[str, str]
-) -> dict[str, bytes]:
-    """Signatures by member. Raises IdentityError on one that is wrong, twice there, or of nobody with a role."""
-    keys = {key_of(bytes.fromhex(own)).keyid: (name, bytes.fromhex(own)) for name, own in identities.items()}
-    found: dict[str, bytes] = {}
-    for keyid, own in signatures:
-        if keyid not in keys:
-            raise IdentityError(
-                f"{path}: is signed by a key ({keyid!r:.80}) of no member with a role; do not trust this file"
-            )
-        name, identity = keys[keyid]
-        if name in found:
-            raise IdentityError(f"{path}: is signed twice by {name!r}; ask for the file anew")
-        envelope = Envelope(payload, PAYLOAD_TYPE, {keyid: Signature(keyid, own.hex())})
-        try:
-            envelope.verify([key_of(identity)], 1)
-        except VerificationError as error:
-            raise IdentityError(
-                f"{path}: the signature of {name!r} does not verify: the file was changed after it was signed, or another key signed "
-                "it; ask that member for its approval anew",
-                member=name,
-            ) from error
-        found[name] = own
-    return found

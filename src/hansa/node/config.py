@@ -18,6 +18,8 @@ A member's own file:
     start_model = "march.json"          # the model that the plan goes on from, where it names one
     model = "north-model.json"          # where a receiver puts the model
     record = "north-record.json"        # optional: what this member sent and got
+    provenance = "north-provenance.json"
+                                        # optional: a receiver's signed statement of which run made the model
     transcript = "north-transcript"     # optional: folder for every frame that passed
     threads = 1                         # optional
     wait_s = 600                        # optional: seconds to wait for the others
@@ -117,6 +119,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     start_model: FilePath | None = None
     model: FilePath | None = None
     record: FilePath | None = None
+    provenance: FilePath | None = None
     transcript: FilePath | None = None
     threads: Threads = 1
     wait_s: Seconds = 600.0
@@ -147,7 +150,7 @@ class MemberFile:
         by_column: whether it is read column by column and not into memory; None for a large one of Parquet files.
         id: a column of it that is not read, or None.
         start_model: path of the model that the plan goes on from, or None.
-        model, record, transcript, ledger: paths, None where the file does not give them.
+        model, record, provenance, transcript, ledger: paths, None where the file does not give them.
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
             after which a member that is no server gives up, or None for never. memory_limit: bytes for a server's shares, or None.
@@ -182,6 +185,7 @@ class MemberFile:
     id: str | None = None
     start_model: Path | None = None
     proposal: Proposal | None = None
+    provenance: Path | None = None
     by_column: bool | None = None
 
     @property
@@ -248,6 +252,7 @@ def read_member_file(path: Path) -> MemberFile:
         table=_source(document, path),
         model=at(document.model),
         record=at(document.record),
+        provenance=at(document.provenance),
         transcript=at(document.transcript),
         ledger=at(document.ledger),
         policy=document.policy,

@@ -30,7 +30,7 @@ def warn(sentences: Iterable[str]) -> None:
 
 def check_files(member: MemberFile, ends: Iterable[str]) -> None:
     """Refuse outputs that could not be written at the end of the run. `ends` name the transcripts. Raises OutputError."""
-    outputs = {key: getattr(member, key) for key in ("model", "record", "ledger")}
+    outputs = {key: getattr(member, key) for key in ("model", "record", "provenance", "ledger")}
     inputs: dict[str, Path] = {
         **paths_of(member.table),
         "plan": member.plan_path,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
+from hansa.consortium import provenance
 from hansa.errors import PlanError
 from hansa.node import shared, summed
 from hansa.node.config import MemberFile, check_approved
 from hansa.node.events import Event, Listening, Noticed, OnEvent
 from hansa.node.notices import NoticeWriter
-from hansa.node.record import Record
+from hansa.node.record import Record, file_sha256
 from hansa.plan import COOPETITIVE, Plan
 from hansa.roles.summed.describing import check_describable
 from hansa.transport.notices import Notice
+from hansa.version import __version__
 
 Command = Literal["aggregator", "party", "hub", "server", "receiver"]
 """The commands that run a member."""
@@ -28,6 +30,26 @@ def run(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | No
     Raises HansaError and its kinds: the run was refused or stopped.
     """
     check_approved(member)
+    record = _play(member, on_event, keep)
+    model = record.model_sha256
+    if member.provenance is not None and isinstance(model, str) and isinstance(record.run, str):
+        put = member.model if member.identity.name in member.plan.receivers else None
+        made = provenance.Run(
+            plan=member.plan,
+            identities={name: member.members[name].identity for name in member.plan.members},
+            model_name=member.plan.name if put is None else put.name,
+            # A file of another form than JSON has another hash than the record's.
+            model_sha256=model if put is None else file_sha256(put),
+            run=record.run,
+            hansa=__version__,
+            proposal=member.proposal,
+        )
+        provenance.write_provenance(member.provenance, made, member.identity)
+    return record
+
+
+def _play(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | None) -> Record:
+    """`run` behind what members agreed on."""
     plan, name = member.plan, member.identity.name
     writer = NoticeWriter()
 

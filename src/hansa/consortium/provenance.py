@@ -1,0 +1,207 @@
+"""Where a model file comes from: a statement that each member who has the file signs, beside the model and not in it (`envelopes`).
+
+The statement's subject is the file. Its predicate says which plan, mode and run made it, between which members, and who received it;
+and it has the plan's approvals where members signed it. It holds nothing of rows: not their number, and no metric.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from hansa.consortium.approvals import Proposal, proposal_of
+from hansa.consortium.envelopes import (
+    STATEMENT_TYPE,
+    Digest,
+    EnvelopeJson,
+    Hex32,
+    Moment,
+    Subject,
+    encoded,
+    opened,
+    read_envelope,
+    sealed,
+    sign,
+    verified,
+    written,
+)
+from hansa.consortium.identity import Identity
+from hansa.consortium.members import Members
+from hansa.errors import IdentityError, PlanError
+from hansa.files import read_whole, write_whole
+from hansa.plan import Plan
+
+PROVENANCE_TYPE: Final = "urn:hansa:model-provenance:1"
+
+RunId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{16,128}\Z")]
+
+
+class ProvenancePredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model was made.
+
+    Attributes:
+        plan, plan_name, mode: the plan's digest, its name and mode. run: the run's id, the same at every member.
+        members: of everybody with a role, the identity key in hex. parties, receivers: names among them.
+        member: who says this. hansa: the version that it ran. finished: when.
+        approvals: the proposal that the plan was, with its signatures; None where members signed none.
+    """
+
+    plan: Hex32
+    plan_name: str
+    mode: str
+    run: RunId
+    members: dict[str, Hex32]
+    parties: tuple[str, ...]
+    receivers: tuple[str, ...]
+    member: str
+    hansa: str
+    finished: Moment
+    approvals: EnvelopeJson | None
+
+
+class ProvenanceStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """in-toto's fields, under their names."""
+
+    type: Literal["https://in-toto.io/Statement/v1"] = msgspec.field(name="_type")
+    subject: tuple[Subject]
+    predicate_type: Literal["urn:hansa:model-provenance:1"] = msgspec.field(name="predicateType")
+    predicate: ProvenancePredicate
+
+
+class Verified(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `hansa verify --json` prints.
+
+    Attributes:
+        model: the file's SHA-256. plan, plan_name, mode, run, parties, receivers: what all statements say alike.
+        vouching: the members whose statements were given, each with when its run finished.
+        approved_by: members that signed the plan before the run; empty where it was not signed.
+    """
+
+    model: str
+    plan: str
+    plan_name: str
+    mode: str
+    run: str
+    parties: tuple[str, ...]
+    receivers: tuple[str, ...]
+    vouching: dict[str, datetime]
+    approved_by: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        approved = f"signed by {', '.join(self.approved_by)}" if self.approved_by else "not signed before the run"
+        return [
+            f"model {self.model}",
+            f"plan {self.plan_name}, mode {self.mode}, digest {self.plan}: {approved}",
+            f"run {self.run} of the parties {', '.join(self.parties)}; received by {', '.join(self.receivers)}",
+            *(f"{name} vouches for it: finished {at:%Y-%m-%d %H:%M} UTC" for name, at in sorted(self.vouching.items())),
+        ]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a member knows of a run that gave it a model. `model_sha256`, `run`: hex; `identities`: of everybody with a role."""
+
+    plan: Plan
+    identities: dict[str, bytes]
+    model_name: str
+    model_sha256: str
+    run: str
+    hansa: str
+    proposal: Proposal | None
+
+
+def write_provenance(path: Path, run: Run, member: Identity, now: datetime | None = None) -> None:
+    """Write the member's signed statement. Raises OutputError."""
+    moment = (now or datetime.now(UTC)).replace(microsecond=0)
+    plan = run.plan
+    predicate = ProvenancePredicate(
+        plan=plan.digest().hex(),
+        plan_name=plan.name,
+        mode=plan.mode,
+        run=run.run,
+        members={name: own.hex() for name, own in run.identities.items()},
+        parties=plan.parties,
+        receivers=plan.receivers,
+        member=member.name,
+        hansa=run.hansa,
+        finished=moment,
+        approvals=None if run.proposal is None else run.proposal.envelope,
+    )
+    subject = (Subject(run.model_name, Digest(run.model_sha256)),)
+    payload = encoded(ProvenanceStatement(STATEMENT_TYPE, subject, PROVENANCE_TYPE, predicate))
+    write_whole(path, written(sealed(payload, {member.public: sign(member, payload)})), private=False)
+
+
+def verify_model(model: Path, statements: Sequence[Path], members: Members) -> Verified:
+    """Hold a model file to members' statements.
+
+    Args:
+        statements: of one or more members, each its own. members: as this reader pinned them.
+
+    Raises:
+        PlanError: a statement is none, or of another model, or two disagree. IdentityError: a signature or an identity is wrong.
+    """
+    try:
+        digest = hashlib.sha256(read_whole(model)).hexdigest()
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{model}: cannot be read ({error}); name a model file") from error
+    vouching: dict[str, datetime] = {}
+    said: ProvenancePredicate | None = None
+    for path in statements:
+        predicate = _verified(path, digest, members)
+        if said is not None and _common(said) != _common(predicate):
+            raise PlanError(
+                f"{path}: {predicate.member!r} says another plan, run or members of this model than {said.member!r}: do not use it "
+                "before that is explained"
+            )
+        if predicate.member in vouching:
+            raise PlanError(f"{path}: is a second statement of {predicate.member!r}; give one of each member")
+        said = said or predicate
+        vouching[predicate.member] = predicate.finished
+    if said is None:
+        raise PlanError("no statement is given: name those that members wrote beside their models (`provenance`)")
+    approved: tuple[str, ...] = ()
+    if said.approvals is not None:
+        proposal = proposal_of(said.approvals, str(statements[0]), members)
+        if proposal.plan.digest().hex() != said.plan:
+            raise PlanError(f"{statements[0]}: the approvals in it are of another plan than the model's")
+        approved = tuple(sorted(proposal.signatures))
+    return Verified(
+        digest, said.plan, said.plan_name, said.mode, said.run, said.parties, said.receivers, vouching, approved
+    )
+
+
+def _verified(path: Path, digest: str, members: Members) -> ProvenancePredicate:
+    """A member's statement, held to the model, its signature and the members file."""
+    statement, payload, signatures = opened(read_envelope(path), ProvenanceStatement, str(path))
+    predicate, own = statement.predicate, statement.subject[0].digest.sha256
+    if own != digest:
+        raise PlanError(f"{path}: is of another model (SHA-256 {own[:16]}); this file has {digest[:16]}")
+    if predicate.member not in predicate.members or predicate.member not in members:
+        raise IdentityError(f"{path}: {predicate.member!r} has no role in the run, or is not in the members file")
+    if members[predicate.member].identity.hex() != predicate.members[predicate.member]:
+        raise IdentityError(f"{path}: names another identity of {predicate.member!r} than the members file")
+    if not verified(str(path), payload, signatures, {predicate.member: members[predicate.member].identity}):
+        raise IdentityError(f"{path}: is not signed by {predicate.member!r}, whose statement it says to be")
+    return predicate
+
+
+def _common(predicate: ProvenancePredicate) -> object:
+    """What the statements of all members have in common."""
+    return (
+        predicate.plan,
+        predicate.plan_name,
+        predicate.mode,
+        predicate.run,
+        predicate.members,
+        predicate.parties,
+        predicate.receivers,
+    )
