@@ -14,11 +14,11 @@ from test_consortium_approvals import IDENTITIES, MEMBERS, PLAN, WHOLE, WITH_A_R
 from hansa.consortium.envelopes import key_of
 from hansa.consortium.identity import create_identity
 from hansa.consortium.members import members_of
-from hansa.consortium.provenance import Run, verify_model, write_provenance
+from hansa.consortium.provenance import FinishedRun, verify_model, write_provenance
 from hansa.errors import HansaError, IdentityError, PlanError
 
 MODEL = b'{"learner": {}}'
-RUN = Run(
+RUN = FinishedRun(
     plan=PLAN,
     identities={name: IDENTITIES[name].public for name in WITH_A_ROLE},
     model_name="model.json",

@@ -106,7 +106,7 @@ class Verified(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """What a member knows of a run that gave it a model. `model_sha256`, `run`: hex; `identities`: of everybody with a role."""
 
     plan: Plan
@@ -118,7 +118,7 @@ class Run:
     proposal: Proposal | None
 
 
-def write_provenance(path: Path, run: Run, member: Identity, now: datetime | None = None) -> None:
+def write_provenance(path: Path, run: FinishedRun, member: Identity, now: datetime | None = None) -> None:
     """Write the member's signed statement. Raises OutputError."""
     moment = (now or datetime.now(UTC)).replace(microsecond=0)
     plan = run.plan
@@ -154,28 +154,28 @@ def verify_model(model: Path, statements: Sequence[Path], members: Members) -> V
     except (OSError, ValueError) as error:
         raise PlanError(f"{model}: cannot be read ({error}); name a model file") from error
     vouching: dict[str, datetime] = {}
-    said: ProvenancePredicate | None = None
+    first: ProvenancePredicate | None = None
     for path in statements:
         predicate = _verified(path, digest, members)
-        if said is not None and _common(said) != _common(predicate):
+        if first is not None and _common(first) != _common(predicate):
             raise PlanError(
-                f"{path}: {predicate.member!r} says another plan, run or members of this model than {said.member!r}: do not use it "
+                f"{path}: {predicate.member!r} says another plan, run or members of this model than {first.member!r}: do not use it "
                 "before that is explained"
             )
         if predicate.member in vouching:
             raise PlanError(f"{path}: is a second statement of {predicate.member!r}; give one of each member")
-        said = said or predicate
+        first = first or predicate
         vouching[predicate.member] = predicate.finished
-    if said is None:
+    if first is None:
         raise PlanError("no statement is given: name those that members wrote beside their models (`provenance`)")
     approved: tuple[str, ...] = ()
-    if said.approvals is not None:
-        proposal = proposal_of(said.approvals, str(statements[0]), members)
-        if proposal.plan.digest().hex() != said.plan:
+    if first.approvals is not None:
+        proposal = proposal_of(first.approvals, str(statements[0]), members)
+        if proposal.plan.digest().hex() != first.plan:
             raise PlanError(f"{statements[0]}: the approvals in it are of another plan than the model's")
         approved = tuple(sorted(proposal.signatures))
     return Verified(
-        digest, said.plan, said.plan_name, said.mode, said.run, said.parties, said.receivers, vouching, approved
+        digest, first.plan, first.plan_name, first.mode, first.run, first.parties, first.receivers, vouching, approved
     )
 
 

@@ -34,7 +34,7 @@ def run(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | No
     model = record.model_sha256
     if member.provenance is not None and isinstance(model, str) and isinstance(record.run, str):
         put = member.model if member.identity.name in member.plan.receivers else None
-        made = provenance.Run(
+        made = provenance.FinishedRun(
             plan=member.plan,
             identities={name: member.members[name].identity for name in member.plan.members},
             model_name=member.plan.name if put is None else put.name,
