@@ -218,9 +218,7 @@ class ResidualGuard:
     def _nested(self, request: CutRequest) -> bool:
         if self.last is None:
             size = request.prefixes.astype(np.int64)
-            size = np.where(size >= ZERO_KEY >> CELL_BITS, size, (1 << FIRST_BITS) - 1 - size) - (
-                ZERO_KEY >> CELL_BITS
-            )
+            size = np.where(size >= ZERO_KEY >> CELL_BITS, size, (1 << FIRST_BITS) - 1 - size) - (ZERO_KEY >> CELL_BITS)
             first = self.grid.lowest >> CELL_BITS
             return bool(((size >= first) & (size < first + SIDE_CELLS)).all())
         parents = _group_of_cells(request) << KEY_BITS | (request.prefixes >> np.uint32(STEP_BITS)).astype(np.int64)
@@ -376,7 +374,9 @@ class QuantileSearch:
             "rows": counts[row, part],
             "rest": rest[row, part],
         }
-        targets = known._replace(open=parted, **{name: _with(getattr(known, name), parted, new) for name, new in changed.items()})
+        targets = known._replace(
+            open=parted, **{name: _with(getattr(known, name), parted, new) for name, new in changed.items()}
+        )
         return replace(self, bits=bits, targets=targets)
 
     def values(self) -> Array:
@@ -388,7 +388,8 @@ class QuantileSearch:
         low, high = (values_from_keys(keys.astype(np.uint32)).astype(np.float64) for keys in (known.low, known.high))
         inside = (known.at + 0.5) / np.maximum(known.mass, 1)
         rows = np.where(known.low == ZERO_KEY, 0.0, low + inside * (high - low))
-        return (rows * known.share).reshape(self.groups, len(self.quantiles), 2).sum(axis=2).astype(np.float32)
+        shared = (rows * known.share).reshape(self.groups, len(self.quantiles), 2)
+        return np.asarray(shared.sum(axis=2), np.float32)
 
 
 def _with(array: Array, where: Array, values: Array) -> Array:

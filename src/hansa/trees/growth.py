@@ -661,7 +661,9 @@ class Grower:
         bounds: npt.NDArray[np.float64],
         children: Int64,
     ) -> Level:
-        """Round what is to be rounded, and keep the level for the tree."""
+        """Round what is to be rounded, and keep the level for the tree; leaves that `fill` gives a value have 0 until then."""
+        if self._parameters.quantiles:
+            level = level.with_leaves(np.zeros(level.leaves, np.float32))
         if self._leaf_bits is not None:
             leaf, child_leaf = rounded(level.leaf, self._leaf_bits), rounded(level.child_leaf, self._leaf_bits)
             build_left = np.where(level.build_left == BOTH_LEAVES, level.build_left, 1).astype(np.uint8)
@@ -670,9 +672,7 @@ class Grower:
         return level
 
     def _leaf_values(self, totals: Int64, bounds: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        """Values of leaves with these totals, int64 (n, 2), and bounds, float64 (n, 2) or (0, 2) for none; 0 where `fill` gives them."""
-        if self._parameters.quantiles:
-            return np.zeros(len(totals), np.float32)
+        """Values of leaves with these totals, int64 (n, 2), and bounds, float64 (n, 2) or (0, 2) for none."""
         values = np.empty(len(totals), np.float32)
         splitting.leaf_weights(totals, self._rule_array, bounds, values)
         return values * np.float32(self._eta)

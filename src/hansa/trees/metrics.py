@@ -371,7 +371,9 @@ def _check_rows(objective: str, margins: Float32s, labels: Float32s, weights: Fl
     count, softmax = margins.shape[-1], is_softmax(objective)
     several = softmax or (is_quantile(objective) and margins.ndim == 2)
     if is_quantile(objective) and several and len(margins) != len(scale.quantiles):
-        raise DataError(f"margins are of {len(margins)} outputs; expected one for each of {len(scale.quantiles)} quantiles")
+        raise DataError(
+            f"margins are of {len(margins)} outputs; expected one for each of {len(scale.quantiles)} quantiles"
+        )
     for name, array in (("margins", margins), ("labels", labels), ("weights", weights)):
         dimensions = 2 if several and name == "margins" else 1
         if array.dtype != np.float32 or array.ndim != dimensions or array.shape[-1] != count:

@@ -604,8 +604,8 @@ def _check_together(p: Parameters) -> None:
         raise _refuse("quantile_alpha", (), f"which quantile {p.objective} predicts, from 0 to 1, or a list of them")
     if is_quantile(p.objective) and p.monotone_constraints:
         raise PlanError(
-            f"parameter monotone_constraints = {_shown(p.monotone_constraints)} is not supported for {p.objective}: leaves are refitted "
-            "to quantiles of residuals, which need not rise where the constraint says so; leave it out, or train with "
+            f"parameter monotone_constraints = {_shown(p.monotone_constraints)} is not supported for {p.objective}: leaves are "
+            "refitted to quantiles of residuals, which need not rise where the constraint says so; leave it out, or train with "
             "reg:pseudohubererror"
         )
     if len(p.quantile_alpha) > 1 and p.metrics != ("quantile",):
