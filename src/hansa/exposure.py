@@ -48,10 +48,10 @@ VERIFIED: Mapping[str, str] = {
 }
 """`privacy.verify_counts` -> what a secure-aggregation run adds."""
 RESIDUALS: Mapping[str, str] = {
-    "federated": "Leaves are quantiles of residuals: the aggregator also reads, of each party, how many rows of each leaf have a residual "
-    "in each of many narrow cells. In a leaf of few rows it so learns labels nearly.",
-    "secure-aggregation": "Leaves are quantiles of residuals: the aggregator also reads how many rows of all parties in each leaf have a "
-    "residual in each of many narrow cells. In a leaf of few rows it so learns labels nearly, but not whose.",
+    "federated": "Leaves are quantiles of residuals: the aggregator also reads, of each party, how many rows of each leaf have a "
+    "residual in each of many narrow cells. In a leaf of few rows it so learns labels nearly.",
+    "secure-aggregation": "Leaves are quantiles of residuals: the aggregator also reads how many rows of all parties in each leaf "
+    "have a residual in each of many narrow cells. In a leaf of few rows it so learns labels nearly, but not whose.",
 }
 """Mode -> what a run adds whose leaves are refitted (`losses.is_quantile`)."""
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -400,7 +399,7 @@ def _with(array: Array, where: Array, values: Array) -> Array:
 
 def _places_of_quantiles(masses: Array, quantiles: Sequence[float], rows: bool) -> tuple[Array, Array]:
     """The places, from 0, among so many rows or units of weight that quantiles are made of: int64 (groups, 2 quantiles), and float64
-    shares of both (`common::Quantile` and `common::WeightedQuantile` of XGBoost).
+    shares of both (`common::Quantile` and `common::WeightedQuantile` of XGBoost, which rounds the share of the weight to float32).
     """
     places = np.zeros((len(masses), 2 * len(quantiles)), np.int64)
     shares = np.tile([1.0, 0.0], (len(masses), len(quantiles)))
@@ -412,7 +411,6 @@ def _places_of_quantiles(masses: Array, quantiles: Sequence[float], rows: bool) 
             places[:, both] = np.stack([lower, np.minimum(lower + 1, np.maximum(masses - 1, 0))], axis=1)
             shares[:, both] = np.stack([1.0 - (x - 1.0 - lower), x - 1.0 - lower], axis=1)
             continue
-        share = Fraction(alpha)
-        reached = [max(-(-share.numerator * int(mass) // share.denominator), 1) - 1 for mass in masses]
-        places[:, both] = np.array(reached, np.int64)[:, None]
+        reached = np.ceil((alpha * masses.astype(np.float64)).astype(np.float32)).astype(np.int64) - 1
+        places[:, both] = np.clip(reached, 0, np.maximum(masses - 1, 0))[:, None]
     return places, shares

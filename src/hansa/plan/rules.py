@@ -387,8 +387,8 @@ def objective_can_be_had_of_shares(plan: Plan, _: Coopetitive) -> str | None:
         )
     if is_quantile(objective):
         return (
-            f"parameter objective = {objective!r} cannot be had in {COOPETITIVE} mode: each leaf is refitted to a quantile of its rows' "
-            "residuals, from counts that nobody sees there; write objective = 'reg:squarederror', or take mode 'federated' or "
+            f"parameter objective = {objective!r} cannot be had in {COOPETITIVE} mode: each leaf is refitted to a quantile of its "
+            "rows' residuals, from counts that nobody sees there; write objective = 'reg:squarederror', or take mode 'federated' or "
             f"{MASKED!r}"
         )
     return (

@@ -382,7 +382,7 @@ def _staged_scores(ensemble: Ensemble, fold: _Fold) -> Scores:
 def _metric(name: str, parameters: Parameters, margins: npt.NDArray[np.float32], test: Table) -> float:
     """A metric of rows in this process, as `trees.metrics` pools it; of one model a class, over rows and classes."""
     objective = parameters.objective
-    at_once = is_softmax(objective) or name == "quantile"
+    at_once = is_softmax(objective) or len(parameters.quantiles) > 1
     classes = 0 if at_once or len(margins) == 1 else len(margins)
     labels = [(test.label == k).astype(np.float32) for k in range(classes)] or [test.label]
     each = [margins] if at_once else list(margins)

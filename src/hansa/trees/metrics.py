@@ -223,8 +223,8 @@ def metric_sums(
         name: a metric.
         objective: where margins are log-odds, predictions are their sigmoid (for binary:logitraw too: log-odds are
             no probabilities, which logloss and error need). Predictions of binary:hinge are probabilities 0 and 1.
-        margins, labels: float32 (n_rows,). Labels of such an objective lie in [0, 1]. Of multi:softprob, and of the metric quantile,
-            margins are (outputs, n_rows).
+        margins, labels: float32 (n_rows,). Labels of such an objective lie in [0, 1]. Of multi:softprob margins are (classes, n_rows),
+            and of several quantiles (quantiles, n_rows).
         weights: float32 (n_rows,), not negative; None means 1 for each row.
         scale: the public bounds.
 
@@ -270,7 +270,7 @@ def metric_sums(
         case "rmsle":
             total, failed = _squared_log_error_sum(*rows, link, most)
         case "quantile":
-            total = _pinball_sum(*rows, most, np.array(scale.quantiles))
+            total = _pinball_sum(np.atleast_2d(margins), *rows[1:], most, np.array(scale.quantiles))
         case "mphe":
             total = _pseudo_huber_sum(*rows, link, most, scale.slope)
         case "poisson-nloglik":
@@ -370,7 +370,7 @@ def _link(objective: str) -> int:
 def _check_rows(objective: str, margins: Float32s, labels: Float32s, weights: Float32s, scale: MetricScale) -> None:
     count, softmax = margins.shape[-1], is_softmax(objective)
     several = softmax or (is_quantile(objective) and margins.ndim == 2)
-    if is_quantile(objective) and several and len(margins) != len(scale.quantiles):
+    if several and not softmax and len(margins) != len(scale.quantiles):
         raise DataError(
             f"margins are of {len(margins)} outputs; expected one for each of {len(scale.quantiles)} quantiles"
         )

@@ -332,30 +332,12 @@ def _quantile(margins, labels, weights, below, above, equal, gradient, hessian):
         hessian[i] = w
 
 
-def quantile_gradients(
-    objective: str,
-    margins: Float32,
-    labels: Float32,
-    weights: Float32 | None,
-    alpha: float,
-    gradient: Float64,
-    hessian: Float64,
-) -> None:
-    """Derivatives that XGBoost takes of an error whose best prediction is a quantile, times the row's weight; h = w.
-
-    absolute error: g = sign(m - y) w; quantile error: g = (1 - alpha) w where m >= y, else -alpha w (XGBoost's `regression_obj.cu` and
-    `quantile_obj.cu`, in whose float32 the slopes are taken).
-
-    Args:
-        objective: reg:absoluteerror or reg:quantileerror. alpha: which quantile; not used for absolute error.
-        margins, labels: float32 (n,). weights: float32 (n,) or None for 1.
-        gradient, hessian: float64 (n,), written.
-    """
-    slopes = (-1.0, 1.0, 0.0)
-    if objective == "reg:quantileerror":
-        above = float(np.float32(1) - np.float32(alpha))
-        slopes = (-float(np.float32(alpha)), above, above)
-    _quantile(margins, labels, NO_WEIGHTS if weights is None else weights, *slopes, gradient, hessian)
+def _slopes(objective: str, alpha: float) -> tuple[float, float, float]:
+    """g of a row of weight 1 whose margin is below, above, or at its label; in float32, as XGBoost takes them."""
+    if objective == "reg:absoluteerror":
+        return -1.0, 1.0, 0.0
+    above = float(np.float32(1) - np.float32(alpha))
+    return -float(np.float32(alpha)), above, above
 
 
 NO_WEIGHTS = np.zeros(0, np.float32)
@@ -379,16 +361,17 @@ def gradients(
     pseudo-Huber, z = m - y: g = z w / sqrt(1 + (z / s)^2), h = w / (1 + (z / s)^2)^(3/2);
     squared log error, with m at least -1 + 1e-6: g = (ln(1 + m) - ln(1 + y)) w / (1 + m),
     h = max((1 - ln(1 + m) + ln(1 + y)) / (1 + m)^2, 1e-6) w;
+    absolute error: g = sign(m - y) w, h = w; quantile a: g = (1 - a) w where m >= y, else -a w, h = w;
     hinge, t = 2 y - 1: g = -t w, h = w where t m < 1, else both 0. There XGBoost's h is 2^-126, which no sum shows; here `pack` would
-    count it as a whole unit. (XGBoost's `regression_loss.h`, `regression_obj.cu` and `hinge.cu`).
+    count it as a whole unit. (XGBoost's `regression_loss.h`, `regression_obj.cu`, `quantile_obj.cu` and `hinge.cu`).
 
     Args:
         objective: one of `losses.LOSSES`.
         margins, labels: float32 (n,). weights: float32 (n,) or None for 1.
         positive_weight: scale_pos_weight, a number.
         gradient, hessian: float64 (n,), written.
-        shape: max_delta_step d of count:poisson, tweedie_variance_power r of reg:tweedie, huber_slope s of reg:pseudohubererror; not
-            used for others.
+        shape: max_delta_step d of count:poisson, tweedie_variance_power r of reg:tweedie, huber_slope s of reg:pseudohubererror,
+            quantile a of reg:quantileerror; not used for others.
     """
     given = NO_WEIGHTS if weights is None else weights
     match LOSSES[objective].gradients:
@@ -406,6 +389,8 @@ def gradients(
             _pseudo_huber(margins, labels, given, shape, gradient, hessian)
         case "squared log error":
             _squared_log_error(margins, labels, given, gradient, hessian)
+        case "quantile":
+            _quantile(margins, labels, given, *_slopes(objective, shape), gradient, hessian)
         case "hinge":
             _hinge(margins, labels, given, gradient, hessian)
 

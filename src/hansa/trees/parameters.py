@@ -534,7 +534,7 @@ def _literal(value: Any) -> Any:
 def _quantiles(given: Any) -> tuple[float, ...]:
     """Quantiles as XGBoost takes them: a number, a list of them, or such a text."""
     value = _literal(given)
-    if value is None:
+    if value is None or _is_same(value, ()):
         return ()
     several = [value] if isinstance(value, numbers.Real) else value
     if isinstance(several, np.ndarray):
@@ -602,7 +602,8 @@ def _check_together(p: Parameters) -> None:
         raise _refuse("max_delta_step", p.max_delta_step, f"at most {MOST_STEP:g} for {p.objective}, a smaller number")
     if p.objective == "reg:quantileerror" and not p.quantile_alpha:
         raise _refuse("quantile_alpha", (), f"which quantile {p.objective} predicts, from 0 to 1, or a list of them")
-    if is_quantile(p.objective) and p.monotone_constraints:
+    signs = [one[1] if isinstance(one, tuple) else one for one in p.monotone_constraints]
+    if is_quantile(p.objective) and any(signs):
         raise PlanError(
             f"parameter monotone_constraints = {_shown(p.monotone_constraints)} is not supported for {p.objective}: leaves are "
             "refitted to quantiles of residuals, which need not rise where the constraint says so; leave it out, or train with "

@@ -821,22 +821,17 @@ class Party:
             margins = np.ascontiguousarray(self._margins[:, first:end])
             objective.softmax_gradients(margins, labels, weights, gradient, hessian)
             return
-        for output, alpha in enumerate(parameters.quantiles):
-            of_output = gradient[output], hessian[output]
-            given = self._margins[output, first:end], labels, weights, alpha
-            objective.quantile_gradients(parameters.objective, *given, *of_output)
-        if parameters.quantiles:
-            return
-        objective.gradients(
-            parameters.objective,
-            self._margins[0, first:end],
-            labels,
-            weights,
-            self._bounds.scale_pos_weight,
-            gradient[0],
-            hessian[0],
-            parameters.shape,
-        )
+        for output, shape in enumerate(parameters.quantiles or (parameters.shape,)):
+            objective.gradients(
+                parameters.objective,
+                self._margins[output, first:end],
+                labels,
+                weights,
+                self._bounds.scale_pos_weight,
+                gradient[output],
+                hessian[output],
+                shape,
+            )
 
     def _derived(self, first: int, end: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """`_derive` into arrays of its own."""
@@ -896,8 +891,7 @@ class Party:
         bounds = MagnitudeBounds(self._bounds.label_exponent, self._bounds.weight_exponent)
         scale = metric_scale(parameters, self._n_evaluation, bounds, gradient_bound)
         for name in parameters.metrics:
-            several = is_softmax(parameters.objective) or name == "quantile"
-            margins = self._margins[:, rows] if several else self._margins[0, rows]
+            margins = self._margins[:, rows] if parameters.outputs > 1 else self._margins[0, rows]
             sums = metric_sums(name, parameters.objective, margins, self._held_labels, self._held_weights, scale)
             yield self._contribute(f"metric/{name}", sums)
 
