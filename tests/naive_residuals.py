@@ -36,10 +36,8 @@ def order_statistics(masses: list[int], alpha: float, weighted: bool) -> list[tu
     """(place, share) of the units of mass that a quantile is made of."""
     total = sum(masses)
     if weighted:
-        place, reached = 0, float(np.float32(alpha * total))
-        while place + 1 < reached:
-            place += 1
-        return [(place, 1.0)]
+        reached = math.ceil(float(np.float32(alpha * total)))
+        return [(min(max(reached - 1, 0), total - 1), 1.0)]
     if alpha <= 1 / (total + 1):
         return [(0, 1.0)]
     if alpha >= total / (total + 1):

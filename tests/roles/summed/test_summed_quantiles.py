@@ -102,7 +102,7 @@ def test_each_tree_is_xgboosts_from_the_same_margins(name, least):
     quantiles = ensemble.quantile_alpha or (0.5,)
     names = list(ensemble.feature_names)
     matrix = xgboost.DMatrix(rows.features.T, rows.label, weight=rows.weight, feature_names=names)
-    leaves = 0
+    leaves, counted = 0, slice(None) if rows.weight is None else rows.weight > 0
     for number in range(3):
         before = ensemble.truncate(number * ensemble.trees_per_round)
         margins = before.predict_margin(rows.features) if number else None
@@ -122,11 +122,12 @@ def test_each_tree_is_xgboosts_from_the_same_margins(name, least):
             assert np.array_equal(mine.split_indices, other.split_indices)
             assert np.array_equal(mine.left_children, other.left_children)
             inner = mine.left_children >= 0
-            np.testing.assert_allclose(mine.split_conditions[inner], other.split_conditions[inner], atol=0.051)
             np.testing.assert_allclose(mine.sum_hessian, other.sum_hessian, rtol=1e-5)
             np.testing.assert_allclose(mine.loss_changes, other.loss_changes, rtol=1e-4, atol=1e-2)
             residuals = rows.label - margins.reshape(rows.n_rows, -1)[:, at // parallel]
             where = leaves_of(mine, rows.features)
+            # Between two values that rows of the node have, any threshold parts them alike.
+            assert np.array_equal(where[counted], leaves_of(other, rows.features)[counted])
             eta = 0.3 / parallel
             for leaf in np.flatnonzero(~inner):
                 own = where == leaf
@@ -206,9 +207,8 @@ def test_the_loss_of_held_out_rows_is_pooled_xgboosts(name, asked):
 # --- the law, and what goes with it -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
-@given(
-    given_=st.fixed_dictionaries(
+FORMS_OF_TREES = {
+    "given_": st.fixed_dictionaries(
         {
             "grow_policy": st.sampled_from(["depthwise", "lossguide"]),
             "max_leaves": st.sampled_from([0, 5]),
@@ -221,11 +221,27 @@ def test_the_loss_of_held_out_rows_is_pooled_xgboosts(name, asked):
             "histogram_bits": st.sampled_from([32, 64]),
         }
     ),
-    objective=st.sampled_from([MEDIAN, QUANTILE, SEVERAL]),
-    when=st.sampled_from(["off", "tree", "after", "before"]),
-    seed=st.integers(0, 2**32),
-)
+    "objective": st.sampled_from([MEDIAN, QUANTILE, SEVERAL]),
+    "when": st.sampled_from(["off", "tree", "after", "before"]),
+    "seed": st.integers(0, 2**32),
+}
+UNSHRUNK = (Phase.explicit, Phase.reuse, Phase.generate)
+
+
+@settings(max_examples=3, deadline=None, phases=UNSHRUNK)
+@given(**FORMS_OF_TREES)
 def test_the_model_does_not_depend_on_who_holds_the_rows_nor_on_masks(given_, objective, when, seed):
+    same_for_all(given_, objective, when, seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, phases=UNSHRUNK)
+@given(**FORMS_OF_TREES)
+def test_many_models_do_not_depend_on_who_holds_the_rows_nor_on_masks(given_, objective, when, seed):
+    same_for_all(given_, objective, when, seed)
+
+
+def same_for_all(given_, objective, when, seed):
     rng = np.random.default_rng(seed)
     rows = table(240, weighted=given_["weighted"], objective="reg:absoluteerror", seed=seed % 97)
     rows = coded(rows) if given_["categories"] else rows
@@ -434,9 +450,9 @@ def test_leaves_have_no_value_and_no_tree_comes_before_residuals_were_counted():
     refused(talk, edited(told, child_leaf=floats([0.5] * count)), "a leaf has a value before")
     talk = talking()
     told = last_split(talk)
-    first = talk.until(SetLeaves, PARTIES[1]) if False else None
-    assert first is None
-    scales = edited(talking().until(SetLeaves, PARTIES[0])).then  # type: ignore[attr-defined]
+    following = talking().until(SetLeaves, PARTIES[0])
+    assert isinstance(following, SetLeaves)
+    scales = following.then
     refused(talk, edited(told, then=scales), "scales come before the values")
 
 
@@ -486,11 +502,3 @@ def test_the_bound_of_labels_is_one_and_the_same():
     talk = talking()
     units = talk.until(SumLabels, PARTIES[0])
     refused(talk, edited(units, label_unit=200), "labels are said to reach 2^")
-
-
-def test_shares_refuse_them_and_say_why():
-    import hansa
-
-    for asked in (MEDIAN, QUANTILE):
-        with pytest.raises(PlanError, match="each leaf is refitted to a quantile of its rows' residuals"):
-            hansa.fit({}, label="y", mode="coopetitive", **asked)
