@@ -21,6 +21,9 @@ CATEGORIES = ((), tuple(range(3)), tuple(range(17)), (), ())
 CLASSES = 3
 """Of labels with several classes."""
 
+QUANTILE = 0.3
+"""That reg:quantileerror predicts where no other is asked for."""
+
 OPEN = Policy(least_party_rows=0)
 """Asks for no minimum of rows: made tables are small."""
 
@@ -70,6 +73,8 @@ def plan(
     given = {"rounds": 3, "max_depth": 3, "eta": 0.3, "max_bin": 32} | parameters
     if str(given.get("objective", "")).startswith("multi:"):
         given = {"num_class": CLASSES} | given
+    if given.get("objective") == "reg:quantileerror":
+        given = {"quantile_alpha": QUANTILE} | given
     return Plan(
         name="test",
         mode=mode,

@@ -95,6 +95,10 @@ def margins(trees: list[Tree], features: np.ndarray, base_margin: np.float32) ->
     return result
 
 
+ALPHA = 0.3
+"""Quantile of the metric of that name."""
+
+
 def metric_rows(name: str, objective: str, margins: np.ndarray, labels: np.ndarray, slope: float = 1.0) -> np.ndarray:
     """A metric's value for each row, in float64, from its definition."""
     margins, labels = margins.astype(np.float64), labels.astype(np.float64)
@@ -120,6 +124,9 @@ def metric_rows(name: str, objective: str, margins: np.ndarray, labels: np.ndarr
         return np.abs((labels - predictions) / labels)
     if name == "rmsle":
         return (np.log1p(labels) - np.log1p(predictions)) ** 2
+    if name == "quantile":
+        difference = labels - predictions
+        return np.where(difference >= 0, ALPHA * difference, (ALPHA - 1) * difference)
     if name == "mphe":
         return slope**2 * (np.sqrt(1 + ((labels - predictions) / slope) ** 2) - 1)
     if name == "logloss" and objective == "binary:hinge":

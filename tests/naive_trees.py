@@ -33,6 +33,11 @@ def gradients(objective, margins, labels, weights, positive_weight, shape=0.0):
         g = (np.log1p(margins) - np.log1p(labels)) / (margins + 1)
         h = np.maximum((1 - np.log1p(margins) + np.log1p(labels)) / (margins + 1) ** 2, 1e-6)
         return g * weights, h * weights
+    if objective == "reg:absoluteerror":
+        return np.sign(margins - labels) * weights, weights
+    if objective == "reg:quantileerror":
+        alpha = np.float32(shape)
+        return np.where(margins >= labels, float(1 - alpha), -float(alpha)) * weights, weights
     if objective == "binary:hinge":
         y = 2 * labels - 1
         wrong = margins * y < 1

@@ -295,6 +295,30 @@ def test_other_losses_are_trained_in_the_first_two_modes_and_refused_by_name_in_
             hansa.fit(parts, **given)
 
 
+@pytest.mark.parametrize("more", [{}, {"quantile_alpha": 0.8}, {"quantile_alpha": [0.2, 0.8]}], ids=str)
+def test_quantiles_are_trained_in_the_first_two_modes_and_refused_by_name_in_the_third(more):
+    draw = np.random.Generator(np.random.PCG64(4))
+    parts = {name: part.assign(fault=draw.gamma(2, 1, len(part))) for name, part in PARTIES.items()}
+    given = {"label": "fault", "objective": "reg:quantileerror" if more else "reg:absoluteerror", "rounds": 2, **more}
+    runs = [
+        hansa.fit(parts, mode=mode, evaluation_fraction=0.3, **given) for mode in ("federated", "secure-aggregation")
+    ]
+    assert runs[0].model.to_json() == runs[1].model.to_json()
+    metric = "quantile" if more else "mae"
+    assert list(runs[0].history) == [metric]
+    for member in runs[0].members.values():
+        assert 0 < member.together[metric] < 2
+        assert member.paired.loss == ("quantile" if more else "absolute error")
+    assert "Leaves are quantiles of residuals" in " ".join(runs[0].exposure)
+    predicted = runs[0].model.predict(parts[next(iter(parts))].drop(columns="fault"))
+    assert predicted.ndim == (2 if len(np.atleast_1d(more.get("quantile_alpha", 1))) > 1 else 1)
+    with pytest.raises(PlanError, match="each leaf is refitted to a quantile of its rows' residuals"):
+        hansa.fit(parts, mode="coopetitive", **given)
+    folds = hansa.cv(parts, folds=2, **given)
+    assert list(folds.history) == [metric]
+    assert all(0 < value < 2 for value in folds.history[metric].mean)
+
+
 def test_counts_are_trained_in_every_mode():
     draw = np.random.Generator(np.random.PCG64(4))
     parts = {name: part.assign(fault=draw.poisson(2.0, len(part))) for name, part in PARTIES.items()}

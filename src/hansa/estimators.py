@@ -50,6 +50,7 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
         monotone_constraints: Any = None,
         interaction_constraints: Any = None,
         objective: str | None = None,
+        quantile_alpha: Any = None,
         eval_metric: Any = None,
         base_score: float | None = None,
         random_state: int | None = None,
@@ -82,6 +83,7 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
         self.monotone_constraints = monotone_constraints
         self.interaction_constraints = interaction_constraints
         self.objective = objective
+        self.quantile_alpha = quantile_alpha
         self.eval_metric = eval_metric
         self.base_score = base_score
         self.random_state = random_state
@@ -139,6 +141,7 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
             "scale_pos_weight": self.scale_pos_weight,
             "monotone_constraints": self.monotone_constraints,
             "interaction_constraints": self.interaction_constraints,
+            "quantile_alpha": self.quantile_alpha,
             "eval_metric": self.eval_metric,
             "base_score": self.base_score,
             "seed": self.random_state,

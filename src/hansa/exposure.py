@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from hansa.mpc.openings import OPENINGS, Opening
 from hansa.plan import COOPETITIVE, MASKED, Plan
-from hansa.trees.losses import is_logistic
+from hansa.trees.losses import is_logistic, is_quantile
 
 EXPOSURE: Mapping[str, tuple[str, ...]] = {
     "federated": (
@@ -47,6 +47,14 @@ VERIFIED: Mapping[str, str] = {
     + _CHECKED,
 }
 """`privacy.verify_counts` -> what a secure-aggregation run adds."""
+RESIDUALS: Mapping[str, str] = {
+    "federated": "Leaves are quantiles of residuals: the aggregator also reads, of each party, how many rows of each leaf have a "
+    "residual in each of many narrow cells. In a leaf of few rows it so learns labels nearly.",
+    "secure-aggregation": "Leaves are quantiles of residuals: the aggregator also reads how many rows of all parties in each leaf "
+    "have a residual in each of many narrow cells. In a leaf of few rows it so learns labels nearly, but not whose.",
+}
+"""Mode -> what a run adds whose leaves are refitted (`losses.is_quantile`)."""
+
 STATISTICS: Mapping[bool, str] = {
     True: "The file holds cover and gain. In the first tree a leaf's cover tells its number of rows, and with its value "
     "how many of them have label 1.",
@@ -121,7 +129,8 @@ def openings_under(plan: Plan) -> tuple[Opening, ...]:
 
 def exposure(plan: Plan) -> tuple[str, ...]:
     """Who can read what under this plan, sentence by sentence."""
-    return EXPOSURE[plan.mode] + ((VERIFIED[plan.verify_counts],) if plan.mode == MASKED else ())
+    refitted = (RESIDUALS[plan.mode],) if is_quantile(plan.parameters.objective) else ()
+    return EXPOSURE[plan.mode] + refitted + ((VERIFIED[plan.verify_counts],) if plan.mode == MASKED else ())
 
 
 def exposure_lines(plan: Plan) -> list[str]:

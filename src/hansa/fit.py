@@ -645,7 +645,7 @@ def _member(plan: Plan, model: Model, part: Table, traffic: tuple[int, int], alo
     if held.any():
         test = part.take(held)
         predictions = predictions_of(model.ensemble, test)
-        values = score_table(plan.parameters.objective, predictions, test.label)
+        values = score_table(plan.parameters.objective, predictions, test.label, plan.parameters.quantiles)
         together = {name: None if np.isnan(value) else value for name, value in values.items()}
         if alone:
             alone_scores, paired = compare_alone(plan, model.ensemble, part, test)

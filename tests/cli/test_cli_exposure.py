@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from declared_keys import PLAN_KEYS
-from hansa.exposure import EXPOSURE, STATISTICS, VERIFIED, exposure, openings_under
+from hansa.exposure import EXPOSURE, RESIDUALS, STATISTICS, VERIFIED, exposure, openings_under
 from hansa.mpc.openings import OPENINGS
 from hansa.node.plan_report import defaults
 from hansa.plan import DEFAULT_VERIFY_COUNTS, MODES, VERIFY_COUNTS, Plan, parse_plan
@@ -33,6 +33,7 @@ PLANS = {"federated": PLAN, "secure-aggregation": MASKED, "coopetitive": SHARED}
 
 
 VERIFIED_ALSO = {when: (sentence,) for when, sentence in VERIFIED.items()}
+REFITTED_ALSO = {f"refitted, {mode}": (sentence,) for mode, sentence in RESIDUALS.items()}
 
 
 def words(text: str) -> str:
@@ -42,7 +43,7 @@ def words(text: str) -> str:
 def test_security_says_of_every_mode_what_the_commands_say():
     security = words((ROOT / "SECURITY.md").read_text(encoding="utf-8"))
     assert set(EXPOSURE) == set(MODES)
-    for mode, sentences in (EXPOSURE | VERIFIED_ALSO).items():
+    for mode, sentences in (EXPOSURE | VERIFIED_ALSO | REFITTED_ALSO).items():
         for sentence in sentences:
             assert words(sentence) in security, (mode, sentence)
 
@@ -68,7 +69,7 @@ def test_commands_say_who_can_read_what_in_this_mode_only(consortium: Consortium
     assert shown.exit_code == 0, shown.output
     lines = [line.strip() for line in shown.stdout.splitlines()]
     plan = parse_plan(PLANS[mode])
-    for other, sentences in (EXPOSURE | VERIFIED_ALSO).items():
+    for other, sentences in (EXPOSURE | VERIFIED_ALSO | REFITTED_ALSO).items():
         for sentence in sentences:
             assert (sentence in lines) == (sentence in exposure(plan)), (other, sentence)
     assert f"The model file goes to: {', '.join(plan.receivers)}." in lines
@@ -80,6 +81,14 @@ def test_commands_say_who_can_read_what_in_this_mode_only(consortium: Consortium
     assert report["receivers"] == list(plan.receivers)
     assert report["plan"] == plan.digest().hex()
     assert len(report["openings"]) == len(openings_under(plan))
+
+
+@pytest.mark.parametrize("mode", sorted(RESIDUALS))
+def test_a_plan_whose_leaves_are_refitted_says_what_that_shows(consortium: Consortium, mode):
+    path = consortium.folder / "plan.toml"
+    path.write_text(PLANS[mode].replace("binary:logistic", "reg:absoluteerror"))
+    lines = [line.strip() for line in hansa("plan", path).stdout.splitlines()]
+    assert {name for name, sentence in RESIDUALS.items() if sentence in lines} == {mode}
 
 
 @pytest.mark.parametrize("when", VERIFY_COUNTS)

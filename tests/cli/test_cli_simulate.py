@@ -225,6 +225,29 @@ def test_regression_reports_rmse(tmp_path):
     assert json.loads(result.stdout)["metrics"].keys() == {"rmse", "mae"}
 
 
+def test_quantiles_over_processes_are_those_of_one_process_and_xgboosts_nearly(tmp_path):
+    rng = np.random.default_rng(3)
+    load = rng.normal(size=600)
+    columns = {
+        "operator": np.array(list("ABC"), object)[np.arange(600) % 3],
+        "load": load,
+        "drops": np.round(np.exp(load) + rng.exponential(size=600), 3),
+    }
+    path = write_table(tmp_path / "drops.csv", columns)
+    options = ("--label", "drops", "--party-column", "operator", "--objective", "reg:quantileerror", "--json", *QUICK)
+    options += ("--set", "quantile_alpha=[0.1,0.9]", "--mode", "secure-aggregation")
+    ends = {
+        where: hansa("simulate", path, *options, *where, "--save", tmp_path / f"model{number}.json")
+        for number, where in enumerate(((), ("--in-process", "--pooled")))
+    }
+    assert all(end.exit_code == 0 for end in ends.values()), [end.output for end in ends.values()]
+    assert (tmp_path / "model0.json").read_bytes() == (tmp_path / "model1.json").read_bytes()
+    assert from_json((tmp_path / "model0.json").read_bytes()).outputs == 2
+    pooled = json.loads(ends["--in-process", "--pooled"].stdout)["pooled"]
+    losses = [pooled[learner]["metrics"]["quantile"] for learner in ("hansa", "xgboost")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
 def test_member_names_are_legal_and_distinct():
     names = member_names(["Aurora Mobile", "aurora-mobile", "aggregator", "é", "1"])
     assert list(names.values()) == ["aurora-mobile", "aurora-mobile-2", "aggregator-2", "party", "1"]

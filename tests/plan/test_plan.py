@@ -14,7 +14,7 @@ from declared_keys import PLAN_KEYS
 from hansa.data.schema import Schema
 from hansa.errors import PlanError
 from hansa.plan import COOPETITIVE, MODES, Coopetitive, Plan, Release, parse_plan, read_plan, write_plan
-from hansa.trees.losses import is_exponential, is_logistic, is_softmax
+from hansa.trees.losses import is_exponential, is_logistic, is_quantile, is_softmax
 from hansa.trees.parameters import METRICS, NAMES, Parameters, parse_parameters
 
 TEXT = """
@@ -127,7 +127,12 @@ def parameter_sets(draw):
             "grow_policy": draw(st.sampled_from(["depthwise", "lossguide"])),
             "num_parallel_tree": draw(st.integers(1, 20)),
             # By position: every plan has a feature.
-            "monotone_constraints": draw(st.just(()) | st.tuples(st.integers(-1, 1))),
+            "monotone_constraints": draw(
+                st.just(()) if is_quantile(objective) else st.just(()) | st.tuples(st.integers(-1, 1))
+            ),
+            "quantile_alpha": draw(st.lists(st.floats(0.01, 1), min_size=1, max_size=3))
+            if objective == "reg:quantileerror"
+            else (),
             "interaction_constraints": draw(st.sampled_from([(), [[0]]])),
             "max_cat_to_onehot": draw(st.none() | st.integers(1, 2**31 - 1)),
             "max_cat_threshold": draw(st.none() | st.integers(1, 2**31 - 1)),
@@ -144,7 +149,10 @@ def parameter_sets(draw):
             "scale_pos_weight": draw(st.just("auto") | st.floats(1e-6, 1e6)) if logistic else 1,
             "base_score": draw(st.none() | start),
             "early_stopping_rounds": draw(st.none() | st.integers(1, 1000)),
-            "eval_metric": draw(st.lists(st.sampled_from(METRICS[objective]), unique=True, max_size=3)),
+            # Of several quantiles there is the metric quantile alone.
+            "eval_metric": draw(st.lists(st.sampled_from(METRICS[objective]), unique=True, max_size=3))
+            if objective != "reg:quantileerror"
+            else "quantile",
             "seed": draw(st.integers(0, 2**63 - 1)),
             "histogram_bits": draw(st.sampled_from(["auto", 32, 64])),
             name: draw(st.floats(*ends)),

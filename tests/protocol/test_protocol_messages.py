@@ -34,6 +34,7 @@ from hansa.protocol.messages import (
     CountBins,
     CountCells,
     CountMagnitudes,
+    CountResiduals,
     Described,
     Done,
     ExchangeKeys,
@@ -45,6 +46,7 @@ from hansa.protocol.messages import (
     Received,
     Relay,
     ReleaseTree,
+    SetLeaves,
     ShowRows,
     SplitNodes,
     SumLabels,
@@ -141,6 +143,8 @@ def test_the_list_of_messages_is_closed():
         "Described",
         "QuantiseGradients",
         "SplitNodes",
+        "CountResiduals",
+        "SetLeaves",
         "Contribution",
         "VouchRows",
         "ShowRows",
@@ -463,7 +467,7 @@ def test_every_message_says_who_sends_it():
 def test_both_ways_are_listed():
     down = {
         Welcome, ExchangeKeys, KeysConfirmed, CountMagnitudes, SumLabels, CountCells, UseCuts, QuantiseGradients, SplitNodes, Finish,
-        ShowRows, CountBins, Described,
+        ShowRows, CountBins, Described, CountResiduals, SetLeaves,
     }  # fmt: skip
     up = {Join, AnnounceKey, ConfirmKeys, Contribution, VouchRows, Received}
     coopetitive = {Relay, Done, Close}

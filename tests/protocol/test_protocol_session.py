@@ -23,6 +23,7 @@ from hansa.protocol.messages import (
     Contribution,
     CountBins,
     CountMagnitudes,
+    CountResiduals,
     Described,
     Done,
     ExchangeKeys,
@@ -33,6 +34,7 @@ from hansa.protocol.messages import (
     QuantiseGradients,
     Received,
     Relay,
+    SetLeaves,
     ShowRows,
     SplitNodes,
     Tensor,
@@ -140,7 +142,7 @@ def test_every_message_has_a_place_and_a_direction():
     assert (masked_down, masked_up) == (down | keys_down, up | keys_up)
     described_down = {kind for legal in DESCRIBING_PARTY.values() for kind in legal}
     assert described_down - down == describing
-    assert down - described_down == {UseCuts, QuantiseGradients, SplitNodes, Finish}
+    assert down - described_down == {UseCuts, QuantiseGradients, SplitNodes, CountResiduals, SetLeaves, Finish}
     counted_down, counted_up = (
         {kind for legal in table.values() for kind in legal} for table in (PARTY_VERIFYING, AGGREGATOR_VERIFYING)
     )

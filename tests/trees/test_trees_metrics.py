@@ -51,6 +51,9 @@ CLASSES = 4
 SLOPE = 2.5
 """huber_slope of mphe."""
 
+QUANTILES = (naive.ALPHA,)
+"""quantile_alpha of the metric quantile."""
+
 
 def rows(objective, n_rows=4000, seed=0, positives=0.3, weighted=True, spread=1.5):
     """(margins, labels, weights): float32, scores that tell something of the labels."""
@@ -88,7 +91,7 @@ def rows_for(name, objective, *given, **named):
 
 def scale_for(n_rows, objective):
     exponent = 0 if objective.startswith("binary:") else 7
-    return MetricScale(n_rows, weight_exponent=2, label_exponent=exponent, slope=SLOPE)
+    return MetricScale(n_rows, weight_exponent=2, label_exponent=exponent, slope=SLOPE, quantiles=QUANTILES)
 
 
 def xgboosts(name, objective, margins, labels, weights):
@@ -100,6 +103,7 @@ def xgboosts(name, objective, margins, labels, weights):
     parameters = {"objective": objective, "eval_metric": name, "eta": 0, "nthread": 1} | (
         {"huber_slope": SLOPE} if name == "mphe" else {"num_class": CLASSES} if is_softmax(objective) else {}
     )
+    parameters |= {"quantile_alpha": QUANTILES[0]} if objective == "reg:quantileerror" else {}
     result = {}
     xgboost.train(parameters, matrix, 1, evals=[(matrix, "rows")], evals_result=result, verbose_eval=False)
     return result["rows"][name][0]
@@ -200,7 +204,16 @@ def test_sums_are_the_naive_ones_in_fixed_point(name, objective):
     values = naive.metric_rows(name, objective, margins, labels, SLOPE)
     values = values + (14 if name == "gamma-nloglik" else 0)
     # Labels up to 2^7: predictions depart by up to 2^9, by which slope 2.5 < 2^2 and ratios of Tweedie's terms are multiplied.
-    bits = {"rmse": 18, "mae": 9, "poisson-nloglik": 15, "mape": 20, "rmsle": 14, "mphe": 11, "gamma-nloglik": 16}
+    bits = {
+        "rmse": 18,
+        "mae": 9,
+        "quantile": 9,
+        "poisson-nloglik": 15,
+        "mape": 20,
+        "rmsle": 14,
+        "mphe": 11,
+        "gamma-nloglik": 16,
+    }
     bits |= {
         "mlogloss": 6,
         "gamma-deviance": 16,
@@ -354,6 +367,7 @@ def test_names_are_checked():
 def test_the_default_metric_is_xgboosts(objective):
     matrix = xgboost.DMatrix(np.zeros((4, 1)), np.array([0, 1, 1, 1]) + (LOSSES[objective].labels == "positive"))
     classes = {"num_class": 2} if is_softmax(objective) else {}
+    classes |= {"quantile_alpha": 0.3} if objective == "reg:quantileerror" else {}
     said = xgboost.train({"objective": objective, "nthread": 1} | classes, matrix, 1).eval(matrix)
     assert said.split("-", 1)[1].rsplit(":", 1)[0] == DEFAULT_METRIC[objective]
 
@@ -397,7 +411,7 @@ def test_no_count_measures_more_than_its_bound(exponent, share, below):
 def test_no_row_measures_more_than_its_bound(pair, exponent, share, margin):
     """Whatever the label within its bound, and whatever the margin where no gradient bounds it."""
     name, objective = pair
-    scale = MetricScale(1, label_exponent=exponent, slope=SLOPE)
+    scale = MetricScale(1, label_exponent=exponent, slope=SLOPE, quantiles=QUANTILES)
     label = np.float32(share * 2.0**exponent)
     if LOSSES[objective].labels != "numeric":
         label = abs(label)

@@ -345,8 +345,21 @@ def test_a_wrong_value_is_refused_by_name(name, value):
             {"objective": "reg:tweedie", "eval_metric": "tweedie-nloglik"},
             "tweedie-nloglik@NUMBER (from 1.001 to 1.999)",
         ),
-        ({"objective": "reg:absoluteerror"}, "objective = 'reg:absoluteerror' is not supported: XGBoost replaces"),
-        ({"objective": "reg:quantileerror"}, "objective = 'reg:quantileerror' is not supported: XGBoost replaces"),
+        ({"objective": "reg:quantileerror"}, "quantile_alpha = (): expected which quantile reg:quantileerror predicts"),
+        ({"quantile_alpha": 0.5}, "quantile_alpha = (0.5,): expected none for binary:logistic"),
+        ({"objective": "reg:absoluteerror", "quantile_alpha": 0.5}, "expected none for reg:absoluteerror"),
+        *(
+            ({"objective": "reg:quantileerror", "quantile_alpha": wrong}, "parameter quantile_alpha = ")
+            for wrong in (1.5, -0.1, [], "a", [0.5, 2], {"a": 1}, True, [0.5] * 1001)
+        ),
+        (
+            {"objective": "reg:quantileerror", "quantile_alpha": [0.1, 0.9], "eval_metric": "mae"},
+            "expected quantile alone where there are several quantile_alpha",
+        ),
+        (
+            {"objective": "reg:absoluteerror", "monotone_constraints": {"a": 1}},
+            "monotone_constraints = (('a', 1),) is not supported for reg:absoluteerror: leaves are refitted",
+        ),
     ],
 )
 def test_what_is_not_supported_says_so(given, hint):
@@ -365,10 +378,21 @@ def test_every_parameter_can_be_given_and_is_described():
 @pytest.mark.parametrize("objective", METRICS)
 def test_metrics_are_those_that_can_be_computed(objective):
     given = {"objective": objective} | ({"num_class": 3} if is_softmax(objective) else {})
+    given |= {"quantile_alpha": 0.3} if objective == "reg:quantileerror" else {}
     for metric in METRICS[objective]:
         check_metric(metric, objective)
         assert parse_parameters(given | {"eval_metric": metric}).metrics == (metric,)
     assert parse_parameters(given).metrics == (DEFAULT_METRIC[objective],)
+
+
+def test_quantiles_are_taken_in_the_forms_that_xgboost_takes():
+    for form in (0.3, [0.3], (0.3,), "0.3", "[0.3]", np.array([0.3])):
+        assert parse_parameters({"objective": "reg:quantileerror", "quantile_alpha": form}).quantile_alpha == (0.3,)
+    several = parse_parameters({"objective": "reg:quantileerror", "quantile_alpha": "[0, 0.5, 1]"})
+    assert (several.outputs, several.quantiles) == (3, (0.0, 0.5, 1.0))
+    median = parse_parameters({"objective": "reg:absoluteerror", "monotone_constraints": (0, 0)})
+    assert (median.outputs, median.quantiles) == (1, (0.5,))
+    assert parse_parameters({}).quantiles == ()
 
 
 def test_numbers_of_losses_and_metrics_are_taken():

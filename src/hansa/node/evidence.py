@@ -15,7 +15,7 @@ from hansa.files import read_whole, write_whole
 from hansa.plan import Plan, read_plan
 from hansa.printable import printable
 from hansa.protocol import messages
-from hansa.protocol.messages import CountCells, ShowRows, SplitNodes
+from hansa.protocol.messages import SETUP, CountCells, CountResiduals, ShowRows, SplitNodes
 from hansa.roles.summed.verified_counts import Evidence, check_evidence
 from hansa.trees.losses import is_logistic, tells_rows
 
@@ -128,10 +128,13 @@ def _shown(evidence: Evidence, plan: Plan, counts: list[npt.NDArray[np.int64]]) 
         if kind == ShowRows.__name__:
             numbers = next(left)
             found.append(Shown(of, len(numbers), int(numbers.min(initial=2**62)), allowed))
-        elif kind in (CountCells.__name__, SplitNodes.__name__):
+        elif kind in (CountCells.__name__, CountResiduals.__name__, SplitNodes.__name__):
             message = messages.decode(plan.aggregator, frame)
             if isinstance(message, CountCells):
                 of, allowed = f"cells of {message.bits} bits", plan.min_cell_rows + 1
+            elif isinstance(message, CountResiduals):
+                where = "labels" if message.tree == SETUP else f"residuals in the leaves of tree {message.tree}"
+                of, allowed = f"cells of {message.bits} bits of {where}", plan.min_cell_rows + 1
             elif isinstance(message, SplitNodes):
                 of, allowed = f"children in tree {message.tree}", _least_rows(plan)
     return tuple(found)

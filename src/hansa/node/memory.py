@@ -89,7 +89,9 @@ def _bytes_of(plan: Plan, n_rows: int, lacks: bool, large: bool, *, streamed: bo
     plain = large and parameters.label_kind in PLAIN_LABEL_KINDS
     kept = (1 / 8 if plain else 4) + 4 * (columns - 1)
     derivatives = 16 * outputs if not large or parameters.trees_per_round > 1 else 0
-    training = codes + 4 * outputs + (8 if narrow else 16) + 2 + kept + held + hashes + derivatives
+    leaves = 4 if parameters.quantiles else 0  # of which leaf a row is in, before the leaves have values
+    starts = 4 * outputs if parameters.quantiles and parameters.num_parallel_tree > 1 else 0
+    training = codes + 4 * outputs + leaves + starts + (8 if narrow else 16) + 2 + kept + held + hashes + derivatives
     one_column = 6 if plan.evaluation_fraction == 0 else 12
     coding = codes + 4 * columns + hashes + held + (one_column if streamed else 4 * features)
     reading = 4 * columns + (24 if streamed else 7.5 * features)  # measured: DuckDB's arrays, and the copy of them

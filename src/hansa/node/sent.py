@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.quantiles import FIRST_BITS, REFINEMENTS, STEP_BITS
+from hansa.data.residuals import FIRST_CELLS
 from hansa.oblivious.quantile_search import MOST_REQUESTS, PROBES
 from hansa.oblivious.shared_rows import RowShares, share_rows
 from hansa.oblivious.shared_vectors import share_vector
 from hansa.plan import COOPETITIVE, MASKED, Plan
 from hansa.roles.shared.sharing import n_label_sums, plain_scale, plan_cuts, widest_candidates
 from hansa.roles.summed.aggregator import TOTALS
-from hansa.roles.summed.statistics import EXPONENTS, label_sums
+from hansa.roles.summed.statistics import EXPONENTS, base_is_quantile, label_sums
 from hansa.secure.prg import preferred_algorithm
 from hansa.secure.vouching import VOUCH_BYTES
 from hansa.trees.metrics import sums_length
@@ -51,6 +52,7 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
         SentKind("rows in the coarse cells of each feature", coarse * COUNT, "once"),
         SentKind("rows in the parts of cells", parts * COUNT, refined),
         SentKind("sums of |gradient| and hessian", outputs * TOTALS * SUM, "per round"),
+        *_residuals_under(plan),
         SentKind(
             "histograms of gradients and hessians",
             nodes * features * (parameters.max_bin + 1) * SUM * planes,
@@ -77,6 +79,34 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
             SentKind("masked numbers of rows in the nodes of the tree", children * SUM + messages * more, "per tree"),
         ]
     return tuple(sent)
+
+
+def _residuals_under(plan: Plan) -> tuple[SentKind, ...]:
+    """What a party sends of residuals, where leaves are refitted to quantiles of them."""
+    parameters = plan.parameters
+    if not parameters.quantiles:
+        return ()
+    each = COUNT + SUM * plan.weighted
+    what = "rows" + (" and sums of weights" if plan.weighted else "")
+    refined = f"in each of at most {REFINEMENTS} rounds"
+    of_labels = 2 * len(parameters.quantiles) * 2**STEP_BITS * each
+    of_leaves = 2 * parameters.most_leaves * 2**STEP_BITS * each
+    kinds = [
+        SentKind(
+            f"{what} by cell of the residual, in each leaf", parameters.most_leaves * FIRST_CELLS * each, "per tree"
+        ),
+        SentKind(f"{what} in the parts of these cells that hold a leaf's quantile", of_leaves, f"per tree, {refined}"),
+    ]
+    if base_is_quantile(plan):
+        kinds += [
+            SentKind(f"{what} by cell of the label", FIRST_CELLS * each, "once"),
+            SentKind(f"{what} in the parts of these cells that hold a quantile", of_labels, refined),
+        ]
+    if plan.mode == MASKED and plan.verify_counts != "off":
+        more = SUM + VOUCH_BYTES * (len(plan.parties) - 1)
+        cells = 2 * parameters.most_leaves * SUM + more
+        kinds.append(SentKind("masked numbers of rows in the cells that are parted", cells, f"per tree, {refined}"))
+    return tuple(kinds)
 
 
 def _shared_under(plan: Plan) -> tuple[SentKind, ...]:

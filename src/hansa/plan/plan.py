@@ -191,6 +191,7 @@ LATER_PARAMETERS: dict[str, Any] = {
             "max_cat_threshold",
             "huber_slope",
             "tweedie_variance_power",
+            "quantile_alpha",
             "balance",
         ),
     )

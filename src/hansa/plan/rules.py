@@ -27,7 +27,7 @@ from hansa.plan.values import (
     RANGES_ON_SHARES,
     SERVERS,
 )
-from hansa.trees.losses import METRICS_ON_SHARES, OBJECTIVES_ON_SHARES, is_softmax, measures, tells_rows
+from hansa.trees.losses import METRICS_ON_SHARES, OBJECTIVES_ON_SHARES, is_quantile, is_softmax, measures, tells_rows
 
 if TYPE_CHECKING:
     from hansa.plan.plan import Coopetitive, Plan
@@ -385,6 +385,12 @@ def objective_can_be_had_of_shares(plan: Plan, _: Coopetitive) -> str | None:
         )
     if objective in OBJECTIVES_ON_SHARES:
         return None
+    if is_quantile(objective):
+        return (
+            f"parameter objective = {objective!r} cannot be had in {COOPETITIVE} mode: each leaf is refitted to a quantile of its "
+            "rows' residuals, from counts that nobody sees there; write objective = 'reg:squarederror', or take mode 'federated' or "
+            f"{MASKED!r}"
+        )
     return (
         f"parameter objective = {objective!r} cannot be had in {COOPETITIVE} mode, where gradients are computed on shares and only "
         f"those of {', '.join(OBJECTIVES_ON_SHARES)} are: take one of these, or mode 'federated' or {MASKED!r}"

@@ -191,7 +191,8 @@ class SplitNodes(Message, frozen=True):
     Answered by "histograms" of the built children; where the tree ends (build_left is empty), by what comes next. In a round that has
     more trees, `then` has the scales and columns of the next one, answered by its root's "histograms". Else a new round begins,
     gradients bounded by gradient_bound: its metrics, then the "totals" of every output or, where `then` gives scales and columns
-    already, its "root", the root's histogram with the totals behind.
+    already, its "root", the root's histogram with the totals behind. Where leaves are refitted, all leaves are 0 and the tree's end is
+    answered by "residuals": its `SetLeaves` then says what comes next.
     """
 
     tree: int
@@ -204,6 +205,34 @@ class SplitNodes(Message, frozen=True):
     child_leaf: Tensor
     nodes: Tensor
     categories: Tensor
+    gradient_bound: float
+    then: QuantiseGradients | None = None
+
+
+class CountResiduals(Message, frozen=True):
+    """Aggregator to party: count residuals in the parts of these cells of the groups of rows ("residuals"), and sum weights there
+    ("residual-weights").
+
+    The groups are the leaves of the tree, in the order in which they were told; before the first tree all rows are one group, their
+    residuals the labels. bits, offsets and prefixes are those of `data.quantiles.CutRequest`, groups in place of features. bits is 0
+    where the public first cells are asked for, as before the first tree; of a tree's leaves these counts are the answer to its last
+    `SplitNodes`.
+    """
+
+    tree: int
+    bits: int
+    offsets: Tensor
+    prefixes: Tensor
+
+
+class SetLeaves(Message, frozen=True):
+    """Aggregator to party: the values of the tree's leaves, float32, in the order in which they were told, which were 0 until now.
+
+    Answered by what comes next, as a `SplitNodes` that ends a tree; gradient_bound and then are as there.
+    """
+
+    tree: int
+    values: Tensor
     gradient_bound: float
     then: QuantiseGradients | None = None
 
@@ -394,6 +423,8 @@ MESSAGES: tuple[type[Message], ...] = (
     Described,
     QuantiseGradients,
     SplitNodes,
+    CountResiduals,
+    SetLeaves,
     Contribution,
     VouchRows,
     ShowRows,
@@ -431,6 +462,8 @@ WITH_DATA: frozenset[type[Message]] = frozenset(
         Described,
         QuantiseGradients,
         SplitNodes,
+        CountResiduals,
+        SetLeaves,
         Contribution,
         Finish,
         Relay,
@@ -462,6 +495,8 @@ AnyMessage = (
     | Described
     | QuantiseGradients
     | SplitNodes
+    | CountResiduals
+    | SetLeaves
     | Contribution
     | VouchRows
     | ShowRows

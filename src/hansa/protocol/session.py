@@ -21,6 +21,7 @@ from hansa.protocol.messages import (
     CountBins,
     CountCells,
     CountMagnitudes,
+    CountResiduals,
     Described,
     Done,
     ExchangeKeys,
@@ -31,6 +32,7 @@ from hansa.protocol.messages import (
     QuantiseGradients,
     Received,
     Relay,
+    SetLeaves,
     ShowRows,
     SplitNodes,
     SumLabels,
@@ -48,9 +50,16 @@ PARTY: Transitions = {
     "welcomed": {CountMagnitudes: ("measured",), Abort: ("aborted",)},
     "measured": {SumLabels: ("labelled",), Abort: ("aborted",)},
     "labelled": {CountCells: ("cutting",), UseCuts: ("scaling",), Abort: ("aborted",)},
-    "cutting": {CountCells: ("cutting",), UseCuts: ("scaling",), Abort: ("aborted",)},
+    "cutting": {
+        CountCells: ("cutting",),
+        CountResiduals: ("locating",),
+        UseCuts: ("scaling",),
+        Abort: ("aborted",),
+    },
+    "locating": {CountResiduals: ("locating",), UseCuts: ("scaling",), Abort: ("aborted",)},
     "scaling": {QuantiseGradients: ("growing",), Finish: ("finished",), Abort: ("aborted",)},
-    "growing": {SplitNodes: ("growing", "scaling"), Finish: ("finished",), Abort: ("aborted",)},
+    "growing": {SplitNodes: ("growing", "scaling", "refitting"), Finish: ("finished",), Abort: ("aborted",)},
+    "refitting": {CountResiduals: ("refitting",), SetLeaves: ("growing", "scaling"), Abort: ("aborted",)},
     "finished": {},
     "aborted": {},
 }
@@ -60,9 +69,11 @@ AGGREGATOR: Transitions = {
     "registering": {Join: ("registering", "measuring"), Abort: ("aborted",)},
     "measuring": {Contribution: ("measuring", "labelling"), Abort: ("aborted",)},
     "labelling": {Contribution: ("labelling", "cutting", "totalling"), Abort: ("aborted",)},
-    "cutting": {Contribution: ("cutting", "totalling"), Abort: ("aborted",)},
+    "cutting": {Contribution: ("cutting", "locating", "totalling"), Abort: ("aborted",)},
+    "locating": {Contribution: ("locating", "totalling"), Abort: ("aborted",)},
     "totalling": {Contribution: ("totalling", "growing", "finishing"), Abort: ("aborted",)},
-    "growing": {Contribution: ("growing", "totalling", "finishing"), Abort: ("aborted",)},
+    "growing": {Contribution: ("growing", "refitting", "totalling", "finishing"), Abort: ("aborted",)},
+    "refitting": {Contribution: ("refitting", "growing", "totalling"), Abort: ("aborted",)},
     "finishing": {Received: ("finishing", "finished"), Abort: ("aborted",)},
     "finished": {},
     "aborted": {},
@@ -86,22 +97,27 @@ AGGREGATOR_MASKED: Transitions = {
 }
 """`AGGREGATOR` in secure-aggregation mode."""
 
+VERIFYING = ("cutting", "locating", "growing", "refitting")
+"""States in which row counts are vouched for and shown, beside those in which the sums of a round begin."""
+
 PARTY_VERIFYING: Transitions = {
     **PARTY_MASKED,
-    **{state: {ShowRows: (state,), **PARTY_MASKED[state]} for state in ("cutting", "scaling", "growing")},
+    **{state: {ShowRows: (state,), **PARTY_MASKED[state]} for state in (*VERIFYING, "scaling")},
 }
 """`PARTY_MASKED` where parties verify row counts. The broadcast that a `ShowRows` carries is checked as if it had come alone."""
 
 AGGREGATOR_VERIFYING: Transitions = {
     **AGGREGATOR_MASKED,
-    **{state: {VouchRows: (state,), **AGGREGATOR_MASKED[state]} for state in ("cutting", "totalling", "growing")},
+    **{state: {VouchRows: (state,), **AGGREGATOR_MASKED[state]} for state in (*VERIFYING, "totalling")},
 }
 """`AGGREGATOR_MASKED` where parties verify row counts. What a `VouchRows` carries is checked as if it had come alone."""
 
 
 def _describing(table: Transitions) -> Transitions:
     """A party's table of a run that describes: it ends with `Described` where training would begin."""
-    begun = {state: legal for state, legal in table.items() if state not in ("scaling", "growing")}
+    begun = {
+        state: legal for state, legal in table.items() if state not in ("locating", "scaling", "growing", "refitting")
+    }
     shown = [kind for kind in table["cutting"] if kind is ShowRows]
     return {
         **begun,
@@ -122,7 +138,9 @@ def _describing(table: Transitions) -> Transitions:
 
 def _describing_aggregator(table: Transitions) -> Transitions:
     """The aggregator's table of a run that describes."""
-    begun = {state: legal for state, legal in table.items() if state not in ("totalling", "growing")}
+    begun = {
+        state: legal for state, legal in table.items() if state not in ("locating", "totalling", "growing", "refitting")
+    }
     vouched = [kind for kind in table["cutting"] if kind is VouchRows]
     return {
         **begun,

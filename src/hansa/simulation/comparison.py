@@ -39,10 +39,11 @@ def paired_loss(
     labels: npt.NDArray[np.float32],
     together: npt.NDArray[np.float32],
     alone: npt.NDArray[np.float32],
+    quantiles: tuple[float, ...] = (),
 ) -> PairedLoss:
-    """Compare two models' predictions, (rows,) or (rows, classes), of the same rows."""
-    name, first = row_losses(objective, together, labels)
-    _, second = row_losses(objective, alone, labels)
+    """Compare two models' predictions, (rows,) or (rows, outputs), of the same rows; quantiles as for `row_losses`."""
+    name, first = row_losses(objective, together, labels, quantiles)
+    _, second = row_losses(objective, alone, labels, quantiles)
     difference = first - second
     error = float(np.std(difference, ddof=1)) / math.sqrt(len(labels)) if len(labels) > 1 else math.inf
     return PairedLoss(

@@ -43,6 +43,7 @@ from hansa.simulation.tables import Table
 from hansa.trees.ensemble import Ensemble, add_margins
 from hansa.trees.losses import is_softmax
 from hansa.trees.metrics import MetricScale, best_round, metric_sums, metric_value, stops_early
+from hansa.trees.parameters import Parameters
 from hansa.trees.xgboost_json import from_json
 
 LEAST_FOLDS, MOST_FOLDS = 2, 1000
@@ -381,7 +382,7 @@ def _model_of(fold: _Fold, threads: int, report: Callable[[Progress], None]) -> 
 def _staged_scores(ensemble: Ensemble, fold: _Fold) -> Scores:
     """Metrics of the fold's rows after each round of a model, from its trees."""
     test, parameters = fold.test, fold.plan.parameters
-    objective, outputs, parallel = ensemble.objective, ensemble.outputs, ensemble.num_parallel_tree
+    outputs, parallel = ensemble.outputs, ensemble.num_parallel_tree
     margins = ensemble.start_margins(test.n_rows, test.base_margin)
     found: Scores = {name: [] for name in parameters.metrics}
     for number in range(ensemble.rounds):
@@ -389,21 +390,24 @@ def _staged_scores(ensemble: Ensemble, fold: _Fold) -> Scores:
             first = number * ensemble.trees_per_round + output * parallel
             add_margins(ensemble.trees[first : first + parallel], test.features, margins[output])
         for name in parameters.metrics:
-            value = _metric(name, objective, margins, test, parameters.huber_slope)
+            value = _metric(name, parameters, margins, test)
             found[name].append(None if math.isnan(value) else value)
     return found
 
 
-def _metric(name: str, objective: str, margins: npt.NDArray[np.float32], test: Table, slope: float) -> float:
+def _metric(name: str, parameters: Parameters, margins: npt.NDArray[np.float32], test: Table) -> float:
     """A metric of rows in this process, as `trees.metrics` pools it; of one model a class, over rows and classes."""
-    classes = 0 if is_softmax(objective) or len(margins) == 1 else len(margins)
+    objective = parameters.objective
+    at_once = is_softmax(objective) or len(parameters.quantiles) > 1
+    classes = 0 if at_once or len(margins) == 1 else len(margins)
     labels = [(test.label == k).astype(np.float32) for k in range(classes)] or [test.label]
-    each = [margins] if is_softmax(objective) else list(margins)
+    each = [margins] if at_once else list(margins)
     farthest = float(np.abs(test.label).max())
     if objective == "reg:squarederror":
         farthest = max(farthest, float(np.abs(margins[0].astype(np.float64) - test.label).max()) / 4)
     heaviest = 0.0 if test.weight is None else float(test.weight.max())
-    scale = MetricScale(test.n_rows * len(labels), _exponent(heaviest), _exponent(farthest), slope)
+    more = parameters.huber_slope, parameters.quantiles
+    scale = MetricScale(test.n_rows * len(labels), _exponent(heaviest), _exponent(farthest), *more)
     rows = zip(each, labels, strict=True)
     summed = sum(metric_sums(name, objective, own, label, test.weight, scale) for own, label in rows)
     return metric_value(name, objective, np.asarray(summed), scale)

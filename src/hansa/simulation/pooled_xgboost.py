@@ -71,6 +71,8 @@ def xgboost_parameters(parameters: Parameters, positives: int, negatives: int) -
     for name in ("max_cat_to_onehot", "max_cat_threshold"):
         if (given := getattr(parameters, name)) is not None:
             named[name] = given
+    if parameters.quantile_alpha:
+        named["quantile_alpha"] = str(list(parameters.quantile_alpha))
     if is_softmax(parameters.objective):
         named |= {"objective": SOFTPROB, "num_class": parameters.num_class}
     if parameters.base_score is not None:
@@ -97,7 +99,7 @@ def train_pooled_xgboost(
     """Train in another process.
 
     Returns:
-        What it says, and the predictions on `test`: (rows,), or (rows, classes) with num_class.
+        What it says, and the predictions on `test`: (rows,), or (rows, outputs) of several.
     """
     label = train.label
     if parameters.num_class and not is_softmax(parameters.objective):

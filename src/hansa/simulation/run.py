@@ -246,7 +246,9 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: On
             bytes_up=together.traffic[name].bytes_up,
             bytes_down=together.traffic[name].bytes_down,
             metrics=Compared(together=common.metrics, alone=alone.metrics),
-            paired=_compared(objective, tests[name], common.predictions, alone.predictions) if name in tests else None,
+            paired=_compared(settings.parameters, tests[name], common.predictions, alone.predictions)
+            if name in tests
+            else None,
             without_value=ComparedReasons(together=common.without_value, alone=alone.without_value),
         )
     pooled = _train_pooled(plan, train, test, report) if settings.pooled else Pooled()
@@ -354,7 +356,7 @@ def score_model(ensemble: Ensemble, table: Table) -> Metrics:
 
 
 def _scores(ensemble: Ensemble, table: Table) -> _Scores:
-    return _scores_of(ensemble.objective, predictions_of(ensemble, table), table)
+    return _scores_of(ensemble.objective, ensemble.quantile_alpha, predictions_of(ensemble, table), table)
 
 
 def predictions_of(ensemble: Ensemble, table: Table) -> npt.NDArray[np.float32]:
@@ -364,8 +366,10 @@ def predictions_of(ensemble: Ensemble, table: Table) -> npt.NDArray[np.float32]:
     return ensemble.predict(table.features, cores(), table.base_margin)
 
 
-def _scores_of(objective: str, predictions: npt.NDArray[np.float32], table: Table) -> _Scores:
-    values = score_table(objective, predictions, table.label)
+def _scores_of(
+    objective: str, quantiles: tuple[float, ...], predictions: npt.NDArray[np.float32], table: Table
+) -> _Scores:
+    values = score_table(objective, predictions, table.label, quantiles)
     classes = predictions.shape[1] if predictions.ndim == 2 else 0
     metrics = {name: None if np.isnan(value) else value for name, value in values.items()}
     return _Scores(metrics, without_value(values, table.label, classes), predictions)
@@ -501,14 +505,16 @@ def compare_alone(
     """As `train_alone`, and that model beside the common one."""
     alone = _train_alone(plan, train, test)
     common = predictions_of(ensemble, test)
-    return alone.metrics or {}, _compared(plan.parameters.objective, test, common, alone.predictions)
+    return alone.metrics or {}, _compared(plan.parameters, test, common, alone.predictions)
 
 
 def _compared(
-    objective: str, test: Table, together: npt.NDArray[np.float32] | None, alone: npt.NDArray[np.float32] | None
+    parameters: Parameters, test: Table, together: npt.NDArray[np.float32] | None, alone: npt.NDArray[np.float32] | None
 ) -> PairedLoss | None:
     """The two models' losses on a party's test rows, where there are both."""
-    return None if together is None or alone is None else paired_loss(objective, test.label, together, alone)
+    if together is None or alone is None:
+        return None
+    return paired_loss(parameters.objective, test.label, together, alone, parameters.quantiles)
 
 
 def predict_alone(plan: Plan, train: Table, test: Table) -> npt.NDArray[np.float32] | None:
@@ -530,7 +536,7 @@ def _train_alone(plan: Plan, train: Table, test: Table) -> _Scores:
         predictions = _predict_local(plan, "alone", train, test)
     except HansaError as error:
         return _nothing(plan.parameters, str(error))
-    return _scores_of(plan.parameters.objective, predictions, test)
+    return _scores_of(plan.parameters.objective, plan.parameters.quantiles, predictions, test)
 
 
 def _counted_labels(plan: Plan, train: Table) -> npt.NDArray[np.float32]:
@@ -575,7 +581,7 @@ def _train_pooled(plan: Plan, train: Table, test: Table, report: OnEvent) -> Poo
             seconds["training"] += at["trained"] - at["binned"]
 
     predictions = _predict_local(plan, "pooled", train, test, note)
-    scores = _scores_of(plan.parameters.objective, predictions, test)
+    scores = _scores_of(plan.parameters.objective, plan.parameters.quantiles, predictions, test)
     ours = PooledResult(metrics=scores.metrics, without_value=scores.without_value, seconds=PooledSeconds(**seconds))
     if not is_installed():
         return Pooled(hansa=ours)
@@ -586,7 +592,7 @@ def _train_pooled(plan: Plan, train: Table, test: Table, report: OnEvent) -> Poo
         answer, theirs = train_pooled_xgboost(Path(folder), train.take(~held), test, same)
     if theirs is None:
         raise HansaError("XGBoost gave no predictions")
-    scores = _scores_of(plan.parameters.objective, theirs, test)
+    scores = _scores_of(plan.parameters.objective, plan.parameters.quantiles, theirs, test)
     return Pooled(
         hansa=ours,
         xgboost=PooledResult(

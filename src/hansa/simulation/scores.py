@@ -22,6 +22,8 @@ METRICS = {
     "reg:squarederror": ("rmse", "mae"),
     "reg:pseudohubererror": ("mae", "rmse"),
     "reg:squaredlogerror": ("rmsle", "rmse", "mae"),
+    "reg:absoluteerror": ("mae", "rmse"),
+    "reg:quantileerror": ("quantile",),
     "count:poisson": ("poisson-nloglik", "rmse", "mae"),
     "reg:gamma": ("gamma-deviance", "rmse", "mae"),
     "reg:tweedie": ("tweedie-nloglik@1.5", "rmse", "mae"),
@@ -63,9 +65,14 @@ def aucpr(predictions: Float, labels: Float) -> float:
 
 
 def score_table(
-    objective: str, predictions: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]
+    objective: str,
+    predictions: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.float32],
+    quantiles: tuple[float, ...] = (),
 ) -> dict[str, float]:
-    """Metric -> value of predictions (n,), or (n, classes), against labels (n,); the objective's main metric first.
+    """Metric -> value of predictions (n,), or (n, outputs), against labels (n,); the objective's main metric first.
+
+    quantiles: those that reg:quantileerror predicts.
 
     Of classes 0, 1, ..., one against the rest: auc_ovr is the mean of the classes' auc, of those that some rows have and some have
     not; merror is the share of rows whose greatest prediction is not their class's; logloss and error are means over rows and classes,
@@ -78,6 +85,8 @@ def score_table(
         return dict.fromkeys(names, float("nan"))
     p = predictions.astype(np.float64)
     y = labels.astype(np.float64)
+    if objective == "reg:quantileerror":
+        return {"quantile": float(_pinball(p, y, quantiles).mean())}
     if predictions.ndim == 2:
         is_class = (y[:, None] == np.arange(predictions.shape[1])).astype(np.float64)
         areas = [area for k in range(p.shape[1]) if not np.isnan(area := auc(p[:, k], is_class[:, k]))]
@@ -99,7 +108,7 @@ def score_table(
     if objective == "binary:hinge":
         return {"error": _error(p, y)}
     regression = _regression(p, y)
-    if objective == "reg:pseudohubererror":
+    if objective in ("reg:pseudohubererror", "reg:absoluteerror"):
         return {"mae": regression["mae"], "rmse": regression["rmse"]}
     if objective == "reg:squaredlogerror":
         p = np.where(p > -1, p, np.nan)
@@ -115,6 +124,13 @@ def score_table(
         log_factorials = np.array([math.lgamma(label + 1) for label in y.tolist()])
         return {"poisson-nloglik": float(np.mean(log_factorials + p - y * np.log(means)))} | regression
     return regression
+
+
+def _pinball(p: Float, y: Float, quantiles: tuple[float, ...]) -> Float:
+    """Each row's loss, float64 (n,), the mean over quantiles a: a (y - p) where y >= p, (1 - a) (p - y) elsewhere."""
+    difference = y[:, None] - p.reshape(len(y), len(quantiles))
+    shares = np.array(quantiles)
+    return np.asarray(np.where(difference >= 0, shares * difference, (shares - 1) * difference).mean(axis=1))
 
 
 def _regression(p: Float, y: Float) -> dict[str, float]:
@@ -154,13 +170,19 @@ def main_metric(objective: str) -> str:
 
 
 def row_losses(
-    objective: str, predictions: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]
+    objective: str,
+    predictions: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.float32],
+    quantiles: tuple[float, ...] = (),
 ) -> tuple[str, Float]:
     """The name of an objective's loss, and each row's, float64 (rows,); what does not depend on the prediction is left out.
 
-    predictions: as `Ensemble.predict` gives them, probabilities of classes (rows, classes).
+    predictions: as `Ensemble.predict` gives them, probabilities of classes (rows, classes). quantiles: those that reg:quantileerror
+        predicts.
     """
     p, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
+    if objective == "reg:quantileerror":
+        return "quantile", _pinball(p, y, quantiles)
     if is_softmax(objective):
         return "mlogloss", -np.log(np.maximum(p[np.arange(len(y)), y.astype(int)], LEAST_SHARE))
     if p.ndim == 2:
@@ -177,6 +199,8 @@ def row_losses(
             return "gamma-deviance", 2 * (np.log(p) + y / p)
         case "reg:tweedie":
             return "tweedie-nloglik@1.5", 2 * y / np.sqrt(p) + 2 * np.sqrt(p)
+        case "reg:absoluteerror":
+            return "absolute error", np.abs(p - y)
         case "reg:squaredlogerror":
             return "squared log error", (np.log1p(np.maximum(p, -1 + 1e-6)) - np.log1p(y)) ** 2
     if is_logistic(objective):

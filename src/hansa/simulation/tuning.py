@@ -40,7 +40,7 @@ Given = Value | bool | list[Value]
 Space = Mapping[str, Sequence[Value]]
 """Parameter -> (lowest, highest), or (lowest, highest, "log"), as a tuple; or a list of choices."""
 
-COMPARABLE = ("objective", "num_class", "eval_metric", "seed", "early_stopping_rounds", "rounds")
+COMPARABLE = ("objective", "num_class", "quantile_alpha", "eval_metric", "seed", "early_stopping_rounds", "rounds")
 """Parameters that are not searched: with another one values could not be compared, or the best round says it."""
 
 EVALUATION_FRACTION = 0.2

@@ -285,12 +285,14 @@ class Ensemble:
         ordered.
     num_parallel_tree : int
         Trees that each round grows for each output.
+    quantile_alpha : tuple of float
+        Of reg:quantileerror: the quantile that each output predicts; () for others. Rounded to float32 on construction.
 
     Raises
     ------
     DataError
         A tree splits on a feature that is not there, or splits it as what it is not; a name or a level occurs twice, a base score
-        is out of range, or an output has more trees than another.
+        or a quantile is out of range, or an output has more trees than another.
     PlanError
         The objective is not known.
 
@@ -307,8 +309,10 @@ class Ensemble:
     trees: tuple[Tree, ...]
     categories: tuple[tuple[Level, ...] | None, ...] = ()
     num_parallel_tree: int = 1
+    quantile_alpha: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "quantile_alpha", tuple(float(np.float32(alpha)) for alpha in self.quantile_alpha))
         object.__setattr__(self, "feature_names", tuple(self.feature_names))
         object.__setattr__(self, "trees", tuple(self.trees))
         for score in self.base_scores:
@@ -322,6 +326,12 @@ class Ensemble:
         if LOSSES[self.objective].labels == "classes" and self.outputs < 2:
             raise DataError(
                 f"ensemble: base_score is {self.base_score}; expected one for each class of {self.objective}"
+            )
+        quantiles = self.outputs if self.objective == "reg:quantileerror" else 0
+        if len(self.quantile_alpha) != quantiles or not all(0 <= alpha <= 1 for alpha in self.quantile_alpha):
+            raise DataError(
+                f"ensemble: quantile_alpha is {self.quantile_alpha}; expected {quantiles or 'no'} numbers from 0 to 1 for "
+                f"{self.outputs} outputs of {self.objective}"
             )
         if self.num_parallel_tree < 1 or len(self.trees) % self.trees_per_round:
             raise DataError(

@@ -27,7 +27,7 @@ from hansa.trees.dominance import Contributors
 from hansa.trees.ensemble import ROOT_PARENT, Tree
 from hansa.trees.guided_search import FeatureRules
 from hansa.trees.histogram import Codes, Int64, Layout
-from hansa.trees.level import BOTH_LEAVES, NO_CATEGORIES, NO_CHILD_LEAVES, NOTHING_BUILT, Level
+from hansa.trees.level import BOTH_LEAVES, NO_CATEGORIES, NO_CHILD_LEAVES, NOTHING_BUILT, Level, filled
 from hansa.trees.node_columns import NodeColumns
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
@@ -661,7 +661,9 @@ class Grower:
         bounds: npt.NDArray[np.float64],
         children: Int64,
     ) -> Level:
-        """Round what is to be rounded, and keep the level for the tree."""
+        """Round what is to be rounded, and keep the level for the tree; leaves that `fill` gives a value have 0 until then."""
+        if self._parameters.quantiles:
+            level = level.with_leaves(np.zeros(level.leaves, np.float32))
         if self._leaf_bits is not None:
             leaf, child_leaf = rounded(level.leaf, self._leaf_bits), rounded(level.child_leaf, self._leaf_bits)
             build_left = np.where(level.build_left == BOTH_LEAVES, level.build_left, 1).astype(np.uint8)
@@ -707,6 +709,18 @@ class Grower:
         self._contributors.start_level(len(children), own)
         self._node_columns.advance(self._decided[-1].level)
         self._start_level(children, bounds)
+
+    @property
+    def n_leaves(self) -> int:
+        """Leaves of a tree that is decided to its last level."""
+        return sum(decided.level.leaves for decided in self._decided)
+
+    def fill(self, quantiles: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Give the leaves of such a tree these quantiles, times eta, as values; float32 (leaves,), both."""
+        values: npt.NDArray[np.float32] = quantiles * np.float32(self._eta)
+        levels = filled([decided.level for decided in self._decided], values)
+        self._decided = [decided._replace(level=level) for decided, level in zip(self._decided, levels, strict=True)]
+        return values
 
     @cached_property
     def leaves(self) -> Leaves:

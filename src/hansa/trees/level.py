@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +74,20 @@ class Level(NamedTuple):
             return np.zeros(int(np.count_nonzero(self.feature >= 0)), np.bool_)
         return np.not_equal(self.build_left, BOTH_LEAVES)
 
+    @property
+    def leaves(self) -> int:
+        """How many leaves appear."""
+        return int(np.count_nonzero(self.feature < 0)) + len(self.child_leaf)
+
+    def with_leaves(self, values: npt.NDArray[np.float32]) -> Level:
+        """The same with these values of its leaves, float32 (leaves,): first of nodes that are decided, in their order, then of
+        children."""
+        decided = self.feature < 0
+        leaf = np.zeros(len(self.feature), np.float32)
+        first = int(np.count_nonzero(decided))
+        leaf[decided] = values[:first]
+        return self._replace(leaf=leaf, child_leaf=np.asarray(values[first:], np.float32))
+
     def waiting(self, active: int) -> npt.NDArray[np.int64]:
         """Positions of the active nodes that are not decided, int64."""
         if not len(self.nodes):
@@ -80,3 +95,11 @@ class Level(NamedTuple):
         waits = np.ones(active, np.bool_)
         waits[self.nodes] = False
         return np.flatnonzero(waits)
+
+
+def filled(levels: Sequence[Level], values: npt.NDArray[np.float32]) -> tuple[Level, ...]:
+    """A tree's levels with these values of its leaves, float32 (all leaves,), level after level."""
+    ends = np.cumsum([level.leaves for level in levels])
+    return tuple(
+        level.with_leaves(values[end - level.leaves : end]) for level, end in zip(levels, ends.tolist(), strict=True)
+    )

@@ -11,9 +11,18 @@ OneLabel = Literal["binary", "numeric", "not negative", "positive", "above -1"]
 Labels = OneLabel | Literal["classes"]
 Link = Literal["identity", "logit", "log", "sign", "softmax", "argmax"]
 Gradients = Literal[
-    "logistic", "squared error", "poisson", "pseudo-Huber", "squared log error", "gamma", "tweedie", "hinge", "softmax"
+    "logistic",
+    "squared error",
+    "poisson",
+    "pseudo-Huber",
+    "squared log error",
+    "gamma",
+    "tweedie",
+    "hinge",
+    "softmax",
+    "quantile",
 ]
-Start = Literal["mean", "Newton step", "zero", "shares"]
+Start = Literal["mean", "Newton step", "zero", "shares", "quantile"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,8 @@ class Loss:
         numbered: what may be computed too, with a number behind it (`NUMBERED`).
         own_field: name of the object that XGBoost's file keeps for the objective, and its content; "" where there is none.
         shape: the parameter that the loss depends on; "" where there is none.
-        start: the base score where the plan gives none: the labels' mean; one Newton step from margin 0; margin 0; or
-            log of each class's share.
+        start: the base score where the plan gives none: the labels' mean; one Newton step from margin 0; margin 0;
+            log of each class's share; or a quantile of the labels for each output.
         foreseen: whether a tree's leaves bound the sums of the next tree closely (`objective.sums_after`), so that its root is built
             in the same exchange; else its totals are exchanged first.
     """
@@ -112,6 +121,18 @@ LOSSES: Mapping[str, Loss] = {
         start="Newton step",
         foreseen=False,
     ),
+    "reg:absoluteerror": Loss(
+        "quantile", "numeric", "identity", "identity", ("mae", "rmse", "mape", "mphe"), start="quantile"
+    ),
+    "reg:quantileerror": Loss(
+        "quantile",
+        "numeric",
+        "identity",
+        "identity",
+        ("quantile", "mae", "rmse", "mape", "mphe"),
+        "quantile_loss_param",
+        start="quantile",
+    ),
     "count:poisson": Loss(
         "poisson",
         "not negative",
@@ -138,7 +159,8 @@ LOSSES: Mapping[str, Loss] = {
     "multi:softprob": Loss("softmax", "classes", "softmax", "identity", *_OF_CLASSES, start="shares", foreseen=False),
     "multi:softmax": Loss("softmax", "classes", "argmax", "identity", *_OF_CLASSES, start="shares", foreseen=False),
 }
-"""By XGBoost's name. What a file keeps of a shape changes no prediction: it is XGBoost's default."""
+"""By XGBoost's name. What a file keeps of a shape changes no prediction: it is XGBoost's default, but for the quantiles of
+reg:quantileerror, one for each output."""
 
 SOFTPROB = "multi:softprob"
 
@@ -191,6 +213,11 @@ def is_logistic(objective: str) -> bool:
 def is_softmax(objective: str) -> bool:
     """Whether there is a margin for each class, and gradients are those of the softmax of them."""
     return LOSSES[objective].gradients == "softmax"
+
+
+def is_quantile(objective: str) -> bool:
+    """Whether a quantile is predicted, the median too: the value of every leaf is refitted, as a quantile of its rows' residuals."""
+    return LOSSES[objective].gradients == "quantile"
 
 
 def is_binary(objective: str) -> bool:

@@ -31,6 +31,7 @@ from hansa.trees.losses import (
     LOSSES,
     is_binary,
     is_exponential,
+    is_quantile,
     is_softmax,
     measures,
     metric_parts,
@@ -41,7 +42,7 @@ Float32s = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
 
 CLASSIFICATION_METRICS = ("logloss", "error", "auc", "aucpr")
-REGRESSION_METRICS = ("rmse", "mae", "mape", "rmsle", "mphe")
+REGRESSION_METRICS = ("rmse", "mae", "mape", "rmsle", "mphe", "quantile")
 MEAN_METRICS = ("poisson-nloglik", "gamma-nloglik", "gamma-deviance", "tweedie-nloglik")
 METRICS = CLASSIFICATION_METRICS + REGRESSION_METRICS + MEAN_METRICS + CLASS_METRICS
 """All names that a plan may give, some with a number behind them (`losses.NUMBERED`); `losses.Loss` has those of each objective."""
@@ -124,6 +125,7 @@ class MetricScale:
             above that counts as that, and so does one beyond 3 times 2**label_exponent in size of other
             losses than squared error. Not used where labels are 0 and 1.
         slope: huber_slope of mphe, above 0.
+        quantiles: of the metric quantile, one for each output.
 
     Raises:
         PlanError: a bound is out of range.
@@ -133,6 +135,7 @@ class MetricScale:
     weight_exponent: int = 0
     label_exponent: int = 0
     slope: float = 1.0
+    quantiles: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_rows_total <= 2**40:
@@ -220,7 +223,8 @@ def metric_sums(
         name: a metric.
         objective: where margins are log-odds, predictions are their sigmoid (for binary:logitraw too: log-odds are
             no probabilities, which logloss and error need). Predictions of binary:hinge are probabilities 0 and 1.
-        margins, labels: float32 (n_rows,). Labels of such an objective lie in [0, 1]. Of multi:softprob margins are (classes, n_rows).
+        margins, labels: float32 (n_rows,). Labels of such an objective lie in [0, 1]. Of multi:softprob margins are (classes, n_rows),
+            and of several quantiles (quantiles, n_rows).
         weights: float32 (n_rows,), not negative; None means 1 for each row.
         scale: the public bounds.
 
@@ -265,6 +269,8 @@ def metric_sums(
             total, failed = _relative_error_sum(*rows, link, most)
         case "rmsle":
             total, failed = _squared_log_error_sum(*rows, link, most)
+        case "quantile":
+            total = _pinball_sum(np.atleast_2d(margins), *rows[1:], most, np.array(scale.quantiles))
         case "mphe":
             total = _pseudo_huber_sum(*rows, link, most, scale.slope)
         case "poisson-nloglik":
@@ -363,8 +369,13 @@ def _link(objective: str) -> int:
 
 def _check_rows(objective: str, margins: Float32s, labels: Float32s, weights: Float32s, scale: MetricScale) -> None:
     count, softmax = margins.shape[-1], is_softmax(objective)
+    several = softmax or (is_quantile(objective) and margins.ndim == 2)
+    if several and not softmax and len(margins) != len(scale.quantiles):
+        raise DataError(
+            f"margins are of {len(margins)} outputs; expected one for each of {len(scale.quantiles)} quantiles"
+        )
     for name, array in (("margins", margins), ("labels", labels), ("weights", weights)):
-        dimensions = 2 if softmax and name == "margins" else 1
+        dimensions = 2 if several and name == "margins" else 1
         if array.dtype != np.float32 or array.ndim != dimensions or array.shape[-1] != count:
             raise DataError(f"{name} are {array.dtype}{array.shape}; expected float32 of {count} rows")
         if not np.isfinite(array).all():
@@ -557,6 +568,22 @@ def _pseudo_huber_sum(
         z = _prediction(np.float64(margins[row]), link, most) - np.float64(labels[row])
         ratio = z / slope
         total += _fixed(z * z / (1.0 + np.sqrt(1.0 + ratio * ratio)) * np.float64(weights[row]), unit)
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _pinball_sum(
+    margins: Float32s, labels: Float32s, weights: Float32s, unit: float, most: float, quantiles: npt.NDArray[np.float64]
+) -> np.int64:
+    # The mean over quantiles a of a (y - p) where y >= p, and of (1 - a) (p - y) elsewhere.
+    total = np.int64(0)
+    for row in range(margins.shape[1]):
+        label, loss = np.float64(labels[row]), 0.0
+        for output in range(margins.shape[0]):
+            difference = label - _prediction(np.float64(margins[output, row]), IDENTITY, most)
+            share = quantiles[output] if difference >= 0.0 else quantiles[output] - 1.0
+            loss += share * difference
+        total += _fixed(loss / margins.shape[0] * np.float64(weights[row]), unit)
     return total
 
 

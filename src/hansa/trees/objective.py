@@ -19,7 +19,7 @@ from numba import njit
 
 from hansa.errors import HansaError
 from hansa.trees.elementary import exp, log, sigmoid
-from hansa.trees.losses import LOSSES, exponents, is_exponential, is_logistic, is_softmax, step_of
+from hansa.trees.losses import LOSSES, exponents, is_exponential, is_logistic, is_quantile, is_softmax, step_of
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -43,7 +43,7 @@ class Scales:
     """How g and h become integers for one tree: q_g = round(g * gradient), q_h = round(h * hessian), at least 1 where h > 0.
 
     Attributes:
-        gradient: any positive float, or 0 where all gradients are 0; of hinge loss a power of two.
+        gradient: any positive float, or 0 where all gradients are 0; of hinge loss and absolute error a power of two.
         hessian: a power of two, so that hessians that are short binary fractions (1 for squared error) stay exact.
         planes: 1 (g in 31 bits and sign, h in 32 bits of one int64) or 2 (62 bits each).
     """
@@ -104,7 +104,7 @@ def gradient_bound(
 ) -> float:
     """Public bound on |g| of any row; `weight_bound` includes scale_pos_weight.
 
-    logistic, softmax: |p - y| w <= w; hinge: w; squared error: |m - y| w; pseudo-Huber: |z| w / sqrt(1 + (z / s)^2) <=
+    logistic, softmax: |p - y| w <= w; hinge, quantile: w; squared error: |m - y| w; pseudo-Huber: |z| w / sqrt(1 + (z / s)^2) <=
     w min(s, |z|), with z = m - y; squared log error: |ln(1 + m) - ln(1 + y)| w / (1 + m), of 1 + m >= 2^-10 (`check_margins`).
 
     Poisson, gamma, Tweedie: |e^(b m) - y e^(-a m)| w <= max(A, B) with A = y e^(-a m) w, B = e^(b m) w, as neither is negative
@@ -119,7 +119,7 @@ def gradient_bound(
     Raises HansaError where e^m might grow so large, or so small, that sums would not fit a model's float32.
     """
     match LOSSES[objective].gradients:
-        case "logistic" | "hinge" | "softmax":
+        case "logistic" | "hinge" | "softmax" | "quantile":
             return weight_bound
         case "squared error":
             return weight_bound * (label_bound + margin_bound)
@@ -163,7 +163,7 @@ def check_margins(objective: str, margins: Float32, rows: npt.NDArray[np.unsigne
 def most_hessian(objective: str, weight_bound: float, gradient_bound: float, shape: float) -> float:
     """Bound on h of any row but for its rounding, from public bounds on its weight and on its |g|.
 
-    logistic: p (1 - p) w <= w / 4; softmax: 2 p (1 - p) w <= w / 2; squared error, hinge: w; pseudo-Huber:
+    logistic: p (1 - p) w <= w / 4; softmax: 2 p (1 - p) w <= w / 2; squared error, hinge, quantile: w; pseudo-Huber:
     w / (1 + (z / s)^2)^(3/2) <= w; squared log error:
     (1 - ln(1 + m) + ln(1 + y)) w / (1 + m)^2 <= (1 + 10 ln 2 + ln(1 + y)) w 2^20, of 1 + m >= 2^-10.
 
@@ -177,7 +177,7 @@ def most_hessian(objective: str, weight_bound: float, gradient_bound: float, sha
             return weight_bound / 4
         case "softmax":
             return weight_bound / 2
-        case "squared error" | "hinge" | "pseudo-Huber":
+        case "squared error" | "hinge" | "pseudo-Huber" | "quantile":
             return weight_bound
         case "squared log error":
             return weight_bound * (math.ceil(1.0 - float(log(LEAST_SHIFTED))) + FARTHEST_LOG) / LEAST_SHIFTED**2
@@ -318,6 +318,28 @@ def _hinge(margins, labels, weights, gradient, hessian):  # type: ignore[no-unty
         hessian[i] = w if wrong else 0.0
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _quantile(margins, labels, weights, below, above, equal, gradient, hessian):  # type: ignore[no-untyped-def]
+    for i in range(margins.shape[0]):
+        w = np.float64(weights[i]) if weights.shape[0] else 1.0
+        difference = np.float64(margins[i]) - np.float64(labels[i])
+        slope = equal
+        if difference < 0.0:
+            slope = below
+        elif difference > 0.0:
+            slope = above
+        gradient[i] = slope * w
+        hessian[i] = w
+
+
+def _slopes(objective: str, alpha: float) -> tuple[float, float, float]:
+    """g of a row of weight 1 whose margin is below, above, or at its label; in float32, as XGBoost takes them."""
+    if objective == "reg:absoluteerror":
+        return -1.0, 1.0, 0.0
+    above = float(np.float32(1) - np.float32(alpha))
+    return -float(np.float32(alpha)), above, above
+
+
 NO_WEIGHTS = np.zeros(0, np.float32)
 
 
@@ -339,16 +361,17 @@ def gradients(
     pseudo-Huber, z = m - y: g = z w / sqrt(1 + (z / s)^2), h = w / (1 + (z / s)^2)^(3/2);
     squared log error, with m at least -1 + 1e-6: g = (ln(1 + m) - ln(1 + y)) w / (1 + m),
     h = max((1 - ln(1 + m) + ln(1 + y)) / (1 + m)^2, 1e-6) w;
+    absolute error: g = sign(m - y) w, h = w; quantile a: g = (1 - a) w where m >= y, else -a w, h = w;
     hinge, t = 2 y - 1: g = -t w, h = w where t m < 1, else both 0. There XGBoost's h is 2^-126, which no sum shows; here `pack` would
-    count it as a whole unit. (XGBoost's `regression_loss.h`, `regression_obj.cu` and `hinge.cu`).
+    count it as a whole unit. (XGBoost's `regression_loss.h`, `regression_obj.cu`, `quantile_obj.cu` and `hinge.cu`).
 
     Args:
         objective: one of `losses.LOSSES`.
         margins, labels: float32 (n,). weights: float32 (n,) or None for 1.
         positive_weight: scale_pos_weight, a number.
         gradient, hessian: float64 (n,), written.
-        shape: max_delta_step d of count:poisson, tweedie_variance_power r of reg:tweedie, huber_slope s of reg:pseudohubererror; not
-            used for others.
+        shape: max_delta_step d of count:poisson, tweedie_variance_power r of reg:tweedie, huber_slope s of reg:pseudohubererror,
+            quantile a of reg:quantileerror; not used for others.
     """
     given = NO_WEIGHTS if weights is None else weights
     match LOSSES[objective].gradients:
@@ -366,6 +389,8 @@ def gradients(
             _pseudo_huber(margins, labels, given, shape, gradient, hessian)
         case "squared log error":
             _squared_log_error(margins, labels, given, gradient, hessian)
+        case "quantile":
+            _quantile(margins, labels, given, *_slopes(objective, shape), gradient, hessian)
         case "hinge":
             _hinge(margins, labels, given, gradient, hessian)
 
@@ -415,7 +440,8 @@ def scales(
         gradient_sum, hessian_sum: pooled `sum_magnitudes`, in units of 2^gradient_unit and 2^hessian_unit.
         n_rows_total: rows of all parties.
         bits: 32 or 64.
-        short: whether gradients are short binary fractions (+-1 of hinge loss), that a power of two as their scale keeps exact too.
+        short: whether gradients are short binary fractions (+-1 of hinge loss and absolute error), that a power of two as their scale
+            keeps exact too.
     """
     gradient_room, hessian_room = (31, 32) if bits == 32 else (SUM_BITS, SUM_BITS)
     if n_rows_total >= (MOST_ROWS_OF_32_BITS if bits == 32 else 2 ** (SUM_BITS - 2)):
@@ -468,7 +494,7 @@ def sums_after(
     logistic: dp/dm = h / w, and log h changes by at most |v| where the margin moves by v. So h' <= h e^|v| and
     |g' - g| <= h (e^|v| - 1); moreover |g| <= w and h <= w / 4. Squared error: |g' - g| = w |v| = h |v| and h' = h.
     Poisson, gamma, Tweedie: dg/dm = h e^-d = a A + b B, with A and B as in `gradient_bound` that change by e^(-a v) and e^(b v). As
-    0 <= a, b <= 1, h' <= h e^|v| and |g' - g| <= h e^-d (e^|v| - 1).
+    0 <= a, b <= 1, h' <= h e^|v| and |g' - g| <= h e^-d (e^|v| - 1). Quantile: |g'| <= w and h' = h.
     Of others whose sums may shrink far more than a bound tells nothing is said: both are infinite (`losses.Loss.foreseen`).
 
     Args:
@@ -480,6 +506,8 @@ def sums_after(
     """
     if not LOSSES[objective].foreseen:
         return math.inf, math.inf
+    if is_quantile(objective):
+        return weight * SUM_SLACK, hessian_sum * SUM_SLACK
     logistic = is_logistic(objective)
     exponential = is_exponential(objective)
     growth = np.expm1(np.minimum(leaves, FARTHEST)) if logistic or exponential else leaves

@@ -21,6 +21,7 @@ from hansa.trees.losses import (
     OneLabel,
     is_exponential,
     is_logistic,
+    is_quantile,
     is_softmax,
     measures,
     metrics_in_words,
@@ -58,18 +59,11 @@ GROW_POLICIES = ("depthwise", "lossguide")
 BALANCES = ("rows", "parties")
 """What counts as much as another: each row, or each party, whose rows share a weight."""
 
-_REFITTED = (
-    "XGBoost replaces each leaf's value by a quantile of its rows' residuals, and sums over rows have no quantiles; train with "
-    "reg:pseudohubererror and a small huber_slope, which comes near the absolute error"
-)
-
 REFUSED_OBJECTIVES = {
     "rank:": "ranking compares rows of one query with one another, and a row's gradient here follows from that row alone; train on "
     "each row's own label, for example with reg:squarederror",
     "survival:": "survival:cox orders all rows by time, which no sum over rows can do, and survival:aft needs two labels a row; train "
     "on one label, for example with binary:logistic on 'the event came within a year'",
-    "reg:absoluteerror": _REFITTED,
-    "reg:quantileerror": _REFITTED,
     "reg:expectileerror": "Hansa has no gradients of it; train on squared error (reg:squarederror)",
 }
 """How names of XGBoost's objectives begin that cannot be had in any mode, and why."""
@@ -125,7 +119,7 @@ WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...] | None, str]] = {
     **dict.fromkeys(("feature_selector", "top_k"), ((), _OF_LINEAR)),
     **dict.fromkeys(
         (
-            *("quantile_alpha", "expectile_alpha", "ndcg_exp_gain"),
+            *("expectile_alpha", "ndcg_exp_gain"),
             *("aft_loss_distribution", "aft_loss_distribution_scale", "lambdarank_pair_method"),
             *("lambdarank_num_pair_per_sample", "lambdarank_normalization", "lambdarank_score_normalization"),
             *("lambdarank_unbiased", "lambdarank_bias_norm"),
@@ -214,6 +208,8 @@ class Parameters:
         Of reg:pseudohubererror and the metric mphe: errors far above it count by their size, those far below by their square.
     tweedie_variance_power : float
         Of reg:tweedie: the variance is proportional to this power of the mean.
+    quantile_alpha : tuple of float
+        Of reg:quantileerror: which quantiles are predicted, each an output of its own; () for others.
     balance : {"rows", "parties"}
         Whether each row counts as much as another, or each party, whose rows then have a common weight. With parties the model depends
         on who holds which rows.
@@ -255,12 +251,20 @@ class Parameters:
     max_cat_threshold: int | None = None
     huber_slope: float = 1.0
     tweedie_variance_power: float = 1.5
+    quantile_alpha: tuple[float, ...] = ()
     balance: str = "rows"
 
     @property
     def outputs(self) -> int:
-        """Numbers that the model predicts for a row: one, or with num_class one for each class."""
-        return self.num_class or 1
+        """Numbers that the model predicts for a row: one, or one for each class, or for each quantile."""
+        return self.num_class or len(self.quantile_alpha) or 1
+
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """The quantile that each output predicts, as float32 holds it; () of an objective whose leaves are not refitted."""
+        if not is_quantile(self.objective):
+            return ()
+        return tuple(float(np.float32(alpha)) for alpha in self.quantile_alpha) or (0.5,)
 
     @property
     def label_kind(self) -> OneLabel | int:
@@ -500,6 +504,8 @@ def _check(name: str, value: Any) -> Any:
             return _number(name, value, 0, MOST, low_open=True)
         case "tweedie_variance_power":
             return _number(name, value, LEAST_POWER, MOST_POWER)
+        case "quantile_alpha":
+            return _quantiles(value)
         case "base_score":
             return None if value is None else _number(name, value, -MOST, MOST)
         case "max_cat_to_onehot" | "max_cat_threshold":
@@ -523,6 +529,19 @@ def _literal(value: Any) -> Any:
         return ast.literal_eval(value) if value.strip() else ()
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return value
+
+
+def _quantiles(given: Any) -> tuple[float, ...]:
+    """Quantiles as XGBoost takes them: a number, a list of them, or such a text."""
+    value = _literal(given)
+    if value is None or _is_same(value, ()):
+        return ()
+    several = [value] if isinstance(value, numbers.Real) else value
+    if isinstance(several, np.ndarray):
+        several = several.tolist()
+    if not isinstance(several, list | tuple) or not 1 <= len(several) <= MOST_CLASSES:
+        raise _refuse("quantile_alpha", given, f"a number from 0 to 1, or a list of 1 to {MOST_CLASSES} of them")
+    return tuple(_number("quantile_alpha", one, 0, 1) for one in several)
 
 
 def _monotone(given: Any) -> tuple[Any, ...]:
@@ -581,6 +600,17 @@ def _check_together(p: Parameters) -> None:
         raise _refuse("base_score", p.base_score, f"a number of at least {LEAST_SHIFTED - 1:.10g} for {p.objective}")
     if LOSSES[p.objective].shape == "max_delta_step" and not p.max_delta_step <= MOST_STEP:
         raise _refuse("max_delta_step", p.max_delta_step, f"at most {MOST_STEP:g} for {p.objective}, a smaller number")
+    if p.objective == "reg:quantileerror" and not p.quantile_alpha:
+        raise _refuse("quantile_alpha", (), f"which quantile {p.objective} predicts, from 0 to 1, or a list of them")
+    signs = [one[1] if isinstance(one, tuple) else one for one in p.monotone_constraints]
+    if is_quantile(p.objective) and any(signs):
+        raise PlanError(
+            f"parameter monotone_constraints = {_shown(p.monotone_constraints)} is not supported for {p.objective}: leaves are "
+            "refitted to quantiles of residuals, which need not rise where the constraint says so; leave it out, or train with "
+            "reg:pseudohubererror"
+        )
+    if len(p.quantile_alpha) > 1 and p.metrics != ("quantile",):
+        raise _refuse("eval_metric", p.eval_metric, "quantile alone where there are several quantile_alpha")
     if not is_logistic(p.objective) and p.scale_pos_weight != 1.0:
         why = (
             "whose loss has no such weight" if LOSSES[p.objective].labels == "binary" else "which has no positive class"
@@ -595,6 +625,8 @@ def _check_shapes(p: Parameters) -> None:
         raise _refuse(
             "huber_slope", p.huber_slope, f"1 for {p.objective} without the metric mphe, as neither depends on it"
         )
+    if p.quantile_alpha and p.objective != "reg:quantileerror":
+        raise _refuse("quantile_alpha", p.quantile_alpha, f"none for {p.objective}, which does not depend on it")
     if p.tweedie_variance_power != 1.5 and LOSSES[p.objective].shape != "tweedie_variance_power":
         raise _refuse(
             "tweedie_variance_power", p.tweedie_variance_power, f"1.5 for {p.objective}, which does not depend on it"

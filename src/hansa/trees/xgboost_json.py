@@ -104,15 +104,17 @@ def to_json(ensemble: Ensemble) -> bytes:
             "num_feature": str(n_features),
             "num_target": "1" if n_classes else str(n_outputs),
         },
-        "objective": _objective_to_object(ensemble.objective, n_classes),
+        "objective": _objective_to_object(ensemble, n_classes),
     }
     return msgspec.json.encode({"learner": learner, "version": list(VERSION)})
 
 
-def _objective_to_object(name: str, n_classes: int) -> dict[str, Any]:
-    loss = LOSSES[name]
+def _objective_to_object(ensemble: Ensemble, n_classes: int) -> dict[str, Any]:
+    loss = LOSSES[ensemble.objective]
     content = {"num_class": str(n_classes)} if n_classes else dict(loss.own_content)
-    return {"name": name} | ({loss.own_field: content} if loss.own_field else {})
+    if ensemble.quantile_alpha:
+        content = {"quantile_alpha": f"[{','.join(_shortest(alpha).upper() for alpha in ensemble.quantile_alpha)}]"}
+    return {"name": ensemble.objective} | ({loss.own_field: content} if loss.own_field else {})
 
 
 def _output_of_trees(n_trees: int, n_outputs: int, parallel: int) -> list[int]:
@@ -282,7 +284,8 @@ def _from_object(parsed: Any) -> Ensemble:
             categories = _levels_of_cats(cats, categories, version)
         if cats != _cats(categories):
             raise _unsupported("cats.enc with other than texts and int64 numbers, or at odds with the model's levels")
-    return Ensemble(objective, base_score, tuple(names), trees, categories, parallel)
+    quantiles = _quantile_alpha(learner["objective"]) if objective == "reg:quantileerror" else ()
+    return Ensemble(objective, base_score, tuple(names), trees, categories, parallel, quantiles)
 
 
 def _check_size(document: bytes) -> None:
@@ -393,6 +396,18 @@ def _objective(value: Any) -> str:
         raise _unsupported(f"objective {name!r:.80}")
     _object(value, "objective", required=("name",), optional=(LOSSES[name].own_field,))
     return str(name)
+
+
+def _quantile_alpha(value: dict[str, Any]) -> tuple[float, ...]:
+    """The quantiles that XGBoost writes as "[3E-1]" or "[3E-1,9E-1]"."""
+    where = LOSSES["reg:quantileerror"].own_field
+    text = _object(value.get(where), where, required=("quantile_alpha",))["quantile_alpha"]
+    try:
+        if not (isinstance(text, str) and text.startswith("[") and text.endswith("]")):
+            raise ValueError
+        return tuple(_nearest_float32(alpha) for alpha in text[1:-1].split(","))
+    except ValueError as error:
+        raise _wrong("quantile_alpha", "a string with numbers in brackets", text) from error
 
 
 def _model_parameters(value: Any, objective: str) -> tuple[int, int, float | tuple[float, ...]]:

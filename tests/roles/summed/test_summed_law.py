@@ -59,6 +59,30 @@ SETTINGS: dict[str, dict[str, object]] = {
         "min_child_weight": 0.1,
         "histogram_bits": 64,
     },
+    "medians": {"objective": "reg:absoluteerror", "evaluation": 0.2, "eval_metric": ["rmse", "mae"], "subsample": 0.7},
+    "quantiles": {
+        "objective": "reg:quantileerror",
+        "quantile_alpha": [0.2, 0.9],
+        "weighted": True,
+        "evaluation": 0.2,
+        "num_parallel_tree": 2,
+    },
+    "medians, best first": {
+        "objective": "reg:absoluteerror",
+        "categories": True,
+        "weighted": True,
+        "grow_policy": "lossguide",
+        "max_leaves": 9,
+        "max_depth": 0,
+    },
+    "stops early, a quantile": {
+        "objective": "reg:quantileerror",
+        "quantile_alpha": 0.7,
+        "rounds": 8,
+        "eta": 1.0,
+        "evaluation": 0.3,
+        "early_stopping_rounds": 1,
+    },
     "sides": {"objective": "binary:hinge", "evaluation": 0.2, "eval_metric": ["auc", "error@0.4"], "weighted": True},
     "stops early, amounts": {
         "objective": "reg:gamma",
@@ -317,7 +341,8 @@ def test_a_party_may_hold_held_out_rows_only():
 
 
 @pytest.mark.parametrize(
-    "name", ["logistic", "weights, squared error", "stops early", "wide sums", "amounts and zeros", "sides"]
+    "name",
+    ["logistic", "weights, squared error", "stops early", "wide sums", "amounts and zeros", "sides", "quantiles"],
 )
 def test_the_law_holds_on_many_more_rows_and_trees(name):
     given = SETTINGS[name] | {"rounds": 30, "max_depth": 6, "max_bin": 256}

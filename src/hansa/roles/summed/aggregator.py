@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.description import Description
-from hansa.data.quantiles import Cuts, CutSearch
+from hansa.data.quantiles import CutRequest, Cuts, CutSearch
+from hansa.data.residuals import Grid, QuantileSearch, first_request, n_counts
 from hansa.errors import HansaError, IdentityError, ProtocolError, RunStopped, blaming
 from hansa.plan import Plan
 from hansa.protocol import messages
@@ -31,12 +32,14 @@ from hansa.protocol.messages import (
     CountBins,
     CountCells,
     CountMagnitudes,
+    CountResiduals,
     Described,
     Finish,
     Join,
     Message,
     QuantiseGradients,
     Received,
+    SetLeaves,
     SplitNodes,
     SumLabels,
     UseCuts,
@@ -74,6 +77,7 @@ from hansa.roles.summed.statistics import (
     EXPONENTS,
     BaseScore,
     MagnitudeBounds,
+    base_is_quantile,
     bounds_of,
     check_label_size,
     histogram_bits_of,
@@ -405,6 +409,8 @@ class Aggregator:
                 yield from self._counted(message, totals["cells"], totals.get("weights"))
             case "describing":
                 yield from self._describe(message, totals["bins"])
+            case "locating" | "refitting":
+                yield from self._take_residuals(message, totals["residuals"], totals.get("residual-weights"))
             case _:
                 yield from self._totalled(message, totals)
 
@@ -436,6 +442,8 @@ class Aggregator:
         self._bounds: MagnitudeBounds = bounds_of(magnitudes, self._plan.weighted)
         check_label_size(self._bounds)
         self._label_units = label_units(self._bounds, self._n_rows)
+        if self._plan.parameters.quantiles:
+            self._grid = Grid(self._bounds.label_exponent)
         self._step = 1
         self._expect({"labels": (label_sums(self._plan.parameters),)})
         yield from self._broadcast(SumLabels(*self._label_units))
@@ -491,8 +499,55 @@ class Aggregator:
             self._session.go(message, "describing")
             yield from self._count_bins()
             return
+        if base_is_quantile(plan := self._plan):
+            self._session.go(message, "locating")
+            self._quantiles = QuantileSearch(self._grid, 1, plan.parameters.quantiles, plan.min_cell_rows)
+            yield from self._count_residuals(first_request(1))
+            return
         self._session.go(message, "totalling")
         yield from self._start_training(self._search.cuts())
+
+    # --- quantiles of residuals ---------------------------------------------------------------------------------------
+
+    def _count_residuals(self, request: CutRequest) -> Outgoing:
+        """Ask for rows, and weights, by cells of residuals."""
+        self._step += 1
+        self._expect_residuals(request)
+        told = messages.to_tensor(request.offsets), messages.to_tensor(request.prefixes)
+        yield from self._broadcast(CountResiduals(self._tree, request.bits, *told))
+        if self._counts is not None:
+            self._counts.name(self._counts.naming.residuals(self._tree, self._step, request))
+
+    def _expect_residuals(self, request: CutRequest) -> None:
+        count = n_counts(request)
+        self._expect({"residuals": (count,)}, np.uint32)
+        if self._plan.weighted:
+            self._sums["residual-weights"] = _Sum(self._plan.parties, (count,), np.int64)
+
+    def _take_residuals(self, message: Contribution, counts: Int64, weights: Int64 | None) -> Outgoing:
+        """The rows by cells of residuals are there: part the cells further, or go on with the quantiles that were found."""
+        largest = self._sums["residuals"].largest if self._plan.dominance else None
+        search = self._quantiles
+        with blaming(*self._plan.parties):  # of pooled counts that do not fit nobody can tell whose are wrong
+            search = search.answer(counts, weights, largest) if search.bits else search.begin(counts, weights, largest)
+        self._quantiles = search
+        if not search.done:
+            self._session.go(message, self._session.state)
+            self._exchanges += self._tree != SETUP
+            yield from self._count_residuals(search.request())
+            return
+        self._expect({})
+        if self._tree == SETUP:
+            scores = tuple(search.values()[0].tolist())
+            self._start = replace(self._start, base_scores=scores)
+            self._session.go(message, "totalling")
+            yield from self._start_training(self._search.cuts())
+            return
+        grower, tree = self._grower, self._tree
+        values = grower.fill(search.values()[:, 0])
+        following = self._following(message, grower)
+        yield from self._broadcast(SetLeaves(tree, messages.to_tensor(values), self._gradient_bound, following))
+        self._keep_tree(grower, following)
 
     # --- describing ---------------------------------------------------------------------------------------------------
 
@@ -641,8 +696,7 @@ class Aggregator:
 
     def _totals_of_tree(self) -> list[int]:
         """The pooled totals of this tree's output, as its round began."""
-        output = self._tree % self._per_round // self._plan.parameters.num_parallel_tree
-        gradient_sum, hessian_sum = self._totals[TOTALS * output : TOTALS * (output + 1)]
+        gradient_sum, hessian_sum = self._totals[TOTALS * self._output : TOTALS * (self._output + 1)]
         return [gradient_sum, hessian_sum]
 
     def _scale_tree(self, totals: list[int]) -> QuantiseGradients:
@@ -650,7 +704,7 @@ class Aggregator:
         parameters = self._plan.parameters
         if self._leaf_bits is not None:  # the scales say no more of the leaves' sums than a power of two
             totals = [1 << (total - 1).bit_length() if total > 0 else total for total in totals]
-        short = LOSSES[parameters.objective].gradients == "hinge"
+        short = LOSSES[parameters.objective].gradients == "hinge" or parameters.objective == "reg:absoluteerror"
         scales = self._scales = objective.scales(
             totals[0], totals[1], *self._units, self._n_rows, self._histogram_bits, short
         )
@@ -744,16 +798,37 @@ class Aggregator:
             # The parties are at work again.
             grower.go_on()
             return
+        if quantiles := self._plan.parameters.quantiles:
+            self._session.go(message, "refitting")
+            self._exchanges += 1
+            self._step = level_number + 2
+            groups = grower.n_leaves
+            self._quantiles = QuantileSearch(self._grid, groups, (quantiles[self._output],), self._plan.min_cell_rows)
+            self._expect_residuals(first_request(groups))
+            yield from self._split(tree, level_number, level)
+            return
+        following = self._following(message, grower)
+        yield from self._split(tree, level_number, level, following)
+        self._keep_tree(grower, following)
+
+    @property
+    def _output(self) -> int:
+        """Which output this tree is of."""
+        return self._tree % self._per_round // self._plan.parameters.num_parallel_tree
+
+    def _following(self, message: Contribution, grower: Grower) -> QuantiseGradients | None:
+        """Go on behind the tree of `grower`, whose leaves have their values; the next tree's scales where they are known."""
         self._widen_margins(grower)
         if self._tree % self._per_round < self._per_round - 1:
             self._tree += 1
             self._exchanges += 1
-            following: QuantiseGradients | None = self._scale_tree(self._totals_of_tree())
+            following = self._scale_tree(self._totals_of_tree())
             self._session.go(message, "growing")
-        else:
-            following = self._next_round(message, grower)
-        yield from self._split(tree, level_number, level, following)
-        # The parties are at work again.
+            return following
+        return self._next_round(message, grower)
+
+    def _keep_tree(self, grower: Grower, following: QuantiseGradients | None) -> None:
+        """Put the tree together, and start the next one where its scales are out; the parties are at work again."""
         self._trees.append(grower.tree(self._cuts.offsets, self._cuts.values))
         if following is not None:
             self._start_tree()
@@ -832,9 +907,7 @@ class Aggregator:
             return None, NO_ROWS
         summed = sums[f"metric/{name}"]
         parameters = self._plan.parameters
-        scale = metric_scale(
-            parameters.objective, self._n_evaluation, self._bounds, self._gradient_bound, parameters.huber_slope
-        )
+        scale = metric_scale(parameters, self._n_evaluation, self._bounds, self._gradient_bound)
         value = metric_value(name, self._plan.parameters.objective, summed, scale)
         return (None, why_no_value(name, summed)) if math.isnan(value) else (value, "")
 
@@ -862,6 +935,7 @@ class Aggregator:
             ),
             categories=tuple(plan.schema.levels.get(name) for name in plan.schema.features),
             num_parallel_tree=plan.parameters.num_parallel_tree,
+            quantile_alpha=plan.parameters.quantile_alpha,
         ).with_one_base_score()
         self._report(Trained(trees=rounds, rounds=plan.parameters.rounds, without_value=self._without_value))
         model = to_json(ensemble)

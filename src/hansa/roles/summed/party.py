@@ -12,7 +12,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from hansa.data.columns import Columns, StoredColumn, each, whole
 from hansa.data.description import Description
 from hansa.data.holdout import hash_rows, share_by_hash
 from hansa.data.quantiles import ALL_ROWS, CutGuard, CutRequest, Cuts, count_cells, weigh_cells
+from hansa.data.residuals import Grid, ResidualGuard, count_residuals, first_request, n_counts, weigh_residuals
 from hansa.data.rows import check_arrays
 from hansa.data.source import Rows
 from hansa.errors import DataError, HansaError, IdentityError, ProtocolError, RowsLost, RunStopped
@@ -37,6 +38,7 @@ from hansa.protocol.messages import (
     CountBins,
     CountCells,
     CountMagnitudes,
+    CountResiduals,
     Described,
     ExchangeKeys,
     Finish,
@@ -45,6 +47,7 @@ from hansa.protocol.messages import (
     Message,
     QuantiseGradients,
     Received,
+    SetLeaves,
     ShowRows,
     SplitNodes,
     SumLabels,
@@ -81,6 +84,7 @@ from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
     MagnitudeBounds,
     balanced,
+    base_is_quantile,
     count_magnitudes,
     metric_scale,
     rounded_leaf_bits,
@@ -94,7 +98,7 @@ from hansa.secure.keys import RunNames
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, base_margin
 from hansa.trees.growth import Buffers, RowPartition, check_level, nodes_to_build, rounded, tree_received
-from hansa.trees.level import ALL_NODES, NO_CATEGORIES, Level
+from hansa.trees.level import ALL_NODES, NO_CATEGORIES, Level, filled
 from hansa.trees.losses import LOSSES, is_exponential, is_softmax
 from hansa.trees.metrics import MetricScale, metric_sums
 from hansa.trees.row_chunks import ChunkedRows, part, spans
@@ -118,10 +122,21 @@ NOT_BROADCAST = (Welcome, KeysConfirmed, ShowRows, Finish, Abort)
 """What differs from party to party, or comes before there is a transcript to bind it to (the run's id binds `Welcome`); of a `ShowRows`
 the part that all see alike is absorbed on its own."""
 
+LEAF_SLACK = 1 + 2.0**-20
+"""Leaf values are rounded to float32: what none exceeds is widened by this factor."""
+
 DEFAULT_POLICY = Policy()
 
 _ROOT = np.zeros(1, np.int64)
 """Where a tree's root stands among the active nodes."""
+
+
+_Residuals: TypeAlias = tuple[
+    npt.NDArray[np.float32],
+    npt.NDArray[np.float32],
+    npt.NDArray[np.unsignedinteger[Any]],
+    npt.NDArray[np.float32] | None,
+]
 
 
 class Party:
@@ -307,6 +322,10 @@ class Party:
                 yield from self._histograms(_ROOT)
             case SplitNodes():
                 yield from self._split(message)
+            case CountResiduals():
+                yield from self._count_residuals(message)
+            case SetLeaves():
+                yield from self._set_leaves(message)
             case ShowRows():
                 yield from self._see_counts(message)
             case Finish():
@@ -466,6 +485,10 @@ class Party:
         with self._blaming():
             given = (labels, weights, message.label_unit, message.weight_unit)
             parameters = self._plan.parameters
+            if parameters.quantiles:
+                # Both bounds are powers of two: so far apart are the units of a label times its weight and of the weight.
+                self._grid = Grid(message.label_unit - message.weight_unit)
+                self._weight_unit = message.weight_unit
             sums = np.concatenate([sum_labels(*given), sum_steps(parameters, *given), sum_classes(parameters, *given)])
             if weights is not None and not self._describes:  # a description counts rows
                 self._fixed_weights = objective.fixed_weights(weights, message.weight_unit)
@@ -568,6 +591,91 @@ class Party:
             plan, self.run, self._roster, layout, told, other, message.label_mean, own
         )
 
+    # --- quantiles of residuals ---------------------------------------------------------------------------------------
+
+    def _start_guard(self, groups: int, quantiles: int) -> None:
+        least = self._plan.min_cell_rows
+        self._residual_guard = ResidualGuard(self._grid, groups, quantiles, self._n_rows, least)
+
+    def _count_residuals(self, message: CountResiduals) -> Iterator[bytes]:
+        """Rows in the parts of cells that hold quantiles: of labels before the first tree, then of residuals in a tree's leaves."""
+        first = self._session.state == "cutting"
+        if message.tree != self._tree:
+            raise self._broken(f"residuals of tree {message.tree} are asked for; expected tree {self._tree}")
+        if first and not base_is_quantile(self._plan):
+            raise self._broken("labels are asked for by cells; the plan starts from no quantile of them")
+        self._session.go(message, "locating" if self._tree == SETUP else "refitting")
+        self._step += 1
+        prefixes = self._array(message, "prefixes", np.uint32, None).astype(np.uint32)
+        request = CutRequest(message.bits, self._whole(message, "offsets", None), prefixes)
+        if first:
+            if message.bits or len(prefixes) != 1 or not np.array_equal(request.offsets, [0, 1]):
+                raise self._broken("the first cells of all labels are asked for first, and nothing else with them")
+            self._start_guard(1, len(self._plan.parameters.quantiles))
+        else:
+            with self._blaming():
+                self._residual_guard = self._residual_guard.check(request)
+        yield from self._residuals(request)
+
+    def _refit(self, message: SplitNodes, level: Level) -> Iterator[bytes]:
+        """The tree ends: rows by leaf and cell of residuals."""
+        if message.then is not None:
+            raise self._broken("the next tree's scales come before the values of this one's leaves")
+        if self._outside.n_rows:
+            self._outside.apply(level)
+        self._session.go(message, "refitting")
+        self._step = self._level + 2
+        self._start_guard(self._found, 1)
+        yield from self._residuals(first_request(self._found))
+
+    def _residuals(self, request: CutRequest) -> Iterator[bytes]:
+        counts = np.zeros(n_counts(request), np.uint32)
+        sums = np.zeros(n_counts(request) if self._plan.weighted else 0, np.int64)
+        for residuals, groups, rows, weights in self._residuals_of_chunks():
+            own = residuals, groups, rows
+            count_residuals(*own, self._grid, request, counts)
+            if weights is not None:
+                fixed = objective.fixed_weights(weights, self._weight_unit)
+                weigh_residuals(*own, fixed, self._grid, request, sums)
+        named = None if self._counts is None else self._counts.naming.residuals(self._tree, self._step, request)
+        own_rows = None if named is None else counts.reshape(-1, request.split).sum(axis=1)
+        yield from self._with_counts(named, own_rows, self._residual_sums(counts, sums))
+
+    def _residual_sums(self, counts: npt.NDArray[np.uint32], sums: npt.NDArray[np.int64]) -> Iterator[bytes]:
+        yield self._contribute("residuals", counts)
+        if self._plan.weighted:
+            yield self._contribute("residual-weights", sums)
+
+    def _residuals_of_chunks(self) -> Iterator[_Residuals]:
+        """Of each chunk: residuals and groups of its rows, float32, which of them count, and the weights, float32, or None."""
+        if self._tree == SETUP:
+            counted = self._counted()
+            rows = np.flatnonzero(counted) if len(counted) else np.arange(self._row_count)
+            groups = np.zeros(self._row_count, np.float32)
+            yield self._labels, groups, rows.astype(np.uint32), self._weights
+            return
+        starts = self._starts[self._output]
+        for chunk, first, end in spans(self._row_count):
+            residuals = self._kept_labels.part(first, end) - starts[first:end]
+            weights = None if self._kept_weights is None else self._kept_weights.part(first, end)
+            yield residuals, self._leaf_of[first:end], self._drawn[0].of_chunk(chunk), weights
+
+    def _set_leaves(self, message: SetLeaves) -> Iterator[bytes]:
+        """The tree's leaves have their values: rows move by them, and what comes next begins."""
+        if message.tree != self._tree:
+            raise self._broken(f"leaves of tree {message.tree} are told; expected tree {self._tree}")
+        values = self._array(message, "values", np.float32, self._found).astype(np.float32)
+        most = self._grid.largest * self._plan.parameters.tree_eta * LEAF_SLACK
+        if not (np.abs(values) <= most).all():  # nor NaN
+            raise self._broken(f"a leaf value is not within {most:.4g} of 0, which no residual times eta exceeds")
+        margins = self._margins[self._output]
+        for _, first, end in spans(self._row_count):
+            margins[first:end] += values[self._leaf_of[first:end].astype(np.int64)]
+        if self._name in self._plan.receivers:
+            self._received.append(filled(self._levels, values))
+            self._levels = []
+        yield from self._go_on(message)
+
     def _use_cuts(self, message: UseCuts) -> None:
         n_features = len(self._plan.schema.features)
         with self._blaming():
@@ -640,6 +748,10 @@ class Party:
         if bits not in (32, 64) or parameters.histogram_bits not in ("auto", bits):
             raise self._broken(f"histogram_bits is {bits}; the plan says {parameters.histogram_bits}")
         MetricScale(max(self._n_evaluation, 1), message.weight_exponent, message.label_exponent)
+        if parameters.quantiles and message.label_exponent != self._grid.label_exponent:
+            raise self._broken(
+                f"labels are said to reach 2^{message.label_exponent}, and were to be summed by another bound"
+            )
         if self._counts is not None:
             if not self._plan.weighted and message.weight_exponent != 0:
                 raise self._broken("weights are said to exceed 1, and the plan has none")
@@ -663,6 +775,8 @@ class Party:
         parameters = self._plan.parameters
         self._tree += 1
         self._step = 0
+        if parameters.quantiles:  # trees of one round all refit to the residuals at its start
+            self._starts = self._margins.copy() if parameters.num_parallel_tree > 1 else self._margins
         if self._tree > 0 and self._n_evaluation:
             yield from self._metrics(gradient_bound)
         whole_table = self._gradient.shape[1] > 0
@@ -707,16 +821,17 @@ class Party:
             margins = np.ascontiguousarray(self._margins[:, first:end])
             objective.softmax_gradients(margins, labels, weights, gradient, hessian)
             return
-        objective.gradients(
-            parameters.objective,
-            self._margins[0, first:end],
-            labels,
-            weights,
-            self._bounds.scale_pos_weight,
-            gradient[0],
-            hessian[0],
-            parameters.shape,
-        )
+        for output, shape in enumerate(parameters.quantiles or (parameters.shape,)):
+            objective.gradients(
+                parameters.objective,
+                self._margins[output, first:end],
+                labels,
+                weights,
+                self._bounds.scale_pos_weight,
+                gradient[output],
+                hessian[output],
+                shape,
+            )
 
     def _derived(self, first: int, end: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """`_derive` into arrays of its own."""
@@ -755,6 +870,9 @@ class Party:
     def _start_tree(self) -> None:
         """All drawn rows at the root of a tree."""
         margins, categories = self._margins[self._output], self._rules.n_categories
+        if self._plan.parameters.quantiles:  # rows get the number of their leaf first, and its value once that is known
+            margins = self._leaf_of = np.zeros(self._row_count, np.float32)
+            self._found = 0
         codes = self._binned.codes_by_feature
         self._inside, self._outside = (
             RowPartition(codes, self._missing_code, categories, rows, margins) for rows in self._drawn
@@ -771,9 +889,9 @@ class Party:
         parameters = self._plan.parameters
         rows = self._evaluation
         bounds = MagnitudeBounds(self._bounds.label_exponent, self._bounds.weight_exponent)
-        scale = metric_scale(parameters.objective, self._n_evaluation, bounds, gradient_bound, parameters.huber_slope)
-        margins = self._margins[:, rows] if is_softmax(parameters.objective) else self._margins[0, rows]
+        scale = metric_scale(parameters, self._n_evaluation, bounds, gradient_bound)
         for name in parameters.metrics:
+            margins = self._margins[:, rows] if parameters.outputs > 1 else self._margins[0, rows]
             sums = metric_sums(name, parameters.objective, margins, self._held_labels, self._held_weights, scale)
             yield self._contribute(f"metric/{name}", sums)
 
@@ -824,19 +942,27 @@ class Party:
         if self._counts is not None:
             with self._blaming():
                 named = self._counts.naming.nodes(self._tree, self._level, level)
+        if self._plan.parameters.quantiles:
+            numbers = np.arange(self._found, self._found + level.leaves, dtype=np.float32)
+            level, self._found = level.with_leaves(numbers), self._found + level.leaves
         self._inside.apply(level)
         if self._counts is not None:
             self._counts.count(self._inside.child_rows)
         if message.then is not None and not level.last:
             raise self._broken("scales of the next tree in the middle of this one")
-        answer = self._next_tree(message, level) if level.last else self._next_level(message, level)
+        if not level.last:
+            answer = self._next_level(message, level)
+        elif self._plan.parameters.quantiles:
+            answer = self._refit(message, level)
+        else:
+            answer = self._next_tree(message, level)
         yield from self._with_counts(named, None, answer)
 
     def _keep(self, level: Level) -> None:
         """Remember what a receiver will rebuild the model from; frames are not kept, so it is a copy."""
         if self._name in self._plan.receivers:
             self._levels.append(level.copy())
-            if level.last:
+            if level.last and not self._plan.parameters.quantiles:
                 self._received.append(tuple(self._levels))
                 self._levels = []
 
@@ -850,10 +976,14 @@ class Party:
             self._outside.apply(level)
 
     def _next_tree(self, message: SplitNodes, level: Level) -> Iterator[bytes]:
-        """Begin the tree after the one that ends here: its root too, where its scales suit bounds that the leaves gave."""
-        parameters = self._plan.parameters
+        """Begin the tree after the one that ends here."""
         if self._outside.n_rows:
             self._outside.apply(level)
+        yield from self._go_on(message)
+
+    def _go_on(self, message: SplitNodes | SetLeaves) -> Iterator[bytes]:
+        """Begin what comes after a tree: its root too, where its scales suit bounds that the leaves gave."""
+        parameters = self._plan.parameters
         in_round = self._tree % self._per_round < self._per_round - 1
         foreseen = LOSSES[parameters.objective].foreseen and self._per_round == 1
         at_once = foreseen and self._tree < self._last_tree and parameters.subsample == 1
@@ -902,6 +1032,8 @@ class Party:
         ) or self._grown_wrongly(level)
         if broken:
             raise self._broken(broken)
+        if self._plan.parameters.quantiles and (level.leaf.any() or level.child_leaf.any()):
+            raise self._broken("a leaf has a value before the residuals in it were counted")
         bits = self._leaf_bits
         if bits is not None and any(
             (rounded(values, bits) != values).any() for values in (level.leaf, level.child_leaf)
@@ -1030,6 +1162,7 @@ class Party:
             ),
             categories=tuple(self._plan.schema.levels.get(name) for name in self._plan.schema.features),
             num_parallel_tree=self._plan.parameters.num_parallel_tree,
+            quantile_alpha=self._plan.parameters.quantile_alpha,
         ).with_one_base_score()
 
     def _model_bytes(self) -> int:

@@ -79,6 +79,7 @@ def why_not(plan: Plan, ensemble: Ensemble) -> str:
     for name, found, expected in (
         ("objective", ensemble.objective, parameters.objective),
         ("feature_names", ensemble.feature_names, schema.features),
+        ("quantile_alpha", ensemble.quantile_alpha, parameters.quantiles if parameters.quantile_alpha else ()),
         ("number of outputs", ensemble.outputs, parameters.outputs),
         ("num_parallel_tree", ensemble.num_parallel_tree, parameters.num_parallel_tree),
         ("categories", theirs, levels),

@@ -19,7 +19,7 @@ from hansa.trees import objective
 from hansa.trees.elementary import log, sigmoid
 from hansa.trees.ensemble import LEAST_PROBABILITY
 from hansa.trees.leaf_choices import enough_rows, leaf_bits_for
-from hansa.trees.losses import LOSSES, is_binary, is_exponential, is_logistic, is_softmax
+from hansa.trees.losses import LOSSES, is_binary, is_exponential, is_logistic, is_quantile, is_softmax
 from hansa.trees.metrics import MetricScale
 from hansa.trees.objective import LEAST_SHIFTED
 from hansa.trees.parameters import Parameters
@@ -213,7 +213,7 @@ FARTHEST_START = 1e30
 
 
 def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> BaseScore:
-    """The base scores that pooled label sums give, with `sum_steps` behind them where there are any.
+    """The base scores that pooled label sums give, with `sum_steps` behind them where there are any; 0 where they are quantiles.
 
     Raises HansaError where every row has the same class: there is nothing to learn.
     """
@@ -243,7 +243,7 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Base
         scale = float(parameters.scale_pos_weight)
     base_score = parameters.base_score
     start = LOSSES[parameters.objective].start
-    if base_score is None and start == "zero":
+    if base_score is None and start in ("zero", "quantile"):
         base_score = 0.0
     elif base_score is None and start == "Newton step":
         base_score = newton_step(parameters.objective, sums[LABEL_SUMS:], label_unit, weight_unit)
@@ -255,7 +255,16 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Base
     most = math.ldexp(float(sums[1]) + rows, weight_unit)
     if scale > 1.0:
         most += (scale - 1.0) * math.ldexp(float(sums[0]) + rows, label_unit)
-    return BaseScore((float(np.float32(base_score)),), scale, most)
+    return BaseScore((float(np.float32(base_score)),) * parameters.outputs, scale, most)
+
+
+def base_is_quantile(plan: Plan) -> bool:
+    """Whether training starts from quantiles of the labels, which are looked for once the cuts are there."""
+    parameters = plan.parameters
+    given = (
+        parameters.base_score is not None or plan.start_model or (plan.schema.base_margin and parameters.outputs > 1)
+    )
+    return LOSSES[parameters.objective].start == "quantile" and not given
 
 
 def _start_of_classes(plan: Plan, sums: Int64, weight: float, weight_unit: int) -> BaseScore:
@@ -309,7 +318,7 @@ def histogram_bits_of(plan: Plan, magnitudes: Int64, sums: Int64, start: BaseSco
 
     One unit serves all rows of a tree, and their sum fixes it: where few rows make up most of the sum, few units are left for the
     others. The skew is the mean weight of a row (scale_pos_weight included) over a weight that all rows but `LIGHT_ROWS` reach; for
-    squared error times the mean |label| over the median of those that are not 0. It is taken from the pooled counts by binary
+    most regressions times the mean |label| over the median of those that are not 0. It is taken from the pooled counts by binary
     exponent, so it is known to a factor of two, and is the same for any split of the rows.
 
     Args:
@@ -332,7 +341,8 @@ def histogram_bits_of(plan: Plan, magnitudes: Int64, sums: Int64, start: BaseSco
     else:
         labels = _typical(magnitudes[0])
         skew = _mean(weights) / _quantile(weights, LIGHT_ROWS)
-        skew *= max(_mean(labels) / _quantile(labels, 0.5), 1.0)
+        if not is_quantile(plan.parameters.objective):  # whose gradients are as large as weights, whatever the labels
+            skew *= max(_mean(labels) / _quantile(labels, 0.5), 1.0)
     coarse = skew > MOST_SKEW and skew * rows > MOST_SKEWED_ROWS
     return 64 if coarse or rows >= objective.MOST_ROWS_OF_32_BITS else 32
 
@@ -357,22 +367,17 @@ def _quantile(sizes: list[tuple[float, float]], share: float) -> float:
     return max(sizes)[0]
 
 
-def metric_scale(
-    objective: str, n_rows: int, bounds: MagnitudeBounds, gradient_bound: float, slope: float
-) -> MetricScale:
+def metric_scale(parameters: Parameters, n_rows: int, bounds: MagnitudeBounds, gradient_bound: float) -> MetricScale:
     """The units of metric sums over n_rows held-out rows, where no row's |g| exceeds gradient_bound.
 
     For squared error |g| = w |m - y|, so that |m - y| <= gradient_bound / weight bound (`MetricScale` allows 4 label bounds). Of
     other predictions, which no gradient of held-out rows bounds, those above 4 label bounds (3 where they may be negative) count as
     that.
-
-    Args:
-        slope: huber_slope.
     """
     exponent = bounds.label_exponent
-    if not is_exponential(objective) and LOSSES[objective].start == "mean":
+    if not is_exponential(parameters.objective) and LOSSES[parameters.objective].start == "mean":
         exponent = max(exponent, math.frexp(gradient_bound / bounds.weight)[1] - 2)
-    return MetricScale(n_rows, bounds.weight_exponent, exponent, slope)
+    return MetricScale(n_rows, bounds.weight_exponent, exponent, parameters.huber_slope, parameters.quantiles)
 
 
 LARGEST_LABEL_EXPONENT = 45

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from hansa.consortium.identity import verify
 from hansa.data.bin_counts import Layout
-from hansa.data.quantiles import STEP_BITS, CutRequest
+from hansa.data.quantiles import FIRST_BITS, STEP_BITS, CutRequest
 from hansa.errors import IdentityError, ProtocolError
 from hansa.plan import Plan
 from hansa.protocol import messages
@@ -55,6 +55,9 @@ as the counts of a level."""
 BINS = -1
 """Stands for the bits of a cell's prefix where bins of a description are named."""
 
+RESIDUALS = -2
+"""The same where cells of residuals are."""
+
 _WORD = np.dtype("<u8")
 _NONE = np.zeros(0, np.int64)
 
@@ -74,7 +77,7 @@ class Named(NamedTuple):
         group: int64 (size,): of cells, which entry of `whole` each is a part of, at most; None of children.
         last: whether a tree ends with them. signed: whether the aggregator signs its broadcasts when it shows the counts.
         where: what `describe` needs: of children (level, positions of the nodes that split) by level, of cells (bits, prefixes,
-            names of columns); of bins (`BINS`, their places, names of columns).
+            names of columns); of bins (`BINS`, their places, names of columns); of residuals (`RESIDUALS`, bits, prefixes, groups).
     """
 
     tree: int
@@ -91,6 +94,14 @@ class Named(NamedTuple):
 
     def describe(self, number: int) -> str:
         """A cell or child in words."""
+        if self.where[0] == RESIDUALS:
+            _, bits, prefixes, groups = self.where
+            of = (
+                "of labels"
+                if self.tree == messages.SETUP
+                else f"of residuals in leaf {groups[number]} of tree {self.tree}"
+            )
+            return f"cell {int(prefixes[number]):#x} of {bits} bits {of}"
         if self.tree == messages.SETUP:
             bits, prefixes, features = self.where
             if bits == BINS:
@@ -164,6 +175,7 @@ class Naming:
         self._n_rows = n_rows
         self._cells: tuple[CutRequest, Int64] | None = None
         self._request: CutRequest | None = None
+        self._residuals: Int64 | None = None
         self._weight = 1.0
         self._least = 1
         self._scales: Scales | None = None
@@ -221,6 +233,32 @@ class Naming:
                 np.concatenate([np.arange(size) for _, size in sizes]),
                 [self._columns[number] for number, size in sizes for _ in range(size)],
             ),
+        )
+
+    def residuals(self, tree: int, step: int, request: CutRequest) -> Named | None:
+        """The cells of residuals that a request parts, groups in place of features; None in round 0, which names none."""
+        before, self._request = self._request, request
+        if request.bits == 0:
+            return None
+        groups = np.repeat(np.arange(len(request.offsets) - 1), np.diff(request.offsets))
+        whole, group = np.full(len(request.offsets) - 1, self._n_rows, np.int64), groups
+        if request.bits > FIRST_BITS and before is not None and self._residuals is not None:
+            above = np.repeat(np.arange(len(before.offsets) - 1), np.diff(before.offsets))
+            keys = (groups << 32) | (request.prefixes >> np.uint32(STEP_BITS)).astype(np.int64)
+            group = np.searchsorted((above << 32) | before.prefixes.astype(np.int64), keys)
+            whole = self._residuals
+        return Named(
+            tree=tree,
+            step=step,
+            size=len(request.prefixes),
+            least=self._plan.min_cell_rows + 1,
+            most=self._n_rows,
+            whole=whole,
+            within=np.full(len(whole), -1),
+            group=group,
+            last=False,
+            signed=True,
+            where=(RESIDUALS, request.bits, request.prefixes, groups),
         )
 
     def start(self, weight_bound: float) -> None:
@@ -290,7 +328,9 @@ class Naming:
 
     def settle(self, named: Named, counts: Int64) -> None:
         """These are the counts of what was named."""
-        if named.tree == messages.SETUP:
+        if named.where[0] == RESIDUALS:
+            self._residuals = counts
+        elif named.tree == messages.SETUP:
             assert self._request is not None  # it named them
             if named.where[0] == BINS:
                 self.pooled_bins = counts
