@@ -38,6 +38,9 @@ TIE, LEAF = 1e-4, 1e-4
 LOSS_TOLERANCE = 0.03
 """What ties may do to the loss: later splits follow other ones."""
 
+REFITTED_LOSS = 0.1
+"""The same where leaves of few rows are quantiles of rows counted in cells: the loss is that of the training rows."""
+
 UNUSED = ("nthread", "seed", "max_cached_hist_node")
 """Drawn parameters that change no model without draws."""
 
@@ -221,7 +224,8 @@ def compare(given, seed):
             break
     predictions = ensemble.predict(np.ascontiguousarray(rows.T))
     losses = [loss(objective, found, labels) for found in (predictions, booster.predict(matrix))]
-    assert losses[0] == pytest.approx(losses[1], rel=LOSS_TOLERANCE), (given, losses)
+    tolerance = REFITTED_LOSS if refitted else LOSS_TOLERANCE
+    assert losses[0] == pytest.approx(losses[1], rel=tolerance), (given, losses)
     loaded = xgboost.Booster(model_file=bytearray(to_json(ensemble)))
     np.testing.assert_allclose(loaded.predict(matrix), predictions, rtol=1e-6, atol=1e-6)
 
