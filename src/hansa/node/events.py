@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from hansa.node.record import Failure, Record
-from hansa.roles.run import Binned, Progress, Registered, TableDescribed, Trained, TreeGrown
+from hansa.roles.run import Binned, Progress, Registered, Resumed, TableDescribed, Trained, TreeGrown
 from hansa.transport.notices import Kind
 
 
@@ -75,7 +75,7 @@ def line_of(line: msgspec.Struct) -> str:
 
 
 _LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(
-    Listening | Registered | Binned | TreeGrown | Trained | TableDescribed | Noticed | Stage | Ended | Failed
+    Listening | Registered | Resumed | Binned | TreeGrown | Trained | TableDescribed | Noticed | Stage | Ended | Failed
 )
 
 

@@ -15,6 +15,7 @@ from hansa.protocol.messages import (
     Abort,
     AnnounceKey,
     AnyMessage,
+    CheckpointSigned,
     Close,
     ConfirmKeys,
     Contribution,
@@ -31,7 +32,9 @@ from hansa.protocol.messages import (
     QuantiseGradients,
     Received,
     Relay,
+    Resume,
     ShowRows,
+    SignCheckpoint,
     SplitNodes,
     SumLabels,
     UseCuts,
@@ -157,6 +160,33 @@ DESCRIBING_PARTY_VERIFYING: Transitions = _describing(PARTY_VERIFYING)
 
 DESCRIBING_AGGREGATOR_VERIFYING: Transitions = _describing_aggregator(AGGREGATOR_VERIFYING)
 """`AGGREGATOR_VERIFYING` of such a run."""
+
+RESUMING_PARTY: Transitions = {
+    "joining": {
+        Welcome: ("through",),
+        Resume: ("resuming",),
+        Finish: ("through",),
+        ShowRows: ("through",),
+        Abort: ("aborted",),
+    },
+    "resuming": {CheckpointSigned: ("agreed", "through"), Abort: ("aborted",)},
+    "agreed": {ExchangeKeys: ("keyed",), Abort: ("aborted",)},
+    "keyed": {KeysConfirmed: ("through",), Abort: ("aborted",)},
+    "through": {},
+    "aborted": {},
+}
+"""What a party with a state folder accepts first. "through": from here on the table of its mode holds, where the checkpoint left it."""
+
+RESUMING_AGGREGATOR: Transitions = {
+    "registering": {Join: ("registering", "signing", "through"), Abort: ("aborted",)},
+    "signing": {SignCheckpoint: ("signing", "keying", "through"), Abort: ("aborted",)},
+    "keying": {AnnounceKey: ("keying", "confirming"), Abort: ("aborted",)},
+    "confirming": {ConfirmKeys: ("confirming", "through"), Abort: ("aborted",)},
+    "releasing": {Join: ("releasing",), Received: ("releasing",), Abort: ("aborted",)},
+    "through": {},
+    "aborted": {},
+}
+"""What an aggregator with a state folder accepts first. "releasing": the model is there, and some party has not said that it has it."""
 
 MEMBER: Transitions = {
     "joining": {Welcome: ("welcomed",), Abort: ("aborted",)},

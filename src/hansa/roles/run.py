@@ -41,12 +41,18 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def stage(self) -> str:
-        """ "registered", "binned", "tree", "trained" or "described"."""
+        """ "registered", "resumed", "binned", "tree", "trained" or "described"."""
         return str(self.__struct_config__.tag)
 
 
 class Registered(Progress, frozen=True, tag_field="event", tag="registered"):
     """All members have joined."""
+
+
+class Resumed(Progress, frozen=True, tag_field="event", tag="resumed"):
+    """The run goes on in a later epoch, after a process or a line was lost; epoch: its number, from 1."""
+
+    epoch: int
 
 
 class Binned(Progress, frozen=True, tag_field="event", tag="binned"):
