@@ -18,6 +18,7 @@ A member's own file:
     start_model = "march.json"          # the model that the plan goes on from, where it names one
     model = "north-model.json"          # where a receiver puts the model
     record = "north-record.json"        # optional: what this member sent and got
+    state = "north.state"               # optional: folder that lets a run survive this process; default: this file's name with .state
     transcript = "north-transcript"     # optional: folder for every frame that passed
     threads = 1                         # optional
     wait_s = 600                        # optional: seconds to wait for the others
@@ -116,6 +117,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     start_model: FilePath | None = None
     model: FilePath | None = None
     record: FilePath | None = None
+    state: FilePath | None = None
     transcript: FilePath | None = None
     threads: Threads = 1
     wait_s: Seconds = 600.0
@@ -146,6 +148,7 @@ class MemberFile:
         id: a column of it that is not read, or None.
         start_model: path of the model that the plan goes on from, or None.
         model, record, transcript, ledger: paths, None where the file does not give them.
+        state: the folder that lets a run survive this member's process, where the plan has it wait.
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
             after which a member that is no server gives up, or None for never. memory_limit: bytes for a server's shares, or None.
@@ -168,6 +171,7 @@ class MemberFile:
     record: Path | None
     transcript: Path | None
     ledger: Path | None
+    state: Path
     policy: Policy
     threads: int
     wait_s: float
@@ -246,6 +250,7 @@ def read_member_file(path: Path) -> MemberFile:
         record=at(document.record),
         transcript=at(document.transcript),
         ledger=at(document.ledger),
+        state=path.with_suffix(".state") if document.state is None else path.parent / document.state,
         policy=document.policy,
         threads=document.threads,
         wait_s=document.wait_s,

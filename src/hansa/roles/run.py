@@ -117,8 +117,11 @@ PURPOSE = "purpose"
 class MemberRole(Protocol):
     """A role that talks to the aggregator only."""
 
-    done: bool
-    run: bytes
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def run(self) -> bytes: ...
 
     def opening(self) -> Iterator[bytes]: ...
 
@@ -131,8 +134,11 @@ class MemberRole(Protocol):
 class HubRole(Protocol):
     """The aggregator's role."""
 
-    done: bool
-    run: bytes
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def run(self) -> bytes: ...
 
     @property
     def parties(self) -> Iterable[str]: ...

@@ -11,7 +11,8 @@ Guarantees beside those of `channel`, whose first, "whole, once, unchanged, in t
 
 6. A frame is sent again only from the bytes that were sent first, and only while the other end has not acknowledged it.
 7. A session belongs to one process of one member: to who holds the member's key *and* the token. While nothing has been sent yet,
-   a process that is gone may be replaced by another.
+   a process that is gone may be replaced by another. Later, another process of the member ends the session at once: the one that had
+   it is `MemberLost`, and the new one is told to come again.
 8. A member that is away for longer than the reconnect timeout is `MemberLost`, for good; one that closes or breaks a rule is at once.
 
 A line that carries nothing any more, and does not say so, counts as broken after two thirds of the reconnect timeout, 40 seconds
@@ -609,9 +610,11 @@ class ResumableHub:
         if session.over:
             raise TransportError("has left this run, or came back too late; start a new run")
         if not hmac.compare_digest(token, session.token):
+            if vacant or not session.linked:  # by its key it is the member: the process that had the session is gone
+                self._losses.append(MemberLost(member, "its process ended, and another one was started"))
+                raise TransportError("was in this run by a process that ended; dial again when the run goes on")
             raise TransportError(
-                "has a session by another process: either a second one was started (stop it), "
-                "or this one lost its state (start a new run)"
+                "has a session by another process, which is still connected: a second one was started; stop one of them"
             )
         return WELCOME.pack(self._token, session.delivery.received)
 
