@@ -63,6 +63,9 @@ CREATE TABLE IF NOT EXISTS received (party TEXT PRIMARY KEY) WITHOUT ROWID;
 
 CONTENT = ("meta", "broadcasts", "shown", "refused", "snapshots", "trees", "received")
 
+ANSWER = "INSERT INTO broadcasts VALUES (?, ?, ?, ?, ?)"
+SHOW = "INSERT OR REPLACE INTO shown VALUES (?, ?)"
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -257,6 +260,12 @@ class _State:
         content = self._get(name)
         return None if content is None else _decoded(content, kind)
 
+    def _next_checkpoint(self) -> int:
+        (last,) = self._run(
+            "SELECT checkpoint FROM broadcasts WHERE checkpoint IS NOT NULL ORDER BY number DESC LIMIT 1"
+        ).fetchone() or (0,)
+        return 1 + int(last)
+
     def _clear(self) -> None:
         for table in CONTENT:
             self._run(f"DELETE FROM {table}")
@@ -356,16 +365,20 @@ class PartyState(_State):
 
     def answer(self, mark: Mark, broadcast: Broadcast | None, shown: tuple[int, bytes] | None) -> None:
         """See `PartyJournal`."""
-        checkpoint = None
-        if broadcast is not None and broadcast.checkpoint:
-            (before,) = self._run("SELECT max(checkpoint) FROM broadcasts").fetchone()
-            checkpoint = 1 + (before or 0)
-        with self._together() if checkpoint is None else self._flushing():
+        if broadcast is None:
             if shown is not None:
-                self._run("INSERT OR REPLACE INTO shown VALUES (?, ?)", *shown)
-            if broadcast is not None:
-                row = (mark.number, broadcast.kind, broadcast.frame, mark.chain, checkpoint)
-                self._run("INSERT INTO broadcasts VALUES (?, ?, ?, ?, ?)", *row)
+                self._run(SHOW, *shown)
+            return
+        row = [mark.number, broadcast.kind, broadcast.frame, mark.chain, None]
+        if shown is None and not broadcast.checkpoint:  # of every level: one statement is a commit of its own
+            self._run(ANSWER, *row)
+            return
+        with self._flushing() if broadcast.checkpoint else self._together():
+            if broadcast.checkpoint:
+                row[-1] = self._next_checkpoint()
+            if shown is not None:
+                self._run(SHOW, *shown)
+            self._run(ANSWER, *row)
 
     def refuse(self, number: int, frame: bytes) -> None:
         """See `PartyJournal`."""
@@ -429,11 +442,10 @@ class AggregatorState(_State):
         self, mark: Mark, broadcast: Broadcast, snapshot: Snapshot, setup: Setup | None, tree: Tree | None
     ) -> None:
         """See `AggregatorJournal`."""
-        (before,) = self._run("SELECT max(checkpoint) FROM broadcasts").fetchone()
-        checkpoint = 1 + (before or 0)
+        checkpoint = self._next_checkpoint()
         with self._flushing():
             row = (mark.number, broadcast.kind, broadcast.frame, mark.chain, checkpoint)
-            self._run("INSERT INTO broadcasts VALUES (?, ?, ?, ?, ?)", *row)
+            self._run(ANSWER, *row)
             self._run("DELETE FROM broadcasts WHERE checkpoint < ?", checkpoint - 2)
             self._run("INSERT INTO snapshots VALUES (?, ?)", checkpoint, encode(snapshot))
             self._run("DELETE FROM snapshots WHERE checkpoint < ?", checkpoint - 2)

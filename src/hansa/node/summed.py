@@ -156,6 +156,7 @@ def _aggregate(
         reconnect_timeout_s=member.reconnect_timeout_s,
         notify=notify,
         owed=lambda: role.waiting_for(),
+        processes_change=state is not None,
     )
     attempt.port = inner.port
     hub: Hub = inner

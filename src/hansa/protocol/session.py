@@ -163,30 +163,37 @@ DESCRIBING_AGGREGATOR_VERIFYING: Transitions = _describing_aggregator(AGGREGATOR
 
 RESUMING_PARTY: Transitions = {
     "joining": {
-        Welcome: ("through",),
+        Welcome: ("resumed",),
         Resume: ("resuming",),
-        Finish: ("through",),
-        ShowRows: ("through",),
+        Finish: ("resumed",),
+        ShowRows: ("resumed",),
         Abort: ("aborted",),
     },
-    "resuming": {CheckpointSigned: ("agreed", "through"), Abort: ("aborted",)},
+    "resuming": {CheckpointSigned: ("agreed", "resumed"), Abort: ("aborted",)},
     "agreed": {ExchangeKeys: ("keyed",), Abort: ("aborted",)},
-    "keyed": {KeysConfirmed: ("through",), Abort: ("aborted",)},
-    "through": {},
+    "keyed": {KeysConfirmed: ("resumed",), Abort: ("aborted",)},
+    "resumed": {},
     "aborted": {},
 }
-"""What a party with a state folder accepts first. "through": from here on the table of its mode holds, where the checkpoint left it."""
+"""What a party with a state folder accepts first. "resumed": from here on the table of its mode holds, where the checkpoint left it.
+"""
 
 RESUMING_AGGREGATOR: Transitions = {
-    "registering": {Join: ("registering", "signing", "through"), Abort: ("aborted",)},
-    "signing": {SignCheckpoint: ("signing", "keying", "through"), Abort: ("aborted",)},
+    "registering": {Join: ("registering", "signing", "resumed"), Abort: ("aborted",)},
+    "signing": {SignCheckpoint: ("signing", "keying", "resumed"), Abort: ("aborted",)},
     "keying": {AnnounceKey: ("keying", "confirming"), Abort: ("aborted",)},
-    "confirming": {ConfirmKeys: ("confirming", "through"), Abort: ("aborted",)},
-    "releasing": {Join: ("releasing",), Received: ("releasing",), Abort: ("aborted",)},
-    "through": {},
+    "confirming": {ConfirmKeys: ("confirming", "resumed"), Abort: ("aborted",)},
+    "resumed": {},
     "aborted": {},
 }
-"""What an aggregator with a state folder accepts first. "releasing": the model is there, and some party has not said that it has it."""
+"""What an aggregator with a state folder accepts first."""
+
+RELEASING_AGGREGATOR: Transitions = {
+    "releasing": {Join: ("releasing", "finished"), Received: ("releasing", "finished"), Abort: ("aborted",)},
+    "finished": {},
+    "aborted": {},
+}
+"""The same where the model is there, and some party has not said that it has it."""
 
 MEMBER: Transitions = {
     "joining": {Welcome: ("welcomed",), Abort: ("aborted",)},

@@ -26,7 +26,7 @@ from hansa.protocol.messages import (
     ShowRows,
     SignCheckpoint,
 )
-from hansa.protocol.session import RESUMING_AGGREGATOR, Session
+from hansa.protocol.session import RELEASING_AGGREGATOR, RESUMING_AGGREGATOR, Session
 from hansa.roles.key_setup import Signer
 from hansa.roles.registration import Registration
 from hansa.roles.run import Progress, Resumed, agreement, agreement_parts, run_id
@@ -91,7 +91,8 @@ class SurvivingAggregator:
             outcome, self._last_counts, received = kept
             aggregator.finish_again(outcome, received)
             self._left = set(received)
-        self._session = Session("aggregator", RESUMING_AGGREGATOR, "releasing" if self.releasing else "registering")
+        table, state = (RELEASING_AGGREGATOR, "releasing") if self.releasing else (RESUMING_AGGREGATOR, "registering")
+        self._session = Session("aggregator", table, state)
 
     @property
     def done(self) -> bool:
@@ -136,7 +137,7 @@ class SurvivingAggregator:
             StateError: a state folder was put back, is of another run, or is missing. OutputError: the journal cannot be written.
             ProtocolError, HansaError: as `Aggregator.handle`.
         """
-        if self._session.state == "through":
+        if self._session.state == "resumed":
             yield from self._pass(member, frame)
             return
         if member not in self._plan.parties:
@@ -160,7 +161,7 @@ class SurvivingAggregator:
                     yield from self._broadcast(exchange)
             case ConfirmKeys():
                 told = self._registration.confirmed(member, message)
-                self._session.go(message, "through" if told else "confirming")
+                self._session.go(message, "resumed" if told else "confirming")
                 for party, tags in told.items():
                     yield party, messages.encode(tags)
                 if told:
@@ -185,7 +186,7 @@ class SurvivingAggregator:
         joins = self._registration.joins
         claims = {name: join.claim for name, join in sorted(joins.items()) if join.claim is not None}
         if self._begins_anew(claims):
-            self._session.go(message, "through")
+            self._session.go(message, "resumed")
             yield from self._begin()
             return
         self._session.go(message, "signing")
@@ -258,7 +259,7 @@ class SurvivingAggregator:
             self._session.go(message, "signing")
             return
         masked = self._plan.mode != "federated"
-        self._session.go(message, "keying" if masked else "through")
+        self._session.go(message, "keying" if masked else "resumed")
         own = self._signer.sign(SIGNING_PURPOSE, agreed.signed_bytes())
         signatures = dict(sorted({**self._signatures, self._plan.aggregator: own}.items()))
         self._journal.begin_epoch(check_signatures(agreed, signatures, self._signer))

@@ -121,7 +121,7 @@ class SurvivingParty:
             ProtocolError, HansaError: as `Party.handle`.
         """
         try:
-            yield from self._take(frame) if self._session.state == "through" else self._begin(frame)
+            yield from self._take(frame) if self._session.state == "resumed" else self._begin(frame)
         except Exception:
             self.erase()
             raise
@@ -140,7 +140,7 @@ class SurvivingParty:
             case Abort():
                 yield from self._party.handle(frame)
             case Welcome():
-                self._session.go(message, "through")
+                self._session.go(message, "resumed")
                 yield from self._welcome(frame)
             case Resume():
                 self._session.go(message, "resuming")
@@ -153,12 +153,12 @@ class SurvivingParty:
                     confirmed = self._masking.exchange(message)
                 yield messages.encode(confirmed)
             case KeysConfirmed() if self._masking is not None:
-                self._session.go(message, "through")
+                self._session.go(message, "resumed")
                 with blaming(aggregator):
                     self._masking.confirm(message)
                 yield from self._go_on()
             case Finish() | ShowRows():
-                self._session.go(message, "through")
+                self._session.go(message, "resumed")
                 yield from self._released(message, frame)
             case _:
                 raise self._broken(f"{type(message).__name__} came at the start of an epoch")
@@ -206,7 +206,7 @@ class SurvivingParty:
         agreed = self._agreed
         assert agreed is not None  # the session's table
         masked = self._plan.mode != "federated"
-        self._session.go(message, "agreed" if masked else "through")
+        self._session.go(message, "agreed" if masked else "resumed")
         with blaming(self._plan.aggregator):
             self._journal.begin_epoch(check_signatures(agreed, message.signatures, self._signer))
         if not masked:
@@ -261,7 +261,9 @@ class SurvivingParty:
         known = False
         if broadcast is not None:
             mark = link(mark, broadcast.kind, broadcast.frame)
-            before = self._journal.broadcast(mark.number)
+            # Behind what was answered before this process, nothing can be there.
+            kept = self._claim is not None and mark.number <= self._claim.now.number
+            before = self._journal.broadcast(mark.number) if kept else None
             known = before is not None
             if before is not None and before != (broadcast.kind, broadcast.frame):
                 self._journal.refuse(mark.number, broadcast.frame)
