@@ -15,7 +15,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 HASHED := $(PIP_INSTALL) --require-hashes --requirement
 THIS := $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 
-.PHONY: install demo test test-all test-lowest check bench parity docs lock sbom clean
+.PHONY: install demo test test-all test-lowest check bench parity chaos docs lock sbom clean
 
 install: $(STAMP)
 
@@ -69,6 +69,10 @@ bench: $(STAMP)
 # Alone, together and pooled XGBoost on every real table: make parity PARITY_OPTIONS="--splits 3 --modes federated"
 parity: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_parity $(PARITY_OPTIONS)
+
+# Real processes killed, stopped, cut off and out of disk, as a seed draws: make chaos CHAOS_OPTIONS="--schedules 20 --mode secure-aggregation"
+chaos: $(STAMP)
+	$(BIN)/python tests/cli/chaos.py $(CHAOS_OPTIONS)
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

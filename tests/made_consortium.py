@@ -44,6 +44,9 @@ max_bin = 16
 """
 
 
+ABORTING = PLAN.replace('"borealis"]\n', '"borealis"]\non_dropout = "abort"\n', 1)
+"""The run ends with the first process that does."""
+
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) \S.*")
 AGAIN = 75
 

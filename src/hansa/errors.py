@@ -110,6 +110,10 @@ class OutputError(HansaError):
         self.retry = retry
 
 
+class StateError(HansaError):
+    """A state folder cannot be used: it is another run's, in use, open to others, damaged, or older than what others hold."""
+
+
 class ProtocolError(HansaError):
     """A member broke a rule of the protocol: the text names the member, the rule and the message."""
 

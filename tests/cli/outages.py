@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from made_consortium import HUB, PARTIES, PLAN, make_consortium, write_member
+from made_consortium import ABORTING, HUB, PARTIES, make_consortium, write_member
 from namespaces import Hosts, why_not
 
 VICTIM, OTHER = PARTIES[1], PARTIES[0]
@@ -66,7 +66,7 @@ class Outage:
     """A run of the aggregator and two parties, each on a host of its own, until a fault and after it."""
 
     def __init__(self, folder: Path, rounds: int = 10**5) -> None:
-        self.folder = make_consortium(folder, PLAN.replace("rounds = 3", f"rounds = {rounds}"))
+        self.folder = make_consortium(folder, ABORTING.replace("rounds = 3", f"rounds = {rounds}"))
         self.hosts = Hosts((HUB, *PARTIES))
         self.voices: dict[str, Voice] = {}
         self.fault_at = time.monotonic()

@@ -29,6 +29,7 @@ from hansa.plan import read_plan
 from hansa.protocol import messages
 from hansa.transport.resumable import ResumableHub
 from made_consortium import (
+    ABORTING,
     AGAIN,
     HUB,
     PARTIES,
@@ -40,7 +41,7 @@ from made_consortium import (
     write_member,
 )
 
-ENDLESS = PLAN.replace("rounds = 3", "rounds = 100000")
+ENDLESS = ABORTING.replace("rounds = 3", "rounds = 100000")
 INTERRUPTED = "its operator stopped its process"
 
 

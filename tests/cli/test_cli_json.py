@@ -16,7 +16,7 @@ from hansa.node.plan_report import PlanReport
 from hansa.node.record import AggregatorRecord, Failure, PartyRecord, Record
 from hansa.roles.run import Binned, Registered, Trained, TreeGrown
 from hansa.simulation.summary import Summary
-from made_consortium import HUB, PARTIES, PLAN, Consortium, hansa, write_member
+from made_consortium import ABORTING, HUB, PARTIES, PLAN, Consortium, hansa, write_member
 
 
 def read(text: str) -> list[Line]:
@@ -98,7 +98,7 @@ def test_a_run_that_fails_ends_with_an_error_that_names_member_run_and_cure(cons
 
 def test_a_party_that_is_killed_is_the_member_of_the_error_and_the_run_is_named(consortium: Consortium):
     folder = consortium.folder
-    (folder / "plan.toml").write_text(PLAN.replace("rounds = 3", "rounds = 100000"))
+    (folder / "plan.toml").write_text(ABORTING.replace("rounds = 3", "rounds = 100000"))
     hub, port = consortium.start_hub(reconnect_timeout_s=0)
     parties = {name: consortium.start_party(name, port, reconnect_timeout_s=0) for name in PARTIES}
     hub.event("tree")

@@ -26,6 +26,7 @@ from hansa.transport import tls
 from hansa.transport.recording import read_transcript
 from http_proxy import HttpProxy
 from made_consortium import (
+    ABORTING,
     AGAIN,
     HUB,
     PARTIES,
@@ -40,7 +41,7 @@ from made_consortium import (
 )
 from waiting import HANG_S
 
-ENDLESS = PLAN.replace("rounds = 3", "rounds = 100000")
+ENDLESS = ABORTING.replace("rounds = 3", "rounds = 100000")
 
 
 def test_a_run_by_hand_with_a_rejected_peer_at_the_door(consortium: Consortium):

@@ -884,6 +884,7 @@ def test_every_key_is_listed():
         "coopetitive",
         "release",
         "start_model",
+        "on_dropout",
     }
 
 

@@ -28,6 +28,8 @@ from hansa.protocol.messages import (
     Abort,
     AnnounceKey,
     AnyMessage,
+    CheckpointSigned,
+    Claim,
     Close,
     ConfirmKeys,
     Contribution,
@@ -41,13 +43,16 @@ from hansa.protocol.messages import (
     Finish,
     Join,
     KeysConfirmed,
+    Mark,
     Message,
     QuantiseGradients,
     Received,
     Relay,
     ReleaseTree,
+    Resume,
     SetLeaves,
     ShowRows,
+    SignCheckpoint,
     SplitNodes,
     SumLabels,
     Tensor,
@@ -71,7 +76,11 @@ ARRAYS = st.sampled_from(DTYPES).flatmap(
     lambda dtype: hnp.arrays(np.dtype(dtype), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
 )
 TENSORS = ARRAYS.map(to_tensor)
+MARKS = st.builds(Mark, INT64, st.binary(max_size=40))
+CLAIMS = st.builds(Claim, st.binary(max_size=40), INT64, INT64, st.none() | MARKS, MARKS, MARKS)
 FIELDS = {
+    Claim | None: st.none() | CLAIMS,
+    tuple[tuple[str, Claim], ...]: st.lists(st.tuples(TEXT, CLAIMS), max_size=3).map(tuple),
     int: INT64,
     bool: st.booleans(),
     float: FLOATS,
@@ -131,6 +140,9 @@ def test_the_list_of_messages_is_closed():
     assert [kind.__name__ for kind in MESSAGES] == [
         "Join",
         "Welcome",
+        "Resume",
+        "SignCheckpoint",
+        "CheckpointSigned",
         "AnnounceKey",
         "ExchangeKeys",
         "ConfirmKeys",
@@ -467,9 +479,9 @@ def test_every_message_says_who_sends_it():
 def test_both_ways_are_listed():
     down = {
         Welcome, ExchangeKeys, KeysConfirmed, CountMagnitudes, SumLabels, CountCells, UseCuts, QuantiseGradients, SplitNodes, Finish,
-        ShowRows, CountBins, Described, CountResiduals, SetLeaves,
+        ShowRows, CountBins, Described, CountResiduals, SetLeaves, Resume, CheckpointSigned,
     }  # fmt: skip
-    up = {Join, AnnounceKey, ConfirmKeys, Contribution, VouchRows, Received}
+    up = {Join, SignCheckpoint, AnnounceKey, ConfirmKeys, Contribution, VouchRows, Received}
     coopetitive = {Relay, Done, Close}
     assert down | up | coopetitive | {Abort} | set(SEALED) == set(MESSAGES)
     assert len(down) + len(up) + len(coopetitive) + len(SEALED) + 1 == len(MESSAGES)

@@ -18,6 +18,7 @@ from hansa.protocol.messages import (
     SEALED,
     Abort,
     AnnounceKey,
+    CheckpointSigned,
     Close,
     ConfirmKeys,
     Contribution,
@@ -34,8 +35,10 @@ from hansa.protocol.messages import (
     QuantiseGradients,
     Received,
     Relay,
+    Resume,
     SetLeaves,
     ShowRows,
+    SignCheckpoint,
     SplitNodes,
     Tensor,
     UseCuts,
@@ -58,6 +61,9 @@ from hansa.protocol.session import (
     PARTY,
     PARTY_MASKED,
     PARTY_VERIFYING,
+    RELEASING_AGGREGATOR,
+    RESUMING_AGGREGATOR,
+    RESUMING_PARTY,
     Session,
     Transitions,
 )
@@ -75,10 +81,13 @@ TABLES = {
     "describing masked aggregator": (DESCRIBING_AGGREGATOR_MASKED, "registering"),
     "describing verifying party": (DESCRIBING_PARTY_VERIFYING, "joining"),
     "describing verifying aggregator": (DESCRIBING_AGGREGATOR_VERIFYING, "registering"),
+    "resuming party": (RESUMING_PARTY, "joining"),
+    "resuming aggregator": (RESUMING_AGGREGATOR, "registering"),
+    "releasing aggregator": (RELEASING_AGGREGATOR, "releasing"),
     "member": (MEMBER, "joining"),
     "hub": (HUB, "registering"),
 }
-ENDS = {"finished", "aborted"}
+ENDS = {"finished", "aborted", "resumed"}
 
 both = pytest.mark.parametrize(("table", "first"), TABLES.values(), ids=TABLES)
 
@@ -132,7 +141,8 @@ def test_every_message_has_a_place_and_a_direction():
     down, up = ({kind for legal in table.values() for kind in legal} for table in (PARTY, AGGREGATOR))
     coopetitive = {Relay, Done, Close}
     describing = {CountBins, Described}
-    others = {*keys_down, *keys_up, *coopetitive, *SEALED, *describing, ShowRows, VouchRows}
+    resuming = {Resume, SignCheckpoint, CheckpointSigned}
+    others = {*keys_down, *keys_up, *coopetitive, *SEALED, *describing, *resuming, ShowRows, VouchRows}
     assert down | up == set(MESSAGES) - others
     assert down & up == {Abort}
     assert up == {Join, Contribution, Received, Abort}
@@ -147,6 +157,11 @@ def test_every_message_has_a_place_and_a_direction():
         {kind for legal in table.values() for kind in legal} for table in (PARTY_VERIFYING, AGGREGATOR_VERIFYING)
     )
     assert (counted_down, counted_up) == (masked_down | {ShowRows}, masked_up | {VouchRows})
+    again_down, again_up = (
+        {kind for legal in table.values() for kind in legal} for table in (RESUMING_PARTY, RESUMING_AGGREGATOR)
+    )
+    assert again_down == {Welcome, Resume, CheckpointSigned, Finish, ShowRows, Abort} | keys_down
+    assert again_up == {Join, SignCheckpoint, Abort} | keys_up
     to_member, to_hub = ({kind for legal in table.values() for kind in legal} for table in (MEMBER, HUB))
     assert to_member == {Welcome, Relay, Close, Abort} | keys_down
     assert to_hub == {Join, Relay, Done, Abort} | keys_up

@@ -20,6 +20,7 @@ A member's own file:
     record = "north-record.json"        # optional: what this member sent and got
     provenance = "north-provenance.json"
                                         # optional: a receiver's signed statement of which run made the model
+    state = "north.state"               # optional: folder that lets a run survive this process; default: this file's name with .state
     transcript = "north-transcript"     # optional: folder for every frame that passed
     threads = 1                         # optional
     wait_s = 600                        # optional: seconds to wait for the others
@@ -120,6 +121,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     model: FilePath | None = None
     record: FilePath | None = None
     provenance: FilePath | None = None
+    state: FilePath | None = None
     transcript: FilePath | None = None
     threads: Threads = 1
     wait_s: Seconds = 600.0
@@ -151,6 +153,7 @@ class MemberFile:
         id: a column of it that is not read, or None.
         start_model: path of the model that the plan goes on from, or None.
         model, record, provenance, transcript, ledger: paths, None where the file does not give them.
+        state: the folder that lets a run survive this member's process, where the plan has it wait.
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
             after which a member that is no server gives up, or None for never. memory_limit: bytes for a server's shares, or None.
@@ -173,6 +176,7 @@ class MemberFile:
     record: Path | None
     transcript: Path | None
     ledger: Path | None
+    state: Path
     policy: Policy
     threads: int
     wait_s: float
@@ -255,6 +259,7 @@ def read_member_file(path: Path) -> MemberFile:
         provenance=at(document.provenance),
         transcript=at(document.transcript),
         ledger=at(document.ledger),
+        state=path.with_suffix(".state") if document.state is None else path.parent / document.state,
         policy=document.policy,
         threads=document.threads,
         wait_s=document.wait_s,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from hansa.node.record import Failure, Record
-from hansa.roles.run import Binned, Progress, Registered, TableDescribed, Trained, TreeGrown
+from hansa.roles.run import Binned, Progress, Registered, Resumed, TableDescribed, Trained, TreeGrown
 from hansa.transport.notices import Kind
 
 
@@ -44,6 +44,21 @@ class Noticed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=
     sentence: str
 
 
+class Paused(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="paused", forbid_unknown_fields=True):
+    """The run stands still, and this member waits until it can go on.
+
+    Attributes:
+        member: this one. waiting_for: who is gone, as far as this member knows. limit_s: seconds after which it gives up.
+        text: what happened. run: the run's id in hex, once known.
+    """
+
+    member: str
+    waiting_for: tuple[str, ...]
+    limit_s: float
+    text: str
+    run: str
+
+
 class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="stage", forbid_unknown_fields=True):
     """What a simulation does next, in words."""
 
@@ -60,7 +75,7 @@ class Failed(Failure, frozen=True, kw_only=True, tag_field="event", tag="error",
     """The run, or the command, failed; the last line of `--json` then."""
 
 
-Event = Listening | Progress | Noticed | Stage
+Event = Listening | Progress | Noticed | Paused | Stage
 """What `run` and simulations tell while they go on."""
 
 Line = Event | Ended | Failed
@@ -75,7 +90,18 @@ def line_of(line: msgspec.Struct) -> str:
 
 
 _LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(
-    Listening | Registered | Binned | TreeGrown | Trained | TableDescribed | Noticed | Stage | Ended | Failed
+    Listening
+    | Registered
+    | Resumed
+    | Binned
+    | TreeGrown
+    | Trained
+    | TableDescribed
+    | Noticed
+    | Paused
+    | Stage
+    | Ended
+    | Failed
 )
 
 

@@ -29,7 +29,10 @@ def warn(sentences: Iterable[str]) -> None:
 
 
 def check_files(member: MemberFile, ends: Iterable[str]) -> None:
-    """Refuse outputs that could not be written at the end of the run. `ends` name the transcripts. Raises OutputError."""
+    """Refuse outputs that could not be written at the end of the run. `ends` name the transcripts. Raises OutputError.
+
+    A transcript that is there already is that of an earlier epoch where the run has a state: the next one gets a number.
+    """
     outputs = {key: getattr(member, key) for key in ("model", "record", "provenance", "ledger")}
     inputs: dict[str, Path] = {
         **paths_of(member.table),
@@ -39,10 +42,28 @@ def check_files(member: MemberFile, ends: Iterable[str]) -> None:
         "the member's own file": member.path,
     }
     check_outputs({f"{member.path}: {key}": path for key, path in outputs.items()}, inputs, keys=member.folder)
+    if survives(member):
+        check_folder(f"{member.path}: state", member.state, (), {**outputs, **inputs}, keys=member.folder)
     if member.transcript is not None:
         what, names = f"{member.path}: transcript", [f"{end}.frames" for end in ends]
+        if survives(member) and member.state.exists():
+            names = []
         check_folder(what, member.transcript, names, {**outputs, **inputs}, keys=member.folder)
     check_ending(f"{member.path}: model", member.model)
+
+
+def survives(member: MemberFile) -> bool:
+    """Whether this member's run survives its processes, and so has a state folder."""
+    return member.plan.on_dropout == "wait"
+
+
+def transcript_name(folder: Path, end: str) -> str:
+    """What this epoch's transcript of an end is called in its folder: its name, and a number where that is taken."""
+    name, number = end, 1
+    while (folder / f"{name}.frames").exists():
+        number += 1
+        name = f"{end}.{number}"
+    return name
 
 
 def read_start_model(member: MemberFile) -> bytes | None:

@@ -9,8 +9,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from hansa.node.events import Event, Listening, Noticed, Stage
-from hansa.roles.run import Binned, Progress, Registered, TableDescribed, Trained, TreeGrown
+from hansa.node.events import Event, Listening, Noticed, Paused, Stage
+from hansa.roles.run import Binned, Progress, Registered, Resumed, TableDescribed, Trained, TreeGrown
 from hansa.transport.notices import Notice
 
 REPEAT_S = 30.0
@@ -90,6 +90,11 @@ class NoticeWriter:
                 return f"listening at {event.host}:{event.port}"
             case Registered():
                 return "all members have joined; the run begins"
+            case Paused():
+                who = f" for {', '.join(event.waiting_for)}" if event.waiting_for else ""
+                return f"the run pauses, and waits{who} for up to {event.limit_s:.0f} s: {event.text}"
+            case Resumed():
+                return f"all members are there again; the run goes on in epoch {event.epoch}, after {rounds}"
             case Binned():
                 return f"the cuts are found; training begins, {rounds}"
             case TreeGrown() if self._clock() - self._tree_at >= REPEAT_S:

@@ -36,6 +36,7 @@ def defaults(plan: Plan) -> dict[str, object]:
         "name": "run",
         "members.receivers": plan.parties,
         "members.minimum_parties": len(plan.parties),
+        "members.on_dropout": "wait" if plan.coopetitive is None else "abort",
         "members.server_links": "hub",
         "schema.weight": None,
         "schema.decimal": ".",

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+from msgspec import UNSET
 from msgspec.structs import replace as replaced
 
 from hansa.data.columns import Columns
 from hansa.data.description import Description
 from hansa.data.streamed import open_rows
-from hansa.errors import LinkLost, PlanError, ProtocolError
+from hansa.errors import HansaError, LinkLost, PlanError, ProtocolError
 from hansa.node import logs
 from hansa.node.config import MemberFile
 from hansa.node.events import Listening, OnEvent
 from hansa.node.evidence import beside, keep_evidence
-from hansa.node.files import ANSWER_S, admission, check_files, put_model, read_start_model, warn
+from hansa.node.files import (
+    ANSWER_S,
+    admission,
+    check_files,
+    put_model,
+    read_start_model,
+    survives,
+    transcript_name,
+    warn,
+)
+from hansa.node.pauses import Pauses
 from hansa.node.record import CLEAR, AggregatorRecord, PartyRecord, RunRecord, Seconds, bytes_of, first_record, keeping
+from hansa.node.state import AggregatorState, PartyState, fingerprint
 from hansa.node.warm_up import prepare
-from hansa.roles.run import Progress, Purpose, run_hub, run_member
-from hansa.roles.summed.aggregator import Aggregator
+from hansa.roles.run import HubRole, Progress, Purpose, agreement, run_hub, run_member
+from hansa.roles.summed.aggregator import Aggregator, Outcome
 from hansa.roles.summed.party import Party
+from hansa.roles.summed.surviving_aggregator import SurvivingAggregator
+from hansa.roles.summed.surviving_party import SurvivingParty
 from hansa.transport.channel import Channel, Hub
 from hansa.transport.notices import Notify
 from hansa.transport.recording import RecordingChannel, RecordingHub
@@ -59,9 +76,60 @@ def run_aggregator(
 
     `event` is called with where it listens, then with every step of the run's progress; `notify` with what happens to connections.
     """
-    check_files(member, [member.plan.aggregator])
-    with keeping(member.record, first_record(AggregatorRecord, member, purpose=_purpose(keep))) as record:
-        return _aggregate(member, event, notify, record, keep)
+    plan = member.plan
+    check_files(member, [plan.aggregator])
+    with contextlib.ExitStack() as opened:
+        record = opened.enter_context(
+            keeping(member.record, first_record(AggregatorRecord, member, purpose=_purpose(keep)))
+        )
+        attempt = _Attempt(member.port, member.wait_s)
+        if keep is not None or not survives(member):
+            return _aggregate(member, event, notify, record, keep, attempt)
+        pauses = Pauses(member.wait_s, plan.aggregator, event)
+        state = opened.enter_context(
+            AggregatorState(member.state, agreement(plan, member.signer.identities), plan.aggregator)
+        )
+        while True:
+            try:
+                ended = _aggregate(member, event, notify, record, keep, attempt, state)
+            except HansaError as error:
+                missing = _others_have_the_model(pauses, error, attempt, state)
+                if missing is None:
+                    continue
+                warn([f"{', '.join(missing)} did not say that the model arrived; the run is over"])
+                ended = _trained(member, record, state.outcome[0] if state.outcome else None)
+            state.remove()
+            return ended
+
+
+@dataclass
+class _Attempt:
+    """An attempt to take part in an epoch, and what the next one needs to know.
+
+    Attributes:
+        port: where the aggregator listens. wait_s: seconds to wait for others. began: whether the epoch began.
+    """
+
+    port: int
+    wait_s: float
+    began: bool = False
+
+
+def _others_have_the_model(
+    pauses: Pauses, error: HansaError, attempt: _Attempt, state: AggregatorState
+) -> tuple[str, ...] | None:
+    """Pause, then None: try again. Where waiting lasted too long, and all that is missing is that parties say that they have the model,
+    those parties; else the error is raised.
+    """
+    try:
+        pauses.after(error, began=attempt.began)
+    except HansaError:
+        if state.outcome is None or pauses.left_s > 0:
+            raise
+        outcome, _, received = state.outcome
+        return tuple(name for name, *_ in outcome.roster if name not in received)
+    attempt.began, attempt.wait_s = False, pauses.left_s
+    return None
 
 
 def _purpose(keep: KeepDescription | None) -> Purpose:
@@ -74,18 +142,23 @@ def _aggregate(
     notify: Notify,
     record: RunRecord[AggregatorRecord],
     keep: KeepDescription | None,
+    attempt: _Attempt,
+    state: AggregatorState | None = None,
 ) -> AggregatorRecord:
+    """The aggregator's run; with a state, one epoch of it."""
     plan = member.plan
     inner = ResumableHub.listen(
         member.credentials,
         member.host,
-        member.port,
+        attempt.port,
         allowed=plan.parties,
         limits=HubLimits(spin_s=SPIN_S, most_bytes_per_s=member.most_bytes_per_s),
         reconnect_timeout_s=member.reconnect_timeout_s,
         notify=notify,
-        owed=lambda: aggregator.waiting_for(),
+        owed=lambda: role.waiting_for(),
+        processes_change=state is not None,
     )
+    attempt.port = inner.port
     hub: Hub = inner
     at: dict[str, float] = {}
     told_at = 0.0
@@ -97,7 +170,7 @@ def _aggregate(
         if progress.stage == "tree" and now < told_at + TREE_EVENT_S and progress.trees < progress.rounds:
             return
         told_at = now
-        record.stage(progress.stage, progress.trees, aggregator.run)
+        record.stage(progress.stage, progress.trees, role.run)
         event(replaced(progress, member=plan.aggregator))
 
     def counts() -> dict[str, int]:
@@ -119,16 +192,22 @@ def _aggregate(
         start=None if keep else read_start_model(member),
         purpose=_purpose(keep),
     )
+    surviving = None if state is None else SurvivingAggregator(plan, aggregator, state, member.signer, report)
+    role: HubRole = surviving or aggregator
     try:
         if member.transcript is not None:
-            hub = RecordingHub(inner, member.transcript, plan.aggregator)
+            hub = RecordingHub(inner, member.transcript, transcript_name(member.transcript, plan.aggregator))
         record.count(counts)
         if keep is None:  # a description uses none of these kernels
             prepare(plan)
         event(Listening(host=member.host, port=inner.port, member=plan.aggregator))
-        inner.wait_for(plan.parties, member.wait_s)
-        run_hub(aggregator, hub, ANSWER_S)
+        if surviving is None or not surviving.releasing:
+            inner.wait_for(plan.parties, attempt.wait_s)
+            run_hub(role, hub, ANSWER_S)
+        else:
+            run_hub(role, hub, attempt.wait_s)
     finally:
+        attempt.began = surviving is not None and surviving.began
         hub.close()
     if keep is not None:
         description = aggregator.description
@@ -142,7 +221,18 @@ def _aggregate(
             seconds=Seconds(binning=at["described"] - at["registered"]),
             traffic=bytes_of(hub.traffic),
         )
-    outcome = aggregator.outcome
+    seconds = Seconds(
+        binning=at["binned"] - at["registered"] if at.keys() >= {"binned", "registered"} else UNSET,
+        training=at["trained"] - at["binned"] if at.keys() >= {"trained", "binned"} else UNSET,
+    )
+    return _trained(member, record, aggregator.outcome, seconds=seconds, traffic=bytes_of(hub.traffic))
+
+
+def _trained(
+    member: MemberFile, record: RunRecord[AggregatorRecord], outcome: Outcome | None, **parts: Any
+) -> AggregatorRecord:
+    """The record of a run that gave a model, which is put where this member's file says; `parts`: what else stands in it."""
+    plan = member.plan
     if outcome is None:  # run_hub returns only once the role is done
         raise PlanError("the run ended without a model")
     if plan.aggregator in plan.receivers:
@@ -155,10 +245,9 @@ def _aggregate(
         history={name: tuple(values) for name, values in outcome.history.items()},
         without_value=outcome.without_value,
         model_sha256=hashlib.sha256(outcome.model).hexdigest(),
-        roster=aggregator.roster,
+        roster=tuple((name, rows, held) for name, _, rows, held, _ in outcome.roster),
         clear=CLEAR[plan.mode],
-        seconds=Seconds(binning=at["binned"] - at["registered"], training=at["trained"] - at["binned"]),
-        traffic=bytes_of(hub.traffic),
+        **parts,
     )
 
 
@@ -185,16 +274,59 @@ def run_party(member: MemberFile, event: OnEvent, notify: Notify, keep: KeepDesc
             cure="name a file as ledger",
         )
     check_files(member, [name])
-    with (
-        keeping(member.record, first_record(PartyRecord, member, purpose=_purpose(keep))) as record,
-        open_rows(
-            member.table, member.schema, label_kind=plan.parameters.label_kind, by_column=member.by_column
-        ) as rows,
-    ):
-        warn(rows.warnings)
-        given = [rows]
-        del rows  # the party alone holds them, and lets them go
-        return _contribute(member, given, event, notify, record, keep)
+    with keeping(member.record, first_record(PartyRecord, member, purpose=_purpose(keep))) as record:
+        attempt = _Attempt(member.port, member.wait_s)
+        if keep is not None or not survives(member):
+            with _reading(member) as rows:
+                given = [rows]
+                del rows  # the party alone holds them, and lets them go
+                return _contribute(member, given, event, notify, record, keep, attempt)
+        return _survive(member, event, notify, record, attempt)
+
+
+def _reading(member: MemberFile) -> contextlib.AbstractContextManager[Columns]:
+    """This party's rows."""
+    assert member.table is not None  # `run_party`
+    kind = member.plan.parameters.label_kind
+    return open_rows(member.table, member.schema, label_kind=kind, by_column=member.by_column)
+
+
+def _survive(
+    member: MemberFile, event: OnEvent, notify: Notify, record: RunRecord[PartyRecord], attempt: _Attempt
+) -> PartyRecord:
+    """A party's run, epoch after epoch. Each reads the table anew, as another process would."""
+    name, agreed = member.identity.name, agreement(member.plan, member.signer.identities)
+    pauses = Pauses(member.wait_s, name, event)
+    while True:
+        try:
+            with _reading(member) as rows:
+                given, of_rows = [rows], fingerprint(rows, member.signer, agreed)
+                n_rows, warnings = rows.n_rows, rows.warnings
+                del rows  # the party alone holds them, and lets them go
+                with PartyState(member.state, agreed, name, of_rows) as state:
+                    if state.over:  # this process ended before the model was put
+                        put_model(member, state.model)
+                        ended = _received(member, record, state.model, n_rows, warnings)
+                    else:
+                        ended = _contribute(member, given, event, notify, record, None, attempt, state)
+                    state.remove()
+                    return ended
+        except HansaError as error:
+            pauses.after(error, began=attempt.began)
+        attempt.began, attempt.wait_s = False, pauses.left_s
+
+
+def _received(
+    member: MemberFile, record: RunRecord[PartyRecord], model: bytes | None, rows: int, warnings: tuple[str, ...]
+) -> PartyRecord:
+    """The record of a party whose run is over."""
+    return record.end(
+        "finished",
+        rows=rows,
+        warnings=warnings,
+        model_sha256=None if model is None else hashlib.sha256(model).hexdigest(),
+        clear=CLEAR[member.plan.mode],
+    )
 
 
 def _contribute(
@@ -204,10 +336,13 @@ def _contribute(
     notify: Notify,
     record: RunRecord[PartyRecord],
     keep: KeepDescription | None,
+    attempt: _Attempt,
+    state: PartyState | None = None,
 ) -> PartyRecord:
-    """A party's run; `given` is its rows alone, which are taken out."""
+    """A party's run, with a state one epoch of it; `given` is its rows alone, which are taken out."""
     plan, name = member.plan, member.identity.name
     n_rows, warnings = given[0].n_rows, given[0].warnings
+    warn(warnings)
     admit = admission(member, given[0])
     if keep is None:
         prepare(plan)
@@ -219,7 +354,7 @@ def _contribute(
         if progress.stage == "tree" and now < told_at + PARTY_EVENT_S and progress.trees < progress.rounds:
             return
         told_at = now
-        record.stage(progress.stage, progress.trees, party.run)
+        record.stage(progress.stage, progress.trees, role.run)
         event(replaced(progress, member=name))
 
     def counts() -> dict[str, int]:
@@ -227,15 +362,15 @@ def _contribute(
         return {
             "bytes_up": traffic.bytes_up,
             "bytes_down": traffic.bytes_down,
-            "masked_bytes": party.masked_bytes,
-            "clear_bytes": traffic.bytes_up - party.masked_bytes,
+            "masked_bytes": role.masked_bytes,
+            "clear_bytes": traffic.bytes_up - role.masked_bytes,
         }
 
     party = Party(
         plan,
         name,
         given.pop(),
-        nonce=secrets.token_bytes(32),
+        nonce=secrets.token_bytes(32) if state is None else state.nonce,
         pool=WorkerPool(member.threads),
         signer=member.signer,
         policy=member.policy,
@@ -244,13 +379,15 @@ def _contribute(
         start=None if keep else read_start_model(member),
         purpose=_purpose(keep),
     )
+    surviving = None if state is None else SurvivingParty(plan, name, party, state, member.signer, report)
+    role = surviving or party
     inner = ResumableChannel.connect(
         member.credentials,
         plan.aggregator,
         member.host,
         member.port,
         reconnect_timeout_s=member.reconnect_timeout_s,
-        retry_for_s=member.wait_s,
+        retry_for_s=attempt.wait_s,
         spin_s=PARTY_SPIN_S,
         most_bytes_per_s=member.most_bytes_per_s,
         notify=notify,
@@ -259,9 +396,9 @@ def _contribute(
     channel: Channel = inner
     try:
         if member.transcript is not None:
-            channel = RecordingChannel(inner, member.transcript, name)
+            channel = RecordingChannel(inner, member.transcript, transcript_name(member.transcript, name))
         record.count(counts)
-        run_member(party, channel, member.idle_limit_s)
+        run_member(role, channel, member.idle_limit_s)
     except LinkLost as loss:
         loss.blame(plan.aggregator)
         raise
@@ -274,14 +411,9 @@ def _contribute(
             )
         raise
     finally:
+        attempt.began = surviving is not None and surviving.began
         channel.close()
     if keep is not None and party.description is not None:
         keep(party.description)
     put_model(member, party.model)
-    return record.end(
-        "finished",
-        rows=n_rows,
-        warnings=warnings,
-        model_sha256=None if party.model is None else hashlib.sha256(party.model).hexdigest(),
-        clear=CLEAR[plan.mode],
-    )
+    return _received(member, record, party.model, n_rows, warnings)

@@ -8,6 +8,7 @@
     parties = ["aurora", "borealis", "cirrus"]
     receivers = ["aurora", "borealis"]        # default: all parties
     minimum_parties = 3                       # default: all parties
+    on_dropout = "wait"                       # or "abort": what happens when a member's process ends; default: wait
 
     [schema]
     features = ["traffic", "temperature"]
@@ -94,6 +95,7 @@ from hansa.plan.values import (
     MinPartyRows,
     Mode,
     Names,
+    OnDropout,
     Range,
     ServerLinks,
     Sign,
@@ -128,6 +130,7 @@ KEYS_OF_PLAN = {
     "parties": "members.parties",
     "receivers": "members.receivers",
     "minimum_parties": "members.minimum_parties",
+    "on_dropout": "members.on_dropout",
     "min_cell_rows": "privacy.min_cell_rows",
     "min_party_rows": "privacy.min_party_rows",
     "min_child_rows": "privacy.min_child_rows",
@@ -257,6 +260,8 @@ class Plan:
         What the model tells of its leaves.
     start_model : str
         The SHA-256, in hexadecimal digits, of the model file that training goes on from (XGBoost's xgb_model); "" for none.
+    on_dropout : {"wait", "abort"}
+        Whether members wait for one whose process or line is gone, and go on with it, or end the run; in coopetitive mode "abort".
 
     Raises
     ------
@@ -291,6 +296,7 @@ class Plan:
     min_party_rows: MinPartyRows = DEFAULT_MIN_PARTY_ROWS
     release: Release = Release()
     start_model: Digest = ""
+    on_dropout: OnDropout = "wait"
 
     def __post_init__(self) -> None:
         _hold(self, KEYS_OF_PLAN)
@@ -304,6 +310,7 @@ class Plan:
             object.__setattr__(self, "parameters", replace(self.parameters, monotone_constraints=()))
         if self.coopetitive is not None:  # it says so itself
             object.__setattr__(self, "release", replace(self.release, statistics=True))
+            object.__setattr__(self, "on_dropout", "abort")  # nothing else is possible there
         fault = broken_rule(self)
         if fault is not None:
             raise PlanError(fault)
@@ -369,6 +376,7 @@ class Plan:
         release = content.pop("release") | {"least_choices": self.least_choices}
         content |= {key: release[key] for key in ("statistics", "least_choices", "leaf_bits")}
         unchanged = {"verify_counts": "off", "min_child_rows": 1, "dominance": False}
+        unchanged |= {"on_dropout": "wait" if self.coopetitive is None else "abort"}
         unchanged |= {"statistics": True, "least_choices": 0, "leaf_bits": None, "start_model": ""}
         for key, value in unchanged.items():
             if content[key] == value:
@@ -386,6 +394,7 @@ class Plan:
             "members.parties": self.parties,
             "members.receivers": self.receivers,
             "members.minimum_parties": self.minimum_parties,
+            "members.on_dropout": self.on_dropout,
             "schema.features": schema["features"],
             "schema.label": schema["label"],
             "schema.weight": schema["weight"],

@@ -32,6 +32,7 @@ from hansa.plan.values import (
     MinPartyRows,
     Mode,
     Names,
+    OnDropout,
     Range,
     ServerLinks,
     Sign,
@@ -54,6 +55,7 @@ class MembersTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     parties: Names
     receivers: Names | None = None
     minimum_parties: int | None = None
+    on_dropout: OnDropout | None = None
 
 
 class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -233,6 +235,7 @@ def _plan(document: PlanDocument) -> Plan:
         parties=parties,
         receivers=parties if members.receivers is None else members.receivers,
         minimum_parties=len(parties) if members.minimum_parties is None else members.minimum_parties,
+        on_dropout=_on_dropout(members.on_dropout, shared),
         schema=Schema(
             features=schema.features,
             label=schema.label,
@@ -259,6 +262,15 @@ def _plan(document: PlanDocument) -> Plan:
         ),
         start_model=document.start_model,
     )
+
+
+def _on_dropout(given: str | None, shared: bool) -> str:
+    """What happens when a member is gone. Raises PlanError where a coopetitive run would have to wait for it."""
+    if shared and given == "wait":
+        raise PlanError(
+            f"members.on_dropout is 'wait'; in {COOPETITIVE} mode a process that ends, ends the run: write 'abort', or leave it out"
+        )
+    return given or "wait"
 
 
 def _with_monotone(document: PlanDocument) -> Mapping[str, Any]:

@@ -81,6 +81,15 @@ def aggregator_and_receivers(plan: Plan) -> str | None:
     return None
 
 
+def nobody_is_left_behind(plan: Plan) -> str | None:
+    if plan.on_dropout != "continue":
+        return None
+    return (
+        "members.on_dropout is 'continue', which this release does not have: to go on without a member shows what its part was. Write "
+        "'wait' or 'abort'"
+    )
+
+
 def minimum_parties(plan: Plan) -> str | None:
     least, parties = plan.minimum_parties, len(plan.parties)
     if not 1 <= least <= parties:
@@ -483,6 +492,7 @@ RULES: tuple[Rule, ...] = (
     categories_have_no_order,
     aggregator_and_receivers,
     minimum_parties,
+    nobody_is_left_behind,
     rows_of_nodes_are_known,
     rows_of_nodes_have_bounded_hessians,
     dominance_goes_with_federated,

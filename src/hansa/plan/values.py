@@ -93,6 +93,9 @@ NUMBERS_ON_SHARES = ("reg:squarederror", "count:poisson")
 
 SERVER_LINKS = ("hub", "direct")
 
+ON_DROPOUT = ("wait", "abort", "continue")
+"""What members do when one of them is gone: wait until it is back, or end the run. "continue" is known, and refused in this release."""
+
 Mode = Annotated[str, one_of(*MODES)]
 Digest = Annotated[
     str,
@@ -106,6 +109,7 @@ Column = Annotated[str, Meta(description="a column's name")]
 DecimalSign = Annotated[str, Meta(pattern=rf"\A[{''.join(DECIMAL_SIGNS)}]\Z", description='"." or ","')]
 Names = Annotated[tuple[str, ...], Meta(description="a list of names")]
 ServerLinks = Annotated[str, one_of(*SERVER_LINKS)]
+OnDropout = Annotated[str, one_of(*ON_DROPOUT)]
 VerifyCounts = Annotated[str, one_of(*VERIFY_COUNTS)]
 Fraction = Annotated[float, Meta(ge=0, lt=1, description="a number of at least 0 and below 1")]
 MinCellRows = Annotated[

@@ -65,6 +65,7 @@ def _members(plan: Plan) -> dict[str, Any]:
         "parties": plan.parties,
         "receivers": plan.receivers,
         "minimum_parties": plan.minimum_parties,
+        "on_dropout": plan.on_dropout,
     }
 
 

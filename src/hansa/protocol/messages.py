@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from hansa.errors import ProtocolError
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 
 ENVELOPE_BYTES = 2**16
 """Bytes that a message may have beside its binary data; without any (`WITH_DATA`), in all."""
@@ -48,6 +48,29 @@ class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: memoryview
 
 
+class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A place among a run's broadcasts: how many there were, and the hash that chains them from the run's id (32 bytes)."""
+
+    number: int
+    chain: bytes
+
+
+class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far a member is in a run, as its state folder says.
+
+    run: the run's id. epoch: the last one that it took part in. checkpoint: the last one that it reached: 0 once all members joined, 1
+    with the cuts, one more with every tree. before, head: the broadcasts up to the checkpoint before that one (None where there is
+    none) and up to it; now: up to the last one that it answered.
+    """
+
+    run: bytes
+    epoch: int
+    checkpoint: int
+    before: Mark | None
+    head: Mark
+    now: Mark
+
+
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     """Base of all messages."""
 
@@ -59,7 +82,8 @@ class Join(Message, frozen=True):
     bytes, the lowest first) is set where this party has `privacy.min_party_rows` rows in batch i of
     `consortium.policy.batches_of` and that batch is of one class; empty where none is.
     parts are digests of what
-    makes up the agreement, by name (`roles.run.agreement_parts`): where it differs, they say in what.
+    makes up the agreement, by name (`roles.run.agreement_parts`): where it differs, they say in what. claim: where this party took part
+    in the run before, how far it is; the nonce is then that of the run.
     """
 
     version: int
@@ -69,6 +93,7 @@ class Join(Message, frozen=True):
     evaluation_rows: int
     enough: bytes
     parts: dict[str, bytes] = {}
+    claim: Claim | None = None
 
 
 class Welcome(Message, frozen=True):
@@ -76,6 +101,29 @@ class Welcome(Message, frozen=True):
 
     run: bytes
     roster: tuple[tuple[str, bytes, int, int, bytes], ...]
+
+
+class Resume(Message, frozen=True):
+    """Aggregator to party, in place of `Welcome`: the run goes on in a new epoch, from the last checkpoint that all members reached.
+
+    claims: of every member, the aggregator included, sorted by member.
+    """
+
+    run: bytes
+    epoch: int
+    claims: tuple[tuple[str, Claim], ...]
+
+
+class SignCheckpoint(Message, frozen=True):
+    """Party to aggregator: my signature over run, epoch, checkpoint and all claims (`roles.summed.checkpoints`)."""
+
+    signature: bytes
+
+
+class CheckpointSigned(Message, frozen=True):
+    """Aggregator to party: the signatures of all members, its own included. The epoch begins."""
+
+    signatures: dict[str, bytes]
 
 
 class AnnounceKey(Message, frozen=True):
@@ -411,6 +459,9 @@ class Abort(Message, frozen=True):
 MESSAGES: tuple[type[Message], ...] = (
     Join,
     Welcome,
+    Resume,
+    SignCheckpoint,
+    CheckpointSigned,
     AnnounceKey,
     ExchangeKeys,
     ConfirmKeys,
@@ -478,11 +529,14 @@ WITH_DATA: frozenset[type[Message]] = frozenset(
 )
 """Messages whose binary data may be as long as a frame. Views of the frame hold them, but for the model in `Finish`."""
 
-_OF_ALL_MEMBERS = frozenset({Welcome, ExchangeKeys, ConfirmKeys, KeysConfirmed})
+_OF_ALL_MEMBERS = frozenset({Welcome, Resume, CheckpointSigned, ExchangeKeys, ConfirmKeys, KeysConfirmed})
 
 AnyMessage = (
     Join
     | Welcome
+    | Resume
+    | SignCheckpoint
+    | CheckpointSigned
     | AnnounceKey
     | ExchangeKeys
     | ConfirmKeys

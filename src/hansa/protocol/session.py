@@ -15,6 +15,7 @@ from hansa.protocol.messages import (
     Abort,
     AnnounceKey,
     AnyMessage,
+    CheckpointSigned,
     Close,
     ConfirmKeys,
     Contribution,
@@ -32,8 +33,10 @@ from hansa.protocol.messages import (
     QuantiseGradients,
     Received,
     Relay,
+    Resume,
     SetLeaves,
     ShowRows,
+    SignCheckpoint,
     SplitNodes,
     SumLabels,
     UseCuts,
@@ -175,6 +178,40 @@ DESCRIBING_PARTY_VERIFYING: Transitions = _describing(PARTY_VERIFYING)
 
 DESCRIBING_AGGREGATOR_VERIFYING: Transitions = _describing_aggregator(AGGREGATOR_VERIFYING)
 """`AGGREGATOR_VERIFYING` of such a run."""
+
+RESUMING_PARTY: Transitions = {
+    "joining": {
+        Welcome: ("resumed",),
+        Resume: ("resuming",),
+        Finish: ("resumed",),
+        ShowRows: ("resumed",),
+        Abort: ("aborted",),
+    },
+    "resuming": {CheckpointSigned: ("agreed", "resumed"), Abort: ("aborted",)},
+    "agreed": {ExchangeKeys: ("keyed",), Abort: ("aborted",)},
+    "keyed": {KeysConfirmed: ("resumed",), Abort: ("aborted",)},
+    "resumed": {},
+    "aborted": {},
+}
+"""What a party with a state folder accepts first. "resumed": from here on the table of its mode holds, where the checkpoint left it.
+"""
+
+RESUMING_AGGREGATOR: Transitions = {
+    "registering": {Join: ("registering", "signing", "resumed"), Abort: ("aborted",)},
+    "signing": {SignCheckpoint: ("signing", "keying", "resumed"), Abort: ("aborted",)},
+    "keying": {AnnounceKey: ("keying", "confirming"), Abort: ("aborted",)},
+    "confirming": {ConfirmKeys: ("confirming", "resumed"), Abort: ("aborted",)},
+    "resumed": {},
+    "aborted": {},
+}
+"""What an aggregator with a state folder accepts first."""
+
+RELEASING_AGGREGATOR: Transitions = {
+    "releasing": {Join: ("releasing", "finished"), Received: ("releasing", "finished"), Abort: ("aborted",)},
+    "finished": {},
+    "aborted": {},
+}
+"""The same where the model is there, and some party has not said that it has it."""
 
 MEMBER: Transitions = {
     "joining": {Welcome: ("welcomed",), Abort: ("aborted",)},

@@ -41,12 +41,18 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def stage(self) -> str:
-        """ "registered", "binned", "tree", "trained" or "described"."""
+        """ "registered", "resumed", "binned", "tree", "trained" or "described"."""
         return str(self.__struct_config__.tag)
 
 
 class Registered(Progress, frozen=True, tag_field="event", tag="registered"):
     """All members have joined."""
+
+
+class Resumed(Progress, frozen=True, tag_field="event", tag="resumed"):
+    """The run goes on in a later epoch, after a process or a line was lost; epoch: its number, from 1."""
+
+    epoch: int
 
 
 class Binned(Progress, frozen=True, tag_field="event", tag="binned"):
@@ -111,8 +117,11 @@ PURPOSE = "purpose"
 class MemberRole(Protocol):
     """A role that talks to the aggregator only."""
 
-    done: bool
-    run: bytes
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def run(self) -> bytes: ...
 
     def opening(self) -> Iterator[bytes]: ...
 
@@ -125,8 +134,11 @@ class MemberRole(Protocol):
 class HubRole(Protocol):
     """The aggregator's role."""
 
-    done: bool
-    run: bytes
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def run(self) -> bytes: ...
 
     @property
     def parties(self) -> Iterable[str]: ...

@@ -11,7 +11,8 @@ Guarantees beside those of `channel`, whose first, "whole, once, unchanged, in t
 
 6. A frame is sent again only from the bytes that were sent first, and only while the other end has not acknowledged it.
 7. A session belongs to one process of one member: to who holds the member's key *and* the token. While nothing has been sent yet,
-   a process that is gone may be replaced by another.
+   a process that is gone may be replaced by another. Later, where the hub says that `processes_change`, another process of a
+   member that is away ends its session: that is `MemberLost` at once, and the new process is told to come again.
 8. A member that is away for longer than the reconnect timeout is `MemberLost`, for good; one that closes or breaks a rule is at once.
 
 A line that carries nothing any more, and does not say so, counts as broken after two thirds of the reconnect timeout, 40 seconds
@@ -434,6 +435,8 @@ class ResumableHub:
         limits: what the hub bears.
         notify: told who joins, is away, is back, is lost, and who is waited for; so is every member that is connected.
         owed: names the members whose word is waited for.
+        processes_change: whether another process of a member that is away ends its session at once, because the run goes on with that
+            process later.
     """
 
     def __init__(
@@ -444,7 +447,9 @@ class ResumableHub:
         *,
         notify: Notify = silent,
         owed: Callable[[], Iterable[str]] = tuple,
+        processes_change: bool = False,
     ) -> None:
+        self._processes_change = processes_change
         self._reconnect_timeout_s = reconnect_timeout_s
         self._limits = limits
         self._token = secrets.token_bytes(TOKEN_BYTES)
@@ -475,6 +480,7 @@ class ResumableHub:
         reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
         notify: Notify = silent,
         owed: Callable[[], Iterable[str]] = tuple,
+        processes_change: bool = False,
     ) -> ResumableHub:
         """Listen for members. See `TlsHub.listen` for the arguments and errors."""
         given = limits or HubLimits()
@@ -488,6 +494,7 @@ class ResumableHub:
             given,
             notify=notify,
             owed=owed,
+            processes_change=processes_change,
         )
 
     @property
@@ -609,6 +616,9 @@ class ResumableHub:
         if session.over:
             raise TransportError("has left this run, or came back too late; start a new run")
         if not hmac.compare_digest(token, session.token):
+            if self._processes_change and (vacant or not session.linked):  # by its key it is the member
+                self._losses.append(MemberLost(member, "its process ended, and another one was started"))
+                raise TransportError("was in this run by a process that ended; dial again when the run goes on")
             raise TransportError(
                 "has a session by another process: either a second one was started (stop it), "
                 "or this one lost its state (start a new run)"

@@ -70,7 +70,7 @@ from hansa.roles.run import (
     agreement_parts,
     run_id,
 )
-from hansa.roles.summed import describing
+from hansa.roles.summed import describing, snapshots
 from hansa.roles.summed.features import feature_rules, node_columns, with_categories
 from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
@@ -318,6 +318,111 @@ class Aggregator:
                     f"member {member!r} sent {type(message).__name__}, which no aggregator takes", member=member
                 )
 
+    # --- going on after this process, or another one, ended ----------------------------------------------------------------
+
+    def snapshot(self) -> snapshots.Snapshot:
+        """What `resume` needs, right after the cuts or the last splits of a tree were told."""
+        counts = self._counts
+        named = None if counts is None or counts.named is None else snapshots.NamedChildren.of(counts.named)
+        growing = self._session.state == "growing"
+        return snapshots.Snapshot(
+            tree=self._tree,
+            exchanges=self._exchanges,
+            gradient_bound=self._gradient_bound,
+            margin_bound=self._margin_bound,
+            highest_margin=self._highest_margin,
+            moved=self._moved,
+            totals=tuple(self._totals) if growing and not self._with_root else (),
+            most=tuple(self._most) if self._with_root else (),
+            growing=growing,
+            history={name: tuple(values) for name, values in self._history.items()},
+            without_value=self._without_value,
+            named=named,
+        )
+
+    def setup(self) -> snapshots.Setup:
+        """What `resume` needs of the set-up, once the cuts were told."""
+        return snapshots.Setup(
+            self._magnitudes.astype(np.int64).tobytes(),
+            self._label_sums.astype(np.int64).tobytes(),
+            self._start.base_scores,
+            self._given_cuts.offsets.astype(np.int64).tobytes(),
+            self._given_cuts.values.astype(np.float32).tobytes(),
+            self._given_cuts.has_missing.astype(np.uint8).tobytes(),
+        )
+
+    @property
+    def trees(self) -> list[Tree]:
+        """The trees so far."""
+        return self._trees
+
+    def start_over(self, roster: Roster, start: bytes) -> Outgoing:
+        """Begin the set-up of a run whose members registered elsewhere; `start` as in `resume`."""
+        self._begin(roster)
+        self._relay_counts(start)
+        self._session.state = "measuring"
+        yield from self._start_counting()
+
+    def resume(
+        self,
+        roster: Roster,
+        setup: snapshots.Setup,
+        state: snapshots.Snapshot,
+        trees: list[Tree],
+        last: tuple[str, bytes],
+        start: bytes,
+    ) -> None:
+        """Stand where an aggregator of this run stood; the parties answer the last broadcast by themselves.
+
+        Args:
+            roster: of the run. setup, state, trees: what was kept. last: kind and frame of the broadcast that the checkpoint ends with.
+            start: 32 bytes that the transcript of this epoch begins from.
+        """
+        self._begin(roster)
+        self._relay_counts(start)
+        self._bound(snapshots.int64(setup.magnitudes).reshape(2, EXPONENTS))
+        self._score(snapshots.int64(setup.label_sums))
+        self._start_at(setup.base_scores)
+        self._take_cuts(
+            Cuts(
+                snapshots.int64(setup.offsets),
+                np.frombuffer(setup.values, np.float32),
+                np.frombuffer(setup.has_missing, np.uint8).astype(np.bool_),
+            )
+        )
+        self._trees = list(trees)
+        self._tree, self._exchanges = state.tree, state.exchanges
+        self._margin_bound, self._highest_margin, self._moved = state.margin_bound, state.highest_margin, state.moved
+        self._history = {name: list(values) for name, values in state.history.items()}
+        self._without_value = dict(state.without_value)
+        self._bound_gradients(state.gradient_bound)
+        self._session.state = "growing" if state.growing else "totalling"
+        if not state.growing or state.most:
+            self._expect_totals()
+        if self._counts is not None:
+            self._counts.absorb(*last)
+        if state.growing:
+            self._totals, self._most, self._with_root = list(state.totals), list(state.most), bool(state.most)
+            self._scale_tree(self._most if state.most else self._totals_of_tree())
+            self._start_tree()
+        if self._counts is not None and state.named is not None:
+            self._counts.name(state.named.named())
+
+    def finish_again(self, outcome: Outcome, received: set[str]) -> None:
+        """Stand where an aggregator of this run stood that had told the model, which these parties had acknowledged."""
+        self._begin(outcome.roster)
+        self.outcome = outcome
+        self._digest = hashlib.sha256(outcome.model).digest()
+        self._received = set(received)
+        self._session.state = "finishing"
+
+    def finish_for(self, party: str) -> bytes:
+        """The frame that tells one party that the run is over."""
+        assert self.outcome is not None  # `finish_again`
+        before = 0 if self._before is None else len(self._before.ensemble.trees)
+        packed = zlib.compress(self.outcome.model, 6) if party in self._plan.receivers else b""
+        return messages.encode(Finish(len(self.outcome.ensemble.trees) - before, self._digest, packed))
+
     # --- registration ---------------------------------------------------------------------------------------------------
 
     def _join(self, member: str, message: Join) -> Outgoing:
@@ -325,19 +430,26 @@ class Aggregator:
             self._session.go(message, "registering")
             return
         self._session.go(message, "keying" if self._masked else "measuring")
-        self._roster: Roster = self._registration.roster
-        self._n_rows = sum(rows for _, _, rows, _, _ in self._roster)
-        self._n_evaluation = sum(held for _, _, _, held, _ in self._roster)
-        if not self._n_rows:
-            raise HansaError("all rows of all parties fall to evaluation; lower evaluation.fraction in the plan")
-        self.run = run_id(self._agreement, self._roster)
+        self._begin(self._registration.roster)
         self._report(Registered(trees=0, rounds=self._plan.parameters.rounds))
         yield from self._broadcast(Welcome(self.run, self._roster))
-        if self._signer is not None and self._plan.verify_counts != "off":
-            names = describing.columns_of(self._plan).names if self._describes else ()
-            self._counts = CountRelay(self._plan, self.run, self._signer.sign, self._n_rows, names)
+        self._relay_counts(b"")
         if not self._masked:
             yield from self._start_counting()
+
+    def _begin(self, roster: Roster) -> None:
+        self._roster: Roster = roster
+        self._n_rows = sum(rows for _, _, rows, _, _ in roster)
+        self._n_evaluation = sum(held for _, _, _, held, _ in roster)
+        if not self._n_rows:
+            raise HansaError("all rows of all parties fall to evaluation; lower evaluation.fraction in the plan")
+        self.run = run_id(self._agreement, roster)
+
+    def _relay_counts(self, start: bytes) -> None:
+        """Make the relay of row counts, where the plan has parties verify them; `start` as for `CountRelay`."""
+        if self._signer is not None and self._plan.verify_counts != "off":
+            names = describing.columns_of(self._plan).names if self._describes else ()
+            self._counts = CountRelay(self._plan, self.run, self._signer.sign, self._n_rows, names, start)
 
     def _announced(self, member: str, message: AnnounceKey) -> Outgoing:
         exchange = self._registration.announced(member, message)
@@ -438,15 +550,18 @@ class Aggregator:
 
     def _measured(self, message: Contribution, magnitudes: Int64) -> Outgoing:
         self._session.go(message, "labelling")
+        self._bound(magnitudes)
+        self._step = 1
+        self._expect({"labels": (label_sums(self._plan.parameters),)})
+        yield from self._broadcast(SumLabels(*self._label_units))
+
+    def _bound(self, magnitudes: Int64) -> None:
         self._magnitudes = magnitudes
         self._bounds: MagnitudeBounds = bounds_of(magnitudes, self._plan.weighted)
         check_label_size(self._bounds)
         self._label_units = label_units(self._bounds, self._n_rows)
         if self._plan.parameters.quantiles:
             self._grid = Grid(self._bounds.label_exponent)
-        self._step = 1
-        self._expect({"labels": (label_sums(self._plan.parameters),)})
-        yield from self._broadcast(SumLabels(*self._label_units))
 
     def _labelled(self, message: Contribution, sums: Int64) -> Outgoing:
         plan = self._plan
@@ -460,6 +575,16 @@ class Aggregator:
             self._session.go(message, "cutting")
             yield from self._count()
             return
+        self._score(sums)
+        n_features = len(plan.schema.features)
+        self._search = CutSearch(n_features, self._n_rows, plan.parameters.max_bin, plan.min_cell_rows)
+        self._session.go(message, "cutting")
+        yield from self._count()
+
+    def _score(self, sums: Int64) -> None:
+        """Base scores, and what else follows from the sums of labels and weights."""
+        plan = self._plan
+        self._label_sums = sums
         self._start: BaseScore = start_of(plan, sums, *self._label_units)
         if self._before is not None:
             self._start = replace(self._start, base_scores=self._before.ensemble.base_scores)
@@ -467,13 +592,13 @@ class Aggregator:
             # Scores of classes stand in the leaves of the first trees, and base margins take their place, not come on top.
             self._start = replace(self._start, base_scores=(0.0,) * plan.parameters.outputs)
         self._histogram_bits = histogram_bits_of(plan, self._magnitudes, sums, self._start)
-        n_features = len(plan.schema.features)
         self._leaf_bits = rounded_leaf_bits(
             plan, self._n_rows, self._start.base_scores[0], self._start.scale_pos_weight
         )
-        self._search = CutSearch(n_features, self._n_rows, plan.parameters.max_bin, plan.min_cell_rows)
-        self._session.go(message, "cutting")
-        yield from self._count()
+
+    def _start_at(self, base_scores: tuple[float, ...]) -> None:
+        """Base scores that were found otherwise than from sums of labels."""
+        self._start = replace(self._start, base_scores=base_scores)
 
     def _count(self) -> Outgoing:
         request = self._search.request()
@@ -538,8 +663,7 @@ class Aggregator:
             return
         self._expect({})
         if self._tree == SETUP:
-            scores = tuple(search.values()[0].tolist())
-            self._start = replace(self._start, base_scores=scores)
+            self._start_at(tuple(search.values()[0].tolist()))
             self._session.go(message, "totalling")
             yield from self._start_training(self._search.cuts())
             return
@@ -589,22 +713,7 @@ class Aggregator:
     # --- training -----------------------------------------------------------------------------------------------------
 
     def _start_training(self, cuts: Cuts) -> Outgoing:
-        plan = self._plan
-        self._cuts = with_categories(cuts, self._rules)
-        self._bin_offsets = np.concatenate([[0], np.cumsum(self._cuts.n_codes)]).astype(np.int64)
-        margins = [float(base_margin(plan.parameters.objective, score)) for score in self._start.base_scores]
-        limit = plan.schema.base_margin_limit
-        if plan.schema.base_margin:
-            margins = [-limit, limit]
-        self._base_margin = margins[0]
-        self._highest_margin = max(margins)
-        self._margin_bound = max(map(abs, margins))
-        if self._before is not None:
-            # Base margins take the place of the base score, which the bounds of a start model leave out then.
-            self._highest_margin = self._before.highest_margin + limit
-            self._margin_bound = self._before.margin_bound + limit
-        if self._counts is not None:
-            self._counts.naming.start(self._weight_bound())
+        self._take_cuts(cuts)
         bound = self._start_totals()
         yield from self._broadcast(
             UseCuts(
@@ -620,6 +729,25 @@ class Aggregator:
                 histogram_bits=self._histogram_bits,
             )
         )
+
+    def _take_cuts(self, cuts: Cuts) -> None:
+        plan = self._plan
+        self._given_cuts = cuts
+        self._cuts = with_categories(cuts, self._rules)
+        self._bin_offsets = np.concatenate([[0], np.cumsum(self._cuts.n_codes)]).astype(np.int64)
+        margins = [float(base_margin(plan.parameters.objective, score)) for score in self._start.base_scores]
+        limit = plan.schema.base_margin_limit
+        if plan.schema.base_margin:
+            margins = [-limit, limit]
+        self._base_margin = margins[0]
+        self._highest_margin = max(margins)
+        self._margin_bound = max(map(abs, margins))
+        if self._before is not None:
+            # Base margins take the place of the base score, which the bounds of a start model leave out then.
+            self._highest_margin = self._before.highest_margin + limit
+            self._margin_bound = self._before.margin_bound + limit
+        if self._counts is not None:
+            self._counts.naming.start(self._weight_bound())
 
     def _weight_bound(self) -> float:
         return self._bounds.weight * max(1.0, self._start.scale_pos_weight)
@@ -638,11 +766,8 @@ class Aggregator:
         self._tree += 1
         self._step = 0
         self._exchanges += 1
-        shapes: dict[str, tuple[int, ...]] = {"totals": (TOTALS * self._plan.parameters.outputs,)}
-        if self._tree > 0 and self._n_evaluation:
-            shapes |= {f"metric/{name}": (sums_length(name),) for name in self._plan.parameters.metrics}
-        self._expect(shapes)
-        self._gradient_bound = objective.gradient_bound(
+        self._expect_totals()
+        bound = objective.gradient_bound(
             self._plan.parameters.objective,
             self._weight_bound(),
             self._bounds.label,
@@ -652,12 +777,23 @@ class Aggregator:
             self._plan.parameters.shape,
             self._base_margin - (self._margin_bound * MARGIN_SLACK - abs(self._base_margin)),
         )
+        self._bound_gradients(bound)
+        return bound
+
+    def _expect_totals(self) -> None:
+        shapes: dict[str, tuple[int, ...]] = {"totals": (TOTALS * self._plan.parameters.outputs,)}
+        if self._tree > 0 and self._n_evaluation:
+            shapes |= {f"metric/{name}": (sums_length(name),) for name in self._plan.parameters.metrics}
+        self._expect(shapes)
+
+    def _bound_gradients(self, bound: float) -> None:
+        """No row's |g| exceeds `bound` in this round; the units of its totals follow."""
+        self._gradient_bound = bound
         self._hessian_bound = objective.hessian_bound(*self._public_bounds())
         self._units = (
             objective.unit_exponent(self._gradient_bound, self._n_rows),
             objective.unit_exponent(self._hessian_bound, self._n_rows),
         )
-        return self._gradient_bound
 
     def _totalled(self, message: Contribution, sums: dict[str, Int64]) -> Outgoing:
         """The totals of a tree, maybe with its root's histogram, and the metrics of those before it are there."""

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -209,6 +209,8 @@ class Party:
         self._counts: CountChecker | None = None
         self._held: Iterator[bytes] = iter(())
         self._session = Session("party", table, "joining")
+        self._replaying = False
+        self._resumed: SumMasking | None = None
         self._rows: Columns | None = rows
         self._large = rows.large
         self._row_count = rows.n_rows
@@ -262,6 +264,43 @@ class Party:
             self.erase()
             raise
 
+    def resume(
+        self,
+        welcome: bytes,
+        broadcasts: Iterable[tuple[bytes, bytes | None]],
+        last: bytes | None,
+        masking: SumMasking | None,
+    ) -> Iterator[bytes]:
+        """Go on from a checkpoint of this run: take again what was broadcast before it, and answer the last broadcast anew.
+
+        Args:
+            welcome: the frame that the run began with. broadcasts: those before the last one, each with the row counts
+                (`ShowRows.words`) that were shown after it, or None. last: the one that the checkpoint ends with, which alone is
+                answered; None where nothing is to be answered. masking: of the new epoch, its keys confirmed; None in federated mode.
+
+        Raises:
+            HansaError: what was kept is not what this party's rows and plan gave.
+        """
+        self._replaying, self._resumed = True, masking
+        for frame, shown in itertools.chain([(welcome, None)], broadcasts):
+            for _ in self._answer(memoryview(frame)):
+                pass
+            if shown is not None and self._counts is not None:
+                with self._blaming():
+                    self._counts.recall_counts(shown)
+        self._replaying = False
+        if masking is not None:
+            self._masking = masking
+        if last is not None:
+            yield from self._answer(memoryview(last))
+
+    def see_last_counts(self, words: bytes, signature: bytes) -> None:
+        """Check the row counts that are still due of a run whose keys are gone, by the aggregator's signature. Raises HansaError."""
+        if self._counts is None:
+            raise self._broken("row counts are shown that the plan does not ask for")
+        with self._blaming():
+            self._counts.open_signed(words, signature)
+
     def erase(self) -> None:
         """Zero all keys: nothing is answered after this. Safe to call twice, at whatever end."""
         if not self.done:
@@ -274,7 +313,7 @@ class Party:
         message = self._session.decode(self._plan.aggregator, frame)
         if self._counts is not None and self._counts.due and not isinstance(message, ShowRows | Abort):
             raise self._broken(f"{type(message).__name__} came before the row counts of what was named before it")
-        if not isinstance(message, NOT_BROADCAST):
+        if not isinstance(message, NOT_BROADCAST) and not self._replaying:
             self._masking.absorb(type(message).__name__, frame)
             if self._counts is not None:
                 self._counts.absorb(type(message).__name__, frame)
@@ -352,7 +391,14 @@ class Party:
                 )
 
     def _note(self, stage: type[Progress], trees: int) -> None:
+        if self._replaying:
+            return
         self._report(stage(trees=trees, rounds=self._plan.parameters.rounds))
+
+    @property
+    def join(self) -> Join:
+        """This party's first word."""
+        return self._join
 
     @property
     def evidence(self) -> Evidence | None:
@@ -370,6 +416,8 @@ class Party:
         Args:
             values: int64 or uint32. first: position of its first item; words: of the whole vector, where this is a fragment.
         """
+        if self._replaying:
+            return b""
         whole = values.size if words is None else words
         zero = self._masking.mask(self._tree, self._step, quantity, values, first == 0, whole)
         part = Contribution(self._tree, self._step, quantity, first, messages.to_tensor(values), zero)
@@ -380,6 +428,10 @@ class Party:
     ) -> Iterator[bytes]:
         """An answer, with this party's row counts of what was named; or the counts alone, and the answer once all were shown."""
         if self._counts is None or named is None:
+            yield from answer
+            return
+        if self._replaying:
+            self._counts.recall(named)
             yield from answer
             return
         self._counts.vouch(named, own)
@@ -455,12 +507,19 @@ class Party:
         if message.run != run_id(self._join.plan, message.roster):
             raise self._broken("the run's id is not the hash of plan and roster")
         check_roster(self._policy, plan, self._name, message.roster)
-        self._admit(message.run, message.roster)
+        if not self._replaying:
+            self._admit(message.run, message.roster)
         self._session.go(message, "welcomed")
         self.run = message.run
         self._note(Registered, 0)
         if self._signer is not None and plan.mode == "secure-aggregation":
-            masked = self._masking = SumMasking(self._name, RunNames(self._join.plan, message.run), self._signer, names)
+            masked = self._resumed or SumMasking(
+                self._name, RunNames(self._join.plan, message.run), self._signer, names
+            )
+            if self._replaying:  # the keys of the new epoch are confirmed already
+                self._session.state, self._masking = "confirmed", NoMasking()
+            else:
+                self._masking = masked
             if plan.verify_counts != "off":
                 trained = sum(rows for _, _, rows, _, _ in message.roster)
                 names_of_columns = describing.columns_of(plan).names if self._describes else ()
@@ -478,6 +537,13 @@ class Party:
 
     def _sum_labels(self, message: SumLabels) -> bytes:
         self._step += 1
+        if self._plan.parameters.quantiles:
+            # Both bounds are powers of two: so far apart are the units of a label times its weight and of the weight.
+            with self._blaming():
+                self._grid = Grid(message.label_unit - message.weight_unit)
+            self._weight_unit = message.weight_unit
+        if self._replaying:
+            return b""
         counted = self._counted()
         labels, weights = self._labels, self._weights
         if len(counted):
@@ -485,10 +551,6 @@ class Party:
         with self._blaming():
             given = (labels, weights, message.label_unit, message.weight_unit)
             parameters = self._plan.parameters
-            if parameters.quantiles:
-                # Both bounds are powers of two: so far apart are the units of a label times its weight and of the weight.
-                self._grid = Grid(message.label_unit - message.weight_unit)
-                self._weight_unit = message.weight_unit
             sums = np.concatenate([sum_labels(*given), sum_steps(parameters, *given), sum_classes(parameters, *given)])
             if weights is not None and not self._describes:  # a description counts rows
                 self._fixed_weights = objective.fixed_weights(weights, message.weight_unit)
@@ -503,8 +565,11 @@ class Party:
         )
         with self._blaming():
             self._guard = self._guard.check(request)
-        counts, sums = self._sums_of_cells(request)
         named = None if self._counts is None else self._counts.naming.cells(self._step, request)
+        if self._replaying:
+            yield from self._with_counts(named, None, iter(()))
+            return
+        counts, sums = self._sums_of_cells(request)
         own = counts.reshape(-1, request.split).sum(axis=1)
         yield from self._with_counts(named, own, self._cells(counts, sums))
 
@@ -629,6 +694,10 @@ class Party:
         yield from self._residuals(first_request(self._found))
 
     def _residuals(self, request: CutRequest) -> Iterator[bytes]:
+        named = None if self._counts is None else self._counts.naming.residuals(self._tree, self._step, request)
+        if self._replaying:
+            yield from self._with_counts(named, None, iter(()))
+            return
         counts = np.zeros(n_counts(request), np.uint32)
         sums = np.zeros(n_counts(request) if self._plan.weighted else 0, np.int64)
         for residuals, groups, rows, weights in self._residuals_of_chunks():
@@ -637,7 +706,6 @@ class Party:
             if weights is not None:
                 fixed = objective.fixed_weights(weights, self._weight_unit)
                 weigh_residuals(*own, fixed, self._grid, request, sums)
-        named = None if self._counts is None else self._counts.naming.residuals(self._tree, self._step, request)
         own_rows = None if named is None else counts.reshape(-1, request.split).sum(axis=1)
         yield from self._with_counts(named, own_rows, self._residual_sums(counts, sums))
 
@@ -777,7 +845,7 @@ class Party:
         self._step = 0
         if parameters.quantiles:  # trees of one round all refit to the residuals at its start
             self._starts = self._margins.copy() if parameters.num_parallel_tree > 1 else self._margins
-        if self._tree > 0 and self._n_evaluation:
+        if self._tree > 0 and self._n_evaluation and not self._replaying:
             yield from self._metrics(gradient_bound)
         whole_table = self._gradient.shape[1] > 0
         if whole_table:
@@ -912,7 +980,9 @@ class Party:
             objective.check_scales(scales, gradient_sum, hessian_sum, *self._units)
         if self._counts is not None:
             self._counts.naming.start_tree(scales, self._gradient_bound)
-        if self._gradient.shape[1]:
+        if self._replaying:
+            pass  # no histogram is built of them
+        elif self._gradient.shape[1]:
             objective.pack(self._gradient[self._output], self._hessian[self._output], scales, self._packed)
         else:
             for _, first, end in spans(self._row_count):
@@ -1065,6 +1135,9 @@ class Party:
     def _histograms(self, positions: npt.NDArray[np.int64]) -> Iterator[bytes]:
         """Histograms of the active nodes at `positions`, as frames of some nodes each."""
         self._step = self._level + 1
+        if self._replaying:
+            self._with_root = False
+            return
         assert self._layout is not None  # `_quantise` comes before, by the session's table
         layout, partition, codes, packed = self._layout, self._inside, self._binned.codes, self._packed
         columns, offsets, stride = layout.columns, layout.offsets, layout.stride

@@ -70,17 +70,22 @@ class SumMasking:
 
     Args:
         member: this party. run: plan, run and epoch. signer: see `Signer`. parties: everybody in the roster.
+        start: 32 bytes that the transcript begins from, where that is not the run's id: of a later epoch, its checkpoint's.
 
     Attributes:
-        run: plan, run and epoch. vouching: proofs for the other parties, once the keys are confirmed.
+        run: plan, run and epoch. start: what the transcript began from.
+        vouching: proofs for the other parties, once the keys are confirmed.
     """
 
-    def __init__(self, member: str, run: RunNames, signer: Signer, parties: tuple[str, ...]) -> None:
+    def __init__(
+        self, member: str, run: RunNames, signer: Signer, parties: tuple[str, ...], start: bytes = b""
+    ) -> None:
         self.masked_bytes = 0
         self._member = member
         self.run = run
+        self.start = start or run.run_id
         self._setup = KeySetup(member, run, signer, parties)
-        self._transcript = Transcript(run.run_id)
+        self._transcript = Transcript(self.start)
         self._masker: Masker | None = None
         self._vector: MaskedVector | None = None
         self.vouching: Vouching | None = None

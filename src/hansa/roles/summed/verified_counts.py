@@ -349,7 +349,8 @@ class Evidence:
     """Broadcasts that the aggregator signed. Holds nothing that is secret: they went to every party.
 
     Attributes:
-        run: 32 bytes, the run's id. start: 32 bytes, the hash that the section before ended with (of the first, the run's id).
+        run: 32 bytes, the run's id. start: 32 bytes, the hash that the section before ended with (of the first, the run's id, or what
+            the checkpoint of a later epoch gives).
         broadcasts: (kind, bytes) in order; "ShowRows" stands for the masked row counts of all parties.
         signature: over run and the hash that this section ends with.
     """
@@ -371,6 +372,11 @@ class Evidence:
 def signed_bytes(run: bytes, end: bytes) -> bytes:
     """What the aggregator signs (under `SIGNING_PURPOSE`) at the end of a section."""
     return encode_fields(SIGNING_PURPOSE, run, end)
+
+
+def last_counts_bytes(run: bytes, words: bytes) -> bytes:
+    """What the aggregator signs for a party that comes back when the run is over."""
+    return encode_fields(SIGNING_PURPOSE, run, "last row counts", words)
 
 
 def check_evidence(evidence: Evidence, aggregator: bytes, parties: int) -> list[Int64]:
@@ -434,7 +440,7 @@ class CountChecker:
         self._at = plan.parties.index(member)
         self._masking = masking
         self._identity = identity
-        self._section = _Section(masking.run.run_id)
+        self._section = _Section(masking.run.run_id, masking.start)
         self._carried = True
         self._children: list[Int64] = []
         self._before = encode_fields("hansa row counts v1", masking.run.run_id, masking.run.epoch)
@@ -451,6 +457,33 @@ class CountChecker:
     def count(self, own: Int64) -> None:
         """Keep this party's rows of the children of a level, until they are named."""
         self._children.append(own)
+
+    def recall(self, named: Named) -> None:
+        """These cells or children were named before a checkpoint, and vouched for then."""
+        self.due, self._children = named, []
+
+    def recall_counts(self, words: bytes | memoryview) -> None:
+        """What all parties vouched for then, which was checked then. Raises ProtocolError where it is not what was named."""
+        named = self.due
+        if named is None or len(words) != len(self._parties) * 8 * (named.size + 1):
+            raise ProtocolError("row counts are recalled that no request named")
+        self.naming.settle(named, named.pooled(words, np.zeros(named.size, np.int64)))
+        self.due = None
+
+    def open_signed(self, words: bytes, signature: bytes) -> None:
+        """Check the last counts of a run, to which this party comes back for the model alone: its keys, and so the proofs, are gone.
+
+        Masks must cancel and counts keep the rules, as ever. That the words are the parties' own the aggregator's signature says:
+        those who stayed hold the words themselves.
+
+        Raises ProtocolError.
+        """
+        message = last_counts_bytes(self._masking.run.run_id, words)
+        try:
+            verify(self._identity, SIGNING_PURPOSE, message, signature)
+        except IdentityError as error:
+            raise ProtocolError(f"the signature over the last row counts is wrong: {error}") from error
+        self.recall_counts(words)
 
     def vouch(self, named: Named, own: npt.NDArray[np.integer[Any]] | None = None) -> None:
         """Mask this party's counts of what was named, (size,), and make the proofs; `message` or `carry` gives them out.
@@ -537,10 +570,10 @@ class CountChecker:
 class _Section:
     """Broadcasts since the last signature, and their hash."""
 
-    def __init__(self, run: bytes) -> None:
-        self.start = run
+    def __init__(self, run: bytes, start: bytes) -> None:
+        self.start = start
         self._run = run
-        self._hash = Transcript(run)
+        self._hash = Transcript(start)
         self._received: list[tuple[str, bytes]] = []
 
     def absorb(self, kind: str, frame: memoryview | bytes) -> None:
@@ -564,23 +597,33 @@ class CountRelay:
 
     Args:
         plan: of the run. run: its id. sign: the aggregator's signature, (purpose, message) -> bytes. n_rows, columns: as for `Naming`.
+        start: 32 bytes that the signed broadcasts begin from: the run's id, or what the checkpoint of a later epoch gives.
+
+    Attributes:
+        named: what was named and not shown yet.
     """
 
     def __init__(
-        self, plan: Plan, run: bytes, sign: Callable[[str, bytes], bytes], n_rows: int, columns: tuple[str, ...] = ()
+        self,
+        plan: Plan,
+        run: bytes,
+        sign: Callable[[str, bytes], bytes],
+        n_rows: int,
+        columns: tuple[str, ...] = (),
+        start: bytes = b"",
     ) -> None:
         self.naming = Naming(plan, n_rows, columns)
         self._parties = plan.parties
         self._run = run
         self._sign = sign
         self._first = plan.verify_counts == "before"
-        self._section = Transcript(run)
-        self._due: Named | None = None
+        self._section = Transcript(start or run)
+        self.named: Named | None = None
         self._given: dict[str, VouchRows] = {}
 
     def owes(self, member: str) -> bool:
         """Whether this party's counts must come before, or with, anything else that it says."""
-        return self._due is not None and member not in self._given
+        return self.named is not None and member not in self._given
 
     @property
     def waiting(self) -> list[str]:
@@ -593,11 +636,11 @@ class CountRelay:
 
     def name(self, named: Named | None) -> None:
         """These cells or children are asked about."""
-        self._due, self._given = named, {}
+        self.named, self._given = named, {}
 
     def take(self, member: str, message: VouchRows) -> Iterator[tuple[str, ShowRows]]:
         """Keep a party's counts; where sums wait for them, show them to all once they are there. Raises ProtocolError."""
-        named = self._due
+        named = self.named
         if named is None or not self.owes(member) or (message.tree, message.step) != (named.tree, named.step):
             raise ProtocolError(
                 f"member {member!r} sent row counts of tree {message.tree}, step {message.step}, that are not due, or "
@@ -626,7 +669,7 @@ class CountRelay:
 
         Raises ProtocolError where the counts break a rule: an honest aggregator shows, and signs, no such counts.
         """
-        named = self._due
+        named = self.named
         assert named is not None  # see `due`
         given = [self._given[name] for name in self._parties]
         words = b"".join(each.words for each in given)
@@ -639,7 +682,7 @@ class CountRelay:
                 rule=error.rule or str(error),
             ) from error
         self.naming.settle(named, counts)
-        self._due = None
+        self.named = None
         self._section.absorb(ShowRows.__name__, words)
         signature = b""
         if named.signed:
@@ -653,7 +696,7 @@ class CountRelay:
     @property
     def due(self) -> bool:
         """Whether counts are to be shown."""
-        return self._due is not None
+        return self.named is not None
 
 
 def _tag(message: VouchRows, number: int) -> memoryview:
