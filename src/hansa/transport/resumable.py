@@ -413,7 +413,7 @@ class _Session:
         linked: whether a connection of it is known to live. linked_at: since when.
         lost_at: of the first loss since anything new was received. reason: of the last.
         over: whether the member left, or was lost or dropped, for good.
-        heard_at: when anything came last. asked_at: when another process of the member came, and this one was asked for a word.
+        received_at: when anything came last. asked_at: when another process of the member came, and this one was asked for a word.
     """
 
     token: bytes
@@ -423,7 +423,7 @@ class _Session:
     lost_at: float | None = None
     reason: str = ""
     over: bool = False
-    heard_at: float = field(default_factory=time.monotonic)
+    received_at: float = field(default_factory=time.monotonic)
     asked_at: float | None = None
 
 
@@ -637,7 +637,7 @@ class ResumableHub:
         if not session.linked:
             return True
         now = time.monotonic()
-        if session.asked_at is None or session.heard_at > session.asked_at:
+        if session.asked_at is None or session.received_at > session.asked_at:
             session.asked_at = now
             self._signal(member, session, FLUSH)
         return session.linked and now - session.asked_at >= self._reconnect_timeout_s > 0
@@ -716,7 +716,7 @@ class ResumableHub:
 
     def _taken(self, member: str, session: _Session, frame: memoryview) -> tuple[str, memoryview] | None:
         delivery = session.delivery
-        session.heard_at = time.monotonic()
+        session.received_at = time.monotonic()
         try:
             content = delivery.take(frame)
         except TransportError as error:
