@@ -40,7 +40,7 @@ class Chaos:
         self.folder = folder
         self.draw = draw
         self.happened: list[str] = []
-        self.more: dict[str, Any] = {"reconnect_timeout_s": 1.0, "wait_s": 120.0}
+        self.more: dict[str, Any] = {"reconnect_timeout_s": 1.0, "wait_s": 60.0}
         hub, self.port = self.consortium.start_hub(**self.more)
         write_member(folder, HUB, self.port, **self.more)
         self.members: dict[str, Started] = {HUB: hub}
@@ -99,9 +99,18 @@ class Chaos:
         said = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""
         self.happened.append(f"status {done.returncode}: {said[:90]}")
 
+    def end_of(self, member: Started) -> tuple[int, str, str]:
+        """Status and texts; a process that hangs is a fault, and is shown."""
+        try:
+            return member.end()
+        except subprocess.TimeoutExpired:
+            member.process.kill()
+            _, out, err = member.process.communicate()
+            return 1, out, err + "\nHANGS"
+
     def end(self) -> tuple[str, set[bytes]]:
         """How it ended, and the models that there are."""
-        ends = {name: member.end() for name, member in self.members.items()}
+        ends = {name: self.end_of(member) for name, member in self.members.items()}
         for line in self.lines.values():
             line.close()
         failed = [f"{name}: {text.strip().splitlines()[-1]}" for name, (status, _, text) in ends.items() if status]

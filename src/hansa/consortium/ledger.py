@@ -97,15 +97,12 @@ class Ledger:
     def admit(self, entry: Entry, policy: Policy) -> None:
         """Write a run down before anything of it leaves; refuse people, counts or a number of runs that the policy does not allow.
 
-        The check and the line are one step: of two processes at once the second sees the first. A run that stands there already goes
-        on.
+        The check and the line are one step: of two processes at once the second sees the first.
 
         Raises:
             PlanError: rows that share a column with these met others, or as often as is allowed; or the ledger cannot be read.
         """
         with self._locked() as (file, known):
-            if entry in known:
-                return
             self._check(known, entry.columns, entry.parties, policy)
             end = os.lseek(file, 0, os.SEEK_END)
             try:

@@ -36,6 +36,7 @@ from hansa.node.pauses import Pauses
 from hansa.node.record import CLEAR, AggregatorRecord, PartyRecord, RunRecord, Seconds, bytes_of, first_record, keeping
 from hansa.node.state import AggregatorState, PartyState, fingerprint
 from hansa.node.warm_up import prepare
+from hansa.roles.batches import Admit
 from hansa.roles.run import HubRole, Progress, Purpose, agreement, run_hub, run_member
 from hansa.roles.summed.aggregator import Aggregator, Outcome
 from hansa.roles.summed.party import Party
@@ -316,6 +317,14 @@ def _survive(
         attempt.began, attempt.wait_s = False, pauses.left_s
 
 
+def _once(admit: Admit, state: PartyState | None) -> Admit:
+    """`admit`, but for a run that was admitted when it began and goes on."""
+    claim = None if state is None else state.claim
+    if claim is None:
+        return admit
+    return lambda run, roster: None if run == claim.run else admit(run, roster)
+
+
 def _received(
     member: MemberFile, record: RunRecord[PartyRecord], model: bytes | None, rows: int, warnings: tuple[str, ...]
 ) -> PartyRecord:
@@ -343,7 +352,7 @@ def _contribute(
     plan, name = member.plan, member.identity.name
     n_rows, warnings = given[0].n_rows, given[0].warnings
     warn(warnings)
-    admit = admission(member, given[0])
+    admit = _once(admission(member, given[0]), state)
     if keep is None:
         prepare(plan)
     told_at = 0.0

@@ -12,7 +12,7 @@ Guarantees beside those of `channel`, whose first, "whole, once, unchanged, in t
 6. A frame is sent again only from the bytes that were sent first, and only while the other end has not acknowledged it.
 7. A session belongs to one process of one member: to who holds the member's key *and* the token. While nothing has been sent yet,
    a process that is gone may be replaced by another. Later, where the hub says that `processes_change`, another process of a
-   member that is away ends its session: that is `MemberLost` at once, and the new process is told to come again.
+   member that is away, or silent, ends its session: that is `MemberLost` at once, and the new process is told to come again.
 8. A member that is away for longer than the reconnect timeout is `MemberLost`, for good; one that closes or breaks a rule is at once.
 
 A line that carries nothing any more, and does not say so, counts as broken after two thirds of the reconnect timeout, 40 seconds
@@ -413,6 +413,7 @@ class _Session:
         linked: whether a connection of it is known to live. linked_at: since when.
         lost_at: of the first loss since anything new was received. reason: of the last.
         over: whether the member left, or was lost or dropped, for good.
+        received_at: when anything came last. asked_at: when another process of the member came, and this one was asked for a word.
     """
 
     token: bytes
@@ -422,6 +423,8 @@ class _Session:
     lost_at: float | None = None
     reason: str = ""
     over: bool = False
+    received_at: float = field(default_factory=time.monotonic)
+    asked_at: float | None = None
 
 
 class ResumableHub:
@@ -616,7 +619,7 @@ class ResumableHub:
         if session.over:
             raise TransportError("has left this run, or came back too late; start a new run")
         if not hmac.compare_digest(token, session.token):
-            if self._processes_change and (vacant or not session.linked):  # by its key it is the member
+            if self._processes_change and (vacant or self._is_gone(member, session)):  # by its key it is the member
                 self._losses.append(MemberLost(member, "its process ended, and another one was started"))
                 raise TransportError("was in this run by a process that ended; dial again when the run goes on")
             raise TransportError(
@@ -624,6 +627,20 @@ class ResumableHub:
                 "or this one lost its state (start a new run)"
             )
         return WELCOME.pack(self._token, session.delivery.received)
+
+    def _is_gone(self, member: str, session: _Session) -> bool:
+        """Whether the process that holds a session is gone, of which another one says so by coming.
+
+        Its connection may look alive, where something in between (a proxy) keeps it: so it is asked for a word, and has the reconnect
+        timeout to give it.
+        """
+        if not session.linked:
+            return True
+        now = time.monotonic()
+        if session.asked_at is None or session.received_at > session.asked_at:
+            session.asked_at = now
+            self._signal(member, session, FLUSH)
+        return session.linked and now - session.asked_at >= self._reconnect_timeout_s > 0
 
     def admitted(self, member: str, hello: bytes) -> None:
         """Send a member that is back what it has not received. See `tls.Admission`."""
@@ -699,6 +716,7 @@ class ResumableHub:
 
     def _taken(self, member: str, session: _Session, frame: memoryview) -> tuple[str, memoryview] | None:
         delivery = session.delivery
+        session.received_at = time.monotonic()
         try:
             content = delivery.take(frame)
         except TransportError as error:
