@@ -12,9 +12,10 @@ import html
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import narwhals as nw
@@ -25,6 +26,7 @@ from hansa.callbacks import Callback, Callbacks, check_callbacks
 from hansa.data.coding import CodedTable, read_coded
 from hansa.data.frames import columns_of, is_missing, open_columns
 from hansa.data.holdout import held_out
+from hansa.data.schema import date_rule
 from hansa.errors import DataError, HansaError, PlanError
 from hansa.exposure import exposure, openings_under
 from hansa.model import Model
@@ -221,7 +223,7 @@ def split(frame: Any, by: str) -> dict[str, Any]:
     >>> {name: part["load"].tolist() for name, part in hansa.split(cells, by="operator").items()}
     {'a': [2.0], 'b': [1.0, 3.0]}
     """
-    columns = columns_of(frame, "the frame")
+    columns = columns_of(frame, "the frame", dates=getattr(frame, "column_names", getattr(frame, "columns", ())))
     if by not in columns:
         raise DataError(f"the frame: no column {by!r}; found {', '.join(map(repr, columns))[:200]}")
     table = nw.from_native(frame, eager_only=True)
@@ -243,6 +245,8 @@ def fit(
     member_feature: str | None = None,
     classes: Sequence[str] = (),
     categorical: Sequence[str] = (),
+    dates: Mapping[str, str] = MappingProxyType({}),
+    unseen: str = "missing",
     evaluation_fraction: float = 0.0,
     evaluation_steps: Sequence[int] = (),
     min_cell_rows: int = DEFAULT_MIN_CELL_ROWS,
@@ -281,6 +285,11 @@ def fit(
         Where the label is texts: what it says, in the order of the classes 0, 1, ...; truth values may stand for two classes.
     categorical : sequence of str
         Features of numbers whose values are categories; features of texts are categories anyway.
+    dates : mapping of str to str
+        By feature, the rule that makes its number of a date, as in a plan's schema.dates: {"opened": "days", "opened_month": "month of
+        opened"}. The model holds it, so that `Model.predict` takes the dates again.
+    unseen : {"missing", "error"}
+        Whether `Model.predict` takes levels that no row of training had for no category, or refuses them.
     evaluation_fraction : float
         Share of each party's rows held out for metrics and early stopping.
     evaluation_steps : sequence of int
@@ -355,6 +364,7 @@ def fit(
         categorical=categorical,
         base_margin=base_margin,
         member_feature=member_feature,
+        dates=dates,
     )
     table, sizes = read.table, read.sizes
     members = dict(zip(sizes, member_names(list(sizes)).values(), strict=True))
@@ -372,6 +382,8 @@ def fit(
         statistics=statistics,
         least_choices=least_choices,
         leaf_bits=leaf_bits,
+        dates=tuple(dates.items()),
+        unseen=unseen,
     )
     heaviest = 1.0 if table.weight is None else float(table.weight.max())
     levels = dict(table.categories)
@@ -434,6 +446,7 @@ def read_parties(
     subject: str | None = None,
     base_margin: str | Sequence[str] | None = None,
     member_feature: str | None = None,
+    dates: Mapping[str, str] = MappingProxyType({}),
 ) -> Parties:
     """Read what `fit` takes as parties; arguments are those of `fit`, and `subject` is a column of theirs that is no feature.
 
@@ -441,8 +454,9 @@ def read_parties(
     """
     named = checked_classes(list(classes) if not isinstance(classes, str) else classes, parameters)
     starts = (base_margin,) if isinstance(base_margin, str) else tuple(base_margin or ())
+    sources = {date_rule(name, rule)[1] for name, rule in dates.items()}
     tables = {
-        str(name): _columns(value, label, weight, starts, parameters.outputs, f"party {str(name)!r}")
+        str(name): _columns(value, label, weight, starts, parameters.outputs, f"party {str(name)!r}", sources)
         for name, value in _named(parties).items()
     }
     if label is None:
@@ -450,7 +464,7 @@ def read_parties(
         # What stands in the tuples, not what X calls its columns: a feature may be named weight.
         weight = WEIGHT if _all_give(parties, 2, WEIGHT) else None
         starts = tuple(_margin_names(parameters.outputs)) if _all_give(parties, 3, BASE_MARGIN) else ()
-    table, sizes = _joined(tables, label, weight, starts, named, tuple(categorical), parameters, subject)
+    table, sizes = _joined(tables, label, weight, starts, named, tuple(categorical), parameters, subject, dates)
     return Parties(table.with_member_feature(member_feature), sizes, label, weight, starts)
 
 
@@ -480,13 +494,19 @@ def _named(parties: object) -> Mapping[Any, Any]:
 
 
 def _columns(
-    value: Any, label: str | None, weight: str | None, starts: tuple[str, ...], outputs: int, where: str
+    value: Any,
+    label: str | None,
+    weight: str | None,
+    starts: tuple[str, ...],
+    outputs: int,
+    where: str,
+    dates: Collection[str],
 ) -> dict[str, npt.NDArray[Any]]:
     """A party's columns; label, weight and base margins among them."""
     if not isinstance(value, tuple):
         if label is None:
             raise DataError(f"{where}: expected a label: say label=COLUMN, or give the party as a tuple (X, y)")
-        return columns_of(value, where)
+        return columns_of(value, where, dates=dates)
     if not 2 <= len(value) <= 4:
         raise DataError(
             f"{where}: expected (X, y), (X, y, weight) or (X, y, weight, base_margin), found a tuple of {len(value)}"
@@ -495,7 +515,7 @@ def _columns(
         raise DataError(
             f"{where}: the label is given twice: leave out label=, weight= and base_margin=, or give one frame for each party"
         )
-    columns = columns_of(value[0], where)
+    columns = columns_of(value[0], where, dates=dates)
     rows = len(next(iter(columns.values()), ()))
     for what, given in zip((LABEL, WEIGHT, BASE_MARGIN), value[1:], strict=False):
         if given is None:
@@ -526,6 +546,7 @@ def _joined(
     categorical: tuple[str, ...],
     parameters: Parameters,
     subject: str | None,
+    dates: Mapping[str, str],
 ) -> tuple[Table, dict[str, int]]:
     """All parties' rows as one table, and how many each has."""
     first_name, first = next(iter(tables.items()))
@@ -550,6 +571,7 @@ def _joined(
             categorical=categorical,
             label_kind=kind,
             classes=classes,
+            dates=dates,
         )
 
     try:

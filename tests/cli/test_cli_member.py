@@ -32,6 +32,7 @@ from made_consortium import (
     PLAN,
     Consortium,
     assert_refused,
+    cells,
     hansa,
     logged,
     refused,
@@ -85,6 +86,42 @@ def test_a_run_by_hand_with_a_rejected_peer_at_the_door(consortium: Consortium):
     assert set(frames) == {HUB, *PARTIES}
     assert all(decode(r.member, r.frame) for records in frames.values() for r in records)
     assert len(frames[HUB]) == sum(len(frames[name]) for name in PARTIES)
+
+
+RULES = """
+unseen = "error"
+dates = { opened = "days", opened_month = "month of opened" }
+"""
+
+
+@pytest.mark.slow
+def test_a_run_by_rules_that_the_plan_names(consortium: Consortium):
+    """Raw dates at every party and at prediction; levels that the plan does not list are refused there, unless somebody asks."""
+    folder = consortium.folder
+    plan = PLAN.replace('"alarms"]', '"alarms", "opened", "opened_month"]').replace('"fault"\n', '"fault"' + RULES)
+    (folder / "plan.toml").write_text(plan + "[categories]\nalarms = [0, 1, 2, 3]\n")
+    for seed, name in enumerate(PARTIES):
+        days = [f"2024-{1 + row % 12:02}-{1 + row % 28:02}" for row in range(60 + 20 * seed)]
+        write_table(folder / f"{name}.csv", {"opened": days, **cells(60 + 20 * seed, seed)})
+    shown = hansa("plan", folder / "plan.toml").stdout
+    assert "opened: days" in shown
+    assert "schema.unseen                      error" in shown
+    hub, port = consortium.start_hub()
+    parties = [consortium.start_party(name, port) for name in PARTIES]
+    assert [party.end()[0] for party in (*parties, hub)] == [0, 0, 0]
+    model, table, out = folder / "aurora-model.json", folder / "new.csv", folder / "scores.csv"
+    write_table(table, {"opened": ["2024-05-06"] * 3, "load": [1, 2, 3], "rsrp": [0, 0, 0], "alarms": [0, 7, 7]})
+    fault = f"{table}, row 2, column 'alarms': expected one of the 4 levels that the model knows"
+    assert_refused(hansa("predict", model, table, "--save", out), fault, "found '7' (and 1 more rows)")
+    scored = hansa("predict", model, table, "--save", out, "--unseen", "missing")
+    assert scored.exit_code == 0, scored.output
+    assert "2 cells hold levels that the model does not know" in scored.stdout
+    write_table(table, {"opened": ["2024-13-06"], "load": [1], "rsrp": [0], "alarms": [0]})
+    assert_refused(hansa("predict", model, table, "--save", out), "row 1, column 'opened': expected a date such as")
+    write_table(folder / "aurora.csv", {"opened": ["6 May"] * 60, **cells(60, 0)})
+    checked = hansa("check", folder / "plan.toml", folder / "aurora.csv")
+    assert checked.exit_code == 1
+    assert "row 1, column 'opened': expected a date such as" in checked.stdout
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from hansa.data.cells import disguise, is_numeric, is_text, number, word
 from hansa.data.columns import LARGE_CELLS
+from hansa.data.dates import date_number
 from hansa.data.files import OpenTable, open_table
 from hansa.data.query import Source
 from hansa.data.schema import MISSING_WORDS, Level, Schema
@@ -42,6 +44,9 @@ SHOWN_CHARACTERS = 60
 """Of a cell that an error quotes."""
 
 A_NUMBER = "a number (at most 3.4e38, or empty for missing)"
+
+
+A_DATE = "a date such as 2024-03-01 or 2024-03-01T12:30+02:00, of the years 1 to 9999"
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +237,7 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
     with open_table(path) as table:
         for violation in column_violations(table, schema):
             raise DataError(str(violation))
-        columns = load(table, schema, schema.columns)
+        columns = load(table, schema, schema.values)
         for violation in value_violations(table, schema, columns, label_kind, 1):
             raise DataError(str(violation))
         warnings = coarse_warnings(table, columns, numeric(schema, columns), schema.decimal)
@@ -259,13 +264,14 @@ def _levels(schema: Schema) -> dict[str, tuple[Level, ...]]:
 def load(table: OpenTable, schema: Schema, names: Sequence[str]) -> dict[str, Column]:
     """These columns of the schema, as far as the table has them once."""
     levels = _levels(schema)
-    return load_columns(table, {name: levels.get(name, ()) for name in names}, schema.decimal, schema.label)
+    wanted = {name: levels.get(name, ()) for name in names}
+    return load_columns(table, wanted, schema.decimal, schema.label, schema.date_columns)
 
 
 def numeric(schema: Schema, columns: Mapping[str, Column]) -> list[str]:
-    """The columns of numbers among those that were loaded."""
+    """The columns of numbers among those that were loaded; numbers made of dates are small."""
     levels = _levels(schema)
-    return [name for name in schema.columns if name in columns and name not in levels]
+    return [name for name in schema.values if name in columns and name not in levels and name not in dict(schema.dates)]
 
 
 def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckReport:
@@ -299,7 +305,7 @@ def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckR
     check_label_kind(label_kind)
     with open_table(path) as table:
         violations = list(column_violations(table, schema))
-        names = [name for name in schema.columns if name in table.places]
+        names = [name for name in schema.values if schema.date_columns.get(name, ("", name))[1] in table.places]
         # A large table is looked at one column at a time; of other files that would be many scans.
         by_column = table.is_parquet and table.count_rows() * len(names) >= LARGE_CELLS
         coarse: list[str] = []
@@ -340,18 +346,30 @@ class Column:
 
 
 def load_columns(
-    table: OpenTable, levels: Mapping[str, tuple[Level, ...]], decimal: str, label: str | None = None
+    table: OpenTable,
+    levels: Mapping[str, tuple[Level, ...]],
+    decimal: str,
+    label: str | None = None,
+    dates: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> dict[str, Column]:
     """The columns that `levels` names and the table has exactly once: of a column without levels its numbers, of
     another its codes. `label` is the column whose levels are classes, which truth values may stand for.
+
+    Args:
+        dates: by name, the rule and the column of what is made of a date.
     """
     places = table.places
-    wanted = [name for name in levels if name in places]
+    wanted = [name for name in levels if (dates[name][1] if name in dates else name) in places]
     if not wanted:
         return {}
     expressions: list[str] = []
     marks: list[tuple[Level, ...] | None] = []
     for name in wanted:
+        if name in dates:
+            rule, source = dates[name]
+            expressions.append(date_number(f"c{places[source]}", table.types[places[source]], rule))
+            marks.append(None)
+            continue
         column, kind, own = f"c{places[name]}", table.types[places[name]], levels[name]
         typed_class = name == label and kind == "BOOLEAN"
         marks.append(None if typed_class or not own else own)
@@ -474,12 +492,15 @@ def value_violations(
     roles |= {schema.weight: "weight", schema.label: "label"}
     levels = _levels(schema)
     broken: list[Broken] = []
-    for name in schema.columns:
-        if name in columns:
+    dates = schema.date_columns
+    for name in schema.values:
+        if name in dates and name in columns:
+            broken += broken_dates(dates[name][1], columns[name])
+        elif name in columns:
             broken += broken_rules(
                 name, columns[name], roles.get(name, "feature"), label_kind, levels.get(name), schema.base_margin_limit
             )
-    found = describe(table, broken[:most], schema.decimal)
+    found = describe(table, list(dict.fromkeys(broken))[:most], schema.decimal)
     if schema.weight in columns and len(found) != most:
         found += only_zeros(table, schema.weight, columns[schema.weight])
     return found
@@ -518,6 +539,13 @@ def broken_rules(
             yield Broken(
                 name, int(rows.argmax()), int(np.count_nonzero(rows)), expected, cure, levels is None and place == 0
             )
+
+
+def broken_dates(name: str, column: Column) -> Iterator[Broken]:
+    """The rule that a column `name` of dates breaks, if it does; `column` is what was made of it."""
+    if column.bad.any():
+        rows = int(column.bad.argmax()), int(np.count_nonzero(column.bad))
+        yield Broken(name, *rows, A_DATE, "write it so, or leave the cell empty where the value is missing")
 
 
 def _number_rules(column: Column, role: Role) -> Iterator[Rule]:

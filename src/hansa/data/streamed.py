@@ -122,7 +122,7 @@ def _checked(table: OpenTable, schema: Schema, label_kind: LabelKind) -> Streame
     kept: dict[str, Column] = {}
     warnings: list[str] = []
     checksums: list[int] = []
-    for name in schema.columns:
+    for name in schema.values:
         columns: dict[str, Column] = load(table, schema, [name])
         for violation in value_violations(table, schema, columns, label_kind, 1):
             raise DataError(str(violation))

@@ -43,6 +43,8 @@ def defaults(plan: Plan) -> dict[str, object]:
         "schema.classes": (),
         "schema.base_margin": (),
         "schema.base_margin_limit": 0.0,
+        "schema.unseen": "missing",
+        "schema.dates": (),
         "schema.weight_limit": None,
         "schema.missing": None,
         "categories": (),

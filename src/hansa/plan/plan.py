@@ -18,6 +18,8 @@
     decimal = ","                             # optional: the decimal sign of numbers that are texts, as in CSV files; default "."
     ignore = ["site"]                         # optional: columns that a table may have and that are not read
     classes = ["no", "yes"]                   # optional: what a label of texts says; the place in the list is the class
+    unseen = "error"                          # optional: predictions refuse levels that no list has; default "missing"
+    dates = { opened = "days" }               # optional: by feature, the rule that makes its number of a date
 
     [privacy]
     min_cell_rows = 10                        # cuts stop at cells of so many pooled rows
@@ -348,7 +350,8 @@ class Plan:
 
     def canonical(self) -> bytes:
         """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out
-        but those of `schema.decimal`, `schema.ignore`, `schema.classes` and `schema.base_margin`, which came later.
+        but those of `schema.decimal`, `schema.ignore`, `schema.classes`, `schema.base_margin`, `schema.unseen` and `schema.dates`,
+        which came later.
         """
         content = {"format": 1, **asdict(self)}
         if self.coopetitive is None:
@@ -361,6 +364,10 @@ class Plan:
             del content["schema"]["classes"]
         if not self.schema.base_margin:
             del content["schema"]["base_margin"], content["schema"]["base_margin_limit"]
+        if self.schema.unseen == "missing":
+            del content["schema"]["unseen"]
+        if not self.schema.dates:
+            del content["schema"]["dates"]
         # Settings that came later are left out where they change nothing: older plans keep their digests.
         for name, default in LATER_PARAMETERS.items():
             if content["parameters"][name] == default:
@@ -393,6 +400,8 @@ class Plan:
             "schema.classes": schema["classes"],
             "schema.base_margin": schema["base_margin"],
             "schema.base_margin_limit": schema["base_margin_limit"],
+            "schema.unseen": schema["unseen"],
+            "schema.dates": tuple(f"{name}: {rule}" for name, rule in self.schema.dates),
             "privacy.min_cell_rows": self.min_cell_rows,
             "privacy.min_party_rows": self.min_party_rows,
             "privacy.min_child_rows": self.min_child_rows,

@@ -20,6 +20,7 @@ from hansa.plan.values import (
     BaseMarginLimit,
     Column,
     Cuts,
+    DateRule,
     DecimalSign,
     Digest,
     Fraction,
@@ -36,6 +37,7 @@ from hansa.plan.values import (
     ServerLinks,
     Sign,
     Steps,
+    Unseen,
     VerifyCounts,
     WeightLimit,
     default_verify_counts,
@@ -69,6 +71,8 @@ class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     classes: Names | None = None
     base_margin: Column | Names | None = None
     base_margin_limit: BaseMarginLimit | None = None
+    unseen: Unseen = "missing"
+    dates: dict[str, DateRule] = {}
 
 
 class PrivacyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -243,6 +247,8 @@ def _plan(document: PlanDocument) -> Plan:
             classes=schema.classes or (),
             base_margin=(schema.base_margin,) if isinstance(schema.base_margin, str) else schema.base_margin or (),
             base_margin_limit=schema.base_margin_limit or 0.0,
+            unseen=schema.unseen,
+            dates=tuple(schema.dates.items()),
         ),
         parameters=_parameters(_with_monotone(document), document.mode),
         min_cell_rows=privacy.min_cell_rows,

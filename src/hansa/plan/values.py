@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from hansa.data.schema import DECIMAL_SIGNS, Level
+from hansa.data.schema import DECIMAL_SIGNS, UNSEEN, Level
 from hansa.declared import one_of
 
 COOPETITIVE = "coopetitive"
@@ -101,6 +101,8 @@ Digest = Annotated[
 MemberName = Annotated[str, Meta(description="a member's name")]
 Column = Annotated[str, Meta(description="a column's name")]
 DecimalSign = Annotated[str, Meta(pattern=rf"\A[{''.join(DECIMAL_SIGNS)}]\Z", description='"." or ","')]
+Unseen = Annotated[str, one_of(*UNSEEN)]
+DateRule = Annotated[str, Meta(description="a rule such as 'days', or 'month of COLUMN'")]
 Names = Annotated[tuple[str, ...], Meta(description="a list of names")]
 ServerLinks = Annotated[str, one_of(*SERVER_LINKS)]
 VerifyCounts = Annotated[str, one_of(*VERIFY_COUNTS)]

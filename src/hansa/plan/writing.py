@@ -79,6 +79,8 @@ def _schema(plan: Plan) -> dict[str, Any]:
         "classes": schema.classes or None,
         "base_margin": schema.base_margin or None,
         "base_margin_limit": schema.base_margin_limit or None,
+        "unseen": None if schema.unseen == "missing" else schema.unseen,
+        "dates": dict(schema.dates) or None,
         "missing": None if more is None else more.missing,
         "weight_limit": None if more is None else more.weight_limit,
     }

@@ -85,6 +85,7 @@ class SimulationSettings:
         server_links, hub, servers, receivers, label_range, cuts, steps: of a coopetitive plan; empty or None for the defaults of
             `make_plan`. Categorical features are a table's (`Table.categories`).
         statistics, least_choices, leaf_bits: of the plan's release; None for the mode's defaults.
+        dates, unseen: of the plan's schema.
     """
 
     parameters: Parameters
@@ -109,6 +110,8 @@ class SimulationSettings:
     statistics: bool | None = None
     least_choices: int | None = None
     leaf_bits: int | None = None
+    dates: tuple[tuple[str, str], ...] = ()
+    unseen: str = "missing"
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,8 @@ def make_plan(
             tuple(categories.get(name, ()) for name in features),
             base_margin=settings.base_margin,
             base_margin_limit=2.0 ** math.ceil(math.log2(max(farthest, 1.0))) if settings.base_margin else 0.0,
+            unseen=settings.unseen,
+            dates=settings.dates,
         ),
         parameters=settings.parameters,
         min_cell_rows=settings.min_cell_rows,

@@ -53,6 +53,7 @@ from hansa.protocol.session import (
     Session,
 )
 from hansa.roles.key_setup import Signer
+from hansa.roles.reading import reading_of
 from hansa.roles.registration import Registration
 from hansa.roles.run import (
     Binned,
@@ -862,6 +863,7 @@ class Aggregator:
             ),
             categories=tuple(plan.schema.levels.get(name) for name in plan.schema.features),
             num_parallel_tree=plan.parameters.num_parallel_tree,
+            reading=reading_of(plan),
         ).with_one_base_score()
         self._report(Trained(trees=rounds, rounds=plan.parameters.rounds, without_value=self._without_value))
         model = to_json(ensemble)

@@ -62,6 +62,7 @@ from hansa.protocol.session import (
     Session,
 )
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
+from hansa.roles.reading import reading_of
 from hansa.roles.run import (
     Binned,
     Progress,
@@ -1030,6 +1031,7 @@ class Party:
             ),
             categories=tuple(self._plan.schema.levels.get(name) for name in self._plan.schema.features),
             num_parallel_tree=self._plan.parameters.num_parallel_tree,
+            reading=reading_of(self._plan),
         ).with_one_base_score()
 
     def _model_bytes(self) -> int:
