@@ -125,3 +125,25 @@ def test_the_choice_at_prediction_is_checked(frame, theirs):
     model = hansa.Model(theirs.get_booster().save_raw("json"))
     with pytest.raises(PlanError, match="unseen is 'other'; expected 'missing' or 'error'"):
         model.predict(frame, unseen="other")
+
+
+def test_other_takes_rare_and_unseen_levels_at_prediction(dated, tmp_path):
+    band = dated["band"].where(np.arange(300) % 50 > 0, "odd")
+    rows = dated.drop(columns="opened").assign(band=band, load=np.arange(300) % 17)
+    run = hansa.fit(
+        hansa.split(rows, by="party"),
+        "fault",
+        rare_levels={"band": 20},
+        unseen="error",
+        rounds=3,
+        evaluation_fraction=0.2,
+    )
+    run.model.to_xgboost().save_model(tmp_path / "again.json")
+    assert run.members["a"].alone
+    for model in (run.model, hansa.Model.load(tmp_path / "again.json")):
+        assert model.ensemble.categories[0] == ("high", "low", "mid", "other")
+        scores = [model.predict_margin(rows.assign(band=level)) for level in ("odd", "never seen", "other")]
+        assert np.array_equal(scores[0], scores[1])
+        assert np.array_equal(scores[0], scores[2])
+    with pytest.raises(PlanError, match="goes with the modes that have an aggregator"):
+        hansa.fit(hansa.split(rows, by="party"), "fault", rare_levels={"band": 20}, mode="coopetitive")

@@ -247,6 +247,7 @@ def fit(
     categorical: Sequence[str] = (),
     dates: Mapping[str, str] = MappingProxyType({}),
     unseen: str = "missing",
+    rare_levels: Mapping[str, int] = MappingProxyType({}),
     evaluation_fraction: float = 0.0,
     evaluation_steps: Sequence[int] = (),
     min_cell_rows: int = DEFAULT_MIN_CELL_ROWS,
@@ -290,6 +291,9 @@ def fit(
         opened"}. The model holds it, so that `Model.predict` takes the dates again.
     unseen : {"missing", "error"}
         Whether `Model.predict` takes levels that no row of training had for no category, or refuses them.
+    rare_levels : mapping of str to int
+        By categorical feature, how many rows of all parties a level needs; all others become the level "other", which also takes levels
+        that no row of training had. Not in coopetitive mode.
     evaluation_fraction : float
         Share of each party's rows held out for metrics and early stopping.
     evaluation_steps : sequence of int
@@ -384,6 +388,7 @@ def fit(
         leaf_bits=leaf_bits,
         dates=tuple(dates.items()),
         unseen=unseen,
+        rare_levels=tuple(rare_levels.items()),
     )
     heaviest = 1.0 if table.weight is None else float(table.weight.max())
     levels = dict(table.categories)

@@ -183,6 +183,7 @@ class Model:
             known=self._levels,
             dates=dict(reading.dates),
             unseen=check_unseen(unseen) or reading.unseen,
+            other=reading.other,
         )
 
 

@@ -69,6 +69,7 @@ def predict_table(
         decimal=decimal,
         dates=dict(ensemble.reading.dates),
         unseen=unseen or ensemble.reading.unseen,
+        other=ensemble.reading.other,
     )
     features = read.features
     given = features, cores(), read.base_margin

@@ -24,6 +24,7 @@ from hansa.consortium.members import members_of, read_members, write_members
 from hansa.protocol.messages import decode
 from hansa.transport import tls
 from hansa.transport.recording import read_transcript
+from hansa.trees.xgboost_json import from_json
 from http_proxy import HttpProxy
 from made_consortium import (
     AGAIN,
@@ -122,6 +123,27 @@ def test_a_run_by_rules_that_the_plan_names(consortium: Consortium):
     checked = hansa("check", folder / "plan.toml", folder / "aurora.csv")
     assert checked.exit_code == 1
     assert "row 1, column 'opened': expected a date such as" in checked.stdout
+
+
+@pytest.mark.slow
+def test_a_run_whose_levels_are_those_of_all_parties(consortium: Consortium):
+    """A union over the network; its rare levels become one, in the model too."""
+    folder = consortium.folder
+    plan = PLAN.replace('"alarms"]', '"alarms", "band"]').replace('"fault"\n', '"fault"\nrare_levels = { band = 30 }\n')
+    (folder / "plan.toml").write_text(plan + '[categories]\nband = "union"\n')
+    for seed, name in enumerate(PARTIES):
+        band = [("north", "south", f"only-{name}")[row % 3 if row < 30 else row % 2] for row in range(60 + 20 * seed)]
+        write_table(folder / f"{name}.csv", {"band": band, **cells(60 + 20 * seed, seed)})
+    shown = hansa("plan", folder / "plan.toml").stdout
+    assert "The aggregator learns which levels of band each party has, and every party the levels of all." in shown
+    checked = hansa("check", folder / "plan.toml", folder / "aurora.csv")
+    assert checked.exit_code == 0, checked.output
+    hub, port = consortium.start_hub()
+    parties = [consortium.start_party(name, port) for name in PARTIES]
+    assert [party.end()[0] for party in (*parties, hub)] == [0, 0, 0]
+    model = from_json((folder / "aurora-model.json").read_bytes())
+    assert model.categories[3] == ("north", "south", "other")
+    assert model.reading.other == ("band",)
 
 
 @pytest.mark.parametrize(

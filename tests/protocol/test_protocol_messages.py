@@ -39,6 +39,7 @@ from hansa.protocol.messages import (
     ExchangeKeys,
     Finish,
     Join,
+    KeepLevels,
     KeysConfirmed,
     Message,
     QuantiseGradients,
@@ -48,9 +49,11 @@ from hansa.protocol.messages import (
     ShowRows,
     SplitNodes,
     SumLabels,
+    TellLevels,
     Tensor,
     TrainingSetup,
     UseCuts,
+    UseLevels,
     VouchRows,
     Welcome,
     abort,
@@ -87,6 +90,7 @@ FIELDS = {
     tuple[bytes, bytes]: st.tuples(st.binary(max_size=40), st.binary(max_size=40)),
     tuple[Tensor, ...]: st.lists(TENSORS, max_size=3).map(tuple),
     dict[str, bytes]: st.dictionaries(TEXT, st.binary(max_size=40), max_size=4),
+    dict[str, tuple[str, ...]]: st.dictionaries(TEXT, st.lists(TEXT, max_size=4).map(tuple), max_size=4),
     QuantiseGradients | None: st.none() | st.builds(QuantiseGradients, INT64, FLOATS, FLOATS, TENSORS),
     Contribution | None: st.none() | st.builds(Contribution, INT64, INT64, TEXT, INT64, TENSORS, INT64),
 }
@@ -135,6 +139,9 @@ def test_the_list_of_messages_is_closed():
         "KeysConfirmed",
         "CountMagnitudes",
         "SumLabels",
+        "TellLevels",
+        "UseLevels",
+        "KeepLevels",
         "CountCells",
         "UseCuts",
         "CountBins",
@@ -463,9 +470,9 @@ def test_every_message_says_who_sends_it():
 def test_both_ways_are_listed():
     down = {
         Welcome, ExchangeKeys, KeysConfirmed, CountMagnitudes, SumLabels, CountCells, UseCuts, QuantiseGradients, SplitNodes, Finish,
-        ShowRows, CountBins, Described,
+        ShowRows, CountBins, Described, UseLevels, KeepLevels,
     }  # fmt: skip
-    up = {Join, AnnounceKey, ConfirmKeys, Contribution, VouchRows, Received}
+    up = {Join, AnnounceKey, ConfirmKeys, Contribution, VouchRows, Received, TellLevels}
     coopetitive = {Relay, Done, Close}
     assert down | up | coopetitive | {Abort} | set(SEALED) == set(MESSAGES)
     assert len(down) + len(up) + len(coopetitive) + len(SEALED) + 1 == len(MESSAGES)

@@ -8,7 +8,7 @@ dates or times, is refused with the row and the cure.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -95,6 +95,7 @@ def read_coded(
     decimal: str = ".",
     dates: Mapping[str, str] = MappingProxyType({}),
     unseen: str = "missing",
+    other: Collection[str] = (),
 ) -> CodedTable:
     """Read a table whose text columns are coded here.
 
@@ -111,6 +112,7 @@ def read_coded(
         decimal: the decimal sign of numbers that are texts.
         dates: by feature that is made of a date, the rule (`data.schema.date_rule`). Where `features` is None, a feature of a name
             that no column has stands behind the columns, and a column that is read for others only is no feature.
+        other: features whose last level in `known` takes all levels that it does not list.
         unseen: "error" refuses levels that `known` does not list, "missing" takes them for no category.
 
     Raises:
@@ -161,6 +163,8 @@ def read_coded(
             _refuse(table, list(broken_dates(rules[name][1], columns[name])), decimal)
         plain = tuple(name for name in names if name not in rules)
         levels = _find_levels(table, columns, plain, tuple(categorical), decimal) if known is None else known
+        for name in other:
+            columns[name] = _with_other(columns[name], len(levels[name]) - 1)
         if unseen == "error":
             _refuse(table, list(_unseen(columns, levels)), decimal)
         unknown = {} if known is None else _settle_unknown(columns, known)
@@ -309,6 +313,11 @@ def _unseen(columns: Mapping[str, Column], known: Levels) -> Iterator[Broken]:
                 f"one of the {len(levels)} levels that the model knows, or empty for missing",
                 "mend the cell, drop the row, or predict with unseen = 'missing' (--unseen missing), which takes it for no category",
             )
+
+
+def _with_other(column: Column, code: int) -> Column:
+    """The column with this code for the levels that are not known."""
+    return Column(np.where(column.bad, np.float32(code), column.values), np.zeros_like(column.bad))
 
 
 def _settle_unknown(columns: dict[str, Column], known: Levels) -> dict[str, int]:

@@ -33,6 +33,9 @@ DATE_RULES = {
 UNSEEN = ("missing", "error")
 """What becomes, at prediction, of a level that the dictionary of a feature does not hold: it is of no category, or refused."""
 
+OTHER = "other"
+"""The level that takes those that too few rows have; the last one of its feature."""
+
 WHOLE = 2**53
 """Whole numbers below this, of either sign, are exact as float64: levels that are numbers are such."""
 
@@ -67,6 +70,10 @@ class Schema:
     dates : tuple of (str, str)
         By feature, in the order of `features`, the rule (`DATE_RULES`) that makes its number of a date; the model says so. "days" reads
         the column of the feature's name, "month of opened" the column opened.
+    rare_levels : tuple of (str, int)
+        By categorical feature, in the order of `features`, how many pooled rows a level needs; those with fewer become `OTHER`.
+    union : tuple of str
+        Categorical features, in the order of `features`, whose levels no list has: all texts that some party's table holds, sorted.
 
     Raises
     ------
@@ -92,6 +99,8 @@ class Schema:
     base_margin_limit: float = 0.0
     unseen: str = "missing"
     dates: tuple[tuple[str, str], ...] = ()
+    rare_levels: tuple[tuple[str, int], ...] = ()
+    union: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", _names(self.features))
@@ -123,6 +132,8 @@ class Schema:
         for name, own in zip(self.features, levels, strict=False):
             _check_levels(name, own)
         object.__setattr__(self, "categories", levels if any(levels) else ())
+        self._check_union()
+        self._check_rare_levels()
         if self.decimal not in DECIMAL_SIGNS:
             raise PlanError(f'schema.decimal: expected "." or ",", found {self.decimal!r}')
         object.__setattr__(self, "classes", class_names(self.classes))
@@ -146,6 +157,34 @@ class Schema:
                 raise PlanError(
                     f"schema.dates.{name}: column {column!r} is read as it is, too; give it a rule of its own, or leave it out"
                 )
+
+    def _check_union(self) -> None:
+        for name in self.union:
+            if name not in self.features:
+                raise PlanError(f"categories.{name}: it is no feature; name a feature, or leave it out")
+            if name in self.levels or name in dict(self.dates):
+                raise PlanError(
+                    f"categories.{name}: it has levels, or a rule for dates, and is a union of levels too; leave one out"
+                )
+        object.__setattr__(self, "union", tuple(name for name in self.features if name in self.union))
+
+    def _check_rare_levels(self) -> None:
+        rare = dict(self.rare_levels)
+        for name, least in rare.items():
+            if name not in self.levels and name not in self.union:
+                raise PlanError(
+                    f"schema.rare_levels: {name!r} is no categorical feature; list its levels, or leave it out"
+                )
+            if not all(isinstance(level, str) for level in self.levels.get(name, ())):
+                raise PlanError(
+                    f"schema.rare_levels: the levels of {name!r} are whole numbers, and {OTHER!r} is a text; write its levels as "
+                    'texts, such as "101"'
+                )
+            if isinstance(least, bool) or not isinstance(least, int) or least < 1:
+                raise PlanError(
+                    f"schema.rare_levels.{name}: expected a whole number of rows of at least 1, found {least!r:.80}"
+                )
+        object.__setattr__(self, "rare_levels", tuple((name, rare[name]) for name in self.features if name in rare))
 
     @property
     def _named(self) -> tuple[str, ...]:

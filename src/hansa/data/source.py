@@ -15,14 +15,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hansa.data.cells import disguise, is_numeric, is_text, number, word
+from hansa.data.cells import SPACES, disguise, is_numeric, is_text, number, word
 from hansa.data.columns import LARGE_CELLS
 from hansa.data.dates import date_number
 from hansa.data.files import OpenTable, open_table
@@ -65,6 +65,8 @@ class Rows:
         Sentences about values that float32 cannot hold apart, for the party's own eyes.
     base_margin : float32 (outputs, n_rows) or None
         Each row's margin before the first tree; None where the schema names none.
+    dictionaries : mapping of str to tuple of str
+        The party's own levels, sorted, of the features of `Schema.union`: what their codes stand for.
 
     Examples
     --------
@@ -78,6 +80,7 @@ class Rows:
     weight: Array | None
     warnings: tuple[str, ...] = ()
     base_margin: Array | None = None
+    dictionaries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -241,14 +244,14 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
         for violation in value_violations(table, schema, columns, label_kind, 1):
             raise DataError(str(violation))
         warnings = coarse_warnings(table, columns, numeric(schema, columns), schema.decimal)
+        dictionaries = dictionaries_of(table, schema)
     n_rows = len(columns[schema.label].values)
     features = np.empty((len(schema.features), n_rows), dtype=np.float32)
     for index, name in enumerate(schema.features):
         features[index] = columns.pop(name).values  # let go of each column as soon as it is copied
     weight = None if schema.weight is None else columns[schema.weight].values
-    return Rows(
-        features, columns[schema.label].values, weight, tuple(warnings), base_margin_of(columns, schema.base_margin)
-    )
+    margins = base_margin_of(columns, schema.base_margin)
+    return Rows(features, columns[schema.label].values, weight, tuple(warnings), margins, dictionaries)
 
 
 def base_margin_of(columns: Mapping[str, Column], names: Sequence[str]) -> Array | None:
@@ -263,15 +266,44 @@ def _levels(schema: Schema) -> dict[str, tuple[Level, ...]]:
 
 def load(table: OpenTable, schema: Schema, names: Sequence[str]) -> dict[str, Column]:
     """These columns of the schema, as far as the table has them once."""
-    levels = _levels(schema)
+    levels = {**_levels(schema), **dictionaries_of(table, schema, names)}
     wanted = {name: levels.get(name, ()) for name in names}
     return load_columns(table, wanted, schema.decimal, schema.label, schema.date_columns)
+
+
+def dictionaries_of(table: OpenTable, schema: Schema, names: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
+    """The table's own levels, sorted, of the features whose levels no plan lists, of those among `names`.
+
+    Raises DataError where such a column holds no texts, or no text at all.
+    """
+    found = {}
+    for name in schema.union:
+        if (names is not None and name not in names) or name not in table.places:
+            continue
+        place = table.places[name]
+        kind = table.types[place]
+        if not is_text(kind):
+            expected, cure = (
+                "texts, whose union all parties take",
+                "cast the column to texts, or list its levels in the plan",
+            )
+            raise DataError(str(SchemaViolation(table.file, None, name, expected, f"the type {kind:.60}", cure)))
+        cells = np.ma.asarray(table.fetch([f"c{place}::VARCHAR"])[0])
+        texts = {str(text) for text in set(cells.compressed().tolist()) if text is not None}
+        levels = tuple(sorted(text for text in texts if text.strip(SPACES).lower() not in MISSING_WORDS))
+        if not levels:
+            cure = "leave the feature out of the plan, or list its levels there"
+            raise DataError(str(SchemaViolation(table.file, None, name, "a text in some row", "none", cure)))
+        found[name] = levels
+    return found
 
 
 def numeric(schema: Schema, columns: Mapping[str, Column]) -> list[str]:
     """The columns of numbers among those that were loaded; numbers made of dates are small."""
     levels = _levels(schema)
-    return [name for name in schema.values if name in columns and name not in levels and name not in dict(schema.dates)]
+    return [
+        name for name in schema.values if name in columns and name not in {*levels, *dict(schema.dates), *schema.union}
+    ]
 
 
 def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckReport:

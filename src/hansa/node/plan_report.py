@@ -45,6 +45,7 @@ def defaults(plan: Plan) -> dict[str, object]:
         "schema.base_margin_limit": 0.0,
         "schema.unseen": "missing",
         "schema.dates": (),
+        "schema.rare_levels": (),
         "schema.weight_limit": None,
         "schema.missing": None,
         "categories": (),
@@ -127,6 +128,7 @@ def text(plan: Plan, where: str, file_sha256: str) -> str:
         lines.append(f"  {key:<34} {_value(key, value)}{default}")
     for name, levels in plan.schema.levels.items():
         lines.append(f"{name}: {len(levels)} categories: {', '.join(map(str, levels))}")
+    lines += [f"{name}: categories: all levels of all parties, which they tell" for name in plan.schema.union]
     if plan.servers:
         lines.append(_memory_of(plan))
     lines += [*exposure_lines(plan), f"file SHA-256 {file_sha256} (need not be the same)"]

@@ -20,6 +20,7 @@
     classes = ["no", "yes"]                   # optional: what a label of texts says; the place in the list is the class
     unseen = "error"                          # optional: predictions refuse levels that no list has; default "missing"
     dates = { opened = "days" }               # optional: by feature, the rule that makes its number of a date
+    rare_levels = { employer = 20 }           # optional: levels that fewer pooled rows have become one, "other"
 
     [privacy]
     min_cell_rows = 10                        # cuts stop at cells of so many pooled rows
@@ -350,8 +351,8 @@ class Plan:
 
     def canonical(self) -> bytes:
         """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out
-        but those of `schema.decimal`, `schema.ignore`, `schema.classes`, `schema.base_margin`, `schema.unseen` and `schema.dates`,
-        which came later.
+        but those of `schema.decimal`, `schema.ignore`, `schema.classes`, `schema.base_margin`, `schema.unseen`, `schema.dates`,
+        `schema.rare_levels` and unions of levels, which came later.
         """
         content = {"format": 1, **asdict(self)}
         if self.coopetitive is None:
@@ -366,8 +367,9 @@ class Plan:
             del content["schema"]["base_margin"], content["schema"]["base_margin_limit"]
         if self.schema.unseen == "missing":
             del content["schema"]["unseen"]
-        if not self.schema.dates:
-            del content["schema"]["dates"]
+        for name in ("dates", "rare_levels", "union"):
+            if not content["schema"][name]:
+                del content["schema"][name]
         # Settings that came later are left out where they change nothing: older plans keep their digests.
         for name, default in LATER_PARAMETERS.items():
             if content["parameters"][name] == default:
@@ -402,6 +404,7 @@ class Plan:
             "schema.base_margin_limit": schema["base_margin_limit"],
             "schema.unseen": schema["unseen"],
             "schema.dates": tuple(f"{name}: {rule}" for name, rule in self.schema.dates),
+            "schema.rare_levels": tuple(f"{name}: {least}" for name, least in self.schema.rare_levels),
             "privacy.min_cell_rows": self.min_cell_rows,
             "privacy.min_party_rows": self.min_party_rows,
             "privacy.min_child_rows": self.min_child_rows,

@@ -17,6 +17,7 @@ from hansa.plan.values import (
     DEFAULT_BINS_ON_SHARES,
     DEFAULT_MIN_CELL_ROWS,
     DEFAULT_MIN_PARTY_ROWS,
+    UNION,
     BaseMarginLimit,
     Column,
     Cuts,
@@ -34,9 +35,11 @@ from hansa.plan.values import (
     Mode,
     Names,
     Range,
+    RareRows,
     ServerLinks,
     Sign,
     Steps,
+    Union,
     Unseen,
     VerifyCounts,
     WeightLimit,
@@ -73,6 +76,7 @@ class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     base_margin_limit: BaseMarginLimit | None = None
     unseen: Unseen = "missing"
     dates: dict[str, DateRule] = {}
+    rare_levels: dict[str, RareRows] = {}
 
 
 class PrivacyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,7 +125,7 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     evaluation: EvaluationTable = EvaluationTable()
     labels: LabelsTable | None = None
     cuts: dict[str, Cuts] | None = None
-    categories: dict[str, Levels] = {}
+    categories: dict[str, Levels | Union] = {}
     monotone: dict[str, Sign] | None = None
     release: ReleaseTable = ReleaseTable()
     parameters: dict[str, Any] = {}
@@ -230,6 +234,8 @@ def _plan(document: PlanDocument) -> Plan:
     members, schema, privacy, release = document.members, document.schema, document.privacy, document.release
     shared = document.mode == COOPETITIVE
     parties = members.parties
+    union = tuple(name for name, levels in document.categories.items() if levels == UNION)
+    listed = {name: levels for name, levels in document.categories.items() if not isinstance(levels, str)}
     return Plan(
         name=document.name,
         mode=document.mode,
@@ -241,7 +247,8 @@ def _plan(document: PlanDocument) -> Plan:
             features=schema.features,
             label=schema.label,
             weight=schema.weight,
-            categories=tuple(document.categories.get(name, ()) for name in schema.features),
+            categories=tuple(listed.get(name, ()) for name in schema.features),
+            union=union,
             decimal=schema.decimal,
             ignore=schema.ignore or (),
             classes=schema.classes or (),
@@ -249,6 +256,7 @@ def _plan(document: PlanDocument) -> Plan:
             base_margin_limit=schema.base_margin_limit or 0.0,
             unseen=schema.unseen,
             dates=tuple(schema.dates.items()),
+            rare_levels=tuple(schema.rare_levels.items()),
         ),
         parameters=_parameters(_with_monotone(document), document.mode),
         min_cell_rows=privacy.min_cell_rows,

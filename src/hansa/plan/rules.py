@@ -255,6 +255,43 @@ def base_margins_fit(plan: Plan) -> str | None:
     return None
 
 
+def levels_of_a_union_are_told(plan: Plan) -> str | None:
+    union = plan.schema.union
+    if not union:
+        return None
+    if plan.mode != "federated":
+        return (
+            f"categories.{union[0]} is a union of the parties' levels, which each party tells in the clear, and the mode is "
+            f"{plan.mode!r}, where nothing that one party has is told: list the levels, or take mode 'federated'"
+        )
+    ordered = [name for name in union if name in dict(plan.parameters.monotone_constraints)]
+    if ordered:
+        return f"monotone.{ordered[0]} constrains a categorical feature, whose levels have no order; leave it out"
+    if plan.start_model:
+        return f"categories.{union[0]} is a union of the parties' levels, and start_model has its own; list the model's levels"
+    return None
+
+
+def rare_levels_can_be_counted(plan: Plan) -> str | None:
+    rare = plan.schema.rare_levels
+    if not rare:
+        return None
+    if plan.coopetitive is not None:
+        return (
+            f"schema.rare_levels goes with the modes that have an aggregator, and the mode is {plan.mode!r}, where nobody learns how "
+            "many rows have a level: join rare levels in the plan, or take another mode"
+        )
+    for name, least in rare:
+        if least < plan.min_cell_rows:
+            return (
+                f"schema.rare_levels.{name} is {least}, fewer than privacy.min_cell_rows = {plan.min_cell_rows}, below which no cell "
+                "is told apart: give at least that many"
+            )
+    if plan.start_model:
+        return "schema.rare_levels counts levels anew, and start_model has its own; leave rare_levels out, and list the model's levels"
+    return None
+
+
 def early_stopping_has_rows(plan: Plan) -> str | None:
     if plan.evaluation_fraction > 0 or plan.parameters.early_stopping_rounds is None:
         return None
@@ -487,6 +524,8 @@ RULES: tuple[Rule, ...] = (
     class_names_fit_labels,
     a_start_model_is_all_there_is_before,
     base_margins_fit,
+    levels_of_a_union_are_told,
+    rare_levels_can_be_counted,
     early_stopping_has_rows,
 )
 """Of every plan, in the order in which they are asked."""

@@ -14,6 +14,9 @@ from hansa.declared import one_of
 
 COOPETITIVE = "coopetitive"
 
+UNION = "union"
+"""What a plan writes in place of the levels of a feature, where they are those of all parties' tables."""
+
 MASKED = "secure-aggregation"
 
 MODES = ("federated", MASKED, COOPETITIVE)
@@ -102,6 +105,8 @@ MemberName = Annotated[str, Meta(description="a member's name")]
 Column = Annotated[str, Meta(description="a column's name")]
 DecimalSign = Annotated[str, Meta(pattern=rf"\A[{''.join(DECIMAL_SIGNS)}]\Z", description='"." or ","')]
 Unseen = Annotated[str, one_of(*UNSEEN)]
+Union = Annotated[Literal["union"], Meta(description="'union'")]
+RareRows = Annotated[int, Meta(ge=1, description="a whole number of rows of at least 1")]
 DateRule = Annotated[str, Meta(description="a rule such as 'days', or 'month of COLUMN'")]
 Names = Annotated[tuple[str, ...], Meta(description="a list of names")]
 ServerLinks = Annotated[str, one_of(*SERVER_LINKS)]

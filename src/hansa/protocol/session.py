@@ -26,6 +26,7 @@ from hansa.protocol.messages import (
     ExchangeKeys,
     Finish,
     Join,
+    KeepLevels,
     KeysConfirmed,
     Message,
     QuantiseGradients,
@@ -34,7 +35,9 @@ from hansa.protocol.messages import (
     ShowRows,
     SplitNodes,
     SumLabels,
+    TellLevels,
     UseCuts,
+    UseLevels,
     VouchRows,
     Welcome,
     decode,
@@ -46,8 +49,8 @@ Transitions = Mapping[str, Mapping[type[Message], tuple[str, ...]]]
 PARTY: Transitions = {
     "joining": {Welcome: ("welcomed",), Abort: ("aborted",)},
     "welcomed": {CountMagnitudes: ("measured",), Abort: ("aborted",)},
-    "measured": {SumLabels: ("labelled",), Abort: ("aborted",)},
-    "labelled": {CountCells: ("cutting",), UseCuts: ("scaling",), Abort: ("aborted",)},
+    "measured": {UseLevels: ("measured",), SumLabels: ("labelled",), Abort: ("aborted",)},
+    "labelled": {KeepLevels: ("labelled",), CountCells: ("cutting",), UseCuts: ("scaling",), Abort: ("aborted",)},
     "cutting": {CountCells: ("cutting",), UseCuts: ("scaling",), Abort: ("aborted",)},
     "scaling": {QuantiseGradients: ("growing",), Finish: ("finished",), Abort: ("aborted",)},
     "growing": {SplitNodes: ("growing", "scaling"), Finish: ("finished",), Abort: ("aborted",)},
@@ -58,7 +61,7 @@ PARTY: Transitions = {
 
 AGGREGATOR: Transitions = {
     "registering": {Join: ("registering", "measuring"), Abort: ("aborted",)},
-    "measuring": {Contribution: ("measuring", "labelling"), Abort: ("aborted",)},
+    "measuring": {TellLevels: ("measuring",), Contribution: ("measuring", "labelling"), Abort: ("aborted",)},
     "labelling": {Contribution: ("labelling", "cutting", "totalling"), Abort: ("aborted",)},
     "cutting": {Contribution: ("cutting", "totalling"), Abort: ("aborted",)},
     "totalling": {Contribution: ("totalling", "growing", "finishing"), Abort: ("aborted",)},

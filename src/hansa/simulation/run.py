@@ -85,7 +85,7 @@ class SimulationSettings:
         server_links, hub, servers, receivers, label_range, cuts, steps: of a coopetitive plan; empty or None for the defaults of
             `make_plan`. Categorical features are a table's (`Table.categories`).
         statistics, least_choices, leaf_bits: of the plan's release; None for the mode's defaults.
-        dates, unseen: of the plan's schema.
+        dates, unseen, rare_levels: of the plan's schema.
     """
 
     parameters: Parameters
@@ -112,6 +112,7 @@ class SimulationSettings:
     leaf_bits: int | None = None
     dates: tuple[tuple[str, str], ...] = ()
     unseen: str = "missing"
+    rare_levels: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,7 @@ def make_plan(
             base_margin_limit=2.0 ** math.ceil(math.log2(max(farthest, 1.0))) if settings.base_margin else 0.0,
             unseen=settings.unseen,
             dates=settings.dates,
+            rare_levels=settings.rare_levels,
         ),
         parameters=settings.parameters,
         min_cell_rows=settings.min_cell_rows,
@@ -366,7 +368,7 @@ def predictions_of(ensemble: Ensemble, table: Table) -> npt.NDArray[np.float32]:
     """What is scored: of several classes their probabilities."""
     if is_softmax(ensemble.objective):
         ensemble = replace(ensemble, objective=SOFTPROB)
-    return ensemble.predict(table.features, cores(), table.base_margin)
+    return ensemble.predict(table.codes_of(ensemble), cores(), table.base_margin)
 
 
 def _scores_of(objective: str, predictions: npt.NDArray[np.float32], table: Table) -> _Scores:

@@ -273,10 +273,12 @@ class Reading:
     Attributes:
         unseen: "error" where a level that the model does not know is refused, "missing" where it is of no category.
         dates: by feature that is made of a date, in the order of the features, the rule (`hansa.data.schema.date_rule`).
+        other: features whose last level takes every level that the model does not know.
     """
 
     unseen: Unseen = "missing"
     dates: tuple[tuple[str, str], ...] = ()
+    other: tuple[str, ...] = ()
 
 
 AS_EVERYWHERE = Reading()

@@ -11,7 +11,7 @@ never skipped: a model that loads predicts as in XGBoost.
 Trees know categories by number. Their levels stand in the learner's attribute `hansa.categories`, which XGBoost keeps, for
 `hansa predict`; and in `cats`, by which XGBoost 3 finds the numbers of a data frame's categories, however these are ordered there.
 
-What a plan says of reading cells stands in `hansa.unseen` and `hansa.dates`, where it says anything.
+What a plan says of reading cells stands in `hansa.unseen`, `hansa.dates` and `hansa.other`, where it says anything.
 
 Format: https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html and the schema that it links.
 """
@@ -50,6 +50,9 @@ UNSEEN_ATTRIBUTE = "hansa.unseen"
 
 DATES_ATTRIBUTE = "hansa.dates"
 """The attribute that holds the rules by which features are made of dates, by name, as JSON."""
+
+OTHER_ATTRIBUTE = "hansa.other"
+"""The attribute that lists the features whose last level takes all that the model does not know, as JSON."""
 
 MOST_BYTES = 2**30
 """Of a file. What it becomes in memory is larger by a fixed factor."""
@@ -155,6 +158,7 @@ def _attributes(ensemble: Ensemble) -> dict[str, str]:
     told = {
         LEVELS_ATTRIBUTE: msgspec.json.encode(levels).decode() if levels else "",
         DATES_ATTRIBUTE: msgspec.json.encode(dict(reading.dates)).decode() if reading.dates else "",
+        OTHER_ATTRIBUTE: msgspec.json.encode(reading.other).decode() if reading.other else "",
         UNSEEN_ATTRIBUTE: "" if reading.unseen == "missing" else reading.unseen,
     }
     return {name: text for name, text in sorted(told.items()) if text}
@@ -500,7 +504,19 @@ def _reading(attributes: Any, names: Sequence[str], categories: Sequence[tuple[L
     for name in rules:
         if name not in names or levels.get(name) is not None:
             raise _wrong(where, "rules of the model's ordered features", name)
-    return Reading(unseen, tuple((name, rules[name]) for name in names if name in rules))
+    where, text = f"attributes[{OTHER_ATTRIBUTE!r}]", given.get(OTHER_ATTRIBUTE, "[]")
+    try:
+        other = msgspec.json.decode(text, type=list[str])
+    except (msgspec.DecodeError, TypeError) as error:
+        raise _wrong(where, "an array of texts", text) from error
+    for name in other:
+        if not levels.get(name):
+            raise _wrong(where, "categorical features of the model, with levels", name)
+    return Reading(
+        unseen,
+        tuple((name, rules[name]) for name in names if name in rules),
+        tuple(name for name in names if name in other),
+    )
 
 
 def _booster(value: Any, n_features: int, n_outputs: int) -> tuple[tuple[Tree, ...], int]:

@@ -34,12 +34,15 @@ from hansa.protocol.messages import (
     Described,
     Finish,
     Join,
+    KeepLevels,
     Message,
     QuantiseGradients,
     Received,
     SplitNodes,
     SumLabels,
+    TellLevels,
     UseCuts,
+    UseLevels,
     VouchRows,
     Welcome,
 )
@@ -70,6 +73,14 @@ from hansa.roles.run import (
 )
 from hansa.roles.summed import describing
 from hansa.roles.summed.features import feature_rules, node_columns, with_categories
+from hansa.roles.summed.levels import (
+    check_levels,
+    dictionary_of,
+    level_counts,
+    levels_to_keep,
+    union_of,
+    with_union,
+)
 from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
     EXPONENTS,
@@ -241,6 +252,7 @@ class Aggregator:
         self._stopping = False
         self._with_root = False
         self._moved = 0.0
+        self._told: dict[str, Mapping[str, tuple[str, ...]]] = {}
         self._foreseen = LOSSES[plan.parameters.objective].foreseen
 
     @property
@@ -299,6 +311,8 @@ class Aggregator:
                 raise self._broken(member, message, "expected its row counts before or with this")
             case Contribution():
                 yield from self._take(member, message)
+            case TellLevels():
+                self._take_levels(member, message)
             case Join():
                 yield from self._join(member, message)
             case AnnounceKey():
@@ -401,7 +415,7 @@ class Aggregator:
             case "measuring":
                 yield from self._measured(message, totals["magnitudes"])
             case "labelling":
-                yield from self._labelled(message, totals["labels"])
+                yield from self._labelled(message, totals["labels"], totals.get("levels"))
             case "cutting":
                 yield from self._counted(message, totals["cells"], totals.get("weights"))
             case "describing":
@@ -431,17 +445,30 @@ class Aggregator:
             rule=rule,
         )
 
+    def _take_levels(self, member: str, message: TellLevels) -> None:
+        if not self._plan.schema.union or member in self._told:
+            raise ProtocolError(f"member {member!r} told levels that nobody asked for, or twice", member=member)
+        with blaming(member):
+            check_levels(self._plan, message.levels)
+        self._session.go(message, "measuring")
+        self._told[member] = message.levels
+
     def _measured(self, message: Contribution, magnitudes: Int64) -> Outgoing:
         self._session.go(message, "labelling")
+        if self._plan.schema.union:
+            yield from self._use_union()
         self._magnitudes = magnitudes
         self._bounds: MagnitudeBounds = bounds_of(magnitudes, self._plan.weighted)
         check_label_size(self._bounds)
         self._label_units = label_units(self._bounds, self._n_rows)
         self._step = 1
         self._expect({"labels": (label_sums(self._plan.parameters),)})
+        levels = 0 if self._describes else level_counts(self._plan)
+        if levels:
+            self._sums["levels"] = _Sum(self._plan.parties, (levels,), np.int64)
         yield from self._broadcast(SumLabels(*self._label_units))
 
-    def _labelled(self, message: Contribution, sums: Int64) -> Outgoing:
+    def _labelled(self, message: Contribution, sums: Int64, levels: Int64 | None) -> Outgoing:
         plan = self._plan
         if self._describes:
             weight = math.ldexp(float(sums[1]), self._label_units[1])
@@ -466,7 +493,29 @@ class Aggregator:
         )
         self._search = CutSearch(n_features, self._n_rows, plan.parameters.max_bin, plan.min_cell_rows)
         self._session.go(message, "cutting")
+        if levels is not None:
+            yield from self._keep_levels(levels)
         yield from self._count()
+
+    def _use_union(self) -> Outgoing:
+        """Go on with the levels of all parties."""
+        silent = sorted(set(self._plan.parties) - set(self._told))
+        if silent:
+            raise ProtocolError(f"member {silent[0]!r} told no levels before its magnitudes", member=silent[0])
+        union = union_of(self._plan, self._told)
+        self._plan = with_union(self._plan, union)
+        self._rules = feature_rules(self._plan)
+        yield from self._broadcast(UseLevels(union))
+
+    def _keep_levels(self, counts: Int64) -> Outgoing:
+        """Go on with the levels that enough pooled rows have."""
+        with blaming(*self._plan.parties):
+            if (counts < 0).any() or counts.sum() > self._n_rows * len(self._plan.schema.rare_levels):
+                raise HansaError("rows by level do not add up to at most the rows that there are")
+        kept = levels_to_keep(self._plan, counts)
+        self._plan = dictionary_of(self._plan, kept).plan
+        self._rules = feature_rules(self._plan)
+        yield from self._broadcast(KeepLevels(messages.to_tensor(kept)))
 
     def _count(self) -> Outgoing:
         request = self._search.request()

@@ -41,6 +41,7 @@ from hansa.protocol.messages import (
     ExchangeKeys,
     Finish,
     Join,
+    KeepLevels,
     KeysConfirmed,
     Message,
     QuantiseGradients,
@@ -48,8 +49,10 @@ from hansa.protocol.messages import (
     ShowRows,
     SplitNodes,
     SumLabels,
+    TellLevels,
     Tensor,
     UseCuts,
+    UseLevels,
     Welcome,
 )
 from hansa.protocol.session import (
@@ -78,6 +81,17 @@ from hansa.roles.run import (
 )
 from hansa.roles.summed import describing
 from hansa.roles.summed.features import feature_rules, node_columns, with_categories, without_categories
+from hansa.roles.summed.levels import (
+    RecodedColumns,
+    check_levels,
+    content_codes,
+    count_levels,
+    dictionary_of,
+    level_counts,
+    own_codes,
+    told_levels,
+    with_union,
+)
 from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
     MagnitudeBounds,
@@ -176,6 +190,7 @@ class Party:
             raise IdentityError(f"party {name!r}: mode {plan.mode!r} needs this member's identity and the members file")
         if isinstance(rows, Rows):
             check_arrays(rows, plan.schema, plan.parameters.label_kind, name)
+        self._own_levels = told_levels(plan, rows, name)
         self.done = False
         self._policy = policy
         self._admit = admit
@@ -204,7 +219,8 @@ class Party:
         held, seed = np.zeros(rows.n_rows, np.bool_), plan.parameters.seed
         self._hashes = np.zeros(0, np.uint64)
         if plan.evaluation_fraction > 0 or plan.parameters.subsample < 1:
-            hashes = hash_rows(each(rows), self._labels, seed)
+            hashed = RecodedColumns(rows, content_codes(plan, rows)) if plan.schema.union else rows
+            hashes = hash_rows(each(hashed), self._labels, seed)
             if plan.evaluation_fraction > 0:
                 held = share_by_hash(hashes, plan.evaluation_fraction)
             if plan.parameters.subsample < 1:
@@ -225,6 +241,7 @@ class Party:
         self._stops_early = plan.parameters.early_stopping_rounds is not None
         self._buffers = Buffers()
         self._with_root = False
+        self._levels_due = not self._describes and bool(plan.schema.rare_levels)
         self._levels: list[Level] = []
         self._received: list[tuple[Level, ...]] = []
         self._nodes = 0  # of all trees that grew here
@@ -280,10 +297,25 @@ class Party:
                     self._masking.confirm(message)
             case CountMagnitudes():
                 self._session.go(message, "measured")
+                if self._plan.schema.union:
+                    yield messages.encode(TellLevels(self._own_levels))
                 yield self._contribute("magnitudes", count_magnitudes(self._labels, self._weights))
+            case UseLevels():
+                self._session.go(message, "measured")
+                self._use_union(message)
+            case SumLabels() if self._plan.schema.union:
+                raise self._broken("labels are summed before all parties' levels were told")
             case SumLabels():
                 self._session.go(message, "labelled")
                 yield self._sum_labels(message)
+                if self._levels_due:
+                    assert self._rows is not None  # it is let go where training begins
+                    yield self._contribute("levels", count_levels(self._plan, self._rows, self._counted()))
+            case KeepLevels():
+                self._session.go(message, "labelled")
+                self._keep_levels(message)
+            case CountCells() | UseCuts() if self._levels_due:
+                raise self._broken("cuts are searched before it was said which levels are kept")
             case CountCells():
                 self._session.go(message, "cutting")
                 yield from self._count_cells(message)
@@ -471,6 +503,29 @@ class Party:
             if weights is not None and not self._describes:  # a description counts rows
                 self._fixed_weights = objective.fixed_weights(weights, message.weight_unit)
         return self._contribute("labels", sums)
+
+    def _use_union(self, message: UseLevels) -> None:
+        """Go on with all parties' levels."""
+        if not self._plan.schema.union:
+            raise self._broken("levels of all parties are told, and the plan has them, or it was said before")
+        with self._blaming():
+            check_levels(self._plan, message.levels)
+            codes = own_codes(self._plan, self._own_levels, message.levels)
+        assert self._rows is not None  # it is let go where training begins
+        self._plan, self._rows = with_union(self._plan, message.levels), RecodedColumns(self._rows, codes)
+        self._rules = feature_rules(self._plan)
+
+    def _keep_levels(self, message: KeepLevels) -> None:
+        """Go on with the levels that are said to be kept."""
+        if not self._levels_due:
+            raise self._broken("levels are kept, and none are rare, or it was said before")
+        kept = self._array(message, "kept", np.uint8, level_counts(self._plan))
+        with self._blaming():
+            dictionary = dictionary_of(self._plan, kept)
+        assert self._rows is not None  # it is let go where training begins
+        self._plan, self._rows = dictionary.plan, RecodedColumns(self._rows, dictionary.codes)
+        self._rules = feature_rules(self._plan)
+        self._levels_due = False
 
     def _count_cells(self, message: CountCells) -> Iterator[bytes]:
         self._step += 1
