@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import html
+import inspect
 import os
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -33,11 +35,12 @@ from hansa.model import Model
 from hansa.mpc.openings import Opening
 from hansa.node import kernels
 from hansa.node.cores import useful_threads
-from hansa.node.in_process import share_in_process, train_in_process
+from hansa.node.in_process import policy_of_holder, share_in_process, train_in_process
 from hansa.node.warm_up import warm_up, warm_up_shares
-from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, Plan, checked_classes, parameters_of
+from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, CustomObjective, Plan, checked_classes, parameters_of
 from hansa.progress import COMPILING, Bar, bar, metrics_text
 from hansa.roles.run import Progress
+from hansa.roles.summed.custom import GradientFunction
 from hansa.simulation.comparison import PairedLoss, advice
 from hansa.simulation.run import (
     SimulationSettings,
@@ -259,6 +262,9 @@ def fit(
     threads: int | None = None,
     on_event: Callable[[Progress], None] | None = None,
     xgb_model: Any = None,
+    obj: GradientFunction | None = None,
+    gradient_bound: float | None = None,
+    hessian_bound: float | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
     **parameters: Any,
@@ -314,6 +320,12 @@ def fit(
         Called with every `Progress`.
     xgb_model : Model, xgboost.Booster, bytes or path, optional
         Train on from this model, whose trees come first in the new one; not in coopetitive mode.
+    obj : callable, optional
+        A function (margins, labels, weights) -> (gradients, hessians), arrays of one number a row, in place of the objective, which
+        stays reg:squarederror: predictions are margins. A row's results must depend on its own values alone, to the bit. Needs
+        `base_score` and the two bounds; not in coopetitive mode. The plan has the hash of its source.
+    gradient_bound, hessian_bound : float, optional
+        With `obj`: no row's gradient exceeds the one in size, no row's hessian, which is at least 0, the other.
     callbacks : sequence of objects
         As XGBoost's. After each round `after_iteration(model, epoch, evals_log)` is called. `model` is None, for nobody
         has it before the end. `epoch` counts rounds from 0. `evals_log` is {"evaluation": {metric: [value, ...]}} with the
@@ -358,7 +370,8 @@ def fit(
     if mode != COOPETITIVE and (wrong := [name for name, value in given.items() if value]):
         raise PlanError(f"{wrong[0]} goes with mode={COOPETITIVE!r} only; leave it out, or choose that mode")
     check_callbacks(callbacks)
-    trained = parameters_of(mode, parameters)
+    # What XGBoost, too, writes where a function takes the objective's place.
+    trained = parameters_of(mode, parameters if obj is None else {"objective": "reg:squarederror", **parameters})
     read = read_parties(
         parties,
         label,
@@ -394,6 +407,8 @@ def fit(
     levels = dict(table.categories)
     labels = float(table.label.min()), float(table.label.max())
     plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, levels, table.farthest)
+    custom = _custom_objective(obj, gradient_bound, hessian_bound)
+    plan = replace(plan, custom_objective=custom)
     start = _start_model(xgb_model)
     if start is not None:
         plan = replace(plan, start_model=hashlib.sha256(start).hexdigest())
@@ -408,14 +423,16 @@ def fit(
     started = time.perf_counter()
     with bar(progress) as shown, _compiling_on(shown, plan):
         report = _reporting(on_event, calls, shown)
-        model, history, traffic = _train(plan, parts, threads or useful_threads(), report, start)
+        model, history, traffic = _train(plan, parts, threads or useful_threads(), report, start, obj)
     seconds = time.perf_counter() - started
     ready = Model(model)
     calls.after_training(ready)
     return Run(
         model=ready,
         plan=plan,
-        members={name: _member(plan, ready, parts[members[name]], traffic[members[name]], alone) for name in sizes},
+        members={
+            name: _member(plan, ready, parts[members[name]], traffic[members[name]], alone, obj) for name in sizes
+        },
         metrics={name: values[-1] for name, values in history.items() if values},
         history=history,
         seconds=seconds,
@@ -643,17 +660,43 @@ def _start_model(given: Any) -> bytes | None:
     )
 
 
+def _custom_objective(
+    obj: GradientFunction | None, gradient_bound: float | None, hessian_bound: float | None
+) -> CustomObjective | None:
+    """What the plan says of a function. Raises PlanError."""
+    if obj is None:
+        if gradient_bound is not None or hessian_bound is not None:
+            raise PlanError("gradient_bound and hessian_bound go with obj; leave them out, or give a function")
+        return None
+    if not callable(obj):
+        raise PlanError(f"obj: expected a function (margins, labels, weights), found {type(obj).__name__}")
+    if gradient_bound is None or hessian_bound is None:
+        raise PlanError(
+            "obj needs gradient_bound and hessian_bound, which no row's gradient and hessian exceed: sums are scaled by them"
+        )
+    try:
+        source = textwrap.dedent(inspect.getsource(obj))
+    except (OSError, TypeError) as error:
+        raise PlanError("obj: its source cannot be found; define it in a file or in a cell of a notebook") from error
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    return CustomObjective(digest, float(gradient_bound), float(hessian_bound))
+
+
 def _train(
     plan: Plan,
     parts: Mapping[str, Table],
     threads: int,
     report: Callable[[Progress], None],
     start: bytes | None,
+    function: GradientFunction | None,
 ) -> tuple[bytes, Mapping[str, Sequence[float | None]], Traffic]:
     rows = {name: part.rows() for name, part in parts.items()}
     if plan.coopetitive is None:
         warm_up(plan.parameters, bool(plan.schema.categories))
-        run = train_in_process(plan, rows, threads=threads, report=report, start=start)
+        policy = policy_of_holder(plan)
+        run = train_in_process(
+            plan, rows, threads=threads, report=report, policy=policy, start=start, function=function
+        )
         return run.outcome.model, run.outcome.history, {n: (t.bytes_up, t.bytes_down) for n, t in run.traffic.items()}
     warm_up_shares(plan.parameters)
     shared = share_in_process(plan, rows, report=report)
@@ -664,7 +707,14 @@ def _train(
     return model, history, {n: (t.bytes_up, t.bytes_down) for n, t in shared.traffic.items()}
 
 
-def _member(plan: Plan, model: Model, part: Table, traffic: tuple[int, int], alone: bool) -> Member:
+def _member(
+    plan: Plan,
+    model: Model,
+    part: Table,
+    traffic: tuple[int, int],
+    alone: bool,
+    function: GradientFunction | None,
+) -> Member:
     held = held_out(part.features, part.label, plan.evaluation_fraction, plan.parameters.seed)
     together: Scores = {}
     by_itself: Scores = {}
@@ -675,7 +725,7 @@ def _member(plan: Plan, model: Model, part: Table, traffic: tuple[int, int], alo
         values = score_table(plan.parameters.objective, predictions, test.label)
         together = {name: None if np.isnan(value) else value for name, value in values.items()}
         if alone:
-            alone_scores, paired = compare_alone(plan, model.ensemble, part, test)
+            alone_scores, paired = compare_alone(plan, model.ensemble, part, test, function)
             by_itself = alone_scores or dict.fromkeys(together)
     return Member(part.n_rows, *traffic, together, by_itself, paired)
 

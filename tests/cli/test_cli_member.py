@@ -146,6 +146,37 @@ def test_a_run_whose_levels_are_those_of_all_parties(consortium: Consortium):
     assert model.reading.other == ("band",)
 
 
+CUSTOM = """
+def errors(margins, labels, weights):
+    return (margins - labels) * weights, weights
+"""
+
+
+@pytest.mark.slow
+def test_a_run_by_a_function_that_every_party_has(consortium: Consortium):
+    """By hash: a party whose policy does not list it, or whose file is another, refuses before it joins."""
+    folder = consortium.folder
+    sha256 = hashlib.sha256(CUSTOM.encode()).hexdigest()
+    (folder / "errors.py").write_text(CUSTOM)
+    plan = PLAN.replace('"binary:logistic"', '"reg:squarederror"\nbase_score = 0.5')
+    bounds = f'[custom_objective]\nsha256 = "{sha256}"\ngradient_bound = 8.0\nhessian_bound = 1.0\n'
+    (folder / "plan.toml").write_text(plan + bounds)
+    assert_refused(
+        hansa("party", write_member(folder, "aurora", 1, custom_objective="errors.py")),
+        "(allowed: none)",
+        "(functions)",
+    )
+    allowed = {"functions": [sha256]}
+    (folder / "other.py").write_text(CUSTOM + "\n")
+    other = write_member(folder, "aurora", 1, custom_objective="other.py", policy=allowed)
+    assert_refused(hansa("party", other), "the file's SHA-256 is")
+    hub, port = consortium.start_hub()
+    parties = [consortium.start_party(name, port, custom_objective="errors.py", policy=allowed) for name in PARTIES]
+    assert [party.end()[0] for party in (*parties, hub)] == [0, 0, 0]
+    assert len({path.read_bytes() for path in consortium.models()}) == 1
+    assert from_json(consortium.models()[0].read_bytes()).objective == "reg:squarederror"
+
+
 @pytest.mark.parametrize(
     "key", ["plan", "members", "identity", "table", "model", "record", "transcript", "ledger", "hub"]
 )

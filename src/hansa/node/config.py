@@ -15,6 +15,7 @@ A member's own file:
                                         # or to its own database; password_file is optional
     by_column = true                    # optional: read Parquet files column by column, not into memory; default: large ones
     id = "cell"                         # optional: a column of the table that is not read and never leaves
+    custom_objective = "focal.py"       # the file of the plan's custom objective, where it has one; the policy must allow its hash
     start_model = "march.json"          # the model that the plan goes on from, where it names one
     model = "north-model.json"          # where a receiver puts the model
     record = "north-record.json"        # optional: what this member sent and got
@@ -114,6 +115,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     by_column: bool | None = None
     id: Text | None = None
     start_model: FilePath | None = None
+    custom_objective: FilePath | None = None
     model: FilePath | None = None
     record: FilePath | None = None
     transcript: FilePath | None = None
@@ -144,7 +146,8 @@ class MemberFile:
             neither table nor source.
         by_column: whether it is read column by column and not into memory; None for a large one of Parquet files.
         id: a column of it that is not read, or None.
-        start_model: path of the model that the plan goes on from, or None.
+        start_model: path of the model that the plan goes on from, or None. custom_objective: of the file with the plan's function, or
+            None.
         model, record, transcript, ledger: paths, None where the file does not give them.
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
@@ -179,6 +182,7 @@ class MemberFile:
     most_bytes_per_s: int = 0
     id: str | None = None
     start_model: Path | None = None
+    custom_objective: Path | None = None
     by_column: bool | None = None
 
     @property
@@ -257,6 +261,7 @@ def read_member_file(path: Path) -> MemberFile:
         id=document.id,
         by_column=_by_column(document, plan, path),
         start_model=at(document.start_model),
+        custom_objective=at(document.custom_objective),
         most_bytes_per_s=math.ceil((document.send_mbit or 0) * 1e6 / 8),
     )
 

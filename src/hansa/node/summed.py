@@ -19,6 +19,7 @@ from hansa.node.config import MemberFile
 from hansa.node.events import Listening, OnEvent
 from hansa.node.evidence import beside, keep_evidence
 from hansa.node.files import ANSWER_S, admission, check_files, put_model, read_start_model, warn
+from hansa.node.functions import read_gradient_function
 from hansa.node.record import CLEAR, AggregatorRecord, PartyRecord, RunRecord, Seconds, bytes_of, first_record, keeping
 from hansa.node.warm_up import prepare
 from hansa.roles.run import Progress, Purpose, run_hub, run_member
@@ -231,6 +232,7 @@ def _contribute(
             "clear_bytes": traffic.bytes_up - party.masked_bytes,
         }
 
+    member.policy.check_plan(plan)  # before the file of a custom objective is run
     party = Party(
         plan,
         name,
@@ -243,6 +245,7 @@ def _contribute(
         report=report,
         start=None if keep else read_start_model(member),
         purpose=_purpose(keep),
+        function=None if keep else read_gradient_function(plan, member.custom_objective),
     )
     inner = ResumableChannel.connect(
         member.credentials,

@@ -61,6 +61,11 @@ In coopetitive mode nobody sums; three servers compute on shares, and the hub on
     [monotone]                                # optional: 1 for increasing, -1 for decreasing
     traffic = 1
 
+    [custom_objective]                        # optional: gradients by a function that every party has as a file
+    sha256 = "1f0c..."                        # of its bytes
+    gradient_bound = 1.0                      # no row's gradient exceeds it in size, and no hessian the other
+    hessian_bound = 0.25
+
     [release]                                 # in every mode
     statistics = false                        # gain and cover of every node; default: false in coopetitive mode, else true
     least_choices = 1000                      # numbers of rows that fit a first tree's leaves; default: 1000 in coopetitive mode
@@ -89,6 +94,7 @@ from hansa.plan.values import (
     Cuts,
     Digest,
     Fraction,
+    FunctionDigest,
     LeafBits,
     LeastChoices,
     MemberName,
@@ -98,6 +104,7 @@ from hansa.plan.values import (
     Mode,
     Names,
     Range,
+    RowBound,
     ServerLinks,
     Sign,
     Steps,
@@ -122,6 +129,9 @@ KEYS_OF_COOPETITIVE = {
 
 KEYS_OF_RELEASE = {name: f"release.{name}" for name in ("statistics", "least_choices", "leaf_bits")}
 """Attribute of `Release` -> its key in a plan file."""
+
+KEYS_OF_CUSTOM = {name: f"custom_objective.{name}" for name in ("sha256", "gradient_bound", "hessian_bound")}
+"""Attribute of `CustomObjective` -> its key in a plan file."""
 
 KEYS_OF_PLAN = {
     "name": "name",
@@ -221,6 +231,23 @@ class Release:
 
 
 @dataclass(frozen=True)
+class CustomObjective:
+    """A function of the members' own in place of the objective's gradients. Public to all members.
+
+    Attributes:
+        sha256: of the bytes of the Python file that every party has, in hexadecimal digits.
+        gradient_bound, hessian_bound: no row's gradient exceeds the one in size, no row's hessian, which is at least 0, the other.
+    """
+
+    sha256: FunctionDigest
+    gradient_bound: RowBound
+    hessian_bound: RowBound
+
+    def __post_init__(self) -> None:
+        _hold(self, KEYS_OF_CUSTOM)
+
+
+@dataclass(frozen=True)
 class Plan:
     """What the members agreed on. Public to all of them.
 
@@ -259,6 +286,8 @@ class Plan:
         What the model tells of its leaves.
     start_model : str
         The SHA-256, in hexadecimal digits, of the model file that training goes on from (XGBoost's xgb_model); "" for none.
+    custom_objective : CustomObjective or None
+        Whose function gives gradients and hessians in place of `parameters.objective`.
 
     Raises
     ------
@@ -293,6 +322,7 @@ class Plan:
     min_party_rows: MinPartyRows = DEFAULT_MIN_PARTY_ROWS
     release: Release = Release()
     start_model: Digest = ""
+    custom_objective: CustomObjective | None = None
 
     def __post_init__(self) -> None:
         _hold(self, KEYS_OF_PLAN)
@@ -355,8 +385,9 @@ class Plan:
         `schema.rare_levels` and unions of levels, which came later.
         """
         content = {"format": 1, **asdict(self)}
-        if self.coopetitive is None:
-            del content["coopetitive"]
+        for name in ("coopetitive", "custom_objective"):
+            if content[name] is None:
+                del content[name]
         if self.schema.decimal == ".":
             del content["schema"]["decimal"]
         if not self.schema.ignore:
@@ -415,6 +446,8 @@ class Plan:
             "release.least_choices": self.least_choices,
             "release.leaf_bits": self.release.leaf_bits,
         }
+        if self.custom_objective is not None:
+            values |= {key: getattr(self.custom_objective, name) for name, key in KEYS_OF_CUSTOM.items()}
         if more is not None:
             values |= {
                 "members.servers": more.servers,

@@ -11,7 +11,7 @@ import msgspec
 from hansa.data.schema import Schema
 from hansa.declared import decode, unknown_keys
 from hansa.errors import PlanError
-from hansa.plan.plan import Coopetitive, Plan, Release
+from hansa.plan.plan import Coopetitive, CustomObjective, Plan, Release
 from hansa.plan.values import (
     COOPETITIVE,
     DEFAULT_BINS_ON_SHARES,
@@ -25,6 +25,7 @@ from hansa.plan.values import (
     DecimalSign,
     Digest,
     Fraction,
+    FunctionDigest,
     LeafBits,
     LeastChoices,
     Levels,
@@ -36,6 +37,7 @@ from hansa.plan.values import (
     Names,
     Range,
     RareRows,
+    RowBound,
     ServerLinks,
     Sign,
     Steps,
@@ -110,6 +112,14 @@ class ReleaseTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     leaf_bits: LeafBits | None = None
 
 
+class CustomObjectiveTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[custom_objective]"""
+
+    sha256: FunctionDigest
+    gradient_bound: RowBound
+    hessian_bound: RowBound
+
+
 class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A plan file as it is written: every table and key, with its type. None, and an empty table: not given.
 
@@ -128,6 +138,7 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     categories: dict[str, Levels | Union] = {}
     monotone: dict[str, Sign] | None = None
     release: ReleaseTable = ReleaseTable()
+    custom_objective: CustomObjectiveTable | None = None
     parameters: dict[str, Any] = {}
 
 
@@ -272,6 +283,9 @@ def _plan(document: PlanDocument) -> Plan:
             leaf_bits=release.leaf_bits,
         ),
         start_model=document.start_model,
+        custom_objective=None
+        if (custom := document.custom_objective) is None
+        else CustomObjective(custom.sha256, custom.gradient_bound, custom.hessian_bound),
     )
 
 

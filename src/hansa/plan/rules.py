@@ -272,6 +272,25 @@ def levels_of_a_union_are_told(plan: Plan) -> str | None:
     return None
 
 
+def a_custom_objective_can_be_had(plan: Plan) -> str | None:
+    if plan.custom_objective is None:
+        return None
+    if plan.coopetitive is not None:
+        return (
+            f"custom_objective goes with the modes that have an aggregator, and the mode is {plan.mode!r}, where gradients are "
+            "computed on shares, which no function of rows can do: leave it out, or take another mode"
+        )
+    objective = plan.parameters.objective
+    if objective != "reg:squarederror":
+        return (
+            f"custom_objective takes the place of an objective, and parameters.objective is {objective}; write reg:squarederror, which "
+            "XGBoost too writes for a function: labels are any numbers, and predictions margins"
+        )
+    if plan.parameters.base_score is None and not plan.start_model:
+        return "custom_objective needs parameters.base_score, the margin before the first tree, such as 0: none follows from a function"
+    return None
+
+
 def rare_levels_can_be_counted(plan: Plan) -> str | None:
     rare = plan.schema.rare_levels
     if not rare:
@@ -525,6 +544,7 @@ RULES: tuple[Rule, ...] = (
     a_start_model_is_all_there_is_before,
     base_margins_fit,
     levels_of_a_union_are_told,
+    a_custom_objective_can_be_had,
     rare_levels_can_be_counted,
     early_stopping_has_rows,
 )

@@ -101,6 +101,12 @@ Digest = Annotated[
         description="a SHA-256 as 64 hexadecimal digits, of the model file to go on from",
     ),
 ]
+FunctionDigest = Annotated[
+    str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="the SHA-256 of a Python file as 64 hexadecimal digits")
+]
+RowBound = Annotated[
+    float, Meta(ge=2.0**-100, le=2.0**100, description="a positive number that no row exceeds, from 2^-100 to 2^100")
+]
 MemberName = Annotated[str, Meta(description="a member's name")]
 Column = Annotated[str, Meta(description="a column's name")]
 DecimalSign = Annotated[str, Meta(pattern=rf"\A[{''.join(DECIMAL_SIGNS)}]\Z", description='"." or ","')]

@@ -46,6 +46,8 @@ def write_plan(plan: Plan) -> str:
     }
     if plan.schema.categories or plan.schema.union:
         document["categories"] = {**plan.schema.levels, **dict.fromkeys(plan.schema.union, UNION)}
+    if plan.custom_objective is not None:
+        document["custom_objective"] = asdict(plan.custom_objective)
     if more is not None:
         document |= _by_feature(plan, more)
         if more.steps:

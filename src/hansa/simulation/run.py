@@ -20,7 +20,7 @@ from hansa.data.schema import Level, Schema
 from hansa.errors import DataError, HansaError, PlanError
 from hansa.node.cores import cores, useful_threads
 from hansa.node.events import OnEvent, Stage
-from hansa.node.in_process import share_in_process, train_in_process
+from hansa.node.in_process import policy_of_holder, share_in_process, train_in_process
 from hansa.node.record import bytes_of
 from hansa.node.shared import hub_end
 from hansa.node.warm_up import warm_up, warm_up_shares
@@ -36,6 +36,7 @@ from hansa.plan import (
 )
 from hansa.roles.batches import check_roster, claim
 from hansa.roles.run import Progress
+from hansa.roles.summed.custom import GradientFunction
 from hansa.simulation.comparison import PairedLoss, advice, paired_loss
 from hansa.simulation.pooled_xgboost import ONE_HOT, is_installed, train_pooled_xgboost
 from hansa.simulation.processes import train_in_processes
@@ -293,10 +294,12 @@ def refusal_of_members(plan: Plan, parts: Mapping[str, Table]) -> str | None:
     A simulation runs all the same: whoever holds all rows has nothing to hide from them.
     """
     roster = tuple(claim(plan, name, part.rows()) for name, part in sorted(parts.items()))
+    # Members allow a function by hand: who gives it here has done so.
+    policy = Policy() if plan.custom_objective is None else Policy(functions=(plan.custom_objective.sha256,))
     try:
-        Policy().check_plan(plan)
+        policy.check_plan(plan)
         for name in parts:
-            check_roster(Policy(), plan, name, roster)
+            check_roster(policy, plan, name, roster)
     except HansaError as error:
         return f"real members with the default policy would refuse this run: {error}"
     return None
@@ -500,10 +503,10 @@ def train_alone(plan: Plan, train: Table, test: Table) -> Mapping[str, float | N
 
 
 def compare_alone(
-    plan: Plan, ensemble: Ensemble, train: Table, test: Table
+    plan: Plan, ensemble: Ensemble, train: Table, test: Table, function: GradientFunction | None = None
 ) -> tuple[Mapping[str, float | None], PairedLoss | None]:
-    """As `train_alone`, and that model beside the common one."""
-    alone = _train_alone(plan, train, test)
+    """As `train_alone`, and that model beside the common one. `function`: of the plan's custom objective, where it has one."""
+    alone = _train_alone(plan, train, test, function)
     common = predictions_of(ensemble, test)
     return alone.metrics or {}, _compared(plan.parameters.objective, test, common, alone.predictions)
 
@@ -515,7 +518,7 @@ def _compared(
     return None if together is None or alone is None else paired_loss(objective, test.label, together, alone)
 
 
-def _train_alone(plan: Plan, train: Table, test: Table) -> _Scores:
+def _train_alone(plan: Plan, train: Table, test: Table, function: GradientFunction | None = None) -> _Scores:
     """Metrics of a model of this party's rows only; none where they cannot train one. See `_predict_local` for several classes."""
     labels = np.unique(_counted_labels(plan, train))
     why = ""
@@ -526,7 +529,7 @@ def _train_alone(plan: Plan, train: Table, test: Table) -> _Scores:
     if why:
         return _nothing(plan.parameters, why)
     try:
-        predictions = _predict_local(plan, "alone", train, test)
+        predictions = _predict_local(plan, "alone", train, test, function=function)
     except HansaError as error:
         return _nothing(plan.parameters, str(error))
     return _scores_of(plan.parameters.objective, predictions, test)
@@ -540,7 +543,12 @@ def _counted_labels(plan: Plan, train: Table) -> npt.NDArray[np.float32]:
 
 
 def _predict_local(
-    plan: Plan, name: str, train: Table, test: Table, report: Callable[[Progress], None] = lambda _: None
+    plan: Plan,
+    name: str,
+    train: Table,
+    test: Table,
+    report: Callable[[Progress], None] = lambda _: None,
+    function: GradientFunction | None = None,
 ) -> npt.NDArray[np.float32]:
     """Predictions on `test` of the plan's training of one table in this process: (rows,), or (rows, classes).
 
@@ -554,7 +562,14 @@ def _predict_local(
         if classes and len(values := np.unique(_counted_labels(plan, rows))) == 1:
             found.append(np.full(test.n_rows, values[0], np.float32))
             continue
-        run = train_in_process(single, {name: rows.rows()}, threads=useful_threads(), report=report)
+        run = train_in_process(
+            single,
+            {name: rows.rows()},
+            threads=useful_threads(),
+            report=report,
+            policy=policy_of_holder(single),
+            function=function,
+        )
         found.append(predictions_of(run.outcome.ensemble, test))
     return np.stack(found, axis=1) if classes else found[0]
 

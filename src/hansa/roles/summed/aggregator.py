@@ -72,6 +72,7 @@ from hansa.roles.run import (
     run_id,
 )
 from hansa.roles.summed import describing
+from hansa.roles.summed.custom import hessian_bound, most_hessian
 from hansa.roles.summed.features import feature_rules, node_columns, with_categories
 from hansa.roles.summed.levels import (
     check_levels,
@@ -253,7 +254,7 @@ class Aggregator:
         self._with_root = False
         self._moved = 0.0
         self._told: dict[str, Mapping[str, tuple[str, ...]]] = {}
-        self._foreseen = LOSSES[plan.parameters.objective].foreseen
+        self._foreseen = LOSSES[plan.parameters.objective].foreseen and plan.custom_objective is None
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -619,10 +620,9 @@ class Aggregator:
     def _weight_bound(self) -> float:
         return self._bounds.weight * max(1.0, self._start.scale_pos_weight)
 
-    def _public_bounds(self) -> tuple[str, float, float, float]:
-        """What bounds on a row's hessian follow from (`objective.most_hessian`)."""
-        parameters = self._plan.parameters
-        return parameters.objective, self._weight_bound(), self._gradient_bound, parameters.shape
+    def _public_bounds(self) -> tuple[Plan, float, float]:
+        """What bounds on a row's hessian follow from (`custom.most_hessian`)."""
+        return self._plan, self._weight_bound(), self._gradient_bound
 
     def _start_totals(self, hessian_sum: float = math.inf) -> float:
         """Expect the totals of the next round, and the metrics of the rounds so far; returns the bound on |g|.
@@ -637,17 +637,22 @@ class Aggregator:
         if self._tree > 0 and self._n_evaluation:
             shapes |= {f"metric/{name}": (sums_length(name),) for name in self._plan.parameters.metrics}
         self._expect(shapes)
-        self._gradient_bound = objective.gradient_bound(
-            self._plan.parameters.objective,
-            self._weight_bound(),
-            self._bounds.label,
-            self._margin_bound * MARGIN_SLACK,
-            self._highest_margin + self._margin_bound * (MARGIN_SLACK - 1),
-            hessian_sum,
-            self._plan.parameters.shape,
-            self._base_margin - (self._margin_bound * MARGIN_SLACK - abs(self._base_margin)),
+        own = self._plan.custom_objective
+        self._gradient_bound = (
+            own.gradient_bound
+            if own is not None
+            else objective.gradient_bound(
+                self._plan.parameters.objective,
+                self._weight_bound(),
+                self._bounds.label,
+                self._margin_bound * MARGIN_SLACK,
+                self._highest_margin + self._margin_bound * (MARGIN_SLACK - 1),
+                hessian_sum,
+                self._plan.parameters.shape,
+                self._base_margin - (self._margin_bound * MARGIN_SLACK - abs(self._base_margin)),
+            )
         )
-        self._hessian_bound = objective.hessian_bound(*self._public_bounds())
+        self._hessian_bound = hessian_bound(*self._public_bounds())
         self._units = (
             objective.unit_exponent(self._gradient_bound, self._n_rows),
             objective.unit_exponent(self._hessian_bound, self._n_rows),
@@ -704,7 +709,7 @@ class Aggregator:
         scales = self._scales = objective.scales(
             totals[0], totals[1], *self._units, self._n_rows, self._histogram_bits, short
         )
-        heaviest = heaviest_row(objective.most_hessian(*self._public_bounds()), scales)
+        heaviest = heaviest_row(most_hessian(*self._public_bounds()), scales)
         self._least_hessian = hessian_of(self._plan.min_child_rows, heaviest)
         self._columns = draw_columns(
             len(self._plan.schema.features), parameters.colsample_bytree, parameters.seed, self._tree
@@ -882,9 +887,9 @@ class Aggregator:
             return None, NO_ROWS
         summed = sums[f"metric/{name}"]
         parameters = self._plan.parameters
-        scale = metric_scale(
-            parameters.objective, self._n_evaluation, self._bounds, self._gradient_bound, parameters.huber_slope
-        )
+        # Of a custom objective gradients say nothing of errors.
+        tells = self._gradient_bound if self._plan.custom_objective is None else 0.0
+        scale = metric_scale(parameters.objective, self._n_evaluation, self._bounds, tells, parameters.huber_slope)
         value = metric_value(name, self._plan.parameters.objective, summed, scale)
         return (None, why_no_value(name, summed)) if math.isnan(value) else (value, "")
 

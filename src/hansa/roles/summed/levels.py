@@ -102,8 +102,8 @@ def check_levels(plan: Plan, told: Mapping[str, tuple[str, ...]]) -> None:
     size = sum(len(level.encode()) + BYTES_BESIDE for levels in told.values() for level in levels)
     if size > MOST_LEVEL_BYTES:
         raise HansaError(
-            f"the levels of {', '.join(told)} take {size:,} bytes; at most {MOST_LEVEL_BYTES:,} are taken: list the levels in the plan, "
-            "or leave a feature out"
+            f"the levels of {', '.join(told)} take {size:,} bytes; at most {MOST_LEVEL_BYTES:,} are taken: list the levels in the "
+            "plan, or leave a feature out"
         )
     for name, levels in told.items():
         if (

@@ -80,6 +80,7 @@ from hansa.roles.run import (
     run_id,
 )
 from hansa.roles.summed import describing
+from hansa.roles.summed.custom import GradientFunction, check_rows_apart, custom_gradients, gradient_function
 from hansa.roles.summed.features import feature_rules, node_columns, with_categories, without_categories
 from hansa.roles.summed.levels import (
     RecodedColumns,
@@ -156,6 +157,7 @@ class Party:
         report: called with `Progress` as the run goes on, without metrics: a party does not learn them.
         start: the model file that the plan goes on from, where it names one; a description needs none.
         purpose: whether the run trains a model, or describes the pooled table.
+        function: of the plan's custom objective, where it has one; the policy must allow it.
 
     Attributes:
         done: whether the run is over. run: the run's id, once known.
@@ -179,6 +181,7 @@ class Party:
         report: Callable[[Progress], None] = lambda _: None,
         start: bytes | None = None,
         purpose: Purpose = "train",
+        function: GradientFunction | None = None,
     ) -> None:
         policy.check_plan(plan)
         self._describes = purpose == "describe"
@@ -191,6 +194,9 @@ class Party:
         if isinstance(rows, Rows):
             check_arrays(rows, plan.schema, plan.parameters.label_kind, name)
         self._own_levels = told_levels(plan, rows, name)
+        self._function = gradient_function(plan, function, name) if not self._describes else None
+        if self._function is not None:
+            check_rows_apart(self._function, np.ascontiguousarray(rows.label), rows.weight)
         self.done = False
         self._policy = policy
         self._admit = admit
@@ -689,6 +695,9 @@ class Party:
         given = parameters.base_score
         if given is not None and any(score != float(np.float32(given)) for score in scores):
             raise self._broken(f"base_scores are {scores}; the plan says {given}")
+        own = self._plan.custom_objective
+        if own is not None and message.hessian_bound != own.hessian_bound:
+            raise self._broken(f"the hessian_bound is {message.hessian_bound}; the plan says {own.hessian_bound}")
         scale = message.scale_pos_weight
         if not (math.isfinite(scale) and scale > 0) or parameters.scale_pos_weight not in ("auto", scale):
             raise self._broken(f"scale_pos_weight is {scale}; the plan says {parameters.scale_pos_weight}")
@@ -724,6 +733,9 @@ class Party:
         whole_table = self._gradient.shape[1] > 0
         if whole_table:
             self._derive(0, self._row_count, self._gradient, self._hessian)
+        custom = self._plan.custom_objective
+        if custom is not None and gradient_bound != custom.gradient_bound:
+            raise self._broken(f"the gradient_bound is {gradient_bound}; the plan says {custom.gradient_bound}")
         self._gradient_bound = gradient_bound
         bound = self._hessian_bound(gradient_bound)
         self._draw()
@@ -759,6 +771,10 @@ class Party:
         parameters = self._plan.parameters
         labels = self._kept_labels.part(first, end)
         weights = None if self._kept_weights is None else self._kept_weights.part(first, end)
+        if self._function is not None and self._plan.custom_objective is not None:
+            bounds, margins = self._plan.custom_objective, self._margins[0, first:end]
+            gradient[0], hessian[0] = custom_gradients(self._function, bounds, first, margins, labels, weights)
+            return
         if is_softmax(parameters.objective):
             margins = np.ascontiguousarray(self._margins[:, first:end])
             objective.softmax_gradients(margins, labels, weights, gradient, hessian)
@@ -819,7 +835,7 @@ class Party:
     def _hessian_bound(self, gradient_bound: float) -> float:
         """The bound on h of any row in a tree: the first tree's, or where h grows with margins, what the bound on |g| says."""
         parameters = self._plan.parameters
-        if not is_exponential(parameters.objective):
+        if not is_exponential(parameters.objective):  # of a custom objective `_check_start` held it to the plan's
             return self._bounds.hessian_bound
         return objective.hessian_bound(parameters.objective, 0.0, gradient_bound, parameters.shape)
 
@@ -827,7 +843,10 @@ class Party:
         parameters = self._plan.parameters
         rows = self._evaluation
         bounds = MagnitudeBounds(self._bounds.label_exponent, self._bounds.weight_exponent)
-        scale = metric_scale(parameters.objective, self._n_evaluation, bounds, gradient_bound, parameters.huber_slope)
+        tells = (
+            gradient_bound if self._function is None else 0.0
+        )  # of a custom objective gradients say nothing of errors
+        scale = metric_scale(parameters.objective, self._n_evaluation, bounds, tells, parameters.huber_slope)
         margins = self._margins[:, rows] if is_softmax(parameters.objective) else self._margins[0, rows]
         for name in parameters.metrics:
             sums = metric_sums(name, parameters.objective, margins, self._held_labels, self._held_weights, scale)
@@ -911,7 +930,7 @@ class Party:
         if self._outside.n_rows:
             self._outside.apply(level)
         in_round = self._tree % self._per_round < self._per_round - 1
-        foreseen = LOSSES[parameters.objective].foreseen and self._per_round == 1
+        foreseen = LOSSES[parameters.objective].foreseen and self._per_round == 1 and self._function is None
         at_once = foreseen and self._tree < self._last_tree and parameters.subsample == 1
         if (message.then is not None) != (in_round or at_once):
             raise self._broken(
