@@ -28,6 +28,7 @@ from hansa.protocol.messages import (
     ExchangeKeys,
     Finish,
     Join,
+    KeepLevels,
     KeysConfirmed,
     Message,
     QuantiseGradients,
@@ -35,8 +36,10 @@ from hansa.protocol.messages import (
     Relay,
     ShowRows,
     SplitNodes,
+    TellLevels,
     Tensor,
     UseCuts,
+    UseLevels,
     VouchRows,
     Welcome,
     to_tensor,
@@ -133,14 +136,14 @@ def test_every_message_has_a_place_and_a_direction():
     others = {*keys_down, *keys_up, *coopetitive, *SEALED, *describing, ShowRows, VouchRows}
     assert down | up == set(MESSAGES) - others
     assert down & up == {Abort}
-    assert up == {Join, Contribution, Received, Abort}
+    assert up == {Join, TellLevels, Contribution, Received, Abort}
     masked_down, masked_up = (
         {kind for legal in table.values() for kind in legal} for table in (PARTY_MASKED, AGGREGATOR_MASKED)
     )
     assert (masked_down, masked_up) == (down | keys_down, up | keys_up)
     described_down = {kind for legal in DESCRIBING_PARTY.values() for kind in legal}
     assert described_down - down == describing
-    assert down - described_down == {UseCuts, QuantiseGradients, SplitNodes, Finish}
+    assert down - described_down == {UseLevels, KeepLevels, UseCuts, QuantiseGradients, SplitNodes, Finish}
     counted_down, counted_up = (
         {kind for legal in table.values() for kind in legal} for table in (PARTY_VERIFYING, AGGREGATOR_VERIFYING)
     )

@@ -108,6 +108,7 @@ def _describing(table: Transitions) -> Transitions:
     shown = [kind for kind in table["cutting"] if kind is ShowRows]
     return {
         **begun,
+        "measured": {SumLabels: ("labelled",), Abort: ("aborted",)},
         "labelled": {CountCells: ("cutting",), Abort: ("aborted",)},
         "cutting": {
             **dict.fromkeys(shown, ("cutting",)),
@@ -129,6 +130,7 @@ def _describing_aggregator(table: Transitions) -> Transitions:
     vouched = [kind for kind in table["cutting"] if kind is VouchRows]
     return {
         **begun,
+        "measuring": {Contribution: ("measuring", "labelling"), Abort: ("aborted",)},
         "labelling": {Contribution: ("labelling", "cutting"), Abort: ("aborted",)},
         "cutting": {
             **dict.fromkeys(vouched, ("cutting",)),
