@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from declared_keys import PLAN_KEYS
 from hansa.data.schema import Schema
 from hansa.errors import PlanError
-from hansa.plan import COOPETITIVE, MODES, Coopetitive, Plan, Release, parse_plan, read_plan, write_plan
+from hansa.plan import COOPETITIVE, MODES, Coopetitive, CustomObjective, Plan, Release, parse_plan, read_plan, write_plan
 from hansa.trees.losses import is_exponential, is_logistic, is_softmax
 from hansa.trees.parameters import METRICS, NAMES, Parameters, parse_parameters
 
@@ -842,6 +842,15 @@ def test_every_key_is_listed():
         ignoring,
         starting,
         replace(PLAN, start_model="0" * 64),
+    )
+    told = {"unseen": "error", "dates": ((PLAN.schema.features[0], "days"),)}
+    squares = replace(PLAN.parameters, objective="reg:squarederror", base_score=0.0)
+    plans += (
+        replace(PLAN, schema=replace(PLAN.schema, **told)),
+        replace(PLAN, parameters=squares, custom_objective=CustomObjective("0" * 64, 1.0, 1.0)),
+        replace(
+            PLAN, schema=Schema(("load", "band"), "fault", categories=((), ("a", "b")), rare_levels=(("band", 20),))
+        ),
     )
     documents = [tomllib.loads(write_plan(plan)) for plan in plans]
     assert {key for document in documents for key in document} == set(PLAN_KEYS[""])

@@ -28,7 +28,7 @@ from hansa.plan.values import (
     FunctionDigest,
     LeafBits,
     LeastChoices,
-    Levels,
+    LevelsOrUnion,
     MemberName,
     MinCellRows,
     MinChildRows,
@@ -41,7 +41,6 @@ from hansa.plan.values import (
     ServerLinks,
     Sign,
     Steps,
-    Union,
     Unseen,
     VerifyCounts,
     WeightLimit,
@@ -135,7 +134,7 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     evaluation: EvaluationTable = EvaluationTable()
     labels: LabelsTable | None = None
     cuts: dict[str, Cuts] | None = None
-    categories: dict[str, Levels | Union] = {}
+    categories: dict[str, LevelsOrUnion] = {}
     monotone: dict[str, Sign] | None = None
     release: ReleaseTable = ReleaseTable()
     custom_objective: CustomObjectiveTable | None = None

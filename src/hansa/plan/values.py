@@ -111,7 +111,6 @@ MemberName = Annotated[str, Meta(description="a member's name")]
 Column = Annotated[str, Meta(description="a column's name")]
 DecimalSign = Annotated[str, Meta(pattern=rf"\A[{''.join(DECIMAL_SIGNS)}]\Z", description='"." or ","')]
 Unseen = Annotated[str, one_of(*UNSEEN)]
-Union = Annotated[Literal["union"], Meta(description="'union'")]
 RareRows = Annotated[int, Meta(ge=1, description="a whole number of rows of at least 1")]
 DateRule = Annotated[str, Meta(description="a rule such as 'days', or 'month of COLUMN'")]
 Names = Annotated[tuple[str, ...], Meta(description="a list of names")]
@@ -145,6 +144,10 @@ Sign = Annotated[Literal[-1, 0, 1], Meta(description="1, -1 or 0")]
 Levels = Annotated[
     tuple[Level, ...],
     Meta(min_length=1, description="a list of levels, all texts or all whole numbers below 2^53"),
+]
+LevelsOrUnion = Annotated[
+    Levels | Literal["union"],
+    Meta(description="a list of levels, all texts or all whole numbers below 2^53, or 'union'"),
 ]
 
 
