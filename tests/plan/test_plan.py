@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from declared_keys import PLAN_KEYS
 from hansa.data.schema import Schema
 from hansa.errors import PlanError
-from hansa.plan import COOPETITIVE, MODES, Coopetitive, CustomObjective, Plan, Release, parse_plan, read_plan, write_plan
+from hansa.plan import (
+    COOPETITIVE,
+    MODES,
+    Coopetitive,
+    CustomObjective,
+    Plan,
+    Release,
+    parse_plan,
+    read_plan,
+    write_plan,
+)
 from hansa.trees.losses import is_exponential, is_logistic, is_softmax
 from hansa.trees.parameters import METRICS, NAMES, Parameters, parse_parameters
 
@@ -858,6 +868,7 @@ def test_every_key_is_listed():
         assert {key for document in documents for key in document.get(table, ())} == set(PLAN_KEYS[table])
     assert all(set(document["parameters"]) <= set(NAMES) for document in documents)
     assert {f.name for f in fields(Plan)} == {
+        "custom_objective",
         "name",
         "mode",
         "aggregator",
