@@ -21,6 +21,7 @@ from hansa.protocol.messages import (
     CountProbes,
     Described,
     Done,
+    KeepLevels,
     Message,
     Relay,
     ReleaseTree,
@@ -28,7 +29,9 @@ from hansa.protocol.messages import (
     ShareRows,
     ShowRows,
     TakeRows,
+    TellLevels,
     TrainingSetup,
+    UseLevels,
     VouchRows,
     decode,
     encode,
@@ -77,10 +80,13 @@ OF_COOPETITIVE_RUNS: dict[type[Message], Message] = {
         ShowRows(memoryview(bytes(8)), memoryview(b""), b"", memoryview(b"")),
         CountBins(_EMPTY, _EMPTY, _EMPTY),
         Described(_EMPTY, _EMPTY, 0.5),
+        TellLevels({}),
+        UseLevels({}),
+        KeepLevels(_EMPTY),
     )
 }
-"""One of each message that has no place in a run of another mode or purpose, or without verified row counts, where it must be
-refused."""
+"""One of each message that has no place in a run of another mode or purpose, or without verified row counts, unions of
+levels or rare ones, where it must be refused."""
 
 
 @contextlib.contextmanager

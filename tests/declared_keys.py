@@ -20,6 +20,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "privacy": reading.PrivacyTable,
     "evaluation": reading.EvaluationTable,
     "labels": reading.LabelsTable,
+    "custom_objective": reading.CustomObjectiveTable,
     "release": reading.ReleaseTable,
 }
 

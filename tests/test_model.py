@@ -11,7 +11,7 @@ import pytest
 import xgboost
 
 import hansa
-from hansa.errors import DataError, HansaError
+from hansa.errors import DataError, HansaError, PlanError
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +70,80 @@ def test_a_regression_has_values_and_no_probabilities(frame):
     assert np.array_equal(model.predict(frame), theirs.predict(frame))
     with pytest.raises(HansaError, match="has no probabilities; call predict"):
         model.predict_proba(frame)
+
+
+@pytest.fixture(scope="module")
+def dated() -> pd.DataFrame:
+    rng = np.random.default_rng(9)
+    opened = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 700, 300), "D")
+    band = np.array(["low", "mid", "high"])[rng.integers(0, 3, 300)]
+    fault = ((opened.month > 6) ^ (band == "low")).astype(int)
+    return pd.DataFrame(
+        {"opened": opened, "band": band, "fault": fault, "party": np.array(["a", "b", "c"])[np.arange(300) % 3]}
+    )
+
+
+DATES = {"opened": "days", "opened_month": "month of opened"}
+
+
+@pytest.mark.parametrize("mode", ["federated", "secure-aggregation", "coopetitive"])
+def test_the_model_holds_the_rules_by_which_its_plan_reads_cells(dated, tmp_path, mode):
+    """Dates as numbers, and what becomes of levels that are not known; also behind XGBoost's own save."""
+    rounds = 4 if mode == "coopetitive" else 6
+    run = hansa.fit(
+        hansa.split(dated, by="party"),
+        "fault",
+        mode=mode,
+        dates=DATES,
+        unseen="error",
+        rounds=rounds,
+        alone=False,
+        max_depth=3,
+    )
+    assert run.model.feature_names == ("opened", "band", "opened_month") or run.model.feature_names == (
+        "band",
+        "opened",
+        "opened_month",
+    )
+    run.model.to_xgboost().save_model(tmp_path / "again.ubj")
+    for model in (run.model, hansa.Model(run.model.to_json()), hansa.Model.load(tmp_path / "again.ubj")):
+        assert model.ensemble.reading == run.model.ensemble.reading
+        assert np.mean(model.predict(dated) == dated["fault"]) > 0.95
+        other = dated.assign(band=["low", "odd", "odd", *dated["band"][3:]])
+        with pytest.raises(
+            DataError, match=r"X, row 2, column 'band': expected one of the 3 levels.*found 'odd' \(and 1 more rows"
+        ):
+            model.predict(other)
+        assert np.array_equal(model.predict(other, unseen="missing")[3:], model.predict(dated)[3:])
+    plain = dated.assign(opened=(dated["opened"] - pd.Timestamp(0)).dt.days, opened_month=dated["opened"].dt.month)
+    same = hansa.fit(hansa.split(plain, by="party"), "fault", mode=mode, rounds=rounds, alone=False, max_depth=3)
+    noise = 0.1 if mode == "coopetitive" else 0  # masks leave rounding errors in sums
+    np.testing.assert_allclose(same.model.predict_margin(plain), run.model.predict_margin(dated), atol=noise, rtol=0)
+
+
+def test_the_choice_at_prediction_is_checked(frame, theirs):
+    model = hansa.Model(theirs.get_booster().save_raw("json"))
+    with pytest.raises(PlanError, match="unseen is 'other'; expected 'missing' or 'error'"):
+        model.predict(frame, unseen="other")
+
+
+def test_other_takes_rare_and_unseen_levels_at_prediction(dated, tmp_path):
+    band = dated["band"].where(np.arange(300) % 50 > 0, "odd")
+    rows = dated.drop(columns="opened").assign(band=band, load=np.arange(300) % 17)
+    run = hansa.fit(
+        hansa.split(rows, by="party"),
+        "fault",
+        rare_levels={"band": 20},
+        unseen="error",
+        rounds=3,
+        evaluation_fraction=0.2,
+    )
+    run.model.to_xgboost().save_model(tmp_path / "again.json")
+    assert run.members["a"].alone
+    for model in (run.model, hansa.Model.load(tmp_path / "again.json")):
+        assert model.ensemble.categories[0] == ("high", "low", "mid", "other")
+        scores = [model.predict_margin(rows.assign(band=level)) for level in ("odd", "never seen", "other")]
+        assert np.array_equal(scores[0], scores[1])
+        assert np.array_equal(scores[0], scores[2])
+    with pytest.raises(PlanError, match="goes with the modes that have an aggregator"):
+        hansa.fit(hansa.split(rows, by="party"), "fault", rare_levels={"band": 20}, mode="coopetitive")

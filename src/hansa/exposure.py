@@ -130,7 +130,15 @@ def openings_under(plan: Plan) -> tuple[Opening, ...]:
 def exposure(plan: Plan) -> tuple[str, ...]:
     """Who can read what under this plan, sentence by sentence."""
     refitted = (RESIDUALS[plan.mode],) if is_quantile(plan.parameters.objective) else ()
-    return EXPOSURE[plan.mode] + refitted + ((VERIFIED[plan.verify_counts],) if plan.mode == MASKED else ())
+    union = plan.schema.union
+    told = (
+        (
+            f"The aggregator learns which levels of {', '.join(union)} each party has, and every party the levels of all.",
+        )
+        if union
+        else ()
+    )
+    return EXPOSURE[plan.mode] + refitted + ((VERIFIED[plan.verify_counts],) if plan.mode == MASKED else ()) + told
 
 
 def exposure_lines(plan: Plan) -> list[str]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import html
+import inspect
 import os
+import textwrap
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import narwhals as nw
@@ -25,17 +28,19 @@ from hansa.callbacks import Callback, Callbacks, check_callbacks
 from hansa.data.coding import CodedTable, read_coded
 from hansa.data.frames import columns_of, is_missing, open_columns
 from hansa.data.holdout import held_out
+from hansa.data.schema import date_rule
 from hansa.errors import DataError, HansaError, PlanError
 from hansa.exposure import exposure, openings_under
 from hansa.model import Model
 from hansa.mpc.openings import Opening
 from hansa.node import kernels
 from hansa.node.cores import useful_threads
-from hansa.node.in_process import share_in_process, train_in_process
+from hansa.node.in_process import policy_of_holder, share_in_process, train_in_process
 from hansa.node.warm_up import warm_up, warm_up_shares
-from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, Plan, checked_classes, parameters_of
+from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, CustomObjective, Plan, checked_classes, parameters_of
 from hansa.progress import COMPILING, Bar, bar, metrics_text
 from hansa.roles.run import Progress
+from hansa.roles.summed.custom import GradientFunction
 from hansa.simulation.comparison import PairedLoss, advice
 from hansa.simulation.run import (
     SimulationSettings,
@@ -221,7 +226,7 @@ def split(frame: Any, by: str) -> dict[str, Any]:
     >>> {name: part["load"].tolist() for name, part in hansa.split(cells, by="operator").items()}
     {'a': [2.0], 'b': [1.0, 3.0]}
     """
-    columns = columns_of(frame, "the frame")
+    columns = columns_of(frame, "the frame", dates=getattr(frame, "column_names", getattr(frame, "columns", ())))
     if by not in columns:
         raise DataError(f"the frame: no column {by!r}; found {', '.join(map(repr, columns))[:200]}")
     table = nw.from_native(frame, eager_only=True)
@@ -243,6 +248,9 @@ def fit(
     member_feature: str | None = None,
     classes: Sequence[str] = (),
     categorical: Sequence[str] = (),
+    dates: Mapping[str, str] = MappingProxyType({}),
+    unseen: str = "missing",
+    rare_levels: Mapping[str, int] = MappingProxyType({}),
     evaluation_fraction: float = 0.0,
     evaluation_steps: Sequence[int] = (),
     min_cell_rows: int = DEFAULT_MIN_CELL_ROWS,
@@ -254,6 +262,9 @@ def fit(
     threads: int | None = None,
     on_event: Callable[[Progress], None] | None = None,
     xgb_model: Any = None,
+    obj: GradientFunction | None = None,
+    gradient_bound: float | None = None,
+    hessian_bound: float | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
     **parameters: Any,
@@ -281,6 +292,14 @@ def fit(
         Where the label is texts: what it says, in the order of the classes 0, 1, ...; truth values may stand for two classes.
     categorical : sequence of str
         Features of numbers whose values are categories; features of texts are categories anyway.
+    dates : mapping of str to str
+        By feature, the rule that makes its number of a date, as in a plan's schema.dates: {"opened": "days", "opened_month": "month of
+        opened"}. The model holds it, so that `Model.predict` takes the dates again.
+    unseen : {"missing", "error"}
+        Whether `Model.predict` takes levels that no row of training had for no category, or refuses them.
+    rare_levels : mapping of str to int
+        By categorical feature, how many rows of all parties a level needs; all others become the level "other", which also takes levels
+        that no row of training had. Not in coopetitive mode.
     evaluation_fraction : float
         Share of each party's rows held out for metrics and early stopping.
     evaluation_steps : sequence of int
@@ -301,6 +320,12 @@ def fit(
         Called with every `Progress`.
     xgb_model : Model, xgboost.Booster, bytes or path, optional
         Train on from this model, whose trees come first in the new one; not in coopetitive mode.
+    obj : callable, optional
+        A function (margins, labels, weights) -> (gradients, hessians), arrays of one number a row, in place of the objective, which
+        stays reg:squarederror: predictions are margins. A row's results must depend on its own values alone, to the bit. Needs
+        `base_score` and the two bounds; not in coopetitive mode. The plan has the hash of its source.
+    gradient_bound, hessian_bound : float, optional
+        With `obj`: no row's gradient exceeds the one in size, no row's hessian, which is at least 0, the other.
     callbacks : sequence of objects
         As XGBoost's. After each round `after_iteration(model, epoch, evals_log)` is called. `model` is None, for nobody
         has it before the end. `epoch` counts rounds from 0. `evals_log` is {"evaluation": {metric: [value, ...]}} with the
@@ -345,7 +370,8 @@ def fit(
     if mode != COOPETITIVE and (wrong := [name for name, value in given.items() if value]):
         raise PlanError(f"{wrong[0]} goes with mode={COOPETITIVE!r} only; leave it out, or choose that mode")
     check_callbacks(callbacks)
-    trained = parameters_of(mode, parameters)
+    # What XGBoost, too, writes where a function takes the objective's place.
+    trained = parameters_of(mode, parameters if obj is None else {"objective": "reg:squarederror", **parameters})
     read = read_parties(
         parties,
         label,
@@ -355,6 +381,7 @@ def fit(
         categorical=categorical,
         base_margin=base_margin,
         member_feature=member_feature,
+        dates=dates,
     )
     table, sizes = read.table, read.sizes
     members = dict(zip(sizes, member_names(list(sizes)).values(), strict=True))
@@ -372,11 +399,16 @@ def fit(
         statistics=statistics,
         least_choices=least_choices,
         leaf_bits=leaf_bits,
+        dates=tuple(dates.items()),
+        unseen=unseen,
+        rare_levels=tuple(rare_levels.items()),
     )
     heaviest = 1.0 if table.weight is None else float(table.weight.max())
     levels = dict(table.categories)
     labels = float(table.label.min()), float(table.label.max())
     plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, levels, table.farthest)
+    custom = _custom_objective(obj, gradient_bound, hessian_bound)
+    plan = replace(plan, custom_objective=custom)
     start = _start_model(xgb_model)
     if start is not None:
         plan = replace(plan, start_model=hashlib.sha256(start).hexdigest())
@@ -391,14 +423,16 @@ def fit(
     started = time.perf_counter()
     with bar(progress) as shown, _compiling_on(shown, plan):
         report = _reporting(on_event, calls, shown)
-        model, history, traffic = _train(plan, parts, threads or useful_threads(), report, start)
+        model, history, traffic = _train(plan, parts, threads or useful_threads(), report, start, obj)
     seconds = time.perf_counter() - started
     ready = Model(model)
     calls.after_training(ready)
     return Run(
         model=ready,
         plan=plan,
-        members={name: _member(plan, ready, parts[members[name]], traffic[members[name]], alone) for name in sizes},
+        members={
+            name: _member(plan, ready, parts[members[name]], traffic[members[name]], alone, obj) for name in sizes
+        },
         metrics={name: values[-1] for name, values in history.items() if values},
         history=history,
         seconds=seconds,
@@ -434,6 +468,7 @@ def read_parties(
     subject: str | None = None,
     base_margin: str | Sequence[str] | None = None,
     member_feature: str | None = None,
+    dates: Mapping[str, str] = MappingProxyType({}),
 ) -> Parties:
     """Read what `fit` takes as parties; arguments are those of `fit`, and `subject` is a column of theirs that is no feature.
 
@@ -441,8 +476,9 @@ def read_parties(
     """
     named = checked_classes(list(classes) if not isinstance(classes, str) else classes, parameters)
     starts = (base_margin,) if isinstance(base_margin, str) else tuple(base_margin or ())
+    sources = {date_rule(name, rule)[1] for name, rule in dates.items()}
     tables = {
-        str(name): _columns(value, label, weight, starts, parameters.outputs, f"party {str(name)!r}")
+        str(name): _columns(value, label, weight, starts, parameters.outputs, f"party {str(name)!r}", sources)
         for name, value in _named(parties).items()
     }
     if label is None:
@@ -450,7 +486,7 @@ def read_parties(
         # What stands in the tuples, not what X calls its columns: a feature may be named weight.
         weight = WEIGHT if _all_give(parties, 2, WEIGHT) else None
         starts = tuple(_margin_names(parameters.outputs)) if _all_give(parties, 3, BASE_MARGIN) else ()
-    table, sizes = _joined(tables, label, weight, starts, named, tuple(categorical), parameters, subject)
+    table, sizes = _joined(tables, label, weight, starts, named, tuple(categorical), parameters, subject, dates)
     return Parties(table.with_member_feature(member_feature), sizes, label, weight, starts)
 
 
@@ -480,13 +516,19 @@ def _named(parties: object) -> Mapping[Any, Any]:
 
 
 def _columns(
-    value: Any, label: str | None, weight: str | None, starts: tuple[str, ...], outputs: int, where: str
+    value: Any,
+    label: str | None,
+    weight: str | None,
+    starts: tuple[str, ...],
+    outputs: int,
+    where: str,
+    dates: Collection[str],
 ) -> dict[str, npt.NDArray[Any]]:
     """A party's columns; label, weight and base margins among them."""
     if not isinstance(value, tuple):
         if label is None:
             raise DataError(f"{where}: expected a label: say label=COLUMN, or give the party as a tuple (X, y)")
-        return columns_of(value, where)
+        return columns_of(value, where, dates=dates)
     if not 2 <= len(value) <= 4:
         raise DataError(
             f"{where}: expected (X, y), (X, y, weight) or (X, y, weight, base_margin), found a tuple of {len(value)}"
@@ -495,7 +537,7 @@ def _columns(
         raise DataError(
             f"{where}: the label is given twice: leave out label=, weight= and base_margin=, or give one frame for each party"
         )
-    columns = columns_of(value[0], where)
+    columns = columns_of(value[0], where, dates=dates)
     rows = len(next(iter(columns.values()), ()))
     for what, given in zip((LABEL, WEIGHT, BASE_MARGIN), value[1:], strict=False):
         if given is None:
@@ -526,6 +568,7 @@ def _joined(
     categorical: tuple[str, ...],
     parameters: Parameters,
     subject: str | None,
+    dates: Mapping[str, str],
 ) -> tuple[Table, dict[str, int]]:
     """All parties' rows as one table, and how many each has."""
     first_name, first = next(iter(tables.items()))
@@ -550,6 +593,7 @@ def _joined(
             categorical=categorical,
             label_kind=kind,
             classes=classes,
+            dates=dates,
         )
 
     try:
@@ -616,17 +660,43 @@ def _start_model(given: Any) -> bytes | None:
     )
 
 
+def _custom_objective(
+    obj: GradientFunction | None, gradient_bound: float | None, hessian_bound: float | None
+) -> CustomObjective | None:
+    """What the plan says of a function. Raises PlanError."""
+    if obj is None:
+        if gradient_bound is not None or hessian_bound is not None:
+            raise PlanError("gradient_bound and hessian_bound go with obj; leave them out, or give a function")
+        return None
+    if not callable(obj):
+        raise PlanError(f"obj: expected a function (margins, labels, weights), found {type(obj).__name__}")
+    if gradient_bound is None or hessian_bound is None:
+        raise PlanError(
+            "obj needs gradient_bound and hessian_bound, which no row's gradient and hessian exceed: sums are scaled by them"
+        )
+    try:
+        source = textwrap.dedent(inspect.getsource(obj))
+    except (OSError, TypeError) as error:
+        raise PlanError("obj: its source cannot be found; define it in a file or in a cell of a notebook") from error
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    return CustomObjective(digest, float(gradient_bound), float(hessian_bound))
+
+
 def _train(
     plan: Plan,
     parts: Mapping[str, Table],
     threads: int,
     report: Callable[[Progress], None],
     start: bytes | None,
+    function: GradientFunction | None,
 ) -> tuple[bytes, Mapping[str, Sequence[float | None]], Traffic]:
     rows = {name: part.rows() for name, part in parts.items()}
     if plan.coopetitive is None:
         warm_up(plan.parameters, bool(plan.schema.categories))
-        run = train_in_process(plan, rows, threads=threads, report=report, start=start)
+        policy = policy_of_holder(plan)
+        run = train_in_process(
+            plan, rows, threads=threads, report=report, policy=policy, start=start, function=function
+        )
         return run.outcome.model, run.outcome.history, {n: (t.bytes_up, t.bytes_down) for n, t in run.traffic.items()}
     warm_up_shares(plan.parameters)
     shared = share_in_process(plan, rows, report=report)
@@ -637,7 +707,14 @@ def _train(
     return model, history, {n: (t.bytes_up, t.bytes_down) for n, t in shared.traffic.items()}
 
 
-def _member(plan: Plan, model: Model, part: Table, traffic: tuple[int, int], alone: bool) -> Member:
+def _member(
+    plan: Plan,
+    model: Model,
+    part: Table,
+    traffic: tuple[int, int],
+    alone: bool,
+    function: GradientFunction | None,
+) -> Member:
     held = held_out(part.features, part.label, plan.evaluation_fraction, plan.parameters.seed)
     together: Scores = {}
     by_itself: Scores = {}
@@ -648,7 +725,7 @@ def _member(plan: Plan, model: Model, part: Table, traffic: tuple[int, int], alo
         values = score_table(plan.parameters.objective, predictions, test.label, plan.parameters.quantiles)
         together = {name: None if np.isnan(value) else value for name, value in values.items()}
         if alone:
-            alone_scores, paired = compare_alone(plan, model.ensemble, part, test)
+            alone_scores, paired = compare_alone(plan, model.ensemble, part, test, function)
             by_itself = alone_scores or dict.fromkeys(together)
     return Member(part.n_rows, *traffic, together, by_itself, paired)
 

@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from hansa.data.coding import CodedTable, read_coded
 from hansa.data.frames import columns_of, open_columns
-from hansa.errors import DataError, HansaError
+from hansa.data.schema import UNSEEN, date_rule
+from hansa.errors import DataError, HansaError, PlanError
 from hansa.files import read_whole, write_whole
 from hansa.node.cores import cores
-from hansa.trees.ensemble import Ensemble, ImportanceKind
+from hansa.trees.ensemble import Ensemble, ImportanceKind, Unseen
 from hansa.trees.losses import SOFTPROB, is_softmax
 from hansa.trees.xgboost_json import MOST_BYTES, from_model_file, to_json
 
@@ -99,7 +100,7 @@ class Model:
     def _has_probabilities(self) -> bool:
         return self.objective == "binary:logistic" or is_softmax(self.objective)
 
-    def predict_margin(self, X: object, *, base_margin: object = None) -> Floats:
+    def predict_margin(self, X: object, *, base_margin: object = None, unseen: Unseen | None = None) -> Floats:
         """Sums of leaves and base margin.
 
         Parameters
@@ -108,6 +109,8 @@ class Model:
             A data frame with the model's features, in any order and beside others; or an array (rows, features) in the model's order.
         base_margin : array (rows,) or (rows, outputs), optional
             Where each row starts, in place of the base score; what the model was trained with.
+        unseen : {"missing", "error"}, optional
+            Whether levels that the model does not know are of no category, or refused; what its plan said by default.
 
         Returns
         -------
@@ -116,27 +119,28 @@ class Model:
         Raises
         ------
         DataError
-            A feature is missing, or a cell is neither a number nor, in a column of texts, a text; names row and column.
+            A feature is missing, a cell is neither a number nor, in a column of texts, a text, nor, where the plan made numbers of
+            dates, a date; or a level is refused; names row and column.
         """
-        return self._ensemble.predict_margin(self._read(X).features, cores(), _starts(base_margin))
+        return self._ensemble.predict_margin(self._read(X, unseen).features, cores(), _starts(base_margin))
 
-    def predict_proba(self, X: object, *, base_margin: object = None) -> Floats:
+    def predict_proba(self, X: object, *, base_margin: object = None, unseen: Unseen | None = None) -> Floats:
         """Probabilities: float32 (rows, 2) of the classes 0 and 1, or (rows, classes); see `predict_margin` for the rest."""
         if not self._has_probabilities:
             raise HansaError(f"a model of objective {self.objective!r} has no probabilities; call predict")
         ensemble = self._ensemble
         if is_softmax(self.objective):
             ensemble = replace(ensemble, objective=SOFTPROB)
-        scores = ensemble.predict(self._read(X).features, cores(), _starts(base_margin))
+        scores = ensemble.predict(self._read(X, unseen).features, cores(), _starts(base_margin))
         return scores if scores.ndim == 2 else np.stack([1 - scores, scores], axis=1)
 
-    def predict(self, X: object, *, base_margin: object = None) -> npt.NDArray[Any]:
+    def predict(self, X: object, *, base_margin: object = None, unseen: Unseen | None = None) -> npt.NDArray[Any]:
         """The likeliest class (binary:logistic, multi:softprob, multi:softmax), int64 (rows,), or what else the objective predicts
         (values; log-odds of label 1 for
         binary:logitraw), float32 (rows,); see `predict_margin` for the rest."""
         if self._has_probabilities:
-            return np.asarray(self.predict_proba(X, base_margin=base_margin).argmax(axis=1), np.int64)
-        return self._ensemble.predict(self._read(X).features, cores(), _starts(base_margin))
+            return np.asarray(self.predict_proba(X, base_margin=base_margin, unseen=unseen).argmax(axis=1), np.int64)
+        return self._ensemble.predict(self._read(X, unseen).features, cores(), _starts(base_margin))
 
     def importance(self, kind: ImportanceKind = "gain") -> dict[str, float]:
         """XGBoost's feature importance: weight, gain, cover, total_gain or total_cover."""
@@ -164,14 +168,30 @@ class Model:
     def __repr__(self) -> str:
         return f"hansa.Model({self.objective}, {self.rounds} rounds, {len(self.feature_names)} features)"
 
-    def _read(self, X: object) -> CodedTable:
-        names = self.feature_names
-        columns = columns_of(X, "X", names)
-        if missing := [name for name in names if name not in columns]:
+    def _read(self, X: object, unseen: Unseen | None) -> CodedTable:
+        names, reading = self.feature_names, self._ensemble.reading
+        sources = {name: date_rule(name, rule)[1] for name, rule in reading.dates}
+        needed = tuple(dict.fromkeys(sources.get(name, name) for name in names))
+        columns = columns_of(X, "X", needed, sources.values())
+        if missing := [name for name in needed if name not in columns]:
             raise DataError(
                 f"X: no column {missing[0]!r}, which the model needs; found {', '.join(map(repr, columns))[:200]}"
             )
-        return read_coded(open_columns({name: columns[name] for name in names}, "X"), names, known=self._levels)
+        return read_coded(
+            open_columns({name: columns[name] for name in needed}, "X"),
+            names,
+            known=self._levels,
+            dates=dict(reading.dates),
+            unseen=check_unseen(unseen) or reading.unseen,
+            other=reading.other,
+        )
+
+
+def check_unseen(given: Unseen | None) -> Unseen | None:
+    """What was asked for. Raises PlanError where it is no choice."""
+    if given is not None and given not in UNSEEN:
+        raise PlanError(f"unseen is {given!r}; expected {' or '.join(map(repr, UNSEEN))}")
+    return given
 
 
 def _starts(base_margin: object) -> Floats | None:

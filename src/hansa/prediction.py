@@ -14,7 +14,7 @@ from hansa.errors import DataError
 from hansa.files import read_whole, writing
 from hansa.node.cores import cores
 from hansa.simulation.tables import unknown_texts
-from hansa.trees.ensemble import Ensemble
+from hansa.trees.ensemble import Ensemble, Unseen
 from hansa.trees.xgboost_json import MOST_BYTES, from_model_file
 
 
@@ -38,15 +38,17 @@ def predict_table(
     decimal: str = ".",
     keep: Sequence[str] = (),
     base_margin: Sequence[str] = (),
+    unseen: Unseen | None = None,
 ) -> tuple[str, list[str]]:
     """Score every row of a table; columns beyond the model's features are ignored. Returns a sentence for the terminal, and warnings.
 
     The columns of the table that `keep` names come first, as they are. That of scores is called prediction; those of a model with
     several outputs prediction_0, prediction_1 and so on. Categorical columns hold levels, where the model tells them, and codes where
-    it does not. A level that the model does not know is of no category.
+    it does not. A level that the model does not know is refused where the model's plan said so, and else of no category.
 
     Args:
         base_margin: columns where rows start in place of the model's base score, one for each output; none for the base score.
+        unseen: what becomes of levels that the model does not know, in place of what its plan said.
 
     Raises DataError naming file and column where the table lacks a feature or a numeric one holds text.
     """
@@ -65,6 +67,9 @@ def predict_table(
         base_margin=base_margin,
         needs=f"which the model {model_path} needs",
         decimal=decimal,
+        dates=dict(ensemble.reading.dates),
+        unseen=unseen or ensemble.reading.unseen,
+        other=ensemble.reading.other,
     )
     features = read.features
     given = features, cores(), read.base_margin

@@ -24,6 +24,7 @@ from hansa.consortium.members import members_of, read_members, write_members
 from hansa.protocol.messages import decode
 from hansa.transport import tls
 from hansa.transport.recording import read_transcript
+from hansa.trees.xgboost_json import from_json
 from http_proxy import HttpProxy
 from made_consortium import (
     ABORTING,
@@ -33,6 +34,7 @@ from made_consortium import (
     PLAN,
     Consortium,
     assert_refused,
+    cells,
     hansa,
     logged,
     refused,
@@ -86,6 +88,94 @@ def test_a_run_by_hand_with_a_rejected_peer_at_the_door(consortium: Consortium):
     assert set(frames) == {HUB, *PARTIES}
     assert all(decode(r.member, r.frame) for records in frames.values() for r in records)
     assert len(frames[HUB]) == sum(len(frames[name]) for name in PARTIES)
+
+
+RULES = """
+unseen = "error"
+dates = { opened = "days", opened_month = "month of opened" }
+"""
+
+
+@pytest.mark.slow
+def test_a_run_by_rules_that_the_plan_names(consortium: Consortium):
+    """Raw dates at every party and at prediction; levels that the plan does not list are refused there, unless somebody asks."""
+    folder = consortium.folder
+    plan = PLAN.replace('"alarms"]', '"alarms", "opened", "opened_month"]').replace('"fault"\n', '"fault"' + RULES)
+    (folder / "plan.toml").write_text(plan + "[categories]\nalarms = [0, 1, 2, 3]\n")
+    for seed, name in enumerate(PARTIES):
+        days = [f"2024-{1 + row % 12:02}-{1 + row % 28:02}" for row in range(60 + 20 * seed)]
+        write_table(folder / f"{name}.csv", {"opened": days, **cells(60 + 20 * seed, seed)})
+    shown = hansa("plan", folder / "plan.toml").stdout
+    assert "opened: days" in shown
+    assert "schema.unseen                      error" in shown
+    hub, port = consortium.start_hub()
+    parties = [consortium.start_party(name, port) for name in PARTIES]
+    assert [party.end()[0] for party in (*parties, hub)] == [0, 0, 0]
+    model, table, out = folder / "aurora-model.json", folder / "new.csv", folder / "scores.csv"
+    write_table(table, {"opened": ["2024-05-06"] * 3, "load": [1, 2, 3], "rsrp": [0, 0, 0], "alarms": [0, 7, 7]})
+    fault = f"{table}, row 2, column 'alarms': expected one of the 4 levels that the model knows"
+    assert_refused(hansa("predict", model, table, "--save", out), fault, "found '7' (and 1 more rows)")
+    scored = hansa("predict", model, table, "--save", out, "--unseen", "missing")
+    assert scored.exit_code == 0, scored.output
+    assert "2 cells hold levels that the model does not know" in scored.stdout
+    write_table(table, {"opened": ["2024-13-06"], "load": [1], "rsrp": [0], "alarms": [0]})
+    assert_refused(hansa("predict", model, table, "--save", out), "row 1, column 'opened': expected a date such as")
+    write_table(folder / "aurora.csv", {"opened": ["6 May"] * 60, **cells(60, 0)})
+    checked = hansa("check", folder / "plan.toml", folder / "aurora.csv")
+    assert checked.exit_code == 1
+    assert "row 1, column 'opened': expected a date such as" in checked.stdout
+
+
+@pytest.mark.slow
+def test_a_run_whose_levels_are_those_of_all_parties(consortium: Consortium):
+    """A union over the network; its rare levels become one, in the model too."""
+    folder = consortium.folder
+    plan = PLAN.replace('"alarms"]', '"alarms", "band"]').replace('"fault"\n', '"fault"\nrare_levels = { band = 30 }\n')
+    (folder / "plan.toml").write_text(plan + '[categories]\nband = "union"\n')
+    for seed, name in enumerate(PARTIES):
+        band = [("north", "south", f"only-{name}")[row % 3 if row < 30 else row % 2] for row in range(60 + 20 * seed)]
+        write_table(folder / f"{name}.csv", {"band": band, **cells(60 + 20 * seed, seed)})
+    shown = hansa("plan", folder / "plan.toml").stdout
+    assert "The aggregator learns which levels of band each party has, and every party the levels of all." in shown
+    checked = hansa("check", folder / "plan.toml", folder / "aurora.csv")
+    assert checked.exit_code == 0, checked.output
+    hub, port = consortium.start_hub()
+    parties = [consortium.start_party(name, port) for name in PARTIES]
+    assert [party.end()[0] for party in (*parties, hub)] == [0, 0, 0]
+    model = from_json((folder / "aurora-model.json").read_bytes())
+    assert model.categories[3] == ("north", "south", "other")
+    assert model.reading.other == ("band",)
+
+
+CUSTOM = """
+def errors(margins, labels, weights):
+    return (margins - labels) * weights, weights
+"""
+
+
+@pytest.mark.slow
+def test_a_run_by_a_function_that_every_party_has(consortium: Consortium):
+    """By hash: a party whose policy does not list it, or whose file is another, refuses before it joins."""
+    folder = consortium.folder
+    sha256 = hashlib.sha256(CUSTOM.encode()).hexdigest()
+    (folder / "errors.py").write_text(CUSTOM)
+    plan = PLAN.replace('"binary:logistic"', '"reg:squarederror"\nbase_score = 0.5')
+    bounds = f'[custom_objective]\nsha256 = "{sha256}"\ngradient_bound = 8.0\nhessian_bound = 1.0\n'
+    (folder / "plan.toml").write_text(plan + bounds)
+    assert_refused(
+        hansa("party", write_member(folder, "aurora", 1, custom_objective="errors.py")),
+        "(allowed: none)",
+        "(functions)",
+    )
+    allowed = {"functions": [sha256]}
+    (folder / "other.py").write_text(CUSTOM + "\n")
+    other = write_member(folder, "aurora", 1, custom_objective="other.py", policy=allowed)
+    assert_refused(hansa("party", other), "the file's SHA-256 is")
+    hub, port = consortium.start_hub()
+    parties = [consortium.start_party(name, port, custom_objective="errors.py", policy=allowed) for name in PARTIES]
+    assert [party.end()[0] for party in (*parties, hub)] == [0, 0, 0]
+    assert len({path.read_bytes() for path in consortium.models()}) == 1
+    assert from_json(consortium.models()[0].read_bytes()).objective == "reg:squarederror"
 
 
 @pytest.mark.parametrize(

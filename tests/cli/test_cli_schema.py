@@ -44,7 +44,12 @@ def test_the_table_is_read_under_what_is_proposed(table):
     made = hansa("schema", table, "--label", "drops")
     assert made.exit_code == 0, made.output
     assert tomllib.loads(made.stdout) == {
-        "schema": {"features": ["load", "band", ODD], "label": "drops", "ignore": ["cell", "day"]},
+        "schema": {
+            "features": ["load", "band", "day", ODD],
+            "label": "drops",
+            "ignore": ["cell"],
+            "dates": {"day": "days"},
+        },
         "categories": {"band": ["high", "low"]},
     }
     plan = table.with_name("plan.toml")
@@ -92,7 +97,7 @@ def test_as_json_it_is_a_struct(table):
         ("cell", "ignore"),
         ("load", "feature"),
         ("band", "feature"),
-        ("day", "ignore"),
+        ("day", "feature"),
         (ODD, "feature"),
         ("drops", "label"),
     ]
@@ -115,7 +120,12 @@ def test_a_members_database_too(postgresql, tmp_path, monkeypatch):
     sql = "SELECT 'n' || i AS cell, i::numeric / 7 AS load, i % 2 = 0 AS busy, now() AS at FROM generate_series(1, 9) AS t(i)"
     path = write_member(tmp_path, "aurora", 1, table=None, source={"database": postgresql.url, "query": sql})
     made = hansa("schema", "--member", path, "--label", "busy")
-    assert tomllib.loads(made.stdout)["schema"] == {"features": ["load"], "label": "busy", "ignore": ["cell", "at"]}
+    assert tomllib.loads(made.stdout)["schema"] == {
+        "features": ["load", "at"],
+        "label": "busy",
+        "ignore": ["cell"],
+        "dates": {"at": "days"},
+    }
     assert "BOOLEAN" in made.stdout
 
 

@@ -105,6 +105,15 @@ def test_typed_columns_that_are_neither_numbers_nor_texts_are_refused(tmp_path, 
         read_coded(tmp_path / "t.parquet", label="y")
 
 
+def test_unseen_levels_may_be_refused_with_row_column_and_count(tmp_path):
+    path = csv(tmp_path, "v,w,y\na,2,0\nz,9,1\n,,1\nq,2,0\n")
+    with pytest.raises(DataError) as caught:
+        read_coded(path, ["v", "w"], known={"v": ("a", "b"), "w": (2, 3, 4)}, label="y", unseen="error")
+    text = f"{path}, row 2, column 'v': expected one of the 2 levels that the model knows, or empty for missing, found 'z' "
+    assert str(caught.value).startswith(f"{text}(and 1 more rows)")
+    read_coded(csv(tmp_path, "v\na\n\n", "n.csv"), ["v"], known={"v": ("a", "b")}, unseen="error")
+
+
 def test_unknown_levels_are_of_no_category_and_counted(tmp_path):
     path = csv(tmp_path, "v,w,y\na,2,0\nz,9,1\n,,1\n")
     read = read_coded(path, ["v", "w"], known={"v": ("a", "b"), "w": (2, 3, 4)}, label="y")

@@ -127,6 +127,23 @@ def test_dates_and_times_are_refused_where_they_are_read_and_pass_where_they_are
 
 
 @pytest.mark.parametrize(
+    ("cell", "hour"),
+    [
+        ("date '2026-01-02'", 0),
+        ("timestamp '2026-01-02 03:04:05'", 3),
+        ("timestamptz '2026-01-02 03:04:05+01'", 2),
+        ("'2026-01-02T03:04'", 3),
+        ("NULL::date", np.nan),
+    ],
+)
+def test_dates_become_numbers_by_the_schemas_rules(postgresql, cell, hour):
+    schema = Schema(("days", "hour"), "y", dates=(("days", "days of d"), ("hour", "hour of d")))
+    rows = read_rows(asked(postgresql, f"SELECT {cell} AS d, 1 AS y"), schema, label_kind="binary")
+    np.testing.assert_array_equal(rows.features, [[np.nan if np.isnan(hour) else 20455], [hour]])
+    assert "expected a date" in refused(asked(postgresql, "SELECT date 'infinity' AS d, 1 AS y"), schema)
+
+
+@pytest.mark.parametrize(
     ("cell", "kind"),
     [
         ("array[1, 2]", "_int4"),

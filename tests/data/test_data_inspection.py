@@ -16,7 +16,8 @@ COLUMNS = {
     "codes": (["A1", "7", "B", "A1"], "texts", ""),
     "id": (["n1", "n2", "n3", "n4"], "texts", ""),
     "empty": (["", "NaN", "null", ""], "missing", ""),
-    "day": (["2026-01-31", "", "2026-02-01", ""], "unread", "a date or time; "),
+    "day": (["2026-01-31", "", "2026-02-01", ""], "dates", ""),
+    "spell": (["2026-02-30", "2026-01-01", "", ""], "unread", "a date or time; "),
     "money": (["1", "2", "€ 3", "4"], "unread", "a number with a currency sign; "),
     "stray": (["1", "2", "n/a", "4"], "unread", "texts among numbers; "),
     "far": (["1e300", "2", "3", "4"], "unread", "a number beyond float32; "),
@@ -34,8 +35,8 @@ def test_columns_of_a_file_of_texts(tmp_path):
         assert column.why.startswith(why)
         assert not any(cell in column.why for cell in cells if len(cell) > 2)
     by_name = {column.name: column for column in found.columns}
-    assert {name for name, column in by_name.items() if column.different} == {"load", "id"}
-    assert {name for name, column in by_name.items() if column.whole} == {"whole"}
+    assert {name for name, column in by_name.items() if column.different} == {"load", "id", "day"}
+    assert {name for name, column in by_name.items() if column.whole} == {"whole", "day"}
     assert by_name["band"].counts == {"low": 2, "high": 1}
     assert by_name["band"].summary.missing == 1
     assert (by_name["load"].summary.minimum, by_name["load"].summary.maximum) == (-300, 1.5)
@@ -49,17 +50,19 @@ def test_typed_columns_and_a_decimal_comma(tmp_path):
             "text": pa.array(["x", "x"]).dictionary_encode(),
             "comma": ["1,5", "2"],
             "far": [1e300, 1.0],
+            "clock": pa.array([0, 1], pa.time64("us")),
         }
     )
     pq.write_table(table, tmp_path / "t.parquet")
     found = inspect_table(tmp_path / "t.parquet", ",", without=("text",))
     assert [(column.name, column.type, column.kind) for column in found.columns] == [
         ("flag", "BOOLEAN", "numbers"),
-        ("when", "TIMESTAMP", "unread"),
+        ("when", "TIMESTAMP", "dates"),
         ("comma", "VARCHAR", "numbers"),
         ("far", "DOUBLE", "unread"),
+        ("clock", "TIME", "unread"),
     ]
-    assert found.columns[1].why == "of type TIMESTAMP; cast it to numbers"
+    assert found.columns[4].why == "of type TIME; cast it to numbers"
 
 
 def test_a_table_that_has_no_rows_or_two_columns_of_one_name_is_refused(tmp_path):

@@ -17,6 +17,7 @@ from pyarrow import feather
 
 from hansa.data.schema import Schema
 from hansa.data.source import check_rows, read_rows
+from hansa.data.streamed import open_rows
 from hansa.errors import DataError, PlanError
 
 AB = Schema(("a", "b"), "y")
@@ -642,3 +643,25 @@ def test_columns_that_the_schema_ignores_may_be_there_and_are_not_read(tmp_path)
         DataError, match=r"column 'other': expected only the schema's columns .*in `ignore` where it is"
     ):
         read_rows(path, schema, label_kind="binary")
+
+
+def test_a_union_reads_a_tables_own_levels(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("band,y\nlow,0\nNA,1\nhigh,1\nlow,0\n")
+    schema = Schema(("band",), "y", union=("band",))
+    rows = read_rows(path, schema, label_kind="binary")
+    assert rows.dictionaries == {"band": ("high", "low")}
+    np.testing.assert_array_equal(rows.features, [[1, np.nan, 0, 1]])
+    assert check_rows(path, schema, label_kind="binary").ok
+    path.write_text("band,y\n,0\nNA,1\n")
+    with pytest.raises(DataError, match="column 'band': expected a text in some row, found none"):
+        read_rows(path, schema, label_kind="binary")
+    pq.write_table(pa.table({"band": [1, 2], "y": [0, 1]}), tmp_path / "t.parquet")
+    with pytest.raises(
+        DataError, match="column 'band': expected texts, whose union all parties take, found the type BIGINT"
+    ):
+        read_rows(tmp_path / "t.parquet", schema, label_kind="binary")
+    pq.write_table(pa.table({"band": ["b", "a"], "y": [0, 1]}), tmp_path / "t.parquet")
+    with open_rows(tmp_path / "t.parquet", schema, label_kind="binary", by_column=True) as streamed:
+        assert streamed.dictionaries == {"band": ("a", "b")}
+        assert [group.tolist() for _, group in streamed.groups()] == [[[1, 0]]]

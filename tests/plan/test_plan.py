@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from declared_keys import PLAN_KEYS
 from hansa.data.schema import Schema
 from hansa.errors import PlanError
-from hansa.plan import COOPETITIVE, MODES, Coopetitive, Plan, Release, parse_plan, read_plan, write_plan
+from hansa.plan import (
+    COOPETITIVE,
+    MODES,
+    Coopetitive,
+    CustomObjective,
+    Plan,
+    Release,
+    parse_plan,
+    read_plan,
+    write_plan,
+)
 from hansa.trees.losses import is_exponential, is_logistic, is_quantile, is_softmax
 from hansa.trees.parameters import METRICS, NAMES, Parameters, parse_parameters
 
@@ -861,12 +871,22 @@ def test_every_key_is_listed():
         starting,
         replace(PLAN, start_model="0" * 64),
     )
+    told = {"unseen": "error", "dates": ((PLAN.schema.features[0], "days"),)}
+    squares = replace(PLAN.parameters, objective="reg:squarederror", base_score=0.0)
+    plans += (
+        replace(PLAN, schema=replace(PLAN.schema, **told)),
+        replace(PLAN, parameters=squares, custom_objective=CustomObjective("0" * 64, 1.0, 1.0)),
+        replace(
+            PLAN, schema=Schema(("load", "band"), "fault", categories=((), ("a", "b")), rare_levels=(("band", 20),))
+        ),
+    )
     documents = [tomllib.loads(write_plan(plan)) for plan in plans]
     assert {key for document in documents for key in document} == set(PLAN_KEYS[""])
     for table in ("members", "schema", "privacy", "evaluation", "labels", "release"):
         assert {key for document in documents for key in document.get(table, ())} == set(PLAN_KEYS[table])
     assert all(set(document["parameters"]) <= set(NAMES) for document in documents)
     assert {f.name for f in fields(Plan)} == {
+        "custom_objective",
         "name",
         "mode",
         "aggregator",
@@ -916,3 +936,15 @@ def test_classes_go_with_labels_that_are_classes():
         PlanError, match=r"objective reg:squarederror takes numbers: leave classes out, or take binary:logistic"
     ):
         parse_plan(text)
+
+
+def test_a_run_that_finds_levels_cannot_wait():
+    for more in ("[schema]\nrare_levels = { cell = 20 }",):
+        text = TEXT.replace("[schema]", more, 1)
+        text += '\n[categories]\ncell = ["a", "b"]\n'
+        text = text.replace("features = [", 'features = ["cell", ', 1)
+        plan = parse_plan(text)
+        assert plan.on_dropout == "abort"
+        assert parse_plan(write_plan(plan)) == plan
+        with pytest.raises(PlanError, match="a run that finds levels"):
+            parse_plan(text.replace("[members]", '[members]\non_dropout = "wait"', 1))

@@ -42,6 +42,7 @@ from hansa.protocol.messages import (
     ExchangeKeys,
     Finish,
     Join,
+    KeepLevels,
     KeysConfirmed,
     Mark,
     Message,
@@ -55,9 +56,11 @@ from hansa.protocol.messages import (
     SignCheckpoint,
     SplitNodes,
     SumLabels,
+    TellLevels,
     Tensor,
     TrainingSetup,
     UseCuts,
+    UseLevels,
     VouchRows,
     Welcome,
     abort,
@@ -98,6 +101,7 @@ FIELDS = {
     tuple[bytes, bytes]: st.tuples(st.binary(max_size=40), st.binary(max_size=40)),
     tuple[Tensor, ...]: st.lists(TENSORS, max_size=3).map(tuple),
     dict[str, bytes]: st.dictionaries(TEXT, st.binary(max_size=40), max_size=4),
+    dict[str, tuple[str, ...]]: st.dictionaries(TEXT, st.lists(TEXT, max_size=4).map(tuple), max_size=4),
     QuantiseGradients | None: st.none() | st.builds(QuantiseGradients, INT64, FLOATS, FLOATS, TENSORS),
     Contribution | None: st.none() | st.builds(Contribution, INT64, INT64, TEXT, INT64, TENSORS, INT64),
 }
@@ -149,6 +153,9 @@ def test_the_list_of_messages_is_closed():
         "KeysConfirmed",
         "CountMagnitudes",
         "SumLabels",
+        "TellLevels",
+        "UseLevels",
+        "KeepLevels",
         "CountCells",
         "UseCuts",
         "CountBins",
@@ -479,9 +486,9 @@ def test_every_message_says_who_sends_it():
 def test_both_ways_are_listed():
     down = {
         Welcome, ExchangeKeys, KeysConfirmed, CountMagnitudes, SumLabels, CountCells, UseCuts, QuantiseGradients, SplitNodes, Finish,
-        ShowRows, CountBins, Described, CountResiduals, SetLeaves, Resume, CheckpointSigned,
+        ShowRows, CountBins, Described, CountResiduals, SetLeaves, Resume, CheckpointSigned, UseLevels, KeepLevels,
     }  # fmt: skip
-    up = {Join, SignCheckpoint, AnnounceKey, ConfirmKeys, Contribution, VouchRows, Received}
+    up = {Join, SignCheckpoint, AnnounceKey, ConfirmKeys, Contribution, VouchRows, Received, TellLevels}
     coopetitive = {Relay, Done, Close}
     assert down | up | coopetitive | {Abort} | set(SEALED) == set(MESSAGES)
     assert len(down) + len(up) + len(coopetitive) + len(SEALED) + 1 == len(MESSAGES)

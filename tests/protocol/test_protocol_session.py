@@ -30,6 +30,7 @@ from hansa.protocol.messages import (
     ExchangeKeys,
     Finish,
     Join,
+    KeepLevels,
     KeysConfirmed,
     Message,
     QuantiseGradients,
@@ -40,8 +41,10 @@ from hansa.protocol.messages import (
     ShowRows,
     SignCheckpoint,
     SplitNodes,
+    TellLevels,
     Tensor,
     UseCuts,
+    UseLevels,
     VouchRows,
     Welcome,
     to_tensor,
@@ -145,14 +148,23 @@ def test_every_message_has_a_place_and_a_direction():
     others = {*keys_down, *keys_up, *coopetitive, *SEALED, *describing, *resuming, ShowRows, VouchRows}
     assert down | up == set(MESSAGES) - others
     assert down & up == {Abort}
-    assert up == {Join, Contribution, Received, Abort}
+    assert up == {Join, TellLevels, Contribution, Received, Abort}
     masked_down, masked_up = (
         {kind for legal in table.values() for kind in legal} for table in (PARTY_MASKED, AGGREGATOR_MASKED)
     )
     assert (masked_down, masked_up) == (down | keys_down, up | keys_up)
     described_down = {kind for legal in DESCRIBING_PARTY.values() for kind in legal}
     assert described_down - down == describing
-    assert down - described_down == {UseCuts, QuantiseGradients, SplitNodes, CountResiduals, SetLeaves, Finish}
+    assert down - described_down == {
+        UseLevels,
+        KeepLevels,
+        UseCuts,
+        QuantiseGradients,
+        SplitNodes,
+        CountResiduals,
+        SetLeaves,
+        Finish,
+    }
     counted_down, counted_up = (
         {kind for legal in table.values() for kind in legal} for table in (PARTY_VERIFYING, AGGREGATOR_VERIFYING)
     )

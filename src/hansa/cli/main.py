@@ -19,7 +19,7 @@ import click
 from hansa.cli.option_types import EXISTING, PATH, Names, Objective, Range, RisingNumbers, Search, Setting, TablePath
 from hansa.cli.plan import plan
 from hansa.cli.signals import Interrupted, interrupting
-from hansa.data.schema import DECIMAL_SIGNS
+from hansa.data.schema import DECIMAL_SIGNS, UNSEEN
 from hansa.errors import HansaError
 from hansa.files import failed
 from hansa.plan import LEAF_BITS_RANGE, LEAST_MIN_CELL_ROWS, MODES, SERVER_LINKS
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hansa.node.events import OnEvent
     from hansa.node.record import Failure
     from hansa.node.run import Command as MemberCommand
+    from hansa.trees.ensemble import Unseen
 
 LOG_FORMATS, LOG_LEVELS = ("text", "json"), ("debug", "info", "warning", "error")
 
@@ -590,6 +591,8 @@ def schema(
               help="The column where each row starts in place of the base score; one for each output of the model.")  # fmt: skip
 @click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True,
               help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
+@click.option("--unseen", type=click.Choice(UNSEEN), default=None,
+              help="Levels that the model does not know are of no category, or an error; default: as its plan says.")  # fmt: skip
 @long_running
 def predict(
     model: Path,
@@ -599,13 +602,14 @@ def predict(
     keep: tuple[str, ...],
     base_margin: tuple[str, ...],
     decimal: str,
+    unseen: Unseen | None,
 ) -> None:
     """Score the rows of TABLE with MODEL (a model file of Hansa or XGBoost, JSON or UBJSON)."""
     from hansa.node.files import warn
     from hansa.prediction import predict_table
 
     _check_outputs({"--save": save}, model=model, table=table)
-    written, warnings = predict_table(model, table, save, margin, decimal, keep, base_margin)
+    written, warnings = predict_table(model, table, save, margin, decimal, keep, base_margin, unseen)
     warn(warnings)
     click.echo(printable(written))
 

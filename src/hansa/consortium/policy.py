@@ -37,7 +37,8 @@ LeastWeight = Annotated[
 ]
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Digests = Annotated[
-    tuple[Digest, ...], Meta(description="a list of plans' digests, each 64 hex digits, as `hansa plan show` prints")
+    tuple[Digest, ...],
+    Meta(description="a list of digests, each 64 hex digits, as `hansa plan show` or sha256sum prints"),
 ]
 
 
@@ -69,6 +70,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         most_runs: how often the same rows may be trained on, by the ledger.
         plans: digests (64 hex digits) of the plans that may run; None for any.
         approved_plans_only: whether a plan runs only where every member with a role has signed it (`approvals`).
+        functions: SHA-256 (64 hex digits) of the files whose functions may run on this party's rows; none by default.
 
     Raises:
         PlanError: a value that no plan could meet, or of the wrong kind, naming the key.
@@ -93,6 +95,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most_runs: Most | None = None
     plans: Digests | None = None
     approved_plans_only: bool = False
+    functions: Digests = ()
 
     def __post_init__(self) -> None:
         fault = fault_of_fields(self, {key: key for key in KEYS})
@@ -145,6 +148,10 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ):
             if most is not None:
                 yield f"most_{name}", f"{name} {value} (allowed: at most {most})", value <= most
+        if plan.custom_objective is not None and has_rows:
+            function = plan.custom_objective.sha256
+            listed = ", ".join(self.functions) or "none"
+            yield "functions", f"the custom objective {function} (allowed: {listed})", function in self.functions
         if self.plans is not None:
             digest = plan.digest().hex()
             yield "plans", f"the digest {digest} (allowed: {', '.join(self.plans)})", digest in self.plans

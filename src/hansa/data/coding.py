@@ -8,9 +8,10 @@ dates or times, is refused with the row and the cure.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from hansa.data.cells import WHOLE_NUMBER, disguise, is_numeric, is_text
 from hansa.data.files import OpenTable, open_table
-from hansa.data.schema import MISSING_WORDS, Level, name_fault
+from hansa.data.schema import MISSING_WORDS, Level, date_rule, name_fault
 from hansa.data.source import (
     A_NUMBER,
     SHOWN_CHARACTERS,
@@ -27,6 +28,7 @@ from hansa.data.source import (
     LabelKind,
     SchemaViolation,
     base_margin_of,
+    broken_dates,
     broken_rules,
     coarse_warnings,
     describe,
@@ -91,6 +93,9 @@ def read_coded(
     classes: tuple[str, ...] = (),
     needs: str = "",
     decimal: str = ".",
+    dates: Mapping[str, str] = MappingProxyType({}),
+    unseen: str = "missing",
+    other: Collection[str] = (),
 ) -> CodedTable:
     """Read a table whose text columns are coded here.
 
@@ -105,8 +110,13 @@ def read_coded(
         categorical: features whose values, texts or whole numbers, are categories, as every feature of texts is.
         needs: for the error where the table lacks a feature: who needs it.
         decimal: the decimal sign of numbers that are texts.
+        dates: by feature that is made of a date, the rule (`data.schema.date_rule`). Where `features` is None, a feature of a name
+            that no column has stands behind the columns, and a column that is read for others only is no feature.
+        other: features whose last level in `known` takes all levels that it does not list.
+        unseen: "error" refuses levels that `known` does not list, "missing" takes them for no category.
 
     Raises:
+        PlanError: a rule of `dates` is none.
         DataError: naming file, row and column, what was expected and found, and the cure.
     """
     with source if isinstance(source, OpenTable) else open_table(source) as table:
@@ -121,8 +131,9 @@ def read_coded(
                     f"{table.file}: column {name!r} is to be two of {', '.join(roles[:-1])} and {roles[-1]}; name a column for each"
                 )
         _require(table, special)
-        names = tuple(name for name in table.names if name not in special) if features is None else tuple(features)
-        _require(table, names, needs)
+        rules = {name: date_rule(name, text) for name, text in dates.items()}
+        names = _features(table, special, rules) if features is None else tuple(features)
+        _require(table, [rules[name][1] if name in rules else name for name in names], needs)
         if not names:
             raise DataError(f"{table.file}: no column is left as a feature; found {listed(table.names)}")
         if features is None:
@@ -140,6 +151,7 @@ def read_coded(
             {name: listed_levels.get(name, ()) for name in (*names, *special) if name not in (party, subject)},
             decimal,
             label,
+            rules,
         )
         n_rows = len(columns[names[0]].values)
         if not n_rows:
@@ -147,9 +159,16 @@ def read_coded(
         _check_roles(table, columns, label, weight, label_kind, classes, decimal)
         for name in base_margin:
             _refuse(table, list(broken_rules(name, columns[name], "base margin", label_kind)), decimal)
-        levels = _find_levels(table, columns, names, tuple(categorical), decimal) if known is None else known
+        for name in rules:
+            _refuse(table, list(broken_dates(rules[name][1], columns[name])), decimal)
+        plain = tuple(name for name in names if name not in rules)
+        levels = _find_levels(table, columns, plain, tuple(categorical), decimal) if known is None else known
+        for name in other:
+            columns[name] = _with_other(columns[name], len(levels[name]) - 1)
+        if unseen == "error":
+            _refuse(table, list(_unseen(columns, levels)), decimal)
         unknown = {} if known is None else _settle_unknown(columns, known)
-        numbers = [name for name in names if name not in levels]
+        numbers = [name for name in plain if name not in levels]
         _refuse(
             table,
             [rule for name in numbers for rule in broken_rules(name, columns[name], "feature", "numeric")],
@@ -174,6 +193,18 @@ def read_coded(
         subject=subjects,
         base_margin=starts,
     )
+
+
+def _features(table: OpenTable, special: Sequence[str], rules: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
+    """The features of a table of which nobody said more than rules for dates."""
+    for name in rules:
+        if name in special:
+            raise DataError(
+                f"{table.file}: {name!r} is to be made of a date, and is no feature; name the feature otherwise"
+            )
+    sources = {column for _, column in rules.values()} - set(rules)
+    own = [name for name in table.names if name not in special and name not in sources]
+    return (*own, *(name for name in rules if name not in own))
 
 
 def _require(table: OpenTable, names: Sequence[str], needs: str = "") -> None:
@@ -268,6 +299,25 @@ def texts_of(table: OpenTable, names: Sequence[str]) -> dict[str, npt.NDArray[np
             column[[text in missing for text in column]] = None
         texts[name] = column
     return texts
+
+
+def _unseen(columns: Mapping[str, Column], known: Levels) -> Iterator[Broken]:
+    """The rule that a column with levels of no list breaks."""
+    for name, levels in known.items():
+        bad = columns[name].bad
+        if bad.any():
+            yield Broken(
+                name,
+                int(bad.argmax()),
+                int(np.count_nonzero(bad)),
+                f"one of the {len(levels)} levels that the model knows, or empty for missing",
+                "mend the cell, drop the row, or predict with unseen = 'missing' (--unseen missing), which takes it for no category",
+            )
+
+
+def _with_other(column: Column, code: int) -> Column:
+    """The column with this code for the levels that are not known."""
+    return Column(np.where(column.bad, np.float32(code), column.values), np.zeros_like(column.bad))
 
 
 def _settle_unknown(columns: dict[str, Column], known: Levels) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +31,10 @@ class Columns(Protocol):
     @property
     def base_margin(self) -> Array | None:
         """float32 (outputs, n_rows), each row's margin before the first tree; None where the schema names none."""
+
+    @property
+    def dictionaries(self) -> Mapping[str, tuple[str, ...]]:
+        """The party's own levels, sorted, of the features whose levels no plan lists: what their codes stand for."""
 
     @property
     def warnings(self) -> tuple[str, ...]:

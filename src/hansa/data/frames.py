@@ -6,9 +6,10 @@ none of their libraries is needed but the one whose frame is given.
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import narwhals as nw
@@ -24,16 +25,20 @@ _MOMENTS = (nw.Datetime, nw.Date, nw.Duration, nw.Time)
 _TEXTS = (nw.String, nw.Categorical, nw.Enum)
 
 
-def columns_of(frame: Any, where: str, names: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
-    """The columns of a frame, or of an array, by name: numbers, or object arrays of texts and None.
+def columns_of(
+    frame: Any, where: str, names: Sequence[str] | None = None, dates: Collection[str] = ()
+) -> dict[str, npt.NDArray[Any]]:
+    """The columns of a frame, or of an array, by name: numbers, object arrays of texts and None, or moments.
 
     Args:
         frame: not changed. where: what errors call it. names: of an array's columns; None calls them f0, f1, ...
+        dates: columns that may hold dates: datetime64[us] in UTC, NaT where missing.
 
-    Raises DataError naming the column: no frame; names that are no texts or repeated; dates, or what is neither numbers nor texts.
+    Raises DataError naming the column: no frame; names that are no texts or repeated; other dates, or what is neither numbers nor
+    texts.
     """
     if isinstance(frame, np.ndarray):
-        return _columns_of_array(frame, where, names)
+        return _columns_of_array(frame, where, names, dates)
     found = f"{where}: expected {ANY_FRAME}, found {type(frame).__name__}"
     if hasattr(frame, "collect"):
         raise DataError(f"{found} (a lazy frame: call its collect() first)")
@@ -45,7 +50,7 @@ def columns_of(frame: Any, where: str, names: Sequence[str] | None = None) -> di
     except TypeError as error:
         raise DataError(found) from error
     _check_names(table.columns, where)
-    return {name: _column(table[name], where, name) for name in table.columns}
+    return {name: _column(table[name], where, name, name in dates) for name in table.columns}
 
 
 def _check_names(names: Sequence[object], where: str) -> None:
@@ -61,53 +66,73 @@ def _check_names(names: Sequence[object], where: str) -> None:
             )
 
 
-def _columns_of_array(array: npt.NDArray[Any], where: str, names: Sequence[str] | None) -> dict[str, npt.NDArray[Any]]:
+def _columns_of_array(
+    array: npt.NDArray[Any], where: str, names: Sequence[str] | None, dates: Collection[str]
+) -> dict[str, npt.NDArray[Any]]:
     if array.ndim != 2:
         cure = "reshape(-1, 1) makes one feature of it" if array.ndim == 1 else "give one row for each example"
         raise DataError(f"{where}: expected an array of shape (rows, features), found shape {array.shape}; {cure}")
     names = [f"f{i}" for i in range(array.shape[1])] if names is None else list(names)
     if len(names) != array.shape[1]:
         raise DataError(f"{where}: expected an array of {len(names)} features, found shape {array.shape}")
-    return {name: _values(array[:, i], where, name) for i, name in enumerate(names)}
+    return {name: _values(array[:, i], where, name, name in dates) for i, name in enumerate(names)}
 
 
-def _values(values: npt.NDArray[Any], where: str, name: str) -> npt.NDArray[Any]:
+def _values(values: npt.NDArray[Any], where: str, name: str, date: bool) -> npt.NDArray[Any]:
     if values.dtype.kind in "biuf":
         return np.ascontiguousarray(values.astype(np.float32) if values.dtype == np.float16 else values)
     if values.dtype.kind in "OUST":
-        return _texts(values.tolist(), where, name)
+        return _texts(values.tolist(), where, name, date)
+    if values.dtype.kind == "M" and date:
+        return _microseconds(values)
     if values.dtype.kind in "Mm":
         raise _no_moment(where, name, str(values.dtype))
     raise DataError(f"{where}, column {name!r}: expected numbers or texts, found {values.dtype}; convert the column")
 
 
-def _column(series: nw.Series[Any], where: str, name: str) -> npt.NDArray[Any]:
+def _microseconds(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Moments in a unit that DuckDB takes, rounded down."""
+    if np.datetime_data(values.dtype)[0] not in ("ns", "ps", "fs", "as"):
+        return values.astype("datetime64[us]")
+    finer = values.astype("datetime64[ns]")
+    whole = np.where(np.isnat(finer), 0, finer.view(np.int64)) // 1000
+    return np.where(np.isnat(finer), np.datetime64("NaT"), whole.astype("datetime64[us]"))
+
+
+def _column(series: nw.Series[Any], where: str, name: str, date: bool) -> npt.NDArray[Any]:
     kind = series.dtype
+    if date and isinstance(kind, nw.Datetime | nw.Date):
+        if isinstance(kind, nw.Datetime) and kind.time_zone is not None:
+            series = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+        moments = series.to_numpy()
+        # pandas keeps dates of Arrow as objects.
+        return _microseconds(moments if moments.dtype.kind == "M" else moments.astype("datetime64[us]"))
     if isinstance(kind, _MOMENTS):
         raise _no_moment(where, name, str(kind))
     if isinstance(kind, nw.Decimal):
         series, kind = series.cast(nw.Float64()), nw.Float64()
     if isinstance(kind, _TEXTS):
-        return _texts(series.to_list(), where, name)
+        return _texts(series.to_list(), where, name, date)
     if kind.is_numeric() or isinstance(kind, nw.Boolean):
         # Whole numbers and truth values without a missing one keep their type, so that none is rounded before it is looked at.
         if series.null_count() and not kind.is_float():
             series = series.cast(nw.Float64())
         return np.ascontiguousarray(series.to_numpy())
     if isinstance(kind, nw.Object | nw.Unknown):
-        return _texts(series.to_list(), where, name)
+        return _texts(series.to_list(), where, name, date)
     raise DataError(f"{where}, column {name!r}: expected numbers or texts, found {kind}; convert the column")
 
 
 def _no_moment(where: str, name: str, kind: str) -> DataError:
     return DataError(
-        f"{where}, column {name!r}: expected numbers or texts, found dates or times ({kind}); write a number in their place, such as "
-        f"days or hours since a moment that all parties agree on"
+        f"{where}, column {name!r}: expected numbers or texts, found dates or times ({kind}); name a rule that makes numbers of "
+        f"dates (dates={{{name!r}: 'days'}}, in a plan schema.dates), or write a number in their place, such as days or hours since a "
+        f"moment that all parties agree on"
     )
 
 
-def _texts(values: list[Any], where: str, name: str) -> npt.NDArray[Any]:
-    """Cells as the texts that a CSV file would hold, or numbers where all are."""
+def _texts(values: list[Any], where: str, name: str, date: bool) -> npt.NDArray[Any]:
+    """Cells as the texts that a CSV file would hold, or numbers where all are; `date`: whether they may be dates."""
     present = [value for value in values if not is_missing(value)]
     if all(isinstance(value, bool | int | float | np.number | np.bool_) for value in present):
         missing = len(present) < len(values)
@@ -116,6 +141,10 @@ def _texts(values: list[Any], where: str, name: str) -> npt.NDArray[Any]:
     cells = np.empty(len(values), object)
     for row, value in enumerate(values):
         if is_missing(value):
+            continue
+        if date and isinstance(value, dt.date):
+            zoned = isinstance(value, dt.datetime) and value.tzinfo is not None
+            cells[row] = (value.astimezone(dt.UTC) if zoned else value).isoformat()  # type: ignore[attr-defined]
             continue
         if not isinstance(value, str | bool | int | float | np.number | np.bool_):
             raise DataError(

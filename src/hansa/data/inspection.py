@@ -5,21 +5,27 @@ Nothing here is refused for what a cell holds: a column that could not be read s
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from hansa.data.cells import disguise, is_numeric, is_text
 from hansa.data.coding import texts_of
+from hansa.data.dates import is_date
 from hansa.data.files import open_table
 from hansa.data.query import Source
 from hansa.data.source import Column, ColumnSummary, load_columns, no_rows, repeated_columns, summarize
 from hansa.errors import DataError
 
-Kind = Literal["numbers", "texts", "missing", "unread"]
+Kind = Literal["numbers", "texts", "dates", "missing", "unread"]
 """What all cells of a column are, those without a value left out; "missing" where none has one, "unread" where they are neither."""
+
+
+_DAY = re.compile(r"\s*[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 @dataclass(frozen=True)
@@ -72,13 +78,36 @@ def inspect_table(source: Source, decimal: str = ".", without: Collection[str] =
         types = {name: table.types[table.places[name]] for name in names}
         stray = [name for name in names if columns[name].bad.any() and is_text(types[name])]
         texts = texts_of(table, stray)
+        likely = {
+            name: ("days", name) for name in names if columns[name].bad.any() and name in _may_be_dates(types, texts)
+        }
+        dates = {
+            name: days
+            for name, days in load_columns(table, dict.fromkeys(likely, ()), decimal, None, likely).items()
+            if not days.bad.any()
+        }
         kinds = tuple(
-            _texts(name, types[name], columns[name], texts[name].tolist(), decimal)
+            _dates(name, types[name], dates[name])
+            if name in dates
+            else _texts(name, types[name], columns[name], texts[name].tolist(), decimal)
             if name in texts
             else _numbers(name, types[name], columns[name])
             for name in names
         )
         return TableKind(table.file, len(next(iter(columns.values())).values), kinds)
+
+
+def _may_be_dates(types: dict[str, str], texts: Mapping[str, npt.NDArray[np.object_]]) -> list[str]:
+    """The columns of dates by type, and those whose first text is one."""
+    first = {name: next((text for text in own if text is not None), "") for name, own in texts.items()}
+    return [name for name, kind in types.items() if is_date(kind) or _DAY.match(first.get(name, ""))]
+
+
+def _dates(name: str, kind: str, days: Column) -> ColumnKind:
+    """A column of dates; its range is that of days since 1970-01-01."""
+    summary = summarize(name, days)
+    present = int(np.count_nonzero(~np.isnan(days.values)))
+    return ColumnKind(name, kind, "dates", "", {}, True, 1 < present == summary.distinct, summary)
 
 
 def _numbers(name: str, kind: str, column: Column) -> ColumnKind:

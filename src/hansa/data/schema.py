@@ -20,6 +20,22 @@ DECIMAL_SIGNS = (".", ",")
 BARRED = ("[", "]", "<", "\0")
 """What XGBoost's Python does not take in a feature's name; zero bytes end its C strings."""
 
+DATE_RULES = {
+    "days": "whole days since 1970-01-01",
+    "year": "the year",
+    "month": "the month, 1 to 12",
+    "day": "the day of the month, 1 to 31",
+    "weekday": "the day of the week, 1 for Monday to 7 for Sunday",
+    "hour": "the hour of the day, 0 to 23",
+}
+"""Rules that make a number of a date, and what the number is."""
+
+UNSEEN = ("missing", "error")
+"""What becomes, at prediction, of a level that the dictionary of a feature does not hold: it is of no category, or refused."""
+
+OTHER = "other"
+"""The level that takes those that too few rows have; the last one of its feature."""
+
 WHOLE = 2**53
 """Whole numbers below this, of either sign, are exact as float64: levels that are numbers are such."""
 
@@ -49,6 +65,15 @@ class Schema:
         Columns of each row's margin before the first tree, one for each output of the model; () where all rows start at the base score.
     base_margin_limit : float
         No row's base margin exceeds it in size; 0 where there are none.
+    unseen : {"missing", "error"}
+        What whoever predicts does with levels that `categories` does not list; the model says so.
+    dates : tuple of (str, str)
+        By feature, in the order of `features`, the rule (`DATE_RULES`) that makes its number of a date; the model says so. "days" reads
+        the column of the feature's name, "month of opened" the column opened.
+    rare_levels : tuple of (str, int)
+        By categorical feature, in the order of `features`, how many pooled rows a level needs; those with fewer become `OTHER`.
+    union : tuple of str
+        Categorical features, in the order of `features`, whose levels no list has: all texts that some party's table holds, sorted.
 
     Raises
     ------
@@ -72,6 +97,10 @@ class Schema:
     classes: tuple[str, ...] = ()
     base_margin: tuple[str, ...] = ()
     base_margin_limit: float = 0.0
+    unseen: str = "missing"
+    dates: tuple[tuple[str, str], ...] = ()
+    rare_levels: tuple[tuple[str, int], ...] = ()
+    union: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", _names(self.features))
@@ -86,7 +115,8 @@ class Schema:
                 f"schema.base_margin is {list(self.base_margin)} and schema.base_margin_limit {self.base_margin_limit}; they go "
                 "together: columns, and a positive number that no row's base margin exceeds in size"
             )
-        _refuse_repeats(self.columns, "schema", "a column is one feature, the label, the weight or a base margin: ")
+        self._check_dates()
+        _refuse_repeats(self._named, "schema", "a column is one feature, the label, the weight or a base margin: ")
         object.__setattr__(self, "ignore", tuple(sorted(_listed("ignore", self.ignore))))
         _refuse_repeats(self.ignore, "schema.ignore", "")
         for name in self.ignore:
@@ -102,19 +132,95 @@ class Schema:
         for name, own in zip(self.features, levels, strict=False):
             _check_levels(name, own)
         object.__setattr__(self, "categories", levels if any(levels) else ())
+        self._check_union()
+        self._check_rare_levels()
         if self.decimal not in DECIMAL_SIGNS:
             raise PlanError(f'schema.decimal: expected "." or ",", found {self.decimal!r}')
         object.__setattr__(self, "classes", class_names(self.classes))
+        if self.unseen not in UNSEEN:
+            raise PlanError(f"schema.unseen: expected {' or '.join(map(repr, UNSEEN))}, found {self.unseen!r:.80}")
+
+    def _check_dates(self) -> None:
+        rules = dict(self.dates)
+        for name in rules:
+            if name not in self.features:
+                raise PlanError(f"schema.dates: {name!r} is no feature; name a feature, or leave it out")
+        object.__setattr__(self, "dates", tuple((name, rules[name]) for name in self.features if name in rules))
+        levels = dict(zip(self.features, self.categories, strict=False))
+        for name, text in self.dates:
+            column = date_rule(name, text)[1]
+            if levels.get(name):
+                raise PlanError(
+                    f"schema.dates: {name!r} is a categorical feature, whose levels are no dates; leave one out"
+                )
+            if column in self._named and column not in rules:
+                raise PlanError(
+                    f"schema.dates.{name}: column {column!r} is read as it is, too; give it a rule of its own, or leave it out"
+                )
+
+    def _check_union(self) -> None:
+        for name in self.union:
+            if name not in self.features:
+                raise PlanError(f"categories.{name}: it is no feature; name a feature, or leave it out")
+            if name in self.levels or name in dict(self.dates):
+                raise PlanError(
+                    f"categories.{name}: it has levels, or a rule for dates, and is a union of levels too; leave one out"
+                )
+        object.__setattr__(self, "union", tuple(name for name in self.features if name in self.union))
+
+    def _check_rare_levels(self) -> None:
+        rare = dict(self.rare_levels)
+        for name, least in rare.items():
+            if name not in self.levels and name not in self.union:
+                raise PlanError(
+                    f"schema.rare_levels: {name!r} is no categorical feature; list its levels, or leave it out"
+                )
+            if not all(isinstance(level, str) for level in self.levels.get(name, ())):
+                raise PlanError(
+                    f"schema.rare_levels: the levels of {name!r} are whole numbers, and {OTHER!r} is a text; write its levels as "
+                    'texts, such as "101"'
+                )
+            if isinstance(least, bool) or not isinstance(least, int) or least < 1:
+                raise PlanError(
+                    f"schema.rare_levels.{name}: expected a whole number of rows of at least 1, found {least!r:.80}"
+                )
+        object.__setattr__(self, "rare_levels", tuple((name, rare[name]) for name in self.features if name in rare))
+
+    @property
+    def _named(self) -> tuple[str, ...]:
+        return (*self.features, self.label, *(() if self.weight is None else (self.weight,)), *self.base_margin)
+
+    @property
+    def date_columns(self) -> dict[str, tuple[str, str]]:
+        """By feature that is made of a date, the rule and the column."""
+        return {name: date_rule(name, text) for name, text in self.dates}
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All column names: features, the label, the weight where there is one, base margins."""
-        return (*self.features, self.label, *(() if self.weight is None else (self.weight,)), *self.base_margin)
+        """All columns of a table: those of the features, the label, the weight where there is one, base margins."""
+        dates = self.date_columns
+        return tuple(dict.fromkeys(dates[name][1] if name in dates else name for name in self._named))
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """What is read of a table, by name: features, the label, the weight where there is one, base margins."""
+        return self._named
 
     @property
     def levels(self) -> dict[str, tuple[Level, ...]]:
         """The levels of the categorical features, by name."""
         return {name: own for name, own in zip(self.features, self.categories, strict=False) if own}
+
+
+def date_rule(feature: str, text: str) -> tuple[str, str]:
+    """The rule and the column that an entry of `Schema.dates` names. Raises PlanError."""
+    rule, of, column = text.partition(" of ") if isinstance(text, str) else ("", "", "")
+    if rule not in DATE_RULES or bool(of) != bool(column):
+        raise PlanError(
+            f"schema.dates.{feature}: expected one of {', '.join(map(repr, DATE_RULES))}, alone or such as 'month of COLUMN', found "
+            f"{text!r:.80}"
+        )
+    return rule, column or feature
 
 
 def class_names(given: object) -> tuple[str, ...]:

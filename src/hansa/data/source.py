@@ -15,14 +15,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hansa.data.cells import disguise, is_numeric, is_text, number, word
+from hansa.data.cells import SPACES, disguise, is_numeric, is_text, number, word
 from hansa.data.columns import LARGE_CELLS
+from hansa.data.dates import date_number
 from hansa.data.files import OpenTable, open_table
 from hansa.data.query import Source
 from hansa.data.schema import MISSING_WORDS, Level, Schema
@@ -44,6 +46,9 @@ SHOWN_CHARACTERS = 60
 A_NUMBER = "a number (at most 3.4e38, or empty for missing)"
 
 
+A_DATE = "a date such as 2024-03-01 or 2024-03-01T12:30+02:00, of the years 1 to 9999"
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """One party's rows. Never leaves the party.
@@ -60,6 +65,8 @@ class Rows:
         Sentences about values that float32 cannot hold apart, for the party's own eyes.
     base_margin : float32 (outputs, n_rows) or None
         Each row's margin before the first tree; None where the schema names none.
+    dictionaries : mapping of str to tuple of str
+        The party's own levels, sorted, of the features of `Schema.union`: what their codes stand for.
 
     Examples
     --------
@@ -73,6 +80,7 @@ class Rows:
     weight: Array | None
     warnings: tuple[str, ...] = ()
     base_margin: Array | None = None
+    dictionaries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -232,18 +240,18 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
     with open_table(path) as table:
         for violation in column_violations(table, schema):
             raise DataError(str(violation))
-        columns = load(table, schema, schema.columns)
+        columns = load(table, schema, schema.values)
         for violation in value_violations(table, schema, columns, label_kind, 1):
             raise DataError(str(violation))
         warnings = coarse_warnings(table, columns, numeric(schema, columns), schema.decimal)
+        dictionaries = dictionaries_of(table, schema)
     n_rows = len(columns[schema.label].values)
     features = np.empty((len(schema.features), n_rows), dtype=np.float32)
     for index, name in enumerate(schema.features):
         features[index] = columns.pop(name).values  # let go of each column as soon as it is copied
     weight = None if schema.weight is None else columns[schema.weight].values
-    return Rows(
-        features, columns[schema.label].values, weight, tuple(warnings), base_margin_of(columns, schema.base_margin)
-    )
+    margins = base_margin_of(columns, schema.base_margin)
+    return Rows(features, columns[schema.label].values, weight, tuple(warnings), margins, dictionaries)
 
 
 def base_margin_of(columns: Mapping[str, Column], names: Sequence[str]) -> Array | None:
@@ -258,14 +266,44 @@ def _levels(schema: Schema) -> dict[str, tuple[Level, ...]]:
 
 def load(table: OpenTable, schema: Schema, names: Sequence[str]) -> dict[str, Column]:
     """These columns of the schema, as far as the table has them once."""
-    levels = _levels(schema)
-    return load_columns(table, {name: levels.get(name, ()) for name in names}, schema.decimal, schema.label)
+    levels = {**_levels(schema), **dictionaries_of(table, schema, names)}
+    wanted = {name: levels.get(name, ()) for name in names}
+    return load_columns(table, wanted, schema.decimal, schema.label, schema.date_columns)
+
+
+def dictionaries_of(table: OpenTable, schema: Schema, names: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
+    """The table's own levels, sorted, of the features whose levels no plan lists, of those among `names`.
+
+    Raises DataError where such a column holds no texts, or no text at all.
+    """
+    found = {}
+    for name in schema.union:
+        if (names is not None and name not in names) or name not in table.places:
+            continue
+        place = table.places[name]
+        kind = table.types[place]
+        if not is_text(kind):
+            expected, cure = (
+                "texts, whose union all parties take",
+                "cast the column to texts, or list its levels in the plan",
+            )
+            raise DataError(str(SchemaViolation(table.file, None, name, expected, f"the type {kind:.60}", cure)))
+        cells = np.ma.asarray(table.fetch([f"c{place}::VARCHAR"])[0])
+        texts = {str(text) for text in set(cells.compressed().tolist()) if text is not None}
+        levels = tuple(sorted(text for text in texts if text.strip(SPACES).lower() not in MISSING_WORDS))
+        if not levels:
+            cure = "leave the feature out of the plan, or list its levels there"
+            raise DataError(str(SchemaViolation(table.file, None, name, "a text in some row", "none", cure)))
+        found[name] = levels
+    return found
 
 
 def numeric(schema: Schema, columns: Mapping[str, Column]) -> list[str]:
-    """The columns of numbers among those that were loaded."""
+    """The columns of numbers among those that were loaded; numbers made of dates are small."""
     levels = _levels(schema)
-    return [name for name in schema.columns if name in columns and name not in levels]
+    return [
+        name for name in schema.values if name in columns and name not in {*levels, *dict(schema.dates), *schema.union}
+    ]
 
 
 def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckReport:
@@ -299,7 +337,7 @@ def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckR
     check_label_kind(label_kind)
     with open_table(path) as table:
         violations = list(column_violations(table, schema))
-        names = [name for name in schema.columns if name in table.places]
+        names = [name for name in schema.values if schema.date_columns.get(name, ("", name))[1] in table.places]
         # A large table is looked at one column at a time; of other files that would be many scans.
         by_column = table.is_parquet and table.count_rows() * len(names) >= LARGE_CELLS
         coarse: list[str] = []
@@ -340,18 +378,30 @@ class Column:
 
 
 def load_columns(
-    table: OpenTable, levels: Mapping[str, tuple[Level, ...]], decimal: str, label: str | None = None
+    table: OpenTable,
+    levels: Mapping[str, tuple[Level, ...]],
+    decimal: str,
+    label: str | None = None,
+    dates: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> dict[str, Column]:
     """The columns that `levels` names and the table has exactly once: of a column without levels its numbers, of
     another its codes. `label` is the column whose levels are classes, which truth values may stand for.
+
+    Args:
+        dates: by name, the rule and the column of what is made of a date.
     """
     places = table.places
-    wanted = [name for name in levels if name in places]
+    wanted = [name for name in levels if (dates[name][1] if name in dates else name) in places]
     if not wanted:
         return {}
     expressions: list[str] = []
     marks: list[tuple[Level, ...] | None] = []
     for name in wanted:
+        if name in dates:
+            rule, source = dates[name]
+            expressions.append(date_number(f"c{places[source]}", table.types[places[source]], rule))
+            marks.append(None)
+            continue
         column, kind, own = f"c{places[name]}", table.types[places[name]], levels[name]
         typed_class = name == label and kind == "BOOLEAN"
         marks.append(None if typed_class or not own else own)
@@ -474,12 +524,15 @@ def value_violations(
     roles |= {schema.weight: "weight", schema.label: "label"}
     levels = _levels(schema)
     broken: list[Broken] = []
-    for name in schema.columns:
-        if name in columns:
+    dates = schema.date_columns
+    for name in schema.values:
+        if name in dates and name in columns:
+            broken += broken_dates(dates[name][1], columns[name])
+        elif name in columns:
             broken += broken_rules(
                 name, columns[name], roles.get(name, "feature"), label_kind, levels.get(name), schema.base_margin_limit
             )
-    found = describe(table, broken[:most], schema.decimal)
+    found = describe(table, list(dict.fromkeys(broken))[:most], schema.decimal)
     if schema.weight in columns and len(found) != most:
         found += only_zeros(table, schema.weight, columns[schema.weight])
     return found
@@ -518,6 +571,13 @@ def broken_rules(
             yield Broken(
                 name, int(rows.argmax()), int(np.count_nonzero(rows)), expected, cure, levels is None and place == 0
             )
+
+
+def broken_dates(name: str, column: Column) -> Iterator[Broken]:
+    """The rule that a column `name` of dates breaks, if it does; `column` is what was made of it."""
+    if column.bad.any():
+        rows = int(column.bad.argmax()), int(np.count_nonzero(column.bad))
+        yield Broken(name, *rows, A_DATE, "write it so, or leave the cell empty where the value is missing")
 
 
 def _number_rules(column: Column, role: Role) -> Iterator[Rule]:

@@ -7,7 +7,7 @@ are compared at every reading.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from hansa.data.source import (
     base_margin_of,
     check_label_kind,
     column_violations,
+    dictionaries_of,
     load,
     no_rows,
     numeric,
@@ -36,7 +37,7 @@ class StreamedRows:
     """One party's rows in Parquet files that stay open; only label, weight and base margins are in memory. As `columns.Columns`.
 
     Attributes:
-        warnings: as `source.Rows`.
+        warnings, dictionaries: as `source.Rows`.
         table, schema: where the features are. marks, checksums: what the files, and each feature's values, were like when they were
             checked.
     """
@@ -49,6 +50,7 @@ class StreamedRows:
     schema: Schema
     marks: tuple[Mark, ...]
     checksums: tuple[int, ...]
+    dictionaries: Mapping[str, tuple[str, ...]]
 
     @property
     def n_rows(self) -> int:
@@ -122,7 +124,7 @@ def _checked(table: OpenTable, schema: Schema, label_kind: LabelKind) -> Streame
     kept: dict[str, Column] = {}
     warnings: list[str] = []
     checksums: list[int] = []
-    for name in schema.columns:
+    for name in schema.values:
         columns: dict[str, Column] = load(table, schema, [name])
         for violation in value_violations(table, schema, columns, label_kind, 1):
             raise DataError(str(violation))
@@ -135,5 +137,13 @@ def _checked(table: OpenTable, schema: Schema, label_kind: LabelKind) -> Streame
     weight = None if schema.weight is None else kept[schema.weight].values
     starts = base_margin_of(kept, schema.base_margin)
     return StreamedRows(
-        kept[schema.label].values, weight, starts, tuple(warnings), table, schema, marks, tuple(checksums)
+        kept[schema.label].values,
+        weight,
+        starts,
+        tuple(warnings),
+        table,
+        schema,
+        marks,
+        tuple(checksums),
+        dictionaries_of(table, schema),
     )

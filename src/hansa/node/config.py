@@ -15,6 +15,7 @@ A member's own file:
                                         # or to its own database; password_file is optional
     by_column = true                    # optional: read Parquet files column by column, not into memory; default: large ones
     id = "cell"                         # optional: a column of the table that is not read and never leaves
+    custom_objective = "focal.py"       # the file of the plan's custom objective, where it has one; the policy must allow its hash
     start_model = "march.json"          # the model that the plan goes on from, where it names one
     model = "north-model.json"          # where a receiver puts the model
     record = "north-record.json"        # optional: what this member sent and got
@@ -118,6 +119,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     by_column: bool | None = None
     id: Text | None = None
     start_model: FilePath | None = None
+    custom_objective: FilePath | None = None
     model: FilePath | None = None
     record: FilePath | None = None
     provenance: FilePath | None = None
@@ -151,7 +153,8 @@ class MemberFile:
             neither table nor source.
         by_column: whether it is read column by column and not into memory; None for a large one of Parquet files.
         id: a column of it that is not read, or None.
-        start_model: path of the model that the plan goes on from, or None.
+        start_model: path of the model that the plan goes on from, or None. custom_objective: of the file with the plan's function, or
+            None.
         model, record, provenance, transcript, ledger: paths, None where the file does not give them.
         state: the folder that lets a run survive this member's process, where the plan has it wait.
         policy: of a party.
@@ -190,6 +193,7 @@ class MemberFile:
     start_model: Path | None = None
     proposal: Proposal | None = None
     provenance: Path | None = None
+    custom_objective: Path | None = None
     by_column: bool | None = None
 
     @property
@@ -271,6 +275,7 @@ def read_member_file(path: Path) -> MemberFile:
         id=document.id,
         by_column=_by_column(document, plan, path),
         start_model=at(document.start_model),
+        custom_objective=at(document.custom_objective),
         most_bytes_per_s=math.ceil((document.send_mbit or 0) * 1e6 / 8),
     )
 

@@ -36,7 +36,7 @@ def defaults(plan: Plan) -> dict[str, object]:
         "name": "run",
         "members.receivers": plan.parties,
         "members.minimum_parties": len(plan.parties),
-        "members.on_dropout": "wait" if plan.coopetitive is None else "abort",
+        "members.on_dropout": "wait" if plan.can_wait else "abort",
         "members.server_links": "hub",
         "schema.weight": None,
         "schema.decimal": ".",
@@ -44,6 +44,9 @@ def defaults(plan: Plan) -> dict[str, object]:
         "schema.classes": (),
         "schema.base_margin": (),
         "schema.base_margin_limit": 0.0,
+        "schema.unseen": "missing",
+        "schema.dates": (),
+        "schema.rare_levels": (),
         "schema.weight_limit": None,
         "schema.missing": None,
         "categories": (),
@@ -126,6 +129,7 @@ def text(plan: Plan, where: str, file_sha256: str) -> str:
         lines.append(f"  {key:<34} {_value(key, value)}{default}")
     for name, levels in plan.schema.levels.items():
         lines.append(f"{name}: {len(levels)} categories: {', '.join(map(str, levels))}")
+    lines += [f"{name}: categories: all levels of all parties, which they tell" for name in plan.schema.union]
     if plan.servers:
         lines.append(_memory_of(plan))
     lines += [*exposure_lines(plan), f"file SHA-256 {file_sha256} (need not be the same)"]

@@ -14,7 +14,7 @@ import msgspec
 
 from hansa.data.inspection import ColumnKind, TableKind, inspect_table
 from hansa.data.query import Source
-from hansa.data.schema import name_fault
+from hansa.data.schema import DATE_RULES, name_fault
 from hansa.data.source import listed
 from hansa.errors import DataError, PlanError
 from hansa.node.config import read_rows_source
@@ -25,6 +25,10 @@ Role = Literal["feature", "label", "ignore"]
 
 MOST_LEVELS = 200
 """Different texts of a column that is proposed as categorical; a plan may list more."""
+
+
+DEFAULT_RULE = "days"
+"""The rule that is proposed for dates."""
 
 
 class ColumnRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +54,7 @@ class ProposedColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         name: the column. role: in the schema. types: DuckDB's types, of a CSV file VARCHAR.
         why: what the column is, and why it is to be ignored. levels: of a categorical feature or a label of texts, sorted.
+        date: the rule that makes a number of a date, or "".
         ranges: a table each where they were asked for, else empty.
     """
 
@@ -59,6 +64,7 @@ class ProposedColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     why: str
     levels: tuple[str, ...] = ()
     ranges: tuple[ColumnRange, ...] = ()
+    date: str = ""
 
 
 class SchemaProposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,6 +101,15 @@ class SchemaProposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             lines += _list("ignore", ignored)
         if self.decimal != ".":
             lines.append(f"decimal = {_toml(self.decimal)}")
+        dates = {column.name: column.date for column in features if column.date}
+        if dates:
+            lines.append(
+                "# Numbers are made of these dates; other rules: "
+                + ", ".join(rule for rule in DATE_RULES if rule != DEFAULT_RULE)
+            )
+            lines.append(
+                "dates = { " + ", ".join(f"{_toml(name)} = {_toml(rule)}" for name, rule in dates.items()) + " }"
+            )
         levels = {column.name: list(column.levels) for column in features if column.levels}
         if levels:
             lines += [
@@ -147,7 +162,8 @@ def _propose(name: str, tables: Sequence[TableKind], label: str | None, ranges: 
     elif role == "feature":
         levels = tuple(sorted({text for column in kinds.values() for text in column.counts}))
     shown = tuple(_range(table, kinds[table.file], role) for table in tables if table.file in kinds) if ranges else ()
-    return ProposedColumn(name, role, types, why, levels, shown)
+    dated = role == "feature" and any(column.kind == "dates" for column in kinds.values())
+    return ProposedColumn(name, role, types, why, levels, shown, DEFAULT_RULE if dated else "")
 
 
 def _role(name: str, kinds: dict[str, ColumnKind], files: Sequence[str]) -> tuple[Role, str]:
@@ -164,6 +180,11 @@ def _role(name: str, kinds: dict[str, ColumnKind], files: Sequence[str]) -> tupl
     columns = list(kinds.values())
     texts = [file for file, column in kinds.items() if column.kind == "texts"]
     numbers = [file for file, column in kinds.items() if column.kind == "numbers"]
+    dates = [file for file, column in kinds.items() if column.kind == "dates"]
+    if dates and (texts or numbers):
+        return "ignore", f"dates in {dates[0]}, none in {(texts + numbers)[0]}: write them alike"
+    if dates:
+        return "feature", "dates: schema.dates makes numbers of them"
     if texts and numbers:
         return "ignore", f"texts in {texts[0]}, numbers in {numbers[0]}: write them alike"
     if texts:

@@ -14,6 +14,7 @@ from hansa.oblivious.shared_vectors import share_vector
 from hansa.plan import COOPETITIVE, MASKED, Plan
 from hansa.roles.shared.sharing import n_label_sums, plain_scale, plan_cuts, widest_candidates
 from hansa.roles.summed.aggregator import TOTALS
+from hansa.roles.summed.levels import level_counts
 from hansa.roles.summed.statistics import EXPONENTS, base_is_quantile, label_sums
 from hansa.secure.prg import preferred_algorithm
 from hansa.secure.vouching import VOUCH_BYTES
@@ -41,6 +42,7 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
     parameters = plan.parameters
     features = len(plan.schema.features)
     planes = 2 if parameters.histogram_bits == 64 else 1
+    levels = level_counts(plan)
     outputs, nodes = parameters.outputs, parameters.most_leaves // 2
     coarse = features * 2**FIRST_BITS
     parts = features * 4 * parameters.max_bin * 2**STEP_BITS
@@ -49,6 +51,11 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
         SentKind("number of rows, and of held-out rows", 2 * SUM, "once"),
         SentKind("rows by binary exponent of label and weight", 2 * EXPONENTS * SUM, "once"),
         SentKind("sums of labels and weights, rows with label 1", label_sums(parameters) * SUM, "once"),
+        *(
+            [SentKind("rows by level of the features whose rare levels become one", levels * SUM, "once")]
+            if levels
+            else []
+        ),
         SentKind("rows in the coarse cells of each feature", coarse * COUNT, "once"),
         SentKind("rows in the parts of cells", parts * COUNT, refined),
         SentKind("sums of |gradient| and hessian", outputs * TOTALS * SUM, "per round"),
@@ -63,7 +70,10 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
     ]
     if plan.weighted:
         most = max(coarse, parts) * SUM
-        sent.insert(5, SentKind("sums of weights in these cells", most, f"in each of at most {REFINEMENTS + 1} rounds"))
+        sent.insert(
+            5 + (levels > 0),
+            SentKind("sums of weights in these cells", most, f"in each of at most {REFINEMENTS + 1} rounds"),
+        )
     if plan.evaluation_fraction > 0:
         sent += [
             SentKind(f"sums for {name} on held-out rows", sums_length(name) * SUM, "per round")

@@ -32,6 +32,7 @@ from hansa.node.files import (
     transcript_name,
     warn,
 )
+from hansa.node.functions import read_gradient_function
 from hansa.node.pauses import Pauses
 from hansa.node.record import CLEAR, AggregatorRecord, PartyRecord, RunRecord, Seconds, bytes_of, first_record, keeping
 from hansa.node.state import AggregatorState, PartyState, fingerprint
@@ -375,6 +376,7 @@ def _contribute(
             "clear_bytes": traffic.bytes_up - role.masked_bytes,
         }
 
+    member.policy.check_plan(plan)  # before the file of a custom objective is run
     party = Party(
         plan,
         name,
@@ -387,6 +389,7 @@ def _contribute(
         report=report,
         start=None if keep else read_start_model(member),
         purpose=_purpose(keep),
+        function=None if keep else read_gradient_function(plan, member.custom_objective),
     )
     surviving = None if state is None else SurvivingParty(plan, name, party, state, member.signer, report)
     role = surviving or party

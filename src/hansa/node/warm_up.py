@@ -26,7 +26,7 @@ def prepare(plan: Plan) -> None:
     if plan.mode == COOPETITIVE:
         warm_up_shares(plan.parameters)
     else:
-        warm_up(plan.parameters, bool(plan.schema.categories))
+        warm_up(plan.parameters, bool(plan.schema.levels or plan.schema.union))
     gc.freeze()
     # What is frozen would not be freed at the end, and extension modules (DuckDB's) report that as leaks.
     atexit.register(gc.unfreeze)

@@ -1,6 +1,6 @@
 """The training plan: one TOML file that all members hold."""
 
-from hansa.plan.plan import Coopetitive, Plan, Release
+from hansa.plan.plan import Coopetitive, CustomObjective, Plan, Release
 from hansa.plan.reading import parameters_of, parse_plan, read_plan
 from hansa.plan.rules import checked_classes
 from hansa.plan.values import (
@@ -15,6 +15,7 @@ from hansa.plan.values import (
     MASKED,
     MEMBER_NAME,
     MODES,
+    MOST_LEVELS_OF_SUMS,
     NUMBERS_ON_SHARES,
     SERVER_LINKS,
     SERVERS,
@@ -35,11 +36,13 @@ __all__ = [
     "MASKED",
     "MEMBER_NAME",
     "MODES",
+    "MOST_LEVELS_OF_SUMS",
     "NUMBERS_ON_SHARES",
     "SERVERS",
     "SERVER_LINKS",
     "VERIFY_COUNTS",
     "Coopetitive",
+    "CustomObjective",
     "Plan",
     "Release",
     "checked_classes",

@@ -19,6 +19,9 @@
     decimal = ","                             # optional: the decimal sign of numbers that are texts, as in CSV files; default "."
     ignore = ["site"]                         # optional: columns that a table may have and that are not read
     classes = ["no", "yes"]                   # optional: what a label of texts says; the place in the list is the class
+    unseen = "error"                          # optional: predictions refuse levels that no list has; default "missing"
+    dates = { opened = "days" }               # optional: by feature, the rule that makes its number of a date
+    rare_levels = { employer = 20 }           # optional: levels that fewer pooled rows have become one, "other"
 
     [privacy]
     min_cell_rows = 10                        # cuts stop at cells of so many pooled rows
@@ -59,6 +62,11 @@ In coopetitive mode nobody sums; three servers compute on shares, and the hub on
     [monotone]                                # optional: 1 for increasing, -1 for decreasing
     traffic = 1
 
+    [custom_objective]                        # optional: gradients by a function that every party has as a file
+    sha256 = "1f0c..."                        # of its bytes
+    gradient_bound = 1.0                      # no row's gradient exceeds it in size, and no hessian the other
+    hessian_bound = 0.25
+
     [release]                                 # in every mode
     statistics = false                        # gain and cover of every node; default: false in coopetitive mode, else true
     least_choices = 1000                      # numbers of rows that fit a first tree's leaves; default: 1000 in coopetitive mode
@@ -87,6 +95,7 @@ from hansa.plan.values import (
     Cuts,
     Digest,
     Fraction,
+    FunctionDigest,
     LeafBits,
     LeastChoices,
     MemberName,
@@ -97,6 +106,7 @@ from hansa.plan.values import (
     Names,
     OnDropout,
     Range,
+    RowBound,
     ServerLinks,
     Sign,
     Steps,
@@ -121,6 +131,9 @@ KEYS_OF_COOPETITIVE = {
 
 KEYS_OF_RELEASE = {name: f"release.{name}" for name in ("statistics", "least_choices", "leaf_bits")}
 """Attribute of `Release` -> its key in a plan file."""
+
+KEYS_OF_CUSTOM = {name: f"custom_objective.{name}" for name in ("sha256", "gradient_bound", "hessian_bound")}
+"""Attribute of `CustomObjective` -> its key in a plan file."""
 
 KEYS_OF_PLAN = {
     "name": "name",
@@ -222,6 +235,23 @@ class Release:
 
 
 @dataclass(frozen=True)
+class CustomObjective:
+    """A function of the members' own in place of the objective's gradients. Public to all members.
+
+    Attributes:
+        sha256: of the bytes of the Python file that every party has, in hexadecimal digits.
+        gradient_bound, hessian_bound: no row's gradient exceeds the one in size, no row's hessian, which is at least 0, the other.
+    """
+
+    sha256: FunctionDigest
+    gradient_bound: RowBound
+    hessian_bound: RowBound
+
+    def __post_init__(self) -> None:
+        _hold(self, KEYS_OF_CUSTOM)
+
+
+@dataclass(frozen=True)
 class Plan:
     """What the members agreed on. Public to all of them.
 
@@ -262,6 +292,8 @@ class Plan:
         The SHA-256, in hexadecimal digits, of the model file that training goes on from (XGBoost's xgb_model); "" for none.
     on_dropout : {"wait", "abort"}
         Whether members wait for one whose process or line is gone, and go on with it, or end the run; in coopetitive mode "abort".
+    custom_objective : CustomObjective or None
+        Whose function gives gradients and hessians in place of `parameters.objective`.
 
     Raises
     ------
@@ -297,6 +329,7 @@ class Plan:
     release: Release = Release()
     start_model: Digest = ""
     on_dropout: OnDropout = "wait"
+    custom_objective: CustomObjective | None = None
 
     def __post_init__(self) -> None:
         _hold(self, KEYS_OF_PLAN)
@@ -310,7 +343,8 @@ class Plan:
             object.__setattr__(self, "parameters", replace(self.parameters, monotone_constraints=()))
         if self.coopetitive is not None:  # it says so itself
             object.__setattr__(self, "release", replace(self.release, statistics=True))
-            object.__setattr__(self, "on_dropout", "abort")  # nothing else is possible there
+        if not self.can_wait:
+            object.__setattr__(self, "on_dropout", "abort")
         fault = broken_rule(self)
         if fault is not None:
             raise PlanError(fault)
@@ -354,13 +388,20 @@ class Plan:
         """Whether rows have weights: of a column, or those that make parties count alike."""
         return self.schema.weight is not None or self.parameters.balance == "parties"
 
+    @property
+    def can_wait(self) -> bool:
+        """Whether a run can go on after a process ended: not in coopetitive mode, nor where levels are found by the run."""
+        return self.coopetitive is None and not self.schema.union and not self.schema.rare_levels
+
     def canonical(self) -> bytes:
         """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out
-        but those of `schema.decimal`, `schema.ignore`, `schema.classes` and `schema.base_margin`, which came later.
+        but those of `schema.decimal`, `schema.ignore`, `schema.classes`, `schema.base_margin`, `schema.unseen`, `schema.dates`,
+        `schema.rare_levels` and unions of levels, which came later.
         """
         content = {"format": 1, **asdict(self)}
-        if self.coopetitive is None:
-            del content["coopetitive"]
+        for name in ("coopetitive", "custom_objective"):
+            if content[name] is None:
+                del content[name]
         if self.schema.decimal == ".":
             del content["schema"]["decimal"]
         if not self.schema.ignore:
@@ -369,6 +410,11 @@ class Plan:
             del content["schema"]["classes"]
         if not self.schema.base_margin:
             del content["schema"]["base_margin"], content["schema"]["base_margin_limit"]
+        if self.schema.unseen == "missing":
+            del content["schema"]["unseen"]
+        for name in ("dates", "rare_levels", "union"):
+            if not content["schema"][name]:
+                del content["schema"][name]
         # Settings that came later are left out where they change nothing: older plans keep their digests.
         for name, default in LATER_PARAMETERS.items():
             if content["parameters"][name] == default:
@@ -376,7 +422,7 @@ class Plan:
         release = content.pop("release") | {"least_choices": self.least_choices}
         content |= {key: release[key] for key in ("statistics", "least_choices", "leaf_bits")}
         unchanged = {"verify_counts": "off", "min_child_rows": 1, "dominance": False}
-        unchanged |= {"on_dropout": "wait" if self.coopetitive is None else "abort"}
+        unchanged |= {"on_dropout": "wait" if self.can_wait else "abort"}
         unchanged |= {"statistics": True, "least_choices": 0, "leaf_bits": None, "start_model": ""}
         for key, value in unchanged.items():
             if content[key] == value:
@@ -403,6 +449,9 @@ class Plan:
             "schema.classes": schema["classes"],
             "schema.base_margin": schema["base_margin"],
             "schema.base_margin_limit": schema["base_margin_limit"],
+            "schema.unseen": schema["unseen"],
+            "schema.dates": tuple(f"{name}: {rule}" for name, rule in self.schema.dates),
+            "schema.rare_levels": tuple(f"{name}: {least}" for name, least in self.schema.rare_levels),
             "privacy.min_cell_rows": self.min_cell_rows,
             "privacy.min_party_rows": self.min_party_rows,
             "privacy.min_child_rows": self.min_child_rows,
@@ -413,6 +462,8 @@ class Plan:
             "release.least_choices": self.least_choices,
             "release.leaf_bits": self.release.leaf_bits,
         }
+        if self.custom_objective is not None:
+            values |= {key: getattr(self.custom_objective, name) for name, key in KEYS_OF_CUSTOM.items()}
         if more is not None:
             values |= {
                 "members.servers": more.servers,

@@ -11,21 +11,24 @@ import msgspec
 from hansa.data.schema import Schema
 from hansa.declared import decode, unknown_keys
 from hansa.errors import PlanError
-from hansa.plan.plan import Coopetitive, Plan, Release
+from hansa.plan.plan import Coopetitive, CustomObjective, Plan, Release
 from hansa.plan.values import (
     COOPETITIVE,
     DEFAULT_BINS_ON_SHARES,
     DEFAULT_MIN_CELL_ROWS,
     DEFAULT_MIN_PARTY_ROWS,
+    UNION,
     BaseMarginLimit,
     Column,
     Cuts,
+    DateRule,
     DecimalSign,
     Digest,
     Fraction,
+    FunctionDigest,
     LeafBits,
     LeastChoices,
-    Levels,
+    LevelsOrUnion,
     MemberName,
     MinCellRows,
     MinChildRows,
@@ -34,9 +37,12 @@ from hansa.plan.values import (
     Names,
     OnDropout,
     Range,
+    RareRows,
+    RowBound,
     ServerLinks,
     Sign,
     Steps,
+    Unseen,
     VerifyCounts,
     WeightLimit,
     default_verify_counts,
@@ -71,6 +77,9 @@ class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     classes: Names | None = None
     base_margin: Column | Names | None = None
     base_margin_limit: BaseMarginLimit | None = None
+    unseen: Unseen = "missing"
+    dates: dict[str, DateRule] = {}
+    rare_levels: dict[str, RareRows] = {}
 
 
 class PrivacyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,6 +113,14 @@ class ReleaseTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     leaf_bits: LeafBits | None = None
 
 
+class CustomObjectiveTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[custom_objective]"""
+
+    sha256: FunctionDigest
+    gradient_bound: RowBound
+    hessian_bound: RowBound
+
+
 class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A plan file as it is written: every table and key, with its type. None, and an empty table: not given.
 
@@ -119,9 +136,10 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     evaluation: EvaluationTable = EvaluationTable()
     labels: LabelsTable | None = None
     cuts: dict[str, Cuts] | None = None
-    categories: dict[str, Levels] = {}
+    categories: dict[str, LevelsOrUnion] = {}
     monotone: dict[str, Sign] | None = None
     release: ReleaseTable = ReleaseTable()
+    custom_objective: CustomObjectiveTable | None = None
     parameters: dict[str, Any] = {}
 
 
@@ -228,6 +246,8 @@ def _plan(document: PlanDocument) -> Plan:
     members, schema, privacy, release = document.members, document.schema, document.privacy, document.release
     shared = document.mode == COOPETITIVE
     parties = members.parties
+    union = tuple(name for name, levels in document.categories.items() if levels == UNION)
+    listed = {name: levels for name, levels in document.categories.items() if not isinstance(levels, str)}
     return Plan(
         name=document.name,
         mode=document.mode,
@@ -235,17 +255,21 @@ def _plan(document: PlanDocument) -> Plan:
         parties=parties,
         receivers=parties if members.receivers is None else members.receivers,
         minimum_parties=len(parties) if members.minimum_parties is None else members.minimum_parties,
-        on_dropout=_on_dropout(members.on_dropout, shared),
+        on_dropout=_on_dropout(members.on_dropout, shared, bool(union or schema.rare_levels)),
         schema=Schema(
             features=schema.features,
             label=schema.label,
             weight=schema.weight,
-            categories=tuple(document.categories.get(name, ()) for name in schema.features),
+            categories=tuple(listed.get(name, ()) for name in schema.features),
+            union=union,
             decimal=schema.decimal,
             ignore=schema.ignore or (),
             classes=schema.classes or (),
             base_margin=(schema.base_margin,) if isinstance(schema.base_margin, str) else schema.base_margin or (),
             base_margin_limit=schema.base_margin_limit or 0.0,
+            unseen=schema.unseen,
+            dates=tuple(schema.dates.items()),
+            rare_levels=tuple(schema.rare_levels.items()),
         ),
         parameters=_parameters(_with_monotone(document), document.mode),
         min_cell_rows=privacy.min_cell_rows,
@@ -261,11 +285,19 @@ def _plan(document: PlanDocument) -> Plan:
             leaf_bits=release.leaf_bits,
         ),
         start_model=document.start_model,
+        custom_objective=None
+        if (custom := document.custom_objective) is None
+        else CustomObjective(custom.sha256, custom.gradient_bound, custom.hessian_bound),
     )
 
 
-def _on_dropout(given: str | None, shared: bool) -> str:
-    """What happens when a member is gone. Raises PlanError where a coopetitive run would have to wait for it."""
+def _on_dropout(given: str | None, shared: bool, finds_levels: bool) -> str:
+    """What happens when a member is gone. Raises PlanError where a run that cannot go on would have to wait for it."""
+    if finds_levels and given == "wait":
+        raise PlanError(
+            "members.on_dropout is 'wait'; a run that finds levels (schema.rare_levels, or a union) cannot go on after a process "
+            "ended: write 'abort', or leave it out"
+        )
     if shared and given == "wait":
         raise PlanError(
             f"members.on_dropout is 'wait'; in {COOPETITIVE} mode a process that ends, ends the run: write 'abort', or leave it out"

@@ -265,6 +265,62 @@ def base_margins_fit(plan: Plan) -> str | None:
     return None
 
 
+def levels_of_a_union_are_told(plan: Plan) -> str | None:
+    union = plan.schema.union
+    if not union:
+        return None
+    if plan.mode != "federated":
+        return (
+            f"categories.{union[0]} is a union of the parties' levels, which each party tells in the clear, and the mode is "
+            f"{plan.mode!r}, where nothing that one party has is told: list the levels, or take mode 'federated'"
+        )
+    ordered = [name for name in union if name in dict(plan.parameters.monotone_constraints)]
+    if ordered:
+        return f"monotone.{ordered[0]} constrains a categorical feature, whose levels have no order; leave it out"
+    if plan.start_model:
+        return f"categories.{union[0]} is a union of the parties' levels, and start_model has its own; list the model's levels"
+    return None
+
+
+def a_custom_objective_can_be_had(plan: Plan) -> str | None:
+    if plan.custom_objective is None:
+        return None
+    if plan.coopetitive is not None:
+        return (
+            f"custom_objective goes with the modes that have an aggregator, and the mode is {plan.mode!r}, where gradients are "
+            "computed on shares, which no function of rows can do: leave it out, or take another mode"
+        )
+    objective = plan.parameters.objective
+    if objective != "reg:squarederror":
+        return (
+            f"custom_objective takes the place of an objective, and parameters.objective is {objective}; write reg:squarederror, which "
+            "XGBoost too writes for a function: labels are any numbers, and predictions margins"
+        )
+    if plan.parameters.base_score is None and not plan.start_model:
+        return "custom_objective needs parameters.base_score, the margin before the first tree, such as 0: none follows from a function"
+    return None
+
+
+def rare_levels_can_be_counted(plan: Plan) -> str | None:
+    rare = plan.schema.rare_levels
+    if not rare:
+        return None
+    if plan.coopetitive is not None:
+        return (
+            f"schema.rare_levels goes with the modes that have an aggregator, and the mode is {plan.mode!r}, where nobody learns how "
+            "many rows have a level: join rare levels in the plan, or take another mode"
+        )
+    for name, least in rare:
+        if least < plan.min_cell_rows:
+            return (
+                f"schema.rare_levels.{name} is {least}, fewer than privacy.min_cell_rows = {plan.min_cell_rows}, below which no cell "
+                "is told apart: give at least that many"
+            )
+    if plan.start_model:
+        return "schema.rare_levels counts levels anew, and start_model has its own; leave rare_levels out, and list the model's levels"
+    return None
+
+
 def early_stopping_has_rows(plan: Plan) -> str | None:
     if plan.evaluation_fraction > 0 or plan.parameters.early_stopping_rounds is None:
         return None
@@ -503,6 +559,9 @@ RULES: tuple[Rule, ...] = (
     class_names_fit_labels,
     a_start_model_is_all_there_is_before,
     base_margins_fit,
+    levels_of_a_union_are_told,
+    a_custom_objective_can_be_had,
+    rare_levels_can_be_counted,
     early_stopping_has_rows,
 )
 """Of every plan, in the order in which they are asked."""

@@ -9,10 +9,13 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from hansa.data.schema import DECIMAL_SIGNS, Level
+from hansa.data.schema import DECIMAL_SIGNS, UNSEEN, Level
 from hansa.declared import one_of
 
 COOPETITIVE = "coopetitive"
+
+UNION = "union"
+"""What a plan writes in place of the levels of a feature, where they are those of all parties' tables."""
 
 MASKED = "secure-aggregation"
 
@@ -104,9 +107,18 @@ Digest = Annotated[
         description="a SHA-256 as 64 hexadecimal digits, of the model file to go on from",
     ),
 ]
+FunctionDigest = Annotated[
+    str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="the SHA-256 of a Python file as 64 hexadecimal digits")
+]
+RowBound = Annotated[
+    float, Meta(ge=2.0**-100, le=2.0**100, description="a positive number that no row exceeds, from 2^-100 to 2^100")
+]
 MemberName = Annotated[str, Meta(description="a member's name")]
 Column = Annotated[str, Meta(description="a column's name")]
 DecimalSign = Annotated[str, Meta(pattern=rf"\A[{''.join(DECIMAL_SIGNS)}]\Z", description='"." or ","')]
+Unseen = Annotated[str, one_of(*UNSEEN)]
+RareRows = Annotated[int, Meta(ge=1, description="a whole number of rows of at least 1")]
+DateRule = Annotated[str, Meta(description="a rule such as 'days', or 'month of COLUMN'")]
 Names = Annotated[tuple[str, ...], Meta(description="a list of names")]
 ServerLinks = Annotated[str, one_of(*SERVER_LINKS)]
 OnDropout = Annotated[str, one_of(*ON_DROPOUT)]
@@ -139,6 +151,10 @@ Sign = Annotated[Literal[-1, 0, 1], Meta(description="1, -1 or 0")]
 Levels = Annotated[
     tuple[Level, ...],
     Meta(min_length=1, description="a list of levels, all texts or all whole numbers below 2^53"),
+]
+LevelsOrUnion = Annotated[
+    Levels | Literal["union"],
+    Meta(description="a list of levels, all texts or all whole numbers below 2^53, or 'union'"),
 ]
 
 

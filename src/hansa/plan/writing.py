@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hansa.plan.plan import Coopetitive, Plan
+from hansa.plan.values import UNION
 from hansa.toml import write_toml
 
 
@@ -43,8 +44,10 @@ def write_plan(plan: Plan) -> str:
         "release": _release(plan),
         "parameters": _parameters(plan),
     }
-    if plan.schema.categories:
-        document["categories"] = plan.schema.levels
+    if plan.schema.categories or plan.schema.union:
+        document["categories"] = {**plan.schema.levels, **dict.fromkeys(plan.schema.union, UNION)}
+    if plan.custom_objective is not None:
+        document["custom_objective"] = asdict(plan.custom_objective)
     if more is not None:
         document |= _by_feature(plan, more)
         if more.steps:
@@ -80,6 +83,9 @@ def _schema(plan: Plan) -> dict[str, Any]:
         "classes": schema.classes or None,
         "base_margin": schema.base_margin or None,
         "base_margin_limit": schema.base_margin_limit or None,
+        "unseen": None if schema.unseen == "missing" else schema.unseen,
+        "dates": dict(schema.dates) or None,
+        "rare_levels": dict(schema.rare_levels) or None,
         "missing": None if more is None else more.missing,
         "weight_limit": None if more is None else more.weight_limit,
     }

@@ -25,7 +25,7 @@ ENVELOPE_BYTES = 2**16
 """Bytes that a message may have beside its binary data; without any (`WITH_DATA`), in all."""
 
 ROSTER_BYTES = 2**20
-"""The same for messages that say something of every member."""
+"""The same for messages that say something of every member, or list levels."""
 
 REASON_CHARACTERS = 4000
 """Of an `Abort`'s reason that are sent: more could not be read by anybody."""
@@ -157,10 +157,37 @@ class CountMagnitudes(Message, frozen=True):
 
 
 class SumLabels(Message, frozen=True):
-    """Aggregator to party: sum labels and weights in units of 2^label_unit and 2^weight_unit ("labels")."""
+    """Aggregator to party: sum labels and weights in units of 2^label_unit and 2^weight_unit ("labels").
+
+    Where the plan has rare levels, also count rows by level ("levels").
+    """
 
     label_unit: int
     weight_unit: int
+
+
+class TellLevels(Message, frozen=True):
+    """Party to aggregator, where the plan has unions of levels: the levels, sorted, that this party's table holds, by feature.
+
+    It comes before the "magnitudes".
+    """
+
+    levels: dict[str, tuple[str, ...]]
+
+
+class UseLevels(Message, frozen=True):
+    """Aggregator to party, where the plan has unions of levels: the levels of all parties, sorted, by feature."""
+
+    levels: dict[str, tuple[str, ...]]
+
+
+class KeepLevels(Message, frozen=True):
+    """Aggregator to party, where the plan has rare levels: which of their features' levels enough pooled rows have.
+
+    kept: uint8, 1 or 0 for each level of the plan, feature by feature; all others become one level, the last.
+    """
+
+    kept: Tensor
 
 
 class CountCells(Message, frozen=True):
@@ -468,6 +495,9 @@ MESSAGES: tuple[type[Message], ...] = (
     KeysConfirmed,
     CountMagnitudes,
     SumLabels,
+    TellLevels,
+    UseLevels,
+    KeepLevels,
     CountCells,
     UseCuts,
     CountBins,
@@ -507,6 +537,7 @@ SEALED: tuple[type[Message], ...] = (
 
 WITH_DATA: frozenset[type[Message]] = frozenset(
     {
+        KeepLevels,
         CountCells,
         UseCuts,
         CountBins,
@@ -529,7 +560,9 @@ WITH_DATA: frozenset[type[Message]] = frozenset(
 )
 """Messages whose binary data may be as long as a frame. Views of the frame hold them, but for the model in `Finish`."""
 
-_OF_ALL_MEMBERS = frozenset({Welcome, Resume, CheckpointSigned, ExchangeKeys, ConfirmKeys, KeysConfirmed})
+_OF_ALL_MEMBERS = frozenset(
+    {Welcome, Resume, CheckpointSigned, ExchangeKeys, ConfirmKeys, KeysConfirmed, TellLevels, UseLevels}
+)
 
 AnyMessage = (
     Join
@@ -543,6 +576,9 @@ AnyMessage = (
     | KeysConfirmed
     | CountMagnitudes
     | SumLabels
+    | TellLevels
+    | UseLevels
+    | KeepLevels
     | CountCells
     | UseCuts
     | CountBins

@@ -28,6 +28,7 @@ from hansa.protocol.messages import (
     ExchangeKeys,
     Finish,
     Join,
+    KeepLevels,
     KeysConfirmed,
     Message,
     QuantiseGradients,
@@ -39,7 +40,9 @@ from hansa.protocol.messages import (
     SignCheckpoint,
     SplitNodes,
     SumLabels,
+    TellLevels,
     UseCuts,
+    UseLevels,
     VouchRows,
     Welcome,
     decode,
@@ -51,8 +54,8 @@ Transitions = Mapping[str, Mapping[type[Message], tuple[str, ...]]]
 PARTY: Transitions = {
     "joining": {Welcome: ("welcomed",), Abort: ("aborted",)},
     "welcomed": {CountMagnitudes: ("measured",), Abort: ("aborted",)},
-    "measured": {SumLabels: ("labelled",), Abort: ("aborted",)},
-    "labelled": {CountCells: ("cutting",), UseCuts: ("scaling",), Abort: ("aborted",)},
+    "measured": {UseLevels: ("measured",), SumLabels: ("labelled",), Abort: ("aborted",)},
+    "labelled": {KeepLevels: ("labelled",), CountCells: ("cutting",), UseCuts: ("scaling",), Abort: ("aborted",)},
     "cutting": {
         CountCells: ("cutting",),
         CountResiduals: ("locating",),
@@ -70,7 +73,7 @@ PARTY: Transitions = {
 
 AGGREGATOR: Transitions = {
     "registering": {Join: ("registering", "measuring"), Abort: ("aborted",)},
-    "measuring": {Contribution: ("measuring", "labelling"), Abort: ("aborted",)},
+    "measuring": {TellLevels: ("measuring",), Contribution: ("measuring", "labelling"), Abort: ("aborted",)},
     "labelling": {Contribution: ("labelling", "cutting", "totalling"), Abort: ("aborted",)},
     "cutting": {Contribution: ("cutting", "locating", "totalling"), Abort: ("aborted",)},
     "locating": {Contribution: ("locating", "totalling"), Abort: ("aborted",)},
@@ -124,6 +127,7 @@ def _describing(table: Transitions) -> Transitions:
     shown = [kind for kind in table["cutting"] if kind is ShowRows]
     return {
         **begun,
+        "measured": {SumLabels: ("labelled",), Abort: ("aborted",)},
         "labelled": {CountCells: ("cutting",), Abort: ("aborted",)},
         "cutting": {
             **dict.fromkeys(shown, ("cutting",)),
@@ -147,6 +151,7 @@ def _describing_aggregator(table: Transitions) -> Transitions:
     vouched = [kind for kind in table["cutting"] if kind is VouchRows]
     return {
         **begun,
+        "measuring": {Contribution: ("measuring", "labelling"), Abort: ("aborted",)},
         "labelling": {Contribution: ("labelling", "cutting"), Abort: ("aborted",)},
         "cutting": {
             **dict.fromkeys(vouched, ("cutting",)),

@@ -20,7 +20,7 @@ from hansa.data.schema import Level, Schema
 from hansa.errors import DataError, HansaError, PlanError
 from hansa.node.cores import cores, useful_threads
 from hansa.node.events import OnEvent, Stage
-from hansa.node.in_process import share_in_process, train_in_process
+from hansa.node.in_process import policy_of_holder, share_in_process, train_in_process
 from hansa.node.record import bytes_of
 from hansa.node.shared import hub_end
 from hansa.node.warm_up import warm_up, warm_up_shares
@@ -36,6 +36,7 @@ from hansa.plan import (
 )
 from hansa.roles.batches import check_roster, claim
 from hansa.roles.run import Progress
+from hansa.roles.summed.custom import GradientFunction
 from hansa.simulation.comparison import PairedLoss, advice, paired_loss
 from hansa.simulation.pooled_xgboost import ONE_HOT, is_installed, train_pooled_xgboost
 from hansa.simulation.processes import train_in_processes
@@ -85,6 +86,7 @@ class SimulationSettings:
         server_links, hub, servers, receivers, label_range, cuts, steps: of a coopetitive plan; empty or None for the defaults of
             `make_plan`. Categorical features are a table's (`Table.categories`).
         statistics, least_choices, leaf_bits: of the plan's release; None for the mode's defaults.
+        dates, unseen, rare_levels: of the plan's schema.
     """
 
     parameters: Parameters
@@ -109,6 +111,9 @@ class SimulationSettings:
     statistics: bool | None = None
     least_choices: int | None = None
     leaf_bits: int | None = None
+    dates: tuple[tuple[str, str], ...] = ()
+    unseen: str = "missing"
+    rare_levels: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,9 @@ def make_plan(
             tuple(categories.get(name, ()) for name in features),
             base_margin=settings.base_margin,
             base_margin_limit=2.0 ** math.ceil(math.log2(max(farthest, 1.0))) if settings.base_margin else 0.0,
+            unseen=settings.unseen,
+            dates=settings.dates,
+            rare_levels=settings.rare_levels,
         ),
         parameters=settings.parameters,
         min_cell_rows=settings.min_cell_rows,
@@ -288,10 +296,12 @@ def refusal_of_members(plan: Plan, parts: Mapping[str, Table]) -> str | None:
     A simulation runs all the same: whoever holds all rows has nothing to hide from them.
     """
     roster = tuple(claim(plan, name, part.rows()) for name, part in sorted(parts.items()))
+    # Members allow a function by hand: who gives it here has done so.
+    policy = Policy() if plan.custom_objective is None else Policy(functions=(plan.custom_objective.sha256,))
     try:
-        Policy().check_plan(plan)
+        policy.check_plan(plan)
         for name in parts:
-            check_roster(Policy(), plan, name, roster)
+            check_roster(policy, plan, name, roster)
     except HansaError as error:
         return f"real members with the default policy would refuse this run: {error}"
     return None
@@ -363,7 +373,7 @@ def predictions_of(ensemble: Ensemble, table: Table) -> npt.NDArray[np.float32]:
     """What is scored: of several classes their probabilities."""
     if is_softmax(ensemble.objective):
         ensemble = replace(ensemble, objective=SOFTPROB)
-    return ensemble.predict(table.features, cores(), table.base_margin)
+    return ensemble.predict(table.codes_of(ensemble), cores(), table.base_margin)
 
 
 def _scores_of(
@@ -500,10 +510,10 @@ def train_alone(plan: Plan, train: Table, test: Table) -> Mapping[str, float | N
 
 
 def compare_alone(
-    plan: Plan, ensemble: Ensemble, train: Table, test: Table
+    plan: Plan, ensemble: Ensemble, train: Table, test: Table, function: GradientFunction | None = None
 ) -> tuple[Mapping[str, float | None], PairedLoss | None]:
-    """As `train_alone`, and that model beside the common one."""
-    alone = _train_alone(plan, train, test)
+    """As `train_alone`, and that model beside the common one. `function`: of the plan's custom objective, where it has one."""
+    alone = _train_alone(plan, train, test, function)
     common = predictions_of(ensemble, test)
     return alone.metrics or {}, _compared(plan.parameters, test, common, alone.predictions)
 
@@ -522,7 +532,7 @@ def predict_alone(plan: Plan, train: Table, test: Table) -> npt.NDArray[np.float
     return _train_alone(plan, train, test).predictions
 
 
-def _train_alone(plan: Plan, train: Table, test: Table) -> _Scores:
+def _train_alone(plan: Plan, train: Table, test: Table, function: GradientFunction | None = None) -> _Scores:
     """Metrics of a model of this party's rows only; none where they cannot train one. See `_predict_local` for several classes."""
     labels = np.unique(_counted_labels(plan, train))
     why = ""
@@ -533,7 +543,7 @@ def _train_alone(plan: Plan, train: Table, test: Table) -> _Scores:
     if why:
         return _nothing(plan.parameters, why)
     try:
-        predictions = _predict_local(plan, "alone", train, test)
+        predictions = _predict_local(plan, "alone", train, test, function=function)
     except HansaError as error:
         return _nothing(plan.parameters, str(error))
     return _scores_of(plan.parameters.objective, plan.parameters.quantiles, predictions, test)
@@ -547,7 +557,12 @@ def _counted_labels(plan: Plan, train: Table) -> npt.NDArray[np.float32]:
 
 
 def _predict_local(
-    plan: Plan, name: str, train: Table, test: Table, report: Callable[[Progress], None] = lambda _: None
+    plan: Plan,
+    name: str,
+    train: Table,
+    test: Table,
+    report: Callable[[Progress], None] = lambda _: None,
+    function: GradientFunction | None = None,
 ) -> npt.NDArray[np.float32]:
     """Predictions on `test` of the plan's training of one table in this process: (rows,), or (rows, classes).
 
@@ -561,7 +576,14 @@ def _predict_local(
         if classes and len(values := np.unique(_counted_labels(plan, rows))) == 1:
             found.append(np.full(test.n_rows, values[0], np.float32))
             continue
-        run = train_in_process(single, {name: rows.rows()}, threads=useful_threads(), report=report)
+        run = train_in_process(
+            single,
+            {name: rows.rows()},
+            threads=useful_threads(),
+            report=report,
+            policy=policy_of_holder(single),
+            function=function,
+        )
         found.append(predictions_of(run.outcome.ensemble, test))
     return np.stack(found, axis=1) if classes else found[0]
 

@@ -19,6 +19,7 @@ from hansa.data.files import writing_table
 from hansa.data.source import LabelKind, Rows
 from hansa.errors import DataError
 from hansa.files import writing
+from hansa.trees.ensemble import Ensemble
 
 SPLIT_STREAM = 0x73706C6974
 """Keeps the draws of `split_table` apart from other uses of the same seed."""
@@ -119,6 +120,21 @@ class Table:
             subject=None if self.subject is None else self.subject[rows],
             base_margin=None if self.base_margin is None else np.ascontiguousarray(self.base_margin[:, rows]),
         )
+
+    def codes_of(self, ensemble: Ensemble) -> npt.NDArray[np.float32]:
+        """The features by the levels of a model, which may know fewer than this table: float32 (n_features, n_rows)."""
+        features = self.features
+        for place, (name, theirs) in enumerate(zip(ensemble.feature_names, ensemble.categories, strict=False)):
+            own = self.categories.get(name)
+            if not theirs or not own or theirs == own:
+                continue
+            stray = len(theirs) - (name in ensemble.reading.other)
+            codes = [theirs.index(level) if level in theirs else stray for level in own]
+            table = np.array([*codes, stray], np.float32)
+            features = features.copy() if features is self.features else features
+            present = ~np.isnan(features[place])
+            features[place, present] = table[features[place, present].astype(np.int64)]
+        return features
 
     def rows(self) -> Rows:
         """The numbers, as one party's rows."""

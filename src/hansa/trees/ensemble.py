@@ -49,6 +49,8 @@ Level = str | int
 CATEGORIES_END = 2**24
 """Categories are whole numbers from 0 to below this: float32 holds each, and XGBoost allows no others."""
 
+Unseen = Literal["missing", "error"]
+
 ROWS_PER_BLOCK = 256
 """Rows that all trees score before the next rows: their values then stay in the cache."""
 
@@ -265,6 +267,24 @@ def _count_reached(left: npt.NDArray[np.int32], right: npt.NDArray[np.int32]) ->
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How cells become the values that trees know, where that is not as everywhere; what a plan said of it, for whoever predicts.
+
+    Attributes:
+        unseen: "error" where a level that the model does not know is refused, "missing" where it is of no category.
+        dates: by feature that is made of a date, in the order of the features, the rule (`hansa.data.schema.date_rule`).
+        other: features whose last level takes every level that the model does not know.
+    """
+
+    unseen: Unseen = "missing"
+    dates: tuple[tuple[str, str], ...] = ()
+    other: tuple[str, ...] = ()
+
+
+AS_EVERYWHERE = Reading()
+
+
+@dataclass(frozen=True)
 class Ensemble:
     """A sum of trees above a base score; with several outputs, one such sum for each.
 
@@ -287,6 +307,8 @@ class Ensemble:
         Trees that each round grows for each output.
     quantile_alpha : tuple of float
         Of reg:quantileerror: the quantile that each output predicts; () for others. Rounded to float32 on construction.
+    reading : Reading
+        How a table's cells become what the trees know.
 
     Raises
     ------
@@ -310,6 +332,7 @@ class Ensemble:
     categories: tuple[tuple[Level, ...] | None, ...] = ()
     num_parallel_tree: int = 1
     quantile_alpha: tuple[float, ...] = ()
+    reading: Reading = AS_EVERYWHERE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "quantile_alpha", tuple(float(np.float32(alpha)) for alpha in self.quantile_alpha))

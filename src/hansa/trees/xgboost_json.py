@@ -11,6 +11,8 @@ never skipped: a model that loads predicts as in XGBoost.
 Trees know categories by number. Their levels stand in the learner's attribute `hansa.categories`, which XGBoost keeps, for
 `hansa predict`; and in `cats`, by which XGBoost 3 finds the numbers of a data frame's categories, however these are ordered there.
 
+What a plan says of reading cells stands in `hansa.unseen`, `hansa.dates` and `hansa.other`, where it says anything.
+
 Format: https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html and the schema that it links.
 """
 
@@ -21,7 +23,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -29,7 +31,7 @@ import numpy.typing as npt
 
 from hansa.errors import DataError
 from hansa.trees import ubjson
-from hansa.trees.ensemble import CATEGORIES_END, OBJECTIVES, TREE_DTYPES, Ensemble, Level, Tree
+from hansa.trees.ensemble import CATEGORIES_END, OBJECTIVES, TREE_DTYPES, Ensemble, Level, Reading, Tree, Unseen
 from hansa.trees.losses import LOSSES
 
 VERSION = (3, 2, 0)
@@ -42,6 +44,15 @@ CATEGORICAL_TYPE = "c"
 
 LEVELS_ATTRIBUTE = "hansa.categories"
 """The learner's attribute that holds the levels of categorical features, by name, as JSON."""
+
+UNSEEN_ATTRIBUTE = "hansa.unseen"
+"""The attribute that says "error" where levels that the model does not know are refused."""
+
+DATES_ATTRIBUTE = "hansa.dates"
+"""The attribute that holds the rules by which features are made of dates, by name, as JSON."""
+
+OTHER_ATTRIBUTE = "hansa.other"
+"""The attribute that lists the features whose last level takes all that the model does not know, as JSON."""
 
 MOST_BYTES = 2**30
 """Of a file. What it becomes in memory is larger by a fixed factor."""
@@ -145,7 +156,14 @@ def _tree_to_object(number: int, tree: Tree, n_features: int, texts: Mapping[int
 
 def _attributes(ensemble: Ensemble) -> dict[str, str]:
     levels = {name: own for name, own in zip(ensemble.feature_names, ensemble.categories, strict=False) if own}
-    return {LEVELS_ATTRIBUTE: msgspec.json.encode(levels).decode()} if levels else {}
+    reading = ensemble.reading
+    told = {
+        LEVELS_ATTRIBUTE: msgspec.json.encode(levels).decode() if levels else "",
+        DATES_ATTRIBUTE: msgspec.json.encode(dict(reading.dates)).decode() if reading.dates else "",
+        OTHER_ATTRIBUTE: msgspec.json.encode(reading.other).decode() if reading.other else "",
+        UNSEEN_ATTRIBUTE: "" if reading.unseen == "missing" else reading.unseen,
+    }
+    return {name: text for name, text in sorted(told.items()) if text}
 
 
 def _cats(categories: Sequence[tuple[Level, ...] | None]) -> dict[str, Any]:
@@ -285,7 +303,8 @@ def _from_object(parsed: Any) -> Ensemble:
         if cats != _cats(categories):
             raise _unsupported("cats.enc with other than texts and int64 numbers, or at odds with the model's levels")
     quantiles = _quantile_alpha(learner["objective"]) if objective == "reg:quantileerror" else ()
-    return Ensemble(objective, base_score, tuple(names), trees, categories, parallel, quantiles)
+    reading = _reading(attributes, names, categories)
+    return Ensemble(objective, base_score, tuple(names), trees, categories, parallel, quantiles, reading)
 
 
 def _check_size(document: bytes) -> None:
@@ -482,6 +501,36 @@ def _levels(attributes: Any, names: list[str], categorical: list[bool]) -> tuple
         if name not in names or not categorical[names.index(name)]:
             raise _wrong(where, "levels of the model's categorical features", name)
     return tuple(tuple(told.get(name, ())) if own else None for name, own in zip(names, categorical, strict=True))
+
+
+def _reading(attributes: Any, names: Sequence[str], categories: Sequence[tuple[Level, ...] | None]) -> Reading:
+    """How cells are read, from the learner's attributes."""
+    given = attributes if isinstance(attributes, dict) else {}
+    unseen = given.get(UNSEEN_ATTRIBUTE, "missing")
+    if unseen not in get_args(Unseen):
+        raise _wrong(f"attributes[{UNSEEN_ATTRIBUTE!r}]", "'error' or 'missing'", unseen)
+    where, text = f"attributes[{DATES_ATTRIBUTE!r}]", given.get(DATES_ATTRIBUTE, "{}")
+    try:
+        rules = msgspec.json.decode(text, type=dict[str, str])
+    except (msgspec.DecodeError, TypeError) as error:
+        raise _wrong(where, "an object of texts", text) from error
+    levels = dict(zip(names, categories, strict=False))
+    for name in rules:
+        if name not in names or levels.get(name) is not None:
+            raise _wrong(where, "rules of the model's ordered features", name)
+    where, text = f"attributes[{OTHER_ATTRIBUTE!r}]", given.get(OTHER_ATTRIBUTE, "[]")
+    try:
+        other = msgspec.json.decode(text, type=list[str])
+    except (msgspec.DecodeError, TypeError) as error:
+        raise _wrong(where, "an array of texts", text) from error
+    for name in other:
+        if not levels.get(name):
+            raise _wrong(where, "categorical features of the model, with levels", name)
+    return Reading(
+        unseen,
+        tuple((name, rules[name]) for name in names if name in rules),
+        tuple(name for name in names if name in other),
+    )
 
 
 def _booster(value: Any, n_features: int, n_outputs: int) -> tuple[tuple[Tree, ...], int]:

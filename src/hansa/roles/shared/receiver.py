@@ -18,6 +18,7 @@ from hansa.oblivious.release import PlainTree, TreeMessage, open_tree
 from hansa.oblivious.training import may_leave_range
 from hansa.plan import Plan
 from hansa.protocol.messages import AgreeModel, Message, ReleaseTree, TrainingSetup, encode, to_array
+from hansa.roles.reading import reading_of
 from hansa.roles.shared.sharing import Counts, TrainingStart, given_start, start_of
 from hansa.trees.ensemble import NO_NODE, ROOT_PARENT, Ensemble, Tree
 from hansa.trees.xgboost_json import to_json
@@ -151,6 +152,7 @@ class Receiver:
             feature_names=start.plan.schema.features,
             trees=tuple(trees),
             categories=tuple(start.plan.schema.levels.get(name) for name in start.plan.schema.features),
+            reading=reading_of(start.plan),
         ).with_one_base_score()
         self._file = to_json(ensemble)
         self._trees = {server: [] for server in self._plan.servers}

@@ -36,13 +36,16 @@ from hansa.protocol.messages import (
     Described,
     Finish,
     Join,
+    KeepLevels,
     Message,
     QuantiseGradients,
     Received,
     SetLeaves,
     SplitNodes,
     SumLabels,
+    TellLevels,
     UseCuts,
+    UseLevels,
     VouchRows,
     Welcome,
 )
@@ -56,6 +59,7 @@ from hansa.protocol.session import (
     Session,
 )
 from hansa.roles.key_setup import Signer
+from hansa.roles.reading import reading_of
 from hansa.roles.registration import Registration
 from hansa.roles.run import (
     Binned,
@@ -71,7 +75,16 @@ from hansa.roles.run import (
     run_id,
 )
 from hansa.roles.summed import describing, snapshots
+from hansa.roles.summed.custom import hessian_bound, most_hessian
 from hansa.roles.summed.features import feature_rules, node_columns, with_categories
+from hansa.roles.summed.levels import (
+    check_levels,
+    dictionary_of,
+    level_counts,
+    levels_to_keep,
+    union_of,
+    with_union,
+)
 from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
     EXPONENTS,
@@ -244,7 +257,8 @@ class Aggregator:
         self._stopping = False
         self._with_root = False
         self._moved = 0.0
-        self._foreseen = LOSSES[plan.parameters.objective].foreseen
+        self._told: dict[str, Mapping[str, tuple[str, ...]]] = {}
+        self._foreseen = LOSSES[plan.parameters.objective].foreseen and plan.custom_objective is None
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -302,6 +316,8 @@ class Aggregator:
                 raise self._broken(member, message, "expected its row counts before or with this")
             case Contribution():
                 yield from self._take(member, message)
+            case TellLevels():
+                self._take_levels(member, message)
             case Join():
                 yield from self._join(member, message)
             case AnnounceKey():
@@ -516,7 +532,7 @@ class Aggregator:
             case "measuring":
                 yield from self._measured(message, totals["magnitudes"])
             case "labelling":
-                yield from self._labelled(message, totals["labels"])
+                yield from self._labelled(message, totals["labels"], totals.get("levels"))
             case "cutting":
                 yield from self._counted(message, totals["cells"], totals.get("weights"))
             case "describing":
@@ -548,11 +564,24 @@ class Aggregator:
             rule=rule,
         )
 
+    def _take_levels(self, member: str, message: TellLevels) -> None:
+        if not self._plan.schema.union or member in self._told:
+            raise ProtocolError(f"member {member!r} told levels that nobody asked for, or twice", member=member)
+        with blaming(member):
+            check_levels(self._plan, message.levels)
+        self._session.go(message, "measuring")
+        self._told[member] = message.levels
+
     def _measured(self, message: Contribution, magnitudes: Int64) -> Outgoing:
         self._session.go(message, "labelling")
         self._bound(magnitudes)
+        if self._plan.schema.union:
+            yield from self._use_union()
         self._step = 1
         self._expect({"labels": (label_sums(self._plan.parameters),)})
+        levels = 0 if self._describes else level_counts(self._plan)
+        if levels:
+            self._sums["levels"] = _Sum(self._plan.parties, (levels,), np.int64)
         yield from self._broadcast(SumLabels(*self._label_units))
 
     def _bound(self, magnitudes: Int64) -> None:
@@ -563,7 +592,7 @@ class Aggregator:
         if self._plan.parameters.quantiles:
             self._grid = Grid(self._bounds.label_exponent)
 
-    def _labelled(self, message: Contribution, sums: Int64) -> Outgoing:
+    def _labelled(self, message: Contribution, sums: Int64, levels: Int64 | None) -> Outgoing:
         plan = self._plan
         if self._describes:
             weight = math.ldexp(float(sums[1]), self._label_units[1])
@@ -579,6 +608,8 @@ class Aggregator:
         n_features = len(plan.schema.features)
         self._search = CutSearch(n_features, self._n_rows, plan.parameters.max_bin, plan.min_cell_rows)
         self._session.go(message, "cutting")
+        if levels is not None:
+            yield from self._keep_levels(levels)
         yield from self._count()
 
     def _score(self, sums: Int64) -> None:
@@ -599,6 +630,26 @@ class Aggregator:
     def _start_at(self, base_scores: tuple[float, ...]) -> None:
         """Base scores that were found otherwise than from sums of labels."""
         self._start = replace(self._start, base_scores=base_scores)
+
+    def _use_union(self) -> Outgoing:
+        """Go on with the levels of all parties."""
+        silent = sorted(set(self._plan.parties) - set(self._told))
+        if silent:
+            raise ProtocolError(f"member {silent[0]!r} told no levels before its magnitudes", member=silent[0])
+        union = union_of(self._plan, self._told)
+        self._plan = with_union(self._plan, union)
+        self._rules = feature_rules(self._plan)
+        yield from self._broadcast(UseLevels(union))
+
+    def _keep_levels(self, counts: Int64) -> Outgoing:
+        """Go on with the levels that enough pooled rows have."""
+        with blaming(*self._plan.parties):
+            if (counts < 0).any() or counts.sum() > self._n_rows * len(self._plan.schema.rare_levels):
+                raise HansaError("rows by level do not add up to at most the rows that there are")
+        kept = levels_to_keep(self._plan, counts)
+        self._plan = dictionary_of(self._plan, kept).plan
+        self._rules = feature_rules(self._plan)
+        yield from self._broadcast(KeepLevels(messages.to_tensor(kept)))
 
     def _count(self) -> Outgoing:
         request = self._search.request()
@@ -752,10 +803,9 @@ class Aggregator:
     def _weight_bound(self) -> float:
         return self._bounds.weight * max(1.0, self._start.scale_pos_weight)
 
-    def _public_bounds(self) -> tuple[str, float, float, float]:
-        """What bounds on a row's hessian follow from (`objective.most_hessian`)."""
-        parameters = self._plan.parameters
-        return parameters.objective, self._weight_bound(), self._gradient_bound, parameters.shape
+    def _public_bounds(self) -> tuple[Plan, float, float]:
+        """What bounds on a row's hessian follow from (`custom.most_hessian`)."""
+        return self._plan, self._weight_bound(), self._gradient_bound
 
     def _start_totals(self, hessian_sum: float = math.inf) -> float:
         """Expect the totals of the next round, and the metrics of the rounds so far; returns the bound on |g|.
@@ -767,15 +817,20 @@ class Aggregator:
         self._step = 0
         self._exchanges += 1
         self._expect_totals()
-        bound = objective.gradient_bound(
-            self._plan.parameters.objective,
-            self._weight_bound(),
-            self._bounds.label,
-            self._margin_bound * MARGIN_SLACK,
-            self._highest_margin + self._margin_bound * (MARGIN_SLACK - 1),
-            hessian_sum,
-            self._plan.parameters.shape,
-            self._base_margin - (self._margin_bound * MARGIN_SLACK - abs(self._base_margin)),
+        own = self._plan.custom_objective
+        bound = (
+            own.gradient_bound
+            if own is not None
+            else objective.gradient_bound(
+                self._plan.parameters.objective,
+                self._weight_bound(),
+                self._bounds.label,
+                self._margin_bound * MARGIN_SLACK,
+                self._highest_margin + self._margin_bound * (MARGIN_SLACK - 1),
+                hessian_sum,
+                self._plan.parameters.shape,
+                self._base_margin - (self._margin_bound * MARGIN_SLACK - abs(self._base_margin)),
+            )
         )
         self._bound_gradients(bound)
         return bound
@@ -789,7 +844,7 @@ class Aggregator:
     def _bound_gradients(self, bound: float) -> None:
         """No row's |g| exceeds `bound` in this round; the units of its totals follow."""
         self._gradient_bound = bound
-        self._hessian_bound = objective.hessian_bound(*self._public_bounds())
+        self._hessian_bound = hessian_bound(*self._public_bounds())
         self._units = (
             objective.unit_exponent(self._gradient_bound, self._n_rows),
             objective.unit_exponent(self._hessian_bound, self._n_rows),
@@ -844,7 +899,7 @@ class Aggregator:
         scales = self._scales = objective.scales(
             totals[0], totals[1], *self._units, self._n_rows, self._histogram_bits, short
         )
-        heaviest = heaviest_row(objective.most_hessian(*self._public_bounds()), scales)
+        heaviest = heaviest_row(most_hessian(*self._public_bounds()), scales)
         self._least_hessian = hessian_of(self._plan.min_child_rows, heaviest)
         self._columns = draw_columns(
             len(self._plan.schema.features), parameters.colsample_bytree, parameters.seed, self._tree
@@ -1043,7 +1098,9 @@ class Aggregator:
             return None, NO_ROWS
         summed = sums[f"metric/{name}"]
         parameters = self._plan.parameters
-        scale = metric_scale(parameters, self._n_evaluation, self._bounds, self._gradient_bound)
+        # Of a custom objective gradients say nothing of errors.
+        tells = self._gradient_bound if self._plan.custom_objective is None else 0.0
+        scale = metric_scale(parameters, self._n_evaluation, self._bounds, tells)
         value = metric_value(name, self._plan.parameters.objective, summed, scale)
         return (None, why_no_value(name, summed)) if math.isnan(value) else (value, "")
 
@@ -1072,6 +1129,7 @@ class Aggregator:
             categories=tuple(plan.schema.levels.get(name) for name in plan.schema.features),
             num_parallel_tree=plan.parameters.num_parallel_tree,
             quantile_alpha=plan.parameters.quantile_alpha,
+            reading=reading_of(plan),
         ).with_one_base_score()
         self._report(Trained(trees=rounds, rounds=plan.parameters.rounds, without_value=self._without_value))
         model = to_json(ensemble)

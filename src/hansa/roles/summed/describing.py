@@ -35,6 +35,11 @@ def check_describable(plan: Plan) -> None:
             "keeps closed. Agree on mode federated or secure-aggregation for a description",
             cure="agree on mode federated or secure-aggregation for a description",
         )
+    if plan.schema.union:
+        raise PlanError(
+            f"categories.{plan.schema.union[0]}: a union of levels is known once training begins; list the levels for a description",
+            cure="agree on a plan that lists the levels for a description",
+        )
     if plan.dominance:
         raise PlanError(
             "privacy.dominance = true: a description holds its cells to min_cell_rows rows of all parties, not of all but the largest "

@@ -43,6 +43,7 @@ from hansa.protocol.messages import (
     ExchangeKeys,
     Finish,
     Join,
+    KeepLevels,
     KeysConfirmed,
     Message,
     QuantiseGradients,
@@ -51,8 +52,10 @@ from hansa.protocol.messages import (
     ShowRows,
     SplitNodes,
     SumLabels,
+    TellLevels,
     Tensor,
     UseCuts,
+    UseLevels,
     Welcome,
 )
 from hansa.protocol.session import (
@@ -65,6 +68,7 @@ from hansa.protocol.session import (
     Session,
 )
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
+from hansa.roles.reading import reading_of
 from hansa.roles.run import (
     Binned,
     Progress,
@@ -79,7 +83,19 @@ from hansa.roles.run import (
     run_id,
 )
 from hansa.roles.summed import describing
+from hansa.roles.summed.custom import GradientFunction, check_rows_apart, custom_gradients, gradient_function
 from hansa.roles.summed.features import feature_rules, node_columns, with_categories, without_categories
+from hansa.roles.summed.levels import (
+    RecodedColumns,
+    check_levels,
+    content_codes,
+    count_levels,
+    dictionary_of,
+    level_counts,
+    own_codes,
+    told_levels,
+    with_union,
+)
 from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
     MagnitudeBounds,
@@ -156,6 +172,7 @@ class Party:
         report: called with `Progress` as the run goes on, without metrics: a party does not learn them.
         start: the model file that the plan goes on from, where it names one; a description needs none.
         purpose: whether the run trains a model, or describes the pooled table.
+        function: of the plan's custom objective, where it has one; the policy must allow it.
 
     Attributes:
         done: whether the run is over. run: the run's id, once known.
@@ -179,6 +196,7 @@ class Party:
         report: Callable[[Progress], None] = lambda _: None,
         start: bytes | None = None,
         purpose: Purpose = "train",
+        function: GradientFunction | None = None,
     ) -> None:
         policy.check_plan(plan)
         self._describes = purpose == "describe"
@@ -190,6 +208,10 @@ class Party:
             raise IdentityError(f"party {name!r}: mode {plan.mode!r} needs this member's identity and the members file")
         if isinstance(rows, Rows):
             check_arrays(rows, plan.schema, plan.parameters.label_kind, name)
+        self._own_levels = told_levels(plan, rows, name)
+        self._function = gradient_function(plan, function, name) if not self._describes else None
+        if self._function is not None:
+            check_rows_apart(self._function, np.ascontiguousarray(rows.label), rows.weight)
         self.done = False
         self._policy = policy
         self._admit = admit
@@ -220,7 +242,8 @@ class Party:
         held, seed = np.zeros(rows.n_rows, np.bool_), plan.parameters.seed
         self._hashes = np.zeros(0, np.uint64)
         if plan.evaluation_fraction > 0 or plan.parameters.subsample < 1:
-            hashes = hash_rows(each(rows), self._labels, seed)
+            hashed = RecodedColumns(rows, content_codes(plan, rows)) if plan.schema.union else rows
+            hashes = hash_rows(each(hashed), self._labels, seed)
             if plan.evaluation_fraction > 0:
                 held = share_by_hash(hashes, plan.evaluation_fraction)
             if plan.parameters.subsample < 1:
@@ -241,6 +264,7 @@ class Party:
         self._stops_early = plan.parameters.early_stopping_rounds is not None
         self._buffers = Buffers()
         self._with_root = False
+        self._levels_due = not self._describes and bool(plan.schema.rare_levels)
         self._levels: list[Level] = []
         self._received: list[tuple[Level, ...]] = []
         self._nodes = 0  # of all trees that grew here
@@ -333,10 +357,25 @@ class Party:
                     self._masking.confirm(message)
             case CountMagnitudes():
                 self._session.go(message, "measured")
+                if self._plan.schema.union:
+                    yield messages.encode(TellLevels(self._own_levels))
                 yield self._contribute("magnitudes", count_magnitudes(self._labels, self._weights))
+            case UseLevels():
+                self._session.go(message, "measured")
+                self._use_union(message)
+            case SumLabels() if self._plan.schema.union:
+                raise self._broken("labels are summed before all parties' levels were told")
             case SumLabels():
                 self._session.go(message, "labelled")
                 yield self._sum_labels(message)
+                if self._levels_due:
+                    assert self._rows is not None  # it is let go where training begins
+                    yield self._contribute("levels", count_levels(self._plan, self._rows, self._counted()))
+            case KeepLevels():
+                self._session.go(message, "labelled")
+                self._keep_levels(message)
+            case CountCells() | UseCuts() if self._levels_due:
+                raise self._broken("cuts are searched before it was said which levels are kept")
             case CountCells():
                 self._session.go(message, "cutting")
                 yield from self._count_cells(message)
@@ -555,6 +594,29 @@ class Party:
             if weights is not None and not self._describes:  # a description counts rows
                 self._fixed_weights = objective.fixed_weights(weights, message.weight_unit)
         return self._contribute("labels", sums)
+
+    def _use_union(self, message: UseLevels) -> None:
+        """Go on with all parties' levels."""
+        if not self._plan.schema.union:
+            raise self._broken("levels of all parties are told, and the plan has them, or it was said before")
+        with self._blaming():
+            check_levels(self._plan, message.levels)
+            codes = own_codes(self._plan, self._own_levels, message.levels)
+        assert self._rows is not None  # it is let go where training begins
+        self._plan, self._rows = with_union(self._plan, message.levels), RecodedColumns(self._rows, codes)
+        self._rules = feature_rules(self._plan)
+
+    def _keep_levels(self, message: KeepLevels) -> None:
+        """Go on with the levels that are said to be kept."""
+        if not self._levels_due:
+            raise self._broken("levels are kept, and none are rare, or it was said before")
+        kept = self._array(message, "kept", np.uint8, level_counts(self._plan))
+        with self._blaming():
+            dictionary = dictionary_of(self._plan, kept)
+        assert self._rows is not None  # it is let go where training begins
+        self._plan, self._rows = dictionary.plan, RecodedColumns(self._rows, dictionary.codes)
+        self._rules = feature_rules(self._plan)
+        self._levels_due = False
 
     def _count_cells(self, message: CountCells) -> Iterator[bytes]:
         self._step += 1
@@ -809,6 +871,9 @@ class Party:
         given = parameters.base_score
         if given is not None and any(score != float(np.float32(given)) for score in scores):
             raise self._broken(f"base_scores are {scores}; the plan says {given}")
+        own = self._plan.custom_objective
+        if own is not None and message.hessian_bound != own.hessian_bound:
+            raise self._broken(f"the hessian_bound is {message.hessian_bound}; the plan says {own.hessian_bound}")
         scale = message.scale_pos_weight
         if not (math.isfinite(scale) and scale > 0) or parameters.scale_pos_weight not in ("auto", scale):
             raise self._broken(f"scale_pos_weight is {scale}; the plan says {parameters.scale_pos_weight}")
@@ -850,6 +915,9 @@ class Party:
         whole_table = self._gradient.shape[1] > 0
         if whole_table:
             self._derive(0, self._row_count, self._gradient, self._hessian)
+        custom = self._plan.custom_objective
+        if custom is not None and gradient_bound != custom.gradient_bound:
+            raise self._broken(f"the gradient_bound is {gradient_bound}; the plan says {custom.gradient_bound}")
         self._gradient_bound = gradient_bound
         bound = self._hessian_bound(gradient_bound)
         self._draw()
@@ -885,6 +953,10 @@ class Party:
         parameters = self._plan.parameters
         labels = self._kept_labels.part(first, end)
         weights = None if self._kept_weights is None else self._kept_weights.part(first, end)
+        if self._function is not None and self._plan.custom_objective is not None:
+            bounds, margins = self._plan.custom_objective, self._margins[0, first:end]
+            gradient[0], hessian[0] = custom_gradients(self._function, bounds, first, margins, labels, weights)
+            return
         if is_softmax(parameters.objective):
             margins = np.ascontiguousarray(self._margins[:, first:end])
             objective.softmax_gradients(margins, labels, weights, gradient, hessian)
@@ -949,7 +1021,7 @@ class Party:
     def _hessian_bound(self, gradient_bound: float) -> float:
         """The bound on h of any row in a tree: the first tree's, or where h grows with margins, what the bound on |g| says."""
         parameters = self._plan.parameters
-        if not is_exponential(parameters.objective):
+        if not is_exponential(parameters.objective):  # of a custom objective `_check_start` held it to the plan's
             return self._bounds.hessian_bound
         return objective.hessian_bound(parameters.objective, 0.0, gradient_bound, parameters.shape)
 
@@ -957,7 +1029,9 @@ class Party:
         parameters = self._plan.parameters
         rows = self._evaluation
         bounds = MagnitudeBounds(self._bounds.label_exponent, self._bounds.weight_exponent)
-        scale = metric_scale(parameters, self._n_evaluation, bounds, gradient_bound)
+        # Of a custom objective gradients say nothing of errors.
+        tells = gradient_bound if self._function is None else 0.0
+        scale = metric_scale(parameters, self._n_evaluation, bounds, tells)
         for name in parameters.metrics:
             margins = self._margins[:, rows] if parameters.outputs > 1 else self._margins[0, rows]
             sums = metric_sums(name, parameters.objective, margins, self._held_labels, self._held_weights, scale)
@@ -1055,7 +1129,7 @@ class Party:
         """Begin what comes after a tree: its root too, where its scales suit bounds that the leaves gave."""
         parameters = self._plan.parameters
         in_round = self._tree % self._per_round < self._per_round - 1
-        foreseen = LOSSES[parameters.objective].foreseen and self._per_round == 1
+        foreseen = LOSSES[parameters.objective].foreseen and self._per_round == 1 and self._function is None
         at_once = foreseen and self._tree < self._last_tree and parameters.subsample == 1
         if (message.then is not None) != (in_round or at_once):
             raise self._broken(
@@ -1236,6 +1310,7 @@ class Party:
             categories=tuple(self._plan.schema.levels.get(name) for name in self._plan.schema.features),
             num_parallel_tree=self._plan.parameters.num_parallel_tree,
             quantile_alpha=self._plan.parameters.quantile_alpha,
+            reading=reading_of(self._plan),
         ).with_one_base_score()
 
     def _model_bytes(self) -> int:

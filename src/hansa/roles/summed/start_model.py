@@ -83,6 +83,7 @@ def why_not(plan: Plan, ensemble: Ensemble) -> str:
         ("number of outputs", ensemble.outputs, parameters.outputs),
         ("num_parallel_tree", ensemble.num_parallel_tree, parameters.num_parallel_tree),
         ("categories", theirs, levels),
+        ("rules of dates", ensemble.reading.dates, schema.dates),
     ):
         if found != expected:
             return f"its {name} {found!r:.200} is not the plan's {expected!r:.200}; go on with the plan that the model was trained by"

@@ -32,13 +32,14 @@ from hansa.errors import IdentityError, ProtocolError
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import Contribution, ShowRows, VouchRows
+from hansa.roles.summed.custom import hessian_bound, most_hessian
 from hansa.roles.summed.sum_masking import SumMasking
 from hansa.secure.keys import encode_fields
 from hansa.secure.masking import Transcript
 from hansa.secure.vouching import VOUCH_BYTES
 from hansa.trees.least_rows import add_up, check_scale, heaviest_row, rows_of
 from hansa.trees.level import Level
-from hansa.trees.objective import Scales, hessian_bound, most_hessian
+from hansa.trees.objective import Scales
 
 Int64 = npt.NDArray[np.int64]
 
@@ -268,7 +269,7 @@ class Naming:
     def start_tree(self, scales: Scales, gradient_bound: float) -> None:
         """A tree begins, its sums at these scales; no row's |g| exceeds this bound."""
         plan, parameters = self._plan, self._plan.parameters
-        public = (parameters.objective, self._weight, gradient_bound, parameters.shape)
+        public = (plan, self._weight, gradient_bound)
         heaviest = heaviest_row(most_hessian(*public), scales)
         self._hessian_bound = hessian_bound(*public)
         self._scales = scales
