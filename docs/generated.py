@@ -31,7 +31,10 @@ DIAGRAMS = (
     ("The aggregator of such a run", session.DESCRIBING_AGGREGATOR),
     ("A party with a state folder, until it stands in one of the diagrams above", session.RESUMING_PARTY),
     ("The aggregator with a state folder, until then", session.RESUMING_AGGREGATOR),
-    ("The aggregator that has told the model, and waits for parties to say that it arrived", session.RELEASING_AGGREGATOR),
+    (
+        "The aggregator that has told the model, and waits for parties to say that it arrived",
+        session.RELEASING_AGGREGATOR,
+    ),
     ("A member of a coopetitive run, by what the hub sends it", session.MEMBER),
     ("The hub of a coopetitive run, by what members send it", session.HUB),
 )
