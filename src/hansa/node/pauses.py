@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from hansa.errors import HansaError, NotTrusted, RunStopped, TransportError
+from hansa.errors import HansaError, RunStopped, SessionRefused, TransportError
 from hansa.node.events import OnEvent, Paused
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
@@ -16,10 +16,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 
 
 def passes(error: HansaError) -> bool:
-    """Whether waiting for others can mend what happened."""
-    if isinstance(error, NotTrusted):
-        return False
-    return isinstance(error, TransportError) or (isinstance(error, RunStopped) and error.retry)
+    """Whether waiting for others can mend what happened: what may be tried again, and the hub's refusal of a new process while the one
+    before it is not known to be gone.
+    """
+    return isinstance(error, SessionRefused) or (isinstance(error, TransportError | RunStopped) and error.retry)
 
 
 class Pauses:
