@@ -780,6 +780,7 @@ def test_no_model_takes_more_bytes_than_a_receiver_unpacks():
         base_scores=[-1.17549435e-38],
         categories=(),
         objective="binary:logistic",
+        quantile_alpha=(),
     )
     written = len(to_json(ensemble))
     given = replace(plan(tuple(TABLES)), schema=Schema(names, "y", None))
