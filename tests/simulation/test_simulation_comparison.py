@@ -26,16 +26,20 @@ def predictions_of(objective, n_rows):
     return given.astype(np.float32), np.asarray(labels, np.float32)
 
 
+QUANTILES = (0.3,)
+"""Of reg:quantileerror."""
+
+
 @pytest.mark.parametrize("objective", METRICS)
 def test_losses_of_rows_rank_models_as_metrics_do(objective):
     """The difference of two models is that of their metrics: what does not depend on predictions falls out."""
     first, labels = predictions_of(objective, 400)
     second = np.roll(first, 1, axis=0)
-    name, losses = row_losses(objective, first, labels)
-    _, others = row_losses(objective, second, labels)
+    name, losses = row_losses(objective, first, labels, QUANTILES)
+    _, others = row_losses(objective, second, labels, QUANTILES)
     assert losses.shape == (400,)
-    scores, other = (score_table(objective, own, labels) for own in (first, second))
-    metric = {"squared error": "rmse", "squared log error": "rmsle"}.get(name, name)
+    scores, other = (score_table(objective, own, labels, QUANTILES) for own in (first, second))
+    metric = {"squared error": "rmse", "squared log error": "rmsle", "absolute error": "mae"}.get(name, name)
     power = 2 if metric in ("rmse", "rmsle") else 1
     assert losses.mean() - others.mean() == pytest.approx(
         scores[metric] ** power - other[metric] ** power, rel=1e-4, abs=1e-6

@@ -68,7 +68,7 @@ def test_scores_of_losses_are_means_over_rows(objective):
     if objective == "binary:hinge":
         labels = (labels > 1.5).astype(np.float32)
     predictions = predictions_from_margins(objective, margins.astype(np.float32))
-    scores = score_table(objective, predictions, labels)
+    scores = score_table(objective, predictions, labels, (naive.ALPHA,))
     assert tuple(scores) == METRICS[objective]
     for name, value in scores.items():
         mean = np.mean(naive.metric_rows(name, objective, margins, labels))

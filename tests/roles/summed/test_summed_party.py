@@ -27,6 +27,7 @@ from hansa.protocol.messages import (
     Contribution,
     CountCells,
     CountMagnitudes,
+    CountResiduals,
     ExchangeKeys,
     Finish,
     Join,
@@ -34,6 +35,7 @@ from hansa.protocol.messages import (
     Message,
     QuantiseGradients,
     Received,
+    SetLeaves,
     SplitNodes,
     SumLabels,
     Tensor,
@@ -666,7 +668,11 @@ REACHED = {
     "cutting": (CountCells, 2),
     "scaling": (QuantiseGradients, 1),
     "growing": (SplitNodes, 1),
+    "locating": (UseCuts, 1),
+    "refitting": (SetLeaves, 1),
 }
+REFITTED = {"objective": "reg:absoluteerror"}
+"""Runs in which leaves are refitted have states and messages of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -686,6 +692,8 @@ def spoken():
         Finish,
     ):
         found[kind] = conversation(mode="secure-aggregation").until(kind, ME)
+    for kind in (CountResiduals, SetLeaves):
+        found[kind] = conversation(mode="secure-aggregation", **REFITTED).until(kind, ME)
     for kind in (Join, AnnounceKey, ConfirmKeys, Contribution):
         found[kind] = conversation(mode="secure-aggregation").until_up(kind, ME)
     found |= OF_COOPETITIVE_RUNS
@@ -695,7 +703,7 @@ def spoken():
 
 @pytest.mark.parametrize(("mode", "state", "kind"), ORDERS, ids=lambda x: x if isinstance(x, str) else x.__name__)
 def test_a_message_out_of_order_is_refused(mode, state, kind, spoken):
-    talk = conversation(mode=mode)
+    talk = conversation(mode=mode, **(REFITTED if state in ("locating", "refitting") else {}))
     at, count = REACHED.get(state, (ExchangeKeys if mode == "secure-aggregation" else CountMagnitudes, 1))
     talk.until(at, ME, count)
     refused(talk, spoken[kind], repr(state))
@@ -772,6 +780,7 @@ def test_no_model_takes_more_bytes_than_a_receiver_unpacks():
         base_scores=[-1.17549435e-38],
         categories=(),
         objective="binary:logistic",
+        quantile_alpha=(),
     )
     written = len(to_json(ensemble))
     given = replace(plan(tuple(TABLES)), schema=Schema(names, "y", None))
