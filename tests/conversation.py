@@ -16,6 +16,7 @@ from hansa.errors import ProtocolError
 from hansa.plan import Plan
 from hansa.protocol.messages import (
     AgreeModel,
+    CheckpointSigned,
     Close,
     CountBins,
     CountProbes,
@@ -25,9 +26,11 @@ from hansa.protocol.messages import (
     Message,
     Relay,
     ReleaseTree,
+    Resume,
     ShareCounts,
     ShareRows,
     ShowRows,
+    SignCheckpoint,
     TakeRows,
     TellLevels,
     TrainingSetup,
@@ -83,6 +86,9 @@ OF_COOPETITIVE_RUNS: dict[type[Message], Message] = {
         TellLevels({}),
         UseLevels({}),
         KeepLevels(_EMPTY),
+        Resume(b"", 1, ()),
+        SignCheckpoint(b""),
+        CheckpointSigned({}),
     )
 }
 """One of each message that has no place in a run of another mode or purpose, or without verified row counts, unions of

@@ -87,7 +87,7 @@ def test_commands_say_who_can_read_what_in_this_mode_only(consortium: Consortium
 def test_a_plan_whose_leaves_are_refitted_says_what_that_shows(consortium: Consortium, mode):
     path = consortium.folder / "plan.toml"
     path.write_text(PLANS[mode].replace("binary:logistic", "reg:absoluteerror"))
-    lines = [line.strip() for line in hansa("plan", path).stdout.splitlines()]
+    lines = [line.strip() for line in hansa("plan", "show", path).stdout.splitlines()]
     assert {name for name, sentence in RESIDUALS.items() if sentence in lines} == {mode}
 
 
@@ -122,7 +122,8 @@ def test_every_key_of_a_plan_file_stands_in_by_key_and_what_is_left_out_is_a_def
     keys -= {*PLAN_KEYS, "parameters"}
     assert {key for key in values if not key.startswith("parameters.")} <= keys
     if plan.coopetitive is not None:
-        assert {key for key in values if not key.startswith("parameters.")} == keys - {"members.aggregator"}
+        elsewhere = {"members.aggregator", *(key for key in keys if key.startswith("custom_objective."))}
+        assert {key for key in values if not key.startswith("parameters.")} == keys - elsewhere
     given = {"members.receivers", "parameters.rounds", "parameters.max_depth", "parameters.max_bin"}
     for key, value in defaults(plan).items():
         if key in values and key not in given | {"name", "privacy.min_cell_rows"}:

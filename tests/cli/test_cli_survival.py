@@ -152,13 +152,14 @@ def test_a_state_folder_has_one_process(consortium: Consortium):
     refused(second.end(), "another process uses this state folder")
 
 
+@pytest.mark.slow
 def test_nobody_comes_back_and_everybody_says_who_is_missing(tmp_path: Path):
     consortium = Consortium(make_consortium(tmp_path))
     try:
         (tmp_path / "plan.toml").write_text(LONG.replace("rounds = 150", "rounds = 100000"))
-        hub, port = consortium.start_hub(wait_s=3, reconnect_timeout_s=0.5)
+        hub, port = consortium.start_hub(wait_s=30, reconnect_timeout_s=0.5)
         parties = {
-            name: consortium.start("party", write_member(tmp_path, name, port, wait_s=3, reconnect_timeout_s=0.5))
+            name: consortium.start("party", write_member(tmp_path, name, port, wait_s=30, reconnect_timeout_s=0.5))
             for name in PARTIES
         }
         hub.event("tree")

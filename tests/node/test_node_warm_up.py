@@ -12,4 +12,5 @@ from hansa.trees.parameters import parse_parameters
 @pytest.mark.parametrize("objective", LOSSES)
 def test_every_objective_can_be_warmed_up(objective):
     classes = {"num_class": 3} if LOSSES[objective].labels == "classes" else {}
-    warm_up(parse_parameters({"objective": objective, "scale_pos_weight": 1.0, "early_stopping_rounds": 3} | classes))
+    more = classes | ({"quantile_alpha": 0.5} if objective == "reg:quantileerror" else {})
+    warm_up(parse_parameters({"objective": objective, "scale_pos_weight": 1.0, "early_stopping_rounds": 3} | more))

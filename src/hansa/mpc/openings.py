@@ -161,7 +161,16 @@ OPENINGS = (
         "open_and_deal",
         EVALUATORS,
         "margins less masks",
-        "the series of e^margin of count:poisson, and whether a margin is in range",
+        "the series of e^margin of count:poisson, or of several classes, and whether a margin is in range",
+        True,
+    ),
+    Opening(
+        "fourier",
+        "softplus_part",
+        "open_and_deal",
+        EVALUATORS,
+        "differences of margins less masks",
+        "the series of log(1 + e^x) of several classes, and whether a difference is in range",
         True,
     ),
     Opening(

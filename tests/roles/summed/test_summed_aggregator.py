@@ -18,14 +18,17 @@ from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import (
     MESSAGES,
     PROTOCOL_VERSION,
+    SETUP,
     Abort,
     AnnounceKey,
     ConfirmKeys,
     Contribution,
+    CountResiduals,
     Finish,
     Join,
     Message,
     Received,
+    SetLeaves,
     Welcome,
     decode,
     encode,
@@ -229,6 +232,7 @@ def test_histograms_come_in_order_and_no_more_than_asked():
     refused(talk, IT, edited(message, values=to_tensor(wider)), "of shape")
 
 
+REFITTED = {"objective": "reg:absoluteerror", "eval_metric": ["mae"]}
 MODES = {"federated": AGGREGATOR, "secure-aggregation": AGGREGATOR_MASKED}
 ORDERS = [
     (mode, state, kind)
@@ -245,6 +249,8 @@ REACHED = {
     "measuring": (Contribution, "magnitudes"),
     "labelling": (Contribution, "labels"),
     "cutting": (Contribution, "cells"),
+    "locating": (Contribution, "residuals"),
+    "refitting": (Contribution, "residuals"),
     "totalling": (Contribution, "totals"),
     "growing": (Contribution, "histograms"),
     "finishing": (Received, None),
@@ -257,16 +263,29 @@ def spoken():
     for kind in (Join, AnnounceKey, ConfirmKeys, Contribution, Received):
         found[kind] = conversation(mode="secure-aggregation").until_up(kind, IT)
     found |= OF_COOPETITIVE_RUNS
+    for kind in (CountResiduals, SetLeaves):
+        found[kind] = conversation(mode="secure-aggregation", **REFITTED).until(kind, IT)
     for kind in set(MESSAGES) - set(found):
         found[kind] = conversation(mode="secure-aggregation").until(kind, IT)
     return found
 
 
+def reached_in(state: str, mode: str) -> Conversation:
+    """A run whose aggregator is in this state."""
+    talk = conversation(mode=mode, **(REFITTED if state in ("locating", "refitting") else {}))
+    reached, quantity = REACHED[state]
+    tree = {"locating": SETUP, "refitting": 0}.get(state)
+    talk.until_up(
+        reached,
+        IT,
+        None if quantity is None else lambda _, m: m.quantity == quantity and (tree is None or m.tree == tree),
+    )
+    return talk
+
+
 @pytest.mark.parametrize(("mode", "state", "kind"), ORDERS, ids=lambda x: x if isinstance(x, str) else x.__name__)
 def test_a_message_out_of_order_is_refused(mode, state, kind, spoken):
-    talk = conversation(mode=mode)
-    reached, quantity = REACHED[state]
-    talk.until_up(reached, IT, None if quantity is None else lambda _, m: m.quantity == quantity)
+    talk = reached_in(state, mode)
     refused(talk, IT, spoken[kind], repr(state))
 
 
@@ -283,9 +302,8 @@ def test_who_acknowledges_another_model_is_refused():
 
 @pytest.mark.parametrize("state", REACHED)
 def test_an_abort_ends_the_run_and_names_the_party(state):
-    talk = conversation(mode="federated" if state in AGGREGATOR else "secure-aggregation")
-    reached, quantity = REACHED[state]
-    talk.until_up(reached, IT, None if quantity is None else lambda _, m: m.quantity == quantity)
+    mode = "federated" if state in AGGREGATOR else "secure-aggregation"
+    talk = reached_in(state, mode)
     with pytest.raises(HansaError, match=f"'{IT}' stopped the run: no more power"):
         talk.say(IT, Abort("", "no more power"))
     refused(talk, "aurora", Abort("", ""), "'aborted'")

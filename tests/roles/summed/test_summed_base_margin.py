@@ -153,7 +153,9 @@ def test_plans_that_cannot_have_them_are_refused(change, said):
         text = text.replace('mode = "federated"', f'mode = "{COOPETITIVE}"')
         text = text.replace('aggregator = "hub"', 'hub = "hub"\nservers = ["aurora", "borealis", "cirrus"]')
         text = "\n".join(
-            line for line in text.splitlines() if not line.startswith(("dominance", "verify_counts", "statistics"))
+            line
+            for line in text.splitlines()
+            if not line.startswith(("dominance", "verify_counts", "statistics", "on_dropout"))
         )
     if "least" in change:
         text = text.replace("statistics = true", "statistics = false\nleast_choices = 100")

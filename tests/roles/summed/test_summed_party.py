@@ -47,7 +47,7 @@ from hansa.protocol.messages import (
 from hansa.protocol.session import PARTY, PARTY_MASKED
 from hansa.roles.run import run_id
 from hansa.roles.summed.party import NODE_BYTES, Party
-from hansa.trees.ensemble import TREE_DTYPES
+from hansa.trees.ensemble import AS_EVERYWHERE, TREE_DTYPES
 from hansa.trees.level import BOTH_LEAVES
 from hansa.trees.xgboost_json import from_json, to_json
 from made_tables import CATEGORIES, FEATURES, coded, plan, spread, table
@@ -781,6 +781,7 @@ def test_no_model_takes_more_bytes_than_a_receiver_unpacks():
         categories=(),
         objective="binary:logistic",
         quantile_alpha=(),
+        reading=AS_EVERYWHERE,
     )
     written = len(to_json(ensemble))
     given = replace(plan(tuple(TABLES)), schema=Schema(names, "y", None))

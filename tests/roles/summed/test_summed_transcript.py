@@ -97,6 +97,7 @@ def test_all_that_parties_contribute_are_the_listed_sums(transcript):
             assert message.zero == 0
     joined = [m for m in (decode(r.member, r.frame) for r in records) if isinstance(m, Join)]
     assert {f.name for f in msgspec.structs.fields(Join)} == {
+        "claim",
         "version",
         "plan",
         "nonce",
