@@ -57,8 +57,22 @@ def mode(path: Path) -> int:
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("stopped", [HUB, "borealis"])
+@pytest.mark.parametrize(
+    ("stopped", "number"),
+    [
+        (HUB, signal.SIGTERM),
+        ("borealis", signal.SIGINT),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (HUB, signal.SIGINT),
+                (HUB, signal.SIGHUP),
+                ("borealis", signal.SIGTERM),
+                ("borealis", signal.SIGHUP),
+            )
+        ),
+    ],
+)
 def test_a_signal_closes_the_connection_and_nobody_waits(consortium: Consortium, number: signal.Signals, stopped: str):
     """The reconnect timeout is an hour: whoever waited for the one that left would not end in this test."""
     (consortium.folder / "plan.toml").write_text(ENDLESS)

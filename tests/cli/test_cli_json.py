@@ -42,7 +42,7 @@ def again(text: str, kind: type[msgspec.Struct]) -> msgspec.Struct:
     return found
 
 
-@pytest.mark.parametrize("mode", ["federated", "secure-aggregation"])
+@pytest.mark.parametrize("mode", [pytest.param("federated", marks=pytest.mark.slow), "secure-aggregation"])
 def test_every_line_and_record_of_a_run_is_its_struct(consortium: Consortium, mode: str):
     folder = consortium.folder
     plan = PLAN.replace('mode = "federated"', f'mode = "{mode}"')

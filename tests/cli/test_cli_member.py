@@ -289,6 +289,7 @@ def test_an_aggregator_that_was_started_again_is_refused(consortium: Consortium)
     assert not consortium.models()
 
 
+@pytest.mark.slow
 def test_a_run_by_hand_over_lines_that_are_cut(consortium: Consortium):
     """The same model as over whole lines; each end says when it waits and when the other is there again."""
     hub, port = consortium.start_hub()
@@ -608,6 +609,7 @@ def test_a_proxy_that_makes_no_sense_is_refused(consortium: Consortium, name, ch
     assert_refused(hansa(command, write_member(consortium.folder, name, 7465, **changes)), said)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6")
 def test_a_hub_at_all_addresses_is_reached_over_ipv6_ipv4_and_by_name(consortium: Consortium):
     hub, port = consortium.start_hub(hub="[::]:0")
@@ -748,6 +750,7 @@ def test_a_partys_own_column_is_not_read_and_stays_in_its_table(consortium: Cons
     assert_refused(hansa("party", write_member(folder, PARTIES[0], 1, id="")), "id is ''; expected a column's name")
 
 
+@pytest.mark.slow
 def test_a_party_reads_its_parquet_files_by_column_and_nothing_else(consortium):
     """One party reads by column, the other into memory: real processes, and the model of both in memory."""
     folder = consortium.folder

@@ -145,6 +145,7 @@ def test_a_full_disk_stops_its_member_alone_before_the_answer_leaves(consortium:
     assert run.model() == expected
 
 
+@pytest.mark.slow
 def test_a_state_folder_has_one_process(consortium: Consortium):
     run = Run(consortium, LONG.replace("rounds = 150", "rounds = 100000"))
     run.members["aurora"].event("tree")
