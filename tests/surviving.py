@@ -9,6 +9,7 @@ from typing import Any
 
 from hansa.consortium.identity import create_identity
 from hansa.data.source import Rows
+from hansa.node.in_process import policy_of_holder
 from hansa.node.state import AggregatorState, PartyState, fingerprint
 from hansa.plan import Plan
 from hansa.roles.key_setup import Signer
@@ -39,11 +40,14 @@ class Survivors:
         models: of each receiver that is done. epochs: how many were begun.
     """
 
-    def __init__(self, folder: Path, plan: Plan, tables: Mapping[str, Rows], start: bytes | None = None) -> None:
+    def __init__(
+        self, folder: Path, plan: Plan, tables: Mapping[str, Rows], start: bytes | None = None, function: Any = None
+    ) -> None:
         self.folder = folder
         self.plan = plan
         self.tables = tables
         self.start = start
+        self.function = function
         made = {name: create_identity(name, days=1) for name in plan.members}
         self.identities = made
         public = {name: identity.public for name, identity in made.items()}
@@ -68,7 +72,8 @@ class Survivors:
             self.tables[name],
             nonce=state.nonce,
             signer=self.signers[name],
-            policy=OPEN,
+            policy=OPEN if self.plan.custom_objective is None else policy_of_holder(self.plan),
+            function=self.function,
             admit=lambda run, _: self.admitted.append(run),
             start=self.start,
         )

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hansa.errors import HansaError, IdentityError, OutputError, ProtocolError, StateError
-from hansa.node.in_process import train_in_process
+from hansa.node.in_process import policy_of_holder, train_in_process
 from hansa.node.state import PartyState
+from hansa.plan import CustomObjective
 from hansa.protocol import messages
 from hansa.protocol.messages import CheckpointSigned, Contribution, Finish, Received, Resume, SplitNodes, Welcome
 from made_tables import NAMES, coded, plan, spread, table
@@ -105,6 +106,22 @@ def check_all_crashes(folder: Path, case: str, step: int) -> None:
 @pytest.mark.parametrize("case", ["federated", "counts by tree"])
 def test_processes_that_end_at_any_message_change_nothing(tmp_path, case):
     check_all_crashes(tmp_path, case, 17)
+
+
+def doubled(margins, labels, weights):
+    return 2 * (margins - labels) * weights, 2 * weights
+
+
+def test_a_run_with_a_custom_objective_survives_too(tmp_path):
+    given = plan(PARTIES, **SMALL, objective="reg:squarederror", base_score=0.5)
+    given = replace(given, custom_objective=CustomObjective("ab" * 32, 2.0**12, 4.0))
+    tables = tables_of("reg:squarederror")
+    own = {"policy": policy_of_holder(given), "function": doubled}
+    expected = train_in_process(given, tables, **own).outcome.model
+    for place in range(1, 90, 11):
+        run = Survivors(tmp_path / str(place), given, tables, function=doubled)
+        run.finish(crash_at(place))
+        assert set(run.models.values()) == {expected}, place
 
 
 @pytest.mark.slow
