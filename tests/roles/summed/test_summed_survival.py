@@ -108,6 +108,16 @@ def test_processes_that_end_at_any_message_change_nothing(tmp_path, case):
     check_all_crashes(tmp_path, case, 17)
 
 
+def test_no_answer_leaves_a_masked_run_without_masks(small_masked):
+    state = small_masked.state_of("aurora")
+    try:
+        role = small_masked.party("aurora", state)
+        with pytest.raises(HansaError, match="without the masks"):
+            next(role._party.resume(b"", [], b"frame", None))
+    finally:
+        state.close()
+
+
 def doubled(margins, labels, weights):
     return 2 * (margins - labels) * weights, 2 * weights
 

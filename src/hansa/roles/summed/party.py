@@ -303,8 +303,10 @@ class Party:
                 answered; None where nothing is to be answered. masking: of the new epoch, its keys confirmed; None in federated mode.
 
         Raises:
-            HansaError: what was kept is not what this party's rows and plan gave.
+            HansaError: what was kept is not what this party's rows and plan gave; or sums would leave without the masks of the plan.
         """
+        if last is not None and masking is None and self._plan.mode != "federated":
+            raise HansaError(f"party {self._name!r} would answer without the masks that its plan asks for")
         self._replaying, self._resumed = True, masking
         for frame, shown in itertools.chain([(welcome, None)], broadcasts):
             for _ in self._answer(memoryview(frame)):
