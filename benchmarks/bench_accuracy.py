@@ -34,8 +34,9 @@ from benchmarks.machine import console, described, machine
 from hansa.errors import HansaError
 from hansa.simulation.pooled_xgboost import train_pooled_xgboost
 from hansa.simulation.run import SimulationSettings, simulate
-from hansa.simulation.scores import HIGHER_IS_BETTER, main_metric, score_table
+from hansa.simulation.scores import main_metric, score_table
 from hansa.simulation.tables import Table, read_table, split_table
+from hansa.trees.losses import HIGHER_IS_BETTER
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.xgboost_json import from_json
 

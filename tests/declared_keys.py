@@ -21,6 +21,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "evaluation": reading.EvaluationTable,
     "labels": reading.LabelsTable,
     "custom_objective": reading.CustomObjectiveTable,
+    "custom_metric": reading.CustomMetricTable,
     "release": reading.ReleaseTable,
 }
 

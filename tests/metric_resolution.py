@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from hansa.trees.losses import HIGHER_IS_BETTER
 from hansa.trees.metrics import (
-    HIGHER_IS_BETTER,
     NLOGLIK_OFFSET,
     ROOTS,
     Int64s,

@@ -15,6 +15,7 @@ from hansa.plan import Plan
 from hansa.roles.key_setup import Signer
 from hansa.roles.run import agreement
 from hansa.roles.summed.aggregator import Aggregator
+from hansa.roles.summed.custom import NO_FUNCTIONS, Functions
 from hansa.roles.summed.party import Party
 from hansa.roles.summed.surviving_aggregator import SurvivingAggregator
 from hansa.roles.summed.surviving_party import SurvivingParty
@@ -41,13 +42,18 @@ class Survivors:
     """
 
     def __init__(
-        self, folder: Path, plan: Plan, tables: Mapping[str, Rows], start: bytes | None = None, function: Any = None
+        self,
+        folder: Path,
+        plan: Plan,
+        tables: Mapping[str, Rows],
+        start: bytes | None = None,
+        functions: Functions = NO_FUNCTIONS,
     ) -> None:
         self.folder = folder
         self.plan = plan
         self.tables = tables
         self.start = start
-        self.function = function
+        self.functions = functions
         made = {name: create_identity(name, days=1) for name in plan.members}
         self.identities = made
         public = {name: identity.public for name, identity in made.items()}
@@ -72,8 +78,8 @@ class Survivors:
             self.tables[name],
             nonce=state.nonce,
             signer=self.signers[name],
-            policy=OPEN if self.plan.custom_objective is None else policy_of_holder(self.plan),
-            function=self.function,
+            policy=OPEN if not self.plan.functions else policy_of_holder(self.plan),
+            functions=self.functions,
             admit=lambda run, _: self.admitted.append(run),
             start=self.start,
         )

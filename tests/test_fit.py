@@ -390,3 +390,44 @@ def test_several_classes_of_texts_in_coopetitive_mode():
 def test_classes_that_do_not_go_with_the_objective_are_refused(settings, said):
     with pytest.raises(PlanError, match=said):
         hansa.fit(hansa.split(cells(), by="operator"), label="fault", **settings)
+
+
+def cost(predictions, labels, weights):
+    return abs(predictions - labels)
+
+
+@pytest.mark.parametrize("mode", ["federated", "secure-aggregation"])
+def test_a_metric_of_ones_own_is_told_last_and_stops_training(mode):
+    parts = hansa.split(cells(), by="operator")
+    given = {
+        "label": "fault",
+        "mode": mode,
+        "evaluation_fraction": 0.3,
+        "rounds": 30,
+        "eta": 0.9,
+        "early_stopping_rounds": 2,
+    }
+    run = hansa.fit(parts, custom_metric=cost, metric_bound=1.0, **given)
+    assert list(run.metrics) == ["logloss", "cost"]
+    assert len(run.history["cost"]) - 2 == np.argmin(run.history["cost"]) + 1 == run.model.rounds
+    other = hansa.fit(parts, custom_metric=lambda p, y, w: 1 - cost(p, y, w), metric_bound=1.0, maximize=True, **given)
+    assert other.plan.custom_metric.name == "custom"
+    assert other.model.rounds == run.model.rounds
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"custom_metric": cost, "evaluation_fraction": 0.2}, "custom_metric needs metric_bound"),
+        ({"metric_bound": 1.0}, "metric_bound and maximize go with custom_metric"),
+        ({"custom_metric": "auc", "metric_bound": 1.0}, "expected a function .*found str"),
+        ({"custom_metric": cost, "metric_bound": 1.0}, r"set evaluation\.fraction"),
+        (
+            {"custom_metric": cost, "metric_bound": 1.0, "evaluation_fraction": 0.2, "mode": "coopetitive"},
+            "custom_metric goes with the modes that have an aggregator",
+        ),
+    ],
+)
+def test_a_metric_that_cannot_be_had_is_refused_in_words(given, said):
+    with pytest.raises(PlanError, match=said):
+        hansa.fit(hansa.split(cells(), by="operator"), label="fault", **given)

@@ -11,6 +11,7 @@ import hashlib
 import html
 import inspect
 import os
+import re
 import textwrap
 import time
 import warnings
@@ -37,10 +38,19 @@ from hansa.node import kernels
 from hansa.node.cores import useful_threads
 from hansa.node.in_process import policy_of_holder, share_in_process, train_in_process
 from hansa.node.warm_up import warm_up, warm_up_shares
-from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, MODES, CustomObjective, Plan, checked_classes, parameters_of
+from hansa.plan import (
+    COOPETITIVE,
+    DEFAULT_MIN_CELL_ROWS,
+    MODES,
+    CustomMetric,
+    CustomObjective,
+    Plan,
+    checked_classes,
+    parameters_of,
+)
 from hansa.progress import COMPILING, Bar, bar, metrics_text
 from hansa.roles.run import Progress
-from hansa.roles.summed.custom import GradientFunction
+from hansa.roles.summed.custom import Functions, GradientFunction, MetricFunction
 from hansa.simulation.comparison import PairedLoss, advice
 from hansa.simulation.run import (
     SimulationSettings,
@@ -265,6 +275,9 @@ def fit(
     obj: GradientFunction | None = None,
     gradient_bound: float | None = None,
     hessian_bound: float | None = None,
+    custom_metric: MetricFunction | None = None,
+    metric_bound: float | None = None,
+    maximize: bool = False,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
     **parameters: Any,
@@ -326,6 +339,14 @@ def fit(
         `base_score` and the two bounds; not in coopetitive mode. The plan has the hash of its source.
     gradient_bound, hessian_bound : float, optional
         With `obj`: no row's gradient exceeds the one in size, no row's hessian, which is at least 0, the other.
+    custom_metric : callable, optional
+        A function (predictions, labels, weights) -> values, arrays of one number a row, of which the mean over all parties' held-out
+        rows is a metric, told last, after each round; it says when training stops early. Predictions are the model's, with `obj`
+        margins. A row's value must depend on its own numbers alone, to the bit. Needs `metric_bound`; not in coopetitive mode.
+    metric_bound : float, optional
+        With `custom_metric`: no row's value, which is at least 0, exceeds it.
+    maximize : bool
+        With `custom_metric`: whether a greater mean is better.
     callbacks : sequence of objects
         As XGBoost's. After each round `after_iteration(model, epoch, evals_log)` is called. `model` is None, for nobody
         has it before the end. `epoch` counts rounds from 0. `evals_log` is {"evaluation": {metric: [value, ...]}} with the
@@ -408,7 +429,8 @@ def fit(
     labels = float(table.label.min()), float(table.label.max())
     plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, levels, table.farthest)
     custom = _custom_objective(obj, gradient_bound, hessian_bound)
-    plan = replace(plan, custom_objective=custom)
+    plan = replace(plan, custom_objective=custom, custom_metric=_custom_metric(custom_metric, metric_bound, maximize))
+    functions = Functions(obj, custom_metric)
     start = _start_model(xgb_model)
     if start is not None:
         plan = replace(plan, start_model=hashlib.sha256(start).hexdigest())
@@ -423,7 +445,7 @@ def fit(
     started = time.perf_counter()
     with bar(progress) as shown, _compiling_on(shown, plan):
         report = _reporting(on_event, calls, shown)
-        model, history, traffic = _train(plan, parts, threads or useful_threads(), report, start, obj)
+        model, history, traffic = _train(plan, parts, threads or useful_threads(), report, start, functions)
     seconds = time.perf_counter() - started
     ready = Model(model)
     calls.after_training(ready)
@@ -431,7 +453,7 @@ def fit(
         model=ready,
         plan=plan,
         members={
-            name: _member(plan, ready, parts[members[name]], traffic[members[name]], alone, obj) for name in sizes
+            name: _member(plan, ready, parts[members[name]], traffic[members[name]], alone, functions) for name in sizes
         },
         metrics={name: values[-1] for name, values in history.items() if values},
         history=history,
@@ -674,12 +696,36 @@ def _custom_objective(
         raise PlanError(
             "obj needs gradient_bound and hessian_bound, which no row's gradient and hessian exceed: sums are scaled by them"
         )
+    return CustomObjective(_source_digest("obj", obj), float(gradient_bound), float(hessian_bound))
+
+
+def _custom_metric(function: MetricFunction | None, bound: float | None, maximize: bool) -> CustomMetric | None:
+    """What the plan says of a metric's function. Raises PlanError."""
+    if function is None:
+        if bound is not None or maximize:
+            raise PlanError("metric_bound and maximize go with custom_metric; leave them out, or give a function")
+        return None
+    if not callable(function):
+        raise PlanError(
+            f"custom_metric: expected a function (predictions, labels, weights), found {type(function).__name__}"
+        )
+    if bound is None:
+        raise PlanError("custom_metric needs metric_bound, which no row's value exceeds: sums are scaled by it")
+    name = getattr(function, "__name__", "").strip("_").lower()
+    known = re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name) is not None
+    digest = _source_digest("custom_metric", function)
+    return CustomMetric(digest, name if known else "custom", float(bound), bool(maximize))
+
+
+def _source_digest(what: str, function: Callable[..., Any]) -> str:
+    """SHA-256 of a function's source. Raises PlanError where there is none."""
     try:
-        source = textwrap.dedent(inspect.getsource(obj))
+        source = textwrap.dedent(inspect.getsource(function))
     except (OSError, TypeError) as error:
-        raise PlanError("obj: its source cannot be found; define it in a file or in a cell of a notebook") from error
-    digest = hashlib.sha256(source.encode()).hexdigest()
-    return CustomObjective(digest, float(gradient_bound), float(hessian_bound))
+        raise PlanError(
+            f"{what}: its source cannot be found; define it in a file or in a cell of a notebook"
+        ) from error
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def _train(
@@ -688,14 +734,14 @@ def _train(
     threads: int,
     report: Callable[[Progress], None],
     start: bytes | None,
-    function: GradientFunction | None,
+    functions: Functions,
 ) -> tuple[bytes, Mapping[str, Sequence[float | None]], Traffic]:
     rows = {name: part.rows() for name, part in parts.items()}
     if plan.coopetitive is None:
         warm_up(plan.parameters, bool(plan.schema.categories))
         policy = policy_of_holder(plan)
         run = train_in_process(
-            plan, rows, threads=threads, report=report, policy=policy, start=start, function=function
+            plan, rows, threads=threads, report=report, policy=policy, start=start, functions=functions
         )
         return run.outcome.model, run.outcome.history, {n: (t.bytes_up, t.bytes_down) for n, t in run.traffic.items()}
     warm_up_shares(plan.parameters)
@@ -713,7 +759,7 @@ def _member(
     part: Table,
     traffic: tuple[int, int],
     alone: bool,
-    function: GradientFunction | None,
+    functions: Functions,
 ) -> Member:
     held = held_out(part.features, part.label, plan.evaluation_fraction, plan.parameters.seed)
     together: Scores = {}
@@ -725,7 +771,7 @@ def _member(
         values = score_table(plan.parameters.objective, predictions, test.label, plan.parameters.quantiles)
         together = {name: None if np.isnan(value) else value for name, value in values.items()}
         if alone:
-            alone_scores, paired = compare_alone(plan, model.ensemble, part, test, function)
+            alone_scores, paired = compare_alone(plan, model.ensemble, part, test, functions)
             by_itself = alone_scores or dict.fromkeys(together)
     return Member(part.n_rows, *traffic, together, by_itself, paired)
 

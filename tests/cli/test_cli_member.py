@@ -152,6 +152,11 @@ def errors(margins, labels, weights):
     return (margins - labels) * weights, weights
 """
 
+METRIC = """
+def cost(predictions, labels, weights):
+    return abs(predictions - labels)
+"""
+
 
 @pytest.mark.slow
 def test_a_run_by_a_function_that_every_party_has(consortium: Consortium):
@@ -159,20 +164,31 @@ def test_a_run_by_a_function_that_every_party_has(consortium: Consortium):
     folder = consortium.folder
     sha256 = hashlib.sha256(CUSTOM.encode()).hexdigest()
     (folder / "errors.py").write_text(CUSTOM)
+    metric_sha256 = hashlib.sha256(METRIC.encode()).hexdigest()
+    (folder / "cost.py").write_text(METRIC)
     plan = PLAN.replace('"binary:logistic"', '"reg:squarederror"\nbase_score = 0.5')
     bounds = f'[custom_objective]\nsha256 = "{sha256}"\ngradient_bound = 8.0\nhessian_bound = 1.0\n'
-    (folder / "plan.toml").write_text(plan + bounds)
+    metric = f'[custom_metric]\nsha256 = "{metric_sha256}"\nname = "cost"\nbound = 8.0\n[evaluation]\nfraction = 0.2\n'
+    (folder / "plan.toml").write_text(plan + bounds + metric)
     assert_refused(
         hansa("party", write_member(folder, "aurora", 1, custom_objective="errors.py")),
         "(allowed: none)",
         "(functions)",
     )
-    allowed = {"functions": [sha256]}
+    assert_refused(
+        hansa("party", write_member(folder, "aurora", 1, custom_objective="errors.py", policy={"functions": [sha256]})),
+        "the custom metric",
+        "(functions)",
+    )
+    allowed = {"functions": [sha256, metric_sha256]}
     (folder / "other.py").write_text(CUSTOM + "\n")
     other = write_member(folder, "aurora", 1, custom_objective="other.py", policy=allowed)
     assert_refused(hansa("party", other), "the file's SHA-256 is")
     hub, port = consortium.start_hub()
-    parties = [consortium.start_party(name, port, custom_objective="errors.py", policy=allowed) for name in PARTIES]
+    parties = [
+        consortium.start_party(name, port, custom_objective="errors.py", custom_metric="cost.py", policy=allowed)
+        for name in PARTIES
+    ]
     assert [party.end()[0] for party in (*parties, hub)] == [0, 0, 0]
     assert len({path.read_bytes() for path in consortium.models()}) == 1
     assert from_json(consortium.models()[0].read_bytes()).objective == "reg:squarederror"

@@ -17,6 +17,7 @@ from hansa.plan import (
     COOPETITIVE,
     MODES,
     Coopetitive,
+    CustomMetric,
     CustomObjective,
     Plan,
     Release,
@@ -876,6 +877,7 @@ def test_every_key_is_listed():
     plans += (
         replace(PLAN, schema=replace(PLAN.schema, **told)),
         replace(PLAN, parameters=squares, custom_objective=CustomObjective("0" * 64, 1.0, 1.0)),
+        replace(PLAN, evaluation_fraction=0.2, custom_metric=CustomMetric("0" * 64, "cost", 1.0)),
         replace(
             PLAN, schema=Schema(("load", "band"), "fault", categories=((), ("a", "b")), rare_levels=(("band", 20),))
         ),
@@ -886,6 +888,7 @@ def test_every_key_is_listed():
         assert {key for document in documents for key in document.get(table, ())} == set(PLAN_KEYS[table])
     assert all(set(document["parameters"]) <= set(NAMES) for document in documents)
     assert {f.name for f in fields(Plan)} == {
+        "custom_metric",
         "custom_objective",
         "name",
         "mode",

@@ -16,8 +16,20 @@ from test_plan import COUNTED, ON_SHARES, PLAN, TEXT, TEXT_OF_CATEGORIES, TEXT_O
 from declared_keys import PLAN_KEYS, TABLES
 from hansa.data.schema import Schema
 from hansa.errors import PlanError
-from hansa.plan import COOPETITIVE, MASKED, VERIFY_COUNTS, Coopetitive, Plan, Release, parse_plan, read_plan, write_plan
-from hansa.plan.plan import KEYS_OF_COOPETITIVE, KEYS_OF_PLAN, KEYS_OF_RELEASE
+from hansa.plan import (
+    COOPETITIVE,
+    MASKED,
+    VERIFY_COUNTS,
+    Coopetitive,
+    CustomMetric,
+    CustomObjective,
+    Plan,
+    Release,
+    parse_plan,
+    read_plan,
+    write_plan,
+)
+from hansa.plan.plan import KEYS_OF_COOPETITIVE, KEYS_OF_CUSTOM, KEYS_OF_METRIC, KEYS_OF_PLAN, KEYS_OF_RELEASE
 from hansa.plan.reading import PlanDocument
 from hansa.toml import write_toml
 from hansa.trees.losses import tells_rows
@@ -240,9 +252,11 @@ def test_parts_of_a_plan_made_in_python_are_held_to_the_same_types():
 
 def test_every_attribute_with_a_declared_type_has_a_key():
     for owner, keys, rest in (
-        (Plan, KEYS_OF_PLAN, {"schema", "parameters", "coopetitive", "release", "custom_objective"}),
+        (Plan, KEYS_OF_PLAN, {"schema", "parameters", "coopetitive", "release", "custom_objective", "custom_metric"}),
         (Coopetitive, KEYS_OF_COOPETITIVE, set()),
         (Release, KEYS_OF_RELEASE, set()),
+        (CustomObjective, KEYS_OF_CUSTOM, set()),
+        (CustomMetric, KEYS_OF_METRIC, set()),
     ):
         assert {*keys} | rest == {*owner.__dataclass_fields__}
         for key in keys.values():

@@ -13,12 +13,10 @@ from sklearn.metrics import log_loss, mean_absolute_error, roc_auc_score
 
 import naive_model as naive
 from hansa.errors import DataError, PlanError
-from hansa.trees.losses import LOSSES, is_softmax
+from hansa.trees.losses import HIGHER_IS_BETTER, LOSSES, is_softmax
 from hansa.trees.metrics import (
     CLASSIFICATION_METRICS,
-    HIGHER_IS_BETTER,
     LOGLOSS_LIMIT,
-    METRICS,
     NO_LOGARITHM,
     NO_SHARE,
     NO_WEIGHT,
@@ -29,10 +27,12 @@ from hansa.trees.metrics import (
     check_metric,
     is_improvement,
     log_gamma,
+    mean_value,
     metric_sums,
     metric_value,
     stops_early,
     sums_length,
+    value_sums,
     why_no_value,
 )
 from hansa.trees.parameters import DEFAULT_METRIC
@@ -459,29 +459,52 @@ def test_log_odds_are_measured_as_the_probabilities_that_they_stand_for():
 
 
 def test_direction_of_improvement():
-    for name in [f"{name}@1.5" if name == "tweedie-nloglik" else name for name in METRICS]:
-        better, worse = (0.9, 0.8) if name in HIGHER_IS_BETTER else (0.8, 0.9)
-        assert is_improvement(name, better, worse)
-        assert not is_improvement(name, worse, better)
-        assert not is_improvement(name, worse, worse)
-        assert not is_improvement(name, better, worse, min_delta=0.2)
-        assert is_improvement(name, worse, None)
-        assert not is_improvement(name, math.nan, None)
-        assert not is_improvement(name, math.nan, worse)
-    with pytest.raises(PlanError, match="ndcg"):
-        is_improvement("ndcg", 1.0, None)
+    for maximizes in (True, False):
+        better, worse = (0.9, 0.8) if maximizes else (0.8, 0.9)
+        assert is_improvement(maximizes, better, worse)
+        assert not is_improvement(maximizes, worse, better)
+        assert not is_improvement(maximizes, worse, worse)
+        assert is_improvement(maximizes, worse, None)
+        assert not is_improvement(maximizes, math.nan, None)
+        assert not is_improvement(maximizes, math.nan, worse)
+
+
+@pytest.mark.parametrize("most", [1.0, 1.5, 7.0, 2.0**-20, 1e9])
+def test_a_mean_of_given_values_is_the_weighted_mean_for_any_split_of_the_rows(most):
+    draw = np.random.default_rng(3)
+    values, weights = draw.random(900) * most, (draw.random(900) * 4).astype(np.float32)
+    values[:2] = 0.0, most
+    scale = MetricScale(1000, 2)
+    parts = [np.arange(900) % 3 == part for part in range(3)]
+    summed = value_sums(values, weights, most, scale)
+    assert np.array_equal(summed, sum(value_sums(values[own], weights[own], most, scale) for own in parts))
+    assert mean_value(summed, most, scale) == pytest.approx(np.average(values, weights=weights), rel=1e-12)
+    assert mean_value(value_sums(values, None, most, scale), most, scale) == pytest.approx(values.mean(), rel=1e-12)
+    assert math.isnan(mean_value(value_sums(values, weights * 0, most, scale), most, scale))
+
+
+def test_sums_of_given_values_are_held_to_their_bounds():
+    ones = np.ones(5)
+    with pytest.raises(DataError, match="weights"):
+        value_sums(ones, np.full(5, 3.0, np.float32), 1.0, MetricScale(5, 1))
+    with pytest.raises(DataError, match="n_rows_total"):
+        value_sums(ones, None, 1.0, MetricScale(4))
+    assert (value_sums(np.full(2**10, 1e9), None, 1e9, MetricScale(2**10)) <= 2**62).all()
+    for wrong in (np.array([-1, 5]), np.array([1]), np.array([1.0, 1.0])):
+        with pytest.raises(DataError, match="sums"):
+            mean_value(wrong, 1.0, MetricScale(5))
 
 
 def test_rounds_without_a_value_neither_count_nor_stop():
-    assert best_round("auc", []) is None
-    assert best_round("auc", [None] * 9) is None
-    assert not stops_early("auc", [None] * 9, 1)
-    assert best_round("auc", [None, None, 0.6, 0.5]) == 3
-    assert not stops_early("auc", [None, None, 0.6], 1)
-    assert stops_early("auc", [None, None, 0.6, 0.5], 1)
-    assert not stops_early("auc", [0.6, None, None, 0.5], 2)
-    assert best_round("logloss", [0.6, None, 0.5, 0.5]) == 3
-    assert stops_early("logloss", [0.6, 0.7, None, 0.6], 2)
+    assert best_round(True, []) is None
+    assert best_round(True, [None] * 9) is None
+    assert not stops_early(True, [None] * 9, 1)
+    assert best_round(True, [None, None, 0.6, 0.5]) == 3
+    assert not stops_early(True, [None, None, 0.6], 1)
+    assert stops_early(True, [None, None, 0.6, 0.5], 1)
+    assert not stops_early(True, [0.6, None, None, 0.5], 2)
+    assert best_round(False, [0.6, None, 0.5, 0.5]) == 3
+    assert stops_early(False, [0.6, 0.7, None, 0.6], 2)
 
 
 @pytest.mark.parametrize("name", LOSSES[LOGISTIC].metrics)

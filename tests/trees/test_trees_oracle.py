@@ -26,7 +26,7 @@ from hansa.roles.summed.statistics import bounds_of, count_magnitudes, label_uni
 from hansa.trees.ensemble import base_margin
 from hansa.trees.growth import ABOVE_ALL
 from hansa.trees.histogram import build_histograms, layout_of
-from hansa.trees.losses import LOSSES, is_logistic, is_quantile, measures
+from hansa.trees.losses import HIGHER_IS_BETTER, LOSSES, is_logistic, is_quantile, measures
 from hansa.trees.metrics import best_round
 from hansa.trees.objective import (
     gradient_bound,
@@ -666,7 +666,7 @@ def test_any_metric_stops_the_training_where_it_is_the_last(objective):
     for name in names:
         outcome = ours(features, labels, None, parse_parameters(given | {"eval_metric": name}), 0.3)
         values = outcome.history[name]
-        kept = best_round(name, values)
+        kept = best_round(name in HIGHER_IS_BETTER, values)
         grown = outcome.trees_grown // outcome.ensemble.trees_per_round
         assert outcome.ensemble.rounds == (kept or 6)
         assert grown == (6 if kept is None else min(kept + 1, 6))

@@ -148,10 +148,9 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ):
             if most is not None:
                 yield f"most_{name}", f"{name} {value} (allowed: at most {most})", value <= most
-        if plan.custom_objective is not None and has_rows:
-            function = plan.custom_objective.sha256
+        for what, function in plan.functions if has_rows else ():
             listed = ", ".join(self.functions) or "none"
-            yield "functions", f"the custom objective {function} (allowed: {listed})", function in self.functions
+            yield "functions", f"the {what} {function} (allowed: {listed})", function in self.functions
         if self.plans is not None:
             digest = plan.digest().hex()
             yield "plans", f"the digest {digest} (allowed: {', '.join(self.plans)})", digest in self.plans

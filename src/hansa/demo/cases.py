@@ -13,9 +13,10 @@ from hansa.errors import HansaError
 from hansa.node.events import OnEvent
 from hansa.plan import COOPETITIVE, MODES
 from hansa.simulation.run import Simulation, SimulationSettings, simulate
-from hansa.simulation.scores import HIGHER_IS_BETTER, main_metric
+from hansa.simulation.scores import main_metric
 from hansa.simulation.summary import Metrics, Summary
 from hansa.simulation.tables import read_table, split_table
+from hansa.trees.losses import HIGHER_IS_BETTER
 from hansa.trees.parameters import parse_parameters
 from hansa.trees.xgboost_json import from_json
 

@@ -16,6 +16,7 @@ A member's own file:
     by_column = true                    # optional: read Parquet files column by column, not into memory; default: large ones
     id = "cell"                         # optional: a column of the table that is not read and never leaves
     custom_objective = "focal.py"       # the file of the plan's custom objective, where it has one; the policy must allow its hash
+    custom_metric = "cost.py"           # and of its custom metric
     start_model = "march.json"          # the model that the plan goes on from, where it names one
     model = "north-model.json"          # where a receiver puts the model
     record = "north-record.json"        # optional: what this member sent and got
@@ -120,6 +121,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     id: Text | None = None
     start_model: FilePath | None = None
     custom_objective: FilePath | None = None
+    custom_metric: FilePath | None = None
     model: FilePath | None = None
     record: FilePath | None = None
     provenance: FilePath | None = None
@@ -194,6 +196,7 @@ class MemberFile:
     proposal: Proposal | None = None
     provenance: Path | None = None
     custom_objective: Path | None = None
+    custom_metric: Path | None = None
     by_column: bool | None = None
 
     @property
@@ -276,6 +279,7 @@ def read_member_file(path: Path) -> MemberFile:
         by_column=_by_column(document, plan, path),
         start_model=at(document.start_model),
         custom_objective=at(document.custom_objective),
+        custom_metric=at(document.custom_metric),
         most_bytes_per_s=math.ceil((document.send_mbit or 0) * 1e6 / 8),
     )
 

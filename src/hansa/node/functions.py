@@ -9,41 +9,47 @@ from types import FunctionType
 from hansa.errors import PlanError
 from hansa.files import read_whole
 from hansa.plan import Plan
-from hansa.roles.summed.custom import GradientFunction
+from hansa.roles.summed.custom import Functions
 
 MOST_FUNCTION_BYTES = 2**20
 """Of a file with a function."""
 
 
-def read_gradient_function(plan: Plan, path: Path | None) -> GradientFunction | None:
-    """The function of the plan's custom objective, from the file that the member's own file names; None where the plan has none.
+def read_functions(plan: Plan, custom_objective: Path | None, custom_metric: Path | None) -> Functions:
+    """The functions of the plan's custom objective and metric, from the files that the member's own file names.
 
-    The party's policy must have allowed its hash before: the file's code runs here. The function is the one whose name begins with no
-    underscore.
+    The party's policy must have allowed their hashes before: the files' code runs here.
 
-    Raises PlanError: the file is missing, cannot be read, has another hash than the plan's, is no Python, or has not one function.
+    Raises PlanError: a file is missing, cannot be read, has another hash than the plan's, is no Python, or has not one function.
     """
-    wanted = plan.custom_objective
-    if wanted is None:
+    objective, metric = plan.custom_objective, plan.custom_metric
+    return Functions(
+        _read("custom_objective", None if objective is None else objective.sha256, custom_objective),
+        _read("custom_metric", None if metric is None else metric.sha256, custom_metric),
+    )
+
+
+def _read(key: str, sha256: str | None, path: Path | None) -> FunctionType | None:
+    """The function that a key of the plan means, the one whose name begins with no underscore; None where the plan has no such key."""
+    if sha256 is None:
         if path is not None:
-            raise PlanError(f"{path}: the plan has no custom_objective; leave custom_objective out")
+            raise PlanError(f"{path}: the plan has no {key}; leave {key} out")
         return None
     if path is None:
         raise PlanError(
-            f"the plan has a custom objective with the hash {wanted.sha256[:16]}..., and this party names no file; name it as "
-            "custom_objective"
+            f"the plan has a {key} with the hash {sha256[:16]}..., and this party names no file; name it as {key}"
         )
     try:
         source = read_whole(path, MOST_FUNCTION_BYTES)
     except (OSError, ValueError) as error:
         raise PlanError(f"{path}: cannot be read: {error}; expected a Python file with one function") from error
     found = hashlib.sha256(source).hexdigest()
-    if found != wanted.sha256:
+    if found != sha256:
         raise PlanError(
-            f"{path}: the file's SHA-256 is {found[:16]}...; the plan's custom_objective has {wanted.sha256[:16]}...: ask for the "
+            f"{path}: the file's SHA-256 is {found[:16]}...; the plan's {key} has {sha256[:16]}...: ask for the "
             "file that the plan means"
         )
-    names: dict[str, object] = {"__name__": "hansa_custom_objective", "__file__": str(path)}
+    names: dict[str, object] = {"__name__": f"hansa_{key}", "__file__": str(path)}
     try:
         exec(compile(source, str(path), "exec"), names)  # the policy allowed this hash
     except Exception as error:  # whatever the file raises

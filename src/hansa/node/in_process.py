@@ -18,7 +18,7 @@ from hansa.roles.run import Progress, Purpose, run_hub
 from hansa.roles.shared.member import SharedMember
 from hansa.roles.shared.relay import RelayHub
 from hansa.roles.summed.aggregator import Aggregator, Outcome
-from hansa.roles.summed.custom import GradientFunction
+from hansa.roles.summed.custom import NO_FUNCTIONS, Functions
 from hansa.roles.summed.party import Party
 from hansa.roles.summed.sum_masking import Signer
 from hansa.transport.channel import Hub, Traffic
@@ -31,8 +31,7 @@ HOLDER_POLICY = Policy(allow_two_parties=True, least_party_rows=0)
 
 def policy_of_holder(plan: Plan) -> Policy:
     """The same, and the plan's function, which whoever holds all rows gives."""
-    custom = plan.custom_objective
-    return HOLDER_POLICY if custom is None else msgspec.structs.replace(HOLDER_POLICY, functions=(custom.sha256,))
+    return msgspec.structs.replace(HOLDER_POLICY, functions=tuple(sha256 for _, sha256 in plan.functions))
 
 
 WHOLE_LEVEL = 2**16
@@ -59,7 +58,7 @@ def train_in_process(
     wrap: Callable[[Hub], Hub] = lambda hub: hub,
     policy: Policy = HOLDER_POLICY,
     start: bytes | None = None,
-    function: GradientFunction | None = None,
+    functions: Functions = NO_FUNCTIONS,
 ) -> InProcessRun:
     """Train on the rows of all parties in this process.
 
@@ -83,8 +82,8 @@ def train_in_process(
         Of every party; by default one that asks for nothing but the plan's own minimum of rows, since one holds them all.
     start : bytes, optional
         The model file that the plan goes on from, where it names one.
-    function : callable, optional
-        Of the plan's custom objective, where it has one; the policy must allow its hash.
+    functions : Functions
+        Of the plan's custom objective and metric, where it has them; the policy must allow their hashes.
 
     Returns
     -------
@@ -117,7 +116,7 @@ def train_in_process(
     2
     """
     aggregator, parties, traffic = _play(
-        plan, tables, "train", threads, nodes_per_frame, report, order, wrap, policy, start, function
+        plan, tables, "train", threads, nodes_per_frame, report, order, wrap, policy, start, functions
     )
     if aggregator.outcome is None:
         raise HansaError("the run ended without a model")
@@ -158,7 +157,7 @@ def _play(
     wrap: Callable[[Hub], Hub] = lambda hub: hub,
     policy: Policy = HOLDER_POLICY,
     start: bytes | None = None,
-    function: GradientFunction | None = None,
+    functions: Functions = NO_FUNCTIONS,
 ) -> tuple[Aggregator, Mapping[str, Party], Mapping[str, Traffic]]:
     """All roles of a run with an aggregator, to its end."""
     if set(tables) != set(plan.parties):
@@ -177,7 +176,7 @@ def _play(
             policy=policy,
             start=start,
             purpose=purpose,
-            function=function,
+            functions=functions,
         )
         for name, rows in tables.items()
     }

@@ -79,6 +79,8 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
             SentKind(f"sums for {name} on held-out rows", sums_length(name) * SUM, "per round")
             for name in parameters.metrics
         ]
+    if plan.custom_metric is not None:
+        sent.append(SentKind(f"sums for {plan.custom_metric.name} on held-out rows", 2 * SUM, "per round"))
     if plan.mode == MASKED and plan.verify_counts != "off":
         # Behind the counts come a zero word and, for each other party, a proof that they are this party's.
         more = SUM + VOUCH_BYTES * (len(plan.parties) - 1)

@@ -32,7 +32,7 @@ from hansa.node.files import (
     transcript_name,
     warn,
 )
-from hansa.node.functions import read_gradient_function
+from hansa.node.functions import read_functions
 from hansa.node.pauses import Pauses
 from hansa.node.record import CLEAR, AggregatorRecord, PartyRecord, RunRecord, Seconds, bytes_of, first_record, keeping
 from hansa.node.state import AggregatorState, PartyState, fingerprint
@@ -40,6 +40,7 @@ from hansa.node.warm_up import prepare
 from hansa.roles.batches import Admit
 from hansa.roles.run import HubRole, Progress, Purpose, agreement, run_hub, run_member
 from hansa.roles.summed.aggregator import Aggregator, Outcome
+from hansa.roles.summed.custom import NO_FUNCTIONS
 from hansa.roles.summed.party import Party
 from hansa.roles.summed.surviving_aggregator import SurvivingAggregator
 from hansa.roles.summed.surviving_party import SurvivingParty
@@ -376,7 +377,7 @@ def _contribute(
             "clear_bytes": traffic.bytes_up - role.masked_bytes,
         }
 
-    member.policy.check_plan(plan)  # before the file of a custom objective is run
+    member.policy.check_plan(plan)  # before the files of functions are run
     party = Party(
         plan,
         name,
@@ -389,7 +390,7 @@ def _contribute(
         report=report,
         start=None if keep else read_start_model(member),
         purpose=_purpose(keep),
-        function=None if keep else read_gradient_function(plan, member.custom_objective),
+        functions=NO_FUNCTIONS if keep else read_functions(plan, member.custom_objective, member.custom_metric),
     )
     surviving = None if state is None else SurvivingParty(plan, name, party, state, member.signer, report)
     role = surviving or party

@@ -1,6 +1,6 @@
 """The training plan: one TOML file that all members hold."""
 
-from hansa.plan.plan import Coopetitive, CustomObjective, Plan, Release
+from hansa.plan.plan import Coopetitive, CustomMetric, CustomObjective, Plan, Release
 from hansa.plan.reading import parameters_of, parse_plan, read_plan
 from hansa.plan.rules import checked_classes
 from hansa.plan.values import (
@@ -42,6 +42,7 @@ __all__ = [
     "SERVER_LINKS",
     "VERIFY_COUNTS",
     "Coopetitive",
+    "CustomMetric",
     "CustomObjective",
     "Plan",
     "Release",

@@ -67,6 +67,12 @@ In coopetitive mode nobody sums; three servers compute on shares, and the hub on
     gradient_bound = 1.0                      # no row's gradient exceeds it in size, and no hessian the other
     hessian_bound = 0.25
 
+    [custom_metric]                           # optional: a metric of held-out rows, the last one, by a function of the same kind
+    sha256 = "a77e..."
+    name = "cost"
+    bound = 10.0                              # no row's value, which is at least 0, exceeds it
+    maximize = false                          # whether a greater mean is better; default false
+
     [release]                                 # in every mode
     statistics = false                        # gain and cover of every node; default: false in coopetitive mode, else true
     least_choices = 1000                      # numbers of rows that fit a first tree's leaves; default: 1000 in coopetitive mode
@@ -99,6 +105,7 @@ from hansa.plan.values import (
     LeafBits,
     LeastChoices,
     MemberName,
+    MetricName,
     MinCellRows,
     MinChildRows,
     MinPartyRows,
@@ -113,6 +120,7 @@ from hansa.plan.values import (
     VerifyCounts,
     WeightLimit,
 )
+from hansa.trees.losses import HIGHER_IS_BETTER
 from hansa.trees.parameters import Parameters
 
 KEYS_OF_COOPETITIVE = {
@@ -134,6 +142,9 @@ KEYS_OF_RELEASE = {name: f"release.{name}" for name in ("statistics", "least_cho
 
 KEYS_OF_CUSTOM = {name: f"custom_objective.{name}" for name in ("sha256", "gradient_bound", "hessian_bound")}
 """Attribute of `CustomObjective` -> its key in a plan file."""
+
+KEYS_OF_METRIC = {name: f"custom_metric.{name}" for name in ("sha256", "name", "bound", "maximize")}
+"""Attribute of `CustomMetric` -> its key in a plan file."""
 
 KEYS_OF_PLAN = {
     "name": "name",
@@ -252,6 +263,26 @@ class CustomObjective:
 
 
 @dataclass(frozen=True)
+class CustomMetric:
+    """A metric by a function of the members' own: the mean of its rows' values, by weight. Public to all members.
+
+    Attributes:
+        sha256: of the bytes of the Python file that every party has, in hexadecimal digits.
+        name: under which it is told.
+        bound: no row's value, which is at least 0, exceeds it.
+        maximize: whether a greater mean is better.
+    """
+
+    sha256: FunctionDigest
+    name: MetricName
+    bound: RowBound
+    maximize: bool = False
+
+    def __post_init__(self) -> None:
+        _hold(self, KEYS_OF_METRIC)
+
+
+@dataclass(frozen=True)
 class Plan:
     """What the members agreed on. Public to all of them.
 
@@ -294,6 +325,8 @@ class Plan:
         Whether members wait for one whose process or line is gone, and go on with it, or end the run; in coopetitive mode "abort".
     custom_objective : CustomObjective or None
         Whose function gives gradients and hessians in place of `parameters.objective`.
+    custom_metric : CustomMetric or None
+        A metric of held-out rows by a function, after those of `parameters.metrics`.
 
     Raises
     ------
@@ -330,6 +363,7 @@ class Plan:
     start_model: Digest = ""
     on_dropout: OnDropout = "wait"
     custom_objective: CustomObjective | None = None
+    custom_metric: CustomMetric | None = None
 
     def __post_init__(self) -> None:
         _hold(self, KEYS_OF_PLAN)
@@ -384,6 +418,24 @@ class Plan:
         return DEFAULT_LEAST_CHOICES if rounded and self.parameters.objective == "binary:logistic" else 0
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics of held-out rows; the last one says when training stops early."""
+        own = () if self.custom_metric is None else (self.custom_metric.name,)
+        return (*self.parameters.metrics, *own)
+
+    @property
+    def maximizes(self) -> bool:
+        """Whether a greater value of the last metric is better."""
+        own = self.custom_metric
+        return own.maximize if own is not None else self.parameters.metrics[-1] in HIGHER_IS_BETTER
+
+    @property
+    def functions(self) -> tuple[tuple[str, str], ...]:
+        """The functions of the members' own: what each is, in words, and its hash."""
+        named = (("custom objective", self.custom_objective), ("custom metric", self.custom_metric))
+        return tuple((what, own.sha256) for what, own in named if own is not None)
+
+    @property
     def weighted(self) -> bool:
         """Whether rows have weights: of a column, or those that make parties count alike."""
         return self.schema.weight is not None or self.parameters.balance == "parties"
@@ -399,7 +451,7 @@ class Plan:
         `schema.rare_levels` and unions of levels, which came later.
         """
         content = {"format": 1, **asdict(self)}
-        for name in ("coopetitive", "custom_objective"):
+        for name in ("coopetitive", "custom_objective", "custom_metric"):
             if content[name] is None:
                 del content[name]
         if self.schema.decimal == ".":
@@ -464,6 +516,8 @@ class Plan:
         }
         if self.custom_objective is not None:
             values |= {key: getattr(self.custom_objective, name) for name, key in KEYS_OF_CUSTOM.items()}
+        if self.custom_metric is not None:
+            values |= {key: getattr(self.custom_metric, name) for name, key in KEYS_OF_METRIC.items()}
         if more is not None:
             values |= {
                 "members.servers": more.servers,

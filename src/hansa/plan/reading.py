@@ -11,7 +11,7 @@ import msgspec
 from hansa.data.schema import Schema
 from hansa.declared import decode, unknown_keys
 from hansa.errors import PlanError
-from hansa.plan.plan import Coopetitive, CustomObjective, Plan, Release
+from hansa.plan.plan import Coopetitive, CustomMetric, CustomObjective, Plan, Release
 from hansa.plan.values import (
     COOPETITIVE,
     DEFAULT_BINS_ON_SHARES,
@@ -30,6 +30,7 @@ from hansa.plan.values import (
     LeastChoices,
     LevelsOrUnion,
     MemberName,
+    MetricName,
     MinCellRows,
     MinChildRows,
     MinPartyRows,
@@ -121,6 +122,15 @@ class CustomObjectiveTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     hessian_bound: RowBound
 
 
+class CustomMetricTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[custom_metric]"""
+
+    sha256: FunctionDigest
+    name: MetricName = "custom"
+    bound: RowBound
+    maximize: bool = False
+
+
 class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A plan file as it is written: every table and key, with its type. None, and an empty table: not given.
 
@@ -140,6 +150,7 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     monotone: dict[str, Sign] | None = None
     release: ReleaseTable = ReleaseTable()
     custom_objective: CustomObjectiveTable | None = None
+    custom_metric: CustomMetricTable | None = None
     parameters: dict[str, Any] = {}
 
 
@@ -288,6 +299,9 @@ def _plan(document: PlanDocument) -> Plan:
         custom_objective=None
         if (custom := document.custom_objective) is None
         else CustomObjective(custom.sha256, custom.gradient_bound, custom.hessian_bound),
+        custom_metric=None
+        if (metric := document.custom_metric) is None
+        else CustomMetric(metric.sha256, metric.name, metric.bound, metric.maximize),
     )
 
 

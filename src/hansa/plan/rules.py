@@ -27,7 +27,15 @@ from hansa.plan.values import (
     RANGES_ON_SHARES,
     SERVERS,
 )
-from hansa.trees.losses import METRICS_ON_SHARES, OBJECTIVES_ON_SHARES, is_quantile, is_softmax, measures, tells_rows
+from hansa.trees.losses import (
+    LOSSES,
+    METRICS_ON_SHARES,
+    OBJECTIVES_ON_SHARES,
+    is_quantile,
+    is_softmax,
+    measures,
+    tells_rows,
+)
 
 if TYPE_CHECKING:
     from hansa.plan.plan import Coopetitive, Plan
@@ -301,6 +309,22 @@ def a_custom_objective_can_be_had(plan: Plan) -> str | None:
     return None
 
 
+def a_custom_metric_can_be_had(plan: Plan) -> str | None:
+    own = plan.custom_metric
+    if own is None:
+        return None
+    if plan.coopetitive is not None:
+        return (
+            f"custom_metric goes with the modes that have an aggregator, and the mode is {plan.mode!r}, where metrics are computed on "
+            "shares, which no function of rows can do: leave it out, or take another mode"
+        )
+    if plan.evaluation_fraction == 0:
+        return "custom_metric is of held-out rows; set evaluation.fraction, for example to 0.2, or leave it out"
+    if any(measures(own.name, objective) for objective in LOSSES):
+        return f"custom_metric.name is {own.name!r}, a metric that there is; take another name"
+    return None
+
+
 def rare_levels_can_be_counted(plan: Plan) -> str | None:
     rare = plan.schema.rare_levels
     if not rare:
@@ -561,6 +585,7 @@ RULES: tuple[Rule, ...] = (
     base_margins_fit,
     levels_of_a_union_are_told,
     a_custom_objective_can_be_had,
+    a_custom_metric_can_be_had,
     rare_levels_can_be_counted,
     early_stopping_has_rows,
 )

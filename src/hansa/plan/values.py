@@ -113,6 +113,13 @@ FunctionDigest = Annotated[
 RowBound = Annotated[
     float, Meta(ge=2.0**-100, le=2.0**100, description="a positive number that no row exceeds, from 2^-100 to 2^100")
 ]
+MetricName = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[a-z][a-z0-9_-]{0,31}\Z",
+        description="a metric's name: one of a to z, then at most 31 of a to z, digits, - and _",
+    ),
+]
 MemberName = Annotated[str, Meta(description="a member's name")]
 Column = Annotated[str, Meta(description="a column's name")]
 DecimalSign = Annotated[str, Meta(pattern=rf"\A[{''.join(DECIMAL_SIGNS)}]\Z", description='"." or ","')]

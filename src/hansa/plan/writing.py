@@ -48,6 +48,8 @@ def write_plan(plan: Plan) -> str:
         document["categories"] = {**plan.schema.levels, **dict.fromkeys(plan.schema.union, UNION)}
     if plan.custom_objective is not None:
         document["custom_objective"] = asdict(plan.custom_objective)
+    if plan.custom_metric is not None:
+        document["custom_metric"] = asdict(plan.custom_metric)
     if more is not None:
         document |= _by_feature(plan, more)
         if more.steps:

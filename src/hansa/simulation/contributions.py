@@ -27,8 +27,9 @@ from hansa.plan import Plan
 from hansa.roles.run import Progress, TreeGrown
 from hansa.simulation.cross_validation import folds_of, plan_of, warm_up_for
 from hansa.simulation.run import SimulationSettings, check_labels, member_names, predict_alone, split_parties
-from hansa.simulation.scores import HIGHER_IS_BETTER, score_table
+from hansa.simulation.scores import score_table
 from hansa.simulation.tables import Table
+from hansa.trees.losses import HIGHER_IS_BETTER
 
 Method = Literal["leave-one-out", "shapley"]
 METHODS = ("leave-one-out", "shapley")

@@ -41,7 +41,7 @@ from hansa.simulation.run import (
 from hansa.simulation.summary import Metrics
 from hansa.simulation.tables import Table
 from hansa.trees.ensemble import Ensemble, add_margins
-from hansa.trees.losses import is_softmax
+from hansa.trees.losses import HIGHER_IS_BETTER, is_softmax
 from hansa.trees.metrics import MetricScale, best_round, metric_sums, metric_value, stops_early
 from hansa.trees.parameters import Parameters
 from hansa.trees.xgboost_json import from_json
@@ -229,7 +229,7 @@ def cross_validate(
     ensembles, scores = zip(*_side_by_side(train, prepared, workers, count.stop), strict=True)
     history = {name: _over_folds([own[name] for own in scores]) for name in parameters.metrics}
     metric = parameters.metrics[-1]
-    best, end = _best_round(metric, history[metric].mean, parameters.early_stopping_rounds)
+    best, end = _best_round(metric in HIGHER_IS_BETTER, history[metric].mean, parameters.early_stopping_rounds)
     told += [
         f"{name} has no value in some folds after round {best}; its mean is over the others"
         for name in history
@@ -429,12 +429,12 @@ def _over_folds(folds: Sequence[Sequence[float | None]]) -> RoundScores:
     return RoundScores(mean=mean, std=std)
 
 
-def _best_round(metric: str, means: Sequence[float | None], stopping_rounds: int | None) -> tuple[int, int]:
+def _best_round(maximizes: bool, means: Sequence[float | None], stopping_rounds: int | None) -> tuple[int, int]:
     """The best round, and the last one of the history."""
     if stopping_rounds is None:
-        return best_round(metric, means) or len(means), len(means)
-    stopped = (at for at in range(1, len(means) + 1) if stops_early(metric, means[:at], stopping_rounds))
-    best = best_round(metric, means[: next(stopped, len(means))]) or len(means)
+        return best_round(maximizes, means) or len(means), len(means)
+    stopped = (at for at in range(1, len(means) + 1) if stops_early(maximizes, means[:at], stopping_rounds))
+    best = best_round(maximizes, means[: next(stopped, len(means))]) or len(means)
     return best, best
 
 

@@ -36,7 +36,7 @@ from hansa.plan import (
 )
 from hansa.roles.batches import check_roster, claim
 from hansa.roles.run import Progress
-from hansa.roles.summed.custom import GradientFunction
+from hansa.roles.summed.custom import NO_FUNCTIONS, Functions
 from hansa.simulation.comparison import PairedLoss, advice, paired_loss
 from hansa.simulation.pooled_xgboost import ONE_HOT, is_installed, train_pooled_xgboost
 from hansa.simulation.processes import train_in_processes
@@ -297,7 +297,7 @@ def refusal_of_members(plan: Plan, parts: Mapping[str, Table]) -> str | None:
     """
     roster = tuple(claim(plan, name, part.rows()) for name, part in sorted(parts.items()))
     # Members allow a function by hand: who gives it here has done so.
-    policy = Policy() if plan.custom_objective is None else Policy(functions=(plan.custom_objective.sha256,))
+    policy = Policy(functions=tuple(sha256 for _, sha256 in plan.functions))
     try:
         policy.check_plan(plan)
         for name in parts:
@@ -510,10 +510,10 @@ def train_alone(plan: Plan, train: Table, test: Table) -> Mapping[str, float | N
 
 
 def compare_alone(
-    plan: Plan, ensemble: Ensemble, train: Table, test: Table, function: GradientFunction | None = None
+    plan: Plan, ensemble: Ensemble, train: Table, test: Table, functions: Functions = NO_FUNCTIONS
 ) -> tuple[Mapping[str, float | None], PairedLoss | None]:
-    """As `train_alone`, and that model beside the common one. `function`: of the plan's custom objective, where it has one."""
-    alone = _train_alone(plan, train, test, function)
+    """As `train_alone`, and that model beside the common one. `functions`: the plan's own."""
+    alone = _train_alone(plan, train, test, functions)
     common = predictions_of(ensemble, test)
     return alone.metrics or {}, _compared(plan.parameters, test, common, alone.predictions)
 
@@ -532,7 +532,7 @@ def predict_alone(plan: Plan, train: Table, test: Table) -> npt.NDArray[np.float
     return _train_alone(plan, train, test).predictions
 
 
-def _train_alone(plan: Plan, train: Table, test: Table, function: GradientFunction | None = None) -> _Scores:
+def _train_alone(plan: Plan, train: Table, test: Table, functions: Functions = NO_FUNCTIONS) -> _Scores:
     """Metrics of a model of this party's rows only; none where they cannot train one. See `_predict_local` for several classes."""
     labels = np.unique(_counted_labels(plan, train))
     why = ""
@@ -543,7 +543,7 @@ def _train_alone(plan: Plan, train: Table, test: Table, function: GradientFuncti
     if why:
         return _nothing(plan.parameters, why)
     try:
-        predictions = _predict_local(plan, "alone", train, test, function=function)
+        predictions = _predict_local(plan, "alone", train, test, functions=functions)
     except HansaError as error:
         return _nothing(plan.parameters, str(error))
     return _scores_of(plan.parameters.objective, plan.parameters.quantiles, predictions, test)
@@ -562,7 +562,7 @@ def _predict_local(
     train: Table,
     test: Table,
     report: Callable[[Progress], None] = lambda _: None,
-    function: GradientFunction | None = None,
+    functions: Functions = NO_FUNCTIONS,
 ) -> npt.NDArray[np.float32]:
     """Predictions on `test` of the plan's training of one table in this process: (rows,), or (rows, classes).
 
@@ -582,7 +582,7 @@ def _predict_local(
             threads=useful_threads(),
             report=report,
             policy=policy_of_holder(single),
-            function=function,
+            functions=functions,
         )
         found.append(predictions_of(run.outcome.ensemble, test))
     return np.stack(found, axis=1) if classes else found[0]

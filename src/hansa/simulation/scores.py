@@ -13,8 +13,6 @@ from hansa.trees.metrics import LEAST_GAMMA_MEAN
 
 Float = npt.NDArray[np.float64]
 
-HIGHER_IS_BETTER = ("auc", "aucpr")
-
 METRICS = {
     "binary:logistic": ("auc", "aucpr", "logloss", "error"),
     "binary:logitraw": ("auc", "aucpr", "logloss", "error"),

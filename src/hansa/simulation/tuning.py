@@ -24,8 +24,8 @@ from hansa.roles.run import Progress, TreeGrown
 from hansa.simulation.cross_validation import cross_validate, plan_of, warm_up_for
 from hansa.simulation.run import SimulationSettings, check_labels, member_names, split_parties
 from hansa.simulation.tables import Table
-from hansa.trees.losses import is_logistic
-from hansa.trees.metrics import HIGHER_IS_BETTER, best_round
+from hansa.trees.losses import HIGHER_IS_BETTER, is_logistic
+from hansa.trees.metrics import best_round
 from hansa.trees.parameters import ALIASES, Parameters, parse_parameters
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def search(
             history, texts = dict(enumerate(found.history[metric].mean, 1)), list(found.warnings)
             std = found.history[metric].std[found.best_round - 1]
         told.extend(texts)
-        place = best_round(metric, list(history.values()))
+        place = best_round(metric in HIGHER_IS_BETTER, list(history.values()))
         at, value = (None, None) if place is None else list(history.items())[place - 1]
         state: Literal["complete", "pruned"] = "pruned" if pruned else "complete"
         seconds = time.perf_counter() - began

@@ -167,6 +167,9 @@ SOFTPROB = "multi:softprob"
 OBJECTIVES_ON_SHARES = ("binary:logistic", "reg:squarederror", "count:poisson", "multi:softprob", "multi:softmax")
 """Those that coopetitive mode computes on shares."""
 
+HIGHER_IS_BETTER = ("auc", "aucpr")
+"""Metrics of which a greater value is the better one."""
+
 METRICS_ON_SHARES = ("logloss", "error", "auc", "aucpr", "rmse", "mae", "poisson-nloglik", *CLASS_METRICS)
 """Metrics that coopetitive mode computes on shares, of the objectives that have them."""
 

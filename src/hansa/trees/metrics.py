@@ -28,6 +28,7 @@ from hansa.errors import DataError, PlanError
 from hansa.trees.elementary import exp, log, sigmoid
 from hansa.trees.losses import (
     CLASS_METRICS,
+    HIGHER_IS_BETTER,
     LOSSES,
     is_binary,
     is_exponential,
@@ -46,8 +47,6 @@ REGRESSION_METRICS = ("rmse", "mae", "mape", "rmsle", "mphe", "quantile")
 MEAN_METRICS = ("poisson-nloglik", "gamma-nloglik", "gamma-deviance", "tweedie-nloglik")
 METRICS = CLASSIFICATION_METRICS + REGRESSION_METRICS + MEAN_METRICS + CLASS_METRICS
 """All names that a plan may give, some with a number behind them (`losses.NUMBERED`); `losses.Loss` has those of each objective."""
-
-HIGHER_IS_BETTER = ("auc", "aucpr")
 
 ROOTS = ("rmse", "rmsle")
 """Roots of a mean."""
@@ -167,38 +166,30 @@ def check_metric(name: str, objective: str) -> None:
         )
 
 
-def is_improvement(name: str, value: float, best: float | None, min_delta: float = 0.0) -> bool:
-    """Whether `value` is better than `best` by more than `min_delta`; NaN never is, any number beats None.
-
-    Raises:
-        PlanError: the metric is unknown.
-    """
-    _parts(name)
+def is_improvement(maximizes: bool, value: float, best: float | None) -> bool:
+    """Whether `value` is better than `best`, where `maximizes` says that greater ones are; NaN never is, any number beats None."""
     if best is None or math.isnan(value):
         return not math.isnan(value)
-    return value - best > min_delta if name in HIGHER_IS_BETTER else best - value > min_delta
+    return value > best if maximizes else value < best
 
 
-def best_round(name: str, values: Sequence[float | None]) -> int | None:
+def best_round(maximizes: bool, values: Sequence[float | None]) -> int | None:
     """The number of the first round, from 1, whose value none of the others beats; None where no round has a value.
 
     Args:
-        name: a metric. values: of the rounds 1, 2, ...; None where the metric has none.
-
-    Raises:
-        PlanError: the metric is unknown.
+        maximizes: whether greater values are better. values: of the rounds 1, 2, ...; None where the metric has none.
     """
     best: float | None = None
     at: int | None = None
     for number, value in enumerate(values, 1):
-        if value is not None and is_improvement(name, value, best):
+        if value is not None and is_improvement(maximizes, value, best):
             best, at = value, number
     return at
 
 
-def stops_early(name: str, values: Sequence[float | None], stopping_rounds: int) -> bool:
+def stops_early(maximizes: bool, values: Sequence[float | None], stopping_rounds: int) -> bool:
     """Whether so many rounds with a value came after the best one; rounds without a value stop nothing. Arguments as `best_round`."""
-    best = best_round(name, values)
+    best = best_round(maximizes, values)
     return best is not None and sum(value is not None for value in values[best:]) >= stopping_rounds
 
 
@@ -301,18 +292,16 @@ def metric_value(name: str, objective: str, summed: Int64s, scale: MetricScale) 
         return float(_auc(summed)[0])
     if name == "aucpr":
         return float(_aucpr(summed, False, False))
-    if summed[1] == 0 or (name in MAY_FAIL and summed[2]):
+    if name in MAY_FAIL and summed[2]:
         return math.nan
-    # Division of Python's integers rounds once.
-    shift = _fraction_bits(scale, 0) - _fraction_bits(scale, _value_bits(name, objective, scale))
-    mean = math.ldexp(int(summed[0]) / int(summed[1]), shift)
+    mean = _mean(summed, _value_bits(name, objective, scale), scale)
     if name == "gamma-nloglik":
         return mean - NLOGLIK_OFFSET
     return math.sqrt(mean) if name in ROOTS else mean
 
 
 def why_no_value(name: str, summed: Int64s) -> str:
-    """Why `metric_value` of these sums is NaN, as part of a sentence; "" where it is a number."""
+    """Why `metric_value` or `mean_value` of these sums is NaN, as part of a sentence; "" where it is a number."""
     if name not in HIGHER_IS_BETTER:
         if summed[1] == 0:
             return NO_WEIGHT
@@ -321,6 +310,52 @@ def why_no_value(name: str, summed: Int64s) -> str:
     if not weights.any():
         return NO_WEIGHT
     return "" if weights.all() else ONE_LABEL
+
+
+def value_sums(values: npt.NDArray[np.float64], weights: Float32s | None, most: float, scale: MetricScale) -> Int64s:
+    """A party's sums of a metric that is a mean: as `metric_sums`, of rows whose values are there.
+
+    Args:
+        values: float64 (n_rows,), from 0 to `most`, which is public. weights: float32 (n_rows,), or None for 1 each.
+
+    Returns:
+        int64 (2,): sum of weight x value, sum of weights; each at its own scale, from 0 to 2**62.
+
+    Raises:
+        DataError: a weight beyond its public bound, or more rows than n_rows_total.
+    """
+    if weights is None:
+        weights = np.ones(values.shape, dtype=np.float32)
+    if len(values) > scale.n_rows_total:
+        raise DataError(f"{len(values)} rows; expected at most n_rows_total = {scale.n_rows_total}")
+    _check_range("weights", weights, 0.0, math.ldexp(1.0, scale.weight_exponent))
+    unit = math.ldexp(1.0, _fraction_bits(scale, _bits_of(most)))
+    total = np.rint(weights * values * unit).astype(np.int64).sum()
+    return np.array([total, _weight_sum(weights, math.ldexp(1.0, _fraction_bits(scale, 0)))], dtype=np.int64)
+
+
+def mean_value(summed: Int64s, most: float, scale: MetricScale) -> float:
+    """The mean of all rows' values, from the parties' added `value_sums`; NaN where the weights sum to 0.
+
+    Raises DataError: `summed` cannot be a sum of what parties send.
+    """
+    if summed.dtype != np.int64 or summed.shape != (2,) or (summed < 0).any():
+        raise DataError(f"sums are {summed.dtype}{summed.shape}; expected int64(2,), none below 0")
+    return _mean(summed, _bits_of(most), scale)
+
+
+def _mean(summed: Int64s, value_bits: int, scale: MetricScale) -> float:
+    """Division of Python's integers rounds once."""
+    if summed[1] == 0:
+        return math.nan
+    shift = _fraction_bits(scale, 0) - _fraction_bits(scale, value_bits)
+    return math.ldexp(int(summed[0]) / int(summed[1]), shift)
+
+
+def _bits_of(most: float) -> int:
+    """v such that no value up to `most` exceeds 2**v."""
+    mantissa, exponent = math.frexp(most)
+    return exponent - (mantissa == 0.5)
 
 
 def _value_bits(name: str, objective: str, scale: MetricScale) -> int:

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from hansa.errors import HansaError, IdentityError, OutputError, ProtocolError, StateError
 from hansa.node.in_process import policy_of_holder, train_in_process
 from hansa.node.state import PartyState
-from hansa.plan import CustomObjective
+from hansa.plan import CustomMetric, CustomObjective
 from hansa.protocol import messages
 from hansa.protocol.messages import CheckpointSigned, Contribution, Finish, Received, Resume, SplitNodes, Welcome
+from hansa.roles.summed.custom import Functions
 from made_tables import NAMES, coded, plan, spread, table
 from surviving import Crash, Survivors, crash_at
 
@@ -122,14 +123,19 @@ def doubled(margins, labels, weights):
     return 2 * (margins - labels) * weights, 2 * weights
 
 
-def test_a_run_with_a_custom_objective_survives_too(tmp_path):
-    given = plan(PARTIES, **SMALL, objective="reg:squarederror", base_score=0.5)
+def squares(predictions, labels, weights):
+    return np.minimum((predictions - labels) * (predictions - labels), np.float32(64))
+
+
+def test_a_run_with_functions_of_its_own_survives_too(tmp_path):
+    given = plan(PARTIES, **SMALL, evaluation=0.2, objective="reg:squarederror", base_score=0.5)
     given = replace(given, custom_objective=CustomObjective("ab" * 32, 2.0**12, 4.0))
-    tables = tables_of("reg:squarederror")
-    own = {"policy": policy_of_holder(given), "function": doubled}
+    given = replace(given, custom_metric=CustomMetric("cd" * 32, "squares", 64.0))
+    tables, functions = tables_of("reg:squarederror"), Functions(doubled, squares)
+    own = {"policy": policy_of_holder(given), "functions": functions}
     expected = train_in_process(given, tables, **own).outcome.model
     for place in range(1, 90, 11):
-        run = Survivors(tmp_path / str(place), given, tables, function=doubled)
+        run = Survivors(tmp_path / str(place), given, tables, functions=functions)
         run.finish(crash_at(place))
         assert set(run.models.values()) == {expected}, place
 

@@ -14,7 +14,6 @@ import numpy as np
 from hansa.mpc.replicated import Address, Program, Server, together
 from hansa.mpc.ring import ShareArray
 from hansa.oblivious.evaluation import (
-    HIGHER_IS_BETTER,
     CountTerms,
     all_in_range,
     has_value,
@@ -27,6 +26,7 @@ from hansa.oblivious.growth import TreeShares
 from hansa.oblivious.shared_rows import Block, label_words, weights_of
 from hansa.oblivious.training import SOFTPROB, may_leave_range, start_margins
 from hansa.roles.shared.sharing import TrainingStart, has_factorials
+from hansa.trees.losses import HIGHER_IS_BETTER
 from hansa.trees.metrics import NO_ROWS, NO_WEIGHT, ONE_LABEL
 
 IN_LABEL_UNITS = ("rmse", "mae", "poisson-nloglik")

@@ -107,7 +107,7 @@ from hansa.trees.growth import Buffers, Grower
 from hansa.trees.least_rows import heaviest_row, hessian_of
 from hansa.trees.level import Level
 from hansa.trees.losses import LOSSES, is_exponential
-from hansa.trees.metrics import NO_ROWS, best_round, metric_value, stops_early, sums_length, why_no_value
+from hansa.trees.metrics import NO_ROWS, best_round, mean_value, metric_value, stops_early, sums_length, why_no_value
 from hansa.trees.sampling import draw_columns
 from hansa.trees.worker_pool import ALONE, WorkerPool
 from hansa.trees.xgboost_json import to_json
@@ -839,6 +839,8 @@ class Aggregator:
         shapes: dict[str, tuple[int, ...]] = {"totals": (TOTALS * self._plan.parameters.outputs,)}
         if self._tree > 0 and self._n_evaluation:
             shapes |= {f"metric/{name}": (sums_length(name),) for name in self._plan.parameters.metrics}
+            if self._plan.custom_metric is not None:
+                shapes[f"metric/{self._plan.custom_metric.name}"] = (2,)
         self._expect(shapes)
 
     def _bound_gradients(self, bound: float) -> None:
@@ -1085,7 +1087,7 @@ class Aggregator:
         if self._plan.evaluation_fraction == 0:
             return {}
         values: dict[str, float | None] = {}
-        for name in self._plan.parameters.metrics:
+        for name in self._plan.metrics:
             values[name], why = self._metric(name, sums)
             if why:
                 self._without_value[name] = why
@@ -1101,13 +1103,17 @@ class Aggregator:
         # Of a custom objective gradients say nothing of errors.
         tells = self._gradient_bound if self._plan.custom_objective is None else 0.0
         scale = metric_scale(parameters, self._n_evaluation, self._bounds, tells)
-        value = metric_value(name, self._plan.parameters.objective, summed, scale)
+        own = self._plan.custom_metric
+        if own is not None and name == own.name:
+            value = mean_value(summed, own.bound, scale)
+        else:
+            value = metric_value(name, parameters.objective, summed, scale)
         return (None, why_no_value(name, summed)) if math.isnan(value) else (value, "")
 
     def _stops_early(self) -> bool:
-        parameters = self._plan.parameters
-        stopping_rounds, name = parameters.early_stopping_rounds, parameters.metrics[-1]
-        return stopping_rounds is not None and stops_early(name, self._history.get(name, ()), stopping_rounds)
+        plan, stopping_rounds = self._plan, self._plan.parameters.early_stopping_rounds
+        history = self._history.get(plan.metrics[-1], ())
+        return stopping_rounds is not None and stops_early(plan.maximizes, history, stopping_rounds)
 
     def _finish(self) -> Outgoing:
         plan = self._plan
@@ -1115,7 +1121,7 @@ class Aggregator:
         rounds = grown // self._per_round
         if plan.parameters.early_stopping_rounds is not None:
             # Without any value there is no best round: the whole model stays.
-            rounds = best_round(name := plan.parameters.metrics[-1], self._history.get(name, ())) or rounds
+            rounds = best_round(plan.maximizes, self._history.get(plan.metrics[-1], ())) or rounds
         keep = rounds * self._per_round
         scores = self._start.base_scores
         ensemble = Ensemble(

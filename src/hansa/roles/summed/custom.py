@@ -1,27 +1,45 @@
-"""Gradients by a function of the members' own: what it returns is held to the plan's public bounds, row by row.
+"""Gradients and metrics by functions of the members' own: what they return is held to the plan's public bounds, row by row.
 
-Every party has the function's file; the plan names it by hash alone, so no code travels. As with the losses that Hansa has, a row's
-gradient and hessian must depend on its own margin, label and weight alone, to the bit: else the model would depend on who holds which
-row. `check_rows_apart` looks for functions that break this.
+Every party has a function's file; the plan names it by hash alone, so no code travels. As with the losses that Hansa has, what a
+function makes of a row must depend on the row's own margin, label and weight alone, to the bit: else the model would depend on who
+holds which row. `check_rows_apart` looks for functions that break this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hansa.errors import DataError, PlanError
-from hansa.plan import CustomObjective, Plan
+from hansa.plan import CustomMetric, CustomObjective, Plan
 from hansa.trees import objective
+from hansa.trees.ensemble import predictions_from_margins
+from hansa.trees.metrics import MetricScale, value_sums
 
 Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
 GradientFunction = Callable[[Float32, Float32, Float32], tuple[Any, Any]]
 """(margins, labels, weights), float32 (n,) each, to (gradients, hessians), (n,) each; weights are 1 where the plan names none."""
+
+MetricFunction = Callable[[Float32, Float32, Float32], Any]
+"""(predictions, labels, weights), float32 (n,) each, of several outputs predictions of (n, outputs), to each row's value, (n,)."""
+
+
+@dataclass(frozen=True)
+class Functions:
+    """What a plan's custom_objective and custom_metric name, where it has them."""
+
+    objective: GradientFunction | None = None
+    metric: MetricFunction | None = None
+
+
+NO_FUNCTIONS = Functions()
 
 MOST_ROWS_COMPARED = 2048
 """Rows on which `check_rows_apart` compares."""
@@ -30,15 +48,16 @@ FARTHEST_COMPARED = 8.0
 """The margins there go from minus this to this."""
 
 
-def gradient_function(plan: Plan, given: GradientFunction | None, owner: str) -> GradientFunction | None:
-    """The function of a plan's custom objective; None where it has none. Raises PlanError where one lacks the other."""
-    if (plan.custom_objective is None) == (given is None):
-        return given
-    if given is None:
-        raise PlanError(
-            f"party {owner!r}: the plan has a custom_objective, and this party gives no function; name its file"
-        )
-    raise PlanError(f"party {owner!r} gives a function, and the plan has no custom_objective; leave it out")
+def check_functions(plan: Plan, given: Functions, owner: str) -> None:
+    """Refuse a plan that names a function which is not given, and a function that the plan does not name. Raises PlanError."""
+    for name, wanted, function in (
+        ("custom_objective", plan.custom_objective, given.objective),
+        ("custom_metric", plan.custom_metric, given.metric),
+    ):
+        if wanted is not None and function is None:
+            raise PlanError(f"party {owner!r}: the plan has a {name}, and this party gives no function; name its file")
+        if wanted is None and function is not None:
+            raise PlanError(f"party {owner!r} gives a function, and the plan has no {name}; leave it out")
 
 
 def custom_gradients(
@@ -53,7 +72,7 @@ def custom_gradients(
 
     Raises DataError naming the row (from 1) and the bound, never a value of the row.
     """
-    gradient, hessian = _called(function, margins, labels, weights)
+    gradient, hessian = _gradients(function, margins, labels, weights)
     for name, values, least, most in (
         ("gradient", gradient, -bounds.gradient_bound, bounds.gradient_bound),
         ("hessian", hessian, 0.0, bounds.hessian_bound),
@@ -67,53 +86,111 @@ def custom_gradients(
     return gradient, hessian
 
 
-def _called(
+def custom_metric_sums(
+    function: MetricFunction,
+    own: CustomMetric,
+    predictions: Float32,
+    labels: Float32,
+    weights: Float32 | None,
+    scale: MetricScale,
+) -> Int64:
+    """A party's sums (`trees.metrics.value_sums`) of what the function makes of its held-out rows.
+
+    Args:
+        predictions: float32 (n_rows,), or (n_rows, outputs), as the model's `predict` gives them.
+
+    Raises DataError naming the bound, never a value of a row.
+    """
+    values = _values(function, predictions, labels, weights)
+    wrong = ~((values >= 0) & (values <= own.bound))  # true for NaN
+    if wrong.any():
+        raise DataError(
+            f"custom_metric: the values of {int(np.count_nonzero(wrong))} held-out rows are no numbers from 0 to {own.bound:g}; mend "
+            "the function, or agree on another custom_metric.bound"
+        )
+    return value_sums(values, weights, own.bound, scale)
+
+
+def _gradients(
     function: GradientFunction, margins: Float32, labels: Float32, weights: Float32 | None
 ) -> tuple[Float64, Float64]:
-    """The function's results as float64 (n,). It gets copies: what it writes there changes nothing."""
-    ones = np.ones_like(labels) if weights is None else weights.copy()
-    try:
-        with np.errstate(all="ignore"):  # bounds tell
-            found = function(margins.copy(), labels.copy(), ones)
-    except Exception as error:  # whatever the members' function raises; its words may hold cells, and stay here
-        raise DataError(
-            f"custom_objective: the function raised {type(error).__name__}; mend it at all members, and agree on its new hash"
-        ) from error
+    """The results of an objective's function."""
+    found = _called("custom_objective", function, margins, labels, weights)
     if not isinstance(found, tuple | list) or len(found) != 2:
         raise DataError(
             f"custom_objective: expected (gradients, hessians), found {type(found).__name__}; mend the function"
         )
-    arrays = []
-    for name, values in zip(("gradients", "hessians"), found, strict=True):
-        array = np.asarray(values)
-        if array.shape != labels.shape or array.dtype.kind not in "fiu":
-            raise DataError(
-                f"custom_objective: expected {name} as numbers of shape {labels.shape}, found {array.dtype} of shape {array.shape}; "
-                "mend the function"
-            )
-        arrays.append(np.ascontiguousarray(array, np.float64))
-    return arrays[0], arrays[1]
+    gradients, hessians = (
+        _numbers("custom_objective", name, values, len(labels))
+        for name, values in zip(("gradients", "hessians"), found, strict=True)
+    )
+    return gradients, hessians
 
 
-def check_rows_apart(function: GradientFunction, labels: Float32, weights: Float32 | None) -> None:
-    """Refuse a function whose result for a row depends on the rows beside it, or on the row's place, as far as some rows tell.
+def _values(function: MetricFunction, predictions: Float32, labels: Float32, weights: Float32 | None) -> Float64:
+    """The results of a metric's function."""
+    found = _called("custom_metric", function, predictions, labels, weights)
+    if isinstance(found, tuple | list):
+        raise DataError(
+            "custom_metric: expected a value for each row, (n,), of which the mean over all parties' rows is the metric; found "
+            f"{type(found).__name__}; mend the function"
+        )
+    return _numbers("custom_metric", "values", found, len(labels))
 
-    Rows are given in order, backwards, without the first one, and some alone. Raises DataError where bits differ.
+
+def _called(name: str, function: Callable[..., Any], scores: Float32, labels: Float32, weights: Float32 | None) -> Any:
+    """What the function returns. It gets copies: what it writes there changes nothing."""
+    ones = np.ones_like(labels) if weights is None else weights.copy()
+    try:
+        with np.errstate(all="ignore"):  # bounds tell
+            return function(scores.copy(), labels.copy(), ones)
+    except Exception as error:  # whatever the members' function raises; its words may hold cells, and stay here
+        raise DataError(
+            f"{name}: the function raised {type(error).__name__}; mend it at all members, and agree on its new hash"
+        ) from error
+
+
+def _numbers(name: str, what: str, values: object, count: int) -> Float64:
+    """As float64 (count,)."""
+    array = np.asarray(values)
+    if array.shape != (count,) or array.dtype.kind not in "fiu":
+        raise DataError(
+            f"{name}: expected {what} as numbers of shape ({count},), found {array.dtype} of shape {array.shape}; mend the function"
+        )
+    return np.ascontiguousarray(array, np.float64)
+
+
+def check_rows_apart(plan: Plan, functions: Functions, labels: Float32, weights: Float32 | None) -> None:
+    """Refuse functions whose result for a row depends on the rows beside it, or on the row's place, as far as some rows tell.
+
+    Raises DataError where bits differ.
     """
-    labels = labels[:MOST_ROWS_COMPARED]
-    weights = None if weights is None else weights[:MOST_ROWS_COMPARED]
-    count = len(labels)
-    margins = np.linspace(-FARTHEST_COMPARED, FARTHEST_COMPARED, count, dtype=np.float32)
-    whole = np.stack(_called(function, margins, labels, weights))
+    margins = np.linspace(-FARTHEST_COMPARED, FARTHEST_COMPARED, min(len(labels), MOST_ROWS_COMPARED), dtype=np.float32)
+    if (gradients := functions.objective) is not None:
+        _check_apart("custom_objective", lambda *rows: np.stack(_gradients(gradients, *rows)), margins, labels, weights)
+    if (values := functions.metric) is not None:
+        outputs = plan.parameters.outputs
+        scores = margins if outputs == 1 else np.stack([margins] * outputs, axis=1)
+        scores = predictions_from_margins(plan.parameters.objective, scores)
+        _check_apart("custom_metric", lambda *rows: _values(values, *rows)[None], scores, labels, weights)
+
+
+def _check_apart(
+    name: str, call: Callable[..., Float64], scores: Float32, labels: Float32, weights: Float32 | None
+) -> None:
+    """Rows are given in order, backwards, without the first one, and some alone; `call` returns float64 (k, rows)."""
+    count = len(scores)
+    labels, weights = labels[:count], None if weights is None else weights[:count]
+    whole = call(scores, labels, weights)
     places = np.arange(count)
     for chosen in (places[::-1], places[1:], *(places[place : place + 1] for place in (0, count // 3, count - 1))):
         if not len(chosen):
             continue
         own = None if weights is None else weights[chosen]
-        again = np.stack(_called(function, margins[chosen], labels[chosen], own))
+        again = call(scores[chosen], labels[chosen], own)
         if again.tobytes() != np.ascontiguousarray(whole[:, chosen]).tobytes():
             raise DataError(
-                "custom_objective: the function's result for a row depends on the rows beside it or on the row's place, so that the "
+                f"{name}: the function's result for a row depends on the rows beside it or on the row's place, so that the "
                 "model would depend on who holds which row; use operations that round each row alone (+, -, *, /, comparisons, sqrt; "
                 "NumPy's exp and log may round otherwise at another place), and no sums over rows"
             )

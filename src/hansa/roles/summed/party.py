@@ -83,7 +83,14 @@ from hansa.roles.run import (
     run_id,
 )
 from hansa.roles.summed import describing
-from hansa.roles.summed.custom import GradientFunction, check_rows_apart, custom_gradients, gradient_function
+from hansa.roles.summed.custom import (
+    NO_FUNCTIONS,
+    Functions,
+    check_functions,
+    check_rows_apart,
+    custom_gradients,
+    custom_metric_sums,
+)
 from hansa.roles.summed.features import feature_rules, node_columns, with_categories, without_categories
 from hansa.roles.summed.levels import (
     RecodedColumns,
@@ -112,7 +119,7 @@ from hansa.roles.summed.sum_masking import MaskingNotReady, NoMasking, Signer, S
 from hansa.roles.summed.verified_counts import CountChecker, Evidence, Named
 from hansa.secure.keys import RunNames
 from hansa.trees import histogram, objective
-from hansa.trees.ensemble import Ensemble, base_margin
+from hansa.trees.ensemble import Ensemble, base_margin, predictions_from_margins
 from hansa.trees.growth import Buffers, RowPartition, check_level, nodes_to_build, rounded, tree_received
 from hansa.trees.level import ALL_NODES, NO_CATEGORIES, Level, filled
 from hansa.trees.losses import LOSSES, is_exponential, is_softmax
@@ -172,7 +179,7 @@ class Party:
         report: called with `Progress` as the run goes on, without metrics: a party does not learn them.
         start: the model file that the plan goes on from, where it names one; a description needs none.
         purpose: whether the run trains a model, or describes the pooled table.
-        function: of the plan's custom objective, where it has one; the policy must allow it.
+        functions: of the plan's custom objective and metric, where it has them; the policy must allow them.
 
     Attributes:
         done: whether the run is over. run: the run's id, once known.
@@ -196,7 +203,7 @@ class Party:
         report: Callable[[Progress], None] = lambda _: None,
         start: bytes | None = None,
         purpose: Purpose = "train",
-        function: GradientFunction | None = None,
+        functions: Functions = NO_FUNCTIONS,
     ) -> None:
         policy.check_plan(plan)
         self._describes = purpose == "describe"
@@ -209,9 +216,10 @@ class Party:
         if isinstance(rows, Rows):
             check_arrays(rows, plan.schema, plan.parameters.label_kind, name)
         self._own_levels = told_levels(plan, rows, name)
-        self._function = gradient_function(plan, function, name) if not self._describes else None
-        if self._function is not None:
-            check_rows_apart(self._function, np.ascontiguousarray(rows.label), rows.weight)
+        self._functions = functions
+        if not self._describes:
+            check_functions(plan, functions, name)
+            check_rows_apart(plan, functions, np.ascontiguousarray(rows.label), rows.weight)
         self.done = False
         self._policy = policy
         self._admit = admit
@@ -913,7 +921,8 @@ class Party:
         if parameters.quantiles:  # trees of one round all refit to the residuals at its start
             self._starts = self._margins.copy() if parameters.num_parallel_tree > 1 else self._margins
         if self._tree > 0 and self._n_evaluation and not self._replaying:
-            yield from self._metrics(gradient_bound)
+            for name, sums in self._metrics(gradient_bound):
+                yield self._contribute(f"metric/{name}", sums)
         whole_table = self._gradient.shape[1] > 0
         if whole_table:
             self._derive(0, self._row_count, self._gradient, self._hessian)
@@ -955,9 +964,11 @@ class Party:
         parameters = self._plan.parameters
         labels = self._kept_labels.part(first, end)
         weights = None if self._kept_weights is None else self._kept_weights.part(first, end)
-        if self._function is not None and self._plan.custom_objective is not None:
+        if self._functions.objective is not None and self._plan.custom_objective is not None:
             bounds, margins = self._plan.custom_objective, self._margins[0, first:end]
-            gradient[0], hessian[0] = custom_gradients(self._function, bounds, first, margins, labels, weights)
+            gradient[0], hessian[0] = custom_gradients(
+                self._functions.objective, bounds, first, margins, labels, weights
+            )
             return
         if is_softmax(parameters.objective):
             margins = np.ascontiguousarray(self._margins[:, first:end])
@@ -1027,17 +1038,22 @@ class Party:
             return self._bounds.hessian_bound
         return objective.hessian_bound(parameters.objective, 0.0, gradient_bound, parameters.shape)
 
-    def _metrics(self, gradient_bound: float) -> Iterator[bytes]:
+    def _metrics(self, gradient_bound: float) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+        """By metric, the sums of this party's held-out rows."""
         parameters = self._plan.parameters
         rows = self._evaluation
         bounds = MagnitudeBounds(self._bounds.label_exponent, self._bounds.weight_exponent)
         # Of a custom objective gradients say nothing of errors.
-        tells = gradient_bound if self._function is None else 0.0
+        tells = gradient_bound if self._functions.objective is None else 0.0
         scale = metric_scale(parameters, self._n_evaluation, bounds, tells)
+        labels, weights = self._held_labels, self._held_weights
+        margins = self._margins[:, rows] if parameters.outputs > 1 else self._margins[0, rows]
         for name in parameters.metrics:
-            margins = self._margins[:, rows] if parameters.outputs > 1 else self._margins[0, rows]
-            sums = metric_sums(name, parameters.objective, margins, self._held_labels, self._held_weights, scale)
-            yield self._contribute(f"metric/{name}", sums)
+            yield name, metric_sums(name, parameters.objective, margins, labels, weights, scale)
+        own, function = self._plan.custom_metric, self._functions.metric
+        if own is not None and function is not None:
+            predictions = predictions_from_margins(parameters.objective, np.ascontiguousarray(margins.T))
+            yield own.name, custom_metric_sums(function, own, predictions, labels, weights, scale)
 
     def _quantise(self, message: QuantiseGradients) -> None:
         parameters = self._plan.parameters
@@ -1131,7 +1147,7 @@ class Party:
         """Begin what comes after a tree: its root too, where its scales suit bounds that the leaves gave."""
         parameters = self._plan.parameters
         in_round = self._tree % self._per_round < self._per_round - 1
-        foreseen = LOSSES[parameters.objective].foreseen and self._per_round == 1 and self._function is None
+        foreseen = LOSSES[parameters.objective].foreseen and self._per_round == 1 and self._functions.objective is None
         at_once = foreseen and self._tree < self._last_tree and parameters.subsample == 1
         if (message.then is not None) != (in_round or at_once):
             raise self._broken(
