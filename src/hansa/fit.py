@@ -49,6 +49,7 @@ from hansa.plan import (
     parameters_of,
 )
 from hansa.progress import COMPILING, Bar, bar, metrics_text
+from hansa.roles.batches import hold_out
 from hansa.roles.run import Progress
 from hansa.roles.summed.custom import Functions, GradientFunction, MetricFunction
 from hansa.simulation.comparison import PairedLoss, advice
@@ -761,7 +762,7 @@ def _member(
     alone: bool,
     functions: Functions,
 ) -> Member:
-    held = held_out(part.features, part.label, plan.evaluation_fraction, plan.parameters.seed)
+    held = held_out(part.features, part.label, hold_out(plan))
     together: Scores = {}
     by_itself: Scores = {}
     paired = None

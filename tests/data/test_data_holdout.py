@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import naive_trees as naive
-from hansa.data.holdout import FOLDS, folds_by_contents, held_out
+from hansa.data.holdout import FOLDS, HoldOut, folds_by_contents, held_out
 
 floats = st.floats(width=32, allow_infinity=False)
 
@@ -27,18 +27,18 @@ def tables(draw):
 def test_rows_held_out_are_the_naive_ones(table, fraction, seed):
     features, labels = table
     expected = [naive.hash_row(row, label, seed) < fraction for row, label in zip(features.T, labels, strict=True)]
-    assert held_out(features, labels, fraction, seed).tolist() == expected
+    assert held_out(features, labels, HoldOut(fraction, seed)).tolist() == expected
 
 
 @settings(deadline=None)
 @given(tables(), st.floats(0, 1), st.integers(0, 2**63 - 1), st.data())
 def test_any_split_and_order_holds_out_the_same_rows(table, fraction, seed, data):
     features, labels = table
-    whole = held_out(features, labels, fraction, seed)
+    whole = held_out(features, labels, HoldOut(fraction, seed))
     order = np.array(data.draw(st.permutations(range(len(labels)))))
     cut = data.draw(st.integers(0, len(labels)))
     for part in (order[:cut], order[cut:]):
-        assert np.array_equal(held_out(features[:, part], labels[part], fraction, seed), whole[part])
+        assert np.array_equal(held_out(features[:, part], labels[part], HoldOut(fraction, seed)), whole[part])
 
 
 def test_equal_rows_stay_together():
@@ -50,8 +50,8 @@ def test_equal_rows_stay_together():
     twins[1, ::7] = -0.0
     twins[0, ::5] = np.uint32(0xFFC0_0001).view(np.float32)
     labels = np.zeros(500, np.float32)
-    held = held_out(features, labels, 0.5, 4)
-    assert np.array_equal(held_out(twins, -labels, 0.5, 4), held)
+    held = held_out(features, labels, HoldOut(0.5, 4))
+    assert np.array_equal(held_out(twins, -labels, HoldOut(0.5, 4)), held)
     assert 150 < held.sum() < 350
 
 
@@ -61,7 +61,7 @@ def test_the_share_is_right_and_so_is_it_in_every_group(fraction):
     rng = np.random.default_rng(1)
     features = rng.integers(0, 10, size=(8, n)).astype(np.float32)
     labels = rng.integers(0, 2, size=n).astype(np.float32)
-    held = held_out(features, labels, fraction, 0)
+    held = held_out(features, labels, HoldOut(fraction, 0))
     for group in (np.ones(n, bool), labels == 1, features[0] < 3):
         assert abs(held[group].mean() - fraction) < 5 * np.sqrt(fraction * (1 - fraction) / group.sum())
 
@@ -69,14 +69,14 @@ def test_the_share_is_right_and_so_is_it_in_every_group(fraction):
 def test_another_seed_holds_out_other_rows():
     features = np.arange(4000, dtype=np.float32)[None]
     labels = np.zeros(4000, np.float32)
-    first, second = held_out(features, labels, 0.5, 0), held_out(features, labels, 0.5, 1)
+    first, second = held_out(features, labels, HoldOut(0.5, 0)), held_out(features, labels, HoldOut(0.5, 1))
     assert abs((first == second).mean() - 0.5) < 0.05
 
 
 def test_nothing_and_everything():
     features, labels = np.ones((2, 5), np.float32), np.ones(5, np.float32)
-    assert not held_out(features, labels, 0.0, 0).any()
-    assert held_out(features, labels, 1.0, 0).all()
+    assert not held_out(features, labels, HoldOut(0.0, 0)).any()
+    assert held_out(features, labels, HoldOut(1.0, 0)).all()
 
 
 @settings(deadline=None)
@@ -91,6 +91,6 @@ def test_folds_are_the_naive_ones(table, folds, seed):
 def test_folds_are_of_one_size_and_do_not_follow_held_out_rows():
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(3, 20_000)).astype(np.float32), np.zeros(20_000, np.float32)
-    places, held = folds_by_contents(features, labels, 5, 4), held_out(features, labels, 0.2, 4)
+    places, held = folds_by_contents(features, labels, 5, 4), held_out(features, labels, HoldOut(0.2, 4))
     assert np.abs(np.bincount(places) - 4_000).max() < 300
     assert np.abs(np.bincount(places[held]) - held.sum() / 5).max() < 150

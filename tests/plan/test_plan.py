@@ -878,6 +878,7 @@ def test_every_key_is_listed():
         replace(PLAN, schema=replace(PLAN.schema, **told)),
         replace(PLAN, parameters=squares, custom_objective=CustomObjective("0" * 64, 1.0, 1.0)),
         replace(PLAN, evaluation_fraction=0.2, custom_metric=CustomMetric("0" * 64, "cost", 1.0)),
+        replace(PLAN, folds=5, on_dropout="abort"),
         replace(
             PLAN, schema=Schema(("load", "band"), "fault", categories=((), ("a", "b")), rare_levels=(("band", 20),))
         ),
@@ -890,6 +891,8 @@ def test_every_key_is_listed():
     assert {f.name for f in fields(Plan)} == {
         "custom_metric",
         "custom_objective",
+        "fold",
+        "folds",
         "name",
         "mode",
         "aggregator",

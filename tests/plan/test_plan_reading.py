@@ -252,7 +252,11 @@ def test_parts_of_a_plan_made_in_python_are_held_to_the_same_types():
 
 def test_every_attribute_with_a_declared_type_has_a_key():
     for owner, keys, rest in (
-        (Plan, KEYS_OF_PLAN, {"schema", "parameters", "coopetitive", "release", "custom_objective", "custom_metric"}),
+        (
+            Plan,
+            KEYS_OF_PLAN,
+            {"schema", "parameters", "coopetitive", "release", "custom_objective", "custom_metric", "fold"},
+        ),
         (Coopetitive, KEYS_OF_COOPETITIVE, set()),
         (Release, KEYS_OF_RELEASE, set()),
         (CustomObjective, KEYS_OF_CUSTOM, set()),

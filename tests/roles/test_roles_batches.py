@@ -10,7 +10,7 @@ import pytest
 
 from conversation import Conversation
 from hansa.consortium.policy import Policy
-from hansa.data.holdout import held_out
+from hansa.data.holdout import HoldOut, held_out
 from hansa.errors import PlanError, ProtocolError
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan
@@ -47,7 +47,7 @@ def test_a_metric_over_the_held_out_rows_of_one_party_is_refused():
     seed = next(
         seed
         for seed in range(2000)
-        if sum(held_out(own.features, own.label, 0.004, seed).any() for own in TABLES.values()) == 1
+        if sum(held_out(own.features, own.label, HoldOut(0.004, seed)).any() for own in TABLES.values()) == 1
     )
     talk = Conversation(plan(evaluation=0.004, seed=seed, eval_metric=["auc"]), TABLES, policy=Policy())
     refused_before_anything_left(talk, "held-out rows", "at least 3 must")
@@ -55,7 +55,7 @@ def test_a_metric_over_the_held_out_rows_of_one_party_is_refused():
 
 def test_a_roster_whose_training_rows_are_one_partys_is_refused():
     """Two parties whose rows all fall to evaluation: the sum over three parties would be the third's part."""
-    held = held_out(ROWS.features, ROWS.label, 0.3, 0)
+    held = held_out(ROWS.features, ROWS.label, HoldOut(0.3, 0))
     few = {name: take(ROWS, np.flatnonzero(held)[i : i + 1]) for i, name in enumerate(PARTIES[1:])}
     tables = {PARTIES[0]: take(ROWS, np.flatnonzero(~held)), **few}
     refused_before_anything_left(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import naive_trees as naive
 from hansa.data.binning import bin_rows
-from hansa.data.holdout import held_out
+from hansa.data.holdout import HoldOut, held_out
 from hansa.data.quantiles import Cuts
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
@@ -629,7 +629,7 @@ def measured_rows(objective):
 @pytest.mark.parametrize("objective", [name for name in LOSSES if name != "binary:logitraw"])
 def test_metrics_of_a_run_are_those_that_xgboost_finds_of_its_model(objective):
     features, labels, names = measured_rows(objective)
-    held = held_out(features, labels, 0.3, 0)
+    held = held_out(features, labels, HoldOut(0.3, 0))
     given = {"objective": objective, "rounds": 4, "max_depth": 3, "eta": 0.5, "eval_metric": names} | of_classes(
         objective
     )

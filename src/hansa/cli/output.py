@@ -22,7 +22,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from hansa.node import logs, notices
-from hansa.node.events import Event, Noticed, OnEvent, Stage, line_of
+from hansa.node.events import Event, FoldBegan, Noticed, OnEvent, Stage, line_of
+from hansa.node.fold_scores import FoldScores, scores_table
 from hansa.node.record import AggregatorRecord, Bytes, HubRecord, PartyRecord, Record, SharedRecord, known
 from hansa.printable import printable, size
 from hansa.roles.run import Progress, Registered
@@ -106,6 +107,8 @@ def progress(shown: bool) -> Iterator[OnEvent]:
                     bar.update(task, description=printable(event.text), total=None, completed=0, metrics="")
                 case Noticed():
                     bar.update(task, description=printable(event.sentence, 200))
+                case FoldBegan():
+                    bar.console.print(f"fold {event.fold} of {event.folds}")
                 case Registered():
                     bar.update(task, description="counting for cuts", total=None)
                 case Progress():
@@ -204,6 +207,8 @@ def _dashes(summaries: Sequence[Summary]) -> Iterator[str]:
 def print_record(record: Record, model: Path | None) -> None:
     """What a member sent and got; `model` is where it went."""
     match record:
+        case AggregatorRecord() if record.cross_validation is not UNSET:
+            _print_folds(record, known(record.cross_validation))
         case AggregatorRecord():
             _print_aggregator(record)
         case PartyRecord():
@@ -218,6 +223,16 @@ def print_record(record: Record, model: Path | None) -> None:
                 _print_member(record, model)
         case SharedRecord():
             _print_member(record, model)
+
+
+def _print_folds(record: AggregatorRecord, found: FoldScores) -> None:
+    """Scores over folds."""
+    rows = sum(training + held for _, training, held in known(record.roster))
+    facts = (
+        f"{record.mode}: {found.folds} folds of {rows:,} rows, {len(known(record.roster))} parties; best round {found.best_round}, by "
+        f"{found.metric}; received {size(known(record.bytes_up))}, sent {size(known(record.bytes_down))}"
+    )
+    print_tables(facts, [scores_table(found.best_round, found.history)])
 
 
 def _print_aggregator(record: AggregatorRecord) -> None:

@@ -152,7 +152,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             listed = ", ".join(self.functions) or "none"
             yield "functions", f"the {what} {function} (allowed: {listed})", function in self.functions
         if self.plans is not None:
-            digest = plan.digest().hex()
+            digest = plan.agreed.digest().hex()
             yield "plans", f"the digest {digest} (allowed: {', '.join(self.plans)})", digest in self.plans
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -54,18 +55,42 @@ def share_by_hash(hashes: npt.NDArray[np.uint64], share: float) -> npt.NDArray[n
     return _shares(hashes) < share
 
 
-def held_out(
-    features: Iterable[npt.NDArray[np.float32]], labels: npt.NDArray[np.float32], fraction: float, seed: int
-) -> npt.NDArray[np.bool_]:
-    """Which rows are held out: about `fraction` of them, equal rows together.
+@dataclass(frozen=True)
+class HoldOut:
+    """Which rows are held out.
 
-    Args:
-        features, labels: as for `hash_rows`. fraction: 0 to 1. seed: the plan's seed; another seed holds out other rows.
-
-    Returns:
-        bool (n_rows,).
+    Attributes:
+        fraction: about this share of the rows, 0 to 1. seed: the plan's seed; another one holds out other rows.
+        folds, fold: in place of a share, the rows of one of so many folds, 0 to folds - 1; 0 folds for none.
     """
-    return share_by_hash(hash_rows(features, labels, seed), fraction)
+
+    fraction: float
+    seed: int
+    folds: int = 0
+    fold: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether any rows are held out."""
+        return self.fraction > 0 or self.folds > 0
+
+    @property
+    def hash_seed(self) -> int:
+        """Of the hashes that `of_hashes` takes."""
+        return self.seed ^ FOLDS if self.folds else self.seed
+
+    def of_hashes(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Whether each row of these hashes, uint64 (n_rows,), is held out, bool (n_rows,)."""
+        return _folds(hashes, self.folds) == self.fold if self.folds else share_by_hash(hashes, self.fraction)
+
+
+def held_out(
+    features: Iterable[npt.NDArray[np.float32]], labels: npt.NDArray[np.float32], rule: HoldOut
+) -> npt.NDArray[np.bool_]:
+    """Which rows are held out, equal rows together: bool (n_rows,). Features and labels as for `hash_rows`."""
+    if not rule.any:
+        return np.zeros(labels.shape[0], np.bool_)
+    return rule.of_hashes(hash_rows(features, labels, rule.hash_seed))
 
 
 def folds_by_contents(
@@ -79,7 +104,7 @@ def folds_by_contents(
     Returns:
         int64 (n_rows,), 0 to folds - 1.
     """
-    return (_shares(hash_rows(features, labels, seed ^ FOLDS)) * folds).astype(np.int64)
+    return _folds(hash_rows(features, labels, seed ^ FOLDS), folds)
 
 
 def folds_by_subject(subjects: Iterable[str], folds: int, seed: int) -> npt.NDArray[np.int64]:
@@ -90,12 +115,16 @@ def folds_by_subject(subjects: Iterable[str], folds: int, seed: int) -> npt.NDAr
         subject: int.from_bytes(hashlib.blake2b(subject.encode(), digest_size=8, key=key).digest(), "little")
         for subject in set(rows)
     }
-    hashes = np.array([found[subject] for subject in rows], np.uint64)
-    return (_shares(hashes) * folds).astype(np.int64)
+    return _folds(np.array([found[subject] for subject in rows], np.uint64), folds)
 
 
 FOLDS = 0x666F6C6473
 """Keeps the hashes of folds apart from those of held-out rows of the same seed."""
+
+
+def _folds(hashes: npt.NDArray[np.uint64], folds: int) -> npt.NDArray[np.int64]:
+    """int64, 0 to folds - 1."""
+    return (_shares(hashes) * folds).astype(np.int64)
 
 
 def _shares(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:

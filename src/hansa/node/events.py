@@ -59,6 +59,18 @@ class Paused(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
     run: str
 
 
+class FoldBegan(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="fold", forbid_unknown_fields=True):
+    """The run of a fold of a cross-validation begins.
+
+    Attributes:
+        member: this one. fold: from 1 to folds.
+    """
+
+    member: str
+    fold: int
+    folds: int
+
+
 class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="stage", forbid_unknown_fields=True):
     """What a simulation does next, in words."""
 
@@ -75,7 +87,7 @@ class Failed(Failure, frozen=True, kw_only=True, tag_field="event", tag="error",
     """The run, or the command, failed; the last line of `--json` then."""
 
 
-Event = Listening | Progress | Noticed | Paused | Stage
+Event = Listening | FoldBegan | Progress | Noticed | Paused | Stage
 """What `run` and simulations tell while they go on."""
 
 Line = Event | Ended | Failed
@@ -91,6 +103,7 @@ def line_of(line: msgspec.Struct) -> str:
 
 _LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(
     Listening
+    | FoldBegan
     | Registered
     | Resumed
     | Binned

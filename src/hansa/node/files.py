@@ -101,10 +101,13 @@ def admission(member: MemberFile, rows: Columns) -> Admit:
     columns = ledger.columns(each(rows), rows.label, rows.weight, rows.base_margin)
 
     def admit(run: bytes, roster: Roster) -> None:
-        parties = tuple(
-            Met(name, member.members[name].identity.hex(), training, held)
+        # The folds of a cross-validation are runs over the same rows of the same people.
+        counts = {
+            name: (training, held) if plan.fold is None else (training + held, 0)
             for name, _, training, held, _ in roster
-            if name in plan.parties
+        }
+        parties = tuple(
+            Met(name, member.members[name].identity.hex(), *own) for name, own in counts.items() if name in plan.parties
         )
         ledger.admit(Entry(columns, plan.mode, parties, run.hex()), member.policy)
 

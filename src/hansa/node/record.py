@@ -25,6 +25,7 @@ from hansa.errors import HansaError, OutputError
 from hansa.files import read_whole, write_whole
 from hansa.node import logs
 from hansa.node.config import MemberFile
+from hansa.node.fold_scores import FoldScores
 from hansa.node.phases import PhaseCost
 from hansa.roles.run import Purpose
 from hansa.transport.channel import Traffic
@@ -115,9 +116,11 @@ class AggregatorRecord(_Started, frozen=True, kw_only=True, tag_field="role", ta
     Attributes:
         masked_bytes: of what came from the parties. clear: what came without a mask.
         trees_grown, exchanges: in all. history: metric -> its values after each round. without_value: metric -> why it has none.
-        roster: (party, training rows, rows held out). traffic: by party.
+        roster: (party, training rows, rows held out). traffic: by party. cross_validation: of a plan of folds, whose last one's roster
+            this is.
     """
 
+    cross_validation: FoldScores | UnsetType = UNSET
     masked_bytes: int | UnsetType = UNSET
     clear: str | UnsetType = UNSET
     trees_grown: int | UnsetType = UNSET

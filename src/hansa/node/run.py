@@ -9,6 +9,7 @@ from hansa.errors import PlanError
 from hansa.node import shared, summed
 from hansa.node.config import MemberFile, check_approved
 from hansa.node.events import Event, Listening, Noticed, OnEvent
+from hansa.node.folds import cross_validate
 from hansa.node.notices import NoticeWriter
 from hansa.node.record import Record, file_sha256
 from hansa.plan import COOPETITIVE, Plan
@@ -30,6 +31,8 @@ def run(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | No
     Raises HansaError and its kinds: the run was refused or stopped.
     """
     check_approved(member)
+    if member.plan.folds and keep is None:
+        return cross_validate(member, lambda one, tell: _play(one, tell, None), on_event)
     record = _play(member, on_event, keep)
     model = record.model_sha256
     if member.provenance is not None and isinstance(model, str) and isinstance(record.run, str):

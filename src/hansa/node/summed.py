@@ -17,7 +17,7 @@ from msgspec.structs import replace as replaced
 from hansa.data.columns import Columns
 from hansa.data.description import Description
 from hansa.data.streamed import open_rows
-from hansa.errors import HansaError, LinkLost, PlanError, ProtocolError
+from hansa.errors import HansaError, LinkLost, PlanError, ProtocolError, TransportError
 from hansa.node import logs
 from hansa.node.config import MemberFile
 from hansa.node.events import Listening, OnEvent
@@ -412,6 +412,11 @@ def _contribute(
             channel = RecordingChannel(inner, member.transcript, transcript_name(member.transcript, name))
         record.count(counts)
         run_member(role, channel, member.idle_limit_s)
+        if (
+            plan.fold is not None
+        ):  # the next fold's run is no part of this one: it begins once the hub has ended the connection
+            with contextlib.suppress(TransportError):
+                channel.receive(attempt.wait_s)
     except LinkLost as loss:
         loss.blame(plan.aggregator)
         raise

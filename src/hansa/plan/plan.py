@@ -32,6 +32,7 @@
 
     [evaluation]
     fraction = 0.2                            # of each party's rows, held out for metrics and early stopping
+    folds = 5                                 # or in place of it: cross-validation, which trains so many models and releases none
 
     [parameters]                              # XGBoost's names
     objective = "binary:logistic"
@@ -100,6 +101,7 @@ from hansa.plan.values import (
     DEFAULT_MIN_PARTY_ROWS,
     Cuts,
     Digest,
+    Folds,
     Fraction,
     FunctionDigest,
     LeafBits,
@@ -161,6 +163,7 @@ KEYS_OF_PLAN = {
     "dominance": "privacy.dominance",
     "verify_counts": "privacy.verify_counts",
     "evaluation_fraction": "evaluation.fraction",
+    "folds": "evaluation.folds",
 }
 """Attribute of `Plan` -> its key in a plan file, of those that hold one value or a list."""
 
@@ -305,7 +308,11 @@ class Plan:
     min_cell_rows : int
         A cell of so many pooled rows or fewer is not split further when cuts are searched.
     evaluation_fraction : float
-        Share of each party's rows that is held out; 0 for none.
+        Share of each party's rows that is held out; 0 for none; of folds, that of one of them.
+    folds : int
+        Of a cross-validation: the members train a model for each fold, on the rows of the others, and nobody receives one; else 0.
+    fold : int or None
+        Whose rows are held out in the run at hand, 0 to folds - 1; a plan file has none.
     min_child_rows : int
         No split makes a node of fewer pooled rows.
     dominance : bool
@@ -364,11 +371,15 @@ class Plan:
     on_dropout: OnDropout = "wait"
     custom_objective: CustomObjective | None = None
     custom_metric: CustomMetric | None = None
+    folds: Folds = 0
+    fold: int | None = None
 
     def __post_init__(self) -> None:
         _hold(self, KEYS_OF_PLAN)
         object.__setattr__(self, "parties", tuple(sorted(self.parties)))
-        object.__setattr__(self, "receivers", tuple(sorted(self.receivers)))
+        object.__setattr__(self, "receivers", () if self.folds else tuple(sorted(self.receivers)))
+        if self.folds:
+            object.__setattr__(self, "evaluation_fraction", 1 / self.folds)
         object.__setattr__(self, "parameters", self.parameters.for_features(self.schema.features))
         if self.coopetitive is not None and self.parameters.monotone_constraints and not self.coopetitive.monotone:
             signs = dict(self.parameters.monotone_constraints)
@@ -442,8 +453,19 @@ class Plan:
 
     @property
     def can_wait(self) -> bool:
-        """Whether a run can go on after a process ended: not in coopetitive mode, nor where levels are found by the run."""
-        return self.coopetitive is None and not self.schema.union and not self.schema.rare_levels
+        """Whether a run can go on after a process ended: not in coopetitive mode, in folds, nor where levels are found by the run."""
+        finds_levels = self.schema.union or self.schema.rare_levels
+        return self.coopetitive is None and not self.folds and not finds_levels
+
+    @property
+    def agreed(self) -> Plan:
+        """The plan that the members agreed on, of which this may be one fold."""
+        return replace(self, fold=None)
+
+    def of_folds(self) -> tuple[Plan, ...]:
+        """The plan of each fold's run; of rounds that all folds have: when training would have stopped follows from all of them."""
+        parameters = replace(self.parameters, early_stopping_rounds=None)
+        return tuple(replace(self, fold=fold, parameters=parameters) for fold in range(self.folds))
 
     def canonical(self) -> bytes:
         """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out
@@ -451,7 +473,7 @@ class Plan:
         `schema.rare_levels` and unions of levels, which came later.
         """
         content = {"format": 1, **asdict(self)}
-        for name in ("coopetitive", "custom_objective", "custom_metric"):
+        for name in ("coopetitive", "custom_objective", "custom_metric", "fold"):
             if content[name] is None:
                 del content[name]
         if self.schema.decimal == ".":
@@ -475,6 +497,7 @@ class Plan:
         content |= {key: release[key] for key in ("statistics", "least_choices", "leaf_bits")}
         unchanged = {"verify_counts": "off", "min_child_rows": 1, "dominance": False}
         unchanged |= {"on_dropout": "wait" if self.can_wait else "abort"}
+        unchanged |= {"folds": 0}
         unchanged |= {"statistics": True, "least_choices": 0, "leaf_bits": None, "start_model": ""}
         for key, value in unchanged.items():
             if content[key] == value:
@@ -510,6 +533,7 @@ class Plan:
             "privacy.dominance": self.dominance,
             "privacy.verify_counts": self.verify_counts,
             "evaluation.fraction": self.evaluation_fraction,
+            "evaluation.folds": self.folds,
             "release.statistics": self.statistics,
             "release.least_choices": self.least_choices,
             "release.leaf_bits": self.release.leaf_bits,

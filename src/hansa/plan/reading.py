@@ -24,6 +24,7 @@ from hansa.plan.values import (
     DateRule,
     DecimalSign,
     Digest,
+    Folds,
     Fraction,
     FunctionDigest,
     LeafBits,
@@ -97,6 +98,7 @@ class EvaluationTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """[evaluation]"""
 
     fraction: Fraction = 0.0
+    folds: Folds = 0
     steps: Steps | None = None
 
 
@@ -233,6 +235,10 @@ def _faults(document: PlanDocument) -> Iterator[str]:
     name, given = ("hub", members.hub) if document.mode == COOPETITIVE else ("aggregator", members.aggregator)
     if given is None:
         yield f"members.{name} is missing; add it (a member's name)"
+    if document.evaluation.folds and document.evaluation.fraction:
+        yield "evaluation.fraction and evaluation.folds are two ways to hold rows out; give one"
+    if document.evaluation.folds and members.receivers:
+        yield "members.receivers: a cross-validation (evaluation.folds) releases no model; leave receivers out"
     for key, value in (
         ("members.hub", members.hub),
         ("members.servers", members.servers),
@@ -266,7 +272,9 @@ def _plan(document: PlanDocument) -> Plan:
         parties=parties,
         receivers=parties if members.receivers is None else members.receivers,
         minimum_parties=len(parties) if members.minimum_parties is None else members.minimum_parties,
-        on_dropout=_on_dropout(members.on_dropout, shared, bool(union or schema.rare_levels)),
+        on_dropout=_on_dropout(
+            members.on_dropout, shared, bool(union or schema.rare_levels), document.evaluation.folds
+        ),
         schema=Schema(
             features=schema.features,
             label=schema.label,
@@ -289,6 +297,7 @@ def _plan(document: PlanDocument) -> Plan:
         dominance=privacy.dominance,
         verify_counts=privacy.verify_counts or default_verify_counts(document.mode, parties),
         evaluation_fraction=document.evaluation.fraction,
+        folds=document.evaluation.folds,
         coopetitive=_coopetitive(document) if shared else None,
         release=Release(
             statistics=shared or release.statistics is not False,
@@ -305,8 +314,13 @@ def _plan(document: PlanDocument) -> Plan:
     )
 
 
-def _on_dropout(given: str | None, shared: bool, finds_levels: bool) -> str:
+def _on_dropout(given: str | None, shared: bool, finds_levels: bool, folds: int) -> str:
     """What happens when a member is gone. Raises PlanError where a run that cannot go on would have to wait for it."""
+    if folds and given == "wait":
+        raise PlanError(
+            "members.on_dropout is 'wait'; a cross-validation (evaluation.folds) begins anew after a process ended: write 'abort', or "
+            "leave it out"
+        )
     if finds_levels and given == "wait":
         raise PlanError(
             "members.on_dropout is 'wait'; a run that finds levels (schema.rare_levels, or a union) cannot go on after a process "

@@ -345,6 +345,23 @@ def rare_levels_can_be_counted(plan: Plan) -> str | None:
     return None
 
 
+def folds_can_be_had(plan: Plan) -> str | None:
+    if not plan.folds:
+        return None
+    if plan.folds < 2:
+        return f"evaluation.folds is {plan.folds}; expected 2 or more, or 0 for none"
+    if plan.fold is not None and not 0 <= plan.fold < plan.folds:
+        return f"fold is {plan.fold}; expected 0 to {plan.folds - 1}"
+    if plan.coopetitive is not None:
+        return (
+            f"evaluation.folds goes with the modes that have an aggregator, and the mode is {plan.mode!r}: hold a fraction out, or "
+            "take another mode"
+        )
+    if plan.start_model:
+        return "evaluation.folds scores models on rows that they were not trained on, and start_model may have seen them; leave one out"
+    return None
+
+
 def early_stopping_has_rows(plan: Plan) -> str | None:
     if plan.evaluation_fraction > 0 or plan.parameters.early_stopping_rounds is None:
         return None
@@ -587,6 +604,7 @@ RULES: tuple[Rule, ...] = (
     a_custom_objective_can_be_had,
     a_custom_metric_can_be_had,
     rare_levels_can_be_counted,
+    folds_can_be_had,
     early_stopping_has_rows,
 )
 """Of every plan, in the order in which they are asked."""

@@ -131,6 +131,10 @@ ServerLinks = Annotated[str, one_of(*SERVER_LINKS)]
 OnDropout = Annotated[str, one_of(*ON_DROPOUT)]
 VerifyCounts = Annotated[str, one_of(*VERIFY_COUNTS)]
 Fraction = Annotated[float, Meta(ge=0, lt=1, description="a number of at least 0 and below 1")]
+MOST_FOLDS = 1000
+Folds = Annotated[
+    int, Meta(ge=0, le=MOST_FOLDS, description=f"a whole number from 2 to {MOST_FOLDS}, or 0 for no folds")
+]
 MinCellRows = Annotated[
     int,
     Meta(

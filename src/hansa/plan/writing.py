@@ -40,7 +40,7 @@ def write_plan(plan: Plan) -> str:
         "members": _members(plan),
         "schema": _schema(plan),
         "privacy": _privacy(plan),
-        "evaluation": {"fraction": plan.evaluation_fraction},
+        "evaluation": {"folds": plan.folds} if plan.folds else {"fraction": plan.evaluation_fraction},
         "release": _release(plan),
         "parameters": _parameters(plan),
     }

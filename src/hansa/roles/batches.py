@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.consortium.policy import Policy, enough_of
-from hansa.data.holdout import held_out
+from hansa.data.holdout import HoldOut, held_out
 from hansa.data.source import Rows
 from hansa.plan import Plan
 from hansa.roles.run import Roster
@@ -20,6 +20,12 @@ Admit = Callable[[bytes, Roster], None]
 
 def admit_all(_run: bytes, _roster: Roster) -> None:
     """Keeps no count."""
+
+
+def hold_out(plan: Plan) -> HoldOut:
+    """Which rows a plan holds out; of a plan of folds those of the fold at hand."""
+    seed = plan.parameters.seed
+    return HoldOut(plan.evaluation_fraction, seed) if plan.fold is None else HoldOut(0.0, seed, plan.folds, plan.fold)
 
 
 def enough_rows(plan: Plan, labels: npt.NDArray[np.float32], held: npt.NDArray[np.bool_]) -> bytes:
@@ -37,9 +43,7 @@ def _counts(labels: npt.NDArray[Any]) -> dict[int, int]:
 
 def claim(plan: Plan, name: str, rows: Rows) -> tuple[str, bytes, int, int, bytes]:
     """A party's line of a roster, its nonce empty, as it will say it in `Join`."""
-    held = np.zeros(rows.n_rows, np.bool_)
-    if plan.evaluation_fraction > 0:
-        held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
+    held = held_out(rows.features, rows.label, hold_out(plan))
     count = int(held.sum())
     return name, b"", rows.n_rows - count, count, enough_rows(plan, rows.label, held)
 

@@ -24,9 +24,10 @@ import numpy.typing as npt
 from hansa.data.holdout import folds_by_contents, folds_by_subject
 from hansa.errors import DataError, HansaError, PlanError
 from hansa.node.cores import useful_threads
+from hansa.node.fold_scores import RoundScores, fold_scores, number_text, scores_table
 from hansa.node.in_process import share_in_process, train_in_process
 from hansa.node.warm_up import warm_up, warm_up_shares
-from hansa.plan import Plan
+from hansa.plan import MOST_FOLDS, Plan
 from hansa.roles.run import Progress, TreeGrown
 from hansa.simulation.run import (
     SimulationSettings,
@@ -42,21 +43,14 @@ from hansa.simulation.summary import Metrics
 from hansa.simulation.tables import Table
 from hansa.trees.ensemble import Ensemble, add_margins
 from hansa.trees.losses import HIGHER_IS_BETTER, is_softmax
-from hansa.trees.metrics import MetricScale, best_round, metric_sums, metric_value, stops_early
+from hansa.trees.metrics import MetricScale, metric_sums, metric_value
 from hansa.trees.parameters import Parameters
 from hansa.trees.xgboost_json import from_json
 
-LEAST_FOLDS, MOST_FOLDS = 2, 1000
+LEAST_FOLDS = 2
 
 Scores = dict[str, list[float | None]]
 """Metric -> its value after each round; None where it has none."""
-
-
-class RoundScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A metric after each round: its mean over folds and its standard deviation (of all folds, as NumPy's), over those with a value."""
-
-    mean: list[float | None]
-    std: list[float | None]
 
 
 class MemberScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,19 +119,13 @@ class CV(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def tables(self) -> list[list[list[str]]]:
         """The metrics after the best and the last round, and the members, as rows of texts; the first row is the head."""
-        last = len(next(iter(self.history.values())).mean)
-        scores = [
-            ["metric", f"after {self.best_round} rounds", *([f"after {last}"] if last != self.best_round else [])]
-        ]
-        for name, own in self.history.items():
-            rounds = dict.fromkeys((self.best_round, last))
-            scores.append([name, *(f"{_number(own.mean[at - 1])} ± {_number(own.std[at - 1])}" for at in rounds)])
+        scores = scores_table(self.best_round, self.history)
         names = list(next(iter(self.members.values())).together)
         alone = [name for name in names if any(own.alone for own in self.members.values())]
         members = [["party", "rows", *(f"{name} together" for name in names), *(f"{name} alone" for name in alone)]]
         for party, scored in self.members.items():
             values = [scored.together.get(name) for name in names] + [scored.alone.get(name) for name in alone]
-            members.append([party, f"{scored.rows:,}", *map(_number, values)])
+            members.append([party, f"{scored.rows:,}", *map(number_text, values)])
         return [scores, members]
 
     def facts(self) -> str:
@@ -171,10 +159,6 @@ def _places(row: list[str], widths: list[int]) -> enumerate[tuple[str, int]]:
 
 def _as_floats(values: Sequence[float | None]) -> list[float]:
     return [math.nan if value is None else value for value in values]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 @dataclass(frozen=True)
@@ -227,12 +211,11 @@ def cross_validate(
         return ensemble, _staged_scores(ensemble, fold)
 
     ensembles, scores = zip(*_side_by_side(train, prepared, workers, count.stop), strict=True)
-    history = {name: _over_folds([own[name] for own in scores]) for name in parameters.metrics}
-    metric = parameters.metrics[-1]
-    best, end = _best_round(metric in HIGHER_IS_BETTER, history[metric].mean, parameters.early_stopping_rounds)
+    found = fold_scores(scores, parameters.metrics[-1] in HIGHER_IS_BETTER, parameters.early_stopping_rounds)
+    best = found.best_round
     told += [
         f"{name} has no value in some folds after round {best}; its mean is over the others"
-        for name in history
+        for name in found.history
         if len({own[name][best - 1] is None for own in scores}) > 1
     ]
 
@@ -255,9 +238,9 @@ def cross_validate(
         objective=parameters.objective,
         folds=folds,
         rows=table.n_rows,
-        metric=metric,
+        metric=found.metric,
         best_round=best,
-        history={name: RoundScores(mean=own.mean[:end], std=own.std[:end]) for name, own in history.items()},
+        history=found.history,
         members=members,
         seconds=time.perf_counter() - started,
         warnings=tuple(dict.fromkeys(told)),
@@ -416,26 +399,6 @@ def _metric(name: str, parameters: Parameters, margins: npt.NDArray[np.float32],
 def _exponent(most: float) -> int:
     """Of a power of two that is not below `most`."""
     return math.frexp(most)[1] if most > 0 else 0
-
-
-def _over_folds(folds: Sequence[Sequence[float | None]]) -> RoundScores:
-    """Mean and standard deviation after each round, over the folds that have a value."""
-    mean: list[float | None] = []
-    std: list[float | None] = []
-    for values in zip(*folds, strict=True):
-        there = [value for value in values if value is not None]
-        mean.append(statistics.fmean(there) if there else None)
-        std.append(statistics.pstdev(there) if there else None)
-    return RoundScores(mean=mean, std=std)
-
-
-def _best_round(maximizes: bool, means: Sequence[float | None], stopping_rounds: int | None) -> tuple[int, int]:
-    """The best round, and the last one of the history."""
-    if stopping_rounds is None:
-        return best_round(maximizes, means) or len(means), len(means)
-    stopped = (at for at in range(1, len(means) + 1) if stops_early(maximizes, means[:at], stopping_rounds))
-    best = best_round(maximizes, means[: next(stopped, len(means))]) or len(means)
-    return best, best
 
 
 def _members_scores(

@@ -34,7 +34,7 @@ from hansa.plan import (
     Release,
     default_verify_counts,
 )
-from hansa.roles.batches import check_roster, claim
+from hansa.roles.batches import check_roster, claim, hold_out
 from hansa.roles.run import Progress
 from hansa.roles.summed.custom import NO_FUNCTIONS, Functions
 from hansa.simulation.comparison import PairedLoss, advice, paired_loss
@@ -552,7 +552,7 @@ def _train_alone(plan: Plan, train: Table, test: Table, functions: Functions = N
 def _counted_labels(plan: Plan, train: Table) -> npt.NDArray[np.float32]:
     """Labels of the rows that training counts: not held out, and of a weight above 0."""
     counted = np.ones(train.n_rows, np.bool_) if train.weight is None else train.weight > 0
-    counted &= ~held_out(train.features, train.label, plan.evaluation_fraction, plan.parameters.seed)
+    counted &= ~held_out(train.features, train.label, hold_out(plan))
     return train.label[counted]
 
 
@@ -608,7 +608,7 @@ def _train_pooled(plan: Plan, train: Table, test: Table, report: OnEvent) -> Poo
     if not is_installed():
         return Pooled(hansa=ours)
     report(Stage(text="pooled, XGBoost"))
-    held = held_out(train.features, train.label, plan.evaluation_fraction, plan.parameters.seed)
+    held = held_out(train.features, train.label, hold_out(plan))
     same = replace(_local(plan, "pooled").parameters, num_class=plan.parameters.num_class)
     with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
         answer, theirs = train_pooled_xgboost(Path(folder), train.take(~held), test, same)

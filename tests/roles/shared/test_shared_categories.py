@@ -9,7 +9,7 @@ import pytest
 from test_shared_transcript import shape_of_run
 
 import naive_model as naive
-from hansa.data.holdout import held_out
+from hansa.data.holdout import HoldOut, held_out
 from hansa.data.quantiles import Cuts
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
@@ -291,18 +291,18 @@ def test_a_held_out_row_may_lack_a_category_where_no_training_row_does():
     parts = tables()
     seed = agreed.parameters.seed
     for rows in parts.values():
-        held = held_out(rows.features, rows.label, 0.3, seed)
+        held = held_out(rows.features, rows.label, HoldOut(0.3, seed))
         for row in np.flatnonzero(held):
             kept = rows.features[2, row]
             rows.features[2, row] = np.nan
-            if not held_out(rows.features, rows.label, 0.3, seed)[row]:
+            if not held_out(rows.features, rows.label, HoldOut(0.3, seed))[row]:
                 rows.features[2, row] = kept
     run = share_in_process(agreed, parts)
     opened = run.members["aurora"].history["logloss"]
     ensemble = from_json(run.members["dune"].model)
     left_out = []
     for rows in parts.values():
-        held = held_out(rows.features, rows.label, 0.3, seed)
+        held = held_out(rows.features, rows.label, HoldOut(0.3, seed))
         assert not np.isnan(rows.features[2, ~held]).any()
         left_out.append(take(rows, np.flatnonzero(held)))
     margins = np.concatenate([ensemble.predict_margin(rows.features) for rows in left_out]).astype(float)

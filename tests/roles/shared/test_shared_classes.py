@@ -12,7 +12,7 @@ import xgboost
 from test_shared_runs import assert_alike, counts_of, lockstep_trees, recorded_starts
 from test_shared_transcript import CHANGES, by_kind, record_views, shape_of_run
 
-from hansa.data.holdout import held_out
+from hansa.data.holdout import HoldOut, held_out
 from hansa.errors import DataError, PlanError, ProtocolError
 from hansa.node.in_process import share_in_process
 from hansa.protocol.messages import ReleaseTree, TrainingSetup
@@ -137,7 +137,7 @@ def test_metrics_are_those_of_xgboost_over_rows_and_classes(weighted):
     run = share_in_process(plan, spread(rows, np.arange(800) % 4))
     history = run.members["aurora"].history
     assert {name: [rounds for rounds, _ in values] for name, values in history.items()} == {n: [1, 3] for n in names}
-    out = held_out(rows.features, rows.label, 0.3, 0)
+    out = held_out(rows.features, rows.label, HoldOut(0.3, 0))
     held = replace(
         rows,
         features=np.ascontiguousarray(rows.features[:, out]),

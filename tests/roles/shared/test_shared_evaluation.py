@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from hansa.data.holdout import held_out
+from hansa.data.holdout import HoldOut, held_out
 from hansa.data.source import Rows
 from hansa.node.in_process import share_in_process, train_in_process
 from hansa.trees.metrics import NO_ROWS, NO_WEIGHT, ONE_LABEL
@@ -24,7 +24,7 @@ def made(kind: str) -> tuple[Rows, float]:
     """Rows of which metrics have no value, and the fraction to hold out."""
     rows = table(300, weighted=True)
     rows = Rows(rows.features, rows.label, np.clip(rows.weight + 0.5, 1, 3).astype(np.float32))
-    held = held_out(rows.features, rows.label, FRACTION, 0)
+    held = held_out(rows.features, rows.label, HoldOut(FRACTION, 0))
     match kind:
         case "no rows":
             return rows, 1e-7
@@ -115,7 +115,7 @@ def test_rows_of_both_labels_have_an_auc(mode):
 def test_classes_of_which_one_is_never_held_out_have_their_metrics():
     rows = table(300)
     label = np.digitize(rows.features[0], [-0.5, 0.5]).astype(np.float32)
-    held = held_out(rows.features, label, FRACTION, 0)
+    held = held_out(rows.features, label, HoldOut(FRACTION, 0))
     rows = take(Rows(rows.features, label, None), np.flatnonzero(~held | (label != 2)))
     trees, history, without_value, _ = trained(
         "coopetitive", rows, FRACTION, ["error", "logloss"], patience=None, num_class=3

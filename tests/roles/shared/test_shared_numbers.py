@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hansa.data.holdout import held_out
+from hansa.data.holdout import HoldOut, held_out
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.errors import DataError, PlanError, ProtocolError
@@ -189,7 +189,7 @@ def test_metrics_know_no_scale_pos_weight():
     names = ["auc", "logloss"]
     plan = replace(plan_of("binary:logistic", rows, scale_pos_weight=400.0, eval_metric=names), evaluation_fraction=0.4)
     run = share_in_process(plan, spread(rows, np.arange(ROWS) % 4))
-    out = held_out(rows.features, rows.label, 0.4, 0)
+    out = held_out(rows.features, rows.label, HoldOut(0.4, 0))
     predicted = from_json(run.members["dune"].model).predict(rows.features[:, out]).astype(np.float64)
     held = Rows(rows.features[:, out], rows.label[out], None)
     history = run.members["aurora"].history

@@ -9,7 +9,7 @@ import pytest
 
 from faults import DelayingHub
 from hansa.data.binning import bin_rows
-from hansa.data.holdout import held_out
+from hansa.data.holdout import HoldOut, held_out
 from hansa.errors import DataError, PlanError, ProtocolError
 from hansa.mpc.replicated import Address
 from hansa.node.in_process import share_in_process
@@ -311,7 +311,7 @@ def test_a_held_out_row_may_lack_what_no_training_row_lacks():
     for row in range(rows.n_rows):
         lacking = rows.features.copy()
         lacking[0, row] = np.nan
-        if held_out(lacking, rows.label, 0.3, plan.parameters.seed)[row]:
+        if held_out(lacking, rows.label, HoldOut(0.3, plan.parameters.seed))[row]:
             break
     tables["dune"] = replace(rows, features=lacking)
     assert SharedTalk(plan, tables).run().models.keys() == {"aurora", "dune"}
@@ -475,7 +475,7 @@ def test_metrics_of_held_out_rows_are_opened_at_the_plans_steps(objective, weigh
     assert {name: [trees for trees, _ in values] for name, values in history.items()} == {n: [1, 3] for n in names}
     assert run.members["dune"].history == {}
     assert [p.trees for p in seen if p.metrics] == [1, 3]
-    out = held_out(rows.features, rows.label, 0.3, 0)
+    out = held_out(rows.features, rows.label, HoldOut(0.3, 0))
     weights = rows.weight[out].astype(np.float64) if weighted else np.ones(out.sum())
     label = rows.label[out].astype(np.float64)
     model = from_json(run.members["dune"].model)
@@ -530,11 +530,12 @@ def test_metrics_that_shares_do_not_give_are_refused_by_name():
 def test_held_out_rows_are_not_trained_on():
     plan = shared_plan(held=0.3)
     rows = table(400)
-    out = held_out(rows.features, rows.label, 0.3, 0)
+    out = held_out(rows.features, rows.label, HoldOut(0.3, 0))
     kept = spread(rows, np.arange(400) % 4)
     model = from_json(SharedTalk(plan, kept).run().models["dune"])
     training = {
-        name: take(own, np.flatnonzero(~held_out(own.features, own.label, 0.3, 0))) for name, own in kept.items()
+        name: take(own, np.flatnonzero(~held_out(own.features, own.label, HoldOut(0.3, 0))))
+        for name, own in kept.items()
     }
     assert sum(own.n_rows for own in training.values()) == 400 - out.sum()
     start = given_start(plan, counts_of(training))

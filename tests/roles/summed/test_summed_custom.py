@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from conversation import Conversation
 from hansa.consortium.policy import Policy
-from hansa.data.holdout import held_out
+from hansa.data.holdout import HoldOut, held_out
 from hansa.data.source import Rows
 from hansa.errors import DataError, PlanError, ProtocolError
 from hansa.node.in_process import policy_of_holder, train_in_process
@@ -217,7 +217,7 @@ def test_a_custom_metric_is_the_mean_over_all_held_out_rows_after_every_round(ob
     weighted = rows.weight is not None
     one = measured(("aurora", "borealis", "cirrus"), objective=objective, weighted=weighted, **more)
     outcome = run(one, spread(rows, np.arange(N_ROWS) % 3), of_class_1)
-    held = held_out(rows.features, rows.label, 0.3, one.parameters.seed)
+    held = held_out(rows.features, rows.label, HoldOut(0.3, one.parameters.seed))
     booster = xgboost.Booster(model_file=bytearray(outcome.model))
     matrix = xgboost.DMatrix(rows.features.T[held], feature_names=list(one.schema.features))
     weights = np.ones(held.sum(), np.float32) if rows.weight is None else rows.weight[held]

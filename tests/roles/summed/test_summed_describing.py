@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from conversation import Conversation
 from hansa.consortium.policy import Policy
 from hansa.data.bin_counts import told_counts
-from hansa.data.holdout import held_out
+from hansa.data.holdout import HoldOut, held_out
 from hansa.data.quantiles import values_from_keys
 from hansa.errors import HansaError, PlanError, ProtocolError
 from hansa.node.in_process import describe_in_process
@@ -143,7 +143,7 @@ def test_a_description_with_verified_row_counts_is_the_same(verify):
 def test_rows_held_out_are_not_described():
     rows = table(N_ROWS)
     found = described(rows, np.arange(N_ROWS) % 2, evaluation=0.25).description
-    held = held_out(rows.features, rows.label, 0.25, 0)
+    held = held_out(rows.features, rows.label, HoldOut(0.25, 0))
     assert found.held_out == held.sum() > 0
     kept = rows.label[~held]
     assert [own.rows for own in found.label.categories] == [(kept == 0).sum(), (kept == 1).sum()]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import hansa.roles.summed.party
 import hansa.trees.growth
-from hansa.data.holdout import held_out
+from hansa.data.holdout import HoldOut, held_out
 from hansa.node.in_process import train_in_process
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.xgboost_json import from_json
@@ -189,7 +189,7 @@ def test_the_model_does_not_depend_on_who_holds_the_rows(name, data):
     tables = spread(take(rows, order), owners[order])
     fraction = SETTINGS[name].get("evaluation", 0)
     for held in tables.values():
-        assume(not fraction or not held_out(held.features, held.label, fraction, 0).all())
+        assume(not fraction or not held_out(held.features, held.label, HoldOut(fraction, 0)).all())
     turns = data.draw(st.randoms(use_true_random=False), "who is received next")
     threads = data.draw(st.sampled_from([1, 2]), "threads")
     nodes = data.draw(st.sampled_from([0, 1, 3]), "nodes per frame")
@@ -289,7 +289,10 @@ def test_the_law_holds_in_both_modes_whatever_form_trees_take(given_, seed, node
     owners = rng.choice(3, 150, p=rng.dirichlet(np.full(3, 0.5)))
     owners[rng.permutation(150)[:3]] = np.arange(3)
     tables = spread(rows, owners)
-    assume(not given_["evaluation"] or not any(held_out(t.features, t.label, 0.25, 0).all() for t in tables.values()))
+    assume(
+        not given_["evaluation"]
+        or not any(held_out(t.features, t.label, HoldOut(0.25, 0)).all() for t in tables.values())
+    )
     given_ = given_ | {"rounds": 2, "max_bin": 16}
     whole = train_in_process(plan(NAMES[:1], **given_), {NAMES[0]: rows})
     assert from_json(whole.outcome.model) == whole.outcome.ensemble
@@ -334,7 +337,7 @@ def test_a_tree_takes_an_exchange_a_level(subsample, exchanges):
 
 def test_a_party_may_hold_held_out_rows_only():
     rows = rows_of("stops early")
-    held = held_out(rows.features, rows.label, 0.3, 0)
+    held = held_out(rows.features, rows.label, HoldOut(0.3, 0))
     owners = np.where(np.arange(rows.n_rows) == np.flatnonzero(held)[0], 0, 1)
     apart, whole = run("stops early", spread(rows, owners)), run("stops early", {NAMES[0]: rows})
     assert apart.outcome.model == whole.outcome.model

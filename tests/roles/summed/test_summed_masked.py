@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import hansa.roles.summed.sum_masking
 import hansa.secure.masking
 from conversation import Conversation
-from hansa.data.holdout import held_out
+from hansa.data.holdout import HoldOut, held_out
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.node.in_process import InProcessRun, train_in_process
@@ -96,7 +96,7 @@ def test_the_model_is_federated_modes_to_the_byte(job, n_parties, seed, data):
     tables = spread(rows, owners)
     held = job.get("evaluation", 0)
     for part in tables.values():
-        assume(not held or not held_out(part.features, part.label, held, 0).all())
+        assume(not held or not held_out(part.features, part.label, HoldOut(held, 0)).all())
     chosen = plan(tuple(tables), **job)
     turns = data.draw(st.randoms(use_true_random=False), "who is received next")
     frames = data.draw(st.sampled_from([0, 1, 3]), "nodes per frame")
@@ -315,10 +315,10 @@ def test_a_party_with_other_rows_says_as_much_in_the_same_order(both, tables):
 
 def replace_held_out(rows: Rows, other: Rows) -> Rows:
     """`other` where rows train, `rows` where they are held out: who is held out depends on the row, and its number is public."""
-    held = held_out(rows.features, rows.label, GIVEN["evaluation"], 0)
+    held = held_out(rows.features, rows.label, HoldOut(GIVEN["evaluation"], 0))
     features, label = other.features.copy(), other.label.copy()
     features[:, held], label[held] = rows.features[:, held], rows.label[held]
-    again = held_out(features, label, GIVEN["evaluation"], 0)
+    again = held_out(features, label, HoldOut(GIVEN["evaluation"], 0))
     wrong = again != held
     features[:, wrong], label[wrong] = rows.features[:, wrong], rows.label[wrong]
     return Rows(features, label, other.weight)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import naive_residuals as naive
 from conversation import Conversation, identities, signer
-from hansa.data.holdout import held_out
+from hansa.data.holdout import HoldOut, held_out
 from hansa.data.quantiles import CutRequest
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
@@ -189,7 +189,7 @@ def test_the_loss_of_held_out_rows_is_pooled_xgboosts(name, asked):
     column, label = REAL[name]
     whole = read_table(path, label, column)
     rows = whole.rows()
-    held = held_out(rows.features, rows.label, 0.3, 0)
+    held = held_out(rows.features, rows.label, HoldOut(0.3, 0))
     train, test = take(rows, np.flatnonzero(~held)), take(rows, np.flatnonzero(held))
     own = {"rounds": 40, "eta": 0.2, "max_depth": 6, **asked}
     chosen = replace(plan(PARTIES, max_bin=256, **own), schema=Schema(whole.names, label), min_cell_rows=10)

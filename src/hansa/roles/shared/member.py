@@ -41,7 +41,7 @@ from hansa.protocol.messages import (
     Welcome,
 )
 from hansa.protocol.session import MEMBER, Session
-from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
+from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows, hold_out
 from hansa.roles.key_setup import KeySetup, Signer
 from hansa.roles.run import Binned, Progress, Registered, Trained, TreeGrown, agreement, agreement_parts, run_id
 from hansa.roles.secure_channel import SealedMessage, SecureChannel
@@ -117,8 +117,8 @@ class SharedMember:
         self._observe = observe
         self._session = Session("member", MEMBER, "joining")
         self._held = np.zeros(0 if rows is None else rows.n_rows, np.bool_)
-        if rows is not None and plan.evaluation_fraction > 0:
-            self._held = held_out(rows.features, rows.label, plan.evaluation_fraction, plan.parameters.seed)
+        if rows is not None:
+            self._held = held_out(rows.features, rows.label, hold_out(plan))
         held_rows = int(self._held.sum())
         training_rows = len(self._held) - held_rows
         self._policy = policy

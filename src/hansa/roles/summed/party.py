@@ -22,7 +22,7 @@ from hansa.data.bin_counts import Layout
 from hansa.data.binning import BinnedRows, bin_groups
 from hansa.data.columns import Columns, StoredColumn, each, whole
 from hansa.data.description import Description
-from hansa.data.holdout import hash_rows, share_by_hash
+from hansa.data.holdout import hash_rows, held_out
 from hansa.data.quantiles import ALL_ROWS, CutGuard, CutRequest, Cuts, count_cells, weigh_cells
 from hansa.data.residuals import Grid, ResidualGuard, count_residuals, first_request, n_counts, weigh_residuals
 from hansa.data.rows import check_arrays
@@ -67,7 +67,7 @@ from hansa.protocol.session import (
     PARTY_VERIFYING,
     Session,
 )
-from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
+from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows, hold_out
 from hansa.roles.reading import reading_of
 from hansa.roles.run import (
     Binned,
@@ -247,16 +247,13 @@ class Party:
         self._labels = np.ascontiguousarray(rows.label)
         self._weights = None if rows.weight is None else np.ascontiguousarray(rows.weight)
         self._base_margin = rows.base_margin
-        held, seed = np.zeros(rows.n_rows, np.bool_), plan.parameters.seed
+        held, held_rule = np.zeros(rows.n_rows, np.bool_), hold_out(plan)
         self._hashes = np.zeros(0, np.uint64)
-        if plan.evaluation_fraction > 0 or plan.parameters.subsample < 1:
-            hashed = RecodedColumns(rows, content_codes(plan, rows)) if plan.schema.union else rows
-            hashes = hash_rows(each(hashed), self._labels, seed)
-            if plan.evaluation_fraction > 0:
-                held = share_by_hash(hashes, plan.evaluation_fraction)
-            if plan.parameters.subsample < 1:
-                self._hashes = hashes
-            del hashes
+        hashed = RecodedColumns(rows, content_codes(plan, rows)) if plan.schema.union else rows
+        if held_rule.any:
+            held = held_out(each(hashed), self._labels, held_rule)
+        if plan.parameters.subsample < 1:
+            self._hashes = hash_rows(each(hashed), self._labels, plan.parameters.seed)
         self._evaluation = np.flatnonzero(held).astype(np.uint32)
         self._held_bits = np.packbits(held) if len(self._evaluation) else np.zeros(0, np.uint8)
         self._training_rows = rows.n_rows - len(self._evaluation)
