@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from hansa.cli.identity import with_identity
 from hansa.cli.option_types import EXISTING, PATH
 from hansa.printable import printable
+
+if TYPE_CHECKING:
+    from hansa.consortium.identity import Identity
 
 MEMBERS = click.option(
     "--members",
@@ -17,7 +22,6 @@ MEMBERS = click.option(
     required=True,
     help="The members file, with the identities that you compared.",
 )
-IDENTITY = click.option("--identity", "folder", type=PATH, required=True, help="This member's folder of keys.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -65,21 +69,20 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
 @plan.command()
 @click.argument("plan", type=EXISTING)
 @MEMBERS
-@IDENTITY
+@with_identity
 @click.option(
     "--days", type=click.IntRange(1, 365), default=30, show_default=True, help="How long it may be approved and run."
 )
 @click.option("--save", type=PATH, required=True, help="Where to write the proposal.")
-def propose(plan: Path, members_file: Path, folder: Path, days: int, save: Path) -> None:
+def propose(plan: Path, members_file: Path, identity: Identity, days: int, save: Path) -> None:
     """Make a proposal of PLAN, which every member with a role approves; the proposer's own approval is in it."""
     from hansa.consortium.approvals import propose, write_proposal
-    from hansa.consortium.identity import load_identity
     from hansa.consortium.members import read_members
     from hansa.files import check_outputs
     from hansa.plan import read_plan
 
     check_outputs({"--save": save}, {"PLAN": plan, "--members": members_file})
-    made = propose(read_plan(plan), read_members(members_file), load_identity(folder), days)
+    made = propose(read_plan(plan), read_members(members_file), identity, days)
     write_proposal(save, made)
     click.echo(printable(f"{save}: proposal {made.digest.hex()}; send it to {', '.join(made.missing) or 'nobody'}"))
 
@@ -121,7 +124,7 @@ def review(
 @plan.command()
 @click.argument("proposal", type=EXISTING)
 @MEMBERS
-@IDENTITY
+@with_identity
 @click.option(
     "--member",
     "member_file",
@@ -129,10 +132,11 @@ def review(
     help="This member's own file: a plan that its conditions refuse is not signed.",
 )
 @click.option("--save", type=PATH, help="Where to write the proposal with the approval; default: PROPOSAL itself.")
-def approve(proposal: Path, members_file: Path, folder: Path, member_file: Path | None, save: Path | None) -> None:
+def approve(
+    proposal: Path, members_file: Path, identity: Identity, member_file: Path | None, save: Path | None
+) -> None:
     """Sign PROPOSAL for this member. Read `hansa plan review` first."""
     from hansa.consortium.approvals import approve, read_proposal, write_proposal
-    from hansa.consortium.identity import load_identity
     from hansa.consortium.members import read_members
     from hansa.errors import PlanError
     from hansa.node.check import conditions_of
@@ -146,7 +150,7 @@ def approve(proposal: Path, members_file: Path, folder: Path, member_file: Path 
                 "policy",
                 rule=broken[0].key,
             )
-    signed = approve(read, load_identity(folder))
+    signed = approve(read, identity)
     write_proposal(save or proposal, signed)
     left = f"still to approve: {', '.join(signed.missing)}" if signed.missing else "all have approved: it may run"
     click.echo(printable(f"{save or proposal}: approved; {left}"))
@@ -155,19 +159,18 @@ def approve(proposal: Path, members_file: Path, folder: Path, member_file: Path 
 @plan.command()
 @click.argument("proposal", type=EXISTING)
 @MEMBERS
-@IDENTITY
+@with_identity
 @click.option("--reason", required=True, help="Why, for the others to read.")
 @click.option("--save", type=PATH, required=True, help="Where to write the signed rejection, which goes to the others.")
-def reject(proposal: Path, members_file: Path, folder: Path, reason: str, save: Path) -> None:
+def reject(proposal: Path, members_file: Path, identity: Identity, reason: str, save: Path) -> None:
     """Write a signed statement that this member does not approve PROPOSAL."""
     from hansa.consortium.approvals import read_proposal, reject
-    from hansa.consortium.identity import load_identity
     from hansa.consortium.members import read_members
     from hansa.files import check_outputs, write_whole
 
     check_outputs({"--save": save}, {"PROPOSAL": proposal})
     read = read_proposal(proposal, read_members(members_file))
-    write_whole(save, reject(read, load_identity(folder), reason), private=False)
+    write_whole(save, reject(read, identity, reason), private=False)
     click.echo(printable(f"{save}: rejected; send it to {', '.join(read.plan.members)}"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -138,14 +139,19 @@ def _column(summary: ColumnSummary) -> Column:
     return Column(summary.name, summary.missing, summary.distinct, summary.rarest, least, mean, greatest)
 
 
-def check_table(plan_path: Path, table_path: Path | None, member_path: Path | None = None) -> TableCheck:
+def check_table(
+    plan_path: Path,
+    table_path: Path | None,
+    member_path: Path | None = None,
+    ask: Callable[[str], str] | None = None,
+) -> TableCheck:
     """Check a party's table and, where it is given, its own file against the plan. Without a table it is the one of the party's file.
 
     Raises PlanError for a bad plan or member file, IdentityError for bad keys, DataError where the table cannot be read at all,
     OutputError where an output of the member's file cannot be written.
     """
     plan = read_plan(plan_path)
-    member = None if member_path is None else read_member_file(member_path)
+    member = None if member_path is None else read_member_file(member_path, ask)
     if member is not None and member.plan.digest() != plan.digest():
         raise PlanError(
             f"{member_path}: its plan is {member.plan_path} with digest {member.plan.digest().hex()}; {plan_path} has "

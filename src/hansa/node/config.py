@@ -5,6 +5,7 @@ A member's own file:
     plan = "plan.toml"                  # the same at every member; or a proposal that all have approved, "plan.json"
     members = "members.toml"            # the same at every member
     identity = "north.identity"         # this member's folder of keys
+    key_file = "north.key"              # optional: the file that opens encrypted keys; default: HANSA_PASSPHRASE, or a prompt
     hub = "127.0.0.1:7465"              # where the aggregator or hub listens (its own file) or is found (all others')
     proxy = "http://user@10.0.0.9:3128" # optional: dial through this HTTP proxy
     proxy_password_file = "proxy.pass"  # optional: its password
@@ -42,7 +43,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -51,7 +52,8 @@ import msgspec
 from msgspec import Meta
 
 from hansa.consortium.approvals import Proposal, is_proposal, read_proposal, require_approved
-from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, load_identity
+from hansa.consortium.identity import Identity, load_identity
+from hansa.consortium.key_files import Unlocking
 from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy
 from hansa.data.query import DatabaseQuery, Query, fault_of_url
@@ -111,6 +113,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     plan: FilePath
     members: FilePath
     identity: FilePath
+    key_file: FilePath | None = None
     hub: Address
     proxy: ProxyUrl | None = None
     proxy_password_file: FilePath | None = None
@@ -213,15 +216,15 @@ class MemberFile:
     def credentials(self) -> Credentials:
         """What TLS needs."""
         return Credentials(
-            self.identity.name,
-            self.folder / CERTIFICATE_FILE,
-            self.folder / TLS_KEY_FILE,
-            self.members.certificates(),
+            self.identity.name, self.identity.certificate, self.identity.tls_key, self.members.certificates()
         )
 
 
-def read_member_file(path: Path) -> MemberFile:
-    """Read a member's file and all that it names. Raises PlanError or IdentityError naming file and key."""
+def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> MemberFile:
+    """Read a member's file and all that it names; `ask` asks a person for the passphrase of encrypted keys, where there is one.
+
+    Raises PlanError or IdentityError naming file and key.
+    """
     content = read_toml(path, PlanError, "name the member's own file")
     document = decode(content, MemberDocument, str(path), PlanError, RENAMED)
     host, port = _address(document.hub, "hub", path)
@@ -236,7 +239,7 @@ def read_member_file(path: Path) -> MemberFile:
     )
     members = read_members(members_path)
     plan, proposal = read_agreed(plan_path, members)
-    identity = load_identity(folder)
+    identity = load_identity(folder, Unlocking(at(document.key_file), ask))
     if document.proxy is not None and identity.name == plan.hub:
         raise PlanError(f"{path}: proxy is for members that dial; {identity.name!r} only listens: leave it out")
     if document.id is not None and document.id in plan.schema.columns:
