@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
+from hansa.cli.consortium import consortium
 from hansa.cli.identity import asking, init
 from hansa.cli.option_types import EXISTING, PATH, Names, Objective, Range, RisingNumbers, Search, Setting, TablePath
 from hansa.cli.plan import plan
@@ -652,16 +653,16 @@ def evidence(evidence: Path, other: Path | None, plan: Path, members: Path, as_j
     "members_file",
     type=EXISTING,
     required=True,
-    help="The members file, with the identities that you compared.",
+    help="The consortium's file, or a members file whose identities you compared.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(model: Path, statements: tuple[Path, ...], members_file: Path, as_json: bool) -> None:
     """Hold MODEL to the signed STATEMENTS of members (`provenance` in their files): who vouches for it, which plan and run made it."""
-    from hansa.consortium.members import read_members
     from hansa.consortium.provenance import verify_model
+    from hansa.consortium.versions import read_pinned
     from hansa.node.events import line_of
 
-    found = verify_model(model, statements, read_members(members_file))
+    found = verify_model(model, statements, read_pinned(members_file))
     click.echo(line_of(found) if as_json else "\n".join(map(printable, found.lines())))
 
 
@@ -683,4 +684,5 @@ def members(cards: tuple[Path, ...], save: Path) -> None:
 
 
 main.add_command(init)
+main.add_command(consortium)
 main.add_command(plan)

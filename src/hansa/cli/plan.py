@@ -20,7 +20,7 @@ MEMBERS = click.option(
     "members_file",
     type=EXISTING,
     required=True,
-    help="The members file, with the identities that you compared.",
+    help="The consortium's file, or a members file whose identities you compared.",
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -77,12 +77,12 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
 def propose(plan: Path, members_file: Path, identity: Identity, days: int, save: Path) -> None:
     """Make a proposal of PLAN, which every member with a role approves; the proposer's own approval is in it."""
     from hansa.consortium.approvals import propose, write_proposal
-    from hansa.consortium.members import read_members
+    from hansa.consortium.versions import read_pinned
     from hansa.files import check_outputs
     from hansa.plan import read_plan
 
     check_outputs({"--save": save}, {"PLAN": plan, "--members": members_file})
-    made = propose(read_plan(plan), read_members(members_file), identity, days)
+    made = propose(read_plan(plan), read_pinned(members_file), identity, days)
     write_proposal(save, made)
     click.echo(printable(f"{save}: proposal {made.digest.hex()}; send it to {', '.join(made.missing) or 'nobody'}"))
 
@@ -108,13 +108,13 @@ def review(
 ) -> None:
     """Check PROPOSAL and its signatures; print who has approved, who would learn what, and which of your conditions it meets."""
     from hansa.consortium.approvals import read_proposal, read_rejection
-    from hansa.consortium.members import read_members
+    from hansa.consortium.versions import read_pinned
     from hansa.node import consent
     from hansa.node.check import conditions_of
     from hansa.node.config import read_agreed
     from hansa.node.events import line_of
 
-    read = read_proposal(proposal, read_members(members_file))
+    read = read_proposal(proposal, read_pinned(members_file))
     rules = None if member_file is None else conditions_of(member_file, read.plan)
     refusals = [read_rejection(path, read) for path in rejections]
     found = consent.review(read, refusals, rules, None if last is None else read_agreed(last)[0])
@@ -137,11 +137,11 @@ def approve(
 ) -> None:
     """Sign PROPOSAL for this member. Read `hansa plan review` first."""
     from hansa.consortium.approvals import approve, read_proposal, write_proposal
-    from hansa.consortium.members import read_members
+    from hansa.consortium.versions import read_pinned
     from hansa.errors import PlanError
     from hansa.node.check import conditions_of
 
-    read = read_proposal(proposal, read_members(members_file))
+    read = read_proposal(proposal, read_pinned(members_file))
     if member_file is not None:
         broken = [rule for rule in conditions_of(member_file, read.plan) if not rule.met]
         if broken:
@@ -165,11 +165,11 @@ def approve(
 def reject(proposal: Path, members_file: Path, identity: Identity, reason: str, save: Path) -> None:
     """Write a signed statement that this member does not approve PROPOSAL."""
     from hansa.consortium.approvals import read_proposal, reject
-    from hansa.consortium.members import read_members
+    from hansa.consortium.versions import read_pinned
     from hansa.files import check_outputs, write_whole
 
     check_outputs({"--save": save}, {"PROPOSAL": proposal})
-    read = read_proposal(proposal, read_members(members_file))
+    read = read_proposal(proposal, read_pinned(members_file))
     write_whole(save, reject(read, identity, reason), private=False)
     click.echo(printable(f"{save}: rejected; send it to {', '.join(read.plan.members)}"))
 
@@ -181,9 +181,9 @@ def reject(proposal: Path, members_file: Path, identity: Identity, reason: str, 
 def join(proposals: tuple[Path, ...], members_file: Path, save: Path) -> None:
     """Join the approvals in several copies of one proposal."""
     from hansa.consortium.approvals import joined, read_proposal, write_proposal
-    from hansa.consortium.members import read_members
+    from hansa.consortium.versions import read_pinned
 
-    members = read_members(members_file)
+    members = read_pinned(members_file)
     whole = joined(*(read_proposal(path, members) for path in proposals))
     write_proposal(save, whole)
     left = f"still to approve: {', '.join(whole.missing)}" if whole.missing else "all have approved: it may run"

@@ -129,6 +129,19 @@ def fingerprint(identity: bytes) -> str:
     return base64.b64encode(identity).decode("ascii")
 
 
+def read_fingerprint(text: str) -> bytes:
+    """The public key, 32 bytes, whose fingerprint this is. Raises IdentityError."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise IdentityError(
+            f"{text!r:.80} is no fingerprint; write the 44 characters that `hansa consortium show` prints"
+        )
+    return key
+
+
 def create_identity(name: str, days: int = DEFAULT_DAYS, now: datetime | None = None) -> Identity:
     """Make fresh keys and a certificate valid for `days` days from `now` (default: the clock).
 

@@ -70,6 +70,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         most_runs: how often the same rows may be trained on, by the ledger.
         plans: digests (64 hex digits) of the plans that may run; None for any.
         approved_plans_only: whether a plan runs only where every member with a role has signed it (`approvals`).
+        signed_members_only: whether the members must stand in a consortium's file, which every member signed (`versions`).
         functions: SHA-256 (64 hex digits) of the files whose functions may run on this party's rows; none by default.
 
     Raises:
@@ -95,6 +96,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most_runs: Most | None = None
     plans: Digests | None = None
     approved_plans_only: bool = False
+    signed_members_only: bool = False
     functions: Digests = ()
 
     def __post_init__(self) -> None:

@@ -1,12 +1,11 @@
 """Public words for bits that people read to each other: fingerprints of identity keys, and codes of invitations.
 
-The list is BIP-39's English one (2,048 words; the first four letters tell them apart), in `word_list/` with its licence.
+The list is BIP-39's English one (2,048 words; the first four characters tell them apart), in `word_list/` with its licence.
 """
 
 from __future__ import annotations
 
 import hashlib
-import secrets
 from functools import cache
 from importlib.resources import files
 from typing import Final
@@ -35,9 +34,9 @@ def words_of(identity: bytes) -> str:
     return " ".join(_words(bits, FINGERPRINT_WORDS))
 
 
-def fresh_code() -> str:
-    """An invitation's code: six words drawn at random, 66 bits."""
-    return " ".join(_words(secrets.randbits(BITS_A_WORD * CODE_WORDS), CODE_WORDS))
+def code_of(secret: bytes) -> str:
+    """An invitation's code as six words: the first 66 bits of 32 secret bytes."""
+    return " ".join(_words(int.from_bytes(secret, "big") >> (256 - BITS_A_WORD * CODE_WORDS), CODE_WORDS))
 
 
 def read_words(text: str, count: int, what: str) -> str:
@@ -47,7 +46,7 @@ def read_words(text: str, count: int, what: str) -> str:
     for place, word in enumerate(found, 1):
         if known.get(word[:4]) is None or not known[word[:4]].startswith(word):
             raise IdentityError(
-                f"{what}: word {place} is none of the list; ask for it again, by its first four letters"
+                f"{what}: word {place} is none of the list; ask for it again, by its first four characters"
             )
     if len(found) != count:
         raise IdentityError(f"{what}: has {len(found)} words, expected {count}; ask for all of them again")

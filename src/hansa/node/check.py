@@ -213,12 +213,16 @@ def conditions_of(path: Path, plan: Plan) -> tuple[PolicyRule, ...]:
 def rules_of_approvals(member: MemberFile) -> tuple[PolicyRule, ...]:
     """Whether all have approved the plan; nothing where neither the plan's file nor the policy speaks of it."""
     proposal, asked = member.proposal, member.policy.approved_plans_only
+    signed: tuple[PolicyRule, ...] = ()
+    if member.policy.signed_members_only:
+        text = f"members of {member.members_path} (demanded: a consortium's file, which every member signed)"
+        signed = (PolicyRule("signed_members_only", member.members.standing is not None, text),)
     if proposal is None:
         text = f"a plan without approvals ({member.plan_path}); demanded: one that every member with a role has signed"
-        return (PolicyRule("approved_plans_only", False, text),) if asked else ()
+        return (*signed, PolicyRule("approved_plans_only", False, text)) if asked else signed
     lacking = f"; not by {', '.join(proposal.missing)}" if proposal.missing else ""
     text = f"approved by {', '.join(sorted(proposal.signatures)) or 'nobody'}{lacking}"
-    return (PolicyRule("approved_plans_only", not proposal.missing, text),)
+    return (*signed, PolicyRule("approved_plans_only", not proposal.missing, text))
 
 
 def _shown(value: Any) -> Any:

@@ -3,7 +3,7 @@
 A member's own file:
 
     plan = "plan.toml"                  # the same at every member; or a proposal that all have approved, "plan.json"
-    members = "members.toml"            # the same at every member
+    members = "consortium.json"         # the same at every member: a consortium's file, which all signed, or a members file
     identity = "north.identity"         # this member's folder of keys
     key_file = "north.key"              # optional: the file that opens encrypted keys; default: HANSA_PASSPHRASE, or a prompt
     hub = "127.0.0.1:7465"              # where the aggregator or hub listens (its own file) or is found (all others')
@@ -54,8 +54,9 @@ from msgspec import Meta
 from hansa.consortium.approvals import Proposal, is_proposal, read_proposal, require_approved
 from hansa.consortium.identity import Identity, load_identity
 from hansa.consortium.key_files import Unlocking
-from hansa.consortium.members import Members, read_members
+from hansa.consortium.members import Members
 from hansa.consortium.policy import Policy
+from hansa.consortium.versions import read_pinned
 from hansa.data.query import DatabaseQuery, Query, fault_of_url
 from hansa.data.schema import Schema
 from hansa.declared import SECRET, decode
@@ -237,7 +238,7 @@ def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> Mem
     plan_path, members_path, folder = (
         path.parent / name for name in (document.plan, document.members, document.identity)
     )
-    members = read_members(members_path)
+    members = read_pinned(members_path)
     plan, proposal = read_agreed(plan_path, members)
     identity = load_identity(folder, Unlocking(at(document.key_file), ask))
     if document.proxy is not None and identity.name == plan.hub:
@@ -246,8 +247,27 @@ def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> Mem
         raise PlanError(f"{path}: id is {document.id!r}, which the plan reads as a column of its schema; leave id out")
     missing = sorted(set(plan.members) - set(members))
     if missing:
+        gone = [
+            own
+            for own in ({} if members.standing is None else members.standing.revoked).values()
+            if own.member in missing
+        ]
+        if gone:
+            raise IdentityError(
+                f"{members_path}: the key of the plan's member {gone[0].member!r} was revoked in version {gone[0].version} "
+                f"({gone[0].reason}); nothing runs with it",
+                member=gone[0].member,
+                rule="no key with a role was revoked",
+            )
         raise IdentityError(
             f"{members_path}: the plan's member {missing[0]!r} is not in it; add its card at every member"
+        )
+    if members.standing is not None and identity.public not in members.standing.signers:
+        raise IdentityError(
+            f"{members_path}: this identity signed no version of it, so it may be somebody else's; compare fingerprints, and sign it "
+            "by `hansa consortium sign`",
+            rule="a member signed the consortium's file that it uses",
+            cure="sign the consortium's file",
         )
     return MemberFile(
         path=path,
@@ -299,7 +319,14 @@ def read_agreed(path: Path, members: Members | None = None) -> tuple[Plan, Propo
 
 
 def check_approved(member: MemberFile) -> None:
-    """Raise PlanError where a run has no business to begin: a proposal that is not approved by all, or a policy that asks for one."""
+    """Raise PlanError where a run has no business to begin: a proposal that is not approved by all, or a policy that asks for more."""
+    if member.policy.signed_members_only and member.members.standing is None:
+        raise PlanError(
+            f"{member.path}: policy.signed_members_only asks for a consortium's file, which every member signed, and "
+            f"{member.members_path} is none: `hansa consortium create` makes one",
+            rule="signed_members_only",
+            cure="name a consortium's file as members",
+        )
     if member.proposal is not None:
         require_approved(member.proposal, str(member.plan_path))
     elif member.policy.approved_plans_only:
