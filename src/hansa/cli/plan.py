@@ -1,4 +1,4 @@
-"""`hansa plan`: show a plan, propose it, review, approve or reject a proposal, join approvals, compare two plans."""
+"""`hansa plan`: write and show a plan, propose it, review, approve, reject or withdraw, join approvals, list, compare two plans."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from hansa.cli.identity import with_identity
-from hansa.cli.option_types import EXISTING, PATH
+from hansa.cli.option_types import EXISTING, PATH, Names, Objective, TablePath
+from hansa.data.schema import DECIMAL_SIGNS
+from hansa.plan import MODES
 from hansa.printable import printable
 
 if TYPE_CHECKING:
@@ -27,7 +29,65 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 
 @click.group()
 def plan() -> None:
-    """Show and compare plans; propose, review, approve and reject them."""
+    """Write, show and compare plans; propose, review, approve, reject and withdraw them."""
+
+
+@plan.command()
+@click.argument("name")
+@click.argument("tables", nargs=-1, type=TablePath())
+@MEMBERS
+@click.option(
+    "--member", "own_files", type=EXISTING, multiple=True, help="A party's own file, with table or source; repeatable."
+)
+@click.option("--label", required=True, help="Column to predict.")
+@click.option(
+    "--mode", type=click.Choice(MODES), default="secure-aggregation", show_default=True, help="How rows are protected."
+)
+@click.option("--hub", help="The aggregator; in coopetitive mode the hub.")
+@click.option("--servers", type=Names(), help="Coopetitive: the three compute servers, such as a,b,c.")
+@click.option("--parties", type=Names(), help="Who has rows, such as a,b; default: all members but the aggregator.")
+@click.option("--receivers", type=Names(), help="Who gets the model file; default: all parties.")
+@click.option("--objective", type=Objective(), default="binary:logistic", show_default=True, help="What is predicted.")
+@click.option("--rounds", type=click.IntRange(1), default=100, show_default=True, help="Rounds of boosting.")
+@click.option(
+    "--decimal",
+    type=click.Choice(DECIMAL_SIGNS),
+    default=".",
+    show_default=True,
+    help="Decimal sign of numbers that are texts.",
+)
+@click.option("--save", type=PATH, required=True, help="Where to write the plan.")
+def new(
+    name: str,
+    tables: tuple[Path, ...],
+    members_file: Path,
+    own_files: tuple[Path, ...],
+    label: str,
+    mode: str,
+    hub: str | None,
+    servers: tuple[str, ...] | None,
+    parties: tuple[str, ...] | None,
+    receivers: tuple[str, ...] | None,
+    objective: str,
+    rounds: int,
+    decimal: str,
+    save: Path,
+) -> None:
+    """Write a plan NAME with comments, of the consortium's members and of the columns that TABLES have."""
+    from hansa.consortium.versions import read_pinned
+    from hansa.errors import PlanError
+    from hansa.files import check_outputs, write_whole
+    from hansa.node.plan_draft import Roles, draft
+    from hansa.node.schema_proposal import propose_schema
+
+    check_outputs({"--save": save}, {"--members": members_file})
+    if save.exists():
+        raise PlanError(f"{save}: is there already; name another file for a new plan")
+    schema = propose_schema(tables, own_files, label=label, decimal=decimal, ranges=False)
+    roles = Roles(hub, servers, parties, receivers)
+    text = draft(name, mode, read_pinned(members_file), roles, schema, objective, rounds)
+    write_whole(save, text.encode("utf-8"), private=False)
+    click.echo(printable(f"{save}: read it, change it, and look at it with `hansa plan show`"))
 
 
 @plan.command()
@@ -172,6 +232,40 @@ def reject(proposal: Path, members_file: Path, identity: Identity, reason: str, 
     read = read_proposal(proposal, read_pinned(members_file))
     write_whole(save, reject(read, identity, reason), private=False)
     click.echo(printable(f"{save}: rejected; send it to {', '.join(read.plan.members)}"))
+
+
+@plan.command()
+@click.argument("proposal", type=EXISTING)
+@MEMBERS
+@with_identity
+@click.option("--reason", required=True, help="Why, for the others to read.")
+@click.option(
+    "--save", type=PATH, required=True, help="Where to write the signed withdrawal, which goes to the others."
+)
+def withdraw(proposal: Path, members_file: Path, identity: Identity, reason: str, save: Path) -> None:
+    """Take back this member's approval of PROPOSAL: members that have the file in their `withdrawals` folder do not run it."""
+    from hansa.consortium.approvals import read_proposal, withdraw
+    from hansa.consortium.versions import read_pinned
+    from hansa.files import check_outputs, write_whole
+
+    check_outputs({"--save": save}, {"PROPOSAL": proposal})
+    read = read_proposal(proposal, read_pinned(members_file))
+    write_whole(save, withdraw(read, identity, reason), private=False)
+    click.echo(printable(f"{save}: withdrawn; do not start the run, and send this to {', '.join(read.plan.members)}"))
+
+
+@plan.command("list")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path())
+@MEMBERS
+@AS_JSON
+def list_(folder: Path, members_file: Path, as_json: bool) -> None:
+    """List the proposals in FOLDER, who approved and who rejected each."""
+    from hansa.consortium.versions import read_pinned
+    from hansa.node.events import line_of
+    from hansa.node.proposals import list_proposals
+
+    found = list_proposals(folder, read_pinned(members_file))
+    click.echo(line_of(found) if as_json else "\n".join(found.lines()))
 
 
 @plan.command()

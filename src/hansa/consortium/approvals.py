@@ -243,6 +243,24 @@ def reject(proposal: Proposal, member: Identity, reason: str, now: datetime | No
     return written(sealed(payload, {member.public: sign(member, payload)}))
 
 
+def withdraw(proposal: Proposal, member: Identity, reason: str, now: datetime | None = None) -> bytes:
+    """A signed statement that this member takes back its approval: a rejection, by one whose signature the proposal has.
+
+    Raises PlanError, IdentityError where it did not approve, or the reason is too long.
+    """
+    if member.name not in proposal.signatures:
+        raise PlanError(
+            f"{member.name!r} has not approved this proposal, so there is nothing to take back; `hansa plan reject` rejects it"
+        )
+    return reject(proposal, member, reason, now)
+
+
+def proposal_digest_of(path: Path) -> str:
+    """Which proposal a rejection is of, as it says itself: no signature is checked. Raises PlanError."""
+    statement, _, _ = opened(read_envelope(path), RejectionStatement, str(path))
+    return statement.predicate.proposal
+
+
 def read_rejection(path: Path, proposal: Proposal) -> RejectionPredicate:
     """A member's rejection of this proposal, its signature checked. Raises PlanError, IdentityError."""
     statement, payload, signatures = opened(read_envelope(path), RejectionStatement, str(path))

@@ -22,6 +22,7 @@ A member's own file:
     record = "north-record.json"        # optional: what this member sent and got
     provenance = "north-provenance.json"
                                         # optional: a receiver's signed statement of which run made the model
+    withdrawals = "withdrawn"           # optional: folder of members' signed withdrawals, which keep a plan from running
     state = "north.state"               # optional: folder that lets a run survive this process; default: this file's name with .state
     transcript = "north-transcript"     # optional: folder for every frame that passed
     threads = 1                         # optional
@@ -62,6 +63,7 @@ from hansa.data.schema import Schema
 from hansa.declared import SECRET, decode
 from hansa.errors import IdentityError, PlanError
 from hansa.files import read_text, read_whole
+from hansa.node.proposals import withdrawals
 from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.roles.summed.sum_masking import Signer
 from hansa.toml import read_toml
@@ -127,6 +129,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     model: FilePath | None = None
     record: FilePath | None = None
     provenance: FilePath | None = None
+    withdrawals: FilePath | None = None
     state: FilePath | None = None
     transcript: FilePath | None = None
     threads: Threads = 1
@@ -160,6 +163,7 @@ class MemberFile:
         start_model: path of the model that the plan goes on from, or None. custom_objective: of the file with the plan's function, or
             None.
         model, record, provenance, transcript, ledger: paths, None where the file does not give them.
+        withdrawals: folder of signed statements by which members took approvals back, or None.
         state: the folder that lets a run survive this member's process, where the plan has it wait.
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
@@ -197,6 +201,7 @@ class MemberFile:
     start_model: Path | None = None
     proposal: Proposal | None = None
     provenance: Path | None = None
+    withdrawals: Path | None = None
     custom_objective: Path | None = None
     by_column: bool | None = None
 
@@ -284,6 +289,7 @@ def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> Mem
         model=at(document.model),
         record=at(document.record),
         provenance=at(document.provenance),
+        withdrawals=at(document.withdrawals),
         transcript=at(document.transcript),
         ledger=at(document.ledger),
         state=path.with_suffix(".state") if document.state is None else path.parent / document.state,
@@ -329,6 +335,15 @@ def check_approved(member: MemberFile) -> None:
         )
     if member.proposal is not None:
         require_approved(member.proposal, str(member.plan_path))
+        back = () if member.withdrawals is None else withdrawals(member.withdrawals, member.proposal)
+        if back:
+            raise PlanError(
+                f"{member.plan_path}: {back[0].member!r} took its approval back ({back[0].reason}); nothing runs without it: "
+                "propose the plan anew",
+                member=back[0].member,
+                rule="no member took its approval back",
+                cure="propose the plan anew",
+            )
     elif member.policy.approved_plans_only:
         raise PlanError(
             f"{member.path}: policy.approved_plans_only asks for a plan that every member with a role has signed, and "
