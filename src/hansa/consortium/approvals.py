@@ -208,9 +208,15 @@ def proposal_of(envelope: EnvelopeJson, where: str, members: Members | None = No
     predicate = statement.predicate
     plan = parse_plan(predicate.plan, where)
     if statement.subject != _subject(plan):
-        raise PlanError(f"{where}: the statement names another plan than the one that it holds; do not approve it")
+        raise PlanError(
+            f"{where}: the statement names another plan than the one that it holds; do not approve it",
+            rule="a proposal names the plan that it holds",
+        )
     if set(predicate.members) != set(plan.members) or predicate.proposer not in predicate.members:
-        raise PlanError(f"{where}: the statement names other members than the plan that it holds; do not approve it")
+        raise PlanError(
+            f"{where}: the statement names other members than the plan that it holds; do not approve it",
+            rule="a proposal names the members of its plan",
+        )
     if members is not None and not past:
         check_not_revoked(where, predicate.members, members)
     if members is not None and not _pinned(predicate.members, plan, members, past):
@@ -222,6 +228,7 @@ def proposal_of(envelope: EnvelopeJson, where: str, members: Members | None = No
         raise IdentityError(
             f"{where}: the proposal was made for another identity of {', '.join(differ)} than your members file has; compare "
             "fingerprints by telephone, and propose the plan anew under the members file that holds",
+            rule="a proposal names the keys that this member pins",
             cure="propose the plan anew under one members file",
         )
     identities = {name: bytes.fromhex(own) for name, own in predicate.members.items()}

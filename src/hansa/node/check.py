@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from hansa.consortium.ledger import Ledger
+from hansa.consortium.ledger import Ledger, spent_under
 from hansa.consortium.policy import PolicyRule
 from hansa.data.columns import each
 from hansa.data.files import is_parquet
@@ -196,7 +196,10 @@ def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRu
             people = {name: member.members[name].identity.hex() for name in plan.parties}
             with open_rows(source, member.schema, label_kind=kind, by_column=by_column) as rows:
                 ledger.check(
-                    ledger.columns(each(rows), rows.label, rows.weight, rows.base_margin), people, member.policy
+                    ledger.columns(each(rows), rows.label, rows.weight, rows.base_margin),
+                    people,
+                    member.policy,
+                    spent_under(plan),
                 )
         except PlanError as error:
             met, text = False, str(error)

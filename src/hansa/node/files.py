@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from hansa.consortium.ledger import Entry, Ledger, Met
+from hansa.consortium.ledger import Entry, Ledger, Met, spent_under
 from hansa.data.columns import Columns, each
 from hansa.data.query import paths_of
 from hansa.errors import PlanError
@@ -98,7 +98,7 @@ def admission(member: MemberFile, rows: Columns) -> Admit:
             cure="name a file as ledger",
         )
     ledger = Ledger(member.ledger)
-    columns = ledger.columns(each(rows), rows.label, rows.weight, rows.base_margin)
+    columns, spent = ledger.columns(each(rows), rows.label, rows.weight, rows.base_margin), spent_under(plan)
 
     def admit(run: bytes, roster: Roster) -> None:
         parties = tuple(
@@ -106,6 +106,6 @@ def admission(member: MemberFile, rows: Columns) -> Admit:
             for name, _, training, held, _ in roster
             if name in plan.parties
         )
-        ledger.admit(Entry(columns, plan.mode, parties, run.hex()), member.policy)
+        ledger.admit(Entry(columns, plan.mode, parties, run.hex(), spent.trees, spent.leaves), member.policy)
 
     return admit
