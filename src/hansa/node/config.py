@@ -116,8 +116,8 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     plan: FilePath
     members: FilePath
     identity: FilePath
-    key_file: FilePath | None = None
     hub: Address
+    key_file: FilePath | None = None
     proxy: ProxyUrl | None = None
     proxy_password_file: FilePath | None = None
     table: FilePath | None = None
