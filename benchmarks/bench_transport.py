@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks.machine import console
-from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
+from hansa.consortium.identity import create_identity, load_identity, save_identity
 from hansa.consortium.members import members_of, read_members, write_members
 from hansa.transport.resumable import ResumableChannel, ResumableHub
 from hansa.transport.tls import Credentials, TlsChannel, TlsHub
@@ -28,7 +28,8 @@ WARM_UP = 20
 
 def credentials(folder: Path, name: str) -> Credentials:
     members = read_members(folder / "members.toml")
-    return Credentials(name, folder / name / CERTIFICATE_FILE, folder / name / TLS_KEY_FILE, members.certificates())
+    own = load_identity(folder / name)
+    return Credentials(name, own.certificate, own.tls_key, members.certificates())
 
 
 def echo(folder: Path, port: int, lasting: bool, sizes: dict[str, tuple[int, int]]) -> None:

@@ -90,7 +90,7 @@ def cells(n_rows: int, seed: int) -> dict[str, np.ndarray]:
 def make_consortium(folder: Path, plan: str = PLAN) -> Path:
     """Identities, members file, plan, tables; members' own files are written by `write_member`."""
     for name in (HUB, *PARTIES):
-        made = hansa("identity", name, "--folder", folder / f"{name}.identity")
+        made = hansa("init", "--no-passphrase", name, "--folder", folder / f"{name}.identity")
         assert made.exit_code == 0, made.output
     cards = [folder / f"{name}.identity" / "card.toml" for name in (HUB, *PARTIES)]
     joined = hansa("members", *cards, "--save", folder / "members.toml")

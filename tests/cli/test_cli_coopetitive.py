@@ -223,7 +223,7 @@ class Hand:
         self.processes: dict[str, subprocess.Popen[str]] = {}
         cards = []
         for name in self.commands:
-            assert hansa("identity", name, "--folder", folder / f"{name}.identity").exit_code == 0
+            assert hansa("init", "--no-passphrase", name, "--folder", folder / f"{name}.identity").exit_code == 0
             cards.append(folder / f"{name}.identity" / "card.toml")
         assert hansa("members", *cards, "--save", folder / "members.toml").exit_code == 0
         plan = THREE if three else PLAN

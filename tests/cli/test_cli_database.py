@@ -26,7 +26,7 @@ SQL = "SELECT prb AS load, signal::numeric AS rsrp, alarms, fault = 'yes' AS fau
 def tables(postgresql: Server, consortium: Consortium) -> Consortium:
     """Three parties: the first one's rows in the server under other names and types, then Parquet, then CSV; labels are texts."""
     folder = consortium.folder
-    assert hansa("identity", THIRD, "--folder", folder / f"{THIRD}.identity").exit_code == 0
+    assert hansa("init", "--no-passphrase", THIRD, "--folder", folder / f"{THIRD}.identity").exit_code == 0
     cards = [folder / f"{name}.identity" / "card.toml" for name in (HUB, *PARTIES, THIRD)]
     (folder / "members.toml").unlink()
     assert hansa("members", *cards, "--save", folder / "members.toml").exit_code == 0

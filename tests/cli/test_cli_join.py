@@ -56,7 +56,7 @@ def test_the_aggregator_is_run_by_the_same_function(consortium: Consortium):
 
 def test_a_member_without_a_role_is_told_so(consortium: Consortium):
     folder = consortium.folder
-    assert hansa("identity", "stranger", "--folder", folder / "stranger.identity").exit_code == 0
+    assert hansa("init", "--no-passphrase", "stranger", "--folder", folder / "stranger.identity").exit_code == 0
     cards = [folder / f"{name}.identity" / "card.toml" for name in (HUB, *PARTIES, "stranger")]
     assert hansa("members", *cards, "--save", folder / "members.toml").exit_code == 0
     path = write_member(folder, "stranger", 1, table=None, model=None)

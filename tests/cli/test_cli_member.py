@@ -497,7 +497,7 @@ def test_half_an_identity_is_refused_at_the_start(consortium: Consortium, name):
 def test_a_renewed_certificate_that_others_do_not_have_is_refused_at_the_start(consortium: Consortium):
     old = consortium.folder / "aurora.identity"
     new = consortium.folder / "new.identity"
-    made = hansa("identity", "aurora", "--renew", old, "--folder", new)
+    made = hansa("init", "--no-passphrase", "aurora", "--renew", old, "--folder", new)
     assert made.exit_code == 0, made.output
     assert load_identity(new).public == load_identity(old).public
     path = write_member(consortium.folder, "aurora", 1, identity="new.identity")
@@ -510,11 +510,11 @@ def test_a_renewed_certificate_that_others_do_not_have_is_refused_at_the_start(c
 def test_an_identity_is_not_overwritten_and_keeps_its_name(consortium: Consortium):
     folder = consortium.folder / "aurora.identity"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert_refused(hansa("identity", "aurora", "--folder", folder), "aurora.identity")
+    assert_refused(hansa("init", "--no-passphrase", "aurora", "--folder", folder), "aurora.identity")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    renewed = hansa("identity", "dune", "--renew", folder, "--folder", consortium.folder / "dune")
+    renewed = hansa("init", "--no-passphrase", "dune", "--renew", folder, "--folder", consortium.folder / "dune")
     assert_refused(renewed, "holds the identity of 'aurora', not of 'dune'")
-    assert_refused(hansa("identity", "Not A Name", "--folder", consortium.folder / "x"), "Not A Name")
+    assert_refused(hansa("init", "--no-passphrase", "Not A Name", "--folder", consortium.folder / "x"), "Not A Name")
 
 
 def test_members_prints_a_fingerprint_each_and_refuses_the_same_name_twice(consortium: Consortium):

@@ -9,7 +9,9 @@ import pytest
 
 from hansa.consortium.provenance import Verified
 from hansa.node.consent import Changes, Review
-from made_consortium import HUB, PARTIES, Consortium, assert_refused, hansa, write_member
+from hansa.node.proposals import Listed
+from hansa.plan import read_plan
+from made_consortium import HUB, PARTIES, Consortium, assert_refused, hansa, write_member, write_table
 
 
 def propose(consortium: Consortium, name: str = HUB):
@@ -111,3 +113,118 @@ def test_files_that_are_read_are_not_written(consortium: Consortium, name):
     folder = consortium.folder
     keys = ("--members", folder / "members.toml", "--identity", folder / f"{HUB}.identity")
     assert_refused(hansa("plan", "propose", folder / "plan.toml", *keys, "--save", folder / name), "--save")
+
+
+def test_an_approval_that_was_taken_back_keeps_the_plan_from_running(consortium: Consortium):
+    path, folder = propose(consortium), consortium.folder
+    keys = ("--members", folder / "members.toml", "--identity", folder / f"{PARTIES[1]}.identity")
+    why = ("--reason", "the contract ended", "--save", folder / "back.json")
+    assert_refused(hansa("plan", "withdraw", path, *keys, *why), "has not approved this proposal", "hansa plan reject")
+    for name in PARTIES:
+        assert approve(consortium, name).exit_code == 0
+    done = hansa("plan", "withdraw", path, *keys, *why)
+    assert done.exit_code == 0, done.output
+    assert "do not start the run" in done.stdout
+    (folder / "withdrawn").mkdir()
+    own = {"plan": path.name, "withdrawals": "withdrawn"}
+    (folder / "withdrawn" / "other.json").write_text("{}")
+    (folder / "back.json").rename(folder / "withdrawn" / "back.json")
+    for name in (HUB, *PARTIES):
+        role = "aggregator" if name == HUB else "party"
+        refused = hansa(role, write_member(folder, name, 1, **own))
+        assert_refused(refused, "'borealis' took its approval back (the contract ended)", "propose the plan anew")
+    # It is of this proposal alone: the same plan, proposed anew, is another one.
+    propose(consortium)
+    refused = hansa("party", write_member(folder, PARTIES[0], 1, **own))
+    assert_refused(refused, "did not approve this plan")
+    assert_refused(
+        hansa("party", write_member(folder, PARTIES[0], 1, plan=path.name, withdrawals="none")), "did not approve"
+    )
+    for name in PARTIES:
+        assert approve(consortium, name).exit_code == 0
+    assert_refused(
+        hansa("party", write_member(folder, PARTIES[0], 1, plan=path.name, withdrawals="none")), "cannot be read"
+    )
+    forged = json.loads((folder / "withdrawn" / "back.json").read_text())
+    forged["signatures"][0]["sig"] = "AA" + forged["signatures"][0]["sig"][2:]
+    (folder / "withdrawn" / "back.json").write_text(json.dumps(forged))
+    hub = hansa("aggregator", write_member(folder, HUB, 1, plan=path.name, withdrawals="withdrawn", wait_s=0.01))
+    assert "took its approval back" not in hub.output  # of the earlier proposal, so it is passed over
+
+
+def test_proposals_in_a_folder_are_listed(consortium: Consortium):
+    folder = consortium.folder
+    members = ("--members", folder / "members.toml")
+    assert "no proposals" in hansa("plan", "list", folder, *members).stdout
+    path = propose(consortium)
+    assert approve(consortium, PARTIES[0], "--save", folder / "copy.json").exit_code == 0
+    (folder / "noise.json").write_text("[1]")
+    shown = hansa("plan", "list", folder, *members)
+    assert "copy.json, plan.json: test, mode federated" in shown.stdout
+    assert ": open" in shown.stdout
+    assert "not by borealis" in shown.stdout
+    keys = (*members, "--identity", folder / f"{PARTIES[1]}.identity")
+    assert hansa("plan", "reject", path, *keys, "--reason", "x", "--save", folder / "no.json").exit_code == 0
+    found = msgspec.json.decode(hansa("plan", "list", folder, *members, "--json").stdout, type=Listed)
+    (own,) = found.proposals
+    assert (own.state, own.rejected, own.approved, own.missing) == (
+        "rejected",
+        ("borealis",),
+        ("aurora", "hub"),
+        ("borealis",),
+    )
+    forged = json.loads(path.read_text())
+    forged["signatures"][0]["sig"] = "AA" + forged["signatures"][0]["sig"][2:]
+    (folder / "forged.json").write_text(json.dumps(forged))
+    shown = hansa("plan", "list", folder, *members).stdout
+    assert "REFUSED" in shown
+    assert "forged.json" in shown
+
+
+@pytest.mark.parametrize("mode", ["federated", "secure-aggregation", "coopetitive"])
+def test_a_new_plan_is_made_of_members_and_columns(consortium: Consortium, mode):
+    folder = consortium.folder
+    tables = [folder / f"{name}.csv" for name in PARTIES]
+    options = (
+        "--members",
+        folder / "members.toml",
+        "--label",
+        "fault",
+        "--mode",
+        mode,
+        "--hub",
+        HUB,
+        "--save",
+        folder / "new.toml",
+    )
+    servers = ("--servers", "hub,aurora,borealis", "--parties", "aurora,borealis") if mode == "coopetitive" else ()
+    done = hansa("plan", "new", "faults", *tables, *options, *servers)
+    assert done.exit_code == 0, done.output
+    made = read_plan(folder / "new.toml")
+    assert (made.name, made.mode, made.parties, made.receivers) == ("faults", mode, PARTIES, PARTIES)
+    assert made.schema.features == ("load", "rsrp", "alarms")
+    assert "# have rows" in (folder / "new.toml").read_text()
+    assert_refused(hansa("plan", "new", "faults", *tables, *options, *servers), "is there already")
+
+
+def test_a_new_plan_names_members_only(consortium: Consortium):
+    folder = consortium.folder
+    given = (
+        folder / "aurora.csv",
+        "--members",
+        folder / "members.toml",
+        "--label",
+        "fault",
+        "--save",
+        folder / "new.toml",
+    )
+    assert_refused(hansa("plan", "new", "faults", *given), "needs --hub, the aggregator", "aurora, borealis, hub")
+    assert_refused(hansa("plan", "new", "faults", *given, "--hub", "dune"), "--hub names 'dune', who is no member")
+    assert_refused(hansa("plan", "new", "faults", *given, "--mode", "coopetitive"), "needs --hub and --servers")
+    assert_refused(hansa("plan", "new", "faults", *given, "--hub", HUB, "--servers", "a,b,c"), "--servers is for mode")
+    assert not (folder / "new.toml").exists()
+    classes = write_table(folder / "texts.csv", {"load": [1, 2, 3], "kind": ["a", "b", "c"]})
+    options = ("--members", folder / "members.toml", "--label", "kind", "--hub", HUB, "--save", folder / "new.toml")
+    softprob = ("--objective", "multi:softprob", "--mode", "federated")
+    assert hansa("plan", "new", "kinds", classes, *options, *softprob).exit_code == 0
+    assert read_plan(folder / "new.toml").parameters.num_class == 3

@@ -7,15 +7,18 @@ import json
 import multiprocessing
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hansa.consortium.ledger import Entry, Ledger, Met
+from hansa.consortium.ledger import Entry, Ledger, Met, Spent, spent_under
 from hansa.consortium.policy import Policy
 from hansa.errors import OutputError, PlanError
+from hansa.trees.parameters import parse_parameters
 
 THREE = ("aurora", "borealis", "cirrus")
 
@@ -149,6 +152,39 @@ def test_runs_on_the_same_rows_are_counted(ledger):
     with pytest.raises(PlanError, match="trained on 2 times; this party's policy allows 2"):
         ledger.admit(entry(ledger), Policy(most_runs=2))
     ledger.admit(entry(ledger, seed=1), Policy(most_runs=2))
+
+
+def test_trees_and_leaves_of_all_runs_on_the_same_rows_are_counted(ledger):
+    run = msgspec.structs.replace(entry(ledger), trees=100, leaves=6400)
+    policy = Policy(most_trees=250, most_leaves=100_000)
+    for _ in range(2):
+        ledger.admit(run, policy)
+    with pytest.raises(
+        PlanError, match=r"told of by 200 trees so far, and this run may have 100 more; .* allows 250 \(most_trees"
+    ):
+        ledger.admit(run, policy)
+    assert len(lines(ledger)) == 2
+    ledger.admit(msgspec.structs.replace(run, trees=50, leaves=0), policy)
+    with pytest.raises(PlanError, match="12800 leaves so far") as caught:
+        ledger.check(
+            run.columns, {met.name: met.identity for met in run.parties}, Policy(most_leaves=12_800), Spent(1, 1)
+        )
+    assert caught.value.rule == "most_leaves"
+    ledger.admit(msgspec.structs.replace(entry(ledger, seed=1), trees=250, leaves=0), policy)
+
+
+def test_lines_of_earlier_releases_are_read_and_count_no_trees(ledger):
+    ledger.admit(entry(ledger), Policy())
+    head, line = ledger.path.read_text().splitlines()
+    old = {key: value for key, value in json.loads(line).items() if key not in ("trees", "leaves")}
+    ledger.path.write_text(f"{head}\n{json.dumps(old)}\n")
+    ledger.admit(msgspec.structs.replace(entry(ledger), trees=3, leaves=6), Policy(most_trees=3, most_leaves=6))
+
+
+def test_what_a_run_may_tell_follows_from_its_plan():
+    changes = {"rounds": 10, "num_parallel_tree": 3, "max_depth": 4, "max_leaves": 9}
+    plan = SimpleNamespace(parameters=parse_parameters(changes))
+    assert spent_under(plan) == Spent(30, 270)
 
 
 def _admit_from(path: str, name: str, start, answers) -> None:

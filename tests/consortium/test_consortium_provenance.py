@@ -15,6 +15,7 @@ from hansa.consortium.envelopes import key_of
 from hansa.consortium.identity import create_identity
 from hansa.consortium.members import members_of
 from hansa.consortium.provenance import FinishedRun, verify_model, write_provenance
+from hansa.consortium.versions import Consortium, found, read_pinned, revoked, rotated, signed, write_consortium
 from hansa.errors import HansaError, IdentityError, PlanError
 
 MODEL = b'{"learner": {}}'
@@ -128,3 +129,47 @@ def test_one_statement_of_each_member(tmp_path):
         verify_model(model(tmp_path), [path, path], MEMBERS)
     with pytest.raises(PlanError, match="no statement"):
         verify_model(model(tmp_path), [], MEMBERS)
+
+
+def consortium() -> Consortium:
+    """A file that all with a role signed."""
+    made = found("nordic", [IDENTITIES[name].card() for name in WITH_A_ROLE], IDENTITIES["hub"])
+    for name in WITH_A_ROLE:
+        made = signed(made, IDENTITIES[name])
+    return made
+
+
+def pinned(tmp_path, made: Consortium):
+    write_consortium(tmp_path / "consortium.json", made)
+    return read_pinned(tmp_path / "consortium.json")
+
+
+def test_a_key_that_was_rotated_since_still_vouches(tmp_path):
+    new = create_identity("aurora")
+    members = pinned(tmp_path, rotated(consortium(), new, [IDENTITIES["aurora"], new]))
+    statements = [statement(tmp_path, name) for name in ("aurora", "hub")]
+    shown = verify_model(model(tmp_path), statements, members)
+    assert set(shown.vouching) == {"aurora", "hub"}
+    assert shown.approved_by == tuple(sorted(WITH_A_ROLE))
+    assert shown.revoked_since == ()
+
+
+def test_a_revoked_key_vouches_for_nothing_whatever_date_it_writes(tmp_path):
+    members = pinned(tmp_path, revoked(consortium(), "aurora", "stolen", IDENTITIES["aurora"]))
+    with pytest.raises(IdentityError, match=r"revoked in version 2 of the consortium's file \(stolen\)") as caught:
+        verify_model(model(tmp_path), [statement(tmp_path, "aurora")], members)
+    assert (caught.value.member, caught.value.rule) == ("aurora", "no key with a role was revoked")
+    shown = verify_model(model(tmp_path), [statement(tmp_path, "hub")], members)
+    assert shown.revoked_since == ("aurora",)
+    assert "aurora: its key of that time was revoked since" in shown.lines()
+
+
+def test_a_former_key_that_was_revoked_vouches_for_nothing_either(tmp_path):
+    new = create_identity("aurora")
+    turned = rotated(consortium(), new, [IDENTITIES["aurora"], new])
+    members = pinned(tmp_path, revoked(turned, "aurora", "disk sold", new, key=IDENTITIES["aurora"].public))
+    with pytest.raises(IdentityError, match="disk sold"):
+        verify_model(model(tmp_path), [statement(tmp_path, "aurora")], members)
+    other = replace(RUN, identities={**RUN.identities, "aurora": create_identity("aurora").public}, proposal=None)
+    with pytest.raises(IdentityError, match="names another identity of 'aurora'"):
+        verify_model(model(tmp_path), [statement(tmp_path, "aurora", other)], members)

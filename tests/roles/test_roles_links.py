@@ -18,7 +18,7 @@ import pytest
 import hansa.roles.summed.sum_masking
 import hansa.secure.masking
 from cutting_line import Cut, CuttingLine, drawn_cuts
-from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
+from hansa.consortium.identity import create_identity
 from hansa.errors import HansaError
 from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import Contribution, decode
@@ -93,18 +93,15 @@ def wire(monkeypatch) -> Wire:
 class Circle:
     """Members with identities, who run a plan through lines that are cut."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         self.tables = spread(table(240), np.arange(240) % 3)
         self.identities = {name: create_identity(name) for name in ("hub", *PARTIES)}
         self.pinned = {name: identity.public for name, identity in self.identities.items()}
-        for name, identity in self.identities.items():
-            save_identity(identity, folder / name)
 
     def credentials(self, name: str) -> Credentials:
-        home = self.folder / name
         certificates = {name: identity.certificate for name, identity in self.identities.items()}
-        return Credentials(name, home / CERTIFICATE_FILE, home / TLS_KEY_FILE, certificates)
+        own = self.identities[name]
+        return Credentials(name, own.certificate, own.tls_key, certificates)
 
     def run(
         self,
@@ -170,10 +167,8 @@ class Circle:
 
 
 @pytest.fixture(scope="module")
-def circle(tmp_path_factory) -> Circle:
-    folder = tmp_path_factory.mktemp("links")
-    folder.chmod(0o700)
-    return Circle(folder)
+def circle() -> Circle:
+    return Circle()
 
 
 @pytest.fixture(scope="module")

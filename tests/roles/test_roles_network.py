@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ from faults import (
     swapping,
     truncating,
 )
-from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, create_identity, save_identity
+from hansa.consortium.identity import create_identity
 from hansa.errors import HansaError
 from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import Contribution, SplitNodes, decode
@@ -75,17 +74,14 @@ def expected(tables) -> bytes:
 class Circle:
     """Members with identities, who can run the plan over loopback."""
 
-    def __init__(self, folder: Path, tables) -> None:
+    def __init__(self, tables) -> None:
         self.tables = tables
-        self.folder = folder
-        identities = [create_identity(name) for name in ("hub", *PARTIES)]
-        self.certificates = {identity.name: identity.certificate for identity in identities}
-        for identity in identities:
-            save_identity(identity, folder / identity.name)
+        self.identities = {name: create_identity(name) for name in ("hub", *PARTIES)}
+        self.certificates = {name: identity.certificate for name, identity in self.identities.items()}
 
     def credentials(self, name: str) -> Credentials:
-        home = self.folder / name
-        return Credentials(name, home / CERTIFICATE_FILE, home / TLS_KEY_FILE, self.certificates)
+        own = self.identities[name]
+        return Credentials(name, own.certificate, own.tls_key, self.certificates)
 
     def run(
         self,
@@ -134,10 +130,8 @@ class Circle:
 
 
 @pytest.fixture(scope="module")
-def circle(tmp_path_factory, tables) -> Circle:
-    folder = tmp_path_factory.mktemp("network")
-    folder.chmod(0o700)
-    return Circle(folder, tables)
+def circle(tables) -> Circle:
+    return Circle(tables)
 
 
 def assert_right(end: End, expected: bytes) -> None:

@@ -36,8 +36,8 @@ class Circle:
         self.certificates = {name: identity.certificate for name, identity in made.items()}
 
     def credentials(self, name: str) -> Credentials:
-        home = self.folder / name
-        return Credentials(name, home / CERTIFICATE_FILE, home / TLS_KEY_FILE, self.certificates)
+        own = self.identities[name]
+        return Credentials(name, own.certificate, own.tls_key, self.certificates)
 
     def context(self, name: str) -> ssl.SSLContext:
         """A member's end by the standard library's TLS, another implementation, which a test may misuse as it likes."""
@@ -55,7 +55,7 @@ class Circle:
     def holder(self, identity: Identity, folder: Path) -> Credentials:
         save_identity(identity, folder)
         own = {**self.certificates, identity.name: identity.certificate}
-        return Credentials(identity.name, folder / CERTIFICATE_FILE, folder / TLS_KEY_FILE, own)
+        return Credentials(identity.name, identity.certificate, identity.tls_key, own)
 
     def renewed_hub(self, folder: Path, **validity: object) -> Credentials:
         """Credentials of a hub whose certificate differs from the one that the members hold."""

@@ -8,6 +8,7 @@ from collections import deque
 
 import pytest
 
+from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE
 from hansa.errors import MemberLost, TransportError
 from hansa.transport.channel import Traffic
 from hansa.transport.local_member import HubWithLocalMember
@@ -92,10 +93,9 @@ def test_it_speaks_and_hears_like_any_other_member(network, circle):
 def test_nobody_takes_the_residents_session(network, circle):
     """Not even who holds the hub's own key: a hub expects others only."""
     hub = network.hub()
-    own = circle.credentials("hub")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.load_cert_chain(own.certificate_file, own.key_file)
+    context.load_cert_chain(circle.folder / "hub" / CERTIFICATE_FILE, circle.folder / "hub" / TLS_KEY_FILE)
     told = network.threads.submit(lambda: context.wrap_socket(network.plain(hub)).recv(1000))
     while not told.done():
         with pytest.raises(TransportError, match="no frame"):

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
+from hansa.cli.consortium import consortium
+from hansa.cli.identity import asking, init
 from hansa.cli.option_types import EXISTING, PATH, Names, Objective, Range, RisingNumbers, Search, Setting, TablePath
 from hansa.cli.plan import plan
 from hansa.cli.signals import Interrupted, interrupting
@@ -67,8 +69,19 @@ class Ending:
             click.echo(f"hansa: {printable(failure.text)}", err=True)
 
 
+RENAMED_COMMANDS = {"identity": "init"}
+"""Commands of earlier versions, each refused with the name that it has now."""
+
+
 class Commands(click.Group):
     """Prints Hansa's own errors as one sentence, without a traceback, and exits with a status that says whether to try again."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] in RENAMED_COMMANDS:
+            ctx.fail(f"`hansa {args[0]}` is `hansa {RENAMED_COMMANDS[args[0]]}` now")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         ending = ctx.obj = Ending()
@@ -525,7 +538,7 @@ def _run(
     _check_outputs({"--describe": save, "--report": report}, member_file=member_file)
     found: list[Description] = []
     with _telling(as_json) as tell:
-        described = read_member_file(member_file)
+        described = read_member_file(member_file, asking())
         check_command(described, command)
         record = run(described, tell, None if save is None else found.append)
     for description in found:
@@ -551,7 +564,7 @@ def check(plan: Path, table: Path | None, member: Path | None, as_json: bool) ->
     from hansa.node.check import check_table
     from hansa.node.events import line_of
 
-    found = check_table(plan, table, member)
+    found = check_table(plan, table, member, asking())
     click.echo(line_of(found.report()) if as_json else found.text())
     if not found.ok:
         sys.exit(1)
@@ -633,42 +646,6 @@ def evidence(evidence: Path, other: Path | None, plan: Path, members: Path, as_j
 
 
 @main.command()
-@click.argument("name")
-@click.option("--folder", type=PATH, help="Where to put it; default NAME.identity.")
-@click.option(
-    "--days",
-    type=click.IntRange(1, 3650),
-    default=365,
-    show_default=True,
-    help="Validity of the certificate.",
-)
-@click.option(
-    "--renew", type=PATH, help="Folder of the old identity: keep its key, make a new TLS key and certificate."
-)
-def identity(name: str, folder: Path | None, days: int, renew: Path | None) -> None:
-    """Make a member's keys and its card, which goes to all other members."""
-    from hansa.consortium.identity import (
-        CARD_FILE,
-        create_identity,
-        fingerprint,
-        load_identity,
-        renew_identity,
-        save_identity,
-    )
-
-    target = folder or Path(f"{name}.identity")
-    if renew is None:
-        made = create_identity(name, days)
-    else:
-        made = renew_identity(load_identity(renew), days)
-        if made.name != name:
-            raise HansaError(f"{renew}: holds the identity of {made.name!r}, not of {name!r}")
-    save_identity(made, target)
-    told = f"{target / CARD_FILE}: give this card to every member; fingerprint {fingerprint(made.public)}"
-    click.echo(printable(told))
-
-
-@main.command()
 @click.argument("model", type=EXISTING)
 @click.argument("statements", nargs=-1, required=True, type=EXISTING)
 @click.option(
@@ -676,16 +653,16 @@ def identity(name: str, folder: Path | None, days: int, renew: Path | None) -> N
     "members_file",
     type=EXISTING,
     required=True,
-    help="The members file, with the identities that you compared.",
+    help="The consortium's file, or a members file whose identities you compared.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(model: Path, statements: tuple[Path, ...], members_file: Path, as_json: bool) -> None:
     """Hold MODEL to the signed STATEMENTS of members (`provenance` in their files): who vouches for it, which plan and run made it."""
-    from hansa.consortium.members import read_members
     from hansa.consortium.provenance import verify_model
+    from hansa.consortium.versions import read_pinned
     from hansa.node.events import line_of
 
-    found = verify_model(model, statements, read_members(members_file))
+    found = verify_model(model, statements, read_pinned(members_file))
     click.echo(line_of(found) if as_json else "\n".join(map(printable, found.lines())))
 
 
@@ -696,13 +673,16 @@ def members(cards: tuple[Path, ...], save: Path) -> None:
     """Join members' CARDS into the members file, and print fingerprints to compare by another way (telephone)."""
     from hansa.consortium.identity import fingerprint
     from hansa.consortium.members import members_of, read_members, write_members
+    from hansa.consortium.words import words_of
 
     _check_outputs({"--save": save})
     joined = members_of([card for path in cards for card in read_members(path).values()])
     write_members(save, joined)
     for name, card in sorted(joined.items()):
-        click.echo(f"{name:<24} {fingerprint(card.identity)}")
+        click.echo(f"{name:<24} {fingerprint(card.identity)}  {words_of(card.identity)}")
     click.echo(printable(f"{save}: {len(joined)} members, digest {joined.digest().hex()}"))
 
 
+main.add_command(init)
+main.add_command(consortium)
 main.add_command(plan)

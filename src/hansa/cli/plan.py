@@ -1,29 +1,93 @@
-"""`hansa plan`: show a plan, propose it, review, approve or reject a proposal, join approvals, compare two plans."""
+"""`hansa plan`: write and show a plan, propose it, review, approve, reject or withdraw, join approvals, list, compare two plans."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from hansa.cli.option_types import EXISTING, PATH
+from hansa.cli.identity import with_identity
+from hansa.cli.option_types import EXISTING, PATH, Names, Objective, TablePath
+from hansa.data.schema import DECIMAL_SIGNS
+from hansa.plan import MODES
 from hansa.printable import printable
+
+if TYPE_CHECKING:
+    from hansa.consortium.identity import Identity
 
 MEMBERS = click.option(
     "--members",
     "members_file",
     type=EXISTING,
     required=True,
-    help="The members file, with the identities that you compared.",
+    help="The consortium's file, or a members file whose identities you compared.",
 )
-IDENTITY = click.option("--identity", "folder", type=PATH, required=True, help="This member's folder of keys.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.group()
 def plan() -> None:
-    """Show and compare plans; propose, review, approve and reject them."""
+    """Write, show and compare plans; propose, review, approve, reject and withdraw them."""
+
+
+@plan.command()
+@click.argument("name")
+@click.argument("tables", nargs=-1, type=TablePath())
+@MEMBERS
+@click.option(
+    "--member", "own_files", type=EXISTING, multiple=True, help="A party's own file, with table or source; repeatable."
+)
+@click.option("--label", required=True, help="Column to predict.")
+@click.option(
+    "--mode", type=click.Choice(MODES), default="secure-aggregation", show_default=True, help="How rows are protected."
+)
+@click.option("--hub", help="The aggregator; in coopetitive mode the hub.")
+@click.option("--servers", type=Names(), help="Coopetitive: the three compute servers, such as a,b,c.")
+@click.option("--parties", type=Names(), help="Who has rows, such as a,b; default: all members but the aggregator.")
+@click.option("--receivers", type=Names(), help="Who gets the model file; default: all parties.")
+@click.option("--objective", type=Objective(), default="binary:logistic", show_default=True, help="What is predicted.")
+@click.option("--rounds", type=click.IntRange(1), default=100, show_default=True, help="Rounds of boosting.")
+@click.option(
+    "--decimal",
+    type=click.Choice(DECIMAL_SIGNS),
+    default=".",
+    show_default=True,
+    help="Decimal sign of numbers that are texts.",
+)
+@click.option("--save", type=PATH, required=True, help="Where to write the plan.")
+def new(
+    name: str,
+    tables: tuple[Path, ...],
+    members_file: Path,
+    own_files: tuple[Path, ...],
+    label: str,
+    mode: str,
+    hub: str | None,
+    servers: tuple[str, ...] | None,
+    parties: tuple[str, ...] | None,
+    receivers: tuple[str, ...] | None,
+    objective: str,
+    rounds: int,
+    decimal: str,
+    save: Path,
+) -> None:
+    """Write a plan NAME with comments, of the consortium's members and of the columns that TABLES have."""
+    from hansa.consortium.versions import read_pinned
+    from hansa.errors import PlanError
+    from hansa.files import check_outputs, write_whole
+    from hansa.node.plan_draft import Roles, draft
+    from hansa.node.schema_proposal import propose_schema
+
+    check_outputs({"--save": save}, {"--members": members_file})
+    if save.exists():
+        raise PlanError(f"{save}: is there already; name another file for a new plan")
+    schema = propose_schema(tables, own_files, label=label, decimal=decimal, ranges=False)
+    roles = Roles(hub, servers, parties, receivers)
+    text = draft(name, mode, read_pinned(members_file), roles, schema, objective, rounds)
+    write_whole(save, text.encode("utf-8"), private=False)
+    click.echo(printable(f"{save}: read it, change it, and look at it with `hansa plan show`"))
 
 
 @plan.command()
@@ -65,21 +129,20 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
 @plan.command()
 @click.argument("plan", type=EXISTING)
 @MEMBERS
-@IDENTITY
+@with_identity
 @click.option(
     "--days", type=click.IntRange(1, 365), default=30, show_default=True, help="How long it may be approved and run."
 )
 @click.option("--save", type=PATH, required=True, help="Where to write the proposal.")
-def propose(plan: Path, members_file: Path, folder: Path, days: int, save: Path) -> None:
+def propose(plan: Path, members_file: Path, identity: Identity, days: int, save: Path) -> None:
     """Make a proposal of PLAN, which every member with a role approves; the proposer's own approval is in it."""
     from hansa.consortium.approvals import propose, write_proposal
-    from hansa.consortium.identity import load_identity
-    from hansa.consortium.members import read_members
+    from hansa.consortium.versions import read_pinned
     from hansa.files import check_outputs
     from hansa.plan import read_plan
 
     check_outputs({"--save": save}, {"PLAN": plan, "--members": members_file})
-    made = propose(read_plan(plan), read_members(members_file), load_identity(folder), days)
+    made = propose(read_plan(plan), read_pinned(members_file), identity, days)
     write_proposal(save, made)
     click.echo(printable(f"{save}: proposal {made.digest.hex()}; send it to {', '.join(made.missing) or 'nobody'}"))
 
@@ -105,13 +168,13 @@ def review(
 ) -> None:
     """Check PROPOSAL and its signatures; print who has approved, who would learn what, and which of your conditions it meets."""
     from hansa.consortium.approvals import read_proposal, read_rejection
-    from hansa.consortium.members import read_members
+    from hansa.consortium.versions import read_pinned
     from hansa.node import consent
     from hansa.node.check import conditions_of
     from hansa.node.config import read_agreed
     from hansa.node.events import line_of
 
-    read = read_proposal(proposal, read_members(members_file))
+    read = read_proposal(proposal, read_pinned(members_file))
     rules = None if member_file is None else conditions_of(member_file, read.plan)
     refusals = [read_rejection(path, read) for path in rejections]
     found = consent.review(read, refusals, rules, None if last is None else read_agreed(last)[0])
@@ -121,7 +184,7 @@ def review(
 @plan.command()
 @click.argument("proposal", type=EXISTING)
 @MEMBERS
-@IDENTITY
+@with_identity
 @click.option(
     "--member",
     "member_file",
@@ -129,15 +192,16 @@ def review(
     help="This member's own file: a plan that its conditions refuse is not signed.",
 )
 @click.option("--save", type=PATH, help="Where to write the proposal with the approval; default: PROPOSAL itself.")
-def approve(proposal: Path, members_file: Path, folder: Path, member_file: Path | None, save: Path | None) -> None:
+def approve(
+    proposal: Path, members_file: Path, identity: Identity, member_file: Path | None, save: Path | None
+) -> None:
     """Sign PROPOSAL for this member. Read `hansa plan review` first."""
     from hansa.consortium.approvals import approve, read_proposal, write_proposal
-    from hansa.consortium.identity import load_identity
-    from hansa.consortium.members import read_members
+    from hansa.consortium.versions import read_pinned
     from hansa.errors import PlanError
     from hansa.node.check import conditions_of
 
-    read = read_proposal(proposal, read_members(members_file))
+    read = read_proposal(proposal, read_pinned(members_file))
     if member_file is not None:
         broken = [rule for rule in conditions_of(member_file, read.plan) if not rule.met]
         if broken:
@@ -146,7 +210,7 @@ def approve(proposal: Path, members_file: Path, folder: Path, member_file: Path 
                 "policy",
                 rule=broken[0].key,
             )
-    signed = approve(read, load_identity(folder))
+    signed = approve(read, identity)
     write_proposal(save or proposal, signed)
     left = f"still to approve: {', '.join(signed.missing)}" if signed.missing else "all have approved: it may run"
     click.echo(printable(f"{save or proposal}: approved; {left}"))
@@ -155,20 +219,53 @@ def approve(proposal: Path, members_file: Path, folder: Path, member_file: Path 
 @plan.command()
 @click.argument("proposal", type=EXISTING)
 @MEMBERS
-@IDENTITY
+@with_identity
 @click.option("--reason", required=True, help="Why, for the others to read.")
 @click.option("--save", type=PATH, required=True, help="Where to write the signed rejection, which goes to the others.")
-def reject(proposal: Path, members_file: Path, folder: Path, reason: str, save: Path) -> None:
+def reject(proposal: Path, members_file: Path, identity: Identity, reason: str, save: Path) -> None:
     """Write a signed statement that this member does not approve PROPOSAL."""
     from hansa.consortium.approvals import read_proposal, reject
-    from hansa.consortium.identity import load_identity
-    from hansa.consortium.members import read_members
+    from hansa.consortium.versions import read_pinned
     from hansa.files import check_outputs, write_whole
 
     check_outputs({"--save": save}, {"PROPOSAL": proposal})
-    read = read_proposal(proposal, read_members(members_file))
-    write_whole(save, reject(read, load_identity(folder), reason), private=False)
+    read = read_proposal(proposal, read_pinned(members_file))
+    write_whole(save, reject(read, identity, reason), private=False)
     click.echo(printable(f"{save}: rejected; send it to {', '.join(read.plan.members)}"))
+
+
+@plan.command()
+@click.argument("proposal", type=EXISTING)
+@MEMBERS
+@with_identity
+@click.option("--reason", required=True, help="Why, for the others to read.")
+@click.option(
+    "--save", type=PATH, required=True, help="Where to write the signed withdrawal, which goes to the others."
+)
+def withdraw(proposal: Path, members_file: Path, identity: Identity, reason: str, save: Path) -> None:
+    """Take back this member's approval of PROPOSAL: members that have the file in their `withdrawals` folder do not run it."""
+    from hansa.consortium.approvals import read_proposal, withdraw
+    from hansa.consortium.versions import read_pinned
+    from hansa.files import check_outputs, write_whole
+
+    check_outputs({"--save": save}, {"PROPOSAL": proposal})
+    read = read_proposal(proposal, read_pinned(members_file))
+    write_whole(save, withdraw(read, identity, reason), private=False)
+    click.echo(printable(f"{save}: withdrawn; do not start the run, and send this to {', '.join(read.plan.members)}"))
+
+
+@plan.command("list")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path())
+@MEMBERS
+@AS_JSON
+def list_(folder: Path, members_file: Path, as_json: bool) -> None:
+    """List the proposals in FOLDER, who approved and who rejected each."""
+    from hansa.consortium.versions import read_pinned
+    from hansa.node.events import line_of
+    from hansa.node.proposals import list_proposals
+
+    found = list_proposals(folder, read_pinned(members_file))
+    click.echo(line_of(found) if as_json else "\n".join(found.lines()))
 
 
 @plan.command()
@@ -178,9 +275,9 @@ def reject(proposal: Path, members_file: Path, folder: Path, reason: str, save: 
 def join(proposals: tuple[Path, ...], members_file: Path, save: Path) -> None:
     """Join the approvals in several copies of one proposal."""
     from hansa.consortium.approvals import joined, read_proposal, write_proposal
-    from hansa.consortium.members import read_members
+    from hansa.consortium.versions import read_pinned
 
-    members = read_members(members_file)
+    members = read_pinned(members_file)
     whole = joined(*(read_proposal(path, members) for path in proposals))
     write_proposal(save, whole)
     left = f"still to approve: {', '.join(whole.missing)}" if whole.missing else "all have approved: it may run"

@@ -193,12 +193,13 @@ def read_proposal(path: Path, members: Members | None = None) -> Proposal:
     return proposal_of(read_envelope(path), str(path), members)
 
 
-def proposal_of(envelope: EnvelopeJson, where: str, members: Members | None = None) -> Proposal:
+def proposal_of(envelope: EnvelopeJson, where: str, members: Members | None = None, *, past: bool = False) -> Proposal:
     """The proposal in an envelope; every signature in it is checked.
 
     Args:
         members: as this member pinned them: the proposal must name the same identities. None checks signatures against those that the
             proposal itself names, which says nothing of who they are.
+        past: whether it is of a run that is over: then it may name keys that members had then, and ones that were revoked since.
 
     Raises:
         PlanError: it is none, damaged, or of other members than the plan's. IdentityError: a signature or an identity is wrong.
@@ -207,14 +208,27 @@ def proposal_of(envelope: EnvelopeJson, where: str, members: Members | None = No
     predicate = statement.predicate
     plan = parse_plan(predicate.plan, where)
     if statement.subject != _subject(plan):
-        raise PlanError(f"{where}: the statement names another plan than the one that it holds; do not approve it")
+        raise PlanError(
+            f"{where}: the statement names another plan than the one that it holds; do not approve it",
+            rule="a proposal names the plan that it holds",
+        )
     if set(predicate.members) != set(plan.members) or predicate.proposer not in predicate.members:
-        raise PlanError(f"{where}: the statement names other members than the plan that it holds; do not approve it")
-    if members is not None and predicate.members != identities_of(plan, members):
-        differ = [name for name, own in identities_of(plan, members).items() if predicate.members[name] != own]
+        raise PlanError(
+            f"{where}: the statement names other members than the plan that it holds; do not approve it",
+            rule="a proposal names the members of its plan",
+        )
+    if members is not None and not past:
+        check_not_revoked(where, predicate.members, members)
+    if members is not None and not _pinned(predicate.members, plan, members, past):
+        differ = [
+            name
+            for name, own in predicate.members.items()
+            if name not in members or members[name].identity.hex() != own
+        ]
         raise IdentityError(
             f"{where}: the proposal was made for another identity of {', '.join(differ)} than your members file has; compare "
             "fingerprints by telephone, and propose the plan anew under the members file that holds",
+            rule="a proposal names the keys that this member pins",
             cure="propose the plan anew under one members file",
         )
     identities = {name: bytes.fromhex(own) for name, own in predicate.members.items()}
@@ -234,6 +248,24 @@ def reject(proposal: Proposal, member: Identity, reason: str, now: datetime | No
     statement = RejectionStatement(STATEMENT_TYPE, _subject(proposal.plan), REJECTION_TYPE, predicate)
     payload = encoded(statement)
     return written(sealed(payload, {member.public: sign(member, payload)}))
+
+
+def withdraw(proposal: Proposal, member: Identity, reason: str, now: datetime | None = None) -> bytes:
+    """A signed statement that this member takes back its approval: a rejection, by one whose signature the proposal has.
+
+    Raises PlanError, IdentityError where it did not approve, or the reason is too long.
+    """
+    if member.name not in proposal.signatures:
+        raise PlanError(
+            f"{member.name!r} has not approved this proposal, so there is nothing to take back; `hansa plan reject` rejects it"
+        )
+    return reject(proposal, member, reason, now)
+
+
+def proposal_digest_of(path: Path) -> str:
+    """Which proposal a rejection is of, as it says itself: no signature is checked. Raises PlanError."""
+    statement, _, _ = opened(read_envelope(path), RejectionStatement, str(path))
+    return statement.predicate.proposal
 
 
 def read_rejection(path: Path, proposal: Proposal) -> RejectionPredicate:
@@ -265,6 +297,27 @@ def identities_of(plan: Plan, members: Members) -> dict[str, str]:
     if absent:
         raise IdentityError(f"the plan's member {absent[0]!r} is not in the members file; add its card at every member")
     return {name: members[name].identity.hex() for name in plan.members}
+
+
+def check_not_revoked(where: str, identities: Mapping[str, str], members: Members) -> None:
+    """Raise IdentityError where a key (hex, by member) is trusted no more."""
+    for name, own in identities.items():
+        if why := members.revoked(bytes.fromhex(own)):
+            raise IdentityError(
+                f"{where}: names the key of {name!r} that was revoked in version {why.version} of the consortium's file "
+                f"({why.reason}); do not trust it, and propose the plan anew with those who are members now",
+                member=name,
+                rule="no key with a role was revoked",
+                cure="propose the plan anew with those who are members now",
+            )
+
+
+def _pinned(identities: Mapping[str, str], plan: Plan, members: Members, past: bool) -> bool:
+    """Whether a proposal names the keys that this member pins, or pinned then."""
+    if not past:
+        return dict(identities) == identities_of(plan, members)
+    keys = {name: bytes.fromhex(own) for name, own in identities.items()}
+    return all(members.had(name, key) or members.revoked(key) is not None for name, key in keys.items())
 
 
 def _check_role(proposal: Proposal, member: Identity) -> None:

@@ -130,11 +130,14 @@ def verified(
     for keyid, own in signatures:
         if keyid not in keys:
             raise IdentityError(
-                f"{where}: is signed by a key ({keyid!r:.80}) of no member with a role; do not trust this file"
+                f"{where}: is signed by a key ({keyid!r:.80}) of no member with a role; do not trust this file",
+                rule="only members with a role sign",
             )
         name, identity = keys[keyid]
         if name in found:
-            raise IdentityError(f"{where}: is signed twice by {name!r}; ask for the file anew")
+            raise IdentityError(
+                f"{where}: is signed twice by {name!r}; ask for the file anew", rule="a member signs once"
+            )
         envelope = Envelope(payload, PAYLOAD_TYPE, {keyid: Signature(keyid, own.hex())})
         try:
             envelope.verify([key_of(identity)], 1)
@@ -143,6 +146,8 @@ def verified(
                 f"{where}: the signature of {name!r} does not verify: the file was changed after it was signed, or another key "
                 "signed it; ask that member for its file anew",
                 member=name,
+                rule="a signature is its member's, over these bytes",
+                cure="ask that member for its file anew",
             ) from error
         found[name] = own
     return found

@@ -12,8 +12,6 @@ length-prefixed, so a signature made for one purpose never verifies for another.
 from __future__ import annotations
 
 import base64
-import os
-import stat
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.x509.oid import NameOID
 
+from hansa.consortium.key_files import Unlocking, private_pem, read_private_key, write_private
 from hansa.errors import IdentityError
 from hansa.files import failed, make_folder, read_whole
 from hansa.plan import MEMBER_NAME
@@ -130,6 +129,19 @@ def fingerprint(identity: bytes) -> str:
     return base64.b64encode(identity).decode("ascii")
 
 
+def read_fingerprint(text: str) -> bytes:
+    """The public key, 32 bytes, whose fingerprint this is. Raises IdentityError."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise IdentityError(
+            f"{text!r:.80} is no fingerprint; write the 44 characters that `hansa consortium show` prints"
+        )
+    return key
+
+
 def create_identity(name: str, days: int = DEFAULT_DAYS, now: datetime | None = None) -> Identity:
     """Make fresh keys and a certificate valid for `days` days from `now` (default: the clock).
 
@@ -146,8 +158,11 @@ def renew_identity(identity: Identity, days: int = DEFAULT_DAYS, now: datetime |
     return _certified(identity.name, identity.identity_key, days, now)
 
 
-def save_identity(identity: Identity, folder: Path) -> None:
+def save_identity(identity: Identity, folder: Path, passphrase: bytes | None = None) -> None:
     """Write keys (mode 0600), certificate and card into `folder` (mode 0700), which may not hold any yet.
+
+    Args:
+        passphrase: of the keys (`key_files`); None leaves them in the clear, as trials on one machine do.
 
     Raises:
         IdentityError: the folder holds an identity already, or others can read it. OutputError: a file cannot be written; then
@@ -157,8 +172,8 @@ def save_identity(identity: Identity, folder: Path) -> None:
     if folder.stat().st_mode & 0o077:
         raise IdentityError(f"{folder}: other accounts can read this folder; run `chmod 700 {folder}`")
     files = {
-        IDENTITY_KEY_FILE: _private_pem(identity.identity_key),
-        TLS_KEY_FILE: _private_pem(identity.tls_key),
+        IDENTITY_KEY_FILE: private_pem(identity.identity_key, passphrase),
+        TLS_KEY_FILE: private_pem(identity.tls_key, passphrase),
         CERTIFICATE_FILE: _certificate_pem(identity.certificate),
         CARD_FILE: card_toml(identity.card()).encode("ascii"),
     }
@@ -168,7 +183,7 @@ def save_identity(identity: Identity, folder: Path) -> None:
     made: list[Path] = []
     for name, content in files.items():
         try:
-            _write_private(folder / name, content)
+            write_private(folder / name, content)
         except OSError as error:
             for path in made:
                 path.unlink(missing_ok=True)
@@ -176,15 +191,32 @@ def save_identity(identity: Identity, folder: Path) -> None:
         made.append(folder / name)
 
 
-def load_identity(folder: Path) -> Identity:
+def load_identity(folder: Path, unlocking: Unlocking | None = None) -> Identity:
     """Read the identity that `save_identity` wrote; the dates of its certificate are the members file's
-    business.
+    business. Keys are decrypted in memory alone.
+
+    Args:
+        unlocking: where the passphrase of encrypted keys comes from; default: the environment.
 
     Raises:
-        IdentityError: a file is missing, damaged, readable by others, or does not fit the others.
+        IdentityError: a file is missing, damaged, readable by others, or does not fit the others; a key file is named for keys that
+            are in the clear; or the passphrase is another's.
     """
-    identity_key = _read_private(folder / IDENTITY_KEY_FILE)
-    tls_key = _read_private(folder / TLS_KEY_FILE)
+    source = unlocking or Unlocking()
+    asked: list[bytes] = []
+
+    def passphrase() -> bytes:
+        if not asked:
+            asked.append(source.passphrase(folder))
+        return asked[0]
+
+    identity_key = read_private_key(folder / IDENTITY_KEY_FILE, passphrase)
+    tls_key = read_private_key(folder / TLS_KEY_FILE, passphrase)
+    if source.key_file is not None and not asked:
+        raise IdentityError(
+            f"{folder}: a key file is named, {source.key_file}, and the keys are not encrypted; encrypt them by "
+            "`hansa init NAME --renew FOLDER --key-file FILE`, or do not name one"
+        )
     path = folder / CERTIFICATE_FILE
     try:
         certificate = x509.load_pem_x509_certificate(_read(path))
@@ -257,27 +289,8 @@ def _signatures_only() -> x509.KeyUsage:
     )
 
 
-def _private_pem(key: Ed25519PrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
 def _certificate_pem(certificate: bytes) -> bytes:
     return x509.load_der_x509_certificate(certificate).public_bytes(serialization.Encoding.PEM)
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    # O_EXCL: never over an existing file, and never through a link that somebody laid.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def _read(path: Path) -> bytes:
@@ -286,20 +299,3 @@ def _read(path: Path) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: too large, or a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else error
         raise IdentityError(f"{path}: {reason}; name the folder in which Hansa made this member's identity") from error
-
-
-def _read_private(path: Path) -> Ed25519PrivateKey:
-    content = _read(path)
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        raise IdentityError(
-            f"{path}: mode {mode:04o} lets other accounts at a private key; run `chmod 600 {path}`, "
-            "and make a new identity if others may have read it"
-        )
-    try:
-        key = serialization.load_pem_private_key(content, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise IdentityError(f"{path}: not a private key that Hansa made; restore it from a copy") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise IdentityError(f"{path}: not an Ed25519 key; restore it from a copy or make a new identity")
-    return key

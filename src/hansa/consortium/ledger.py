@@ -24,6 +24,7 @@ import numpy.typing as npt
 from hansa.consortium.policy import Policy
 from hansa.errors import PlanError
 from hansa.files import failed, read_whole
+from hansa.plan import Plan
 from hansa.secure.prg import fresh_key
 
 KEY_BYTES = 32
@@ -39,18 +40,34 @@ class Met(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evaluation_rows: int
 
 
+class Spent(msgspec.Struct, frozen=True):
+    """What a run may tell of rows: trees, and leaves of all of them together, as the plan bounds both before it runs."""
+
+    trees: int
+    leaves: int
+
+
+def spent_under(plan: Plan) -> Spent:
+    """Of one run of a plan; early stopping may tell less, and a run that broke off counts in full."""
+    trees = plan.parameters.rounds * plan.parameters.trees_per_round
+    return Spent(trees, trees * plan.parameters.most_leaves)
+
+
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A line of a ledger: one run.
 
     Attributes:
         columns: keyed hashes of the columns of this party's rows, sorted. mode: of the run. parties: everybody whose rows were
-            summed, this party included, sorted by name. run: the run's id in hex.
+            summed, this party included, sorted by name. run: the run's id in hex. trees, leaves: `Spent`; 0 in lines of releases
+            that did not count them.
     """
 
     columns: tuple[str, ...]
     mode: str
     parties: tuple[Met, ...]
     run: str
+    trees: int = 0
+    leaves: int = 0
 
 
 class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,7 +120,7 @@ class Ledger:
             PlanError: rows that share a column with these met others, or as often as is allowed; or the ledger cannot be read.
         """
         with self._locked() as (file, known):
-            self._check(known, entry.columns, entry.parties, policy)
+            self._check(known, entry.columns, entry.parties, policy, Spent(entry.trees, entry.leaves))
             end = os.lseek(file, 0, os.SEEK_END)
             try:
                 _write_all(file, msgspec.json.encode(entry) + b"\n")
@@ -112,20 +129,25 @@ class Ledger:
                 os.ftruncate(file, end)  # a line cut off by a full disk would make the whole ledger unreadable
                 raise
 
-    def check(self, columns: tuple[str, ...], people: Mapping[str, str], policy: Policy) -> None:
+    def check(self, columns: tuple[str, ...], people: Mapping[str, str], policy: Policy, spent: Spent) -> None:
         """Refuse what `admit` would refuse whatever the others' numbers of rows; nothing is written.
 
         Args:
-            columns: of this party's rows. people: the parties' identity keys in hex, by name.
+            columns: of this party's rows. people: the parties' identity keys in hex, by name. spent: by the run that is to come.
 
         Raises:
             PlanError: as `admit`.
         """
         with self._locked() as (_, known):
-            self._check(known, columns, people, policy)
+            self._check(known, columns, people, policy, spent)
 
     def _check(
-        self, known: list[Entry], columns: tuple[str, ...], people: Mapping[str, str] | tuple[Met, ...], policy: Policy
+        self,
+        known: list[Entry],
+        columns: tuple[str, ...],
+        people: Mapping[str, str] | tuple[Met, ...],
+        policy: Policy,
+        spent: Spent,
     ) -> None:
         before = [old for old in known if not set(columns).isdisjoint(old.columns)]
         if not policy.allow_other_rosters:
@@ -140,8 +162,20 @@ class Ledger:
         if policy.most_runs is not None and len(before) >= policy.most_runs:
             raise PlanError(
                 f"these rows, or a column with the same values, were trained on {len(before)} times; this party's policy allows "
-                f"{policy.most_runs} (most_runs; {self.path} keeps count)"
+                f"{policy.most_runs} (most_runs; {self.path} keeps count)",
+                rule="most_runs",
             )
+        for key, most, then, now in (
+            ("most_trees", policy.most_trees, sum(old.trees for old in before), spent.trees),
+            ("most_leaves", policy.most_leaves, sum(old.leaves for old in before), spent.leaves),
+        ):
+            if most is not None and then + now > most:
+                what = key.removeprefix("most_")
+                raise PlanError(
+                    f"these rows, or a column with the same values, were told of by {then} {what} so far, and this run may have {now} "
+                    f"more; this party's policy allows {most} ({key}; {self.path} keeps count)",
+                    rule=key,
+                )
 
     @contextmanager
     def _locked(self) -> Iterator[tuple[int, list[Entry]]]:

@@ -47,10 +47,41 @@ Base64 = Annotated[bytes, Meta(description=f"base64; {_NEW_CARD}")]
 
 
 @dataclass(frozen=True)
+class Revoked:
+    """Why a key is trusted no more: whose it was, the version of the consortium's file that says so, and the reason."""
+
+    member: str
+    version: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a signed file of members says beside their cards (`versions`).
+
+    Attributes:
+        name, version, digest: of the consortium; the digest is that of the version's statement, in hex.
+        signers: keys that signed any version. earlier: key -> member, of keys that members had before they took others.
+        revoked: key -> why.
+    """
+
+    name: str
+    version: int
+    digest: str
+    signers: frozenset[bytes]
+    earlier: Mapping[bytes, str]
+    revoked: Mapping[bytes, Revoked]
+
+
+@dataclass(frozen=True)
 class Members(Mapping[str, Card]):
-    """All members by name. Made by `members_of` or `read_members`, which check every card."""
+    """All members by name. Made by `members_of`, `read_members` or `versions.read_pinned`, which check every card.
+
+    `standing` is what a consortium's signed file adds; None where the members stand in a members file, which nobody signs.
+    """
 
     cards: Mapping[str, Card]
+    standing: Standing | None = None
 
     def __getitem__(self, name: str) -> Card:
         return self.cards[name]
@@ -65,6 +96,16 @@ class Members(Mapping[str, Card]):
         """Member name -> certificate (DER), as the transport wants them."""
         return {name: card.certificate for name, card in self.cards.items()}
 
+    def revoked(self, identity: bytes) -> Revoked | None:
+        """Why this key is trusted no more; None where nothing is known against it."""
+        return None if self.standing is None else self.standing.revoked.get(identity)
+
+    def had(self, name: str, identity: bytes) -> bool:
+        """Whether this is, or was until it took another, the member's key; a revoked key never is."""
+        if name in self.cards and self.cards[name].identity == identity:
+            return True
+        return self.standing is not None and self.standing.earlier.get(identity) == name
+
     def digest(self) -> bytes:
         """SHA-256 of the cards in the order of their names: 32 bytes that no layout of the file changes."""
         fields = (
@@ -76,12 +117,12 @@ class Members(Mapping[str, Card]):
         return hashlib.sha256(_DIGEST_PREFIX + content).digest()
 
 
-def members_of(cards: Iterable[Card], now: datetime | None = None) -> Members:
+def members_of(cards: Iterable[Card], now: datetime | None = None, *, dated: bool = True) -> Members:
     """Check every card, and that no two share a name or a key (and so a certificate).
 
     Args:
         cards: the members' cards, in any order.
-        now: moment at which certificates must be valid, with a time zone; default: the clock.
+        now: moment at which certificates must be valid, with a time zone; default: the clock. dated: False does not ask that.
 
     Raises:
         IdentityError: names the member, what is wrong with its card, and the cure.
@@ -89,7 +130,7 @@ def members_of(cards: Iterable[Card], now: datetime | None = None) -> Members:
     listed = list(cards)
     moment = now or datetime.now(UTC)
     for card in listed:
-        _check_card(card, moment)
+        _check_card(card, moment if dated else None)
     _check_distinct(listed, "name", lambda card: card.name.encode("ascii"))
     _check_distinct(listed, "identity key", lambda card: card.identity)
     _check_distinct(listed, "TLS key", _tls_public)
@@ -134,11 +175,20 @@ def _card(table: object, place: int) -> Card:
     """One parsed `[[member]]` table as a card; nothing missing, nothing more."""
     if not isinstance(table, dict):
         raise IdentityError(f"member {place} is not a [[member]] table")
-    read = decode(table, CardTable, f"member {place} ({shown(table.get('name', 'no name'))})", IdentityError)
-    return Card(read.name, read.identity, read.certificate, read.signature)
+    return card_of(decode(table, CardTable, f"member {place} ({shown(table.get('name', 'no name'))})", IdentityError))
 
 
-def _check_card(card: Card, now: datetime) -> None:
+def card_of(table: CardTable) -> Card:
+    """The card that stands in a file; `members_of` checks it."""
+    return Card(table.name, table.identity, table.certificate, table.signature)
+
+
+def table_of(card: Card) -> CardTable:
+    """A card as it is written."""
+    return CardTable(card.name, card.identity, card.certificate, card.signature)
+
+
+def _check_card(card: Card, now: datetime | None) -> None:
     check_name(card.name)
     who = f"member {card.name!r}"
     if len(card.identity) != 32:
@@ -147,7 +197,8 @@ def _check_card(card: Card, now: datetime) -> None:
         raise IdentityError(f"{who}: anybody can sign under this identity key (small order); {_NEW_CARD}")
     certificate = _parsed(card.certificate, who)
     _check_certificate(certificate, card.name, who)
-    _check_dates(certificate, now, who)
+    if now is not None:
+        _check_dates(certificate, now, who)
     if _tls_public(card) == card.identity:
         raise IdentityError(f"{who}: identity key and TLS key are one and the same; {_NEW_CARD}")
     try:

@@ -68,8 +68,10 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         most_max_bin, most_max_depth, most_rounds: of the plan's parameters; trees without max_depth are as deep as max_leaves
             allows, and where a round grows several trees each counts as one.
         most_runs: how often the same rows may be trained on, by the ledger.
+        most_trees, most_leaves: in all runs on the same rows together, by the ledger.
         plans: digests (64 hex digits) of the plans that may run; None for any.
         approved_plans_only: whether a plan runs only where every member with a role has signed it (`approvals`).
+        signed_members_only: whether the members must stand in a consortium's file, which every member signed (`versions`).
         functions: SHA-256 (64 hex digits) of the files whose functions may run on this party's rows; none by default.
 
     Raises:
@@ -93,8 +95,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most_max_depth: Most | None = None
     most_rounds: Most | None = None
     most_runs: Most | None = None
+    most_trees: Most | None = None
+    most_leaves: Most | None = None
     plans: Digests | None = None
     approved_plans_only: bool = False
+    signed_members_only: bool = False
     functions: Digests = ()
 
     def __post_init__(self) -> None:
@@ -106,7 +111,9 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raise PlanError where the plan is not allowed, before anybody is dialled. `has_rows`: whether this member is a party."""
         for rule in self.rules(plan, has_rows):
             if not rule.met:
-                raise PlanError(f"the plan has {rule.text}, and this party's policy does not allow it ({rule.key})")
+                raise PlanError(
+                    f"the plan has {rule.text}, and this party's policy does not allow it ({rule.key})", rule=rule.key
+                )
 
     def rules(self, plan: Plan, has_rows: bool = True) -> tuple[PolicyRule, ...]:
         """Each rule that the plan alone can break, and whether it does; those of batches for members with rows only."""

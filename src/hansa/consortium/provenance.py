@@ -16,7 +16,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from hansa.consortium.approvals import Proposal, proposal_of
+from hansa.consortium.approvals import Proposal, check_not_revoked, proposal_of
 from hansa.consortium.envelopes import (
     STATEMENT_TYPE,
     Digest,
@@ -82,6 +82,7 @@ class Verified(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         model: the file's SHA-256. plan, plan_name, mode, run, parties, receivers: what all statements say alike.
         vouching: the members whose statements were given, each with when its run finished.
         approved_by: members that signed the plan before the run; empty where it was not signed.
+        revoked_since: members whose keys of that time are trusted no more.
     """
 
     model: str
@@ -93,6 +94,7 @@ class Verified(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     receivers: tuple[str, ...]
     vouching: dict[str, datetime]
     approved_by: tuple[str, ...]
+    revoked_since: tuple[str, ...]
 
     def lines(self) -> list[str]:
         """For people."""
@@ -102,6 +104,7 @@ class Verified(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             f"plan {self.plan_name}, mode {self.mode}, digest {self.plan}: {approved}",
             f"run {self.run} of the parties {', '.join(self.parties)}; received by {', '.join(self.receivers)}",
             *(f"{name} vouches for it: finished {at:%Y-%m-%d %H:%M} UTC" for name, at in sorted(self.vouching.items())),
+            *(f"{name}: its key of that time was revoked since" for name in self.revoked_since),
         ]
 
 
@@ -170,12 +173,22 @@ def verify_model(model: Path, statements: Sequence[Path], members: Members) -> V
         raise PlanError("no statement is given: name those that members wrote beside their models (`provenance`)")
     approved: tuple[str, ...] = ()
     if first.approvals is not None:
-        proposal = proposal_of(first.approvals, str(statements[0]), members)
+        proposal = proposal_of(first.approvals, str(statements[0]), members, past=True)
         if proposal.plan.digest().hex() != first.plan:
             raise PlanError(f"{statements[0]}: the approvals in it are of another plan than the model's")
         approved = tuple(sorted(proposal.signatures))
+    since = tuple(sorted(name for name, key in first.members.items() if members.revoked(bytes.fromhex(key))))
     return Verified(
-        digest, first.plan, first.plan_name, first.mode, first.run, first.parties, first.receivers, vouching, approved
+        digest,
+        first.plan,
+        first.plan_name,
+        first.mode,
+        first.run,
+        first.parties,
+        first.receivers,
+        vouching,
+        approved,
+        since,
     )
 
 
@@ -185,11 +198,16 @@ def _verified(path: Path, digest: str, members: Members) -> ProvenancePredicate:
     predicate, own = statement.predicate, statement.subject[0].digest.sha256
     if own != digest:
         raise PlanError(f"{path}: is of another model (SHA-256 {own[:16]}); this file has {digest[:16]}")
-    if predicate.member not in predicate.members or predicate.member not in members:
-        raise IdentityError(f"{path}: {predicate.member!r} has no role in the run, or is not in the members file")
-    if members[predicate.member].identity.hex() != predicate.members[predicate.member]:
+    if predicate.member not in predicate.members:
+        raise IdentityError(f"{path}: {predicate.member!r} has no role in the run")
+    # Whoever has a revoked key can write any date into a statement: none of its statements counts, of whatever time.
+    key = predicate.members[predicate.member]
+    check_not_revoked(str(path), {predicate.member: key}, members)
+    if not members.had(predicate.member, bytes.fromhex(key)):
+        if predicate.member not in members:
+            raise IdentityError(f"{path}: {predicate.member!r} is not in the members file")
         raise IdentityError(f"{path}: names another identity of {predicate.member!r} than the members file")
-    if not verified(str(path), payload, signatures, {predicate.member: members[predicate.member].identity}):
+    if not verified(str(path), payload, signatures, {predicate.member: bytes.fromhex(key)}):
         raise IdentityError(f"{path}: is not signed by {predicate.member!r}, whose statement it says to be")
     return predicate
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from hansa.consortium.ledger import Ledger
+from hansa.consortium.ledger import Ledger, spent_under
 from hansa.consortium.policy import PolicyRule
 from hansa.data.columns import each
 from hansa.data.files import is_parquet
@@ -138,14 +139,19 @@ def _column(summary: ColumnSummary) -> Column:
     return Column(summary.name, summary.missing, summary.distinct, summary.rarest, least, mean, greatest)
 
 
-def check_table(plan_path: Path, table_path: Path | None, member_path: Path | None = None) -> TableCheck:
+def check_table(
+    plan_path: Path,
+    table_path: Path | None,
+    member_path: Path | None = None,
+    ask: Callable[[str], str] | None = None,
+) -> TableCheck:
     """Check a party's table and, where it is given, its own file against the plan. Without a table it is the one of the party's file.
 
     Raises PlanError for a bad plan or member file, IdentityError for bad keys, DataError where the table cannot be read at all,
     OutputError where an output of the member's file cannot be written.
     """
     plan = read_plan(plan_path)
-    member = None if member_path is None else read_member_file(member_path)
+    member = None if member_path is None else read_member_file(member_path, ask)
     if member is not None and member.plan.digest() != plan.digest():
         raise PlanError(
             f"{member_path}: its plan is {member.plan_path} with digest {member.plan.digest().hex()}; {plan_path} has "
@@ -190,7 +196,10 @@ def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRu
             people = {name: member.members[name].identity.hex() for name in plan.parties}
             with open_rows(source, member.schema, label_kind=kind, by_column=by_column) as rows:
                 ledger.check(
-                    ledger.columns(each(rows), rows.label, rows.weight, rows.base_margin), people, member.policy
+                    ledger.columns(each(rows), rows.label, rows.weight, rows.base_margin),
+                    people,
+                    member.policy,
+                    spent_under(plan),
                 )
         except PlanError as error:
             met, text = False, str(error)
@@ -207,12 +216,16 @@ def conditions_of(path: Path, plan: Plan) -> tuple[PolicyRule, ...]:
 def rules_of_approvals(member: MemberFile) -> tuple[PolicyRule, ...]:
     """Whether all have approved the plan; nothing where neither the plan's file nor the policy speaks of it."""
     proposal, asked = member.proposal, member.policy.approved_plans_only
+    signed: tuple[PolicyRule, ...] = ()
+    if member.policy.signed_members_only:
+        text = f"members of {member.members_path} (demanded: a consortium's file, which every member signed)"
+        signed = (PolicyRule("signed_members_only", member.members.standing is not None, text),)
     if proposal is None:
         text = f"a plan without approvals ({member.plan_path}); demanded: one that every member with a role has signed"
-        return (PolicyRule("approved_plans_only", False, text),) if asked else ()
+        return (*signed, PolicyRule("approved_plans_only", False, text)) if asked else signed
     lacking = f"; not by {', '.join(proposal.missing)}" if proposal.missing else ""
     text = f"approved by {', '.join(sorted(proposal.signatures)) or 'nobody'}{lacking}"
-    return (PolicyRule("approved_plans_only", not proposal.missing, text),)
+    return (*signed, PolicyRule("approved_plans_only", not proposal.missing, text))
 
 
 def _shown(value: Any) -> Any:

@@ -3,8 +3,9 @@
 A member's own file:
 
     plan = "plan.toml"                  # the same at every member; or a proposal that all have approved, "plan.json"
-    members = "members.toml"            # the same at every member
+    members = "consortium.json"         # the same at every member: a consortium's file, which all signed, or a members file
     identity = "north.identity"         # this member's folder of keys
+    key_file = "north.key"              # optional: the file that opens encrypted keys; default: HANSA_PASSPHRASE, or a prompt
     hub = "127.0.0.1:7465"              # where the aggregator or hub listens (its own file) or is found (all others')
     proxy = "http://user@10.0.0.9:3128" # optional: dial through this HTTP proxy
     proxy_password_file = "proxy.pass"  # optional: its password
@@ -22,6 +23,7 @@ A member's own file:
     record = "north-record.json"        # optional: what this member sent and got
     provenance = "north-provenance.json"
                                         # optional: a receiver's signed statement of which run made the model
+    withdrawals = "withdrawn"           # optional: folder of members' signed withdrawals, which keep a plan from running
     state = "north.state"               # optional: folder that lets a run survive this process; default: this file's name with .state
     transcript = "north-transcript"     # optional: folder for every frame that passed
     threads = 1                         # optional
@@ -43,7 +45,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -52,14 +54,17 @@ import msgspec
 from msgspec import Meta
 
 from hansa.consortium.approvals import Proposal, is_proposal, read_proposal, require_approved
-from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, load_identity
-from hansa.consortium.members import Members, read_members
+from hansa.consortium.identity import Identity, load_identity
+from hansa.consortium.key_files import Unlocking
+from hansa.consortium.members import Members
 from hansa.consortium.policy import Policy
+from hansa.consortium.versions import read_pinned
 from hansa.data.query import DatabaseQuery, Query, fault_of_url
 from hansa.data.schema import Schema
 from hansa.declared import SECRET, decode
 from hansa.errors import IdentityError, PlanError
 from hansa.files import read_text, read_whole
+from hansa.node.proposals import withdrawals
 from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.roles.summed.sum_masking import Signer
 from hansa.toml import read_toml
@@ -113,6 +118,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     members: FilePath
     identity: FilePath
     hub: Address
+    key_file: FilePath | None = None
     proxy: ProxyUrl | None = None
     proxy_password_file: FilePath | None = None
     table: FilePath | None = None
@@ -125,6 +131,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     model: FilePath | None = None
     record: FilePath | None = None
     provenance: FilePath | None = None
+    withdrawals: FilePath | None = None
     state: FilePath | None = None
     transcript: FilePath | None = None
     threads: Threads = 1
@@ -158,6 +165,7 @@ class MemberFile:
         start_model: path of the model that the plan goes on from, or None. custom_objective: of the file with the plan's function, or
             None.
         model, record, provenance, transcript, ledger: paths, None where the file does not give them.
+        withdrawals: folder of signed statements by which members took approvals back, or None.
         state: the folder that lets a run survive this member's process, where the plan has it wait.
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
@@ -195,6 +203,7 @@ class MemberFile:
     start_model: Path | None = None
     proposal: Proposal | None = None
     provenance: Path | None = None
+    withdrawals: Path | None = None
     custom_objective: Path | None = None
     custom_metric: Path | None = None
     by_column: bool | None = None
@@ -216,15 +225,15 @@ class MemberFile:
     def credentials(self) -> Credentials:
         """What TLS needs."""
         return Credentials(
-            self.identity.name,
-            self.folder / CERTIFICATE_FILE,
-            self.folder / TLS_KEY_FILE,
-            self.members.certificates(),
+            self.identity.name, self.identity.certificate, self.identity.tls_key, self.members.certificates()
         )
 
 
-def read_member_file(path: Path) -> MemberFile:
-    """Read a member's file and all that it names. Raises PlanError or IdentityError naming file and key."""
+def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> MemberFile:
+    """Read a member's file and all that it names; `ask` asks a person for the passphrase of encrypted keys, where there is one.
+
+    Raises PlanError or IdentityError naming file and key.
+    """
     content = read_toml(path, PlanError, "name the member's own file")
     document = decode(content, MemberDocument, str(path), PlanError, RENAMED)
     host, port = _address(document.hub, "hub", path)
@@ -237,17 +246,36 @@ def read_member_file(path: Path) -> MemberFile:
     plan_path, members_path, folder = (
         path.parent / name for name in (document.plan, document.members, document.identity)
     )
-    members = read_members(members_path)
+    members = read_pinned(members_path)
     plan, proposal = read_agreed(plan_path, members)
-    identity = load_identity(folder)
+    identity = load_identity(folder, Unlocking(at(document.key_file), ask))
     if document.proxy is not None and identity.name == plan.hub:
         raise PlanError(f"{path}: proxy is for members that dial; {identity.name!r} only listens: leave it out")
     if document.id is not None and document.id in plan.schema.columns:
         raise PlanError(f"{path}: id is {document.id!r}, which the plan reads as a column of its schema; leave id out")
     missing = sorted(set(plan.members) - set(members))
     if missing:
+        gone = [
+            own
+            for own in ({} if members.standing is None else members.standing.revoked).values()
+            if own.member in missing
+        ]
+        if gone:
+            raise IdentityError(
+                f"{members_path}: the key of the plan's member {gone[0].member!r} was revoked in version {gone[0].version} "
+                f"({gone[0].reason}); nothing runs with it",
+                member=gone[0].member,
+                rule="no key with a role was revoked",
+            )
         raise IdentityError(
             f"{members_path}: the plan's member {missing[0]!r} is not in it; add its card at every member"
+        )
+    if members.standing is not None and identity.public not in members.standing.signers:
+        raise IdentityError(
+            f"{members_path}: this identity signed no version of it, so it may be somebody else's; compare fingerprints, and sign it "
+            "by `hansa consortium sign`",
+            rule="a member signed the consortium's file that it uses",
+            cure="sign the consortium's file",
         )
     return MemberFile(
         path=path,
@@ -264,6 +292,7 @@ def read_member_file(path: Path) -> MemberFile:
         model=at(document.model),
         record=at(document.record),
         provenance=at(document.provenance),
+        withdrawals=at(document.withdrawals),
         transcript=at(document.transcript),
         ledger=at(document.ledger),
         state=path.with_suffix(".state") if document.state is None else path.parent / document.state,
@@ -300,9 +329,25 @@ def read_agreed(path: Path, members: Members | None = None) -> tuple[Plan, Propo
 
 
 def check_approved(member: MemberFile) -> None:
-    """Raise PlanError where a run has no business to begin: a proposal that is not approved by all, or a policy that asks for one."""
+    """Raise PlanError where a run has no business to begin: a proposal that is not approved by all, or a policy that asks for more."""
+    if member.policy.signed_members_only and member.members.standing is None:
+        raise PlanError(
+            f"{member.path}: policy.signed_members_only asks for a consortium's file, which every member signed, and "
+            f"{member.members_path} is none: `hansa consortium create` makes one",
+            rule="signed_members_only",
+            cure="name a consortium's file as members",
+        )
     if member.proposal is not None:
         require_approved(member.proposal, str(member.plan_path))
+        back = () if member.withdrawals is None else withdrawals(member.withdrawals, member.proposal)
+        if back:
+            raise PlanError(
+                f"{member.plan_path}: {back[0].member!r} took its approval back ({back[0].reason}); nothing runs without it: "
+                "propose the plan anew",
+                member=back[0].member,
+                rule="no member took its approval back",
+                cure="propose the plan anew",
+            )
     elif member.policy.approved_plans_only:
         raise PlanError(
             f"{member.path}: policy.approved_plans_only asks for a plan that every member with a role has signed, and "

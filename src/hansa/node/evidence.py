@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hansa.consortium.members import read_members
+from hansa.consortium.versions import read_pinned
 from hansa.errors import HansaError, PlanError, ProtocolError
 from hansa.files import read_whole, write_whole
 from hansa.plan import Plan, read_plan
@@ -99,7 +99,7 @@ def judge(first: Path, second: Path | None, plan_file: Path, members_file: Path)
     Raises PlanError, IdentityError for a signature that is not the aggregator's, ProtocolError for what is no run's broadcasts.
     """
     plan = read_plan(plan_file)
-    members = read_members(members_file)
+    members = read_pinned(members_file)
     if plan.verify_counts == "off":
         raise PlanError(f"{plan_file}: privacy.verify_counts is 'off': in such a run nobody signs broadcasts")
     if plan.aggregator not in members:

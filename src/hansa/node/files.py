@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from hansa.consortium.ledger import Entry, Ledger, Met
+from hansa.consortium.ledger import Entry, Ledger, Met, spent_under
 from hansa.data.columns import Columns, each
 from hansa.data.query import paths_of
 from hansa.errors import PlanError
@@ -98,7 +98,7 @@ def admission(member: MemberFile, rows: Columns) -> Admit:
             cure="name a file as ledger",
         )
     ledger = Ledger(member.ledger)
-    columns = ledger.columns(each(rows), rows.label, rows.weight, rows.base_margin)
+    columns, spent = ledger.columns(each(rows), rows.label, rows.weight, rows.base_margin), spent_under(plan)
 
     def admit(run: bytes, roster: Roster) -> None:
         # The folds of a cross-validation are runs over the same rows of the same people.
@@ -109,6 +109,6 @@ def admission(member: MemberFile, rows: Columns) -> Admit:
         parties = tuple(
             Met(name, member.members[name].identity.hex(), *own) for name, own in counts.items() if name in plan.parties
         )
-        ledger.admit(Entry(columns, plan.mode, parties, run.hex()), member.policy)
+        ledger.admit(Entry(columns, plan.mode, parties, run.hex(), spent.trees, spent.leaves), member.policy)
 
     return admit

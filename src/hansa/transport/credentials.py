@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from OpenSSL import SSL, crypto
 
 from hansa.errors import IdentityError
-from hansa.files import read_whole
 from hansa.transport.tls_stream import note_verification
+
+PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 _PARTIAL_WRITE = 1
 """SSL_MODE_ENABLE_PARTIAL_WRITE of OpenSSL's ssl.h, which pyOpenSSL sets: a call would send one record of what it is given."""
@@ -26,8 +25,8 @@ class Credentials:
 
     Attributes:
         member: this end's own name.
-        certificate_file: its certificate, PEM.
-        key_file: the certificate's private key, PEM.
+        certificate: its certificate, DER.
+        key: the certificate's private key, which is in memory alone.
         certificates: every member's name -> exact certificate, DER; this member's own among them.
 
     Raises:
@@ -35,26 +34,20 @@ class Credentials:
     """
 
     member: str
-    certificate_file: Path
-    key_file: Path
+    certificate: bytes = field(repr=False)
+    key: PrivateKey = field(repr=False)
     certificates: Mapping[str, bytes]
 
     def __post_init__(self) -> None:
-        for what, path in (("certificate", self.certificate_file), ("private key", self.key_file)):
-            if not Path(path).is_file():
-                raise IdentityError(
-                    f"{path}: no such file; the {what} of member {self.member!r} belongs there. "
-                    "Certificate and key are both needed: Hansa has no unprotected mode"
-                )
         if len(self.certificates) < 2:
             raise IdentityError("the members' certificates are missing; name the members file that all agreed on")
         if len(set(self.certificates.values())) < len(self.certificates):
             raise IdentityError("two members have the same certificate; list each member once")
         if self.member not in self.certificates:
             raise IdentityError(f"member {self.member!r} is not in the members file; add its card at every member")
-        if self._own_certificate() != self.certificates[self.member]:
+        if self.certificate != self.certificates[self.member]:
             raise IdentityError(
-                f"{self.certificate_file}: not the certificate of {self.member!r} in the members file; "
+                f"this identity's certificate is not the certificate of {self.member!r} in the members file; "
                 "after renewing, every member needs the new card"
             )
         self._load_into(SSL.Context(SSL.TLS_CLIENT_METHOD))
@@ -92,20 +85,10 @@ class Credentials:
 
     def _load_into(self, context: SSL.Context) -> None:
         try:
-            context.use_certificate(x509.load_pem_x509_certificate(read_whole(Path(self.certificate_file))))
-            # Without a password: an encrypted key is refused.
-            key = load_pem_private_key(read_whole(Path(self.key_file)), None)
-            if not isinstance(key, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey):
-                raise TypeError("a key on an elliptic curve expected")
-            context.use_privatekey(key)
+            context.use_certificate(x509.load_der_x509_certificate(self.certificate))
+            context.use_privatekey(self.key)
             context.check_privatekey()
-        except (OSError, ValueError, TypeError, UnsupportedAlgorithm, SSL.Error) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm, SSL.Error) as error:
             raise IdentityError(
-                f"{self.key_file} does not fit {self.certificate_file} ({error}); restore both from one identity"
+                f"the TLS key of {self.member!r} does not fit its certificate ({error}); restore both from one identity"
             ) from error
-
-    def _own_certificate(self) -> bytes:
-        try:
-            return x509.load_pem_x509_certificate(read_whole(Path(self.certificate_file))).public_bytes(Encoding.DER)
-        except (OSError, ValueError) as error:
-            raise IdentityError(f"{self.certificate_file}: not a certificate in PEM ({error})") from error
