@@ -218,7 +218,7 @@ def _print_events(path: Path, place: int, as_json: bool) -> int:
 
 def _sentence(event: dict[str, object]) -> str:
     """A line of events, for people."""
-    said = event.get("sentence") or event.get("text") or ""
-    if not said and "trees" in event:
-        said = f"{event['trees']} of at most {event['rounds']} rounds"
-    return f"{event['time']} {event['event']}{f': {said}' if said else ''}"
+    sentence = event.get("sentence") or event.get("text") or ""
+    if not sentence and "trees" in event:
+        sentence = f"{event['trees']} of at most {event['rounds']} rounds"
+    return f"{event['time']} {event['event']}{f': {sentence}' if sentence else ''}"

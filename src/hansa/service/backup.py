@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from hansa.errors import OutputError
 from hansa.files import make_folder, read_whole, write_whole, writing
 from hansa.service.config import ServiceFile
-from hansa.service.store import Run, Store
+from hansa.service.store import ServiceRun, Store
 from hansa.trees.xgboost_json import MOST_BYTES
 
 RUNS, LEDGER, LEDGER_KEY = "runs.json", "ledger", "ledger.key"
@@ -51,7 +51,7 @@ def read_backup(service: ServiceFile, open_store: Callable[[], Store], archive: 
     """
     found = _content(archive)
     try:
-        runs = msgspec.json.decode(found.pop(RUNS), type=tuple[Run, ...])
+        runs = msgspec.json.decode(found.pop(RUNS), type=tuple[ServiceRun, ...])
     except (KeyError, msgspec.DecodeError) as error:
         raise OutputError(f"{archive}: is no back-up of a service: {error}") from error
     taken = [path for path in (service.runs, service.ledger) if path.exists()]

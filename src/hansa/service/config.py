@@ -68,7 +68,7 @@ DEFAULT_RUNS = 4
 
 Runs = Annotated[int, Meta(ge=1, le=MOST_RUNS, description=f"a whole number above 0 and at most {MOST_RUNS}")]
 Name = Annotated[
-    str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,64}\Z", description="1 to 64 letters, digits, dots, dashes and underscores")
+    str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,64}\Z", description="1 to 64 of a-z, A-Z, 0-9, dots, dashes and underscores")
 ]
 Url = Annotated[
     str,

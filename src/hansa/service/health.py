@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from hansa.errors import HansaError, TransportError
-from hansa.service.store import OVER, Run
+from hansa.service.store import OVER, ServiceRun
 from hansa.service.supervisor import Status
 from hansa.transport.tcp import place
 
@@ -41,7 +41,15 @@ def answering(address: tuple[str, int] | None, status: Status) -> Iterator[None]
         ) from None
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    registry.register(_Collector(status))
+
+    class Metrics:
+        """What Prometheus's registry asks."""
+
+        def collect(self) -> Iterator[Any]:
+            """The metrics as they are now."""
+            return metrics_of(status)
+
+    registry.register(Metrics())
 
     class Handler(BaseHTTPRequestHandler):
         """Answers three paths."""
@@ -90,45 +98,33 @@ def answering(address: tuple[str, int] | None, status: Status) -> Iterator[None]
         thread.join()
 
 
-class _Collector:
-    """What Prometheus is told of the service."""
+def metrics_of(status: Status) -> Iterator[Any]:
+    """What Prometheus is told of a service."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-    def __init__(self, status: Status) -> None:
-        self._status = status
-
-    def collect(self) -> Iterable[Any]:
-        """The metrics as they are now."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        status, runs = self._status, self._status.runs
-        states = GaugeMetricFamily("hansa_runs", "Runs of this service, by state.", labels=["state"])
-        counted = Counter(run.state for run in runs)
-        for state in STATES:
-            states.add_metric([state], counted[state])
-        yield states
-        open_runs = [run for run in runs if not run.over]
-        yield self._of_runs("hansa_run_trees", "Rounds of boosting that a run has finished.", open_runs, "trees")
-        yield self._of_runs("hansa_run_rounds", "Rounds of boosting that a run has at most.", open_runs, "rounds")
-        yield self._of_runs("hansa_run_attempts", "Times that a run's process was started.", open_runs, "attempts")
-        yield self._of_runs("hansa_run_epoch", "Times that a run went on after a loss.", open_runs, "epoch")
-        waits = GaugeMetricFamily("hansa_run_waits_for", "Members that a run waits for.", labels=["run", "plan"])
+    states = GaugeMetricFamily("hansa_runs", "Runs of this service, by state.", labels=["state"])
+    counted = Counter(run.state for run in status.runs)
+    for state in STATES:
+        states.add_metric([state], counted[state])
+    yield states
+    open_runs = [run for run in status.runs if not run.over]
+    of_runs: tuple[tuple[str, str, Callable[[ServiceRun], int]], ...] = (
+        ("hansa_run_trees", "Rounds of boosting that a run has finished.", lambda run: run.trees),
+        ("hansa_run_rounds", "Rounds of boosting that a run has at most.", lambda run: run.rounds),
+        ("hansa_run_attempts", "Times that a run's process was started.", lambda run: run.attempts),
+        ("hansa_run_epoch", "Times that a run went on after a loss.", lambda run: run.epoch),
+        ("hansa_run_waits_for", "Members that a run waits for.", lambda run: len(run.waiting_for)),
+    )
+    for name, text, value_of in of_runs:
+        gauge = GaugeMetricFamily(name, text, labels=["run", "plan"])
         for run in open_runs:
-            waits.add_metric([run.run, run.plan], len(run.waiting_for))
-        yield waits
-        for name, text, value in (
-            ("hansa_connections_handed", "Connections that were handed to runs.", status.handed),
-            ("hansa_connections_refused", "Connections that named no run.", status.refused),
-            ("hansa_processes_started", "Processes of runs that were started.", status.started),
-        ):
-            counter = CounterMetricFamily(name, text)
-            counter.add_metric([], value)
-            yield counter
-
-    @staticmethod
-    def _of_runs(name: str, text: str, runs: Iterable[Run], attribute: str) -> Any:
-        from prometheus_client.core import GaugeMetricFamily
-
-        found = GaugeMetricFamily(name, text, labels=["run", "plan"])
-        for run in runs:
-            found.add_metric([run.run, run.plan], getattr(run, attribute))
-        return found
+            gauge.add_metric([run.run, run.plan], value_of(run))
+        yield gauge
+    for name, text, value in (
+        ("hansa_connections_handed", "Connections that were handed to runs.", status.handed),
+        ("hansa_connections_refused", "Connections that named no run.", status.refused),
+        ("hansa_processes_started", "Processes of runs that were started.", status.started),
+    ):
+        counter = CounterMetricFamily(name, text)
+        counter.add_metric([], value)
+        yield counter

@@ -14,7 +14,7 @@ from hansa.files import make_folder, read_whole, write_whole
 from hansa.node.config import read_member_file
 from hansa.node.run import Command, check_command
 from hansa.service.config import Consortium, ServiceFile, member_text
-from hansa.service.store import SHOWN_DIGITS, Run
+from hansa.service.store import SHOWN_DIGITS, ServiceRun
 
 SETTLE_S = 2.0
 """Seconds that a file which cannot be read may still be on its way into the inbox."""
@@ -30,7 +30,7 @@ class Arrival:
         run: as it is to be kept; its state is "waiting" or "refused". file: the one that it came by.
     """
 
-    run: Run
+    run: ServiceRun
     file: Path
 
 
@@ -61,7 +61,7 @@ def arrivals(service: ServiceFile, command: Command, known: frozenset[str]) -> l
                 raise
             if time.time() - file.stat().st_mtime < SETTLE_S:
                 continue  # it may be half there
-            found.append(Arrival(Run(run=name, state="refused", text=str(error), plan=file.name), file))
+            found.append(Arrival(ServiceRun(run=name, state="refused", text=str(error), plan=file.name), file))
         else:
             found.append(Arrival(run, file))
     return found
@@ -78,11 +78,11 @@ def clear(arrival: Arrival, service: ServiceFile) -> None:
     write_whole(folder / f"{arrival.file.name}.reason", f"{arrival.run.text}\n".encode())
 
 
-def submit(service: ServiceFile, plan: Path) -> Run:
+def submit(service: ServiceFile, plan: Path) -> ServiceRun:
     """Put an approved plan into the inbox; the run that it will be. Raises PlanError, IdentityError where it would be refused."""
     proposal, consortium = _proposal(plan, service)
     require_approved(proposal, str(plan))
-    run = Run(
+    run = ServiceRun(
         run=proposal.digest.hex()[:SHOWN_DIGITS],
         proposal=proposal.digest.hex(),
         plan=proposal.plan.name,
@@ -108,9 +108,11 @@ def _proposal(file: Path, service: ServiceFile) -> tuple[Proposal, Consortium]:
     )
 
 
-def _prepare(service: ServiceFile, command: Command, proposal: Proposal, consortium: Consortium, content: bytes) -> Run:
+def _prepare(
+    service: ServiceFile, command: Command, proposal: Proposal, consortium: Consortium, content: bytes
+) -> ServiceRun:
     """Make the folder of a run, and hold plan and member to each other. Raises PlanError, IdentityError, OutputError."""
-    run = Run(
+    run = ServiceRun(
         run=proposal.digest.hex()[:SHOWN_DIGITS],
         proposal=proposal.digest.hex(),
         plan=proposal.plan.name,
@@ -130,7 +132,7 @@ def _prepare(service: ServiceFile, command: Command, proposal: Proposal, consort
     return run
 
 
-def write_member_file(service: ServiceFile, run: Run) -> Path:
+def write_member_file(service: ServiceFile, run: ServiceRun) -> Path:
     """Write the member's file of a run from the service's, as that is now. Raises PlanError, OutputError."""
     folder = service.runs / run.folder
     consortium = service.consortium(run.consortium)

@@ -11,7 +11,7 @@ from hansa.consortium.approvals import read_proposal
 from hansa.errors import OutputError, PlanError
 from hansa.files import check_outputs, read_whole, write_whole
 from hansa.service.config import ServiceFile
-from hansa.service.store import Run
+from hansa.service.store import ServiceRun
 from hansa.trees.xgboost_json import MOST_BYTES
 
 
@@ -23,7 +23,7 @@ class Fetched(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     sha256: str
 
 
-def fetch(service: ServiceFile, run: Run, save: Path, provenance: Path | None) -> Fetched:
+def fetch(service: ServiceFile, run: ServiceRun, save: Path, provenance: Path | None) -> Fetched:
     """Copy a run's model, and its statement of provenance where that is asked for.
 
     Raises PlanError where the run is not finished, or this member no receiver; OutputError where the model is not the run's any more.

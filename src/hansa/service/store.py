@@ -29,7 +29,7 @@ SHOWN_DIGITS = 16
 """Of a proposal's digest, as people name a run."""
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ServiceRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A run of a service.
 
     Attributes:
@@ -128,14 +128,14 @@ class Store:
         """Let go of the database."""
         self._engine.dispose()
 
-    def runs(self) -> tuple[Run, ...]:
+    def runs(self) -> tuple[ServiceRun, ...]:
         """All, the oldest first."""
         table = self._runs
         query = table.select().where(table.c.service == self._service).order_by(table.c.created, table.c.run)
         with self._transaction() as connection:
             return tuple(_run_of(row.content) for row in connection.execute(query))
 
-    def find(self, name: str) -> Run:
+    def find(self, name: str) -> ServiceRun:
         """The one whose name begins so, or whose plan is called so. Raises PlanError where it is none, or several."""
         every = self.runs()
         found = [run for run in every if run.run.startswith(name)] or [run for run in every if run.plan == name]
@@ -146,7 +146,7 @@ class Store:
             f"{name!r} names {'no run' if not found else f'{len(found)} runs'} of this service; expected one of {known}"
         )
 
-    def put(self, run: Run) -> Run:
+    def put(self, run: ServiceRun) -> ServiceRun:
         """Keep a run, new or changed, but for what its operator wants, which `want` alone changes; what is kept."""
         table = self._runs
         mine = (table.c.service == self._service) & (table.c.run == run.run)
@@ -162,7 +162,7 @@ class Store:
             self._write(connection, kept, new=row is None)
         return kept
 
-    def want(self, run: str, what: str) -> Run:
+    def want(self, run: str, what: str) -> ServiceRun:
         """Note what a run's operator wants of it; the run as it is then. Raises PlanError where it is over."""
         table = self._runs
         mine = (table.c.service == self._service) & (table.c.run == run)
@@ -177,7 +177,7 @@ class Store:
             self._write(connection, kept, new=False)
         return kept
 
-    def _write(self, connection: Connection, run: Run, *, new: bool) -> None:
+    def _write(self, connection: Connection, run: ServiceRun, *, new: bool) -> None:
         table = self._runs
         values = {"created": run.created, "content": json.dumps(msgspec.to_builtins(run))}
         if new:
@@ -200,8 +200,8 @@ def _table(sqlalchemy: Any) -> Table:
     return made
 
 
-def _run_of(content: str) -> Run:
-    return msgspec.json.decode(content.encode(), type=Run)
+def _run_of(content: str) -> ServiceRun:
+    return msgspec.json.decode(content.encode(), type=ServiceRun)
 
 
 def _tune_sqlite(connection: Any, _: object) -> None:

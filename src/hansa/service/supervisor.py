@@ -36,7 +36,7 @@ from hansa.node.run import Command
 from hansa.roles.run import Progress, Registered, Resumed
 from hansa.service.config import ServiceFile
 from hansa.service.inbox import arrivals, clear, write_member_file
-from hansa.service.store import Run, Store
+from hansa.service.store import ServiceRun, Store
 from hansa.service.tracing import Tracer
 from hansa.transport.routing import Router, local_pair, route_of
 
@@ -73,7 +73,7 @@ class RunChanged(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", t
     """A run of a service is in another state.
 
     Attributes:
-        run, plan, state, text, waiting_for: as in `store.Run`. member: whose service.
+        run, plan, state, text, waiting_for: as in `store.ServiceRun`. member: whose service.
     """
 
     run: str
@@ -105,7 +105,7 @@ class _Child:
         progressed: whether it came further than joining. stopping: whether it was asked to end. ended: its last line.
     """
 
-    run: Run
+    run: ServiceRun
     process: subprocess.Popen[bytes]
     channel: socket.socket
     out: IO[bytes]
@@ -127,7 +127,7 @@ class Status:
     """
 
     member: str = ""
-    runs: tuple[Run, ...] = ()
+    runs: tuple[ServiceRun, ...] = ()
     looked: float = 0.0
     fault: str = ""
     handed: int = 0
@@ -158,7 +158,9 @@ class Service:
     _children: dict[str, _Child] = field(default_factory=dict)
     _setbacks: dict[str, int] = field(default_factory=dict)
     _routers: list[Router] = field(default_factory=list)
+    _unkept: dict[str, ServiceRun] = field(default_factory=dict)
     _told_at: float = float("-inf")
+    _closing: bool = False
 
     def serve(self) -> None:
         """Go on until an exception passes, such as that of a signal; then all runs pause, and their processes end.
@@ -168,7 +170,7 @@ class Service:
         self.status.member = self.file.consortia[0].identity.name
         make_folder(self.file.state)
         with contextlib.ExitStack() as opened:
-            opened.enter_context(_held(self.file.state))
+            opened.enter_context(held(self.file.state))
             self._store = Store(self.file.name, self.file.state, self.file.database)
             opened.callback(self._store.close)
             self._selector = selectors.DefaultSelector()
@@ -206,6 +208,7 @@ class Service:
     def _look(self) -> None:
         """One round: plans that came, what operators want, runs whose turn it is. A database that is away is waited for."""
         try:
+            self._keep_rest()
             self._take_plans()
             self._obey()
             self._start_due()
@@ -225,7 +228,7 @@ class Service:
     def _take_plans(self) -> None:
         taken = frozenset(run.run for run in self._known.values() if run.state != "refused")
         for arrival in arrivals(self.file, self.command, taken):
-            self._keep(arrival.run)
+            self._tell(self._store.put(arrival.run))  # first of all: the file is gone then
             clear(arrival, self.file)
 
     def _obey(self) -> None:
@@ -255,7 +258,7 @@ class Service:
 
     # Processes
 
-    def _start(self, run: Run) -> None:
+    def _start(self, run: ServiceRun) -> None:
         try:
             member = write_member_file(self.file, run)
         except HansaError as error:
@@ -358,8 +361,7 @@ class Service:
             self._write_event(run, line)
         if time.monotonic() - child.kept_at >= KEEP_S or isinstance(line, Registered | Resumed | Paused):
             child.kept_at = time.monotonic()
-            with contextlib.suppress(HansaError):  # the database is away; the next note has it
-                child.run = self._keep(run)
+            child.run = self._keep(run)
 
     def _reap(self) -> None:
         """What became of processes that have ended."""
@@ -406,19 +408,7 @@ class Service:
         self._tracer.end(run)
         if child.ended is not None:
             self._write_event(run, child.ended)
-        self._known[run.run] = run
-        while True:  # what a run ended with must be kept
-            try:
-                self._keep(run)
-            except HansaError as error:
-                if not error.retry or self._closing:
-                    raise
-                self.status.fault = str(error)
-                time.sleep(1)
-            else:
-                return
-
-    _closing: bool = False
+        self._keep(run)
 
     def _end(self) -> None:
         """Ask all runs to end, wait for that, and note that they pause."""
@@ -432,32 +422,48 @@ class Service:
                 for child in self._children.values():
                     child.process.send_signal(signal.SIGKILL)
             self._listen(TICK_S)
-            with contextlib.suppress(HansaError):  # no database: they are found running, and go on
-                self._reap()
+            self._reap()
 
     # What is kept
 
-    def _keep(self, run: Run) -> Run:
-        """Keep a run, and tell of it where its state is another."""
-        before = self._known.get(run.run)
-        kept = self._store.put(run)
-        self._known[run.run] = kept
-        if before is None or before.state != kept.state:
-            changed = RunChanged(
-                run=kept.run,
-                plan=kept.plan,
-                state=kept.state,
-                text=kept.text,
-                waiting_for=kept.waiting_for,
-                member=self.status.member,
-            )
-            bad = kept.state in ("failed", "refused")
-            logs.note(logging.ERROR if bad else logging.INFO, f"{kept.plan}: {kept.state}: {kept.text}", changed)
-            self.change(changed)
-            self._write_event(kept, changed)
-        return kept
+    def _keep(self, run: ServiceRun) -> ServiceRun:
+        """Keep a run, and tell of it where its state is another. What a database that is away does not take is kept later."""
+        self._tell(run)
+        self._unkept[run.run] = run
+        try:
+            self._keep_rest()
+        except HansaError as error:
+            if not error.retry:
+                raise
+            self.status.fault = str(error)
+        return self._known[run.run]
 
-    def _write_event(self, run: Run, event: msgspec.Struct) -> None:
+    def _keep_rest(self) -> None:
+        """Keep what is not kept yet. Raises OutputError."""
+        for name, run in list(self._unkept.items()):
+            self._known[name] = self._store.put(run)
+            del self._unkept[name]
+
+    def _tell(self, run: ServiceRun) -> None:
+        """From now on the run is known so; tell of it where its state is another."""
+        before = self._known.get(run.run)
+        self._known[run.run] = run
+        if before is not None and before.state == run.state:
+            return
+        changed = RunChanged(
+            run=run.run,
+            plan=run.plan,
+            state=run.state,
+            text=run.text,
+            waiting_for=run.waiting_for,
+            member=self.status.member,
+        )
+        bad = run.state in ("failed", "refused")
+        logs.note(logging.ERROR if bad else logging.INFO, f"{run.plan}: {run.state}: {run.text}", changed)
+        self._write_event(run, changed)
+        self.change(changed)
+
+    def _write_event(self, run: ServiceRun, event: msgspec.Struct) -> None:
         """Add a line to the run's file of events, which `hansa watch` follows. A disk that is full loses the line."""
         if not run.folder:
             return
@@ -470,13 +476,13 @@ class Service:
             with os.fdopen(descriptor, "a", encoding="ascii") as file:
                 file.write(json.dumps(fields) + "\n")
 
-    def _forget_state(self, run: Run) -> None:
+    def _forget_state(self, run: ServiceRun) -> None:
         """A run that is given up for good leaves nothing that it could go on from."""
         shutil.rmtree(self.file.runs / run.folder / "state", ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
     """The service's folder is this process's alone. Raises StateError."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hansa.errors import HansaError
-from hansa.service.store import Run
+from hansa.service.store import ServiceRun
 from hansa.version import __version__
 
 
@@ -42,7 +42,7 @@ class Tracer:
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=address)))
         self._tracer = self._provider.get_tracer("hansa")
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: ServiceRun) -> None:
         """A process of the run is started."""
         if self._tracer is not None:
             given = {
@@ -53,12 +53,12 @@ class Tracer:
             }
             self._spans[run.run] = self._tracer.start_span("hansa run", attributes=given)
 
-    def event(self, run: Run, kind: str, text: str) -> None:
+    def event(self, run: ServiceRun, kind: str, text: str) -> None:
         """Something happened in it."""
         if (span := self._spans.get(run.run)) is not None:
             span.add_event(kind, {"text": text, "trees": run.trees})
 
-    def end(self, run: Run) -> None:
+    def end(self, run: ServiceRun) -> None:
         """The process has ended; `run` is the state that followed."""
         if (span := self._spans.pop(run.run, None)) is not None:
             span.set_attributes({"hansa.state": run.state, "hansa.trees": run.trees, "hansa.id": run.id})
