@@ -75,7 +75,7 @@ def refusal(folder: Path, plan: Path, command: Any, name: str = "aurora", **chan
 
 def test_plans_that_do_not_fit_this_member_are_refused(folder: Path):
     plan = approved(folder, PLAN.replace('name = "test"', 'name = "wards"'), "wards")
-    assert "not the plan's aggregator" in refusal(folder, plan, "aggregator")
+    assert "is for `hansa party`, and this service was started by" in refusal(folder, plan, "aggregator")
     assert "no table of [[sources]] has rows" in refusal(folder, plan, "party", sources=None)
     other = [{"plans": ["cells-*"], "table": "aurora.csv"}]
     assert "no table of [[sources]] has rows for the plan 'wards'" in refusal(folder, plan, "party", sources=other)

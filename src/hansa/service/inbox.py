@@ -12,9 +12,12 @@ from hansa.consortium.members import Members
 from hansa.errors import HansaError, IdentityError, OutputError, PlanError
 from hansa.files import make_folder, read_whole, write_whole
 from hansa.node.config import read_member_file
-from hansa.node.run import Command, check_command
+from hansa.node.run import Command, command_of
 from hansa.service.config import Consortium, ServiceFile, member_text
 from hansa.service.store import SHOWN_DIGITS, ServiceRun
+
+LISTENING: tuple[Command, ...] = ("aggregator", "hub")
+"""Commands that others dial: a service that is started by one of them plays both, and one of the other commands all others."""
 
 SETTLE_S = 2.0
 """Seconds that a file which cannot be read may still be on its way into the inbox."""
@@ -112,13 +115,20 @@ def _prepare(
     service: ServiceFile, command: Command, proposal: Proposal, consortium: Consortium, content: bytes
 ) -> ServiceRun:
     """Make the folder of a run, and hold plan and member to each other. Raises PlanError, IdentityError, OutputError."""
+    own = command_of(proposal.plan, consortium.identity.name)
+    if (own in LISTENING) != (command in LISTENING):
+        raise PlanError(
+            f"the plan {proposal.plan.name!r} is for `hansa {own}`, and this service was started by `hansa {command}`; give it to the "
+            f"service that `hansa {own}` starts",
+            cure=f"start a service by `hansa {own}`",
+        )
     run = ServiceRun(
         run=proposal.digest.hex()[:SHOWN_DIGITS],
         proposal=proposal.digest.hex(),
         plan=proposal.plan.name,
         mode=proposal.plan.mode,
         consortium=consortium.name,
-        command=command,
+        command=own,
         folder=proposal.digest.hex()[:SHOWN_DIGITS],
         rounds=proposal.plan.parameters.rounds,
     )
@@ -127,7 +137,6 @@ def _prepare(
     write_whole(folder / "plan.json", content)
     write_member_file(service, run)
     member = read_member_file(folder / "member.toml")
-    check_command(member, command)
     member.policy.check_plan(member.plan, member.identity.name in member.plan.parties)
     return run
 

@@ -35,7 +35,7 @@ from hansa.node.notices import NoticeWriter
 from hansa.node.run import Command
 from hansa.roles.run import Progress, Registered, Resumed
 from hansa.service.config import ServiceFile
-from hansa.service.inbox import arrivals, clear, write_member_file
+from hansa.service.inbox import LISTENING, arrivals, clear, write_member_file
 from hansa.service.store import ServiceRun, Store
 from hansa.service.tracing import Tracer
 from hansa.transport.routing import Router, local_pair, route_of
@@ -196,7 +196,7 @@ class Service:
         """Where this service listens: the hub at the consortia's address, a server with links of its own at its own; others nowhere."""
         found: dict[tuple[str, int], None] = {}
         for consortium in self.file.consortia:
-            if self.command in ("aggregator", "hub"):
+            if self.command in LISTENING:
                 found[address_of(consortium.hub, "hub", self.file.path)] = None
             own = (self.file.document.servers or {}).get(consortium.identity.name)
             if own is not None:
@@ -269,7 +269,7 @@ class Service:
         told = [
             str(theirs.fileno()),
             str(member),
-            self.command,
+            run.command,
             run.run,
             host,
             str(port),
@@ -287,7 +287,7 @@ class Service:
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
         child = _Child(run, process, ours, process.stdout, NoticeWriter())
-        if self.command in ("aggregator", "hub"):
+        if self.command in LISTENING:
             child.notices.listens()
         self._children[run.run] = child
         self._selector.register(process.stdout, selectors.EVENT_READ, child)
