@@ -36,6 +36,7 @@ PORT, DATABASE_PORT = 7465, 5432
 FEATURES = ("prb_utilisation_dl_pct", "traffic_gb", "rrc_connections", "hour_of_day", "prb_utilisation_ul_pct")
 LABEL = "sleeping_cell"
 HANG_S = 600.0
+OVER = ("finished", "failed", "refused", "stopped")
 
 PLAN = """
 name = "{name}"
@@ -125,8 +126,14 @@ class Host:
         """Wait for an event of a run on this host."""
         path = self.folder / "service.service" / "runs" / run / "events.jsonl"
         give_up = time.monotonic() + HANG_S
-        while not (path.exists() and any(seen(json.loads(line)) for line in path.read_text().split("\n")[:-1])):
-            assert time.monotonic() < give_up, (self.name, (self.folder / "service.log").read_text()[-2000:])
+        while True:
+            lines = path.read_text().split("\n")[:-1] if path.exists() else []
+            events = [json.loads(line) for line in lines]
+            if any(seen(event) for event in events):
+                return
+            ended = any(event["event"] == "run" and event["state"] in OVER for event in events)
+            assert not ended, (self.name, lines[-1:])
+            assert time.monotonic() < give_up, (self.name, lines[-1:])
             time.sleep(0.1)
 
     def record(self, run: str) -> dict[str, Any]:
@@ -280,9 +287,6 @@ def agree(made: dict[str, Host], mode: str, rounds: int) -> Path:
     for name in OPERATORS:
         send(hub.folder / approved, made[name])
     return Path(approved)
-
-
-OVER = ("finished", "failed", "refused", "stopped")
 
 
 def until_over(host: Host, run: str) -> dict[str, Any]:
