@@ -158,6 +158,7 @@ def kept_and_wanted(kept: Store, other: Store) -> None:
         kept.find("cells")
     assert kept.want("ff00", "stop").wanted == "stop"
     assert kept.put(ServiceRun(run="ff00", state="stopped", created=second.created)).wanted == "stop"
+    assert [run.run for run in kept.runs(every=False)] == ["a1b2"]
     with pytest.raises(PlanError, match="is over: stopped"):
         kept.want("ff00", "stop")
     with pytest.raises(PlanError, match="no run 'none'"):

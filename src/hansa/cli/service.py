@@ -78,7 +78,7 @@ def runs(service_file: Path, every: bool, as_json: bool) -> None:
     from hansa.cli import output
 
     store = _store(service_file)
-    found = [run for run in store.runs() if every or not run.over]
+    found = store.runs(every=every)
     store.close()
     if as_json:
         for each in found:

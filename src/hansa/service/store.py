@@ -128,10 +128,12 @@ class Store:
         """Let go of the database."""
         self._engine.dispose()
 
-    def runs(self) -> tuple[ServiceRun, ...]:
-        """All, the oldest first."""
+    def runs(self, *, every: bool = True) -> tuple[ServiceRun, ...]:
+        """All, or those that are not over, the oldest first."""
         table = self._runs
         query = table.select().where(table.c.service == self._service).order_by(table.c.created, table.c.run)
+        if not every:
+            query = query.where(table.c.over == 0)
         with self._transaction() as connection:
             return tuple(_run_of(row.content) for row in connection.execute(query))
 
@@ -179,7 +181,7 @@ class Store:
 
     def _write(self, connection: Connection, run: ServiceRun, *, new: bool) -> None:
         table = self._runs
-        values = {"created": run.created, "content": json.dumps(msgspec.to_builtins(run))}
+        values = {"created": run.created, "over": int(run.over), "content": json.dumps(msgspec.to_builtins(run))}
         if new:
             connection.execute(table.insert().values(service=self._service, run=run.run, **values))
         else:
@@ -195,6 +197,7 @@ def _table(sqlalchemy: Any) -> Table:
         sqlalchemy.Column("service", text, primary_key=True),
         sqlalchemy.Column("run", text, primary_key=True),
         sqlalchemy.Column("created", text, nullable=False),
+        sqlalchemy.Column("over", sqlalchemy.Integer, nullable=False),
         sqlalchemy.Column("content", text, nullable=False),
     )
     return made

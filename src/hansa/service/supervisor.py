@@ -233,7 +233,7 @@ class Service:
 
     def _obey(self) -> None:
         """What operators wrote into the database."""
-        for run in self._store.runs():
+        for run in self._store.runs(every=False):
             known = self._known.get(run.run)
             if known is None or known.over or run.wanted != "stop":
                 continue
@@ -405,6 +405,8 @@ class Service:
             run = replaced(run, state="waiting", text=f"{text}; it is started again in {wait_s:g} s", due=now + wait_s)
         else:
             run = replaced(run, state="failed", text=text)
+        if run.over:
+            self._setbacks.pop(run.run, None)
         self._tracer.end(run)
         if child.ended is not None:
             self._write_event(run, child.ended)
