@@ -333,8 +333,9 @@ def play(made: dict[str, Host], mode: str, rounds: int, kill: bool) -> None:
     assert "aurora" in verified
     say(f"  {'host':<10}{'role':<12}{'sent, bytes':>14}{'of it open':>14}{'went on':>9}")
     for name, record in records.items():
-        epoch, sent, clear = found[name]["epoch"], record["bytes_up"], record["clear_bytes"]
-        say(f"  {name:<10}{record['role']:<12}{sent:>14,}{clear:>14,}{epoch:>9}")
+        # A member that came back only for the model sent nothing that its last process could count.
+        sent, clear = (f"{record[key]:,}" if key in record else "-" for key in ("bytes_up", "clear_bytes"))
+        say(f"  {name:<10}{record['role']:<12}{sent:>14}{clear:>14}{found[name]['epoch']:>9}")
 
 
 def demo(folder: Path, *, loopback: bool, modes: Sequence[str], rounds: int, cells: int) -> None:
