@@ -15,7 +15,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 HASHED := $(PIP_INSTALL) --require-hashes --requirement
 THIS := $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 
-.PHONY: install demo test test-all test-lowest check bench parity chaos docs lock sbom clean
+.PHONY: install demo demo-consortium test test-all test-lowest check bench parity chaos docs lock sbom clean
 
 install: $(STAMP)
 
@@ -33,11 +33,15 @@ $(STAMP): pyproject.toml $(LOCK) | $(VENV)/pyvenv.cfg
 demo: $(STAMP)
 	$(BIN)/hansa demo
 
+# Four hosts with services of their own, of which nothing is shared but public files; one is killed on the way.
+demo-consortium: $(STAMP)
+	$(BIN)/python tests/service/consortium_demo.py
+
 # Passive: XGBoost's threads sleep at their barriers. Spinning, they take the cores from the processes under test.
 test test-all parity: export OMP_WAIT_POLICY := PASSIVE
 
 # Tests and the demo start many processes: each would compile all modules anew where bytecode may not be kept.
-demo test test-all: export PYTHONDONTWRITEBYTECODE :=
+demo demo-consortium test test-all: export PYTHONDONTWRITEBYTECODE :=
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_OPTIONS)

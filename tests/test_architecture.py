@@ -51,6 +51,19 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "exposure",
         "version",
     ),
+    "service": (
+        "errors",
+        "files",
+        "declared",
+        "toml",
+        "plan",
+        "trees.xgboost_json",
+        "transport",
+        "consortium",
+        "roles.run",
+        "node",
+        "version",
+    ),
     "simulation": ("errors", "files", "toml", "plan", "data", "trees", "transport", "consortium", "roles", "node"),
     "cli": (
         "errors",
@@ -64,7 +77,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "consortium",
         "roles.run",
         "node",
+        "service",
         "simulation",
+        "transport.routing",
         "prediction",
         "demo",
     ),
@@ -79,7 +94,8 @@ SEEDED = ("demo", "simulation/tables.py")
 """Where seeded draws are wanted: made-up tables, and the split of a table that one person simulates with."""
 
 GENERATORS = ("Generator", "PCG64", "SeedSequence", "default_rng")
-OPTIONAL = ("xgboost", "sklearn", "matplotlib", "pyarrow", "pandas", "shap", "jinja2", "sqlalchemy", "optuna")
+OPTIONAL = ("xgboost", "sklearn", "matplotlib", "pyarrow", "pandas", "shap", "jinja2", "sqlalchemy", "optuna", "psycopg",
+            "prometheus_client", "opentelemetry")  # fmt: skip
 
 
 def part_of(path: Path) -> str:

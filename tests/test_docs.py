@@ -48,6 +48,10 @@ from hansa.protocol.session import (
     PARTY_VERIFYING,
 )
 from hansa.roles.run import Binned, Registered, TableDescribed, Trained, TreeGrown
+from hansa.service.config import MEMBER_KEYS, ServiceDocument
+from hansa.service.health import STATES, metrics_of
+from hansa.service.store import ServiceRun
+from hansa.service.supervisor import Status
 from hansa.transport.notices import Kind, Notice
 from hansa.trees.metrics import METRICS
 from hansa.trees.parameters import ALIASES, NAMES, WITHOUT_EFFECT, Parameters
@@ -220,6 +224,18 @@ def test_every_key_of_a_members_file_is_described():
     listed = entries(section(text("docs/reference/member.md"), "A member's own file"))
     assert set(listed) == set(KEYS)
     assert {key for key, cells in listed.items() if cells[0] == "required"} == set(REQUIRED)
+
+
+def test_every_key_of_a_services_file_is_described():
+    page = text("docs/reference/service.md")
+    listed = entries(section(page, "A service's file"))
+    assert set(listed) == {field.name for field in msgspec.structs.fields(ServiceDocument)} - set(MEMBER_KEYS)
+    assert set(MEMBER_KEYS) <= set(names_in(page))
+    runs = section(page, "Runs")
+    fields = {field.name for field in msgspec.structs.fields(ServiceRun)}
+    assert fields | set(STATES) <= set(names_in(runs))
+    metrics = {name.removesuffix("_total") for name in names_in(section(page, "Metrics"))}
+    assert {family.name for family in metrics_of(Status())} <= metrics
 
 
 def test_every_key_of_a_policy_is_described():

@@ -169,6 +169,16 @@ class SessionRefused(TransportError):
     follows = False
 
 
+class RunUnknown(TransportError):
+    """The hub's service takes no part in this run, or not yet: nobody there has given it the plan."""
+
+
+class OtherVersion(TransportError):
+    """The two ends speak no common version of the protocol: one of them is to be brought up to date, then the run can begin."""
+
+    follows = False
+
+
 class NotTrusted(TransportError):
     """The other end is not who the members file says, or does not take this member for who it is: trying again is of no use."""
 

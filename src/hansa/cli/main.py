@@ -20,6 +20,8 @@ from hansa.cli.consortium import consortium
 from hansa.cli.identity import asking, init
 from hansa.cli.option_types import EXISTING, PATH, Names, Objective, Range, RisingNumbers, Search, Setting, TablePath
 from hansa.cli.plan import plan
+from hansa.cli.service import COMMANDS as SERVICE_COMMANDS
+from hansa.cli.service import serve
 from hansa.cli.signals import Interrupted, interrupting
 from hansa.data.schema import DECIMAL_SIGNS, UNSEEN
 from hansa.errors import HansaError
@@ -472,7 +474,11 @@ def member_command(command: Command) -> Command:
     json_option = click.option(
         "--json", "as_json", is_flag=True, help="Print progress, notices, the record or the error as lines of JSON."
     )
-    return cast("Command", main.command()(click.argument("member_file", type=EXISTING)(json_option(command))))
+    service_option = click.option(
+        "--service", "as_service", is_flag=True, help="MEMBER_FILE is a service's: take approved plans as they come."
+    )
+    command = service_option(json_option(command))
+    return cast("Command", main.command()(click.argument("member_file", type=EXISTING)(command)))
 
 
 def describing(command: Command) -> Command:
@@ -487,47 +493,53 @@ def describing(command: Command) -> Command:
 
 @member_command
 @describing
-def aggregator(member_file: Path, describe: Path | None, report: Path | None, as_json: bool) -> None:
+def aggregator(member_file: Path, describe: Path | None, report: Path | None, as_json: bool, as_service: bool) -> None:
     """Run the aggregator that MEMBER_FILE describes: wait for the plan's parties, train."""
-    _run("aggregator", member_file, as_json, describe, report)
+    _run("aggregator", member_file, as_json, as_service, describe, report)
 
 
 @member_command
 @describing
-def party(member_file: Path, describe: Path | None, report: Path | None, as_json: bool) -> None:
+def party(member_file: Path, describe: Path | None, report: Path | None, as_json: bool, as_service: bool) -> None:
     """Run the party that MEMBER_FILE describes: join the hub, contribute, receive the model."""
-    _run("party", member_file, as_json, describe, report)
+    _run("party", member_file, as_json, as_service, describe, report)
 
 
 @member_command
-def hub(member_file: Path, as_json: bool) -> None:
+def hub(member_file: Path, as_json: bool, as_service: bool) -> None:
     """Run the hub of a coopetitive plan that MEMBER_FILE describes: wait for all members, relay what they seal.
 
     Where the plan gives the hub other roles too, they are played in the same process.
     """
-    _run("hub", member_file, as_json)
+    _run("hub", member_file, as_json, as_service)
 
 
 @member_command
-def server(member_file: Path, as_json: bool) -> None:
+def server(member_file: Path, as_json: bool, as_service: bool) -> None:
     """Run the compute server without rows that MEMBER_FILE describes (a server with rows is run by `hansa party`)."""
-    _run("server", member_file, as_json)
+    _run("server", member_file, as_json, as_service)
 
 
 @member_command
-def receiver(member_file: Path, as_json: bool) -> None:
+def receiver(member_file: Path, as_json: bool, as_service: bool) -> None:
     """Run the member that MEMBER_FILE describes, which only receives the model of a coopetitive run."""
-    _run("receiver", member_file, as_json)
+    _run("receiver", member_file, as_json, as_service)
 
 
 def _run(
     command: MemberCommand,
     member_file: Path,
     as_json: bool,
+    as_service: bool,
     save: Path | None = None,
     report: Path | None = None,
 ) -> None:
     """Run a member, unless another command is for it; say what came of it. With `save` the run describes the pooled table."""
+    if as_service:
+        if save is not None or report is not None:
+            raise HansaError("--service goes without --describe and --report: a service trains; leave them out")
+        serve(command, member_file, as_json, click.get_current_context().find_root().obj.log_format)
+        return
     from hansa.cli import output
     from hansa.node.config import read_member_file
     from hansa.node.events import Ended
@@ -686,3 +698,5 @@ def members(cards: tuple[Path, ...], save: Path) -> None:
 main.add_command(init)
 main.add_command(consortium)
 main.add_command(plan)
+for service_command in SERVICE_COMMANDS:
+    main.add_command(service_command)

@@ -66,11 +66,14 @@ from hansa.errors import IdentityError, PlanError
 from hansa.files import read_text, read_whole
 from hansa.node.proposals import withdrawals
 from hansa.plan import COOPETITIVE, Plan, read_plan
+from hansa.protocol.messages import PROTOCOL_VERSION
 from hansa.roles.summed.sum_masking import Signer
 from hansa.toml import read_toml
 from hansa.transport.credentials import Credentials
 from hansa.transport.proxy import Proxy, read_proxy
 from hansa.transport.resumable import RECONNECT_TIMEOUT_S
+from hansa.transport.routing import route_of
+from hansa.transport.tcp import OpenListener, listen
 
 A_YEAR_S = 31_536_000
 MOST_THREADS = 1024
@@ -145,6 +148,9 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     servers: dict[str, Address] | None = None
 
 
+PROTOCOLS = (f"hansa/{PROTOCOL_VERSION}",)
+"""Versions of the protocol that this release speaks, the newest first; both ends of a connection take the first that both have."""
+
 RENAMED = {"patience_s": "reconnect_timeout_s"}
 """Keys of files that were written before their names changed."""
 
@@ -172,6 +178,7 @@ class MemberFile:
             after which a member that is no server gives up, or None for never. memory_limit: bytes for a server's shares, or None.
         reconnect_timeout_s: seconds that a broken connection may take to be made anew; 0 ends the run.
         most_bytes_per_s: what this member sends over one connection; 0 has no limit.
+        open_listener: what connections of others come from, where this member listens.
         servers: host and port of every server, where they have connections of their own: this one's to listen at.
     """
 
@@ -207,6 +214,7 @@ class MemberFile:
     custom_objective: Path | None = None
     custom_metric: Path | None = None
     by_column: bool | None = None
+    open_listener: OpenListener = listen
 
     @property
     def schema(self) -> Schema:
@@ -225,7 +233,12 @@ class MemberFile:
     def credentials(self) -> Credentials:
         """What TLS needs."""
         return Credentials(
-            self.identity.name, self.identity.certificate, self.identity.tls_key, self.members.certificates()
+            self.identity.name,
+            self.identity.certificate,
+            self.identity.tls_key,
+            self.members.certificates(),
+            PROTOCOLS,
+            "" if self.proposal is None else route_of(self.proposal.digest),
         )
 
 
@@ -236,7 +249,7 @@ def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> Mem
     """
     content = read_toml(path, PlanError, "name the member's own file")
     document = decode(content, MemberDocument, str(path), PlanError, RENAMED)
-    host, port = _address(document.hub, "hub", path)
+    host, port = address_of(document.hub, "hub", path)
 
     def at(name: str | None) -> Path | None:
         return None if name is None else path.parent / name
@@ -402,7 +415,7 @@ def _source(document: MemberDocument, path: Path) -> Path | Query | DatabaseQuer
     if fault is not None:
         raise PlanError(f"{path}: source.database: {fault}")
     file = None if source.password_file is None else path.parent / source.password_file
-    password = "" if file is None else _password(file, "the database's password")
+    password = "" if file is None else read_password(file, "the database's password")
     return DatabaseQuery(source.database, source.query, password, file, where)
 
 
@@ -417,7 +430,7 @@ def _by_column(document: MemberDocument, plan: Plan, path: Path) -> bool | None:
     return False if plan.start_model else document.by_column
 
 
-def _address(text: str, key: str, path: Path) -> tuple[str, int]:
+def address_of(text: str, key: str, path: Path) -> tuple[str, int]:
     """Host and port of an `Address`."""
     host, _, port = text.rpartition(":")
     if int(port) > MOST_PORT:
@@ -433,14 +446,14 @@ def _proxy(document: MemberDocument, path: Path) -> Proxy | None:
         return None
     password = ""
     if document.proxy_password_file is not None:
-        password = _password(path.parent / document.proxy_password_file, "the proxy's password")
+        password = read_password(path.parent / document.proxy_password_file, "the proxy's password")
     try:
         return read_proxy(document.proxy, password)
     except ValueError as error:
         raise PlanError(f"{path}: proxy: {error}") from error
 
 
-def _password(file: Path, what: str) -> str:
+def read_password(file: Path, what: str) -> str:
     """The password in a file that only its owner may read. Raises PlanError; never quotes it."""
     try:
         if file.stat().st_mode & 0o077:
@@ -456,7 +469,7 @@ def _server_addresses(given: Mapping[str, str] | None, plan: Plan, path: Path) -
         if given is not None:
             raise PlanError(f'{path}: servers goes with a plan of members.server_links = "direct" only; leave it out')
         return {}
-    addresses = {name: _address(text, f"servers.{name}", path) for name, text in (given or {}).items()}
+    addresses = {name: address_of(text, f"servers.{name}", path) for name, text in (given or {}).items()}
     expected = [name for name in plan.servers if name != plan.hub]
     if addresses and set(addresses) != set(expected):
         hub = "" if len(expected) == len(plan.servers) else f" (that of {plan.hub} is the key hub)"

@@ -73,7 +73,13 @@ def connect(
     before, behind = apart[:place], apart[place + 1 :]
     if behind:
         links = TlsHub.listen(
-            member.credentials, *member.servers[name], allowed=behind, limits=limits, notify=notify, owed=owed
+            member.credentials,
+            *member.servers[name],
+            allowed=behind,
+            limits=limits,
+            notify=notify,
+            owed=owed,
+            open_listener=member.open_listener,
         )
     else:
         links = TlsHub.without_listener(member.credentials, limits, notify=notify, owed=owed)

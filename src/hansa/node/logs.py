@@ -34,15 +34,23 @@ def note(level: int, text: str, event: msgspec.Struct | None = None) -> None:
 
 
 class TextLines(logging.Formatter):
-    """`2026-11-30T12:00:00.000Z INFO text`"""
+    """`2026-11-30T12:00:00.000Z INFO text`; of a service's run, its name stands before the text."""
+
+    def __init__(self, run: str = "") -> None:
+        super().__init__()
+        self._run = f"[{run}] " if run else ""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line; of an unexpected exception, its kind and text."""
-        return printable(f"{moment(record.created)} {record.levelname} {_text(record)}")
+        return printable(f"{moment(record.created)} {record.levelname} {self._run}{_text(record)}")
 
 
 class JsonLines(logging.Formatter):
-    """`{"time": ..., "level": ..., "logger": ..., "text": ..., and the fields of this line}`"""
+    """`{"time": ..., "level": ..., "logger": ..., "text": ..., and the fields of this line}`; of a service's run, "run" is its name."""
+
+    def __init__(self, run: str = "") -> None:
+        super().__init__()
+        self._run = {"run": run} if run else {}
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of ASCII: JSON escapes what a terminal would take for a command."""
@@ -54,7 +62,7 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "text": _text(record),
         }
-        return json.dumps({**fields, **own}, default=str)
+        return json.dumps({**fields, **self._run, **own}, default=str)
 
 
 def _text(record: logging.LogRecord) -> str:
@@ -79,10 +87,10 @@ class _OnConsole(logging.Handler):
 
 
 @contextlib.contextmanager
-def logging_to(console: Console, log_format: str, log_level: str) -> Iterator[None]:
-    """Send everything that Hansa logs to a console, as "text" or "json", from this level upwards."""
+def logging_to(console: Console, log_format: str, log_level: str, run: str = "") -> Iterator[None]:
+    """Send everything that Hansa logs to a console, as "text" or "json", from this level upwards; `run`: of a service."""
     logger = logging.getLogger("hansa")
-    handler = _OnConsole(console, JsonLines() if log_format == "json" else TextLines())
+    handler = _OnConsole(console, JsonLines(run) if log_format == "json" else TextLines(run))
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(log_level.upper())

@@ -218,7 +218,14 @@ def _run_hub(
     limits = limits_of(member, SPIN_S if spins else 0.0)
     owed = relay.waiting_for if played is None else lambda: _others_owed(relay, played.role, plan.hub)
     inner = TlsHub.listen(
-        member.credentials, member.host, member.port, allowed=allowed, limits=limits, notify=notify, owed=owed
+        member.credentials,
+        member.host,
+        member.port,
+        allowed=allowed,
+        limits=limits,
+        notify=notify,
+        owed=owed,
+        open_listener=member.open_listener,
     )
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:

@@ -160,6 +160,7 @@ def _aggregate(
         notify=notify,
         owed=lambda: role.waiting_for(),
         processes_change=state is not None,
+        open_listener=member.open_listener,
     )
     attempt.port = inner.port
     hub: Hub = inner

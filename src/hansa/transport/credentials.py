@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from OpenSSL import SSL, crypto
 
 from hansa.errors import IdentityError
-from hansa.transport.tls_stream import note_verification
+from hansa.transport.tls_stream import OFFERED, note_verification
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -28,6 +29,10 @@ class Credentials:
         certificate: its certificate, DER.
         key: the certificate's private key, which is in memory alone.
         certificates: every member's name -> exact certificate, DER; this member's own among them.
+        protocols: versions of the protocol that this end speaks, the one that it likes best first; none are compared where it is
+            empty.
+        route: which run a connection is for, as a host name in the clear (TLS's server name indication): a hub's service hands the
+            connection to the process of that run, which then checks who is there. Empty says nothing.
 
     Raises:
         IdentityError: a part is missing or does not fit the others; the text says which, and the cure.
@@ -37,6 +42,8 @@ class Credentials:
     certificate: bytes = field(repr=False)
     key: PrivateKey = field(repr=False)
     certificates: Mapping[str, bytes]
+    protocols: tuple[str, ...] = ()
+    route: str = ""
 
     def __post_init__(self) -> None:
         if len(self.certificates) < 2:
@@ -54,13 +61,25 @@ class Credentials:
 
     def server_context(self) -> SSL.Context:
         """TLS for a hub: any member may be at the other end, and must prove it."""
-        return self._context(SSL.TLS_SERVER_METHOD, self.certificates.values())
+        context = self._context(SSL.TLS_SERVER_METHOD, self.certificates.values())
+        if self.protocols:
+            context.set_alpn_select_callback(self._choose_protocol)
+        return context
 
     def client_context(self, hub: str) -> SSL.Context:
         """TLS for a member that dials out: nobody but the member `hub` may be at the other end."""
         if hub not in self.certificates or hub == self.member:
             raise IdentityError(f"{hub!r} cannot be the hub of {self.member!r}; name another member as the hub")
-        return self._context(SSL.TLS_CLIENT_METHOD, [self.certificates[hub]])
+        context = self._context(SSL.TLS_CLIENT_METHOD, [self.certificates[hub]])
+        if self.protocols:
+            context.set_alpn_protos([protocol.encode("ascii") for protocol in self.protocols])
+        return context
+
+    def _choose_protocol(self, connection: SSL.Connection, offered: list[bytes]) -> Any:
+        """The best of this end's versions that the other offers; where there is none, the handshake goes on so that it can be told."""
+        OFFERED[connection] = tuple(name.decode("ascii", "backslashreplace") for name in offered)
+        common = [own.encode("ascii") for own in self.protocols if own.encode("ascii") in offered]
+        return common[0] if common else SSL.NO_OVERLAPPING_PROTOCOLS
 
     def _context(self, method: int, trusted: Iterable[bytes]) -> SSL.Context:
         context = SSL.Context(method)

@@ -53,7 +53,7 @@ from hansa.transport.delivery import (
 from hansa.transport.frames import PREFIX_BYTES, checked
 from hansa.transport.notices import EVERY_S, Kind, Notice, Notify, Waiting, silent
 from hansa.transport.proxy import Proxy
-from hansa.transport.tcp import LOOK_S, silence_for
+from hansa.transport.tcp import LOOK_S, OpenListener, listen, silence_for
 from hansa.transport.tls import Admission, HubLimits, TlsChannel, TlsHub
 
 _LOG = logging.getLogger(__name__)
@@ -484,6 +484,7 @@ class ResumableHub:
         notify: Notify = silent,
         owed: Callable[[], Iterable[str]] = tuple,
         processes_change: bool = False,
+        open_listener: OpenListener = listen,
     ) -> ResumableHub:
         """Listen for members. See `TlsHub.listen` for the arguments and errors."""
         given = limits or HubLimits()
@@ -491,7 +492,14 @@ class ResumableHub:
         inner = replace(given, frame_bytes=given.frame_bytes + HEAD.size, silence_s=silence_s)
         return cls(
             lambda admission: TlsHub.listen(
-                credentials, host, port, allowed=allowed, limits=inner, admission=admission, notify=notify
+                credentials,
+                host,
+                port,
+                allowed=allowed,
+                limits=inner,
+                admission=admission,
+                notify=notify,
+                open_listener=open_listener,
             ),
             reconnect_timeout_s,
             given,

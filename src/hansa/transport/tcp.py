@@ -17,6 +17,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from hansa.errors import TransportError, in_words
 from hansa.transport.notices import EVERY_S, Notice, Notify
@@ -185,6 +186,29 @@ class Lookout:
         while not (events := admission.poll(0)) and time.perf_counter() < until:
             os.sched_yield()
         return events
+
+
+class Listener(Protocol):
+    """What connections come from, as `socket.socket` has it: a port, or a service that hands them on."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection, and the address that it comes from. Raises BlockingIOError, OSError."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable once there is a connection."""
+
+    def getsockname(self) -> Any:
+        """The address and port that others dial."""
+
+    def setblocking(self, flag: bool, /) -> None:
+        """As `socket.setblocking`."""
+
+    def close(self) -> None:
+        """Take no more connections."""
+
+
+OpenListener = Callable[[str, int], Listener]
+"""(host, port) -> what connections to there come from. Raises TransportError."""
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -29,13 +29,34 @@ from typing import Protocol
 
 from cryptography import x509
 
-from hansa.errors import IdentityError, LinkLost, MemberLost, NotTrusted, SessionRefused, TransportError, in_words
+from hansa.errors import (
+    IdentityError,
+    LinkLost,
+    MemberLost,
+    NotTrusted,
+    OtherVersion,
+    RunUnknown,
+    SessionRefused,
+    TransportError,
+    in_words,
+)
 from hansa.transport.channel import DEFAULT_FRAME_LIMIT, Frame, Traffic
 from hansa.transport.credentials import Credentials
 from hansa.transport.frames import PREFIX_BYTES, FrameReader, FrameRefused, checked, fragments
-from hansa.transport.notices import Notice, Notify, Waiting, silent
+from hansa.transport.notices import EVERY_S, Notice, Notify, Waiting, silent
 from hansa.transport.proxy import Proxy
-from hansa.transport.tcp import LOOK_S, SILENCE_S, Lookout, SilenceWatch, dial, listen, place, tune
+from hansa.transport.tcp import (
+    LOOK_S,
+    SILENCE_S,
+    Listener,
+    Lookout,
+    OpenListener,
+    SilenceWatch,
+    dial,
+    listen,
+    place,
+    tune,
+)
 from hansa.transport.tls_stream import TlsError, TlsStream
 
 _LOG = logging.getLogger(__name__)
@@ -54,6 +75,12 @@ _ALERTS = {
 """What the other end's refusals mean, by the last words of OpenSSL's name for them."""
 
 _OF_DATES = ("certificate expired", "bad certificate")
+
+_UNKNOWN_RUN = "unrecognized name"
+"""The same of a hub's service that does not know the run a connection is for (`routing`)."""
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
+"""Between two dials of a hub whose service does not know the run yet."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +181,8 @@ class TlsChannel:
             host: its host name or address.
             port: its TCP port.
             timeout_s: seconds for one connection: TCP's, a proxy's answer, the handshake and the hub's welcome together.
-            retry_for_s: seconds to go on dialling while nobody listens there yet. A refusal is never retried.
+            retry_for_s: seconds to go on dialling while nobody listens there yet, or the hub's service does not know the run yet. A
+                refusal is never retried.
             frame_limit: bytes that one frame may hold, either way.
             send_timeout_s: seconds after which a send that the hub does not take is given up.
             hello: this member's greeting, for a hub that has an admission.
@@ -164,9 +192,63 @@ class TlsChannel:
 
         Raises:
             IdentityError: `hub` is not another member.
-            SessionRefused: the hub refused this member and said why.
+            SessionRefused: the hub refused this member and said why. OtherVersion: the same, as there is no common version of the
+                protocol. RunUnknown: the hub's service does not take part in the run.
             TransportError: nobody listens, or somebody else does.
         """
+        began = told = time.monotonic()
+        pause = _FIRST_PAUSE_S
+        while True:
+            left = began + retry_for_s - time.monotonic()
+            try:
+                return cls._connect(
+                    credentials,
+                    hub,
+                    host,
+                    port,
+                    timeout_s=timeout_s,
+                    retry_for_s=max(0.0, left),
+                    frame_limit=frame_limit,
+                    send_timeout_s=send_timeout_s,
+                    hello=hello,
+                    spin_s=spin_s,
+                    silence_s=silence_s,
+                    most_bytes_per_s=most_bytes_per_s,
+                    proxy=proxy,
+                    notify=notify,
+                    owed=owed,
+                )
+            except RunUnknown as error:
+                now = time.monotonic()
+                if now + pause >= began + retry_for_s:
+                    raise
+                if now - told >= EVERY_S:
+                    told = now
+                    notify(Notice("dialling", hub, (hub,), now - began, retry_for_s, str(error)))
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    @classmethod
+    def _connect(
+        cls,
+        credentials: Credentials,
+        hub: str,
+        host: str,
+        port: int,
+        *,
+        timeout_s: float,
+        retry_for_s: float,
+        frame_limit: int,
+        send_timeout_s: float,
+        hello: bytes,
+        spin_s: float,
+        silence_s: float,
+        most_bytes_per_s: int,
+        proxy: Proxy | None,
+        notify: Notify,
+        owed: Callable[[], Iterable[str]] | None,
+    ) -> TlsChannel:
+        """`connect`, until somebody listens there."""
         context = credentials.client_context(hub)
         where = f"member {hub!r} at {place(host, port)}"
         give_up = 0.0
@@ -181,12 +263,14 @@ class TlsChannel:
 
         plain = dial(host, port, where, deadline, retry_for_s, proxy=proxy, tell=dialling)
         tune(plain, silence_s, most_bytes_per_s)
-        stream = TlsStream(plain, context, spin_s=spin_s)
+        stream = TlsStream(plain, context, spin_s=spin_s, route=credentials.route)
         try:
             stream.settimeout(max(0.001, give_up - time.monotonic()))
             stream.do_handshake()
             if stream.certificate() != credentials.certificates[hub]:
                 raise NotTrusted(f"{where}: showed another certificate than the members file's")
+            if credentials.protocols and stream.protocol not in credentials.protocols:
+                raise OtherVersion(_other_version(stream, give_up, where, credentials))
             if hello:
                 with contextlib.suppress(BrokenPipeError):  # what is read next says why
                     _greet(stream, hello)
@@ -195,6 +279,10 @@ class TlsChannel:
                 raise TransportError(f"{where}: answered the handshake with something else than a welcome")
         except TlsError as error:
             stream.close()
+            if error.reason.endswith(_UNKNOWN_RUN):
+                raise RunUnknown(
+                    f"{where}: its service does not take part in this run, or not yet; give it the approved plan there (`hansa run`)"
+                ) from error
             meant = error.verification or error.reason.endswith(tuple(_ALERTS))
             raise (NotTrusted if meant else TransportError)(
                 f"{where}: {_explained(error, credentials, hub)}"
@@ -324,7 +412,7 @@ class TlsHub:
     def __init__(
         self,
         credentials: Credentials,
-        listener: socket.socket | None,
+        listener: Listener | None,
         allowed: frozenset[str],
         limits: HubLimits,
         admission: Admission | None = None,
@@ -370,6 +458,7 @@ class TlsHub:
         admission: Admission | None = None,
         notify: Notify = silent,
         owed: Callable[[], Iterable[str]] = tuple,
+        open_listener: OpenListener = listen,
     ) -> TlsHub:
         """Listen for members.
 
@@ -383,6 +472,7 @@ class TlsHub:
             admission: who says whether a member that greets it may have a session; default: whoever has none may.
             notify: told who joined, who is waited for, and whose line carries nothing; with an admission, the last of these only.
             owed: names the members whose word is waited for.
+            open_listener: what gives connections: a port of this process, or a service that hands them on (`routing`).
 
         Raises:
             IdentityError: an allowed peer is not in the members file.
@@ -393,7 +483,7 @@ class TlsHub:
         if not wanted or wanted - others:
             unknown = ", ".join(sorted(wanted - others)) or "nobody"
             raise IdentityError(f"the hub expects {unknown}; it can expect other members of the members file only")
-        listener = listen(host, port)
+        listener = open_listener(host, port)
         listener.setblocking(False)
         return cls(credentials, listener, wanted, limits or HubLimits(), admission, notify, owed)
 
@@ -715,7 +805,7 @@ class TlsHub:
         for pending in [each for each in self._pending.values() if each.deadline <= now]:
             self._turn_away(pending, f"no handshake in {self._limits.handshake_s:g} s")
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: Listener) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
             try:
                 plain, address = listener.accept()
@@ -759,6 +849,10 @@ class TlsHub:
         member = self._member_of.get(certificate) if certificate else None
         if member is None:
             self._turn_away(pending, "shows no member's certificate")
+        elif self._credentials.protocols and pending.stream.protocol not in self._credentials.protocols:
+            theirs = ", ".join(pending.stream.offered) or "no version that it names: an older release"
+            own = ", ".join(self._credentials.protocols)
+            self._refuse(pending, member, f"speaks {theirs}, and this hub {own}; bring the older release up to date")
         elif member not in self._allowed:
             self._refuse(pending, member, "is not expected in this run; compare the plans of both members")
         elif self._admission is not None:
@@ -895,6 +989,19 @@ def _await_welcome(stream: TlsStream, deadline: float, where: str) -> bytes:
     if greeting[0] != _WELCOME:
         raise TransportError(f"{where}: answered the handshake with something else than a welcome")
     return greeting[1:]
+
+
+def _other_version(stream: TlsStream, deadline: float, where: str, credentials: Credentials) -> str:
+    """What to say of a hub that speaks none of this member's versions: its own words, where it has some."""
+    try:
+        _await_welcome(stream, deadline, where)
+    except TransportError as refusal:
+        if isinstance(refusal, SessionRefused):
+            return str(refusal)
+    return (
+        f"{where}: speaks no version of the protocol that this member does ({', '.join(credentials.protocols)}); bring the older "
+        "release up to date"
+    )
 
 
 def _greet(stream: TlsStream, greeting: bytes) -> None:

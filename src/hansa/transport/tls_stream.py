@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
@@ -45,6 +46,10 @@ _VERIFICATION = {
 
 _OF_DATES = (9, 10)
 """Those that a clock decides."""
+
+
+OFFERED: WeakKeyDictionary[SSL.Connection, tuple[str, ...]] = WeakKeyDictionary()
+"""Versions of the protocol that the other end of a connection offered, as `Credentials` noted them."""
 
 
 class TlsError(OSError):
@@ -74,14 +79,20 @@ class TlsStream:
 
     Args:
         plain: the socket. context: as `Credentials` makes them. server_side: which end this is.
-        spin_s: seconds that a read may look for a frame before it sleeps.
+        spin_s: seconds that a read may look for a frame before it sleeps. route: as `Credentials` has it, for an end that dials.
 
     Attributes:
         lookout: for whoever reads frames to begin and end. meanwhile: called at least every `LOOK_S` seconds of waiting.
     """
 
     def __init__(
-        self, plain: socket.socket, context: SSL.Context, *, server_side: bool = False, spin_s: float = 0.0
+        self,
+        plain: socket.socket,
+        context: SSL.Context,
+        *,
+        server_side: bool = False,
+        spin_s: float = 0.0,
+        route: str = "",
     ) -> None:
         self._plain = plain
         self._timeout = plain.gettimeout()
@@ -92,6 +103,8 @@ class TlsStream:
         if server_side:
             self._tls.set_accept_state()
         else:
+            if route:
+                self._tls.set_tlsext_host_name(route.encode("ascii"))
             self._tls.set_connect_state()
         self._readable, self._writable, self._hung_up = select.poll(), select.poll(), select.poll()
         self._readable.register(plain.fileno(), select.POLLIN)
@@ -119,6 +132,16 @@ class TlsStream:
         """The other end's certificate, DER, once the handshake is done."""
         certificate = self._tls.get_peer_certificate(as_cryptography=True)
         return None if certificate is None else certificate.public_bytes(Encoding.DER)
+
+    @property
+    def protocol(self) -> str:
+        """The version of the protocol that both ends agreed on, once the handshake is done; empty where there is none."""
+        return self._tls.get_alpn_proto_negotiated().decode("ascii", "backslashreplace")
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The versions that the other end, which dialled, says it speaks."""
+        return OFFERED.get(self._tls, ())
 
     def do_handshake(self) -> None:
         """Shake hands, as far as that goes without waiting where the stream does not wait.

@@ -1,0 +1,58 @@
+"""The process of one run of a service; started by `service.supervisor`, never by people."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from hansa.cli import output
+from hansa.cli.signals import Interrupted, interrupting
+from hansa.errors import HansaError
+from hansa.node import logs
+from hansa.node.config import read_member_file
+from hansa.node.events import Ended, Failed
+from hansa.node.record import Failure, failure_of
+from hansa.node.run import Command, check_command, run
+from hansa.transport.routing import HandedListener, when_gone
+
+REFUSED, AGAIN = 1, 75
+"""Exit statuses, as those of the command that plays one member."""
+
+
+def main(arguments: list[str]) -> int:
+    """Play the run; events are lines of JSON on standard output, the last is the record or the error. The exit status.
+
+    Args:
+        arguments: descriptor of the local socket to the service, the member's file, the command that plays it, the run's name, host
+            and port where the service listens, and format and level of log lines.
+    """
+    descriptor, member_file, command, name, host, port, log_format, log_level = arguments
+    channel = socket.socket(fileno=int(descriptor))
+    with interrupting(), logs.logging_to(output.err, log_format, log_level, name):
+        try:
+            when_gone(channel, signal.SIGTERM)
+            member = read_member_file(Path(member_file))
+            check_command(member, cast("Command", command))
+            member = replace(member, open_listener=lambda *_: HandedListener(channel, host, int(port)))
+            with output.telling(False, lines=True) as tell:
+                output.print_line(Ended(record=run(member, tell)))
+        except Interrupted as interrupt:
+            return _failed(Failure(kind="Interrupted", text=f"stopped by {interrupt}", retry=True), interrupt.status)
+        except HansaError as error:
+            return _failed(failure_of(error), AGAIN if error.retry else REFUSED)
+    return 0
+
+
+def _failed(failure: Failure, status: int) -> int:
+    output.print_line(Failed(**msgspec.structs.asdict(failure)))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

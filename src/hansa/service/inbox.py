@@ -1,0 +1,151 @@
+"""Approved plans come into a service here: a file in its inbox becomes a run, or is refused with the reason."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hansa.consortium.approvals import Proposal, read_proposal, require_approved
+from hansa.consortium.members import Members
+from hansa.errors import HansaError, IdentityError, OutputError, PlanError
+from hansa.files import make_folder, read_whole, write_whole
+from hansa.node.config import read_member_file
+from hansa.node.run import Command, command_of
+from hansa.service.config import Consortium, ServiceFile, member_text
+from hansa.service.store import SHOWN_DIGITS, ServiceRun
+
+LISTENING: tuple[Command, ...] = ("aggregator", "hub")
+"""Commands that others dial: a service that is started by one of them plays both, and one of the other commands all others."""
+
+SETTLE_S = 2.0
+"""Seconds that a file which cannot be read may still be on its way into the inbox."""
+
+REFUSED_FOLDER = "refused"
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What came of a file in the inbox.
+
+    Attributes:
+        run: as it is to be kept; its state is "waiting" or "refused". file: the one that it came by.
+    """
+
+    run: ServiceRun
+    file: Path
+
+
+def arrivals(service: ServiceFile, command: Command, known: frozenset[str]) -> list[Arrival]:
+    """Runs for the files that are in the inbox, by name. Files of runs in `known` are removed: each plan is taken once."""
+    make_folder(service.plans)
+    found = []
+    for file in sorted(service.plans.glob("*.json")):
+        try:
+            content = read_whole(file)
+        except (OSError, ValueError) as error:
+            content, fault = b"", f"cannot be read: {error}"
+        else:
+            fault = ""
+        name = hashlib.sha256(content).hexdigest()[:SHOWN_DIGITS]
+        try:
+            if fault:
+                raise PlanError(f"{file}: {fault}")
+            proposal, consortium = _proposal(file, service)
+            name = proposal.digest.hex()[:SHOWN_DIGITS]
+            if name in known:
+                file.unlink(missing_ok=True)
+                continue
+            require_approved(proposal, str(file))
+            run = _prepare(service, command, proposal, consortium, content)
+        except HansaError as error:
+            if isinstance(error, OutputError):
+                raise
+            if time.time() - file.stat().st_mtime < SETTLE_S:
+                continue  # it may be half there
+            found.append(Arrival(ServiceRun(run=name, state="refused", text=str(error), plan=file.name), file))
+        else:
+            found.append(Arrival(run, file))
+    return found
+
+
+def clear(arrival: Arrival, service: ServiceFile) -> None:
+    """Take a file out of the inbox, once its run is kept; what was refused is put beside, with the reason."""
+    if arrival.run.state != "refused":
+        arrival.file.unlink(missing_ok=True)
+        return
+    folder = service.plans / REFUSED_FOLDER
+    make_folder(folder)
+    arrival.file.replace(folder / arrival.file.name)
+    write_whole(folder / f"{arrival.file.name}.reason", f"{arrival.run.text}\n".encode())
+
+
+def submit(service: ServiceFile, plan: Path) -> ServiceRun:
+    """Put an approved plan into the inbox; the run that it will be. Raises PlanError, IdentityError where it would be refused."""
+    proposal, consortium = _proposal(plan, service)
+    require_approved(proposal, str(plan))
+    run = ServiceRun(
+        run=proposal.digest.hex()[:SHOWN_DIGITS],
+        proposal=proposal.digest.hex(),
+        plan=proposal.plan.name,
+        mode=proposal.plan.mode,
+        consortium=consortium.name,
+    )
+    make_folder(service.plans)
+    write_whole(service.plans / f"{run.run}.json", read_whole(plan))
+    return run
+
+
+def _proposal(file: Path, service: ServiceFile) -> tuple[Proposal, Consortium]:
+    """The proposal in a file, every signature checked, and the consortium whose members file has the identities that it names."""
+    unchecked = read_proposal(file)
+    for consortium in service.consortia:
+        own = {name: card.identity.hex() for name, card in consortium.members.items()}
+        named = unchecked.predicate.members
+        if all(own.get(name) == identity for name, identity in named.items()) and consortium.identity.name in named:
+            return read_proposal(file, Members(consortium.members)), consortium
+    where = ", ".join(str(consortium.members_path) for consortium in service.consortia)
+    raise IdentityError(
+        f"{file}: names other identities than {where}, or gives this member no role; propose the plan anew under this members file"
+    )
+
+
+def _prepare(
+    service: ServiceFile, command: Command, proposal: Proposal, consortium: Consortium, content: bytes
+) -> ServiceRun:
+    """Make the folder of a run, and hold plan and member to each other. Raises PlanError, IdentityError, OutputError."""
+    own = command_of(proposal.plan, consortium.identity.name)
+    if (own in LISTENING) != (command in LISTENING):
+        raise PlanError(
+            f"the plan {proposal.plan.name!r} is for `hansa {own}`, and this service was started by `hansa {command}`; give it to the "
+            f"service that `hansa {own}` starts",
+            cure=f"start a service by `hansa {own}`",
+        )
+    run = ServiceRun(
+        run=proposal.digest.hex()[:SHOWN_DIGITS],
+        proposal=proposal.digest.hex(),
+        plan=proposal.plan.name,
+        mode=proposal.plan.mode,
+        consortium=consortium.name,
+        command=own,
+        folder=proposal.digest.hex()[:SHOWN_DIGITS],
+        rounds=proposal.plan.parameters.rounds,
+    )
+    folder = service.runs / run.folder
+    make_folder(folder)
+    write_whole(folder / "plan.json", content)
+    write_member_file(service, run)
+    member = read_member_file(folder / "member.toml")
+    member.policy.check_plan(member.plan, member.identity.name in member.plan.parties)
+    return run
+
+
+def write_member_file(service: ServiceFile, run: ServiceRun) -> Path:
+    """Write the member's file of a run from the service's, as that is now. Raises PlanError, OutputError."""
+    folder = service.runs / run.folder
+    consortium = service.consortium(run.consortium)
+    plan = read_proposal(folder / "plan.json", consortium.members).plan
+    path = folder / "member.toml"
+    write_whole(path, member_text(service, consortium, plan, folder).encode())
+    return path

@@ -1,0 +1,54 @@
+"""A finished run's model, from the service's folder to where a person or a program wants it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from hansa.consortium.approvals import read_proposal
+from hansa.errors import OutputError, PlanError
+from hansa.files import check_outputs, read_whole, write_whole
+from hansa.service.config import ServiceFile
+from hansa.service.store import ServiceRun
+from hansa.trees.xgboost_json import MOST_BYTES
+
+
+class Fetched(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was fetched: the run, the model's file and its SHA-256."""
+
+    run: str
+    model: str
+    sha256: str
+
+
+def fetch(service: ServiceFile, run: ServiceRun, save: Path, provenance: Path | None) -> Fetched:
+    """Copy a run's model, and its statement of provenance where that is asked for.
+
+    Raises PlanError where the run is not finished, or this member no receiver; OutputError where the model is not the run's any more.
+    """
+    if run.state != "finished":
+        raise PlanError(f"run {run.run} has no model: it is {run.state} ({run.text})")
+    folder, consortium = service.runs / run.folder, service.consortium(run.consortium)
+    plan = read_proposal(folder / "plan.json", consortium.members).plan
+    name = consortium.identity.name
+    if name not in plan.receivers:
+        raise PlanError(
+            f"run {run.run}: the plan gives its model to {', '.join(plan.receivers)}, and not to {name!r}; a new plan must name it",
+            rule="only receivers get the model",
+        )
+    check_outputs({"--save": save, "--provenance": provenance}, {})
+    try:
+        content = read_whole(folder / "model.json", MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{folder / 'model.json'}: the model cannot be read: {error}") from error
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != run.model_sha256:
+        raise OutputError(
+            f"{folder / 'model.json'}: is not the model of run {run.run} any more; restore it from a back-up"
+        )
+    write_whole(save, content)
+    if provenance is not None:
+        write_whole(provenance, read_whole(folder / "provenance.json"), private=False)
+    return Fetched(run=run.run, model=str(save), sha256=sha256)

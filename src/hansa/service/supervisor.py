@@ -1,0 +1,517 @@
+"""The supervising process of a service: takes plans, gives each run a process of its own, and starts that again until the run is over.
+
+It holds no rows, no keys of a run and no sums: those are in the runs' processes, which the command of a single run plays as well
+(`node.run`). What ends one of them leaves the others. A process whose service is gone ends itself, so that two never play one run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import msgspec
+from msgspec.structs import replace as replaced
+
+from hansa.errors import HansaError, StateError
+from hansa.files import make_folder, read_whole
+from hansa.node import logs
+from hansa.node.config import address_of
+from hansa.node.events import Ended, Failed, Line, Noticed, Paused, line_of, read_line
+from hansa.node.notices import NoticeWriter
+from hansa.node.run import Command
+from hansa.roles.run import Progress, Registered, Resumed
+from hansa.service.config import ServiceFile
+from hansa.service.inbox import LISTENING, arrivals, clear, write_member_file
+from hansa.service.store import ServiceRun, Store
+from hansa.service.tracing import Tracer
+from hansa.transport.routing import Router, local_pair, route_of
+
+TICK_S = 0.25
+"""Seconds between two looks at the inbox and at what operators want."""
+
+FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0
+"""Between the end of a run's process and its next start; doubled with each that came no further."""
+
+KEEP_S = 1.0
+"""Seconds at least between two notes of one run's progress in the database."""
+
+STOP_S = 30.0
+"""Seconds that runs have to end when the service does; then they are killed."""
+
+STALE_S = 10.0
+"""Seconds without a round of the service's own loop after which it does not count as ready."""
+
+REPEAT_S = 30.0
+"""Seconds between two log lines that say that the database is away."""
+
+MOST_EVENTS_BYTES = 8 * 2**20
+"""Of a run's file of events; what is older goes into one other file, and is then dropped."""
+
+AGAIN = 75
+"""Exit status of a run's process where the same may succeed later (EX_TEMPFAIL)."""
+
+EVENTS_FILE = "events.jsonl"
+MODULE = "hansa.cli.service_run"
+"""What a run's process is started as."""
+
+
+class RunChanged(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="run", forbid_unknown_fields=True):
+    """A run of a service is in another state.
+
+    Attributes:
+        run, plan, state, text, waiting_for: as in `store.ServiceRun`. member: whose service.
+    """
+
+    run: str
+    plan: str
+    state: str
+    text: str
+    waiting_for: tuple[str, ...]
+    member: str
+
+
+class ServiceListens(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="service", forbid_unknown_fields=True
+):
+    """The service is there; member: whose. addresses: where others can connect, as host:port; none where it only dials."""
+
+    member: str
+    addresses: tuple[str, ...]
+
+
+OnChange = Callable[[RunChanged | ServiceListens], None]
+
+
+@dataclass
+class _Child:
+    """The process of one run.
+
+    Attributes:
+        run: as it is kept. process: it. channel: this end of the local socket for connections. out: its lines of JSON.
+        progressed: whether it came further than joining. stopping: whether it was asked to end. ended: its last line.
+    """
+
+    run: ServiceRun
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+    out: IO[bytes]
+    notices: NoticeWriter
+    progressed: bool = False
+    stopping: bool = False
+    ended: Ended | Failed | None = None
+    left: bytes = b""
+    kept_at: float = 0.0
+
+
+@dataclass
+class Status:
+    """What the health endpoint tells of the service; written by its loop alone.
+
+    Attributes:
+        member: whose service. runs: all. looked: when the loop went round last, by `time.monotonic`. fault: what is wrong now, or
+            empty. handed, refused: connections of others so far. started: processes of runs.
+    """
+
+    member: str = ""
+    runs: tuple[ServiceRun, ...] = ()
+    looked: float = 0.0
+    fault: str = ""
+    handed: int = 0
+    refused: int = 0
+    started: int = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop goes round."""
+        return time.monotonic() - self.looked < STALE_S
+
+
+@dataclass
+class Service:
+    """A service, from its start to its end; use `serve`.
+
+    Args:
+        file: the service's own. command: which member it plays. change: told of runs whose state changes.
+        log_format, log_level: of the runs' processes, which write to this one's standard error.
+    """
+
+    file: ServiceFile
+    command: Command
+    change: OnChange
+    log_format: str
+    log_level: str
+    status: Status = field(default_factory=Status)
+    _children: dict[str, _Child] = field(default_factory=dict)
+    _setbacks: dict[str, int] = field(default_factory=dict)
+    _routers: list[Router] = field(default_factory=list)
+    _unkept: dict[str, ServiceRun] = field(default_factory=dict)
+    _told_at: float = float("-inf")
+    _closing: bool = False
+
+    def serve(self) -> None:
+        """Go on until an exception passes, such as that of a signal; then all runs pause, and their processes end.
+
+        Raises StateError where another process serves this folder; OutputError, TransportError where it cannot begin.
+        """
+        self.status.member = self.file.consortia[0].identity.name
+        make_folder(self.file.state)
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(held(self.file.state))
+            self._store = Store(self.file.name, self.file.state, self.file.database)
+            opened.callback(self._store.close)
+            self._selector = selectors.DefaultSelector()
+            opened.callback(self._selector.close)
+            self._tracer = Tracer(self.file.document.traces, self.status.member)
+            opened.callback(self._tracer.close)
+            self._known = {run.run: run for run in self._store.runs()}
+            for host, port in self._addresses():
+                self._routers.append(Router(host, port))
+                opened.callback(self._routers[-1].close)
+            opened.callback(self._end)
+            listening = tuple(f"{host}:{port}" for host, port in (router.address for router in self._routers))
+            where = f"listening at {', '.join(listening)}" if listening else "dialling only"
+            logs.note(logging.INFO, f"the service of {self.status.member} is there, {where}")
+            self._look()
+            self.change(ServiceListens(member=self.status.member, addresses=listening))
+            while True:
+                self._look()
+                self._listen(TICK_S)
+                self._reap()
+
+    def _addresses(self) -> list[tuple[str, int]]:
+        """Where this service listens: the hub at the consortia's address, a server with links of its own at its own; others nowhere."""
+        found: dict[tuple[str, int], None] = {}
+        for consortium in self.file.consortia:
+            if self.command in LISTENING:
+                found[address_of(consortium.hub, "hub", self.file.path)] = None
+            own = (self.file.document.servers or {}).get(consortium.identity.name)
+            if own is not None:
+                found[address_of(own, f"servers.{consortium.identity.name}", self.file.path)] = None
+        return list(found)
+
+    # What is to be done
+
+    def _look(self) -> None:
+        """One round: plans that came, what operators want, runs whose turn it is. A database that is away is waited for."""
+        try:
+            self._keep_rest()
+            self._take_plans()
+            self._obey()
+            self._start_due()
+            self.status.fault = ""
+        except HansaError as error:
+            if not error.retry:
+                raise
+            self.status.fault = str(error)
+            if time.monotonic() - self._told_at >= REPEAT_S:
+                self._told_at = time.monotonic()
+                logs.note(logging.ERROR, str(error))
+        self.status.looked = time.monotonic()
+        self.status.runs = tuple(self._known.values())
+        self.status.handed = sum(router.handed for router in self._routers)
+        self.status.refused = sum(router.refused for router in self._routers)
+
+    def _take_plans(self) -> None:
+        taken = frozenset(run.run for run in self._known.values() if run.state != "refused")
+        for arrival in arrivals(self.file, self.command, taken):
+            self._tell(self._store.put(arrival.run))  # first of all: the file is gone then
+            clear(arrival, self.file)
+
+    def _obey(self) -> None:
+        """What operators wrote into the database."""
+        for run in self._store.runs(every=False):
+            known = self._known.get(run.run)
+            if known is None or known.over or run.wanted != "stop":
+                continue
+            child = self._children.get(run.run)
+            if child is None:
+                self._keep(replaced(known, state="stopped", text="stopped by its operator", waiting_for=()))
+                self._forget_state(known)
+            elif not child.stopping:
+                child.stopping = True
+                child.process.terminate()
+
+    def _start_due(self) -> None:
+        """Start runs whose turn it is, as many as may run at once: those that came further first, then the oldest proposals."""
+        now = time.time()
+        waiting = [run for run in self._known.values() if not run.over and run.run not in self._children]
+        due = sorted(
+            (run for run in waiting if run.due <= now),
+            key=lambda run: (self._setbacks.get(run.run, 0), run.created, run.run),
+        )
+        for run in due[: max(0, self.file.document.most_runs - len(self._children))]:
+            self._start(run)
+
+    # Processes
+
+    def _start(self, run: ServiceRun) -> None:
+        try:
+            member = write_member_file(self.file, run)
+        except HansaError as error:
+            self._keep(replaced(run, state="failed", text=str(error)))
+            return
+        ours, theirs = local_pair()
+        host, port = self._routers[0].address if self._routers else ("", 0)
+        told = [
+            str(theirs.fileno()),
+            str(member),
+            run.command,
+            run.run,
+            host,
+            str(port),
+            self.log_format,
+            self.log_level,
+        ]
+        process = subprocess.Popen(
+            [sys.executable, "-m", MODULE, *told],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,  # Ctrl-C at a terminal reaches the service alone, which asks its runs to end
+        )
+        theirs.close()
+        assert process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        child = _Child(run, process, ours, process.stdout, NoticeWriter())
+        if self.command in LISTENING:
+            child.notices.listens()
+        self._children[run.run] = child
+        self._selector.register(process.stdout, selectors.EVENT_READ, child)
+        self.status.started += 1
+        self._tracer.begin(run)
+        child.run = self._keep(replaced(run, state="running", attempts=run.attempts + 1, text="its process is started"))
+        self._route()
+
+    def _route(self) -> None:
+        """Tell the routers which processes there are."""
+        routes = {route_of(bytes.fromhex(child.run.proposal)): child.channel for child in self._children.values()}
+        for router in self._routers:
+            router.serve(routes)
+
+    def _listen(self, timeout_s: float) -> None:
+        """Take in what the runs' processes tell, for a while."""
+        give_up = time.monotonic() + timeout_s
+        while (left := give_up - time.monotonic()) > 0:
+            if not self._selector.get_map():
+                time.sleep(left)
+                return
+            for key, _ in self._selector.select(left):
+                child: _Child = key.data
+                if not self._take_lines(child):
+                    self._selector.unregister(child.out)
+            if any(child.process.poll() is not None for child in self._children.values()):
+                return
+
+    def _take_lines(self, child: _Child) -> bool:
+        """Whether more may come."""
+        try:
+            content = child.out.read(2**20)
+        except OSError:
+            return False
+        if content is None:
+            return True
+        *lines, child.left = (child.left + content).split(b"\n")
+        for line in lines:
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                self._take(child, read_line(line))
+        return bool(content)
+
+    def _take(self, child: _Child, line: Line) -> None:
+        """One event of a run."""
+        run, news = child.run, True
+        match line:
+            case Ended() | Failed():
+                child.ended = line
+                return
+            case Noticed():
+                news = child.notices.is_news(line)
+                run = replaced(run, text=line.sentence, waiting_for=line.waiting_for)
+            case Paused():
+                run = replaced(run, text=line.text, waiting_for=line.waiting_for)
+            case Progress():
+                child.progressed = True
+                sentence = child.notices.stage(line)
+                news = bool(sentence)
+                run = replaced(
+                    run, trees=line.trees, rounds=line.rounds, waiting_for=(), text=sentence or run.text, id=run.id
+                )
+                if isinstance(line, Registered | Resumed):
+                    run = replaced(run, id=_id_of(self.file.runs / run.folder))
+                if isinstance(line, Resumed):
+                    run = replaced(run, epoch=line.epoch)
+            case _:
+                pass
+        child.run = run
+        if news:
+            self._tracer.event(run, type(line).__name__, run.text)
+            self._write_event(run, line)
+        if time.monotonic() - child.kept_at >= KEEP_S or isinstance(line, Registered | Resumed | Paused):
+            child.kept_at = time.monotonic()
+            child.run = self._keep(run)
+
+    def _reap(self) -> None:
+        """What became of processes that have ended."""
+        for child in [each for each in self._children.values() if each.process.poll() is not None]:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(child.out)
+            while self._take_lines(child):
+                pass
+            child.out.close()
+            child.channel.close()
+            del self._children[child.run.run]
+            self._route()
+            self._settle(child)
+
+    def _settle(self, child: _Child) -> None:
+        """The state of a run whose process has ended."""
+        run, status = child.run, child.process.returncode
+        now, again = time.time(), status == AGAIN or status < 0 or status > 128
+        text = child.ended.text if isinstance(child.ended, Failed) else f"its process ended with status {status}"
+        known = self._known.get(run.run, run)
+        run = replaced(run, waiting_for=(), created=known.created)
+        if isinstance(child.ended, Ended) and status == 0:
+            record = child.ended.record
+            run = replaced(
+                run,
+                state="finished",
+                text="the run is over",
+                id=record.run or run.id,
+                trees=record.trees or run.trees,
+                model_sha256=_model_sha256(self.file.runs / run.folder),
+            )
+        elif child.stopping and self._closing:
+            run = replaced(run, state="paused", text="the service ended; it goes on with the service")
+        elif child.stopping:
+            run = replaced(run, state="stopped", text="stopped by its operator")
+            self._forget_state(run)
+        elif again:
+            setbacks = 1 if child.progressed else self._setbacks.get(run.run, 0) + 1
+            self._setbacks[run.run] = setbacks
+            wait_s = min(LONGEST_BACK_OFF_S, FIRST_BACK_OFF_S * 2 ** (setbacks - 1))
+            run = replaced(run, state="waiting", text=f"{text}; it is started again in {wait_s:g} s", due=now + wait_s)
+        else:
+            run = replaced(run, state="failed", text=text)
+        if run.over:
+            self._setbacks.pop(run.run, None)
+        self._tracer.end(run)
+        if child.ended is not None:
+            self._write_event(run, child.ended)
+        self._keep(run)
+
+    def _end(self) -> None:
+        """Ask all runs to end, wait for that, and note that they pause."""
+        self._closing = True
+        for child in self._children.values():
+            child.stopping = True
+            child.process.terminate()
+        give_up = time.monotonic() + STOP_S
+        while self._children:
+            if time.monotonic() > give_up:
+                for child in self._children.values():
+                    child.process.send_signal(signal.SIGKILL)
+            self._listen(TICK_S)
+            self._reap()
+
+    # What is kept
+
+    def _keep(self, run: ServiceRun) -> ServiceRun:
+        """Keep a run, and tell of it where its state is another. What a database that is away does not take is kept later."""
+        self._tell(run)
+        self._unkept[run.run] = run
+        try:
+            self._keep_rest()
+        except HansaError as error:
+            if not error.retry:
+                raise
+            self.status.fault = str(error)
+        return self._known[run.run]
+
+    def _keep_rest(self) -> None:
+        """Keep what is not kept yet. Raises OutputError."""
+        for name, run in list(self._unkept.items()):
+            self._known[name] = self._store.put(run)
+            del self._unkept[name]
+
+    def _tell(self, run: ServiceRun) -> None:
+        """From now on the run is known so; tell of it where its state is another."""
+        before = self._known.get(run.run)
+        self._known[run.run] = run
+        if before is not None and before.state == run.state:
+            return
+        changed = RunChanged(
+            run=run.run,
+            plan=run.plan,
+            state=run.state,
+            text=run.text,
+            waiting_for=run.waiting_for,
+            member=self.status.member,
+        )
+        bad = run.state in ("failed", "refused")
+        logs.note(logging.ERROR if bad else logging.INFO, f"{run.plan}: {run.state}: {run.text}", changed)
+        self._write_event(run, changed)
+        self.change(changed)
+
+    def _write_event(self, run: ServiceRun, event: msgspec.Struct) -> None:
+        """Add a line to the run's file of events, which `hansa watch` follows. A disk that is full loses the line."""
+        if not run.folder:
+            return
+        path = self.file.runs / run.folder / EVENTS_FILE
+        fields = {**json.loads(line_of(event)), "time": logs.moment(time.time()), "run": run.run}
+        with contextlib.suppress(OSError):
+            if path.exists() and path.stat().st_size > MOST_EVENTS_BYTES:
+                path.replace(path.with_suffix(".old.jsonl"))
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            with os.fdopen(descriptor, "a", encoding="ascii") as file:
+                file.write(json.dumps(fields) + "\n")
+
+    def _forget_state(self, run: ServiceRun) -> None:
+        """A run that is given up for good leaves nothing that it could go on from."""
+        shutil.rmtree(self.file.runs / run.folder / "state", ignore_errors=True)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The service's folder is this process's alone. Raises StateError."""
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if folder.stat().st_mode & 0o077:
+            raise StateError(f"{folder}: others can read this folder of a service; run: chmod 700 {folder}")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StateError(f"{folder}: another process serves this folder; stop it first") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _id_of(folder: Path) -> str:
+    """The run's id, which its record has since all joined."""
+    try:
+        return str(json.loads(read_whole(folder / "record.json"))["run"] or "")
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _model_sha256(folder: Path) -> str:
+    """Of the model's file; empty where this member gets none."""
+    import hashlib
+
+    try:
+        return hashlib.sha256(read_whole(folder / "model.json", 2**33)).hexdigest()
+    except (OSError, ValueError):
+        return ""
