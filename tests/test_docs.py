@@ -42,6 +42,8 @@ from hansa.protocol.session import (
     DESCRIBING_PARTY,
     DESCRIBING_PARTY_VERIFYING,
     HUB,
+    LOG_HUB,
+    LOG_MEMBER,
     MEMBER,
     PARTY,
     PARTY_MASKED,
@@ -295,8 +297,10 @@ def test_every_quantity_that_a_party_contributes_is_described():
         ),
         ((MEMBER,), "A member of a coopetitive run"),
         ((HUB,), "The hub of a coopetitive run"),
+        ((LOG_MEMBER,), "A member that shows its log"),
+        ((LOG_HUB,), "The hub that asks for logs"),
     ],
-    ids=["party", "aggregator", "member", "hub"],
+    ids=["party", "aggregator", "member", "hub", "member's log", "hub's logs"],
 )
 def test_every_state_is_described(tables, title):
     listed = entries(section(text("docs/reference/messages.md"), title))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
+from hansa.cli.audit import audit
 from hansa.cli.option_types import EXISTING, PATH, Names, Objective, Range, RisingNumbers, Search, Setting, TablePath
 from hansa.cli.plan import plan
 from hansa.cli.signals import Interrupted, interrupting
@@ -706,3 +707,4 @@ def members(cards: tuple[Path, ...], save: Path) -> None:
 
 
 main.add_command(plan)
+main.add_command(audit)

@@ -70,6 +70,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         most_runs: how often the same rows may be trained on, by the ledger.
         plans: digests (64 hex digits) of the plans that may run; None for any.
         approved_plans_only: whether a plan runs only where every member with a role has signed it (`approvals`).
+        new_logs: names of audit logs (64 hex digits) that other members may show in place of the one that they showed before.
         functions: SHA-256 (64 hex digits) of the files whose functions may run on this party's rows; none by default.
 
     Raises:
@@ -96,6 +97,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     plans: Digests | None = None
     approved_plans_only: bool = False
     functions: Digests = ()
+    new_logs: Digests = ()
 
     def __post_init__(self) -> None:
         fault = fault_of_fields(self, {key: key for key in KEYS})

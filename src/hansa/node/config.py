@@ -22,6 +22,7 @@ A member's own file:
     provenance = "north-provenance.json"
                                         # optional: a receiver's signed statement of which run made the model
     state = "north.state"               # optional: folder that lets a run survive this process; default: this file's name with .state
+    audit = "north.audit"               # optional: this member's log of all runs; default: the name of state with .audit
     transcript = "north-transcript"     # optional: folder for every frame that passed
     threads = 1                         # optional
     wait_s = 600                        # optional: seconds to wait for the others
@@ -124,6 +125,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     record: FilePath | None = None
     provenance: FilePath | None = None
     state: FilePath | None = None
+    audit: FilePath | None = None
     transcript: FilePath | None = None
     threads: Threads = 1
     wait_s: Seconds = 600.0
@@ -157,6 +159,7 @@ class MemberFile:
             None.
         model, record, provenance, transcript, ledger: paths, None where the file does not give them.
         state: the folder that lets a run survive this member's process, where the plan has it wait.
+        audit: the file of this member's log (`consortium.audit_log`).
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
             after which a member that is no server gives up, or None for never. memory_limit: bytes for a server's shares, or None.
@@ -180,6 +183,7 @@ class MemberFile:
     transcript: Path | None
     ledger: Path | None
     state: Path
+    audit: Path
     policy: Policy
     threads: int
     wait_s: float
@@ -246,6 +250,7 @@ def read_member_file(path: Path) -> MemberFile:
         raise IdentityError(
             f"{members_path}: the plan's member {missing[0]!r} is not in it; add its card at every member"
         )
+    state = path.with_suffix(".state") if document.state is None else path.parent / document.state
     return MemberFile(
         path=path,
         plan=plan,
@@ -263,7 +268,8 @@ def read_member_file(path: Path) -> MemberFile:
         provenance=at(document.provenance),
         transcript=at(document.transcript),
         ledger=at(document.ledger),
-        state=path.with_suffix(".state") if document.state is None else path.parent / document.state,
+        state=state,
+        audit=state.with_suffix(".audit") if document.audit is None else path.parent / document.audit,
         policy=document.policy,
         threads=document.threads,
         wait_s=document.wait_s,

@@ -7,6 +7,7 @@ from typing import Literal
 from hansa.consortium import provenance
 from hansa.errors import PlanError
 from hansa.node import shared, summed
+from hansa.node.auditing import RunAudit, auditing
 from hansa.node.config import MemberFile, check_approved
 from hansa.node.events import Event, Listening, Noticed, OnEvent
 from hansa.node.notices import NoticeWriter
@@ -29,8 +30,9 @@ def run(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | No
 
     Raises HansaError and its kinds: the run was refused or stopped.
     """
-    check_approved(member)
-    record = _play(member, on_event, keep)
+    with auditing(member, "train" if keep is None else "describe") as audit:
+        check_approved(member)
+        record = _play(member, on_event, keep, audit)
     model = record.model_sha256
     if member.provenance is not None and isinstance(model, str) and isinstance(record.run, str):
         put = member.model if member.identity.name in member.plan.receivers else None
@@ -48,7 +50,7 @@ def run(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | No
     return record
 
 
-def _play(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | None) -> Record:
+def _play(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | None, audit: RunAudit) -> Record:
     """`run` behind what members agreed on."""
     plan, name = member.plan, member.identity.name
     writer = NoticeWriter()
@@ -75,11 +77,11 @@ def _play(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | 
         check_describable(plan)
     if plan.mode == COOPETITIVE:
         play = shared.run_hub_of_members if name == plan.hub else shared.run_member_of_hub
-        return play(member, event, notify)
+        return play(member, event, notify, audit)
     if name == plan.aggregator:
-        return summed.run_aggregator(member, event, notify, keep)
+        return summed.run_aggregator(member, event, notify, audit, keep)
     if name in plan.parties:
-        return summed.run_party(member, event, notify, keep)
+        return summed.run_party(member, event, notify, audit, keep)
     raise PlanError(
         f"{member.path}: the plan gives {name!r} no role; its members are {', '.join(plan.members)}: name another identity or plan",
         cure="name another identity or plan",

@@ -1,0 +1,88 @@
+"""`hansa audit`: check a member's log, compare two, show what stands in one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hansa.cli.option_types import EXISTING
+from hansa.printable import printable
+
+if TYPE_CHECKING:
+    from hansa.consortium.members import Members
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+MEMBERS = click.option(
+    "--members",
+    "members_file",
+    type=EXISTING,
+    help="The members file: whose identities signatures are held to; without it a log's own.",
+)
+
+
+@click.group()
+def audit() -> None:
+    """Check the log that a member keeps of its runs, compare the logs of two members, and show what stands in one."""
+
+
+def _members(path: Path | None) -> Members | None:
+    from hansa.consortium.members import read_members
+
+    return None if path is None else read_members(path)
+
+
+@audit.command()
+@click.argument("log", type=EXISTING)
+@MEMBERS
+@AS_JSON
+def verify(log: Path, members_file: Path | None, as_json: bool) -> None:
+    """Recompute LOG, a member's audit log: nothing in it was altered, removed, inserted or moved, and every signature verifies."""
+    from hansa.consortium.audit_checks import check_log, report_of
+    from hansa.node.events import line_of
+
+    report = report_of(check_log(log, _members(members_file)), members_file is not None)
+    click.echo(line_of(report) if as_json else "\n".join(map(printable, report.lines())))
+
+
+@audit.command()
+@click.argument("first", type=EXISTING)
+@click.argument("second", type=EXISTING)
+@click.option("--run", required=True, help="The run's id, or its first digits.")
+@MEMBERS
+@AS_JSON
+def compare(first: Path, second: Path, run: str, members_file: Path | None, as_json: bool) -> None:
+    """Hold what the logs FIRST and SECOND of two members say of one run to each other; exit status 1 where they disagree."""
+    from hansa.consortium.audit_checks import check_log, compare_logs
+    from hansa.node.events import line_of
+
+    members = _members(members_file)
+    found = compare_logs(check_log(first, members), check_log(second, members), run)
+    click.echo(line_of(found) if as_json else "\n".join(map(printable, found.lines())))
+    if found.disagreements:
+        sys.exit(1)
+
+
+@audit.command()
+@click.argument("log", type=EXISTING)
+@click.option("--run", help="Only this run: its id, or its first digits.")
+@MEMBERS
+@AS_JSON
+def show(log: Path, run: str | None, members_file: Path | None, as_json: bool) -> None:
+    """Print the entries of LOG, once it is checked."""
+    from hansa.cli import output
+    from hansa.consortium.audit_checks import check_log, entries_of, find_run, report_of
+    from hansa.consortium.audit_table import told
+    from hansa.node.events import line_of
+
+    checked = check_log(log, _members(members_file))
+    entries = enumerate(checked.entries, 1) if run is None else entries_of(checked, find_run(checked, run))
+    if as_json:
+        for _, entry in entries:
+            click.echo(line_of(entry))
+        return
+    report = report_of(checked, members_file is not None)
+    rows = [(str(place), entry.at, *told(entry)) for place, entry in entries]
+    output.print_tables("\n".join(report.lines()), [[("entry", "time (UTC)", "what", "of it"), *rows]])
