@@ -79,7 +79,18 @@ SEEDED = ("demo", "simulation/tables.py")
 """Where seeded draws are wanted: made-up tables, and the split of a table that one person simulates with."""
 
 GENERATORS = ("Generator", "PCG64", "SeedSequence", "default_rng")
-OPTIONAL = ("xgboost", "sklearn", "matplotlib", "pyarrow", "pandas", "shap", "jinja2", "sqlalchemy", "optuna")
+OPTIONAL = (
+    "xgboost",
+    "sklearn",
+    "matplotlib",
+    "pyarrow",
+    "pandas",
+    "shap",
+    "jinja2",
+    "sqlalchemy",
+    "optuna",
+    "model_signing",
+)
 
 
 def part_of(path: Path) -> str:

@@ -248,6 +248,35 @@ def test_the_commands_say_the_same(folder):
     assert cut.exit_code == 1
     assert any("as it showed it" in each["what"] for each in json.loads(cut.output)["disagreements"])
 
+    page = folder / "run.html"
+    exported = hansa(
+        *("audit", "export", folder / "aurora.audit", "--run", run_id[:8]),
+        *("--identity", folder / "aurora.identity", "--out", page),
+    )
+    assert exported.exit_code == 0
+    checked = json.loads(hansa("audit", "verify", page, *members, "--json").output)
+    assert (checked["member"], checked["run"], checked["pinned"]) == ("aurora", run_id, True)
+    assert "the page shows them" in hansa("audit", "verify", page).output
+    content = page.read_text()
+    assert "<script>" not in content
+    assert "logs countersigned" in content
+    for old, new in {
+        "run begun": "run begum",
+        "60 rows": "61 rows",
+        '"payload":"': '"payload":"A',
+        "</h1>": "</h1> ",
+    }.items():
+        assert old in content
+        page.write_text(content.replace(old, new, 1))
+        assert hansa("audit", "verify", page).exit_code == 1, old
+    page.write_text(content.split("<script")[0])
+    assert "no record of a run" in hansa("audit", "verify", page).stderr
+    other = hansa(
+        *("audit", "export", folder / "aurora.audit", "--run", run_id[:8]),
+        *("--identity", folder / "hub.identity", "--out", page),
+    )
+    assert "the log's member exports its runs" in other.stderr
+
     for fragment, arguments in {
         "holds 0 runs": ("show", folder / "hub.audit", "--run", "ffff"),
         "give two members' logs": ("compare", folder / "hub.audit", folder / "hub.audit", "--run", run_id),

@@ -1,4 +1,4 @@
-"""`hansa audit`: check a member's log, compare two, show what stands in one."""
+"""`hansa audit`: check a member's log, compare two, show what stands in one, export a run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hansa.cli.option_types import EXISTING
+from hansa.cli.option_types import EXISTING, PATH
 from hansa.printable import printable
 
 if TYPE_CHECKING:
+    from hansa.consortium.audit_checks import LogReport
     from hansa.consortium.members import Members
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -39,11 +40,21 @@ def _members(path: Path | None) -> Members | None:
 @MEMBERS
 @AS_JSON
 def verify(log: Path, members_file: Path | None, as_json: bool) -> None:
-    """Recompute LOG, a member's audit log: nothing in it was altered, removed, inserted or moved, and every signature verifies."""
-    from hansa.consortium.audit_checks import check_log, report_of
+    """Recompute LOG, a member's audit log: nothing in it was altered, removed, inserted or moved, and every signature verifies.
+
+    LOG may also be the page of a run that `hansa audit export` wrote.
+    """
+    from hansa.consortium.audit_checks import checked, report_of
+    from hansa.consortium.audit_log import read_log
+    from hansa.consortium.audit_page import ExportReport, check_page, is_page
     from hansa.node.events import line_of
 
-    report = report_of(check_log(log, _members(members_file)), members_file is not None)
+    content, members = read_log(log), _members(members_file)
+    report: LogReport | ExportReport
+    if is_page(content):
+        report = check_page(content, str(log), members)
+    else:
+        report = report_of(checked(content, log, members), members is not None)
     click.echo(line_of(report) if as_json else "\n".join(map(printable, report.lines())))
 
 
@@ -86,3 +97,28 @@ def show(log: Path, run: str | None, members_file: Path | None, as_json: bool) -
     report = report_of(checked, members_file is not None)
     rows = [(str(place), entry.at, *told(entry)) for place, entry in entries]
     output.print_tables("\n".join(report.lines()), [[("entry", "time (UTC)", "what", "of it"), *rows]])
+
+
+@audit.command()
+@click.argument("log", type=EXISTING)
+@click.option("--run", required=True, help="The run's id, or its first digits.")
+@click.option(
+    "--identity", "folder", type=PATH, required=True, help="The folder of keys of the log's member, which signs."
+)
+@click.option("--out", type=PATH, required=True, help="Where to write the page.")
+def export(log: Path, run: str, folder: Path, out: Path) -> None:
+    """Write one run of LOG as one signed file that opens as a page, for an auditor; `hansa audit verify` checks it."""
+    from datetime import UTC, datetime
+
+    from hansa.consortium.audit_checks import check_log, find_run
+    from hansa.consortium.audit_page import export_run
+    from hansa.consortium.identity import load_identity
+    from hansa.files import check_outputs, write_whole
+
+    check_outputs({"--out": out}, {"LOG": log}, keys=folder)
+    checked = check_log(log)
+    whole = find_run(checked, run)
+    write_whole(
+        out, export_run(checked, whole, load_identity(folder), datetime.now(UTC).replace(microsecond=0)), private=False
+    )
+    click.echo(printable(f"{out}: run {whole}"))

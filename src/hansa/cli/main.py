@@ -679,14 +679,19 @@ def identity(name: str, folder: Path | None, days: int, renew: Path | None) -> N
     required=True,
     help="The members file, with the identities that you compared.",
 )
+@click.option(
+    "--signature", type=EXISTING, help="An OpenSSF model signature, by the key that the first statement names."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def verify(model: Path, statements: tuple[Path, ...], members_file: Path, as_json: bool) -> None:
+def verify(
+    model: Path, statements: tuple[Path, ...], members_file: Path, signature: Path | None, as_json: bool
+) -> None:
     """Hold MODEL to the signed STATEMENTS of members (`provenance` in their files): who vouches for it, which plan and run made it."""
     from hansa.consortium.members import read_members
     from hansa.consortium.provenance import verify_model
     from hansa.node.events import line_of
 
-    found = verify_model(model, statements, read_members(members_file))
+    found = verify_model(model, statements, read_members(members_file), signature)
     click.echo(line_of(found) if as_json else "\n".join(map(printable, found.lines())))
 
 

@@ -21,6 +21,7 @@ A member's own file:
     record = "north-record.json"        # optional: what this member sent and got
     provenance = "north-provenance.json"
                                         # optional: a receiver's signed statement of which run made the model
+    model_signature = "north-model.sig" # optional, with provenance: an OpenSSF model signature; the key stands beside it
     state = "north.state"               # optional: folder that lets a run survive this process; default: this file's name with .state
     audit = "north.audit"               # optional: this member's log of all runs; default: the name of state with .audit
     transcript = "north-transcript"     # optional: folder for every frame that passed
@@ -124,6 +125,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     model: FilePath | None = None
     record: FilePath | None = None
     provenance: FilePath | None = None
+    model_signature: FilePath | None = None
     state: FilePath | None = None
     audit: FilePath | None = None
     transcript: FilePath | None = None
@@ -157,7 +159,7 @@ class MemberFile:
         id: a column of it that is not read, or None.
         start_model: path of the model that the plan goes on from, or None. custom_objective: of the file with the plan's function, or
             None.
-        model, record, provenance, transcript, ledger: paths, None where the file does not give them.
+        model, record, provenance, model_signature, transcript, ledger: paths, None where the file does not give them.
         state: the folder that lets a run survive this member's process, where the plan has it wait.
         audit: the file of this member's log (`consortium.audit_log`).
         policy: of a party.
@@ -197,6 +199,7 @@ class MemberFile:
     start_model: Path | None = None
     proposal: Proposal | None = None
     provenance: Path | None = None
+    model_signature: Path | None = None
     custom_objective: Path | None = None
     by_column: bool | None = None
 
@@ -241,6 +244,10 @@ def read_member_file(path: Path) -> MemberFile:
     members = read_members(members_path)
     plan, proposal = read_agreed(plan_path, members)
     identity = load_identity(folder)
+    if document.model_signature is not None and document.provenance is None:
+        raise PlanError(
+            f"{path}: model_signature goes with provenance, which names the key that signs; add provenance, or leave it out"
+        )
     if document.proxy is not None and identity.name == plan.hub:
         raise PlanError(f"{path}: proxy is for members that dial; {identity.name!r} only listens: leave it out")
     if document.id is not None and document.id in plan.schema.columns:
@@ -266,6 +273,7 @@ def read_member_file(path: Path) -> MemberFile:
         model=at(document.model),
         record=at(document.record),
         provenance=at(document.provenance),
+        model_signature=at(document.model_signature),
         transcript=at(document.transcript),
         ledger=at(document.ledger),
         state=state,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from hansa.consortium import provenance
+from hansa.consortium.model_signature import check_signing, sign_model
 from hansa.errors import PlanError
 from hansa.node import shared, summed
 from hansa.node.auditing import RunAudit, auditing
@@ -32,6 +33,8 @@ def run(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | No
     """
     with auditing(member, "train" if keep is None else "describe") as audit:
         check_approved(member)
+        if member.model_signature is not None:
+            check_signing()
         record = _play(member, on_event, keep, audit)
     model = record.model_sha256
     if member.provenance is not None and isinstance(model, str) and isinstance(record.run, str):
@@ -45,6 +48,8 @@ def run(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | No
             run=record.run,
             hansa=__version__,
             proposal=member.proposal,
+            transcript=provenance.transcript_digest(audit.transcript),
+            release_key=sign_model(put, member.model_signature) if member.model_signature and put else "",
         )
         provenance.write_provenance(member.provenance, made, member.identity)
     return record
