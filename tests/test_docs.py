@@ -25,7 +25,7 @@ import pytest
 import hansa
 import hansa.errors
 from declared_keys import KEYS, PLAN_KEYS, REQUIRED, read_policy
-from hansa.cli.main import AGAIN, REFUSED, main
+from hansa.cli.main import AGAIN, REFUSED, WITHHELD, main
 from hansa.cli.signals import ENDING, Interrupted
 from hansa.consortium.policy import KEYS as POLICY_KEYS
 from hansa.consortium.policy import Policy
@@ -239,6 +239,7 @@ def test_every_exit_status_is_described():
     assert {int(status) for row in rows for status in row.split(", ")} == {
         0,
         REFUSED,
+        WITHHELD,
         click.UsageError.exit_code,
         AGAIN,
         *signals,

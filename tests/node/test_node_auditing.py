@@ -26,7 +26,7 @@ from hansa.consortium.audit_entries import (
 from hansa.consortium.audit_log import HEAD_PURPOSE, head_bytes, new_tree
 from hansa.consortium.identity import load_identity
 from hansa.consortium.members import read_members
-from hansa.errors import HansaError
+from hansa.errors import HansaError, ModelWithheld
 from hansa.node.auditing import FrameTally
 from hansa.node.config import read_member_file
 from hansa.node.events import Listening
@@ -352,3 +352,23 @@ def test_a_tally_hashes_frames_by_pair_in_order():
     for frame in reversed(frames):
         swapped.note("a", "b", "Join", frame)
     assert swapped.transcript() != one.transcript()
+
+
+def test_a_model_that_is_not_good_enough_is_withheld_from_all(folder):
+    text = (folder / "plan.toml").read_text()
+    condition = '[evaluation]\nfraction = 0.3\n[release]\nmetric = "logloss"\nat_most = 0.001\n'
+    (folder / "plan.toml").write_text(text.replace("[parameters]", f"{condition}[parameters]"))
+    ended = play(folder)
+    for name, error in ended.items():
+        assert isinstance(error, ModelWithheld), (name, error)
+        assert error.rule == "release: logloss at most 0.001"
+        record = json.loads((folder / f"{name}-record.json").read_text())
+        assert record["state"] == "withheld"
+        assert not record.get("model_sha256")
+        log = logs_of(folder, name)
+        assert [entry.state for entry in kinds(log, RunOver)] == ["withheld"]
+        assert kinds(log, ModelReleased) == []
+        assert kinds(log, RunRefused) == []
+        assert len(kinds(log, CheckpointCountersigned)) == 1
+    assert list(folder.glob("*-model.json")) == []
+    assert list(folder.glob("*.state")) == []

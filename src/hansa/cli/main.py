@@ -21,7 +21,7 @@ from hansa.cli.option_types import EXISTING, PATH, Names, Objective, Range, Risi
 from hansa.cli.plan import plan
 from hansa.cli.signals import Interrupted, interrupting
 from hansa.data.schema import DECIMAL_SIGNS, UNSEEN
-from hansa.errors import HansaError
+from hansa.errors import HansaError, ModelWithheld
 from hansa.files import failed
 from hansa.plan import LEAF_BITS_RANGE, LEAST_MIN_CELL_ROWS, MODES, SERVER_LINKS
 from hansa.printable import printable
@@ -38,6 +38,9 @@ LOG_FORMATS, LOG_LEVELS = ("text", "json"), ("debug", "info", "warning", "error"
 
 REFUSED = 1
 """Exit status where somebody must change something first. 2 is `click`'s, for a command that is wrong in itself."""
+
+WITHHELD = 3
+"""Exit status of a member's run that went to its end, where the plan's condition on the release lets nobody have the model."""
 
 AGAIN = 75
 """Exit status where the same command may succeed later: EX_TEMPFAIL of `sysexits.h`. A signal gives 128 and its number."""
@@ -85,7 +88,7 @@ class Commands(click.Group):
                 from hansa.node.record import failure_of
 
                 ending.tell(failure_of(error))
-                status = AGAIN if error.retry else REFUSED
+                status = AGAIN if error.retry else WITHHELD if isinstance(error, ModelWithheld) else REFUSED
             except OSError as error:
                 if error.errno == errno.EPIPE:
                     raise

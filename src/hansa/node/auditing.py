@@ -96,6 +96,7 @@ class RunAudit:
         self._epoch = RELEASING
         self._tally = FrameTally()
         self._counted_at = time.monotonic()
+        self._withheld = False
         self._noted: BaseException | None = None
         self._transcript: dict[str, str] = {}
 
@@ -210,6 +211,10 @@ class RunAudit:
         self.released(None if model is None else hashlib.sha256(model).hexdigest(), self._plan.receivers)
         self._over("finished")
 
+    def withheld(self) -> None:
+        """The run ends, and nobody gets the model."""
+        self._withheld = True
+
     def went_on(self, run: bytes) -> None:
         """Which run it is, where only the model was missing and no frame says so."""
         self._run = self._run or run
@@ -298,7 +303,7 @@ class RunAudit:
             with contextlib.suppress(OutputError):
                 self._over("interrupted")
             raise
-        self._over("finished")
+        self._over("withheld" if self._withheld else "finished")
         if closing:
             try:
                 close()

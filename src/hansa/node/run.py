@@ -6,7 +6,7 @@ from typing import Literal
 
 from hansa.consortium import provenance
 from hansa.consortium.model_signature import check_signing, sign_model
-from hansa.errors import PlanError
+from hansa.errors import ModelWithheld, PlanError
 from hansa.node import shared, summed
 from hansa.node.auditing import RunAudit, auditing
 from hansa.node.config import MemberFile, check_approved
@@ -29,13 +29,22 @@ def run(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | No
         member: the member's own file, read. on_event: called with the run's progress, and with what happens to connections.
         keep: takes the description of the pooled table; where it is given the run describes, and trains nothing.
 
-    Raises HansaError and its kinds: the run was refused or stopped.
+    Raises HansaError and its kinds: the run was refused or stopped; ModelWithheld where it went to its end, and the plan's condition
+    lets nobody have the model.
     """
     with auditing(member, "train" if keep is None else "describe") as audit:
         check_approved(member)
         if member.model_signature is not None:
             check_signing()
         record = _play(member, on_event, keep, audit)
+    if record.state == "withheld":
+        raise ModelWithheld(
+            f"the run is over, and nobody has the model: the plan demands {member.plan.release.condition} of held-out rows, "
+            "which was not reached",
+            run=record.run or "",
+            rule=f"release: {member.plan.release.condition}",
+            cure="agree on another plan, such as more rounds or other columns, or on another condition",
+        )
     model = record.model_sha256
     if member.provenance is not None and isinstance(model, str) and isinstance(record.run, str):
         put = member.model if member.identity.name in member.plan.receivers else None

@@ -42,6 +42,7 @@ from hansa.roles.batches import Admit
 from hansa.roles.run import HubRole, Progress, Purpose, agreement, run_hub, run_member
 from hansa.roles.summed.aggregator import Aggregator, Outcome
 from hansa.roles.summed.party import Party
+from hansa.roles.summed.release import released_value
 from hansa.roles.summed.surviving_aggregator import SurvivingAggregator
 from hansa.roles.summed.surviving_party import SurvivingParty
 from hansa.transport.channel import Channel, Hub
@@ -215,11 +216,15 @@ def _aggregate(
             inner.wait_for(plan.parties, attempt.wait_s)
             with audit.hub_side(inner, plan.parties, ANSWER_S, survives=surviving is not None, owes=owes) as counted:
                 run_hub(role, counted(hub), ANSWER_S)
-                if aggregator.outcome is not None:
+                if aggregator.withheld:
+                    audit.withheld()
+                elif aggregator.outcome is not None:
                     audit.released(hashlib.sha256(aggregator.outcome.model).hexdigest(), plan.receivers)
         else:
             with audit.releasing_side(role) as releasing:
                 run_hub(releasing, hub, attempt.wait_s)
+                if aggregator.withheld:
+                    audit.withheld()
     finally:
         attempt.began = surviving is not None and surviving.began
         hub.close()
@@ -249,16 +254,18 @@ def _trained(
     plan = member.plan
     if outcome is None:  # run_hub returns only once the role is done
         raise PlanError("the run ended without a model")
-    if plan.aggregator in plan.receivers:
+    withheld = not plan.release.is_reached(released_value(plan, outcome.history, outcome.trees_grown))
+    if plan.aggregator in plan.receivers and not withheld:
         put_model(member, outcome.model)
+    model = UNSET if withheld else hashlib.sha256(outcome.model).hexdigest()
     return record.end(
-        "finished",
+        "withheld" if withheld else "finished",
         trees=len(outcome.ensemble.trees),
         trees_grown=outcome.trees_grown,
         exchanges=outcome.exchanges,
         history={name: tuple(values) for name, values in outcome.history.items()},
         without_value=outcome.without_value,
-        model_sha256=hashlib.sha256(outcome.model).hexdigest(),
+        model_sha256=model,
         roster=tuple((name, rows, held) for name, _, rows, held, _ in outcome.roster),
         clear=CLEAR[plan.mode],
         **parts,
@@ -348,11 +355,16 @@ def _once(admit: Admit, state: PartyState | None) -> Admit:
 
 
 def _received(
-    member: MemberFile, record: RunRecord[PartyRecord], model: bytes | None, rows: int, warnings: tuple[str, ...]
+    member: MemberFile,
+    record: RunRecord[PartyRecord],
+    model: bytes | None,
+    rows: int,
+    warnings: tuple[str, ...],
+    withheld: bool = False,
 ) -> PartyRecord:
     """The record of a party whose run is over."""
     return record.end(
-        "finished",
+        "withheld" if withheld else "finished",
         rows=rows,
         warnings=warnings,
         model_sha256=None if model is None else hashlib.sha256(model).hexdigest(),
@@ -436,6 +448,8 @@ def _contribute(
         with audit.member_side(inner, member.idle_limit_s, goes_on=goes_on, survives=surviving is not None) as counted:
             run_member(role, counted(channel), member.idle_limit_s)
             put_model(member, party.model)
+            if party.withheld:
+                audit.withheld()
             audit.released(None if party.model is None else hashlib.sha256(party.model).hexdigest(), plan.receivers)
     except LinkLost as loss:
         loss.blame(plan.aggregator)
@@ -453,4 +467,4 @@ def _contribute(
         channel.close()
     if keep is not None and party.description is not None:
         keep(party.description)
-    return _received(member, record, party.model, n_rows, warnings)
+    return _received(member, record, party.model, n_rows, warnings, party.withheld)

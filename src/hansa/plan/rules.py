@@ -540,6 +540,33 @@ RULES_ON_SHARES: tuple[SharedRule, ...] = (
 )
 """Of coopetitive plans, in the order in which they are asked: later ones rely on earlier ones."""
 
+
+def condition_can_be_checked(plan: Plan) -> str | None:
+    release = plan.release
+    bounds = [name for name in ("at_least", "at_most") if getattr(release, name) is not None]
+    if not release.metric:
+        return (
+            f"release.{bounds[0]} says what no release.metric must reach; add metric, or leave it out"
+            if bounds
+            else None
+        )
+    if plan.mode == COOPETITIVE:
+        return (
+            f"release.metric is not taken in {COOPETITIVE} mode in this version: whoever receives the model could not check what the "
+            "servers saw; leave it out"
+        )
+    if len(bounds) != 1:
+        return f"release.metric = {release.metric!r} takes one of release.at_least and release.at_most; {len(bounds)} are given"
+    if plan.evaluation_fraction == 0:
+        return "release.metric is of held-out rows, and none are held out; give evaluation.fraction"
+    if release.metric not in plan.parameters.metrics:
+        return (
+            f"release.metric is {release.metric!r}, which this run does not measure; expected one of its metrics "
+            f"{', '.join(plan.parameters.metrics)}, or name it in parameters.eval_metric"
+        )
+    return None
+
+
 RULES: tuple[Rule, ...] = (
     mode_and_tables_agree,
     names_are_names,
@@ -563,5 +590,6 @@ RULES: tuple[Rule, ...] = (
     a_custom_objective_can_be_had,
     rare_levels_can_be_counted,
     early_stopping_has_rows,
+    condition_can_be_checked,
 )
 """Of every plan, in the order in which they are asked."""

@@ -133,6 +133,11 @@ MinCellRows = Annotated[
 ]
 MinPartyRows = Annotated[int, Meta(ge=0, description="a whole number of at least 0, which asks for nothing")]
 MinChildRows = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
+MetricName = Annotated[str, Meta(description="the name of a metric, one of parameters.eval_metric")]
+MetricBound = Annotated[
+    float,
+    Meta(ge=-sys.float_info.max, le=sys.float_info.max, description="a finite number, which the metric must reach"),
+]
 LeastChoices = Annotated[int, Meta(ge=0, description="a whole number: 0, which asks for nothing, or more")]
 LeafBits = Annotated[
     int,

@@ -422,11 +422,16 @@ class ShowRows(Message, frozen=True):
 
 
 class Finish(Message, frozen=True):
-    """Aggregator to party: the run is over. model is the zlib-compressed XGBoost JSON for receivers, empty for others."""
+    """Aggregator to party: the run is over. model is the zlib-compressed XGBoost JSON for receivers, empty for others.
+
+    metric: where the plan's release depends on one, its value, as the aggregator says. Where that is not enough nobody gets the model,
+    and hash and model are empty.
+    """
 
     trees: int
     model_sha256: bytes
     model: bytes
+    metric: float | None = None
 
 
 class Received(Message, frozen=True):
