@@ -108,7 +108,8 @@ class LogExchange:
 
     def begin(self, nonces: Mapping[str, bytes]) -> None:
         """Name the exchange by everybody's nonce."""
-        content = msgspec.json.encode([self.plan.digest().hex(), sorted((n, v.hex()) for n, v in nonces.items())])
+        # Not by the plan: where plans differ, `Join` says in what.
+        content = msgspec.json.encode(sorted((name, nonce.hex()) for name, nonce in nonces.items()))
         self.session = hashlib.sha256(b"hansa logs\x00" + content).digest()
 
     def show(self, phase: Phase, sizes: Iterable[int]) -> LogCheckpoint:
