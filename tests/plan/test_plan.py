@@ -876,6 +876,11 @@ def test_every_key_is_listed():
     plans += (
         replace(PLAN, schema=replace(PLAN.schema, **told)),
         replace(PLAN, parameters=squares, custom_objective=CustomObjective("0" * 64, 1.0, 1.0)),
+        *(
+            replace(PLAN, evaluation_fraction=0.5, parameters=measured, release=Release(metric="auc", **bound))
+            for measured in [replace(PLAN.parameters, eval_metric=("auc",))]
+            for bound in ({"at_least": 0.5}, {"at_most": 0.5})
+        ),
         replace(
             PLAN, schema=Schema(("load", "band"), "fault", categories=((), ("a", "b")), rare_levels=(("band", 20),))
         ),
