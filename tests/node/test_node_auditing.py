@@ -31,6 +31,7 @@ from hansa.node.auditing import FrameTally
 from hansa.node.config import read_member_file
 from hansa.node.events import Listening
 from hansa.node.run import run
+from hansa.roles.run import Binned, Progress, Withheld
 from made_consortium import cells, hansa, make_consortium, write_member, write_table
 from waiting import HANG_S
 
@@ -62,8 +63,8 @@ def folder(tmp_path: Path) -> Path:
     return make_consortium(tmp_path)
 
 
-def play(folder: Path, **changes) -> dict[str, HansaError | None]:
-    """One run, every member in a thread of this process; what ended it at each."""
+def play(folder: Path, stops: str = "", at: type[Progress] = Binned, **changes) -> dict[str, HansaError | None]:
+    """One run, every member in a thread; what ended it at each. `stops` ends with the cuts, or the end, and begins anew."""
     ended: dict[str, HansaError | None] = {}
     listens = threading.Event()
     port = 0
@@ -72,12 +73,19 @@ def play(folder: Path, **changes) -> dict[str, HansaError | None]:
         own = {} if name != "hub" else {"table": None, "model": None}
         path = write_member(folder, name, port, **{**own, **changes.get(name, {}), **changes.get("all", {})})
         try:
-            run(read_member_file(path), event)
+            try:
+                run(read_member_file(path), stopping if name == stops else event)
+            except KeyboardInterrupt:
+                run(read_member_file(path), event)
             ended[name] = None
         except HansaError as error:
             ended[name] = error
         finally:
             listens.set()
+
+    def stopping(event) -> None:
+        if isinstance(event, at):
+            raise KeyboardInterrupt
 
     def heard(event) -> None:
         nonlocal port
@@ -372,3 +380,36 @@ def test_a_model_that_is_not_good_enough_is_withheld_from_all(folder):
         assert len(kinds(log, CheckpointCountersigned)) == 1
     assert list(folder.glob("*-model.json")) == []
     assert list(folder.glob("*.state")) == []
+
+
+def test_a_later_epoch_shows_the_logs_anew(folder):
+    """A party stops, and comes back: logs are shown once more, and the frames of the last epoch are held to each other."""
+    assert play(folder, stops="borealis") == dict.fromkeys(NAMES)
+    found = logs(folder)
+    (run_id,) = {entry.run for log in found.values() for entry in kinds(log, RunBegun)}
+    for log in found.values():
+        assert [entry.epoch for entry in kinds(log, RunBegun)] == [0, 1]
+        assert [entry.state for entry in kinds(log, RunOver)][-1] == "finished"
+        assert [entry.phase for entry in kinds(log, CheckpointsSeen)] == ["opening", "opening", "closing"]
+    assert [entry.state for entry in kinds(found["borealis"], RunOver)] == ["interrupted", "finished"]
+    compared = compare_logs(found["borealis"], found["hub"], run_id)
+    assert compared.disagreements == ()
+    assert compared.epochs == (0, 1)
+    assert compared.compared > 25
+
+
+def test_a_party_that_comes_back_for_the_end_alone_is_shown_the_aggregators_log(folder):
+    """It stops when it is told the end, before it says so: the others are gone when it is told again."""
+    text = (folder / "plan.toml").read_text()
+    condition = '[evaluation]\nfraction = 0.3\n[release]\nmetric = "logloss"\nat_most = 0.001\n'
+    (folder / "plan.toml").write_text(text.replace("[parameters]", f"{condition}[parameters]"))
+    ended = play(folder, stops="borealis", at=Withheld)
+    assert {type(error) for error in ended.values()} == {ModelWithheld}
+    members = read_members(folder / "members.toml")
+    own = kinds(check_log(folder / "borealis.audit", members), CheckpointsSeen)
+    assert [set(entry.shown) for entry in own] == [set(NAMES), {"hub", "borealis"}]
+    assert kinds(logs_of(folder, "hub"), RunOver)[-1].state == "withheld"
+    assert kinds(logs_of(folder, "borealis"), RunOver)[-1].state == "withheld"
+    assert not list(folder.glob("*.state"))
+    assert set(play(folder, all={"policy": {}})) == set(NAMES)  # and the logs go on
+    assert len(kinds(logs_of(folder, "borealis"), RunBegun)) == 2
