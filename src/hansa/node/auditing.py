@@ -211,6 +211,10 @@ class RunAudit:
         self.released(None if model is None else hashlib.sha256(model).hexdigest(), self._plan.receivers)
         self._over("finished")
 
+    def over_alone(self, *, withheld: bool) -> None:
+        """Note the end of a run whose model others may have, and did not say so."""
+        self._over("withheld" if withheld else "finished")
+
     def withheld(self) -> None:
         """The run ends, and nobody gets the model."""
         self._withheld = True
@@ -220,7 +224,7 @@ class RunAudit:
         self._run = self._run or run
 
     def _over(self, state: State) -> None:
-        if state != "finished" and self._epoch == RELEASING:
+        if state in ("failed", "interrupted") and self._epoch == RELEASING:
             return  # no epoch began
         self._count()
         self._transcript = self._tally.transcript()

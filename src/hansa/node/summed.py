@@ -103,6 +103,7 @@ def run_aggregator(
                     continue
                 warn([f"{', '.join(missing)} did not say that the model arrived; the run is over"])
                 ended = _trained(member, record, state.outcome[0] if state.outcome else None)
+                audit.over_alone(withheld=ended.state == "withheld")
             state.remove()
             return ended
 
