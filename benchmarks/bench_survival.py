@@ -1,6 +1,10 @@
 """What it costs that a run survives its processes: the same run over TLS with state folders and without, in turn.
 
     python -m benchmarks.bench_survival [--repeats N] [--mode federated]
+    python -m benchmarks.bench_survival --audit [--mode federated]
+
+With `--audit`: what the audit log costs. It cannot be turned off, so every frame of a recorded run is counted and hashed anew, and two
+checkpoints are written and flushed, as each member's process does; the seconds are held to those of the run's training.
 
 Ratios within one run on one machine; anything else that works there meanwhile spoils them.
 """
@@ -9,11 +13,18 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.contestants import Job, as_table, dealt, made_rows, plan_of
+from hansa.consortium.audit_entries import MessagesCounted
+from hansa.consortium.audit_log import AuditLog, now
+from hansa.consortium.identity import create_identity
+from hansa.node.auditing import FrameTally
+from hansa.protocol import messages
 from hansa.simulation.processes import train_in_processes
+from hansa.transport.recording import RecordedFrame, read_transcript
 
 PARTIES, ROWS, TREES = 3, 60_000, 100
 
@@ -28,11 +39,43 @@ def seconds(job: Job, on_dropout: str) -> float:
     return together.seconds.training
 
 
+def audit_share(job: Job) -> list[tuple[str, int, float, float]]:
+    """(end, frames, least seconds of its log, share of training) at each end of one run."""
+    parties = dealt(made_rows(job.rows), job.parties)
+    plan = plan_of(job, parties)
+    tables = {name: as_table(rows) for name, rows in parties.items()}
+    with tempfile.TemporaryDirectory(prefix="hansa-bench-") as folder:
+        frames = Path(folder) / "frames"
+        together = train_in_processes(Path(folder), plan, tables, threads=1, transcript=frames, report=lambda _: None)
+        training = together.seconds.training
+        found = []
+        for path in sorted(frames.glob("*.frames")):
+            recorded = list(read_transcript(path))
+            seconds = min(_counted(recorded, Path(folder) / f"{path.stem}.{n}.bench", path.stem) for n in range(5))
+            found.append((path.stem, len(recorded), seconds, seconds / training))
+    return found
+
+
+def _counted(recorded: list[RecordedFrame], path: Path, end: str) -> float:
+    """Seconds that one member's log takes for the frames of a run."""
+    identity = create_identity("member", days=1)
+    start = time.perf_counter()
+    log, tally = AuditLog(path, identity), FrameTally()
+    for each in recorded:
+        kind = messages.kind_of("bench", each.frame).__name__
+        tally.note(each.member if each.direction == "up" else "hub", end, kind, each.frame)
+    log.flush()
+    log.append(MessagesCounted(at=now(), run="", epoch=0, counts=tally.take()))
+    log.flush()
+    return time.perf_counter() - start
+
+
 def main() -> None:
     """Print a table."""
     reader = argparse.ArgumentParser(description=__doc__)
     reader.add_argument("--repeats", type=int, default=5)
     reader.add_argument("--mode", default="federated")
+    reader.add_argument("--audit", action="store_true")
     given = reader.parse_args()
     job = Job(
         rows=ROWS,
@@ -41,6 +84,11 @@ def main() -> None:
         mode=given.mode,
         verify_counts="off" if given.mode == "federated" else "tree",
     )
+    if given.audit:
+        print(f"{PARTIES} parties, {ROWS} rows, {TREES} trees, {given.mode}: seconds of each member's audit log")
+        for end, frames, spent, share in audit_share(job):
+            print(f"  {end}: {frames} frames, {spent:.3f} s, {100 * share:.2f} % of training")
+        return
     found: dict[str, list[float]] = {"abort": [], "wait": []}
     for _ in range(given.repeats):
         for on_dropout, times in found.items():

@@ -35,6 +35,8 @@ DIAGRAMS = (
         "The aggregator that has told the model, and waits for parties to say that it arrived",
         session.RELEASING_AGGREGATOR,
     ),
+    ("A member that shows its log before and after a run, by what the hub sends it", session.LOG_MEMBER),
+    ("The hub that asks for logs, by what members send it", session.LOG_HUB),
     ("A member of a coopetitive run, by what the hub sends it", session.MEMBER),
     ("The hub of a coopetitive run, by what members send it", session.HUB),
 )

@@ -94,8 +94,21 @@ SEEDED = ("demo", "simulation/tables.py")
 """Where seeded draws are wanted: made-up tables, and the split of a table that one person simulates with."""
 
 GENERATORS = ("Generator", "PCG64", "SeedSequence", "default_rng")
-OPTIONAL = ("xgboost", "sklearn", "matplotlib", "pyarrow", "pandas", "shap", "jinja2", "sqlalchemy", "optuna", "psycopg",
-            "prometheus_client", "opentelemetry")  # fmt: skip
+OPTIONAL = (
+    "xgboost",
+    "sklearn",
+    "matplotlib",
+    "pyarrow",
+    "pandas",
+    "shap",
+    "jinja2",
+    "sqlalchemy",
+    "optuna",
+    "model_signing",
+    "psycopg",
+    "prometheus_client",
+    "opentelemetry",
+)
 
 
 def part_of(path: Path) -> str:

@@ -25,7 +25,7 @@ import pytest
 import hansa
 import hansa.errors
 from declared_keys import KEYS, PLAN_KEYS, REQUIRED, read_policy
-from hansa.cli.main import AGAIN, REFUSED, main
+from hansa.cli.main import AGAIN, REFUSED, WITHHELD, main
 from hansa.cli.signals import ENDING, Interrupted
 from hansa.consortium.policy import KEYS as POLICY_KEYS
 from hansa.consortium.policy import Policy
@@ -42,6 +42,8 @@ from hansa.protocol.session import (
     DESCRIBING_PARTY,
     DESCRIBING_PARTY_VERIFYING,
     HUB,
+    LOG_HUB,
+    LOG_MEMBER,
     MEMBER,
     PARTY,
     PARTY_MASKED,
@@ -253,6 +255,7 @@ def test_every_exit_status_is_described():
     assert {int(status) for row in rows for status in row.split(", ")} == {
         0,
         REFUSED,
+        WITHHELD,
         click.UsageError.exit_code,
         AGAIN,
         *signals,
@@ -311,8 +314,10 @@ def test_every_quantity_that_a_party_contributes_is_described():
         ),
         ((MEMBER,), "A member of a coopetitive run"),
         ((HUB,), "The hub of a coopetitive run"),
+        ((LOG_MEMBER,), "A member that shows its log"),
+        ((LOG_HUB,), "The hub that asks for logs"),
     ],
-    ids=["party", "aggregator", "member", "hub"],
+    ids=["party", "aggregator", "member", "hub", "member's log", "hub's logs"],
 )
 def test_every_state_is_described(tables, title):
     listed = entries(section(text("docs/reference/messages.md"), title))

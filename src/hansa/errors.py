@@ -135,6 +135,10 @@ class ServersDisagree(ProtocolError):
         self.step = step
 
 
+class ModelWithheld(HansaError):
+    """The run is over, and the metric that the plan's release depends on was not reached: nobody has the model."""
+
+
 class RunStopped(HansaError):
     """Another member stopped the run, and said why.
 

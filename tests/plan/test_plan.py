@@ -879,6 +879,11 @@ def test_every_key_is_listed():
         replace(PLAN, parameters=squares, custom_objective=CustomObjective("0" * 64, 1.0, 1.0)),
         replace(PLAN, evaluation_fraction=0.2, custom_metric=CustomMetric("0" * 64, "cost", 1.0)),
         replace(PLAN, folds=5, on_dropout="abort"),
+        *(
+            replace(PLAN, evaluation_fraction=0.5, parameters=measured, release=Release(metric="auc", **bound))
+            for measured in [replace(PLAN.parameters, eval_metric=("auc",))]
+            for bound in ({"at_least": 0.5}, {"at_most": 0.5})
+        ),
         replace(
             PLAN, schema=Schema(("load", "band"), "fault", categories=((), ("a", "b")), rare_levels=(("band", 20),))
         ),

@@ -28,6 +28,7 @@ from hansa.protocol.messages import (
     Abort,
     AnnounceKey,
     AnyMessage,
+    AskLogs,
     CheckpointSigned,
     Claim,
     Close,
@@ -35,6 +36,7 @@ from hansa.protocol.messages import (
     Contribution,
     CountBins,
     CountCells,
+    CountersignLogs,
     CountMagnitudes,
     CountResiduals,
     Described,
@@ -44,14 +46,21 @@ from hansa.protocol.messages import (
     Join,
     KeepLevels,
     KeysConfirmed,
+    LogCheckpoint,
+    LogProof,
+    LogsCountersigned,
+    LogsOpened,
+    LogsShown,
     Mark,
     Message,
+    OpenLogs,
     QuantiseGradients,
     Received,
     Relay,
     ReleaseTree,
     Resume,
     SetLeaves,
+    ShowLog,
     ShowRows,
     SignCheckpoint,
     SplitNodes,
@@ -81,7 +90,15 @@ ARRAYS = st.sampled_from(DTYPES).flatmap(
 TENSORS = ARRAYS.map(to_tensor)
 MARKS = st.builds(Mark, INT64, st.binary(max_size=40))
 CLAIMS = st.builds(Claim, st.binary(max_size=40), INT64, INT64, st.none() | MARKS, MARKS, MARKS)
+HASHES = st.binary(max_size=40)
+INDEXES = st.lists(INT64, max_size=3).map(tuple)
+PROOFS = st.builds(LogProof, INT64, INT64, INDEXES, INDEXES, st.lists(HASHES, max_size=3).map(tuple))
+LOGS = st.builds(LogCheckpoint, HASHES, INT64, HASHES, HASHES, st.lists(PROOFS, max_size=2).map(tuple))
 FIELDS = {
+    LogCheckpoint: LOGS,
+    dict[str, LogCheckpoint]: st.dictionaries(TEXT, LOGS, max_size=3),
+    dict[str, int]: st.dictionaries(TEXT, INT64, max_size=4),
+    tuple[int, ...]: INDEXES,
     Claim | None: st.none() | CLAIMS,
     tuple[tuple[str, Claim], ...]: st.lists(st.tuples(TEXT, CLAIMS), max_size=3).map(tuple),
     int: INT64,
@@ -142,6 +159,13 @@ def test_the_list_of_messages_is_closed():
     assert set(MESSAGES) == set(Message.__subclasses__())
     assert set(MESSAGES) == set(AnyMessage.__args__)
     assert [kind.__name__ for kind in MESSAGES] == [
+        "OpenLogs",
+        "LogsOpened",
+        "ShowLog",
+        "LogsShown",
+        "AskLogs",
+        "CountersignLogs",
+        "LogsCountersigned",
         "Join",
         "Welcome",
         "Resume",
@@ -372,6 +396,7 @@ def test_a_circle_of_two_thousand_members_can_meet():
         ExchangeKeys(tuple((name, bytes(32), "aes-256-ctr", bytes(64)) for name in names)),
         ConfirmKeys({name: bytes(32) for name in names}),
         KeysConfirmed({name: bytes(32) for name in names}),
+        LogsShown({name: LogCheckpoint(bytes(32), 10**9, bytes(32), bytes(64), ()) for name in names}),
     ):
         assert decode("hub", encode(message)) == message
 
@@ -490,8 +515,9 @@ def test_both_ways_are_listed():
     }  # fmt: skip
     up = {Join, SignCheckpoint, AnnounceKey, ConfirmKeys, Contribution, VouchRows, Received, TellLevels}
     coopetitive = {Relay, Done, Close}
-    assert down | up | coopetitive | {Abort} | set(SEALED) == set(MESSAGES)
-    assert len(down) + len(up) + len(coopetitive) + len(SEALED) + 1 == len(MESSAGES)
+    logs = {OpenLogs, LogsOpened, ShowLog, LogsShown, AskLogs, CountersignLogs, LogsCountersigned}
+    assert down | up | coopetitive | logs | {Abort} | set(SEALED) == set(MESSAGES)
+    assert len(down) + len(up) + len(coopetitive) + len(logs) + len(SEALED) + 1 == len(MESSAGES)
 
 
 @settings(max_examples=50, deadline=None)

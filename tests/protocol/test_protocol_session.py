@@ -60,6 +60,8 @@ from hansa.protocol.session import (
     DESCRIBING_PARTY_MASKED,
     DESCRIBING_PARTY_VERIFYING,
     HUB,
+    LOG_HUB,
+    LOG_MEMBER,
     MEMBER,
     PARTY,
     PARTY_MASKED,
@@ -145,7 +147,10 @@ def test_every_message_has_a_place_and_a_direction():
     coopetitive = {Relay, Done, Close}
     describing = {CountBins, Described}
     resuming = {Resume, SignCheckpoint, CheckpointSigned}
-    others = {*keys_down, *keys_up, *coopetitive, *SEALED, *describing, *resuming, ShowRows, VouchRows}
+    logs_down, logs_up = ({kind for legal in table.values() for kind in legal} for table in (LOG_MEMBER, LOG_HUB))
+    assert logs_down & logs_up == {Abort}
+    logs = (logs_down | logs_up) - {Abort}
+    others = {*keys_down, *keys_up, *coopetitive, *SEALED, *describing, *resuming, *logs, ShowRows, VouchRows}
     assert down | up == set(MESSAGES) - others
     assert down & up == {Abort}
     assert up == {Join, TellLevels, Contribution, Received, Abort}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
+from hansa.cli.audit import audit
 from hansa.cli.consortium import consortium
 from hansa.cli.identity import asking, init
 from hansa.cli.option_types import EXISTING, PATH, Names, Objective, Range, RisingNumbers, Search, Setting, TablePath
@@ -24,7 +25,7 @@ from hansa.cli.service import COMMANDS as SERVICE_COMMANDS
 from hansa.cli.service import serve
 from hansa.cli.signals import Interrupted, interrupting
 from hansa.data.schema import DECIMAL_SIGNS, UNSEEN
-from hansa.errors import HansaError
+from hansa.errors import HansaError, ModelWithheld
 from hansa.files import failed
 from hansa.plan import LEAF_BITS_RANGE, LEAST_MIN_CELL_ROWS, MODES, SERVER_LINKS
 from hansa.printable import printable
@@ -41,6 +42,9 @@ LOG_FORMATS, LOG_LEVELS = ("text", "json"), ("debug", "info", "warning", "error"
 
 REFUSED = 1
 """Exit status where somebody must change something first. 2 is `click`'s, for a command that is wrong in itself."""
+
+WITHHELD = 3
+"""Exit status of a member's run that went to its end, where the plan's condition on the release lets nobody have the model."""
 
 AGAIN = 75
 """Exit status where the same command may succeed later: EX_TEMPFAIL of `sysexits.h`. A signal gives 128 and its number."""
@@ -99,7 +103,7 @@ class Commands(click.Group):
                 from hansa.node.record import failure_of
 
                 ending.tell(failure_of(error))
-                status = AGAIN if error.retry else REFUSED
+                status = AGAIN if error.retry else WITHHELD if isinstance(error, ModelWithheld) else REFUSED
             except OSError as error:
                 if error.errno == errno.EPIPE:
                     raise
@@ -667,14 +671,19 @@ def evidence(evidence: Path, other: Path | None, plan: Path, members: Path, as_j
     required=True,
     help="The consortium's file, or a members file whose identities you compared.",
 )
+@click.option(
+    "--signature", type=EXISTING, help="An OpenSSF model signature, by the key that the first statement names."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def verify(model: Path, statements: tuple[Path, ...], members_file: Path, as_json: bool) -> None:
+def verify(
+    model: Path, statements: tuple[Path, ...], members_file: Path, signature: Path | None, as_json: bool
+) -> None:
     """Hold MODEL to the signed STATEMENTS of members (`provenance` in their files): who vouches for it, which plan and run made it."""
     from hansa.consortium.provenance import verify_model
     from hansa.consortium.versions import read_pinned
     from hansa.node.events import line_of
 
-    found = verify_model(model, statements, read_pinned(members_file))
+    found = verify_model(model, statements, read_pinned(members_file), signature)
     click.echo(line_of(found) if as_json else "\n".join(map(printable, found.lines())))
 
 
@@ -700,3 +709,4 @@ main.add_command(consortium)
 main.add_command(plan)
 for service_command in SERVICE_COMMANDS:
     main.add_command(service_command)
+main.add_command(audit)

@@ -72,6 +72,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         plans: digests (64 hex digits) of the plans that may run; None for any.
         approved_plans_only: whether a plan runs only where every member with a role has signed it (`approvals`).
         signed_members_only: whether the members must stand in a consortium's file, which every member signed (`versions`).
+        new_logs: names of audit logs (64 hex digits) that other members may show in place of the one that they showed before.
         functions: SHA-256 (64 hex digits) of the files whose functions may run on this party's rows; none by default.
 
     Raises:
@@ -101,6 +102,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     approved_plans_only: bool = False
     signed_members_only: bool = False
     functions: Digests = ()
+    new_logs: Digests = ()
 
     def __post_init__(self) -> None:
         fault = fault_of_fields(self, {key: key for key in KEYS})

@@ -7,7 +7,7 @@ and it has the plan's approvals where members signed it. It holds nothing of row
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,12 +34,14 @@ from hansa.consortium.envelopes import (
 )
 from hansa.consortium.identity import Identity
 from hansa.consortium.members import Members
+from hansa.consortium.model_signature import verify_signature
 from hansa.errors import IdentityError, PlanError
 from hansa.files import read_whole, write_whole
 from hansa.plan import Plan
 
 PROVENANCE_TYPE: Final = "urn:hansa:model-provenance:1"
 
+Transcript = Annotated[str, Meta(pattern=r"\A([0-9a-f]{64})?\Z")]
 RunId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{16,128}\Z")]
 
 
@@ -50,6 +52,8 @@ class ProvenancePredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         plan, plan_name, mode: the plan's digest, its name and mode. run: the run's id, the same at every member.
         members: of everybody with a role, the identity key in hex. parties, receivers: names among them.
         member: who says this. hansa: the version that it ran. finished: when.
+        transcript: a hash over all that this member sent and received in the run (`transcript_digest`); "" where nothing passed.
+        release_key: PEM of the key that made the OpenSSF model signature (`model_signature`); "" where there is none.
         approvals: the proposal that the plan was, with its signatures; None where members signed none.
     """
 
@@ -63,6 +67,8 @@ class ProvenancePredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     member: str
     hansa: str
     finished: Moment
+    transcript: Transcript
+    release_key: Annotated[str, Meta(max_length=1000)]
     approvals: EnvelopeJson | None
 
 
@@ -83,6 +89,7 @@ class Verified(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         vouching: the members whose statements were given, each with when its run finished.
         approved_by: members that signed the plan before the run; empty where it was not signed.
         revoked_since: members whose keys of that time are trusted no more.
+        transcripts: by member, as its statement has it. signed_by: whose model signature was checked; "" for none.
     """
 
     model: str
@@ -95,6 +102,8 @@ class Verified(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vouching: dict[str, datetime]
     approved_by: tuple[str, ...]
     revoked_since: tuple[str, ...]
+    transcripts: dict[str, str]
+    signed_by: str = ""
 
     def lines(self) -> list[str]:
         """For people."""
@@ -103,8 +112,12 @@ class Verified(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             f"model {self.model}",
             f"plan {self.plan_name}, mode {self.mode}, digest {self.plan}: {approved}",
             f"run {self.run} of the parties {', '.join(self.parties)}; received by {', '.join(self.receivers)}",
-            *(f"{name} vouches for it: finished {at:%Y-%m-%d %H:%M} UTC" for name, at in sorted(self.vouching.items())),
+            *(
+                f"{name} vouches for it: finished {at:%Y-%m-%d %H:%M} UTC, transcript {self.transcripts[name] or 'none'}"
+                for name, at in sorted(self.vouching.items())
+            ),
             *(f"{name}: its key of that time was revoked since" for name in self.revoked_since),
+            *([f"OpenSSF model signature by a key of {self.signed_by}: it holds"] if self.signed_by else []),
         ]
 
 
@@ -119,6 +132,15 @@ class FinishedRun:
     run: str
     hansa: str
     proposal: Proposal | None
+    transcript: str = ""
+    release_key: str = ""
+
+
+def transcript_digest(transcript: Mapping[str, str]) -> str:
+    """One hash, in hex, over the hashes of all frames by "SENDER>RECEIVER"; "" where there are none."""
+    if not transcript:
+        return ""
+    return hashlib.sha256(b"hansa transcript\x00" + msgspec.json.encode(sorted(transcript.items()))).hexdigest()
 
 
 def write_provenance(path: Path, run: FinishedRun, member: Identity, now: datetime | None = None) -> None:
@@ -136,6 +158,8 @@ def write_provenance(path: Path, run: FinishedRun, member: Identity, now: dateti
         member=member.name,
         hansa=run.hansa,
         finished=moment,
+        transcript=run.transcript,
+        release_key=run.release_key,
         approvals=None if run.proposal is None else run.proposal.envelope,
     )
     subject = (Subject(run.model_name, Digest(run.model_sha256)),)
@@ -143,11 +167,12 @@ def write_provenance(path: Path, run: FinishedRun, member: Identity, now: dateti
     write_whole(path, written(sealed(payload, {member.public: sign(member, payload)})), private=False)
 
 
-def verify_model(model: Path, statements: Sequence[Path], members: Members) -> Verified:
+def verify_model(model: Path, statements: Sequence[Path], members: Members, signature: Path | None = None) -> Verified:
     """Hold a model file to members' statements.
 
     Args:
         statements: of one or more members, each its own. members: as this reader pinned them.
+        signature: an OpenSSF model signature, which must be by the key that the first statement names; None for none.
 
     Raises:
         PlanError: a statement is none, or of another model, or two disagree. IdentityError: a signature or an identity is wrong.
@@ -157,6 +182,7 @@ def verify_model(model: Path, statements: Sequence[Path], members: Members) -> V
     except (OSError, ValueError) as error:
         raise PlanError(f"{model}: cannot be read ({error}); name a model file") from error
     vouching: dict[str, datetime] = {}
+    transcripts: dict[str, str] = {}
     first: ProvenancePredicate | None = None
     for path in statements:
         predicate = _verified(path, digest, members)
@@ -169,6 +195,7 @@ def verify_model(model: Path, statements: Sequence[Path], members: Members) -> V
             raise PlanError(f"{path}: is a second statement of {predicate.member!r}; give one of each member")
         first = first or predicate
         vouching[predicate.member] = predicate.finished
+        transcripts[predicate.member] = predicate.transcript
     if first is None:
         raise PlanError("no statement is given: name those that members wrote beside their models (`provenance`)")
     approved: tuple[str, ...] = ()
@@ -177,6 +204,12 @@ def verify_model(model: Path, statements: Sequence[Path], members: Members) -> V
         if proposal.plan.digest().hex() != first.plan:
             raise PlanError(f"{statements[0]}: the approvals in it are of another plan than the model's")
         approved = tuple(sorted(proposal.signatures))
+    if signature is not None:
+        if not first.release_key:
+            raise PlanError(
+                f"{statements[0]}: names no key of a model signature; give first the statement of the member whose signature it is"
+            )
+        verify_signature(model, signature, first.release_key)
     since = tuple(sorted(name for name, key in first.members.items() if members.revoked(bytes.fromhex(key))))
     return Verified(
         digest,
@@ -189,6 +222,8 @@ def verify_model(model: Path, statements: Sequence[Path], members: Members) -> V
         vouching,
         approved,
         since,
+        transcripts,
+        "" if signature is None else first.member,
     )
 
 

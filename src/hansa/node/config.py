@@ -24,7 +24,9 @@ A member's own file:
     provenance = "north-provenance.json"
                                         # optional: a receiver's signed statement of which run made the model
     withdrawals = "withdrawn"           # optional: folder of members' signed withdrawals, which keep a plan from running
+    model_signature = "north-model.sig" # optional, with provenance: an OpenSSF model signature; the key stands beside it
     state = "north.state"               # optional: folder that lets a run survive this process; default: this file's name with .state
+    audit = "north.audit"               # optional: this member's log of all runs; default: the name of state with .audit
     transcript = "north-transcript"     # optional: folder for every frame that passed
     threads = 1                         # optional
     wait_s = 600                        # optional: seconds to wait for the others
@@ -135,7 +137,9 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     record: FilePath | None = None
     provenance: FilePath | None = None
     withdrawals: FilePath | None = None
+    model_signature: FilePath | None = None
     state: FilePath | None = None
+    audit: FilePath | None = None
     transcript: FilePath | None = None
     threads: Threads = 1
     wait_s: Seconds = 600.0
@@ -170,9 +174,10 @@ class MemberFile:
         id: a column of it that is not read, or None.
         start_model: path of the model that the plan goes on from, or None. custom_objective: of the file with the plan's function, or
             None.
-        model, record, provenance, transcript, ledger: paths, None where the file does not give them.
+        model, record, provenance, model_signature, transcript, ledger: paths, None where the file does not give them.
         withdrawals: folder of signed statements by which members took approvals back, or None.
         state: the folder that lets a run survive this member's process, where the plan has it wait.
+        audit: the file of this member's log (`consortium.audit_log`).
         policy: of a party.
         threads: compute threads. wait_s: seconds to wait for others. idle_limit_s: seconds without a word of the aggregator or hub
             after which a member that is no server gives up, or None for never. memory_limit: bytes for a server's shares, or None.
@@ -197,6 +202,7 @@ class MemberFile:
     transcript: Path | None
     ledger: Path | None
     state: Path
+    audit: Path
     policy: Policy
     threads: int
     wait_s: float
@@ -210,6 +216,7 @@ class MemberFile:
     start_model: Path | None = None
     proposal: Proposal | None = None
     provenance: Path | None = None
+    model_signature: Path | None = None
     withdrawals: Path | None = None
     custom_objective: Path | None = None
     custom_metric: Path | None = None
@@ -262,6 +269,11 @@ def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> Mem
     members = read_pinned(members_path)
     plan, proposal = read_agreed(plan_path, members)
     identity = load_identity(folder, Unlocking(at(document.key_file), ask))
+    identity = load_identity(folder)
+    if document.model_signature is not None and document.provenance is None:
+        raise PlanError(
+            f"{path}: model_signature goes with provenance, which names the key that signs; add provenance, or leave it out"
+        )
     if document.proxy is not None and identity.name == plan.hub:
         raise PlanError(f"{path}: proxy is for members that dial; {identity.name!r} only listens: leave it out")
     if document.id is not None and document.id in plan.schema.columns:
@@ -290,6 +302,7 @@ def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> Mem
             rule="a member signed the consortium's file that it uses",
             cure="sign the consortium's file",
         )
+    state = path.with_suffix(".state") if document.state is None else path.parent / document.state
     return MemberFile(
         path=path,
         plan=plan,
@@ -306,9 +319,11 @@ def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> Mem
         record=at(document.record),
         provenance=at(document.provenance),
         withdrawals=at(document.withdrawals),
+        model_signature=at(document.model_signature),
         transcript=at(document.transcript),
         ledger=at(document.ledger),
-        state=path.with_suffix(".state") if document.state is None else path.parent / document.state,
+        state=state,
+        audit=state.with_suffix(".audit") if document.audit is None else path.parent / document.audit,
         policy=document.policy,
         threads=document.threads,
         wait_s=document.wait_s,

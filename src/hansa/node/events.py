@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from hansa.node.record import Failure, Record
-from hansa.roles.run import Binned, Progress, Registered, Resumed, TableDescribed, Trained, TreeGrown
+from hansa.roles.run import Binned, Progress, Registered, Resumed, TableDescribed, Trained, TreeGrown, Withheld
 from hansa.transport.notices import Kind
 
 
@@ -109,6 +109,7 @@ _LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(
     | Binned
     | TreeGrown
     | Trained
+    | Withheld
     | TableDescribed
     | Noticed
     | Paused

@@ -33,7 +33,9 @@ def check_files(member: MemberFile, ends: Iterable[str]) -> None:
 
     A transcript that is there already is that of an earlier epoch where the run has a state: the next one gets a number.
     """
-    outputs = {key: getattr(member, key) for key in ("model", "record", "provenance", "ledger")}
+    outputs = {
+        key: getattr(member, key) for key in ("model", "record", "provenance", "model_signature", "audit", "ledger")
+    }
     inputs: dict[str, Path] = {
         **paths_of(member.table),
         "plan": member.plan_path,

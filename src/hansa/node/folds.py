@@ -52,7 +52,9 @@ def _played(member: MemberFile, play: Play, on_event: OnEvent) -> list[Record]:
     for fold, plan in enumerate(member.plan.of_folds()):
         event(FoldBegan(member=member.identity.name, fold=fold + 1, folds=member.plan.folds))
         path = None if member.record is None else fold_record(member.record, fold)
-        ended.append(play(replace(member, plan=plan, record=path, port=port), event))
+        ended.append(
+            play(replace(member, plan=plan, record=path, port=port, provenance=None, model_signature=None), event)
+        )
     return ended
 
 

@@ -12,7 +12,7 @@ from hansa.consortium.identity import create_identity
 from hansa.consortium.policy import Policy
 from hansa.data.description import Description
 from hansa.data.source import Rows
-from hansa.errors import HansaError
+from hansa.errors import HansaError, ModelWithheld
 from hansa.plan import Plan
 from hansa.roles.run import Progress, Purpose, run_hub
 from hansa.roles.shared.member import SharedMember
@@ -120,6 +120,10 @@ def train_in_process(
     )
     if aggregator.outcome is None:
         raise HansaError("the run ended without a model")
+    if aggregator.withheld:
+        raise ModelWithheld(
+            f"nobody has the model: the plan's release demands {plan.release.condition} of the held-out rows, and that was not reached"
+        )
     return InProcessRun(aggregator.outcome, parties, traffic)
 
 

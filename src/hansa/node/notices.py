@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from hansa.node.events import Event, Listening, Noticed, Paused, Stage
-from hansa.roles.run import Binned, Progress, Registered, Resumed, TableDescribed, Trained, TreeGrown
+from hansa.roles.run import Binned, Progress, Registered, Resumed, TableDescribed, Trained, TreeGrown, Withheld
 from hansa.transport.notices import Notice
 
 REPEAT_S = 30.0
@@ -102,6 +102,10 @@ class NoticeWriter:
                 return _joined(f"training, {rounds}", metrics_text(event.metrics))
             case TableDescribed():
                 return "the pooled table is described; the run is over"
+            case Withheld():
+                return (
+                    f"nobody gets the model, whose metric is not what the plan demands: {metrics_text(event.metrics)}"
+                )
             case Trained():
                 return _joined(f"training is over after {rounds}", metrics_text(event.metrics))
             case _:

@@ -63,6 +63,9 @@ def defaults(plan: Plan) -> dict[str, object]:
         "release.statistics": plan.coopetitive is None,
         "release.least_choices": replace(plan, release=Release(statistics=plan.release.statistics)).least_choices,
         "release.leaf_bits": None,
+        "release.metric": "",
+        "release.at_least": None,
+        "release.at_most": None,
         **parameters,
     }
 

@@ -31,7 +31,7 @@ from hansa.roles.run import Purpose
 from hansa.transport.channel import Traffic
 from hansa.version import __version__
 
-State = Literal["joining", "running", "finished", "failed", "interrupted"]
+State = Literal["joining", "running", "finished", "withheld", "failed", "interrupted"]
 
 REWRITE_S = 10.0
 """Seconds at least between two writings of a record while trees grow."""

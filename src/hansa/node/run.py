@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from hansa.consortium import provenance
-from hansa.errors import PlanError
+from hansa.consortium.model_signature import check_signing, sign_model
+from hansa.errors import ModelWithheld, PlanError
 from hansa.node import shared, summed
+from hansa.node.auditing import RunAudit, auditing
 from hansa.node.config import MemberFile, check_approved
 from hansa.node.events import Event, Listening, Noticed, OnEvent
 from hansa.node.folds import cross_validate
@@ -28,12 +30,30 @@ def run(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | No
         member: the member's own file, read. on_event: called with the run's progress, and with what happens to connections.
         keep: takes the description of the pooled table; where it is given the run describes, and trains nothing.
 
-    Raises HansaError and its kinds: the run was refused or stopped.
+    Raises HansaError and its kinds: the run was refused or stopped; ModelWithheld where it went to its end, and the plan's condition
+    lets nobody have the model.
     """
-    check_approved(member)
     if member.plan.folds and keep is None:
-        return cross_validate(member, lambda one, tell: _play(one, tell, None), on_event)
-    record = _play(member, on_event, keep)
+        check_approved(member)
+        return cross_validate(member, lambda one, tell: _run_once(one, tell, None), on_event)
+    return _run_once(member, on_event, keep)
+
+
+def _run_once(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | None) -> Record:
+    """`run`, of a plan that is one run."""
+    with auditing(member, "train" if keep is None else "describe") as audit:
+        check_approved(member)
+        if member.model_signature is not None:
+            check_signing()
+        record = _play(member, on_event, keep, audit)
+    if record.state == "withheld":
+        raise ModelWithheld(
+            f"the run is over, and nobody has the model: the plan demands {member.plan.release.condition} of held-out rows, "
+            "which was not reached",
+            run=record.run or "",
+            rule=f"release: {member.plan.release.condition}",
+            cure="agree on another plan, such as more rounds or other columns, or on another condition",
+        )
     model = record.model_sha256
     if member.provenance is not None and isinstance(model, str) and isinstance(record.run, str):
         put = member.model if member.identity.name in member.plan.receivers else None
@@ -46,12 +66,14 @@ def run(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | No
             run=record.run,
             hansa=__version__,
             proposal=member.proposal,
+            transcript=provenance.transcript_digest(audit.transcript),
+            release_key=sign_model(put, member.model_signature) if member.model_signature and put else "",
         )
         provenance.write_provenance(member.provenance, made, member.identity)
     return record
 
 
-def _play(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | None) -> Record:
+def _play(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | None, audit: RunAudit) -> Record:
     """`run` behind what members agreed on."""
     plan, name = member.plan, member.identity.name
     writer = NoticeWriter()
@@ -78,11 +100,11 @@ def _play(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | 
         check_describable(plan)
     if plan.mode == COOPETITIVE:
         play = shared.run_hub_of_members if name == plan.hub else shared.run_member_of_hub
-        return play(member, event, notify)
+        return play(member, event, notify, audit)
     if name == plan.aggregator:
-        return summed.run_aggregator(member, event, notify, keep)
+        return summed.run_aggregator(member, event, notify, audit, keep)
     if name in plan.parties:
-        return summed.run_party(member, event, notify, keep)
+        return summed.run_party(member, event, notify, audit, keep)
     raise PlanError(
         f"{member.path}: the plan gives {name!r} no role; its members are {', '.join(plan.members)}: name another identity or plan",
         cure="name another identity or plan",

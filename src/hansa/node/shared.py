@@ -19,6 +19,7 @@ from msgspec.structs import replace as replaced
 
 from hansa.data.source import Rows, read_rows
 from hansa.errors import HansaError, LinkLost, MemberLost, PlanError, TransportError
+from hansa.node.auditing import RunAudit
 from hansa.node.config import MemberFile
 from hansa.node.events import Listening, OnEvent
 from hansa.node.files import ANSWER_S, admission, check_files, put_model, warn
@@ -183,11 +184,11 @@ def _rows_of(member: MemberFile) -> Rows | None:
     return rows
 
 
-def run_hub_of_members(member: MemberFile, event: OnEvent, notify: Notify) -> HubRecord:
+def run_hub_of_members(member: MemberFile, event: OnEvent, notify: Notify, audit: RunAudit) -> HubRecord:
     """Listen, register the plan's members, relay until all are through; beside, play the other roles that the plan gives this member.
 
     `event` is called with where it listens, then with the run's progress as far as this member knows it; `notify` with what happens
-    to connections.
+    to connections; `audit` takes down what the member's log keeps.
 
     Returns:
         The record, also written where the file says: the hub's, with that of its other roles in it.
@@ -197,11 +198,16 @@ def run_hub_of_members(member: MemberFile, event: OnEvent, notify: Notify) -> Hu
     _check_keys(member)
     check_files(member, [plan.hub, f"{plan.hub}.hub"] if plays else [plan.hub])
     with keeping(member.record, first_record(HubRecord, member, roles=("hub",))) as record:
-        return _run_hub(member, event, notify, record, plays)
+        return _run_hub(member, event, notify, audit, record, plays)
 
 
 def _run_hub(
-    member: MemberFile, event: OnEvent, notify: Notify, record: RunRecord[HubRecord], plays: bool
+    member: MemberFile,
+    event: OnEvent,
+    notify: Notify,
+    audit: RunAudit,
+    record: RunRecord[HubRecord],
+    plays: bool,
 ) -> HubRecord:
     plan = member.plan
     played = _Played(member, event, record) if plays else None
@@ -216,7 +222,17 @@ def _run_hub(
     allowed = tuple(name for name in plan.members if name != plan.hub)
     spins = is_direct(plan) and plan.hub in plan.servers
     limits = limits_of(member, SPIN_S if spins else 0.0)
-    owed = relay.waiting_for if played is None else lambda: _others_owed(relay, played.role, plan.hub)
+    owes_logs: Callable[[], list[str]] | None = None
+
+    def owes(waiting_for: Callable[[], list[str]] | None) -> None:
+        nonlocal owes_logs
+        owes_logs = waiting_for
+
+    def owed() -> list[str]:
+        if owes_logs is not None:
+            return owes_logs()
+        return relay.waiting_for() if played is None else _others_owed(relay, played.role, plan.hub)
+
     inner = TlsHub.listen(
         member.credentials,
         member.host,
@@ -233,14 +249,16 @@ def _run_hub(
         record.count(lambda: _relayed_bytes(inner))
         event(Listening(host=member.host, port=inner.port, member=plan.hub))
         inner.wait_for(allowed, member.wait_s)
-        hub = _relay(member, relay, inner, played, stack)
-    facts: _Ending = {"run": relay.run.hex(), "roles": ("hub",)}
-    total = time.perf_counter() - started
-    if played is not None:
-        own = hub.traffic[plan.hub]
-        record.count(lambda: played.counts(own))
-        facts = played.ended()
-        facts["roles"] = ("hub", *facts["roles"])
+        with audit.hub_side(inner, allowed, ANSWER_S, owes=owes) as counted:
+            hub = _relay(member, relay, inner, played, stack, counted)
+            facts: _Ending = {"run": relay.run.hex(), "roles": ("hub",)}
+            total = time.perf_counter() - started
+            if played is not None:
+                own = hub.traffic[plan.hub]
+                record.count(lambda: played.counts(own))
+                facts = played.ended()
+                facts["roles"] = ("hub", *facts["roles"])
+                audit.released(facts["model_sha256"], plan.receivers)
     facts["seconds"] = replaced(facts.get("seconds", Seconds()), total=total)
     return record.end(
         "finished",
@@ -257,7 +275,12 @@ def _relayed_bytes(hub: TlsHub) -> dict[str, int]:
 
 
 def _relay(
-    member: MemberFile, relay: RelayHub, inner: TlsHub, played: _Played | None, stack: contextlib.ExitStack
+    member: MemberFile,
+    relay: RelayHub,
+    inner: TlsHub,
+    played: _Played | None,
+    stack: contextlib.ExitStack,
+    counted: Callable[[Hub], Hub],
 ) -> Hub:
     """Relay, and play what is to be played, to the end of the run; the hub as its traffic is to be read from."""
     plan, transcript = member.plan, member.transcript
@@ -270,7 +293,7 @@ def _relay(
         return stack.enter_context(contextlib.closing(RecordingHub(hub, transcript, hub_end(plan))))
 
     if played is None:
-        hub = recorded(inner)
+        hub = counted(recorded(inner))
         run_hub(relay, hub, answer_s)
         return hub
     role = played.role
@@ -280,7 +303,7 @@ def _relay(
     if transcript is not None:
         local_member = stack.enter_context(contextlib.closing(RecordingLocalMember(played_here, transcript, plan.hub)))
     within = HubWithLocalMember(inner, plan.hub, local_member, answer_s=played.limit_s, backlog_bytes=BACKLOG_BYTES)
-    hub = recorded(within)
+    hub = counted(recorded(within))
     try:
         run_hub(relay, hub, answer_s)
     except HansaError as error:
@@ -300,18 +323,21 @@ def _others_owed(relay: RelayHub, role: SharedMember, hub: str) -> list[str]:
     return [name for name in role.waiting_for() if name != hub] or relay.waiting_for()
 
 
-def run_member_of_hub(member: MemberFile, event: OnEvent, notify: Notify) -> SharedRecord:
+def run_member_of_hub(member: MemberFile, event: OnEvent, notify: Notify, audit: RunAudit) -> SharedRecord:
     """Connect to the hub and play this member's roles. Returns the record, which is also written where the file says.
 
-    `event` is called with the run's progress as far as this member knows it; `notify` with what happens to connections.
+    `event` is called with the run's progress as far as this member knows it; `notify` with what happens to connections; `audit` takes
+    down what the member's log keeps.
     """
     _check_keys(member)
     check_files(member, [member.identity.name])
     with keeping(member.record, first_record(SharedRecord, member, roles=())) as record:
-        return _play(member, event, notify, record)
+        return _play(member, event, notify, audit, record)
 
 
-def _play(member: MemberFile, event: OnEvent, notify: Notify, record: RunRecord[SharedRecord]) -> SharedRecord:
+def _play(
+    member: MemberFile, event: OnEvent, notify: Notify, audit: RunAudit, record: RunRecord[SharedRecord]
+) -> SharedRecord:
     plan, name = member.plan, member.identity.name
     played = _Played(member, event, record)
     role = played.role
@@ -321,7 +347,10 @@ def _play(member: MemberFile, event: OnEvent, notify: Notify, record: RunRecord[
         if member.transcript is not None:
             channel = RecordingChannel(inner, member.transcript, name)
         record.count(lambda: played.counts(inner.traffic))
-        run_member(role, channel, played.limit_s, role.waiting_for)
+        with audit.member_side(inner, played.limit_s) as counted:
+            run_member(role, counted(channel), played.limit_s, role.waiting_for)
+            facts = played.ended()
+            audit.released(facts["model_sha256"], plan.receivers)
     except TransportError as error:
         lost = error if isinstance(error, LinkLost) else error.__cause__
         if isinstance(lost, LinkLost):
@@ -331,7 +360,7 @@ def _play(member: MemberFile, event: OnEvent, notify: Notify, record: RunRecord[
         raise
     finally:
         channel.close()
-    return record.end("finished", **played.ended())
+    return record.end("finished", **facts)
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4

@@ -19,6 +19,7 @@ from hansa.data.description import Description
 from hansa.data.streamed import open_rows
 from hansa.errors import HansaError, LinkLost, PlanError, ProtocolError, TransportError
 from hansa.node import logs
+from hansa.node.auditing import RunAudit
 from hansa.node.config import MemberFile
 from hansa.node.events import Listening, OnEvent
 from hansa.node.evidence import beside, keep_evidence
@@ -42,6 +43,7 @@ from hansa.roles.run import HubRole, Progress, Purpose, agreement, run_hub, run_
 from hansa.roles.summed.aggregator import Aggregator, Outcome
 from hansa.roles.summed.custom import NO_FUNCTIONS
 from hansa.roles.summed.party import Party
+from hansa.roles.summed.release import released_value
 from hansa.roles.summed.surviving_aggregator import SurvivingAggregator
 from hansa.roles.summed.surviving_party import SurvivingParty
 from hansa.transport.channel import Channel, Hub
@@ -72,12 +74,13 @@ KeepDescription = Callable[[Description], None]
 
 
 def run_aggregator(
-    member: MemberFile, event: OnEvent, notify: Notify, keep: KeepDescription | None = None
+    member: MemberFile, event: OnEvent, notify: Notify, audit: RunAudit, keep: KeepDescription | None = None
 ) -> AggregatorRecord:
     """Listen, register the plan's parties, train, or describe where there is a `keep`. Returns the record, which is also written where
     the file says.
 
-    `event` is called with where it listens, then with every step of the run's progress; `notify` with what happens to connections.
+    `event` is called with where it listens, then with every step of the run's progress; `notify` with what happens to connections;
+    `audit` takes down what the member's log keeps.
     """
     plan = member.plan
     check_files(member, [plan.aggregator])
@@ -87,20 +90,21 @@ def run_aggregator(
         )
         attempt = _Attempt(member.port, member.wait_s)
         if keep is not None or not survives(member):
-            return _aggregate(member, event, notify, record, keep, attempt)
+            return _aggregate(member, event, notify, audit, record, keep, attempt)
         pauses = Pauses(member.wait_s, plan.aggregator, event)
         state = opened.enter_context(
             AggregatorState(member.state, agreement(plan, member.signer.identities), plan.aggregator)
         )
         while True:
             try:
-                ended = _aggregate(member, event, notify, record, keep, attempt, state)
+                ended = _aggregate(member, event, notify, audit, record, keep, attempt, state)
             except HansaError as error:
                 missing = _others_have_the_model(pauses, error, attempt, state)
                 if missing is None:
                     continue
                 warn([f"{', '.join(missing)} did not say that the model arrived; the run is over"])
                 ended = _trained(member, record, state.outcome[0] if state.outcome else None)
+                audit.over_alone(withheld=ended.state == "withheld")
             state.remove()
             return ended
 
@@ -143,6 +147,7 @@ def _aggregate(
     member: MemberFile,
     event: OnEvent,
     notify: Notify,
+    audit: RunAudit,
     record: RunRecord[AggregatorRecord],
     keep: KeepDescription | None,
     attempt: _Attempt,
@@ -158,7 +163,7 @@ def _aggregate(
         limits=HubLimits(spin_s=SPIN_S, most_bytes_per_s=member.most_bytes_per_s),
         reconnect_timeout_s=member.reconnect_timeout_s,
         notify=notify,
-        owed=lambda: role.waiting_for(),
+        owed=lambda: (owes_logs or role.waiting_for)(),
         processes_change=state is not None,
         open_listener=member.open_listener,
     )
@@ -166,6 +171,11 @@ def _aggregate(
     hub: Hub = inner
     at: dict[str, float] = {}
     told_at = 0.0
+    owes_logs: Callable[[], list[str]] | None = None
+
+    def owes(waiting_for: Callable[[], list[str]] | None) -> None:
+        nonlocal owes_logs
+        owes_logs = waiting_for
 
     def report(progress: Progress) -> None:
         nonlocal told_at
@@ -207,9 +217,17 @@ def _aggregate(
         event(Listening(host=member.host, port=inner.port, member=plan.aggregator))
         if surviving is None or not surviving.releasing:
             inner.wait_for(plan.parties, attempt.wait_s)
-            run_hub(role, hub, ANSWER_S)
+            with audit.hub_side(inner, plan.parties, ANSWER_S, survives=surviving is not None, owes=owes) as counted:
+                run_hub(role, counted(hub), ANSWER_S)
+                if aggregator.withheld:
+                    audit.withheld()
+                elif aggregator.outcome is not None:
+                    audit.released(hashlib.sha256(aggregator.outcome.model).hexdigest(), plan.receivers)
         else:
-            run_hub(role, hub, attempt.wait_s)
+            with audit.releasing_side(role) as releasing:
+                run_hub(releasing, hub, attempt.wait_s)
+                if aggregator.withheld:
+                    audit.withheld()
     finally:
         attempt.began = surviving is not None and surviving.began
         hub.close()
@@ -239,27 +257,32 @@ def _trained(
     plan = member.plan
     if outcome is None:  # run_hub returns only once the role is done
         raise PlanError("the run ended without a model")
-    if plan.aggregator in plan.receivers:
+    withheld = not plan.release.is_reached(released_value(plan, outcome.history, outcome.trees_grown))
+    if plan.aggregator in plan.receivers and not withheld:
         put_model(member, outcome.model)
+    model = UNSET if withheld else hashlib.sha256(outcome.model).hexdigest()
     return record.end(
-        "finished",
+        "withheld" if withheld else "finished",
         trees=len(outcome.ensemble.trees),
         trees_grown=outcome.trees_grown,
         exchanges=outcome.exchanges,
         history={name: tuple(values) for name, values in outcome.history.items()},
         without_value=outcome.without_value,
-        model_sha256=hashlib.sha256(outcome.model).hexdigest(),
+        model_sha256=model,
         roster=tuple((name, rows, held) for name, _, rows, held, _ in outcome.roster),
         clear=CLEAR[plan.mode],
         **parts,
     )
 
 
-def run_party(member: MemberFile, event: OnEvent, notify: Notify, keep: KeepDescription | None = None) -> PartyRecord:
+def run_party(
+    member: MemberFile, event: OnEvent, notify: Notify, audit: RunAudit, keep: KeepDescription | None = None
+) -> PartyRecord:
     """Connect to the hub, train, keep the model; or describe where there is a `keep`. Returns the record, which is also written where
     the file says.
 
-    `event` is called with every step of the run's progress; `notify` with what happens to connections.
+    `event` is called with every step of the run's progress; `notify` with what happens to connections; `audit` takes down what the
+    member's log keeps.
     """
     plan, name = member.plan, member.identity.name
     if member.table is None:
@@ -284,8 +307,8 @@ def run_party(member: MemberFile, event: OnEvent, notify: Notify, keep: KeepDesc
             with _reading(member) as rows:
                 given = [rows]
                 del rows  # the party alone holds them, and lets them go
-                return _contribute(member, given, event, notify, record, keep, attempt)
-        return _survive(member, event, notify, record, attempt)
+                return _contribute(member, given, event, notify, audit, record, keep, attempt)
+        return _survive(member, event, notify, audit, record, attempt)
 
 
 def _reading(member: MemberFile) -> contextlib.AbstractContextManager[Columns]:
@@ -296,7 +319,12 @@ def _reading(member: MemberFile) -> contextlib.AbstractContextManager[Columns]:
 
 
 def _survive(
-    member: MemberFile, event: OnEvent, notify: Notify, record: RunRecord[PartyRecord], attempt: _Attempt
+    member: MemberFile,
+    event: OnEvent,
+    notify: Notify,
+    audit: RunAudit,
+    record: RunRecord[PartyRecord],
+    attempt: _Attempt,
 ) -> PartyRecord:
     """A party's run, epoch after epoch. Each reads the table anew, as another process would."""
     name, agreed = member.identity.name, agreement(member.plan, member.signer.identities)
@@ -310,9 +338,10 @@ def _survive(
                 with PartyState(member.state, agreed, name, of_rows) as state:
                     if state.over:  # this process ended before the model was put
                         put_model(member, state.model)
+                        audit.put_later(b"" if state.claim is None else state.claim.run, state.model)
                         ended = _received(member, record, state.model, n_rows, warnings)
                     else:
-                        ended = _contribute(member, given, event, notify, record, None, attempt, state)
+                        ended = _contribute(member, given, event, notify, audit, record, None, attempt, state)
                     state.remove()
                     return ended
         except HansaError as error:
@@ -329,11 +358,16 @@ def _once(admit: Admit, state: PartyState | None) -> Admit:
 
 
 def _received(
-    member: MemberFile, record: RunRecord[PartyRecord], model: bytes | None, rows: int, warnings: tuple[str, ...]
+    member: MemberFile,
+    record: RunRecord[PartyRecord],
+    model: bytes | None,
+    rows: int,
+    warnings: tuple[str, ...],
+    withheld: bool = False,
 ) -> PartyRecord:
     """The record of a party whose run is over."""
     return record.end(
-        "finished",
+        "withheld" if withheld else "finished",
         rows=rows,
         warnings=warnings,
         model_sha256=None if model is None else hashlib.sha256(model).hexdigest(),
@@ -346,6 +380,7 @@ def _contribute(
     given: list[Columns],
     event: OnEvent,
     notify: Notify,
+    audit: RunAudit,
     record: RunRecord[PartyRecord],
     keep: KeepDescription | None,
     attempt: _Attempt,
@@ -412,10 +447,14 @@ def _contribute(
         if member.transcript is not None:
             channel = RecordingChannel(inner, member.transcript, transcript_name(member.transcript, name))
         record.count(counts)
-        run_member(role, channel, member.idle_limit_s)
-        if (
-            plan.fold is not None
-        ):  # the next fold's run is no part of this one: it begins once the hub has ended the connection
+        goes_on = state is not None and state.claim is not None
+        with audit.member_side(inner, member.idle_limit_s, goes_on=goes_on, survives=surviving is not None) as counted:
+            run_member(role, counted(channel), member.idle_limit_s)
+            put_model(member, party.model)
+            if party.withheld:
+                audit.withheld()
+            audit.released(None if party.model is None else hashlib.sha256(party.model).hexdigest(), plan.receivers)
+        if plan.fold is not None:  # the next fold's run is another one: it begins once the hub has ended the connection
             with contextlib.suppress(TransportError):
                 channel.receive(attempt.wait_s)
     except LinkLost as loss:
@@ -434,5 +473,4 @@ def _contribute(
         channel.close()
     if keep is not None and party.description is not None:
         keep(party.description)
-    put_model(member, party.model)
-    return _received(member, record, party.model, n_rows, warnings)
+    return _received(member, record, party.model, n_rows, warnings, party.withheld)

@@ -78,8 +78,10 @@ In coopetitive mode nobody sums; three servers compute on shares, and the hub on
     statistics = false                        # gain and cover of every node; default: false in coopetitive mode, else true
     least_choices = 1000                      # numbers of rows that fit a first tree's leaves; default: 1000 in coopetitive mode
     leaf_bits = 10                            # in place of it: fraction bits of leaf values
+    metric = "auc"                            # optional: nobody gets the model unless this metric of the held-out rows
+    at_least = 0.8                            # is at least so much; or at_most
 
-Signed plans and approvals come later; they will sign `digest`. So do conditions of a release: they will stand in [release].
+Approvals sign `digest` (`consortium.approvals`).
 """
 
 from __future__ import annotations
@@ -99,6 +101,7 @@ from hansa.plan.values import (
     DEFAULT_LEAST_CHOICES,
     DEFAULT_MIN_CELL_ROWS,
     DEFAULT_MIN_PARTY_ROWS,
+    CustomMetricName,
     Cuts,
     Digest,
     Folds,
@@ -107,6 +110,7 @@ from hansa.plan.values import (
     LeafBits,
     LeastChoices,
     MemberName,
+    MetricBound,
     MetricName,
     MinCellRows,
     MinChildRows,
@@ -139,7 +143,9 @@ KEYS_OF_COOPETITIVE = {
 }
 """Attribute of `Coopetitive` -> its key in a plan file."""
 
-KEYS_OF_RELEASE = {name: f"release.{name}" for name in ("statistics", "least_choices", "leaf_bits")}
+KEYS_OF_RELEASE = {
+    name: f"release.{name}" for name in ("statistics", "least_choices", "leaf_bits", "metric", "at_least", "at_most")
+}
 """Attribute of `Release` -> its key in a plan file."""
 
 KEYS_OF_CUSTOM = {name: f"custom_objective.{name}" for name in ("sha256", "gradient_bound", "hessian_bound")}
@@ -238,14 +244,37 @@ class Release:
         least_choices: leaf values are so coarse that so many choices of rows fit a first tree (`trees.leaf_choices`); 0 for leaves as
             they are; None for the mode's default.
         leaf_bits: in place of that, fraction bits of leaf values; None where it is not given.
+        metric, at_least, at_most: nobody gets the model unless this metric of the pooled held-out rows, at the model's last round, is
+            at least the one or at most the other; "" and None for no condition.
     """
 
     statistics: bool = True
     least_choices: LeastChoices | None = None
     leaf_bits: LeafBits | None = None
+    metric: MetricName = ""
+    at_least: MetricBound | None = None
+    at_most: MetricBound | None = None
 
     def __post_init__(self) -> None:
         _hold(self, KEYS_OF_RELEASE)
+
+    @property
+    def condition(self) -> str:
+        """The condition in words; "" where there is none."""
+        if not self.metric:
+            return ""
+        return f"{self.metric} {'at least' if self.at_most is None else 'at most'} {self.bound:g}"
+
+    @property
+    def bound(self) -> float:
+        """What the metric must reach."""
+        return (self.at_least if self.at_most is None else self.at_most) or 0.0
+
+    def is_reached(self, value: float | None) -> bool:
+        """Whether a model whose metric has this value may be had; one without a value may not, where there is a condition."""
+        if not self.metric:
+            return True
+        return value is not None and (value >= self.bound if self.at_most is None else value <= self.bound)
 
 
 @dataclass(frozen=True)
@@ -277,7 +306,7 @@ class CustomMetric:
     """
 
     sha256: FunctionDigest
-    name: MetricName
+    name: CustomMetricName
     bound: RowBound
     maximize: bool = False
 
@@ -495,6 +524,8 @@ class Plan:
                 del content["parameters"][name]
         release = content.pop("release") | {"least_choices": self.least_choices}
         content |= {key: release[key] for key in ("statistics", "least_choices", "leaf_bits")}
+        if self.release.metric:
+            content["release_condition"] = {key: release[key] for key in ("metric", "at_least", "at_most")}
         unchanged = {"verify_counts": "off", "min_child_rows": 1, "dominance": False}
         unchanged |= {"on_dropout": "wait" if self.can_wait else "abort"}
         unchanged |= {"folds": 0}
@@ -537,6 +568,9 @@ class Plan:
             "release.statistics": self.statistics,
             "release.least_choices": self.least_choices,
             "release.leaf_bits": self.release.leaf_bits,
+            "release.metric": self.release.metric,
+            "release.at_least": self.release.at_least,
+            "release.at_most": self.release.at_most,
         }
         if self.custom_objective is not None:
             values |= {key: getattr(self.custom_objective, name) for name, key in KEYS_OF_CUSTOM.items()}

@@ -20,6 +20,7 @@ from hansa.plan.values import (
     UNION,
     BaseMarginLimit,
     Column,
+    CustomMetricName,
     Cuts,
     DateRule,
     DecimalSign,
@@ -31,6 +32,7 @@ from hansa.plan.values import (
     LeastChoices,
     LevelsOrUnion,
     MemberName,
+    MetricBound,
     MetricName,
     MinCellRows,
     MinChildRows,
@@ -114,6 +116,9 @@ class ReleaseTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     statistics: bool | None = None
     least_choices: LeastChoices | None = None
     leaf_bits: LeafBits | None = None
+    metric: MetricName = ""
+    at_least: MetricBound | None = None
+    at_most: MetricBound | None = None
 
 
 class CustomObjectiveTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,7 +133,7 @@ class CustomMetricTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """[custom_metric]"""
 
     sha256: FunctionDigest
-    name: MetricName = "custom"
+    name: CustomMetricName = "custom"
     bound: RowBound
     maximize: bool = False
 
@@ -303,6 +308,9 @@ def _plan(document: PlanDocument) -> Plan:
             statistics=shared or release.statistics is not False,
             least_choices=release.least_choices,
             leaf_bits=release.leaf_bits,
+            metric=release.metric,
+            at_least=release.at_least,
+            at_most=release.at_most,
         ),
         start_model=document.start_model,
         custom_objective=None

@@ -357,6 +357,8 @@ def folds_can_be_had(plan: Plan) -> str | None:
             f"evaluation.folds goes with the modes that have an aggregator, and the mode is {plan.mode!r}: hold a fraction out, or "
             "take another mode"
         )
+    if plan.release.metric:
+        return "evaluation.folds releases no model, so release.metric has nothing to decide; leave one out"
     if plan.start_model:
         return "evaluation.folds scores models on rows that they were not trained on, and start_model may have seen them; leave one out"
     return None
@@ -581,6 +583,33 @@ RULES_ON_SHARES: tuple[SharedRule, ...] = (
 )
 """Of coopetitive plans, in the order in which they are asked: later ones rely on earlier ones."""
 
+
+def condition_can_be_checked(plan: Plan) -> str | None:
+    release = plan.release
+    bounds = [name for name in ("at_least", "at_most") if getattr(release, name) is not None]
+    if not release.metric:
+        return (
+            f"release.{bounds[0]} says what no release.metric must reach; add metric, or leave it out"
+            if bounds
+            else None
+        )
+    if plan.mode == COOPETITIVE:
+        return (
+            f"release.metric is not taken in {COOPETITIVE} mode in this version: whoever receives the model could not check what the "
+            "servers saw; leave it out"
+        )
+    if len(bounds) != 1:
+        return f"release.metric = {release.metric!r} takes one of release.at_least and release.at_most; {len(bounds)} are given"
+    if plan.evaluation_fraction == 0:
+        return "release.metric is of held-out rows, and none are held out; give evaluation.fraction"
+    if release.metric not in plan.metrics:
+        return (
+            f"release.metric is {release.metric!r}, which this run does not measure; expected one of its metrics "
+            f"{', '.join(plan.parameters.metrics)}, or name it in parameters.eval_metric"
+        )
+    return None
+
+
 RULES: tuple[Rule, ...] = (
     mode_and_tables_agree,
     names_are_names,
@@ -606,5 +635,6 @@ RULES: tuple[Rule, ...] = (
     rare_levels_can_be_counted,
     folds_can_be_had,
     early_stopping_has_rows,
+    condition_can_be_checked,
 )
 """Of every plan, in the order in which they are asked."""

@@ -113,7 +113,7 @@ FunctionDigest = Annotated[
 RowBound = Annotated[
     float, Meta(ge=2.0**-100, le=2.0**100, description="a positive number that no row exceeds, from 2^-100 to 2^100")
 ]
-MetricName = Annotated[
+CustomMetricName = Annotated[
     str,
     Meta(
         pattern=r"\A[a-z][a-z0-9_-]{0,31}\Z",
@@ -144,6 +144,11 @@ MinCellRows = Annotated[
 ]
 MinPartyRows = Annotated[int, Meta(ge=0, description="a whole number of at least 0, which asks for nothing")]
 MinChildRows = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
+MetricName = Annotated[str, Meta(description="the name of a metric, one of parameters.eval_metric")]
+MetricBound = Annotated[
+    float,
+    Meta(ge=-sys.float_info.max, le=sys.float_info.max, description="a finite number, which the metric must reach"),
+]
 LeastChoices = Annotated[int, Meta(ge=0, description="a whole number: 0, which asks for nothing, or more")]
 LeafBits = Annotated[
     int,

@@ -102,7 +102,14 @@ def _privacy(plan: Plan) -> dict[str, Any]:
 
 
 def _release(plan: Plan) -> dict[str, Any]:
-    given = {"least_choices": plan.release.least_choices, "leaf_bits": plan.release.leaf_bits}
+    release = plan.release
+    given = {
+        "least_choices": release.least_choices,
+        "leaf_bits": release.leaf_bits,
+        "metric": release.metric or None,
+        "at_least": release.at_least,
+        "at_most": release.at_most,
+    }
     return {"statistics": plan.statistics, **{key: value for key, value in given.items() if value is not None}}
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from hansa.errors import ProtocolError
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 
 ENVELOPE_BYTES = 2**16
 """Bytes that a message may have beside its binary data; without any (`WITH_DATA`), in all."""
@@ -71,8 +71,73 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     now: Mark
 
 
+class LogProof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """That a log of `size` entries extends one of `prior` (fields are those of `consortium.audit_log.Extension`)."""
+
+    prior: int
+    size: int
+    rule: tuple[int, ...]
+    subset: tuple[int, ...]
+    path: tuple[bytes, ...]
+
+
+class LogCheckpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a member's audit log stands: its name (32 bytes), its size and root, signed for this exchange; and what it extends."""
+
+    log: bytes
+    size: int
+    root: bytes
+    signature: bytes
+    proofs: tuple[LogProof, ...]
+
+
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     """Base of all messages."""
+
+
+class OpenLogs(Message, frozen=True):
+    """Member to hub, before all else: this version of the protocol; 32 random bytes; and of each other member's audit log the size of
+    the newest checkpoint that I hold.
+    """
+
+    version: int
+    nonce: bytes
+    held: dict[str, int]
+
+
+class LogsOpened(Message, frozen=True):
+    """Hub to member: everybody's nonce, which together name this exchange; and the sizes of my log that others hold."""
+
+    nonces: dict[str, bytes]
+    sizes: tuple[int, ...]
+
+
+class ShowLog(Message, frozen=True):
+    """Member to hub: where my audit log stands, with proofs that it extends the sizes that others hold."""
+
+    checkpoint: LogCheckpoint
+
+
+class LogsShown(Message, frozen=True):
+    """Hub to member: where everybody's log stands, the hub's too. Each member checks all."""
+
+    logs: dict[str, LogCheckpoint]
+
+
+class AskLogs(Message, frozen=True):
+    """Hub to member, when the run is over, however it ended: show where your log stands now."""
+
+
+class CountersignLogs(Message, frozen=True):
+    """Member to hub: my signature over all that was shown at the end of the run."""
+
+    signature: bytes
+
+
+class LogsCountersigned(Message, frozen=True):
+    """Hub to member: everybody's, the hub's too. The exchange is over."""
+
+    signatures: dict[str, bytes]
 
 
 class Join(Message, frozen=True):
@@ -357,11 +422,16 @@ class ShowRows(Message, frozen=True):
 
 
 class Finish(Message, frozen=True):
-    """Aggregator to party: the run is over. model is the zlib-compressed XGBoost JSON for receivers, empty for others."""
+    """Aggregator to party: the run is over. model is the zlib-compressed XGBoost JSON for receivers, empty for others.
+
+    metric: where the plan's release depends on one, its value, as the aggregator says. Where that is not enough nobody gets the model,
+    and hash and model are empty.
+    """
 
     trees: int
     model_sha256: bytes
     model: bytes
+    metric: float | None = None
 
 
 class Received(Message, frozen=True):
@@ -484,6 +554,13 @@ class Abort(Message, frozen=True):
 
 
 MESSAGES: tuple[type[Message], ...] = (
+    OpenLogs,
+    LogsOpened,
+    ShowLog,
+    LogsShown,
+    AskLogs,
+    CountersignLogs,
+    LogsCountersigned,
     Join,
     Welcome,
     Resume,
@@ -562,10 +639,18 @@ WITH_DATA: frozenset[type[Message]] = frozenset(
 
 _OF_ALL_MEMBERS = frozenset(
     {Welcome, Resume, CheckpointSigned, ExchangeKeys, ConfirmKeys, KeysConfirmed, TellLevels, UseLevels}
+    | {OpenLogs, LogsOpened, ShowLog, LogsShown, LogsCountersigned}
 )
 
 AnyMessage = (
-    Join
+    OpenLogs
+    | LogsOpened
+    | ShowLog
+    | LogsShown
+    | AskLogs
+    | CountersignLogs
+    | LogsCountersigned
+    | Join
     | Welcome
     | Resume
     | SignCheckpoint

@@ -15,12 +15,14 @@ from hansa.protocol.messages import (
     Abort,
     AnnounceKey,
     AnyMessage,
+    AskLogs,
     CheckpointSigned,
     Close,
     ConfirmKeys,
     Contribution,
     CountBins,
     CountCells,
+    CountersignLogs,
     CountMagnitudes,
     CountResiduals,
     Described,
@@ -30,12 +32,17 @@ from hansa.protocol.messages import (
     Join,
     KeepLevels,
     KeysConfirmed,
+    LogsCountersigned,
+    LogsOpened,
+    LogsShown,
     Message,
+    OpenLogs,
     QuantiseGradients,
     Received,
     Relay,
     Resume,
     SetLeaves,
+    ShowLog,
     ShowRows,
     SignCheckpoint,
     SplitNodes,
@@ -239,6 +246,28 @@ HUB: Transitions = {
     "aborted": {},
 }
 """What the hub of a coopetitive run accepts from members; it leaves a state when the last member's part has come."""
+
+LOG_MEMBER: Transitions = {
+    "opening": {LogsOpened: ("showing",), Abort: ("aborted",)},
+    "showing": {LogsShown: ("open",), Abort: ("aborted",)},
+    "open": {AskLogs: ("closing",), Abort: ("aborted",)},
+    "closing": {LogsShown: ("countersigning",), Abort: ("aborted",)},
+    "countersigning": {LogsCountersigned: ("closed",), Abort: ("aborted",)},
+    "closed": {},
+    "aborted": {},
+}
+"""What a member accepts of the exchange of audit logs, before a run and after it; between them, "open", is the run itself."""
+
+LOG_HUB: Transitions = {
+    "opening": {OpenLogs: ("opening", "showing"), Abort: ("aborted",)},
+    "showing": {ShowLog: ("showing", "open"), Abort: ("aborted",)},
+    "open": {},
+    "closing": {ShowLog: ("closing", "countersigning"), Abort: ("aborted",)},
+    "countersigning": {CountersignLogs: ("countersigning", "closed"), Abort: ("aborted",)},
+    "closed": {},
+    "aborted": {},
+}
+"""What the hub accepts of it. It enters "closing" by itself, once the run is over."""
 
 
 class Session:

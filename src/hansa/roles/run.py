@@ -41,7 +41,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def stage(self) -> str:
-        """ "registered", "resumed", "binned", "tree", "trained" or "described"."""
+        """ "registered", "resumed", "binned", "tree", "trained", "withheld" or "described"."""
         return str(self.__struct_config__.tag)
 
 
@@ -65,6 +65,10 @@ class TreeGrown(Progress, frozen=True, tag_field="event", tag="tree"):
 
 class Trained(Progress, frozen=True, tag_field="event", tag="trained"):
     """The last round is over."""
+
+
+class Withheld(Progress, frozen=True, tag_field="event", tag="withheld"):
+    """The last round is over, and nobody gets the model: a metric, whose value is told, is not what the plan demands."""
 
 
 class TableDescribed(Progress, frozen=True, tag_field="event", tag="described"):

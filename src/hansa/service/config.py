@@ -16,6 +16,7 @@
                                         # optional: where spans go, by OTLP over HTTP; default: nowhere
     transcripts = true                  # optional: keep every frame of each run in its folder
     ledger = "north-ledger.jsonl"       # optional; default: ledger.jsonl in `state`
+    audit = "north.audit"               # optional: the log of all its runs; default: audit in `state`
 
     [[sources]]                         # a party's rows, by the names of plans; the first whose pattern fits is taken
     plans = ["sleeping-*"]              # optional; default: every plan
@@ -143,6 +144,7 @@ class ServiceDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     traces: Url | None = None
     transcripts: bool = False
     ledger: FilePath | None = None
+    audit: FilePath | None = None
     proxy: ProxyUrl | None = None
     proxy_password_file: FilePath | None = None
     threads: Threads = 1
@@ -181,7 +183,8 @@ class ServiceFile:
 
     Attributes:
         document: as it is written. name: of the service. consortia: at least one.
-        state, plans, ledger: the service's folder, its inbox, and its ledger. database: URL of the database of its runs, with its
+        state, plans, ledger, audit: the service's folder, its inbox, its ledger and the log of its runs.
+        database: URL of the database of its runs, with its
             password; empty for a file of SQLite in `state`. health: host and port where it answers, or None.
     """
 
@@ -192,6 +195,7 @@ class ServiceFile:
     state: Path
     plans: Path
     ledger: Path
+    audit: Path
     database: str
     health: tuple[str, int] | None
 
@@ -206,6 +210,10 @@ class ServiceFile:
             if any(fnmatch.fnmatchcase(plan.name, pattern) for pattern in source.plans):
                 return source
         return None
+
+    def audit_of(self, consortium: Consortium) -> Path:
+        """The log of the runs of one consortium, which the members of no other one see the size of."""
+        return self.audit.with_name(f"{self.audit.name}.{consortium.name}") if consortium.name else self.audit
 
     def consortium(self, name: str) -> Consortium:
         """The one of that name. Raises PlanError where the file has it no more."""
@@ -236,6 +244,7 @@ def read_service_file(path: Path) -> ServiceFile:
         state=state,
         plans=state / "plans" if document.plans is None else (path.parent / document.plans).absolute(),
         ledger=state / "ledger.jsonl" if document.ledger is None else (path.parent / document.ledger).absolute(),
+        audit=state / "audit" if document.audit is None else (path.parent / document.audit).absolute(),
         database=database,
         health=None if document.health is None else address_of(document.health, "health", path),
     )
@@ -313,6 +322,7 @@ def member_text(service: ServiceFile, consortium: Consortium, plan: Plan, folder
         "hub": consortium.hub,
         "record": str(folder / "record.json"),
         "state": str(folder / "state"),
+        "audit": str(service.audit_of(consortium)),
     }
     for key, place in (("key_file", consortium.key_file), ("withdrawals", consortium.withdrawals)):
         if place is not None:

@@ -576,11 +576,13 @@ class ResumableHub:
             MemberLost: one member left, broke a rule, or was away for too long. Raised once.
             TransportError: no frame came in `timeout` seconds.
         """
-        if self._deferred:
-            member, kept = self._deferred.popleft()
-            return self._counted(member, memoryview(kept))
         deadline = None if timeout is None else time.monotonic() + timeout
-        while (received := self._next(deadline)) is None:
+        while True:
+            if self._deferred:  # looked at each time: a loss may defer a member's last words
+                member, kept = self._deferred.popleft()
+                return self._counted(member, memoryview(kept))
+            if (received := self._next(deadline)) is not None:
+                break
             if deadline is not None and time.monotonic() >= deadline:
                 raise TransportError(f"no frame from any member in {timeout:g} s")
             if timeout != 0:
@@ -783,6 +785,9 @@ class ResumableHub:
         session = self._sessions[loss.member]
         if session.over:
             return  # it was reported, or left
+        for frame in loss.unread:  # its last words, which a send that failed found before `receive` did
+            if (received := self._taken(loss.member, session, memoryview(frame))) is not None:
+                self._put_deferred(*received)
         if not loss.broken or not self._reconnect_timeout_s:
             self._end(loss.member, session)
             self._tell(Notice("lost", loss.member, text=loss.reason))

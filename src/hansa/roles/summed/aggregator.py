@@ -70,6 +70,7 @@ from hansa.roles.run import (
     TableDescribed,
     Trained,
     TreeGrown,
+    Withheld,
     agreement,
     agreement_parts,
     run_id,
@@ -85,6 +86,7 @@ from hansa.roles.summed.levels import (
     union_of,
     with_union,
 )
+from hansa.roles.summed.release import kept_rounds, released_value
 from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
     EXPONENTS,
@@ -107,7 +109,7 @@ from hansa.trees.growth import Buffers, Grower
 from hansa.trees.least_rows import heaviest_row, hessian_of
 from hansa.trees.level import Level
 from hansa.trees.losses import LOSSES, is_exponential
-from hansa.trees.metrics import NO_ROWS, best_round, mean_value, metric_value, stops_early, sums_length, why_no_value
+from hansa.trees.metrics import NO_ROWS, mean_value, metric_value, stops_early, sums_length, why_no_value
 from hansa.trees.sampling import draw_columns
 from hansa.trees.worker_pool import ALONE, WorkerPool
 from hansa.trees.xgboost_json import to_json
@@ -428,7 +430,7 @@ class Aggregator:
         """Stand where an aggregator of this run stood that had told the model, which these parties had acknowledged."""
         self._begin(outcome.roster)
         self.outcome = outcome
-        self._digest = hashlib.sha256(outcome.model).digest()
+        self._digest = self._told_digest()
         self._received = set(received)
         self._session.state = "finishing"
 
@@ -436,8 +438,8 @@ class Aggregator:
         """The frame that tells one party that the run is over."""
         assert self.outcome is not None  # `finish_again`
         before = 0 if self._before is None else len(self._before.ensemble.trees)
-        packed = zlib.compress(self.outcome.model, 6) if party in self._plan.receivers else b""
-        return messages.encode(Finish(len(self.outcome.ensemble.trees) - before, self._digest, packed))
+        packed = b"" if self.withheld else zlib.compress(self.outcome.model, 6)
+        return self._finished(len(self.outcome.ensemble.trees) - before, party, packed)
 
     # --- registration ---------------------------------------------------------------------------------------------------
 
@@ -1118,10 +1120,7 @@ class Aggregator:
     def _finish(self) -> Outgoing:
         plan = self._plan
         grown = len(self._trees)
-        rounds = grown // self._per_round
-        if plan.parameters.early_stopping_rounds is not None:
-            # Without any value there is no best round: the whole model stays.
-            rounds = best_round(plan.maximizes, self._history.get(plan.metrics[-1], ())) or rounds
+        rounds = kept_rounds(plan, self._history, grown)
         keep = rounds * self._per_round
         scores = self._start.base_scores
         ensemble = Ensemble(
@@ -1142,14 +1141,32 @@ class Aggregator:
         self.outcome = Outcome(
             ensemble, model, self._history, grown, self._exchanges, self._roster, self._without_value
         )
-        self._digest = hashlib.sha256(model).digest()
-        packed = zlib.compress(model, 6)
-        yield from self._tell(
-            {
-                party: messages.encode(Finish(keep, self._digest, packed if party in plan.receivers else b""))
-                for party in plan.parties
-            }
-        )
+        self._digest = self._told_digest()
+        if self.withheld:
+            metrics = {plan.release.metric: self._released_value}
+            self._report(Withheld(trees=rounds, rounds=plan.parameters.rounds, metrics=metrics))
+        packed = b"" if self.withheld else zlib.compress(model, 6)
+        yield from self._tell({party: self._finished(keep, party, packed) for party in plan.parties})
+
+    @property
+    def withheld(self) -> bool:
+        """Whether the run is over and nobody gets the model, since the metric of the plan's release is not reached."""
+        return self.outcome is not None and not self._plan.release.is_reached(self._released_value)
+
+    @property
+    def _released_value(self) -> float | None:
+        outcome = self.outcome
+        if outcome is None or not self._plan.release.metric:
+            return None
+        return released_value(self._plan, outcome.history, outcome.trees_grown)
+
+    def _told_digest(self) -> bytes:
+        assert self.outcome is not None  # its callers
+        return b"" if self.withheld else hashlib.sha256(self.outcome.model).digest()
+
+    def _finished(self, trees: int, party: str, packed: bytes) -> bytes:
+        model = packed if party in self._plan.receivers else b""
+        return messages.encode(Finish(trees, self._digest, model, self._released_value))
 
     def _acknowledge(self, member: str, message: Received) -> None:
         if message.model_sha256 != self._digest or member in self._received:

@@ -78,6 +78,7 @@ from hansa.roles.run import (
     TableDescribed,
     Trained,
     TreeGrown,
+    Withheld,
     agreement,
     agreement_parts,
     run_id,
@@ -226,6 +227,7 @@ class Party:
         self._signer = signer
         self._masking: NoMasking | SumMasking = NoMasking() if plan.mode == "federated" else MaskingNotReady()
         self.model: bytes | None = None
+        self.withheld = False
         self.run = b""
         self._report = report
         self._plan = plan
@@ -1256,6 +1258,20 @@ class Party:
                 yield self._contribute("histograms", out, first, len(positions) * out[0].size)
 
     def _finish(self, message: Finish) -> Received:
+        condition = self._plan.release
+        if not condition.metric and message.metric is not None:
+            raise self._broken("a metric is told of a release that depends on none")
+        if not condition.is_reached(message.metric):
+            if message.model or message.model_sha256:
+                raise self._broken(
+                    f"a model is told of whose {condition.metric} is {message.metric}; the plan's release demands {condition.condition}"
+                )
+            self._check_length(message.trees)
+            self.withheld = True
+            rounds = message.trees // self._per_round
+            metrics = {condition.metric: message.metric}
+            self._report(Withheld(trees=rounds, rounds=self._plan.parameters.rounds, metrics=metrics))
+            return Received(b"")
         receiver = self._name in self._plan.receivers
         if receiver != bool(message.model):
             raise self._broken(

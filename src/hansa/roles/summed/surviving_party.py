@@ -99,6 +99,11 @@ class SurvivingParty:
         return self._party.model
 
     @property
+    def withheld(self) -> bool:
+        """See `Party`."""
+        return self._party.withheld
+
+    @property
     def evidence(self) -> Evidence | None:
         """See `Party`."""
         return self._party.evidence
