@@ -390,8 +390,8 @@ class Plan:
 
     @property
     def can_wait(self) -> bool:
-        """Whether a run can go on after a process ended: not in coopetitive mode, nor where levels are found by the run."""
-        return self.coopetitive is None and not self.schema.union and not self.schema.rare_levels
+        """Whether a run can go on after a process ended: not where levels are found by the run."""
+        return not self.schema.union and not self.schema.rare_levels
 
     def canonical(self) -> bytes:
         """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out

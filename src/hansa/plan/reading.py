@@ -255,7 +255,7 @@ def _plan(document: PlanDocument) -> Plan:
         parties=parties,
         receivers=parties if members.receivers is None else members.receivers,
         minimum_parties=len(parties) if members.minimum_parties is None else members.minimum_parties,
-        on_dropout=_on_dropout(members.on_dropout, shared, bool(union or schema.rare_levels)),
+        on_dropout=_on_dropout(members.on_dropout, bool(union or schema.rare_levels)),
         schema=Schema(
             features=schema.features,
             label=schema.label,
@@ -291,16 +291,12 @@ def _plan(document: PlanDocument) -> Plan:
     )
 
 
-def _on_dropout(given: str | None, shared: bool, finds_levels: bool) -> str:
+def _on_dropout(given: str | None, finds_levels: bool) -> str:
     """What happens when a member is gone. Raises PlanError where a run that cannot go on would have to wait for it."""
     if finds_levels and given == "wait":
         raise PlanError(
             "members.on_dropout is 'wait'; a run that finds levels (schema.rare_levels, or a union) cannot go on after a process "
             "ended: write 'abort', or leave it out"
-        )
-    if shared and given == "wait":
-        raise PlanError(
-            f"members.on_dropout is 'wait'; in {COOPETITIVE} mode a process that ends, ends the run: write 'abort', or leave it out"
         )
     return given or "wait"
 
