@@ -160,6 +160,7 @@ class _Played:
         """The run is over: nothing of it stays."""
         if self._state is not None:
             self._state.remove()
+            self._state = None
 
     def _note(self, progress: Progress) -> None:
         if progress.stage == "binned":
