@@ -38,6 +38,10 @@ MOST_S = {"federated": 4.0, "secure-aggregation": 4.0, "coopetitive": 12.0}
 WAITS: dict[str, Any] = {"reconnect_timeout_s": 1.0, "wait_s": 120.0}
 
 
+MOST_HANG_S = 600.0
+"""That a run may take after the last thing that happened: on a slow machine, compiling its kernels, behind every wait."""
+
+
 class WithAggregator:
     """Members of a mode with an aggregator; each party's line can be cut."""
 
@@ -209,10 +213,11 @@ class Chaos:
     def end_of(self, member: Started) -> tuple[int, str, str]:
         """Status and texts; a process that hangs is a fault, and is shown."""
         try:
-            return member.end()
+            out, err = member.process.communicate(timeout=MOST_HANG_S)
+            return member.process.returncode, out, err
         except subprocess.TimeoutExpired:
             member.process.kill()
-            _, out, err = member.process.communicate()
+            out, err = member.process.communicate()
             return 1, out, err + "\nHANGS"
 
     def end(self) -> tuple[str, set[bytes]]:

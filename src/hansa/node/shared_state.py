@@ -81,6 +81,7 @@ class SharedState(State):
                     key.flush()
                     os.fsync(key.fileno())
                 self._key_path.unlink()
+            self._key_path.with_suffix(".new").unlink(missing_ok=True)
         super().remove()
 
     def _script(self, statements: str) -> None:
