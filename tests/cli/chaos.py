@@ -35,10 +35,10 @@ ROUNDS = {"federated": 200, "secure-aggregation": 200, "coopetitive": 40}
 MOST_S = {"federated": 4.0, "secure-aggregation": 4.0, "coopetitive": 12.0}
 """Of training, within which things happen."""
 
-WAITS: dict[str, Any] = {"reconnect_timeout_s": 1.0, "wait_s": 120.0}
+WAITS: dict[str, Any] = {"reconnect_timeout_s": 1.0, "wait_s": 300.0}
 
 
-MOST_HANG_S = 600.0
+MOST_HANG_S = 900.0
 """That a run may take after the last thing that happened: on a slow machine, compiling its kernels, behind every wait."""
 
 

@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hansa.errors import ServersDisagree
-from hansa.mpc.replicated import Address, Program, Round, Server, Shape, reshare, together
+from hansa.mpc.replicated import Address, Program, Server, reshare, tell_others, together
 from hansa.mpc.ring import BITS, Ring, ShareArray
 from hansa.secure.keys import encode_fields
 
-COMMITMENT = Shape(np.uint8, (2, 32))
 DIFFERENT = "the copies of a part that two servers keep differ"
 
 Commitments = tuple[bytes, bytes, bytes]
@@ -37,16 +36,13 @@ def compare_copies(server: Server, arrays: Sequence[ShareArray], address: Addres
             server's.
     """
     own = np.stack([_commitment(server, half, arrays, address) for half in range(2)])
-    others = (server.following, server.previous)
-    received = yield Round(
-        address.tensor, {number: [own] for number in others}, {number: [COMMITMENT] for number in others}
-    )
-    after, before = received[server.following][0], received[server.previous][0]
-    for who, told, mine in ((server.following, after[0], own[1]), (server.previous, before[1], own[0])):
-        if not np.array_equal(told, mine):
+    told = yield from tell_others(server, own, address.tensor)
+    after, before = told[server.following], told[server.previous]
+    for who, theirs, mine in ((server.following, after[0], own[1]), (server.previous, before[1], own[0])):
+        if not np.array_equal(theirs, mine):
             raise ServersDisagree((who,), DIFFERENT, address.tensor)
     if not np.array_equal(after[1], before[0]):
-        raise ServersDisagree(others, DIFFERENT, address.tensor)
+        raise ServersDisagree((server.following, server.previous), DIFFERENT, address.tensor)
     by_part = {server.index: own[0], server.following: own[1], server.previous: after[1]}
     first, second, third = (by_part[part].tobytes() for part in range(3))
     return first, second, third
@@ -83,6 +79,6 @@ def refresh(
     found: dict[Ring, list[ShareArray]] = {}
     for ring, own in arrays.items():
         edges = np.cumsum([array[0].size for array in own])
-        pieces = np.split(fresh.pop(0), edges[:-1], axis=1) if own else []
-        found[ring] = [piece.reshape(array.shape).copy() for piece, array in zip(pieces, own, strict=True)]
+        parts_of = np.split(fresh.pop(0), edges[:-1], axis=1) if own else []
+        found[ring] = [part.reshape(array.shape).copy() for part, array in zip(parts_of, own, strict=True)]
     return found

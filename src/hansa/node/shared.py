@@ -79,7 +79,7 @@ class _Attempt:
 
     Attributes:
         port: where the hub listens. wait_s: seconds to wait for others. began: whether the epoch began.
-        model: of a receiver, once all receivers have it; then all that may be missing is that the others hear of the end.
+        model: of a receiver, once all receivers have it; then all that may be missing is that the others are told of the end.
     """
 
     port: int
@@ -272,7 +272,7 @@ def _epoch_after_epoch(member: MemberFile, event: OnEvent, record: RunRecord[R],
 
 
 def _with_model(member: MemberFile, record: RunRecord[R], model: bytes) -> R:
-    """The record of a receiver that has the model, and nobody left to hear it from."""
+    """The record of a receiver that has the model, and whom nobody told that the run is over."""
     put_model(member, model)
     with _state_of(member, _rows_of(member)) as state:
         state.remove()
@@ -373,7 +373,7 @@ def _tell_those_away(relay: RelayHub, hub: Hub, wait_s: float) -> None:
     try:
         run_hub(closing, hub, wait_s)
     except TransportError:
-        warn([f"{', '.join(closing.waiting_for())} did not come back to hear that the run is over"])
+        warn([f"{', '.join(closing.waiting_for())} did not come back to be told that the run is over"])
 
 
 def _relayed_bytes(hub: TlsHub) -> dict[str, int]:

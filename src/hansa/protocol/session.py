@@ -237,7 +237,7 @@ HUB: Transitions = {
     "keying": {AnnounceKey: ("keying", "confirming"), Abort: ("aborted",)},
     "confirming": {ConfirmKeys: ("confirming", "relaying"), Abort: ("aborted",)},
     "relaying": {Relay: ("relaying",), Done: ("relaying", "finished"), Join: ("relaying",), Abort: ("aborted",)},
-    "finished": {Join: ("finished",)},
+    "finished": {},
     "aborted": {},
 }
 """What the hub of a coopetitive run accepts from members; it leaves a state when the last member's part has come."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from hansa.errors import StateError
 from hansa.mpc.refresh import compare_copies
-from hansa.mpc.replicated import Address, Program, Round, Server, Shape
+from hansa.mpc.replicated import Address, Program, Server, tell_others
 from hansa.mpc.ring import ShareArray
 from hansa.oblivious.growth import TreeShares
 from hansa.oblivious.training import Halfway
@@ -28,8 +28,6 @@ from hansa.roles.shared.snapshots import KeptArray, KeptMargins, KeptModel, Kept
 from hansa.roles.summed.checkpoints import Agreed
 
 History = dict[str, list[tuple[int, float | None]]]
-
-WORD = Shape(np.uint8, (1,))
 
 
 @dataclass(frozen=True)
@@ -131,9 +129,7 @@ class RoundKeeper:
 
     def settle(self) -> Program[None]:
         """Wait until all servers have kept the last round: then something of it may be opened. One round, a byte to each other."""
-        others = (self._server.following, self._server.previous)
-        word = np.ones(1, np.uint8)
-        yield Round(f"kept by all {self.checkpoint}", {n: [word] for n in others}, {n: [WORD] for n in others})
+        yield from tell_others(self._server, np.ones(1, np.uint8), f"kept by all {self.checkpoint}")
         self._journal.settle(self._mark)
 
     def end(self, model: KeptModel, trees: Sequence[TreeShares], outputs: int) -> Program[None]:
