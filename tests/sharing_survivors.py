@@ -25,7 +25,7 @@ class SharingSurvivors:
 
     Attributes:
         models: of each receiver that is done. epochs: how many were begun. messages: in the last one.
-        histories: metrics of each server at the end. twists: as for `SharedTalk`.
+        histories: metrics of each server at the end. twists: as for `SharedTalk`. clock: that servers have.
     """
 
     def __init__(self, folder: Path, plan: Plan, tables: Mapping[str, Rows]) -> None:
@@ -41,6 +41,7 @@ class SharingSurvivors:
         self.twists: dict[str, Twist] = {}
         self.epochs = self.messages = 0
         self.members: dict[str, SharedMember] = {}
+        self.clock: Callable[[], float] = lambda: 0.0
         self.hub = self.new_hub()
 
     def new_hub(self) -> RelayHub:
@@ -60,6 +61,7 @@ class SharingSurvivors:
             signer=self.signers[name],
             policy=OPEN,
             journal=state,
+            clock=self.clock,
         )
         if name in self.twists:
             twisted(made, self.twists[name])

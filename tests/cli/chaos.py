@@ -29,6 +29,7 @@ from hansa.trees.ensemble import Ensemble
 from hansa.trees.xgboost_json import from_json
 from made_consortium import HUB, PARTIES, PLAN, Consortium, Started, cells, make_consortium, write_member
 from sharing_hands import COMMANDS, N_ROWS, Hand
+from sharing_hands import PARTIES as SHARING
 
 KINDS = ("kill", "kill two", "kill all", "stop", "delay", "cut", "full disk")
 ROUNDS = {"federated": 200, "secure-aggregation": 200, "coopetitive": 40}
@@ -100,7 +101,8 @@ class OnShares:
         self.lines = {name: CuttingLine(self.hand.port) for name in self.cuttable}
         self.hand.write(self.hand.hub, **WAITS)
         for name, line in self.lines.items():
-            self.hand.write(name, **WAITS, hub=f"127.0.0.1:{line.port}")
+            own = {"policy": {"least_party_rows": 0}} if name in SHARING else {}
+            self.hand.write(name, **WAITS, **own, hub=f"127.0.0.1:{line.port}")
             self.start(name)
 
     def command(self, name: str) -> list[str]:
@@ -238,6 +240,8 @@ def consortium_in(folder: Path, mode: str) -> Path:
     folder.mkdir(mode=0o700)
     if mode == "coopetitive":
         Hand(folder, ROUNDS[mode], "hub", waits=True, more=HELD_OUT)
+        plan = folder / "plan.toml"
+        plan.write_text(plan.read_text().replace("min_cell_rows = 5", "min_cell_rows = 5\nmin_party_rows = 0"))
         return folder
     plan = PLAN.replace("rounds = 3", f"rounds = {ROUNDS[mode]}").replace("federated", mode)
     if mode != "federated":

@@ -126,6 +126,7 @@ class _Played:
                 report=self._note,
                 observe=self._ledger.note,
                 journal=self._state,
+                clock=time.time,
             )
         except BaseException:
             if self._state is not None:

@@ -16,6 +16,7 @@ import os
 import secrets
 import sqlite3
 import stat
+import struct
 from pathlib import Path
 
 import msgspec
@@ -137,12 +138,13 @@ class SharedState(State):
         """See `SharedJournal`."""
         self._run("INSERT INTO asked VALUES (?, ?)", step, digest)
 
-    def start(self, mark: Mark, setup: bytes) -> None:
+    def start(self, mark: Mark, setup: bytes, now: float = 0.0) -> None:
         """See `SharedJournal`."""
         with self._flushing():
             self._run("INSERT OR REPLACE INTO marks VALUES (?, ?)", mark.number, mark.chain)
             if setup:
                 self._put("setup", setup)
+                self._put("began", struct.pack("<d", now))
 
     def finish(self, model: bytes) -> None:
         """See `SharedJournal`."""
@@ -160,6 +162,12 @@ class SharedState(State):
     def setup(self) -> bytes:
         """See `SharedJournal`."""
         return self._get("setup") or b""
+
+    @property
+    def began(self) -> float:
+        """See `SharedJournal`."""
+        content = self._get("began")
+        return float(struct.unpack("<d", content)[0]) if content else 0.0
 
     def keep(self, epoch: int, mark: Mark, content: bytes, grown: dict[int, bytes]) -> None:
         """See `SharedJournal`."""

@@ -71,6 +71,7 @@ In coopetitive mode nobody sums; three servers compute on shares, and the hub on
     statistics = false                        # gain and cover of every node; default: false in coopetitive mode, else true
     least_choices = 1000                      # numbers of rows that fit a first tree's leaves; default: 1000 in coopetitive mode
     leaf_bits = 10                            # in place of it: fraction bits of leaf values
+    deadline_s = 7200                         # coopetitive: training stops so many seconds after it began; finished trees are released
 
 Signed plans and approvals come later; they will sign `digest`. So do conditions of a release: they will stand in [release].
 """
@@ -93,6 +94,7 @@ from hansa.plan.values import (
     DEFAULT_MIN_CELL_ROWS,
     DEFAULT_MIN_PARTY_ROWS,
     Cuts,
+    DeadlineS,
     Digest,
     Fraction,
     FunctionDigest,
@@ -126,6 +128,7 @@ KEYS_OF_COOPETITIVE = {
     "steps": "evaluation.steps",
     "monotone": "monotone",
     "statistics": "release.statistics",
+    "deadline_s": "release.deadline_s",
 }
 """Attribute of `Coopetitive` -> its key in a plan file."""
 
@@ -175,6 +178,7 @@ class Coopetitive:
         weight_limit: no row's weight exceeds it; None where rows have no weights.
         monotone: by feature, in the schema's order, 1 for increasing, -1 for decreasing, 0 for neither; empty for no constraint.
         steps: numbers of rounds after which the metrics of held-out rows are opened; empty for the last round only.
+        deadline_s: seconds after its start when training stops, with the round that is under way; None for never.
         missing: names of the features that may lack values; with cuts, none where it is not given; without, None lets the
             servers open one bit a feature: whether any row lacks it.
     """
@@ -189,6 +193,7 @@ class Coopetitive:
     steps: Steps = ()
     monotone: tuple[Sign, ...] = ()
     server_links: ServerLinks = "hub"
+    deadline_s: DeadlineS | None = None
 
     def __post_init__(self) -> None:
         _hold(self, KEYS_OF_COOPETITIVE)
@@ -402,6 +407,8 @@ class Plan:
         for name in ("coopetitive", "custom_objective"):
             if content[name] is None:
                 del content[name]
+        if self.coopetitive is not None and self.coopetitive.deadline_s is None:
+            del content["coopetitive"]["deadline_s"]
         if self.schema.decimal == ".":
             del content["schema"]["decimal"]
         if not self.schema.ignore:
@@ -475,6 +482,7 @@ class Plan:
                 "labels.range": more.label_range,
                 "cuts": more.cuts,
                 "monotone": more.monotone,
+                "release.deadline_s": more.deadline_s,
             }
         return values | {f"parameters.{name.rstrip('_')}": value for name, value in parameters.items()}
 

@@ -22,6 +22,7 @@ from hansa.plan.values import (
     Column,
     Cuts,
     DateRule,
+    DeadlineS,
     DecimalSign,
     Digest,
     Fraction,
@@ -111,6 +112,7 @@ class ReleaseTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     statistics: bool | None = None
     least_choices: LeastChoices | None = None
     leaf_bits: LeafBits | None = None
+    deadline_s: DeadlineS | None = None
 
 
 class CustomObjectiveTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -229,6 +231,7 @@ def _faults(document: PlanDocument) -> Iterator[str]:
         ("schema.missing", schema.missing),
         ("schema.weight_limit", schema.weight_limit),
         ("evaluation.steps", document.evaluation.steps),
+        ("release.deadline_s", document.release.deadline_s),
         ("[labels]", document.labels),
         ("[cuts]", document.cuts),
     ):
@@ -335,4 +338,5 @@ def _coopetitive(document: PlanDocument) -> Coopetitive:
         steps=document.evaluation.steps or (),
         monotone=tuple(signs.get(name, 0) for name in features) if signs else (),
         server_links=members.server_links or "hub",
+        deadline_s=document.release.deadline_s,
     )

@@ -100,7 +100,8 @@ def _privacy(plan: Plan) -> dict[str, Any]:
 
 
 def _release(plan: Plan) -> dict[str, Any]:
-    given = {"least_choices": plan.release.least_choices, "leaf_bits": plan.release.leaf_bits}
+    given: dict[str, Any] = {"least_choices": plan.release.least_choices, "leaf_bits": plan.release.leaf_bits}
+    given |= {"deadline_s": None if plan.coopetitive is None else plan.coopetitive.deadline_s}
     return {"statistics": plan.statistics, **{key: value for key, value in given.items() if value is not None}}
 
 

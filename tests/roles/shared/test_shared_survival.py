@@ -21,7 +21,7 @@ from hansa.roles.shared.snapshots import encode as encode_kept
 from hansa.roles.summed.checkpoints import SIGNING_PURPOSE
 from hansa.trees.xgboost_json import from_json
 from made_tables import table
-from shares import shared_plan, shared_tables
+from shares import SharedTalk, shared_plan, shared_tables
 from sharing_survivors import SharingSurvivors
 from surviving import Crash, crash_at, quietly
 
@@ -461,3 +461,38 @@ def test_servers_show_each_other_commitments_after_every_round(tmp_path):
     run.twists = {"aurora": note}
     run.finish()
     assert said.count(step_name("kept")) == 2 * run.plan.parameters.rounds
+
+
+# --- a deadline ------------------------------------------------------------------------------------------------------------------
+
+
+def test_finished_trees_are_released_once_the_deadline_of_one_server_is_over():
+    plan = shared_plan(**(SMALL | {"rounds": 5}))
+    plan = replace(plan, coopetitive=replace(plan.coopetitive, deadline_s=100.0))
+    talk = SharedTalk(plan, shared_tables(200), clock=lambda: 0.0)
+    times = iter([1000.0, 1040.0, 1080.0, 1100.0])
+    talk.members["borealis"]._clock = lambda: next(times)
+    talk.run()
+    assert talk.error is None
+    (model,) = set(talk.models.values())
+    assert len(from_json(model).trees) == 3
+    for name in plan.servers:
+        assert "deadline of 100 s was over: of 5 rounds the first 3 are released" in talk.members[name].cut
+
+
+def test_the_deadline_counts_from_the_first_epoch_and_pauses_count_too(tmp_path):
+    run = run_of(tmp_path, rounds=5)
+    run.plan = replace(run.plan, coopetitive=replace(run.plan.coopetitive, deadline_s=100.0))
+    now = [1000.0]
+    run.clock = lambda: now[0]
+
+    def after_a_round(_number, _sender, _to, _frame):
+        at = [m._server._keeper.checkpoint for m in run.members.values() if m._server]
+        if at and min(at) == 3:
+            now[0] = 1200.0
+            raise Crash
+
+    run.finish(after_a_round)
+    assert run.epochs == 2
+    assert len(the_model(run).trees) == 2
+    assert all("deadline" in run.members[name].cut for name in run.plan.servers)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from hansa.data.quantiles import Cuts
 from hansa.errors import ProtocolError, ServersDisagree
-from hansa.mpc.replicated import Address, PairStreams, Program, Round, RoundArrays, Server, Shape
+from hansa.mpc.replicated import Address, PairStreams, Program, Round, RoundArrays, Server, Shape, tell_others
 from hansa.mpc.ring import ShareArray, words_for
 from hansa.oblivious.base_score import pooled_sums, spread_exponent
 from hansa.oblivious.growth import TreeShares
@@ -50,6 +50,7 @@ from hansa.roles.shared.sharing import (
     TrainingStart,
     Values,
     categorical,
+    coopetitive,
     declared_missing,
     given_start,
     given_values,
@@ -85,6 +86,11 @@ Outgoing = Iterator[tuple[str, Message | RoundMessage]]
 Keep = Callable[[Server], RoundKeeper]
 
 
+def no_time() -> float:
+    """The clock of a run without a deadline."""
+    return 0.0
+
+
 class Wait(Enum):
     """What a server may wait for beside the other servers' parts of a round."""
 
@@ -108,6 +114,7 @@ class ComputeServer:
             value), and why these have none.
         observe: called with the step of every round that is over, and the bytes that it sent.
         keep: makes what keeps the rounds of boosting, where the run survives its processes.
+        clock: seconds, which go on while no process runs; asked where the plan has a deadline.
 
     Attributes:
         history: metric -> (rounds, value) wherever it was opened to this server; None for a value that it does not have.
@@ -127,6 +134,7 @@ class ComputeServer:
         progress: Callable[[int, dict[str, float | None], dict[str, str]], None] = lambda _, __, ___: None,
         observe: Callable[[str, int], None] = lambda _, __: None,
         keep: Keep | None = None,
+        clock: Callable[[], float] = no_time,
     ) -> None:
         self.through = False
         self.openings: list[str] = []
@@ -145,10 +153,13 @@ class ComputeServer:
         self._streams = PairStreams(self.index, by_index, algorithm)
         self._server = Server(self.index, self._streams)
         self.history: History = {}
+        self._clock = clock
+        self._late = False
         self._keeper = None if keep is None else keep(self._server)
         self._epoch = 0 if self._keeper is None else self._keeper.epoch
         self._inbox: dict[int, deque[SealedMessage]] = {i: deque() for i in range(3) if i != self.index}
         self._start: TrainingStart | None = None
+        self._began = 0.0
         self._step = 0
         self._expected = 0
         self._vectors: dict[str, ShareArray] = {}
@@ -169,7 +180,8 @@ class ComputeServer:
             cuts = plan_cuts(self._plan) or (yield from self._find_cuts())
             start = TrainingStart(self._plan, self._counts, cuts, values).check()
             if keeper is not None:
-                keeper.start(start.message())
+                keeper.start(start.message(), self._clock())
+        self._began = self._clock() if keeper is None else keeper.began
         self._start = start
         over = keeper is not None and keeper.over
         yield from self._announce(
@@ -480,7 +492,7 @@ class ComputeServer:
             for name, value in metrics.items():
                 self.history.setdefault(name, []).append((number + 1, value))
             self._progress(number + 1, metrics, evaluation.without_value)
-            return evaluation.stops
+            return (yield from self._is_late(number)) or evaluation.stops
 
         trained = yield from train(
             server,
@@ -505,12 +517,27 @@ class ComputeServer:
                 f"a margin left +-{SAFE_MARGIN}, beyond which shares hold no log-odds, nor means of counts: of {rounds} rounds "
                 f"the first {kept} are released. Lower eta or rounds, or raise lambda"
             )
+        elif self._late and trained.rounds < rounds:
+            self.cut = (
+                f"the plan's deadline of {coopetitive(self._plan).deadline_s:g} s was over: of {rounds} rounds the first {kept} are "
+                "released. Raise release.deadline_s, or lower rounds"
+            )
         outputs = len(start.output_settings)
         if keeper is not None:
             openings = tuple(self.openings)
             model = KeptModel(kept, self.cut, openings, frozen(self.history), evaluation.without_value)
             yield from keeper.end(model, trained.trees, outputs)
         return trained.trees[: kept * outputs]
+
+    def _is_late(self, number: int) -> Program[bool]:
+        """Whether the plan's deadline is over by the clock of any server: each tells the others so after every round."""
+        limit = coopetitive(self._plan).deadline_s
+        if limit is None:
+            return False
+        own = np.array([self._clock() >= self._began + limit], np.uint8)
+        told = yield from tell_others(self._server, own, f"deadline {number}")
+        self._late = bool(own[0]) or any(bool(other[0]) for other in told.values())
+        return self._late
 
     def _trained(self, back: GoneBack) -> Steps[tuple[TreeShares, ...]]:
         """Training was over in an earlier epoch: the trees that are released."""

@@ -48,8 +48,8 @@ class SharedJournal(Protocol):
     def answer(self, step: int, digest: bytes) -> None:
         """Keep the digest of a question whose answer is about to leave."""
 
-    def start(self, mark: Mark, setup: bytes) -> None:
-        """Keep the start of training: checkpoint 1."""
+    def start(self, mark: Mark, setup: bytes, now: float = 0.0) -> None:
+        """Keep the start of training: checkpoint 1. `now`: when it began."""
 
     def finish(self, model: bytes) -> None:
         """Keep the model of a receiver, which all receivers have."""
@@ -63,6 +63,10 @@ class SharedJournal(Protocol):
     @property
     def setup(self) -> bytes:
         """The encoded `TrainingSetup`, from checkpoint 1 on; empty before."""
+
+    @property
+    def began(self) -> float:
+        """When training began in its first epoch, in seconds of the clock that the server has, from checkpoint 1 on."""
 
     def keep(self, epoch: int, mark: Mark, content: bytes, grown: dict[int, bytes]) -> None:
         """Keep a checkpoint behind a round of boosting, or behind the last one; the one before it stays, earlier ones go.

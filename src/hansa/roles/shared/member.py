@@ -50,7 +50,7 @@ from hansa.roles.key_setup import KeySetup, Signer
 from hansa.roles.run import Binned, Progress, Registered, Roster, Trained, TreeGrown, agreement, agreement_parts, run_id
 from hansa.roles.secure_channel import SealedMessage, SecureChannel
 from hansa.roles.shared.checkpoints import JOINED, STARTED, last_checkpoint
-from hansa.roles.shared.compute_server import ComputeServer, RoundMessage
+from hansa.roles.shared.compute_server import ComputeServer, RoundMessage, no_time
 from hansa.roles.shared.journal import SharedJournal
 from hansa.roles.shared.owner import Owner, check_labels, check_numbers
 from hansa.roles.shared.receiver import Receiver
@@ -79,7 +79,7 @@ class SharedMember:
         policy: this member's own conditions. admit: as for `Party`, where it has rows.
         memory_limit: bytes that this member has for shares, if it is a server; None does not ask.
         report: called with the run's progress, as far as this member knows it: which tree is being grown, where it is a server.
-        observe: see `ComputeServer`.
+        observe, clock: see `ComputeServer`.
         journal: what was kept of the run, where it survives its processes; `nonce` is then the journal's.
 
     Attributes:
@@ -103,6 +103,7 @@ class SharedMember:
         report: Callable[[Progress], None] = lambda _: None,
         observe: Callable[[str, int], None] = lambda _, __: None,
         journal: SharedJournal | None = None,
+        clock: Callable[[], float] = no_time,
     ) -> None:
         policy.check_plan(plan, has_rows=rows is not None)
         if name not in plan.participants:
@@ -124,6 +125,7 @@ class SharedMember:
         self._memory_limit = memory_limit
         self._report = report
         self._observe = observe
+        self._clock = clock
         self._session = Session("member", MEMBER, "joining")
         self._held = np.zeros(0 if rows is None else rows.n_rows, np.bool_)
         if rows is not None and plan.evaluation_fraction > 0:
@@ -417,7 +419,7 @@ class SharedMember:
             others = {peer: keys.keys[peer] for peer in plan.servers if peer != self._name}
             keep = None if resumption is None else partial(resumption.keeper, self.run)
             self._server = ComputeServer(
-                plan, self._name, self._counts, others, keys.algorithm, self._grown, self._observe, keep
+                plan, self._name, self._counts, others, keys.algorithm, self._grown, self._observe, keep, self._clock
             )
         if self._name in plan.receivers:
             self._receiver = Receiver(plan, self._name, self._counts)

@@ -99,11 +99,16 @@ class RoundKeeper:
             raise StateError("the state folder lacks the start of training; restore it")
         return message
 
-    def start(self, setup: TrainingSetup) -> None:
-        """Training may begin."""
+    def start(self, setup: TrainingSetup, now: float) -> None:
+        """Training may begin, and does `now`."""
         content = messages.encode(setup)
         self._mark = started(self._run, content)
-        self._journal.start(self._mark, content)
+        self._journal.start(self._mark, content, now)
+
+    @property
+    def began(self) -> float:
+        """When training began in its first epoch."""
+        return self._journal.began
 
     def keep(self, halfway: Halfway, judged: Judged, history: History) -> Program[None]:
         """A round is over: compare its shares with the other servers' copies, and keep them. One round of messages."""
