@@ -126,10 +126,7 @@ class Hand:
 
     def start(self, *names: str) -> None:
         for name in names:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "hansa", self.commands[name], f"{name}.toml", "--json"],
-                cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            )  # fmt: skip
+            self.processes[name] = self._started(name)
             if name == self.hub:
                 event = json.loads(self.processes[name].stdout.readline())
                 assert event["event"] == "listening"
@@ -146,6 +143,17 @@ class Hand:
             if event["event"] == kind:
                 return event
         raise AssertionError(f"{name} ended before {kind}: {self.processes[name].communicate()}")
+
+    def start_again(self, *names: str) -> None:
+        """Start members with the commands that they were started with; the hub's file has its port by now."""
+        for name in names:
+            self.processes[name] = self._started(name)
+
+    def _started(self, name: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "hansa", self.commands[name], f"{name}.toml", "--json"],
+            cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
 
     def kill(self, *names: str) -> None:
         """End processes as crashes would."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import resource
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from hansa.trees.xgboost_json import from_json
-from made_consortium import cells
-from sharing_hands import COMMANDS_OF_THREE, N_ROWS, Hand
+from made_consortium import AGAIN, cells, refused
+from sharing_hands import COMMANDS, COMMANDS_OF_THREE, N_ROWS, Hand
+from waiting import HANG_S
 
 ROUNDS = 12
 
@@ -71,3 +77,79 @@ def test_a_killed_server_is_started_again_and_the_run_goes_on(by_hand):
     assert_good(model)
     ledger = (hand.folder / "cirrus-ledger.jsonl").read_text().splitlines()
     assert len(ledger) == 2, "a heading, and one line a run, whatever happened to its processes"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("links", ["hub", "direct"])
+@pytest.mark.parametrize(
+    "victims", [("post",), ("vault",), ("aurora",), ("post", "cirrus"), ("aurora", "vault", "cirrus"), tuple(COMMANDS)], ids=str
+)  # fmt: skip
+def test_whoever_is_killed_the_run_goes_on(by_hand, victims, links):
+    hand = by_hand(links=links)
+    hand.start("post", *(name for name in COMMANDS if name != "post"))
+    hand.wait_for_tree("cirrus", 3)
+    hand.kill(*victims)
+    hand.start_again(*victims)
+    assert hand.event("vault", "resumed")["epoch"] >= 1
+    assert_good(finished(hand))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["reader", "borealis"])
+def test_a_member_that_is_no_server_may_leave_and_return(by_hand, name):
+    hand = by_hand()
+    hand.start("post", *(each for each in COMMANDS if each != "post"))
+    hand.wait_for_tree("cirrus", 2)
+    hand.kill(name)
+    hand.wait_for_tree("vault", 5)
+    hand.start_again(name)
+    assert_good(finished(hand))
+
+
+@pytest.mark.slow
+def test_a_stopped_server_is_waited_for(by_hand):
+    """SIGTERM, as from a system that restarts it."""
+    hand = by_hand()
+    hand.start("post", *(name for name in COMMANDS if name != "post"))
+    hand.wait_for_tree("cirrus", 3)
+    hand.processes["vault"].send_signal(signal.SIGTERM)
+    hand.processes["vault"].communicate(timeout=HANG_S)
+    assert hand.processes["vault"].returncode == 143
+    hand.start_again("vault")
+    assert_good(finished(hand))
+
+
+@pytest.mark.slow
+def test_a_server_killed_in_set_up_and_one_at_the_end(by_hand):
+    hand = by_hand()
+    hand.start("post", *(name for name in COMMANDS if name != "post"))
+    hand.event("vault", "registered")
+    hand.kill("vault")
+    hand.start_again("vault")
+    hand.event("cirrus", "trained")
+    if hand.processes["cirrus"].poll() is None:
+        hand.kill("cirrus")
+        hand.start_again("cirrus")
+    ended = hand.ended()
+    models = {path.read_bytes() for path in hand.folder.glob("*-model.json")}
+    assert len(models) == 1
+    assert_good(models.pop())
+    # Whoever is killed right after it heard that all are through finds nobody to ask any more.
+    assert {status for name, (status, _, _) in ended.items() if name != "cirrus"} == {0}, ended
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_its_member_alone(by_hand):
+    hand = by_hand()
+    hand.start("post", *(name for name in COMMANDS if name not in ("post", "vault")))
+    full = subprocess.Popen(
+        [sys.executable, "-m", "hansa", "server", str(hand.folder / "vault.toml"), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000)),
+    )
+    out, err = full.communicate(timeout=HANG_S)
+    refused((full.returncode, out, err), "the state of the run cannot be kept", "free space", status=AGAIN)
+    hand.start("vault")
+    assert_good(finished(hand))

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from hansa.errors import IdentityError, ProtocolError, StateError
+from hansa.errors import IdentityError, MemberLost, ProtocolError, StateError
 from hansa.mpc.ring import RING32
 from hansa.node.shared_state import SharedState
-from hansa.protocol.messages import CheckpointSigned, Close, CountProbes, Done, Relay, Resume, decode, encode
+from hansa.protocol.messages import CheckpointSigned, Close, CountProbes, Done, Join, Relay, Resume, decode, encode
 from hansa.roles.shared.compute_server import RoundMessage, step_name
+from hansa.roles.shared.relay import Closing
 from hansa.roles.shared.snapshots import KeptArray, KeptMargins, KeptRound
 from hansa.roles.shared.snapshots import decode as decode_kept
 from hansa.roles.shared.snapshots import encode as encode_kept
@@ -496,3 +497,70 @@ def test_the_deadline_counts_from_the_first_epoch_and_pauses_count_too(tmp_path)
     assert run.epochs == 2
     assert len(the_model(run).trees) == 2
     assert all("deadline" in run.members[name].cut for name in run.plan.servers)
+
+
+# --- members that leave, and return ------------------------------------------------------------------------------------------------
+
+
+def started_hub(run):
+    """A hub whose keys are confirmed, and what it last told members."""
+    hub = run.new_hub()
+    hub.began = True
+    hub._session.state = "relaying"
+    return hub
+
+
+@pytest.mark.parametrize(("member", "goes_on"), [("dune", True), ("reader", True), ("aurora", False)])
+def test_the_run_goes_on_without_who_is_no_server_until_something_is_to_be_told_to_it(tmp_path, member, goes_on):
+    run = run_of(tmp_path)
+    hub = started_hub(run)
+    assert hub.has_left(member) is goes_on
+    if goes_on:
+        with pytest.raises(MemberLost, match=f"'{member}': is not here, and something is to be told to it"):
+            list(hub.handle("aurora", memoryview(encode(Relay("aurora", member, "message", memoryview(b"x"))))))
+
+
+def test_before_an_epoch_began_and_where_the_plan_aborts_nobody_may_leave(tmp_path):
+    run = run_of(tmp_path)
+    assert not run.new_hub().has_left("reader")
+    run.plan = replace(run.plan, on_dropout="abort")
+    assert not started_hub(run).has_left("reader")
+
+
+def test_who_returns_gets_keys_of_a_new_epoch_and_who_is_through_waits_for_the_end(tmp_path):
+    run = run_of(tmp_path, receivers=("aurora", "reader"))
+    hub = started_hub(run)
+    join = encode(Join(7, bytes(32), bytes(32), 0, 0, b""))
+    with pytest.raises(ProtocolError, match="'reader' joined twice"):
+        list(hub.handle("reader", memoryview(join)))
+    hub = started_hub(run)
+    assert hub.has_left("reader")
+    with pytest.raises(MemberLost, match="'reader': is here again, and has no keys of this epoch"):
+        list(hub.handle("reader", memoryview(join)))
+    hub = started_hub(run)
+    assert list(hub.handle("dune", memoryview(encode(Done())))) == []
+    assert hub.has_left("dune")
+    assert list(hub.handle("dune", memoryview(join))) == []
+    assert not hub.away
+    told = ("aurora", "borealis", "cirrus", "reader")
+    closed = [pair for name in told for pair in hub.handle(name, memoryview(encode(Done())))]
+    assert {to for to, _ in closed} == {*told, "dune"}
+    assert hub.done
+
+
+def test_who_was_away_at_the_end_is_told_it_when_it_returns(tmp_path):
+    run = run_of(tmp_path, receivers=("aurora", "reader"))
+    hub = started_hub(run)
+    list(hub.handle("dune", memoryview(encode(Done()))))
+    assert hub.has_left("dune")
+    closed = [
+        pair for n in ("aurora", "borealis", "cirrus", "reader") for pair in hub.handle(n, memoryview(encode(Done())))
+    ]
+    assert "dune" not in {to for to, _ in closed}
+    closing = Closing(hub.run, hub.away)
+    assert not closing.done
+    assert closing.waiting_for() == ["dune"]
+    ((to, frame),) = closing.handle("dune", memoryview(encode(Join(7, bytes(32), bytes(32), 0, 0, b""))))
+    assert (to, type(decode("post", frame))) == ("dune", Close)
+    assert closing.done
+    assert closing.has_left("dune")

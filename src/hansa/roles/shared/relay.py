@@ -90,18 +90,16 @@ class RelayHub:
         return sorted(set(self._members) - done)
 
     def has_left(self, member: str) -> bool:
-        """Whether the run goes on without a member whose connection ended: where it survives, and the member has nothing to do now.
+        """Whether the run goes on without a member whose connection ended: where it survives, and the member may have nothing to do.
 
-        Whoever is through has not, nor who only receives until something is released. It is `away` then.
+        Whoever is through has not. Nor has who is no server, until something is to be told to it: then the run pauses. It is `away`
+        from here on.
         """
-        idle = self.began and (member in self._through or self._only_receives(member))
-        if not (self._survives and idle):
+        idle = member in self._through or member not in self._plan.servers
+        if not (self._survives and self.began and idle):
             return False
         self.away.add(member)
         return True
-
-    def _only_receives(self, member: str) -> bool:
-        return member not in (*self._plan.parties, *self._plan.servers)
 
     def handle(self, member: str, frame: memoryview) -> Outgoing:
         """Take one frame of a member; yields (member, frame) to send.
