@@ -93,9 +93,9 @@ def agree(plan: Plan, agreement: bytes, run: bytes, epoch: int, claims: Mapping[
         behind = known if known > mark.number else None
         if member in plan.servers and claim.head.number != mark.number:
             before = claim.before
-            if before is None or before.number > mark.number:
+            if before is None or before.number != mark.number:
                 behind = claim.checkpoint
-            elif before.number == mark.number and before != mark:
+            elif before != mark:
                 raise _different(least, member, mark.number)
         elif member in plan.servers and claim.head != mark:
             raise _different(least, member, mark.number)
