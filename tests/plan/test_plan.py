@@ -951,3 +951,15 @@ def test_a_run_that_finds_levels_cannot_wait():
         assert parse_plan(write_plan(plan)) == plan
         with pytest.raises(PlanError, match="a run that finds levels"):
             parse_plan(text.replace("[members]", '[members]\non_dropout = "wait"', 1))
+
+
+def test_a_coopetitive_run_waits_for_its_members_unless_the_plan_says_otherwise():
+    plan = parse_plan(TEXT_ON_SHARES)
+    assert plan.on_dropout == "wait"
+    waiting, aborting = (
+        parse_plan(TEXT_ON_SHARES.replace("[members]", f'[members]\non_dropout = "{word}"', 1))
+        for word in ("wait", "abort")
+    )
+    assert waiting == plan
+    assert aborting.on_dropout == "abort"
+    assert aborting.digest() != plan.digest()
