@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,7 @@ class Chaos:
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
         )
         try:
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=120)
         except subprocess.TimeoutExpired:  # who only receives or owns writes nothing for long
             process.kill()
             _, err = process.communicate()
@@ -222,13 +223,15 @@ class Chaos:
             out, err = member.process.communicate()
             return 1, out, err + "\nHANGS"
 
-    def end(self) -> tuple[str, set[bytes]]:
-        """How it ended, and the models that there are."""
+    def end(self) -> tuple[dict[str, str], set[bytes]]:
+        """What each member said last that did not end well, and the models that there are."""
         ends = {name: self.end_of(member) for name, member in self.run.members.items()}
         for line in self.run.lines.values():
             line.close()
-        failed = [f"{name}: {text.strip().splitlines()[-1]}" for name, (status, _, text) in ends.items() if status]
-        return "; ".join(failed), self.run.models()
+        failed = {
+            name: ["nothing", *text.strip().splitlines()][-1] for name, (status, _, text) in ends.items() if status
+        }
+        return failed, self.run.models()
 
 
 FULL_BYTES = (60_000, 120_000)
@@ -266,7 +269,7 @@ class End:
     """How a run ended: what happened, what failed, the models, and whether it ran as it should."""
 
     happened: list[str]
-    failed: str
+    failed: dict[str, str]
     models: set[bytes]
     alike: bool
 
@@ -293,20 +296,18 @@ def verdict(end: End) -> str:
     """How a schedule ended, in words; FAULT where it should not have."""
     if not end.alike:
         return "FAULT: another model"
-    if "HANGS" in end.failed:
-        return f"FAULT: hangs: {end.failed}"
-    if "Traceback" in end.failed or any(
-        not said.partition(": ")[2].startswith("hansa: ") for said in split(end.failed)
-    ):
-        return f"FAULT: no refusal: {end.failed}"
+    if any("HANGS" in said for said in end.failed.values()):
+        return f"FAULT: hangs: {told(end.failed)}"
+    if any(not said.startswith("hansa: ") for said in end.failed.values()):
+        return f"FAULT: no refusal: {told(end.failed)}"
     if end.failed:
-        return f"refused: {end.failed}"
+        return f"refused: {told(end.failed)}"
     return "the same model" if end.models else "FAULT: no model"
 
 
-def split(failed: str) -> list[str]:
-    """What each process said last."""
-    return [said for said in failed.split("; ") if ": hansa: " in said] if failed else []
+def told(failed: Mapping[str, str]) -> str:
+    """What each member said last."""
+    return "; ".join(f"{name}: {said}" for name, said in failed.items())
 
 
 def main() -> int:

@@ -22,15 +22,17 @@ from hansa.roles.shared.snapshots import encode as encode_kept
 from hansa.roles.summed.checkpoints import SIGNING_PURPOSE
 from hansa.trees.xgboost_json import from_json
 from made_tables import table
-from shares import SharedTalk, shared_plan, shared_tables
+from shares import SharedTalk, shared_plan, shared_tables, with_cuts
 from sharing_survivors import SharingSurvivors
 from surviving import Crash, crash_at, quietly
 
 SMALL = {"rounds": 2, "max_depth": 2, "receivers": ("aurora", "dune", "reader")}
 
 
-def run_of(folder, rows=200, **changes):
-    plan = shared_plan(**(SMALL | changes))
+def run_of(folder, rows=200, **given):
+    changes = dict(given)
+    statistics = changes.pop("statistics", False)
+    plan = with_cuts(shared_plan(**(SMALL | changes)), statistics=statistics)
     objective = plan.parameters.objective
     tables = shared_tables(rows, objective=objective if objective == "reg:squarederror" else "binary:logistic")
     return SharingSurvivors(folder, plan, tables)
@@ -101,6 +103,9 @@ KINDS = {
     "weights of classes, bounded leaves": {"alpha": 0.5, "max_delta_step": 1.2, "scale_pos_weight": 700.0},
     "a range that is checked": {"eta": 1.0, "rounds": 5, "lambda": 0.1, "min_child_weight": 0.1},
     "sampling": {"subsample": 0.6, "colsample_bytree": 0.6},
+    "several classes": {"objective": "multi:softprob", "num_class": 3, "given": False},
+    "one class against the rest": {"num_class": 3},
+    "a table of covers": {"statistics": True},
     "servers without rows": {"servers": ("vault", "safe", "chest")},
     "the hub is a server": {"hub": "borealis"},
 }  # fmt: skip
@@ -117,7 +122,7 @@ def test_every_kind_of_plan_goes_on(tmp_path, kind):
         run.finish(crash_at(round(place * calm.messages)))
         assert run.epochs == 2
         ensemble = the_model(run)
-        assert len(ensemble.trees) <= run.plan.parameters.rounds
+        assert len(ensemble.trees) <= run.plan.parameters.rounds * ensemble.outputs
         if not run.plan.parameters.early_stopping_rounds:
             assert len(ensemble.trees) == len(the_model(calm).trees)
         first, *others = run.histories.values()
