@@ -167,7 +167,7 @@ class SharedMember:
             return
         journal = self._journal
         if journal is None or journal.claim is None or ("receiver" in self.roles and journal.model is None):
-            raise self._broken("it says that the run is over, of which this member has not all")
+            raise self._broken("Close says that the run is over, of which this member has not all")
 
     @property
     def sealed_bytes(self) -> int:
