@@ -126,7 +126,8 @@ class CuttingLine:
                     return
                 sink.sendall(data)
                 passed += len(data)
-            if not self._kept_open:
+        if not self._kept_open:  # an end that was killed resets its connection, which must not keep the other side open
+            with contextlib.suppress(OSError):
                 sink.shutdown(socket.SHUT_WR)
 
 

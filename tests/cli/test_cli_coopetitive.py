@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,49 +25,13 @@ from hansa.transport.recording import read_transcript
 from hansa.transport.tls import TlsHub
 from hansa.trees.xgboost_json import from_json
 from made_consortium import AGAIN, assert_refused, cells, hansa, write_table
+from sharing_hands import COMMANDS, N_ROWS, PARTIES, PLAN, Hand
 from waiting import HANG_S
 
-N_ROWS = 240
 OPERATORS = ("aurora", "borealis", "cirrus", "dune")
 BASE = ("--label", "fault", "--party-column", "operator", "--mode", "coopetitive", "--json")
 QUICK = ("--rounds", "2", "--set", "max_depth=2", "--set", "max_bin=8", "--min-cell-rows", "5", "--least-choices", "0")
 """A small run; its leaves are as fine as shares allow, so that runs can be compared."""
-
-PLAN = """
-name = "test"
-mode = "coopetitive"
-
-[members]
-hub = "post"
-servers = ["aurora", "vault", "cirrus"]
-server_links = "LINKS"
-parties = ["aurora", "borealis", "cirrus"]
-receivers = ["borealis", "reader"]
-
-[schema]
-features = ["load", "rsrp", "alarms"]
-label = "fault"
-
-[privacy]
-min_cell_rows = 5
-
-[parameters]
-rounds = ROUNDS
-max_depth = 2
-max_bin = 8
-"""
-
-COMMANDS = {
-    "post": "hub", "aurora": "party", "borealis": "party", "cirrus": "party", "vault": "server", "reader": "receiver",
-}  # fmt: skip
-
-
-PARTIES = ("aurora", "borealis", "cirrus")
-
-THREE = PLAN.replace('hub = "post"', 'hub = "aurora"').replace('"vault"', '"borealis"').replace('"reader"', '"aurora"')
-"""Three parties, who are the servers, and nobody else."""
-
-COMMANDS_OF_THREE = {"aurora": "hub", "borealis": "party", "cirrus": "party"}
 
 
 @pytest.fixture(scope="module")
@@ -197,90 +159,6 @@ def test_every_frame_of_numbers_is_sealed(over_tls):
 
 
 # --- by hand ---------------------------------------------------------------------------------------------------------
-
-
-def toml(value: object) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {toml(item)}" for key, item in value.items()) + "}"
-    return json.dumps(value)
-
-
-class Hand:
-    """Members' processes, each started by the command that its file is for."""
-
-    def __init__(self, folder: Path, rounds: int, links: str, three: bool = False, **changes: object) -> None:
-        self.folder = folder
-        self.commands = COMMANDS_OF_THREE if three else COMMANDS
-        self.hub = "aurora" if three else "post"
-        dialled = ("borealis", "cirrus") if three else ("aurora", "vault", "cirrus")
-        self.receivers = ("borealis", "aurora") if three else ("borealis", "reader")
-        self.servers: dict[str, str] = {}
-        if links == "direct":
-            with contextlib.ExitStack() as stack:
-                taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in dialled]
-                ports = [each.getsockname()[1] for each in taken]
-            self.servers = {n: f"127.0.0.1:{port}" for n, port in zip(dialled, ports, strict=True)}
-        self.processes: dict[str, subprocess.Popen[str]] = {}
-        cards = []
-        for name in self.commands:
-            assert hansa("init", "--no-passphrase", name, "--folder", folder / f"{name}.identity").exit_code == 0
-            cards.append(folder / f"{name}.identity" / "card.toml")
-        assert hansa("members", *cards, "--save", folder / "members.toml").exit_code == 0
-        plan = THREE if three else PLAN
-        (folder / "plan.toml").write_text(plan.replace("ROUNDS", str(rounds)).replace("LINKS", links))
-        columns = cells(N_ROWS, 5)
-        for i, name in enumerate(PARTIES):
-            write_table(folder / f"{name}.csv", {key: column[i::3] for key, column in columns.items()})
-        self.port = 0
-        self.changes = changes
-        for name in self.commands:
-            self.write(name, **changes)
-
-    def write(self, name: str, **changes: object) -> None:
-        values: dict[str, object] = {
-            "plan": "plan.toml",
-            "members": "members.toml",
-            "identity": f"{name}.identity",
-            "hub": f"127.0.0.1:{self.port}",
-            "record": f"{name}-record.json",
-            "wait_s": HANG_S,
-        }
-        if name in PARTIES:
-            values |= {"table": f"{name}.csv", "ledger": f"{name}-ledger.jsonl"}
-        if name in self.receivers:
-            values["model"] = f"{name}-model.json"
-        if name in self.servers:
-            values["servers"] = self.servers
-        lines = [f"{key} = {toml(value)}\n" for key, value in (values | changes).items()]
-        (self.folder / f"{name}.toml").write_text("".join(lines))
-
-    def start(self, *names: str) -> None:
-        for name in names:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "hansa", self.commands[name], f"{name}.toml", "--json"],
-                cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            )  # fmt: skip
-            if name == self.hub:
-                event = json.loads(self.processes[name].stdout.readline())
-                assert event["event"] == "listening"
-                self.port = event["port"]
-                for other in self.commands:
-                    if other != self.hub:
-                        self.write(other, **self.changes)
-
-    def wait_for_tree(self, server: str, trees: int) -> None:
-        for line in self.processes[server].stdout:
-            if json.loads(line).get("trees") == trees:
-                return
-        raise AssertionError(f"{server} ended before tree {trees}")
-
-    def ended(self) -> dict[str, tuple[int, str, str]]:
-        """Member -> its status, output and errors."""
-        found = {}
-        for name, process in self.processes.items():
-            out, errors = process.communicate(timeout=HANG_S)
-            found[name] = (process.returncode, out, errors)
-        return found
 
 
 @pytest.fixture

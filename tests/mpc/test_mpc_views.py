@@ -19,6 +19,7 @@ import pytest
 
 from hansa.errors import ProtocolError
 from hansa.mpc import comparison as cmp
+from hansa.mpc import refresh as fresh
 from hansa.mpc import replicated as rep
 from hansa.mpc import verified_bits as vb
 from hansa.mpc.ring import BITS, RING32, Ring, pack_bits, unpack_bits
@@ -231,7 +232,7 @@ def histogram(server, inputs):
 
 
 def refresh(server, inputs):
-    return (yield from rep.reshare(server, Z3, inputs[0][0], PLACE))
+    return (yield from fresh.refresh(server, {Z3: [inputs[0]]}, PLACE))
 
 
 def chosen_bit(server, inputs):

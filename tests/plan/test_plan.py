@@ -313,6 +313,8 @@ def test_a_plan_says_what_its_model_tells_of_leaves(text, statistics, choices):
         ("leaf_bits = 25", "release.leaf_bits is 25; expected a whole number from 4 to 24"),
         ("leaf_bits = 9.0", "release.leaf_bits is 9.0; expected a whole number"),
         ("leaf_bits = true", "release.leaf_bits is True; expected a whole number"),
+        ("deadline_s = 10", "release.deadline_s goes with mode 'coopetitive' only"),
+        ("deadline_s = 0", "release.deadline_s is 0"),
         ("statistics = false\nleast_choices = -1", "release.least_choices is -1; expected a whole number: 0"),
         ("statistics = false\nleast_choices = 9\nleaf_bits = 9", "least_choices is 9, and leaf_bits 9 is given too"),
         ("least_choices = 9", "a leaf's cover tells its number of rows: set release.statistics = false"),
@@ -864,6 +866,7 @@ def test_every_key_is_listed():
     plans = (
         PLAN,
         ON_SHARES,
+        replace(ON_SHARES, coopetitive=replace(ON_SHARES.coopetitive, deadline_s=60.0)),
         OF_CATEGORIES,
         COUNTED,
         CHOICES,
@@ -959,3 +962,15 @@ def test_a_run_that_finds_levels_cannot_wait():
         assert parse_plan(write_plan(plan)) == plan
         with pytest.raises(PlanError, match="a run that finds levels"):
             parse_plan(text.replace("[members]", '[members]\non_dropout = "wait"', 1))
+
+
+def test_a_coopetitive_run_waits_for_its_members_unless_the_plan_says_otherwise():
+    plan = parse_plan(TEXT_ON_SHARES)
+    assert plan.on_dropout == "wait"
+    waiting, aborting = (
+        parse_plan(TEXT_ON_SHARES.replace("[members]", f'[members]\non_dropout = "{word}"', 1))
+        for word in ("wait", "abort")
+    )
+    assert waiting == plan
+    assert aborting.on_dropout == "abort"
+    assert aborting.digest() != plan.digest()

@@ -82,6 +82,7 @@ def shared_plans(draw):
             weight_limit=draw(st.floats(1e-300, 1e300)) if weighted else None,
             steps=draw(steps) if fraction else (),
             monotone=draw(st.just(signs) | st.just(())) if any(signs) else (),
+            deadline_s=draw(st.none() | st.floats(1e-3, 1e7)),
         ),
     )
 

@@ -104,6 +104,7 @@ FIELDS = {
     int: INT64,
     bool: st.booleans(),
     float: FLOATS,
+    float | None: st.none() | FLOATS,
     tuple[float, ...]: st.lists(FLOATS, max_size=3).map(tuple),
     bytes: st.binary(max_size=40),
     str: TEXT,

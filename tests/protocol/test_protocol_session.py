@@ -180,8 +180,8 @@ def test_every_message_has_a_place_and_a_direction():
     assert again_down == {Welcome, Resume, CheckpointSigned, Finish, ShowRows, Abort} | keys_down
     assert again_up == {Join, SignCheckpoint, Abort} | keys_up
     to_member, to_hub = ({kind for legal in table.values() for kind in legal} for table in (MEMBER, HUB))
-    assert to_member == {Welcome, Relay, Close, Abort} | keys_down
-    assert to_hub == {Join, Relay, Done, Abort} | keys_up
+    assert to_member == {Welcome, Resume, CheckpointSigned, Relay, Close, Abort} | keys_down
+    assert to_hub == {Join, SignCheckpoint, Relay, Done, Abort} | keys_up
 
 
 def test_nothing_sealed_is_taken_in_the_open():

@@ -255,6 +255,7 @@ def test_kinds_of_errors_say_whether_they_follow_from_another_members():
         "TransportError",
         "LinkLost",
         "MemberLost",
+        "RunUnknown",
     }
     assert kinds["LinkLost"] is LinkLost
     assert {"HansaError", "ProtocolError", "ServersDisagree", "PlanError"} <= set(kinds)

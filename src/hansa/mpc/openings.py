@@ -117,6 +117,15 @@ OPENINGS = (
         True,
     ),
     Opening(
+        "refresh",
+        "compare_copies",
+        "tell_others",
+        "all three servers",
+        "hashes of shares, behind 32 random bytes that who lacks the share lacks too",
+        "after each round, and on return, both servers that keep a share keep the same one; only where a run survives its processes",
+        True,
+    ),
+    Opening(
         "quantile_search",
         "_open_path",
         "open_to_all",

@@ -377,6 +377,16 @@ def open_to_all(server: Server, ring: Ring, x: ShareArray, address: Address) -> 
     return ring.add(ring.add(x[0], x[1]), lacked)
 
 
+def tell_others(server: Server, told: ShareArray, tensor: str) -> Program[dict[int, ShareArray]]:
+    """What each of the other two servers tells both others, by server, for the same shape of this server's. One round.
+
+    Only what `openings.OPENINGS` lists may be told: no part of a value may.
+    """
+    others = (server.following, server.previous)
+    received = yield Round(tensor, {n: [told] for n in others}, {n: [shape_of(told)] for n in others})
+    return {number: received[number][0] for number in others}
+
+
 def check_zero(server: Server, x: ShareArray, address: Address) -> Program[None]:
     """Whether all of some shared packed bits are 0: S_i shows S_{i+1} a tag of the part that this then knows it holds. One round.
 

@@ -236,7 +236,11 @@ class RunAudit:
     # --- the exchange with others ------------------------------------------------------------------------------------------------
 
     def _exchange(self) -> LogExchange:
+        """Before an epoch, of which there is none yet."""
         self._epoch = RELEASING
+        return self._another_exchange()
+
+    def _another_exchange(self) -> LogExchange:
         nonce = secrets.token_bytes(NONCE_BYTES)
         new_logs = self._member.policy.new_logs
         return LogExchange(self._plan, self._name, self._log, self._member.signer, new_logs, nonce)
@@ -288,6 +292,10 @@ class RunAudit:
         self._exchange()
         with self._ending(True, False, lambda: None):
             yield ReleasingHub(role, lambda member: HubLogs(self._exchange(), (member,)))
+
+    def taking_back(self, role: HubRole) -> ReleasingHub:
+        """A hub's role of a run that goes on or is over, and the exchange with each member that left and is here again, apart."""
+        return ReleasingHub(role, lambda member: HubLogs(self._another_exchange(), (member,)))
 
     @contextlib.contextmanager
     def _ending(self, survives: bool, closing: bool, close: Callable[[], None]) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -242,6 +243,7 @@ def share_in_process(
             policy=policy,
             report=report if name == plan.servers[0] else lambda _: None,
             observe=observe if name == plan.servers[0] else lambda _, __: None,
+            clock=time.time,
         )
         for name in plan.participants
     }

@@ -40,13 +40,13 @@ def is_direct(plan: Plan) -> bool:
 
 
 def connect(
-    member: MemberFile, serves: bool, notify: Notify, owed: Callable[[], Iterable[str]]
+    member: MemberFile, serves: bool, notify: Notify, owed: Callable[[], Iterable[str]], wait_s: float
 ) -> TlsChannel | DirectChannel:
     """The connection to the hub; at a server whose plan says so, with connections to the other servers beside it.
 
-    A server that is the hub needs no other connection: that to the hub is the direct one.
+    A server that is the hub needs no other connection: that to the hub is the direct one. Others are waited for `wait_s` seconds.
     """
-    plan, name, wait_s = member.plan, member.identity.name, member.wait_s
+    plan, name = member.plan, member.identity.name
     if not serves or not is_direct(plan):
         return TlsChannel.connect(
             member.credentials,

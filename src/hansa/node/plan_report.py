@@ -57,6 +57,7 @@ def defaults(plan: Plan) -> dict[str, object]:
         "privacy.verify_counts": default_verify_counts(plan.mode, plan.parties),
         "evaluation.fraction": 0.0,
         "evaluation.steps": (),
+        "release.deadline_s": None,
         "labels.range": None,
         "cuts": None,
         "monotone": (),

@@ -13,7 +13,9 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
-from typing import TypedDict
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypedDict, TypeVar
 
 from msgspec.structs import replace as replaced
 
@@ -22,17 +24,20 @@ from hansa.errors import HansaError, LinkLost, MemberLost, PlanError, TransportE
 from hansa.node.auditing import RunAudit
 from hansa.node.config import MemberFile
 from hansa.node.events import Listening, OnEvent
-from hansa.node.files import ANSWER_S, admission, check_files, put_model, warn
+from hansa.node.files import ANSWER_S, admission, check_files, put_model, survives, transcript_name, warn
 from hansa.node.links import BACKLOG_BYTES, SPIN_S, connect, is_direct, limits_of
 from hansa.node.memory import free_memory
+from hansa.node.pauses import Pauses
 from hansa.node.phases import PhaseCost, PhaseTimes
 from hansa.node.record import HubRecord, RunRecord, Seconds, SharedRecord, bytes_of, first_record, keeping
+from hansa.node.shared_state import SharedState
+from hansa.node.state import State, fingerprint
 from hansa.node.warm_up import prepare
 from hansa.plan import Plan
-from hansa.roles.batches import admit_all
-from hansa.roles.run import LocalMemberRole, Progress, run_hub, run_member
+from hansa.roles.batches import Admit, admit_all
+from hansa.roles.run import LocalMemberRole, Progress, agreement, run_hub, run_member
 from hansa.roles.shared.member import SharedMember
-from hansa.roles.shared.relay import RelayHub
+from hansa.roles.shared.relay import Closing, RelayHub
 from hansa.transport.channel import Channel, Hub, Traffic
 from hansa.transport.local_member import HubWithLocalMember, LocalMember
 from hansa.transport.notices import Notify
@@ -69,42 +74,100 @@ class _Ending(TypedDict, total=False):
     seconds: Seconds
 
 
+@dataclass
+class _Attempt:
+    """An attempt to take part in an epoch, and what the next one needs to know.
+
+    Attributes:
+        port: where the hub listens. wait_s: seconds to wait for others. began: whether the epoch began.
+        model: of a receiver, once all receivers have it; then all that may be missing is that the others are told of the end.
+    """
+
+    port: int
+    wait_s: float
+    began: bool = False
+    model: bytes | None = None
+
+
 class _Played:
-    """This member's roles, ready to be driven, and what is noted of them while they are.
+    """This member's roles, ready to be driven, and what is noted of them while they are. Use as a context.
 
     Attributes:
         role: all of them. limit_s: seconds to wait for each word of the hub, or None.
     """
 
     def __init__(
-        self, member: MemberFile, event: OnEvent, record: RunRecord[SharedRecord] | RunRecord[HubRecord]
+        self,
+        member: MemberFile,
+        event: OnEvent,
+        record: RunRecord[SharedRecord] | RunRecord[HubRecord],
+        attempt: _Attempt,
     ) -> None:
         plan, name = member.plan, member.identity.name
         self._member = member
         self._record = record
+        self._attempt = attempt
         self._rows = _rows_of(member)
+        self._state = _state_of(member, self._rows) if survives(member) else None
         self._at: dict[str, float] = {}
         self._rounds_before = 0
         self._tree_seconds: list[float] = []
         self._report = _reporter(name, event)
         self._ledger = PhaseTimes()
-        self.role = SharedMember(
-            plan,
-            name,
-            self._rows,
-            nonce=secrets.token_bytes(32),
-            signer=member.signer,
-            policy=member.policy,
-            admit=admit_all if self._rows is None else admission(member, self._rows),
-            memory_limit=member.memory_limit or free_memory(),
-            report=self._note,
-            observe=self._ledger.note,
-        )
+        try:
+            self.role = SharedMember(
+                plan,
+                name,
+                self._rows,
+                nonce=secrets.token_bytes(32) if self._state is None else self._state.nonce,
+                signer=member.signer,
+                policy=member.policy,
+                admit=self._admission(),
+                memory_limit=member.memory_limit or free_memory(),
+                report=self._note,
+                observe=self._ledger.note,
+                journal=self._state,
+                clock=time.time,
+            )
+        except BaseException:
+            if self._state is not None:
+                self._state.close()
+            raise
         # Whoever only owns or receives waits while others compute, for as long as that takes: it is told the end.
         self.limit_s = member.wait_s if "server" in self.role.roles else member.idle_limit_s
         prepare(plan)
         if "server" in self.role.roles:
             _keep_freed_memory()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._attempt.began = self.role.began
+        if self._state is not None:
+            self._attempt.model = self._state.model
+            self._state.close()
+
+    def _admission(self) -> Admit:
+        """What writes a run down in the ledger, once however many epochs it has."""
+        if self._rows is None:
+            return admit_all
+        admit = admission(self._member, self._rows)
+        claim = None if self._state is None else self._state.claim
+        return lambda run, roster: None if claim is not None and claim.run == run else admit(run, roster)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a state of the run, which may be over."""
+        return self._state is not None and self._state.claim is not None
+
+    def forget(self) -> None:
+        """The run is over: nothing of it stays."""
+        if self._state is not None:
+            self._state.remove()
+            self._state = None
 
     def _note(self, progress: Progress) -> None:
         if progress.stage == "binned":
@@ -131,7 +194,8 @@ class _Played:
     def ended(self) -> _Ending:
         """Put the model where the file says; what the record says of these roles once the run is over."""
         role, rows, at = self.role, self._rows, self._at
-        put_model(self._member, role.model)
+        model = role.model if self._state is None else self._state.model
+        put_model(self._member, model)
         facts: _Ending = {
             "roles": role.roles,
             "run": role.run.hex(),
@@ -141,7 +205,7 @@ class _Played:
             "openings": tuple(role.openings),
             "rows": 0 if rows is None else rows.n_rows,
             "warnings": () if rows is None else tuple(rows.warnings),
-            "model_sha256": None if role.model is None else hashlib.sha256(role.model).hexdigest(),
+            "model_sha256": None if model is None else hashlib.sha256(model).hexdigest(),
         }
         if role.cut:
             facts["cut"] = role.cut
@@ -184,6 +248,47 @@ def _rows_of(member: MemberFile) -> Rows | None:
     return rows
 
 
+def _state_of(member: MemberFile, rows: Rows | None) -> SharedState:
+    """This member's state folder. The order of rows counts: shares of margins have no other name for them."""
+    agreed = agreement(member.plan, member.signer.identities)
+    of_rows = b"" if rows is None else fingerprint(rows, member.signer, agreed, ordered=True)
+    return SharedState(member.state, agreed, member.identity.name, of_rows)
+
+
+R = TypeVar("R", HubRecord, SharedRecord)
+
+
+def _epoch_after_epoch(
+    member: MemberFile, event: OnEvent, record: RunRecord[R], audit: RunAudit, play: Callable[[_Attempt], R]
+) -> R:
+    """Play until the run is over; where it survives, again after whatever passes by itself."""
+    attempt = _Attempt(member.port, member.wait_s)
+    if not survives(member):
+        return play(attempt)
+    pauses = Pauses(member.wait_s, member.identity.name, event)
+    while True:
+        try:
+            return play(attempt)
+        except HansaError as error:
+            try:
+                pauses.after(error, began=attempt.began)
+            except HansaError:
+                if attempt.model is None or pauses.left_s > 0:
+                    raise
+                audit.over_alone(withheld=False)
+                warn(["nobody said that the run is over; all receivers have the model, so it is"])
+                return _with_model(member, record, attempt.model)
+        attempt.began, attempt.wait_s = False, pauses.left_s
+
+
+def _with_model(member: MemberFile, record: RunRecord[R], model: bytes) -> R:
+    """The record of a receiver that has the model, and whom nobody told that the run is over."""
+    put_model(member, model)
+    with _state_of(member, _rows_of(member)) as state:
+        state.remove()
+    return record.end("finished", model_sha256=hashlib.sha256(model).hexdigest())
+
+
 def run_hub_of_members(member: MemberFile, event: OnEvent, notify: Notify, audit: RunAudit) -> HubRecord:
     """Listen, register the plan's members, relay until all are through; beside, play the other roles that the plan gives this member.
 
@@ -197,8 +302,22 @@ def run_hub_of_members(member: MemberFile, event: OnEvent, notify: Notify, audit
     plays = plan.hub in plan.participants
     _check_keys(member)
     check_files(member, [plan.hub, f"{plan.hub}.hub"] if plays else [plan.hub])
-    with keeping(member.record, first_record(HubRecord, member, roles=("hub",))) as record:
-        return _run_hub(member, event, notify, audit, record, plays)
+    with contextlib.ExitStack() as opened:
+        record = opened.enter_context(keeping(member.record, first_record(HubRecord, member, roles=("hub",))))
+        alone: State | None = None
+        if survives(member) and not plays:  # it keeps nothing; the folder has one process
+            agreed = agreement(plan, member.signer.identities)
+            alone = opened.enter_context(State(member.state, agreed, plan.hub))
+
+        def play(attempt: _Attempt) -> HubRecord:
+            with contextlib.ExitStack() as stack:
+                played = stack.enter_context(_Played(member, event, record, attempt)) if plays else None
+                return _run_hub(member, event, notify, audit, record, played, attempt)
+
+        ended = _epoch_after_epoch(member, event, record, audit, play)
+        if alone is not None:
+            alone.remove()
+        return ended
 
 
 def _run_hub(
@@ -207,10 +326,10 @@ def _run_hub(
     notify: Notify,
     audit: RunAudit,
     record: RunRecord[HubRecord],
-    plays: bool,
+    played: _Played | None,
+    attempt: _Attempt,
 ) -> HubRecord:
     plan = member.plan
-    played = _Played(member, event, record) if plays else None
     tell = _reporter(plan.hub, event)
 
     def report(progress: Progress) -> None:
@@ -236,37 +355,55 @@ def _run_hub(
     inner = TlsHub.listen(
         member.credentials,
         member.host,
-        member.port,
+        attempt.port,
         allowed=allowed,
         limits=limits,
         notify=notify,
         owed=owed,
         open_listener=member.open_listener,
     )
+    attempt.port = inner.port
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         stack.callback(inner.close)
         record.count(lambda: _relayed_bytes(inner))
         event(Listening(host=member.host, port=inner.port, member=plan.hub))
-        inner.wait_for(allowed, member.wait_s)
-        with audit.hub_side(inner, allowed, ANSWER_S, owes=owes) as counted:
-            hub = _relay(member, relay, inner, played, stack, counted)
-            facts: _Ending = {"run": relay.run.hex(), "roles": ("hub",)}
-            total = time.perf_counter() - started
-            if played is not None:
-                own = hub.traffic[plan.hub]
-                record.count(lambda: played.counts(own))
-                facts = played.ended()
-                facts["roles"] = ("hub", *facts["roles"])
-                audit.released(facts["model_sha256"], plan.receivers)
+        try:
+            inner.wait_for(allowed, attempt.wait_s)
+            with audit.hub_side(inner, allowed, ANSWER_S, survives=survives(member), owes=owes) as counted:
+                hub = _relay(member, relay, inner, played, stack, audit, counted)
+                facts: _Ending = {"run": relay.run.hex(), "roles": ("hub",)}
+                total = time.perf_counter() - started
+                if played is not None:
+                    own = hub.traffic[plan.hub]
+                    record.count(lambda: played.counts(own))
+                    facts = played.ended()
+                    facts["roles"] = ("hub", *facts["roles"])
+                    audit.released(facts["model_sha256"], plan.receivers)
+        finally:
+            attempt.began = relay.began
+        if relay.away:
+            _tell_those_away(relay, inner, audit, member.wait_s)
     facts["seconds"] = replaced(facts.get("seconds", Seconds()), total=total)
-    return record.end(
+    ended = record.end(
         "finished",
         roster=tuple((name, rows, held) for name, _, rows, held, _ in relay.roster),
         relayed=tuple((*ends, count) for ends, count in sorted(relay.relayed.items())),
         traffic=bytes_of(hub.traffic),
         **facts,
     )
+    if played is not None:
+        played.forget()
+    return ended
+
+
+def _tell_those_away(relay: RelayHub, hub: Hub, audit: RunAudit, wait_s: float) -> None:
+    """The run is over: wait for those who left it when they had nothing more to do."""
+    closing = Closing(relay.run, relay.away)
+    try:
+        run_hub(audit.taking_back(closing), hub, wait_s)
+    except TransportError:
+        warn([f"{', '.join(closing.waiting_for())} did not come back to be told that the run is over"])
 
 
 def _relayed_bytes(hub: TlsHub) -> dict[str, int]:
@@ -280,32 +417,36 @@ def _relay(
     inner: TlsHub,
     played: _Played | None,
     stack: contextlib.ExitStack,
+    audit: RunAudit,
     counted: Callable[[Hub], Hub],
 ) -> Hub:
     """Relay, and play what is to be played, to the end of the run; the hub as its traffic is to be read from."""
     plan, transcript = member.plan, member.transcript
     # Over direct links the hub may receive nothing while servers compute, for as long as that takes: they watch each other.
     answer_s = None if is_direct(plan) else ANSWER_S
+    relaying = audit.taking_back(relay) if survives(member) else relay
 
     def recorded(hub: Hub) -> Hub:
         if transcript is None:
             return hub
-        return stack.enter_context(contextlib.closing(RecordingHub(hub, transcript, hub_end(plan))))
+        name = transcript_name(transcript, hub_end(plan))
+        return stack.enter_context(contextlib.closing(RecordingHub(hub, transcript, name)))
 
     if played is None:
         hub = counted(recorded(inner))
-        run_hub(relay, hub, answer_s)
+        run_hub(relaying, hub, answer_s)
         return hub
     role = played.role
     played_here = LocalMemberRole(role, plan.hub, lambda: _others_owed(relay, role, plan.hub))
     stack.callback(played_here.erase)
     local_member: LocalMember = played_here
     if transcript is not None:
-        local_member = stack.enter_context(contextlib.closing(RecordingLocalMember(played_here, transcript, plan.hub)))
+        name = transcript_name(transcript, plan.hub)
+        local_member = stack.enter_context(contextlib.closing(RecordingLocalMember(played_here, transcript, name)))
     within = HubWithLocalMember(inner, plan.hub, local_member, answer_s=played.limit_s, backlog_bytes=BACKLOG_BYTES)
     hub = counted(recorded(within))
     try:
-        run_hub(relay, hub, answer_s)
+        run_hub(relaying, hub, answer_s)
     except HansaError as error:
         cause = played_here.error
         within.settle()
@@ -332,22 +473,32 @@ def run_member_of_hub(member: MemberFile, event: OnEvent, notify: Notify, audit:
     _check_keys(member)
     check_files(member, [member.identity.name])
     with keeping(member.record, first_record(SharedRecord, member, roles=())) as record:
-        return _play(member, event, notify, audit, record)
+
+        def play(attempt: _Attempt) -> SharedRecord:
+            with _Played(member, event, record, attempt) as played:
+                return _play(member, notify, audit, record, played, attempt)
+
+        return _epoch_after_epoch(member, event, record, audit, play)
 
 
 def _play(
-    member: MemberFile, event: OnEvent, notify: Notify, audit: RunAudit, record: RunRecord[SharedRecord]
+    member: MemberFile,
+    notify: Notify,
+    audit: RunAudit,
+    record: RunRecord[SharedRecord],
+    played: _Played,
+    attempt: _Attempt,
 ) -> SharedRecord:
     plan, name = member.plan, member.identity.name
-    played = _Played(member, event, record)
     role = played.role
-    inner = connect(member, "server" in role.roles, notify, role.waiting_for)
+    inner = connect(member, "server" in role.roles, notify, role.waiting_for, attempt.wait_s)
     channel: Channel = inner
     try:
         if member.transcript is not None:
-            channel = RecordingChannel(inner, member.transcript, name)
+            channel = RecordingChannel(inner, member.transcript, transcript_name(member.transcript, name))
         record.count(lambda: played.counts(inner.traffic))
-        with audit.member_side(inner, played.limit_s) as counted:
+        goes_on, survived = played.goes_on, survives(member)
+        with audit.member_side(inner, played.limit_s, goes_on=goes_on, survives=survived) as counted:
             run_member(role, counted(channel), played.limit_s, role.waiting_for)
             facts = played.ended()
             audit.released(facts["model_sha256"], plan.receivers)
@@ -360,7 +511,9 @@ def _play(
         raise
     finally:
         channel.close()
-    return record.end("finished", **facts)
+    ended = record.end("finished", **facts)
+    played.forget()
+    return ended
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4

@@ -80,17 +80,18 @@ class KeptOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     counts: bytes
 
 
-def fingerprint(rows: Columns, signer: Signer, agreement: bytes) -> bytes:
-    """32 bytes that tell a party's rows from others, in any order. Without this member's identity nobody can try out rows."""
+def fingerprint(rows: Columns, signer: Signer, agreement: bytes, *, ordered: bool = False) -> bytes:
+    """32 bytes that tell a party's rows, in any order or in theirs. Without this member's identity nobody can try out rows."""
     columns = chain(
         each(rows), () if rows.weight is None else (rows.weight,), () if rows.base_margin is None else rows.base_margin
     )
     key = hashlib.sha256(signer.sign("hansa state rows v1", agreement)).digest()
-    return hmac.new(key, np.sort(hash_rows(columns, rows.label, 0)).tobytes(), hashlib.sha256).digest()
+    hashes = hash_rows(columns, rows.label, 0)
+    return hmac.new(key, (hashes if ordered else np.sort(hashes)).tobytes(), hashlib.sha256).digest()
 
 
-class _State:
-    """What both sides have in common. Use as a context; then the folder is held.
+class State:
+    """What all members' states have in common. Use as a context; then the folder is held.
 
     Args:
         folder: made where it is not there. agreement: what all members hold alike (`roles.run.agreement`).
@@ -290,7 +291,7 @@ class _State:
         self._put("signed", encode(signed))
 
 
-class PartyState(_State):
+class PartyState(State):
     """A party's; see `PartyJournal`.
 
     Args:
@@ -402,7 +403,7 @@ class PartyState(_State):
         return self._get("model")
 
 
-class AggregatorState(_State):
+class AggregatorState(State):
     """An aggregator's; see `AggregatorJournal`."""
 
     @property

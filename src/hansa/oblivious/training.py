@@ -345,9 +345,31 @@ class TrainedShares:
     checked: bool
 
 
+@dataclass(frozen=True)
+class Halfway:
+    """Where training stands after some rounds, as one server's shares.
+
+    Attributes:
+        margins: of each output, (2, rows). trees: of all rounds so far, round by round.
+        flags: of each round, XOR-shared bits of rows out of range, as `boost_round` gives them.
+        stops: whether `after` ended training with the last of these rounds; None where it did not run for it.
+    """
+
+    margins: list[ShareArray]
+    trees: list[TreeShares]
+    flags: list[list[ShareArray]]
+    stops: bool | None = None
+
+
 def _never(_number: int, _grown: list[TreeShares]) -> Program[bool]:
     """No evaluation: train to the end."""
     return False
+    yield  # a program of no round
+
+
+def _kept_nowhere(_halfway: Halfway) -> Program[None]:
+    """Training that nothing interrupts."""
+    return
     yield  # a program of no round
 
 
@@ -360,25 +382,38 @@ def train(
     epoch: int = 0,
     sampling: Sampling | None = None,
     begun: Callable[[], None] = lambda: None,
+    keep: Callable[[Halfway], Program[None]] = _kept_nowhere,
     after: Callable[[int, list[TreeShares]], Program[bool]] = _never,
+    since: Halfway | None = None,
 ) -> Program[TrainedShares]:
     """Train all rounds. Opens at the end how many of them are good, and that only where margins could leave +-16.
 
     Args:
         settings: of each output; they differ in base_margin and total_weight at most.
-        begun: called before the first tree. after: run after each round, with its number from 0 and its trees; True ends training.
+        begun: called before the first tree. keep: run after each round, before anything is opened of it.
+        after: run after each round, with its number from 0 and its trees; True ends training.
+        since: where training goes on from, under keys that were never used; None for the start.
     """
     sampling = sampling or Sampling()
-    outputs = yield from start_outputs(server, blocks, settings)
+    outputs = yield from start_outputs(server, blocks, settings, epoch)
     begun()
     trees: list[TreeShares] = []
     flags: list[list[ShareArray]] = []
-    for number in range(settings[0].rounds):
+    over = False
+    if since is not None:
+        trees, flags = list(since.trees), list(since.flags)
+        for output, margins in zip(outputs, since.margins, strict=True):
+            output.margins = margins
+        over = bool(since.stops)
+        if since.stops is None:
+            over = yield from after(len(flags) - 1, trees[-len(outputs) :])
+    while len(flags) < settings[0].rounds and not over:
+        number = len(flags)
         grown, outside = yield from boost_round(server, candidates, blocks, outputs, sampling, number, epoch)
         trees += grown
         flags.append(outside)
-        if (yield from after(number, grown)):
-            break
+        yield from keep(Halfway([output.margins for output in outputs], trees, flags))
+        over = yield from after(number, grown)
     rows = sum(block.rows for block in blocks)
     good = yield from rounds_in_range(server, flags, rows, Address(epoch, settings[0].rounds, 0, "range"))
     return TrainedShares(tuple(trees), len(flags), good, any(flags))
@@ -400,7 +435,9 @@ class Output:
     weights: ShareArray | None = None
 
 
-def start_outputs(server: Server, blocks: list[Block], settings: Sequence[BoostingSettings]) -> Program[list[Output]]:
+def start_outputs(
+    server: Server, blocks: list[Block], settings: Sequence[BoostingSettings], epoch: int = 0
+) -> Program[list[Output]]:
     """Where each output starts: its labels, its rows' weights, and its base margin at every row. Two rounds with weights, else none.
 
     Raises:
@@ -416,7 +453,7 @@ def start_outputs(server: Server, blocks: list[Block], settings: Sequence[Boosti
         if (narrow is None) != (output.settings.weight_limit is None):
             raise ProtocolError("the owners' rows and the plan disagree on whether rows have weights")
         if narrow is not None:
-            place = Address(0, 0, number, "weights")
+            place = Address(epoch, 0, number, "weights")
             output.weights = yield from extend(server, np.ascontiguousarray(narrow[0]), place)
     return outputs
 

@@ -80,6 +80,7 @@ In coopetitive mode nobody sums; three servers compute on shares, and the hub on
     leaf_bits = 10                            # in place of it: fraction bits of leaf values
     metric = "auc"                            # optional: nobody gets the model unless this metric of the held-out rows
     at_least = 0.8                            # is at least so much; or at_most
+    deadline_s = 7200                         # coopetitive: training stops so many seconds after it began; finished trees are released
 
 Approvals sign `digest` (`consortium.approvals`).
 """
@@ -103,6 +104,7 @@ from hansa.plan.values import (
     DEFAULT_MIN_PARTY_ROWS,
     CustomMetricName,
     Cuts,
+    DeadlineS,
     Digest,
     Folds,
     Fraction,
@@ -140,6 +142,7 @@ KEYS_OF_COOPETITIVE = {
     "steps": "evaluation.steps",
     "monotone": "monotone",
     "statistics": "release.statistics",
+    "deadline_s": "release.deadline_s",
 }
 """Attribute of `Coopetitive` -> its key in a plan file."""
 
@@ -195,6 +198,7 @@ class Coopetitive:
         weight_limit: no row's weight exceeds it; None where rows have no weights.
         monotone: by feature, in the schema's order, 1 for increasing, -1 for decreasing, 0 for neither; empty for no constraint.
         steps: numbers of rounds after which the metrics of held-out rows are opened; empty for the last round only.
+        deadline_s: seconds after its start when training stops, with the round that is under way; None for never.
         missing: names of the features that may lack values; with cuts, none where it is not given; without, None lets the
             servers open one bit a feature: whether any row lacks it.
     """
@@ -209,6 +213,7 @@ class Coopetitive:
     steps: Steps = ()
     monotone: tuple[Sign, ...] = ()
     server_links: ServerLinks = "hub"
+    deadline_s: DeadlineS | None = None
 
     def __post_init__(self) -> None:
         _hold(self, KEYS_OF_COOPETITIVE)
@@ -482,9 +487,8 @@ class Plan:
 
     @property
     def can_wait(self) -> bool:
-        """Whether a run can go on after a process ended: not in coopetitive mode, in folds, nor where levels are found by the run."""
-        finds_levels = self.schema.union or self.schema.rare_levels
-        return self.coopetitive is None and not self.folds and not finds_levels
+        """Whether a run can go on after a process ended: not in folds, nor where levels are found by the run."""
+        return not self.folds and not self.schema.union and not self.schema.rare_levels
 
     @property
     def agreed(self) -> Plan:
@@ -505,6 +509,8 @@ class Plan:
         for name in ("coopetitive", "custom_objective", "custom_metric", "fold"):
             if content[name] is None:
                 del content[name]
+        if self.coopetitive is not None and self.coopetitive.deadline_s is None:
+            del content["coopetitive"]["deadline_s"]
         if self.schema.decimal == ".":
             del content["schema"]["decimal"]
         if not self.schema.ignore:
@@ -587,6 +593,7 @@ class Plan:
                 "labels.range": more.label_range,
                 "cuts": more.cuts,
                 "monotone": more.monotone,
+                "release.deadline_s": more.deadline_s,
             }
         return values | {f"parameters.{name.rstrip('_')}": value for name, value in parameters.items()}
 

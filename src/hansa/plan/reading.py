@@ -23,6 +23,7 @@ from hansa.plan.values import (
     CustomMetricName,
     Cuts,
     DateRule,
+    DeadlineS,
     DecimalSign,
     Digest,
     Folds,
@@ -119,6 +120,7 @@ class ReleaseTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     metric: MetricName = ""
     at_least: MetricBound | None = None
     at_most: MetricBound | None = None
+    deadline_s: DeadlineS | None = None
 
 
 class CustomObjectiveTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -251,6 +253,7 @@ def _faults(document: PlanDocument) -> Iterator[str]:
         ("schema.missing", schema.missing),
         ("schema.weight_limit", schema.weight_limit),
         ("evaluation.steps", document.evaluation.steps),
+        ("release.deadline_s", document.release.deadline_s),
         ("[labels]", document.labels),
         ("[cuts]", document.cuts),
     ):
@@ -277,9 +280,7 @@ def _plan(document: PlanDocument) -> Plan:
         parties=parties,
         receivers=parties if members.receivers is None else members.receivers,
         minimum_parties=len(parties) if members.minimum_parties is None else members.minimum_parties,
-        on_dropout=_on_dropout(
-            members.on_dropout, shared, bool(union or schema.rare_levels), document.evaluation.folds
-        ),
+        on_dropout=_on_dropout(members.on_dropout, bool(union or schema.rare_levels), document.evaluation.folds),
         schema=Schema(
             features=schema.features,
             label=schema.label,
@@ -322,7 +323,7 @@ def _plan(document: PlanDocument) -> Plan:
     )
 
 
-def _on_dropout(given: str | None, shared: bool, finds_levels: bool, folds: int) -> str:
+def _on_dropout(given: str | None, finds_levels: bool, folds: int) -> str:
     """What happens when a member is gone. Raises PlanError where a run that cannot go on would have to wait for it."""
     if folds and given == "wait":
         raise PlanError(
@@ -333,10 +334,6 @@ def _on_dropout(given: str | None, shared: bool, finds_levels: bool, folds: int)
         raise PlanError(
             "members.on_dropout is 'wait'; a run that finds levels (schema.rare_levels, or a union) cannot go on after a process "
             "ended: write 'abort', or leave it out"
-        )
-    if shared and given == "wait":
-        raise PlanError(
-            f"members.on_dropout is 'wait'; in {COOPETITIVE} mode a process that ends, ends the run: write 'abort', or leave it out"
         )
     return given or "wait"
 
@@ -375,4 +372,5 @@ def _coopetitive(document: PlanDocument) -> Coopetitive:
         steps=document.evaluation.steps or (),
         monotone=tuple(signs.get(name, 0) for name in features) if signs else (),
         server_links=members.server_links or "hub",
+        deadline_s=document.release.deadline_s,
     )

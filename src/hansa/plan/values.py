@@ -159,6 +159,7 @@ LeafBits = Annotated[
     ),
 ]
 WeightLimit = Annotated[float, Meta(gt=0, le=sys.float_info.max, description="a positive number")]
+DeadlineS = Annotated[float, Meta(gt=0, le=31_536_000.0, description="a number of seconds above 0, at most a year")]
 BaseMarginLimit = Annotated[float, Meta(gt=0, le=2.0**20, description="a positive number of at most 2^20")]
 Steps = Annotated[tuple[int, ...], Meta(description="a list of whole numbers")]
 Range = Annotated[tuple[float, float], Meta(description="[lowest, highest], two numbers")]

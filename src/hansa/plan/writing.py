@@ -109,6 +109,7 @@ def _release(plan: Plan) -> dict[str, Any]:
         "metric": release.metric or None,
         "at_least": release.at_least,
         "at_most": release.at_most,
+        "deadline_s": None if plan.coopetitive is None else plan.coopetitive.deadline_s,
     }
     return {"statistics": plan.statistics, **{key: value for key, value in given.items() if value is not None}}
 

@@ -60,7 +60,7 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     run: the run's id. epoch: the last one that it took part in. checkpoint: the last one that it reached: 0 once all members joined, 1
     with the cuts, one more with every tree. before, head: the broadcasts up to the checkpoint before that one (None where there is
-    none) and up to it; now: up to the last one that it answered.
+    none) and up to it; now: up to the last one that it answered. In coopetitive mode `roles.shared.checkpoints` says what they are.
     """
 
     run: bytes
@@ -168,25 +168,27 @@ class Welcome(Message, frozen=True):
     roster: tuple[tuple[str, bytes, int, int, bytes], ...]
 
 
-class Resume(Message, frozen=True):
-    """Aggregator to party, in place of `Welcome`: the run goes on in a new epoch, from the last checkpoint that all members reached.
+class Resume(Message, frozen=True, omit_defaults=True):
+    """Aggregator or hub to all, in place of `Welcome`: the run goes on in a new epoch, from the last checkpoint that all reached.
 
-    claims: of every member, the aggregator included, sorted by member.
+    claims: of every member, sorted by member; the aggregator's are among them, a hub has none. roster: as in `Welcome`, from a hub
+    only: a member that ended right after it joined has not seen it.
     """
 
     run: bytes
     epoch: int
     claims: tuple[tuple[str, Claim], ...]
+    roster: tuple[tuple[str, bytes, int, int, bytes], ...] = ()
 
 
 class SignCheckpoint(Message, frozen=True):
-    """Party to aggregator: my signature over run, epoch, checkpoint and all claims (`roles.summed.checkpoints`)."""
+    """Party to aggregator, or member to hub: my signature over run, epoch, checkpoint and all claims (`roles.summed.checkpoints`)."""
 
     signature: bytes
 
 
 class CheckpointSigned(Message, frozen=True):
-    """Aggregator to party: the signatures of all members, its own included. The epoch begins."""
+    """Aggregator or hub to all: the signatures of all members, an aggregator's own included. The epoch begins."""
 
     signatures: dict[str, bytes]
 

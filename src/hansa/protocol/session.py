@@ -226,7 +226,8 @@ RELEASING_AGGREGATOR: Transitions = {
 """The same where the model is there, and some party has not said that it has it."""
 
 MEMBER: Transitions = {
-    "joining": {Welcome: ("welcomed",), Abort: ("aborted",)},
+    "joining": {Welcome: ("welcomed",), Resume: ("resuming",), Close: ("finished",), Abort: ("aborted",)},
+    "resuming": {CheckpointSigned: ("welcomed",), Abort: ("aborted",)},
     "welcomed": {ExchangeKeys: ("keyed",), Abort: ("aborted",)},
     "keyed": {KeysConfirmed: ("relaying", "through"), Abort: ("aborted",)},
     "relaying": {Relay: ("relaying", "through"), Abort: ("aborted",)},
@@ -235,13 +236,14 @@ MEMBER: Transitions = {
     "aborted": {},
 }
 """What a member of a coopetitive run accepts from the hub. "through" once all its roles are: an owner that shares its rows at once
-is so from the start."""
+is so from the start. From "joining" a member that was away when the run ended goes straight to its end."""
 
 HUB: Transitions = {
-    "registering": {Join: ("registering", "keying"), Abort: ("aborted",)},
+    "registering": {Join: ("registering", "keying", "signing"), Abort: ("aborted",)},
+    "signing": {SignCheckpoint: ("signing", "keying"), Abort: ("aborted",)},
     "keying": {AnnounceKey: ("keying", "confirming"), Abort: ("aborted",)},
     "confirming": {ConfirmKeys: ("confirming", "relaying"), Abort: ("aborted",)},
-    "relaying": {Relay: ("relaying",), Done: ("relaying", "finished"), Abort: ("aborted",)},
+    "relaying": {Relay: ("relaying",), Done: ("relaying", "finished"), Join: ("relaying",), Abort: ("aborted",)},
     "finished": {},
     "aborted": {},
 }

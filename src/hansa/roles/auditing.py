@@ -494,10 +494,11 @@ class HubLogs:
 
 
 class ReleasingHub:
-    """The role of an aggregator whose run is over, and the exchange with each party that comes back for the model, apart.
+    """The role of an aggregator or hub, and the exchange with each member that comes back by itself, apart: for the model of a run that
+    is over, or to a coopetitive run that goes on.
 
     Args:
-        role: the aggregator's. logs: makes the exchange with one party.
+        role: the aggregator's or hub's. logs: makes the exchange with one member.
     """
 
     def __init__(self, role: HubRole, logs: Callable[[str], HubLogs]) -> None:
@@ -521,11 +522,11 @@ class ReleasingHub:
         return self._role.parties
 
     def waiting_for(self) -> list[str]:
-        """The parties that have not said that they have the model."""
+        """Whose word the role waits for."""
         return self._role.waiting_for()
 
     def has_left(self, member: str) -> bool:
-        """See `Aggregator`."""
+        """See the role."""
         return self._role.has_left(member)
 
     def handle(self, member: str, frame: memoryview) -> Iterator[tuple[str, Frame]]:

@@ -320,7 +320,11 @@ def run_hub(role: HubRole, hub: Hub, timeout: float | None = None) -> None:
                     stopped.blame(*owed)
                     raise stopped from error
                 for recipient, answer in role.handle(member, frame):
-                    hub.send(recipient, answer)
+                    try:
+                        hub.send(recipient, answer)
+                    except MemberLost as loss:
+                        if not role.has_left(loss.member):
+                            raise
     except HansaError as error:
         _tell_all(role, hub, messages.abort(_at_fault(error), _hub_tells(error), error.retry))
         raise

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from hansa.data.quantiles import Cuts
 from hansa.errors import ProtocolError, ServersDisagree
-from hansa.mpc.replicated import Address, PairStreams, Program, Round, RoundArrays, Server, Shape
+from hansa.mpc.replicated import Address, PairStreams, Program, Round, RoundArrays, Server, Shape, tell_others
 from hansa.mpc.ring import ShareArray, words_for
 from hansa.oblivious.base_score import pooled_sums, spread_exponent
 from hansa.oblivious.growth import TreeShares
@@ -29,7 +29,7 @@ from hansa.oblivious.quantile_search import CutSearchOnShares
 from hansa.oblivious.release import release
 from hansa.oblivious.shared_rows import Block, RowShares, receive_rows
 from hansa.oblivious.shared_vectors import VectorShares, receive_vector
-from hansa.oblivious.training import SAFE_MARGIN, train
+from hansa.oblivious.training import SAFE_MARGIN, Halfway, train
 from hansa.plan import Plan
 from hansa.protocol.messages import (
     CountProbes,
@@ -42,12 +42,15 @@ from hansa.protocol.messages import (
     to_tensor,
 )
 from hansa.roles.secure_channel import NAME_BYTES, SealedMessage
+from hansa.roles.shared.checkpoints import STARTED
 from hansa.roles.shared.evaluation import Evaluation
+from hansa.roles.shared.round_keeper import GoneBack, History, RoundKeeper, frozen
 from hansa.roles.shared.sharing import (
     Counts,
     TrainingStart,
     Values,
     categorical,
+    coopetitive,
     declared_missing,
     given_start,
     given_values,
@@ -56,8 +59,10 @@ from hansa.roles.shared.sharing import (
     n_label_sums,
     plan_cuts,
     square_of_mean,
+    start_of,
     values_of,
 )
+from hansa.roles.shared.snapshots import KeptModel
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm
 
@@ -77,6 +82,13 @@ class RoundMessage:
 
 
 Outgoing = Iterator[tuple[str, Message | RoundMessage]]
+
+Keep = Callable[[Server], RoundKeeper]
+
+
+def no_time() -> float:
+    """The clock of a run without a deadline."""
+    return 0.0
 
 
 class Wait(Enum):
@@ -101,8 +113,11 @@ class ComputeServer:
         progress: called with the number of rounds that are over, the metrics that were opened after them (None for one that has no
             value), and why these have none.
         observe: called with the step of every round that is over, and the bytes that it sent.
+        keep: makes what keeps the rounds of boosting, where the run survives its processes.
+        clock: seconds, which go on while no process runs; asked where the plan has a deadline.
 
     Attributes:
+        history: metric -> (rounds, value) wherever it was opened to this server; None for a value that it does not have.
         through: whether the trees were released.
         openings: what was opened to this server, in words: see `mpc.openings`.
         rounds: rounds of messages so far.
@@ -118,6 +133,8 @@ class ComputeServer:
         algorithm: Algorithm,
         progress: Callable[[int, dict[str, float | None], dict[str, str]], None] = lambda _, __, ___: None,
         observe: Callable[[str, int], None] = lambda _, __: None,
+        keep: Keep | None = None,
+        clock: Callable[[], float] = no_time,
     ) -> None:
         self.through = False
         self.openings: list[str] = []
@@ -135,8 +152,14 @@ class ComputeServer:
         by_index = {plan.servers.index(peer): key for peer, key in keys.items()}
         self._streams = PairStreams(self.index, by_index, algorithm)
         self._server = Server(self.index, self._streams)
+        self.history: History = {}
+        self._clock = clock
+        self._late = False
+        self._keeper = None if keep is None else keep(self._server)
+        self._epoch = 0 if self._keeper is None else self._keeper.epoch
         self._inbox: dict[int, deque[SealedMessage]] = {i: deque() for i in range(3) if i != self.index}
         self._start: TrainingStart | None = None
+        self._began = 0.0
         self._step = 0
         self._expected = 0
         self._vectors: dict[str, ShareArray] = {}
@@ -146,13 +169,31 @@ class ComputeServer:
         self._wait: Wait | None = None
 
     def _protocol(self) -> Steps[None]:
-        """All steps of a run, in order. What the plan gives is not searched for."""
-        values = given_values(self._plan) or (yield from self._find_values())
-        cuts = plan_cuts(self._plan) or (yield from self._find_cuts())
-        start = self._start = TrainingStart(self._plan, self._counts, cuts, values).check()
-        yield from self._announce(start)
-        yield Wait.ROWS
-        trees = yield from self._train(start)
+        """All steps of a run, in order. What the plan gives is not searched for, nor what an earlier epoch found."""
+        keeper = self._keeper
+        if keeper is not None and keeper.checkpoint >= STARTED:
+            start = start_of((self._name,), keeper.setup, self._plan, self._counts)
+            self.openings += [] if given_values(self._plan) else opened_for_values(self._plan)
+            self.openings += [] if plan_cuts(self._plan) else [OPENED_FOR_CUTS]
+        else:
+            values = given_values(self._plan) or (yield from self._find_values())
+            cuts = plan_cuts(self._plan) or (yield from self._find_cuts())
+            start = TrainingStart(self._plan, self._counts, cuts, values).check()
+            if keeper is not None:
+                keeper.start(start.message(), self._clock())
+        self._began = self._clock() if keeper is None else keeper.began
+        self._start = start
+        over = keeper is not None and keeper.over
+        yield from self._announce(
+            start, self._plan.receivers if over else (*self._counts.training, *self._plan.receivers)
+        )
+        if not over:
+            yield Wait.ROWS
+        back: GoneBack | None = None
+        if keeper is not None and keeper.checkpoint > STARTED:
+            back = yield from keeper.go_back()
+            self.history = back.history
+        trees = yield from self._train(start, back) if back is None or not over else self._trained(back)
         yield from self._release(trees)
 
     def erase(self) -> None:
@@ -285,14 +326,13 @@ class ComputeServer:
     def _find_values(self) -> Steps[Values]:
         """From the owners' shared sums; of squared error their last one, of squares, stays shared."""
         vectors = yield from self._count(n_label_sums(self._plan))
-        self.openings.append("base_score.pooled_sums: the sums of labels and weights that the base score follows from")
+        self.openings += opened_for_values(self._plan)
         total = np.stack(list(vectors.values())).sum(axis=0, dtype=np.uint64)
-        address, rows = Address(0, 0, 0, "labels"), self._counts.total
+        address, rows = Address(self._epoch, 0, 0, "labels"), self._counts.total
         if not has_spread(self._plan):
             sums = yield from pooled_sums(self._server, total, address)
             return values_of(sums, rows, self._plan)
         sums = yield from pooled_sums(self._server, total[:, :-1], address)
-        self.openings.append("base_score.spread_exponent: the power of four below the variance of all labels")
         place = address.named("spread")
         exponent = yield from spread_exponent(self._server, total[:, -1], square_of_mean(sums, rows), place)
         return values_of(sums, rows, self._plan, exponent)
@@ -308,7 +348,7 @@ class ComputeServer:
             categorical(self._plan),
             self._plan.schema.weight is not None,
         )
-        self.openings.append("quantile_search: the path of the search to every cut, and which features lack values")
+        self.openings.append(OPENED_FOR_CUTS)
         while not search.done:
             request = search.request()
             message = CountProbes(
@@ -317,15 +357,15 @@ class ComputeServer:
             for owner in sorted(self._counts.training):
                 yield owner, message
             vectors = yield from self._count(search.n_answers)
-            search = yield from search.answer(self._server, vectors, Address(0, 0, 0, "cuts"))
+            search = yield from search.answer(self._server, vectors, Address(self._epoch, 0, 0, "cuts"))
         return search.cuts()
 
-    def _announce(self, start: TrainingStart) -> Steps[None]:
-        """Tell owners and receivers what training starts from, unless the plan said all of it."""
+    def _announce(self, start: TrainingStart, members: Iterable[str]) -> Steps[None]:
+        """Tell members what training starts from, unless the plan said all of it."""
         if given_start(self._plan, self._counts) is not None:
             return
         message = start.message()
-        for member in sorted({*self._counts.training, *self._plan.receivers}):
+        for member in sorted(set(members)):
             yield member, message
 
     # --- rows ---------------------------------------------------------------------------------------------------------
@@ -431,27 +471,40 @@ class ComputeServer:
             received[index] = _arrays(sealed, step.step, shapes)
         return received
 
-    def _train(self, start: TrainingStart) -> Steps[tuple[TreeShares, ...]]:
-        """All rounds of boosting, with progress and evaluation; the trees that are released."""
-        server, rounds = self._server, start.settings.rounds
+    def _train(self, start: TrainingStart, back: GoneBack | None) -> Steps[tuple[TreeShares, ...]]:
+        """All rounds of boosting, or those that are left, with progress and evaluation; the trees that are released."""
+        server, rounds, keeper = self._server, start.settings.rounds, self._keeper
         in_order = [block for _, of_owner in sorted(self._blocks.items()) for block in of_owner]
         blocks = [block for held, block in in_order if not held]
         self._blocks = {}
-        evaluation = Evaluation(server, start, [block for held, block in in_order if held])
+        evaluation = Evaluation(server, start, [block for held, block in in_order if held], self._epoch)
+        if back is not None:
+            evaluation.go_on(back.judged)
+
+        def keep(halfway: Halfway) -> Program[None]:
+            if keeper is not None:
+                yield from keeper.keep(halfway, evaluation.judged, self.history)
+                if evaluation.opens(len(halfway.flags)):
+                    yield from keeper.settle()
 
         def after(number: int, grown: list[TreeShares]) -> Program[bool]:
             metrics = yield from evaluation.after(number, grown)
+            for name, value in metrics.items():
+                self.history.setdefault(name, []).append((number + 1, value))
             self._progress(number + 1, metrics, evaluation.without_value)
-            return evaluation.stops
+            return (yield from self._is_late(number)) or evaluation.stops
 
         trained = yield from train(
             server,
             start.candidates,
             blocks,
             start.output_settings,
+            epoch=self._epoch,
             sampling=start.sampling,
             begun=lambda: self._progress(0, {}, {}),
+            keep=keep,
             after=after,
+            since=None if back is None else back.halfway,
         )
         self.openings += evaluation.openings
         if trained.checked:
@@ -464,7 +517,37 @@ class ComputeServer:
                 f"a margin left +-{SAFE_MARGIN}, beyond which shares hold no log-odds, nor means of counts: of {rounds} rounds "
                 f"the first {kept} are released. Lower eta or rounds, or raise lambda"
             )
-        return trained.trees[: kept * len(start.output_settings)]
+        elif self._late and trained.rounds < rounds:
+            self.cut = (
+                f"the plan's deadline of {coopetitive(self._plan).deadline_s:g} s was over: of {rounds} rounds the first {kept} are "
+                "released. Raise release.deadline_s, or lower rounds"
+            )
+        outputs = len(start.output_settings)
+        if keeper is not None:
+            openings = tuple(self.openings)
+            model = KeptModel(kept, self.cut, openings, frozen(self.history), evaluation.without_value)
+            yield from keeper.end(model, trained.trees, outputs)
+        return trained.trees[: kept * outputs]
+
+    def _is_late(self, number: int) -> Program[bool]:
+        """Whether the plan's deadline is over by the clock of any server: each tells the others so after every round."""
+        limit = coopetitive(self._plan).deadline_s
+        if limit is None:
+            return False
+        own = np.array([self._clock() >= self._began + limit], np.uint8)
+        told = yield from tell_others(self._server, own, f"deadline {number}")
+        self._late = bool(own[0]) or any(bool(other[0]) for other in told.values())
+        return self._late
+
+    def _trained(self, back: GoneBack) -> Steps[tuple[TreeShares, ...]]:
+        """Training was over in an earlier epoch: the trees that are released."""
+        model = back.content
+        assert isinstance(model, KeptModel)  # training is over
+        self.openings, self.cut = list(model.openings), model.cut
+        self._progress(0, {}, {})
+        self._progress(back.rounds, {}, model.without_value)
+        return tuple(back.shares.trees[: model.rounds * self._plan.parameters.outputs])
+        yield  # a program of no round
 
     def _release(self, trees: tuple[TreeShares, ...]) -> Steps[None]:
         for number, tree in enumerate(trees):
@@ -474,6 +557,16 @@ class ComputeServer:
             message = ReleaseTree(number, len(trees), splits, to_tensor(np.ascontiguousarray(parts.leaves)), covers)
             for receiver in self._plan.receivers:
                 yield receiver, message
+
+
+OPENED_FOR_CUTS = "quantile_search: the path of the search to every cut, and which features lack values"
+
+
+def opened_for_values(plan: Plan) -> list[str]:
+    """What is opened to servers where the plan gives no base score, in words."""
+    sums = "base_score.pooled_sums: the sums of labels and weights that the base score follows from"
+    spread = "base_score.spread_exponent: the power of four below the variance of all labels"
+    return [sums, spread] if has_spread(plan) else [sums]
 
 
 @functools.lru_cache(maxsize=2**14)

@@ -8,6 +8,7 @@ each class's margins and labels count as rows. A metric without a value (one bit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,6 +41,23 @@ def count_terms(start: TrainingStart, blocks: list[Block]) -> CountTerms | None:
     return CountTerms(label_words(blocks, len(start.output_settings)), scale.scale)
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What evaluation has come to after some rounds, at one server.
+
+    Attributes:
+        margins, best: shares: of held-out rows' margins, and of the best metric so far, or None.
+        best_rounds, without_value, openings: as `Evaluation`'s. asked: which questions of `has_value` have which answer.
+    """
+
+    margins: ShareArray
+    best: ShareArray | None
+    best_rounds: int | None
+    asked: dict[str, bool]
+    without_value: dict[str, str]
+    openings: list[str]
+
+
 def _of_rows(arrays: Sequence[ShareArray]) -> ShareArray:
     return np.concatenate(arrays, axis=1)
 
@@ -58,7 +76,8 @@ class Evaluation:
         openings: what was opened, in words.
     """
 
-    def __init__(self, server: Server, start: TrainingStart, blocks: list[Block]) -> None:
+    def __init__(self, server: Server, start: TrainingStart, blocks: list[Block], epoch: int = 0) -> None:
+        self._epoch = epoch
         self.stops = self.left_range = False
         self.best_rounds: int | None = None
         self.without_value: dict[str, str] = {}
@@ -88,6 +107,28 @@ class Evaluation:
                 [start_margins(server, rows, settings) for settings in start.output_settings]
             )
 
+    @property
+    def judged(self) -> Judged:
+        """What it has come to so far."""
+        return Judged(
+            self._margins,
+            self._best,
+            self.best_rounds,
+            dict(self._asked),
+            dict(self.without_value),
+            list(self.openings),
+        )
+
+    def go_on(self, judged: Judged) -> None:
+        """Stand where another process, or this one in an earlier epoch, had come to."""
+        self._margins, self._best, self.best_rounds = judged.margins, judged.best, judged.best_rounds
+        self._asked, self.without_value = dict(judged.asked), dict(judged.without_value)
+        self.openings = list(judged.openings)
+
+    def opens(self, rounds: int) -> bool:
+        """Whether anything may be opened after so many rounds."""
+        return bool(self._blocks) and (self._start.evaluated_after(rounds) or self._stopping_rounds is not None)
+
     def after(self, number: int, trees: list[TreeShares]) -> Program[dict[str, float | None]]:
         """Route the held-out rows down the trees of round `number`; the metrics that the plan has opened after it, by name.
 
@@ -96,7 +137,7 @@ class Evaluation:
         start, server = self._start, self._server
         if not self._blocks:
             return self._without_rows(start.evaluated_after(number + 1))
-        address = Address(0, number, 0, "evaluation")
+        address = Address(self._epoch, number, 0, "evaluation")
         added = yield from together(
             *(
                 tree_margins(server, start.candidates, self._blocks, tree, address.named(f"output {output}"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from hansa.protocol.messages import (
     SEALED,
     Abort,
     AgreeModel,
+    CheckpointSigned,
     Close,
     CountProbes,
     Done,
@@ -34,8 +36,10 @@ from hansa.protocol.messages import (
     Message,
     Relay,
     ReleaseTree,
+    Resume,
     ShareCounts,
     ShareRows,
+    SignCheckpoint,
     TakeRows,
     TrainingSetup,
     Welcome,
@@ -43,11 +47,15 @@ from hansa.protocol.messages import (
 from hansa.protocol.session import MEMBER, Session
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows, hold_out
 from hansa.roles.key_setup import KeySetup, Signer
-from hansa.roles.run import Binned, Progress, Registered, Trained, TreeGrown, agreement, agreement_parts, run_id
+from hansa.roles.run import Binned, Progress, Registered, Roster, Trained, TreeGrown, agreement, agreement_parts, run_id
 from hansa.roles.secure_channel import SealedMessage, SecureChannel
-from hansa.roles.shared.compute_server import ComputeServer, RoundMessage
+from hansa.roles.shared.checkpoints import JOINED, STARTED, last_checkpoint
+from hansa.roles.shared.compute_server import ComputeServer, RoundMessage, no_time
+from hansa.roles.shared.journal import SharedJournal
 from hansa.roles.shared.owner import Owner, check_labels, check_numbers
 from hansa.roles.shared.receiver import Receiver
+from hansa.roles.shared.resumption import Resumption
+from hansa.roles.shared.round_keeper import History
 from hansa.roles.shared.sharing import Counts, given_values, memory_needed, settings_of, widest_candidates
 from hansa.secure.keys import RunNames
 
@@ -71,13 +79,14 @@ class SharedMember:
         policy: this member's own conditions. admit: as for `Party`, where it has rows.
         memory_limit: bytes that this member has for shares, if it is a server; None does not ask.
         report: called with the run's progress, as far as this member knows it: which tree is being grown, where it is a server.
-        observe: see `ComputeServer`.
+        observe, clock: see `ComputeServer`.
+        journal: what was kept of the run, where it survives its processes; `nonce` is then the journal's.
 
     Attributes:
         done: whether the run is over. model: the XGBoost JSON, at a receiver. run: the run's id, once known.
+        began: whether an epoch began in this process: all keys were confirmed.
         roles: what this member is: "owner", "server", "receiver".
-        trees: rounds of boosting that are over, at a server. history: metric -> (rounds, value) wherever it was opened to this server;
-            None for a value that it does not have, and without_value: metric -> why.
+        trees: rounds of boosting that are over, at a server. without_value: metric -> why it has no value.
     """
 
     def __init__(
@@ -93,6 +102,8 @@ class SharedMember:
         memory_limit: int | None = None,
         report: Callable[[Progress], None] = lambda _: None,
         observe: Callable[[str, int], None] = lambda _, __: None,
+        journal: SharedJournal | None = None,
+        clock: Callable[[], float] = no_time,
     ) -> None:
         policy.check_plan(plan, has_rows=rows is not None)
         if name not in plan.participants:
@@ -101,10 +112,9 @@ class SharedMember:
             raise PlanError(f"member {name!r}: a table goes with a party of the plan, and every party has one")
         if rows is not None:
             check_arrays(rows, plan.schema, plan.parameters.label_kind, name)
-        self.done = False
+        self.done = self.began = False
         self.run = b""
         self.trees = 0
-        self.history: dict[str, list[tuple[int, float | None]]] = {}
         self.without_value: dict[str, str] = {}
         held = {"owner": plan.parties, "server": plan.servers, "receiver": plan.receivers}
         self.roles = tuple(role for role, names in held.items() if name in names)
@@ -115,6 +125,7 @@ class SharedMember:
         self._memory_limit = memory_limit
         self._report = report
         self._observe = observe
+        self._clock = clock
         self._session = Session("member", MEMBER, "joining")
         self._held = np.zeros(0 if rows is None else rows.n_rows, np.bool_)
         if rows is not None:
@@ -125,7 +136,10 @@ class SharedMember:
         self._admit = admit
         enough = b"" if rows is None else enough_rows(plan, rows.label, self._held)
         agreed, parts = agreement(plan, signer.identities), agreement_parts(plan, signer.identities)
-        self._join = Join(PROTOCOL_VERSION, agreed, nonce, training_rows, held_rows, enough, parts)
+        self._journal = journal
+        self._resumption = None if journal is None else Resumption(plan, name, agreed, signer, journal)
+        claim = None if journal is None else journal.claim
+        self._join = Join(PROTOCOL_VERSION, agreed, nonce, training_rows, held_rows, enough, parts, claim)
         if rows is not None:
             check_labels(rows, plan)
         self._keys: KeySetup | None = None
@@ -138,9 +152,22 @@ class SharedMember:
     # --- what others may ask ------------------------------------------------------------------------------------------
 
     @property
+    def history(self) -> History:
+        """Metric -> (rounds, value) wherever it was opened to this server."""
+        return {} if self._server is None else self._server.history
+
+    @property
     def model(self) -> bytes | None:
         """The model file, at a receiver whose copy agrees with all others."""
         return None if self._receiver is None else self._receiver.model
+
+    def _check_over(self) -> None:
+        """Raise ProtocolError where the hub says that a run is over which is not for this member."""
+        if self._session.state == "through":
+            return
+        journal = self._journal
+        if journal is None or journal.claim is None or ("receiver" in self.roles and journal.model is None):
+            raise self._broken("Close says that the run is over, of which this member has not all")
 
     @property
     def sealed_bytes(self) -> int:
@@ -210,6 +237,10 @@ class SharedMember:
                     yield from self._settle(message)
             case Welcome():
                 yield messages.encode(self._welcome(message).announcement())
+            case Resume():
+                yield self._resume(message)
+            case CheckpointSigned():
+                yield messages.encode(self._signed(message).announcement())
             case ExchangeKeys():
                 self._session.go(message, "keyed")
                 with blaming(hub):
@@ -220,6 +251,7 @@ class SharedMember:
                 yield from self._run(self._begin())
                 yield from self._settle(message)
             case Close():
+                self._check_over()
                 self._session.go(message, "finished")
                 self.done = True
                 self.erase()
@@ -268,6 +300,8 @@ class SharedMember:
         through = all(role.through for role in roles)
         self._session.go(message, "through" if through else "relaying")
         if through:
+            if self._journal is not None and self.model is not None:
+                self._journal.finish(self.model)
             if self._server is not None:
                 rounds = self._plan.parameters.rounds
                 self._report(Trained(trees=self.trees, rounds=rounds, without_value=self.without_value))
@@ -281,16 +315,49 @@ class SharedMember:
         )
 
     def _welcome(self, message: Welcome) -> KeySetup:
+        """The run begins."""
+        if self._join.claim is not None:
+            raise self._broken("it begins a run, and this member's state folder has one that is not over")
+        self._take_roster(message.run, message.roster)
+        self._session.go(message, "welcomed")
+        return self._set_up_keys(RunNames(self._join.plan, message.run))
+
+    def _resume(self, message: Resume) -> bytes:
+        """The run goes on in a new epoch: check everybody's claims, and sign what follows from them."""
+        resumption = self._resumption
+        if resumption is None:
+            raise self._broken("a run is to go on that the plan has end with the first process that does")
+        self._take_roster(message.run, message.roster)
+        self._session.go(message, "resuming")
+        with blaming(self._plan.hub):
+            signature = resumption.sign(message, self._join.claim)
+        return messages.encode(SignCheckpoint(signature))
+
+    def _signed(self, message: CheckpointSigned) -> KeySetup:
+        """All signed: the epoch begins, with keys of its own."""
+        assert self._resumption is not None  # the session's table
+        self._session.go(message, "welcomed")
+        with blaming(self._plan.hub):
+            names = self._resumption.begin(message.signatures)
+        return self._set_up_keys(names)
+
+    def _set_up_keys(self, names: RunNames) -> KeySetup:
+        self._report(Registered(trees=0, rounds=self._plan.parameters.rounds))
+        self._keys = KeySetup(self._name, names, self._signer, self._plan.participants)
+        return self._keys
+
+    def _take_roster(self, run: bytes, roster: Roster) -> None:
+        """Check who takes part. What this member counts on follows from it."""
         plan = self._plan
-        names = tuple(name for name, *_ in message.roster)
+        names = tuple(name for name, *_ in roster)
         if names != plan.participants:
             raise self._broken(
                 f"the roster is {names}; expected every party, server and receiver, sorted: {plan.participants}"
             )
         own = self._join
-        if (self._name, own.nonce, own.rows, own.evaluation_rows, own.enough) not in message.roster:
+        if (self._name, own.nonce, own.rows, own.evaluation_rows, own.enough) not in roster:
             raise self._broken("the roster gives this member another nonce or other numbers of rows than it sent")
-        for name, _, rows, held, _ in message.roster:
+        for name, _, rows, held, _ in roster:
             if (
                 min(rows, held) < 0
                 or (rows + held > 0) != (name in plan.parties)
@@ -299,25 +366,23 @@ class SharedMember:
                 raise self._broken(
                     f"the roster gives member {name!r} {rows} rows and {held} held out; parties have rows"
                 )
-        if message.run != run_id(self._join.plan, message.roster):
+        if run != run_id(self._join.plan, roster):
             raise self._broken("the run's id is not the hash of plan and roster")
         if self._rows is not None:
-            check_roster(self._policy, plan, self._name, message.roster)
-            self._admit(message.run, message.roster)
-        self._session.go(message, "welcomed")
-        self.run = message.run
+            check_roster(self._policy, plan, self._name, roster)
+            self._admit(run, roster)
+        self.run = run
         self._counts = Counts(
-            {name: rows for name, _, rows, _, _ in message.roster if name in plan.parties},
-            {name: held for name, _, _, held, _ in message.roster if name in plan.parties},
+            {name: rows for name, _, rows, _, _ in roster if name in plan.parties},
+            {name: held for name, _, _, held, _ in roster if name in plan.parties},
         )
         if not self._counts.total:
             raise self._broken("all rows of all owners are held out; lower evaluation.fraction in the plan")
         self._check_size()
         if self._rows is not None:
             check_numbers(self._rows, self._held, plan, self._counts)
-        self._report(Registered(trees=0, rounds=plan.parameters.rounds))
-        self._keys = KeySetup(self._name, RunNames(self._join.plan, message.run), self._signer, names)
-        return self._keys
+        if self._journal is not None and self._join.claim is None:
+            self._journal.begin(run, roster)
 
     def _check_size(self) -> None:
         """Refuse a run that shares cannot hold, or that would not fit here, before anything of it is made. Raises PlanError."""
@@ -342,17 +407,24 @@ class SharedMember:
 
     def _begin(self) -> Outgoing:
         """Keys are confirmed: make this member's roles, and let them start."""
-        plan, keys = self._plan, self._key_setup()
+        plan, keys, resumption = self._plan, self._key_setup(), self._resumption
         self._secure_channel = SecureChannel(self._name, keys.keys, keys.run, keys.algorithm)
-        if self._rows is not None:
-            self._owner = Owner(plan, self._name, self._rows, self._held, self._counts, keys.algorithm)
+        self.began = True
+        checkpoint = JOINED if resumption is None else resumption.checkpoint
+        # Once training is over nobody needs rows.
+        if self._rows is not None and checkpoint < last_checkpoint(plan):
+            memory, started = None if resumption is None else resumption.memory(self.run), checkpoint >= STARTED
+            self._owner = Owner(plan, self._name, self._rows, self._held, self._counts, keys.algorithm, memory, started)
         if self._name in plan.servers:
             others = {peer: keys.keys[peer] for peer in plan.servers if peer != self._name}
+            keep = None if resumption is None else partial(resumption.keeper, self.run)
             self._server = ComputeServer(
-                plan, self._name, self._counts, others, keys.algorithm, self._grown, self._observe
+                plan, self._name, self._counts, others, keys.algorithm, self._grown, self._observe, keep, self._clock
             )
         if self._name in plan.receivers:
             self._receiver = Receiver(plan, self._name, self._counts)
+        if resumption is not None and resumption.epoch:
+            self._report(resumption.resumed())
         if self._server is not None:
             yield from self._server.begin()
         if self._owner is not None:
@@ -360,8 +432,6 @@ class SharedMember:
 
     def _grown(self, trees: int, metrics: dict[str, float | None], without_value: dict[str, str]) -> None:
         self.without_value = without_value
-        for name, value in metrics.items():
-            self.history.setdefault(name, []).append((trees, value))
         self.trees = trees
         kind, rounds = TreeGrown if trees else Binned, self._plan.parameters.rounds
         self._report(kind(trees=trees, rounds=rounds, metrics=metrics, without_value=without_value))

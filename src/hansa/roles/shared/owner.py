@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,8 @@ class Owner:
         plan: as every member holds it. name: this member. algorithm: of key streams.
         rows: its table; leaves this object as shares only. held: bool (rows,), which of them are held out.
         counts: of every owner's rows.
+        memory: what it answered in earlier epochs, where the run survives its processes. started: whether the start is known, and is
+            told again.
 
     Attributes:
         through: whether all servers hold all rows.
@@ -77,7 +79,15 @@ class Owner:
     """
 
     def __init__(
-        self, plan: Plan, name: str, rows: Rows, held: npt.NDArray[np.bool_], counts: Counts, algorithm: Algorithm
+        self,
+        plan: Plan,
+        name: str,
+        rows: Rows,
+        held: npt.NDArray[np.bool_],
+        counts: Counts,
+        algorithm: Algorithm,
+        memory: OwnerMemory | None = None,
+        started: bool = False,
     ) -> None:
         self.through = False
         self.codes: npt.NDArray[np.uint16] | None = None
@@ -89,12 +99,15 @@ class Owner:
         self._servers = plan.servers
         self._counts = counts
         self._algorithm = algorithm
+        self._memory = memory
+        self._started = started
         self._start: TrainingStart | None = None
         self._step = 0
         self._asked: dict[str, Message] = {}
         self._keys: SortedKeys | None = None
         parameters = plan.parameters
-        self._guard = RequestGuard(len(plan.schema.features), counts.total, parameters.max_bin, plan.min_cell_rows)
+        guard = RequestGuard(len(plan.schema.features), counts.total, parameters.max_bin, plan.min_cell_rows)
+        self._guard = guard.close() if started else guard
         self._binned: dict[
             bool, tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]
         ] = {}
@@ -118,7 +131,7 @@ class Owner:
         start = given_start(self._plan, self._counts)
         if start is not None:
             yield from self._share(start)
-        elif self._plan.parameters.base_score is None:
+        elif self._plan.parameters.base_score is None and not self._started:
             own = self._training
             yield from self._share_vector(label_sums(own.label, own.weight, self._plan, self._counts.total))
 
@@ -165,6 +178,9 @@ class Owner:
         return True
 
     def _answer(self, message: CountProbes | TrainingSetup) -> Outgoing:
+        if self._memory is not None:
+            with told_by_all(self._servers):
+                self._memory.take(self._step, message)
         if isinstance(message, CountProbes):
             request = self._probes(message)
             if self._keys is None:
@@ -175,7 +191,7 @@ class Owner:
             yield from self._share_vector(count_probes(self._keys, request))
             return
         start = start_of(self._servers, message, self._plan, self._counts)
-        if plan_cuts(self._plan) is None:
+        if plan_cuts(self._plan) is None and not self._started:
             with blaming(*self._servers):
                 self._guard.check_cuts(start.cuts)
         self._guard = self._guard.close()
@@ -249,6 +265,13 @@ class Owner:
             )
             for server, share in zip(self._servers, shares, strict=True):
                 yield server, _message(held, first, share)
+
+
+class OwnerMemory(Protocol):
+    """What an owner was asked in earlier epochs, and is asked now."""
+
+    def take(self, step: int, message: CountProbes | TrainingSetup) -> None:
+        """Keep a question of a step, or the start, before it is answered. Raises ProtocolError where another one was before."""
 
 
 def taken(rows: Rows, which: npt.NDArray[np.bool_]) -> Rows:

@@ -19,7 +19,7 @@ from hansa.oblivious.training import may_leave_range
 from hansa.plan import Plan
 from hansa.protocol.messages import AgreeModel, Message, ReleaseTree, TrainingSetup, encode, to_array
 from hansa.roles.reading import reading_of
-from hansa.roles.shared.sharing import Counts, TrainingStart, given_start, start_of
+from hansa.roles.shared.sharing import Counts, TrainingStart, coopetitive, given_start, start_of
 from hansa.trees.ensemble import NO_NODE, ROOT_PARENT, Ensemble, Tree
 from hansa.trees.xgboost_json import to_json
 
@@ -109,8 +109,10 @@ class Receiver:
         trees = self._trees[sender]
         first = not any(self._trees.values())
         rounds, rest = divmod(message.trees, self._outputs)
-        stops = self._plan.parameters.early_stopping_rounds is not None or any(
-            may_leave_range(own, own.rounds) for own in self._start.output_settings
+        stops = (
+            self._plan.parameters.early_stopping_rounds is not None
+            or coopetitive(self._plan).deadline_s is not None
+            or any(may_leave_range(own, own.rounds) for own in self._start.output_settings)
         )
         if first and stops and 1 <= rounds <= settings.rounds and rest == 0:
             self._count = message.trees
