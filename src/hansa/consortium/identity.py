@@ -222,7 +222,7 @@ def load_identity(folder: Path, unlocking: Unlocking | None = None) -> Identity:
         certificate = x509.load_pem_x509_certificate(_read(path))
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         public = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise IdentityError(f"{path}: not a certificate that Hansa made ({error}); restore it from a copy") from error
     if not isinstance(public, Ed25519PublicKey) or public != tls_key.public_key():
         raise IdentityError(f"{path}: belongs to another key than {TLS_KEY_FILE}; restore both from one copy")
