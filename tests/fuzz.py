@@ -40,7 +40,12 @@ def one(name: str, folder: Path, seconds: int) -> None:
         own = atheris.Mutate(content, most) if draw.randrange(2) else mutated(draw, [content, *seeds])
         return own[:most]
 
-    options = [f"-max_total_time={seconds}", "-print_final_stats=1", "-max_len=200000", f"-artifact_prefix={folder}/found-"]
+    options = [
+        f"-max_total_time={seconds}",
+        "-print_final_stats=1",
+        "-max_len=200000",
+        f"-artifact_prefix={folder}/found-",
+    ]
     limits = ["-rss_limit_mb=0", "-timeout=60", "-verbosity=0", str(folder / "seeds")]
     atheris.Setup([sys.argv[0], *options, *limits], target.runs_quietly, custom_mutator=change)
     atheris.Fuzz()
@@ -52,8 +57,12 @@ def main() -> int:
 
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seconds", type=int, default=10, help="for each target")
-    options.add_argument("--only", action="append", choices=[own.name for own in TARGETS], help="a target; may be given again")
-    options.add_argument("--save", type=Path, help="folder for inputs that were found; default: a temporary one, which stays")
+    options.add_argument(
+        "--only", action="append", choices=[own.name for own in TARGETS], help="a target; may be given again"
+    )
+    options.add_argument(
+        "--save", type=Path, help="folder for inputs that were found; default: a temporary one, which stays"
+    )
     options.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.one:
