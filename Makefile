@@ -15,7 +15,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 HASHED := $(PIP_INSTALL) --require-hashes --requirement
 THIS := $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 
-.PHONY: install demo demo-consortium test test-all test-lowest check bench parity chaos docs lock sbom clean
+.PHONY: install demo demo-consortium test test-all test-lowest check bench parity chaos fuzz docs lock sbom clean
 
 install: $(STAMP)
 
@@ -77,6 +77,11 @@ parity: $(STAMP)
 # Real processes killed, stopped, cut off and out of disk, as a seed draws: make chaos CHAOS_OPTIONS="--schedules 20 --mode secure-aggregation"
 chaos: $(STAMP)
 	$(BIN)/python tests/cli/chaos.py $(CHAOS_OPTIONS)
+
+# Every decoder of what comes from others, under atheris: make fuzz FUZZ_OPTIONS="--seconds 60 --only plans"
+fuzz: $(STAMP)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python $(PIP_INSTALL) --editable '.[fuzz]'
+	$(BIN)/python tests/fuzz.py $(FUZZ_OPTIONS)
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -14,7 +14,7 @@ from hansa.toml import parse_toml, read_toml, write_toml
 
 text = st.text(st.characters(codec="utf-8"), max_size=8)
 value = st.recursive(
-    st.booleans() | st.integers() | st.floats(allow_nan=False) | text,
+    st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
     max_leaves=10,
 )

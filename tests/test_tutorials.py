@@ -212,21 +212,56 @@ def test_readme_runs(tmp_path, capsys):
     assert len(python) == 1
     printed = reader.python(python[0].content, "README.md")
     assert "secure-aggregation: 3 parties" in printed
-    in_hand = set(commands(f"docs/{THREE_HOSTS}"))
+    by_hand = {line for block in by_host() for line in block.content.splitlines()}
     alone = set()
     for command in commands("README.md"):
-        if command.startswith("make ") or command in in_hand:
+        if command.startswith("make ") or f"$ {command}" in by_hand:
             continue
         alone.add(command.split()[1])
         assert reader.type(command)
     assert "simulate" in alone, "commands of README that are no part of a longer tour are run here"
 
 
-def test_the_commands_by_hand_in_readme_are_those_of_the_tutorial():
-    whole = commands(f"docs/{THREE_HOSTS}")
-    named = [command for command in commands("README.md") if command in whole]
-    assert len(named) >= 6
-    assert named == [command for command in whole if command in named], "in the tutorial's order"
+def by_host() -> list[Block]:
+    """README's commands that are typed at one of two hosts, which the block's title names."""
+    return [block for block in blocks("README.md") if block.kind == "console" and block.title]
+
+
+SENT = {
+    2: [("borealis", "borealis.identity/card.toml", "borealis-card.toml")],
+    3: [("aurora", "members.toml", "members.toml"), ("aurora", "plan.toml", "plan.toml")],
+}
+"""What one host sends to the other after so many blocks of README: from where, which file, and as what it is saved."""
+
+
+def test_two_private_folders_have_a_model_after_ten_commands_of_readme(tmp_path):
+    assert sum(len(block.content.splitlines()) for block in by_host()) <= 10
+    subprocess.run([sys.executable, ROOT / "examples" / "make_tables.py", tmp_path], check=True, capture_output=True)
+    hosts = {name: Reader(tmp_path / name, port=free_port()) for name in ("aurora", "borealis")}
+    for name, host in hosts.items():
+        host.folder.mkdir(mode=0o700)
+        host.port = hosts["aurora"].port
+        shutil.move(tmp_path / f"{name}.csv", host.folder)
+    for block in blocks("README.md"):
+        if block.kind == "toml":
+            at = hosts["borealis" if block.title == "borealis.toml" else "aurora"]
+            (at.folder / block.title).write_text(block.content.replace(f":{PORT}", f":{at.port}"))
+    try:
+        for number, block in enumerate(by_host(), 1):
+            for line in block.content.splitlines():
+                hosts[block.title].type(line.removeprefix("$ "))
+            for sender, name, saved in SENT.get(number, ()):
+                receiver = hosts["aurora" if sender == "borealis" else "borealis"]
+                shutil.copy(hosts[sender].folder / name, receiver.folder / saved)
+        for host in hosts.values():
+            host.wait()
+    finally:
+        for host in hosts.values():
+            host.stop()
+    models = [(host.folder / f"{name}-model.json").read_bytes() for name, host in hosts.items()]
+    assert models[0] == models[1] != b""
+    assert not list(hosts["borealis"].folder.glob("aurora*"))
+    assert {path.name for path in hosts["aurora"].folder.glob("borealis*")} == {"borealis-card.toml"}
 
 
 def test_three_hosts_leave_the_files_that_the_tutorial_names(follow):

@@ -22,9 +22,15 @@ def parse_toml(text: str, where: str, refuse: type[HansaError]) -> dict[str, Any
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # more than TOMLDecodeError: endless digits, arrays in arrays
         raise refuse(f"{where}: not TOML: {error}") from error
-    level: list[Any] = [document]
+    level: list[tuple[str, Any]] = [("", document)]
     for _ in range(MOST_LEVELS):
-        level = [item for each in level for item in _items(each)]
+        level = [item for key, each in level for item in _items(key, each)]
+        for key, value in level:
+            # `tomllib` reads longer ones, and Python cannot even write those that are long enough.
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise refuse(
+                    f"{where}: {key:.80} is a number of more than 64 bits, which TOML does not have; write a smaller one"
+                )
     if level:
         raise refuse(
             f"{where}: tables or lists stand in each other more than {MOST_LEVELS} deep; is it the right file?"
@@ -32,10 +38,11 @@ def parse_toml(text: str, where: str, refuse: type[HansaError]) -> dict[str, Any
     return document
 
 
-def _items(value: Any) -> Iterable[Any]:
+def _items(key: str, value: Any) -> Iterable[tuple[str, Any]]:
+    """What stands in a table or a list, each under its key, or the list's."""
     if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+        return value.items()
+    return ((key, item) for item in value) if isinstance(value, list) else ()
 
 
 def read_toml(path: Path, refuse: type[HansaError], cure: str) -> dict[str, Any]:

@@ -80,6 +80,11 @@ def open_identity(folder: Path, key_file: Path | None) -> Identity:
     help="Encrypt the keys under this file's content; one that is not there is made, of 32 random bytes.",
 )
 @click.option("--no-passphrase", is_flag=True, help="Leave the keys in the clear, for trials on one machine.")
+@click.option(
+    "--pkcs11", "module", type=EXISTING, help="Make the identity key in a token: the PKCS#11 library of its vendor."
+)
+@click.option("--token", help="Label of the token. Its PIN: the variable HANSA_PKCS11_PIN, or --pin-file.")
+@click.option("--pin-file", type=EXISTING, help="File of mode 0600 with the token's PIN, now and later.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def init(
     name: str,
@@ -88,11 +93,15 @@ def init(
     renew: Path | None,
     key_file: Path | None,
     no_passphrase: bool,
+    module: Path | None,
+    token: str | None,
+    pin_file: Path | None,
     as_json: bool,
 ) -> None:
     """Make a member's keys, encrypted, and its card, which goes to all other members.
 
-    The passphrase is asked for, or taken from the variable HANSA_PASSPHRASE or from --key-file.
+    The passphrase is asked for, or taken from the variable HANSA_PASSPHRASE or from --key-file. With --pkcs11 the identity key is made
+    in a token and never leaves it; the TLS key stays a file.
     """
     from hansa.consortium.identity import (
         CARD_FILE,
@@ -104,12 +113,17 @@ def init(
         save_identity,
     )
     from hansa.consortium.key_files import Unlocking, check_passphrase, make_key_file
+    from hansa.consortium.tokens import make_token_key
     from hansa.consortium.words import words_of
     from hansa.errors import IdentityError
     from hansa.files import failed
 
     if no_passphrase and key_file is not None:
         raise IdentityError("--no-passphrase and --key-file exclude each other; give one")
+    if (module is None) != (token is None) or (pin_file is not None and module is None):
+        raise IdentityError("--pkcs11 and --token go together, and --pin-file with them")
+    if module is not None and renew is not None:
+        raise IdentityError("--renew keeps the identity key where it is; leave --pkcs11 and --token out")
     check_name(name)
     if key_file is not None and not key_file.exists():
         if renew is not None and _encrypted(renew):
@@ -121,13 +135,15 @@ def init(
     unlocking = Unlocking(key_file, _asking_twice() if renew is None else asking())
     target = folder or Path(f"{name}.identity")
     if renew is None:
-        made = create_identity(name, days)
+        passphrase = None if no_passphrase else check_passphrase(unlocking.passphrase(target))
+        key = None if module is None or token is None else make_token_key(module, token, name, pin_file)
+        made = create_identity(name, days, key=key)
     else:
         old = Unlocking(key_file if _encrypted(renew) else None, asking())
         made = renew_identity(load_identity(renew, old), days)
         if made.name != name:
             raise IdentityError(f"{renew}: holds the identity of {made.name!r}, not of {name!r}")
-    passphrase = None if no_passphrase else check_passphrase(unlocking.passphrase(target))
+        passphrase = None if no_passphrase else check_passphrase(unlocking.passphrase(target))
     save_identity(made, target, passphrase)
     card = target / CARD_FILE
     if passphrase is None:
@@ -150,11 +166,11 @@ def _asking_twice() -> Callable[[str], str] | None:
 
 def _encrypted(folder: Path) -> bool:
     """Whether an identity's keys are encrypted; false where there are none, which reading them says."""
-    from hansa.consortium.identity import IDENTITY_KEY_FILE
+    from hansa.consortium.identity import TLS_KEY_FILE
     from hansa.consortium.key_files import is_encrypted
     from hansa.files import read_whole
 
     try:
-        return is_encrypted(read_whole(folder / IDENTITY_KEY_FILE))
+        return is_encrypted(read_whole(folder / TLS_KEY_FILE))
     except (OSError, ValueError):
         return False

@@ -122,7 +122,7 @@ class Search(Setting):
             ends, log = (parsed[: -len(",log")], ("log",)) if parsed.endswith(",log") else (parsed, ())
             try:
                 low, high = json.loads(f"[{ends}]")
-            except ValueError:
+            except (ValueError, RecursionError):
                 self.fail(f"{value!r}: expected LOWEST,HIGHEST or LOWEST,HIGHEST,log, or [CHOICE,CHOICE]", param, ctx)
             parsed = (low, high, *log)
         return name, parsed

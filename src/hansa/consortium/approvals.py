@@ -337,7 +337,7 @@ def _check_time(proposal: Proposal, now: datetime, where: str = "the proposal") 
     created, expires = proposal.predicate.created, proposal.predicate.expires
     if now > expires:
         raise PlanError(f"{where}: was open until {expires:%Y-%m-%d %H:%M} UTC; propose the plan anew")
-    if now < created - timedelta(hours=1):
+    if now + timedelta(hours=1) < created:
         raise PlanError(
             f"{where}: is of {created:%Y-%m-%d %H:%M} UTC, and this machine's clock says {now:%Y-%m-%d %H:%M}; set the clock right"
         )

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from msgspec import Meta
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import CryptoSigner, Signature, SSlibKey
+from securesystemslib.signer import Signature, SSlibKey
 
 from hansa.consortium.identity import Identity
 from hansa.errors import IdentityError, PlanError
@@ -71,8 +71,7 @@ def key_of(identity: bytes) -> SSlibKey:
 
 def sign(member: Identity, payload: bytes) -> bytes:
     """The member's signature of an envelope that holds this statement, 64 bytes."""
-    signed = CryptoSigner(member.identity_key).sign(Envelope(payload, PAYLOAD_TYPE, {}).pae())
-    return bytes.fromhex(signed.signature)
+    return member.identity_key.sign(Envelope(payload, PAYLOAD_TYPE, {}).pae())
 
 
 def sealed(payload: bytes, signatures: Mapping[bytes, bytes]) -> EnvelopeJson:

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import NameOID
 
 from hansa.consortium.key_files import Unlocking, private_pem, read_private_key, write_private
+from hansa.consortium.tokens import SigningKey, TokenKey, read_token_key
 from hansa.errors import IdentityError
 from hansa.files import failed, make_folder, read_whole
 from hansa.plan import MEMBER_NAME
@@ -30,6 +31,7 @@ from hansa.toml import write_toml
 
 IDENTITY_KEY_FILE = "identity_key.pem"
 TLS_KEY_FILE = "tls_key.pem"
+TOKEN_FILE = "identity_token.toml"
 CERTIFICATE_FILE = "certificate.pem"
 CARD_FILE = "card.toml"
 
@@ -63,13 +65,13 @@ class Identity:
 
     Attributes:
         name: the member's name, also the certificate's common name.
-        identity_key: secret; signs cards, plans and session keys.
+        identity_key: secret, in memory or in a token (`tokens`); signs cards, plans and session keys.
         tls_key: secret; the certificate's key.
         certificate: the self-signed TLS certificate, DER.
     """
 
     name: str
-    identity_key: Ed25519PrivateKey = field(repr=False)
+    identity_key: SigningKey = field(repr=False)
     tls_key: Ed25519PrivateKey = field(repr=False)
     certificate: bytes = field(repr=False)
 
@@ -142,12 +144,17 @@ def read_fingerprint(text: str) -> bytes:
     return key
 
 
-def create_identity(name: str, days: int = DEFAULT_DAYS, now: datetime | None = None) -> Identity:
+def create_identity(
+    name: str, days: int = DEFAULT_DAYS, now: datetime | None = None, key: SigningKey | None = None
+) -> Identity:
     """Make fresh keys and a certificate valid for `days` days from `now` (default: the clock).
+
+    Args:
+        key: the identity key, where it is made already, as in a token.
 
     Raises IdentityError.
     """
-    return _certified(check_name(name), Ed25519PrivateKey.generate(), days, now)
+    return _certified(check_name(name), key or Ed25519PrivateKey.generate(), days, now)
 
 
 def renew_identity(identity: Identity, days: int = DEFAULT_DAYS, now: datetime | None = None) -> Identity:
@@ -171,13 +178,18 @@ def save_identity(identity: Identity, folder: Path, passphrase: bytes | None = N
     make_folder(folder)
     if folder.stat().st_mode & 0o077:
         raise IdentityError(f"{folder}: other accounts can read this folder; run `chmod 700 {folder}`")
+    key = identity.identity_key
     files = {
-        IDENTITY_KEY_FILE: private_pem(identity.identity_key, passphrase),
+        **(
+            {TOKEN_FILE: key.written()}
+            if isinstance(key, TokenKey)
+            else {IDENTITY_KEY_FILE: private_pem(key, passphrase)}
+        ),
         TLS_KEY_FILE: private_pem(identity.tls_key, passphrase),
         CERTIFICATE_FILE: _certificate_pem(identity.certificate),
         CARD_FILE: card_toml(identity.card()).encode("ascii"),
     }
-    taken = [name for name in files if (folder / name).exists()]
+    taken = [name for name in (IDENTITY_KEY_FILE, TOKEN_FILE, *files) if (folder / name).exists()]
     if taken:
         raise IdentityError(f"{folder}: holds {', '.join(taken)} already; name another folder or move it away")
     made: list[Path] = []
@@ -210,7 +222,11 @@ def load_identity(folder: Path, unlocking: Unlocking | None = None) -> Identity:
             asked.append(source.passphrase(folder))
         return asked[0]
 
-    identity_key = read_private_key(folder / IDENTITY_KEY_FILE, passphrase)
+    identity_key: SigningKey
+    if (folder / TOKEN_FILE).exists():
+        identity_key = read_token_key(folder / TOKEN_FILE)
+    else:
+        identity_key = read_private_key(folder / IDENTITY_KEY_FILE, passphrase)
     tls_key = read_private_key(folder / TLS_KEY_FILE, passphrase)
     if source.key_file is not None and not asked:
         raise IdentityError(
@@ -222,7 +238,7 @@ def load_identity(folder: Path, unlocking: Unlocking | None = None) -> Identity:
         certificate = x509.load_pem_x509_certificate(_read(path))
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         public = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise IdentityError(f"{path}: not a certificate that Hansa made ({error}); restore it from a copy") from error
     if not isinstance(public, Ed25519PublicKey) or public != tls_key.public_key():
         raise IdentityError(f"{path}: belongs to another key than {TLS_KEY_FILE}; restore both from one copy")
@@ -251,7 +267,7 @@ def _card_message(name: str, certificate: bytes) -> bytes:
     return len(encoded).to_bytes(4, "big") + encoded + certificate
 
 
-def _certified(name: str, identity_key: Ed25519PrivateKey, days: int, now: datetime | None) -> Identity:
+def _certified(name: str, identity_key: SigningKey, days: int, now: datetime | None) -> Identity:
     """An identity whose certificate is a leaf, never an authority, and good for signatures only."""
     if not 1 <= days <= _LONGEST_DAYS:
         raise IdentityError(f"a certificate is valid for 1 to {_LONGEST_DAYS} days, not {days}")

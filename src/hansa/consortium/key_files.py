@@ -103,6 +103,16 @@ def read_key_file(path: Path) -> bytes:
     return content
 
 
+def read_pin(path: Path) -> str:
+    """The PIN of a token in a file that only its owner may read. Raises IdentityError; never quotes it."""
+    content = _read(path, "name the file with the PIN of this member's token", _MOST_KEY_FILE).strip()
+    _check_mode(path, "a PIN")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise IdentityError(f"{path}: the PIN is not UTF-8; write it as plain text") from error
+
+
 def private_pem(key: Ed25519PrivateKey, passphrase: bytes | None) -> bytes:
     """A key as its file holds it; in the clear without a passphrase."""
     form = serialization.PrivateFormat.PKCS8

@@ -216,7 +216,7 @@ def _parsed(der: bytes, who: str) -> x509.Certificate:
         if not isinstance(certificate.public_key(), Ed25519PublicKey):
             raise IdentityError(f"{who}: the certificate's key is not Ed25519; {_NEW_CARD}")
         certificate.verify_directly_issued_by(certificate)
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion) as error:
         raise IdentityError(f"{who}: the certificate is damaged or not self-signed ({error}); {_NEW_CARD}") from error
     return certificate
 

@@ -121,4 +121,7 @@ _LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(
 
 def read_line(line: str | bytes) -> Line:
     """What a member's command wrote with `--json`, held strictly to its kind. Raises msgspec.DecodeError."""
-    return _LINES.decode(line)
+    try:
+        return _LINES.decode(line)
+    except (RecursionError, UnicodeError) as error:
+        raise msgspec.DecodeError(str(error)) from error

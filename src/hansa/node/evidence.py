@@ -87,7 +87,7 @@ def read_evidence(path: Path) -> Evidence:
     """Read what `keep_evidence` wrote. Raises HansaError naming the file."""
     try:
         return msgspec.json.decode(read_whole(path, MOST_BYTES), type=Evidence)
-    except (msgspec.DecodeError, ValueError) as error:  # ValueError: not UTF-8, or too large
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or too large
         raise HansaError(
             f"{path}: is not the evidence of a run: {error}; expected a file {SUFFIX} that a party wrote"
         ) from error

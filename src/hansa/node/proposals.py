@@ -148,7 +148,7 @@ def _kind(path: Path) -> str:
     try:
         envelope = msgspec.json.decode(read_whole(path, MOST_BYTES), type=EnvelopeJson)
         return msgspec.json.decode(base64.b64decode(envelope.payload), type=_Kind).predicateType
-    except (OSError, ValueError, msgspec.MsgspecError):
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
         return ""
 
 

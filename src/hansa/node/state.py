@@ -61,6 +61,18 @@ CREATE TABLE IF NOT EXISTS trees (number INTEGER PRIMARY KEY, content BLOB NOT N
 CREATE TABLE IF NOT EXISTS received (party TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
+OTHER_KINDS = """
+SELECT 1 FROM meta WHERE typeof(name) != 'text' OR typeof(value) != 'blob'
+UNION ALL SELECT 1 FROM broadcasts WHERE typeof(kind) != 'text' OR typeof(frame) != 'blob' OR typeof(chain) != 'blob'
+    OR typeof(checkpoint) NOT IN ('integer', 'null')
+UNION ALL SELECT 1 FROM shown WHERE typeof(words) != 'blob'
+UNION ALL SELECT 1 FROM snapshots WHERE typeof(content) != 'blob'
+UNION ALL SELECT 1 FROM trees WHERE typeof(content) != 'blob'
+UNION ALL SELECT 1 FROM received WHERE typeof(party) != 'text'
+LIMIT 1
+"""
+"""Finds a value that is not of its column's kind: SQLite keeps any value in any column, and a damaged file may hold others."""
+
 CONTENT = ("meta", "broadcasts", "shown", "refused", "snapshots", "trees", "received")
 
 ANSWER = "INSERT INTO broadcasts VALUES (?, ?, ?, ?, ?)"
@@ -179,8 +191,16 @@ class State:
             database.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
             database.executescript(TABLES)
             self._database = database
+            if database.execute(OTHER_KINDS).fetchone() is not None:
+                raise StateError(
+                    f"{self.path}: is damaged (a value is of another kind than its column); restore it, or have every member remove "
+                    "its own and begin anew"
+                )
             self._check_owner()
-        except sqlite3.DatabaseError as error:
+        except (
+            sqlite3.DatabaseError,
+            UnicodeDecodeError,
+        ) as error:  # of a damaged file also SQLite's own sentence about it
             database.close()
             raise self._failed(error) from error
         except BaseException:
@@ -203,7 +223,8 @@ class State:
     def _failed(self, error: Exception) -> OutputError | StateError:
         """The error for what the database or the system says."""
         text = str(error)
-        if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
+        damaged = isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text)
+        if damaged or isinstance(error, UnicodeDecodeError):
             return StateError(
                 f"{self.path}: is damaged ({text}); restore it, or have every member remove its own and begin anew"
             )
@@ -219,7 +240,7 @@ class State:
     def _run(self, statement: str, *values: Any) -> sqlite3.Cursor:
         try:
             return self._database.execute(statement, values)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._failed(error) from error
 
     @contextlib.contextmanager
@@ -515,12 +536,12 @@ class AggregatorState(State):
 def _decoded(content: bytes, kind: type[T]) -> T:
     try:
         return msgspec.msgpack.decode(content, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # ValueError: not UTF-8
         raise StateError(f"a state folder holds what is no {kind.__name__}: {error}; restore it") from error
 
 
 def _roster(content: bytes) -> Roster:
     try:
         return msgspec.msgpack.decode(content, type=Roster)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise StateError(f"a state folder holds what is no roster: {error}; restore it") from error

@@ -39,6 +39,9 @@ KINDS = ("message", "round")
 
 NO_NAME = bytes(NAME_BYTES)
 
+_FIRST_ROOM = 16 * FRAGMENT_BYTES
+"""Bytes that are made room for at a sealed message's first fragment, at most."""
+
 
 @dataclass(frozen=True)
 class SealedMessage:
@@ -56,12 +59,22 @@ class SealedMessage:
 
 
 class _Incoming:
-    """A sealed message of which some fragments are here."""
+    """A sealed message of which some fragments are here. Its buffer grows with the bytes that came, never with those announced."""
 
     def __init__(self, kind: str, name: bytes, length: int) -> None:
-        self.kind, self.name = kind, name
-        self.body = memoryview(bytearray(length))
+        self.kind, self.name, self.length = kind, name, length
+        self.body = memoryview(bytearray(min(length, _FIRST_ROOM)))
         self.have = 0
+
+    def add(self, part: bytes) -> None:
+        """Put the next bytes behind the others; they are no more than it lacks."""
+        end = self.have + len(part)
+        if end > len(self.body):
+            larger = memoryview(bytearray(min(self.length, max(end, 4 * len(self.body)))))
+            larger[: self.have] = self.body[: self.have]
+            self.body = larger
+        self.body[self.have : end] = part
+        self.have = end
 
 
 class SecureChannel:
@@ -117,16 +130,15 @@ class SecureChannel:
                 return self._joined(whole)
             sealed = self._incoming[relay.sender]
             fragment = fragment[HEADER_BYTES:]
-        if sealed.kind != relay.kind or not 0 < len(fragment) <= len(sealed.body) - sealed.have:
+        if sealed.kind != relay.kind or not 0 < len(fragment) <= sealed.length - sealed.have:
             raise ProtocolError(
                 f"member {relay.sender!r} sent {len(fragment)} bytes of kind {relay.kind!r} inside a message of kind {sealed.kind!r} "
-                f"that lacks {len(sealed.body) - sealed.have}; rule: a sealed message is finished before another begins",
+                f"that lacks {sealed.length - sealed.have}; rule: a sealed message is finished before another begins",
                 member=relay.sender,
                 rule="a sealed message is finished before another begins",
             )
-        sealed.body[sealed.have : sealed.have + len(fragment)] = fragment
-        sealed.have += len(fragment)
-        if sealed.have < len(sealed.body):
+        sealed.add(fragment)
+        if sealed.have < sealed.length:
             return None
         del self._incoming[relay.sender]
         return self._joined(SealedMessage(relay.sender, sealed.kind, sealed.name, sealed.body))

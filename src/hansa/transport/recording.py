@@ -30,6 +30,8 @@ from hansa.transport.local_member import LocalMember
 MAGIC = b"hansa frames 1\n"
 _MARKS: Mapping[str, bytes] = {"up": b"U", "down": b"D"}
 
+_PART_BYTES = 2**24
+
 Direction = Literal["up", "down"]
 
 
@@ -248,7 +250,10 @@ def _read_record(file: BinaryIO, mark: bytes, sequence: int, path: Path) -> Reco
 
 
 def _exactly(file: BinaryIO, count: int, sequence: int, path: Path) -> bytes:
-    content = file.read(count)
+    """So many bytes, in parts: reading makes room for all that is asked for, and a damaged file may say that 4 GiB follow."""
+    content = bytearray()
+    while part := file.read(min(count - len(content), _PART_BYTES)):
+        content += part
     if len(content) != count:
         raise TransportError(f"{path}: cut off inside record {sequence}")
-    return content
+    return bytes(content)

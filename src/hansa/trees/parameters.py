@@ -527,7 +527,7 @@ def _literal(value: Any) -> Any:
         return value
     try:
         return ast.literal_eval(value) if value.strip() else ()
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # TypeError: a list as a key
         return value
 
 

@@ -399,6 +399,12 @@ def _object(value: Any, where: str, required: Collection[str] = (), optional: Co
 def _strings(value: Any, where: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise _wrong(where, "an array of strings", value)
+    try:
+        "".join(value).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _wrong(
+            where, "an array of strings without halves of characters, which no file can hold", value
+        ) from error
     return value
 
 
@@ -495,7 +501,7 @@ def _levels(attributes: Any, names: list[str], categorical: list[bool]) -> tuple
         told = msgspec.json.decode(text, type=dict[str, list[Level]])
         if any(len({type(level) for level in own}) > 1 for own in told.values()):
             raise TypeError("levels of two kinds")
-    except (msgspec.DecodeError, TypeError) as error:
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
         raise _wrong(where, "an object of lists of texts or of whole numbers", text) from error
     for name in told:
         if name not in names or not categorical[names.index(name)]:
@@ -512,7 +518,7 @@ def _reading(attributes: Any, names: Sequence[str], categories: Sequence[tuple[L
     where, text = f"attributes[{DATES_ATTRIBUTE!r}]", given.get(DATES_ATTRIBUTE, "{}")
     try:
         rules = msgspec.json.decode(text, type=dict[str, str])
-    except (msgspec.DecodeError, TypeError) as error:
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
         raise _wrong(where, "an object of texts", text) from error
     levels = dict(zip(names, categories, strict=False))
     for name in rules:
@@ -521,7 +527,7 @@ def _reading(attributes: Any, names: Sequence[str], categories: Sequence[tuple[L
     where, text = f"attributes[{OTHER_ATTRIBUTE!r}]", given.get(OTHER_ATTRIBUTE, "[]")
     try:
         other = msgspec.json.decode(text, type=list[str])
-    except (msgspec.DecodeError, TypeError) as error:
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
         raise _wrong(where, "an array of texts", text) from error
     for name in other:
         if not levels.get(name):

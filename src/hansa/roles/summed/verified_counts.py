@@ -398,6 +398,8 @@ def check_evidence(evidence: Evidence, aggregator: bytes, parties: int) -> list[
     found = []
     for kind, frame in evidence.broadcasts:
         if kind == ShowRows.__name__:
+            if not frame or len(frame) % (parties * _WORD.itemsize):
+                raise ProtocolError(f"signed row counts: {len(frame)} bytes are no vectors of {parties} parties")
             words = np.frombuffer(frame, _WORD).reshape(parties, -1)
             total = words.sum(axis=0, dtype=np.uint64)
             if total[-1]:
