@@ -40,11 +40,12 @@ from hansa.consortium.identity import (
     save_identity,
 )
 from hansa.consortium.invitations import answer, invite, read_answer, read_invitation
-from hansa.consortium.key_files import Unlocking, private_pem, read_key_file
+from hansa.consortium.key_files import Unlocking, private_pem, read_key_file, read_pin
 from hansa.consortium.ledger import Entry, Ledger, Met, Spent
 from hansa.consortium.members import members_of, read_members, write_members
 from hansa.consortium.policy import Policy
 from hansa.consortium.provenance import FinishedRun, verify_model, write_provenance
+from hansa.consortium.tokens import read_token_key
 from hansa.consortium.versions import (
     ConsortiumJson,
     found,
@@ -847,6 +848,15 @@ TARGETS = (
         lambda: [b"c2l4IHdvcmRzIG9mIGEgZnV6emVy\n"],
         ("consortium.key_files.read_key_file",),
     ),
+    Target(
+        "where a token's key is",
+        file_of(read_token_key, "identity_token.toml"),
+        lambda: [
+            b'module = "/no/such/library.so"\ntoken = "north"\nid = "ab"\npublic = ""\npin_file = "/no/such/pin"\n'
+        ],
+        ("consortium.tokens.read_token_key",),
+    ),
+    Target("PINs", file_of(read_pin, "north.pin"), lambda: [b"648219\n"], ("consortium.key_files.read_pin",)),
     Target(
         "typed texts",
         texts,
