@@ -11,14 +11,19 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import io
 import json
+import shutil
 import socket
 import sqlite3
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -27,6 +32,11 @@ from click import BadParameter
 
 from hansa.cli.option_types import Search, Setting
 from hansa.consortium.approvals import approve, propose, read_rejection, reject, require_approved, write_proposal
+from hansa.consortium.audit_checks import check_log, report_of
+from hansa.consortium.audit_entries import Counted, MessagesCounted, RunBegun, RunOver
+from hansa.consortium.audit_entries import read_line as read_entry
+from hansa.consortium.audit_log import AuditLog, now
+from hansa.consortium.audit_page import check_page, export_run
 from hansa.consortium.envelopes import read_envelope, sealed, sign, written
 from hansa.consortium.identity import (
     CARD_FILE,
@@ -40,11 +50,12 @@ from hansa.consortium.identity import (
     save_identity,
 )
 from hansa.consortium.invitations import answer, invite, read_answer, read_invitation
-from hansa.consortium.key_files import Unlocking, private_pem, read_key_file
+from hansa.consortium.key_files import Unlocking, private_pem, read_key_file, read_pin
 from hansa.consortium.ledger import Entry, Ledger, Met, Spent
 from hansa.consortium.members import members_of, read_members, write_members
 from hansa.consortium.policy import Policy
 from hansa.consortium.provenance import FinishedRun, verify_model, write_provenance
+from hansa.consortium.tokens import read_token_key
 from hansa.consortium.versions import (
     ConsortiumJson,
     found,
@@ -61,19 +72,27 @@ from hansa.node.config import read_agreed, read_member_file, read_policy, read_r
 from hansa.node.events import Listening, Paused, line_of, read_line
 from hansa.node.evidence import judge, keep_evidence, read_evidence
 from hansa.node.proposals import list_proposals, withdrawals
+from hansa.node.shared_state import SharedState
 from hansa.node.state import AggregatorState, PartyState
 from hansa.plan import parse_plan, read_plan, write_plan
 from hansa.prediction import read_model
 from hansa.protocol import messages
 from hansa.roles.secure_channel import KINDS, SecureChannel
+from hansa.roles.shared.snapshots import KeptMargins, KeptModel, KeptRound
+from hansa.roles.shared.snapshots import decode as decode_kept
+from hansa.roles.shared.snapshots import encode as encode_kept
 from hansa.roles.summed.aggregator import Outcome
 from hansa.roles.summed.checkpoints import SignedCheckpoint, agree, start_of_chain
 from hansa.roles.summed.journal import Broadcast
 from hansa.roles.summed.snapshots import Setup, Snapshot
 from hansa.roles.summed.verified_counts import SIGNING_PURPOSE, Evidence, signed_bytes
+from hansa.secure.at_rest import StateSealer
 from hansa.secure.keys import PairKey, RunNames
 from hansa.secure.prg import Algorithm
 from hansa.secure.sealing import Opener, Sealer
+from hansa.service.backup import read_backup
+from hansa.service.config import read_service_file
+from hansa.service.store import ServiceRun
 from hansa.simulation.description import read_description
 from hansa.transport.delivery import (
     HEAD,
@@ -255,8 +274,16 @@ def _sample(kind: Any) -> Any:
     tensor = messages.to_tensor(np.arange(6, dtype="<i8").reshape(2, 3))
     mark = messages.Mark(3, b"m" * 32)
     claim = messages.Claim(b"r" * 32, 1, 2, None, mark, mark)
+    shown = messages.LogCheckpoint(
+        b"l" * 32, 3, b"r" * 32, b"s" * 64, (messages.LogProof(1, 3, (0, 1), (1, 0), (b"p" * 32,)),)
+    )
     known: dict[Any, Any] = {
         int: 7,
+        float | None: 0.5,
+        tuple[int, ...]: (1, 2),
+        dict[str, int]: {"aurora": 3},
+        messages.LogCheckpoint: shown,
+        dict[str, messages.LogCheckpoint]: {"aurora": shown},
         bool: True,
         float: 0.5,
         str: "aurora",
@@ -689,6 +716,141 @@ def lines() -> list[bytes]:
     return [line_of(event).encode() for event in events]
 
 
+def made_log(name: str) -> Path:
+    """A log of one run, as its member wrote it."""
+    path = folder() / name
+    path.unlink(missing_ok=True)
+    log = AuditLog(path, identity("aurora"))
+    counted = (Counted("aurora", "hub", "Contribution", 3, 900),)
+    log.append(
+        RunBegun(
+            at=now(), run="ab" * 32, epoch=0, plan="cd" * 32, mode="federated", purpose="train", hub="hub", hansa="0.1.0",
+            members={each: identity(each).public.hex() for each in NAMES}, roster=(("aurora", 60, 10),), proposal="", approved_by=(),
+        )
+    )  # fmt: skip
+    log.append(MessagesCounted(at=now(), run="ab" * 32, epoch=0, counts=counted))
+    log.append(RunOver(at=now(), run="ab" * 32, epoch=0, state="finished", transcript={"aurora>hub": "ef" * 32}))
+    log.close()
+    return path
+
+
+def audit_log(content: bytes) -> None:
+    """Checked as `hansa audit verify` does, and opened as its member does."""
+    path = filed("aurora.audit", content)
+    try:
+        read = check_log(path)
+        report_of(read, False).lines()
+    except HansaError:
+        pass
+    AuditLog(path, identity("aurora")).close()
+
+
+def audit_lines(content: bytes) -> object:
+    return read_entry(content)
+
+
+def page(content: bytes) -> object:
+    return check_page(content, "run.html")
+
+
+def pages() -> list[bytes]:
+    checked = check_log(made_log("page.audit"))
+    return [export_run(checked, "ab" * 32, identity("aurora"), datetime(2026, 12, 1, tzinfo=UTC))]
+
+
+def kept_rounds(content: bytes) -> None:
+    """What stands behind the seals of a server's state folder."""
+    for kind in (KeptRound, KeptMargins, KeptModel):
+        try:
+            decode_kept(content, kind)
+        except HansaError:
+            continue
+
+
+def sealed_state(content: bytes) -> object:
+    return StateSealer(b"k" * 32, AGREEMENT, b"r" * 32, "aurora").open(1, 2, "margins", content)
+
+
+@functools.cache
+def shared_states() -> bytes:
+    with SharedState(folder() / "shared.state", AGREEMENT, "aurora", b"w" * 32) as state:
+        state.begin(b"r" * 32, (("aurora", b"k" * 32, 60, 10, b"\5"),))
+        state.start(messages.Mark(1, b"c" * 32), b"setup", 5.0)
+        state.keep(0, messages.Mark(2, b"d" * 32), b"margins", {0: b"trees"})
+        own = state.path
+    return own.read_bytes()
+
+
+def shared_state(content: bytes) -> None:
+    with SharedState(_state_file(content), AGREEMENT, "aurora", b"w" * 32) as state:
+        for ask in (
+            lambda: state.claim,
+            lambda: state.roster,
+            lambda: state.kept(2),
+            lambda: (state.began, state.setup, state.model),
+        ):
+            try:
+                ask()
+            except HansaError:
+                continue
+
+
+def service_folder() -> Path:
+    member_folder()
+    return folder() / "member"
+
+
+def service_file(content: bytes) -> None:
+    path = service_folder() / "service.toml"
+    path.write_bytes(content)
+    read_service_file(path)
+
+
+SERVICE = b"""identity = "aurora.identity"
+members = "members.toml"
+hub = "127.0.0.1:7465"
+health = "127.0.0.1:7480"
+policy = { least_mode = "secure-aggregation" }
+
+[[sources]]
+plans = ["cells-*"]
+table = "aurora.csv"
+"""
+
+
+def back_up(content: bytes) -> None:
+    own = service_folder()
+    (own / "service.toml").write_bytes(SERVICE)
+    service = read_service_file(own / "service.toml")
+    shutil.rmtree(service.state, ignore_errors=True)
+    store: Any = SimpleNamespace(runs=lambda: (), put=lambda _: None, close=lambda: None)
+    read_backup(service, lambda: store, filed("aurora.tar", content))
+
+
+def back_ups() -> list[bytes]:
+    run = ServiceRun(
+        run="ab12",
+        proposal="ab" * 32,
+        plan="cells",
+        mode="federated",
+        consortium="",
+        command="party",
+        folder="ab12",
+        rounds=3,
+    )
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:") as archive:
+        for name, held in (
+            ("runs.json", msgspec.json.encode([run])),
+            ("ledger", b"{}\n"),
+            ("runs/ab12/record.json", b"{}"),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(held)
+            archive.addfile(entry, io.BytesIO(held))
+    return [made.getvalue()]
+
+
 def proxy_url(content: bytes) -> None:
     read_proxy(content.decode("utf-8", "surrogateescape"))
 
@@ -848,6 +1010,15 @@ TARGETS = (
         ("consortium.key_files.read_key_file",),
     ),
     Target(
+        "where a token's key is",
+        file_of(read_token_key, "identity_token.toml"),
+        lambda: [
+            b'module = "/no/such/library.so"\ntoken = "north"\nid = "ab"\npublic = ""\npin_file = "/no/such/pin"\n'
+        ],
+        ("consortium.tokens.read_token_key",),
+    ),
+    Target("PINs", file_of(read_pin, "north.pin"), lambda: [b"648219\n"], ("consortium.key_files.read_pin",)),
+    Target(
         "typed texts",
         texts,
         lambda: [
@@ -907,6 +1078,40 @@ TARGETS = (
         described,
         ("data.description.Description.from_json", "simulation.description.read_description"),
     ),
+    Target(
+        "audit logs",
+        audit_log,
+        lambda: [made_log("seed.audit").read_bytes()],
+        ("consortium.audit_log.read_log", "consortium.audit_log.AuditLog"),
+    ),
+    Target(
+        "entries of audit logs",
+        audit_lines,
+        lambda: made_log("seed.audit").read_bytes().splitlines(),
+        ("consortium.audit_entries.read_line",),
+        (ValueError,),
+    ),
+    Target("exported runs", page, pages, ("consortium.audit_page.check_page",)),
+    Target(
+        "rounds that a server keeps",
+        kept_rounds,
+        lambda: [encode_kept(KeptRound((), ()))],
+        ("roles.shared.snapshots.decode",),
+    ),
+    Target(
+        "sealed records of a state folder",
+        sealed_state,
+        lambda: [StateSealer(b"k" * 32, AGREEMENT, b"r" * 32, "aurora").seal(1, 2, "margins", b"shares")],
+        ("secure.at_rest.StateSealer.open",),
+    ),
+    Target(
+        "a coopetitive member's state folder",
+        shared_state,
+        lambda: [shared_states()],
+        ("node.shared_state.SharedState",),
+    ),
+    Target("services' files", service_file, lambda: [SERVICE], ("service.config.read_service_file",)),
+    Target("back-ups", back_up, back_ups, ("service.backup.read_backup",)),
     Target("lines of --json and records", read_line, lines, ("node.events.read_line",), (msgspec.DecodeError,)),
 )
 

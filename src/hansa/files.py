@@ -23,6 +23,9 @@ from hansa.errors import OutputError
 PROBE_BYTES = 2**16
 """Bytes that must fit where a file is to be written, as is tried before a run."""
 
+PART_BYTES = 2**20
+"""Bytes of a file that are read at once."""
+
 MOST_READ_BYTES = 64 * 2**20
 """Bytes that a plan, a members file, a member's file, a card or a key may have; a plan with cuts for a thousand features has 5 MB."""
 
@@ -50,11 +53,15 @@ def read_whole(path: Path, most: int = MOST_READ_BYTES) -> bytes:
     Raises:
         ValueError: it has more than `most` bytes, or never ends, or the path holds a NUL. OSError: as `open`.
     """
+    parts: list[bytes] = []
+    left = most + 1
     with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
+        while left and (part := file.read(min(left, PART_BYTES))):  # memory as bytes come, not as many as may come
+            parts.append(part)
+            left -= len(part)
+    if not left:
         raise ValueError(f"it has more than {most} bytes, or never ends; is it the right file?")
-    return content
+    return b"".join(parts)
 
 
 def read_text(path: Path) -> str:

@@ -56,6 +56,9 @@ OF_THE_CALLER = {
     ("summed/describing.py", "check_own"),
     ("summed/describing.py", "check_told"),
     ("summed/describing.py", "tell"),
+    ("shared/checkpoints.py", "agree"),
+    ("shared/resumption.py", "sign"),
+    ("shared/resumption.py", "take"),
     # All servers said it (`told_by_all`).
     ("shared/sharing.py", "_start_of"),
 }

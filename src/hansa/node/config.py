@@ -269,7 +269,6 @@ def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> Mem
     members = read_pinned(members_path)
     plan, proposal = read_agreed(plan_path, members)
     identity = load_identity(folder, Unlocking(at(document.key_file), ask))
-    identity = load_identity(folder)
     if document.model_signature is not None and document.provenance is None:
         raise PlanError(
             f"{path}: model_signature goes with provenance, which names the key that signs; add provenance, or leave it out"
