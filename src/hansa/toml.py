@@ -15,6 +15,9 @@ from hansa.files import read_text
 MOST_LEVELS = 16
 """Of tables and lists in each other; the files of Hansa have three. What is deeper could not even be quoted in an error."""
 
+_MOST_WRITTEN_BITS = 10_000
+"""Python writes no longer numbers in digits, though `tomllib` reads them."""
+
 
 def parse_toml(text: str, where: str, refuse: type[HansaError]) -> dict[str, Any]:
     """TOML text as tables. Raises an error of kind `refuse` with the line of the fault, such as a key that is given twice."""
@@ -26,10 +29,10 @@ def parse_toml(text: str, where: str, refuse: type[HansaError]) -> dict[str, Any
     for _ in range(MOST_LEVELS):
         level = [item for key, each in level for item in _items(key, each)]
         for key, value in level:
-            # `tomllib` reads longer ones, and Python cannot even write those that are long enough.
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                text = str(value) if value.bit_length() < _MOST_WRITTEN_BITS else hex(value)
                 raise refuse(
-                    f"{where}: {key:.80} is a number of more than 64 bits, which TOML does not have; write a smaller one"
+                    f"{where}: {key:.80} is {text:.40}...; expected a number of at most 64 bits, as TOML has them"
                 )
     if level:
         raise refuse(
@@ -41,7 +44,7 @@ def parse_toml(text: str, where: str, refuse: type[HansaError]) -> dict[str, Any
 def _items(key: str, value: Any) -> Iterable[tuple[str, Any]]:
     """What stands in a table or a list, each under its key, or the list's."""
     if isinstance(value, dict):
-        return value.items()
+        return ((f"{key}.{name}" if key else name, item) for name, item in value.items())
     return ((key, item) for item in value) if isinstance(value, list) else ()
 
 
