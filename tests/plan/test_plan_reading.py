@@ -166,7 +166,7 @@ def test_a_value_of_another_type_is_refused_by_its_key_or_means_what_it_says(bad
             1,
             "privacy.min_cell_rows is 1; expected a whole number of at least 2: a cell of one row",
         ),
-        ("privacy", "min_cell_rows", -(10**400), "min_cell_rows is a number of more than 64 bits"),
+        ("privacy", "min_cell_rows", -(10**400), "privacy.min_cell_rows is -1000"),
         (
             "privacy",
             "verify_counts",
@@ -179,7 +179,7 @@ def test_a_value_of_another_type_is_refused_by_its_key_or_means_what_it_says(bad
             float("nan"),
             "evaluation.fraction is nan; expected a number of at least 0 and below 1",
         ),
-        ("evaluation", "fraction", 10**400, "fraction is a number of more than 64 bits"),
+        ("evaluation", "fraction", 10**400, "evaluation.fraction is 1000"),
         ("schema", "features", "traffic", "schema.features is 'traffic'; expected a list of names"),
         ("schema", "decimal", ";", 'schema.decimal is \';\'; expected "." or ","'),
         ("schema", "label", "traffic", "schema: column 'traffic' is named more than once"),
