@@ -15,20 +15,29 @@ from hansa.data.source import Rows
 from hansa.errors import ProtocolError
 from hansa.plan import Plan
 from hansa.protocol.messages import (
+    PROTOCOL_VERSION,
     AgreeModel,
+    AskLogs,
     CheckpointSigned,
     Close,
     CountBins,
+    CountersignLogs,
     CountProbes,
     Described,
     Done,
     KeepLevels,
+    LogCheckpoint,
+    LogsCountersigned,
+    LogsOpened,
+    LogsShown,
     Message,
+    OpenLogs,
     Relay,
     ReleaseTree,
     Resume,
     ShareCounts,
     ShareRows,
+    ShowLog,
     ShowRows,
     SignCheckpoint,
     TakeRows,
@@ -89,10 +98,17 @@ OF_COOPETITIVE_RUNS: dict[type[Message], Message] = {
         Resume(b"", 1, ()),
         SignCheckpoint(b""),
         CheckpointSigned({}),
+        OpenLogs(PROTOCOL_VERSION, b"n" * 32, {}),
+        LogsOpened({}, ()),
+        ShowLog(LogCheckpoint(b"l" * 32, 1, b"r" * 32, b"s" * 64, ())),
+        LogsShown({}),
+        AskLogs(),
+        CountersignLogs(b"s" * 64),
+        LogsCountersigned({}),
     )
 }
-"""One of each message that has no place in a run of another mode or purpose, or without verified row counts, unions of
-levels or rare ones, where it must be refused."""
+"""One of each message that has no place in a run of another mode or purpose, in a run itself (those of audit logs), or without
+verified row counts, unions of levels or rare ones, where it must be refused."""
 
 
 @contextlib.contextmanager
