@@ -24,7 +24,7 @@ from hansa.consortium.members import members_of
 from hansa.errors import HansaError, ProtocolError, RunStopped
 from hansa.plan import parse_plan
 from hansa.protocol import messages
-from hansa.protocol.messages import Join, LogsOpened, LogsShown, OpenLogs
+from hansa.protocol.messages import Join, LogsCountersigned, LogsOpened, LogsShown, OpenLogs
 from hansa.roles.auditing import GOES_ON, GROWS, HubLogs, LogExchange, MemberLogs
 from hansa.roles.key_setup import Signer
 
@@ -280,6 +280,32 @@ def test_a_run_that_some_left_is_countersigned_by_the_others(logs):
     assert network.close(absent=("west",)) == {}
     signed = report_of(check_log(logs["north"].path, MEMBERS), pinned=True).countersigned
     assert set(signed) == {"hub", "south"}
+
+
+def without_signature(withheld, at="south"):
+    """A hub that keeps a countersignature from one member."""
+
+    def change(name, message):
+        if name != at or not isinstance(message, LogsCountersigned):
+            return message
+        return replace_struct(message, signatures={k: v for k, v in message.signatures.items() if k != withheld})
+
+    return change
+
+
+def test_a_countersignature_that_the_hub_keeps_back_is_noticed(logs):
+    """Else a member that forks its log with the hub's help would show each of two others another past at the end of every run."""
+    network = Network(logs, change=without_signature("west"))
+    assert network.open() == network.close() == {}
+    assert network.members["south"].unsigned == ("west",)
+    assert network.members["north"].unsigned == network.hub.unsigned == ()
+
+
+@pytest.mark.parametrize("withheld", ["hub", "south"])
+def test_the_hubs_own_countersignature_and_this_members_must_be_there(logs, withheld):
+    network = Network(logs, change=without_signature(withheld))
+    assert network.open() == {}
+    assert f"shows no signature of {withheld}" in str(network.close()["south"])
 
 
 def test_another_release_is_told_so(logs):

@@ -95,6 +95,12 @@ class LogExchange:
         self._held = log.held()
         self._own: Checkpoint | None = None
         self._opened: dict[str, CheckpointJson] = {}
+        self._signed: frozenset[str] = frozenset()
+
+    @property
+    def unsigned(self) -> tuple[str, ...]:
+        """The members of whom no signature came over what this one was shown at the end: the hub may have shown them another past."""
+        return tuple(name for name in self.plan.members if name not in self._signed)
 
     @property
     def sizes_held(self) -> dict[str, int]:
@@ -154,6 +160,12 @@ class LogExchange:
 
     def check_countersigned(self, signatures: Mapping[str, bytes]) -> None:
         """Note everybody's signature over what this member was shown. Raises ProtocolError: somebody was shown something else."""
+        least = {self.name, self.plan.hub}
+        if not least <= signatures.keys():
+            raise ProtocolError(
+                f"member {self.plan.hub!r} shows no signature of {', '.join(sorted(least - signatures.keys()))} over the logs",
+                member=self.plan.hub,
+            )
         for name, signature in sorted(signatures.items()):
             if name not in self._opened:
                 raise ProtocolError(f"member {name[:63]!r} countersigned logs, and showed none", member=name[:63])
@@ -165,6 +177,7 @@ class LogExchange:
                     suspects=tuple(sorted({name, self.plan.hub})),
                     rule="all members are shown the same logs",
                 ) from error
+        self._signed = frozenset(signatures)
         self._log.append(
             CheckpointCountersigned(
                 at=now(),
@@ -247,6 +260,11 @@ class MemberLogs:
         self._session = Session("member", LOG_MEMBER, "opening")
         self._shown: LogCheckpoint | None = None
         self._names: set[str] = set()
+
+    @property
+    def unsigned(self) -> tuple[str, ...]:
+        """See `LogExchange`."""
+        return self._exchange.unsigned
 
     def opening(self) -> Iterator[bytes]:
         """The frame that a member sends before it is asked anything; none after the run."""
@@ -372,6 +390,11 @@ class HubLogs:
     def parties(self) -> tuple[str, ...]:
         """Who takes part."""
         return self._members
+
+    @property
+    def unsigned(self) -> tuple[str, ...]:
+        """See `LogExchange`."""
+        return self._exchange.unsigned
 
     def waiting_for(self) -> list[str]:
         """The members whose next frame is owed."""
