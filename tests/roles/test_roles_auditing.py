@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -25,7 +26,8 @@ from hansa.errors import HansaError, ProtocolError, RunStopped
 from hansa.plan import parse_plan
 from hansa.protocol import messages
 from hansa.protocol.messages import Join, LogsCountersigned, LogsOpened, LogsShown, OpenLogs
-from hansa.roles.auditing import GOES_ON, GROWS, HubLogs, LogExchange, MemberLogs
+from hansa.roles import auditing
+from hansa.roles.auditing import GOES_ON, GROWS, HubLogs, LogExchange, MemberLogs, ReleasingHub
 from hansa.roles.key_setup import Signer
 
 PLAN = parse_plan("""
@@ -343,3 +345,29 @@ def test_a_lie_about_the_past_is_found_in_either_log(logs):
     logs["north"] = rewritten(logs["north"], "told", "lied")
     with pytest.raises(HansaError, match="another past than the one that it holds"):
         check_log(logs["north"].path)  # its own entries still say what it showed
+
+
+def test_a_member_cannot_make_the_hubs_log_grow_without_end(logs, monkeypatch):
+    """It comes back and shows its log again and again: each time the hub writes an entry."""
+    monkeypatch.setattr(auditing, "MOST_RETURNS", 3)
+
+    def exchange(name):
+        signer = Signer(IDENTITIES[name].sign, PINNED)
+        return LogExchange(PLAN, name, logs[name], signer, (), secrets.token_bytes(32))
+
+    hub = ReleasingHub(SimpleNamespace(), lambda member: HubLogs(exchange("hub"), (member,)))
+
+    def come_back():
+        member = MemberLogs(exchange("north"), alone=True)
+        up = list(member.opening())
+        while up:
+            down = [frame for each in up for _, frame in hub.handle("north", memoryview(each))]
+            up = [answer for frame in down for answer in member.handle(memoryview(frame))]
+
+    for _ in range(3):
+        come_back()
+    size = logs["hub"].checkpoint.size
+    for _ in range(5):
+        with pytest.raises(ProtocolError, match="opened its log more than 3 times"):
+            come_back()
+    assert logs["hub"].checkpoint.size == size

@@ -9,6 +9,7 @@ checkpoint in the name of another. The hub passes everything on, and shows its o
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
@@ -57,6 +58,8 @@ from hansa.roles.run import HubRole
 from hansa.transport.channel import Frame
 
 NONCE_BYTES = 32
+MOST_RETURNS = 1000
+"""Of one member to a run, each of which adds an entry to the hub's log."""
 SAME_RELEASE = "install the same release of Hansa everywhere"
 GROWS = "a member's audit log only grows"
 GOES_ON = "a member goes on with the audit log that it showed before"
@@ -528,6 +531,7 @@ class ReleasingHub:
         self._role = role
         self._make = logs
         self._logs: dict[str, HubLogs] = {}
+        self._returns: Counter[str] = Counter()
 
     @property
     def done(self) -> bool:
@@ -558,6 +562,13 @@ class ReleasingHub:
             yield from self._role.handle(member, frame)
             return
         if member not in self._logs or messages.kind_of(member, frame) is OpenLogs:
+            self._returns[member] += 1
+            if self._returns[member] > MOST_RETURNS:
+                raise ProtocolError(
+                    f"member {member!r} opened its log more than {MOST_RETURNS} times in one run",
+                    member=member,
+                    rule=f"a member comes back to a run at most {MOST_RETURNS} times",
+                )
             self._logs[member] = self._make(member)
         yield from self._logs[member].handle(member, frame)
 
