@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import stat
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,10 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hansa.consortium.ledger import Entry, Ledger, Met, Spent, spent_under
+from hansa.consortium.ledger import Entry, Ledger, Met, Spent, spent_under, split_under
 from hansa.consortium.policy import Policy
+from hansa.data.holdout import HoldOut, held_out
 from hansa.errors import OutputError, PlanError
 from hansa.trees.parameters import parse_parameters
+from made_tables import plan as made_plan
 
 THREE = ("aurora", "borealis", "cirrus")
 
@@ -294,3 +297,32 @@ def test_a_line_that_does_not_fit_the_disk_leaves_the_ledger_as_it_was(ledger, m
         ledger.admit(entry(ledger), Policy())
     assert caught.value.retry
     assert ledger.path.read_bytes() == before
+
+
+# --- folds --------------------------------------------------------------------------------------------------------------
+
+
+def test_two_ways_to_fold_the_same_rows_are_refused(ledger):
+    """Three rows are in the first of 300 folds and not in the first of 301: the difference of both sums would be theirs."""
+    features, label = columns(n=100_000)
+    first = [held_out(features, label, HoldOut(0.0, 0, folds, 0)) for folds in (300, 301)]
+    apart = np.count_nonzero(first[0] ^ first[1])
+    assert 0 < apart <= 3
+    assert min(np.count_nonzero(own) for own in first) > 250  # each is enough for a batch
+
+    def of(split: str) -> Entry:
+        return msgspec.structs.replace(entry(ledger), split=split)
+
+    plan = replace(made_plan(THREE, mode="secure-aggregation"), folds=300, fold=0)
+    ledger.admit(of(split_under(plan)), Policy())
+    ledger.admit(of(split_under(replace(plan, fold=1))), Policy())
+    ledger.admit(of(split_under(replace(plan, fold=None, folds=0))), Policy())  # a training on all rows may follow
+    seeded = replace(plan, parameters=replace(plan.parameters, seed=7))
+    of_less = replace(plan, schema=replace(plan.schema, features=plan.schema.features[:-1]))
+    for other in (replace(plan, folds=301), seeded, of_less):
+        with pytest.raises(PlanError, match="folded in another way"):
+            ledger.admit(of(split_under(other)), Policy())
+        people = {name: name.encode().hex() for name in THREE}
+        with pytest.raises(PlanError, match="folded in another way"):
+            ledger.check(of("").columns, people, Policy(), Spent(0, 0), split_under(other))
+    ledger.admit(of(split_under(replace(plan, folds=301))), Policy(allow_other_rosters=True))

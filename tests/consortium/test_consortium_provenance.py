@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from securesystemslib.dsse import Envelope
@@ -120,6 +121,26 @@ def test_approvals_of_another_plan_are_found(tmp_path):
     other = approved(replace(PLAN, name="other"))
     path = statement(tmp_path, "aurora", replace(RUN, proposal=other))
     with pytest.raises(PlanError, match="approvals in it are of another plan"):
+        verify_model(model(tmp_path), [path], MEMBERS)
+
+
+@pytest.mark.parametrize(
+    ("plan", "identities"),
+    [
+        ({"name": "other"}, {}),
+        ({"mode": "coopetitive"}, {}),
+        ({"parties": ("aurora", "borealis")}, {}),
+        ({"receivers": ("aurora", "borealis", "cirrus", "hub")}, {}),
+        ({}, {"cirrus": IDENTITIES["stranger"].public}),
+    ],
+    ids=["name", "mode", "parties", "receivers", "members"],
+)
+def test_a_statement_says_of_the_plan_what_its_members_approved(tmp_path, plan, identities):
+    """The digest of a plan that all signed, and beside it another mode, or others who took part."""
+    told = {name: getattr(PLAN, name) for name in ("name", "mode", "parties", "receivers")} | plan
+    lie = SimpleNamespace(digest=PLAN.digest, **told)
+    path = statement(tmp_path, "aurora", replace(RUN, plan=lie, identities={**RUN.identities, **identities}))
+    with pytest.raises(PlanError, match=r"'aurora' says another .* than the plan that members approved"):
         verify_model(model(tmp_path), [path], MEMBERS)
 
 

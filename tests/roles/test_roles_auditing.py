@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -24,8 +25,9 @@ from hansa.consortium.members import members_of
 from hansa.errors import HansaError, ProtocolError, RunStopped
 from hansa.plan import parse_plan
 from hansa.protocol import messages
-from hansa.protocol.messages import Join, LogsOpened, LogsShown, OpenLogs
-from hansa.roles.auditing import GOES_ON, GROWS, HubLogs, LogExchange, MemberLogs
+from hansa.protocol.messages import Join, LogsCountersigned, LogsOpened, LogsShown, OpenLogs
+from hansa.roles import auditing
+from hansa.roles.auditing import GOES_ON, GROWS, HubLogs, LogExchange, MemberLogs, ReleasingHub
 from hansa.roles.key_setup import Signer
 
 PLAN = parse_plan("""
@@ -282,6 +284,32 @@ def test_a_run_that_some_left_is_countersigned_by_the_others(logs):
     assert set(signed) == {"hub", "south"}
 
 
+def without_signature(withheld, at="south"):
+    """A hub that keeps a countersignature from one member."""
+
+    def change(name, message):
+        if name != at or not isinstance(message, LogsCountersigned):
+            return message
+        return replace_struct(message, signatures={k: v for k, v in message.signatures.items() if k != withheld})
+
+    return change
+
+
+def test_a_countersignature_that_the_hub_keeps_back_is_noticed(logs):
+    """Else a member that forks its log with the hub's help would show each of two others another past at the end of every run."""
+    network = Network(logs, change=without_signature("west"))
+    assert network.open() == network.close() == {}
+    assert network.members["south"].unsigned == ("west",)
+    assert network.members["north"].unsigned == network.hub.unsigned == ()
+
+
+@pytest.mark.parametrize("withheld", ["hub", "south"])
+def test_the_hubs_own_countersignature_and_this_members_must_be_there(logs, withheld):
+    network = Network(logs, change=without_signature(withheld))
+    assert network.open() == {}
+    assert f"shows no signature of {withheld}" in str(network.close()["south"])
+
+
 def test_another_release_is_told_so(logs):
     for frame in (
         messages.encode(OpenLogs(7, bytes(32), {})),
@@ -317,3 +345,29 @@ def test_a_lie_about_the_past_is_found_in_either_log(logs):
     logs["north"] = rewritten(logs["north"], "told", "lied")
     with pytest.raises(HansaError, match="another past than the one that it holds"):
         check_log(logs["north"].path)  # its own entries still say what it showed
+
+
+def test_a_member_cannot_make_the_hubs_log_grow_without_end(logs, monkeypatch):
+    """It comes back and shows its log again and again: each time the hub writes an entry."""
+    monkeypatch.setattr(auditing, "MOST_RETURNS", 3)
+
+    def exchange(name):
+        signer = Signer(IDENTITIES[name].sign, PINNED)
+        return LogExchange(PLAN, name, logs[name], signer, (), secrets.token_bytes(32))
+
+    hub = ReleasingHub(SimpleNamespace(), lambda member: HubLogs(exchange("hub"), (member,)))
+
+    def come_back():
+        member = MemberLogs(exchange("north"), alone=True)
+        up = list(member.opening())
+        while up:
+            down = [frame for each in up for _, frame in hub.handle("north", memoryview(each))]
+            up = [answer for frame in down for answer in member.handle(memoryview(frame))]
+
+    for _ in range(3):
+        come_back()
+    size = logs["hub"].checkpoint.size
+    for _ in range(5):
+        with pytest.raises(ProtocolError, match="opened its log more than 3 times"):
+            come_back()
+    assert logs["hub"].checkpoint.size == size

@@ -9,15 +9,17 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import postgresql
+from hansa.consortium.approvals import read_proposal
 from hansa.errors import HansaError, IdentityError, OutputError, PlanError, StateError
 from hansa.node.config import read_member_file
 from hansa.plan import read_plan
-from hansa.service import backup
+from hansa.service import backup, inbox
 from hansa.service.config import read_service_file
-from hansa.service.inbox import arrivals, clear, submit
+from hansa.service.inbox import arrivals, clear, submit, write_member_file
 from hansa.service.models import fetch
 from hansa.service.store import ServiceRun, Store
 from hansa.service.supervisor import held
@@ -288,3 +290,60 @@ def test_service_does_not_go_with_describe(folder: Path):
     path = write_service(folder, "aurora", 1)
     said = hansa("party", path, "--service", "--describe", folder / "d.json")
     assert_refused(said, "--service goes without --describe")
+
+
+def test_a_file_that_is_exchanged_while_it_is_read_becomes_no_run_of_another_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The first reading gives one approved plan, every later one another: what runs is what was checked."""
+    service = read_service_file(write_service(folder, "aurora", 7465, state="exchanged"))
+    first = approved(folder, PLAN.replace('name = "test"', 'name = "finished"'), "exchanged-first")
+    second = approved(folder, PLAN.replace('name = "test"', 'name = "second"'), "exchanged-second")
+    finished = submit(service, first)
+    (file,) = service.plans.glob("*.json")
+    whole = inbox.read_whole
+
+    def exchanging(path: Path, *rest: Any) -> bytes:
+        content = whole(path, *rest)
+        if path == file:
+            file.write_bytes(second.read_bytes())
+        return content
+
+    monkeypatch.setattr(inbox, "read_whole", exchanging)
+    assert [each.run.state for each in arrivals(service, "party", frozenset([finished.run]))] == []
+    for own in service.runs.glob("*/plan.json"):
+        assert read_proposal(own).digest.hex().startswith(own.parent.name)
+
+
+def test_a_plan_that_was_exchanged_in_the_runs_folder_is_not_started(folder: Path):
+    service = read_service_file(write_service(folder, "aurora", 7465, state="exchanged-later"))
+    submit(service, approved(folder, PLAN, "exchanged-third"))
+    (arrival,) = arrivals(service, "party", frozenset())
+    other = approved(folder, PLAN.replace('name = "test"', 'name = "other"'), "exchanged-fourth")
+    (service.runs / arrival.run.folder / "plan.json").write_bytes(other.read_bytes())
+    with pytest.raises(PlanError, match="is not the plan of run"):
+        write_member_file(service, arrival.run)
+
+
+def test_what_is_no_file_in_the_inbox_ends_no_service(folder: Path):
+    service = read_service_file(write_service(folder, "aurora", 7465, state="aurora-odd"))
+    service.plans.mkdir(parents=True)
+    (service.plans / "gone.json").symlink_to(folder / "there-is-none")
+    (service.plans / "folder.json").mkdir()
+    os.mkfifo(service.plans / "pipe.json")
+    os.utime(service.plans / "folder.json", (0, 0))
+    os.utime(service.plans / "pipe.json", (0, 0))
+    assert arrivals(service, "party", frozenset()) == []  # and a pipe without a writer is not waited for
+
+
+@pytest.mark.parametrize("folder_of_run", ["../../elsewhere", "/etc", "b2", "."])
+def test_a_back_up_whose_runs_have_other_folders_is_refused(tmp_path: Path, folder_of_run: str):
+    folder = make_consortium(tmp_path)
+    service = read_service_file(write_service(folder, "aurora", 1, state="from-afar"))
+    runs = msgspec.json.encode([msgspec.structs.replace(RUN, folder=folder_of_run, state="finished")])
+    archive = tmp_path / "made.tar"
+    with tarfile.open(archive, "w") as opened:
+        backup._add(opened, backup.RUNS, runs)
+    with pytest.raises(OutputError, match="is no back-up of a service"):
+        backup.read_backup(service, lambda: Store(service.name, service.state), archive)
+    assert not service.state.exists()

@@ -158,7 +158,7 @@ def fetch_model(run: str, service_file: Path, save: Path, provenance: Path | Non
 @SERVICE
 @click.option("--save", type=PATH, required=True, help="Where to put the archive (.tar).")
 def backup(service_file: Path, save: Path) -> None:
-    """Put the service's runs, their plans, records, models and statements, and its ledger into one archive; no keys.
+    """Put the service's runs, their plans, records, models and statements, and its ledger with its key into one archive.
 
     The state of runs that are not over is left out: a state that was put back to an earlier one is refused anyway.
     """

@@ -91,9 +91,18 @@ def written(envelope: EnvelopeJson) -> bytes:
 def read_envelope(path: Path) -> EnvelopeJson:
     """The envelope in a file. Raises PlanError."""
     try:
-        return msgspec.json.decode(read_whole(path, MOST_BYTES), type=EnvelopeJson, strict=True)
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
+        content = read_whole(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
         raise PlanError(f"{path}: is no signed statement ({error}); ask for the file anew") from error
+    return envelope_of(content, str(path))
+
+
+def envelope_of(content: bytes, where: str) -> EnvelopeJson:
+    """The envelope in a file's bytes. Raises PlanError."""
+    try:
+        return msgspec.json.decode(content, type=EnvelopeJson, strict=True)
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise PlanError(f"{where}: is no signed statement ({error}); ask for the file anew") from error
 
 
 def opened(

@@ -14,6 +14,7 @@ import hmac
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -53,13 +54,20 @@ def spent_under(plan: Plan) -> Spent:
     return Spent(trees, trees * plan.parameters.most_leaves)
 
 
+def split_under(plan: Plan) -> str:
+    """What decides which fold a row is in, hashed, in hex; "" of a plan without folds."""
+    if not plan.folds:
+        return ""
+    return hashlib.sha256(msgspec.json.encode([plan.folds, plan.parameters.seed, asdict(plan.schema)])).hexdigest()
+
+
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A line of a ledger: one run.
 
     Attributes:
         columns: keyed hashes of the columns of this party's rows, sorted. mode: of the run. parties: everybody whose rows were
             summed, this party included, sorted by name. run: the run's id in hex. trees, leaves: `Spent`; 0 in lines of releases
-            that did not count them.
+            that did not count them. split: of one of a plan's folds, `split_under`; else "".
     """
 
     columns: tuple[str, ...]
@@ -68,6 +76,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run: str
     trees: int = 0
     leaves: int = 0
+    split: str = ""
 
 
 class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,7 +129,7 @@ class Ledger:
             PlanError: rows that share a column with these met others, or as often as is allowed; or the ledger cannot be read.
         """
         with self._locked() as (file, known):
-            self._check(known, entry.columns, entry.parties, policy, Spent(entry.trees, entry.leaves))
+            self._check(known, entry.columns, entry.parties, policy, Spent(entry.trees, entry.leaves), entry.split)
             end = os.lseek(file, 0, os.SEEK_END)
             try:
                 _write_all(file, msgspec.json.encode(entry) + b"\n")
@@ -129,17 +138,20 @@ class Ledger:
                 os.ftruncate(file, end)  # a line cut off by a full disk would make the whole ledger unreadable
                 raise
 
-    def check(self, columns: tuple[str, ...], people: Mapping[str, str], policy: Policy, spent: Spent) -> None:
+    def check(
+        self, columns: tuple[str, ...], people: Mapping[str, str], policy: Policy, spent: Spent, split: str = ""
+    ) -> None:
         """Refuse what `admit` would refuse whatever the others' numbers of rows; nothing is written.
 
         Args:
             columns: of this party's rows. people: the parties' identity keys in hex, by name. spent: by the run that is to come.
+            split: `split_under` of its plan.
 
         Raises:
             PlanError: as `admit`.
         """
         with self._locked() as (_, known):
-            self._check(known, columns, people, policy, spent)
+            self._check(known, columns, people, policy, spent, split)
 
     def _check(
         self,
@@ -148,6 +160,7 @@ class Ledger:
         people: Mapping[str, str] | tuple[Met, ...],
         policy: Policy,
         spent: Spent,
+        split: str,
     ) -> None:
         before = [old for old in known if not set(columns).isdisjoint(old.columns)]
         if not policy.allow_other_rosters:
@@ -159,6 +172,15 @@ class Ledger:
                         f"{change}. The difference of both sums would show the part of whoever left, came or changed; "
                         f"{self.path} keeps count (allow_other_rosters in this party's policy says otherwise)"
                     )
+            # The first of 999 folds and that of 1000 may differ by one row, and so would the sums over all others.
+            if split and any(old.split not in ("", split) for old in before):
+                raise PlanError(
+                    "these rows, or a column with the same values, were folded in another way before (another number of folds, seed or "
+                    f"schema). The difference of both sums may be of a few rows; {self.path} keeps count (allow_other_rosters in this "
+                    "party's policy says otherwise)",
+                    rule="rows are folded in one way",
+                    cure="propose the folds, seed and schema of the earlier cross-validation",
+                )
         if policy.most_runs is not None and len(before) >= policy.most_runs:
             raise PlanError(
                 f"these rows, or a column with the same values, were trained on {len(before)} times; this party's policy allows "

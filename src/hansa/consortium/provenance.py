@@ -203,6 +203,7 @@ def verify_model(model: Path, statements: Sequence[Path], members: Members, sign
         proposal = proposal_of(first.approvals, str(statements[0]), members, past=True)
         if proposal.plan.digest().hex() != first.plan:
             raise PlanError(f"{statements[0]}: the approvals in it are of another plan than the model's")
+        _check_told(str(statements[0]), first, proposal)
         approved = tuple(sorted(proposal.signatures))
     if signature is not None:
         if not first.release_key:
@@ -245,6 +246,23 @@ def _verified(path: Path, digest: str, members: Members) -> ProvenancePredicate:
     if not verified(str(path), payload, signatures, {predicate.member: bytes.fromhex(key)}):
         raise IdentityError(f"{path}: is not signed by {predicate.member!r}, whose statement it says to be")
     return predicate
+
+
+def _check_told(where: str, predicate: ProvenancePredicate, proposal: Proposal) -> None:
+    """Raise PlanError where a statement says of the plan what its members did not approve."""
+    plan = proposal.plan
+    for what, told, approved in (
+        ("name", predicate.plan_name, plan.name),
+        ("mode", predicate.mode, plan.mode),
+        ("parties", predicate.parties, plan.parties),
+        ("receivers", predicate.receivers, plan.receivers),
+        ("identities", predicate.members, proposal.predicate.members),
+    ):
+        if told != approved:
+            raise PlanError(
+                f"{where}: {predicate.member!r} says another {what} than the plan that members approved has; do not trust it",
+                rule="a statement says what members approved",
+            )
 
 
 def _common(predicate: ProvenancePredicate) -> object:

@@ -290,7 +290,7 @@ class RunAudit:
         """The role of an aggregator that only tells the model again, which shows its log to each party that comes for it."""
         self.went_on(role.run)
         self._exchange()
-        with self._ending(True, False, lambda: None):
+        with self._ending(True, False, tuple):
             yield ReleasingHub(role, lambda member: HubLogs(self._exchange(), (member,)))
 
     def taking_back(self, role: HubRole) -> ReleasingHub:
@@ -298,7 +298,7 @@ class RunAudit:
         return ReleasingHub(role, lambda member: HubLogs(self._another_exchange(), (member,)))
 
     @contextlib.contextmanager
-    def _ending(self, survives: bool, closing: bool, close: Callable[[], None]) -> Iterator[None]:
+    def _ending(self, survives: bool, closing: bool, close: Callable[[], tuple[str, ...]]) -> Iterator[None]:
         try:
             yield
         except HansaError as error:
@@ -318,7 +318,13 @@ class RunAudit:
         self._over("withheld" if self._withheld else "finished")
         if closing:
             try:
-                close()
+                unsigned = close()
+                if unsigned:
+                    logs.note(
+                        logging.WARNING,
+                        f"{', '.join(unsigned)} did not countersign what this member was shown of all logs at the end of the run, so "
+                        "they may have been shown something else; `hansa audit compare` tells",
+                    )
             except TransportError as error:
                 logs.note(
                     logging.WARNING,
@@ -382,8 +388,8 @@ class CountingHub:
         self._hub.close()
 
 
-def _close_member(shown: MemberLogs, channel: Channel) -> None:
-    """A member's side of the exchange after the run. What was under way when a run failed is left."""
+def _close_member(shown: MemberLogs, channel: Channel) -> tuple[str, ...]:
+    """A member's side of the exchange after the run; who did not countersign. What was under way when a run failed is left."""
     shown.ask_again()
     give_up = time.monotonic() + MEMBER_CLOSING_S
     aborts = 0
@@ -396,10 +402,11 @@ def _close_member(shown: MemberLogs, channel: Channel) -> None:
         elif shown.is_legal(frame):
             for answer in shown.handle(frame):
                 channel.send(answer)
+    return shown.unsigned
 
 
-def _close_hub(shown: HubLogs, hub: Hub) -> None:
-    """The hub's side of it. Whoever is gone, or does not answer, is left out."""
+def _close_hub(shown: HubLogs, hub: Hub) -> tuple[str, ...]:
+    """The hub's side of it; who did not countersign. Whoever is gone, or does not answer, is left out."""
     give_up = time.monotonic() + HUB_CLOSING_S
     _deliver(shown, hub, shown.ask())
     while not shown.done:
@@ -413,6 +420,7 @@ def _close_hub(shown: HubLogs, hub: Hub) -> None:
             continue
         if messages.kind_of(member, frame) is not Abort and shown.is_legal(member, frame):
             _deliver(shown, hub, shown.handle(member, frame))
+    return shown.unsigned
 
 
 def _deliver(shown: HubLogs, hub: Hub, frames: Iterable[tuple[str, bytes]]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from hansa.consortium.ledger import Ledger, spent_under
+from hansa.consortium.ledger import Ledger, spent_under, split_under
 from hansa.consortium.policy import PolicyRule
 from hansa.data.columns import each
 from hansa.data.files import is_parquet
@@ -200,6 +200,7 @@ def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRu
                     people,
                     member.policy,
                     spent_under(plan),
+                    split_under(plan),
                 )
         except PlanError as error:
             met, text = False, str(error)

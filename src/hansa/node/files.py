@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from hansa.consortium.ledger import Entry, Ledger, Met, spent_under
+from hansa.consortium.ledger import Entry, Ledger, Met, spent_under, split_under
 from hansa.data.columns import Columns, each
 from hansa.data.query import paths_of
 from hansa.errors import PlanError
@@ -111,6 +111,7 @@ def admission(member: MemberFile, rows: Columns) -> Admit:
         parties = tuple(
             Met(name, member.members[name].identity.hex(), *own) for name, own in counts.items() if name in plan.parties
         )
-        ledger.admit(Entry(columns, plan.mode, parties, run.hex(), spent.trees, spent.leaves), member.policy)
+        entry = Entry(columns, plan.mode, parties, run.hex(), spent.trees, spent.leaves, split_under(plan))
+        ledger.admit(entry, member.policy)
 
     return admit

@@ -9,6 +9,7 @@ checkpoint in the name of another. The hub passes everything on, and shows its o
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
@@ -57,6 +58,8 @@ from hansa.roles.run import HubRole
 from hansa.transport.channel import Frame
 
 NONCE_BYTES = 32
+MOST_RETURNS = 1000
+"""Of one member to a run, each of which adds an entry to the hub's log."""
 SAME_RELEASE = "install the same release of Hansa everywhere"
 GROWS = "a member's audit log only grows"
 GOES_ON = "a member goes on with the audit log that it showed before"
@@ -95,6 +98,12 @@ class LogExchange:
         self._held = log.held()
         self._own: Checkpoint | None = None
         self._opened: dict[str, CheckpointJson] = {}
+        self._signed: frozenset[str] = frozenset()
+
+    @property
+    def unsigned(self) -> tuple[str, ...]:
+        """The members of whom no signature came over what this one was shown at the end: the hub may have shown them another past."""
+        return tuple(name for name in self.plan.members if name not in self._signed)
 
     @property
     def sizes_held(self) -> dict[str, int]:
@@ -154,6 +163,12 @@ class LogExchange:
 
     def check_countersigned(self, signatures: Mapping[str, bytes]) -> None:
         """Note everybody's signature over what this member was shown. Raises ProtocolError: somebody was shown something else."""
+        least = {self.name, self.plan.hub}
+        if not least <= signatures.keys():
+            raise ProtocolError(
+                f"member {self.plan.hub!r} shows no signature of {', '.join(sorted(least - signatures.keys()))} over the logs",
+                member=self.plan.hub,
+            )
         for name, signature in sorted(signatures.items()):
             if name not in self._opened:
                 raise ProtocolError(f"member {name[:63]!r} countersigned logs, and showed none", member=name[:63])
@@ -165,6 +180,7 @@ class LogExchange:
                     suspects=tuple(sorted({name, self.plan.hub})),
                     rule="all members are shown the same logs",
                 ) from error
+        self._signed = frozenset(signatures)
         self._log.append(
             CheckpointCountersigned(
                 at=now(),
@@ -247,6 +263,11 @@ class MemberLogs:
         self._session = Session("member", LOG_MEMBER, "opening")
         self._shown: LogCheckpoint | None = None
         self._names: set[str] = set()
+
+    @property
+    def unsigned(self) -> tuple[str, ...]:
+        """See `LogExchange`."""
+        return self._exchange.unsigned
 
     def opening(self) -> Iterator[bytes]:
         """The frame that a member sends before it is asked anything; none after the run."""
@@ -372,6 +393,11 @@ class HubLogs:
     def parties(self) -> tuple[str, ...]:
         """Who takes part."""
         return self._members
+
+    @property
+    def unsigned(self) -> tuple[str, ...]:
+        """See `LogExchange`."""
+        return self._exchange.unsigned
 
     def waiting_for(self) -> list[str]:
         """The members whose next frame is owed."""
@@ -505,6 +531,7 @@ class ReleasingHub:
         self._role = role
         self._make = logs
         self._logs: dict[str, HubLogs] = {}
+        self._returns: Counter[str] = Counter()
 
     @property
     def done(self) -> bool:
@@ -535,6 +562,13 @@ class ReleasingHub:
             yield from self._role.handle(member, frame)
             return
         if member not in self._logs or messages.kind_of(member, frame) is OpenLogs:
+            self._returns[member] += 1
+            if self._returns[member] > MOST_RETURNS:
+                raise ProtocolError(
+                    f"member {member!r} opened its log more than {MOST_RETURNS} times in one run",
+                    member=member,
+                    rule=f"a member comes back to a run at most {MOST_RETURNS} times",
+                )
             self._logs[member] = self._make(member)
         yield from self._logs[member].handle(member, frame)
 

@@ -1,4 +1,6 @@
-"""A service's back-up: an archive of what its runs left, and of its ledger. It holds no key, and no state of a run that is not over.
+"""A service's back-up: an archive of what its runs left, and of its ledger with the ledger's key.
+
+It holds no key of the member, and no state of a run that is not over.
 
 A state folder that is put back asks for what was answered already, and other members refuse it. So a run that was not over when the
 back-up was made is given up where that is restored: all members begin it anew, by a new proposal.
@@ -54,6 +56,8 @@ def read_backup(service: ServiceFile, open_store: Callable[[], Store], archive: 
         runs = msgspec.json.decode(found.pop(RUNS), type=tuple[ServiceRun, ...])
     except (KeyError, msgspec.DecodeError) as error:
         raise OutputError(f"{archive}: is no back-up of a service: {error}") from error
+    if odd := [run.folder for run in runs if run.folder not in ("", run.run) or not run.run.isalnum()]:
+        raise OutputError(f"{archive}: is no back-up of a service: a run has the folder {odd[0]!r:.100}")
     taken = [path for path in (service.runs, service.ledger) if path.exists()]
     if taken:
         raise OutputError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hansa.consortium.approvals import Proposal, read_proposal, require_approved
-from hansa.consortium.members import Members
+from hansa.consortium.approvals import Proposal, proposal_of, read_proposal, require_approved
+from hansa.consortium.envelopes import MOST_BYTES, envelope_of
 from hansa.errors import HansaError, IdentityError, OutputError, PlanError
 from hansa.files import make_folder, read_whole, write_whole
 from hansa.node.config import read_member_file
@@ -41,9 +42,10 @@ def arrivals(service: ServiceFile, command: Command, known: frozenset[str]) -> l
     """Runs for the files that are in the inbox, by name. Files of runs in `known` are removed: each plan is taken once."""
     make_folder(service.plans)
     found = []
-    for file in sorted(service.plans.glob("*.json")):
+    files = (path for path in service.plans.glob("*.json") if path.is_file())  # no pipe, for which it would wait
+    for file in sorted(files):
         try:
-            content = read_whole(file)
+            content = read_whole(file, MOST_BYTES)
         except (OSError, ValueError) as error:
             content, fault = b"", f"cannot be read: {error}"
         else:
@@ -52,7 +54,7 @@ def arrivals(service: ServiceFile, command: Command, known: frozenset[str]) -> l
         try:
             if fault:
                 raise PlanError(f"{file}: {fault}")
-            proposal, consortium = _proposal(file, service)
+            proposal, consortium = _proposal(content, str(file), service)
             name = proposal.digest.hex()[:SHOWN_DIGITS]
             if name in known:
                 file.unlink(missing_ok=True)
@@ -62,12 +64,20 @@ def arrivals(service: ServiceFile, command: Command, known: frozenset[str]) -> l
         except HansaError as error:
             if isinstance(error, OutputError):
                 raise
-            if time.time() - file.stat().st_mtime < SETTLE_S:
+            if _is_new(file):
                 continue  # it may be half there
             found.append(Arrival(ServiceRun(run=name, state="refused", text=str(error), plan=file.name), file))
         else:
             found.append(Arrival(run, file))
     return found
+
+
+def _is_new(file: Path) -> bool:
+    """Whether a file was changed a moment ago, or is gone again."""
+    try:
+        return time.time() - file.stat().st_mtime < SETTLE_S
+    except OSError:
+        return True
 
 
 def clear(arrival: Arrival, service: ServiceFile) -> None:
@@ -77,13 +87,18 @@ def clear(arrival: Arrival, service: ServiceFile) -> None:
         return
     folder = service.plans / REFUSED_FOLDER
     make_folder(folder)
-    arrival.file.replace(folder / arrival.file.name)
+    with contextlib.suppress(FileNotFoundError):  # taken away meanwhile
+        arrival.file.replace(folder / arrival.file.name)
     write_whole(folder / f"{arrival.file.name}.reason", f"{arrival.run.text}\n".encode())
 
 
 def submit(service: ServiceFile, plan: Path) -> ServiceRun:
     """Put an approved plan into the inbox; the run that it will be. Raises PlanError, IdentityError where it would be refused."""
-    proposal, consortium = _proposal(plan, service)
+    try:
+        content = read_whole(plan, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{plan}: cannot be read: {error}") from error
+    proposal, consortium = _proposal(content, str(plan), service)
     require_approved(proposal, str(plan))
     run = ServiceRun(
         run=proposal.digest.hex()[:SHOWN_DIGITS],
@@ -93,21 +108,25 @@ def submit(service: ServiceFile, plan: Path) -> ServiceRun:
         consortium=consortium.name,
     )
     make_folder(service.plans)
-    write_whole(service.plans / f"{run.run}.json", read_whole(plan))
+    write_whole(service.plans / f"{run.run}.json", content)
     return run
 
 
-def _proposal(file: Path, service: ServiceFile) -> tuple[Proposal, Consortium]:
-    """The proposal in a file, every signature checked, and the consortium whose members file has the identities that it names."""
-    unchecked = read_proposal(file)
+def _proposal(content: bytes, where: str, service: ServiceFile) -> tuple[Proposal, Consortium]:
+    """The proposal in a file's bytes, every signature checked, and the consortium whose members file has the identities that it names.
+
+    Of bytes that were read once: a file that is exchanged meanwhile is not another one's approvals.
+    """
+    envelope = envelope_of(content, where)
+    unchecked = proposal_of(envelope, where)
     for consortium in service.consortia:
         own = {name: card.identity.hex() for name, card in consortium.members.items()}
         named = unchecked.predicate.members
         if all(own.get(name) == identity for name, identity in named.items()) and consortium.identity.name in named:
-            return read_proposal(file, Members(consortium.members)), consortium
-    where = ", ".join(str(consortium.members_path) for consortium in service.consortia)
+            return proposal_of(envelope, where, consortium.members), consortium
+    pinned = ", ".join(str(consortium.members_path) for consortium in service.consortia)
     raise IdentityError(
-        f"{file}: names other identities than {where}, or gives this member no role; propose the plan anew under this members file"
+        f"{where}: names other identities than {pinned}, or gives this member no role; propose the plan anew under this members file"
     )
 
 
@@ -145,7 +164,13 @@ def write_member_file(service: ServiceFile, run: ServiceRun) -> Path:
     """Write the member's file of a run from the service's, as that is now. Raises PlanError, OutputError."""
     folder = service.runs / run.folder
     consortium = service.consortium(run.consortium)
-    plan = read_proposal(folder / "plan.json", consortium.members).plan
+    proposal = read_proposal(folder / "plan.json", consortium.members)
+    if proposal.digest.hex() != run.proposal:
+        raise PlanError(
+            f"{folder / 'plan.json'}: is not the plan of run {run.run}, which members approved; restore it, or propose the plan anew",
+            rule="a service runs the plan that it took",
+        )
+    plan = proposal.plan
     path = folder / "member.toml"
     write_whole(path, member_text(service, consortium, plan, folder).encode())
     return path
