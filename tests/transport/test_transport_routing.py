@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from hansa.errors import OtherVersion, RunUnknown, TransportError
+from hansa.transport import routing
 from hansa.transport.credentials import Credentials
 from hansa.transport.notices import Notice
 from hansa.transport.resumable import ResumableChannel, ResumableHub
@@ -187,3 +189,21 @@ def test_versions_are_agreed_on_or_refused_by_name(circle, hub, member, text: st
         done.set()
         thread.join()
         listening.close()
+
+
+def test_more_slow_beginnings_than_may_wait_do_not_end_the_port(monkeypatch):
+    """Anybody can send the first byte of a message and no more, many times over: the oldest is dropped while it is being waited for."""
+    monkeypatch.setattr(routing, "_MOST_PENDING", 2)
+    router = Router("127.0.0.1", 0)
+    try:
+        with contextlib.ExitStack() as slow:
+            for _ in range(40):
+                one = slow.enter_context(socket.create_connection(router.address, HANG_S))
+                one.sendall(b"\x16")
+                time.sleep(0.01)  # so that it is looked at, and paused
+            with socket.create_connection(router.address, HANG_S) as last:
+                last.settimeout(HANG_S)
+                last.sendall(hello("nobody.run.hansa"))
+                assert last.recv(100) == routing._UNRECOGNIZED
+    finally:
+        router.close()
