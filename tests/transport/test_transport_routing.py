@@ -70,7 +70,7 @@ def test_a_damaged_message_is_a_name_or_refused(data: st.DataObject):
 
 def routed(circle, member: str, route: str) -> Credentials:
     plain = circle.credentials(member)
-    return Credentials(plain.member, plain.certificate_file, plain.key_file, plain.certificates, (), route)
+    return Credentials(plain.member, plain.certificate, plain.key, plain.certificates, (), route)
 
 
 def test_two_runs_behind_one_port(circle):
@@ -151,7 +151,7 @@ def test_what_is_no_tls_is_answered_by_an_alert_and_a_slow_one_holds_nobody_up(c
 
 def speaking(circle, member: str, *protocols: str) -> Credentials:
     plain = circle.credentials(member)
-    return Credentials(plain.member, plain.certificate_file, plain.key_file, plain.certificates, protocols)
+    return Credentials(plain.member, plain.certificate, plain.key, plain.certificates, protocols)
 
 
 @pytest.mark.parametrize(
