@@ -397,7 +397,7 @@ def test_a_circle_of_two_thousand_members_can_meet():
         ExchangeKeys(tuple((name, bytes(32), "aes-256-ctr", bytes(64)) for name in names)),
         ConfirmKeys({name: bytes(32) for name in names}),
         KeysConfirmed({name: bytes(32) for name in names}),
-        LogsShown({name: LogCheckpoint(bytes(32), 10**9, bytes(32), bytes(64), ()) for name in names}),
+        LogsShown({name: LogCheckpoint(bytes(32), 10**9, bytes(32), bytes(64), (), bytes(64)) for name in names}),
     ):
         assert decode("hub", encode(message)) == message
 

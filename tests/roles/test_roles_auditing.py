@@ -230,8 +230,8 @@ def with_checkpoint(message, name, **changes):
 @pytest.mark.parametrize(
     ("changed", "fragment"),
     [
-        (lambda m: with_checkpoint(m, "west", size=99), "is not signed by 'west' for this run"),
-        (lambda m: with_checkpoint(m, "west", root=bytes(32)), "is not signed by 'west' for this run"),
+        (lambda m: with_checkpoint(m, "west", size=99), "not signed by 'west' for this run"),
+        (lambda m: with_checkpoint(m, "west", root=bytes(32)), "not signed by 'west' for this run"),
         (lambda m: with_checkpoint(m, "west", root=b""), "no checkpoint"),
         (lambda m: with_checkpoint(m, "south", size=99), "other than it stands"),
         (lambda m: replace_struct(m, logs={k: v for k, v in m.logs.items() if k != "west"}), "shows the logs of"),
@@ -246,6 +246,27 @@ def test_what_the_hub_alters_is_refused(logs, changed, fragment):
     assert set(errors) == {"south"}
     assert fragment in str(errors["south"])
     assert not list(logs["south"].entries(CheckpointsSeen))
+
+
+def test_a_hub_that_keeps_a_proof_back_does_not_make_a_member_guilty(logs):
+    """It does not ask west for the proof that south needs, or cuts it out: else south would write down that west rewrote its past."""
+    run_between(logs)
+
+    def unasked(name, message):
+        return replace_struct(message, sizes=()) if name == "west" and isinstance(message, LogsOpened) else message
+
+    errors = Network(logs, change=unasked).open()
+    for name in ("north", "south"):
+        assert (errors[name].member, errors[name].suspects, errors[name].rule) == ("", ("hub", "west"), GROWS)
+        assert not list(logs[name].entries(CheckpointRefused))
+
+    def cut(name, message):
+        return with_checkpoint(message, "west", proofs=()) if isinstance(message, LogsShown) else message
+
+    errors = Network(logs, change=cut).open()
+    for name in ("north", "south"):
+        assert errors[name].suspects == ("hub", "west")
+        assert "or what it extends, is not signed by 'west' for this run" in str(errors[name])
 
 
 def test_a_checkpoint_of_another_run_is_not_taken(logs):

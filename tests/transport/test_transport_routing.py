@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from hansa.errors import OtherVersion, RunUnknown, TransportError
+from hansa.transport import routing
 from hansa.transport.credentials import Credentials
 from hansa.transport.notices import Notice
 from hansa.transport.resumable import ResumableChannel, ResumableHub
@@ -68,7 +70,7 @@ def test_a_damaged_message_is_a_name_or_refused(data: st.DataObject):
 
 def routed(circle, member: str, route: str) -> Credentials:
     plain = circle.credentials(member)
-    return Credentials(plain.member, plain.certificate_file, plain.key_file, plain.certificates, (), route)
+    return Credentials(plain.member, plain.certificate, plain.key, plain.certificates, (), route)
 
 
 def test_two_runs_behind_one_port(circle):
@@ -149,7 +151,7 @@ def test_what_is_no_tls_is_answered_by_an_alert_and_a_slow_one_holds_nobody_up(c
 
 def speaking(circle, member: str, *protocols: str) -> Credentials:
     plain = circle.credentials(member)
-    return Credentials(plain.member, plain.certificate_file, plain.key_file, plain.certificates, protocols)
+    return Credentials(plain.member, plain.certificate, plain.key, plain.certificates, protocols)
 
 
 @pytest.mark.parametrize(
@@ -187,3 +189,21 @@ def test_versions_are_agreed_on_or_refused_by_name(circle, hub, member, text: st
         done.set()
         thread.join()
         listening.close()
+
+
+def test_more_slow_beginnings_than_may_wait_do_not_end_the_port(monkeypatch):
+    """Anybody can send the first byte of a message and no more, many times over: the oldest is dropped while it is being waited for."""
+    monkeypatch.setattr(routing, "_MOST_PENDING", 2)
+    router = Router("127.0.0.1", 0)
+    try:
+        with contextlib.ExitStack() as slow:
+            for _ in range(40):
+                one = slow.enter_context(socket.create_connection(router.address, HANG_S))
+                one.sendall(b"\x16")
+                time.sleep(0.01)  # so that it is looked at, and paused
+            with socket.create_connection(router.address, HANG_S) as last:
+                last.settimeout(HANG_S)
+                last.sendall(hello("nobody.run.hansa"))
+                assert last.recv(100) == routing._UNRECOGNIZED
+    finally:
+        router.close()

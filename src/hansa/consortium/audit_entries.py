@@ -110,7 +110,8 @@ class CheckpointRefused(_Entry, frozen=True, kw_only=True, tag="checkpoint-refus
     """A member showed a log that does not extend the one that it showed before.
 
     shown: as it signed it, for this phase of this session. before: the checkpoint of that member that this one held, whose signature
-    stands in an earlier `CheckpointsSeen`. Together they prove to anybody that the member rewrote its log, or lost it.
+    stands in an earlier `CheckpointsSeen`. Of one size, or the later one the smaller, they prove to anybody that the member rewrote its
+    log, or lost it; else this member's word does, who was shown what does not extend the earlier one.
     """
 
     member: str

@@ -40,6 +40,7 @@ from hansa.files import failed
 
 HEAD_PURPOSE = "hansa log head v1"
 SHOWN_PURPOSE = "hansa log shown v1"
+PROVED_PURPOSE = "hansa log proved v1"
 COUNTERSIGN_PURPOSE = "hansa logs countersigned v1"
 
 MOST_LOG_BYTES = 2**30
@@ -99,6 +100,11 @@ def signed_checkpoint(session: bytes, phase: Phase, member: str, checkpoint: Che
     return msgspec.json.encode(
         [session.hex(), phase, member, checkpoint.log.hex(), checkpoint.size, checkpoint.root.hex()]
     )
+
+
+def signed_proofs(session: bytes, phase: Phase, member: str, proofs: Iterable[msgspec.Struct]) -> bytes:
+    """What a member signs of the proofs that it shows beside a checkpoint."""
+    return msgspec.json.encode([session.hex(), phase, member, list(proofs)])
 
 
 def shown_digest(session: bytes, phase: Phase, shown: Mapping[str, CheckpointJson]) -> bytes:

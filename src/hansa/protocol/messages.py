@@ -82,13 +82,16 @@ class LogProof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LogCheckpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a member's audit log stands: its name (32 bytes), its size and root, signed for this exchange; and what it extends."""
+    """Where a member's audit log stands: its name (32 bytes), its size and root, signed for this exchange; and what it extends, signed
+    too, so that the hub cannot keep a proof back in the member's name.
+    """
 
     log: bytes
     size: int
     root: bytes
     signature: bytes
     proofs: tuple[LogProof, ...]
+    proofs_signature: bytes
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):

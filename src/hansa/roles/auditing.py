@@ -26,12 +26,14 @@ from hansa.consortium.audit_entries import (
 )
 from hansa.consortium.audit_log import (
     COUNTERSIGN_PURPOSE,
+    PROVED_PURPOSE,
     SHOWN_PURPOSE,
     Checkpoint,
     Extension,
     now,
     shown_digest,
     signed_checkpoint,
+    signed_proofs,
 )
 from hansa.consortium.identity import verify
 from hansa.errors import IdentityError, ProtocolError, RunStopped
@@ -130,13 +132,9 @@ class LogExchange:
         proofs = [self._log.extension(prior, own.size) for prior in sorted(priors)]
         self._own = own
         signature = self._signer.sign(SHOWN_PURPOSE, signed_checkpoint(self.session, phase, self.name, own))
-        return LogCheckpoint(
-            own.log,
-            own.size,
-            own.root,
-            signature,
-            tuple(LogProof(p.prior, p.size, p.rule, p.subset, p.path) for p in proofs),
-        )
+        told = tuple(LogProof(p.prior, p.size, p.rule, p.subset, p.path) for p in proofs)
+        proved = self._signer.sign(PROVED_PURPOSE, signed_proofs(self.session, phase, self.name, told))
+        return LogCheckpoint(own.log, own.size, own.root, signature, told, proved)
 
     def check(self, phase: Phase, logs: Mapping[str, LogCheckpoint]) -> None:
         """Hold what members showed to what this one holds of them; note it. Raises ProtocolError naming the member and the rule."""
@@ -145,7 +143,7 @@ class LogExchange:
         replaced: list[Entry] = []
         for name, given in sorted(logs.items()):
             checkpoint = Checkpoint(given.log, given.size, given.root)
-            self._check_signature(phase, name, checkpoint, given.signature)
+            self._check_signature(phase, name, checkpoint, given)
             shown[name] = checkpoint.shown(given.signature)
             held = before.get(name)
             if name == self.name or held is None:
@@ -195,15 +193,18 @@ class LogExchange:
     def _digest(self) -> bytes:
         return shown_digest(self.session, "closing", self._opened)
 
-    def _check_signature(self, phase: Phase, name: str, checkpoint: Checkpoint, signature: bytes) -> None:
-        if len(checkpoint.log) != 32 or len(checkpoint.root) != 32 or checkpoint.size < 1 or len(signature) != 64:
+    def _check_signature(self, phase: Phase, name: str, checkpoint: Checkpoint, given: LogCheckpoint) -> None:
+        lengths = (len(checkpoint.log), len(checkpoint.root), len(given.signature), len(given.proofs_signature))
+        if lengths != (32, 32, 64, 64) or checkpoint.size < 1:
             raise ProtocolError(f"member {name!r} showed what is no checkpoint of an audit log", member=name)
         signed = signed_checkpoint(self.session, phase, name, checkpoint)
         try:
-            verify(self._signer.identities[name], SHOWN_PURPOSE, signed, signature)
+            verify(self._signer.identities[name], SHOWN_PURPOSE, signed, given.signature)
+            proved = signed_proofs(self.session, phase, name, given.proofs)
+            verify(self._signer.identities[name], PROVED_PURPOSE, proved, given.proofs_signature)
         except IdentityError as error:
             raise ProtocolError(
-                f"the checkpoint of the audit log of {name!r} is not signed by {name!r} for this run",
+                f"the checkpoint of the audit log of {name!r}, or what it extends, is not signed by {name!r} for this run",
                 suspects=tuple(sorted({name, self.plan.hub})),
                 rule="a member signs where its audit log stands",
             ) from error
@@ -212,6 +213,14 @@ class LogExchange:
         self, phase: Phase, name: str, given: LogCheckpoint, shown: CheckpointJson, held: CheckpointJson
     ) -> None:
         rule, why, cure = "", "", ""
+        asked = self.name == self.plan.hub or phase == "closing" or any(p.prior == held.size for p in given.proofs)
+        if shown.log == held.log and shown.size > held.size and not asked:
+            raise ProtocolError(
+                f"member {name!r} shows no proof that its audit log of {shown.size} entries extends the one of {held.size} that it "
+                f"showed before: it was not asked for one by {self.plan.hub!r}, or kept it back",
+                suspects=tuple(sorted({name, self.plan.hub})),
+                rule=GROWS,
+            )
         if shown.log != held.log:
             rule = GOES_ON
             why = f"shows another audit log ({shown.log}) than the one that it showed before ({held.log})"
@@ -233,6 +242,8 @@ class LogExchange:
 
 
 def _extends(given: LogCheckpoint, held: CheckpointJson) -> bool:
+    if given.size == held.size:
+        return given.root.hex() == held.root
     before = Checkpoint(bytes.fromhex(held.log), held.size, bytes.fromhex(held.root))
     after = Checkpoint(given.log, given.size, given.root)
     return any(

@@ -211,6 +211,8 @@ class Router:
                 elif pending := self._pending.get(key.fd):
                     self._look(pending)
             for pending in paused:
+                if pending.plain.fileno() < 0:
+                    continue  # dropped above, in favour of a newer one
                 pending.paused = False
                 self._selector.register(pending.plain.fileno(), selectors.EVENT_READ)
             now = time.monotonic()
