@@ -127,7 +127,7 @@ def test_an_approval_that_was_taken_back_keeps_the_plan_from_running(consortium:
     assert "do not start the run" in done.stdout
     (folder / "withdrawn").mkdir()
     own = {"plan": path.name, "withdrawals": "withdrawn"}
-    (folder / "withdrawn" / "other.json").write_text("{}")
+    (folder / "withdrawn" / "other.json").write_bytes(path.read_bytes())  # another kind of statement
     (folder / "back.json").rename(folder / "withdrawn" / "back.json")
     for name in (HUB, *PARTIES):
         role = "aggregator" if name == HUB else "party"
@@ -148,6 +148,12 @@ def test_an_approval_that_was_taken_back_keeps_the_plan_from_running(consortium:
     forged = json.loads((folder / "withdrawn" / "back.json").read_text())
     forged["signatures"][0]["sig"] = "AA" + forged["signatures"][0]["sig"][2:]
     (folder / "withdrawn" / "back.json").write_text(json.dumps(forged))
+    # What cannot be read may have been one: it is not passed over.
+    damaged = folder / "withdrawn" / "damaged.json"
+    damaged.write_bytes(b'{"payload": "cut')
+    refusing = write_member(folder, PARTIES[0], 1, plan=path.name, withdrawals="withdrawn")
+    assert_refused(hansa("party", refusing), "damaged.json: is no member's statement")
+    damaged.unlink()
     hub = hansa("aggregator", write_member(folder, HUB, 1, plan=path.name, withdrawals="withdrawn", wait_s=0.01))
     assert "took its approval back" not in hub.output  # of the earlier proposal, so it is passed over
 

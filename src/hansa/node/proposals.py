@@ -126,14 +126,20 @@ def list_proposals(folder: Path, members: Members | None, now: datetime | None =
 def withdrawals(folder: Path, proposal: Proposal) -> tuple[RejectionPredicate, ...]:
     """The rejections of this proposal in a folder's JSON files, by members that never approved or took it back.
 
-    Raises PlanError, IdentityError: the folder cannot be read, or a file that says to be a rejection of it is damaged or forged.
+    Raises PlanError, IdentityError: the folder or a file in it cannot be read, or a file that says to be a rejection of it is damaged
+    or forged. A file that is no statement is refused too: it may be what is left of one that took an approval back.
     """
-    of_it = (
-        path
-        for path in _files(folder)
-        if _kind(path) == REJECTION_TYPE and proposal_digest_of(path) == proposal.digest.hex()
-    )
-    return tuple(read_rejection(path, proposal) for path in of_it)
+    found = []
+    for path in _files(folder):
+        kind = _kind(path)
+        if not kind:
+            raise PlanError(
+                f"{path}: is no member's statement, in the folder of withdrawals; ask for the file anew, or take it out",
+                cure="ask for the file anew, or take it out of the folder",
+            )
+        if kind == REJECTION_TYPE and proposal_digest_of(path) == proposal.digest.hex():
+            found.append(read_rejection(path, proposal))
+    return tuple(found)
 
 
 def _files(folder: Path) -> Sequence[Path]:
