@@ -100,7 +100,7 @@ OF_COOPETITIVE_RUNS: dict[type[Message], Message] = {
         CheckpointSigned({}),
         OpenLogs(PROTOCOL_VERSION, b"n" * 32, {}),
         LogsOpened({}, ()),
-        ShowLog(LogCheckpoint(b"l" * 32, 1, b"r" * 32, b"s" * 64, ())),
+        ShowLog(LogCheckpoint(b"l" * 32, 1, b"r" * 32, b"s" * 64, (), b"p" * 64)),
         LogsShown({}),
         AskLogs(),
         CountersignLogs(b"s" * 64),

@@ -274,9 +274,8 @@ def _sample(kind: Any) -> Any:
     tensor = messages.to_tensor(np.arange(6, dtype="<i8").reshape(2, 3))
     mark = messages.Mark(3, b"m" * 32)
     claim = messages.Claim(b"r" * 32, 1, 2, None, mark, mark)
-    shown = messages.LogCheckpoint(
-        b"l" * 32, 3, b"r" * 32, b"s" * 64, (messages.LogProof(1, 3, (0, 1), (1, 0), (b"p" * 32,)),), b"t" * 64
-    )
+    proofs = (messages.LogProof(1, 3, (0, 1), (1, 0), (b"p" * 32,)),)
+    shown = messages.LogCheckpoint(b"l" * 32, 3, b"r" * 32, b"s" * 64, proofs, b"p" * 64)
     known: dict[Any, Any] = {
         int: 7,
         float | None: 0.5,

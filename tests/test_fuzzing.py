@@ -290,9 +290,8 @@ def test_a_certificate_of_another_version_is_refused():
 def test_brackets_in_brackets_are_refused():
     refused("evidence", changed("evidence", "unheard-of", to="@deep@"), "is not the evidence of a run")
     refused("lines of --json and records", changed("lines of --json and records", "event", to="@deep@"), "recursion")
-    assert BY_NAME["kinds of statements in a folder"].runs(
-        b'{"predicateType":"x","unheard-of":' + MARKS["@deep@"][0] + b"}"
-    )
+    deep = b'{"predicateType":"x","unheard-of":' + MARKS["@deep@"][0] + b"}"
+    refused("kinds of statements in a folder", deep, "is no member's statement")
 
 
 def test_half_a_character_is_no_name_of_a_feature():
