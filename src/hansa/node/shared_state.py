@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from hansa.errors import StateError
+from hansa.files import read_whole
 from hansa.node.state import State
 from hansa.protocol.messages import Claim, Mark
 from hansa.roles.run import Roster
@@ -231,6 +232,8 @@ class SharedState(State):
                 new.replace(self._key_path)
             if stat.S_IMODE(self._key_path.stat().st_mode) & 0o077:
                 raise StateError(f"{self._key_path}: others can read this key; run: chmod 600 {self._key_path}")
-            return bytearray(self._key_path.read_bytes())
+            return bytearray(read_whole(self._key_path, KEY_BYTES))
+        except ValueError as error:
+            raise StateError(f"{self._key_path}: is no key of a state folder: {error}; restore it") from error
         except OSError as error:
             raise self._failed(error) from error
