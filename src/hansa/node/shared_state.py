@@ -137,7 +137,8 @@ class SharedState(State):
 
     def answer(self, step: int, digest: bytes) -> None:
         """See `SharedJournal`."""
-        self._run("INSERT INTO asked VALUES (?, ?)", step, digest)
+        with self._flushing(always=True):
+            self._run("INSERT INTO asked VALUES (?, ?)", step, digest)
 
     def start(self, mark: Mark, setup: bytes, now: float = 0.0) -> None:
         """See `SharedJournal`."""
@@ -175,7 +176,7 @@ class SharedState(State):
         sealer, checkpoint = self._sealing(), mark.number
         sealed = sealer.seal(epoch, checkpoint, "margins", content)
         trees = [(n, epoch, sealer.seal(epoch, n, "trees", own)) for n, own in grown.items()]
-        with self._flushing():
+        with self._flushing(always=True):
             self._run("INSERT OR REPLACE INTO marks VALUES (?, ?)", checkpoint, mark.chain)
             self._run("INSERT OR REPLACE INTO margins VALUES (?, ?, ?)", checkpoint, epoch, sealed)
             for row in trees:
@@ -187,7 +188,8 @@ class SharedState(State):
 
     def settle(self, mark: Mark) -> None:
         """See `SharedJournal`."""
-        self._put("settled", mark.number.to_bytes(8, "little"))
+        with self._flushing(always=True):  # what is opened next is never opened of other shares of this round
+            self._put("settled", mark.number.to_bytes(8, "little"))
 
     def kept(self, checkpoint: int) -> tuple[bytes, list[bytes]]:
         """See `SharedJournal`."""

@@ -256,10 +256,10 @@ class State:
             raise
 
     @contextlib.contextmanager
-    def _flushing(self) -> Iterator[None]:
-        """As `_together`, and flushed to the disk where that does not cost too much."""
+    def _flushing(self, *, always: bool = False) -> Iterator[None]:
+        """As `_together`, and flushed to the disk: always, or where that does not cost too much."""
         now = time.monotonic()
-        flush = (now - self._flushed_at) * FLUSH_SHARE >= self._flush_s
+        flush = always or (now - self._flushed_at) * FLUSH_SHARE >= self._flush_s
         if flush:
             self._run("PRAGMA synchronous = FULL")
         try:

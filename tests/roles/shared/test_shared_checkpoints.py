@@ -57,12 +57,23 @@ def test_the_last_checkpoint_that_all_servers_have(numbers, expected):
     assert len(found.claims) == len(PLAN.participants)
 
 
-@pytest.mark.parametrize("numbers", [(3, 5, 5), (5, 3, 4), (0, 2, 2), (6, 8, 8), (1, 8, 8)])
+@pytest.mark.parametrize("numbers", [(3, 5, 5), (5, 3, 5), (0, 2, 2), (6, 8, 8), (1, 8, 8)])
 def test_a_server_two_behind_is_named(numbers):
     least = SERVERS[numbers.index(min(numbers))]
     with pytest.raises(StateError, match=f"{least!r} is at checkpoint {min(numbers)}.*put back") as error:
         agreed(claims(*(at(number) for number in numbers)))
     assert error.value.member == least
+
+
+@pytest.mark.parametrize(
+    "given", [(at(5), at(3), at(4)), (at(5, now="head"), at(4), at(5)), (at(4), at(5, now="head"), at(4))]
+)
+def test_the_word_of_one_server_against_another_convicts_neither(given):
+    """A lying server may claim that all kept a round that one of them had not."""
+    with pytest.raises(StateError, match=r"put back to an earlier state, or '.*' claims what was not") as error:
+        agreed(claims(*given))
+    assert error.value.member == ""
+    assert len(error.value.suspects) == 2
 
 
 def test_one_behind_what_another_knows_all_to_have_kept_is_refused():

@@ -23,7 +23,7 @@ No I/O. Nothing here is secret.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from hansa.errors import ProtocolError, StateError
 from hansa.mpc.refresh import Commitments
@@ -72,7 +72,7 @@ def trained(plan: Plan, mark: Mark, rounds: int) -> Mark:
 def agree(plan: Plan, agreement: bytes, run: bytes, epoch: int, claims: Mapping[str, Claim]) -> Agreed:
     """The checkpoint that these claims lead to; `claims` has all of `Plan.participants`.
 
-    Raises StateError naming a member whose claim does not fit the others'.
+    Raises StateError naming a member whose claim does not fit the others', or two where it is one's word against another's.
     """
     for member, claim in claims.items():
         if claim.run != run:
@@ -88,6 +88,7 @@ def agree(plan: Plan, agreement: bytes, run: bytes, epoch: int, claims: Mapping[
         raise ProtocolError(f"epoch {epoch} is begun; expected {last_epoch + 1}")
     least = min(plan.servers, key=lambda name: (claims[name].checkpoint, name))
     mark = claims[least].head
+    ahead: dict[str, int] = {}
     for member, claim in claims.items():
         known = claim.now.number if member in plan.servers else claim.checkpoint
         behind = known if known > mark.number else None
@@ -100,13 +101,9 @@ def agree(plan: Plan, agreement: bytes, run: bytes, epoch: int, claims: Mapping[
         elif member in plan.servers and claim.head != mark:
             raise _different(least, member, mark.number)
         if behind is not None:
-            raise StateError(
-                f"the state folder of server {least!r} is at checkpoint {mark.number}, and member {member!r} knows that all servers "
-                f"kept a later one (it is at {behind}): the folder was put back to an earlier state. {RESTORE}",
-                member=least,
-                rule="no server is more than one checkpoint behind",
-                cure=RESTORE,
-            )
+            ahead[member] = behind
+    if ahead:
+        raise _behind(least, mark.number, ahead, {*plan.servers} - {least})
     return Agreed(agreement, run, epoch, mark.number, mark, tuple(sorted(claims.items())))
 
 
@@ -124,6 +121,28 @@ def _check_form(plan: Plan, member: str, claim: Claim) -> None:
         or min(claim.epoch, *numbers) < 0
     ):
         raise ProtocolError(f"member {member!r} claims a state that no run has", member=member)
+
+
+def _behind(least: str, checkpoint: int, ahead: Mapping[str, int], others: Set[str]) -> StateError:
+    """The error for a server behind what others know it to have kept; `ahead`: who knows, and where each is.
+
+    Of three servers one may lie. So both others' word convicts the third; that of one of them, or of an owner, may be the lie.
+    """
+    member, behind = next(iter(ahead.items()))
+    convicted = others <= {*ahead}
+    why = (
+        "the folder was put back to an earlier state"
+        if convicted
+        else (f"the folder was put back to an earlier state, or {member!r} claims what was not")
+    )
+    return StateError(
+        f"the state folder of server {least!r} is at checkpoint {checkpoint}, and member {member!r} knows that all servers kept a "
+        f"later one (it is at {behind}): {why}. {RESTORE}",
+        member=least if convicted else "",
+        suspects=() if convicted else tuple(sorted({least, *ahead})),
+        rule="no server is more than one checkpoint behind",
+        cure=RESTORE,
+    )
 
 
 def _different(one: str, other: str, checkpoint: int) -> StateError:
