@@ -25,10 +25,11 @@ import pytest
 import hansa
 import hansa.errors
 from declared_keys import KEYS, PLAN_KEYS, REQUIRED, read_policy
-from hansa.cli.main import AGAIN, REFUSED, WITHHELD, main
+from hansa.cli.main import main
 from hansa.cli.signals import ENDING, Interrupted
 from hansa.consortium.policy import KEYS as POLICY_KEYS
 from hansa.consortium.policy import Policy
+from hansa.errors import AGAIN, REFUSED, WITHHELD
 from hansa.node.events import Ended, Failed, Listening, Noticed
 from hansa.node.record import Record, State
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, LEAST_MIN_CELL_ROWS, MODES, parse_plan

@@ -139,6 +139,23 @@ class ModelWithheld(HansaError):
     """The run is over, and the metric that the plan's release depends on was not reached: nobody has the model."""
 
 
+REFUSED = 1
+"""Exit status where somebody must change something first. 2 is `click`'s, for a command that is wrong in itself."""
+
+WITHHELD = 3
+"""Exit status of a member's run that went to its end, where the plan's condition on the release lets nobody have the model."""
+
+AGAIN = 75
+"""Exit status where the same command may succeed later: EX_TEMPFAIL of `sysexits.h`. A signal gives 128 and its number."""
+
+
+def exit_status(error: HansaError) -> int:
+    """With which status a process ends that an error ended."""
+    if isinstance(error, ModelWithheld):
+        return WITHHELD
+    return AGAIN if error.retry else REFUSED
+
+
 class RunStopped(HansaError):
     """Another member stopped the run, and said why.
 

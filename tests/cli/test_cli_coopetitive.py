@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 
 from hansa.errors import HansaError
 from hansa.node import shared
+from hansa.node.auditing import RunAudit
 from hansa.node.events import Ended, read_line
 from hansa.node.phases import PhaseTimes, phase_of
 from hansa.node.record import HubRecord, Record, SharedRecord
@@ -270,7 +272,12 @@ def test_how_long_the_hub_waits_for_a_word(by_hand, monkeypatch, name, three, li
         seen.append((timeout, getattr(hub, "_answer_s", None)))
         raise HansaError("enough")
 
+    @contextlib.contextmanager
+    def logs_shown(*_, **__):
+        yield lambda hub: hub
+
     monkeypatch.setattr(shared, "run_hub", run_hub)
+    monkeypatch.setattr(RunAudit, "hub_side", logs_shown)
     monkeypatch.setattr(TlsHub, "wait_for", lambda *_: None)
     hand = by_hand(links=links, three=three)
     assert_refused(hansa("hub", hand.folder / f"{name}.toml", "--json"), "enough")

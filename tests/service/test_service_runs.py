@@ -43,6 +43,25 @@ def for_aurora(plan: str) -> str:
     )
 
 
+def test_a_run_whose_model_is_withheld_says_so_and_nobody_can_fetch_one(services: Services):
+    condition = '[evaluation]\nfraction = 0.3\n[release]\nmetric = "logloss"\nat_most = 0.0\n'
+    run = services.run(approved(services.folder, renamed(PLAN, "strict") + condition))
+    for name in services.started:
+        found = services.until(name, run, "finished", "failed", "withheld")
+        assert (found["state"], found["model_sha256"]) == ("withheld", "")
+        assert "nobody has the model" in found["text"]
+    fetched = hansa("fetch-model", run, "--service", services.file("aurora"), "--save", services.folder / "no.json")
+    assert_refused(fetched, "withheld")
+
+
+def test_a_service_plays_the_folds_of_a_cross_validation(services: Services):
+    run = services.run(approved(services.folder, renamed(PLAN, "folded") + "[evaluation]\nfolds = 2\n"))
+    for name in services.started:
+        assert services.until(name, run, "finished", "failed")["state"] == "finished"
+    record = json.loads((services.folder / f"{HUB}-service.service" / "runs" / run / "record.json").read_text())
+    assert record["cross_validation"]["folds"] == 2
+
+
 def test_a_plan_that_all_approved_is_run_once_and_its_receiver_fetches_the_model(services: Services):
     plan = approved(services.folder, for_aurora(PLAN))
     run = services.run(plan)

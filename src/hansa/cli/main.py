@@ -25,7 +25,7 @@ from hansa.cli.service import COMMANDS as SERVICE_COMMANDS
 from hansa.cli.service import serve
 from hansa.cli.signals import Interrupted, interrupting
 from hansa.data.schema import DECIMAL_SIGNS, UNSEEN
-from hansa.errors import HansaError, ModelWithheld
+from hansa.errors import AGAIN, REFUSED, HansaError, exit_status
 from hansa.files import failed
 from hansa.plan import LEAF_BITS_RANGE, LEAST_MIN_CELL_ROWS, MODES, SERVER_LINKS
 from hansa.printable import printable
@@ -38,16 +38,6 @@ if TYPE_CHECKING:
     from hansa.trees.ensemble import Unseen
 
 LOG_FORMATS, LOG_LEVELS = ("text", "json"), ("debug", "info", "warning", "error")
-
-
-REFUSED = 1
-"""Exit status where somebody must change something first. 2 is `click`'s, for a command that is wrong in itself."""
-
-WITHHELD = 3
-"""Exit status of a member's run that went to its end, where the plan's condition on the release lets nobody have the model."""
-
-AGAIN = 75
-"""Exit status where the same command may succeed later: EX_TEMPFAIL of `sysexits.h`. A signal gives 128 and its number."""
 
 
 @dataclass
@@ -103,7 +93,7 @@ class Commands(click.Group):
                 from hansa.node.record import failure_of
 
                 ending.tell(failure_of(error))
-                status = AGAIN if error.retry else WITHHELD if isinstance(error, ModelWithheld) else REFUSED
+                status = exit_status(error)
             except OSError as error:
                 if error.errno == errno.EPIPE:
                     raise

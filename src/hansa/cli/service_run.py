@@ -13,16 +13,13 @@ import msgspec
 
 from hansa.cli import output
 from hansa.cli.signals import Interrupted, interrupting
-from hansa.errors import HansaError
+from hansa.errors import HansaError, exit_status
 from hansa.node import logs
 from hansa.node.config import read_member_file
 from hansa.node.events import Ended, Failed
 from hansa.node.record import Failure, failure_of
 from hansa.node.run import Command, check_command, run
 from hansa.transport.routing import HandedListener, when_gone
-
-REFUSED, AGAIN = 1, 75
-"""Exit statuses, as those of the command that plays one member."""
 
 
 def main(arguments: list[str]) -> int:
@@ -45,7 +42,7 @@ def main(arguments: list[str]) -> int:
         except Interrupted as interrupt:
             return _failed(Failure(kind="Interrupted", text=f"stopped by {interrupt}", retry=True), interrupt.status)
         except HansaError as error:
-            return _failed(failure_of(error), AGAIN if error.retry else REFUSED)
+            return _failed(failure_of(error), exit_status(error))
     return 0
 
 

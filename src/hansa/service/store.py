@@ -21,8 +21,8 @@ from hansa.files import make_folder
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Table
 
-State = Literal["waiting", "running", "paused", "finished", "failed", "stopped", "refused", "lost"]
-OVER: tuple[State, ...] = ("finished", "failed", "stopped", "refused", "lost")
+State = Literal["waiting", "running", "paused", "finished", "withheld", "failed", "stopped", "refused", "lost"]
+OVER: tuple[State, ...] = ("finished", "withheld", "failed", "stopped", "refused", "lost")
 """States that a run never leaves."""
 
 SHOWN_DIGITS = 16
@@ -37,8 +37,9 @@ class ServiceRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         proposal, plan, mode, consortium, command: the proposal's digest in hex, the plan's name and mode, the consortium's name, and
             the command that plays this member's part. folder: where its files are.
         state: "waiting" for its turn or after a failure that may pass; "running"; "paused" by the end of the service; "finished";
-            "failed", which needs a change and a new proposal; "stopped" by this member's operator; "refused" before it began; "lost",
-            where a back-up was restored that did not have its state.
+            "withheld", where it went to its end and the plan lets nobody have the model; "failed", which needs a change and a new
+            proposal; "stopped" by this member's operator; "refused" before it began; "lost", where a back-up was restored that did not
+            have its state.
         wanted: "stop" where its operator wants that, else empty. attempts: how often its process was started.
         text: what happened last, for people. waiting_for: members who are waited for.
         id: the run's id in hex, once all have joined. trees, rounds: how far it is, and how far at most. epoch: how often it went on.

@@ -26,7 +26,7 @@ from typing import IO
 import msgspec
 from msgspec.structs import replace as replaced
 
-from hansa.errors import HansaError, StateError
+from hansa.errors import AGAIN, WITHHELD, HansaError, StateError
 from hansa.files import make_folder, read_whole
 from hansa.node import logs
 from hansa.node.config import address_of
@@ -60,9 +60,6 @@ REPEAT_S = 30.0
 
 MOST_EVENTS_BYTES = 8 * 2**20
 """Of a run's file of events; what is older goes into one other file, and is then dropped."""
-
-AGAIN = 75
-"""Exit status of a run's process where the same may succeed later (EX_TEMPFAIL)."""
 
 EVENTS_FILE = "events.jsonl"
 MODULE = "hansa.cli.service_run"
@@ -393,6 +390,8 @@ class Service:
                 trees=record.trees or run.trees,
                 model_sha256=_model_sha256(self.file.runs / run.folder),
             )
+        elif status == WITHHELD:
+            run = replaced(run, state="withheld", text=text)
         elif child.stopping and self._closing:
             run = replaced(run, state="paused", text="the service ended; it goes on with the service")
         elif child.stopping:
