@@ -68,6 +68,8 @@ FEW_ROWS = 2000
 
 def released(plan: Plan) -> tuple[str, ...]:
     """What the model tells of rows in its leaves, under this plan."""
+    if plan.folds:
+        return ("No model file is made: each fold's model is measured, and then let go.",)
     bits, choices = plan.release.leaf_bits, plan.least_choices
     if bits is not None:
         rounded = f"Leaf values are rounded to {bits} fraction bits."
@@ -138,7 +140,21 @@ def exposure(plan: Plan) -> tuple[str, ...]:
         if union
         else ()
     )
-    return EXPOSURE[plan.mode] + refitted + ((VERIFIED[plan.verify_counts],) if plan.mode == MASKED else ()) + told
+    own = tuple(
+        f"The {what} {sha256[:16]}... runs in every party's own process. What it makes of a row is summed as above, and whoever "
+        "wrote it chose what the sums tell."
+        for what, sha256 in plan.functions
+    )
+    folded = (
+        (
+            f"A cross-validation: all this happens {plan.folds} times, once a fold. Who takes one fold's sums from another's has "
+            "sums over the pooled rows of the two folds, of which fewer than privacy.min_cell_rows may share a cell.",
+        )
+        if plan.folds
+        else ()
+    )
+    checked = (VERIFIED[plan.verify_counts],) if plan.mode == MASKED else ()
+    return EXPOSURE[plan.mode] + refitted + checked + told + own + folded
 
 
 def exposure_lines(plan: Plan) -> list[str]:

@@ -247,3 +247,21 @@ def test_security_says_what_the_commands_say_of_statistics():
     security = words((ROOT / "SECURITY.md").read_text(encoding="utf-8"))
     for sentence in STATISTICS.values():
         assert words(sentence) in security
+
+
+def test_a_plan_of_folds_says_that_all_happens_once_a_fold_and_no_file_is_made(consortium: Consortium):
+    path = consortium.folder / "plan.toml"
+    path.write_text(PLAN + "[evaluation]\nfolds = 4\n")
+    shown = hansa("plan", "show", path).stdout
+    assert "all this happens 4 times, once a fold" in shown
+    assert "sums over the pooled rows of the two folds" in shown
+    assert "The model file goes to: nobody." in shown
+    assert "No model file is made" in shown
+    assert "cover and gain" not in shown
+
+
+def test_a_plan_says_whose_functions_run_on_the_rows(consortium: Consortium):
+    path = consortium.folder / "plan.toml"
+    metric = f'[custom_metric]\nsha256 = "{"ab" * 32}"\nbound = 1.0\n[evaluation]\nfraction = 0.2\n'
+    path.write_text(PLAN + metric)
+    assert f"The custom metric {'ab' * 8}... runs in every party's own process" in hansa("plan", "show", path).stdout

@@ -23,7 +23,7 @@ from hansa.node.config import MemberFile, read_member_file, read_policy
 from hansa.node.files import check_files
 from hansa.node.memory import Memory, memory_of
 from hansa.node.plan_report import Opened, opened_under
-from hansa.node.sent import SentKind, sent_under
+from hansa.node.sent import BESIDE, SentKind, sent_under
 from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.printable import printable, size
 
@@ -118,9 +118,10 @@ class TableCheck:
         """For people."""
         lines = [
             "",
-            f"Under this plan (mode {self.plan.mode}, digest {self.plan.digest().hex()}) the party would send, and nothing else:",
+            f"Under this plan (mode {self.plan.mode}, digest {self.plan.digest().hex()}) the party would send of its rows:",
         ]
         lines += [f"  {sent.what}: at most {size(sent.bytes_at_most)} {sent.often}" for sent in self.sent]
+        lines.append(f"  {BESIDE}")
         lines += exposure_lines(self.plan)
         if self.plan.mode != COOPETITIVE:
             lines.append("  The rows themselves and their exact feature values stay here, but for the cuts.")

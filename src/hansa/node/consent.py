@@ -12,7 +12,7 @@ from hansa.consortium.approvals import Proposal, RejectionPredicate
 from hansa.consortium.identity import fingerprint
 from hansa.consortium.policy import PolicyRule
 from hansa.exposure import exposure, exposure_lines, released
-from hansa.node.sent import SentKind, sent_under
+from hansa.node.sent import BESIDE, SentKind, sent_under
 from hansa.plan import Plan
 from hansa.printable import printable, size
 
@@ -126,8 +126,9 @@ def text(found: Review, plan: Plan) -> str:
         ),
         *(f"Rejected by {own.member}, {own.created:%Y-%m-%d %H:%M} UTC: {own.reason}" for own in found.rejections),
         "",
-        "A party would send, and nothing else:",
+        "A party would send of its rows:",
         *(f"  {sent.what}: at most {size(sent.bytes_at_most)} {sent.often}" for sent in found.sent),
+        f"  {BESIDE}",
         *exposure_lines(plan),
     ]
     if found.changes is not None:

@@ -35,6 +35,10 @@ class SentKind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     often: str
 
 
+BESIDE = "Beside that it sends names, keys, signatures and hashes, and how long its audit log is, which tells how busy it is."
+"""What leaves a member that says nothing of its rows."""
+
+
 def sent_under(plan: Plan) -> tuple[SentKind, ...]:
     """What a party sends under `plan`."""
     if plan.mode == COOPETITIVE:
