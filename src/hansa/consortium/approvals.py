@@ -23,6 +23,7 @@ from hansa.consortium.envelopes import (
     Digest,
     EnvelopeJson,
     Hex32,
+    InTotoStatement,
     Moment,
     Subject,
     encoded,
@@ -74,20 +75,16 @@ class RejectionPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     created: Moment
 
 
-class ProposalStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """in-toto's fields, under their names."""
+class ProposalStatement(InTotoStatement, frozen=True, forbid_unknown_fields=True):
+    """A proposal. The subject is the plan."""
 
-    type: Literal["https://in-toto.io/Statement/v1"] = msgspec.field(name="_type")
-    subject: tuple[Subject]
     predicate_type: Literal["urn:hansa:plan-proposal:1"] = msgspec.field(name="predicateType")
     predicate: ProposalPredicate
 
 
-class RejectionStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """in-toto's fields, under their names."""
+class RejectionStatement(InTotoStatement, frozen=True, forbid_unknown_fields=True):
+    """A rejection. The subject is the plan."""
 
-    type: Literal["https://in-toto.io/Statement/v1"] = msgspec.field(name="_type")
-    subject: tuple[Subject]
     predicate_type: Literal["urn:hansa:plan-rejection:1"] = msgspec.field(name="predicateType")
     predicate: RejectionPredicate
 

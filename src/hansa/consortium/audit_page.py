@@ -24,6 +24,7 @@ from hansa.consortium.envelopes import (
     Digest,
     EnvelopeJson,
     Hex32,
+    InTotoStatement,
     Moment,
     Subject,
     encoded,
@@ -67,11 +68,9 @@ class ExportPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     entries: tuple[ExportedEntry, ...]
 
 
-class ExportStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """in-toto's fields, under their names."""
+class ExportStatement(InTotoStatement, frozen=True, forbid_unknown_fields=True):
+    """One run of a log. The subject is the run."""
 
-    type: Literal["https://in-toto.io/Statement/v1"] = msgspec.field(name="_type")
-    subject: tuple[Subject]
     predicate_type: Literal["urn:hansa:audit-export:1"] = msgspec.field(name="predicateType")
     predicate: ExportPredicate
 

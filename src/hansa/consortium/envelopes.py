@@ -12,7 +12,7 @@ import binascii
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -47,6 +47,13 @@ class Subject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     digest: Digest
+
+
+class InTotoStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What every statement has of in-toto's, under its names; each kind adds its `predicate_type` and `predicate`."""
+
+    type: Literal["https://in-toto.io/Statement/v1"] = msgspec.field(name="_type")
+    subject: tuple[Subject]
 
 
 class SignatureJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -25,6 +25,7 @@ from hansa.consortium.envelopes import (
     Digest,
     EnvelopeJson,
     Hex32,
+    InTotoStatement,
     Moment,
     Subject,
     encoded,
@@ -81,20 +82,16 @@ class AnswerPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tag: Hex32
 
 
-class InvitationStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """in-toto's fields, under their names. The subject is the version of the consortium's file that the inviter holds."""
+class InvitationStatement(InTotoStatement, frozen=True, forbid_unknown_fields=True):
+    """The subject is the version of the consortium's file that the inviter holds."""
 
-    type: Literal["https://in-toto.io/Statement/v1"] = msgspec.field(name="_type")
-    subject: tuple[Subject]
     predicate_type: Literal["urn:hansa:consortium-invitation:1"] = msgspec.field(name="predicateType")
     predicate: InvitationPredicate
 
 
-class AnswerStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """in-toto's fields, under their names. The subject is the invitation."""
+class AnswerStatement(InTotoStatement, frozen=True, forbid_unknown_fields=True):
+    """The subject is the invitation."""
 
-    type: Literal["https://in-toto.io/Statement/v1"] = msgspec.field(name="_type")
-    subject: tuple[Subject]
     predicate_type: Literal["urn:hansa:consortium-answer:1"] = msgspec.field(name="predicateType")
     predicate: AnswerPredicate
 

@@ -22,6 +22,7 @@ from hansa.consortium.envelopes import (
     Digest,
     EnvelopeJson,
     Hex32,
+    InTotoStatement,
     Moment,
     Subject,
     encoded,
@@ -72,11 +73,9 @@ class ProvenancePredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     approvals: EnvelopeJson | None
 
 
-class ProvenanceStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """in-toto's fields, under their names."""
+class ProvenanceStatement(InTotoStatement, frozen=True, forbid_unknown_fields=True):
+    """Where a model comes from. The subject is the model's file."""
 
-    type: Literal["https://in-toto.io/Statement/v1"] = msgspec.field(name="_type")
-    subject: tuple[Subject]
     predicate_type: Literal["urn:hansa:model-provenance:1"] = msgspec.field(name="predicateType")
     predicate: ProvenancePredicate
 

@@ -32,6 +32,7 @@ from hansa.consortium.envelopes import (
     Digest,
     EnvelopeJson,
     Hex32,
+    InTotoStatement,
     Moment,
     Subject,
     encoded,
@@ -81,11 +82,9 @@ class VersionPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     invitations: tuple[Hex32, ...]
 
 
-class VersionStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """in-toto's fields, under their names. The subject's digest is that of the members, as `hansa members` prints it."""
+class VersionStatement(InTotoStatement, frozen=True, forbid_unknown_fields=True):
+    """The subject's digest is that of the members, as `hansa members` prints it."""
 
-    type: Literal["https://in-toto.io/Statement/v1"] = msgspec.field(name="_type")
-    subject: tuple[Subject]
     predicate_type: Literal["urn:hansa:consortium-version:1"] = msgspec.field(name="predicateType")
     predicate: VersionPredicate
 
