@@ -11,9 +11,7 @@ an epoch has the trees of all rounds, and those of the epoch before stay as long
 from __future__ import annotations
 
 import contextlib
-import hmac
 import os
-import secrets
 import sqlite3
 import stat
 import struct
@@ -52,20 +50,10 @@ class SharedState(State):
         self._sealer: StateSealer | None = None
         try:
             self._script(TABLES)
-            kept = self._get("rows")
-            if kept is None:
-                with self._flushing():
-                    self._put("nonce", secrets.token_bytes(32))
-                    self._put("rows", rows)
-            elif not hmac.compare_digest(kept, rows):
-                raise StateError(
-                    f"{self.path}: the rows of {member!r} are not those that the run began with, in their order; give the same table, "
-                    "or have every member remove its state folder and begin a new run",
-                    cure="give the same table",
-                )
         except BaseException:
             self.close()
             raise
+        self._hold_to(rows, ", in their order")
 
     def close(self) -> None:
         """See `State`."""
@@ -93,11 +81,6 @@ class SharedState(State):
             raise self._failed(error) from error
 
     # --- of every member -------------------------------------------------------------------------------------------------
-
-    @property
-    def nonce(self) -> bytes:
-        """See `SharedJournal`."""
-        return self._get("nonce") or b""
 
     @property
     def roster(self) -> Roster:

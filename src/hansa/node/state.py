@@ -303,6 +303,29 @@ class State:
         """See `Journal`."""
         return self._struct("signed", SignedCheckpoint)
 
+    @property
+    def nonce(self) -> bytes:
+        """What a member with rows, or of a coopetitive run, joins with, in every epoch."""
+        return self._get("nonce") or b""
+
+    def _hold_to(self, rows: bytes, how: str) -> None:
+        """Keep the fingerprint of the rows that a run begins with, and a nonce; later refuse others. `how`: how else they may differ."""
+        try:
+            kept = self._get("rows")
+            if kept is None:
+                with self._flushing():
+                    self._put("nonce", secrets.token_bytes(32))
+                    self._put("rows", rows)
+            elif not hmac.compare_digest(kept, rows):
+                raise StateError(
+                    f"{self.path}: the rows of {self._member!r} are not those that the run began with{how}; give the same table, or "
+                    "have every member remove its state folder and begin a new run",
+                    cure="give the same table",
+                )
+        except BaseException:
+            self.close()
+            raise
+
     def take_epoch(self, epoch: int) -> None:
         """See `Journal`."""
         self._put("epoch", epoch.to_bytes(8, "little"))
@@ -321,26 +344,7 @@ class PartyState(State):
 
     def __init__(self, folder: Path, agreement: bytes, member: str, rows: bytes) -> None:
         super().__init__(folder, agreement, member)
-        try:
-            kept = self._get("rows")
-            if kept is None:
-                with self._flushing():
-                    self._put("nonce", secrets.token_bytes(32))
-                    self._put("rows", rows)
-            elif not hmac.compare_digest(kept, rows):
-                raise StateError(
-                    f"{self.path}: the rows of {member!r} are not those that the run began with; give the same table, or have every "
-                    "member remove its state folder and begin a new run",
-                    cure="give the same table",
-                )
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def nonce(self) -> bytes:
-        """See `PartyJournal`."""
-        return self._get("nonce") or b""
+        self._hold_to(rows, "")
 
     @property
     def welcome(self) -> bytes:
