@@ -309,7 +309,7 @@ class State:
         return self._get("nonce") or b""
 
     def _hold_to(self, rows: bytes, how: str) -> None:
-        """Keep the fingerprint of the rows that a run begins with, and a nonce; later refuse others. `how`: how else they may differ."""
+        """Keep the fingerprint of the rows that a run begins with, and a nonce; later refuse others. `how`: how they may differ."""
         try:
             kept = self._get("rows")
             if kept is None:
