@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -21,8 +22,9 @@ from hansa.consortium.identity import (
     save_identity,
 )
 from hansa.consortium.members import members_of, read_members, write_members
+from hansa.node import config
 from hansa.protocol.messages import decode
-from hansa.transport import tls
+from hansa.transport import tcp, tls
 from hansa.transport.recording import read_transcript
 from hansa.trees.xgboost_json import from_json
 from http_proxy import HttpProxy
@@ -368,14 +370,14 @@ def test_what_a_member_sends_a_second_is_as_its_file_says(consortium: Consortium
         port = 0 if name == HUB else other.getsockname()[1]
         path = write_member(consortium.folder, name, port, send_mbit=8, wait_s=5)
         if name == HUB:
-            listen = tls.listen
+            read = config.read_member_file
 
             def dialled(host, port):
-                admission = listen(host, port)
+                admission = tcp.listen(host, port)
                 socket.create_connection(admission.getsockname()).close()
                 return admission
 
-            monkeypatch.setattr(tls, "listen", dialled)
+            monkeypatch.setattr(config, "read_member_file", lambda *given: replace(read(*given), open_listener=dialled))
         assert hansa("aggregator" if name == HUB else "party", path).exit_code
     assert tuned == [1_000_000]
 
