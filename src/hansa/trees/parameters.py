@@ -114,7 +114,12 @@ WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...] | None, str]] = {
     "silent": (None, ""),
     "nthread": (None, ""),
     "n_jobs": (None, ""),
-    **dict.fromkeys(("evals", "evals_result", "obj", "custom_metric", "maximize", "callbacks"), ((), _OF_TRAIN)),
+    "obj": ((), "the plan names a function by its hash (custom_objective; hansa.fit takes obj)"),
+    **dict.fromkeys(
+        ("custom_metric", "maximize"),
+        ((), "the plan names a function by its hash (custom_metric; hansa.fit takes custom_metric and maximize)"),
+    ),
+    **dict.fromkeys(("evals", "evals_result", "callbacks"), ((), _OF_TRAIN)),
     **dict.fromkeys(("sample_type", "normalize_type", "rate_drop", "one_drop", "skip_drop"), ((), _OF_DART)),
     **dict.fromkeys(("feature_selector", "top_k"), ((), _OF_LINEAR)),
     **dict.fromkeys(
