@@ -20,7 +20,7 @@ from hansa.errors import (
     blaming,
     error_kinds,
 )
-from hansa.protocol.messages import Abort, Done, decode, encode
+from hansa.protocol.messages import Abort, Done, abort, decode, encode
 from hansa.roles.run import run_hub, run_member
 from hansa.roles.shared.relay import RelayHub
 from shares import HUB, shared_plan, signer
@@ -187,6 +187,45 @@ def test_a_hub_that_waits_in_vain_names_who_is_owed_and_blames_nobody():
         run_hub(Refusing(HansaError("never")), hub)
     assert caught.value.member == "borealis"
     assert hub.blamed() == {""}
+
+
+class Left(Hub):
+    """A hub that nobody can be sent anything through: borealis left, and what it said last may be there to be received."""
+
+    def receive(self, timeout: float | None = None) -> tuple[str, memoryview]:
+        if not self._frames:
+            raise TransportError("no frame in 0 s")
+        return super().receive(timeout)
+
+    def send(self, member: str, frame: bytes) -> None:
+        super().send(member, frame)
+        if member == "borealis":
+            raise MemberLost(member, "it has left")
+
+
+class Answering(Refusing):
+    """A hub's role that answers aurora by a frame for borealis, and hears an Abort."""
+
+    def handle(self, member: str, frame: memoryview) -> Iterator[tuple[str, bytes]]:
+        if member == "borealis":
+            raise self._error
+        yield "borealis", b"next"
+
+
+@pytest.mark.parametrize(
+    ("unread", "kind"),
+    [
+        ((), MemberLost),
+        ((("aurora", encode(Done())),), MemberLost),
+        ((("aurora", abort("", "of another", True)),), MemberLost),
+        ((("borealis", encode(Done())), ("borealis", abort("", "enough", True))), RunStopped),
+    ],
+)
+def test_a_member_that_stopped_the_run_and_left_is_heard_out(unread, kind):
+    stopped = RunStopped("borealis", "party 'borealis' stopped the run: enough", retry=True)
+    with pytest.raises(kind, match="borealis") as caught:
+        run_hub(Answering(stopped), Left(("aurora", b"x"), *unread))
+    assert (caught.value is stopped) == (kind is RunStopped)
 
 
 class Member:

@@ -252,6 +252,28 @@ def test_the_last_frame_before_leaving_is_received_though_the_line_breaks(net):
     leaving.result(HANG_S)
 
 
+def test_who_left_is_lost_to_whoever_sends_to_it(net):
+    hub = net.hub()
+    north = net.connect(hub, "north")
+    asked(hub, north, "north")
+    north.close()
+    with pytest.raises(MemberLost, match="'north': the connection was closed"):
+        hub.receive(HANG_S)
+    with pytest.raises(MemberLost, match="'north': it is not connected any more"):
+        hub.send("north", b"x")
+
+
+def test_a_member_that_is_leaving_does_not_wait_for_a_hub_that_is_gone(net):
+    hub = net.hub()
+    line = net.line(hub)
+    north = net.connect(hub, "north", line.port, reconnect_timeout_s=3600)
+    asked(hub, north, "north")
+    north.leave_within(0.2)
+    line.down = True
+    line.sever()
+    assert "could not be reached again" in gone(north)
+
+
 def test_the_hubs_last_frame_is_received_though_the_line_breaks(net):
     hub = net.hub()
     line = net.line(hub)
@@ -432,7 +454,7 @@ def test_a_member_that_stays_away_is_lost_by_name_once_and_may_not_come_back(net
         hub.receive(HANG_S)
     assert lost.value.member == "north"
     hub.send("south", b"we go on")
-    with pytest.raises(TransportError, match="'north' is not connected"):
+    with pytest.raises(MemberLost, match="'north': it is not connected any more"):
         hub.send("north", b"x")
     line.down = False
     with pytest.raises(TransportError, match=r"the hub is gone: .*came back too late; start a new run"):

@@ -247,7 +247,13 @@ class RunAudit:
 
     @contextlib.contextmanager
     def member_side(
-        self, channel: Channel, limit_s: float | None, *, goes_on: bool = False, survives: bool = False
+        self,
+        channel: Channel,
+        limit_s: float | None,
+        *,
+        goes_on: bool = False,
+        survives: bool = False,
+        leave_within: Callable[[float], None] = lambda _: None,
     ) -> Iterator[Callable[[Channel], Channel]]:
         """Show the logs, run what stands inside, and show them anew, however it ended.
 
@@ -256,12 +262,13 @@ class RunAudit:
         Args:
             channel: to the hub. limit_s: seconds to wait for each frame before the run, or None.
             goes_on: whether this member has a state of the run, so that the run may be over. survives: whether it will try again.
+            leave_within: called with the seconds that the exchange after the run may take, where the channel mends losses.
 
         Raises ProtocolError where a member's log is not what it was; HansaError as what stands inside.
         """
         shown = MemberLogs(self._exchange(), alone=goes_on)
         run_member(shown, channel, limit_s)
-        with self._ending(survives, shown.closing, lambda: _close_member(shown, channel)):
+        with self._ending(survives, shown.closing, lambda: _close_member(shown, channel, leave_within)):
             yield lambda counted: CountingChannel(counted, self, self._plan.hub)
 
     @contextlib.contextmanager
@@ -388,8 +395,9 @@ class CountingHub:
         self._hub.close()
 
 
-def _close_member(shown: MemberLogs, channel: Channel) -> tuple[str, ...]:
+def _close_member(shown: MemberLogs, channel: Channel, leave_within: Callable[[float], None]) -> tuple[str, ...]:
     """A member's side of the exchange after the run; who did not countersign. What was under way when a run failed is left."""
+    leave_within(MEMBER_CLOSING_S)
     shown.ask_again()
     give_up = time.monotonic() + MEMBER_CLOSING_S
     aborts = 0

@@ -181,7 +181,7 @@ def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRu
     """What this party's file demands of the plan and the table, and whether it is so."""
     plan = member.plan
     name = member.identity.name
-    check_files(member, [name])
+    check_files(member)
     rules = [
         PolicyRule(
             "identity", name in plan.parties, f"{name!r} is to be one of the plan's parties {', '.join(plan.parties)}"

@@ -14,6 +14,7 @@ from hansa.files import check_folder, check_outputs, read_whole
 from hansa.node import logs
 from hansa.node.config import MemberFile
 from hansa.node.model_file import check_ending, save_model
+from hansa.plan import Plan
 from hansa.roles.batches import Admit, admit_all
 from hansa.roles.run import Roster
 from hansa.trees.xgboost_json import MOST_BYTES
@@ -28,8 +29,8 @@ def warn(sentences: Iterable[str]) -> None:
         logs.note(logging.WARNING, sentence)
 
 
-def check_files(member: MemberFile, ends: Iterable[str]) -> None:
-    """Refuse outputs that could not be written at the end of the run. `ends` name the transcripts. Raises OutputError.
+def check_files(member: MemberFile) -> None:
+    """Refuse outputs that could not be written at the end of the run. Raises OutputError.
 
     A transcript that is there already is that of an earlier epoch where the run has a state: the next one gets a number.
     """
@@ -47,11 +48,18 @@ def check_files(member: MemberFile, ends: Iterable[str]) -> None:
     if survives(member):
         check_folder(f"{member.path}: state", member.state, (), {**outputs, **inputs}, keys=member.folder)
     if member.transcript is not None:
-        what, names = f"{member.path}: transcript", [f"{end}.frames" for end in ends]
+        name = member.identity.name
+        ends = {name, hub_end(member.plan)} if name == member.plan.hub else {name}
+        what, names = f"{member.path}: transcript", [f"{end}.frames" for end in sorted(ends)]
         if survives(member) and member.state.exists():
             names = []
         check_folder(what, member.transcript, names, {**outputs, **inputs}, keys=member.folder)
     check_ending(f"{member.path}: model", member.model)
+
+
+def hub_end(plan: Plan) -> str:
+    """The name of the hub's transcript: its member's, and `NAME.hub` where that is the transcript of the roles it has beside."""
+    return f"{plan.hub}.hub" if plan.hub in plan.participants else plan.hub
 
 
 def survives(member: MemberFile) -> bool:

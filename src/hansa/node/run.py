@@ -11,6 +11,7 @@ from hansa.node import shared, summed
 from hansa.node.auditing import RunAudit, auditing
 from hansa.node.config import MemberFile, check_approved
 from hansa.node.events import Event, Listening, Noticed, OnEvent
+from hansa.node.files import check_files
 from hansa.node.folds import cross_validate
 from hansa.node.notices import NoticeWriter
 from hansa.node.record import Record, file_sha256
@@ -40,7 +41,8 @@ def run(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | No
 
 
 def _run_once(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | None) -> Record:
-    """`run`, of a plan that is one run."""
+    """`run`, of a plan that is one run. What is wrong with the member's files is told before its log is touched."""
+    _check_member(member, describes=keep is not None)
     with auditing(member, "train" if keep is None else "describe") as audit:
         check_approved(member)
         if member.model_signature is not None:
@@ -96,19 +98,30 @@ def _play(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | 
             )
         )
 
-    if keep is not None:
-        check_describable(plan)
     if plan.mode == COOPETITIVE:
         play = shared.run_hub_of_members if name == plan.hub else shared.run_member_of_hub
         return play(member, event, notify, audit)
     if name == plan.aggregator:
         return summed.run_aggregator(member, event, notify, audit, keep)
-    if name in plan.parties:
-        return summed.run_party(member, event, notify, audit, keep)
-    raise PlanError(
-        f"{member.path}: the plan gives {name!r} no role; its members are {', '.join(plan.members)}: name another identity or plan",
-        cure="name another identity or plan",
-    )
+    return summed.run_party(member, event, notify, audit, keep)
+
+
+def _check_member(member: MemberFile, *, describes: bool) -> None:
+    """Refuse a member's file that lacks what the run needs of it, or names outputs that cannot be written, before anything is done."""
+    plan, name = member.plan, member.identity.name
+    if name not in plan.members:
+        raise PlanError(
+            f"{member.path}: the plan gives {name!r} no role; its members are {', '.join(plan.members)}: name another identity or plan",
+            cure="name another identity or plan",
+        )
+    if describes:
+        check_describable(plan)
+    if plan.mode == COOPETITIVE:
+        shared.check_keys(member)
+    elif name in plan.parties:
+        summed.check_keys(member, describes=describes)
+    _ = member.credentials  # refuses a certificate that the members file does not have
+    check_files(member)
 
 
 def command_of(plan: Plan, name: str) -> Command:

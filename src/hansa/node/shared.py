@@ -24,7 +24,7 @@ from hansa.errors import HansaError, LinkLost, MemberLost, PlanError, TransportE
 from hansa.node.auditing import RunAudit
 from hansa.node.config import MemberFile
 from hansa.node.events import Listening, OnEvent
-from hansa.node.files import ANSWER_S, admission, check_files, put_model, survives, transcript_name, warn
+from hansa.node.files import ANSWER_S, admission, hub_end, put_model, survives, transcript_name, warn
 from hansa.node.links import BACKLOG_BYTES, SPIN_S, connect, is_direct, limits_of
 from hansa.node.memory import free_memory
 from hansa.node.pauses import Pauses
@@ -33,7 +33,6 @@ from hansa.node.record import HubRecord, RunRecord, Seconds, SharedRecord, bytes
 from hansa.node.shared_state import SharedState
 from hansa.node.state import State, fingerprint
 from hansa.node.warm_up import prepare
-from hansa.plan import Plan
 from hansa.roles.batches import Admit, admit_all
 from hansa.roles.run import LocalMemberRole, Progress, agreement, run_hub, run_member
 from hansa.roles.shared.member import SharedMember
@@ -46,11 +45,6 @@ from hansa.transport.tls import TlsHub
 
 RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in a unit of `ru_maxrss`."""
-
-
-def hub_end(plan: Plan) -> str:
-    """The name of the hub's transcript: its member's, and `NAME.hub` where that is the transcript of the roles it has beside."""
-    return f"{plan.hub}.hub" if plan.hub in plan.participants else plan.hub
 
 
 class _Ending(TypedDict, total=False):
@@ -219,7 +213,7 @@ class _Played:
         return facts
 
 
-def _check_keys(member: MemberFile) -> None:
+def check_keys(member: MemberFile) -> None:
     """Raise PlanError where the member's file lacks a path that its roles need, or gives a table that nobody wants."""
     plan, name = member.plan, member.identity.name
     if name in plan.parties and member.table is None:
@@ -300,8 +294,6 @@ def run_hub_of_members(member: MemberFile, event: OnEvent, notify: Notify, audit
     """
     plan = member.plan
     plays = plan.hub in plan.participants
-    _check_keys(member)
-    check_files(member, [plan.hub, f"{plan.hub}.hub"] if plays else [plan.hub])
     with contextlib.ExitStack() as opened:
         record = opened.enter_context(keeping(member.record, first_record(HubRecord, member, roles=("hub",))))
         alone: State | None = None
@@ -470,8 +462,6 @@ def run_member_of_hub(member: MemberFile, event: OnEvent, notify: Notify, audit:
     `event` is called with the run's progress as far as this member knows it; `notify` with what happens to connections; `audit` takes
     down what the member's log keeps.
     """
-    _check_keys(member)
-    check_files(member, [member.identity.name])
     with keeping(member.record, first_record(SharedRecord, member, roles=())) as record:
 
         def play(attempt: _Attempt) -> SharedRecord:

@@ -26,7 +26,6 @@ from hansa.node.evidence import beside, keep_evidence
 from hansa.node.files import (
     ANSWER_S,
     admission,
-    check_files,
     put_model,
     read_start_model,
     survives,
@@ -83,7 +82,6 @@ def run_aggregator(
     `audit` takes down what the member's log keeps.
     """
     plan = member.plan
-    check_files(member, [plan.aggregator])
     with contextlib.ExitStack() as opened:
         record = opened.enter_context(
             keeping(member.record, first_record(AggregatorRecord, member, purpose=_purpose(keep)))
@@ -275,22 +273,15 @@ def _trained(
     )
 
 
-def run_party(
-    member: MemberFile, event: OnEvent, notify: Notify, audit: RunAudit, keep: KeepDescription | None = None
-) -> PartyRecord:
-    """Connect to the hub, train, keep the model; or describe where there is a `keep`. Returns the record, which is also written where
-    the file says.
-
-    `event` is called with every step of the run's progress; `notify` with what happens to connections; `audit` takes down what the
-    member's log keeps.
-    """
+def check_keys(member: MemberFile, *, describes: bool) -> None:
+    """Refuse a party's file without the keys that its run needs. Raises PlanError."""
     plan, name = member.plan, member.identity.name
     if member.table is None:
         raise PlanError(
             f"{member.path}: table is missing; name the file with this party's rows, or give a source",
             cure="name the file with this party's rows as table",
         )
-    if name in plan.receivers and member.model is None and keep is None:
+    if name in plan.receivers and member.model is None and not describes:
         raise PlanError(
             f"{member.path}: model is missing; this party receives the model: say where to put it",
             cure="say where to put the model",
@@ -300,7 +291,17 @@ def run_party(
             f"{member.path}: ledger is missing; name a file that keeps count of which people these rows have met",
             cure="name a file as ledger",
         )
-    check_files(member, [name])
+
+
+def run_party(
+    member: MemberFile, event: OnEvent, notify: Notify, audit: RunAudit, keep: KeepDescription | None = None
+) -> PartyRecord:
+    """Connect to the hub, train, keep the model; or describe where there is a `keep`. Returns the record, which is also written where
+    the file says.
+
+    `event` is called with every step of the run's progress; `notify` with what happens to connections; `audit` takes down what the
+    member's log keeps.
+    """
     with keeping(member.record, first_record(PartyRecord, member, purpose=_purpose(keep))) as record:
         attempt = _Attempt(member.port, member.wait_s)
         if keep is not None or not survives(member):
@@ -448,7 +449,13 @@ def _contribute(
             channel = RecordingChannel(inner, member.transcript, transcript_name(member.transcript, name))
         record.count(counts)
         goes_on = state is not None and state.claim is not None
-        with audit.member_side(inner, member.idle_limit_s, goes_on=goes_on, survives=surviving is not None) as counted:
+        with audit.member_side(
+            inner,
+            member.idle_limit_s,
+            goes_on=goes_on,
+            survives=surviving is not None,
+            leave_within=inner.leave_within,
+        ) as counted:
             run_member(role, counted(channel), member.idle_limit_s)
             put_model(member, party.model)
             if party.withheld:

@@ -20,9 +20,9 @@ from hansa.data.schema import Level, Schema
 from hansa.errors import DataError, HansaError, PlanError
 from hansa.node.cores import cores, useful_threads
 from hansa.node.events import OnEvent, Stage
+from hansa.node.files import hub_end
 from hansa.node.in_process import policy_of_holder, share_in_process, train_in_process
 from hansa.node.record import bytes_of
-from hansa.node.shared import hub_end
 from hansa.node.warm_up import warm_up, warm_up_shares
 from hansa.plan import (
     COOPETITIVE,

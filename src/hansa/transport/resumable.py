@@ -202,6 +202,10 @@ class ResumableChannel:
         self.traffic.bytes_down += PREFIX_BYTES + len(frame)
         return frame
 
+    def leave_within(self, seconds: float) -> None:
+        """This member has nothing left to lose: from now on a loss of the connection is mended for so long at most."""
+        self._leaving_until = time.monotonic() + seconds
+
     def close(self) -> None:
         """Make sure, for some seconds, that the hub has received all; then leave for good. Safe to call twice."""
         if self._link is None:
@@ -311,7 +315,8 @@ class ResumableChannel:
 
     def _linger(self, seconds: float) -> None:
         """Wait until the hub has acknowledged all; over each new connection it is asked to."""
-        until = self._leaving_until = time.monotonic() + seconds
+        self.leave_within(seconds)
+        until = time.monotonic() + seconds
         asked_over = -1
         while self._delivery.acknowledged < self._delivery.sent and time.monotonic() < until:
             if asked_over != self.reconnections:
@@ -376,7 +381,7 @@ class ResumableChannel:
                 self._waiting.over()
                 return
         self._tell("lost", time.monotonic() - self._lost_at, self._reconnect_timeout_s, str(failure))
-        raise TransportError(self._parting(loss, failure)) from failure
+        raise TransportError(self._parting(loss, failure, give_up - self._lost_at)) from failure
 
     def _tell(self, kind: Kind, seconds: float, limit_s: float | None = None, text: str = "") -> None:
         waiting_for = (self._hub,) if kind == "away" else ()
@@ -398,10 +403,10 @@ class ResumableChannel:
         if self._delivery.left:
             raise TransportError("the hub is gone: it ended the connection")
 
-    def _parting(self, loss: LinkLost, failure: TransportError) -> str:
+    def _parting(self, loss: LinkLost, failure: TransportError, waited_s: float) -> str:
         if failure is loss:
             return str(loss)
-        return f"{loss}; it could not be reached again in {self._reconnect_timeout_s:g} s ({failure})"
+        return f"{loss}; it could not be reached again in {waited_s:.4g} s ({failure})"
 
 
 @dataclass(eq=False)
@@ -550,11 +555,13 @@ class ResumableHub:
         """Send one frame to one member, or keep it where the member is away.
 
         Raises:
-            MemberLost: the member broke a rule, or acknowledged nothing for too long.
-            TransportError: there is no such member, or it is lost.
+            MemberLost: the member left, broke a rule, or acknowledged nothing for too long. What it said before may still be received.
+            TransportError: there is no such member.
         """
         session = self._sessions.get(member)
-        if session is None or session.over or self._closing:
+        if session is not None and session.over and not self._closing:
+            raise MemberLost(member, "it is not connected any more")
+        if session is None or self._closing:
             raise TransportError(f"member {member!r} is not connected")
         view = checked(frame, self._limits.frame_bytes)
         if session.delivery.kept_bytes > KEPT_BYTES:
