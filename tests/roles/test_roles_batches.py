@@ -15,7 +15,7 @@ from hansa.errors import PlanError, ProtocolError
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan
 from hansa.protocol.messages import Contribution, Join, Welcome, decode, encode
-from hansa.roles.batches import enough_rows
+from hansa.roles.batches import enough_rows, label_counts
 from hansa.roles.run import run_id
 from made_tables import plan as made_plan
 from made_tables import spread, table, take
@@ -103,10 +103,10 @@ def test_an_aggregator_that_says_other_counts_for_a_party_is_refused_by_it(chang
 def test_what_a_party_tells_of_its_classes_is_a_bit_each():
     label = np.array([1] * 25 + [0] * 19, np.float32)
     held = np.zeros(44, np.bool_)
-    assert enough_rows(plan(), label, held) == bytes([0b100])
-    assert enough_rows(plan(), 1 - label, held) == bytes([0b010])
-    assert enough_rows(made_plan(PARTIES), label, held) == b""
-    assert enough_rows(plan(objective="reg:squarederror"), label, held) == b""
+    assert enough_rows(plan(), *label_counts(label, held)) == bytes([0b100])
+    assert enough_rows(plan(), *label_counts(1 - label, held)) == bytes([0b010])
+    assert enough_rows(made_plan(PARTIES), *label_counts(label, held)) == b""
+    assert enough_rows(plan(objective="reg:squarederror"), *label_counts(label, held)) == b""
 
 
 @pytest.mark.parametrize("enough", [bytes(400), b"\x06"])

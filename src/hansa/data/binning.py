@@ -96,8 +96,7 @@ def bin_groups(
         known = with_known_missing(group, own, held) if len(held) else group
         _code_blocks(np.ascontiguousarray(known), first, own, by_row, by_feature, threads)
         del group, known  # before the next ones are read
-    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(n_codes, dtype=np.int64)])
-    return BinnedRows(by_row, by_feature if twice else by_row.T, offsets, cuts.has_missing.copy())
+    return BinnedRows(by_row, by_feature if twice else by_row.T, cuts.code_offsets, cuts.has_missing.copy())
 
 
 def with_known_missing(features: Array, cuts: Cuts, held: Array) -> Array:

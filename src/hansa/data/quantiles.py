@@ -448,6 +448,11 @@ class Cuts:
         """int64 (n_features,): codes of each feature, the one for missing included."""
         return self.n_bins + self.has_missing
 
+    @property
+    def code_offsets(self) -> Array:
+        """int64 (n_features + 1,): feature f has offsets[f + 1] - offsets[f] codes."""
+        return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.n_codes, dtype=np.int64)])
+
     def of(self, feature: int) -> Array:
         """Inner cuts of one feature, float32."""
         cuts: Array = self.values[self.offsets[feature] : self.offsets[feature + 1]]

@@ -28,11 +28,20 @@ def hold_out(plan: Plan) -> HoldOut:
     return HoldOut(plan.evaluation_fraction, seed) if plan.fold is None else HoldOut(0.0, seed, plan.folds, plan.fold)
 
 
-def enough_rows(plan: Plan, labels: npt.NDArray[np.float32], held: npt.NDArray[np.bool_]) -> bytes:
-    """`Join.enough` of a party with these rows: labels float32 (rows,); held bool (rows,). Empty in federated mode."""
+LabelCounts = dict[int, int]
+"""Rows by label, of labels that are whole numbers."""
+
+
+def label_counts(labels: npt.NDArray[np.float32], held: npt.NDArray[np.bool_]) -> tuple[LabelCounts, LabelCounts]:
+    """Of the rows trained on, and of those held out: labels float32 (rows,); held bool (rows,)."""
+    return _counts(labels[~held]), _counts(labels[held])
+
+
+def enough_rows(plan: Plan, trained: LabelCounts, held_out: LabelCounts) -> bytes:
+    """`Join.enough` of a party with so many rows. Empty in federated mode."""
     if plan.mode == "federated":
         return b""
-    bits = enough_of(plan, _counts(labels[~held]), _counts(labels[held]))
+    bits = enough_of(plan, trained, held_out)
     return bits.to_bytes(-(-bits.bit_length() // 8), "little")
 
 
@@ -45,7 +54,7 @@ def claim(plan: Plan, name: str, rows: Rows) -> tuple[str, bytes, int, int, byte
     """A party's line of a roster, its nonce empty, as it will say it in `Join`."""
     held = held_out(rows.features, rows.label, hold_out(plan))
     count = int(held.sum())
-    return name, b"", rows.n_rows - count, count, enough_rows(plan, rows.label, held)
+    return name, b"", rows.n_rows - count, count, enough_rows(plan, *label_counts(rows.label, held))
 
 
 def check_roster(policy: Policy, plan: Plan, own: str, roster: Roster) -> None:

@@ -79,6 +79,11 @@ class Level(NamedTuple):
         """How many leaves appear."""
         return int(np.count_nonzero(self.feature < 0)) + len(self.child_leaf)
 
+    def active_below(self, active: int) -> int:
+        """How many nodes are active once this level is applied to so many."""
+        waiting = active - len(self.nodes) if len(self.nodes) else 0
+        return 2 * int(np.count_nonzero(self.built)) + waiting
+
     def with_leaves(self, values: npt.NDArray[np.float32]) -> Level:
         """The same with these values of its leaves, float32 (leaves,): first of nodes that are decided, in their order, then of
         children."""

@@ -45,7 +45,7 @@ from hansa.protocol.messages import (
     Welcome,
 )
 from hansa.protocol.session import MEMBER, Session
-from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows, hold_out
+from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows, hold_out, label_counts
 from hansa.roles.key_setup import KeySetup, Signer
 from hansa.roles.run import Binned, Progress, Registered, Roster, Trained, TreeGrown, agreement, agreement_parts, run_id
 from hansa.roles.secure_channel import SealedMessage, SecureChannel
@@ -134,7 +134,7 @@ class SharedMember:
         training_rows = len(self._held) - held_rows
         self._policy = policy
         self._admit = admit
-        enough = b"" if rows is None else enough_rows(plan, rows.label, self._held)
+        enough = b"" if rows is None else enough_rows(plan, *label_counts(rows.label, self._held))
         agreed, parts = agreement(plan, signer.identities), agreement_parts(plan, signer.identities)
         self._journal = journal
         self._resumption = None if journal is None else Resumption(plan, name, agreed, signer, journal)

@@ -12,22 +12,18 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hansa.consortium.policy import Policy
 from hansa.data.bin_counts import Layout
-from hansa.data.binning import BinnedRows, bin_groups
-from hansa.data.columns import Columns, StoredColumn, each, whole
+from hansa.data.columns import Columns
 from hansa.data.description import Description
-from hansa.data.holdout import hash_rows, held_out
-from hansa.data.quantiles import ALL_ROWS, CutGuard, CutRequest, Cuts, count_cells, weigh_cells
-from hansa.data.residuals import Grid, ResidualGuard, count_residuals, first_request, n_counts, weigh_residuals
-from hansa.data.rows import check_arrays
-from hansa.data.source import Rows
-from hansa.errors import DataError, HansaError, IdentityError, ProtocolError, RowsLost, RunStopped
+from hansa.data.quantiles import CutGuard, CutRequest, Cuts
+from hansa.data.residuals import Grid, ResidualGuard, first_request
+from hansa.errors import HansaError, IdentityError, ProtocolError, RunStopped
 from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import (
@@ -67,7 +63,7 @@ from hansa.protocol.session import (
     PARTY_VERIFYING,
     Session,
 )
-from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows, hold_out
+from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows
 from hansa.roles.reading import reading_of
 from hansa.roles.run import (
     Binned,
@@ -87,46 +83,32 @@ from hansa.roles.summed import describing
 from hansa.roles.summed.custom import (
     NO_FUNCTIONS,
     Functions,
-    check_functions,
-    check_rows_apart,
-    custom_gradients,
-    custom_metric_sums,
 )
-from hansa.roles.summed.features import feature_rules, node_columns, with_categories, without_categories
+from hansa.roles.summed.features import feature_rules, node_columns, with_categories
 from hansa.roles.summed.levels import (
-    RecodedColumns,
     check_levels,
-    content_codes,
-    count_levels,
     dictionary_of,
     level_counts,
     own_codes,
-    told_levels,
     with_union,
 )
+from hansa.roles.summed.party_rows import DoesNotFit, HoldRows, TrainingStart
+from hansa.roles.summed.rows_in_memory import RowsInMemory
 from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
-    MagnitudeBounds,
-    balanced,
     base_is_quantile,
-    count_magnitudes,
-    metric_scale,
     rounded_leaf_bits,
-    sum_classes,
-    sum_labels,
-    sum_steps,
 )
 from hansa.roles.summed.sum_masking import MaskingNotReady, NoMasking, Signer, SumMasking
 from hansa.roles.summed.verified_counts import CountChecker, Evidence, Named
 from hansa.secure.keys import RunNames
 from hansa.trees import histogram, objective
-from hansa.trees.ensemble import Ensemble, base_margin, predictions_from_margins
-from hansa.trees.growth import Buffers, RowPartition, check_level, nodes_to_build, rounded, tree_received
+from hansa.trees.ensemble import Ensemble, base_margin
+from hansa.trees.growth import Buffers, check_level, nodes_to_build, rounded, tree_received
 from hansa.trees.level import ALL_NODES, NO_CATEGORIES, Level, filled
-from hansa.trees.losses import LOSSES, is_exponential, is_softmax
-from hansa.trees.metrics import MetricScale, metric_sums
-from hansa.trees.row_chunks import ChunkedRows, part, spans
-from hansa.trees.sampling import draw_by_contents, draw_columns
+from hansa.trees.losses import LOSSES, is_exponential
+from hansa.trees.metrics import MetricScale
+from hansa.trees.sampling import draw_columns
 from hansa.trees.worker_pool import ALONE, WorkerPool
 from hansa.trees.xgboost_json import from_json, to_json
 
@@ -139,9 +121,6 @@ FRAMES_PER_LEVEL = 2
 ONE_FRAME_VALUES = 1_500_000
 """Rows times columns of a tree up to which a level is one frame: it is built in less time than a second frame costs."""
 
-PARALLEL_VALUES = 200_000
-"""Rows times columns of a tree below which one thread builds histograms as fast as several."""
-
 NOT_BROADCAST = (Welcome, KeysConfirmed, ShowRows, Finish, Abort)
 """What differs from party to party, or comes before there is a transcript to bind it to (the run's id binds `Welcome`); of a `ShowRows`
 the part that all see alike is absorbed on its own."""
@@ -153,14 +132,6 @@ DEFAULT_POLICY = Policy()
 
 _ROOT = np.zeros(1, np.int64)
 """Where a tree's root stands among the active nodes."""
-
-
-_Residuals: TypeAlias = tuple[
-    npt.NDArray[np.float32],
-    npt.NDArray[np.float32],
-    npt.NDArray[np.unsignedinteger[Any]],
-    npt.NDArray[np.float32] | None,
-]
 
 
 class Party:
@@ -181,6 +152,7 @@ class Party:
         start: the model file that the plan goes on from, where it names one; a description needs none.
         purpose: whether the run trains a model, or describes the pooled table.
         functions: of the plan's custom objective and metric, where it has them; the policy must allow them.
+        hold: takes the rows over: this process, or an engine.
 
     Attributes:
         done: whether the run is over. run: the run's id, once known.
@@ -205,6 +177,7 @@ class Party:
         start: bytes | None = None,
         purpose: Purpose = "train",
         functions: Functions = NO_FUNCTIONS,
+        hold: HoldRows = RowsInMemory,
     ) -> None:
         policy.check_plan(plan)
         self._describes = purpose == "describe"
@@ -214,13 +187,8 @@ class Party:
         self._before = None if self._describes else start_model(plan, start, name)
         if plan.mode != "federated" and signer is None:
             raise IdentityError(f"party {name!r}: mode {plan.mode!r} needs this member's identity and the members file")
-        if isinstance(rows, Rows):
-            check_arrays(rows, plan.schema, plan.parameters.label_kind, name)
-        self._own_levels = told_levels(plan, rows, name)
-        self._functions = functions
-        if not self._describes:
-            check_functions(plan, functions, name)
-            check_rows_apart(plan, functions, np.ascontiguousarray(rows.label), rows.weight)
+        self._rows = hold(plan, name, rows, pool, functions, self._describes)
+        self._foreseen = functions.objective is None and LOSSES[plan.parameters.objective].foreseen
         self.done = False
         self._policy = policy
         self._admit = admit
@@ -232,7 +200,6 @@ class Party:
         self._report = report
         self._plan = plan
         self._name = name
-        self._pool = pool
         self._nodes_per_frame = nodes_per_frame
         tables = (PARTY, PARTY_MASKED, PARTY_VERIFYING)
         if self._describes:
@@ -243,26 +210,11 @@ class Party:
         self._session = Session("party", table, "joining")
         self._replaying = False
         self._resumed: SumMasking | None = None
-        self._rows: Columns | None = rows
-        self._large = rows.large
-        self._row_count = rows.n_rows
-        self._labels = np.ascontiguousarray(rows.label)
-        self._weights = None if rows.weight is None else np.ascontiguousarray(rows.weight)
-        self._base_margin = rows.base_margin
-        held, held_rule = np.zeros(rows.n_rows, np.bool_), hold_out(plan)
-        self._hashes = np.zeros(0, np.uint64)
-        hashed = RecodedColumns(rows, content_codes(plan, rows)) if plan.schema.union else rows
-        if held_rule.any:
-            held = held_out(each(hashed), self._labels, held_rule)
-        if plan.parameters.subsample < 1:
-            self._hashes = hash_rows(each(hashed), self._labels, plan.parameters.seed)
-        self._evaluation = np.flatnonzero(held).astype(np.uint32)
-        self._held_bits = np.packbits(held) if len(self._evaluation) else np.zeros(0, np.uint8)
-        self._training_rows = rows.n_rows - len(self._evaluation)
+        n_held = self._rows.evaluation_rows
         identities = {} if signer is None else signer.identities
         agreed, parts = agreement(plan, identities, purpose), agreement_parts(plan, identities, purpose)
-        enough = enough_rows(plan, self._labels, held)
-        self._join = Join(PROTOCOL_VERSION, agreed, nonce, self._training_rows, len(self._evaluation), enough, parts)
+        enough = b"" if plan.mode == "federated" else enough_rows(plan, *self._rows.label_counts())
+        self._join = Join(PROTOCOL_VERSION, agreed, nonce, self._rows.n_rows - n_held, n_held, enough, parts)
         self._rules = feature_rules(plan)
         self._per_round = plan.parameters.trees_per_round
         self._last_tree = plan.parameters.rounds * self._per_round - 1
@@ -367,8 +319,8 @@ class Party:
             case CountMagnitudes():
                 self._session.go(message, "measured")
                 if self._plan.schema.union:
-                    yield messages.encode(TellLevels(self._own_levels))
-                yield self._contribute("magnitudes", count_magnitudes(self._labels, self._weights))
+                    yield messages.encode(TellLevels(dict(self._rows.own_levels)))
+                yield self._contribute("magnitudes", self._rows.count_magnitudes())
             case UseLevels():
                 self._session.go(message, "measured")
                 self._use_union(message)
@@ -378,8 +330,7 @@ class Party:
                 self._session.go(message, "labelled")
                 yield self._sum_labels(message)
                 if self._levels_due:
-                    assert self._rows is not None  # it is let go where training begins
-                    yield self._contribute("levels", count_levels(self._plan, self._rows, self._counted()))
+                    yield self._contribute("levels", self._rows.count_levels())
             case KeepLevels():
                 self._session.go(message, "labelled")
                 self._keep_levels(message)
@@ -534,6 +485,14 @@ class Party:
                 broken.member, broken.suspects = "", (self._plan.aggregator, *others)
             raise broken from error
 
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """What the aggregator told does not fit this party's rows: its fault."""
+        try:
+            yield
+        except DoesNotFit as error:
+            raise self._broken(str(error)) from error
+
     def _welcome(self, message: Welcome) -> None:
         plan = self._plan
         names = tuple(name for name, *_ in message.roster)
@@ -576,32 +535,21 @@ class Party:
         self._roster: Roster = message.roster
         self._n_rows = sum(rows for _, _, rows, _, _ in message.roster)
         self._n_evaluation = sum(held for _, _, _, held, _ in message.roster)
-        parameters = plan.parameters
-        if parameters.balance == "parties":
-            self._weights = balanced(self._weights, self._labels, self._n_rows, len(names), self._join.rows)
+        self._rows.join(self._n_rows, self._n_evaluation, len(names))
         self._n_columns = len(plan.schema.features) + self._describes
-        self._guard = CutGuard(self._n_columns, self._n_rows, parameters.max_bin, plan.min_cell_rows)
-        self._fixed_weights: npt.NDArray[np.int64] | None = None
+        self._guard = CutGuard(self._n_columns, self._n_rows, plan.parameters.max_bin, plan.min_cell_rows)
 
     def _sum_labels(self, message: SumLabels) -> bytes:
         self._step += 1
+        self._weight_unit = message.weight_unit
         if self._plan.parameters.quantiles:
             # Both bounds are powers of two: so far apart are the units of a label times its weight and of the weight.
             with self._blaming():
                 self._grid = Grid(message.label_unit - message.weight_unit)
-            self._weight_unit = message.weight_unit
         if self._replaying:
             return b""
-        counted = self._counted()
-        labels, weights = self._labels, self._weights
-        if len(counted):
-            labels, weights = labels[counted], None if weights is None else weights[counted]
-        with self._blaming():
-            given = (labels, weights, message.label_unit, message.weight_unit)
-            parameters = self._plan.parameters
-            sums = np.concatenate([sum_labels(*given), sum_steps(parameters, *given), sum_classes(parameters, *given)])
-            if weights is not None and not self._describes:  # a description counts rows
-                self._fixed_weights = objective.fixed_weights(weights, message.weight_unit)
+        with self._asking():
+            sums = self._rows.sum_labels(message.label_unit, message.weight_unit)
         return self._contribute("labels", sums)
 
     def _use_union(self, message: UseLevels) -> None:
@@ -610,9 +558,9 @@ class Party:
             raise self._broken("levels of all parties are told, and the plan has them, or it was said before")
         with self._blaming():
             check_levels(self._plan, message.levels)
-            codes = own_codes(self._plan, self._own_levels, message.levels)
-        assert self._rows is not None  # it is let go where training begins
-        self._plan, self._rows = with_union(self._plan, message.levels), RecodedColumns(self._rows, codes)
+            codes = own_codes(self._plan, self._rows.own_levels, message.levels)
+        self._plan = with_union(self._plan, message.levels)
+        self._rows.recode(self._plan, codes)
         self._rules = feature_rules(self._plan)
 
     def _keep_levels(self, message: KeepLevels) -> None:
@@ -622,8 +570,8 @@ class Party:
         kept = self._array(message, "kept", np.uint8, level_counts(self._plan))
         with self._blaming():
             dictionary = dictionary_of(self._plan, kept)
-        assert self._rows is not None  # it is let go where training begins
-        self._plan, self._rows = dictionary.plan, RecodedColumns(self._rows, dictionary.codes)
+        self._plan = dictionary.plan
+        self._rows.recode(self._plan, dictionary.codes)
         self._rules = feature_rules(self._plan)
         self._levels_due = False
 
@@ -640,44 +588,14 @@ class Party:
         if self._replaying:
             yield from self._with_counts(named, None, iter(()))
             return
-        counts, sums = self._sums_of_cells(request)
+        counts, sums = self._rows.count_cells(request)
         own = counts.reshape(-1, request.split).sum(axis=1)
         yield from self._with_counts(named, own, self._cells(counts, sums))
-
-    def _sums_of_cells(self, request: CutRequest) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64] | None]:
-        """Rows, and weights where there are some, in each part of each cell named; of training rows."""
-        assert self._rows is not None  # the session's table: cells are counted before the cuts come
-        counted, weights = self._counted(), self._fixed_weights
-        counts, sums = [], []
-        groups = self._rows.groups()
-        if self._describes:
-            groups = itertools.chain(groups, [(self._rows.n_features, self._labels[None])])
-        for first, group in groups:
-            asked = request.of(first, first + len(group))
-            if not asked.n_counts:
-                continue
-            if self._describes:
-                values = describing.searched_values(group, describing.columns_of(self._plan), first)
-            else:
-                values = without_categories(group, self._rules, first)
-            counts.append(count_cells(values, asked, counted))
-            if weights is not None:
-                sums.append(weigh_cells(values, weights, asked, counted))
-            del group, values  # before the next ones are read
-        return np.concatenate(counts), np.concatenate(sums) if sums else None
 
     def _cells(self, counts: npt.NDArray[np.uint32], sums: npt.NDArray[np.int64] | None) -> Iterator[bytes]:
         yield self._contribute("cells", counts)
         if sums is not None:
             yield self._contribute("weights", sums)
-
-    def _held_out(self, first: int, end: int) -> npt.NDArray[np.bool_]:
-        """Whether each row from first, a multiple of 8, to end is held out; some rows are."""
-        return np.unpackbits(self._held_bits[first // 8 :], count=end - first).view(np.bool_)
-
-    def _counted(self) -> npt.NDArray[np.bool_]:
-        """The rows trained on, bool (rows,), or `ALL_ROWS`."""
-        return ~self._held_out(0, self._row_count) if len(self._evaluation) else ALL_ROWS
 
     def _count_bins(self, message: CountBins) -> Iterator[bytes]:
         """This party's rows by bin and category of every column, where what is asked for may be asked."""
@@ -691,13 +609,8 @@ class Party:
             rows = self._whole(message, "rows", None)
             columns = describing.columns_of(self._plan)
             layout = describing.check_request(self._plan, columns, self._guard, cuts, rows)
-        assert self._rows is not None  # it is let go where training begins
-        counted = self._counted()
-        parts = []
-        for first, group in itertools.chain(self._rows.groups(), [(len(columns.names) - 1, self._labels[None])]):
-            with self._blaming():
-                parts.append(describing.count_columns(layout, first, group[:, counted] if len(counted) else group))
-        own = np.concatenate(parts)
+        with self._asking():
+            own = self._rows.count_bins(layout)
         with self._blaming():
             describing.check_own(layout, own, rows, self._n_rows)
         self._guard = self._guard.close()
@@ -757,8 +670,7 @@ class Party:
         """The tree ends: rows by leaf and cell of residuals."""
         if message.then is not None:
             raise self._broken("the next tree's scales come before the values of this one's leaves")
-        if self._outside.n_rows:
-            self._outside.apply(level)
+        self._rows.follow(level)
         self._session.go(message, "refitting")
         self._step = self._level + 2
         self._start_guard(self._found, 1)
@@ -769,14 +681,7 @@ class Party:
         if self._replaying:
             yield from self._with_counts(named, None, iter(()))
             return
-        counts = np.zeros(n_counts(request), np.uint32)
-        sums = np.zeros(n_counts(request) if self._plan.weighted else 0, np.int64)
-        for residuals, groups, rows, weights in self._residuals_of_chunks():
-            own = residuals, groups, rows
-            count_residuals(*own, self._grid, request, counts)
-            if weights is not None:
-                fixed = objective.fixed_weights(weights, self._weight_unit)
-                weigh_residuals(*own, fixed, self._grid, request, sums)
+        counts, sums = self._rows.count_residuals(request, self._grid, self._weight_unit)
         own_rows = None if named is None else counts.reshape(-1, request.split).sum(axis=1)
         yield from self._with_counts(named, own_rows, self._residual_sums(counts, sums))
 
@@ -784,20 +689,6 @@ class Party:
         yield self._contribute("residuals", counts)
         if self._plan.weighted:
             yield self._contribute("residual-weights", sums)
-
-    def _residuals_of_chunks(self) -> Iterator[_Residuals]:
-        """Of each chunk: residuals and groups of its rows, float32, which of them count, and the weights, float32, or None."""
-        if self._tree == SETUP:
-            counted = self._counted()
-            rows = np.flatnonzero(counted) if len(counted) else np.arange(self._row_count)
-            groups = np.zeros(self._row_count, np.float32)
-            yield self._labels, groups, rows.astype(np.uint32), self._weights
-            return
-        starts = self._starts[self._output]
-        for chunk, first, end in spans(self._row_count):
-            residuals = self._kept_labels.part(first, end) - starts[first:end]
-            weights = None if self._kept_weights is None else self._kept_weights.part(first, end)
-            yield residuals, self._leaf_of[first:end], self._drawn[0].of_chunk(chunk), weights
 
     def _set_leaves(self, message: SetLeaves) -> Iterator[bytes]:
         """The tree's leaves have their values: rows move by them, and what comes next begins."""
@@ -807,9 +698,7 @@ class Party:
         most = self._grid.largest * self._plan.parameters.tree_eta * LEAF_SLACK
         if not (np.abs(values) <= most).all():  # nor NaN
             raise self._broken(f"a leaf value is not within {most:.4g} of 0, which no residual times eta exceeds")
-        margins = self._margins[self._output]
-        for _, first, end in spans(self._row_count):
-            margins[first:end] += values[self._leaf_of[first:end].astype(np.int64)]
+        self._rows.set_leaves(values)
         if self._name in self._plan.receivers:
             self._received.append(filled(self._levels, values))
             self._levels = []
@@ -830,41 +719,27 @@ class Party:
             if cuts.n_bins[self._rules.n_categories > 0].max(initial=1) > 1:
                 raise self._broken("a categorical feature is given cuts, which it has none of")
         cuts = self._cuts = with_categories(cuts, self._rules)
-        binned = self._binned = self._bin(cuts)
-        self._guard = self._guard.close()
-        self._fixed_weights = None
-        self._bounds = message
-        self._leaf_bits = rounded_leaf_bits(self._plan, self._n_rows, message.base_scores[0], message.scale_pos_weight)
-        n_rows = binned.n_rows
-        self._sizes = np.diff(binned.offsets)
-        self._present = self._sizes - binned.has_missing
-        self._layout: histogram.Layout | None = None
-        self._missing_code = np.where(binned.has_missing, self._sizes - 1, -1).astype(np.int32)
-        starts = [base_margin(self._plan.parameters.objective, score) for score in message.base_scores]
-        assert self._rows is not None  # as in `_bin`
-        if self._before is not None:
-            self._margins = self._before.margins(whole(self._rows), self._pool.threads, self._base_margin)
-        elif self._base_margin is not None:
-            self._margins = self._base_margin.copy()
-        else:
-            self._margins = np.repeat(np.array(starts, np.float32)[:, None], n_rows, axis=1)
-        self._rows.close()
-        self._rows = self._base_margin = None
-        held = self._evaluation
-        self._held_labels, self._held_weights = (
-            self._labels[held],
-            None if self._weights is None else self._weights[held],
+        self._planes = 1 if message.histogram_bits == 32 else 2
+        scores = tuple(message.base_scores)
+        start = TrainingStart(
+            cuts,
+            self._rules,
+            scores,
+            self._before,
+            message.scale_pos_weight,
+            message.hessian_bound,
+            message.label_exponent,
+            message.weight_exponent,
+            self._planes,
         )
-        self._kept_labels = StoredColumn.of(self._labels, self._large)
-        self._kept_weights = None if self._weights is None else StoredColumn.of(self._weights, self._large)
-        self._labels, self._weights = np.zeros(0, np.float32), None
-        # Trees of one round all take the gradients at its start.
-        kept = n_rows if not self._large or self._per_round > 1 else 0
-        self._gradient = np.empty((len(starts), kept))
-        self._hessian = np.empty((len(starts), kept))
-        planes = 1 if message.histogram_bits == 32 else 2
-        self._packed = np.empty((planes, n_rows), np.int64)
-        self._tree_rows = np.empty(n_rows, np.uint16)
+        with self._asking():
+            self._rows.start(start)
+        self._guard = self._guard.close()
+        self._bounds = message
+        self._leaf_bits = rounded_leaf_bits(self._plan, self._n_rows, scores[0], message.scale_pos_weight)
+        self._sizes = cuts.n_codes
+        self._present = self._sizes - cuts.has_missing
+        self._layout: histogram.Layout | None = None
 
     def _check_start(self, message: UseCuts) -> None:
         """Refuse base scores that are not numbers, and others than the plan's where it names them."""
@@ -899,54 +774,20 @@ class Party:
                 raise self._broken("weights are said to exceed 1, and the plan has none")
             self._counts.naming.start(math.ldexp(1.0, message.weight_exponent) * max(1.0, scale))
 
-    def _bin(self, cuts: Cuts) -> BinnedRows:
-        """Codes of all rows. A held-out row may lack a feature that no training row lacks: it goes right, as the model has it."""
-        assert self._rows is not None  # the session's table: cuts come once
-        groups = self._rows.groups()
-        held = self._held_out(0, self._row_count) if len(self._evaluation) else ALL_ROWS
-        try:
-            return bin_groups(groups, self._row_count, cuts, self._pool.threads, held, twice=not self._large)
-        except RowsLost:
-            raise
-        except DataError as error:
-            # Its text names a row of this party, and a refusal's text goes to the aggregator.
-            raise self._broken("the cuts have no place for a missing value that this party's rows hold") from error
-
     def _start_round(self, gradient_bound: float) -> Iterator[bytes]:
         """Gradients at the margins so far; their totals, and the metrics that the rounds so far reach."""
-        parameters = self._plan.parameters
         self._tree += 1
         self._step = 0
-        if parameters.quantiles:  # trees of one round all refit to the residuals at its start
-            self._starts = self._margins.copy() if parameters.num_parallel_tree > 1 else self._margins
         if self._tree > 0 and self._n_evaluation and not self._replaying:
-            for name, sums in self._metrics(gradient_bound):
+            for name, sums in self._rows.metrics(gradient_bound):
                 yield self._contribute(f"metric/{name}", sums)
-        whole_table = self._gradient.shape[1] > 0
-        if whole_table:
-            self._derive(0, self._row_count, self._gradient, self._hessian)
         custom = self._plan.custom_objective
         if custom is not None and gradient_bound != custom.gradient_bound:
             raise self._broken(f"the gradient_bound is {gradient_bound}; the plan says {custom.gradient_bound}")
         self._gradient_bound = gradient_bound
         bound = self._hessian_bound(gradient_bound)
-        self._draw()
-        # Where a round has several trees, each draws rows of its own: its sums are at most those of all rows.
-        rows = self._drawn[0] if self._per_round == 1 else self._undrawn()
-        totals = [0] * (2 * parameters.outputs)
-        for chunk, first, end in spans(self._row_count):
-            own = rows.of_chunk(chunk)
-            objective.check_margins(parameters.objective, self._margins[0, first:end], own)
-            if whole_table:
-                gradient, hessian = self._gradient[:, first:end], self._hessian[:, first:end]
-            else:
-                gradient, hessian = self._derived(first, end)
-            with self._blaming():
-                for output in range(parameters.outputs):
-                    for place, values, most in ((0, gradient, gradient_bound), (1, hessian, bound)):
-                        own_sum = objective.sum_magnitudes(values[output], own, most, self._n_rows)
-                        totals[2 * output + place] += own_sum
-        self._totals = totals
+        with self._asking():
+            self._totals = self._rows.start_round(self._tree, gradient_bound, bound)
         with self._blaming():
             self._units = (
                 objective.unit_exponent(gradient_bound, self._n_rows),
@@ -956,79 +797,15 @@ class Party:
             yield self._contribute("totals", np.array(self._totals, np.int64))
         self._start_tree()
 
-    def _derive(
-        self, first: int, end: int, gradient: npt.NDArray[np.float64], hessian: npt.NDArray[np.float64]
-    ) -> None:
-        """Write the first and second derivatives of the loss of the rows from first to end, float64 (outputs, end - first) each."""
-        parameters = self._plan.parameters
-        labels = self._kept_labels.part(first, end)
-        weights = None if self._kept_weights is None else self._kept_weights.part(first, end)
-        if self._functions.objective is not None and self._plan.custom_objective is not None:
-            bounds, margins = self._plan.custom_objective, self._margins[0, first:end]
-            gradient[0], hessian[0] = custom_gradients(
-                self._functions.objective, bounds, first, margins, labels, weights
-            )
-            return
-        if is_softmax(parameters.objective):
-            margins = np.ascontiguousarray(self._margins[:, first:end])
-            objective.softmax_gradients(margins, labels, weights, gradient, hessian)
-            return
-        for output, shape in enumerate(parameters.quantiles or (parameters.shape,)):
-            objective.gradients(
-                parameters.objective,
-                self._margins[output, first:end],
-                labels,
-                weights,
-                self._bounds.scale_pos_weight,
-                gradient[output],
-                hessian[output],
-                shape,
-            )
-
-    def _derived(self, first: int, end: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """`_derive` into arrays of its own."""
-        shape = self._plan.parameters.outputs, end - first
-        gradient, hessian = np.empty(shape), np.empty(shape)
-        self._derive(first, end, gradient, hessian)
-        return gradient, hessian
-
     @property
     def _output(self) -> int:
         """Which output this tree is of."""
         return self._tree % self._per_round // self._plan.parameters.num_parallel_tree
 
-    def _draw(self) -> None:
-        """The rows that this tree trains on, and all others: two sets that share one array."""
-        parameters = self._plan.parameters
-        if parameters.subsample == 1:
-            self._drawn = part(self._row_count, self._undrawn_of_chunk, self._tree_rows)
-            return
-
-        def chosen(first: int, end: int) -> npt.NDArray[np.bool_]:
-            drawn = draw_by_contents(self._hashes[first:end], parameters.subsample, parameters.seed, self._tree)
-            return drawn & ~self._held_out(first, end) if len(self._evaluation) else drawn
-
-        self._drawn = part(self._row_count, chosen, self._tree_rows)
-
-    def _undrawn(self) -> ChunkedRows:
-        """All rows trained on."""
-        return part(self._row_count, self._undrawn_of_chunk, np.empty_like(self._tree_rows))[0]
-
-    @property
-    def _undrawn_of_chunk(self) -> Callable[[int, int], npt.NDArray[np.bool_]] | None:
-        """Which rows of a chunk are trained on; None for all."""
-        return (lambda first, end: ~self._held_out(first, end)) if len(self._evaluation) else None
-
     def _start_tree(self) -> None:
         """All drawn rows at the root of a tree."""
-        margins, categories = self._margins[self._output], self._rules.n_categories
-        if self._plan.parameters.quantiles:  # rows get the number of their leaf first, and its value once that is known
-            margins = self._leaf_of = np.zeros(self._row_count, np.float32)
-            self._found = 0
-        codes = self._binned.codes_by_feature
-        self._inside, self._outside = (
-            RowPartition(codes, self._missing_code, categories, rows, margins) for rows in self._drawn
-        )
+        self._rows.start_tree(self._output)
+        self._found, self._active = 0, 1
 
     def _hessian_bound(self, gradient_bound: float) -> float:
         """The bound on h of any row in a tree: the first tree's, or where h grows with margins, what the bound on |g| says."""
@@ -1036,23 +813,6 @@ class Party:
         if not is_exponential(parameters.objective):  # of a custom objective `_check_start` held it to the plan's
             return self._bounds.hessian_bound
         return objective.hessian_bound(parameters.objective, 0.0, gradient_bound, parameters.shape)
-
-    def _metrics(self, gradient_bound: float) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
-        """By metric, the sums of this party's held-out rows."""
-        parameters = self._plan.parameters
-        rows = self._evaluation
-        bounds = MagnitudeBounds(self._bounds.label_exponent, self._bounds.weight_exponent)
-        # Of a custom objective gradients say nothing of errors.
-        tells = gradient_bound if self._functions.objective is None else 0.0
-        scale = metric_scale(parameters, self._n_evaluation, bounds, tells)
-        labels, weights = self._held_labels, self._held_weights
-        margins = self._margins[:, rows] if parameters.outputs > 1 else self._margins[0, rows]
-        for name in parameters.metrics:
-            yield name, metric_sums(name, parameters.objective, margins, labels, weights, scale)
-        own, function = self._plan.custom_metric, self._functions.metric
-        if own is not None and function is not None:
-            predictions = predictions_from_margins(parameters.objective, np.ascontiguousarray(margins.T))
-            yield own.name, custom_metric_sums(function, own, predictions, labels, weights, scale)
 
     def _quantise(self, message: QuantiseGradients) -> None:
         parameters = self._plan.parameters
@@ -1065,22 +825,16 @@ class Party:
         drawn = draw_columns(n_features, parameters.colsample_bytree, parameters.seed, self._tree)
         if not np.array_equal(columns, drawn):
             raise self._broken("columns are not those that the plan's seed draws for this tree")
-        scales = objective.Scales(message.gradient_scale, message.hessian_scale, len(self._packed))
+        scales = objective.Scales(message.gradient_scale, message.hessian_scale, self._planes)
         with self._blaming():
             gradient_sum, hessian_sum = self._totals[2 * self._output : 2 * self._output + 2]
             objective.check_scales(scales, gradient_sum, hessian_sum, *self._units)
         if self._counts is not None:
             self._counts.naming.start_tree(scales, self._gradient_bound)
-        if self._replaying:
-            pass  # no histogram is built of them
-        elif self._gradient.shape[1]:
-            objective.pack(self._gradient[self._output], self._hessian[self._output], scales, self._packed)
-        else:
-            for _, first, end in spans(self._row_count):
-                gradient, hessian = self._derived(first, end)
-                objective.pack(gradient[0], hessian[0], scales, self._packed[:, first:end])
+        if not self._replaying:  # then no histogram is built of them
+            self._rows.quantise(self._output, scales)
         if self._layout is None or not np.array_equal(drawn, self._layout.columns):
-            self._layout = histogram.layout_of(self._binned.offsets, drawn)
+            self._layout = histogram.layout_of(self._cuts.code_offsets, drawn)
             self._allowed = np.zeros(n_features, np.bool_)
             self._allowed[drawn] = True
         self._node_columns = node_columns(self._plan, self._rules, drawn, self._tree)
@@ -1106,9 +860,10 @@ class Party:
         if self._plan.parameters.quantiles:
             numbers = np.arange(self._found, self._found + level.leaves, dtype=np.float32)
             level, self._found = level.with_leaves(numbers), self._found + level.leaves
-        self._inside.apply(level)
+        children = self._rows.move(level)
+        self._active = level.active_below(self._active)
         if self._counts is not None:
-            self._counts.count(self._inside.child_rows)
+            self._counts.count(children)
         if message.then is not None and not level.last:
             raise self._broken("scales of the next tree in the middle of this one")
         if not level.last:
@@ -1133,21 +888,18 @@ class Party:
         self._level += 1
         self._node_columns.advance(level)
         yield from self._histograms(nodes_to_build(level.build_left))
-        if self._outside.n_rows:  # nothing that is sent waits for these rows
-            self._outside.apply(level)
+        self._rows.follow(level)  # nothing that is sent waits for these rows
 
     def _next_tree(self, message: SplitNodes, level: Level) -> Iterator[bytes]:
         """Begin the tree after the one that ends here."""
-        if self._outside.n_rows:
-            self._outside.apply(level)
+        self._rows.follow(level)
         yield from self._go_on(message)
 
     def _go_on(self, message: SplitNodes | SetLeaves) -> Iterator[bytes]:
         """Begin what comes after a tree: its root too, where its scales suit bounds that the leaves gave."""
         parameters = self._plan.parameters
         in_round = self._tree % self._per_round < self._per_round - 1
-        foreseen = LOSSES[parameters.objective].foreseen and self._per_round == 1 and self._functions.objective is None
-        at_once = foreseen and self._tree < self._last_tree and parameters.subsample == 1
+        at_once = self._foreseen and self._per_round == 1 and self._tree < self._last_tree and parameters.subsample == 1
         if (message.then is not None) != (in_round or at_once):
             raise self._broken(
                 f"the next tree's scales {'do not come' if in_round or at_once else 'come'} with the last splits"
@@ -1155,7 +907,7 @@ class Party:
         self._session.go(message, "growing" if in_round or at_once else "scaling")
         if in_round:
             self._tree += 1
-            self._draw()
+            self._rows.draw(self._tree)
             self._start_tree()
         else:
             self._with_root = at_once
@@ -1167,7 +919,7 @@ class Party:
 
     def _read_level(self, message: SplitNodes) -> Level:
         """The message as a `Level` of views into its frame, refused unless it fits the nodes that are there."""
-        active = len(self._inside.starts)
+        active = self._active
         sender = self._plan.aggregator
         guided = self._plan.parameters.grow_policy == "lossguide"
 
@@ -1230,26 +982,18 @@ class Party:
             self._with_root = False
             return
         assert self._layout is not None  # `_quantise` comes before, by the session's table
-        layout, partition, codes, packed = self._layout, self._inside, self._binned.codes, self._packed
-        columns, offsets, stride = layout.columns, layout.offsets, layout.stride
+        layout = self._layout
         # Both depend on the number of rows alone, which is public.
-        values = partition.n_rows * len(columns)
+        values = self._rows.drawn_rows * len(layout.columns)
         frames = 1 if values <= ONE_FRAME_VALUES else FRAMES_PER_LEVEL
         per_frame = self._nodes_per_frame or -(-len(positions) // frames)
-        parallel = self._pool.threads > 1 and values >= PARALLEL_VALUES
-        held = min(per_frame, len(positions)), len(packed), layout.cells
+        held = min(per_frame, len(positions)), self._planes, layout.cells
         room = self._buffers.get("histograms", (math.prod(held) + len(self._totals),))
         all_out = room[: math.prod(held)].reshape(held)
-        sums = self._buffers.get("sums", (self._pool.threads, layout.scratch))
         for first in range(0, len(positions), per_frame):
-            part = positions[first : first + per_frame]
-            out = all_out[: len(part)]
-            starts, ends = partition.starts[part], partition.ends[part]
-            work = (codes, columns, offsets, stride, partition.rows, starts, ends, packed, sums, out)
-            if parallel:
-                histogram.build_histograms_parallel(*work, self._pool)
-            else:
-                histogram.build_histograms(*work)
+            asked = positions[first : first + per_frame]
+            out = all_out[: len(asked)]
+            self._rows.histograms(layout, asked, out)
             if self._with_root:
                 self._with_root = False
                 room[-len(self._totals) :] = self._totals

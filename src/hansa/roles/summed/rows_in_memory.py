@@ -1,0 +1,413 @@
+"""A party's rows in this process: their codes, gradients and margins, and which of them stand in which node. See `party_rows`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.data.bin_counts import Layout
+from hansa.data.binning import BinnedRows, bin_groups
+from hansa.data.columns import Columns, StoredColumn, each, whole
+from hansa.data.holdout import hash_rows, held_out
+from hansa.data.quantiles import ALL_ROWS, CutRequest, Cuts, count_cells, weigh_cells
+from hansa.data.residuals import Grid, count_residuals, n_counts, weigh_residuals
+from hansa.data.rows import check_arrays
+from hansa.data.source import Rows
+from hansa.errors import DataError, HansaError, RowsLost
+from hansa.plan import Plan
+from hansa.roles.batches import hold_out, label_counts
+from hansa.roles.summed import describing
+from hansa.roles.summed.custom import (
+    Functions,
+    check_functions,
+    check_rows_apart,
+    custom_gradients,
+    custom_metric_sums,
+)
+from hansa.roles.summed.features import feature_rules, without_categories
+from hansa.roles.summed.levels import RecodedColumns, content_codes, count_levels, told_levels
+from hansa.roles.summed.party_rows import Counts, DoesNotFit, Int64, TrainingStart
+from hansa.roles.summed.statistics import (
+    MagnitudeBounds,
+    balanced,
+    count_magnitudes,
+    metric_scale,
+    sum_classes,
+    sum_labels,
+    sum_steps,
+)
+from hansa.trees import histogram, objective
+from hansa.trees.ensemble import base_margin, predictions_from_margins
+from hansa.trees.growth import Buffers, RowPartition
+from hansa.trees.level import Level
+from hansa.trees.losses import is_softmax
+from hansa.trees.metrics import metric_sums
+from hansa.trees.row_chunks import ChunkedRows, part, spans
+from hansa.trees.sampling import draw_by_contents
+from hansa.trees.worker_pool import WorkerPool
+
+PARALLEL_VALUES = 200_000
+"""Rows times columns of a tree below which one thread builds histograms as fast as several."""
+
+_Residuals: TypeAlias = tuple[
+    npt.NDArray[np.float32],
+    npt.NDArray[np.float32],
+    npt.NDArray[np.unsignedinteger[Any]],
+    npt.NDArray[np.float32] | None,
+]
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What fails here is what the party was told of the run."""
+    try:
+        yield
+    except HansaError as error:
+        raise DoesNotFit(str(error)) from error
+
+
+class RowsInMemory:
+    """One party's rows, held by this process. See `party_rows.PartyRows` for its methods.
+
+    Args:
+        plan: as every member holds it. owner: the party. rows: its table; never leaves this object, and is let go once it is coded.
+        pool: compute threads. functions: of the plan's custom objective and metric. describes: whether the run trains nothing.
+
+    Raises DataError where the table is not as the plan's schema says.
+    """
+
+    def __init__(
+        self, plan: Plan, owner: str, rows: Columns, pool: WorkerPool, functions: Functions, describes: bool
+    ) -> None:
+        if isinstance(rows, Rows):
+            check_arrays(rows, plan.schema, plan.parameters.label_kind, owner)
+        self.own_levels: Mapping[str, tuple[str, ...]] = told_levels(plan, rows, owner)
+        self._functions = functions
+        self._describes = describes
+        if not describes:
+            check_functions(plan, functions, owner)
+            check_rows_apart(plan, functions, np.ascontiguousarray(rows.label), rows.weight)
+        self._plan = plan
+        self._pool = pool
+        self._rows: Columns | None = rows
+        self._large = rows.large
+        self.n_rows = rows.n_rows
+        self._labels = np.ascontiguousarray(rows.label)
+        self._weights = None if rows.weight is None else np.ascontiguousarray(rows.weight)
+        self._base_margin = rows.base_margin
+        held, held_rule = np.zeros(rows.n_rows, np.bool_), hold_out(plan)
+        self._hashes = np.zeros(0, np.uint64)
+        hashed = RecodedColumns(rows, content_codes(plan, rows)) if plan.schema.union else rows
+        if held_rule.any:
+            held = held_out(each(hashed), self._labels, held_rule)
+        if plan.parameters.subsample < 1:
+            self._hashes = hash_rows(each(hashed), self._labels, plan.parameters.seed)
+        self._evaluation = np.flatnonzero(held).astype(np.uint32)
+        self._held_bits = np.packbits(held) if len(self._evaluation) else np.zeros(0, np.uint8)
+        self._fixed_weights: npt.NDArray[np.int64] | None = None
+        self._buffers = Buffers()
+
+    @property
+    def evaluation_rows(self) -> int:
+        return len(self._evaluation)
+
+    @property
+    def drawn_rows(self) -> int:
+        return self._inside.n_rows
+
+    def label_counts(self) -> tuple[dict[int, int], dict[int, int]]:
+        held = self._held_out(0, self.n_rows) if len(self._evaluation) else np.zeros(self.n_rows, np.bool_)
+        return label_counts(self._labels, held)
+
+    def join(self, n_rows: int, n_evaluation: int, n_parties: int) -> None:
+        self._all_rows, self._all_evaluation = n_rows, n_evaluation
+        if self._plan.parameters.balance == "parties":
+            own = self.n_rows - self.evaluation_rows
+            self._weights = balanced(self._weights, self._labels, n_rows, n_parties, own)
+
+    def recode(self, plan: Plan, codes: Mapping[int, npt.NDArray[np.float32]]) -> None:
+        self._plan, self._rows = plan, RecodedColumns(self._table, dict(codes))
+
+    # --- before the cuts are known ------------------------------------------------------------------------------------
+
+    @property
+    def _table(self) -> Columns:
+        assert self._rows is not None  # it is let go where training begins
+        return self._rows
+
+    def _held_out(self, first: int, end: int) -> npt.NDArray[np.bool_]:
+        """Whether each row from first, a multiple of 8, to end is held out; some rows are."""
+        return np.unpackbits(self._held_bits[first // 8 :], count=end - first).view(np.bool_)
+
+    def _counted(self) -> npt.NDArray[np.bool_]:
+        """The rows trained on, bool (rows,), or `ALL_ROWS`."""
+        return ~self._held_out(0, self.n_rows) if len(self._evaluation) else ALL_ROWS
+
+    def count_magnitudes(self) -> Int64:
+        return count_magnitudes(self._labels, self._weights)
+
+    def count_levels(self) -> Int64:
+        return count_levels(self._plan, self._table, self._counted())
+
+    def sum_labels(self, label_unit: int, weight_unit: int) -> Int64:
+        counted = self._counted()
+        labels, weights = self._labels, self._weights
+        if len(counted):
+            labels, weights = labels[counted], None if weights is None else weights[counted]
+        given = (labels, weights, label_unit, weight_unit)
+        parameters = self._plan.parameters
+        with _told():
+            sums = np.concatenate([sum_labels(*given), sum_steps(parameters, *given), sum_classes(parameters, *given)])
+            if weights is not None and not self._describes:  # a description counts rows
+                self._fixed_weights = objective.fixed_weights(weights, weight_unit)
+        return sums
+
+    def count_cells(self, request: CutRequest) -> tuple[Counts, Int64 | None]:
+        counted, weights = self._counted(), self._fixed_weights
+        counts, sums = [], []
+        rules = feature_rules(self._plan)
+        groups = self._table.groups()
+        if self._describes:
+            groups = itertools.chain(groups, [(self._table.n_features, self._labels[None])])
+        for first, group in groups:
+            asked = request.of(first, first + len(group))
+            if not asked.n_counts:
+                continue
+            if self._describes:
+                values = describing.searched_values(group, describing.columns_of(self._plan), first)
+            else:
+                values = without_categories(group, rules, first)
+            counts.append(count_cells(values, asked, counted))
+            if weights is not None:
+                sums.append(weigh_cells(values, weights, asked, counted))
+            del group, values  # before the next ones are read
+        return np.concatenate(counts), np.concatenate(sums) if sums else None
+
+    def count_bins(self, layout: Layout) -> Int64:
+        counted = self._counted()
+        parts = []
+        for first, group in itertools.chain(self._table.groups(), [(len(layout.cuts) - 1, self._labels[None])]):
+            with _told():
+                parts.append(describing.count_columns(layout, first, group[:, counted] if len(counted) else group))
+        return np.concatenate(parts)
+
+    # --- rounds and trees ---------------------------------------------------------------------------------------------
+
+    def start(self, start: TrainingStart) -> None:
+        self._start = start
+        parameters = self._plan.parameters
+        binned = self._binned = self._bin(start.cuts)
+        self._fixed_weights = None
+        self._per_round = parameters.trees_per_round
+        n_rows, sizes = binned.n_rows, np.diff(binned.offsets)
+        self._missing_code = np.where(binned.has_missing, sizes - 1, -1).astype(np.int32)
+        first = [base_margin(parameters.objective, score) for score in start.base_scores]
+        if start.before is not None:
+            self._margins = start.before.margins(whole(self._table), self._pool.threads, self._base_margin)
+        elif self._base_margin is not None:
+            self._margins = self._base_margin.copy()
+        else:
+            self._margins = np.repeat(np.array(first, np.float32)[:, None], n_rows, axis=1)
+        self._table.close()
+        self._rows = self._base_margin = None
+        held = self._evaluation
+        self._held_labels = self._labels[held]
+        self._held_weights = None if self._weights is None else self._weights[held]
+        self._kept_labels = StoredColumn.of(self._labels, self._large)
+        self._kept_weights = None if self._weights is None else StoredColumn.of(self._weights, self._large)
+        self._labels, self._weights = np.zeros(0, np.float32), None
+        # Trees of one round all take the gradients at its start.
+        kept = n_rows if not self._large or self._per_round > 1 else 0
+        self._gradient = np.empty((len(first), kept))
+        self._hessian = np.empty((len(first), kept))
+        self._packed = np.empty((start.planes, n_rows), np.int64)
+        self._tree_rows = np.empty(n_rows, np.uint16)
+
+    def _bin(self, cuts: Cuts) -> BinnedRows:
+        """Codes of all rows. A held-out row may lack a feature that no training row lacks: it goes right, as the model has it."""
+        held = self._held_out(0, self.n_rows) if len(self._evaluation) else ALL_ROWS
+        try:
+            return bin_groups(self._table.groups(), self.n_rows, cuts, self._pool.threads, held, twice=not self._large)
+        except RowsLost:
+            raise
+        except DataError as error:
+            # Its text names a row of this party.
+            raise DoesNotFit("the cuts have no place for a missing value that this party's rows hold") from error
+
+    def start_round(self, tree: int, gradient_bound: float, hessian_bound: float) -> list[int]:
+        parameters = self._plan.parameters
+        if parameters.quantiles:  # trees of one round all refit to the residuals at its start
+            self._starts = self._margins.copy() if parameters.num_parallel_tree > 1 else self._margins
+        whole_table = self._gradient.shape[1] > 0
+        if whole_table:
+            self._derive(0, self.n_rows, self._gradient, self._hessian)
+        self.draw(tree)
+        # Where a round has several trees, each draws rows of its own: its sums are at most those of all rows.
+        rows = self._drawn[0] if self._per_round == 1 else self._undrawn()
+        totals = [0] * (2 * parameters.outputs)
+        for chunk, first, end in spans(self.n_rows):
+            own = rows.of_chunk(chunk)
+            objective.check_margins(parameters.objective, self._margins[0, first:end], own)
+            if whole_table:
+                gradient, hessian = self._gradient[:, first:end], self._hessian[:, first:end]
+            else:
+                gradient, hessian = self._derived(first, end)
+            with _told():
+                for output in range(parameters.outputs):
+                    for place, values, most in ((0, gradient, gradient_bound), (1, hessian, hessian_bound)):
+                        own_sum = objective.sum_magnitudes(values[output], own, most, self._all_rows)
+                        totals[2 * output + place] += own_sum
+        return totals
+
+    def _derive(
+        self, first: int, end: int, gradient: npt.NDArray[np.float64], hessian: npt.NDArray[np.float64]
+    ) -> None:
+        """Write the first and second derivatives of the loss of the rows from first to end, float64 (outputs, end - first) each."""
+        parameters = self._plan.parameters
+        labels = self._kept_labels.part(first, end)
+        weights = None if self._kept_weights is None else self._kept_weights.part(first, end)
+        if self._functions.objective is not None and self._plan.custom_objective is not None:
+            bounds, margins = self._plan.custom_objective, self._margins[0, first:end]
+            gradient[0], hessian[0] = custom_gradients(
+                self._functions.objective, bounds, first, margins, labels, weights
+            )
+            return
+        if is_softmax(parameters.objective):
+            margins = np.ascontiguousarray(self._margins[:, first:end])
+            objective.softmax_gradients(margins, labels, weights, gradient, hessian)
+            return
+        for output, shape in enumerate(parameters.quantiles or (parameters.shape,)):
+            objective.gradients(
+                parameters.objective,
+                self._margins[output, first:end],
+                labels,
+                weights,
+                self._start.scale_pos_weight,
+                gradient[output],
+                hessian[output],
+                shape,
+            )
+
+    def _derived(self, first: int, end: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """`_derive` into arrays of its own."""
+        shape = self._plan.parameters.outputs, end - first
+        gradient, hessian = np.empty(shape), np.empty(shape)
+        self._derive(first, end, gradient, hessian)
+        return gradient, hessian
+
+    def draw(self, tree: int) -> None:
+        """The rows that this tree trains on, and all others: two sets that share one array."""
+        parameters = self._plan.parameters
+        if parameters.subsample == 1:
+            self._drawn = part(self.n_rows, self._undrawn_of_chunk, self._tree_rows)
+            return
+
+        def chosen(first: int, end: int) -> npt.NDArray[np.bool_]:
+            drawn = draw_by_contents(self._hashes[first:end], parameters.subsample, parameters.seed, tree)
+            return drawn & ~self._held_out(first, end) if len(self._evaluation) else drawn
+
+        self._drawn = part(self.n_rows, chosen, self._tree_rows)
+
+    def _undrawn(self) -> ChunkedRows:
+        """All rows trained on."""
+        return part(self.n_rows, self._undrawn_of_chunk, np.empty_like(self._tree_rows))[0]
+
+    @property
+    def _undrawn_of_chunk(self) -> Callable[[int, int], npt.NDArray[np.bool_]] | None:
+        """Which rows of a chunk are trained on; None for all."""
+        return (lambda first, end: ~self._held_out(first, end)) if len(self._evaluation) else None
+
+    def metrics(self, gradient_bound: float) -> Iterator[tuple[str, Int64]]:
+        parameters, start = self._plan.parameters, self._start
+        rows = self._evaluation
+        bounds = MagnitudeBounds(start.label_exponent, start.weight_exponent)
+        # Of a custom objective gradients say nothing of errors.
+        tells = gradient_bound if self._functions.objective is None else 0.0
+        scale = metric_scale(parameters, self._all_evaluation, bounds, tells)
+        labels, weights = self._held_labels, self._held_weights
+        margins = self._margins[:, rows] if parameters.outputs > 1 else self._margins[0, rows]
+        for name in parameters.metrics:
+            yield name, metric_sums(name, parameters.objective, margins, labels, weights, scale)
+        own, function = self._plan.custom_metric, self._functions.metric
+        if own is not None and function is not None:
+            predictions = predictions_from_margins(parameters.objective, np.ascontiguousarray(margins.T))
+            yield own.name, custom_metric_sums(function, own, predictions, labels, weights, scale)
+
+    def start_tree(self, output: int) -> None:
+        self._output = output
+        margins, categories = self._margins[output], self._start.rules.n_categories
+        if self._plan.parameters.quantiles:  # rows get the number of their leaf first, and its value once that is known
+            margins = self._leaf_of = np.zeros(self.n_rows, np.float32)
+        codes = self._binned.codes_by_feature
+        self._inside, self._outside = (
+            RowPartition(codes, self._missing_code, categories, rows, margins) for rows in self._drawn
+        )
+
+    def quantise(self, output: int, scales: objective.Scales) -> None:
+        if self._gradient.shape[1]:
+            objective.pack(self._gradient[output], self._hessian[output], scales, self._packed)
+            return
+        for _, first, end in spans(self.n_rows):
+            gradient, hessian = self._derived(first, end)
+            objective.pack(gradient[0], hessian[0], scales, self._packed[:, first:end])
+
+    def histograms(self, layout: histogram.Layout, positions: Int64, out: Int64) -> None:
+        partition, pool = self._inside, self._pool
+        starts, ends = partition.starts[positions], partition.ends[positions]
+        sums = self._buffers.get("sums", (pool.threads, layout.scratch))
+        columns = layout.columns
+        work = (self._binned.codes, columns, layout.offsets, layout.stride, partition.rows, starts, ends, self._packed)
+        if pool.threads > 1 and partition.n_rows * len(columns) >= PARALLEL_VALUES:
+            histogram.build_histograms_parallel(*work, sums, out, pool)
+        else:
+            histogram.build_histograms(*work, sums, out)
+
+    def move(self, level: Level) -> Int64:
+        self._inside.apply(level)
+        return self._inside.child_rows
+
+    def follow(self, level: Level) -> None:
+        if self._outside.n_rows:
+            self._outside.apply(level)
+
+    # --- quantiles of residuals ---------------------------------------------------------------------------------------
+
+    def count_residuals(self, request: CutRequest, grid: Grid, weight_unit: int) -> tuple[Counts, Int64]:
+        counts = np.zeros(n_counts(request), np.uint32)
+        sums = np.zeros(n_counts(request) if self._plan.weighted else 0, np.int64)
+        for residuals, groups, rows, weights in self._residuals_of_chunks():
+            own = residuals, groups, rows
+            count_residuals(*own, grid, request, counts)
+            if weights is not None:
+                fixed = objective.fixed_weights(weights, weight_unit)
+                weigh_residuals(*own, fixed, grid, request, sums)
+        return counts, sums
+
+    def _residuals_of_chunks(self) -> Iterator[_Residuals]:
+        """Of each chunk: residuals and groups of its rows, float32, which of them count, and the weights, float32, or None."""
+        if self._rows is not None:  # training did not begin
+            counted = self._counted()
+            rows = np.flatnonzero(counted) if len(counted) else np.arange(self.n_rows)
+            groups = np.zeros(self.n_rows, np.float32)
+            yield self._labels, groups, rows.astype(np.uint32), self._weights
+            return
+        starts = self._starts[self._output]
+        for chunk, first, end in spans(self.n_rows):
+            residuals = self._kept_labels.part(first, end) - starts[first:end]
+            weights = None if self._kept_weights is None else self._kept_weights.part(first, end)
+            yield residuals, self._leaf_of[first:end], self._drawn[0].of_chunk(chunk), weights
+
+    def set_leaves(self, values: npt.NDArray[np.float32]) -> None:
+        margins = self._margins[self._output]
+        for _, first, end in spans(self.n_rows):
+            margins[first:end] += values[self._leaf_of[first:end].astype(np.int64)]
+
+    def close(self) -> None:
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
