@@ -75,7 +75,7 @@ def memory_of(plan: Plan, n_rows: int, *, lacks: bool, parquet: bool, by_column:
 
 
 def _bytes_of(plan: Plan, n_rows: int, lacks: bool, large: bool, *, streamed: bool) -> int:
-    """The largest of three steps: reading, coding, and training, in bytes a row, with what each keeps (`roles.summed.rows_in_memory`)."""
+    """The largest of three steps: reading, coding, and training, in bytes a row, with what each keeps (`summed.rows_in_memory`)."""
     parameters, schema = plan.parameters, plan.schema
     features, outputs = len(schema.features), parameters.outputs
     most_codes = max([parameters.max_bin + lacks, *(len(own) + 1 for own in schema.categories)])

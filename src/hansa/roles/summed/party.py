@@ -89,7 +89,6 @@ from hansa.roles.summed.levels import (
     check_levels,
     dictionary_of,
     level_counts,
-    own_codes,
     with_union,
 )
 from hansa.roles.summed.party_rows import DoesNotFit, HoldRows, TrainingStart
@@ -535,7 +534,7 @@ class Party:
         self._roster: Roster = message.roster
         self._n_rows = sum(rows for _, _, rows, _, _ in message.roster)
         self._n_evaluation = sum(held for _, _, _, held, _ in message.roster)
-        self._rows.join(self._n_rows, self._n_evaluation, len(names))
+        self._rows.join(self._n_rows, self._n_evaluation, len(names), self._join.rows)
         self._n_columns = len(plan.schema.features) + self._describes
         self._guard = CutGuard(self._n_columns, self._n_rows, plan.parameters.max_bin, plan.min_cell_rows)
 
@@ -558,9 +557,9 @@ class Party:
             raise self._broken("levels of all parties are told, and the plan has them, or it was said before")
         with self._blaming():
             check_levels(self._plan, message.levels)
-            codes = own_codes(self._plan, self._rows.own_levels, message.levels)
         self._plan = with_union(self._plan, message.levels)
-        self._rows.recode(self._plan, codes)
+        with self._asking():
+            self._rows.unite(self._plan, message.levels)
         self._rules = feature_rules(self._plan)
 
     def _keep_levels(self, message: KeepLevels) -> None:
@@ -804,7 +803,7 @@ class Party:
 
     def _start_tree(self) -> None:
         """All drawn rows at the root of a tree."""
-        self._rows.start_tree(self._output)
+        self._drawn = self._rows.start_tree(self._output)
         self._found, self._active = 0, 1
 
     def _hessian_bound(self, gradient_bound: float) -> float:
@@ -984,7 +983,7 @@ class Party:
         assert self._layout is not None  # `_quantise` comes before, by the session's table
         layout = self._layout
         # Both depend on the number of rows alone, which is public.
-        values = self._rows.drawn_rows * len(layout.columns)
+        values = self._drawn * len(layout.columns)
         frames = 1 if values <= ONE_FRAME_VALUES else FRAMES_PER_LEVEL
         per_frame = self._nodes_per_frame or -(-len(positions) // frames)
         held = min(per_frame, len(positions)), self._planes, layout.cells

@@ -6,7 +6,7 @@ is a sum of whole numbers over rows, so that neither the order of rows nor their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,7 +67,7 @@ class PartyRows(Protocol):
        spread over workers.
     3. Held-out rows are those that `plan` draws by contents (`data.holdout`), and a tree's rows those that it draws by contents
        (`trees.sampling`): equal rows are drawn together.
-    4. Calls come in the order of the protocol: `count_*`, `sum_labels`, `recode` before `start`; then by round `metrics`,
+    4. Calls come in the order of the protocol: `count_*`, `sum_labels`, `unite`, `recode` before `start`; then by round `metrics`,
        `start_round`; by tree `start_tree`, `quantise`, by level `histograms` and `move`, `follow`; `set_leaves` where leaves are
        refitted. Whoever holds rows may keep that order as an assertion, and need not defend against another.
     5. A call is answered whole or raises; after an error nothing more is asked. `DoesNotFit` says that what was told does not fit
@@ -85,21 +85,22 @@ class PartyRows(Protocol):
         """Rows that are held out."""
 
     @property
-    def drawn_rows(self) -> int:
-        """Rows that the tree trains on."""
-
-    @property
     def own_levels(self) -> Mapping[str, tuple[str, ...]]:
         """The levels of features whose dictionaries the plan unites."""
 
     def label_counts(self) -> tuple[dict[int, int], dict[int, int]]:
         """Rows trained on, and held out, by their label, where that is a whole number."""
 
-    def join(self, n_rows: int, n_evaluation: int, n_parties: int) -> None:
-        """The run began: rows that all parties train on, that they hold out, and how many parties there are."""
+    def join(self, n_rows: int, n_evaluation: int, n_parties: int, own: int) -> None:
+        """The run began: rows that all parties train on, that they hold out, how many parties there are, and rows that this one trains
+        on.
+        """
+
+    def unite(self, plan: Plan, levels: Mapping[str, tuple[str, ...]]) -> None:
+        """Go on with all parties' levels, by feature of a union, which `plan` has. Raises DoesNotFit where one of its own is not."""
 
     def recode(self, plan: Plan, codes: Mapping[int, npt.NDArray[np.float32]]) -> None:
-        """Go on with the plan's levels: old code -> new, by feature (`levels.RecodedColumns`)."""
+        """Go on with the plan's levels: old code -> new, by feature (`levels.Dictionary.codes`)."""
 
     def count_magnitudes(self) -> Int64:
         """`statistics.count_magnitudes`, int64 (2, 256)."""
@@ -125,14 +126,14 @@ class PartyRows(Protocol):
         Returns, by output, upper bounds of the sums of |g| and of |h| in the units that the bounds give. Raises DoesNotFit.
         """
 
-    def metrics(self, gradient_bound: float) -> Iterator[tuple[str, Int64]]:
+    def metrics(self, gradient_bound: float) -> list[tuple[str, Int64]]:
         """By metric, the sums of held-out rows at the margins so far."""
 
     def draw(self, tree: int) -> None:
         """The rows of another tree of the round."""
 
-    def start_tree(self, output: int) -> None:
-        """All rows of the tree at its root; its leaves add to this output's margins."""
+    def start_tree(self, output: int) -> int:
+        """All rows of the tree at its root; its leaves add to this output's margins. Returns how many rows the tree trains on."""
 
     def quantise(self, output: int, scales: Scales) -> None:
         """Round and pack the gradients of an output."""
@@ -151,6 +152,9 @@ class PartyRows(Protocol):
 
     def set_leaves(self, values: npt.NDArray[np.float32]) -> None:
         """The leaves of the tree have these values, float32 (leaves,)."""
+
+    def checksum(self) -> int:
+        """Of all rows as they are held now: the same of the same rows in the same order, whoever holds them."""
 
     def close(self) -> None:
         """Let everything go. Safe to call twice."""

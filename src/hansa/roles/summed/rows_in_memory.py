@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -30,7 +31,7 @@ from hansa.roles.summed.custom import (
     custom_metric_sums,
 )
 from hansa.roles.summed.features import feature_rules, without_categories
-from hansa.roles.summed.levels import RecodedColumns, content_codes, count_levels, told_levels
+from hansa.roles.summed.levels import RecodedColumns, content_codes, count_levels, own_codes, told_levels
 from hansa.roles.summed.party_rows import Counts, DoesNotFit, Int64, TrainingStart
 from hansa.roles.summed.statistics import (
     MagnitudeBounds,
@@ -116,19 +117,19 @@ class RowsInMemory:
     def evaluation_rows(self) -> int:
         return len(self._evaluation)
 
-    @property
-    def drawn_rows(self) -> int:
-        return self._inside.n_rows
-
     def label_counts(self) -> tuple[dict[int, int], dict[int, int]]:
         held = self._held_out(0, self.n_rows) if len(self._evaluation) else np.zeros(self.n_rows, np.bool_)
         return label_counts(self._labels, held)
 
-    def join(self, n_rows: int, n_evaluation: int, n_parties: int) -> None:
+    def join(self, n_rows: int, n_evaluation: int, n_parties: int, own: int) -> None:
         self._all_rows, self._all_evaluation = n_rows, n_evaluation
         if self._plan.parameters.balance == "parties":
-            own = self.n_rows - self.evaluation_rows
             self._weights = balanced(self._weights, self._labels, n_rows, n_parties, own)
+
+    def unite(self, plan: Plan, levels: Mapping[str, tuple[str, ...]]) -> None:
+        with _told():
+            codes = own_codes(self._plan, self.own_levels, levels)
+        self.recode(plan, codes)
 
     def recode(self, plan: Plan, codes: Mapping[int, npt.NDArray[np.float32]]) -> None:
         self._plan, self._rows = plan, RecodedColumns(self._table, dict(codes))
@@ -322,7 +323,7 @@ class RowsInMemory:
         """Which rows of a chunk are trained on; None for all."""
         return (lambda first, end: ~self._held_out(first, end)) if len(self._evaluation) else None
 
-    def metrics(self, gradient_bound: float) -> Iterator[tuple[str, Int64]]:
+    def metrics(self, gradient_bound: float) -> list[tuple[str, Int64]]:
         parameters, start = self._plan.parameters, self._start
         rows = self._evaluation
         bounds = MagnitudeBounds(start.label_exponent, start.weight_exponent)
@@ -331,14 +332,17 @@ class RowsInMemory:
         scale = metric_scale(parameters, self._all_evaluation, bounds, tells)
         labels, weights = self._held_labels, self._held_weights
         margins = self._margins[:, rows] if parameters.outputs > 1 else self._margins[0, rows]
-        for name in parameters.metrics:
-            yield name, metric_sums(name, parameters.objective, margins, labels, weights, scale)
+        found = [
+            (name, metric_sums(name, parameters.objective, margins, labels, weights, scale))
+            for name in parameters.metrics
+        ]
         own, function = self._plan.custom_metric, self._functions.metric
         if own is not None and function is not None:
             predictions = predictions_from_margins(parameters.objective, np.ascontiguousarray(margins.T))
-            yield own.name, custom_metric_sums(function, own, predictions, labels, weights, scale)
+            found.append((own.name, custom_metric_sums(function, own, predictions, labels, weights, scale)))
+        return found
 
-    def start_tree(self, output: int) -> None:
+    def start_tree(self, output: int) -> int:
         self._output = output
         margins, categories = self._margins[output], self._start.rules.n_categories
         if self._plan.parameters.quantiles:  # rows get the number of their leaf first, and its value once that is known
@@ -347,6 +351,7 @@ class RowsInMemory:
         self._inside, self._outside = (
             RowPartition(codes, self._missing_code, categories, rows, margins) for rows in self._drawn
         )
+        return self._inside.n_rows
 
     def quantise(self, output: int, scales: objective.Scales) -> None:
         if self._gradient.shape[1]:
@@ -406,6 +411,19 @@ class RowsInMemory:
         margins = self._margins[self._output]
         for _, first, end in spans(self.n_rows):
             margins[first:end] += values[self._leaf_of[first:end].astype(np.int64)]
+
+    def checksum(self) -> int:
+        held: list[npt.NDArray[Any] | None] = [self._held_bits, self._hashes]
+        if self._rows is not None:
+            held += [self._labels, self._weights, self._base_margin]
+        else:
+            weights = None if self._kept_weights is None else self._kept_weights.values
+            held += [self._kept_labels.values, weights, self._margins, self._binned.codes]
+        found = 0
+        for array in held:
+            if array is not None:
+                found = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, found)
+        return found
 
     def close(self) -> None:
         if self._rows is not None:
