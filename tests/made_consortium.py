@@ -102,7 +102,7 @@ def make_consortium(folder: Path, plan: str = PLAN) -> Path:
 
 
 def write_member(folder: Path, name: str, port: int, **changes: Any) -> Path:
-    """A member's own file; a change to None leaves its key out, `policy` and `source` are tables."""
+    """A member's own file; a change to None leaves its key out, `policy`, `engine` and `source` are tables."""
     values: dict[str, Any] = {
         "plan": "plan.toml",
         "members": "members.toml",
@@ -115,10 +115,12 @@ def write_member(folder: Path, name: str, port: int, **changes: Any) -> Path:
         values |= {"table": f"{name}.csv", "model": f"{name}-model.json"}
     kept = {key: value for key, value in (values | changes).items() if value is not None}
     path = folder / f"{name}.toml"
-    policy = kept.pop("policy", {})
-    inner = ", ".join(f"{key} = {json.dumps(value)}" for key, value in policy.items())
+    tables = {"policy": kept.pop("policy", {})} | ({"engine": kept.pop("engine")} if "engine" in kept else {})
     source = kept.pop("source", None)
-    lines = [*(f"{key} = {json.dumps(value)}" for key, value in kept.items()), f"policy = {{ {inner} }}"]
+    lines = [f"{key} = {json.dumps(value)}" for key, value in kept.items()]
+    for table, values in tables.items():
+        inner = ", ".join(f"{key} = {json.dumps(value)}" for key, value in values.items())
+        lines.append(f"{table} = {{ {inner} }}")
     if source is not None:
         files = source.get("files")
         lines += ["[source]", *(f"{key} = {json.dumps(value)}" for key, value in source.items() if key != "files")]

@@ -116,9 +116,7 @@ class Ledger:
             features: one after another, float32 (n,) each; as an array of them is. arrays: the other columns, float32 (n,); None for
                 one that is not there.
         """
-        key = self._read_key()
-        others = [array for array in arrays if array is not None]
-        return tuple(sorted({_column_hash(key, column) for column in chain(features, others)}))
+        return tuple(sorted(column_hashes(self.key, features, *arrays)))
 
     def admit(self, entry: Entry, policy: Policy) -> None:
         """Write a run down before anything of it leaves; refuse people, counts or a number of runs that the policy does not allow.
@@ -242,7 +240,7 @@ class Ledger:
         try:
             if entries.pop() != b"":
                 raise ValueError("its last line is cut off")
-            if msgspec.json.decode(head, type=_Head) != _Head(2, _check_of(self._read_key())):
+            if msgspec.json.decode(head, type=_Head) != _Head(2, _check_of(self.key)):
                 raise ValueError(f"it was not made with the key {self._key_path}, or by another release")
             return [msgspec.json.decode(line, type=Entry) for line in entries]
         except (ValueError, IndexError, msgspec.DecodeError) as error:
@@ -250,7 +248,9 @@ class Ledger:
                 f"{self.path}: not a ledger ({error}); restore it: it keeps rows from meeting other people"
             ) from error
 
-    def _read_key(self) -> bytes:
+    @property
+    def key(self) -> bytes:
+        """What columns are hashed under: it stays with this party. Raises PlanError where it cannot be read."""
         try:
             key = read_whole(self._key_path)
         except (OSError, ValueError) as error:
@@ -265,6 +265,14 @@ class Ledger:
 
 def _check_of(key: bytes) -> str:
     return hmac.new(key, _CHECK, hashlib.sha256).hexdigest()
+
+
+def column_hashes(
+    key: bytes, features: Iterable[npt.NDArray[np.float32]], *arrays: npt.NDArray[np.float32] | None
+) -> set[str]:
+    """`Ledger.columns` under a key, in no order."""
+    others = [array for array in arrays if array is not None]
+    return {_column_hash(key, column) for column in chain(features, others)}
 
 
 def _column_hash(key: bytes, column: npt.NDArray[np.float32]) -> str:

@@ -31,7 +31,7 @@ import duckdb
 
 from hansa.data.database import read_table
 from hansa.data.parts import PARQUET, parts_of
-from hansa.data.query import DatabaseQuery, Query, Source
+from hansa.data.query import DatabaseQuery, Parts, Query, Source
 from hansa.data.schema import Level
 from hansa.errors import DataError
 
@@ -251,6 +251,8 @@ def open_table(source: Source) -> OpenTable:
         return _open_query(source)
     if isinstance(source, DatabaseQuery):
         return _open_arrow_table(f"the result of {source.where}", read_table(source), io.BytesIO())
+    if isinstance(source, Parts):
+        return _open_parts(source.table, source.files)
     table = _open_path(source)
     # A wide table of texts is scanned once.
     return table.in_memory() if table.is_csv and len(table.names) > WIDE else table
@@ -285,6 +287,8 @@ def is_parquet(source: Source) -> bool:
     """Whether this is a Parquet file, or a folder or a pattern of them. Raises DataError as `open_table` for the last two."""
     if isinstance(source, Query | DatabaseQuery):
         return False
+    if isinstance(source, Parts):
+        return True
     return _ending(Path(source)) in PARQUET or parts_of(Path(source)) is not None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -10,6 +11,8 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 from numba import njit
+
+from hansa.data.columns import Columns, each
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -130,3 +133,12 @@ def _folds(hashes: npt.NDArray[np.uint64], folds: int) -> npt.NDArray[np.int64]:
 def _shares(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
     """float64 from 0 to below 1."""
     return np.asarray((hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def keyed_digest(key: bytes, rows: Columns, *, ordered: bool = False) -> bytes:
+    """32 bytes that tell a party's rows, in any order or in theirs. Without the key nobody can try out rows."""
+    columns = chain(
+        each(rows), () if rows.weight is None else (rows.weight,), () if rows.base_margin is None else rows.base_margin
+    )
+    hashes = hash_rows(columns, rows.label, 0)
+    return hmac.new(key, (hashes if ordered else np.sort(hashes)).tobytes(), hashlib.sha256).digest()

@@ -43,8 +43,20 @@ class DatabaseQuery:
     where: str = "the query"
 
 
-Source = str | Path | Query | DatabaseQuery
-"""Where a table's rows are: a path (of a file, a folder or a pattern), or a query."""
+@dataclass(frozen=True)
+class Parts:
+    """Some Parquet files of a table that has several.
+
+    Attributes:
+        table: the folder or pattern, for errors. files: in their order, at least one.
+    """
+
+    table: Path
+    files: tuple[Path, ...]
+
+
+Source = str | Path | Query | DatabaseQuery | Parts
+"""Where a table's rows are: a path (of a file, a folder or a pattern), a query, or some files of a table."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+_.\-]*://\S*")
 _SECRET_KEY = re.compile(r"passw|pwd|secret|token", re.IGNORECASE)
@@ -78,4 +90,6 @@ def paths_of(source: Source | None) -> dict[str, Path]:
         return {f"source.files.{name}": path for name, path in source.files.items()}
     if isinstance(source, DatabaseQuery):
         return {} if source.password_file is None else {"source.password_file": source.password_file}
+    if isinstance(source, Parts):
+        return {"table": source.table}
     return {"table": Path(source)}

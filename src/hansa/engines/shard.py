@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from hansa.data.columns import Columns
+from hansa.consortium.ledger import column_hashes
+from hansa.data.columns import Columns, each
+from hansa.data.holdout import keyed_digest
+from hansa.data.query import Parts
+from hansa.data.schema import Schema
+from hansa.data.streamed import open_rows
 from hansa.plan import Plan
-from hansa.roles.summed.custom import Functions
+from hansa.roles.summed.custom import NO_FUNCTIONS, Functions
 from hansa.roles.summed.party_rows import Int64
 from hansa.roles.summed.rows_in_memory import RowsInMemory
 from hansa.trees.histogram import Layout
@@ -35,6 +43,7 @@ class Shard:
     def __init__(
         self, plan: Plan, owner: str, rows: Columns, threads: int, functions: Functions, describes: bool
     ) -> None:
+        self.warnings = rows.warnings
         self._rows = RowsInMemory(plan, owner, rows, WorkerPool(threads), functions, describes)
 
     def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
@@ -59,3 +68,65 @@ class Shard:
         out = np.empty(shape, np.int64)
         self._rows.histograms(layout, positions, out)
         return out
+
+
+@dataclass(frozen=True)
+class ShardSource:
+    """Where a worker finds its rows, and what it does with them.
+
+    Attributes:
+        plan, owner, describes: as for `RowsInMemory`. parts: the files of this shard. schema: what they are held to.
+        by_column: as for `streamed.open_rows`. threads: that compute at the worker.
+    """
+
+    plan: Plan
+    owner: str
+    parts: Parts
+    schema: Schema
+    by_column: bool | None
+    threads: int
+    describes: bool
+
+    def open(self, parts: Parts | None = None) -> contextlib.AbstractContextManager[Columns]:
+        """The rows of the shard, or of some of its files. Raises DataError."""
+        kind = self.plan.parameters.label_kind
+        return open_rows(parts or self.parts, self.schema, label_kind=kind, by_column=self.by_column)
+
+
+class ShardWorker:
+    """A worker that reads its own shard: a process of an engine.
+
+    Args:
+        source: of its rows. Raises DataError where they are not as the schema says, with file, row and column.
+    """
+
+    def __init__(self, source: ShardSource) -> None:
+        self._source = source
+        self._opened = contextlib.ExitStack()
+        rows = self._opened.enter_context(source.open())
+        self._shard = Shard(source.plan, source.owner, rows, source.threads, NO_FUNCTIONS, source.describes)
+
+    def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        """As `Shard.call`, and what is asked before a run begins. Arrays that come from another process are copied: they are not to be
+        written."""
+        match method:
+            case "warnings":
+                return self._shard.warnings
+            case "ledger_columns":
+                return self._ledger_columns(*arguments)
+            case "digest":
+                return self._digest(*arguments)
+        return self._shard.call(method, copy.deepcopy(arguments))
+
+    def _ledger_columns(self, key: bytes) -> set[str]:
+        """The ledger's hashes of the columns of each file, so that they do not depend on how many workers there are."""
+        found: set[str] = set()
+        for file in self._source.parts.files:
+            with self._source.open(Parts(self._source.parts.table, (file,))) as rows:
+                found |= column_hashes(key, each(rows), rows.label, rows.weight, rows.base_margin)
+        return found
+
+    def _digest(self, key: bytes) -> bytes:
+        """A keyed hash of the shard's rows, in any order (`holdout.keyed_digest`)."""
+        with self._source.open() as rows:
+            return keyed_digest(key, rows)

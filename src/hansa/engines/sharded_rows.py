@@ -6,6 +6,7 @@ is made anew from its source, and told again what changed the state of its rows:
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,14 +115,27 @@ class ShardedRows:
         self._losses = 0
         self._checksums: dict[int, list[int]] = {}
         rows = self._each("sizes")
-        self.n_rows = sum(n_rows for n_rows, _ in rows)
-        self.evaluation_rows = sum(held for _, held in rows)
+        self.n_rows: int = sum(n_rows for n_rows, _ in rows)
+        self.evaluation_rows: int = sum(held for _, held in rows)
         told: dict[str, set[str]] = {}
         for levels in self._each("levels"):
             for name, own in levels.items():
                 told.setdefault(name, set()).update(own)
         self.own_levels: Mapping[str, tuple[str, ...]] = {name: tuple(sorted(own)) for name, own in told.items()}
         self._take_checksums()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about values, for the party's own eyes."""
+        return tuple(sentence for told in self._each("warnings") for sentence in told)
+
+    def ledger_columns(self, key: bytes) -> tuple[str, ...]:
+        """What a ledger knows the rows by: hashes of the columns of each file, sorted."""
+        return tuple(sorted({column for own in self._each("ledger_columns", key) for column in own}))
+
+    def digest(self, key: bytes) -> bytes:
+        """A keyed hash of the rows, 32 bytes: of each shard in any order, shard by shard."""
+        return hashlib.sha256(b"".join(self._each("digest", key))).digest()
 
     # --- calls --------------------------------------------------------------------------------------------------------
 

@@ -61,9 +61,11 @@ from hansa.consortium.key_files import Unlocking
 from hansa.consortium.members import Members
 from hansa.consortium.policy import Policy
 from hansa.consortium.versions import read_pinned
+from hansa.data.parts import parts_of
 from hansa.data.query import DatabaseQuery, Query, fault_of_url
 from hansa.data.schema import Schema
 from hansa.declared import SECRET, decode
+from hansa.engines.settings import EngineSettings
 from hansa.errors import IdentityError, PlanError
 from hansa.files import read_text, read_whole
 from hansa.node.proposals import withdrawals
@@ -129,6 +131,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     table: FilePath | None = None
     source: SourceDocument | None = None
     by_column: bool | None = None
+    engine: EngineSettings | None = None
     id: Text | None = None
     start_model: FilePath | None = None
     custom_objective: FilePath | None = None
@@ -171,6 +174,7 @@ class MemberFile:
         table: where this party's rows are: a path, or a query (over its files, or to its database); None where the file gives
             neither table nor source.
         by_column: whether it is read column by column and not into memory; None for a large one of Parquet files.
+        engine: what holds the rows, or None for this process.
         id: a column of it that is not read, or None.
         start_model: path of the model that the plan goes on from, or None. custom_objective: of the file with the plan's function, or
             None.
@@ -221,6 +225,7 @@ class MemberFile:
     custom_objective: Path | None = None
     custom_metric: Path | None = None
     by_column: bool | None = None
+    engine: EngineSettings | None = None
     open_listener: OpenListener = listen
 
     @property
@@ -333,6 +338,7 @@ def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> Mem
         proxy=_proxy(document, path),
         id=document.id,
         by_column=_by_column(document, plan, path),
+        engine=_engine(document, plan, path),
         start_model=at(document.start_model),
         custom_objective=at(document.custom_objective),
         custom_metric=at(document.custom_metric),
@@ -431,6 +437,25 @@ def _source(document: MemberDocument, path: Path) -> Path | Query | DatabaseQuer
     file = None if source.password_file is None else path.parent / source.password_file
     password = "" if file is None else read_password(file, "the database's password")
     return DatabaseQuery(source.database, source.query, password, file, where)
+
+
+def _engine(document: MemberDocument, plan: Plan, path: Path) -> EngineSettings | None:
+    """The engine that holds the rows. Raises PlanError where the plan, or the source, does not go with one."""
+    if document.engine is None:
+        return None
+    if plan.mode == COOPETITIVE:
+        raise PlanError(f"{path}: engine is for the modes with an aggregator; in {plan.mode} mode leave it out")
+    if plan.custom_objective is not None or plan.custom_metric is not None:
+        raise PlanError(f"{path}: engine does not go with a plan that has custom functions; leave it out")
+    parts = None if document.table is None else parts_of(path.parent / document.table)
+    if parts is None or len(parts) < document.engine.workers:
+        found = "none" if parts is None else f"{len(parts)}"
+        raise PlanError(
+            f"{path}: engine.workers is {document.engine.workers}: expected as many Parquet files at least, in a folder or by a "
+            f"pattern that table names, found {found}; write the rows into more files, or use fewer workers",
+            cure="write the rows into as many Parquet files as there are workers",
+        )
+    return document.engine
 
 
 def _by_column(document: MemberDocument, plan: Plan, path: Path) -> bool | None:

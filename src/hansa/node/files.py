@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hansa.consortium.ledger import Entry, Ledger, Met, spent_under, split_under
-from hansa.data.columns import Columns, each
 from hansa.data.query import paths_of
 from hansa.errors import PlanError
 from hansa.files import check_folder, check_outputs, read_whole
@@ -94,8 +93,10 @@ def put_model(member: MemberFile, model: bytes | None) -> None:
     save_model(member.model, model, sorted(others), member.wait_s)
 
 
-def admission(member: MemberFile, rows: Columns) -> Admit:
+def admission(member: MemberFile, columns_in: Callable[[Ledger], tuple[str, ...]]) -> Admit:
     """What writes a run down in the party's ledger before anything leaves, in the protected modes; in federated mode nothing.
+
+    columns_in: what a ledger knows the party's rows by.
 
     Raises PlanError where the member's file names no ledger, or one that cannot be read.
     """
@@ -108,7 +109,7 @@ def admission(member: MemberFile, rows: Columns) -> Admit:
             cure="name a file as ledger",
         )
     ledger = Ledger(member.ledger)
-    columns, spent = ledger.columns(each(rows), rows.label, rows.weight, rows.base_margin), spent_under(plan)
+    columns, spent = columns_in(ledger), spent_under(plan)
 
     def admit(run: bytes, roster: Roster) -> None:
         # The folds of a cross-validation are runs over the same rows of the same people.

@@ -27,6 +27,7 @@ from hansa.node.events import Listening, OnEvent
 from hansa.node.files import ANSWER_S, admission, hub_end, put_model, survives, transcript_name, warn
 from hansa.node.links import BACKLOG_BYTES, SPIN_S, connect, is_direct, limits_of
 from hansa.node.memory import free_memory
+from hansa.node.own_rows import RowsHere
 from hansa.node.pauses import Pauses
 from hansa.node.phases import PhaseCost, PhaseTimes
 from hansa.node.record import HubRecord, RunRecord, Seconds, SharedRecord, bytes_of, first_record, keeping
@@ -148,7 +149,7 @@ class _Played:
         """What writes a run down in the ledger, once however many epochs it has."""
         if self._rows is None:
             return admit_all
-        admit = admission(self._member, self._rows)
+        admit = admission(self._member, RowsHere(self._rows).ledger_columns)
         claim = None if self._state is None else self._state.claim
         return lambda run, roster: None if claim is not None and claim.run == run else admit(run, roster)
 

@@ -21,16 +21,14 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import msgspec
-import numpy as np
 
-from hansa.data.columns import Columns, each
-from hansa.data.holdout import hash_rows
+from hansa.data.columns import Columns
+from hansa.data.holdout import keyed_digest
 from hansa.errors import OutputError, StateError
 from hansa.files import make_folder
 from hansa.protocol.messages import Claim, Mark
@@ -94,12 +92,12 @@ class KeptOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def fingerprint(rows: Columns, signer: Signer, agreement: bytes, *, ordered: bool = False) -> bytes:
     """32 bytes that tell a party's rows, in any order or in theirs. Without this member's identity nobody can try out rows."""
-    columns = chain(
-        each(rows), () if rows.weight is None else (rows.weight,), () if rows.base_margin is None else rows.base_margin
-    )
-    key = hashlib.sha256(signer.sign("hansa state rows v1", agreement)).digest()
-    hashes = hash_rows(columns, rows.label, 0)
-    return hmac.new(key, (hashes if ordered else np.sort(hashes)).tobytes(), hashlib.sha256).digest()
+    return keyed_digest(fingerprint_key(signer, agreement), rows, ordered=ordered)
+
+
+def fingerprint_key(signer: Signer, agreement: bytes) -> bytes:
+    """What `fingerprint` hashes under, 32 bytes."""
+    return hashlib.sha256(signer.sign("hansa state rows v1", agreement)).digest()
 
 
 class State:

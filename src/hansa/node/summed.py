@@ -14,9 +14,7 @@ from typing import Any
 from msgspec import UNSET
 from msgspec.structs import replace as replaced
 
-from hansa.data.columns import Columns
 from hansa.data.description import Description
-from hansa.data.streamed import open_rows
 from hansa.errors import HansaError, LinkLost, PlanError, ProtocolError, TransportError
 from hansa.node import logs
 from hansa.node.auditing import RunAudit
@@ -33,9 +31,10 @@ from hansa.node.files import (
     warn,
 )
 from hansa.node.functions import read_functions
+from hansa.node.own_rows import OwnRows, own_rows
 from hansa.node.pauses import Pauses
 from hansa.node.record import CLEAR, AggregatorRecord, PartyRecord, RunRecord, Seconds, bytes_of, first_record, keeping
-from hansa.node.state import AggregatorState, PartyState, fingerprint
+from hansa.node.state import AggregatorState, PartyState, fingerprint_key
 from hansa.node.warm_up import prepare
 from hansa.roles.batches import Admit
 from hansa.roles.run import HubRole, Progress, Purpose, agreement, run_hub, run_member
@@ -305,18 +304,9 @@ def run_party(
     with keeping(member.record, first_record(PartyRecord, member, purpose=_purpose(keep))) as record:
         attempt = _Attempt(member.port, member.wait_s)
         if keep is not None or not survives(member):
-            with _reading(member) as rows:
-                given = [rows]
-                del rows  # the party alone holds them, and lets them go
+            with own_rows(member, describes=keep is not None) as given:
                 return _contribute(member, given, event, notify, audit, record, keep, attempt)
         return _survive(member, event, notify, audit, record, attempt)
-
-
-def _reading(member: MemberFile) -> contextlib.AbstractContextManager[Columns]:
-    """This party's rows."""
-    assert member.table is not None  # `run_party`
-    kind = member.plan.parameters.label_kind
-    return open_rows(member.table, member.schema, label_kind=kind, by_column=member.by_column)
 
 
 def _survive(
@@ -332,10 +322,9 @@ def _survive(
     pauses = Pauses(member.wait_s, name, event)
     while True:
         try:
-            with _reading(member) as rows:
-                given, of_rows = [rows], fingerprint(rows, member.signer, agreed)
-                n_rows, warnings = rows.n_rows, rows.warnings
-                del rows  # the party alone holds them, and lets them go
+            with own_rows(member, describes=False) as given:
+                of_rows = given[0].digest(fingerprint_key(member.signer, agreed))
+                n_rows, warnings = given[0].n_rows, given[0].warnings
                 with PartyState(member.state, agreed, name, of_rows) as state:
                     if state.over:  # this process ended before the model was put
                         put_model(member, state.model)
@@ -378,7 +367,7 @@ def _received(
 
 def _contribute(
     member: MemberFile,
-    given: list[Columns],
+    given: list[OwnRows],
     event: OnEvent,
     notify: Notify,
     audit: RunAudit,
@@ -391,7 +380,7 @@ def _contribute(
     plan, name = member.plan, member.identity.name
     n_rows, warnings = given[0].n_rows, given[0].warnings
     warn(warnings)
-    admit = _once(admission(member, given[0]), state)
+    admit = _once(admission(member, given[0].ledger_columns), state)
     if keep is None:
         prepare(plan)
     told_at = 0.0
@@ -415,10 +404,11 @@ def _contribute(
         }
 
     member.policy.check_plan(plan)  # before the files of functions are run
+    own = given.pop()
     party = Party(
         plan,
         name,
-        given.pop(),
+        own.columns,
         nonce=secrets.token_bytes(32) if state is None else state.nonce,
         pool=WorkerPool(member.threads),
         signer=member.signer,
@@ -428,7 +418,9 @@ def _contribute(
         start=None if keep else read_start_model(member),
         purpose=_purpose(keep),
         functions=NO_FUNCTIONS if keep else read_functions(plan, member.custom_objective, member.custom_metric),
+        hold=own.hold,
     )
+    del own  # the party alone holds them, and lets them go
     surviving = None if state is None else SurvivingParty(plan, name, party, state, member.signer, report)
     role = surviving or party
     inner = ResumableChannel.connect(

@@ -139,7 +139,7 @@ class Party:
     Args:
         plan: as every member holds it.
         name: this party.
-        rows: its table; never leaves this object, and is let go once it is coded.
+        rows: its table, which never leaves this object; None where an engine has it (`hold`).
         nonce: 32 bytes nobody else can foresee.
         worker pool: compute threads.
         nodes_per_frame: histograms that are sent together; 0 makes `FRAMES_PER_LEVEL` frames of a level, or one where that is soon
@@ -164,7 +164,7 @@ class Party:
         self,
         plan: Plan,
         name: str,
-        rows: Columns,
+        rows: Columns | None,
         *,
         nonce: bytes,
         pool: WorkerPool = ALONE,

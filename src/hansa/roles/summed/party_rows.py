@@ -160,5 +160,5 @@ class PartyRows(Protocol):
         """Let everything go. Safe to call twice."""
 
 
-HoldRows = Callable[[Plan, str, Columns, WorkerPool, Functions, bool], PartyRows]
+HoldRows = Callable[[Plan, str, Columns | None, WorkerPool, Functions, bool], PartyRows]
 """(plan, party, table, compute threads, custom functions, whether the run describes) -> who holds the rows from now on."""

@@ -83,8 +83,10 @@ class RowsInMemory:
     """
 
     def __init__(
-        self, plan: Plan, owner: str, rows: Columns, pool: WorkerPool, functions: Functions, describes: bool
+        self, plan: Plan, owner: str, rows: Columns | None, pool: WorkerPool, functions: Functions, describes: bool
     ) -> None:
+        if rows is None:
+            raise DataError(f"party {owner!r} has no rows; give it its table")
         if isinstance(rows, Rows):
             check_arrays(rows, plan.schema, plan.parameters.label_kind, owner)
         self.own_levels: Mapping[str, tuple[str, ...]] = told_levels(plan, rows, owner)

@@ -1,0 +1,134 @@
+"""A party's rows as its process has them: read here, or by the workers of an engine."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hansa.consortium.ledger import Ledger
+from hansa.data.columns import Columns, each
+from hansa.data.holdout import keyed_digest
+from hansa.data.parts import parts_of
+from hansa.data.query import Parts
+from hansa.data.streamed import open_rows
+from hansa.engines.ray_workers import RayWorkers
+from hansa.engines.shard import ShardSource
+from hansa.engines.sharded_rows import ShardedRows
+from hansa.node.config import MemberFile
+from hansa.roles.summed.party_rows import HoldRows
+from hansa.roles.summed.rows_in_memory import RowsInMemory
+
+
+class OwnRows(Protocol):
+    """What a run asks of the rows beside training.
+
+    Attributes:
+        n_rows: of the table. warnings: sentences for the party's own eyes.
+        columns: the rows, where they are in this process. hold: who holds them from when the run begins.
+    """
+
+    @property
+    def n_rows(self) -> int: ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+    @property
+    def columns(self) -> Columns | None: ...
+
+    @property
+    def hold(self) -> HoldRows: ...
+
+    def ledger_columns(self, ledger: Ledger) -> tuple[str, ...]:
+        """What the ledger knows the rows by (`Ledger.columns`)."""
+
+    def digest(self, key: bytes) -> bytes:
+        """A keyed hash of the rows in any order, 32 bytes."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowsHere:
+    """Rows of this process."""
+
+    columns: Columns
+    hold: HoldRows = RowsInMemory
+
+    @property
+    def n_rows(self) -> int:
+        return self.columns.n_rows
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.columns.warnings
+
+    def ledger_columns(self, ledger: Ledger) -> tuple[str, ...]:
+        rows = self.columns
+        return ledger.columns(each(rows), rows.label, rows.weight, rows.base_margin)
+
+    def digest(self, key: bytes) -> bytes:
+        return keyed_digest(key, self.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class RowsOfWorkers:
+    """Rows of an engine's workers."""
+
+    sharded: ShardedRows
+    columns: None = None
+
+    @property
+    def n_rows(self) -> int:
+        return self.sharded.n_rows
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.sharded.warnings
+
+    @property
+    def hold(self) -> HoldRows:
+        return lambda *_: self.sharded
+
+    def ledger_columns(self, ledger: Ledger) -> tuple[str, ...]:
+        return self.sharded.ledger_columns(ledger.key)
+
+    def digest(self, key: bytes) -> bytes:
+        return self.sharded.digest(key)
+
+
+@contextmanager
+def own_rows(member: MemberFile, *, describes: bool) -> Iterator[list[OwnRows]]:
+    """A list of the party's rows alone, from which whoever goes on with them takes them out: memory is let go as early as can be."""
+    assert member.table is not None  # `summed.check_keys`
+    engine = member.engine
+    if engine is None:
+        kind = member.plan.parameters.label_kind
+        with open_rows(member.table, member.schema, label_kind=kind, by_column=member.by_column) as rows:
+            given: list[OwnRows] = [RowsHere(rows)]
+            del rows
+            yield given
+        return
+    assert isinstance(member.table, Path)  # `config` takes an engine for files alone
+    files = parts_of(member.table)
+    assert files is not None
+    bounds = [len(files) * worker // engine.workers for worker in range(engine.workers + 1)]
+    sources = [
+        ShardSource(
+            member.plan,
+            member.identity.name,
+            Parts(member.table, files[first:end]),
+            member.schema,
+            member.by_column,
+            engine.threads,
+            describes,
+        )
+        for first, end in itertools.pairwise(bounds)
+    ]
+    workers = RayWorkers(engine, sources)
+    try:
+        yield [RowsOfWorkers(ShardedRows(workers, member.identity.name))]
+    finally:
+        workers.close()

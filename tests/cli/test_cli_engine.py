@@ -1,0 +1,73 @@
+"""A party whose rows are held by an engine, in a run of processes: nobody outside can tell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from hansa.transport.recording import read_transcript
+from made_consortium import PARTIES, Consortium, assert_refused, hansa, write_member
+
+AURORA = PARTIES[0]
+ENGINE = {"kind": "ray", "address": "local", "workers": 2}
+
+
+@pytest.fixture
+def parts(consortium: Consortium) -> Path:
+    """Aurora's rows as a folder of three Parquet files."""
+    folder = consortium.folder / "aurora-rows"
+    folder.mkdir()
+    for number in range(3):
+        duckdb.execute(
+            f"COPY (SELECT * EXCLUDE n FROM (SELECT *, row_number() OVER () AS n FROM '{consortium.folder}/aurora.csv') "
+            f"WHERE n % 3 = {number}) TO '{folder}/part-{number}.parquet' (FORMAT parquet)"
+        )
+    return folder
+
+
+def trained(consortium: Consortium, **changes: object) -> tuple[bytes, dict[str, list[tuple[str, bytes]]]]:
+    """The model of a run, and what passed aurora's connection."""
+    transcripts = consortium.folder / ("engine" if "engine" in changes else "alone")
+    hub, port = consortium.start_hub()
+    ends = [
+        consortium.start_party(AURORA, port, transcript=transcripts.name, **changes),
+        consortium.start_party(PARTIES[1], port),
+    ]
+    assert [each.end()[0] for each in (*ends, hub)] == [0, 0, 0]
+    frames = [(each.direction, bytes(each.frame)) for each in read_transcript(transcripts / f"{AURORA}.frames")]
+    return (consortium.folder / f"{AURORA}-model.json").read_bytes(), {"frames": frames}
+
+
+def test_a_party_of_workers_trains_the_same_model(consortium: Consortium, parts: Path):
+    pytest.importorskip("ray")
+    model, alone = trained(consortium, table=parts.name)
+    again, spread = trained(consortium, table=parts.name, engine=ENGINE)
+    assert again == model
+    assert len(alone["frames"]) == len(spread["frames"])
+    record = json.loads((consortium.folder / f"{AURORA}-record.json").read_text())
+    assert (record["state"], record["rows"]) == ("finished", 60)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragments"),
+    [
+        ({"workers": 4}, ("engine.workers is 4: expected as many Parquet files at least", "found 3", "fewer workers")),
+        ({"workers": 0}, ("engine.workers", "a whole number from 1 to 4096")),
+        ({"kind": "spark"}, ("engine.kind", "spark")),
+        ({"memory": "8 GB"}, ("engine.memory", 'a size such as "8GB"')),
+        ({"cpus": 2}, ("engine", "cpus")),
+    ],
+)
+def test_what_is_wrong_with_an_engine_is_said_before_anything_is_read(
+    consortium: Consortium, parts, changes, fragments
+):
+    path = write_member(consortium.folder, AURORA, 1, table=parts.name, engine=ENGINE | changes)
+    assert_refused(hansa("party", path), *fragments)
+
+
+def test_an_engine_needs_files(consortium: Consortium):
+    path = write_member(consortium.folder, AURORA, 1, engine=ENGINE)
+    assert_refused(hansa("party", path), "expected as many Parquet files at least", "found none")

@@ -1,0 +1,176 @@
+"""Rows in actors of a Ray cluster: the same model to the byte, whichever process is killed. Real processes on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import duckdb
+import msgspec
+import numpy as np
+import pytest
+
+from conversation import Conversation
+from hansa.data.query import Parts
+from hansa.data.source import Rows
+from hansa.engines import ray_workers
+from hansa.engines.ray_workers import RayWorkers, connect
+from hansa.engines.settings import EngineSettings
+from hansa.engines.shard import ShardSource
+from hansa.engines.sharded_rows import ShardedRows
+from hansa.errors import DataError, PlanError
+from hansa.plan import Plan
+from hansa.roles.summed.custom import NO_FUNCTIONS
+from hansa.roles.summed.rows_in_memory import RowsInMemory
+from hansa.trees.worker_pool import ALONE
+from made_tables import FEATURES, NAMES, plan, spread, table, take
+
+PARTIES = NAMES[:2]
+SETTINGS = EngineSettings(kind="ray", address="local", workers=3)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray, started for these tests alone."""
+    ray = pytest.importorskip("ray")
+    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def kept(cluster, monkeypatch):
+    """The cluster outlives the workers of a test."""
+    monkeypatch.setattr(cluster, "shutdown", lambda: None)
+    return cluster
+
+
+def write(folder: Path, rows: Rows, files: int) -> tuple[Path, ...]:
+    """The rows in so many Parquet files."""
+    folder.mkdir()
+    paths = []
+    for number in range(files):
+        own = take(rows, np.arange(number, rows.n_rows, files))
+        columns = dict(zip(FEATURES, own.features, strict=True)) | {"y": own.label}
+        columns |= {} if own.weight is None else {"w": own.weight}
+        named = ", ".join(f"unnest($c{at}) AS {name}" for at, name in enumerate(columns))
+        values = {
+            f"c{at}": [None if np.isnan(value) else float(value) for value in column]
+            for at, column in enumerate(columns.values())
+        }
+        path = folder / f"part-{number}.parquet"
+        duckdb.execute(f"COPY (SELECT {named}) TO '{path}' (FORMAT parquet)", values)
+        paths.append(path)
+    return tuple(paths)
+
+
+def sources(given: Plan, owner: str, files: tuple[Path, ...], workers: int = 3) -> list[ShardSource]:
+    return [
+        ShardSource(given, owner, Parts(files[0].parent, files[number::workers]), given.schema, None, 1, False)
+        for number in range(workers)
+    ]
+
+
+def test_actors_hold_the_rows_and_nobody_can_tell_whichever_are_killed(kept, tmp_path):
+    given = plan(PARTIES, weighted=True, evaluation=0.2, subsample=0.8, eval_metric=["logloss"], rounds=4)
+    rows = table(600, weighted=True)
+    tables = spread(rows, np.arange(rows.n_rows) % 2)
+    alone = Conversation(given, tables)
+    alone.finish()
+    workers = RayWorkers(SETTINGS, sources(given, "aurora", write(tmp_path / "aurora", tables["aurora"], 5)))
+    held = ShardedRows(workers, "aurora")
+    assert held.n_rows == tables["aurora"].n_rows
+
+    def hold(*arguments):
+        return held if arguments[1] == "aurora" else RowsInMemory(*arguments)
+
+    talk = Conversation(given, tables, hold=hold)
+    first = workers.processes
+    steps = 0
+    while talk.up or talk.down:
+        at = talk.up or talk.down
+        (talk.submit if at is talk.up else talk.deliver)(*at.popleft())
+        steps += 1
+        if steps in (6, 40, 61):  # before the cuts, in a tree, in a later one
+            os.kill(workers.processes[steps % 3], signal.SIGKILL)
+    assert len(set(first) & set(workers.processes)) < 3
+    assert talk.aggregator.outcome.model == alone.aggregator.outcome.model
+    workers.close()
+    workers.close()
+
+
+def test_sums_are_added_in_pairs_where_the_parts_are(kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_workers, "ADD_IN_PAIRS", 1)
+    given = plan(PARTIES)
+    own = table(90)
+    workers = RayWorkers(SETTINGS, sources(given, "aurora", write(tmp_path / "rows", own, 3)))
+    here = RowsInMemory(given, "aurora", own, ALONE, NO_FUNCTIONS, False)
+    held = ShardedRows(workers, "aurora")
+    np.testing.assert_array_equal(held.count_magnitudes(), here.count_magnitudes())
+    assert held.label_counts() == here.label_counts()
+    os.kill(workers.processes[1], signal.SIGKILL)
+    np.testing.assert_array_equal(held.count_magnitudes(), here.count_magnitudes())
+    workers.close()
+
+
+def test_what_is_wrong_with_a_file_is_told_with_file_row_and_column(kept, tmp_path):
+    given = plan(PARTIES)
+    files = write(tmp_path / "rows", table(60), 3)
+    duckdb.execute(
+        f"COPY (SELECT 1.0 AS a, 1.0 AS b, 1.0 AS c, 1.0 AS d, 1.0 AS e, 7.0 AS y) TO '{files[1]}' (FORMAT parquet)"
+    )
+    workers = RayWorkers(SETTINGS, sources(given, "aurora", files))
+    with pytest.raises(DataError, match=r"part-1\.parquet.*'y'.*expected label 0 or 1, found '7.0'"):
+        ShardedRows(workers, "aurora")
+    workers.close()
+
+
+def test_a_cluster_without_room_is_refused(kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_workers, "START_S", 0.5)
+    given = plan(PARTIES)
+    files = write(tmp_path / "rows", table(60), 2)
+    with pytest.raises(PlanError, match="no room for 2 workers of 64 CPUs each"):
+        RayWorkers(msgspec.structs.replace(SETTINGS, threads=64), sources(given, "aurora", files, 2))
+
+
+def fake(hosts: int):
+    """Ray with so many hosts."""
+    nodes = [{"Alive": True, "NodeManagerAddress": f"10.0.0.{host}"} for host in range(hosts)]
+    return SimpleNamespace(
+        is_initialized=lambda: True,
+        nodes=lambda: [*nodes, {"Alive": False, "NodeManagerAddress": "x"}],
+        shutdown=lambda: None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("hosts", "tls", "mode", "lacking"),
+    [
+        (1, "0", "disabled", ""),
+        (3, "1", "token", ""),
+        (3, "0", "token", "TLS"),
+        (3, "1", "disabled", "a token"),
+        (2, "1", "", "a token"),
+        (2, "0", "", "TLS .* and without a token"),
+    ],
+)
+def test_rows_cross_a_network_protected_or_not_at_all(monkeypatch, hosts, tls, mode, lacking):
+    monkeypatch.setenv("RAY_USE_TLS", tls)
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setattr(ray_workers.importlib, "import_module", lambda name: fake(hosts))
+    if not lacking:
+        connect(SETTINGS)
+        return
+    with pytest.raises(PlanError, match=rf"has {hosts} hosts, and rows would cross its network without {lacking}"):
+        connect(SETTINGS)
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(ray_workers.importlib, "import_module", missing)
+    with pytest.raises(PlanError, match=r"Ray is not installed; install hansa\[ray\]"):
+        connect(SETTINGS)
