@@ -45,7 +45,13 @@ RUN = [
 ]
 """Pages with code. Of each kind, Python and commands, one at least is fast."""
 
-FILES = {"how-to/coopetitive-run.md", "how-to/deploy.md", "how-to/a-process-died.md", "how-to/run-a-service.md"}
+FILES = {
+    "how-to/coopetitive-run.md",
+    "how-to/deploy.md",
+    "how-to/a-process-died.md",
+    "how-to/run-a-service.md",
+    "how-to/ray-cluster.md",
+}
 """Pages whose blocks are files and commands of members that are not there. `test_docs` reads those of the first."""
 
 

@@ -73,6 +73,11 @@ def sources(given: Plan, owner: str, files: tuple[Path, ...], workers: int = 3) 
     ]
 
 
+def processes(workers: RayWorkers) -> list[int]:
+    """Of the actors that hold the rows."""
+    return [workers._ray.get(actor.__ray_call__.remote(lambda _: os.getpid())) for actor in workers._actors]
+
+
 def test_actors_hold_the_rows_and_nobody_can_tell_whichever_are_killed(kept, tmp_path):
     given = plan(PARTIES, weighted=True, evaluation=0.2, subsample=0.8, eval_metric=["logloss"], rounds=4)
     rows = table(600, weighted=True)
@@ -87,15 +92,15 @@ def test_actors_hold_the_rows_and_nobody_can_tell_whichever_are_killed(kept, tmp
         return held if arguments[1] == "aurora" else RowsInMemory(*arguments)
 
     talk = Conversation(given, tables, hold=hold)
-    first = workers.processes
+    first = processes(workers)
     steps = 0
     while talk.up or talk.down:
         at = talk.up or talk.down
         (talk.submit if at is talk.up else talk.deliver)(*at.popleft())
         steps += 1
         if steps in (6, 40, 61):  # before the cuts, in a tree, in a later one
-            os.kill(workers.processes[steps % 3], signal.SIGKILL)
-    assert len(set(first) & set(workers.processes)) < 3
+            os.kill(processes(workers)[steps % 3], signal.SIGKILL)
+    assert len(set(first) & set(processes(workers))) < 3
     assert talk.aggregator.outcome.model == alone.aggregator.outcome.model
     workers.close()
     workers.close()
@@ -110,7 +115,7 @@ def test_sums_are_added_in_pairs_where_the_parts_are(kept, tmp_path, monkeypatch
     held = ShardedRows(workers, "aurora")
     np.testing.assert_array_equal(held.count_magnitudes(), here.count_magnitudes())
     assert held.label_counts() == here.label_counts()
-    os.kill(workers.processes[1], signal.SIGKILL)
+    os.kill(processes(workers)[1], signal.SIGKILL)
     np.testing.assert_array_equal(held.count_magnitudes(), here.count_magnitudes())
     workers.close()
 

@@ -11,7 +11,7 @@ import pytest
 
 from conversation import Conversation
 from hansa.data.source import Rows
-from hansa.engines.shard import TAKEN, Shard
+from hansa.engines.shard import Shard
 from hansa.engines.sharded_rows import MOST_LOSSES, ShardedRows, WorkerLost, added
 from hansa.errors import HansaError, RowsLost
 from hansa.roles.summed.custom import NO_FUNCTIONS
@@ -191,4 +191,5 @@ def test_a_shard_takes_no_other_call():
 
 def test_every_call_of_the_seam_is_taken():
     asked = {name for name, value in vars(PartyRows).items() if callable(value) and not name.startswith("_")}
-    assert asked - {"close", "histograms"} == TAKEN
+    shard = Shard(plan(PARTIES), "aurora", spread(table(60), np.arange(60) % 3)["aurora"], 1, NO_FUNCTIONS, False)
+    assert asked - {"close", "histograms"} == set(shard.taken) - {"built_histograms", "levels", "sizes"}

@@ -145,11 +145,6 @@ class RayWorkers:
     def __len__(self) -> int:
         return len(self._sources)
 
-    @property
-    def processes(self) -> list[int]:
-        """Process ids of the workers, on their hosts."""
-        return [self._ray.get(actor.__ray_call__.remote(lambda _: os.getpid())) for actor in self._actors]
-
     def ask(self, worker: int, method: str, arguments: tuple[Any, ...]) -> Any:
         return self._actors[worker].call.options(num_returns=2).remote(method, arguments)
 

@@ -23,40 +23,53 @@ from hansa.roles.summed.rows_in_memory import RowsInMemory
 from hansa.trees.histogram import Layout
 from hansa.trees.worker_pool import WorkerPool
 
-TAKEN = frozenset(
-    {
-        "checksum", "count_bins", "count_cells", "count_levels", "count_magnitudes", "count_residuals", "draw", "follow", "join",
-        "label_counts", "metrics", "move", "quantise", "recode", "set_leaves", "start", "start_round", "start_tree", "sum_labels",
-        "unite",
-    }
-)  # fmt: skip
-"""Methods of `party_rows.PartyRows` that a worker is asked for by name."""
-
 
 class Shard:
     """Some rows of a party, as `sharded_rows.ShardedRows` asks for them.
 
     Args:
         plan, owner, functions, describes: as for `RowsInMemory`. rows: of this shard. threads: that compute here.
+
+    Attributes:
+        taken: by name, the calls of `party_rows.PartyRows` that a worker is asked for, and a few beside. warnings: of the rows.
     """
 
     def __init__(
         self, plan: Plan, owner: str, rows: Columns, threads: int, functions: Functions, describes: bool
     ) -> None:
         self.warnings = rows.warnings
-        self._rows = RowsInMemory(plan, owner, rows, WorkerPool(threads), functions, describes)
+        held = self._rows = RowsInMemory(plan, owner, rows, WorkerPool(threads), functions, describes)
+        self.taken: dict[str, Callable[..., Any]] = {
+            "built_histograms": self._built_histograms,
+            "checksum": held.checksum,
+            "count_bins": held.count_bins,
+            "count_cells": held.count_cells,
+            "count_levels": held.count_levels,
+            "count_magnitudes": held.count_magnitudes,
+            "count_residuals": held.count_residuals,
+            "draw": held.draw,
+            "follow": held.follow,
+            "join": held.join,
+            "label_counts": held.label_counts,
+            "levels": self._levels,
+            "metrics": held.metrics,
+            "move": held.move,
+            "quantise": held.quantise,
+            "recode": held.recode,
+            "set_leaves": held.set_leaves,
+            "sizes": self._sizes,
+            "start": held.start,
+            "start_round": held.start_round,
+            "start_tree": held.start_tree,
+            "sum_labels": held.sum_labels,
+            "unite": held.unite,
+        }
 
     def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
         """The answer of the rows. Raises as they do; ValueError where no such call is taken."""
-        own: dict[str, Callable[..., Any]] = {
-            "sizes": self._sizes,
-            "levels": self._levels,
-            "built_histograms": self._built_histograms,
-        }
-        if method not in TAKEN and method not in own:
+        if method not in self.taken:
             raise ValueError(f"a shard takes no call {method!r}")
-        called = own[method] if method in own else getattr(self._rows, method)
-        return called(*arguments)
+        return self.taken[method](*arguments)
 
     def _sizes(self) -> tuple[int, int]:
         return self._rows.n_rows, self._rows.evaluation_rows

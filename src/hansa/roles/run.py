@@ -289,7 +289,7 @@ def _abort_reason(role: MemberRole, channel: Channel) -> HansaError | None:
             return None
 
 
-def _hear_out(role: HubRole, hub: Hub, member: str) -> None:
+def _raise_abort_of(role: HubRole, hub: Hub, member: str) -> None:
     """Why a member stopped the run, where it said so before it hung up and the hub, which was sending, has not received it yet: the
     error that its `Abort` is, raised.
     """
@@ -344,7 +344,7 @@ def run_hub(role: HubRole, hub: Hub, timeout: float | None = None) -> None:
                         hub.send(recipient, answer)
                     except MemberLost as loss:
                         if not role.has_left(loss.member):
-                            _hear_out(role, hub, loss.member)
+                            _raise_abort_of(role, hub, loss.member)
                             raise
     except HansaError as error:
         _tell_all(role, hub, messages.abort(_at_fault(error), _hub_tells(error), error.retry))
