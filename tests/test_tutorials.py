@@ -50,7 +50,6 @@ FILES = {
     "how-to/deploy.md",
     "how-to/a-process-died.md",
     "how-to/run-a-service.md",
-    "how-to/ray-cluster.md",
 }
 """Pages whose blocks are files and commands of members that are not there. `test_docs` reads those of the first."""
 
