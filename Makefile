@@ -15,7 +15,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 HASHED := $(PIP_INSTALL) --require-hashes --requirement
 THIS := $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 
-.PHONY: install demo demo-consortium test test-all test-lowest check bench parity chaos fuzz docs lock sbom clean
+.PHONY: install demo demo-consortium test test-all test-lowest check bench bench-scale parity chaos fuzz docs lock sbom clean
 
 install: $(STAMP)
 
@@ -69,6 +69,10 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# One party's many rows: in memory, by column, on Ray workers, beside XGBoost's external memory: make bench-scale SCALE_OPTIONS="--rows 2000000"
+bench-scale: $(STAMP)
+	$(BIN)/python -m benchmarks.bench_scale $(SCALE_OPTIONS)
 
 # Alone, together and pooled XGBoost on every real table: make parity PARITY_OPTIONS="--splits 3 --modes federated"
 parity: $(STAMP)
