@@ -207,8 +207,8 @@ def show(result: dict[str, Any]) -> None:
     for way, found in result["projection"].items():
         console().print(
             f"{way}: {found['ns_a_cell']:.3g} ns a row and feature and tree on {result['threads']} cores; "
-            f"{PROJECTED_ROWS:,} rows x {PROJECTED_FEATURES} on {PROJECTED_CORES} cores would take {found['projected_s']:.0f} s a tree, "
-            "if cores are as these and share nothing"
+            f"{PROJECTED_ROWS:,} rows x {PROJECTED_FEATURES} on {PROJECTED_CORES} cores would take "
+            f"{found['projected_s']:.0f} s a tree, if cores are as these and share nothing"
         )
 
 
