@@ -157,3 +157,30 @@ def test_exposures_of_counts():
     rates = regressor.predict(X, base_margin=np.zeros(900))
     assert np.corrcoef(rates, np.exp(0.5 * X[:, 0]))[0, 1] > 0.7
     np.testing.assert_allclose(regressor.predict(X, base_margin=np.log(exposure)), rates * exposure, rtol=1e-4)
+
+
+def miss(predictions, labels, weights):
+    return abs(predictions - labels)
+
+
+def test_dates_rare_levels_and_a_metric_of_ones_own_are_those_of_fit():
+    frame, labels, groups = rows()
+    n = len(frame)
+    frame["opened"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(n) * 7 % 365, "D")
+    frame["kind"] = np.where(np.arange(n) % 60 == 0, "odd", np.array(["a", "b"])[np.arange(n) % 2])
+    given = {
+        "dates": {"opened": "days", "month": "month of opened"},
+        "rare_levels": {"kind": 20},
+        "unseen": "error",
+        "evaluation_fraction": 0.3,
+        "custom_metric": miss,
+        "metric_bound": 1.0,
+        "max_depth": 3,
+    }
+    estimator = clone(hansa.HansaClassifier(n_estimators=3, **given)).fit(frame, labels, groups=groups)
+    assert list(estimator.run_.history) == ["logloss", "miss"]
+    whole = frame.assign(y=(labels == "fine").astype(int), who=groups)
+    run = hansa.fit(hansa.split(whole, by="who"), "y", rounds=3, alone=False, progress=False, **given)
+    assert estimator.model_ == run.model
+    assert estimator.predict_proba(frame).shape == (n, 2)
+    assert "other" in estimator.model_.ensemble.categories[estimator.model_.feature_names.index("kind")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from hansa.errors import PlanError
@@ -26,6 +27,8 @@ def contributions(
     base_margin: str | Sequence[str] | None = None,
     classes: Sequence[str] = (),
     categorical: Sequence[str] = (),
+    dates: Mapping[str, str] = MappingProxyType({}),
+    rare_levels: Mapping[str, int] = MappingProxyType({}),
     seed: int = 0,
     min_cell_rows: int = DEFAULT_MIN_CELL_ROWS,
     progress: bool | None = None,
@@ -49,7 +52,7 @@ def contributions(
         Such as "auc", "logloss", "rmse" or "mlogloss"; by default the objective's first.
     folds : int
         2 or more.
-    mode, id, weight, base_margin, classes, categorical, seed, min_cell_rows
+    mode, id, weight, base_margin, classes, categorical, dates, rare_levels, seed, min_cell_rows
         As for `cv`.
     progress : bool, optional
         Whether a bar shows how many models are trained; by default in a notebook and on a terminal only.
@@ -81,7 +84,15 @@ def contributions(
         raise PlanError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
     trained = parameters_of(mode, {"seed": seed, **parameters})
     read = read_parties(
-        parties, label, weight, trained, classes=classes, categorical=categorical, subject=id, base_margin=base_margin
+        parties,
+        label,
+        weight,
+        trained,
+        classes=classes,
+        categorical=categorical,
+        subject=id,
+        base_margin=base_margin,
+        dates=dates,
     )
     settings = SimulationSettings(
         parameters=trained,
@@ -90,6 +101,8 @@ def contributions(
         weight=read.weight,
         base_margin=read.base_margin,
         min_cell_rows=min_cell_rows,
+        dates=tuple(dates.items()),
+        rare_levels=tuple(rare_levels.items()),
     )
     with bar(progress) as shown:
         return measure_contributions(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from hansa.errors import PlanError
-from hansa.fit import read_parties
+from hansa.fit import own_metric, read_parties
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, MODES, parameters_of
 from hansa.progress import bar
+from hansa.roles.summed.custom import MetricFunction
 from hansa.simulation.cross_validation import CV, cross_validate
 from hansa.simulation.run import SimulationSettings
 
@@ -26,12 +28,17 @@ def cv(
     member_feature: str | None = None,
     classes: Sequence[str] = (),
     categorical: Sequence[str] = (),
+    dates: Mapping[str, str] = MappingProxyType({}),
+    rare_levels: Mapping[str, int] = MappingProxyType({}),
     seed: int = 0,
     min_cell_rows: int = DEFAULT_MIN_CELL_ROWS,
     label_range: tuple[float, float] | None = None,
     least_choices: int | None = None,
     leaf_bits: int | None = None,
     alone: bool = False,
+    custom_metric: MetricFunction | None = None,
+    metric_bound: float | None = None,
+    maximize: bool = False,
     threads: int | None = None,
     progress: bool | None = None,
     **parameters: Any,
@@ -56,8 +63,11 @@ def cv(
     id : str, optional
         The column that says whom or what a row is of, such as a patient, who may be known to several parties: all rows of one value
         are in one fold. It is no feature.
-    weight, base_margin, member_feature, classes, categorical, min_cell_rows, label_range, least_choices, leaf_bits
-        As for `fit`. Weights count in metrics too.
+    weight, base_margin, member_feature, classes, categorical, dates, rare_levels, min_cell_rows, label_range, least_choices, \
+    leaf_bits
+        As for `fit`. Weights count in metrics too. Each fold's training finds its own rare levels.
+    custom_metric, metric_bound, maximize
+        As for `fit`: a metric by a function, of each fold's rows; it is the last one, so it chooses the best round.
     seed : int
         Of the folds, and XGBoost's.
     alone : bool
@@ -110,6 +120,7 @@ def cv(
         subject=id,
         base_margin=base_margin,
         member_feature=member_feature,
+        dates=dates,
     )
     settings = SimulationSettings(
         parameters=trained,
@@ -123,6 +134,9 @@ def cv(
         leaf_bits=leaf_bits,
         alone=alone,
         threads=threads,
+        dates=tuple(dates.items()),
+        rare_levels=tuple(rare_levels.items()),
+        own_metric=own_metric(custom_metric, metric_bound, maximize),
     )
     with bar(progress) as shown:
         found = cross_validate(

@@ -5,7 +5,7 @@ They need scikit-learn, so `import hansa` does not import them; `hansa.HansaClas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +18,7 @@ from hansa.callbacks import Callback
 from hansa.errors import DataError
 from hansa.fit import Run, fit
 from hansa.model import Model
+from hansa.roles.summed.custom import MetricFunction
 
 ALONE = "rows"
 """The party of all rows where no groups are given."""
@@ -58,6 +59,12 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
         early_stopping_rounds: int | None = None,
         min_cell_rows: int = 10,
         categorical: Sequence[str] = (),
+        dates: Mapping[str, str] | None = None,
+        rare_levels: Mapping[str, int] | None = None,
+        unseen: str = "missing",
+        custom_metric: MetricFunction | None = None,
+        metric_bound: float | None = None,
+        maximize: bool = False,
         n_jobs: int | None = None,
         callbacks: Sequence[Callback] | None = None,
         progress: bool | None = False,
@@ -91,6 +98,12 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
         self.early_stopping_rounds = early_stopping_rounds
         self.min_cell_rows = min_cell_rows
         self.categorical = categorical
+        self.dates = dates
+        self.rare_levels = rare_levels
+        self.unseen = unseen
+        self.custom_metric = custom_metric
+        self.metric_bound = metric_bound
+        self.maximize = maximize
         self.n_jobs = n_jobs
         self.callbacks = callbacks
         self.progress = progress
@@ -156,6 +169,12 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
                 evaluation_fraction=self.evaluation_fraction,
                 min_cell_rows=self.min_cell_rows,
                 categorical=self.categorical,
+                dates=self.dates or {},
+                rare_levels=self.rare_levels or {},
+                unseen=self.unseen,
+                custom_metric=self.custom_metric,
+                metric_bound=self.metric_bound,
+                maximize=self.maximize,
                 alone=False,
                 callbacks=self.callbacks or (),
                 progress=self.progress,
@@ -223,6 +242,12 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
         Cuts stop at cells of so many pooled rows.
     categorical : sequence of str
         Features of numbers whose values are categories; features of texts are categories anyway.
+    dates, rare_levels : mapping, optional
+        Features that are made of dates, and levels that become one, as `hansa.fit` says.
+    unseen : {"missing", "error"}
+        Whether predictions take levels that no row of training had for no category, or refuse them.
+    custom_metric, metric_bound, maximize
+        A metric of held-out rows by a function, as `hansa.fit` says.
     n_jobs : int, optional
         Compute threads; None or -1 for as many as are worth while.
     callbacks : sequence of objects, optional

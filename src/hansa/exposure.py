@@ -97,6 +97,11 @@ def notes_on_rows(plan: Plan, rows: int) -> tuple[str, ...]:
     )
 
 
+def _has_steps(plan: Plan) -> bool:
+    """Whether metrics are opened after some round: with a condition on the release only where the plan says after which."""
+    return not plan.release.metric or (plan.coopetitive is not None and bool(plan.coopetitive.steps))
+
+
 _ONLY_WHERE: Mapping[tuple[str, str], Callable[[Plan], bool]] = {
     ("quantile_search", "_open_path"): lambda plan: plan.coopetitive is not None and plan.coopetitive.cuts is None,
     ("quantile_search", "_open_gaps"): lambda plan: plan.coopetitive is not None and plan.coopetitive.cuts is None,
@@ -107,7 +112,8 @@ _ONLY_WHERE: Mapping[tuple[str, str], Callable[[Plan], bool]] = {
     ("evaluation", "has_value"): lambda plan: (
         plan.evaluation_fraction > 0 and (plan.weighted or "auc" in plan.parameters.metrics)
     ),
-    ("evaluation", "open_metric"): lambda plan: plan.evaluation_fraction > 0,
+    ("evaluation", "open_metric"): lambda plan: plan.evaluation_fraction > 0 and _has_steps(plan),
+    ("evaluation", "reached"): lambda plan: bool(plan.release.metric),
     ("evaluation", "improved"): lambda plan: plan.parameters.early_stopping_rounds is not None,
     ("release", "_open_covers"): lambda plan: plan.coopetitive is not None and plan.coopetitive.statistics,
 }

@@ -11,7 +11,6 @@ import hashlib
 import html
 import inspect
 import os
-import re
 import textwrap
 import time
 import warnings
@@ -42,7 +41,6 @@ from hansa.plan import (
     COOPETITIVE,
     DEFAULT_MIN_CELL_ROWS,
     MODES,
-    CustomMetric,
     CustomObjective,
     Plan,
     checked_classes,
@@ -54,6 +52,7 @@ from hansa.roles.run import Progress
 from hansa.roles.summed.custom import Functions, GradientFunction, MetricFunction
 from hansa.simulation.comparison import PairedLoss, advice
 from hansa.simulation.run import (
+    OwnMetric,
     SimulationSettings,
     compare_alone,
     make_plan,
@@ -424,13 +423,13 @@ def fit(
         dates=tuple(dates.items()),
         unseen=unseen,
         rare_levels=tuple(rare_levels.items()),
+        own_metric=own_metric(custom_metric, metric_bound, maximize),
     )
     heaviest = 1.0 if table.weight is None else float(table.weight.max())
     levels = dict(table.categories)
     labels = float(table.label.min()), float(table.label.max())
     plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, levels, table.farthest)
-    custom = _custom_objective(obj, gradient_bound, hessian_bound)
-    plan = replace(plan, custom_objective=custom, custom_metric=_custom_metric(custom_metric, metric_bound, maximize))
+    plan = replace(plan, custom_objective=_custom_objective(obj, gradient_bound, hessian_bound))
     functions = Functions(obj, custom_metric)
     start = _start_model(xgb_model)
     if start is not None:
@@ -626,7 +625,7 @@ def _joined(
             read(columns, f"party {name!r}")  # says whose row it is
         raise
     party = np.repeat(np.array(list(sizes), object), list(sizes.values()))
-    return Table.of(coded, party, coded.warnings), sizes
+    return Table.of(coded, party, coded.warnings, dates), sizes
 
 
 def _stacked(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
@@ -700,8 +699,8 @@ def _custom_objective(
     return CustomObjective(_source_digest("obj", obj), float(gradient_bound), float(hessian_bound))
 
 
-def _custom_metric(function: MetricFunction | None, bound: float | None, maximize: bool) -> CustomMetric | None:
-    """What the plan says of a metric's function. Raises PlanError."""
+def own_metric(function: MetricFunction | None, bound: float | None, maximize: bool) -> OwnMetric | None:
+    """A metric's function, and what the plan says of it; arguments are those of `fit`. Raises PlanError."""
     if function is None:
         if bound is not None or maximize:
             raise PlanError("metric_bound and maximize go with custom_metric; leave them out, or give a function")
@@ -712,10 +711,7 @@ def _custom_metric(function: MetricFunction | None, bound: float | None, maximiz
         )
     if bound is None:
         raise PlanError("custom_metric needs metric_bound, which no row's value exceeds: sums are scaled by it")
-    name = getattr(function, "__name__", "").strip("_").lower()
-    known = re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name) is not None
-    digest = _source_digest("custom_metric", function)
-    return CustomMetric(digest, name if known else "custom", float(bound), bool(maximize))
+    return OwnMetric.of(function, _source_digest("custom_metric", function), bound, maximize)
 
 
 def _source_digest(what: str, function: Callable[..., Any]) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from hansa.errors import PlanError
-from hansa.fit import read_parties
+from hansa.fit import own_metric, read_parties
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, MODES, parameters_of
 from hansa.progress import bar, metrics_text
+from hansa.roles.summed.custom import MetricFunction
 from hansa.simulation.run import SimulationSettings
 from hansa.simulation.tuning import EVALUATION_FRACTION, Space, Tuning, default_space, search
 
@@ -29,9 +31,14 @@ def tune(
     member_feature: str | None = None,
     classes: Sequence[str] = (),
     categorical: Sequence[str] = (),
+    dates: Mapping[str, str] = MappingProxyType({}),
+    rare_levels: Mapping[str, int] = MappingProxyType({}),
     seed: int = 0,
     min_cell_rows: int = DEFAULT_MIN_CELL_ROWS,
     label_range: tuple[float, float] | None = None,
+    custom_metric: MetricFunction | None = None,
+    metric_bound: float | None = None,
+    maximize: bool = False,
     threads: int | None = None,
     progress: bool | None = None,
     **parameters: Any,
@@ -60,8 +67,10 @@ def tune(
         the mode opens it.
     evaluation_fraction : float
         Share of each party's rows held out in trials without folds; the same rows in each.
-    mode, id, weight, base_margin, member_feature, classes, categorical, min_cell_rows, label_range
+    mode, id, weight, base_margin, member_feature, classes, categorical, dates, rare_levels, min_cell_rows, label_range
         As for `cv`. `id` goes with folds.
+    custom_metric, metric_bound, maximize
+        As for `cv`: a trial's value is then that of this metric.
     seed : int
         Of the trials, of folds and of held-out rows, and XGBoost's.
     threads : int, optional
@@ -109,6 +118,7 @@ def tune(
         subject=id,
         base_margin=base_margin,
         member_feature=member_feature,
+        dates=dates,
     )
     settings = SimulationSettings(
         parameters=trained,
@@ -120,6 +130,9 @@ def tune(
         evaluation_fraction=evaluation_fraction,
         label_range=label_range,
         threads=threads,
+        dates=tuple(dates.items()),
+        rare_levels=tuple(rare_levels.items()),
+        own_metric=own_metric(custom_metric, metric_bound, maximize),
     )
     chosen = default_space(trained.objective, fixed) if space is None else space
     with bar(progress) as shown:

@@ -46,3 +46,29 @@ def test_the_table_has_the_metrics_and_the_parties(table):
 
 def test_an_id_that_is_not_there_is_refused(table):
     assert_refused(command("cv", table, *GIVEN, "--id", "patient"), "no column 'patient'")
+
+
+METRIC = "import numpy as np\n\n\ndef miss(predictions, labels, weights):\n    return np.abs(predictions - labels)\n"
+
+
+def test_dates_rare_levels_and_a_metric_of_ones_own_are_those_of_the_library(table, tmp_path):
+    frame = pd.read_csv(table)
+    frame["opened"] = (pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(240) * 5 % 365, "D")).astype(str)
+    frame["kind"] = np.where(np.arange(240) % 60 == 0, "odd", np.array(["a", "b"])[np.arange(240) % 2])
+    frame.to_csv(tmp_path / "dated.csv", index=False)
+    (tmp_path / "miss.py").write_text(METRIC)
+    options = ("--date", "month=month of opened", "--rare-levels", "kind=20", "--custom-metric", tmp_path / "miss.py")
+    done = command("cv", tmp_path / "dated.csv", *GIVEN, *options, "--metric-bound", "1", "--seed", "3", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = msgspec.json.decode(done.stdout, type=hansa.CV)
+    ours = hansa.cv(
+        hansa.split(pd.read_csv(tmp_path / "dated.csv"), by="operator"), "fault", folds=3, rounds=2, max_depth=2, seed=3,
+        dates={"month": "month of opened"}, rare_levels={"kind": 20}, progress=False,
+        custom_metric=lambda p, y, w: np.abs(p - y), metric_bound=1.0,
+    )  # fmt: skip
+    assert found.metric == "miss"
+    assert found.history["miss"] == ours.history["custom"]
+    assert found.history["logloss"] == ours.history["logloss"]
+    refused = command("cv", table, *GIVEN, "--custom-metric", tmp_path / "miss.py")
+    assert_refused(refused, "--custom-metric needs --metric-bound")
+    assert_refused(command("cv", table, *GIVEN, "--maximize"), "go with --custom-metric")

@@ -40,6 +40,9 @@ def table(tmp_path):
         (("--receivers", "a,b,a"), ("--receivers", "'a,b,a' names one twice")),
         (("--leaf-bits", "3"), ("--leaf-bits", "3 is not in the range 4<=x<=24")),
         (("--min-cell-rows", "1"), ("--min-cell-rows", "1 is not in the range x>=2")),
+        (("--date", "month"), ("--date", "'month': expected FEATURE=RULE")),
+        (("--rare-levels", "kind=0"), ("--rare-levels", "'kind=0': expected FEATURE=ROWS with a whole number above 0")),
+        (("--rare-levels", "kind=x"), ("'kind=x': expected FEATURE=ROWS",)),
         (("--rounds", "0"), ("--rounds", "0 is not in the range x>=1")),
     ],
 )

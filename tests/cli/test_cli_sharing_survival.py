@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 import subprocess
@@ -10,6 +11,9 @@ import sys
 import numpy as np
 import pytest
 
+from hansa.consortium.audit_checks import check_log
+from hansa.consortium.audit_entries import RunOver
+from hansa.errors import WITHHELD
 from hansa.trees.xgboost_json import from_json
 from made_consortium import AGAIN, cells, refused
 from sharing_hands import COMMANDS, COMMANDS_OF_THREE, N_ROWS, Hand
@@ -77,6 +81,30 @@ def test_a_killed_server_is_started_again_and_the_run_goes_on(by_hand):
     assert_good(model)
     ledger = (hand.folder / "cirrus-ledger.jsonl").read_text().splitlines()
     assert len(ledger) == 2, "a heading, and one line a run, whatever happened to its processes"
+
+
+CONDITION = 'eval_metric = ["auc"]\n[evaluation]\nfraction = 0.4\n[release]\nmetric = "auc"\nat_least = 0.9999\n'
+
+
+@pytest.mark.parametrize("three", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_below_the_bound_nobody_has_the_model_and_all_who_know_it_say_so(by_hand, three):
+    hand = by_hand(three=three, more=CONDITION, policy={"least_party_rows": 0})
+    plan = hand.folder / "plan.toml"
+    plan.write_text(plan.read_text().replace("[privacy]\n", "[privacy]\nmin_party_rows = 0\n"))
+    hand.start(hand.hub, *(name for name in hand.commands if name != hand.hub))
+    told = {name for name in hand.commands if name != "post"}
+    for name, (status, out, errors) in hand.ended().items():
+        # A hub that is nothing else knows no more than that the run is over.
+        assert status == (WITHHELD if name in told else 0), (name, errors)
+        record = json.loads((hand.folder / f"{name}-record.json").read_text())
+        assert record["state"] == ("withheld" if name in told else "finished")
+        assert not record.get("model_sha256")
+        assert ("auc at least 0.9999" in errors) == (name in told)
+        assert ('"event": "withheld"' in out) == (name in told)
+        over = [entry for entry in check_log(hand.folder / f"{name}.audit").entries if isinstance(entry, RunOver)]
+        assert [entry.state for entry in over] == [record["state"]]
+    assert not list(hand.folder.glob("*-model.json"))
+    assert not list(hand.folder.glob("*.state"))
 
 
 @pytest.mark.slow

@@ -523,3 +523,34 @@ def test_a_coopetitive_simulation_of_few_rows_says_that_fewer_choices_fit(table)
     assert [w for w in warnings if "too few for the 1,000 choices of rows" in w and "--leaf-bits" in w]
     shown = hansa("simulate", table, *BASE, *QUICK, "--in-process", "--mode", "coopetitive", "--least-choices", "0")
     assert not [w for w in json.loads(shown.stdout)["warnings"] if "choices" in w]
+
+
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_dates_rare_levels_and_a_metric_of_ones_own_pass_through_members_files(tmp_path, processes):
+    n = 240
+    columns = operators(seed=4)
+    columns = {name: column[:n] for name, column in columns.items()}
+    columns["opened"] = np.array([f"2024-{1 + i % 12:02}-{1 + i % 28:02}" for i in range(n)], object)
+    columns["vendor"] = np.where(np.arange(n) % 60 == 0, "odd", columns["vendor"])
+    path = write_table(tmp_path / "dated.csv", columns)
+    (tmp_path / "miss.py").write_text("def miss(predictions, labels, weights):\n    return abs(predictions - labels)\n")
+    options = (
+        "--date",
+        "month=month of opened",
+        "--rare-levels",
+        "vendor=20",
+        "--evaluation-fraction",
+        "0.3",
+        "--unseen",
+        "error",
+    )
+    own = ("--custom-metric", tmp_path / "miss.py", "--metric-bound", "1")
+    way = () if processes else ("--in-process", "--alone", "--pooled")
+    result = hansa("simulate", path, *BASE, *QUICK, *way, *options, *own, "--save", tmp_path / "m.json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert list(summary["held_out"]["metrics"]) == ["logloss", "miss"]
+    ensemble = from_json((tmp_path / "m.json").read_bytes())
+    assert dict(ensemble.reading.dates) == {"month": "month of opened"}
+    assert ensemble.categories[ensemble.feature_names.index("vendor")][-1] == "other"
+    assert ensemble.reading.unseen == "error"

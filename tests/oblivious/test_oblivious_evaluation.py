@@ -214,6 +214,34 @@ def test_early_stopping_opens_one_bit(name, delta, servers):
         run_three([ev.improved(s, "rmse", new[s.index], best[s.index], place, 0.1) for s in servers])
 
 
+@pytest.mark.parametrize("below", [False, True])
+@pytest.mark.parametrize(("name", "bound"), [("auc", 0.75), ("rmse", 3.0), ("poisson-nloglik", -0.25)])
+def test_a_shared_metric_is_compared_with_a_bound_to_the_last_bit(servers, place, name, bound, below):
+    word = ev.least_word(lambda own: ev.metric_of_word(name, own) >= bound)
+    assert ev.metric_of_word(name, word) == bound > ev.metric_of_word(name, word - 1)
+    for step in (-1, 0, 1):
+        shares = share(RING64, np.array([(word + step) % 2**64], np.uint64), 1)
+        record, step_place = LockstepRecord(), place.named(f"step {step}")
+        programs = [
+            ev.reached(s, shares[s.index], lambda own: ev.metric_of_word(name, own) >= bound, below, step_place)
+            for s in servers
+        ]
+        assert run_three(programs, record, keep_views=True) == [(step >= 0) != below] * 3
+        last = [words_of(view)[-1] for view in record.views]
+        assert all(array.nbytes == 8 and array[0] <= 1 for _, _, array in last)
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_a_bound_that_every_metric_or_none_is_beyond_needs_nothing_opened(servers, place, below):
+    assert ev.least_word(lambda _: False) is None
+    for always in (True, False):
+        record = LockstepRecord()
+        shares = share(RING64, np.array([5]), 1)
+        programs = [ev.reached(s, shares[s.index], lambda _, a=always: a, below, place) for s in servers]
+        assert run_three(programs, record) == [always != below] * 3
+        assert record.rounds == 0
+
+
 def test_held_out_margins_are_those_of_the_opened_trees():
     candidates, codes, labels = make_table(1500, 4, 15, seed=10)
     settings = BoostingSettings("binary:logistic", rounds=3, max_depth=4)

@@ -203,6 +203,7 @@ def test_the_list_of_messages_is_closed():
         "ShareRows",
         "TakeRows",
         "ReleaseTree",
+        "DecideRelease",
         "AgreeModel",
         "Abort",
     ]

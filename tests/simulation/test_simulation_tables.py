@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hansa.data.schema import Schema
@@ -113,3 +114,22 @@ def test_a_partys_categories_read_back_as_the_same_codes(tmp_path):
     schema = Schema(table.names, "y", categories=tuple(levels.values()))
     back = read_rows(tmp_path / "p.parquet", schema, label_kind="binary")
     np.testing.assert_array_equal(back.features, table.features)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_partys_dates_read_back_as_the_same_numbers(tmp_path, kind):
+    """A party's table has the dates themselves; moments with a time zone stay moments."""
+    moments = pd.date_range("2023-12-30 22:30:05", periods=60, freq="37h", tz="Europe/Helsinki").to_series()
+    moments.iloc[::7] = pd.NaT
+    frame = pd.DataFrame({"who": list("ab" * 30), "opened": moments.array, "y": [0, 1, 1] * 20, "a": 1.5})
+    path = tmp_path / f"t.{kind}"
+    frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path, index=False)
+    rules = {"opened": "days", "hour": "hour of opened"}
+    table = read_table(path, "y", "who", dates=rules)
+    assert table.names == ("opened", "a", "hour")
+    assert table.take(table.party == "a").date_cells["opened"].shape == (30,)
+    write_party_table(tmp_path / "p.parquet", table, "y", None)
+    schema = Schema(table.names, "y", dates=tuple(rules.items()))
+    back = read_rows(tmp_path / "p.parquet", schema, label_kind="binary")
+    np.testing.assert_array_equal(back.features, table.features)
+    assert np.isnan(back.features[0]).sum() == 9

@@ -126,3 +126,20 @@ def test_the_default_space_is_one_that_the_mode_takes(mode):
 def test_trials_are_one_json_object():
     found = hansa.tune(parties(), space={"eta": [0.3]}, trials=1, **QUICK).trials
     assert msgspec.json.decode(msgspec.json.encode(found), type=Trials) == found
+
+
+def miss(predictions, labels, weights):
+    return abs(predictions - labels)
+
+
+@pytest.mark.parametrize("folds", [None, 2])
+def test_a_trials_value_may_be_that_of_a_metric_of_ones_own(folds):
+    own = {"custom_metric": miss, "metric_bound": 1.0, **QUICK}
+    found = hansa.tune(parties(), space={"eta": [0.1, 0.5]}, trials=2, folds=folds, **own)
+    assert (found.trials.metric, found.trials.direction) == ("miss", "minimize")
+    assert found.best_value == min(trial.value for trial in found.trials.trials)
+    if folds is None:
+        run = hansa.fit(parties(), evaluation_fraction=0.2, alone=False, **own | found.best_parameters)
+        assert run.metrics["miss"] == found.best_value
+    worst = hansa.tune(parties(), space={"eta": [0.1, 0.5]}, trials=2, folds=folds, maximize=True, **own)
+    assert worst.trials.direction == "maximize"

@@ -19,7 +19,19 @@ import click
 from hansa.cli.audit import audit
 from hansa.cli.consortium import consortium
 from hansa.cli.identity import asking, init
-from hansa.cli.option_types import EXISTING, PATH, Names, Objective, Range, RisingNumbers, Search, Setting, TablePath
+from hansa.cli.option_types import (
+    EXISTING,
+    PATH,
+    DateRule,
+    LeastRows,
+    Names,
+    Objective,
+    Range,
+    RisingNumbers,
+    Search,
+    Setting,
+    TablePath,
+)
 from hansa.cli.plan import plan
 from hansa.cli.service import COMMANDS as SERVICE_COMMANDS
 from hansa.cli.service import serve
@@ -177,7 +189,13 @@ def tabular(command: Command) -> Command:
 
 def training(command: Command) -> Command:
     """Give a command the options that say what is trained on the rows of a table, in any mode."""
+    dated, rare = (
+        "A feature that is made of a date, and the rule; repeatable.",
+        "Levels with fewer rows become one; repeatable.",
+    )
     for option in (
+        click.option("--rare-levels", type=LeastRows(), multiple=True, help=rare),
+        click.option("--date", "dates", type=DateRule(), multiple=True, help=dated),
         click.option("--threads", type=click.IntRange(1), help="Compute threads."),
         click.option("--rounds", type=click.IntRange(1), default=100, show_default=True, help="Rounds of boosting: trees of a class."),
         click.option("--seed", type=click.IntRange(0), default=42, show_default=True, help="Of all draws, and of the parameters."),
@@ -186,9 +204,21 @@ def training(command: Command) -> Command:
     return tabular(command)
 
 
+def own_metric(command: Command) -> Command:
+    """Give a command the options of a metric by a function."""
+    for option in (
+        click.option("--maximize", is_flag=True, help="With --custom-metric: a greater mean is better."),
+        click.option("--metric-bound", type=click.FloatRange(0, min_open=True), help="With it: no row's value exceeds this."),
+        click.option("--custom-metric", type=EXISTING, help="Python file whose function gives each row's value of a metric."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.argument("train", type=TablePath())
 @training
+@own_metric
 @click.option("--test", type=TablePath(), help="Table of test rows.")
 @click.option("--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Share of rows that are held out for testing; 0.2 where no --test is given.")  # fmt: skip
@@ -220,6 +250,8 @@ def training(command: Command) -> Command:
 @click.option("--label-range", type=Range(), help="Coopetitive, numbers: range of labels; default: that of TRAIN.")
 @click.option("--evaluation-fraction", type=click.FloatRange(0, 1, max_open=True), default=0.0,
               help="Share of training rows held out for metrics and early stopping.")  # fmt: skip
+@click.option("--unseen", type=click.Choice(UNSEEN), default="missing", show_default=True,
+              help="What predictions of the model do with levels that no row had.")  # fmt: skip
 @click.option("--alone", is_flag=True, help="Also train each party on its own rows only.")
 @click.option("--pooled", is_flag=True, help="Also train on pooled rows: Hansa, and XGBoost where it is installed.")
 @click.option("--save", type=PATH, help="Where to write the model (XGBoost JSON).")
@@ -231,7 +263,7 @@ def simulate(
     servers: tuple[str, ...] | None, hub: str | None, server_links: str, receivers: tuple[str, ...] | None,
     evaluation_steps: tuple[int, ...] | None, statistics: bool, no_statistics: bool,
     least_choices: int | None, leaf_bits: int | None, label_range: tuple[float, float] | None,
-    evaluation_fraction: float, alone: bool, pooled: bool, save: Path | None, transcript: Path | None,
+    evaluation_fraction: float, unseen: str, alone: bool, pooled: bool, save: Path | None, transcript: Path | None,
     in_process: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Split table TRAIN into parties, train them together, and compare.
@@ -277,6 +309,7 @@ def simulate(
         statistics=True if statistics else False if no_statistics else None,
         least_choices=least_choices,
         leaf_bits=leaf_bits,
+        unseen=unseen,
     )
     with output.telling(not as_json) as tell:
         result = simulation.simulate(train_rows, test_rows, chosen, tell)
@@ -334,6 +367,7 @@ def contributions(
 @click.option("--folds", type=click.IntRange(2, 1000), default=5, show_default=True, help="How many.")
 @click.option("--id", metavar="COLUMN", help="Rows of one value in it are in one fold; no feature.")
 @click.option("--alone", is_flag=True, help="Also train each party on its own rows only.")
+@own_metric
 @long_running
 def cv(table: Path, folds: int, alone: bool, as_json: bool, **options: Any) -> None:
     """Cross-validate over the rows of all parties in TABLE: train on all folds but one, score that one, for each fold."""
@@ -355,6 +389,7 @@ def cv(table: Path, folds: int, alone: bool, as_json: bool, **options: Any) -> N
 @main.command()
 @click.argument("table", type=TablePath())
 @training
+@own_metric
 @click.option("--trials", type=click.IntRange(1), default=50, show_default=True, help="How many.")
 @click.option("--search", type=Search(), multiple=True,
               help="A parameter and its range or choices, such as eta=0.03,0.3,log or max_depth=[3,5]; repeatable.")  # fmt: skip

@@ -111,6 +111,36 @@ class Setting(OptionType):
         return name, parsed
 
 
+class DateRule(OptionType):
+    """feature=rule: how a feature is made of a date."""
+
+    name = "FEATURE=RULE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if not isinstance(value, str):
+            name, rule = value
+            return name, rule
+        name, equals, rule = (part.strip() for part in value.partition("="))
+        if not equals or not name or not rule:
+            self.fail(f"{value!r}: expected FEATURE=RULE, such as month='month of opened'", param, ctx)
+        return name, rule
+
+
+class LeastRows(OptionType):
+    """feature=rows: how many rows a level needs."""
+
+    name = "FEATURE=ROWS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        if not isinstance(value, str):
+            name, rows = value
+            return name, rows
+        name, _, rows = (part.strip() for part in value.partition("="))
+        if not name or not rows.isdecimal() or not 0 < int(rows) < 2**53:
+            self.fail(f"{value!r}: expected FEATURE=ROWS with a whole number above 0, such as employer=20", param, ctx)
+        return name, int(rows)
+
+
 class Search(Setting):
     """name=lowest,highest or name=lowest,highest,log or name=[choice,choice]."""
 

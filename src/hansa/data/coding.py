@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -64,6 +64,7 @@ class CodedTable:
         levels: of the categorical columns.
         unknown: by such a column, how many cells hold a level that `levels` does not list: they are of no category.
         warnings: what is allowed but probably not meant.
+        date_cells: by column that features are made of by rules, its cells as texts, None where missing: object (n_rows,).
     """
 
     names: tuple[str, ...]
@@ -76,6 +77,7 @@ class CodedTable:
     warnings: tuple[str, ...]
     subject: npt.NDArray[np.object_] | None = None
     base_margin: Floats | None = None
+    date_cells: Mapping[str, npt.NDArray[np.object_]] = field(default_factory=dict)
 
 
 def read_coded(
@@ -177,6 +179,7 @@ def read_coded(
         warnings = coarse_warnings(table, columns, [*numbers, *(() if label is None or classes else (label,))], decimal)
         owners = None if party is None else _filled(table, party, "party")
         subjects = None if subject is None else _filled(table, subject, "id")
+        cells = texts_of(table, sorted({column for _, column in rules.values()}))
     starts = base_margin_of(columns, base_margin)
     values = np.empty((len(names), n_rows), np.float32)
     for index, name in enumerate(names):
@@ -192,6 +195,7 @@ def read_coded(
         warnings=tuple(warnings),
         subject=subjects,
         base_margin=starts,
+        date_cells=cells,
     )
 
 

@@ -237,6 +237,15 @@ OPENINGS = (
         False,
     ),
     Opening(
+        "evaluation",
+        "reached",
+        "open_to_all",
+        "all three servers",
+        "one bit a run: is the metric of the model's last round what the plan's release demands",
+        "the plan's condition, where it does not have the metric itself opened; the servers tell the receivers",
+        False,
+    ),
+    Opening(
         "training",
         "rounds_in_range",
         "open_to_all",

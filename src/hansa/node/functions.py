@@ -39,16 +39,30 @@ def _read(key: str, sha256: str | None, path: Path | None) -> FunctionType | Non
         raise PlanError(
             f"the plan has a {key} with the hash {sha256[:16]}..., and this party names no file; name it as {key}"
         )
-    try:
-        source = read_whole(path, MOST_FUNCTION_BYTES)
-    except (OSError, ValueError) as error:
-        raise PlanError(f"{path}: cannot be read: {error}; expected a Python file with one function") from error
+    source = _source(path)
     found = hashlib.sha256(source).hexdigest()
     if found != sha256:
         raise PlanError(
             f"{path}: the file's SHA-256 is {found[:16]}...; the plan's {key} has {sha256[:16]}...: ask for the "
             "file that the plan means"
         )
+    return _function(key, path, source)
+
+
+def read_metric(path: Path) -> tuple[FunctionType, str]:
+    """The function of a custom metric from a file, which is run, and the file's SHA-256. Raises PlanError, as `read_functions`."""
+    source = _source(path)
+    return _function("custom_metric", path, source), hashlib.sha256(source).hexdigest()
+
+
+def _source(path: Path) -> bytes:
+    try:
+        return read_whole(path, MOST_FUNCTION_BYTES)
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{path}: cannot be read: {error}; expected a Python file with one function") from error
+
+
+def _function(key: str, path: Path, source: bytes) -> FunctionType:
     names: dict[str, object] = {"__name__": f"hansa_{key}", "__file__": str(path)}
     try:
         exec(compile(source, str(path), "exec"), names)  # the policy allowed this hash

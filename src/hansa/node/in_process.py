@@ -122,10 +122,14 @@ def train_in_process(
     if aggregator.outcome is None:
         raise HansaError("the run ended without a model")
     if aggregator.withheld:
-        raise ModelWithheld(
-            f"nobody has the model: the plan's release demands {plan.release.condition} of the held-out rows, and that was not reached"
-        )
+        raise _nobody_has_the_model(plan)
     return InProcessRun(aggregator.outcome, parties, traffic)
+
+
+def _nobody_has_the_model(plan: Plan) -> ModelWithheld:
+    return ModelWithheld(
+        f"nobody has the model: the plan's release demands {plan.release.condition} of the held-out rows, and that was not reached"
+    )
 
 
 @dataclass(frozen=True)
@@ -229,6 +233,9 @@ def share_in_process(
         plan: whose parties are the keys of `tables`. tables: each party's rows.
         report: called with the progress of S_0. observe: with its rounds, see `ComputeServer`.
         order, wrap: as for `train_in_process`. policy: of every member, as for `train_in_process`.
+
+    Raises:
+        HansaError: as `train_in_process`.
     """
     if set(tables) != set(plan.parties):
         raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")
@@ -256,6 +263,8 @@ def share_in_process(
     finally:
         for member in members.values():
             member.erase()
+    if any(member.withheld for member in members.values()):
+        raise _nobody_has_the_model(plan)
     return SharedRun(members, hub, inner.traffic)
 
 

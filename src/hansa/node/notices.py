@@ -103,9 +103,8 @@ class NoticeWriter:
             case TableDescribed():
                 return "the pooled table is described; the run is over"
             case Withheld():
-                return (
-                    f"nobody gets the model, whose metric is not what the plan demands: {metrics_text(event.metrics)}"
-                )
+                value = f": {metrics_text(event.metrics)}" if event.metrics else ""
+                return f"nobody gets the model, whose metric is not what the plan demands{value}"
             case Trained():
                 return _joined(f"training is over after {rounds}", metrics_text(event.metrics))
             case _:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypedDict, TypeVar
+from typing import Literal, Self, TypedDict, TypeVar
 
 from msgspec.structs import replace as replaced
 
@@ -34,6 +34,7 @@ from hansa.node.record import HubRecord, RunRecord, Seconds, SharedRecord, bytes
 from hansa.node.shared_state import SharedState
 from hansa.node.state import State, fingerprint
 from hansa.node.warm_up import prepare
+from hansa.plan import Plan
 from hansa.roles.batches import Admit, admit_all
 from hansa.roles.run import LocalMemberRole, Progress, agreement, run_hub, run_member
 from hansa.roles.shared.member import SharedMember
@@ -76,12 +77,14 @@ class _Attempt:
     Attributes:
         port: where the hub listens. wait_s: seconds to wait for others. began: whether the epoch began.
         model: of a receiver, once all receivers have it; then all that may be missing is that the others are told of the end.
+        withheld: whether it is decided that nobody gets it; the same holds.
     """
 
     port: int
     wait_s: float
     began: bool = False
     model: bytes | None = None
+    withheld: bool = False
 
 
 class _Played:
@@ -143,6 +146,7 @@ class _Played:
         self._attempt.began = self.role.began
         if self._state is not None:
             self._attempt.model = self._state.model
+            self._attempt.withheld = self._state.withheld
             self._state.close()
 
     def _admission(self) -> Admit:
@@ -157,6 +161,11 @@ class _Played:
     def goes_on(self) -> bool:
         """Whether there is a state of the run, which may be over."""
         return self._state is not None and self._state.claim is not None
+
+    @property
+    def state(self) -> Literal["finished", "withheld"]:
+        """How the run ended for these roles."""
+        return "withheld" if self.role.withheld else "finished"
 
     def forget(self) -> None:
         """The run is over: nothing of it stays."""
@@ -268,19 +277,22 @@ def _epoch_after_epoch(
             try:
                 pauses.after(error, began=attempt.began)
             except HansaError:
-                if attempt.model is None or pauses.left_s > 0:
+                if (attempt.model is None and not attempt.withheld) or pauses.left_s > 0:
                     raise
-                audit.over_alone(withheld=False)
-                warn(["nobody said that the run is over; all receivers have the model, so it is"])
-                return _with_model(member, record, attempt.model)
+                audit.over_alone(withheld=attempt.withheld)
+                why = "nobody gets the model" if attempt.withheld else "all receivers have the model"
+                warn([f"nobody said that the run is over; {why}, so it is"])
+                return _left_alone(member, record, attempt.model)
         attempt.began, attempt.wait_s = False, pauses.left_s
 
 
-def _with_model(member: MemberFile, record: RunRecord[R], model: bytes) -> R:
-    """The record of a receiver that has the model, and whom nobody told that the run is over."""
+def _left_alone(member: MemberFile, record: RunRecord[R], model: bytes | None) -> R:
+    """The record of a member that has the model, or knows that nobody gets it (None), and whom nobody told that the run is over."""
     put_model(member, model)
     with _state_of(member, _rows_of(member)) as state:
         state.remove()
+    if model is None:
+        return record.end("withheld")
     return record.end("finished", model_sha256=hashlib.sha256(model).hexdigest())
 
 
@@ -372,14 +384,14 @@ def _run_hub(
                     record.count(lambda: played.counts(own))
                     facts = played.ended()
                     facts["roles"] = ("hub", *facts["roles"])
-                    audit.released(facts["model_sha256"], plan.receivers)
+                    _note_release(audit, played, facts, plan)
         finally:
             attempt.began = relay.began
         if relay.away:
             _tell_those_away(relay, inner, audit, member.wait_s)
     facts["seconds"] = replaced(facts.get("seconds", Seconds()), total=total)
     ended = record.end(
-        "finished",
+        "finished" if played is None else played.state,
         roster=tuple((name, rows, held) for name, _, rows, held, _ in relay.roster),
         relayed=tuple((*ends, count) for ends, count in sorted(relay.relayed.items())),
         traffic=bytes_of(hub.traffic),
@@ -388,6 +400,13 @@ def _run_hub(
     if played is not None:
         played.forget()
     return ended
+
+
+def _note_release(audit: RunAudit, played: _Played, facts: _Ending, plan: Plan) -> None:
+    """In the audit log: the model, or that nobody gets it."""
+    if played.state == "withheld":
+        audit.withheld()
+    audit.released(facts["model_sha256"], plan.receivers)
 
 
 def _tell_those_away(relay: RelayHub, hub: Hub, audit: RunAudit, wait_s: float) -> None:
@@ -492,7 +511,7 @@ def _play(
         with audit.member_side(inner, played.limit_s, goes_on=goes_on, survives=survived) as counted:
             run_member(role, counted(channel), played.limit_s, role.waiting_for)
             facts = played.ended()
-            audit.released(facts["model_sha256"], plan.receivers)
+            _note_release(audit, played, facts, plan)
     except TransportError as error:
         lost = error if isinstance(error, LinkLost) else error.__cause__
         if isinstance(lost, LinkLost):
@@ -502,7 +521,7 @@ def _play(
         raise
     finally:
         channel.close()
-    ended = record.end("finished", **facts)
+    ended = record.end(played.state, **facts)
     played.forget()
     return ended
 

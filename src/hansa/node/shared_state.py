@@ -141,6 +141,16 @@ class SharedState(State):
         """See `SharedJournal`."""
         return self._get("model")
 
+    def withhold(self) -> None:
+        """See `SharedJournal`."""
+        with self._flushing():
+            self._put("withheld", b"1")
+
+    @property
+    def withheld(self) -> bool:
+        """See `SharedJournal`."""
+        return self._get("withheld") is not None
+
     # --- of a server -----------------------------------------------------------------------------------------------------
 
     @property

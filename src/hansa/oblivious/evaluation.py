@@ -2,8 +2,8 @@
 
 Rows that owners hold out are shared as training rows are (`shared_rows.Block`). `tree_margins` adds a tree to
 their margins; `metric_share` computes a metric that stays shared; `open_metric` opens it to the three servers;
-`improved` opens only whether it beats the best so far; `has_value` opens whether there is anything to compute. Formulas and names
-are XGBoost's:
+`improved` opens only whether it beats the best so far, `reached` only whether it is what a plan demands; `has_value` opens whether
+there is anything to compute. Formulas and names are XGBoost's:
 
     logloss  mean of log(1 + e^x) - y x, by the Fourier series of `fourier.loss_part`: no row's probability is clipped
     error    share of rows where [x > 0] is not y
@@ -21,6 +21,7 @@ Of rows with weights the histogram is of weights: S_2 deals two tables of words 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -189,7 +190,12 @@ def metric_share(
 def open_metric(server: Server, name: str, share: ShareArray, address: Address) -> Program[float]:
     """Open a shared metric to the three servers."""
     opened = yield from open_to_all(server, RING64, share, address.named("metric"))
-    value = int(opened.view(np.int64)[0]) * 2.0**-VALUE_BITS
+    return metric_of_word(name, int(opened.view(np.int64)[0]))
+
+
+def metric_of_word(name: str, word: int) -> float:
+    """The metric that an opened word stands for; no less where the word is greater."""
+    value = word * 2.0**-VALUE_BITS
     return math.sqrt(max(0.0, value)) if name == "rmse" else value
 
 
@@ -248,6 +254,45 @@ def improved(
     shared = yield from reshare(server, BITS, bits & np.uint64(1), address.named("bit"))
     opened = yield from open_to_all(server, BITS, shared & np.uint64(1), address.named("improved"))
     return bool(opened[0])
+
+
+MOST_WORD = 1 << 61
+"""Differences of a metric's word and of one up to this do not wrap."""
+
+
+def least_word(holds: Callable[[int], bool]) -> int | None:
+    """The least word within +-MOST_WORD of which `holds` is true, where it is true of all greater ones; None where it is of none.
+
+    >>> least_word(lambda word: metric_of_word("auc", word) >= 0.75) == 3 << (VALUE_BITS - 2)
+    True
+    """
+    low, high = -MOST_WORD, MOST_WORD
+    if not holds(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
+
+
+def reached(
+    server: Server, share: ShareArray, at_least: Callable[[int], bool], below: bool, address: Address
+) -> Program[bool]:
+    """Opens one bit to the three servers: is a shared metric at least a bound (`below`: not at least it)?
+
+    The answer is that of the opened word, to the bit: the bound is the least word that holds.
+
+    Args:
+        share: from `metric_share`. at_least: whether a word is at least the bound.
+    """
+    bound = least_word(at_least)
+    if bound is None or bound == -MOST_WORD:  # whatever the metric is
+        return (bound is None) == below
+    part = add_to_part(server, RING64, share[0], -bound)
+    bits = yield from sign_part(server, RING64, part, address.named("sign"))
+    shared = yield from reshare(server, BITS, bits & np.uint64(1), address.named("bit"))
+    opened = yield from open_to_all(server, BITS, shared & np.uint64(1), address.named("reached"))
+    return bool(opened[0]) == below
 
 
 def all_in_range(server: Server, margins: ShareArray, address: Address) -> Program[bool]:

@@ -593,11 +593,6 @@ def condition_can_be_checked(plan: Plan) -> str | None:
             if bounds
             else None
         )
-    if plan.mode == COOPETITIVE:
-        return (
-            f"release.metric is not taken in {COOPETITIVE} mode in this version: whoever receives the model could not check what the "
-            "servers saw; leave it out"
-        )
     if len(bounds) != 1:
         return f"release.metric = {release.metric!r} takes one of release.at_least and release.at_most; {len(bounds)} are given"
     if plan.evaluation_fraction == 0:

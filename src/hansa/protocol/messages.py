@@ -541,6 +541,17 @@ class ReleaseTree(Message, frozen=True):
     covers: tuple[Tensor, ...]
 
 
+class DecideRelease(Message, frozen=True):
+    """Server to receiver, sealed, where the plan's release depends on a metric: whether it is reached, before any tree.
+
+    metric is its value at the model's last round where that was opened; else None, and servers opened no more than whether it is
+    reached, or it has none.
+    """
+
+    reached: bool
+    metric: float | None
+
+
 class AgreeModel(Message, frozen=True):
     """Receiver to receiver, sealed: the hash of the model file that I put together."""
 
@@ -602,6 +613,7 @@ MESSAGES: tuple[type[Message], ...] = (
     ShareRows,
     TakeRows,
     ReleaseTree,
+    DecideRelease,
     AgreeModel,
     Abort,
 )
@@ -613,6 +625,7 @@ SEALED: tuple[type[Message], ...] = (
     ShareRows,
     TakeRows,
     ReleaseTree,
+    DecideRelease,
     AgreeModel,
 )
 """Messages that travel inside a `Relay` only: the hub takes none of them."""
@@ -691,6 +704,7 @@ AnyMessage = (
     | ShareRows
     | TakeRows
     | ReleaseTree
+    | DecideRelease
     | AgreeModel
     | Abort
 )

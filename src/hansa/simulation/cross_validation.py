@@ -29,7 +29,9 @@ from hansa.node.in_process import share_in_process, train_in_process
 from hansa.node.warm_up import warm_up, warm_up_shares
 from hansa.plan import MOST_FOLDS, Plan
 from hansa.roles.run import Progress, TreeGrown
+from hansa.roles.summed.custom import check_rows_apart, custom_metric_sums
 from hansa.simulation.run import (
+    OwnMetric,
     SimulationSettings,
     check_labels,
     make_plan,
@@ -41,9 +43,9 @@ from hansa.simulation.run import (
 )
 from hansa.simulation.summary import Metrics
 from hansa.simulation.tables import Table
-from hansa.trees.ensemble import Ensemble, add_margins
-from hansa.trees.losses import HIGHER_IS_BETTER, is_softmax
-from hansa.trees.metrics import MetricScale, metric_sums, metric_value
+from hansa.trees.ensemble import Ensemble, add_margins, predictions_from_margins
+from hansa.trees.losses import is_softmax
+from hansa.trees.metrics import MetricScale, mean_value, metric_sums, metric_value
 from hansa.trees.parameters import Parameters
 from hansa.trees.xgboost_json import from_json
 
@@ -197,8 +199,10 @@ def cross_validate(
             "evaluation_fraction: cross-validation tests on folds, and holds out no other rows; leave it out"
         )
     check_labels(parameters, table)
-    trained = replace(settings, parameters=replace(parameters, early_stopping_rounds=None))
     names = member_names(sorted(set(table.party)))
+    _check_own_metric(settings, table, names)
+    # A fold's rows are scored here: its training measures nothing.
+    trained = replace(settings, parameters=replace(parameters, early_stopping_rounds=None), own_metric=None)
     told: list[str] = [*table.warnings]
     prepared = _prepare(table, trained, folds, names, told)
     threads = settings.threads or useful_threads()
@@ -208,10 +212,10 @@ def cross_validate(
 
     def train(fold: _Fold) -> tuple[Ensemble, Scores]:
         ensemble = from_json(_model_of(fold, max(1, threads // workers), count.note))
-        return ensemble, _staged_scores(ensemble, fold)
+        return ensemble, _staged_scores(ensemble, fold, settings.own_metric)
 
     ensembles, scores = zip(*_side_by_side(train, prepared, workers, count.stop), strict=True)
-    found = fold_scores(scores, parameters.metrics[-1] in HIGHER_IS_BETTER, parameters.early_stopping_rounds)
+    found = fold_scores(scores, settings.maximizes, parameters.early_stopping_rounds)
     best = found.best_round
     told += [
         f"{name} has no value in some folds after round {best}; its mean is over the others"
@@ -362,20 +366,42 @@ def _model_of(fold: _Fold, threads: int, report: Callable[[Progress], None]) -> 
     return model
 
 
-def _staged_scores(ensemble: Ensemble, fold: _Fold) -> Scores:
-    """Metrics of the fold's rows after each round of a model, from its trees."""
+def _check_own_metric(settings: SimulationSettings, table: Table, names: dict[str, str]) -> None:
+    """Refuse a metric of the members' own that a run would refuse. Raises PlanError, and DataError of the function."""
+    if settings.own_metric is None:
+        return
+    plan, _ = plan_of(replace(settings, evaluation_fraction=1 / LEAST_FOLDS), table, split_parties(table, names))
+    check_rows_apart(plan, settings.functions, table.label, table.weight)
+
+
+def _staged_scores(ensemble: Ensemble, fold: _Fold, own: OwnMetric | None) -> Scores:
+    """Metrics of the fold's rows after each round of a model, from its trees; the members' own is the last."""
     test, parameters = fold.test, fold.plan.parameters
+    features = test.codes_of(ensemble)
     outputs, parallel = ensemble.outputs, ensemble.num_parallel_tree
     margins = ensemble.start_margins(test.n_rows, test.base_margin)
-    found: Scores = {name: [] for name in parameters.metrics}
+    found: Scores = {name: [] for name in (*parameters.metrics, *([own.agreed.name] if own else []))}
     for number in range(ensemble.rounds):
         for output in range(outputs):
             first = number * ensemble.trees_per_round + output * parallel
-            add_margins(ensemble.trees[first : first + parallel], test.features, margins[output])
+            add_margins(ensemble.trees[first : first + parallel], features, margins[output])
         for name in parameters.metrics:
             value = _metric(name, parameters, margins, test)
             found[name].append(None if math.isnan(value) else value)
+        if own is not None:
+            value = _own_metric(own, parameters, margins, test)
+            found[own.agreed.name].append(None if math.isnan(value) else value)
     return found
+
+
+def _own_metric(own: OwnMetric, parameters: Parameters, margins: npt.NDArray[np.float32], test: Table) -> float:
+    """The mean of what the members' function makes of rows, as a run pools it."""
+    given = np.ascontiguousarray(margins.T) if len(margins) > 1 else margins[0]
+    predictions = predictions_from_margins(parameters.objective, given)
+    heaviest = 0.0 if test.weight is None else float(test.weight.max())
+    scale = MetricScale(test.n_rows, _exponent(heaviest), 0, parameters.huber_slope, parameters.quantiles)
+    summed = custom_metric_sums(own.function, own.agreed, predictions, test.label, test.weight, scale)
+    return mean_value(summed, own.agreed.bound, scale)
 
 
 def _metric(name: str, parameters: Parameters, margins: npt.NDArray[np.float32], test: Table) -> float:

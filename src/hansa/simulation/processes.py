@@ -32,9 +32,14 @@ POLL_S = 0.2
 
 
 def write_consortium(
-    folder: Path, plan: Plan, tables: Mapping[str, Table], threads: int, transcript: Path | None
+    folder: Path,
+    plan: Plan,
+    tables: Mapping[str, Table],
+    threads: int,
+    transcript: Path | None,
+    metric_file: Path | None = None,
 ) -> None:
-    """Make identities, members file, plan and every party's table in `folder`."""
+    """Make identities, members file, plan and every party's table in `folder`; `metric_file` has the plan's custom metric."""
     identities = {name: create_identity(name, days=1) for name in plan.members}
     for name, identity in identities.items():
         save_identity(identity, folder / f"{name}.identity")
@@ -50,7 +55,9 @@ def write_consortium(
         more: dict[str, Any] = {"threads": 1}
         if name in tables:
             more = {"threads": threads, "table": f"{name}.parquet", "ledger": f"{name}-ledger.jsonl"}
-            more["policy"] = {name: getattr(HOLDER_POLICY, name) for name in ("allow_two_parties", "least_party_rows")}
+            policy = {name: getattr(HOLDER_POLICY, name) for name in ("allow_two_parties", "least_party_rows")}
+            more["policy"] = {**policy, "functions": [sha256 for _, sha256 in plan.functions]}
+            more |= {} if metric_file is None else {"custom_metric": str(metric_file.resolve())}
         if name in servers:
             more["servers"] = servers
         _write_member_file(folder, name, 0, more, transcript)
@@ -176,14 +183,17 @@ def train_in_processes(
     threads: int,
     transcript: Path | None,
     report: OnEvent,
+    metric_file: Path | None = None,
 ) -> Together:
     """Train with one process per member in `folder`. Progress is the aggregator's, in coopetitive mode that of S_0.
+
+    `metric_file` has the plan's custom metric.
 
     Raises:
         HansaError: a process failed, or receivers hold different models.
     """
     started = time.perf_counter()
-    write_consortium(folder, plan, tables, threads, transcript)
+    write_consortium(folder, plan, tables, threads, transcript, metric_file)
     startup = 0.0
     records: dict[str, Record] = {}
     with Processes() as processes:

@@ -30,13 +30,14 @@ from hansa.plan import (
     NUMBERS_ON_SHARES,
     SERVERS,
     Coopetitive,
+    CustomMetric,
     Plan,
     Release,
     default_verify_counts,
 )
 from hansa.roles.batches import check_roster, claim, hold_out
 from hansa.roles.run import Progress
-from hansa.roles.summed.custom import NO_FUNCTIONS, Functions
+from hansa.roles.summed.custom import NO_FUNCTIONS, Functions, MetricFunction
 from hansa.simulation.comparison import PairedLoss, advice, paired_loss
 from hansa.simulation.pooled_xgboost import ONE_HOT, is_installed, train_pooled_xgboost
 from hansa.simulation.processes import train_in_processes
@@ -62,7 +63,7 @@ from hansa.transport.channel import Hub
 from hansa.transport.recording import RecordingHub
 from hansa.trees.ensemble import LEAST_PROBABILITY, Ensemble
 from hansa.trees.leaf_choices import enough_rows
-from hansa.trees.losses import SOFTPROB, is_binary, is_softmax
+from hansa.trees.losses import HIGHER_IS_BETTER, SOFTPROB, is_binary, is_softmax
 from hansa.trees.parameters import Parameters
 from hansa.trees.xgboost_json import from_json
 
@@ -70,6 +71,28 @@ AGGREGATOR = "aggregator"
 HUB = "hub"
 SPARE_SERVERS = ("server-a", "server-b")
 """Compute servers without rows, where there are fewer than three parties."""
+
+
+@dataclass(frozen=True)
+class OwnMetric:
+    """A metric of held-out rows by a function of the members' own.
+
+    Attributes:
+        agreed: what a plan says of it. function: see `roles.summed.custom`. file: where it stands, for members' processes.
+    """
+
+    agreed: CustomMetric
+    function: MetricFunction
+    file: Path | None = None
+
+    @classmethod
+    def of(
+        cls, function: MetricFunction, sha256: str, bound: float, maximize: bool, file: Path | None = None
+    ) -> OwnMetric:
+        """A function under its own name, or as "custom" where a plan could not have that name. Raises PlanError."""
+        name = getattr(function, "__name__", "").strip("_").lower()
+        known = re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name) is not None
+        return cls(CustomMetric(sha256, name if known else "custom", float(bound), bool(maximize)), function, file)
 
 
 @dataclass(frozen=True)
@@ -87,6 +110,7 @@ class SimulationSettings:
             `make_plan`. Categorical features are a table's (`Table.categories`).
         statistics, least_choices, leaf_bits: of the plan's release; None for the mode's defaults.
         dates, unseen, rare_levels: of the plan's schema.
+        own_metric: the plan's custom metric, or None.
     """
 
     parameters: Parameters
@@ -114,6 +138,23 @@ class SimulationSettings:
     dates: tuple[tuple[str, str], ...] = ()
     unseen: str = "missing"
     rare_levels: tuple[tuple[str, int], ...] = ()
+    own_metric: OwnMetric | None = None
+
+    @property
+    def functions(self) -> Functions:
+        """What every party brings beside its rows."""
+        return NO_FUNCTIONS if self.own_metric is None else Functions(metric=self.own_metric.function)
+
+    @property
+    def last_metric(self) -> str:
+        """The metric that chooses the best round."""
+        return self.parameters.metrics[-1] if self.own_metric is None else self.own_metric.agreed.name
+
+    @property
+    def maximizes(self) -> bool:
+        """Whether a greater value of it is better."""
+        own = self.own_metric
+        return self.parameters.metrics[-1] in HIGHER_IS_BETTER if own is None else own.agreed.maximize
 
 
 @dataclass(frozen=True)
@@ -205,6 +246,7 @@ def make_plan(
         # Parties that verify counts learn the rows of leaves, so no choices of them could be promised.
         verify_counts="off" if settings.least_choices else default_verify_counts(settings.mode, parties),
         coopetitive=more,
+        custom_metric=None if settings.own_metric is None else settings.own_metric.agreed,
         release=Release(settings.statistics is not False, settings.least_choices, settings.leaf_bits),
     )
 
@@ -245,7 +287,7 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: On
         alone = no_rows if settings.alone else _Scores(None, {})
         if settings.alone and name in tests:
             report(Stage(text=f"{name} alone"))
-            alone = _train_alone(plan, part, tests[name])
+            alone = _train_alone(plan, part, tests[name], settings.functions)
         members[name] = PartySummary(
             rows=part.n_rows,
             test_rows=tests[name].n_rows if name in tests else 0,
@@ -259,7 +301,7 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: On
             else None,
             without_value=ComparedReasons(together=common.without_value, alone=alone.without_value),
         )
-    pooled = _train_pooled(plan, train, test, report) if settings.pooled else Pooled()
+    pooled = _train_pooled(plan, train, test, report, settings.functions) if settings.pooled else Pooled()
     seconds = together.seconds
     summary = Summary(
         mode=settings.mode,
@@ -394,6 +436,7 @@ def _train_over_tls(plan: Plan, parts: Mapping[str, Table], settings: Simulation
             threads=settings.threads or 1,
             transcript=settings.transcript,
             report=report,
+            metric_file=None if settings.own_metric is None else settings.own_metric.file,
         )
 
 
@@ -416,6 +459,8 @@ def _train_in_process(
         nodes_per_frame=0,  # the frames that would cross a network
         report=note,
         wrap=wrap,
+        policy=policy_of_holder(plan),
+        functions=settings.functions,
     )
     outcome = run.outcome
     return Together(
@@ -588,7 +633,9 @@ def _predict_local(
     return np.stack(found, axis=1) if classes else found[0]
 
 
-def _train_pooled(plan: Plan, train: Table, test: Table, report: OnEvent) -> Pooled:
+def _train_pooled(
+    plan: Plan, train: Table, test: Table, report: OnEvent, functions: Functions = NO_FUNCTIONS
+) -> Pooled:
     report(Stage(text="pooled, Hansa"))
     at: dict[str, float] = {}
     seconds = {"binning": 0.0, "training": 0.0}
@@ -602,7 +649,7 @@ def _train_pooled(plan: Plan, train: Table, test: Table, report: OnEvent) -> Poo
             seconds["binning"] += at["binned"] - at["registered"]
             seconds["training"] += at["trained"] - at["binned"]
 
-    predictions = _predict_local(plan, "pooled", train, test, note)
+    predictions = _predict_local(plan, "pooled", train, test, note, functions)
     scores = _scores_of(plan.parameters.objective, plan.parameters.quantiles, predictions, test)
     ours = PooledResult(metrics=scores.metrics, without_value=scores.without_value, seconds=PooledSeconds(**seconds))
     if not is_installed():

@@ -6,9 +6,10 @@ real run the plan lists them.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class Table:
         warnings: what the file holds that is allowed but probably not meant.
         base_margin: float32 (outputs, n_rows), each row's margin before the first tree, or None.
         subject: object (n_rows,): whom or what each row is of, as text, where cross-validation is to keep its rows in one fold.
+        dates: by feature that is made of a date, the rule. date_cells: by column of dates, its cells as texts, object (n_rows,).
     """
 
     names: tuple[str, ...]
@@ -49,10 +51,18 @@ class Table:
     warnings: tuple[str, ...] = ()
     subject: npt.NDArray[np.object_] | None = None
     base_margin: npt.NDArray[np.float32] | None = None
+    dates: Mapping[str, str] = field(default_factory=dict)
+    date_cells: Mapping[str, npt.NDArray[np.object_]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, read: CodedTable, party: npt.NDArray[np.object_], warnings: tuple[str, ...]) -> Table:
-        """A table that was read with a label, and whose row is whose."""
+    def of(
+        cls,
+        read: CodedTable,
+        party: npt.NDArray[np.object_],
+        warnings: tuple[str, ...],
+        dates: Mapping[str, str] = MappingProxyType({}),
+    ) -> Table:
+        """A table that was read with a label, and by these rules for dates, and whose row is whose."""
         assert read.label is not None
         return cls(
             names=read.names,
@@ -64,6 +74,8 @@ class Table:
             warnings=warnings,
             subject=read.subject,
             base_margin=read.base_margin,
+            dates=dates,
+            date_cells=read.date_cells,
         )
 
     @property
@@ -119,6 +131,7 @@ class Table:
             party=self.party[rows],
             subject=None if self.subject is None else self.subject[rows],
             base_margin=None if self.base_margin is None else np.ascontiguousarray(self.base_margin[:, rows]),
+            date_cells={name: cells[rows] for name, cells in self.date_cells.items()},
         )
 
     def codes_of(self, ensemble: Ensemble) -> npt.NDArray[np.float32]:
@@ -154,6 +167,7 @@ def read_table(
     decimal: str = ".",
     subject: str | None = None,
     base_margin: tuple[str, ...] = (),
+    dates: Mapping[str, str] = MappingProxyType({}),
 ) -> Table:
     """Read a table with a column that says whose each row is.
 
@@ -161,7 +175,7 @@ def read_table(
         party_column: left out of the features; None puts all rows to one party, "all". subject, base_margin: as of `read_coded`.
         like: takes features, their order and the levels of categorical columns from that table; an unknown text is of no category.
         categorical: columns whose values are categories, as those of texts are; their levels are all values, sorted.
-        label_kind, classes, decimal: of `hansa.data.source.read_rows` and of `hansa.data.schema.Schema`.
+        label_kind, classes, decimal: of `hansa.data.source.read_rows` and of `hansa.data.schema.Schema`. dates: as of `read_coded`.
 
     Raises:
         DataError: naming file, row and column.
@@ -179,9 +193,11 @@ def read_table(
         label_kind=label_kind,
         classes=classes,
         decimal=decimal,
+        dates=dates,
     )
     party = np.full(read.features.shape[1], "all", object) if read.party is None else read.party
-    return Table.of(read, party, (*read.warnings, *(f"{path}: {text}" for text in unknown_texts(read))))
+    warnings = (*read.warnings, *(f"{path}: {text}" for text in unknown_texts(read)))
+    return Table.of(read, party, warnings, dates)
 
 
 def unknown_texts(read: CodedTable) -> Iterator[str]:
@@ -207,11 +223,14 @@ def split_table(table: Table, fraction: float, seed: int, stratified: bool) -> t
 def write_party_table(
     path: Path, table: Table, label: str, weight: str | None, base_margin: tuple[str, ...] = ()
 ) -> None:
-    """Write a party's rows as Parquet, features and label under their own names; float32 values stay exact, categories are levels."""
-    names = [*table.names, label, *([weight] if weight else []), *base_margin]
-    arrays = [*table.features, table.label, *([table.weight] if table.weight is not None else [])]
+    """Write a party's rows as Parquet, features and label under their own names; float32 values stay exact, categories are levels, and
+    in place of features made of dates stand the columns of dates."""
+    plain = [place for place, name in enumerate(table.names) if name not in table.dates]
+    names = [*(table.names[place] for place in plain), label, *([weight] if weight else []), *base_margin]
+    arrays = [*table.features[plain], table.label, *([table.weight] if table.weight is not None else [])]
     arrays += [] if table.base_margin is None else [*table.base_margin]
-    columns = {f"c{i}": np.ascontiguousarray(values) for i, values in enumerate(arrays)}
+    columns: dict[str, npt.NDArray[Any]] = {f"c{i}": np.ascontiguousarray(own) for i, own in enumerate(arrays)}
+    columns |= {f"d{i}": cells for i, cells in enumerate(table.date_cells.values())}
     with writing(path) as partial, writing_table(partial, "parquet") as (connection, write):
         connection.register("given", columns)
         chosen = []
@@ -223,4 +242,6 @@ def write_party_table(
                 connection.execute(f"CREATE TABLE levels{i} AS SELECT ?::{kind}[] AS l", [list(table.categories[name])])
                 value = f"(SELECT l FROM levels{i})[TRY_CAST(c{i} AS INTEGER) + 1]"
             chosen.append(f"CASE WHEN isnan(c{i}) THEN NULL ELSE {value} END AS " + '"' + name.replace('"', '""') + '"')
+        for i, name in enumerate(table.date_cells):
+            chosen.append(f"d{i}::VARCHAR AS " + '"' + name.replace('"', '""') + '"')
         write(f"SELECT {', '.join(chosen)} FROM given")

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hansa.errors import PlanError
+from hansa.node.functions import read_metric
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, checked_classes, parameters_of
-from hansa.simulation.run import SimulationSettings
+from hansa.simulation.run import OwnMetric, SimulationSettings
 from hansa.simulation.tables import Table, read_table
 
 
@@ -42,6 +44,7 @@ class Training:
             label_kind=settings.parameters.label_kind,
             classes=self.classes,
             decimal=self.decimal,
+            dates=self.table.dates,
         )
         return read.with_member_feature(self.member_feature, self.table)
 
@@ -65,9 +68,14 @@ def read_training(
     base_margin: tuple[str, ...] = (),
     member_feature: str | None = None,
     id: str | None = None,
+    dates: tuple[tuple[str, str], ...] = (),
+    rare_levels: tuple[tuple[str, int], ...] = (),
+    custom_metric: Path | None = None,
+    metric_bound: float | None = None,
+    maximize: bool = False,
 ) -> Training:
     """Read what the options of a command say; `settings` are parameters beside the named ones, `id` is a column of subjects, and
-    `member_feature` the name of a feature that says whose a row is.
+    `member_feature` the name of a feature that says whose a row is. The file of `custom_metric` is run.
 
     Raises PlanError and DataError with what to do.
     """
@@ -86,9 +94,33 @@ def read_training(
         label_kind=parameters.label_kind,
         classes=named,
         decimal=decimal,
+        dates=dict(dates),
     )
     least = min_cell_rows or DEFAULT_MIN_CELL_ROWS
-    chosen = SimulationSettings(parameters, label, mode, weight, base_margin, least, threads=threads)
+    chosen = SimulationSettings(
+        parameters,
+        label,
+        mode,
+        weight,
+        base_margin,
+        least,
+        threads=threads,
+        dates=dates,
+        rare_levels=rare_levels,
+        own_metric=_own_metric(custom_metric, metric_bound, maximize),
+    )
     return Training(
         table.with_member_feature(member_feature), chosen, given, party_column, named, decimal, member_feature
     )
+
+
+def _own_metric(file: Path | None, bound: float | None, maximize: bool) -> OwnMetric | None:
+    """The metric of a file, under the plan's default name. Raises PlanError."""
+    if file is None:
+        if bound is not None or maximize:
+            raise PlanError("--metric-bound and --maximize go with --custom-metric; leave them out, or name a file")
+        return None
+    if bound is None:
+        raise PlanError("--custom-metric needs --metric-bound, which no row's value exceeds: sums are scaled by it")
+    function, sha256 = read_metric(file)
+    return OwnMetric.of(function, sha256, bound, maximize, file)

@@ -18,13 +18,13 @@ import msgspec
 
 from hansa.errors import HansaError, PlanError
 from hansa.node.cores import useful_threads
-from hansa.node.in_process import share_in_process, train_in_process
+from hansa.node.in_process import policy_of_holder, share_in_process, train_in_process
 from hansa.plan import parameters_of
 from hansa.roles.run import Progress, TreeGrown
 from hansa.simulation.cross_validation import cross_validate, plan_of, warm_up_for
 from hansa.simulation.run import SimulationSettings, check_labels, member_names, split_parties
 from hansa.simulation.tables import Table
-from hansa.trees.losses import HIGHER_IS_BETTER, is_logistic
+from hansa.trees.losses import is_logistic
 from hansa.trees.metrics import best_round
 from hansa.trees.parameters import ALIASES, Parameters, parse_parameters
 
@@ -262,8 +262,8 @@ def search(
     if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
         raise PlanError(f"trials is {trials!r}; expected a whole number from 1")
     started = time.perf_counter()
-    metric = settings.parameters.metrics[-1]
-    direction: Literal["maximize", "minimize"] = "maximize" if metric in HIGHER_IS_BETTER else "minimize"
+    metric = settings.last_metric
+    direction: Literal["maximize", "minimize"] = "maximize" if settings.maximizes else "minimize"
     told = [*table.warnings]
     done: list[Trial] = []
 
@@ -282,7 +282,7 @@ def search(
             history, texts = dict(enumerate(found.history[metric].mean, 1)), list(found.warnings)
             std = found.history[metric].std[found.best_round - 1]
         told.extend(texts)
-        place = best_round(metric in HIGHER_IS_BETTER, list(history.values()))
+        place = best_round(settings.maximizes, list(history.values()))
         at, value = (None, None) if place is None else list(history.items())[place - 1]
         state: Literal["complete", "pruned"] = "pruned" if pruned else "complete"
         seconds = time.perf_counter() - began
@@ -363,7 +363,14 @@ def _on_held_out(
 
     try:
         if plan.coopetitive is None:
-            train_in_process(plan, rows, threads=settings.threads or useful_threads(), report=note)
+            train_in_process(
+                plan,
+                rows,
+                threads=settings.threads or useful_threads(),
+                report=note,
+                policy=policy_of_holder(plan),
+                functions=settings.functions,
+            )
         else:
             share_in_process(plan, rows, report=note)
     except _Pruned:

@@ -146,10 +146,3 @@ def test_a_condition_that_cannot_be_checked_is_refused(old, new, fragment):
     text = PLAN.format(mode="federated", bound="at_least = 0.5", more="")
     with pytest.raises(PlanError, match=fragment):
         parse_plan(text.replace(old, new))
-
-
-def test_a_coopetitive_plan_takes_none():
-    text = PLAN.format(mode="coopetitive", bound="at_least = 0.5", more="")
-    text = text.replace('aggregator = "hub"', 'hub = "hub"\nservers = ["east", "north", "west"]')
-    with pytest.raises(PlanError, match=r"release\.metric is not taken in coopetitive mode"):
-        parse_plan(text)

@@ -33,6 +33,7 @@ from hansa.oblivious.training import SAFE_MARGIN, Halfway, train
 from hansa.plan import Plan
 from hansa.protocol.messages import (
     CountProbes,
+    DecideRelease,
     Message,
     ReleaseTree,
     ShareCounts,
@@ -43,8 +44,8 @@ from hansa.protocol.messages import (
 )
 from hansa.roles.secure_channel import NAME_BYTES, SealedMessage
 from hansa.roles.shared.checkpoints import STARTED
-from hansa.roles.shared.evaluation import Evaluation
-from hansa.roles.shared.round_keeper import GoneBack, History, RoundKeeper, frozen
+from hansa.roles.shared.evaluation import Evaluation, History, ReleaseMetric, reaches
+from hansa.roles.shared.round_keeper import GoneBack, RoundKeeper, frozen
 from hansa.roles.shared.sharing import (
     Counts,
     TrainingStart,
@@ -62,7 +63,7 @@ from hansa.roles.shared.sharing import (
     start_of,
     values_of,
 )
-from hansa.roles.shared.snapshots import KeptModel
+from hansa.roles.shared.snapshots import KeptArray, KeptModel
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm
 
@@ -99,6 +100,9 @@ class Wait(Enum):
 
 
 T = TypeVar("T")
+Trained = tuple[tuple[TreeShares, ...], ReleaseMetric | None]
+"""The model's trees, and the metric that its release depends on, where it depends on one."""
+
 Steps = Generator["Round | Wait | tuple[str, Message]", Any, T]
 """Part of a server's protocol, in the order of its steps. It yields a message to send; a round, which is answered with what the other
 servers sent in it; or what it waits for, which is answered once it is all here."""
@@ -118,7 +122,8 @@ class ComputeServer:
 
     Attributes:
         history: metric -> (rounds, value) wherever it was opened to this server; None for a value that it does not have.
-        through: whether the trees were released.
+        through: whether the trees were released, or it is decided that nobody gets them.
+        withheld: whether nobody gets them. metric: of the plan's release, where its value decided.
         openings: what was opened to this server, in words: see `mpc.openings`.
         rounds: rounds of messages so far.
         cut: why fewer rounds are released than the plan says, where a margin left the range; else empty.
@@ -136,7 +141,8 @@ class ComputeServer:
         keep: Keep | None = None,
         clock: Callable[[], float] = no_time,
     ) -> None:
-        self.through = False
+        self.through = self.withheld = False
+        self.metric: float | None = None
         self.openings: list[str] = []
         self.rounds = 0
         self.cut = ""
@@ -193,8 +199,10 @@ class ComputeServer:
         if keeper is not None and keeper.checkpoint > STARTED:
             back = yield from keeper.go_back()
             self.history = back.history
-        trees = yield from self._train(start, back) if back is None or not over else self._trained(back)
-        yield from self._release(trees)
+        trees, metric = yield from self._train(start, back) if back is None or not over else self._trained(back)
+        yield from self._decide(start, metric)
+        if not self.withheld:
+            yield from self._release(trees)
 
     def erase(self) -> None:
         """Zero the key streams."""
@@ -471,8 +479,8 @@ class ComputeServer:
             received[index] = _arrays(sealed, step.step, shapes)
         return received
 
-    def _train(self, start: TrainingStart, back: GoneBack | None) -> Steps[tuple[TreeShares, ...]]:
-        """All rounds of boosting, or those that are left, with progress and evaluation; the trees that are released."""
+    def _train(self, start: TrainingStart, back: GoneBack | None) -> Steps[Trained]:
+        """All rounds of boosting, or those that are left, with progress and evaluation."""
         server, rounds, keeper = self._server, start.settings.rounds, self._keeper
         in_order = [block for _, of_owner in sorted(self._blocks.items()) for block in of_owner]
         blocks = [block for held, block in in_order if not held]
@@ -506,12 +514,17 @@ class ComputeServer:
             after=after,
             since=None if back is None else back.halfway,
         )
+        kept = min(trained.good, evaluation.best_rounds or trained.good)
+        metric = None
+        if self._plan.release.metric:
+            if keeper is not None:
+                yield from keeper.settle()
+            metric = yield from evaluation.of_model(kept, trained.trees, self.history)
         self.openings += evaluation.openings
         if trained.checked:
             self.openings.append(
                 f"training.rounds_in_range: every margin stayed within +-16 for {trained.good} of {trained.rounds} rounds"
             )
-        kept = min(trained.good, evaluation.best_rounds or trained.good)
         if trained.good < trained.rounds or evaluation.left_range:
             self.cut = (
                 f"a margin left +-{SAFE_MARGIN}, beyond which shares hold no log-odds, nor means of counts: of {rounds} rounds "
@@ -525,9 +538,11 @@ class ComputeServer:
         outputs = len(start.output_settings)
         if keeper is not None:
             openings = tuple(self.openings)
-            model = KeptModel(kept, self.cut, openings, frozen(self.history), evaluation.without_value)
+            share = None if metric is None or metric.share is None else KeptArray.of(metric.share)
+            value = None if metric is None else metric.value
+            model = KeptModel(kept, self.cut, openings, frozen(self.history), evaluation.without_value, value, share)
             yield from keeper.end(model, trained.trees, outputs)
-        return trained.trees[: kept * outputs]
+        return trained.trees[: kept * outputs], metric
 
     def _is_late(self, number: int) -> Program[bool]:
         """Whether the plan's deadline is over by the clock of any server: each tells the others so after every round."""
@@ -539,15 +554,32 @@ class ComputeServer:
         self._late = bool(own[0]) or any(bool(other[0]) for other in told.values())
         return self._late
 
-    def _trained(self, back: GoneBack) -> Steps[tuple[TreeShares, ...]]:
-        """Training was over in an earlier epoch: the trees that are released."""
+    def _trained(self, back: GoneBack) -> Steps[Trained]:
+        """Training was over in an earlier epoch."""
         model = back.content
         assert isinstance(model, KeptModel)  # training is over
         self.openings, self.cut = list(model.openings), model.cut
         self._progress(0, {}, {})
         self._progress(back.rounds, {}, model.without_value)
-        return tuple(back.shares.trees[: model.rounds * self._plan.parameters.outputs])
+        metric = ReleaseMetric(model.metric, back.shares.best) if self._plan.release.metric else None
+        return tuple(back.shares.trees[: model.rounds * self._plan.parameters.outputs]), metric
         yield  # a program of no round
+
+    def _decide(self, start: TrainingStart, metric: ReleaseMetric | None) -> Steps[None]:
+        """Whether anybody gets the model; where that depends on a metric, receivers are told before the first tree.
+
+        What decides was kept by all servers before: whoever comes back finds the same.
+        """
+        if metric is None:
+            return
+        reached = yield from reaches(self._server, start, metric, self._epoch)
+        if metric.share is not None:
+            self.openings.append(
+                f"evaluation.reached: one bit, whether {self._plan.release.condition} of held-out rows"
+            )
+        self.withheld, self.metric = not reached, metric.value
+        for receiver in self._plan.receivers:
+            yield receiver, DecideRelease(reached, metric.value)
 
     def _release(self, trees: tuple[TreeShares, ...]) -> Steps[None]:
         for number, tree in enumerate(trees):

@@ -1,8 +1,10 @@
-"""What a compute server does with held-out rows: metrics at the plan's steps, and early stopping. A program of `mpc`'s steps.
+"""What a compute server does with held-out rows: metrics at the plan's steps, early stopping, and the metric that the release depends
+on. A program of `mpc`'s steps.
 
 Held-out rows go down every tree on shares. After the numbers of rounds that the plan names its metrics are opened; with early
-stopping one bit a round is: whether the last metric improved. One class against the rest, a metric is the mean over rows and classes:
-each class's margins and labels count as rows. A metric without a value (one bit tells) is neither computed nor judged.
+stopping one bit a round is: whether the last metric improved. Where the plan's release depends on a metric that was not opened after
+the model's last round, one bit is: whether it is reached (`of_model`, `reaches`). One class against the rest, a metric is the mean over
+rows and classes: each class's margins and labels count as rows. A metric without a value (one bit tells) is not computed.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from hansa.oblivious.evaluation import (
     all_in_range,
     has_value,
     improved,
+    metric_of_word,
     metric_share,
     open_metric,
+    reached,
     tree_margins,
 )
 from hansa.oblivious.growth import TreeShares
@@ -29,6 +33,9 @@ from hansa.oblivious.training import SOFTPROB, may_leave_range, start_margins
 from hansa.roles.shared.sharing import TrainingStart, has_factorials
 from hansa.trees.losses import HIGHER_IS_BETTER
 from hansa.trees.metrics import NO_ROWS, NO_WEIGHT, ONE_LABEL
+
+History = dict[str, list[tuple[int, float | None]]]
+"""Metric -> (rounds, value) wherever it was opened."""
 
 IN_LABEL_UNITS = ("rmse", "mae", "poisson-nloglik")
 
@@ -56,6 +63,40 @@ class Judged:
     asked: dict[str, bool]
     without_value: dict[str, str]
     openings: list[str]
+
+
+@dataclass(frozen=True)
+class ReleaseMetric:
+    """The metric, at the model's last round, that the plan's release depends on; neither where it has no value.
+
+    Attributes:
+        value: where it was opened. share: this server's shares of it, where not.
+    """
+
+    value: float | None
+    share: ShareArray | None
+
+
+def reaches(server: Server, start: TrainingStart, metric: ReleaseMetric, epoch: int) -> Program[bool]:
+    """Whether the plan lets anybody have a model with this metric; opens one bit where the metric is shared."""
+    condition = start.plan.release
+    if metric.share is None:
+        return condition.is_reached(metric.value)
+    name, scale, below = condition.metric, metric_scale(start, condition.metric), condition.at_most is not None
+    return (
+        yield from reached(
+            server,
+            metric.share,
+            lambda word: condition.is_reached(metric_of_word(name, word) * scale) != below,
+            below,
+            Address(epoch, start.settings.rounds, 0, "release"),
+        )
+    )
+
+
+def metric_scale(start: TrainingStart, name: str) -> float:
+    """By what a metric on shares is multiplied to be one of the labels' own units."""
+    return 1.0 if start.label_scale is None or name not in IN_LABEL_UNITS else start.label_scale.scale
 
 
 def _of_rows(arrays: Sequence[ShareArray]) -> ShareArray:
@@ -92,6 +133,7 @@ class Evaluation:
         self._counts: CountTerms | None = None
         # One against the rest, every class's margins count as rows; of a softmax a row has those of all classes.
         self._put_together = _of_classes if start.settings.objective == SOFTPROB else _of_rows
+        self._rows = sum(block.rows for block in blocks)
         if blocks:
             outputs = range(len(start.output_settings))
             # Words that only carry scale_pos_weight are no weights of metrics.
@@ -102,10 +144,7 @@ class Evaluation:
                 weights = weights[:1]
             self._weights = np.concatenate(weights, axis=2) if weights else None
             self._counts = count_terms(start, blocks)
-            rows = sum(block.rows for block in blocks)
-            self._margins = self._put_together(
-                [start_margins(server, rows, settings) for settings in start.output_settings]
-            )
+            self._margins = self._start_margins()
 
     @property
     def judged(self) -> Judged:
@@ -138,25 +177,14 @@ class Evaluation:
         if not self._blocks:
             return self._without_rows(start.evaluated_after(number + 1))
         address = Address(self._epoch, number, 0, "evaluation")
-        added = yield from together(
-            *(
-                tree_margins(server, start.candidates, self._blocks, tree, address.named(f"output {output}"))
-                for output, tree in enumerate(trees)
-            )
-        )
-        self._margins = self._margins + self._put_together(added)
+        self._margins = self._margins + (yield from self._added(trees, address))
         names = start.plan.parameters.metrics
         opened = start.evaluated_after(number + 1)
         values: dict[str, float | None] = {}
         # The range is checked once a round: it is the same for every metric.
-        if (opened or self._stopping_rounds is not None) and any(
-            may_leave_range(settings, number + 1) for settings in start.output_settings
-        ):
-            fits = yield from all_in_range(server, self._margins, address.named("range"))
+        if opened or self._stopping_rounds is not None:
+            fits = yield from self._in_range(self._margins, number + 1, address)
             if not fits:
-                self.openings.append(
-                    f"training.rounds_in_range: one bit, that a held-out margin left +-16 in round {number + 1}"
-                )
                 self.stops = self.left_range = True
                 self.best_rounds = min(max(1, number), self.best_rounds or number)
                 return {}
@@ -174,12 +202,71 @@ class Evaluation:
             )
             if opened:
                 value = yield from open_metric(server, name, share, place)
-                scale = 1.0 if start.label_scale is None or name not in IN_LABEL_UNITS else start.label_scale.scale
-                values[name] = value * scale
+                values[name] = value * metric_scale(start, name)
                 self.openings.append(f"evaluation.open_metric: {name} of held-out rows after {number + 1} rounds")
             if judge:
                 yield from self._judge(name, share, number, place)
         return values
+
+    def of_model(self, rounds: int, trees: Sequence[TreeShares], history: History) -> Program[ReleaseMetric]:
+        """The metric that the release depends on, of a model of so many rounds; opens whether it has a value, where that is not known.
+
+        Held-out rows go down the trees anew where their margins are those of other rounds.
+
+        Args:
+            trees: of all rounds that there were. history: metric -> (rounds, value) wherever it was opened.
+        """
+        start, server, name = self._start, self._server, self._start.plan.release.metric
+        opened = [value for after, value in history.get(name, ()) if after == rounds]
+        if opened or not self._blocks:
+            return ReleaseMetric(opened[-1] if opened else None, None)
+        if self._best is not None and rounds == self.best_rounds and name == start.plan.parameters.metrics[-1]:
+            return ReleaseMetric(None, self._best)
+        outputs, margins = len(start.output_settings), self._margins
+        # All rounds of boosting are behind: their draws are over.
+        behind = Address(self._epoch, start.settings.rounds, 0, "model")
+        if rounds * outputs < len(trees):
+            margins = self._start_margins()
+            for number in range(rounds):
+                grown = trees[number * outputs : (number + 1) * outputs]
+                margins = margins + (yield from self._added(grown, behind.named(f"round {number}")))
+        place = behind.named("metric")
+        fits = yield from self._in_range(margins, rounds, place)
+        if not fits or not (yield from self._has_value(name, place)):
+            return ReleaseMetric(None, None)
+        share = yield from metric_share(
+            server, name, start.metric_settings, margins, self._labels, self._weights, place, self._counts
+        )
+        return ReleaseMetric(None, share)
+
+    def _start_margins(self) -> ShareArray:
+        """Of all held-out rows, before the first tree."""
+        return self._put_together(
+            [start_margins(self._server, self._rows, settings) for settings in self._start.output_settings]
+        )
+
+    def _added(self, trees: Sequence[TreeShares], address: Address) -> Program[ShareArray]:
+        """What the trees of one round add to the margins."""
+        added = yield from together(
+            *(
+                tree_margins(
+                    self._server, self._start.candidates, self._blocks, tree, address.named(f"output {output}")
+                )
+                for output, tree in enumerate(trees)
+            )
+        )
+        return self._put_together(added)
+
+    def _in_range(self, margins: ShareArray, rounds: int, address: Address) -> Program[bool]:
+        """Whether margins of so many rounds are such as metrics take; opens that where it is no public fact."""
+        if not any(may_leave_range(settings, rounds) for settings in self._start.output_settings):
+            return True
+        fits = yield from all_in_range(self._server, margins, address.named("range"))
+        if not fits:
+            self.openings.append(
+                f"training.rounds_in_range: one bit, that a held-out margin left +-16 in round {rounds}"
+            )
+        return fits
 
     def _without_rows(self, opened: bool) -> dict[str, float | None]:
         names = self._start.plan.parameters.metrics if self._start.plan.evaluation_fraction > 0 else ()

@@ -58,6 +58,13 @@ class SharedJournal(Protocol):
     def model(self) -> bytes | None:
         """The model of a receiver, once all receivers have it."""
 
+    def withhold(self) -> None:
+        """Keep that nobody gets the model, at a server and a receiver."""
+
+    @property
+    def withheld(self) -> bool:
+        """Whether that was decided."""
+
     # --- of a server -----------------------------------------------------------------------------------------------------
 
     @property

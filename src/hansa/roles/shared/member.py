@@ -29,6 +29,7 @@ from hansa.protocol.messages import (
     CheckpointSigned,
     Close,
     CountProbes,
+    DecideRelease,
     Done,
     ExchangeKeys,
     Join,
@@ -47,15 +48,26 @@ from hansa.protocol.messages import (
 from hansa.protocol.session import MEMBER, Session
 from hansa.roles.batches import Admit, admit_all, check_roster, enough_rows, hold_out, label_counts
 from hansa.roles.key_setup import KeySetup, Signer
-from hansa.roles.run import Binned, Progress, Registered, Roster, Trained, TreeGrown, agreement, agreement_parts, run_id
+from hansa.roles.run import (
+    Binned,
+    Progress,
+    Registered,
+    Roster,
+    Trained,
+    TreeGrown,
+    Withheld,
+    agreement,
+    agreement_parts,
+    run_id,
+)
 from hansa.roles.secure_channel import SealedMessage, SecureChannel
 from hansa.roles.shared.checkpoints import JOINED, STARTED, last_checkpoint
 from hansa.roles.shared.compute_server import ComputeServer, RoundMessage, no_time
+from hansa.roles.shared.evaluation import History
 from hansa.roles.shared.journal import SharedJournal
 from hansa.roles.shared.owner import Owner, check_labels, check_numbers
 from hansa.roles.shared.receiver import Receiver
 from hansa.roles.shared.resumption import Resumption
-from hansa.roles.shared.round_keeper import History
 from hansa.roles.shared.sharing import Counts, given_values, memory_needed, settings_of, widest_candidates
 from hansa.secure.keys import RunNames
 
@@ -63,7 +75,7 @@ DEFAULT_POLICY = Policy()
 
 OWNER_MESSAGES = (CountProbes, TrainingSetup, TakeRows)
 SERVER_MESSAGES = (ShareCounts, ShareRows)
-RECEIVER_MESSAGES = (TrainingSetup, ReleaseTree, AgreeModel)
+RECEIVER_MESSAGES = (TrainingSetup, DecideRelease, ReleaseTree, AgreeModel)
 
 Outgoing = Iterator[tuple[str, Message | RoundMessage]]
 
@@ -84,6 +96,7 @@ class SharedMember:
 
     Attributes:
         done: whether the run is over. model: the XGBoost JSON, at a receiver. run: the run's id, once known.
+        withheld: whether the run is over and nobody gets the model, at a server and a receiver; others are not told.
         began: whether an epoch began in this process: all keys were confirmed.
         roles: what this member is: "owner", "server", "receiver".
         trees: rounds of boosting that are over, at a server. without_value: metric -> why it has no value.
@@ -137,6 +150,7 @@ class SharedMember:
         enough = b"" if rows is None else enough_rows(plan, *label_counts(rows.label, self._held))
         agreed, parts = agreement(plan, signer.identities), agreement_parts(plan, signer.identities)
         self._journal = journal
+        self.withheld = journal is not None and journal.withheld
         self._resumption = None if journal is None else Resumption(plan, name, agreed, signer, journal)
         claim = None if journal is None else journal.claim
         self._join = Join(PROTOCOL_VERSION, agreed, nonce, training_rows, held_rows, enough, parts, claim)
@@ -166,7 +180,8 @@ class SharedMember:
         if self._session.state == "through":
             return
         journal = self._journal
-        if journal is None or journal.claim is None or ("receiver" in self.roles and journal.model is None):
+        lacks = "receiver" in self.roles and journal is not None and journal.model is None and not journal.withheld
+        if journal is None or journal.claim is None or lacks:
             raise self._broken("Close says that the run is over, of which this member has not all")
 
     @property
@@ -228,7 +243,7 @@ class SharedMember:
 
     def _answer(self, frame: memoryview) -> Iterator[bytes]:
         hub = self._plan.hub
-        message = self._session.decode(hub, frame)
+        message = self._decode(frame)
         match message:
             case Relay():
                 sealed = self._opened(message)
@@ -269,6 +284,18 @@ class SharedMember:
                     f"member {hub!r} sent {type(message).__name__}, which no member of this mode takes", member=hub
                 )
 
+    def _decode(self, frame: memoryview) -> Message:
+        """A frame of the hub. A sealed message that is none of its rules' may be its sender's work as well."""
+        hub = self._plan.hub
+        try:
+            return self._session.decode(hub, frame)
+        except ProtocolError as error:
+            if error.rule and messages.kind_of(hub, frame) is Relay:
+                sent = messages.decode(hub, frame)
+                if isinstance(sent, Relay) and sent.sender in self._plan.participants:
+                    error.member, error.suspects = "", tuple(sorted({sent.sender, hub}))
+            raise
+
     def _key_setup(self) -> KeySetup:
         if self._keys is None:
             raise ProtocolError(
@@ -302,10 +329,21 @@ class SharedMember:
         if through:
             if self._journal is not None and self.model is not None:
                 self._journal.finish(self.model)
-            if self._server is not None:
+            if any(role.withheld for role in (self._server, self._receiver) if role is not None):
+                self._withhold()
+            elif self._server is not None:
                 rounds = self._plan.parameters.rounds
                 self._report(Trained(trees=self.trees, rounds=rounds, without_value=self.without_value))
             yield messages.encode(Done())
+
+    def _withhold(self) -> None:
+        """Nobody gets the model: keep that, and tell it."""
+        self.withheld = True
+        if self._journal is not None:
+            self._journal.withhold()
+        told = [role.metric for role in (self._server, self._receiver) if role is not None]
+        metrics: dict[str, float | None] = {self._plan.release.metric: told[0]} if told[0] is not None else {}
+        self._report(Withheld(trees=self.trees, rounds=self._plan.parameters.rounds, metrics=metrics))
 
     # --- set-up -------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """A receiver: puts the model together from the three servers' shares of every tree. No I/O.
 
 Every part comes from two servers, and both copies must agree. Receivers then compare the hash of their files with each other, and
-with nobody else.
+with nobody else. Where the plan's release depends on a metric, the servers say first whether it is reached, and must say the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hansa.oblivious.candidates import ONLY_MISSING
 from hansa.oblivious.release import PlainTree, TreeMessage, open_tree
 from hansa.oblivious.training import may_leave_range
 from hansa.plan import Plan
-from hansa.protocol.messages import AgreeModel, Message, ReleaseTree, TrainingSetup, encode, to_array
+from hansa.protocol.messages import AgreeModel, DecideRelease, Message, ReleaseTree, TrainingSetup, encode, to_array
 from hansa.roles.reading import reading_of
 from hansa.roles.shared.sharing import Counts, TrainingStart, coopetitive, given_start, start_of
 from hansa.trees.ensemble import NO_NODE, ROOT_PARENT, Ensemble, Tree
@@ -33,11 +33,14 @@ class Receiver:
         plan: as every member holds it. name: this member. counts: of every owner's rows.
 
     Attributes:
-        through: whether every receiver has the same model. model: its XGBoost JSON, once through.
+        through: whether every receiver has the same model, or it is decided that nobody gets one.
+        model: its XGBoost JSON, once through. withheld: whether nobody gets it.
+        metric: of the plan's release, where its value decided and was told.
     """
 
     def __init__(self, plan: Plan, name: str, counts: Counts) -> None:
-        self.through = False
+        self.through = self.withheld = False
+        self.metric: float | None = None
         self.model: bytes | None = None
         self._plan = plan
         self._name = name
@@ -45,6 +48,7 @@ class Receiver:
         self._others = tuple(receiver for receiver in plan.receivers if receiver != name)
         self._start = given_start(plan, counts)
         self._told: dict[str, TrainingSetup] = {}
+        self._decisions: dict[str, DecideRelease] = {}
         self._trees: dict[str, list[TreeMessage]] = {server: [] for server in plan.servers}
         self._outputs = plan.parameters.outputs
         self._count = plan.parameters.rounds * self._outputs
@@ -55,6 +59,8 @@ class Receiver:
         """The members whose next sealed message is owed."""
         if self._start is None:
             return [server for server in self._plan.servers if server not in self._told]
+        if self.withheld:
+            return []
         if self._file is None:
             return [server for server, trees in self._trees.items() if len(trees) < self._count]
         return [other for other in self._others if other not in self._hashes]
@@ -64,6 +70,8 @@ class Receiver:
         match message:
             case TrainingSetup():
                 self._settle(sender, message)
+            case DecideRelease():
+                self._take_decision(sender, message)
             case ReleaseTree():
                 self._take(sender, message)
                 if not self.waiting_for():
@@ -92,18 +100,55 @@ class Receiver:
             told = [encode(self._told[server]) for server in servers]
             odd = [server for server, own in zip(servers, told, strict=True) if told.count(own) == 1]
             if odd:
-                raise ProtocolError(
-                    f"server {odd[0]!r} told {self._name!r} another start than the others; rule: all say the same",
-                    member=odd[0],
-                    rule="all say the same",
-                )
+                raise self._odd(odd[0], "start")
             self._start = start_of(servers, message, self._plan, self._counts)
             self._told = {}
+
+    def _odd(self, server: str, what: str) -> ProtocolError:
+        return ProtocolError(
+            f"server {server!r} told {self._name!r} another {what} than the others; rule: all say the same",
+            member=server,
+            rule="all say the same",
+        )
+
+    def _take_decision(self, sender: str, message: DecideRelease) -> None:
+        """Hold what a server says of the release to the plan, and to what the others say."""
+        servers, condition, decisions = self._plan.servers, self._plan.release, self._decisions
+        if not condition.metric or self._start is None or sender not in servers or sender in decisions:
+            raise ProtocolError(
+                f"member {sender!r} told a decision on the release that receiver {self._name!r} does not expect",
+                member=sender,
+            )
+        if message.metric is not None and condition.is_reached(message.metric) != message.reached:
+            raise ProtocolError(
+                f"server {sender!r} says that {condition.condition} is {'' if message.reached else 'not '}reached, and that the value "
+                f"is {message.metric}; rule: the plan decides on the release",
+                member=sender,
+                rule="the plan decides on the release",
+            )
+        decisions[sender] = message
+        if len(decisions) < len(servers):
+            return
+        told = [decisions[server] for server in servers]
+        odd = [server for server, own in zip(servers, told, strict=True) if told.count(own) == 1]
+        if odd:
+            raise self._odd(odd[0], "decision on the release")
+        self.metric, self.withheld = message.metric, not message.reached
+        if self.withheld:
+            self.through = True
 
     def _take(self, sender: str, message: ReleaseTree) -> None:
         if self._start is None or sender not in self._trees or self._file is not None:
             raise ProtocolError(
                 f"member {sender!r} sent shares of a tree that receiver {self._name!r} does not expect", member=sender
+            )
+        decision = self._decisions.get(sender)
+        if self._plan.release.metric and (decision is None or not decision.reached):
+            raise ProtocolError(
+                f"server {sender!r} sent shares of a tree, and did not say that {self._plan.release.condition} is reached; rule: "
+                "the plan decides on the release",
+                member=sender,
+                rule="the plan decides on the release",
             )
         settings, candidates = self._start.settings, self._start.candidates
         trees = self._trees[sender]

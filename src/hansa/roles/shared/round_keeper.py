@@ -22,12 +22,10 @@ from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.protocol.messages import Mark, TrainingSetup
 from hansa.roles.shared.checkpoints import STARTED, last_checkpoint, round_kept, started, trained
-from hansa.roles.shared.evaluation import Judged
+from hansa.roles.shared.evaluation import History, Judged
 from hansa.roles.shared.journal import SharedJournal
 from hansa.roles.shared.snapshots import KeptArray, KeptMargins, KeptModel, KeptRound, RoundShares, decode, encode
 from hansa.roles.summed.checkpoints import Agreed
-
-History = dict[str, list[tuple[int, float | None]]]
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,8 @@ class RoundKeeper:
             margins = [array.array() for array in content.margins]
             shares = RoundShares(trees, flags, margins, held if held.size else None, best)
         else:
-            shares = RoundShares(trees, flags, [], None, None)
+            metric = None if content.metric_share is None else content.metric_share.array()
+            shares = RoundShares(trees, flags, [], None, metric)
         address = Address(self.epoch, 0, 0, "gone back")
         arrays = [array for of_ring in shares.arrays().values() for array in of_ring]
         yield from compare_copies(self._server, arrays, address)

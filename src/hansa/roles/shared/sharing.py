@@ -470,7 +470,8 @@ class TrainingStart:
         """Whether the plan has the metrics opened after so many rounds."""
         if self.plan.evaluation_fraction == 0:
             return False
-        return rounds in (coopetitive(self.plan).steps or (self.settings.rounds,))
+        last = () if self.plan.release.metric else (self.settings.rounds,)
+        return rounds in (coopetitive(self.plan).steps or last)
 
     def message(self) -> TrainingSetup:
         """What servers tell owners and receivers."""

@@ -95,13 +95,18 @@ class KeptMargins(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeptModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Training is over: how many rounds are released, why not more, what was opened, and the history of metrics."""
+    """Training is over: how many rounds are released, why not more, what was opened, and the history of metrics.
+
+    metric, metric_share: see `evaluation.ReleaseMetric`: what decides on the release is kept before anybody learns the decision.
+    """
 
     rounds: int
     cut: str
     openings: tuple[str, ...]
     history: dict[str, tuple[tuple[int, float | None], ...]]
     without_value: dict[str, str]
+    metric: float | None
+    metric_share: KeptArray | None
 
 
 def encode(kept: msgspec.Struct) -> bytes:
@@ -123,7 +128,7 @@ class RoundShares:
 
     Attributes:
         trees, flags: of all rounds so far, round by round. margins: of each output; empty once training is over.
-        held, best: see `KeptMargins`.
+        held: see `KeptMargins`. best: the same; once training is over, the metric that the release depends on.
     """
 
     trees: list[TreeShares]
