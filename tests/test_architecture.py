@@ -16,7 +16,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
     "files": ("errors",),
-    "data": ("errors",),
+    "views": ("errors",),
+    "data": ("errors", "views"),
     "spelling": (),
     "declared": ("errors", "spelling"),
     "toml": ("errors", "files"),
@@ -50,6 +51,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "printable",
         "exposure",
         "version",
+        "views",
     ),
     "service": (
         "errors",
@@ -64,7 +66,19 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "node",
         "version",
     ),
-    "simulation": ("errors", "files", "toml", "plan", "data", "trees", "transport", "consortium", "roles", "node"),
+    "simulation": (
+        "errors",
+        "files",
+        "toml",
+        "plan",
+        "data",
+        "trees",
+        "transport",
+        "consortium",
+        "roles",
+        "node",
+        "views",
+    ),
     "cli": (
         "errors",
         "files",
@@ -81,6 +95,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "simulation",
         "transport.routing",
         "prediction",
+        "views",
         "demo",
     ),
 }

@@ -634,6 +634,61 @@ def predict(
 
 
 @main.command()
+@click.argument("model", type=EXISTING)
+@click.argument("table", type=TablePath())
+@click.option("--label", metavar="COLUMN", help="The column that the model predicts; default: that of --plan.")
+@click.option(
+    "--classes",
+    type=Names(),
+    help="Texts that the label holds, in the order of the classes 0, 1, ...; default: those of --plan.",
+)
+@click.option("--plan", type=EXISTING, help="Score only those rows of TABLE that this plan held out.")
+@click.option("--against", type=EXISTING, metavar="MODEL", help="Another model, to compare on the same rows.")
+@click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+              help="Of two classes, 1 is predicted where its probability is above.")  # fmt: skip
+@click.option("--bins", type=click.IntRange(2, 100), default=10, show_default=True, help="Of the calibration.")
+@click.option("--base-margin", metavar="COLUMN", multiple=True,
+              help="The column where each row starts in place of the base score; one for each output of the model.")  # fmt: skip
+@click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True,
+              help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
+@click.option("--report", type=PATH, help="Where to write the same as a page of HTML with pictures.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@long_running
+def evaluate(
+    model: Path, table: Path, label: str | None, classes: tuple[str, ...] | None, plan: Path | None, against: Path | None,
+    threshold: float, bins: int, base_margin: tuple[str, ...], decimal: str, report: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Hold MODEL to the labelled rows of TABLE: metrics, calibration, confusion, importance. Nothing leaves this machine."""
+    from hansa.cli import output
+    from hansa.files import write_whole
+    from hansa.node.files import warn
+    from hansa.plan import read_plan
+    from hansa.prediction import read_model
+    from hansa.simulation.evaluation import Evaluation, compare_models, evaluate_model, question_of
+    from hansa.views.drawing import check_drawing
+    from hansa.views.html import page_html
+
+    _check_outputs({"--report": report}, model=model, table=table, against=against, plan=plan)
+    if report is not None:
+        check_drawing()
+    agreed = None if plan is None else read_plan(plan)
+    question = question_of(
+        label, classes, agreed, decimal=decimal, base_margin=base_margin, threshold=threshold, bins=bins
+    )
+    if against is None:
+        found: Any = evaluate_model(read_model(model), table, question)
+    else:
+        found = compare_models(read_model(model), read_model(against), (table, table), question)
+    warn(found.warnings if isinstance(found, Evaluation) else found.first.warnings)
+    if report is not None:
+        write_whole(report, page_html(f"Model {model.name}", found.facts(), found.views()).encode())
+    if as_json:
+        output.print_line(found)
+    else:
+        output.print_tables(found.facts(), [view.table for view in found.views() if view.table])
+
+
+@main.command()
 @click.argument("evidence", type=EXISTING)
 @click.argument("other", type=EXISTING, required=False)
 @click.option("--plan", type=EXISTING, required=True, help="The run's plan.")
