@@ -168,7 +168,7 @@ def account_of(name: str, role: Role, password: str) -> Account:
     """A new account. Raises IdentityError where name or password cannot be one; never quotes a password."""
     if not _NAME.fullmatch(name) or name == LINK:
         raise IdentityError(
-            f"{name!r:.80} cannot name an account: write 1 to 63 letters, digits, dots, dashes, underscores or @, and not {LINK!r}"
+            f"{name!r:.80} cannot name an account: write 1 to 63 of a-z, A-Z, 0-9, dots, dashes, underscores and @, and not {LINK!r}"
         )
     if not LEAST_PASSWORD <= len(password) <= MOST_PASSWORD:
         raise IdentityError(

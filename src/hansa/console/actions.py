@@ -32,3 +32,16 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     text: str
     to: str
     about: str
+
+
+class Offered(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file that a page offers: its name, its kind and its bytes.
+
+    Attributes:
+        policy: Content-Security-Policy of a page of its own that is shown in the browser; empty where the file is saved.
+    """
+
+    name: str
+    kind: str
+    content: bytes
+    policy: str = ""

@@ -25,7 +25,7 @@ from hansa.console.actions import Form
 from hansa.console.guard import Guard
 from hansa.console.live import Streams
 from hansa.console.member import Asked, Member, NotThere
-from hansa.console.pages import ACTS, PAGES, Act, Page
+from hansa.console.pages import ACTS, DOWNLOADS, PAGES, Act, Download, Page
 from hansa.errors import HansaError, IdentityError
 from hansa.printable import printable, size
 from hansa.version import __version__
@@ -88,6 +88,7 @@ class Console:
             if page.live:
                 routes.append(Route("/live" + (page.path if page.path != "/" else "/home"), self._live(page)))
             routes.append(Route(page.path, self._page(page)))
+        routes += [Route(each.path, self._download(each)) for each in DOWNLOADS]
         routes += [Route(act.path, self._act(act), methods=["POST"]) for act in ACTS]
         inner = Starlette(
             routes=routes,
@@ -207,6 +208,21 @@ class Console:
             )
 
         return show
+
+    def _download(self, download: Download) -> Endpoint:
+        async def offer(request: Request) -> Response:
+            session = self._session(request)
+            if session is None:
+                return RedirectResponse("/sign-in", 303)
+            found = await run_in_threadpool(download.offer, self.member, _asked(request))
+            headers = {"Content-Type": found.kind}
+            if found.policy:
+                headers["Content-Security-Policy"] = found.policy
+            else:
+                headers["Content-Disposition"] = f'attachment; filename="{found.name}"'
+            return Response(found.content, headers=headers)
+
+        return offer
 
     # Actions
 

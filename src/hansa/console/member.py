@@ -10,6 +10,7 @@ import msgspec
 
 from hansa.console.book import Book
 from hansa.errors import HansaError
+from hansa.node.proposals import Listed
 from hansa.service.config import Consortium, ServiceFile
 from hansa.service.store import Store
 
@@ -57,12 +58,14 @@ class Member:
     """One member's own state.
 
     Attributes:
-        service: its service's file. store: the database of runs. book: accounts and actions of the console.
+        service: its service's file. store: the database of runs. book: accounts and actions of the console. listed: by consortium the
+            proposals that were brought here, and the state of the files that they were read from.
     """
 
     service: ServiceFile
     store: Store
     book: Book
+    listed: dict[str, tuple[tuple[object, ...], Listed]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

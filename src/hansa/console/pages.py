@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from hansa.console import home, runs
-from hansa.console.actions import Done, Form
+from hansa.console import home, plans, runs
+from hansa.console.actions import Done, Form, Offered
 from hansa.console.book import Role
 from hansa.console.member import Asked, Member
 
@@ -47,7 +47,7 @@ class Act:
     """Something that a form asks for.
 
     Attributes:
-        path: where the form is sent. role: who may. do: what does it. command: the command that does the same.
+        path: where the form is sent. role: who may. do: what does it. command: the command that does the same, if there is one.
         fields: names of the form's fields, beside `csrf` and those of the path. file: whether a file comes with it.
     """
 
@@ -64,14 +64,40 @@ class Act:
         return " ".join(part for part in self.path.split("/") if part and not part.startswith("{"))
 
 
+@dataclass(frozen=True)
+class Download:
+    """A file that a page offers.
+
+    Attributes:
+        path: of it. offer: gives it. kind: of file. command: the command that writes the same.
+    """
+
+    path: str
+    offer: Callable[[Member, Asked], Offered]
+    kind: str
+    command: str
+
+
 PAGES = (
     Page("/", "Home", home.home, home.HomeView, "home.html.j2", "hansa runs", live="home_live.html.j2", heading="Home"),
+    Page("/plans", "Plans", plans.plans, plans.PlansView, "plans.html.j2", "hansa plan list", heading="Plans"),
+    Page("/plans/{proposal}", "Plan", plans.plan, plans.PlanView, "plan.html.j2", "hansa plan review"),
     Page("/runs", "Runs", runs.runs, runs.RunsView, "runs.html.j2", "hansa runs --all", heading="Runs"),
     Page("/runs/{run}", "Run", runs.run, runs.RunView, "run.html.j2", "hansa watch", live="run_live.html.j2"),
 )
 
 ACTS = (
+    Act("/plans/bring", "operator", plans.bring, "hansa plan join", file=True),
+    Act("/plans/{proposal}/approve", "officer", plans.approve_plan, "hansa plan approve", fields=("passphrase",)),
+    Act("/plans/{proposal}/reject", "officer", plans.reject_plan, "hansa plan reject", fields=("reason", "passphrase")),
+    Act("/plans/{proposal}/give", "operator", plans.give, "hansa run"),
+    Act("/plans/{proposal}/take-away", "operator", plans.take_away, ""),
     Act("/runs/{run}/pause", "operator", runs.pause, "hansa pause"),
     Act("/runs/{run}/resume", "operator", runs.resume, "hansa resume"),
     Act("/runs/{run}/stop", "operator", runs.stop, "hansa stop", fields=("sure",)),
+)
+
+DOWNLOADS = (
+    Download("/plans/{proposal}/file", plans.proposal_file, "application/json", "hansa plan approve"),
+    Download("/plans/{proposal}/rejections/{member}", plans.rejection_file, "application/json", "hansa plan reject"),
 )

@@ -163,7 +163,8 @@ class Consortium:
     Attributes:
         name: in the service's file; empty where it has one alone. members_path, folder: of the members file and of the identity.
         members, identity: what they hold, of an identity its card. key_file: that opens the identity's keys, or None.
-        withdrawals: folder of approvals that were taken back, or None. hub: where the hub listens or is found. policy: this member's conditions.
+        withdrawals: folder of approvals that were taken back, or None. hub: where the hub listens or is found.
+        policy: this member's conditions.
     """
 
     name: str
