@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import click
 
 from hansa.cli.audit import audit
+from hansa.cli.console import account, console
 from hansa.cli.consortium import consortium
 from hansa.cli.identity import asking, init
 from hansa.cli.option_types import EXISTING, PATH, Names, Objective, Range, RisingNumbers, Search, Setting, TablePath
@@ -755,3 +756,5 @@ main.add_command(plan)
 for service_command in SERVICE_COMMANDS:
     main.add_command(service_command)
 main.add_command(audit)
+main.add_command(console)
+main.add_command(account)
