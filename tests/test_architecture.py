@@ -96,6 +96,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "consortium",
         "roles",
         "node",
+        "printable",
         "views",
     ),
     "cli": (

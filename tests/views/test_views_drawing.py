@@ -193,7 +193,9 @@ def test_names_of_others_are_texts():
     for text in (draw(chart, HOSTILE), page_html(HOSTILE, HOSTILE, [view]), notebook_html(HOSTILE, [view])):
         assert "<script" not in text
         assert "&lt;script&gt;" in text
-    texts = ["".join(each.itertext()) for each in ElementTree.fromstring(draw(chart, HOSTILE)).iter(f"{SVG}text")]
+    texts = [
+        "".join(each.itertext()) for each in ElementTree.fromstring(draw(chart, HOSTILE, "light")).iter(f"{SVG}text")
+    ]
     assert sum(HOSTILE in each for each in texts) == 2
     assert short_name(HOSTILE) in texts
 
@@ -270,6 +272,6 @@ def test_a_page_loads_nothing_and_its_colours_are_defined():
 
 def test_numbers_and_tables_are_texts_for_people():
     assert [number(v) for v in (None, 0.12345, 12345.678)] == ["–", "0.1235", "12345.7"]
-    assert html_table([["a", "b"], ["<", "2"]]) == (
-        "<table><thead><tr><th>a</th><th>b</th></tr></thead><tbody><tr><td>&lt;</td><td>2</td></tr></tbody></table>"
+    assert html_table([["a"], ["<"]]) == (
+        '<table><thead><tr><th scope="col">a</th></tr></thead><tbody><tr><td>&lt;</td></tr></tbody></table>'
     )

@@ -224,6 +224,7 @@ def training(command: Command) -> Command:
 @click.option("--alone", is_flag=True, help="Also train each party on its own rows only.")
 @click.option("--pooled", is_flag=True, help="Also train on pooled rows: Hansa, and XGBoost where it is installed.")
 @click.option("--save", type=PATH, help="Where to write the model (XGBoost JSON).")
+@click.option("--report", type=PATH, help="Where to write what was found as a page of HTML with pictures.")
 @click.option("--transcript", type=PATH, help="Folder for every frame that passed.")
 @click.option("--in-process", is_flag=True, help="One process, no sockets.")
 @long_running
@@ -232,7 +233,7 @@ def simulate(
     servers: tuple[str, ...] | None, hub: str | None, server_links: str, receivers: tuple[str, ...] | None,
     evaluation_steps: tuple[int, ...] | None, statistics: bool, no_statistics: bool,
     least_choices: int | None, leaf_bits: int | None, label_range: tuple[float, float] | None,
-    evaluation_fraction: float, alone: bool, pooled: bool, save: Path | None, transcript: Path | None,
+    evaluation_fraction: float, alone: bool, pooled: bool, save: Path | None, report: Path | None, transcript: Path | None,
     in_process: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Split table TRAIN into parties, train them together, and compare.
@@ -246,11 +247,17 @@ def simulate(
     from hansa.simulation import run as simulation
     from hansa.simulation import tables
     from hansa.simulation.training import read_training
+    from hansa.views.drawing import check_drawing
+    from hansa.views.html import page_html
 
-    _check_outputs({"--save": save}, train=train, test=test)
+    _check_outputs({"--save": save, "--report": report}, train=train, test=test)
     check_ending("--save", save)
+    if report is not None:
+        check_drawing()
     if transcript is not None:
-        check_folder("--transcript", transcript, (), {"--save": save, "TRAIN": train, "--test": test})
+        check_folder(
+            "--transcript", transcript, (), {"--save": save, "--report": report, "TRAIN": train, "--test": test}
+        )
     if statistics and no_statistics:
         raise HansaError("--statistics and --no-statistics exclude each other; give one")
     if test is not None and test_fraction is not None:
@@ -284,6 +291,10 @@ def simulate(
     warn(result.summary.warnings)
     if save is not None:
         write_whole(save, result.model)
+    if report is not None:
+        summary = result.summary
+        facts = f"{summary.mode}: {len(summary.members)} parties, {summary.trees} trees, model {summary.model_sha256}"
+        write_whole(report, page_html(f"Simulation of {train.name}", facts, simulation.views_of(result)).encode())
     if as_json:
         output.print_line(result.summary)
     else:

@@ -24,13 +24,14 @@ from hansa.plan import Plan
 from hansa.roles.batches import hold_out
 from hansa.simulation.comparison import PairedLoss, paired_loss
 from hansa.simulation.scores import score_table, without_value
-from hansa.simulation.summary import Metrics, Reasons
+from hansa.simulation.summary import History, Metrics, Reasons
 from hansa.simulation.tables import unknown_texts
 from hansa.trees.ensemble import Ensemble
-from hansa.trees.losses import LOSSES, SOFTPROB, is_binary, is_logistic, is_softmax
+from hansa.trees.losses import HIGHER_IS_BETTER, LOSSES, SOFTPROB, is_binary, is_logistic, is_softmax
 from hansa.trees.xgboost_json import to_json
 from hansa.views.chart import Bar, Bars, Chart, Grid, Lines, Series, View, number
 from hansa.views.html import notebook_html
+from hansa.views.training import curves_view, members_view
 
 Floats = npt.NDArray[np.float64]
 
@@ -637,6 +638,36 @@ def importance_view(shares: Mapping[str, float], of: str) -> View:
         chart=Bars(x=f"share of the model's {of}, %", bars=bars),
         alt="Importance, the largest first: " + ", ".join(f"{bar.name} {bar.text} %" for bar in bars[:5]),
     )
+
+
+def model_views(ensemble: Ensemble) -> tuple[View, ...]:
+    """What a model tells of itself."""
+    shares, of = _importance(ensemble)
+    return (importance_view(shares, of),) if shares else ()
+
+
+def training_views(
+    metric: str, alone: Metrics, runs: Mapping[str, Metrics], history: History, steps: Sequence[int] = ()
+) -> tuple[View, ...]:
+    """What training gave.
+
+    Args:
+        metric: which members' test rows are measured by; "" where they are not. alone, runs: as `members_view`.
+        history: of held-out rows. steps: rounds after which its values were opened; () for every one.
+    """
+    views = [members_view(metric, is_higher_better(metric), alone, runs)] if metric else []
+    for name, values in history.items():
+        if values:
+            rounds = steps if len(steps) >= len(values) else range(1, len(values) + 1)
+            points = list(zip(rounds, values, strict=False))
+            view = curves_view(name, is_higher_better(name), {f"{name} of held-out rows": points})
+            views.append(msgspec.structs.replace(view, name=f"curves-{len(views)}"))
+    return tuple(views)
+
+
+def is_higher_better(metric: str) -> bool:
+    """Whether a greater value of a metric of test rows is the better one."""
+    return metric in (*HIGHER_IS_BETTER, "auc_ovr")
 
 
 def _importance_views(found: Evaluation) -> list[View]:

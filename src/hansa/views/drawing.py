@@ -93,6 +93,8 @@ def _canvas(height: float, width: float = WIDTH) -> tuple[Figure, Any]:
 
 def _lines(chart: Lines) -> Figure:
     """Gaps where a line has no value; single values are marked."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _canvas(2.9)
     if chart.diagonal:
         axes.plot([0, 1], [0, 1], transform=axes.transAxes, color=_MUTED, linewidth=0.8, zorder=1)
@@ -119,6 +121,8 @@ def _lines(chart: Lines) -> Figure:
         pad = 0.05 * ((high - low) or 1.0)
         axes.set_xlim(low - pad, high + pad)
         axes.set_ylim(low - pad, high + pad)
+    if all(float(x).is_integer() for each in chart.series for x in each.x):
+        axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
     axes.set_xlabel(chart.x)
     axes.set_ylabel(chart.y)
     axes.tick_params(labelcolor=_MUTED)

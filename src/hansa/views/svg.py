@@ -55,7 +55,9 @@ def _plain(root: ElementTree.Element, scheme: Scheme, alt: str, prefix: str) -> 
         element.attrib.update(found)
     root.attrib.pop("version", None)
     # What the style element said.
-    root.attrib |= {"xmlns": SVG[1:-1], "role": "img", "aria-label": alt, "font-family": FONTS}
+    root.attrib |= {"role": "img", "aria-label": alt, "font-family": FONTS}
+    if scheme != "page":  # it may be a file of its own
+        root.set("xmlns", SVG[1:-1])
     root.attrib |= {"stroke-linejoin": "round", "stroke-linecap": "butt"}
     return root
 
