@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
+import msgspec
 import pytest
 
-from hansa.console.pages import PAGES
+from hansa.cli.main import main
+from hansa.console.pages import ACTS, DOWNLOADS, PAGES, api_path
 from made_console import Desk, csrf, send
 from made_consortium import make_consortium
 
@@ -92,6 +95,38 @@ def test_a_run_is_paused_and_resumed_by_an_operator_and_by_no_viewer(desk: Desk)
     again = send(operator, "/runs/a1b2/resume")
     assert "is to stop, which is for good" in again.text
     assert "no run" in send(operator, "/runs/none/pause").text
+
+
+def test_every_endpoint_is_described_and_answers_as_described(desk: Desk):
+    desk.put(state="running")
+    client = desk.signed_in("viewer")
+    assert desk.client().get("/api/openapi.json").status_code == 401
+    found = client.get("/api/openapi.json").json()
+    assert found["openapi"] == "3.1.0"
+    described = {(path, method) for path, methods in found["paths"].items() for method in methods}
+    assert described == {
+        *((api_path(page), "get") for page in PAGES),
+        *((act.path, "post") for act in ACTS),
+        *((each.path, "get") for each in DOWNLOADS),
+    }
+    for page in PAGES:
+        if "{" not in page.path or ("{run}" in page.path and page.path.startswith("/runs")):
+            answer = client.get(api_path(page).replace("{run}", "a1b2"))
+            assert msgspec.json.decode(answer.content, type=page.shows), page.path
+    assert {line.partition("hansa ")[2].split(" -")[0] for line in commands_of()} <= {*known_commands()}
+
+
+def commands_of() -> list[str]:
+    """The commands that pages and actions name."""
+    return [each.command for each in (*PAGES, *ACTS, *DOWNLOADS) if each.command]
+
+
+def known_commands() -> list[str]:
+    """All commands, by their whole names."""
+    found = []
+    for name, command in main.commands.items():
+        found += [f"{name} {own}" for own in command.commands] if isinstance(command, click.Group) else [name]
+    return found
 
 
 def test_a_page_that_is_not_there_says_so(desk: Desk):

@@ -14,6 +14,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from argon2 import PasswordHasher
+from argon2.exceptions import VerificationError
+
 from hansa.console.book import ROLES, Account, Book, Role
 from hansa.errors import IdentityError
 from hansa.node.logs import moment
@@ -25,6 +28,9 @@ IDLE_S, LONGEST_S = 1800.0, 12 * 3600.0
 """Seconds after which a session ends: without a request, and in any case."""
 
 MOST_SESSIONS = 1000
+HASHER = PasswordHasher()
+"""Argon2id, 64 MiB and three passes (RFC 9106, its second recommendation)."""
+
 LINK = "link"
 """Who is signed in by the link of the start: an operator."""
 
@@ -174,17 +180,12 @@ def account_of(name: str, role: Role, password: str) -> Account:
         raise IdentityError(
             f"the password has {len(password)} characters; give at least {LEAST_PASSWORD}, such as six words drawn by dice"
         )
-    from argon2 import PasswordHasher
-
-    return Account(name=name, role=role, hashed=PasswordHasher().hash(password), changed=moment(time.time()))
+    return Account(name=name, role=role, hashed=HASHER.hash(password), changed=moment(time.time()))
 
 
 def _fits(hashed: str, password: str) -> bool:
-    from argon2 import PasswordHasher
-    from argon2.exceptions import VerificationError
-
     try:
-        return PasswordHasher().verify(hashed, password[:MOST_PASSWORD])
+        return HASHER.verify(hashed, password[:MOST_PASSWORD])
     except VerificationError:
         return False
 

@@ -27,11 +27,15 @@ class Form:
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an action did: a sentence, the page to go on with, and the proposal, run or account that it was about."""
+    """What an action did: a sentence, the page to go on with, and the proposal, run or account that it was about.
+
+    secret: what the person who did it is told, once, and nobody else; it is not written down.
+    """
 
     text: str
     to: str
     about: str
+    secret: str = ""
 
 
 class Offered(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

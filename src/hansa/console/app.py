@@ -15,7 +15,6 @@ from markupsafe import Markup, escape
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -25,7 +24,8 @@ from hansa.console.actions import Form
 from hansa.console.guard import Guard
 from hansa.console.live import Streams
 from hansa.console.member import Asked, Member, NotThere
-from hansa.console.pages import ACTS, DOWNLOADS, PAGES, Act, Download, Page
+from hansa.console.openapi import document
+from hansa.console.pages import ACTS, DOWNLOADS, PAGES, Act, Download, Page, api_path, live_path
 from hansa.errors import HansaError, IdentityError
 from hansa.printable import printable, size
 from hansa.version import __version__
@@ -82,11 +82,12 @@ class Console:
             Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
             Route("/enter", self._enter),
             Route("/sign-out", self._sign_out, methods=["POST"]),
+            Route("/api/openapi.json", self._describe),
         ]
         for page in PAGES:
-            routes.append(Route("/api" + page.path.rstrip("/") if page.path != "/" else "/api/home", self._json(page)))
+            routes.append(Route(api_path(page), self._json(page)))
             if page.live:
-                routes.append(Route("/live" + (page.path if page.path != "/" else "/home"), self._live(page)))
+                routes.append(Route(live_path(page), self._live(page)))
             routes.append(Route(page.path, self._page(page)))
         routes += [Route(each.path, self._download(each)) for each in DOWNLOADS]
         routes += [Route(act.path, self._act(act), methods=["POST"]) for act in ACTS]
@@ -100,6 +101,7 @@ class Console:
                 500: self._broken,
             },
         )
+        inner.router.redirect_slashes = False  # a path with one more slash is none of this console's
         self.app = Guard(inner, hosts, tls)
 
     # Who asks
@@ -252,7 +254,7 @@ class Console:
             await run_in_threadpool(note, session.who, act.name, done.about, done.text, done=True)
             if _wants_json(request):
                 return _json(msgspec.to_builtins(done), 200)
-            session.told = done.text
+            session.told = f"{done.text} {done.secret}".strip()
             return RedirectResponse(done.to, 303)
 
         return take
@@ -261,6 +263,12 @@ class Console:
         text = "this form is of another session; go back, load the page again, and send it anew"
         await run_in_threadpool(self.member.book.note, session.who, what, "", text, done=False)
         return self._say(request, session, text, 403)
+
+    async def _describe(self, request: Request) -> Response:
+        """The document of all endpoints."""
+        if self._session(request) is None:
+            return _json({"error": "sign in first"}, 401)
+        return Response(document(), media_type="application/json")
 
     # Answers
 
@@ -311,16 +319,13 @@ async def _form_of(request: Request, who: str = "") -> Form:
     values: dict[str, str] = {}
     several: dict[str, list[str]] = {}
     content = b""
-    try:
-        async with request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=2**20) as form:
-            for key, value in form.multi_items():
-                if isinstance(value, UploadFile):
-                    content = await value.read()
-                else:
-                    values[key] = value
-                    several.setdefault(key, []).append(value)
-    except MultiPartException as error:
-        raise HansaError(f"the form cannot be read: {error}") from error
+    async with request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=2**20) as form:
+        for key, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                content = await value.read()
+            else:
+                values[key] = value
+                several.setdefault(key, []).append(value)
     values |= {key: str(value) for key, value in request.path_params.items()}
     return Form(values, {key: tuple(each) for key, each in several.items()}, content, who)
 

@@ -7,11 +7,13 @@ these pages do not need: scripts, styles and connections of others, frames, and 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,6 +36,9 @@ HEADERS = {
 
 MOST_BODY = 32 * 2**20
 """Bytes of a post: another member's log is the largest thing that somebody brings."""
+
+MOST_SIGN_IN = 2**14
+"""Bytes of a sign-in, which anybody may send."""
 
 BURST, PER_SECOND = 200.0, 50.0
 """Requests of one address: at once, and lasting."""
@@ -59,8 +64,7 @@ class Pace:
         return left >= 1
 
 
-class TooLarge(Exception):
-    """A body has more bytes than are read."""
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 
 
 class Guard:
@@ -83,12 +87,9 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
 
         async def answer(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     if name not in headers:
@@ -104,11 +105,7 @@ class Guard:
             status, text = refusal
             await PlainTextResponse(text + "\n", status)(scope, receive, answer)
             return
-        try:
-            await self._app(scope, _limited(receive), answer)
-        except TooLarge:
-            if not started:
-                await PlainTextResponse(f"more than {MOST_BODY} bytes\n", 413)(scope, receive, answer)
+        await self._app(scope, _limited(receive, _most(scope)), answer)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         """Status and reason where a request is not served."""
@@ -127,29 +124,32 @@ class Guard:
         if (origin is not None and origin != f"{self._scheme}://{hosts[0]}") or site not in (None, "same-origin"):
             return 403, "this was sent from another site's page; nothing was done"
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MOST_BODY:
-            return 413, f"more than {MOST_BODY} bytes"
+        if not length.isdigit() or int(length) > _most(scope):
+            return 413, f"more than {_most(scope)} bytes"
         return None
 
 
 def _name(host: str) -> str:
-    """A Host header without its port; an address of IPv6 keeps its brackets."""
-    whole = host.lower()
-    if whole.startswith("["):
-        return whole[: whole.find("]") + 1]
-    return whole.partition(":")[0]
+    """A Host header without its port; an address of IPv6 keeps its brackets. Empty where it is none."""
+    found = _HOST.fullmatch(host.lower())
+    return "" if found is None else found[1]
 
 
-def _limited(receive: Receive) -> Receive:
-    """What receives at most `MOST_BODY` bytes."""
+def _most(scope: Scope) -> int:
+    """Bytes that a post to this path may have."""
+    return MOST_SIGN_IN if scope["path"] == "/sign-in" else MOST_BODY
+
+
+def _limited(receive: Receive, most: int) -> Receive:
+    """What receives at most so many bytes."""
     taken = 0
 
     async def take() -> Message:
         nonlocal taken
         message = await receive()
         taken += len(message.get("body", b""))
-        if taken > MOST_BODY:
-            raise TooLarge
+        if taken > most:
+            raise HTTPException(413, f"more than {most} bytes")
         return message
 
     return take

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import msgspec
 
 from hansa.console.book import Book
+from hansa.consortium.audit_checks import LogReport
 from hansa.errors import HansaError
 from hansa.node.proposals import Listed
-from hansa.service.config import Consortium, ServiceFile
+from hansa.service.config import Consortium, ServiceFile, read_service_file
 from hansa.service.store import Store
 
 PAGE_ROWS = 50
@@ -53,19 +55,45 @@ def first_row(paging: Paging) -> int:
     return (paging.page - 1) * PAGE_ROWS
 
 
-@dataclass(frozen=True)
+@dataclass
 class Member:
     """One member's own state.
 
     Attributes:
-        service: its service's file. store: the database of runs. book: accounts and actions of the console. listed: by consortium the
-            proposals that were brought here, and the state of the files that they were read from.
+        file: its service's file, as it was read last. store: the database of runs. book: accounts and actions of the console.
+        verified: by consortium the length of its log when it was checked last, and what was found.
+        listed: by consortium the proposals that were brought here, and the state of the files that they were read from.
     """
 
-    service: ServiceFile
+    file: ServiceFile
     store: Store
     book: Book
+    verified: dict[str, tuple[int, LogReport]] = field(default_factory=dict)
     listed: dict[str, tuple[tuple[object, ...], Listed]] = field(default_factory=dict)
+
+    _read: tuple[int, ...] = field(init=False, default=())
+
+    def __post_init__(self) -> None:
+        self._read = self._changed()
+
+    @property
+    def service(self) -> ServiceFile:
+        """The service's file as it is now: read anew where it, or a members file that it names, was changed since."""
+        changed = self._changed()
+        if changed != self._read:
+            self._read = changed
+            with contextlib.suppress(HansaError):  # half written, or wrong: the service does not take it either
+                self.file = read_service_file(self.file.path, open_keys=False)
+        return self.file
+
+    def _changed(self) -> tuple[int, ...]:
+        """When the files were changed."""
+        paths = (self.file.path, *(consortium.members_path for consortium in self.file.consortia))
+        found = []
+        for path in paths:
+            with contextlib.suppress(OSError):
+                found.append(path.stat().st_mtime_ns)
+        return tuple(found)
 
     @property
     def name(self) -> str:
