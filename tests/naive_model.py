@@ -157,3 +157,26 @@ def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
             pairs += weights[i] * weights[j]
             won += weights[i] * weights[j] * (1.0 if scores[i] > scores[j] else 0.5 * (scores[i] == scores[j]))
     return won / pairs
+
+
+def naive_calibration(predictions, labels, edges):
+    """(rows, mean prediction, share of label 1) of every bin low < prediction <= high; the first has its low edge too."""
+    found = []
+    for place in range(len(edges) - 1):
+        inside = []
+        for p, y in zip(predictions.tolist(), labels.tolist(), strict=True):
+            above = p > edges[place] or place == 0
+            below = p <= edges[place + 1] or place == len(edges) - 2
+            if above and below:
+                inside.append((p, y))
+        n = len(inside)
+        found.append((n, sum(p for p, _ in inside) / n, sum(y for _, y in inside) / n) if n else (0, None, None))
+    return found
+
+
+def naive_confusion(labels, predicted, n_classes):
+    """Rows by label and predicted class."""
+    counts = [[0] * n_classes for _ in range(n_classes)]
+    for label, guess in zip(labels.tolist(), predicted.tolist(), strict=True):
+        counts[int(label)][int(guess)] += 1
+    return tuple(map(tuple, counts))

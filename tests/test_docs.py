@@ -623,7 +623,7 @@ def test_the_gate_checks_and_tests():
 
 
 WITH_EXAMPLES = (
-    *("describe", "drift", "data.description", "data.drift"),
+    *("describe", "drift", "data.description", "data.drift", "evaluate", "simulation.evaluation"),
     *("fit", "cross_validation", "simulation.cross_validation", "tuning", "simulation.tuning"),
     *("model", "estimators", "node.in_process", "data.schema", "data.source"),
     *(

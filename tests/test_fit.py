@@ -62,6 +62,12 @@ def test_the_lines_of_the_notebook(mode):
     assert all(sentence in shown for sentence in run.exposure)
     page = run._repr_html_()
     assert "Cirrus AG" in page
+    views = {view.name: view for view in run.views()}
+    assert page.count("<svg") == sum(view.chart is not None for view in views.values()) >= 3
+    assert [dot.alone for dot in views["members"].chart.dots] == [own.alone["auc"] for own in run.members.values()]
+    assert views["curves-1"].chart.series[0].y == tuple(run.history["logloss"])
+    assert views["curves-1"].chart.series[0].x == ((4,) if mode == "coopetitive" else (1, 2, 3, 4))
+    assert views["importance"].alt.startswith("Importance, the largest first: ")
     assert bool(run.openings) == (mode == "coopetitive")
     frame = cells()
     probabilities = run.model.predict_proba(frame)

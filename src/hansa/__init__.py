@@ -14,12 +14,14 @@ from hansa.data.source import Rows, check_rows, read_rows
 from hansa.describe import describe
 from hansa.drift import drift
 from hansa.errors import DataError, HansaError, PlanError
+from hansa.evaluate import evaluate
 from hansa.fit import Member, Run, fit, join, split
 from hansa.model import Model
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan, parse_plan, read_plan, write_plan
 from hansa.simulation.contributions import Contributions
 from hansa.simulation.cross_validation import CV
+from hansa.simulation.evaluation import Comparison, Evaluation
 from hansa.simulation.tuning import Tuning
 from hansa.transport.recording import RecordedFrame, read_transcript
 from hansa.trees.ensemble import Ensemble
@@ -43,11 +45,13 @@ def __getattr__(name: str) -> object:
 
 __all__ = [
     "CV",
+    "Comparison",
     "Contributions",
     "DataError",
     "Description",
     "Drift",
     "Ensemble",
+    "Evaluation",
     "HansaClassifier",
     "HansaError",
     "HansaRegressor",
@@ -67,6 +71,7 @@ __all__ = [
     "cv",
     "describe",
     "drift",
+    "evaluate",
     "fit",
     "from_json",
     "from_model_file",

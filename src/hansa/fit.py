@@ -51,6 +51,7 @@ from hansa.roles.batches import hold_out
 from hansa.roles.run import Progress
 from hansa.roles.summed.custom import Functions, GradientFunction, MetricFunction
 from hansa.simulation.comparison import PairedLoss, advice
+from hansa.simulation.evaluation import model_views, training_views
 from hansa.simulation.run import (
     OwnMetric,
     SimulationSettings,
@@ -64,6 +65,8 @@ from hansa.simulation.scores import score_table
 from hansa.simulation.summary import values_alone
 from hansa.simulation.tables import Table
 from hansa.trees.parameters import Parameters
+from hansa.views.chart import View
+from hansa.views.html import notebook_html
 
 if TYPE_CHECKING:
     from hansa.node.events import OnEvent
@@ -193,16 +196,34 @@ class Run:
         """A sentence on each party whose own model predicts its held-out rows better than the common one, by more than chance may."""
         return tuple(text for name, member in self.members.items() if (text := advice(name, member.paired)))
 
-    def _repr_html_(self) -> str:
+    def views(self) -> tuple[View, ...]:
+        """What a notebook shows, part by part: numbers as tables, and as charts that `hansa.views.drawing.draw` draws."""
         head, rows = self._table()
-        cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        parties = View(
+            name="parties", title="Parties", table=(tuple(head), *map(tuple, rows)), note=" ".join(self.advice)
+        )
+        together = {name: member.together for name, member in self.members.items() if member.together}
+        metric = next(iter(next(iter(together.values()))), "") if together else ""
+        alone = {name: self.members[name].alone.get(metric) for name in together}
+        coopetitive = self.plan.coopetitive
+        return (
+            parties,
+            *training_views(
+                metric,
+                alone,
+                {self.plan.mode: {name: values.get(metric) for name, values in together.items()}},
+                self.history,
+                () if coopetitive is None else coopetitive.steps,
+            ),
+            *model_views(self.model.ensemble),
+        )
+
+    def _repr_html_(self) -> str:
         seen = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.exposure)
-        better = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.advice)
         opened = "".join(f"<li>to {html.escape(each.to)}: {html.escape(each.what)}</li>" for each in self.openings)
         return (
-            f"<p>{html.escape(self._facts())}</p><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{better}"
-            f"<details><summary>Who could read what</summary><ul>{seen}{opened}</ul></details>"
+            notebook_html(self._facts(), self.views())
+            + f"<details><summary>Who could read what</summary><ul>{seen}{opened}</ul></details>"
         )
 
 

@@ -59,7 +59,7 @@ def in_process(table, tmp_path_factory):
     folder = tmp_path_factory.mktemp("in-process")
     result = hansa(
         "simulate", table, *BASE, *QUICK, "--in-process", "--alone", "--pooled",
-        "--save", folder / "model.json", "--transcript", folder / "frames",
+        "--save", folder / "model.json", "--transcript", folder / "frames", "--report", folder / "page.html",
     )  # fmt: skip
     assert result.exit_code == 0, (result.output, result.exception)
     assert result.stderr == ""
@@ -124,6 +124,16 @@ def test_one_process_and_many_give_the_same_model_and_say_as_much(in_process, ov
             "bytes_down",
         ):  # members of processes of their own show each other their logs, before and after
             assert 0 < other[key] - member[key] < 4000, (name, key)
+
+
+def test_the_page_shows_the_numbers_and_loads_nothing(in_process):
+    page = (in_process.folder / "page.html").read_text(encoding="utf-8")
+    summary = in_process.summary
+    assert page.count("<svg") == 3  # alone against together, importance, phases
+    for values in (summary["metrics"], summary["pooled"]["hansa"]["metrics"]):
+        assert all(f"<td>{value:.4f}</td>" in page for value in values.values() if value is not None)
+    assert "https:" not in page
+    assert "<script" not in page
 
 
 def test_alone_is_none_for_a_party_of_one_class_and_only_where_asked(in_process, over_tls):

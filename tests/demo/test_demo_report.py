@@ -8,6 +8,7 @@ import pytest
 
 from hansa.demo import report
 from hansa.errors import DataError
+from hansa.views.palette import KEYS
 
 HOSTILE = '<script>alert("x")</script> $\\frac{1}{0$ & "id=\'#010101'
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -131,6 +132,7 @@ def test_modes_stand_side_by_side():
     page = Page(report.render_report([case(*names, modes=("federated", "secure-aggregation"))]))
     shown = " ".join(page.texts)
     assert shown.count("together, secure-aggregation") == 1
+    assert sum(tag == "tr" for tag, _ in page.elements) == 1 + len(names) * 2 + 2 * (1 + 6)
     assert "nobody; the aggregator reads the sum over all parties" in shown
     assert "the aggregator, party by party" in shown
 
@@ -149,10 +151,10 @@ def test_ids_are_unique_and_references_resolve():
 def test_colours_follow_the_page():
     text = report.render_report([case("a", "b", modes=("federated", "secure-aggregation"))])
     assert "prefers-color-scheme: dark" in text
-    assert not any(colour in text for colour in report._COLOURS)
+    assert not any(colour in text for colour in KEYS.values())
     style = text[: text.index("</style>")]
     for variable in set(re.findall(r"var\((--[a-z0-9-]+)\)", text)):
-        assert style.count(f"{variable}:") == 2, f"{variable} needs a light and a dark colour"
+        assert style.count(f"{variable}:") == 3, f"{variable} needs a colour for light, dark and paper"
     # Whatever matplotlib draws by default would be invisible on one of the two backgrounds.
     drawn = " ".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
     assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) == set()
@@ -163,10 +165,10 @@ def test_a_party_that_cannot_train_alone_is_a_dash_and_explained():
     assert explained not in report.render_report([case("a", "b")])
     text = report.render_report([case("a", "b", alone=None)])
     assert explained in text
-    assert "<td>–</td>" in text
+    assert text.count("<td>–</td>") == 2
     nothing = {"a": None, "b": None}
     one_class = dataclasses.replace(case("a", "b"), modes=[run("federated", ("a", "b"), nothing)])
-    assert '<td class="run">–</td>' in report.render_report([one_class])
+    assert report.render_report([one_class]).count("<td>–</td>") == 2
 
 
 def test_regression_has_no_positives_and_smaller_is_better():
@@ -208,3 +210,22 @@ def test_bad_input_is_refused():
 )
 def test_bytes_are_readable(size, text):
     assert report._bytes(size) == text
+
+
+def test_under_shares_there_is_no_aggregator_and_rows_did_leave():
+    page = Page(report.render_report([case("a", "b", modes=("coopetitive",))]))
+    shown = " ".join(" ".join(page.texts).split())
+    assert "Rows and labels did leave, as shares, and there is no aggregator" in shown
+    assert "stayed where they were" not in shown
+    assert "the aggregator reads" not in shown
+    assert "kept its rows on its own side" not in shown
+
+
+def test_three_modes_are_rows_and_not_columns():
+    modes = ("federated", "secure-aggregation", "coopetitive")
+    three, one = (Page(report.render_report([case("a", "b", modes=own)])) for own in (modes, modes[:1]))
+    columns = [
+        sum(tag == "th" and attributes.get("scope") == "col" for tag, attributes in p.elements) for p in (three, one)
+    ]
+    assert columns == [10, 9]
+    assert set(report.LEFT) == set(report.SENT)

@@ -67,12 +67,23 @@ def verify(log: Path, members_file: Path | None, as_json: bool) -> None:
 @MEMBERS
 @AS_JSON
 def compare(first: Path, second: Path, run: str, members_file: Path | None, as_json: bool) -> None:
-    """Hold what the logs FIRST and SECOND of two members say of one run to each other; exit status 1 where they disagree."""
-    from hansa.consortium.audit_checks import check_log, compare_logs
+    """Hold what the logs FIRST and SECOND of two members say of one run to each other; exit status 1 where they disagree.
+
+    SECOND may also be the page of the run that the other member wrote by `hansa audit export`; that asks for --members.
+    """
+    from hansa.consortium.audit_checks import check_log, checked, compare_logs
+    from hansa.consortium.audit_log import read_log
+    from hansa.consortium.audit_page import compare_page, is_page
+    from hansa.errors import PlanError
     from hansa.node.events import line_of
 
-    members = _members(members_file)
-    found = compare_logs(check_log(first, members), check_log(second, members), run)
+    members, content = _members(members_file), read_log(second)
+    if is_page(content):
+        if members is None:
+            raise PlanError(f"{second}: an exported page is held to the members file; give --members")
+        found = compare_page(check_log(first, members), content, str(second), members)
+    else:
+        found = compare_logs(check_log(first, members), checked(content, second, members), run)
     click.echo(line_of(found) if as_json else "\n".join(map(printable, found.lines())))
     if found.disagreements:
         sys.exit(1)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import click
 
 from hansa.cli.audit import audit
+from hansa.cli.console import account, console
 from hansa.cli.consortium import consortium
 from hansa.cli.identity import asking, init
 from hansa.cli.option_types import (
@@ -255,6 +256,7 @@ def own_metric(command: Command) -> Command:
 @click.option("--alone", is_flag=True, help="Also train each party on its own rows only.")
 @click.option("--pooled", is_flag=True, help="Also train on pooled rows: Hansa, and XGBoost where it is installed.")
 @click.option("--save", type=PATH, help="Where to write the model (XGBoost JSON).")
+@click.option("--report", type=PATH, help="Where to write what was found as a page of HTML with pictures.")
 @click.option("--transcript", type=PATH, help="Folder for every frame that passed.")
 @click.option("--in-process", is_flag=True, help="One process, no sockets.")
 @long_running
@@ -263,7 +265,8 @@ def simulate(
     servers: tuple[str, ...] | None, hub: str | None, server_links: str, receivers: tuple[str, ...] | None,
     evaluation_steps: tuple[int, ...] | None, statistics: bool, no_statistics: bool,
     least_choices: int | None, leaf_bits: int | None, label_range: tuple[float, float] | None,
-    evaluation_fraction: float, unseen: str, alone: bool, pooled: bool, save: Path | None, transcript: Path | None,
+    evaluation_fraction: float, unseen: str, alone: bool, pooled: bool, save: Path | None, report: Path | None,
+    transcript: Path | None,
     in_process: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Split table TRAIN into parties, train them together, and compare.
@@ -277,11 +280,17 @@ def simulate(
     from hansa.simulation import run as simulation
     from hansa.simulation import tables
     from hansa.simulation.training import read_training
+    from hansa.views.drawing import check_drawing
+    from hansa.views.html import page_html
 
-    _check_outputs({"--save": save}, train=train, test=test)
+    _check_outputs({"--save": save, "--report": report}, train=train, test=test)
     check_ending("--save", save)
+    if report is not None:
+        check_drawing()
     if transcript is not None:
-        check_folder("--transcript", transcript, (), {"--save": save, "TRAIN": train, "--test": test})
+        check_folder(
+            "--transcript", transcript, (), {"--save": save, "--report": report, "TRAIN": train, "--test": test}
+        )
     if statistics and no_statistics:
         raise HansaError("--statistics and --no-statistics exclude each other; give one")
     if test is not None and test_fraction is not None:
@@ -316,6 +325,10 @@ def simulate(
     warn(result.summary.warnings)
     if save is not None:
         write_whole(save, result.model)
+    if report is not None:
+        summary = result.summary
+        facts = f"{summary.mode}: {len(summary.members)} parties, {summary.trees} trees, model {summary.model_sha256}"
+        write_whole(report, page_html(f"Simulation of {train.name}", facts, simulation.views_of(result)).encode())
     if as_json:
         output.print_line(result.summary)
     else:
@@ -669,6 +682,61 @@ def predict(
 
 
 @main.command()
+@click.argument("model", type=EXISTING)
+@click.argument("table", type=TablePath())
+@click.option("--label", metavar="COLUMN", help="The column that the model predicts; default: that of --plan.")
+@click.option(
+    "--classes",
+    type=Names(),
+    help="Texts that the label holds, in the order of the classes 0, 1, ...; default: those of --plan.",
+)
+@click.option("--plan", type=EXISTING, help="Score only those rows of TABLE that this plan held out.")
+@click.option("--against", type=EXISTING, metavar="MODEL", help="Another model, to compare on the same rows.")
+@click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+              help="Of two classes, 1 is predicted where its probability is above.")  # fmt: skip
+@click.option("--bins", type=click.IntRange(2, 100), default=10, show_default=True, help="Of the calibration.")
+@click.option("--base-margin", metavar="COLUMN", multiple=True,
+              help="The column where each row starts in place of the base score; one for each output of the model.")  # fmt: skip
+@click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True,
+              help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
+@click.option("--report", type=PATH, help="Where to write the same as a page of HTML with pictures.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@long_running
+def evaluate(
+    model: Path, table: Path, label: str | None, classes: tuple[str, ...] | None, plan: Path | None, against: Path | None,
+    threshold: float, bins: int, base_margin: tuple[str, ...], decimal: str, report: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Hold MODEL to the labelled rows of TABLE: metrics, calibration, confusion, importance. Nothing leaves this machine."""
+    from hansa.cli import output
+    from hansa.files import write_whole
+    from hansa.node.files import warn
+    from hansa.plan import read_plan
+    from hansa.prediction import read_model
+    from hansa.simulation.evaluation import Evaluation, compare_models, evaluate_model, question_of
+    from hansa.views.drawing import check_drawing
+    from hansa.views.html import page_html
+
+    _check_outputs({"--report": report}, model=model, table=table, against=against, plan=plan)
+    if report is not None:
+        check_drawing()
+    agreed = None if plan is None else read_plan(plan)
+    question = question_of(
+        label, classes, agreed, decimal=decimal, base_margin=base_margin, threshold=threshold, bins=bins
+    )
+    if against is None:
+        found: Any = evaluate_model(read_model(model), table, question)
+    else:
+        found = compare_models(read_model(model), read_model(against), (table, table), question)
+    warn(found.warnings if isinstance(found, Evaluation) else found.first.warnings)
+    if report is not None:
+        write_whole(report, page_html(f"Model {model.name}", found.facts(), found.views()).encode())
+    if as_json:
+        output.print_line(found)
+    else:
+        output.print_tables(found.facts(), [view.table for view in found.views() if view.table])
+
+
+@main.command()
 @click.argument("evidence", type=EXISTING)
 @click.argument("other", type=EXISTING, required=False)
 @click.option("--plan", type=EXISTING, required=True, help="The run's plan.")
@@ -735,3 +803,5 @@ main.add_command(plan)
 for service_command in SERVICE_COMMANDS:
     main.add_command(service_command)
 main.add_command(audit)
+main.add_command(console)
+main.add_command(account)

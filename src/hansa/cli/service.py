@@ -122,15 +122,25 @@ def watch(run: str, service_file: Path, as_json: bool) -> None:
 @AS_JSON
 def stop(run: str, service_file: Path, as_json: bool) -> None:
     """Give RUN up for good at this member. The others wait for it, and then say who is missing."""
-    from hansa.cli.output import print_line
+    _want(run, service_file, "stop", "is to stop; the service does so at once where it runs", as_json)
 
-    store = _store(service_file)
-    wanted = store.want(store.find(run).run, "stop")
-    store.close()
-    if as_json:
-        print_line(wanted)
-    else:
-        click.echo(printable(f"{wanted.run}: {wanted.plan} is to stop; the service does so at once where it runs"))
+
+@click.command()
+@click.argument("run")
+@SERVICE
+@AS_JSON
+def pause(run: str, service_file: Path, as_json: bool) -> None:
+    """Have RUN stand still at this member, until `hansa resume`. The others wait for this member meanwhile."""
+    _want(run, service_file, "pause", "is to pause; the service does so at once where it runs", as_json)
+
+
+@click.command()
+@click.argument("run")
+@SERVICE
+@AS_JSON
+def resume(run: str, service_file: Path, as_json: bool) -> None:
+    """Have RUN, which was paused, go on where it was."""
+    _want(run, service_file, "", "is to go on; the service does so at once where it runs", as_json)
 
 
 @click.command("fetch-model")
@@ -185,8 +195,21 @@ def restore(archive: Path, service_file: Path) -> None:
     click.echo(printable(f"{file.state}: restored{given_up}"))
 
 
-COMMANDS = (run, runs, watch, stop, fetch_model, backup, restore)
+COMMANDS = (run, runs, watch, pause, resume, stop, fetch_model, backup, restore)
 """For the `hansa` command."""
+
+
+def _want(run: str, service_file: Path, what: str, told: str, as_json: bool) -> None:
+    """Note what the operator wants of a run, and say so."""
+    from hansa.cli.output import print_line
+
+    store = _store(service_file)
+    wanted = store.want(store.find(run).run, what)
+    store.close()
+    if as_json:
+        print_line(wanted)
+    else:
+        click.echo(printable(f"{wanted.run}: {wanted.plan} {told}"))
 
 
 def _store(service_file: Path) -> Store:

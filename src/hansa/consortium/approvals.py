@@ -259,23 +259,28 @@ def withdraw(proposal: Proposal, member: Identity, reason: str, now: datetime | 
     return reject(proposal, member, reason, now)
 
 
-def proposal_digest_of(path: Path) -> str:
+def proposal_digest_of(envelope: EnvelopeJson, where: str) -> str:
     """Which proposal a rejection is of, as it says itself: no signature is checked. Raises PlanError."""
-    statement, _, _ = opened(read_envelope(path), RejectionStatement, str(path))
+    statement, _, _ = opened(envelope, RejectionStatement, where)
     return statement.predicate.proposal
 
 
 def read_rejection(path: Path, proposal: Proposal) -> RejectionPredicate:
+    """Read a rejection. See `rejection_of`."""
+    return rejection_of(read_envelope(path), str(path), proposal)
+
+
+def rejection_of(envelope: EnvelopeJson, where: str, proposal: Proposal) -> RejectionPredicate:
     """A member's rejection of this proposal, its signature checked. Raises PlanError, IdentityError."""
-    statement, payload, signatures = opened(read_envelope(path), RejectionStatement, str(path))
+    statement, payload, signatures = opened(envelope, RejectionStatement, where)
     predicate = statement.predicate
     if predicate.proposal != proposal.digest.hex() or statement.subject != _subject(proposal.plan):
-        raise PlanError(f"{path}: rejects another proposal ({predicate.proposal[:16]})")
+        raise PlanError(f"{where}: rejects another proposal ({predicate.proposal[:16]})")
     if predicate.member not in proposal.predicate.members:
-        raise PlanError(f"{path}: {predicate.member!r} has no role in the plan that it rejects")
+        raise PlanError(f"{where}: {predicate.member!r} has no role in the plan that it rejects")
     own = {predicate.member: bytes.fromhex(proposal.predicate.members[predicate.member])}
-    if not verified(str(path), payload, signatures, own):
-        raise IdentityError(f"{path}: is not signed by {predicate.member!r}, whose rejection it says to be")
+    if not verified(where, payload, signatures, own):
+        raise IdentityError(f"{where}: is not signed by {predicate.member!r}, whose rejection it says to be")
     return predicate
 
 

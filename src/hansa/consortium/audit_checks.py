@@ -8,7 +8,7 @@ finds that, and whatever else the two tell differently of the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -302,8 +302,24 @@ def compare_logs(first: CheckedLog, second: CheckedLog, run: str) -> Comparison:
     whole = find_run(first, run)
     if find_run(second, run) != whole:
         raise PlanError(f"{second.path}: holds another run that begins with {run!r:.80}; give more digits")
-    finished = _finished(first, whole).keys() & _finished(second, whole).keys()
-    facts = tuple(_facts(log, whole, {first.member, second.member}, finished) for log in (first, second))
+    held = [
+        *_held_against(second, first, lambda what, says, holds: Disagreement(what, says, holds)),
+        *_held_against(first, second, lambda what, says, holds: Disagreement(what, holds, says)),
+    ]
+    return compare_entries(first, second.member, second.entries, whole, held)
+
+
+def compare_entries(
+    first: CheckedLog, other: str, entries: Sequence[Entry], run: str, held: Sequence[Disagreement]
+) -> Comparison:
+    """Hold what a log says of a run to what another member's entries say of it.
+
+    Args:
+        other, entries: the other member, and its entries of the run. run: the whole id. held: where one of the two logs is not what its
+            member showed to the other.
+    """
+    finished = _finished(first.entries, run).keys() & _finished(entries, run).keys()
+    facts = tuple(_facts(own, run, {first.member, other}, finished) for own in (first.entries, entries))
     # Not every member knows the model; who does must know the same.
     names = sorted({*facts[0], *facts[1]} - ({*MODEL_FACTS} - {*facts[0]}) - ({*MODEL_FACTS} - {*facts[1]}))
     disagreements = [
@@ -311,30 +327,26 @@ def compare_logs(first: CheckedLog, second: CheckedLog, run: str) -> Comparison:
         for name in names
         if facts[0].get(name) != facts[1].get(name)
     ]
-    held = [
-        *_held_against(second, first, lambda what, says, holds: Disagreement(what, says, holds)),
-        *_held_against(first, second, lambda what, says, holds: Disagreement(what, holds, says)),
-    ]
-    epochs = tuple(sorted(_epochs(first, whole) & _epochs(second, whole)))
+    epochs = tuple(sorted(_epochs(first.entries, run) & _epochs(entries, run)))
     return Comparison(
         first=first.member,
-        second=second.member,
-        run=whole,
+        second=other,
+        run=run,
         epochs=epochs,
         compared=len(names),
         disagreements=(*disagreements, *held),
     )
 
 
-def _epochs(log: CheckedLog, run: str) -> set[int]:
-    return {entry.epoch for entry in log.entries if isinstance(entry, RunBegun) and entry.run == run}
+def _epochs(entries: Sequence[Entry], run: str) -> set[int]:
+    return {entry.epoch for entry in entries if isinstance(entry, RunBegun) and entry.run == run}
 
 
-def _finished(log: CheckedLog, run: str) -> dict[int, RunOver]:
+def _finished(entries: Sequence[Entry], run: str) -> dict[int, RunOver]:
     """The epochs of a run that ended as they should."""
     return {
         entry.epoch: entry
-        for entry in log.entries
+        for entry in entries
         if isinstance(entry, RunOver)
         and entry.run == run
         and entry.state in ("finished", "withheld")
@@ -345,10 +357,10 @@ def _finished(log: CheckedLog, run: str) -> dict[int, RunOver]:
 MODEL_FACTS = ("model", "receivers of the model")
 
 
-def _facts(log: CheckedLog, run: str, pair: set[str], finished: Set[int]) -> dict[str, str]:
+def _facts(entries: Sequence[Entry], run: str, pair: set[str], finished: Set[int]) -> dict[str, str]:
     """What a log says of a run that the other member's must say too, by name. finished: epochs whose messages are told."""
     facts: dict[str, str] = {}
-    for entry in log.entries:
+    for entry in entries:
         if isinstance(entry, RunBegun) and entry.run == run:
             where = f"epoch {entry.epoch}: "
             for name in ("plan", "mode", "purpose", "hub", "proposal"):
@@ -359,7 +371,7 @@ def _facts(log: CheckedLog, run: str, pair: set[str], finished: Set[int]) -> dic
         elif isinstance(entry, ModelReleased) and entry.run == run:
             facts["model"] = entry.model
             facts["receivers of the model"] = ", ".join(entry.receivers)
-    for epoch, over in _finished(log, run).items():
+    for epoch, over in _finished(entries, run).items():
         if epoch not in finished:
             continue
         facts[f"epoch {epoch}: ended"] = over.state
@@ -367,7 +379,7 @@ def _facts(log: CheckedLog, run: str, pair: set[str], finished: Set[int]) -> dic
             if {*name.split(">")} == pair:
                 facts[f"epoch {epoch}: all frames {name}"] = digest
     counts: dict[tuple[int, str, str, str], list[int]] = {}
-    for entry in log.entries:
+    for entry in entries:
         if isinstance(entry, MessagesCounted) and entry.run == run and entry.epoch in finished:
             for each in entry.counts:
                 if {each.sender, each.receiver} == pair:

@@ -15,8 +15,8 @@ import msgspec
 from msgspec import Meta
 from pymerkle import InclusionProof, InvalidProof, verify_inclusion
 
-from hansa.consortium.audit_checks import CheckedLog, entries_of
-from hansa.consortium.audit_entries import Head, RunBegun, Signature, read_line, written_line
+from hansa.consortium.audit_checks import CheckedLog, Comparison, Disagreement, compare_entries, entries_of, find_run
+from hansa.consortium.audit_entries import CheckpointsSeen, Head, RunBegun, Signature, read_line, written_line
 from hansa.consortium.audit_log import HEAD_PURPOSE, head_bytes, new_tree
 from hansa.consortium.audit_table import told
 from hansa.consortium.envelopes import (
@@ -140,6 +140,47 @@ def check_page(content: bytes, where: str, members: Members | None = None) -> Ex
 
     Raises StateError: the page or an entry was altered. PlanError, IdentityError: no record, or another's signature.
     """
+    predicate = _checked(content, where, members)
+    return ExportReport(
+        member=predicate.member,
+        identity=fingerprint(bytes.fromhex(predicate.identity)),
+        log=predicate.log,
+        run=predicate.run,
+        entries=len(predicate.entries),
+        pinned=members is not None,
+    )
+
+
+def compare_page(log: CheckedLog, content: bytes, where: str, members: Members) -> Comparison:
+    """Hold what a log says of a run to what another member's exported page says of it, once that is checked.
+
+    The page holds one run: of the rest of the other's log only that it is no other log, and not shorter, than what its member showed
+    before and after this run.
+
+    Raises as `check_page`; PlanError where the page is of the log's own member, or of a run that the log does not hold.
+    """
+    predicate = _checked(content, where, members)
+    if predicate.member == log.member:
+        raise PlanError(f"{where}: is an export of {log.member!r} itself; give another member's")
+    run = find_run(log, predicate.run)
+    held = []
+    for place, entry in entries_of(log, run):
+        shown = entry.shown.get(predicate.member) if isinstance(entry, CheckpointsSeen) else None
+        if shown is None:
+            continue
+        other_root = shown.size == predicate.size and shown.root != predicate.root
+        if shown.log != predicate.log or shown.size > predicate.size or other_root:
+            what = f"the log of {predicate.member}, as it showed it ({log.member}'s entry {place})"
+            says = f"log {shown.log}, {shown.size} entries with the root {shown.root}"
+            holds = f"log {predicate.log}, {predicate.size} entries with the root {predicate.root}"
+            held.append(Disagreement(what, says, holds))
+    lines = (read_line(each.line.encode("utf-8")) for each in predicate.entries)
+    entries = [line for line in lines if not isinstance(line, Head)]
+    return compare_entries(log, predicate.member, entries, run, held)
+
+
+def _checked(content: bytes, where: str, members: Members | None) -> ExportPredicate:
+    """What an exported page holds, once everything in it is checked."""
     match = _RECORD.search(content)
     if match is None:
         raise PlanError(f"{where}: holds no record of a run; ask for the file anew")
@@ -161,14 +202,7 @@ def check_page(content: bytes, where: str, members: Members | None = None) -> Ex
         _check_entry(entry, predicate, root, where)
     if _page(predicate, envelope) != content:
         raise StateError(f"{where}: the page shows something else than the signed record in it; ask for the file anew")
-    return ExportReport(
-        member=predicate.member,
-        identity=fingerprint(identity),
-        log=predicate.log,
-        run=predicate.run,
-        entries=len(predicate.entries),
-        pinned=members is not None,
-    )
+    return predicate
 
 
 def _check_entry(entry: ExportedEntry, predicate: ExportPredicate, root: bytes, where: str) -> None:
@@ -184,11 +218,12 @@ def _check_entry(entry: ExportedEntry, predicate: ExportPredicate, root: bytes, 
         ) from error
 
 
-_STYLE = (
+STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#1a1a1a;background:#fff}"
     "table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;padding:.3em .6em;border-bottom:1px solid #ccc}"
     "code{word-break:break-all}"
 )
+"""The style of an exported page, which a Content-Security-Policy may allow by its hash."""
 
 
 def _page(predicate: ExportPredicate, envelope: EnvelopeJson) -> bytes:
@@ -220,7 +255,7 @@ def _page(predicate: ExportPredicate, envelope: EnvelopeJson) -> bytes:
     record = msgspec.json.encode(envelope).replace(b"<", b"\\u003c")
     text = (
         f'{OPENING.decode()}\n<html lang="en"><head><meta charset="utf-8"><title>Run {html.escape(predicate.run[:16])}</title>'
-        f"<style>{_STYLE}</style></head><body>\n<h1>A run, as {html.escape(predicate.member)} recorded it</h1>\n"
+        f"<style>{STYLE}</style></head><body>\n<h1>A run, as {html.escape(predicate.member)} recorded it</h1>\n"
         f"<table>{told_facts}</table>\n<h2>Entries of the log</h2>\n"
         f"<table><tr><th>Entry</th><th>Time (UTC)</th><th>What</th><th>Of it</th></tr>\n{chr(10).join(rows)}\n</table>\n"
         "<p>This file holds the signed record that the page is made of. <code>hansa audit verify</code> checks its signature, that "

@@ -7,7 +7,7 @@ fewer rows than `min_cell_rows` do not stand in it.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from hansa.data.bin_counts import (
 )
 from hansa.data.schema import Level
 from hansa.errors import DataError
+from hansa.views.html import html_table
 
 Array = NDArray[Any]
 
@@ -267,14 +268,6 @@ def _fault(own: ColumnDescription) -> str:
     if any(edge is None for edge in edges) or not bool(np.all(np.diff(own.cuts) > 0)):
         return "its bins do not rise"
     return ""
-
-
-def html_table(rows: Sequence[Sequence[str]]) -> str:
-    """A table of texts, its first row the head, as HTML."""
-    head, *body = rows
-    cells = "".join(f"<th>{html.escape(text)}</th>" for text in head)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in body)
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"
 
 
 TINY = 1e-12

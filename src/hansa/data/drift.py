@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from hansa.data.bin_counts import Distance, as_told, count_bins, distance
 from hansa.data.coding import CodedTable, read_coded
-from hansa.data.description import ColumnDescription, Description, html_table
+from hansa.data.description import ColumnDescription, Description
 from hansa.data.files import OpenTable
 from hansa.errors import DataError
+from hansa.views.html import html_table
 
 Array = NDArray[Any]
 

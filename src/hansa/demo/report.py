@@ -1,29 +1,28 @@
-"""The demo's report: cases in, one self-contained HTML page out. No network, no scripts, light and dark.
+"""The demo's report: cases in, one self-contained HTML page out. No network, no scripts, light, dark and on paper.
 
-Figures are drawn by matplotlib and stand in the page as SVG. Their colours are CSS variables: each is drawn
-in a key colour that `_adopt` replaces, so that one picture suits both colour schemes. The caller computes
-every number; this module only shows them.
+Figures are those of `views`, as SVG in the page; their colours are the page's variables. The caller computes every number; this module
+only shows them.
 """
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from hansa.errors import DataError
 from hansa.exposure import EXPOSURE, VERIFIED
 from hansa.files import write_whole
 from hansa.plan import DEFAULT_VERIFY_COUNTS, MASKED
+from hansa.simulation.evaluation import importance_view
+from hansa.views.chart import View
+from hansa.views.drawing import draw
+from hansa.views.palette import page_variables
+from hansa.views.training import curves_view, members_view
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ _STATISTICS = (
 _BROADCAST = SentMessage(
     "Downwards: cut points, base score, each split and leaf of the growing model, metrics", "every member"
 )
-_ROW_COUNT = SentMessage("The number of its rows", "the aggregator")
+_ROW_COUNT = SentMessage("The number of its rows", "every member")
 
 SENT: Mapping[str, tuple[SentMessage, ...]] = {
     "federated": (
@@ -152,50 +151,15 @@ GUARANTEE: Mapping[str, str] = {
 }
 """Mode -> who can read what in it, with what the demo's plans leave at its default."""
 
-TOP_FEATURES = 15
-
-# Key colour in matplotlib -> CSS variable in the page. Keys are colours that nothing else would draw.
-_COLOURS = {
-    "#010101": "--ink",
-    "#020202": "--muted",
-    "#030303": "--line",
-    "#040404": "--surface",
-    "#050501": "--series-1",
-    "#050502": "--series-2",
-    "#050503": "--series-3",
-    "#050504": "--series-4",
-    "#050505": "--series-5",
-    "#050506": "--series-6",
+LEFT: Mapping[str, str] = {
+    "federated": "Rows, labels and single scores stayed where they were. The sums themselves do say something about the rows; "
+    "SECURITY.md tells how much, and what to do about it.",
+    "secure-aggregation": "Rows, labels and single scores stayed where they were. The sums over all of them do say something about the "
+    "rows; SECURITY.md tells how much, and what to do about it.",
+    "coopetitive": "Rows and labels did leave, as shares, and there is no aggregator: three servers compute on the shares, each holds "
+    "two of three parts, and any two servers together could read all. SECURITY.md tells more.",
 }
-_INK, _MUTED, _LINE, _SURFACE = list(_COLOURS)[:4]
-_SERIES = list(_COLOURS)[4:]
-_MARKERS = ("o", "D", "s", "^")
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "text.usetex": False,
-    "font.family": ["sans-serif"],
-    "font.size": 10.0,
-    "text.color": _INK,
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": _MUTED,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _LINE,
-    "grid.linewidth": 0.7,
-    "xtick.color": _LINE,
-    "ytick.color": _LINE,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _INK,
-    "legend.frameon": False,
-}
-_TAG = re.compile(r"<[^>]*>")
-_IDENTIFIER = re.compile(r'(\bid="|href="#|url\(#)')
-_NAMESPACE = re.compile(r'\s+xmlns(:xlink)?="[^"]*"')
+"""Mode -> what became of the rows."""
 
 
 def write_report(path: str | Path, cases: Sequence[CaseResult]) -> None:
@@ -217,7 +181,7 @@ def render_report(cases: Sequence[CaseResult]) -> str:
     environment.filters |= {"bytes": _bytes, "metric": _metric, "percent": _percent, "count": _count}
     source = resources.files("hansa.demo").joinpath("report.html.j2").read_text(encoding="utf-8")
     shown = [(case, _figures(case, f"case{index}")) for index, case in enumerate(cases, start=1)]
-    return environment.from_string(source).render(shown=shown)
+    return environment.from_string(source).render(shown=shown, left=LEFT, colours=Markup(page_variables()))
 
 
 def _check(case: CaseResult) -> None:
@@ -236,145 +200,24 @@ def _check(case: CaseResult) -> None:
 
 def _figures(case: CaseResult, prefix: str) -> dict[str, Markup]:
     """Name -> inline SVG, of the figures that the case has numbers for."""
-    drawings: dict[str, tuple[bool, Callable[[CaseResult], Figure]]] = {
-        "parties": (True, draw_alone_against_together),
-        "curves": (bool(case.curves), draw_learning_curves),
-        "importance": (bool(case.importance), draw_importance),
+    views = {"parties": _parties(case)}
+    if case.curves:
+        series = {name: list(enumerate(values, 1)) for name, values in case.curves.items()}
+        views["curves"] = curves_view(case.metric, case.higher_is_better, series)
+    if case.importance:
+        total = sum(case.importance.values()) or 1.0
+        ranked = sorted(case.importance.items(), key=lambda pair: (-pair[1], pair[0]))
+        views["importance"] = importance_view({name: gain / total for name, gain in ranked}, "gain")
+    return {
+        name: Markup(draw(view.chart, view.alt, "page", f"{prefix}-{name}"))
+        for name, view in views.items()
+        if view.chart is not None
     }
-    figures = {}
-    for name, (wanted, draw) in drawings.items():
-        if wanted:
-            with matplotlib.rc_context(_STYLE):
-                figures[name] = Markup(_adopt(_svg(draw(case)), f"{prefix}-{name}"))
-    return figures
 
 
-def draw_alone_against_together(case: CaseResult) -> Figure:
-    """Per party, the metric alone (ring) and together (filled; one marker per mode), joined by a line."""
-    figure, axes = _canvas(5.4, 1.2 + 0.5 * len(case.parties))
-    offsets = [0.16 * (i - (len(case.modes) - 1) / 2) for i in range(len(case.modes))]
-    for row, party in enumerate(case.parties):
-        for index, (run, offset) in enumerate(zip(case.modes, offsets, strict=True)):
-            together = run.together[party.name]
-            if together is not None and party.alone is not None:
-                ends = [party.alone, together]
-                axes.plot(ends, [row, row + offset], color=_MUTED, linewidth=2.2, alpha=0.45, zorder=2)
-            if together is not None:
-                marker = _MARKERS[index % len(_MARKERS)]
-                axes.plot(
-                    [together],
-                    [row + offset],
-                    marker,
-                    color=_SERIES[index % len(_SERIES)],
-                    markersize=8.5,
-                    zorder=4,
-                )
-        if party.alone is not None:
-            axes.plot([party.alone], [row], "o", color=_MUTED, markerfacecolor=_SURFACE, markersize=8, zorder=3)
-    _mark_in_legend(axes, case)
-    axes.set_yticks(range(len(case.parties)), [_short(party.name) for party in case.parties])
-    axes.set_ylim(len(case.parties) - 0.5, -0.5)
-    axes.tick_params(axis="both", length=0, pad=7)
-    axes.grid(axis="y", visible=False)
-    axes.spines["left"].set_visible(False)
-    axes.margins(x=0.08)
-    axes.set_xlabel(_axis_label(case))
-    return figure
-
-
-def _mark_in_legend(axes: Any, case: CaseResult) -> None:
-    axes.plot([], [], "o", color=_MUTED, markerfacecolor=_SURFACE, markersize=7, label="alone")
-    for index, run in enumerate(case.modes):
-        label = "together" if len(case.modes) == 1 else f"together, {_short(run.mode)}"
-        marker, colour = _MARKERS[index % len(_MARKERS)], _SERIES[index % len(_SERIES)]
-        axes.plot([], [], marker, color=colour, markersize=7, label=label)
-    axes.legend(
-        loc="lower right",
-        bbox_to_anchor=(1.0, 1.0),
-        ncols=3,
-        handletextpad=0.3,
-        columnspacing=1.4,
-        borderpad=0,
-    )
-
-
-def draw_learning_curves(case: CaseResult) -> Figure:
-    """Metric after each tree, one line per series of `case.curves`."""
-    figure, axes = _canvas(5.4, 2.9)
-    for index, (name, values) in enumerate(case.curves.items()):
-        # Equal curves lie on each other: broken lines let the one below show.
-        style = "-" if index == 0 else (0, (5, 2 + index))
-        colour = _SERIES[index % len(_SERIES)]
-        trees = range(1, len(values) + 1)
-        axes.plot(trees, values, color=colour, linewidth=1.9, linestyle=style, label=_short(name))
-    axes.legend(loc="lower right" if case.higher_is_better else "upper right")
-    axes.set_xlabel("trees")
-    axes.set_ylabel(_axis_label(case))
-    axes.tick_params(length=0, pad=6, labelcolor=_MUTED)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", visible=False)
-    return figure
-
-
-def draw_importance(case: CaseResult) -> Figure:
-    """Horizontal bars: share of the model's total gain, per cent, of the `TOP_FEATURES` largest features."""
-    total = sum(case.importance.values()) or 1.0
-    ranked = sorted(case.importance.items(), key=lambda pair: (-pair[1], pair[0]))[:TOP_FEATURES]
-    shares = [100.0 * gain / total for _, gain in ranked]
-    figure, axes = _canvas(5.4, 0.6 + 0.31 * len(ranked))
-    axes.barh(range(len(ranked)), shares, height=0.62, color=_SERIES[0])
-    for row, share in enumerate(shares):
-        axes.annotate(
-            f"{share:.1f}",
-            (share, row),
-            (5, 0),
-            textcoords="offset points",
-            va="center",
-            color=_MUTED,
-            size=9,
-        )
-    axes.set_yticks(range(len(ranked)), [_short(name) for name, _ in ranked])
-    axes.set_ylim(len(ranked) - 0.4, -0.6)
-    axes.set_xlim(0.0, 1.1 * max(*shares, 1.0))
-    axes.tick_params(axis="both", length=0, pad=6)
-    axes.grid(axis="y", visible=False)
-    axes.spines["left"].set_visible(False)
-    axes.set_xlabel("share of the model's gain, %")
-    return figure
-
-
-def _canvas(width: float, height: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an SVG document; the same bytes for the same figure."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "hansa"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return buffer.getvalue()
-
-
-def _adopt(document: str, prefix: str) -> str:
-    """Make an SVG document a part of the page: no prologue, ids of its own, colours from the page."""
-
-    def rewrite(match: re.Match[str]) -> str:
-        tag = _NAMESPACE.sub("", _IDENTIFIER.sub(rf"\g<1>{prefix}-", match.group()))
-        for colour, variable in _COLOURS.items():
-            tag = tag.replace(colour, f"var({variable})")
-        return tag
-
-    # matplotlib escapes <, > and & in texts, so only true tags match; texts stay as they are.
-    return _TAG.sub(rewrite, document[document.index("<svg") :])
-
-
-def _axis_label(case: CaseResult) -> str:
-    return f"{case.metric}, {'higher' if case.higher_is_better else 'lower'} is better"
-
-
-def _short(name: str, limit: int = 28) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+def _parties(case: CaseResult) -> View:
+    alone = {party.name: party.alone for party in case.parties}
+    return members_view(case.metric, case.higher_is_better, alone, {run.mode: run.together for run in case.modes})
 
 
 def _metric(value: float | None) -> str:

@@ -6,8 +6,9 @@ import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hansa.data.description import FINE, ColumnDescription, Description, densities, ends, html_table, short
+from hansa.data.description import FINE, ColumnDescription, Description, densities, ends, short
 from hansa.files import write_whole
+from hansa.views.html import html_table
 
 MOST_CATEGORIES = 12
 """Categories that are drawn; the table has them all."""

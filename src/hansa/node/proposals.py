@@ -19,7 +19,7 @@ from hansa.consortium.approvals import (
     read_proposal,
     read_rejection,
 )
-from hansa.consortium.envelopes import MOST_BYTES, EnvelopeJson
+from hansa.consortium.envelopes import MOST_BYTES, EnvelopeJson, read_envelope
 from hansa.consortium.members import Members
 from hansa.errors import HansaError, PlanError
 from hansa.files import read_whole
@@ -111,7 +111,7 @@ def list_proposals(folder: Path, members: Members | None, now: datetime | None =
     against: dict[str, set[str]] = {}
     for path in rejections:
         try:
-            of = proposal_digest_of(path)
+            of = proposal_digest_of(read_envelope(path), str(path))
             if of in found:
                 against.setdefault(of, set()).add(read_rejection(path, found[of][0]).member)
         except HansaError as error:
@@ -137,7 +137,7 @@ def withdrawals(folder: Path, proposal: Proposal) -> tuple[RejectionPredicate, .
                 f"{path}: is no member's statement, in the folder of withdrawals; ask for the file anew, or take it out",
                 cure="ask for the file anew, or take it out of the folder",
             )
-        if kind == REJECTION_TYPE and proposal_digest_of(path) == proposal.digest.hex():
+        if kind == REJECTION_TYPE and proposal_digest_of(read_envelope(path), str(path)) == proposal.digest.hex():
             found.append(read_rejection(path, proposal))
     return tuple(found)
 
@@ -152,9 +152,17 @@ def _files(folder: Path) -> Sequence[Path]:
 def _kind(path: Path) -> str:
     """The type of the statement in a file, unchecked; empty where it holds none."""
     try:
-        envelope = msgspec.json.decode(read_whole(path, MOST_BYTES), type=EnvelopeJson)
+        return kind_of(read_whole(path, MOST_BYTES))
+    except (OSError, ValueError):
+        return ""
+
+
+def kind_of(content: bytes) -> str:
+    """The type of the statement in a file's bytes, unchecked; empty where they hold none."""
+    try:
+        envelope = msgspec.json.decode(content, type=EnvelopeJson)
         return msgspec.json.decode(base64.b64decode(envelope.payload), type=_Kind).predicateType
-    except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
+    except (ValueError, RecursionError, msgspec.MsgspecError):
         return ""
 
 

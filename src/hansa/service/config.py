@@ -43,13 +43,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from hansa.consortium.identity import Identity, load_identity
+from hansa.consortium.identity import CARD_FILE, Card, load_identity
 from hansa.consortium.key_files import Unlocking
-from hansa.consortium.members import Members
+from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy
 from hansa.consortium.versions import read_pinned
 from hansa.declared import decode
-from hansa.errors import PlanError
+from hansa.errors import IdentityError, PlanError
 from hansa.node.config import (
     Address,
     DatabaseUrl,
@@ -162,15 +162,16 @@ class Consortium:
 
     Attributes:
         name: in the service's file; empty where it has one alone. members_path, folder: of the members file and of the identity.
-        members, identity: what they hold. key_file: that opens the identity's keys, or None. withdrawals: folder of approvals that were
-            taken back, or None. hub: where the hub listens or is found. policy: this member's conditions.
+        members, identity: what they hold, of an identity its card. key_file: that opens the identity's keys, or None.
+        withdrawals: folder of approvals that were taken back, or None. hub: where the hub listens or is found.
+        policy: this member's conditions.
     """
 
     name: str
     members_path: Path
     members: Members
     folder: Path
-    identity: Identity
+    identity: Card
     key_file: Path | None
     withdrawals: Path | None
     hub: str
@@ -223,8 +224,14 @@ class ServiceFile:
         raise PlanError(f"{self.path}: there is no consortium {name!r} any more, of which a run is; put it back")
 
 
-def read_service_file(path: Path) -> ServiceFile:
-    """Read a service's file, and the identities and members files that it names. Raises PlanError, IdentityError."""
+def read_service_file(path: Path, *, open_keys: bool = True) -> ServiceFile:
+    """Read a service's file, and the identities and members files that it names.
+
+    Args:
+        open_keys: whether this member's keys are opened, to see that they can be; else its cards alone are read.
+
+    Raises PlanError, IdentityError.
+    """
     document = decode(
         read_toml(path, PlanError, "name the service's own file"), ServiceDocument, str(path), PlanError, {}
     )
@@ -240,7 +247,7 @@ def read_service_file(path: Path) -> ServiceFile:
         path=path,
         document=document,
         name=document.name or path.stem,
-        consortia=_consortia(document, path),
+        consortia=_consortia(document, path, open_keys),
         state=state,
         plans=state / "plans" if document.plans is None else (path.parent / document.plans).absolute(),
         ledger=state / "ledger.jsonl" if document.ledger is None else (path.parent / document.ledger).absolute(),
@@ -250,7 +257,7 @@ def read_service_file(path: Path) -> ServiceFile:
     )
 
 
-def _consortia(document: ServiceDocument, path: Path) -> tuple[Consortium, ...]:
+def _consortia(document: ServiceDocument, path: Path, open_keys: bool) -> tuple[Consortium, ...]:
     tables: Mapping[str, ConsortiumDocument]
     if document.consortia:
         if document.members is not None:
@@ -282,7 +289,7 @@ def _consortia(document: ServiceDocument, path: Path) -> tuple[Consortium, ...]:
                 members_path=members_path.absolute(),
                 members=read_pinned(members_path),
                 folder=folder,
-                identity=load_identity(folder, Unlocking(key_file)),
+                identity=load_identity(folder, Unlocking(key_file)).card() if open_keys else _card_in(folder),
                 key_file=key_file,
                 withdrawals=at(own.withdrawals or document.withdrawals),
                 hub=hub,
@@ -290,6 +297,14 @@ def _consortia(document: ServiceDocument, path: Path) -> tuple[Consortium, ...]:
             )
         )
     return tuple(found)
+
+
+def _card_in(folder: Path) -> Card:
+    """The card beside a member's keys. Raises IdentityError."""
+    cards = tuple(read_members(folder / CARD_FILE).values())
+    if len(cards) != 1:
+        raise IdentityError(f"{folder / CARD_FILE}: holds {len(cards)} cards, expected this member's alone; restore it")
+    return cards[0]
 
 
 def _with_password(url: str, password: str, path: Path) -> str:

@@ -54,7 +54,7 @@ def arrivals(service: ServiceFile, command: Command, known: frozenset[str]) -> l
         try:
             if fault:
                 raise PlanError(f"{file}: {fault}")
-            proposal, consortium = _proposal(content, str(file), service)
+            proposal, consortium = proposal_in(content, str(file), service)
             name = proposal.digest.hex()[:SHOWN_DIGITS]
             if name in known:
                 file.unlink(missing_ok=True)
@@ -98,7 +98,7 @@ def submit(service: ServiceFile, plan: Path) -> ServiceRun:
         content = read_whole(plan, MOST_BYTES)
     except (OSError, ValueError) as error:
         raise PlanError(f"{plan}: cannot be read: {error}") from error
-    proposal, consortium = _proposal(content, str(plan), service)
+    proposal, consortium = proposal_in(content, str(plan), service)
     require_approved(proposal, str(plan))
     run = ServiceRun(
         run=proposal.digest.hex()[:SHOWN_DIGITS],
@@ -112,7 +112,7 @@ def submit(service: ServiceFile, plan: Path) -> ServiceRun:
     return run
 
 
-def _proposal(content: bytes, where: str, service: ServiceFile) -> tuple[Proposal, Consortium]:
+def proposal_in(content: bytes, where: str, service: ServiceFile) -> tuple[Proposal, Consortium]:
     """The proposal in a file's bytes, every signature checked, and the consortium whose members file has the identities that it names.
 
     Of bytes that were read once: a file that is exchanged meanwhile is not another one's approvals.

@@ -36,11 +36,12 @@ class ServiceRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         run: the first digits of the approved proposal's digest, or of its file's where that could not be read.
         proposal, plan, mode, consortium, command: the proposal's digest in hex, the plan's name and mode, the consortium's name, and
             the command that plays this member's part. folder: where its files are.
-        state: "waiting" for its turn or after a failure that may pass; "running"; "paused" by the end of the service; "finished";
+        state: "waiting" for its turn or after a failure that may pass; "running"; "paused" by its operator or by the end of the
+            service; "finished";
             "withheld", where it went to its end and the plan lets nobody have the model; "failed", which needs a change and a new
             proposal; "stopped" by this member's operator; "refused" before it began; "lost", where a back-up was restored that did not
             have its state.
-        wanted: "stop" where its operator wants that, else empty. attempts: how often its process was started.
+        wanted: "stop" or "pause" where its operator wants that, else empty. attempts: how often its process was started.
         text: what happened last, for people. waiting_for: members who are waited for.
         id: the run's id in hex, once all have joined. trees, rounds: how far it is, and how far at most. epoch: how often it went on.
         model_sha256: of the model, where this member got it. created, updated: times in UTC. due: seconds since 1970, not before which
@@ -138,6 +139,29 @@ class Store:
         with self._transaction() as connection:
             return tuple(_run_of(row.content) for row in connection.execute(query))
 
+    def page(self, first: int, most: int) -> tuple[ServiceRun, ...]:
+        """At most so many, the newest first, behind the newest `first` ones."""
+        table = self._runs
+        query = table.select().where(table.c.service == self._service).order_by(table.c.created.desc(), table.c.run)
+        with self._transaction() as connection:
+            return tuple(_run_of(row.content) for row in connection.execute(query.limit(most).offset(first)))
+
+    def count(self) -> int:
+        """How many runs there are."""
+        import sqlalchemy
+
+        mine = self._runs.c.service == self._service
+        with self._transaction() as connection:
+            return int(connection.execute(sqlalchemy.select(sqlalchemy.func.count()).where(mine)).scalar_one())
+
+    def named(self, run: str) -> ServiceRun | None:
+        """The run of this whole name, if there is one."""
+        table = self._runs
+        mine = (table.c.service == self._service) & (table.c.run == run)
+        with self._transaction() as connection:
+            row = connection.execute(table.select().where(mine)).first()
+        return None if row is None else _run_of(row.content)
+
     def find(self, name: str) -> ServiceRun:
         """The one whose name begins so, or whose plan is called so. Raises PlanError where it is none, or several."""
         every = self.runs()
@@ -176,6 +200,8 @@ class Store:
             found = _run_of(row.content)
             if found.over:
                 raise PlanError(f"run {run} is over: {found.state}")
+            if found.wanted == "stop" and what != "stop":
+                raise PlanError(f"run {run} is to stop, which is for good")
             kept = msgspec.structs.replace(found, wanted=what)
             self._write(connection, kept, new=False)
         return kept

@@ -49,6 +49,9 @@ FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0
 KEEP_S = 1.0
 """Seconds at least between two notes of one run's progress in the database."""
 
+HELD = "paused by its operator; `hansa resume` has it go on"
+"""The text of a run that stands still because its operator wants that."""
+
 STOP_S = 30.0
 """Seconds that runs have to end when the service does; then they are killed."""
 
@@ -157,6 +160,7 @@ class Service:
     _routers: list[Router] = field(default_factory=list)
     _unkept: dict[str, ServiceRun] = field(default_factory=dict)
     _told_at: float = float("-inf")
+    _held: frozenset[str] = frozenset()
     _closing: bool = False
 
     def serve(self) -> None:
@@ -230,11 +234,20 @@ class Service:
 
     def _obey(self) -> None:
         """What operators wrote into the database."""
-        for run in self._store.runs(every=False):
+        open_runs = self._store.runs(every=False)
+        self._held = frozenset(run.run for run in open_runs if run.wanted == "pause")
+        for run in open_runs:
             known = self._known.get(run.run)
-            if known is None or known.over or run.wanted != "stop":
+            if known is None or known.over or not run.wanted:
                 continue
             child = self._children.get(run.run)
+            if run.run in self._held:
+                if child is None and known.state != "paused":
+                    self._keep(replaced(known, state="paused", text=HELD, waiting_for=(), due=0.0))
+                elif child is not None and not child.stopping:
+                    child.stopping = True
+                    child.process.terminate()
+                continue
             if child is None:
                 self._keep(replaced(known, state="stopped", text="stopped by its operator", waiting_for=()))
                 self._forget_state(known)
@@ -245,7 +258,8 @@ class Service:
     def _start_due(self) -> None:
         """Start runs whose turn it is, as many as may run at once: those that came further first, then the oldest proposals."""
         now = time.time()
-        waiting = [run for run in self._known.values() if not run.over and run.run not in self._children]
+        away = self._children.keys() | self._held
+        waiting = [run for run in self._known.values() if not run.over and run.run not in away]
         due = sorted(
             (run for run in waiting if run.due <= now),
             key=lambda run: (self._setbacks.get(run.run, 0), run.created, run.run),
@@ -342,7 +356,7 @@ class Service:
             case Progress():
                 child.progressed = True
                 sentence = child.notices.stage(line)
-                news = bool(sentence)
+                news = bool(sentence) or bool(line.metrics)
                 run = replaced(
                     run, trees=line.trees, rounds=line.rounds, waiting_for=(), text=sentence or run.text, id=run.id
                 )
@@ -394,6 +408,8 @@ class Service:
             run = replaced(run, state="withheld", text=text)
         elif child.stopping and self._closing:
             run = replaced(run, state="paused", text="the service ended; it goes on with the service")
+        elif child.stopping and run.run in self._held:
+            run = replaced(run, state="paused", text=HELD, due=0.0)
         elif child.stopping:
             run = replaced(run, state="stopped", text="stopped by its operator")
             self._forget_state(run)

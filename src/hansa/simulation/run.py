@@ -35,10 +35,12 @@ from hansa.plan import (
     Release,
     default_verify_counts,
 )
+from hansa.printable import size
 from hansa.roles.batches import check_roster, claim, hold_out
 from hansa.roles.run import Progress
 from hansa.roles.summed.custom import NO_FUNCTIONS, Functions, MetricFunction
 from hansa.simulation.comparison import PairedLoss, advice, paired_loss
+from hansa.simulation.evaluation import model_views, training_views
 from hansa.simulation.pooled_xgboost import ONE_HOT, is_installed, train_pooled_xgboost
 from hansa.simulation.processes import train_in_processes
 from hansa.simulation.scores import METRICS, METRICS_OF_CLASSES, score_table, without_value
@@ -66,6 +68,8 @@ from hansa.trees.leaf_choices import enough_rows
 from hansa.trees.losses import HIGHER_IS_BETTER, SOFTPROB, is_binary, is_softmax
 from hansa.trees.parameters import Parameters
 from hansa.trees.xgboost_json import from_json
+from hansa.views.chart import View, number
+from hansa.views.training import phases_view
 
 AGGREGATOR = "aggregator"
 HUB = "hub"
@@ -159,11 +163,12 @@ class SimulationSettings:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What came out: `summary` is what --json prints; `model` the XGBoost JSON."""
+    """What came out: `summary` is what --json prints; `model` the XGBoost JSON; `steps` the rounds of `history`, () for every one."""
 
     summary: Summary
     model: bytes
     history: History = field(default_factory=dict)
+    steps: tuple[int, ...] = ()
 
 
 def member_names(values: list[str]) -> dict[str, str]:
@@ -329,7 +334,7 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: On
         warnings=(*warnings_of(train, test), *([refusal] if refusal else []), *too_few_rows(plan, train)),
         model_sha256=hashlib.sha256(model).hexdigest(),
     )
-    return Simulation(summary, model, together.history)
+    return Simulation(summary, model, together.history, () if plan.coopetitive is None else plan.coopetitive.steps)
 
 
 def refusal_of_members(plan: Plan, parts: Mapping[str, Table]) -> str | None:
@@ -381,6 +386,45 @@ def check_labels(parameters: Parameters, train: Table) -> None:
     raise DataError(
         f"{where}; {parameters.objective} expects 0 or 1 (for other numbers use --objective reg:squarederror, for classes 0 to K - 1 "
         "--objective multi:softprob --set num_class=K)"
+    )
+
+
+def views_of(found: Simulation) -> tuple[View, ...]:
+    """A simulation part by part, as a page shows it."""
+    summary = found.summary
+    names = tuple(summary.metrics)
+    pooled = {name: own.metrics or {} for name, own in summary.pooled.by_name().items()}
+    columns = {"together": summary.metrics, **{f"pooled rows, {name}": metrics for name, metrics in pooled.items()}}
+    scores = View(
+        name="metrics",
+        title="All test rows",
+        table=(
+            ("model", *names),
+            *((what, *(number(own.get(name)) for name in names)) for what, own in columns.items()),
+        ),
+        note=" ".join((*summary.advice, *summary.warnings)),
+    )
+    members = View(
+        name="traffic",
+        title="Members",
+        table=(
+            ("member", "rows", "test rows", "sent", "received"),
+            *(
+                (name, f"{own.rows:,}", f"{own.test_rows:,}", size(own.bytes_up), size(own.bytes_down))
+                for name, own in summary.members.items()
+            ),
+        ),
+    )
+    metric = names[0] if any(own.test_rows for own in summary.members.values()) else ""
+    alone = {name: (own.metrics.alone or {}).get(metric) for name, own in summary.members.items()}
+    together = {name: (own.metrics.together or {}).get(metric) for name, own in summary.members.items()}
+    times = {"start": summary.seconds.startup, "binning": summary.seconds.binning, "training": summary.seconds.training}
+    return (
+        scores,
+        *training_views(metric, alone, {summary.mode: together}, found.history, found.steps),
+        *model_views(from_json(found.model)),
+        members,
+        phases_view(times),
     )
 
 

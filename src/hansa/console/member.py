@@ -1,0 +1,109 @@
+"""What a console reads and writes: this member's service, the database of its runs, proposals that came, and the console's own file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from hansa.console.book import Book
+from hansa.consortium.audit_checks import LogReport
+from hansa.errors import HansaError
+from hansa.node.proposals import Listed
+from hansa.service.config import Consortium, ServiceFile, read_service_file
+from hansa.service.store import Store
+
+PAGE_ROWS = 50
+"""Rows of a list on one page."""
+
+
+class NotThere(HansaError):
+    """What a page was asked for is not at this member."""
+
+
+class Paging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which part of a list is shown: the page from 1, how many there are, and rows in all."""
+
+    page: int
+    pages: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a page was asked for: values of its path and of its query, by name."""
+
+    values: Mapping[str, str] = field(default_factory=dict)
+
+    def get(self, name: str) -> str:
+        """The value of this name; empty where there is none."""
+        return self.values.get(name, "")
+
+    def paging(self, rows: int) -> Paging:
+        """The part of a list of so many rows that was asked for by `page`; the nearest that there is."""
+        pages = max(1, -(-rows // PAGE_ROWS))
+        text = self.get("page")
+        asked = int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 1
+        return Paging(page=min(max(asked, 1), pages), pages=pages, rows=rows)
+
+
+def first_row(paging: Paging) -> int:
+    """The place of a page's first row, from 0."""
+    return (paging.page - 1) * PAGE_ROWS
+
+
+@dataclass
+class Member:
+    """One member's own state.
+
+    Attributes:
+        file: its service's file, as it was read last. store: the database of runs. book: accounts and actions of the console.
+        verified: by consortium the length of its log when it was checked last, and what was found.
+        listed: by consortium the proposals that were brought here, and the state of the files that they were read from.
+    """
+
+    file: ServiceFile
+    store: Store
+    book: Book
+    verified: dict[str, tuple[int, LogReport]] = field(default_factory=dict)
+    listed: dict[str, tuple[tuple[object, ...], Listed]] = field(default_factory=dict)
+
+    _read: tuple[int, ...] = field(init=False, default=())
+
+    def __post_init__(self) -> None:
+        self._read = self._changed()
+
+    @property
+    def service(self) -> ServiceFile:
+        """The service's file as it is now: read anew where it, or a members file that it names, was changed since."""
+        changed = self._changed()
+        if changed != self._read:
+            self._read = changed
+            with contextlib.suppress(HansaError):  # half written, or wrong: the service does not take it either
+                self.file = read_service_file(self.file.path, open_keys=False)
+        return self.file
+
+    def _changed(self) -> tuple[int, ...]:
+        """When the files were changed."""
+        paths = (self.file.path, *(consortium.members_path for consortium in self.file.consortia))
+        found = []
+        for path in paths:
+            with contextlib.suppress(OSError):
+                found.append(path.stat().st_mtime_ns)
+        return tuple(found)
+
+    @property
+    def name(self) -> str:
+        """This member's name, in its first consortium."""
+        return self.service.consortia[0].identity.name
+
+    def proposals(self, consortium: Consortium) -> Path:
+        """The folder of proposals of one consortium that were brought to the console."""
+        return self.service.state / "proposals" / (consortium.name or "only")
+
+    def reports(self) -> Path:
+        """The folder of signed reports that were made here."""
+        return self.service.state / "reports"

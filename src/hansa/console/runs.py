@@ -1,0 +1,208 @@
+"""Runs: the list, and one run as it goes on: its trees with their metrics, its bytes, where its time went, and on whom it waits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from hansa.console.actions import Done, Form
+from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row
+from hansa.errors import HansaError
+from hansa.files import read_whole
+from hansa.node.record import Failure, Record
+from hansa.service.store import ServiceRun
+from hansa.service.supervisor import EVENTS_FILE
+
+LAST_EVENTS = 50
+"""Of a run, on its page."""
+
+READ_BYTES = 2**20
+"""Of the end of a file of events, which the last lines are in."""
+
+MOST_LINES = 5000
+
+
+class RunsView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A page of the list of runs, the newest first."""
+
+    runs: tuple[ServiceRun, ...]
+    paging: Paging
+
+
+class ShownEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A line of a run's events: when, of which kind, and in words."""
+
+    at: str
+    kind: str
+    text: str
+
+
+class TreeMetrics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Metrics of the held-out rows after so many rounds of boosting."""
+
+    trees: int
+    metrics: dict[str, float | None]
+
+
+class PhaseTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of a run, and how many seconds it took."""
+
+    name: str
+    seconds: float
+
+
+class RunView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One run as this member sees it.
+
+    Attributes:
+        run: as the service keeps it. over: whether nothing of it is left to do. started, ended: of its record; empty where not known.
+        trees: metrics by tree. bytes_up, bytes_down: what left this member so far, and came. phases: where its time went.
+        rows: of this member's table, or None. failure: what ended it, or None. events: the last ones, the newest first.
+        record: whether there is one to look at.
+    """
+
+    run: ServiceRun
+    over: bool
+    started: str
+    ended: str
+    trees: tuple[TreeMetrics, ...]
+    bytes_up: int
+    bytes_down: int
+    phases: tuple[PhaseTime, ...]
+    rows: int | None
+    failure: Failure | None
+    events: tuple[ShownEvent, ...]
+    record: bool
+
+
+def runs(member: Member, asked: Asked) -> RunsView:
+    """A page of the list."""
+    paging = asked.paging(member.store.count())
+    return RunsView(runs=member.store.page(first_row(paging), PAGE_ROWS), paging=paging)
+
+
+def run_of(member: Member, name: str) -> ServiceRun:
+    """The run of this name. Raises NotThere."""
+    found = member.store.named(name)
+    if found is None:
+        raise NotThere(f"this member has no run {name!r:.80}")
+    return found
+
+
+def run(member: Member, asked: Asked) -> RunView:
+    """One run as it is now. Raises NotThere."""
+    found = run_of(member, asked.get("run"))
+    folder = member.service.runs / found.folder if found.folder else None
+    record = None if folder is None else _record(folder)
+    events = [] if folder is None else list(_events(folder / EVENTS_FILE))
+    return RunView(
+        run=found,
+        over=found.over,
+        started="" if record is None else record.started,
+        ended=(record.ended or "") if record is not None else "",
+        trees=_trees(record, events),
+        bytes_up=0 if record is None or record.bytes_up is UNSET else record.bytes_up,
+        bytes_down=0 if record is None or record.bytes_down is UNSET else record.bytes_down,
+        phases=_phases(record),
+        rows=_rows(record),
+        failure=None if record is None else record.error,
+        events=tuple(_shown(event) for event in list(reversed(events))[:LAST_EVENTS]),
+        record=record is not None,
+    )
+
+
+def _record(folder: Path) -> Record | None:
+    try:
+        return msgspec.json.decode(read_whole(folder / "record.json"), type=Record)
+    except (OSError, ValueError, msgspec.MsgspecError):
+        return None  # not there yet, or of another version: the page shows what it has
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    """The last events of a run, the oldest first; a line that is no event is passed over."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - READ_BYTES))
+            lines = deque(file.read(2 * READ_BYTES).splitlines(), maxlen=MOST_LINES)
+    except OSError:
+        return
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict):
+                yield event
+
+
+def _shown(event: dict[str, Any]) -> ShownEvent:
+    text = str(event.get("sentence") or event.get("text") or "")
+    if not text and "trees" in event:
+        text = f"{event['trees']} of at most {event.get('rounds')} rounds"
+    return ShownEvent(at=str(event.get("time", "")), kind=str(event.get("event", "")), text=text)
+
+
+def _trees(record: Record | None, events: list[dict[str, Any]]) -> tuple[TreeMetrics, ...]:
+    """Metrics by tree: of the record where the run is over, else of the events so far."""
+    found: dict[int, dict[str, float | None]] = {}
+    for event in events:
+        metrics, trees = event.get("metrics"), event.get("trees")
+        if isinstance(metrics, dict) and metrics and isinstance(trees, int):
+            found[trees] = {
+                str(name): value for name, value in metrics.items() if value is None or isinstance(value, float)
+            }
+    history = getattr(record, "history", UNSET)
+    if history is not UNSET and history:
+        for name, values in history.items():
+            for place, value in enumerate(values, 1):
+                trees, number = value if isinstance(value, tuple) else (place, value)
+                found.setdefault(trees, {})[name] = number
+    return tuple(TreeMetrics(trees=trees, metrics=found[trees]) for trees in sorted(found))
+
+
+def _phases(record: Record | None) -> tuple[PhaseTime, ...]:
+    """Where a run's time went, as far as its record says."""
+    found = []
+    seconds = getattr(record, "seconds", UNSET)
+    if seconds is not UNSET and seconds is not None:
+        for name in ("binning", "training", "total"):
+            value = getattr(seconds, name)
+            if value is not UNSET:
+                found.append(PhaseTime(name=name, seconds=value))
+    phases = getattr(record, "phases", UNSET)
+    if phases is not UNSET and phases:
+        found += [PhaseTime(name=name, seconds=cost.wall_s) for name, cost in phases.items()]
+    return tuple(found)
+
+
+def _rows(record: Record | None) -> int | None:
+    rows = getattr(record, "rows", UNSET)
+    return rows if isinstance(rows, int) else None
+
+
+def pause(member: Member, form: Form) -> Done:
+    """Have a run stand still at this member until somebody resumes it."""
+    return _want(member, form, "pause", "pauses; the others wait for this member")
+
+
+def resume(member: Member, form: Form) -> Done:
+    """Have a run go on."""
+    return _want(member, form, "", "goes on")
+
+
+def stop(member: Member, form: Form) -> Done:
+    """Give a run up for good at this member."""
+    if form.get("sure") != "yes":
+        raise HansaError("nothing was stopped: tick that you are sure; a run that is stopped cannot be resumed")
+    return _want(member, form, "stop", "is given up at this member")
+
+
+def _want(member: Member, form: Form, what: str, told: str) -> Done:
+    found = run_of(member, form.get("run"))
+    member.store.want(found.run, what)
+    return Done(text=f"{found.plan} {told}", to=f"/runs/{found.run}", about=found.run)

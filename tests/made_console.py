@@ -1,0 +1,86 @@
+"""A console over a real service's folder, asked in this process or in its own, and what its tests do with it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from hansa.console.accounts import Sessions, account_of
+from hansa.console.app import Console
+from hansa.console.book import Book, Role
+from hansa.console.live import Streams
+from hansa.console.member import Member
+from hansa.service.config import read_service_file
+from hansa.service.store import ServiceRun, Store
+from made_services import write_service
+
+PASSWORD = "correct horse battery"
+ADDRESS = "http://127.0.0.1:7490"
+
+
+class Clock:
+    """Seconds that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Desk:
+    """A member's console in this process.
+
+    Attributes:
+        member: whose. console: its pages. clock: of its sessions.
+    """
+
+    def __init__(self, folder: Path, name: str = "aurora", **changes: Any) -> None:
+        file = read_service_file(write_service(folder, name, 7465, **changes), open_keys=False)
+        self.clock = Clock()
+        self.member = Member(file, Store(file.name, file.state, file.database), Book(file.state))
+        self.sessions = Sessions(self.member.book, self.clock)
+        self.console = Console(
+            self.member, self.sessions, {"127.0.0.1"}, tls=False, port=7490, streams=Streams(look_s=0.01)
+        )
+
+    def client(self) -> TestClient:
+        """A browser that nobody has signed in with."""
+        return TestClient(self.console.app, base_url=ADDRESS, follow_redirects=False, raise_server_exceptions=False)
+
+    def signed_in(self, role: Role = "officer", name: str = "") -> TestClient:
+        """A browser with an account of this role signed in."""
+        who = name or f"{role}-1"
+        if self.member.book.account(who) is None:
+            self.member.book.put_account(account_of(who, role, PASSWORD))
+        client = self.client()
+        answer = client.post("/sign-in", data={"name": who, "password": PASSWORD})
+        assert answer.status_code == 303, answer.text
+        return client
+
+    def put(self, **changes: Any) -> ServiceRun:
+        """A run in the service's database."""
+        return self.member.store.put(
+            ServiceRun(**{"run": "a1b2", "plan": "cells", "mode": "federated", "rounds": 9, **changes})
+        )
+
+    def last(self) -> tuple[str, str, bool]:
+        """Who did what last, and whether it was done."""
+        (action,) = self.member.book.actions(0, 1)
+        return action.who, action.what, action.done
+
+
+def csrf(client: TestClient, page: str = "/") -> str:
+    """The token that stands in the forms of a page."""
+    found = re.search(r'name="csrf" value="([^"]+)"', client.get(page).text)
+    assert found is not None
+    return found[1]
+
+
+def send(client: TestClient, path: str, file: bytes | None = None, **fields: Any) -> Any:
+    """Send a form with its token; the answer."""
+    files = None if file is None else {"file": ("file", file)}
+    return client.post(path, data={"csrf": csrf(client), **fields}, files=files)
